@@ -62,13 +62,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from importlib.metadata import version
 from itertools import pairwise
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO, TypeAlias, cast
 
 if TYPE_CHECKING:
+    from importlib.metadata import version
+
     import polars as pl
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -91,21 +92,8 @@ FRESH = timedelta(minutes=5)  # W&B's own limit: a run without a sign of life fo
 CRASHED_EXIT_CODE = 254  # what the SDK records for a run that it found dead
 
 CLOCKS = (("_step",), ("_runtime",), ("_timestamp",))  # W&B's own keys of a history row
-NON_FINITE = {
-    "NaN": math.nan,
-    "Infinity": math.inf,
-    "-Infinity": -math.inf,
-}  # as W&B's JSON spells them in text
-SUMMARY_KINDS = (
-    "min",
-    "max",
-    "mean",
-    "best",
-    "last",
-    "first",
-    "none",
-    "copy",
-)  # of define_metric(summary=...)
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # as W&B's JSON spells them in text
+SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "first", "none", "copy")  # of define_metric(summary=...)
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
 
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
@@ -344,8 +332,8 @@ def chunk_end(block: bytes, at: int) -> int | None:
 
 def next_chunk(block: bytes, at: int) -> int | None:
     """The first place from `at` on where a valid chunk begins: its checksum of 32 bits makes it no coincidence."""
-    places = (match.start() - 6 for match in re.finditer(rb"[\x01-\x04]", block[at + 6 :]))
-    return next((at + 6 + place for place in places if chunk_end(block, at + 6 + place) is not None), None)
+    kinds = re.finditer(rb"[\x01-\x04]", block[at + 6 :])  # the kind is the header's seventh byte
+    return next((at + kind.start() for kind in kinds if chunk_end(block, at + kind.start()) is not None), None)
 
 
 def looks_cut_off(block: bytes, at: int) -> bool:
@@ -1125,11 +1113,7 @@ def selected(runs: Sequence[Run], selection: Selection, say: Say) -> list[Run]:
     """The runs that pass every filter; what each one keeps is said, and if none remains, which one emptied the list."""
     tests: list[tuple[str, bool, Callable[[Run], bool]]] = [
         ("--since", selection.since is not None, lambda run: at_or_after(run.created_at, selection.since)),
-        (
-            "--until",
-            selection.until is not None,
-            lambda run: not at_or_after(run.created_at, selection.until),
-        ),
+        ("--until", selection.until is not None, lambda run: not at_or_after(run.created_at, selection.until)),
         (
             "--active-since",
             selection.active_since is not None,
@@ -1148,8 +1132,7 @@ def selected(runs: Sequence[Run], selection: Selection, say: Say) -> list[Run]:
         say(f"{flag} kept {len(kept):,} of {before:,} runs")
         if before and not kept:
             raise ScriptError(
-                f"{flag} leaves no run of {before:,}; loosen it, or see what there is with --dry-run",
-                NOTHING_USABLE,
+                f"{flag} leaves no run of {before:,}; loosen it, or see what there is with --dry-run", NOTHING_USABLE
             )
     return kept
 
@@ -1463,8 +1446,7 @@ def readable(file: Path) -> Iterator[None]:
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         reason = str(error).splitlines()[0]
         raise ScriptError(
-            f"the earlier export {file} cannot be read ({reason}); move it away or choose another -o",
-            NOTHING_USABLE,
+            f"the earlier export {file} cannot be read ({reason}); move it away or choose another -o", NOTHING_USABLE
         ) from error
 
 
@@ -1514,11 +1496,7 @@ def written(file: Path, rows: int, columns: int) -> Written:
 def write_runs(file: Path, table: pl.DataFrame, metadata: Mapping[str, str]) -> Written:
     with replacing(file) as unfinished:
         table.write_parquet(
-            unfinished,
-            compression="zstd",
-            statistics=True,
-            row_group_size=ROW_GROUP_ROWS,
-            metadata=dict(metadata),
+            unfinished, compression="zstd", statistics=True, row_group_size=ROW_GROUP_ROWS, metadata=dict(metadata)
         )
     return written(file, table.height, table.width)
 
@@ -1701,11 +1679,7 @@ def write_project(project: Listing, options: Options) -> Export:
 
 
 def history_tables(
-    runs: Sequence[Run],
-    earlier: Earlier,
-    kept: Collection[str],
-    names: Mapping[KeyPath, str],
-    schema: pa.Schema,
+    runs: Sequence[Run], earlier: Earlier, kept: Collection[str], names: Mapping[KeyPath, str], schema: pa.Schema
 ) -> Iterator[pa.Table]:
     """The history file's rows by run id: those of the runs, and those that an earlier export holds of kept ones."""
     merged = heapq.merge(fresh_history(runs, names), kept_history(earlier, kept, names), key=lambda of_run: of_run[0])
@@ -1925,12 +1899,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     which.add_argument("--sweep", action="append", metavar="ID", help="runs of this sweep")
     what = parser.add_argument_group("what is written")
     what.add_argument(
-        "-o",
-        "--output",
-        metavar="DIR",
-        type=Path,
-        default=Path("wandb_export"),
-        help="default: wandb_export/",
+        "-o", "--output", metavar="DIR", type=Path, default=Path("wandb_export"), help="default: wandb_export/"
     )
     what.add_argument("--include-history", action="store_true", help="also every history row, unsampled")
     what.add_argument(
@@ -2063,7 +2032,9 @@ def comma_separated(values: Sequence[str] | None) -> tuple[str, ...]:
 
 def import_libraries() -> None:
     """Import what takes time: once the command line is right, before any thread starts."""
-    global pl, pa, pq
+    global version, pl, pa, pq
+    from importlib.metadata import version
+
     import polars as pl
     import pyarrow as pa
     import pyarrow.parquet as pq
