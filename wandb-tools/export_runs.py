@@ -400,7 +400,7 @@ def read_log(file: Path, parts: Path, history_keys: tuple[str, ...] | None) -> L
     log.history = rows.finish()
     log.skipped_keys = rows.skipped_keys
     log.summary = [summary_change(types_, key, item) for key, item in changes.items()]
-    log.newest_at = latest(log.newest_at, rows.newest_at)
+    log.newest_at = newest(log.newest_at, rows.newest_at)
     return log
 
 
@@ -419,9 +419,9 @@ def apply_record(log: Log, record: Any) -> None:
     elif kind == "exit":
         log.exit_code = record.exit.exit_code
         if log.started_at is not None:
-            log.newest_at = latest(log.newest_at, log.started_at + timedelta(seconds=record.exit.runtime))
+            log.newest_at = newest(log.newest_at, log.started_at + timedelta(seconds=record.exit.runtime))
     elif kind in ("stats", "output_raw"):
-        log.newest_at = latest(log.newest_at, moment_of(getattr(record, kind).timestamp))
+        log.newest_at = newest(log.newest_at, moment_of(getattr(record, kind).timestamp))
 
 
 def apply_run(log: Log, run: Any) -> None:
@@ -431,7 +431,7 @@ def apply_run(log: Log, run: Any) -> None:
         put(config, config_path(item), from_json(item.value_json))
     log.config = config | log.config
     log.started_at = log.started_at or moment_of(run.start_time)
-    log.newest_at = latest(log.newest_at, log.started_at)
+    log.newest_at = newest(log.newest_at, log.started_at)
     log.run = {
         "id": run.run_id,
         "entity": run.entity,
@@ -522,7 +522,7 @@ def moment_at(seconds: float) -> datetime | None:
         return None
 
 
-def latest(*moments: datetime | None) -> datetime | None:
+def newest(*moments: datetime | None) -> datetime | None:
     return max((moment for moment in moments if moment is not None), default=None)
 
 
@@ -711,7 +711,7 @@ class HistoryRows:
         for clock, dtype in zip(CLOCKS, (pl.Int64, pl.Float64, pl.Float64), strict=True):
             series = numbers.get(clock, pl.Series([None] * self.rows, dtype=dtype))
             numbers[clock] = series.cast(dtype, strict=False)
-        self.newest_at = latest(self.newest_at, moment_at(cast("float", numbers[("_timestamp",)].max() or 0.0)))
+        self.newest_at = newest(self.newest_at, moment_at(cast("float", numbers[("_timestamp",)].max() or 0.0)))
         self.written.append(write_part(numbers, self.parts))
         self.start_part()
 
@@ -785,13 +785,13 @@ def names_match(path: KeyPath, globs: Iterable[str]) -> bool:
     return any(matches(name, glob) for glob in globs for name in names)
 
 
-def matches(name: str, glob: str) -> bool:
-    """Whether `name` matches the pattern, case ignored.
+def matches(name: str, pattern: str) -> bool:
+    """Whether `pattern` is the name or a glob that matches it, case ignored.
 
-    >>> matches("Graph-Denoising", "graph-*")
-    True
+    >>> matches("Graph-Denoising", "graph-*"), matches("[red]", "[red]")
+    (True, True)
     """
-    return fnmatch.fnmatchcase(name.lower(), glob.lower())
+    return name == pattern or fnmatch.fnmatchcase(name.lower(), pattern.lower())
 
 
 # --- offline source: folders to runs --------------------------------------------------------------------------
@@ -948,7 +948,7 @@ def combined(run_id: str, logs: Sequence[Log], work: Path, say: Say) -> Run:
     summary = folded_summary(logs, history)
     told = {name: next((log.run[name] for log in reversed(logs) if log.run.get(name)), None) for name in TOLD_BY_LOGS}
     last_log = logs[-1]
-    heartbeat_at = latest(*(log.newest_at for log in logs))
+    heartbeat_at = newest(*(log.newest_at for log in logs))
     return Run(
         id=run_id,
         name=told["name"] or run_id,
@@ -1175,6 +1175,10 @@ def settled_names(paths: Iterable[KeyPath]) -> dict[KeyPath, str]:
         keeper = group[0] if len(group) == 1 else next((p for p in group if p == (column_name(p),)), None)
         for path in group:
             names[path] = column_name(path) if path == keeper else f"{column_name(path)}__{path_hash(path)[:8]}"
+    wanted = Counter(name.lower() for name in names.values())
+    for path, name in names.items():
+        if wanted[name.lower()] > 1 and name != column_name(path):  # a key that looks like our hash: take all of it
+            names[path] = f"{column_name(path)}__{path_hash(path)}"
     return dict(sorted(names.items()))
 
 
@@ -1443,7 +1447,7 @@ def with_history(earlier: Earlier, file: Path) -> Earlier:
 def readable(file: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+    except (OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).splitlines()[0]
         raise ScriptError(
             f"the earlier export {file} cannot be read ({reason}); move it away or choose another -o", NOTHING_USABLE
@@ -2002,7 +2006,7 @@ class Parser(argparse.ArgumentParser):
         """The parsed command line; an unknown argument is a ScriptError."""
         parsed, unknown = self.parse_known_args(argv)
         if unknown:
-            flags = re.findall(r"--[a-z-]+", self.format_usage())
+            flags = re.findall(r"--[a-z][a-z-]+", self.format_help())
             near = did_you_mean(unknown[0], flags)
             raise ScriptError(f"unknown argument {unknown[0]}{near}; --help lists all", WRONG_USAGE)
         return parsed

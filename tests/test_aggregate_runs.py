@@ -1,0 +1,794 @@
+"""aggregate_runs.py as its users run it, and its parts where a table of cases says more."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from datetime import timedelta
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import aggregate_runs
+import duckdb
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from contract_files import START, Run, write_runs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+SCRIPT = Path(aggregate_runs.__file__)
+DERIVED = ["stage", "arch", "model_type", "protocol", "k"]
+DERIVED += ["seed_parsed", "lr_parsed", "wd_parsed", "eps_parsed"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def libraries():
+    aggregate_runs.import_libraries()
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments, code=0, start=False):
+    """What the script wrote to stdout and stderr, its exit code checked; `start` it as a process or call it."""
+    got, out, err = (started if start else called)([*map(str, arguments)])
+    assert got == code, err
+    assert "a bug in this script" not in err
+    assert "Traceback" not in err or "--debug" in arguments
+    return out, err
+
+
+def started(arguments):
+    done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def called(arguments):
+    """The same in this process, since a start costs half a second."""
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        code = aggregate_runs.main(arguments)
+    return code, out.getvalue(), err.getvalue()
+
+
+def aggregated(*arguments, code=0):
+    """The result as a frame."""
+    out, _ = run(*arguments, code=code)
+    return pl.read_parquet(out.strip(), glob=False)
+
+
+def report(*arguments, code=0):
+    """The result of --json; nothing else is on stdout, and with --quiet nothing on stderr but errors."""
+    out, err = run(*arguments, "--json", "--quiet", code=code)
+    assert all(line.startswith("error: ") for line in err.splitlines())
+    return json.loads(out)
+
+
+def metadata(file):
+    """The key-value metadata of ours, read by another library."""
+    pairs = pq.read_metadata(file).metadata
+    return {k.decode().removeprefix("wandb_tools."): json.loads(v) for k, v in pairs.items() if b"wandb" in k}
+
+
+def rewritten(file, frame=None, **documents):
+    """Write the file again with another frame, or other metadata."""
+    frame = pl.read_parquet(file) if frame is None else frame
+    pairs = {k: v for k, v in pl.read_parquet_metadata(file).items() if k.startswith("wandb_tools")}
+    pairs |= {f"wandb_tools.{key}": json.dumps(document) for key, document in documents.items()}
+    frame.write_parquet(file, metadata=pairs)
+    return file
+
+
+def export(folder, runs, *, kind="server", days=0, project="demo"):
+    """An export of the given kind, made some days after the start."""
+    for made in runs:
+        made.exported_at = START + timedelta(days=days)
+    file = write_runs(Path(folder), runs, project=project)
+    source = {"kind": kind, "entity": "team", "project": project, "exported_at": str(days), "versions": {}}
+    return rewritten(file, source=source)
+
+
+def history(file):
+    pl.DataFrame({"run_id": ["a"], "_step": [0], "metric_loss": [0.5]}).write_parquet(file)
+    return file
+
+
+# ---- the whole ---------------------------------------------------------------
+def test_default_input_and_output():
+    write_runs(Path("wandb_export"), [Run("b"), Run("a", "gnn_all_k16")])
+    out, err = run(start=True)
+    assert out == "analysis/unified.parquet\n"
+    frame = pl.read_parquet("analysis/unified.parquet")
+    assert frame["id"].to_list() == ["a", "b"]
+    assert frame["source_file"].to_list() == ["wandb_export/team_demo_runs.parquet"] * 2
+    assert "2 rows in 1 file" in err
+    assert "written: 2 runs, 31 columns" in err
+    assert list(Path("analysis").iterdir()) == [Path("analysis/unified.parquet")]
+
+
+def test_columns_stand_in_the_contracts_order_and_have_its_dtypes():
+    write_runs(Path("x"), [Run("a", config={"z": 1, "a": 2}, summary={"z": 1.0, "b": 2})])
+    frame = aggregated("x")
+    assert frame.columns == [
+        *("id", "name", "state", "entity", "project", "created_at", "heartbeat_at", "runtime_s", "last_step"),
+        *("history_rows", "tags", "group", "job_type", "sweep", "user", "notes", "commit", "url"),
+        *("exported_at", "source_file"),
+        *DERIVED,
+        *("config_a", "config_z", "metric_b", "metric_z", "_config_json", "_summary_json"),
+    ]
+    time = pl.Datetime("us", "UTC")
+    wanted = {"created_at": time, "exported_at": time, "runtime_s": pl.Float64, "tags": pl.List(pl.String)}
+    wanted |= {"stage": pl.String, "k": pl.Int64, "lr_parsed": pl.Float64, "metric_b": pl.Int64}
+    assert {name: frame.schema[name] for name in wanted} == wanted
+
+
+def test_rows_are_sorted_over_all_files_whatever_the_order_of_the_inputs():
+    later = START + timedelta(days=1)
+    files = [
+        write_runs(Path("x"), [Run("c"), Run("b", created_at=later), Run("a", created_at=later)]),
+        write_runs(Path("y"), [Run("d"), Run("e", created_at=later)]),
+        write_runs(Path("z"), [Run("f")], entity="a team"),
+        write_runs(Path("z"), [Run("g")], project="another"),
+    ]
+    frame = aggregated(*files, "-o", "one.parquet")
+    assert frame["id"].to_list() == ["f", "g", "c", "d", "a", "b", "e"]
+    assert aggregated(*reversed(files), "-o", "two.parquet").equals(frame)
+    assert metadata("one.parquet") == metadata("two.parquet")
+
+
+def test_other_libraries_read_the_result():
+    write_runs(Path("x"), [Run("a", config={"lr": 0.1}, summary={"m": math.nan}, tags=["t"])])
+    run("x", "-o", "y.parquet")
+    assert duckdb.sql("select id, tags, config_lr, metric_m from 'y.parquet'").fetchall()[0][:3] == ("a", ["t"], 0.1)
+    group = pq.read_metadata("y.parquet").row_group(0).column(0)
+    assert group.compression == "ZSTD"
+    assert group.is_stats_set
+
+
+def test_help_is_the_manual_and_needs_no_polars():
+    done = subprocess.run([sys.executable, "-I", "-S", SCRIPT, "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.count("stage2c") == 1
+    assert done.stderr == ""
+
+
+def test_help_has_the_manuals_every_flag():
+    out, _ = run("--help", start=True)
+    for flag in re.findall(r"--[a-z-]+", aggregate_runs.__doc__):
+        assert f"  {flag}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stat", "x"], "did you mean --state?"),
+        (["--state", "finishd"], "did you mean finished?"),
+        (["--filter", "("], "--filter ( is no regular expression: unclosed group"),
+        (["--filter", "ok", "--filter", "a(?=b)"], "look-ahead"),
+        (["--output", "x.csv"], "its name must end in .parquet"),
+        (["--output"], "expected one argument"),
+    ],
+)
+def test_wrong_usage(arguments, message):
+    write_runs(Path("wandb_export"), [Run("a")])
+    out, err = run(*arguments, code=2)
+    assert out == ""
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert not Path("analysis").exists()
+
+
+def test_a_failed_run_leaves_the_old_result_as_it_is():
+    write_runs(Path("x"), [Run("a")])
+    run("x")
+    before = Path("analysis/unified.parquet").read_bytes()
+    run("x", "--filter", "nothing", code=1)
+    assert Path("analysis/unified.parquet").read_bytes() == before
+    assert len(list(Path("analysis").iterdir())) == 1
+
+
+def test_an_output_that_cannot_be_written_is_one_line():
+    write_runs(Path("x"), [Run("a")])
+    Path("file").touch()
+    out, err = run("x", "--quiet", "-o", "file/y.parquet", code=1)
+    assert out == ""
+    assert err.startswith("error: file/y.parquet was not written: ")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "out", "err"),
+    [
+        (["x", "--quiet"], 0, "analysis/unified.parquet\n", ""),
+        (["x", "--quiet", "-s", "failed"], 1, "", "error: no run left: --state failed kept none of 1 run"),
+        (["--such"], 2, "", "error: unknown argument --such"),
+        (["x", "nowhere", "--quiet"], 3, "analysis/unified.parquet\n", "error: nowhere was left out: "),
+    ],
+)
+def test_streams_and_exit_codes_of_the_process(arguments, code, out, err):
+    write_runs(Path("x"), [Run("a")])
+    written, said = run(*arguments, code=code, start=True)
+    assert written == out
+    assert said.startswith(err)
+    assert len(said.splitlines()) == bool(err)
+
+
+def test_debug_shows_where_an_error_comes_from():
+    _, err = run("nowhere", "--debug", code=1)
+    assert "Traceback" in err
+
+
+def test_names_are_never_interpreted():
+    name = "[red]\x1b[31m\u202eboom\n\N{PARTY POPPER}"
+    folder = Path("a=b/[x]*%20")
+    write_runs(folder, [Run("a", name)])
+    out, err = run(folder, "-o", folder / "[y]?.parquet")
+    frame = pl.read_parquet(out.strip(), glob=False, hive_partitioning=False)
+    assert frame["name"].item() == name
+    assert frame["source_file"].item() == str(folder / "team_demo_runs.parquet")
+    assert "[red]\ufffd[31m\ufffdboom\ufffd\N{PARTY POPPER}" in err
+    assert "\x1b" not in err
+
+
+# ---- inputs --------------------------------------------------------------------
+def test_a_directory_gives_its_runs_files_at_any_depth_and_says_what_it_passes_over():
+    write_runs(Path("x/deep/er"), [Run("a")])
+    write_runs(Path("x/.wandb_tools"), [Run("hidden")])
+    write_runs(Path("x"), [Run("unfinished")]).rename("x/.team_demo_runs.parquet.1.partial")
+    history(Path("x/looks_like_runs.parquet"))
+    pl.DataFrame({"run_id": ["a"], "_timestamp": [0.5]}).write_parquet("x/system.parquet")
+    pl.DataFrame({"x": [1]}).write_parquet("x/foreign_runs.parquet")
+    Path("x/metadata.json").write_text("{}")
+    out, err = run("x", "-o", "y.parquet")
+    assert pl.read_parquet(out.strip())["id"].to_list() == ["a"]
+    assert "passed over, as they hold no runs: 1 foreign, 1 history, 1 system" in err
+    skipped = report("x", "-o", "y.parquet")["skipped"]
+    assert {(row["file"], row["kind"], row["failure"]) for row in skipped} == {
+        ("x/looks_like_runs.parquet", "history", False),
+        ("x/system.parquet", "system", False),
+        ("x/foreign_runs.parquet", "foreign", False),
+    }
+
+
+def test_files_directories_and_globs_in_any_mix_count_each_file_once():
+    write_runs(Path("x1"), [Run("a")])
+    write_runs(Path("x2"), [Run("b")])
+    file = write_runs(Path("y"), [Run("c")])
+    history(Path("y/h.parquet"))
+    frame = aggregated("x*", "x1", file, "y/*.parquet", "y/../x2")
+    assert sorted(frame["id"]) == ["a", "b", "c"]
+
+
+def test_an_earlier_result_that_is_merely_found_is_no_input():
+    write_runs(Path("x"), [Run("a")])
+    first = aggregated(".", "-o", "all.parquet")
+    assert aggregated(".", "-o", "all.parquet").equals(first)
+    assert report(".", "-o", "all.parquet")["summary"][0]["rows_read"] == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (history, "it holds no runs but is history"),
+        (lambda file: pl.DataFrame({"x": [1]}).write_parquet(file), "it holds no runs but is foreign"),
+        (lambda file: file.write_bytes(b""), "it cannot be read: "),
+        (lambda file: file.write_text("id,name,state\n" * 9), "it cannot be read: "),
+        (lambda file: None, "there is no such file or directory"),
+    ],
+)
+def test_a_named_input_without_runs_is_named_and_left_out(make, reason):
+    write_runs(Path("x"), [Run("a")])
+    make(Path("odd.parquet"))
+    out, err = run("x", "odd.parquet", "-o", "y.parquet", "--quiet", code=3)
+    assert out == "y.parquet\n"
+    assert err.startswith(f"error: odd.parquet was left out: {reason}")
+    assert len(err.splitlines()) == 1
+    row = report("x", "odd.parquet", "-o", "y.parquet", code=3)["skipped"][0]
+    assert (row["file"], row["failure"]) == ("odd.parquet", True)
+
+
+def test_a_truncated_file_in_a_directory_is_a_failure():
+    write_runs(Path("x"), [Run("a")])
+    file = write_runs(Path("x"), [Run("b")], project="cut")
+    file.write_bytes(file.read_bytes()[:-20])
+    _, err = run("x", "-o", "y.parquet", code=3)
+    assert "error: x/team_cut_runs.parquet was left out: it cannot be read: " in err
+    assert pl.read_parquet("y.parquet")["id"].to_list() == ["a"]
+
+
+def test_damage_that_the_footer_does_not_show_costs_that_file_only():
+    write_runs(Path("x"), [Run("a")])
+    file = write_runs(Path("x"), [Run("b", config={"text": "some words"})], project="rotten")
+    column = next(
+        c for c in map(pq.read_metadata(file).row_group(0).column, range(24)) if c.path_in_schema == "config_text"
+    )
+    start = column.dictionary_page_offset or column.data_page_offset
+    content = bytearray(file.read_bytes())
+    content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    file.write_bytes(content)
+    out, err = run("x", "-o", "y.parquet", code=3)
+    assert "error: x/team_rotten_runs.parquet was left out: it cannot be read: " in err
+    assert pl.read_parquet(out.strip())["id"].to_list() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("key", "document", "reason"),
+    [
+        ("columns", [], "its wandb_tools.columns is no JSON object"),
+        ("columns", {"config_a": "a"}, "no list of keys"),
+        ("columns", {"config_a": ["a"], "config_b": ["a"]}, "gives one path to two columns"),
+    ],
+)
+def test_metadata_against_the_contract_is_named(key, document, reason):
+    file = write_runs(Path("x"), [Run("a", config={"a": 1, "b": 2})])
+    rewritten(file, **{key: document})
+    _, err = run("x", code=1)
+    assert reason in err
+
+
+@pytest.mark.parametrize(
+    ("column", "values"), [("tags", ["['a', 'b']"]), ("created_at", ["2026-01-01"]), ("config_l", [[1, 2]])]
+)
+def test_dtypes_that_no_contract_column_can_hold_are_named(column, values):
+    file = write_runs(Path("x"), [Run("a")])
+    rewritten(file, pl.read_parquet(file).with_columns(pl.Series(column, values)))
+    _, err = run("x", code=1)
+    assert f"x/team_demo_runs.parquet was left out: it cannot be used: its column {column} is " in err
+
+
+@pytest.mark.parametrize("arguments", [[], ["nowhere"], ["empty/"], ["none*.parquet"]])
+def test_nothing_usable(arguments):
+    Path("empty").mkdir()
+    out, err = run(*arguments, code=1)
+    assert out == ""
+    assert f"no runs in {arguments[0] if arguments else 'wandb_export/'}; export_runs.py" in err
+
+
+def test_a_runs_file_without_rows_is_fine_but_alone_gives_nothing():
+    empty = write_runs(Path("x"), [Run("a", config={"only": 1})])
+    rewritten(empty, pl.read_parquet(empty).clear())
+    _, err = run("x", code=1)
+    assert "have no rows" in err
+    write_runs(Path("y"), [Run("b")])
+    frame = aggregated("x", "y")
+    assert frame["id"].to_list() == ["b"]
+    assert frame["config_only"].to_list() == [None]
+
+
+def test_runs_of_other_writers_need_only_id_name_and_state():
+    write_runs(Path("x"), [Run("a", config={"model": {"k": 16}})])
+    other = {"id": ["b"], "name": ["b_k3"], "state": ["finished"], "config_model_k": [4], "metric_m": [True]}
+    pl.DataFrame(
+        other | {"created_at": [START.replace(tzinfo=None)], "step": [7]}, schema_overrides={"step": pl.Int32}
+    ).write_parquet("x/other.parquet")
+    frame = aggregated("x").sort("id")
+    assert frame["config_model_k"].to_list() == [16, 4]  # the name tells the path, as another file knows it
+    assert frame["created_at"].to_list() == [START, START]
+    assert frame["tags"].to_list() == [[], []]
+    assert frame["metric_m"].to_list() == [None, 1]
+    assert frame["step"].to_list() == [None, 7]
+    assert frame.columns.index("step") == frame.columns.index("eps_parsed") + 1
+
+
+# ---- rows ------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("exports", "winner"),
+    [
+        ([("server", 1, 5), ("server", 2, 3)], 1),  # kind, day of the export, rows of history
+        ([("server", 2, 5), ("server", 1, 9)], 0),
+        ([("offline", 1, 9), ("server", 2, 5)], 0),
+        ([("offline", 2, 5), ("server", 1, 9)], 1),
+        ([("offline", 1, 5), ("server", 2, 5)], 1),
+        ([("offline", 2, 5), ("server", 1, 5)], 0),
+        ([("offline", 1, 9), ("offline", 3, 6), ("server", 2, 7)], 2),  # the newest of each kind meet
+        ([("offline", 1, 9), ("server", 3, 8), ("server", 2, 99)], 0),
+    ],
+)
+def test_one_row_per_run(exports, winner):
+    for number, (kind, days, rows) in enumerate(exports):
+        export(f"x/{number}", [Run("a", history_rows=rows)], kind=kind, days=days)
+    frame = aggregated("x", "-o", "one.parquet")
+    assert frame["source_file"].to_list() == [f"x/{winner}/team_demo_runs.parquet"]
+    summary = report("x", "-o", "one.parquet")["summary"]
+    assert (summary[0]["rows_read"], summary[0]["runs_found"]) == (len(exports), 1)
+
+
+def test_the_same_id_in_another_project_or_entity_is_another_run():
+    write_runs(Path("x"), [Run("a")])
+    write_runs(Path("x"), [Run("a")], project="other")
+    write_runs(Path("x"), [Run("a")], entity="them")
+    assert len(aggregated("x")) == 3
+
+
+def test_an_aggregate_is_an_input_like_any_other():
+    export("off", [Run("a", history_rows=9), Run("b")], kind="offline", days=1)
+    export("srv", [Run("c")], days=1)
+    run("off", "srv", "-o", "first.parquet")
+    export("new", [Run("a", history_rows=5), Run("c", config={"n": 1})], days=2)
+    frame = aggregated("first.parquet", "new", "-o", "second.parquet").sort("id")
+    origins = [file.split("/")[0] for file in frame["source_file"]]
+    assert dict(zip(frame["id"], origins, strict=True)) == {"a": "off", "b": "off", "c": "new"}
+    sources = metadata("second.parquet")["source"]["sources"]
+    assert [(s["file"].split("/")[0], s["kind"]) for s in sources] == [
+        ("off", "offline"),
+        ("srv", "server"),
+        ("new", "server"),
+    ]
+    assert frame.columns.count("stage") == 1
+
+
+def test_filters_look_at_the_row_that_stands_for_the_run():
+    export("x/1", [Run("a", state="finished")], days=1)
+    export("x/2", [Run("a", state="crashed"), Run("b")], days=2)
+    assert aggregated("x", "--state", "finished")["id"].to_list() == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ids", "said"),
+    [
+        ([], "abcd", ""),
+        (["-s", "all"], "abcd", ""),
+        (["-s", "Finished"], "acd", "--state finished: 3 of 4 runs kept"),
+        (["-s", "crashed,failed"], "b", "--state crashed,failed: 1 of 4 runs kept"),
+        (["-s", "crashed", "-s", "finished"], "abcd", "--state crashed,finished: 4 of 4 runs kept"),
+        (["-f", "^GNN"], "a", "--filter ^GNN: 1 of 4 runs kept"),
+        (["-f", "gnn|mlp"], "ac", "--filter gnn|mlp: 2 of 4 runs kept"),
+        (["-f", "gnn", "-f", "x{1,2}"], "ab", "--filter gnn --filter x{1,2}: 2 of 4 runs kept"),
+        (["-p", "OTHER*"], "d", "--project OTHER*: 1 of 4 runs kept"),
+        (["-p", "other[1]"], "d", "--project other[1]: 1 of 4 runs kept"),
+        (["-p", "demo", "-s", "finished"], "ac", "--state finished: 2 of 3 runs kept"),
+    ],
+)
+def test_filters(arguments, ids, said):
+    write_runs(Path("x"), [Run("a", "GNN_1"), Run("b", "XX", state="crashed"), Run("c", "my_MLP")])
+    write_runs(Path("x"), [Run("d", "other")], project="other[1]")
+    out, err = run("x", *arguments)
+    assert "".join(sorted(pl.read_parquet(out.strip())["id"])) == ids
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-s", "crashed"], "no run left: --state crashed kept none of 2 runs; their states: finished"),
+        (["-f", "zzz"], "no run left: --filter zzz kept none of 2 runs; their names: a, b"),
+        (["-p", "nope"], "no run left: --project nope kept none of 2 runs; their projects: demo"),
+    ],
+)
+def test_the_filter_that_leaves_nothing_is_named(arguments, message):
+    write_runs(Path("x"), [Run("a"), Run("b")])
+    out, err = run("x", *arguments, code=1)
+    assert out == ""
+    assert err == f"error: {message}\n"
+
+
+# ---- one schema ------------------------------------------------------------------
+def test_columns_meet_by_path_and_two_paths_never_share_a_column():
+    write_runs(Path("x/1"), [Run("a", config={"model": {"k": 1}}, summary={"test/mse": 0.5})])
+    write_runs(Path("x/2"), [Run("b", config={"model_k": 2}, summary={"test_mse": 0.25, "Test/mse": 4})])
+    frame = aggregated("x", "-o", "y.parquet")
+    paths = metadata("y.parquet")["columns"]
+    assert frame["config_model_k"].to_list() == [None, 2]
+    assert {tuple(path): frame[column].to_list() for column, path in paths.items()} == {
+        ("model", "k"): [1, None],
+        ("model_k",): [None, 2],
+        ("test/mse",): [0.5, None],
+        ("test_mse",): [None, 0.25],
+        ("Test/mse",): [None, 4],
+    }
+    assert len({column.lower() for column in frame.columns}) == len(frame.columns)
+    _, err = run("x")
+    assert "config_model_k in 1 file is called config_model_k__7bf4c82d here" in err
+
+
+def test_a_column_without_a_stored_path_keeps_its_data_beside_one_that_has_its_path():
+    file = write_runs(Path("x"), [Run("a", config={"b": 1, "c": 2})])
+    rewritten(file, columns={"config_c": ["b"]})
+    frame = aggregated("x")
+    assert sorted(frame.select("^config_.*$").row(0)) == [1, 2]
+
+
+def test_columns_that_a_file_lacks_are_null_there():
+    write_runs(Path("x/1"), [Run("a", config={"p": 1})])
+    write_runs(Path("x/2"), [Run("b", config={"q": "t"}, summary={"m": 1.5})])
+    frame = aggregated("x")
+    assert frame.select("config_p", "config_q", "metric_m").rows() == [(1, None, None), (None, "t", 1.5)]
+
+
+def test_goals_are_carried_on_and_a_disputed_one_is_none():
+    goals = {"metric_m": {"goal": "minimize", "summary": "min"}, "metric_n": {"goal": "maximize"}}
+    write_runs(Path("x/1"), [Run("a", summary={"m": 1, "n": 1})], metrics=goals)
+    other = {"metric_m": {"goal": "maximize", "summary": "min"}}
+    write_runs(Path("x/2"), [Run("b", summary={"m": 1, "n": 1})], metrics=other)
+    conflicts = report("x", "-o", "y.parquet")["conflicts"]
+    assert metadata("y.parquet")["metrics"] == {"metric_m": {"summary": "min"}, "metric_n": {"goal": "maximize"}}
+    assert [(row["column"], row["kind"], row["found"], row["files"]) for row in conflicts] == [
+        ("metric_m", "goal", "minimize", ["x/1/team_demo_runs.parquet"]),
+        ("metric_m", "goal", "maximize", ["x/2/team_demo_runs.parquet"]),
+    ]
+    assert metadata("y.parquet")["schema"] == 1
+
+
+DTYPES = [  # one file's values per list; the type in which they meet, and how they look there
+    ([[1], [2]], pl.Int64, [1, 2]),
+    ([[1], [2.5]], pl.Float64, [1.0, 2.5]),
+    ([[1], [None]], pl.Int64, [1, None]),
+    ([[None], [None]], pl.String, [None, None]),
+    ([["1"], ["2"]], pl.String, ["1", "2"]),  # text everywhere stays text
+    ([[1], ["2"]], pl.Int64, [1, 2]),
+    ([[1], ["1e-3", "-2E+1"]], pl.Float64, [1.0, 0.001, -20.0]),
+    ([[0.5], ["NaN", "Infinity", "-Infinity"]], pl.Float64, [0.5, math.nan, math.inf, -math.inf]),
+    ([[1], [str(2**70)]], pl.Float64, [1.0, float(2**70)]),
+    ([[1], ["2", None]], pl.Int64, [1, 2, None]),
+    ([[1], ["2", "x"]], pl.String, ["1", "2", "x"]),
+    ([[1], ["007"]], pl.String, ["1", "007"]),
+    ([[1], [" 2"]], pl.String, ["1", " 2"]),
+    ([[1], ["2\n"]], pl.String, ["1", "2\n"]),
+    ([[1], ["inf"]], pl.String, ["1", "inf"]),
+    ([[1], ["1e400"]], pl.String, ["1", "1e400"]),  # no float holds it
+    ([[1], [""]], pl.String, ["1", ""]),
+    ([[True], [1]], pl.String, ["true", "1"]),
+    ([[False], [0.5]], pl.String, ["false", "0.5"]),
+    ([[True], ["true"]], pl.String, ["true", "true"]),
+    ([[True], ["2"], [3]], pl.String, ["true", "2", "3"]),
+    ([[True], [None]], pl.Boolean, [True, None]),
+    ([[1e-05, 1e22, 1.0, math.inf], ["x"]], pl.String, ["1e-05", "1e+22", "1.0", "Infinity", "x"]),
+]
+
+
+def write_column(values_by_file):
+    """A file per list, with the values as `config_v` of runs in this order."""
+    ids = (f"{number:04}" for number in range(9999))
+    for number, values in enumerate(values_by_file):
+        write_runs(Path(f"x/{number}"), [Run(next(ids), config={"v": value}) for value in values])
+
+
+def same(one, other):
+    """Equal, with NaN equal to itself."""
+    return json.dumps(one) == json.dumps(other)
+
+
+@pytest.mark.parametrize(("values", "dtype", "met"), DTYPES)
+def test_dtypes_meet_in_the_narrowest_that_holds_every_value(values, dtype, met):
+    write_column(values)
+    run("x", "-o", "y.parquet")
+    column = pl.read_parquet("y.parquet")["config_v"]
+    assert column.dtype == dtype
+    assert same(column.to_list(), met)
+
+
+def test_text_without_any_value_does_not_turn_booleans_into_text():
+    write_runs(Path("x/1"), [Run("a", config={"v": True})])
+    write_runs(Path("x/2"), [Run("b", config={"v": None})], dtypes={"config_v": pl.String})
+    assert aggregated("x")["config_v"].to_list() == [True, None]
+
+
+def test_conflicts_are_said_briefly_and_listed_in_full():
+    write_column([[1], ["x"], [2]])
+    rows = report("x", "-o", "y.parquet")["conflicts"]
+    files = [f"x/{number}/team_demo_runs.parquet" for number in range(3)]
+    shared = {"column": "config_v", "kind": "dtype", "became": "String"}
+    assert rows == [
+        shared | {"found": "Int64", "files": [files[0], files[2]]},
+        shared | {"found": "String", "files": [files[1]]},
+    ]
+    _, err = run("x")
+    assert "files disagree on the dtype of config_v: Int64 in 2 files, String in 1 file; it is String" in err
+
+
+def test_many_conflicts_stay_short_on_stderr():
+    write_runs(Path("x/1"), [Run("a", config={f"c{n}": n for n in range(40)})])
+    write_runs(Path("x/2"), [Run("b", config={f"c{n}": "x" for n in range(40)})])
+    _, err = run("x")
+    assert err.count("disagree on the dtype of") == aggregate_runs.SHOWN
+    assert "files disagree on 35 columns more; --json lists all" in err
+    assert len(report("x")["conflicts"]) == 80
+
+
+scalars = st.one_of(
+    st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=4),
+    st.lists(st.floats(), min_size=1, max_size=4),
+    st.lists(st.booleans(), min_size=1, max_size=4),
+    st.lists(st.text(max_size=5), min_size=1, max_size=4),
+    st.lists(st.sampled_from(["1", "-0", "1e5", "0.1", "NaN", "Infinity", "1e999", "01"]), min_size=1),
+)
+
+
+def holds(value, stored):
+    """Whether `stored` is `value`, no more changed than the contract's rules for mixed types allow."""
+    if isinstance(stored, str):
+        return stored == (value if isinstance(value, str) else json.dumps(value))
+    if isinstance(stored, bool) or isinstance(value, bool):
+        return stored is value
+    return same(float(stored), float(value))
+
+
+@given(st.lists(scalars, min_size=1, max_size=3))
+@settings(max_examples=40, deadline=None)
+def test_no_value_is_lost_when_dtypes_meet(values_by_file):
+    with TemporaryDirectory() as folder:
+        ids = (f"{number:04}" for number in range(9999))
+        for number, values in enumerate(values_by_file):
+            write_runs(Path(folder, str(number)), [Run(next(ids), config={"v": v}) for v in values])
+        output = Path(folder, "y.parquet")
+        run(folder, "-o", output)
+        stored = pl.read_parquet(output)["config_v"].to_list()
+    values = [value for values in values_by_file for value in values]
+    assert len(stored) == len(values)
+    for value, kept in zip(values, stored, strict=True):
+        assert holds(value, kept)
+
+
+@given(st.lists(st.floats(), min_size=1, max_size=200))
+def test_floats_become_text_as_json_spells_them(values):
+    frame = pl.DataFrame({"x": values}).select(aggregate_runs.spelt_as_json(pl.col("x")))
+    assert frame["x"].to_list() == [json.dumps(value) for value in values]
+
+
+keys = st.text(st.sampled_from("aA_/.é"), min_size=1, max_size=3)
+paths = st.lists(keys, min_size=1, max_size=3).map(tuple)
+
+
+@given(st.lists(paths, max_size=12), st.randoms())
+def test_names_never_merge_two_paths_and_do_not_depend_on_order(some_paths, random):
+    names = aggregate_runs.settled_names(some_paths)
+    assert set(names) == set(some_paths)
+    assert len({name.lower() for name in names.values()}) == len(names)
+    random.shuffle(some_paths)
+    assert aggregate_runs.settled_names(some_paths) == names
+
+
+@given(st.lists(st.dictionaries(paths, st.integers(0, 99), min_size=1, max_size=5), min_size=2, max_size=3))
+@settings(max_examples=30, deadline=None)
+def test_every_value_is_found_by_its_path_over_any_files(configs):
+    with TemporaryDirectory() as folder:
+        for number, config in enumerate(configs):
+            names = aggregate_runs.settled_names(config)
+            file = write_runs(Path(folder, str(number)), [Run(str(number))])
+            values = [pl.lit(value).alias(f"config_{names[path]}") for path, value in config.items()]
+            columns = {f"config_{names[path]}": path for path in config}
+            rewritten(file, pl.read_parquet(file).with_columns(values), columns=columns)
+        output = Path(folder, "y.parquet")
+        run(folder, "-o", output)
+        frame, columns = pl.read_parquet(output).sort("id"), metadata(output)["columns"]
+    found = [
+        {tuple(columns[name]): row[name] for name in columns if row[name] is not None}
+        for row in frame.iter_rows(named=True)
+    ]
+    assert found == configs
+
+
+# ---- derived columns ---------------------------------------------------------------
+NAMES = [  # a run's name, and every column that it gives
+    ("baseline", {}),
+    ("stage2c_gnn_all_k16_s3", {"stage": "stage2c", "arch": "gnn_all", "model_type": "gnn", "k": 16, "seed_parsed": 3}),
+    ("STAGE1-MLP", {"stage": "stage1", "arch": "mlp"}),
+    ("run stage10_x", {"stage": "stage10"}),
+    ("stage_2", {}),
+    ("stage", {}),
+    ("myfilter_bank", {}),
+    ("filter_bank", {"arch": "filter_bank"}),
+    ("a-filter_bank/b", {"arch": "filter_bank"}),
+    ("filter-bank", {}),
+    ("filter_banks", {}),
+    ("x linear_pe y", {"arch": "linear_pe"}),
+    ("linear_pex", {"arch": "linear"}),
+    ("multilayer_self_attention", {"arch": "multilayer_self_attention"}),
+    ("multilayer_self_attention_mlp", {"arch": "self_attention_mlp"}),
+    ("x_self_attention_y", {"arch": "self_attention"}),
+    ("mlp_gnn_v", {"arch": "gnn_v", "model_type": "gnn"}),
+    ("gnn_qk-gnn_all", {"arch": "gnn_all", "model_type": "gnn"}),
+    ("spectral_linear", {"arch": "spectral_linear", "model_type": "spectral"}),
+    ("linear_spectral", {"arch": "spectral", "model_type": "spectral"}),
+    ("digress_transformer", {"arch": "digress_transformer", "model_type": "digress"}),
+    ("digress_default_x", {"arch": "digress_default", "model_type": "digress"}),
+    ("digress_asymmetric", {"arch": "asymmetric", "model_type": "digress"}),
+    ("digress", {"arch": "digress", "model_type": "digress"}),
+    ("MyDigressNet", {"model_type": "digress"}),
+    ("gnn_spectral", {"arch": "spectral", "model_type": "spectral"}),
+    ("attention", {}),  # a model type of configs only
+    ("a_k16", {"k": 16}),
+    ("a_K16_b", {"k": 16}),
+    ("a_k16x", {}),
+    ("ak16", {}),
+    ("k16", {}),
+    ("a_k16x_k8", {"k": 8}),
+    ("a_k99999999999999999999", {}),
+    ("a_s0", {"seed_parsed": 0}),
+    ("a_s12_b", {"seed_parsed": 12}),
+    ("a_seed3", {}),
+    ("a_lr1e-3", {"lr_parsed": 1e-3}),
+    ("a_LR1E-3_b", {"lr_parsed": 1e-3}),
+    ("a_lr0.01_wd1e-4_eps0.1", {"lr_parsed": 0.01, "wd_parsed": 1e-4, "eps_parsed": 0.1}),
+    ("a_lr5e-4-b", {"lr_parsed": 5e-4}),
+    ("a_lr.5_wd2._eps3", {"lr_parsed": 0.5, "wd_parsed": 2.0, "eps_parsed": 3.0}),
+    ("a_lr1e-3x", {}),
+    ("a_lrx", {}),
+    ("alr1e-3", {}),
+    ("a_wd0", {"wd_parsed": 0.0}),
+]
+
+
+def test_derived_columns_from_names():
+    write_runs(Path("x"), [Run(f"{n:04}", name) for n, (name, _) in enumerate(NAMES)])
+    rows = aggregated("x").select("name", *DERIVED).rows(named=True)
+    found = {row.pop("name"): {c: value for c, value in row.items() if value is not None} for row in rows}
+    assert found == dict(NAMES)
+
+
+CONFIGS = [  # a run's config and name, and what they give
+    ({"model": {"_target_": "nets.SpectralDigressGNN"}}, "x", {"model_type": "spectral"}),
+    ({"model": {"_target_": "nets.GnnAttention"}}, "spectral", {"model_type": "gnn"}),
+    ({"model": {"_target_": "nets.HybridAttention"}}, "x", {"model_type": "attention"}),
+    ({"model": {"_target_": "nets.Hybrid"}}, "x", {"model_type": "hybrid"}),
+    ({"model": {"target": "nets.Digress"}}, "gnn", {"model_type": "digress"}),
+    ({"model": {"_target_": "nets.Mlp"}}, "gnn_9", {"model_type": "gnn"}),
+    ({"data": {"same_graph_all_splits": True}}, "x", {"protocol": "single_graph"}),
+    ({"data": {"same_graph_all_splits": False}}, "x", {"protocol": "distribution"}),
+    ({"data": {"_target_": "data.SingleGraphData"}}, "x", {"protocol": "single_graph"}),
+    ({"data": {"_target_": "data.Graphs"}}, "x", {"protocol": "distribution"}),
+    ({"data": {"_target_": "data.SingleGraph", "same_graph_all_splits": False}}, "x", {"protocol": "single_graph"}),
+    ({}, "SingleGraph", {}),
+]
+
+
+def test_derived_columns_from_configs():
+    write_runs(Path("x"), [Run(f"{n:04}", name, config=c) for n, (c, name, _) in enumerate(CONFIGS)])
+    rows = aggregated("x").select("model_type", "protocol").rows(named=True)
+    found = [{column: value for column, value in row.items() if value is not None} for row in rows]
+    assert found == [expected for _, _, expected in CONFIGS]
+
+
+def test_the_fit_of_the_rules_is_told():
+    names = ["a_k1", "b_k1", "c_k2", "none", "none", "nought"]
+    write_runs(Path("x"), [Run(str(n), name) for n, name in enumerate(names)])
+    _, err = run("x")
+    assert "k: 3 runs: 1 (2), 2 (1); no match in none, nought\n" in err
+    assert "stage: 0 runs; no match in a_k1, b_k1, c_k2\n" in err
+    fits = {row["column"]: row for row in report("x")["derived"]}
+    assert list(fits) == DERIVED
+    assert fits["k"] == {
+        "column": "k",
+        "dtype": "Int64",
+        "runs": 3,
+        "missing": 3,
+        "distinct": 2,
+        "commonest": [1, 2],
+        "commonest_runs": [2, 1],
+        "unmatched_names": ["none", "nought"],
+    }
+
+
+def test_no_enrich_adds_no_column():
+    write_runs(Path("x"), [Run("a", "gnn_k1")])
+    frame = aggregated("x", "--no-enrich")
+    assert not set(DERIVED) & set(frame.columns)
+    assert report("x", "--no-enrich")["derived"] == []
+
+
+# ---- streams ------------------------------------------------------------------------
+def test_json_tells_what_was_written():
+    write_runs(Path("x"), [Run("a"), Run("b", state="failed")])
+    document = report("x", "-o", "y.parquet", "-s", "failed")
+    assert list(document) == ["version", "files", "summary", "filters", "derived", "conflicts", "skipped"]
+    assert document["version"] == 1
+    assert document["files"] == ["y.parquet"]
+    assert document["summary"] == [
+        {"file": "y.parquet", "inputs": 1, "rows_read": 2, "runs_found": 2, "runs": 1, "columns": 31}
+    ]
+    assert document["filters"] == [{"filter": "--state failed", "before": 2, "kept": 1}]
+
+
+def test_a_closed_pipe_ends_quietly():
+    write_runs(Path("x"), [Run(str(n), config={f"c{n}": 1}) for n in range(9)])
+    command = [sys.executable, SCRIPT, "x", "--json", "--quiet"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0

@@ -1,0 +1,113 @@
+"""The commands of README.md and SKILL.md run as written and print what the pages show.
+
+`WANDB_TOOLS_UPDATE=1 uv run pytest tests/test_docs.py -n 0` writes the shown output anew; review the diff.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "SKILL.md")
+NOT_RUN = ("uv run pytest", "uv run tests/benchmarks/bench_offline.py")  # this very test; minutes of measuring
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What a clone holds, as far as the commands need it."""
+    for name in ("wandb-tools", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    env = {
+        name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "VIRTUAL_ENV", "COLUMNS"))
+    }
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=300)
+
+
+def blocks(page: str) -> list[tuple[str, str, str | None]]:
+    """Language and text of every block, with the text of a `text` block that follows it directly."""
+    text = (ROOT / page).read_text("utf-8")
+    found = list(BLOCK.finditer(text))
+    pairs = []
+    for block, following in zip(found, [*found[1:], None], strict=True):
+        adjoining = following is not None and following[1] == "text" and text[block.end() : following.start()].isspace()
+        pairs.append((block[1], block[2], following[2] if adjoining and following else None))
+    return [pair for pair in pairs if pair[0] != "text"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_page_runs_as_written(page: str, folder: Path) -> None:
+    shown_anew = []
+    for language, code, shown in blocks(page):
+        if language == "bash":
+            printed = ""
+            for line in code.splitlines():
+                if line in NOT_RUN:
+                    continue
+                result = run(["bash", "-ec", line], folder)
+                assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
+                assert "a bug in this script" not in result.stderr
+                printed += result.stdout
+            if shown is not None:
+                shown_anew.append((shown, printed))
+        elif language == "python":
+            result = run([sys.executable, "-c", code], folder)
+            assert result.returncode == 0, result.stderr
+    if os.environ.get("WANDB_TOOLS_UPDATE"):
+        text = (ROOT / page).read_text("utf-8")
+        position = 0
+        for shown, printed in shown_anew:
+            old, new = f"```text\n{shown}```", f"```text\n{printed}```"
+            position = text.index(old, position)
+            text = text[:position] + new + text[position + len(old) :]
+            position += len(new)
+        (ROOT / page).write_text(text, "utf-8")
+    else:
+        for shown, printed in shown_anew:
+            assert shown == printed
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_flag_on_the_page_exists(page: str) -> None:
+    scripts = sorted((ROOT / "wandb-tools").glob("*.py"))
+    known = {name for script in scripts for name in re.findall(r"--[a-z][a-z-]+", script.read_text("utf-8"))}
+    used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / page).read_text("utf-8")))
+    assert used - known == set()
+
+
+def test_every_flag_is_in_the_readme_or_in_the_manual() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8") + (ROOT / "SKILL.md").read_text("utf-8")
+    for script in sorted((ROOT / "wandb-tools").glob("*.py")):
+        shown = run([sys.executable, str(script), "--help"], ROOT).stdout
+        flags = set(re.findall(r"--[a-z][a-z-]+", shown)) - {"--help", "--script"}
+        assert {flag for flag in flags if flag not in readme} == set(), script.name
+
+
+def test_the_skill_has_valid_frontmatter() -> None:
+    text = (ROOT / "SKILL.md").read_text("utf-8")
+    front, body = re.match(r"---\n(.*?)\n---\n(.*)", text, re.DOTALL).groups()
+    keys = re.findall(r"^([\w-]+):", front, re.MULTILINE)
+    assert set(keys) <= {"name", "description", "license", "compatibility", "metadata", "allowed-tools"}
+    assert re.search(r"^name: (.*)$", front, re.MULTILINE)[1] == "wandb-tools"
+    description = " ".join(re.search(r"^description: >-\n((?:  .*\n?)+)", front, re.MULTILINE)[1].split())
+    assert 50 < len(description) <= 1024
+    assert len(body.splitlines()) < 200
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (ROOT / target).exists(), target
+    for path in re.findall(r"`((?:wandb-tools|examples|tests)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path

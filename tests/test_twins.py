@@ -1,0 +1,79 @@
+"""The scripts share no code. What several repeat is the same, word for word; what differs, differs on purpose."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted((ROOT / "wandb-tools").glob("*.py"))
+
+# Names that several scripts define, each in its own way.
+DIFFERENT = {"Options", "Selection", "selected", "main", "parse_args", "import_libraries"}
+LONGEST_TWIN = 40  # lines; a longer one is a question of design
+
+
+def definitions(script: Path) -> dict[str, str]:
+    """The source of every top-level name: functions, classes, constants."""
+    text = script.read_text("utf-8")
+    found = {}
+    for node in ast.parse(text).body:
+        source = ast.get_source_segment(text, node) or ""
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            decorators = "".join(f"@{ast.get_source_segment(text, each)}\n" for each in node.decorator_list)
+            found[node.name] = decorators + source
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {name.id: source for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    return found
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(SCRIPTS, 2)), ids=lambda script: script.stem)
+def test_names_in_two_scripts_are_twins(one: Path, other: Path) -> None:
+    first, second = definitions(one), definitions(other)
+    shared = first.keys() & second.keys() - DIFFERENT
+    assert shared  # at least the exit codes
+    assert {name for name in shared if first[name] != second[name]} == set()
+    assert {name for name in shared if first[name].count("\n") >= LONGEST_TWIN} == set()
+
+
+def test_different_names_are_still_needed() -> None:
+    counted = [name for script in SCRIPTS for name in definitions(script)]
+    assert {name for name in DIFFERENT if counted.count(name) < 2} == set()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_scripts_import_none_of_each_other(script: Path) -> None:
+    modules = {
+        (alias.name if isinstance(node, ast.Import) else node.module or "").split(".")[0]
+        for node in ast.walk(ast.parse(script.read_text("utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert modules & {other.stem for other in SCRIPTS} == set()
+    assert "pandas" not in modules
+
+
+def inline_metadata(script: Path) -> dict:
+    block = re.search(r"^# /// script\n((?:#.*\n)+?)# ///$", script.read_text("utf-8"), re.MULTILINE)
+    return tomllib.loads(re.sub(r"^# ?", "", block[1], flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "examples" / "record_runs.py"], ids=lambda script: script.stem)
+def test_inline_metadata_agrees_with_the_project(script: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    metadata = inline_metadata(script)
+    assert metadata["requires-python"] == project["project"]["requires-python"]
+    assert set(metadata["dependencies"]) <= set(project["dependency-groups"]["dev"])
+    assert all(re.fullmatch(r"[\w-]+>=[\d.]+,<[\d.]+", each) for each in metadata["dependencies"])
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "examples" / "record_runs.py"], ids=lambda script: script.stem)
+def test_scripts_start_by_themselves(script: Path) -> None:
+    assert script.read_text("utf-8").startswith("#!/usr/bin/env -S uv run --script\n")
+    assert script.stat().st_mode & 0o111
