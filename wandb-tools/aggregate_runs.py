@@ -43,6 +43,7 @@ import difflib
 import fnmatch
 import glob
 import hashlib
+import io
 import json
 import math
 import os
@@ -966,7 +967,8 @@ def json_text(document: object) -> str:
     >>> json_text({"loss": float("nan"), "at": datetime(2026, 1, 2, tzinfo=UTC)})
     '{"loss": "NaN", "at": "2026-01-02T00:00:00Z"}'
     """
-    return json.dumps(jsonable(document), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(jsonable(document), ensure_ascii=False, allow_nan=False)
+    return re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", text)  # terminals may obey these
 
 
 def jsonable(value: object) -> object:
@@ -1032,11 +1034,7 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose help is the manual, and whose errors are one line that names the nearest flag."""
 
     def __init__(self, manual: str) -> None:
-        super().__init__(
-            description=manual.replace("%", "%%"),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        super().__init__(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
     def parse_strictly(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """The parsed command line; an unknown argument is a ScriptError."""
@@ -1134,6 +1132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def guarded(work: Callable[[], int], *, debug: bool) -> int:
     """The exit code of `work`: the only place where exceptions become messages."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name from W&B may not fit the terminal's encoding
     try:
         code = work()
         sys.stdout.flush()

@@ -41,6 +41,7 @@ import hashlib
 import heapq
 import importlib
 import importlib.util
+import io
 import json
 import math
 import os
@@ -50,9 +51,9 @@ import signal
 import struct
 import sys
 import tempfile
-import time
 import traceback
 import types
+import uuid
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -114,6 +115,7 @@ UNREADABLE, CUT_OFF = -1, -2  # our own kinds, for a stretch of bytes that is no
 # --- nouns ----------------------------------------------------------------------------------------------------
 
 KeyPath: TypeAlias = tuple[str, ...]
+RunPath: TypeAlias = tuple[str, str, str]  # entity, project, id: one id may occur in several projects
 Scalar: TypeAlias = bool | int | float | str | None
 Say: TypeAlias = Callable[[str], None]
 
@@ -223,9 +225,10 @@ class Findings:
     """What a source found: the runs, and what is to be said of them."""
 
     runs: list[Run] = field(default_factory=list)
-    failed: dict[str | None, list[Failure]] = field(default_factory=dict)  # by run id; None: belongs to no known run
-    torn: dict[str | None, list[str]] = field(default_factory=dict)
-    skipped_history_keys: dict[str, set[KeyPath]] = field(default_factory=dict)
+    failed: dict[RunPath | None, list[Failure]] = field(default_factory=dict)  # None: belongs to no known run
+    torn: dict[RunPath | None, list[str]] = field(default_factory=dict)
+    skipped_history_keys: dict[RunPath, set[KeyPath]] = field(default_factory=dict)
+    unread: set[str] = field(default_factory=set)  # ids, by the files' names, of runs of which nothing could be read
 
 
 # --- the log file: bytes to records ---------------------------------------------------------------------------
@@ -298,7 +301,7 @@ def log_chunks(log: BinaryIO, integrity: Integrity) -> Iterator[tuple[int, int, 
         yield from block_chunks(block, start, offset)
         offset += len(block)
         start = 0
-    if offset == 0:
+    if offset <= len(LOG_HEADER):  # killed before the first record
         integrity.torn = True
 
 
@@ -396,6 +399,7 @@ def read_log(file: Path, parts: Path, history_keys: tuple[str, ...] | None) -> L
                 else:
                     apply_record(log, types_.Record.FromString(payload))
             except types_.DecodeError as error:
+                rows.drop_unfinished()
                 log.integrity.damage.append(f"record {log.records}: {error}")
     log.history = rows.finish()
     log.skipped_keys = rows.skipped_keys
@@ -667,6 +671,11 @@ class HistoryRows:
         if self.items >= PART_ITEMS or self.rows * len(self.columns) >= PART_CELLS:
             self.write_part()
 
+    def drop_unfinished(self) -> None:
+        """Take back what was added of a row of which an item cannot be decoded."""
+        for column in self.columns.values():
+            del column[self.rows :]
+
     def parsed(self, item: bytes, keys: bytes) -> tuple[list[bytes | None], bytes]:
         """Column and value of an item whose keys are new, or whose value is not short JSON."""
         path = self.item_path(item)[1]
@@ -762,7 +771,7 @@ def write_part(numbers: Mapping[KeyPath, pl.Series], parts: Path) -> Part:
     """Write columns of numbers, `CLOCKS` among them, as one part."""
     frame = pl.DataFrame([series.alias(column_key(path)) for path, series in numbers.items()])
     steps = numbers[("_step",)]
-    file = parts / f"{os.getpid()}-{time.monotonic_ns()}.parquet"
+    file = parts / f"{uuid.uuid4().hex}.parquet"
     frame.write_parquet(file, compression="lz4", statistics=False)
     return Part(
         file,
@@ -805,20 +814,28 @@ def read_offline(options: Options, work: Path, say: Say) -> Findings:
     logs: dict[str, list[Log]] = {}
     for file, log in read_logs(files, work, wanted, options.workers):
         shown = relative(file, options.offline)
-        run_id = run_id_of(log, file) if isinstance(log, Log) else None
+        if isinstance(log, Log) and log.records:
+            logs.setdefault(run_id_of(log, file), []).append(log)
+            continue
+        findings.unread.add(run_id_of(Log(file), file))
         if isinstance(log, OSError):
             note_failure(findings, None, Failure(shown, "log", f"cannot be read: {log.strerror or log}"))
-        elif not log.integrity.is_log:
-            say(f"skipped: {shown} is no W&B run log")
+        elif log.integrity.is_log:
+            note_integrity(findings, log, None, shown, say)
         else:
-            note_integrity(findings, log, run_id, shown, say)
-            if log.records and run_id:
-                logs.setdefault(run_id, []).append(log)
+            say(f"skipped: {shown} is no W&B run log")
     for run_id, of_run in sorted(logs.items()):
         for same in by_project(of_run, options.selection):
-            findings.runs.append(combined(run_id, same, work, say))
-            findings.skipped_history_keys[run_id] = set().union(*(log.skipped_keys for log in same))
+            run = combined(run_id, same, work, say)
+            findings.runs.append(run)
+            findings.skipped_history_keys[run_path(run)] = set().union(*(log.skipped_keys for log in same))
+            for log in same:
+                note_integrity(findings, log, run, relative(log.file, options.offline), say)
     return findings
+
+
+def run_path(run: Run) -> RunPath:
+    return run.entity, run.project, run.id
 
 
 def find_logs(folder: Path, say: Say) -> list[Path]:
@@ -897,13 +914,13 @@ def relative(file: Path, folder: Path) -> str:
     return str(file.relative_to(folder)) if file != folder and file.is_relative_to(folder) else file.name
 
 
-def note_failure(findings: Findings, run_id: str | None, failure: Failure) -> None:
-    findings.failed.setdefault(run_id, []).append(failure)
+def note_failure(findings: Findings, owner: RunPath | None, failure: Failure) -> None:
+    findings.failed.setdefault(owner, []).append(failure)
 
 
-def note_integrity(findings: Findings, log: Log, run_id: str | None, shown: str, say: Say) -> None:
+def note_integrity(findings: Findings, log: Log, run: Run | None, shown: str, say: Say) -> None:
     """Record and say what is wrong with a log: damage is a failure, a torn end is none."""
-    owner = run_id if log.records else None
+    owner = run_path(run) if run else None
     rows = sum(part.rows for part in log.history)
     if log.integrity.torn:
         findings.torn.setdefault(owner, []).append(shown)
@@ -913,7 +930,7 @@ def note_integrity(findings: Findings, log: Log, run_id: str | None, shown: str,
         places = log.integrity.damage
         where = ", ".join(places[:3]) + (f" and {len(places) - 3} more places" if len(places) > 3 else "")
         error = f"damaged log {shown}: unreadable at {where}; the rest is kept"
-        note_failure(findings, owner, Failure(run_id or shown, "log", error))
+        note_failure(findings, owner, Failure(run.id if run else shown, "log", error))
 
 
 def by_project(logs: Sequence[Log], selection: Selection) -> Iterator[list[Log]]:
@@ -933,7 +950,8 @@ def by_project(logs: Sequence[Log], selection: Selection) -> Iterator[list[Log]]
 
 def stand_in(chosen: Sequence[str], default: str) -> str:
     """What stands for an entity or project that a log does not name: the one that was asked for, if it is plain."""
-    return chosen[0] if len(chosen) == 1 and not re.search(r"[*?\[]", chosen[0]) else default
+    plain = len(chosen) == 1 and not re.search(r"[*?\[]", chosen[0])
+    return storable(chosen[0]) if plain else default
 
 
 def combined(run_id: str, logs: Sequence[Log], work: Path, say: Say) -> Run:
@@ -1062,7 +1080,8 @@ def consecutive_parts(logs: Sequence[Log], work: Path, say_rewritten: Callable[[
     if in_order:
         return parts
     merged = unique_steps(parts, work)
-    say_rewritten(sum(part.rows for part in parts) - merged.rows)
+    if again := sum(part.rows for part in parts) - merged.rows:
+        say_rewritten(again)
     return [merged]
 
 
@@ -1093,7 +1112,7 @@ def rewritten(rows: pl.DataFrame, work: Path) -> Part:
 
 
 def read_part(part: Part) -> pl.DataFrame:
-    return pl.read_parquet(part.file)
+    return pl.read_parquet(part.file, glob=False)
 
 
 def say_rewritten(run_id: str, say: Say, rows: int) -> None:
@@ -1267,12 +1286,16 @@ def valid_json(value: object) -> str:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:
         text = json_text(value)
-    return text if storable(text) == text else json.dumps(jsonable(value), allow_nan=False)
+    return text if is_storable(text) else json.dumps(jsonable(value), allow_nan=False)
 
 
 def storable(text: str) -> str:
     """The text with halves of surrogate pairs, which no UTF-8 file can hold, replaced."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def is_storable(text: str) -> bool:
+    return storable(text) == text
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
@@ -1352,23 +1375,30 @@ def storable_value(value: object) -> object:
     return storable(value) if isinstance(value, str) else value
 
 
-def metric_facts(runs: Iterable[Run], names: Mapping[KeyPath, str]) -> dict[str, dict[str, str | None]]:
-    """Goal, summary and step metric by column, where `define_metric` told; a goal on which runs differ is left out."""
+def metric_facts(
+    runs: Iterable[Run], names: Mapping[KeyPath, str], earlier: Mapping[KeyPath, Mapping[str, str | None]]
+) -> dict[str, dict[str, str | None]]:
+    """Goal, summary and step metric by column, where `define_metric` told, now or in an `earlier` export of other runs;
+    a goal on which runs differ is left out.
+    """
     definitions = {definition for run in runs for definition in run.definitions}
     facts: dict[str, dict[str, str | None]] = {}
     for path, name in names.items():
-        if len(path) > 2 or (len(path) == 2 and path[1] not in SUMMARY_KINDS):
-            continue  # define_metric reaches top-level keys and the values it derives from them
-        found = [d for d in definitions if d.pattern == path[0]] or [
-            d for d in definitions if d.pattern.endswith("*") and path[0].startswith(d.pattern[:-1])
-        ]
-        if found:
-            facts[name] = {
-                "goal": agreed({goal_of(definition) for definition in found}),
-                "summary": agreed({definition.summary for definition in found}),
-                "step_metric": agreed({definition.step_metric for definition in found}),
-            }
-    return {name: fact for name, fact in facts.items() if any(fact.values())}
+        told = [*told_of(path, definitions), *filter(None, [earlier.get(path)])]
+        agreement = {key: agreed(fact[key] for fact in told) for key in ("goal", "summary", "step_metric")}
+        if any(agreement.values()):
+            facts[name] = agreement
+    return facts
+
+
+def told_of(path: KeyPath, definitions: Iterable[MetricDefinition]) -> list[Mapping[str, str | None]]:
+    """What definitions tell of a metric: those of its name, else those of a pattern that it matches."""
+    if len(path) > 2 or (len(path) == 2 and path[1] not in SUMMARY_KINDS):
+        return []  # define_metric reaches top-level keys and the values it derives from them
+    found = [d for d in definitions if d.pattern == path[0]] or [
+        d for d in definitions if d.pattern.endswith("*") and path[0].startswith(d.pattern[:-1])
+    ]
+    return [{"goal": goal_of(d), "summary": d.summary, "step_metric": d.step_metric} for d in found]
 
 
 def goal_of(definition: MetricDefinition) -> str | None:
@@ -1415,7 +1445,7 @@ class Earlier:
     """What an earlier export of the same project left: runs by id, and what its files say of their columns."""
 
     runs: Mapping[str, Run] = field(default_factory=dict)
-    facts: Mapping[str, dict[str, str | None]] = field(default_factory=dict)
+    facts: Mapping[KeyPath, Mapping[str, str | None]] = field(default_factory=dict)
     history_file: Path | None = None
     history_paths: Mapping[KeyPath, str] = field(default_factory=dict)  # to their columns
     history_dtypes: Mapping[KeyPath, str] = field(default_factory=dict)
@@ -1428,19 +1458,27 @@ def earlier_export(runs_file: Path, history_file: Path) -> Earlier:
     columns = [*identity_schema(), "_config_json", "_summary_json"]
     with readable(runs_file):
         rows = pl.read_parquet(runs_file, columns=columns, glob=False)
-        metadata = pl.read_parquet_metadata(runs_file)
+        facts = facts_of(pl.read_parquet_metadata(runs_file))
     runs = (Run(**{name.removeprefix("_"): value for name, value in row.items()}) for row in rows.iter_rows(named=True))
-    earlier = Earlier({run.id: run for run in runs}, json.loads(metadata.get(METRICS_KEY, "{}")))
+    earlier = Earlier({run.id: run for run in runs}, facts)
     return with_history(earlier, history_file) if history_file.exists() else earlier
 
 
 def with_history(earlier: Earlier, file: Path) -> Earlier:
     with readable(file):
         schema = pl.read_parquet_schema(file)
-        columns = json.loads(pl.read_parquet_metadata(file).get(COLUMNS_KEY, "{}"))
+        metadata = pl.read_parquet_metadata(file)
+        columns = json.loads(metadata.get(COLUMNS_KEY, "{}"))
+        facts = {**facts_of(metadata), **earlier.facts}
     paths = {tuple(path): name for name, path in columns.items() if name in schema}
     dtypes = {path: str(schema[name]) for path, name in paths.items()}
-    return replace(earlier, history_file=file, history_paths=paths, history_dtypes=dtypes)
+    return replace(earlier, facts=facts, history_file=file, history_paths=paths, history_dtypes=dtypes)
+
+
+def facts_of(metadata: Mapping[str, str]) -> dict[KeyPath, Mapping[str, str | None]]:
+    """What a file says of its metrics, by their paths: their columns may be called otherwise this time."""
+    columns, facts = (json.loads(metadata.get(key, "{}")) for key in (COLUMNS_KEY, METRICS_KEY))
+    return {tuple(path): facts[name] for name, path in columns.items() if name in facts}
 
 
 @contextmanager
@@ -1601,6 +1639,7 @@ class Listing:
     failed: list[Failure]
     torn: list[str]
     skipped_history_keys: list[str]
+    unread: frozenset[str] = frozenset()  # ids of runs of which nothing could be read: not known to be gone
 
 
 @dataclass(frozen=True)
@@ -1619,8 +1658,9 @@ def listings(findings: Findings, selection: Selection, say: Say) -> list[Listing
     wanted = [run for run in findings.runs if in_place(run, selection)]
     if not wanted:
         places = sorted({f"{run.entity}/{run.project}" for run in findings.runs})
+        unread = [f"{failure.run}: {failure.error}" for failure in findings.failed.get(None, ())]
         there = f"there is {', '.join(places[:5])}" if places else "nothing was recorded in these logs"
-        raise ScriptError(f"no runs to export: {there}; see -e and -p", NOTHING_USABLE)
+        raise ScriptError(f"no runs to export: {'; '.join([there, *unread[:3]])}; see -e and -p", NOTHING_USABLE)
     kept: dict[tuple[str, str], list[Run]] = {}
     for run in selected(wanted, selection, say):
         kept.setdefault((run.entity, run.project), []).append(run)
@@ -1630,8 +1670,8 @@ def listings(findings: Findings, selection: Selection, say: Say) -> list[Listing
 def listing(runs: list[Run], wanted: Sequence[Run], findings: Findings) -> Listing:
     """What was found, as far as it concerns these runs, or no run that is known."""
     entity, project = runs[0].entity, runs[0].project
-    owners: list[str | None] = [*(run.id for run in runs), None]
-    skipped = {".".join(path) for owner in owners for path in findings.skipped_history_keys.get(owner or "", ())}
+    owners: list[RunPath | None] = [*map(run_path, runs), None]
+    skipped = {".".join(path) for run in runs for path in findings.skipped_history_keys.get(run_path(run), ())}
     return Listing(
         entity,
         project,
@@ -1640,7 +1680,15 @@ def listing(runs: list[Run], wanted: Sequence[Run], findings: Findings) -> Listi
         failed=[failure for owner in owners for failure in findings.failed.get(owner, ())],
         torn=sorted(log for owner in owners for log in findings.torn.get(owner, ())),
         skipped_history_keys=sorted(skipped),
+        unread=frozenset(findings.unread),
     )
+
+
+def unmatched(options: Options, projects: Sequence[Listing]) -> list[str]:
+    """The patterns of --history-keys that no number in the histories matches; a dry run does not look at those."""
+    runs = [] if options.dry_run else [run for project in projects for run in project.runs]
+    metrics = {path for run in runs for part in run.history for path in part.metrics}
+    return [glob for glob in options.history_keys if runs and not any(names_match(path, [glob]) for path in metrics)]
 
 
 def write_project(project: Listing, options: Options) -> Export:
@@ -1650,7 +1698,7 @@ def write_project(project: Listing, options: Options) -> Export:
         options.output / f"{stem}_{name}" for name in ("runs.parquet", "history.parquet", "metadata.json")
     )
     earlier = earlier_export(runs_file, history_file)
-    gone = sorted(earlier.runs.keys() - project.listed)
+    gone = sorted(earlier.runs.keys() - project.listed - project.unread)
     fresh = {run.id for run in project.runs}
     kept = {i: run for i, run in earlier.runs.items() if i not in fresh and not (options.prune and i in gone)}
     merged = [*project.runs, *kept.values()]
@@ -1658,7 +1706,7 @@ def write_project(project: Listing, options: Options) -> Export:
     parts = [(path, dtype) for run in project.runs for part in run.history for path, dtype in part.metrics.items()]
     dtypes = [*parts, *(earlier.history_dtypes.items() if kept else ())]
     table, names = runs_table(merged, {path for path, _ in dtypes})
-    facts = json.dumps({**earlier.facts, **metric_facts(merged, names.metrics)}, sort_keys=True)
+    facts = json.dumps(metric_facts(merged, names.metrics, earlier.facts if kept else {}), sort_keys=True)
     source = json.dumps(source_of(project, options))
     common = {SCHEMA_KEY: SCHEMA_VERSION, METRICS_KEY: facts, SOURCE_KEY: source}
 
@@ -1768,7 +1816,8 @@ def write_metadata(file: Path, export: Export, files: Sequence[Written], options
         "skipped_history_keys": project.skipped_history_keys,
     }
     with replacing(file) as unfinished:
-        unfinished.write_text(json.dumps(jsonable(document), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        text = json.dumps(jsonable(document), indent=2, ensure_ascii=False) + "\n"
+        unfinished.write_text(storable(text), "utf-8")  # names of files may be no UTF-8
 
 
 # --- what is told ---------------------------------------------------------------------------------------------
@@ -1854,7 +1903,8 @@ def json_text(document: object) -> str:
     >>> json_text({"loss": float("nan"), "at": datetime(2026, 1, 2, tzinfo=UTC)})
     '{"loss": "NaN", "at": "2026-01-02T00:00:00Z"}'
     """
-    return json.dumps(jsonable(document), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(jsonable(document), ensure_ascii=False, allow_nan=False)
+    return re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", text)  # terminals may obey these
 
 
 def jsonable(value: object) -> object:
@@ -1933,6 +1983,8 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     history_keys = comma_separated(parsed.history_keys)
     if history_keys and not parsed.include_history:
         raise ScriptError("--history-keys chooses among the history: add --include-history", WRONG_USAGE)
+    if not is_storable(str(parsed.output)):  # polars writes to no such path
+        raise ScriptError("the path of -o is no UTF-8 text; choose another", WRONG_USAGE)
     if parsed.workers < 1:
         raise ScriptError("--workers takes a whole number from 1 up", WRONG_USAGE)
     return Options(
@@ -1977,15 +2029,16 @@ def moment(flag: str, text: str | None) -> datetime | None:
     """
     if text is None:
         return None
-    if ago := re.fullmatch(r"(\d{1,6})([hdw])", text):
-        return now() - int(ago[1]) * {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}[ago[2]]
     try:
+        if ago := re.fullmatch(r"(\d{1,6})([hdw])", text):
+            unit = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}[ago[2]]
+            return now() - int(ago[1]) * unit
         given = datetime.fromisoformat(text)
-    except ValueError as error:
+        return (given if given.tzinfo else given.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise ScriptError(
             f"{flag} {text}: no time; write 7d, 24h, 2w, 2026-01-15 or 2026-01-15T12:00", WRONG_USAGE
         ) from error
-    return given if given.tzinfo else given.replace(tzinfo=UTC)
 
 
 def now() -> datetime:
@@ -1996,11 +2049,7 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose help is the manual, and whose errors are one line that names the nearest flag."""
 
     def __init__(self, manual: str) -> None:
-        super().__init__(
-            description=manual.replace("%", "%%"),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        super().__init__(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
     def parse_strictly(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """The parsed command line; an unknown argument is a ScriptError."""
@@ -2051,22 +2100,29 @@ def export(options: Options) -> int:
     with working_folder(options.output, say, dry_run=options.dry_run) as work:
         findings = read_offline(options, work, say)
         projects = listings(findings, options.selection, say)
-        if options.dry_run:
-            tell_plan(projects, options)
-            return OK
-        tell([write_project(project, options) for project in projects], options, say)
-    return report_failures(projects, say)
+        for glob in unmatched(options, projects):
+            say(f"--history-keys {glob} matches no metric of these runs")
+        exports = [] if options.dry_run else [write_project(project, options) for project in projects]
+    if options.dry_run:
+        tell_plan(projects, options)
+    else:
+        tell(exports, options, say)
+    return report_failures(projects)
 
 
-def report_failures(projects: Sequence[Listing], say: Say) -> int:
+def report_failures(projects: Sequence[Listing]) -> int:
+    """Name what failed, on stderr even when quiet."""
     failures = {failure: None for project in projects for failure in project.failed}
     for failure in failures:
-        say(f"failed: {failure.run}: {failure.error}")
+        print(printable(f"error: {failure.run}: {failure.error}"), file=sys.stderr)
     return PARTIAL if failures else OK
 
 
 def guarded(work: Callable[[], int], *, debug: bool) -> int:
     """The exit code of `work`: the only place where exceptions become messages."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name from W&B may not fit the terminal's encoding
     try:
         code = work()
         sys.stdout.flush()
