@@ -572,7 +572,7 @@ def test_a_group_table_shows_the_contracts_columns(tmp_path: Path) -> None:
     out = answered(write_runs(tmp_path, many_groups()), "--group-by", "model.arch").out
     assert " ".join(out.splitlines()[1].split()) == "model.arch n mean std min median max best run"
     assert "10 more rows: --max-rows 0 shows all" in out
-    assert "0.01245" in out  # the mean of the best group, to four digits
+    assert "0.0124 " in out  # the mean of the best group
     everything = answered(write_runs(tmp_path, many_groups()), "--group-by", "model.arch", "--max-rows", 0).out
     assert len(everything.splitlines()) == len(out.splitlines()) + 9
 

@@ -1069,19 +1069,19 @@ def cell_texts(values: pl.Series, null: str) -> list[str]:
 
 
 def float_format(values: Sequence[float]) -> Callable[[float], str]:
-    """How to spell the numbers of a column: four significant digits, their points below each other.
+    """How to spell the numbers of a column, their points below each other: four significant digits of the largest.
 
-    Where four digits say all, as for most settings, each number stands as it is.
+    The smallest has three at least. Where four digits say all, as for most settings, each number stands as it is.
 
     >>> [float_format([0.01234567, 0.1])(x) for x in (0.01234567, 0.1)], float_format([0.001, 1e-4])(1e-4)
-    (['0.01235', '0.10000'], '0.0001')
+    (['0.0123', '0.1000'], '0.0001')
     """
     sizes = [math.floor(math.log10(abs(value))) for value in values if value and math.isfinite(value)]
     if all(float(f"{value:.4g}") == value for value in values if math.isfinite(value)) or not sizes:
         return cell_text
     if max(sizes) - min(sizes) > 2 or not -5 < min(sizes) < 7:  # too far apart, or too small or large, to line up
         return "{:.4g}".format
-    return f"{{:.{max(0, 3 - min(sizes))}f}}".format
+    return f"{{:.{max(0, 3 - max(sizes), 2 - min(sizes))}f}}".format
 
 
 def cell_text(value: object) -> str:
@@ -1119,10 +1119,11 @@ def fitted(columns: Sequence[ShownColumn], width: int) -> tuple[list[ShownColumn
         least = column.least_width(NARROW if widths else WIDE)
         if not widths or sum(widths.values()) + len(widths) + least <= width:  # with a blank between columns
             widths[i] = least
-    for _ in range(width - sum(widths.values()) - len(widths) + 1):  # what is left goes to the neediest
-        lacking = [i for i in widths if widths[i] < columns[i].width]
-        if lacking:
-            widths[min(lacking, key=lambda i: widths[i] / columns[i].width)] += 1
+    spare = width - sum(widths.values()) - len(widths) + 1
+    for i in sorted(widths, key=lambda i: (i > 0, columns[i].width)):  # what is left makes columns whole: the first,
+        more = min(spare, columns[i].width - widths[i])  # then as many as it can
+        widths[i] += more
+        spare -= more
     fitting = [columns[i].shortened(cells) for i, cells in widths.items()]
     return fitting, [column.label for i, column in enumerate(columns) if i not in widths]
 
