@@ -92,6 +92,10 @@ NO_ENTITY, NO_PROJECT = "offline", "uncategorized"  # stand-ins; the second is t
 FRESH = timedelta(minutes=5)  # W&B's own limit: a run without a sign of life for longer has crashed
 CRASHED_EXIT_CODE = 254  # what the SDK records for a run that it found dead
 
+CONFIG, METRIC = "config_", "metric_"  # the prefixes of flattened columns
+NOT_CONFIG = ("_wandb", "wandb_version")  # W&B's own notes in a config
+EMPTY, MIXED = "empty", "mixed"  # kinds of a page's columns besides the dtypes
+
 CLOCKS = (("_step",), ("_runtime",), ("_timestamp",))  # W&B's own keys of a history row
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # as W&B's JSON spells them in text
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "first", "none", "copy")  # of define_metric(summary=...)
@@ -99,7 +103,9 @@ GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goa
 
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
+PAGE_RUNS = 1_000  # runs whose rows are made together
 ROW_GROUP_ROWS = 100_000
+ROW_GROUP_BYTES = 64_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
 PART_ITEMS = 300_000  # logged values that a reader holds before it writes them away: about 40 MB
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
@@ -204,8 +210,9 @@ class Run:
     commit: str | None
     url: str | None
     exported_at: datetime
-    config_json: str
-    summary_json: str
+    config: Mapping[str, object]
+    summary: Mapping[str, object]
+    summary_json: str | None = None  # as the server holds it, where that is valid JSON
     definitions: tuple[MetricDefinition, ...] = ()
     history: tuple[Part, ...] = ()  # in the order of their steps
 
@@ -987,8 +994,8 @@ def combined(run_id: str, logs: Sequence[Log], work: Path, say: Say) -> Run:
         commit=told["commit"],
         url=None,
         exported_at=now(),
-        config_json=valid_json({k: v for k, v in config.items() if k not in ("_wandb", "wandb_version")}),
-        summary_json=valid_json(summary),
+        config={key: value for key, value in config.items() if key not in NOT_CONFIG},
+        summary=summary,
         definitions=tuple(definitions[pattern] for pattern in sorted(definitions)),
         history=tuple(history),
     )
@@ -1209,39 +1216,45 @@ def path_hash(path: KeyPath) -> str:
 # --- values ---------------------------------------------------------------------------------------------------
 
 
-def flatten(tree: Mapping[str, object], above: KeyPath = ()) -> Iterator[tuple[KeyPath, Scalar]]:
+def flatten(tree: Mapping[str, object], above: KeyPath = ()) -> list[tuple[KeyPath, Scalar]]:
     """Every leaf of a config by its path of keys; a list is a leaf, as JSON text, and so is an empty dict.
 
-    >>> dict(flatten({"model": {"k": 16}, "widths": [1, 2]}))
-    {('model', 'k'): 16, ('widths',): '[1, 2]'}
+    >>> flatten({"model": {"k": 16}, "widths": [1, 2]})
+    [(('model', 'k'), 16), (('widths',), '[1, 2]')]
     """
+    leaves: list[tuple[KeyPath, Scalar]] = []
     for key, value in tree.items():
         path = (*above, key)
         if isinstance(value, dict) and value:
-            yield from flatten(value, path)
+            leaves += flatten(value, path)
         elif isinstance(value, dict | list):
-            yield path, valid_json(value)
+            leaves.append((path, valid_json(value)))
         else:
-            yield path, cast("Scalar", value)
+            leaves.append((path, cast("Scalar", value)))
+    return leaves
 
 
-def numeric_leaves(summary: Mapping[str, object], above: KeyPath = ()) -> Iterator[tuple[KeyPath, int | float]]:
+def numeric_leaves(summary: Mapping[str, object], above: KeyPath = ()) -> list[tuple[KeyPath, int | float]]:
     """The summary's numbers by path: Booleans as 0 and 1, non-finite ones too; not W&B's own keys, nor media.
 
-    >>> dict(numeric_leaves({"loss": "NaN", "val": {"acc": 1}, "_step": 9, "h": {"_type": "histogram", "n": 3}}))
-    {('loss',): nan, ('val', 'acc'): 1}
+    >>> numeric_leaves({"loss": "NaN", "val": {"acc": 1}, "_step": 9, "h": {"_type": "histogram", "n": 3}})
+    [(('loss',), nan), (('val', 'acc'), 1)]
     """
-    for key, value in summary.items():
-        path = (*above, key)
-        if len(path) == 1 and key.startswith("_"):
-            continue
-        if isinstance(value, dict):
-            if not isinstance(value.get("_type"), str):
-                yield from numeric_leaves(value, path)
-        elif isinstance(value, int | float):
-            yield path, int(value) if isinstance(value, bool) else value
-        elif isinstance(value, str) and value in NON_FINITE:
-            yield path, NON_FINITE[value]
+    return [
+        leaf for key, value in summary.items() if not key.startswith("_") for leaf in numbers_at((*above, key), value)
+    ]
+
+
+def numbers_at(path: KeyPath, value: object) -> list[tuple[KeyPath, int | float]]:
+    if isinstance(value, bool):
+        return [(path, int(value))]
+    if isinstance(value, int | float):
+        return [(path, value)]
+    if isinstance(value, str):
+        return [(path, NON_FINITE[value])] if value in NON_FINITE else []
+    if isinstance(value, dict) and not isinstance(value.get("_type"), str):
+        return [leaf for key, below in value.items() for leaf in numbers_at((*path, key), below)]
+    return []
 
 
 def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
@@ -1309,6 +1322,62 @@ class Names:
     metrics: Mapping[KeyPath, str]
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What is to be known of a run besides its row."""
+
+    id: str
+    state: str
+    heartbeat_at: datetime | None
+    history_rows: int
+    nested: tuple[KeyPath, ...]  # of the summary's numbers, the paths of more than one key
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some runs of a project as a file of ours, sorted like the runs file; `column_key` names its columns.
+
+    `kinds` are the kinds of the flattened columns, by prefix and path: a dtype, EMPTY (nothing but nulls), or MIXED (the
+    values as JSON, since no one dtype has them all).
+    """
+
+    file: Path
+    facts: Sequence[Facts]
+    kinds: Mapping[KeyPath, str]
+    definitions: frozenset[MetricDefinition]
+    text_bytes: int  # of the configs and summaries, the bulk of a row
+
+
+def write_page(runs: Iterable[Run], work: Path) -> Page:
+    """Turn runs into rows. A project's pages are made independently of each other, by several processes even."""
+    epoch = datetime.min.replace(tzinfo=UTC)
+    runs = sorted(runs, key=lambda run: (run.created_at or epoch, run.id))
+    columns = Columns()
+    for run in runs:
+        columns.add([*flatten(run.config, (CONFIG,)), *numeric_leaves(run.summary, (METRIC,))])
+    typed = {path: typed_series(path, values) for path, values in columns.padded()}
+    identity = {name: [storable_value(getattr(run, name)) for run in runs] for name in identity_schema()}
+    texts = {
+        "_config_json": [valid_json(run.config) for run in runs],
+        "_summary_json": [run.summary_json or valid_json(run.summary) for run in runs],
+    }
+    table = pl.DataFrame(identity | texts, schema=identity_schema() | dict.fromkeys(texts, pl.String))
+    file = work / f"{uuid.uuid4().hex}.parquet"
+    table.hstack([series for series, _ in typed.values()]).write_parquet(file, compression="lz4", statistics=False)
+    return Page(
+        file,
+        [facts_of(run) for run in runs],
+        {path: kind for path, (_, kind) in typed.items()},
+        frozenset(definition for run in runs for definition in run.definitions),
+        sum(len(text) for column in texts.values() for text in column),
+    )
+
+
+def facts_of(run: Run) -> Facts:
+    nested = tuple(path for path, _ in numeric_leaves(run.summary) if len(path) > 1)
+    return Facts(run.id, run.state, run.heartbeat_at, run.history_rows, nested)
+
+
 class Columns:
     """Rows of leaves, turned into columns as they come; a path that a row lacks is None there."""
 
@@ -1318,39 +1387,63 @@ class Columns:
 
     def add(self, leaves: Iterable[tuple[KeyPath, Scalar]]) -> None:
         for path, value in leaves:
-            column = self.by_path.setdefault(path, [])
-            column.extend([None] * (self.rows - len(column)))
+            column = self.by_path.get(path)
+            if column is None:
+                column = self.by_path[path] = []
+            if len(column) < self.rows:
+                column.extend([None] * (self.rows - len(column)))
             column.append(value)
         self.rows += 1
 
-    def series(self, names: Mapping[KeyPath, str]) -> list[pl.Series]:
-        """The columns, sorted by name."""
-        padded = {names[path]: values + [None] * (self.rows - len(values)) for path, values in self.by_path.items()}
-        return [settled_series(name, padded[name]) for name in sorted(padded)]
+    def padded(self) -> Iterator[tuple[KeyPath, list[Scalar]]]:
+        """Every column with its path, with as many values as there are rows."""
+        for path, values in self.by_path.items():
+            yield path, values + [None] * (self.rows - len(values))
 
 
-def runs_table(runs: Sequence[Run], history_paths: Iterable[KeyPath]) -> tuple[pl.DataFrame, Names]:
-    """The runs file's rows, sorted by `created_at`, then `id`, and the names of its columns."""
-    epoch = datetime.min.replace(tzinfo=UTC)
-    runs = sorted(runs, key=lambda run: (run.created_at or epoch, run.id))
-    config, metrics = Columns(), Columns()
-    for run in runs:
-        config.add(flatten(json.loads(run.config_json)))
-        metrics.add(numeric_leaves(json.loads(run.summary_json)))
-    named = {(d.pattern,) for run in runs for d in run.definitions if not d.pattern.endswith("*")}
-    names = Names(
-        {path: f"config_{name}" for path, name in settled_names(config.by_path).items()},
-        {path: f"metric_{name}" for path, name in settled_names({*metrics.by_path, *named, *history_paths}).items()},
+def typed_series(path: KeyPath, values: Sequence[Scalar]) -> tuple[pl.Series, str]:
+    """A page's column and its kind. What has no one dtype stays JSON: other pages decide what becomes of it."""
+    name = column_key(path)
+    types_found = {type(value) for value in values} - {type(None)}
+    if not types_found:
+        return pl.Series(name, values, dtype=pl.String), EMPTY
+    if len(types_found) == 1 or path[0] == METRIC:  # whose numbers are no text, whatever other pages hold
+        series = settled_series(name, values)
+        if series.dtype != pl.Float64 or types_found != {int}:
+            return series, str(series.dtype)
+        if path[0] == METRIC:
+            return series, "Float64"
+    return pl.Series(name, [None if value is None else valid_json(value) for value in values], dtype=pl.String), MIXED
+
+
+def column_of_pages(path: KeyPath, pages: Sequence[Page]) -> tuple[Any, pl.Series | None]:
+    """The dtype that holds a column's values in all pages, and the column itself where casts do not make it."""
+    kinds = {page.kinds[path] for page in pages if path in page.kinds} - {EMPTY}
+    if kinds <= {"Int64", "Float64"} and kinds:
+        return (pl.Int64 if kinds == {"Int64"} else pl.Float64), None
+    if len(kinds) < 2 and MIXED not in kinds:
+        return (pl.Boolean if kinds == {"Boolean"} else pl.String), None
+    series = settled_series("", [value for page in pages for value in values_of(path, page)])
+    return series.dtype, series
+
+
+def values_of(path: KeyPath, page: Page) -> list[Scalar]:
+    """A column of a page as Python values."""
+    if path not in page.kinds:
+        return [None] * len(page.facts)
+    values = pl.read_parquet(page.file, columns=[column_key(path)]).to_series().to_list()
+    return [None if v is None else json.loads(v) for v in values] if page.kinds[path] == MIXED else values
+
+
+def settled_paths(pages: Sequence[Page], history_paths: Iterable[KeyPath]) -> Names:
+    """The names of all columns: over configs, and over summaries, histories and what `define_metric` names."""
+    paths = {path for page in pages for path in page.kinds}
+    defined = {(d.pattern,) for page in pages for d in page.definitions if not d.pattern.endswith("*")}
+    config = settled_names(path[1:] for path in paths if path[0] == CONFIG)
+    metrics = settled_names({*(path[1:] for path in paths if path[0] == METRIC), *defined, *history_paths})
+    return Names(
+        {path: CONFIG + name for path, name in config.items()}, {path: METRIC + name for path, name in metrics.items()}
     )
-    identity = pl.DataFrame(
-        {name: [storable_value(getattr(run, name)) for run in runs] for name in identity_schema()},
-        schema=identity_schema(),
-    )
-    texts = [
-        pl.Series("_config_json", [run.config_json for run in runs], dtype=pl.String),
-        pl.Series("_summary_json", [run.summary_json for run in runs], dtype=pl.String),
-    ]
-    return identity.with_columns([*config.series(names.config), *metrics.series(names.metrics), *texts]), names
 
 
 def identity_schema() -> dict[str, Any]:
@@ -1365,7 +1458,7 @@ def identity_schema() -> dict[str, Any]:
         "history_rows": pl.Int64,
         "tags": pl.List(pl.String),
     }
-    made_otherwise = ("config_json", "summary_json", "definitions", "history")
+    made_otherwise = ("config", "summary", "summary_json", "definitions", "history")
     return {f.name: dtypes.get(f.name, pl.String) for f in fields(Run) if f.name not in made_otherwise}
 
 
@@ -1376,12 +1469,13 @@ def storable_value(value: object) -> object:
 
 
 def metric_facts(
-    runs: Iterable[Run], names: Mapping[KeyPath, str], earlier: Mapping[KeyPath, Mapping[str, str | None]]
+    definitions: Collection[MetricDefinition],
+    names: Mapping[KeyPath, str],
+    earlier: Mapping[KeyPath, Mapping[str, str | None]],
 ) -> dict[str, dict[str, str | None]]:
     """Goal, summary and step metric by column, where `define_metric` told, now or in an `earlier` export of other runs;
     a goal on which runs differ is left out.
     """
-    definitions = {definition for run in runs for definition in run.definitions}
     facts: dict[str, dict[str, str | None]] = {}
     for path, name in names.items():
         told = [*told_of(path, definitions), *filter(None, [earlier.get(path)])]
@@ -1442,9 +1536,10 @@ def in_schema(rows: pl.DataFrame, sources: Mapping[str, str], schema: pa.Schema)
 
 @dataclass(frozen=True)
 class Earlier:
-    """What an earlier export of the same project left: runs by id, and what its files say of their columns."""
+    """What an earlier export of the same project left: ids of its runs, and what its files say of their columns."""
 
-    runs: Mapping[str, Run] = field(default_factory=dict)
+    file: Path
+    ids: frozenset[str] = frozenset()
     facts: Mapping[KeyPath, Mapping[str, str | None]] = field(default_factory=dict)
     history_file: Path | None = None
     history_paths: Mapping[KeyPath, str] = field(default_factory=dict)  # to their columns
@@ -1454,14 +1549,27 @@ class Earlier:
 def earlier_export(runs_file: Path, history_file: Path) -> Earlier:
     """What there is of an earlier export; a ScriptError if it cannot be read, so that it is not overwritten."""
     if not runs_file.exists():
-        return Earlier()
-    columns = [*identity_schema(), "_config_json", "_summary_json"]
+        return Earlier(runs_file)
     with readable(runs_file):
-        rows = pl.read_parquet(runs_file, columns=columns, glob=False)
-        facts = facts_of(pl.read_parquet_metadata(runs_file))
-    runs = (Run(**{name.removeprefix("_"): value for name, value in row.items()}) for row in rows.iter_rows(named=True))
-    earlier = Earlier({run.id: run for run in runs}, facts)
+        ids = pl.read_parquet(runs_file, columns=["id"], glob=False)["id"].to_list()
+        facts = metric_facts_in(pl.read_parquet_metadata(runs_file))
+    earlier = Earlier(runs_file, frozenset(ids), facts)
     return with_history(earlier, history_file) if history_file.exists() else earlier
+
+
+def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Page]:
+    """The rows of an earlier export's runs, made anew from their configs and summaries."""
+    if not ids:
+        return []
+    columns = [*identity_schema(), "_config_json", "_summary_json"]
+    with readable(earlier.file):
+        rows = pl.read_parquet(earlier.file, columns=columns, glob=False).filter(pl.col("id").is_in(list(ids)))
+    return [write_page(map(earlier_run, page.iter_rows(named=True)), work) for page in rows.iter_slices(PAGE_RUNS)]
+
+
+def earlier_run(row: Mapping[str, Any]) -> Run:
+    identity = {name: row[name] for name in identity_schema()}
+    return Run(**identity, config=json.loads(row["_config_json"]), summary=json.loads(row["_summary_json"]))
 
 
 def with_history(earlier: Earlier, file: Path) -> Earlier:
@@ -1469,13 +1577,13 @@ def with_history(earlier: Earlier, file: Path) -> Earlier:
         schema = pl.read_parquet_schema(file)
         metadata = pl.read_parquet_metadata(file)
         columns = json.loads(metadata.get(COLUMNS_KEY, "{}"))
-        facts = {**facts_of(metadata), **earlier.facts}
+        facts = {**metric_facts_in(metadata), **earlier.facts}
     paths = {tuple(path): name for name, path in columns.items() if name in schema}
     dtypes = {path: str(schema[name]) for path, name in paths.items()}
     return replace(earlier, facts=facts, history_file=file, history_paths=paths, history_dtypes=dtypes)
 
 
-def facts_of(metadata: Mapping[str, str]) -> dict[KeyPath, Mapping[str, str | None]]:
+def metric_facts_in(metadata: Mapping[str, str]) -> dict[KeyPath, Mapping[str, str | None]]:
     """What a file says of its metrics, by their paths: their columns may be called otherwise this time."""
     columns, facts = (json.loads(metadata.get(key, "{}")) for key in (COLUMNS_KEY, METRICS_KEY))
     return {tuple(path): facts[name] for name, path in columns.items() if name in facts}
@@ -1535,12 +1643,83 @@ def written(file: Path, rows: int, columns: int) -> Written:
     return Written(file.name, file.stat().st_size, rows, columns, digest)
 
 
-def write_runs(file: Path, table: pl.DataFrame, metadata: Mapping[str, str]) -> Written:
-    with replacing(file) as unfinished:
-        table.write_parquet(
-            unfinished, compression="zstd", statistics=True, row_group_size=ROW_GROUP_ROWS, metadata=dict(metadata)
-        )
-    return written(file, table.height, table.width)
+def write_runs(file: Path, pages: Sequence[Page], names: Names, metadata: Mapping[str, str]) -> Written:
+    """Write the pages' rows as one file, sorted by `created_at`, then `id`; never holds much more than a row group."""
+    group_rows = rows_per_group(pages)
+    columns = flat_columns(pages, names)
+    schema = runs_schema(columns).with_metadata({**metadata, COLUMNS_KEY: json.dumps(paths_of(columns))})
+    texts = [f.name for f in schema if f.type == pa.string() and not f.name.endswith("_json")]
+    keys = pl.concat(page_keys(number, page) for number, page in enumerate(pages)).sort("created_at", "id")
+    with (
+        replacing(file) as unfinished,
+        pq.ParquetWriter(unfinished, schema, compression="zstd", use_dictionary=texts) as writer,
+    ):
+        for group in keys.iter_slices(group_rows):
+            ranges = group.group_by("page").agg(pl.col("row").min().alias("first"), pl.col("row").max().alias("last"))
+            rows = [rows_of_page(page, pages, columns, first, last) for page, first, last in ranges.iter_rows()]
+            table = pl.concat(rows).sort("created_at", "id").to_arrow().cast(schema)
+            writer.write_table(table, row_group_size=group_rows)
+    return written(file, keys.height, len(schema))
+
+
+def rows_per_group(pages: Sequence[Page]) -> int:
+    rows = sum(len(page.facts) for page in pages)
+    bytes_per_row = sum(page.text_bytes for page in pages) // max(rows, 1)
+    return max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(bytes_per_row, 1)))
+
+
+@dataclass(frozen=True)
+class FlatColumn:
+    """A `config_*` or `metric_*` column of the runs file; `values` are all pages' where a cast does not make them."""
+
+    name: str
+    path: KeyPath  # with its prefix, as pages have it
+    dtype: Any
+    values: pl.Series | None
+
+
+def flat_columns(pages: Sequence[Page], names: Names) -> list[FlatColumn]:
+    """All flattened columns of the pages in the runs file's order."""
+    paths = {path for page in pages for path in page.kinds}
+    named = {path: (names.config if path[0] == CONFIG else names.metrics)[path[1:]] for path in paths}
+    by_name = sorted((name, path) for path, name in named.items())
+    return [FlatColumn(name, path, *column_of_pages(path, pages)) for name, path in by_name]
+
+
+def paths_of(columns: Iterable[FlatColumn]) -> dict[str, KeyPath]:
+    return {column.name: column.path[1:] for column in columns}
+
+
+def runs_schema(columns: Iterable[FlatColumn]) -> pa.Schema:
+    """The runs file's columns, with plain Arrow types that every reader knows."""
+    texts = {"_config_json": pl.String, "_summary_json": pl.String}
+    dtypes = identity_schema() | {column.name: column.dtype for column in columns} | texts
+    arrow = pl.DataFrame(schema=dtypes).to_arrow().schema
+    plain = {pa.large_string(): pa.string(), pa.large_list(pa.large_string()): pa.list_(pa.string())}
+    return pa.schema([(column.name, plain.get(column.type, column.type)) for column in arrow])
+
+
+def page_keys(number: int, page: Page) -> pl.DataFrame:
+    keys = pl.read_parquet(page.file, columns=["created_at", "id"]).with_row_index("row")
+    return keys.with_columns(pl.lit(number).alias("page"))
+
+
+def rows_of_page(
+    number: int, pages: Sequence[Page], columns: Sequence[FlatColumn], first: int, last: int
+) -> pl.DataFrame:
+    """Rows of one page, both ends included, in the runs file's columns."""
+    page, count = pages[number], last - first + 1
+    before = sum(len(earlier.facts) for earlier in pages[:number])
+    flat = [
+        column.values.slice(before + first, count).alias(column.name)
+        if column.values is not None
+        else pl.col(column_key(column.path)).cast(column.dtype).alias(column.name)
+        if column.path in page.kinds and page.kinds[column.path] != EMPTY
+        else pl.lit(None, dtype=column.dtype).alias(column.name)
+        for column in columns
+    ]
+    rows = pl.read_parquet(page.file).slice(first, count)
+    return rows.select(*identity_schema(), *flat, "_config_json", "_summary_json")
 
 
 def write_history(file: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> Written:
@@ -1634,12 +1813,17 @@ class Listing:
 
     entity: str
     project: str
-    runs: list[Run]
+    pages: Sequence[Page]
     listed: frozenset[str]
-    failed: list[Failure]
-    torn: list[str]
-    skipped_history_keys: list[str]
+    history: Mapping[str, Sequence[Part]] = field(default_factory=dict)  # by run id, in the order of their steps
+    failed: Sequence[Failure] = ()
+    torn: Sequence[str] = ()
+    skipped_history_keys: Sequence[str] = ()
     unread: frozenset[str] = frozenset()  # ids of runs of which nothing could be read: not known to be gone
+
+    @property
+    def facts(self) -> list[Facts]:
+        return [facts for page in self.pages for facts in page.facts]
 
 
 @dataclass(frozen=True)
@@ -1650,24 +1834,23 @@ class Export:
     files: list[Path]
     kept: list[str]  # ids of runs of an earlier export that are not in this one
     gone: list[str]  # of these, the ids that the source no longer has
-    history_rows: int
 
 
-def listings(findings: Findings, selection: Selection, say: Say) -> list[Listing]:
+def listings(findings: Findings, options: Options, work: Path, say: Say) -> list[Listing]:
     """The projects that are asked for, each with its selected runs; projects without any are left out."""
-    wanted = [run for run in findings.runs if in_place(run, selection)]
+    wanted = [run for run in findings.runs if in_place(run, options.selection)]
     if not wanted:
         places = sorted({f"{run.entity}/{run.project}" for run in findings.runs})
         unread = [f"{failure.run}: {failure.error}" for failure in findings.failed.get(None, ())]
         there = f"there is {', '.join(places[:5])}" if places else "nothing was recorded in these logs"
         raise ScriptError(f"no runs to export: {'; '.join([there, *unread[:3]])}; see -e and -p", NOTHING_USABLE)
     kept: dict[tuple[str, str], list[Run]] = {}
-    for run in selected(wanted, selection, say):
+    for run in selected(wanted, options.selection, say):
         kept.setdefault((run.entity, run.project), []).append(run)
-    return [listing(runs, wanted, findings) for _, runs in sorted(kept.items())]
+    return [listing(runs, wanted, findings, work) for _, runs in sorted(kept.items())]
 
 
-def listing(runs: list[Run], wanted: Sequence[Run], findings: Findings) -> Listing:
+def listing(runs: list[Run], wanted: Sequence[Run], findings: Findings, work: Path) -> Listing:
     """What was found, as far as it concerns these runs, or no run that is known."""
     entity, project = runs[0].entity, runs[0].project
     owners: list[RunPath | None] = [*map(run_path, runs), None]
@@ -1675,8 +1858,9 @@ def listing(runs: list[Run], wanted: Sequence[Run], findings: Findings) -> Listi
     return Listing(
         entity,
         project,
-        runs,
+        [write_page(runs[start : start + PAGE_RUNS], work) for start in range(0, len(runs), PAGE_RUNS)],
         listed=frozenset(run.id for run in wanted if (run.entity, run.project) == (entity, project)),
+        history={run.id: run.history for run in runs},
         failed=[failure for owner in owners for failure in findings.failed.get(owner, ())],
         torn=sorted(log for owner in owners for log in findings.torn.get(owner, ())),
         skipped_history_keys=sorted(skipped),
@@ -1686,27 +1870,31 @@ def listing(runs: list[Run], wanted: Sequence[Run], findings: Findings) -> Listi
 
 def unmatched(options: Options, projects: Sequence[Listing]) -> list[str]:
     """The patterns of --history-keys that no number in the histories matches; a dry run does not look at those."""
-    runs = [] if options.dry_run else [run for project in projects for run in project.runs]
-    metrics = {path for run in runs for part in run.history for path in part.metrics}
-    return [glob for glob in options.history_keys if runs and not any(names_match(path, [glob]) for path in metrics)]
+    histories = [] if options.dry_run else [parts for project in projects for parts in project.history.values()]
+    metrics = {path for parts in histories for part in parts for path in part.metrics}
+    return [
+        glob for glob in options.history_keys if histories and not any(names_match(path, [glob]) for path in metrics)
+    ]
 
 
-def write_project(project: Listing, options: Options) -> Export:
+def write_project(project: Listing, options: Options, work: Path) -> Export:
     """Merge a project's runs with what an earlier export left, and write its files: the metadata last."""
     stem = file_stem(options.output, project.entity, project.project)
     runs_file, history_file, metadata_file = (
         options.output / f"{stem}_{name}" for name in ("runs.parquet", "history.parquet", "metadata.json")
     )
     earlier = earlier_export(runs_file, history_file)
-    gone = sorted(earlier.runs.keys() - project.listed - project.unread)
-    fresh = {run.id for run in project.runs}
-    kept = {i: run for i, run in earlier.runs.items() if i not in fresh and not (options.prune and i in gone)}
-    merged = [*project.runs, *kept.values()]
+    gone = sorted(earlier.ids - project.listed - project.unread)
+    fresh = {facts.id for facts in project.facts}
+    kept = sorted(earlier.ids - fresh - (set(gone) if options.prune else set()))
+    pages = [*project.pages, *earlier_pages(earlier, kept, work)]
 
-    parts = [(path, dtype) for run in project.runs for part in run.history for path, dtype in part.metrics.items()]
-    dtypes = [*parts, *(earlier.history_dtypes.items() if kept else ())]
-    table, names = runs_table(merged, {path for path, _ in dtypes})
-    facts = json.dumps(metric_facts(merged, names.metrics, earlier.facts if kept else {}), sort_keys=True)
+    parts = [part for parts in project.history.values() for part in parts]
+    dtypes = [(path, dtype) for part in parts for path, dtype in part.metrics.items()]
+    dtypes += earlier.history_dtypes.items() if kept else ()
+    names = settled_paths(pages, {path for path, _ in dtypes})
+    definitions = {definition for page in pages for definition in page.definitions}
+    facts = json.dumps(metric_facts(definitions, names.metrics, earlier.facts if kept else {}), sort_keys=True)
     source = json.dumps(source_of(project, options))
     common = {SCHEMA_KEY: SCHEMA_VERSION, METRICS_KEY: facts, SOURCE_KEY: source}
 
@@ -1714,45 +1902,36 @@ def write_project(project: Listing, options: Options) -> Export:
     if options.include_history:
         schema = history_schema(dtypes, names.metrics)
         columns = json.dumps({name: path for path, name in names.metrics.items() if name in schema.names})
-        tables = history_tables(project.runs, earlier, kept.keys(), names.metrics, schema)
+        tables = history_tables(project, earlier, kept, names.metrics, schema)
         files += [write_history(history_file, tables, schema.with_metadata({**common, COLUMNS_KEY: columns}))]
-    paths = {name: path for named in (names.config, names.metrics) for path, name in named.items()}
-    columns = json.dumps({name: paths[name] for name in table.columns if name in paths})
-    files.append(write_runs(runs_file, table, {**common, COLUMNS_KEY: columns}))
-    export = Export(
-        project,
-        [options.output / file.name for file in files] + [metadata_file],
-        kept=sorted(kept),
-        gone=[] if options.prune else gone,
-        history_rows=sum(run.history_rows for run in project.runs),
-    )
+    files.append(write_runs(runs_file, pages, names, common))
+    written_files = [options.output / file.name for file in files]
+    export = Export(project, [*written_files, metadata_file], kept=kept, gone=[] if options.prune else gone)
     write_metadata(metadata_file, export, files, options)
     return export
 
 
 def history_tables(
-    runs: Sequence[Run], earlier: Earlier, kept: Collection[str], names: Mapping[KeyPath, str], schema: pa.Schema
+    project: Listing, earlier: Earlier, kept: Collection[str], names: Mapping[KeyPath, str], schema: pa.Schema
 ) -> Iterator[pa.Table]:
     """The history file's rows by run id: those of the runs, and those that an earlier export holds of kept ones."""
-    merged = heapq.merge(fresh_history(runs, names), kept_history(earlier, kept, names), key=lambda of_run: of_run[0])
+    merged = heapq.merge(
+        fresh_history(project, names), kept_history(earlier, kept, names), key=lambda of_run: of_run[0]
+    )
     return (in_schema(rows, sources, schema) for _, rows, sources in merged)
 
 
 def fresh_history(
-    runs: Sequence[Run], names: Mapping[KeyPath, str]
+    project: Listing, names: Mapping[KeyPath, str]
 ) -> Iterator[tuple[str, pl.DataFrame, Mapping[str, str]]]:
     """Id, rows, and the rows' column for each column of the history file."""
-    for run in sorted(runs, key=lambda run: run.id):
-        place = [
-            pl.lit(run.id).alias("run_id"),
-            pl.lit(run.entity).alias("entity"),
-            pl.lit(run.project).alias("project"),
-        ]
-        for part in run.history:
+    place = [pl.lit(project.entity).alias("entity"), pl.lit(project.project).alias("project")]
+    for run_id, parts in sorted(project.history.items()):
+        for part in parts:
             sources = {name: name for name in ("run_id", "entity", "project")}
             sources |= {path[0]: column_key(path) for path in CLOCKS}
             sources |= {names[path]: column_key(path) for path in part.metrics}
-            yield run.id, read_part(part).with_columns(place), sources
+            yield run_id, read_part(part).with_columns(pl.lit(run_id).alias("run_id"), *place), sources
 
 
 def kept_history(
@@ -1785,7 +1964,7 @@ def source_of(project: Listing, options: Options) -> dict[str, object]:
 def write_metadata(file: Path, export: Export, files: Sequence[Written], options: Options) -> None:
     project = export.listing
     source = source_of(project, options)
-    histories = [run for run in project.runs if run.history_rows]
+    histories = [facts for facts in project.facts if facts.history_rows]
     document = {
         "status": "partial" if project.failed else "complete",
         "entity": project.entity,
@@ -1796,13 +1975,13 @@ def write_metadata(file: Path, export: Export, files: Sequence[Written], options
         "versions": source["versions"],
         "runs": {
             "listed": len(project.listed),
-            "written": len(project.runs),
+            "written": len(project.facts),
             "failed": 0,  # a log that gives a run gives a row
-            "filtered": len(project.listed) - len(project.runs),
-            "by_state": dict(sorted(Counter(run.state for run in project.runs).items())),
+            "filtered": len(project.listed) - len(project.facts),
+            "by_state": dict(sorted(Counter(run.state for run in project.facts).items())),
         },
         "history": {
-            "rows": sum(run.history_rows for run in histories),
+            "rows": sum(facts.history_rows for facts in histories),
             "runs": len(histories),
             "sampled": False,
             "mismatched": [],
@@ -1847,14 +2026,14 @@ def tell_plan(projects: Sequence[Listing], options: Options) -> None:
 def sentence(project: Listing) -> str:
     """A project's runs in one line.
 
-    >>> sentence(Listing("team", "demo", [], frozenset(), [], [], []))
+    >>> sentence(Listing("team", "demo", [], frozenset()))
     'team/demo: 0 runs, 0 history rows'
     """
-    states = Counter(run.state for run in project.runs)
+    states = Counter(run.state for run in project.facts)
     by_state = ", ".join(f"{count:,} {state}" for state, count in states.most_common())
-    rows = sum(run.history_rows for run in project.runs)
+    rows = sum(run.history_rows for run in project.facts)
     failures = f", {len(project.failed):,} failures" if project.failed else ""
-    runs = f"{len(project.runs):,} runs" + (f" ({by_state})" if by_state else "")
+    runs = f"{len(project.facts):,} runs" + (f" ({by_state})" if by_state else "")
     return f"{project.entity}/{project.project}: {runs}, {rows:,} history rows{failures}"
 
 
@@ -1870,11 +2049,11 @@ def export_row(project: Listing) -> dict[str, object]:
         "entity": project.entity,
         "project": project.project,
         "status": "partial" if project.failed else "complete",
-        "runs": len(project.runs),
-        "filtered": len(project.listed) - len(project.runs),
+        "runs": len(project.facts),
+        "filtered": len(project.listed) - len(project.facts),
         "failed": len(project.failed),
         "torn": len(project.torn),
-        "history_rows": sum(run.history_rows for run in project.runs),
+        "history_rows": sum(run.history_rows for run in project.facts),
     }
 
 
@@ -2099,10 +2278,10 @@ def export(options: Options) -> int:
     say = speaker(quiet=options.quiet)
     with working_folder(options.output, say, dry_run=options.dry_run) as work:
         findings = read_offline(options, work, say)
-        projects = listings(findings, options.selection, say)
+        projects = listings(findings, options, work, say)
         for glob in unmatched(options, projects):
             say(f"--history-keys {glob} matches no metric of these runs")
-        exports = [] if options.dry_run else [write_project(project, options) for project in projects]
+        exports = [] if options.dry_run else [write_project(project, options, work) for project in projects]
     if options.dry_run:
         tell_plan(projects, options)
     else:
