@@ -2,8 +2,12 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
+#   "orjson>=3.11,<4",
 #   "polars>=2.1,<3",
 #   "pyarrow>=26,<27",
+#   "pyyaml>=6,<7",
+#   "requests>=2.32,<3",
+#   "rich>=15,<16",
 #   "wandb>=0.31,<0.32",
 # ]
 # ///
@@ -51,13 +55,15 @@ import signal
 import struct
 import sys
 import tempfile
+import threading
+import time
 import traceback
 import types
 import uuid
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -66,14 +72,22 @@ from functools import partial
 from itertools import pairwise
 from multiprocessing import active_children, get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, Self, TextIO, TypeAlias, TypeVar, cast
+from urllib.parse import quote, unquote, urlsplit
 
 if TYPE_CHECKING:
     from importlib.metadata import version
 
+    import orjson
     import polars as pl
     import pyarrow as pa
     import pyarrow.parquet as pq
+    import requests
+    import wandb
+    import yaml
+    from pydantic import ValidationError
+    from rich.progress import Progress, TaskID
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 # --- constants ------------------------------------------------------------------------------------------------
 
@@ -83,6 +97,7 @@ SCHEMA_KEY = "wandb_tools.schema"  # keys of the parquet files' key-value metada
 COLUMNS_KEY = "wandb_tools.columns"
 METRICS_KEY = "wandb_tools.metrics"
 SOURCE_KEY = "wandb_tools.source"
+HISTORIES_KEY = "wandb_tools.histories"  # of a history file: what each run's history was when it was fetched
 SCHEMA_VERSION = "1"
 
 VERSION = "0.1.0"
@@ -98,12 +113,39 @@ EMPTY, MIXED = "empty", "mixed"  # kinds of a page's columns besides the dtypes
 
 CLOCKS = (("_step",), ("_runtime",), ("_timestamp",))  # W&B's own keys of a history row
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # as W&B's JSON spells them in text
-SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "first", "none", "copy")  # of define_metric(summary=...)
+SUMMARY_KINDS = (
+    "min",
+    "max",
+    "mean",
+    "best",
+    "last",
+    "none",
+    "copy",
+    "first",
+)  # of define_metric(summary=...), as protobuf numbers them
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
 
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
-PAGE_RUNS = 1_000  # runs whose rows are made together
+CONNECT_LIMIT_S = 7  # with `import wandb` before it, a server that cannot be reached is named within 10 s
+RETRY_WAIT_MIN_S, RETRY_WAIT_MAX_S = 1, 2  # the SDK takes whole seconds; doubles from the first to the second
+REFUSED = (401, 403)  # HTTP statuses that mean the key
+MOST_WORKERS = 10  # the SDK lets no more questions be under way
+WORKERS = 8  # a shared server bears that; more gain little
+TIMEOUT_S = 60  # enough for the largest page from a busy server; longer looks like a hang
+RETRIES = 4
+LONGEST_WAIT_S = 30.0  # between two tries
+PARSERS = min(4, os.cpu_count() or 1)  # processes: one keeps up with about 3,000 runs a second
+PROJECTS_AT_ONCE = 4
+MOST_SLICES = 100  # of a project's life, counted in one question
+LISTINGS = 3  # before a project that keeps changing is taken as it is
+RUNS_A_QUESTION = 20  # histories or sweeps
+LIVE_ROWS_A_QUESTION = 5_000
+SYSTEM_SAMPLES = 1_000  # rows of system metrics a run
+DOWNLOAD_BYTES = 1 << 20
+PLAIN_LINE_S = 10  # between two lines of progress where there is no terminal
+
+PAGE_RUNS = 1_000  # runs a question, the most that a server gives, and rows that are made together
 ROW_GROUP_ROWS = 100_000
 ROW_GROUP_BYTES = 64_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
@@ -134,6 +176,21 @@ class ScriptError(Exception):
         self.exit_code = exit_code
 
 
+class QueryError(Exception):
+    """A question that the server did not answer, and why; `status` is the HTTP status, 0 where there is none.
+
+    With a status from 400 to 499 the same question will fail again; otherwise it may be worth a second try.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class DownloadError(Exception):
+    """A file that did not come whole, and why, without its URL: that one is signed."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """Which runs are wanted: the values of a field are ORed, the fields ANDed; an empty field selects all."""
@@ -147,18 +204,25 @@ class Selection:
     tag: tuple[str, ...] = ()
     group: tuple[str, ...] = ()
     sweep: tuple[str, ...] = ()
+    where: Mapping[str, object] = field(default_factory=dict)  # W&B's own filter, for the server
 
 
 @dataclass(frozen=True)
 class Options:
     """The command line, checked."""
 
-    offline: Path
+    offline: Path | None  # None: from the server
+    places: tuple[Target, ...]
     output: Path
     selection: Selection
     include_history: bool
     history_keys: tuple[str, ...]  # globs; empty means all
+    history_samples: int | None
+    system_metrics: bool
     workers: int
+    timeout_s: int
+    retries: int
+    key_file: Path | None
     prune: bool
     dry_run: bool
     json: bool
@@ -813,14 +877,14 @@ def matches(name: str, pattern: str) -> bool:
 # --- offline source: folders to runs --------------------------------------------------------------------------
 
 
-def read_offline(options: Options, work: Path, say: Say) -> Findings:
+def read_offline(folder: Path, options: Options, work: Path, say: Say) -> Findings:
     """Every run below the folder, its history as parts in `work`."""
-    files = find_logs(options.offline, say)
+    files = find_logs(folder, say)
     findings = Findings()
     wanted = options.history_keys if options.include_history and not options.dry_run else None
     logs: dict[str, list[Log]] = {}
     for file, log in read_logs(files, work, wanted, options.workers):
-        shown = relative(file, options.offline)
+        shown = relative(file, folder)
         if isinstance(log, Log) and log.records:
             logs.setdefault(run_id_of(log, file), []).append(log)
             continue
@@ -837,7 +901,7 @@ def read_offline(options: Options, work: Path, say: Say) -> Findings:
             findings.runs.append(run)
             findings.skipped_history_keys[run_path(run)] = set().union(*(log.skipped_keys for log in same))
             for log in same:
-                note_integrity(findings, log, run, relative(log.file, options.offline), say)
+                note_integrity(findings, log, run, relative(log.file, folder), say)
     return findings
 
 
@@ -879,17 +943,9 @@ def read_logs(
         yield from zip(files, map(read, files), strict=True)
         return
     largest_first = sorted(files, key=size_bytes, reverse=True)
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=prepare_worker)
-    try:
-        logs = dict(zip(largest_first, pool.map(read, largest_first), strict=True))
-    except BrokenProcessPool as error:
-        raise ScriptError("a reader died, of too little memory perhaps; try --workers 1", NOTHING_USABLE) from error
-    except KeyboardInterrupt:
-        for process in active_children():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with Workers(workers) as processes:
+        started = [processes.submit(read, file) for file in largest_first]
+        logs = {file: processes.result(log) for file, log in zip(largest_first, started, strict=True)}
     yield from ((file, logs[file]) for file in files)
 
 
@@ -1061,6 +1117,21 @@ def first_moment(logs: Sequence[Log]) -> datetime | None:
     return min((log.newest_at for log in logs if log.newest_at is not None), default=None)
 
 
+def export_offline(folder: Path, options: Options, work: Path, say: Say) -> int:
+    """Export what the logs below a folder hold."""
+    import_libraries()
+    findings = read_offline(folder, options, work, say)
+    projects = listings(findings, options, work, say)
+    for glob in unmatched(options, projects):
+        say(f"--history-keys {glob} matches no number in the histories")
+    source = {"kind": "offline", "directory": str(folder.absolute())}
+    if options.dry_run:
+        tell_plan([export_row(project) for project in projects], map(sentence, projects), options)
+    else:
+        tell([write_project(project, options, source, work) for project in projects], (), options, say)
+    return report_failures([failure for project in projects for failure in project.failed])
+
+
 # --- steps of a run's logs ------------------------------------------------------------------------------------
 
 
@@ -1081,15 +1152,18 @@ def consecutive_parts(logs: Sequence[Log], work: Path, say_rewritten: Callable[[
             shift = last_step + 1
         parts += [moved(part, shift) for part in log.history]
         last_step = max((part.last_step for part in parts), default=-1)
-    in_order = all(part.ascending for part in parts) and all(
-        before.last_step < after.first_step for before, after in pairwise(parts)
-    )
-    if in_order:
-        return parts
-    merged = unique_steps(parts, work)
-    if again := sum(part.rows for part in parts) - merged.rows:
+    unique = each_step_once(parts, work)
+    if again := sum(part.rows for part in parts) - sum(part.rows for part in unique):
         say_rewritten(again)
-    return [merged]
+    return unique
+
+
+def each_step_once(parts: list[Part], work: Path) -> list[Part]:
+    """The parts as they are, if their steps follow each other; else one part, in which the later rows hold."""
+    ascending = all(part.ascending for part in parts)
+    if ascending and all(before.last_step < after.first_step for before, after in pairwise(parts)):
+        return parts
+    return [unique_steps(parts, work)]
 
 
 def is_offline(log: Log) -> bool:
@@ -1124,6 +1198,1163 @@ def read_part(part: Part) -> pl.DataFrame:
 
 def say_rewritten(run_id: str, say: Say, rows: int) -> None:
     say(f"run {run_id}: {rows:,} steps were logged again by a later log; the later rows are kept")
+
+
+# --- the server: a connection -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def connected(key_file: Path | None, *, timeout_s: int, retries: int) -> Iterator[wandb.Api]:
+    """The SDK's connection for as long as the block lasts. Its end also ends what other threads still ask."""
+    key = key_in(key_file)
+    with tempfile.TemporaryDirectory(prefix="wandb-tools-", ignore_cleanup_errors=True) as scratch:
+        prepare_sdk(scratch, timeout_s=timeout_s, retries=retries)
+        import_sdk()
+        try:
+            yield signed_in(key, limit_s=min(timeout_s, CONNECT_LIMIT_S))
+        finally:
+            wandb.teardown()
+
+
+def prepare_sdk(scratch: str, *, timeout_s: int, retries: int) -> None:
+    """Settings that the SDK reads when it is imported and starts: silent, bounded, and its log files in `scratch`."""
+    os.environ |= {
+        "WANDB_SILENT": "true",
+        "WANDB_ERROR_REPORTING": "false",
+        "WANDB_MODE": "online",  # a cluster's `offline` is meant for training
+        "WANDB_CACHE_DIR": scratch,
+        "WANDB_HTTP_TIMEOUT": str(timeout_s),  # of each attempt; `query` bounds them all together
+        "WANDB__GRAPHQL_TIMEOUT_SECONDS": str(timeout_s),  # its other name
+        "WANDB__GRAPHQL_RETRY_MAX": str(max(retries, 1)),  # 0 would mean 20
+        "WANDB__GRAPHQL_RETRY_WAIT_MIN_SECONDS": str(RETRY_WAIT_MIN_S),
+        "WANDB__GRAPHQL_RETRY_WAIT_MAX_SECONDS": str(RETRY_WAIT_MAX_S),
+    }
+    os.environ.pop("WANDB_SERVICE", None)  # the connection of a training process, which is not ours to end
+
+
+def import_sdk() -> None:
+    """Import wandb, which takes a second: once its settings are made, before any thread starts."""
+    global wandb, ValidationError, WandbApiFailedError
+    import wandb
+    from pydantic import ValidationError
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+
+def key_in(file: Path | None) -> str | None:
+    """The API key that `file` holds; None without a file."""
+    if file is None:
+        return None
+    try:
+        key = file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ScriptError(f"--api-key-file {file} cannot be read: {why}", NOTHING_USABLE) from error
+    if not key:
+        raise ScriptError(f"--api-key-file {file} is empty; it should hold the API key alone", NOTHING_USABLE)
+    return key
+
+
+def signed_in(key: str | None, *, limit_s: int) -> wandb.Api:
+    """A connection that the server has let in; without a `key`, with the one that the SDK finds. It never asks."""
+    try:
+        if key is None and not wandb.login(prompt=False, verify=False):
+            how = "run `wandb login`, set WANDB_API_KEY or name a file with --api-key-file"
+            raise ScriptError(f"no API key for {base_url()}; {how}", NOTHING_USABLE)
+        return wandb.Api(api_key=key, timeout=limit_s)
+    except wandb.errors.AuthenticationError as error:
+        raise ScriptError(not_let_in(error, limit_s), NOTHING_USABLE) from error
+    except ValidationError as error:  # of a setting; pydantic tells which
+        wrong = error.errors()[0]
+        setting = "_".join(map(str, wrong["loc"])).upper()
+        message = f"WANDB_{setting} is unusable: {wrong['msg']}; correct it, or unset it for W&B's own server"
+        raise ScriptError(message, NOTHING_USABLE) from error
+
+
+def not_let_in(error: wandb.errors.AuthenticationError, limit_s: int) -> str:
+    """Why there is no connection: an odd key, a wrong one, or no server that answers."""
+    cause = error.__cause__
+    where = "copy it again from W&B's user settings (WANDB_API_KEY, `wandb login` or --api-key-file)"
+    if cause is None:  # the SDK has looked at the key's form alone
+        return f"unusable API key: {str(error).rstrip('.')}; {where}"
+    if isinstance(cause, WandbApiFailedError) and status_of(cause) in REFUSED:
+        return f"{base_url()} refuses the API key: {reason(cause, limit_s)}; {where}"
+    hint = "check WANDB_BASE_URL, the network and its proxy, and SSL_CERT_FILE for a private certificate"
+    return f"cannot sign in to {base_url()}: {reason(cause, limit_s)}; {hint}"
+
+
+def base_url() -> str:
+    """The server's address, from wherever the SDK has it."""
+    return str(wandb.sdk.wandb_setup.singleton().settings.base_url)
+
+
+def app_url() -> str:
+    """Where the server shows its pages, without a slash at the end."""
+    return str(wandb.sdk.wandb_setup.singleton().settings.app_url).rstrip("/")
+
+
+def query(api: wandb.Api, question: str, variables: Mapping[str, object], *, timeout_s: float) -> str:
+    """The server's answer to a GraphQL question: the JSON text of its data, as it came.
+
+    QueryError if none comes within `timeout_s`, the SDK's own retries included, or if it is an error. May be called
+    from several threads; the SDK lets ten questions be under way. `_service_api` is private: since 0.31 the SDK has
+    no public way to send a question of one's own, and sends its own in this one.
+    """
+    try:
+        answer = api._service_api.execute_graphql(question, variables, timeout=timeout_s, parse=str)  # noqa: SLF001
+    except WandbApiFailedError as error:
+        raise QueryError(reason(error, timeout_s), status_of(error)) from error
+    if answer in ("", "null"):
+        raise QueryError("an answer without data")
+    return answer
+
+
+def status_of(error: WandbApiFailedError) -> int:
+    """The HTTP status that ended the SDK's tries; 0 where it has none to tell."""
+    return error.response.http_status if error.response else 0
+
+
+def reason(error: BaseException, limit_s: float) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error.__context__, TimeoutError):  # the SDK blames "the service process", which is its own
+        return f"no answer within {limit_s:g} s"
+    last_try = str(error).rpartition("while retrying: ")[2].strip()
+    return last_try.partition("\n")[0] or type(error).__name__
+
+
+# --- the server: what to ask for ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked for on the server: projects of an entity (by name or glob), or one run or sweep of a project."""
+
+    entity: str | None  # None: the key's own
+    project: str
+    run: str | None = None
+    sweep: str | None = None
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project that is there, with what narrows its runs down as one of W&B's filters."""
+
+    entity: str
+    name: str
+    filters: Mapping[str, object]
+
+    @property
+    def path(self) -> str:
+        return f"{self.entity}/{self.name}"
+
+    @property
+    def place(self) -> dict[str, object]:
+        """The variables that every question about the project has."""
+        return {"entity": self.entity, "project": self.name}
+
+
+def target_of(place: str) -> Target:
+    """The target of a W&B URL or an `entity/project[/run]` path; ScriptError where it is neither.
+
+    >>> target_of("https://wandb.ai/team/demo/runs/abc?nw=1")
+    Target(entity='team', project='demo', run='abc', sweep=None)
+    >>> target_of("team/demo/sweeps/xyz").sweep
+    'xyz'
+    """
+    url = urlsplit(place)
+    keys = [unquote(key) for key in url.path.split("/") if key]
+    if url.scheme and keys[:1] == ["wandb"] and url.netloc.startswith("forge."):
+        keys = keys[1:]  # where the app lives on that host
+    if len(keys) < 2:
+        raise ScriptError(f"{place} is no project; write entity/project, entity/project/run or a W&B URL", WRONG_USAGE)
+    entity, project, *rest = keys
+    if len(rest) >= 2:
+        return Target(entity, project, **{"runs": {"run": rest[1]}, "sweeps": {"sweep": rest[1]}}.get(rest[0], {}))
+    is_run = len(rest) == 1 and not url.scheme
+    return Target(entity, project, rest[0] if is_run else None)
+
+
+def targets_of(options: Options) -> list[Target]:
+    """The places named, else every combination of the entities and projects."""
+    if options.places:
+        return list(options.places)
+    entities = options.selection.entity or (None,)
+    return [Target(entity, project) for entity in entities for project in options.selection.project or ("*",)]
+
+
+def filters_of(target: Target, selection: Selection) -> dict[str, object]:
+    """The selection as W&B's filters, which the server evaluates; empty where nothing is filtered."""
+    created = {"$gte": iso(selection.since), "$lt": iso(selection.until)}
+    any_of_these = {
+        "state": selection.state,
+        "tags": selection.tag,
+        "group": selection.group,
+        "sweep": (*selection.sweep, *filter(None, [target.sweep])),
+        "name": tuple(filter(None, [target.run])),
+    }
+    asked: list[Mapping[str, object]] = [
+        {"createdAt": {operator: time_ for operator, time_ in created.items() if time_}},
+        *({name: {"$in": list(values)} if values else {}} for name, values in any_of_these.items()),
+        selection.where,
+    ]
+    asked = [each for each in asked if any(each.values())]
+    return {"$and": asked} if asked else {}
+
+
+def iso(moment: datetime | None) -> str | None:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if moment else None
+
+
+def found_projects(server: Server, options: Options) -> list[Project]:
+    """The projects that the targets mean. One that only some of several entities have is no error."""
+    found: dict[tuple[str, str], Project] = {}
+    lacking: list[tuple[Target, list[str]]] = []
+    there: dict[str, list[str]] = {}
+    for target in targets_of(options):
+        entity = target.entity or own_entity(server)
+        if entity not in there:
+            there[entity] = project_names(server, entity)
+        names = [name for name in there[entity] if matches(name, target.project)]
+        if target.project in there[entity]:  # also where it looks like a pattern, or others differ in case alone
+            names = [target.project]
+        for name in names:
+            project = Project(entity, name, filters_of(target, options.selection))
+            earlier = found.get((entity, name))
+            found[entity, name] = project if earlier is None else either(earlier, project)
+        if not names:
+            lacking.append((replace(target, entity=entity), there[entity]))
+    for target, names in lacking:
+        elsewhere = any(matches(name, target.project) for _, name in found)
+        if not elsewhere and (target.project != "*" or not found):
+            near = did_you_mean(target.project, names) if names else "; it has none that this key can see"
+            raise ScriptError(f"{target.entity} has no project {target.project}{near}", NOTHING_USABLE)
+    return list(found.values())
+
+
+def either(one: Project, other: Project) -> Project:
+    """The runs that either selects: several places may lie in one project."""
+    filters = {"$or": [one.filters, other.filters]} if one.filters and other.filters else {}
+    return replace(one, filters=filters)
+
+
+def own_entity(server: Server) -> str:
+    viewer = server.ask("query Own { viewer { entity username } }", {})["viewer"] or {}
+    entity = viewer.get("entity") or viewer.get("username")
+    if not entity:
+        raise ScriptError("the key has no entity of its own; name one with -e", NOTHING_USABLE)
+    return str(entity)
+
+
+PROJECTS = """query Projects($entity: String, $after: String) {
+    models(entityName: $entity, first: 200, after: $after) {
+        edges { node { name } } pageInfo { endCursor hasNextPage } } }"""
+
+
+def project_names(server: Server, entity: str) -> list[str]:
+    """The names of an entity's projects; none if there is no such entity, as far as the key can see."""
+    names: list[str] = []
+    after = None
+    while True:
+        models = server.ask(PROJECTS, {"entity": entity, "after": after})["models"]
+        if models is None:
+            return names
+        names += [edge["node"]["name"] for edge in models["edges"]]
+        after = models["pageInfo"]["endCursor"]
+        if not models["pageInfo"]["hasNextPage"] or not after:
+            return names
+
+
+# A question about one project: its further variables, and what is asked of it.
+IN_PROJECT = """query InProject($entity: String!, $project: String!%s) {
+    project(name: $project, entityName: $entity) { %s } }"""
+
+# --- the server: asking, in bounded time ----------------------------------------------------------------------
+
+
+class Server:
+    """A connection that many threads share: so many questions at once, and all of them slower after a failure."""
+
+    def __init__(self, api: wandb.Api, options: Options, workers: Workers, meter: Meter) -> None:
+        self.api = api
+        self.options = options
+        self.retries = options.retries
+        self.workers = workers
+        self.meter = meter
+        self.app_url = app_url()
+        self.source = {"kind": "server", "base_url": base_url()}
+        self.under_way = threading.BoundedSemaphore(options.workers)
+        self.parsing = threading.BoundedSemaphore(2 * PARSERS + 2)  # answers held until they are parsed: 10 MB each
+        self.stopped = threading.Event()
+        self.quiet_until = 0.0  # by time.monotonic(): before it nobody asks
+        self.storage = storage_session()
+
+    def ask(self, question: str, variables: Mapping[str, object]) -> Any:
+        """The answer, after as many tries as the options allow; else the last try's QueryError."""
+        for attempt in range(self.retries):
+            try:
+                return self.ask_once(question, variables)
+            except QueryError as error:
+                if is_final(error):
+                    raise
+                self.slow_down(attempt)
+        return self.ask_once(question, variables)
+
+    def ask_once(self, question: str, variables: Mapping[str, object]) -> Any:
+        return json.loads(self.answer(question, variables))
+
+    def answer(self, question: str, variables: Mapping[str, object]) -> str:
+        """The answer's JSON text to one try."""
+        self.wait_for_quiet()
+        with self.under_way:
+            return query(self.api, question, variables, timeout_s=self.options.timeout_s)
+
+    def slow_down(self, attempt: int) -> None:
+        """After a failed attempt everybody waits, longer each time: a busy server is asked less."""
+        wait_s = min(LONGEST_WAIT_S, 0.5 * 2.0**attempt)
+        self.quiet_until = max(self.quiet_until, time.monotonic() + wait_s)
+
+    def wait_for_quiet(self) -> None:
+        while (wait_s := self.quiet_until - time.monotonic()) > 0 and not self.stopped.is_set():
+            self.stopped.wait(wait_s)
+        if self.stopped.is_set():
+            raise QueryError("interrupted")
+
+    def download(self, url: str, folder: Path) -> Path:
+        """The file behind a signed URL; DownloadError, which never tells the URL, if it does not come whole."""
+        file = folder / f"{uuid.uuid4().hex}.download"
+        self.wait_for_quiet()
+        try:
+            with (
+                self.storage.get(url, stream=True, timeout=self.options.timeout_s) as answer,
+                file.open("wb") as opened,
+            ):
+                answer.raise_for_status()
+                for piece in answer.iter_content(DOWNLOAD_BYTES):
+                    opened.write(piece)
+                    if self.stopped.is_set():
+                        raise DownloadError("interrupted")
+        except requests.HTTPError as error:
+            status = error.response.status_code if error.response is not None else "unknown"
+            raise DownloadError(f"a download was refused with status {status}") from error
+        except requests.RequestException as error:
+            raise DownloadError(f"a download broke off ({type(error).__name__})") from error
+        return file
+
+
+def is_final(error: QueryError) -> bool:
+    """Whether the same question would fail again."""
+    return 400 <= error.status < 500 and error.status not in (408, 429)
+
+
+def storage_session() -> requests.Session:
+    """A client for signed URLs, which must not get the key: requests would send what netrc has for their host."""
+    session = requests.Session()
+    session.auth = lambda request: request
+    session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
+    session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=MOST_WORKERS))
+    session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=MOST_WORKERS))
+    return session
+
+
+Subject = TypeVar("Subject")
+Found = TypeVar("Found")
+
+
+def side_by_side(work: Callable[[Subject], Found], subjects: Sequence[Subject], at_once: int) -> list[Found]:
+    """The results for all subjects, in their order. An interrupt waits for none of the threads."""
+    threads = ThreadPoolExecutor(max(1, min(at_once, len(subjects))))
+    try:
+        return list(threads.map(work, subjects))
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+class Workers:
+    """Processes that parse, flatten and write, while this one waits for the network."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __enter__(self) -> Self:
+        self.pool = ProcessPoolExecutor(self.count, get_context("spawn"), initializer=prepare_worker)
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            for process in active_children():
+                process.terminate()
+        self.pool.shutdown(cancel_futures=True)
+
+    def submit(self, work: Callable[..., Found], *arguments: object) -> Future[Found]:
+        return self.pool.submit(work, *arguments)
+
+    def run(self, work: Callable[..., Found], *arguments: object) -> Found:
+        return self.result(self.submit(work, *arguments))
+
+    def result(self, future: Future[Found]) -> Found:
+        """What the work came to; a ScriptError if its process died."""
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            raise ScriptError("a worker died, of too little memory perhaps; try --workers 1", NOTHING_USABLE) from error
+
+
+# --- the server: the runs of a project ------------------------------------------------------------------------
+
+PLAN = """query Plan($entity: String!, $project: String!, $filters: JSONString) {
+    project(name: $project, entityName: $entity) {
+        all: runCount
+        selected: runCount(filters: $filters)
+        first: runs(filters: $filters, first: 1, order: "+created_at") { edges { node { createdAt } } }
+        last: runs(filters: $filters, first: 1, order: "-created_at") { edges { node { createdAt } } } } }"""
+
+# `pageInfo` first: it is read off the answer's beginning, so that the long rest is parsed by another process.
+RUNS = """query Runs($entity: String!, $project: String!, $filters: JSONString, $first: Int, $after: String) {
+    project(name: $project, entityName: $entity) {
+        runs(filters: $filters, first: $first, after: $after, order: "+created_at") {
+            pageInfo { endCursor hasNextPage }
+            edges { node { %s } } } } }"""
+ROW_FIELDS = """name displayName state createdAt heartbeatAt tags group jobType sweepName notes commit
+    historyLineCount user { username } config summaryMetrics"""
+LIGHT_FIELDS = "name historyLineCount"
+
+
+@dataclass(frozen=True)
+class Window:
+    """Runs created from `start` on and, if there is an `end`, before it. Creation times never change: windows hold."""
+
+    start: str | None
+    end: str | None
+    runs: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many runs a project has and how many are selected, and the windows that together hold these."""
+
+    project: Project
+    all: int
+    selected: int
+    windows: Sequence[Window]
+    history_rows: int | None = None  # of the selected runs; None where nobody asked
+
+
+def plan_of(server: Server, project: Project) -> Plan:
+    """One question, two for more than a page of runs; ScriptError if the project is gone."""
+    answer = server.ask(PLAN, {**project.place, "filters": json.dumps(project.filters)})["project"]
+    if answer is None:
+        raise QueryError(f"there is no project {project.path}", 404)
+    selected = answer["selected"]
+    ends = [edge["node"]["createdAt"] for key in ("first", "last") for edge in answer[key]["edges"]]
+    if selected <= PAGE_RUNS or len(ends) < 2 or ends[0] == ends[1]:
+        return Plan(project, answer["all"], selected, [Window(None, None, selected)])
+    first, last = (datetime.fromisoformat(end) for end in ends)
+    return Plan(project, answer["all"], selected, windows_of(server, project, selected, first, last))
+
+
+def windows_of(server: Server, project: Project, runs: int, first: datetime, last: datetime) -> list[Window]:
+    """Stretches of time with a page's worth of runs each, as far as runs are spread; the last one has no end."""
+    slices = min(MOST_SLICES, 4 * math.ceil(runs / PAGE_RUNS))
+    bounds = [first + (last - first) * number / slices for number in range(slices)]
+    asked = {f"s{i}": created_in(project, iso(start), iso(end)) for i, (start, end) in enumerate(pairwise(bounds))}
+    head = ", ".join(f"${name}: JSONString" for name in asked)
+    body = " ".join(f"{name}: runCount(filters: ${name})" for name in asked)
+    variables = {name: json.dumps(filters) for name, filters in asked.items()}
+    answer = server.ask(IN_PROJECT % (f", {head}", body), {**project.place, **variables})["project"] or {}
+    counts = [answer.get(f"s{i}", 0) for i in range(len(asked))]
+    counts.append(max(runs - sum(counts), 0))
+    windows: list[Window] = []
+    start, held = None, 0
+    for number, count in enumerate(counts):
+        if held and held + count > PAGE_RUNS:
+            windows.append(Window(start, iso(bounds[number]), held))
+            start, held = iso(bounds[number]), 0
+        held += count
+    return [*windows, Window(start, None, held)]
+
+
+def created_in(project: Project, start: str | None, end: str | None) -> Mapping[str, object]:
+    """The project's filters, narrowed down to a stretch of creation times."""
+    times = {operator: time for operator, time in (("$gte", start), ("$lt", end)) if time}
+    asked = [*([project.filters] if project.filters else []), *([{"createdAt": times}] if times else [])]
+    return {"$and": asked} if asked else {}
+
+
+def run_pages(server: Server, project: Project, window: Window, fields_: str) -> Iterator[str]:
+    """The answers, in JSON, that hold a window's runs. A page that fails is asked for again, smaller each time."""
+    size, cursor, failures = PAGE_RUNS, None, 0
+    filters = json.dumps(created_in(project, window.start, window.end))
+    while True:
+        try:
+            text = server.answer(RUNS % fields_, {**project.place, "filters": filters, "first": size, "after": cursor})
+            page = page_info(text)
+        except QueryError as error:
+            if failures == server.retries or is_final(error):
+                raise
+            server.slow_down(failures)
+            size, failures = max(size // 4, 1), failures + 1
+            continue
+        yield text
+        if not page["hasNextPage"]:
+            return
+        cursor, failures = page["endCursor"], 0
+
+
+def page_info(text: str) -> dict[str, Any]:
+    """The page's place among the others; QueryError where the project is gone.
+
+    >>> page_info('{"project":{"runs":{"pageInfo":{"endCursor":"x","hasNextPage":true},"edges":[')
+    {'endCursor': 'x', 'hasNextPage': True}
+    """
+    found = re.match(r'\s*\{\s*"project"\s*:\s*\{\s*"runs"\s*:\s*\{\s*"pageInfo"\s*:\s*', text)
+    if found:
+        return cast("dict[str, Any]", json.JSONDecoder().raw_decode(text, found.end())[0])
+    project = json.loads(text)["project"]
+    if project is None:
+        raise QueryError("the project is gone", 404)
+    return cast("dict[str, Any]", project["runs"]["pageInfo"])
+
+
+# --- the server: a page of runs, parsed by a worker -----------------------------------------------------------
+
+
+def page_of_answer(text: str, place: tuple[str, str], app_url: str, work: Path) -> tuple[Page, list[Failure]]:
+    """The runs of an answer as a page, and what of them could not be parsed: their rows stay, without it."""
+    nodes = [edge["node"] for edge in fast_json(text)["project"]["runs"]["edges"]]
+    runs, failures = [], []
+    for node in nodes:
+        run, wrong = run_of_node(node, place, app_url)
+        runs.append(run)
+        failures += wrong
+    return write_page(runs, work), failures
+
+
+def run_of_node(node: Mapping[str, Any], place: tuple[str, str], app_url: str) -> tuple[Run, list[Failure]]:
+    """One run of the server's answer; a config or summary that is no JSON object becomes empty and is named."""
+    failures: list[Failure] = []
+    trees: dict[str, dict[str, Any]] = {}
+    for key in ("config", "summaryMetrics"):
+        try:
+            trees[key] = tree_of(node[key])
+        except ValueError as error:
+            trees[key] = {}
+            failures.append(Failure(node["name"], key, f"cannot be parsed ({error}); its text: {node[key][:200]}"))
+    config, summary = unwrapped(trees["config"]), trees["summaryMetrics"]
+    entity, project = place
+    run = Run(
+        id=node["name"],
+        name=node["displayName"] or node["name"],
+        state=node["state"] or "",
+        entity=entity,
+        project=project,
+        created_at=time_of(node["createdAt"]),
+        heartbeat_at=time_of(node["heartbeatAt"]),
+        runtime_s=runtime_s(summary),
+        last_step=summary["_step"] if type(summary.get("_step")) is int else None,
+        history_rows=node["historyLineCount"] or 0,
+        tags=tuple(node["tags"] or ()),
+        group=node["group"] or None,
+        job_type=node["jobType"] or None,
+        sweep=node["sweepName"] or None,
+        user=(node["user"] or {}).get("username"),
+        notes=node["notes"] or None,
+        commit=node["commit"] or None,
+        url="/".join([app_url, *(quote(key, safe="") for key in (entity, project, "runs", node["name"]))]),
+        exported_at=now(),
+        config={key: value for key, value in config.items() if key not in NOT_CONFIG},
+        summary=summary,
+        definitions=definitions_in(config),
+    )
+    return run, failures
+
+
+def tree_of(text: str | None) -> dict[str, Any]:
+    """The JSON object in a config or summary text, empty for none; ValueError for anything else."""
+    tree = fast_json(text) if text else {}
+    if tree is not None and not isinstance(tree, dict):
+        raise ValueError("it is no JSON object")
+    return tree or {}
+
+
+def fast_json(text: str) -> Any:
+    """The value of a JSON text. The fast parser takes neither bare NaN nor ints past 64 bits: the other one does."""
+    if not re.search(r"\d{19}", text):
+        with suppress(orjson.JSONDecodeError):
+            return orjson.loads(text)
+    return json.loads(text)
+
+
+def unwrapped(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as the user gave it: W&B wraps each value as `{"value": ..., "desc": ...}`, once, but not always.
+
+    >>> unwrapped({"lr": {"value": 0.1, "desc": None}, "k": 16, "odd": {"value": {"value": 7}}})
+    {'lr': 0.1, 'k': 16, 'odd': {'value': 7}}
+    """
+    return {
+        key: value["value"]
+        if isinstance(value, dict) and "value" in value and value.keys() <= {"value", "desc"}
+        else value
+        for key, value in config.items()
+    }
+
+
+def definitions_in(config: Mapping[str, Any]) -> tuple[MetricDefinition, ...]:
+    """What `define_metric` said, from where the SDK notes it in a config: protobuf fields by their numbers."""
+    notes = config.get("_wandb")
+    noted = notes.get("m") if isinstance(notes, dict) else None
+    records = [record for record in noted if isinstance(record, dict)] if isinstance(noted, list) else []
+    names = [record.get("1") or record.get("2") for record in records]
+    definitions = []
+    for record, name in zip(records, names, strict=True):
+        kinds = [SUMMARY_KINDS[n - 1] for n in record.get("7") or () if 0 < n <= len(SUMMARY_KINDS)]
+        number = record.get("5")
+        step_metric = names[number - 1] if isinstance(number, int) and 0 < number <= len(names) else None
+        if name:
+            definitions.append(
+                MetricDefinition(name, GOALS.get(record.get("8", 0)), ",".join(kinds) or None, step_metric)
+            )
+    return tuple(definitions)
+
+
+def time_of(text: str | None) -> datetime | None:
+    """A time as the server writes it, UTC where it does not say."""
+    if not text:
+        return None
+    time_ = datetime.fromisoformat(text)
+    return time_.astimezone(UTC) if time_.tzinfo else time_.replace(tzinfo=UTC)
+
+
+# --- the server: histories ------------------------------------------------------------------------------------
+
+FULL_FIELDS = 'historyLineCount parquetHistory(liveKeys: ["_step"]) { parquetUrls liveData }'
+LIVE_ROWS = IN_PROJECT % (
+    ", $run: String!, $min: Int64, $max: Int64, $samples: Int",
+    "run(name: $run) { history(minStep: $min, maxStep: $max, samples: $samples) }",
+)
+
+
+@dataclass(frozen=True)
+class RunHistory:
+    """Rows of one run: its parts, the metrics that are no numbers, and how many rows the server counts, if it does."""
+
+    parts: Sequence[Part]
+    skipped: frozenset[KeyPath]
+    counted: int | None
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def lacking(self) -> str:
+        """What is missing, in words; empty if nothing is."""
+        complete = self.counted is None or self.rows >= self.counted
+        return "" if complete else f"{self.rows:,} of {self.counted:,} rows could be had"
+
+
+@dataclass
+class Histories:
+    """What was fetched of a project's runs in one kind of table, by run id, and what could not be."""
+
+    runs: dict[str, RunHistory] = field(default_factory=dict)
+    failed: list[Failure] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """One kind of table to fetch for runs: which fields to ask for, and what makes a history of the answer."""
+
+    table: str  # the end of its file's name
+    fields: str
+    collect: Callable[[Server, Project, Facts, Mapping[str, Any], Path], RunHistory]
+
+
+def fetches_of(options: Options) -> list[Fetch]:
+    """The tables that are asked for besides the runs."""
+    sampled = Fetch("history_sampled", f"rows: history(samples: {options.history_samples})", collect_rows)
+    full = Fetch("history", FULL_FIELDS, collect_history)
+    system = Fetch("system", f"rows: events(samples: {SYSTEM_SAMPLES})", collect_rows)
+    wanted = (options.include_history, options.history_samples is not None, options.system_metrics)
+    return [fetch for fetch, asked_for in zip((full, sampled, system), wanted, strict=True) if asked_for]
+
+
+def fetch_histories(server: Server, project: Project, fetch: Fetch, wanted: Sequence[Facts], kept: Path) -> Histories:
+    """Fetch side by side, several runs a question; each history that is finished is `kept` for an export to come."""
+    kept.mkdir(parents=True, exist_ok=True)
+    stored = {facts.id: stored_history(kept, facts, server.options) for facts in wanted}
+    found = Histories({run_id: history for run_id, history in stored.items() if history is not None})
+    for finished in found.runs.values():
+        server.meter.add(histories=1, rows=finished.rows)
+    missing = [facts for facts in wanted if facts.id not in found.runs]
+    size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / (2 * server.options.workers))))
+    batches = [missing[start : start + size] for start in range(0, len(missing), size)]
+    fetched = side_by_side(partial(fetch_batch, server, project, fetch, kept=kept), batches, server.options.workers)
+    for run_id, history, problem in (outcome for outcomes in fetched for outcome in outcomes):
+        if history is not None:
+            found.runs[run_id] = history
+        if problem is not None:
+            found.failed.append(problem)
+    return found
+
+
+def fetch_batch(
+    server: Server, project: Project, fetch: Fetch, batch: Sequence[Facts], kept: Path
+) -> list[tuple[str, RunHistory | None, Failure | None]]:
+    """The histories of a few runs, asked for in one question, and what is wrong with them."""
+    answers: list[dict[str, Any] | None] = [None] * len(batch)
+    if len(batch) > 1:
+        with suppress(QueryError):  # one run may spoil the question: then each is asked for alone
+            answers = ask_for_runs(server, project, batch, fetch.fields)
+    outcomes = []
+    for facts, answer in zip(batch, answers, strict=True):
+        history, problem = fetch_run(server, project, fetch, facts, answer, kept)
+        server.meter.add(histories=1, rows=history.rows if history else 0)
+        outcomes.append((facts.id, history, problem))
+    return outcomes
+
+
+def ask_for_runs(server: Server, project: Project, runs: Sequence[Facts], fields_: str) -> list[dict[str, Any] | None]:
+    """The fields of each run, asked for in one question; None for a run that is not there."""
+    names = [f"r{number}" for number in range(len(runs))]
+    head = ", ".join(f"${name}: String!" for name in names)
+    body = " ".join(f"{name}: run(name: ${name}) {{ {fields_} }}" for name in names)
+    variables = dict(zip(names, (facts.id for facts in runs), strict=True))
+    answer = server.ask_once(IN_PROJECT % (f", {head}", body), {**project.place, **variables})["project"] or {}
+    return [answer.get(name) for name in names]
+
+
+def fetch_run(
+    server: Server, project: Project, fetch: Fetch, facts: Facts, answer: dict[str, Any] | None, kept: Path
+) -> tuple[RunHistory | None, Failure | None]:
+    """One run's history, the fullest of so many tries, and a failure unless it is whole."""
+    best: RunHistory | None = None
+    problem = ""
+    for attempt in range(1, server.retries + 2):
+        try:
+            answer = answer or ask_for_runs(server, project, [facts], fetch.fields)[0]
+            if answer is None:
+                return best, Failure(facts.id, fetch.table, "the server no longer has this run", attempt)
+            history = fetch.collect(server, project, facts, answer, kept)
+            best = history if best is None or history.rows > best.rows else best
+            if not history.lacking:
+                store_history(kept, facts, server.options, history)
+                return history, None
+            problem = history.lacking
+        except (QueryError, DownloadError) as error:
+            problem = str(error)
+            if server.stopped.is_set() or (isinstance(error, QueryError) and is_final(error)):
+                return best, Failure(facts.id, fetch.table, problem, attempt)
+        answer = None  # ask anew: signed URLs expire, and rows move from the live tail to exports
+        if attempt <= server.retries:
+            server.slow_down(attempt - 1)
+    return best, Failure(facts.id, fetch.table, problem, server.retries + 1)
+
+
+def collect_history(
+    server: Server, project: Project, facts: Facts, answer: Mapping[str, Any], kept: Path
+) -> RunHistory:
+    """Every row: W&B's parquet exports, and the rows that are in none yet."""
+    exports = answer["parquetHistory"] or {}
+    files = [server.download(url, kept) for url in exports.get("parquetUrls") or ()]
+    counted = answer["historyLineCount"] or 0
+    live = [row["_step"] for row in map(as_row, exports.get("liveData") or ()) if row.get("_step") is not None]
+    ranges = step_ranges(sorted(live))
+    if counted and not files and not live:  # a server without exports: everything is live
+        ranges = [(0, max(facts.last_step or 0, counted) + 1)]
+    rows = [row for first, end in ranges for row in live_rows(server, project, facts, first, end)]
+    parts, skipped = server.workers.run(history_parts, files, rows, facts.nested, server.options.history_keys, kept)
+    return RunHistory(parts, skipped, counted)
+
+
+def step_ranges(steps: Sequence[int]) -> list[tuple[int, int]]:
+    """Ranges (from, before) that hold the steps, some thousand each, however far these lie apart.
+
+    >>> step_ranges([3, 4, 50_000_000])
+    [(3, 50000001)]
+    """
+    chunks = (steps[start : start + LIVE_ROWS_A_QUESTION] for start in range(0, len(steps), LIVE_ROWS_A_QUESTION))
+    return [(chunk[0], chunk[-1] + 1) for chunk in chunks]
+
+
+def live_rows(server: Server, project: Project, facts: Facts, first: int, end: int) -> list[str]:
+    """The rows with first <= _step < end as JSON, unsampled: as many samples are asked for as there are steps."""
+    variables = {"run": facts.id, "min": first, "max": end, "samples": end - first}
+    run = (server.ask(LIVE_ROWS, {**project.place, **variables})["project"] or {}).get("run") or {}
+    return list(run.get("history") or ())
+
+
+def as_row(live: object) -> Mapping[str, Any]:
+    """A live row, which comes as an object or as its JSON."""
+    row = json.loads(live) if isinstance(live, str) else live
+    return row if isinstance(row, dict) else {}
+
+
+def collect_rows(server: Server, _project: Project, facts: Facts, answer: Mapping[str, Any], kept: Path) -> RunHistory:
+    """Rows that the server sampled: of the history, or of the system metrics."""
+    rows = list(answer["rows"] or ())
+    parts, skipped = server.workers.run(history_parts, [], rows, facts.nested, server.options.history_keys, kept)
+    return RunHistory(parts, skipped, None)
+
+
+def stored_history(kept: Path, facts: Facts, options: Options) -> RunHistory | None:
+    """A history that an interrupted export has finished, if it is still the run's."""
+    document = metadata_of(kept / f"{history_key(facts, options)}.json")
+    if document is None:
+        return None
+    parts = [
+        Part(kept / part["file"], **{key: part[key] for key in ("rows", "first_step", "last_step", "ascending")},
+             metrics={tuple(path): dtype for path, dtype in part["metrics"]})
+        for part in document["parts"]
+    ]  # fmt: skip
+    if not all(part.file.exists() for part in parts):
+        return None
+    return RunHistory(parts, frozenset(map(tuple, document["skipped"])), document["counted"])
+
+
+def store_history(kept: Path, facts: Facts, options: Options, history: RunHistory) -> None:
+    told = ("rows", "first_step", "last_step", "ascending")
+    parts = [
+        {name: getattr(part, name) for name in told} | {"file": part.file.name, "metrics": list(part.metrics.items())}
+        for part in history.parts
+    ]
+    document = {"parts": parts, "skipped": sorted(history.skipped), "counted": history.counted}
+    with replacing(kept / f"{history_key(facts, options)}.json") as unfinished:
+        unfinished.write_text(json.dumps(document), "utf-8")
+
+
+def history_key(facts: Facts, options: Options) -> str:
+    """A file name that changes with whatever makes a history another one."""
+    return path_hash((facts.id, *history_mark(facts), str(options.history_samples), *options.history_keys))
+
+
+def history_mark(facts: Facts) -> tuple[str, str]:
+    """What tells whether a run's history has changed: its length, and when the run was last heard of."""
+    return str(facts.history_rows), iso(facts.heartbeat_at) or ""
+
+
+# --- the server: histories, parsed by a worker ----------------------------------------------------------------
+
+
+def history_parts(
+    files: Sequence[Path], rows: Sequence[str], nested: Sequence[KeyPath], history_keys: Sequence[str], work: Path
+) -> tuple[list[Part], frozenset[KeyPath]]:
+    """A run's parts, each step once and in order, of W&B's parquet exports (which are removed) and of JSON rows."""
+    skipped: set[KeyPath] = set()
+    parts: list[Part] = []
+    for file in files:
+        parts += export_parts(file, nested, history_keys, work, skipped)
+        file.unlink()
+    if rows:
+        parts.append(rows_part(rows, history_keys, work, skipped))
+    parts.sort(key=lambda part: part.first_step)
+    return each_step_once([part for part in parts if part.rows], work), frozenset(skipped)
+
+
+def export_parts(
+    file: Path, nested: Sequence[KeyPath], history_keys: Sequence[str], work: Path, skipped: set[KeyPath]
+) -> Iterator[Part]:
+    """The numbers of one export, some rows a part; DownloadError if the file is not whole."""
+    try:
+        with pq.ParquetFile(file) as export:
+            empty = cast("pl.DataFrame", pl.from_arrow(export.schema_arrow.empty_table()))
+            leaves = export_leaves(empty.schema, nested)
+            chosen = {p: leaf for p, leaf in leaves.items() if p in CLOCKS or is_wanted(p, history_keys)}
+            rows = max(1, PART_CELLS // max(len(chosen), 1))
+            for batch in export.iter_batches(batch_size=rows):
+                yield write_part(
+                    dict(export_numbers(cast("pl.DataFrame", pl.from_arrow(batch)), chosen, skipped)), work
+                )
+    except (OSError, pa.ArrowException) as error:
+        raise DownloadError("an export was cut short or damaged") from error
+
+
+def export_leaves(schema: Mapping[str, pl.DataType], nested: Sequence[KeyPath]) -> dict[KeyPath, pl.Expr]:
+    """The columns of an export by their paths: structs taken apart, and dotted names where the summary nests so."""
+    by_name = {".".join(path): path for path in nested}
+    leaves: dict[KeyPath, pl.Expr] = {}
+
+    def add(path: KeyPath, column: pl.Expr, dtype: pl.DataType) -> None:
+        if isinstance(dtype, pl.Struct) and not any(f.name == "_type" for f in dtype.fields):
+            for f in dtype.fields:
+                add((*path, f.name), column.struct.field(f.name), cast("pl.DataType", f.dtype))
+        else:
+            leaves[path] = column
+
+    for name, dtype in schema.items():
+        add(by_name.get(name, (name,)), pl.col(name), dtype)
+    return leaves
+
+
+def export_numbers(
+    rows: pl.DataFrame, leaves: Mapping[KeyPath, pl.Expr], skipped: set[KeyPath]
+) -> Iterator[tuple[KeyPath, pl.Series]]:
+    """The columns of numbers, Booleans as 0 and 1; others are noted where they hold anything."""
+    media = {path[0].removesuffix("._type") for path in leaves if path[0].endswith("._type")}
+    for path, expr in leaves.items():
+        column = rows.select(expr.alias("x"))["x"]
+        if any(path[0].startswith(f"{top}.") for top in media):
+            skipped.add((path[0].partition(".")[0],))
+        elif column.dtype.is_numeric() or column.dtype == pl.Boolean:
+            whole = column.dtype.is_integer() or column.dtype == pl.Boolean
+            yield path, column.cast(pl.Int64 if path == ("_step",) or whole else pl.Float64)
+        elif column.dtype == pl.String and column.null_count() < len(column):
+            numbers = column.replace_strict(NON_FINITE, default=None, return_dtype=pl.Float64)
+            if numbers.null_count() > column.null_count():
+                skipped.add(path)
+            if numbers.null_count() < len(numbers):
+                yield path, numbers
+        elif column.null_count() < len(column):
+            skipped.add(path)
+
+
+def rows_part(rows: Sequence[str], history_keys: Sequence[str], work: Path, skipped: set[KeyPath]) -> Part:
+    """Rows in JSON as a part; those without a step, as of system metrics, are counted."""
+    columns = Columns()
+    for number, text in enumerate(rows):
+        row = fast_json(text)
+        leaves = [leaf for leaf in numeric_leaves(row) if is_wanted(leaf[0], history_keys)]
+        clocks = {
+            "_step": row.get("_step", number),
+            "_runtime": row.get("_runtime"),
+            "_timestamp": row.get("_timestamp"),
+        }
+        columns.add([*(((name,), value) for name, value in clocks.items()), *leaves])
+        told = {path[0] for path, _ in numeric_leaves(row)}
+        others = {
+            key for key, value in row.items() if value is not None and key not in told and not key.startswith("_")
+        }
+        skipped |= {(key,) for key in others if is_wanted((key,), history_keys)}
+    dtypes: dict[KeyPath, Any] = dict(zip(CLOCKS, (pl.Int64, pl.Float64, pl.Float64), strict=True))
+    numbers = {path: settled_series("", values) for path, values in columns.padded()}
+    return write_part({path: s.cast(dtypes.get(path, s.dtype)) for path, s in numbers.items()}, work)
+
+
+def is_wanted(path: KeyPath, history_keys: Sequence[str]) -> bool:
+    return not path[0].startswith("_") and (not history_keys or names_match(path, history_keys))
+
+
+# --- the server: one project, from its runs to its files ------------------------------------------------------
+
+
+def export_project(server: Server, project: Project, folders: Folders) -> Export | Plan:
+    """Fetch and write one project; its plan alone if no run of it is selected."""
+    plan, pages, failed = listed_runs(server, project, folders.work)
+    if not plan.selected:
+        return plan
+    options = server.options
+    facts = [each for page in pages for each in page.facts]
+    stem = file_stem(options.output, project.entity, project.name)
+    tables: dict[str, dict[str, Sequence[Part]]] = {}
+    skipped: set[KeyPath] = set()
+    short: list[str] = []
+    for fetch in fetches_of(options):
+        known = server.workers.run(histories_in, options.output / f"{stem}_{fetch.table}.parquet", options.history_keys)
+        marks = {each.id: list(history_mark(each)) for each in facts}
+        changed = [each for each in facts if fetch.table != "history" or known.get(each.id) != marks[each.id]]
+        server.meter.add(histories_wanted=len(changed))
+        histories = fetch_histories(server, project, fetch, changed, folders.kept / stem / fetch.table)
+        tables[fetch.table] = {run_id: history.parts for run_id, history in histories.runs.items()}
+        skipped |= {path for history in histories.runs.values() for path in history.skipped}
+        short += [run_id for run_id, history in histories.runs.items() if history.lacking]
+        failed += histories.failed
+    listing = Listing(
+        project.entity,
+        project.name,
+        pages,
+        total=plan.all,
+        filtered=plan.all - plan.selected + (plan.selected - len(facts) if not failed else 0),
+        listed=frozenset(each.id for each in facts) if not project.filters and not failed else None,
+        tables=tables,
+        failed=failed,
+        mismatched=sorted(short),
+        skipped_history_keys=sorted(".".join(path) for path in skipped),
+        goals=sweep_goals(server, project, facts),
+    )
+    export = server.workers.run(write_project, listing, options, server.source, folders.work)
+    shutil.rmtree(folders.kept / stem, ignore_errors=True)
+    return export
+
+
+def listed_runs(server: Server, project: Project, work: Path) -> tuple[Plan, list[Page], list[Failure]]:
+    """The project's selected runs, each once. If fewer came than the server counts, they are listed again."""
+    for attempt in range(LISTINGS):
+        plan = plan_of(server, project)
+        if not plan.selected:
+            return plan, [], []
+        server.meter.add(runs_wanted=plan.selected if attempt == 0 else 0)
+        pages, failed = window_pages(server, project, plan, work)
+        pages = server.workers.run(without_repeats, pages, server.options.selection.active_since, work)
+        got = sum(len(page.facts) + page.left_out for page in pages)
+        if failed or got >= plan.selected:
+            return plan, pages, failed
+    problem = f"the server counts {plan.selected:,} runs, but lists {got:,}"
+    return plan, pages, [Failure(project.path, "runs", problem, LISTINGS)]
+
+
+def window_pages(server: Server, project: Project, plan: Plan, work: Path) -> tuple[list[Page], list[Failure]]:
+    """All windows' runs, fetched side by side while workers parse; a window that cannot be had is a failure."""
+    place = (project.entity, project.name)
+    parsed: list[Future[tuple[Page, list[Failure]]]] = []
+
+    def parse(text: str) -> None:
+        server.parsing.acquire()
+        future = server.workers.submit(page_of_answer, text, place, server.app_url, work)
+        future.add_done_callback(lambda _: server.parsing.release())
+        future.add_done_callback(lambda done: server.meter.add(runs=runs_in(done)))
+        parsed.append(future)
+
+    def fetch(window: Window) -> QueryError | None:
+        try:
+            for text in run_pages(server, project, window, ROW_FIELDS):
+                parse(text)
+        except QueryError as error:
+            return error
+        return None
+
+    outcomes = side_by_side(fetch, plan.windows, server.options.workers)
+    errors = [error for error in outcomes if error is not None]
+    if len(errors) == len(plan.windows):
+        raise errors[0]
+    pages = [server.workers.result(future) for future in parsed]
+    failed = [Failure(project.path, "runs", str(error), server.retries + 1) for error in errors]
+    return [page for page, _ in pages], failed + [failure for _, wrong in pages for failure in wrong]
+
+
+def runs_in(parsed: Future[tuple[Page, list[Failure]]]) -> int:
+    return 0 if parsed.exception() else len(parsed.result()[0].facts)
+
+
+def without_repeats(pages: Sequence[Page], active_since: datetime | None, work: Path) -> list[Page]:
+    """Pages without the runs that an earlier page has, and without those last heard of before `active_since`."""
+    seen: set[str] = set()
+    rest = []
+    for page in pages:
+        fresh = [each for each in page.facts if each.id not in seen]
+        seen |= {each.id for each in fresh}
+        kept = [each for each in fresh if active_since is None or at_or_after(each.heartbeat_at, active_since)]
+        rest.append(page if len(kept) == len(page.facts) else narrowed(page, kept, len(fresh) - len(kept), work))
+    return [page for page in rest if page.facts or page.left_out]
+
+
+def narrowed(page: Page, kept: Sequence[Facts], left_out: int, work: Path) -> Page:
+    ids = [each.id for each in kept]
+    rows = pl.read_parquet(page.file).filter(pl.col("id").is_in(ids)).unique("id", keep="first", maintain_order=True)
+    file = work / f"{uuid.uuid4().hex}.parquet"
+    rows.write_parquet(file, compression="lz4", statistics=False)
+    return replace(page, file=file, facts=list(kept), left_out=left_out)
+
+
+def histories_in(file: Path, history_keys: Sequence[str]) -> dict[str, list[str]]:
+    """The `history_mark` of every run in an earlier history file; none if that was made of other keys."""
+    if not file.exists():
+        return {}
+    with readable(file):
+        known = json.loads(pl.read_parquet_metadata(file).get(HISTORIES_KEY, "{}"))
+    return dict(known.get("runs", {})) if known.get("keys") == list(history_keys) else {}
+
+
+def sweep_goals(server: Server, project: Project, facts: Sequence[Facts]) -> dict[str, str]:
+    """The goal of each metric that a sweep optimises; one on which sweeps differ is left out."""
+    sweeps = sorted({each.sweep for each in facts if each.sweep})
+    goals: dict[str, set[str]] = {}
+    for start in range(0, len(sweeps), RUNS_A_QUESTION):
+        names = dict(enumerate(sweeps[start : start + RUNS_A_QUESTION]))
+        head = "".join(f", $s{number}: String!" for number in names)
+        body = " ".join(f"s{number}: sweep(sweepName: $s{number}) {{ config }}" for number in names)
+        variables = {f"s{number}": name for number, name in names.items()}
+        answer = server.ask(IN_PROJECT % (head, body), {**project.place, **variables})["project"] or {}
+        for sweep in filter(None, answer.values()):
+            metric = (yaml.safe_load(sweep["config"]) or {}).get("metric") or {}
+            if metric.get("name"):
+                goals.setdefault(metric["name"], set()).add(metric.get("goal") or "minimize")
+    return {name: told.pop() for name, told in goals.items() if len(told) == 1 and told <= set(GOALS.values())}
+
+
+# --- the server: all projects ---------------------------------------------------------------------------------
+
+
+def export_online(options: Options, folders: Folders, say: Say) -> int:
+    """Export from the server what is asked for: projects side by side, a failing one apart from the rest."""
+    with (
+        Workers(PARSERS) as workers,
+        connected(options.key_file, timeout_s=options.timeout_s, retries=1) as api,
+        Meter(quiet=options.quiet) as meter,
+    ):
+        global requests, yaml
+        import requests
+        import yaml
+
+        server = Server(api, options, workers, meter)
+        try:
+            projects = found_projects(server, options)
+            outcomes = side_by_side(partial(one_project, server, folders=folders), projects, PROJECTS_AT_ONCE)
+        except BaseException:
+            server.stopped.set()
+            raise
+    return conclusion(outcomes, options, say)
+
+
+def conclusion(outcomes: Sequence[Export | Plan | Failure], options: Options, say: Say) -> int:
+    """Tell what became of all projects; a ScriptError if nothing did."""
+    exports = [outcome for outcome in outcomes if isinstance(outcome, Export)]
+    plans = [outcome for outcome in outcomes if isinstance(outcome, Plan)]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    runs = [(plan.all, plan.selected) for plan in plans]
+    runs += [(each.listing.total, each.listing.total - each.listing.filtered) for each in exports]
+    total, selected = (sum(numbers) for numbers in zip(*runs, strict=True)) if runs else (0, 0)
+    flags = filter_flags(options)
+    if flags and runs:
+        say(f"{flags} kept {selected:,} of {total:,} runs")
+    if not selected:
+        if failed:
+            raise ScriptError(f"{failed[0].run}: {failed[0].error}; nothing could be exported", NOTHING_USABLE)
+        of = (
+            f"{flags} leaves none of {total:,} runs; loosen it"
+            if total
+            else f"there are no runs in {outcome_paths(plans)}"
+        )
+        raise ScriptError(f"{of}, or see what there is with --dry-run", NOTHING_USABLE)
+    if options.dry_run:
+        tell_plan([plan_row(plan) for plan in plans], map(plan_sentence, plans), options)
+    else:
+        tell(exports, failed, options, say)
+    return report_failures([*failed, *(failure for each in exports for failure in each.listing.failed)])
+
+
+def outcome_paths(plans: Sequence[Plan]) -> str:
+    return ", ".join(plan.project.path for plan in plans[:3]) + (" and others" if len(plans) > 3 else "")
+
+
+def filter_flags(options: Options) -> str:
+    """The filters given, as the user wrote them."""
+    selection = options.selection
+    given = [
+        name
+        for name in ("since", "until", "active_since", "state", "tag", "group", "sweep", "where")
+        if getattr(selection, name)
+    ]
+    return ", ".join(f"--{name.replace('_', '-')}" for name in given)
+
+
+def one_project(server: Server, project: Project, *, folders: Folders) -> Export | Plan | Failure:
+    """A project exported, or planned if that is all that is wanted; a failure is its own and not the others'."""
+    try:
+        if server.options.dry_run:
+            return rehearsed(server, project)
+        return export_project(server, project, folders)
+    except QueryError as error:
+        return Failure(project.path, "project", str(error), server.retries + 1)
+
+
+def rehearsed(server: Server, project: Project) -> Plan:
+    """The plan with the number of history rows, for which the runs' counts are listed but nothing else of them."""
+    plan = plan_of(server, project)
+    if not (server.options.include_history and plan.selected):
+        return plan
+    rows = 0
+    for text in run_pages(server, project, Window(None, None, plan.selected), LIGHT_FIELDS):
+        edges = json.loads(text)["project"]["runs"]["edges"]
+        rows += sum(edge["node"]["historyLineCount"] or 0 for edge in edges)
+    return replace(plan, history_rows=rows)
 
 
 # --- selection ------------------------------------------------------------------------------------------------
@@ -1329,7 +2560,9 @@ class Facts:
     id: str
     state: str
     heartbeat_at: datetime | None
+    last_step: int | None
     history_rows: int
+    sweep: str | None
     nested: tuple[KeyPath, ...]  # of the summary's numbers, the paths of more than one key
 
 
@@ -1337,8 +2570,8 @@ class Facts:
 class Page:
     """Some runs of a project as a file of ours, sorted like the runs file; `column_key` names its columns.
 
-    `kinds` are the kinds of the flattened columns, by prefix and path: a dtype, EMPTY (nothing but nulls), or MIXED (the
-    values as JSON, since no one dtype has them all).
+    `kinds` are the kinds of the flattened columns, by prefix and path: a dtype, EMPTY (nothing but nulls), or MIXED
+    (the values as JSON, since no one dtype has them all).
     """
 
     file: Path
@@ -1346,6 +2579,7 @@ class Page:
     kinds: Mapping[KeyPath, str]
     definitions: frozenset[MetricDefinition]
     text_bytes: int  # of the configs and summaries, the bulk of a row
+    left_out: int = 0  # runs that were not wanted after all
 
 
 def write_page(runs: Iterable[Run], work: Path) -> Page:
@@ -1375,7 +2609,7 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
 
 def facts_of(run: Run) -> Facts:
     nested = tuple(path for path, _ in numeric_leaves(run.summary) if len(path) > 1)
-    return Facts(run.id, run.state, run.heartbeat_at, run.history_rows, nested)
+    return Facts(run.id, run.state, run.heartbeat_at, run.last_step, run.history_rows, run.sweep, nested)
 
 
 class Columns:
@@ -1472,14 +2706,17 @@ def metric_facts(
     definitions: Collection[MetricDefinition],
     names: Mapping[KeyPath, str],
     earlier: Mapping[KeyPath, Mapping[str, str | None]],
+    sweep_goals: Mapping[str, str],
 ) -> dict[str, dict[str, str | None]]:
-    """Goal, summary and step metric by column, where `define_metric` told, now or in an `earlier` export of other runs;
-    a goal on which runs differ is left out.
+    """Goal, summary and step metric by column, where a sweep or `define_metric` told, now or in an `earlier` export.
+
+    A sweep's goal goes first; one on which runs differ is left out.
     """
     facts: dict[str, dict[str, str | None]] = {}
     for path, name in names.items():
         told = [*told_of(path, definitions), *filter(None, [earlier.get(path)])]
         agreement = {key: agreed(fact[key] for fact in told) for key in ("goal", "summary", "step_metric")}
+        agreement["goal"] = sweep_goals.get(".".join(path), agreement["goal"])
         if any(agreement.values()):
             facts[name] = agreement
     return facts
@@ -1508,15 +2745,18 @@ def agreed(values: Iterable[str | None]) -> str | None:
     return told.pop() if len(told) == 1 else None
 
 
-def history_schema(dtypes: Iterable[tuple[KeyPath, str]], names: Mapping[KeyPath, str]) -> pa.Schema:
-    """The history file's columns: a metric that any of its sources has as Float64 is Float64."""
+def history_schema(
+    dtypes: Iterable[tuple[KeyPath, str]], names: Mapping[KeyPath, str], *, with_steps: bool
+) -> pa.Schema:
+    """The columns of a file with rows of runs: a metric that any of its sources has as Float64 is Float64."""
     found: dict[str, set[str]] = {}
     for path, dtype in dtypes:
         found.setdefault(names[path], set()).add(dtype)
     metrics = {name: pa.int64() if found[name] == {"Int64"} else pa.float64() for name in sorted(found)}
     places = dict.fromkeys(("run_id", "entity", "project"), pa.string())
-    clocks = {"_step": pa.int64(), "_runtime": pa.float64(), "_timestamp": pa.float64()}
-    return pa.schema(places | clocks | metrics)
+    steps = {"_step": pa.int64()} if with_steps else {}
+    clocks = {"_runtime": pa.float64(), "_timestamp": pa.float64()}
+    return pa.schema(places | steps | clocks | metrics)
 
 
 def in_schema(rows: pl.DataFrame, sources: Mapping[str, str], schema: pa.Schema) -> pa.Table:
@@ -1536,25 +2776,20 @@ def in_schema(rows: pl.DataFrame, sources: Mapping[str, str], schema: pa.Schema)
 
 @dataclass(frozen=True)
 class Earlier:
-    """What an earlier export of the same project left: ids of its runs, and what its files say of their columns."""
+    """What an earlier export of the same project left: ids of its runs, and what it says of their metrics."""
 
     file: Path
     ids: frozenset[str] = frozenset()
     facts: Mapping[KeyPath, Mapping[str, str | None]] = field(default_factory=dict)
-    history_file: Path | None = None
-    history_paths: Mapping[KeyPath, str] = field(default_factory=dict)  # to their columns
-    history_dtypes: Mapping[KeyPath, str] = field(default_factory=dict)
 
 
-def earlier_export(runs_file: Path, history_file: Path) -> Earlier:
+def earlier_export(runs_file: Path) -> Earlier:
     """What there is of an earlier export; a ScriptError if it cannot be read, so that it is not overwritten."""
     if not runs_file.exists():
         return Earlier(runs_file)
     with readable(runs_file):
         ids = pl.read_parquet(runs_file, columns=["id"], glob=False)["id"].to_list()
-        facts = metric_facts_in(pl.read_parquet_metadata(runs_file))
-    earlier = Earlier(runs_file, frozenset(ids), facts)
-    return with_history(earlier, history_file) if history_file.exists() else earlier
+        return Earlier(runs_file, frozenset(ids), metric_facts_in(pl.read_parquet_metadata(runs_file)))
 
 
 def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Page]:
@@ -1570,17 +2805,6 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Pa
 def earlier_run(row: Mapping[str, Any]) -> Run:
     identity = {name: row[name] for name in identity_schema()}
     return Run(**identity, config=json.loads(row["_config_json"]), summary=json.loads(row["_summary_json"]))
-
-
-def with_history(earlier: Earlier, file: Path) -> Earlier:
-    with readable(file):
-        schema = pl.read_parquet_schema(file)
-        metadata = pl.read_parquet_metadata(file)
-        columns = json.loads(metadata.get(COLUMNS_KEY, "{}"))
-        facts = {**metric_facts_in(metadata), **earlier.facts}
-    paths = {tuple(path): name for name, path in columns.items() if name in schema}
-    dtypes = {path: str(schema[name]) for path, name in paths.items()}
-    return replace(earlier, facts=facts, history_file=file, history_paths=paths, history_dtypes=dtypes)
 
 
 def metric_facts_in(metadata: Mapping[str, str]) -> dict[KeyPath, Mapping[str, str | None]]:
@@ -1763,25 +2987,32 @@ def replacing(file: Path) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
+class Folders(NamedTuple):
+    """Where intermediate files go: `work` is empty at first, `kept` holds what an interrupted export has finished."""
+
+    work: Path
+    kept: Path
+
+
 @contextmanager
-def working_folder(output: Path, say: Say, *, dry_run: bool) -> Iterator[Path]:
-    """A folder for intermediate files, and the sole right to write to `output` meanwhile."""
+def working_folders(output: Path, say: Say, *, dry_run: bool) -> Iterator[Folders]:
+    """Folders for intermediate files, and the sole right to write to `output` meanwhile."""
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="wandb-tools-") as folder:
-            yield Path(folder)
+            yield Folders(Path(folder), Path(folder))
         return
     own = output / ".wandb_tools"
-    work = own / "work"
+    folders = Folders(own / "work", own / "histories")
     try:
         own.mkdir(parents=True, exist_ok=True)
         with (own / "lock").open("w") as lock:
             wait_for(lock, output, say)
-            shutil.rmtree(work, ignore_errors=True)  # of an export that was killed: the lock is ours
-            work.mkdir()
+            shutil.rmtree(folders.work, ignore_errors=True)  # of an export that was killed: the lock is ours
+            folders.work.mkdir()
             try:
-                yield work
+                yield folders
             finally:
-                shutil.rmtree(work, ignore_errors=True)
+                shutil.rmtree(folders.work, ignore_errors=True)
     except OSError as error:
         reason = error.strerror or error
         raise ScriptError(
@@ -1809,21 +3040,29 @@ def wait_for(lock: TextIO, output: Path, say: Say) -> None:
 
 @dataclass(frozen=True)
 class Listing:
-    """One project's runs by what became of them: listed = written + failed + filtered."""
+    """One project's runs by what became of them: total = those in pages + failed + filtered."""
 
     entity: str
     project: str
     pages: Sequence[Page]
-    listed: frozenset[str]
-    history: Mapping[str, Sequence[Part]] = field(default_factory=dict)  # by run id, in the order of their steps
+    total: int
+    filtered: int
+    listed: frozenset[str] | None  # ids of all runs that the source has; None where it did not tell all
+    tables: Mapping[str, Mapping[str, Sequence[Part]]] = field(default_factory=dict)  # by file name's end and run id
     failed: Sequence[Failure] = ()
     torn: Sequence[str] = ()
+    mismatched: Sequence[str] = ()  # ids of runs whose rows differ in number from the server's
     skipped_history_keys: Sequence[str] = ()
     unread: frozenset[str] = frozenset()  # ids of runs of which nothing could be read: not known to be gone
+    goals: Mapping[str, str] = field(default_factory=dict)  # of metrics, by sweeps
 
     @property
     def facts(self) -> list[Facts]:
         return [facts for page in self.pages for facts in page.facts]
+
+    @property
+    def status(self) -> str:
+        return "partial" if self.failed else "complete"
 
 
 @dataclass(frozen=True)
@@ -1834,6 +3073,7 @@ class Export:
     files: list[Path]
     kept: list[str]  # ids of runs of an earlier export that are not in this one
     gone: list[str]  # of these, the ids that the source no longer has
+    history_rows: int  # in the file
 
 
 def listings(findings: Findings, options: Options, work: Path, say: Say) -> list[Listing]:
@@ -1855,12 +3095,15 @@ def listing(runs: list[Run], wanted: Sequence[Run], findings: Findings, work: Pa
     entity, project = runs[0].entity, runs[0].project
     owners: list[RunPath | None] = [*map(run_path, runs), None]
     skipped = {".".join(path) for run in runs for path in findings.skipped_history_keys.get(run_path(run), ())}
+    listed = frozenset(run.id for run in wanted if (run.entity, run.project) == (entity, project))
     return Listing(
         entity,
         project,
         [write_page(runs[start : start + PAGE_RUNS], work) for start in range(0, len(runs), PAGE_RUNS)],
-        listed=frozenset(run.id for run in wanted if (run.entity, run.project) == (entity, project)),
-        history={run.id: run.history for run in runs},
+        total=len(listed),
+        filtered=len(listed) - len(runs),
+        listed=listed,
+        tables={"history": {run.id: run.history for run in runs}},
         failed=[failure for owner in owners for failure in findings.failed.get(owner, ())],
         torn=sorted(log for owner in owners for log in findings.torn.get(owner, ())),
         skipped_history_keys=sorted(skipped),
@@ -1870,63 +3113,128 @@ def listing(runs: list[Run], wanted: Sequence[Run], findings: Findings, work: Pa
 
 def unmatched(options: Options, projects: Sequence[Listing]) -> list[str]:
     """The patterns of --history-keys that no number in the histories matches; a dry run does not look at those."""
-    histories = [] if options.dry_run else [parts for project in projects for parts in project.history.values()]
+    histories = (
+        [] if options.dry_run else [parts for project in projects for parts in project.tables["history"].values()]
+    )
     metrics = {path for parts in histories for part in parts for path in part.metrics}
     return [
         glob for glob in options.history_keys if histories and not any(names_match(path, [glob]) for path in metrics)
     ]
 
 
-def write_project(project: Listing, options: Options, work: Path) -> Export:
+def write_project(project: Listing, options: Options, source: Mapping[str, object], work: Path) -> Export:
     """Merge a project's runs with what an earlier export left, and write its files: the metadata last."""
     stem = file_stem(options.output, project.entity, project.project)
-    runs_file, history_file, metadata_file = (
-        options.output / f"{stem}_{name}" for name in ("runs.parquet", "history.parquet", "metadata.json")
-    )
-    earlier = earlier_export(runs_file, history_file)
-    gone = sorted(earlier.ids - project.listed - project.unread)
+    runs_file, metadata_file = (options.output / f"{stem}_{name}" for name in ("runs.parquet", "metadata.json"))
+    earlier = earlier_export(runs_file)
+    gone = sorted(earlier.ids - project.listed - project.unread) if project.listed is not None else []
     fresh = {facts.id for facts in project.facts}
     kept = sorted(earlier.ids - fresh - (set(gone) if options.prune else set()))
     pages = [*project.pages, *earlier_pages(earlier, kept, work)]
 
-    parts = [part for parts in project.history.values() for part in parts]
-    dtypes = [(path, dtype) for part in parts for path, dtype in part.metrics.items()]
-    dtypes += earlier.history_dtypes.items() if kept else ()
-    names = settled_paths(pages, {path for path, _ in dtypes})
+    tables = tables_of(project, options, stem, kept, fresh)
+    names = settled_paths(pages, {path for table in tables if table.of_history for path, _ in table.dtypes()})
     definitions = {definition for page in pages for definition in page.definitions}
-    facts = json.dumps(metric_facts(definitions, names.metrics, earlier.facts if kept else {}), sort_keys=True)
-    source = json.dumps(source_of(project, options))
-    common = {SCHEMA_KEY: SCHEMA_VERSION, METRICS_KEY: facts, SOURCE_KEY: source}
-
-    files: list[Written] = []
-    if options.include_history:
-        schema = history_schema(dtypes, names.metrics)
-        columns = json.dumps({name: path for path, name in names.metrics.items() if name in schema.names})
-        tables = history_tables(project, earlier, kept, names.metrics, schema)
-        files += [write_history(history_file, tables, schema.with_metadata({**common, COLUMNS_KEY: columns}))]
+    told = [table.facts for table in tables] + [earlier.facts]
+    known = {path: fact for facts in told for path, fact in facts.items()} if kept else {}
+    facts = metric_facts(definitions, names.metrics, known, project.goals)
+    common = {
+        SCHEMA_KEY: SCHEMA_VERSION,
+        METRICS_KEY: json.dumps(facts, sort_keys=True),
+        SOURCE_KEY: json.dumps(source_of(project, source)),
+    }
+    files = [write_table(table, project, options, names, common) for table in tables]
     files.append(write_runs(runs_file, pages, names, common))
-    written_files = [options.output / file.name for file in files]
-    export = Export(project, [*written_files, metadata_file], kept=kept, gone=[] if options.prune else gone)
-    write_metadata(metadata_file, export, files, options)
+    export = Export(
+        project,
+        [*(options.output / file.name for file in files), metadata_file],
+        kept=kept,
+        gone=[] if options.prune else gone,
+        history_rows=sum(file.rows for file in files if "_history" in file.name),
+    )
+    write_metadata(metadata_file, export, files, options, source)
     return export
 
 
-def history_tables(
-    project: Listing, earlier: Earlier, kept: Collection[str], names: Mapping[KeyPath, str], schema: pa.Schema
-) -> Iterator[pa.Table]:
-    """The history file's rows by run id: those of the runs, and those that an earlier export holds of kept ones."""
-    merged = heapq.merge(
-        fresh_history(project, names), kept_history(earlier, kept, names), key=lambda of_run: of_run[0]
-    )
-    return (in_schema(rows, sources, schema) for _, rows, sources in merged)
+@dataclass(frozen=True)
+class RowTable:
+    """A file with many rows a run: a history, or system metrics. What is fetched replaces what an earlier file has."""
+
+    file: Path
+    name: str
+    fetched: Mapping[str, Sequence[Part]]  # by run id
+    kept: frozenset[str]  # ids of runs whose earlier rows stay
+    earlier: Path | None
+    paths: Mapping[KeyPath, str]  # of the earlier file, to their columns
+    earlier_dtypes: Mapping[KeyPath, str]
+    facts: Mapping[KeyPath, Mapping[str, str | None]]
+    marks: Mapping[str, list[str]]  # of the earlier file: see history_mark
+
+    @property
+    def of_history(self) -> bool:
+        return self.name != "system"
+
+    def dtypes(self) -> Iterator[tuple[KeyPath, str]]:
+        """Every metric with a dtype that it has somewhere."""
+        for parts in self.fetched.values():
+            yield from (metric for part in parts for metric in part.metrics.items())
+        yield from self.earlier_dtypes.items() if self.kept else ()
 
 
-def fresh_history(
-    project: Listing, names: Mapping[KeyPath, str]
+def tables_of(
+    project: Listing, options: Options, stem: str, kept: Collection[str], fresh: Collection[str]
+) -> list[RowTable]:
+    """The tables that are asked for, with what earlier files hold of runs that were not fetched again."""
+    tables = []
+    for name, fetched in project.tables.items():
+        if options.offline is not None and not options.include_history:
+            continue
+        file = options.output / f"{stem}_{name}.parquet"
+        stay = frozenset({*kept, *fresh} - fetched.keys())
+        tables.append(RowTable(file, name, fetched, stay, *earlier_table(file if stay and file.exists() else None)))
+    return tables
+
+
+def earlier_table(
+    file: Path | None,
+) -> tuple[
+    Path | None, dict[KeyPath, str], dict[KeyPath, str], dict[KeyPath, Mapping[str, str | None]], dict[str, list[str]]
+]:
+    """What an earlier file says of its columns and runs."""
+    if file is None:
+        return None, {}, {}, {}, {}
+    with readable(file):
+        schema = pl.scan_parquet(file, glob=False).collect_schema()
+        metadata = pl.read_parquet_metadata(file)
+        columns = json.loads(metadata.get(COLUMNS_KEY, "{}"))
+        marks = json.loads(metadata.get(HISTORIES_KEY, "{}")).get("runs", {})
+        facts = metric_facts_in(metadata)
+    paths = {tuple(path): name for name, path in columns.items() if name in schema}
+    return file, paths, {path: str(schema[name]) for path, name in paths.items()}, facts, marks
+
+
+def write_table(
+    table: RowTable, project: Listing, options: Options, names: Names, metadata: Mapping[str, str]
+) -> Written:
+    """Write a table's rows by run id: those fetched, and those that the earlier file has of other runs."""
+    metrics = names.metrics if table.of_history else settled_names(path for path, _ in table.dtypes())
+    schema = history_schema(table.dtypes(), metrics, with_steps=table.of_history)
+    columns = {name: path for path, name in metrics.items() if name in schema.names}
+    marks = {facts.id: history_mark(facts) for facts in project.facts if facts.id in table.fetched}
+    known = {run_id: mark for run_id, mark in table.marks.items() if run_id in table.kept}
+    histories = {"keys": options.history_keys, "runs": {**known, **marks} if options.offline is None else {}}
+    about = {**metadata, COLUMNS_KEY: json.dumps(columns), HISTORIES_KEY: json.dumps(histories)}
+    merged = heapq.merge(fetched_rows(table, project, metrics), kept_rows(table, metrics), key=lambda of_run: of_run[0])
+    tables = (in_schema(rows, sources, schema) for _, rows, sources in merged)
+    return write_history(table.file, tables, schema.with_metadata(about))
+
+
+def fetched_rows(
+    table: RowTable, project: Listing, names: Mapping[KeyPath, str]
 ) -> Iterator[tuple[str, pl.DataFrame, Mapping[str, str]]]:
-    """Id, rows, and the rows' column for each column of the history file."""
+    """Id, rows, and the rows' column for each column of the file."""
     place = [pl.lit(project.entity).alias("entity"), pl.lit(project.project).alias("project")]
-    for run_id, parts in sorted(project.history.items()):
+    for run_id, parts in sorted(table.fetched.items()):
         for part in parts:
             sources = {name: name for name in ("run_id", "entity", "project")}
             sources |= {path[0]: column_key(path) for path in CLOCKS}
@@ -1934,65 +3242,59 @@ def fresh_history(
             yield run_id, read_part(part).with_columns(pl.lit(run_id).alias("run_id"), *place), sources
 
 
-def kept_history(
-    earlier: Earlier, kept: Collection[str], names: Mapping[KeyPath, str]
-) -> Iterator[tuple[str, pl.DataFrame, Mapping[str, str]]]:
-    """As fresh_history, from the earlier file, which is sorted by run id."""
-    if earlier.history_file is None or not kept:
+def kept_rows(table: RowTable, names: Mapping[KeyPath, str]) -> Iterator[tuple[str, pl.DataFrame, Mapping[str, str]]]:
+    """As fetched_rows, from the earlier file, which is sorted by run id."""
+    if table.earlier is None:
         return
     sources = {name: name for name in ("run_id", "entity", "project", "_step", "_runtime", "_timestamp")}
-    sources |= {names[path]: column for path, column in earlier.history_paths.items()}
-    with pq.ParquetFile(earlier.history_file) as file:
+    sources |= {names[path]: column for path, column in table.paths.items()}
+    with pq.ParquetFile(table.earlier) as file:
         for batch in file.iter_batches(batch_size=ROW_GROUP_ROWS):
-            rows = cast("pl.DataFrame", pl.from_arrow(batch)).filter(pl.col("run_id").is_in(list(kept)))
+            rows = cast("pl.DataFrame", pl.from_arrow(batch)).filter(pl.col("run_id").is_in(list(table.kept)))
             for of_run in rows.partition_by("run_id", maintain_order=True):
                 yield of_run["run_id"][0], of_run, sources
 
 
-def source_of(project: Listing, options: Options) -> dict[str, object]:
+def source_of(project: Listing, source: Mapping[str, object]) -> dict[str, object]:
     """Where the files' content came from."""
-    return {
-        "kind": "offline",
-        "entity": project.entity,
-        "project": project.project,
-        "directory": str(options.offline.absolute()),
-        "exported_at": jsonable(now()),
-        "versions": {name: version(name) for name in ("wandb", "polars", "pyarrow")} | {"wandb-tools": VERSION},
-    }
+    versions = {name: version(name) for name in ("wandb", "polars", "pyarrow")} | {"wandb-tools": VERSION}
+    place = {"entity": project.entity, "project": project.project}
+    return {**source, **place, "exported_at": jsonable(now()), "versions": versions}
 
 
-def write_metadata(file: Path, export: Export, files: Sequence[Written], options: Options) -> None:
+def write_metadata(
+    file: Path, export: Export, files: Sequence[Written], options: Options, source: Mapping[str, object]
+) -> None:
     project = export.listing
-    source = source_of(project, options)
-    histories = [facts for facts in project.facts if facts.history_rows]
+    told = source_of(project, source)
+    written_runs = len(project.facts)
+    history = {
+        "rows": export.history_rows,
+        "runs": sum(facts.history_rows > 0 for facts in project.facts),
+        "sampled": options.history_samples is not None,
+        "mismatched": list(project.mismatched),
+    }
     document = {
-        "status": "partial" if project.failed else "complete",
+        "status": project.status,
         "entity": project.entity,
         "project": project.project,
-        "source": {key: source[key] for key in ("kind", "directory")},
+        "source": dict(source),
         "filters": {name: value for name, value in asdict(options.selection).items() if value},
-        "exported_at": source["exported_at"],
-        "versions": source["versions"],
+        "exported_at": told["exported_at"],
+        "versions": told["versions"],
         "runs": {
-            "listed": len(project.listed),
-            "written": len(project.facts),
-            "failed": 0,  # a log that gives a run gives a row
-            "filtered": len(project.listed) - len(project.facts),
-            "by_state": dict(sorted(Counter(run.state for run in project.facts).items())),
+            "listed": project.total,
+            "written": written_runs,
+            "failed": project.total - project.filtered - written_runs,
+            "filtered": project.filtered,
+            "by_state": dict(sorted(Counter(facts.state for facts in project.facts).items())),
         },
-        "history": {
-            "rows": sum(facts.history_rows for facts in histories),
-            "runs": len(histories),
-            "sampled": False,
-            "mismatched": [],
-        }
-        if options.include_history
-        else None,
+        "history": history if options.include_history or options.history_samples is not None else None,
         "files": [asdict(file) for file in files],
         "failed": [asdict(failure) for failure in project.failed],
-        "torn": project.torn,
+        "torn": list(project.torn),
         "missing_on_server": export.gone,
-        "skipped_history_keys": project.skipped_history_keys,
+        "skipped_history_keys": list(project.skipped_history_keys),
     }
     with replacing(file) as unfinished:
         text = json.dumps(jsonable(document), indent=2, ensure_ascii=False) + "\n"
@@ -2002,31 +3304,31 @@ def write_metadata(file: Path, export: Export, files: Sequence[Written], options
 # --- what is told ---------------------------------------------------------------------------------------------
 
 
-def tell(exports: Sequence[Export], options: Options, say: Say) -> None:
+def tell(exports: Sequence[Export], failed: Sequence[Failure], options: Options, say: Say) -> None:
     """The paths on stdout, or all of it as JSON; a line on each project for people."""
     for export in exports:
         say(f"{sentence(export.listing)}{kept_sentence(export, prune=options.prune)}")
     files = [str(file) for export in exports for file in export.files]
     if options.json:
         rows = [export_row(export.listing) | {"kept": len(export.kept)} for export in exports]
-        print(json_text({"version": 1, "exports": rows, "files": files}))
-    else:
+        print(json_text({"version": 1, "exports": [*rows, *map(failed_row, failed)], "files": files}))
+    elif files:
         print("\n".join(files))
 
 
-def tell_plan(projects: Sequence[Listing], options: Options) -> None:
+def tell_plan(rows: Sequence[Mapping[str, object]], sentences: Iterable[str], options: Options) -> None:
     """What an export would write, on stdout."""
     if options.json:
-        print(json_text({"version": 1, "exports": [export_row(project) for project in projects], "files": []}))
+        print(json_text({"version": 1, "exports": rows, "files": []}))
         return
-    for project in projects:
-        print(printable(sentence(project)))
+    for line in sentences:
+        print(printable(line))
 
 
 def sentence(project: Listing) -> str:
     """A project's runs in one line.
 
-    >>> sentence(Listing("team", "demo", [], frozenset()))
+    >>> sentence(Listing("team", "demo", [], 0, 0, None))
     'team/demo: 0 runs, 0 history rows'
     """
     states = Counter(run.state for run in project.facts)
@@ -2035,6 +3337,12 @@ def sentence(project: Listing) -> str:
     failures = f", {len(project.failed):,} failures" if project.failed else ""
     runs = f"{len(project.facts):,} runs" + (f" ({by_state})" if by_state else "")
     return f"{project.entity}/{project.project}: {runs}, {rows:,} history rows{failures}"
+
+
+def plan_sentence(plan: Plan) -> str:
+    of_all = f" of {plan.all:,}" if plan.selected < plan.all else ""
+    rows = f", {plan.history_rows:,} history rows" if plan.history_rows is not None else ""
+    return f"{plan.project.path}: {plan.selected:,}{of_all} runs{rows}"
 
 
 def kept_sentence(export: Export, *, prune: bool) -> str:
@@ -2048,13 +3356,95 @@ def export_row(project: Listing) -> dict[str, object]:
     return {
         "entity": project.entity,
         "project": project.project,
-        "status": "partial" if project.failed else "complete",
+        "status": project.status,
         "runs": len(project.facts),
-        "filtered": len(project.listed) - len(project.facts),
+        "filtered": project.filtered,
         "failed": len(project.failed),
         "torn": len(project.torn),
         "history_rows": sum(run.history_rows for run in project.facts),
     }
+
+
+def plan_row(plan: Plan) -> dict[str, object]:
+    place = {"entity": plan.project.entity, "project": plan.project.name, "status": "planned"}
+    return place | {"runs": plan.selected, "filtered": plan.all - plan.selected, "history_rows": plan.history_rows}
+
+
+def failed_row(failure: Failure) -> dict[str, object]:
+    entity, _, project = failure.run.partition("/")
+    return {"entity": entity, "project": project, "status": "failed", "error": failure.error}
+
+
+class Meter:
+    """Progress on stderr: a live line at a terminal, elsewhere a plain one now and then, nothing when quiet."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.counts: Counter[str] = Counter()
+        self.lock = threading.Lock()
+        self.quiet = quiet
+        self.started = self.told = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self.bars = None if self.quiet or not is_terminal(sys.stderr) else progress_bars()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bars:
+            self.bars[0].stop()
+
+    def add(self, **counts: int) -> None:
+        """Count what was done, and what is to be done (`runs_wanted`, `histories_wanted`)."""
+        with self.lock:
+            self.counts.update(counts)
+            if self.bars:
+                bars, runs, histories = self.bars
+                bars.update(runs, completed=self.counts["runs"], total=self.counts["runs_wanted"] or None)
+                bars.update(
+                    histories,
+                    completed=self.counts["histories"],
+                    total=self.counts["histories_wanted"] or None,
+                    visible=self.counts["histories_wanted"] > 0,
+                    rows=f"{self.counts['rows']:,} rows",
+                )
+            elif not self.quiet and time.monotonic() - self.told > PLAIN_LINE_S:
+                self.told = time.monotonic()
+                print(progress_sentence(self.counts, self.told - self.started), file=sys.stderr)
+
+
+def progress_sentence(counts: Mapping[str, int], elapsed_s: float) -> str:
+    """What was done, at which rate, and how long the rest will take.
+
+    >>> progress_sentence({"runs": 10, "runs_wanted": 10, "histories": 2, "histories_wanted": 8, "rows": 500}, 10.0)
+    '10 of 10 runs, 2 of 8 histories, 500 rows (50 a second), about 30 s left'
+    """
+    parts = []
+    left_s = 0.0
+    for what in ("runs", "histories"):
+        done, wanted = counts.get(what, 0), counts.get(f"{what}_wanted", 0)
+        if wanted:
+            parts.append(f"{done:,} of {wanted:,} {what}")
+            left_s = elapsed_s * (wanted - done) / done if done else math.inf
+    if rows := counts.get("rows", 0):
+        parts.append(f"{rows:,} rows ({rows / elapsed_s:,.0f} a second)")
+    if parts and 0 < left_s < math.inf:
+        parts.append(f"about {left_s:,.0f} s left")
+    return ", ".join(parts)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def progress_bars() -> tuple[Progress, TaskID, TaskID]:
+    """Bars of rich's, for runs and for histories."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bars = Progress(*columns, TextColumn("{task.fields[rows]}"), console=Console(stderr=True), transient=True)
+    tasks = [bars.add_task(name, total=None, visible=name == "runs", rows="") for name in ("runs", "histories")]
+    bars.start()
+    return bars, tasks[0], tasks[1]
 
 
 def speaker(*, quiet: bool) -> Say:
@@ -2104,75 +3494,74 @@ def jsonable(value: object) -> object:
 
 def parse_args(argv: Sequence[str] | None) -> Options:
     parser = Parser(__doc__)
-    source = parser.add_argument_group("source")
-    source.add_argument(
+    flag = parser.add_argument_group("source").add_argument
+    flag("places", nargs="*", metavar="PLACE", help="entity/project[/run], or a W&B URL of a project, run or sweep")
+    flag("--api-key-file", metavar="FILE", type=Path, help="a file that holds the API key")
+    flag(
         "--offline",
         metavar="DIR",
         type=Path,
-        required=True,
-        help="folder that holds the SDK's run folders, at any depth",
+        help="no server: the folder that holds the SDK's run folders, at any depth",
     )
-    which = parser.add_argument_group("which runs (values of one flag are ORed, flags are ANDed)")
-    which.add_argument("-e", "--entity", action="append", help="only this entity; also the entity of runs without one")
-    which.add_argument(
-        "-p",
-        "--project",
-        action="append",
-        metavar="GLOB",
-        help="only these projects; a plain name is also the project of runs without one",
-    )
-    which.add_argument(
-        "--since", metavar="WHEN", help="created at or after: 7d, 24h, 2w, 2026-01-15, an ISO time (UTC)"
-    )
-    which.add_argument("--until", metavar="WHEN", help="created before")
-    which.add_argument("--active-since", metavar="WHEN", help="last sign of life at or after")
-    which.add_argument("--state", action="append", help=", ".join(STATES))
-    which.add_argument("--tag", action="append", help="runs with this tag")
-    which.add_argument("--group", action="append", help="runs of this group")
-    which.add_argument("--sweep", action="append", metavar="ID", help="runs of this sweep")
-    what = parser.add_argument_group("what is written")
-    what.add_argument(
-        "-o", "--output", metavar="DIR", type=Path, default=Path("wandb_export"), help="default: wandb_export/"
-    )
-    what.add_argument("--include-history", action="store_true", help="also every history row, unsampled")
-    what.add_argument(
-        "--history-keys",
-        action="append",
-        metavar="GLOBS",
-        help="only these metrics of the history, by W&B or flattened name",
-    )
-    what.add_argument(
-        "--prune", action="store_true", help="drop runs of an earlier export that the source no longer has"
-    )
-    what.add_argument(
-        "--dry-run", action="store_true", help="say which projects, runs and rows there are; write nothing"
-    )
-    how = parser.add_argument_group("how")
-    how.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count() or 1,
+    flag = parser.add_argument_group("which runs (values of one flag are ORed, flags are ANDed)").add_argument
+    flag("-e", "--entity", action="append", help="of this entity (default: the key's own; offline: any)")
+    flag("-p", "--project", action="append", metavar="GLOB", help="of these projects (default: all)")
+    flag("--since", metavar="WHEN", help="created at or after: 7d, 24h, 2w, 2026-01-15, an ISO time (UTC)")
+    flag("--until", metavar="WHEN", help="created before")
+    flag("--active-since", metavar="WHEN", help="last sign of life at or after")
+    flag("--state", action="append", help=", ".join(STATES))
+    flag("--tag", action="append", help="with this tag")
+    flag("--group", action="append", help="of this group")
+    flag("--sweep", action="append", metavar="ID", help="of this sweep")
+    flag("--where", metavar="JSON", help='W&B\'s own filter, such as {"config.lr": {"$gt": 0.01}}; server only')
+    flag = parser.add_argument_group("what is written").add_argument
+    flag("-o", "--output", metavar="DIR", type=Path, default=Path("wandb_export"), help="default: wandb_export/")
+    flag("--include-history", action="store_true", help="also every history row, unsampled")
+    flag("--history-keys", action="append", metavar="GLOBS", help="only these metrics, by W&B or flattened name")
+    flag(
+        "--history-samples",
+        type=positive,
         metavar="N",
-        help="processes that read logs (default: one per core)",
+        help="about N rows a run, sampled by the server, in a file apart",
     )
-    how.add_argument("--json", action="store_true", help="the result as one JSON object on stdout")
-    how.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
-    how.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parsed = parser.parse_strictly(argv)
-    history_keys = comma_separated(parsed.history_keys)
-    if history_keys and not parsed.include_history:
-        raise ScriptError("--history-keys chooses among the history: add --include-history", WRONG_USAGE)
-    if not is_storable(str(parsed.output)):  # polars writes to no such path
-        raise ScriptError("the path of -o is no UTF-8 text; choose another", WRONG_USAGE)
-    if parsed.workers < 1:
-        raise ScriptError("--workers takes a whole number from 1 up", WRONG_USAGE)
+    flag("--system-metrics", action="store_true", help="also system metrics, sampled by the server")
+    flag("--prune", action="store_true", help="drop runs of an earlier export that the source no longer has")
+    flag("--dry-run", action="store_true", help="say which projects, runs and rows there are; write nothing")
+    flag = parser.add_argument_group("how").add_argument
+    flag(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help=f"questions at once (default: {WORKERS}); offline: processes (one per core)",
+    )
+    flag(
+        "--timeout", type=positive, metavar="S", default=TIMEOUT_S, help=f"seconds for an answer (default: {TIMEOUT_S})"
+    )
+    flag("--retries", type=not_negative, metavar="N", default=RETRIES, help=f"further tries (default: {RETRIES})")
+    flag("--json", action="store_true", help="the result as one JSON object on stdout")
+    flag("--quiet", action="store_true", help="nothing on stderr but errors")
+    flag("--debug", action="store_true", help="show the traceback of an error")
+    return options_of(parser.parse_strictly(argv))
+
+
+def options_of(parsed: argparse.Namespace) -> Options:
+    check_combinations(parsed)
+    default_workers = WORKERS if parsed.offline is None else os.cpu_count() or 1
     return Options(
         offline=parsed.offline,
+        places=tuple(map(target_of, parsed.places)),
         output=parsed.output,
         selection=selection_of(parsed),
         include_history=parsed.include_history,
-        history_keys=history_keys,
-        workers=parsed.workers,
+        history_keys=comma_separated(parsed.history_keys),
+        history_samples=parsed.history_samples,
+        system_metrics=parsed.system_metrics,
+        workers=min(parsed.workers or default_workers, MOST_WORKERS)
+        if parsed.offline is None
+        else parsed.workers or default_workers,
+        timeout_s=parsed.timeout,
+        retries=parsed.retries,
+        key_file=parsed.api_key_file,
         prune=parsed.prune,
         dry_run=parsed.dry_run,
         json=parsed.json,
@@ -2180,13 +3569,29 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     )
 
 
+def check_combinations(parsed: argparse.Namespace) -> None:
+    server_only = {
+        "a PLACE": parsed.places,
+        "--where": parsed.where,
+        "--history-samples": parsed.history_samples,
+        "--system-metrics": parsed.system_metrics,
+        "--api-key-file": parsed.api_key_file,
+    }
+    if parsed.offline is not None and (given := next((flag for flag, value in server_only.items() if value), None)):
+        raise ScriptError(f"{given} means a server, --offline none; leave one of them out", WRONG_USAGE)
+    if parsed.places and (parsed.entity or parsed.project):
+        raise ScriptError("name projects either as entity/project or with -e and -p, not both", WRONG_USAGE)
+    if parsed.history_keys and not (parsed.include_history or parsed.history_samples):
+        raise ScriptError("--history-keys chooses among the history: add --include-history", WRONG_USAGE)
+    if not is_storable(str(parsed.output)):  # polars writes to no such path
+        raise ScriptError("the path of -o is no UTF-8 text; choose another", WRONG_USAGE)
+
+
 def selection_of(parsed: argparse.Namespace) -> Selection:
     for state in comma_separated(parsed.state):
         if state not in STATES:
-            raise ScriptError(
-                f"--state {state}: no such state{did_you_mean(state, STATES)}; there are {', '.join(STATES)}",
-                WRONG_USAGE,
-            )
+            near = did_you_mean(state, STATES)
+            raise ScriptError(f"--state {state}: no such state{near}; there are {', '.join(STATES)}", WRONG_USAGE)
     return Selection(
         entity=comma_separated(parsed.entity),
         project=comma_separated(parsed.project),
@@ -2197,7 +3602,19 @@ def selection_of(parsed: argparse.Namespace) -> Selection:
         tag=comma_separated(parsed.tag),
         group=comma_separated(parsed.group),
         sweep=comma_separated(parsed.sweep),
+        where=filter_in(parsed.where),
     )
+
+
+def filter_in(text: str | None) -> dict[str, object]:
+    """The filter that --where holds."""
+    try:
+        where = json.loads(text) if text else {}
+    except ValueError as error:
+        raise ScriptError(f"--where is no JSON: {error}", WRONG_USAGE) from error
+    if not isinstance(where, dict):
+        raise ScriptError("--where takes a JSON object, as in W&B's filters", WRONG_USAGE)
+    return where
 
 
 def moment(flag: str, text: str | None) -> datetime | None:
@@ -2218,6 +3635,20 @@ def moment(flag: str, text: str | None) -> datetime | None:
         raise ScriptError(
             f"{flag} {text}: no time; write 7d, 24h, 2w, 2026-01-15 or 2026-01-15T12:00", WRONG_USAGE
         ) from error
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 1 on")
+    return int(text)
+
+
+def not_negative(text: str) -> int:
+    """A whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is no number from 0 on")
+    return int(text)
 
 
 def now() -> datetime:
@@ -2264,9 +3695,10 @@ def comma_separated(values: Sequence[str] | None) -> tuple[str, ...]:
 
 def import_libraries() -> None:
     """Import what takes time: once the command line is right, before any thread starts."""
-    global version, pl, pa, pq
+    global version, orjson, pl, pa, pq
     from importlib.metadata import version
 
+    import orjson
     import polars as pl
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -2274,26 +3706,18 @@ def import_libraries() -> None:
 
 def export(options: Options) -> int:
     """From the source to the files: the summary of this script."""
-    import_libraries()
     say = speaker(quiet=options.quiet)
-    with working_folder(options.output, say, dry_run=options.dry_run) as work:
-        findings = read_offline(options, work, say)
-        projects = listings(findings, options, work, say)
-        for glob in unmatched(options, projects):
-            say(f"--history-keys {glob} matches no metric of these runs")
-        exports = [] if options.dry_run else [write_project(project, options, work) for project in projects]
-    if options.dry_run:
-        tell_plan(projects, options)
-    else:
-        tell(exports, options, say)
-    return report_failures(projects)
+    with working_folders(options.output, say, dry_run=options.dry_run) as folders:
+        if options.offline is None:
+            return export_online(options, folders, say)
+        return export_offline(options.offline, options, folders.work, say)
 
 
-def report_failures(projects: Sequence[Listing]) -> int:
-    """Name what failed, on stderr even when quiet."""
-    failures = {failure: None for project in projects for failure in project.failed}
+def report_failures(failures: Iterable[Failure]) -> int:
+    """Name each failure once, also when quiet, and return the exit code that they mean."""
+    failures = list(dict.fromkeys(failures))
     for failure in failures:
-        print(printable(f"error: {failure.run}: {failure.error}"), file=sys.stderr)
+        print(printable(f"failed: {failure.run}: {failure.error}"), file=sys.stderr)
     return PARTIAL if failures else OK
 
 
@@ -2328,7 +3752,10 @@ def guarded(work: Callable[[], int], *, debug: bool) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Options in, exit code out."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's SIGTERM ends it as Ctrl-C does
-    return guarded(lambda: export(parse_args(argv)), debug="--debug" in (sys.argv if argv is None else argv))
+    code = guarded(lambda: export(parse_args(argv)), debug="--debug" in (sys.argv if argv is None else argv))
+    if code == INTERRUPTED and threading.active_count() > 1:
+        os._exit(code)  # threads that wait for the server would hold the process until it answers
+    return code
 
 
 if __name__ == "__main__":
