@@ -84,7 +84,6 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
     import requests
     import wandb
-    import yaml
     from pydantic import ValidationError
     from rich.progress import Progress, TaskID
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
@@ -105,6 +104,7 @@ VERSION = "0.1.0"
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
 NO_ENTITY, NO_PROJECT = "offline", "uncategorized"  # stand-ins; the second is the SDK's own
 FRESH = timedelta(minutes=5)  # W&B's own limit: a run without a sign of life for longer has crashed
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # stands for a time that nobody knows
 CRASHED_EXIT_CODE = 254  # what the SDK records for a run that it found dead
 
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of flattened columns
@@ -138,6 +138,7 @@ LONGEST_WAIT_S = 30.0  # between two tries
 PARSERS = min(4, os.cpu_count() or 1)  # processes: one keeps up with about 3,000 runs a second
 PROJECTS_AT_ONCE = 4
 MOST_SLICES = 100  # of a project's life, counted in one question
+COUNT_TRIES = 2  # for a history that came whole, but shorter than the server counts
 LISTINGS = 3  # before a project that keeps changing is taken as it is
 RUNS_A_QUESTION = 20  # histories or sweeps
 LIVE_ROWS_A_QUESTION = 5_000
@@ -839,7 +840,10 @@ def json_numbers(texts: pl.Series) -> tuple[pl.Series | None, bool]:
 
 
 def write_part(numbers: Mapping[KeyPath, pl.Series], parts: Path) -> Part:
-    """Write columns of numbers, `CLOCKS` among them, as one part."""
+    """Write columns of numbers, `_step` among them, as one part; the other clocks are null where they are missing."""
+    rows = len(numbers[("_step",)])
+    unknown = pl.Series([None] * rows, dtype=pl.Float64)
+    numbers = {**dict.fromkeys(CLOCKS[1:], unknown), **numbers}
     frame = pl.DataFrame([series.alias(column_key(path)) for path, series in numbers.items()])
     steps = numbers[("_step",)]
     file = parts / f"{uuid.uuid4().hex}.parquet"
@@ -1019,7 +1023,7 @@ def stand_in(chosen: Sequence[str], default: str) -> str:
 
 def combined(run_id: str, logs: Sequence[Log], work: Path, say: Say) -> Run:
     """One run from its logs: later ones add to or override the earlier."""
-    logs = without_copies(sorted(logs, key=lambda log: (log.started_at or datetime.min.replace(tzinfo=UTC), log.file)))
+    logs = without_copies(sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.file)))
     config: dict[str, object] = {}
     definitions: dict[str, MetricDefinition] = {}
     for log in logs:
@@ -1041,7 +1045,7 @@ def combined(run_id: str, logs: Sequence[Log], work: Path, say: Say) -> Run:
         runtime_s=runtime_s(summary),
         last_step=history[-1].last_step if history else None,
         history_rows=sum(part.rows for part in history),
-        tags=last_log.run.get("tags", ()),
+        tags=told["tags"] or (),
         group=told["group"],
         job_type=told["job_type"],
         sweep=told["sweep"],
@@ -1057,7 +1061,7 @@ def combined(run_id: str, logs: Sequence[Log], work: Path, say: Say) -> Run:
     )
 
 
-TOLD_BY_LOGS = ("name", "group", "job_type", "sweep", "notes", "commit")
+TOLD_BY_LOGS = ("name", "tags", "group", "job_type", "sweep", "notes", "commit")
 
 
 def without_copies(logs: Sequence[Log]) -> list[Log]:
@@ -1485,7 +1489,7 @@ class Server:
         self.parsing = threading.BoundedSemaphore(2 * PARSERS + 2)  # answers held until they are parsed: 10 MB each
         self.stopped = threading.Event()
         self.quiet_until = 0.0  # by time.monotonic(): before it nobody asks
-        self.storage = storage_session()
+        self.storage = storage_session() if fetches_of(options) else None
 
     def ask(self, question: str, variables: Mapping[str, object]) -> Any:
         """The answer, after as many tries as the options allow; else the last try's QueryError."""
@@ -1520,6 +1524,7 @@ class Server:
 
     def download(self, url: str, folder: Path) -> Path:
         """The file behind a signed URL; DownloadError, which never tells the URL, if it does not come whole."""
+        assert self.storage is not None
         file = folder / f"{uuid.uuid4().hex}.download"
         self.wait_for_quiet()
         try:
@@ -1547,6 +1552,9 @@ def is_final(error: QueryError) -> bool:
 
 def storage_session() -> requests.Session:
     """A client for signed URLs, which must not get the key: requests would send what netrc has for their host."""
+    global requests
+    import requests
+
     session = requests.Session()
     session.auth = lambda request: request
     session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
@@ -1939,6 +1947,8 @@ def fetch_run(
                 store_history(kept, facts, server.options, history)
                 return history, None
             problem = history.lacking
+            if attempt == COUNT_TRIES:
+                return best, Failure(facts.id, fetch.table, problem, attempt)
         except (QueryError, DownloadError) as error:
             problem = str(error)
             if server.stopped.is_set() or (isinstance(error, QueryError) and is_final(error)):
@@ -2255,6 +2265,10 @@ def histories_in(file: Path, history_keys: Sequence[str]) -> dict[str, list[str]
 def sweep_goals(server: Server, project: Project, facts: Sequence[Facts]) -> dict[str, str]:
     """The goal of each metric that a sweep optimises; one on which sweeps differ is left out."""
     sweeps = sorted({each.sweep for each in facts if each.sweep})
+    if not sweeps:
+        return {}
+    import yaml
+
     goals: dict[str, set[str]] = {}
     for start in range(0, len(sweeps), RUNS_A_QUESTION):
         names = dict(enumerate(sweeps[start : start + RUNS_A_QUESTION]))
@@ -2279,10 +2293,6 @@ def export_online(options: Options, folders: Folders, say: Say) -> int:
         connected(options.key_file, timeout_s=options.timeout_s, retries=1) as api,
         Meter(quiet=options.quiet) as meter,
     ):
-        global requests, yaml
-        import requests
-        import yaml
-
         server = Server(api, options, workers, meter)
         try:
             projects = found_projects(server, options)
@@ -2584,8 +2594,7 @@ class Page:
 
 def write_page(runs: Iterable[Run], work: Path) -> Page:
     """Turn runs into rows. A project's pages are made independently of each other, by several processes even."""
-    epoch = datetime.min.replace(tzinfo=UTC)
-    runs = sorted(runs, key=lambda run: (run.created_at or epoch, run.id))
+    runs = sorted(runs, key=lambda run: (run.created_at or EPOCH, run.id))
     columns = Columns()
     for run in runs:
         columns.add([*flatten(run.config, (CONFIG,)), *numeric_leaves(run.summary, (METRIC,))])
@@ -3220,7 +3229,8 @@ def write_table(
     metrics = names.metrics if table.of_history else settled_names(path for path, _ in table.dtypes())
     schema = history_schema(table.dtypes(), metrics, with_steps=table.of_history)
     columns = {name: path for path, name in metrics.items() if name in schema.names}
-    marks = {facts.id: history_mark(facts) for facts in project.facts if facts.id in table.fetched}
+    whole = table.fetched.keys() - set(project.mismatched)  # the others are fetched again next time
+    marks = {facts.id: history_mark(facts) for facts in project.facts if facts.id in whole}
     known = {run_id: mark for run_id, mark in table.marks.items() if run_id in table.kept}
     histories = {"keys": options.history_keys, "runs": {**known, **marks} if options.offline is None else {}}
     about = {**metadata, COLUMNS_KEY: json.dumps(columns), HISTORIES_KEY: json.dumps(histories)}
@@ -3452,7 +3462,8 @@ def speaker(*, quiet: bool) -> Say:
 
     def say(message: str) -> None:
         if not quiet:
-            print(printable(message), file=sys.stderr)
+            with suppress(BrokenPipeError):  # nobody reads it; the work goes on
+                print(printable(message), file=sys.stderr)
 
     return say
 
@@ -3703,6 +3714,9 @@ def import_libraries() -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if hasattr(signal, "siginterrupt"):  # polars' own handler has waits (for a lock, for workers) go on after Ctrl-C
+        signal.siginterrupt(signal.SIGINT, True)
+
 
 def export(options: Options) -> int:
     """From the source to the files: the summary of this script."""
@@ -3723,12 +3737,11 @@ def report_failures(failures: Iterable[Failure]) -> int:
 
 def guarded(work: Callable[[], int], *, debug: bool) -> int:
     """The exit code of `work`: the only place where exceptions become messages."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a name from W&B may not fit the terminal's encoding
+    tolerate_any_text()
     try:
         code = work()
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except ScriptError as error:
         if debug:
             traceback.print_exc()
@@ -3740,6 +3753,13 @@ def guarded(work: Callable[[], int], *, debug: bool) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except OSError as error:
+        if debug:
+            raise
+        print(
+            f"error: {error.filename or 'stdout'}: {error.strerror or error}; see to it and run again", file=sys.stderr
+        )
+        return NOTHING_USABLE
     except Exception as error:
         if debug:
             raise
@@ -3747,6 +3767,13 @@ def guarded(work: Callable[[], int], *, debug: bool) -> int:
         print(f"error: {printable(bug)}; run it again with --debug and report what it prints", file=sys.stderr)
         return NOTHING_USABLE
     return code
+
+
+def tolerate_any_text() -> None:
+    """Let a name from W&B that the terminal's encoding lacks be printed all the same."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
