@@ -1466,7 +1466,7 @@ def earlier_export(runs_file: Path, history_file: Path) -> Earlier:
 
 def with_history(earlier: Earlier, file: Path) -> Earlier:
     with readable(file):
-        schema = pl.read_parquet_schema(file)
+        schema = pl.scan_parquet(file, glob=False).collect_schema()
         metadata = pl.read_parquet_metadata(file)
         columns = json.loads(metadata.get(COLUMNS_KEY, "{}"))
         facts = {**facts_of(metadata), **earlier.facts}
@@ -2091,6 +2091,9 @@ def import_libraries() -> None:
     import polars as pl
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    if hasattr(signal, "siginterrupt"):  # polars' own handler has waits (for a lock, for workers) go on after Ctrl-C
+        signal.siginterrupt(signal.SIGINT, True)
 
 
 def export(options: Options) -> int:
