@@ -1,0 +1,66 @@
+"""What all tests share: the scripts as processes, in an environment without anybody's W&B settings."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("no clock", deadline=None)  # how fast the machine is proves nothing
+hypothesis.settings.load_profile("no clock")
+
+ROOT = Path(__file__).parent.parent
+LIMIT_S = 120  # a script that takes longer hangs
+
+
+class Done(NamedTuple):
+    """How a script ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def clean_environment(tmp_path_factory) -> dict[str, str]:
+    """The environment without WANDB_*; what the SDK leaves goes to a folder of its own, and so does its login."""
+    own = tmp_path_factory.mktemp("wandb")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    folders = {f"WANDB_{name}": str(own) for name in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR")}
+    return kept | folders | {"NETRC": str(own / "netrc"), "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
+
+
+@pytest.fixture
+def script_command(clean_environment, tmp_path):
+    """What subprocess needs to start a script: for tests that talk to it while it runs."""
+
+    def command(name: str, *arguments: object, env: dict[str, str] | None = None, cwd: Path | None = None) -> dict:
+        return {
+            "args": [sys.executable, str(ROOT / "wandb-tools" / name), *map(str, arguments)],
+            "env": clean_environment | (env or {}),
+            "cwd": cwd or tmp_path,
+            "text": True,
+            "encoding": "utf-8",
+        }
+
+    return command
+
+
+@pytest.fixture
+def run_script(script_command):
+    """Run a script to its end: exit code, stdout and stderr. A traceback or an unforeseen error fails the test."""
+
+    def run(name: str, *arguments: object, stdin: str = "", **how) -> Done:
+        done = subprocess.run(
+            **script_command(name, *arguments, **how), input=stdin, capture_output=True, timeout=LIMIT_S, check=False
+        )
+        assert "a bug in this script" not in done.stderr
+        assert "Traceback" not in done.stderr or "--debug" in arguments
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return run
