@@ -969,9 +969,9 @@ def test_filters_are_in_the_metadata(study, tmp_path, export):
         (["--since", "999999w"], "error: --since 999999w: no time"),
         (["--until", "0001-01-01T00:00+23:00"], "error: --until 0001"),
         (["--history-keys", "a"], "error: --history-keys chooses among the history: add --include-history"),
-        (["--workers", "0"], "error: --workers takes a whole number from 1 up"),
-        (["--workers", "many"], "error: argument --workers: invalid int value: 'many'"),
-        (["somewhere"], "error: unknown argument somewhere"),
+        (["--workers", "0"], "0 is no number from 1 on"),
+        (["--workers", "many"], "many is no number from 1 on"),
+        (["somewhere"], "error: a PLACE means a server"),
         (["-o", "latin-\udce9"], "error: the path of -o is no UTF-8 text"),
     ],
 )

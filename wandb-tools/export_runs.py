@@ -1054,7 +1054,7 @@ def combined(run_id: str, logs: Sequence[Log], work: Path, say: Say) -> Run:
         commit=told["commit"],
         url=None,
         exported_at=now(),
-        config={key: value for key, value in config.items() if key not in NOT_CONFIG},
+        config=jsonable({key: value for key, value in config.items() if key not in NOT_CONFIG}),
         summary=summary,
         definitions=tuple(definitions[pattern] for pattern in sorted(definitions)),
         history=tuple(history),
@@ -1121,19 +1121,18 @@ def first_moment(logs: Sequence[Log]) -> datetime | None:
     return min((log.newest_at for log in logs if log.newest_at is not None), default=None)
 
 
-def export_offline(folder: Path, options: Options, work: Path, say: Say) -> int:
+def export_offline(folder: Path, options: Options, work: Path, say: Say) -> Outcome:
     """Export what the logs below a folder hold."""
     import_libraries()
     findings = read_offline(folder, options, work, say)
     projects = listings(findings, options, work, say)
     for glob in unmatched(options, projects):
-        say(f"--history-keys {glob} matches no number in the histories")
-    source = {"kind": "offline", "directory": str(folder.absolute())}
+        say(f"--history-keys {glob} matches no metric of these runs")
+    failures = [failure for project in projects for failure in project.failed]
     if options.dry_run:
-        tell_plan([export_row(project) for project in projects], map(sentence, projects), options)
-    else:
-        tell([write_project(project, options, source, work) for project in projects], (), options, say)
-    return report_failures([failure for project in projects for failure in project.failed])
+        return Outcome([], projects, failures)
+    source = {"kind": "offline", "directory": str(folder.absolute())}
+    return Outcome([write_project(project, options, source, work) for project in projects], [], failures)
 
 
 # --- steps of a run's logs ------------------------------------------------------------------------------------
@@ -1788,7 +1787,7 @@ def fast_json(text: str) -> Any:
     if not re.search(r"\d{19}", text):
         with suppress(orjson.JSONDecodeError):
             return orjson.loads(text)
-    return json.loads(text)
+    return jsonable(json.loads(text))
 
 
 def unwrapped(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -2247,7 +2246,11 @@ def without_repeats(pages: Sequence[Page], active_since: datetime | None, work: 
 
 def narrowed(page: Page, kept: Sequence[Facts], left_out: int, work: Path) -> Page:
     ids = [each.id for each in kept]
-    rows = pl.read_parquet(page.file).filter(pl.col("id").is_in(ids)).unique("id", keep="first", maintain_order=True)
+    rows = (
+        pl.read_parquet(page.file, glob=False)
+        .filter(pl.col("id").is_in(ids))
+        .unique("id", keep="first", maintain_order=True)
+    )
     file = work / f"{uuid.uuid4().hex}.parquet"
     rows.write_parquet(file, compression="lz4", statistics=False)
     return replace(page, file=file, facts=list(kept), left_out=left_out)
@@ -2286,7 +2289,7 @@ def sweep_goals(server: Server, project: Project, facts: Sequence[Facts]) -> dic
 # --- the server: all projects ---------------------------------------------------------------------------------
 
 
-def export_online(options: Options, folders: Folders, say: Say) -> int:
+def export_online(options: Options, folders: Folders, say: Say) -> Outcome:
     """Export from the server what is asked for: projects side by side, a failing one apart from the rest."""
     with (
         Workers(PARSERS) as workers,
@@ -2300,37 +2303,29 @@ def export_online(options: Options, folders: Folders, say: Say) -> int:
         except BaseException:
             server.stopped.set()
             raise
-    return conclusion(outcomes, options, say)
+    return concluded(outcomes, options, say)
 
 
-def conclusion(outcomes: Sequence[Export | Plan | Failure], options: Options, say: Say) -> int:
-    """Tell what became of all projects; a ScriptError if nothing did."""
+def concluded(outcomes: Sequence[Export | Plan | Failure], options: Options, say: Say) -> Outcome:
+    """What became of all projects together; a ScriptError if nothing did."""
     exports = [outcome for outcome in outcomes if isinstance(outcome, Export)]
     plans = [outcome for outcome in outcomes if isinstance(outcome, Plan)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
-    runs = [(plan.all, plan.selected) for plan in plans]
-    runs += [(each.listing.total, each.listing.total - each.listing.filtered) for each in exports]
-    total, selected = (sum(numbers) for numbers in zip(*runs, strict=True)) if runs else (0, 0)
+    selected = sum(plan.selected for plan in plans) + sum(export.listing.selected for export in exports)
+    total = sum(plan.all for plan in plans) + sum(export.listing.total for export in exports)
     flags = filter_flags(options)
-    if flags and runs:
+    if flags and total:
         say(f"{flags} kept {selected:,} of {total:,} runs")
+    if not selected and failed:
+        raise ScriptError(f"{failed[0].run}: {failed[0].error}; nothing could be exported", NOTHING_USABLE)
     if not selected:
-        if failed:
-            raise ScriptError(f"{failed[0].run}: {failed[0].error}; nothing could be exported", NOTHING_USABLE)
-        of = (
-            f"{flags} leaves none of {total:,} runs; loosen it"
-            if total
-            else f"there are no runs in {outcome_paths(plans)}"
-        )
+        of = f"{flags} leaves none of {total:,} runs; loosen it" if total else f"no runs in {first_paths(plans)}"
         raise ScriptError(f"{of}, or see what there is with --dry-run", NOTHING_USABLE)
-    if options.dry_run:
-        tell_plan([plan_row(plan) for plan in plans], map(plan_sentence, plans), options)
-    else:
-        tell(exports, failed, options, say)
-    return report_failures([*failed, *(failure for each in exports for failure in each.listing.failed)])
+    failures = [*failed, *(failure for export in exports for failure in export.listing.failed)]
+    return Outcome(exports, plans if options.dry_run else [], failures)
 
 
-def outcome_paths(plans: Sequence[Plan]) -> str:
+def first_paths(plans: Sequence[Plan]) -> str:
     return ", ".join(plan.project.path for plan in plans[:3]) + (" and others" if len(plans) > 3 else "")
 
 
@@ -2674,7 +2669,7 @@ def values_of(path: KeyPath, page: Page) -> list[Scalar]:
     """A column of a page as Python values."""
     if path not in page.kinds:
         return [None] * len(page.facts)
-    values = pl.read_parquet(page.file, columns=[column_key(path)]).to_series().to_list()
+    values = pl.read_parquet(page.file, columns=[column_key(path)], glob=False).to_series().to_list()
     return [None if v is None else json.loads(v) for v in values] if page.kinds[path] == MIXED else values
 
 
@@ -2755,7 +2750,7 @@ def agreed(values: Iterable[str | None]) -> str | None:
 
 
 def history_schema(
-    dtypes: Iterable[tuple[KeyPath, str]], names: Mapping[KeyPath, str], *, with_steps: bool
+    dtypes: Iterable[tuple[KeyPath, str]], names: Mapping[KeyPath, str], *, with_steps: bool = True
 ) -> pa.Schema:
     """The columns of a file with rows of runs: a metric that any of its sources has as Float64 is Float64."""
     found: dict[str, set[str]] = {}
@@ -2933,7 +2928,7 @@ def runs_schema(columns: Iterable[FlatColumn]) -> pa.Schema:
 
 
 def page_keys(number: int, page: Page) -> pl.DataFrame:
-    keys = pl.read_parquet(page.file, columns=["created_at", "id"]).with_row_index("row")
+    keys = pl.read_parquet(page.file, columns=["created_at", "id"], glob=False).with_row_index("row")
     return keys.with_columns(pl.lit(number).alias("page"))
 
 
@@ -2951,7 +2946,7 @@ def rows_of_page(
         else pl.lit(None, dtype=column.dtype).alias(column.name)
         for column in columns
     ]
-    rows = pl.read_parquet(page.file).slice(first, count)
+    rows = pl.read_parquet(page.file, glob=False).slice(first, count)
     return rows.select(*identity_schema(), *flat, "_config_json", "_summary_json")
 
 
@@ -3068,6 +3063,10 @@ class Listing:
     @property
     def facts(self) -> list[Facts]:
         return [facts for page in self.pages for facts in page.facts]
+
+    @property
+    def selected(self) -> int:
+        return self.total - self.filtered
 
     @property
     def status(self) -> str:
@@ -3229,14 +3228,20 @@ def write_table(
     metrics = names.metrics if table.of_history else settled_names(path for path, _ in table.dtypes())
     schema = history_schema(table.dtypes(), metrics, with_steps=table.of_history)
     columns = {name: path for path, name in metrics.items() if name in schema.names}
-    whole = table.fetched.keys() - set(project.mismatched)  # the others are fetched again next time
-    marks = {facts.id: history_mark(facts) for facts in project.facts if facts.id in whole}
-    known = {run_id: mark for run_id, mark in table.marks.items() if run_id in table.kept}
-    histories = {"keys": options.history_keys, "runs": {**known, **marks} if options.offline is None else {}}
-    about = {**metadata, COLUMNS_KEY: json.dumps(columns), HISTORIES_KEY: json.dumps(histories)}
+    about = {**metadata, COLUMNS_KEY: json.dumps(columns), **marks_of(table, project, options)}
     merged = heapq.merge(fetched_rows(table, project, metrics), kept_rows(table, metrics), key=lambda of_run: of_run[0])
     tables = (in_schema(rows, sources, schema) for _, rows, sources in merged)
     return write_history(table.file, tables, schema.with_metadata(about))
+
+
+def marks_of(table: RowTable, project: Listing, options: Options) -> dict[str, str]:
+    """What a later export compares to see whose histories have changed; logs are always read anew."""
+    if options.offline is not None:
+        return {}
+    whole = table.fetched.keys() - set(project.mismatched)  # the others are fetched again next time
+    marks = {run_id: mark for run_id, mark in table.marks.items() if run_id in table.kept}
+    marks |= {facts.id: list(history_mark(facts)) for facts in project.facts if facts.id in whole}
+    return {HISTORIES_KEY: json.dumps({"keys": options.history_keys, "runs": marks})}
 
 
 def fetched_rows(
@@ -3295,7 +3300,7 @@ def write_metadata(
         "runs": {
             "listed": project.total,
             "written": written_runs,
-            "failed": project.total - project.filtered - written_runs,
+            "failed": project.selected - written_runs,
             "filtered": project.filtered,
             "by_state": dict(sorted(Counter(facts.state for facts in project.facts).items())),
         },
@@ -3314,25 +3319,30 @@ def write_metadata(
 # --- what is told ---------------------------------------------------------------------------------------------
 
 
-def tell(exports: Sequence[Export], failed: Sequence[Failure], options: Options, say: Say) -> None:
-    """The paths on stdout, or all of it as JSON; a line on each project for people."""
-    for export in exports:
+@dataclass(frozen=True)
+class Outcome:
+    """What became of everything: exports, or what they would be, and what failed."""
+
+    exports: Sequence[Export]
+    planned: Sequence[Listing | Plan]
+    failures: Sequence[Failure]
+
+
+def tell(outcome: Outcome, options: Options, say: Say) -> int:
+    """The paths on stdout, or all of it as JSON; a line on each project for people. Returns the exit code."""
+    for export in outcome.exports:
         say(f"{sentence(export.listing)}{kept_sentence(export, prune=options.prune)}")
-    files = [str(file) for export in exports for file in export.files]
+    files = [str(file) for export in outcome.exports for file in export.files]
     if options.json:
-        rows = [export_row(export.listing) | {"kept": len(export.kept)} for export in exports]
-        print(json_text({"version": 1, "exports": [*rows, *map(failed_row, failed)], "files": files}))
-    elif files:
-        print("\n".join(files))
-
-
-def tell_plan(rows: Sequence[Mapping[str, object]], sentences: Iterable[str], options: Options) -> None:
-    """What an export would write, on stdout."""
-    if options.json:
-        print(json_text({"version": 1, "exports": rows, "files": []}))
-        return
-    for line in sentences:
-        print(printable(line))
+        rows = [export_row(export.listing) | {"kept": len(export.kept)} for export in outcome.exports]
+        rows += [plan_row(plan) if isinstance(plan, Plan) else export_row(plan) for plan in outcome.planned]
+        rows += [failed_row(failure) for failure in outcome.failures if failure.what == "project"]
+        print(json_text({"version": 1, "exports": rows, "files": files}))
+    else:
+        plans = (plan_sentence(plan) if isinstance(plan, Plan) else sentence(plan) for plan in outcome.planned)
+        for line in (*files, *map(printable, plans)):
+            print(line)
+    return report_failures(outcome.failures)
 
 
 def sentence(project: Listing) -> str:
@@ -3487,7 +3497,7 @@ def json_text(document: object) -> str:
     return re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", text)  # terminals may obey these
 
 
-def jsonable(value: object) -> object:
+def jsonable(value: object) -> Any:
     """`value` with what JSON lacks replaced, at any depth."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
@@ -3723,15 +3733,17 @@ def export(options: Options) -> int:
     say = speaker(quiet=options.quiet)
     with working_folders(options.output, say, dry_run=options.dry_run) as folders:
         if options.offline is None:
-            return export_online(options, folders, say)
-        return export_offline(options.offline, options, folders.work, say)
+            outcome = export_online(options, folders, say)
+        else:
+            outcome = export_offline(options.offline, options, folders.work, say)
+    return tell(outcome, options, say)
 
 
 def report_failures(failures: Iterable[Failure]) -> int:
     """Name each failure once, also when quiet, and return the exit code that they mean."""
     failures = list(dict.fromkeys(failures))
     for failure in failures:
-        print(printable(f"failed: {failure.run}: {failure.error}"), file=sys.stderr)
+        print(printable(f"error: {failure.run}: {failure.error}"), file=sys.stderr)
     return PARTIAL if failures else OK
 
 
