@@ -103,17 +103,9 @@ class Stage(NamedTuple):
 
 
 STAGE_1A = Stage("stage1a", "graph-denoising", "graph-lab", "sbm", one_graph=True, job_type="train")
-STAGE_2C = Stage(
-    "stage2c", "graph-denoising", "graph-lab", "ring_of_cliques", one_graph=False, job_type="train"
-)
+STAGE_2C = Stage("stage2c", "graph-denoising", "graph-lab", "ring_of_cliques", one_graph=False, job_type="train")
 STAGE_3B = Stage(
-    "stage3b",
-    "graph-denoising-ablations",
-    None,
-    "tree",
-    False,
-    "ablation",
-    "How much resolution does lr pay for?",
+    "stage3b", "graph-denoising-ablations", None, "tree", False, "ablation", "How much resolution does lr pay for?"
 )
 
 
@@ -210,17 +202,13 @@ def study() -> Iterator[Plan]:
 
 def one_graph_runs() -> Iterator[Plan]:
     stage = STAGE_1A
-    yield Plan(
-        stage=stage, arch="filter_bank", seed=0, steps=3, log_every=1, title="smoke-test", tags=("debug",)
-    )
+    yield Plan(stage=stage, arch="filter_bank", seed=0, steps=3, log_every=1, title="smoke-test", tags=("debug",))
     for seed in range(3):
         yield Plan(stage=stage, arch="filter_bank", seed=seed)
         yield Plan(stage=stage, arch="spectral", seed=seed)
         yield Plan(stage=stage, arch="self_attention", seed=seed)
         yield Plan(stage=stage, arch="linear", k=None, weight_decay=1e-2, seed=seed, tags=("baseline",))
-    yield Plan(
-        stage=stage, arch="spectral", lr=1e0, seed=0, tags=("debug",), notes="lr far too large, left to run"
-    )
+    yield Plan(stage=stage, arch="spectral", lr=1e0, seed=0, tags=("debug",), notes="lr far too large, left to run")
 
 
 def unseen_graph_runs() -> Iterator[Plan]:
@@ -232,12 +220,8 @@ def unseen_graph_runs() -> Iterator[Plan]:
         yield Plan(stage=stage, arch="linear", k=None, weight_decay=1e-2, seed=seed, tags=("baseline",))
     yield Plan(stage=stage, arch="filter_bank", seed=3, ending="resumed", notes="resumed from a checkpoint")
     yield Plan(stage=stage, arch="filter_bank", seed=4, log_every=1, ending="killed")
-    yield Plan(
-        stage=stage, arch="self_attention", lr=1e0, seed=0, ending="failed", notes="stops at a loss of inf"
-    )
-    yield Plan(
-        stage=stage, arch="filter_bank", k=8, seed=0, title="[red]boom[/red] 🚀 a/b", tags=("[bold]", "a/b")
-    )
+    yield Plan(stage=stage, arch="self_attention", lr=1e0, seed=0, ending="failed", notes="stops at a loss of inf")
+    yield Plan(stage=stage, arch="filter_bank", k=8, seed=0, title="[red]boom[/red] 🚀 a/b", tags=("[bold]", "a/b"))
 
 
 def ablation_runs() -> Iterator[Plan]:
@@ -257,8 +241,7 @@ def ablation_runs() -> Iterator[Plan]:
 def config_of(plan: Plan) -> Config:
     stage = plan.stage
     return {
-        "model": {"_target_": f"denoising.models.{MODELS[plan.arch].target}"}
-        | ({"k": plan.k} if plan.k else {}),
+        "model": {"_target_": f"denoising.models.{MODELS[plan.arch].target}"} | ({"k": plan.k} if plan.k else {}),
         "optim": {"lr": plan.lr, "weight_decay": plan.weight_decay, "momentum": MOMENTUM},
         "data": {
             "_target_": f"denoising.data.{'SingleGraph' if stage.one_graph else 'GraphDistribution'}",
@@ -344,9 +327,7 @@ def stochastic_block_model(rng: np.random.Generator) -> Array:
     return np.triu(drawn, 1) + np.eye(NODES, k=1)
 
 
-LINKS: dict[
-    str, Callable[[np.random.Generator], Array]
-] = {  # to nodes x nodes: positive where two are linked
+LINKS: dict[str, Callable[[np.random.Generator], Array]] = {  # to nodes x nodes: positive where two are linked
     "ring_of_cliques": ring_of_cliques,
     "tree": random_tree,
     "sbm": stochastic_block_model,
@@ -510,8 +491,7 @@ def fit(model: Model, plan: Plan, train: Sequence[Batch], rng: np.random.Generat
         yield Progress(step, step // len(train), params, float(np.mean(error**2)), norm)
         velocity = {name: MOMENTUM * velocity[name] + gradients[name] for name in params}
         params = {
-            name: values - plan.lr * (velocity[name] + plan.weight_decay * values)
-            for name, values in params.items()
+            name: values - plan.lr * (velocity[name] + plan.weight_decay * values) for name, values in params.items()
         }
 
 
@@ -617,9 +597,7 @@ def anonymous_settings() -> wandb.Settings:
     )
 
 
-def log_training(
-    run: wandb.Run, experiment: Experiment, progress: Iterator[Progress], first_step: int = 0
-) -> Params:
+def log_training(run: wandb.Run, experiment: Experiment, progress: Iterator[Progress], first_step: int = 0) -> Params:
     """Log some of the steps, counted from this process's first; return the last parameters."""
     plan, model, dataset = experiment
     for now in progress:
@@ -724,9 +702,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
         default=DEFAULT_FOLDER,
         help="default: offline-runs beside this file",
     )
-    parser.add_argument(
-        "--force", action="store_true", help="replace the runs of an earlier recording in DIR"
-    )
+    parser.add_argument("--force", action="store_true", help="replace the runs of an earlier recording in DIR")
     arguments = parser.parse_args(argv)
     return Options(arguments.output, arguments.force)
 

@@ -82,11 +82,8 @@ def write_runs(
         "url": [None for _ in runs],
         "exported_at": [r.exported_at for r in runs],
     }
-    schema: dict = {
-        name: pl.String
-        for name in ("id", "name", "state", "entity", "project", "group", "job_type", "sweep")
-        + ("user", "notes", "commit", "url")
-    }
+    texts = ("id", "name", "state", "entity", "project", "group", "job_type", "sweep", "user", "notes", "commit", "url")
+    schema: dict = dict.fromkeys(texts, pl.String)
     schema |= dict.fromkeys(("created_at", "heartbeat_at", "exported_at"), pl.Datetime("us", "UTC"))
     schema |= {"tags": pl.List(pl.String), "last_step": pl.Int64, "history_rows": pl.Int64}
     paths: dict[str, list[str]] = {}
@@ -104,7 +101,8 @@ def write_runs(
     order = [*list(frame)[:19], *sorted(paths), "_config_json", "_summary_json"]
     file = folder / f"{entity}_{project}_runs.parquet"
     folder.mkdir(parents=True, exist_ok=True)
-    pl.DataFrame({name: frame[name] for name in order}, schema_overrides=schema | (dtypes or {}), strict=False).write_parquet(
+    columns = {name: frame[name] for name in order}
+    pl.DataFrame(columns, schema_overrides=schema | (dtypes or {}), strict=False).write_parquet(
         file,
         compression="zstd",
         metadata={

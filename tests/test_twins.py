@@ -14,7 +14,17 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "wandb-tools").glob("*.py"))
 
 # Names that several scripts define, each in its own way.
-DIFFERENT = {"Options", "Selection", "selected", "main", "parse_args", "import_libraries"}
+DIFFERENT = {
+    "Options",
+    "Project",
+    "RETRIES",
+    "Selection",
+    "TIMEOUT_S",
+    "import_libraries",
+    "main",
+    "parse_args",
+    "selected",
+}
 LONGEST_TWIN = 40  # lines; a longer one is a question of design
 
 

@@ -947,7 +947,8 @@ def speaker(*, quiet: bool) -> Say:
 
     def say(message: str) -> None:
         if not quiet:
-            print(printable(message), file=sys.stderr)
+            with suppress(BrokenPipeError):  # nobody reads it; the work goes on
+                print(printable(message), file=sys.stderr)
 
     return say
 
@@ -1124,6 +1125,13 @@ def merge(files: Sequence[RunsFile], options: Options) -> Outcome:
     )
 
 
+def tolerate_any_text() -> None:
+    """Let a name from W&B that the terminal's encoding lacks be printed all the same."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Options in, exit code out."""
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
@@ -1132,12 +1140,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def guarded(work: Callable[[], int], *, debug: bool) -> int:
     """The exit code of `work`: the only place where exceptions become messages."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a name from W&B may not fit the terminal's encoding
+    tolerate_any_text()
     try:
         code = work()
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except ScriptError as error:
         if debug:
             traceback.print_exc()
@@ -1149,6 +1156,13 @@ def guarded(work: Callable[[], int], *, debug: bool) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except OSError as error:
+        if debug:
+            raise
+        print(
+            f"error: {error.filename or 'stdout'}: {error.strerror or error}; see to it and run again", file=sys.stderr
+        )
+        return NOTHING_USABLE
     except Exception as error:
         if debug:
             raise

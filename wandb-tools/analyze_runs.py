@@ -1325,7 +1325,8 @@ def speaker(*, quiet: bool) -> Say:
 
     def say(message: str) -> None:
         if not quiet:
-            print(printable(message), file=sys.stderr)
+            with suppress(BrokenPipeError):  # nobody reads it; the work goes on
+                print(printable(message), file=sys.stderr)
 
     return say
 
@@ -1464,12 +1465,11 @@ def comma_separated(values: Sequence[str] | None) -> tuple[str, ...]:
 
 def guarded(work: Callable[[], int], *, debug: bool) -> int:
     """The exit code of `work`: the only place where exceptions become messages."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a name from W&B may not fit the terminal's encoding
+    tolerate_any_text()
     try:
         code = work()
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except ScriptError as error:
         if debug:
             traceback.print_exc()
@@ -1481,6 +1481,13 @@ def guarded(work: Callable[[], int], *, debug: bool) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except OSError as error:
+        if debug:
+            raise
+        print(
+            f"error: {error.filename or 'stdout'}: {error.strerror or error}; see to it and run again", file=sys.stderr
+        )
+        return NOTHING_USABLE
     except Exception as error:
         if debug:
             raise
@@ -1519,6 +1526,13 @@ def refuse_overwriting(files: Sequence[Path], output: Path | None) -> None:
     """Raise where the answer would replace what it is computed from."""
     if output and output.resolve() in {file.resolve() for file in files}:
         raise ScriptError(f"-o {output} is an input; choose another name", WRONG_USAGE)
+
+
+def tolerate_any_text() -> None:
+    """Let a name from W&B that the terminal's encoding lacks be printed all the same."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1054,7 +1054,7 @@ def combined(run_id: str, logs: Sequence[Log], work: Path, say: Say) -> Run:
         commit=told["commit"],
         url=None,
         exported_at=now(),
-        config=jsonable({key: value for key, value in config.items() if key not in NOT_CONFIG}),
+        config=cast("dict[str, object]", jsonable(without_notes(config))),
         summary=summary,
         definitions=tuple(definitions[pattern] for pattern in sorted(definitions)),
         history=tuple(history),
@@ -1084,6 +1084,11 @@ def offline_state(exit_code: int | None, heartbeat_at: datetime | None) -> str:
         fresh = heartbeat_at is not None and abs(now() - heartbeat_at) < FRESH  # a clock may go wrong either way
         return "running" if fresh else "crashed"
     return {0: "finished", CRASHED_EXIT_CODE: "crashed"}.get(exit_code, "failed")
+
+
+def without_notes(config: Mapping[str, object]) -> dict[str, object]:
+    """The config without what W&B noted in it for itself."""
+    return {key: value for key, value in config.items() if key not in NOT_CONFIG}
 
 
 def folded_summary(logs: Sequence[Log], history: Sequence[Part]) -> dict[str, Any]:
@@ -1121,7 +1126,7 @@ def first_moment(logs: Sequence[Log]) -> datetime | None:
     return min((log.newest_at for log in logs if log.newest_at is not None), default=None)
 
 
-def export_offline(folder: Path, options: Options, work: Path, say: Say) -> Outcome:
+def export_offline(folder: Path, options: Options, work: Path, say: Say) -> Conclusion:
     """Export what the logs below a folder hold."""
     import_libraries()
     findings = read_offline(folder, options, work, say)
@@ -1130,9 +1135,9 @@ def export_offline(folder: Path, options: Options, work: Path, say: Say) -> Outc
         say(f"--history-keys {glob} matches no metric of these runs")
     failures = [failure for project in projects for failure in project.failed]
     if options.dry_run:
-        return Outcome([], projects, failures)
+        return Conclusion([], projects, failures)
     source = {"kind": "offline", "directory": str(folder.absolute())}
-    return Outcome([write_project(project, options, source, work) for project in projects], [], failures)
+    return Conclusion([write_project(project, options, source, work) for project in projects], [], failures)
 
 
 # --- steps of a run's logs ------------------------------------------------------------------------------------
@@ -1447,7 +1452,7 @@ def own_entity(server: Server) -> str:
     return str(entity)
 
 
-PROJECTS = """query Projects($entity: String, $after: String) {
+PROJECT_PAGE = """query Projects($entity: String, $after: String) {
     models(entityName: $entity, first: 200, after: $after) {
         edges { node { name } } pageInfo { endCursor hasNextPage } } }"""
 
@@ -1457,7 +1462,7 @@ def project_names(server: Server, entity: str) -> list[str]:
     names: list[str] = []
     after = None
     while True:
-        models = server.ask(PROJECTS, {"entity": entity, "after": after})["models"]
+        models = server.ask(PROJECT_PAGE, {"entity": entity, "after": after})["models"]
         if models is None:
             return names
         names += [edge["node"]["name"] for edge in models["edges"]]
@@ -1724,7 +1729,7 @@ def page_info(text: str) -> dict[str, Any]:
 # --- the server: a page of runs, parsed by a worker -----------------------------------------------------------
 
 
-def page_of_answer(text: str, place: tuple[str, str], app_url: str, work: Path) -> tuple[Page, list[Failure]]:
+def page_of_answer(text: str, place: tuple[str, str], app_url: str, work: Path) -> tuple[RunPage, list[Failure]]:
     """The runs of an answer as a page, and what of them could not be parsed: their rows stay, without it."""
     nodes = [edge["node"] for edge in fast_json(text)["project"]["runs"]["edges"]]
     runs, failures = [], []
@@ -1767,7 +1772,7 @@ def run_of_node(node: Mapping[str, Any], place: tuple[str, str], app_url: str) -
         commit=node["commit"] or None,
         url="/".join([app_url, *(quote(key, safe="") for key in (entity, project, "runs", node["name"]))]),
         exported_at=now(),
-        config={key: value for key, value in config.items() if key not in NOT_CONFIG},
+        config=without_notes(config),
         summary=summary,
         definitions=definitions_in(config),
     )
@@ -2183,7 +2188,7 @@ def export_project(server: Server, project: Project, folders: Folders) -> Export
     return export
 
 
-def listed_runs(server: Server, project: Project, work: Path) -> tuple[Plan, list[Page], list[Failure]]:
+def listed_runs(server: Server, project: Project, work: Path) -> tuple[Plan, list[RunPage], list[Failure]]:
     """The project's selected runs, each once. If fewer came than the server counts, they are listed again."""
     for attempt in range(LISTINGS):
         plan = plan_of(server, project)
@@ -2191,7 +2196,7 @@ def listed_runs(server: Server, project: Project, work: Path) -> tuple[Plan, lis
             return plan, [], []
         server.meter.add(runs_wanted=plan.selected if attempt == 0 else 0)
         pages, failed = window_pages(server, project, plan, work)
-        pages = server.workers.run(without_repeats, pages, server.options.selection.active_since, work)
+        pages = server.workers.run(each_run_once, pages, server.options.selection.active_since, work)
         got = sum(len(page.facts) + page.left_out for page in pages)
         if failed or got >= plan.selected:
             return plan, pages, failed
@@ -2199,10 +2204,10 @@ def listed_runs(server: Server, project: Project, work: Path) -> tuple[Plan, lis
     return plan, pages, [Failure(project.path, "runs", problem, LISTINGS)]
 
 
-def window_pages(server: Server, project: Project, plan: Plan, work: Path) -> tuple[list[Page], list[Failure]]:
+def window_pages(server: Server, project: Project, plan: Plan, work: Path) -> tuple[list[RunPage], list[Failure]]:
     """All windows' runs, fetched side by side while workers parse; a window that cannot be had is a failure."""
     place = (project.entity, project.name)
-    parsed: list[Future[tuple[Page, list[Failure]]]] = []
+    parsed: list[Future[tuple[RunPage, list[Failure]]]] = []
 
     def parse(text: str) -> None:
         server.parsing.acquire()
@@ -2228,11 +2233,11 @@ def window_pages(server: Server, project: Project, plan: Plan, work: Path) -> tu
     return [page for page, _ in pages], failed + [failure for _, wrong in pages for failure in wrong]
 
 
-def runs_in(parsed: Future[tuple[Page, list[Failure]]]) -> int:
+def runs_in(parsed: Future[tuple[RunPage, list[Failure]]]) -> int:
     return 0 if parsed.exception() else len(parsed.result()[0].facts)
 
 
-def without_repeats(pages: Sequence[Page], active_since: datetime | None, work: Path) -> list[Page]:
+def each_run_once(pages: Sequence[RunPage], active_since: datetime | None, work: Path) -> list[RunPage]:
     """Pages without the runs that an earlier page has, and without those last heard of before `active_since`."""
     seen: set[str] = set()
     rest = []
@@ -2244,7 +2249,7 @@ def without_repeats(pages: Sequence[Page], active_since: datetime | None, work: 
     return [page for page in rest if page.facts or page.left_out]
 
 
-def narrowed(page: Page, kept: Sequence[Facts], left_out: int, work: Path) -> Page:
+def narrowed(page: RunPage, kept: Sequence[Facts], left_out: int, work: Path) -> RunPage:
     ids = [each.id for each in kept]
     rows = (
         pl.read_parquet(page.file, glob=False)
@@ -2289,7 +2294,7 @@ def sweep_goals(server: Server, project: Project, facts: Sequence[Facts]) -> dic
 # --- the server: all projects ---------------------------------------------------------------------------------
 
 
-def export_online(options: Options, folders: Folders, say: Say) -> Outcome:
+def export_online(options: Options, folders: Folders, say: Say) -> Conclusion:
     """Export from the server what is asked for: projects side by side, a failing one apart from the rest."""
     with (
         Workers(PARSERS) as workers,
@@ -2306,7 +2311,7 @@ def export_online(options: Options, folders: Folders, say: Say) -> Outcome:
     return concluded(outcomes, options, say)
 
 
-def concluded(outcomes: Sequence[Export | Plan | Failure], options: Options, say: Say) -> Outcome:
+def concluded(outcomes: Sequence[Export | Plan | Failure], options: Options, say: Say) -> Conclusion:
     """What became of all projects together; a ScriptError if nothing did."""
     exports = [outcome for outcome in outcomes if isinstance(outcome, Export)]
     plans = [outcome for outcome in outcomes if isinstance(outcome, Plan)]
@@ -2322,7 +2327,7 @@ def concluded(outcomes: Sequence[Export | Plan | Failure], options: Options, say
         of = f"{flags} leaves none of {total:,} runs; loosen it" if total else f"no runs in {first_paths(plans)}"
         raise ScriptError(f"{of}, or see what there is with --dry-run", NOTHING_USABLE)
     failures = [*failed, *(failure for export in exports for failure in export.listing.failed)]
-    return Outcome(exports, plans if options.dry_run else [], failures)
+    return Conclusion(exports, plans if options.dry_run else [], failures)
 
 
 def first_paths(plans: Sequence[Plan]) -> str:
@@ -2572,7 +2577,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Page:
+class RunPage:
     """Some runs of a project as a file of ours, sorted like the runs file; `column_key` names its columns.
 
     `kinds` are the kinds of the flattened columns, by prefix and path: a dtype, EMPTY (nothing but nulls), or MIXED
@@ -2587,7 +2592,7 @@ class Page:
     left_out: int = 0  # runs that were not wanted after all
 
 
-def write_page(runs: Iterable[Run], work: Path) -> Page:
+def write_page(runs: Iterable[Run], work: Path) -> RunPage:
     """Turn runs into rows. A project's pages are made independently of each other, by several processes even."""
     runs = sorted(runs, key=lambda run: (run.created_at or EPOCH, run.id))
     columns = Columns()
@@ -2602,7 +2607,7 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
     table = pl.DataFrame(identity | texts, schema=identity_schema() | dict.fromkeys(texts, pl.String))
     file = work / f"{uuid.uuid4().hex}.parquet"
     table.hstack([series for series, _ in typed.values()]).write_parquet(file, compression="lz4", statistics=False)
-    return Page(
+    return RunPage(
         file,
         [facts_of(run) for run in runs],
         {path: kind for path, (_, kind) in typed.items()},
@@ -2654,7 +2659,7 @@ def typed_series(path: KeyPath, values: Sequence[Scalar]) -> tuple[pl.Series, st
     return pl.Series(name, [None if value is None else valid_json(value) for value in values], dtype=pl.String), MIXED
 
 
-def column_of_pages(path: KeyPath, pages: Sequence[Page]) -> tuple[Any, pl.Series | None]:
+def column_of_pages(path: KeyPath, pages: Sequence[RunPage]) -> tuple[Any, pl.Series | None]:
     """The dtype that holds a column's values in all pages, and the column itself where casts do not make it."""
     kinds = {page.kinds[path] for page in pages if path in page.kinds} - {EMPTY}
     if kinds <= {"Int64", "Float64"} and kinds:
@@ -2665,7 +2670,7 @@ def column_of_pages(path: KeyPath, pages: Sequence[Page]) -> tuple[Any, pl.Serie
     return series.dtype, series
 
 
-def values_of(path: KeyPath, page: Page) -> list[Scalar]:
+def values_of(path: KeyPath, page: RunPage) -> list[Scalar]:
     """A column of a page as Python values."""
     if path not in page.kinds:
         return [None] * len(page.facts)
@@ -2673,7 +2678,7 @@ def values_of(path: KeyPath, page: Page) -> list[Scalar]:
     return [None if v is None else json.loads(v) for v in values] if page.kinds[path] == MIXED else values
 
 
-def settled_paths(pages: Sequence[Page], history_paths: Iterable[KeyPath]) -> Names:
+def settled_paths(pages: Sequence[RunPage], history_paths: Iterable[KeyPath]) -> Names:
     """The names of all columns: over configs, and over summaries, histories and what `define_metric` names."""
     paths = {path for page in pages for path in page.kinds}
     defined = {(d.pattern,) for page in pages for d in page.definitions if not d.pattern.endswith("*")}
@@ -2796,7 +2801,7 @@ def earlier_export(runs_file: Path) -> Earlier:
         return Earlier(runs_file, frozenset(ids), metric_facts_in(pl.read_parquet_metadata(runs_file)))
 
 
-def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Page]:
+def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[RunPage]:
     """The rows of an earlier export's runs, made anew from their configs and summaries."""
     if not ids:
         return []
@@ -2871,7 +2876,7 @@ def written(file: Path, rows: int, columns: int) -> Written:
     return Written(file.name, file.stat().st_size, rows, columns, digest)
 
 
-def write_runs(file: Path, pages: Sequence[Page], names: Names, metadata: Mapping[str, str]) -> Written:
+def write_runs(file: Path, pages: Sequence[RunPage], names: Names, metadata: Mapping[str, str]) -> Written:
     """Write the pages' rows as one file, sorted by `created_at`, then `id`; never holds much more than a row group."""
     group_rows = rows_per_group(pages)
     columns = flat_columns(pages, names)
@@ -2890,7 +2895,7 @@ def write_runs(file: Path, pages: Sequence[Page], names: Names, metadata: Mappin
     return written(file, keys.height, len(schema))
 
 
-def rows_per_group(pages: Sequence[Page]) -> int:
+def rows_per_group(pages: Sequence[RunPage]) -> int:
     rows = sum(len(page.facts) for page in pages)
     bytes_per_row = sum(page.text_bytes for page in pages) // max(rows, 1)
     return max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(bytes_per_row, 1)))
@@ -2906,7 +2911,7 @@ class FlatColumn:
     values: pl.Series | None
 
 
-def flat_columns(pages: Sequence[Page], names: Names) -> list[FlatColumn]:
+def flat_columns(pages: Sequence[RunPage], names: Names) -> list[FlatColumn]:
     """All flattened columns of the pages in the runs file's order."""
     paths = {path for page in pages for path in page.kinds}
     named = {path: (names.config if path[0] == CONFIG else names.metrics)[path[1:]] for path in paths}
@@ -2927,13 +2932,13 @@ def runs_schema(columns: Iterable[FlatColumn]) -> pa.Schema:
     return pa.schema([(column.name, plain.get(column.type, column.type)) for column in arrow])
 
 
-def page_keys(number: int, page: Page) -> pl.DataFrame:
+def page_keys(number: int, page: RunPage) -> pl.DataFrame:
     keys = pl.read_parquet(page.file, columns=["created_at", "id"], glob=False).with_row_index("row")
     return keys.with_columns(pl.lit(number).alias("page"))
 
 
 def rows_of_page(
-    number: int, pages: Sequence[Page], columns: Sequence[FlatColumn], first: int, last: int
+    number: int, pages: Sequence[RunPage], columns: Sequence[FlatColumn], first: int, last: int
 ) -> pl.DataFrame:
     """Rows of one page, both ends included, in the runs file's columns."""
     page, count = pages[number], last - first + 1
@@ -3048,7 +3053,7 @@ class Listing:
 
     entity: str
     project: str
-    pages: Sequence[Page]
+    pages: Sequence[RunPage]
     total: int
     filtered: int
     listed: frozenset[str] | None  # ids of all runs that the source has; None where it did not tell all
@@ -3320,7 +3325,7 @@ def write_metadata(
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Conclusion:
     """What became of everything: exports, or what they would be, and what failed."""
 
     exports: Sequence[Export]
@@ -3328,7 +3333,7 @@ class Outcome:
     failures: Sequence[Failure]
 
 
-def tell(outcome: Outcome, options: Options, say: Say) -> int:
+def tell(outcome: Conclusion, options: Options, say: Say) -> int:
     """The paths on stdout, or all of it as JSON; a line on each project for people. Returns the exit code."""
     for export in outcome.exports:
         say(f"{sentence(export.listing)}{kept_sentence(export, prune=options.prune)}")
@@ -3497,7 +3502,7 @@ def json_text(document: object) -> str:
     return re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", text)  # terminals may obey these
 
 
-def jsonable(value: object) -> Any:
+def jsonable(value: object) -> object:
     """`value` with what JSON lacks replaced, at any depth."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
