@@ -9,13 +9,20 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from wandb_server import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "SKILL.md")
 NOT_RUN = ("uv run pytest", "uv run tests/benchmarks/bench_offline.py")  # this very test; minutes of measuring
+CREATED = datetime.now(UTC).isoformat()  # of the runs on the server: "--since" looks back from now
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -27,10 +34,26 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    env = {
-        name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "VIRTUAL_ENV", "COLUMNS"))
-    }
+@pytest.fixture
+def server_settings(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of someone who has signed in to a server with one project."""
+    with Server() as server:
+        server.add_entity("my-team")
+        for number in range(3):
+            place = ("my-team", "my-project", f"run{number}")
+            server.add_run(
+                *place,
+                created_at=CREATED,
+                config={"lr": 0.001 * (number + 1)},
+                summary={"test/mse": 0.5 - 0.1 * number},
+            )
+            server.add_history(*place, rows=[{"_step": step, "loss": 1 / (step + 1)} for step in range(9)])
+        yield server.environment(tmp_path / "sdk")
+
+
+def run(command: list[str], folder: Path, settings: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    foreign = ("WANDB_", "VIRTUAL_ENV", "COLUMNS")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | (settings or {})
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=300)
 
 
@@ -46,7 +69,7 @@ def blocks(page: str) -> list[tuple[str, str, str | None]]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_page_runs_as_written(page: str, folder: Path) -> None:
+def test_the_page_runs_as_written(page: str, folder: Path, server_settings: dict[str, str]) -> None:
     shown_anew = []
     for language, code, shown in blocks(page):
         if language == "bash":
@@ -54,7 +77,7 @@ def test_the_page_runs_as_written(page: str, folder: Path) -> None:
             for line in code.splitlines():
                 if line in NOT_RUN:
                     continue
-                result = run(["bash", "-ec", line], folder)
+                result = run(["bash", "-ec", line], folder, server_settings)
                 assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
                 assert "a bug in this script" not in result.stderr
                 printed += result.stdout
@@ -80,7 +103,9 @@ def test_the_page_runs_as_written(page: str, folder: Path) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_flag_on_the_page_exists(page: str) -> None:
     scripts = sorted((ROOT / "wandb-tools").glob("*.py"))
-    known = {name for script in scripts for name in re.findall(r"--[a-z][a-z-]+", script.read_text("utf-8"))}
+    known = {"--env-file"} | {  # of uv
+        name for script in scripts for name in re.findall(r"--[a-z][a-z-]+", script.read_text("utf-8"))
+    }
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / page).read_text("utf-8")))
     assert used - known == set()
 
