@@ -137,7 +137,7 @@ RETRIES = 4
 LONGEST_WAIT_S = 30.0  # between two tries
 PARSERS = min(4, os.cpu_count() or 1)  # processes: one keeps up with about 3,000 runs a second
 PROJECTS_AT_ONCE = 4
-MOST_SLICES = 100  # of a project's life, counted in one question
+WINDOW_RUNS = 900  # that a window should hold: a page holds some more
 COUNT_TRIES = 2  # for a history that came whole, but shorter than the server counts
 LISTINGS = 3  # before a project that keeps changing is taken as it is
 RUNS_A_QUESTION = 20  # histories or sweeps
@@ -148,7 +148,7 @@ PLAIN_LINE_S = 10  # between two lines of progress where there is no terminal
 
 PAGE_RUNS = 1_000  # runs a question, the most that a server gives, and rows that are made together
 ROW_GROUP_ROWS = 100_000
-ROW_GROUP_BYTES = 64_000_000  # of configs and summaries, which may be long
+ROW_GROUP_BYTES = 32_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
 PART_ITEMS = 300_000  # logged values that a reader holds before it writes them away: about 40 MB
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
@@ -277,7 +277,8 @@ class Run:
     exported_at: datetime
     config: Mapping[str, object]
     summary: Mapping[str, object]
-    summary_json: str | None = None  # as the server holds it, where that is valid JSON
+    config_json: str | None = None  # instead of the config's own JSON: a text that could not be parsed
+    summary_json: str | None = None  # the same, or the server's text where that is valid JSON
     definitions: tuple[MetricDefinition, ...] = ()
     history: tuple[Part, ...] = ()  # in the order of their steps
 
@@ -1415,27 +1416,32 @@ def iso(moment: datetime | None) -> str | None:
 def found_projects(server: Server, options: Options) -> list[Project]:
     """The projects that the targets mean. One that only some of several entities have is no error."""
     found: dict[tuple[str, str], Project] = {}
-    lacking: list[tuple[Target, list[str]]] = []
-    there: dict[str, list[str]] = {}
+    lacking: list[Target] = []
     for target in targets_of(options):
         entity = target.entity or own_entity(server)
-        if entity not in there:
-            there[entity] = project_names(server, entity)
-        names = [name for name in there[entity] if matches(name, target.project)]
-        if target.project in there[entity]:  # also where it looks like a pattern, or others differ in case alone
-            names = [target.project]
+        names = names_meant(server, entity, target.project)
         for name in names:
             project = Project(entity, name, filters_of(target, options.selection))
             earlier = found.get((entity, name))
             found[entity, name] = project if earlier is None else either(earlier, project)
         if not names:
-            lacking.append((replace(target, entity=entity), there[entity]))
-    for target, names in lacking:
+            lacking.append(replace(target, entity=entity))
+    for target in lacking:
         elsewhere = any(matches(name, target.project) for _, name in found)
         if not elsewhere and (target.project != "*" or not found):
+            names = project_names(server, str(target.entity))
             near = did_you_mean(target.project, names) if names else "; it has none that this key can see"
             raise ScriptError(f"{target.entity} has no project {target.project}{near}", NOTHING_USABLE)
     return list(found.values())
+
+
+def names_meant(server: Server, entity: str, pattern: str) -> list[str]:
+    """The entity's projects by name or glob; a team may have thousands, so that they are listed only for a pattern."""
+    is_name = not re.search(r"[*?\[]", pattern)
+    if is_name and server.ask(IN_PROJECT % ("", "name"), {"entity": entity, "project": pattern})["project"]:
+        return [pattern]
+    names = project_names(server, entity)
+    return [pattern] if pattern in names else [name for name in names if matches(name, pattern)]
 
 
 def either(one: Project, other: Project) -> Project:
@@ -1588,7 +1594,13 @@ class Workers:
 
     def __enter__(self) -> Self:
         self.pool = ProcessPoolExecutor(self.count, get_context("spawn"), initializer=prepare_worker)
+        self.pool.submit(os.getpid)  # the first process starts while this one imports and connects
         return self
+
+    def start_all(self) -> None:
+        """Start the other processes too, which would slow the first ones down while these still import."""
+        for _ in range(self.count):
+            self.pool.submit(os.getpid)
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None:
@@ -1624,19 +1636,23 @@ RUNS = """query Runs($entity: String!, $project: String!, $filters: JSONString, 
     project(name: $project, entityName: $entity) {
         runs(filters: $filters, first: $first, after: $after, order: "+created_at") {
             pageInfo { endCursor hasNextPage }
-            edges { node { %s } } } } }"""
+            edges { node { %s } } }
+        inWindow: runCount(filters: $filters) } }"""
 ROW_FIELDS = """name displayName state createdAt heartbeatAt tags group jobType sweepName notes commit
     historyLineCount user { username } config summaryMetrics"""
-LIGHT_FIELDS = "name historyLineCount"
+LIGHT_FIELDS = "name createdAt historyLineCount"
 
 
 @dataclass(frozen=True)
 class Window:
-    """Runs created from `start` on and, if there is an `end`, before it. Creation times never change: windows hold."""
+    """Runs created from `start` on and before `end`; a missing bound is none, `last` is then the last known time.
 
-    start: str | None
-    end: str | None
-    runs: int
+    Creation times never change: windows hold what they hold, whatever is added or deleted meanwhile.
+    """
+
+    start: datetime | None
+    end: datetime | None
+    last: datetime | None
 
 
 @dataclass(frozen=True)
@@ -1651,50 +1667,41 @@ class Plan:
 
 
 def plan_of(server: Server, project: Project) -> Plan:
-    """One question, two for more than a page of runs; ScriptError if the project is gone."""
+    """How many runs there are, and windows with about a page of them each; QueryError if the project is gone."""
     answer = server.ask(PLAN, {**project.place, "filters": json.dumps(project.filters)})["project"]
     if answer is None:
         raise QueryError(f"there is no project {project.path}", 404)
-    selected = answer["selected"]
-    ends = [edge["node"]["createdAt"] for key in ("first", "last") for edge in answer[key]["edges"]]
-    if selected <= PAGE_RUNS or len(ends) < 2 or ends[0] == ends[1]:
-        return Plan(project, answer["all"], selected, [Window(None, None, selected)])
-    first, last = (datetime.fromisoformat(end) for end in ends)
-    return Plan(project, answer["all"], selected, windows_of(server, project, selected, first, last))
+    ends = [time_of(edge["node"]["createdAt"]) for key in ("first", "last") for edge in answer[key]["edges"]]
+    first, last = ends if len(ends) == 2 else (None, None)
+    windows = windows_between(Window(None, None, last), first, answer["selected"])
+    return Plan(project, answer["all"], answer["selected"], windows)
 
 
-def windows_of(server: Server, project: Project, runs: int, first: datetime, last: datetime) -> list[Window]:
-    """Stretches of time with a page's worth of runs each, as far as runs are spread; the last one has no end."""
-    slices = min(MOST_SLICES, 4 * math.ceil(runs / PAGE_RUNS))
-    bounds = [first + (last - first) * number / slices for number in range(slices)]
-    asked = {f"s{i}": created_in(project, iso(start), iso(end)) for i, (start, end) in enumerate(pairwise(bounds))}
-    head = ", ".join(f"${name}: JSONString" for name in asked)
-    body = " ".join(f"{name}: runCount(filters: ${name})" for name in asked)
-    variables = {name: json.dumps(filters) for name, filters in asked.items()}
-    answer = server.ask(IN_PROJECT % (f", {head}", body), {**project.place, **variables})["project"] or {}
-    counts = [answer.get(f"s{i}", 0) for i in range(len(asked))]
-    counts.append(max(runs - sum(counts), 0))
-    windows: list[Window] = []
-    start, held = None, 0
-    for number, count in enumerate(counts):
-        if held and held + count > PAGE_RUNS:
-            windows.append(Window(start, iso(bounds[number]), held))
-            start, held = iso(bounds[number]), 0
-        held += count
-    return [*windows, Window(start, None, held)]
+def windows_between(window: Window, first: datetime | None, runs: int) -> list[Window]:
+    """The window in stretches of equal length, so many that, if runs are spread evenly, a page holds each one's."""
+    last = window.end or window.last
+    stretches = math.ceil(runs / WINDOW_RUNS)
+    if stretches < 2 or first is None or last is None or last - first < timedelta(seconds=stretches):
+        return [window]
+    bounds = [first + (last - first) * number / stretches for number in range(1, stretches)]
+    starts, ends = [window.start, *bounds], [*bounds, window.end]
+    return [Window(start, end, end or window.last) for start, end in zip(starts, ends, strict=True)]
 
 
-def created_in(project: Project, start: str | None, end: str | None) -> Mapping[str, object]:
-    """The project's filters, narrowed down to a stretch of creation times."""
-    times = {operator: time for operator, time in (("$gte", start), ("$lt", end)) if time}
-    asked = [*([project.filters] if project.filters else []), *([{"createdAt": times}] if times else [])]
+def created_in(project: Project, window: Window) -> Mapping[str, object]:
+    """The project's filters, narrowed down to a window."""
+    times = {operator: iso(time_) for operator, time_ in (("$gte", window.start), ("$lt", window.end)) if time_}
+    asked = [each for each in (project.filters, {"createdAt": times} if times else {}) if each]
     return {"$and": asked} if asked else {}
 
 
-def run_pages(server: Server, project: Project, window: Window, fields_: str) -> Iterator[str]:
-    """The answers, in JSON, that hold a window's runs. A page that fails is asked for again, smaller each time."""
+def run_pages(server: Server, project: Project, window: Window, fields_: str) -> Iterator[str | list[Window]]:
+    """The answers, in JSON, that hold a window's runs, and, where one page holds too few, windows for the rest.
+
+    A page that fails is asked for again, smaller each time.
+    """
     size, cursor, failures = PAGE_RUNS, None, 0
-    filters = json.dumps(created_in(project, window.start, window.end))
+    filters = json.dumps(created_in(project, window))
     while True:
         try:
             text = server.answer(RUNS % fields_, {**project.place, "filters": filters, "first": size, "after": cursor})
@@ -1708,7 +1715,23 @@ def run_pages(server: Server, project: Project, window: Window, fields_: str) ->
         yield text
         if not page["hasNextPage"]:
             return
+        if rest := rest_of(window, text):
+            yield rest
+            return
         cursor, failures = page["endCursor"], 0
+
+
+def rest_of(window: Window, text: str) -> list[Window]:
+    """Windows for the runs after a page; none if its last run was created when the window begins: no time to split."""
+    project = json.loads(text)["project"]
+    edges = project["runs"]["edges"]
+    reached = time_of(edges[-1]["node"]["createdAt"]) if edges else None
+    if reached is None or (window.start is not None and reached <= window.start):
+        return []
+    if reached == time_of(edges[0]["node"]["createdAt"]):
+        return []
+    rest = replace(window, start=reached)  # runs of that very moment come again, and are left out later
+    return windows_between(rest, reached, project["inWindow"] - len(edges))
 
 
 def page_info(text: str) -> dict[str, Any]:
@@ -1731,7 +1754,7 @@ def page_info(text: str) -> dict[str, Any]:
 
 def page_of_answer(text: str, place: tuple[str, str], app_url: str, work: Path) -> tuple[RunPage, list[Failure]]:
     """The runs of an answer as a page, and what of them could not be parsed: their rows stay, without it."""
-    nodes = [edge["node"] for edge in fast_json(text)["project"]["runs"]["edges"]]
+    nodes = [edge["node"] for edge in parsed_json(text)[0]["project"]["runs"]["edges"]]
     runs, failures = [], []
     for node in nodes:
         run, wrong = run_of_node(node, place, app_url)
@@ -1744,13 +1767,14 @@ def run_of_node(node: Mapping[str, Any], place: tuple[str, str], app_url: str) -
     """One run of the server's answer; a config or summary that is no JSON object becomes empty and is named."""
     failures: list[Failure] = []
     trees: dict[str, dict[str, Any]] = {}
+    texts: dict[str, str | None] = {}
     for key in ("config", "summaryMetrics"):
         try:
-            trees[key] = tree_of(node[key])
+            trees[key], texts[key] = tree_of(node[key])
         except ValueError as error:
-            trees[key] = {}
-            failures.append(Failure(node["name"], key, f"cannot be parsed ({error}); its text: {node[key][:200]}"))
-    config, summary = unwrapped(trees["config"]), trees["summaryMetrics"]
+            trees[key], texts[key] = {}, valid_json(node[key])
+            failures.append(Failure(node["name"], key, f"cannot be parsed ({error}); its text is kept as it is"))
+    config, summary = unwrapped(with_exact_ints(trees["config"], node["config"])), trees["summaryMetrics"]
     entity, project = place
     run = Run(
         id=node["name"],
@@ -1774,25 +1798,45 @@ def run_of_node(node: Mapping[str, Any], place: tuple[str, str], app_url: str) -
         exported_at=now(),
         config=without_notes(config),
         summary=summary,
+        config_json=texts["config"] if failures and not config else None,
+        summary_json=texts["summaryMetrics"],
         definitions=definitions_in(config),
     )
     return run, failures
 
 
-def tree_of(text: str | None) -> dict[str, Any]:
-    """The JSON object in a config or summary text, empty for none; ValueError for anything else."""
-    tree = fast_json(text) if text else {}
+def tree_of(text: str | None) -> tuple[dict[str, Any], str | None]:
+    """The JSON object in a config or summary text, empty for none, and the text if others can read it too.
+
+    ValueError for anything else.
+    """
+    if not text:
+        return {}, None
+    tree, strict = parsed_json(text)
     if tree is not None and not isinstance(tree, dict):
         raise ValueError("it is no JSON object")
-    return tree or {}
+    return tree or {}, text if strict and tree else None
 
 
-def fast_json(text: str) -> Any:
-    """The value of a JSON text. The fast parser takes neither bare NaN nor ints past 64 bits: the other one does."""
-    if not re.search(r"\d{19}", text):
-        with suppress(orjson.JSONDecodeError):
-            return orjson.loads(text)
-    return jsonable(json.loads(text))
+def parsed_json(text: str) -> tuple[Any, bool]:
+    """The value of a JSON text, and whether that is strict JSON, which the fast parser insists on."""
+    with suppress(orjson.JSONDecodeError):
+        return orjson.loads(text), True
+    return jsonable(json.loads(text)), False
+
+
+def with_exact_ints(config: dict[str, Any], text: str | None) -> dict[str, Any]:
+    """The config as Python's own parser has it if its text holds ints past 64 bits, which the fast one rounds."""
+    return cast("dict[str, Any]", jsonable(json.loads(text))) if text and holds_huge(config) else config
+
+
+def holds_huge(value: object) -> bool:
+    """Whether a value is, or holds, a float past the range of ints."""
+    if isinstance(value, float):
+        return abs(value) >= 2**63
+    if isinstance(value, dict):
+        return any(map(holds_huge, value.values()))
+    return isinstance(value, list) and any(map(holds_huge, value))
 
 
 def unwrapped(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -2124,7 +2168,7 @@ def rows_part(rows: Sequence[str], history_keys: Sequence[str], work: Path, skip
     """Rows in JSON as a part; those without a step, as of system metrics, are counted."""
     columns = Columns()
     for number, text in enumerate(rows):
-        row = fast_json(text)
+        row = parsed_json(text)[0]
         leaves = [leaf for leaf in numeric_leaves(row) if is_wanted(leaf[0], history_keys)]
         clocks = {
             "_step": row.get("_step", number),
@@ -2216,17 +2260,23 @@ def window_pages(server: Server, project: Project, plan: Plan, work: Path) -> tu
         future.add_done_callback(lambda done: server.meter.add(runs=runs_in(done)))
         parsed.append(future)
 
-    def fetch(window: Window) -> QueryError | None:
+    def fetch(window: Window) -> list[Window] | QueryError:
         try:
-            for text in run_pages(server, project, window, ROW_FIELDS):
-                parse(text)
+            for answer in run_pages(server, project, window, ROW_FIELDS):
+                if not isinstance(answer, str):
+                    return answer
+                parse(answer)
         except QueryError as error:
             return error
-        return None
+        return []
 
-    outcomes = side_by_side(fetch, plan.windows, server.options.workers)
-    errors = [error for error in outcomes if error is not None]
-    if len(errors) == len(plan.windows):
+    errors: list[QueryError] = []
+    windows = plan.windows
+    while windows:
+        outcomes = side_by_side(fetch, windows, server.options.workers)
+        errors += [outcome for outcome in outcomes if isinstance(outcome, QueryError)]
+        windows = [window for outcome in outcomes if isinstance(outcome, list) for window in outcome]
+    if errors and not parsed:
         raise errors[0]
     pages = [server.workers.result(future) for future in parsed]
     failed = [Failure(project.path, "runs", str(error), server.retries + 1) for error in errors]
@@ -2301,6 +2351,7 @@ def export_online(options: Options, folders: Folders, say: Say) -> Conclusion:
         connected(options.key_file, timeout_s=options.timeout_s, retries=1) as api,
         Meter(quiet=options.quiet) as meter,
     ):
+        workers.start_all()
         server = Server(api, options, workers, meter)
         try:
             projects = found_projects(server, options)
@@ -2360,11 +2411,16 @@ def rehearsed(server: Server, project: Project) -> Plan:
     plan = plan_of(server, project)
     if not (server.options.include_history and plan.selected):
         return plan
-    rows = 0
-    for text in run_pages(server, project, Window(None, None, plan.selected), LIGHT_FIELDS):
-        edges = json.loads(text)["project"]["runs"]["edges"]
-        rows += sum(edge["node"]["historyLineCount"] or 0 for edge in edges)
-    return replace(plan, history_rows=rows)
+    rows: dict[str, int] = {}
+    windows = plan.windows
+    while windows:
+        lists = side_by_side(lambda window: list(run_pages(server, project, window, LIGHT_FIELDS)), windows, 4)
+        answers = [answer for answers in lists for answer in answers]
+        for text in (answer for answer in answers if isinstance(answer, str)):
+            nodes = [edge["node"] for edge in json.loads(text)["project"]["runs"]["edges"]]
+            rows |= {node["name"]: node["historyLineCount"] or 0 for node in nodes}
+        windows = [window for answer in answers if isinstance(answer, list) for window in answer]
+    return replace(plan, history_rows=sum(rows.values()))
 
 
 # --- selection ------------------------------------------------------------------------------------------------
@@ -2481,9 +2537,15 @@ def numeric_leaves(summary: Mapping[str, object], above: KeyPath = ()) -> list[t
     >>> numeric_leaves({"loss": "NaN", "val": {"acc": 1}, "_step": 9, "h": {"_type": "histogram", "n": 3}})
     [(('loss',), nan), (('val', 'acc'), 1)]
     """
-    return [
-        leaf for key, value in summary.items() if not key.startswith("_") for leaf in numbers_at((*above, key), value)
-    ]
+    leaves: list[tuple[KeyPath, int | float]] = []
+    for key, value in summary.items():
+        if key.startswith("_"):
+            continue
+        if type(value) is float or type(value) is int:  # nearly all are
+            leaves.append(((*above, key), value))
+        else:
+            leaves += numbers_at((*above, key), value)
+    return leaves
 
 
 def numbers_at(path: KeyPath, value: object) -> list[tuple[KeyPath, int | float]]:
@@ -2503,9 +2565,11 @@ def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
 
     The texts of NON_FINITE beside numbers are numbers; other mixtures are text, numbers and Booleans as JSON.
     """
-    kinds = {type(value) for value in values} - {type(None)}
+    kinds = set(map(type, values)) - {type(None)}
     if kinds == {bool}:
         return pl.Series(name, values, dtype=pl.Boolean)
+    if kinds == {float}:
+        return pl.Series(name, values, dtype=pl.Float64)
     if kinds == {int} and all(value is None or -(2**63) <= cast("int", value) < 2**63 for value in values):
         return pl.Series(name, values, dtype=pl.Int64)
     texts = {value for value in values if isinstance(value, str)}
@@ -2596,12 +2660,16 @@ def write_page(runs: Iterable[Run], work: Path) -> RunPage:
     """Turn runs into rows. A project's pages are made independently of each other, by several processes even."""
     runs = sorted(runs, key=lambda run: (run.created_at or EPOCH, run.id))
     columns = Columns()
+    facts = []
     for run in runs:
-        columns.add([*flatten(run.config, (CONFIG,)), *numeric_leaves(run.summary, (METRIC,))])
+        numbers = numeric_leaves(run.summary, (METRIC,))
+        columns.add([*flatten(run.config, (CONFIG,)), *numbers])
+        nested = tuple(path[1:] for path, _ in numbers if len(path) > 2)
+        facts.append(Facts(run.id, run.state, run.heartbeat_at, run.last_step, run.history_rows, run.sweep, nested))
     typed = {path: typed_series(path, values) for path, values in columns.padded()}
     identity = {name: [storable_value(getattr(run, name)) for run in runs] for name in identity_schema()}
     texts = {
-        "_config_json": [valid_json(run.config) for run in runs],
+        "_config_json": [run.config_json or valid_json(run.config) for run in runs],
         "_summary_json": [run.summary_json or valid_json(run.summary) for run in runs],
     }
     table = pl.DataFrame(identity | texts, schema=identity_schema() | dict.fromkeys(texts, pl.String))
@@ -2609,16 +2677,11 @@ def write_page(runs: Iterable[Run], work: Path) -> RunPage:
     table.hstack([series for series, _ in typed.values()]).write_parquet(file, compression="lz4", statistics=False)
     return RunPage(
         file,
-        [facts_of(run) for run in runs],
+        facts,
         {path: kind for path, (_, kind) in typed.items()},
         frozenset(definition for run in runs for definition in run.definitions),
         sum(len(text) for column in texts.values() for text in column),
     )
-
-
-def facts_of(run: Run) -> Facts:
-    nested = tuple(path for path, _ in numeric_leaves(run.summary) if len(path) > 1)
-    return Facts(run.id, run.state, run.heartbeat_at, run.last_step, run.history_rows, run.sweep, nested)
 
 
 class Columns:
@@ -2647,7 +2710,7 @@ class Columns:
 def typed_series(path: KeyPath, values: Sequence[Scalar]) -> tuple[pl.Series, str]:
     """A page's column and its kind. What has no one dtype stays JSON: other pages decide what becomes of it."""
     name = column_key(path)
-    types_found = {type(value) for value in values} - {type(None)}
+    types_found = set(map(type, values)) - {type(None)}
     if not types_found:
         return pl.Series(name, values, dtype=pl.String), EMPTY
     if len(types_found) == 1 or path[0] == METRIC:  # whose numbers are no text, whatever other pages hold
@@ -2701,7 +2764,7 @@ def identity_schema() -> dict[str, Any]:
         "history_rows": pl.Int64,
         "tags": pl.List(pl.String),
     }
-    made_otherwise = ("config", "summary", "summary_json", "definitions", "history")
+    made_otherwise = ("config", "summary", "config_json", "summary_json", "definitions", "history")
     return {f.name: dtypes.get(f.name, pl.String) for f in fields(Run) if f.name not in made_otherwise}
 
 
@@ -2813,7 +2876,9 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Ru
 
 def earlier_run(row: Mapping[str, Any]) -> Run:
     identity = {name: row[name] for name in identity_schema()}
-    return Run(**identity, config=json.loads(row["_config_json"]), summary=json.loads(row["_summary_json"]))
+    texts = {"config_json": row["_config_json"], "summary_json": row["_summary_json"]}
+    config, summary = (tree if isinstance(tree, dict) else {} for tree in map(json.loads, texts.values()))
+    return Run(**identity, config=config, summary=summary, **texts)
 
 
 def metric_facts_in(metadata: Mapping[str, str]) -> dict[KeyPath, Mapping[str, str | None]]:
