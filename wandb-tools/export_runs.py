@@ -13,27 +13,36 @@
 # ///
 """Export W&B runs to parquet: every config, summary and history row, nothing sampled, nothing lost.
 
-Reads the run folders that the W&B SDK leaves on disk (offline runs, runs of a cluster without network, runs that
-crashed before a sync): no server, no account, no key. Writes, for every entity and project,
+From a server: the projects, runs or sweeps named as PLACE, or the projects of -e and -p. The server evaluates the
+filters. With --offline, from the run folders that the W&B SDK leaves on disk: no server, no account, no key; also runs
+that crashed before a sync. Writes, for every entity and project,
 
   <dir>/<entity>_<project>_runs.parquet      one row per run
   <dir>/<entity>_<project>_history.parquet   one row per run and step (with --include-history)
   <dir>/<entity>_<project>_metadata.json     what was asked, what was got, what failed
 
-and prints the paths it wrote. Runs that are already in <dir> from an earlier export stay there.
+and prints the paths it wrote. With --history-samples and --system-metrics come <...>_history_sampled.parquet and
+<...>_system.parquet, both sampled by the server.
+
+Again into the same folder, it refreshes all runs, fetches only histories that changed, and keeps runs that are not in
+this export. Interrupted, it goes on from the histories that it has.
+
+The API key comes from WANDB_API_KEY, `wandb login` or --api-key-file, never from an argument. For a self-hosted server
+set WANDB_BASE_URL, and SSL_CERT_FILE if its certificate is private.
 
 Examples:
+  uv run wandb-tools/export_runs.py my-team/my-project -o export/ --include-history
+  uv run wandb-tools/export_runs.py -e my-team -p 'denoising*' --state finished,crashed --since 7d
+  uv run wandb-tools/export_runs.py https://wandb.ai/my-team/my-project/sweeps/abc123 --dry-run
+  uv run wandb-tools/export_runs.py my-team/my-project --include-history --history-keys 'val/*,epoch' --json
   uv run wandb-tools/export_runs.py --offline wandb/ -o export/ --include-history
-  uv run wandb-tools/export_runs.py --offline /scratch/runs --dry-run
-  uv run wandb-tools/export_runs.py --offline wandb/ -p 'denoising*' --state finished,crashed --since 7d
-  uv run wandb-tools/export_runs.py --offline wandb/ --include-history --history-keys 'val/*,epoch' --json
 
 Exit codes:
   0    all done (a log that a crash cut off is noted and is no failure)
-  1    nothing usable: no run there, none left after the filters, or the output cannot be written
+  1    nothing usable: no access, no run there, none left after the filters, or the output cannot be written
   2    wrong usage
-  3    partial: some logs are damaged or unreadable; the rest is written, the failures are named
-  130  interrupted; the previous export is unchanged
+  3    partial: some projects, runs or logs failed; the rest is written, the failures are named
+  130  interrupted; what was finished is kept, the earlier export is unchanged
 """
 
 from __future__ import annotations
