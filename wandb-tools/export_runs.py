@@ -159,6 +159,7 @@ PAGE_RUNS = 1_000  # runs a question, the most that a server gives, and rows tha
 ROW_GROUP_ROWS = 100_000
 ROW_GROUP_BYTES = 32_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
+KEPT_CELLS = 1_000_000  # of an earlier history, copied at a time
 PART_ITEMS = 300_000  # logged values that a reader holds before it writes them away: about 40 MB
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
 MANY_BYTES = 16_000_000  # logs of less than this in all are read sooner than a second process starts
@@ -3307,10 +3308,25 @@ def write_table(
     metrics = names.metrics if table.of_history else settled_names(path for path, _ in table.dtypes())
     schema = history_schema(table.dtypes(), metrics, with_steps=table.of_history)
     columns = {name: path for path, name in metrics.items() if name in schema.names}
+    if is_current(table, columns, metadata):
+        return written(table.file, pq.read_metadata(table.file).num_rows, len(schema))
     about = {**metadata, COLUMNS_KEY: json.dumps(columns), **marks_of(table, project, options)}
     merged = heapq.merge(fetched_rows(table, project, metrics), kept_rows(table, metrics), key=lambda of_run: of_run[0])
     tables = (in_schema(rows, sources, schema) for _, rows, sources in merged)
     return write_history(table.file, tables, schema.with_metadata(about))
+
+
+def is_current(table: RowTable, columns: Mapping[str, KeyPath], metadata: Mapping[str, str]) -> bool:
+    """Whether the earlier file is what would be written: no run of it fetched or dropped, no column renamed."""
+    if table.earlier is None or any(table.fetched.values()):
+        return False
+    known = pl.read_parquet_metadata(table.earlier)
+    ids = pl.scan_parquet(table.earlier, glob=False).select(pl.col("run_id").unique()).collect()["run_id"]
+    return (
+        set(ids) <= table.kept
+        and {name: tuple(path) for name, path in json.loads(known.get(COLUMNS_KEY, "{}")).items()} == columns
+        and known.get(METRICS_KEY) == metadata[METRICS_KEY]
+    )
 
 
 def marks_of(table: RowTable, project: Listing, options: Options) -> dict[str, str]:
@@ -3343,7 +3359,7 @@ def kept_rows(table: RowTable, names: Mapping[KeyPath, str]) -> Iterator[tuple[s
     sources = {name: name for name in ("run_id", "entity", "project", "_step", "_runtime", "_timestamp")}
     sources |= {names[path]: column for path, column in table.paths.items()}
     with pq.ParquetFile(table.earlier) as file:
-        for batch in file.iter_batches(batch_size=ROW_GROUP_ROWS):
+        for batch in file.iter_batches(batch_size=max(1, KEPT_CELLS // len(file.schema_arrow))):
             rows = cast("pl.DataFrame", pl.from_arrow(batch)).filter(pl.col("run_id").is_in(list(table.kept)))
             for of_run in rows.partition_by("run_id", maintain_order=True):
                 yield of_run["run_id"][0], of_run, sources
