@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import re
 import tomllib
@@ -28,17 +29,20 @@ DIFFERENT = {
 LONGEST_TWIN = 40  # lines; a longer one is a question of design
 
 
+@functools.cache
 def definitions(script: Path) -> dict[str, str]:
     """The source of every top-level name: functions, classes, constants."""
     text = script.read_text("utf-8")
+    lines = text.splitlines()
     found = {}
     for node in ast.parse(text).body:
-        source = ast.get_source_segment(text, node) or ""
+        first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
+        source = "\n".join(lines[first - 1 : node.end_lineno])
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            decorators = "".join(f"@{ast.get_source_segment(text, each)}\n" for each in node.decorator_list)
-            found[node.name] = decorators + source
+            found[node.name] = source
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            source = ast.unparse(node)  # the reason in its comment may be another one
             found |= {name.id: source for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
     return found
 
