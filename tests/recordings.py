@@ -1,7 +1,7 @@
-"""Runs that the real SDK records offline, and what it was told: the truth that exports are compared with.
+"""Runs that the real SDK records, and what it was told: the truth that exports are compared with.
 
 Imported, it holds that truth as plain Python values. Started as `recordings.py <folder> <what>`, it records; every
-run is filed under a project of its own that is called like its id.
+run is filed under a project of its own that is called like its id. Offline, unless RECORDINGS_MODE is `online`.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def start(folder: Path, run_id: str | None, *, settings: dict | None = None, **h
     import wandb
 
     quiet = wandb.Settings(
-        mode="offline",
+        mode=os.environ.get("RECORDINGS_MODE", "offline"),
         console="off",
         silent=True,
         save_code=False,
@@ -257,13 +257,16 @@ class Recorder:
         self.finish(run)
 
     def several_logs(self) -> None:
-        for number, values in enumerate(RESUMED):
-            run = self.start("resumed", resume="allow", config={"shared": number, f"only{number}": True})
+        self.resumed()
+        for values in REPEATED:
+            run = self.start("repeated")
             for value in values:
                 run.log({"a": value})
             self.finish(run)
-        for values in REPEATED:
-            run = self.start("repeated")
+
+    def resumed(self) -> None:
+        for number, values in enumerate(RESUMED):
+            run = self.start("resumed", resume="allow", config={"shared": number, f"only{number}": True})
             for value in values:
                 run.log({"a": value})
             self.finish(run)
@@ -305,6 +308,20 @@ def record_all(folder: Path) -> None:
     recorder.several_logs()
     recorder.places()
     recorder.rewound()
+    (folder / "seen.json").write_text(json.dumps(recorder.seen))
+
+
+def record_for_server(folder: Path) -> None:
+    """What a server takes in the same way from runs online and from a sync."""
+    recorder = Recorder(folder)
+    recorder.config()
+    recorder.changed()
+    recorder.rows()
+    recorder.steps()
+    recorder.defined()
+    recorder.summaries()
+    recorder.ends()
+    recorder.resumed()
     (folder / "seen.json").write_text(json.dumps(recorder.seen))
 
 
@@ -356,6 +373,7 @@ def death() -> Callable[[], None]:
 
 
 RECORDERS = {"all": record_all, "killed": record_killed, "killed-at-once": record_killed_at_once}
+FOR_SERVER = {"for-server": record_for_server}
 
 if __name__ == "__main__":
-    RECORDERS[sys.argv[2]](Path(sys.argv[1]))
+    (RECORDERS | FOR_SERVER)[sys.argv[2]](Path(sys.argv[1]))

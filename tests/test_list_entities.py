@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 
 import list_entities
 import pytest
@@ -339,6 +340,24 @@ def test_interrupted(server, script_command, tmp_path, number):
         process.send_signal(number)
         assert process.communicate(timeout=5) == ("", "interrupted\n")
     assert process.returncode == 130
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds the SDK's process there")
+def test_a_deaf_service_process_holds_nothing_up(server, script_command, tmp_path):
+    """The SDK waits for its service process to end, which misses the request for it once in a hundred timeouts."""
+    server.add_project("team", "demo")
+    server.fault("hang", match={"field": "runCount"})
+    command = script_command(SCRIPT, "--quiet", env=server.environment(tmp_path))
+    with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        server.wait_for_hits()
+        (service,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+        os.kill(service, signal.SIGSTOP)
+        try:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=10) == 130
+        finally:
+            os.kill(service, signal.SIGCONT)
+        assert process.communicate() == ("", "interrupted\n")
 
 
 def test_closed_pipe(server, script_command, tmp_path):

@@ -48,6 +48,7 @@ Exit codes:
 from __future__ import annotations
 
 import argparse
+import copyreg
 import difflib
 import fnmatch
 import hashlib
@@ -137,6 +138,7 @@ GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goa
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 CONNECT_LIMIT_S = 7  # with `import wandb` before it, a server that cannot be reached is named within 10 s
+DISCONNECT_LIMIT_S = 2  # a hundred times what it takes
 RETRY_WAIT_MIN_S, RETRY_WAIT_MAX_S = 1, 2  # the SDK takes whole seconds; doubles from the first to the second
 REFUSED = (401, 403)  # HTTP statuses that mean the key
 MOST_WORKERS = 10  # the SDK lets no more questions be under way
@@ -858,7 +860,7 @@ def write_part(numbers: Mapping[KeyPath, pl.Series], parts: Path) -> Part:
     frame = pl.DataFrame([series.alias(column_key(path)) for path, series in numbers.items()])
     steps = numbers[("_step",)]
     file = parts / f"{uuid.uuid4().hex}.parquet"
-    frame.write_parquet(file, compression="lz4", statistics=False)
+    write_intermediate(frame, file)
     return Part(
         file,
         rows=len(steps),
@@ -867,6 +869,14 @@ def write_part(numbers: Mapping[KeyPath, pl.Series], parts: Path) -> Part:
         ascending=bool((steps.diff().drop_nulls() > 0).all()),
         metrics={path: str(series.dtype) for path, series in numbers.items() if path not in CLOCKS},
     )
+
+
+def write_intermediate(frame: pl.DataFrame, file: Path) -> None:
+    try:
+        frame.write_parquet(file, compression="lz4", statistics=False)
+    except (OSError, pl.exceptions.ComputeError) as error:  # the disk is full, which polars may call either
+        message = f"{file.parent} cannot be written to ({error}); free the place or choose another with -o"
+        raise ScriptError(message, NOTHING_USABLE) from error
 
 
 def column_key(path: KeyPath) -> str:
@@ -966,6 +976,7 @@ def read_logs(
 
 def prepare_worker() -> None:
     import_libraries()
+    copyreg.pickle(ScriptError, lambda error: (ScriptError, (str(error), error.exit_code)))  # by itself it is not
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes at a terminal; the first one decides
 
 
@@ -1232,7 +1243,17 @@ def connected(key_file: Path | None, *, timeout_s: int, retries: int) -> Iterato
         try:
             yield signed_in(key, limit_s=min(timeout_s, CONNECT_LIMIT_S))
         finally:
-            wandb.teardown()
+            disconnect()
+
+
+def disconnect() -> None:
+    """Tell the SDK's service process to end. It may miss that while it gives up a question, and `teardown` would wait.
+
+    It then ends as soon as this process does: so this one waits for it in a thread, which nobody waits for.
+    """
+    ending = threading.Thread(target=wandb.teardown, daemon=True)
+    ending.start()
+    ending.join(DISCONNECT_LIMIT_S)
 
 
 def prepare_sdk(scratch: str, *, timeout_s: int, retries: int) -> None:
@@ -1360,6 +1381,7 @@ class Project:
     entity: str
     name: str
     filters: Mapping[str, object]
+    stem: str = ""  # what its files' names begin with
 
     @property
     def path(self) -> str:
@@ -1868,16 +1890,17 @@ def definitions_in(config: Mapping[str, Any]) -> tuple[MetricDefinition, ...]:
     notes = config.get("_wandb")
     noted = notes.get("m") if isinstance(notes, dict) else None
     records = [record for record in noted if isinstance(record, dict)] if isinstance(noted, list) else []
-    names = [record.get("1") or record.get("2") for record in records]
+    told = [record.get("1") or record.get("2") for record in records]
+    names = [name if isinstance(name, str) else None for name in told]
     definitions = []
     for record, name in zip(records, names, strict=True):
-        kinds = [SUMMARY_KINDS[n - 1] for n in record.get("7") or () if 0 < n <= len(SUMMARY_KINDS)]
+        noted_kinds = record.get("7") if isinstance(record.get("7"), list) else []
+        kinds = [kind for n, kind in enumerate(SUMMARY_KINDS, 1) if n in noted_kinds]
         number = record.get("5")
         step_metric = names[number - 1] if isinstance(number, int) and 0 < number <= len(names) else None
         if name:
-            definitions.append(
-                MetricDefinition(name, GOALS.get(record.get("8", 0)), ",".join(kinds) or None, step_metric)
-            )
+            goal = next((goal for n, goal in GOALS.items() if n == record.get("8")), None)
+            definitions.append(MetricDefinition(name, goal, ",".join(kinds) or None, step_metric))
     return tuple(definitions)
 
 
@@ -2044,8 +2067,9 @@ def step_ranges(steps: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def live_rows(server: Server, project: Project, facts: Facts, first: int, end: int) -> list[str]:
-    """The rows with first <= _step < end as JSON, unsampled: as many samples are asked for as there are steps."""
-    variables = {"run": facts.id, "min": first, "max": end, "samples": end - first}
+    """The rows with first <= _step < end as JSON, unsampled: more samples are asked for than there can be rows."""
+    samples = 2 * (end - first)  # a row may be in an export and in the live tail at once
+    variables = {"run": facts.id, "min": first, "max": end, "samples": samples}
     run = (server.ask(LIVE_ROWS, {**project.place, **variables})["project"] or {}).get("run") or {}
     return list(run.get("history") or ())
 
@@ -2126,6 +2150,7 @@ def export_parts(
             empty = cast("pl.DataFrame", pl.from_arrow(export.schema_arrow.empty_table()))
             leaves = export_leaves(empty.schema, nested)
             chosen = {p: leaf for p, leaf in leaves.items() if p in CLOCKS or is_wanted(p, history_keys)}
+            skipped |= set(filter(is_private, leaves))
             rows = max(1, PART_CELLS // max(len(chosen), 1))
             for batch in export.iter_batches(batch_size=rows):
                 yield write_part(
@@ -2136,8 +2161,11 @@ def export_parts(
 
 
 def export_leaves(schema: Mapping[str, pl.DataType], nested: Sequence[KeyPath]) -> dict[KeyPath, pl.Expr]:
-    """The columns of an export by their paths: structs taken apart, and dotted names where the summary nests so."""
-    by_name = {".".join(path): path for path in nested}
+    """The columns of an export by their paths: structs taken apart, and dotted names where the summary nests so.
+
+    Beside a struct of the name before its first dot, a dotted name is a key of its own.
+    """
+    by_name = {".".join(path): path for path in nested if not isinstance(schema.get(path[0]), pl.Struct)}
     leaves: dict[KeyPath, pl.Expr] = {}
 
     def add(path: KeyPath, column: pl.Expr, dtype: pl.DataType) -> None:
@@ -2187,13 +2215,16 @@ def rows_part(rows: Sequence[str], history_keys: Sequence[str], work: Path, skip
         }
         columns.add([*(((name,), value) for name, value in clocks.items()), *leaves])
         told = {path[0] for path, _ in numeric_leaves(row)}
-        others = {
-            key for key, value in row.items() if value is not None and key not in told and not key.startswith("_")
-        }
-        skipped |= {(key,) for key in others if is_wanted((key,), history_keys)}
+        others = {(key,) for key, value in row.items() if value is not None and key not in told}
+        skipped |= {path for path in others if is_private(path) or is_wanted(path, history_keys)}
     dtypes: dict[KeyPath, Any] = dict(zip(CLOCKS, (pl.Int64, pl.Float64, pl.Float64), strict=True))
     numbers = {path: settled_series("", values) for path, values in columns.padded()}
     return write_part({path: s.cast(dtypes.get(path, s.dtype)) for path, s in numbers.items()}, work)
+
+
+def is_private(path: KeyPath) -> bool:
+    """Whether the user logged it under a name that W&B keeps for itself."""
+    return path[0].startswith("_") and path not in CLOCKS and path[0] not in NOT_CONFIG
 
 
 def is_wanted(path: KeyPath, history_keys: Sequence[str]) -> bool:
@@ -2206,11 +2237,15 @@ def is_wanted(path: KeyPath, history_keys: Sequence[str]) -> bool:
 def export_project(server: Server, project: Project, folders: Folders) -> Export | Plan:
     """Fetch and write one project; its plan alone if no run of it is selected."""
     plan, pages, failed = listed_runs(server, project, folders.work)
-    if not plan.selected:
-        return plan
     options = server.options
     facts = [each for page in pages for each in page.facts]
-    stem = file_stem(options.output, project.entity, project.name)
+    if not (facts or failed):
+        return replace(plan, selected=0)
+    is_whole = not (project.filters or options.selection.active_since or any(map(is_of_listing, failed)))
+    left_out = sum(page.left_out for page in pages)
+    lost = max(plan.selected - len(facts) - left_out, 0)
+    filtered = plan.all - plan.selected + left_out
+    stem = project.stem
     tables: dict[str, dict[str, Sequence[Part]]] = {}
     skipped: set[KeyPath] = set()
     short: list[str] = []
@@ -2228,14 +2263,15 @@ def export_project(server: Server, project: Project, folders: Folders) -> Export
         project.entity,
         project.name,
         pages,
-        total=plan.all,
-        filtered=plan.all - plan.selected + (plan.selected - len(facts) if not failed else 0),
-        listed=frozenset(each.id for each in facts) if not project.filters and not failed else None,
+        total=len(facts) + lost + filtered,  # runs may have been added since they were counted
+        filtered=filtered,
+        listed=frozenset(each.id for each in facts) if is_whole else None,
         tables=tables,
         failed=failed,
         mismatched=sorted(short),
         skipped_history_keys=sorted(".".join(path) for path in skipped),
         goals=sweep_goals(server, project, facts),
+        stem=stem,
     )
     export = server.workers.run(write_project, listing, options, server.source, folders.work)
     shutil.rmtree(folders.kept / stem, ignore_errors=True)
@@ -2252,10 +2288,15 @@ def listed_runs(server: Server, project: Project, work: Path) -> tuple[Plan, lis
         pages, failed = window_pages(server, project, plan, work)
         pages = server.workers.run(each_run_once, pages, server.options.selection.active_since, work)
         got = sum(len(page.facts) + page.left_out for page in pages)
-        if failed or got >= plan.selected:
+        if got >= plan.selected or any(map(is_of_listing, failed)):
             return plan, pages, failed
     problem = f"the server counts {plan.selected:,} runs, but lists {got:,}"
-    return plan, pages, [Failure(project.path, "runs", problem, LISTINGS)]
+    return plan, pages, [*failed, Failure(project.path, "runs", problem, LISTINGS)]
+
+
+def is_of_listing(failure: Failure) -> bool:
+    """Whether it means that runs may be missing, rather than something of a run."""
+    return failure.what == "runs"
 
 
 def window_pages(server: Server, project: Project, plan: Plan, work: Path) -> tuple[list[RunPage], list[Failure]]:
@@ -2317,7 +2358,7 @@ def narrowed(page: RunPage, kept: Sequence[Facts], left_out: int, work: Path) ->
         .unique("id", keep="first", maintain_order=True)
     )
     file = work / f"{uuid.uuid4().hex}.parquet"
-    rows.write_parquet(file, compression="lz4", statistics=False)
+    write_intermediate(rows, file)
     return replace(page, file=file, facts=list(kept), left_out=left_out)
 
 
@@ -2364,12 +2405,28 @@ def export_online(options: Options, folders: Folders, say: Say) -> Conclusion:
         workers.start_all()
         server = Server(api, options, workers, meter)
         try:
-            projects = found_projects(server, options)
+            projects = with_stems(found_projects(server, options), options.output)
             outcomes = side_by_side(partial(one_project, server, folders=folders), projects, PROJECTS_AT_ONCE)
+        except QueryError as error:
+            message = f"{base_url()} does not tell its projects: {error}; try it again later"
+            raise ScriptError(message, NOTHING_USABLE) from error
         except BaseException:
             server.stopped.set()
             raise
     return concluded(outcomes, options, say)
+
+
+def with_stems(projects: Sequence[Project], output: Path) -> list[Project]:
+    """The projects with what their files' names begin with: settled for all of them, before any is written."""
+    settled: list[Project] = []
+    taken: set[str] = set()
+    for project in sorted(projects, key=lambda project: (project.entity, project.name)):
+        stem = file_stem(output, project.entity, project.name)
+        if stem in taken:
+            stem = file_stem(output, project.entity, project.name, taken=True)
+        taken.add(stem)
+        settled.append(replace(project, stem=stem))
+    return settled
 
 
 def concluded(outcomes: Sequence[Export | Plan | Failure], options: Options, say: Say) -> Conclusion:
@@ -2414,6 +2471,8 @@ def one_project(server: Server, project: Project, *, folders: Folders) -> Export
         return export_project(server, project, folders)
     except QueryError as error:
         return Failure(project.path, "project", str(error), server.retries + 1)
+    except ScriptError as error:  # its files
+        return Failure(project.path, "project", str(error))
 
 
 def rehearsed(server: Server, project: Project) -> Plan:
@@ -2684,7 +2743,7 @@ def write_page(runs: Iterable[Run], work: Path) -> RunPage:
     }
     table = pl.DataFrame(identity | texts, schema=identity_schema() | dict.fromkeys(texts, pl.String))
     file = work / f"{uuid.uuid4().hex}.parquet"
-    table.hstack([series for series, _ in typed.values()]).write_parquet(file, compression="lz4", statistics=False)
+    write_intermediate(table.hstack([series for series, _ in typed.values()]), file)
     return RunPage(
         file,
         facts,
@@ -2911,7 +2970,7 @@ def readable(file: Path) -> Iterator[None]:
 # --- files ----------------------------------------------------------------------------------------------------
 
 
-def file_stem(output: Path, entity: str, project: str) -> str:
+def file_stem(output: Path, entity: str, project: str, *, taken: bool = False) -> str:
     """What the names of a project's files begin with: no name from W&B leaves the folder or takes another's files."""
     name = f"{entity}_{project}".encode("utf-8", "surrogatepass")
     stem = "".join(chr(byte) if re.match(rb"[A-Za-z0-9._-]", bytes([byte])) else f"%{byte:02X}" for byte in name)
@@ -2922,7 +2981,7 @@ def file_stem(output: Path, entity: str, project: str) -> str:
     if len(stem) > longest:
         return stem[: longest - len(suffix)] + suffix
     owner = metadata_of(output / f"{stem}_metadata.json")
-    taken = owner is not None and (owner.get("entity"), owner.get("project")) != (entity, project)
+    taken |= owner is not None and (owner.get("entity"), owner.get("project")) != (entity, project)
     return stem + suffix if taken else stem
 
 
@@ -3139,6 +3198,7 @@ class Listing:
     skipped_history_keys: Sequence[str] = ()
     unread: frozenset[str] = frozenset()  # ids of runs of which nothing could be read: not known to be gone
     goals: Mapping[str, str] = field(default_factory=dict)  # of metrics, by sweeps
+    stem: str = ""  # what its files' names begin with; empty where the folder alone decides
 
     @property
     def facts(self) -> list[Facts]:
@@ -3212,7 +3272,7 @@ def unmatched(options: Options, projects: Sequence[Listing]) -> list[str]:
 
 def write_project(project: Listing, options: Options, source: Mapping[str, object], work: Path) -> Export:
     """Merge a project's runs with what an earlier export left, and write its files: the metadata last."""
-    stem = file_stem(options.output, project.entity, project.project)
+    stem = project.stem or file_stem(options.output, project.entity, project.project)
     runs_file, metadata_file = (options.output / f"{stem}_{name}" for name in ("runs.parquet", "metadata.json"))
     earlier = earlier_export(runs_file)
     gone = sorted(earlier.ids - project.listed - project.unread) if project.listed is not None else []

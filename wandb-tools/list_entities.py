@@ -38,6 +38,7 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 OK, NOTHING_USABLE, WRONG_USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130  # exit codes, the same in all scripts
 
 CONNECT_LIMIT_S = 7  # with `import wandb` before it, a server that cannot be reached is named within 10 s
+DISCONNECT_LIMIT_S = 2  # a hundred times what it takes
 RETRY_WAIT_MIN_S, RETRY_WAIT_MAX_S = 1, 2  # the SDK takes whole seconds; doubles from the first to the second
 REFUSED = (401, 403)  # HTTP statuses that mean the key
 
@@ -166,7 +168,17 @@ def connected(key_file: Path | None, *, timeout_s: int, retries: int) -> Iterato
         try:
             yield signed_in(key, limit_s=min(timeout_s, CONNECT_LIMIT_S))
         finally:
-            wandb.teardown()
+            disconnect()
+
+
+def disconnect() -> None:
+    """Tell the SDK's service process to end. It may miss that while it gives up a question, and `teardown` would wait.
+
+    It then ends as soon as this process does: so this one waits for it in a thread, which nobody waits for.
+    """
+    ending = threading.Thread(target=wandb.teardown, daemon=True)
+    ending.start()
+    ending.join(DISCONNECT_LIMIT_S)
 
 
 def prepare_sdk(scratch: str, *, timeout_s: int, retries: int) -> None:
