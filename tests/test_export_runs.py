@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import functools
 import hashlib
@@ -1039,7 +1040,7 @@ def test_names_are_data(tmp_path, export):
     done = export("--offline", tmp_path / "\x1b[31m", "-o", tmp_path / "out")
     assert done.code == 0
     assert "\x1b" not in done.out + done.err
-    assert "[red]x[/red]\N{REPLACEMENT CHARACTER}next: 1 runs" in done.err
+    assert "[red]x[/red]\N{REPLACEMENT CHARACTER}next: 1 run" in done.err
     (file,) = (tmp_path / "out").glob("*_runs.parquet")
     assert pl.read_parquet(file)["name"].to_list() == ["=1+1"]
 
@@ -1138,9 +1139,7 @@ def earlier(tmp_path, export) -> Path:
 def test_runs_of_an_earlier_export_stay(earlier, tmp_path, export):
     done = export("--offline", tmp_path / "logs", "-o", earlier, "--include-history")
     assert done.code == 0
-    assert (
-        "2 runs (2 finished), 2 history rows; 1 runs of an earlier export are kept, 1 of them no longer in" in done.err
-    )
+    assert "2 runs (2 finished), 2 history rows; 1 run of an earlier export kept, 1 of them no longer in" in done.err
     project = exported(earlier, "offline_uncategorized")
     assert project.metadata["missing_on_server"] == ["b"]
     assert project.runs["id"].to_list() == ["a", "b", "c"]
@@ -1291,7 +1290,7 @@ def test_row_groups(tmp_path):
     values = pl.DataFrame({"run_id": ["r"], "entity": ["e"], "project": ["p"]})
     steps = pl.DataFrame({"_step": range(90_000)}).with_columns(_runtime=0.0, _timestamp=0.0, metric_a=pl.col("_step"))
     table = export_runs.in_schema(values.join(steps, how="cross"), {name: name for name in schema.names}, schema)
-    listed = export_runs.write_history(tmp_path / "h.parquet", iter([table] * 3), schema)
+    listed = export_runs.write_history(tmp_path / "h.parquet", tmp_path / "h.parquet", iter([table] * 3), schema)
     metadata = pq.read_metadata(tmp_path / "h.parquet")
     groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
     assert groups == [100_000, 100_000, 70_000]
@@ -1518,3 +1517,75 @@ def test_doctests():
 
     outcome = doctest.testmod(export_runs)
     assert (outcome.failed, outcome.attempted > 10) == (0, True)
+
+
+# --- what a reader of the pages found -------------------------------------------------------------------------
+
+
+def test_a_closed_folder_is_named_and_nothing_counts_as_gone(earlier, tmp_path, monkeypatch, capsys):
+    closed = tmp_path / "logs" / "closed"
+    closed.mkdir()
+    scan = os.scandir
+
+    def refusing(path):
+        if path == str(closed):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    (tmp_path / "logs" / "run-b.wandb").unlink(missing_ok=True)
+    monkeypatch.setattr(os, "scandir", refusing)  # permissions do not stop root
+    code = export_runs.main(["--offline", str(tmp_path / "logs"), "-o", str(earlier), "--include-history", "--prune"])
+    assert code == 3
+    assert "error: closed: cannot be read: Permission denied" in capsys.readouterr().err
+    project = exported(earlier, "offline_uncategorized")
+    assert "b" in project.runs["id"].to_list()
+    assert project.metadata["missing_on_server"] == []
+
+
+def test_no_file_appears_before_all_are_written(earlier, tmp_path, monkeypatch, capsys):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = snapshot(earlier)
+    monkeypatch.setattr(export_runs, "write_runs", full)
+    code = export_runs.main(["--offline", str(tmp_path / "logs"), "-o", str(earlier), "--include-history"])
+    assert code == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert snapshot(earlier) == before
+
+
+def test_a_history_that_was_not_asked_for_stays_listed(earlier, tmp_path, export):
+    assert export("--offline", tmp_path / "logs", "-o", earlier).code == 0
+    project = exported(earlier, "offline_uncategorized")
+    for listed in project.metadata["files"]:
+        content = (earlier / listed["name"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == listed["sha256"]
+    assert [listed["name"] for listed in project.metadata["files"]] == [
+        "offline_uncategorized_runs.parquet",
+        "offline_uncategorized_history.parquet",
+    ]
+    assert project.metadata["history"]["rows"] == 0  # of this export
+
+
+def test_other_keys_drop_columns_and_say_so(logs, tmp_path, export):
+    out = tmp_path / "out"
+    assert export("--offline", logs, "-o", out, "--include-history").code == 0
+    done = export("--offline", logs, "-o", out, "--include-history", "--history-keys", "no such metric")
+    assert done.code == 0
+    assert "from an earlier export, which this one was not asked for" in done.err
+
+
+def test_damage_is_named_even_if_a_filter_leaves_nothing(logs, tmp_path, export):
+    file = next(logs.rglob("*.wandb"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+    done = export("--offline", logs, "-o", tmp_path / "out", "--group", "no such group")
+    assert done.code == 1
+    assert "damaged log" in done.err
+    assert "--group leaves no run" in done.err
+
+
+@pytest.mark.parametrize("states", ["all", "FINISHED,all"])
+def test_all_states(logs, tmp_path, export, states):
+    assert export("--offline", logs, "-o", tmp_path / "out", "--state", states).code == 0

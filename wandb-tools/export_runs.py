@@ -75,10 +75,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -164,6 +164,7 @@ ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are sho
 KEPT_CELLS = 1_000_000  # of an earlier history, copied at a time
 PART_ITEMS = 300_000  # logged values that a reader holds before it writes them away: about 40 MB
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
+MANY_LOGS = 200  # as many logs as are worth a second process whatever their size
 MANY_BYTES = 16_000_000  # logs of less than this in all are read sooner than a second process starts
 
 # The transaction log: a header, then LevelDB's log format in blocks counted from the start of the file.
@@ -314,6 +315,7 @@ class Findings:
     torn: dict[RunPath | None, list[str]] = field(default_factory=dict)
     skipped_history_keys: dict[RunPath, set[KeyPath]] = field(default_factory=dict)
     unread: set[str] = field(default_factory=set)  # ids, by the files' names, of runs of which nothing could be read
+    sees_all: bool = True  # False: there are places that could not be looked into
 
 
 # --- the log file: bytes to records ---------------------------------------------------------------------------
@@ -633,6 +635,7 @@ class RecordTypes:
     DecodeError: type[Exception]
 
 
+@cache
 def record_types() -> RecordTypes:
     """W&B's own record classes, and Glance: the same record seen with its history and summary items left as bytes.
 
@@ -904,11 +907,20 @@ def matches(name: str, pattern: str) -> bool:
 
 def read_offline(folder: Path, options: Options, work: Path, say: Say) -> Findings:
     """Every run below the folder, its history as parts in `work`."""
-    files = find_logs(folder, say)
     findings = Findings()
+
+    def note_unreadable(error: OSError) -> None:
+        findings.sees_all = False
+        where = relative(Path(error.filename), folder)
+        note_failure(findings, None, Failure(where, "folder", f"cannot be read: {error.strerror}"))
+
+    files = find_logs(folder, say, note_unreadable)
     wanted = options.history_keys if options.include_history and not options.dry_run else None
     logs: dict[str, list[Log]] = {}
-    for file, log in read_logs(files, work, wanted, options.workers):
+    with Meter(quiet=options.quiet) as meter:
+        meter.add(runs_wanted=len(files))
+        read = list(read_logs(files, work, wanted, options.workers, meter))
+    for file, log in read:
         shown = relative(file, folder)
         if isinstance(log, Log) and log.records:
             logs.setdefault(run_id_of(log, file), []).append(log)
@@ -934,15 +946,16 @@ def run_path(run: Run) -> RunPath:
     return run.entity, run.project, run.id
 
 
-def find_logs(folder: Path, say: Say) -> list[Path]:
+def find_logs(folder: Path, say: Say, on_error: Callable[[OSError], None]) -> list[Path]:
     """Every `.wandb` file at or below `folder`, once, though links may lead to it more than once; sorted."""
+    errors: list[OSError] = []
     if folder.is_file():
         return [folder]
     if not folder.is_dir():
         raise ScriptError(f"no folder {folder}; name the one that holds offline-run-* or run-* folders", NOTHING_USABLE)
     found: dict[str, Path] = {}
     seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=errors.append, followlinks=True):
         if (real := os.path.realpath(parent)) in seen:
             folders.clear()
             continue
@@ -953,23 +966,30 @@ def find_logs(folder: Path, say: Say) -> list[Path]:
             found.setdefault(os.path.realpath(Path(parent, name)), Path(parent, name))
         if not logs and re.match(r"(offline-)?run-\d{8}_\d{6}-", Path(parent).name):
             say(f"skipped: {relative(Path(parent), folder)} is a run's folder without a log")
+    for error in errors:
+        on_error(error)
     if not found:
-        raise ScriptError(f"no W&B run logs (*.wandb) below {folder}; name another folder", NOTHING_USABLE)
+        why = f" ({errors[0].filename} cannot be read: {errors[0].strerror})" if errors else ""
+        raise ScriptError(f"no W&B run logs (*.wandb) below {folder}{why}; name another folder", NOTHING_USABLE)
     return sorted(found.values())
 
 
 def read_logs(
-    files: Sequence[Path], work: Path, history_keys: tuple[str, ...] | None, workers: int
+    files: Sequence[Path], work: Path, history_keys: tuple[str, ...] | None, workers: int, meter: Meter
 ) -> Iterator[tuple[Path, Log | OSError]]:
     """Every file's log, in the files' order; many large ones by several processes."""
     read = partial(read_log_or_error, parts=work, history_keys=history_keys)
     workers = min(workers, len(files))
-    if workers < 2 or sum(size_bytes(file) for file in files) < MANY_BYTES:
-        yield from zip(files, map(read, files), strict=True)
+    if workers < 2 or (len(files) < MANY_LOGS and sum(size_bytes(file) for file in files) < MANY_BYTES):
+        for file in files:
+            yield file, read(file)
+            meter.add(runs=1)
         return
     largest_first = sorted(files, key=size_bytes, reverse=True)
     with Workers(workers) as processes:
         started = [processes.submit(read, file) for file in largest_first]
+        for log in started:
+            log.add_done_callback(lambda _: meter.add(runs=1))
         logs = {file: processes.result(log) for file, log in zip(largest_first, started, strict=True)}
     yield from ((file, logs[file]) for file in files)
 
@@ -1152,7 +1172,12 @@ def export_offline(folder: Path, options: Options, work: Path, say: Say) -> Conc
     """Export what the logs below a folder hold."""
     import_libraries()
     findings = read_offline(folder, options, work, say)
-    projects = listings(findings, options, work, say)
+    try:
+        projects = listings(findings, options, work, say)
+    except ScriptError:  # of a filter that leaves none: what is damaged may be why
+        if findings.runs:
+            report_failures([failure for failures in findings.failed.values() for failure in failures])
+        raise
     for glob in unmatched(options, projects):
         say(f"--history-keys {glob} matches no metric of these runs")
     failures = [failure for project in projects for failure in project.failed]
@@ -1584,6 +1609,9 @@ class Server:
             raise DownloadError(f"a download was refused with status {status}") from error
         except requests.RequestException as error:
             raise DownloadError(f"a download broke off ({type(error).__name__})") from error
+        except OSError as error:
+            message = f"{folder} cannot be written to ({error.strerror}); free the place or choose another with -o"
+            raise ScriptError(message, NOTHING_USABLE) from error
         return file
 
 
@@ -1599,6 +1627,7 @@ def storage_session() -> requests.Session:
 
     session = requests.Session()
     session.auth = lambda request: request
+    session.rebuild_auth = lambda *_: None  # type: ignore[method-assign]  # the same after a redirect
     session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
     session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=MOST_WORKERS))
     session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=MOST_WORKERS))
@@ -1894,8 +1923,8 @@ def definitions_in(config: Mapping[str, Any]) -> tuple[MetricDefinition, ...]:
     names = [name if isinstance(name, str) else None for name in told]
     definitions = []
     for record, name in zip(records, names, strict=True):
-        noted_kinds = record.get("7") if isinstance(record.get("7"), list) else []
-        kinds = [kind for n, kind in enumerate(SUMMARY_KINDS, 1) if n in noted_kinds]
+        numbers = record.get("7")
+        kinds = [kind for n, kind in enumerate(SUMMARY_KINDS, 1) if isinstance(numbers, list) and n in numbers]
         number = record.get("5")
         step_metric = names[number - 1] if isinstance(number, int) and 0 < number <= len(names) else None
         if name:
@@ -3004,29 +3033,28 @@ class Written:
     sha256: str
 
 
-def written(file: Path, rows: int, columns: int) -> Written:
-    with file.open("rb") as opened:
+def described(file: Path, at: Path) -> Written:
+    """What the metadata tells of a parquet file that is, for now, at another place."""
+    with at.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    return Written(file.name, file.stat().st_size, rows, columns, digest)
+    footer = pq.read_metadata(at)
+    return Written(file.name, at.stat().st_size, footer.num_rows, len(footer.schema.to_arrow_schema()), digest)
 
 
-def write_runs(file: Path, pages: Sequence[RunPage], names: Names, metadata: Mapping[str, str]) -> Written:
+def write_runs(file: Path, at: Path, pages: Sequence[RunPage], names: Names, metadata: Mapping[str, str]) -> Written:
     """Write the pages' rows as one file, sorted by `created_at`, then `id`; never holds much more than a row group."""
     group_rows = rows_per_group(pages)
     columns = flat_columns(pages, names)
     schema = runs_schema(columns).with_metadata({**metadata, COLUMNS_KEY: json.dumps(paths_of(columns))})
     texts = [f.name for f in schema if f.type == pa.string() and not f.name.endswith("_json")]
     keys = pl.concat(page_keys(number, page) for number, page in enumerate(pages)).sort("created_at", "id")
-    with (
-        replacing(file) as unfinished,
-        pq.ParquetWriter(unfinished, schema, compression="zstd", use_dictionary=texts) as writer,
-    ):
+    with pq.ParquetWriter(at, schema, compression="zstd", use_dictionary=texts) as writer:
         for group in keys.iter_slices(group_rows):
             ranges = group.group_by("page").agg(pl.col("row").min().alias("first"), pl.col("row").max().alias("last"))
             rows = [rows_of_page(page, pages, columns, first, last) for page, first, last in ranges.iter_rows()]
             table = pl.concat(rows).sort("created_at", "id").to_arrow().cast(schema)
             writer.write_table(table, row_group_size=group_rows)
-    return written(file, keys.height, len(schema))
+    return described(file, at)
 
 
 def rows_per_group(pages: Sequence[RunPage]) -> int:
@@ -3089,25 +3117,22 @@ def rows_of_page(
     return rows.select(*identity_schema(), *flat, "_config_json", "_summary_json")
 
 
-def write_history(file: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> Written:
+def write_history(file: Path, at: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> Written:
     """Write tables of any length as row groups of even length, never holding much more than one."""
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_CELLS // len(schema)))
-    rows = 0
     texts = [column.name for column in schema if column.type == pa.string()]
-    with (
-        replacing(file) as unfinished,
-        pq.ParquetWriter(unfinished, schema, compression="zstd", use_dictionary=texts) as writer,
-    ):
-        waiting = schema.empty_table()
+    with pq.ParquetWriter(at, schema, compression="zstd", use_dictionary=texts) as writer:
+        waiting: list[pa.Table] = []
         for table in tables:
-            waiting = pa.concat_tables([waiting, table])
-            while waiting.num_rows >= group_rows:
-                writer.write_table(waiting.slice(0, group_rows), row_group_size=group_rows)
-                waiting = waiting.slice(group_rows)
-            rows += table.num_rows
-        if waiting.num_rows:
-            writer.write_table(waiting, row_group_size=group_rows)
-    return written(file, rows, len(schema))
+            waiting.append(table)
+            if sum(each.num_rows for each in waiting) >= group_rows:
+                together = pa.concat_tables(waiting)
+                whole = together.num_rows // group_rows * group_rows
+                writer.write_table(together.slice(0, whole), row_group_size=group_rows)
+                waiting = [together.slice(whole)]
+        if any(each.num_rows for each in waiting):
+            writer.write_table(pa.concat_tables(waiting), row_group_size=group_rows)
+    return described(file, at)
 
 
 @contextmanager
@@ -3146,21 +3171,18 @@ def working_folders(output: Path, say: Say, *, dry_run: bool) -> Iterator[Folder
         return
     own = output / ".wandb_tools"
     folders = Folders(own / "work", own / "histories")
-    try:
-        own.mkdir(parents=True, exist_ok=True)
-        with (own / "lock").open("w") as lock:
-            wait_for(lock, output, say)
+    with ExitStack() as held:
+        try:
+            own.mkdir(parents=True, exist_ok=True)
+            wait_for(held.enter_context((own / "lock").open("w")), output, say)
             shutil.rmtree(folders.work, ignore_errors=True)  # of an export that was killed: the lock is ours
             folders.work.mkdir()
-            try:
-                yield folders
-            finally:
-                shutil.rmtree(folders.work, ignore_errors=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ScriptError(
-            f"cannot write to {output}: {reason}; choose another folder with -o", NOTHING_USABLE
-        ) from error
+        except OSError as error:
+            reason = error.strerror or error
+            message = f"cannot write to {output}: {reason}; choose another folder with -o"
+            raise ScriptError(message, NOTHING_USABLE) from error
+        held.callback(shutil.rmtree, folders.work, ignore_errors=True)
+        yield folders
 
 
 def wait_for(lock: TextIO, output: Path, say: Say) -> None:
@@ -3221,6 +3243,7 @@ class Export:
     files: list[Path]
     kept: list[str]  # ids of runs of an earlier export that are not in this one
     gone: list[str]  # of these, the ids that the source no longer has
+    dropped: list[str]  # metrics that the earlier history had
     history_rows: int  # in the file
 
 
@@ -3250,7 +3273,7 @@ def listing(runs: list[Run], wanted: Sequence[Run], findings: Findings, work: Pa
         [write_page(runs[start : start + PAGE_RUNS], work) for start in range(0, len(runs), PAGE_RUNS)],
         total=len(listed),
         filtered=len(listed) - len(runs),
-        listed=listed,
+        listed=listed if findings.sees_all else None,
         tables={"history": {run.id: run.history for run in runs}},
         failed=[failure for owner in owners for failure in findings.failed.get(owner, ())],
         torn=sorted(log for owner in owners for log in findings.torn.get(owner, ())),
@@ -3291,17 +3314,44 @@ def write_project(project: Listing, options: Options, source: Mapping[str, objec
         METRICS_KEY: json.dumps(facts, sort_keys=True),
         SOURCE_KEY: json.dumps(source_of(project, source)),
     }
-    files = [write_table(table, project, options, names, common) for table in tables]
-    files.append(write_runs(runs_file, pages, names, common))
-    export = Export(
-        project,
-        [*(options.output / file.name for file in files), metadata_file],
-        kept=kept,
-        gone=[] if options.prune else gone,
-        history_rows=sum(file.rows for file in files if "_history" in file.name),
-    )
-    write_metadata(metadata_file, export, files, options, source)
+    current = [table for table in tables if is_current(table, names, common)]
+    fresh_tables = [table for table in tables if table not in current]
+    with ExitStack() as publish:  # what is entered last is published first: histories, runs, metadata
+        files = [metadata_file, runs_file, *(table.file for table in reversed(fresh_tables))]
+        unfinished = {file: publish.enter_context(replacing(file)) for file in files}
+        done = [described(table.file, table.file) for table in current]
+        done += [write_table(table, unfinished[table.file], project, options, names, common) for table in fresh_tables]
+        done.append(write_runs(runs_file, unfinished[runs_file], pages, names, common))
+        export = Export(
+            project,
+            [*(options.output / file.name for file in done), metadata_file],
+            kept=kept,
+            gone=[] if options.prune else gone,
+            dropped=sorted({name for table in tables for name in dropped_metrics(table, names)}),
+            history_rows=sum(file.rows for file in done if "_history" in file.name),
+        )
+        document = metadata_document(export, [*done, *still_there(metadata_file, done)], options, source)
+        text = json.dumps(jsonable(document), indent=2, ensure_ascii=False) + "\n"
+        unfinished[metadata_file].write_text(storable(text), "utf-8")  # names of files may be no UTF-8
     return export
+
+
+def still_there(metadata_file: Path, done: Sequence[Written]) -> list[Written]:
+    """What earlier metadata tells of files that are not written now, such as a history that was not asked for."""
+    earlier = metadata_of(metadata_file) or {}
+    names = {file.name for file in done}
+    others = [file for file in earlier.get("files", ()) if file["name"] not in names]
+    return [Written(**file) for file in others if (metadata_file.parent / file["name"]).exists()]
+
+
+def dropped_metrics(table: RowTable, names: Names) -> list[str]:
+    """The metrics that an earlier file has and the new one lacks, as after other --history-keys."""
+    if not table.of_history or not table.file.exists():
+        return []
+    with readable(table.file):
+        earlier = json.loads(pl.read_parquet_metadata(table.file).get(COLUMNS_KEY, "{}"))
+    present = {names.metrics[path] for path, _ in table.dtypes()}
+    return [".".join(path) for path in map(tuple, earlier.values()) if names.metrics.get(path) not in present]
 
 
 @dataclass(frozen=True)
@@ -3362,29 +3412,34 @@ def earlier_table(
 
 
 def write_table(
-    table: RowTable, project: Listing, options: Options, names: Names, metadata: Mapping[str, str]
+    table: RowTable, at: Path, project: Listing, options: Options, names: Names, metadata: Mapping[str, str]
 ) -> Written:
     """Write a table's rows by run id: those fetched, and those that the earlier file has of other runs."""
-    metrics = names.metrics if table.of_history else settled_names(path for path, _ in table.dtypes())
+    metrics = metric_names(table, names)
     schema = history_schema(table.dtypes(), metrics, with_steps=table.of_history)
     columns = {name: path for path, name in metrics.items() if name in schema.names}
-    if is_current(table, columns, metadata):
-        return written(table.file, pq.read_metadata(table.file).num_rows, len(schema))
     about = {**metadata, COLUMNS_KEY: json.dumps(columns), **marks_of(table, project, options)}
     merged = heapq.merge(fetched_rows(table, project, metrics), kept_rows(table, metrics), key=lambda of_run: of_run[0])
     tables = (in_schema(rows, sources, schema) for _, rows, sources in merged)
-    return write_history(table.file, tables, schema.with_metadata(about))
+    return write_history(table.file, at, tables, schema.with_metadata(about))
 
 
-def is_current(table: RowTable, columns: Mapping[str, KeyPath], metadata: Mapping[str, str]) -> bool:
+def metric_names(table: RowTable, names: Names) -> Mapping[KeyPath, str]:
+    """The names of a table's columns: those of system metrics are settled apart."""
+    return names.metrics if table.of_history else settled_names(path for path, _ in table.dtypes())
+
+
+def is_current(table: RowTable, names: Names, metadata: Mapping[str, str]) -> bool:
     """Whether the earlier file is what would be written: no run of it fetched or dropped, no column renamed."""
     if table.earlier is None or any(table.fetched.values()):
         return False
     known = pl.read_parquet_metadata(table.earlier)
+    earlier = {tuple(path): name for name, path in json.loads(known.get(COLUMNS_KEY, "{}")).items()}
+    metrics = metric_names(table, names)
     ids = pl.scan_parquet(table.earlier, glob=False).select(pl.col("run_id").unique()).collect()["run_id"]
     return (
         set(ids) <= table.kept
-        and {name: tuple(path) for name, path in json.loads(known.get(COLUMNS_KEY, "{}")).items()} == columns
+        and all(metrics.get(path) == name for path, name in earlier.items())
         and known.get(METRICS_KEY) == metadata[METRICS_KEY]
     )
 
@@ -3432,19 +3487,21 @@ def source_of(project: Listing, source: Mapping[str, object]) -> dict[str, objec
     return {**source, **place, "exported_at": jsonable(now()), "versions": versions}
 
 
-def write_metadata(
-    file: Path, export: Export, files: Sequence[Written], options: Options, source: Mapping[str, object]
-) -> None:
+def metadata_document(
+    export: Export, files: Sequence[Written], options: Options, source: Mapping[str, object]
+) -> dict[str, object]:
+    """What was asked, what was got and what failed."""
     project = export.listing
     told = source_of(project, source)
     written_runs = len(project.facts)
+    asked_for_history = options.include_history or options.history_samples is not None
     history = {
         "rows": export.history_rows,
-        "runs": sum(facts.history_rows > 0 for facts in project.facts),
+        "runs": sum(facts.history_rows > 0 for facts in project.facts) if asked_for_history else 0,
         "sampled": options.history_samples is not None,
         "mismatched": list(project.mismatched),
     }
-    document = {
+    return {
         "status": project.status,
         "entity": project.entity,
         "project": project.project,
@@ -3459,16 +3516,13 @@ def write_metadata(
             "filtered": project.filtered,
             "by_state": dict(sorted(Counter(facts.state for facts in project.facts).items())),
         },
-        "history": history if options.include_history or options.history_samples is not None else None,
+        "history": history,
         "files": [asdict(file) for file in files],
         "failed": [asdict(failure) for failure in project.failed],
         "torn": list(project.torn),
         "missing_on_server": export.gone,
         "skipped_history_keys": list(project.skipped_history_keys),
     }
-    with replacing(file) as unfinished:
-        text = json.dumps(jsonable(document), indent=2, ensure_ascii=False) + "\n"
-        unfinished.write_text(storable(text), "utf-8")  # names of files may be no UTF-8
 
 
 # --- what is told ---------------------------------------------------------------------------------------------
@@ -3487,6 +3541,9 @@ def tell(outcome: Conclusion, options: Options, say: Say) -> int:
     """The paths on stdout, or all of it as JSON; a line on each project for people. Returns the exit code."""
     for export in outcome.exports:
         say(f"{sentence(export.listing)}{kept_sentence(export, prune=options.prune)}")
+        if export.dropped:
+            some = ", ".join(export.dropped[:3]) + (" and others" if len(export.dropped) > 3 else "")
+            say(f"the history there had {some} from an earlier export, which this one was not asked for")
     files = [str(file) for export in outcome.exports for file in export.files]
     if options.json:
         rows = [export_row(export.listing) | {"kept": len(export.kept)} for export in outcome.exports]
@@ -3509,19 +3566,28 @@ def sentence(project: Listing) -> str:
     states = Counter(run.state for run in project.facts)
     by_state = ", ".join(f"{count:,} {state}" for state, count in states.most_common())
     rows = sum(run.history_rows for run in project.facts)
-    failures = f", {len(project.failed):,} failures" if project.failed else ""
-    runs = f"{len(project.facts):,} runs" + (f" ({by_state})" if by_state else "")
-    return f"{project.entity}/{project.project}: {runs}, {rows:,} history rows{failures}"
+    failures = f", {counted(len(project.failed), 'failure')}" if project.failed else ""
+    runs = counted(len(project.facts), "run") + (f" ({by_state})" if by_state else "")
+    return f"{project.entity}/{project.project}: {runs}, {counted(rows, 'history row')}{failures}"
 
 
 def plan_sentence(plan: Plan) -> str:
     of_all = f" of {plan.all:,}" if plan.selected < plan.all else ""
-    rows = f", {plan.history_rows:,} history rows" if plan.history_rows is not None else ""
-    return f"{plan.project.path}: {plan.selected:,}{of_all} runs{rows}"
+    rows = f", {counted(plan.history_rows, 'history row')}" if plan.history_rows is not None else ""
+    return f"{plan.project.path}: {plan.selected:,}{of_all} {'run' if plan.all == 1 else 'runs'}{rows}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "run"), counted(2_000, "run")
+    ('1 run', '2,000 runs')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def kept_sentence(export: Export, *, prune: bool) -> str:
-    kept = f"; {len(export.kept):,} runs of an earlier export are kept" if export.kept else ""
+    kept = f"; {counted(len(export.kept), 'run')} of an earlier export kept" if export.kept else ""
     gone = f", {len(export.gone):,} of them no longer in the source (--prune drops those)" if export.gone else ""
     return kept + ("" if prune else gone)
 
@@ -3764,8 +3830,9 @@ def check_combinations(parsed: argparse.Namespace) -> None:
 
 
 def selection_of(parsed: argparse.Namespace) -> Selection:
-    for state in comma_separated(parsed.state):
-        if state not in STATES:
+    states = tuple(map(str.lower, comma_separated(parsed.state)))
+    for state in states:
+        if state not in (*STATES, "all"):
             near = did_you_mean(state, STATES)
             raise ScriptError(f"--state {state}: no such state{near}; there are {', '.join(STATES)}", WRONG_USAGE)
     return Selection(
@@ -3774,7 +3841,7 @@ def selection_of(parsed: argparse.Namespace) -> Selection:
         since=moment("--since", parsed.since),
         until=moment("--until", parsed.until),
         active_since=moment("--active-since", parsed.active_since),
-        state=comma_separated(parsed.state),
+        state=() if "all" in states else states,
         tag=comma_separated(parsed.tag),
         group=comma_separated(parsed.group),
         sweep=comma_separated(parsed.sweep),
