@@ -794,17 +794,16 @@ class HistoryRows:
 
     def write_part(self) -> None:
         """Parse the columns' values, leave out what is no number, and write the rest to a file."""
-        texts = {path: json_series(values, self.rows) for path, values in self.columns.items()}
-        media = {path[:-1] for path in texts if len(path) > 1 and path[-1] == "_type"}
-        numbers: dict[KeyPath, pl.Series] = {}
-        for path in sorted(texts):
-            inside = [path[:depth] for depth in range(1, len(path)) if path[:depth] in media]
-            self.skipped_keys |= {top for top in inside if self.wanted(top)}
-            series, all_numbers = json_numbers(outside_media(texts, path, inside))
-            if series is not None:
-                numbers[path] = series
-            if not all_numbers:
-                self.skipped_keys.add(path)
+        paths = {column_key(path): path for path in sorted(self.columns)}
+        media = {path[:-1] for path in self.columns if len(path) > 1 and path[-1] == "_type"}
+        inside = {
+            path: [path[:depth] for depth in range(1, len(path)) if path[:depth] in media] for path in self.columns
+        }
+        texts = outside_media(json_texts(self.columns, self.rows), inside)
+        found, others = json_numbers(texts)
+        numbers = {paths[name]: found[name] for name in paths if name in found}
+        self.skipped_keys |= {paths[name] for name in others}
+        self.skipped_keys |= {top for tops in inside.values() for top in tops if self.wanted(top)}
         for clock, dtype in zip(CLOCKS, (pl.Int64, pl.Float64, pl.Float64), strict=True):
             series = numbers.get(clock, pl.Series([None] * self.rows, dtype=dtype))
             numbers[clock] = series.cast(dtype, strict=False)
@@ -813,12 +812,16 @@ class HistoryRows:
         self.start_part()
 
 
-def outside_media(texts: Mapping[KeyPath, pl.Series], path: KeyPath, media: Iterable[KeyPath]) -> pl.Series:
-    """The texts at `path`; null in rows where one of the keys above is a media object, which a `_type` betrays."""
-    text = texts[path]
-    for top in media:
-        text = text.zip_with(texts[*top, "_type"].is_null(), pl.Series([None], dtype=pl.String))
-    return text
+def outside_media(texts: pl.DataFrame, media: Mapping[KeyPath, Sequence[KeyPath]]) -> pl.DataFrame:
+    """The texts; null where one of the keys above, told by `media`, is a media object: its `_type` betrays it."""
+    outside = [
+        pl.when(pl.all_horizontal(pl.col(column_key((*top, "_type"))).is_null() for top in tops))
+        .then(pl.col(column_key(path)))
+        .alias(column_key(path))
+        for path, tops in media.items()
+        if tops
+    ]
+    return texts.with_columns(outside)
 
 
 def typed_value(item: Any) -> str:
@@ -830,29 +833,30 @@ def typed_value(item: Any) -> str:
     return str(value) if kind == "json" else json.dumps(value)
 
 
-def json_series(values: list[bytes | None], rows: int) -> pl.Series:
-    """The JSON texts of a column of `rows` rows (String); null where the key is missing or null."""
-    padded = values + [None] * (rows - len(values))
-    texts = pl.Series(padded, dtype=pl.Binary).cast(pl.String, strict=False).str.slice(1)
-    return texts.replace("null", None)
+def json_texts(columns: Mapping[KeyPath, list[bytes | None]], rows: int) -> pl.DataFrame:
+    """The JSON texts of columns (String), named by `column_key`; null where the key is missing or null."""
+    padded = {column_key(path): values + [None] * (rows - len(values)) for path, values in columns.items()}
+    frame = pl.DataFrame(padded, schema=dict.fromkeys(padded, pl.Binary))
+    return frame.select(pl.all().cast(pl.String, strict=False).str.slice(1).replace("null", None))
 
 
-def json_numbers(texts: pl.Series) -> tuple[pl.Series | None, bool]:
-    """The numbers among JSON texts as Int64, else Float64; None if there are none; and whether nothing else was there.
+def json_numbers(texts: pl.DataFrame) -> tuple[dict[str, pl.Series], set[str]]:
+    """The columns' numbers as Int64, else Float64, where there are any; and the columns that hold something else too.
 
     Booleans are 0 and 1; the texts "NaN", "Infinity" and "-Infinity" are numbers.
     """
-    present = len(texts) - texts.null_count()
-    integers = texts.cast(pl.Int64, strict=False)
-    if len(texts) - integers.null_count() == present:
-        return (integers if present else None), True
-    spelt = texts.replace({"true": "1", "false": "0"} | {f'"{name}"': name for name in NON_FINITE})
-    integers = spelt.cast(pl.Int64, strict=False)
-    numbers = spelt.cast(pl.Float64, strict=False)
-    found = len(texts) - numbers.null_count()
-    if integers.null_count() == numbers.null_count():
-        numbers = integers
-    return (numbers if found else None), found == present
+    spelt = texts.select(pl.all().replace({"true": "1", "false": "0"} | {f'"{name}"': name for name in NON_FINITE}))
+    integers = spelt.select(pl.all().cast(pl.Int64, strict=False))
+    floats = spelt.select(pl.all().cast(pl.Float64, strict=False))
+    nulls = (frame.null_count().row(0) for frame in (texts, integers, floats))
+    numbers: dict[str, pl.Series] = {}
+    others: set[str] = set()
+    for name, absent, no_integer, no_number in zip(texts.columns, *nulls, strict=True):
+        if no_number < texts.height:
+            numbers[name] = (integers if no_integer == no_number else floats)[name]
+        if no_number > absent:
+            others.add(name)
+    return numbers, others
 
 
 def write_part(numbers: Mapping[KeyPath, pl.Series], parts: Path) -> Part:
