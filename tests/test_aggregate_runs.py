@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -227,13 +229,37 @@ def test_debug_shows_where_an_error_comes_from():
 def test_names_are_never_interpreted():
     name = "[red]\x1b[31m\u202eboom\n\N{PARTY POPPER}"
     folder = Path("a=b/[x]*%20")
-    write_runs(folder, [Run("a", name)])
+    write_runs(folder, [Run("a", name), Run("b", "b_k1")])
     out, err = run(folder, "-o", folder / "[y]?.parquet")
     frame = pl.read_parquet(out.strip(), glob=False, hive_partitioning=False)
-    assert frame["name"].item() == name
-    assert frame["source_file"].item() == str(folder / "team_demo_runs.parquet")
+    assert frame["name"].to_list() == [name, "b_k1"]
+    assert set(frame["source_file"]) == {str(folder / "team_demo_runs.parquet")}
     assert "[red]\ufffd[31m\ufffdboom\ufffd\N{PARTY POPPER}" in err
     assert "\x1b" not in err
+
+
+@pytest.mark.parametrize("make", [lambda file: write_runs(file.parent, [Run("b")], project="old"), history])
+def test_an_export_is_not_overwritten(make):
+    write_runs(Path("x"), [Run("a")])
+    file = make(Path("x/team_old_runs.parquet"))
+    before = file.read_bytes()
+    out, err = run("x", "-o", file, code=2)
+    assert (out, err) == ("", f"error: -o {file} holds an export, which would be lost; choose another name\n")
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"no parquet"])
+def test_what_is_no_export_may_be_overwritten(content):
+    write_runs(Path("x"), [Run("a")])
+    Path("y.parquet").write_bytes(content)
+    for _ in range(2):
+        assert aggregated("x", "-o", "y.parquet")["id"].to_list() == ["a"]
+
+
+def test_a_write_error_names_the_users_file_only():
+    with pytest.raises(OSError, match="No such file") as told:
+        aggregate_runs.write(pl.LazyFrame({"x": [1]}), Path("nowhere/.y.parquet.1.partial"), {})
+    assert "partial" not in str(told.value)
 
 
 # ---- inputs --------------------------------------------------------------------
@@ -254,6 +280,30 @@ def test_a_directory_gives_its_runs_files_at_any_depth_and_says_what_it_passes_o
         ("x/system.parquet", "system", False),
         ("x/foreign_runs.parquet", "foreign", False),
     }
+
+
+def test_a_folder_that_cannot_be_read_is_named(monkeypatch):
+    write_runs(Path("x"), [Run("a")])
+    write_runs(Path("x/closed"), [Run("b")])
+    write_runs(Path("x/.hidden"), [Run("c")])
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path).name in {"closed", ".hidden"}:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    out, err = run("x", "x", "-o", "y.parquet", "--quiet", code=3)
+    assert err == "error: x/closed was left out: it cannot be read: Permission denied\n"
+    assert pl.read_parquet(out.strip())["id"].to_list() == ["a"]
+
+
+def test_an_answer_of_analyze_runs_is_passed_over():
+    file = write_runs(Path("x"), [Run("a")])
+    pl.read_parquet(file).write_parquet("x/a_top.parquet", metadata={aggregate_runs.RESULT_KEY: "1"})
+    skipped = report("x", "-o", "y.parquet")["skipped"]
+    assert [(row["file"], row["kind"], row["failure"]) for row in skipped] == [("x/a_top.parquet", "result", False)]
 
 
 def test_files_directories_and_globs_in_any_mix_count_each_file_once():
@@ -347,7 +397,9 @@ def test_nothing_usable(arguments):
     Path("empty").mkdir()
     out, err = run(*arguments, code=1)
     assert out == ""
-    assert f"no runs in {arguments[0] if arguments else 'wandb_export/'}; export_runs.py" in err
+    place = arguments[0] if arguments else "wandb_export/"
+    missing = "" if place == "empty/" else ": there is no such file or directory"
+    assert err == f"error: no runs in {place}{missing}; export_runs.py writes runs files\n"
 
 
 def test_a_runs_file_without_rows_is_fine_but_alone_gives_nothing():
@@ -492,6 +544,15 @@ def test_a_column_without_a_stored_path_keeps_its_data_beside_one_that_has_its_p
     rewritten(file, columns={"config_c": ["b"]})
     frame = aggregated("x")
     assert sorted(frame.select("^config_.*$").row(0)) == [1, 2]
+
+
+def test_a_column_that_regains_its_plain_name_is_said_so():
+    file = write_runs(Path("x"), [Run("a", config={"b": 1})])
+    hashed = pl.read_parquet(file).rename({"config_b": "config_b__12345678"})
+    rewritten(file, hashed, columns={"config_b__12345678": ["b"]})
+    _, err = run("x")
+    reason = "its W&B path is the only one so named"
+    assert f"config_b__12345678 in 1 file is called config_b here: {reason}\n" in err
 
 
 def test_columns_that_a_file_lacks_are_null_there():
@@ -750,7 +811,7 @@ def test_the_fit_of_the_rules_is_told():
     write_runs(Path("x"), [Run(str(n), name) for n, name in enumerate(names)])
     _, err = run("x")
     assert "k: 3 runs: 1 (2), 2 (1); no match in none, nought\n" in err
-    assert "stage: 0 runs; no match in a_k1, b_k1, c_k2\n" in err
+    assert "no match in any run for stage, arch, model_type, protocol, seed_parsed, lr_parsed, " in err
     fits = {row["column"]: row for row in report("x")["derived"]}
     assert list(fits) == DERIVED
     assert fits["k"] == {
@@ -763,6 +824,18 @@ def test_the_fit_of_the_rules_is_told():
         "commonest_runs": [2, 1],
         "unmatched_names": ["none", "nought"],
     }
+
+
+def test_names_without_a_match_are_shown_once():
+    write_runs(Path("x"), [Run("0", "stage1_k1_s1"), Run("1", "stage2_k2"), Run("2", "odd")])
+    _, err = run("x")
+    assert err.splitlines()[1:-1] == [
+        "stage: 2 runs: stage1 (1), stage2 (1)",
+        "k: 2 runs: 1 (1), 2 (1)",
+        "seed_parsed: 1 run: 1 (1); no match in odd, stage2_k2",
+        "no match for stage, k in odd",
+        "no match in any run for arch, model_type, protocol, lr_parsed, wd_parsed, eps_parsed",
+    ]
 
 
 def test_no_enrich_adds_no_column():

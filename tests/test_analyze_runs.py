@@ -132,6 +132,14 @@ def test_help_is_the_manual_and_needs_no_library() -> None:
         (["--metric", "tset/mse"], 2, "test/mse"),
         (["--metric", "metric_tset_mse"], 2, "metric_test_mse"),
         (["--metric", "model.arch"], 2, "no numbers"),
+        (
+            ["--metric", "nonsense"],
+            2,
+            "called nonsense; there are test/acc, test/mse, val.loss.last, val.loss.min, epoch;",
+        ),
+        (["--metric", "metric_xyzzy"], 2, "; there are metric_test_acc, metric_test_mse, "),
+        (["--metric", "model.q"], 2, "no metric is called model.q; there are test/acc,"),  # model.k is none
+        (["--group-by", "xyzzy"], 2, "called xyzzy; there are model.arch, model.k, optim.lr, seed;"),
         (["--group-by", "model.arhc"], 2, "model.arch"),
         (["--columns", "model.arhc", "--top", "1"], 2, "model.arch"),
         (["--metric", "epoch", "--top", "1"], 2, "--ascending"),
@@ -184,6 +192,26 @@ def test_a_closed_pipe_ends_quietly(runs_file: Path) -> None:
     done = subprocess.run(["bash", "-c", f"({command}) | head -1"], capture_output=True, text=True, check=False)
     assert done.stdout.count("\n") == 1
     assert done.stderr == "code 0\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"), [([], 1, "error: stdout is closed: "), (["-o", "top.csv"], 0, "")]
+)
+def test_a_closed_stdout_is_no_bug(runs_file: Path, tmp_path: Path, more: list, code: int, message: str) -> None:
+    command = [sys.executable, str(SCRIPT), str(runs_file), "--top", "1", "--quiet", *more]
+    shell = ["bash", "-c", '"$@" >&-', "bash", *command]
+    done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == bool(message)
+    assert (tmp_path / "top.csv").exists() is (code == 0)
+
+
+def test_a_default_that_leaves_nothing_says_so(tmp_path: Path) -> None:
+    file = write_runs(tmp_path, [Run("a", state="crashed")])
+    left_none = "no run left: the default --state finished left none of 1 run; --state all takes all"
+    assert ask(file).err == f"error: {left_none}\n"
+    assert "no run left: --state finished: 0 of 1 run kept" in ask(file, "--state", "finished").err
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------
@@ -261,6 +289,27 @@ def test_an_input_is_not_overwritten(runs_file: Path) -> None:
     before = runs_file.read_bytes()
     assert ask(runs_file, "-o", runs_file).code == 2
     assert runs_file.read_bytes() == before
+
+
+def test_runs_are_not_overwritten_but_earlier_answers_are(runs_file: Path, tmp_path: Path) -> None:
+    export = write_runs(tmp_path, [Run("a")])
+    before = export.read_bytes()
+    answer = ask(runs_file, "--top", 1, "-o", export)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == f"error: -o {export} holds runs, which would be lost; choose another name\n"
+    assert export.read_bytes() == before
+    (tmp_path / "noise.parquet").write_bytes(b"no parquet")
+    for name in ("noise.parquet", "top.parquet", "top.parquet"):
+        assert ask(runs_file, "--top", 1, "-o", tmp_path / name).code == 0
+
+
+def test_an_answer_is_no_input(runs_file: Path) -> None:
+    output = runs_file.parent / "top.parquet"
+    for _ in range(2):
+        assert answered(runs_file.parent, "--top", 3, "-o", output).out == f"{output}\n"
+    assert pl.read_parquet(output).height == 3
+    assert "no runs in" in ask(output).err
+    output.unlink()
 
 
 # --- metrics and their direction ------------------------------------------------------------------------------
@@ -365,8 +414,10 @@ def test_top_is_best_first_with_what_distinguishes(runs_file: Path) -> None:
     assert "optim.lr" not in answer.out  # the same in all of them
     rows = document(runs_file, "--top", 4, "--metric", "test/mse")["top"]
     assert [row[MSE] for row in rows] == [0.01, 0.011, 0.012, 0.03]
-    assert {"config_seed", "config_model_k"} <= rows[0].keys()
-    assert not {"config_optim_lr", "config_model_arch"} & rows[0].keys()
+    columns = {*pl.read_parquet_schema(runs_file)} - {"_config_json", "_summary_json"}
+    for count in (1, 4):  # the same columns for any number of rows
+        assert {*document(runs_file, "--top", count, "--metric", "test/mse")["top"][0]} == columns
+    assert document(runs_file, "--top", 1, "--columns", "seed")["top"][0].keys() < columns
 
 
 def test_all_states_bring_the_crashed_run_back(runs_file: Path) -> None:
@@ -431,6 +482,14 @@ def test_a_group_of_one_has_no_interval_and_says_so(tmp_path: Path) -> None:
 def test_within_noise_is_said(tmp_path: Path, shift: float, *, noisy: bool) -> None:
     runs = [Run(f"{g}{i}", config={"g": g}, summary={"x_loss": i + shift * (g == "b")}) for g in "ab" for i in range(4)]
     assert ("within noise" in answered(write_runs(tmp_path, runs), "--group-by", "g").out) is noisy
+
+
+def test_noise_is_said_of_the_best_two_as_ranked(tmp_path: Path) -> None:
+    values = {"best": [1.0], "second": [2.0, 2.1, 1.9], "third": [2.0, 2.2, 2.1]}
+    runs = [Run(f"{g}{x}", config={"g": g}, summary={"x_loss": x}) for g, xs in values.items() for x in xs]
+    out = answered(write_runs(tmp_path, runs), "--group-by", "g").out
+    assert "no comparison of the best two is possible: one run only in best\n" in out
+    assert "within noise" not in out
 
 
 def test_several_metrics_give_a_row_each(runs_file: Path) -> None:
@@ -688,6 +747,20 @@ def test_json_names_the_file_it_wrote(tmp_path: Path, runs_file: Path) -> None:
     assert len(shown["top"]) == 2
 
 
+@pytest.mark.parametrize("more", [["--json"], ["--json", "-o", "x.json"], ["--format", "csv"], ["-o", "x.csv"]])
+def test_findings_are_said_once(tmp_path: Path, runs_file: Path, more: list) -> None:
+    err = answered(runs_file, "--top", 2, "-m", "test/mse", *more, cwd=tmp_path).err
+    assert err.count("Best 2 runs by test/mse") == 1
+    assert err.count("12 of 15 runs have a finite test/mse") == 1
+
+
+def test_a_write_error_names_the_users_file_only(tmp_path: Path) -> None:
+    hidden = tmp_path / "nowhere" / ".x.parquet.1.partial"
+    with pytest.raises(OSError, match="No such file") as told:
+        analyze_runs.write_parquet(pl.DataFrame({"x": [1]}), hidden)
+    assert "partial" not in str(told.value)
+
+
 def test_an_unwritable_output_is_said(tmp_path: Path, runs_file: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     answer = ask(runs_file, "--top", 1, "--quiet", "-o", tmp_path / "file" / "x.csv")
@@ -707,6 +780,46 @@ def test_derived_columns_come_first_and_repeats_are_left_out(tmp_path: Path) -> 
     unified.write_parquet(file, metadata=metadata)
     header = answered(file, "--top", 4).out.splitlines()[1].split()
     assert header == ["name", "test/mse", "k", "seed"]
+
+
+def with_derived(file: Path, **columns: pl.Expr) -> Path:
+    metadata = {k: v for k, v in pl.read_parquet_metadata(file).items() if k.startswith("wandb_tools")}
+    pl.read_parquet(file).with_columns(**columns).write_parquet(file, metadata=metadata)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("seeds", "shown"),
+    [
+        (["0", "1", "2", "3", "4"], ["seed_parsed"]),  # equal, though text
+        (["0", "1", "2", "three", "4"], ["a.seed"]),
+        (["0", "x", "y", "three", "4"], ["seed_parsed", "a.seed"]),
+    ],
+)
+def test_of_two_columns_that_say_the_same_one_is_shown(tmp_path: Path, seeds: list, shown: list) -> None:
+    runs = [Run(f"r{i}", config={"a": {"seed": s}}, summary={"test/mse": i}) for i, s in enumerate(seeds)]
+    file = with_derived(write_runs(tmp_path, runs), seed_parsed=pl.int_range(pl.len()))
+    assert answered(file, "--top", 5).out.splitlines()[1].split() == ["name", "test/mse", *shown]
+
+
+def test_columns_that_most_rows_lack_are_not_shown(tmp_path: Path) -> None:
+    configs = [{"half": 1, "rare": 1}, {"half": 2, "rare": 2}, {}, {}, {"half": 3}]
+    runs = [Run(f"r{i}", config=config, summary={"test/mse": i}) for i, config in enumerate(configs)]
+    file = write_runs(tmp_path, runs)
+    assert answered(file, "--top", 5).out.splitlines()[1].split() == ["name", "test/mse", "half"]
+    assert document(file, "--top", 5)["top"][0]["config_rare"] == 1
+
+
+@pytest.mark.parametrize("width", [20, 30, 40])
+def test_the_metric_stays_on_a_narrow_page(runs_file: Path, width: int) -> None:
+    lines = answered(runs_file, "--top", 2, "-m", "test/mse", COLUMNS=str(width)).out.splitlines()
+    assert any(line.split()[:2] == ["name", "test/mse"] for line in lines)
+    assert max(map(len, lines)) <= width
+
+
+def test_settings_of_twelve_letters_stay_whole(tmp_path: Path) -> None:
+    runs = [Run(f"{i}{'long' * 9}", config={"arch": f"filter_bank{i}"}, summary={"test/mse": i}) for i in range(3)]
+    assert "filter_bank0" in answered(write_runs(tmp_path, runs), "--top", 3, COLUMNS="46").out
 
 
 def test_columns_of_statistics_and_of_runs_go_to_their_tables(runs_file: Path) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 import list_entities
 import pytest
 from conftest import Done
-from list_entities import COUNTED_STATES, PROJECTS_PER_QUESTION, Row, ScriptError
+from list_entities import COUNTED_STATES, NOTHING_USABLE, PROJECTS_PER_QUESTION, Row, ScriptError
 from wandb_server import Server
 
 SCRIPT = "list_entities.py"
@@ -150,12 +150,12 @@ def test_entities_and_globs(server, as_call):
     assert list(projects(done)) == [f"{e}/{p}" for e in ("lab", "team") for p in ("Demo", "graph-a", "graph-b")]
 
 
-def test_few_requests_and_no_runs(server, as_process):
+def test_few_requests_and_no_runs(server, as_call):
     for number in range(450):  # more than two pages of projects
         server.add_project("team", f"project{number:03}")
     add_runs(server, "team", "project007", "f" * 30)
     server.reset()
-    done = as_process(server, "--discover", "--max-rows", "3")
+    done = as_call(server, "--discover", "--max-rows", "3")
     assert done.code == 0
     assert done.out.splitlines()[-1] == "447 more projects: --max-rows 0 shows all, --json too"
     counts = server.counts()
@@ -183,23 +183,24 @@ def test_few_requests_and_no_runs(server, as_process):
     ],
     ids=["wrong key", "short key", "no key", "no URL", "refused", "no key file", "no entity", "no project", "nothing"],
 )
-def test_no_access_is_one_line(server, as_process, arguments, variables, expected):
+def test_no_access_is_one_line(server, as_call, arguments, variables, expected):
     server.add_project("team", "demo")
-    started = time.monotonic()
-    done = as_process(server, *arguments, **variables)
-    assert time.monotonic() - started < 10
+    done = as_call(server, *arguments, **variables)
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("error: " + expected.format(url=server.url))
     assert done.err.count("\n") == 1
 
 
-def test_a_server_that_never_answers_is_named_within_ten_seconds(server, as_process):
+def test_a_server_that_never_answers_is_named_soon(server, script_command, tmp_path):
     server.fault("hang", match={"kind": "graphql"})
-    started = time.monotonic()
-    done = as_process(server)
-    assert time.monotonic() - started < 10
-    assert (done.code, done.out) == (1, "")
-    assert done.err.startswith(f"error: cannot sign in to {server.url}: no answer within 7 s; check WANDB_BASE_URL, ")
+    command = script_command(SCRIPT, env=server.environment(tmp_path))
+    with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        server.wait_for_hits()
+        asked_at = time.monotonic()
+        out, err = process.communicate(timeout=60)
+    assert time.monotonic() - asked_at < 9  # with the start of Python and SDK, 10 s
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith(f"error: cannot sign in to {server.url}: no answer within 6 s; check WANDB_BASE_URL, ")
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="makes the certificate")
@@ -330,15 +331,14 @@ def test_an_answer_without_data(server, as_call, body):
     assert done.err.startswith("error: the server does not say what the key can see: an answer without data; ")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(server, script_command, tmp_path, number):
+def test_interrupted(server, script_command, tmp_path):
     server.add_project("team", "demo")
     server.fault("hang", match={"field": "runCount"})
     command = script_command(SCRIPT, "--quiet", env=server.environment(tmp_path))
     with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         server.wait_for_hits()
-        process.send_signal(number)
-        assert process.communicate(timeout=5) == ("", "interrupted\n")
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=10) == ("", "interrupted\n")
     assert process.returncode == 130
 
 
@@ -352,6 +352,8 @@ def test_a_deaf_service_process_holds_nothing_up(server, script_command, tmp_pat
         server.wait_for_hits()
         (service,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
         os.kill(service, signal.SIGSTOP)
+        while Path(f"/proc/{service}/stat").read_text().split()[2] != "T":
+            pass  # its threads stop one by one
         try:
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=10) == 130
@@ -373,8 +375,8 @@ def test_closed_pipe(server, script_command, tmp_path):
 # --- manners --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", ["variable", "file", "netrc"])
-def test_the_key_is_found_and_appears_nowhere(run_script, tmp_path, way):
+@pytest.mark.parametrize(("way", "code"), [("variable", 0), ("variable", 1), ("file", 0), ("netrc", 0)])
+def test_the_key_is_found_and_appears_nowhere(run_script, tmp_path, way, code):
     key = secrets.token_hex(20)
     folders = {name: tmp_path / name for name in ("home", "tmp", "cwd")}
     for folder in folders.values():
@@ -394,12 +396,12 @@ def test_the_key_is_found_and_appears_nowhere(run_script, tmp_path, way):
             key_file.write_text(f"machine {server.url.removeprefix('http://')} login user password {key}\n")
             env["NETRC"] = str(key_file)
         before = key_file.read_bytes() if key_file.exists() else b""
+        if code == NOTHING_USABLE:
+            server.fault("status", match={"field": "models"}, status=403)
         done = run_script(SCRIPT, *arguments, env=env, cwd=folders["cwd"])
-        server.fault("status", match={"field": "models"}, status=403)
-        failed = run_script(SCRIPT, *arguments, env=env, cwd=folders["cwd"])
-    assert done.code == 0, done.err
-    assert failed.code == 1
-    assert key not in f"{done.out}{done.err}{failed.out}{failed.err}"
+    assert done.code == code, done.err
+    assert ("Traceback" in done.err) is (code != 0)
+    assert key not in done.out + done.err
     assert (key_file.read_bytes() if key_file.exists() else b"") == before
     assert [file for folder in folders.values() for file in folder.rglob("*")] == []  # nothing is left behind at all
 

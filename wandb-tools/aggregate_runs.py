@@ -68,6 +68,7 @@ SCHEMA_KEY = "wandb_tools.schema"  # keys of the parquet files' key-value metada
 COLUMNS_KEY = "wandb_tools.columns"
 METRICS_KEY = "wandb_tools.metrics"
 SOURCE_KEY = "wandb_tools.source"
+RESULT_KEY = "wandb_tools.result"  # marks an answer of analyze_runs: its rows may look like runs, but are no input
 SCHEMA_VERSION = "1"
 
 DEFAULT_INPUT = "wandb_export/"
@@ -115,7 +116,7 @@ class Skipped(NamedTuple):
     """An input that gives no runs. It is a failure unless it was merely found in a directory and is sound."""
 
     file: str
-    kind: str  # history, system, foreign, damaged or missing
+    kind: str  # history, system, result, foreign, damaged, unreadable or missing
     reason: str
     failure: bool
 
@@ -192,6 +193,9 @@ def recognised(options: Options) -> tuple[list[RunsFile], list[Skipped]]:
             files.append(header)
         else:
             skipped.append(header)
+    if skipped and not files and all(skip.kind == "missing" for skip in skipped):
+        places = some([skip.file for skip in skipped])
+        raise ScriptError(f"no runs in {places}: {skipped[0].reason}; export_runs.py writes runs files", NOTHING_USABLE)
     return files, skipped
 
 
@@ -205,19 +209,22 @@ class Candidate(NamedTuple):
 def find_inputs(inputs: Iterable[str], *, output: Path) -> list[Candidate | Skipped]:
     """Every file that the inputs stand for, once each; an earlier output that is merely found is no input."""
     found: dict[Path, Candidate] = {}
-    missing: list[Candidate | Skipped] = []
+    lost: list[Candidate | Skipped] = []
     for place in inputs:
         candidates = files_of(place)
         if candidates is None:
-            missing.append(Skipped(place, "missing", "there is no such file or directory", failure=True))
+            lost.append(Skipped(place, "missing", "there is no such file or directory", failure=True))
         for candidate in candidates or ():
+            if isinstance(candidate, Skipped):
+                lost.append(candidate)
+                continue
             key = candidate.file.resolve()
             if candidate.named or (key not in found and key != output.resolve()):
                 found[key] = candidate
-    return missing + sorted(found.values())
+    return [*dict.fromkeys(lost), *sorted(found.values())]
 
 
-def files_of(place: str) -> list[Candidate] | None:
+def files_of(place: str) -> list[Candidate | Skipped] | None:
     """The files that a file name, a directory or a glob stands for; None where there is nothing."""
     if exists(place):  # before globs: a file's name may hold brackets
         return files_at(Path(place), named=True)
@@ -230,28 +237,36 @@ def exists(place: str) -> bool:
     return os.path.exists(place)  # noqa: PTH110 - Path.exists raises for what cannot be a name
 
 
-def files_at(path: Path, *, named: bool) -> list[Candidate]:
+def files_at(path: Path, *, named: bool) -> list[Candidate | Skipped]:
     """The file at `path`, or the parquet files below it."""
-    if path.is_dir():
-        return [Candidate(file, named=False) for file in parquet_files_below(path)]
-    return [Candidate(path, named=named)]
+    return parquet_files_below(path) if path.is_dir() else [Candidate(path, named=named)]
 
 
-def parquet_files_below(directory: Path) -> list[Path]:
-    """Every parquet file at any depth but the hidden ones, among which are the unfinished."""
-    files = (file for file in directory.rglob("*.parquet") if file.is_file())
-    return [file for file in files if not any(p.startswith(".") for p in file.relative_to(directory).parts)]
+def parquet_files_below(directory: Path) -> list[Candidate | Skipped]:
+    """Every parquet file at any depth but the hidden ones, among which are the unfinished; folders that are closed."""
+    found: list[Candidate | Skipped] = []
+
+    def closed(error: OSError) -> None:
+        reason = f"it cannot be read: {error.strerror or error}"
+        found.append(Skipped(str(error.filename), "unreadable", reason, failure=True))
+
+    for folder, subfolders, names in os.walk(directory, onerror=closed):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        files = [Path(folder, name) for name in names if name.endswith(".parquet") and not name.startswith(".")]
+        found += [Candidate(file, named=False) for file in files if file.is_file()]
+    return found
 
 
 def read_header(file: Path, *, named: bool) -> RunsFile | Skipped:
     """What the footer says of `file`, or why it gives no runs."""
     try:
         dtypes = dict(scan(file).collect_schema())
-        kind = kind_of(dtypes)
+        metadata = pl.read_parquet_metadata(file)
+        kind = "result" if RESULT_KEY in metadata else kind_of(dtypes)
         if kind != "runs":
             return Skipped(str(file), kind, f"it holds no runs but is {kind}", failure=named)
         refuse_foreign_dtypes(dtypes)
-        return described(file, dtypes, pl.read_parquet_metadata(file))
+        return described(file, dtypes, metadata)
     except ValueError as error:
         return Skipped(str(file), "foreign", f"it cannot be used: {error}", failure=True)
     except reading_errors() as error:
@@ -817,7 +832,10 @@ def rows_in_order(files: Sequence[RunsFile], columns: Sequence[Column], chosen: 
 
 def write(runs: pl.LazyFrame, file: Path, metadata: Mapping[str, str]) -> None:
     """Stream `runs` into `file`."""
-    runs.sink_parquet(file, compression="zstd", statistics=True, row_group_size=ROW_GROUP_ROWS, metadata=dict(metadata))
+    with unfinished_unnamed(file):
+        runs.sink_parquet(
+            file, compression="zstd", statistics=True, row_group_size=ROW_GROUP_ROWS, metadata=dict(metadata)
+        )
 
 
 def reading_errors() -> tuple[type[BaseException], ...]:
@@ -845,6 +863,16 @@ def replacing(file: Path) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
+@contextmanager
+def unfinished_unnamed(file: Path) -> Iterator[None]:
+    """Take the name of the unfinished `file` off an error of polars: the user knows the file by another."""
+    try:
+        yield
+    except OSError as error:
+        reason = str(error)  # it ends in the name, which may be cut short
+        raise OSError(reason.partition(" (os error")[0] if file.suffix in reason else reason) from error
+
+
 # ---- report --------------------------------------------------------------------------------
 def report(outcome: Outcome, skipped: Sequence[Skipped], say: Say) -> None:
     """Tell people what was done: rows, filters, conflicts, derived columns."""
@@ -855,18 +883,18 @@ def report(outcome: Outcome, skipped: Sequence[Skipped], say: Say) -> None:
     for filtered in outcome.filters:
         say(f"{filtered.filter}: {filtered.kept} of {counted(filtered.before, 'run')} kept")
     tell_conflicts(outcome.conflicts, say)
-    for fit in outcome.derived:
-        say(fit_line(fit))
+    for line in fit_lines(outcome.derived):
+        say(line)
     say(f"written: {counted(outcome.runs, 'run')}, {counted(outcome.columns, 'column')}")
 
 
 def counted(number: int, noun: str) -> str:
     """A number with its noun.
 
-    >>> counted(1, "run"), counted(2, "run")
-    ('1 run', '2 runs')
+    >>> counted(1, "run"), counted(2_000, "run")
+    ('1 run', '2,000 runs')
     """
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def tell_passed_over(skipped: Sequence[Skipped], say: Say) -> None:
@@ -898,17 +926,35 @@ def conflict_line(rivals: Sequence[Conflict]) -> str:
     column, kind, _, became, _ = rivals[0]
     found = ", ".join(f"{rival.found} in {counted(len(rival.files), 'file')}" for rival in rivals)
     if kind == "name":
-        return f"{found} is called {became} here: another W&B path has a better claim to its name"
+        outdone = any(became.startswith(f"{rival.found}__") for rival in rivals)
+        why = "another W&B path has a better claim to its name" if outdone else "its W&B path is the only one so named"
+        return f"{found} is called {became} here: {why}"
     return f"files disagree on the {kind} of {column}: {found}; it is {became} here"
 
 
+def fit_lines(fits: Sequence[Fit]) -> Iterator[str]:
+    """How well the rules fit: a line per derived column, then what several have in common, said once."""
+    lacking: dict[str, list[str]] = {}  # names without a match, and the columns that show these
+    for fit in fits:
+        if fit.runs and fit.unmatched_names:
+            lacking.setdefault(", ".join(fit.unmatched_names[:3]), []).append(fit.column)
+    alone = {columns[0]: names for names, columns in lacking.items() if len(columns) == 1}
+    for fit in fits:
+        if fit.runs:
+            yield fit_line(fit) + (f"; no match in {alone[fit.column]}" if fit.column in alone else "")
+    for names, columns in lacking.items():
+        if len(columns) > 1:
+            yield f"no match for {', '.join(columns)} in {names}"
+    empty = [fit.column for fit in fits if not fit.runs]
+    if empty:
+        yield f"no match in any run for {', '.join(empty)}"
+
+
 def fit_line(fit: Fit) -> str:
-    """How well the rules of one derived column fit, in one line."""
+    """How many runs have a value in one derived column, and the commonest values."""
     values = [f"{value} ({n})" for value, n in zip(fit.commonest, fit.commonest_runs, strict=True)]
     others = f" and {fit.distinct - len(values)} more" if fit.distinct > len(values) else ""
-    without = f"; no match in {', '.join(fit.unmatched_names[:3])}" if fit.unmatched_names else ""
-    matched = f"{fit.column}: {counted(fit.runs, 'run')}"
-    return matched + (f": {', '.join(values)}{others}" if values else "") + without
+    return f"{fit.column}: {counted(fit.runs, 'run')}: {', '.join(values)}{others}"
 
 
 def complain(skipped: Iterable[Skipped]) -> None:
@@ -1080,6 +1126,7 @@ def aggregate(options: Options) -> int:
     """From inputs to one file and its report; the exit code says whether every input went in."""
     import_libraries()
     check_patterns(options.selection.names)
+    refuse_to_replace_an_export(options.output)
     files, skipped = recognised(options)
     try:
         outcome = merge(files, options)
@@ -1094,6 +1141,16 @@ def aggregate(options: Options) -> int:
     report(outcome, skipped, speaker(quiet=options.quiet))
     print(as_json(outcome, skipped, options.output) if options.json else options.output)
     return PARTIAL if any(skip.failure for skip in skipped) else OK
+
+
+def refuse_to_replace_an_export(output: Path) -> None:
+    """Raise where the output is a file of an export: only an earlier aggregate tells its rows' source_file."""
+    try:
+        columns = scan(output).collect_schema().names() if output.is_file() else []
+    except reading_errors():  # no parquet file, so no export
+        columns = []
+    if kind_of(columns) != "foreign" and "source_file" not in columns:
+        raise ScriptError(f"-o {output} holds an export, which would be lost; choose another name", WRONG_USAGE)
 
 
 def merge(files: Sequence[RunsFile], options: Options) -> Outcome:

@@ -69,6 +69,7 @@ OK, NOTHING_USABLE, WRONG_USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130  # exit 
 
 COLUMNS_KEY = "wandb_tools.columns"  # keys of the parquet files' key-value metadata
 METRICS_KEY = "wandb_tools.metrics"
+RESULT_KEY = "wandb_tools.result"  # marks an answer of analyze_runs: its rows may look like runs, but are no input
 JSON_VERSION = 1
 
 UNIFIED_FILE = Path("analysis/unified.parquet")  # where the default input is looked for
@@ -99,10 +100,11 @@ SHOWN_STATISTICS = ("n", "mean", "std", "min", "median", "max", "best_run")  # w
 
 OVERVIEW_TOP = 5
 SUGGESTED_GROUPS = 12  # more are no overview
+SUGGESTED_NAMES = 5  # where no name is near; --schema lists all
 MOST_GROUPS, MOST_PROJECTS, MOST_COLUMNS = 20, 8, 48  # rows that people see by default: about 4 kB in all
 FILE_FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown"}
 LINE_WIDTH = 80  # where no terminal says otherwise
-NARROW, WIDE = 9, 24  # what a shortened text keeps at least: any column, the first one
+NARROW, WIDE = 12, 24  # what a shortened text keeps at least: any column, the first one
 MARKDOWN_COLUMNS = 14  # a page scrolls sideways, but not for ever
 ELLIPSIS = "…"
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
@@ -156,6 +158,7 @@ class Options:
     goal: Goal | None
     name_pattern: str | None
     states: tuple[str, ...]  # empty: all
+    states_given: bool  # not merely the default
     columns: tuple[str, ...]
     max_rows: int | None  # 0: all
     format: str
@@ -197,6 +200,7 @@ class Filter(NamedTuple):
 
     flag: str
     keeps: pl.Expr
+    by_default: bool = False  # nobody asked for it
 
 
 @dataclass(frozen=True)
@@ -307,7 +311,8 @@ def modified(file: Path) -> float:
 def holds_runs(file: Path) -> bool:
     """Whether a parquet file holds runs, by its columns: a file's name says nothing for sure."""
     with reading(file):
-        return pl.scan_parquet(file, glob=False).collect_schema().keys() >= RUN_COLUMNS
+        columns = pl.scan_parquet(file, glob=False).collect_schema().keys()
+        return columns >= RUN_COLUMNS and RESULT_KEY not in pl.read_parquet_metadata(file)
 
 
 def open_inputs(files: Sequence[Path]) -> Runs:
@@ -421,10 +426,15 @@ def known_column(name: str, runs: Runs, prefixes: Sequence[str]) -> str | None:
 
 
 def unknown(what: str, name: str, runs: Runs, columns: Sequence[str]) -> NoReturn:
-    """Raise with the nearest names, in the form in which the user wrote."""
+    """Raise with the nearest names, else the best-covered ones, in the form in which the user wrote."""
     as_column = name.startswith(("config_", "metric_"))
-    names = columns if as_column else [runs.label(column) for column in columns]
-    raise ScriptError(f"no {what} is called {name}{did_you_mean(name, names)}; --schema lists all", WRONG_USAGE)
+    names = {column: column if as_column else runs.label(column) for column in columns}
+    hint = did_you_mean(name, names.values())
+    if not hint:
+        settings = [column for column in columns if kind(column) in {"derived", "config"}]
+        there = [names[column] for column in by_coverage(settings or columns, runs)[:SUGGESTED_NAMES]]
+        hint = f"; there are {', '.join(there)}" if there else ""
+    raise ScriptError(f"no {what} is called {name}{hint}; --schema lists all", WRONG_USAGE)
 
 
 def kind(column: str) -> str:
@@ -483,7 +493,7 @@ def find_summary(name: str, runs: Runs, flag: Goal | None) -> Metric:
     found = [(child, known_column(f"{name}{mark}{child}", runs, ("metric_",))) for mark in "_." for child in SUMMARIES]
     columns = {child: column for child, column in found if column}
     if not columns:
-        unknown("metric", name, runs, numeric_columns(runs))
+        unknown("metric", name, runs, metric_columns(runs))
     stored = [runs.goals[column] for column in columns.values() if column in runs.goals]
     goal = flag or next(iter(stored), None) or goal_by_name(name)
     best = {"minimize": "min", "maximize": "max", None: "last"}[goal]
@@ -512,28 +522,28 @@ def with_direction(column: str, runs: Runs, flag: Goal | None) -> Metric:
 
 def default_metric(runs: Runs) -> str | None:
     """The metric to use where none is named: of the test set if there is one, the best covered of those."""
-    named = {column: runs.label(column) for column in numeric_columns(runs) if kind(column) == "metric"}
+    named = {column: runs.label(column) for column in metric_columns(runs)}
     readable = {
         column: set(words(label)) for column, label in named.items() if column in runs.goals or goal_by_name(label)
     }
     tiers = [[column for column in readable if column == DEFAULT_METRIC]]
     tiers += [[column for column, told in readable.items() if wanted & told] for wanted in DEFAULT_METRIC_WORDS]
     tiers += [list(readable)]
-    return next((column for tier in tiers if (column := best_covered(tier, runs))), None)
+    return next((column for tier in tiers for column in by_coverage(tier, runs)), None)
 
 
-def best_covered(columns: Sequence[str], runs: Runs) -> str | None:
-    """The column with the most finite values, the first of several; None where all are empty."""
+def by_coverage(columns: Sequence[str], runs: Runs) -> list[str]:
+    """The columns that have values, those with the most first; of numbers the finite ones count."""
     if not columns:
-        return None
-    counts = collected(runs.frame.select(finite(column).count() for column in columns)).row(0)
-    best = max(range(len(columns)), key=counts.__getitem__)
-    return columns[best] if counts[best] else None
+        return []
+    values = [finite(column) if runs.dtypes[column].is_numeric() else pl.col(column) for column in columns]
+    counts = dict(zip(columns, collected(runs.frame.select(each.count() for each in values)).row(0), strict=True))
+    return sorted((column for column in columns if counts[column]), key=lambda column: -counts[column])
 
 
-def numeric_columns(runs: Runs) -> list[str]:
-    """What can be a metric."""
-    return [column for column, dtype in runs.dtypes.items() if dtype.is_numeric()]
+def metric_columns(runs: Runs) -> list[str]:
+    """The metrics that the runs have."""
+    return [column for column, dtype in runs.dtypes.items() if kind(column) == "metric" and dtype.is_numeric()]
 
 
 def goal_by_name(name: str) -> Goal | None:
@@ -589,7 +599,7 @@ def chosen_filters(options: Options) -> list[Filter]:
     filters = []
     if options.states:
         keeps = pl.col("state").is_in(options.states)
-        filters.append(Filter(f"--state {','.join(options.states)}", keeps))
+        filters.append(Filter(f"--state {','.join(options.states)}", keeps, by_default=not options.states_given))
     if options.name_pattern is not None:
         filters.append(Filter(f"--filter {options.name_pattern}", name_matches(options.name_pattern)))
     return filters
@@ -622,7 +632,8 @@ def accounted(runs: Runs, filters: Sequence[Filter]) -> list[str]:
     for chosen, before, after in zip(filters, counts, counts[1:], strict=False):
         lines.append(f"{chosen.flag}: {after} of {counted(before, 'run')} kept")
         if not after:
-            raise ScriptError(f"no run left: {lines[-1]}", NOTHING_USABLE)
+            default = f"the default {chosen.flag} left none of {counted(before, 'run')}; --state all takes all"
+            raise ScriptError(f"no run left: {default if chosen.by_default else lines[-1]}", NOTHING_USABLE)
     return lines
 
 
@@ -681,24 +692,22 @@ def introduction(everything: Runs, runs: Runs, metrics: Sequence[Metric], column
 
 
 def top(runs: Runs, metrics: Sequence[Metric], count: int, columns: Sequence[str]) -> Result:
-    """The best runs by the first metric, with `columns` or else the settings that vary among them.
+    """The best runs by the first metric, with `columns` or else all but the JSON texts; shown is what varies.
 
     Runs without a finite value are no candidates. Equal values stand in the order of the runs' keys.
     """
     metric = metrics[0]
     best = best_runs(runs, metric, count)
-    settings = columns or [column for column in runs.dtypes if kind(column) in {"derived", "config"}]
     fixed = list(dict.fromkeys(["name", *(each.column for each in metrics), *KEY, "state"]))
-    details = rows_of(best, runs, [*fixed, *(column for column in settings if column not in fixed)])
-    extra = columns or varying(details, settings)
-    projects = varying(details, ("entity", "project"))
-    telling = ["name", *(each.column for each in metrics), *projects, *without_repeats(details, extra)]
+    others = columns or [column for column in runs.dtypes if not column.startswith("_")]
+    table = rows_of(best, runs, [*fixed, *(column for column in others if column not in fixed)])
+    shown = columns or telling_columns(table, metrics)
     return Result(
         key="top",
         title=f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}",
-        table=details.select(*fixed, *(column for column in extra if column not in fixed)),
-        shown=columns or list(dict.fromkeys(telling)),
-        labels=labels(details.columns, runs),
+        table=table,
+        shown=shown,
+        labels=labels(shown, runs),
         notes=tuple(left_out(runs, metric, best)),
     )
 
@@ -722,6 +731,18 @@ def rows_of(best: pl.DataFrame, runs: Runs, columns: Sequence[str]) -> pl.DataFr
     return best.select(KEY).join(rows, on=KEY, how="left", maintain_order="left").select(columns)
 
 
+def telling_columns(table: pl.DataFrame, metrics: Sequence[Metric]) -> list[str]:
+    """What people see of the best runs: name, metrics and the settings that tell them apart, each once.
+
+    Columns that most of these runs lack are no settings of theirs.
+    """
+    settings = [column for column in table.columns if kind(column) in {"derived", "config"}]
+    common = [column for column in settings if 2 * table[column].null_count() <= table.height]
+    distinctive = without_repeats(table, varying(table, common))
+    projects = varying(table, ("entity", "project"))
+    return list(dict.fromkeys(["name", *(each.column for each in metrics), *projects, *distinctive]))
+
+
 def varying(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     """The columns with more than one value, the most telling first.
 
@@ -737,11 +758,26 @@ def varying(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
 
 
 def without_repeats(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
-    """`columns` but those whose every value an earlier one has: config_model_k beside the name's k."""
-    firsts: dict[str, str] = {}
+    """`columns` but those whose every value an earlier one has: config_model_k beside the name's k.
+
+    Where a few values differ, the config is right and what is read off the name gives way: seed_parsed beside seed.
+    """
+    texts = {column: tuple(map(str, table[column].to_list())) for column in columns}
+    firsts: dict[tuple[str, ...], str] = {}
     for column in columns:
-        firsts.setdefault(str(table[column].to_list()), column)
-    return list(firsts.values())
+        firsts.setdefault(texts[column], column)
+    configs = [column for column in firsts.values() if kind(column) == "config"]
+    spoken = list(texts.values())
+
+    def corrected(column: str) -> bool:
+        if spoken.count(texts[column]) > 1:  # it stands for a config that was left out
+            return False
+        stem = column.removesuffix("_parsed")
+        rivals = [texts[other] for other in configs if other.removeprefix("config_").split("_")[-1] == stem]
+        differing = [sum(a != b for a, b in zip(texts[column], rival, strict=True)) for rival in rivals]
+        return any(4 * few <= table.height for few in differing)
+
+    return [column for column in firsts.values() if kind(column) != "derived" or not corrected(column)]
 
 
 def left_out(runs: Runs, metric: Metric, best: pl.DataFrame) -> Iterator[str]:
@@ -805,13 +841,18 @@ def cautions(table: pl.DataFrame, by: Sequence[str]) -> Iterator[str]:
     singles = int((table["n"] == 1).sum())
     if singles:
         yield f"{counted(singles, 'group')} of one run: no spread, no interval"
-    yield from noise_warnings(table.filter(pl.col("n") > 1).head(2), by)
+    yield from noise_warnings(table.filter(pl.col("n") > 0).head(2), by)
 
 
 def noise_warnings(best: pl.DataFrame, by: Sequence[str]) -> Iterator[str]:
-    """A warning where the intervals of the best two groups overlap."""
-    if best.height == 2 and best["ci_low"][0] <= best["ci_high"][1] and best["ci_low"][1] <= best["ci_high"][0]:
-        names = ["/".join(cell_text(row[column]) for column in by) for row in best.iter_rows(named=True)]
+    """A warning where the intervals of the best two groups overlap, or where one of them has none."""
+    if best.height < 2:
+        return
+    names = ["/".join(cell_text(row[column]) for column in by) for row in best.iter_rows(named=True)]
+    singles = [name for name, n in zip(names, best["n"], strict=True) if n == 1]
+    if singles:
+        yield f"no comparison of the best two is possible: one run only in {' and '.join(singles)}"
+    elif best["ci_low"][0] <= best["ci_high"][1] and best["ci_low"][1] <= best["ci_high"][0]:
         spans = [f"{low:#.4g} to {high:#.4g}" for low, high in best.select("ci_low", "ci_high").iter_rows()]
         yield f"within noise: the best two's intervals overlap, {names[0]} ({spans[0]}), {names[1]} ({spans[1]})"
 
@@ -925,10 +966,10 @@ def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
 def counted(number: int, noun: str) -> str:
     """A number with its noun.
 
-    >>> counted(1, "run"), counted(2, "run")
-    ('1 run', '2 runs')
+    >>> counted(1, "run"), counted(2_000, "run")
+    ('1 run', '2,000 runs')
     """
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 # --- statistics -----------------------------------------------------------------------------------------------
@@ -1115,8 +1156,9 @@ def cut(result: Result, most: int | None) -> Result:
 def fitted(columns: Sequence[ShownColumn], width: int) -> tuple[list[ShownColumn], list[str]]:
     """Columns shortened to fit `width` together, and the labels of those for which there is no room."""
     widths: dict[int, int] = {}
+    second = columns[1].least_width(NARROW) + 1 if len(columns) > 1 else 0  # a metric, where the first is a name
     for i, column in enumerate(columns):
-        least = column.least_width(NARROW if widths else WIDE)
+        least = column.least_width(NARROW if widths else min(WIDE, max(width - second, 1)))
         if not widths or sum(widths.values()) + len(widths) + least <= width:  # with a blank between columns
             widths[i] = least
     spare = width - sum(widths.values()) - len(widths) + 1
@@ -1240,9 +1282,16 @@ def harmless(text: pl.Expr) -> pl.Expr:
 
 def deliver(results: Sequence[Result], options: Options, say: Say) -> None:
     """Write the file that was asked for, and show what is to be shown."""
+    if sys.stdout is None and options.output is None:
+        raise ScriptError(
+            "stdout is closed: the answer has no place to go; open it, or name a file with -o", NOTHING_USABLE
+        )
+    shows = sys.stdout is not None and (options.output is None or options.format == "json" or sys.stdout.isatty())
+    if not shows or options.format in {"json", "csv"}:  # no table for people, which would say them
+        tell_findings(results, say)
     if options.output:
         write_results(results, options.output, say)
-    if options.output is None or options.format == "json" or sys.stdout.isatty():
+    if shows:
         sys.stdout.write(page_text(results, options, say))
     if options.output and options.format != "json":
         print(options.output)
@@ -1251,11 +1300,9 @@ def deliver(results: Sequence[Result], options: Options, say: Say) -> None:
 def page_text(results: Sequence[Result], options: Options, say: Say) -> str:
     """What stdout shows of the results, in the format that was asked for."""
     if options.format == "json":
-        tell_findings(results, say)
         files = {"files": [str(options.output)]} if options.output else {}
         return json_text({**json_document([cut(result, options.max_rows) for result in results]), **files}) + "\n"
     if options.format == "csv":
-        tell_findings(results, say)
         return csv_text(one_table([cut(result, options.max_rows) for result in results], say))
     bounded = [cut(result, result.most_rows if options.max_rows is None else options.max_rows) for result in results]
     if options.format == "markdown":
@@ -1265,8 +1312,6 @@ def page_text(results: Sequence[Result], options: Options, say: Say) -> str:
 
 def write_results(results: Sequence[Result], file: Path, say: Say) -> None:
     """Write every row of the results to `file`, in the format that its name ends in."""
-    if not sys.stdout.isatty():
-        tell_findings(results, say)
     with replacing(file) as partial:
         match FILE_FORMATS[file.suffix.lower()]:
             case "json":
@@ -1276,7 +1321,13 @@ def write_results(results: Sequence[Result], file: Path, say: Say) -> None:
             case "csv":
                 partial.write_text(csv_text(one_table(results, say)), encoding="utf-8")
             case _:
-                one_table(results, say).write_parquet(partial, compression="zstd", statistics=True)
+                write_parquet(one_table(results, say), partial)
+
+
+def write_parquet(table: pl.DataFrame, file: Path) -> None:
+    """Write `table`, marked as an answer, into `file`."""
+    with unfinished_unnamed(file):
+        table.write_parquet(file, compression="zstd", statistics=True, metadata={RESULT_KEY: str(JSON_VERSION)})
 
 
 def one_table(results: Sequence[Result], say: Say) -> pl.DataFrame:
@@ -1318,6 +1369,16 @@ def replacing(file: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def unfinished_unnamed(file: Path) -> Iterator[None]:
+    """Take the name of the unfinished `file` off an error of polars: the user knows the file by another."""
+    try:
+        yield
+    except OSError as error:
+        reason = str(error)  # it ends in the name, which may be cut short
+        raise OSError(reason.partition(" (os error")[0] if file.suffix in reason else reason) from error
 
 
 def speaker(*, quiet: bool) -> Say:
@@ -1396,6 +1457,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
         goal=args.goal,
         name_pattern=args.filter,
         states=known_states(comma_separated(args.state) or ("finished",)),
+        states_given=bool(comma_separated(args.state)),
         columns=comma_separated(args.columns),
         max_rows=args.max_rows,
         format=args.format,
@@ -1523,9 +1585,17 @@ def analyze(options: Options) -> int:
 
 
 def refuse_overwriting(files: Sequence[Path], output: Path | None) -> None:
-    """Raise where the answer would replace what it is computed from."""
-    if output and output.resolve() in {file.resolve() for file in files}:
+    """Raise where the answer would replace what it is computed from, or other runs."""
+    if output is None:
+        return
+    if output.resolve() in {file.resolve() for file in files}:
         raise ScriptError(f"-o {output} is an input; choose another name", WRONG_USAGE)
+    try:
+        lost = output.is_file() and holds_runs(output)
+    except ScriptError:  # no parquet file
+        lost = False
+    if lost:
+        raise ScriptError(f"-o {output} holds runs, which would be lost; choose another name", WRONG_USAGE)
 
 
 def tolerate_any_text() -> None:

@@ -1488,11 +1488,15 @@ def found_projects(server: Server, options: Options) -> list[Project]:
         if not names:
             lacking.append(replace(target, entity=entity))
     for target in lacking:
-        elsewhere = any(matches(name, target.project) for _, name in found)
-        if not elsewhere and (target.project != "*" or not found):
-            names = project_names(server, str(target.entity))
-            near = did_you_mean(target.project, names) if names else "; it has none that this key can see"
-            raise ScriptError(f"{target.entity} has no project {target.project}{near}", NOTHING_USABLE)
+        names = project_names(server, str(target.entity))
+        entities = [] if names else entity_names(server)
+        elsewhere = target.project == "*" or any(matches(name, target.project) for _, name in found)
+        if found and elsewhere and (names or target.entity in entities):
+            continue
+        near = did_you_mean(target.project, names) or "; list_entities.py shows what it has"
+        if not names:
+            near = f"; it has none that this key can see{did_you_mean(str(target.entity), entities)}"
+        raise ScriptError(f"{target.entity} has no project {target.project}{near}", NOTHING_USABLE)
     return list(found.values())
 
 
@@ -1517,6 +1521,13 @@ def own_entity(server: Server) -> str:
     if not entity:
         raise ScriptError("the key has no entity of its own; name one with -e", NOTHING_USABLE)
     return str(entity)
+
+
+def entity_names(server: Server) -> list[str]:
+    """The key's own entity and its teams."""
+    viewer = server.ask("query Entities { viewer { entity teams { edges { node { name } } } } }", {})["viewer"] or {}
+    teams = [edge["node"]["name"] for edge in (viewer.get("teams") or {}).get("edges", ())]
+    return [*filter(None, [viewer.get("entity")]), *teams]
 
 
 PROJECT_PAGE = """query Projects($entity: String, $after: String) {
@@ -1705,7 +1716,7 @@ RUNS = """query Runs($entity: String!, $project: String!, $filters: JSONString, 
         inWindow: runCount(filters: $filters) } }"""
 ROW_FIELDS = """name displayName state createdAt heartbeatAt tags group jobType sweepName notes commit
     historyLineCount user { username } config summaryMetrics"""
-LIGHT_FIELDS = "name createdAt historyLineCount"
+LIGHT_FIELDS = "name createdAt heartbeatAt historyLineCount"
 
 
 @dataclass(frozen=True)
@@ -2475,8 +2486,15 @@ def concluded(outcomes: Sequence[Export | Plan | Failure], options: Options, say
     if not selected and failed:
         raise ScriptError(f"{failed[0].run}: {failed[0].error}; nothing could be exported", NOTHING_USABLE)
     if not selected:
-        of = f"{flags} leaves none of {total:,} runs; loosen it" if total else f"no runs in {first_paths(plans)}"
+        empty = (
+            f"{flags} leaves none of {total:,} runs; loosen it" if flags else f"{first_paths(plans)} has no such run"
+        )
+        of = empty if total else f"no runs in {first_paths(plans)}"
         raise ScriptError(f"{of}, or see what there is with --dry-run", NOTHING_USABLE)
+    metrics = {path for export in exports for path in export.metrics}
+    for glob in options.history_keys if exports else ():
+        if not any(names_match(path, [glob]) for path in metrics):
+            say(f"--history-keys {glob} matches no metric of these runs")
     failures = [*failed, *(failure for export in exports for failure in export.listing.failed)]
     return Conclusion(exports, plans if options.dry_run else [], failures)
 
@@ -2511,7 +2529,8 @@ def one_project(server: Server, project: Project, *, folders: Folders) -> Export
 def rehearsed(server: Server, project: Project) -> Plan:
     """The plan with the number of history rows, for which the runs' counts are listed but nothing else of them."""
     plan = plan_of(server, project)
-    if not (server.options.include_history and plan.selected):
+    active_since, include_history = server.options.selection.active_since, server.options.include_history
+    if not ((include_history or active_since) and plan.selected):
         return plan
     rows: dict[str, int] = {}
     windows = plan.windows
@@ -2520,9 +2539,11 @@ def rehearsed(server: Server, project: Project) -> Plan:
         answers = [answer for answers in lists for answer in answers]
         for text in (answer for answer in answers if isinstance(answer, str)):
             nodes = [edge["node"] for edge in json.loads(text)["project"]["runs"]["edges"]]
+            if active_since:
+                nodes = [node for node in nodes if at_or_after(time_of(node["heartbeatAt"]), active_since)]
             rows |= {node["name"]: node["historyLineCount"] or 0 for node in nodes}
         windows = [window for answer in answers if isinstance(answer, list) for window in answer]
-    return replace(plan, history_rows=sum(rows.values()))
+    return replace(plan, selected=len(rows), history_rows=sum(rows.values()) if include_history else None)
 
 
 # --- selection ------------------------------------------------------------------------------------------------
@@ -3037,7 +3058,7 @@ class Written:
     sha256: str
 
 
-def described(file: Path, at: Path) -> Written:
+def file_facts(file: Path, at: Path) -> Written:
     """What the metadata tells of a parquet file that is, for now, at another place."""
     with at.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -3058,7 +3079,7 @@ def write_runs(file: Path, at: Path, pages: Sequence[RunPage], names: Names, met
             rows = [rows_of_page(page, pages, columns, first, last) for page, first, last in ranges.iter_rows()]
             table = pl.concat(rows).sort("created_at", "id").to_arrow().cast(schema)
             writer.write_table(table, row_group_size=group_rows)
-    return described(file, at)
+    return file_facts(file, at)
 
 
 def rows_per_group(pages: Sequence[RunPage]) -> int:
@@ -3136,7 +3157,7 @@ def write_history(file: Path, at: Path, tables: Iterable[pa.Table], schema: pa.S
                 waiting = [together.slice(whole)]
         if any(each.num_rows for each in waiting):
             writer.write_table(pa.concat_tables(waiting), row_group_size=group_rows)
-    return described(file, at)
+    return file_facts(file, at)
 
 
 @contextmanager
@@ -3249,6 +3270,7 @@ class Export:
     gone: list[str]  # of these, the ids that the source no longer has
     dropped: list[str]  # metrics that the earlier history had
     history_rows: int  # in the file
+    metrics: frozenset[KeyPath] = frozenset()  # in the histories
 
 
 def listings(findings: Findings, options: Options, work: Path, say: Say) -> list[Listing]:
@@ -3323,7 +3345,7 @@ def write_project(project: Listing, options: Options, source: Mapping[str, objec
     with ExitStack() as publish:  # what is entered last is published first: histories, runs, metadata
         files = [metadata_file, runs_file, *(table.file for table in reversed(fresh_tables))]
         unfinished = {file: publish.enter_context(replacing(file)) for file in files}
-        done = [described(table.file, table.file) for table in current]
+        done = [file_facts(table.file, table.file) for table in current]
         done += [write_table(table, unfinished[table.file], project, options, names, common) for table in fresh_tables]
         done.append(write_runs(runs_file, unfinished[runs_file], pages, names, common))
         export = Export(
@@ -3333,6 +3355,7 @@ def write_project(project: Listing, options: Options, source: Mapping[str, objec
             gone=[] if options.prune else gone,
             dropped=sorted({name for table in tables for name in dropped_metrics(table, names)}),
             history_rows=sum(file.rows for file in done if "_history" in file.name),
+            metrics=frozenset(path for table in tables if table.of_history for path, _ in table.dtypes()),
         )
         document = metadata_document(export, [*done, *still_there(metadata_file, done)], options, source)
         text = json.dumps(jsonable(document), indent=2, ensure_ascii=False) + "\n"
@@ -3370,7 +3393,7 @@ class RowTable:
     paths: Mapping[KeyPath, str]  # of the earlier file, to their columns
     earlier_dtypes: Mapping[KeyPath, str]
     facts: Mapping[KeyPath, Mapping[str, str | None]]
-    marks: Mapping[str, list[str]]  # of the earlier file: see history_mark
+    marks: Mapping[str, list[str]]  # of the earlier file, if it is of the same keys: see history_mark
 
     @property
     def of_history(self) -> bool:
@@ -3393,12 +3416,13 @@ def tables_of(
             continue
         file = options.output / f"{stem}_{name}.parquet"
         stay = frozenset({*kept, *fresh} - fetched.keys())
-        tables.append(RowTable(file, name, fetched, stay, *earlier_table(file if stay and file.exists() else None)))
+        earlier = earlier_table(file if stay and file.exists() else None, options.history_keys)
+        tables.append(RowTable(file, name, fetched, stay, *earlier))
     return tables
 
 
 def earlier_table(
-    file: Path | None,
+    file: Path | None, history_keys: Sequence[str]
 ) -> tuple[
     Path | None, dict[KeyPath, str], dict[KeyPath, str], dict[KeyPath, Mapping[str, str | None]], dict[str, list[str]]
 ]:
@@ -3409,10 +3433,10 @@ def earlier_table(
         schema = pl.scan_parquet(file, glob=False).collect_schema()
         metadata = pl.read_parquet_metadata(file)
         columns = json.loads(metadata.get(COLUMNS_KEY, "{}"))
-        marks = json.loads(metadata.get(HISTORIES_KEY, "{}")).get("runs", {})
         facts = metric_facts_in(metadata)
     paths = {tuple(path): name for name, path in columns.items() if name in schema}
-    return file, paths, {path: str(schema[name]) for path, name in paths.items()}, facts, marks
+    dtypes = {path: str(schema[name]) for path, name in paths.items()}
+    return file, paths, dtypes, facts, histories_in(file, history_keys)
 
 
 def write_table(

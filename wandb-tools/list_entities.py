@@ -60,8 +60,8 @@ if TYPE_CHECKING:
 
 OK, NOTHING_USABLE, WRONG_USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130  # exit codes, the same in all scripts
 
-CONNECT_LIMIT_S = 7  # with `import wandb` before it, a server that cannot be reached is named within 10 s
-DISCONNECT_LIMIT_S = 2  # a hundred times what it takes
+CONNECT_LIMIT_S = 6  # with `import wandb` before it, a server that cannot be reached is named within 10 s
+DISCONNECT_LIMIT_S = 1  # a hundred times what it takes
 RETRY_WAIT_MIN_S, RETRY_WAIT_MAX_S = 1, 2  # the SDK takes whole seconds; doubles from the first to the second
 REFUSED = (401, 403)  # HTTP statuses that mean the key
 
@@ -70,7 +70,7 @@ PROJECTS_PER_PAGE = 200  # as the SDK asks for
 PROJECTS_PER_QUESTION = 5  # seven numbers each: few requests, and none that keeps a database busy for long
 MOST_WORKERS = 10  # the SDK lets no more requests be under way
 TIMEOUT_S = 20  # counting in a project of a million runs takes seconds; longer looks like a hang
-RETRIES = 3  # with 1, 2 and 2 s between them
+RETRIES = 2  # after 1 and 2 s
 SLOW_FAILURE_S = 1  # what takes longer to fail was retried, or got no answer
 MOST_SLOW_FAILURES = 20  # in a row, before the server counts as gone: else 1,000 projects would take half an hour
 
@@ -567,10 +567,10 @@ def day(moment: datetime | None) -> str:
 def counted(number: int, noun: str) -> str:
     """A number with its noun.
 
-    >>> counted(1, "run"), counted(2, "run")
-    ('1 run', '2 runs')
+    >>> counted(1, "run"), counted(2_000, "run")
+    ('1 run', '2,000 runs')
     """
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 # --- streams --------------------------------------------------------------------------------------------------
