@@ -538,6 +538,11 @@ def test_a_server_in_trouble(server, export, project):
         "broken": {"action": "status", "status": 500},
         "hangs": {"action": "hang"},
     }
+    for number, config in enumerate(("metric: [", "- a", "metric: loss", "", "metric: {name: loss, goal: maximize}")):
+        server.add_sweep("team", "swept", f"s{number}", config=config)
+        server.add_run("team", "swept", f"run{number}", sweep=f"s{number}", summary={"loss": 1})
+    server.add_run("team", "no-sweeps", "one", sweep="s1", summary={"loss": 1})
+    server.fault("error", match={"project": "no-sweeps", "field": "sweep"})
     for name, fault in (passing | lasting).items():
         server.add_runs("team", name, 20, keys=8)
         server.fault(match={"project": name} | fault.pop("match", {}), **fault)
@@ -546,17 +551,21 @@ def test_a_server_in_trouble(server, export, project):
     for name in passing:
         assert sorted(ids_of(project(name))) == server.run_ids("team", name), name
         assert (project(name).metadata["status"], project(name).metadata["runs"]["failed"]) == ("complete", 0)
-    rows = {row["project"]: row for row in json.loads(done.out)["exports"]}
-    assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(passing, "complete") | dict.fromkeys(
-        lasting, "failed"
+    assert facts_of(project("swept").runs_file)["metric_loss"]["goal"] == "maximize"
+    assert (names_of_failed(project("no-sweeps")), ids_of(project("no-sweeps"))) == (
+        [("team/no-sweeps", "sweeps")],
+        ["one"],
     )
+    rows = {row["project"]: row for row in json.loads(done.out)["exports"]}
+    expected = dict.fromkeys([*passing, "swept"], "complete") | dict.fromkeys(lasting, "failed")
+    assert {name: row["status"] for name, row in rows.items()} == expected | {"no-sweeps": "partial"}
     for name in lasting:
         assert rows[name]["entity"] == "team"
         assert f"error: team/{name}: {rows[name]['error']}" in done.err.splitlines()
     assert "permission denied" in rows["refused"]["error"]
     assert "no answer within 4 s" in rows["hangs"]["error"]
-    assert server.rules()[-3]["hits"] == 1  # refused: asked once
-    assert len([line for line in done.err.splitlines() if line.startswith("error")]) == len(lasting)
+    assert server.rules()[-3]["hits"] == 1  # the refused one: asked once
+    assert len([line for line in done.err.splitlines() if line.startswith("error")]) == len(lasting) + 1
 
 
 @pytest.mark.parametrize(
@@ -816,10 +825,10 @@ def test_an_interrupted_export_goes_on_where_it_was(server, export, start, proje
     for run_id in "abcdef":
         assert rows_of(project("demo"), run_id) == logged(5, "loss", "acc")
     assert project("demo").metadata["history"]["rows"] == 30
-    assert not [file for file in (tmp_path / "out" / ".wandb_tools").rglob("*.parquet")]
+    assert not list((tmp_path / "out" / ".wandb_tools").rglob("*.parquet"))
 
 
-@pytest.mark.parametrize("match", [{"operation": "Projects"}, {"operation": "Runs"}, {"operation": "Viewer"}])
+@pytest.mark.parametrize("match", [{"operation": "Viewer"}, {"operation": "Runs"}])
 def test_terminated_while_the_server_hangs(server, start, tmp_path, match):
     server.add_runs("team", "demo", 3, keys=8)
     hang = server.fault("hang", match=match)
@@ -963,7 +972,7 @@ def test_entities_and_projects_by_name_and_glob(server, export, tmp_path):
     for file in (tmp_path / "out").glob("*_metadata.json"):
         document = json.loads(file.read_text())
         runs = pl.read_parquet(tmp_path / "out" / document["files"][-1]["name"], glob=False)
-        found |= {(entity, project): runs.height for entity, project in set(runs.select("entity", "project").rows())}
+        found |= dict.fromkeys(runs.select("entity", "project").rows(), runs.height)
         assert runs["entity"].n_unique() == runs["project"].n_unique() == 1
     assert found == rows
 

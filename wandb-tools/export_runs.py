@@ -137,8 +137,8 @@ GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goa
 
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
-CONNECT_LIMIT_S = 7  # with `import wandb` before it, a server that cannot be reached is named within 10 s
-DISCONNECT_LIMIT_S = 2  # a hundred times what it takes
+CONNECT_LIMIT_S = 6  # with `import wandb` before it, a server that cannot be reached is named within 10 s
+DISCONNECT_LIMIT_S = 1  # a hundred times what it takes
 RETRY_WAIT_MIN_S, RETRY_WAIT_MAX_S = 1, 2  # the SDK takes whole seconds; doubles from the first to the second
 REFUSED = (401, 403)  # HTTP statuses that mean the key
 MOST_WORKERS = 10  # the SDK lets no more questions be under way
@@ -2303,6 +2303,11 @@ def export_project(server: Server, project: Project, folders: Folders) -> Export
         skipped |= {path for history in histories.runs.values() for path in history.skipped}
         short += [run_id for run_id, history in histories.runs.items() if history.lacking]
         failed += histories.failed
+    goals: dict[str, str] = {}
+    try:
+        goals = sweep_goals(server, project, facts)
+    except QueryError as error:
+        failed.append(Failure(project.path, "sweeps", f"their goals cannot be had: {error}", server.retries + 1))
     listing = Listing(
         project.entity,
         project.name,
@@ -2314,7 +2319,7 @@ def export_project(server: Server, project: Project, folders: Folders) -> Export
         failed=failed,
         mismatched=sorted(short),
         skipped_history_keys=sorted(".".join(path) for path in skipped),
-        goals=sweep_goals(server, project, facts),
+        goals=goals,
         stem=stem,
     )
     export = server.workers.run(write_project, listing, options, server.source, folders.work)
@@ -2430,9 +2435,12 @@ def sweep_goals(server: Server, project: Project, facts: Sequence[Facts]) -> dic
         variables = {f"s{number}": name for number, name in names.items()}
         answer = server.ask(IN_PROJECT % (head, body), {**project.place, **variables})["project"] or {}
         for sweep in filter(None, answer.values()):
-            metric = (yaml.safe_load(sweep["config"]) or {}).get("metric") or {}
-            if metric.get("name"):
-                goals.setdefault(metric["name"], set()).add(metric.get("goal") or "minimize")
+            config = None
+            with suppress(yaml.YAMLError):  # a sweep that W&B itself could not read has no goal
+                config = yaml.safe_load(sweep["config"] or "")
+            metric = config.get("metric") if isinstance(config, dict) else None
+            if isinstance(metric, dict) and isinstance(metric.get("name"), str):
+                goals.setdefault(metric["name"], set()).add(str(metric.get("goal") or "minimize"))
     return {name: told.pop() for name, told in goals.items() if len(told) == 1 and told <= set(GOALS.values())}
 
 
