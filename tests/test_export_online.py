@@ -87,16 +87,16 @@ def create_at(server: Server, project: str, times: Callable[[int], str]) -> None
 def test_every_run_once_however_they_were_created_and_whatever_happens_meanwhile(server, export, project):
     n = 2345
     server.add_runs("team", "spread", n, keys=12)
-    server.add_runs("team", "one-second", 2300, keys=8)
+    server.add_runs("team", "one-second", 1100, keys=8)
     create_at(server, "one-second", lambda _: SECOND)
-    server.add_runs("team", "clustered", 2300, keys=8)
-    create_at(server, "clustered", lambda number: f"202{5 + (number > 1200)}-01-01T00:00:{number % 40:02d}Z")
-    server.add_runs("team", "growing", 1500, keys=8)
+    server.add_runs("team", "clustered", 1500, keys=8)
+    create_at(server, "clustered", lambda number: f"202{5 + (number > 1100)}-01-01T00:00:{number % 40:02d}Z")
+    server.add_runs("team", "growing", 1100, keys=8)
     server.fault(
         "call", match={"project": "growing", "operation": "Runs"}, times=1, method="add_runs",
         arguments={"entity": "team", "project": "growing", "n": 30, "keys": 8},
     )  # fmt: skip
-    server.add_runs("team", "shrinking", 1500, keys=8)
+    server.add_runs("team", "shrinking", 1100, keys=8)
     create_at(server, "shrinking", lambda _: SECOND)  # so that pages follow cursors, which are offsets
     server.fault(
         "call", match={"project": "shrinking", "operation": "Runs"}, times=1, after=1, method="delete_run",
@@ -664,10 +664,12 @@ def test_the_key_goes_to_the_server_alone(run_script, clean_environment, tmp_pat
         assert len(downloads) >= 5
         assert not [request for request in downloads if request["authorization"]]
         assert [request["authorization"] for request in server.requests(service="api")].count(False) == 0
-        server.fault("status", match={"kind": "graphql"}, status=401, message="invalid API key")
-        refused = run_script("export_runs.py", "-e", "team", *arguments, env=settings)
-        assert refused.code == 1
-    shown = first.out + first.err + refused.out + refused.err
+        shown = first.out + first.err
+        if place == "file":
+            server.fault("status", match={"kind": "graphql"}, status=401, message="invalid API key")
+            refused = run_script("export_runs.py", "-e", "team", *arguments, env=settings)
+            assert refused.code == 1
+            shown += refused.out + refused.err
     assert canary not in shown
     assert "signature=" not in shown
     for file in tmp_path.rglob("*"):

@@ -1568,6 +1568,7 @@ class Server:
         self.app_url = app_url()
         self.source = {"kind": "server", "base_url": base_url()}
         self.under_way = threading.BoundedSemaphore(options.workers)
+        self.downloading = threading.BoundedSemaphore(options.workers)
         self.parsing = threading.BoundedSemaphore(2 * PARSERS + 2)  # answers held until they are parsed: 10 MB each
         self.stopped = threading.Event()
         self.quiet_until = 0.0  # by time.monotonic(): before it nobody asks
@@ -1611,6 +1612,7 @@ class Server:
         self.wait_for_quiet()
         try:
             with (
+                self.downloading,
                 self.storage.get(url, stream=True, timeout=self.options.timeout_s) as answer,
                 file.open("wb") as opened,
             ):
@@ -1847,7 +1849,7 @@ def run_of_node(node: Mapping[str, Any], place: tuple[str, str], app_url: str) -
     for key in ("config", "summaryMetrics"):
         try:
             trees[key], texts[key] = tree_of(node[key])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             trees[key], texts[key] = {}, valid_json(node[key])
             failures.append(Failure(node["name"], key, f"cannot be parsed ({error}); its text is kept as it is"))
     config, summary = unwrapped(with_exact_ints(trees["config"], node["config"])), trees["summaryMetrics"]
@@ -1952,7 +1954,10 @@ def time_of(text: str | None) -> datetime | None:
     """A time as the server writes it, UTC where it does not say."""
     if not text:
         return None
-    time_ = datetime.fromisoformat(text)
+    try:
+        time_ = datetime.fromisoformat(text)
+    except ValueError:  # one odd time is no reason to lose a run
+        return None
     return time_.astimezone(UTC) if time_.tzinfo else time_.replace(tzinfo=UTC)
 
 
@@ -2078,6 +2083,10 @@ def fetch_run(
             problem = str(error)
             if server.stopped.is_set() or (isinstance(error, QueryError) and is_final(error)):
                 return best, Failure(facts.id, fetch.table, problem, attempt)
+        except (ScriptError, OSError):  # no place to write to: of no run alone
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever is odd about one run's rows, the others are not to suffer
+            return best, Failure(facts.id, fetch.table, f"cannot be understood: {error!r}"[:300], attempt)
         answer = None  # ask anew: signed URLs expire, and rows move from the live tail to exports
         if attempt <= server.retries:
             server.slow_down(attempt - 1)
@@ -2112,9 +2121,11 @@ def step_ranges(steps: Sequence[int]) -> list[tuple[int, int]]:
 
 def live_rows(server: Server, project: Project, facts: Facts, first: int, end: int) -> list[str]:
     """The rows with first <= _step < end as JSON, unsampled: more samples are asked for than there can be rows."""
-    samples = 2 * (end - first)  # a row may be in an export and in the live tail at once
+    samples = min(
+        2 * (end - first), 2**31 - 1
+    )  # a row may be in an export and in the live tail; GraphQL's ints are short
     variables = {"run": facts.id, "min": first, "max": end, "samples": samples}
-    run = (server.ask(LIVE_ROWS, {**project.place, **variables})["project"] or {}).get("run") or {}
+    run = (server.ask_once(LIVE_ROWS, {**project.place, **variables})["project"] or {}).get("run") or {}
     return list(run.get("history") or ())
 
 
