@@ -595,6 +595,24 @@ def test_a_server_that_tells_no_projects(server, export):
     assert "does not tell its projects" in error_line(done)
 
 
+def test_a_named_project_that_always_fails_costs_the_others_nothing(server, export, project):
+    for name in ("good", "bad"):
+        server.add_runs("team", name, 3, keys=8)
+    server.fault("status", match={"project": "bad"}, status=500)
+    done = export("team/good", "team/bad", "--timeout", 5, "--retries", 0)
+    assert done.code == 3
+    assert "error: team/bad: " in done.err
+    assert len(ids_of(project("good"))) == 3
+
+
+def test_one_odd_time_costs_nothing(server, export, project):
+    server.add_run("team", "demo", "odd", heartbeat_at="yesterday", summary={"loss": 1.0})
+    server.add_run("team", "demo", "even", summary={"loss": 2.0})
+    done = export("team/demo")
+    assert done.code == 0, done.err
+    assert project("demo").runs.sort("id")["heartbeat_at"].is_null().to_list() == [False, True]
+
+
 def test_places_that_cannot_be_written_to(server, export, run_script, tmp_path):
     (tmp_path / "file").write_text("")
     server.add_runs("team", "demo", 3, keys=8)

@@ -1503,8 +1503,13 @@ def found_projects(server: Server, options: Options) -> list[Project]:
 def names_meant(server: Server, entity: str, pattern: str) -> list[str]:
     """The entity's projects by name or glob; a team may have thousands, so that they are listed only for a pattern."""
     is_name = not re.search(r"[*?\[]", pattern)
-    if is_name and server.ask(IN_PROJECT % ("", "name"), {"entity": entity, "project": pattern})["project"]:
-        return [pattern]
+    try:
+        if is_name and server.ask(IN_PROJECT % ("", "name"), {"entity": entity, "project": pattern})["project"]:
+            return [pattern]
+    except QueryError as error:
+        if is_final(error):
+            raise
+        return [pattern]  # a project that fails does so by itself, beside the others
     names = project_names(server, entity)
     return [pattern] if pattern in names else [name for name in names if matches(name, pattern)]
 

@@ -86,12 +86,8 @@ def plain_loop(path: str, _runs: int | None) -> float:
 
     rows = []
     for run in wandb.Api().runs(path, lazy=False, per_page=1000):
-        rows.append({  # noqa: PERF401
-            **{f"config_{key}": value for key, value in run.config.items()},
-            **{f"metric_{key}": value for key, value in run.summary_metrics.items()},
-            "id": run.id, "name": run.name, "state": run.state, "created_at": run.created_at, "tags": run.tags,
-            "group": run.group, "job_type": run.job_type, "user": run.user.username, "url": run.url,
-        })  # fmt: skip
+        place = {"id": run.id, "name": run.name, "state": run.state, "created_at": run.created_at, "url": run.url}
+        rows.append({**run.config, **run.summary_metrics, **place, "tags": run.tags, "group": run.group})
     import polars as pl
 
     pl.from_dicts(rows, infer_schema_length=None).write_parquet("runs.parquet")
