@@ -14,6 +14,9 @@ import pytest
 hypothesis.settings.register_profile("no clock", deadline=None)  # how fast the machine is proves nothing
 hypothesis.settings.load_profile("no clock")
 
+# Hundreds of processes import wandb and polars: they find these compiled, as everybody does from the second start on.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 ROOT = Path(__file__).parent.parent
 LIMIT_S = 120  # a script that takes longer hangs
 

@@ -42,7 +42,7 @@ Exit codes:
   1    nothing usable: no access, no run there, none left after the filters, or the output cannot be written
   2    wrong usage
   3    partial: some projects, runs or logs failed; the rest is written, the failures are named
-  130  interrupted; what was finished is kept, the earlier export is unchanged
+  130  interrupted: a project's files are all new or all as they were; finished histories are kept
 """
 
 from __future__ import annotations
