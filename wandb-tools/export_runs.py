@@ -151,7 +151,7 @@ LONGEST_RETRY_AFTER_S = 300.0  # a longer wait that a server asks for looks like
 LEAST_BYTES_S = 10_000  # a slower download is given up once the timeout is over
 PARSERS = min(4, os.cpu_count() or 1)  # processes: one keeps up with about 3,000 runs a second
 PROJECTS_AT_ONCE = 4
-WINDOW_RUNS = 900  # that a window should hold: a page holds some more
+WINDOW_RUNS = 600  # that a window should hold: a page holds some more, and smaller ones are parsed earlier
 COUNT_TRIES = 2  # for a history that came whole, but shorter than the server counts
 LISTINGS = 3  # before a project that keeps changing is taken as it is
 RUNS_A_QUESTION = 20  # histories or sweeps
@@ -198,22 +198,24 @@ class ScriptError(Exception):
 class QueryError(Exception):
     """A question that the server did not answer, and why; `status` is the HTTP status, 0 where there is none.
 
-    With a status from 400 to 499 the same question will fail again, and once it is `given_up` it was asked often
-    enough; otherwise it may be worth a second try.
+    With a status from 400 to 499 the same question will fail again; otherwise it may be worth a second try.
     """
 
-    def __init__(self, message: str, status: int = 0, *, given_up: bool = False) -> None:
+    def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
-        self.given_up = given_up
+
+
+class GivenUpError(QueryError):
+    """The same, asked often enough or not asked any more."""
 
 
 class DownloadError(Exception):
     """A file that did not come whole, and why, without its URL: that one is signed."""
 
-    def __init__(self, message: str, *, given_up: bool = False) -> None:
-        super().__init__(message)
-        self.given_up = given_up
+
+class NoDownloadError(DownloadError):
+    """A file that nobody asks for any more."""
 
 
 @dataclass(frozen=True)
@@ -1290,6 +1292,7 @@ def connected(key_file: Path | None, *, timeout_s: int, retries: int) -> Iterato
     with tempfile.TemporaryDirectory(prefix="wandb-tools-", ignore_cleanup_errors=True) as scratch:
         prepare_sdk(scratch, timeout_s=timeout_s, retries=retries)
         import_sdk()
+        start_service()
         try:
             yield signed_in(key, limit_s=min(timeout_s, CONNECT_LIMIT_S))
         finally:
@@ -1328,6 +1331,17 @@ def import_sdk() -> None:
     import wandb
     from pydantic import ValidationError
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+
+def start_service() -> None:
+    """Have the SDK start its service process, in a thread, while modules are imported that `Api` needs as well."""
+
+    def start() -> None:
+        with suppress(Exception):  # `Api` tries it again, and tells
+            wandb.setup()
+
+    threading.Thread(target=start, daemon=True).start()
+    importlib.import_module("wandb.apis.public")
 
 
 def key_in(file: Path | None) -> str | None:
@@ -1527,7 +1541,9 @@ def names_meant(server: Server, target: Target) -> list[str] | QueryError:
     entity, pattern = str(target.entity), target.project
     is_name = not re.search(r"[*?\[]", pattern)
     try:
-        if is_name and server.ask(IN_PROJECT % ("", "name"), {"entity": entity, "project": pattern})["project"]:
+        project = Project(entity, pattern, filters_of(target, server.options.selection))
+        if is_name and (answer := plan_answer(server, project)):
+            server.plan_answers[project.path, json.dumps(project.filters)] = answer
             return [pattern]
     except QueryError as error:
         if is_final(error):
@@ -1632,8 +1648,8 @@ class Server:
         self.parsing = threading.BoundedSemaphore(2 * PARSERS + 2)  # answers held until they are parsed: 10 MB each
         self.stopped = threading.Event()
         self.quiet_until = 0.0  # by time.monotonic(): before it nobody asks
-        self.page_runs = PAGE_RUNS  # what a page may hold: less once larger ones have failed repeatedly
-        self.smaller_pages = 0  # pages that came only once they were smaller
+        self.plan_answers: dict[tuple[str, str], Any] = {}  # by project and filters, until they are used
+        self.smaller_pages: dict[str, list[int]] = {}  # sizes of pages that came only once they were smaller
         tries_under_way = options.workers * (options.retries + 1)
         self.questions = Patience(2 * tries_under_way)
         self.downloads = Patience(2 * tries_under_way)
@@ -1658,7 +1674,7 @@ class Server:
         self.wait_for_quiet()
         if self.questions.is_over:
             message = f"not asked: the server failed {self.questions.most_failures} times in a row; export again later"
-            raise QueryError(message, given_up=True)
+            raise GivenUpError(message)
         try:
             with self.under_way:
                 text = query(self.api, question, variables, timeout_s=self.options.timeout_s)
@@ -1676,11 +1692,10 @@ class Server:
         """Nobody asks for so long from now on, if not for longer already."""
         self.quiet_until = max(self.quiet_until, time.monotonic() + wait_s)
 
-    def page_came(self, size: int, failures: int) -> None:
-        """Later pages begin smaller if larger ones failed twice, which chance may do once."""
-        self.smaller_pages += failures > 0
-        if failures and self.smaller_pages > 1:
-            self.page_runs = min(self.page_runs, size)
+    def page_runs(self, project: Project) -> int:
+        """What a page may hold: less once larger ones of the project have failed twice, which chance may do once."""
+        smaller = self.smaller_pages.get(project.path, ())
+        return min(smaller) if len(smaller) > 1 else PAGE_RUNS
 
     def wait_for_quiet(self) -> None:
         while (wait_s := self.quiet_until - time.monotonic()) > 0 and not self.stopped.is_set():
@@ -1694,7 +1709,7 @@ class Server:
         self.wait_for_quiet()
         if self.downloads.is_over:
             message = f"not fetched: downloads failed {self.downloads.most_failures} times in a row; export again later"
-            raise DownloadError(message, given_up=True)
+            raise NoDownloadError(message)
         try:
             with self.downloading, file.open("wb") as opened:
                 self.copy(url, opened)
@@ -1744,9 +1759,11 @@ def retry_after_s(header: str | None) -> float:
     return 0.0
 
 
-def is_final(error: QueryError) -> bool:
+def is_final(error: QueryError | DownloadError) -> bool:
     """Whether the same question would fail again."""
-    return error.given_up or (400 <= error.status < 500 and error.status not in (408, 429))
+    if isinstance(error, QueryError) and 400 <= error.status < 500:
+        return error.status not in (408, 429)
+    return isinstance(error, GivenUpError | NoDownloadError)
 
 
 def storage_session() -> requests.Session:
@@ -1793,10 +1810,9 @@ class Workers:
         for _ in range(self.count):
             self.pool.submit(os.getpid)
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            for process in active_children():
-                process.terminate()
+    def __exit__(self, *_: object) -> None:
+        for process in active_children():  # they hold nothing that is still to be written
+            process.terminate()
         self.pool.shutdown(cancel_futures=True)
 
     def submit(self, work: Callable[..., Found], *arguments: object) -> Future[Found]:
@@ -1860,13 +1876,18 @@ class Plan:
 
 def plan_of(server: Server, project: Project) -> Plan:
     """How many runs there are, and windows with about a page of them each; QueryError if the project is gone."""
-    answer = server.ask(PLAN, {**project.place, "filters": json.dumps(project.filters)})["project"]
+    answer = server.plan_answers.pop((project.path, json.dumps(project.filters)), None) or plan_answer(server, project)
     if answer is None:
         raise QueryError(f"there is no project {project.path}", 404)
     ends = [time_of(edge["node"]["createdAt"]) for key in ("first", "last") for edge in answer[key]["edges"]]
     first, last = ends if len(ends) == 2 else (None, None)
     windows = windows_between(Window(None, None, last), first, answer["selected"])
     return Plan(project, answer["all"], answer["selected"], windows)
+
+
+def plan_answer(server: Server, project: Project) -> Any:
+    """What the server tells of the project; None if there is none."""
+    return server.ask(PLAN, {**project.place, "filters": json.dumps(project.filters)})["project"]
 
 
 def windows_between(window: Window, first: datetime | None, runs: int) -> list[Window]:
@@ -1892,7 +1913,7 @@ def run_pages(server: Server, project: Project, window: Window, fields_: str) ->
 
     A page that fails is asked for again, smaller each time.
     """
-    size, cursor, failures = server.page_runs, None, 0
+    size, cursor, failures = server.page_runs(project), None, 0
     filters = json.dumps(created_in(project, window))
     counts: set[int] = set()
     while True:
@@ -1905,7 +1926,8 @@ def run_pages(server: Server, project: Project, window: Window, fields_: str) ->
             server.slow_down(failures)
             size, failures = max(size // 4, 1), failures + 1
             continue
-        server.page_came(size, failures)
+        if failures:
+            server.smaller_pages.setdefault(project.path, []).append(size)
         yield text
         counts.add(count_in(text) if cursor or page["hasNextPage"] else 0)
         if not page["hasNextPage"]:
@@ -2244,7 +2266,7 @@ def fetch_run(
                 return best, Failure(facts.id, fetch.table, problem, attempt)
         except (QueryError, DownloadError) as error:
             problem = str(error)
-            if server.stopped.is_set() or error.given_up or (isinstance(error, QueryError) and is_final(error)):
+            if server.stopped.is_set() or is_final(error):
                 return best, Failure(facts.id, fetch.table, problem, attempt)
         except (ScriptError, OSError):  # no place to write to: of no run alone
             raise
@@ -2318,7 +2340,7 @@ def live_rows(
             rows = rows_between(server, project, facts, first, end)
         except QueryError as error:
             if is_final(error) or failures == server.retries:
-                raise QueryError(str(error), error.status, given_up=True) from error
+                raise GivenUpError(str(error), error.status) from error
             server.slow_down(failures)
             failures += 1
             middle = (first + end) // 2
@@ -4330,11 +4352,16 @@ def tolerate_any_text() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Options in, exit code out."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's SIGTERM ends it as Ctrl-C does
-    code = guarded(lambda: export(parse_args(argv)), debug="--debug" in (sys.argv if argv is None else argv))
-    if code == INTERRUPTED and threading.active_count() > 1:
-        os._exit(code)  # threads that wait for the server would hold the process until it answers
-    return code
+    return guarded(lambda: export(parse_args(argv)), debug="--debug" in (sys.argv if argv is None else argv))
+
+
+def leave(code: int) -> NoReturn:
+    """End at once: all is written, and what is left, such as threads that wait for a server, would hold the process."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # it may be closed, or None
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

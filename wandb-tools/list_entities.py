@@ -30,6 +30,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import fnmatch
+import importlib
 import io
 import json
 import math
@@ -165,6 +166,7 @@ def connected(key_file: Path | None, *, timeout_s: int, retries: int) -> Iterato
     with tempfile.TemporaryDirectory(prefix="wandb-tools-", ignore_cleanup_errors=True) as scratch:
         prepare_sdk(scratch, timeout_s=timeout_s, retries=retries)
         import_sdk()
+        start_service()
         try:
             yield signed_in(key, limit_s=min(timeout_s, CONNECT_LIMIT_S))
         finally:
@@ -203,6 +205,17 @@ def import_sdk() -> None:
     import wandb
     from pydantic import ValidationError
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+
+def start_service() -> None:
+    """Have the SDK start its service process, in a thread, while modules are imported that `Api` needs as well."""
+
+    def start() -> None:
+        with suppress(Exception):  # `Api` tries it again, and tells
+            wandb.setup()
+
+    threading.Thread(target=start, daemon=True).start()
+    importlib.import_module("wandb.apis.public")
 
 
 def key_in(file: Path | None) -> str | None:
