@@ -164,7 +164,7 @@ PLAIN_LINE_S = 10  # between two lines of progress where there is no terminal
 
 PAGE_RUNS = 1_000  # runs a question, the most that a server gives, and rows that are made together
 ROW_GROUP_ROWS = 100_000
-ROW_GROUP_BYTES = 32_000_000  # of configs and summaries, which may be long
+ROW_GROUP_BYTES = 16_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
 KEPT_CELLS = 1_000_000  # of an earlier history, copied at a time
 PART_ITEMS = 300_000  # logged values that a reader holds before it writes them away: about 40 MB
@@ -1645,7 +1645,7 @@ class Server:
         self.source = {"kind": "server", "base_url": base_url()}
         self.under_way = threading.BoundedSemaphore(options.workers)
         self.downloading = threading.BoundedSemaphore(options.workers)
-        self.parsing = threading.BoundedSemaphore(2 * PARSERS + 2)  # answers held until they are parsed: 10 MB each
+        self.parsing = threading.BoundedSemaphore(PARSERS + 2)  # answers held until they are parsed: 10 MB each
         self.stopped = threading.Event()
         self.quiet_until = 0.0  # by time.monotonic(): before it nobody asks
         self.plan_answers: dict[tuple[str, str], Any] = {}  # by project and filters, until they are used
@@ -3045,7 +3045,7 @@ class Names:
     metrics: Mapping[KeyPath, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What is to be known of a run besides its row."""
 
@@ -3079,10 +3079,11 @@ def write_page(runs: Iterable[Run], work: Path) -> RunPage:
     runs = sorted(runs, key=lambda run: (run.created_at or EPOCH, run.id))
     columns = Columns()
     facts = []
+    shared: dict[KeyPath, KeyPath] = {}  # each path once, though thousands of runs have it
     for run in runs:
         numbers = numeric_leaves(run.summary, (METRIC,))
         columns.add([*flatten(run.config, (CONFIG,)), *numbers])
-        nested = tuple(path[1:] for path, _ in numbers if len(path) > 2)
+        nested = tuple(shared.setdefault(path[1:], path[1:]) for path, _ in numbers if len(path) > 2)
         facts.append(Facts(run.id, run.state, run.heartbeat_at, run.last_step, run.history_rows, run.sweep, nested))
     typed = {path: typed_series(path, values) for path, values in columns.padded()}
     identity = {name: [storable_value(getattr(run, name)) for run in runs] for name in identity_schema()}
