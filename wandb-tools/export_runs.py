@@ -4103,7 +4103,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     )
     flag("--system-metrics", action="store_true", help="also system metrics, sampled by the server")
     flag("--prune", action="store_true", help="drop runs of an earlier export that the source no longer has")
-    flag("--dry-run", action="store_true", help="say which projects, runs and rows there are; write nothing")
+    flag("--dry-run", action="store_true", help="say which projects, runs and rows would be fetched; write nothing")
     flag = parser.add_argument_group("how").add_argument
     flag(
         "--workers",
@@ -4114,7 +4114,13 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     flag(
         "--timeout", type=positive, metavar="S", default=TIMEOUT_S, help=f"seconds for an answer (default: {TIMEOUT_S})"
     )
-    flag("--retries", type=not_negative, metavar="N", default=RETRIES, help=f"further tries (default: {RETRIES})")
+    flag(
+        "--retries",
+        type=not_negative,
+        metavar="N",
+        default=RETRIES,
+        help=f"further tries of what failed (default: {RETRIES})",
+    )
     flag("--json", action="store_true", help="the result as one JSON object on stdout")
     flag("--quiet", action="store_true", help="nothing on stderr but errors")
     flag("--debug", action="store_true", help="show the traceback of an error")
