@@ -1141,11 +1141,13 @@ def test_a_place_and_a_flag_are_both_meant():
     assert filters == {"$and": [{"sweep": {"$in": ["s1", "s2"]}}, {"sweep": {"$in": ["s1"]}}]}
 
 
-def test_without_a_place_the_keys_own_entity(server, export):
+def test_without_a_place_the_keys_own_entity(server, export, tmp_path):
     server.add_runs("tester", "mine", 2, keys=8)
     server.add_runs("team", "theirs", 2, keys=8)
-    done = export("--json", *QUICK)
+    (tmp_path / "temporary").mkdir()
+    done = export("--json", *QUICK, env={"TMPDIR": str(tmp_path / "temporary")})
     assert (done.code, [row["project"] for row in json.loads(done.out)["exports"]]) == (0, ["mine"])
+    assert not list((tmp_path / "temporary").iterdir())  # nor does the SDK leave anything
 
 
 @pytest.mark.parametrize(
