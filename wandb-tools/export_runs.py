@@ -3889,7 +3889,7 @@ def tell(outcome: Conclusion, options: Options, say: Say) -> int:
     if options.json:
         rows = [export_row(export.listing) | {"kept": len(export.kept)} for export in outcome.exports]
         rows += [plan_row(plan) if isinstance(plan, Plan) else export_row(plan) for plan in outcome.planned]
-        rows += [failed_row(failure) for failure in outcome.failures if failure.what == "project"]
+        rows += [failed_row(failure) for failure in outcome.failures if failure.what in ("project", "projects")]
         print(json_text({"version": 1, "exports": rows, "files": files}))
     else:
         plans = (plan_sentence(plan) if isinstance(plan, Plan) else sentence(plan) for plan in outcome.planned)
@@ -3954,7 +3954,7 @@ def plan_row(plan: Plan) -> dict[str, object]:
 
 def failed_row(failure: Failure) -> dict[str, object]:
     entity, _, project = failure.run.partition("/")
-    return {"entity": entity, "project": project, "status": "failed", "error": failure.error}
+    return {"entity": entity, "project": project or None, "status": "failed", "error": failure.error}
 
 
 class Meter:
