@@ -169,7 +169,7 @@ def test_help_has_the_manuals_every_flag():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--stats", "x"], "did you mean --state?"),
+        (["--stats", "x"], "did you mean --state or --at?"),
         (["--state", "finishd"], "did you mean finished?"),
         (["--filter", "("], "--filter ( is no regular expression: unclosed group"),
         (["--filter", "ok", "--filter", "a(?=b)"], "look-ahead"),
@@ -909,7 +909,7 @@ def test_history_columns_are_what_plain_python_computes(histories):
 
 @pytest.mark.parametrize(
     ("where", "ids"),
-    [("config_lr > 0.1", "b"), ("k = 16 OR name = 'x'", "ac"), ("tags IS NOT NULL AND \"group\" IS NULL", "abc")],
+    [("config_lr > 0.1", "b"), ("k = 16 OR name = 'x'", "ac"), ('tags IS NOT NULL AND "group" IS NULL', "abc")],
 )
 def test_where(where, ids):
     write_runs(Path("x"), [Run("a", "r_k16", config={"lr": 0.1}), Run("b", config={"lr": 0.5}), Run("c", "x")])
@@ -921,7 +921,7 @@ def test_where(where, ids):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--where", "config_l > 1"], "there is no column config_l; did you mean config_lr?"),
+        (["--where", "config_l > 1"], "there is no column config_l; did you mean config_lr or _config_json?"),
         (["--where", "config_lr"], "is no predicate: it gives Float64"),
         (["--where", "name = = 1"], "is no SQL predicate"),
         (["--at", "loss"], "--at needs --history"),
@@ -966,5 +966,7 @@ def test_partitions_are_written_by_project():
     write_runs(Path("x"), [Run("b")], project="other")
     out, _ = run("x", "--partition-by", "project", "-o", "parts")
     assert out.splitlines() == [f"parts/project={p}/00000000.parquet" for p in ("demo", "other")]
-    rows = duckdb.sql("select id, project from read_parquet('parts/**/*.parquet', hive_partitioning = true) order by id")
+    rows = duckdb.sql(
+        "select id, project from read_parquet('parts/**/*.parquet', hive_partitioning = true) order by id"
+    )
     assert rows.fetchall() == [("a", "demo"), ("b", "other")]

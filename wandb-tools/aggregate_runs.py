@@ -9,6 +9,8 @@
   uv run wandb-tools/aggregate_runs.py exports/ old_runs.parquet -o all.parquet
   uv run wandb-tools/aggregate_runs.py 'exports/2026-*' --state finished --filter 'gnn|mlp' --project 'graph*'
   uv run wandb-tools/aggregate_runs.py --quiet --json | jq '.conflicts[]'
+  uv run wandb-tools/aggregate_runs.py exports/ --where 'config_lr < 0.01 AND k = 16' --history --at val/loss
+  uv run wandb-tools/aggregate_runs.py --rules rules.toml --explain stage2c_gnn_all_k16_s3
 
 INPUTS are runs files as export_runs.py writes them, earlier results of this script, directories (searched to
 any depth) and globs. What a file holds is told by its columns: in directories, histories and foreign parquet
@@ -17,6 +19,7 @@ named (exit code 3).
 
 ROWS. Each run gives one row, from its newest export; where it was exported both from the server and from its
 offline logs, the one with more history decides. Filters look at that row, and each says how many it keeps.
+--where takes an SQL predicate over the result's columns; --keep all keeps every export of a run.
 Rows are sorted by entity, project, created_at and id; source_file tells which file a row comes from.
 
 COLUMNS meet by their W&B path, not by their name. A column that is missing in a file is null there. Where
@@ -29,8 +32,20 @@ DERIVED COLUMNS are read off the run's name, or off the config where that says m
   arch         a known name as a whole word  protocol     single_graph, distribution
   k, seed_parsed                 _k16, _s3   lr_parsed, wd_parsed, eps_parsed   _lr1e-3, _wd1e-4, _eps0.1
 
+--rules FILE adds rules of your own, tried before these (replace = true at the top: instead of these):
+  [[rule]]  column, pattern (its first group is the value, or value where given), source (default name),
+            dtype (string, int, float, bool)
+
+HISTORIES. --history reads the full history files beside the exports and adds, for each metric X, history_min_X,
+history_min_step_X, history_max_X, history_max_step_X, history_last_X, history_tail_X (mean of the last tenth of
+its finite values, at least one), history_n_X, history_n_nonfinite_X; with --at M also history_at_X, X at the step
+where M was best (M:min or M:max where neither a stored goal nor the name tells which).
+
+PLACES may be s3://, gs:// or az:// URLs, with the usual environment variables for credentials. --partition-by
+writes a folder of hive partitions, whose files keep these columns too.
+
 The path of the written file goes to stdout, all else to stderr. With --json, stdout carries one object
-instead: files, summary, filters, derived, conflicts and skipped, each but the first an array of flat rows.
+instead: files, summary, filters, derived, histories, conflicts and skipped, each but the first an array of flat rows.
 
 Exit codes: 0 all done; 1 nothing usable, or no run left; 2 wrong usage; 3 some inputs were left out; 130
 interrupted.
