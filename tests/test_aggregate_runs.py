@@ -169,7 +169,7 @@ def test_help_has_the_manuals_every_flag():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--stat", "x"], "did you mean --state?"),
+        (["--stats", "x"], "did you mean --state or --at?"),
         (["--state", "finishd"], "did you mean finished?"),
         (["--filter", "("], "--filter ( is no regular expression: unclosed group"),
         (["--filter", "ok", "--filter", "a(?=b)"], "look-ahead"),
@@ -383,13 +383,14 @@ def test_metadata_against_the_contract_is_named(key, document, reason):
 
 
 @pytest.mark.parametrize(
-    ("column", "values"), [("tags", ["['a', 'b']"]), ("created_at", ["2026-01-01"]), ("config_l", [[1, 2]])]
+    ("column", "values"),
+    [("tags", [[["a"]]]), ("created_at", ["yesterday"]), ("last_step", [0.5]), ("config_l", [[1, 2]])],
 )
 def test_dtypes_that_no_contract_column_can_hold_are_named(column, values):
     file = write_runs(Path("x"), [Run("a")])
     rewritten(file, pl.read_parquet(file).with_columns(pl.Series(column, values)))
     _, err = run("x", code=1)
-    assert f"x/team_demo_runs.parquet was left out: it cannot be used: its column {column} is " in err
+    assert f"x/team_demo_runs.parquet was left out: it cannot be used: its column {column} " in err
 
 
 @pytest.mark.parametrize("arguments", [[], ["nowhere"], ["empty/"], ["none*.parquet"]])
@@ -849,7 +850,7 @@ def test_no_enrich_adds_no_column():
 def test_json_tells_what_was_written():
     write_runs(Path("x"), [Run("a"), Run("b", state="failed")])
     document = report("x", "-o", "y.parquet", "-s", "failed")
-    assert list(document) == ["version", "files", "summary", "filters", "derived", "conflicts", "skipped"]
+    assert list(document) == ["version", "files", "summary", "filters", "derived", "histories", "conflicts", "skipped"]
     assert document["version"] == 1
     assert document["files"] == ["y.parquet"]
     assert document["summary"] == [
@@ -865,3 +866,107 @@ def test_a_closed_pipe_ends_quietly():
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 0
+
+
+# ---- histories, predicates, rules -----------------------------------------------------
+def write_history(folder, rows):
+    """The history beside the runs file of `write_runs`."""
+    keys = {"run_id": pl.String, "_step": pl.Int64, "metric_loss": pl.Float64, "metric_acc": pl.Float64}
+    frame = pl.DataFrame(rows, schema=keys, orient="row")
+    team = frame.with_columns(entity=pl.lit("team"), project=pl.lit("demo"))
+    team.write_parquet(Path(folder, "team_demo_history.parquet"))
+
+
+values = st.none() | st.floats(width=32) | st.sampled_from([0.0, 1.0])
+
+
+@given(st.lists(st.lists(st.tuples(values, values), max_size=25), min_size=1, max_size=3))
+@settings(max_examples=40, deadline=None)
+def test_history_columns_are_what_plain_python_computes(histories):
+    with TemporaryDirectory() as folder:
+        write_runs(Path(folder), [Run(f"{n}") for n in range(len(histories))])
+        rows = [(f"{n}", step, *pair) for n, pairs in enumerate(histories) for step, pair in enumerate(pairs)]
+        write_history(folder, rows)
+        run(folder, "--history", "--at", "loss", "-o", Path(folder, "y.parquet"))
+        frame = pl.read_parquet(Path(folder, "y.parquet")).sort("id")
+    for row, pairs in zip(frame.iter_rows(named=True), histories, strict=True):
+        logged = [(step, loss) for step, (loss, _) in enumerate(pairs) if loss is not None]
+        finite = [(step, loss) for step, loss in logged if math.isfinite(loss)]
+        assert row["history_n_loss"] == (len(finite) if pairs else None)
+        assert row["history_n_nonfinite_loss"] == (len(logged) - len(finite) if pairs else None)
+        assert same(row["history_last_loss"], logged[-1][1] if logged else None)
+        if not finite:
+            assert row["history_min_loss"] is row["history_tail_loss"] is row["history_at_acc"] is None
+            continue
+        step, best = min(finite, key=lambda each: each[1])
+        assert (row["history_min_loss"], row["history_min_step_loss"]) == (best, step)
+        step_of_max, most = max(finite, key=lambda each: each[1])
+        assert (row["history_max_loss"], row["history_max_step_loss"]) == (most, step_of_max)
+        tail = [loss for _, loss in finite][-max(1, len(finite) // 10) :]
+        assert row["history_tail_loss"] == pytest.approx(math.fsum(tail) / len(tail))
+        assert same(row["history_at_acc"], pairs[step][1])
+
+
+@pytest.mark.parametrize(
+    ("where", "ids"),
+    [("config_lr > 0.1", "b"), ("k = 16 OR name = 'x'", "ac"), ('tags IS NOT NULL AND "group" IS NULL', "abc")],
+)
+def test_where(where, ids):
+    write_runs(Path("x"), [Run("a", "r_k16", config={"lr": 0.1}), Run("b", config={"lr": 0.5}), Run("c", "x")])
+    out, err = run("x", "--where", where)
+    assert "".join(pl.read_parquet(out.strip())["id"].sort()) == ids
+    assert f"--where {where}: {len(ids)} of 3 runs kept" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--where", "config_l > 1"], "there is no column config_l; did you mean config_lr or _config_json?"),
+        (["--where", "config_lr"], "is no predicate: it gives Float64"),
+        (["--where", "name = = 1"], "is no SQL predicate"),
+        (["--at", "loss"], "--at needs --history"),
+        (["--rules", "none.toml"], "--rules none.toml cannot be read"),
+    ],
+)
+def test_wrong_predicates_and_rules(arguments, message):
+    write_runs(Path("x"), [Run("a", config={"lr": 0.1})])
+    out, err = run("x", *arguments, code=2)
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert message in err
+
+
+def test_rules_of_a_file_come_before_the_built_in_ones_and_are_explained():
+    Path("r.toml").write_text('[[rule]]\ncolumn = "opt"\npattern = "(adam|sgd)"\n')
+    write_runs(Path("x"), [Run("a", "Adam_k2")])
+    assert aggregated("x", "--rules", "r.toml").select("opt", "k").row(0) == ("adam", 2)
+    out, _ = run("--rules", "r.toml", "--explain", "Adam_k2")
+    assert out.startswith("opt          adam  by (adam|sgd)  (r.toml: rule 1)\n")
+
+
+def test_keep_all_keeps_each_export_of_a_run():
+    export("x/1", [Run("a")], days=1)
+    export("x/2", [Run("a")], days=2)
+    files = [f"x/{n}/team_demo_runs.parquet" for n in (1, 2)]
+    assert aggregated("x", "--keep", "all")["source_file"].to_list() == files
+
+
+def test_files_of_other_exporters_get_the_contracts_dtypes():
+    rows = {"id": ["a", "b"], "name": ["a", "b"], "state": ["finished"] * 2, "tags": ["['x', \"y's\"]", "[]"]}
+    rows |= {"created_at": ["2026-01-01T00:00:00Z", "2026-01-01"], "history_rows": [7.0, math.nan]}
+    Path("x").mkdir()
+    pl.DataFrame(rows).write_parquet("x/other.parquet")
+    frame = aggregated("x").sort("id")
+    assert frame["tags"].to_list() == [["x", "y's"], []]
+    assert frame["created_at"].to_list() == [START, START]
+    assert frame["history_rows"].to_list() == [7, None]
+
+
+def test_partitions_are_written_by_project():
+    write_runs(Path("x"), [Run("a")])
+    write_runs(Path("x"), [Run("b")], project="other")
+    out, _ = run("x", "--partition-by", "project", "-o", "parts")
+    assert out.splitlines() == [f"parts/project={p}/00000000.parquet" for p in ("demo", "other")]
+    rows = duckdb.sql(
+        "select id, project from read_parquet('parts/**/*.parquet', hive_partitioning = true) order by id"
+    )
+    assert rows.fetchall() == [("a", "demo"), ("b", "other")]
