@@ -474,7 +474,7 @@ def sound_and_damaged(files: Iterable[RunsFile]) -> tuple[list[RunsFile], list[S
     return sound, broken
 
 
-# ---- one schema: which columns are the same ------------------------------------
+# --- one schema: which columns are the same -------------------------------------------------------------------
 def one_schema(files: Sequence[RunsFile], others: Iterable[Identity] = ()) -> tuple[list[Column], list[Conflict]]:
     """The columns of all files as columns of one, in the result's order, and what the files disagreed on.
 
@@ -607,7 +607,7 @@ def path_hash(path: KeyPath) -> str:
     return hashlib.sha1(json.dumps(path, separators=(",", ":")).encode(), usedforsecurity=False).hexdigest()
 
 
-# ---- one schema: dtypes ----------------------------------------------------------
+# --- one schema: dtypes ---------------------------------------------------------------------------------------
 @cache
 def contract_dtypes() -> Mapping[str, pl.DataType]:
     """The columns that every result has, in their order, with their dtypes."""
@@ -803,7 +803,7 @@ def statements(column: Column, files: Sequence[RunsFile]) -> tuple[dict[str, obj
     return agreed, disputed
 
 
-# ---- rows by key -----------------------------------------------------------------------
+# --- rows by key ----------------------------------------------------------------------------------------------
 def deciding_rows(files: Sequence[RunsFile], columns: Sequence[Column], also: Iterable[str]) -> pl.DataFrame:
     """What decides whether and where each row is written, and the columns in `also`; with its file and row number."""
     wanted = {*DECIDING, *also}
@@ -834,7 +834,7 @@ def latest(rows: pl.DataFrame) -> pl.DataFrame:
     return fullest_first.unique(RUN_KEY, keep="first", maintain_order=True)
 
 
-# ---- filters ---------------------------------------------------------------------------
+# --- filters --------------------------------------------------------------------------------------------------
 class RunFilter(NamedTuple):
     """A filter as the user writes it, what it keeps, and the column whose values to show where it keeps nothing."""
 
@@ -917,16 +917,6 @@ def check_patterns(regexes: Iterable[str]) -> None:
         reason = flaw_of(regex)
         if reason:
             raise ScriptError(f"--filter {regex} is no regular expression: {reason}", WRONG_USAGE)
-
-
-def flaw_of(regex: str) -> str | None:
-    """Why `regex` is no regular expression; None where it is one."""
-    try:
-        pl.select(pl.lit("").str.contains(f"(?i){regex}"))
-    except pl.exceptions.ComputeError as error:
-        reason = re.search(r"^error: (.*)$", str(error), re.MULTILINE)
-        return reason[1] if reason else "it cannot be understood"
-    return None
 
 
 def flaw_of(regex: str) -> str | None:
@@ -1175,7 +1165,7 @@ def fit_of(column: str, runs: pl.DataFrame) -> Fit:
     )
 
 
-# ---- columns from histories --------------------------------------------------------------
+# --- columns from histories -----------------------------------------------------------------------------------
 class HistoryFile(NamedTuple):
     """A parquet file of histories, as its footer describes it."""
 
@@ -1478,7 +1468,7 @@ def statistics_of(number: int, metric: HistoryMetric, at: pl.Expr | None) -> lis
     return [expression.alias(f"{HISTORY}{statistic}_{metric.name}") for statistic, expression in told.items()]
 
 
-# ---- files -------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------------------
 def scan(file: str) -> pl.LazyFrame:
     """The rows of `file`. Its name is taken as it is: no glob, and no columns from `key=value` directories."""
     return pl.scan_parquet(file, glob=False, hive_partitioning=False)
@@ -2124,5 +2114,13 @@ def guarded(work: Callable[[], int], *, debug: bool) -> int:
     return code
 
 
+def leave(code: int) -> NoReturn:
+    """End at once: all is written, and what is left, such as threads that wait for a server, would hold the process."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # it may be closed, or None
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())
