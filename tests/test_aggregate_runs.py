@@ -970,3 +970,121 @@ def test_partitions_are_written_by_project():
         "select id, project from read_parquet('parts/**/*.parquet', hive_partitioning = true) order by id"
     )
     assert rows.fetchall() == [("a", "demo"), ("b", "other")]
+
+
+def test_histories_in_any_order_count_and_sampled_or_damaged_ones_do_not():
+    write_runs(Path("x"), [Run("a"), Run("b"), Run("c")])
+    rows = [("b", 1, 5.0, 1.0), ("a", 2, 1.0, 3.0), ("b", 0, 4.0, 2.0), ("a", 0, 2.0, 7.0), ("a", 1, 1.0, 9.0)]
+    write_history(Path("x"), rows)
+    Path("x/team_demo_history.parquet").rename("x/team_demo_history_sampled.parquet")
+    write_history(Path("x"), rows)
+    Path("x/other_history.parquet").write_bytes(b"PAR1")
+    out, err = run("x", "--history", "--at", "loss", code=3)
+    frame = pl.read_parquet(out.strip()).sort("id")
+    assert frame["history_min_loss"].to_list() == [1.0, 4.0, None]
+    assert frame["history_min_step_loss"].to_list() == [1, 0, None]  # the first of two equal ones
+    assert frame["history_at_acc"].to_list() == [9.0, 2.0, None]
+    assert frame["history_last_acc"].to_list() == [3.0, 1.0, None]
+    assert "sampled histories are passed over" in err
+    assert "error: x/other_history.parquet was left out: it cannot be read" in err
+    assert "no history beside the export of 1 run" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "column", "value"),
+    [(["--history-metrics", "acc"], "history_max_acc", 3.0), (["--history-metrics", "LO*"], "history_max_loss", 2.0)],
+)
+def test_history_metrics_are_chosen_by_glob(flags, column, value):
+    write_runs(Path("x"), [Run("a")])
+    write_history(Path("x"), [("a", 0, 2.0, 3.0), ("a", 1, 1.0, 2.0)])
+    frame = aggregated("x", "--history", *flags)
+    assert frame[column].to_list() == [value]
+    chosen = {name.rpartition("_")[2] for name in frame.columns if name.startswith("history_max_")}
+    assert chosen == {column.rpartition("_")[2]}
+    _, err = run("x", "--history", "--history-metrics", "los", code=2)
+    assert "no history has such a metric; did you mean loss" in err
+
+
+@pytest.mark.parametrize(("at", "acc"), [("loss", 2.0), ("loss:max", 3.0), ("acc", 3.0), ("metric_acc:min", 2.0)])
+def test_the_best_step_of_another_metric(at, acc):
+    write_runs(Path("x"), [Run("a")])
+    write_history(Path("x"), [("a", 0, 2.0, 3.0), ("a", 1, 1.0, 2.0), ("a", 2, math.nan, math.inf)])
+    assert aggregated("x", "--history", "--at", at)["history_at_acc"].to_list() == [acc]
+
+
+def test_files_that_interleave_are_merged_in_pieces(monkeypatch):
+    """Rows of several files in turn, more than are held at once."""
+    for number in range(4):
+        runs = [Run(f"r{n:03d}", created_at=START + timedelta(hours=n)) for n in range(number, 200, 4)]
+        write_runs(Path(f"x{number}"), runs)
+    monkeypatch.setattr(aggregate_runs, "CELLS", 1000)
+    assert aggregated("x0", "x1", "x2", "x3")["id"].to_list() == [f"r{n:03d}" for n in range(200)]
+
+
+def test_partitions_replace_an_earlier_result_alone():
+    write_runs(Path("x"), [Run("a")])
+    write_runs(Path("x"), [Run("b")], project="other")
+    run("x", "--partition-by", "project", "-o", "parts")
+    run("x", "--partition-by", "project", "-o", "parts", "-p", "demo")
+    assert [path.name for path in Path("parts").iterdir()] == ["project=demo"]
+    Path("parts/notes.txt").write_text("mine")
+    _, err = run("x", "--partition-by", "project", "-o", "parts", code=2)
+    assert "holds other files, which would be lost" in err
+    _, err = run("x", "--partition-by", "projct", "-o", "more", code=2)
+    assert "there is no such column; did you mean project" in err
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ('[[rule]]\ncolumn = "x"\n', "rule 1 (x): it has no pattern"),
+        ('[[rule]]\ncolumn = "x"\npattern = "("\n', "rule 1 (x): its pattern ( is no regular expression"),
+        ('[[rule]]\ncolumn = "x"\npattern = "a"\n', "rule 1 (x): its pattern a has no group"),
+        ('[[rule]]\ncolumn = "config_lr"\npattern = "(a)"\n', "rule 1 (config_lr): that column holds what W&B says"),
+        ('[[rule]]\ncolumn = "x"\npattern = "(a)"\ndtype = "number"\n', "rule 1 (x): unknown dtype number"),
+        ("rule = 1", "rules are written as [[rule]]"),
+        ("[[", "is no TOML file"),
+    ],
+)
+def test_a_bad_rule_is_named(rules, message):
+    Path("r.toml").write_text(rules)
+    write_runs(Path("x"), [Run("a")])
+    out, err = run("x", "--rules", "r.toml", code=2)
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert message in err
+
+
+def test_rules_replace_and_read_configs():
+    rules = """
+        replace = true
+        [[rule]]
+        column = "size"
+        pattern = "([0-9]+)"
+        source = "config_layers"
+        dtype = "int"
+        [[rule]]
+        column = "big"
+        pattern = "large|huge"
+        value = true
+        dtype = "bool"
+    """
+    Path("r.toml").write_text(rules)
+    write_runs(Path("x"), [Run("a", "Huge_k2", config={"layers": 12}), Run("b", "small")])
+    frame = aggregated("x", "--rules", "r.toml").sort("id")
+    assert frame["size"].to_list() == [12, None]
+    assert frame["big"].to_list() == [True, None]
+    assert "stage" not in frame.columns
+
+
+def test_interrupted_it_leaves_the_earlier_result():
+    write_runs(Path("x"), [Run("a")])
+    out, _ = run("x")
+    before = Path(out.strip()).read_bytes()
+    slow = "import signal, sys, os; sys.argv[0] = 'x'\nimport aggregate_runs as a\n"
+    slow += "kill = lambda *_: os.kill(os.getpid(), signal.SIGINT)\na.rows_in_order = kill\n"
+    slow += "raise SystemExit(a.main(['x']))"
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent)}
+    done = subprocess.run([sys.executable, "-c", slow], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+    assert Path(out.strip()).read_bytes() == before
+    assert [path.name for path in Path("analysis").iterdir()] == ["unified.parquet"]
