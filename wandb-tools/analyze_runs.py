@@ -107,7 +107,7 @@ VALUES = {  # which value stands for a run: the summary's, or one that aggregate
 
 CONFIDENCE = 0.95
 RESAMPLES, PERMUTATIONS, SEED = 10_000, 2_000, 0  # of the bootstrap and of the permutation test
-CELLS = 4_000_000  # numbers held at once while resampling: 32 MB
+CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
 FEWEST_RUNS = 10  # below, an association is chance
 MOST_RUNS = 20_000  # that the permutation test looks at
 TRIMMED = 0.25  # of the values at either end, which an interquartile mean leaves out
@@ -117,7 +117,7 @@ STATISTICS = (
     *("best_run", "best_run_id"),
 )
 # Columns of our own; those of the contract have other names.
-FINITE, VALUES_OF, MEAN, RUN, BIN, NAME = "_finite", "_values", "_mean", "_run", "_bin", "_name"
+FINITE, VALUES_OF, MEAN, RUN_NUMBER, BIN, NAME = "_finite", "_values", "_mean", "_run", "_bin", "_name"
 HISTORY_COLUMNS = {"run_id", "entity", "project", "_step"}  # what makes a file a history
 CURVE_POINTS, PICTURE_POINTS = 13, 200
 MOST_CURVES, MOST_ROWS_OF_CURVES = 8, 30
@@ -130,7 +130,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 0; background: Canvas; color: CanvasText }
 main { max-width: 60rem; margin: 0 auto; padding: 1.5rem }
 h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem }
-figure { margin: .5rem 0; overflow-x: auto } svg { max-width: 100%; height: auto }
+figure { margin: .5rem 0 } svg { max-width: 100%; height: auto; overflow: visible }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: .87rem }
 th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #8884; white-space: nowrap }
 th { font-weight: 600 } .number { text-align: right; font-variant-numeric: tabular-nums }
@@ -140,9 +140,9 @@ SHOWN_BOOTSTRAP = ("ci_low", "ci_high", "min", "max", "best_run")
 SHOWN_STATISTICS = ("n", "mean", "std", "min", "median", "max", "best_run")  # what fits 80 columns
 
 FEW = 3  # runs: fewer may differ in everything
-NOISE = set(
-    "path paths dir dirs directory folder host hostname timestamp datetime date cwd pid uuid logdir filename url".split()
-)
+# Words of a setting's name that tell where or when a run ran, and not what was tried.
+NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
+NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir"}
 MOST_SAID = 10  # of a list on stderr
 MOST_VALUES = 8  # of a setting, in a line
 MOST_ON_AN_AXIS, MOST_COMBINATIONS = 12, 10_000  # of a grid: settings with more values were drawn at random
@@ -152,8 +152,14 @@ SUGGESTED_GROUPS = 12  # more are no overview
 SUGGESTED_NAMES = 5  # where no name is near; --schema lists all
 MOST_GROUPS, MOST_PROJECTS, MOST_COLUMNS = 20, 8, 48  # rows that people see by default: about 4 kB in all
 FILE_FORMATS = {
-    **{".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"},
-    **{".png": "picture", ".svg": "picture", ".html": "picture"},
+    ".csv": "csv",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".md": "markdown",
+    ".tex": "latex",
+    ".png": "picture",
+    ".svg": "picture",
+    ".html": "picture",
 }
 LINE_WIDTH = 80  # where no terminal says otherwise
 ONE_TABLE, ONE_PICTURE = ("groups", "top"), ("curves", "pivot", "groups", "top")  # what a format that holds one takes
@@ -163,16 +169,18 @@ ELLIPSIS = "…"
 LATIN = 0x24F  # the last character that LaTeX prints from UTF-8 without a further package
 LATEX = {  # characters that mean something to LaTeX
     **{c: f"\\{c}" for c in "&%$#_{}"},
-    **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$"},
-    **{
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        "…": r"\ldots{}",
-        "−": "$-$",
-        "°": r"\textdegree{}",
-    },
-    **{"[": "{[}", "]": "{]}", '"': r"\textquotedbl{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+    "±": r"$\pm$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "…": r"\ldots{}",
+    "°": r"\textdegree{}",
+    "[": "{[}",
+    "]": "{]}",
+    '"': r"\textquotedbl{}",
 }
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
@@ -1220,9 +1228,10 @@ def varied(runs: Runs) -> Result:
         "value (runs)": [some_values(values) for values in counts.values()],
     }
     notes = [f"left out, as they only tell runs apart: {', '.join(map(runs.label, noise))}"] if noise else []
+    number = collected(runs.frame.select(pl.len())).item()
     return Result(
         key="varying",
-        title=f"{counted(len(settings), 'config column')} of {counted(collected(runs.frame.select(pl.len())).item(), 'run')} vary",
+        title=f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary",
         table=pl.DataFrame(
             [{**row, "value": None if row["value"] is None else cell_text(row["value"])} for row in rows],
             schema={"column": pl.String, "value": pl.String, "runs": pl.Int64},
@@ -1333,9 +1342,10 @@ def difference(runs: Runs, names: Sequence[str]) -> Result:
         for row in rows
     ]
     told = pl.DataFrame(texts, schema=schema_)
+    called = ", ".join(cell_text(by_key[key]["name"]) for key in ids)
     return Result(
         key="diff",
-        title=f"{counted(len(rows), 'column')} of {len(columns)} differ between {', '.join(cell_text(by_key[k]['name']) for k in ids)}",
+        title=f"{counted(len(rows), 'column')} of {len(columns)} differ between {called}",
         table=told,
         rows=rows,
         for_people=told.with_columns(pl.Series("column", [runs.label(row["column"]) for row in rows], dtype=pl.String)),
@@ -1383,7 +1393,8 @@ def importance(runs: Runs, metric: Metric) -> Result:
     facts = {"column": pl.String, "kind": pl.String, "effect": pl.Float64, "spearman": pl.Float64}
     facts |= {"n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
     if table.height < FEWEST_RUNS:
-        note = f"{counted(table.height, 'run')} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"
+        few = counted(table.height, "run")
+        note = f"{few} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"
         return Result("importance", title, pl.DataFrame(schema=facts), (), notes=(note,))
     notes = ["settings that were varied together cannot be told apart; p is not corrected for their number"]
     if table.height > MOST_RUNS:
@@ -1435,7 +1446,7 @@ def association(column: str, table: pl.DataFrame) -> dict[str, object]:
         weights = np.eye(groups_)[codes.astype(int)]
         weights = weights / np.sqrt(weights.sum(axis=0) * len(ranks))
     effect = float(((ranks @ weights) ** 2).sum())
-    larger, at_once = 0, max(1, CELLS // len(ranks))
+    larger, at_once = 0, max(1, CELLS_AT_ONCE // len(ranks))
     for start in range(0, PERMUTATIONS, at_once):
         count = min(at_once, PERMUTATIONS - start)
         shuffled = random.permuted(np.broadcast_to(ranks, (count, len(ranks))), axis=1)
@@ -1578,7 +1589,7 @@ def curves(runs: Runs, name: str, by: Sequence[str], options: Options) -> Result
         raise ScriptError(
             f"--best-so-far: which way {label} is better is not known; say --ascending or --descending", WRONG_USAGE
         )
-    keys = collected(runs.frame.select(*KEY, "name", *by)).sort(KEY).with_row_index(RUN)
+    keys = collected(runs.frame.select(*KEY, "name", *by)).sort(KEY).with_row_index(RUN_NUMBER)
     rows = curve_rows(column, keys, options.x)
     if rows.is_empty():
         raise ScriptError(f"no history of these runs holds {label}; choose other runs, or see --schema", NOTHING_USABLE)
@@ -1587,8 +1598,8 @@ def curves(runs: Runs, name: str, by: Sequence[str], options: Options) -> Result
     points = on_grid(rows, grid, best, goal if options.best_so_far else None)
     what = f"{label}{', best so far,' if options.best_so_far else ''} over {options.x.removeprefix('_')}"
     if by:
-        return group_curves(points.join(keys, on=RUN, how="left"), what, by, runs, goal)
-    return run_curves(points.join(keys, on=RUN, how="left"), what, goal)
+        return group_curves(points.join(keys, on=RUN_NUMBER, how="left"), what, by, runs, goal)
+    return run_curves(points.join(keys, on=RUN_NUMBER, how="left"), what, goal)
 
 
 def draws(options: Options) -> bool:
@@ -1604,7 +1615,7 @@ def history_files(inputs: Sequence[Path], runs: Runs) -> list[Runs]:
         folders += sorted({Path(source).parent for source in sources})
     found = {file.resolve(): file for folder in folders if folder.is_dir() for file in parquet_files(folder)}
     parts = [open_file(file) for file in sorted(found.values()) if not file.name.endswith("_history_sampled.parquet")]
-    return [part for part in parts if HISTORY_COLUMNS <= part.dtypes.keys()]
+    return [part for part in parts if part.dtypes.keys() >= HISTORY_COLUMNS]
 
 
 def curve_metric(name: str, files: Sequence[Runs]) -> tuple[list[tuple[Runs, str]], str]:
@@ -1635,9 +1646,9 @@ def curve_rows(columns: Sequence[tuple[Runs, str]], keys: pl.DataFrame, axis: st
         history = part.frame.select(pl.col("run_id").alias("id"), "entity", "project", *numbers).drop_nulls(
             ["x", "value"]
         )
-        wanted = keys.lazy().select(RUN, *KEY)
+        wanted = keys.lazy().select(RUN_NUMBER, *KEY)
         frames.append(
-            history.join(wanted, on=KEY, how="inner", maintain_order="left").select(RUN, "x", "step", "value")
+            history.join(wanted, on=KEY, how="inner", maintain_order="left").select(RUN_NUMBER, "x", "step", "value")
         )
     if not frames:
         raise ScriptError(
@@ -1645,9 +1656,11 @@ def curve_rows(columns: Sequence[tuple[Runs, str]], keys: pl.DataFrame, axis: st
         )
     rows = pl.concat([collected(frame) for frame in frames])
     in_order = rows.select(
-        ((pl.col("x") >= pl.col("x").shift()) | (pl.col(RUN) != pl.col(RUN).shift())).fill_null(value=True).all()
+        ((pl.col("x") >= pl.col("x").shift()) | (pl.col(RUN_NUMBER) != pl.col(RUN_NUMBER).shift()))
+        .fill_null(value=True)
+        .all()
     )
-    return rows if in_order.item() else rows.sort(RUN, "x", "step")
+    return rows if in_order.item() else rows.sort(RUN_NUMBER, "x", "step")
 
 
 def axis_column(axis: str, part: Runs) -> str | None:
@@ -1675,16 +1688,18 @@ def curve_grid(x: pl.Series, points: int) -> pl.Series:
 def on_grid(rows: pl.DataFrame, grid: pl.Series, best: Callable[[pl.Expr], pl.Expr], goal: Goal | None) -> pl.DataFrame:
     """Each run's value at each point of the grid that lies between its first and last x: run, bin, x, value."""
     places = grid.search_sorted(rows["x"], side="left").cast(pl.UInt32).alias(BIN)
-    binned = rows.with_columns(places).group_by(RUN, BIN).agg(best(pl.col("value")).alias("value"))
-    spans = rows.group_by(RUN).agg(pl.col("x").first().alias("first"), pl.col("x").last().alias("last"))
+    binned = rows.with_columns(places).group_by(RUN_NUMBER, BIN).agg(best(pl.col("value")).alias("value"))
+    spans = rows.group_by(RUN_NUMBER).agg(pl.col("x").first().alias("first"), pl.col("x").last().alias("last"))
     whole = spans.join(pl.DataFrame({"x": grid}).with_row_index(BIN), how="cross")
-    whole = whole.filter((pl.col("x") >= pl.col("first")) & (pl.col("x") <= pl.col("last"))).select(RUN, BIN, "x")
+    whole = whole.filter((pl.col("x") >= pl.col("first")) & (pl.col("x") <= pl.col("last"))).select(
+        RUN_NUMBER, BIN, "x"
+    )
     value = pl.col("value").forward_fill()
     if goal:
         best_yet = pl.col("value").fill_nan(None)
         value = (best_yet.cum_min() if goal == "minimize" else best_yet.cum_max()).forward_fill()
-    joined = whole.join(binned, on=[RUN, BIN], how="left").sort(RUN, BIN)
-    return joined.with_columns(value.over(RUN)).filter(pl.col("value").is_not_null())
+    joined = whole.join(binned, on=[RUN_NUMBER, BIN], how="left").sort(RUN_NUMBER, BIN)
+    return joined.with_columns(value.over(RUN_NUMBER)).filter(pl.col("value").is_not_null())
 
 
 def group_curves(points: pl.DataFrame, what: str, by: Sequence[str], runs: Runs, goal: Goal | None) -> Result:
@@ -1700,21 +1715,20 @@ def group_curves(points: pl.DataFrame, what: str, by: Sequence[str], runs: Runs,
     table = with_intervals(table).join(last, on=by, how="left", nulls_equal=True)
     table = table.sort(MEAN, *by, BIN, descending=[goal == "maximize", *(False for _ in by), False], nulls_last=True)
     table = table.with_columns(
-        pl.concat_str([as_text(column, table.schema[column]) for column in by], separator="/").alias(NAME)
+        pl.concat_str([value_text(column, table.schema[column]) for column in by], separator="/").alias(NAME)
     )
     spread = table["n"].n_unique() > 1
-    diverged = points.filter(~pl.col("value").is_finite())[RUN].n_unique()
-    lost = (f"{counted(diverged, 'run')} reach NaN or infinity, and count up to there",) if diverged else ()
+    diverged = points.filter(~pl.col("value").is_finite())[RUN_NUMBER].n_unique()
+    lost = (f"NaN or infinity is reached by {counted(diverged, 'run')}, averaged up to there",) if diverged else ()
+    sizes = f"{counted(last.height, 'group')} of {counted(points[RUN_NUMBER].n_unique(), 'run')}"
+    whose = "the mean over the runs that reach it" + (" (their number)" if spread else "")
     return Result(
         key="curves",
-        title=f"{what}, mean by {', '.join(map(runs.label, by))}: {counted(last.height, 'group')} of {counted(points[RUN].n_unique(), 'run')}",
+        title=f"{what}, mean by {', '.join(map(runs.label, by))}: {sizes}",
         table=table.select(*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"),
-        for_people=side_by_side(table.with_columns(value="mean"), with_n=spread),
+        for_people=curves_abreast(table.with_columns(value="mean"), with_n=spread),
         shown=(),
-        notes=(
-            f"at each point the mean over the runs that reach it{' (their number)' if spread else ''}; ends are not extrapolated",
-            *lost,
-        ),
+        notes=(f"at each point {whose}; ends are not extrapolated", *lost),
         null="",
         numbers=True,
         most_rows=MOST_ROWS_OF_CURVES,
@@ -1723,10 +1737,18 @@ def group_curves(points: pl.DataFrame, what: str, by: Sequence[str], runs: Runs,
 
 def run_curves(points: pl.DataFrame, what: str, goal: Goal | None) -> Result:
     """The value of each run at each point, for the runs with the best last value."""
-    last = points.sort(RUN, BIN).group_by(RUN, maintain_order=True).agg(pl.col("value").last().alias(MEAN))
-    ranked = last.with_columns(finite(MEAN)).sort(MEAN, RUN, descending=[goal == "maximize", False], nulls_last=True)
+    last = (
+        points.sort(RUN_NUMBER, BIN).group_by(RUN_NUMBER, maintain_order=True).agg(pl.col("value").last().alias(MEAN))
+    )
+    ranked = last.with_columns(finite(MEAN)).sort(
+        MEAN, RUN_NUMBER, descending=[goal == "maximize", False], nulls_last=True
+    )
     shown = ranked.head(MOST_CURVES).with_row_index("rank")
-    table = points.join(shown.select(RUN, "rank"), on=RUN).sort("rank", BIN).with_columns(pl.col("name").alias(NAME))
+    table = (
+        points.join(shown.select(RUN_NUMBER, "rank"), on=RUN_NUMBER)
+        .sort("rank", BIN)
+        .with_columns(pl.col("name").alias(NAME))
+    )
     others = ranked.height - shown.height
     more = (
         (f"the {shown.height} runs with the best last value; {counted(others, 'more run')}: --group-by or --filter",)
@@ -1737,7 +1759,7 @@ def run_curves(points: pl.DataFrame, what: str, goal: Goal | None) -> Result:
         key="curves",
         title=f"{what}: {counted(shown.height, 'run')}",
         table=table.select("id", "entity", "project", "name", "x", "value"),
-        for_people=side_by_side(table, with_n=False),
+        for_people=curves_abreast(table, with_n=False),
         shown=(),
         notes=more,
         null="",
@@ -1746,13 +1768,13 @@ def run_curves(points: pl.DataFrame, what: str, goal: Goal | None) -> Result:
     )
 
 
-def as_text(column: str, dtype: pl.DataType) -> pl.Expr:
+def value_text(column: str, dtype: pl.DataType) -> pl.Expr:
     """A column's values as text, null included."""
     text = pl.col(column).list.join(", ") if isinstance(dtype, pl.List) else pl.col(column).cast(pl.String)
     return text.fill_null("null")
 
 
-def side_by_side(table: pl.DataFrame, *, with_n: bool) -> pl.DataFrame:
+def curves_abreast(table: pl.DataFrame, *, with_n: bool) -> pl.DataFrame:
     """Curves as people read them: a row per x, a column per curve; empty where a curve has no value."""
     spell = float_format(table["value"].drop_nulls().drop_nans().to_list())
     cells: dict[str, dict[float, str]] = {}
@@ -1834,7 +1856,7 @@ def bootstrap(values: Sequence[float], stat: str) -> tuple[float | None, float |
     if len(sample) < 2:
         return estimate, None, None
     random = np.random.default_rng(SEED)
-    at_once = max(1, CELLS // len(sample))
+    at_once = max(1, CELLS_AT_ONCE // len(sample))
     found = []
     for start in range(0, RESAMPLES, at_once):
         count = min(at_once, RESAMPLES - start)
@@ -1844,7 +1866,7 @@ def bootstrap(values: Sequence[float], stat: str) -> tuple[float | None, float |
 
 
 def statistic(samples: NDArray[Any], stat: str) -> NDArray[Any]:
-    """The median, or the mean of the middle half (a quarter of the values cut off at each end, rounded down), by row."""
+    """The median by row, or the mean of the middle half: a quarter of the values, rounded down, cut off at each end."""
     import numpy as np
 
     if stat == "median":
@@ -1979,6 +2001,11 @@ def cell_text(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(cell_text, value))
     return printable(str(value))
+
+
+def bounded(result: Result, most: int | None) -> Result:
+    """`result` with as many rows as people want, or take by default."""
+    return cut(result, result.most_rows if most is None else most)
 
 
 def cut(result: Result, most: int | None) -> Result:
@@ -2183,19 +2210,20 @@ def svg_text(result: Result, ink: str) -> str:
 
 
 def chart_json(result: Result, ink: str) -> str:
-    """A Vega-Lite chart of a result, on a transparent ground in SVG."""
+    """A Vega-Lite chart of a result: with its title on white, or in a page's ink and without either."""
     draw = {"curves": curves_chart, "pivot": pivot_chart, "groups": groups_chart, "top": top_chart}[result.key]
     lines = dict.fromkeys(("domainColor", "tickColor"), ink) | {"gridColor": ink, "gridOpacity": 0.15}
     axis = {"labelColor": ink, "titleColor": ink, "labelLimit": 400, "titleLimit": 400, "titleFontWeight": "normal"}
+    alone = {"title": title_lines(result.title), "background": "white"}
     chart = (
         draw(result)
-        .properties(title=title_lines(result.title))
+        .properties(**(alone if ink == INK else {"background": "transparent"}))
         .configure_axis(**axis, **lines)
         .configure_title(color=ink, anchor="start", fontSize=13)
         .configure_legend(labelColor=ink, titleColor=ink, labelLimit=400, symbolLimit=40)
         .configure_view(stroke=None)
     )
-    return str(chart.configure(background="white" if ink == INK else "transparent").to_json())
+    return str(chart.to_json())
 
 
 def title_lines(title: str) -> list[str]:
@@ -2297,22 +2325,24 @@ def curves_chart(result: Result) -> Any:
     names = rows[NAME].unique(maintain_order=True).to_list()[:MOST_LINES]
     rows = rows.filter(pl.col(NAME).is_in(names))
     rows = rows.with_columns(pl.Series(NAME, [shortened(name, LABEL_WIDTH) for name in rows[NAME]], dtype=pl.String))
-    colour = alt.Color(f"{NAME}:N", title=None, sort=None, legend=alt.Legend(orient="bottom", columns=2))
+    colour = alt.Color(
+        f"{NAME}:N", title=None, sort=None, legend=alt.Legend(orient="bottom", columns=2, symbolOpacity=1)
+    )
     what, _, over = result.title.partition(" over ")
-    scale = alt.Scale(zero=False, **readable_domain(rows["value"]))
+    scale = alt.Scale(zero=False, domain=readable_domain(rows["value"]) or alt.Undefined)
     base = alt.Chart(rows).encode(x=alt.X("x:Q", title=re.split(r"[,:]", over)[0]), color=colour)
     lines = base.mark_line(strokeWidth=1.8, clip=True).encode(y=alt.Y("value:Q", title=what.split(",")[0], scale=scale))
     bands = base.mark_area(opacity=0.15, clip=True).encode(y="ci_low:Q", y2="ci_high:Q")
     return alt.layer(lines, bands).properties(width=PICTURE_WIDTH, height=300)
 
 
-def readable_domain(values: pl.Series) -> dict[str, list[float]]:
-    """Where an axis is to begin and end, if single values would make all others a flat line; else nothing."""
+def readable_domain(values: pl.Series) -> list[float]:
+    """Where an axis is to begin and end, if single values would make all others a flat line; else empty."""
     low, middle, high = (float(values.quantile(share) or 0) for share in (0.02, 0.5, 0.9))
     least, most = float(values.min() or 0), float(values.max() or 0)  # type: ignore[arg-type]
     width = max(high - low, abs(middle) * 1e-3, 1e-300)
     cut_off = most > high + 20 * width or least < low - 20 * width
-    return {"domain": [max(least, low - width), min(most, high + width)]} if cut_off else {}
+    return [max(least, low - width), min(most, high + width)] if cut_off else []
 
 
 # --- renderers: pages -----------------------------------------------------------------------------------------
@@ -2320,15 +2350,18 @@ def readable_domain(values: pl.Series) -> dict[str, list[float]]:
 
 def html_page(title: str, sections: Sequence[str]) -> str:
     """A page that stands alone: no script, nothing from the network, light or dark as the reader has it."""
-    head = f"<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{html.escape(printable(title))}</title>"
-    return f"<!doctype html>\n<html lang='en'><head>{head}<style>{STYLE}</style></head>\n<body><main>{''.join(sections)}</main></body></html>\n"
+    head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+    head += f"<title>{html.escape(printable(title))}</title><style>{STYLE}</style>"
+    body = "".join(sections)
+    return f"<!doctype html>\n<html lang='en'><head>{head}</head>\n<body><main>{body}</main></body></html>\n"
 
 
-def html_section(result: Result) -> str:
-    """A result as a heading, its picture where it has one, its table, and its notes."""
+def html_section(result: Result, most: int | None = None) -> str:
+    """A result as a heading, its picture where it has one, its table with at most `most` rows, and its notes."""
     picture = ""
     if result.key in ONE_PICTURE and result.table.height:
         picture = f"<figure>{svg_text(result, 'currentColor')}</figure>"
+    result = bounded(result, most)
     notes = "".join(f"<p class='note'>{html.escape(printable(note))}</p>" for note in result.notes)
     return f"<section><h2>{html.escape(printable(result.title))}</h2>{picture}{html_table(result)}{notes}</section>\n"
 
@@ -2347,7 +2380,7 @@ def html_table(result: Result) -> str:
 
 
 def report_results(options: Options, everything: Runs, runs: Runs, metrics: Sequence[Metric], say: Say) -> list[Result]:
-    """What a report shows: what there is, the best runs, groups, a pivot, curves, what was varied; or what was asked."""
+    """What a report shows, as asked or as suggests itself: the best runs, groups, a pivot, curves, what was varied."""
     runs, asked = grouping(options.group_by, runs, say)
     by = asked or suggested_grouping(runs)
     of_runs, of_groups = chosen_columns(options.columns, runs)
@@ -2362,7 +2395,7 @@ def report_results(options: Options, everything: Runs, runs: Runs, metrics: Sequ
     results.append(varied(runs))
     if metrics and not options.curves:
         results.append(importance(runs, metrics[0]))
-    return [cut(result, result.most_rows if options.max_rows is None else options.max_rows) for result in results]
+    return results
 
 
 def curves_for(metrics: Sequence[Metric], options: Options, runs: Runs) -> list[str]:
@@ -2379,14 +2412,16 @@ def curves_for(metrics: Sequence[Metric], options: Options, runs: Runs) -> list[
     return []
 
 
-def write_report(results: Sequence[Result], file: Path, title: str) -> None:
-    """The report as a page, or as Markdown."""
+def write_report(results: Sequence[Result], file: Path, title: str, most: int | None) -> None:
+    """The report as a page, or as Markdown, with at most `most` rows of each table."""
     with replacing(file) as partial:
         if file.suffix.lower() == ".md":
-            partial.write_text(f"# {markdown_cell(title)}\n\n{markdown_text(results)}", encoding="utf-8")
+            text = markdown_text([bounded(result, most) for result in results])
+            partial.write_text(f"# {markdown_cell(title)}\n\n{text}", encoding="utf-8")
         else:
-            heading = f"<h1>{html.escape(title)}</h1>"
-            partial.write_text(html_page(title, [heading, *map(html_section, results)]), encoding="utf-8")
+            heading = f"<h1>{html.escape(printable(title))}</h1>"
+            sections = [html_section(result, most) for result in results]
+            partial.write_text(html_page(title, [heading, *sections]), encoding="utf-8")
 
 
 # --- output ---------------------------------------------------------------------------------------------------
@@ -2416,10 +2451,10 @@ def page_text(results: Sequence[Result], options: Options, say: Say) -> str:
         return json_text({**json_document([cut(result, options.max_rows) for result in results]), **files}) + "\n"
     if options.format == "csv":
         return csv_text(one_table([cut(result, options.max_rows) for result in results], say))
-    bounded = [cut(result, result.most_rows if options.max_rows is None else options.max_rows) for result in results]
+    shown = [bounded(result, options.max_rows) for result in results]
     if options.format in {"markdown", "latex"}:
-        return markdown_text(bounded) if options.format == "markdown" else latex_text(bounded)
-    return table_text(bounded, Page(shutil.get_terminal_size((LINE_WIDTH, 24)).columns, has_colours()))
+        return markdown_text(shown) if options.format == "markdown" else latex_text(shown)
+    return table_text(shown, Page(shutil.get_terminal_size((LINE_WIDTH, 24)).columns, has_colours()))
 
 
 def write_results(results: Sequence[Result], file: Path, say: Say) -> None:
@@ -2550,7 +2585,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     questions.add_argument(
         "--varying", action="store_true", help="which config columns vary, their values, the grid's holes"
     )
-    questions.add_argument("--diff", nargs="+", metavar="RUN", help="what differs between runs, by id or name")
+    questions.add_argument("--diff", nargs="+", metavar="RUN_NUMBER", help="what differs between runs, by id or name")
     questions.add_argument("--importance", action="store_true", help="which settings go with the metric")
     questions.add_argument("--schema", action="store_true", help="the columns, what they hold and how completely")
     questions.add_argument("--report", type=Path, metavar="FILE", help="all of it as one page: FILE.html or FILE.md")
@@ -2796,7 +2831,7 @@ def analyze(options: Options) -> int:
             say(line)
     if options.report:
         results = report_results(options, everything, runs, metrics, say)
-        write_report(results, options.report, f"Runs of {', '.join(map(str, files[:3]))}")
+        write_report(results, options.report, f"Runs of {', '.join(map(str, files[:FEW]))}", options.max_rows)
         print(
             json_text({**json_document(results), "files": [str(options.report)]})
             if options.format == "json"
