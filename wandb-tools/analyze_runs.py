@@ -816,7 +816,7 @@ def answers(options: Options, everything: Runs, runs: Runs, metrics: Sequence[Me
     if options.diff:
         results.append(difference(everything, options.diff))
     if options.top is not None:
-        results.append(top(runs, required(metrics), options.top, of_runs))
+        results.append(top(runs, required(metrics), options.top, of_runs, whole=holds_all(options)))
     if by and not options.curves:
         results += [groups(runs, by, metric, of_groups, options.stat) for metric in required(metrics)]
     if options.pivot:
@@ -967,15 +967,22 @@ def introduction(everything: Runs, runs: Runs, metrics: Sequence[Metric], column
     return results
 
 
-def top(runs: Runs, metrics: Sequence[Metric], count: int, columns: Sequence[str]) -> Result:
-    """The best runs by the first metric, with `columns` or else all but the JSON texts; shown is what varies.
+def holds_all(options: Options) -> bool:
+    """Whether the answer holds columns that people do not see: to read these takes its time."""
+    return options.format in {"json", "csv"} or options.output is not None
 
-    Runs without a finite value are no candidates. Equal values stand in the order of the runs' keys.
+
+def top(runs: Runs, metrics: Sequence[Metric], count: int, columns: Sequence[str], *, whole: bool = False) -> Result:
+    """The best runs by the first metric, with `columns`, or else their settings; shown are those that vary.
+
+    `whole` are all columns but the JSON texts. Runs without a finite value are no candidates. Equal values stand in the
+    order of the runs' keys.
     """
     metric = metrics[0]
     best = best_runs(runs, metric, count)
     fixed = list(dict.fromkeys(["name", *(each.column for each in metrics), *KEY, "state"]))
-    others = columns or [column for column in runs.dtypes if not column.startswith("_")]
+    kinds = KINDS if whole else ("derived", "config")
+    others = columns or [column for column in runs.dtypes if kind(column) in kinds and not column.startswith("_")]
     table = rows_of(best, runs, [*fixed, *(column for column in others if column not in fixed)])
     shown = columns or telling_columns(table, metrics)
     return Result(
@@ -2585,7 +2592,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     questions.add_argument(
         "--varying", action="store_true", help="which config columns vary, their values, the grid's holes"
     )
-    questions.add_argument("--diff", nargs="+", metavar="RUN_NUMBER", help="what differs between runs, by id or name")
+    questions.add_argument("--diff", nargs="+", metavar="RUN", help="what differs between runs, by id or name")
     questions.add_argument("--importance", action="store_true", help="which settings go with the metric")
     questions.add_argument("--schema", action="store_true", help="the columns, what they hold and how completely")
     questions.add_argument("--report", type=Path, metavar="FILE", help="all of it as one page: FILE.html or FILE.md")
@@ -2869,5 +2876,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: analyze(parse_args(arguments)), debug="--debug" in arguments)
 
 
+def leave(code: int) -> NoReturn:
+    """End at once: all is written, and what is left, such as threads that wait for a server, would hold the process."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # it may be closed, or None
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())
