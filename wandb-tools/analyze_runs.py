@@ -46,6 +46,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import html
+import importlib
 import io
 import json
 import math
@@ -54,6 +55,7 @@ import re
 import shutil
 import sys
 import textwrap
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -487,10 +489,10 @@ def agreed_goals(parts: Sequence[Runs]) -> dict[str, Goal]:
     return {column: goals.pop() for column, goals in told.items() if len(goals) == 1}
 
 
-def collected(frame: pl.LazyFrame) -> pl.DataFrame:
+def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "streaming") -> pl.DataFrame:
     """The rows of `frame`: where the files are really read."""
     try:
-        return frame.collect(engine="streaming")
+        return frame.collect(engine=engine)
     except (pl.exceptions.ComputeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
@@ -1801,14 +1803,12 @@ def curves_abreast(table: pl.DataFrame, *, with_n: bool) -> pl.DataFrame:
 def group_statistics(runs: Runs, by: Sequence[str], metric: Metric, stat: str = "mean") -> pl.DataFrame:
     """A row of statistics per group; null where nothing can be said. The interval is that of `stat`.
 
-    The best run comes first in its group, as runs are sorted by value, then key. No filter stands inside the
-    aggregations: there polars 2.1 can return values of other groups (its issues 27759 and 29322).
+    Computed in memory, where sums come out alike every time. No filter stands inside the aggregations: there polars 2.1
+    can return values of other groups (its issues 27759 and 29322).
     """
     value = pl.col(FINITE)
-    ranked = runs.frame.with_columns(finite(metric.column).alias(FINITE)).sort(
-        FINITE, *KEY, descending=[metric.goal == "maximize", *(False for _ in KEY)], nulls_last=True
-    )
-    table = ranked.group_by(by, maintain_order=True).agg(
+    grouped = runs.frame.with_columns(finite(metric.column).alias(FINITE)).group_by(by)
+    table = grouped.agg(
         pl.len().cast(pl.Int64).alias("runs"),
         value.count().cast(pl.Int64).alias("n"),
         (pl.col(metric.column).count() - value.count()).cast(pl.Int64).alias("n_nonfinite"),
@@ -1817,12 +1817,22 @@ def group_statistics(runs: Runs, by: Sequence[str], metric: Metric, stat: str = 
         value.min().alias("min"),
         value.median().alias("median"),
         value.max().alias("max"),
-        pl.col("name").first().alias("best_run"),
-        pl.col("id").first().alias("best_run_id"),
         *([value.alias(VALUES_OF)] if stat != "mean" else []),
     )
-    bounded = with_intervals(collected(table)) if stat == "mean" else with_bootstrap(collected(table), stat)
-    return bounded.with_columns(pl.when(pl.col("n") > 0).then(pl.col("best_run", "best_run_id")).name.keep())
+    found = collected(table, engine="in-memory").sort(by)
+    bounded = with_intervals(found) if stat == "mean" else with_bootstrap(found, stat)
+    return bounded.join(best_of_groups(runs, by, metric, found), on=by, how="left", nulls_equal=True)
+
+
+def best_of_groups(runs: Runs, by: Sequence[str], metric: Metric, table: pl.DataFrame) -> pl.DataFrame:
+    """The best run of each group; of equal ones the first by key. Only runs with some group's best value are read."""
+    best = table.select(*by, pl.col("min" if metric.goal == "minimize" else "max").alias(FINITE))
+    values = best[FINITE].drop_nulls().unique().to_list()
+    candidates = runs.frame.filter(pl.col(metric.column).is_in(values))
+    keys = [column for column in (*KEY, "name") if column not in by]
+    rows = collected(candidates.select(*by, *keys, pl.col(metric.column).alias(FINITE)))
+    first = rows.join(best, on=[*by, FINITE], how="semi", nulls_equal=True).sort(KEY).unique(by, keep="first")
+    return first.select(*by, pl.col("name").alias("best_run"), pl.col("id").alias("best_run_id"))
 
 
 def finite(column: str) -> pl.Expr:
@@ -1841,7 +1851,7 @@ def with_intervals(table: pl.DataFrame) -> pl.DataFrame:
 
 def with_bootstrap(table: pl.DataFrame, stat: str) -> pl.DataFrame:
     """`table` with the median or iqm, and the percentile bootstrap's interval of it; null where n is below 2."""
-    bounds = [bootstrap(values.drop_nulls().to_list(), stat) for values in table[VALUES_OF]]
+    bounds = [bootstrap(values.drop_nulls().sort().to_list(), stat) for values in table[VALUES_OF]]
     told = pl.DataFrame(
         bounds,
         schema=[stat, "ci_low", "ci_high"],
@@ -2816,14 +2826,22 @@ def guarded(work: Callable[[], int], *, debug: bool) -> int:
 
 
 def import_libraries() -> None:
-    """Import what takes time, once the command line is right; rich follows where a table is made."""
+    """Import what takes time, once the command line is right."""
     global pl
     import polars as pl
+
+
+def import_tables() -> None:
+    """Have what makes tables imported when the first one is made."""
+    for module in ("rich.console", "rich.table", "rich.text", "rich.cells"):
+        importlib.import_module(module)
 
 
 def analyze(options: Options) -> int:
     """Answer what was asked."""
     import_libraries()
+    if options.format == "table":  # while the files are read
+        threading.Thread(target=import_tables, daemon=True).start()
     say = speaker(quiet=options.quiet)
     files, remarks = choose_inputs(options.inputs)
     refuse_overwriting(files, options.output or options.report)
