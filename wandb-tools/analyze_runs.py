@@ -900,7 +900,7 @@ def with_bins(column: str, bins: int, runs: Runs) -> tuple[Runs, str]:
     """The runs with a further column: in which of `bins` ranges of about equal size a number lies."""
     if not runs.dtypes[column].is_numeric():
         raise ScriptError(f"--group-by {runs.label(column)}:{bins}: it holds no numbers to cut in ranges", WRONG_USAGE)
-    quantiles = [finite(column).quantile(number / bins).alias(f"{number}") for number in range(1, bins)]
+    quantiles = [finite(column).quantile(number / bins, "linear").alias(f"{number}") for number in range(1, bins)]
     edges = (
         sorted({edge for edge in collected(runs.frame.select(quantiles)).row(0) if edge is not None})
         if bins > 1
@@ -1634,10 +1634,15 @@ def curve_metric(name: str, files: Sequence[Runs]) -> tuple[list[tuple[Runs, str
     found = [(part, known_column(name, part, ("metric_",))) for part in files]
     having = [(part, column) for part, column in found if column is not None and column.startswith("metric_")]
     if not having:
-        names = [part.label(column) for part in files for column in part.dtypes if column.startswith("metric_")]
+        names = [metric_label(part, column) for part in files for column in part.dtypes if column.startswith("metric_")]
         hint = did_you_mean(name, names) or f"; there are {', '.join(sorted(set(names))[:SUGGESTED_NAMES])}"
         raise ScriptError(f"no history has a metric called {name}{hint}", WRONG_USAGE)
-    return having, having[0][0].label(having[0][1])
+    return having, metric_label(*having[0])
+
+
+def metric_label(history: Runs, column: str) -> str:
+    """How people know a metric of a history, which may be no file of ours."""
+    return history.label(column).removeprefix("metric_")
 
 
 def curve_rows(columns: Sequence[tuple[Runs, str]], keys: pl.DataFrame, axis: str) -> pl.DataFrame:
@@ -2417,9 +2422,8 @@ def report_results(options: Options, everything: Runs, runs: Runs, metrics: Sequ
 
 def curves_for(metrics: Sequence[Metric], options: Options, runs: Runs) -> list[str]:
     """The metric to draw curves of where none is named: the first metric's own, else its validation's or training's."""
-    names = [
-        part.label(c) for part in history_files(options.inputs, runs) for c in part.dtypes if c.startswith("metric_")
-    ]
+    files = history_files(options.inputs, runs)
+    names = [metric_label(part, column) for part in files for column in part.dtypes if column.startswith("metric_")]
     for metric in metrics[:1]:
         wanted = words(metric.label)[-1]
         for tier in ({"val", "valid", "validation", "eval"}, {"train", "training"}, set(words(metric.label))):
