@@ -9,7 +9,7 @@
 #   "vl-convert-python>=1.8,<2",
 # ]
 # ///
-"""Answer questions about W&B runs: which are best, and which settings are better than others.
+"""Answer questions about W&B runs: which are best, which settings are better, what was tried, how it went.
 
 Reads the runs files that export_runs.py writes, or the one file that aggregate_runs.py makes of many. Where no
 input is named: analysis/unified.parquet if it is newer than every export in wandb_export/, else the newest
@@ -22,6 +22,13 @@ Examples:
   uv run wandb-tools/analyze_runs.py --group-by stage,arch --metric test/mse --state all
   uv run wandb-tools/analyze_runs.py --group-by model.k --filter 'stage2.*gnn' --json | jq '.groups[0]'
   uv run wandb-tools/analyze_runs.py --group-by arch -o results.csv
+  uv run wandb-tools/analyze_runs.py --group-by '!seed' --where "config_optim_lr < 0.1"
+  uv run wandb-tools/analyze_runs.py --best-per arch --group-by arch --stat iqm
+  uv run wandb-tools/analyze_runs.py --pivot stage,arch -o table.tex
+  uv run wandb-tools/analyze_runs.py --curves val/mse --group-by arch -o curves.svg
+  uv run wandb-tools/analyze_runs.py --varying --importance
+  uv run wandb-tools/analyze_runs.py --diff RUN RUN
+  uv run wandb-tools/analyze_runs.py --report report.html
 
 Names: a column or metric goes by its column (metric_test_mse), its W&B name (test/mse) or its flattened name
 (test_mse). A metric of which define_metric keeps only the minimum, maximum, mean or last value is found too.
@@ -33,6 +40,16 @@ averaged, never best.
 Groups: runs counts a group's runs, n those with a finite value; std has n - 1 in its denominator; sem is the
 standard error of the mean; ci_low and ci_high bound the mean's 95 percent interval by Student's t. Runs without
 a value of a column are a group of their own, null. A table shows what fits; json, csv and parquet hold all.
+--group-by takes columns, '!seed' for all settings that vary but the seed, and lr:4 for four ranges of about equal
+size. --best-per arch first keeps each arch's best setting, by its mean over seeds. --stat median or iqm compares by
+these, with percentile bootstrap intervals (10,000 resamples, seeded).
+
+Curves need the histories (export_runs --include-history), which are found beside the inputs. At each point a run
+stands with its last value up to there, from its first to its last step: nothing is extrapolated, and n is told.
+--value min, max, last, tail or at compares runs by what aggregate_runs --history computed instead of the summary.
+
+Importance is association, not cause: for numbers the square of Spearman's rho, for categories the eta squared of
+Kruskal and Wallis' test, with a permutation p-value; too few runs give no ranking.
 
 Exit codes:
   0    answered
@@ -751,7 +768,8 @@ def sql_predicate(predicate: str, runs: Runs) -> pl.Expr:
         dtype = pl.DataFrame(schema=dict(runs.dtypes)).select(keeps).dtypes[0]
     except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]
-        raise ScriptError(f"{flag} does not fit the columns: {reason}", WRONG_USAGE) from error
+        hint = "a time is compared with DATE('2026-01-31')"
+        raise ScriptError(f"{flag} does not fit the columns: {reason}; {hint}", WRONG_USAGE) from error
     if dtype != pl.Boolean:
         raise ScriptError(f"{flag} is no predicate: it gives {dtype}, not true or false", WRONG_USAGE)
     return keeps
