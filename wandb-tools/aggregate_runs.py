@@ -39,15 +39,18 @@ interrupted.
 from __future__ import annotations
 
 import argparse
+import bisect
 import difflib
 import fnmatch
 import glob
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
 import re
+import shutil
 import sys
 import traceback
 from collections import Counter
@@ -55,6 +58,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
 
@@ -77,13 +81,29 @@ STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "p
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of columns that stand for W&B paths
+HISTORY = "history_"  # and of those computed from histories
 RUN_KEY = ("entity", "project", "id")  # what makes a row a run of its own
-ROW_ORDER = ("entity", "project", "created_at", "id", "source_file")
+FILE_NUMBER, ROW_NUMBER, POSITION = "__file", "__row", "__position"  # of our own making, never written
+OFFLINE, FILE, FOLDER, RUN, BEST, FINITE = "__offline", "__path", "__folder", "__run", "__best", "__finite"
+HAS_HISTORY = "__has_history"
+ROW_ORDER = ("entity", "project", "created_at", "id", "source_file", FILE_NUMBER, ROW_NUMBER)
 # All that decides which rows are written, and in which order; small, so that it fits in memory for any input.
 DECIDING = (*RUN_KEY, "name", "state", "created_at", "history_rows", "exported_at", "source_file")
-FILE_NUMBER, ROW_NUMBER, POSITION = "__file", "__row", "__position"  # of our own making, never written
+RULE_KEYS, DTYPES = ("column", "pattern", "value", "source", "dtype"), ("string", "int", "float", "bool")
+HISTORY_ENDING, SAMPLED_ENDING = "_history.parquet", "_history_sampled.parquet"
+GOALS = {"min": "minimize", "max": "maximize"}
+# Words of a metric's name that tell which way is better, for --at where neither export nor user says it.
+LOWER_WORDS = """
+    loss mse rmse mae mape nll perplexity ppl error err wer cer fid kl bpb bpc brier ece regret
+"""
+HIGHER_WORDS = """
+    acc accuracy f1 auc auroc precision recall map iou dice r2 score reward return psnr snr ssim
+"""
+FALSE = ("false", "0", "no", "off")
 
+CLOUD = ("s3://", "gs://", "az://")  # object storage that polars reads and writes by itself
 ROW_GROUP_ROWS = 100_000  # large enough to scan fast, small enough to skip most of a big file
+CELLS = 10_000_000  # values held at once where rows have to be put in order: 80 MB of numbers
 SHOWN = 5  # examples in a line for people; --json holds all
 
 
@@ -105,7 +125,7 @@ class ScriptError(Exception):
 class RunsFile:
     """A parquet file of runs, as its footer describes it: no row is read for it."""
 
-    file: Path
+    file: str  # a path, or a URL of object storage
     dtypes: Mapping[str, pl.DataType]
     paths: Mapping[str, KeyPath]  # by column; empty where the file carries no metadata
     metrics: Mapping[str, Mapping[str, object]]  # by column: goal, summary, step_metric
@@ -148,6 +168,7 @@ class Rule(NamedTuple):
     source: str = "name"
     value: str | None = None
     dtype: str = "string"
+    origin: str = "built in"
 
 
 class Selection(NamedTuple):
@@ -156,15 +177,28 @@ class Selection(NamedTuple):
     states: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     projects: tuple[str, ...] = ()
+    where: str | None = None
+
+
+class HistoryWish(NamedTuple):
+    """What is asked of the histories: the metrics, as globs, and at whose best step to look at all others."""
+
+    metrics: tuple[str, ...] = ()  # none for all
+    at: str | None = None
 
 
 class Options(NamedTuple):
     """The command line, understood."""
 
     inputs: tuple[str, ...]
-    output: Path
+    output: str
     selection: Selection
+    keep_all: bool
     enrich: bool
+    rules: str | None
+    explain: str | None
+    history: HistoryWish | None
+    partition_by: tuple[str, ...]
     json: bool
     quiet: bool
 
@@ -172,6 +206,7 @@ class Options(NamedTuple):
 class Outcome(NamedTuple):
     """What was merged: everything that the report needs, and nothing that grows with the number of runs."""
 
+    outputs: Sequence[str]
     files: int
     rows_read: int
     runs_found: int
@@ -179,7 +214,9 @@ class Outcome(NamedTuple):
     columns: int
     filters: Sequence[Filtered]
     derived: Sequence[Fit]
+    histories: Histories | None
     conflicts: Sequence[Conflict]
+    remarks: Sequence[str]
 
 
 # ---- inputs ------------------------------------------------------------------
@@ -202,14 +239,15 @@ def recognised(options: Options) -> tuple[list[RunsFile], list[Skipped]]:
 class Candidate(NamedTuple):
     """A file to look into, and whether the user named this very file."""
 
-    file: Path
+    file: str
     named: bool
 
 
-def find_inputs(inputs: Iterable[str], *, output: Path) -> list[Candidate | Skipped]:
+def find_inputs(inputs: Iterable[str], *, output: str) -> list[Candidate | Skipped]:
     """Every file that the inputs stand for, once each; an earlier output that is merely found is no input."""
-    found: dict[Path, Candidate] = {}
+    found: dict[str, Candidate] = {}
     lost: list[Candidate | Skipped] = []
+    earlier = resolved(output)
     for place in inputs:
         candidates = files_of(place)
         if candidates is None:
@@ -218,18 +256,62 @@ def find_inputs(inputs: Iterable[str], *, output: Path) -> list[Candidate | Skip
             if isinstance(candidate, Skipped):
                 lost.append(candidate)
                 continue
-            key = candidate.file.resolve()
-            if candidate.named or (key not in found and key != output.resolve()):
+            key = resolved(candidate.file)
+            ours = key == earlier or key.startswith(f"{earlier}/")
+            if candidate.named or (key not in found and not ours):
                 found[key] = candidate
-    return [*dict.fromkeys(lost), *sorted(found.values())]
+    return [*dict.fromkeys(lost), *sorted(found.values(), key=lambda candidate: path_order(candidate.file))]
+
+
+def path_order(file: str) -> tuple[str, ...]:
+    """Files in the order of their folders' names, part by part."""
+    return Path(file).parts
+
+
+def is_url(place: str) -> bool:
+    """Whether `place` is in object storage, which polars reads and writes by itself.
+
+    >>> is_url("s3://bucket/runs/"), is_url("runs/")
+    (True, False)
+    """
+    return place.startswith(CLOUD)
+
+
+def resolved(place: str) -> str:
+    """One spelling for one place."""
+    return place.rstrip("/") if is_url(place) else str(Path(place).resolve())
 
 
 def files_of(place: str) -> list[Candidate | Skipped] | None:
-    """The files that a file name, a directory or a glob stands for; None where there is nothing."""
+    """The files that a file name, a directory, a glob or a URL stands for; None where there is nothing."""
+    if is_url(place):
+        return files_at_url(place)
     if exists(place):  # before globs: a file's name may hold brackets
         return files_at(Path(place), named=True)
     matches = glob.glob(place, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
     return [file for match in matches for file in files_at(Path(match), named=False)] if matches else None
+
+
+def files_at_url(url: str) -> list[Candidate | Skipped] | None:
+    """The file at `url`, or the files with rows that polars finds by it: a folder is searched to any depth."""
+    if url.endswith(".parquet") and "*" not in url:
+        return [Candidate(url, named=True)]
+    pattern = url if "*" in url else f"{url.rstrip('/')}/**/*.parquet"
+    try:
+        listed = pl.scan_parquet(
+            pattern,
+            schema={"id": pl.String},
+            missing_columns="insert",
+            extra_columns="ignore",
+            include_file_paths=FILE,
+            hive_partitioning=False,
+        )
+        files = listed.select(FILE).unique().collect(engine="streaming")[FILE].to_list()
+    except reading_errors() as error:
+        reason = f"its files cannot be listed, name them instead: {first_line(error)}"
+        return [Skipped(url, "unreadable", reason, failure=True)]
+    visible = [file for file in files if not any(part.startswith(".") for part in file.split("/"))]
+    return [Candidate(file, named=False) for file in visible] or None
 
 
 def exists(place: str) -> bool:
@@ -239,7 +321,7 @@ def exists(place: str) -> bool:
 
 def files_at(path: Path, *, named: bool) -> list[Candidate | Skipped]:
     """The file at `path`, or the parquet files below it."""
-    return parquet_files_below(path) if path.is_dir() else [Candidate(path, named=named)]
+    return parquet_files_below(path) if path.is_dir() else [Candidate(str(path), named=named)]
 
 
 def parquet_files_below(directory: Path) -> list[Candidate | Skipped]:
@@ -253,22 +335,25 @@ def parquet_files_below(directory: Path) -> list[Candidate | Skipped]:
     for folder, subfolders, names in os.walk(directory, onerror=closed):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         files = [Path(folder, name) for name in names if name.endswith(".parquet") and not name.startswith(".")]
-        found += [Candidate(file, named=False) for file in files if file.is_file()]
+        found += [Candidate(str(file), named=False) for file in files if file.is_file()]
     return found
 
 
-def read_header(file: Path, *, named: bool) -> RunsFile | Skipped:
+def read_header(file: str, *, named: bool) -> RunsFile | Skipped:
     """What the footer says of `file`, or why it gives no runs."""
     try:
         dtypes = dict(scan(file).collect_schema())
         metadata = pl.read_parquet_metadata(file)
         kind = "result" if RESULT_KEY in metadata else kind_of(dtypes)
         if kind != "runs":
-            return Skipped(str(file), kind, f"it holds no runs but is {kind}", failure=named)
+            return Skipped(file, kind, f"it holds no runs but is {kind}", failure=named)
         refuse_foreign_dtypes(dtypes)
+        refuse_foreign_values(file, dtypes)
         return described(file, dtypes, metadata)
     except ValueError as error:
-        return Skipped(str(file), "foreign", f"it cannot be used: {error}", failure=True)
+        return Skipped(file, "foreign", f"it cannot be used: {error}", failure=True)
+    except FileNotFoundError:
+        return Skipped(file, "missing", "there is no such file or directory", failure=True)
     except reading_errors() as error:
         return damaged(file, error)
 
@@ -298,17 +383,41 @@ def refuse_foreign_dtypes(dtypes: Mapping[str, pl.DataType]) -> None:
             raise ValueError(f"its column {column} is {dtype}, neither number nor text")
 
 
-def described(file: Path, dtypes: Mapping[str, pl.DataType], metadata: Mapping[str, str]) -> RunsFile:
+def refuse_foreign_values(file: str, dtypes: Mapping[str, pl.DataType]) -> None:
+    """Raise ValueError for the first column of which some value is no such thing: text that is no time, half a step."""
+    doubtful = {
+        column: (pl.col(column), brought(column, dtypes[column], wanted))
+        for column, wanted in contract_dtypes().items()
+        if column in dtypes and may_fail(dtypes[column], wanted)
+    }
+    if doubtful:
+        lost = [
+            own.filter(own.is_not_null() & new.is_null() & (own.cast(pl.String).str.strip_chars() != "")).first()
+            for own, new in doubtful.values()
+        ]
+        for column, example in scan(file).select(lost).collect().row(0, named=True).items():
+            if example is not None and example == example:  # noqa: PLR0124 - NaN is how pandas says null
+                raise ValueError(f"its column {column} holds {example!r}, which is no {contract_dtypes()[column]}")
+
+
+def described(file: str, dtypes: Mapping[str, pl.DataType], metadata: Mapping[str, str]) -> RunsFile:
     """The runs file with what its metadata tells; ValueError where that is not what the contract says."""
-    paths = {column: key_path(path) for column, path in json_object(metadata, COLUMNS_KEY).items()}
-    paths = {column: path for column, path in paths.items() if column in dtypes and prefix_of(column)}
-    if len({(prefix_of(column), path) for column, path in paths.items()}) < len(paths):
-        raise ValueError(f"its {COLUMNS_KEY} gives one path to two columns")
+    paths = stored_paths(dtypes, metadata)
     metrics = {c: says for c, says in json_object(metadata, METRICS_KEY).items() if isinstance(says, dict)}
     source = json_object(metadata, SOURCE_KEY)
     several = source.get("sources")
     sources = [s for s in several if isinstance(s, dict)] if isinstance(several, list) else [source]
-    return RunsFile(file, dtypes, paths, metrics, [{"file": str(file), **s} for s in sources])
+    return RunsFile(file, dtypes, paths, metrics, [{"file": file, **s} for s in sources])
+
+
+def stored_paths(columns: Iterable[str], metadata: Mapping[str, str]) -> dict[str, KeyPath]:
+    """The W&B path of every column that has one; ValueError where two columns share one."""
+    paths = {column: key_path(path) for column, path in json_object(metadata, COLUMNS_KEY).items()}
+    known = set(columns)
+    paths = {column: path for column, path in paths.items() if column in known and prefix_of(column)}
+    if len({(prefix_of(column), path) for column, path in paths.items()}) < len(paths):
+        raise ValueError(f"its {COLUMNS_KEY} gives one path to two columns")
+    return paths
 
 
 def json_object(metadata: Mapping[str, str], key: str) -> dict[str, object]:
@@ -327,10 +436,14 @@ def key_path(path: object) -> KeyPath:
     return tuple(path)
 
 
-def damaged(file: Path, error: BaseException) -> Skipped:
+def damaged(file: str, error: BaseException) -> Skipped:
     """`file`, left out because of `error`, whose first line says why."""
-    reason = str(error).partition("\n")[0][:200] or type(error).__name__
-    return Skipped(str(file), "damaged", f"it cannot be read: {reason}", failure=True)
+    return Skipped(file, "damaged", f"it cannot be read: {first_line(error)}", failure=True)
+
+
+def first_line(error: BaseException) -> str:
+    """What happened, short."""
+    return str(error).partition("\n")[0][:200] or type(error).__name__
 
 
 def sound_and_damaged(files: Iterable[RunsFile]) -> tuple[list[RunsFile], list[Skipped]]:
@@ -347,16 +460,19 @@ def sound_and_damaged(files: Iterable[RunsFile]) -> tuple[list[RunsFile], list[S
 
 
 # ---- one schema: which columns are the same ------------------------------------
-def one_schema(files: Sequence[RunsFile]) -> tuple[list[Column], list[Conflict]]:
-    """The columns of all files as columns of one, in the result's order, and what the files disagreed on."""
+def one_schema(files: Sequence[RunsFile], others: Iterable[Identity] = ()) -> tuple[list[Column], list[Conflict]]:
+    """The columns of all files as columns of one, in the result's order, and what the files disagreed on.
+
+    `others` have a say in the names: the metrics of the histories.
+    """
     parts = parts_by_identity(files)
-    names = names_of(parts)
+    names = names_of({**parts, **dict.fromkeys(others)})
     texts = dtypes_of_texts(files, parts)
     contract = contract_dtypes()
     columns, conflicts = [], []
     for identity, members in parts.items():
         name = names[identity]
-        meanings = {texts.get((n, own), plain(dtype, name)) for n, (own, dtype) in members.items()}
+        meanings = {texts.get((n, own)) or plain(dtype, prefix_of(name)) for n, (own, dtype) in members.items()}
         column = Column(name, identity[1], contract.get(name) or meeting(meanings, name), members)
         columns.append(column)
         conflicts += conflicts_of(column, files)
@@ -369,24 +485,24 @@ def parts_by_identity(files: Sequence[RunsFile]) -> dict[Identity, dict[int, tup
     guesses = {name: identity for identity, name in known.items()}
     parts: dict[Identity, dict[int, tuple[str, pl.DataType]]] = {("", (c,)): {} for c in contract_dtypes()}
     for number, file in enumerate(files):
+        taken = {(prefix_of(column), path) for column, path in file.paths.items()}
         for column, dtype in file.dtypes.items():
-            parts.setdefault(identity_of(column, file, guesses), {})[number] = (column, dtype)
+            stored = file.paths.get(column)
+            identity = (prefix_of(column), stored) if stored else guessed_identity(column, guesses, taken)
+            parts.setdefault(identity, {})[number] = (column, dtype)
     return parts
 
 
-def identity_of(column: str, file: RunsFile, guesses: Mapping[str, Identity]) -> Identity:
-    """What `column` stands for. Where its file tells no path, other files' columns of this name do."""
+def guessed_identity(column: str, guesses: Mapping[str, Identity], taken: set[Identity]) -> Identity:
+    """What `column` stands for where its file does not tell: what columns of this name are in other files."""
     prefix = prefix_of(column)
-    if column in file.paths:
-        return prefix, file.paths[column]
     guess = guesses.get(column) or (prefix, (column.removeprefix(prefix),))
-    taken = {(prefix_of(known), path) for known, path in file.paths.items()}
     return guess if guess not in taken else (prefix, (column,))
 
 
 def prefix_of(column: str) -> str:
     """The prefix of a column that stands for a W&B path; empty for any other column."""
-    return next((prefix for prefix in (CONFIG, METRIC) if column.startswith(prefix)), "")
+    return CONFIG if column.startswith(CONFIG) else METRIC if column.startswith(METRIC) else ""
 
 
 def names_of(identities: Iterable[Identity]) -> dict[Identity, str]:
@@ -401,37 +517,39 @@ def names_of(identities: Iterable[Identity]) -> dict[Identity, str]:
 
 
 def in_order(columns: Iterable[Column]) -> list[Column]:
-    """The contract's columns, others that the files brought along, config, metrics, the JSON texts."""
-    contract = list(contract_dtypes())
+    """The contract's columns, others that the files brought along, config, metrics, histories', the JSON texts."""
+    contract = {column: number for number, column in enumerate(contract_dtypes())}
 
     def place(column: Column) -> tuple[int, int, str]:
         if column.name in contract:
-            return (4 if column.name.endswith("_json") else 0), contract.index(column.name), ""
+            return (5 if column.name.endswith("_json") else 0), contract[column.name], ""
+        if column.name.startswith(HISTORY):
+            return 4, 0, column.name
         return ("", CONFIG, METRIC).index(prefix_of(column.name)) + 1, 0, column.name
 
     return sorted(columns, key=place)
 
 
-def with_derived(columns: Sequence[str], derived: Sequence[str]) -> list[str]:
-    """The columns in order: after the contract's the derived ones, instead of older ones of their name."""
-    others = [column for column in columns if column not in derived]
-    after = others.index("source_file") + 1
-    return [*others[:after], *derived, *others[after:]]
+def with_new(columns: Sequence[str], derived: Sequence[str], histories: Sequence[str]) -> list[str]:
+    """The columns in order: after the contract's the derived ones, last the histories'; none twice."""
+    others = [column for column in columns if column not in {*derived, *histories}]
+    after, last = others.index("source_file") + 1, others.index("_config_json")
+    return [*others[:after], *derived, *others[after:last], *histories, *others[last:]]
 
 
 def conflicts_of(column: Column, files: Sequence[RunsFile]) -> list[Conflict]:
     """Names that `column` gave up, as another path has a claim to them, and its dtypes if they differ."""
     names: dict[str, list[str]] = {}
-    dtypes: dict[str, list[str]] = {}
+    dtypes: dict[pl.DataType, list[str]] = {}
     for number, (own, dtype) in column.parts.items():
-        names.setdefault(own, []).append(str(files[number].file))
-        dtypes.setdefault(str(plain(dtype, column.name)), []).append(str(files[number].file))
+        names.setdefault(own, []).append(files[number].file)
+        dtypes.setdefault(plain(dtype, prefix_of(column.name)), []).append(files[number].file)
     names.pop(column.name, None)
-    dtypes.pop("Null", None)
+    dtypes.pop(pl.Null(), None)
     several = dtypes if len(dtypes) > 1 and column.name not in contract_dtypes() else {}
     return [
         *(Conflict(column.name, "name", own, column.name, tuple(where)) for own, where in names.items()),
-        *(Conflict(column.name, "dtype", d, str(column.dtype), tuple(where)) for d, where in several.items()),
+        *(Conflict(column.name, "dtype", str(d), str(column.dtype), tuple(where)) for d, where in several.items()),
     ]
 
 
@@ -475,7 +593,8 @@ def path_hash(path: KeyPath) -> str:
 
 
 # ---- one schema: dtypes ----------------------------------------------------------
-def contract_dtypes() -> dict[str, pl.DataType]:
+@cache
+def contract_dtypes() -> Mapping[str, pl.DataType]:
     """The columns that every result has, in their order, with their dtypes."""
     text, time, whole = pl.String(), pl.Datetime("us", "UTC"), pl.Int64()
     identity = dict.fromkeys(("id", "name", "state", "entity", "project"), text)
@@ -488,24 +607,32 @@ def contract_dtypes() -> dict[str, pl.DataType]:
 
 def convertible(dtype: pl.DataType, wanted: pl.DataType) -> bool:
     """Whether a contract column of `dtype`, as others may write it, can be brought to the `wanted` one."""
-    if dtype in (wanted, pl.Null):
+    if dtype in (wanted, pl.Null, pl.String):  # whether the text says such a thing, its values tell
         return True
-    if wanted == pl.Float64:
+    if wanted in (pl.Float64, pl.Int64):
         return dtype.is_numeric()
-    if wanted == pl.Int64:
-        return dtype.is_integer()
     if wanted == pl.String:
-        return isinstance(dtype, pl.Categorical | pl.Enum)
-    return isinstance(wanted, pl.Datetime) and isinstance(dtype, pl.Datetime)
+        return dtype.is_numeric() or isinstance(dtype, pl.Categorical | pl.Enum)
+    if isinstance(wanted, pl.List):
+        return isinstance(dtype, pl.List) and not dtype.inner.is_nested()
+    return isinstance(dtype, pl.Datetime | pl.Date)
 
 
-def plain(dtype: pl.DataType, column: str) -> pl.DataType:
+def may_fail(dtype: pl.DataType, wanted: pl.DataType) -> bool:
+    """Whether some values of `dtype` could be none of the `wanted` type."""
+    if wanted == pl.Int64 and dtype.is_numeric():
+        return not dtype.is_signed_integer()
+    return dtype == pl.String and wanted not in (pl.String, pl.List(pl.String))
+
+
+@cache
+def plain(dtype: pl.DataType, prefix: str) -> pl.DataType:
     """The contract's type that holds every value of `dtype`; Booleans count as 0 and 1 among metrics."""
-    if dtype.is_temporal() and not prefix_of(column):  # a column that another tool has added
+    if dtype.is_temporal() and not prefix:  # a column that another tool has added
         return dtype
     if dtype in (pl.UInt64, pl.Int128, pl.UInt128):  # may pass 64 bits
         return pl.Float64()
-    if dtype.is_integer() or (dtype == pl.Boolean and prefix_of(column) == METRIC):
+    if dtype.is_integer() or (dtype == pl.Boolean and prefix == METRIC):
         return pl.Int64()
     if dtype.is_numeric():
         return pl.Float64()
@@ -534,31 +661,29 @@ def dtypes_of_texts(
             for number, dtype in types.items():
                 if dtype == pl.String:
                     doubtful.setdefault(number, []).append(members[number][0])
-    return {
-        (number, column): dtype
+    frames = pl.collect_all(
+        scan(files[number].file).select(meaning_of_text(pl.col(column).cast(pl.String)) for column in columns)
         for number, columns in doubtful.items()
-        for column, dtype in meanings_of_texts(scan(files[number].file), columns).items()
+    )
+    meanings = {"Null": pl.Null(), "Int64": pl.Int64(), "Float64": pl.Float64(), "String": pl.String()}
+    return {
+        (number, column): meanings[meaning]
+        for number, frame in zip(doubtful, frames, strict=True)
+        for column, meaning in frame.row(0, named=True).items()
     }
-
-
-def meanings_of_texts(runs: pl.LazyFrame, columns: Sequence[str]) -> dict[str, pl.DataType]:
-    """For each text column: the type of number that all its values spell, Null if it has none, or String."""
-    found = runs.select(meaning_of_text(pl.col(column).cast(pl.String)) for column in columns).collect()
-    types = {"Null": pl.Null(), "Int64": pl.Int64(), "Float64": pl.Float64(), "String": pl.String()}
-    return {column: types[found[column][0]] for column in columns}
 
 
 def meaning_of_text(text: pl.Expr) -> pl.Expr:
     """The narrowest type for all values of `text`, as text. Only JSON's spelling counts: `007` is a name."""
     values = text.drop_nulls()
-    whole = values.str.contains(r"^-?(0|[1-9][0-9]*)$") & values.cast(pl.Int64, strict=False).is_not_null()
+    integer = values.str.contains(r"^-?(0|[1-9][0-9]*)$") & values.cast(pl.Int64, strict=False).is_not_null()
     decimal = values.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
     in_range = values.cast(pl.Float64, strict=False).is_finite().fill_null(False)
     number = (decimal & in_range) | values.is_in(["NaN", "Infinity", "-Infinity"])
     return (
         pl.when(values.len() == 0)
         .then(pl.lit("Null"))
-        .when(whole.all())
+        .when(integer.all())
         .then(pl.lit("Int64"))
         .when(number.all())
         .then(pl.lit("Float64"))
@@ -568,13 +693,53 @@ def meaning_of_text(text: pl.Expr) -> pl.Expr:
 
 
 def brought(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
-    """The values of `column` in the `wanted` type; no value is lost, as `wanted` was chosen to hold them."""
+    """The values of `column` in the `wanted` type; no value is lost, as `wanted` was chosen to hold them.
+
+    Only of a contract column that another tool wrote a value may become null: where it is none of the `wanted` type.
+    """
     values = pl.col(column)
     if dtype == wanted:
         return values
     if wanted == pl.String and dtype.is_float():
         return spelt_as_json(values.cast(pl.Float64))
-    return values.cast(wanted)
+    if column not in contract_dtypes():
+        return values.cast(wanted)
+    if isinstance(wanted, pl.Datetime):
+        return (time_of(values) if dtype == pl.String else values).cast(wanted)
+    if isinstance(wanted, pl.List):
+        return tags_of(values) if dtype == pl.String else values.cast(wanted)
+    if wanted == pl.Int64:  # pandas has whole numbers as floats as soon as one is missing: `7.0`
+        number = values.cast(pl.Float64, strict=False)
+        rounded = number.cast(wanted, strict=False)
+        exact = pl.when(number == rounded).then(rounded)
+        return pl.coalesce(values.cast(wanted, strict=False), exact) if dtype == pl.String else exact
+    return values.cast(wanted, strict=False)
+
+
+def time_of(text: pl.Expr) -> pl.Expr:
+    """Times as ISO text has them, a day alone or with a blank for the T included; in UTC where no zone is given."""
+    day = r"^\s*(\d{4}-\d{2}-\d{2})"
+    zone = text.str.extract(r":\d{2}(?:\.\d+)?\s*(Z|UTC|[+-]\d{2}:?\d{2})\s*$", 1).fill_null("+0000")
+    zone = pl.when(zone.is_in(["Z", "UTC"])).then(pl.lit("+0000")).otherwise(zone.str.replace(":", "", literal=True))
+    clock = text.str.extract(day + r"[T ](\d{2}:\d{2}:\d{2}(?:\.\d+)?)\s*(?:Z|UTC|[+-]\d{2}:?\d{2})?\s*$", 2)
+    clock = pl.when(text.str.contains(day + r"\s*$")).then(pl.lit("00:00:00")).otherwise(clock)
+    iso = pl.concat_str(text.str.extract(day, 1), pl.lit("T"), clock, zone)
+    return iso.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%z", time_unit="us", strict=False)
+
+
+def tags_of(text: pl.Expr) -> pl.Expr:
+    """Tags as Python or JSON print a list of texts: `['a', 'b']`; else they are parted by commas."""
+    quoted = r"'(?:[^'\\]|\\.)*'" + "|" + r'"(?:[^"\\]|\\.)*"'
+    element = pl.element()
+    listed = text.str.extract_all(quoted).list.eval(
+        element.str.slice(1, element.str.len_chars() - 2).str.replace_all(r"\\(.)", "${1}")
+    )
+    parted = text.str.split(",").list.eval(element.str.strip_chars()).list.eval(element.filter(element != ""))
+    empty = pl.lit([], dtype=pl.List(pl.String))
+    is_list = text.str.contains(r"^\s*[\[(].*[\])]\s*$")
+    return (
+        pl.when(is_list).then(listed).when(text.str.strip_chars().is_in(["None", "nan"])).then(empty).otherwise(parted)
+    )
 
 
 def spelt_as_json(number: pl.Expr) -> pl.Expr:
@@ -612,7 +777,7 @@ def statements(column: Column, files: Sequence[RunsFile]) -> tuple[dict[str, obj
     for number, (own, _) in column.parts.items():
         for key, value in files[number].metrics.get(own, {}).items():
             if value is not None:
-                claims.setdefault(key, {}).setdefault(json_text(value), []).append(str(files[number].file))
+                claims.setdefault(key, {}).setdefault(json_text(value), []).append(files[number].file)
     agreed = {key: json.loads(next(iter(values))) for key, values in claims.items() if len(values) == 1}
     disputed = [
         Conflict(column.name, key, str(json.loads(value)), "not stored", tuple(sayers))
@@ -624,15 +789,18 @@ def statements(column: Column, files: Sequence[RunsFile]) -> tuple[dict[str, obj
 
 
 # ---- rows by key -----------------------------------------------------------------------
-def deciding_rows(files: Sequence[RunsFile], columns: Sequence[Column]) -> pl.DataFrame:
-    """What decides whether and where each row is written, with its file and row number."""
-    needed = [column for column in columns if column.name in DECIDING]
+def deciding_rows(files: Sequence[RunsFile], columns: Sequence[Column], also: Iterable[str]) -> pl.DataFrame:
+    """What decides whether and where each row is written, and the columns in `also`; with its file and row number."""
+    wanted = {*DECIDING, *also}
+    needed = [column for column in columns if column.name in wanted]
     frames = [
-        unified(number, file, needed).with_columns(pl.lit(number, dtype=pl.UInt32).alias(FILE_NUMBER))
+        unified(number, file, needed, scan(file.file).with_row_index(ROW_NUMBER), ROW_NUMBER).with_columns(
+            pl.lit(number, dtype=pl.UInt32).alias(FILE_NUMBER)
+        )
         for number, file in enumerate(files)
     ]
     offline = pl.col("source_file").is_in(offline_files(files))
-    return pl.concat(frames).with_columns(offline=offline).collect()
+    return pl.concat(frames).with_columns(offline.alias(OFFLINE)).collect()
 
 
 def offline_files(files: Iterable[RunsFile]) -> list[str]:
@@ -646,12 +814,20 @@ def latest(rows: pl.DataFrame) -> pl.DataFrame:
     Ties go to the newest, then to the first file, so that the order of the inputs never matters.
     """
     newest_first = rows.sort("exported_at", FILE_NUMBER, ROW_NUMBER, descending=[True, False, False], nulls_last=True)
-    newest = newest_first.unique([*RUN_KEY, "offline"], keep="first", maintain_order=True)
+    newest = newest_first.unique([*RUN_KEY, OFFLINE], keep="first", maintain_order=True)
     fullest_first = newest.sort("history_rows", descending=True, nulls_last=True, maintain_order=True)
     return fullest_first.unique(RUN_KEY, keep="first", maintain_order=True)
 
 
 # ---- filters ---------------------------------------------------------------------------
+class Filter(NamedTuple):
+    """A filter as the user writes it, what it keeps, and the column whose values to show where it keeps nothing."""
+
+    flag: str
+    keeps: pl.Expr
+    column: str | None = None
+
+
 class Filtered(NamedTuple):
     """What one filter did."""
 
@@ -660,33 +836,55 @@ class Filtered(NamedTuple):
     kept: int
 
 
-def selected(runs: pl.DataFrame, selection: Selection) -> tuple[pl.DataFrame, list[Filtered]]:
+def selected(runs: pl.DataFrame, filters: Iterable[Filter]) -> tuple[pl.DataFrame, list[Filtered]]:
     """The runs that pass every filter, and what each filter did; ScriptError where one leaves none."""
     done = []
-    for flag, column, predicate in filters(selection, runs["project"].drop_nulls().unique().to_list()):
-        kept = runs.filter(predicate)
+    for wanted in filters:
+        kept = runs.filter(wanted.keeps)
         if kept.is_empty():
-            there = some(runs[column].drop_nulls().unique().sort().to_list())
-            message = f"no run left: {flag} kept none of {counted(len(runs), 'run')}; their {column}s: {there}"
+            there = some(runs[wanted.column].drop_nulls().unique().sort().to_list()) if wanted.column else ""
+            values = f"; their {wanted.column}s: {there}" if wanted.column else ""
+            message = f"no run left: {wanted.flag} kept none of {counted(len(runs), 'run')}{values}"
             raise ScriptError(message, NOTHING_USABLE)
-        done.append(Filtered(flag, len(runs), len(kept)))
+        done.append(Filtered(wanted.flag, len(runs), len(kept)))
         runs = kept
     return runs, done
 
 
-def filters(selection: Selection, projects: Iterable[str]) -> list[tuple[str, str, pl.Expr]]:
-    """The filters that were asked for: as the user writes them, the column they look at, the predicate."""
+def simple_filters(selection: Selection, projects: Iterable[str]) -> list[Filter]:
+    """The filters on what every run has."""
     wanted = []
     if selection.projects:
         hits = [p for p in projects if any(matches(p, pattern) for pattern in selection.projects)]
-        wanted.append((f"--project {','.join(selection.projects)}", "project", pl.col("project").is_in(hits)))
+        wanted.append(Filter(f"--project {','.join(selection.projects)}", pl.col("project").is_in(hits), "project"))
     if selection.states:
         in_state = pl.col("state").str.to_lowercase().is_in(selection.states)
-        wanted.append((f"--state {','.join(selection.states)}", "state", in_state))
+        wanted.append(Filter(f"--state {','.join(selection.states)}", in_state, "state"))
     if selection.names:
         named = pl.any_horizontal([pl.col("name").str.contains(f"(?i){regex}") for regex in selection.names])
-        wanted.append((" ".join(f"--filter {regex}" for regex in selection.names), "name", named))
+        wanted.append(Filter(" ".join(f"--filter {regex}" for regex in selection.names), named, "name"))
     return wanted
+
+
+def where_filter(predicate: str, dtypes: Mapping[str, pl.DataType]) -> Filter:
+    """The filter that an SQL predicate over the result's columns means; ScriptError where it means none."""
+    flag = f"--where {predicate}"
+    try:
+        keeps = pl.sql_expr(predicate)
+    except pl.exceptions.PolarsError as error:
+        hint = 'text stands in single quotes, and a column called like an SQL word in double ones: "group"'
+        raise ScriptError(f"{flag} is no SQL predicate: {first_line(error)}; {hint}", WRONG_USAGE) from error
+    for column in keeps.meta.root_names():
+        if column not in dtypes:
+            near = did_you_mean(column, dtypes) or "; text stands in single quotes"
+            raise ScriptError(f"{flag}: there is no column {column}{near}", WRONG_USAGE)
+    try:
+        kind = pl.DataFrame(schema=dict(dtypes)).select(keeps).dtypes[0]
+    except pl.exceptions.PolarsError as error:
+        raise ScriptError(f"{flag} does not fit the columns: {first_line(error)}", WRONG_USAGE) from error
+    if kind != pl.Boolean:
+        raise ScriptError(f"{flag} is no predicate: it gives {kind}, not true or false", WRONG_USAGE)
+    return Filter(flag, keeps)
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -701,12 +899,19 @@ def matches(name: str, pattern: str) -> bool:
 def check_patterns(regexes: Iterable[str]) -> None:
     """Refuse a name filter that is no regular expression."""
     for regex in regexes:
-        try:
-            pl.select(pl.lit("").str.contains(f"(?i){regex}"))
-        except pl.exceptions.ComputeError as error:
-            reason = re.search(r"^error: (.*)$", str(error), re.MULTILINE)
-            why = reason[1] if reason else "it cannot be understood"
-            raise ScriptError(f"--filter {regex} is no regular expression: {why}", WRONG_USAGE) from error
+        reason = flaw_of(regex)
+        if reason:
+            raise ScriptError(f"--filter {regex} is no regular expression: {reason}", WRONG_USAGE)
+
+
+def flaw_of(regex: str) -> str | None:
+    """Why `regex` is no regular expression; None where it is one."""
+    try:
+        pl.select(pl.lit("").str.contains(f"(?i){regex}"))
+    except pl.exceptions.ComputeError as error:
+        reason = re.search(r"^error: (.*)$", str(error), re.MULTILINE)
+        return reason[1] if reason else "it cannot be understood"
+    return None
 
 
 # ---- derived columns -------------------------------------------------------------------
@@ -739,32 +944,180 @@ RULES = (  # of one column's rules the first that matches gives the value
 )
 
 
+def rules_of(file: str | None) -> tuple[Rule, ...]:
+    """The rules of `file`, if there is one, before the built-in ones, or instead of them."""
+    if file is None:
+        return RULES
+    document = toml_document(file)
+    unknown = sorted(document.keys() - {"rule", "replace"})
+    if unknown:
+        raise ScriptError(f"--rules {file}: unknown key {unknown[0]}; there are [[rule]] and replace", WRONG_USAGE)
+    tables, replace = document.get("rule", []), document.get("replace", False)
+    if not isinstance(tables, list) or not isinstance(replace, bool):
+        raise ScriptError(f"--rules {file}: rules are written as [[rule]], and replace is true or false", WRONG_USAGE)
+    rules = tuple(read_rule(table, f"--rules {file}: rule {number}") for number, table in enumerate(tables, 1))
+    known: dict[str, str] = {}
+    for number, rule in enumerate(rules, 1):
+        if known.setdefault(rule.column, rule.dtype) != rule.dtype:
+            other = f"dtype {rule.dtype}, but an earlier rule of that column has {known[rule.column]}"
+            raise ScriptError(f"--rules {file}: rule {number} ({rule.column}) has {other}", WRONG_USAGE)
+    return rules if replace else rules + RULES
+
+
+def toml_document(file: str) -> dict[str, object]:
+    """What a TOML file holds; ScriptError where it cannot be read."""
+    import tomllib
+
+    try:
+        return tomllib.loads(Path(file).read_text("utf-8"))
+    except OSError as error:
+        raise ScriptError(f"--rules {file} cannot be read: {error.strerror}; check the name", WRONG_USAGE) from error
+    except ValueError as error:  # no TOML, or no UTF-8
+        raise ScriptError(f"--rules {file} is no TOML file: {first_line(error)}", WRONG_USAGE) from error
+
+
+def read_rule(table: object, where: str) -> Rule:
+    """One [[rule]]; ScriptError that names it where it is a bad one."""
+    if not isinstance(table, dict):
+        raise ScriptError(f"{where} is no table", WRONG_USAGE)
+    where += f" ({printable(str(table['column']))})" if "column" in table else ""
+    flaw = flaw_of_rule(table)
+    if flaw:
+        raise ScriptError(f"{where}: {flaw}", WRONG_USAGE)
+    value, column = table.get("value"), str(table["column"])
+    builtin = next((rule.dtype for rule in RULES if rule.column == column), "string")
+    return Rule(
+        column=column,
+        pattern=str(table["pattern"]),
+        source=str(table.get("source", "name")),
+        value=None if value is None else value if isinstance(value, str) else json.dumps(value),
+        dtype=str(table.get("dtype", builtin)),
+        origin=where.removeprefix("--rules ").partition(" (")[0],
+    )
+
+
+def flaw_of_rule(table: Mapping[str, object]) -> str | None:
+    """What is wrong with a [[rule]]; None where it is a good one."""
+    for key, value in table.items():
+        if key not in RULE_KEYS:
+            return f"unknown key {key}{did_you_mean(key, RULE_KEYS)}; there are {', '.join(RULE_KEYS)}"
+        if not isinstance(value, (str, int, float, bool) if key == "value" else str):
+            return f"{key} is no text"
+    for key in ("column", "pattern"):
+        if key not in table:
+            return f"it has no {key}"
+    column, dtype = str(table["column"]), table.get("dtype", "string")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
+        return "a column's name is made of letters, digits and _"
+    if column in contract_dtypes() or column.startswith((CONFIG, METRIC, HISTORY, "__")):
+        return "that column holds what W&B says; choose another name"
+    if dtype not in DTYPES:
+        return f"unknown dtype {dtype}; there are {', '.join(DTYPES)}"
+    return flaw_of_pattern(str(table["pattern"]), needs_group="value" not in table)
+
+
+def flaw_of_pattern(pattern: str, *, needs_group: bool) -> str | None:
+    """What is wrong with a rule's pattern; None where it is a good one."""
+    reason = flaw_of(pattern)
+    if reason:
+        return f"its pattern {pattern} is no regular expression: {reason}"
+    if needs_group and not groups_in(pattern):
+        return f"its pattern {pattern} has no group to take the value from; put one in parentheses, or give a value"
+    return None
+
+
+def groups_in(pattern: str) -> int:
+    """How many groups a regular expression captures, as polars sees it."""
+    return len(pl.select(pl.lit("").str.extract_groups(f"(?i){pattern}")).to_series().struct.fields)
+
+
+def dtypes_by_rules(rules: Iterable[Rule]) -> dict[str, pl.DataType]:
+    """The derived columns in order, with their dtypes: what the first rule of each says."""
+    types = {"string": pl.String(), "int": pl.Int64(), "float": pl.Float64(), "bool": pl.Boolean()}
+    first: dict[str, str] = {}
+    for rule in rules:
+        first.setdefault(rule.column, rule.dtype)
+    return {column: types[dtype] for column, dtype in first.items()}
+
+
 def derived_columns(rules: Sequence[Rule], dtypes: Mapping[str, pl.DataType]) -> list[pl.Expr]:
     """An expression per derived column, in the rules' order; null where no rule matches or has its source."""
-    types = {"string": pl.String(), "int": pl.Int64(), "float": pl.Float64(), "bool": pl.Boolean()}
     by_column: dict[str, list[Rule]] = {}
     for rule in rules:
         by_column.setdefault(rule.column, []).append(rule)
     return [
-        pl.coalesce(
-            *(value_by(rule, dtypes[rule.source]) for rule in tried if rule.source in dtypes),
-            pl.lit(None, dtype=pl.String),
-        )
-        .cast(types[tried[0].dtype], strict=False)  # a number past 64 bits is no value
-        .alias(column)
-        for column, tried in by_column.items()
+        typed(
+            pl.coalesce(
+                *(value_by(rule, dtypes[rule.source]) for rule in by_column[column] if rule.source in dtypes),
+                pl.lit(None, dtype=pl.String),
+            ),
+            dtype,
+        ).alias(column)
+        for column, dtype in dtypes_by_rules(rules).items()
     ]
+
+
+def typed(text: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """`text` in a derived column's type; what is none such, as a number past 64 bits, is no value."""
+    if dtype == pl.Boolean:
+        text = text.str.to_lowercase()
+        return pl.when(text.is_in(["true", "1", "yes", "on"])).then(True).when(text.is_in(FALSE)).then(False)
+    return text.cast(dtype, strict=False)
 
 
 def value_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
     """What `rule` finds in its source, as text: null where the pattern does not match."""
     text = brought(rule.source, dtype, pl.String())
+    pattern = f"(?i){rule.pattern}"
     if rule.source == "name":
         text = text.str.to_lowercase()
-    pattern = f"(?i){rule.pattern}"
+        if rule.pattern == rule.pattern.lower():  # as good, and much faster
+            pattern = rule.pattern
     if rule.value is None:
         return text.str.extract(pattern, 1)
     return pl.when(text.str.contains(pattern)).then(pl.lit(rule.value))
+
+
+class Finding(NamedTuple):
+    """What the rules make of a name in one derived column, and by which of them."""
+
+    column: str
+    value: object
+    pattern: str | None
+    origin: str | None
+
+
+def findings(name: str, rules: Sequence[Rule]) -> list[Finding]:
+    """Which rule gives what for a name alone, without a config."""
+    run, dtypes = pl.DataFrame({"name": [name]}), {"name": pl.String()}
+    values = run.select(derived_columns(rules, dtypes)).row(0, named=True)
+    found = []
+    for column, value in values.items():
+        tried = [rule for rule in rules if rule.column == column and rule.source == "name"]
+        hits = (rule for rule in tried if run.select(value_by(rule, pl.String())).item() is not None)
+        rule = next(hits, None)
+        found.append(Finding(column, value, rule and rule.pattern, rule and rule.origin))
+    return found
+
+
+def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
+    """The answer to --explain."""
+    found = findings(name, rules)
+    if as_json:
+        return json_text({"version": 1, "explain": [finding._asdict() for finding in found]})
+    width = max([len(finding.column) for finding in found], default=0)
+    lines = [f"{finding.column:<{width}}  {explained(finding)}" for finding in found]
+    sources = dict.fromkeys(rule.source for rule in rules if rule.source != "name")
+    note = [f"Not asked here, as a name alone has none: the rules on {', '.join(sources)}."] if sources else []
+    return "\n".join(printable(line) for line in [*lines, *note])
+
+
+def explained(finding: Finding) -> str:
+    """A value and the rule that gives it, or that there is none."""
+    if finding.pattern is None:
+        return "no rule matches"
+    value = "no value" if finding.value is None else str(finding.value)
+    return f"{value}  by {finding.pattern}  ({finding.origin})"
 
 
 class Fit(NamedTuple):
@@ -780,34 +1133,332 @@ class Fit(NamedTuple):
     unmatched_names: Sequence[str]
 
 
-def fit_of(column: str, runs: pl.LazyFrame) -> Fit:
+def fit_of(column: str, runs: pl.DataFrame) -> Fit:
     """How many runs got a value in a derived column, the commonest values, and names that matched nothing."""
-    frame = runs.select("name", column).collect()
-    values = frame[column].drop_nulls()
-    commonest = values.value_counts().sort("count", column, descending=[True, False]).head(SHOWN)
-    unmatched = frame.filter(pl.col(column).is_null())["name"].drop_nulls().unique().sort()
+    values = runs[column].drop_nulls()
+    commonest = values.value_counts().sort("count", column, descending=[True, False])
+    unmatched = runs["name"].filter(runs[column].is_null()).drop_nulls().unique().sort()
     return Fit(
         column=column,
         dtype=str(values.dtype),
         runs=len(values),
-        missing=len(frame) - len(values),
-        distinct=len(values.unique()),
-        commonest=commonest[column].to_list(),
-        commonest_runs=commonest["count"].to_list(),
+        missing=len(runs) - len(values),
+        distinct=len(commonest),
+        commonest=commonest[column].head(SHOWN).to_list(),
+        commonest_runs=commonest["count"].head(SHOWN).to_list(),
         unmatched_names=unmatched.head(SHOWN).to_list(),
     )
 
 
+# ---- columns from histories --------------------------------------------------------------
+class HistoryFile(NamedTuple):
+    """A parquet file of histories, as its footer describes it."""
+
+    file: str
+    dtypes: Mapping[str, pl.DataType]
+    metrics: Mapping[KeyPath, str]  # its numeric columns, by W&B path
+
+
+class HistoryMetric(NamedTuple):
+    """A metric of the histories: what its columns end in, how users may call it, and its dtype over all files."""
+
+    path: KeyPath
+    name: str
+    called: tuple[str, ...]
+    dtype: pl.DataType
+
+
+class Best(NamedTuple):
+    """The metric at whose best step all others are looked at, and why that way is better."""
+
+    path: KeyPath
+    goal: str
+    reason: str
+
+
+class Histories(NamedTuple):
+    """How much the histories gave, for the report."""
+
+    files: int
+    rows: int
+    metrics: int
+    runs_with: int
+    runs_without: int
+    sampled: Sequence[str]
+
+
+def histories_beside(files: Iterable[RunsFile]) -> tuple[list[HistoryFile], list[str], list[Skipped]]:
+    """The histories in the folders of the exports that `files` come from; the sampled ones, and what is damaged."""
+    folders = dict.fromkeys(folder_of(str(source["file"])) for file in files for source in file.sources)
+    found: list[HistoryFile] = []
+    sampled: list[str] = []
+    damaged_files: list[Skipped] = []
+    for file in (file for folder in folders for file in parquet_files_in(folder)):
+        if file.endswith(SAMPLED_ENDING):
+            sampled.append(file)
+            continue
+        try:
+            dtypes = dict(scan(file).collect_schema())
+            if kind_of(dtypes) == "history":
+                found.append(history_file(file, dtypes))
+        except (*reading_errors(), ValueError) as error:
+            if HISTORY_ENDING in file:  # any other one was looked into before
+                damaged_files.append(damaged(file, error))
+    return found, sampled, damaged_files
+
+
+def folder_of(file: str) -> str:
+    """The folder of a file; also of one behind a URL."""
+    return file.rpartition("/")[0] if is_url(file) else str(Path(file).parent)
+
+
+def parquet_files_in(folder: str) -> list[str]:
+    """The parquet files right in a folder, by name; none where the folder is no more."""
+    if is_url(folder):
+        candidates = files_at_url(f"{folder}/*{HISTORY_ENDING}") or []
+        return sorted(each.file for each in candidates if isinstance(each, Candidate))
+    names = sorted(os.listdir(folder)) if Path(folder).is_dir() else []  # noqa: PTH208 - names are enough
+    return [str(Path(folder, name)) for name in names if name.endswith(".parquet") and not name.startswith(".")]
+
+
+def history_file(file: str, dtypes: Mapping[str, pl.DataType]) -> HistoryFile:
+    """The history file with the W&B paths of its metrics."""
+    paths = stored_paths(dtypes, pl.read_parquet_metadata(file))
+    metrics = {
+        paths.get(column, (column.removeprefix(METRIC),)): column
+        for column, dtype in dtypes.items()
+        if prefix_of(column) == METRIC and (dtype.is_numeric() or dtype == pl.Boolean)
+    }
+    return HistoryFile(file, dtypes, metrics)
+
+
+def metrics_of(files: Iterable[HistoryFile]) -> set[Identity]:
+    """The metrics of the histories, as identities of columns."""
+    return {(METRIC, path) for file in files for path in file.metrics}
+
+
+def wished_metrics(
+    files: Sequence[HistoryFile], names: Mapping[Identity, str], globs: Sequence[str]
+) -> list[HistoryMetric]:
+    """The metrics that --history-metrics asks for, by name; ScriptError where a glob matches none."""
+    metrics = sorted(all_metrics(files, names), key=lambda metric: metric.name)
+    for pattern in globs:
+        if not any(matches(called, pattern) for metric in metrics for called in metric.called):
+            near = did_you_mean(pattern, [called for metric in metrics for called in metric.called])
+            raise ScriptError(f"--history-metrics {pattern}: no history has such a metric{near}", WRONG_USAGE)
+    if not globs:
+        return metrics
+    return [m for m in metrics if any(matches(called, pattern) for called in m.called for pattern in globs)]
+
+
+def all_metrics(files: Sequence[HistoryFile], names: Mapping[Identity, str]) -> list[HistoryMetric]:
+    """Every metric of the histories. Where `step_loss` would meet the step of `loss`, it gets a hash of its path."""
+    plain_names = {path: names[METRIC, path].removeprefix(METRIC) for _, path in metrics_of(files)}
+    taken = {name.lower() for name in plain_names.values()}
+    metrics = []
+    for path, name in plain_names.items():
+        clash = any(
+            name.lower().startswith(p) and name.lower().removeprefix(p) in taken for p in ("step_", "nonfinite_")
+        )
+        own = f"{name}__{path_hash(path)[:8]}" if clash else name
+        called = dict.fromkeys((f"{METRIC}{name}", ".".join(path), name))
+        kinds = {plain(file.dtypes[file.metrics[path]], METRIC) for file in files if path in file.metrics}
+        metrics.append(HistoryMetric(path, own, tuple(called), meeting(kinds, METRIC)))
+    return metrics
+
+
+def best_of(wanted: str, metrics: Sequence[HistoryMetric], stored: Mapping[KeyPath, object]) -> Best:
+    """The metric that --at names, and which way it is better: as said, as stored, else as its name tells."""
+    name, _, said = wanted.rpartition(":")
+    if said not in GOALS:
+        name, said = wanted, ""
+    named = (m for kind in range(3) for m in metrics if m.called[kind : kind + 1] == (name,))
+    metric = next(named, None) or next((m for m in metrics if name.lower() in map(str.lower, m.called)), None)
+    if metric is None:
+        near = did_you_mean(name, [called for metric in metrics for called in metric.called])
+        raise ScriptError(f"--at {name}: no history has such a metric{near}", WRONG_USAGE)
+    if said:
+        return Best(metric.path, GOALS[said], "as said")
+    if stored.get(metric.path):
+        return Best(metric.path, str(stored[metric.path]), "the stored goal")
+    goal = goal_told_by(metric.name)
+    if goal is None:
+        raise ScriptError(
+            f"--at {name}: which way is better cannot be read off its name; add :min or :max", WRONG_USAGE
+        )
+    return Best(metric.path, goal, "by its name")
+
+
+def goal_told_by(name: str) -> str | None:
+    """Which way a metric is better, as the last telling word of its name says; None where none does.
+
+    >>> goal_told_by("val_loss"), goal_told_by("loss_accuracy"), goal_told_by("lr")
+    ('minimize', 'maximize', None)
+    """
+    for word in reversed(re.split(r"[^a-z0-9]+|_", name.lower())):
+        if word in LOWER_WORDS.split():
+            return "minimize"
+        if word in HIGHER_WORDS.split():
+            return "maximize"
+    return None
+
+
+def history_dtypes(metrics: Iterable[HistoryMetric], best: Best | None) -> dict[str, pl.DataType]:
+    """The columns that the histories give, in order, with their dtypes."""
+    dtypes: dict[str, pl.DataType] = {}
+    for metric in metrics:
+        own = {"min": metric.dtype, "min_step": pl.Int64(), "max": metric.dtype, "max_step": pl.Int64()}
+        own |= {"last": metric.dtype, "tail": pl.Float64(), "n": pl.Int64(), "n_nonfinite": pl.Int64()}
+        own |= {"at": metric.dtype} if best else {}
+        dtypes |= {f"{HISTORY}{statistic}_{metric.name}": dtype for statistic, dtype in own.items()}
+    return dtypes
+
+
+def with_histories(
+    runs: pl.DataFrame, files: Sequence[HistoryFile], metrics: Sequence[HistoryMetric], best: Best | None
+) -> tuple[pl.DataFrame, int]:
+    """The runs with what their histories say, null for those without one; and how many rows that took.
+
+    The history of a run is the one beside the file that its row comes from: rows of another export may differ.
+    """
+    folders = {file: folder_of(file) for file in runs["source_file"].unique()}
+    runs = runs.with_columns(pl.col("source_file").replace_strict(folders, return_dtype=pl.String).alias(FOLDER))
+    wanted = runs.select(pl.col("id").alias("run_id"), "entity", "project", FOLDER).unique()
+    dtypes = history_dtypes(metrics, best)
+    schema = pl.Schema({**wanted.schema, **dtypes, HAS_HISTORY: pl.Boolean()})
+    frames, rows = [pl.DataFrame(schema=schema)], 0
+    for file in files:
+        stretches = stretches_of_runs(file).join(wanted, on=wanted.columns, how="semi", nulls_equal=True)
+        rows += int(stretches["rows"].sum())
+        parts = statistics_by_run(file, stretches, metrics, best, dtypes)
+        frames += [part.select(schema.names()).cast(schema) for part in parts]
+    found = pl.concat(frames).unique(wanted.columns, keep="first", maintain_order=True).rename({"run_id": "id"})
+    others = runs.drop(column for column in dtypes if column in runs.columns)
+    on = ["id", "entity", "project", FOLDER]
+    return others.join(found, on=on, how="left", nulls_equal=True, maintain_order="left"), rows
+
+
+def stretches_of_runs(file: HistoryFile) -> pl.DataFrame:
+    """Where in the file each run's rows are: run_id, entity, project, folder, first row, last row, rows."""
+    keys = [
+        (pl.col(key) if key in file.dtypes else pl.lit(None)).cast(pl.String).alias(key)
+        for key in ("run_id", "entity", "project")
+    ]
+    rows = scan(file.file).select(keys).with_row_index(ROW_NUMBER).group_by("run_id", "entity", "project")
+    place = pl.col(ROW_NUMBER)
+    stretches = rows.agg(place.min().alias("first"), place.max().alias("last"), pl.len().cast(pl.Int64).alias("rows"))
+    return stretches.collect(engine="streaming").sort("first").with_columns(pl.lit(folder_of(file.file)).alias(FOLDER))
+
+
+def statistics_by_run(
+    file: HistoryFile,
+    stretches: pl.DataFrame,
+    metrics: Sequence[HistoryMetric],
+    best: Best | None,
+    dtypes: Mapping[str, pl.DataType],
+) -> Iterator[pl.DataFrame]:
+    """The statistics of a file's runs, some runs at a time, so that a history need not fit in memory."""
+    here = [metric for metric in metrics if metric.path in file.metrics]
+    in_order = (stretches["last"] - stretches["first"] + 1 == stretches["rows"]).all()
+    if not in_order:  # no file of ours; each run is looked for by itself
+        stretches = stretches.with_columns(pl.col("last") - pl.col("first") + 1)
+    for runs in blocks(stretches, rows=max(1, CELLS // (len(here) + 2))):
+        keys = runs.select("run_id", "entity", "project", FOLDER).with_row_index(RUN, offset=0)
+        size: int = runs["last"][-1] - runs["first"][0] + 1 if in_order else runs["last"].to_list()[-1]
+        at_once = max(1, CELLS // size)
+        parts = [keys.with_columns(pl.lit(True).alias(HAS_HISTORY))]
+        for start in range(0, len(here), at_once):
+            some_metrics = here[start : start + at_once]
+            block = history_rows(file, runs, keys, some_metrics, best, in_order=in_order)
+            parts.append(statistics(block, some_metrics, best if best and best.path in file.metrics else None))
+        joined = parts[0]
+        for part in parts[1:]:
+            joined = joined.join(part, on=RUN, how="left", maintain_order="left")
+        absent = [pl.lit(None, dtype=dtypes[column]).alias(column) for column in dtypes if column not in joined.columns]
+        yield joined.with_columns(absent)
+
+
+def blocks(stretches: pl.DataFrame, *, rows: int) -> Iterator[pl.DataFrame]:
+    """Successive runs that span about `rows` rows together, but at least one run."""
+    ends = (stretches["last"] + 1).to_list()
+    start = 0
+    while start < len(stretches):
+        limit = stretches["first"][start] + rows
+        stop = max(start + 1, bisect.bisect_right(ends, limit, lo=start))
+        yield stretches.slice(start, stop - start)
+        start = stop
+
+
+def history_rows(
+    file: HistoryFile,
+    runs: pl.DataFrame,
+    keys: pl.DataFrame,
+    metrics: Sequence[HistoryMetric],
+    best: Best | None,
+    *,
+    in_order: bool,
+) -> pl.DataFrame:
+    """The rows of some runs: the number of the run, the step, the metrics by number; sorted by run and step."""
+    rows = scan(file.file)
+    if in_order:
+        first = runs["first"][0]
+        rows = rows.slice(first, runs["last"][-1] - first + 1)
+    named = [pl.col(key).cast(pl.String) for key in ("run_id", "entity", "project") if key in file.dtypes]
+    values = [
+        pl.col(file.metrics[metric.path]).cast(metric.dtype).alias(f"{number}") for number, metric in enumerate(metrics)
+    ]
+    goal = [pl.col(file.metrics[best.path]).cast(pl.Float64).alias(BEST)] if best and best.path in file.metrics else []
+    on = [expression.meta.output_name() for expression in named]
+    rows = rows.select(*named, pl.col("_step").cast(pl.Int64), *values, *goal)
+    block = rows.join(keys.lazy().select(RUN, *on), on=on, nulls_equal=True, maintain_order="left").drop(on).collect()
+    step, run = pl.col("_step"), pl.col(RUN)
+    sorted_already = ((run > run.shift()) | ((run == run.shift()) & (step >= step.shift()))).fill_null(True).all()
+    return block if block.select(sorted_already).item() else block.sort(RUN, "_step", maintain_order=True)
+
+
+def statistics(block: pl.DataFrame, metrics: Sequence[HistoryMetric], best: Best | None) -> pl.DataFrame:
+    """One row per run in `block`, with the columns of `history_dtypes`."""
+    finite = [
+        pl.when(pl.col(f"{n}").is_finite()).then(pl.col(f"{n}")).alias(f"{FINITE}{n}") for n in range(len(metrics))
+    ]
+    goal = [pl.when(pl.col(BEST).is_finite()).then(pl.col(BEST)).alias(BEST)] if best else []
+    at = None if best is None else pl.col(BEST).arg_min() if best.goal == "minimize" else pl.col(BEST).arg_max()
+    told = [each for n, metric in enumerate(metrics) for each in statistics_of(n, metric, at)]
+    return block.with_columns(*finite, *goal).group_by(RUN, maintain_order=True).agg(told)
+
+
+def statistics_of(number: int, metric: HistoryMetric, at: pl.Expr | None) -> list[pl.Expr]:
+    """What is said of one metric of one run, whose rows are in order; non-finite values are counted, and never best.
+
+    The first of equal values is the best one. The last value is the last one logged, finite or not; the tail is the
+    mean of the last tenth (rounded down, at least one) of the finite values.
+    """
+    value, finite, step = pl.col(f"{number}"), pl.col(f"{FINITE}{number}"), pl.col("_step")
+    tail = finite.drop_nulls().tail(pl.max_horizontal(finite.count() // 10, 1))
+    told = {
+        "min": finite.min(),
+        "min_step": step.get(finite.arg_min(), null_on_oob=True),
+        "max": finite.max(),
+        "max_step": step.get(finite.arg_max(), null_on_oob=True),
+        "last": value.drop_nulls().last(),
+        "tail": tail.cast(pl.Float64).mean(),
+        "n": finite.count().cast(pl.Int64),
+        "n_nonfinite": value.count().cast(pl.Int64) - finite.count().cast(pl.Int64),
+    }
+    if at is not None:
+        told["at"] = value.get(at, null_on_oob=True)
+    return [expression.alias(f"{HISTORY}{statistic}_{metric.name}") for statistic, expression in told.items()]
+
+
 # ---- files -------------------------------------------------------------------------------
-def scan(file: Path) -> pl.LazyFrame:
+def scan(file: str) -> pl.LazyFrame:
     """The rows of `file`. Its name is taken as it is: no glob, and no columns from `key=value` directories."""
     return pl.scan_parquet(file, glob=False, hive_partitioning=False)
 
 
-def unified(number: int, file: RunsFile, columns: Sequence[Column]) -> pl.LazyFrame:
-    """The rows of file `number` in the result's columns and dtypes, each with its row number."""
-    values = [value_in(number, file, column).alias(column.name) for column in columns]
-    return scan(file.file).with_row_index(ROW_NUMBER).select(ROW_NUMBER, *values)
+def unified(number: int, file: RunsFile, columns: Sequence[Column], rows: pl.LazyFrame, *kept: str) -> pl.LazyFrame:
+    """The given rows of file `number` in the result's columns and dtypes; columns of `rows` to keep come first."""
+    return rows.select(*kept, *(value_in(number, file, column).alias(column.name) for column in columns))
 
 
 def value_in(number: int, file: RunsFile, column: Column) -> pl.Expr:
@@ -815,27 +1466,93 @@ def value_in(number: int, file: RunsFile, column: Column) -> pl.Expr:
     absent = pl.lit(None, dtype=column.dtype)
     values = brought(*column.parts[number], column.dtype) if number in column.parts else absent
     if column.name == "source_file":  # an aggregate's rows keep their first origin
-        return values.fill_null(pl.lit(str(file.file)))
+        return values.fill_null(pl.lit(file.file))
     return values.fill_null(pl.lit([], dtype=column.dtype)) if column.name == "tags" else values
 
 
-def rows_in_order(files: Sequence[RunsFile], columns: Sequence[Column], chosen: pl.DataFrame) -> pl.LazyFrame:
-    """The chosen rows of all files, whole, in the result's order."""
+def rows_in_order(
+    files: Sequence[RunsFile], columns: Sequence[Column], chosen: pl.DataFrame, new: Mapping[str, pl.DataType]
+) -> pl.LazyFrame:
+    """The chosen rows of all files, whole, in the result's order, with the `new` columns that `chosen` holds.
+
+    polars asks for the rows batch by batch while it writes, so they need not fit in memory together.
+    """
+    from polars.io.plugins import register_io_source
+
     placed = chosen.sort(ROW_ORDER).with_row_index(POSITION)
-    frames = []
-    for number, file in enumerate(files):
-        rows = placed.filter(pl.col(FILE_NUMBER) == number).select(ROW_NUMBER, POSITION)
-        if not rows.is_empty():
-            frames.append(unified(number, file, columns).join(rows.lazy(), on=ROW_NUMBER))
-    return pl.concat(frames).sort(POSITION)
+    own = [column for column in columns if column.name not in new]
+    schema = {column.name: column.dtype for column in own} | dict(new)
+
+    def batches(
+        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        del predicate, n_rows, batch_size  # nothing of that kind is asked of what is merely written
+        position = 0
+        for batch in batches_in_order(files, own, placed):
+            added = placed.slice(position, len(batch)).select(list(new))
+            position += len(batch)
+            yield batch.hstack(added).select(with_columns or list(schema))
+
+    return register_io_source(batches, schema=schema, validate_schema=False)
 
 
-def write(runs: pl.LazyFrame, file: Path, metadata: Mapping[str, str]) -> None:
-    """Stream `runs` into `file`."""
-    with unfinished_unnamed(file):
+def batches_in_order(
+    files: Sequence[RunsFile], columns: Sequence[Column], placed: pl.DataFrame
+) -> Iterator[pl.DataFrame]:
+    """The placed rows, in order. Files are sorted already: only where several interleave are their rows sorted."""
+    at_once = max(1, min(ROW_GROUP_ROWS, CELLS // len(columns)))
+    for stretch in stretches_of_files(placed):
+        number = stretch[FILE_NUMBER][0]
+        if (stretch[FILE_NUMBER] == number).all() and stretch[ROW_NUMBER].is_sorted():
+            rows = rows_of(files[number].file, stretch[ROW_NUMBER]).drop(ROW_NUMBER)
+            yield from unified(number, files[number], columns, rows).collect_batches(chunk_size=at_once)
+        else:
+            for start in range(0, len(stretch), at_once):
+                yield sorted_rows(files, columns, stretch.slice(start, at_once))
+
+
+def stretches_of_files(placed: pl.DataFrame) -> list[pl.DataFrame]:
+    """`placed` cut wherever no file has rows on both sides."""
+    place = pl.col(POSITION)
+    spans = placed.group_by(FILE_NUMBER).agg(place.min().alias("start"), place.max().alias("stop")).sort("start")
+    reach = pl.col("stop").cum_max().shift()
+    starts = spans.filter((pl.col("start") > reach).fill_null(True))["start"].to_list()
+    return [placed.slice(start, stop - start) for start, stop in itertools.pairwise([*starts, len(placed)])]
+
+
+def sorted_rows(files: Sequence[RunsFile], columns: Sequence[Column], placed: pl.DataFrame) -> pl.DataFrame:
+    """The placed rows of several files, put in order in memory."""
+    frames, positions = [], []
+    for (number,), rows in placed.sort(FILE_NUMBER, ROW_NUMBER).group_by(FILE_NUMBER, maintain_order=True):
+        own = rows_of(files[number].file, rows[ROW_NUMBER]).drop(ROW_NUMBER)
+        frames.append(unified(number, files[number], columns, own))
+        positions.append(rows[POSITION])
+    return pl.concat(pl.collect_all(frames)).with_columns(pl.concat(positions)).sort(POSITION).drop(POSITION)
+
+
+def rows_of(file: str, numbers: pl.Series) -> pl.LazyFrame:
+    """The rows of `file` with these ascending numbers."""
+    first, last = numbers[0], numbers[-1]
+    rows = scan(file).with_row_index(ROW_NUMBER).slice(first, last - first + 1)
+    return rows if len(numbers) == last - first + 1 else rows.filter(pl.col(ROW_NUMBER).is_in(numbers.implode()))
+
+
+def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition_by: Sequence[str] = ()) -> list[str]:
+    """Stream `runs` into a file, or into hive partitions below a folder; the files that were written."""
+    written: list[str] = []
+    target = pl.PartitionBy(place, key=list(partition_by)) if partition_by else place
+    with unfinished_unnamed(Path(place)):
         runs.sink_parquet(
-            file, compression="zstd", statistics=True, row_group_size=ROW_GROUP_ROWS, metadata=dict(metadata)
+            target,
+            compression="zstd",
+            compression_level=1,  # on columns as these no larger than 3, the default, and faster
+            statistics=True,
+            row_group_size=ROW_GROUP_ROWS,
+            metadata=dict(metadata),
+            mkdir=bool(partition_by) and not is_url(place),
+            sinked_paths_callback=lambda sinked: written.extend(map(str, sinked.paths)),
         )
+    return sorted(written) or [place]
 
 
 def reading_errors() -> tuple[type[BaseException], ...]:
@@ -864,6 +1581,42 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside `folder` to write to: takes its place once it is whole, removed on failure."""
+    unfinished, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("partial", "old"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        yield unfinished
+        if folder.exists():
+            folder.rename(old)
+        unfinished.rename(folder)
+    except OSError as error:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        reason = error.strerror or error
+        raise ScriptError(
+            f"{folder} was not written: {reason}; free the place or choose another with -o", NOTHING_USABLE
+        ) from error
+    finally:
+        for rest in (unfinished, old):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+@contextmanager
+def published(output: str, *, folder: bool) -> Iterator[str]:
+    """Where to write what shall appear at `output` whole or not at all; an object store sees to that by itself."""
+    if not is_url(output):
+        with replacing_folder(Path(output)) if folder else replacing(Path(output)) as unfinished:
+            yield str(unfinished)
+        return
+    try:
+        yield output
+    except OSError as error:
+        message = f"{output} was not written: {first_line(error)}; check the place and the credentials"
+        raise ScriptError(message, NOTHING_USABLE) from error
+
+
+@contextmanager
 def unfinished_unnamed(file: Path) -> Iterator[None]:
     """Take the name of the unfinished `file` off an error of polars: the user knows the file by another."""
     try:
@@ -881,7 +1634,9 @@ def report(outcome: Outcome, skipped: Sequence[Skipped], say: Say) -> None:
         say(f"{counted(outcome.runs_found, 'run')}, as newer or fuller exports of a run replace others")
     tell_passed_over([skip for skip in skipped if not skip.failure], say)
     for filtered in outcome.filters:
-        say(f"{filtered.filter}: {filtered.kept} of {counted(filtered.before, 'run')} kept")
+        say(f"{filtered.filter}: {filtered.kept:,} of {counted(filtered.before, 'run')} kept")
+    for line in (*history_lines(outcome.histories), *outcome.remarks):
+        say(line)
     tell_conflicts(outcome.conflicts, say)
     for line in fit_lines(outcome.derived):
         say(line)
@@ -957,6 +1712,18 @@ def fit_line(fit: Fit) -> str:
     return f"{fit.column}: {counted(fit.runs, 'run')}: {', '.join(values)}{others}"
 
 
+def history_lines(histories: Histories | None) -> Iterator[str]:
+    """What the histories gave, and what they could not."""
+    if histories is None:
+        return
+    read = f"{counted(histories.rows, 'row')} of {counted(histories.metrics, 'metric')}"
+    yield f"histories: {read} in {counted(histories.files, 'file')}, of {counted(histories.runs_with, 'run')}"
+    if histories.runs_without:
+        yield f"no history beside the export of {counted(histories.runs_without, 'run')}: their history_* are null"
+    if histories.sampled:
+        yield f"sampled histories are passed over, as their best may be missing: {some(histories.sampled)}"
+
+
 def complain(skipped: Iterable[Skipped]) -> None:
     """Name what failed, on stderr even when quiet."""
     for skip in skipped:
@@ -964,10 +1731,10 @@ def complain(skipped: Iterable[Skipped]) -> None:
             print(printable(f"error: {skip.file} was left out: {skip.reason}"), file=sys.stderr)
 
 
-def as_json(outcome: Outcome, skipped: Sequence[Skipped], output: Path) -> str:
+def as_json(outcome: Outcome, skipped: Sequence[Skipped], output: str) -> str:
     """The report for programs."""
     summary = {
-        "file": str(output),
+        "file": output,
         "inputs": outcome.files,
         "rows_read": outcome.rows_read,
         "runs_found": outcome.runs_found,
@@ -977,10 +1744,11 @@ def as_json(outcome: Outcome, skipped: Sequence[Skipped], output: Path) -> str:
     return json_text(
         {
             "version": 1,
-            "files": [str(output)],
+            "files": outcome.outputs,
             "summary": [summary],
             "filters": [filtered._asdict() for filtered in outcome.filters],
             "derived": [fit._asdict() for fit in outcome.derived],
+            "histories": [outcome.histories._asdict()] if outcome.histories else [],
             "conflicts": [conflict._asdict() for conflict in outcome.conflicts],
             "skipped": [skip._asdict() for skip in skipped],
         }
@@ -1038,33 +1806,58 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     parser.add_argument(
         "inputs", nargs="*", metavar="INPUT", help=f"file, directory or glob (default: {DEFAULT_INPUT})"
     )
-    parser.add_argument("--output", "-o", metavar="FILE", default=DEFAULT_OUTPUT, help="default: %(default)s")
+    parser.add_argument("--output", "-o", metavar="FILE", help=f"file or URL (default: {DEFAULT_OUTPUT})")
     rows = parser.add_argument_group("which runs (flags repeat; each says how many runs it kept)")
     rows.add_argument("--state", "-s", action="append", metavar="STATE", help="finished, crashed, ... (default: all)")
     rows.add_argument("--filter", "-f", action="append", metavar="REGEX", help="on the run's name, in any case")
     rows.add_argument("--project", "-p", action="append", metavar="NAME", help="name or glob, in any case")
+    rows.add_argument("--where", metavar="SQL", help="a predicate over the result's columns")
+    rows.add_argument("--keep", choices=("latest", "all"), default="latest", help="of each run (default: latest)")
     columns = parser.add_argument_group("which columns")
     columns.add_argument("--no-enrich", action="store_true", help="add no derived columns")
+    columns.add_argument("--rules", metavar="TOML", help="more rules for derived columns, or others")
+    columns.add_argument("--explain", metavar="NAME", help="print what the rules make of a name, and end")
+    columns.add_argument("--history", action="store_true", help="add history_* columns from the histories beside")
+    columns.add_argument("--history-metrics", action="append", metavar="GLOB", help="of these only (default: all)")
+    columns.add_argument("--at", metavar="METRIC", help="also each metric at the step where this one was best")
+    columns.add_argument("--partition-by", action="append", metavar="COLUMN", help="write a folder of hive partitions")
     streams = parser.add_argument_group("streams")
     streams.add_argument("--json", action="store_true", help="the report as JSON on stdout")
     streams.add_argument("--quiet", action="store_true", help="only errors on stderr")
     streams.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_strictly(argv)
+    if args.no_enrich and args.rules:
+        raise ScriptError("--rules says how to derive columns, --no-enrich that none are: leave one out", WRONG_USAGE)
+    partition_by = comma_separated(args.partition_by)
     return Options(
         inputs=tuple(args.inputs) or (DEFAULT_INPUT,),
-        output=parquet_file(args.output),
-        selection=Selection(states(args.state), tuple(args.filter or ()), comma_separated(args.project)),
+        output=output_place(args.output, folder=bool(partition_by)),
+        selection=Selection(states(args.state), tuple(args.filter or ()), comma_separated(args.project), args.where),
+        keep_all=args.keep == "all",
         enrich=not args.no_enrich,
+        rules=args.rules,
+        explain=args.explain,
+        history=history_wish(args.history_metrics, args.at, wanted=args.history),
+        partition_by=partition_by,
         json=args.json,
         quiet=args.quiet,
     )
 
 
-def parquet_file(name: str) -> Path:
-    """The output file, whose ending must tell what it is: directories are read by that ending."""
-    if not name.endswith(".parquet"):
+def history_wish(globs: Sequence[str] | None, at: str | None, *, wanted: bool) -> HistoryWish | None:
+    """What is asked of the histories; ScriptError where it is, but not the histories."""
+    if not wanted and (globs or at):
+        raise ScriptError(f"{'--at' if at else '--history-metrics'} needs --history", WRONG_USAGE)
+    return HistoryWish(comma_separated(globs), at) if wanted else None
+
+
+def output_place(name: str | None, *, folder: bool) -> str:
+    """The output. A file's ending must tell what it is, since directories are read by that ending."""
+    if folder:
+        return (name or DEFAULT_OUTPUT.removesuffix(".parquet")).rstrip("/")
+    if not (name or DEFAULT_OUTPUT).endswith(".parquet"):
         raise ScriptError(f"-o {name}: the result is a parquet file, so its name must end in .parquet", WRONG_USAGE)
-    return Path(name)
+    return name if name and is_url(name) else str(Path(name or DEFAULT_OUTPUT))
 
 
 def states(values: Sequence[str] | None) -> tuple[str, ...]:
@@ -1126,60 +1919,134 @@ def aggregate(options: Options) -> int:
     """From inputs to one file and its report; the exit code says whether every input went in."""
     import_libraries()
     check_patterns(options.selection.names)
-    refuse_to_replace_an_export(options.output)
+    rules = rules_of(options.rules) if options.enrich else ()
+    if options.explain is not None:
+        print(explain(options.explain, rules, as_json=options.json))
+        return OK
+    refuse_to_replace_other_files(options.output, folder=bool(options.partition_by))
     files, skipped = recognised(options)
     try:
-        outcome = merge(files, options)
+        outcome, damaged_histories = merge(files, rules, options)
     except reading_errors():  # a footer can be sound where the rows are not
         files, broken = sound_and_damaged(files)
         if not broken:
             raise
         skipped += broken
-        outcome = merge(files, options)
+        outcome, damaged_histories = merge(files, rules, options)
     finally:
         complain(skipped)
+    complain(damaged_histories)
+    skipped += damaged_histories
     report(outcome, skipped, speaker(quiet=options.quiet))
-    print(as_json(outcome, skipped, options.output) if options.json else options.output)
+    print(as_json(outcome, skipped, options.output) if options.json else "\n".join(outcome.outputs))
     return PARTIAL if any(skip.failure for skip in skipped) else OK
 
 
-def refuse_to_replace_an_export(output: Path) -> None:
-    """Raise where the output is a file of an export: only an earlier aggregate tells its rows' source_file."""
+def refuse_to_replace_other_files(output: str, *, folder: bool) -> None:
+    """Raise where the output holds what is no earlier aggregate; only those tell their rows' source_file."""
+    there = files_of(output) or [] if folder else [Candidate(output, named=True)]
+    if folder and is_url(output) and there:
+        message = f"-o {output}: files of an earlier result would mix with this one; choose an empty place"
+        raise ScriptError(message, WRONG_USAGE)
+    if folder and not is_url(output) and not only_partitions(Path(output)):
+        raise ScriptError(f"-o {output} holds other files, which would be lost; choose another name", WRONG_USAGE)
+    for candidate in there:
+        if isinstance(candidate, Candidate) and is_export(candidate.file):
+            raise ScriptError(f"-o {output} holds an export, which would be lost; choose another name", WRONG_USAGE)
+
+
+def only_partitions(folder: Path) -> bool:
+    """Whether there is nothing at `folder` but hive partitions, if anything."""
+    if not folder.is_dir():
+        return not folder.exists()
+    return all(file.suffix == ".parquet" and "=" in file.parent.name for file in folder.rglob("*") if not file.is_dir())
+
+
+def is_export(file: str) -> bool:
+    """Whether `file` holds runs or a history as they were exported."""
     try:
-        columns = scan(output).collect_schema().names() if output.is_file() else []
-    except reading_errors():  # no parquet file, so no export
+        columns = scan(file).collect_schema().names() if is_url(file) or Path(file).is_file() else []
+    except reading_errors():  # no parquet file, or none at all
         columns = []
-    if kind_of(columns) != "foreign" and "source_file" not in columns:
-        raise ScriptError(f"-o {output} holds an export, which would be lost; choose another name", WRONG_USAGE)
+    return kind_of(columns) != "foreign" and "source_file" not in columns
 
 
-def merge(files: Sequence[RunsFile], options: Options) -> Outcome:
-    """Write the runs of `files` to the output."""
+def merge(files: Sequence[RunsFile], rules: Sequence[Rule], options: Options) -> tuple[Outcome, list[Skipped]]:
+    """Write the runs of `files` to the output; what was done, and histories that are damaged."""
     if not files:
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
-    columns, conflicts = one_schema(files)
+    wish = options.history
+    history_files, sampled, broken = histories_beside(files) if wish else ([], [], [])
+    columns, conflicts = one_schema(files, metrics_of(history_files))
     metadata, disputes = merged_metadata(files, columns)
-    rows = deciding_rows(files, columns)
+    names = names_of({(prefix_of(c.name), c.path) for c in columns} | metrics_of(history_files))
+    metrics = wished_metrics(history_files, names, wish.metrics) if wish else []
+    best = best_of(wish.at, all_metrics(history_files, names), goals(columns, metadata)) if wish and wish.at else None
+
+    stored = {column.name: column.dtype for column in columns}
+    new = dtypes_by_rules(rules) | history_dtypes(metrics, best)
+    order = with_new(list(stored), list(dtypes_by_rules(rules)), list(history_dtypes(metrics, best)))
+    check_partition_columns(options.partition_by, order)
+    where = [where_filter(options.selection.where, stored | new)] if options.selection.where else []
+    asked = {column for each in where for column in each.keeps.meta.root_names()}
+
+    rows = deciding_rows(files, columns, {rule.source for rule in rules} | asked)
     if rows.is_empty():
         raise ScriptError(f"the runs files in {some(options.inputs)} have no rows", NOTHING_USABLE)
-    found = latest(rows)
-    chosen, filtered = selected(found, options.selection)
-    derived = derived_columns(RULES if options.enrich else (), {c.name: c.dtype for c in columns})
-    derived_names = [values.meta.output_name() for values in derived]
-    order = with_derived([column.name for column in columns], derived_names)
-    with replacing(options.output) as partial:
-        write(rows_in_order(files, columns, chosen).with_columns(derived).select(order), partial, metadata)
-        fits = [fit_of(column, scan(partial)) for column in derived_names]
-    return Outcome(
+    found = rows if options.keep_all else latest(rows)
+    projects = found["project"].drop_nulls().unique().to_list()
+    chosen, filtered = selected(found, simple_filters(options.selection, projects))
+    chosen = chosen.with_columns(derived_columns(rules, stored))
+    history_row_count = 0
+    if wish:
+        chosen, history_row_count = with_histories(chosen, history_files, metrics, best)
+    chosen, filtered_by_where = selected(chosen, where)
+
+    with published(options.output, folder=bool(options.partition_by)) as place:
+        in_order = rows_in_order(files, columns, chosen, new).select(order)
+        written = write(in_order, place, metadata, options.partition_by)
+    told = None
+    if wish:
+        have = int(chosen[HAS_HISTORY].sum())
+        told = Histories(len(history_files), history_row_count, len(metrics), have, len(chosen) - have, sampled)
+    outcome = Outcome(
+        outputs=[options.output + file.removeprefix(place) for file in written],
         files=len(files),
         rows_read=len(rows),
         runs_found=len(found),
         runs=len(chosen),
         columns=len(order),
-        filters=filtered,
-        derived=fits,
+        filters=filtered + filtered_by_where,
+        derived=[fit_of(column, chosen) for column in dtypes_by_rules(rules)],
+        histories=told,
         conflicts=conflicts + disputes,
+        remarks=remarks(rules, stored, best),
     )
+    return outcome, broken
+
+
+def goals(columns: Iterable[Column], metadata: Mapping[str, str]) -> dict[KeyPath, object]:
+    """The stored goal of each metric that has one, by path."""
+    stored = json.loads(metadata[METRICS_KEY])
+    return {c.path: stored[c.name]["goal"] for c in columns if stored.get(c.name, {}).get("goal")}
+
+
+def check_partition_columns(wanted: Iterable[str], columns: Sequence[str]) -> None:
+    """Refuse to partition by what is no column."""
+    for column in wanted:
+        if column not in columns:
+            near = did_you_mean(column, columns)
+            raise ScriptError(f"--partition-by {column}: there is no such column{near}", WRONG_USAGE)
+
+
+def remarks(rules: Iterable[Rule], dtypes: Mapping[str, pl.DataType], best: Best | None) -> list[str]:
+    """What else users should know: rules of theirs that ask a column that is not there, and which way is better."""
+    absent = [rule for rule in rules if rule.source not in dtypes and rule.origin != "built in"]
+    said = [f"{r.origin} ({r.column}): no column {r.source}{did_you_mean(r.source, dtypes)}" for r in absent]
+    if best:
+        way = "lower" if best.goal == "minimize" else "higher"
+        said.append(f"history_at_*: where {'.'.join(best.path)} was best; {way} is better ({best.reason})")
+    return said
 
 
 def tolerate_any_text() -> None:
