@@ -169,7 +169,7 @@ def test_help_has_the_manuals_every_flag():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--stat", "x"], "did you mean --state?"),
+        (["--stats", "x"], "did you mean --state or --at?"),
         (["--state", "finishd"], "did you mean finished?"),
         (["--filter", "("], "--filter ( is no regular expression: unclosed group"),
         (["--filter", "ok", "--filter", "a(?=b)"], "look-ahead"),
@@ -383,13 +383,14 @@ def test_metadata_against_the_contract_is_named(key, document, reason):
 
 
 @pytest.mark.parametrize(
-    ("column", "values"), [("tags", ["['a', 'b']"]), ("created_at", ["2026-01-01"]), ("config_l", [[1, 2]])]
+    ("column", "values"),
+    [("tags", [[["a"]]]), ("created_at", ["yesterday"]), ("last_step", [0.5]), ("config_l", [[1, 2]])],
 )
 def test_dtypes_that_no_contract_column_can_hold_are_named(column, values):
     file = write_runs(Path("x"), [Run("a")])
     rewritten(file, pl.read_parquet(file).with_columns(pl.Series(column, values)))
     _, err = run("x", code=1)
-    assert f"x/team_demo_runs.parquet was left out: it cannot be used: its column {column} is " in err
+    assert f"x/team_demo_runs.parquet was left out: it cannot be used: its column {column} " in err
 
 
 @pytest.mark.parametrize("arguments", [[], ["nowhere"], ["empty/"], ["none*.parquet"]])
@@ -849,7 +850,7 @@ def test_no_enrich_adds_no_column():
 def test_json_tells_what_was_written():
     write_runs(Path("x"), [Run("a"), Run("b", state="failed")])
     document = report("x", "-o", "y.parquet", "-s", "failed")
-    assert list(document) == ["version", "files", "summary", "filters", "derived", "conflicts", "skipped"]
+    assert list(document) == ["version", "files", "summary", "filters", "derived", "histories", "conflicts", "skipped"]
     assert document["version"] == 1
     assert document["files"] == ["y.parquet"]
     assert document["summary"] == [
@@ -865,3 +866,225 @@ def test_a_closed_pipe_ends_quietly():
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 0
+
+
+# ---- histories, predicates, rules -----------------------------------------------------
+def write_history(folder, rows):
+    """The history beside the runs file of `write_runs`."""
+    keys = {"run_id": pl.String, "_step": pl.Int64, "metric_loss": pl.Float64, "metric_acc": pl.Float64}
+    frame = pl.DataFrame(rows, schema=keys, orient="row")
+    team = frame.with_columns(entity=pl.lit("team"), project=pl.lit("demo"))
+    team.write_parquet(Path(folder, "team_demo_history.parquet"))
+
+
+values = st.none() | st.floats(width=32) | st.sampled_from([0.0, 1.0])
+
+
+@given(st.lists(st.lists(st.tuples(values, values), max_size=25), min_size=1, max_size=3))
+@settings(max_examples=40, deadline=None)
+def test_history_columns_are_what_plain_python_computes(histories):
+    with TemporaryDirectory() as folder:
+        write_runs(Path(folder), [Run(f"{n}") for n in range(len(histories))])
+        rows = [(f"{n}", step, *pair) for n, pairs in enumerate(histories) for step, pair in enumerate(pairs)]
+        write_history(folder, rows)
+        run(folder, "--history", "--at", "loss", "-o", Path(folder, "y.parquet"))
+        frame = pl.read_parquet(Path(folder, "y.parquet")).sort("id")
+    for row, pairs in zip(frame.iter_rows(named=True), histories, strict=True):
+        logged = [(step, loss) for step, (loss, _) in enumerate(pairs) if loss is not None]
+        finite = [(step, loss) for step, loss in logged if math.isfinite(loss)]
+        assert row["history_n_loss"] == (len(finite) if pairs else None)
+        assert row["history_n_nonfinite_loss"] == (len(logged) - len(finite) if pairs else None)
+        assert same(row["history_last_loss"], logged[-1][1] if logged else None)
+        if not finite:
+            assert row["history_min_loss"] is row["history_tail_loss"] is row["history_at_acc"] is None
+            continue
+        step, best = min(finite, key=lambda each: each[1])
+        assert (row["history_min_loss"], row["history_min_step_loss"]) == (best, step)
+        step_of_max, most = max(finite, key=lambda each: each[1])
+        assert (row["history_max_loss"], row["history_max_step_loss"]) == (most, step_of_max)
+        tail = [loss for _, loss in finite][-max(1, len(finite) // 10) :]
+        assert row["history_tail_loss"] == pytest.approx(math.fsum(tail) / len(tail))
+        assert same(row["history_at_acc"], pairs[step][1])
+
+
+@pytest.mark.parametrize(
+    ("where", "ids"),
+    [("config_lr > 0.1", "b"), ("k = 16 OR name = 'x'", "ac"), ('tags IS NOT NULL AND "group" IS NULL', "abc")],
+)
+def test_where(where, ids):
+    write_runs(Path("x"), [Run("a", "r_k16", config={"lr": 0.1}), Run("b", config={"lr": 0.5}), Run("c", "x")])
+    out, err = run("x", "--where", where)
+    assert "".join(pl.read_parquet(out.strip())["id"].sort()) == ids
+    assert f"--where {where}: {len(ids)} of 3 runs kept" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--where", "config_l > 1"], "there is no column config_l; did you mean config_lr or _config_json?"),
+        (["--where", "config_lr"], "is no predicate: it gives Float64"),
+        (["--where", "name = = 1"], "is no SQL predicate"),
+        (["--at", "loss"], "--at needs --history"),
+        (["--rules", "none.toml"], "--rules none.toml cannot be read"),
+    ],
+)
+def test_wrong_predicates_and_rules(arguments, message):
+    write_runs(Path("x"), [Run("a", config={"lr": 0.1})])
+    out, err = run("x", *arguments, code=2)
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert message in err
+
+
+def test_rules_of_a_file_come_before_the_built_in_ones_and_are_explained():
+    Path("r.toml").write_text('[[rule]]\ncolumn = "opt"\npattern = "(adam|sgd)"\n')
+    write_runs(Path("x"), [Run("a", "Adam_k2")])
+    assert aggregated("x", "--rules", "r.toml").select("opt", "k").row(0) == ("adam", 2)
+    out, _ = run("--rules", "r.toml", "--explain", "Adam_k2")
+    assert out.startswith("opt          adam  by (adam|sgd)  (r.toml: rule 1)\n")
+
+
+def test_keep_all_keeps_each_export_of_a_run():
+    export("x/1", [Run("a")], days=1)
+    export("x/2", [Run("a")], days=2)
+    files = [f"x/{n}/team_demo_runs.parquet" for n in (1, 2)]
+    assert aggregated("x", "--keep", "all")["source_file"].to_list() == files
+
+
+def test_files_of_other_exporters_get_the_contracts_dtypes():
+    rows = {"id": ["a", "b"], "name": ["a", "b"], "state": ["finished"] * 2, "tags": ["['x', \"y's\"]", "[]"]}
+    rows |= {"created_at": ["2026-01-01T00:00:00Z", "2026-01-01"], "history_rows": [7.0, math.nan]}
+    Path("x").mkdir()
+    pl.DataFrame(rows).write_parquet("x/other.parquet")
+    frame = aggregated("x").sort("id")
+    assert frame["tags"].to_list() == [["x", "y's"], []]
+    assert frame["created_at"].to_list() == [START, START]
+    assert frame["history_rows"].to_list() == [7, None]
+
+
+def test_partitions_are_written_by_project():
+    write_runs(Path("x"), [Run("a")])
+    write_runs(Path("x"), [Run("b")], project="other")
+    out, _ = run("x", "--partition-by", "project", "-o", "parts")
+    assert out.splitlines() == [f"parts/project={p}/00000000.parquet" for p in ("demo", "other")]
+    rows = duckdb.sql(
+        "select id, project from read_parquet('parts/**/*.parquet', hive_partitioning = true) order by id"
+    )
+    assert rows.fetchall() == [("a", "demo"), ("b", "other")]
+
+
+def test_histories_in_any_order_count_and_sampled_or_damaged_ones_do_not():
+    write_runs(Path("x"), [Run("a"), Run("b"), Run("c")])
+    rows = [("b", 1, 5.0, 1.0), ("a", 2, 1.0, 3.0), ("b", 0, 4.0, 2.0), ("a", 0, 2.0, 7.0), ("a", 1, 1.0, 9.0)]
+    write_history(Path("x"), rows)
+    Path("x/team_demo_history.parquet").rename("x/team_demo_history_sampled.parquet")
+    write_history(Path("x"), rows)
+    Path("x/other_history.parquet").write_bytes(b"PAR1")
+    out, err = run("x", "--history", "--at", "loss", code=3)
+    frame = pl.read_parquet(out.strip()).sort("id")
+    assert frame["history_min_loss"].to_list() == [1.0, 4.0, None]
+    assert frame["history_min_step_loss"].to_list() == [1, 0, None]  # the first of two equal ones
+    assert frame["history_at_acc"].to_list() == [9.0, 2.0, None]
+    assert frame["history_last_acc"].to_list() == [3.0, 1.0, None]
+    assert "sampled histories are passed over" in err
+    assert "error: x/other_history.parquet was left out: it cannot be read" in err
+    assert "no history beside the export of 1 run" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "column", "value"),
+    [(["--history-metrics", "acc"], "history_max_acc", 3.0), (["--history-metrics", "LO*"], "history_max_loss", 2.0)],
+)
+def test_history_metrics_are_chosen_by_glob(flags, column, value):
+    write_runs(Path("x"), [Run("a")])
+    write_history(Path("x"), [("a", 0, 2.0, 3.0), ("a", 1, 1.0, 2.0)])
+    frame = aggregated("x", "--history", *flags)
+    assert frame[column].to_list() == [value]
+    chosen = {name.rpartition("_")[2] for name in frame.columns if name.startswith("history_max_")}
+    assert chosen == {column.rpartition("_")[2]}
+    _, err = run("x", "--history", "--history-metrics", "los", code=2)
+    assert "no history has such a metric; did you mean loss" in err
+
+
+@pytest.mark.parametrize(("at", "acc"), [("loss", 2.0), ("loss:max", 3.0), ("acc", 3.0), ("metric_acc:min", 2.0)])
+def test_the_best_step_of_another_metric(at, acc):
+    write_runs(Path("x"), [Run("a")])
+    write_history(Path("x"), [("a", 0, 2.0, 3.0), ("a", 1, 1.0, 2.0), ("a", 2, math.nan, math.inf)])
+    assert aggregated("x", "--history", "--at", at)["history_at_acc"].to_list() == [acc]
+
+
+def test_files_that_interleave_are_merged_in_pieces(monkeypatch):
+    """Rows of several files in turn, more than are held at once."""
+    for number in range(4):
+        runs = [Run(f"r{n:03d}", created_at=START + timedelta(hours=n)) for n in range(number, 200, 4)]
+        write_runs(Path(f"x{number}"), runs)
+    monkeypatch.setattr(aggregate_runs, "CELLS", 1000)
+    assert aggregated("x0", "x1", "x2", "x3")["id"].to_list() == [f"r{n:03d}" for n in range(200)]
+
+
+def test_partitions_replace_an_earlier_result_alone():
+    write_runs(Path("x"), [Run("a")])
+    write_runs(Path("x"), [Run("b")], project="other")
+    run("x", "--partition-by", "project", "-o", "parts")
+    run("x", "--partition-by", "project", "-o", "parts", "-p", "demo")
+    assert [path.name for path in Path("parts").iterdir()] == ["project=demo"]
+    Path("parts/notes.txt").write_text("mine")
+    _, err = run("x", "--partition-by", "project", "-o", "parts", code=2)
+    assert "holds other files, which would be lost" in err
+    _, err = run("x", "--partition-by", "projct", "-o", "more", code=2)
+    assert "there is no such column; did you mean project" in err
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ('[[rule]]\ncolumn = "x"\n', "rule 1 (x): it has no pattern"),
+        ('[[rule]]\ncolumn = "x"\npattern = "("\n', "rule 1 (x): its pattern ( is no regular expression"),
+        ('[[rule]]\ncolumn = "x"\npattern = "a"\n', "rule 1 (x): its pattern a has no group"),
+        ('[[rule]]\ncolumn = "config_lr"\npattern = "(a)"\n', "rule 1 (config_lr): that column holds what W&B says"),
+        ('[[rule]]\ncolumn = "x"\npattern = "(a)"\ndtype = "number"\n', "rule 1 (x): unknown dtype number"),
+        ("rule = 1", "rules are written as [[rule]]"),
+        ("[[", "is no TOML file"),
+    ],
+)
+def test_a_bad_rule_is_named(rules, message):
+    Path("r.toml").write_text(rules)
+    write_runs(Path("x"), [Run("a")])
+    out, err = run("x", "--rules", "r.toml", code=2)
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert message in err
+
+
+def test_rules_replace_and_read_configs():
+    rules = """
+        replace = true
+        [[rule]]
+        column = "size"
+        pattern = "([0-9]+)"
+        source = "config_layers"
+        dtype = "int"
+        [[rule]]
+        column = "big"
+        pattern = "large|huge"
+        value = true
+        dtype = "bool"
+    """
+    Path("r.toml").write_text(rules)
+    write_runs(Path("x"), [Run("a", "Huge_k2", config={"layers": 12}), Run("b", "small")])
+    frame = aggregated("x", "--rules", "r.toml").sort("id")
+    assert frame["size"].to_list() == [12, None]
+    assert frame["big"].to_list() == [True, None]
+    assert "stage" not in frame.columns
+
+
+def test_interrupted_it_leaves_the_earlier_result():
+    write_runs(Path("x"), [Run("a")])
+    out, _ = run("x")
+    before = Path(out.strip()).read_bytes()
+    slow = "import signal, sys, os; sys.argv[0] = 'x'\nimport aggregate_runs as a\n"
+    slow += "kill = lambda *_: os.kill(os.getpid(), signal.SIGINT)\na.rows_in_order = kill\n"
+    slow += "raise SystemExit(a.main(['x']))"
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent)}
+    done = subprocess.run([sys.executable, "-c", slow], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+    assert Path(out.strip()).read_bytes() == before
+    assert [path.name for path in Path("analysis").iterdir()] == ["unified.parquet"]

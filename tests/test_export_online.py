@@ -14,6 +14,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -102,11 +103,16 @@ def test_every_run_once_however_they_were_created_and_whatever_happens_meanwhile
         "call", match={"project": "shrinking", "operation": "Runs"}, times=1, after=1, method="delete_run",
         arguments={"entity": "team", "project": "shrinking", "run_id": "run000000"},
     )  # fmt: skip
+    server.add_runs("team", "losing", n, keys=8)
+    server.fault(
+        "call", match={"project": "losing", "operation": "Runs"}, times=1, method="delete_run",
+        arguments={"entity": "team", "project": "losing", "run_id": f"run{n - 1:06d}"},
+    )  # fmt: skip
     server.add_runs("team", "choosy", 700, keys=8)
     server.fault("status", match={"project": "choosy", "above_first": 300}, status=504)
     done = export("-e", "team", *QUICK)
-    assert (done.code, len(done.out.splitlines())) == (0, 12), done.err
-    for name in ("spread", "one-second", "clustered", "growing", "shrinking", "choosy"):
+    assert (done.code, len(done.out.splitlines())) == (0, 14), done.err
+    for name in ("spread", "one-second", "clustered", "growing", "shrinking", "losing", "choosy"):
         there = server.run_ids("team", name)
         assert sorted(ids_of(project(name))) == sorted(there), name
         counts = project(name).metadata["runs"]
@@ -115,6 +121,8 @@ def test_every_run_once_however_they_were_created_and_whatever_happens_meanwhile
         assert project(name).runs.equals(project(name).runs.sort("created_at", "id"))
     asked = [r for r in server.requests(kind="graphql") if r["projects"] == ["spread"]]
     assert len(asked) <= 3 + 2 * n / 1000
+    asked = [r for r in server.requests(kind="graphql") if r["projects"] == ["losing"]]
+    assert len(asked) <= 3 + 2 * n / 1000 + 1  # runs are counted again, not listed
     assert not server.counts().get("field:history", 0) + server.counts().get("download", 0)
 
 
@@ -221,6 +229,7 @@ def test_histories_that_fail_for_a_while_or_for_good(server, export, project):
         add(f"once-{action}", action, times=1)
     add("once-429", "status", times=1, status=429, headers={"Retry-After": "1"})
     add("twice-500", "status", times=2, status=500)
+    add("trickles-once", "trickle", times=1, seconds=0.2)
     add("ever-500", "status", status=500)
     add("ever-cut", "cut")
     add("ever-truncated", "truncate")
@@ -240,12 +249,68 @@ def test_histories_that_fail_for_a_while_or_for_good(server, export, project):
     for run_id in server.run_ids("team", "faulty"):
         assert rows_of(faulty, run_id) == ([] if run_id in bad else expected), run_id
     counts = faulty.metadata["runs"]
-    assert (counts["written"], counts["failed"], counts["filtered"]) == (12, 0, 0)
+    assert (counts["written"], counts["failed"], counts["filtered"]) == (13, 0, 0)
     assert faulty.metadata["status"] == "partial"
     assert faulty.metadata["history"]["mismatched"] == ["short"]
     (row,) = json.loads(done.out)["exports"]
-    assert (row["status"], row["runs"], row["failed"]) == ("partial", 12, 5)
+    assert (row["status"], row["runs"], row["failed"]) == ("partial", 13, 5)
     assert "signature=" not in done.err + done.out
+
+
+def test_a_dead_storage_host_is_not_asked_for_every_run(server, export, project):
+    n, tries_under_way = 40, 2 * (1 + 1)
+    for number in range(n):
+        server.add_run("team", "demo", f"r{number:02d}", summary={"loss": 1})
+        server.add_history("team", "demo", f"r{number:02d}", rows=log(list(range(5)), loss=float))
+    server.fault("status", match={"kind": "download"}, status=503, headers={"Retry-After": "0"})
+    done = export("-e", "team", "--include-history", "--workers", 2, "--retries", 1, "--timeout", 10)
+    assert done.code == 3
+    assert 2 * tries_under_way <= server.counts()["download"] < 3 * tries_under_way
+    assert len(names_of_failed(project("demo"))) == len(ids_of(project("demo"))) == n
+    told = done.err.splitlines()
+    assert told[-2].startswith("error: r")
+    assert told[-2].endswith(": not fetched: downloads failed 8 times in a row; export again later")
+    assert told[-1].startswith("error: ")
+    assert "more, all named in the metadata: not fetched" in told[-1]
+
+
+def test_a_busy_storage_host_is_left_alone_for_as_long_as_it_asks(server, export, project):
+    server.add_run("team", "demo", "one", summary={"loss": 1})
+    server.add_history("team", "demo", "one", rows=log(list(range(5)), loss=float))
+    server.fault("status", match={"kind": "download"}, times=1, status=429, headers={"Retry-After": "3"})
+    started = time.monotonic()
+    assert export("-e", "team", "--include-history", *QUICK).code == 0
+    assert time.monotonic() - started >= 3
+    assert project("demo").history.height == 5
+
+
+def test_a_long_live_tail_comes_in_pieces(server, export, project):
+    """Runs without exports on a server that tells nothing of their rows but how many there are, and the last step."""
+    server.configure(live_data_before_export=False)
+    steps = {"even": range(12_000), "sparse": range(0, 60_000_000, 5_000), "dense-end": [0, *range(90_000, 101_000)]}
+    for run_id, logged_at in steps.items():
+        server.add_run("team", "live", run_id, summary={"loss": 1})
+        server.add_history("team", "live", run_id, live=log(list(logged_at), loss=float))
+    server.fault("error", match={"field": "history", "run": "even"}, times=2)
+    done = export("-e", "team", "--include-history", *QUICK)
+    assert done.code == 0, done.err
+    for run_id, logged_at in steps.items():
+        rows = project("live").history.filter(pl.col("run_id") == run_id)
+        assert rows["_step"].to_list() == list(logged_at), run_id
+        assert rows["metric_loss"].to_list() == [float(step) for step in logged_at]
+    asked = [r["runs"] for r in server.requests(kind="graphql") if "history" in r["fields"]]
+    assert {run_id: asked.count([run_id]) for run_id in steps} == {"even": 3 + 2 + 2, "sparse": 3, "dense-end": 3}
+
+
+def test_a_shorter_answer_does_not_replace_a_fuller_history(server, export, project):
+    add_logged_runs(server, "demo", "ab")
+    assert export("-e", "team", "--include-history", *QUICK).code == 0
+    server.change_run("team", "demo", "a", heartbeat_at="2026-02-01T00:00:00Z", history_rows=9)
+    server.fault("null", match={"field": "parquetHistory", "run": "a"})
+    done = export("-e", "team", "--include-history", *QUICK)
+    assert done.code == 3
+    assert rows_of(project("demo"), "a") == rows_of(project("demo"), "b") == logged(5, "loss", "acc")
+    assert project("demo").metadata["history"]["mismatched"] == ["a"]
 
 
 # --- what the real SDK was told is what the files hold --------------------------------------------------------
@@ -470,6 +535,7 @@ def test_odd_runs_spoil_nothing(server, export, project):
         "spelt": {"summary": ODD_SUMMARIES["spelt"]},
         "flags": {"summary": '{"yes": true, "deep": {"no": false}, "text": "x", "none": null, "list": [1]}'},
         "a/b ?#%[red]\n": {},
+        "deep": {"config": '{"a": {"value": ' + '{"x": ' * 990 + "1" + "}" * 992, "summary": '{"loss": 1}'},
     }
     for run_id, values in more.items():
         server.add_run("team", "odd", run_id, **values)
@@ -480,10 +546,15 @@ def test_odd_runs_spoil_nothing(server, export, project):
     assert set(ids_of(odd)) == set(server.run_ids("team", "odd"))
     counts = odd.metadata["runs"]
     assert (counts["listed"], counts["written"], counts["failed"]) == (len(odd.runs), len(odd.runs), 0)
-    bad = [("broken-config", "config"), ("broken-summary", "summaryMetrics"), ("list-config", "config")]
+    bad = [
+        ("broken-config", "config"),
+        ("broken-summary", "summaryMetrics"),
+        ("deep", "config"),
+        ("list-config", "config"),
+    ]
     assert sorted(names_of_failed(odd)) == bad
     assert [line.split(":")[1].strip() for line in done.err.splitlines() if line.startswith("error")] == [
-        "broken-config", "broken-summary", "list-config",
+        "broken-config", "broken-summary", "list-config", "deep",
     ]  # fmt: skip
     assert project("good").metadata["status"] == "complete"
     rows = {row["id"]: row for row in odd.runs.iter_rows(named=True)}
@@ -593,6 +664,16 @@ def test_a_server_that_tells_no_projects(server, export):
     done = export("-e", "team", "--timeout", 5, "--retries", 0)
     assert done.code == 1
     assert "does not tell its projects" in error_line(done)
+
+
+def test_an_entity_that_tells_no_projects_costs_the_others_nothing(server, export, project):
+    for entity in ("team", "silent"):
+        server.add_runs(entity, "demo", 3, keys=8)
+    server.fault("status", match={"field": "models", "entity": "silent"}, status=503)
+    done = export("-e", "silent,team", "--timeout", 5, "--retries", 0)
+    assert done.code == 3
+    assert "error: silent: its projects cannot be had: " in done.err
+    assert len(ids_of(project("demo"))) == 3
 
 
 def test_a_named_project_that_always_fails_costs_the_others_nothing(server, export, project):
@@ -766,6 +847,34 @@ def test_only_what_has_changed_is_fetched_again(server, export, project, tmp_pat
     assert ids_of(demo) == sorted([*"abdef", "empty"])
     assert (rows_of(demo, "d"), rows_of(demo, "c")) == (logged(8, "loss", "acc"), [])
     assert project("demo").metadata["missing_on_server"] == []
+
+    server.add_run("team", "demo", "emptier", history_rows=0)
+    assert export("-e", "team", "--include-history", *QUICK).code == 0
+    server.reset()
+    done = export("-e", "team", "--include-history", "--dry-run", *QUICK)
+    assert (done.out, asked_for(server)) == ("team/demo: 7 runs, 0 history rows\n", set())
+    assert export("-e", "team", "--include-history", *QUICK).code == 0
+    assert asked_for(server) == set()
+
+
+def test_when_all_runs_have_gone(server, export, project):
+    add_logged_runs(server, "demo", "abc")
+    add_logged_runs(server, "other", "x")
+    assert export("-e", "team", "--include-history", *QUICK).code == 0
+    server.delete_run("team", "demo", "b")
+    done = export("-e", "team", "--prune", *QUICK)  # and not --include-history
+    assert done.code == 0, done.err
+    assert (ids_of(project("demo")), set(project("demo").history["run_id"])) == (["a", "c"], {"a", "c"})
+    for run_id in "ac":
+        server.delete_run("team", "demo", run_id)
+    done = export("team/demo", *QUICK)
+    assert done.code == 0, done.err
+    assert (ids_of(project("demo")), project("demo").metadata["missing_on_server"]) == (["a", "c"], ["a", "c"])
+    done = export("team/demo", "--prune", *QUICK)
+    assert done.code == 0, done.err
+    assert (ids_of(project("demo")), project("demo").metadata["missing_on_server"]) == ([], [])
+    assert project("demo").history.is_empty()
+    assert rows_of(project("other"), "x") == logged(5, "loss", "acc")
 
 
 def test_filters_remove_nothing_and_other_keys_fetch_anew(server, export, project, tmp_path):
@@ -972,6 +1081,13 @@ def test_sampled_histories_and_system_metrics(server, export, project, tmp_path)
     assert system["_runtime"].to_list() == list(range(30))
     assert "--history-keys nothing* matches no metric" in done.err
     assert "loss matches" not in done.err
+    server.reset()
+    assert export("-e", "team", *flags, *QUICK).code == 0
+    assert not {"field:history", "field:events"} & server.counts().keys()  # nothing has changed
+    assert pl.read_parquet(out / names[1]).equals(system)
+    assert export("-e", "team", *flags, "--history-samples", 20, *QUICK).code == 0
+    assert pl.read_parquet(out / names[0]).height == 20
+    assert "field:events" not in server.counts()
 
 
 # --- targets --------------------------------------------------------------------------------------------------
@@ -1019,11 +1135,19 @@ def test_places(server, export, tmp_path):
     assert found == {"a b": {"one", "three"}, "swept": {"two"}, "whole": {"one", "two", "three"}}
 
 
-def test_without_a_place_the_keys_own_entity(server, export):
+def test_a_place_and_a_flag_are_both_meant():
+    target = export_runs.target_of("https://wandb.ai/team/swept/sweeps/s1")
+    filters = export_runs.filters_of(target, export_runs.Selection(sweep=("s1", "s2")))
+    assert filters == {"$and": [{"sweep": {"$in": ["s1", "s2"]}}, {"sweep": {"$in": ["s1"]}}]}
+
+
+def test_without_a_place_the_keys_own_entity(server, export, tmp_path):
     server.add_runs("tester", "mine", 2, keys=8)
     server.add_runs("team", "theirs", 2, keys=8)
-    done = export("--json", *QUICK)
+    (tmp_path / "temporary").mkdir()
+    done = export("--json", *QUICK, env={"TMPDIR": str(tmp_path / "temporary")})
     assert (done.code, [row["project"] for row in json.loads(done.out)["exports"]]) == (0, ["mine"])
+    assert not list((tmp_path / "temporary").iterdir())  # nor does the SDK leave anything
 
 
 @pytest.mark.parametrize(

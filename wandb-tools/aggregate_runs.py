@@ -9,6 +9,8 @@
   uv run wandb-tools/aggregate_runs.py exports/ old_runs.parquet -o all.parquet
   uv run wandb-tools/aggregate_runs.py 'exports/2026-*' --state finished --filter 'gnn|mlp' --project 'graph*'
   uv run wandb-tools/aggregate_runs.py --quiet --json | jq '.conflicts[]'
+  uv run wandb-tools/aggregate_runs.py exports/ --where 'config_lr < 0.01 AND k = 16' --history --at val/loss
+  uv run wandb-tools/aggregate_runs.py --rules rules.toml --explain gnn_all_k16_s3
 
 INPUTS are runs files as export_runs.py writes them, earlier results of this script, directories (searched to
 any depth) and globs. What a file holds is told by its columns: in directories, histories and foreign parquet
@@ -17,6 +19,7 @@ named (exit code 3).
 
 ROWS. Each run gives one row, from its newest export; where it was exported both from the server and from its
 offline logs, the one with more history decides. Filters look at that row, and each says how many it keeps.
+--where takes an SQL predicate over the result's columns; --keep all keeps every export of a run.
 Rows are sorted by entity, project, created_at and id; source_file tells which file a row comes from.
 
 COLUMNS meet by their W&B path, not by their name. A column that is missing in a file is null there. Where
@@ -29,8 +32,20 @@ DERIVED COLUMNS are read off the run's name, or off the config where that says m
   arch         a known name as a whole word  protocol     single_graph, distribution
   k, seed_parsed                 _k16, _s3   lr_parsed, wd_parsed, eps_parsed   _lr1e-3, _wd1e-4, _eps0.1
 
+--rules FILE adds rules of your own, tried before these (replace = true at the top: instead of these):
+  [[rule]]  column, pattern (its first group is the value, or value where given), source (default name),
+            dtype (string, int, float, bool)
+
+HISTORIES. --history reads the full history files beside the exports and adds, for each metric X, history_min_X,
+history_min_step_X, history_max_X, history_max_step_X, history_last_X, history_tail_X (mean of the last tenth of
+its finite values, at least one), history_n_X, history_n_nonfinite_X; with --at M also history_at_X, X at the step
+where M was best (M:min or M:max where neither a stored goal nor the name tells which).
+
+PLACES may be s3://, gs:// or az:// URLs, with the usual environment variables for credentials. --partition-by
+writes a folder of hive partitions, whose files keep these columns too.
+
 The path of the written file goes to stdout, all else to stderr. With --json, stdout carries one object
-instead: files, summary, filters, derived, conflicts and skipped, each but the first an array of flat rows.
+instead: files, summary, filters, derived, histories, conflicts and skipped, each but the first an array of flat rows.
 
 Exit codes: 0 all done; 1 nothing usable, or no run left; 2 wrong usage; 3 some inputs were left out; 130
 interrupted.
@@ -65,7 +80,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
 if TYPE_CHECKING:
     import polars as pl
 
-# ---- constants -------------------------------------------------------------
+# --- constants ------------------------------------------------------------------------------------------------
 OK, NOTHING_USABLE, WRONG_USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130  # exit codes, the same in all scripts
 
 SCHEMA_KEY = "wandb_tools.schema"  # keys of the parquet files' key-value metadata
@@ -84,14 +99,14 @@ CONFIG, METRIC = "config_", "metric_"  # the prefixes of columns that stand for 
 HISTORY = "history_"  # and of those computed from histories
 RUN_KEY = ("entity", "project", "id")  # what makes a row a run of its own
 FILE_NUMBER, ROW_NUMBER, POSITION = "__file", "__row", "__position"  # of our own making, never written
-OFFLINE, FILE, FOLDER, RUN, BEST, FINITE = "__offline", "__path", "__folder", "__run", "__best", "__finite"
+OFFLINE, FILE, FOLDER, RUN, BEST, FINITE_VALUES = "__offline", "__path", "__folder", "__run", "__best", "__finite"
 HAS_HISTORY = "__has_history"
 ROW_ORDER = ("entity", "project", "created_at", "id", "source_file", FILE_NUMBER, ROW_NUMBER)
 # All that decides which rows are written, and in which order; small, so that it fits in memory for any input.
 DECIDING = (*RUN_KEY, "name", "state", "created_at", "history_rows", "exported_at", "source_file")
 RULE_KEYS, DTYPES = ("column", "pattern", "value", "source", "dtype"), ("string", "int", "float", "bool")
 HISTORY_ENDING, SAMPLED_ENDING = "_history.parquet", "_history_sampled.parquet"
-GOALS = {"min": "minimize", "max": "maximize"}
+GOAL_WORDS = {"min": "minimize", "max": "maximize"}
 # Words of a metric's name that tell which way is better, for --at where neither export nor user says it.
 LOWER_WORDS = """
     loss mse rmse mae mape nll perplexity ppl error err wer cer fid kl bpb bpc brier ece regret
@@ -107,7 +122,7 @@ CELLS = 10_000_000  # values held at once where rows have to be put in order: 80
 SHOWN = 5  # examples in a line for people; --json holds all
 
 
-# ---- nouns -----------------------------------------------------------------
+# --- nouns ----------------------------------------------------------------------------------------------------
 KeyPath: TypeAlias = tuple[str, ...]
 Identity: TypeAlias = tuple[str, KeyPath]  # of a column over all files: its prefix ("" for other columns) and its path
 Say: TypeAlias = Callable[[str], None]
@@ -214,12 +229,12 @@ class Outcome(NamedTuple):
     columns: int
     filters: Sequence[Filtered]
     derived: Sequence[Fit]
-    histories: Histories | None
+    histories: HistoryReport | None
     conflicts: Sequence[Conflict]
     remarks: Sequence[str]
 
 
-# ---- inputs ------------------------------------------------------------------
+# --- inputs ---------------------------------------------------------------------------------------------------
 def recognised(options: Options) -> tuple[list[RunsFile], list[Skipped]]:
     """The inputs that hold runs, in order of their paths, and those that do not."""
     files: list[RunsFile] = []
@@ -459,7 +474,7 @@ def sound_and_damaged(files: Iterable[RunsFile]) -> tuple[list[RunsFile], list[S
     return sound, broken
 
 
-# ---- one schema: which columns are the same ------------------------------------
+# --- one schema: which columns are the same -------------------------------------------------------------------
 def one_schema(files: Sequence[RunsFile], others: Iterable[Identity] = ()) -> tuple[list[Column], list[Conflict]]:
     """The columns of all files as columns of one, in the result's order, and what the files disagreed on.
 
@@ -553,7 +568,7 @@ def conflicts_of(column: Column, files: Sequence[RunsFile]) -> list[Conflict]:
     ]
 
 
-# ---- one schema: names (the same in export_runs) --------------------------------
+# --- one schema: names (the same in export_runs) --------------------------------------------------------------
 def column_name(path: KeyPath) -> str:
     """The flattened name of a W&B key path, before clashes are settled.
 
@@ -592,7 +607,7 @@ def path_hash(path: KeyPath) -> str:
     return hashlib.sha1(json.dumps(path, separators=(",", ":")).encode(), usedforsecurity=False).hexdigest()
 
 
-# ---- one schema: dtypes ----------------------------------------------------------
+# --- one schema: dtypes ---------------------------------------------------------------------------------------
 @cache
 def contract_dtypes() -> Mapping[str, pl.DataType]:
     """The columns that every result has, in their order, with their dtypes."""
@@ -676,7 +691,7 @@ def dtypes_of_texts(
 def meaning_of_text(text: pl.Expr) -> pl.Expr:
     """The narrowest type for all values of `text`, as text. Only JSON's spelling counts: `007` is a name."""
     values = text.drop_nulls()
-    integer = values.str.contains(r"^-?(0|[1-9][0-9]*)$") & values.cast(pl.Int64, strict=False).is_not_null()
+    integer = values.str.contains(r"^(0|-?[1-9][0-9]*)$") & values.cast(pl.Int64, strict=False).is_not_null()
     decimal = values.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
     in_range = values.cast(pl.Float64, strict=False).is_finite().fill_null(False)
     number = (decimal & in_range) | values.is_in(["NaN", "Infinity", "-Infinity"])
@@ -705,7 +720,7 @@ def brought(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
     if column not in contract_dtypes():
         return values.cast(wanted)
     if isinstance(wanted, pl.Datetime):
-        return (time_of(values) if dtype == pl.String else values).cast(wanted)
+        return (parsed_time(values) if dtype == pl.String else values).cast(wanted)
     if isinstance(wanted, pl.List):
         return tags_of(values) if dtype == pl.String else values.cast(wanted)
     if wanted == pl.Int64:  # pandas has whole numbers as floats as soon as one is missing: `7.0`
@@ -716,7 +731,7 @@ def brought(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
     return values.cast(wanted, strict=False)
 
 
-def time_of(text: pl.Expr) -> pl.Expr:
+def parsed_time(text: pl.Expr) -> pl.Expr:
     """Times as ISO text has them, a day alone or with a blank for the T included; in UTC where no zone is given."""
     day = r"^\s*(\d{4}-\d{2}-\d{2})"
     zone = text.str.extract(r":\d{2}(?:\.\d+)?\s*(Z|UTC|[+-]\d{2}:?\d{2})\s*$", 1).fill_null("+0000")
@@ -753,7 +768,7 @@ def spelt_as_json(number: pl.Expr) -> pl.Expr:
     )
 
 
-# ---- one schema: what the metadata says of it --------------------------------------
+# --- one schema: what the metadata says of it -----------------------------------------------------------------
 def merged_metadata(files: Sequence[RunsFile], columns: Iterable[Column]) -> tuple[dict[str, str], list[Conflict]]:
     """The result's key-value metadata, and the metrics whose goals the files see differently."""
     paths: dict[str, KeyPath] = {}
@@ -788,7 +803,7 @@ def statements(column: Column, files: Sequence[RunsFile]) -> tuple[dict[str, obj
     return agreed, disputed
 
 
-# ---- rows by key -----------------------------------------------------------------------
+# --- rows by key ----------------------------------------------------------------------------------------------
 def deciding_rows(files: Sequence[RunsFile], columns: Sequence[Column], also: Iterable[str]) -> pl.DataFrame:
     """What decides whether and where each row is written, and the columns in `also`; with its file and row number."""
     wanted = {*DECIDING, *also}
@@ -819,8 +834,8 @@ def latest(rows: pl.DataFrame) -> pl.DataFrame:
     return fullest_first.unique(RUN_KEY, keep="first", maintain_order=True)
 
 
-# ---- filters ---------------------------------------------------------------------------
-class Filter(NamedTuple):
+# --- filters --------------------------------------------------------------------------------------------------
+class RunFilter(NamedTuple):
     """A filter as the user writes it, what it keeps, and the column whose values to show where it keeps nothing."""
 
     flag: str
@@ -836,7 +851,7 @@ class Filtered(NamedTuple):
     kept: int
 
 
-def selected(runs: pl.DataFrame, filters: Iterable[Filter]) -> tuple[pl.DataFrame, list[Filtered]]:
+def selected(runs: pl.DataFrame, filters: Iterable[RunFilter]) -> tuple[pl.DataFrame, list[Filtered]]:
     """The runs that pass every filter, and what each filter did; ScriptError where one leaves none."""
     done = []
     for wanted in filters:
@@ -851,22 +866,22 @@ def selected(runs: pl.DataFrame, filters: Iterable[Filter]) -> tuple[pl.DataFram
     return runs, done
 
 
-def simple_filters(selection: Selection, projects: Iterable[str]) -> list[Filter]:
+def simple_filters(selection: Selection, projects: Iterable[str]) -> list[RunFilter]:
     """The filters on what every run has."""
     wanted = []
     if selection.projects:
         hits = [p for p in projects if any(matches(p, pattern) for pattern in selection.projects)]
-        wanted.append(Filter(f"--project {','.join(selection.projects)}", pl.col("project").is_in(hits), "project"))
+        wanted.append(RunFilter(f"--project {','.join(selection.projects)}", pl.col("project").is_in(hits), "project"))
     if selection.states:
         in_state = pl.col("state").str.to_lowercase().is_in(selection.states)
-        wanted.append(Filter(f"--state {','.join(selection.states)}", in_state, "state"))
+        wanted.append(RunFilter(f"--state {','.join(selection.states)}", in_state, "state"))
     if selection.names:
         named = pl.any_horizontal([pl.col("name").str.contains(f"(?i){regex}") for regex in selection.names])
-        wanted.append(Filter(" ".join(f"--filter {regex}" for regex in selection.names), named, "name"))
+        wanted.append(RunFilter(" ".join(f"--filter {regex}" for regex in selection.names), named, "name"))
     return wanted
 
 
-def where_filter(predicate: str, dtypes: Mapping[str, pl.DataType]) -> Filter:
+def where_filter(predicate: str, dtypes: Mapping[str, pl.DataType]) -> RunFilter:
     """The filter that an SQL predicate over the result's columns means; ScriptError where it means none."""
     flag = f"--where {predicate}"
     try:
@@ -884,7 +899,7 @@ def where_filter(predicate: str, dtypes: Mapping[str, pl.DataType]) -> Filter:
         raise ScriptError(f"{flag} does not fit the columns: {first_line(error)}", WRONG_USAGE) from error
     if kind != pl.Boolean:
         raise ScriptError(f"{flag} is no predicate: it gives {kind}, not true or false", WRONG_USAGE)
-    return Filter(flag, keeps)
+    return RunFilter(flag, keeps)
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -914,7 +929,7 @@ def flaw_of(regex: str) -> str | None:
     return None
 
 
-# ---- derived columns -------------------------------------------------------------------
+# --- derived columns ------------------------------------------------------------------------------------------
 WORD_START, WORD_END = r"(?:^|[_\-/\s])", r"(?:[_\-/\s]|$)"
 NUMBER = r"((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?)"
 ARCHITECTURES = (  # the longer names first, where one holds another
@@ -1150,7 +1165,7 @@ def fit_of(column: str, runs: pl.DataFrame) -> Fit:
     )
 
 
-# ---- columns from histories --------------------------------------------------------------
+# --- columns from histories -----------------------------------------------------------------------------------
 class HistoryFile(NamedTuple):
     """A parquet file of histories, as its footer describes it."""
 
@@ -1176,7 +1191,7 @@ class Best(NamedTuple):
     reason: str
 
 
-class Histories(NamedTuple):
+class HistoryReport(NamedTuple):
     """How much the histories gave, for the report."""
 
     files: int
@@ -1201,7 +1216,9 @@ def histories_beside(files: Iterable[RunsFile]) -> tuple[list[HistoryFile], list
             dtypes = dict(scan(file).collect_schema())
             if kind_of(dtypes) == "history":
                 found.append(history_file(file, dtypes))
-        except (*reading_errors(), ValueError) as error:
+        except ValueError as error:  # its metadata is not what the contract says
+            damaged_files.append(damaged(file, error))
+        except reading_errors() as error:
             if HISTORY_ENDING in file:  # any other one was looked into before
                 damaged_files.append(damaged(file, error))
     return found, sampled, damaged_files
@@ -1270,7 +1287,7 @@ def all_metrics(files: Sequence[HistoryFile], names: Mapping[Identity, str]) -> 
 def best_of(wanted: str, metrics: Sequence[HistoryMetric], stored: Mapping[KeyPath, object]) -> Best:
     """The metric that --at names, and which way it is better: as said, as stored, else as its name tells."""
     name, _, said = wanted.rpartition(":")
-    if said not in GOALS:
+    if said not in GOAL_WORDS:
         name, said = wanted, ""
     named = (m for kind in range(3) for m in metrics if m.called[kind : kind + 1] == (name,))
     metric = next(named, None) or next((m for m in metrics if name.lower() in map(str.lower, m.called)), None)
@@ -1278,7 +1295,7 @@ def best_of(wanted: str, metrics: Sequence[HistoryMetric], stored: Mapping[KeyPa
         near = did_you_mean(name, [called for metric in metrics for called in metric.called])
         raise ScriptError(f"--at {name}: no history has such a metric{near}", WRONG_USAGE)
     if said:
-        return Best(metric.path, GOALS[said], "as said")
+        return Best(metric.path, GOAL_WORDS[said], "as said")
     if stored.get(metric.path):
         return Best(metric.path, str(stored[metric.path]), "the stored goal")
     goal = goal_told_by(metric.name)
@@ -1419,7 +1436,8 @@ def history_rows(
 def statistics(block: pl.DataFrame, metrics: Sequence[HistoryMetric], best: Best | None) -> pl.DataFrame:
     """One row per run in `block`, with the columns of `history_dtypes`."""
     finite = [
-        pl.when(pl.col(f"{n}").is_finite()).then(pl.col(f"{n}")).alias(f"{FINITE}{n}") for n in range(len(metrics))
+        pl.when(pl.col(f"{n}").is_finite()).then(pl.col(f"{n}")).alias(f"{FINITE_VALUES}{n}")
+        for n in range(len(metrics))
     ]
     goal = [pl.when(pl.col(BEST).is_finite()).then(pl.col(BEST)).alias(BEST)] if best else []
     at = None if best is None else pl.col(BEST).arg_min() if best.goal == "minimize" else pl.col(BEST).arg_max()
@@ -1433,7 +1451,7 @@ def statistics_of(number: int, metric: HistoryMetric, at: pl.Expr | None) -> lis
     The first of equal values is the best one. The last value is the last one logged, finite or not; the tail is the
     mean of the last tenth (rounded down, at least one) of the finite values.
     """
-    value, finite, step = pl.col(f"{number}"), pl.col(f"{FINITE}{number}"), pl.col("_step")
+    value, finite, step = pl.col(f"{number}"), pl.col(f"{FINITE_VALUES}{number}"), pl.col("_step")
     tail = finite.drop_nulls().tail(pl.max_horizontal(finite.count() // 10, 1))
     told = {
         "min": finite.min(),
@@ -1450,7 +1468,7 @@ def statistics_of(number: int, metric: HistoryMetric, at: pl.Expr | None) -> lis
     return [expression.alias(f"{HISTORY}{statistic}_{metric.name}") for statistic, expression in told.items()]
 
 
-# ---- files -------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------------------
 def scan(file: str) -> pl.LazyFrame:
     """The rows of `file`. Its name is taken as it is: no glob, and no columns from `key=value` directories."""
     return pl.scan_parquet(file, glob=False, hive_partitioning=False)
@@ -1504,11 +1522,11 @@ def batches_in_order(
     for stretch in stretches_of_files(placed):
         number = stretch[FILE_NUMBER][0]
         if (stretch[FILE_NUMBER] == number).all() and stretch[ROW_NUMBER].is_sorted():
-            rows = rows_of(files[number].file, stretch[ROW_NUMBER]).drop(ROW_NUMBER)
+            rows = numbered_rows(files[number].file, stretch[ROW_NUMBER]).drop(ROW_NUMBER)
             yield from unified(number, files[number], columns, rows).collect_batches(chunk_size=at_once)
         else:
             for start in range(0, len(stretch), at_once):
-                yield sorted_rows(files, columns, stretch.slice(start, at_once))
+                yield rows_sorted(files, columns, stretch.slice(start, at_once))
 
 
 def stretches_of_files(placed: pl.DataFrame) -> list[pl.DataFrame]:
@@ -1520,17 +1538,17 @@ def stretches_of_files(placed: pl.DataFrame) -> list[pl.DataFrame]:
     return [placed.slice(start, stop - start) for start, stop in itertools.pairwise([*starts, len(placed)])]
 
 
-def sorted_rows(files: Sequence[RunsFile], columns: Sequence[Column], placed: pl.DataFrame) -> pl.DataFrame:
+def rows_sorted(files: Sequence[RunsFile], columns: Sequence[Column], placed: pl.DataFrame) -> pl.DataFrame:
     """The placed rows of several files, put in order in memory."""
     frames, positions = [], []
     for (number,), rows in placed.sort(FILE_NUMBER, ROW_NUMBER).group_by(FILE_NUMBER, maintain_order=True):
-        own = rows_of(files[number].file, rows[ROW_NUMBER]).drop(ROW_NUMBER)
+        own = numbered_rows(files[number].file, rows[ROW_NUMBER]).drop(ROW_NUMBER)
         frames.append(unified(number, files[number], columns, own))
         positions.append(rows[POSITION])
     return pl.concat(pl.collect_all(frames)).with_columns(pl.concat(positions)).sort(POSITION).drop(POSITION)
 
 
-def rows_of(file: str, numbers: pl.Series) -> pl.LazyFrame:
+def numbered_rows(file: str, numbers: pl.Series) -> pl.LazyFrame:
     """The rows of `file` with these ascending numbers."""
     first, last = numbers[0], numbers[-1]
     rows = scan(file).with_row_index(ROW_NUMBER).slice(first, last - first + 1)
@@ -1550,7 +1568,7 @@ def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition
             row_group_size=ROW_GROUP_ROWS,
             metadata=dict(metadata),
             mkdir=bool(partition_by) and not is_url(place),
-            sinked_paths_callback=lambda sinked: written.extend(map(str, sinked.paths)),
+            sinked_paths_callback=lambda sinked: written.extend(str(each.path) for each in sinked.paths),
         )
     return sorted(written) or [place]
 
@@ -1626,7 +1644,7 @@ def unfinished_unnamed(file: Path) -> Iterator[None]:
         raise OSError(reason.partition(" (os error")[0] if file.suffix in reason else reason) from error
 
 
-# ---- report --------------------------------------------------------------------------------
+# --- report ---------------------------------------------------------------------------------------------------
 def report(outcome: Outcome, skipped: Sequence[Skipped], say: Say) -> None:
     """Tell people what was done: rows, filters, conflicts, derived columns."""
     say(f"{counted(outcome.rows_read, 'row')} in {counted(outcome.files, 'file')}")
@@ -1712,7 +1730,7 @@ def fit_line(fit: Fit) -> str:
     return f"{fit.column}: {counted(fit.runs, 'run')}: {', '.join(values)}{others}"
 
 
-def history_lines(histories: Histories | None) -> Iterator[str]:
+def history_lines(histories: HistoryReport | None) -> Iterator[str]:
     """What the histories gave, and what they could not."""
     if histories is None:
         return
@@ -1755,7 +1773,7 @@ def as_json(outcome: Outcome, skipped: Sequence[Skipped], output: str) -> str:
     )
 
 
-# ---- streams -----------------------------------------------------------------------------------
+# --- streams --------------------------------------------------------------------------------------------------
 def speaker(*, quiet: bool) -> Say:
     """A function that tells people one line on stderr; when quiet, one that does not."""
 
@@ -1799,7 +1817,7 @@ def jsonable(value: object) -> object:
     return value
 
 
-# ---- command line ------------------------------------------------------------------------------
+# --- command line ---------------------------------------------------------------------------------------------
 def parse_args(argv: Sequence[str] | None) -> Options:
     """The command line as Options; the only place that knows argparse."""
     parser = Parser(__doc__ or "")
@@ -1908,7 +1926,7 @@ def comma_separated(values: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(part.strip() for value in values or () for part in value.split(",") if part.strip())
 
 
-# ---- the whole ---------------------------------------------------------------------------------
+# --- the whole ------------------------------------------------------------------------------------------------
 def import_libraries() -> None:
     """Import what takes time: once the command line is right."""
     global pl
@@ -2008,7 +2026,7 @@ def merge(files: Sequence[RunsFile], rules: Sequence[Rule], options: Options) ->
     told = None
     if wish:
         have = int(chosen[HAS_HISTORY].sum())
-        told = Histories(len(history_files), history_row_count, len(metrics), have, len(chosen) - have, sampled)
+        told = HistoryReport(len(history_files), history_row_count, len(metrics), have, len(chosen) - have, sampled)
     outcome = Outcome(
         outputs=[options.output + file.removeprefix(place) for file in written],
         files=len(files),
@@ -2096,5 +2114,13 @@ def guarded(work: Callable[[], int], *, debug: bool) -> int:
     return code
 
 
+def leave(code: int) -> NoReturn:
+    """End at once: all is written, and what is left, such as threads that wait for a server, would hold the process."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # it may be closed, or None
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

@@ -78,8 +78,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from functools import cache, partial
-from itertools import pairwise
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, Self, TextIO, TypeAlias, TypeVar, cast
@@ -96,6 +96,7 @@ if TYPE_CHECKING:
     import wandb
     from pydantic import ValidationError
     from rich.progress import Progress, TaskID
+    from urllib3.exceptions import HTTPError
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 # --- constants ------------------------------------------------------------------------------------------------
@@ -146,20 +147,24 @@ WORKERS = 8  # a shared server bears that; more gain little
 TIMEOUT_S = 60  # enough for the largest page from a busy server; longer looks like a hang
 RETRIES = 4
 LONGEST_WAIT_S = 30.0  # between two tries
+LONGEST_RETRY_AFTER_S = 300.0  # a longer wait that a server asks for looks like a hang
+LEAST_BYTES_S = 10_000  # a slower download is given up once the timeout is over
 PARSERS = min(4, os.cpu_count() or 1)  # processes: one keeps up with about 3,000 runs a second
 PROJECTS_AT_ONCE = 4
-WINDOW_RUNS = 900  # that a window should hold: a page holds some more
+WINDOW_RUNS = 600  # that a window should hold: a page holds some more, and smaller ones are parsed earlier
 COUNT_TRIES = 2  # for a history that came whole, but shorter than the server counts
 LISTINGS = 3  # before a project that keeps changing is taken as it is
 RUNS_A_QUESTION = 20  # histories or sweeps
+TABLES = ("history", "history_sampled", "system")  # files with many rows a run, by the end of their names
 LIVE_ROWS_A_QUESTION = 5_000
 SYSTEM_SAMPLES = 1_000  # rows of system metrics a run
 DOWNLOAD_BYTES = 1 << 20
+FAILURES_NAMED = 10  # on stderr, of those with one cause
 PLAIN_LINE_S = 10  # between two lines of progress where there is no terminal
 
 PAGE_RUNS = 1_000  # runs a question, the most that a server gives, and rows that are made together
 ROW_GROUP_ROWS = 100_000
-ROW_GROUP_BYTES = 32_000_000  # of configs and summaries, which may be long
+ROW_GROUP_BYTES = 16_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
 KEPT_CELLS = 1_000_000  # of an earlier history, copied at a time
 PART_ITEMS = 300_000  # logged values that a reader holds before it writes them away: about 40 MB
@@ -201,8 +206,16 @@ class QueryError(Exception):
         self.status = status
 
 
+class GivenUpError(QueryError):
+    """The same, asked often enough or not asked any more."""
+
+
 class DownloadError(Exception):
     """A file that did not come whole, and why, without its URL: that one is signed."""
+
+
+class NoDownloadError(DownloadError):
+    """A file that nobody asks for any more."""
 
 
 @dataclass(frozen=True)
@@ -1217,12 +1230,22 @@ def consecutive_parts(logs: Sequence[Log], work: Path, say_rewritten: Callable[[
     return unique
 
 
-def each_step_once(parts: list[Part], work: Path) -> list[Part]:
-    """The parts as they are, if their steps follow each other; else one part, in which the later rows hold."""
-    ascending = all(part.ascending for part in parts)
-    if ascending and all(before.last_step < after.first_step for before, after in pairwise(parts)):
-        return parts
-    return [unique_steps(parts, work)]
+def each_step_once(parts: Sequence[Part], work: Path) -> list[Part]:
+    """The parts in the order of their steps; those whose steps mingle become one, in which the later rows hold."""
+    together = overlapping([part for part in parts if part.rows])
+    return [each[0] if len(each) == 1 and each[0].ascending else unique_steps(each, work) for each in together]
+
+
+def overlapping(parts: Sequence[Part]) -> list[list[Part]]:
+    """The parts by ranges of steps that have none in common; those of one range in the order in which they came."""
+    ranges: list[list[tuple[int, Part]]] = []
+    reached = -math.inf
+    for number, part in sorted(enumerate(parts), key=lambda numbered: numbered[1].first_step):
+        if part.first_step > reached:
+            ranges.append([])
+        ranges[-1].append((number, part))
+        reached = max(reached, part.last_step)
+    return [[part for _, part in sorted(each, key=lambda numbered: numbered[0])] for each in ranges]
 
 
 def is_offline(log: Log) -> bool:
@@ -1268,7 +1291,8 @@ def connected(key_file: Path | None, *, timeout_s: int, retries: int) -> Iterato
     key = key_in(key_file)
     with tempfile.TemporaryDirectory(prefix="wandb-tools-", ignore_cleanup_errors=True) as scratch:
         prepare_sdk(scratch, timeout_s=timeout_s, retries=retries)
-        import_sdk()
+        import_sdk(scratch)
+        start_service()
         try:
             yield signed_in(key, limit_s=min(timeout_s, CONNECT_LIMIT_S))
         finally:
@@ -1301,12 +1325,29 @@ def prepare_sdk(scratch: str, *, timeout_s: int, retries: int) -> None:
     os.environ.pop("WANDB_SERVICE", None)  # the connection of a training process, which is not ours to end
 
 
-def import_sdk() -> None:
-    """Import wandb, which takes a second: once its settings are made, before any thread starts."""
+def import_sdk(scratch: str) -> None:
+    """Import wandb, which takes a second: once its settings are made, before any thread starts.
+
+    It makes temporary folders, which are to go when `scratch` does.
+    """
     global wandb, ValidationError, WandbApiFailedError
+    usual, tempfile.tempdir = tempfile.tempdir, scratch
     import wandb
     from pydantic import ValidationError
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    tempfile.tempdir = usual
+
+
+def start_service() -> None:
+    """Have the SDK start its service process, in a thread, while modules are imported that `Api` needs as well."""
+
+    def start() -> None:
+        with suppress(Exception):  # `Api` tries it again, and tells
+            wandb.setup()
+
+    threading.Thread(target=start, daemon=True).start()
+    importlib.import_module("wandb.apis.public")
 
 
 def key_in(file: Path | None) -> str | None:
@@ -1454,16 +1495,17 @@ def targets_of(options: Options) -> list[Target]:
 def filters_of(target: Target, selection: Selection) -> dict[str, object]:
     """The selection as W&B's filters, which the server evaluates; empty where nothing is filtered."""
     created = {"$gte": iso(selection.since), "$lt": iso(selection.until)}
-    any_of_these = {
-        "state": selection.state,
-        "tags": selection.tag,
-        "group": selection.group,
-        "sweep": (*selection.sweep, *filter(None, [target.sweep])),
-        "name": tuple(filter(None, [target.run])),
-    }
+    any_of_these = [
+        ("state", selection.state),
+        ("tags", selection.tag),
+        ("group", selection.group),
+        ("sweep", selection.sweep),
+        ("sweep", tuple(filter(None, [target.sweep]))),
+        ("name", tuple(filter(None, [target.run]))),
+    ]
     asked: list[Mapping[str, object]] = [
         {"createdAt": {operator: time_ for operator, time_ in created.items() if time_}},
-        *({name: {"$in": list(values)} if values else {}} for name, values in any_of_these.items()),
+        *({name: {"$in": list(values)} if values else {}} for name, values in any_of_these),
         selection.where,
     ]
     asked = [each for each in asked if any(each.values())]
@@ -1474,19 +1516,54 @@ def iso(moment: datetime | None) -> str | None:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if moment else None
 
 
-def found_projects(server: Server, options: Options) -> list[Project]:
-    """The projects that the targets mean. One that only some of several entities have is no error."""
+def found_projects(server: Server, options: Options) -> tuple[list[Project], list[Failure]]:
+    """The projects that the targets mean, and entities that do not tell theirs, unless none does.
+
+    A project that only some of several entities have is no error.
+    """
+    own = own_entity(server) if any(target.entity is None for target in targets_of(options)) else None
+    targets = [replace(target, entity=target.entity or own) for target in targets_of(options)]
+    names_of = side_by_side(partial(names_meant, server), targets, server.options.workers)
     found: dict[tuple[str, str], Project] = {}
-    lacking: list[Target] = []
-    for target in targets_of(options):
-        entity = target.entity or own_entity(server)
-        names = names_meant(server, entity, target.project)
-        for name in names:
-            project = Project(entity, name, filters_of(target, options.selection))
-            earlier = found.get((entity, name))
-            found[entity, name] = project if earlier is None else either(earlier, project)
-        if not names:
-            lacking.append(replace(target, entity=entity))
+    for target, names in zip(targets, names_of, strict=True):
+        for name in names if not isinstance(names, QueryError) else ():
+            project = Project(str(target.entity), name, filters_of(target, options.selection))
+            earlier = found.get((project.entity, name))
+            found[project.entity, name] = project if earlier is None else either(earlier, project)
+    failed = [
+        Failure(str(target.entity), "projects", f"its projects cannot be had: {names}", server.retries + 1)
+        for target, names in zip(targets, names_of, strict=True)
+        if isinstance(names, QueryError)
+    ]
+    for names in names_of if failed and not found else ():
+        if isinstance(names, QueryError):
+            raise names
+    check_lacking(server, [target for target, names in zip(targets, names_of, strict=True) if names == []], found)
+    return list(found.values()), failed
+
+
+def names_meant(server: Server, target: Target) -> list[str] | QueryError:
+    """The projects of the target's entity that it means; a team may have thousands, listed only for a pattern."""
+    entity, pattern = str(target.entity), target.project
+    is_name = not re.search(r"[*?\[]", pattern)
+    try:
+        project = Project(entity, pattern, filters_of(target, server.options.selection))
+        if is_name and (answer := plan_answer(server, project)):
+            server.plan_answers[project.path, json.dumps(project.filters)] = answer
+            return [pattern]
+    except QueryError as error:
+        if is_final(error):
+            return error
+        return [pattern]  # a project that fails does so by itself, beside the others
+    try:
+        names = project_names(server, entity)
+    except QueryError as error:
+        return error
+    return [pattern] if pattern in names else [name for name in names if matches(name, pattern)]
+
+
+def check_lacking(server: Server, lacking: Sequence[Target], found: Collection[tuple[str, str]]) -> None:
+    """A ScriptError for a target that means no project, unless another entity has one that it would mean."""
     for target in lacking:
         names = project_names(server, str(target.entity))
         entities = [] if names else entity_names(server)
@@ -1497,21 +1574,6 @@ def found_projects(server: Server, options: Options) -> list[Project]:
         if not names:
             near = f"; it has none that this key can see{did_you_mean(str(target.entity), entities)}"
         raise ScriptError(f"{target.entity} has no project {target.project}{near}", NOTHING_USABLE)
-    return list(found.values())
-
-
-def names_meant(server: Server, entity: str, pattern: str) -> list[str]:
-    """The entity's projects by name or glob; a team may have thousands, so that they are listed only for a pattern."""
-    is_name = not re.search(r"[*?\[]", pattern)
-    try:
-        if is_name and server.ask(IN_PROJECT % ("", "name"), {"entity": entity, "project": pattern})["project"]:
-            return [pattern]
-    except QueryError as error:
-        if is_final(error):
-            raise
-        return [pattern]  # a project that fails does so by itself, beside the others
-    names = project_names(server, entity)
-    return [pattern] if pattern in names else [name for name in names if matches(name, pattern)]
 
 
 def either(one: Project, other: Project) -> Project:
@@ -1561,6 +1623,21 @@ IN_PROJECT = """query InProject($entity: String!, $project: String!%s) {
 # --- the server: asking, in bounded time ----------------------------------------------------------------------
 
 
+class Patience:
+    """How often in a row a service may fail, whoever asks, before nobody asks it any more."""
+
+    def __init__(self, most_failures: int) -> None:
+        self.most_failures = most_failures
+        self.failures = 0
+
+    @property
+    def is_over(self) -> bool:
+        return self.failures >= self.most_failures
+
+    def note(self, *, answered: bool) -> None:
+        self.failures = 0 if answered else self.failures + 1
+
+
 class Server:
     """A connection that many threads share: so many questions at once, and all of them slower after a failure."""
 
@@ -1574,9 +1651,14 @@ class Server:
         self.source = {"kind": "server", "base_url": base_url()}
         self.under_way = threading.BoundedSemaphore(options.workers)
         self.downloading = threading.BoundedSemaphore(options.workers)
-        self.parsing = threading.BoundedSemaphore(2 * PARSERS + 2)  # answers held until they are parsed: 10 MB each
+        self.parsing = threading.BoundedSemaphore(PARSERS + 2)  # answers held until they are parsed: 10 MB each
         self.stopped = threading.Event()
         self.quiet_until = 0.0  # by time.monotonic(): before it nobody asks
+        self.plan_answers: dict[tuple[str, str], Any] = {}  # by project and filters, until they are used
+        self.smaller_pages: dict[str, list[int]] = {}  # sizes of pages that came only once they were smaller
+        tries_under_way = options.workers * (options.retries + 1)
+        self.questions = Patience(2 * tries_under_way)
+        self.downloads = Patience(2 * tries_under_way)
         self.storage = storage_session() if fetches_of(options) else None
 
     def ask(self, question: str, variables: Mapping[str, object]) -> Any:
@@ -1596,13 +1678,30 @@ class Server:
     def answer(self, question: str, variables: Mapping[str, object]) -> str:
         """The answer's JSON text to one try."""
         self.wait_for_quiet()
-        with self.under_way:
-            return query(self.api, question, variables, timeout_s=self.options.timeout_s)
+        if self.questions.is_over:
+            message = f"not asked: the server failed {self.questions.most_failures} times in a row; export again later"
+            raise GivenUpError(message)
+        try:
+            with self.under_way:
+                text = query(self.api, question, variables, timeout_s=self.options.timeout_s)
+        except QueryError as error:
+            self.questions.note(answered=is_final(error))
+            raise
+        self.questions.note(answered=True)
+        return text
 
     def slow_down(self, attempt: int) -> None:
         """After a failed attempt everybody waits, longer each time: a busy server is asked less."""
-        wait_s = min(LONGEST_WAIT_S, 0.5 * 2.0**attempt)
+        self.be_quiet(min(LONGEST_WAIT_S, 0.5 * 2.0**attempt))
+
+    def be_quiet(self, wait_s: float) -> None:
+        """Nobody asks for so long from now on, if not for longer already."""
         self.quiet_until = max(self.quiet_until, time.monotonic() + wait_s)
+
+    def page_runs(self, project: Project) -> int:
+        """What a page may hold: less once larger ones of the project have failed twice, which chance may do once."""
+        smaller = self.smaller_pages.get(project.path, ())
+        return min(smaller) if len(smaller) > 1 else PAGE_RUNS
 
     def wait_for_quiet(self) -> None:
         while (wait_s := self.quiet_until - time.monotonic()) > 0 and not self.stopped.is_set():
@@ -1612,40 +1711,72 @@ class Server:
 
     def download(self, url: str, folder: Path) -> Path:
         """The file behind a signed URL; DownloadError, which never tells the URL, if it does not come whole."""
-        assert self.storage is not None
         file = folder / f"{uuid.uuid4().hex}.download"
         self.wait_for_quiet()
+        if self.downloads.is_over:
+            message = f"not fetched: downloads failed {self.downloads.most_failures} times in a row; export again later"
+            raise NoDownloadError(message)
         try:
-            with (
-                self.downloading,
-                self.storage.get(url, stream=True, timeout=self.options.timeout_s) as answer,
-                file.open("wb") as opened,
-            ):
-                answer.raise_for_status()
-                for piece in answer.iter_content(DOWNLOAD_BYTES):
-                    opened.write(piece)
-                    if self.stopped.is_set():
-                        raise DownloadError("interrupted")
-        except requests.HTTPError as error:
-            status = error.response.status_code if error.response is not None else "unknown"
-            raise DownloadError(f"a download was refused with status {status}") from error
-        except requests.RequestException as error:
-            raise DownloadError(f"a download broke off ({type(error).__name__})") from error
+            with self.downloading, file.open("wb") as opened:
+                self.copy(url, opened)
+        except DownloadError:
+            self.downloads.note(answered=False)
+            raise
         except OSError as error:
             message = f"{folder} cannot be written to ({error.strerror}); free the place or choose another with -o"
             raise ScriptError(message, NOTHING_USABLE) from error
+        self.downloads.note(answered=True)
         return file
 
+    def copy(self, url: str, file: BinaryIO) -> None:
+        """Write what the URL has to a file. How long that may take grows with how much has come."""
+        assert self.storage is not None
+        limit_s = self.options.timeout_s
+        started = time.monotonic()
+        received = 0
+        try:
+            with self.storage.get(url, stream=True, timeout=limit_s) as answer:
+                answer.raise_for_status()
+                while piece := answer.raw.read1(DOWNLOAD_BYTES, decode_content=True):
+                    file.write(piece)
+                    received += len(piece)
+                    if self.stopped.is_set():
+                        raise DownloadError("interrupted")
+                    if time.monotonic() - started > limit_s + received / LEAST_BYTES_S:
+                        raise DownloadError(f"a download brought {received:,} bytes in {limit_s} s, which is too slow")
+        except requests.HTTPError as error:
+            answer = cast("requests.Response", error.response)
+            self.be_quiet(min(retry_after_s(answer.headers.get("Retry-After")), LONGEST_RETRY_AFTER_S))
+            raise DownloadError(f"a download was refused with status {answer.status_code}") from error
+        except (requests.RequestException, HTTPError) as error:
+            raise DownloadError(f"a download broke off ({type(error).__name__})") from error
 
-def is_final(error: QueryError) -> bool:
+
+def retry_after_s(header: str | None) -> float:
+    """The seconds that a Retry-After header asks to wait, given as such or as a date; 0 for none.
+
+    >>> retry_after_s("7"), retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT"), retry_after_s(None)
+    (7.0, 0.0, 0.0)
+    """
+    with suppress(TypeError, ValueError):
+        return max(float(header or 0), 0.0)
+    with suppress(TypeError, ValueError):
+        return max((parsedate_to_datetime(str(header)) - now()).total_seconds(), 0.0)
+    return 0.0
+
+
+def is_final(error: QueryError | DownloadError) -> bool:
     """Whether the same question would fail again."""
-    return 400 <= error.status < 500 and error.status not in (408, 429)
+    if isinstance(error, QueryError) and 400 <= error.status < 500:
+        return error.status not in (408, 429)
+    return isinstance(error, GivenUpError | NoDownloadError)
 
 
 def storage_session() -> requests.Session:
     """A client for signed URLs, which must not get the key: requests would send what netrc has for their host."""
-    global requests
+    global requests, HTTPError
     import requests
+    from urllib3.exceptions import HTTPError
 
     session = requests.Session()
     session.auth = lambda request: request
@@ -1685,10 +1816,9 @@ class Workers:
         for _ in range(self.count):
             self.pool.submit(os.getpid)
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            for process in active_children():
-                process.terminate()
+    def __exit__(self, *_: object) -> None:
+        for process in active_children():  # they hold nothing that is still to be written
+            process.terminate()
         self.pool.shutdown(cancel_futures=True)
 
     def submit(self, work: Callable[..., Found], *arguments: object) -> Future[Found]:
@@ -1736,6 +1866,7 @@ class Window:
     start: datetime | None
     end: datetime | None
     last: datetime | None
+    tries: int = 1
 
 
 @dataclass(frozen=True)
@@ -1751,13 +1882,18 @@ class Plan:
 
 def plan_of(server: Server, project: Project) -> Plan:
     """How many runs there are, and windows with about a page of them each; QueryError if the project is gone."""
-    answer = server.ask(PLAN, {**project.place, "filters": json.dumps(project.filters)})["project"]
+    answer = server.plan_answers.pop((project.path, json.dumps(project.filters)), None) or plan_answer(server, project)
     if answer is None:
         raise QueryError(f"there is no project {project.path}", 404)
     ends = [time_of(edge["node"]["createdAt"]) for key in ("first", "last") for edge in answer[key]["edges"]]
     first, last = ends if len(ends) == 2 else (None, None)
     windows = windows_between(Window(None, None, last), first, answer["selected"])
     return Plan(project, answer["all"], answer["selected"], windows)
+
+
+def plan_answer(server: Server, project: Project) -> Any:
+    """What the server tells of the project; None if there is none."""
+    return server.ask(PLAN, {**project.place, "filters": json.dumps(project.filters)})["project"]
 
 
 def windows_between(window: Window, first: datetime | None, runs: int) -> list[Window]:
@@ -1783,8 +1919,9 @@ def run_pages(server: Server, project: Project, window: Window, fields_: str) ->
 
     A page that fails is asked for again, smaller each time.
     """
-    size, cursor, failures = PAGE_RUNS, None, 0
+    size, cursor, failures = server.page_runs(project), None, 0
     filters = json.dumps(created_in(project, window))
+    counts: set[int] = set()
     while True:
         try:
             text = server.answer(RUNS % fields_, {**project.place, "filters": filters, "first": size, "after": cursor})
@@ -1795,13 +1932,28 @@ def run_pages(server: Server, project: Project, window: Window, fields_: str) ->
             server.slow_down(failures)
             size, failures = max(size // 4, 1), failures + 1
             continue
+        if failures:
+            server.smaller_pages.setdefault(project.path, []).append(size)
         yield text
+        counts.add(count_in(text) if cursor or page["hasNextPage"] else 0)
         if not page["hasNextPage"]:
-            return
+            break
         if rest := rest_of(window, text):
             yield rest
             return
         cursor, failures = page["endCursor"], 0
+    if len(counts) > 1 and window.tries < LISTINGS:  # cursors are offsets: they lead astray once a run has gone
+        yield [replace(window, tries=window.tries + 1)]
+
+
+def count_in(text: str) -> int:
+    """How many runs the window had when the page was made: the answer's last field.
+
+    >>> count_in('{"project":{"runs":{"edges":[]},"inWindow":7}}')
+    7
+    """
+    found = re.search(r'"inWindow"\s*:\s*(\d+)[\s}]*$', text[-200:])
+    return int(found[1]) if found else int(json.loads(text)["project"]["inWindow"])
 
 
 def rest_of(window: Window, text: str) -> list[Window]:
@@ -1838,12 +1990,38 @@ def page_info(text: str) -> dict[str, Any]:
 def page_of_answer(text: str, place: tuple[str, str], app_url: str, work: Path) -> tuple[RunPage, list[Failure]]:
     """The runs of an answer as a page, and what of them could not be parsed: their rows stay, without it."""
     nodes = [edge["node"] for edge in parsed_json(text)[0]["project"]["runs"]["edges"]]
-    runs, failures = [], []
-    for node in nodes:
-        run, wrong = run_of_node(node, place, app_url)
-        runs.append(run)
-        failures += wrong
-    return write_page(runs, work), failures
+    found = [run_of_node(node, place, app_url) for node in nodes]
+    runs = [run for run, _ in found]
+    failures = [failure for _, wrong in found for failure in wrong]
+    try:
+        return write_page(runs, work), failures
+    except (ScriptError, OSError):  # no place to write to: of no run alone
+        raise
+    except Exception as error:
+        odd = {run.id for run in runs if not is_writable(run, work)}
+        if not odd:
+            raise
+        runs = [bare(run, node) if run.id in odd else run for run, node in zip(runs, nodes, strict=True)]
+        told = f"config and summary cannot be taken apart ({error!r})"[:300]
+        failures += [Failure(run_id, "config", f"{told}; their text is kept as it is") for run_id in sorted(odd)]
+        return write_page(runs, work), failures
+
+
+def is_writable(run: Run, work: Path) -> bool:
+    """Whether the run makes a page: one that does not shall not spoil the others'."""
+    try:
+        write_page([run], work).file.unlink()
+    except (ScriptError, OSError):
+        raise
+    except Exception:  # noqa: BLE001 - whatever it is: there is no more to ask than whether
+        return False
+    return True
+
+
+def bare(run: Run, node: Mapping[str, Any]) -> Run:
+    """The run with its config and summary as texts alone."""
+    config_json, summary_json = valid_json(node["config"]), valid_json(node["summaryMetrics"])
+    return replace(run, config={}, summary={}, config_json=config_json, summary_json=summary_json)
 
 
 def run_of_node(node: Mapping[str, Any], place: tuple[str, str], app_url: str) -> tuple[Run, list[Failure]]:
@@ -1853,11 +2031,12 @@ def run_of_node(node: Mapping[str, Any], place: tuple[str, str], app_url: str) -
     texts: dict[str, str | None] = {}
     for key in ("config", "summaryMetrics"):
         try:
-            trees[key], texts[key] = tree_of(node[key])
+            tree, texts[key] = tree_of(node[key])
+            trees[key] = with_exact_ints(tree, node[key]) if key == "config" else tree
         except (ValueError, RecursionError) as error:
             trees[key], texts[key] = {}, valid_json(node[key])
             failures.append(Failure(node["name"], key, f"cannot be parsed ({error}); its text is kept as it is"))
-    config, summary = unwrapped(with_exact_ints(trees["config"], node["config"])), trees["summaryMetrics"]
+    config, summary = unwrapped(trees["config"]), trees["summaryMetrics"]
     entity, project = place
     run = Run(
         id=node["name"],
@@ -2007,15 +2186,20 @@ class Fetch:
     """One kind of table to fetch for runs: which fields to ask for, and what makes a history of the answer."""
 
     table: str  # the end of its file's name
+    made_of: tuple[str, ...]  # what else its rows depend on: a file made of something else is fetched anew
     fields: str
     collect: Callable[[Server, Project, Facts, Mapping[str, Any], Path], RunHistory]
 
 
 def fetches_of(options: Options) -> list[Fetch]:
     """The tables that are asked for besides the runs."""
-    sampled = Fetch("history_sampled", f"rows: history(samples: {options.history_samples})", collect_rows)
-    full = Fetch("history", FULL_FIELDS, collect_history)
-    system = Fetch("system", f"rows: events(samples: {SYSTEM_SAMPLES})", collect_rows)
+    keys = options.history_keys
+    samples = f"{options.history_samples} samples"
+    sampled = Fetch(
+        "history_sampled", (*keys, samples), f"rows: history(samples: {options.history_samples})", collect_rows
+    )
+    full = Fetch("history", keys, FULL_FIELDS, collect_history)
+    system = Fetch("system", keys, f"rows: events(samples: {SYSTEM_SAMPLES})", collect_rows)
     wanted = (options.include_history, options.history_samples is not None, options.system_metrics)
     return [fetch for fetch, asked_for in zip((full, sampled, system), wanted, strict=True) if asked_for]
 
@@ -2023,7 +2207,9 @@ def fetches_of(options: Options) -> list[Fetch]:
 def fetch_histories(server: Server, project: Project, fetch: Fetch, wanted: Sequence[Facts], kept: Path) -> Histories:
     """Fetch side by side, several runs a question; each history that is finished is `kept` for an export to come."""
     kept.mkdir(parents=True, exist_ok=True)
-    stored = {facts.id: stored_history(kept, facts, server.options) for facts in wanted}
+    for unfinished in kept.glob("*.download"):
+        unfinished.unlink()
+    stored = {facts.id: stored_history(kept, facts, fetch) for facts in wanted}
     found = Histories({run_id: history for run_id, history in stored.items() if history is not None})
     for finished in found.runs.values():
         server.meter.add(histories=1, rows=finished.rows)
@@ -2079,14 +2265,14 @@ def fetch_run(
             history = fetch.collect(server, project, facts, answer, kept)
             best = history if best is None or history.rows > best.rows else best
             if not history.lacking:
-                store_history(kept, facts, server.options, history)
+                store_history(kept, facts, fetch, history)
                 return history, None
             problem = history.lacking
             if attempt == COUNT_TRIES:
                 return best, Failure(facts.id, fetch.table, problem, attempt)
         except (QueryError, DownloadError) as error:
             problem = str(error)
-            if server.stopped.is_set() or (isinstance(error, QueryError) and is_final(error)):
+            if server.stopped.is_set() or is_final(error):
                 return best, Failure(facts.id, fetch.table, problem, attempt)
         except (ScriptError, OSError):  # no place to write to: of no run alone
             raise
@@ -2105,13 +2291,28 @@ def collect_history(
     exports = answer["parquetHistory"] or {}
     files = [server.download(url, kept) for url in exports.get("parquetUrls") or ()]
     counted = answer["historyLineCount"] or 0
-    live = [row["_step"] for row in map(as_row, exports.get("liveData") or ()) if row.get("_step") is not None]
-    ranges = step_ranges(sorted(live))
-    if counted and not files and not live:  # a server without exports: everything is live
-        ranges = [(0, max(facts.last_step or 0, counted) + 1)]
-    rows = [row for first, end in ranges for row in live_rows(server, project, facts, first, end)]
-    parts, skipped = server.workers.run(history_parts, files, rows, facts.nested, server.options.history_keys, kept)
-    return RunHistory(parts, skipped, counted)
+    history_keys = server.options.history_keys
+    parts, skipped = (
+        server.workers.run(parts_of_exports, files, facts.nested, history_keys, kept) if files else ([], set())
+    )
+    steps = sorted(row["_step"] for row in map(as_row, exports.get("liveData") or ()) if row.get("_step") is not None)
+    ranges = step_ranges(steps)
+    if counted and not files and not steps:  # a server without exports: everything is live
+        ranges = even_ranges(last_step(server, project, facts) + 1, counted)
+    for rows in live_rows(server, project, facts, ranges):
+        part, odd = server.workers.run(part_of_rows, rows, history_keys, kept)
+        parts.append(part)
+        skipped |= odd
+    if len(parts) > 1 or not all(part.ascending for part in parts):
+        parts = server.workers.run(each_step_once, parts, kept)
+    return RunHistory(parts, frozenset(skipped), counted)
+
+
+def last_step(server: Server, project: Project, facts: Facts) -> int:
+    """The last step that was logged; the summary may not tell it."""
+    keys = (ask_for_runs(server, project, [facts], "historyKeys")[0] or {}).get("historyKeys")
+    told = as_row(keys).get("lastStep") if keys else None
+    return max(told if isinstance(told, int) else -1, facts.last_step or 0, facts.history_rows)
 
 
 def step_ranges(steps: Sequence[int]) -> list[tuple[int, int]]:
@@ -2124,11 +2325,42 @@ def step_ranges(steps: Sequence[int]) -> list[tuple[int, int]]:
     return [(chunk[0], chunk[-1] + 1) for chunk in chunks]
 
 
-def live_rows(server: Server, project: Project, facts: Facts, first: int, end: int) -> list[str]:
+def even_ranges(end: int, rows: int) -> list[tuple[int, int]]:
+    """Ranges (from, before) up to a step, with some thousand of the rows each, if these are spread evenly.
+
+    >>> even_ranges(30_000, 10_000)
+    [(0, 15000), (15000, 30000)]
+    """
+    width = math.ceil(end / math.ceil(rows / LIVE_ROWS_A_QUESTION))
+    return [(first, min(first + width, end)) for first in range(0, end, width)]
+
+
+def live_rows(
+    server: Server, project: Project, facts: Facts, ranges: Sequence[tuple[int, int]]
+) -> Iterator[Sequence[str]]:
+    """The rows of ranges of steps as JSON, range by range; one that fails is asked for again in halves."""
+    waiting, failures = list(reversed(ranges)), 0
+    while waiting:
+        first, end = waiting.pop()
+        try:
+            rows = rows_between(server, project, facts, first, end)
+        except QueryError as error:
+            if is_final(error) or failures == server.retries:
+                raise GivenUpError(str(error), error.status) from error
+            server.slow_down(failures)
+            failures += 1
+            middle = (first + end) // 2
+            waiting += [(middle, end), (first, middle)] if first < middle else [(first, end)]
+            continue
+        failures = 0
+        if rows:
+            yield rows
+
+
+def rows_between(server: Server, project: Project, facts: Facts, first: int, end: int) -> Sequence[str]:
     """The rows with first <= _step < end as JSON, unsampled: more samples are asked for than there can be rows."""
-    samples = min(
-        2 * (end - first), 2**31 - 1
-    )  # a row may be in an export and in the live tail; GraphQL's ints are short
+    most = 2**31 - 1  # GraphQL's ints are short
+    samples = min(2 * (end - first), most)  # a row may be in an export and in the live tail
     variables = {"run": facts.id, "min": first, "max": end, "samples": samples}
     run = (server.ask_once(LIVE_ROWS, {**project.place, **variables})["project"] or {}).get("run") or {}
     return list(run.get("history") or ())
@@ -2140,16 +2372,18 @@ def as_row(live: object) -> Mapping[str, Any]:
     return row if isinstance(row, dict) else {}
 
 
-def collect_rows(server: Server, _project: Project, facts: Facts, answer: Mapping[str, Any], kept: Path) -> RunHistory:
+def collect_rows(server: Server, _project: Project, _facts: Facts, answer: Mapping[str, Any], kept: Path) -> RunHistory:
     """Rows that the server sampled: of the history, or of the system metrics."""
     rows = list(answer["rows"] or ())
-    parts, skipped = server.workers.run(history_parts, [], rows, facts.nested, server.options.history_keys, kept)
-    return RunHistory(parts, skipped, None)
+    if not rows:
+        return RunHistory([], frozenset(), None)
+    part, skipped = server.workers.run(part_of_rows, rows, server.options.history_keys, kept)
+    return RunHistory(server.workers.run(each_step_once, [part], kept), frozenset(skipped), None)
 
 
-def stored_history(kept: Path, facts: Facts, options: Options) -> RunHistory | None:
+def stored_history(kept: Path, facts: Facts, fetch: Fetch) -> RunHistory | None:
     """A history that an interrupted export has finished, if it is still the run's."""
-    document = metadata_of(kept / f"{history_key(facts, options)}.json")
+    document = metadata_of(kept / f"{history_key(facts, fetch)}.json")
     if document is None:
         return None
     parts = [
@@ -2162,20 +2396,20 @@ def stored_history(kept: Path, facts: Facts, options: Options) -> RunHistory | N
     return RunHistory(parts, frozenset(map(tuple, document["skipped"])), document["counted"])
 
 
-def store_history(kept: Path, facts: Facts, options: Options, history: RunHistory) -> None:
+def store_history(kept: Path, facts: Facts, fetch: Fetch, history: RunHistory) -> None:
     told = ("rows", "first_step", "last_step", "ascending")
     parts = [
         {name: getattr(part, name) for name in told} | {"file": part.file.name, "metrics": list(part.metrics.items())}
         for part in history.parts
     ]
     document = {"parts": parts, "skipped": sorted(history.skipped), "counted": history.counted}
-    with replacing(kept / f"{history_key(facts, options)}.json") as unfinished:
+    with replacing(kept / f"{history_key(facts, fetch)}.json") as unfinished:
         unfinished.write_text(json.dumps(document), "utf-8")
 
 
-def history_key(facts: Facts, options: Options) -> str:
+def history_key(facts: Facts, fetch: Fetch) -> str:
     """A file name that changes with whatever makes a history another one."""
-    return path_hash((facts.id, *history_mark(facts), str(options.history_samples), *options.history_keys))
+    return path_hash((facts.id, *history_mark(facts), *fetch.made_of))
 
 
 def history_mark(facts: Facts) -> tuple[str, str]:
@@ -2183,22 +2417,27 @@ def history_mark(facts: Facts) -> tuple[str, str]:
     return str(facts.history_rows), iso(facts.heartbeat_at) or ""
 
 
+def mark_of_node(node: Mapping[str, Any]) -> tuple[str, str]:
+    """The `history_mark` of a run in the server's answer."""
+    return str(node["historyLineCount"] or 0), iso(time_of(node["heartbeatAt"])) or ""
+
+
 # --- the server: histories, parsed by a worker ----------------------------------------------------------------
 
 
-def history_parts(
-    files: Sequence[Path], rows: Sequence[str], nested: Sequence[KeyPath], history_keys: Sequence[str], work: Path
-) -> tuple[list[Part], frozenset[KeyPath]]:
-    """A run's parts, each step once and in order, of W&B's parquet exports (which are removed) and of JSON rows."""
+def parts_of_exports(
+    files: Sequence[Path], nested: Sequence[KeyPath], history_keys: Sequence[str], work: Path
+) -> tuple[list[Part], set[KeyPath]]:
+    """The parts that W&B's parquet exports of a run make, and keys that are no numbers; the exports are removed.
+
+    Exports come in any order: where they overlap, the one that begins later is the newer.
+    """
     skipped: set[KeyPath] = set()
     parts: list[Part] = []
     for file in files:
         parts += export_parts(file, nested, history_keys, work, skipped)
         file.unlink()
-    if rows:
-        parts.append(rows_part(rows, history_keys, work, skipped))
-    parts.sort(key=lambda part: part.first_step)
-    return each_step_once([part for part in parts if part.rows], work), frozenset(skipped)
+    return sorted(parts, key=lambda part: part.first_step), skipped
 
 
 def export_parts(
@@ -2262,9 +2501,10 @@ def export_numbers(
             skipped.add(path)
 
 
-def rows_part(rows: Sequence[str], history_keys: Sequence[str], work: Path, skipped: set[KeyPath]) -> Part:
-    """Rows in JSON as a part; those without a step, as of system metrics, are counted."""
+def part_of_rows(rows: Sequence[str], history_keys: Sequence[str], work: Path) -> tuple[Part, set[KeyPath]]:
+    """Rows in JSON as a part, and keys that are no numbers; rows without a step, as of system metrics, are counted."""
     columns = Columns()
+    skipped: set[KeyPath] = set()
     for number, text in enumerate(rows):
         row = parsed_json(text)[0]
         leaves = [leaf for leaf in numeric_leaves(row) if is_wanted(leaf[0], history_keys)]
@@ -2279,7 +2519,7 @@ def rows_part(rows: Sequence[str], history_keys: Sequence[str], work: Path, skip
         skipped |= {path for path in others if is_private(path) or is_wanted(path, history_keys)}
     dtypes: dict[KeyPath, Any] = dict(zip(CLOCKS, (pl.Int64, pl.Float64, pl.Float64), strict=True))
     numbers = {path: settled_series("", values) for path, values in columns.padded()}
-    return write_part({path: s.cast(dtypes.get(path, s.dtype)) for path, s in numbers.items()}, work)
+    return write_part({path: s.cast(dtypes.get(path, s.dtype)) for path, s in numbers.items()}, work), skipped
 
 
 def is_private(path: KeyPath) -> bool:
@@ -2299,25 +2539,30 @@ def export_project(server: Server, project: Project, folders: Folders) -> Export
     plan, pages, failed = listed_runs(server, project, folders.work)
     options = server.options
     facts = [each for page in pages for each in page.facts]
-    if not (facts or failed):
-        return replace(plan, selected=0)
     is_whole = not (project.filters or options.selection.active_since or any(map(is_of_listing, failed)))
+    had_some = is_whole and (options.output / f"{project.stem}_runs.parquet").exists()
+    if not (facts or failed or had_some):
+        return replace(plan, selected=0)
     left_out = sum(page.left_out for page in pages)
     lost = max(plan.selected - len(facts) - left_out, 0)
     filtered = plan.all - plan.selected + left_out
     stem = project.stem
     tables: dict[str, dict[str, Sequence[Part]]] = {}
+    made_of: dict[str, Sequence[str]] = {}
     skipped: set[KeyPath] = set()
     short: list[str] = []
     for fetch in fetches_of(options):
-        known = server.workers.run(histories_in, options.output / f"{stem}_{fetch.table}.parquet", options.history_keys)
-        marks = {each.id: list(history_mark(each)) for each in facts}
-        changed = [each for each in facts if fetch.table != "history" or known.get(each.id) != marks[each.id]]
+        file = options.output / f"{stem}_{fetch.table}.parquet"
+        known = server.workers.run(histories_in, file, fetch.made_of)
+        changed = changed_histories(facts, known)
         server.meter.add(histories_wanted=len(changed))
         histories = fetch_histories(server, project, fetch, changed, folders.kept / stem / fetch.table)
-        tables[fetch.table] = {run_id: history.parts for run_id, history in histories.runs.items()}
+        lacking = {run_id: history.rows for run_id, history in histories.runs.items() if history.lacking}
+        fuller = server.workers.run(fuller_in, file, lacking) if lacking and known else ()
+        tables[fetch.table] = {id_: history.parts for id_, history in histories.runs.items() if id_ not in fuller}
+        made_of[fetch.table] = fetch.made_of
         skipped |= {path for history in histories.runs.values() for path in history.skipped}
-        short += [run_id for run_id, history in histories.runs.items() if history.lacking]
+        short += lacking
         failed += histories.failed
     goals: dict[str, str] = {}
     try:
@@ -2332,6 +2577,7 @@ def export_project(server: Server, project: Project, folders: Folders) -> Export
         filtered=filtered,
         listed=frozenset(each.id for each in facts) if is_whole else None,
         tables=tables,
+        made_of=made_of,
         failed=failed,
         mismatched=sorted(short),
         skipped_history_keys=sorted(".".join(path) for path in skipped),
@@ -2344,16 +2590,19 @@ def export_project(server: Server, project: Project, folders: Folders) -> Export
 
 
 def listed_runs(server: Server, project: Project, work: Path) -> tuple[Plan, list[RunPage], list[Failure]]:
-    """The project's selected runs, each once. If fewer came than the server counts, they are listed again."""
-    for attempt in range(LISTINGS):
-        plan = plan_of(server, project)
+    """The project's selected runs, each once. If fewer came than the server counts then, they are listed again."""
+    plan = plan_of(server, project)
+    server.meter.add(runs_wanted=plan.selected)
+    for _ in range(LISTINGS):
         if not plan.selected:
             return plan, [], []
-        server.meter.add(runs_wanted=plan.selected if attempt == 0 else 0)
         pages, failed = window_pages(server, project, plan, work)
         pages = server.workers.run(each_run_once, pages, server.options.selection.active_since, work)
         got = sum(len(page.facts) + page.left_out for page in pages)
         if got >= plan.selected or any(map(is_of_listing, failed)):
+            return plan, pages, failed
+        plan = plan_of(server, project)  # runs may have been deleted meanwhile
+        if got >= plan.selected:
             return plan, pages, failed
     problem = f"the server counts {plan.selected:,} runs, but lists {got:,}"
     return plan, pages, [*failed, Failure(project.path, "runs", problem, LISTINGS)]
@@ -2369,22 +2618,27 @@ def window_pages(server: Server, project: Project, plan: Plan, work: Path) -> tu
     place = (project.entity, project.name)
     parsed: list[Future[tuple[RunPage, list[Failure]]]] = []
 
-    def parse(text: str) -> None:
+    def parse(text: str) -> Future[tuple[RunPage, list[Failure]]]:
         server.parsing.acquire()
         future = server.workers.submit(page_of_answer, text, place, server.app_url, work)
         future.add_done_callback(lambda _: server.parsing.release())
         future.add_done_callback(lambda done: server.meter.add(runs=runs_in(done)))
-        parsed.append(future)
+        return future
 
     def fetch(window: Window) -> list[Window] | QueryError:
+        pages: list[Future[tuple[RunPage, list[Failure]]]] = []
+        outcome: list[Window] | QueryError = []
         try:
             for answer in run_pages(server, project, window, ROW_FIELDS):
-                if not isinstance(answer, str):
-                    return answer
-                parse(answer)
+                if isinstance(answer, str):
+                    pages.append(parse(answer))
+                else:
+                    outcome = answer
         except QueryError as error:
-            return error
-        return []
+            outcome = error
+        is_repeated = isinstance(outcome, list) and any(rest.tries > window.tries for rest in outcome)
+        parsed.extend(() if is_repeated else pages)
+        return outcome
 
     errors: list[QueryError] = []
     windows = plan.windows
@@ -2427,13 +2681,30 @@ def narrowed(page: RunPage, kept: Sequence[Facts], left_out: int, work: Path) ->
     return replace(page, file=file, facts=list(kept), left_out=left_out)
 
 
-def histories_in(file: Path, history_keys: Sequence[str]) -> dict[str, list[str]]:
-    """The `history_mark` of every run in an earlier history file; none if that was made of other keys."""
+def changed_histories(facts: Iterable[Facts], known: Mapping[str, Sequence[str]]) -> list[Facts]:
+    """The runs whose histories are not the known ones any more."""
+    return [each for each in facts if known.get(each.id) != list(history_mark(each))]
+
+
+def histories_in(file: Path, made_of: Sequence[str]) -> dict[str, list[str]]:
+    """The `history_mark` of every run in an earlier file; none if that was made of other keys."""
+    known = marks_in(file)
+    return dict(known.get("runs", {})) if known.get("keys") == list(made_of) else {}
+
+
+def marks_in(file: Path) -> dict[str, Any]:
+    """What an earlier file says of the histories in it."""
     if not file.exists():
         return {}
     with readable(file):
-        known = json.loads(pl.read_parquet_metadata(file).get(HISTORIES_KEY, "{}"))
-    return dict(known.get("runs", {})) if known.get("keys") == list(history_keys) else {}
+        return cast("dict[str, Any]", json.loads(pl.read_parquet_metadata(file).get(HISTORIES_KEY, "{}")))
+
+
+def fuller_in(file: Path, rows: Mapping[str, int]) -> set[str]:
+    """The ids of runs of which an earlier file has more than so many rows: it is not to lose them."""
+    with readable(file):
+        runs = pl.scan_parquet(file, glob=False).filter(pl.col("run_id").is_in(list(rows))).group_by("run_id").len()
+        return {run_id for run_id, count in runs.collect().iter_rows() if count > rows[run_id]}
 
 
 def sweep_goals(server: Server, project: Project, facts: Sequence[Facts]) -> dict[str, str]:
@@ -2473,7 +2744,8 @@ def export_online(options: Options, folders: Folders, say: Say) -> Conclusion:
         workers.start_all()
         server = Server(api, options, workers, meter)
         try:
-            projects = with_stems(found_projects(server, options), options.output)
+            projects, failed = found_projects(server, options)
+            projects = with_stems(projects, options.output)
             outcomes = side_by_side(partial(one_project, server, folders=folders), projects, PROJECTS_AT_ONCE)
         except QueryError as error:
             message = f"{base_url()} does not tell its projects: {error}; try it again later"
@@ -2481,7 +2753,7 @@ def export_online(options: Options, folders: Folders, say: Say) -> Conclusion:
         except BaseException:
             server.stopped.set()
             raise
-    return concluded(outcomes, options, say)
+    return concluded([*failed, *outcomes], options, say)
 
 
 def with_stems(projects: Sequence[Project], output: Path) -> list[Project]:
@@ -2507,9 +2779,9 @@ def concluded(outcomes: Sequence[Export | Plan | Failure], options: Options, say
     flags = filter_flags(options)
     if flags and total:
         say(f"{flags} kept {selected:,} of {total:,} runs")
-    if not selected and failed:
+    if not (selected or exports) and failed:
         raise ScriptError(f"{failed[0].run}: {failed[0].error}; nothing could be exported", NOTHING_USABLE)
-    if not selected:
+    if not (selected or exports):  # an export without runs tells that all that it had are gone
         empty = (
             f"{flags} leaves none of {total:,} runs; loosen it" if flags else f"{first_paths(plans)} has no such run"
         )
@@ -2551,21 +2823,26 @@ def one_project(server: Server, project: Project, *, folders: Folders) -> Export
 
 
 def rehearsed(server: Server, project: Project) -> Plan:
-    """The plan with the number of history rows, for which the runs' counts are listed but nothing else of them."""
+    """The plan with the number of history rows to fetch, for which the runs' counts are listed and nothing else."""
     plan = plan_of(server, project)
-    active_since, include_history = server.options.selection.active_since, server.options.include_history
+    options = server.options
+    active_since, include_history = options.selection.active_since, options.include_history
     if not ((include_history or active_since) and plan.selected):
         return plan
+    file = options.output / f"{project.stem}_history.parquet"
+    known = server.workers.run(histories_in, file, options.history_keys) if include_history else {}
     rows: dict[str, int] = {}
     windows = plan.windows
     while windows:
-        lists = side_by_side(lambda window: list(run_pages(server, project, window, LIGHT_FIELDS)), windows, 4)
+        pages_of = lambda window: list(run_pages(server, project, window, LIGHT_FIELDS))  # noqa: E731
+        lists = side_by_side(pages_of, windows, options.workers)
         answers = [answer for answers in lists for answer in answers]
         for text in (answer for answer in answers if isinstance(answer, str)):
             nodes = [edge["node"] for edge in json.loads(text)["project"]["runs"]["edges"]]
             if active_since:
                 nodes = [node for node in nodes if at_or_after(time_of(node["heartbeatAt"]), active_since)]
-            rows |= {node["name"]: node["historyLineCount"] or 0 for node in nodes}
+            unchanged = {node["name"] for node in nodes if known.get(node["name"]) == list(mark_of_node(node))}
+            rows |= {n["name"]: 0 if n["name"] in unchanged else n["historyLineCount"] or 0 for n in nodes}
         windows = [window for answer in answers if isinstance(answer, list) for window in answer]
     return replace(plan, selected=len(rows), history_rows=sum(rows.values()) if include_history else None)
 
@@ -2774,7 +3051,7 @@ class Names:
     metrics: Mapping[KeyPath, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What is to be known of a run besides its row."""
 
@@ -2808,10 +3085,11 @@ def write_page(runs: Iterable[Run], work: Path) -> RunPage:
     runs = sorted(runs, key=lambda run: (run.created_at or EPOCH, run.id))
     columns = Columns()
     facts = []
+    shared: dict[KeyPath, KeyPath] = {}  # each path once, though thousands of runs have it
     for run in runs:
         numbers = numeric_leaves(run.summary, (METRIC,))
         columns.add([*flatten(run.config, (CONFIG,)), *numbers])
-        nested = tuple(path[1:] for path, _ in numbers if len(path) > 2)
+        nested = tuple(shared.setdefault(path[1:], path[1:]) for path, _ in numbers if len(path) > 2)
         facts.append(Facts(run.id, run.state, run.heartbeat_at, run.last_step, run.history_rows, run.sweep, nested))
     typed = {path: typed_series(path, values) for path, values in columns.padded()}
     identity = {name: [storable_value(getattr(run, name)) for run in runs] for name in identity_schema()}
@@ -3263,6 +3541,7 @@ class Listing:
     filtered: int
     listed: frozenset[str] | None  # ids of all runs that the source has; None where it did not tell all
     tables: Mapping[str, Mapping[str, Sequence[Part]]] = field(default_factory=dict)  # by file name's end and run id
+    made_of: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by file name's end: see Fetch
     failed: Sequence[Failure] = ()
     torn: Sequence[str] = ()
     mismatched: Sequence[str] = ()  # ids of runs whose rows differ in number from the server's
@@ -3351,7 +3630,7 @@ def write_project(project: Listing, options: Options, source: Mapping[str, objec
     gone = sorted(earlier.ids - project.listed - project.unread) if project.listed is not None else []
     fresh = {facts.id for facts in project.facts}
     kept = sorted(earlier.ids - fresh - (set(gone) if options.prune else set()))
-    pages = [*project.pages, *earlier_pages(earlier, kept, work)]
+    pages = [*project.pages, *earlier_pages(earlier, kept, work)] or [write_page([], work)]
 
     tables = tables_of(project, options, stem, kept, fresh)
     names = settled_paths(pages, {path for table in tables if table.of_history for path, _ in table.dtypes()})
@@ -3417,7 +3696,8 @@ class RowTable:
     paths: Mapping[KeyPath, str]  # of the earlier file, to their columns
     earlier_dtypes: Mapping[KeyPath, str]
     facts: Mapping[KeyPath, Mapping[str, str | None]]
-    marks: Mapping[str, list[str]]  # of the earlier file, if it is of the same keys: see history_mark
+    made_of: Sequence[str]
+    marks: Mapping[str, list[str]]  # of the earlier file, if it was made of the same: see history_mark
 
     @property
     def of_history(self) -> bool:
@@ -3433,20 +3713,27 @@ class RowTable:
 def tables_of(
     project: Listing, options: Options, stem: str, kept: Collection[str], fresh: Collection[str]
 ) -> list[RowTable]:
-    """The tables that are asked for, with what earlier files hold of runs that were not fetched again."""
+    """The tables that are asked for, with what earlier files hold of runs that were not fetched again.
+
+    With `--prune` also those that are there and not asked for: they may hold runs that are to go.
+    """
+    files = {name: options.output / f"{stem}_{name}.parquet" for name in TABLES}
+    asked = {} if options.offline is not None and not options.include_history else project.tables
+    others: dict[str, dict[str, Sequence[Part]]] = {
+        name: {} for name, file in files.items() if options.prune and name not in asked and file.exists()
+    }
     tables = []
-    for name, fetched in project.tables.items():
-        if options.offline is not None and not options.include_history:
-            continue
-        file = options.output / f"{stem}_{name}.parquet"
+    for name, fetched in {**asked, **others}.items():
+        file = files[name]
         stay = frozenset({*kept, *fresh} - fetched.keys())
-        earlier = earlier_table(file if stay and file.exists() else None, options.history_keys)
-        tables.append(RowTable(file, name, fetched, stay, *earlier))
+        made_of = marks_in(file).get("keys", ()) if name in others else project.made_of.get(name, options.history_keys)
+        earlier = earlier_table(file if stay and file.exists() else None, made_of)
+        tables.append(RowTable(file, name, fetched, stay, *earlier[:-1], made_of, earlier[-1]))
     return tables
 
 
 def earlier_table(
-    file: Path | None, history_keys: Sequence[str]
+    file: Path | None, made_of: Sequence[str]
 ) -> tuple[
     Path | None, dict[KeyPath, str], dict[KeyPath, str], dict[KeyPath, Mapping[str, str | None]], dict[str, list[str]]
 ]:
@@ -3460,7 +3747,7 @@ def earlier_table(
         facts = metric_facts_in(metadata)
     paths = {tuple(path): name for name, path in columns.items() if name in schema}
     dtypes = {path: str(schema[name]) for path, name in paths.items()}
-    return file, paths, dtypes, facts, histories_in(file, history_keys)
+    return file, paths, dtypes, facts, histories_in(file, made_of)
 
 
 def write_table(
@@ -3470,7 +3757,11 @@ def write_table(
     metrics = metric_names(table, names)
     schema = history_schema(table.dtypes(), metrics, with_steps=table.of_history)
     columns = {name: path for path, name in metrics.items() if name in schema.names}
-    about = {**metadata, COLUMNS_KEY: json.dumps(columns), **marks_of(table, project, options)}
+    about = {
+        **metadata,
+        COLUMNS_KEY: json.dumps(columns),
+        **(marks_of(table, project) if options.offline is None else {}),
+    }
     merged = heapq.merge(fetched_rows(table, project, metrics), kept_rows(table, metrics), key=lambda of_run: of_run[0])
     tables = (in_schema(rows, sources, schema) for _, rows, sources in merged)
     return write_history(table.file, at, tables, schema.with_metadata(about))
@@ -3483,7 +3774,7 @@ def metric_names(table: RowTable, names: Names) -> Mapping[KeyPath, str]:
 
 def is_current(table: RowTable, names: Names, metadata: Mapping[str, str]) -> bool:
     """Whether the earlier file is what would be written: no run of it fetched or dropped, no column renamed."""
-    if table.earlier is None or any(table.fetched.values()):
+    if table.earlier is None or table.fetched:
         return False
     known = pl.read_parquet_metadata(table.earlier)
     earlier = {tuple(path): name for name, path in json.loads(known.get(COLUMNS_KEY, "{}")).items()}
@@ -3496,14 +3787,12 @@ def is_current(table: RowTable, names: Names, metadata: Mapping[str, str]) -> bo
     )
 
 
-def marks_of(table: RowTable, project: Listing, options: Options) -> dict[str, str]:
+def marks_of(table: RowTable, project: Listing) -> dict[str, str]:
     """What a later export compares to see whose histories have changed; logs are always read anew."""
-    if options.offline is not None:
-        return {}
     whole = table.fetched.keys() - set(project.mismatched)  # the others are fetched again next time
     marks = {run_id: mark for run_id, mark in table.marks.items() if run_id in table.kept}
     marks |= {facts.id: list(history_mark(facts)) for facts in project.facts if facts.id in whole}
-    return {HISTORIES_KEY: json.dumps({"keys": options.history_keys, "runs": marks})}
+    return {HISTORIES_KEY: json.dumps({"keys": list(table.made_of), "runs": marks})}
 
 
 def fetched_rows(
@@ -3600,7 +3889,7 @@ def tell(outcome: Conclusion, options: Options, say: Say) -> int:
     if options.json:
         rows = [export_row(export.listing) | {"kept": len(export.kept)} for export in outcome.exports]
         rows += [plan_row(plan) if isinstance(plan, Plan) else export_row(plan) for plan in outcome.planned]
-        rows += [failed_row(failure) for failure in outcome.failures if failure.what == "project"]
+        rows += [failed_row(failure) for failure in outcome.failures if failure.what in ("project", "projects")]
         print(json_text({"version": 1, "exports": rows, "files": files}))
     else:
         plans = (plan_sentence(plan) if isinstance(plan, Plan) else sentence(plan) for plan in outcome.planned)
@@ -3665,7 +3954,7 @@ def plan_row(plan: Plan) -> dict[str, object]:
 
 def failed_row(failure: Failure) -> dict[str, object]:
     entity, _, project = failure.run.partition("/")
-    return {"entity": entity, "project": project, "status": "failed", "error": failure.error}
+    return {"entity": entity, "project": project or None, "status": "failed", "error": failure.error}
 
 
 class Meter:
@@ -3820,7 +4109,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     )
     flag("--system-metrics", action="store_true", help="also system metrics, sampled by the server")
     flag("--prune", action="store_true", help="drop runs of an earlier export that the source no longer has")
-    flag("--dry-run", action="store_true", help="say which projects, runs and rows there are; write nothing")
+    flag("--dry-run", action="store_true", help="say which projects, runs and rows would be fetched; write nothing")
     flag = parser.add_argument_group("how").add_argument
     flag(
         "--workers",
@@ -3831,7 +4120,13 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     flag(
         "--timeout", type=positive, metavar="S", default=TIMEOUT_S, help=f"seconds for an answer (default: {TIMEOUT_S})"
     )
-    flag("--retries", type=not_negative, metavar="N", default=RETRIES, help=f"further tries (default: {RETRIES})")
+    flag(
+        "--retries",
+        type=not_negative,
+        metavar="N",
+        default=RETRIES,
+        help=f"further tries of what failed (default: {RETRIES})",
+    )
     flag("--json", action="store_true", help="the result as one JSON object on stdout")
     flag("--quiet", action="store_true", help="nothing on stderr but errors")
     flag("--debug", action="store_true", help="show the traceback of an error")
@@ -4015,10 +4310,15 @@ def export(options: Options) -> int:
 
 def report_failures(failures: Iterable[Failure]) -> int:
     """Name each failure once, also when quiet, and return the exit code that they mean."""
-    failures = list(dict.fromkeys(failures))
-    for failure in failures:
-        print(printable(f"error: {failure.run}: {failure.error}"), file=sys.stderr)
-    return PARTIAL if failures else OK
+    by_error: dict[str, list[str]] = {}
+    for failure in dict.fromkeys(failures):
+        by_error.setdefault(failure.error, []).append(failure.run)
+    for error, runs in by_error.items():
+        for run in runs[:FAILURES_NAMED]:
+            print(printable(f"error: {run}: {error}"), file=sys.stderr)
+        if (more := len(runs) - FAILURES_NAMED) > 0:
+            print(printable(f"error: {more:,} more, all named in the metadata: {error}"), file=sys.stderr)
+    return PARTIAL if by_error else OK
 
 
 def guarded(work: Callable[[], int], *, debug: bool) -> int:
@@ -4065,11 +4365,16 @@ def tolerate_any_text() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Options in, exit code out."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's SIGTERM ends it as Ctrl-C does
-    code = guarded(lambda: export(parse_args(argv)), debug="--debug" in (sys.argv if argv is None else argv))
-    if code == INTERRUPTED and threading.active_count() > 1:
-        os._exit(code)  # threads that wait for the server would hold the process until it answers
-    return code
+    return guarded(lambda: export(parse_args(argv)), debug="--debug" in (sys.argv if argv is None else argv))
+
+
+def leave(code: int) -> NoReturn:
+    """End at once: all is written, and what is left, such as threads that wait for a server, would hold the process."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # it may be closed, or None
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

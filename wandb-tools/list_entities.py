@@ -30,6 +30,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import fnmatch
+import importlib
 import io
 import json
 import math
@@ -164,7 +165,8 @@ def connected(key_file: Path | None, *, timeout_s: int, retries: int) -> Iterato
     key = key_in(key_file)
     with tempfile.TemporaryDirectory(prefix="wandb-tools-", ignore_cleanup_errors=True) as scratch:
         prepare_sdk(scratch, timeout_s=timeout_s, retries=retries)
-        import_sdk()
+        import_sdk(scratch)
+        start_service()
         try:
             yield signed_in(key, limit_s=min(timeout_s, CONNECT_LIMIT_S))
         finally:
@@ -197,12 +199,29 @@ def prepare_sdk(scratch: str, *, timeout_s: int, retries: int) -> None:
     os.environ.pop("WANDB_SERVICE", None)  # the connection of a training process, which is not ours to end
 
 
-def import_sdk() -> None:
-    """Import wandb, which takes a second: once its settings are made, before any thread starts."""
+def import_sdk(scratch: str) -> None:
+    """Import wandb, which takes a second: once its settings are made, before any thread starts.
+
+    It makes temporary folders, which are to go when `scratch` does.
+    """
     global wandb, ValidationError, WandbApiFailedError
+    usual, tempfile.tempdir = tempfile.tempdir, scratch
     import wandb
     from pydantic import ValidationError
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    tempfile.tempdir = usual
+
+
+def start_service() -> None:
+    """Have the SDK start its service process, in a thread, while modules are imported that `Api` needs as well."""
+
+    def start() -> None:
+        with suppress(Exception):  # `Api` tries it again, and tells
+            wandb.setup()
+
+    threading.Thread(target=start, daemon=True).start()
+    importlib.import_module("wandb.apis.public")
 
 
 def key_in(file: Path | None) -> str | None:

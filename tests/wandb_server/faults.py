@@ -9,6 +9,7 @@
 | drop | the connection closed before an answer | |
 | cut | an answer that stops short of its Content-Length, then a closed connection | fraction |
 | truncate | a shorter answer that looks whole: Content-Length agrees with it | fraction |
+| trickle | the real answer, a byte at a time, one every `seconds` | seconds |
 | slow | the real answer, `seconds` later | seconds |
 | headers | the real answer with further headers | headers |
 | expired | what a storage service says of an outdated signed URL (403) | |
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from .web import Request
 
 IN_RESOLVERS = {"error", "null"}
-IN_FRONT = {"status", "hang", "drop", "cut", "truncate", "slow", "headers", "expired", "call"}
+IN_FRONT = {"status", "hang", "drop", "cut", "truncate", "trickle", "slow", "headers", "expired", "call"}
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,7 @@ class Answer:
     content_type: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
     sent_bytes: int | None = None  # fewer than the body has: the connection is closed there
+    byte_s: float = 0.0  # between two bytes of the body
 
 
 class NoAnswer(Exception):  # noqa: N818
@@ -194,6 +195,9 @@ class App:
             case "truncate":
                 answer = make()
                 answer.body = answer.body[: int(len(answer.body) * rule.fraction)]
+            case "trickle":
+                answer = make()
+                answer.byte_s = rule.seconds
             case "slow":
                 self.pause(rule.seconds)
                 answer = make()
@@ -466,8 +470,11 @@ class Handler(BaseHTTPRequestHandler):
         sent = b"" if self.command == "HEAD" else body[: answer.sent_bytes]
         request.status, request.bytes_sent = answer.status, len(sent)  # before the client can ask for it
         self._headers_buffer.append(b"\r\n")
-        self.wfile.write(b"".join(self._headers_buffer) + sent)  # one packet for small answers
-        self._headers_buffer = []
+        head, self._headers_buffer = b"".join(self._headers_buffer), []
+        self.wfile.write(head if answer.byte_s else head + sent)  # one packet for small answers
+        for number in range(len(sent) if answer.byte_s else 0):
+            self.server.app.pause(answer.byte_s)
+            self.wfile.write(sent[number : number + 1])
         if answer.sent_bytes is not None:
             self.close_connection = True
 

@@ -1,0 +1,59 @@
+"""What `--json` prints is what `tests/schemas/` says: programs depend on it, so that a change there is a decision."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Done
+from jsonschema import Draft202012Validator
+from wandb_server import Server
+
+SCHEMAS = Path(__file__).parent / "schemas"
+
+
+def checked(script: str, done: Done) -> dict:
+    """The JSON that a script printed, which its schema allows."""
+    document = json.loads(done.out)
+    schema = json.loads((SCHEMAS / f"{script}.json").read_text())
+    Draft202012Validator.check_schema(schema)
+    problems = [error.message for error in Draft202012Validator(schema).iter_errors(document)]
+    assert not problems, problems[:3]
+    return document
+
+
+@pytest.fixture
+def server(tmp_path):
+    with Server() as server:
+        server.add_runs("team", "demo", 4, keys=8)
+        server.add_runs("team", "other", 2, keys=8)
+        yield server
+
+
+def test_list_entities(server, run_script, tmp_path):
+    settings = server.environment(tmp_path / "sdk")
+    document = checked("list_entities", run_script("list_entities.py", "--json", env=settings))
+    assert [row["project"] for row in document["projects"]] == ["demo", "other"]
+    server.fault("status", match={"project": "other"}, status=500)
+    document = checked("list_entities", run_script("list_entities.py", "--json", "--retries", 1, env=settings))
+    assert document["failed"]
+
+
+def test_export_runs_from_a_server(server, run_script, tmp_path):
+    def export(*arguments: object) -> dict:
+        common = ("-e", "team", "-o", tmp_path / "out", "--json", "--retries", 0, "--timeout", 5)
+        done = run_script("export_runs.py", *common, *arguments, env=server.environment(tmp_path / "sdk"))
+        return checked("export_runs", done)
+
+    assert {row["status"] for row in export("--dry-run", "--include-history")["exports"]} == {"planned"}
+    assert {row["status"] for row in export("--include-history")["exports"]} == {"complete"}
+    server.fault("status", match={"project": "other"}, status=500)
+    assert {row["status"] for row in export()["exports"]} == {"complete", "failed"}
+
+
+@pytest.mark.parametrize("how", [(), ("--dry-run",)])
+def test_export_runs_offline(run_script, tmp_path, how):
+    runs = ROOT / "examples" / "offline-runs"
+    done = run_script("export_runs.py", "--offline", runs, "-o", tmp_path, "--include-history", "--json", *how)
+    assert len(checked("export_runs", done)["exports"]) == 2
