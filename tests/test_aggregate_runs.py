@@ -175,6 +175,7 @@ def test_help_has_the_manuals_every_flag():
         (["--filter", "ok", "--filter", "a(?=b)"], "look-ahead"),
         (["--output", "x.csv"], "its name must end in .parquet"),
         (["--output"], "expected one argument"),
+        (["--output", "https://host/x.parquet"], "URLs begin with s3://, gs://, az://; download it first"),
     ],
 )
 def test_wrong_usage(arguments, message):
@@ -877,7 +878,7 @@ def write_history(folder, rows):
     team.write_parquet(Path(folder, "team_demo_history.parquet"))
 
 
-values = st.none() | st.floats(width=32) | st.sampled_from([0.0, 1.0])
+values = st.none() | st.floats(width=32) | st.sampled_from([0.0, -0.0, 1.0])
 
 
 @given(st.lists(st.lists(st.tuples(values, values), max_size=25), min_size=1, max_size=3))

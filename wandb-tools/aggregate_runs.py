@@ -315,20 +315,22 @@ def files_at_url(url: str) -> list[Candidate | Skipped] | None:
         return [Candidate(url, named=True)]
     pattern = url if "*" in url else f"{url.rstrip('/')}/**/*.parquet"
     try:
-        listed = pl.scan_parquet(
-            pattern,
-            schema={"id": pl.String},
-            missing_columns="insert",
-            extra_columns="ignore",
-            include_file_paths=FILE,
-            hive_partitioning=False,
-        )
-        files = listed.select(FILE).unique().collect(engine="streaming")[FILE].to_list()
+        files = listed_at_url(pattern)
     except reading_errors() as error:
         reason = f"its files cannot be listed, name them instead: {first_line(error)}"
         return [Skipped(url, "unreadable", reason, failure=True)]
     visible = [file for file in files if not any(part.startswith(".") for part in file.split("/"))]
     return [Candidate(file, named=False) for file in visible] or None
+
+
+def listed_at_url(pattern: str) -> list[str]:
+    """The files with content that a pattern in object storage matches, by polars' own listing; none is read.
+
+    Where polars tells this in public, it has read a row of each first, and one damaged file hides all others.
+    """
+    scanned = pl.scan_parquet(pattern, schema={"id": pl.String}, hive_partitioning=False)
+    node = scanned._ldf.visit().view_current_node()  # noqa: SLF001
+    return list(getattr(node, "paths", ()))  # nothing matched: it is no scan
 
 
 def exists(place: str) -> bool:
@@ -1484,14 +1486,17 @@ def history_rows(
 
 def statistics(block: pl.DataFrame, metrics: Sequence[HistoryMetric], best: Best | None) -> pl.DataFrame:
     """One row per run in `block`, with the columns of `history_dtypes`."""
-    finite = [
-        pl.when(pl.col(f"{n}").is_finite()).then(pl.col(f"{n}")).alias(f"{FINITE_VALUES}{n}")
-        for n in range(len(metrics))
-    ]
-    goal = [pl.when(pl.col(BEST).is_finite()).then(pl.col(BEST)).alias(BEST)] if best else []
+    finite = [finite_part(f"{n}").alias(f"{FINITE_VALUES}{n}") for n in range(len(metrics))]
+    goal = [finite_part(BEST)] if best else []
     at = None if best is None else pl.col(BEST).arg_min() if best.goal == "minimize" else pl.col(BEST).arg_max()
     told = [each for n, metric in enumerate(metrics) for each in statistics_of(n, metric, at)]
     return block.with_columns(*finite, *goal).group_by(RUN, maintain_order=True).agg(told)
+
+
+def finite_part(column: str) -> pl.Expr:
+    """The finite values of a column, null for others; -0.0 is 0.0, as polars may rank the one before the other."""
+    value = pl.col(column)
+    return pl.when(value == 0).then(0).when(value.is_finite()).then(value).alias(column)
 
 
 def statistics_of(number: int, metric: HistoryMetric, at: pl.Expr | None) -> list[pl.Expr]:
@@ -1897,6 +1902,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     streams.add_argument("--quiet", action="store_true", help="only errors on stderr")
     streams.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_strictly(argv)
+    refuse_other_urls([*args.inputs, args.output or ""])
     if args.no_enrich and (args.rules or args.explain is not None):
         flag = "--rules" if args.rules else "--explain"
         raise ScriptError(f"{flag} is about derived columns, --no-enrich leaves them out: choose one", WRONG_USAGE)
@@ -1914,6 +1920,13 @@ def parse_args(argv: Sequence[str] | None) -> Options:
         json=args.json,
         quiet=args.quiet,
     )
+
+
+def refuse_other_urls(places: Iterable[str]) -> None:
+    """Raise for a URL that is no object storage: it would be taken for a folder."""
+    for place in places:
+        if re.match("[a-z0-9]+://", place) and not is_url(place):
+            raise ScriptError(f"{place}: URLs begin with {', '.join(CLOUD)}; download it first", WRONG_USAGE)
 
 
 def history_wish(globs: Sequence[str] | None, at: str | None, *, wanted: bool) -> HistoryWish | None:
