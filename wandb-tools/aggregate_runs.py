@@ -120,6 +120,7 @@ FALSE = ("false", "0", "no", "off")
 CLOUD = ("s3://", "gs://", "az://")  # object storage that polars reads and writes by itself
 ROW_GROUP_ROWS = 100_000  # large enough to scan fast, small enough to skip most of a big file
 CELLS = 10_000_000  # values held at once where rows have to be put in order: 80 MB of numbers
+FIRST_ROWS = 100  # most columns of text show here already that they hold no numbers
 SHOWN = 5  # examples in a line for people; --json holds all
 
 
@@ -700,35 +701,45 @@ def dtypes_of_texts(
             for number, dtype in types.items():
                 if dtype == pl.String:
                     doubtful.setdefault(number, []).append(members[number][0])
-    frames = pl.collect_all(
-        scan(files[number].file).select(meaning_of_text(pl.col(column).cast(pl.String)) for column in columns)
-        for number, columns in doubtful.items()
-    )
-    meanings = {"Null": pl.Null(), "Int64": pl.Int64(), "Float64": pl.Float64(), "String": pl.String()}
-    return {
-        (number, column): meanings[meaning]
-        for number, frame in zip(doubtful, frames, strict=True)
-        for column, meaning in frame.row(0, named=True).items()
+    told = meanings_of_texts(files, doubtful, rows=FIRST_ROWS)
+    open_yet = {n: [c for c in columns if told[n, c] != pl.String] for n, columns in doubtful.items()}
+    return told | meanings_of_texts(files, open_yet)
+
+
+def meanings_of_texts(
+    files: Sequence[RunsFile], columns: Mapping[int, Sequence[str]], rows: int | None = None
+) -> dict[tuple[int, str], pl.DataType]:
+    """What the given text columns of files, by number, mean as far as the first rows tell, or all."""
+    texts = [
+        scan(files[number].file)
+        .select(pl.col(own).cast(pl.String))
+        .slice(0, rows)
+        .unpivot()
+        .with_columns(pl.lit(number).alias(FILE_NUMBER))
+        for number, own in columns.items()
+        if own
+    ]
+    if not texts:
+        return {}
+    values = pl.concat(texts).drop_nulls("value").group_by(FILE_NUMBER, "variable")
+    told = values.agg(is_integer(pl.col("value")).all(), is_number(pl.col("value")).all().alias("number"))
+    meanings = {
+        (number, column): pl.Int64() if integer else pl.Float64() if decimal else pl.String()
+        for number, column, integer, decimal in told.collect(engine="streaming").iter_rows()
     }
+    return {(number, c): meanings.get((number, c), pl.Null()) for number, own in columns.items() for c in own}
 
 
-def meaning_of_text(text: pl.Expr) -> pl.Expr:
-    """The narrowest type for all values of `text`, as text. Only JSON's spelling counts: `007` is a name."""
-    values = text.drop_nulls()
-    integer = values.str.contains(r"^(0|-?[1-9][0-9]*)$") & values.cast(pl.Int64, strict=False).is_not_null()
-    decimal = values.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
-    in_range = values.cast(pl.Float64, strict=False).is_finite().fill_null(False)
-    number = (decimal & in_range) | values.is_in(["NaN", "Infinity", "-Infinity"])
-    return (
-        pl.when(values.len() == 0)
-        .then(pl.lit("Null"))
-        .when(integer.all())
-        .then(pl.lit("Int64"))
-        .when(number.all())
-        .then(pl.lit("Float64"))
-        .otherwise(pl.lit("String"))
-        .alias(text.meta.output_name())
-    )
+def is_integer(text: pl.Expr) -> pl.Expr:
+    """Whether a text is a 64-bit integer as JSON spells it: `007` is a name."""
+    return text.str.contains(r"^(0|-?[1-9][0-9]*)$") & text.cast(pl.Int64, strict=False).is_not_null()
+
+
+def is_number(text: pl.Expr) -> pl.Expr:
+    """Whether a text is a number as JSON spells it and a float can hold, or the word for one that JSON lacks."""
+    decimal = text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
+    in_range = text.cast(pl.Float64, strict=False).is_finite().fill_null(False)
+    return (decimal & in_range) | text.is_in(["NaN", "Infinity", "-Infinity"])
 
 
 def brought(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
