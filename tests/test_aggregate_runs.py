@@ -1185,12 +1185,13 @@ def test_rules_replace_and_read_configs():
     assert "stage" not in frame.columns
 
 
-def test_interrupted_it_leaves_the_earlier_result():
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_interrupted_it_leaves_the_earlier_result(name):
     write_runs(Path("x"), [Run("a")])
     out, _ = run("x")
     before = Path(out.strip()).read_bytes()
     slow = "import signal, sys, os; sys.argv[0] = 'x'\nimport aggregate_runs as a\n"
-    slow += "kill = lambda *_: os.kill(os.getpid(), signal.SIGINT)\na.rows_in_order = kill\n"
+    slow += f"kill = lambda *_: os.kill(os.getpid(), signal.{name})\na.rows_in_order = kill\n"
     slow += "raise SystemExit(a.main(['x']))"
     environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent)}
     done = subprocess.run([sys.executable, "-c", slow], env=environment, capture_output=True, text=True, check=False)

@@ -66,6 +66,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import sys
 import traceback
 from collections import Counter
@@ -1238,6 +1239,15 @@ class Best(NamedTuple):
     reason: str
 
 
+class HistoryPlan(NamedTuple):
+    """What is read of which histories, and the columns that this gives."""
+
+    files: Sequence[HistoryFile]
+    metrics: Sequence[HistoryMetric]
+    best: Best | None
+    dtypes: Mapping[str, pl.DataType]
+
+
 class HistoryReport(NamedTuple):
     """How much the histories gave, for the report."""
 
@@ -1269,6 +1279,28 @@ def histories_beside(files: Iterable[RunsFile]) -> tuple[list[HistoryFile], list
             if HISTORY_ENDING in file:  # any other one was looked into before
                 damaged_files.append(damaged(file, error))
     return found, sampled, damaged_files
+
+
+def history_plan(
+    wish: HistoryWish, files: Sequence[HistoryFile], columns: Sequence[Column], metadata: Mapping[str, str]
+) -> HistoryPlan:
+    """What `wish` means for these histories; ScriptError where they lack what it names."""
+    if (wish.at or wish.metrics) and not files:
+        message = "--history: there is none beside the inputs; export_runs.py --include-history writes them"
+        raise ScriptError(message, NOTHING_USABLE)
+    names = names_of({(prefix_of(column.name), column.path) for column in columns} | metrics_of(files))
+    metrics = wished_metrics(files, names, wish.metrics)
+    best = best_of(wish.at, all_metrics(files, names), goals(columns, metadata)) if wish.at else None
+    dtypes = history_dtypes(metrics, best)
+    earlier = {column.name: column.dtype for column in columns if column.name in dtypes}  # of an earlier result
+    dtypes |= {column: meeting({dtypes[column], dtype}, METRIC) for column, dtype in earlier.items()}
+    return HistoryPlan(files, metrics, best, dtypes)
+
+
+def goals(columns: Iterable[Column], metadata: Mapping[str, str]) -> dict[KeyPath, object]:
+    """The stored goal of each metric that has one, by path."""
+    stored = json.loads(metadata[METRICS_KEY])
+    return {c.path: stored[c.name]["goal"] for c in columns if stored.get(c.name, {}).get("goal")}
 
 
 def folder_of(file: str) -> str:
@@ -1378,14 +1410,8 @@ def history_dtypes(metrics: Iterable[HistoryMetric], best: Best | None) -> dict[
     return dtypes
 
 
-def with_histories(
-    runs: pl.DataFrame,
-    files: Sequence[HistoryFile],
-    metrics: Sequence[HistoryMetric],
-    best: Best | None,
-    dtypes: Mapping[str, pl.DataType],
-) -> tuple[pl.DataFrame, int, list[Skipped]]:
-    """The runs with what their histories say, in these dtypes; how many rows that took; files that are damaged.
+def with_histories(runs: pl.DataFrame, plan: HistoryPlan) -> tuple[pl.DataFrame, int, list[Skipped]]:
+    """The runs with what their histories say; how many rows that took; files that are damaged.
 
     A run without a history keeps what an earlier result says of it, else the columns are null there.
 
@@ -1394,12 +1420,12 @@ def with_histories(
     folders = {file: folder_of(file) for file in runs["source_file"].unique()}
     runs = runs.with_columns(pl.col("source_file").replace_strict(folders, return_dtype=pl.String).alias(FOLDER))
     wanted = runs.select(pl.col("id").alias("run_id"), "entity", "project", FOLDER).unique()
-    schema = pl.Schema({**wanted.schema, **dtypes, HAS_HISTORY: pl.Boolean()})
+    schema = pl.Schema({**wanted.schema, **plan.dtypes, HAS_HISTORY: pl.Boolean()})
     frames, rows, broken = [pl.DataFrame(schema=schema)], 0, []
-    for file in files:
+    for file in plan.files:
         try:
             stretches = stretches_of_runs(file, wanted)
-            parts = list(statistics_by_run(file, stretches, metrics, best, dtypes))
+            parts = list(statistics_by_run(file, stretches, plan))
         except reading_errors() as error:  # a footer can be sound where the rows are not
             broken.append(damaged(file.file, error))
             continue
@@ -1408,12 +1434,19 @@ def with_histories(
     found = pl.concat(frames).unique(wanted.columns, keep="first", maintain_order=True).rename({"run_id": "id"})
     on = ["id", "entity", "project", FOLDER]
     joined = runs.join(found, on=on, how="left", suffix=NEW, nulls_equal=True, maintain_order="left")
-    earlier = [column for column in dtypes if column in runs.columns]  # of runs whose histories are gone since
+    earlier = [column for column in plan.dtypes if column in runs.columns]  # of runs whose histories are gone since
     chosen = [
-        pl.when(HAS_HISTORY).then(column + NEW).otherwise(pl.col(column).cast(dtypes[column])).alias(column)
+        pl.when(HAS_HISTORY).then(column + NEW).otherwise(pl.col(column).cast(plan.dtypes[column])).alias(column)
         for column in earlier
     ]
     return joined.with_columns(chosen).drop(column + NEW for column in earlier), rows, broken
+
+
+def history_report(plan: HistoryPlan, runs: pl.DataFrame, rows: int, sampled: Sequence[str]) -> HistoryReport:
+    """What `plan` came to for these runs."""
+    runs_with = int(runs[HAS_HISTORY].sum())
+    files = [file.file for file in plan.files]
+    return HistoryReport(files, rows, len(plan.metrics), runs_with, len(runs) - runs_with, sampled)
 
 
 def stretches_of_runs(file: HistoryFile, wanted: pl.DataFrame) -> pl.DataFrame:
@@ -1429,15 +1462,10 @@ def stretches_of_runs(file: HistoryFile, wanted: pl.DataFrame) -> pl.DataFrame:
     return stretches.collect(engine="streaming").join(here, on=keys, nulls_equal=True).sort("first")
 
 
-def statistics_by_run(
-    file: HistoryFile,
-    stretches: pl.DataFrame,
-    metrics: Sequence[HistoryMetric],
-    best: Best | None,
-    dtypes: Mapping[str, pl.DataType],
-) -> Iterator[pl.DataFrame]:
+def statistics_by_run(file: HistoryFile, stretches: pl.DataFrame, plan: HistoryPlan) -> Iterator[pl.DataFrame]:
     """The statistics of a file's runs, some runs at a time, so that a history need not fit in memory."""
-    here = [metric for metric in metrics if metric.path in file.metrics]
+    here = [metric for metric in plan.metrics if metric.path in file.metrics]
+    best = plan.best if plan.best and plan.best.path in file.metrics else None
     in_order = (stretches["last"] - stretches["first"] + 1 == stretches["rows"]).all()
     if not in_order:  # no file of ours; each run is looked for by itself
         stretches = stretches.with_columns(pl.col("last") - pl.col("first") + 1)
@@ -1449,12 +1477,12 @@ def statistics_by_run(
         for start in range(0, len(here), at_once):
             some_metrics = here[start : start + at_once]
             block = history_rows(file, runs, keys, some_metrics, best, in_order=in_order)
-            parts.append(statistics(block, some_metrics, best if best and best.path in file.metrics else None))
+            parts.append(statistics(block, some_metrics, best))
         joined = parts[0]
         for part in parts[1:]:
             joined = joined.join(part, on=RUN, how="left", maintain_order="left")
-        absent = [pl.lit(None, dtype=dtypes[column]).alias(column) for column in dtypes if column not in joined.columns]
-        yield joined.with_columns(absent)
+        absent = [column for column in plan.dtypes if column not in joined.columns]
+        yield joined.with_columns(pl.lit(None, dtype=plan.dtypes[column]).alias(column) for column in absent)
 
 
 def blocks(stretches: pl.DataFrame, *, rows: int) -> Iterator[pl.DataFrame]:
@@ -1486,7 +1514,7 @@ def history_rows(
     values = [
         pl.col(file.metrics[metric.path]).cast(metric.dtype).alias(f"{number}") for number, metric in enumerate(metrics)
     ]
-    goal = [pl.col(file.metrics[best.path]).cast(pl.Float64).alias(BEST)] if best and best.path in file.metrics else []
+    goal = [pl.col(file.metrics[best.path]).cast(pl.Float64).alias(BEST)] if best else []
     on = [expression.meta.output_name() for expression in named]
     rows = rows.select(*named, pl.col("_step").cast(pl.Int64), *values, *goal)
     block = rows.join(keys.lazy().select(RUN, *on), on=on, nulls_equal=True, maintain_order="left").drop(on).collect()
@@ -2076,26 +2104,18 @@ def merge(files: Sequence[RunsFile], rules: Sequence[Rule], options: Options) ->
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
     wish = options.history
     history_files, sampled, broken = histories_beside(files) if wish else ([], [], [])
-    if wish and (wish.at or wish.metrics) and not history_files:
-        message = "--history: there is none beside the inputs; export_runs.py --include-history writes them"
-        raise ScriptError(message, NOTHING_USABLE)
     columns, conflicts = one_schema(files, dtypes_by_rules(rules), metrics_of(history_files))
     metadata, disputes = merged_metadata(files, columns)
-    names = names_of({(prefix_of(c.name), c.path) for c in columns} | metrics_of(history_files))
-    metrics = wished_metrics(history_files, names, wish.metrics) if wish else []
-    best = best_of(wish.at, all_metrics(history_files, names), goals(columns, metadata)) if wish and wish.at else None
+    plan = history_plan(wish, history_files, columns, metadata) if wish else HistoryPlan((), (), None, {})
 
     stored = {column.name: column.dtype for column in columns}
-    from_histories = history_dtypes(metrics, best)
-    for column in from_histories.keys() & stored.keys():  # of an earlier result
-        from_histories[column] = meeting({from_histories[column], stored[column]}, METRIC)
-    new = dtypes_by_rules(rules) | from_histories
-    order = with_new(list(stored), list(dtypes_by_rules(rules)), list(from_histories))
+    new = {**dtypes_by_rules(rules), **plan.dtypes}
+    order = with_new(list(stored), list(dtypes_by_rules(rules)), list(plan.dtypes))
     check_partition_columns(options.partition_by, order)
     where = [where_filter(options.selection.where, stored | new)] if options.selection.where is not None else []
     asked = {column for each in where for column in each.keeps.meta.root_names()}
 
-    rows = deciding_rows(files, columns, {rule.source for rule in rules} | asked | from_histories.keys())
+    rows = deciding_rows(files, columns, {rule.source for rule in rules} | asked | plan.dtypes.keys())
     if rows.is_empty():
         raise ScriptError(f"the runs files in {some(options.inputs)} have no rows", NOTHING_USABLE)
     found = rows if options.keep_all else latest(rows)
@@ -2104,19 +2124,13 @@ def merge(files: Sequence[RunsFile], rules: Sequence[Rule], options: Options) ->
     chosen = chosen.with_columns(derived_columns(rules, stored))
     history_row_count = 0
     if wish:
-        chosen, history_row_count, unreadable = with_histories(chosen, history_files, metrics, best, from_histories)
+        chosen, history_row_count, unreadable = with_histories(chosen, plan)
         broken += unreadable
     chosen, filtered_by_where = selected(chosen, where)
 
     with published(options.output, folder=bool(options.partition_by)) as place:
         in_order = rows_in_order(files, columns, chosen, new).select(order)
         written = write(in_order, place, metadata, options.partition_by)
-    told = None
-    if wish:
-        have = int(chosen[HAS_HISTORY].sum())
-        told = HistoryReport(
-            [file.file for file in history_files], history_row_count, len(metrics), have, len(chosen) - have, sampled
-        )
     outcome = Outcome(
         outputs=[options.output + file.removeprefix(place) for file in written],
         files=len(files),
@@ -2126,17 +2140,11 @@ def merge(files: Sequence[RunsFile], rules: Sequence[Rule], options: Options) ->
         columns=len(order),
         filters=filtered + filtered_by_where,
         derived=[fit_of(column, chosen) for column in dtypes_by_rules(rules)],
-        histories=told,
+        histories=history_report(plan, chosen, history_row_count, sampled) if wish else None,
         conflicts=conflicts + disputes,
-        remarks=remarks(rules, stored, best),
+        remarks=remarks(rules, stored, plan.best),
     )
     return outcome, broken
-
-
-def goals(columns: Iterable[Column], metadata: Mapping[str, str]) -> dict[KeyPath, object]:
-    """The stored goal of each metric that has one, by path."""
-    stored = json.loads(metadata[METRICS_KEY])
-    return {c.path: stored[c.name]["goal"] for c in columns if stored.get(c.name, {}).get("goal")}
 
 
 def check_partition_columns(wanted: Iterable[str], columns: Sequence[str]) -> None:
@@ -2168,6 +2176,7 @@ def tolerate_any_text() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Options in, exit code out."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's SIGTERM ends it as Ctrl-C does
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     return guarded(lambda: aggregate(parse_args(argv)), debug=debug)
 
