@@ -881,14 +881,23 @@ def write_history(folder, rows):
 values = st.none() | st.floats(width=32) | st.sampled_from([0.0, -0.0, 1.0])
 
 
-@given(st.lists(st.lists(st.tuples(values, values), max_size=25), min_size=1, max_size=3))
-@settings(max_examples=40, deadline=None)
-def test_history_columns_are_what_plain_python_computes(histories):
+@given(
+    st.lists(st.lists(st.tuples(values, values), max_size=25), min_size=1, max_size=4),
+    st.none() | st.randoms(),
+    st.sampled_from([1, 40, 10_000_000]),
+)
+@settings(max_examples=60, deadline=None)
+def test_history_columns_are_what_plain_python_computes(histories, random, cells):
+    """In order or not, of all runs at once or of some at a time."""
     with TemporaryDirectory() as folder:
         write_runs(Path(folder), [Run(f"{n}") for n in range(len(histories))])
         rows = [(f"{n}", step, *pair) for n, pairs in enumerate(histories) for step, pair in enumerate(pairs)]
+        if random:
+            random.shuffle(rows)
         write_history(folder, rows)
-        run(folder, "--history", "--at", "loss", "-o", Path(folder, "y.parquet"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(aggregate_runs, "CELLS", cells)
+            run(folder, "--history", "--at", "loss", "-o", Path(folder, "y.parquet"))
         frame = pl.read_parquet(Path(folder, "y.parquet")).sort("id")
     for row, pairs in zip(frame.iter_rows(named=True), histories, strict=True):
         logged = [(step, loss) for step, (loss, _) in enumerate(pairs) if loss is not None]

@@ -31,18 +31,21 @@ DERIVED COLUMNS are read off the run's name, or off the config where that says m
   stage        stage2c                       model_type   spectral, digress, gnn, attention, hybrid
   arch         a known name as a whole word  protocol     single_graph, distribution
   k, seed_parsed                 _k16, _s3   lr_parsed, wd_parsed, eps_parsed   _lr1e-3, _wd1e-4, _eps0.1
+Another tool's column of such a name is kept as stage__own, k__own and so on.
 
 --rules FILE adds rules of your own, tried before these (replace = true at the top: instead of these):
   [[rule]]  column, pattern (its first group is the value, or value where given), source (default name),
             dtype (string, int, float, bool)
+--explain NAME prints what the rules make of a name, and by which of them; --no-enrich derives no columns.
 
 HISTORIES. --history reads the full history files beside the exports and adds, for each metric X, history_min_X,
 history_min_step_X, history_max_X, history_max_step_X, history_last_X, history_tail_X (mean of the last tenth of
 its finite values, at least one), history_n_X, history_n_nonfinite_X; with --at M also history_at_X, X at the step
-where M was best (M:min or M:max where neither a stored goal nor the name tells which).
+where M was best (M:min or M:max where neither a stored goal nor the name tells which). --history-metrics takes
+globs. A run whose history is gone keeps what an earlier result says of it.
 
 PLACES may be s3://, gs:// or az:// URLs, with the usual environment variables for credentials. --partition-by
-writes a folder of hive partitions, whose files keep these columns too.
+project writes a folder of hive partitions, whose files keep that column too.
 
 The path of the written file goes to stdout, all else to stderr. With --json, stdout carries one object
 instead: files, summary, filters, derived, histories, conflicts and skipped, each but the first an array of flat rows.
@@ -1467,12 +1470,12 @@ def statistics_by_run(file: HistoryFile, stretches: pl.DataFrame, plan: HistoryP
     here = [metric for metric in plan.metrics if metric.path in file.metrics]
     best = plan.best if plan.best and plan.best.path in file.metrics else None
     in_order = (stretches["last"] - stretches["first"] + 1 == stretches["rows"]).all()
-    if not in_order:  # no file of ours; each run is looked for by itself
-        stretches = stretches.with_columns(pl.col("last") - pl.col("first") + 1)
+    if not in_order:  # no file of ours: for every block all rows are looked at, and as many kept as the runs have
+        end = pl.col("rows").cum_sum()
+        stretches = stretches.with_columns((end - pl.col("rows")).alias("first"), (end - 1).alias("last"))
     for runs in blocks(stretches, rows=max(1, CELLS // (len(here) + 2))):
         keys = runs.select("run_id", "entity", "project", FOLDER).with_row_index(RUN, offset=0)
-        size: int = runs["last"][-1] - runs["first"][0] + 1 if in_order else runs["last"].to_list()[-1]
-        at_once = max(1, CELLS // size)
+        at_once = max(1, CELLS // (runs["last"][-1] - runs["first"][0] + 1))
         parts = [keys.with_columns(pl.lit(True).alias(HAS_HISTORY))]
         for start in range(0, len(here), at_once):
             some_metrics = here[start : start + at_once]
@@ -1517,7 +1520,8 @@ def history_rows(
     goal = [pl.col(file.metrics[best.path]).cast(pl.Float64).alias(BEST)] if best else []
     on = [expression.meta.output_name() for expression in named]
     rows = rows.select(*named, pl.col("_step").cast(pl.Int64), *values, *goal)
-    block = rows.join(keys.lazy().select(RUN, *on), on=on, nulls_equal=True, maintain_order="left").drop(on).collect()
+    numbered = rows.join(keys.lazy().select(RUN, *on), on=on, nulls_equal=True, maintain_order="left").drop(on)
+    block = numbered.collect(engine="streaming")
     step, run = pl.col("_step"), pl.col(RUN)
     sorted_already = ((run > run.shift()) | ((run == run.shift()) & (step >= step.shift()))).fill_null(True).all()
     return block if block.select(sorted_already).item() else block.sort(RUN, "_step", maintain_order=True)
