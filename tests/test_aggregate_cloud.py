@@ -108,6 +108,23 @@ def test_partitions_in_object_storage(settings, store, exports, run_script, tmp_
     assert "choose an empty place" in mixed.err
 
 
+def test_damaged_foreign_and_hidden_objects_cost_themselves_only(settings, store, exports, run_script, tmp_path):
+    runs = (exports / "team_p1_runs.parquet").read_bytes()
+    names = ("odd =%20[x]/a_runs.parquet", ".hidden/b_runs.parquet", "deep/er/c_runs.parquet")
+    for name in names:
+        store.put_object(Bucket=BUCKET, Key=f"more/{name}", Body=runs)
+    store.put_object(Bucket=BUCKET, Key="more/cut_runs.parquet", Body=runs[:-20])
+    pl.DataFrame({"x": [1]}).write_parquet(tmp_path / "x.parquet")
+    store.upload_file(str(tmp_path / "x.parquet"), BUCKET, "more/foreign.parquet")
+    flags = ("--keep", "all", "-o", tmp_path / "y.parquet")
+    done = run_script("aggregate_runs.py", f"s3://{BUCKET}/more/", *flags, env=settings)
+    assert done.code == 3
+    assert f"error: s3://{BUCKET}/more/cut_runs.parquet was left out: it cannot be read: " in done.err
+    assert f"passed over, as they hold no runs: 1 foreign (s3://{BUCKET}/more/foreign.parquet)" in done.err
+    found = set(pl.read_parquet(tmp_path / "y.parquet")["source_file"])
+    assert found == {f"s3://{BUCKET}/more/{name}" for name in names if not name.startswith(".")}
+
+
 @pytest.mark.parametrize(
     ("inputs", "output"), [(["s3://nowhere/exports/"], "x.parquet"), (["{exports}"], "s3://nowhere/x.parquet")]
 )

@@ -175,6 +175,7 @@ def test_help_has_the_manuals_every_flag():
         (["--filter", "ok", "--filter", "a(?=b)"], "look-ahead"),
         (["--output", "x.csv"], "its name must end in .parquet"),
         (["--output"], "expected one argument"),
+        (["--output", "https://host/x.parquet"], "URLs begin with s3://, gs://, az://; download it first"),
     ],
 )
 def test_wrong_usage(arguments, message):
@@ -868,7 +869,7 @@ def test_a_closed_pipe_ends_quietly():
         assert process.wait() == 0
 
 
-# ---- histories, predicates, rules -----------------------------------------------------
+# ---- histories, predicates, rules, partitions ------------------------------------------
 def write_history(folder, rows):
     """The history beside the runs file of `write_runs`."""
     keys = {"run_id": pl.String, "_step": pl.Int64, "metric_loss": pl.Float64, "metric_acc": pl.Float64}
@@ -877,17 +878,26 @@ def write_history(folder, rows):
     team.write_parquet(Path(folder, "team_demo_history.parquet"))
 
 
-values = st.none() | st.floats(width=32) | st.sampled_from([0.0, 1.0])
+values = st.none() | st.floats(width=32) | st.sampled_from([0.0, -0.0, 1.0])
 
 
-@given(st.lists(st.lists(st.tuples(values, values), max_size=25), min_size=1, max_size=3))
-@settings(max_examples=40, deadline=None)
-def test_history_columns_are_what_plain_python_computes(histories):
+@given(
+    st.lists(st.lists(st.tuples(values, values), max_size=25), min_size=1, max_size=4),
+    st.none() | st.randoms(),
+    st.sampled_from([1, 40, 10_000_000]),
+)
+@settings(max_examples=60, deadline=None)
+def test_history_columns_are_what_plain_python_computes(histories, random, cells):
+    """In order or not, of all runs at once or of some at a time."""
     with TemporaryDirectory() as folder:
         write_runs(Path(folder), [Run(f"{n}") for n in range(len(histories))])
         rows = [(f"{n}", step, *pair) for n, pairs in enumerate(histories) for step, pair in enumerate(pairs)]
+        if random:
+            random.shuffle(rows)
         write_history(folder, rows)
-        run(folder, "--history", "--at", "loss", "-o", Path(folder, "y.parquet"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(aggregate_runs, "CELLS", cells)
+            run(folder, "--history", "--at", "loss", "-o", Path(folder, "y.parquet"))
         frame = pl.read_parquet(Path(folder, "y.parquet")).sort("id")
     for row, pairs in zip(frame.iter_rows(named=True), histories, strict=True):
         logged = [(step, loss) for step, (loss, _) in enumerate(pairs) if loss is not None]
@@ -924,6 +934,13 @@ def test_where(where, ids):
         (["--where", "config_l > 1"], "there is no column config_l; did you mean config_lr or _config_json?"),
         (["--where", "config_lr"], "is no predicate: it gives Float64"),
         (["--where", "name = = 1"], "is no SQL predicate"),
+        (["--where", ""], "is no SQL predicate"),
+        (["--where", "lr > 1"], "there is no column lr; did you mean config_lr?"),
+        (["--where", "CAST(name AS INT) > 1"], "cannot be evaluated: conversion from `str` to `i32` failed"),
+        (["--where", "tags = 'a'"], "cannot be evaluated: "),
+        (["--where", "created_at > '2026'"], "a time is written DATE '2026-01-31'"),
+        (["--partition-by", "tags"], "they are lists, which name no folder"),
+        (["--no-enrich", "--explain", "x"], "--explain is about derived columns"),
         (["--at", "loss"], "--at needs --history"),
         (["--rules", "none.toml"], "--rules none.toml cannot be read"),
     ],
@@ -943,6 +960,15 @@ def test_rules_of_a_file_come_before_the_built_in_ones_and_are_explained():
     assert out.startswith("opt          adam  by (adam|sgd)  (r.toml: rule 1)\n")
 
 
+def test_rules_read_tags_and_there_may_be_none():
+    Path("r.toml").write_text('[[rule]]\ncolumn = "opt"\nsource = "tags"\npattern = "(adam|sgd)"\n')
+    write_runs(Path("x"), [Run("a", tags=["new", "SGD"]), Run("b")])
+    assert aggregated("x", "--rules", "r.toml")["opt"].to_list() == ["SGD", None]
+    Path("r.toml").write_text("replace = true")
+    assert run("--rules", "r.toml", "--explain", "a")[0] == "There are no rules.\n"
+    assert aggregated("x", "--rules", "r.toml").width == 31 - len(DERIVED)
+
+
 def test_keep_all_keeps_each_export_of_a_run():
     export("x/1", [Run("a")], days=1)
     export("x/2", [Run("a")], days=2)
@@ -959,6 +985,54 @@ def test_files_of_other_exporters_get_the_contracts_dtypes():
     assert frame["tags"].to_list() == [["x", "y's"], []]
     assert frame["created_at"].to_list() == [START, START]
     assert frame["history_rows"].to_list() == [7, None]
+    found = {row["column"]: (row["found"], row["became"]) for row in report("x")["conflicts"]}
+    text = {"created_at": ("String", "Datetime[us, UTC]"), "tags": ("String", "List(String)")}
+    assert found == text | {"history_rows": ("Float64", "Int64")}
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2026-01-01T10:00", START + timedelta(hours=10)),
+        ("2026-01-01 10:00:00.25 UTC", START + timedelta(hours=10, seconds=0.25)),
+        ("2026-01-01T10:00:00+02", START + timedelta(hours=8)),
+        ("2026-01-01T10:00:00-0130", START + timedelta(hours=11, minutes=30)),
+        (" 2026-01-01T10:00Z", START + timedelta(hours=10)),
+        ("", None),
+    ],
+)
+def test_times_as_other_exporters_write_them(text, time):
+    foreign({"created_at": [text, None]})
+    assert aggregated("x").filter(id="f1")["created_at"].to_list() == [time]
+
+
+def foreign(columns):
+    """A file of two runs as another tool might write it."""
+    Path("x").mkdir(exist_ok=True)
+    rows = {"id": ["f1", "f2"], "name": ["a_k3", "b"], "state": ["finished", "crashed"]} | columns
+    pl.DataFrame(rows).write_parquet("x/foreign.parquet")
+
+
+def test_a_column_that_is_called_like_a_derived_one_is_not_lost():
+    foreign({"stage": ["mine", None], "k": [1.5, 2.5]})
+    frame = aggregated("x")
+    assert frame.select("k", "stage", "k__own", "stage__own").rows() == [
+        (3, None, 1.5, "mine"),
+        (None, None, 2.5, None),
+    ]
+    _, err = run("x", "-o", "one.parquet")
+    assert "k in 1 file is called k__own here: its name is that of a derived column\n" in err
+    assert aggregated("one.parquet", "-o", "two.parquet").equals(frame)  # and in an aggregate it is a derived column
+    assert aggregated("x", "--no-enrich")["k"].to_list() == [1.5, 2.5]
+
+
+def test_a_name_of_our_own_making_is_refused():
+    write_runs(Path("x"), [Run("a")])
+    foreign({"__row": [1, 2]})
+    _, err = run("x", code=3)
+    assert "x/foreign.parquet was left out: it cannot be used: its column __row has a name that this script uses" in err
+    foreign({"__index_level_0__": [1, 2]})  # pandas'
+    assert len(aggregated("x")) == 3
 
 
 def test_partitions_are_written_by_project():
@@ -988,6 +1062,50 @@ def test_histories_in_any_order_count_and_sampled_or_damaged_ones_do_not():
     assert "sampled histories are passed over" in err
     assert "error: x/other_history.parquet was left out: it cannot be read" in err
     assert "no history beside the export of 1 run" in err
+
+
+def test_damage_in_a_history_that_its_footer_does_not_show_costs_that_history_only():
+    write_runs(Path("x"), [Run("a"), Run("b")])
+    write_history(Path("x"), [("a", 0, 2.0, 3.0)])
+    file = Path("x/rotten_history.parquet")
+    pl.DataFrame({"run_id": ["b"] * 99, "_step": range(99), "metric_loss": [0.5] * 99}).write_parquet(file)
+    content = bytearray(file.read_bytes())
+    start = pq.read_metadata(file).row_group(0).column(0).dictionary_page_offset
+    content[start : start + 40] = b"\xff" * 40
+    file.write_bytes(content)
+    document = report("x", "--history", "-o", "y.parquet", code=3)
+    assert [(row["file"], row["kind"], row["failure"]) for row in document["skipped"]] == [
+        ("x/rotten_history.parquet", "damaged", True)
+    ]
+    frame = pl.read_parquet("y.parquet").sort("id")
+    assert frame["history_min_loss"].to_list() == [2.0, None]
+
+
+def test_a_history_without_entity_and_project_is_matched_by_id_where_that_is_clear():
+    write_runs(Path("x"), [Run("a"), Run("b")])
+    write_runs(Path("x"), [Run("b")], project="other")
+    rows = {"run_id": ["a", "a", "b"], "_step": [0, 1, 0], "metric_loss": [2.0, 1.0, 3.0]}
+    pl.DataFrame(rows).write_parquet("x/h.parquet")
+    assert aggregated("x", "--history")["history_min_loss"].to_list() == [1.0, None, None]
+
+
+def test_what_an_earlier_result_says_of_histories_that_are_gone_is_kept():
+    write_runs(Path("x"), [Run("a")])
+    write_history(Path("x"), [("a", 3, 2.0, 3.0)])
+    run("x", "--history", "-o", "first.parquet")
+    Path("x/team_demo_history.parquet").unlink()
+    write_runs(Path("y"), [Run("b")], project="other")
+    later = pl.DataFrame({"run_id": ["b"], "_step": [7], "metric_loss": [4]})
+    later.with_columns(entity=pl.lit("team"), project=pl.lit("other")).write_parquet("y/h.parquet")
+    frame = aggregated("first.parquet", "y", "--history", "-o", "second.parquet")
+    assert frame.select("id", "history_min_loss", "history_min_step_loss", "history_max_acc").rows() == [
+        ("a", 2.0, 3, 3.0),
+        ("b", 4.0, 7, None),
+    ]
+    _, err = run("y", "--history")
+    assert "passed over" not in err  # it is read
+    _, err = run("x", "--history", "--at", "loss", code=1)
+    assert err == "error: --history: there is none beside the inputs; export_runs.py --include-history writes them\n"
 
 
 @pytest.mark.parametrize(
@@ -1076,12 +1194,13 @@ def test_rules_replace_and_read_configs():
     assert "stage" not in frame.columns
 
 
-def test_interrupted_it_leaves_the_earlier_result():
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_interrupted_it_leaves_the_earlier_result(name):
     write_runs(Path("x"), [Run("a")])
     out, _ = run("x")
     before = Path(out.strip()).read_bytes()
     slow = "import signal, sys, os; sys.argv[0] = 'x'\nimport aggregate_runs as a\n"
-    slow += "kill = lambda *_: os.kill(os.getpid(), signal.SIGINT)\na.rows_in_order = kill\n"
+    slow += f"kill = lambda *_: os.kill(os.getpid(), signal.{name})\na.rows_in_order = kill\n"
     slow += "raise SystemExit(a.main(['x']))"
     environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent)}
     done = subprocess.run([sys.executable, "-c", slow], env=environment, capture_output=True, text=True, check=False)

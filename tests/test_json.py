@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Done
+from contract_files import Run, write_runs
 from jsonschema import Draft202012Validator
 from wandb_server import Server
 
@@ -57,3 +58,16 @@ def test_export_runs_offline(run_script, tmp_path, how):
     runs = ROOT / "examples" / "offline-runs"
     done = run_script("export_runs.py", "--offline", runs, "-o", tmp_path, "--include-history", "--json", *how)
     assert len(checked("export_runs", done)["exports"]) == 2
+
+
+def test_aggregate_runs(run_script, tmp_path):
+    write_runs(tmp_path / "x", [Run("a", "gnn_all_k16", {"lr": 0.1}), Run("b", state="crashed")])
+    write_runs(tmp_path / "x", [Run("c", config={"lr": "high"})], project="other")
+    (tmp_path / "x" / "cut.parquet").write_bytes(b"PAR1")
+    flags = ("--history", "--state", "finished", "--json")
+    done = run_script("aggregate_runs.py", "x", "nowhere", *flags)
+    assert done.code == 3
+    document = checked("aggregate_runs", done)
+    assert all(document[key] for key in document)  # so that every kind of row was looked at
+    done = run_script("aggregate_runs.py", "--explain", "gnn_all_k16", "--json")
+    assert {row["column"]: row["value"] for row in checked("aggregate_runs_explain", done)["explain"]}["k"] == 16

@@ -31,18 +31,21 @@ DERIVED COLUMNS are read off the run's name, or off the config where that says m
   stage        stage2c                       model_type   spectral, digress, gnn, attention, hybrid
   arch         a known name as a whole word  protocol     single_graph, distribution
   k, seed_parsed                 _k16, _s3   lr_parsed, wd_parsed, eps_parsed   _lr1e-3, _wd1e-4, _eps0.1
+Another tool's column of such a name is kept as stage__own, k__own and so on.
 
 --rules FILE adds rules of your own, tried before these (replace = true at the top: instead of these):
   [[rule]]  column, pattern (its first group is the value, or value where given), source (default name),
             dtype (string, int, float, bool)
+--explain NAME prints what the rules make of a name, and by which of them; --no-enrich derives no columns.
 
 HISTORIES. --history reads the full history files beside the exports and adds, for each metric X, history_min_X,
 history_min_step_X, history_max_X, history_max_step_X, history_last_X, history_tail_X (mean of the last tenth of
 its finite values, at least one), history_n_X, history_n_nonfinite_X; with --at M also history_at_X, X at the step
-where M was best (M:min or M:max where neither a stored goal nor the name tells which).
+where M was best (M:min or M:max where neither a stored goal nor the name tells which). --history-metrics takes
+globs. A run whose history is gone keeps what an earlier result says of it.
 
 PLACES may be s3://, gs:// or az:// URLs, with the usual environment variables for credentials. --partition-by
-writes a folder of hive partitions, whose files keep these columns too.
+project writes a folder of hive partitions, whose files keep that column too.
 
 The path of the written file goes to stdout, all else to stderr. With --json, stdout carries one object
 instead: files, summary, filters, derived, histories, conflicts and skipped, each but the first an array of flat rows.
@@ -66,6 +69,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import sys
 import traceback
 from collections import Counter
@@ -100,7 +104,8 @@ HISTORY = "history_"  # and of those computed from histories
 RUN_KEY = ("entity", "project", "id")  # what makes a row a run of its own
 FILE_NUMBER, ROW_NUMBER, POSITION = "__file", "__row", "__position"  # of our own making, never written
 OFFLINE, FILE, FOLDER, RUN, BEST, FINITE_VALUES = "__offline", "__path", "__folder", "__run", "__best", "__finite"
-HAS_HISTORY = "__has_history"
+HAS_HISTORY, NEW = "__has_history", "__new"
+OWN_NAMES = (FILE_NUMBER, ROW_NUMBER, POSITION, OFFLINE, FILE, FOLDER, RUN, BEST, HAS_HISTORY)
 ROW_ORDER = ("entity", "project", "created_at", "id", "source_file", FILE_NUMBER, ROW_NUMBER)
 # All that decides which rows are written, and in which order; small, so that it fits in memory for any input.
 DECIDING = (*RUN_KEY, "name", "state", "created_at", "history_rows", "exported_at", "source_file")
@@ -120,6 +125,7 @@ CLOUD = ("s3://", "gs://", "az://")  # object storage that polars reads and writ
 PAGE_BYTES = 64 * 1024  # a reader that wants single runs then skips most of a column
 ROW_GROUP_ROWS = 100_000  # large enough to scan fast, small enough to skip most of a big file
 CELLS = 10_000_000  # values held at once where rows have to be put in order: 80 MB of numbers
+FIRST_ROWS = 100  # most columns of text show here already that they hold no numbers
 SHOWN = 5  # examples in a line for people; --json holds all
 
 
@@ -146,6 +152,7 @@ class RunsFile:
     paths: Mapping[str, KeyPath]  # by column; empty where the file carries no metadata
     metrics: Mapping[str, Mapping[str, object]]  # by column: goal, summary, step_metric
     sources: Sequence[Mapping[str, object]]  # the exports that its rows come from; more than one in an aggregate
+    aggregate: bool  # an earlier result, whose derived columns are made anew
 
 
 class Skipped(NamedTuple):
@@ -314,20 +321,22 @@ def files_at_url(url: str) -> list[Candidate | Skipped] | None:
         return [Candidate(url, named=True)]
     pattern = url if "*" in url else f"{url.rstrip('/')}/**/*.parquet"
     try:
-        listed = pl.scan_parquet(
-            pattern,
-            schema={"id": pl.String},
-            missing_columns="insert",
-            extra_columns="ignore",
-            include_file_paths=FILE,
-            hive_partitioning=False,
-        )
-        files = listed.select(FILE).unique().collect(engine="streaming")[FILE].to_list()
+        files = listed_at_url(pattern)
     except reading_errors() as error:
         reason = f"its files cannot be listed, name them instead: {first_line(error)}"
         return [Skipped(url, "unreadable", reason, failure=True)]
     visible = [file for file in files if not any(part.startswith(".") for part in file.split("/"))]
     return [Candidate(file, named=False) for file in visible] or None
+
+
+def listed_at_url(pattern: str) -> list[str]:
+    """The files with content that a pattern in object storage matches, by polars' own listing; none is read.
+
+    Where polars tells this in public, it has read a row of each first, and one damaged file hides all others.
+    """
+    scanned = pl.scan_parquet(pattern, schema={"id": pl.String}, hive_partitioning=False)
+    node = scanned._ldf.visit().view_current_node()  # noqa: SLF001
+    return list(getattr(node, "paths", ()))  # nothing matched: it is no scan
 
 
 def exists(place: str) -> bool:
@@ -389,12 +398,14 @@ def kind_of(columns: Iterable[str]) -> str:
 
 
 def refuse_foreign_dtypes(dtypes: Mapping[str, pl.DataType]) -> None:
-    """Raise ValueError for the first column that the contract's dtypes cannot hold."""
+    """Raise ValueError for the first column that the contract's dtypes cannot hold, or of a name of our own making."""
     contract = contract_dtypes()
     for column, dtype in dtypes.items():
         wanted = contract.get(column)
+        if column in OWN_NAMES:
+            raise ValueError(f"its column {column} has a name that this script uses itself")
         if wanted is not None and not convertible(dtype, wanted):
-            raise ValueError(f"its column {column} is {dtype} instead of {wanted}")
+            raise ValueError(f"its column {column} is {spelt(dtype)} instead of {spelt(wanted)}")
         if wanted is None and (dtype.is_nested() or dtype in (pl.Binary, pl.Object)):
             raise ValueError(f"its column {column} is {dtype}, neither number nor text")
 
@@ -413,7 +424,9 @@ def refuse_foreign_values(file: str, dtypes: Mapping[str, pl.DataType]) -> None:
         ]
         for column, example in scan(file).select(lost).collect().row(0, named=True).items():
             if example is not None and example == example:  # noqa: PLR0124 - NaN is how pandas says null
-                raise ValueError(f"its column {column} holds {example!r}, which is no {contract_dtypes()[column]}")
+                raise ValueError(
+                    f"its column {column} holds {example!r}, which is no {spelt(contract_dtypes()[column])}"
+                )
 
 
 def described(file: str, dtypes: Mapping[str, pl.DataType], metadata: Mapping[str, str]) -> RunsFile:
@@ -422,8 +435,9 @@ def described(file: str, dtypes: Mapping[str, pl.DataType], metadata: Mapping[st
     metrics = {c: says for c, says in json_object(metadata, METRICS_KEY).items() if isinstance(says, dict)}
     source = json_object(metadata, SOURCE_KEY)
     several = source.get("sources")
+    aggregate = isinstance(several, list)
     sources = [s for s in several if isinstance(s, dict)] if isinstance(several, list) else [source]
-    return RunsFile(file, dtypes, paths, metrics, [{"file": file, **s} for s in sources])
+    return RunsFile(file, dtypes, paths, metrics, [{"file": file, **s} for s in sources], aggregate)
 
 
 def stored_paths(columns: Iterable[str], metadata: Mapping[str, str]) -> dict[str, KeyPath]:
@@ -476,12 +490,14 @@ def sound_and_damaged(files: Iterable[RunsFile]) -> tuple[list[RunsFile], list[S
 
 
 # --- one schema: which columns are the same -------------------------------------------------------------------
-def one_schema(files: Sequence[RunsFile], others: Iterable[Identity] = ()) -> tuple[list[Column], list[Conflict]]:
+def one_schema(
+    files: Sequence[RunsFile], derived: Iterable[str] = (), others: Iterable[Identity] = ()
+) -> tuple[list[Column], list[Conflict]]:
     """The columns of all files as columns of one, in the result's order, and what the files disagreed on.
 
-    `others` have a say in the names: the metrics of the histories.
+    The names in `derived` are taken; `others` have a say in the names too: the metrics of the histories.
     """
-    parts = parts_by_identity(files)
+    parts = parts_by_identity(files, set(derived))
     names = names_of({**parts, **dict.fromkeys(others)})
     texts = dtypes_of_texts(files, parts)
     contract = contract_dtypes()
@@ -495,7 +511,9 @@ def one_schema(files: Sequence[RunsFile], others: Iterable[Identity] = ()) -> tu
     return in_order(columns), sorted(conflicts)
 
 
-def parts_by_identity(files: Sequence[RunsFile]) -> dict[Identity, dict[int, tuple[str, pl.DataType]]]:
+def parts_by_identity(
+    files: Sequence[RunsFile], derived: set[str]
+) -> dict[Identity, dict[int, tuple[str, pl.DataType]]]:
     """For every column over all files: its own name and dtype in each file that has it."""
     known = names_of((prefix_of(c), path) for file in files for c, path in file.paths.items())
     guesses = {name: identity for identity, name in known.items()}
@@ -505,6 +523,8 @@ def parts_by_identity(files: Sequence[RunsFile]) -> dict[Identity, dict[int, tup
         for column, dtype in file.dtypes.items():
             stored = file.paths.get(column)
             identity = (prefix_of(column), stored) if stored else guessed_identity(column, guesses, taken)
+            if column in derived and not file.aggregate:  # another tool's `stage` is not ours, and not to be lost
+                identity = ("", (f"{column}__own",))
             parts.setdefault(identity, {})[number] = (column, dtype)
     return parts
 
@@ -559,13 +579,15 @@ def conflicts_of(column: Column, files: Sequence[RunsFile]) -> list[Conflict]:
     dtypes: dict[pl.DataType, list[str]] = {}
     for number, (own, dtype) in column.parts.items():
         names.setdefault(own, []).append(files[number].file)
-        dtypes.setdefault(plain(dtype, prefix_of(column.name)), []).append(files[number].file)
+        found = dtype if dtype.is_nested() or dtype.is_temporal() else plain(dtype, prefix_of(column.name))
+        dtypes.setdefault(found, []).append(files[number].file)
     names.pop(column.name, None)
     dtypes.pop(pl.Null(), None)
-    several = dtypes if len(dtypes) > 1 and column.name not in contract_dtypes() else {}
+    foreign = column.name in contract_dtypes() and column.dtype not in dtypes
+    several = dtypes if len(dtypes) > 1 or foreign else {}
     return [
         *(Conflict(column.name, "name", own, column.name, tuple(where)) for own, where in names.items()),
-        *(Conflict(column.name, "dtype", str(d), str(column.dtype), tuple(where)) for d, where in several.items()),
+        *(Conflict(column.name, "dtype", spelt(d), spelt(column.dtype), tuple(where)) for d, where in several.items()),
     ]
 
 
@@ -619,6 +641,13 @@ def contract_dtypes() -> Mapping[str, pl.DataType]:
     labels = dict.fromkeys(("group", "job_type", "sweep", "user", "notes", "commit", "url"), text)
     origin = {"exported_at": time, "source_file": text}
     return identity | times | extent | labels | origin | dict.fromkeys(("_config_json", "_summary_json"), text)
+
+
+def spelt(dtype: pl.DataType) -> str:
+    """A dtype as the contract spells it: `Datetime[us, UTC]`."""
+    if not isinstance(dtype, pl.Datetime):
+        return str(dtype)
+    return f"Datetime[{dtype.time_unit}, {dtype.time_zone}]" if dtype.time_zone else f"Datetime[{dtype.time_unit}]"
 
 
 def convertible(dtype: pl.DataType, wanted: pl.DataType) -> bool:
@@ -677,35 +706,45 @@ def dtypes_of_texts(
             for number, dtype in types.items():
                 if dtype == pl.String:
                     doubtful.setdefault(number, []).append(members[number][0])
-    frames = pl.collect_all(
-        scan(files[number].file).select(meaning_of_text(pl.col(column).cast(pl.String)) for column in columns)
-        for number, columns in doubtful.items()
-    )
-    meanings = {"Null": pl.Null(), "Int64": pl.Int64(), "Float64": pl.Float64(), "String": pl.String()}
-    return {
-        (number, column): meanings[meaning]
-        for number, frame in zip(doubtful, frames, strict=True)
-        for column, meaning in frame.row(0, named=True).items()
+    told = meanings_of_texts(files, doubtful, rows=FIRST_ROWS)
+    open_yet = {n: [c for c in columns if told[n, c] != pl.String] for n, columns in doubtful.items()}
+    return told | meanings_of_texts(files, open_yet)
+
+
+def meanings_of_texts(
+    files: Sequence[RunsFile], columns: Mapping[int, Sequence[str]], rows: int | None = None
+) -> dict[tuple[int, str], pl.DataType]:
+    """What the given text columns of files, by number, mean as far as the first rows tell, or all."""
+    texts = [
+        scan(files[number].file)
+        .select(pl.col(own).cast(pl.String))
+        .slice(0, rows)
+        .unpivot()
+        .with_columns(pl.lit(number).alias(FILE_NUMBER))
+        for number, own in columns.items()
+        if own
+    ]
+    if not texts:
+        return {}
+    values = pl.concat(texts).drop_nulls("value").group_by(FILE_NUMBER, "variable")
+    told = values.agg(is_integer(pl.col("value")).all(), is_number(pl.col("value")).all().alias("number"))
+    meanings = {
+        (number, column): pl.Int64() if integer else pl.Float64() if decimal else pl.String()
+        for number, column, integer, decimal in told.collect(engine="streaming").iter_rows()
     }
+    return {(number, c): meanings.get((number, c), pl.Null()) for number, own in columns.items() for c in own}
 
 
-def meaning_of_text(text: pl.Expr) -> pl.Expr:
-    """The narrowest type for all values of `text`, as text. Only JSON's spelling counts: `007` is a name."""
-    values = text.drop_nulls()
-    integer = values.str.contains(r"^(0|-?[1-9][0-9]*)$") & values.cast(pl.Int64, strict=False).is_not_null()
-    decimal = values.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
-    in_range = values.cast(pl.Float64, strict=False).is_finite().fill_null(False)
-    number = (decimal & in_range) | values.is_in(["NaN", "Infinity", "-Infinity"])
-    return (
-        pl.when(values.len() == 0)
-        .then(pl.lit("Null"))
-        .when(integer.all())
-        .then(pl.lit("Int64"))
-        .when(number.all())
-        .then(pl.lit("Float64"))
-        .otherwise(pl.lit("String"))
-        .alias(text.meta.output_name())
-    )
+def is_integer(text: pl.Expr) -> pl.Expr:
+    """Whether a text is a 64-bit integer as JSON spells it: `007` is a name."""
+    return text.str.contains(r"^(0|-?[1-9][0-9]*)$") & text.cast(pl.Int64, strict=False).is_not_null()
+
+
+def is_number(text: pl.Expr) -> pl.Expr:
+    """Whether a text is a number as JSON spells it and a float can hold, or the word for one that JSON lacks."""
+    decimal = text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
+    in_range = text.cast(pl.Float64, strict=False).is_finite().fill_null(False)
+    return (decimal & in_range) | text.is_in(["NaN", "Infinity", "-Infinity"])
 
 
 def brought(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
@@ -735,11 +774,11 @@ def brought(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
 def parsed_time(text: pl.Expr) -> pl.Expr:
     """Times as ISO text has them, a day alone or with a blank for the T included; in UTC where no zone is given."""
     day = r"^\s*(\d{4}-\d{2}-\d{2})"
-    zone = text.str.extract(r":\d{2}(?:\.\d+)?\s*(Z|UTC|[+-]\d{2}:?\d{2})\s*$", 1).fill_null("+0000")
-    zone = pl.when(zone.is_in(["Z", "UTC"])).then(pl.lit("+0000")).otherwise(zone.str.replace(":", "", literal=True))
-    clock = text.str.extract(day + r"[T ](\d{2}:\d{2}:\d{2}(?:\.\d+)?)\s*(?:Z|UTC|[+-]\d{2}:?\d{2})?\s*$", 2)
-    clock = pl.when(text.str.contains(day + r"\s*$")).then(pl.lit("00:00:00")).otherwise(clock)
-    iso = pl.concat_str(text.str.extract(day, 1), pl.lit("T"), clock, zone)
+    clock = r"(\d{2}:\d{2})(:\d{2}(?:\.\d+)?)?"
+    zone = r"(?:Z|UTC|([+-]\d{2})(?::?(\d{2}))?)?"
+    parts = text.str.extract_groups(f"{day}(?:[T ]{clock}\\s*{zone})?\\s*$").struct
+    rest = {2: "00:00", 3: ":00", 4: "+00", 5: "00"}  # what may be missing, group by group
+    iso = pl.concat_str(parts[0], pl.lit("T"), *(parts[n - 1].fill_null(default) for n, default in rest.items()))
     return iso.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%z", time_unit="us", strict=False)
 
 
@@ -856,7 +895,7 @@ def selected(runs: pl.DataFrame, filters: Iterable[RunFilter]) -> tuple[pl.DataF
     """The runs that pass every filter, and what each filter did; ScriptError where one leaves none."""
     done = []
     for wanted in filters:
-        kept = runs.filter(wanted.keeps)
+        kept = passing(runs, wanted)
         if kept.is_empty():
             there = some(runs[wanted.column].drop_nulls().unique().sort().to_list()) if wanted.column else ""
             values = f"; their {wanted.column}s: {there}" if wanted.column else ""
@@ -865,6 +904,14 @@ def selected(runs: pl.DataFrame, filters: Iterable[RunFilter]) -> tuple[pl.DataF
         done.append(Filtered(wanted.flag, len(runs), len(kept)))
         runs = kept
     return runs, done
+
+
+def passing(runs: pl.DataFrame, wanted: RunFilter) -> pl.DataFrame:
+    """The runs that one filter keeps; ScriptError where a value shows that it cannot be evaluated, as in a cast."""
+    try:
+        return runs.filter(wanted.keeps)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise ScriptError(f"{wanted.flag} cannot be evaluated: {first_line(error)}", WRONG_USAGE) from error
 
 
 def simple_filters(selection: Selection, projects: Iterable[str]) -> list[RunFilter]:
@@ -892,12 +939,15 @@ def where_filter(predicate: str, dtypes: Mapping[str, pl.DataType]) -> RunFilter
         raise ScriptError(f"{flag} is no SQL predicate: {first_line(error)}; {hint}", WRONG_USAGE) from error
     for column in keeps.meta.root_names():
         if column not in dtypes:
+            prefixed = [prefix + column for prefix in (CONFIG, METRIC) if prefix + column in dtypes]
             near = did_you_mean(column, dtypes) or "; text stands in single quotes"
+            near = f"; did you mean {' or '.join(prefixed)}?" if prefixed else near
             raise ScriptError(f"{flag}: there is no column {column}{near}", WRONG_USAGE)
     try:
         kind = pl.DataFrame(schema=dict(dtypes)).select(keeps).dtypes[0]
     except pl.exceptions.PolarsError as error:
-        raise ScriptError(f"{flag} does not fit the columns: {first_line(error)}", WRONG_USAGE) from error
+        hint = "a time is written DATE '2026-01-31'"
+        raise ScriptError(f"{flag} does not fit the columns: {first_line(error)}; {hint}", WRONG_USAGE) from error
     if kind != pl.Boolean:
         raise ScriptError(f"{flag} is no predicate: it gives {kind}, not true or false", WRONG_USAGE)
     return RunFilter(flag, keeps)
@@ -1083,7 +1133,8 @@ def typed(text: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 def value_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
     """What `rule` finds in its source, as text: null where the pattern does not match."""
-    text = brought(rule.source, dtype, pl.String())
+    listed = isinstance(dtype, pl.List)  # tags: one text with commas
+    text = pl.col(rule.source).list.join(",") if listed else brought(rule.source, dtype, pl.String())
     pattern = f"(?i){rule.pattern}"
     if rule.source == "name":
         text = text.str.to_lowercase()
@@ -1106,13 +1157,13 @@ class Finding(NamedTuple):
 def findings(name: str, rules: Sequence[Rule]) -> list[Finding]:
     """Which rule gives what for a name alone, without a config."""
     run, dtypes = pl.DataFrame({"name": [name]}), {"name": pl.String()}
-    values = run.select(derived_columns(rules, dtypes)).row(0, named=True)
+    values = run.with_columns(derived_columns(rules, dtypes)).row(0, named=True)
     found = []
-    for column, value in values.items():
+    for column in dtypes_by_rules(rules):
         tried = [rule for rule in rules if rule.column == column and rule.source == "name"]
         hits = (rule for rule in tried if run.select(value_by(rule, pl.String())).item() is not None)
         rule = next(hits, None)
-        found.append(Finding(column, value, rule and rule.pattern, rule and rule.origin))
+        found.append(Finding(column, values[column], rule and rule.pattern, rule and rule.origin))
     return found
 
 
@@ -1125,7 +1176,7 @@ def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
     lines = [f"{finding.column:<{width}}  {explained(finding)}" for finding in found]
     sources = dict.fromkeys(rule.source for rule in rules if rule.source != "name")
     note = [f"Not asked here, as a name alone has none: the rules on {', '.join(sources)}."] if sources else []
-    return "\n".join(printable(line) for line in [*lines, *note])
+    return "\n".join(printable(line) for line in [*lines, *note] or ["There are no rules."])
 
 
 def explained(finding: Finding) -> str:
@@ -1192,10 +1243,19 @@ class Best(NamedTuple):
     reason: str
 
 
+class HistoryPlan(NamedTuple):
+    """What is read of which histories, and the columns that this gives."""
+
+    files: Sequence[HistoryFile]
+    metrics: Sequence[HistoryMetric]
+    best: Best | None
+    dtypes: Mapping[str, pl.DataType]
+
+
 class HistoryReport(NamedTuple):
     """How much the histories gave, for the report."""
 
-    files: int
+    files: Sequence[str]
     rows: int
     metrics: int
     runs_with: int
@@ -1223,6 +1283,28 @@ def histories_beside(files: Iterable[RunsFile]) -> tuple[list[HistoryFile], list
             if HISTORY_ENDING in file:  # any other one was looked into before
                 damaged_files.append(damaged(file, error))
     return found, sampled, damaged_files
+
+
+def history_plan(
+    wish: HistoryWish, files: Sequence[HistoryFile], columns: Sequence[Column], metadata: Mapping[str, str]
+) -> HistoryPlan:
+    """What `wish` means for these histories; ScriptError where they lack what it names."""
+    if (wish.at or wish.metrics) and not files:
+        message = "--history: there is none beside the inputs; export_runs.py --include-history writes them"
+        raise ScriptError(message, NOTHING_USABLE)
+    names = names_of({(prefix_of(column.name), column.path) for column in columns} | metrics_of(files))
+    metrics = wished_metrics(files, names, wish.metrics)
+    best = best_of(wish.at, all_metrics(files, names), goals(columns, metadata)) if wish.at else None
+    dtypes = history_dtypes(metrics, best)
+    earlier = {column.name: column.dtype for column in columns if column.name in dtypes}  # of an earlier result
+    dtypes |= {column: meeting({dtypes[column], dtype}, METRIC) for column, dtype in earlier.items()}
+    return HistoryPlan(files, metrics, best, dtypes)
+
+
+def goals(columns: Iterable[Column], metadata: Mapping[str, str]) -> dict[KeyPath, object]:
+    """The stored goal of each metric that has one, by path."""
+    stored = json.loads(metadata[METRICS_KEY])
+    return {c.path: stored[c.name]["goal"] for c in columns if stored.get(c.name, {}).get("goal")}
 
 
 def folder_of(file: str) -> str:
@@ -1332,68 +1414,79 @@ def history_dtypes(metrics: Iterable[HistoryMetric], best: Best | None) -> dict[
     return dtypes
 
 
-def with_histories(
-    runs: pl.DataFrame, files: Sequence[HistoryFile], metrics: Sequence[HistoryMetric], best: Best | None
-) -> tuple[pl.DataFrame, int]:
-    """The runs with what their histories say, null for those without one; and how many rows that took.
+def with_histories(runs: pl.DataFrame, plan: HistoryPlan) -> tuple[pl.DataFrame, int, list[Skipped]]:
+    """The runs with what their histories say; how many rows that took; files that are damaged.
+
+    A run without a history keeps what an earlier result says of it, else the columns are null there.
 
     The history of a run is the one beside the file that its row comes from: rows of another export may differ.
     """
     folders = {file: folder_of(file) for file in runs["source_file"].unique()}
     runs = runs.with_columns(pl.col("source_file").replace_strict(folders, return_dtype=pl.String).alias(FOLDER))
     wanted = runs.select(pl.col("id").alias("run_id"), "entity", "project", FOLDER).unique()
-    dtypes = history_dtypes(metrics, best)
-    schema = pl.Schema({**wanted.schema, **dtypes, HAS_HISTORY: pl.Boolean()})
-    frames, rows = [pl.DataFrame(schema=schema)], 0
-    for file in files:
-        stretches = stretches_of_runs(file).join(wanted, on=wanted.columns, how="semi", nulls_equal=True)
+    schema = pl.Schema({**wanted.schema, **plan.dtypes, HAS_HISTORY: pl.Boolean()})
+    frames, rows, broken = [pl.DataFrame(schema=schema)], 0, []
+    for file in plan.files:
+        try:
+            stretches = stretches_of_runs(file, wanted)
+            parts = list(statistics_by_run(file, stretches, plan))
+        except reading_errors() as error:  # a footer can be sound where the rows are not
+            broken.append(damaged(file.file, error))
+            continue
         rows += int(stretches["rows"].sum())
-        parts = statistics_by_run(file, stretches, metrics, best, dtypes)
         frames += [part.select(schema.names()).cast(schema) for part in parts]
     found = pl.concat(frames).unique(wanted.columns, keep="first", maintain_order=True).rename({"run_id": "id"})
-    others = runs.drop(column for column in dtypes if column in runs.columns)
     on = ["id", "entity", "project", FOLDER]
-    return others.join(found, on=on, how="left", nulls_equal=True, maintain_order="left"), rows
-
-
-def stretches_of_runs(file: HistoryFile) -> pl.DataFrame:
-    """Where in the file each run's rows are: run_id, entity, project, folder, first row, last row, rows."""
-    keys = [
-        (pl.col(key) if key in file.dtypes else pl.lit(None)).cast(pl.String).alias(key)
-        for key in ("run_id", "entity", "project")
+    joined = runs.join(found, on=on, how="left", suffix=NEW, nulls_equal=True, maintain_order="left")
+    earlier = [column for column in plan.dtypes if column in runs.columns]  # of runs whose histories are gone since
+    chosen = [
+        pl.when(HAS_HISTORY).then(column + NEW).otherwise(pl.col(column).cast(plan.dtypes[column])).alias(column)
+        for column in earlier
     ]
-    rows = scan(file.file).select(keys).with_row_index(ROW_NUMBER).group_by("run_id", "entity", "project")
+    return joined.with_columns(chosen).drop(column + NEW for column in earlier), rows, broken
+
+
+def history_report(plan: HistoryPlan, runs: pl.DataFrame, rows: int, sampled: Sequence[str]) -> HistoryReport:
+    """What `plan` came to for these runs."""
+    runs_with = int(runs[HAS_HISTORY].sum())
+    files = [file.file for file in plan.files]
+    return HistoryReport(files, rows, len(plan.metrics), runs_with, len(runs) - runs_with, sampled)
+
+
+def stretches_of_runs(file: HistoryFile, wanted: pl.DataFrame) -> pl.DataFrame:
+    """Where in the file the wanted runs' rows are: run_id, entity, project, folder, first row, last row, rows.
+
+    Another tool's history may lack entity and project: there the id alone tells the run, if no two share it.
+    """
+    keys = [key for key in ("run_id", "entity", "project") if key in file.dtypes]
+    rows = scan(file.file).select(pl.col(keys).cast(pl.String)).with_row_index(ROW_NUMBER).group_by(keys)
     place = pl.col(ROW_NUMBER)
     stretches = rows.agg(place.min().alias("first"), place.max().alias("last"), pl.len().cast(pl.Int64).alias("rows"))
-    return stretches.collect(engine="streaming").sort("first").with_columns(pl.lit(folder_of(file.file)).alias(FOLDER))
+    here = wanted.filter(pl.col(FOLDER) == folder_of(file.file)).unique(keys, keep="none")
+    return stretches.collect(engine="streaming").join(here, on=keys, nulls_equal=True).sort("first")
 
 
-def statistics_by_run(
-    file: HistoryFile,
-    stretches: pl.DataFrame,
-    metrics: Sequence[HistoryMetric],
-    best: Best | None,
-    dtypes: Mapping[str, pl.DataType],
-) -> Iterator[pl.DataFrame]:
+def statistics_by_run(file: HistoryFile, stretches: pl.DataFrame, plan: HistoryPlan) -> Iterator[pl.DataFrame]:
     """The statistics of a file's runs, some runs at a time, so that a history need not fit in memory."""
-    here = [metric for metric in metrics if metric.path in file.metrics]
+    here = [metric for metric in plan.metrics if metric.path in file.metrics]
+    best = plan.best if plan.best and plan.best.path in file.metrics else None
     in_order = (stretches["last"] - stretches["first"] + 1 == stretches["rows"]).all()
-    if not in_order:  # no file of ours; each run is looked for by itself
-        stretches = stretches.with_columns(pl.col("last") - pl.col("first") + 1)
+    if not in_order:  # no file of ours: for every block all rows are looked at, and as many kept as the runs have
+        end = pl.col("rows").cum_sum()
+        stretches = stretches.with_columns((end - pl.col("rows")).alias("first"), (end - 1).alias("last"))
     for runs in blocks(stretches, rows=max(1, CELLS // (len(here) + 2))):
         keys = runs.select("run_id", "entity", "project", FOLDER).with_row_index(RUN, offset=0)
-        size: int = runs["last"][-1] - runs["first"][0] + 1 if in_order else runs["last"].to_list()[-1]
-        at_once = max(1, CELLS // size)
+        at_once = max(1, CELLS // (runs["last"][-1] - runs["first"][0] + 1))
         parts = [keys.with_columns(pl.lit(True).alias(HAS_HISTORY))]
         for start in range(0, len(here), at_once):
             some_metrics = here[start : start + at_once]
             block = history_rows(file, runs, keys, some_metrics, best, in_order=in_order)
-            parts.append(statistics(block, some_metrics, best if best and best.path in file.metrics else None))
+            parts.append(statistics(block, some_metrics, best))
         joined = parts[0]
         for part in parts[1:]:
             joined = joined.join(part, on=RUN, how="left", maintain_order="left")
-        absent = [pl.lit(None, dtype=dtypes[column]).alias(column) for column in dtypes if column not in joined.columns]
-        yield joined.with_columns(absent)
+        absent = [column for column in plan.dtypes if column not in joined.columns]
+        yield joined.with_columns(pl.lit(None, dtype=plan.dtypes[column]).alias(column) for column in absent)
 
 
 def blocks(stretches: pl.DataFrame, *, rows: int) -> Iterator[pl.DataFrame]:
@@ -1425,10 +1518,11 @@ def history_rows(
     values = [
         pl.col(file.metrics[metric.path]).cast(metric.dtype).alias(f"{number}") for number, metric in enumerate(metrics)
     ]
-    goal = [pl.col(file.metrics[best.path]).cast(pl.Float64).alias(BEST)] if best and best.path in file.metrics else []
+    goal = [pl.col(file.metrics[best.path]).cast(pl.Float64).alias(BEST)] if best else []
     on = [expression.meta.output_name() for expression in named]
     rows = rows.select(*named, pl.col("_step").cast(pl.Int64), *values, *goal)
-    block = rows.join(keys.lazy().select(RUN, *on), on=on, nulls_equal=True, maintain_order="left").drop(on).collect()
+    numbered = rows.join(keys.lazy().select(RUN, *on), on=on, nulls_equal=True, maintain_order="left").drop(on)
+    block = numbered.collect(engine="streaming")
     step, run = pl.col("_step"), pl.col(RUN)
     sorted_already = ((run > run.shift()) | ((run == run.shift()) & (step >= step.shift()))).fill_null(True).all()
     return block if block.select(sorted_already).item() else block.sort(RUN, "_step", maintain_order=True)
@@ -1436,14 +1530,17 @@ def history_rows(
 
 def statistics(block: pl.DataFrame, metrics: Sequence[HistoryMetric], best: Best | None) -> pl.DataFrame:
     """One row per run in `block`, with the columns of `history_dtypes`."""
-    finite = [
-        pl.when(pl.col(f"{n}").is_finite()).then(pl.col(f"{n}")).alias(f"{FINITE_VALUES}{n}")
-        for n in range(len(metrics))
-    ]
-    goal = [pl.when(pl.col(BEST).is_finite()).then(pl.col(BEST)).alias(BEST)] if best else []
+    finite = [finite_part(f"{n}").alias(f"{FINITE_VALUES}{n}") for n in range(len(metrics))]
+    goal = [finite_part(BEST)] if best else []
     at = None if best is None else pl.col(BEST).arg_min() if best.goal == "minimize" else pl.col(BEST).arg_max()
     told = [each for n, metric in enumerate(metrics) for each in statistics_of(n, metric, at)]
     return block.with_columns(*finite, *goal).group_by(RUN, maintain_order=True).agg(told)
+
+
+def finite_part(column: str) -> pl.Expr:
+    """The finite values of a column, null for others; -0.0 is 0.0, as polars may rank the one before the other."""
+    value = pl.col(column)
+    return pl.when(value == 0).then(0).when(value.is_finite()).then(value).alias(column)
 
 
 def statistics_of(number: int, metric: HistoryMetric, at: pl.Expr | None) -> list[pl.Expr]:
@@ -1703,7 +1800,10 @@ def conflict_line(rivals: Sequence[Conflict]) -> str:
     if kind == "name":
         outdone = any(became.startswith(f"{rival.found}__") for rival in rivals)
         why = "another W&B path has a better claim to its name" if outdone else "its W&B path is the only one so named"
+        why = why if prefix_of(column) else "its name is that of a derived column"
         return f"{found} is called {became} here: {why}"
+    if len(rivals) == 1:
+        return f"the {kind} of {column} is {found}; it is {became} here"
     return f"files disagree on the {kind} of {column}: {found}; it is {became} here"
 
 
@@ -1737,9 +1837,10 @@ def history_lines(histories: HistoryReport | None) -> Iterator[str]:
     if histories is None:
         return
     read = f"{counted(histories.rows, 'row')} of {counted(histories.metrics, 'metric')}"
-    yield f"histories: {read} in {counted(histories.files, 'file')}, of {counted(histories.runs_with, 'run')}"
+    yield f"histories: {read} in {counted(len(histories.files), 'file')}, of {counted(histories.runs_with, 'run')}"
     if histories.runs_without:
-        yield f"no history beside the export of {counted(histories.runs_without, 'run')}: their history_* are null"
+        without = counted(histories.runs_without, "run")
+        yield f"no history beside the export of {without}: their history_* are null, or as in an earlier result"
     if histories.sampled:
         yield f"sampled histories are passed over, as their best may be missing: {some(histories.sampled)}"
 
@@ -1846,8 +1947,10 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     streams.add_argument("--quiet", action="store_true", help="only errors on stderr")
     streams.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_strictly(argv)
-    if args.no_enrich and args.rules:
-        raise ScriptError("--rules says how to derive columns, --no-enrich that none are: leave one out", WRONG_USAGE)
+    refuse_other_urls([*args.inputs, args.output or ""])
+    if args.no_enrich and (args.rules or args.explain is not None):
+        flag = "--rules" if args.rules else "--explain"
+        raise ScriptError(f"{flag} is about derived columns, --no-enrich leaves them out: choose one", WRONG_USAGE)
     partition_by = comma_separated(args.partition_by)
     return Options(
         inputs=tuple(args.inputs) or (DEFAULT_INPUT,),
@@ -1862,6 +1965,13 @@ def parse_args(argv: Sequence[str] | None) -> Options:
         json=args.json,
         quiet=args.quiet,
     )
+
+
+def refuse_other_urls(places: Iterable[str]) -> None:
+    """Raise for a URL that is no object storage: it would be taken for a folder."""
+    for place in places:
+        if re.match("[a-z0-9]+://", place) and not is_url(place):
+            raise ScriptError(f"{place}: URLs begin with {', '.join(CLOUD)}; download it first", WRONG_USAGE)
 
 
 def history_wish(globs: Sequence[str] | None, at: str | None, *, wanted: bool) -> HistoryWish | None:
@@ -1947,16 +2057,19 @@ def aggregate(options: Options) -> int:
     files, skipped = recognised(options)
     try:
         outcome, damaged_histories = merge(files, rules, options)
-    except reading_errors():  # a footer can be sound where the rows are not
+    except reading_errors() as error:  # a footer can be sound where the rows are not
         files, broken = sound_and_damaged(files)
         if not broken:
+            if isinstance(error, pl.exceptions.PanicException):  # which is no Exception
+                raise RuntimeError(first_line(error)) from error
             raise
         skipped += broken
         outcome, damaged_histories = merge(files, rules, options)
     finally:
         complain(skipped)
     complain(damaged_histories)
-    skipped += damaged_histories
+    read = {resolved(file) for file in outcome.histories.files} if outcome.histories else set()
+    skipped = [skip for skip in skipped if resolved(skip.file) not in read] + damaged_histories
     report(outcome, skipped, speaker(quiet=options.quiet))
     print(as_json(outcome, skipped, options.output) if options.json else "\n".join(outcome.outputs))
     return PARTIAL if any(skip.failure for skip in skipped) else OK
@@ -1997,20 +2110,18 @@ def merge(files: Sequence[RunsFile], rules: Sequence[Rule], options: Options) ->
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
     wish = options.history
     history_files, sampled, broken = histories_beside(files) if wish else ([], [], [])
-    columns, conflicts = one_schema(files, metrics_of(history_files))
+    columns, conflicts = one_schema(files, dtypes_by_rules(rules), metrics_of(history_files))
     metadata, disputes = merged_metadata(files, columns)
-    names = names_of({(prefix_of(c.name), c.path) for c in columns} | metrics_of(history_files))
-    metrics = wished_metrics(history_files, names, wish.metrics) if wish else []
-    best = best_of(wish.at, all_metrics(history_files, names), goals(columns, metadata)) if wish and wish.at else None
+    plan = history_plan(wish, history_files, columns, metadata) if wish else HistoryPlan((), (), None, {})
 
     stored = {column.name: column.dtype for column in columns}
-    new = dtypes_by_rules(rules) | history_dtypes(metrics, best)
-    order = with_new(list(stored), list(dtypes_by_rules(rules)), list(history_dtypes(metrics, best)))
+    new = {**dtypes_by_rules(rules), **plan.dtypes}
+    order = with_new(list(stored), list(dtypes_by_rules(rules)), list(plan.dtypes))
     check_partition_columns(options.partition_by, order)
-    where = [where_filter(options.selection.where, stored | new)] if options.selection.where else []
+    where = [where_filter(options.selection.where, stored | new)] if options.selection.where is not None else []
     asked = {column for each in where for column in each.keeps.meta.root_names()}
 
-    rows = deciding_rows(files, columns, {rule.source for rule in rules} | asked)
+    rows = deciding_rows(files, columns, {rule.source for rule in rules} | asked | plan.dtypes.keys())
     if rows.is_empty():
         raise ScriptError(f"the runs files in {some(options.inputs)} have no rows", NOTHING_USABLE)
     found = rows if options.keep_all else latest(rows)
@@ -2019,16 +2130,13 @@ def merge(files: Sequence[RunsFile], rules: Sequence[Rule], options: Options) ->
     chosen = chosen.with_columns(derived_columns(rules, stored))
     history_row_count = 0
     if wish:
-        chosen, history_row_count = with_histories(chosen, history_files, metrics, best)
+        chosen, history_row_count, unreadable = with_histories(chosen, plan)
+        broken += unreadable
     chosen, filtered_by_where = selected(chosen, where)
 
     with published(options.output, folder=bool(options.partition_by)) as place:
         in_order = rows_in_order(files, columns, chosen, new).select(order)
         written = write(in_order, place, metadata, options.partition_by)
-    told = None
-    if wish:
-        have = int(chosen[HAS_HISTORY].sum())
-        told = HistoryReport(len(history_files), history_row_count, len(metrics), have, len(chosen) - have, sampled)
     outcome = Outcome(
         outputs=[options.output + file.removeprefix(place) for file in written],
         files=len(files),
@@ -2038,17 +2146,11 @@ def merge(files: Sequence[RunsFile], rules: Sequence[Rule], options: Options) ->
         columns=len(order),
         filters=filtered + filtered_by_where,
         derived=[fit_of(column, chosen) for column in dtypes_by_rules(rules)],
-        histories=told,
+        histories=history_report(plan, chosen, history_row_count, sampled) if wish else None,
         conflicts=conflicts + disputes,
-        remarks=remarks(rules, stored, best),
+        remarks=remarks(rules, stored, plan.best),
     )
     return outcome, broken
-
-
-def goals(columns: Iterable[Column], metadata: Mapping[str, str]) -> dict[KeyPath, object]:
-    """The stored goal of each metric that has one, by path."""
-    stored = json.loads(metadata[METRICS_KEY])
-    return {c.path: stored[c.name]["goal"] for c in columns if stored.get(c.name, {}).get("goal")}
 
 
 def check_partition_columns(wanted: Iterable[str], columns: Sequence[str]) -> None:
@@ -2057,6 +2159,8 @@ def check_partition_columns(wanted: Iterable[str], columns: Sequence[str]) -> No
         if column not in columns:
             near = did_you_mean(column, columns)
             raise ScriptError(f"--partition-by {column}: there is no such column{near}", WRONG_USAGE)
+        if column == "tags":
+            raise ScriptError("--partition-by tags: they are lists, which name no folder", WRONG_USAGE)
 
 
 def remarks(rules: Iterable[Rule], dtypes: Mapping[str, pl.DataType], best: Best | None) -> list[str]:
@@ -2078,6 +2182,7 @@ def tolerate_any_text() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Options in, exit code out."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's SIGTERM ends it as Ctrl-C does
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     return guarded(lambda: aggregate(parse_args(argv)), debug=debug)
 
