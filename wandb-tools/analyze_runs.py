@@ -1507,11 +1507,18 @@ def schema(runs: Runs, columns: Sequence[str]) -> Result:
         key="schema",
         title=f"{counted(table.height, 'column')}; coverage is the share of runs with a value",
         table=table.sort(order, maintain_order=True),
+        for_people=with_short_dtypes(table).sort(order, maintain_order=True),
         shown=("column", "dtype", "coverage", "distinct", "min", "max", "example"),
+        labels={"coverage": "cover", "distinct": "values"},
         whole="column",
         most_rows=MOST_COLUMNS,
         share_rows_by="kind",
     )
+
+
+def with_short_dtypes(table: pl.DataFrame) -> pl.DataFrame:
+    """What people see of a schema: types without parameters, shares with two digits."""
+    return table.with_columns(pl.col("dtype").str.replace(r"^Datetime.*", "Datetime"), pl.col("coverage").round(2))
 
 
 def dtype_name(dtype: pl.DataType) -> str:
@@ -1808,11 +1815,10 @@ def value_text(column: str, dtype: pl.DataType) -> pl.Expr:
 
 def curves_abreast(table: pl.DataFrame, *, with_n: bool) -> pl.DataFrame:
     """Curves as people read them: a row per x, a column per curve; empty where a curve has no value."""
-    spell = float_format(table["value"].drop_nulls().drop_nans().to_list())
     cells: dict[str, dict[float, str]] = {}
     for row in table.iter_rows(named=True):
         n = f" ({row['n']})" if with_n else ""
-        text = "" if row["value"] is None else f"{spell(row['value'])}{n}"
+        text = "" if row["value"] is None else f"{row['value']:.4g}{n}"
         cells.setdefault(str(row[NAME]), {})[row["x"]] = text
     xs = sorted(table["x"].unique().to_list())
     columns = {"x": [f"{x:.10g}" for x in xs]}
@@ -2053,17 +2059,20 @@ def cut(result: Result, most: int | None) -> Result:
     people = result.table if result.for_people is None else result.for_people
     if not most or max(people.height, result.table.height) <= most:
         return result
-    table = result.table
-    share = pl.int_range(pl.len()).over(result.share_rows_by) if result.share_rows_by else pl.int_range(pl.len())
-    kept = table.with_row_index("position").sort(share, "position").head(most).sort("position").drop("position")
     note = (f"{counted(people.height - most, 'more row')}: --max-rows 0 shows all",) if people.height > most else ()
     return replace(
         result,
-        table=kept,
-        for_people=None if result.for_people is None else people.head(most),
+        table=first_rows(result.table, most, result.share_rows_by),
+        for_people=None if result.for_people is None else first_rows(people, most, result.share_rows_by),
         rows=None if result.rows is None else result.rows[:most],
         notes=(*result.notes, *note),
     )
+
+
+def first_rows(table: pl.DataFrame, most: int, share_by: str | None) -> pl.DataFrame:
+    """At most so many rows, from the top; of each value of `share_by`, where that is given, as many as of the others."""
+    share = pl.int_range(pl.len()).over(share_by) if share_by else pl.int_range(pl.len())
+    return table.with_row_index("position").sort(share, "position").head(most).sort("position").drop("position")
 
 
 def fitted(columns: Sequence[ShownColumn], width: int) -> tuple[list[ShownColumn], list[str]]:
