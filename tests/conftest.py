@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -67,3 +68,8 @@ def run_script(script_command):
         return Done(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+def pytest_xdist_auto_num_workers(config) -> int:
+    """Half as many processes again as there are cores: many tests wait for a server that is slow on purpose."""
+    return math.ceil(1.5 * (os.cpu_count() or 1))

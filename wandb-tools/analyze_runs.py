@@ -2070,7 +2070,7 @@ def cut(result: Result, most: int | None) -> Result:
 
 
 def first_rows(table: pl.DataFrame, most: int, share_by: str | None) -> pl.DataFrame:
-    """At most so many rows, from the top; of each value of `share_by`, where that is given, as many as of the others."""
+    """At most so many rows, from the top; where `share_by` is given, as many of each of its values as of the others."""
     share = pl.int_range(pl.len()).over(share_by) if share_by else pl.int_range(pl.len())
     return table.with_row_index("position").sort(share, "position").head(most).sort("position").drop("position")
 

@@ -80,7 +80,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cache, partial
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, Self, TextIO, TypeAlias, TypeVar, cast
 from urllib.parse import quote, unquote, urlsplit
@@ -142,6 +142,8 @@ CONNECT_LIMIT_S = 6  # with `import wandb` before it, a server that cannot be re
 DISCONNECT_LIMIT_S = 1  # a hundred times what it takes
 RETRY_WAIT_MIN_S, RETRY_WAIT_MAX_S = 1, 2  # the SDK takes whole seconds; doubles from the first to the second
 REFUSED = (401, 403)  # HTTP statuses that mean the key
+BUSY = re.compile(r"HTTP (429|5\d\d)")  # in the SDK's words, of a server that lives
+SIGN_IN_WAITS_S = (1, 2)  # before further tries
 MOST_WORKERS = 10  # the SDK lets no more questions be under way
 WORKERS = 8  # a shared server bears that; more gain little
 TIMEOUT_S = 60  # enough for the largest page from a busy server; longer looks like a hang
@@ -149,6 +151,8 @@ RETRIES = 4
 LONGEST_WAIT_S = 30.0  # between two tries
 LONGEST_RETRY_AFTER_S = 300.0  # a longer wait that a server asks for looks like a hang
 LEAST_BYTES_S = 10_000  # a slower download is given up once the timeout is over
+PLACES = {"runs": "run", "sweeps": "sweep", "groups": "group"}  # parts of a W&B URL, and what the next one names
+WORKER_DIED = "a worker died, of too little memory perhaps; try --workers 1"
 PARSERS = min(4, os.cpu_count() or 1)  # processes: one keeps up with about 3,000 runs a second
 PROJECTS_AT_ONCE = 4
 WINDOW_RUNS = 600  # that a window should hold: a page holds some more, and smaller ones are parsed earlier
@@ -160,6 +164,7 @@ LIVE_ROWS_A_QUESTION = 5_000
 SYSTEM_SAMPLES = 1_000  # rows of system metrics a run
 DOWNLOAD_BYTES = 1 << 20
 FAILURES_NAMED = 10  # on stderr, of those with one cause
+NO_FILES = ("project", "projects")  # failures that no metadata tells of
 PLAIN_LINE_S = 10  # between two lines of progress where there is no terminal
 
 PAGE_RUNS = 1_000  # runs a question, the most that a server gives, and rows that are made together
@@ -214,6 +219,10 @@ class DownloadError(Exception):
     """A file that did not come whole, and why, without its URL: that one is signed."""
 
 
+class NoFileError(DownloadError):
+    """The same, from a service that lives and gives a plain answer: no access, or no such file."""
+
+
 class NoDownloadError(DownloadError):
     """A file that nobody asks for any more."""
 
@@ -254,6 +263,7 @@ class Options:
     dry_run: bool
     json: bool
     quiet: bool
+    debug: bool
 
 
 @dataclass(frozen=True)
@@ -276,6 +286,7 @@ class Part:
     last_step: int
     ascending: bool  # strictly
     metrics: Mapping[KeyPath, str]  # to the name of their dtype
+    repeated: int = 0  # rows whose step another one has
 
 
 @dataclass(frozen=True)
@@ -886,8 +897,9 @@ def write_part(numbers: Mapping[KeyPath, pl.Series], parts: Path) -> Part:
         rows=len(steps),
         first_step=cast("int", steps.min() or 0),
         last_step=cast("int", steps.max() or 0),
-        ascending=bool((steps.diff().drop_nulls() > 0).all()),
+        ascending=(ascending := bool((steps.diff().drop_nulls() > 0).all())),
         metrics={path: str(series.dtype) for path, series in numbers.items() if path not in CLOCKS},
+        repeated=0 if ascending else len(steps) - steps.n_unique(),
     )
 
 
@@ -1015,6 +1027,15 @@ def prepare_worker() -> None:
     import_libraries()
     copyreg.pickle(ScriptError, lambda error: (ScriptError, (str(error), error.exit_code)))  # by itself it is not
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes at a terminal; the first one decides
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """A killed parent leaves no workers behind."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(NOTHING_USABLE)
 
 
 def read_log_or_error(file: Path, parts: Path, history_keys: tuple[str, ...] | None) -> Log | OSError:
@@ -1370,7 +1391,7 @@ def signed_in(key: str | None, *, limit_s: int) -> wandb.Api:
         if key is None and not wandb.login(prompt=False, verify=False):
             how = "run `wandb login`, set WANDB_API_KEY or name a file with --api-key-file"
             raise ScriptError(f"no API key for {base_url()}; {how}", NOTHING_USABLE)
-        return wandb.Api(api_key=key, timeout=limit_s)
+        return busy_server_permitting(key, limit_s)
     except wandb.errors.AuthenticationError as error:
         raise ScriptError(not_let_in(error, limit_s), NOTHING_USABLE) from error
     except ValidationError as error:  # of a setting; pydantic tells which
@@ -1378,6 +1399,18 @@ def signed_in(key: str | None, *, limit_s: int) -> wandb.Api:
         setting = "_".join(map(str, wrong["loc"])).upper()
         message = f"WANDB_{setting} is unusable: {wrong['msg']}; correct it, or unset it for W&B's own server"
         raise ScriptError(message, NOTHING_USABLE) from error
+
+
+def busy_server_permitting(key: str | None, limit_s: int) -> wandb.Api:
+    """A connection, after further tries if the server lives and is merely too busy to let anyone in."""
+    for wait_s in SIGN_IN_WAITS_S:
+        try:
+            return wandb.Api(api_key=key, timeout=limit_s)
+        except wandb.errors.AuthenticationError as error:
+            if not BUSY.search(str(error.__cause__)):
+                raise
+            time.sleep(wait_s)
+    return wandb.Api(api_key=key, timeout=limit_s)
 
 
 def not_let_in(error: wandb.errors.AuthenticationError, limit_s: int) -> str:
@@ -1388,13 +1421,15 @@ def not_let_in(error: wandb.errors.AuthenticationError, limit_s: int) -> str:
         return f"unusable API key: {str(error).rstrip('.')}; {where}"
     if isinstance(cause, WandbApiFailedError) and status_of(cause) in REFUSED:
         return f"{base_url()} refuses the API key: {reason(cause, limit_s)}; {where}"
+    if BUSY.search(str(cause)):
+        return f"{base_url()} is too busy to let anyone in: {reason(cause, limit_s)}; try again later"
     hint = "check WANDB_BASE_URL, the network and its proxy, and SSL_CERT_FILE for a private certificate"
     return f"cannot sign in to {base_url()}: {reason(cause, limit_s)}; {hint}"
 
 
 def base_url() -> str:
-    """The server's address, from wherever the SDK has it."""
-    return str(wandb.sdk.wandb_setup.singleton().settings.base_url)
+    """The server's address, from wherever the SDK has it, fit to be shown."""
+    return re.sub(r"//[^/@]*@", "//", str(wandb.sdk.wandb_setup.singleton().settings.base_url))  # without a password
 
 
 def app_url() -> str:
@@ -1436,12 +1471,13 @@ def reason(error: BaseException, limit_s: float) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """What is asked for on the server: projects of an entity (by name or glob), or one run or sweep of a project."""
+    """What is asked for on the server: projects of an entity (by name or glob), or a run, sweep or group of one."""
 
     entity: str | None  # None: the key's own
     project: str
     run: str | None = None
     sweep: str | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -1467,7 +1503,7 @@ def target_of(place: str) -> Target:
     """The target of a W&B URL or an `entity/project[/run]` path; ScriptError where it is neither.
 
     >>> target_of("https://wandb.ai/team/demo/runs/abc?nw=1")
-    Target(entity='team', project='demo', run='abc', sweep=None)
+    Target(entity='team', project='demo', run='abc', sweep=None, group=None)
     >>> target_of("team/demo/sweeps/xyz").sweep
     'xyz'
     """
@@ -1479,7 +1515,7 @@ def target_of(place: str) -> Target:
         raise ScriptError(f"{place} is no project; write entity/project, entity/project/run or a W&B URL", WRONG_USAGE)
     entity, project, *rest = keys
     if len(rest) >= 2:
-        return Target(entity, project, **{"runs": {"run": rest[1]}, "sweeps": {"sweep": rest[1]}}.get(rest[0], {}))
+        return Target(entity, project, **{PLACES[rest[0]]: rest[1]} if rest[0] in PLACES else {})
     is_run = len(rest) == 1 and not url.scheme
     return Target(entity, project, rest[0] if is_run else None)
 
@@ -1499,6 +1535,7 @@ def filters_of(target: Target, selection: Selection) -> dict[str, object]:
         ("state", selection.state),
         ("tags", selection.tag),
         ("group", selection.group),
+        ("group", tuple(filter(None, [target.group]))),
         ("sweep", selection.sweep),
         ("sweep", tuple(filter(None, [target.sweep]))),
         ("name", tuple(filter(None, [target.run]))),
@@ -1570,10 +1607,14 @@ def check_lacking(server: Server, lacking: Sequence[Target], found: Collection[t
         elsewhere = target.project == "*" or any(matches(name, target.project) for _, name in found)
         if found and elsewhere and (names or target.entity in entities):
             continue
-        near = did_you_mean(target.project, names) or "; list_entities.py shows what it has"
-        if not names:
-            near = f"; it has none that this key can see{did_you_mean(str(target.entity), entities)}"
-        raise ScriptError(f"{target.entity} has no project {target.project}{near}", NOTHING_USABLE)
+        if names:
+            near = did_you_mean(target.project, names) or "; list_entities.py shows what it has"
+            raise ScriptError(f"{target.entity} has no project {target.project}{near}", NOTHING_USABLE)
+        others = [entity for entity in entities if entity != target.entity]
+        near = did_you_mean(str(target.entity), others) or (f"; there is {', '.join(others[:5])}" if others else "")
+        raise ScriptError(
+            f"{target.entity} has no projects that this key can see{near}; name one with -e", NOTHING_USABLE
+        )
 
 
 def either(one: Project, other: Project) -> Project:
@@ -1647,6 +1688,7 @@ class Server:
         self.retries = options.retries
         self.workers = workers
         self.meter = meter
+        self.debug = options.debug
         self.app_url = app_url()
         self.source = {"kind": "server", "base_url": base_url()}
         self.under_way = threading.BoundedSemaphore(options.workers)
@@ -1663,12 +1705,14 @@ class Server:
 
     def ask(self, question: str, variables: Mapping[str, object]) -> Any:
         """The answer, after as many tries as the options allow; else the last try's QueryError."""
+        told = ""
         for attempt in range(self.retries):
             try:
                 return self.ask_once(question, variables)
             except QueryError as error:
-                if is_final(error):
+                if is_final(error) or (is_of_the_question(error) and str(error) == told):
                     raise
+                told = str(error)
                 self.slow_down(attempt)
         return self.ask_once(question, variables)
 
@@ -1719,8 +1763,8 @@ class Server:
         try:
             with self.downloading, file.open("wb") as opened:
                 self.copy(url, opened)
-        except DownloadError:
-            self.downloads.note(answered=False)
+        except DownloadError as error:
+            self.downloads.note(answered=isinstance(error, NoFileError))
             raise
         except OSError as error:
             message = f"{folder} cannot be written to ({error.strerror}); free the place or choose another with -o"
@@ -1747,9 +1791,15 @@ class Server:
         except requests.HTTPError as error:
             answer = cast("requests.Response", error.response)
             self.be_quiet(min(retry_after_s(answer.headers.get("Retry-After")), LONGEST_RETRY_AFTER_S))
-            raise DownloadError(f"a download was refused with status {answer.status_code}") from error
+            kind = NoFileError if 400 <= answer.status_code < 500 and answer.status_code != 429 else DownloadError
+            raise kind(f"a download was refused with status {answer.status_code}") from error
         except (requests.RequestException, HTTPError) as error:
             raise DownloadError(f"a download broke off ({type(error).__name__})") from error
+
+
+def is_of_the_question(error: QueryError) -> bool:
+    """Whether the server answered, and found something wrong; asked twice it may come to another answer."""
+    return str(error).startswith("input:")
 
 
 def retry_after_s(header: str | None) -> float:
@@ -1808,13 +1858,15 @@ class Workers:
 
     def __enter__(self) -> Self:
         self.pool = ProcessPoolExecutor(self.count, get_context("spawn"), initializer=prepare_worker)
-        self.pool.submit(os.getpid)  # the first process starts while this one imports and connects
+        with uninterrupted():
+            self.pool.submit(os.getpid)  # the first process starts while this one imports and connects
         return self
 
     def start_all(self) -> None:
         """Start the other processes too, which would slow the first ones down while these still import."""
-        for _ in range(self.count):
-            self.pool.submit(os.getpid)
+        with uninterrupted():
+            for _ in range(self.count):
+                self.pool.submit(os.getpid)
 
     def __exit__(self, *_: object) -> None:
         for process in active_children():  # they hold nothing that is still to be written
@@ -1822,7 +1874,10 @@ class Workers:
         self.pool.shutdown(cancel_futures=True)
 
     def submit(self, work: Callable[..., Found], *arguments: object) -> Future[Found]:
-        return self.pool.submit(work, *arguments)
+        try:
+            return self.pool.submit(work, *arguments)
+        except BrokenProcessPool as error:
+            raise ScriptError(WORKER_DIED, NOTHING_USABLE) from error
 
     def run(self, work: Callable[..., Found], *arguments: object) -> Found:
         return self.result(self.submit(work, *arguments))
@@ -1832,7 +1887,20 @@ class Workers:
         try:
             return future.result()
         except BrokenProcessPool as error:
-            raise ScriptError("a worker died, of too little memory perhaps; try --workers 1", NOTHING_USABLE) from error
+            raise ScriptError(WORKER_DIED, NOTHING_USABLE) from error
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Processes that are started meanwhile never see Ctrl-C, which reaches all at a terminal: the first one decides."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
 # --- the server: the runs of a project ------------------------------------------------------------------------
@@ -2161,6 +2229,8 @@ class RunHistory:
     parts: Sequence[Part]
     skipped: frozenset[KeyPath]
     counted: int | None
+    repeated: int = 0  # rows that came, but whose step another one has: the server counts them
+    problem: str = ""  # why there are no more
 
     @property
     def rows(self) -> int:
@@ -2169,8 +2239,9 @@ class RunHistory:
     @property
     def lacking(self) -> str:
         """What is missing, in words; empty if nothing is."""
-        complete = self.counted is None or self.rows >= self.counted
-        return "" if complete else f"{self.rows:,} of {self.counted:,} rows could be had"
+        complete = self.counted is None or self.rows + self.repeated >= self.counted
+        reason = f": {self.problem}" if self.problem else ""
+        return "" if complete else f"{self.rows:,} of {self.counted:,} rows could be had{reason}"
 
 
 @dataclass
@@ -2231,8 +2302,10 @@ def fetch_batch(
     """The histories of a few runs, asked for in one question, and what is wrong with them."""
     answers: list[dict[str, Any] | None] = [None] * len(batch)
     if len(batch) > 1:
-        with suppress(QueryError):  # one run may spoil the question: then each is asked for alone
+        try:
             answers = ask_for_runs(server, project, batch, fetch.fields)
+        except QueryError:  # one run may spoil the question: then each is asked for alone
+            server.slow_down(0)
     outcomes = []
     for facts, answer in zip(batch, answers, strict=True):
         history, problem = fetch_run(server, project, fetch, facts, answer, kept)
@@ -2268,7 +2341,7 @@ def fetch_run(
                 store_history(kept, facts, fetch, history)
                 return history, None
             problem = history.lacking
-            if attempt == COUNT_TRIES:
+            if attempt == COUNT_TRIES or history.problem:
                 return best, Failure(facts.id, fetch.table, problem, attempt)
         except (QueryError, DownloadError) as error:
             problem = str(error)
@@ -2299,13 +2372,18 @@ def collect_history(
     ranges = step_ranges(steps)
     if counted and not files and not steps:  # a server without exports: everything is live
         ranges = even_ranges(last_step(server, project, facts) + 1, counted)
-    for rows in live_rows(server, project, facts, ranges):
-        part, odd = server.workers.run(part_of_rows, rows, history_keys, kept)
-        parts.append(part)
-        skipped |= odd
+    problem = ""
+    try:
+        for rows in live_rows(server, project, facts, ranges):
+            part, odd = server.workers.run(part_of_rows, rows, history_keys, kept)
+            parts.append(part)
+            skipped |= odd
+    except GivenUpError as error:  # what came stays
+        problem = str(error)
+    repeated = sum(part.repeated for part in parts)
     if len(parts) > 1 or not all(part.ascending for part in parts):
         parts = server.workers.run(each_step_once, parts, kept)
-    return RunHistory(parts, frozenset(skipped), counted)
+    return RunHistory(parts, frozenset(skipped), counted, repeated, problem)
 
 
 def last_step(server: Server, project: Project, facts: Facts) -> int:
@@ -2490,7 +2568,8 @@ def export_numbers(
             skipped.add((path[0].partition(".")[0],))
         elif column.dtype.is_numeric() or column.dtype == pl.Boolean:
             whole = column.dtype.is_integer() or column.dtype == pl.Boolean
-            yield path, column.cast(pl.Int64 if path == ("_step",) or whole else pl.Float64)
+            huge = column.dtype in (pl.UInt64, pl.Int128, pl.UInt128)  # may pass 64 bits
+            yield path, column.cast(pl.Int64 if path == ("_step",) or (whole and not huge) else pl.Float64)
         elif column.dtype == pl.String and column.null_count() < len(column):
             numbers = column.replace_strict(NON_FINITE, default=None, return_dtype=pl.Float64)
             if numbers.null_count() > column.null_count():
@@ -2551,6 +2630,8 @@ def export_project(server: Server, project: Project, folders: Folders) -> Export
     made_of: dict[str, Sequence[str]] = {}
     skipped: set[KeyPath] = set()
     short: list[str] = []
+    repeating: list[str] = []
+    lost_histories: list[str] = []
     for fetch in fetches_of(options):
         file = options.output / f"{stem}_{fetch.table}.parquet"
         known = server.workers.run(histories_in, file, fetch.made_of)
@@ -2563,6 +2644,10 @@ def export_project(server: Server, project: Project, folders: Folders) -> Export
         made_of[fetch.table] = fetch.made_of
         skipped |= {path for history in histories.runs.values() for path in history.skipped}
         short += lacking
+        repeating += [
+            run_id for run_id, history in histories.runs.items() if history.counted not in (None, history.rows)
+        ]
+        lost_histories += [failure.run for failure in histories.failed if fetch.table == "history"]
         failed += histories.failed
     goals: dict[str, str] = {}
     try:
@@ -2579,7 +2664,8 @@ def export_project(server: Server, project: Project, folders: Folders) -> Export
         tables=tables,
         made_of=made_of,
         failed=failed,
-        mismatched=sorted(short),
+        short=sorted(short),
+        mismatched=sorted({*short, *repeating, *lost_histories}),
         skipped_history_keys=sorted(".".join(path) for path in skipped),
         goals=goals,
         stem=stem,
@@ -2782,17 +2868,32 @@ def concluded(outcomes: Sequence[Export | Plan | Failure], options: Options, say
     if not (selected or exports) and failed:
         raise ScriptError(f"{failed[0].run}: {failed[0].error}; nothing could be exported", NOTHING_USABLE)
     if not (selected or exports):  # an export without runs tells that all that it had are gone
+        place = first_paths(plans)
+        empty = f"{flags} leaves none of {total:,} runs; loosen it, or see what there is with --dry-run"
         empty = (
-            f"{flags} leaves none of {total:,} runs; loosen it" if flags else f"{first_paths(plans)} has no such run"
+            empty if flags else f"{place} has no such run; list_entities.py shows projects, W&B's pages the runs' ids"
         )
-        of = empty if total else f"no runs in {first_paths(plans)}"
-        raise ScriptError(f"{of}, or see what there is with --dry-run", NOTHING_USABLE)
+        raise ScriptError(
+            empty if total else f"no runs in {place}; list_entities.py shows what there is", NOTHING_USABLE
+        )
+    if options.prune and any(listing.listed is None for listing in (export.listing for export in exports)):
+        say("--prune dropped nothing: it needs an export without filters that lists every run")
     metrics = {path for export in exports for path in export.metrics}
     for glob in options.history_keys if exports else ():
         if not any(names_match(path, [glob]) for path in metrics):
             say(f"--history-keys {glob} matches no metric of these runs")
-    failures = [*failed, *(failure for export in exports for failure in export.listing.failed)]
+    several = len(exports) + len(failed) > 1
+    failures = [
+        *failed,
+        *(of_project(failure, export.listing, several) for export in exports for failure in export.listing.failed),
+    ]
     return Conclusion(exports, plans if options.dry_run else [], failures)
+
+
+def of_project(failure: Failure, listing: Listing, several: bool) -> Failure:  # noqa: FBT001
+    """A run's failure with the run's project, where there are several; ids are only unique within one."""
+    path = f"{listing.entity}/{listing.project}"
+    return failure if not several or failure.run == path else replace(failure, run=f"{path}/{failure.run}")
 
 
 def first_paths(plans: Sequence[Plan]) -> str:
@@ -2820,6 +2921,10 @@ def one_project(server: Server, project: Project, *, folders: Folders) -> Export
         return Failure(project.path, "project", str(error), server.retries + 1)
     except ScriptError as error:  # its files
         return Failure(project.path, "project", str(error))
+    except Exception as error:
+        if server.stopped.is_set() or server.debug:
+            raise
+        return Failure(project.path, "project", f"cannot be understood: {error!r}"[:300])
 
 
 def rehearsed(server: Server, project: Project) -> Plan:
@@ -3504,12 +3609,24 @@ def working_folders(output: Path, say: Say, *, dry_run: bool) -> Iterator[Folder
             wait_for(held.enter_context((own / "lock").open("w")), output, say)
             shutil.rmtree(folders.work, ignore_errors=True)  # of an export that was killed: the lock is ours
             folders.work.mkdir()
+            for unfinished in filter(is_unfinished, output.glob(".*.partial")):
+                unfinished.unlink(missing_ok=True)
         except OSError as error:
             reason = error.strerror or error
             message = f"cannot write to {output}: {reason}; choose another folder with -o"
             raise ScriptError(message, NOTHING_USABLE) from error
         held.callback(shutil.rmtree, folders.work, ignore_errors=True)
         yield folders
+
+
+def is_unfinished(file: Path) -> bool:
+    """Whether a file is what an export was writing when it was ended.
+
+    >>> is_unfinished(Path(".team_demo_runs.parquet.123.partial")), is_unfinished(Path(".mine.parquet.1.partial"))
+    (True, False)
+    """
+    ours = r"_(runs\.parquet|metadata\.json|history\.parquet|history_sampled\.parquet|system\.parquet)"
+    return re.search(rf"{ours}\.\d+\.partial$", file.name) is not None
 
 
 def wait_for(lock: TextIO, output: Path, say: Say) -> None:
@@ -3544,6 +3661,7 @@ class Listing:
     made_of: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by file name's end: see Fetch
     failed: Sequence[Failure] = ()
     torn: Sequence[str] = ()
+    short: Sequence[str] = ()  # ids of runs whose rows came in part: they are fetched again next time
     mismatched: Sequence[str] = ()  # ids of runs whose rows differ in number from the server's
     skipped_history_keys: Sequence[str] = ()
     unread: frozenset[str] = frozenset()  # ids of runs of which nothing could be read: not known to be gone
@@ -3657,13 +3775,19 @@ def write_project(project: Listing, options: Options, source: Mapping[str, objec
             kept=kept,
             gone=[] if options.prune else gone,
             dropped=sorted({name for table in tables for name in dropped_metrics(table, names)}),
-            history_rows=sum(file.rows for file in done if "_history" in file.name),
+            history_rows=history_rows_of(options, done),
             metrics=frozenset(path for table in tables if table.of_history for path, _ in table.dtypes()),
         )
         document = metadata_document(export, [*done, *still_there(metadata_file, done)], options, source)
         text = json.dumps(jsonable(document), indent=2, ensure_ascii=False) + "\n"
         unfinished[metadata_file].write_text(storable(text), "utf-8")  # names of files may be no UTF-8
     return export
+
+
+def history_rows_of(options: Options, files: Iterable[Written]) -> int:
+    """The rows of the full history among the files, else of the sampled one."""
+    ending = "_history.parquet" if options.include_history else "_history_sampled.parquet"
+    return sum(file.rows for file in files if file.name.endswith(ending))
 
 
 def still_there(metadata_file: Path, done: Sequence[Written]) -> list[Written]:
@@ -3789,7 +3913,7 @@ def is_current(table: RowTable, names: Names, metadata: Mapping[str, str]) -> bo
 
 def marks_of(table: RowTable, project: Listing) -> dict[str, str]:
     """What a later export compares to see whose histories have changed; logs are always read anew."""
-    whole = table.fetched.keys() - set(project.mismatched)  # the others are fetched again next time
+    whole = table.fetched.keys() - set(project.short)  # the others are fetched again next time
     marks = {run_id: mark for run_id, mark in table.marks.items() if run_id in table.kept}
     marks |= {facts.id: list(history_mark(facts)) for facts in project.facts if facts.id in whole}
     return {HISTORIES_KEY: json.dumps({"keys": list(table.made_of), "runs": marks})}
@@ -3881,35 +4005,57 @@ class Conclusion:
 def tell(outcome: Conclusion, options: Options, say: Say) -> int:
     """The paths on stdout, or all of it as JSON; a line on each project for people. Returns the exit code."""
     for export in outcome.exports:
-        say(f"{sentence(export.listing)}{kept_sentence(export, prune=options.prune)}")
+        rows = had_rows(export.listing) if options.include_history or options.offline else None
+        say(f"{sentence(export.listing, rows)}{kept_sentence(export, prune=options.prune)}")
         if export.dropped:
             some = ", ".join(export.dropped[:3]) + (" and others" if len(export.dropped) > 3 else "")
             say(f"the history there had {some} from an earlier export, which this one was not asked for")
     files = [str(file) for export in outcome.exports for file in export.files]
     if options.json:
-        rows = [export_row(export.listing) | {"kept": len(export.kept)} for export in outcome.exports]
-        rows += [plan_row(plan) if isinstance(plan, Plan) else export_row(plan) for plan in outcome.planned]
-        rows += [failed_row(failure) for failure in outcome.failures if failure.what in ("project", "projects")]
-        print(json_text({"version": 1, "exports": rows, "files": files}))
+        told = [
+            export_row(export.listing, had_rows(export.listing)) | {"kept": len(export.kept)}
+            for export in outcome.exports
+        ]
+        told += [
+            plan_row(plan) if isinstance(plan, Plan) else export_row(plan, logged_rows(plan))
+            for plan in outcome.planned
+        ]
+        told += [failed_row(failure) for failure in outcome.failures if failure.what in NO_FILES]
+        print(json_text({"version": 1, "exports": told, "files": files}))
     else:
-        plans = (plan_sentence(plan) if isinstance(plan, Plan) else sentence(plan) for plan in outcome.planned)
+        plans = (
+            plan_sentence(plan) if isinstance(plan, Plan) else sentence(plan, logged_rows(plan))
+            for plan in outcome.planned
+        )
         for line in (*files, *map(printable, plans)):
             print(line)
     return report_failures(outcome.failures)
 
 
-def sentence(project: Listing) -> str:
-    """A project's runs in one line.
+def sentence(project: Listing, rows: int | None) -> str:
+    """A project's runs in one line, and how many history rows there are, if that is of interest.
 
-    >>> sentence(Listing("team", "demo", [], 0, 0, None))
+    >>> sentence(Listing("team", "demo", [], 0, 0, None), 0)
     'team/demo: 0 runs, 0 history rows'
     """
     states = Counter(run.state for run in project.facts)
     by_state = ", ".join(f"{count:,} {state}" for state, count in states.most_common())
-    rows = sum(run.history_rows for run in project.facts)
+    told = "" if rows is None else f", {counted(rows, 'history row')}"
     failures = f", {counted(len(project.failed), 'failure')}" if project.failed else ""
     runs = counted(len(project.facts), "run") + (f" ({by_state})" if by_state else "")
-    return f"{project.entity}/{project.project}: {runs}, {counted(rows, 'history row')}{failures}"
+    return f"{project.entity}/{project.project}: {runs}{told}{failures}"
+
+
+def logged_rows(project: Listing) -> int:
+    """The history rows that the runs have in their source, whether they were asked for or not."""
+    return sum(run.history_rows for run in project.facts)
+
+
+def had_rows(project: Listing) -> int:
+    """Of these, without those that could not be had."""
+    fetched = project.tables.get("history", {})
+    got = {run_id: sum(part.rows for part in fetched.get(run_id, ())) for run_id in project.mismatched}
+    return sum(got.get(run.id, run.history_rows) for run in project.facts)
 
 
 def plan_sentence(plan: Plan) -> str:
@@ -3933,7 +4079,7 @@ def kept_sentence(export: Export, *, prune: bool) -> str:
     return kept + ("" if prune else gone)
 
 
-def export_row(project: Listing) -> dict[str, object]:
+def export_row(project: Listing, history_rows: int) -> dict[str, object]:
     """What `--json` tells of a project."""
     return {
         "entity": project.entity,
@@ -3943,7 +4089,7 @@ def export_row(project: Listing) -> dict[str, object]:
         "filtered": project.filtered,
         "failed": len(project.failed),
         "torn": len(project.torn),
-        "history_rows": sum(run.history_rows for run in project.facts),
+        "history_rows": history_rows,
     }
 
 
@@ -4008,7 +4154,7 @@ def progress_sentence(counts: Mapping[str, int], elapsed_s: float) -> str:
             left_s = elapsed_s * (wanted - done) / done if done else math.inf
     if rows := counts.get("rows", 0):
         parts.append(f"{rows:,} rows ({rows / elapsed_s:,.0f} a second)")
-    if parts and 0 < left_s < math.inf:
+    if parts and 0 < left_s < math.inf and elapsed_s >= PLAIN_LINE_S / 2:
         parts.append(f"about {left_s:,.0f} s left")
     return ", ".join(parts)
 
@@ -4155,6 +4301,7 @@ def options_of(parsed: argparse.Namespace) -> Options:
         dry_run=parsed.dry_run,
         json=parsed.json,
         quiet=parsed.quiet,
+        debug=parsed.debug,
     )
 
 
@@ -4310,13 +4457,15 @@ def export(options: Options) -> int:
 
 def report_failures(failures: Iterable[Failure]) -> int:
     """Name each failure once, also when quiet, and return the exit code that they mean."""
-    by_error: dict[str, list[str]] = {}
+    by_error: dict[tuple[str, bool], list[str]] = {}
     for failure in dict.fromkeys(failures):
-        by_error.setdefault(failure.error, []).append(failure.run)
-    for error, runs in by_error.items():
-        for run in runs[:FAILURES_NAMED]:
+        has_files = failure.what not in NO_FILES
+        by_error.setdefault((failure.error, has_files), []).append(failure.run)
+    for (error, has_files), runs in by_error.items():
+        named = runs[:FAILURES_NAMED] if has_files else runs
+        for run in named:
             print(printable(f"error: {run}: {error}"), file=sys.stderr)
-        if (more := len(runs) - FAILURES_NAMED) > 0:
+        if more := len(runs) - len(named):
             print(printable(f"error: {more:,} more, all named in the metadata: {error}"), file=sys.stderr)
     return PARTIAL if by_error else OK
 

@@ -65,6 +65,8 @@ CONNECT_LIMIT_S = 6  # with `import wandb` before it, a server that cannot be re
 DISCONNECT_LIMIT_S = 1  # a hundred times what it takes
 RETRY_WAIT_MIN_S, RETRY_WAIT_MAX_S = 1, 2  # the SDK takes whole seconds; doubles from the first to the second
 REFUSED = (401, 403)  # HTTP statuses that mean the key
+BUSY = re.compile(r"HTTP (429|5\d\d)")  # in the SDK's words, of a server that lives
+SIGN_IN_WAITS_S = (1, 2)  # before further tries
 
 COUNTED_STATES = ("finished", "running", "failed", "crashed", "killed")
 PROJECTS_PER_PAGE = 200  # as the SDK asks for
@@ -244,7 +246,7 @@ def signed_in(key: str | None, *, limit_s: int) -> wandb.Api:
         if key is None and not wandb.login(prompt=False, verify=False):
             how = "run `wandb login`, set WANDB_API_KEY or name a file with --api-key-file"
             raise ScriptError(f"no API key for {base_url()}; {how}", NOTHING_USABLE)
-        return wandb.Api(api_key=key, timeout=limit_s)
+        return busy_server_permitting(key, limit_s)
     except wandb.errors.AuthenticationError as error:
         raise ScriptError(not_let_in(error, limit_s), NOTHING_USABLE) from error
     except ValidationError as error:  # of a setting; pydantic tells which
@@ -252,6 +254,18 @@ def signed_in(key: str | None, *, limit_s: int) -> wandb.Api:
         setting = "_".join(map(str, wrong["loc"])).upper()
         message = f"WANDB_{setting} is unusable: {wrong['msg']}; correct it, or unset it for W&B's own server"
         raise ScriptError(message, NOTHING_USABLE) from error
+
+
+def busy_server_permitting(key: str | None, limit_s: int) -> wandb.Api:
+    """A connection, after further tries if the server lives and is merely too busy to let anyone in."""
+    for wait_s in SIGN_IN_WAITS_S:
+        try:
+            return wandb.Api(api_key=key, timeout=limit_s)
+        except wandb.errors.AuthenticationError as error:
+            if not BUSY.search(str(error.__cause__)):
+                raise
+            time.sleep(wait_s)
+    return wandb.Api(api_key=key, timeout=limit_s)
 
 
 def not_let_in(error: wandb.errors.AuthenticationError, limit_s: int) -> str:
@@ -262,13 +276,15 @@ def not_let_in(error: wandb.errors.AuthenticationError, limit_s: int) -> str:
         return f"unusable API key: {str(error).rstrip('.')}; {where}"
     if isinstance(cause, WandbApiFailedError) and status_of(cause) in REFUSED:
         return f"{base_url()} refuses the API key: {reason(cause, limit_s)}; {where}"
+    if BUSY.search(str(cause)):
+        return f"{base_url()} is too busy to let anyone in: {reason(cause, limit_s)}; try again later"
     hint = "check WANDB_BASE_URL, the network and its proxy, and SSL_CERT_FILE for a private certificate"
     return f"cannot sign in to {base_url()}: {reason(cause, limit_s)}; {hint}"
 
 
 def base_url() -> str:
-    """The server's address, from wherever the SDK has it."""
-    return str(wandb.sdk.wandb_setup.singleton().settings.base_url)
+    """The server's address, from wherever the SDK has it, fit to be shown."""
+    return re.sub(r"//[^/@]*@", "//", str(wandb.sdk.wandb_setup.singleton().settings.base_url))  # without a password
 
 
 def app_url() -> str:
@@ -462,7 +478,10 @@ def rows_for(questions: Questions, projects: Sequence[Project]) -> list[Row]:
     counts = questions.ask(counting_question(len(projects)), variables)
     if None in counts.values():
         raise QueryError("the server lists this project but does not find it")
-    return [row_of(project, counts[f"p{n}"]) for n, project in enumerate(projects)]
+    try:
+        return [row_of(project, counts[f"p{n}"]) for n, project in enumerate(projects)]
+    except (KeyError, TypeError) as error:
+        raise QueryError(f"an answer that cannot be understood: {error!r}") from error
 
 
 def counting_question(projects: int) -> str:
