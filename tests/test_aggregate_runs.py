@@ -385,7 +385,13 @@ def test_metadata_against_the_contract_is_named(key, document, reason):
 
 @pytest.mark.parametrize(
     ("column", "values"),
-    [("tags", [[["a"]]]), ("created_at", ["yesterday"]), ("last_step", [0.5]), ("config_l", [[1, 2]])],
+    [
+        ("tags", [[["a"]]]),
+        ("created_at", ["yesterday"]),
+        ("last_step", [0.5]),
+        ("config_l", [[1, 2]]),
+        ("config_l", [timedelta(1)]),
+    ],
 )
 def test_dtypes_that_no_contract_column_can_hold_are_named(column, values):
     file = write_runs(Path("x"), [Run("a")])

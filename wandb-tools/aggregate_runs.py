@@ -405,7 +405,7 @@ def refuse_foreign_dtypes(dtypes: Mapping[str, pl.DataType]) -> None:
             raise ValueError(f"its column {column} has a name that this script uses itself")
         if wanted is not None and not convertible(dtype, wanted):
             raise ValueError(f"its column {column} is {spelt(dtype)} instead of {spelt(wanted)}")
-        if wanted is None and (dtype.is_nested() or dtype in (pl.Binary, pl.Object)):
+        if wanted is None and (dtype.is_nested() or dtype in (pl.Binary, pl.Object, pl.Duration)):
             raise ValueError(f"its column {column} is {dtype}, neither number nor text")
 
 
