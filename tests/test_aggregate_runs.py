@@ -1145,6 +1145,25 @@ def test_files_that_interleave_are_merged_in_pieces(monkeypatch):
     assert aggregated("x0", "x1", "x2", "x3")["id"].to_list() == [f"r{n:03d}" for n in range(200)]
 
 
+@pytest.mark.parametrize("ids", ["ba", "ax", "a", "abc"])
+def test_an_input_that_changes_while_it_is_read_is_noticed(monkeypatch, ids):
+    write_runs(Path("x"), [Run("a", "m_k1"), Run("b", "n_k2")])
+    write = aggregate_runs.write
+
+    def write_after_a_change(*arguments):
+        later = [Run(each, created_at=START + timedelta(hours=n)) for n, each in enumerate(ids)]
+        write_runs(Path("x"), later)
+        return write(*arguments)
+
+    monkeypatch.setattr(aggregate_runs, "write", write_after_a_change)
+    if ids == "abc":  # a row more is for the next time
+        assert aggregated("x")["k"].to_list() == [1, 2]
+    else:
+        _, err = run("x", code=1)
+        assert re.fullmatch("error: an input (changed|shrank) while it was read; run it again\n", err)
+        assert list(Path("analysis").iterdir()) == []
+
+
 def test_partitions_replace_an_earlier_result_alone():
     write_runs(Path("x"), [Run("a")])
     write_runs(Path("x"), [Run("b")], project="other")

@@ -1604,9 +1604,13 @@ def rows_in_order(
         del predicate, n_rows, batch_size  # nothing of that kind is asked of what is merely written
         position = 0
         for batch in batches_in_order(files, own, placed):
-            added = placed.slice(position, len(batch)).select(list(new))
+            theirs = placed.slice(position, len(batch))
+            if not batch["id"].equals(theirs["id"]):
+                raise ScriptError("an input changed while it was read; run it again", NOTHING_USABLE)
             position += len(batch)
-            yield batch.hstack(added).select(with_columns or list(schema))
+            yield batch.hstack(theirs.select(list(new))).select(with_columns or list(schema))
+        if position < len(placed):
+            raise ScriptError("an input shrank while it was read; run it again", NOTHING_USABLE)
 
     return register_io_source(batches, schema=schema, validate_schema=False)
 
