@@ -1066,7 +1066,9 @@ def test_histories_in_any_order_count_and_sampled_or_damaged_ones_do_not():
     assert frame["history_at_acc"].to_list() == [9.0, 2.0, None]
     assert frame["history_last_acc"].to_list() == [3.0, 1.0, None]
     assert "sampled histories are passed over" in err
-    assert "error: x/other_history.parquet was left out: it cannot be read" in err
+    assert err.count("error: x/other_history.parquet was left out: it cannot be read") == 1
+    _, err = run("x", "x/team_demo_history.parquet", "--history", code=3)  # named, and no runs file
+    assert "error: x/team_demo_history.parquet was left out: it holds no runs but is history\n" in err
     assert "no history beside the export of 1 run" in err
 
 

@@ -2069,9 +2069,11 @@ def aggregate(options: Options) -> int:
         outcome, damaged_histories = merge(files, rules, options)
     finally:
         complain(skipped)
-    complain(damaged_histories)
+    failed = {resolved(skip.file) for skip in skipped if skip.failure}
+    also_failed = [skip for skip in damaged_histories if resolved(skip.file) not in failed]
+    complain(also_failed)
     read = {resolved(file) for file in outcome.histories.files} if outcome.histories else set()
-    skipped = [skip for skip in skipped if resolved(skip.file) not in read] + damaged_histories
+    skipped = [skip for skip in skipped if skip.failure or resolved(skip.file) not in read] + also_failed
     report(outcome, skipped, speaker(quiet=options.quiet))
     print(as_json(outcome, skipped, options.output) if options.json else "\n".join(outcome.outputs))
     return PARTIAL if any(skip.failure for skip in skipped) else OK
