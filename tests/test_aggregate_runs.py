@@ -1234,3 +1234,30 @@ def test_interrupted_it_leaves_the_earlier_result(name):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
     assert Path(out.strip()).read_bytes() == before
     assert [path.name for path in Path("analysis").iterdir()] == ["unified.parquet"]
+
+
+def test_duckdb_sees_the_same_in_the_result_as_in_the_exports():
+    for number in range(4):
+        runs = [
+            Run(
+                f"{number}-{n:03d}",
+                f"stage{n % 3}_k{n % 7}",
+                config={"a": {"b": (1, 2.5, None)[(n + number) % 3]}, f"only{number}": n},
+                summary={"m/x": math.inf if n == 7 else n / 8},
+                created_at=START + timedelta(hours=n),
+            )
+            for n in range(50)
+        ]
+        write_runs(Path(f"x/{number}"), runs, project=f"p{number % 2}")
+    run("x", "-o", "one.parquet")
+    run("x", "-o", "two.parquet")
+    assert Path("one.parquet").read_bytes() == Path("two.parquet").read_bytes()
+    query = """
+        select project, id, sum(metric_m_x), sum(config_a_b), count(config_only1), sum({k}) from {files}
+        group by all order by all
+    """
+    k = "regexp_extract(name, '_k([0-9]+)', 1)::int"
+    exported = query.format(k=k, files="read_parquet('x/*/*_runs.parquet', union_by_name = true)")
+    assert duckdb.sql(query.format(k="k", files="'one.parquet'")).fetchall() == duckdb.sql(exported).fetchall()
+    order = "select entity, project, epoch_us(created_at), id from 'one.parquet'"
+    assert duckdb.sql(order).fetchall() == duckdb.sql(f"{order} order by all").fetchall()
