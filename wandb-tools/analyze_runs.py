@@ -2,11 +2,14 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
+#   "altair>=6,<7",
+#   "numpy>=2,<3",
 #   "polars>=2.1,<3",
 #   "rich>=15,<16",
+#   "vl-convert-python>=1.8,<2",
 # ]
 # ///
-"""Answer questions about W&B runs: which are best, and which settings are better than others.
+"""Answer questions about W&B runs: which are best, which settings are better, what was tried, how it went.
 
 Reads the runs files that export_runs.py writes, or the one file that aggregate_runs.py makes of many. Where no
 input is named: analysis/unified.parquet if it is newer than every export in wandb_export/, else the newest
@@ -19,6 +22,13 @@ Examples:
   uv run wandb-tools/analyze_runs.py --group-by stage,arch --metric test/mse --state all
   uv run wandb-tools/analyze_runs.py --group-by model.k --filter 'stage2.*gnn' --json | jq '.groups[0]'
   uv run wandb-tools/analyze_runs.py --group-by arch -o results.csv
+  uv run wandb-tools/analyze_runs.py --group-by '!seed' --where "config_optim_lr < 0.1"
+  uv run wandb-tools/analyze_runs.py --best-per arch --group-by arch --stat iqm
+  uv run wandb-tools/analyze_runs.py --pivot stage,arch -o table.tex
+  uv run wandb-tools/analyze_runs.py --curves val/mse --group-by arch -o curves.svg
+  uv run wandb-tools/analyze_runs.py --varying --importance
+  uv run wandb-tools/analyze_runs.py --diff RUN RUN
+  uv run wandb-tools/analyze_runs.py --report report.html
 
 Names: a column or metric goes by its column (metric_test_mse), its W&B name (test/mse) or its flattened name
 (test_mse). A metric of which define_metric keeps only the minimum, maximum, mean or last value is found too.
@@ -30,6 +40,16 @@ averaged, never best.
 Groups: runs counts a group's runs, n those with a finite value; std has n - 1 in its denominator; sem is the
 standard error of the mean; ci_low and ci_high bound the mean's 95 percent interval by Student's t. Runs without
 a value of a column are a group of their own, null. A table shows what fits; json, csv and parquet hold all.
+--group-by takes columns, '!seed' for all settings that vary but the seed, and lr:4 for four ranges of about equal
+size. --best-per arch first keeps each arch's best setting, by its mean over seeds. --stat median or iqm compares by
+these, with percentile bootstrap intervals (10,000 resamples, seeded).
+
+Curves need the histories (export_runs --include-history), which are found beside the inputs. At each point a run
+stands with its last value up to there, from its first to its last step: nothing is extrapolated, and n is told.
+--value min, max, last, tail or at compares runs by what aggregate_runs --history computed instead of the summary.
+
+Importance is association, not cause: for numbers the square of Spearman's rho, for categories the eta squared of
+Kruskal and Wallis' test, with a permutation p-value; too few runs give no ranking.
 
 Exit codes:
   0    answered
@@ -42,6 +62,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import html
+import importlib
 import io
 import json
 import math
@@ -49,18 +71,22 @@ import os
 import re
 import shutil
 import sys
+import textwrap
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias, cast
 
 if TYPE_CHECKING:
     import polars as pl
+    from numpy.typing import NDArray
     from rich.table import Table
 
 # --- constants ------------------------------------------------------------------------------------------------
@@ -89,24 +115,92 @@ SUMMARIES = {"min": "minimum", "max": "maximum", "last": "last value", "mean": "
 DEFAULT_METRIC = "metric_test_mse"
 DEFAULT_METRIC_WORDS = ({"test", "testing"}, {"val", "valid", "validation", "eval"})  # then any other
 
+VALUES = {  # which value stands for a run: the summary's, or one that aggregate_runs --history computed
+    "summary": "summary",
+    "min": "lowest of its history",
+    "max": "highest of its history",
+    "last": "last of its history",
+    "tail": "mean of its history's last tenth",
+    "at": "at the best step",
+}
+
 CONFIDENCE = 0.95
+RESAMPLES, PERMUTATIONS, SEED = 10_000, 2_000, 0  # of the bootstrap and of the permutation test
+CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
+FEWEST_RUNS = 10  # below, an association is chance
+MOST_RUNS = 20_000  # that the permutation test looks at
+TRIMMED = 0.25  # of the values at either end, which an interquartile mean leaves out
 EXACT_T_UP_TO = 1000  # degrees of freedom; past it the expansion is right to 11 digits, the series slow
 STATISTICS = (
     *("runs", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high", "min", "median", "max"),
     *("best_run", "best_run_id"),
 )
-FINITE = "_finite"  # a column of our own; those of the contract have other names
+# Columns of our own; those of the contract have other names.
+FINITE, VALUES_OF, MEAN, RUN_NUMBER, BIN, NAME = "_finite", "_values", "_mean", "_run", "_bin", "_name"
+HISTORY_COLUMNS = {"run_id", "entity", "project", "_step"}  # what makes a file a history
+CURVE_POINTS, PICTURE_POINTS = 13, 200
+MOST_CURVES, MOST_ROWS_OF_CURVES = 8, 30
+PICTURES = (".png", ".svg", ".html")
+PICTURE_WIDTH, LABEL_WIDTH, MOST_DRAWN, MOST_LINES = 420, 48, 40, 12
+INK, BLUE = "#222222", "#4c78a8"
+REPORT_TOP = 10
+STYLE = """
+:root { color-scheme: light dark }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 0; background: Canvas; color: CanvasText }
+main { max-width: 60rem; margin: 0 auto; padding: 1.5rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem }
+figure { margin: .5rem 0 } svg { max-width: 100%; height: auto; overflow: visible }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .87rem }
+th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #8884; white-space: nowrap }
+th { font-weight: 600 } .number { text-align: right; font-variant-numeric: tabular-nums }
+.note { color: GrayText; font-size: .87rem; margin: .3rem 0 }
+"""
+SHOWN_BOOTSTRAP = ("ci_low", "ci_high", "min", "max", "best_run")
 SHOWN_STATISTICS = ("n", "mean", "std", "min", "median", "max", "best_run")  # what fits 80 columns
 
+FEW = 3  # runs: fewer may differ in everything
+# Words of a setting's name that tell where or when a run ran, and not what was tried.
+NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
+NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir"}
+MOST_SAID = 10  # of a list on stderr
+MOST_VALUES = 8  # of a setting, in a line
+MOST_ON_AN_AXIS, MOST_COMBINATIONS = 12, 10_000  # of a grid: settings with more values were drawn at random
+ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
 OVERVIEW_TOP = 5
 SUGGESTED_GROUPS = 12  # more are no overview
 SUGGESTED_NAMES = 5  # where no name is near; --schema lists all
 MOST_GROUPS, MOST_PROJECTS, MOST_COLUMNS = 20, 8, 48  # rows that people see by default: about 4 kB in all
-FILE_FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown"}
+FILE_FORMATS = {
+    ".csv": "csv",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".md": "markdown",
+    ".tex": "latex",
+    ".png": "picture",
+    ".svg": "picture",
+    ".html": "picture",
+}
 LINE_WIDTH = 80  # where no terminal says otherwise
+ONE_TABLE, ONE_PICTURE = ("groups", "top"), ("curves", "pivot", "groups", "top")  # what a format that holds one takes
 NARROW, WIDE = 12, 24  # what a shortened text keeps at least: any column, the first one
 MARKDOWN_COLUMNS = 14  # a page scrolls sideways, but not for ever
 ELLIPSIS = "…"
+LATIN = 0x24F  # the last character that LaTeX prints from UTF-8 without a further package
+LATEX = {  # characters that mean something to LaTeX
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+    "±": r"$\pm$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "…": r"\ldots{}",
+    "°": r"\textdegree{}",
+    "[": "{[}",
+    "]": "{]}",
+    '"': r"\textquotedbl{}",
+}
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 # Words of a metric's name that tell which way is better. The last one decides: `loss_recall` is a recall.
@@ -152,11 +246,24 @@ class Options:
 
     inputs: tuple[Path, ...]
     group_by: tuple[str, ...]
+    stat: str  # mean, median or iqm: what groups are compared by
+    best_per: tuple[str, ...]
+    pivot: tuple[str, ...]
     top: int | None
     schema: bool
+    varying: bool
+    diff: tuple[str, ...]
+    importance: bool
+    curves: tuple[str, ...]
+    x: str
+    best_so_far: bool
+    points: int | None
+    report: Path | None
     metrics: tuple[str, ...]
+    value: str  # which value stands for a run: see VALUES
     goal: Goal | None
     name_pattern: str | None
+    where: str | None
     states: tuple[str, ...]  # empty: all
     states_given: bool  # not merely the default
     columns: tuple[str, ...]
@@ -215,6 +322,9 @@ class Result:
     notes: tuple[str, ...] = ()
     null: str = "-"  # how people see a missing value
     whole: str = ""  # the column that is not shortened, so that it can be copied
+    for_people: pl.DataFrame | None = None  # instead of the table, where another shape reads better
+    rows: Sequence[Mapping[str, object]] | None = None  # for JSON, where the table's columns hold texts of all types
+    numbers: bool = False  # whether what people see after the first column are numbers, which are not shortened
     most_rows: int | None = None  # for people, unless they ask for another number
     share_rows_by: str | None = None  # where rows are left out, each value of this column keeps its share
 
@@ -396,10 +506,10 @@ def agreed_goals(parts: Sequence[Runs]) -> dict[str, Goal]:
     return {column: goals.pop() for column, goals in told.items() if len(goals) == 1}
 
 
-def collected(frame: pl.LazyFrame) -> pl.DataFrame:
+def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "streaming") -> pl.DataFrame:
     """The rows of `frame`: where the files are really read."""
     try:
-        return frame.collect(engine="streaming")
+        return frame.collect(engine=engine)
     except (pl.exceptions.ComputeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
@@ -464,15 +574,49 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
     """The metrics that the user names, else the default one; none where there is none, or no use for one."""
-    if options.schema and options.top is None and not options.group_by:
+    if not needs_metric(options):
         return []
+    if options.metrics and options.value != "summary":
+        return [find_history_value(name, runs, options) for name in options.metrics]
     if options.metrics:
         return [find_metric(name, runs, options.goal) for name in options.metrics]
     column = default_metric(runs)
+    if column is not None and options.value != "summary":
+        return [find_history_value(column, runs, options)]
     if column is None:
         return []
     metric = with_direction(column, runs, options.goal)
     return [metric._replace(remarks=(f"metric: {metric.label} (--metric chooses another)",))]
+
+
+def needs_metric(options: Options) -> bool:
+    """Whether some question is about a metric; where there is no question at all, the overview is."""
+    grouped = options.group_by and not options.curves
+    asked = options.top is not None or grouped or options.pivot or options.best_per or options.importance
+    others = options.schema or options.varying or options.diff or options.curves
+    return bool(asked or options.report or not others)
+
+
+def find_history_value(name: str, runs: Runs, options: Options) -> Metric:
+    """The column that aggregate_runs computed from the histories of the metric called `name`."""
+    column = known_column(name, runs, ("metric_",)) or name
+    plain = re.sub(r"[^A-Za-z0-9_]", "_", column.removeprefix("metric_"))
+    ending = "" if column in runs.dtypes else f"; {name} is no metric of the histories"
+    found = f"history_{options.value}_{plain}"
+    if found not in runs.dtypes:
+        there = any(kind(known) == "history" for known in runs.dtypes)
+        near = did_you_mean(
+            plain, [c.removeprefix(f"history_{options.value}_") for c in runs.dtypes if kind(c) == "history"]
+        )
+        flag = " and --at METRIC" if options.value == "at" else ""
+        how = near or ending if there else f"; aggregate_runs --history{flag} adds such columns"
+        raise ScriptError(f"--value {options.value}: there is no column {found}{how}", WRONG_USAGE)
+    label = runs.label(column) if column in runs.paths else name
+    goal = options.goal or runs.goals.get(column) or goal_by_name(label)
+    if goal is None:
+        return with_direction(found, runs, options.goal)  # which refuses, and says what to do
+    why = "as asked" if options.goal else "its stored goal" if column in runs.goals else "by its name"
+    return Metric(found, f"{label} ({VALUES[options.value]})", goal, why)
 
 
 def find_metric(name: str, runs: Runs, flag: Goal | None) -> Metric:
@@ -594,7 +738,7 @@ def words(name: str) -> list[str]:
 # --- filters --------------------------------------------------------------------------------------------------
 
 
-def chosen_filters(options: Options) -> list[Filter]:
+def chosen_filters(options: Options, runs: Runs) -> list[Filter]:
     """The filters that the user asked for, in the order in which they apply."""
     filters = []
     if options.states:
@@ -602,7 +746,33 @@ def chosen_filters(options: Options) -> list[Filter]:
         filters.append(Filter(f"--state {','.join(options.states)}", keeps, by_default=not options.states_given))
     if options.name_pattern is not None:
         filters.append(Filter(f"--filter {options.name_pattern}", name_matches(options.name_pattern)))
+    if options.where is not None:
+        filters.append(Filter(f"--where {options.where}", sql_predicate(options.where, runs)))
     return filters
+
+
+def sql_predicate(predicate: str, runs: Runs) -> pl.Expr:
+    """The condition that an SQL predicate over the columns means; ScriptError where it means none."""
+    flag = f"--where {predicate}"
+    try:
+        keeps = pl.sql_expr(predicate)
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        hint = 'text stands in single quotes, and a column called like an SQL word in double ones: "group"'
+        raise ScriptError(f"{flag} is no SQL predicate: {reason}; {hint}", WRONG_USAGE) from error
+    for column in keeps.meta.root_names():
+        if column not in runs.dtypes:
+            near = did_you_mean(column, runs.dtypes) or "; text stands in single quotes"
+            raise ScriptError(f"{flag}: there is no column {column}{near}", WRONG_USAGE)
+    try:
+        dtype = pl.DataFrame(schema=dict(runs.dtypes)).select(keeps).dtypes[0]
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        hint = "a time is compared with DATE('2026-01-31')"
+        raise ScriptError(f"{flag} does not fit the columns: {reason}; {hint}", WRONG_USAGE) from error
+    if dtype != pl.Boolean:
+        raise ScriptError(f"{flag} is no predicate: it gives {dtype}, not true or false", WRONG_USAGE)
+    return keeps
 
 
 def name_matches(pattern: str) -> pl.Expr:
@@ -652,18 +822,144 @@ def dropped_results(runs: Runs, states: Sequence[str], metric: Metric) -> list[s
 # --- questions: runs in, a result out -------------------------------------------------------------------------
 
 
-def answers(options: Options, everything: Runs, runs: Runs, metrics: Sequence[Metric]) -> list[Result]:
+def answers(options: Options, everything: Runs, runs: Runs, metrics: Sequence[Metric], say: Say) -> list[Result]:
     """The results of the questions that were asked; `runs` are those of `everything` that passed the filters."""
     of_runs, of_groups = chosen_columns(options.columns, runs)
-    by = list(dict.fromkeys(find_column(name, runs) for name in options.group_by))
+    if options.best_per:
+        runs = best_settings(runs, options, required(metrics)[0], say)
+    runs, by = grouping(options.group_by, runs, say)
     results = []
     if options.schema:
         results.append(schema(runs, of_runs))
+    if options.varying:
+        results.append(varied(runs))
+    if options.diff:
+        results.append(difference(everything, options.diff))
     if options.top is not None:
-        results.append(top(runs, required(metrics), options.top, of_runs))
-    if by:
-        results += [groups(runs, by, metric, of_groups) for metric in required(metrics)]
+        results.append(top(runs, required(metrics), options.top, of_runs, whole=holds_all(options)))
+    if by and not options.curves:
+        results += [groups(runs, by, metric, of_groups, options.stat) for metric in required(metrics)]
+    if options.pivot:
+        results += [pivot(*grouping(options.pivot, runs, say), metric) for metric in required(metrics)]
+    if options.importance:
+        results += [importance(runs, metric) for metric in required(metrics)]
+    results += [curves(runs, name, by, options) for name in options.curves]
     return results or introduction(everything, runs, metrics, of_runs)
+
+
+def grouping(names: Sequence[str], runs: Runs, say: Say) -> tuple[Runs, list[str]]:
+    """The columns to group by, `lr:4` and `!seed` understood; the runs with the bins that they need."""
+    by: list[str] = []
+    excluded = [find_column(name[1:], runs) for name in names if name.startswith("!")]
+    for name in names:
+        if name.startswith("!"):
+            by += all_settings_but(excluded, runs, say) if name == next(n for n in names if n.startswith("!")) else []
+            continue
+        column, _, bins = name.rpartition(":")
+        if bins.isdecimal() and int(bins) > 0 and known_column(name, runs, ("config_", "metric_")) is None:
+            runs, binned = with_bins(find_column(column, runs), int(bins), runs)
+            by.append(binned)
+        else:
+            by.append(find_column(name, runs))
+    return runs, list(dict.fromkeys(by))
+
+
+def all_settings_but(excluded: Sequence[str], runs: Runs, say: Say) -> list[str]:
+    """The config columns that vary, but for `excluded` ones and those that merely tell runs apart, which is said."""
+    table = collected_settings(runs)
+    settings, noise = varying_settings(table, runs)
+    candidates = [column for column in settings if column not in excluded]
+    chosen = independent(table, candidates) if candidates else []
+    left = ", ".join(map(runs.label, excluded))
+    if not chosen:
+        raise ScriptError(f"--group-by: no config column varies but {left}; name the columns to group by", WRONG_USAGE)
+    say(f"grouped by all that varies but {left}: {', '.join(map(runs.label, chosen))}")
+    if decided := [runs.label(column) for column in candidates if column not in chosen]:
+        say(f"decided by these, and not shown: {', '.join(decided)}")
+    if noise:
+        say(f"left out, as they only tell runs apart: {', '.join(map(runs.label, noise))}")
+    return chosen
+
+
+def collected_settings(runs: Runs) -> pl.DataFrame:
+    """The config columns of all runs that have more than one value; a missing one is none."""
+    columns = [column for column in runs.dtypes if kind(column) == "config"]
+    if not columns:
+        return pl.DataFrame()
+    distinct = [pl.col(column).n_unique() - pl.col(column).has_nulls().cast(pl.UInt32) for column in columns]
+    counts = collected(runs.frame.select(distinct)).row(0, named=True)
+    return collected(runs.frame.select(column for column in columns if counts[column] > 1))
+
+
+def varying_settings(table: pl.DataFrame, runs: Runs) -> tuple[list[str], list[str]]:
+    """The columns of `table` that are settings, and those that are noise: paths, hosts, times, text of one run each."""
+    noise = [
+        column
+        for column in table.columns
+        if not NOISE.isdisjoint(words(runs.label(column)))
+        or (table[column].dtype == pl.String and table[column].n_unique() == table.height > FEW)
+    ]
+    return [column for column in table.columns if column not in noise], noise
+
+
+def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
+    """As few of the columns as tell all their combinations apart: `data.nodes` goes where `data.name` decides it."""
+    combinations = table.select(columns).unique()
+    chosen = sorted(columns, key=lambda column: combinations[column].n_unique())
+    if combinations.height <= MOST_COMBINATIONS:
+        for column in list(chosen):  # those with the fewest values are the first to go
+            rest = [other for other in chosen if other != column]
+            if rest and combinations.select(rest).n_unique() == combinations.height:
+                chosen = rest
+    return [column for column in columns if column in chosen]
+
+
+def with_bins(column: str, bins: int, runs: Runs) -> tuple[Runs, str]:
+    """The runs with a further column: in which of `bins` ranges of about equal size a number lies."""
+    if not runs.dtypes[column].is_numeric():
+        raise ScriptError(f"--group-by {runs.label(column)}:{bins}: it holds no numbers to cut in ranges", WRONG_USAGE)
+    quantiles = [finite(column).quantile(number / bins, "linear").alias(f"{number}") for number in range(1, bins)]
+    edges = (
+        sorted({edge for edge in collected(runs.frame.select(quantiles)).row(0) if edge is not None})
+        if bins > 1
+        else []
+    )
+    texts = [f"{edge:g}" for edge in edges]
+    names = [f"to {text}" for text in texts[:1]] + [f"{low} to {high}" for low, high in pairwise(texts)]
+    names += [f"over {text}" for text in texts[-1:]]
+    name = f"{column}_bin"
+    place = pl.sum_horizontal(pl.lit(0), *((pl.col(column) > edge).cast(pl.Int64) for edge in edges))
+    texts_ = place.replace_strict(dict(enumerate(names or ["all"])), return_dtype=pl.String)
+    binned = pl.when(pl.col(column).is_finite()).then(texts_).alias(name)
+    paths = {**runs.paths, name: (f"{runs.label(column)} in {bins} ranges",)}
+    return replace(
+        runs, frame=runs.frame.with_columns(binned), dtypes={**runs.dtypes, name: pl.String()}, paths=paths
+    ), name
+
+
+def best_settings(runs: Runs, options: Options, metric: Metric, say: Say) -> Runs:
+    """The runs of each group's best setting: the one with the best mean over its runs, which differ in their seeds."""
+    runs, per = grouping(options.best_per, runs, say)
+    table = collected_settings(runs)
+    settings, _ = varying_settings(table, runs)
+    settings = [c for c in settings if c not in per and "seed" not in words(runs.label(c))]
+    settings = independent(table, settings) if settings else []
+    if not settings:
+        raise ScriptError(
+            "--best-per: no config column but the seed varies, so there is nothing to choose", WRONG_USAGE
+        )
+    means = runs.frame.group_by(*per, *settings).agg(finite(metric.column).mean().alias(MEAN), pl.len().alias("runs"))
+    keys = [*per, *settings]
+    ranked = collected(means.filter(pl.col(MEAN).is_not_null())).sort(
+        MEAN, *keys, descending=[metric.goal == "maximize", *(False for _ in keys)]
+    )
+    best = ranked.unique(per, keep="first", maintain_order=True)
+    for row in best.head(MOST_SAID).iter_rows(named=True):
+        chosen = ", ".join(f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None)
+        group = "/".join("null" if row[column] is None else cell_text(row[column]) for column in per)
+        say(f"best of {group}: {chosen} (mean {row[MEAN]:.4g} of {counted(row['runs'], 'run')})")
+    kept = runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True)
+    return replace(runs, frame=kept)
 
 
 def required(metrics: Sequence[Metric]) -> Sequence[Metric]:
@@ -691,15 +987,22 @@ def introduction(everything: Runs, runs: Runs, metrics: Sequence[Metric], column
     return results
 
 
-def top(runs: Runs, metrics: Sequence[Metric], count: int, columns: Sequence[str]) -> Result:
-    """The best runs by the first metric, with `columns` or else all but the JSON texts; shown is what varies.
+def holds_all(options: Options) -> bool:
+    """Whether the answer holds columns that people do not see: to read these takes its time."""
+    return options.format in {"json", "csv"} or options.output is not None
 
-    Runs without a finite value are no candidates. Equal values stand in the order of the runs' keys.
+
+def top(runs: Runs, metrics: Sequence[Metric], count: int, columns: Sequence[str], *, whole: bool = False) -> Result:
+    """The best runs by the first metric, with `columns`, or else their settings; shown are those that vary.
+
+    `whole` are all columns but the JSON texts. Runs without a finite value are no candidates. Equal values stand in the
+    order of the runs' keys.
     """
     metric = metrics[0]
     best = best_runs(runs, metric, count)
     fixed = list(dict.fromkeys(["name", *(each.column for each in metrics), *KEY, "state"]))
-    others = columns or [column for column in runs.dtypes if not column.startswith("_")]
+    kinds = KINDS if whole else ("derived", "config")
+    others = columns or [column for column in runs.dtypes if kind(column) in kinds and not column.startswith("_")]
     table = rows_of(best, runs, [*fixed, *(column for column in others if column not in fixed)])
     shown = columns or telling_columns(table, metrics)
     return Result(
@@ -805,30 +1108,47 @@ def without(nulls: int, nonfinite: int) -> str:
     return f"; left out: {', '.join(parts)}" if parts else ""
 
 
-def groups(runs: Runs, by: Sequence[str], metric: Metric, columns: Sequence[str]) -> Result:
-    """Statistics of a metric per combination of the values of `by`, the best mean first."""
+def groups(runs: Runs, by: Sequence[str], metric: Metric, columns: Sequence[str], stat: str = "mean") -> Result:
+    """Statistics of a metric per combination of the values of `by`, the best `stat` first."""
     refuse_ambiguous(by)
-    table = group_statistics(runs, by, metric).sort(
-        "mean", *by, descending=[metric.goal == "maximize", *(False for _ in by)], nulls_last=True
+    table = group_statistics(runs, by, metric, stat).sort(
+        stat, *by, descending=[metric.goal == "maximize", *(False for _ in by)], nulls_last=True
     )
     complete = (table["runs"] == table["n"]).all()
-    shown = [*by, *(() if complete else ("runs",)), *SHOWN_STATISTICS]
+    shown = [
+        *by,
+        *(() if complete else ("runs",)),
+        *(SHOWN_STATISTICS if stat == "mean" else ("n", stat, *SHOWN_BOOTSTRAP)),
+    ]
+    held = [*STATISTICS[:3], *((stat,) if stat == "iqm" else ()), *STATISTICS[3:]]
     sizes = f"{counted(table.height, 'group')} of {counted(int(table['runs'].sum()), 'run')}"
     return Result(
         key="groups",
         title=f"{metric.label} by {', '.join(map(runs.label, by))}: {sizes}; {metric.direction}",
-        table=table.select(*by, pl.lit(metric.column).alias("metric"), *STATISTICS),
-        shown=[column for column in columns if column in {*by, *STATISTICS}] or shown,
-        labels={**labels(by, runs), "best_run": "best run", "best_run_id": "best run's id"},
-        notes=tuple(cautions(table, by)),
+        table=table.select(*by, pl.lit(metric.column).alias("metric"), *held),
+        shown=[column for column in columns if column in {*by, *held}] or shown,
+        labels={
+            **labels(by, runs),
+            "best_run": "best run",
+            "best_run_id": "best run's id",
+            "ci_low": "95 % from",
+            "ci_high": "to",
+        },
+        notes=tuple(cautions(table, by)) + ((resampling(stat),) if stat != "mean" else ()),
         null="null",
         most_rows=MOST_GROUPS,
     )
 
 
+def resampling(stat: str) -> str:
+    """What stands behind a bootstrap interval."""
+    what = "median" if stat == "median" else "iqm, the mean of the middle half"
+    return f"sorted by {what}; its 95 % interval is the percentile bootstrap's, {RESAMPLES:,} resamples, seed {SEED}"
+
+
 def refuse_ambiguous(by: Sequence[str]) -> None:
     """Raise where a column to group by is called like a column of the answer."""
-    clash = next((column for column in by if column in {*STATISTICS, "metric"}), None)
+    clash = next((column for column in by if column in {*STATISTICS, "iqm", "metric"}), None)
     if clash:
         raise ScriptError(f"--group-by {clash}: a statistic has this name; rename the column", WRONG_USAGE)
 
@@ -857,6 +1177,314 @@ def noise_warnings(best: pl.DataFrame, by: Sequence[str]) -> Iterator[str]:
         yield f"within noise: the best two's intervals overlap, {names[0]} ({spans[0]}), {names[1]} ({spans[1]})"
 
 
+def pivot(runs: Runs, by: Sequence[str], metric: Metric) -> Result:
+    """A metric's mean, standard deviation and n per cell of a table of two columns' values; the best ones marked."""
+    if len(by) != 2:
+        raise ScriptError("--pivot takes two columns: ROWS,COLUMNS", WRONG_USAGE)
+    rows, columns = by
+    cells = group_statistics(runs, by, metric).rename({rows: "rows", columns: "columns"})
+    cells = cells.sort("rows", "columns", nulls_last=True)
+    better = pl.col("mean").min if metric.goal == "minimize" else pl.col("mean").max
+    cells = cells.with_columns(
+        (pl.col("mean") == better().over("rows")).fill_null(False).alias("best_in_row"),
+        (pl.col("mean") == better().over("columns")).fill_null(False).alias("best_in_column"),
+    )
+    across, down = (cells[name].unique().sort(nulls_last=True) for name in ("columns", "rows"))
+    holes = len(across) * len(down) - int((cells["n"] > 0).sum())
+    counts = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
+    return Result(
+        key="pivot",
+        title=f"{metric.label}: {runs.label(rows)} by {runs.label(columns)}, {counts}; {metric.direction}",
+        table=cells.select(
+            "rows",
+            "columns",
+            pl.lit(metric.column).alias("metric"),
+            "n",
+            "mean",
+            "std",
+            "best_in_row",
+            "best_in_column",
+        ),
+        for_people=wide(cells, runs.label(rows), down, across),
+        shown=(),
+        notes=(
+            f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
+            + (f"; {counted(holes, 'cell')} without a value" if holes else ""),
+        ),
+        null="",
+        numbers=True,
+        most_rows=MOST_GROUPS,
+    )
+
+
+def wide(cells: pl.DataFrame, corner: str, down: pl.Series, across: pl.Series) -> pl.DataFrame:
+    """The cells of a pivot as people read them: a row per value in `down`, a column per value in `across`."""
+    means = float_format(cells["mean"].drop_nulls().to_list())
+    texts = {
+        (row["rows"], row["columns"]): f"{means(row['mean'])}"
+        + (f"±{row['std']:.2g}" if row["std"] is not None else "")
+        + f" ({row['n']})"
+        + ROW_BEST * row["best_in_row"]
+        + COLUMN_BEST * row["best_in_column"]
+        for row in cells.iter_rows(named=True)
+        if row["n"]
+    }
+    names = ["null" if value is None else cell_text(value) for value in across]
+    table: dict[str, list[str]] = {corner: ["null" if value is None else cell_text(value) for value in down]}
+    for name, value in zip(names, across, strict=True):
+        table[name if name not in table else f"{name} "] = [texts.get((row, value), "") for row in down]
+    return pl.DataFrame(table)
+
+
+def varied(runs: Runs) -> Result:
+    """The config columns with more than one value, how many runs have each, and what the grid of them lacks."""
+    table = collected_settings(runs)
+    settings, noise = varying_settings(table, runs)
+    counts = {
+        column: table[column].value_counts(sort=True, name="runs").sort("runs", column, descending=[True, False])
+        for column in settings
+    }
+    rows = [
+        {"column": column, "value": value, "runs": number}
+        for column, values in counts.items()
+        for value, number in values.iter_rows()
+    ]
+    people = {
+        "config": list(labels(settings, runs).values()),
+        "values": [len(values) for values in counts.values()],
+        "value (runs)": [some_values(values) for values in counts.values()],
+    }
+    notes = [f"left out, as they only tell runs apart: {', '.join(map(runs.label, noise))}"] if noise else []
+    number = collected(runs.frame.select(pl.len())).item()
+    return Result(
+        key="varying",
+        title=f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary",
+        table=pl.DataFrame(
+            [{**row, "value": None if row["value"] is None else cell_text(row["value"])} for row in rows],
+            schema={"column": pl.String, "value": pl.String, "runs": pl.Int64},
+        ),
+        rows=rows,
+        for_people=pl.DataFrame(people, schema={"config": pl.String, "values": pl.Int64, "value (runs)": pl.String}),
+        shown=(),
+        notes=(*notes, *grid_notes(table, settings, runs)),
+        most_rows=MOST_COLUMNS,
+    )
+
+
+def some_values(values: pl.DataFrame) -> str:
+    """The commonest values of a column with their runs, in a line."""
+    shown = [
+        f"{'null' if value is None else cell_text(value)} ({runs})"
+        for value, runs in values.head(MOST_VALUES).iter_rows()
+    ]
+    more = f" and {values.height - MOST_VALUES} more" if values.height > MOST_VALUES else ""
+    return ", ".join(shown) + more
+
+
+def grid_notes(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> Iterator[str]:
+    """Which combinations of the settings no run has, which seeds some lack, and which have been run twice."""
+    seeds = [c for c in settings if "seed" in words(runs.label(c))]
+    free = [c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= MOST_ON_AN_AXIS]
+    axes = independent(table, free) if free else []
+    complete = table.select(*axes, *seeds).drop_nulls()
+    if not axes or complete.is_empty():
+        return
+    yield missing_cells(complete, axes, runs)
+    if seeds and (lacking := missing_seeds(complete, axes, seeds[0], runs)):
+        yield lacking
+    twice = complete.group_by(*axes, *seeds).len().filter(pl.col("len") > 1).sort(*axes, *seeds)
+    if twice.height:
+        some = (
+            f"{combination(row, [*axes, *seeds], runs)} ({row['len']} runs)"
+            for row in twice.head(FEW).iter_rows(named=True)
+        )
+        yield f"{counted(twice.height, 'combination')} with more than one run, such as {'; '.join(some)}"
+
+
+def missing_cells(complete: pl.DataFrame, axes: Sequence[str], runs: Runs) -> str:
+    """How many combinations of the axes' values no run has, and some of them."""
+    present = complete.select(axes).unique()
+    sizes = [complete[column].n_unique() for column in axes]
+    names = ", ".join(f"{runs.label(c)} ({size})" for c, size in zip(axes, sizes, strict=True))
+    told = f"grid of {names}: {present.height} of {counted(math.prod(sizes), 'combination')} have a run"
+    if not present.height < math.prod(sizes) <= MOST_COMBINATIONS:
+        return told
+    grid = complete.select(axes[0]).unique()
+    for column in axes[1:]:
+        grid = grid.join(complete.select(column).unique(), how="cross")
+    missing = grid.join(present, on=axes, how="anti").sort(axes)
+    examples = "; ".join(combination(row, axes, runs) for row in missing.head(FEW).iter_rows(named=True))
+    return f"{told}; missing {'are' if missing.height <= FEW else 'are among others'} {examples}"
+
+
+def missing_seeds(complete: pl.DataFrame, axes: Sequence[str], seed: str, runs: Runs) -> str:
+    """Which combinations lack a seed that at least half of all have; empty if none does."""
+    of_each = complete.group_by(axes).agg(pl.col(seed).unique().sort())
+    counts = of_each.select(pl.col(seed).explode()).to_series().value_counts()
+    usual = counts.filter(pl.col("count") * 2 >= of_each.height)[seed].sort().to_list()
+    lacking = of_each.with_columns(
+        pl.lit(pl.Series([usual])).first().list.set_difference(pl.col(seed)).list.sort().alias(NAME)
+    )
+    lacking = lacking.filter(pl.col(NAME).list.len() > 0).sort(axes)
+    if lacking.is_empty():
+        return ""
+    some = (
+        f"{combination(row, axes, runs)} lacks {cell_text(row[NAME])}"
+        for row in lacking.head(FEW).iter_rows(named=True)
+    )
+    return f"{runs.label(seed)}: {counted(lacking.height, 'combination')} without one that most have: {'; '.join(some)}"
+
+
+def combination(row: Mapping[str, object], columns: Sequence[str], runs: Runs) -> str:
+    """A combination of settings in a line."""
+    return ", ".join(f"{runs.label(column)}={cell_text(row[column])}" for column in columns)
+
+
+def difference(runs: Runs, names: Sequence[str]) -> Result:
+    """What differs between some runs: the config, then the metrics; numbers are equal however they were written."""
+    ids = [find_run(name, runs) for name in names]
+    if len(set(ids)) < 2:
+        raise ScriptError("--diff needs two runs or more", WRONG_USAGE)
+    columns = [
+        c
+        for c in runs.dtypes
+        if kind(c) in {"config", "metric"} or c in {"name", "state", "group", "job_type", "sweep", "notes"}
+    ]
+    columns.sort(key=lambda column: ("identity", "config", "metric").index(kind(column)))
+    chosen = collected(
+        runs.frame.filter(pl.col("id").is_in([key[2] for key in ids])).select(
+            *KEY, *(c for c in columns if c not in KEY)
+        )
+    )
+    by_key = {tuple(row[name] for name in KEY): row for row in chosen.iter_rows(named=True)}
+    heads = [key[2] if [each[2] for each in ids].count(key[2]) == 1 else "/".join(key) for key in ids]
+    rows = [
+        {"column": column, **{head: by_key[key][column] for head, key in zip(heads, ids, strict=True)}}
+        for column in columns
+        if len({comparable(by_key[key][column]) for key in ids}) > 1
+    ]
+    schema_ = {"column": pl.String(), **dict.fromkeys(heads, pl.String())}
+    texts = [
+        {name: value if value is None or name == "column" else cell_text(value) for name, value in row.items()}
+        for row in rows
+    ]
+    told = pl.DataFrame(texts, schema=schema_)
+    called = ", ".join(cell_text(by_key[key]["name"]) for key in ids)
+    return Result(
+        key="diff",
+        title=f"{counted(len(rows), 'column')} of {len(columns)} differ between {called}",
+        table=told,
+        rows=rows,
+        for_people=told.with_columns(pl.Series("column", [runs.label(row["column"]) for row in rows], dtype=pl.String)),
+        shown=(),
+        null="null",
+        whole="column",
+        most_rows=MOST_COLUMNS,
+    )
+
+
+def find_run(name: str, runs: Runs) -> tuple[str, str, str]:
+    """The key of the run that is called so: by `entity/project/id`, by its id or by its name."""
+    keys = collected(runs.frame.select(*KEY, "name"))
+    path = pl.concat_str(KEY, separator="/")
+    for told in (path == name, pl.col("id") == name, pl.col("name") == name):
+        hits = keys.filter(told).sort(KEY)
+        if hits.height > 1:
+            some = ", ".join("/".join(row) for row in hits.select(KEY).head(FEW).iter_rows())
+            raise ScriptError(f"{hits.height} runs are called {name}; say which: {some}", WRONG_USAGE)
+        if hits.height:
+            return cast("tuple[str, str, str]", hits.select(KEY).row(0))
+    near = did_you_mean(name, [*keys["name"].drop_nulls(), *keys["id"]])
+    raise ScriptError(f"no run is called {name}{near}", WRONG_USAGE)
+
+
+def comparable(value: object) -> object:
+    """A value that equals what means the same: text that is a number equals the number, NaN itself."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value)
+    return "NaN" if isinstance(value, float) and math.isnan(value) else value
+
+
+def importance(runs: Runs, metric: Metric) -> Result:
+    """How closely each setting that varies goes with the metric's rank; the closest first.
+
+    `effect` is the share of the ranks' variance that goes with the setting: for numbers the square of Spearman's rho,
+    for categories the eta squared of Kruskal and Wallis' H, (H - k + 1) / (n - k). `p` is the share of random
+    permutations with as large an effect.
+    """
+    columns = [column for column in runs.dtypes if kind(column) == "config"]
+    usable = runs.frame.filter(pl.col(metric.column).is_finite()).select(*columns, pl.col(metric.column).alias(MEAN))
+    table = collected(usable)
+    title = f"What goes with {metric.label}, of {counted(table.height, 'run')}: association, not cause"
+    facts = {"column": pl.String, "kind": pl.String, "effect": pl.Float64, "spearman": pl.Float64}
+    facts |= {"n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
+    if table.height < FEWEST_RUNS:
+        few = counted(table.height, "run")
+        note = f"{few} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"
+        return Result("importance", title, pl.DataFrame(schema=facts), (), notes=(note,))
+    notes = ["settings that were varied together cannot be told apart; p is not corrected for their number"]
+    if table.height > MOST_RUNS:
+        table = table.sample(MOST_RUNS, seed=SEED)
+        notes.append(f"computed on {MOST_RUNS:,} runs, chosen at random with seed {SEED}")
+    settings, noise = varying_settings(table.select(c for c in columns if table[c].drop_nulls().n_unique() > 1), runs)
+    rows = [association(column, table) for column in settings]
+    if noise:
+        notes.append(f"left out, as they only tell runs apart: {', '.join(map(runs.label, noise))}")
+    found = pl.DataFrame(rows, schema=facts).filter(pl.col("effect").is_not_null())
+    found = found.sort("effect", "column", descending=[True, False])
+    return Result(
+        key="importance",
+        title=title,
+        table=found,
+        shown=tuple(facts),
+        labels={},
+        for_people=found.with_columns(
+            column=pl.Series([runs.label(c) for c in found["column"]], dtype=pl.String),
+            effect=pl.col("effect").round(3),
+            spearman=pl.col("spearman").round(3),
+            p=pl.col("p").round(4),
+        ),
+        notes=tuple(notes),
+        whole="column",
+        most_rows=MOST_COLUMNS,
+    )
+
+
+def association(column: str, table: pl.DataFrame) -> dict[str, object]:
+    """A row of the answer to --importance: how a setting and the metric go together over the runs that have both."""
+    import numpy as np
+
+    pairs = table.select(pl.col(column).alias("x"), MEAN).drop_nulls()
+    is_number = pairs["x"].dtype.is_numeric()
+    told: dict[str, object] = {"column": column, "kind": "number" if is_number else "category", "n": pairs.height}
+    told["distinct"] = groups_ = pairs["x"].n_unique()
+    if pairs.height < FEWEST_RUNS or groups_ < 2 or (groups_ == pairs.height and not is_number):
+        return told | {"effect": None, "spearman": None, "p": None}
+    ranks = pairs[MEAN].rank().to_numpy()
+    ranks = (ranks - ranks.mean()) / (ranks.std() or 1.0)
+    random = np.random.default_rng(SEED)
+    if is_number:
+        x = pairs["x"].rank().to_numpy()
+        x = (x - x.mean()) / (x.std() or 1.0) / len(x)
+        weights = x[:, None]
+    else:
+        codes = pairs["x"].cast(pl.String).rank("dense").to_numpy() - 1
+        weights = np.eye(groups_)[codes.astype(int)]
+        weights = weights / np.sqrt(weights.sum(axis=0) * len(ranks))
+    effect = float(((ranks @ weights) ** 2).sum())
+    larger, at_once = 0, max(1, CELLS_AT_ONCE // len(ranks))
+    for start in range(0, PERMUTATIONS, at_once):
+        count = min(at_once, PERMUTATIONS - start)
+        shuffled = random.permuted(np.broadcast_to(ranks, (count, len(ranks))), axis=1)
+        larger += int((((shuffled @ weights) ** 2).sum(axis=1) >= effect - 1e-12).sum())
+    told["p"] = (larger + 1) / (PERMUTATIONS + 1)
+    if is_number:
+        return told | {"effect": effect, "spearman": float(ranks @ weights[:, 0])}
+    h = effect * (len(ranks) - 1)  # Kruskal and Wallis' H, ties corrected
+    return told | {"effect": max(0.0, (h - groups_ + 1) / (len(ranks) - groups_)), "spearman": None}
+
+
 def schema(runs: Runs, columns: Sequence[str]) -> Result:
     """Every column, or `columns`, with dtype, coverage, range and an example; in each kind, what varies first.
 
@@ -879,11 +1507,18 @@ def schema(runs: Runs, columns: Sequence[str]) -> Result:
         key="schema",
         title=f"{counted(table.height, 'column')}; coverage is the share of runs with a value",
         table=table.sort(order, maintain_order=True),
+        for_people=with_short_dtypes(table).sort(order, maintain_order=True),
         shown=("column", "dtype", "coverage", "distinct", "min", "max", "example"),
+        labels={"coverage": "cover", "distinct": "values"},
         whole="column",
         most_rows=MOST_COLUMNS,
         share_rows_by="kind",
     )
+
+
+def with_short_dtypes(table: pl.DataFrame) -> pl.DataFrame:
+    """What people see of a schema: types without parameters, shares with two digits."""
+    return table.with_columns(pl.col("dtype").str.replace(r"^Datetime.*", "Datetime"), pl.col("coverage").round(2))
 
 
 def dtype_name(dtype: pl.DataType) -> str:
@@ -972,20 +1607,237 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+# --- questions: curves ----------------------------------------------------------------------------------------
+
+
+def curves(runs: Runs, name: str, by: Sequence[str], options: Options) -> Result:
+    """A metric over the steps, or another axis: per group the mean over its runs with its interval, else per run.
+
+    At each point a run stands with the last value that it logged up to there, or with its best so far; before its
+    first and after its last value it does not: nothing is extrapolated.
+    """
+    files = history_files(options.inputs, runs)
+    column, label = curve_metric(name, files)
+    goal = options.goal or next((part.goals[c] for part, c in column if c in part.goals), None) or goal_by_name(label)
+    if options.best_so_far and goal is None:
+        raise ScriptError(
+            f"--best-so-far: which way {label} is better is not known; say --ascending or --descending", WRONG_USAGE
+        )
+    keys = collected(runs.frame.select(*KEY, "name", *by)).sort(KEY).with_row_index(RUN_NUMBER)
+    rows = curve_rows(column, keys, options.x)
+    if rows.is_empty():
+        raise ScriptError(f"no history of these runs holds {label}; choose other runs, or see --schema", NOTHING_USABLE)
+    best = {"minimize": pl.Expr.min, "maximize": pl.Expr.max, None: pl.Expr.last}[goal if options.best_so_far else None]
+    grid = curve_grid(rows["x"], options.points or (PICTURE_POINTS if draws(options) else CURVE_POINTS))
+    points = on_grid(rows, grid, best, goal if options.best_so_far else None)
+    what = f"{label}{', best so far,' if options.best_so_far else ''} over {options.x.removeprefix('_')}"
+    if by:
+        return group_curves(points.join(keys, on=RUN_NUMBER, how="left"), what, by, runs, goal)
+    return run_curves(points.join(keys, on=RUN_NUMBER, how="left"), what, goal)
+
+
+def draws(options: Options) -> bool:
+    """Whether a picture is asked for, which takes more points than a table."""
+    return bool(options.report or (options.output and options.output.suffix.lower() in PICTURES))
+
+
+def history_files(inputs: Sequence[Path], runs: Runs) -> list[Runs]:
+    """The full histories among the inputs, beside them, or beside the exports that an aggregate was made of."""
+    folders = [place if place.is_dir() else place.parent for place in inputs] or [EXPORT_FOLDER]
+    if "source_file" in runs.dtypes:
+        sources = collected(runs.frame.select(pl.col("source_file").drop_nulls().unique()))["source_file"].to_list()
+        folders += sorted({Path(source).parent for source in sources})
+    found = {file.resolve(): file for folder in folders if folder.is_dir() for file in parquet_files(folder)}
+    parts = [open_file(file) for file in sorted(found.values()) if not file.name.endswith("_history_sampled.parquet")]
+    return [part for part in parts if part.dtypes.keys() >= HISTORY_COLUMNS]
+
+
+def curve_metric(name: str, files: Sequence[Runs]) -> tuple[list[tuple[Runs, str]], str]:
+    """The histories that have the metric called `name`, its column in each, and how people know it."""
+    if not files:
+        raise ScriptError("no history beside these runs; export_runs --include-history writes them", NOTHING_USABLE)
+    found = [(part, known_column(name, part, ("metric_",))) for part in files]
+    having = [(part, column) for part, column in found if column is not None and column.startswith("metric_")]
+    if not having:
+        names = [metric_label(part, column) for part in files for column in part.dtypes if column.startswith("metric_")]
+        hint = did_you_mean(name, names) or f"; there are {', '.join(sorted(set(names))[:SUGGESTED_NAMES])}"
+        raise ScriptError(f"no history has a metric called {name}{hint}", WRONG_USAGE)
+    return having, metric_label(*having[0])
+
+
+def metric_label(history: Runs, column: str) -> str:
+    """How people know a metric of a history, which may be no file of ours."""
+    return history.label(column).removeprefix("metric_")
+
+
+def curve_rows(columns: Sequence[tuple[Runs, str]], keys: pl.DataFrame, axis: str) -> pl.DataFrame:
+    """The number of the run, x and value of every row that holds both; in each run by x, then step."""
+    frames = []
+    for part, column in columns:
+        x = axis_column(axis, part)
+        if x is None:
+            continue
+        numbers = [
+            pl.col(x).cast(pl.Float64).alias("x"),
+            pl.col("_step").alias("step"),
+            pl.col(column).cast(pl.Float64).alias("value"),
+        ]
+        history = part.frame.select(pl.col("run_id").alias("id"), "entity", "project", *numbers).drop_nulls(
+            ["x", "value"]
+        )
+        wanted = keys.lazy().select(RUN_NUMBER, *KEY)
+        frames.append(
+            history.join(wanted, on=KEY, how="inner", maintain_order="left").select(RUN_NUMBER, "x", "step", "value")
+        )
+    if not frames:
+        raise ScriptError(
+            f"--x {axis}: no history has such a column; there are step, runtime, time and the metrics", WRONG_USAGE
+        )
+    rows = pl.concat([collected(frame) for frame in frames])
+    in_order = rows.select(
+        ((pl.col("x") >= pl.col("x").shift()) | (pl.col(RUN_NUMBER) != pl.col(RUN_NUMBER).shift()))
+        .fill_null(value=True)
+        .all()
+    )
+    return rows if in_order.item() else rows.sort(RUN_NUMBER, "x", "step")
+
+
+def axis_column(axis: str, part: Runs) -> str | None:
+    """The column of a history that --x names."""
+    clocks = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}
+    column = clocks.get(axis, axis)
+    return column if column in clocks.values() else known_column(axis, part, ("metric_",))
+
+
+def curve_grid(x: pl.Series, points: int) -> pl.Series:
+    """Where the curves are looked at: at every x if these are few, else at those nearest to evenly spaced ones."""
+    distinct = x.unique().sort()
+    if len(distinct) <= points:
+        return distinct
+    low, high = float(distinct[0]), float(distinct[-1])
+    even = pl.Series([low + (high - low) * number / (points - 1) for number in range(points)])
+    after = distinct.search_sorted(even, side="left").clip(1, len(distinct) - 1)
+    nearest = [
+        left if target - left <= right - target else right
+        for target, left, right in zip(even, distinct.gather(after - 1), distinct.gather(after), strict=True)
+    ]
+    return pl.Series("x", nearest).unique().sort()
+
+
+def on_grid(rows: pl.DataFrame, grid: pl.Series, best: Callable[[pl.Expr], pl.Expr], goal: Goal | None) -> pl.DataFrame:
+    """Each run's value at each point of the grid that lies between its first and last x: run, bin, x, value."""
+    places = grid.search_sorted(rows["x"], side="left").cast(pl.UInt32).alias(BIN)
+    binned = rows.with_columns(places).group_by(RUN_NUMBER, BIN).agg(best(pl.col("value")).alias("value"))
+    spans = rows.group_by(RUN_NUMBER).agg(pl.col("x").first().alias("first"), pl.col("x").last().alias("last"))
+    whole = spans.join(pl.DataFrame({"x": grid}).with_row_index(BIN), how="cross")
+    whole = whole.filter((pl.col("x") >= pl.col("first")) & (pl.col("x") <= pl.col("last"))).select(
+        RUN_NUMBER, BIN, "x"
+    )
+    value = pl.col("value").forward_fill()
+    if goal:
+        best_yet = pl.col("value").fill_nan(None)
+        value = (best_yet.cum_min() if goal == "minimize" else best_yet.cum_max()).forward_fill()
+    joined = whole.join(binned, on=[RUN_NUMBER, BIN], how="left").sort(RUN_NUMBER, BIN)
+    return joined.with_columns(value.over(RUN_NUMBER)).filter(pl.col("value").is_not_null())
+
+
+def group_curves(points: pl.DataFrame, what: str, by: Sequence[str], runs: Runs, goal: Goal | None) -> Result:
+    """Mean, spread and interval over the runs of each group at each point."""
+    value = finite("value")
+    table = points.group_by(*by, BIN, "x").agg(
+        value.count().cast(pl.Int64).alias("n"),
+        (pl.len() - value.count()).cast(pl.Int64).alias("n_nonfinite"),
+        value.mean().alias("mean"),
+        value.std(ddof=1).alias("std"),
+    )
+    last = table.sort(BIN).group_by(by, maintain_order=True).agg(pl.col("mean").last().alias(MEAN))
+    table = with_intervals(table).join(last, on=by, how="left", nulls_equal=True)
+    table = table.sort(MEAN, *by, BIN, descending=[goal == "maximize", *(False for _ in by), False], nulls_last=True)
+    table = table.with_columns(
+        pl.concat_str([value_text(column, table.schema[column]) for column in by], separator="/").alias(NAME)
+    )
+    spread = table["n"].n_unique() > 1
+    diverged = points.filter(~pl.col("value").is_finite())[RUN_NUMBER].n_unique()
+    lost = (f"NaN or infinity is reached by {counted(diverged, 'run')}, averaged up to there",) if diverged else ()
+    sizes = f"{counted(last.height, 'group')} of {counted(points[RUN_NUMBER].n_unique(), 'run')}"
+    whose = "the mean over the runs that reach it" + (" (their number)" if spread else "")
+    return Result(
+        key="curves",
+        title=f"{what}, mean by {', '.join(map(runs.label, by))}: {sizes}",
+        table=table.select(*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"),
+        for_people=curves_abreast(table.with_columns(value="mean"), with_n=spread),
+        shown=(),
+        notes=(f"at each point {whose}; ends are not extrapolated", *lost),
+        null="",
+        numbers=True,
+        most_rows=MOST_ROWS_OF_CURVES,
+    )
+
+
+def run_curves(points: pl.DataFrame, what: str, goal: Goal | None) -> Result:
+    """The value of each run at each point, for the runs with the best last value."""
+    last = (
+        points.sort(RUN_NUMBER, BIN).group_by(RUN_NUMBER, maintain_order=True).agg(pl.col("value").last().alias(MEAN))
+    )
+    ranked = last.with_columns(finite(MEAN)).sort(
+        MEAN, RUN_NUMBER, descending=[goal == "maximize", False], nulls_last=True
+    )
+    shown = ranked.head(MOST_CURVES).with_row_index("rank")
+    table = (
+        points.join(shown.select(RUN_NUMBER, "rank"), on=RUN_NUMBER)
+        .sort("rank", BIN)
+        .with_columns(pl.col("name").alias(NAME))
+    )
+    others = ranked.height - shown.height
+    more = (
+        (f"the {shown.height} runs with the best last value; {counted(others, 'more run')}: --group-by or --filter",)
+        if others
+        else ()
+    )
+    return Result(
+        key="curves",
+        title=f"{what}: {counted(shown.height, 'run')}",
+        table=table.select("id", "entity", "project", "name", "x", "value"),
+        for_people=curves_abreast(table, with_n=False),
+        shown=(),
+        notes=more,
+        null="",
+        numbers=True,
+        most_rows=MOST_ROWS_OF_CURVES,
+    )
+
+
+def value_text(column: str, dtype: pl.DataType) -> pl.Expr:
+    """A column's values as text, null included."""
+    text = pl.col(column).list.join(", ") if isinstance(dtype, pl.List) else pl.col(column).cast(pl.String)
+    return text.fill_null("null")
+
+
+def curves_abreast(table: pl.DataFrame, *, with_n: bool) -> pl.DataFrame:
+    """Curves as people read them: a row per x, a column per curve; empty where a curve has no value."""
+    cells: dict[str, dict[float, str]] = {}
+    for row in table.iter_rows(named=True):
+        n = f" ({row['n']})" if with_n else ""
+        text = "" if row["value"] is None else f"{row['value']:.4g}{n}"
+        cells.setdefault(str(row[NAME]), {})[row["x"]] = text
+    xs = sorted(table["x"].unique().to_list())
+    columns = {"x": [f"{x:.10g}" for x in xs]}
+    columns |= {name if name != "x" else "x ": [values.get(x, "") for x in xs] for name, values in cells.items()}
+    return pl.DataFrame(columns)
+
+
 # --- statistics -----------------------------------------------------------------------------------------------
 
 
-def group_statistics(runs: Runs, by: Sequence[str], metric: Metric) -> pl.DataFrame:
-    """A row of statistics per group; null where nothing can be said.
+def group_statistics(runs: Runs, by: Sequence[str], metric: Metric, stat: str = "mean") -> pl.DataFrame:
+    """A row of statistics per group; null where nothing can be said. The interval is that of `stat`.
 
-    The best run comes first in its group, as runs are sorted by value, then key. No filter stands inside the
-    aggregations: there polars 2.1 can return values of other groups (its issues 27759 and 29322).
+    Computed in memory, where sums come out alike every time. No filter stands inside the aggregations: there polars 2.1
+    can return values of other groups (its issues 27759 and 29322).
     """
     value = pl.col(FINITE)
-    ranked = runs.frame.with_columns(finite(metric.column).alias(FINITE)).sort(
-        FINITE, *KEY, descending=[metric.goal == "maximize", *(False for _ in KEY)], nulls_last=True
-    )
-    table = ranked.group_by(by, maintain_order=True).agg(
+    grouped = runs.frame.with_columns(finite(metric.column).alias(FINITE)).group_by(by)
+    table = grouped.agg(
         pl.len().cast(pl.Int64).alias("runs"),
         value.count().cast(pl.Int64).alias("n"),
         (pl.col(metric.column).count() - value.count()).cast(pl.Int64).alias("n_nonfinite"),
@@ -994,12 +1846,22 @@ def group_statistics(runs: Runs, by: Sequence[str], metric: Metric) -> pl.DataFr
         value.min().alias("min"),
         value.median().alias("median"),
         value.max().alias("max"),
-        pl.col("name").first().alias("best_run"),
-        pl.col("id").first().alias("best_run_id"),
+        *([value.alias(VALUES_OF)] if stat != "mean" else []),
     )
-    return with_intervals(collected(table)).with_columns(
-        pl.when(pl.col("n") > 0).then(pl.col("best_run", "best_run_id")).name.keep()
-    )
+    found = collected(table, engine="in-memory").sort(by)
+    bounded = with_intervals(found) if stat == "mean" else with_bootstrap(found, stat)
+    return bounded.join(best_of_groups(runs, by, metric, found), on=by, how="left", nulls_equal=True)
+
+
+def best_of_groups(runs: Runs, by: Sequence[str], metric: Metric, table: pl.DataFrame) -> pl.DataFrame:
+    """The best run of each group; of equal ones the first by key. Only runs with some group's best value are read."""
+    best = table.select(*by, pl.col("min" if metric.goal == "minimize" else "max").alias(FINITE))
+    values = best[FINITE].drop_nulls().unique().to_list()
+    candidates = runs.frame.filter(pl.col(metric.column).is_in(values))
+    keys = [column for column in (*KEY, "name") if column not in by]
+    rows = collected(candidates.select(*by, *keys, pl.col(metric.column).alias(FINITE)))
+    first = rows.join(best, on=[*by, FINITE], how="semi", nulls_equal=True).sort(KEY).unique(by, keep="first")
+    return first.select(*by, pl.col("name").alias("best_run"), pl.col("id").alias("best_run_id"))
 
 
 def finite(column: str) -> pl.Expr:
@@ -1014,6 +1876,50 @@ def with_intervals(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns((pl.col("std") / pl.col("n").sqrt()).alias("sem")).with_columns(
         (pl.col("mean") - margin).alias("ci_low"), (pl.col("mean") + margin).alias("ci_high")
     )
+
+
+def with_bootstrap(table: pl.DataFrame, stat: str) -> pl.DataFrame:
+    """`table` with the median or iqm, and the percentile bootstrap's interval of it; null where n is below 2."""
+    bounds = [bootstrap(values.drop_nulls().sort().to_list(), stat) for values in table[VALUES_OF]]
+    told = pl.DataFrame(
+        bounds,
+        schema=[stat, "ci_low", "ci_high"],
+        orient="row",
+        schema_overrides=dict.fromkeys((stat, "ci_low", "ci_high"), pl.Float64),
+    )
+    sem = (pl.col("std") / pl.col("n").sqrt()).alias("sem")
+    return table.drop(VALUES_OF, *([stat] if stat in table.columns else [])).hstack(told).with_columns(sem)
+
+
+def bootstrap(values: Sequence[float], stat: str) -> tuple[float | None, float | None, float | None]:
+    """A statistic of some values and its 95 % interval by the percentile bootstrap, some resamples at a time."""
+    import numpy as np
+
+    if not values:
+        return None, None, None
+    sample = np.asarray(values, dtype=float)
+    estimate = float(statistic(sample[None, :], stat)[0])
+    if len(sample) < 2:
+        return estimate, None, None
+    random = np.random.default_rng(SEED)
+    at_once = max(1, CELLS_AT_ONCE // len(sample))
+    found = []
+    for start in range(0, RESAMPLES, at_once):
+        count = min(at_once, RESAMPLES - start)
+        found.append(statistic(sample[random.integers(0, len(sample), (count, len(sample)))], stat))
+    low, high = np.quantile(np.concatenate(found), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return estimate, float(low), float(high)
+
+
+def statistic(samples: NDArray[Any], stat: str) -> NDArray[Any]:
+    """The median by row, or the mean of the middle half: a quarter of the values, rounded down, cut off at each end."""
+    import numpy as np
+
+    if stat == "median":
+        return cast("NDArray[Any]", np.median(samples, axis=1))
+    cut_off = int(TRIMMED * samples.shape[1])
+    middle = np.sort(samples, axis=1)[:, cut_off : samples.shape[1] - cut_off]
+    return cast("NDArray[Any]", middle.mean(axis=1))
 
 
 @cache
@@ -1091,15 +1997,16 @@ def rich_table(columns: Sequence[ShownColumn], width: int) -> Table:
 
 def shown_columns(result: Result) -> list[ShownColumn]:
     """The columns that people see, as text."""
+    table = result.table if result.for_people is None else result.for_people
     return [
         ShownColumn(
             label=printable(result.labels.get(name, name)),
-            cells=cell_texts(result.table[name], result.null),
-            is_text=not result.table[name].dtype.is_numeric(),
+            cells=cell_texts(table[name], result.null),
+            is_text=not (table[name].dtype.is_numeric() or (result.numbers and i > 0)),
             is_whole=name == result.whole,
         )
-        for name in result.shown
-        if name in result.table.columns
+        for i, name in enumerate(result.shown or table.columns)
+        if name in table.columns
     ]
 
 
@@ -1142,15 +2049,30 @@ def cell_text(value: object) -> str:
     return printable(str(value))
 
 
+def bounded(result: Result, most: int | None) -> Result:
+    """`result` with as many rows as people want, or take by default."""
+    return cut(result, result.most_rows if most is None else most)
+
+
 def cut(result: Result, most: int | None) -> Result:
     """`result` with at most `most` rows (0: all), and a note on those left out."""
-    table = result.table
-    if not most or table.height <= most:
+    people = result.table if result.for_people is None else result.for_people
+    if not most or max(people.height, result.table.height) <= most:
         return result
-    share = pl.int_range(pl.len()).over(result.share_rows_by) if result.share_rows_by else pl.int_range(pl.len())
-    kept = table.with_row_index("position").sort(share, "position").head(most).sort("position").drop("position")
-    note = f"{counted(table.height - most, 'more row')}: --max-rows 0 shows all"
-    return replace(result, table=kept, notes=(*result.notes, note))
+    note = (f"{counted(people.height - most, 'more row')}: --max-rows 0 shows all",) if people.height > most else ()
+    return replace(
+        result,
+        table=first_rows(result.table, most, result.share_rows_by),
+        for_people=None if result.for_people is None else first_rows(people, most, result.share_rows_by),
+        rows=None if result.rows is None else result.rows[:most],
+        notes=(*result.notes, *note),
+    )
+
+
+def first_rows(table: pl.DataFrame, most: int, share_by: str | None) -> pl.DataFrame:
+    """At most so many rows, from the top; of each value of `share_by`, where that is given, as many as of the others."""
+    share = pl.int_range(pl.len()).over(share_by) if share_by else pl.int_range(pl.len())
+    return table.with_row_index("position").sort(share, "position").head(most).sort("position").drop("position")
 
 
 def fitted(columns: Sequence[ShownColumn], width: int) -> tuple[list[ShownColumn], list[str]]:
@@ -1229,11 +2151,44 @@ def markdown_cell(text: str) -> str:
     return re.sub(r"([\\`*|<\[~])", r"\\\1", text)
 
 
+def latex_text(results: Sequence[Result]) -> str:
+    """Tables for a paper, with booktabs: the columns that a terminal shows, in full length; the best cells bold."""
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(one_latex_table(result) for result in results)
+
+
+def one_latex_table(result: Result) -> str:
+    """A title as a comment, a tabular, and the notes as comments."""
+    columns = shown_columns(result)
+    layout = "".join("l" if column.is_text else "r" for column in columns)
+    head = [latex_cell(column.label) for column in columns]
+    rows = list(zip(*(map(latex_cell, column.cells) for column in columns), strict=True))
+    lines = [f"% {printable(result.title)}", f"\\begin{{tabular}}{{{layout}}}", "\\toprule"]
+    lines += [f"{' & '.join(cells)} \\\\" + ("\n\\midrule" if i == 0 else "") for i, cells in enumerate((head, *rows))]
+    return (
+        "\n".join([*lines, "\\bottomrule", "\\end{tabular}", *(f"% {printable(note)}" for note in result.notes)]) + "\n"
+    )
+
+
+def latex_cell(text: str) -> str:
+    r"""`text` as LaTeX that prints it literally; a pivot's best cell of a row is bold, of a column underlined.
+
+    >>> print(latex_cell("50% of a_b"), latex_cell("0.5 ± 0.1 (3)*"))
+    50\% of a\_b \textbf{0.5 $\pm$ 0.1 (3)}
+    """
+    bold, underlined = (bool(re.search(rf"\(\d+\).?{re.escape(mark)}", text)) for mark in (ROW_BEST, COLUMN_BEST))
+    text = text.rstrip(ROW_BEST + COLUMN_BEST) if bold or underlined else text
+    cell = "".join(LATEX.get(c, c if c.isascii() else f"\\symbol{{{ord(c)}}}" if ord(c) > LATIN else c) for c in text)
+    cell = f"\\textbf{{{cell}}}" if bold else cell
+    return f"\\underline{{{cell}}}" if underlined else cell
+
+
 def json_document(results: Sequence[Result]) -> dict[str, object]:
     """All results as one object: the rows of each question under its key, at full precision."""
     rows: dict[str, list[dict[str, object]]] = {}
     for result in results:
-        rows.setdefault(result.key, []).extend(result.table.to_dicts())
+        rows.setdefault(result.key, []).extend(
+            map(dict, result.rows) if result.rows is not None else result.table.to_dicts()
+        )
     return {"version": JSON_VERSION, **rows}
 
 
@@ -1277,6 +2232,246 @@ def harmless(text: pl.Expr) -> pl.Expr:
     return pl.when(formula).then("'" + clean).otherwise(clean).name.keep()
 
 
+# --- renderers: pictures --------------------------------------------------------------------------------------
+
+
+def write_picture(results: Sequence[Result], at: Path, ending: str, say: Say) -> None:
+    """Draw one result: as PNG, SVG, or a page with the SVG in it that needs no network."""
+    drawable = [result for result in results if result.key in ONE_PICTURE and result.table.height]
+    if not drawable:
+        raise ScriptError(f"there is nothing to draw; pictures show {', '.join(ONE_PICTURE)}", WRONG_USAGE)
+    result = one_result(drawable, ONE_PICTURE, say)
+    if ending == ".png":
+        import vl_convert
+
+        at.write_bytes(vl_convert.vegalite_to_png(chart_json(result, INK), scale=2))
+    elif ending == ".svg":
+        at.write_text(svg_text(result, INK), encoding="utf-8")
+    else:
+        at.write_text(html_page(result.title, [html_section(result)]), encoding="utf-8")
+
+
+def svg_text(result: Result, ink: str) -> str:
+    """The picture of a result; `ink` is the colour of its text and lines."""
+    import vl_convert
+
+    return str(vl_convert.vegalite_to_svg(chart_json(result, ink)))
+
+
+def chart_json(result: Result, ink: str) -> str:
+    """A Vega-Lite chart of a result: with its title on white, or in a page's ink and without either."""
+    draw = {"curves": curves_chart, "pivot": pivot_chart, "groups": groups_chart, "top": top_chart}[result.key]
+    lines = dict.fromkeys(("domainColor", "tickColor"), ink) | {"gridColor": ink, "gridOpacity": 0.15}
+    axis = {"labelColor": ink, "titleColor": ink, "labelLimit": 400, "titleLimit": 400, "titleFontWeight": "normal"}
+    alone = {"title": title_lines(result.title), "background": "white"}
+    chart = (
+        draw(result)
+        .properties(**(alone if ink == INK else {"background": "transparent"}))
+        .configure_axis(**axis, **lines)
+        .configure_title(color=ink, anchor="start", fontSize=13)
+        .configure_legend(labelColor=ink, titleColor=ink, labelLimit=400, symbolLimit=40)
+        .configure_view(stroke=None)
+    )
+    return str(chart.to_json())
+
+
+def title_lines(title: str) -> list[str]:
+    """A title in lines that a picture has room for."""
+    return textwrap.wrap(printable(title), 80)
+
+
+def named_rows(result: Result, names: Sequence[str]) -> pl.DataFrame:
+    """The result's table with a column of its rows' names: what is compared, as people read it."""
+    texts = [pl.Series(cell_texts(result.table[name], "null")) for name in names]
+    joined = pl.select(pl.concat_str(texts, separator=" / ")).to_series() if texts else pl.Series([], dtype=pl.String)
+    numbers = [name for name, dtype in result.table.schema.items() if dtype.is_float()]
+    return result.table.with_columns(joined.alias(NAME), *(finite(name).alias(name) for name in numbers))
+
+
+def top_chart(result: Result) -> Any:
+    """A point per run, the best on top."""
+    import altair as alt
+
+    metric = next(name for name in result.table.columns if name not in {"name", *KEY, "state"})
+    rows = named_rows(result, ["name"]).with_row_index("rank").select("rank", NAME, pl.col(metric).alias("value"))
+    return (
+        alt.Chart(rows)
+        .mark_point(filled=True, size=70, opacity=1)
+        .encode(
+            x=alt.X("value:Q", title=result.labels.get(metric, metric), scale=alt.Scale(zero=False)),
+            y=alt.Y("rank:O", title=None, axis=alt.Axis(labelExpr=label_by_rank(rows[NAME].to_list()))),
+        )
+        .properties(width=PICTURE_WIDTH, height=alt.Step(18))
+    )
+
+
+def label_by_rank(names: Sequence[str]) -> str:
+    """A Vega expression that gives a row's name by its number: two runs may have one name."""
+    return f"{json.dumps([shortened(printable(name), LABEL_WIDTH) for name in names])}[datum.value]"
+
+
+def groups_chart(result: Result) -> Any:
+    """A point per group with its interval, the best on top."""
+    import altair as alt
+
+    by_median = any(note.startswith("sorted by median") for note in result.notes)
+    stat = "median" if by_median else next(name for name in ("iqm", "mean") if name in result.table.columns)
+    by = result.table.columns[: result.table.columns.index("metric")]
+    rows = named_rows(result, by).with_row_index("rank").head(MOST_DRAWN)
+    rows = rows.select("rank", NAME, pl.col(stat).alias("value"), "ci_low", "ci_high", "n")
+    labels_ = [f"{name}  (n={n})" for name, n in rows.select(NAME, "n").iter_rows()]
+    y = alt.Y("rank:O", title=None, axis=alt.Axis(labelExpr=label_by_rank(labels_)))
+    base = alt.Chart(rows).encode(y=y)
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(
+        x=alt.X("value:Q", title=f"{stat} and 95 % interval", scale=alt.Scale(zero=False))
+    )
+    spans = base.mark_rule(strokeWidth=2).encode(x="ci_low:Q", x2="ci_high:Q", color=alt.value(BLUE))
+    return alt.layer(spans, points).properties(width=PICTURE_WIDTH, height=alt.Step(20))
+
+
+def pivot_chart(result: Result) -> Any:
+    """A field per cell, coloured by its mean, with mean and n in it."""
+    import altair as alt
+
+    table = result.table.filter(pl.col("n") > 0)
+    spell = float_format(table["mean"].to_list())
+    texts = [f"{spell(mean)} ({n})" for mean, n in table.select("mean", "n").iter_rows()]
+    down, across = (cell_texts(table[name], "null") for name in ("rows", "columns"))
+    rows = pl.DataFrame({"down": down, "across": across, "mean": table["mean"], "text": texts})
+    x, y = (
+        alt.X("across:N", title=None, sort=None, axis=alt.Axis(labelAngle=0, orient="top")),
+        alt.Y("down:N", title=None, sort=None),
+    )
+    fields = (
+        alt.Chart(rows)
+        .mark_rect()
+        .encode(x=x, y=y, color=alt.Color("mean:Q", title="mean", scale=alt.Scale(scheme="blues")))
+    )
+    middle = (float(table["mean"].min() or 0) + float(table["mean"].max() or 0)) / 2  # type: ignore[arg-type]
+    written = (
+        alt.Chart(rows)
+        .mark_text()
+        .encode(
+            x=x,
+            y=y,
+            text="text:N",
+            color=alt.condition(f"datum.mean > {middle}", alt.value("white"), alt.value("black")),
+        )
+    )
+    return alt.layer(fields, written).properties(width=alt.Step(110), height=alt.Step(30))
+
+
+def curves_chart(result: Result) -> Any:
+    """A line per group with the band of its interval, or a line per run. Values far beyond all others are cut off."""
+    import altair as alt
+
+    grouped = "mean" in result.table.columns
+    by = result.table.columns[: result.table.columns.index("x")] if grouped else ["name"]
+    value = "mean" if grouped else "value"
+    rows = named_rows(result, by).filter(pl.col(value).is_finite())
+    bounds = [finite(name) if grouped else pl.lit(None, dtype=pl.Float64).alias(name) for name in ("ci_low", "ci_high")]
+    rows = rows.select(pl.col(NAME), "x", pl.col(value).alias("value"), *bounds)
+    names = rows[NAME].unique(maintain_order=True).to_list()[:MOST_LINES]
+    rows = rows.filter(pl.col(NAME).is_in(names))
+    rows = rows.with_columns(pl.Series(NAME, [shortened(name, LABEL_WIDTH) for name in rows[NAME]], dtype=pl.String))
+    colour = alt.Color(
+        f"{NAME}:N", title=None, sort=None, legend=alt.Legend(orient="bottom", columns=2, symbolOpacity=1)
+    )
+    what, _, over = result.title.partition(" over ")
+    scale = alt.Scale(zero=False, domain=readable_domain(rows["value"]) or alt.Undefined)
+    base = alt.Chart(rows).encode(x=alt.X("x:Q", title=re.split(r"[,:]", over)[0]), color=colour)
+    lines = base.mark_line(strokeWidth=1.8, clip=True).encode(y=alt.Y("value:Q", title=what.split(",")[0], scale=scale))
+    bands = base.mark_area(opacity=0.15, clip=True).encode(y="ci_low:Q", y2="ci_high:Q")
+    return alt.layer(lines, bands).properties(width=PICTURE_WIDTH, height=300)
+
+
+def readable_domain(values: pl.Series) -> list[float]:
+    """Where an axis is to begin and end, if single values would make all others a flat line; else empty."""
+    low, middle, high = (float(values.quantile(share) or 0) for share in (0.02, 0.5, 0.9))
+    least, most = float(values.min() or 0), float(values.max() or 0)  # type: ignore[arg-type]
+    width = max(high - low, abs(middle) * 1e-3, 1e-300)
+    cut_off = most > high + 20 * width or least < low - 20 * width
+    return [max(least, low - width), min(most, high + width)] if cut_off else []
+
+
+# --- renderers: pages -----------------------------------------------------------------------------------------
+
+
+def html_page(title: str, sections: Sequence[str]) -> str:
+    """A page that stands alone: no script, nothing from the network, light or dark as the reader has it."""
+    head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+    head += f"<title>{html.escape(printable(title))}</title><style>{STYLE}</style>"
+    body = "".join(sections)
+    return f"<!doctype html>\n<html lang='en'><head>{head}</head>\n<body><main>{body}</main></body></html>\n"
+
+
+def html_section(result: Result, most: int | None = None) -> str:
+    """A result as a heading, its picture where it has one, its table with at most `most` rows, and its notes."""
+    picture = ""
+    if result.key in ONE_PICTURE and result.table.height:
+        picture = f"<figure>{svg_text(result, 'currentColor')}</figure>"
+    result = bounded(result, most)
+    notes = "".join(f"<p class='note'>{html.escape(printable(note))}</p>" for note in result.notes)
+    return f"<section><h2>{html.escape(printable(result.title))}</h2>{picture}{html_table(result)}{notes}</section>\n"
+
+
+def html_table(result: Result) -> str:
+    """The columns that people see as a table that scrolls sideways where it has to."""
+    columns = shown_columns(result)
+    kinds = ["" if column.is_text else " class='number'" for column in columns]
+    head = "".join(f"<th{k}>{html.escape(c.label)}</th>" for k, c in zip(kinds, columns, strict=True))
+    rows = zip(*(column.cells for column in columns), strict=True)
+    body = "".join(
+        f"<tr>{''.join(f'<td{k}>{html.escape(cell)}</td>' for k, cell in zip(kinds, row, strict=True))}</tr>"
+        for row in rows
+    )
+    return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def report_results(options: Options, everything: Runs, runs: Runs, metrics: Sequence[Metric], say: Say) -> list[Result]:
+    """What a report shows, as asked or as suggests itself: the best runs, groups, a pivot, curves, what was varied."""
+    runs, asked = grouping(options.group_by, runs, say)
+    by = asked or suggested_grouping(runs)
+    of_runs, of_groups = chosen_columns(options.columns, runs)
+    results = [overview(everything)]
+    if metrics:
+        results.append(top(runs, metrics, options.top or REPORT_TOP, of_runs))
+        results += [groups(runs, by, metric, of_groups, options.stat) for metric in metrics if by]
+        pivots = options.pivot or (by if len(by) == 2 else ())
+        results += [pivot(*grouping(pivots, runs, say), metrics[0])] if pivots else []
+    for name in options.curves or curves_for(metrics, options, runs):
+        results.append(curves(runs, name, by, options))
+    results.append(varied(runs))
+    if metrics and not options.curves:
+        results.append(importance(runs, metrics[0]))
+    return results
+
+
+def curves_for(metrics: Sequence[Metric], options: Options, runs: Runs) -> list[str]:
+    """The metric to draw curves of where none is named: the first metric's own, else its validation's or training's."""
+    files = history_files(options.inputs, runs)
+    names = [metric_label(part, column) for part in files for column in part.dtypes if column.startswith("metric_")]
+    for metric in metrics[:1]:
+        wanted = words(metric.label)[-1]
+        for tier in ({"val", "valid", "validation", "eval"}, {"train", "training"}, set(words(metric.label))):
+            for name in names:
+                if wanted in words(name) and tier & set(words(name)):
+                    return [name]
+    return []
+
+
+def write_report(results: Sequence[Result], file: Path, title: str, most: int | None) -> None:
+    """The report as a page, or as Markdown, with at most `most` rows of each table."""
+    with replacing(file) as partial:
+        if file.suffix.lower() == ".md":
+            text = markdown_text([bounded(result, most) for result in results])
+            partial.write_text(f"# {markdown_cell(title)}\n\n{text}", encoding="utf-8")
+        else:
+            heading = f"<h1>{html.escape(printable(title))}</h1>"
+            sections = [html_section(result, most) for result in results]
+            partial.write_text(html_page(title, [heading, *sections]), encoding="utf-8")
+
+
 # --- output ---------------------------------------------------------------------------------------------------
 
 
@@ -1304,10 +2499,10 @@ def page_text(results: Sequence[Result], options: Options, say: Say) -> str:
         return json_text({**json_document([cut(result, options.max_rows) for result in results]), **files}) + "\n"
     if options.format == "csv":
         return csv_text(one_table([cut(result, options.max_rows) for result in results], say))
-    bounded = [cut(result, result.most_rows if options.max_rows is None else options.max_rows) for result in results]
-    if options.format == "markdown":
-        return markdown_text(bounded)
-    return table_text(bounded, Page(shutil.get_terminal_size((LINE_WIDTH, 24)).columns, has_colours()))
+    shown = [bounded(result, options.max_rows) for result in results]
+    if options.format in {"markdown", "latex"}:
+        return markdown_text(shown) if options.format == "markdown" else latex_text(shown)
+    return table_text(shown, Page(shutil.get_terminal_size((LINE_WIDTH, 24)).columns, has_colours()))
 
 
 def write_results(results: Sequence[Result], file: Path, say: Say) -> None:
@@ -1318,6 +2513,10 @@ def write_results(results: Sequence[Result], file: Path, say: Say) -> None:
                 partial.write_text(json_text(json_document(results)) + "\n", encoding="utf-8")
             case "markdown":
                 partial.write_text(markdown_text(results), encoding="utf-8")
+            case "latex":
+                partial.write_text(latex_text([one_result(results, ONE_TABLE, say)]), encoding="utf-8")
+            case "picture":
+                write_picture(results, partial, file.suffix.lower(), say)
             case "csv":
                 partial.write_text(csv_text(one_table(results, say)), encoding="utf-8")
             case _:
@@ -1330,10 +2529,21 @@ def write_parquet(table: pl.DataFrame, file: Path) -> None:
         table.write_parquet(file, compression="zstd", statistics=True, metadata={RESULT_KEY: str(JSON_VERSION)})
 
 
+def one_result(results: Sequence[Result], keys: Sequence[str], say: Say) -> Result:
+    """The result for formats that hold one, of the first of `keys` that there is; the rest is named."""
+    chosen = next(
+        result for key in (*keys, *(result.key for result in results)) for result in results if key == result.key
+    )
+    others = [result.title if result.key == chosen.key else result.key for result in results if result is not chosen]
+    if others:
+        say(f"one table fits: {chosen.key}; left out: {', '.join(dict.fromkeys(others))}")
+    return chosen
+
+
 def one_table(results: Sequence[Result], say: Say) -> pl.DataFrame:
     """The table for formats that hold one: the groups if there are any, else the best runs; the rest is named."""
     keys = list(dict.fromkeys(result.key for result in results))
-    key = next(key for key in ("groups", "top", *keys) if key in keys)
+    key = next(key for key in (*ONE_TABLE, *keys) if key in keys)
     if len(keys) > 1:
         say(f"one table fits: {key}; left out: {', '.join(other for other in keys if other != key)}")
     return pl.concat([result.table for result in results if result.key == key], how="vertical_relaxed")
@@ -1414,11 +2624,49 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     questions.add_argument(
         "-g", "--group-by", action="append", metavar="A,B", help="statistics per value of these columns"
     )
+    questions.add_argument(
+        "--pivot", metavar="ROWS,COLUMNS", help="mean ± std (n) per combination of two columns' values"
+    )
+    questions.add_argument(
+        "--curves", action="append", metavar="METRIC", help="over the steps, per run or by --group-by"
+    )
+    questions.add_argument(
+        "--varying", action="store_true", help="which config columns vary, their values, the grid's holes"
+    )
+    questions.add_argument("--diff", nargs="+", metavar="RUN", help="what differs between runs, by id or name")
+    questions.add_argument("--importance", action="store_true", help="which settings go with the metric")
     questions.add_argument("--schema", action="store_true", help="the columns, what they hold and how completely")
+    questions.add_argument("--report", type=Path, metavar="FILE", help="all of it as one page: FILE.html or FILE.md")
+
+    groups_ = parser.add_argument_group("groups")
+    groups_.add_argument(
+        "--stat", choices=("mean", "median", "iqm"), default="mean", help="what groups are compared by (default: mean)"
+    )
+    groups_.add_argument(
+        "--best-per", action="append", metavar="A,B", help="first keep each one's best setting, by its mean over seeds"
+    )
+
+    curve = parser.add_argument_group("curves")
+    curve.add_argument(
+        "--x", default="step", metavar="AXIS", help="step, runtime, time or a metric such as epoch (default: step)"
+    )
+    curve.add_argument("--best-so-far", action="store_true", help="each run's best value up to there")
+    curve.add_argument(
+        "--points",
+        type=positive,
+        metavar="N",
+        help=f"at most N of a curve (default: {CURVE_POINTS}, in pictures {PICTURE_POINTS})",
+    )
 
     metric = parser.add_argument_group("metric")
     metric.add_argument(
         "-m", "--metric", action="append", metavar="NAME", help="what is compared (repeatable; --top takes the first)"
+    )
+    metric.add_argument(
+        "--value",
+        choices=tuple(VALUES),
+        default="summary",
+        help="of each run (default: the summary's; others: aggregate_runs --history)",
     )
     goal = metric.add_mutually_exclusive_group()
     goal.add_argument("--ascending", dest="goal", action="store_const", const="minimize", help="lower is better")
@@ -1426,6 +2674,9 @@ def parse_args(argv: Sequence[str] | None) -> Options:
 
     selection = parser.add_argument_group("which runs")
     selection.add_argument("-f", "--filter", metavar="REGEX", help="runs whose name matches, in any case")
+    selection.add_argument(
+        "--where", metavar="SQL", help='a predicate over the columns, such as "config_lr < 0.01 AND k = 16"'
+    )
     selection.add_argument(
         "-s",
         "--state",
@@ -1435,22 +2686,47 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     )
 
     output = parser.add_argument_group("output")
-    output.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE.csv, .json, .parquet or .md")
+    output.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write to FILE.csv, .json, .parquet, .md, .tex, .png, .svg or .html",
+    )
     output.add_argument(
         "--columns", action="append", metavar="A,B", help="show these columns, of the runs or of the statistics"
     )
     output.add_argument("--max-rows", type=not_negative, metavar="N", help="show at most N rows of each table (0: all)")
     output.add_argument(
-        "--format", choices=("table", "json", "csv", "markdown"), default="table", help="of stdout (default: table)"
+        "--format",
+        choices=("table", "json", "csv", "markdown", "latex"),
+        default="table",
+        help="of stdout (default: table)",
     )
     output.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     output.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
     output.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     args = parser.parse_strictly(argv)
+    files, diff = files_and_runs(args.diff or ())
+    if diff and len(diff) < 2:
+        raise ScriptError("--diff needs two runs or more, by id or name", WRONG_USAGE)
     return Options(
-        inputs=tuple(args.inputs),
+        inputs=(*args.inputs, *files),
         group_by=comma_separated(args.group_by),
+        stat=args.stat,
+        best_per=comma_separated(args.best_per),
+        pivot=two_columns(args.pivot),
+        varying=args.varying,
+        diff=diff,
+        importance=args.importance,
+        curves=comma_separated(args.curves),
+        x=args.x,
+        best_so_far=args.best_so_far,
+        points=args.points,
+        report=known_report(args.report),
+        value=args.value,
+        where=args.where,
         top=args.top,
         schema=args.schema,
         metrics=comma_separated(args.metric),
@@ -1464,6 +2740,27 @@ def parse_args(argv: Sequence[str] | None) -> Options:
         output=known_ending(args.output),
         quiet=args.quiet,
     )
+
+
+def files_and_runs(names: Sequence[str]) -> tuple[list[Path], tuple[str, ...]]:
+    """What follows --diff, parted: an input that was named last is no run."""
+    files = [name for name in names if name.endswith(".parquet") or Path(name).is_dir()]
+    return [Path(name) for name in files], tuple(name for name in names if name not in files)
+
+
+def two_columns(text: str | None) -> tuple[str, ...]:
+    """The columns of --pivot."""
+    columns = comma_separated([text]) if text else ()
+    if text and len(columns) != 2:
+        raise ScriptError(f"--pivot {text}: write two columns, ROWS,COLUMNS", WRONG_USAGE)
+    return columns
+
+
+def known_report(file: Path | None) -> Path | None:
+    """`file`, if a report can be written so."""
+    if file and file.suffix.lower() not in {".html", ".md"}:
+        raise ScriptError(f"--report {file}: the name must end in .html or .md", WRONG_USAGE)
+    return file
 
 
 def positive(text: str) -> int:
@@ -1560,19 +2857,27 @@ def guarded(work: Callable[[], int], *, debug: bool) -> int:
 
 
 def import_libraries() -> None:
-    """Import what takes time, once the command line is right; rich follows where a table is made."""
+    """Import what takes time, once the command line is right."""
     global pl
     import polars as pl
+
+
+def import_tables() -> None:
+    """Have what makes tables imported when the first one is made."""
+    for module in ("rich.console", "rich.table", "rich.text", "rich.cells"):
+        importlib.import_module(module)
 
 
 def analyze(options: Options) -> int:
     """Answer what was asked."""
     import_libraries()
+    if options.format == "table":  # while the files are read
+        threading.Thread(target=import_tables, daemon=True).start()
     say = speaker(quiet=options.quiet)
     files, remarks = choose_inputs(options.inputs)
-    refuse_overwriting(files, options.output)
+    refuse_overwriting(files, options.output or options.report)
     everything = open_inputs(files)
-    filters = chosen_filters(options)
+    filters = chosen_filters(options, everything)
     runs = kept_runs(everything, filters)
     for line in (*remarks, *accounted(everything, filters)):
         say(line)
@@ -1580,7 +2885,16 @@ def analyze(options: Options) -> int:
     for metric in metrics:
         for line in (*metric.remarks, *dropped_results(everything, options.states, metric)):
             say(line)
-    deliver(answers(options, everything, runs, metrics), options, say)
+    if options.report:
+        results = report_results(options, everything, runs, metrics, say)
+        write_report(results, options.report, f"Runs of {', '.join(map(str, files[:FEW]))}", options.max_rows)
+        print(
+            json_text({**json_document(results), "files": [str(options.report)]})
+            if options.format == "json"
+            else options.report
+        )
+        return OK
+    deliver(answers(options, everything, runs, metrics, say), options, say)
     return OK
 
 
@@ -1611,5 +2925,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: analyze(parse_args(arguments)), debug="--debug" in arguments)
 
 
+def leave(code: int) -> NoReturn:
+    """End at once: all is written, and what is left, such as threads that wait for a server, would hold the process."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # it may be closed, or None
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

@@ -1,0 +1,463 @@
+"""The other questions of analyze_runs.py: pivots, curves, what varied, what differs; pictures and pages."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import statistics
+import subprocess
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import analyze_runs
+import numpy as np
+import polars as pl
+import pytest
+import scipy.stats
+from contract_files import Run, write_runs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_analyze_runs import answered, ask, document
+
+MSE = "metric_test_mse"
+analyze_runs.import_libraries()
+
+
+def grid_runs() -> list[Run]:
+    """Two models x three k x three seeds: 0.1 better with each doubling of k, 0.01 of noise by seed."""
+    runs = []
+    for model, base in (("a", 0.5), ("b", 0.4)):
+        for k in (4, 8, 16):
+            for seed in range(3):
+                value = base - 0.1 * math.log2(k / 4) + 0.01 * seed
+                config = {"model": model, "k": k, "seed": seed, "out_dir": f"/tmp/{model}{k}{seed}", "fixed": 1}
+                runs.append(
+                    Run(f"{model}{k}{seed}", f"{model}_{k}_{seed}", config, {"test/mse": value, "test/acc": 1 - value})
+                )
+    return runs
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write_runs(tmp_path, grid_runs())
+
+
+def write_history(folder: Path, rows: list[tuple]) -> Path:
+    """Rows of run id, step, epoch and loss, beside the runs file of `write_runs`."""
+    schema = {"run_id": pl.String, "_step": pl.Int64, "metric_epoch": pl.Float64, "metric_loss": pl.Float64}
+    frame = pl.DataFrame(rows, schema=schema, orient="row").with_columns(entity=pl.lit("team"), project=pl.lit("demo"))
+    target = folder / "team_demo_history.parquet"
+    frame.sort("run_id", "_step").write_parquet(target)
+    return target
+
+
+# --- which runs, which values ---------------------------------------------------------------------------------
+
+
+def test_where(file):
+    done = answered(file, "--where", "config_k > 4 AND config_model = 'b'", "--group-by", "k", "-m", "test/mse")
+    assert "--where config_k > 4 AND config_model = 'b': 6 of 18 runs kept" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--where", "config_q > 1"], 2, "there is no column config_q; did you mean config_k"),
+        (["--where", "config_k >"], 2, "is no SQL predicate"),
+        (["--where", "group = 'x'"], 2, "in double ones"),
+        (["--where", "config_k"], 2, "is no predicate"),
+        (["--where", "config_k > 99"], 1, "--where config_k > 99: 0 of 18 runs kept"),
+        (["--pivot", "k"], 2, "write two columns"),
+        (["--diff", "a_4_0"], 2, "--diff needs two runs"),
+        (["--diff", "a_4_0", "a_4_9"], 2, "no run is called a_4_9; did you mean a_4_"),
+        (["--value", "min", "--top", "3", "-m", "test/mse"], 2, "aggregate_runs --history adds such columns"),
+        (["--value", "at", "--top", "3", "-m", "test/mse"], 2, "aggregate_runs --history and --at METRIC"),
+        (["--curves", "loss"], 1, "no history beside these runs"),
+        (["--group-by", "model:3"], 2, "holds no numbers"),
+        (["--report", "x.pdf"], 2, "must end in .html or .md"),
+        (["--schema", "-o", "x.png"], 2, "there is nothing to draw"),
+    ],
+)
+def test_refusals_are_one_line_that_helps(file, tmp_path, arguments, code, said):
+    done = ask(file, *arguments, cwd=tmp_path)
+    assert (done.code, done.out) == (code, "")
+    assert said in done.err.splitlines()[-1]
+
+
+def test_values_from_histories(tmp_path):
+    file = write_runs(tmp_path, grid_runs()[:3])
+    frame = pl.read_parquet(file).with_columns(
+        pl.Series("history_min_test_mse", [3.0, 1.0, 2.0]), pl.Series("history_at_test_mse", [1.0, 2.0, 3.0])
+    )
+    frame.write_parquet(
+        file, metadata={k: v for k, v in pl.read_parquet_metadata(file).items() if k.startswith("wandb")}
+    )
+    rows = document(file, "--top", 3, "-m", "test/mse", "--value", "min")["top"]
+    assert [row["history_min_test_mse"] for row in rows] == [1.0, 2.0, 3.0]
+    done = answered(file, "--top", 1, "-m", "test/mse", "--value", "at")
+    assert "Best 1 run by test/mse (at the best step); lower is better (by its name)" in done.out
+
+
+# --- groups ---------------------------------------------------------------------------------------------------
+
+
+def test_all_but_the_seed(file):
+    done = answered(file, "--group-by", "!seed", "-m", "test/mse", "--json")
+    rows = json.loads(done.out)["groups"]
+    assert len(rows) == 6
+    assert {(row["config_model"], row["config_k"], row["n"]) for row in rows} == {
+        (m, k, 3) for m in "ab" for k in (4, 8, 16)
+    }
+    assert "left out, as they only tell runs apart: out_dir" in done.err
+
+
+def test_what_another_column_decides_is_not_grouped_by(tmp_path):
+    runs = grid_runs()
+    for run in runs:
+        run.config["width"] = run.config["k"] * 2
+    done = answered(write_runs(tmp_path, runs), "--group-by", "!seed", "-m", "test/mse", "--json")
+    assert len(json.loads(done.out)["groups"]) == 6
+    assert "decided by these, and not shown: " in done.err
+
+
+def test_quantile_bins(tmp_path):
+    runs = [Run(f"r{n}", config={"lr": 10.0**-n}, summary={"test/mse": n}) for n in range(8)]
+    runs.append(Run("none", summary={"test/mse": 9}))
+    rows = document(write_runs(tmp_path, runs), "--group-by", "lr:2", "-m", "test/mse")["groups"]
+    bins = [("over 0.00055", 4), ("to 0.00055", 4), (None, 1)]  # the middle of 0.001 and 0.0001
+    assert [(row["config_lr_bin"], row["n"]) for row in rows] == bins
+
+
+def test_best_per_keeps_the_best_setting_by_its_mean_over_seeds(tmp_path):
+    runs = grid_runs()
+    lucky = next(run for run in runs if run.id == "a40")
+    lucky.summary["test/mse"] = 0.0  # one lucky seed does not make its setting the best
+    done = answered(
+        write_runs(tmp_path, runs), "--best-per", "model", "--group-by", "model", "-m", "test/mse", "--json"
+    )
+    rows = {row["config_model"]: row for row in json.loads(done.out)["groups"]}
+    assert {model: row["n"] for model, row in rows.items()} == {"a": 3, "b": 3}
+    assert rows["a"]["mean"] == pytest.approx(0.31)
+    assert "best of a: k 16 (mean 0.31 of 3 runs)" in done.err
+
+
+@pytest.mark.parametrize(
+    ("stat", "scipys"), [("median", np.median), ("iqm", lambda x, axis: scipy.stats.trim_mean(x, 0.25, axis=axis))]
+)
+def test_bootstrap_intervals_equal_scipys(tmp_path, stat, scipys):
+    values = np.random.default_rng(1).lognormal(size=40)
+    runs = [Run(f"r{n}", config={"g": "x"}, summary={"test/mse": float(value)}) for n, value in enumerate(values)]
+    (row,) = document(write_runs(tmp_path, runs), "--group-by", "g", "-m", "test/mse", "--stat", stat)["groups"]
+    theirs = scipy.stats.bootstrap(
+        (values,), scipys, n_resamples=10_000, method="percentile", rng=np.random.default_rng(2)
+    ).confidence_interval
+    assert row[stat] == pytest.approx(scipys(values, axis=0))
+    spread = theirs.high - theirs.low
+    assert abs(row["ci_low"] - theirs.low) < 0.06 * spread
+    assert abs(row["ci_high"] - theirs.high) < 0.06 * spread
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30))
+@settings(max_examples=30)
+def test_the_iqm_is_the_mean_of_the_middle_half(values):
+    found, low, high = analyze_runs.bootstrap(values, "iqm")
+    assert found == pytest.approx(scipy.stats.trim_mean(values, 0.25), abs=1e-6)
+    assert (low is None) == (high is None) == (len(values) == 1)
+    assert len(values) == 1 or min(values) - 1e-6 <= low <= high <= max(values) + 1e-6
+
+
+# --- pivots ---------------------------------------------------------------------------------------------------
+
+
+def test_a_pivot_has_mean_spread_and_n_and_marks_the_best(tmp_path):
+    runs = [run for run in grid_runs() if not (run.config["model"] == "a" and run.config["k"] == 16)]
+    file = write_runs(tmp_path, runs)
+    rows = document(file, "--pivot", "model,k", "-m", "test/mse")["pivot"]
+    cells = defaultdict(list)
+    for run in runs:
+        cells[run.config["model"], run.config["k"]].append(run.summary["test/mse"])
+    assert {(row["rows"], row["columns"]) for row in rows} == set(cells)
+    for row in rows:
+        values = cells[row["rows"], row["columns"]]
+        assert (row["n"], row["metric"]) == (3, MSE)
+        assert row["mean"] == pytest.approx(statistics.fmean(values))
+        assert row["std"] == pytest.approx(statistics.stdev(values))
+        assert row["best_in_row"] == (row["columns"] == max(k for m, k in cells if m == row["rows"]))
+    out = answered(file, "--pivot", "model,k", "-m", "test/mse").out.splitlines()
+    assert out[0] == "test/mse: model by k, 2 rows x 3 columns; lower is better (by its name)"
+    assert out[3].split() == ["a", "0.5100±0.01", "(3)", "0.4100±0.01", "(3)*"]
+    assert out[4].split() == ["b", "0.4100±0.01", "(3)°", "0.3100±0.01", "(3)°", "0.2100±0.01", "(3)*°"]
+    assert "1 cell without a value" in out[5]
+
+
+# --- what varied, what differs, what matters -------------------------------------------------------------------
+
+
+def test_varying_names_values_holes_missing_seeds_and_doubles(tmp_path):
+    runs = [run for run in grid_runs() if run.id not in {"a160", "a161", "a162", "b82"}]
+    runs.append(Run("again", "again", dict(runs[0].config) | {"out_dir": "elsewhere"}, {"test/mse": 1}))
+    done = answered(write_runs(tmp_path, runs), "--varying", "--json")
+    rows = json.loads(done.out)["varying"]
+    assert {(row["column"], row["value"]): row["runs"] for row in rows if row["column"] == "config_k"} == {
+        ("config_k", 4): 7, ("config_k", 8): 5, ("config_k", 16): 3,
+    }  # fmt: skip
+    assert {row["column"] for row in rows} == {"config_model", "config_k", "config_seed"}
+    told = "\n".join(done.err.splitlines())
+    assert "grid of k (3), model (2): 5 of 6 combinations have a run; missing are k=16, model=a" in told
+    assert "seed: 1 combination without one that most have: k=8, model=b lacks 2" in told
+    assert "1 combination with more than one run, such as k=4, model=a, seed=0 (2 runs)" in told
+
+
+def test_diff_shows_only_what_differs(tmp_path):
+    one = Run("a", "first", {"lr": "1e-3", "k": 4, "same": 1, "nan": math.nan}, {"loss": 1.0})
+    two = Run(
+        "b", "second", {"lr": "0.001", "k": 8, "same": 1, "nan": math.nan}, {"loss": 2.0, "acc": 3}, state="failed"
+    )
+    file = write_runs(tmp_path, [one, two])
+    rows = {row["column"]: row for row in document(file, "--diff", "first", "b")["diff"]}
+    assert rows["config_k"] == {"column": "config_k", "a": 4, "b": 8}
+    assert rows["metric_acc"] == {"column": "metric_acc", "a": None, "b": 3}
+    assert rows["state"] == {"column": "state", "a": "finished", "b": "failed"}
+    assert not {"config_lr", "config_same", "config_nan"} & rows.keys()
+    assert [line.split() for line in answered(file, "--diff", "a", "b").out.splitlines()[-1:]] == [["loss", "1", "2"]]
+
+
+def test_a_run_that_several_are_called_is_refused(tmp_path):
+    file = write_runs(tmp_path, [Run("a", "same"), Run("b", "same")])
+    done = ask(file, "--diff", "same", "a")
+    assert done.code == 2
+    assert "2 runs are called same; say which: team/demo/a, team/demo/b" in done.err
+
+
+def test_a_planted_effect_comes_first(tmp_path):
+    random = np.random.default_rng(3)
+    runs = []
+    for n in range(120):
+        lr, opt, noise = 10 ** random.uniform(-4, -1), ("adam", "sgd")[n % 2], random.normal()
+        value = math.log10(lr) + 0.3 * noise + (0.8 if opt == "sgd" else 0)
+        config = {"lr": lr, "opt": opt, "junk": random.normal(), "color": "rgb"[n % 3]}
+        runs.append(Run(f"r{n}", config=config, summary={"test/mse": value}))
+    file = write_runs(tmp_path, runs)
+    rows = document(file, "--importance", "-m", "test/mse")["importance"]
+    assert [row["column"] for row in rows][:2] == ["config_lr", "config_opt"]
+    values = [run.summary["test/mse"] for run in runs]
+    rho = scipy.stats.spearmanr([run.config["lr"] for run in runs], values).statistic
+    assert rows[0]["spearman"] == pytest.approx(rho)
+    h = scipy.stats.kruskal(
+        *([v for v, run in zip(values, runs, strict=True) if run.config["opt"] == o] for o in ("adam", "sgd"))
+    ).statistic
+    assert rows[1]["effect"] == pytest.approx((h - 1) / (120 - 2))
+    assert rows[0]["p"] < 0.001
+    assert all(row["p"] > 0.01 for row in rows[2:])
+    assert "association, not cause" in answered(file, "--importance", "-m", "test/mse").out
+
+
+def test_too_few_runs_are_not_ranked(tmp_path):
+    done = answered(write_runs(tmp_path, grid_runs()[:6]), "--importance", "-m", "test/mse", "--json")
+    assert json.loads(done.out)["importance"] == []
+    assert "6 runs with a finite value are too few" in done.err
+
+
+# --- curves ---------------------------------------------------------------------------------------------------
+
+
+def plain_curve(rows: list[tuple[int, float]], grid: list[float], better=None) -> dict[float, float]:
+    """The last value, or the best so far, at each point between a run's first and last x."""
+    found = {}
+    for x in grid:
+        if rows and rows[0][0] <= x <= rows[-1][0]:
+            values = [value for step, value in rows if step <= x]
+            usable = [value for value in values if not math.isnan(value)]
+            if better is None:
+                found[x] = values[-1]
+            elif usable:
+                found[x] = better(usable)
+    return found
+
+
+loss = st.floats(-100, 100, width=32) | st.just(math.nan)
+logs = st.dictionaries(st.integers(0, 40), loss, min_size=1, max_size=12)
+
+
+@given(st.lists(logs, min_size=1, max_size=4), st.booleans())
+@settings(max_examples=40)
+def test_curves_are_what_plain_python_computes(histories, best_so_far):
+    with TemporaryDirectory() as folder:
+        place = Path(folder)
+        file = write_runs(place, [Run(f"r{n}", config={"g": "x"}) for n in range(len(histories))])
+        rows = [(f"r{n}", step, step / 2, value) for n, log in enumerate(histories) for step, value in log.items()]
+        write_history(place, rows)
+        flags = ("--best-so-far", "--ascending") if best_so_far else ()
+        done = document(file, "--curves", "loss", "--group-by", "g", "--points", 100, *flags)
+    grid = sorted({step for log in histories for step in log})
+    expected = [plain_curve(sorted(log.items()), grid, min if best_so_far else None) for log in histories]
+    found = {row["x"]: row for row in done["curves"]}
+    for x in grid:
+        values = [curve[x] for curve in expected if x in curve]
+        usable = [value for value in values if math.isfinite(value)]
+        if not values:
+            assert x not in found
+            continue
+        assert (found[x]["n"], found[x]["n_nonfinite"]) == (len(usable), len(values) - len(usable))
+        if usable:
+            assert found[x]["mean"] == pytest.approx(statistics.fmean(usable), abs=1e-4)
+        assert found[x]["std"] == (pytest.approx(statistics.stdev(usable), abs=1e-3) if len(usable) > 1 else None)
+
+
+def test_curves_of_unequal_length_are_not_extrapolated(tmp_path):
+    file = write_runs(tmp_path, [Run("a", config={"g": "x"}), Run("b", config={"g": "x"})])
+    write_history(tmp_path, [("a", s, s, 1.0) for s in range(10)] + [("b", s, s, 3.0) for s in range(5)])
+    rows = {row["x"]: row for row in document(file, "--curves", "loss", "--group-by", "g")["curves"]}
+    assert (rows[4]["n"], rows[4]["mean"], rows[5]["n"], rows[5]["mean"]) == (2, 2.0, 1, 1.0)
+    out = " ".join(answered(file, "--curves", "loss", "--group-by", "g").out.split())
+    assert "the mean over the runs that reach it (their number); ends are not extrapolated" in out
+
+
+def test_curves_per_run_on_another_axis(tmp_path):
+    file = write_runs(tmp_path, [Run("a", "first"), Run("b", "second")])
+    write_history(tmp_path, [("a", s, s // 2, s / 10) for s in range(6)] + [("b", s, s, -s) for s in range(3)])
+    rows = document(file, "--curves", "loss", "--x", "epoch")["curves"]
+    curve = {row["x"]: row["value"] for row in rows if row["id"] == "a"}
+    assert curve == {0: 0.1, 1: 0.3, 2: 0.5}  # of rows with one x the last one written
+    assert [row["name"] for row in rows[:1]] == ["second"]  # the lower last value first
+    done = ask(file, "--curves", "loss", "--x", "nothing")
+    assert (done.code, "no history has such a column" in done.err) == (2, True)
+    done = ask(file, "--curves", "los")
+    assert (done.code, "did you mean loss" in done.err) == (2, True)
+
+
+def test_many_points_are_thinned_to_steps_that_were_logged(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    write_history(tmp_path, [("a", 3 * s, s, float(s)) for s in range(1000)])
+    rows = document(file, "--curves", "loss", "--points", 7)["curves"]
+    assert len(rows) == 7
+    assert all(row["x"] == 3 * row["value"] for row in rows)
+
+
+def test_histories_are_found_beside_the_exports_of_an_aggregate(tmp_path):
+    file = write_runs(tmp_path / "export", [Run("a")])
+    write_history(tmp_path / "export", [("a", 0, 0, 1.0)])
+    unified = pl.read_parquet(file).with_columns(source_file=pl.lit("export/team_demo_runs.parquet"))
+    unified.write_parquet(tmp_path / "unified.parquet")
+    done = answered("unified.parquet", "--curves", "loss", cwd=tmp_path)
+    assert "loss over step: 1 run" in done.out
+
+
+# --- formats --------------------------------------------------------------------------------------------------
+
+QUESTIONS = {
+    "top": ("--top", "5", "-m", "test/mse"),
+    "groups": ("--group-by", "model,k", "-m", "test/mse"),
+    "pivot": ("--pivot", "model,k", "-m", "test/mse"),
+    "curves": ("--curves", "loss", "--group-by", "model"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    runs = grid_runs()
+    next(run for run in runs if run.id == "b160").name = "50% <b>&amp; $x_1$ \\end {[red]} ~^#" + "long " * 20
+    write_runs(tmp_path, runs)
+    write_history(
+        tmp_path, [(run.id, s, s / 10, math.nan if s == 7 else 1 / (s + 1)) for run in runs for s in range(30)]
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "html"])
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_pictures(folder, question, ending):
+    out = folder / f"picture.{ending}"
+    done = answered(folder, *QUESTIONS[question], "-o", out)
+    assert done.out == f"{out}\n"
+    content = out.read_bytes()
+    if ending == "png":
+        assert content.startswith(b"\x89PNG") and len(content) > 5_000  # noqa: PT018
+    else:
+        text = content.decode()
+        ET.fromstring(text[text.index("<svg") : text.rindex("</svg>") + 6])
+        assert not re.findall(r"(?:href|src)\s*=\s*['\"]https?:", text)
+
+
+def test_latex_escapes_and_compiles(folder):
+    for question, arguments in QUESTIONS.items():
+        answered(folder, *arguments, "-o", folder / f"{question}.tex")
+    text = (folder / "top.tex").read_text("utf-8")
+    assert r"50\% \textless{}b\textgreater{}\&amp; \$x\_1\$" in text
+    assert r"\toprule" in text
+    assert text.count(r"\begin{tabular}") == 1
+    assert r"\textbf{0.2100$\pm$0.01 (3)}" in (folder / "pivot.tex").read_text("utf-8")
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed: the tables are not compiled")
+    inputs = "\n".join(f"\\input{{{question}.tex}}\n" for question in QUESTIONS)
+    page = "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs,textcomp}\\begin{document}"
+    (folder / "page.tex").write_text(f"{page}{inputs}\\end{{document}}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "markdown", "latex", "json"])
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_every_question_in_every_format(folder, question, form):
+    out = answered(folder, *QUESTIONS[question], "--format", form).out
+    assert out.strip()
+    if form == "json":
+        assert json.loads(out)[question]
+
+
+# --- reports --------------------------------------------------------------------------------------------------
+
+
+def test_a_report_is_a_page_that_needs_nothing_else(folder):
+    report = folder / "report.html"
+    done = answered(folder, "--report", report, "-m", "test/mse", "--group-by", "model,k", "--curves", "loss")
+    assert done.out == f"{report}\n"
+    text = report.read_text("utf-8")
+    for told in ("18 runs in 1 project", "Best 10 runs by test/mse", "test/mse by model, k", "loss over step", "vary"):
+        assert told in text
+    assert "<b>&amp;amp; $x" not in text
+    assert "&lt;b&gt;&amp;amp; $x_1$" in text
+    assert "<script" not in text
+    assert not re.findall(r"(?:href|src)\s*=\s*['\"]?(?:https?:)?//", text)
+    assert text.count("<svg") == 4
+
+
+def test_a_report_in_markdown(folder):
+    answered(folder, "--report", folder / "report.md", "-m", "test/mse")
+    text = (folder / "report.md").read_text("utf-8")
+    assert text.startswith("# Runs of ")
+    assert "| name | test/mse |" in text
+    assert len(text) < 20_000
+
+
+def test_the_report_in_a_browser(folder):
+    """It renders, shows the numbers, and asks the network for nothing."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium is installed: the report is not opened in a browser")
+    report = folder / "report.html"
+    answered(folder, "--report", report, "-m", "test/mse", "--group-by", "model,k", "--curves", "loss")
+    log = folder / "net.json"
+    quiet = ("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+    command = [
+        chromium,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        *quiet,
+        f"--log-net-log={log}",
+    ]
+    command += [f"--user-data-dir={folder / 'browser'}", "--dump-dom", report.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("<svg") == 4
+    assert "0.2100" in done.stdout or "0.210" in done.stdout
+    asked = re.findall(r'"url":"(https?://[^"]+)"', log.read_text(errors="replace"))
+    of_the_page = [url for url in asked if "google" not in url and "gstatic" not in url]  # the browser's own start
+    assert of_the_page == []
