@@ -385,7 +385,13 @@ def test_metadata_against_the_contract_is_named(key, document, reason):
 
 @pytest.mark.parametrize(
     ("column", "values"),
-    [("tags", [[["a"]]]), ("created_at", ["yesterday"]), ("last_step", [0.5]), ("config_l", [[1, 2]])],
+    [
+        ("tags", [[["a"]]]),
+        ("created_at", ["yesterday"]),
+        ("last_step", [0.5]),
+        ("config_l", [[1, 2]]),
+        ("config_l", [timedelta(1)]),
+    ],
 )
 def test_dtypes_that_no_contract_column_can_hold_are_named(column, values):
     file = write_runs(Path("x"), [Run("a")])
@@ -1060,7 +1066,9 @@ def test_histories_in_any_order_count_and_sampled_or_damaged_ones_do_not():
     assert frame["history_at_acc"].to_list() == [9.0, 2.0, None]
     assert frame["history_last_acc"].to_list() == [3.0, 1.0, None]
     assert "sampled histories are passed over" in err
-    assert "error: x/other_history.parquet was left out: it cannot be read" in err
+    assert err.count("error: x/other_history.parquet was left out: it cannot be read") == 1
+    _, err = run("x", "x/team_demo_history.parquet", "--history", code=3)  # named, and no runs file
+    assert "error: x/team_demo_history.parquet was left out: it holds no runs but is history\n" in err
     assert "no history beside the export of 1 run" in err
 
 
@@ -1139,6 +1147,25 @@ def test_files_that_interleave_are_merged_in_pieces(monkeypatch):
     assert aggregated("x0", "x1", "x2", "x3")["id"].to_list() == [f"r{n:03d}" for n in range(200)]
 
 
+@pytest.mark.parametrize("ids", ["ba", "ax", "a", "abc"])
+def test_an_input_that_changes_while_it_is_read_is_noticed(monkeypatch, ids):
+    write_runs(Path("x"), [Run("a", "m_k1"), Run("b", "n_k2")])
+    write = aggregate_runs.write
+
+    def write_after_a_change(*arguments):
+        later = [Run(each, created_at=START + timedelta(hours=n)) for n, each in enumerate(ids)]
+        write_runs(Path("x"), later)
+        return write(*arguments)
+
+    monkeypatch.setattr(aggregate_runs, "write", write_after_a_change)
+    if ids == "abc":  # a row more is for the next time
+        assert aggregated("x")["k"].to_list() == [1, 2]
+    else:
+        _, err = run("x", code=1)
+        assert re.fullmatch("error: an input (changed|shrank) while it was read; run it again\n", err)
+        assert list(Path("analysis").iterdir()) == []
+
+
 def test_partitions_replace_an_earlier_result_alone():
     write_runs(Path("x"), [Run("a")])
     write_runs(Path("x"), [Run("b")], project="other")
@@ -1207,3 +1234,30 @@ def test_interrupted_it_leaves_the_earlier_result(name):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
     assert Path(out.strip()).read_bytes() == before
     assert [path.name for path in Path("analysis").iterdir()] == ["unified.parquet"]
+
+
+def test_duckdb_sees_the_same_in_the_result_as_in_the_exports():
+    for number in range(4):
+        runs = [
+            Run(
+                f"{number}-{n:03d}",
+                f"stage{n % 3}_k{n % 7}",
+                config={"a": {"b": (1, 2.5, None)[(n + number) % 3]}, f"only{number}": n},
+                summary={"m/x": math.inf if n == 7 else n / 8},
+                created_at=START + timedelta(hours=n),
+            )
+            for n in range(50)
+        ]
+        write_runs(Path(f"x/{number}"), runs, project=f"p{number % 2}")
+    run("x", "-o", "one.parquet")
+    run("x", "-o", "two.parquet")
+    assert Path("one.parquet").read_bytes() == Path("two.parquet").read_bytes()
+    query = """
+        select project, id, sum(metric_m_x), sum(config_a_b), count(config_only1), sum({k}) from {files}
+        group by all order by all
+    """
+    k = "regexp_extract(name, '_k([0-9]+)', 1)::int"
+    exported = query.format(k=k, files="read_parquet('x/*/*_runs.parquet', union_by_name = true)")
+    assert duckdb.sql(query.format(k="k", files="'one.parquet'")).fetchall() == duckdb.sql(exported).fetchall()
+    order = "select entity, project, epoch_us(created_at), id from 'one.parquet'"
+    assert duckdb.sql(order).fetchall() == duckdb.sql(f"{order} order by all").fetchall()

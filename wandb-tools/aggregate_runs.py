@@ -406,7 +406,7 @@ def refuse_foreign_dtypes(dtypes: Mapping[str, pl.DataType]) -> None:
             raise ValueError(f"its column {column} has a name that this script uses itself")
         if wanted is not None and not convertible(dtype, wanted):
             raise ValueError(f"its column {column} is {spelt(dtype)} instead of {spelt(wanted)}")
-        if wanted is None and (dtype.is_nested() or dtype in (pl.Binary, pl.Object)):
+        if wanted is None and (dtype.is_nested() or dtype in (pl.Binary, pl.Object, pl.Duration)):
             raise ValueError(f"its column {column} is {dtype}, neither number nor text")
 
 
@@ -1605,9 +1605,13 @@ def rows_in_order(
         del predicate, n_rows, batch_size  # nothing of that kind is asked of what is merely written
         position = 0
         for batch in batches_in_order(files, own, placed):
-            added = placed.slice(position, len(batch)).select(list(new))
+            theirs = placed.slice(position, len(batch))
+            if not batch["id"].equals(theirs["id"]):
+                raise ScriptError("an input changed while it was read; run it again", NOTHING_USABLE)
             position += len(batch)
-            yield batch.hstack(added).select(with_columns or list(schema))
+            yield batch.hstack(theirs.select(list(new))).select(with_columns or list(schema))
+        if position < len(placed):
+            raise ScriptError("an input shrank while it was read; run it again", NOTHING_USABLE)
 
     return register_io_source(batches, schema=schema, validate_schema=False)
 
@@ -2067,9 +2071,11 @@ def aggregate(options: Options) -> int:
         outcome, damaged_histories = merge(files, rules, options)
     finally:
         complain(skipped)
-    complain(damaged_histories)
+    failed = {resolved(skip.file) for skip in skipped if skip.failure}
+    also_failed = [skip for skip in damaged_histories if resolved(skip.file) not in failed]
+    complain(also_failed)
     read = {resolved(file) for file in outcome.histories.files} if outcome.histories else set()
-    skipped = [skip for skip in skipped if resolved(skip.file) not in read] + damaged_histories
+    skipped = [skip for skip in skipped if skip.failure or resolved(skip.file) not in read] + also_failed
     report(outcome, skipped, speaker(quiet=options.quiet))
     print(as_json(outcome, skipped, options.output) if options.json else "\n".join(outcome.outputs))
     return PARTIAL if any(skip.failure for skip in skipped) else OK
