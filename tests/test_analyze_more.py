@@ -64,6 +64,14 @@ def test_where(file):
 
 
 @pytest.mark.parametrize(
+    "where",
+    ["k > 4 AND model = 'b'", "\"k\" > 4 AND config_model = 'b'", "\"test/mse\" < 0.33 AND k > 4 AND model = 'b'"],
+)
+def test_where_takes_wandbs_names(file, where):
+    assert sum(row["n"] for row in document(file, "--where", where, "--group-by", "k", "-m", "test/mse")["groups"]) == 6
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (["--where", "config_q > 1"], 2, "there is no column config_q; did you mean config_k"),
@@ -189,8 +197,8 @@ def test_a_pivot_has_mean_spread_and_n_and_marks_the_best(tmp_path):
         assert row["best_in_row"] == (row["columns"] == max(k for m, k in cells if m == row["rows"]))
     out = answered(file, "--pivot", "model,k", "-m", "test/mse").out.splitlines()
     assert out[0] == "test/mse: model by k, 2 rows x 3 columns; lower is better (by its name)"
-    assert out[3].split() == ["a", "0.5100±0.01", "(3)", "0.4100±0.01", "(3)*"]
-    assert out[4].split() == ["b", "0.4100±0.01", "(3)°", "0.3100±0.01", "(3)°", "0.2100±0.01", "(3)*°"]
+    assert out[3].split() == ["a", "0.5100±0.0100", "(3)", "0.4100±0.0100", "(3)*"]
+    assert out[4].split() == ["b", "0.4100±0.0100", "(3)°", "0.3100±0.0100", "(3)°", "0.2100±0.0100", "(3)*°"]
     assert "1 cell without a value" in out[5]
 
 
@@ -206,10 +214,9 @@ def test_varying_names_values_holes_missing_seeds_and_doubles(tmp_path):
         ("config_k", 4): 7, ("config_k", 8): 5, ("config_k", 16): 3,
     }  # fmt: skip
     assert {row["column"] for row in rows} == {"config_model", "config_k", "config_seed"}
-    told = "\n".join(done.err.splitlines())
-    assert "grid of k (3), model (2): 5 of 6 combinations have a run; missing are k=16, model=a" in told
-    assert "seed: 1 combination without one that most have: k=8, model=b lacks 2" in told
-    assert "1 combination with more than one run, such as k=4, model=a, seed=0 (2 runs)" in told
+    grid = {(row["config_model"], row["config_k"], row["problem"]) for row in json.loads(done.out)["grid"]}
+    assert grid == {("a", 16, "no run"), ("b", 8, "lacks seed 2"), ("a", 4, "2 runs with seed 0")}
+    assert "grid of k (3), model (2): 5 of 6 combinations have a run" in done.err
 
 
 def test_diff_shows_only_what_differs(tmp_path):
@@ -330,6 +337,29 @@ def test_curves_per_run_on_another_axis(tmp_path):
     assert (done.code, "did you mean loss" in done.err) == (2, True)
 
 
+def test_the_step_metric_of_define_metric_is_the_axis(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    history = write_history(tmp_path, [("a", s, s / 2, s / 10) for s in range(6)])
+    facts = json.dumps({"metric_loss": {"goal": None, "summary": None, "step_metric": "epoch"}})
+    paths = json.dumps({"metric_loss": ["loss"], "metric_epoch": ["epoch"]})
+    metadata = {"wandb_tools.metrics": facts, "wandb_tools.columns": paths}
+    pl.read_parquet(history).write_parquet(history, metadata=metadata)
+    rows = document(file, "--curves", "loss", "--descending")["curves"]
+    assert [(row["x"], row["value"]) for row in rows][:3] == [(0.0, 0.0), (0.5, 0.1), (1.0, 0.2)]
+    assert "loss over epoch" in answered(file, "--curves", "loss").out
+    assert "loss over step" in answered(file, "--curves", "loss", "--x", "step").out
+
+
+def test_a_report_and_an_answer_in_one_call(file, tmp_path):
+    table, report = tmp_path / "t.csv", tmp_path / "r.md"
+    assert answered(file, "--top", 2, "-o", table, "--report", report, "-m", "test/mse").out == f"{table}\n{report}\n"
+
+
+def test_several_metrics_give_a_latex_table_each(file, tmp_path):
+    answered(file, "--group-by", "k", "-m", "test/mse", "-m", "test/acc", "-o", tmp_path / "t.tex")
+    assert (tmp_path / "t.tex").read_text().count(r"\begin{tabular}") == 2
+
+
 def test_many_points_are_thinned_to_steps_that_were_logged(tmp_path):
     file = write_runs(tmp_path, [Run("a")])
     write_history(tmp_path, [("a", 3 * s, s, float(s)) for s in range(1000)])
@@ -360,7 +390,7 @@ QUESTIONS = {
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     runs = grid_runs()
-    next(run for run in runs if run.id == "b160").name = "50% <b>&amp; $x_1$ \\end {[red]} ~^#" + "long " * 20
+    next(run for run in runs if run.id == "b160").name = "50% 日 <b>&amp; $x_1$ \\end {[red]} ~^#" + "long " * 20
     write_runs(tmp_path, runs)
     write_history(
         tmp_path, [(run.id, s, s / 10, math.nan if s == 7 else 1 / (s + 1)) for run in runs for s in range(30)]
@@ -387,10 +417,10 @@ def test_latex_escapes_and_compiles(folder):
     for question, arguments in QUESTIONS.items():
         answered(folder, *arguments, "-o", folder / f"{question}.tex")
     text = (folder / "top.tex").read_text("utf-8")
-    assert r"50\% \textless{}b\textgreater{}\&amp; \$x\_1\$" in text
+    assert r"50\% {[}U+65E5{]} \textless{}b\textgreater{}\&amp; \$x\_1\$" in text
     assert r"\toprule" in text
     assert text.count(r"\begin{tabular}") == 1
-    assert r"\textbf{0.2100$\pm$0.01 (3)}" in (folder / "pivot.tex").read_text("utf-8")
+    assert r"\textbf{0.2100$\pm$0.0100 (3)}" in (folder / "pivot.tex").read_text("utf-8")
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed: the tables are not compiled")
     inputs = "\n".join(f"\\input{{{question}.tex}}\n" for question in QUESTIONS)
@@ -421,7 +451,7 @@ def test_a_report_is_a_page_that_needs_nothing_else(folder):
     for told in ("18 runs in 1 project", "Best 10 runs by test/mse", "test/mse by model, k", "loss over step", "vary"):
         assert told in text
     assert "<b>&amp;amp; $x" not in text
-    assert "&lt;b&gt;&amp;amp; $x_1$" in text
+    assert "50% 日 &lt;b&gt;&amp;amp; $x_1$" in text
     assert "<script" not in text
     assert not re.findall(r"(?:href|src)\s*=\s*['\"]?(?:https?:)?//", text)
     assert text.count("<svg") == 4

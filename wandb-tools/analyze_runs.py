@@ -255,7 +255,7 @@ class Options:
     diff: tuple[str, ...]
     importance: bool
     curves: tuple[str, ...]
-    x: str
+    x: str | None
     best_so_far: bool
     points: int | None
     report: Path | None
@@ -281,6 +281,7 @@ class Runs:
     dtypes: Mapping[str, pl.DataType]
     paths: Mapping[str, KeyPath]
     goals: Mapping[str, Goal]
+    axes: Mapping[str, str] = field(default_factory=dict)  # metrics to the step metrics that define_metric gave them
 
     def label(self, column: str) -> str:
         """How people know a column: its W&B name, or the column's own."""
@@ -452,7 +453,8 @@ def open_file(file: Path) -> Runs:
     goals = {
         column: facts["goal"] for column, facts in metrics.items() if facts.get("goal") in {"minimize", "maximize"}
     }
-    return Runs(frame, dtypes, {column: tuple(path) for column, path in paths.items()}, goals)
+    axes = {column: facts["step_metric"] for column, facts in metrics.items() if facts.get("step_metric")}
+    return Runs(frame, dtypes, {column: tuple(path) for column, path in paths.items()}, goals, axes)
 
 
 @contextmanager
@@ -755,7 +757,7 @@ def sql_predicate(predicate: str, runs: Runs) -> pl.Expr:
     """The condition that an SQL predicate over the columns means; ScriptError where it means none."""
     flag = f"--where {predicate}"
     try:
-        keeps = pl.sql_expr(predicate)
+        keeps = pl.sql_expr(with_columns_named(predicate, runs))
     except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]
         hint = 'text stands in single quotes, and a column called like an SQL word in double ones: "group"'
@@ -773,6 +775,17 @@ def sql_predicate(predicate: str, runs: Runs) -> pl.Expr:
     if dtype != pl.Boolean:
         raise ScriptError(f"{flag} is no predicate: it gives {dtype}, not true or false", WRONG_USAGE)
     return keeps
+
+
+def with_columns_named(predicate: str, runs: Runs) -> str:
+    """The predicate with W&B's names, such as `model.k` or `"test/mse"`, replaced by their columns; texts stay."""
+
+    def column(found: re.Match[str]) -> str:
+        name = found[0].strip('"')
+        known = None if found[0].startswith("'") else known_column(name, runs, ("config_", "metric_"))
+        return found[0] if known is None or known == name else f'"{known}"'
+
+    return re.sub(r"""'(?:[^']|'')*'|"[^"]*"|[A-Za-z_][\w.]*""", column, predicate)
 
 
 def name_matches(pattern: str) -> pl.Expr:
@@ -832,7 +845,7 @@ def answers(options: Options, everything: Runs, runs: Runs, metrics: Sequence[Me
     if options.schema:
         results.append(schema(runs, of_runs))
     if options.varying:
-        results.append(varied(runs))
+        results += varied(runs)
     if options.diff:
         results.append(difference(everything, options.diff))
     if options.top is not None:
@@ -1222,7 +1235,7 @@ def wide(cells: pl.DataFrame, corner: str, down: pl.Series, across: pl.Series) -
     means = float_format(cells["mean"].drop_nulls().to_list())
     texts = {
         (row["rows"], row["columns"]): f"{means(row['mean'])}"
-        + (f"±{row['std']:.2g}" if row["std"] is not None else "")
+        + (f"±{means(row['std'])}" if row["std"] is not None else "")
         + f" ({row['n']})"
         + ROW_BEST * row["best_in_row"]
         + COLUMN_BEST * row["best_in_column"]
@@ -1236,7 +1249,7 @@ def wide(cells: pl.DataFrame, corner: str, down: pl.Series, across: pl.Series) -
     return pl.DataFrame(table)
 
 
-def varied(runs: Runs) -> Result:
+def varied(runs: Runs) -> list[Result]:
     """The config columns with more than one value, how many runs have each, and what the grid of them lacks."""
     table = collected_settings(runs)
     settings, noise = varying_settings(table, runs)
@@ -1256,7 +1269,7 @@ def varied(runs: Runs) -> Result:
     }
     notes = [f"left out, as they only tell runs apart: {', '.join(map(runs.label, noise))}"] if noise else []
     number = collected(runs.frame.select(pl.len())).item()
-    return Result(
+    told = Result(
         key="varying",
         title=f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary",
         table=pl.DataFrame(
@@ -1266,9 +1279,10 @@ def varied(runs: Runs) -> Result:
         rows=rows,
         for_people=pl.DataFrame(people, schema={"config": pl.String, "values": pl.Int64, "value (runs)": pl.String}),
         shown=(),
-        notes=(*notes, *grid_notes(table, settings, runs)),
+        notes=tuple(notes),
         most_rows=MOST_COLUMNS,
     )
+    return [told, *grid(table, settings, runs)]
 
 
 def some_values(values: pl.DataFrame) -> str:
@@ -1281,63 +1295,66 @@ def some_values(values: pl.DataFrame) -> str:
     return ", ".join(shown) + more
 
 
-def grid_notes(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> Iterator[str]:
-    """Which combinations of the settings no run has, which seeds some lack, and which have been run twice."""
+def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> Iterator[Result]:
+    """Combinations of the settings that no run has, that lack seeds which most have, or that were run twice."""
     seeds = [c for c in settings if "seed" in words(runs.label(c))]
     free = [c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= MOST_ON_AN_AXIS]
     axes = independent(table, free) if free else []
     complete = table.select(*axes, *seeds).drop_nulls()
     if not axes or complete.is_empty():
         return
-    yield missing_cells(complete, axes, runs)
-    if seeds and (lacking := missing_seeds(complete, axes, seeds[0], runs)):
-        yield lacking
-    twice = complete.group_by(*axes, *seeds).len().filter(pl.col("len") > 1).sort(*axes, *seeds)
-    if twice.height:
-        some = (
-            f"{combination(row, [*axes, *seeds], runs)} ({row['len']} runs)"
-            for row in twice.head(FEW).iter_rows(named=True)
-        )
-        yield f"{counted(twice.height, 'combination')} with more than one run, such as {'; '.join(some)}"
-
-
-def missing_cells(complete: pl.DataFrame, axes: Sequence[str], runs: Runs) -> str:
-    """How many combinations of the axes' values no run has, and some of them."""
     present = complete.select(axes).unique()
     sizes = [complete[column].n_unique() for column in axes]
     names = ", ".join(f"{runs.label(c)} ({size})" for c, size in zip(axes, sizes, strict=True))
-    told = f"grid of {names}: {present.height} of {counted(math.prod(sizes), 'combination')} have a run"
-    if not present.height < math.prod(sizes) <= MOST_COMBINATIONS:
-        return told
-    grid = complete.select(axes[0]).unique()
+    odd = [
+        *twice(complete, axes, seeds),
+        *missing_seeds(complete, axes, seeds),
+        *missing_cells(complete, present, axes),
+    ]
+    rows = pl.concat(odd) if odd else present.clear().with_columns(pl.lit("").alias("problem"))
+    order = {"no": 2, "lacks": 1}  # what is to be done first: doubles, seeds, holes
+    rank = pl.col("problem").str.split(" ").list.first().replace_strict(order, default=0)
+    yield Result(
+        key="grid",
+        title=f"grid of {names}: {present.height} of {counted(math.prod(sizes), 'combination')} have a run",
+        table=rows.sort(rank, *axes),
+        shown=(*axes, "problem"),
+        labels=labels(axes, runs),
+        whole="problem",
+        most_rows=MOST_SAID,
+    )
+
+
+def missing_cells(complete: pl.DataFrame, present: pl.DataFrame, axes: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """The combinations of the axes' values that no run has, if there are not too many to tell."""
+    if math.prod(complete[column].n_unique() for column in axes) > MOST_COMBINATIONS:
+        return
+    whole = complete.select(axes[0]).unique()
     for column in axes[1:]:
-        grid = grid.join(complete.select(column).unique(), how="cross")
-    missing = grid.join(present, on=axes, how="anti").sort(axes)
-    examples = "; ".join(combination(row, axes, runs) for row in missing.head(FEW).iter_rows(named=True))
-    return f"{told}; missing {'are' if missing.height <= FEW else 'are among others'} {examples}"
+        whole = whole.join(complete.select(column).unique(), how="cross")
+    yield whole.join(present, on=axes, how="anti").with_columns(pl.lit("no run").alias("problem"))
 
 
-def missing_seeds(complete: pl.DataFrame, axes: Sequence[str], seed: str, runs: Runs) -> str:
-    """Which combinations lack a seed that at least half of all have; empty if none does."""
-    of_each = complete.group_by(axes).agg(pl.col(seed).unique().sort())
-    counts = of_each.select(pl.col(seed).explode()).to_series().value_counts()
-    usual = counts.filter(pl.col("count") * 2 >= of_each.height)[seed].sort().to_list()
-    lacking = of_each.with_columns(
-        pl.lit(pl.Series([usual])).first().list.set_difference(pl.col(seed)).list.sort().alias(NAME)
-    )
-    lacking = lacking.filter(pl.col(NAME).list.len() > 0).sort(axes)
-    if lacking.is_empty():
-        return ""
-    some = (
-        f"{combination(row, axes, runs)} lacks {cell_text(row[NAME])}"
-        for row in lacking.head(FEW).iter_rows(named=True)
-    )
-    return f"{runs.label(seed)}: {counted(lacking.height, 'combination')} without one that most have: {'; '.join(some)}"
+def missing_seeds(complete: pl.DataFrame, axes: Sequence[str], seeds: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """The combinations that lack a seed which at least half of all have."""
+    for seed in seeds[:1]:
+        of_each = complete.group_by(axes).agg(pl.col(seed).cast(pl.String).unique())
+        counts = of_each.select(pl.col(seed).explode()).to_series().value_counts()
+        usual = counts.filter(pl.col("count") * 2 >= of_each.height)[seed].sort().to_list()
+        lacking = (
+            pl.lit(pl.Series([usual], dtype=pl.List(pl.String))).first().list.set_difference(pl.col(seed)).list.sort()
+        )
+        told = of_each.with_columns(lacking.alias(seed)).filter(pl.col(seed).list.len() > 0)
+        problem = pl.lit("lacks seed ") + pl.col(seed).list.join(", ")
+        yield told.select(*axes, problem.alias("problem"))
 
 
-def combination(row: Mapping[str, object], columns: Sequence[str], runs: Runs) -> str:
-    """A combination of settings in a line."""
-    return ", ".join(f"{runs.label(column)}={cell_text(row[column])}" for column in columns)
+def twice(complete: pl.DataFrame, axes: Sequence[str], seeds: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """The combinations that more than one run has, with the same seed where there are seeds."""
+    found = complete.group_by(*axes, *seeds).len().filter(pl.col("len") > 1)
+    with_seed = [pl.lit(" with seed ") + pl.col(seeds[0]).cast(pl.String)] if seeds else []
+    problem = pl.concat_str(pl.col("len").cast(pl.String), pl.lit(" runs"), *with_seed)
+    yield found.select(*axes, problem.alias("problem"))
 
 
 def difference(runs: Runs, names: Sequence[str]) -> Result:
@@ -1624,13 +1641,14 @@ def curves(runs: Runs, name: str, by: Sequence[str], options: Options) -> Result
             f"--best-so-far: which way {label} is better is not known; say --ascending or --descending", WRONG_USAGE
         )
     keys = collected(runs.frame.select(*KEY, "name", *by)).sort(KEY).with_row_index(RUN_NUMBER)
-    rows = curve_rows(column, keys, options.x)
+    axis = options.x or next((part.axes[c] for part, c in column if c in part.axes), "step")
+    rows = curve_rows(column, keys, axis)
     if rows.is_empty():
         raise ScriptError(f"no history of these runs holds {label}; choose other runs, or see --schema", NOTHING_USABLE)
     best = {"minimize": pl.Expr.min, "maximize": pl.Expr.max, None: pl.Expr.last}[goal if options.best_so_far else None]
     grid = curve_grid(rows["x"], options.points or (PICTURE_POINTS if draws(options) else CURVE_POINTS))
     points = on_grid(rows, grid, best, goal if options.best_so_far else None)
-    what = f"{label}{', best so far,' if options.best_so_far else ''} over {options.x.removeprefix('_')}"
+    what = f"{label}{', best so far,' if options.best_so_far else ''} over {axis.removeprefix('_')}"
     if by:
         return group_curves(points.join(keys, on=RUN_NUMBER, how="left"), what, by, runs, goal)
     return run_curves(points.join(keys, on=RUN_NUMBER, how="left"), what, goal)
@@ -2177,7 +2195,9 @@ def latex_cell(text: str) -> str:
     """
     bold, underlined = (bool(re.search(rf"\(\d+\).?{re.escape(mark)}", text)) for mark in (ROW_BEST, COLUMN_BEST))
     text = text.rstrip(ROW_BEST + COLUMN_BEST) if bold or underlined else text
-    cell = "".join(LATEX.get(c, c if c.isascii() else f"\\symbol{{{ord(c)}}}" if ord(c) > LATIN else c) for c in text)
+    cell = "".join(
+        LATEX.get(c, c if c.isascii() else f"{{[}}U+{ord(c):04X}{{]}}" if ord(c) > LATIN else c) for c in text
+    )
     cell = f"\\textbf{{{cell}}}" if bold else cell
     return f"\\underline{{{cell}}}" if underlined else cell
 
@@ -2441,7 +2461,7 @@ def report_results(options: Options, everything: Runs, runs: Runs, metrics: Sequ
         results += [pivot(*grouping(pivots, runs, say), metrics[0])] if pivots else []
     for name in options.curves or curves_for(metrics, options, runs):
         results.append(curves(runs, name, by, options))
-    results.append(varied(runs))
+    results += varied(runs)
     if metrics and not options.curves:
         results.append(importance(runs, metrics[0]))
     return results
@@ -2514,7 +2534,10 @@ def write_results(results: Sequence[Result], file: Path, say: Say) -> None:
             case "markdown":
                 partial.write_text(markdown_text(results), encoding="utf-8")
             case "latex":
-                partial.write_text(latex_text([one_result(results, ONE_TABLE, say)]), encoding="utf-8")
+                partial.write_text(
+                    latex_text([each for each in results if each.key == one_result(results, ONE_TABLE, say).key]),
+                    encoding="utf-8",
+                )
             case "picture":
                 write_picture(results, partial, file.suffix.lower(), say)
             case "csv":
@@ -2648,7 +2671,9 @@ def parse_args(argv: Sequence[str] | None) -> Options:
 
     curve = parser.add_argument_group("curves")
     curve.add_argument(
-        "--x", default="step", metavar="AXIS", help="step, runtime, time or a metric such as epoch (default: step)"
+        "--x",
+        metavar="AXIS",
+        help="step, runtime, time or a metric such as epoch (default: its step metric, else step)",
     )
     curve.add_argument("--best-so-far", action="store_true", help="each run's best value up to there")
     curve.add_argument(
@@ -2885,17 +2910,22 @@ def analyze(options: Options) -> int:
     for metric in metrics:
         for line in (*metric.remarks, *dropped_results(everything, options.states, metric)):
             say(line)
+    if asks(options):
+        deliver(answers(options, everything, runs, metrics, say), options, say)
     if options.report:
         results = report_results(options, everything, runs, metrics, say)
-        write_report(results, options.report, f"Runs of {', '.join(map(str, files[:FEW]))}", options.max_rows)
-        print(
-            json_text({**json_document(results), "files": [str(options.report)]})
-            if options.format == "json"
-            else options.report
-        )
-        return OK
-    deliver(answers(options, everything, runs, metrics, say), options, say)
+        title = f"Runs of {', '.join(map(str, files[:FEW]))}"
+        write_report(results, options.report, title, options.max_rows)
+        if options.format != "json":
+            print(options.report)
+        elif not asks(options):
+            print(json_text({**json_document(results), "files": [str(options.report)]}))
     return OK
+
+
+def asks(options: Options) -> bool:
+    """Whether a question is asked whose answer is to be shown beside the report."""
+    return options.report is None or bool(options.output)
 
 
 def refuse_overwriting(files: Sequence[Path], output: Path | None) -> None:
