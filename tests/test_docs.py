@@ -127,6 +127,29 @@ def test_the_skill_has_valid_frontmatter() -> None:
     description = " ".join(re.search(r"^description: >-\n((?:  .*\n?)+)", front, re.MULTILINE)[1].split())
     assert 50 < len(description) <= 1024
     assert len(body.splitlines()) < 200
+    assert len(text) / 3 < 3_000  # tokens: English has four characters in one, commands fewer
+
+
+def test_the_reference_validator_takes_the_skill(tmp_path: Path) -> None:
+    skill = tmp_path / "wandb-tools"  # a skill's folder is called as it is
+    skill.mkdir()
+    (skill / "SKILL.md").write_text((ROOT / "SKILL.md").read_text("utf-8"), "utf-8")
+    result = run([str(Path(sys.executable).parent / "agentskills"), "validate", str(skill)], tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_skill_names_flags_that_its_scripts_have() -> None:
+    """Each command of the table goes with flags of the script that it starts."""
+    text = (ROOT / "SKILL.md").read_text("utf-8")
+    rows = re.findall(r"`(A|\w+\.py)([^`]*)`", text)
+    shown = {}
+    for script, rest in rows:
+        name = "analyze_runs.py" if script == "A" else script
+        if name not in shown:
+            shown[name] = run([sys.executable, str(ROOT / "wandb-tools" / name), "--help"], ROOT).stdout
+        for flag in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", rest):
+            assert flag in shown[name], f"{name} has no {flag}"
+    assert len(rows) > 20
 
 
 @pytest.mark.parametrize("page", PAGES)

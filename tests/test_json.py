@@ -71,3 +71,30 @@ def test_aggregate_runs(run_script, tmp_path):
     assert all(document[key] for key in document)  # so that every kind of row was looked at
     done = run_script("aggregate_runs.py", "--explain", "gnn_all_k16", "--json")
     assert {row["column"]: row["value"] for row in checked("aggregate_runs_explain", done)["explain"]}["k"] == 16
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        (),
+        ("--top", 3),
+        ("--group-by", "arch", "--stat", "iqm"),
+        ("--pivot", "stage,arch"),
+        ("--schema",),
+        ("--varying",),
+        ("--diff", "smoke-test", "quick-look"),
+        ("--importance",),
+        ("--curves", "val/mse", "--group-by", "arch"),
+        ("--curves", "val/mse"),
+    ],
+    ids=lambda question: " ".join(map(str, question)) or "nothing",
+)
+def test_analyze_runs(run_script, tmp_path_factory, question):
+    folder = tmp_path_factory.getbasetemp() / "analyzed"
+    file = folder / "unified.parquet"
+    if not file.exists():
+        exported = ("export_runs.py", "--offline", ROOT / "examples" / "offline-runs", "-o", folder / "export")
+        assert run_script(*exported, "--include-history").code == 0
+        assert run_script("aggregate_runs.py", folder / "export", "-o", file).code == 0
+    flags = ("-m", "test/mse") if question and question[0] not in {"--schema", "--varying", "--diff"} else ()
+    checked("analyze_runs", run_script("analyze_runs.py", file, *question, *flags, "--json"))
