@@ -141,7 +141,7 @@ HISTORY_COLUMNS = {"run_id", "entity", "project", "_step"}  # what makes a file 
 CURVE_POINTS, PICTURE_POINTS = 13, 200
 MOST_CURVES, MOST_ROWS_OF_CURVES = 8, 30
 PICTURES = (".png", ".svg", ".html")
-PICTURE_WIDTH, LABEL_WIDTH, MOST_DRAWN, MOST_LINES = 420, 48, 40, 12
+PICTURE_WIDTH, LABEL_WIDTH, MOST_DRAWN, MOST_LINES = 420, 48, 40, 10
 INK, BLUE = "#222222", "#4c78a8"
 REPORT_TOP = 10
 STYLE = """
@@ -2283,7 +2283,7 @@ def chart_json(result: Result, ink: str) -> str:
     draw = {"curves": curves_chart, "pivot": pivot_chart, "groups": groups_chart, "top": top_chart}[result.key]
     lines = dict.fromkeys(("domainColor", "tickColor"), ink) | {"gridColor": ink, "gridOpacity": 0.15}
     axis = {"labelColor": ink, "titleColor": ink, "labelLimit": 400, "titleLimit": 400, "titleFontWeight": "normal"}
-    alone = {"title": title_lines(result.title), "background": "white"}
+    alone = {"title": title_lines(result.title + left_undrawn(result)), "background": "white"}
     chart = (
         draw(result)
         .properties(**(alone if ink == INK else {"background": "transparent"}))
@@ -2293,6 +2293,16 @@ def chart_json(result: Result, ink: str) -> str:
         .configure_view(stroke=None)
     )
     return str(chart.to_json())
+
+
+def left_undrawn(result: Result) -> str:
+    """A clause on groups or runs that a picture has no room for; the best come first in every result."""
+    if result.key == "curves":
+        by = result.table.columns[: result.table.columns.index("x")]
+        number, most = result.table.select(by).unique().height, MOST_LINES
+    else:
+        number, most = result.table.height, MOST_DRAWN
+    return f"; the first {most} of {number} are drawn" if number > most and result.key != "pivot" else ""
 
 
 def title_lines(title: str) -> list[str]:
