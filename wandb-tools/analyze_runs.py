@@ -2323,7 +2323,12 @@ def top_chart(result: Result) -> Any:
     import altair as alt
 
     metric = next(name for name in result.table.columns if name not in {"name", *KEY, "state"})
-    rows = named_rows(result, ["name"]).with_row_index("rank").select("rank", NAME, pl.col(metric).alias("value"))
+    rows = (
+        named_rows(result, ["name"])
+        .head(MOST_DRAWN)
+        .with_row_index("rank")
+        .select("rank", NAME, pl.col(metric).alias("value"))
+    )
     return (
         alt.Chart(rows)
         .mark_point(filled=True, size=70, opacity=1)
