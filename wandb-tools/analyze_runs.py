@@ -163,6 +163,7 @@ FEW = 3  # runs: fewer may differ in everything
 NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
 NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir"}
 MOST_SAID = 10  # of a list on stderr
+MOST_ABREAST = 3  # cells of a pivot that 80 columns have room for
 MOST_VALUES = 8  # of a setting, in a line
 MOST_ON_AN_AXIS, MOST_COMBINATIONS = 12, 10_000  # of a grid: settings with more values were drawn at random
 ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
@@ -832,6 +833,16 @@ def dropped_results(runs: Runs, states: Sequence[str], metric: Metric) -> list[s
     return [f"{with_metric} of {counted(dropped, 'run')} in other states hold {metric.label} (--state all keeps them)"]
 
 
+def diverged_histories(runs: Runs, metric: Metric) -> list[str]:
+    """How many runs have NaN or infinity in their history: their lowest value may well be from before."""
+    value, _, plain = metric.column.removeprefix("history_").partition("_")
+    counts = f"history_n_nonfinite_{plain}"
+    if value not in VALUES or counts not in runs.dtypes or not metric.column.startswith("history_"):
+        return []
+    number = collected(runs.frame.select((pl.col(counts) > 0).sum())).item()
+    return [f"{counted(number, 'run')} reached NaN or infinity, and count by their finite values"] if number else []
+
+
 # --- questions: runs in, a result out -------------------------------------------------------------------------
 
 
@@ -971,6 +982,9 @@ def best_settings(runs: Runs, options: Options, metric: Metric, say: Say) -> Run
         chosen = ", ".join(f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None)
         group = "/".join("null" if row[column] is None else cell_text(row[column]) for column in per)
         say(f"best of {group}: {chosen} (mean {row[MEAN]:.4g} of {counted(row['runs'], 'run')})")
+    if differing := [runs.label(column) for column in settings if best[column].n_unique() > 1]:
+        told = f"the best settings differ in {', '.join(differing)}"
+        say(f"{told}; what is the task and no choice belongs into --best-per")
     kept = runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True)
     return replace(runs, frame=kept)
 
@@ -1205,6 +1219,7 @@ def pivot(runs: Runs, by: Sequence[str], metric: Metric) -> Result:
     across, down = (cells[name].unique().sort(nulls_last=True) for name in ("columns", "rows"))
     holes = len(across) * len(down) - int((cells["n"] > 0).sum())
     counts = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
+    narrower = len(across) > max(len(down), MOST_ABREAST)
     return Result(
         key="pivot",
         title=f"{metric.label}: {runs.label(rows)} by {runs.label(columns)}, {counts}; {metric.direction}",
@@ -1223,6 +1238,7 @@ def pivot(runs: Runs, by: Sequence[str], metric: Metric) -> Result:
         notes=(
             f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
             + (f"; {counted(holes, 'cell')} without a value" if holes else ""),
+            *([f"narrower the other way round: --pivot {runs.label(columns)},{runs.label(rows)}"] if narrower else []),
         ),
         null="",
         numbers=True,
@@ -1524,13 +1540,24 @@ def schema(runs: Runs, columns: Sequence[str]) -> Result:
         key="schema",
         title=f"{counted(table.height, 'column')}; coverage is the share of runs with a value",
         table=table.sort(order, maintain_order=True),
-        for_people=with_short_dtypes(table).sort(order, maintain_order=True),
+        for_people=with_short_dtypes(table if columns else table.filter(pl.col("kind") != "history")).sort(
+            order, maintain_order=True
+        ),
+        notes=tuple(columns_of_histories(listed) if not columns else ()),
         shown=("column", "dtype", "coverage", "distinct", "min", "max", "example"),
         labels={"coverage": "cover", "distinct": "values"},
         whole="column",
         most_rows=MOST_COLUMNS,
         share_rows_by="kind",
     )
+
+
+def columns_of_histories(columns: Iterable[str]) -> Iterator[str]:
+    """A line in place of the eight columns and more that each metric of the histories has."""
+    first = "history_min_step_"
+    metrics = [column.removeprefix(first) for column in columns if column.startswith(first)]
+    if metrics:
+        yield f"from histories (history_min_X, _max_X, _last_X, _tail_X, ..., or --value) of X: {', '.join(metrics)}"
 
 
 def with_short_dtypes(table: pl.DataFrame) -> pl.DataFrame:
@@ -2923,7 +2950,12 @@ def analyze(options: Options) -> int:
         say(line)
     metrics = chosen_metrics(options, runs)
     for metric in metrics:
-        for line in (*metric.remarks, *dropped_results(everything, options.states, metric)):
+        others = kept_runs(everything, [chosen for chosen in filters if not chosen.flag.startswith("--state")])
+        for line in (
+            *metric.remarks,
+            *diverged_histories(runs, metric),
+            *dropped_results(others, options.states, metric),
+        ):
             say(line)
     if asks(options):
         deliver(answers(options, everything, runs, metrics, say), options, say)
