@@ -122,7 +122,7 @@ HIGHER_WORDS = """
 FALSE = ("false", "0", "no", "off")
 
 CLOUD = ("s3://", "gs://", "az://")  # object storage that polars reads and writes by itself
-PAGE_BYTES = 64 * 1024  # a reader that wants single runs then skips most of a column
+PAGE_BYTES = 32 * 1024  # a reader that wants single runs then skips most of a column
 ROW_GROUP_ROWS = 100_000  # large enough to scan fast, small enough to skip most of a big file
 CELLS = 10_000_000  # values held at once where rows have to be put in order: 80 MB of numbers
 FIRST_ROWS = 100  # most columns of text show here already that they hold no numbers

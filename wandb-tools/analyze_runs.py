@@ -63,7 +63,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import html
-import importlib
 import io
 import json
 import math
@@ -72,7 +71,6 @@ import re
 import shutil
 import sys
 import textwrap
-import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -81,13 +79,11 @@ from datetime import UTC, datetime
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias, cast
 
 if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
-    from rich.table import Table
 
 # --- constants ------------------------------------------------------------------------------------------------
 
@@ -185,6 +181,7 @@ LINE_WIDTH = 80  # where no terminal says otherwise
 ONE_TABLE, ONE_PICTURE = ("groups", "top"), ("curves", "pivot", "groups", "top")  # what a format that holds one takes
 NARROW, WIDE = 12, 24  # what a shortened text keeps at least: any column, the first one
 MARKDOWN_COLUMNS = 14  # a page scrolls sideways, but not for ever
+BOLD, DIM = "1", "2"  # styles of a terminal
 ELLIPSIS = "…"
 LATIN = 0x24F  # the last character that LaTeX prints from UTF-8 without a further package
 LATEX = {  # characters that mean something to LaTeX
@@ -1978,6 +1975,8 @@ def t_quantile(freedom: int) -> float:
     (2.776445, 1.960201)
     """
     if freedom > EXACT_T_UP_TO:
+        from statistics import NormalDist  # which takes four modules more
+
         z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
         first = (z**3 + z) / 4
         second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
@@ -2004,40 +2003,55 @@ def t_probability(angle: float, freedom: int) -> float:
 
 
 def table_text(results: Sequence[Result], page: Page) -> str:
-    """Tables for a terminal, each with its title and notes, no wider than the page."""
-    from rich.console import Console
-    from rich.text import Text
+    """Tables for a terminal, each with its title and notes, no wider than the page.
 
-    console = Console(
-        file=io.StringIO(),
-        width=page.width,
-        force_terminal=page.colours,
-        no_color=not page.colours,
-        legacy_windows=False,
-    )
-    with console.capture() as captured:
-        for i, result in enumerate(results):
-            columns, dropped = fitted(shown_columns(result), page.width)
-            console.print(Text("\n" * bool(i) + printable(result.title), style="bold"))
-            console.print(rich_table(columns, page.width))
-            for note in (*result.notes, *left_off(dropped)):
-                console.print(Text(printable(note), style="dim"))
-    return "".join(line.rstrip() + "\n" for line in captured.get().splitlines())
+    Plain lines of our own: importing a library for tables takes as long as most answers.
+    """
+    lines: list[str] = []
+    for result in results:
+        columns, dropped = fitted(shown_columns(result), page.width)
+        lines += [""] if lines else []
+        lines += [styled(line, BOLD, page) for line in wrapped(printable(result.title), page.width)]
+        lines += table_lines(columns, page)
+        notes = (*result.notes, *left_off(dropped))
+        lines += [styled(line, DIM, page) for note in notes for line in wrapped(printable(note), page.width)]
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def rich_table(columns: Sequence[ShownColumn], width: int) -> Table:
-    """Columns that fit `width` as a table of rich: names are plain Text, never markup."""
-    from rich.box import SIMPLE_HEAD  # draws one blank between columns
-    from rich.table import Table
-    from rich.text import Text
+def table_lines(columns: Sequence[ShownColumn], page: Page) -> list[str]:
+    """Columns that fit the page as lines: labels, a rule, the rows; two blanks apart where there is room."""
+    gap = 2 if sum(column.width for column in columns) + 2 * (len(columns) - 1) <= page.width else 1
+    padded = [[aligned(cell, column) for cell in (column.label, *column.cells)] for column in columns]
+    head, *rows = ((" " * gap).join(cells) for cells in zip(*padded, strict=True))
+    rule = "─" * (sum(column.width for column in columns) + gap * (len(columns) - 1))
+    return [styled(head.rstrip(), BOLD, page), rule, *rows]
 
-    airy = sum(column.width for column in columns) + 2 * (len(columns) - 1) <= width
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1 if airy else 0, 0, 0))
-    for column in columns:
-        table.add_column(Text(column.label), justify="left" if column.is_text else "right", no_wrap=True)
-    for cells in zip(*(column.cells for column in columns), strict=True):
-        table.add_row(*map(Text, cells))
-    return table
+
+def aligned(cell: str, column: ShownColumn) -> str:
+    """A cell in the width of its column: text to the left, numbers to the right."""
+    blanks = " " * (column.width - cell_count(cell))
+    return cell + blanks if column.is_text else blanks + cell
+
+
+def styled(line: str, style: str, page: Page) -> str:
+    """A line in a terminal's style, where that is wanted."""
+    return f"\x1b[{style}m{line}\x1b[0m" if page.colours and line else line
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """A sentence in lines of at most `width` terminal cells, broken between words where that is possible."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if cell_count(longer) <= width:
+            lines[-1] = longer
+            continue
+        lines += [word] if lines[-1] else []
+        lines[-1] = lines[-1] or word
+        while cell_count(lines[-1]) > width:
+            fits = next(n for n in range(len(lines[-1]), 0, -1) if cell_count(lines[-1][:n]) <= width or n == 1)
+            lines[-1:] = [lines[-1][:fits], lines[-1][fits:]]
+    return lines
 
 
 def shown_columns(result: Result) -> list[ShownColumn]:
@@ -2929,17 +2943,9 @@ def import_libraries() -> None:
     import polars as pl
 
 
-def import_tables() -> None:
-    """Have what makes tables imported when the first one is made."""
-    for module in ("rich.console", "rich.table", "rich.text", "rich.cells"):
-        importlib.import_module(module)
-
-
 def analyze(options: Options) -> int:
     """Answer what was asked."""
     import_libraries()
-    if options.format == "table":  # while the files are read
-        threading.Thread(target=import_tables, daemon=True).start()
     say = speaker(quiet=options.quiet)
     files, remarks = choose_inputs(options.inputs)
     refuse_overwriting(files, options.output or options.report)

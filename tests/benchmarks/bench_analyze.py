@@ -85,7 +85,7 @@ def write_unified(file: Path, runs: int, columns: int) -> None:
     stage = pl.col("name").str.extract("(stage[0-9]a)").alias("stage")
     arch = pl.col("name").str.extract("(gnn_all|filter_bank|spectral|mlp)").alias("arch")
     together.with_columns(stage, arch).write_parquet(
-        file, compression="zstd", compression_level=1, row_group_size=100_000, data_page_size=64 * 1024
+        file, compression="zstd", compression_level=1, row_group_size=100_000, data_page_size=32 * 1024
     )
 
 
