@@ -1875,7 +1875,7 @@ def group_statistics(runs: Runs, by: Sequence[str], metric: Metric, stat: str = 
     """A row of statistics per group; null where nothing can be said. The interval is that of `stat`.
 
     Computed in memory, where sums come out alike every time. No filter stands inside the aggregations: there polars 2.1
-    can return values of other groups (its issues 27759 and 29322).
+    can return values of other groups.
     """
     value = pl.col(FINITE)
     grouped = runs.frame.with_columns(finite(metric.column).alias(FINITE)).group_by(by)
