@@ -1011,6 +1011,9 @@ def introduction(everything: Runs, runs: Runs, metrics: Sequence[Metric], column
     return results
 
 
+# --- questions: the best runs ---------------------------------------------------------------------------------
+
+
 def holds_all(options: Options) -> bool:
     """Whether the answer holds columns that people do not see: to read these takes its time."""
     return options.format in {"json", "csv"} or options.output is not None
@@ -1130,6 +1133,9 @@ def without(nulls: int, nonfinite: int) -> str:
     """A clause that counts the runs that are neither averaged nor best."""
     parts = [f"{nulls} without a value"] * bool(nulls) + [f"{nonfinite} with NaN or infinity"] * bool(nonfinite)
     return f"; left out: {', '.join(parts)}" if parts else ""
+
+
+# --- questions: groups and pivots -----------------------------------------------------------------------------
 
 
 def groups(runs: Runs, by: Sequence[str], metric: Metric, columns: Sequence[str], stat: str = "mean") -> Result:
@@ -1260,6 +1266,9 @@ def wide(cells: pl.DataFrame, corner: str, down: pl.Series, across: pl.Series) -
     for name, value in zip(names, across, strict=True):
         table[name if name not in table else f"{name} "] = [texts.get((row, value), "") for row in down]
     return pl.DataFrame(table)
+
+
+# --- questions: what was varied, what differs -----------------------------------------------------------------
 
 
 def varied(runs: Runs) -> list[Result]:
@@ -1436,6 +1445,9 @@ def comparable(value: object) -> object:
     return "NaN" if isinstance(value, float) and math.isnan(value) else value
 
 
+# --- questions: which settings matter -------------------------------------------------------------------------
+
+
 def importance(runs: Runs, metric: Metric) -> Result:
     """How closely each setting that varies goes with the metric's rank; the closest first.
 
@@ -1513,6 +1525,9 @@ def association(column: str, table: pl.DataFrame) -> dict[str, object]:
         return told | {"effect": effect, "spearman": float(ranks @ weights[:, 0])}
     h = effect * (len(ranks) - 1)  # Kruskal and Wallis' H, ties corrected
     return told | {"effect": max(0.0, (h - groups_ + 1) / (len(ranks) - groups_)), "spearman": None}
+
+
+# --- questions: what there is ---------------------------------------------------------------------------------
 
 
 def schema(runs: Runs, columns: Sequence[str]) -> Result:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 SCRIPT = Path(__file__).parents[2] / "wandb-tools" / "aggregate_runs.py"
 START = datetime(2026, 1, 1, tzinfo=UTC)
+NAMES = ("DuckDB", "aggregate_runs")
 IDENTITY = 19  # columns of a runs file besides config, metrics and the two JSON texts
 HISTORY_RUNS, HISTORY_STEPS, HISTORY_METRICS = 500, 20_000, 20
 
@@ -137,13 +138,14 @@ def duckdb_copy(folder: str, output: str) -> None:
     duckdb.execute(f"COPY (SELECT * FROM {files}) TO '{output}' (FORMAT parquet, COMPRESSION zstd)")
 
 
-def cost_of(*command: object) -> Cost:
-    """Seconds and memory of a process."""
+def cost_of(*command: object, starter: Sequence[str] = (sys.executable,)) -> Cost:
+    """Seconds and memory of a command, its output read and dropped."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     started = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, *map(str, command)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*starter, *map(str, command)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
+    process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -162,13 +164,26 @@ def in_turn(exports: Path, pairs: int) -> tuple[list[Cost], list[Cost]]:
     return [theirs for theirs, _ in rounds], [ours for _, ours in rounds]
 
 
-def print_costs(name: str, theirs: Sequence[Cost], ours: Sequence[Cost], demanded: str) -> None:
-    for who, costs in (("DuckDB", theirs), ("aggregate_runs", ours)):
-        seconds, memory = (statistics.median(values) for values in zip(*costs, strict=True))
-        print(f"  {who:<16} {seconds:7.2f} s  {memory:6.0f} MB")
-    ratios = [our.seconds / their.seconds for our, their in zip(ours, theirs, strict=True)]
+def print_pair(figure: str, demanded: str, names: Sequence[str], costs: Sequence[Sequence[Cost]]) -> None:
+    """The costs of two commands, and the ratio of the second to the first."""
+    for name, measured in zip(names, costs, strict=True):
+        seconds, memory = statistics.median(c.seconds for c in measured), max(c.memory_mb for c in measured)
+        print(f"  {name:<16} {seconds:7.2f} s  {memory:6.0f} MB")
+    ratios = [our.seconds / their.seconds for their, our in zip(*costs, strict=True)]
     spread = f"{statistics.median(ratios):.2f}  ({min(ratios):.2f} to {max(ratios):.2f})"
-    print(f"    {name:<32} {demanded:<16} {spread}", flush=True)
+    print(f"    {figure:<32} {demanded:<16} {spread}", flush=True)
+
+
+def apart(script: str, *arguments: object) -> None:
+    """Make data in a process of its own: a child's memory counts its parent's until it becomes another program."""
+    subprocess.run([sys.executable, script, "--make", *map(str, arguments)], check=True)
+
+
+def make(what: str, place: str, *numbers: str) -> None:
+    if what == "histories":
+        write_histories(Path(place))
+    else:
+        write_exports(Path(place), *map(int, numbers), differing=what == "differing")
 
 
 def main() -> int:
@@ -176,7 +191,11 @@ def main() -> int:
     parser.add_argument("--only", default="a,b,c", help="some of the figures (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--duckdb", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--make", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.make:
+        make(*options.make)
+        return 0
     if options.duckdb:
         duckdb_copy(*options.duckdb)
         return 0
@@ -185,24 +204,24 @@ def main() -> int:
         folder = Path(temporary)
         if "a" in wanted:
             print("a. 20,000 runs x 110 columns in 10 files")
-            write_exports(folder / "a" / "x", 20_000, 110, 10, differing=False)
-            print_costs("time / DuckDB", *in_turn(folder / "a" / "x", options.pairs), "at most 1.5")
+            apart(__file__, "alike", folder / "a" / "x", 20_000, 110, 10)
+            print_pair("time / DuckDB", "at most 1.5", NAMES, in_turn(folder / "a" / "x", options.pairs))
         if "b" in wanted:
             few_files, many_files = folder / "b1" / "x", folder / "b2" / "x"
             print("b. 20,000 runs x 210 columns in 10 files, differing")
-            write_exports(few_files, 20_000, 210, 10, differing=True)
+            apart(__file__, "differing", few_files, 20_000, 210, 10)
             few = in_turn(few_files, options.pairs)
-            print_costs("time / DuckDB", *few, "at most 2")
+            print_pair("time / DuckDB", "at most 2", NAMES, few)
             print("b. 200,000 runs x 210 columns in 100 files, differing")
-            write_exports(many_files, 200_000, 210, 100, differing=True)
+            apart(__file__, "differing", many_files, 200_000, 210, 100)
             many = in_turn(many_files, options.pairs)
-            print_costs("time / DuckDB", *many, "at most 2")
+            print_pair("time / DuckDB", "at most 2", NAMES, many)
             growth = statistics.median(c.seconds for c in many[1]) / statistics.median(c.seconds for c in few[1])
             print(f"    {'time / that of a tenth':<32} {'at most 12':<16} {growth:.1f}")
         if "c" in wanted:
             print(f"c. {HISTORY_RUNS * HISTORY_STEPS:,} history rows x {HISTORY_METRICS} metrics")
             exports = folder / "c" / "x"
-            write_histories(exports)
+            apart(__file__, "histories", exports)
             output = folder / "c" / "ours.parquet"
             seconds, memory = cost_of(SCRIPT, exports, "-o", output, "--history", "--at", "h00:min", "--quiet")
             print(f"  aggregate_runs   {seconds:7.2f} s\n    {'memory':<32} {'under 2 GB':<16} {memory:.0f} MB")

@@ -22,20 +22,18 @@ judged: the exit code is 0 unless a command fails.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.append(str(Path(__file__).parent))
-from bench_aggregate import runs_frame, write_histories
+from bench_aggregate import Cost, apart, cost_of, print_pair, runs_frame, write_histories
 
 SCRIPT = Path(__file__).parents[2] / "wandb-tools" / "analyze_runs.py"
 METRIC = "metric_m000"
+UV = ("uv", "run", "--quiet")
+NAMES = ("bare polars", "analyze_runs")
 BARE = """# /// script
 # requires-python = ">=3.11"
 # dependencies = ["polars>=2.1,<3"]
@@ -50,27 +48,6 @@ statistics += [value.median().alias("median"), value.max().alias("max")]
 print(runs.group_by("stage", "arch").agg(statistics).sort("mean").collect())
 print(runs.select("name", "{metric}", "^config_c00.$").sort("{metric}").head(10).collect())
 """
-
-
-class Cost(NamedTuple):
-    seconds: float
-    memory_mb: float
-
-
-def cost_of(*command: object) -> Cost:
-    """Seconds and memory of a command through `uv run`, its output into a pipe."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        ["uv", "run", "--quiet", *map(str, command)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{command} ended with {process.returncode}")
-    return Cost(seconds, usage.ru_maxrss / (1_000_000 if sys.platform == "darwin" else 1_000))
 
 
 def write_unified(file: Path, runs: int, columns: int) -> None:
@@ -89,11 +66,6 @@ def write_unified(file: Path, runs: int, columns: int) -> None:
     )
 
 
-def apart(what: str, *arguments: object) -> None:
-    """Make data in a process of its own: a child's memory counts its parent's until it becomes another program."""
-    subprocess.run([sys.executable, __file__, "--make", what, *map(str, arguments)], check=True)
-
-
 def make(what: str, place: str, *numbers: str) -> None:
     if what == "histories":
         write_histories(Path(place))
@@ -102,19 +74,10 @@ def make(what: str, place: str, *numbers: str) -> None:
 
 
 def in_turn(theirs: tuple[object, ...], ours: tuple[object, ...], pairs: int) -> tuple[list[Cost], list[Cost]]:
-    rounds = [(cost_of(*theirs), cost_of(*ours)) for _ in range(pairs + 1)][1:]  # the first is not measured
+    rounds = [(cost_of(*theirs, starter=UV), cost_of(*ours, starter=UV)) for _ in range(pairs + 1)][
+        1:
+    ]  # the first is not measured
     return [their for their, _ in rounds], [our for _, our in rounds]
-
-
-def print_pair(name: str, theirs: list[Cost], ours: list[Cost], demanded: str) -> None:
-    for who, costs in (("bare polars", theirs), ("analyze_runs", ours)):
-        seconds, memory = statistics.median(c.seconds for c in costs), max(c.memory_mb for c in costs)
-        print(f"  {who:<14} {seconds:6.2f} s  {memory:6.0f} MB")
-    ratios = [our.seconds / their.seconds for our, their in zip(ours, theirs, strict=True)]
-    print(
-        f"    {name:<24} {demanded:<14} {statistics.median(ratios):.2f}  ({min(ratios):.2f} to {max(ratios):.2f})",
-        flush=True,
-    )
 
 
 def main() -> int:
@@ -135,15 +98,15 @@ def main() -> int:
             if letter in wanted:
                 print(f"{letter}. {runs:,} runs x {columns} columns")
                 file = folder / f"{letter}.parquet"
-                apart("unified", file, runs, columns)
+                apart(__file__, "unified", file, runs, columns)
                 question = (SCRIPT, file, "--group-by", "stage,arch", "--top", 10, "-m", METRIC, "--ascending")
-                print_pair("time / bare polars", *in_turn((bare, file), question, options.pairs), demanded)
+                print_pair("time / bare polars", demanded, NAMES, in_turn((bare, file), question, options.pairs))
         if "c" in wanted:
             print("c. 10,000,000 history rows")
-            apart("histories", folder / "c")
+            apart(__file__, "histories", folder / "c")
             runs_file = folder / "c" / "team_project000_runs.parquet"
             question = (SCRIPT, runs_file, "--curves", "h00", "--group-by", "config_c002", "--ascending")
-            costs = [cost_of(*question) for _ in range(options.pairs)]
+            costs = [cost_of(*question, starter=UV) for _ in range(options.pairs)]
             seconds, memory = statistics.median(c.seconds for c in costs), max(c.memory_mb for c in costs)
             print(f"    {'time':<24} {'under 3 s':<14} {seconds:.2f} s")
             print(f"    {'memory':<24} {'under 1 GB':<14} {memory:.0f} MB")
