@@ -386,8 +386,9 @@ def test_a_long_live_tail_comes_in_pieces(server, export, project):
 def test_a_shorter_answer_does_not_replace_a_fuller_history(server, export, project):
     add_logged_runs(server, "demo", "ab")
     assert export("-e", "team", "--include-history", *QUICK).code == 0
-    server.change_run("team", "demo", "a", heartbeat_at="2026-02-01T00:00:00Z", history_rows=9)
-    server.fault("null", match={"field": "parquetHistory", "run": "a"})
+    server.delete_run("team", "demo", "a")
+    server.add_run("team", "demo", "a", summary={"loss": 1}, history_rows=9)
+    server.add_history("team", "demo", "a", rows=log(list(range(3)), loss=float, acc=lambda s: s / 10))
     done = export("-e", "team", "--include-history", *QUICK)
     assert done.code == 3
     assert rows_of(project("demo"), "a") == rows_of(project("demo"), "b") == logged(5, "loss", "acc")
