@@ -155,12 +155,10 @@ def test_such_a_value_beside_a_place_and_a_flag(server, export, out):
     assert metadata(out)["filters"]["where"] == {"config.seed": 0}
 
 
-@pytest.mark.parametrize("flag", ["--tag", "--group", "--sweep", "--state", "--where"])
+@pytest.mark.parametrize("flag", ["--entity", "--project", "--tag", "--group", "--sweep", "--state", "--where"])
 def test_a_filter_without_a_value_is_no_filter(tmp_path, run_script, flag):
     """As of `--tag "$TAG"` where the variable is not set: everything would be exported."""
-    done = run_script(
-        SCRIPT, "team/demo", flag, "", "-o", tmp_path / "out", env={"WANDB_BASE_URL": "http://127.0.0.1:1"}
-    )
+    done = run_script(SCRIPT, flag, "", "-o", tmp_path / "out", env={"WANDB_BASE_URL": "http://127.0.0.1:1"})
     assert (done.code, done.out) == (2, "")
     assert flag in done.err
     assert done.err.count("\n") == 1
