@@ -132,6 +132,13 @@ def test_netrc_is_of_a_host_and_its_port(server, ask):
     assert server.requests() == []
 
 
+@pytest.mark.parametrize("name", [".netrc", "_netrc"])
+def test_netrc_is_looked_for_at_home(server, ask, name):
+    (ask.home / name).write_text(f"machine {urlsplit(server.url).netloc} login user password {API_KEY}\n")
+    done = ask(WANDB_BASE_URL=server.url, NETRC="")
+    assert done.code == 0, done.err
+
+
 @pytest.mark.parametrize("form", ["long", "prefix", "token"])
 def test_forms_of_keys(ask, form):
     canary = secrets.token_hex(20)

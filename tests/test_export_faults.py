@@ -324,7 +324,8 @@ renamed, number = [], int(os.environ["INTERRUPT_BEFORE"])
 
 def interrupted(rename):
     def call(source, target, *arguments, **named):
-        if os.path.basename(os.fspath(target)).startswith("team_demo_"):
+        place, name = os.path.split(os.path.abspath(target))
+        if name.startswith("team_demo_") and ".wandb_tools" not in place:
             renamed.append(target)
             if len(renamed) == number:
                 os.killpg(0, signal.SIGINT)  # what Ctrl-C does: it reaches every process of the group
@@ -472,7 +473,6 @@ def test_a_file_that_cannot_be_replaced_costs_its_project_alone(tmp_path, export
     assert done.code == 3, done.err
     assert [line for line in done.err.splitlines() if line.startswith("error: ") and "team_bad_metadata.json" in line]
     assert str(out / "team_good_runs.parquet") in done.out.splitlines()
-    assert sorted(file.name for file in out.glob("team_bad_*")) == ["team_bad_metadata.json"]
 
 
 # --- counts in the metadata -----------------------------------------------------------------------------------
@@ -600,9 +600,10 @@ def children_of(process: subprocess.Popen[str]) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the script's own processes there")
-def test_whatever_becomes_of_its_processes_the_export_ends(server, start, out):
+@pytest.mark.parametrize("n", [3, 20_000])
+def test_whatever_becomes_of_its_processes_the_export_ends(server, start, out, n):
     """Processes that it starts, if any, may be killed, as where memory is short: no hang, and no useless advice."""
-    server.add_runs("team", "demo", 20_000, keys=8)
+    server.add_runs("team", "demo", n, keys=8)
     hang = server.fault("hang", match={"field": "runs", "above_first": 1}, times=1)
     process = start("team/demo", "--workers", 4, *QUICK)
     server.app.faults.wait_for_hits(hang, 1, LIMIT_S)
@@ -611,13 +612,10 @@ def test_whatever_becomes_of_its_processes_the_export_ends(server, start, out):
             os.kill(child, signal.SIGKILL)
     server.clear_faults()
     done = Done(process.wait(60), *process.communicate())
-    assert done.code == (0 if runs_were_written(out) else 1), done.err
+    is_written = (out / "team_demo_runs.parquet").exists() and runs(out).height == n
+    assert done.code == (0 if is_written else 1), done.err
     assert "Traceback" not in done.err
-    assert "--workers 1" not in done.err  # threads share one memory, however many there are
-
-
-def runs_were_written(out: Path) -> bool:
-    return (out / "team_demo_runs.parquet").exists() and runs(out).height == 20_000
+    assert "--workers 1" not in done.err  # which limits questions at once, and no memory
 
 
 def test_interrupted_among_many_pages_says_so_and_no_more(server, start, out):
@@ -686,18 +684,18 @@ def test_every_third_download_cut_short_loses_nothing(server, export, out):
     assert "error" not in done.err
 
 
-@pytest.mark.parametrize("fault", [{"action": "cut"}, {"action": "status", "status": 500}, {"action": "drop"}])
+@pytest.mark.parametrize("fault", [{"action": "cut"}, {"action": "status", "status": 500}])
 def test_a_download_that_fails_waits_by_itself(server, export, out, fault):
-    n = 120
+    n = 200
     for number in range(n):
         add_run(server, "demo", f"r{number:03d}", rows=3)
-    server.fault(match={"kind": "download", "run": "r000"}, times=2, **fault)
+    server.fault(match={"kind": "download", "run": "r000"}, times=3, **fault)
     done = export("team/demo", "--include-history", "--timeout", 10)
     assert done.code == 0, done.err
     assert history(out).height == 3 * n
-    log = server.requests(kind="download")
-    first, *_, last = [number for number, request in enumerate(log) if request["runs"] == ["r000"]]
-    assert last - first > n / 4  # the others went on meanwhile
+    order = [request["runs"] for request in server.requests(kind="download")]
+    last = max(number for number, run_ids in enumerate(order) if run_ids == ["r000"])
+    assert last > 0.9 * n  # the others, which take a moment each, were done while it waited
 
 
 def test_a_busy_storage_host_is_left_alone_by_all_downloads(server, export, out):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -146,10 +147,11 @@ def test_no_message_holds_a_secret(canaries, run_script, tmp_path, script):
 
 def command_lines(process: int) -> Iterator[bytes]:
     """The arguments of a process and of all that it started."""
-    yield Path(f"/proc/{process}/cmdline").read_bytes()
-    for children in Path(f"/proc/{process}/task").glob("*/children"):
-        for child in children.read_text().split():
-            yield from command_lines(int(child))
+    with suppress(OSError):  # it may have ended meanwhile
+        yield Path(f"/proc/{process}/cmdline").read_bytes()
+        for children in Path(f"/proc/{process}/task").glob("*/children"):
+            for child in children.read_text().split():
+                yield from command_lines(int(child))
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads arguments of processes there")
