@@ -355,7 +355,7 @@ def test_a_host_that_needs_no_proxy(server, ask):
 
 # --- busy servers ---------------------------------------------------------------------------------------------
 
-WAIT_S = 3.0
+WAIT_S = 2.0
 
 
 @pytest.mark.parametrize("status", [429, 503])
