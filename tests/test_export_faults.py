@@ -319,7 +319,7 @@ def test_an_export_killed_while_it_published_is_noticed_and_mended(server, expor
 
 
 INTERRUPTING = """
-import os, signal
+import os, signal, time
 renamed, number = [], int(os.environ["INTERRUPT_BEFORE"])
 
 def interrupted(rename):
@@ -329,6 +329,7 @@ def interrupted(rename):
             renamed.append(target)
             if len(renamed) == number:
                 os.killpg(0, signal.SIGINT)  # what Ctrl-C does: it reaches every process of the group
+                time.sleep(0.5)  # for the thread or process that it ends, if that is another one
         return rename(source, target, *arguments, **named)
     return call
 
