@@ -581,6 +581,26 @@ def test_refused_and_then_answered(server):
     assert server.counts()["fault:status"] == 2
 
 
+def test_every_third_request_fails(server):
+    rule = server.fault("status", every=3, after=1)
+    assert [post(server, VIEWER)[0] for _ in range(8)] == [200, 200, 200, 500, 200, 200, 500, 200]
+    assert rule.hits == 2
+
+
+def test_when_requests_came(server):
+    post(server, VIEWER)
+    after_first = time.monotonic()
+    post(server, VIEWER)
+    first, second = (line["received_s"] for line in server.requests())
+    assert first <= after_first <= second
+
+
+def test_a_run_twice_in_one_page(server):
+    ids = server.add_runs("team", "demo", 2, keys=9)
+    server.fault("repeat", match={"field": "runs"})
+    assert page(server)[0] == [*ids, ids[0]]
+
+
 def test_headers_on_a_good_answer(server):
     server.fault("headers", headers={"RateLimit-Remaining": "3", "RateLimit-Reset": "1"})
     status, _, headers = post(server, VIEWER)

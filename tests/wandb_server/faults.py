@@ -1,6 +1,7 @@
 """Faults as rules: which requests, how often, what happens to them.
 
     server.fault("status", match={"field": "runs"}, times=2, status=429, headers={"Retry-After": "1"})
+    server.fault("cut", match={"kind": "download"}, every=3)
 
 | action | what the client meets | its parameters |
 |---|---|---|
@@ -16,6 +17,7 @@
 | call | first a method of the server is called, then the real answer given | method, arguments |
 | error | status 200, `errors`, and null for the field that matched (GraphQL only) | message |
 | null | null for the field that matched, without an error (GraphQL only) | |
+| repeat | a page of several, with its first entry once more at the end (GraphQL only) | |
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from .web import Request
 
-IN_RESOLVERS = {"error", "null"}
+IN_RESOLVERS = {"error", "null", "repeat"}
 IN_FRONT = {"status", "hang", "drop", "cut", "truncate", "trickle", "slow", "headers", "expired", "call"}
 
 
@@ -76,6 +78,7 @@ class Rule:
     match: Match
     times: int | None = None  # None: always
     after: int = 0  # let so many matching requests pass first
+    every: int = 1  # of the others, meet each `every`-th
     status: int = 500
     headers: dict[str, str] = field(default_factory=dict)
     message: str = "simulated failure"
@@ -96,7 +99,8 @@ class Rule:
     def hit(self) -> bool:
         """Count a matching request; whether the rule applies to it."""
         self.seen += 1
-        applies = self.seen > self.after and (self.times is None or self.hits < self.times)
+        is_due = self.seen > self.after and (self.seen - self.after) % self.every == 0
+        applies = is_due and (self.times is None or self.hits < self.times)
         self.hits += applies
         return applies
 

@@ -17,6 +17,7 @@ from .store import Project, Run, RunFile, Store, Sweep, User, change_run, now
 from .web import App, Service, Settings
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterable, Iterator, Sequence
 
 API_KEY = "0" * 40
@@ -36,14 +37,22 @@ class Server:
     3
     """
 
-    def __init__(self, *, port: int = 0, api_key: str = API_KEY, user: str = "tester", **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        api_key: str = API_KEY,
+        user: str = "tester",
+        tls: ssl.SSLContext | None = None,
+        **settings: Any,
+    ) -> None:
         self.api_key = api_key
         self.folder = tempfile.TemporaryDirectory(prefix="wandb-server-")
         self.store = Store(User(user, user), Path(self.folder.name))
         self.settings = Settings(**settings)
         self.app = App(self.store, self.settings, api_key, self.call)
-        self.api = Service(self.app, "api", port)
-        self.storage = Service(self.app, "storage")
+        self.api = Service(self.app, "api", port, tls)
+        self.storage = Service(self.app, "storage", tls=tls)
         self.settings.base_url, self.settings.storage_url = self.api.url, self.storage.url
 
     @property

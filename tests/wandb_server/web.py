@@ -13,6 +13,7 @@ import hmac
 import json
 import re
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -63,6 +64,7 @@ class Request:
     path: str
     authorization: bool  # whether the header was there
     user_agent: str
+    received_s: float = field(default_factory=time.monotonic)
     bytes_received: int = 0
     bytes_sent: int = 0
     status: int = 0  # 0: no answer
@@ -366,8 +368,11 @@ class Service(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, app: App, name: str, port: int = 0) -> None:
+    def __init__(self, app: App, name: str, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", port), Handler)
+        self.scheme = "https" if tls else "http"
+        if tls:  # the handshake is left to the connection's own thread
+            self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self.app = app
         self.name = name
         self.connections: set[socket.socket] = set()
@@ -376,7 +381,7 @@ class Service(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"{self.scheme}://127.0.0.1:{self.server_port}"
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self.changed:
@@ -391,7 +396,7 @@ class Service(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that go away are part of the game; anything else is our bug and is printed."""
-        if not isinstance(sys.exception(), ConnectionError):
+        if not isinstance(sys.exception(), ConnectionError | ssl.SSLError):
             super().handle_error(request, client_address)
 
     def stop(self) -> None:
