@@ -1,7 +1,7 @@
 #!/usr/bin/env -S uv run --script
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["rich>=15,<16", "wandb>=0.31,<0.32"]
+# dependencies = ["requests>=2.32,<3", "rich>=15,<16", "urllib3>=2.3,<3"]
 # ///
 """List what a W&B key can see: entities, their projects, and each project's runs by state.
 
@@ -18,8 +18,8 @@ running, failed, crashed, killed, created_at, last_active, url) and failed (enti
 near 4 kB and says how many projects it leaves out; --max-rows 0 shows all.
 
 The API key comes from WANDB_API_KEY, `wandb login` or --api-key-file, never from an argument. For a self-hosted
-server set WANDB_BASE_URL, and SSL_CERT_FILE if its certificate is private. An answer that takes longer than
---timeout is given up; a busy server is asked again within that time, up to --retries times.
+server set WANDB_BASE_URL, and SSL_CERT_FILE if its certificate is private. A question that fails is asked again, up
+to --retries times, until --timeout is over; when the server is busy, all questions wait as long as it asks for.
 
 Exit codes: 0 all done; 1 nothing usable (no access, no such entity or project); 2 wrong usage; 3 some entities or
 projects could not be read: the others are listed, these are named; 130 interrupted.
@@ -28,54 +28,46 @@ projects could not be read: the others are listed, these are named; 130 interrup
 from __future__ import annotations
 
 import argparse
+import configparser
 import difflib
 import fnmatch
-import importlib
 import io
+import itertools
 import json
 import math
+import netrc
 import os
 import re
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import accumulate
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 if TYPE_CHECKING:
-    import wandb
-    from pydantic import ValidationError
+    import requests
+    import urllib3
     from rich.table import Table
-    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 # --- constants ------------------------------------------------------------------------------------------------
 
 OK, NOTHING_USABLE, WRONG_USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130  # exit codes, the same in all scripts
 
-CONNECT_LIMIT_S = 6  # with `import wandb` before it, a server that cannot be reached is named within 10 s
-DISCONNECT_LIMIT_S = 1  # a hundred times what it takes
-RETRY_WAIT_MIN_S, RETRY_WAIT_MAX_S = 1, 2  # the SDK takes whole seconds; doubles from the first to the second
-REFUSED = (401, 403)  # HTTP statuses that mean the key
-BUSY = re.compile(r"HTTP (429|5\d\d)")  # in the SDK's words, of a server that lives
-SIGN_IN_WAITS_S = (1, 2)  # before further tries
-
 COUNTED_STATES = ("finished", "running", "failed", "crashed", "killed")
-PROJECTS_PER_PAGE = 200  # as the SDK asks for
+PROJECTS_PER_PAGE = 200  # as W&B's SDK asks for
 PROJECTS_PER_QUESTION = 5  # seven numbers each: few requests, and none that keeps a database busy for long
-MOST_WORKERS = 10  # the SDK lets no more requests be under way
+WORKERS = 10  # as many requests as the SDK lets be under way
 TIMEOUT_S = 20  # counting in a project of a million runs takes seconds; longer looks like a hang
-RETRIES = 2  # after 1 and 2 s
-SLOW_FAILURE_S = 1  # what takes longer to fail was retried, or got no answer
-MOST_SLOW_FAILURES = 20  # in a row, before the server counts as gone: else 1,000 projects would take half an hour
+RETRIES = 2
 
 TABLE_LINES = 44  # of 80 characters: near 4 kB with what stands around them
 NAME_WIDTH = 18  # what an 80-column table leaves for a name; longer ones take several lines
@@ -85,6 +77,7 @@ ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it un
 # --- nouns ----------------------------------------------------------------------------------------------------
 
 Say: TypeAlias = Callable[[str], None]
+Parse: TypeAlias = Callable[[bytes], Any]
 Subject = TypeVar("Subject")  # what a question is about
 Found = TypeVar("Found")
 
@@ -95,17 +88,6 @@ class ScriptError(Exception):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-class QueryError(Exception):
-    """A question that the server did not answer, and why; `status` is the HTTP status, 0 where there is none.
-
-    With a status from 400 to 499 the same question will fail again; otherwise it may be worth a second try.
-    """
-
-    def __init__(self, message: str, status: int = 0) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class Options(NamedTuple):
@@ -147,7 +129,7 @@ class Row(NamedTuple):
     url: str
 
 
-class Unlisted(NamedTuple):
+class Failure(NamedTuple):
     """What could not be listed, and why."""
 
     entity: str | None
@@ -158,228 +140,320 @@ class Unlisted(NamedTuple):
         return f"{'/'.join(filter(None, (self.entity, self.project)))}: {self.error}"
 
 
-# --- the server -----------------------------------------------------------------------------------------------
+# --- the server: its address and the key ----------------------------------------------------------------------
 
-
-@contextmanager
-def connected(key_file: Path | None, *, timeout_s: int, retries: int) -> Iterator[wandb.Api]:
-    """The SDK's connection for as long as the block lasts. Its end also ends what other threads still ask."""
-    key = key_in(key_file)
-    with tempfile.TemporaryDirectory(prefix="wandb-tools-", ignore_cleanup_errors=True) as scratch:
-        prepare_sdk(scratch, timeout_s=timeout_s, retries=retries)
-        import_sdk(scratch)
-        start_service()
-        try:
-            yield signed_in(key, limit_s=min(timeout_s, CONNECT_LIMIT_S))
-        finally:
-            disconnect()
-
-
-def disconnect() -> None:
-    """Tell the SDK's service process to end. It may miss that while it gives up a question, and `teardown` would wait.
-
-    It then ends as soon as this process does: so this one waits for it in a thread, which nobody waits for.
-    """
-    ending = threading.Thread(target=wandb.teardown, daemon=True)
-    ending.start()
-    ending.join(DISCONNECT_LIMIT_S)
-
-
-def prepare_sdk(scratch: str, *, timeout_s: int, retries: int) -> None:
-    """Settings that the SDK reads when it is imported and starts: silent, bounded, and its log files in `scratch`."""
-    os.environ |= {
-        "WANDB_SILENT": "true",
-        "WANDB_ERROR_REPORTING": "false",
-        "WANDB_MODE": "online",  # a cluster's `offline` is meant for training
-        "WANDB_CACHE_DIR": scratch,
-        "WANDB_HTTP_TIMEOUT": str(timeout_s),  # of each attempt; `query` bounds them all together
-        "WANDB__GRAPHQL_TIMEOUT_SECONDS": str(timeout_s),  # its other name
-        "WANDB__GRAPHQL_RETRY_MAX": str(max(retries, 1)),  # 0 would mean 20
-        "WANDB__GRAPHQL_RETRY_WAIT_MIN_SECONDS": str(RETRY_WAIT_MIN_S),
-        "WANDB__GRAPHQL_RETRY_WAIT_MAX_SECONDS": str(RETRY_WAIT_MAX_S),
-    }
-    os.environ.pop("WANDB_SERVICE", None)  # the connection of a training process, which is not ours to end
-
-
-def import_sdk(scratch: str) -> None:
-    """Import wandb, which takes a second: once its settings are made, before any thread starts.
-
-    It makes temporary folders, which are to go when `scratch` does.
-    """
-    global wandb, ValidationError, WandbApiFailedError
-    usual, tempfile.tempdir = tempfile.tempdir, scratch
-    import wandb
-    from pydantic import ValidationError
-    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
-
-    tempfile.tempdir = usual
-
-
-def start_service() -> None:
-    """Have the SDK start its service process, in a thread, while modules are imported that `Api` needs as well."""
-
-    def start() -> None:
-        with suppress(Exception):  # `Api` tries it again, and tells
-            wandb.setup()
-
-    threading.Thread(target=start, daemon=True).start()
-    importlib.import_module("wandb.apis.public")
-
-
-def key_in(file: Path | None) -> str | None:
-    """The API key that `file` holds; None without a file."""
-    if file is None:
-        return None
-    try:
-        key = file.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise ScriptError(f"--api-key-file {file} cannot be read: {why}", NOTHING_USABLE) from error
-    if not key:
-        raise ScriptError(f"--api-key-file {file} is empty; it should hold the API key alone", NOTHING_USABLE)
-    return key
-
-
-def signed_in(key: str | None, *, limit_s: int) -> wandb.Api:
-    """A connection that the server has let in; without a `key`, with the one that the SDK finds. It never asks."""
-    try:
-        if key is None and not wandb.login(prompt=False, verify=False):
-            how = "run `wandb login`, set WANDB_API_KEY or name a file with --api-key-file"
-            raise ScriptError(f"no API key for {base_url()}; {how}", NOTHING_USABLE)
-        return busy_server_permitting(key, limit_s)
-    except wandb.errors.AuthenticationError as error:
-        raise ScriptError(not_let_in(error, limit_s), NOTHING_USABLE) from error
-    except ValidationError as error:  # of a setting; pydantic tells which
-        wrong = error.errors()[0]
-        setting = "_".join(map(str, wrong["loc"])).upper()
-        message = f"WANDB_{setting} is unusable: {wrong['msg']}; correct it, or unset it for W&B's own server"
-        raise ScriptError(message, NOTHING_USABLE) from error
-
-
-def busy_server_permitting(key: str | None, limit_s: int) -> wandb.Api:
-    """A connection, after further tries if the server lives and is merely too busy to let anyone in."""
-    for wait_s in SIGN_IN_WAITS_S:
-        try:
-            return wandb.Api(api_key=key, timeout=limit_s)
-        except wandb.errors.AuthenticationError as error:
-            if not BUSY.search(str(error.__cause__)):
-                raise
-            time.sleep(wait_s)
-    return wandb.Api(api_key=key, timeout=limit_s)
-
-
-def not_let_in(error: wandb.errors.AuthenticationError, limit_s: int) -> str:
-    """Why there is no connection: an odd key, a wrong one, or no server that answers."""
-    cause = error.__cause__
-    where = "copy it again from W&B's user settings (WANDB_API_KEY, `wandb login` or --api-key-file)"
-    if cause is None:  # the SDK has looked at the key's form alone
-        return f"unusable API key: {str(error).rstrip('.')}; {where}"
-    if isinstance(cause, WandbApiFailedError) and status_of(cause) in REFUSED:
-        return f"{base_url()} refuses the API key: {reason(cause, limit_s)}; {where}"
-    if BUSY.search(str(cause)):
-        return f"{base_url()} is too busy to let anyone in: {reason(cause, limit_s)}; try again later"
-    hint = "check WANDB_BASE_URL, the network and its proxy, and SSL_CERT_FILE for a private certificate"
-    return f"cannot sign in to {base_url()}: {reason(cause, limit_s)}; {hint}"
+CLOUD = "https://api.forge.coreweave.com"  # W&B's own server, unless something else is configured
+FORGE = "forge.coreweave.com"  # where its pages are; the same server as api.wandb.ai
+CLOUD_HOSTS = (FORGE, f"api.{FORGE}", "api.wandb.ai")
+PAGE_HOSTS = (FORGE, "wandb.ai", "www.wandb.ai", "app.wandb.ai")
+KEY_ADVICE = "copy it again from W&B's user settings (WANDB_API_KEY, `wandb login` or --api-key-file)"
 
 
 def base_url() -> str:
-    """The server's address, from wherever the SDK has it, fit to be shown."""
-    return re.sub(r"//[^/@]*@", "//", str(wandb.sdk.wandb_setup.singleton().settings.base_url))  # without a password
-
-
-def app_url() -> str:
-    """Where the server shows its pages, without a slash at the end."""
-    return str(wandb.sdk.wandb_setup.singleton().settings.app_url).rstrip("/")
-
-
-def query(api: wandb.Api, question: str, variables: Mapping[str, object], *, timeout_s: float) -> str:
-    """The server's answer to a GraphQL question: the JSON text of its data, as it came.
-
-    QueryError if none comes within `timeout_s`, the SDK's own retries included, or if it is an error. May be called
-    from several threads; the SDK lets ten questions be under way. `_service_api` is private: since 0.31 the SDK has
-    no public way to send a question of one's own, and sends its own in this one.
-    """
+    """The server's address, found as the SDK finds it, without a password, and without a slash at the end."""
+    given = (os.environ.get("WANDB_BASE_URL") or sdk_setting("base_url") or CLOUD).strip().rstrip("/")
     try:
-        answer = api._service_api.execute_graphql(question, variables, timeout=timeout_s, parse=str)  # noqa: SLF001
-    except WandbApiFailedError as error:
-        raise QueryError(reason(error, timeout_s), status_of(error)) from error
-    if answer in ("", "null"):
-        raise QueryError("an answer without data")
-    return answer
+        url = urlsplit(given)
+        is_url = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # of a port or an IPv6 address
+        is_url = False
+    if is_url:
+        url = url._replace(netloc=url.netloc.rpartition("@")[2])
+    if not is_url or "@" in url.geturl():  # a part of a password that was not encoded
+        raise ScriptError(f"WANDB_BASE_URL is unusable: it is no http or https URL, such as {CLOUD}", NOTHING_USABLE)
+    if url.hostname == FORGE and (url.scheme, url.port, url.path) == ("https", None, "/api/wandb"):
+        return CLOUD
+    if url.hostname in PAGE_HOSTS:
+        raise ScriptError(f"WANDB_BASE_URL is unusable: that is where the pages are; use {CLOUD}", NOTHING_USABLE)
+    if url.hostname in CLOUD_HOSTS and url.scheme == "http":
+        raise ScriptError(f"WANDB_BASE_URL is unusable: it would send the key unencrypted; use {CLOUD}", NOTHING_USABLE)
+    return url.geturl()
 
 
-def status_of(error: WandbApiFailedError) -> int:
-    """The HTTP status that ended the SDK's tries; 0 where it has none to tell."""
-    return error.response.http_status if error.response else 0
+def page_url(base_url: str) -> str:
+    """Where the server at `base_url` shows its pages, without a slash at the end."""
+    if given := os.environ.get("WANDB_APP_URL"):
+        return re.sub("//.*@", "//", given).rstrip("/")  # without a password
+    if urlsplit(base_url).hostname in CLOUD_HOSTS:
+        return f"https://{FORGE}/wandb"
+    return base_url.replace("://api.", "://" if "://api.wandb." in base_url else "://app.")
 
 
-def reason(error: BaseException, limit_s: float) -> str:
-    """What went wrong, in one line."""
-    if isinstance(error.__context__, TimeoutError):  # the SDK blames "the service process", which is its own
-        return f"no answer within {limit_s:g} s"
-    last_try = str(error).rpartition("while retrying: ")[2].strip()
-    return last_try.partition("\n")[0] or type(error).__name__
+def sdk_setting(name: str) -> str | None:
+    """A value from the SDK's settings files; the one of the working folder goes before the user's."""
+    files = configparser.ConfigParser(interpolation=None)
+    user, here = expanded(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"), os.environ.get("WANDB_DIR") or "."
+    for folder in (user, expanded(here) / "wandb", expanded(here) / ".wandb"):
+        with suppress(configparser.Error, UnicodeDecodeError):  # the SDK passes over what it cannot read, too
+            files.read(folder / "settings", encoding="utf-8")
+    return files.get("default", name, fallback=None)
+
+
+def expanded(path: str) -> Path:
+    """`path` with the home folder in place of `~`, where there is one: a container's user may have none."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser fails without a home)
+
+
+def api_key(file: Path | None, base_url: str) -> str:
+    """The API key for the server: from `file`, WANDB_API_KEY, netrc or the SDK's settings, the first that has one."""
+    if file is not None:
+        try:
+            source, key = f"--api-key-file {file}", file.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise ScriptError(f"--api-key-file {file} cannot be read: {why}", NOTHING_USABLE) from error
+        if not key:
+            raise ScriptError(f"--api-key-file {file} is empty; it should hold the API key alone", NOTHING_USABLE)
+    elif os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        raise ScriptError("identity tokens are not supported; unset WANDB_IDENTITY_TOKEN_FILE", NOTHING_USABLE)
+    elif key := os.environ.get("WANDB_API_KEY", "").strip():
+        source = "WANDB_API_KEY"
+    elif key := netrc_key(base_url) or "":
+        source = "the netrc file"
+    elif key := sdk_setting("api_key") or "":
+        source = "the SDK's settings file"
+    else:
+        how = "run `wandb login`, set WANDB_API_KEY or name a file with --api-key-file"
+        raise ScriptError(f"no API key for {base_url}; {how}", NOTHING_USABLE)
+    secret = key.partition("-")[2] or key  # keys of some servers have a prefix
+    is_token = re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", key)
+    if not key.isascii() or not (is_token or re.fullmatch(r"[\w-]{40,}", secret)):
+        wrong = f"{source} holds {len(key)} characters, a key has 40 or more letters and digits"
+        raise ScriptError(f"unusable API key: {wrong}; {KEY_ADVICE}", NOTHING_USABLE)
+    return key
+
+
+def netrc_key(base_url: str) -> str | None:
+    """What `wandb login` stored for the server; None if nothing, or nothing readable, is there."""
+    names = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    file = next((file for name in names if (file := expanded(name)).is_file()), None)
+    hosts = [urlsplit(base_url).netloc]
+    if hosts[0] in CLOUD_HOSTS:
+        hosts.append("api.wandb.ai")
+    with suppress(OSError, netrc.NetrcParseError, UnicodeDecodeError):
+        entries = netrc.netrc(file) if file else None
+        found = [entries.authenticators(host) for host in hosts] if entries else []
+        return next((entry[2] for entry in found if entry and entry[2]), None)
+    return None
+
+
+# --- the server: requests, in bounded time --------------------------------------------------------------------
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # between two tries; doubles from the first to the second
+LONGEST_RETRY_AFTER_S = 300.0  # a longer wait that a server asks for looks like a hang
+LEAST_BYTES_S = 10_000  # a slower answer is given up once the timeout is over
+PIECE_BYTES = 1 << 20
+SIGN_IN_LIMIT_S = 6  # for the first question: a server that cannot be reached is named within 10 s
+
+
+class RequestError(Exception):
+    """A request that failed, and why, without its URL, which may be signed.
+
+    `status` is the HTTP status, 0 without an answer; `retries` is how often trying again may help, 0 for never;
+    `wait_s` is how long the server asks to wait.
+    """
+
+    def __init__(self, message: str, *, status: int = 0, retries: int = 100, wait_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.status, self.retries, self.wait_s = status, retries, wait_s
+        self.attempts = 1
+
+
+class Host:
+    """A host that many threads ask over HTTP, with a key or without any credentials; when it is busy, all wait."""
+
+    def __init__(self, key: str | None, *, timeout_s: float, retries: int, connections: int, say: Say) -> None:
+        self.timeout_s, self.retries, self.say = timeout_s, retries, say
+        self.session = http_session(key, connections)
+        self.resume_at = 0.0  # by time.monotonic(): before it nobody asks
+        self.failures = 0  # requests in a row that were given up without an answer
+        self.most_failures = 2 * connections  # then the host counts as dead, and is asked no more
+        self.stopped = threading.Event()  # ends all waits
+
+    def pause_all(self, wait_s: float) -> None:
+        resume_at = time.monotonic() + wait_s
+        if wait_s >= 1 and resume_at > self.resume_at + 1:  # said once, not by each thread
+            self.say(f"the server is busy: waiting {wait_s:.0f} s")
+        self.resume_at = max(self.resume_at, resume_at)
+
+    def wait(self, wait_s: float) -> None:
+        if self.stopped.wait(wait_s):
+            raise RequestError("interrupted", retries=0)
+
+    def wait_while_paused(self) -> float:
+        """Return once anybody may ask; how many seconds that took."""
+        started = time.monotonic()
+        while (wait_s := self.resume_at - time.monotonic()) > 0:
+            self.wait(wait_s)
+        return time.monotonic() - started
+
+
+def request(host: Host, attempt: Callable[[float], Found], *, limit_s: float = math.inf, retries: int = 0) -> Found:
+    """What `attempt(timeout_s)` returns: tried again after a RequestError, as long as that may help.
+
+    A thread whose request fails waits by itself; after 429, 503 or Retry-After all threads wait, and that is not part
+    of `limit_s`.
+    """
+    end = time.monotonic() + limit_s
+    for number in itertools.count():
+        end += host.wait_while_paused()
+        if host.failures >= host.most_failures:
+            raise RequestError("not asked, as the server no longer answers", retries=0)
+        try:
+            found = attempt(min(host.timeout_s, max(end - time.monotonic(), 0.1)))
+        except RequestError as error:
+            error.attempts = number + 1
+            wait_s = max(error.wait_s, min(FIRST_WAIT_S * 2.0**number, LONGEST_WAIT_S))
+            is_busy = error.wait_s > 0 or error.status in (429, 503)
+            if is_busy:
+                host.pause_all(wait_s)
+            is_late = not is_busy and time.monotonic() + wait_s > end
+            if is_late or number >= min(error.retries, max(host.retries, retries)):
+                has_answered = 0 < error.status < 500 and error.status != 429
+                host.failures = 0 if has_answered else host.failures + 1
+                error.retries = 0  # whoever catches it need not try again
+                raise
+            if not is_busy:
+                host.wait(wait_s)
+        else:
+            host.failures = 0
+            return found
+    raise AssertionError  # the loop has no other end
+
+
+def http_session(key: str | None, connections: int) -> requests.Session:
+    """A session with the key, or with no credentials at all: requests would add those that netrc has for a host."""
+    session = requests.Session()
+    session.headers["User-Agent"] = "wandb-tools"
+    session.auth = ("api", key) if key else lambda request: request
+    session.rebuild_auth = lambda *_: None  # type: ignore[method-assign]  # the same after a redirect
+    session.verify = os.environ.get("SSL_CERT_FILE") or True  # then REQUESTS_CA_BUNDLE counts, if it is set
+    if os.environ.get("WANDB_INSECURE_DISABLE_SSL", "").lower() in ("1", "true", "t", "yes", "y", "on"):
+        session.verify = False
+        warnings.filterwarnings("ignore", message="Unverified HTTPS request")
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=connections))
+    return session
+
+
+def answer_pieces(session: requests.Session, method: str, url: str, timeout_s: float, **how: Any) -> Iterator[bytes]:
+    """The body of a successful answer, piece by piece; how long it may take grows with how much has come."""
+    started, received = time.monotonic(), 0
+    try:
+        with session.request(method, url, stream=True, timeout=timeout_s, verify=session.verify, **how) as answer:
+            if answer.status_code >= 300:
+                raise status_error(answer, answer.raw.read1(PIECE_BYTES, decode_content=True))
+            while piece := answer.raw.read1(PIECE_BYTES, decode_content=True):
+                yield piece
+                received += len(piece)
+                if time.monotonic() - started > timeout_s + received / LEAST_BYTES_S:
+                    raise RequestError(f"{received:,} bytes in {round(timeout_s, 1):g} s are too slow")
+    except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
+        raise RequestError(f"no answer within {round(timeout_s, 1):g} s") from error
+    except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' own are OSErrors
+        cause: BaseException = error
+        while deeper := cause.__cause__ or cause.__context__:
+            cause = deeper
+        why = getattr(cause, "strerror", None) or type(error).__name__  # more than that may hold a URL
+        raise RequestError(f"the connection failed ({why})") from error
+
+
+def status_error(answer: requests.Response, body: bytes) -> RequestError:
+    """What an answer means that is no success, and whether to ask again."""
+    status, stated = answer.status_code, ""
+    with suppress(ValueError):  # W&B says more in JSON
+        stated = stated_error(json.loads(body))
+    message = f"{stated or answer.reason or 'an error'} (HTTP {status})"
+    if status in (408, 429) or status >= 500:
+        wait_s = min(retry_after_s(answer.headers.get("Retry-After")), LONGEST_RETRY_AFTER_S)
+        return RequestError(message, status=status, wait_s=wait_s)
+    return RequestError(message, status=status, retries=0)
+
+
+def stated_error(answer: Any) -> str:
+    """The first message among an answer's `errors`, on one line; empty without one."""
+    with suppress(LookupError, TypeError):
+        return " ".join(str(answer["errors"][0]["message"]).split())
+    return ""
+
+
+def retry_after_s(header: str | None) -> float:
+    """The seconds that a Retry-After header asks to wait, given as such or as a date; 0 for none.
+
+    >>> retry_after_s("7"), retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT"), retry_after_s(None)
+    (7.0, 0.0, 0.0)
+    """
+    wait_s = 0.0
+    try:
+        wait_s = float(header or 0)
+    except ValueError:
+        with suppress(TypeError, ValueError):
+            wait_s = (parsedate_to_datetime(str(header)) - datetime.now(UTC)).total_seconds()
+    return wait_s if wait_s > 0 else 0.0  # not max(): the header may say NaN
+
+
+class Api:
+    """W&B's GraphQL at one address."""
+
+    def __init__(self, base_url: str, key: str, *, timeout_s: float, retries: int, connections: int, say: Say) -> None:
+        self.base_url, self.page_url = base_url, page_url(base_url)
+        self.host = Host(key, timeout_s=timeout_s, retries=retries, connections=connections, say=say)
+
+    def ask(self, question: str, variables: Mapping[str, object], parse: Parse = json.loads, **limits: Any) -> Any:
+        """The `data` of the answer; RequestError without one. An error that GraphQL states is tried once more."""
+
+        def attempt(timeout_s: float) -> Any:
+            content = {"query": question, "variables": variables}
+            url = f"{self.base_url}/graphql"
+            pieces = answer_pieces(self.host.session, "POST", url, timeout_s, json=content, allow_redirects=False)
+            try:
+                answer = parse(b"".join(pieces))
+            except ValueError as error:
+                raise RequestError("an answer that is no JSON, or was cut short") from error
+            if not isinstance(answer, dict) or answer.get("errors") or not answer.get("data"):
+                raise RequestError(stated_error(answer) or "an answer without data", status=200, retries=1)
+            return answer["data"]
+
+        return request(self.host, attempt, **limits)
+
+
+def sign_in(api: Api) -> Mapping[str, Any]:
+    """W&B's `viewer`: the key's own user name and entity, and its teams. ScriptError without access."""
+    question = "query Viewer { viewer { username entity teams { edges { node { name } } } } }"
+    try:
+        viewer = api.ask(question, {}, limit_s=min(api.host.timeout_s, SIGN_IN_LIMIT_S), retries=3).get("viewer")
+    except RequestError as error:
+        hint = "check WANDB_BASE_URL, the network and its proxy, and SSL_CERT_FILE for a private certificate"
+        message = f"cannot sign in to {api.base_url}: {error}; {hint}"
+        if error.status in (401, 403):
+            message = f"{api.base_url} refuses the API key: {error}; {KEY_ADVICE}"
+        elif error.status == 429 or error.status >= 500:
+            message = f"{api.base_url} is too busy to let anyone in: {error}; try again later"
+        elif 300 <= error.status < 400:
+            message = f"{api.base_url} sends questions elsewhere: {error}; set WANDB_BASE_URL to the address meant"
+        raise ScriptError(message, NOTHING_USABLE) from error
+    return viewer or {"username": None, "entity": None, "teams": None}
 
 
 # --- questions side by side ------------------------------------------------------------------------------------
 
 
-class Questions:
-    """Questions to one server, several at a time; they end at once when the server has long stopped answering."""
+def side_by_side(
+    threads: ThreadPoolExecutor, ask: Callable[[Subject], list[Found]], subjects: Sequence[Subject]
+) -> Iterator[tuple[Subject, list[Found] | RequestError]]:
+    """Each of `subjects`, in their order, with what `ask` finds for it, or the error instead."""
 
-    def __init__(self, api: wandb.Api, pool: ThreadPoolExecutor, timeout_s: int) -> None:
-        self.api = api
-        self.pool = pool
-        self.timeout_s = timeout_s
-        self.slow_failures = 0  # in a row
-
-    def ask(self, question: str, variables: Mapping[str, object]) -> Any:
-        """The answer as JSON; QueryError if there is none."""
-        if self.slow_failures >= MOST_SLOW_FAILURES:
-            raise QueryError("not asked, as the server no longer answers")
-        asked_at = time.monotonic()
+    def attempt(subject: Subject) -> list[Found] | RequestError:
         try:
-            answer = query(self.api, question, variables, timeout_s=self.timeout_s)
-        except QueryError:
-            self.slow_failures += time.monotonic() - asked_at > SLOW_FAILURE_S
-            raise
-        self.slow_failures = 0
-        return json.loads(answer)
+            return ask(subject)
+        except RequestError as error:
+            return error
 
-    def ask_twice(self, question: str, variables: Mapping[str, object]) -> Any:
-        """As `ask`, but a failure counts only if it comes again: the SDK tries no second time after a torn answer."""
-        try:
-            return self.ask(question, variables)
-        except QueryError:
-            return self.ask(question, variables)
-
-    def side_by_side(
-        self, ask: Callable[[Subject], list[Found]], subjects: Sequence[Subject]
-    ) -> Iterator[tuple[Subject, list[Found] | QueryError]]:
-        """Each of `subjects`, in their order, with what `ask` finds for it, or the error instead."""
-
-        def attempt(subject: Subject) -> list[Found] | QueryError:
-            try:
-                return ask(subject)
-            except QueryError as error:
-                return error
-
-        return zip(subjects, self.pool.map(attempt, subjects), strict=True)
-
-
-@contextmanager
-def worker_threads(number: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that nobody waits for when the block ends early: what they still ask ends with the connection."""
-    pool = ThreadPoolExecutor(number)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    return zip(subjects, threads.map(attempt, subjects), strict=True)
 
 
 # --- entities and their projects ------------------------------------------------------------------------------
 
-ENTITIES = "query Entities { viewer { entity teams { edges { node { name } } } } }"
 PROJECTS = """
 query Projects($entity: String!, $cursor: String, $first: Int) {
   entity(name: $entity) { name }
@@ -391,24 +465,22 @@ query Projects($entity: String!, $cursor: String, $first: Int) {
 """
 
 
-def visible_entities(questions: Questions) -> tuple[str, ...]:
+def visible_entities(viewer: Mapping[str, Any]) -> tuple[str, ...]:
     """The key's own entity, then its teams, each once: W&B may list the own one among the teams."""
-    viewer = questions.ask_twice(ENTITIES, {})["viewer"] or {"entity": None, "teams": None}
     teams = [edge["node"]["name"] for edge in (viewer["teams"] or {"edges": ()})["edges"]]
     return tuple(dict.fromkeys(name for name in (viewer["entity"], *teams) if name))
 
 
-def projects_of(questions: Questions, entity: str) -> list[Project]:
-    """All projects of one entity, each once; QueryError if the key cannot see the entity."""
+def projects_of(api: Api, entity: str, visible: Sequence[str]) -> list[Project]:
+    """All projects of one entity, each once; RequestError if the key cannot see the entity."""
     found: dict[str, Project] = {}
     cursor, more = None, True
     while more:
         variables = {"entity": entity, "cursor": cursor, "first": PROJECTS_PER_PAGE}
-        answer = questions.ask_twice(PROJECTS, variables)
+        answer = api.ask(PROJECTS, variables, limit_s=api.host.timeout_s)
         page = answer["models"]
         if answer["entity"] is None or page is None:
-            near = did_you_mean(entity, visible_entities(questions))
-            raise QueryError(f"no entity that this key can see{near}")
+            raise RequestError(f"no entity that this key can see{did_you_mean(entity, visible)}", retries=0)
         for edge in page["edges"]:
             node = edge["node"]
             found[node["name"]] = Project(entity, node["name"], moment_in(node["createdAt"]))
@@ -416,24 +488,12 @@ def projects_of(questions: Questions, entity: str) -> list[Project]:
     return list(found.values())
 
 
-def all_projects(questions: Questions, entities: Sequence[str]) -> tuple[list[Project], list[Unlisted]]:
-    """The projects of all `entities`, and the entities that could not be read."""
-    projects: list[Project] = []
-    failures = []
-    for entity, found in questions.side_by_side(lambda entity: projects_of(questions, entity), entities):
-        if isinstance(found, QueryError):
-            failures.append(Unlisted(entity, None, str(found)))
-        else:
-            projects += found
-    return projects, failures
-
-
-def chosen(projects: Sequence[Project], globs: Sequence[str]) -> tuple[list[Project], list[Unlisted]]:
+def chosen(projects: Sequence[Project], globs: Sequence[str]) -> tuple[list[Project], list[Failure]]:
     """The projects that match one of `globs` (none: all), and the globs that match none."""
     names = {project.name for project in projects}
     kept = [project for project in projects if not globs or any(matches(project.name, glob) for glob in globs)]
     idle = [glob for glob in globs if not any(matches(name, glob) for name in names)]
-    return kept, [Unlisted(None, glob, f"no such project here{did_you_mean(glob, names)}") for glob in idle]
+    return kept, [Failure(None, glob, f"no such project here{did_you_mean(glob, names)}") for glob in idle]
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -448,7 +508,7 @@ def matches(name: str, pattern: str) -> bool:
 # --- projects and their runs ----------------------------------------------------------------------------------
 
 
-def counted_runs(questions: Questions, projects: Sequence[Project]) -> tuple[list[Row], list[Unlisted]]:
+def counted_runs(api: Api, threads: ThreadPoolExecutor, projects: Sequence[Project]) -> tuple[list[Row], list[Failure]]:
     """A row for each project, and the projects whose runs could not be counted.
 
     Several projects share a question. One odd project spoils its question, so those are asked for again, one by one.
@@ -457,37 +517,38 @@ def counted_runs(questions: Questions, projects: Sequence[Project]) -> tuple[lis
     again: list[Project] = []
     failures = []
     groups = [projects[n : n + PROJECTS_PER_QUESTION] for n in range(0, len(projects), PROJECTS_PER_QUESTION)]
-    for group, found in questions.side_by_side(lambda group: rows_for(questions, group), groups):
-        if isinstance(found, QueryError):
+    for group, found in side_by_side(threads, lambda group: rows_for(api, group), groups):
+        if isinstance(found, RequestError):
             again += group
         else:
             rows += found
-    for project, found in questions.side_by_side(lambda project: rows_for(questions, [project]), again):
-        if isinstance(found, QueryError):
-            failures.append(Unlisted(project.entity, project.name, str(found)))
+    for project, found in side_by_side(threads, lambda project: rows_for(api, [project]), again):
+        if isinstance(found, RequestError):
+            failures.append(Failure(project.entity, project.name, str(found)))
         else:
             rows += found
     return rows, failures
 
 
-def rows_for(questions: Questions, projects: Sequence[Project]) -> list[Row]:
-    """The rows of a few projects, from one question; QueryError if the server fails for any of them."""
+def rows_for(api: Api, projects: Sequence[Project]) -> list[Row]:
+    """The rows of a few projects, from one question; RequestError if the server fails for any of them."""
     variables: dict[str, object] = {}
     for n, project in enumerate(projects):
         variables |= {f"entity{n}": project.entity, f"project{n}": project.name}
-    counts = questions.ask(counting_question(len(projects)), variables)
+    counts = api.ask(counting_question(len(projects)), variables, limit_s=api.host.timeout_s)
     if None in counts.values():
-        raise QueryError("the server lists this project but does not find it")
+        raise RequestError("the server lists this project but does not find it")
     try:
-        return [row_of(project, counts[f"p{n}"]) for n, project in enumerate(projects)]
+        return [row_of(project, counts[f"p{n}"], api.page_url) for n, project in enumerate(projects)]
     except (KeyError, TypeError) as error:
-        raise QueryError(f"an answer that cannot be understood: {error!r}") from error
+        raise RequestError(f"an answer that cannot be understood: {error!r}") from error
 
 
 def counting_question(projects: int) -> str:
     """GraphQL that counts the runs of so many projects; names are variables, never part of the text."""
     numbers = range(projects)
-    by_state = [f"{state}: runCount(filters: {in_quotes({'state': state})})" for state in COUNTED_STATES]
+    filters = {state: json.dumps(json.dumps({"state": state})) for state in COUNTED_STATES}  # JSON in a string
+    by_state = [f"{state}: runCount(filters: {text})" for state, text in filters.items()]
     return f"""
 query Counts({", ".join(f"$entity{n}: String, $project{n}: String" for n in numbers)}) {{
   {" ".join(f"p{n}: project(entityName: $entity{n}, name: $project{n}) {{ ...Counts }}" for n in numbers)}
@@ -500,12 +561,7 @@ fragment Counts on Project {{
 """
 
 
-def in_quotes(filters: Mapping[str, str]) -> str:
-    """A filter as GraphQL takes it: JSON in a string."""
-    return json.dumps(json.dumps(filters))
-
-
-def row_of(project: Project, counts: Mapping[str, Any]) -> Row:
+def row_of(project: Project, counts: Mapping[str, Any], page_url: str) -> Row:
     """A project with the server's answer about it."""
     latest = [edge["node"] for edge in counts["latest"]["edges"]]
     return Row(
@@ -515,7 +571,7 @@ def row_of(project: Project, counts: Mapping[str, Any]) -> Row:
         **{state: counts[state] for state in COUNTED_STATES},
         created_at=project.created_at,
         last_active=moment_in(latest[0]["heartbeatAt"] or latest[0]["createdAt"]) if latest else None,
-        url=f"{app_url()}/{quote(project.entity, safe='')}/{quote(project.name, safe='')}",
+        url=f"{page_url}/{quote(project.entity, safe='')}/{quote(project.name, safe='')}",
     )
 
 
@@ -552,7 +608,7 @@ def newest_first(moment: datetime | None) -> float:
 # --- what is shown --------------------------------------------------------------------------------------------
 
 
-def for_programs(rows: Sequence[Row], failures: Sequence[Unlisted], max_rows: int | None) -> str:
+def for_programs(rows: Sequence[Row], failures: Sequence[Failure], max_rows: int | None) -> str:
     """The answer for programs: all of it, unless they ask for less."""
     projects = [row._asdict() for row in rows[: max_rows or None]]
     return json_text({"version": 1, "projects": projects, "failed": [failure._asdict() for failure in failures]})
@@ -574,7 +630,7 @@ def for_people(rows: Sequence[Row], max_rows: int | None) -> str:
 
 def rows_that_fit(rows: Sequence[Row]) -> Sequence[Row]:
     """As many of the first rows as a screen or a context window welcomes."""
-    lines = accumulate(1 + len(row.entity + "/" + row.project) // NAME_WIDTH for row in rows)
+    lines = itertools.accumulate(1 + len(row.entity + "/" + row.project) // NAME_WIDTH for row in rows)
     return rows[: sum(line <= TABLE_LINES for line in lines)]
 
 
@@ -685,11 +741,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
         "--retries", type=positive, default=RETRIES, metavar="N", help="of a busy server (default: %(default)s)"
     )
     server.add_argument(
-        "--workers",
-        type=positive,
-        default=MOST_WORKERS,
-        metavar="N",
-        help="questions at a time (default, and at most: %(default)s)",
+        "--workers", type=positive, default=WORKERS, metavar="N", help="questions at a time (default: %(default)s)"
     )
     args = parser.parse_strictly(argv)
     return Options(
@@ -700,7 +752,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
         api_key_file=args.api_key_file,
         timeout_s=args.timeout,
         retries=args.retries,
-        workers=min(args.workers, MOST_WORKERS),
+        workers=args.workers,
         json=args.json,
         quiet=args.quiet,
     )
@@ -731,8 +783,8 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(argv)
         if unknown:
             flags = re.findall(r"--[a-z][a-z-]+", self.format_help())
-            near = did_you_mean(unknown[0], flags)
-            raise ScriptError(f"unknown argument {unknown[0]}{near}; --help lists all", WRONG_USAGE)
+            name = unknown[0].partition("=")[0]  # what follows may be a key
+            raise ScriptError(f"unknown argument {name}{did_you_mean(name, flags)}; --help lists all", WRONG_USAGE)
         return parsed
 
     def error(self, message: str) -> NoReturn:
@@ -761,35 +813,48 @@ def comma_separated(values: Sequence[str] | None) -> tuple[str, ...]:
 # --- the whole ------------------------------------------------------------------------------------------------
 
 
+def import_libraries() -> None:
+    """Import what takes time: once there is a key, before any thread starts."""
+    global requests, urllib3
+    import requests
+    import urllib3
+
+
 def list_projects(options: Options) -> int:
     """From the key to the table; the exit code says whether all could be read."""
     say = speaker(quiet=options.quiet)
-    with (
-        connected(options.api_key_file, timeout_s=options.timeout_s, retries=options.retries) as api,
-        worker_threads(options.workers) as pool,
-    ):
-        rows, failures = listed(Questions(api, pool, options.timeout_s), options, say)
-    print(for_programs(rows, failures, options.max_rows) if options.json else for_people(rows, options.max_rows))
+    address = base_url()
+    key = api_key(options.api_key_file, address)
+    import_libraries()
+    api = Api(address, key, timeout_s=options.timeout_s, retries=options.retries, connections=options.workers, say=say)
+    threads = ThreadPoolExecutor(options.workers)
+    try:
+        rows, failures = listed(api, threads, options, say)
+    finally:
+        api.host.stopped.set()
+        threads.shutdown(wait=False, cancel_futures=True)
+    show(for_programs(rows, failures, options.max_rows) if options.json else for_people(rows, options.max_rows))
     for failure in failures:
         print(printable(f"error: {failure}"), file=sys.stderr)
     return PARTIAL if failures else OK
 
 
-def listed(questions: Questions, options: Options, say: Say) -> tuple[list[Row], list[Unlisted]]:
+def listed(api: Api, threads: ThreadPoolExecutor, options: Options, say: Say) -> tuple[list[Row], list[Failure]]:
     """The rows asked for, in order, and what failed; ScriptError if there is no row."""
-    try:
-        entities = tuple(dict.fromkeys(options.entities)) or visible_entities(questions)
-    except QueryError as error:
-        raise ScriptError(
-            f"the server does not say what the key can see: {error}; try again, or name entities with -e",
-            NOTHING_USABLE,
-        ) from error
-    projects, unread = all_projects(questions, entities)
+    visible = visible_entities(sign_in(api))
+    entities = tuple(dict.fromkeys(options.entities)) or visible
+    projects: list[Project] = []
+    failures: list[Failure] = []
+    for entity, found in side_by_side(threads, lambda entity: projects_of(api, entity, visible), entities):
+        if isinstance(found, RequestError):
+            failures.append(Failure(entity, None, str(found)))
+        else:
+            projects += found
     wanted, unmatched = chosen(projects, options.projects)
     if wanted:
         say(f"counting the runs of {counted(len(wanted), 'project')} in {', '.join(entities)}")
-    rows, uncounted = counted_runs(questions, wanted)
-    failures = [*unread, *unmatched, *uncounted]
+    rows, uncounted = counted_runs(api, threads, wanted)
+    failures += [*unmatched, *uncounted]
     if not rows:
         others = f" (and {counted(len(failures) - 1, 'more failure')})" if len(failures) > 1 else ""
         why = f"{failures[0]}{others}" if failures else "no projects there; name another entity with -e"
@@ -831,6 +896,14 @@ def guarded(work: Callable[[], int], *, debug: bool) -> int:
     return code
 
 
+def show(text: str) -> None:
+    """Print to stdout; nobody has to read it: a closed pipe (`| head`) does not change how the script ends."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def tolerate_any_text() -> None:
     """Let a name from W&B that the terminal's encoding lacks be printed all the same."""
     for stream in (sys.stdout, sys.stderr):
@@ -845,4 +918,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    exit_code = main()
+    if exit_code == INTERRUPTED:
+        os._exit(exit_code)  # threads may still wait for the server, and nobody waits for them
+    raise SystemExit(exit_code)
