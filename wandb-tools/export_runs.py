@@ -4,7 +4,6 @@
 # dependencies = [
 #   "orjson>=3.11,<4",
 #   "polars>=2.1,<3",
-#   "pyarrow>=26,<27",
 #   "pyyaml>=6,<7",
 #   "requests>=2.32,<3",
 #   "rich>=15,<16",
@@ -21,14 +20,15 @@ that crashed before a sync. Writes, for every entity and project,
   <dir>/<entity>_<project>_history.parquet   one row per run and step (with --include-history)
   <dir>/<entity>_<project>_metadata.json     what was asked, what was got, what failed
 
-and prints the paths it wrote. With --history-samples and --system-metrics come <...>_history_sampled.parquet and
-<...>_system.parquet, both sampled by the server.
+and prints the path of each runs file. With --history-samples and --system-metrics come <...>_history_sampled.parquet
+and <...>_system.parquet, both sampled by the server.
 
 Again into the same folder, it refreshes all runs, fetches only histories that changed, and keeps runs that are not in
-this export. Interrupted, it goes on from the histories that it has.
+this export. A history is never replaced by a shorter one of a log that was cut off. Interrupted, an export goes on from
+the histories that it has.
 
-The API key comes from WANDB_API_KEY, `wandb login` or --api-key-file, never from an argument. For a self-hosted server
-set WANDB_BASE_URL, and SSL_CERT_FILE if its certificate is private.
+The API key comes from --api-key-file, WANDB_API_KEY, `wandb login` (netrc) or the SDK's settings file, never from an
+argument. For a self-hosted server set WANDB_BASE_URL, and SSL_CERT_FILE if its certificate is private.
 
 Examples:
   uv run wandb-tools/export_runs.py my-team/my-project -o export/ --include-history
@@ -48,16 +48,17 @@ Exit codes:
 from __future__ import annotations
 
 import argparse
-import copyreg
+import configparser
 import difflib
 import fnmatch
 import hashlib
-import heapq
 import importlib
 import importlib.util
 import io
+import itertools
 import json
 import math
+import netrc
 import os
 import re
 import shutil
@@ -70,17 +71,18 @@ import time
 import traceback
 import types
 import uuid
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cache, partial
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, Self, TextIO, TypeAlias, TypeVar, cast
 from urllib.parse import quote, unquote, urlsplit
@@ -90,14 +92,9 @@ if TYPE_CHECKING:
 
     import orjson
     import polars as pl
-    import pyarrow as pa
-    import pyarrow.parquet as pq
     import requests
-    import wandb
-    from pydantic import ValidationError
+    import urllib3
     from rich.progress import Progress, TaskID
-    from urllib3.exceptions import HTTPError
-    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 # --- constants ------------------------------------------------------------------------------------------------
 
@@ -107,75 +104,55 @@ SCHEMA_KEY = "wandb_tools.schema"  # keys of the parquet files' key-value metada
 COLUMNS_KEY = "wandb_tools.columns"
 METRICS_KEY = "wandb_tools.metrics"
 SOURCE_KEY = "wandb_tools.source"
-HISTORIES_KEY = "wandb_tools.histories"  # of a history file: what each run's history was when it was fetched
+HISTORIES_KEY = "wandb_tools.histories"  # of a history file: in which state each run was when it was fetched
+EXPORT_ID_KEY = "wandb_tools.export_id"
+PART_KEY = "wandb_tools.part"  # of a fetched history in the working folder: what its file does not show
 SCHEMA_VERSION = "1"
 
 VERSION = "0.1.0"
 
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
 NO_ENTITY, NO_PROJECT = "offline", "uncategorized"  # stand-ins; the second is the SDK's own
-FRESH = timedelta(minutes=5)  # W&B's own limit: a run without a sign of life for longer has crashed
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # stands for a time that nobody knows
+FRESH = timedelta(minutes=5)  # W&B's own limit: a run without a heartbeat for longer has crashed
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # stands for an unknown time
 CRASHED_EXIT_CODE = 254  # what the SDK records for a run that it found dead
 
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of flattened columns
 NOT_CONFIG = ("_wandb", "wandb_version")  # W&B's own notes in a config
-EMPTY, MIXED = "empty", "mixed"  # kinds of a page's columns besides the dtypes
-
 CLOCKS = (("_step",), ("_runtime",), ("_timestamp",))  # W&B's own keys of a history row
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # as W&B's JSON spells them in text
-SUMMARY_KINDS = (
-    "min",
-    "max",
-    "mean",
-    "best",
-    "last",
-    "none",
-    "copy",
-    "first",
-)  # of define_metric(summary=...), as protobuf numbers them
+SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
+EMPTY, MIXED = "empty", "mixed"  # kinds of a page's columns besides the dtypes
 
-ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
-
-CONNECT_LIMIT_S = 6  # with `import wandb` before it, a server that cannot be reached is named within 10 s
-DISCONNECT_LIMIT_S = 1  # a hundred times what it takes
-RETRY_WAIT_MIN_S, RETRY_WAIT_MAX_S = 1, 2  # the SDK takes whole seconds; doubles from the first to the second
-REFUSED = (401, 403)  # HTTP statuses that mean the key
-BUSY = re.compile(r"HTTP (429|5\d\d)")  # in the SDK's words, of a server that lives
-SIGN_IN_WAITS_S = (1, 2)  # before further tries
-MOST_WORKERS = 10  # the SDK lets no more questions be under way
-WORKERS = 8  # a shared server bears that; more gain little
+WORKERS = 8  # questions at once: a shared server bears that; more gain little
+DOWNLOADS_A_WORKER = 4  # at once, from the storage host, which is not the API
+FIRST_DOWNLOAD_WAIT_S = 0.1  # before the second try: one that broke off is mostly no sign of a busy host
+PROJECTS_AT_ONCE = 4
+PAGES_AT_ONCE = 4  # answers that are parsed, or waited for: 25 MB each
+CONVERSIONS_AT_ONCE = os.cpu_count() or 1
 TIMEOUT_S = 60  # enough for the largest page from a busy server; longer looks like a hang
 RETRIES = 4
-LONGEST_WAIT_S = 30.0  # between two tries
-LONGEST_RETRY_AFTER_S = 300.0  # a longer wait that a server asks for looks like a hang
-LEAST_BYTES_S = 10_000  # a slower download is given up once the timeout is over
-PLACES = {"runs": "run", "sweeps": "sweep", "groups": "group"}  # parts of a W&B URL, and what the next one names
-WORKER_DIED = "a worker died, of too little memory perhaps; try --workers 1"
-PARSERS = min(4, os.cpu_count() or 1)  # processes: one keeps up with about 3,000 runs a second
-PROJECTS_AT_ONCE = 4
-WINDOW_RUNS = 600  # that a window should hold: a page holds some more, and smaller ones are parsed earlier
-COUNT_TRIES = 2  # for a history that came whole, but shorter than the server counts
+PAGE_RUNS = 1_000  # runs a question, the most that a server gives, and rows that are made together
+WINDOW_RUNS = 600  # that a window should hold: pages of it come side by side
 LISTINGS = 3  # before a project that keeps changing is taken as it is
 RUNS_A_QUESTION = 20  # histories or sweeps
-TABLES = ("history", "history_sampled", "system")  # files with many rows a run, by the end of their names
 LIVE_ROWS_A_QUESTION = 5_000
 SYSTEM_SAMPLES = 1_000  # rows of system metrics a run
-DOWNLOAD_BYTES = 1 << 20
-FAILURES_NAMED = 10  # on stderr, of those with one cause
-NO_FILES = ("project", "projects")  # failures that no metadata tells of
-PLAIN_LINE_S = 10  # between two lines of progress where there is no terminal
+TABLES = ("history", "history_sampled", "system")  # files with many rows a run, by the end of their names
 
-PAGE_RUNS = 1_000  # runs a question, the most that a server gives, and rows that are made together
 ROW_GROUP_ROWS = 100_000
 ROW_GROUP_BYTES = 16_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
-KEPT_CELLS = 1_000_000  # of an earlier history, copied at a time
 PART_ITEMS = 300_000  # logged values that a reader holds before it writes them away: about 40 MB
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
-MANY_LOGS = 200  # as many logs as are worth a second process whatever their size
+TASK_BYTES, TASK_LOGS = 4_000_000, 100  # small logs that are read together
 MANY_BYTES = 16_000_000  # logs of less than this in all are read sooner than a second process starts
+EXACT_FLOAT = 2**53  # whole numbers up to this are exact as Float64
+
+FAILURES_NAMED = 10  # on stderr, of those with one cause
+PLAIN_LINE_S = 10  # between two lines of progress where there is no terminal
+ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 # The transaction log: a header, then LevelDB's log format in blocks counted from the start of the file.
 LOG_HEADER = bytes.fromhex("3a572642e1be00")  # ":W&B", the magic 0xBEE1 in little-endian order, version 0
@@ -187,9 +164,11 @@ UNREADABLE, CUT_OFF = -1, -2  # our own kinds, for a stretch of bytes that is no
 # --- nouns ----------------------------------------------------------------------------------------------------
 
 KeyPath: TypeAlias = tuple[str, ...]
-RunPath: TypeAlias = tuple[str, str, str]  # entity, project, id: one id may occur in several projects
 Scalar: TypeAlias = bool | int | float | str | None
 Say: TypeAlias = Callable[[str], None]
+Parse: TypeAlias = Callable[[bytes], Any]
+Subject = TypeVar("Subject")
+Found = TypeVar("Found")
 
 
 class ScriptError(Exception):
@@ -198,33 +177,6 @@ class ScriptError(Exception):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-class QueryError(Exception):
-    """A question that the server did not answer, and why; `status` is the HTTP status, 0 where there is none.
-
-    With a status from 400 to 499 the same question will fail again; otherwise it may be worth a second try.
-    """
-
-    def __init__(self, message: str, status: int = 0) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class GivenUpError(QueryError):
-    """The same, asked often enough or not asked any more."""
-
-
-class DownloadError(Exception):
-    """A file that did not come whole, and why, without its URL: that one is signed."""
-
-
-class NoFileError(DownloadError):
-    """The same, from a service that lives and gives a plain answer: no access, or no such file."""
-
-
-class NoDownloadError(DownloadError):
-    """A file that nobody asks for any more."""
 
 
 @dataclass(frozen=True)
@@ -244,21 +196,32 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Place:
+    """What is asked for on the server: projects of an entity (by name or glob), or a run, sweep or group of one."""
+
+    entity: str | None  # None: the key's own
+    project: str
+    run: str | None = None
+    sweep: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
 class Options:
     """The command line, checked."""
 
     offline: Path | None  # None: from the server
-    places: tuple[Target, ...]
+    places: tuple[Place, ...]
     output: Path
     selection: Selection
     include_history: bool
     history_keys: tuple[str, ...]  # globs; empty means all
     history_samples: int | None
     system_metrics: bool
-    workers: int
-    timeout_s: int
+    workers: int | None
+    timeout: int  # s
     retries: int
-    key_file: Path | None
+    api_key_file: Path | None
     prune: bool
     dry_run: bool
     json: bool
@@ -268,25 +231,12 @@ class Options:
 
 @dataclass(frozen=True)
 class MetricDefinition:
-    """What `define_metric` said of a metric, or of all that a pattern with a trailing `*` matches."""
+    """What `define_metric` set for a metric, or for all that a pattern with a trailing `*` matches."""
 
     pattern: str
     goal: str | None
     summary: str | None  # one or more of SUMMARY_KINDS, with commas, as define_metric takes them
     step_metric: str | None
-
-
-@dataclass(frozen=True)
-class Part:
-    """Consecutive rows of one run's history in a parquet file of ours; its columns are named by `column_key`."""
-
-    file: Path
-    rows: int
-    first_step: int
-    last_step: int
-    ascending: bool  # strictly
-    metrics: Mapping[KeyPath, str]  # to the name of their dtype
-    repeated: int = 0  # rows whose step another one has
 
 
 @dataclass(frozen=True)
@@ -312,12 +262,63 @@ class Run:
     commit: str | None
     url: str | None
     exported_at: datetime
-    config: Mapping[str, object]
-    summary: Mapping[str, object]
-    config_json: str | None = None  # instead of the config's own JSON: a text that could not be parsed
-    summary_json: str | None = None  # the same, or the server's text where that is valid JSON
+    config_json: str
+    summary_json: str
+    leaves: Sequence[tuple[KeyPath, Scalar]]  # by path behind CONFIG or METRIC; of the summary only the numbers
     definitions: tuple[MetricDefinition, ...] = ()
-    history: tuple[Part, ...] = ()  # in the order of their steps
+
+
+@dataclass(frozen=True)
+class Page:
+    """Up to PAGE_RUNS runs as a parquet file in the working folder; `column_key` names its columns.
+
+    `kinds` are the kinds of the flattened columns, by prefix and path: a dtype, EMPTY (nothing but nulls; the file
+    lacks the column), or MIXED (the values as JSON, since no one dtype has them all).
+    """
+
+    file: Path
+    keys: pl.DataFrame  # of each row what later steps need: see KEYS
+    kinds: Mapping[KeyPath, str]
+    nested: Mapping[str, frozenset[KeyPath]]  # by run id: paths of more than one key among the summary's numbers
+    definitions: frozenset[MetricDefinition]
+    text_bytes: int  # of the configs and summaries, the bulk of a row
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive rows of one run in a parquet file of the working folder, which other runs may share.
+
+    The file's columns are `run_id` and, named by `column_key`, the clocks and metrics. Several runs' whole numbers and
+    fractions may share a Float64 column: `dtypes` are the run's own dtypes of its metrics, `stored` those of the file.
+    """
+
+    file: Path
+    rows: int
+    first_step: int
+    last_step: int
+    ascending: bool  # strictly
+    dtypes: Mapping[KeyPath, str]
+    stored: Mapping[KeyPath, str]
+    file_rows: int  # of all its runs
+
+
+@dataclass(frozen=True)
+class History:
+    """One run's rows for one of the TABLES, in the order of their steps."""
+
+    parts: Sequence[Part] = ()
+    skipped: frozenset[KeyPath] = frozenset()  # keys of what is no number
+    counted: int | None = None  # rows that the source counts; None where it does not
+    repeated: int = 0  # rows that came, but whose step another one has: the server counts them
+    mark: tuple[str, str] | None = None  # see RunKeys
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def is_short(self) -> bool:
+        return self.counted is not None and self.rows + self.repeated < self.counted
 
 
 @dataclass(frozen=True)
@@ -330,16 +331,78 @@ class Failure:
     attempts: int = 1
 
 
-@dataclass
-class Findings:
-    """What a source found: the runs, and what is to be said of them."""
+@dataclass(frozen=True)
+class Earlier:
+    """A parquet file of an earlier export of the same project."""
 
-    runs: list[Run] = field(default_factory=list)
-    failed: dict[RunPath | None, list[Failure]] = field(default_factory=dict)  # None: belongs to no known run
-    torn: dict[RunPath | None, list[str]] = field(default_factory=dict)
-    skipped_history_keys: dict[RunPath, set[KeyPath]] = field(default_factory=dict)
-    unread: set[str] = field(default_factory=set)  # ids, by the files' names, of runs of which nothing could be read
-    sees_all: bool = True  # False: there are places that could not be looked into
+    file: Path
+    rows: Mapping[str, int]  # by run id: its rows in the file; of the runs file: its history's rows
+    columns: Mapping[KeyPath, str]  # of configs or metrics, by their W&B paths
+    dtypes: Mapping[KeyPath, str]
+    facts: Mapping[KeyPath, Mapping[str, str | None]]  # goal, summary and step metric
+    facts_json: str
+    made_of: tuple[str, ...]  # see Table
+    marks: Mapping[str, tuple[str, ...]]  # by run id: see RunKeys
+    export_id: str | None  # None where a file of an older version, or of a killed export, has to be written anew
+
+
+@dataclass
+class Project:
+    """A project on its way from its source to its files: each step fills in what it found or did."""
+
+    entity: str
+    name: str
+    filters: Mapping[str, object] = field(default_factory=dict)  # W&B's own: which runs the server is asked for
+    stem: str = ""  # what its files' names begin with
+    earlier: Mapping[str, Earlier] = field(default_factory=dict)  # by the end of their names: runs, history, ...
+
+    # From the source:
+    windows: list[Window] = field(default_factory=list)  # of creation times, by which the server is asked
+    last_created: datetime | None = None
+    page_runs: int = PAGE_RUNS  # runs that a page may hold; fewer for a while after one that failed
+    selected: int = 0  # runs that pass the filters
+    filtered: int = 0  # and that do not
+    all_ids: frozenset[str] | None = None  # ids of all runs in the source; None where it did not tell all
+    unread: frozenset[str] = frozenset()  # ids of runs of which nothing could be read: not known to be gone
+    cut: frozenset[str] = frozenset()  # ids of runs whose logs were cut off: an earlier export may have more of them
+    pages: list[Page] = field(default_factory=list)
+    runs: pl.DataFrame = field(default_factory=lambda: keys_of([]))  # of the selected runs, with places in the pages
+    tables: dict[str, dict[str, History]] = field(default_factory=dict)  # by the end of their names, and run id
+    made_of: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what else a table's rows depend on
+    goals: Mapping[str, str] = field(default_factory=dict)  # of metrics, by sweeps
+    failed: list[Failure] = field(default_factory=list)
+    torn: list[str] = field(default_factory=list)
+    planned_rows: int | None = None  # of a dry run: history rows to fetch
+
+    # Of its files:
+    files: list[dict[str, object]] = field(default_factory=list)  # as the metadata lists them
+    kept: list[str] = field(default_factory=list)  # ids of runs of an earlier export that are not in this one
+    gone: list[str] = field(default_factory=list)  # of these, the ids that the source no longer has
+    mismatched: list[str] = field(default_factory=list)  # ids of runs whose rows differ in number from the server's
+    kept_fuller: list[str] = field(default_factory=list)  # ids of runs of which the earlier export has more rows
+    dropped: list[str] = field(default_factory=list)  # metrics that the earlier history had
+    history_rows: int = 0
+    history_runs: int = 0
+
+    @property
+    def path(self) -> str:
+        return f"{self.entity}/{self.name}"
+
+    @property
+    def place(self) -> dict[str, object]:
+        """The variables that every question about the project has."""
+        return {"entity": self.entity, "project": self.name}
+
+    @property
+    def metrics(self) -> set[KeyPath]:
+        """What its histories hold."""
+        histories = [history for of_table in self.tables.values() for history in of_table.values()]
+        earlier = [each.columns for name, each in self.earlier.items() if name in self.tables]
+        return {path for history in histories for part in history.parts for path in part.dtypes}.union(*earlier)
+
+    @property
+    def status(self) -> str:
+        return "partial" if self.failed else "complete"
 
 
 # --- the log file: bytes to records ---------------------------------------------------------------------------
@@ -460,19 +523,9 @@ def looks_cut_off(block: bytes, at: int) -> bool:
 # --- one log: records to a log --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SummaryChange:
-    """One step of a summary's making: the value at `path` becomes `value`, or goes."""
-
-    path: KeyPath
-    whole: bool  # set by the user as one value; a deeper path set later does not add to it but replaces it
-    value: object
-    removed: bool = False
-
-
 @dataclass
 class Log:
-    """What one `.wandb` file tells."""
+    """What one `.wandb` file holds."""
 
     file: Path
     integrity: Integrity = field(default_factory=Integrity)
@@ -482,23 +535,49 @@ class Log:
     newest_at: datetime | None = None
     exit_code: int | None = None
     config: dict[str, object] = field(default_factory=dict)
-    summary: list[SummaryChange] = field(default_factory=list)
+    summary: dict[tuple[bool, KeyPath, bool], object] = field(default_factory=dict)  # see note_summary
     definitions: dict[str, MetricDefinition] = field(default_factory=dict)
     history: list[Part] = field(default_factory=list)
-    skipped_keys: set[KeyPath] = field(default_factory=set)
+    skipped: set[KeyPath] = field(default_factory=set)
+    error: str = ""  # why it could not be read
+
+    @property
+    def run_id(self) -> str:
+        """From the file's name where damage or a kill took the record that holds it."""
+        return str(self.run.get("id") or self.file.stem.removeprefix("run-"))
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the run may have logged more than the file holds."""
+        return self.integrity.torn or bool(self.integrity.damage) or self.exit_code is None
 
 
-def read_log(file: Path, parts: Path, history_keys: tuple[str, ...] | None) -> Log:
-    """Everything that `file` holds, its history as files in the folder `parts`.
+def read_logs(files: Sequence[Path], folder: Path, history_keys: tuple[str, ...] | None) -> list[Log]:
+    """Everything that the files hold; their histories, in the files' order, as parts in `folder`.
 
-    `history_keys`: globs of the metrics wanted, `()` for all, None for only the steps. OSError if unreadable.
+    `history_keys`: globs of the metrics wanted, `()` for all, None for only the steps.
     """
+    rows = HistoryRows(folder, history_keys)
+    logs = []
+    for file in files:
+        log = Log(file)
+        rows.start_log(log)
+        try:
+            read_log(log, rows)
+        except OSError as error:
+            rows.drop_log()
+            log = Log(file, error=f"cannot be read: {error.strerror or error}")
+        logs.append(log)
+    rows.write_part()
+    return logs
+
+
+def read_log(log: Log, rows: HistoryRows) -> None:
+    """Fill in what the log's file holds; its history goes to `rows`. OSError if the file cannot be read."""
     types_ = record_types()
-    log = Log(file)
-    rows = HistoryRows(types_, parts, history_keys)
     changes: dict[tuple[bool, KeyPath, bool], bytes] = {}
     item_path = ItemPaths(types_.SummaryItem)
-    with file.open("rb", buffering=32 * BLOCK_BYTES) as opened:
+    with log.file.open("rb", buffering=32 * BLOCK_BYTES) as opened:
         for payload in log_records(opened, log.integrity):
             log.records += 1
             try:
@@ -512,11 +591,9 @@ def read_log(file: Path, parts: Path, history_keys: tuple[str, ...] | None) -> L
             except types_.DecodeError as error:
                 rows.drop_unfinished()
                 log.integrity.damage.append(f"record {log.records}: {error}")
-    log.history = rows.finish()
-    log.skipped_keys = rows.skipped_keys
-    log.summary = [summary_change(types_, key, item) for key, item in changes.items()]
-    log.newest_at = newest(log.newest_at, rows.newest_at)
-    return log
+    for (whole, path, removed), item in changes.items():
+        value = None if removed else from_json(types_.SummaryItem.FromString(item).value_json)
+        log.summary[whole, path, removed] = value
 
 
 def apply_record(log: Log, record: Any) -> None:
@@ -526,9 +603,9 @@ def apply_record(log: Log, record: Any) -> None:
         apply_run(log, record.run)
     elif kind == "config":
         for item in record.config.update:
-            put(log.config, config_path(item), from_json(item.value_json))
+            put(log.config, tuple(item.nested_key) or (item.key,), from_json(item.value_json))
         for item in record.config.remove:
-            remove(log.config, config_path(item))
+            remove(log.config, tuple(item.nested_key) or (item.key,))
     elif kind == "metric":
         apply_metric(log, record.metric)
     elif kind == "exit":
@@ -543,7 +620,7 @@ def apply_run(log: Log, run: Any) -> None:
     """A run record comes again, whole, when name, notes or tags change, but with large ints as floats in its config."""
     config: dict[str, object] = {}
     for item in run.config.update:
-        put(config, config_path(item), from_json(item.value_json))
+        put(config, tuple(item.nested_key) or (item.key,), from_json(item.value_json))
     log.config = config | log.config
     log.started_at = log.started_at or moment_of(run.start_time)
     log.newest_at = newest(log.newest_at, log.started_at)
@@ -578,23 +655,15 @@ def apply_metric(log: Log, metric: Any) -> None:
 
 
 def note_summary(changes: dict[tuple[bool, KeyPath, bool], bytes], summary: Any, item_path: ItemPaths) -> None:
-    """Keep each path's last change, in the order in which they came: of earlier ones nothing remains."""
+    """Keep each path's last change in the order in which they came; earlier ones have no effect.
+
+    A change is named by whether the user set the value as a whole, its path, and whether it was removed.
+    """
     for items, removed in ((summary.item, False), (summary.other, True)):
         for item in items:
             whole, path = item_path(item)
             changes.pop((whole, path, removed), None)
             changes[whole, path, removed] = item
-
-
-def summary_change(types_: RecordTypes, key: tuple[bool, KeyPath, bool], item: bytes) -> SummaryChange:
-    whole, path, removed = key
-    return SummaryChange(
-        path, whole, None if removed else from_json(types_.SummaryItem.FromString(item).value_json), removed
-    )
-
-
-def config_path(item: Any) -> KeyPath:
-    return tuple(item.nested_key) or (item.key,)
 
 
 def put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
@@ -630,7 +699,7 @@ def moment_of(timestamp: Any) -> datetime | None:
 
 
 def moment_at(seconds: float) -> datetime | None:
-    """Seconds since 1970 as a moment; None where they are no date."""
+    """Seconds since 1970 as a time; None where they are no date."""
     try:
         return datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):
@@ -738,27 +807,39 @@ class ItemPaths:
 
 
 class HistoryRows:
-    """Collects a log's history rows column by column, and writes them to parts whenever enough have come.
+    """Collects the history rows of logs column by column, and writes them to part files whenever enough have come.
 
     A column is a list of the values' JSON, each after one byte (its length), None where a row lacks the key; it may be
     shorter than there are rows, until the part is written.
     """
 
-    def __init__(self, types_: RecordTypes, parts: Path, history_keys: tuple[str, ...] | None) -> None:
-        self.types = types_
-        self.item_path = ItemPaths(types_.HistoryItem)
-        self.parts = parts
+    def __init__(self, folder: Path, history_keys: tuple[str, ...] | None) -> None:
+        self.types = record_types()
+        self.item_path = ItemPaths(self.types.HistoryItem)
+        self.folder = folder
         self.history_keys = history_keys
-        self.written: list[Part] = []
-        self.skipped_keys: set[KeyPath] = set()
-        self.newest_at: datetime | None = None
+        self.logs: list[tuple[Log, int]] = []  # whose rows these are, and the first row of each
         self.start_part()
 
     def start_part(self) -> None:
         self.rows = 0
         self.items = 0
-        self.columns: dict[KeyPath, list[bytes | None]] = {("_step",): []}
+        self.columns: dict[KeyPath, list[bytes | None]] = {clock: [] for clock in CLOCKS}
         self.by_keys: dict[bytes, list[bytes | None]] = {}
+        self.logs = [(log, 0) for log, _ in self.logs[-1:]]
+
+    def start_log(self, log: Log) -> None:
+        self.logs.append((log, self.rows))
+
+    def drop_log(self) -> None:
+        """Take back the rows of the last log."""
+        self.rows = self.logs.pop()[1]
+        self.drop_unfinished()
+
+    def drop_unfinished(self) -> None:
+        """Take back what was added of a row of which an item cannot be decoded."""
+        for column in self.columns.values():
+            del column[self.rows :]
 
     def add(self, row: Any) -> None:
         """Add one row; `row` is a history record of Glance."""
@@ -783,11 +864,6 @@ class HistoryRows:
         if self.items >= PART_ITEMS or self.rows * len(self.columns) >= PART_CELLS:
             self.write_part()
 
-    def drop_unfinished(self) -> None:
-        """Take back what was added of a row of which an item cannot be decoded."""
-        for column in self.columns.values():
-            del column[self.rows :]
-
     def parsed(self, item: bytes, keys: bytes) -> tuple[list[bytes | None], bytes]:
         """Column and value of an item whose keys are new, or whose value is not short JSON."""
         path = self.item_path(item)[1]
@@ -804,47 +880,109 @@ class HistoryRows:
         if path in CLOCKS:
             return True
         if path[0].startswith("_"):
-            self.skipped_keys.add(path)
+            self.logs[-1][0].skipped.add(path)
             return False
         return self.history_keys is not None and (
             not self.history_keys or path[-1] == "_type" or names_match(path, self.history_keys)
         )
 
-    def finish(self) -> list[Part]:
-        """All parts, in the order of the log."""
-        if self.rows:
-            self.write_part()
-        return self.written
-
     def write_part(self) -> None:
-        """Parse the columns' values, leave out what is no number, and write the rest to a file."""
-        paths = {column_key(path): path for path in sorted(self.columns)}
-        media = {path[:-1] for path in self.columns if len(path) > 1 and path[-1] == "_type"}
-        inside = {
-            path: [path[:depth] for depth in range(1, len(path)) if path[:depth] in media] for path in self.columns
-        }
-        texts = outside_media(json_texts(self.columns, self.rows), inside)
-        found, others = json_numbers(texts)
-        numbers = {paths[name]: found[name] for name in paths if name in found}
-        self.skipped_keys |= {paths[name] for name in others}
-        self.skipped_keys |= {top for tops in inside.values() for top in tops if self.wanted(top)}
-        for clock, dtype in zip(CLOCKS, (pl.Int64, pl.Float64, pl.Float64), strict=True):
-            series = numbers.get(clock, pl.Series([None] * self.rows, dtype=dtype))
-            numbers[clock] = series.cast(dtype, strict=False)
-        self.newest_at = newest(self.newest_at, moment_at(cast("float", numbers[("_timestamp",)].max() or 0.0)))
-        self.written.append(write_part(numbers, self.parts))
+        """Write the numbers of the rows as part files, and tell each log its part and what was left out."""
+        if self.rows:
+            texts = json_texts(self.columns, self.rows)
+            ends = [first for _, first in self.logs[1:]] + [self.rows]
+            counts = [end - first for (_, first), end in zip(self.logs, ends, strict=True)]
+            owners = pl.DataFrame({"log": range(len(counts)), "rows": counts})
+            owners = owners.filter(pl.col("rows") > 0).select(pl.col("log").repeat_by("rows").explode())
+            self.write_rows(texts, owners["log"])
         self.start_part()
 
+    def write_rows(self, texts: pl.DataFrame, owners: pl.Series) -> None:
+        """Write rows of JSON texts; `owners` is the number of each row's log.
 
-def outside_media(texts: pl.DataFrame, media: Mapping[KeyPath, Sequence[KeyPath]]) -> pl.DataFrame:
-    """The texts; null where one of the keys above, told by `media`, is a media object: its `_type` betrays it."""
-    outside = [
-        pl.when(pl.all_horizontal(pl.col(column_key((*top, "_type"))).is_null() for top in tops))
-        .then(pl.col(column_key(path)))
-        .alias(column_key(path))
-        for path, tops in media.items()
-        if tops
+        Logs share a file, but for those of a run that the file holds already, and those with whole numbers that would
+        not be exact in a column that others make Float64.
+        """
+        paths = {column_key(path): path for path in sorted(self.columns)}
+        media = {path[:-1] for path in paths.values() if len(path) > 1 and path[-1] == "_type"}
+        objects = counts_by(owners, texts.select(column_key((*top, "_type")) for top in media))
+        texts = outside_media(texts, list(paths.values()), media)
+        integers, floats = json_numbers(texts)
+        logged, whole, numeric = (counts_by(owners, frame) for frame in (texts, integers, floats))
+        exact = pl.all_horizontal(
+            pl.lit(value=True), pl.exclude([column_key(clock) for clock in CLOCKS]).abs() <= EXACT_FLOAT
+        )
+        alone = set(owners.filter(~integers.select(exact.fill_null(value=True)).to_series()))
+        dtypes: dict[int, dict[KeyPath, str]] = {}
+        run_ids: set[str] = set()
+        for number in logged:
+            log = self.logs[number][0]
+            if log.run_id in run_ids:
+                alone.add(number)
+            run_ids.add(log.run_id)
+            log.skipped |= {paths[name] for name, count in logged[number].items() if count > numeric[number][name]}
+            log.skipped |= {top for top in media if objects[number][column_key((*top, "_type"))] and self.wanted(top)}
+            dtypes[number] = {
+                paths[name]: "Int64" if whole[number][name] == count else "Float64"
+                for name, count in numeric[number].items()
+                if count and paths[name] not in CLOCKS
+            }
+        for members in ([number for number in dtypes if number not in alone], *([number] for number in alone)):
+            self.write_file({number: dtypes[number] for number in members}, owners, integers, floats)
+
+    def write_file(
+        self,
+        dtypes: Mapping[int, Mapping[KeyPath, str]],
+        owners: pl.Series,
+        integers: pl.DataFrame,
+        floats: pl.DataFrame,
+    ) -> None:
+        """Write the rows of some logs, whose metrics have these dtypes, and note the parts in the logs."""
+        stored: dict[KeyPath, str] = {}
+        for path, dtype in (item for of_log in dtypes.values() for item in of_log.items()):
+            stored[path] = "Float64" if "Float64" in (dtype, stored.get(path)) else "Int64"
+        columns = {("_step",): "Int64", ("_runtime",): "Float64", ("_timestamp",): "Float64"} | stored
+        series = [(integers if dtype == "Int64" else floats)[column_key(path)] for path, dtype in columns.items()]
+        rows = pl.DataFrame([owners.alias("log"), *series]).filter(pl.col("log").is_in(list(dtypes)))
+        run_ids = {number: self.logs[number][0].run_id for number in dtypes}
+        file = self.folder / f"{uuid.uuid4().hex}.parquet"
+        run_id = pl.col("log").replace_strict(run_ids, return_dtype=pl.String).alias("run_id")
+        write_intermediate(rows.select(run_id, pl.exclude("log")), file)
+        newest_s = pl.col(column_key(("_timestamp",))).max()
+        for facts in rows.group_by("log").agg(newest_s.alias("newest_s"), *step_facts()).iter_rows(named=True):
+            number = facts.pop("log")
+            log = self.logs[number][0]
+            log.newest_at = newest(log.newest_at, moment_at(facts.pop("newest_s") or 0.0))
+            log.history.append(Part(file, **facts, dtypes=dtypes[number], stored=stored, file_rows=rows.height))
+
+
+def counts_by(owners: pl.Series, frame: pl.DataFrame) -> dict[int, dict[str, int]]:
+    """How many values, other than null, each column has in the rows of each owner."""
+    rows = pl.DataFrame([owners.alias("log"), *frame.get_columns()])
+    counts = rows.group_by("log", maintain_order=True).agg(pl.all().count())
+    return {row.pop("log"): row for row in counts.iter_rows(named=True)}
+
+
+def step_facts() -> list[pl.Expr]:
+    """Rows (UInt32), first and last step (Int64), and whether the steps ascend strictly, as Part has them."""
+    step = pl.col(column_key(("_step",)))
+    ascending = (step.diff().drop_nulls() > 0).all()
+    return [
+        pl.len().alias("rows"),
+        step.min().fill_null(0).alias("first_step"),
+        step.max().fill_null(0).alias("last_step"),
+        ascending.alias("ascending"),
     ]
+
+
+def outside_media(texts: pl.DataFrame, paths: Iterable[KeyPath], media: Collection[KeyPath]) -> pl.DataFrame:
+    """The texts; null where one of the keys above is a media object, which has a `_type`."""
+    outside = []
+    for path in paths:
+        tops = [path[:depth] for depth in range(1, len(path)) if path[:depth] in media]
+        if tops:
+            no_object = pl.all_horizontal(pl.col(column_key((*top, "_type"))).is_null() for top in tops)
+            outside.append(pl.when(no_object).then(pl.col(column_key(path))).alias(column_key(path)))
     return texts.with_columns(outside)
 
 
@@ -864,48 +1002,19 @@ def json_texts(columns: Mapping[KeyPath, list[bytes | None]], rows: int) -> pl.D
     return frame.select(pl.all().cast(pl.String, strict=False).str.slice(1).replace("null", None))
 
 
-def json_numbers(texts: pl.DataFrame) -> tuple[dict[str, pl.Series], set[str]]:
-    """The columns' numbers as Int64, else Float64, where there are any; and the columns that hold something else too.
+def json_numbers(texts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The numbers in JSON texts as Int64 and as Float64; null where a text is none.
 
     Booleans are 0 and 1; the texts "NaN", "Infinity" and "-Infinity" are numbers.
     """
     spelt = texts.select(pl.all().replace({"true": "1", "false": "0"} | {f'"{name}"': name for name in NON_FINITE}))
-    integers = spelt.select(pl.all().cast(pl.Int64, strict=False))
-    floats = spelt.select(pl.all().cast(pl.Float64, strict=False))
-    nulls = (frame.null_count().row(0) for frame in (texts, integers, floats))
-    numbers: dict[str, pl.Series] = {}
-    others: set[str] = set()
-    for name, absent, no_integer, no_number in zip(texts.columns, *nulls, strict=True):
-        if no_number < texts.height:
-            numbers[name] = (integers if no_integer == no_number else floats)[name]
-        if no_number > absent:
-            others.add(name)
-    return numbers, others
+    return spelt.select(pl.all().cast(pl.Int64, strict=False)), spelt.select(pl.all().cast(pl.Float64, strict=False))
 
 
-def write_part(numbers: Mapping[KeyPath, pl.Series], parts: Path) -> Part:
-    """Write columns of numbers, `_step` among them, as one part; the other clocks are null where they are missing."""
-    rows = len(numbers[("_step",)])
-    unknown = pl.Series([None] * rows, dtype=pl.Float64)
-    numbers = {**dict.fromkeys(CLOCKS[1:], unknown), **numbers}
-    frame = pl.DataFrame([series.alias(column_key(path)) for path, series in numbers.items()])
-    steps = numbers[("_step",)]
-    file = parts / f"{uuid.uuid4().hex}.parquet"
-    write_intermediate(frame, file)
-    return Part(
-        file,
-        rows=len(steps),
-        first_step=cast("int", steps.min() or 0),
-        last_step=cast("int", steps.max() or 0),
-        ascending=(ascending := bool((steps.diff().drop_nulls() > 0).all())),
-        metrics={path: str(series.dtype) for path, series in numbers.items() if path not in CLOCKS},
-        repeated=0 if ascending else len(steps) - steps.n_unique(),
-    )
-
-
-def write_intermediate(frame: pl.DataFrame, file: Path) -> None:
+def write_intermediate(frame: pl.DataFrame | pl.LazyFrame, file: Path, **metadata: str) -> None:
+    """Write a file of the working folder; ScriptError if there is no place for it."""
     try:
-        frame.write_parquet(file, compression="lz4", statistics=False)
+        frame.lazy().sink_parquet(file, compression="lz4", statistics=False, metadata=metadata)
     except (OSError, pl.exceptions.ComputeError) as error:  # the disk is full, which polars may call either
         message = f"{file.parent} cannot be written to ({error}); free the place or choose another with -o"
         raise ScriptError(message, NOTHING_USABLE) from error
@@ -931,57 +1040,79 @@ def matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatch.fnmatchcase(name.lower(), pattern.lower())
 
 
-# --- offline source: folders to runs --------------------------------------------------------------------------
+# --- offline source: folders to projects ----------------------------------------------------------------------
 
 
-def read_offline(folder: Path, options: Options, work: Path, say: Say) -> Findings:
-    """Every run below the folder, its history as parts in `work`."""
-    findings = Findings()
+class FoundRun(NamedTuple):
+    """A run with what it was made of."""
 
-    def note_unreadable(error: OSError) -> None:
-        findings.sees_all = False
-        where = relative(Path(error.filename), folder)
-        note_failure(findings, None, Failure(where, "folder", f"cannot be read: {error.strerror}"))
+    run: Run
+    history: History
+    logs: Sequence[Log]
 
-    files = find_logs(folder, say, note_unreadable)
-    wanted = options.history_keys if options.include_history and not options.dry_run else None
+
+def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
+    """The projects below the folder that are asked for: their selected runs as pages, their histories as parts."""
+    folder = cast("Path", options.offline)
+    files, failed = find_logs(folder, say)
+    sees_all = not failed
     logs: dict[str, list[Log]] = {}
-    with Meter(quiet=options.quiet) as meter:
-        meter.add(runs_wanted=len(files))
-        read = list(read_logs(files, work, wanted, options.workers, meter))
-    for file, log in read:
-        shown = relative(file, folder)
-        if isinstance(log, Log) and log.records:
-            logs.setdefault(run_id_of(log, file), []).append(log)
+    torn: list[str] = []
+    unread: set[str] = set()
+    for log in read_side_by_side(files, options, work):
+        shown = relative(log.file, folder)
+        if log.records:
+            logs.setdefault(log.run_id, []).append(log)
             continue
-        findings.unread.add(run_id_of(Log(file), file))
-        if isinstance(log, OSError):
-            note_failure(findings, None, Failure(shown, "log", f"cannot be read: {log.strerror or log}"))
-        elif log.integrity.is_log:
-            note_integrity(findings, log, None, shown, say)
-        else:
+        unread.add(log.run_id)
+        if not log.integrity.is_log:
             say(f"skipped: {shown} is no W&B run log")
-    for run_id, of_run in sorted(logs.items()):
-        for same in by_project(of_run, options.selection):
-            run = combined(run_id, same, work, say)
-            findings.runs.append(run)
-            findings.skipped_history_keys[run_path(run)] = set().union(*(log.skipped_keys for log in same))
-            for log in same:
-                note_integrity(findings, log, run, relative(log.file, folder), say)
-    return findings
+        elif log.integrity.torn:
+            torn.append(shown)
+            say(f"torn: {shown} ends in the middle of a record, as a crash leaves it; nothing was recorded before")
+        failed += failures_of(log, shown, shown)
+    found = [
+        combined(run_id, place, of_place, work, say)
+        for run_id, of_run in sorted(logs.items())
+        for place, of_place in by_place(of_run, options.selection)
+    ]
+    projects = []
+    for (entity, name), runs in chosen_runs(found, failed, options, folder, say).items():
+        project = Project(entity, name, unread=frozenset(unread), failed=[*failed], torn=[*torn])
+        ids = frozenset(each.run.id for each in found if (each.run.entity, each.run.project) == (entity, name))
+        project.all_ids = ids if sees_all else None
+        project.selected, project.filtered = len(runs), len(ids) - len(runs)
+        for run, history, of_run in runs:
+            project.failed += [each for log in of_run for each in failures_of(log, relative(log.file, folder), run.id)]
+            for log in of_run:
+                if log.integrity.torn:
+                    shown, rows = relative(log.file, folder), sum(part.rows for part in log.history)
+                    kept = f"the {rows:,} history rows before are kept"
+                    say(f"torn: {shown} ends in the middle of a record, as a crash leaves it; {kept}")
+                    project.torn.append(shown)
+            if options.include_history and not options.dry_run:
+                project.tables.setdefault("history", {})[run.id] = history
+                project.made_of["history"] = options.history_keys
+        project.cut = frozenset(run.id for run, _, of_run in runs if any(log.is_cut for log in of_run))
+        project.torn.sort()
+        project.planned_rows = sum(run.history_rows for run, *_ in runs)
+        of_project = [run for run, *_ in runs]
+        starts = range(0, len(runs), PAGE_RUNS)
+        project.pages = [write_page(of_project[start : start + PAGE_RUNS], work) for start in starts]
+        project.runs = keys_of(project.pages)
+        projects.append(project)
+    return projects
 
 
-def run_path(run: Run) -> RunPath:
-    return run.entity, run.project, run.id
-
-
-def find_logs(folder: Path, say: Say, on_error: Callable[[OSError], None]) -> list[Path]:
-    """Every `.wandb` file at or below `folder`, once, though links may lead to it more than once; sorted."""
-    errors: list[OSError] = []
+def find_logs(folder: Path, say: Say) -> tuple[list[Path], list[Failure]]:
+    """Every `.wandb` file at or below `folder`, once, though links may lead to it more than once, sorted by name;
+    and the folders that cannot be read.
+    """
     if folder.is_file():
-        return [folder]
+        return [folder], []
     if not folder.is_dir():
         raise ScriptError(f"no folder {folder}; name the one that holds offline-run-* or run-* folders", NOTHING_USABLE)
+    errors: list[OSError] = []
     found: dict[str, Path] = {}
     seen: set[str] = set()
     for parent, folders, files in os.walk(folder, onerror=errors.append, followlinks=True):
@@ -995,113 +1126,155 @@ def find_logs(folder: Path, say: Say, on_error: Callable[[OSError], None]) -> li
             found.setdefault(os.path.realpath(Path(parent, name)), Path(parent, name))
         if not logs and re.match(r"(offline-)?run-\d{8}_\d{6}-", Path(parent).name):
             say(f"skipped: {relative(Path(parent), folder)} is a run's folder without a log")
-    for error in errors:
-        on_error(error)
     if not found:
         why = f" ({errors[0].filename} cannot be read: {errors[0].strerror})" if errors else ""
         raise ScriptError(f"no W&B run logs (*.wandb) below {folder}{why}; name another folder", NOTHING_USABLE)
-    return sorted(found.values())
-
-
-def read_logs(
-    files: Sequence[Path], work: Path, history_keys: tuple[str, ...] | None, workers: int, meter: Meter
-) -> Iterator[tuple[Path, Log | OSError]]:
-    """Every file's log, in the files' order; many large ones by several processes."""
-    read = partial(read_log_or_error, parts=work, history_keys=history_keys)
-    workers = min(workers, len(files))
-    if workers < 2 or (len(files) < MANY_LOGS and sum(size_bytes(file) for file in files) < MANY_BYTES):
-        for file in files:
-            yield file, read(file)
-            meter.add(runs=1)
-        return
-    largest_first = sorted(files, key=size_bytes, reverse=True)
-    with Workers(workers) as processes:
-        started = [processes.submit(read, file) for file in largest_first]
-        for log in started:
-            log.add_done_callback(lambda _: meter.add(runs=1))
-        logs = {file: processes.result(log) for file, log in zip(largest_first, started, strict=True)}
-    yield from ((file, logs[file]) for file in files)
-
-
-def prepare_worker() -> None:
-    import_libraries()
-    copyreg.pickle(ScriptError, lambda error: (ScriptError, (str(error), error.exit_code)))  # by itself it is not
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes at a terminal; the first one decides
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def end_with_parent() -> None:
-    """A killed parent leaves no workers behind."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(NOTHING_USABLE)
-
-
-def read_log_or_error(file: Path, parts: Path, history_keys: tuple[str, ...] | None) -> Log | OSError:
-    try:
-        return read_log(file, parts, history_keys)
-    except OSError as error:
-        return error
-
-
-def size_bytes(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0
-
-
-def run_id_of(log: Log, file: Path) -> str:
-    """The run's id; from the file's name where damage or a kill took the record that holds it."""
-    return str(log.run.get("id") or file.stem.removeprefix("run-"))
+    failed = [
+        Failure(relative(Path(error.filename), folder), "folder", f"cannot be read: {error.strerror}")
+        for error in errors
+    ]
+    return sorted(found.values()), failed
 
 
 def relative(file: Path, folder: Path) -> str:
     return str(file.relative_to(folder)) if file != folder and file.is_relative_to(folder) else file.name
 
 
-def note_failure(findings: Findings, owner: RunPath | None, failure: Failure) -> None:
-    findings.failed.setdefault(owner, []).append(failure)
+def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> list[Log]:
+    """The logs, in the files' order; where they are many bytes, by several processes, the largest first."""
+    keys = options.history_keys if options.include_history and not options.dry_run else None
+    tasks = tasks_of(files)
+    total_bytes = sum(size for size, _ in tasks)
+    processes = min(options.workers or os.cpu_count() or 1, len(tasks))
+    logs: dict[Path, Log] = {}
+    with Meter(quiet=options.quiet) as meter, ExitStack() as stack:
+        meter.add(runs_wanted=len(files))
+        if processes < 2 or total_bytes < MANY_BYTES:
+            batches: Iterable[list[Log]] = (read_logs(of_task, work, keys) for _, of_task in tasks)
+        else:
+            pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=prepare_process)
+            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+            futures = [pool.submit(read_logs, of_task, work, keys) for _, of_task in tasks]
+            batches = (future.result() for future in futures)
+        try:
+            for batch in batches:
+                logs |= {log.file: log for log in batch}
+                meter.add(runs=len(batch))
+        except BrokenProcessPool as error:
+            message = "a process that read logs died, of too little memory perhaps; try --workers 1"
+            raise ScriptError(message, NOTHING_USABLE) from error
+    return [logs[file] for file in files]
 
 
-def note_integrity(findings: Findings, log: Log, run: Run | None, shown: str, say: Say) -> None:
-    """Record and say what is wrong with a log: damage is a failure, a torn end is none."""
-    owner = run_path(run) if run else None
-    rows = sum(part.rows for part in log.history)
-    if log.integrity.torn:
-        findings.torn.setdefault(owner, []).append(shown)
-        kept = f"the {rows:,} history rows before are kept" if log.records else "nothing was recorded before"
-        say(f"torn: {shown} ends in the middle of a record, as a crash leaves it; {kept}")
-    if log.integrity.damage:
-        places = log.integrity.damage
-        where = ", ".join(places[:3]) + (f" and {len(places) - 3} more places" if len(places) > 3 else "")
-        error = f"damaged log {shown}: unreadable at {where}; the rest is kept"
-        note_failure(findings, owner, Failure(run.id if run else shown, "log", error))
+def tasks_of(files: Iterable[Path]) -> list[tuple[int, list[Path]]]:
+    """The logs by what is read together, with its bytes, the most bytes first: a large log alone, small ones together.
+
+    Logs that share a task share a part file, which holds the runs in the order of their ids, as the history file does.
+    """
+    tasks: list[tuple[int, list[Path]]] = []
+    for file in sorted(files, key=lambda file: (file.stem, file)):
+        size = 0
+        with suppress(OSError):
+            size = file.stat().st_size
+        if tasks and tasks[-1][0] + size <= TASK_BYTES and len(tasks[-1][1]) < TASK_LOGS:
+            tasks[-1] = (tasks[-1][0] + size, [*tasks[-1][1], file])
+        else:
+            tasks.append((size, [file]))
+    return sorted(tasks, key=lambda task: -task[0])
 
 
-def by_project(logs: Sequence[Log], selection: Selection) -> Iterator[list[Log]]:
-    """Logs of one run id, apart where they belong to different entities or projects."""
-    groups: dict[tuple[str, str], list[Log]] = {}
-    telling = next((log.run for log in logs if log.run), {})  # for logs that lost their run record to damage
+def prepare_process() -> None:
+    """Of a process that reads logs: it leaves Ctrl-C to its parent, and ends with it."""
+    import_libraries()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end_with_parent() -> None:
+        cast("Any", parent_process()).join()
+        os._exit(NOTHING_USABLE)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def failures_of(log: Log, shown: str, run: str) -> list[Failure]:
+    """A failure if the log, or some of it, could not be read; a torn end is none."""
+    if not log.integrity.damage:
+        return [Failure(run, "log", log.error)] if log.error else []
+    places = log.integrity.damage
+    where = ", ".join(places[:3]) + (f" and {len(places) - 3} more places" if len(places) > 3 else "")
+    return [Failure(run, "log", f"damaged log {shown}: unreadable at {where}; the rest is kept")]
+
+
+def by_place(logs: Sequence[Log], selection: Selection) -> list[tuple[tuple[str, str], list[Log]]]:
+    """Logs of one run id by entity and project, to which they may belong apart."""
+    places: dict[tuple[str, str], list[Log]] = {}
+    any_record = next((log.run for log in logs if log.run), {})  # for logs that lost their run record to damage
     for log in logs:
-        told = log.run or telling
-        place = (
-            told.get("entity") or stand_in(selection.entity, NO_ENTITY),
-            told.get("project") or stand_in(selection.project, NO_PROJECT),
-        )
-        log.run = {**log.run, "entity": place[0], "project": place[1]}
-        groups.setdefault(place, []).append(log)
-    yield from (groups[place] for place in sorted(groups))
+        record = log.run or any_record
+        entity = record.get("entity") or stand_in(selection.entity, NO_ENTITY)
+        project = record.get("project") or stand_in(selection.project, NO_PROJECT)
+        places.setdefault((entity, project), []).append(log)
+    return sorted(places.items())
 
 
 def stand_in(chosen: Sequence[str], default: str) -> str:
     """What stands for an entity or project that a log does not name: the one that was asked for, if it is plain."""
-    plain = len(chosen) == 1 and not re.search(r"[*?\[]", chosen[0])
-    return storable(chosen[0]) if plain else default
+    return storable(chosen[0]) if len(chosen) == 1 and not is_glob(chosen[0]) else default
 
 
-def combined(run_id: str, logs: Sequence[Log], work: Path, say: Say) -> Run:
+def chosen_runs(
+    found: Sequence[FoundRun], failed: Sequence[Failure], options: Options, folder: Path, say: Say
+) -> dict[tuple[str, str], list[FoundRun]]:
+    """The runs that are asked for, by entity and project. What each filter keeps is said; ScriptError if none is left."""
+    selection = options.selection
+    entities = [entity.lower() for entity in selection.entity]
+    kept = [
+        each
+        for each in found
+        if (not entities or each.run.entity.lower() in entities)
+        and (not selection.project or any(matches(each.run.project, glob) for glob in selection.project))
+    ]
+    if not kept:
+        places = sorted({f"{each.run.entity}/{each.run.project}" for each in found})
+        there = f"there is {', '.join(places[:5])}" if places else "nothing was recorded in these logs"
+        reasons = "; ".join([there, *(f"{failure.run}: {failure.error}" for failure in failed[:3])])
+        raise ScriptError(f"no runs to export: {reasons}; see -e and -p", NOTHING_USABLE)
+    tests: list[tuple[str, object, Callable[[Run], bool]]] = [
+        ("--since", selection.since, lambda run: at_or_after(run.created_at, selection.since)),
+        ("--until", selection.until, lambda run: not at_or_after(run.created_at, selection.until)),
+        ("--active-since", selection.active_since, lambda run: at_or_after(run.heartbeat_at, selection.active_since)),
+        ("--state", selection.state, lambda run: run.state in selection.state),
+        ("--tag", selection.tag, lambda run: not set(run.tags).isdisjoint(selection.tag)),
+        ("--group", selection.group, lambda run: run.group in selection.group),
+        ("--sweep", selection.sweep, lambda run: run.sweep in selection.sweep),
+    ]
+    for flag, given, test in tests:
+        if given:
+            before, kept = kept, [each for each in kept if test(each.run)]
+            say(f"{flag} kept {len(kept):,} of {len(before):,} runs")
+            if not kept:
+                damage = [
+                    each
+                    for of_run in before
+                    for log in of_run.logs
+                    for each in failures_of(log, relative(log.file, folder), of_run.run.id)
+                ]
+                report_failures([*failed, *damage])  # may be why none is left
+                advice = "loosen it, or see what there is with --dry-run"
+                raise ScriptError(f"{flag} leaves no run of {len(before):,}; {advice}", NOTHING_USABLE)
+    projects: dict[tuple[str, str], list[FoundRun]] = {}
+    for each in sorted(kept, key=lambda each: (each.run.entity, each.run.project, each.run.id)):
+        projects.setdefault((each.run.entity, each.run.project), []).append(each)
+    return projects
+
+
+def at_or_after(moment: datetime | None, limit: datetime | None) -> bool:
+    return moment is not None and limit is not None and moment >= limit
+
+
+# --- offline source: the logs of one run ----------------------------------------------------------------------
+
+
+def combined(run_id: str, place: tuple[str, str], logs: Sequence[Log], work: Path, say: Say) -> FoundRun:
     """One run from its logs: later ones add to or override the earlier."""
     logs = without_copies(sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.file)))
     config: dict[str, object] = {}
@@ -1109,39 +1282,40 @@ def combined(run_id: str, logs: Sequence[Log], work: Path, say: Say) -> Run:
     for log in logs:
         config |= log.config
         definitions |= log.definitions
-    history = consecutive_parts(logs, work, partial(say_rewritten, run_id, say))
-    summary = folded_summary(logs, history)
-    told = {name: next((log.run[name] for log in reversed(logs) if log.run.get(name)), None) for name in TOLD_BY_LOGS}
-    last_log = logs[-1]
+    config = cast("dict[str, object]", jsonable(without_notes(config)))
+    parts = consecutive_parts(run_id, logs, work, say)
+    skipped = frozenset(path for log in logs for path in log.skipped)
+    summary = folded_summary(logs, parts)
+    names = ("name", "tags", "group", "job_type", "sweep", "notes", "commit")
+    last = {name: next((log.run[name] for log in reversed(logs) if log.run.get(name)), None) for name in names}
     heartbeat_at = newest(*(log.newest_at for log in logs))
-    return Run(
+    ends = [log.newest_at for log in logs if log.newest_at is not None]
+    run = Run(
         id=run_id,
-        name=told["name"] or run_id,
-        state=offline_state(last_log.exit_code, heartbeat_at),
-        entity=last_log.run["entity"],
-        project=last_log.run["project"],
-        created_at=logs[0].started_at or first_moment(logs),
+        name=last["name"] or run_id,
+        state=offline_state(logs[-1].exit_code, heartbeat_at),
+        entity=place[0],
+        project=place[1],
+        created_at=logs[0].started_at or min(ends, default=None),  # damage may have taken the start
         heartbeat_at=heartbeat_at,
         runtime_s=runtime_s(summary),
-        last_step=history[-1].last_step if history else None,
-        history_rows=sum(part.rows for part in history),
-        tags=told["tags"] or (),
-        group=told["group"],
-        job_type=told["job_type"],
-        sweep=told["sweep"],
+        last_step=parts[-1].last_step if parts else None,
+        history_rows=sum(part.rows for part in parts),
+        tags=last["tags"] or (),
+        group=last["group"],
+        job_type=last["job_type"],
+        sweep=last["sweep"],
         user=None,
-        notes=told["notes"],
-        commit=told["commit"],
+        notes=last["notes"],
+        commit=last["commit"],
         url=None,
         exported_at=now(),
-        config=cast("dict[str, object]", jsonable(without_notes(config))),
-        summary=summary,
+        config_json=valid_json(config),
+        summary_json=valid_json(summary),
+        leaves=[*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))],
         definitions=tuple(definitions[pattern] for pattern in sorted(definitions)),
-        history=tuple(history),
     )
-
-
-TOLD_BY_LOGS = ("name", "tags", "group", "job_type", "sweep", "notes", "commit")
+    return FoundRun(run, History(parts, skipped), logs)
 
 
 def without_copies(logs: Sequence[Log]) -> list[Log]:
@@ -1174,19 +1348,19 @@ def without_notes(config: Mapping[str, object]) -> dict[str, object]:
 def folded_summary(logs: Sequence[Log], history: Sequence[Part]) -> dict[str, Any]:
     """The summary that W&B would hold after these logs, keys sorted (the log's order is random)."""
     summary: dict[str, Any] = {}
-    whole: set[KeyPath] = set()  # dicts that the user set as one value
-    for change in (change for log in logs for change in log.summary):
-        for depth in range(1, len(change.path)):
-            if change.path[:depth] in whole:
-                whole.discard(change.path[:depth])
-                put(summary, change.path[:depth], {})
-        whole.discard(change.path)
-        if change.removed:
-            remove(summary, change.path)
+    set_whole: set[KeyPath] = set()  # dicts that the user set as one value; a deeper path set later replaces them
+    for (whole, path, removed), value in (change for log in logs for change in log.summary.items()):
+        for depth in range(1, len(path)):
+            if path[:depth] in set_whole:
+                set_whole.discard(path[:depth])
+                put(summary, path[:depth], {})
+        set_whole.discard(path)
+        if removed:
+            remove(summary, path)
         else:
-            put(summary, change.path, change.value)
-            if change.whole:
-                whole.add(change.path)
+            put(summary, path, value)
+            if whole:
+                set_whole.add(path)
     if len(logs) > 1 and history and "_step" in summary:
         summary["_step"] = history[-1].last_step
     return dict(sorted(summary.items()))
@@ -1201,60 +1375,30 @@ def runtime_s(summary: Mapping[str, Any]) -> float | None:
     return None
 
 
-def first_moment(logs: Sequence[Log]) -> datetime | None:
-    """What stands for the start of a run where damage took it: the earliest of its logs' ends."""
-    return min((log.newest_at for log in logs if log.newest_at is not None), default=None)
-
-
-def export_offline(folder: Path, options: Options, work: Path, say: Say) -> Conclusion:
-    """Export what the logs below a folder hold."""
-    import_libraries()
-    findings = read_offline(folder, options, work, say)
-    try:
-        projects = listings(findings, options, work, say)
-    except ScriptError:  # of a filter that leaves none: what is damaged may be why
-        if findings.runs:
-            report_failures([failure for failures in findings.failed.values() for failure in failures])
-        raise
-    for glob in unmatched(options, projects):
-        say(f"--history-keys {glob} matches no metric of these runs")
-    failures = [failure for project in projects for failure in project.failed]
-    if options.dry_run:
-        return Conclusion([], projects, failures)
-    source = {"kind": "offline", "directory": str(folder.absolute())}
-    return Conclusion([write_project(project, options, source, work) for project in projects], [], failures)
-
-
-# --- steps of a run's logs ------------------------------------------------------------------------------------
-
-
-def consecutive_parts(logs: Sequence[Log], work: Path, say_rewritten: Callable[[int], None]) -> list[Part]:
+def consecutive_parts(run_id: str, logs: Sequence[Log], work: Path, say: Say) -> list[Part]:
     """The parts of a run in the order of their steps, each step once.
 
     The steps of a resumed offline log follow the last one before it, as `wandb sync` would place them. A rewound run
     loses the rows after the step to which it went back. Any other step that comes again replaces the earlier row.
     """
     parts: list[Part] = []
-    last_step = -1
     for log in logs:
         kept_until, shift = log.run.get("rewound_to"), 0
+        # The log of an online run, resumed, goes on where the server was: only offline ones count from 0 again.
+        is_offline = log.run.get("offline") or log.file.parent.name.startswith("offline-run-")
         if kept_until is not None:
-            parts = [moved(part, 0, int(kept_until)) for part in parts]
+            parts = [moved(run_id, part, work, last_step=int(kept_until)) for part in parts]
             parts = [part for part in parts if part.rows]
-        elif log.run.get("resumed") and is_offline(log):
-            shift = last_step + 1
-        parts += [moved(part, shift) for part in log.history]
-        last_step = max((part.last_step for part in parts), default=-1)
-    unique = each_step_once(parts, work)
+        elif log.run.get("resumed") and is_offline:
+            shift = max((part.last_step for part in parts), default=-1) + 1
+        parts += [moved(run_id, part, work, shift=shift) for part in log.history if part.rows]
+    unique: list[Part] = []
+    for together in overlapping(parts):
+        is_fine = len(together) == 1 and together[0].ascending
+        unique.append(together[0] if is_fine else unique_steps(run_id, together, work))
     if again := sum(part.rows for part in parts) - sum(part.rows for part in unique):
-        say_rewritten(again)
+        say(f"run {run_id}: {again:,} steps were logged again by a later log; the later rows are kept")
     return unique
-
-
-def each_step_once(parts: Sequence[Part], work: Path) -> list[Part]:
-    """The parts in the order of their steps; those whose steps mingle become one, in which the later rows hold."""
-    together = overlapping([part for part in parts if part.rows])
-    return [each[0] if len(each) == 1 and each[0].ascending else unique_steps(each, work) for each in together]
 
 
 def overlapping(parts: Sequence[Part]) -> list[list[Part]]:
@@ -1269,283 +1413,431 @@ def overlapping(parts: Sequence[Part]) -> list[list[Part]]:
     return [[part for _, part in sorted(each, key=lambda numbered: numbered[0])] for each in ranges]
 
 
-def is_offline(log: Log) -> bool:
-    """Whether a log counts its steps from 0: that of an online run, resumed, goes on where the server was."""
-    return bool(log.run.get("offline")) or log.file.parent.name.startswith("offline-run-")
-
-
-def moved(part: Part, shift: int, last_step: int | None = None) -> Part:
+def moved(run_id: str, part: Part, work: Path, *, shift: int = 0, last_step: int | None = None) -> Part:
     """The part with its steps shifted, and without rows after `last_step`."""
     if not shift and (last_step is None or part.last_step <= last_step):
         return part
-    rows = read_part(part).with_columns(pl.col(column_key(("_step",))) + shift)
-    if last_step is not None:
-        rows = rows.filter(pl.col(column_key(("_step",))) <= last_step)
-    return rewritten(rows, part.file.parent)
+    step = pl.col(column_key(("_step",)))
+    rows = rows_of(run_id, part).with_columns(step + shift)
+    return new_part(rows if last_step is None else rows.filter(step <= last_step), work)
 
 
-def unique_steps(parts: Sequence[Part], work: Path) -> Part:
+def unique_steps(run_id: str, parts: Sequence[Part], work: Path) -> Part:
     """The parts as one, sorted by step; of rows with one step the last."""
     step = column_key(("_step",))
-    rows = pl.concat([read_part(part) for part in parts], how="diagonal_relaxed")
-    return rewritten(rows.unique(step, keep="last", maintain_order=True).sort(step), work)
+    rows = pl.concat([rows_of(run_id, part) for part in parts], how="diagonal_relaxed")
+    return new_part(rows.unique(step, keep="last", maintain_order=True).sort(step), work)
 
 
-def rewritten(rows: pl.DataFrame, work: Path) -> Part:
-    return write_part({tuple(json.loads(name)): rows[name] for name in sorted(rows.columns)}, work)
+def rows_of(run_id: str, part: Part) -> pl.LazyFrame:
+    """The run's rows of a part file, its metrics in their own dtypes."""
+    dtypes = {column_key(path): getattr(pl, dtype) for path, dtype in part.dtypes.items()}
+    rows = pl.scan_parquet(part.file, glob=False).filter(pl.col("run_id") == run_id)
+    return rows.select(
+        "run_id", *map(column_key, CLOCKS), *(pl.col(name).cast(dtype) for name, dtype in dtypes.items())
+    )
 
 
-def read_part(part: Part) -> pl.DataFrame:
-    return pl.read_parquet(part.file, glob=False)
+def new_part(rows: pl.LazyFrame, work: Path) -> Part:
+    """Write rows of one run as a part of their own."""
+    file = work / f"{uuid.uuid4().hex}.parquet"
+    write_intermediate(rows, file)
+    return part_in(file)
 
 
-def say_rewritten(run_id: str, say: Say, rows: int) -> None:
-    say(f"run {run_id}: {rows:,} steps were logged again by a later log; the later rows are kept")
+def part_in(file: Path) -> Part:
+    """The part that a file holds which no other run shares."""
+    schema = pl.read_parquet_schema(file)
+    dtypes = {tuple(json.loads(name)): str(dtype) for name, dtype in schema.items() if name != "run_id"}
+    metrics = {path: dtype for path, dtype in dtypes.items() if path not in CLOCKS}
+    facts = pl.scan_parquet(file, glob=False).select(step_facts()).collect().row(0, named=True)
+    return Part(file, **facts, dtypes=metrics, stored=metrics, file_rows=facts["rows"])
 
 
-# --- the server: a connection -------------------------------------------------------------------------------------
+# --- the server: its address and the key ----------------------------------------------------------------------
 
-
-@contextmanager
-def connected(key_file: Path | None, *, timeout_s: int, retries: int) -> Iterator[wandb.Api]:
-    """The SDK's connection for as long as the block lasts. Its end also ends what other threads still ask."""
-    key = key_in(key_file)
-    with tempfile.TemporaryDirectory(prefix="wandb-tools-", ignore_cleanup_errors=True) as scratch:
-        prepare_sdk(scratch, timeout_s=timeout_s, retries=retries)
-        import_sdk(scratch)
-        start_service()
-        try:
-            yield signed_in(key, limit_s=min(timeout_s, CONNECT_LIMIT_S))
-        finally:
-            disconnect()
-
-
-def disconnect() -> None:
-    """Tell the SDK's service process to end. It may miss that while it gives up a question, and `teardown` would wait.
-
-    It then ends as soon as this process does: so this one waits for it in a thread, which nobody waits for.
-    """
-    ending = threading.Thread(target=wandb.teardown, daemon=True)
-    ending.start()
-    ending.join(DISCONNECT_LIMIT_S)
-
-
-def prepare_sdk(scratch: str, *, timeout_s: int, retries: int) -> None:
-    """Settings that the SDK reads when it is imported and starts: silent, bounded, and its log files in `scratch`."""
-    os.environ |= {
-        "WANDB_SILENT": "true",
-        "WANDB_ERROR_REPORTING": "false",
-        "WANDB_MODE": "online",  # a cluster's `offline` is meant for training
-        "WANDB_CACHE_DIR": scratch,
-        "WANDB_HTTP_TIMEOUT": str(timeout_s),  # of each attempt; `query` bounds them all together
-        "WANDB__GRAPHQL_TIMEOUT_SECONDS": str(timeout_s),  # its other name
-        "WANDB__GRAPHQL_RETRY_MAX": str(max(retries, 1)),  # 0 would mean 20
-        "WANDB__GRAPHQL_RETRY_WAIT_MIN_SECONDS": str(RETRY_WAIT_MIN_S),
-        "WANDB__GRAPHQL_RETRY_WAIT_MAX_SECONDS": str(RETRY_WAIT_MAX_S),
-    }
-    os.environ.pop("WANDB_SERVICE", None)  # the connection of a training process, which is not ours to end
-
-
-def import_sdk(scratch: str) -> None:
-    """Import wandb, which takes a second: once its settings are made, before any thread starts.
-
-    It makes temporary folders, which are to go when `scratch` does.
-    """
-    global wandb, ValidationError, WandbApiFailedError
-    usual, tempfile.tempdir = tempfile.tempdir, scratch
-    import wandb
-    from pydantic import ValidationError
-    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
-
-    tempfile.tempdir = usual
-
-
-def start_service() -> None:
-    """Have the SDK start its service process, in a thread, while modules are imported that `Api` needs as well."""
-
-    def start() -> None:
-        with suppress(Exception):  # `Api` tries it again, and tells
-            wandb.setup()
-
-    threading.Thread(target=start, daemon=True).start()
-    importlib.import_module("wandb.apis.public")
-
-
-def key_in(file: Path | None) -> str | None:
-    """The API key that `file` holds; None without a file."""
-    if file is None:
-        return None
-    try:
-        key = file.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise ScriptError(f"--api-key-file {file} cannot be read: {why}", NOTHING_USABLE) from error
-    if not key:
-        raise ScriptError(f"--api-key-file {file} is empty; it should hold the API key alone", NOTHING_USABLE)
-    return key
-
-
-def signed_in(key: str | None, *, limit_s: int) -> wandb.Api:
-    """A connection that the server has let in; without a `key`, with the one that the SDK finds. It never asks."""
-    try:
-        if key is None and not wandb.login(prompt=False, verify=False):
-            how = "run `wandb login`, set WANDB_API_KEY or name a file with --api-key-file"
-            raise ScriptError(f"no API key for {base_url()}; {how}", NOTHING_USABLE)
-        return busy_server_permitting(key, limit_s)
-    except wandb.errors.AuthenticationError as error:
-        raise ScriptError(not_let_in(error, limit_s), NOTHING_USABLE) from error
-    except ValidationError as error:  # of a setting; pydantic tells which
-        wrong = error.errors()[0]
-        setting = "_".join(map(str, wrong["loc"])).upper()
-        message = f"WANDB_{setting} is unusable: {wrong['msg']}; correct it, or unset it for W&B's own server"
-        raise ScriptError(message, NOTHING_USABLE) from error
-
-
-def busy_server_permitting(key: str | None, limit_s: int) -> wandb.Api:
-    """A connection, after further tries if the server lives and is merely too busy to let anyone in."""
-    for wait_s in SIGN_IN_WAITS_S:
-        try:
-            return wandb.Api(api_key=key, timeout=limit_s)
-        except wandb.errors.AuthenticationError as error:
-            if not BUSY.search(str(error.__cause__)):
-                raise
-            time.sleep(wait_s)
-    return wandb.Api(api_key=key, timeout=limit_s)
-
-
-def not_let_in(error: wandb.errors.AuthenticationError, limit_s: int) -> str:
-    """Why there is no connection: an odd key, a wrong one, or no server that answers."""
-    cause = error.__cause__
-    where = "copy it again from W&B's user settings (WANDB_API_KEY, `wandb login` or --api-key-file)"
-    if cause is None:  # the SDK has looked at the key's form alone
-        return f"unusable API key: {str(error).rstrip('.')}; {where}"
-    if isinstance(cause, WandbApiFailedError) and status_of(cause) in REFUSED:
-        return f"{base_url()} refuses the API key: {reason(cause, limit_s)}; {where}"
-    if BUSY.search(str(cause)):
-        return f"{base_url()} is too busy to let anyone in: {reason(cause, limit_s)}; try again later"
-    hint = "check WANDB_BASE_URL, the network and its proxy, and SSL_CERT_FILE for a private certificate"
-    return f"cannot sign in to {base_url()}: {reason(cause, limit_s)}; {hint}"
+CLOUD = "https://api.forge.coreweave.com"  # W&B's own server, unless something else is configured
+FORGE = "forge.coreweave.com"  # where its pages are; the same server as api.wandb.ai
+CLOUD_HOSTS = (FORGE, f"api.{FORGE}", "api.wandb.ai")
+PAGE_HOSTS = (FORGE, "wandb.ai", "www.wandb.ai", "app.wandb.ai")
+KEY_ADVICE = "copy it again from W&B's user settings (WANDB_API_KEY, `wandb login` or --api-key-file)"
 
 
 def base_url() -> str:
-    """The server's address, from wherever the SDK has it, fit to be shown."""
-    return re.sub(r"//[^/@]*@", "//", str(wandb.sdk.wandb_setup.singleton().settings.base_url))  # without a password
-
-
-def app_url() -> str:
-    """Where the server shows its pages, without a slash at the end."""
-    return str(wandb.sdk.wandb_setup.singleton().settings.app_url).rstrip("/")
-
-
-def query(api: wandb.Api, question: str, variables: Mapping[str, object], *, timeout_s: float) -> str:
-    """The server's answer to a GraphQL question: the JSON text of its data, as it came.
-
-    QueryError if none comes within `timeout_s`, the SDK's own retries included, or if it is an error. May be called
-    from several threads; the SDK lets ten questions be under way. `_service_api` is private: since 0.31 the SDK has
-    no public way to send a question of one's own, and sends its own in this one.
-    """
+    """The server's address, found as the SDK finds it, without a password, and without a slash at the end."""
+    given = (os.environ.get("WANDB_BASE_URL") or sdk_setting("base_url") or CLOUD).strip().rstrip("/")
     try:
-        answer = api._service_api.execute_graphql(question, variables, timeout=timeout_s, parse=str)  # noqa: SLF001
-    except WandbApiFailedError as error:
-        raise QueryError(reason(error, timeout_s), status_of(error)) from error
-    if answer in ("", "null"):
-        raise QueryError("an answer without data")
-    return answer
+        url = urlsplit(given)
+        is_url = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # of a port or an IPv6 address
+        is_url = False
+    if is_url:
+        url = url._replace(netloc=url.netloc.rpartition("@")[2])
+    if not is_url or "@" in url.geturl():  # a part of a password that was not encoded
+        raise ScriptError(f"WANDB_BASE_URL is unusable: it is no URL; write one such as {CLOUD}", NOTHING_USABLE)
+    if url.hostname == FORGE and (url.scheme, url.port, url.path) == ("https", None, "/api/wandb"):
+        return CLOUD
+    if url.hostname in PAGE_HOSTS:
+        raise ScriptError(f"WANDB_BASE_URL is unusable: that is where the pages are; use {CLOUD}", NOTHING_USABLE)
+    if url.hostname in CLOUD_HOSTS and url.scheme == "http":
+        raise ScriptError(f"WANDB_BASE_URL is unusable: it would send the key unencrypted; use {CLOUD}", NOTHING_USABLE)
+    return url.geturl()
 
 
-def status_of(error: WandbApiFailedError) -> int:
-    """The HTTP status that ended the SDK's tries; 0 where it has none to tell."""
-    return error.response.http_status if error.response else 0
+def page_url(base_url: str) -> str:
+    """Where the server at `base_url` shows its pages, without a slash at the end."""
+    if given := os.environ.get("WANDB_APP_URL"):
+        return re.sub("//.*@", "//", given).rstrip("/")  # without a password
+    if urlsplit(base_url).hostname in CLOUD_HOSTS:
+        return f"https://{FORGE}/wandb"
+    return base_url.replace("://api.", "://" if "://api.wandb." in base_url else "://app.")
 
 
-def reason(error: BaseException, limit_s: float) -> str:
-    """What went wrong, in one line."""
-    if isinstance(error.__context__, TimeoutError):  # the SDK blames "the service process", which is its own
-        return f"no answer within {limit_s:g} s"
-    last_try = str(error).rpartition("while retrying: ")[2].strip()
-    return last_try.partition("\n")[0] or type(error).__name__
+def sdk_setting(name: str) -> str | None:
+    """A value from the SDK's settings files; the one of the working folder goes before the user's."""
+    files = configparser.ConfigParser(interpolation=None)
+    user, here = expanded(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"), os.environ.get("WANDB_DIR") or "."
+    for folder in (user, expanded(here) / "wandb", expanded(here) / ".wandb"):
+        with suppress(configparser.Error, UnicodeDecodeError):  # the SDK passes over what it cannot read, too
+            files.read(folder / "settings", encoding="utf-8")
+    return files.get("default", name, fallback=None)
 
 
-# --- the server: what to ask for ------------------------------------------------------------------------------
+def expanded(path: str) -> Path:
+    """`path` with the home folder in place of `~`, where there is one: a container's user may have none."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser fails without a home)
 
 
-@dataclass(frozen=True)
-class Target:
-    """What is asked for on the server: projects of an entity (by name or glob), or a run, sweep or group of one."""
+def api_key(file: Path | None, base_url: str) -> str:
+    """The API key for the server: from `file`, WANDB_API_KEY, netrc or the SDK's settings, the first that has one."""
+    if file is not None:
+        try:
+            source, key = f"--api-key-file {file}", file.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise ScriptError(f"--api-key-file {file} cannot be read: {why}", NOTHING_USABLE) from error
+        if not key:
+            raise ScriptError(f"--api-key-file {file} is empty; it should hold the API key alone", NOTHING_USABLE)
+    elif os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        raise ScriptError("identity tokens are not supported; unset WANDB_IDENTITY_TOKEN_FILE", NOTHING_USABLE)
+    elif key := os.environ.get("WANDB_API_KEY", "").strip():
+        source = "WANDB_API_KEY"
+    elif key := netrc_key(base_url) or "":
+        source = "the netrc file"
+    elif key := sdk_setting("api_key") or "":
+        source = "the SDK's settings file"
+    else:
+        how = "run `wandb login`, set WANDB_API_KEY or name a file with --api-key-file"
+        raise ScriptError(f"no API key for {base_url}; {how}", NOTHING_USABLE)
+    secret = key.partition("-")[2] or key  # keys of some servers have a prefix
+    is_token = re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", key)
+    if not key.isascii() or not (is_token or re.fullmatch(r"[\w-]{40,}", secret)):
+        wrong = f"{source} holds {len(key)} characters, a key has 40 or more letters and digits"
+        raise ScriptError(f"unusable API key: {wrong}; {KEY_ADVICE}", NOTHING_USABLE)
+    return key
 
-    entity: str | None  # None: the key's own
-    project: str
-    run: str | None = None
-    sweep: str | None = None
-    group: str | None = None
+
+def netrc_key(base_url: str) -> str | None:
+    """What `wandb login` stored for the server; None if nothing, or nothing readable, is there."""
+    names = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    file = next((file for name in names if (file := expanded(name)).is_file()), None)
+    hosts = [urlsplit(base_url).netloc]
+    if hosts[0] in CLOUD_HOSTS:
+        hosts.append("api.wandb.ai")
+    with suppress(OSError, netrc.NetrcParseError, UnicodeDecodeError):
+        entries = netrc.netrc(file) if file else None
+        found = [entries.authenticators(host) for host in hosts] if entries else []
+        return next((entry[2] for entry in found if entry and entry[2]), None)
+    return None
 
 
-@dataclass(frozen=True)
-class Project:
-    """A project that is there, with what narrows its runs down as one of W&B's filters."""
+# --- the server: requests, in bounded time --------------------------------------------------------------------
 
-    entity: str
-    name: str
-    filters: Mapping[str, object]
-    stem: str = ""  # what its files' names begin with
-
-    @property
-    def path(self) -> str:
-        return f"{self.entity}/{self.name}"
-
-    @property
-    def place(self) -> dict[str, object]:
-        """The variables that every question about the project has."""
-        return {"entity": self.entity, "project": self.name}
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # between two tries; doubles from the first to the second
+LONGEST_RETRY_AFTER_S = 300.0  # a longer wait that a server asks for looks like a hang
+LEAST_BYTES_S = 10_000  # a slower answer is given up once the timeout is over
+PIECE_BYTES = 1 << 20
+SIGN_IN_LIMIT_S = 6  # for the first question: a server that cannot be reached is named within 10 s
 
 
-def target_of(place: str) -> Target:
-    """The target of a W&B URL or an `entity/project[/run]` path; ScriptError where it is neither.
+class RequestError(Exception):
+    """A request that failed, and why, without its URL, which may be signed.
 
-    >>> target_of("https://wandb.ai/team/demo/runs/abc?nw=1")
-    Target(entity='team', project='demo', run='abc', sweep=None, group=None)
-    >>> target_of("team/demo/sweeps/xyz").sweep
-    'xyz'
+    `status` is the HTTP status, 0 without an answer; `retries` is how often trying again may help, 0 for never;
+    `wait_s` is how long the server asks to wait.
     """
-    url = urlsplit(place)
+
+    def __init__(self, message: str, *, status: int = 0, retries: int = 100, wait_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.status, self.retries, self.wait_s = status, retries, wait_s
+        self.attempts = 1
+
+
+class Host:
+    """A host that many threads ask over HTTP, with a key or without any credentials; when it is busy, all wait."""
+
+    def __init__(self, key: str | None, *, timeout_s: float, retries: int, connections: int, say: Say) -> None:
+        self.timeout_s, self.retries, self.say = timeout_s, retries, say
+        self.first_wait_s = FIRST_WAIT_S
+        self.session = http_session(key, connections)
+        self.resume_at = 0.0  # by time.monotonic(): before it nobody asks
+        self.failures = 0  # requests in a row that were given up without an answer
+        self.most_failures = 2 * connections  # then the host counts as dead, and is asked no more
+        self.stopped = threading.Event()  # ends all waits
+
+    def pause_all(self, wait_s: float) -> None:
+        resume_at = time.monotonic() + wait_s
+        if wait_s >= 1 and resume_at > self.resume_at + 1:  # said once, not by each thread
+            self.say(f"the server is busy: waiting {wait_s:.0f} s")
+        self.resume_at = max(self.resume_at, resume_at)
+
+    def wait(self, wait_s: float) -> None:
+        if self.stopped.wait(wait_s):
+            raise RequestError("interrupted", retries=0)
+
+    def wait_while_paused(self) -> float:
+        """Return once anybody may ask; how many seconds that took."""
+        started = time.monotonic()
+        while (wait_s := self.resume_at - time.monotonic()) > 0:
+            self.wait(wait_s)
+        return time.monotonic() - started
+
+
+def request(host: Host, attempt: Callable[[float], Found], *, limit_s: float = math.inf, retries: int = 0) -> Found:
+    """What `attempt(timeout_s)` returns: tried again after a RequestError, as long as that may help.
+
+    A thread whose request fails waits by itself; after 429, 503 or Retry-After all threads wait, and that is not part
+    of `limit_s`.
+    """
+    end = time.monotonic() + limit_s
+    for number in itertools.count():
+        end += host.wait_while_paused()
+        if host.failures >= host.most_failures:
+            raise RequestError("not asked, as the server no longer answers", retries=0)
+        try:
+            found = attempt(min(host.timeout_s, max(end - time.monotonic(), 0.1)))
+        except RequestError as error:
+            error.attempts = number + 1
+            wait_s = max(error.wait_s, min(host.first_wait_s * 2.0**number, LONGEST_WAIT_S))
+            is_busy = error.wait_s > 0 or error.status in (429, 503)
+            if is_busy:
+                host.pause_all(wait_s)
+            is_late = not is_busy and time.monotonic() + wait_s > end
+            if is_late or number >= min(error.retries, max(host.retries, retries)):
+                has_answered = 0 < error.status < 500 and error.status != 429
+                host.failures = 0 if has_answered else host.failures + 1
+                error.retries = 0  # whoever catches it need not try again
+                raise
+            if not is_busy:
+                host.wait(wait_s)
+        else:
+            host.failures = 0
+            return found
+    raise AssertionError  # the loop has no other end
+
+
+def http_session(key: str | None, connections: int) -> requests.Session:
+    """A session with the key, or with no credentials at all: requests would add those that netrc has for a host."""
+    session = requests.Session()
+    session.headers["User-Agent"] = "wandb-tools"
+    session.auth = ("api", key) if key else lambda request: request
+    session.rebuild_auth = lambda *_: None  # type: ignore[method-assign]  # the same after a redirect
+    session.verify = os.environ.get("SSL_CERT_FILE") or True  # then REQUESTS_CA_BUNDLE counts, if it is set
+    if os.environ.get("WANDB_INSECURE_DISABLE_SSL", "").lower() in ("1", "true", "t", "yes", "y", "on"):
+        session.verify = False
+        warnings.filterwarnings("ignore", message="Unverified HTTPS request")
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=connections))
+    return session
+
+
+def answer_pieces(session: requests.Session, method: str, url: str, timeout_s: float, **how: Any) -> Iterator[bytes]:
+    """The body of a successful answer, piece by piece; how long it may take grows with how much has come."""
+    started, received = time.monotonic(), 0
+    try:
+        with session.request(method, url, stream=True, timeout=timeout_s, verify=session.verify, **how) as answer:
+            if answer.status_code >= 300:
+                raise status_error(answer, answer.raw.read1(PIECE_BYTES, decode_content=True))
+            while piece := answer.raw.read1(PIECE_BYTES, decode_content=True):
+                yield piece
+                received += len(piece)
+                if time.monotonic() - started > timeout_s + received / LEAST_BYTES_S:
+                    raise RequestError(f"{received:,} bytes in {round(timeout_s, 1):g} s are too slow")
+    except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
+        raise RequestError(f"no answer within {round(timeout_s, 1):g} s") from error
+    except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' own are OSErrors
+        cause: BaseException = error
+        while deeper := cause.__cause__ or cause.__context__:
+            cause = deeper
+        why = getattr(cause, "strerror", None) or type(error).__name__  # more than that may hold a URL
+        raise RequestError(f"the connection failed ({why})") from error
+
+
+def status_error(answer: requests.Response, body: bytes) -> RequestError:
+    """What an answer means that is no success, and whether to ask again."""
+    status, stated = answer.status_code, ""
+    with suppress(ValueError):  # W&B says more in JSON
+        stated = stated_error(json.loads(body))
+    message = f"{stated or answer.reason or 'an error'} (HTTP {status})"
+    if status in (408, 429) or status >= 500:
+        wait_s = min(retry_after_s(answer.headers.get("Retry-After")), LONGEST_RETRY_AFTER_S)
+        return RequestError(message, status=status, wait_s=wait_s)
+    return RequestError(message, status=status, retries=0)
+
+
+def stated_error(answer: Any) -> str:
+    """The first message among an answer's `errors`, on one line; empty without one."""
+    with suppress(LookupError, TypeError):
+        return " ".join(str(answer["errors"][0]["message"]).split())
+    return ""
+
+
+def retry_after_s(header: str | None) -> float:
+    """The seconds that a Retry-After header asks to wait, given as such or as a date; 0 for none.
+
+    >>> retry_after_s("7"), retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT"), retry_after_s(None)
+    (7.0, 0.0, 0.0)
+    """
+    wait_s = 0.0
+    try:
+        wait_s = float(header or 0)
+    except ValueError:
+        with suppress(TypeError, ValueError):
+            wait_s = (parsedate_to_datetime(str(header)) - datetime.now(UTC)).total_seconds()
+    return wait_s if wait_s > 0 else 0.0  # not max(): the header may say NaN
+
+
+class Api:
+    """W&B's GraphQL at one address."""
+
+    def __init__(self, base_url: str, key: str, *, timeout_s: float, retries: int, connections: int, say: Say) -> None:
+        self.base_url, self.page_url = base_url, page_url(base_url)
+        self.host = Host(key, timeout_s=timeout_s, retries=retries, connections=connections, say=say)
+
+    def ask(self, question: str, variables: Mapping[str, object], **limits: Any) -> Any:
+        """The `data` of the answer; RequestError without one."""
+        return request(self.host, lambda timeout_s: self.ask_once(question, variables, timeout_s), **limits)
+
+    def ask_once(
+        self, question: str, variables: Mapping[str, object], timeout_s: float, parse: Parse = json.loads
+    ) -> Any:
+        """The same without another try. An error that GraphQL states is worth one more: it may be of the moment."""
+        content = {"query": question, "variables": variables}
+        url = f"{self.base_url}/graphql"
+        pieces = answer_pieces(self.host.session, "POST", url, timeout_s, json=content, allow_redirects=False)
+        try:
+            answer = parse(b"".join(pieces))
+        except ValueError as error:
+            raise RequestError("an answer that is no JSON, or was cut short") from error
+        if not isinstance(answer, dict) or answer.get("errors") or not answer.get("data"):
+            raise RequestError(stated_error(answer) or "an answer without data", status=200, retries=1)
+        return answer["data"]
+
+
+def sign_in(api: Api) -> Mapping[str, Any]:
+    """W&B's `viewer`: the key's own user name and entity, and its teams. ScriptError without access."""
+    question = "query Viewer { viewer { username entity teams { edges { node { name } } } } }"
+    try:
+        viewer = api.ask(question, {}, limit_s=min(api.host.timeout_s, SIGN_IN_LIMIT_S), retries=3).get("viewer")
+    except RequestError as error:
+        hint = "check WANDB_BASE_URL, the network and its proxy, and SSL_CERT_FILE for a private certificate"
+        message = f"cannot sign in to {api.base_url}: {error}; {hint}"
+        if error.status in (401, 403):
+            message = f"{api.base_url} refuses the API key: {error}; {KEY_ADVICE}"
+        elif error.status == 429 or error.status >= 500:
+            message = f"{api.base_url} is too busy to let anyone in: {error}; try again later"
+        elif 300 <= error.status < 400:
+            message = f"{api.base_url} sends questions elsewhere: {error}; set WANDB_BASE_URL to the address meant"
+        raise ScriptError(message, NOTHING_USABLE) from error
+    return viewer or {"username": None, "entity": None, "teams": None}
+
+
+# --- the server: which projects are meant ---------------------------------------------------------------------
+
+PROJECT_PAGE = """query Projects($entity: String, $after: String) {
+    models(entityName: $entity, first: 200, after: $after) {
+        edges { node { name } } pageInfo { endCursor hasNextPage } } }"""
+
+# A question about one project: its name, its further variables, and what is asked of the project.
+IN_PROJECT = """query %s($entity: String!, $project: String!%s) {
+    project(name: $project, entityName: $entity) { %s } }"""
+
+
+class Server:
+    """What all questions to a server share."""
+
+    def __init__(self, base_url: str, key: str, options: Options, meter: Meter, say: Say) -> None:
+        limits: dict[str, Any] = {"timeout_s": options.timeout, "retries": options.retries, "say": say}
+        self.options, self.meter = options, meter
+        self.workers = options.workers or WORKERS
+        self.api = Api(base_url, key, connections=self.workers, **limits)
+        self.downloads = DOWNLOADS_A_WORKER * self.workers
+        self.storage = Host(None, connections=self.downloads, **limits)
+        self.storage.first_wait_s = FIRST_DOWNLOAD_WAIT_S
+        self.questions = threading.BoundedSemaphore(self.workers)
+        self.conversions = threading.BoundedSemaphore(CONVERSIONS_AT_ONCE)
+        self.viewer: Mapping[str, Any] = {}
+
+    def ask(self, question: str, variables: Mapping[str, object]) -> Any:
+        """The answer's data; RequestError without one."""
+        with self.questions:
+            return self.api.ask(question, variables)
+
+    def stop(self) -> None:
+        """End all waits: their threads end with an error."""
+        self.api.host.stopped.set()
+        self.storage.stopped.set()
+
+
+def place_of(text: str) -> Place:
+    """What a W&B URL or an `entity/project[/run]` path means; ScriptError for what names no runs.
+
+    >>> place_of("https://wandb.ai/team/demo/runs/abc/logs?nw=1")
+    Place(entity='team', project='demo', run='abc', sweep=None, group=None)
+    >>> place_of("https://wandb.ai/team/projects").project
+    '*'
+    """
+    url = urlsplit(
+        text if "://" in text or not re.match(r"[\w.-]*(wandb\.ai|coreweave\.com)/", text) else f"https://{text}"
+    )
     keys = [unquote(key) for key in url.path.split("/") if key]
-    if url.scheme and keys[:1] == ["wandb"] and url.netloc.startswith("forge."):
-        keys = keys[1:]  # where the app lives on that host
+    if url.scheme and url.netloc.endswith(FORGE) and keys[:1] == ["wandb"]:
+        keys = keys[1:]  # where the pages are on that host
+    if url.scheme and len(keys) in (1, 2) and keys[1:] in ([], ["projects"]):
+        return Place(keys[0], "*")
     if len(keys) < 2:
-        raise ScriptError(f"{place} is no project; write entity/project, entity/project/run or a W&B URL", WRONG_USAGE)
-    entity, project, *rest = keys
-    if len(rest) >= 2:
-        return Target(entity, project, **{PLACES[rest[0]]: rest[1]} if rest[0] in PLACES else {})
-    is_run = len(rest) == 1 and not url.scheme
-    return Target(entity, project, rest[0] if is_run else None)
+        raise ScriptError(f"{text} is no project; write entity/project, entity/project/run or a W&B URL", WRONG_USAGE)
+    entity, project, page, name = (*keys, "", "")[:4]
+    if not url.scheme and page and not name:
+        return Place(entity, project, run=page)
+    if name and page in ("runs", "sweeps", "groups"):
+        return Place(entity, project, **{page.removesuffix("s"): name})
+    if page not in ("", "runs", "table", "workspace", "overview"):
+        what = "a report" if page == "reports" else f"a page of {page}"
+        raise ScriptError(f"{text} is {what}; give {entity}/{project}, or a run's or sweep's address", WRONG_USAGE)
+    return Place(entity, project)
 
 
-def targets_of(options: Options) -> list[Target]:
-    """The places named, else every combination of the entities and projects."""
-    if options.places:
-        return list(options.places)
-    entities = options.selection.entity or (None,)
-    return [Target(entity, project) for entity in entities for project in options.selection.project or ("*",)]
+def is_glob(name: str) -> bool:
+    return re.search(r"[*?\[]", name) is not None
 
 
-def filters_of(target: Target, selection: Selection) -> dict[str, object]:
+def filters_of(place: Place, selection: Selection) -> dict[str, object]:
     """The selection as W&B's filters, which the server evaluates; empty where nothing is filtered."""
     created = {"$gte": iso(selection.since), "$lt": iso(selection.until)}
+    created = {operator: moment for operator, moment in created.items() if moment}
+    asked: list[Mapping[str, object]] = [{"createdAt": created}] if created else []
     any_of_these = [
         ("state", selection.state),
         ("tags", selection.tag),
         ("group", selection.group),
-        ("group", tuple(filter(None, [target.group]))),
+        ("group", (place.group,)),
         ("sweep", selection.sweep),
-        ("sweep", tuple(filter(None, [target.sweep]))),
-        ("name", tuple(filter(None, [target.run]))),
+        ("sweep", (place.sweep,)),
+        ("name", (place.run,)),
     ]
-    asked: list[Mapping[str, object]] = [
-        {"createdAt": {operator: time_ for operator, time_ in created.items() if time_}},
-        *({name: {"$in": list(values)} if values else {}} for name, values in any_of_these),
-        selection.where,
-    ]
-    asked = [each for each in asked if any(each.values())]
+    asked += [{name: {"$in": [*values]}} for name, values in any_of_these if any(values)]
+    asked += [selection.where] if selection.where else []
     return {"$and": asked} if asked else {}
 
 
@@ -1553,94 +1845,73 @@ def iso(moment: datetime | None) -> str | None:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if moment else None
 
 
-def found_projects(server: Server, options: Options) -> tuple[list[Project], list[Failure]]:
-    """The projects that the targets mean, and entities that do not tell theirs, unless none does.
+def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
+    """The projects that are asked for, each once, and the entities whose projects could not be had, unless all.
 
     A project that only some of several entities have is no error.
     """
-    own = own_entity(server) if any(target.entity is None for target in targets_of(options)) else None
-    targets = [replace(target, entity=target.entity or own) for target in targets_of(options)]
-    names_of = side_by_side(partial(names_meant, server), targets, server.options.workers)
-    found: dict[tuple[str, str], Project] = {}
-    for target, names in zip(targets, names_of, strict=True):
-        for name in names if not isinstance(names, QueryError) else ():
-            project = Project(str(target.entity), name, filters_of(target, options.selection))
-            earlier = found.get((project.entity, name))
-            found[project.entity, name] = project if earlier is None else either(earlier, project)
-    failed = [
-        Failure(str(target.entity), "projects", f"its projects cannot be had: {names}", server.retries + 1)
-        for target, names in zip(targets, names_of, strict=True)
-        if isinstance(names, QueryError)
+    selection = server.options.selection
+    places = list(server.options.places) or [
+        Place(entity, project) for entity in selection.entity or (None,) for project in selection.project or ("*",)
     ]
-    for names in names_of if failed and not found else ():
-        if isinstance(names, QueryError):
-            raise names
-    check_lacking(server, [target for target, names in zip(targets, names_of, strict=True) if names == []], found)
+    own = server.viewer.get("entity") or server.viewer.get("username")
+    if not own and any(place.entity is None for place in places):
+        raise ScriptError("the key has no entity of its own; name one with -e", NOTHING_USABLE)
+    places = [replace(place, entity=place.entity or own) for place in places]
+    found: dict[tuple[str, str], Project] = {}
+    failed, lacking = [], []
+    for place, projects in zip(places, side_by_side(partial(projects_at, server), places, server.workers), strict=True):
+        if isinstance(projects, RequestError):
+            error = f"its projects cannot be had: {projects}"
+            failed.append(Failure(str(place.entity), "projects", error, projects.attempts))
+            continue
+        if not projects:
+            lacking.append(place)
+        for project in projects:
+            known = found.setdefault((project.entity, project.name), project)
+            if known is not project:  # several places in one project: the runs that any of them selects
+                filters = {"$or": [known.filters, project.filters]} if known.filters and project.filters else {}
+                found[project.entity, project.name] = Project(project.entity, project.name, filters)
+    if failed and not found:
+        raise ScriptError(f"{failed[0].run}: {failed[0].error}; try it again later", NOTHING_USABLE)
+    for place in lacking:
+        check_lacking(server, place, found)
     return list(found.values()), failed
 
 
-def names_meant(server: Server, target: Target) -> list[str] | QueryError:
-    """The projects of the target's entity that it means; a team may have thousands, listed only for a pattern."""
-    entity, pattern = str(target.entity), target.project
-    is_name = not re.search(r"[*?\[]", pattern)
+def projects_at(server: Server, place: Place) -> list[Project] | RequestError:
+    """The projects that a place means; a team may have thousands, which are listed only for a pattern."""
+    project = Project(str(place.entity), place.project, filters_of(place, server.options.selection))
     try:
-        project = Project(entity, pattern, filters_of(target, server.options.selection))
-        if is_name and (answer := plan_answer(server, project)):
-            server.plan_answers[project.path, json.dumps(project.filters)] = answer
-            return [pattern]
-    except QueryError as error:
-        if is_final(error):
-            return error
-        return [pattern]  # a project that fails does so by itself, beside the others
+        if not is_glob(project.name) and plan(server, project):
+            return [project]
+    except RequestError as error:  # it fails by itself, beside the others
+        project.failed.append(Failure(project.path, "project", str(error), error.attempts))
+        return [project]
     try:
-        names = project_names(server, entity)
-    except QueryError as error:
+        names = project_names(server, project.entity)
+    except RequestError as error:
         return error
-    return [pattern] if pattern in names else [name for name in names if matches(name, pattern)]
+    exact = [name for name in names if name == place.project]
+    meant = exact or [name for name in names if matches(name, place.project)]
+    return [Project(project.entity, name, project.filters) for name in meant]
 
 
-def check_lacking(server: Server, lacking: Sequence[Target], found: Collection[tuple[str, str]]) -> None:
-    """A ScriptError for a target that means no project, unless another entity has one that it would mean."""
-    for target in lacking:
-        names = project_names(server, str(target.entity))
-        entities = [] if names else entity_names(server)
-        elsewhere = target.project == "*" or any(matches(name, target.project) for _, name in found)
-        if found and elsewhere and (names or target.entity in entities):
-            continue
-        if names:
-            near = did_you_mean(target.project, names) or "; list_entities.py shows what it has"
-            raise ScriptError(f"{target.entity} has no project {target.project}{near}", NOTHING_USABLE)
-        others = [entity for entity in entities if entity != target.entity]
-        near = did_you_mean(str(target.entity), others) or (f"; there is {', '.join(others[:5])}" if others else "")
-        raise ScriptError(
-            f"{target.entity} has no projects that this key can see{near}; name one with -e", NOTHING_USABLE
-        )
-
-
-def either(one: Project, other: Project) -> Project:
-    """The runs that either selects: several places may lie in one project."""
-    filters = {"$or": [one.filters, other.filters]} if one.filters and other.filters else {}
-    return replace(one, filters=filters)
-
-
-def own_entity(server: Server) -> str:
-    viewer = server.ask("query Own { viewer { entity username } }", {})["viewer"] or {}
-    entity = viewer.get("entity") or viewer.get("username")
-    if not entity:
-        raise ScriptError("the key has no entity of its own; name one with -e", NOTHING_USABLE)
-    return str(entity)
-
-
-def entity_names(server: Server) -> list[str]:
-    """The key's own entity and its teams."""
-    viewer = server.ask("query Entities { viewer { entity teams { edges { node { name } } } } }", {})["viewer"] or {}
-    teams = [edge["node"]["name"] for edge in (viewer.get("teams") or {}).get("edges", ())]
-    return [*filter(None, [viewer.get("entity")]), *teams]
-
-
-PROJECT_PAGE = """query Projects($entity: String, $after: String) {
-    models(entityName: $entity, first: 200, after: $after) {
-        edges { node { name } } pageInfo { endCursor hasNextPage } } }"""
+def check_lacking(server: Server, place: Place, found: Collection[tuple[str, str]]) -> None:
+    """A ScriptError for a place that means no project, unless another entity has one that it would mean."""
+    entity = str(place.entity)
+    names = project_names(server, entity)
+    teams = [edge["node"]["name"] for edge in (server.viewer.get("teams") or {}).get("edges", ())]
+    entities = [name for name in [server.viewer.get("entity"), *teams] if name]
+    elsewhere = place.project == "*" or any(matches(name, place.project) for _, name in found)
+    if found and elsewhere and (names or entity in entities):
+        return
+    if names:
+        near = did_you_mean(place.project, names) or "; list_entities.py shows what it has"
+        raise ScriptError(f"{entity} has no project {place.project}{near}", NOTHING_USABLE)
+    others = [name for name in dict.fromkeys(entities) if name != entity]
+    near = did_you_mean(entity, others) or (f"; there is {', '.join(others[:5])}" if others else "; name one with -e")
+    raise ScriptError(f"{entity} has no projects that this key can see{near}", NOTHING_USABLE)
 
 
 def project_names(server: Server, entity: str) -> list[str]:
@@ -1657,190 +1928,6 @@ def project_names(server: Server, entity: str) -> list[str]:
             return names
 
 
-# A question about one project: its further variables, and what is asked of it.
-IN_PROJECT = """query InProject($entity: String!, $project: String!%s) {
-    project(name: $project, entityName: $entity) { %s } }"""
-
-# --- the server: asking, in bounded time ----------------------------------------------------------------------
-
-
-class Patience:
-    """How often in a row a service may fail, whoever asks, before nobody asks it any more."""
-
-    def __init__(self, most_failures: int) -> None:
-        self.most_failures = most_failures
-        self.failures = 0
-
-    @property
-    def is_over(self) -> bool:
-        return self.failures >= self.most_failures
-
-    def note(self, *, answered: bool) -> None:
-        self.failures = 0 if answered else self.failures + 1
-
-
-class Server:
-    """A connection that many threads share: so many questions at once, and all of them slower after a failure."""
-
-    def __init__(self, api: wandb.Api, options: Options, workers: Workers, meter: Meter) -> None:
-        self.api = api
-        self.options = options
-        self.retries = options.retries
-        self.workers = workers
-        self.meter = meter
-        self.debug = options.debug
-        self.app_url = app_url()
-        self.source = {"kind": "server", "base_url": base_url()}
-        self.under_way = threading.BoundedSemaphore(options.workers)
-        self.downloading = threading.BoundedSemaphore(options.workers)
-        self.parsing = threading.BoundedSemaphore(PARSERS + 2)  # answers held until they are parsed: 10 MB each
-        self.stopped = threading.Event()
-        self.quiet_until = 0.0  # by time.monotonic(): before it nobody asks
-        self.plan_answers: dict[tuple[str, str], Any] = {}  # by project and filters, until they are used
-        self.smaller_pages: dict[str, list[int]] = {}  # sizes of pages that came only once they were smaller
-        tries_under_way = options.workers * (options.retries + 1)
-        self.questions = Patience(2 * tries_under_way)
-        self.downloads = Patience(2 * tries_under_way)
-        self.storage = storage_session() if fetches_of(options) else None
-
-    def ask(self, question: str, variables: Mapping[str, object]) -> Any:
-        """The answer, after as many tries as the options allow; else the last try's QueryError."""
-        told = ""
-        for attempt in range(self.retries):
-            try:
-                return self.ask_once(question, variables)
-            except QueryError as error:
-                if is_final(error) or (is_of_the_question(error) and str(error) == told):
-                    raise
-                told = str(error)
-                self.slow_down(attempt)
-        return self.ask_once(question, variables)
-
-    def ask_once(self, question: str, variables: Mapping[str, object]) -> Any:
-        return json.loads(self.answer(question, variables))
-
-    def answer(self, question: str, variables: Mapping[str, object]) -> str:
-        """The answer's JSON text to one try."""
-        self.wait_for_quiet()
-        if self.questions.is_over:
-            message = f"not asked: the server failed {self.questions.most_failures} times in a row; export again later"
-            raise GivenUpError(message)
-        try:
-            with self.under_way:
-                text = query(self.api, question, variables, timeout_s=self.options.timeout_s)
-        except QueryError as error:
-            self.questions.note(answered=is_final(error))
-            raise
-        self.questions.note(answered=True)
-        return text
-
-    def slow_down(self, attempt: int) -> None:
-        """After a failed attempt everybody waits, longer each time: a busy server is asked less."""
-        self.be_quiet(min(LONGEST_WAIT_S, 0.5 * 2.0**attempt))
-
-    def be_quiet(self, wait_s: float) -> None:
-        """Nobody asks for so long from now on, if not for longer already."""
-        self.quiet_until = max(self.quiet_until, time.monotonic() + wait_s)
-
-    def page_runs(self, project: Project) -> int:
-        """What a page may hold: less once larger ones of the project have failed twice, which chance may do once."""
-        smaller = self.smaller_pages.get(project.path, ())
-        return min(smaller) if len(smaller) > 1 else PAGE_RUNS
-
-    def wait_for_quiet(self) -> None:
-        while (wait_s := self.quiet_until - time.monotonic()) > 0 and not self.stopped.is_set():
-            self.stopped.wait(wait_s)
-        if self.stopped.is_set():
-            raise QueryError("interrupted")
-
-    def download(self, url: str, folder: Path) -> Path:
-        """The file behind a signed URL; DownloadError, which never tells the URL, if it does not come whole."""
-        file = folder / f"{uuid.uuid4().hex}.download"
-        self.wait_for_quiet()
-        if self.downloads.is_over:
-            message = f"not fetched: downloads failed {self.downloads.most_failures} times in a row; export again later"
-            raise NoDownloadError(message)
-        try:
-            with self.downloading, file.open("wb") as opened:
-                self.copy(url, opened)
-        except DownloadError as error:
-            self.downloads.note(answered=isinstance(error, NoFileError))
-            raise
-        except OSError as error:
-            message = f"{folder} cannot be written to ({error.strerror}); free the place or choose another with -o"
-            raise ScriptError(message, NOTHING_USABLE) from error
-        self.downloads.note(answered=True)
-        return file
-
-    def copy(self, url: str, file: BinaryIO) -> None:
-        """Write what the URL has to a file. How long that may take grows with how much has come."""
-        assert self.storage is not None
-        limit_s = self.options.timeout_s
-        started = time.monotonic()
-        received = 0
-        try:
-            with self.storage.get(url, stream=True, timeout=limit_s) as answer:
-                answer.raise_for_status()
-                while piece := answer.raw.read1(DOWNLOAD_BYTES, decode_content=True):
-                    file.write(piece)
-                    received += len(piece)
-                    if self.stopped.is_set():
-                        raise DownloadError("interrupted")
-                    if time.monotonic() - started > limit_s + received / LEAST_BYTES_S:
-                        raise DownloadError(f"a download brought {received:,} bytes in {limit_s} s, which is too slow")
-        except requests.HTTPError as error:
-            answer = cast("requests.Response", error.response)
-            self.be_quiet(min(retry_after_s(answer.headers.get("Retry-After")), LONGEST_RETRY_AFTER_S))
-            kind = NoFileError if 400 <= answer.status_code < 500 and answer.status_code != 429 else DownloadError
-            raise kind(f"a download was refused with status {answer.status_code}") from error
-        except (requests.RequestException, HTTPError) as error:
-            raise DownloadError(f"a download broke off ({type(error).__name__})") from error
-
-
-def is_of_the_question(error: QueryError) -> bool:
-    """Whether the server answered, and found something wrong; asked twice it may come to another answer."""
-    return str(error).startswith("input:")
-
-
-def retry_after_s(header: str | None) -> float:
-    """The seconds that a Retry-After header asks to wait, given as such or as a date; 0 for none.
-
-    >>> retry_after_s("7"), retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT"), retry_after_s(None)
-    (7.0, 0.0, 0.0)
-    """
-    with suppress(TypeError, ValueError):
-        return max(float(header or 0), 0.0)
-    with suppress(TypeError, ValueError):
-        return max((parsedate_to_datetime(str(header)) - now()).total_seconds(), 0.0)
-    return 0.0
-
-
-def is_final(error: QueryError | DownloadError) -> bool:
-    """Whether the same question would fail again."""
-    if isinstance(error, QueryError) and 400 <= error.status < 500:
-        return error.status not in (408, 429)
-    return isinstance(error, GivenUpError | NoDownloadError)
-
-
-def storage_session() -> requests.Session:
-    """A client for signed URLs, which must not get the key: requests would send what netrc has for their host."""
-    global requests, HTTPError
-    import requests
-    from urllib3.exceptions import HTTPError
-
-    session = requests.Session()
-    session.auth = lambda request: request
-    session.rebuild_auth = lambda *_: None  # type: ignore[method-assign]  # the same after a redirect
-    session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
-    session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=MOST_WORKERS))
-    session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=MOST_WORKERS))
-    return session
-
-
-Subject = TypeVar("Subject")
-Found = TypeVar("Found")
-
-
 def side_by_side(work: Callable[[Subject], Found], subjects: Sequence[Subject], at_once: int) -> list[Found]:
     """The results for all subjects, in their order. An interrupt waits for none of the threads."""
     threads = ThreadPoolExecutor(max(1, min(at_once, len(subjects))))
@@ -1850,268 +1937,192 @@ def side_by_side(work: Callable[[Subject], Found], subjects: Sequence[Subject], 
         threads.shutdown(wait=False, cancel_futures=True)
 
 
-class Workers:
-    """Processes that parse, flatten and write, while this one waits for the network."""
+# --- the server: pages of runs --------------------------------------------------------------------------------
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __enter__(self) -> Self:
-        self.pool = ProcessPoolExecutor(self.count, get_context("spawn"), initializer=prepare_worker)
-        with uninterrupted():
-            self.pool.submit(os.getpid)  # the first process starts while this one imports and connects
-        return self
-
-    def start_all(self) -> None:
-        """Start the other processes too, which would slow the first ones down while these still import."""
-        with uninterrupted():
-            for _ in range(self.count):
-                self.pool.submit(os.getpid)
-
-    def __exit__(self, *_: object) -> None:
-        for process in active_children():  # they hold nothing that is still to be written
-            process.terminate()
-        self.pool.shutdown(cancel_futures=True)
-
-    def submit(self, work: Callable[..., Found], *arguments: object) -> Future[Found]:
-        try:
-            return self.pool.submit(work, *arguments)
-        except BrokenProcessPool as error:
-            raise ScriptError(WORKER_DIED, NOTHING_USABLE) from error
-
-    def run(self, work: Callable[..., Found], *arguments: object) -> Found:
-        return self.result(self.submit(work, *arguments))
-
-    def result(self, future: Future[Found]) -> Found:
-        """What the work came to; a ScriptError if its process died."""
-        try:
-            return future.result()
-        except BrokenProcessPool as error:
-            raise ScriptError(WORKER_DIED, NOTHING_USABLE) from error
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Processes that are started meanwhile never see Ctrl-C, which reaches all at a terminal: the first one decides."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-
-
-# --- the server: the runs of a project ------------------------------------------------------------------------
-
-PLAN = """query Plan($entity: String!, $project: String!, $filters: JSONString) {
-    project(name: $project, entityName: $entity) {
-        all: runCount
+PLAN = IN_PROJECT % (
+    "Plan",
+    ", $filters: JSONString",
+    """all: runCount
         selected: runCount(filters: $filters)
         first: runs(filters: $filters, first: 1, order: "+created_at") { edges { node { createdAt } } }
-        last: runs(filters: $filters, first: 1, order: "-created_at") { edges { node { createdAt } } } } }"""
-
-# `pageInfo` first: it is read off the answer's beginning, so that the long rest is parsed by another process.
-RUNS = """query Runs($entity: String!, $project: String!, $filters: JSONString, $first: Int, $after: String) {
-    project(name: $project, entityName: $entity) {
-        runs(filters: $filters, first: $first, after: $after, order: "+created_at") {
+        last: runs(filters: $filters, first: 1, order: "-created_at") { edges { node { createdAt } } }""",
+)
+RUNS = IN_PROJECT % (
+    "Runs",
+    ", $filters: JSONString, $first: Int, $after: String",
+    """runs(filters: $filters, first: $first, after: $after, order: "+created_at") {
             pageInfo { endCursor hasNextPage }
             edges { node { %s } } }
-        inWindow: runCount(filters: $filters) } }"""
+        inWindow: runCount(filters: $filters)""",
+)
 ROW_FIELDS = """name displayName state createdAt heartbeatAt tags group jobType sweepName notes commit
     historyLineCount user { username } config summaryMetrics"""
-LIGHT_FIELDS = "name createdAt heartbeatAt historyLineCount"
+LIGHT_FIELDS = ROW_FIELDS.removesuffix("config summaryMetrics")  # of a dry run
 
 
-@dataclass(frozen=True)
-class Window:
-    """Runs created from `start` on and before `end`; a missing bound is none, `last` is then the last known time.
+class Window(NamedTuple):
+    """Runs created from `start` on and before `end`; None is no bound. A run's creation time never changes."""
 
-    Creation times never change: windows hold what they hold, whatever is added or deleted meanwhile.
-    """
-
-    start: datetime | None
-    end: datetime | None
-    last: datetime | None
-    tries: int = 1
+    start: datetime | None = None
+    end: datetime | None = None
+    cursor: str | None = None  # after which the server goes on
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How many runs a project has and how many are selected, and the windows that together hold these."""
-
-    project: Project
-    all: int
-    selected: int
-    windows: Sequence[Window]
-    history_rows: int | None = None  # of the selected runs; None where nobody asked
-
-
-def plan_of(server: Server, project: Project) -> Plan:
-    """How many runs there are, and windows with about a page of them each; QueryError if the project is gone."""
-    answer = server.plan_answers.pop((project.path, json.dumps(project.filters)), None) or plan_answer(server, project)
+def plan(server: Server, project: Project) -> bool:
+    """Note how many runs the project has, and windows with about a page of the selected ones; False if it is gone."""
+    answer = server.ask(PLAN, {**project.place, "filters": json.dumps(project.filters)})["project"]
     if answer is None:
-        raise QueryError(f"there is no project {project.path}", 404)
-    ends = [time_of(edge["node"]["createdAt"]) for key in ("first", "last") for edge in answer[key]["edges"]]
-    first, last = ends if len(ends) == 2 else (None, None)
-    windows = windows_between(Window(None, None, last), first, answer["selected"])
-    return Plan(project, answer["all"], answer["selected"], windows)
-
-
-def plan_answer(server: Server, project: Project) -> Any:
-    """What the server tells of the project; None if there is none."""
-    return server.ask(PLAN, {**project.place, "filters": json.dumps(project.filters)})["project"]
-
-
-def windows_between(window: Window, first: datetime | None, runs: int) -> list[Window]:
-    """The window in stretches of equal length, so many that, if runs are spread evenly, a page holds each one's."""
-    last = window.end or window.last
-    stretches = math.ceil(runs / WINDOW_RUNS)
-    if stretches < 2 or first is None or last is None or last - first < timedelta(seconds=stretches):
-        return [window]
-    bounds = [first + (last - first) * number / stretches for number in range(1, stretches)]
-    starts, ends = [window.start, *bounds], [*bounds, window.end]
-    return [Window(start, end, end or window.last) for start, end in zip(starts, ends, strict=True)]
-
-
-def created_in(project: Project, window: Window) -> Mapping[str, object]:
-    """The project's filters, narrowed down to a window."""
-    times = {operator: iso(time_) for operator, time_ in (("$gte", window.start), ("$lt", window.end)) if time_}
-    asked = [each for each in (project.filters, {"createdAt": times} if times else {}) if each]
-    return {"$and": asked} if asked else {}
-
-
-def run_pages(server: Server, project: Project, window: Window, fields_: str) -> Iterator[str | list[Window]]:
-    """The answers, in JSON, that hold a window's runs, and, where one page holds too few, windows for the rest.
-
-    A page that fails is asked for again, smaller each time.
-    """
-    size, cursor, failures = server.page_runs(project), None, 0
-    filters = json.dumps(created_in(project, window))
-    counts: set[int] = set()
-    while True:
-        try:
-            text = server.answer(RUNS % fields_, {**project.place, "filters": filters, "first": size, "after": cursor})
-            page = page_info(text)
-        except QueryError as error:
-            if failures == server.retries or is_final(error):
-                raise
-            server.slow_down(failures)
-            size, failures = max(size // 4, 1), failures + 1
-            continue
-        if failures:
-            server.smaller_pages.setdefault(project.path, []).append(size)
-        yield text
-        counts.add(count_in(text) if cursor or page["hasNextPage"] else 0)
-        if not page["hasNextPage"]:
-            break
-        if rest := rest_of(window, text):
-            yield rest
-            return
-        cursor, failures = page["endCursor"], 0
-    if len(counts) > 1 and window.tries < LISTINGS:  # cursors are offsets: they lead astray once a run has gone
-        yield [replace(window, tries=window.tries + 1)]
-
-
-def count_in(text: str) -> int:
-    """How many runs the window had when the page was made: the answer's last field.
-
-    >>> count_in('{"project":{"runs":{"edges":[]},"inWindow":7}}')
-    7
-    """
-    found = re.search(r'"inWindow"\s*:\s*(\d+)[\s}]*$', text[-200:])
-    return int(found[1]) if found else int(json.loads(text)["project"]["inWindow"])
-
-
-def rest_of(window: Window, text: str) -> list[Window]:
-    """Windows for the runs after a page; none if its last run was created when the window begins: no time to split."""
-    project = json.loads(text)["project"]
-    edges = project["runs"]["edges"]
-    reached = time_of(edges[-1]["node"]["createdAt"]) if edges else None
-    if reached is None or (window.start is not None and reached <= window.start):
-        return []
-    if reached == time_of(edges[0]["node"]["createdAt"]):
-        return []
-    rest = replace(window, start=reached)  # runs of that very moment come again, and are left out later
-    return windows_between(rest, reached, project["inWindow"] - len(edges))
-
-
-def page_info(text: str) -> dict[str, Any]:
-    """The page's place among the others; QueryError where the project is gone.
-
-    >>> page_info('{"project":{"runs":{"pageInfo":{"endCursor":"x","hasNextPage":true},"edges":[')
-    {'endCursor': 'x', 'hasNextPage': True}
-    """
-    found = re.match(r'\s*\{\s*"project"\s*:\s*\{\s*"runs"\s*:\s*\{\s*"pageInfo"\s*:\s*', text)
-    if found:
-        return cast("dict[str, Any]", json.JSONDecoder().raw_decode(text, found.end())[0])
-    project = json.loads(text)["project"]
-    if project is None:
-        raise QueryError("the project is gone", 404)
-    return cast("dict[str, Any]", project["runs"]["pageInfo"])
-
-
-# --- the server: a page of runs, parsed by a worker -----------------------------------------------------------
-
-
-def page_of_answer(text: str, place: tuple[str, str], app_url: str, work: Path) -> tuple[RunPage, list[Failure]]:
-    """The runs of an answer as a page, and what of them could not be parsed: their rows stay, without it."""
-    nodes = [edge["node"] for edge in parsed_json(text)[0]["project"]["runs"]["edges"]]
-    found = [run_of_node(node, place, app_url) for node in nodes]
-    runs = [run for run, _ in found]
-    failures = [failure for _, wrong in found for failure in wrong]
-    try:
-        return write_page(runs, work), failures
-    except (ScriptError, OSError):  # no place to write to: of no run alone
-        raise
-    except Exception as error:
-        odd = {run.id for run in runs if not is_writable(run, work)}
-        if not odd:
-            raise
-        runs = [bare(run, node) if run.id in odd else run for run, node in zip(runs, nodes, strict=True)]
-        told = f"config and summary cannot be taken apart ({error!r})"[:300]
-        failures += [Failure(run_id, "config", f"{told}; their text is kept as it is") for run_id in sorted(odd)]
-        return write_page(runs, work), failures
-
-
-def is_writable(run: Run, work: Path) -> bool:
-    """Whether the run makes a page: one that does not shall not spoil the others'."""
-    try:
-        write_page([run], work).file.unlink()
-    except (ScriptError, OSError):
-        raise
-    except Exception:  # noqa: BLE001 - whatever it is: there is no more to ask than whether
         return False
+    project.selected, project.filtered = answer["selected"], answer["all"] - answer["selected"]
+    first, last = ([time_of(edge["node"]["createdAt"]) for edge in answer[key]["edges"]] for key in ("first", "last"))
+    project.last_created = last[0] if last else None
+    project.windows = split(Window(), first[0] if first else None, project.last_created, project.selected)
     return True
 
 
-def bare(run: Run, node: Mapping[str, Any]) -> Run:
-    """The run with its config and summary as texts alone."""
-    config_json, summary_json = valid_json(node["config"]), valid_json(node["summaryMetrics"])
-    return replace(run, config={}, summary={}, config_json=config_json, summary_json=summary_json)
+def split(window: Window, first: datetime | None, last: datetime | None, runs: int) -> list[Window]:
+    """The window in parts of equal length: if its runs are spread evenly from `first` to `last`, a page holds a part's."""
+    parts = math.ceil(runs / WINDOW_RUNS)
+    if parts < 2 or first is None or last is None or last - first < timedelta(seconds=parts):
+        return [window]
+    bounds = [first + (last - first) * number / parts for number in range(1, parts)]
+    return [Window(*ends) for ends in itertools.pairwise([window.start, *bounds, window.end])]
 
 
-def run_of_node(node: Mapping[str, Any], place: tuple[str, str], app_url: str) -> tuple[Run, list[Failure]]:
-    """One run of the server's answer; a config or summary that is no JSON object becomes empty and is named."""
-    failures: list[Failure] = []
-    trees: dict[str, dict[str, Any]] = {}
-    texts: dict[str, str | None] = {}
-    for key in ("config", "summaryMetrics"):
+def list_runs(server: Server, project: Project, work: Path) -> None:
+    """Fill in the project's selected runs, each once. If fewer come than the server counts, they are listed again."""
+    fields_ = LIGHT_FIELDS if server.options.dry_run else ROW_FIELDS
+    server.meter.add(runs_wanted=project.selected)
+    active_since = server.options.selection.active_since
+    for _ in range(LISTINGS):
+        pages, failed = fetch_windows(server, project, fields_, work)
+        project.pages, runs = pages, keys_of(pages)
+        missing = project.selected - runs.height
+        if missing <= 0 or any(failure.what == "runs" for failure in failed):
+            break
+        plan(server, project)  # runs may have been deleted meanwhile
+        if (missing := project.selected - runs.height) <= 0:
+            break
+    else:
+        error = f"the server counts {project.selected:,} runs, but lists {runs.height:,}"
+        failed.append(Failure(project.path, "runs", error, LISTINGS))
+    project.failed += failed
+    project.runs = runs if active_since is None else runs.filter(pl.col("heartbeat_at") >= active_since)
+    left_out = runs.height - project.runs.height
+    project.filtered += left_out
+    project.selected = max(project.selected, runs.height) - left_out
+    if not project.filters and active_since is None and not failed:
+        project.all_ids = frozenset(runs["id"])
+
+
+def fetch_windows(server: Server, project: Project, fields_: str, work: Path) -> tuple[list[Page], list[Failure]]:
+    """All windows' runs as pages, fetched side by side; a window that cannot be had is a failure."""
+    pages: list[Page] = []
+    failed: list[Failure] = []
+
+    def fetch(window: Window) -> list[Window]:
         try:
-            tree, texts[key] = tree_of(node[key])
-            trees[key] = with_exact_ints(tree, node[key]) if key == "config" else tree
+            nodes, rest = nodes_in(server, project, fields_, window)
+        except RequestError as error:
+            failed.append(Failure(project.path, "runs", str(error), error.attempts))
+            return []
+        page, wrong = page_of_nodes(nodes, project, server.api.page_url, work)
+        pages.append(page)
+        failed.extend(wrong)
+        server.meter.add(runs=page.keys.height)
+        return rest
+
+    windows = project.windows
+    while windows:
+        windows = [window for rest in side_by_side(fetch, windows, PAGES_AT_ONCE) for window in rest]
+    if not pages and failed:
+        raise RequestError(failed[0].error, retries=0)
+    pages.sort(key=lambda page: (page.keys["created_at"].min() or EPOCH, page.file.name))
+    return pages, failed
+
+
+def nodes_in(
+    server: Server, project: Project, fields_: str, window: Window
+) -> tuple[list[Mapping[str, Any]], list[Window]]:
+    """A page of the window's runs in the server's form, and windows for the rest.
+
+    A page that fails is asked for again, smaller each time. Cursors are offsets, which lead astray once a run is
+    deleted: they are followed only among runs of one creation time.
+    """
+    created = {operator: iso(time_) for operator, time_ in (("$gte", window.start), ("$lt", window.end)) if time_}
+    filters = [each for each in (project.filters, {"createdAt": created} if created else {}) if each]
+    variables = {**project.place, "filters": json.dumps({"$and": filters} if filters else {})}
+    size = project.page_runs
+
+    def attempt(timeout_s: float) -> Any:
+        nonlocal size
+        try:
+            asked = {**variables, "first": size, "after": window.cursor}
+            return server.api.ask_once(RUNS % fields_, asked, timeout_s, parsed_json)["project"]
+        except RequestError as error:
+            size = max(size // 4, 1)
+            error.retries = 100 if error.retries else 0  # a smaller page may do what a large one never does
+            raise
+
+    answer = request(server.api.host, attempt)
+    project.page_runs = min(size * 2, PAGE_RUNS)
+    if answer is None:
+        raise RequestError("the project is gone", retries=0)
+    nodes = [edge["node"] for edge in answer["runs"]["edges"]]
+    info = answer["runs"]["pageInfo"]
+    if not info["hasNextPage"] or not nodes:
+        return nodes, []
+    first, last = time_of(nodes[0]["createdAt"]), time_of(nodes[-1]["createdAt"])
+    if first is None or last is None or first == last:
+        return nodes, [window._replace(cursor=info["endCursor"])]
+    rest = Window(last, window.end)  # the runs of that very moment come again, and are dropped later
+    return nodes, split(rest, last, window.end or project.last_created, answer["inWindow"] - len(nodes))
+
+
+# --- the server: a page's runs --------------------------------------------------------------------------------
+
+HUGE_INT = re.compile(r"[0-9]{19}")  # the fast parser makes floats of ints past 64 bits
+
+
+def page_of_nodes(
+    nodes: Sequence[Mapping[str, Any]], project: Project, page_url: str, work: Path
+) -> tuple[Page, list[Failure]]:
+    """The runs as a page, and what of them could not be parsed: their rows stay, without it."""
+    failures: list[Failure] = []
+    url = "/".join([page_url, *(quote(name, safe="") for name in (project.entity, project.name)), "runs"])
+    return write_page([run_of_node(node, project, url, failures) for node in nodes], work), failures
+
+
+def run_of_node(node: Mapping[str, Any], project: Project, url: str, failures: list[Failure]) -> Run:
+    """One run of the server's answer; a config or summary that is no JSON object becomes empty and is noted."""
+    leaves: list[tuple[KeyPath, Scalar]] = []
+    trees: dict[str, dict[str, Any]] = {"config": {}, "summaryMetrics": {}}
+    texts: dict[str, str] = {}
+    for key in trees:
+        text = node.get(key) or "{}"
+        try:
+            tree, strict = parsed_object(text)
+            if key == "config":
+                if exact := HUGE_INT.search(text) is not None:
+                    tree = cast("dict[str, Any]", jsonable(json.loads(text)))
+                trees[key] = unwrapped(tree)
+                given = without_notes(trees[key])
+                texts[key] = orjson.dumps(given).decode() if strict and not exact else valid_json(given)
+                leaves += flatten(given, (CONFIG,))
+            else:
+                trees[key] = tree
+                texts[key] = text if strict and tree else valid_json(tree)
+                leaves += numeric_leaves(tree, (METRIC,))
         except (ValueError, RecursionError) as error:
-            trees[key], texts[key] = {}, valid_json(node[key])
+            trees[key], texts[key] = {}, valid_json(text)
             failures.append(Failure(node["name"], key, f"cannot be parsed ({error}); its text is kept as it is"))
-    config, summary = unwrapped(trees["config"]), trees["summaryMetrics"]
-    entity, project = place
-    run = Run(
+    summary = trees["summaryMetrics"]
+    return Run(
         id=node["name"],
         name=node["displayName"] or node["name"],
         state=node["state"] or "",
-        entity=entity,
-        project=project,
+        entity=project.entity,
+        project=project.name,
         created_at=time_of(node["createdAt"]),
         heartbeat_at=time_of(node["heartbeatAt"]),
         runtime_s=runtime_s(summary),
@@ -2124,49 +2135,32 @@ def run_of_node(node: Mapping[str, Any], place: tuple[str, str], app_url: str) -
         user=(node["user"] or {}).get("username"),
         notes=node["notes"] or None,
         commit=node["commit"] or None,
-        url="/".join([app_url, *(quote(key, safe="") for key in (entity, project, "runs", node["name"]))]),
+        url=f"{url}/{quote(node['name'], safe='')}",
         exported_at=now(),
-        config=without_notes(config),
-        summary=summary,
-        config_json=texts["config"] if failures and not config else None,
+        config_json=texts["config"],
         summary_json=texts["summaryMetrics"],
-        definitions=definitions_in(config),
+        leaves=leaves,
+        definitions=definitions_in(trees["config"]),
     )
-    return run, failures
 
 
-def tree_of(text: str | None) -> tuple[dict[str, Any], str | None]:
-    """The JSON object in a config or summary text, empty for none, and the text if others can read it too.
+def parsed_json(text: str | bytes) -> Any:
+    """The value of a JSON text; non-finite numbers, which the fast parser refuses, become texts."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return jsonable(json.loads(text))
 
-    ValueError for anything else.
-    """
-    if not text:
-        return {}, None
-    tree, strict = parsed_json(text)
+
+def parsed_object(text: str) -> tuple[dict[str, Any], bool]:
+    """The JSON object in a text, and whether that is strict JSON; ValueError for anything else."""
+    try:
+        tree, strict = orjson.loads(text), True
+    except orjson.JSONDecodeError:
+        tree, strict = jsonable(json.loads(text)), False
     if tree is not None and not isinstance(tree, dict):
         raise ValueError("it is no JSON object")
-    return tree or {}, text if strict and tree else None
-
-
-def parsed_json(text: str) -> tuple[Any, bool]:
-    """The value of a JSON text, and whether that is strict JSON, which the fast parser insists on."""
-    with suppress(orjson.JSONDecodeError):
-        return orjson.loads(text), True
-    return jsonable(json.loads(text)), False
-
-
-def with_exact_ints(config: dict[str, Any], text: str | None) -> dict[str, Any]:
-    """The config as Python's own parser has it if its text holds ints past 64 bits, which the fast one rounds."""
-    return cast("dict[str, Any]", jsonable(json.loads(text))) if text and holds_huge(config) else config
-
-
-def holds_huge(value: object) -> bool:
-    """Whether a value is, or holds, a float past the range of ints."""
-    if isinstance(value, float):
-        return abs(value) >= 2**63
-    if isinstance(value, dict):
-        return any(map(holds_huge, value.values()))
-    return isinstance(value, list) and any(map(holds_huge, value))
+    return tree or {}, strict
 
 
 def unwrapped(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -2175,21 +2169,20 @@ def unwrapped(config: Mapping[str, Any]) -> dict[str, Any]:
     >>> unwrapped({"lr": {"value": 0.1, "desc": None}, "k": 16, "odd": {"value": {"value": 7}}})
     {'lr': 0.1, 'k': 16, 'odd': {'value': 7}}
     """
+    wrappers = ({"value"}, {"value", "desc"})
     return {
-        key: value["value"]
-        if isinstance(value, dict) and "value" in value and value.keys() <= {"value", "desc"}
-        else value
+        key: value["value"] if isinstance(value, dict) and value.keys() in wrappers else value
         for key, value in config.items()
     }
 
 
 def definitions_in(config: Mapping[str, Any]) -> tuple[MetricDefinition, ...]:
-    """What `define_metric` said, from where the SDK notes it in a config: protobuf fields by their numbers."""
+    """What `define_metric` set, from where the SDK notes it in a config: protobuf fields by their numbers."""
     notes = config.get("_wandb")
     noted = notes.get("m") if isinstance(notes, dict) else None
     records = [record for record in noted if isinstance(record, dict)] if isinstance(noted, list) else []
-    told = [record.get("1") or record.get("2") for record in records]
-    names = [name if isinstance(name, str) else None for name in told]
+    names = [record.get("1") or record.get("2") for record in records]
+    names = [name if isinstance(name, str) else None for name in names]
     definitions = []
     for record, name in zip(records, names, strict=True):
         numbers = record.get("7")
@@ -2203,11 +2196,9 @@ def definitions_in(config: Mapping[str, Any]) -> tuple[MetricDefinition, ...]:
 
 
 def time_of(text: str | None) -> datetime | None:
-    """A time as the server writes it, UTC where it does not say."""
-    if not text:
-        return None
+    """A time as the server writes it, UTC where it does not say; None for what is no time."""
     try:
-        time_ = datetime.fromisoformat(text)
+        time_ = datetime.fromisoformat(text or "")
     except ValueError:  # one odd time is no reason to lose a run
         return None
     return time_.astimezone(UTC) if time_.tzinfo else time_.replace(tzinfo=UTC)
@@ -2217,190 +2208,217 @@ def time_of(text: str | None) -> datetime | None:
 
 FULL_FIELDS = 'historyLineCount parquetHistory(liveKeys: ["_step"]) { parquetUrls liveData }'
 LIVE_ROWS = IN_PROJECT % (
+    "LiveRows",
     ", $run: String!, $min: Int64, $max: Int64, $samples: Int",
     "run(name: $run) { history(minStep: $min, maxStep: $max, samples: $samples) }",
 )
+MOST_SAMPLES = 2**31 - 1  # GraphQL's ints are short
 
 
-@dataclass(frozen=True)
-class RunHistory:
-    """Rows of one run: its parts, the metrics that are no numbers, and how many rows the server counts, if it does."""
+class Table(NamedTuple):
+    """A kind of rows to fetch for runs."""
 
-    parts: Sequence[Part]
-    skipped: frozenset[KeyPath]
-    counted: int | None
-    repeated: int = 0  # rows that came, but whose step another one has: the server counts them
-    problem: str = ""  # why there are no more
-
-    @property
-    def rows(self) -> int:
-        return sum(part.rows for part in self.parts)
-
-    @property
-    def lacking(self) -> str:
-        """What is missing, in words; empty if nothing is."""
-        complete = self.counted is None or self.rows + self.repeated >= self.counted
-        reason = f": {self.problem}" if self.problem else ""
-        return "" if complete else f"{self.rows:,} of {self.counted:,} rows could be had{reason}"
-
-
-@dataclass
-class Histories:
-    """What was fetched of a project's runs in one kind of table, by run id, and what could not be."""
-
-    runs: dict[str, RunHistory] = field(default_factory=dict)
-    failed: list[Failure] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Fetch:
-    """One kind of table to fetch for runs: which fields to ask for, and what makes a history of the answer."""
-
-    table: str  # the end of its file's name
+    name: str  # the end of its file's name
+    fields: str  # of a run, to ask for
+    keys: tuple[str, ...]  # globs of the metrics that are wanted; empty means all
     made_of: tuple[str, ...]  # what else its rows depend on: a file made of something else is fetched anew
-    fields: str
-    collect: Callable[[Server, Project, Facts, Mapping[str, Any], Path], RunHistory]
 
 
-def fetches_of(options: Options) -> list[Fetch]:
+class RunKeys(NamedTuple):
+    """What a run's rows are fetched by."""
+
+    id: str
+    heartbeat_at: datetime | None
+    last_step: int | None
+    history_rows: int
+
+    @property
+    def mark(self) -> tuple[str, str]:
+        """Changes with the run's rows: their number, and when the run was last active."""
+        return str(self.history_rows), iso(self.heartbeat_at) or ""
+
+
+def tables_asked(options: Options) -> list[Table]:
     """The tables that are asked for besides the runs."""
-    keys = options.history_keys
-    samples = f"{options.history_samples} samples"
-    sampled = Fetch(
-        "history_sampled", (*keys, samples), f"rows: history(samples: {options.history_samples})", collect_rows
-    )
-    full = Fetch("history", keys, FULL_FIELDS, collect_history)
-    system = Fetch("system", keys, f"rows: events(samples: {SYSTEM_SAMPLES})", collect_rows)
-    wanted = (options.include_history, options.history_samples is not None, options.system_metrics)
-    return [fetch for fetch, asked_for in zip((full, sampled, system), wanted, strict=True) if asked_for]
+    keys, samples = options.history_keys, options.history_samples
+    tables = []
+    if options.include_history:
+        tables.append(Table("history", FULL_FIELDS, keys, keys))
+    if samples is not None:
+        made_of = (*keys, f"{samples} samples")
+        tables.append(Table("history_sampled", f"rows: history(samples: {samples})", keys, made_of))
+    if options.system_metrics:
+        tables.append(Table("system", f"rows: events(samples: {SYSTEM_SAMPLES})", (), ()))
+    return tables
 
 
-def fetch_histories(server: Server, project: Project, fetch: Fetch, wanted: Sequence[Facts], kept: Path) -> Histories:
-    """Fetch side by side, several runs a question; each history that is finished is `kept` for an export to come."""
-    kept.mkdir(parents=True, exist_ok=True)
-    for unfinished in kept.glob("*.download"):
+def changed_runs(project: Project, table: Table) -> list[RunKeys]:
+    """The runs whose rows are not what the earlier export has."""
+    earlier = project.earlier.get(table.name)
+    known = earlier.marks if earlier and earlier.made_of == table.made_of else {}
+    runs = map(RunKeys._make, project.runs.select(RunKeys._fields).iter_rows())
+    return [run for run in runs if known.get(run.id) != run.mark]
+
+
+def fetch_table(server: Server, project: Project, table: Table, folder: Path) -> None:
+    """Fill in the rows of the runs that changed; what is finished stays in `folder` for an export to come."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for unfinished in [*folder.glob("*.download"), *folder.glob("*.part")]:
         unfinished.unlink()
-    stored = {facts.id: stored_history(kept, facts, fetch) for facts in wanted}
-    found = Histories({run_id: history for run_id, history in stored.items() if history is not None})
-    for finished in found.runs.values():
-        server.meter.add(histories=1, rows=finished.rows)
-    missing = [facts for facts in wanted if facts.id not in found.runs]
-    size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / (2 * server.options.workers))))
+    histories = project.tables.setdefault(table.name, {})
+    project.made_of[table.name] = table.made_of
+    nested = {run_id: paths for page in project.pages for run_id, paths in page.nested.items()}
+    stored = {file.stem: file for file in folder.glob("*.parquet")}
+    missing = []
+    for run in changed_runs(project, table):
+        if file := stored.get(history_key(run, table)):
+            histories[run.id] = stored_history(file, run)
+        elif table.name == "history" and run.history_rows == 0:
+            histories[run.id] = History(mark=run.mark)
+        else:
+            missing.append(run)
+    done = [history for history in histories.values() if history.rows]
+    server.meter.add(histories_wanted=len(missing) + len(done), histories=len(done), rows=sum(h.rows for h in done))
+
+    def fetch(batch: Sequence[RunKeys]) -> None:
+        answers: dict[str, Any] = {}
+        with suppress(RequestError):  # one run may spoil the question: then each is asked for alone
+            answers = ask_for_runs(server, project, batch, table.fields) if len(batch) > 1 else {}
+        for run in batch:
+            paths = nested.get(run.id, frozenset())
+            history, failure = fetch_run(server, project, table, run, paths, answers.get(run.id), folder)
+            if history is not None:
+                histories[run.id] = history
+            if failure is not None:
+                project.failed.append(failure)
+            server.meter.add(histories=1, rows=history.rows if history else 0)
+
+    size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / server.downloads)))
     batches = [missing[start : start + size] for start in range(0, len(missing), size)]
-    fetched = side_by_side(partial(fetch_batch, server, project, fetch, kept=kept), batches, server.options.workers)
-    for run_id, history, problem in (outcome for outcomes in fetched for outcome in outcomes):
-        if history is not None:
-            found.runs[run_id] = history
-        if problem is not None:
-            found.failed.append(problem)
-    return found
+    side_by_side(fetch, batches, server.downloads)
 
 
-def fetch_batch(
-    server: Server, project: Project, fetch: Fetch, batch: Sequence[Facts], kept: Path
-) -> list[tuple[str, RunHistory | None, Failure | None]]:
-    """The histories of a few runs, asked for in one question, and what is wrong with them."""
-    answers: list[dict[str, Any] | None] = [None] * len(batch)
-    if len(batch) > 1:
-        try:
-            answers = ask_for_runs(server, project, batch, fetch.fields)
-        except QueryError:  # one run may spoil the question: then each is asked for alone
-            server.slow_down(0)
-    outcomes = []
-    for facts, answer in zip(batch, answers, strict=True):
-        history, problem = fetch_run(server, project, fetch, facts, answer, kept)
-        server.meter.add(histories=1, rows=history.rows if history else 0)
-        outcomes.append((facts.id, history, problem))
-    return outcomes
-
-
-def ask_for_runs(server: Server, project: Project, runs: Sequence[Facts], fields_: str) -> list[dict[str, Any] | None]:
-    """The fields of each run, asked for in one question; None for a run that is not there."""
+def ask_for_runs(server: Server, project: Project, runs: Sequence[RunKeys], fields_: str) -> dict[str, Any]:
+    """The fields of each run by its id, asked for in one question; None for a run that is not there."""
     names = [f"r{number}" for number in range(len(runs))]
-    head = ", ".join(f"${name}: String!" for name in names)
+    head = "".join(f", ${name}: String!" for name in names)
     body = " ".join(f"{name}: run(name: ${name}) {{ {fields_} }}" for name in names)
-    variables = dict(zip(names, (facts.id for facts in runs), strict=True))
-    answer = server.ask_once(IN_PROJECT % (f", {head}", body), {**project.place, **variables})["project"] or {}
-    return [answer.get(name) for name in names]
+    variables = {name: run.id for name, run in zip(names, runs, strict=True)}
+    answer = server.ask(IN_PROJECT % ("Histories", head, body), {**project.place, **variables})["project"] or {}
+    return {run.id: answer.get(name) for name, run in zip(names, runs, strict=True)}
 
 
 def fetch_run(
-    server: Server, project: Project, fetch: Fetch, facts: Facts, answer: dict[str, Any] | None, kept: Path
-) -> tuple[RunHistory | None, Failure | None]:
-    """One run's history, the fullest of so many tries, and a failure unless it is whole."""
-    best: RunHistory | None = None
-    problem = ""
-    for attempt in range(1, server.retries + 2):
+    server: Server, project: Project, table: Table, run: RunKeys, nested: Collection[KeyPath], answer: Any, folder: Path
+) -> tuple[History | None, Failure | None]:
+    """One run's rows, the most of all tries, and a failure unless they are complete."""
+    best: History | None = None
+    tries = 0
+
+    def attempt(_timeout_s: float) -> History:
+        nonlocal answer, best, tries
+        tries += 1
+        answer = answer or ask_for_runs(server, project, [run], table.fields)[run.id]
+        if answer is None:
+            raise RequestError("the server no longer has this run", status=404, retries=0)
         try:
-            answer = answer or ask_for_runs(server, project, [facts], fetch.fields)[0]
-            if answer is None:
-                return best, Failure(facts.id, fetch.table, "the server no longer has this run", attempt)
-            history = fetch.collect(server, project, facts, answer, kept)
-            best = history if best is None or history.rows > best.rows else best
-            if not history.lacking:
-                store_history(kept, facts, fetch, history)
-                return history, None
-            problem = history.lacking
-            if attempt == COUNT_TRIES or history.problem:
-                return best, Failure(facts.id, fetch.table, problem, attempt)
-        except (QueryError, DownloadError) as error:
-            problem = str(error)
-            if server.stopped.is_set() or is_final(error):
-                return best, Failure(facts.id, fetch.table, problem, attempt)
-        except (ScriptError, OSError):  # no place to write to: of no run alone
+            collect = collect_history if table.name == "history" else collect_samples
+            history, problem = collect(server, project, table, run, nested, answer, folder)
+        except RequestError as error:
+            if tries > 1 or error.status:  # signed URLs expire
+                answer = None
             raise
-        except Exception as error:  # noqa: BLE001 - whatever is odd about one run's rows, the others are not to suffer
-            return best, Failure(facts.id, fetch.table, f"cannot be understood: {error!r}"[:300], attempt)
-        answer = None  # ask anew: signed URLs expire, and rows move from the live tail to exports
-        if attempt <= server.retries:
-            server.slow_down(attempt - 1)
-    return best, Failure(facts.id, fetch.table, problem, server.retries + 1)
+        best = history if best is None or history.rows > best.rows else best
+        if history.is_short:
+            answer = None  # ask again: rows move from the live tail to exports
+            message = f"{history.rows:,} of {history.counted:,} rows could be had"
+            raise RequestError(f"{message}: {problem}" if problem else message, status=200, retries=0 if problem else 1)
+        return history
+
+    try:
+        history = request(server.storage, attempt)
+    except RequestError as error:
+        return best, Failure(run.id, table.name, str(error), error.attempts)
+    except (ScriptError, OSError):  # no place to write to: of no run alone
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever is odd about one run's rows must not cost the others theirs
+        return best, Failure(run.id, table.name, f"cannot be understood: {error!r}"[:300], tries)
+    parts = [
+        replace(part, file=part.file.replace(folder / f"{history_key(run, table)}.parquet")) for part in history.parts
+    ]
+    return replace(history, parts=parts), None
+
+
+def history_key(run: RunKeys, table: Table) -> str:
+    """A file name that changes with whatever makes a run's rows other ones."""
+    return path_hash((run.id, *run.mark, *table.made_of))
 
 
 def collect_history(
-    server: Server, project: Project, facts: Facts, answer: Mapping[str, Any], kept: Path
-) -> RunHistory:
-    """Every row: W&B's parquet exports, and the rows that are in none yet."""
+    server: Server, project: Project, table: Table, run: RunKeys, nested: Collection[KeyPath], answer: Any, folder: Path
+) -> tuple[History, str]:
+    """Every row: W&B's parquet exports, and the rows that are in none yet; and why there are no more, if so."""
     exports = answer["parquetHistory"] or {}
-    files = [server.download(url, kept) for url in exports.get("parquetUrls") or ()]
     counted = answer["historyLineCount"] or 0
-    history_keys = server.options.history_keys
-    parts, skipped = (
-        server.workers.run(parts_of_exports, files, facts.nested, history_keys, kept) if files else ([], set())
-    )
-    steps = sorted(row["_step"] for row in map(as_row, exports.get("liveData") or ()) if row.get("_step") is not None)
-    ranges = step_ranges(steps)
-    if counted and not files and not steps:  # a server without exports: everything is live
-        ranges = even_ranges(last_step(server, project, facts) + 1, counted)
-    problem = ""
+    downloads: list[Path] = []
+    skipped: set[KeyPath] = set()
     try:
-        for rows in live_rows(server, project, facts, ranges):
-            part, odd = server.workers.run(part_of_rows, rows, history_keys, kept)
-            parts.append(part)
-            skipped |= odd
-    except GivenUpError as error:  # what came stays
-        problem = str(error)
-    repeated = sum(part.repeated for part in parts)
-    if len(parts) > 1 or not all(part.ascending for part in parts):
-        parts = server.workers.run(each_step_once, parts, kept)
-    return RunHistory(parts, frozenset(skipped), counted, repeated, problem)
+        for url in exports.get("parquetUrls") or ():
+            downloads.append(folder / f"{uuid.uuid4().hex}.download")
+            download(server, url, downloads[-1])
+        live = [step for row in exports.get("liveData") or () if (step := as_row(row).get("_step")) is not None]
+        ranges = [(chunk[0], chunk[-1] + 1) for chunk in chunks(sorted(live), LIVE_ROWS_A_QUESTION)]
+        if counted and not downloads and not live:  # a server without exports: everything is live
+            keys = (ask_for_runs(server, project, [run], "historyKeys")[run.id] or {}).get("historyKeys")
+            last_step = as_row(keys).get("lastStep") if keys else None
+            ranges = even_ranges(max(last_step or 0, run.last_step or 0, counted) + 1, counted)
+        rows, problem = live_rows(server, project, run, ranges)
+        with server.conversions:
+            frames = [export_rows(file, nested, table.keys, skipped) for file in downloads]
+            frames = sorted(frames, key=first_step) if len(frames) > 1 else frames  # where they overlap, later is newer
+            frames += [rows_of_json(rows, table.keys, skipped).lazy()] if rows else []
+            history = History(skipped=frozenset(skipped), counted=counted, mark=run.mark)
+            return write_history(frames, history, run, folder), problem
+    except pl.exceptions.ComputeError as error:
+        raise RequestError("an export was cut short or damaged") from error
+    finally:
+        for file in downloads:
+            file.unlink(missing_ok=True)
 
 
-def last_step(server: Server, project: Project, facts: Facts) -> int:
-    """The last step that was logged; the summary may not tell it."""
-    keys = (ask_for_runs(server, project, [facts], "historyKeys")[0] or {}).get("historyKeys")
-    told = as_row(keys).get("lastStep") if keys else None
-    return max(told if isinstance(told, int) else -1, facts.last_step or 0, facts.history_rows)
+def collect_samples(
+    server: Server, project: Project, table: Table, run: RunKeys, nested: Collection[KeyPath], answer: Any, folder: Path
+) -> tuple[History, str]:
+    """Rows that the server sampled: of the history, or of the system metrics, which have a time instead of a step."""
+    skipped: set[KeyPath] = set()
+    if not answer["rows"]:
+        return History(mark=run.mark), ""
+    frame = rows_of_json(answer["rows"], table.keys, skipped)
+    if table.name == "system":
+        step, timestamp = column_key(("_step",)), column_key(("_timestamp",))
+        frame = frame.sort(timestamp, maintain_order=True).with_columns(pl.int_range(pl.len()).alias(step))
+    history = History(skipped=frozenset(skipped), mark=run.mark)
+    return write_history([frame.lazy()], history, run, folder), ""
 
 
-def step_ranges(steps: Sequence[int]) -> list[tuple[int, int]]:
-    """Ranges (from, before) that hold the steps, some thousand each, however far these lie apart.
-
-    >>> step_ranges([3, 4, 50_000_000])
-    [(3, 50000001)]
-    """
-    chunks = (steps[start : start + LIVE_ROWS_A_QUESTION] for start in range(0, len(steps), LIVE_ROWS_A_QUESTION))
-    return [(chunk[0], chunk[-1] + 1) for chunk in chunks]
+def download(server: Server, url: str, file: Path) -> None:
+    """Write to `file` what a signed URL has; a RequestError, which never holds the URL, if it does not come whole."""
+    last = b""
+    try:
+        with file.open("wb") as opened:
+            for piece in answer_pieces(server.storage.session, "GET", url, server.storage.timeout_s):
+                opened.write(piece)
+                last = (last + piece)[-4:]
+                if server.storage.stopped.is_set():
+                    raise RequestError("interrupted", retries=0)
+    except RequestError as error:
+        error.retries = error.retries or 1  # signed URLs expire: new ones may do
+        raise
+    except OSError as error:
+        message = f"{file.parent} cannot be written to ({error.strerror}); free the place or choose another with -o"
+        raise ScriptError(message, NOTHING_USABLE) from error
+    if last != b"PAR1":
+        raise RequestError("an export was cut short")
 
 
 def even_ranges(end: int, rows: int) -> list[tuple[int, int]]:
@@ -2414,34 +2432,37 @@ def even_ranges(end: int, rows: int) -> list[tuple[int, int]]:
 
 
 def live_rows(
-    server: Server, project: Project, facts: Facts, ranges: Sequence[tuple[int, int]]
-) -> Iterator[Sequence[str]]:
-    """The rows of ranges of steps as JSON, range by range; one that fails is asked for again in halves."""
-    waiting, failures = list(reversed(ranges)), 0
-    while waiting:
-        first, end = waiting.pop()
+    server: Server, project: Project, run: RunKeys, ranges: Iterable[tuple[int, int]]
+) -> tuple[list[str], str]:
+    """The rows of ranges of steps as JSON, and why there are no more, if so; a range that fails is halved."""
+    rows: list[str] = []
+    for first, end in ranges:
+        while first < end:
+            try:
+                found, first = rows_between(server, project, run, first, end)
+            except RequestError as error:
+                return rows, str(error)
+            rows += found
+    return rows, ""
+
+
+def rows_between(server: Server, project: Project, run: RunKeys, first: int, end: int) -> tuple[list[str], int]:
+    """The rows with first <= _step < end as JSON, unsampled; a smaller end if so many could not be had at once."""
+
+    def attempt(timeout_s: float) -> Any:
+        nonlocal end
+        samples = min(2 * (end - first), MOST_SAMPLES)  # a row may be in an export and in the live tail
+        variables = {**project.place, "run": run.id, "min": first, "max": end, "samples": samples}
         try:
-            rows = rows_between(server, project, facts, first, end)
-        except QueryError as error:
-            if is_final(error) or failures == server.retries:
-                raise GivenUpError(str(error), error.status) from error
-            server.slow_down(failures)
-            failures += 1
-            middle = (first + end) // 2
-            waiting += [(middle, end), (first, middle)] if first < middle else [(first, end)]
-            continue
-        failures = 0
-        if rows:
-            yield rows
+            return server.api.ask_once(LIVE_ROWS, variables, timeout_s)["project"]
+        except RequestError as error:
+            end = max((first + end) // 2, first + 1)
+            error.retries = 100 if error.retries else 0
+            raise
 
-
-def rows_between(server: Server, project: Project, facts: Facts, first: int, end: int) -> Sequence[str]:
-    """The rows with first <= _step < end as JSON, unsampled: more samples are asked for than there can be rows."""
-    most = 2**31 - 1  # GraphQL's ints are short
-    samples = min(2 * (end - first), most)  # a row may be in an export and in the live tail
-    variables = {"run": facts.id, "min": first, "max": end, "samples": samples}
-    run = (server.ask_once(LIVE_ROWS, {**project.place, **variables})["project"] or {}).get("run") or {}
-    return list(run.get("history") or ())
+    with server.questions:
+        answer = request(server.api.host, attempt) or {}
+    return list((answer.get("run") or {}).get("history") or ()), end
 
 
 def as_row(live: object) -> Mapping[str, Any]:
@@ -2450,155 +2471,126 @@ def as_row(live: object) -> Mapping[str, Any]:
     return row if isinstance(row, dict) else {}
 
 
-def collect_rows(server: Server, _project: Project, _facts: Facts, answer: Mapping[str, Any], kept: Path) -> RunHistory:
-    """Rows that the server sampled: of the history, or of the system metrics."""
-    rows = list(answer["rows"] or ())
-    if not rows:
-        return RunHistory([], frozenset(), None)
-    part, skipped = server.workers.run(part_of_rows, rows, server.options.history_keys, kept)
-    return RunHistory(server.workers.run(each_step_once, [part], kept), frozenset(skipped), None)
+# --- the server: rows of a history ----------------------------------------------------------------------------
 
 
-def stored_history(kept: Path, facts: Facts, fetch: Fetch) -> RunHistory | None:
-    """A history that an interrupted export has finished, if it is still the run's."""
-    document = metadata_of(kept / f"{history_key(facts, fetch)}.json")
-    if document is None:
-        return None
-    parts = [
-        Part(kept / part["file"], **{key: part[key] for key in ("rows", "first_step", "last_step", "ascending")},
-             metrics={tuple(path): dtype for path, dtype in part["metrics"]})
-        for part in document["parts"]
-    ]  # fmt: skip
-    if not all(part.file.exists() for part in parts):
-        return None
-    return RunHistory(parts, frozenset(map(tuple, document["skipped"])), document["counted"])
+def write_history(frames: Sequence[pl.LazyFrame], history: History, run: RunKeys, folder: Path) -> History:
+    """Write rows as a part file, each step once, of rows with one step the last; the history with that part."""
+    if not frames:
+        return history
+    step = column_key(("_step",))
+    rows = pl.concat(frames, how="diagonal_relaxed") if len(frames) > 1 else frames[0]
+    facts = rows.select(step_facts()).collect().row(0, named=True)
+    repeated = 0
+    if not facts["ascending"]:
+        counts = [frame.select(pl.len() - pl.col(step).n_unique()).collect().item() for frame in frames]
+        repeated = sum(counts)
+        rows = rows.collect().unique(step, keep="last", maintain_order=True).sort(step).lazy()
+        facts = rows.select(step_facts()).collect().row(0, named=True)
+    if facts["rows"] == 0:
+        return replace(history, repeated=repeated)
+    file = folder / f"{uuid.uuid4().hex}.part"
+    about = {"skipped": sorted(history.skipped), "counted": history.counted, "repeated": repeated}
+    rows = rows.select(pl.lit(run.id).alias("run_id"), pl.all())
+    rows.sink_parquet(file, compression="lz4", statistics=False, metadata={PART_KEY: json.dumps(about)})
+    names = {tuple(json.loads(name)): str(dtype) for name, dtype in rows.collect_schema().items() if name != "run_id"}
+    dtypes = {path: dtype for path, dtype in names.items() if path not in CLOCKS}
+    return replace(
+        history, parts=[Part(file, **facts, dtypes=dtypes, stored=dtypes, file_rows=facts["rows"])], repeated=repeated
+    )
 
 
-def store_history(kept: Path, facts: Facts, fetch: Fetch, history: RunHistory) -> None:
-    told = ("rows", "first_step", "last_step", "ascending")
-    parts = [
-        {name: getattr(part, name) for name in told} | {"file": part.file.name, "metrics": list(part.metrics.items())}
-        for part in history.parts
-    ]
-    document = {"parts": parts, "skipped": sorted(history.skipped), "counted": history.counted}
-    with replacing(kept / f"{history_key(facts, fetch)}.json") as unfinished:
-        unfinished.write_text(json.dumps(document), "utf-8")
+def stored_history(file: Path, run: RunKeys) -> History:
+    """A history that an interrupted export finished."""
+    about = json.loads(pl.read_parquet_metadata(file)[PART_KEY])
+    skipped = frozenset(map(tuple, about.pop("skipped")))
+    return History([part_in(file)], skipped, **about, mark=run.mark)
 
 
-def history_key(facts: Facts, fetch: Fetch) -> str:
-    """A file name that changes with whatever makes a history another one."""
-    return path_hash((facts.id, *history_mark(facts), *fetch.made_of))
+def first_step(rows: pl.LazyFrame) -> int:
+    return cast("int", rows.select(pl.col(column_key(("_step",))).min()).collect().item() or 0)
 
 
-def history_mark(facts: Facts) -> tuple[str, str]:
-    """What tells whether a run's history has changed: its length, and when the run was last heard of."""
-    return str(facts.history_rows), iso(facts.heartbeat_at) or ""
+def export_rows(file: Path, nested: Collection[KeyPath], keys: Sequence[str], skipped: set[KeyPath]) -> pl.LazyFrame:
+    """The clocks and numbers of one of W&B's parquet exports; keys of other things are added to `skipped`."""
+    schema = pl.read_parquet_schema(file)
+    rows = pl.scan_parquet(file, glob=False)
+    leaves = export_leaves(schema, nested)
+    media = {path[0].removesuffix("._type") for path in leaves if path[0].endswith("._type")}
+    columns: dict[KeyPath, pl.Expr] = {
+        ("_step",): pl.col("_step").cast(pl.Int64),
+        **{path: pl.lit(None, dtype=pl.Float64) for path in CLOCKS[1:]},
+    }
+    unsure: dict[KeyPath, pl.Expr] = {}  # their values decide
+    for path, (column, dtype) in leaves.items():
+        if is_private(path):
+            skipped.add(path)
+        elif path in CLOCKS[1:]:
+            columns[path] = column.cast(pl.Float64)
+        elif path not in CLOCKS and is_wanted(path, keys):
+            if any(path[0].startswith(f"{top}.") for top in media):
+                skipped.add((path[0].partition(".")[0],))
+            elif dtype.is_numeric() or dtype == pl.Boolean:
+                is_whole = (dtype.is_integer() or dtype == pl.Boolean) and dtype not in (pl.UInt64, pl.Int128)
+                columns[path] = column.cast(pl.Int64 if is_whole else pl.Float64)
+            else:
+                unsure[path] = column
+    numbers = {
+        path: column.replace_strict(NON_FINITE, default=None, return_dtype=pl.Float64)
+        for path, column in unsure.items()
+        if leaves[path][1] == pl.String
+    }
+    if unsure:
+        counts = {("all", path): column.count() for path, column in unsure.items()}
+        counts |= {("numbers", path): column.count() for path, column in numbers.items()}
+        found = dict(
+            zip(
+                counts,
+                rows.select(c.alias(str(n)) for n, c in enumerate(counts.values())).collect().row(0),
+                strict=True,
+            )
+        )
+        skipped |= {path for path in unsure if found["all", path] > found.get(("numbers", path), 0)}
+        columns |= {path: column for path, column in numbers.items() if found["numbers", path]}
+    return rows.select(column.alias(column_key(path)) for path, column in columns.items())
 
 
-def mark_of_node(node: Mapping[str, Any]) -> tuple[str, str]:
-    """The `history_mark` of a run in the server's answer."""
-    return str(node["historyLineCount"] or 0), iso(time_of(node["heartbeatAt"])) or ""
-
-
-# --- the server: histories, parsed by a worker ----------------------------------------------------------------
-
-
-def parts_of_exports(
-    files: Sequence[Path], nested: Sequence[KeyPath], history_keys: Sequence[str], work: Path
-) -> tuple[list[Part], set[KeyPath]]:
-    """The parts that W&B's parquet exports of a run make, and keys that are no numbers; the exports are removed.
-
-    Exports come in any order: where they overlap, the one that begins later is the newer.
-    """
-    skipped: set[KeyPath] = set()
-    parts: list[Part] = []
-    for file in files:
-        parts += export_parts(file, nested, history_keys, work, skipped)
-        file.unlink()
-    return sorted(parts, key=lambda part: part.first_step), skipped
-
-
-def export_parts(
-    file: Path, nested: Sequence[KeyPath], history_keys: Sequence[str], work: Path, skipped: set[KeyPath]
-) -> Iterator[Part]:
-    """The numbers of one export, some rows a part; DownloadError if the file is not whole."""
-    try:
-        with pq.ParquetFile(file) as export:
-            empty = cast("pl.DataFrame", pl.from_arrow(export.schema_arrow.empty_table()))
-            leaves = export_leaves(empty.schema, nested)
-            chosen = {p: leaf for p, leaf in leaves.items() if p in CLOCKS or is_wanted(p, history_keys)}
-            skipped |= set(filter(is_private, leaves))
-            rows = max(1, PART_CELLS // max(len(chosen), 1))
-            for batch in export.iter_batches(batch_size=rows):
-                yield write_part(
-                    dict(export_numbers(cast("pl.DataFrame", pl.from_arrow(batch)), chosen, skipped)), work
-                )
-    except (OSError, pa.ArrowException) as error:
-        raise DownloadError("an export was cut short or damaged") from error
-
-
-def export_leaves(schema: Mapping[str, pl.DataType], nested: Sequence[KeyPath]) -> dict[KeyPath, pl.Expr]:
+def export_leaves(
+    schema: Mapping[str, pl.DataType], nested: Collection[KeyPath]
+) -> dict[KeyPath, tuple[pl.Expr, pl.DataType]]:
     """The columns of an export by their paths: structs taken apart, and dotted names where the summary nests so.
 
     Beside a struct of the name before its first dot, a dotted name is a key of its own.
     """
     by_name = {".".join(path): path for path in nested if not isinstance(schema.get(path[0]), pl.Struct)}
-    leaves: dict[KeyPath, pl.Expr] = {}
+    leaves: dict[KeyPath, tuple[pl.Expr, pl.DataType]] = {}
 
     def add(path: KeyPath, column: pl.Expr, dtype: pl.DataType) -> None:
         if isinstance(dtype, pl.Struct) and not any(f.name == "_type" for f in dtype.fields):
             for f in dtype.fields:
                 add((*path, f.name), column.struct.field(f.name), cast("pl.DataType", f.dtype))
         else:
-            leaves[path] = column
+            leaves[path] = column, dtype
 
     for name, dtype in schema.items():
         add(by_name.get(name, (name,)), pl.col(name), dtype)
     return leaves
 
 
-def export_numbers(
-    rows: pl.DataFrame, leaves: Mapping[KeyPath, pl.Expr], skipped: set[KeyPath]
-) -> Iterator[tuple[KeyPath, pl.Series]]:
-    """The columns of numbers, Booleans as 0 and 1; others are noted where they hold anything."""
-    media = {path[0].removesuffix("._type") for path in leaves if path[0].endswith("._type")}
-    for path, expr in leaves.items():
-        column = rows.select(expr.alias("x"))["x"]
-        if any(path[0].startswith(f"{top}.") for top in media):
-            skipped.add((path[0].partition(".")[0],))
-        elif column.dtype.is_numeric() or column.dtype == pl.Boolean:
-            whole = column.dtype.is_integer() or column.dtype == pl.Boolean
-            huge = column.dtype in (pl.UInt64, pl.Int128, pl.UInt128)  # may pass 64 bits
-            yield path, column.cast(pl.Int64 if path == ("_step",) or (whole and not huge) else pl.Float64)
-        elif column.dtype == pl.String and column.null_count() < len(column):
-            numbers = column.replace_strict(NON_FINITE, default=None, return_dtype=pl.Float64)
-            if numbers.null_count() > column.null_count():
-                skipped.add(path)
-            if numbers.null_count() < len(numbers):
-                yield path, numbers
-        elif column.null_count() < len(column):
-            skipped.add(path)
-
-
-def part_of_rows(rows: Sequence[str], history_keys: Sequence[str], work: Path) -> tuple[Part, set[KeyPath]]:
-    """Rows in JSON as a part, and keys that are no numbers; rows without a step, as of system metrics, are counted."""
+def rows_of_json(rows: Sequence[str], keys: Sequence[str], skipped: set[KeyPath]) -> pl.DataFrame:
+    """The clocks and numbers of rows in JSON; keys of other things are added to `skipped`."""
     columns = Columns()
-    skipped: set[KeyPath] = set()
     for number, text in enumerate(rows):
-        row = parsed_json(text)[0]
-        leaves = [leaf for leaf in numeric_leaves(row) if is_wanted(leaf[0], history_keys)]
-        clocks = {
-            "_step": row.get("_step", number),
-            "_runtime": row.get("_runtime"),
-            "_timestamp": row.get("_timestamp"),
-        }
-        columns.add([*(((name,), value) for name, value in clocks.items()), *leaves])
-        told = {path[0] for path, _ in numeric_leaves(row)}
-        others = {(key,) for key, value in row.items() if value is not None and key not in told}
-        skipped |= {path for path in others if is_private(path) or is_wanted(path, history_keys)}
-    dtypes: dict[KeyPath, Any] = dict(zip(CLOCKS, (pl.Int64, pl.Float64, pl.Float64), strict=True))
-    numbers = {path: settled_series("", values) for path, values in columns.padded()}
-    return write_part({path: s.cast(dtypes.get(path, s.dtype)) for path, s in numbers.items()}, work), skipped
+        row = as_row(parsed_json(text) if isinstance(text, str) else text)
+        leaves = [leaf for leaf in numeric_leaves(row) if is_wanted(leaf[0], keys)]
+        clocks = [(("_step",), row.get("_step", number)), *((path, row.get(path[0])) for path in CLOCKS[1:])]
+        columns.add([*clocks, *leaves])
+        numeric = {path[0] for path, _ in numeric_leaves(row)}
+        others = {(key,) for key, value in row.items() if value is not None and key not in numeric}
+        skipped |= {path for path in others if is_private(path) or is_wanted(path, keys)}
+    clock_dtypes: dict[KeyPath, Any] = dict(zip(CLOCKS, (pl.Int64, pl.Float64, pl.Float64), strict=True))
+    series = {path: settled_series(column_key(path), values) for path, values in columns.padded()}
+    return pl.DataFrame([s.cast(clock_dtypes.get(path, s.dtype)) for path, s in series.items()])
 
 
 def is_private(path: KeyPath) -> bool:
@@ -2606,207 +2598,45 @@ def is_private(path: KeyPath) -> bool:
     return path[0].startswith("_") and path not in CLOCKS and path[0] not in NOT_CONFIG
 
 
-def is_wanted(path: KeyPath, history_keys: Sequence[str]) -> bool:
-    return not path[0].startswith("_") and (not history_keys or names_match(path, history_keys))
+def is_wanted(path: KeyPath, keys: Sequence[str]) -> bool:
+    return not path[0].startswith("_") and (not keys or names_match(path, keys))
 
 
-# --- the server: one project, from its runs to its files ------------------------------------------------------
+# --- the server: its projects ---------------------------------------------------------------------------------
 
 
-def export_project(server: Server, project: Project, folders: Folders) -> Export | Plan:
-    """Fetch and write one project; its plan alone if no run of it is selected."""
-    plan, pages, failed = listed_runs(server, project, folders.work)
+def fetch_project(server: Server, project: Project, folders: Folders) -> None:
+    """Fill in the project's runs and what is asked for besides them."""
     options = server.options
-    facts = [each for page in pages for each in page.facts]
-    is_whole = not (project.filters or options.selection.active_since or any(map(is_of_listing, failed)))
-    had_some = is_whole and (options.output / f"{project.stem}_runs.parquet").exists()
-    if not (facts or failed or had_some):
-        return replace(plan, selected=0)
-    left_out = sum(page.left_out for page in pages)
-    lost = max(plan.selected - len(facts) - left_out, 0)
-    filtered = plan.all - plan.selected + left_out
-    stem = project.stem
-    tables: dict[str, dict[str, Sequence[Part]]] = {}
-    made_of: dict[str, Sequence[str]] = {}
-    skipped: set[KeyPath] = set()
-    short: list[str] = []
-    repeating: list[str] = []
-    lost_histories: list[str] = []
-    for fetch in fetches_of(options):
-        file = options.output / f"{stem}_{fetch.table}.parquet"
-        known = server.workers.run(histories_in, file, fetch.made_of)
-        changed = changed_histories(facts, known)
-        server.meter.add(histories_wanted=len(changed))
-        histories = fetch_histories(server, project, fetch, changed, folders.kept / stem / fetch.table)
-        lacking = {run_id: history.rows for run_id, history in histories.runs.items() if history.lacking}
-        fuller = server.workers.run(fuller_in, file, lacking) if lacking and known else ()
-        tables[fetch.table] = {id_: history.parts for id_, history in histories.runs.items() if id_ not in fuller}
-        made_of[fetch.table] = fetch.made_of
-        skipped |= {path for history in histories.runs.values() for path in history.skipped}
-        short += lacking
-        repeating += [
-            run_id for run_id, history in histories.runs.items() if history.counted not in (None, history.rows)
-        ]
-        lost_histories += [failure.run for failure in histories.failed if fetch.table == "history"]
-        failed += histories.failed
-    goals: dict[str, str] = {}
+    if not project.windows and not plan(server, project):
+        raise RequestError(f"there is no project {project.path}", retries=0)
+    list_runs(server, project, folders.work)
+    if options.dry_run:
+        histories = [table for table in tables_asked(options) if table.name == "history"]
+        changed = [run for table in histories for run in changed_runs(project, table)]
+        project.planned_rows = sum(run.history_rows for run in changed) if histories else None
+        return
+    for table in tables_asked(options):
+        fetch_table(server, project, table, folders.kept / project.stem / table.name)
     try:
-        goals = sweep_goals(server, project, facts)
-    except QueryError as error:
-        failed.append(Failure(project.path, "sweeps", f"their goals cannot be had: {error}", server.retries + 1))
-    listing = Listing(
-        project.entity,
-        project.name,
-        pages,
-        total=len(facts) + lost + filtered,  # runs may have been added since they were counted
-        filtered=filtered,
-        listed=frozenset(each.id for each in facts) if is_whole else None,
-        tables=tables,
-        made_of=made_of,
-        failed=failed,
-        short=sorted(short),
-        mismatched=sorted({*short, *repeating, *lost_histories}),
-        skipped_history_keys=sorted(".".join(path) for path in skipped),
-        goals=goals,
-        stem=stem,
-    )
-    export = server.workers.run(write_project, listing, options, server.source, folders.work)
-    shutil.rmtree(folders.kept / stem, ignore_errors=True)
-    return export
+        project.goals = sweep_goals(server, project)
+    except RequestError as error:
+        project.failed.append(Failure(project.path, "sweeps", f"their goals cannot be had: {error}", error.attempts))
 
 
-def listed_runs(server: Server, project: Project, work: Path) -> tuple[Plan, list[RunPage], list[Failure]]:
-    """The project's selected runs, each once. If fewer came than the server counts then, they are listed again."""
-    plan = plan_of(server, project)
-    server.meter.add(runs_wanted=plan.selected)
-    for _ in range(LISTINGS):
-        if not plan.selected:
-            return plan, [], []
-        pages, failed = window_pages(server, project, plan, work)
-        pages = server.workers.run(each_run_once, pages, server.options.selection.active_since, work)
-        got = sum(len(page.facts) + page.left_out for page in pages)
-        if got >= plan.selected or any(map(is_of_listing, failed)):
-            return plan, pages, failed
-        plan = plan_of(server, project)  # runs may have been deleted meanwhile
-        if got >= plan.selected:
-            return plan, pages, failed
-    problem = f"the server counts {plan.selected:,} runs, but lists {got:,}"
-    return plan, pages, [*failed, Failure(project.path, "runs", problem, LISTINGS)]
-
-
-def is_of_listing(failure: Failure) -> bool:
-    """Whether it means that runs may be missing, rather than something of a run."""
-    return failure.what == "runs"
-
-
-def window_pages(server: Server, project: Project, plan: Plan, work: Path) -> tuple[list[RunPage], list[Failure]]:
-    """All windows' runs, fetched side by side while workers parse; a window that cannot be had is a failure."""
-    place = (project.entity, project.name)
-    parsed: list[Future[tuple[RunPage, list[Failure]]]] = []
-
-    def parse(text: str) -> Future[tuple[RunPage, list[Failure]]]:
-        server.parsing.acquire()
-        future = server.workers.submit(page_of_answer, text, place, server.app_url, work)
-        future.add_done_callback(lambda _: server.parsing.release())
-        future.add_done_callback(lambda done: server.meter.add(runs=runs_in(done)))
-        return future
-
-    def fetch(window: Window) -> list[Window] | QueryError:
-        pages: list[Future[tuple[RunPage, list[Failure]]]] = []
-        outcome: list[Window] | QueryError = []
-        try:
-            for answer in run_pages(server, project, window, ROW_FIELDS):
-                if isinstance(answer, str):
-                    pages.append(parse(answer))
-                else:
-                    outcome = answer
-        except QueryError as error:
-            outcome = error
-        is_repeated = isinstance(outcome, list) and any(rest.tries > window.tries for rest in outcome)
-        parsed.extend(() if is_repeated else pages)
-        return outcome
-
-    errors: list[QueryError] = []
-    windows = plan.windows
-    while windows:
-        outcomes = side_by_side(fetch, windows, server.options.workers)
-        errors += [outcome for outcome in outcomes if isinstance(outcome, QueryError)]
-        windows = [window for outcome in outcomes if isinstance(outcome, list) for window in outcome]
-    if errors and not parsed:
-        raise errors[0]
-    pages = [server.workers.result(future) for future in parsed]
-    failed = [Failure(project.path, "runs", str(error), server.retries + 1) for error in errors]
-    return [page for page, _ in pages], failed + [failure for _, wrong in pages for failure in wrong]
-
-
-def runs_in(parsed: Future[tuple[RunPage, list[Failure]]]) -> int:
-    return 0 if parsed.exception() else len(parsed.result()[0].facts)
-
-
-def each_run_once(pages: Sequence[RunPage], active_since: datetime | None, work: Path) -> list[RunPage]:
-    """Pages without the runs that an earlier page has, and without those last heard of before `active_since`."""
-    seen: set[str] = set()
-    rest = []
-    for page in pages:
-        fresh = [each for each in page.facts if each.id not in seen]
-        seen |= {each.id for each in fresh}
-        kept = [each for each in fresh if active_since is None or at_or_after(each.heartbeat_at, active_since)]
-        rest.append(page if len(kept) == len(page.facts) else narrowed(page, kept, len(fresh) - len(kept), work))
-    return [page for page in rest if page.facts or page.left_out]
-
-
-def narrowed(page: RunPage, kept: Sequence[Facts], left_out: int, work: Path) -> RunPage:
-    ids = [each.id for each in kept]
-    rows = (
-        pl.read_parquet(page.file, glob=False)
-        .filter(pl.col("id").is_in(ids))
-        .unique("id", keep="first", maintain_order=True)
-    )
-    file = work / f"{uuid.uuid4().hex}.parquet"
-    write_intermediate(rows, file)
-    return replace(page, file=file, facts=list(kept), left_out=left_out)
-
-
-def changed_histories(facts: Iterable[Facts], known: Mapping[str, Sequence[str]]) -> list[Facts]:
-    """The runs whose histories are not the known ones any more."""
-    return [each for each in facts if known.get(each.id) != list(history_mark(each))]
-
-
-def histories_in(file: Path, made_of: Sequence[str]) -> dict[str, list[str]]:
-    """The `history_mark` of every run in an earlier file; none if that was made of other keys."""
-    known = marks_in(file)
-    return dict(known.get("runs", {})) if known.get("keys") == list(made_of) else {}
-
-
-def marks_in(file: Path) -> dict[str, Any]:
-    """What an earlier file says of the histories in it."""
-    if not file.exists():
-        return {}
-    with readable(file):
-        return cast("dict[str, Any]", json.loads(pl.read_parquet_metadata(file).get(HISTORIES_KEY, "{}")))
-
-
-def fuller_in(file: Path, rows: Mapping[str, int]) -> set[str]:
-    """The ids of runs of which an earlier file has more than so many rows: it is not to lose them."""
-    with readable(file):
-        runs = pl.scan_parquet(file, glob=False).filter(pl.col("run_id").is_in(list(rows))).group_by("run_id").len()
-        return {run_id for run_id, count in runs.collect().iter_rows() if count > rows[run_id]}
-
-
-def sweep_goals(server: Server, project: Project, facts: Sequence[Facts]) -> dict[str, str]:
+def sweep_goals(server: Server, project: Project) -> dict[str, str]:
     """The goal of each metric that a sweep optimises; one on which sweeps differ is left out."""
-    sweeps = sorted({each.sweep for each in facts if each.sweep})
+    sweeps = project.runs["sweep"].drop_nulls().unique().sort().to_list()
     if not sweeps:
         return {}
     import yaml
 
     goals: dict[str, set[str]] = {}
-    for start in range(0, len(sweeps), RUNS_A_QUESTION):
-        names = dict(enumerate(sweeps[start : start + RUNS_A_QUESTION]))
-        head = "".join(f", $s{number}: String!" for number in names)
-        body = " ".join(f"s{number}: sweep(sweepName: $s{number}) {{ config }}" for number in names)
-        variables = {f"s{number}": name for number, name in names.items()}
-        answer = server.ask(IN_PROJECT % (head, body), {**project.place, **variables})["project"] or {}
+    for names in chunks(sweeps, RUNS_A_QUESTION):
+        head = "".join(f", $s{number}: String!" for number in range(len(names)))
+        body = " ".join(f"s{number}: sweep(sweepName: $s{number}) {{ config }}" for number in range(len(names)))
+        variables = {f"s{number}": name for number, name in enumerate(names)}
+        answer = server.ask(IN_PROJECT % ("Sweeps", head, body), {**project.place, **variables})["project"] or {}
         for sweep in filter(None, answer.values()):
             config = None
             with suppress(yaml.YAMLError):  # a sweep that W&B itself could not read has no goal
@@ -2814,188 +2644,11 @@ def sweep_goals(server: Server, project: Project, facts: Sequence[Facts]) -> dic
             metric = config.get("metric") if isinstance(config, dict) else None
             if isinstance(metric, dict) and isinstance(metric.get("name"), str):
                 goals.setdefault(metric["name"], set()).add(str(metric.get("goal") or "minimize"))
-    return {name: told.pop() for name, told in goals.items() if len(told) == 1 and told <= set(GOALS.values())}
+    return {name: stated.pop() for name, stated in goals.items() if len(stated) == 1 and stated <= set(GOALS.values())}
 
 
-# --- the server: all projects ---------------------------------------------------------------------------------
-
-
-def export_online(options: Options, folders: Folders, say: Say) -> Conclusion:
-    """Export from the server what is asked for: projects side by side, a failing one apart from the rest."""
-    with (
-        Workers(PARSERS) as workers,
-        connected(options.key_file, timeout_s=options.timeout_s, retries=1) as api,
-        Meter(quiet=options.quiet) as meter,
-    ):
-        workers.start_all()
-        server = Server(api, options, workers, meter)
-        try:
-            projects, failed = found_projects(server, options)
-            projects = with_stems(projects, options.output)
-            outcomes = side_by_side(partial(one_project, server, folders=folders), projects, PROJECTS_AT_ONCE)
-        except QueryError as error:
-            message = f"{base_url()} does not tell its projects: {error}; try it again later"
-            raise ScriptError(message, NOTHING_USABLE) from error
-        except BaseException:
-            server.stopped.set()
-            raise
-    return concluded([*failed, *outcomes], options, say)
-
-
-def with_stems(projects: Sequence[Project], output: Path) -> list[Project]:
-    """The projects with what their files' names begin with: settled for all of them, before any is written."""
-    settled: list[Project] = []
-    taken: set[str] = set()
-    for project in sorted(projects, key=lambda project: (project.entity, project.name)):
-        stem = file_stem(output, project.entity, project.name)
-        if stem in taken:
-            stem = file_stem(output, project.entity, project.name, taken=True)
-        taken.add(stem)
-        settled.append(replace(project, stem=stem))
-    return settled
-
-
-def concluded(outcomes: Sequence[Export | Plan | Failure], options: Options, say: Say) -> Conclusion:
-    """What became of all projects together; a ScriptError if nothing did."""
-    exports = [outcome for outcome in outcomes if isinstance(outcome, Export)]
-    plans = [outcome for outcome in outcomes if isinstance(outcome, Plan)]
-    failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
-    selected = sum(plan.selected for plan in plans) + sum(export.listing.selected for export in exports)
-    total = sum(plan.all for plan in plans) + sum(export.listing.total for export in exports)
-    flags = filter_flags(options)
-    if flags and total:
-        say(f"{flags} kept {selected:,} of {total:,} runs")
-    if not (selected or exports) and failed:
-        raise ScriptError(f"{failed[0].run}: {failed[0].error}; nothing could be exported", NOTHING_USABLE)
-    if not (selected or exports):  # an export without runs tells that all that it had are gone
-        place = first_paths(plans)
-        empty = f"{flags} leaves none of {total:,} runs; loosen it, or see what there is with --dry-run"
-        empty = (
-            empty if flags else f"{place} has no such run; list_entities.py shows projects, W&B's pages the runs' ids"
-        )
-        raise ScriptError(
-            empty if total else f"no runs in {place}; list_entities.py shows what there is", NOTHING_USABLE
-        )
-    if options.prune and any(listing.listed is None for listing in (export.listing for export in exports)):
-        say("--prune dropped nothing: it needs an export without filters that lists every run")
-    metrics = {path for export in exports for path in export.metrics}
-    for glob in options.history_keys if exports else ():
-        if not any(names_match(path, [glob]) for path in metrics):
-            say(f"--history-keys {glob} matches no metric of these runs")
-    several = len(exports) + len(failed) > 1
-    failures = [
-        *failed,
-        *(of_project(failure, export.listing, several) for export in exports for failure in export.listing.failed),
-    ]
-    return Conclusion(exports, plans if options.dry_run else [], failures)
-
-
-def of_project(failure: Failure, listing: Listing, several: bool) -> Failure:  # noqa: FBT001
-    """A run's failure with the run's project, where there are several; ids are only unique within one."""
-    path = f"{listing.entity}/{listing.project}"
-    return failure if not several or failure.run == path else replace(failure, run=f"{path}/{failure.run}")
-
-
-def first_paths(plans: Sequence[Plan]) -> str:
-    return ", ".join(plan.project.path for plan in plans[:3]) + (" and others" if len(plans) > 3 else "")
-
-
-def filter_flags(options: Options) -> str:
-    """The filters given, as the user wrote them."""
-    selection = options.selection
-    given = [
-        name
-        for name in ("since", "until", "active_since", "state", "tag", "group", "sweep", "where")
-        if getattr(selection, name)
-    ]
-    return ", ".join(f"--{name.replace('_', '-')}" for name in given)
-
-
-def one_project(server: Server, project: Project, *, folders: Folders) -> Export | Plan | Failure:
-    """A project exported, or planned if that is all that is wanted; a failure is its own and not the others'."""
-    try:
-        if server.options.dry_run:
-            return rehearsed(server, project)
-        return export_project(server, project, folders)
-    except QueryError as error:
-        return Failure(project.path, "project", str(error), server.retries + 1)
-    except ScriptError as error:  # its files
-        return Failure(project.path, "project", str(error))
-    except Exception as error:
-        if server.stopped.is_set() or server.debug:
-            raise
-        return Failure(project.path, "project", f"cannot be understood: {error!r}"[:300])
-
-
-def rehearsed(server: Server, project: Project) -> Plan:
-    """The plan with the number of history rows to fetch, for which the runs' counts are listed and nothing else."""
-    plan = plan_of(server, project)
-    options = server.options
-    active_since, include_history = options.selection.active_since, options.include_history
-    if not ((include_history or active_since) and plan.selected):
-        return plan
-    file = options.output / f"{project.stem}_history.parquet"
-    known = server.workers.run(histories_in, file, options.history_keys) if include_history else {}
-    rows: dict[str, int] = {}
-    windows = plan.windows
-    while windows:
-        pages_of = lambda window: list(run_pages(server, project, window, LIGHT_FIELDS))  # noqa: E731
-        lists = side_by_side(pages_of, windows, options.workers)
-        answers = [answer for answers in lists for answer in answers]
-        for text in (answer for answer in answers if isinstance(answer, str)):
-            nodes = [edge["node"] for edge in json.loads(text)["project"]["runs"]["edges"]]
-            if active_since:
-                nodes = [node for node in nodes if at_or_after(time_of(node["heartbeatAt"]), active_since)]
-            unchanged = {node["name"] for node in nodes if known.get(node["name"]) == list(mark_of_node(node))}
-            rows |= {n["name"]: 0 if n["name"] in unchanged else n["historyLineCount"] or 0 for n in nodes}
-        windows = [window for answer in answers if isinstance(answer, list) for window in answer]
-    return replace(plan, selected=len(rows), history_rows=sum(rows.values()) if include_history else None)
-
-
-# --- selection ------------------------------------------------------------------------------------------------
-
-
-def in_place(run: Run, selection: Selection) -> bool:
-    """Whether the run belongs to a project that is asked for."""
-    entity = not selection.entity or run.entity.lower() in map(str.lower, selection.entity)
-    return entity and (not selection.project or any(matches(run.project, glob) for glob in selection.project))
-
-
-def selected(runs: Sequence[Run], selection: Selection, say: Say) -> list[Run]:
-    """The runs that pass every filter; what each one keeps is said, and if none remains, which one emptied the list."""
-    tests: list[tuple[str, bool, Callable[[Run], bool]]] = [
-        ("--since", selection.since is not None, lambda run: at_or_after(run.created_at, selection.since)),
-        ("--until", selection.until is not None, lambda run: not at_or_after(run.created_at, selection.until)),
-        (
-            "--active-since",
-            selection.active_since is not None,
-            lambda run: at_or_after(run.heartbeat_at, selection.active_since),
-        ),
-        ("--state", bool(selection.state), lambda run: run.state in selection.state),
-        ("--tag", bool(selection.tag), lambda run: any_of(run.tags, selection.tag)),
-        ("--group", bool(selection.group), lambda run: any_of((run.group,), selection.group)),
-        ("--sweep", bool(selection.sweep), lambda run: any_of((run.sweep,), selection.sweep)),
-    ]
-    kept = list(runs)
-    for flag, given, test in tests:
-        if not given:
-            continue
-        before, kept = len(kept), [run for run in kept if test(run)]
-        say(f"{flag} kept {len(kept):,} of {before:,} runs")
-        if before and not kept:
-            raise ScriptError(
-                f"{flag} leaves no run of {before:,}; loosen it, or see what there is with --dry-run", NOTHING_USABLE
-            )
-    return kept
-
-
-def at_or_after(moment: datetime | None, limit: datetime | None) -> bool:
-    return moment is not None and limit is not None and moment >= limit
-
-
-def any_of(names: Iterable[str | None], wanted: Sequence[str]) -> bool:
-    """Whether one of the names is among those wanted, case ignored."""
-    return any(name is not None and name.lower() in map(str.lower, wanted) for name in names)
+def chunks(items: Sequence[Subject], size: int) -> Iterator[Sequence[Subject]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 # --- names ----------------------------------------------------------------------------------------------------
@@ -3145,73 +2798,16 @@ def is_storable(text: str) -> bool:
     return storable(text) == text
 
 
-# --- tables ---------------------------------------------------------------------------------------------------
+# --- runs: pages of columns -----------------------------------------------------------------------------------
+
+KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "sweep")  # of Run, in Page.keys
 
 
-@dataclass(frozen=True)
-class Names:
+class Names(NamedTuple):
     """The columns of one export by their W&B paths: settled once, for the runs and the history file together."""
 
     config: Mapping[KeyPath, str]
     metrics: Mapping[KeyPath, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is to be known of a run besides its row."""
-
-    id: str
-    state: str
-    heartbeat_at: datetime | None
-    last_step: int | None
-    history_rows: int
-    sweep: str | None
-    nested: tuple[KeyPath, ...]  # of the summary's numbers, the paths of more than one key
-
-
-@dataclass(frozen=True)
-class RunPage:
-    """Some runs of a project as a file of ours, sorted like the runs file; `column_key` names its columns.
-
-    `kinds` are the kinds of the flattened columns, by prefix and path: a dtype, EMPTY (nothing but nulls), or MIXED
-    (the values as JSON, since no one dtype has them all).
-    """
-
-    file: Path
-    facts: Sequence[Facts]
-    kinds: Mapping[KeyPath, str]
-    definitions: frozenset[MetricDefinition]
-    text_bytes: int  # of the configs and summaries, the bulk of a row
-    left_out: int = 0  # runs that were not wanted after all
-
-
-def write_page(runs: Iterable[Run], work: Path) -> RunPage:
-    """Turn runs into rows. A project's pages are made independently of each other, by several processes even."""
-    runs = sorted(runs, key=lambda run: (run.created_at or EPOCH, run.id))
-    columns = Columns()
-    facts = []
-    shared: dict[KeyPath, KeyPath] = {}  # each path once, though thousands of runs have it
-    for run in runs:
-        numbers = numeric_leaves(run.summary, (METRIC,))
-        columns.add([*flatten(run.config, (CONFIG,)), *numbers])
-        nested = tuple(shared.setdefault(path[1:], path[1:]) for path, _ in numbers if len(path) > 2)
-        facts.append(Facts(run.id, run.state, run.heartbeat_at, run.last_step, run.history_rows, run.sweep, nested))
-    typed = {path: typed_series(path, values) for path, values in columns.padded()}
-    identity = {name: [storable_value(getattr(run, name)) for run in runs] for name in identity_schema()}
-    texts = {
-        "_config_json": [run.config_json or valid_json(run.config) for run in runs],
-        "_summary_json": [run.summary_json or valid_json(run.summary) for run in runs],
-    }
-    table = pl.DataFrame(identity | texts, schema=identity_schema() | dict.fromkeys(texts, pl.String))
-    file = work / f"{uuid.uuid4().hex}.parquet"
-    write_intermediate(table.hstack([series for series, _ in typed.values()]), file)
-    return RunPage(
-        file,
-        facts,
-        {path: kind for path, (_, kind) in typed.items()},
-        frozenset(definition for run in runs for definition in run.definitions),
-        sum(len(text) for column in texts.values() for text in column),
-    )
 
 
 class Columns:
@@ -3222,12 +2818,13 @@ class Columns:
         self.by_path: dict[KeyPath, list[Scalar]] = {}
 
     def add(self, leaves: Iterable[tuple[KeyPath, Scalar]]) -> None:
+        rows, by_path = self.rows, self.by_path
         for path, value in leaves:
-            column = self.by_path.get(path)
+            column = by_path.get(path)
             if column is None:
-                column = self.by_path[path] = []
-            if len(column) < self.rows:
-                column.extend([None] * (self.rows - len(column)))
+                column = by_path[path] = []
+            if len(column) < rows:
+                column.extend([None] * (rows - len(column)))
             column.append(value)
         self.rows += 1
 
@@ -3235,51 +2832,6 @@ class Columns:
         """Every column with its path, with as many values as there are rows."""
         for path, values in self.by_path.items():
             yield path, values + [None] * (self.rows - len(values))
-
-
-def typed_series(path: KeyPath, values: Sequence[Scalar]) -> tuple[pl.Series, str]:
-    """A page's column and its kind. What has no one dtype stays JSON: other pages decide what becomes of it."""
-    name = column_key(path)
-    types_found = set(map(type, values)) - {type(None)}
-    if not types_found:
-        return pl.Series(name, values, dtype=pl.String), EMPTY
-    if len(types_found) == 1 or path[0] == METRIC:  # whose numbers are no text, whatever other pages hold
-        series = settled_series(name, values)
-        if series.dtype != pl.Float64 or types_found != {int}:
-            return series, str(series.dtype)
-        if path[0] == METRIC:
-            return series, "Float64"
-    return pl.Series(name, [None if value is None else valid_json(value) for value in values], dtype=pl.String), MIXED
-
-
-def column_of_pages(path: KeyPath, pages: Sequence[RunPage]) -> tuple[Any, pl.Series | None]:
-    """The dtype that holds a column's values in all pages, and the column itself where casts do not make it."""
-    kinds = {page.kinds[path] for page in pages if path in page.kinds} - {EMPTY}
-    if kinds <= {"Int64", "Float64"} and kinds:
-        return (pl.Int64 if kinds == {"Int64"} else pl.Float64), None
-    if len(kinds) < 2 and MIXED not in kinds:
-        return (pl.Boolean if kinds == {"Boolean"} else pl.String), None
-    series = settled_series("", [value for page in pages for value in values_of(path, page)])
-    return series.dtype, series
-
-
-def values_of(path: KeyPath, page: RunPage) -> list[Scalar]:
-    """A column of a page as Python values."""
-    if path not in page.kinds:
-        return [None] * len(page.facts)
-    values = pl.read_parquet(page.file, columns=[column_key(path)], glob=False).to_series().to_list()
-    return [None if v is None else json.loads(v) for v in values] if page.kinds[path] == MIXED else values
-
-
-def settled_paths(pages: Sequence[RunPage], history_paths: Iterable[KeyPath]) -> Names:
-    """The names of all columns: over configs, and over summaries, histories and what `define_metric` names."""
-    paths = {path for page in pages for path in page.kinds}
-    defined = {(d.pattern,) for page in pages for d in page.definitions if not d.pattern.endswith("*")}
-    config = settled_names(path[1:] for path in paths if path[0] == CONFIG)
-    metrics = settled_names({*(path[1:] for path in paths if path[0] == METRIC), *defined, *history_paths})
-    return Names(
-        {path: CONFIG + name for path, name in config.items()}, {path: METRIC + name for path, name in metrics.items()}
-    )
 
 
 def identity_schema() -> dict[str, Any]:
@@ -3294,8 +2846,56 @@ def identity_schema() -> dict[str, Any]:
         "history_rows": pl.Int64,
         "tags": pl.List(pl.String),
     }
-    made_otherwise = ("config", "summary", "config_json", "summary_json", "definitions", "history")
-    return {f.name: dtypes.get(f.name, pl.String) for f in fields(Run) if f.name not in made_otherwise}
+    names = [f.name for f in fields(Run)]
+    return {name: dtypes.get(name, pl.String) for name in names[: names.index("config_json")]}
+
+
+def write_page(runs: Iterable[Run], work: Path) -> Page:
+    """Turn runs into typed columns, sorted as the runs file is. Pages of a project are made independently."""
+    runs = sorted(runs, key=lambda run: (run.created_at or EPOCH, run.id))
+    columns = Columns()
+    shared: dict[frozenset[KeyPath], frozenset[KeyPath]] = {}  # each set once, though thousands of runs have it
+    nested = {}
+    for run in runs:
+        columns.add(run.leaves)
+        if paths := frozenset(path[1:] for path, _ in run.leaves if path[0] == METRIC and len(path) > 2):
+            nested[run.id] = shared.setdefault(paths, paths)
+    typed = {path: typed_series(path, values) for path, values in columns.padded()}
+    data = {name: [storable_value(getattr(run, name)) for run in runs] for name in identity_schema()}
+    data |= {f"_{name}": [getattr(run, name) for run in runs] for name in ("config_json", "summary_json")}
+    table = pl.DataFrame(data, schema=identity_schema() | {"_config_json": pl.String, "_summary_json": pl.String})
+    file = work / f"{uuid.uuid4().hex}.parquet"
+    write_intermediate(table.hstack([series for series, kind in typed.values() if kind != EMPTY]), file)
+    return Page(
+        file,
+        table.select(KEYS),
+        {path: kind for path, (_, kind) in typed.items()},
+        nested,
+        frozenset(definition for run in runs for definition in run.definitions),
+        sum(len(run.config_json) + len(run.summary_json) for run in runs),
+    )
+
+
+def keys_of(pages: Sequence[Page]) -> pl.DataFrame:
+    """The keys of all pages' runs, each run once; `page` and `row` are its place in the pages."""
+    schema = {"row": pl.UInt32} | {name: identity_schema()[name] for name in KEYS} | {"page": pl.Int32}
+    numbered = [
+        page.keys.with_row_index("row").with_columns(pl.lit(number).alias("page")) for number, page in enumerate(pages)
+    ]
+    return pl.concat([pl.DataFrame(schema=schema), *numbered]).unique("id", keep="first", maintain_order=True)
+
+
+def typed_series(path: KeyPath, values: Sequence[Scalar]) -> tuple[pl.Series, str]:
+    """A page's column and its kind. What has no one dtype stays JSON: other pages decide what becomes of it."""
+    name = column_key(path)
+    types_found = set(map(type, values)) - {type(None)}
+    if not types_found:
+        return pl.Series(name, values, dtype=pl.String), EMPTY
+    if len(types_found) == 1 or path[0] == METRIC:  # whose numbers are no text, whatever other pages hold
+        series = settled_series(name, values)
+        if path[0] == METRIC or series.dtype != pl.Float64 or types_found != {int}:
+            return series, str(series.dtype)
+    return pl.Series(name, [None if value is None else valid_json(value) for value in values], dtype=pl.String), MIXED
 
 
 def storable_value(value: object) -> object:
@@ -3304,13 +2904,105 @@ def storable_value(value: object) -> object:
     return storable(value) if isinstance(value, str) else value
 
 
+def settled_pages(pages: Sequence[Page], work: Path) -> tuple[list[Page], dict[KeyPath, Any]]:
+    """The pages, and the dtype of each flattened column that holds its values in all of them.
+
+    A column whose dtypes differ in more than whole numbers and fractions is settled over all its values, and the pages
+    that have it are written anew.
+    """
+    dtypes: dict[KeyPath, Any] = {}
+    settled: dict[KeyPath, pl.Series] = {}
+    for path in sorted({path for page in pages for path in page.kinds}):
+        kinds = {page.kinds[path] for page in pages if path in page.kinds} - {EMPTY}
+        if len(kinds) < 2 and MIXED not in kinds:
+            dtypes[path] = getattr(pl, kinds.pop()) if kinds else pl.String
+        elif kinds == {"Int64", "Float64"}:
+            dtypes[path] = pl.Float64
+        else:
+            settled[path] = settled_series(column_key(path), [v for page in pages for v in values_of(path, page)])
+            dtypes[path] = settled[path].dtype
+    start = 0
+    rewritten = []
+    for page in pages:
+        rows = page.keys.height
+        if changed := [series.slice(start, rows) for path, series in settled.items() if path in page.kinds]:
+            file = work / f"{uuid.uuid4().hex}.parquet"
+            write_intermediate(pl.read_parquet(page.file, glob=False).with_columns(changed), file)
+            page = replace(page, file=file)  # noqa: PLW2901
+        rewritten.append(page)
+        start += rows
+    return rewritten, dtypes
+
+
+def values_of(path: KeyPath, page: Page) -> list[Scalar]:
+    """A column of a page as Python values."""
+    if page.kinds.get(path, EMPTY) == EMPTY:
+        return [None] * page.keys.height
+    values = pl.read_parquet(page.file, columns=[column_key(path)], glob=False).to_series().to_list()
+    return [None if v is None else json.loads(v) for v in values] if page.kinds[path] == MIXED else values
+
+
+def ordered_files(pages: Sequence[Page], runs: pl.DataFrame, rows_a_file: int, work: Path) -> list[Path]:
+    """Files that together hold the rows of `runs` in the order of the runs file: the pages, if they are so already."""
+    runs = runs.sort("created_at", "id")
+    pages_in_order = runs["page"].rle().struct.field("value").to_list()
+    if len(set(pages_in_order)) == len(pages_in_order) and runs.height == sum(page.keys.height for page in pages):
+        return [pages[page].file for page in pages_in_order]
+    files = []
+    for group in runs.iter_slices(rows_a_file):
+        frames = [
+            pl.read_parquet(pages[page].file, glob=False)[rows["row"]]
+            for (page,), rows in group.group_by("page", maintain_order=True)
+        ]
+        files.append(work / f"{uuid.uuid4().hex}.parquet")
+        write_intermediate(pl.concat(frames, how="diagonal_relaxed").sort("created_at", "id"), files[-1])
+    return files
+
+
+def write_runs(
+    at: Path, pages: Sequence[Page], runs: pl.DataFrame, names: Names, metadata: Mapping[str, str], work: Path
+) -> None:
+    """Write the runs file: one scan over the pages, their columns cast and renamed."""
+    bytes_a_row = sum(page.text_bytes for page in pages) // max(runs.height, 1)
+    group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(bytes_a_row, 1)))
+    pages, dtypes = settled_pages(pages, work)
+    flat = sorted(((names.config if path[0] == CONFIG else names.metrics)[path[1:]], path) for path in dtypes)
+    texts = dict.fromkeys(("_config_json", "_summary_json"), pl.String)
+    schema = identity_schema() | {column_key(path): dtypes[path] for _, path in flat} | texts
+    rows = scan(ordered_files(pages, runs, group_rows, work), schema)
+    columns = [pl.col(column_key(path)).alias(name) for name, path in flat]
+    about = {**metadata, COLUMNS_KEY: json.dumps({name: path[1:] for name, path in flat})}
+    rows.select(*identity_schema(), *columns, *texts).sink_parquet(at, row_group_size=group_rows, metadata=about)
+
+
+def scan(files: Sequence[Path], schema: Mapping[str, Any]) -> pl.LazyFrame:
+    """The rows of our own files, one after the other, in these columns; what a file lacks is null."""
+    if not files:
+        return pl.LazyFrame(schema=schema)
+    casts = pl.ScanCastOptions(integer_cast="allow-float")
+    return pl.scan_parquet(
+        list(files), schema=schema, missing_columns="insert", extra_columns="ignore", cast_options=casts, glob=False
+    )
+
+
+def settled_paths(pages: Sequence[Page], history_paths: Iterable[KeyPath]) -> Names:
+    """The names of all columns: over configs, and over summaries, histories and what `define_metric` names."""
+    paths = {path for page in pages for path in page.kinds}
+    defined = {(d.pattern,) for page in pages for d in page.definitions if not d.pattern.endswith("*")}
+    config = settled_names(path[1:] for path in paths if path[0] == CONFIG)
+    metrics = settled_names({*(path[1:] for path in paths if path[0] == METRIC), *defined, *history_paths})
+    return Names(
+        {path: CONFIG + name for path, name in config.items()}, {path: METRIC + name for path, name in metrics.items()}
+    )
+
+
 def metric_facts(
     definitions: Collection[MetricDefinition],
     names: Mapping[KeyPath, str],
     earlier: Mapping[KeyPath, Mapping[str, str | None]],
     sweep_goals: Mapping[str, str],
 ) -> dict[str, dict[str, str | None]]:
-    """Goal, summary and step metric by column, where a sweep or `define_metric` told, now or in an `earlier` export.
+    """Goal, summary and step metric by column, where a sweep or `define_metric` states it, now or in an `earlier` export.
 
     A sweep's goal goes first; one on which runs differ is left out.
     """
@@ -3347,244 +3039,389 @@ def agreed(values: Iterable[str | None]) -> str | None:
     return told.pop() if len(told) == 1 else None
 
 
-def history_schema(
-    dtypes: Iterable[tuple[KeyPath, str]], names: Mapping[KeyPath, str], *, with_steps: bool = True
-) -> pa.Schema:
-    """The columns of a file with rows of runs: a metric that any of its sources has as Float64 is Float64."""
-    found: dict[str, set[str]] = {}
-    for path, dtype in dtypes:
-        found.setdefault(names[path], set()).add(dtype)
-    metrics = {name: pa.int64() if found[name] == {"Int64"} else pa.float64() for name in sorted(found)}
-    places = dict.fromkeys(("run_id", "entity", "project"), pa.string())
-    steps = {"_step": pa.int64()} if with_steps else {}
-    clocks = {"_runtime": pa.float64(), "_timestamp": pa.float64()}
-    return pa.schema(places | steps | clocks | metrics)
-
-
-def in_schema(rows: pl.DataFrame, sources: Mapping[str, str], schema: pa.Schema) -> pa.Table:
-    """The rows in the history file's columns, each taken from the one that `sources` names; null if there is none."""
-    dtypes = {pa.string(): pl.String, pa.int64(): pl.Int64, pa.float64(): pl.Float64}
-    columns = [
-        (pl.col(sources[column.name]) if column.name in sources else pl.lit(None))
-        .cast(dtypes[column.type])
-        .alias(column.name)
-        for column in schema
-    ]
-    return rows.select(columns).to_arrow().cast(schema)
-
-
-# --- the earlier export ---------------------------------------------------------------------------------------
+# --- histories: parts to a file -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """What an earlier export of the same project left: ids of its runs, and what it says of their metrics."""
+class RowTable:
+    """What becomes of a file with many rows a run: the rows of some runs are new, those of others stay."""
 
-    file: Path
-    ids: frozenset[str] = frozenset()
-    facts: Mapping[KeyPath, Mapping[str, str | None]] = field(default_factory=dict)
+    name: str
+    fetched: Mapping[str, History]  # by run id
+    earlier: Earlier | None
+    staying: frozenset[str]  # ids of runs whose rows in the earlier file stay
+
+    @property
+    def dtypes(self) -> dict[KeyPath, str]:
+        """Its metrics, each with the dtype that holds it in all rows: whole numbers beside fractions are Float64."""
+        sources = [part.dtypes for history in self.fetched.values() for part in history.parts]
+        if self.earlier and self.staying:
+            sources.append(self.earlier.dtypes)
+        dtypes: dict[KeyPath, str] = {}
+        for path, dtype in (item for source in sources for item in source.items()):
+            dtypes[path] = "Int64" if dtype == dtypes.get(path, dtype) == "Int64" else "Float64"
+        return dtypes
+
+    def names(self, names: Names) -> Mapping[KeyPath, str]:
+        """The columns of its metrics; those of system metrics are settled apart."""
+        return (
+            settled_names(self.dtypes) if self.name == "system" else {path: names.metrics[path] for path in self.dtypes}
+        )
+
+    def is_current(self, names: Names, facts: Mapping[str, Any]) -> bool:
+        """Whether the earlier file is what would be written."""
+        return (
+            self.earlier is not None
+            and self.earlier.export_id is not None
+            and not self.fetched
+            and self.staying == self.earlier.rows.keys()
+            and self.names(names) == self.earlier.columns
+            and self.earlier.facts_json == json.dumps(facts, sort_keys=True)
+        )
 
 
-def earlier_export(runs_file: Path) -> Earlier:
-    """What there is of an earlier export; a ScriptError if it cannot be read, so that it is not overwritten."""
-    if not runs_file.exists():
-        return Earlier(runs_file)
-    with readable(runs_file):
-        ids = pl.read_parquet(runs_file, columns=["id"], glob=False)["id"].to_list()
-        return Earlier(runs_file, frozenset(ids), metric_facts_in(pl.read_parquet_metadata(runs_file)))
+def row_tables(project: Project, kept: Collection[str], *, prune: bool) -> list[RowTable]:
+    """The tables that are asked for, and those of an earlier export."""
+    ids = {*kept, *project.runs["id"]}
+    tables = []
+    for name in TABLES:
+        fetched, earlier = project.tables.get(name), project.earlier.get(name)
+        if fetched is not None or earlier is not None:
+            before = earlier.rows.keys() if earlier else set()
+            staying = frozenset((before & ids if prune or fetched is not None else before) - (fetched or {}).keys())
+            tables.append(RowTable(name, fetched or {}, earlier, staying))
+    return tables
 
 
-def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[RunPage]:
+def write_table(table: RowTable, at: Path, project: Project, names: Names, metadata: Mapping[str, str]) -> None:
+    """Write the rows by run id: those fetched, merged with those of the earlier file that stay."""
+    columns = sorted((name, path, table.dtypes[path]) for path, name in table.names(names).items())
+    clocks = [clock for clock in CLOCKS if table.name != "system" or clock != ("_step",)]
+    order = ["run_id", "entity", "project", *(clock[0] for clock in clocks), *(name for name, *_ in columns)]
+    places = [pl.lit(project.entity).alias("entity"), pl.lit(project.name).alias("project")]
+    numbers = [pl.col(column_key(path)).cast(getattr(pl, dtype)).alias(name) for name, path, dtype in columns]
+    rows = scan_parts(table.fetched, table.dtypes).select(
+        "run_id", *places, *(pl.col(column_key(clock)).alias(clock[0]) for clock in clocks), *numbers
+    )
+    if table.earlier and table.staying:
+        known = table.earlier.columns
+        numbers = [
+            (pl.col(known[path]) if path in known else pl.lit(None)).cast(getattr(pl, dtype)).alias(name)
+            for name, path, dtype in columns
+        ]
+        stays = pl.scan_parquet(table.earlier.file, glob=False)
+        if table.staying != table.earlier.rows.keys():
+            stays = stays.filter(pl.col("run_id").is_in(list(table.staying)))
+        stays = stays.select(*order[: 3 + len(clocks)], *numbers)
+        rows = rows.merge_sorted(stays, "run_id") if any(h.parts for h in table.fetched.values()) else stays
+    made_of = project.made_of.get(table.name, table.earlier.made_of if table.earlier else ())
+    marks = {id_: mark for id_, mark in (table.earlier.marks if table.earlier else {}).items() if id_ in table.staying}
+    marks |= {id_: h.mark for id_, h in table.fetched.items() if h.mark and not h.is_short}
+    about = {
+        **metadata,
+        COLUMNS_KEY: json.dumps({name: path for name, path, _ in columns}),
+        HISTORIES_KEY: json.dumps({"keys": made_of, "runs": marks}, sort_keys=True),
+    }
+    group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_CELLS // len(order)))
+    rows.select(order).sink_parquet(at, row_group_size=group_rows, metadata=about)
+
+
+def scan_parts(histories: Mapping[str, History], dtypes: Mapping[KeyPath, str]) -> pl.LazyFrame:
+    """The rows of all parts by run id and step; their columns are `run_id` and, by `column_key`, clocks and `dtypes`."""
+    wanted: dict[Path, Counter[str]] = {}  # the rows of each run, by file
+    file_rows: dict[Path, int] = {}
+    stored: dict[KeyPath, str] = {}
+    for run_id, part in ((run_id, part) for run_id in sorted(histories) for part in histories[run_id].parts):
+        wanted.setdefault(part.file, Counter())[run_id] += part.rows
+        file_rows[part.file] = part.file_rows
+        for path in part.dtypes:
+            dtype = part.stored[path]
+            stored[path] = "Int64" if dtype == stored.get(path, dtype) == "Int64" else "Float64"
+    clocks = {column_key(clock): pl.Int64 if clock == ("_step",) else pl.Float64 for clock in CLOCKS}
+    metrics = {column_key(path): getattr(pl, dtype) for path, dtype in {**dtypes, **stored}.items()}
+    schema = {"run_id": pl.String, **clocks, **metrics}
+    scans: list[pl.LazyFrame] = []
+    for is_whole, files in itertools.groupby(wanted, lambda file: wanted[file].total() == file_rows[file]):
+        if is_whole:
+            scans.append(scan(list(files), schema))
+        else:  # other runs share the file
+            scans += [scan([file], schema).filter(pl.col("run_id").is_in(list(wanted[file]))) for file in files]
+    rows = pl.concat(scans) if scans else scan([], schema)
+    in_order = all(max(one) <= min(other) for one, other in itertools.pairwise(wanted.values()))
+    return rows if in_order else rows.sort("run_id", column_key(("_step",)))  # logs named otherwise than their runs
+
+
+# --- one project: merged with an earlier export, and published ------------------------------------------------
+
+
+def earlier_files(output: Path, stem: str) -> dict[str, Earlier]:
+    """What an earlier export left of a project, by the end of its files' names; ScriptError for an unreadable file.
+
+    Where the files do not belong together, an export was killed while it published: none of them counts as current.
+    """
+    found: dict[str, Earlier] = {}
+    for name in ("runs", *TABLES):
+        file = output / f"{stem}_{name}.parquet"
+        if not file.exists():
+            continue
+        try:
+            metadata = pl.read_parquet_metadata(file)
+            schema = pl.read_parquet_schema(file)
+            rows = pl.scan_parquet(file, glob=False)
+            counts = rows.select("id", "history_rows") if name == "runs" else rows.group_by("run_id").len()
+            columns = {name: tuple(path) for name, path in json.loads(metadata.get(COLUMNS_KEY, "{}")).items()}
+            facts = json.loads(metadata.get(METRICS_KEY, "{}"))
+            histories = json.loads(metadata.get(HISTORIES_KEY, "{}"))
+            found[name] = Earlier(
+                file,
+                rows=dict(counts.collect().iter_rows()),
+                columns={path: name for name, path in columns.items()},
+                dtypes={path: str(schema[name]) for name, path in columns.items() if name in schema},
+                facts={path: facts[name] for name, path in columns.items() if name in facts},
+                facts_json=metadata.get(METRICS_KEY, ""),
+                made_of=tuple(histories.get("keys", ())),
+                marks={run_id: tuple(mark) for run_id, mark in histories.get("runs", {}).items()},
+                export_id=metadata.get(EXPORT_ID_KEY),
+            )
+        except (OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            raise unreadable(file, error) from error
+    ids = {each.export_id for each in found.values()} | {(metadata_of(output, stem) or {}).get("export_id")}
+    return found if len(ids) == 1 else {name: replace(each, marks={}, export_id=None) for name, each in found.items()}
+
+
+def unreadable(file: Path, error: BaseException) -> ScriptError:
+    reason = str(error).partition("\n")[0]
+    advice = "move it away or choose another -o"
+    return ScriptError(f"the earlier export {file} cannot be read ({reason}); {advice}", NOTHING_USABLE)
+
+
+def write_project(project: Project, options: Options, source: Mapping[str, object], work: Path) -> None:
+    """Merge a project's runs with what an earlier export left, and publish its files."""
+    earlier = project.earlier.get("runs")
+    before = earlier.rows if earlier else {}
+    history = project.tables.get("history", {})
+    failed = {failure.run for failure in project.failed if failure.what == "history"}
+    project.mismatched = sorted(
+        failed | {id_ for id_, each in history.items() if each.counted not in (None, each.rows)}
+    )
+    fuller = drop_shorter(project, before)
+    fresh = set(project.runs["id"]) - fuller
+    project.gone = sorted(before.keys() - project.all_ids - project.unread) if project.all_ids is not None else []
+    stays = before.keys() - fresh - (set(project.gone) if options.prune else set())
+    project.kept = sorted(stays - fuller)
+    kept_pages = earlier_pages(earlier, stays, work) if earlier else []
+    pages = [*project.pages, *kept_pages]
+    kept_runs = keys_of(kept_pages).with_columns(pl.col("page") + len(project.pages))
+    runs = pl.concat([project.runs.filter(~pl.col("id").is_in(list(fuller))), kept_runs])
+
+    tables = row_tables(project, stays, prune=options.prune)
+    names = settled_paths(pages, {path for table in tables if table.name != "system" for path in table.dtypes})
+    definitions = {definition for page in pages for definition in page.definitions}
+    known = {path: fact for each in reversed(list(project.earlier.values())) for path, fact in each.facts.items()}
+    facts = metric_facts(definitions, names.metrics, known if stays else {}, project.goals)
+    current = [table for table in tables if table.is_current(names, facts)]
+    export_id = cast("Earlier", current[0].earlier).export_id if current else uuid.uuid4().hex
+    about = source_of(project, source)
+    metadata = {
+        SCHEMA_KEY: SCHEMA_VERSION,
+        METRICS_KEY: json.dumps(facts, sort_keys=True),
+        SOURCE_KEY: json.dumps(about),
+        EXPORT_ID_KEY: str(export_id),
+    }
+    with publishing(options.output) as unfinished:
+        for table in tables:
+            file = options.output / f"{project.stem}_{table.name}.parquet"
+            at = file if table in current else unfinished(file)
+            if table not in current:
+                write_table(table, at, project, names, metadata)
+            project.files.append(file_facts(file, at))
+            note_table(project, table, names, at, options)
+        file = options.output / f"{project.stem}_runs.parquet"
+        write_runs(unfinished(file), pages, runs, names, metadata, work)
+        project.files.append(file_facts(file, unfinished(file)))
+        document = metadata_document(project, options, about) | {"export_id": export_id}
+        text = json.dumps(jsonable(document), indent=2, ensure_ascii=False) + "\n"
+        unfinished(options.output / f"{project.stem}_metadata.json").write_text(storable(text), "utf-8")
+
+
+def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
+    """Drop fetched rows of which the earlier export has more, if they come from a log that was cut off, or are
+    incomplete; the ids of runs whose row in the runs file stays too.
+    """
+    rows = dict(project.runs.select("id", "history_rows").iter_rows())
+    fuller = {run_id for run_id in project.cut if run_id in rows and before.get(run_id, 0) > rows[run_id]}
+    shorter = set(fuller)
+    for name, histories in project.tables.items():
+        earlier = project.earlier.get(name)
+        for run_id, history in list(histories.items()):
+            if (
+                earlier is not None
+                and earlier.rows.get(run_id, 0) > history.rows
+                and (history.is_short or run_id in project.cut)
+            ):
+                shorter.add(run_id)
+                del histories[run_id]
+    project.kept_fuller = sorted(shorter)
+    return fuller
+
+
+def note_table(project: Project, table: RowTable, names: Names, at: Path, options: Options) -> None:
+    """Note what the metadata tells of a history file, the full one before the sampled one."""
+    if table.name == "system" or table.name not in project.tables:
+        return
+    if table.name == "history" or not options.include_history:
+        of_runs = pl.scan_parquet(at, glob=False).select(
+            pl.len().alias("rows"), pl.col("run_id").n_unique().alias("runs")
+        )
+        project.history_rows, project.history_runs = of_runs.collect().row(0)
+    if table.earlier:
+        present = set(table.names(names).values())
+        project.dropped += [".".join(path) for path in table.earlier.columns if names.metrics.get(path) not in present]
+
+
+def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Page]:
     """The rows of an earlier export's runs, made anew from their configs and summaries."""
-    if not ids:
-        return []
-    columns = [*identity_schema(), "_config_json", "_summary_json"]
-    with readable(earlier.file):
-        rows = pl.read_parquet(earlier.file, columns=columns, glob=False).filter(pl.col("id").is_in(list(ids)))
-    return [write_page(map(earlier_run, page.iter_rows(named=True)), work) for page in rows.iter_slices(PAGE_RUNS)]
-
-
-def earlier_run(row: Mapping[str, Any]) -> Run:
-    identity = {name: row[name] for name in identity_schema()}
-    texts = {"config_json": row["_config_json"], "summary_json": row["_summary_json"]}
-    config, summary = (tree if isinstance(tree, dict) else {} for tree in map(json.loads, texts.values()))
-    return Run(**identity, config=config, summary=summary, **texts)
-
-
-def metric_facts_in(metadata: Mapping[str, str]) -> dict[KeyPath, Mapping[str, str | None]]:
-    """What a file says of its metrics, by their paths: their columns may be called otherwise this time."""
-    columns, facts = (json.loads(metadata.get(key, "{}")) for key in (COLUMNS_KEY, METRICS_KEY))
-    return {tuple(path): facts[name] for name, path in columns.items() if name in facts}
-
-
-@contextmanager
-def readable(file: Path) -> Iterator[None]:
+    pages: list[Page] = []
     try:
-        yield
-    except (OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        reason = str(error).splitlines()[0]
-        raise ScriptError(
-            f"the earlier export {file} cannot be read ({reason}); move it away or choose another -o", NOTHING_USABLE
-        ) from error
+        rows = pl.scan_parquet(earlier.file, glob=False)
+        columns = [name for name in identity_schema() if name in rows.collect_schema()]
+        for start in range(0, len(earlier.rows) if ids else 0, PAGE_RUNS):
+            some = rows.slice(start, PAGE_RUNS).filter(pl.col("id").is_in(list(ids)))
+            runs = some.select(*columns, "_config_json", "_summary_json").collect().iter_rows(named=True)
+            pages.append(write_page(map(earlier_run, runs), work))
+    except (pl.exceptions.PolarsError, ValueError) as error:
+        raise unreadable(earlier.file, error) from error
+    return [page for page in pages if page.keys.height]
+
+
+def earlier_run(row: dict[str, Any]) -> Run:
+    texts = {name: row.pop(f"_{name}") for name in ("config_json", "summary_json")}
+    config, summary = (tree if isinstance(tree, dict) else {} for tree in map(json.loads, texts.values()))
+    identity: dict[str, Any] = dict.fromkeys(identity_schema()) | row
+    return Run(**identity, **texts, leaves=[*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))])
+
+
+def source_of(project: Project, source: Mapping[str, object]) -> dict[str, object]:
+    """Where the files' content came from."""
+    versions = {name: version(name) for name in ("wandb", "polars")} | {"wandb-tools": VERSION}
+    place = {"entity": project.entity, "project": project.name}
+    return {**source, **place, "exported_at": jsonable(now()), "versions": versions}
+
+
+def metadata_document(project: Project, options: Options, source: Mapping[str, object]) -> dict[str, object]:
+    """What was asked, what was got and what failed."""
+    written = project.runs.height
+    skipped = {
+        path for histories in project.tables.values() for history in histories.values() for path in history.skipped
+    }
+    return {
+        "status": project.status,
+        "entity": project.entity,
+        "project": project.name,
+        "source": {key: value for key, value in source.items() if key in ("kind", "base_url", "directory")},
+        "filters": {name: value for name, value in asdict(options.selection).items() if value},
+        "exported_at": source["exported_at"],
+        "versions": source["versions"],
+        "runs": {
+            "listed": project.selected + project.filtered,
+            "written": written,
+            "failed": project.selected - written,
+            "filtered": project.filtered,
+            "by_state": dict(sorted(Counter(project.runs["state"]).items())),
+        },
+        "history": {
+            "rows": project.history_rows,
+            "runs": project.history_runs,
+            "sampled": options.history_samples is not None and not options.include_history,
+            "mismatched": project.mismatched,
+        },
+        "files": project.files,
+        "failed": [asdict(failure) for failure in project.failed],
+        "torn": project.torn,
+        "missing_on_server": [] if options.prune else project.gone,
+        "kept_fuller": project.kept_fuller,
+        "skipped_history_keys": sorted(".".join(path) for path in skipped),
+    }
 
 
 # --- files ----------------------------------------------------------------------------------------------------
+
+PUBLISHING = threading.Lock()  # held while files are renamed: the process ends before or after, never meanwhile
+
+
+@contextmanager
+def publishing(output: Path) -> Iterator[Callable[[Path], Path]]:
+    """A function that gives the hidden name to which a file is to be written. At the end all are renamed, or none."""
+    files: dict[Path, Path] = {}
+
+    def unfinished(file: Path) -> Path:
+        return files.setdefault(file, file.with_name(f".{file.name}.{os.getpid()}.partial"))
+
+    try:
+        yield unfinished
+        for partial_file in files.values():
+            with partial_file.open("rb+") as whole:
+                os.fsync(whole.fileno())
+        with PUBLISHING:
+            for file, partial_file in files.items():
+                partial_file.replace(file)
+    except (OSError, pl.exceptions.ComputeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]
+        message = f"{output} cannot be written to: {reason}; free the place or choose another with -o"
+        raise ScriptError(message, NOTHING_USABLE) from error
+    finally:
+        for partial_file in files.values():
+            with suppress(OSError):
+                partial_file.unlink(missing_ok=True)
+
+
+def file_facts(file: Path, at: Path) -> dict[str, object]:
+    """What the metadata lists of a parquet file that is, for now, at another place."""
+    with at.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    rows = pl.scan_parquet(at, glob=False)
+    height = rows.select(pl.len()).collect().item()
+    columns = len(rows.collect_schema())
+    return {"name": file.name, "bytes": at.stat().st_size, "rows": height, "columns": columns, "sha256": digest}
 
 
 def file_stem(output: Path, entity: str, project: str, *, taken: bool = False) -> str:
     """What the names of a project's files begin with: no name from W&B leaves the folder or takes another's files."""
     name = f"{entity}_{project}".encode("utf-8", "surrogatepass")
     stem = "".join(chr(byte) if re.match(rb"[A-Za-z0-9._-]", bytes([byte])) else f"%{byte:02X}" for byte in name)
-    if stem.startswith("."):
-        stem = f"%2E{stem[1:]}"
+    stem = re.sub(r"^\.", "%2E", stem)
     suffix = f"__{path_hash((entity, project))[:8]}"
     longest = 200 - len("_history_sampled.parquet")
     if len(stem) > longest:
         return stem[: longest - len(suffix)] + suffix
-    owner = metadata_of(output / f"{stem}_metadata.json")
-    taken |= owner is not None and (owner.get("entity"), owner.get("project")) != (entity, project)
-    return stem + suffix if taken else stem
+    owner = owner_of(output, stem)
+    return stem + suffix if taken or owner not in (None, (entity, project)) else stem
 
 
-def metadata_of(file: Path) -> dict[str, Any] | None:
-    try:
-        document = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return document if isinstance(document, dict) else None
+def owner_of(output: Path, stem: str) -> tuple[object, object] | None:
+    """The entity and project whose files begin so, as these say themselves; None if there are none."""
+    sources = [metadata_of(output, stem)]
+    for name in ("runs", *TABLES):
+        with suppress(OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+            sources.append(json.loads(pl.read_parquet_metadata(output / f"{stem}_{name}.parquet")[SOURCE_KEY]))
+    return next(((source.get("entity"), source.get("project")) for source in sources if source), None)
 
 
-@dataclass(frozen=True)
-class Written:
-    """A file that was written, as the metadata lists it."""
-
-    name: str
-    bytes: int
-    rows: int
-    columns: int
-    sha256: str
+def metadata_of(output: Path, stem: str) -> dict[str, Any] | None:
+    with suppress(OSError, ValueError):
+        document = json.loads((output / f"{stem}_metadata.json").read_text("utf-8"))
+        return document if isinstance(document, dict) else None
+    return None
 
 
-def file_facts(file: Path, at: Path) -> Written:
-    """What the metadata tells of a parquet file that is, for now, at another place."""
-    with at.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    footer = pq.read_metadata(at)
-    return Written(file.name, at.stat().st_size, footer.num_rows, len(footer.schema.to_arrow_schema()), digest)
-
-
-def write_runs(file: Path, at: Path, pages: Sequence[RunPage], names: Names, metadata: Mapping[str, str]) -> Written:
-    """Write the pages' rows as one file, sorted by `created_at`, then `id`; never holds much more than a row group."""
-    group_rows = rows_per_group(pages)
-    columns = flat_columns(pages, names)
-    schema = runs_schema(columns).with_metadata({**metadata, COLUMNS_KEY: json.dumps(paths_of(columns))})
-    texts = [f.name for f in schema if f.type == pa.string() and not f.name.endswith("_json")]
-    keys = pl.concat(page_keys(number, page) for number, page in enumerate(pages)).sort("created_at", "id")
-    with pq.ParquetWriter(at, schema, compression="zstd", use_dictionary=texts) as writer:
-        for group in keys.iter_slices(group_rows):
-            ranges = group.group_by("page").agg(pl.col("row").min().alias("first"), pl.col("row").max().alias("last"))
-            rows = [rows_of_page(page, pages, columns, first, last) for page, first, last in ranges.iter_rows()]
-            table = pl.concat(rows).sort("created_at", "id").to_arrow().cast(schema)
-            writer.write_table(table, row_group_size=group_rows)
-    return file_facts(file, at)
-
-
-def rows_per_group(pages: Sequence[RunPage]) -> int:
-    rows = sum(len(page.facts) for page in pages)
-    bytes_per_row = sum(page.text_bytes for page in pages) // max(rows, 1)
-    return max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(bytes_per_row, 1)))
-
-
-@dataclass(frozen=True)
-class FlatColumn:
-    """A `config_*` or `metric_*` column of the runs file; `values` are all pages' where a cast does not make them."""
-
-    name: str
-    path: KeyPath  # with its prefix, as pages have it
-    dtype: Any
-    values: pl.Series | None
-
-
-def flat_columns(pages: Sequence[RunPage], names: Names) -> list[FlatColumn]:
-    """All flattened columns of the pages in the runs file's order."""
-    paths = {path for page in pages for path in page.kinds}
-    named = {path: (names.config if path[0] == CONFIG else names.metrics)[path[1:]] for path in paths}
-    by_name = sorted((name, path) for path, name in named.items())
-    return [FlatColumn(name, path, *column_of_pages(path, pages)) for name, path in by_name]
-
-
-def paths_of(columns: Iterable[FlatColumn]) -> dict[str, KeyPath]:
-    return {column.name: column.path[1:] for column in columns}
-
-
-def runs_schema(columns: Iterable[FlatColumn]) -> pa.Schema:
-    """The runs file's columns, with plain Arrow types that every reader knows."""
-    texts = {"_config_json": pl.String, "_summary_json": pl.String}
-    dtypes = identity_schema() | {column.name: column.dtype for column in columns} | texts
-    arrow = pl.DataFrame(schema=dtypes).to_arrow().schema
-    plain = {pa.large_string(): pa.string(), pa.large_list(pa.large_string()): pa.list_(pa.string())}
-    return pa.schema([(column.name, plain.get(column.type, column.type)) for column in arrow])
-
-
-def page_keys(number: int, page: RunPage) -> pl.DataFrame:
-    keys = pl.read_parquet(page.file, columns=["created_at", "id"], glob=False).with_row_index("row")
-    return keys.with_columns(pl.lit(number).alias("page"))
-
-
-def rows_of_page(
-    number: int, pages: Sequence[RunPage], columns: Sequence[FlatColumn], first: int, last: int
-) -> pl.DataFrame:
-    """Rows of one page, both ends included, in the runs file's columns."""
-    page, count = pages[number], last - first + 1
-    before = sum(len(earlier.facts) for earlier in pages[:number])
-    flat = [
-        column.values.slice(before + first, count).alias(column.name)
-        if column.values is not None
-        else pl.col(column_key(column.path)).cast(column.dtype).alias(column.name)
-        if column.path in page.kinds and page.kinds[column.path] != EMPTY
-        else pl.lit(None, dtype=column.dtype).alias(column.name)
-        for column in columns
-    ]
-    rows = pl.read_parquet(page.file, glob=False).slice(first, count)
-    return rows.select(*identity_schema(), *flat, "_config_json", "_summary_json")
-
-
-def write_history(file: Path, at: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> Written:
-    """Write tables of any length as row groups of even length, never holding much more than one."""
-    group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_CELLS // len(schema)))
-    texts = [column.name for column in schema if column.type == pa.string()]
-    with pq.ParquetWriter(at, schema, compression="zstd", use_dictionary=texts) as writer:
-        waiting: list[pa.Table] = []
-        for table in tables:
-            waiting.append(table)
-            if sum(each.num_rows for each in waiting) >= group_rows:
-                together = pa.concat_tables(waiting)
-                whole = together.num_rows // group_rows * group_rows
-                writer.write_table(together.slice(0, whole), row_group_size=group_rows)
-                waiting = [together.slice(whole)]
-        if any(each.num_rows for each in waiting):
-            writer.write_table(pa.concat_tables(waiting), row_group_size=group_rows)
-    return file_facts(file, at)
-
-
-@contextmanager
-def replacing(file: Path) -> Iterator[Path]:
-    """A hidden name beside `file` to write to: renamed over `file` once it is whole, removed on failure."""
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        with unfinished.open("rb+") as whole:
-            os.fsync(whole.fileno())
-        unfinished.replace(file)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ScriptError(
-            f"{file} was not written: {reason}; free the place or choose another with -o", NOTHING_USABLE
-        ) from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+def settle_stems(projects: list[Project], output: Path) -> None:
+    """Give each project what its files' names begin with: settled for all of them, before any is written."""
+    projects.sort(key=lambda project: (project.entity, project.name))
+    taken: set[str] = set()
+    for project in projects:
+        stem = file_stem(output, project.entity, project.name)
+        project.stem = file_stem(output, project.entity, project.name, taken=True) if stem.lower() in taken else stem
+        taken.add(project.stem.lower())
 
 
 class Folders(NamedTuple):
@@ -3603,30 +3440,22 @@ def working_folders(output: Path, say: Say, *, dry_run: bool) -> Iterator[Folder
         return
     own = output / ".wandb_tools"
     folders = Folders(own / "work", own / "histories")
+    ours = r"_(runs|history|history_sampled|system)\.parquet\.\d+\.partial$|_metadata\.json\.\d+\.partial$"
     with ExitStack() as held:
         try:
             own.mkdir(parents=True, exist_ok=True)
             wait_for(held.enter_context((own / "lock").open("w")), output, say)
             shutil.rmtree(folders.work, ignore_errors=True)  # of an export that was killed: the lock is ours
             folders.work.mkdir()
-            for unfinished in filter(is_unfinished, output.glob(".*.partial")):
-                unfinished.unlink(missing_ok=True)
+            for file in output.glob(".*.partial"):
+                if re.search(ours, file.name):
+                    file.unlink(missing_ok=True)
         except OSError as error:
             reason = error.strerror or error
             message = f"cannot write to {output}: {reason}; choose another folder with -o"
             raise ScriptError(message, NOTHING_USABLE) from error
         held.callback(shutil.rmtree, folders.work, ignore_errors=True)
         yield folders
-
-
-def is_unfinished(file: Path) -> bool:
-    """Whether a file is what an export was writing when it was ended.
-
-    >>> is_unfinished(Path(".team_demo_runs.parquet.123.partial")), is_unfinished(Path(".mine.parquet.1.partial"))
-    (True, False)
-    """
-    ours = r"_(runs\.parquet|metadata\.json|history\.parquet|history_sampled\.parquet|system\.parquet)"
-    return re.search(rf"{ours}\.\d+\.partial$", file.name) is not None
 
 
 def wait_for(lock: TextIO, output: Path, say: Say) -> None:
@@ -3644,424 +3473,129 @@ def wait_for(lock: TextIO, output: Path, say: Say) -> None:
         return
 
 
-# --- one project: runs to files -------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Listing:
-    """One project's runs by what became of them: total = those in pages + failed + filtered."""
-
-    entity: str
-    project: str
-    pages: Sequence[RunPage]
-    total: int
-    filtered: int
-    listed: frozenset[str] | None  # ids of all runs that the source has; None where it did not tell all
-    tables: Mapping[str, Mapping[str, Sequence[Part]]] = field(default_factory=dict)  # by file name's end and run id
-    made_of: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by file name's end: see Fetch
-    failed: Sequence[Failure] = ()
-    torn: Sequence[str] = ()
-    short: Sequence[str] = ()  # ids of runs whose rows came in part: they are fetched again next time
-    mismatched: Sequence[str] = ()  # ids of runs whose rows differ in number from the server's
-    skipped_history_keys: Sequence[str] = ()
-    unread: frozenset[str] = frozenset()  # ids of runs of which nothing could be read: not known to be gone
-    goals: Mapping[str, str] = field(default_factory=dict)  # of metrics, by sweeps
-    stem: str = ""  # what its files' names begin with; empty where the folder alone decides
-
-    @property
-    def facts(self) -> list[Facts]:
-        return [facts for page in self.pages for facts in page.facts]
-
-    @property
-    def selected(self) -> int:
-        return self.total - self.filtered
-
-    @property
-    def status(self) -> str:
-        return "partial" if self.failed else "complete"
-
-
-@dataclass(frozen=True)
-class Export:
-    """What was written of one project."""
-
-    listing: Listing
-    files: list[Path]
-    kept: list[str]  # ids of runs of an earlier export that are not in this one
-    gone: list[str]  # of these, the ids that the source no longer has
-    dropped: list[str]  # metrics that the earlier history had
-    history_rows: int  # in the file
-    metrics: frozenset[KeyPath] = frozenset()  # in the histories
-
-
-def listings(findings: Findings, options: Options, work: Path, say: Say) -> list[Listing]:
-    """The projects that are asked for, each with its selected runs; projects without any are left out."""
-    wanted = [run for run in findings.runs if in_place(run, options.selection)]
-    if not wanted:
-        places = sorted({f"{run.entity}/{run.project}" for run in findings.runs})
-        unread = [f"{failure.run}: {failure.error}" for failure in findings.failed.get(None, ())]
-        there = f"there is {', '.join(places[:5])}" if places else "nothing was recorded in these logs"
-        raise ScriptError(f"no runs to export: {'; '.join([there, *unread[:3]])}; see -e and -p", NOTHING_USABLE)
-    kept: dict[tuple[str, str], list[Run]] = {}
-    for run in selected(wanted, options.selection, say):
-        kept.setdefault((run.entity, run.project), []).append(run)
-    return [listing(runs, wanted, findings, work) for _, runs in sorted(kept.items())]
-
-
-def listing(runs: list[Run], wanted: Sequence[Run], findings: Findings, work: Path) -> Listing:
-    """What was found, as far as it concerns these runs, or no run that is known."""
-    entity, project = runs[0].entity, runs[0].project
-    owners: list[RunPath | None] = [*map(run_path, runs), None]
-    skipped = {".".join(path) for run in runs for path in findings.skipped_history_keys.get(run_path(run), ())}
-    listed = frozenset(run.id for run in wanted if (run.entity, run.project) == (entity, project))
-    return Listing(
-        entity,
-        project,
-        [write_page(runs[start : start + PAGE_RUNS], work) for start in range(0, len(runs), PAGE_RUNS)],
-        total=len(listed),
-        filtered=len(listed) - len(runs),
-        listed=listed if findings.sees_all else None,
-        tables={"history": {run.id: run.history for run in runs}},
-        failed=[failure for owner in owners for failure in findings.failed.get(owner, ())],
-        torn=sorted(log for owner in owners for log in findings.torn.get(owner, ())),
-        skipped_history_keys=sorted(skipped),
-        unread=frozenset(findings.unread),
-    )
-
-
-def unmatched(options: Options, projects: Sequence[Listing]) -> list[str]:
-    """The patterns of --history-keys that no number in the histories matches; a dry run does not look at those."""
-    histories = (
-        [] if options.dry_run else [parts for project in projects for parts in project.tables["history"].values()]
-    )
-    metrics = {path for parts in histories for part in parts for path in part.metrics}
-    return [
-        glob for glob in options.history_keys if histories and not any(names_match(path, [glob]) for path in metrics)
-    ]
-
-
-def write_project(project: Listing, options: Options, source: Mapping[str, object], work: Path) -> Export:
-    """Merge a project's runs with what an earlier export left, and write its files: the metadata last."""
-    stem = project.stem or file_stem(options.output, project.entity, project.project)
-    runs_file, metadata_file = (options.output / f"{stem}_{name}" for name in ("runs.parquet", "metadata.json"))
-    earlier = earlier_export(runs_file)
-    gone = sorted(earlier.ids - project.listed - project.unread) if project.listed is not None else []
-    fresh = {facts.id for facts in project.facts}
-    kept = sorted(earlier.ids - fresh - (set(gone) if options.prune else set()))
-    pages = [*project.pages, *earlier_pages(earlier, kept, work)] or [write_page([], work)]
-
-    tables = tables_of(project, options, stem, kept, fresh)
-    names = settled_paths(pages, {path for table in tables if table.of_history for path, _ in table.dtypes()})
-    definitions = {definition for page in pages for definition in page.definitions}
-    told = [table.facts for table in tables] + [earlier.facts]
-    known = {path: fact for facts in told for path, fact in facts.items()} if kept else {}
-    facts = metric_facts(definitions, names.metrics, known, project.goals)
-    common = {
-        SCHEMA_KEY: SCHEMA_VERSION,
-        METRICS_KEY: json.dumps(facts, sort_keys=True),
-        SOURCE_KEY: json.dumps(source_of(project, source)),
-    }
-    current = [table for table in tables if is_current(table, names, common)]
-    fresh_tables = [table for table in tables if table not in current]
-    with ExitStack() as publish:  # what is entered last is published first: histories, runs, metadata
-        files = [metadata_file, runs_file, *(table.file for table in reversed(fresh_tables))]
-        unfinished = {file: publish.enter_context(replacing(file)) for file in files}
-        done = [file_facts(table.file, table.file) for table in current]
-        done += [write_table(table, unfinished[table.file], project, options, names, common) for table in fresh_tables]
-        done.append(write_runs(runs_file, unfinished[runs_file], pages, names, common))
-        export = Export(
-            project,
-            [*(options.output / file.name for file in done), metadata_file],
-            kept=kept,
-            gone=[] if options.prune else gone,
-            dropped=sorted({name for table in tables for name in dropped_metrics(table, names)}),
-            history_rows=history_rows_of(options, done),
-            metrics=frozenset(path for table in tables if table.of_history for path, _ in table.dtypes()),
-        )
-        document = metadata_document(export, [*done, *still_there(metadata_file, done)], options, source)
-        text = json.dumps(jsonable(document), indent=2, ensure_ascii=False) + "\n"
-        unfinished[metadata_file].write_text(storable(text), "utf-8")  # names of files may be no UTF-8
-    return export
-
-
-def history_rows_of(options: Options, files: Iterable[Written]) -> int:
-    """The rows of the full history among the files, else of the sampled one."""
-    ending = "_history.parquet" if options.include_history else "_history_sampled.parquet"
-    return sum(file.rows for file in files if file.name.endswith(ending))
-
-
-def still_there(metadata_file: Path, done: Sequence[Written]) -> list[Written]:
-    """What earlier metadata tells of files that are not written now, such as a history that was not asked for."""
-    earlier = metadata_of(metadata_file) or {}
-    names = {file.name for file in done}
-    others = [file for file in earlier.get("files", ()) if file["name"] not in names]
-    return [Written(**file) for file in others if (metadata_file.parent / file["name"]).exists()]
-
-
-def dropped_metrics(table: RowTable, names: Names) -> list[str]:
-    """The metrics that an earlier file has and the new one lacks, as after other --history-keys."""
-    if not table.of_history or not table.file.exists():
-        return []
-    with readable(table.file):
-        earlier = json.loads(pl.read_parquet_metadata(table.file).get(COLUMNS_KEY, "{}"))
-    present = {names.metrics[path] for path, _ in table.dtypes()}
-    return [".".join(path) for path in map(tuple, earlier.values()) if names.metrics.get(path) not in present]
-
-
-@dataclass(frozen=True)
-class RowTable:
-    """A file with many rows a run: a history, or system metrics. What is fetched replaces what an earlier file has."""
-
-    file: Path
-    name: str
-    fetched: Mapping[str, Sequence[Part]]  # by run id
-    kept: frozenset[str]  # ids of runs whose earlier rows stay
-    earlier: Path | None
-    paths: Mapping[KeyPath, str]  # of the earlier file, to their columns
-    earlier_dtypes: Mapping[KeyPath, str]
-    facts: Mapping[KeyPath, Mapping[str, str | None]]
-    made_of: Sequence[str]
-    marks: Mapping[str, list[str]]  # of the earlier file, if it was made of the same: see history_mark
-
-    @property
-    def of_history(self) -> bool:
-        return self.name != "system"
-
-    def dtypes(self) -> Iterator[tuple[KeyPath, str]]:
-        """Every metric with a dtype that it has somewhere."""
-        for parts in self.fetched.values():
-            yield from (metric for part in parts for metric in part.metrics.items())
-        yield from self.earlier_dtypes.items() if self.kept else ()
-
-
-def tables_of(
-    project: Listing, options: Options, stem: str, kept: Collection[str], fresh: Collection[str]
-) -> list[RowTable]:
-    """The tables that are asked for, with what earlier files hold of runs that were not fetched again.
-
-    With `--prune` also those that are there and not asked for: they may hold runs that are to go.
-    """
-    files = {name: options.output / f"{stem}_{name}.parquet" for name in TABLES}
-    asked = {} if options.offline is not None and not options.include_history else project.tables
-    others: dict[str, dict[str, Sequence[Part]]] = {
-        name: {} for name, file in files.items() if options.prune and name not in asked and file.exists()
-    }
-    tables = []
-    for name, fetched in {**asked, **others}.items():
-        file = files[name]
-        stay = frozenset({*kept, *fresh} - fetched.keys())
-        made_of = marks_in(file).get("keys", ()) if name in others else project.made_of.get(name, options.history_keys)
-        earlier = earlier_table(file if stay and file.exists() else None, made_of)
-        tables.append(RowTable(file, name, fetched, stay, *earlier[:-1], made_of, earlier[-1]))
-    return tables
-
-
-def earlier_table(
-    file: Path | None, made_of: Sequence[str]
-) -> tuple[
-    Path | None, dict[KeyPath, str], dict[KeyPath, str], dict[KeyPath, Mapping[str, str | None]], dict[str, list[str]]
-]:
-    """What an earlier file says of its columns and runs."""
-    if file is None:
-        return None, {}, {}, {}, {}
-    with readable(file):
-        schema = pl.scan_parquet(file, glob=False).collect_schema()
-        metadata = pl.read_parquet_metadata(file)
-        columns = json.loads(metadata.get(COLUMNS_KEY, "{}"))
-        facts = metric_facts_in(metadata)
-    paths = {tuple(path): name for name, path in columns.items() if name in schema}
-    dtypes = {path: str(schema[name]) for path, name in paths.items()}
-    return file, paths, dtypes, facts, histories_in(file, made_of)
-
-
-def write_table(
-    table: RowTable, at: Path, project: Listing, options: Options, names: Names, metadata: Mapping[str, str]
-) -> Written:
-    """Write a table's rows by run id: those fetched, and those that the earlier file has of other runs."""
-    metrics = metric_names(table, names)
-    schema = history_schema(table.dtypes(), metrics, with_steps=table.of_history)
-    columns = {name: path for path, name in metrics.items() if name in schema.names}
-    about = {
-        **metadata,
-        COLUMNS_KEY: json.dumps(columns),
-        **(marks_of(table, project) if options.offline is None else {}),
-    }
-    merged = heapq.merge(fetched_rows(table, project, metrics), kept_rows(table, metrics), key=lambda of_run: of_run[0])
-    tables = (in_schema(rows, sources, schema) for _, rows, sources in merged)
-    return write_history(table.file, at, tables, schema.with_metadata(about))
-
-
-def metric_names(table: RowTable, names: Names) -> Mapping[KeyPath, str]:
-    """The names of a table's columns: those of system metrics are settled apart."""
-    return names.metrics if table.of_history else settled_names(path for path, _ in table.dtypes())
-
-
-def is_current(table: RowTable, names: Names, metadata: Mapping[str, str]) -> bool:
-    """Whether the earlier file is what would be written: no run of it fetched or dropped, no column renamed."""
-    if table.earlier is None or table.fetched:
-        return False
-    known = pl.read_parquet_metadata(table.earlier)
-    earlier = {tuple(path): name for name, path in json.loads(known.get(COLUMNS_KEY, "{}")).items()}
-    metrics = metric_names(table, names)
-    ids = pl.scan_parquet(table.earlier, glob=False).select(pl.col("run_id").unique()).collect()["run_id"]
-    return (
-        set(ids) <= table.kept
-        and all(metrics.get(path) == name for path, name in earlier.items())
-        and known.get(METRICS_KEY) == metadata[METRICS_KEY]
-    )
-
-
-def marks_of(table: RowTable, project: Listing) -> dict[str, str]:
-    """What a later export compares to see whose histories have changed; logs are always read anew."""
-    whole = table.fetched.keys() - set(project.short)  # the others are fetched again next time
-    marks = {run_id: mark for run_id, mark in table.marks.items() if run_id in table.kept}
-    marks |= {facts.id: list(history_mark(facts)) for facts in project.facts if facts.id in whole}
-    return {HISTORIES_KEY: json.dumps({"keys": list(table.made_of), "runs": marks})}
-
-
-def fetched_rows(
-    table: RowTable, project: Listing, names: Mapping[KeyPath, str]
-) -> Iterator[tuple[str, pl.DataFrame, Mapping[str, str]]]:
-    """Id, rows, and the rows' column for each column of the file."""
-    place = [pl.lit(project.entity).alias("entity"), pl.lit(project.project).alias("project")]
-    for run_id, parts in sorted(table.fetched.items()):
-        for part in parts:
-            sources = {name: name for name in ("run_id", "entity", "project")}
-            sources |= {path[0]: column_key(path) for path in CLOCKS}
-            sources |= {names[path]: column_key(path) for path in part.metrics}
-            yield run_id, read_part(part).with_columns(pl.lit(run_id).alias("run_id"), *place), sources
-
-
-def kept_rows(table: RowTable, names: Mapping[KeyPath, str]) -> Iterator[tuple[str, pl.DataFrame, Mapping[str, str]]]:
-    """As fetched_rows, from the earlier file, which is sorted by run id."""
-    if table.earlier is None:
-        return
-    sources = {name: name for name in ("run_id", "entity", "project", "_step", "_runtime", "_timestamp")}
-    sources |= {names[path]: column for path, column in table.paths.items()}
-    with pq.ParquetFile(table.earlier) as file:
-        for batch in file.iter_batches(batch_size=max(1, KEPT_CELLS // len(file.schema_arrow))):
-            rows = cast("pl.DataFrame", pl.from_arrow(batch)).filter(pl.col("run_id").is_in(list(table.kept)))
-            for of_run in rows.partition_by("run_id", maintain_order=True):
-                yield of_run["run_id"][0], of_run, sources
-
-
-def source_of(project: Listing, source: Mapping[str, object]) -> dict[str, object]:
-    """Where the files' content came from."""
-    versions = {name: version(name) for name in ("wandb", "polars", "pyarrow")} | {"wandb-tools": VERSION}
-    place = {"entity": project.entity, "project": project.project}
-    return {**source, **place, "exported_at": jsonable(now()), "versions": versions}
-
-
-def metadata_document(
-    export: Export, files: Sequence[Written], options: Options, source: Mapping[str, object]
-) -> dict[str, object]:
-    """What was asked, what was got and what failed."""
-    project = export.listing
-    told = source_of(project, source)
-    written_runs = len(project.facts)
-    asked_for_history = options.include_history or options.history_samples is not None
-    history = {
-        "rows": export.history_rows,
-        "runs": sum(facts.history_rows > 0 for facts in project.facts) if asked_for_history else 0,
-        "sampled": options.history_samples is not None,
-        "mismatched": list(project.mismatched),
-    }
-    return {
-        "status": project.status,
-        "entity": project.entity,
-        "project": project.project,
-        "source": dict(source),
-        "filters": {name: value for name, value in asdict(options.selection).items() if value},
-        "exported_at": told["exported_at"],
-        "versions": told["versions"],
-        "runs": {
-            "listed": project.total,
-            "written": written_runs,
-            "failed": project.selected - written_runs,
-            "filtered": project.filtered,
-            "by_state": dict(sorted(Counter(facts.state for facts in project.facts).items())),
-        },
-        "history": history,
-        "files": [asdict(file) for file in files],
-        "failed": [asdict(failure) for failure in project.failed],
-        "torn": list(project.torn),
-        "missing_on_server": export.gone,
-        "skipped_history_keys": list(project.skipped_history_keys),
-    }
-
-
-# --- what is told ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Conclusion:
-    """What became of everything: exports, or what they would be, and what failed."""
-
-    exports: Sequence[Export]
-    planned: Sequence[Listing | Plan]
-    failures: Sequence[Failure]
-
-
-def tell(outcome: Conclusion, options: Options, say: Say) -> int:
+def report(projects: Sequence[Project], failed: Sequence[Failure], options: Options, say: Say) -> int:
     """The paths on stdout, or all of it as JSON; a line on each project for people. Returns the exit code."""
-    for export in outcome.exports:
-        rows = had_rows(export.listing) if options.include_history or options.offline else None
-        say(f"{sentence(export.listing, rows)}{kept_sentence(export, prune=options.prune)}")
-        if export.dropped:
-            some = ", ".join(export.dropped[:3]) + (" and others" if len(export.dropped) > 3 else "")
+    written = [project for project in projects if project.files]
+    planned = [project for project in projects if options.dry_run and project.selected]
+    lost = [*failed, *(each for project in projects for each in project.failed if each.what == "project")]
+    if options.offline is None:
+        check_selection(projects, lost, options, say)
+    elif lost and not (written or planned):
+        raise ScriptError(f"{lost[0].run}: {lost[0].error}", NOTHING_USABLE)
+    if options.prune and any(project.all_ids is None for project in written):
+        say("--prune dropped nothing: it needs an export without filters that lists every run")
+    for glob in options.history_keys if written else ():
+        if not any(names_match(path, [glob]) for project in written for path in project.metrics):
+            say(f"--history-keys {glob} matches no metric of these runs")
+    for project in written:
+        kept = f"; {counted(len(project.kept), 'run')} of an earlier export kept" if project.kept else ""
+        if project.gone and not options.prune:
+            kept += f", {len(project.gone):,} of them no longer in the source (--prune drops those)"
+        say(sentence(project, options) + kept)
+        if fuller := len(project.kept_fuller):
+            say(f"{project.path}: {counted(fuller, 'run')} kept as exported earlier, with more history rows")
+        if project.dropped:
+            some = ", ".join(project.dropped[:3]) + (" and others" if len(project.dropped) > 3 else "")
             say(f"the history there had {some} from an earlier export, which this one was not asked for")
-    files = [str(file) for export in outcome.exports for file in export.files]
     if options.json:
-        told = [
-            export_row(export.listing, had_rows(export.listing)) | {"kept": len(export.kept)}
-            for export in outcome.exports
-        ]
-        told += [
-            plan_row(plan) if isinstance(plan, Plan) else export_row(plan, logged_rows(plan))
-            for plan in outcome.planned
-        ]
-        told += [failed_row(failure) for failure in outcome.failures if failure.what in NO_FILES]
-        print(json_text({"version": 1, "exports": told, "files": files}))
-    else:
-        plans = (
-            plan_sentence(plan) if isinstance(plan, Plan) else sentence(plan, logged_rows(plan))
-            for plan in outcome.planned
-        )
-        for line in (*files, *map(printable, plans)):
-            print(line)
-    return report_failures(outcome.failures)
+        rows = [json_row(project, options) for project in (*written, *planned)]
+        rows += [failed_row(failure) for failure in lost]
+        names = [[*(file["name"] for file in project.files), f"{project.stem}_metadata.json"] for project in written]
+        files = [str(options.output / str(name)) for of_project in names for name in of_project]
+        show(json_text({"version": 1, "exports": rows, "files": files}))
+    for project in () if options.json else written:
+        show(str(options.output / f"{project.stem}_runs.parquet"))
+    for project in () if options.json else planned:
+        show(printable(sentence(project, options)))
+    failures = [*failed]
+    for project in projects:  # ids are only unique within a project
+        prefix = f"{project.path}/" if len(projects) + len(failed) > 1 else ""
+        failures += [replace(f, run=f.run if f.run == project.path else prefix + f.run) for f in project.failed]
+    return report_failures(failures)
 
 
-def sentence(project: Listing, rows: int | None) -> str:
-    """A project's runs in one line, and how many history rows there are, if that is of interest.
+def check_selection(projects: Sequence[Project], lost: Sequence[Failure], options: Options, say: Say) -> None:
+    """Say what the server's filters kept; ScriptError if nothing is left, or nothing could be exported."""
+    selected = sum(project.selected for project in projects)
+    total = selected + sum(project.filtered for project in projects)
+    names = ("since", "until", "active_since", "state", "tag", "group", "sweep", "where")
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in names if getattr(options.selection, name))
+    if flags and total:
+        say(f"{flags} kept {selected:,} of {total:,} runs")
+    is_exported = any(project.files for project in projects)  # without runs: then it states that all are gone
+    if is_exported or (selected and not lost) or (selected and options.dry_run):
+        return
+    if lost:
+        raise ScriptError(f"{lost[0].run}: {lost[0].error}; nothing could be exported", NOTHING_USABLE)
+    paths = ", ".join(project.path for project in projects[:3]) + (" and others" if len(projects) > 3 else "")
+    message = f"no runs in {paths}; list_entities.py shows what there is"
+    if total and flags:
+        message = f"{flags} leaves none of {total:,} runs; loosen it, or see what there is with --dry-run"
+    elif total:
+        message = f"{paths} has no such run; list_entities.py shows projects, W&B's pages the runs' ids"
+    raise ScriptError(message, NOTHING_USABLE)
 
-    >>> sentence(Listing("team", "demo", [], 0, 0, None), 0)
-    'team/demo: 0 runs, 0 history rows'
-    """
-    states = Counter(run.state for run in project.facts)
-    by_state = ", ".join(f"{count:,} {state}" for state, count in states.most_common())
-    told = "" if rows is None else f", {counted(rows, 'history row')}"
+
+def sentence(project: Project, options: Options) -> str:
+    """A project's runs in one line, and how many history rows there are, if that is of interest."""
     failures = f", {counted(len(project.failed), 'failure')}" if project.failed else ""
-    runs = counted(len(project.facts), "run") + (f" ({by_state})" if by_state else "")
-    return f"{project.entity}/{project.project}: {runs}{told}{failures}"
+    if options.dry_run and options.offline is None:
+        total = project.selected + project.filtered
+        runs = f"{project.selected:,}" + (f" of {total:,}" if project.filtered else "")
+        rows = "" if project.planned_rows is None else f", {counted(project.planned_rows, 'history row')}"
+        return f"{project.path}: {runs} {'run' if total == 1 else 'runs'}{rows}"
+    states = Counter(project.runs["state"]).most_common()
+    by_state = f" ({', '.join(f'{count:,} {state}' for state, count in states)})" if states else ""
+    rows = f", {counted(had_rows(project), 'history row')}" if options.include_history or options.offline else ""
+    return f"{project.path}: {counted(project.runs.height, 'run')}{by_state}{rows}{failures}"
 
 
-def logged_rows(project: Listing) -> int:
-    """The history rows that the runs have in their source, whether they were asked for or not."""
-    return sum(run.history_rows for run in project.facts)
-
-
-def had_rows(project: Listing) -> int:
-    """Of these, without those that could not be had."""
+def had_rows(project: Project) -> int:
+    """The history rows that the runs have in their source, without those that could not be had."""
     fetched = project.tables.get("history", {})
-    got = {run_id: sum(part.rows for part in fetched.get(run_id, ())) for run_id in project.mismatched}
-    return sum(got.get(run.id, run.history_rows) for run in project.facts)
+    got = {run_id: fetched[run_id].rows if run_id in fetched else 0 for run_id in project.mismatched}
+    return sum(got.get(run_id, rows) for run_id, rows in project.runs.select("id", "history_rows").iter_rows())
 
 
-def plan_sentence(plan: Plan) -> str:
-    of_all = f" of {plan.all:,}" if plan.selected < plan.all else ""
-    rows = f", {counted(plan.history_rows, 'history row')}" if plan.history_rows is not None else ""
-    return f"{plan.project.path}: {plan.selected:,}{of_all} {'run' if plan.all == 1 else 'runs'}{rows}"
+def json_row(project: Project, options: Options) -> dict[str, object]:
+    """What `--json` holds of a project."""
+    place = {"entity": project.entity, "project": project.name}
+    if options.dry_run and options.offline is None:
+        numbers = {"runs": project.selected, "filtered": project.filtered, "history_rows": project.planned_rows}
+        return {**place, "status": "planned", **numbers}
+    row = {
+        **place,
+        "status": project.status,
+        "runs": project.runs.height,
+        "filtered": project.filtered,
+        "failed": len(project.failed),
+        "torn": len(project.torn),
+        "history_rows": had_rows(project),
+    }
+    return row if options.dry_run else {**row, "kept": len(project.kept)}
+
+
+def failed_row(failure: Failure) -> dict[str, object]:
+    entity, _, project = failure.run.partition("/")
+    return {"entity": entity, "project": project or None, "status": "failed", "error": failure.error}
+
+
+def report_failures(failures: Iterable[Failure]) -> int:
+    """Name each failure once, also when quiet, and return the exit code that they mean."""
+    by_error: dict[tuple[str, bool], list[str]] = {}
+    for failure in dict.fromkeys(failures):
+        in_metadata = failure.what not in ("project", "projects")
+        by_error.setdefault((failure.error, in_metadata), []).append(failure.run)
+    for (error, in_metadata), runs in by_error.items():
+        named = runs[:FAILURES_NAMED] if in_metadata else runs
+        for run in named:
+            print(printable(f"error: {run}: {error}"), file=sys.stderr)
+        if more := len(runs) - len(named):
+            print(printable(f"error: {more:,} more, all named in the metadata: {error}"), file=sys.stderr)
+    return PARTIAL if by_error else OK
 
 
 def counted(number: int, noun: str) -> str:
@@ -4073,36 +3607,6 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def kept_sentence(export: Export, *, prune: bool) -> str:
-    kept = f"; {counted(len(export.kept), 'run')} of an earlier export kept" if export.kept else ""
-    gone = f", {len(export.gone):,} of them no longer in the source (--prune drops those)" if export.gone else ""
-    return kept + ("" if prune else gone)
-
-
-def export_row(project: Listing, history_rows: int) -> dict[str, object]:
-    """What `--json` tells of a project."""
-    return {
-        "entity": project.entity,
-        "project": project.project,
-        "status": project.status,
-        "runs": len(project.facts),
-        "filtered": project.filtered,
-        "failed": len(project.failed),
-        "torn": len(project.torn),
-        "history_rows": history_rows,
-    }
-
-
-def plan_row(plan: Plan) -> dict[str, object]:
-    place = {"entity": plan.project.entity, "project": plan.project.name, "status": "planned"}
-    return place | {"runs": plan.selected, "filtered": plan.all - plan.selected, "history_rows": plan.history_rows}
-
-
-def failed_row(failure: Failure) -> dict[str, object]:
-    entity, _, project = failure.run.partition("/")
-    return {"entity": entity, "project": project or None, "status": "failed", "error": failure.error}
-
-
 class Meter:
     """Progress on stderr: a live line at a terminal, elsewhere a plain one now and then, nothing when quiet."""
 
@@ -4110,10 +3614,10 @@ class Meter:
         self.counts: Counter[str] = Counter()
         self.lock = threading.Lock()
         self.quiet = quiet
-        self.started = self.told = time.monotonic()
+        self.started = self.last_line = time.monotonic()
 
     def __enter__(self) -> Self:
-        self.bars = None if self.quiet or not is_terminal(sys.stderr) else progress_bars()
+        self.bars = progress_bars() if not self.quiet and is_terminal(sys.stderr) else None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -4125,18 +3629,14 @@ class Meter:
         with self.lock:
             self.counts.update(counts)
             if self.bars:
-                bars, runs, histories = self.bars
-                bars.update(runs, completed=self.counts["runs"], total=self.counts["runs_wanted"] or None)
-                bars.update(
-                    histories,
-                    completed=self.counts["histories"],
-                    total=self.counts["histories_wanted"] or None,
-                    visible=self.counts["histories_wanted"] > 0,
-                    rows=f"{self.counts['rows']:,} rows",
-                )
-            elif not self.quiet and time.monotonic() - self.told > PLAIN_LINE_S:
-                self.told = time.monotonic()
-                print(progress_sentence(self.counts, self.told - self.started), file=sys.stderr)
+                bars, tasks = self.bars
+                rows = f"{self.counts['rows']:,} rows" if self.counts["rows"] else ""
+                for name, task in tasks.items():
+                    done, wanted = self.counts[name], self.counts[f"{name}_wanted"]
+                    bars.update(task, completed=done, total=wanted or None, visible=wanted > 0, rows=rows)
+            elif not self.quiet and time.monotonic() - self.last_line > PLAIN_LINE_S:
+                self.last_line = time.monotonic()
+                print(progress_sentence(self.counts, self.last_line - self.started), file=sys.stderr)
 
 
 def progress_sentence(counts: Mapping[str, int], elapsed_s: float) -> str:
@@ -4163,16 +3663,16 @@ def is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def progress_bars() -> tuple[Progress, TaskID, TaskID]:
+def progress_bars() -> tuple[Progress, dict[str, TaskID]]:
     """Bars of rich's, for runs and for histories."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bars = Progress(*columns, TextColumn("{task.fields[rows]}"), console=Console(stderr=True), transient=True)
-    tasks = [bars.add_task(name, total=None, visible=name == "runs", rows="") for name in ("runs", "histories")]
+    tasks = {name: bars.add_task(name, total=None, visible=False, rows="") for name in ("runs", "histories")}
     bars.start()
-    return bars, tasks[0], tasks[1]
+    return bars, tasks
 
 
 def speaker(*, quiet: bool) -> Say:
@@ -4222,146 +3722,110 @@ def jsonable(value: object) -> object:
 
 
 def parse_args(argv: Sequence[str] | None) -> Options:
-    parser = Parser(__doc__)
+    """The command line as Options; the only place that knows argparse."""
+    parser = Parser(__doc__ or "")
     flag = parser.add_argument_group("source").add_argument
     flag("places", nargs="*", metavar="PLACE", help="entity/project[/run], or a W&B URL of a project, run or sweep")
     flag("--api-key-file", metavar="FILE", type=Path, help="a file that holds the API key")
-    flag(
-        "--offline",
-        metavar="DIR",
-        type=Path,
-        help="no server: the folder that holds the SDK's run folders, at any depth",
-    )
+    flag("--offline", metavar="DIR", type=Path, help="no server: the folder that holds run folders, at any depth")
     flag = parser.add_argument_group("which runs (values of one flag are ORed, flags are ANDed)").add_argument
-    flag("-e", "--entity", action="append", help="of this entity (default: the key's own; offline: any)")
-    flag("-p", "--project", action="append", metavar="GLOB", help="of these projects (default: all)")
-    flag("--since", metavar="WHEN", help="created at or after: 7d, 24h, 2w, 2026-01-15, an ISO time (UTC)")
-    flag("--until", metavar="WHEN", help="created before")
-    flag("--active-since", metavar="WHEN", help="last sign of life at or after")
-    flag("--state", action="append", help=", ".join(STATES))
-    flag("--tag", action="append", help="with this tag")
-    flag("--group", action="append", help="of this group")
-    flag("--sweep", action="append", metavar="ID", help="of this sweep")
-    flag("--where", metavar="JSON", help='W&B\'s own filter, such as {"config.lr": {"$gt": 0.01}}; server only')
+    several: dict[str, Any] = {"action": "extend", "type": comma_list, "default": []}
+    flag("-e", "--entity", **several, help="of this entity (default: the key's own; offline: any)")
+    flag("-p", "--project", **several, metavar="GLOB", help="of these projects (default: all)")
+    flag("--since", type=moment, metavar="WHEN", help="created at or after: 7d, 24h, 2w, 2026-01-15, an ISO time (UTC)")
+    flag("--until", type=moment, metavar="WHEN", help="created before")
+    flag("--active-since", type=moment, metavar="WHEN", help="last heartbeat at or after")
+    flag("--state", **several | {"type": state_list}, help=", ".join(STATES))
+    flag("--tag", **several, help="with this tag")
+    flag("--group", **several, help="of this group")
+    flag("--sweep", **several, metavar="ID", help="of this sweep")
+    where_help = 'W&B\'s own filter, such as {"config.lr": {"$gt": 0.01}}; server only'
+    flag("--where", type=json_object, default={}, metavar="JSON", help=where_help)
     flag = parser.add_argument_group("what is written").add_argument
     flag("-o", "--output", metavar="DIR", type=Path, default=Path("wandb_export"), help="default: wandb_export/")
     flag("--include-history", action="store_true", help="also every history row, unsampled")
-    flag("--history-keys", action="append", metavar="GLOBS", help="only these metrics, by W&B or flattened name")
-    flag(
-        "--history-samples",
-        type=positive,
-        metavar="N",
-        help="about N rows a run, sampled by the server, in a file apart",
-    )
+    flag("--history-keys", **several, metavar="GLOBS", help="only these metrics, by W&B or flattened name")
+    samples_help = "about N rows a run, sampled by the server, in a file of its own"
+    flag("--history-samples", type=positive, metavar="N", help=samples_help)
     flag("--system-metrics", action="store_true", help="also system metrics, sampled by the server")
     flag("--prune", action="store_true", help="drop runs of an earlier export that the source no longer has")
     flag("--dry-run", action="store_true", help="say which projects, runs and rows would be fetched; write nothing")
     flag = parser.add_argument_group("how").add_argument
+    workers_help = f"questions at once (default: {WORKERS}); offline: processes (one per core)"
+    flag("--workers", type=positive, metavar="N", help=workers_help)
     flag(
-        "--workers",
-        type=positive,
-        metavar="N",
-        help=f"questions at once (default: {WORKERS}); offline: processes (one per core)",
+        "--timeout", type=positive, metavar="S", default=TIMEOUT_S, help="seconds for an answer (default: %(default)s)"
     )
-    flag(
-        "--timeout", type=positive, metavar="S", default=TIMEOUT_S, help=f"seconds for an answer (default: {TIMEOUT_S})"
-    )
-    flag(
-        "--retries",
-        type=not_negative,
-        metavar="N",
-        default=RETRIES,
-        help=f"further tries of what failed (default: {RETRIES})",
-    )
+    retries_help = "further tries of what failed (default: %(default)s)"
+    flag("--retries", type=not_negative, metavar="N", default=RETRIES, help=retries_help)
     flag("--json", action="store_true", help="the result as one JSON object on stdout")
     flag("--quiet", action="store_true", help="nothing on stderr but errors")
     flag("--debug", action="store_true", help="show the traceback of an error")
-    return options_of(parser.parse_strictly(argv))
+    given = vars(parser.parse_strictly(argv))
+    if given["offline"] and given["places"]:
+        raise ScriptError("a PLACE means a server, --offline none; leave one of them out", WRONG_USAGE)
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    given["state"] = () if "all" in given["state"] else given["state"]
+    given["selection"] = Selection(**{f.name: given.pop(f.name) for f in fields(Selection)})
+    given["places"] = tuple(map(place_of, given["places"]))
+    return checked(Options(**given))
 
 
-def options_of(parsed: argparse.Namespace) -> Options:
-    check_combinations(parsed)
-    default_workers = WORKERS if parsed.offline is None else os.cpu_count() or 1
-    return Options(
-        offline=parsed.offline,
-        places=tuple(map(target_of, parsed.places)),
-        output=parsed.output,
-        selection=selection_of(parsed),
-        include_history=parsed.include_history,
-        history_keys=comma_separated(parsed.history_keys),
-        history_samples=parsed.history_samples,
-        system_metrics=parsed.system_metrics,
-        workers=min(parsed.workers or default_workers, MOST_WORKERS)
-        if parsed.offline is None
-        else parsed.workers or default_workers,
-        timeout_s=parsed.timeout,
-        retries=parsed.retries,
-        key_file=parsed.api_key_file,
-        prune=parsed.prune,
-        dry_run=parsed.dry_run,
-        json=parsed.json,
-        quiet=parsed.quiet,
-        debug=parsed.debug,
-    )
-
-
-def check_combinations(parsed: argparse.Namespace) -> None:
+def checked(options: Options) -> Options:
+    """The options, if they go together."""
     server_only = {
-        "a PLACE": parsed.places,
-        "--where": parsed.where,
-        "--history-samples": parsed.history_samples,
-        "--system-metrics": parsed.system_metrics,
-        "--api-key-file": parsed.api_key_file,
+        "--where": options.selection.where,
+        "--history-samples": options.history_samples,
+        "--system-metrics": options.system_metrics,
+        "--api-key-file": options.api_key_file,
     }
-    if parsed.offline is not None and (given := next((flag for flag, value in server_only.items() if value), None)):
-        raise ScriptError(f"{given} means a server, --offline none; leave one of them out", WRONG_USAGE)
-    if parsed.places and (parsed.entity or parsed.project):
+    if options.offline and (flag := next((flag for flag, value in server_only.items() if value), None)):
+        raise ScriptError(f"{flag} means a server, --offline none; leave one of them out", WRONG_USAGE)
+    if options.places and (options.selection.entity or options.selection.project):
         raise ScriptError("name projects either as entity/project or with -e and -p, not both", WRONG_USAGE)
-    if parsed.history_keys and not (parsed.include_history or parsed.history_samples):
+    if options.history_keys and not (options.include_history or options.history_samples):
         raise ScriptError("--history-keys chooses among the history: add --include-history", WRONG_USAGE)
-    if not is_storable(str(parsed.output)):  # polars writes to no such path
+    if not is_storable(str(options.output)):  # polars writes to no such path
         raise ScriptError("the path of -o is no UTF-8 text; choose another", WRONG_USAGE)
+    return options
 
 
-def selection_of(parsed: argparse.Namespace) -> Selection:
-    states = tuple(map(str.lower, comma_separated(parsed.state)))
-    for state in states:
+def comma_list(text: str) -> list[str]:
+    """The values of a flag that takes commas.
+
+    >>> comma_list("a, b")
+    ['a', 'b']
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise argparse.ArgumentTypeError("needs a value")
+    return parts
+
+
+def state_list(text: str) -> list[str]:
+    for state in (names := comma_list(text.lower())):
         if state not in (*STATES, "all"):
             near = did_you_mean(state, STATES)
-            raise ScriptError(f"--state {state}: no such state{near}; there are {', '.join(STATES)}", WRONG_USAGE)
-    return Selection(
-        entity=comma_separated(parsed.entity),
-        project=comma_separated(parsed.project),
-        since=moment("--since", parsed.since),
-        until=moment("--until", parsed.until),
-        active_since=moment("--active-since", parsed.active_since),
-        state=() if "all" in states else states,
-        tag=comma_separated(parsed.tag),
-        group=comma_separated(parsed.group),
-        sweep=comma_separated(parsed.sweep),
-        where=filter_in(parsed.where),
-    )
+            raise argparse.ArgumentTypeError(f"{state}: no such state{near}; there are {', '.join(STATES)}")
+    return names
 
 
-def filter_in(text: str | None) -> dict[str, object]:
-    """The filter that --where holds."""
+def json_object(text: str) -> dict[str, object]:
     try:
-        where = json.loads(text) if text else {}
+        value = json.loads(text)
     except ValueError as error:
-        raise ScriptError(f"--where is no JSON: {error}", WRONG_USAGE) from error
-    if not isinstance(where, dict):
-        raise ScriptError("--where takes a JSON object, as in W&B's filters", WRONG_USAGE)
-    return where
+        raise argparse.ArgumentTypeError(f"is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("takes a JSON object, as in W&B's filters")
+    return value
 
 
-def moment(flag: str, text: str | None) -> datetime | None:
-    """The moment that a flag means: so long ago, or a date or time; UTC where no zone is given.
+def moment(text: str) -> datetime:
+    """So long ago, or a date or time; UTC where no zone is given.
 
-    >>> moment("--since", "2026-01-15").isoformat()
+    >>> moment("2026-01-15").isoformat()
     '2026-01-15T00:00:00+00:00'
     """
-    if text is None:
-        return None
     try:
         if ago := re.fullmatch(r"(\d{1,6})([hdw])", text):
             unit = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}[ago[2]]
@@ -4369,9 +3833,12 @@ def moment(flag: str, text: str | None) -> datetime | None:
         given = datetime.fromisoformat(text)
         return (given if given.tzinfo else given.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise ScriptError(
-            f"{flag} {text}: no time; write 7d, 24h, 2w, 2026-01-15 or 2026-01-15T12:00", WRONG_USAGE
-        ) from error
+        message = f"{text}: no time; write 7d, 24h, 2w, 2026-01-15 or 2026-01-15T12:00"
+        raise argparse.ArgumentTypeError(message) from error
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
 
 
 def positive(text: str) -> int:
@@ -4388,10 +3855,6 @@ def not_negative(text: str) -> int:
     return int(text)
 
 
-def now() -> datetime:
-    return datetime.now(UTC)
-
-
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose help is the manual, and whose errors are one line that names the nearest flag."""
 
@@ -4403,11 +3866,12 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(argv)
         if unknown:
             flags = re.findall(r"--[a-z][a-z-]+", self.format_help())
-            near = did_you_mean(unknown[0], flags)
-            raise ScriptError(f"unknown argument {unknown[0]}{near}; --help lists all", WRONG_USAGE)
+            name = unknown[0].partition("=")[0]  # what follows may be a key
+            raise ScriptError(f"unknown argument {name}{did_you_mean(name, flags)}; --help lists all", WRONG_USAGE)
         return parsed
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"^argument ([^:]+): ", r"\1 ", message)
         raise ScriptError(f"{message}; --help shows how it is used", WRONG_USAGE)
 
 
@@ -4421,53 +3885,91 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def comma_separated(values: Sequence[str] | None) -> tuple[str, ...]:
-    """The values of a flag that repeats or takes commas.
+# --- the whole ------------------------------------------------------------------------------------------------
 
-    >>> comma_separated(["a,b", "c"])
-    ('a', 'b', 'c')
-    """
-    return tuple(part.strip() for value in values or () for part in value.split(",") if part.strip())
+
+def import_requests() -> None:
+    """Import what asks a server: once there is a key."""
+    global requests, urllib3
+    import requests
+    import urllib3
 
 
 def import_libraries() -> None:
-    """Import what takes time: once the command line is right, before any thread starts."""
-    global version, orjson, pl, pa, pq
+    """Import what takes time: once the command line is right, before threads use it."""
+    global version, orjson, pl
     from importlib.metadata import version
 
     import orjson
     import polars as pl
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    if hasattr(signal, "siginterrupt"):  # polars' own handler has waits (for a lock, for workers) go on after Ctrl-C
+    if hasattr(signal, "siginterrupt"):  # polars' own handler lets a wait for a lock go on after Ctrl-C
         signal.siginterrupt(signal.SIGINT, True)
 
 
 def export(options: Options) -> int:
     """From the source to the files: the summary of this script."""
     say = speaker(quiet=options.quiet)
+    return export_offline(options, say) if options.offline else export_online(options, say)
+
+
+def export_offline(options: Options, say: Say) -> int:
+    import_libraries()
     with working_folders(options.output, say, dry_run=options.dry_run) as folders:
-        if options.offline is None:
-            outcome = export_online(options, folders, say)
-        else:
-            outcome = export_offline(options.offline, options, folders.work, say)
-    return tell(outcome, options, say)
+        projects = read_offline(options, folders.work, say)
+        settle_stems(projects, options.output)
+        source = {"kind": "offline", "directory": str(cast("Path", options.offline).absolute())}
+        side_by_side(partial(export_project, None, options=options, source=source, folders=folders), projects, 1)
+    return report(projects, [], options, say)
 
 
-def report_failures(failures: Iterable[Failure]) -> int:
-    """Name each failure once, also when quiet, and return the exit code that they mean."""
-    by_error: dict[tuple[str, bool], list[str]] = {}
-    for failure in dict.fromkeys(failures):
-        has_files = failure.what not in NO_FILES
-        by_error.setdefault((failure.error, has_files), []).append(failure.run)
-    for (error, has_files), runs in by_error.items():
-        named = runs[:FAILURES_NAMED] if has_files else runs
-        for run in named:
-            print(printable(f"error: {run}: {error}"), file=sys.stderr)
-        if more := len(runs) - len(named):
-            print(printable(f"error: {more:,} more, all named in the metadata: {error}"), file=sys.stderr)
-    return PARTIAL if by_error else OK
+def export_online(options: Options, say: Say) -> int:
+    address = base_url()
+    key = api_key(options.api_key_file, address)
+    import_requests()
+    with Meter(quiet=options.quiet) as meter:
+        server = Server(address, key, options, meter, say)
+        try:
+            signing_in = ThreadPoolExecutor(1).submit(sign_in, server.api)
+            import_libraries()  # meanwhile
+            server.viewer = signing_in.result()
+            with working_folders(options.output, say, dry_run=options.dry_run) as folders:
+                projects, failed = find_projects(server)
+                settle_stems(projects, options.output)
+                source = {"kind": "server", "base_url": address}
+                work = partial(export_project, server, options=options, source=source, folders=folders)
+                side_by_side(work, projects, PROJECTS_AT_ONCE)
+        finally:
+            server.stop()
+    return report(projects, failed, options, say)
+
+
+def export_project(
+    server: Server | None, project: Project, *, options: Options, source: Mapping[str, object], folders: Folders
+) -> None:
+    """Export one project; what goes wrong with it is its own failure and not the others'."""
+    if any(failure.what == "project" for failure in project.failed):
+        return
+    attempts = 1
+    try:
+        project.earlier = earlier_files(options.output, project.stem)
+        if server is not None:
+            fetch_project(server, project, folders)
+        # An export of a whole project without runs states that all runs of an earlier one are gone.
+        is_news = project.runs.height or project.failed or (project.all_ids is not None and "runs" in project.earlier)
+        if is_news and not options.dry_run:
+            write_project(project, options, source, folders.work)
+            shutil.rmtree(folders.kept / project.stem, ignore_errors=True)
+        return
+    except RequestError as caught:
+        error, attempts = str(caught), caught.attempts
+    except ScriptError as caught:  # of its files
+        error = str(caught)
+    except Exception as caught:
+        if options.debug or (server is not None and server.storage.stopped.is_set()):
+            raise
+        error = f"cannot be understood: {caught!r}"[:300]
+    project.failed.append(Failure(project.path, "project", error, attempts))
 
 
 def guarded(work: Callable[[], int], *, debug: bool) -> int:
@@ -4504,6 +4006,14 @@ def guarded(work: Callable[[], int], *, debug: bool) -> int:
     return code
 
 
+def show(text: str) -> None:
+    """Print to stdout; nobody has to read it: a closed pipe (`| head`) does not change how the script ends."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def tolerate_any_text() -> None:
     """Let a name from W&B that the terminal's encoding lacks be printed all the same."""
     for stream in (sys.stdout, sys.stderr):
@@ -4518,11 +4028,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End at once: all is written, and what is left, such as threads that wait for a server, would hold the process."""
+    """End at once: threads that wait for a server would hold the process. Files that are being renamed are waited for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):  # it may be closed, or None
             stream.flush()
-    os._exit(code)
+    with PUBLISHING:
+        os._exit(code)
 
 
 if __name__ == "__main__":
