@@ -184,6 +184,53 @@ report({
     assert {r["authorization"] for r in server.requests(service="api")} == {True}
 
 
+def test_the_sdk_reads_its_console_files_and_tables_back(server, tmp_path):
+    server.add_entity("team")
+    code = """
+import wandb
+columns, data = ["text", "n", "score"], [["a", 1, 0.5], ["b", None, float("nan")], ["c", 3, 2.0]]
+with wandb.init(entity="team", project="demo", id="r1") as run:
+    print("first line")
+    print("a warning", file=sys.stderr)
+    for percent in range(0, 101, 25):
+        print(f"\\r{percent} %", end="")
+    print("\\nERROR in the text alone")
+    run.log({"cells": wandb.Table(columns=columns, data=data[:1])})
+    run.log({"cells": wandb.Table(columns=columns, data=data)})
+run = wandb.Api().run("team/demo/r1")
+entry = run.summary_metrics["cells"]
+[file] = run.files(names=[entry["path"]])
+tables = run.files(pattern="media/table/%.table.json")
+report({
+    "console": [[line.number, line.level, line.content, line.timestamp.year > 2000] for line in run.console_logs()],
+    "last": [line.content for line in run.console_logs(last=2)],
+    "pages": [line.content for line in run.console_logs(per_page=1)],
+    "entry": [entry[key] for key in ("_type", "nrows", "ncols")],
+    "tables": len(list(tables)),
+    "size": file.size == entry["size"],
+    "table": file.download(root="downloads").read(),
+    "machine": [list(writer) for writer in run.rawconfig["_wandb"]["e"].values()],
+})
+"""
+    found = sdk(server, tmp_path, code)
+    assert found["console"] == [
+        [0, "", "first line", True],
+        [1, "error", "a warning", True],
+        [2, "", "100 %", True],
+        [3, "", "ERROR in the text alone", True],
+    ]
+    assert found["last"] == ["100 %", "ERROR in the text alone"]
+    assert found["pages"] == [line[2] for line in found["console"]]
+    assert found["entry"] == ["table-file", 3, 3]
+    assert (found["tables"], found["size"]) == (2, True)
+    table = json.loads(found["table"])
+    assert table["columns"] == ["text", "n", "score"]
+    assert repr(table["data"]) == "[['a', 1, 0.5], ['b', None, nan], ['c', 3, 2.0]]"
+    assert {"host", "os", "python", "program", "startedAt"} <= set(found["machine"][0])
+    downloads = server.requests(kind="download")
+    assert [request["authorization"] for request in downloads] == [False]
+
+
 def test_resumed_failed_and_changed_runs(server, tmp_path):
     code = """
 import wandb
@@ -519,6 +566,74 @@ def test_system_metrics(server):
     assert (run["eventsLineCount"], json.loads(run["systemMetrics"])) == (10, {"system.cpu": 9})
 
 
+def console(server, *questions):
+    """The lines of a run for each alias: its number, stream, time and text, and the end of the page."""
+    fields = "edges { node { number level timestamp line } cursor } pageInfo { endCursor hasNextPage }"
+    aliases = " ".join(
+        f'a{number}: run(name: "{run}") {{ logLineCount logLines({arguments}) {{ {fields} }} }}'
+        for number, (run, arguments) in enumerate(questions)
+    )
+    project = ask(server, f'{{ project(name: "demo", entityName: "team") {{ {aliases} }} }}')["project"]
+    return [project[f"a{number}"] for number in range(len(questions))]
+
+
+def line_numbers(answer):
+    return [edge["node"]["number"] for edge in answer["logLines"]["edges"]]
+
+
+def test_console_lines_of_many_runs_in_one_question(server):
+    for run, lines in (("a", 7), ("b", 2), ("empty", 0)):
+        server.add_run("team", "demo", run)
+        server.add_console("team", "demo", run, [f"2026-01-01T00:00:0{n}.5 {run}{n}" for n in range(lines)])
+    server.add_console("team", "demo", "b", ["ERROR 2026-01-01T00:00:09.25 it broke", "a line of an old SDK"])
+    head, tail, other, empty = console(
+        server, ("a", "first: 3"), ("a", "last: 3"), ("b", "last: 50"), ("empty", "last: 5")
+    )
+    assert (line_numbers(head), head["logLines"]["pageInfo"]["hasNextPage"], head["logLineCount"]) == (
+        [0, 1, 2],
+        True,
+        7,
+    )
+    assert (line_numbers(tail), tail["logLines"]["pageInfo"]["hasNextPage"]) == ([4, 5, 6], False)
+    [after] = console(server, ("a", f'first: 3, after: "{head["logLines"]["pageInfo"]["endCursor"]}"'))
+    assert line_numbers(after) == [3, 4, 5]
+    assert [edge["node"] for edge in other["logLines"]["edges"]][1:] == [
+        {"number": 1, "level": None, "timestamp": "2026-01-01T00:00:01.5", "line": "b1"},
+        {"number": 2, "level": "error", "timestamp": "2026-01-01T00:00:09.25", "line": "it broke"},
+        {"number": 3, "level": None, "timestamp": None, "line": "a line of an old SDK"},
+    ]
+    assert empty == {
+        "logLineCount": 0,
+        "logLines": {"edges": [], "pageInfo": {"endCursor": None, "hasNextPage": False}},
+    }
+
+    server.configure(line_limit=2)  # of a tail that is too long the newest lines are answered
+    head, tail = console(server, ("a", "first: 100"), ("a", "last: 100"))
+    assert (line_numbers(head), head["logLines"]["pageInfo"]["hasNextPage"]) == ([0, 1], True)
+    assert line_numbers(tail) == [5, 6]
+
+
+def test_files_by_name_and_pattern_in_pages(server):
+    server.add_run("team", "demo", "r")
+    for name in ("media/table/a_1_x.table.json", "media/table/b_1_x.table.json", "output.log", "a_b", "aXb"):
+        server.add_file("team", "demo", "r", name, name)
+
+    def names(arguments):
+        query = f"""{{ project(name: "demo", entityName: "team") {{ run(name: "r") {{
+            files({arguments}) {{ edges {{ node {{ name }} }} pageInfo {{ endCursor hasNextPage }} }}
+        }} }} }}"""
+        files = ask(server, query)["project"]["run"]["files"]
+        return [edge["node"]["name"] for edge in files["edges"]], files["pageInfo"]
+
+    assert names('names: ["output.log", "no such file"]')[0] == ["output.log"]
+    assert names('pattern: "media/table/%.json"')[0] == ["media/table/a_1_x.table.json", "media/table/b_1_x.table.json"]
+    assert names('pattern: "a_b"')[0] == ["aXb", "a_b"]
+    found, info = names("first: 3")
+    assert info["hasNextPage"]
+    assert names(f'first: 3, after: "{info["endCursor"]}"')[0] == ["media/table/b_1_x.table.json", "output.log"]
+    assert found == ["aXb", "a_b", "media/table/a_1_x.table.json"]
+
+
 def test_exports_hold_what_rows_hold():
     rows = [
         {"_step": 0, "flag": True, "mixed": 1, "list": [1, 2], "deep": {"x": 1, "none": {}}, "big": 10**30},
@@ -706,6 +821,50 @@ def test_expired_and_broken_downloads(server):
     assert get(parquet_history(server, "r")["parquetHistory"]["parquetUrls"][0])[0] == 403
 
 
+def test_console_and_files_fail_on_demand(server):
+    for run in ("a", "b"):
+        server.add_run("team", "demo", run)
+        server.add_console("team", "demo", run, ["2026-01-01T00:00:00.5 hello"] * 4)
+        server.add_file("team", "demo", run, "media/table/t_1_x.table.json", '{"columns": ["a"], "data": [[1]]}')
+    query = """{ project(name: "demo", entityName: "team") {
+        a: run(name: "a") { logLines(last: 2) { edges { node { line } } } files { edges { node { directUrl } } } }
+        b: run(name: "b") { logLines(last: 2) { edges { node { line } } } files { edges { node { directUrl } } } }
+    } }"""
+    lines = {"edges": [{"node": {"line": "hello"}}] * 2}
+    server.fault("error", match={"field": "logLines", "run": "a"}, times=1, message="no console today")
+    server.fault("null", match={"field": "files", "run": "b"}, times=1)
+    status, body, _ = post(server, query)
+    answer = json.loads(body)
+    assert (status, answer["errors"][0]["message"], answer["errors"][0]["path"]) == (
+        200,
+        "no console today",
+        ["project", "a", "logLines"],
+    )
+    a, b = answer["data"]["project"]["a"], answer["data"]["project"]["b"]
+    assert (a["logLines"], b["logLines"], b["files"]) == (None, lines, None)
+    url = a["files"]["edges"][0]["node"]["directUrl"]
+
+    server.fault("status", match={"field": "logLines", "above_runs": 1}, status=500)
+    assert post(server, query)[0] == 500
+    assert len(console(server, ("a", "first: 9"))) == 1
+
+    whole = get(url)[1]
+    server.fault("truncate", match={"kind": "download", "run": "a", "path": r"\.table\.json$"}, times=1)
+    server.fault("status", match={"kind": "download"}, times=1, status=503)
+    assert [get(url)[:2] for _ in range(3)] == [(200, whole[: len(whole) // 2]), (503, server_error()), (200, whole)]
+    server.expire_urls()
+    assert get(url)[0] == 403
+
+    more = {"entity": "team", "project": "demo", "run_id": "a", "lines": ["2026-01-01T00:00:01 late"]}
+    server.clear_faults()
+    server.fault("call", match={"field": "logLines"}, times=1, method="add_console", arguments=more)
+    assert console(server, ("a", "last: 9"))[0]["logLineCount"] == 5  # the run went on
+
+
+def server_error():
+    return b'{"errors":[{"message":"simulated failure"}]}'
+
+
 def test_runs_come_and_go_between_pages(server):
     ids = server.add_runs("team", "demo", 5, keys=9)
     first_run = {"entity": "team", "project": "demo", "run_id": ids[0]}
@@ -804,6 +963,35 @@ def test_made_up_runs_are_the_same_each_time():
     config, summary = json.loads(run.config), json.loads(run.summary)
     leaves = len(config) - 1 + len([key for key in summary if not key.startswith("_")])
     assert leaves == 180
+
+
+def test_made_up_consoles_and_tables(server):
+    ids = server.add_consoles("team", "demo", 3, lines=20)
+    [whole] = console(server, (ids[2], "first: 50"))
+    lines = [edge["node"] for edge in whole["logLines"]["edges"]]
+    assert [line["number"] for line in lines] == list(range(20))
+    assert [line["number"] for line in lines if line["level"] == "error"] == [9, 19]
+    assert lines[1]["line"] == "run 2 step 1: loss 0.500000, accuracy 0.500000"
+    assert lines[1]["timestamp"] == "2026-01-01T00:02:01.000001"
+
+    ids = server.add_tables("team", "demo", 3, rows=100, key="predictions", distinct=2)
+    runs = [server.run("team", "demo", run_id) for run_id in ids]
+    entries = [json.loads(run.summary)["predictions"] for run in runs]
+    tables = [json.loads(run.files[entry["path"]].content) for run, entry in zip(runs, entries, strict=True)]
+    assert [(entry["_type"], entry["nrows"]) for entry in entries] == [("table-file", 100)] * 3
+    assert [len(table["data"]) for table in tables] == [100] * 3
+    assert repr(tables[0]) == repr(tables[2]) != repr(tables[1])
+    assert tables[0]["data"][49][2] is None
+
+
+def test_made_up_machines(server):
+    ids = server.add_runs("team", "demo", 50, keys=9)
+    configs = [json.loads(server.run("team", "demo", run_id).config) for run_id in ids]
+    machines = [config["_wandb"]["value"]["e"] for config in configs]
+    assert {len(writers) for writers in machines} == {1, 2}
+    first = [min(writers.values(), key=lambda writer: writer["startedAt"]) for writers in machines]
+    assert [writer["host"] for writer in first] == [server.run("team", "demo", run_id).host for run_id in ids]
+    assert {writer.get("gpu_count") for writer in first} == {4, 8, None}
 
 
 def test_made_up_histories(server):

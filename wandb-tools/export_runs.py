@@ -1617,7 +1617,7 @@ def request(host: Host, attempt: Callable[[float], Found], *, limit_s: float = m
         try:
             found = attempt(min(host.timeout_s, max(end - time.monotonic(), 0.1)))
         except RequestError as error:
-            error.attempts = number + 1
+            error.attempts = max(error.attempts, number + 1)
             wait_s = max(error.wait_s, min(host.first_wait_s * 2.0**number, LONGEST_WAIT_S))
             is_busy = error.wait_s > 0 or error.status in (429, 503)
             if is_busy:
@@ -2107,7 +2107,10 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failures: l
                     tree = cast("dict[str, Any]", jsonable(json.loads(text)))
                 trees[key] = unwrapped(tree)
                 given = without_notes(trees[key])
-                texts[key] = orjson.dumps(given).decode() if strict and not exact else valid_json(given)
+                try:
+                    texts[key] = orjson.dumps(given).decode() if strict and not exact else valid_json(given)
+                except TypeError:  # deeper than orjson goes
+                    texts[key] = valid_json(given)
                 leaves += flatten(given, (CONFIG,))
             else:
                 trees[key] = tree
@@ -3115,8 +3118,9 @@ def write_table(table: RowTable, at: Path, project: Project, names: Names, metad
         stays = stays.select(*order[: 3 + len(clocks)], *numbers)
         rows = rows.merge_sorted(stays, "run_id") if any(h.parts for h in table.fetched.values()) else stays
     made_of = project.made_of.get(table.name, table.earlier.made_of if table.earlier else ())
-    marks = {id_: mark for id_, mark in (table.earlier.marks if table.earlier else {}).items() if id_ in table.staying}
-    marks |= {id_: h.mark for id_, h in table.fetched.items() if h.mark and not h.is_short}
+    earlier_marks = table.earlier.marks if table.earlier and table.earlier.made_of == made_of else {}
+    marks = {run_id: mark for run_id, mark in earlier_marks.items() if run_id in table.staying}
+    marks |= {run_id: h.mark for run_id, h in table.fetched.items() if h.mark and not h.is_short}
     about = {
         **metadata,
         COLUMNS_KEY: json.dumps({name: path for name, path, _ in columns}),
@@ -3367,7 +3371,7 @@ def publishing(output: Path) -> Iterator[Callable[[Path], Path]]:
                 partial_file.replace(file)
     except (OSError, pl.exceptions.ComputeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]
-        message = f"{output} cannot be written to: {reason}; free the place or choose another with -o"
+        message = f"{next(reversed(files), output)} was not written: {reason}; free the place or choose another with -o"
         raise ScriptError(message, NOTHING_USABLE) from error
     finally:
         for partial_file in files.values():

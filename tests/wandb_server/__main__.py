@@ -37,6 +37,16 @@ def histories(server: Server, options: argparse.Namespace) -> None:
     )
 
 
+def consoles(server: Server, options: argparse.Namespace) -> None:
+    """team/consoles with --runs runs of --lines console lines."""
+    server.add_consoles("team", "consoles", options.runs, lines=options.lines)
+
+
+def tables(server: Server, options: argparse.Namespace) -> None:
+    """team/tables with --runs runs that each logged a table of --rows rows."""
+    server.add_tables("team", "tables", options.runs, rows=options.rows, distinct=options.distinct)
+
+
 def projects(server: Server, options: argparse.Namespace) -> None:
     """100 projects in four teams, --runs runs in all."""
     for number in range(100):
@@ -50,7 +60,7 @@ def odd(server: Server, options: argparse.Namespace) -> None:
 
 
 SCENARIOS: dict[str, Callable[[Server, argparse.Namespace], None]] = {
-    function.__name__: function for function in (empty, runs, histories, projects, odd)
+    function.__name__: function for function in (empty, runs, histories, consoles, tables, projects, odd)
 }
 
 
@@ -72,7 +82,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--metrics", type=int, default=20)
     parser.add_argument("--parts", type=int, default=1)
     parser.add_argument("--live", type=int, default=0, help="rows of each history that are not exported")
-    parser.add_argument("--distinct", type=int, default=10, help="histories that differ; files are shared")
+    parser.add_argument("--distinct", type=int, default=10, help="histories or tables that differ; the rest share them")
+    parser.add_argument("--lines", type=int, default=200, help="console lines of each run")
+    parser.add_argument("--rows", type=int, default=1000, help="rows of each table")
     parser.add_argument("--until-eof", action="store_true", help="end when stdin ends, too")
     return parser.parse_args()
 

@@ -1,7 +1,12 @@
-"""Faults as rules: which requests, how often, what happens to them.
+r"""Faults as rules: which requests, how often, what happens to them.
 
     server.fault("status", match={"field": "runs"}, times=2, status=429, headers={"Retry-After": "1"})
+<<<<<<< HEAD
     server.fault("cut", match={"kind": "download"}, every=3)
+=======
+    server.fault("error", match={"field": "logLines", "run": "a1"})                # one run's console, others go well
+    server.fault("truncate", match={"kind": "download", "path": r"\.table\.json$"}, times=1)
+>>>>>>> server13
 
 | action | what the client meets | its parameters |
 |---|---|---|
@@ -42,12 +47,13 @@ class Match:
 
     kind: str | None = None  # graphql, file_stream, file, upload, download
     operation: str | None = None  # the GraphQL operation's name
-    field: str | None = None  # a GraphQL field that takes arguments: runs, run, history, parquetHistory, runCount ...
+    field: str | None = None  # a GraphQL field with arguments: runs, run, history, parquetHistory, logLines, files ...
     entity: str | None = None
     project: str | None = None
     run: str | None = None
     path: str | None = None  # a regular expression searched in the URL's path
     above_first: int | None = None  # asks for a page of more runs than this
+    above_runs: int | None = None  # asks for more single runs than this, each `run(name:)` counted
     above_in_flight: int | None = None  # arrives while more requests than this, itself included, are under way
 
     def fits(self, request: Request) -> bool:
@@ -60,6 +66,7 @@ class Match:
             and (self.run is None or self.run in request.runs)
             and (self.path is None or re.search(self.path, request.path) is not None)
             and (self.above_first is None or request.first > self.above_first)
+            and (self.above_runs is None or len(request.runs) > self.above_runs)
             and (self.above_in_flight is None or request.in_flight > self.above_in_flight)
         )
 

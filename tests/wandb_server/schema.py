@@ -8,7 +8,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,40 +145,50 @@ def checked(query: str) -> DocumentNode:
 
 
 class RunExecutor(Executor):
-    """graphql-core's executor with a shorter way for runs, of which a page holds a thousand.
+    """graphql-core's executor with a shorter way for runs and console lines, of which a page holds a thousand.
 
     Where all that is asked of a run are plain fields, a dict of them replaces two dozen calls per run.
     """
 
     def collect_and_execute_subfields(self, return_type, field_details_list, path, result, position_context):
-        if return_type.name == "Run":
-            request = self.context_value
-            request.runs_returned += 1
+        request = self.context_value
+        request.runs_returned += return_type.name == "Run"
+        if return_type.name in {"Run", "LogLineConnection"}:
             key = id(field_details_list)
-            if key not in request.run_plans:
-                request.run_plans[key] = self.plan(return_type, field_details_list)
-            plan = request.run_plans[key]
+            if key not in request.plans:
+                request.plans[key] = field_details_list, self.plan(return_type, field_details_list)
+            _, plan = request.plans[key]  # the list is kept with its plan, so that no other can get its id
             if plan is not None:
                 return {name: read(result) for name, read in plan}
         return super().collect_and_execute_subfields(return_type, field_details_list, path, result, position_context)
 
     def plan(self, kind, field_details_list) -> list[tuple[str, Callable[[Any], Any]]] | None:
-        """Response name and reader of each field of a run or user; None where the long way is needed."""
+        """Response name and reader of each field of `kind`; None where the long way is needed."""
         steps = []
         for name, details in self.collect_subfields(kind, field_details_list).grouped_field_set.items():
             field = details[0].node.name.value
             read = PLAIN.get(kind.name, {}).get(field)
-            if field == "user" and kind.name == "Run":
-                inner = self.plan(SCHEMA.type_map["User"], details)
-                read = inner and user_reader(inner)
+            if inner_kind := NESTED.get((kind.name, field)):
+                inner = self.plan(SCHEMA.type_map[inner_kind], details)
+                read = inner and nested_reader(read, inner)
             if read is None or self.context_value.watch_fields:
                 return None
             steps.append((name, read))
         return steps
 
 
-def user_reader(plan: list[tuple[str, Callable[[Any], Any]]]) -> Callable[[Run], dict[str, Any] | None]:
-    return lambda run: {name: read(run.user) for name, read in plan} if run.user else None
+def nested_reader(
+    read: Callable[[Any], Any], plan: list[tuple[str, Callable[[Any], Any]]]
+) -> Callable[[Any], list[dict[str, Any]] | dict[str, Any] | None]:
+    """A reader of the object, or list of objects, that `read` finds: a dict of the planned fields for each."""
+
+    def nested(source: Any) -> list[dict[str, Any]] | dict[str, Any] | None:
+        found = read(source)
+        if isinstance(found, list):
+            return [{name: inner(item) for name, inner in plan} for item in found]
+        return None if found is None else {name: inner(found) for name, inner in plan}
+
+    return nested
 
 
 PLAIN: dict[str, dict[str, Callable[[Any], Any]]] = {
@@ -194,6 +204,7 @@ PLAIN: dict[str, dict[str, Callable[[Any], Any]]] = {
         "group": attrgetter("group"),
         "jobType": attrgetter("job_type"),
         "sweepName": attrgetter("sweep"),
+        "user": attrgetter("user"),
         "notes": attrgetter("notes"),
         "description": attrgetter("description"),
         "commit": attrgetter("commit"),
@@ -206,6 +217,17 @@ PLAIN: dict[str, dict[str, Callable[[Any], Any]]] = {
         "historyKeys": lambda run: run.history.keys() if run.history_keys is ... else run.history_keys,
     },
     "User": {name: attrgetter(name) for name in ("id", "name", "username", "email", "admin", "entity")},
+    "LogLineConnection": {name: itemgetter(name) for name in ("edges", "pageInfo")},
+    "LogLineEdge": {name: itemgetter(name) for name in ("node", "cursor")},
+    "PageInfo": {name: itemgetter(name) for name in ("startCursor", "endCursor", "hasNextPage")},
+    "LogLine": {name: itemgetter(name) for name in ("number", "timestamp", "level", "label", "line")},
+}
+
+NESTED = {  # fields of PLAIN that are objects, with their types
+    ("Run", "user"): "User",
+    ("LogLineConnection", "edges"): "LogLineEdge",
+    ("LogLineConnection", "pageInfo"): "PageInfo",
+    ("LogLineEdge", "node"): "LogLine",
 }
 
 
@@ -327,10 +349,13 @@ class Resolvers:
     def project_sweep(self, project: Project, sweep_name: str):
         return project.sweeps.get(sweep_name)
 
-    def connection(self, nodes: Sequence[Any], after: str | None, first: int | None) -> dict[str, Any]:
+    def connection(
+        self, nodes: Sequence[Any], after: str | None, first: int | None, limit: int | None = None
+    ) -> dict[str, Any]:
         """A page of `nodes`; cursors are offsets, as W&B's were, so they shift when nodes come or go."""
         start = offset_of(after) + 1 if after else 0
-        end = start + min(DEFAULT_PAGE if first is None else first, self.settings.page_limit)
+        limit = self.settings.page_limit if limit is None else limit
+        end = start + min(DEFAULT_PAGE if first is None else first, limit)
         edges = [{"node": node, "cursor": cursor_at(n)} for n, node in enumerate(nodes[start:end], start)]
         page_info = {
             "startCursor": edges[0]["cursor"] if edges else None,
@@ -378,8 +403,16 @@ class Resolvers:
         return len(run.log_lines)
 
     def run_log_lines(self, run: Run, first=None, last=None, after=None, *, use_improved_pagination=False):
-        nodes = [log_line(number, line) for number, line in enumerate(run.log_lines)]
-        return self.connection(nodes[-last:] if last else nodes, after, last or first)
+        """Lines in pages from the start or, with `last`, the newest ones; `line_limit` bounds both."""
+        limit = self.settings.line_limit
+        if last is not None:
+            first = min(last, limit)
+            start = max(len(run.log_lines) - first, 0)
+            after = cursor_at(start - 1) if start else None
+        page = self.connection(range(len(run.log_lines)), after, first, limit)
+        for edge in page["edges"]:
+            edge["node"] = log_line(edge["node"], run.log_lines[edge["node"]])
+        return page
 
     def run_file_count(self, run: Run):
         return len(run.files)
@@ -494,5 +527,9 @@ def log_line(number: int, text: str) -> dict[str, Any]:
     >>> log_line(0, "ERROR 2026-01-01T00:00:00.5 no such file")["line"]
     'no such file'
     """
-    level, timestamp, line = re.fullmatch(r"(ERROR )?(?:(\d{4}-\d\d-\d\dT\S+) )?(.*)", text, re.DOTALL).groups()
+    level, timestamp, line = LOG_LINE.fullmatch(text).groups()
     return {"number": number, "timestamp": timestamp, "level": level and "error", "label": None, "line": line}
+
+
+# What the SDK sends for a line: stderr is marked, the time is UTC. Lines that hold neither came from older SDKs.
+LOG_LINE = re.compile(r"(ERROR )?(?:(\d{4}-\d\d-\d\dT\S+) )?(.*)", re.DOTALL)

@@ -5,7 +5,10 @@ Texts are written from templates: parsing and printing JSON for 20,000 runs of 1
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
+import math
 import random
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -30,6 +33,7 @@ CONFIG_SHARE = 1 / 3  # of the keys of a run; the others are summary metrics
 HISTORY_KEYS = 16  # metrics in historyKeys, which the SDK's eager listing asks for; there are no rows behind them
 SECTIONS = ["model", "optimizer", "data", "trainer"]
 SPLITS = ["train", "val", "test"]
+MACHINES = [("NVIDIA A100-SXM4-80GB", 4), ("NVIDIA H100 80GB HBM3", 8), (None, 0)]  # GPU and how many
 
 
 def time_at(seconds: float) -> str:
@@ -57,7 +61,7 @@ def runs(n: int, *, keys: int, seed: int, first: int, user: User) -> Iterator[di
             "created_at": time_at(created_s),
             "heartbeat_at": time_at(created_s + RUNTIME_S),
             "user": user,
-            "config": config % (lr, k, replica, *draws[: n_config - 6]),
+            "config": config % (lr, k, replica, *draws[: n_config - 6], orjson.dumps(machine(number)).decode()),
             "summary": summary % tuple(draws[:n_summary]),
             "tags": [f"tag{number % 4}", "baseline"] if number % 2 else [],
             "group": f"group-{number % 7}",
@@ -68,6 +72,28 @@ def runs(n: int, *, keys: int, seed: int, first: int, user: User) -> Iterator[di
             "history_rows": 0,
             "history_keys": used_keys,
         }
+
+
+def machine(number: int) -> dict[str, Any]:
+    """What the SDK notes of the machine under `_wandb.e`, by writer; every 25th run was resumed on another one."""
+    gpu, gpus = MACHINES[number % len(MACHINES)]
+    started_s = number // SAME_SECOND * RUN_INTERVAL_S
+    own = {
+        "os": "Linux-6.8.0-x86_64-with-glibc2.39",
+        "python": "CPython 3.11.7",
+        "program": "train.py",
+        "args": ["--lr", f"{(0.1, 0.01, 0.001)[number % 3]:g}", "--name", "a b"],
+        "host": f"node{number % 8}",
+        "cpu_count": 16,
+        "startedAt": time_at(started_s).replace("Z", ".500000Z"),
+    }
+    if gpu:
+        own |= {"gpu": gpu, "gpu_count": gpus}
+    writers = {f"writer-b{number}": own}
+    if number % 25 == 24:
+        later = {**own, "host": "elsewhere", "startedAt": time_at(started_s + 600)}
+        writers = {f"writer-a{number}": later, **writers}  # the order says nothing of who was first
+    return writers
 
 
 def config_template(n: int) -> str:
@@ -81,7 +107,8 @@ def config_template(n: int) -> str:
         '"dataset": {"value": "synthetic-large"}',
     ]
     entries += [f'"{SECTIONS[i % 4]}/option_{i}": {{"value": %.6g}}' for i in range(n - len(entries))]
-    internal = '"_wandb": {"value": {"cli_version": "0.31.0", "python_version": "3.11.7", "m": [], "t": {"1": [1, 5]}}}'
+    versions = '"cli_version": "0.31.0", "python_version": "3.11.7"'
+    internal = '"_wandb": {"value": {' + versions + ', "m": [], "t": {"1": [1, 5]}, "e": %s}}'
     return "{" + ", ".join([*entries, internal]) + "}"
 
 
@@ -125,6 +152,69 @@ def odd_runs() -> dict[str, dict[str, Any]]:
         "no-history-keys": {"history_keys": None, "history_rows": 10},
         "preempted": {"state": "preempted"},
         "unheard-of-state": {"state": "hibernating"},
+        "no-machine": {"config": '{"_wandb": {"value": {"e": {}}}}'},
+        "machine-as-a-list": {"config": '{"_wandb": {"value": {"e": ["w"]}}}'},
+        "bare-machine": {"config": '{"_wandb": {"e": {"w": {"host": "node1", "gpu_count": 1}}}}'},
+        "machine-without-start": {
+            "config": '{"_wandb": {"value": {"e": {"w": {"host": "node1", "args": null}, "v": null, "u": {"gpu": 7}}}}}'
+        },
+    }
+
+
+# --- console lines, tables ---------------------------------------------------------------------------------------
+
+
+def plain_run(number: int) -> dict[str, Any]:
+    return {
+        "state": STATES[number % len(STATES)],
+        "created_at": time_at(number * RUN_INTERVAL_S),
+        "config": {"lr": 0.1, "seed": number, "_wandb": {"e": machine(number)}},
+        "summary": {"loss": number / 1000, "_step": 99, "_runtime": RUNTIME_S, "_wandb": {"runtime": RUNTIME_S}},
+    }
+
+
+def console(number: int, lines: int) -> list[str]:
+    """Console lines of one run as the SDK sends them, a tenth of them from stderr, one a second."""
+    start = datetime.fromisoformat(time_at(number * RUN_INTERVAL_S)).replace(tzinfo=None)
+    times = (f"{start + timedelta(seconds=line, microseconds=1):%Y-%m-%dT%H:%M:%S.%f}" for line in range(lines))
+    return [
+        f"ERROR {time} warning {line}: gradients were clipped"
+        if line % 10 == 9
+        else f"{time} run {number} step {line}: loss {1 / (line + 1):.6f}, accuracy {line / (line + 1):.6f}"
+        for line, time in enumerate(times)
+    ]
+
+
+TABLE_COLUMNS = ["id", "label", "prediction", "score", "image"]
+
+
+def table(kind: int, rows: int) -> bytes:
+    """A table's file as the SDK writes it: integers, text, nulls, NaN as a bare word, media cells."""
+    chance = random.Random(kind)
+    cells = [
+        [
+            row,
+            f"class {chance.randrange(10)}",
+            None if row % 50 == 49 else f"class {chance.randrange(10)}",
+            math.nan if row % 100 == 99 else chance.random(),
+            {"_type": "image-file", "path": f"media/images/{kind}_{row}.png"} if row % 10 == 0 else None,
+        ]
+        for row in range(rows)
+    ]
+    return json.dumps({"columns": TABLE_COLUMNS, "data": cells}, separators=(",", ":")).encode()
+
+
+def table_entry(key: str, content: bytes, rows: int) -> dict[str, Any]:
+    """What the summary holds for a table that was logged under `key`."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    return {
+        "_type": "table-file",
+        "path": f"media/table/{key}_99_{sha256[:20]}.table.json",
+        "sha256": sha256,
+        "size": len(content),
+        "nrows": rows,
+        "ncols": len(TABLE_COLUMNS),
+        "log_mode": "IMMUTABLE",
     }
 
 

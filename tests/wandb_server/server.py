@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 API_KEY = "0" * 40
 REMOTE = [  # what a control call may call
     *("add_entity", "add_project", "add_run", "add_runs", "add_odd_runs", "add_sweep", "add_history"),
-    *("add_histories", "add_events", "add_file", "change_run", "delete_run", "export", "configure"),
+    *("add_histories", "add_events", "add_console", "add_consoles", "add_file", "add_tables", "change_run"),
+    *("delete_run", "export", "configure"),
     *("expire_urls", "fault", "wait_for_hits", "clear_faults", "rules", "counts", "requests", "reset"),
 ]
 
@@ -188,9 +189,38 @@ class Server:
         with self.store.lock:
             self.run(entity, project, run_id).events += [json.dumps(event) for event in events]
 
-    def add_file(self, entity: str, project: str, run_id: str, name: str, content: str) -> None:
+    def add_console(self, entity: str, project: str, run_id: str, lines: Iterable[str]) -> None:
+        """More console lines, each as the SDK sends it: `2026-01-01T00:00:00.5 text`, `ERROR ` before it for stderr."""
         with self.store.lock:
-            self.run(entity, project, run_id).files[name] = RunFile(name, content.encode(), now())
+            self.run(entity, project, run_id).log_lines += lines
+
+    def add_consoles(self, entity: str, project: str, n: int, *, lines: int = 200) -> list[str]:
+        """`n` runs with `lines` console lines each, of which every tenth is from stderr; their ids."""
+        ids = [f"console{number:05d}" for number in range(n)]
+        for number, run_id in enumerate(ids):
+            self.add_run(entity, project, run_id, **seeding.plain_run(number))
+            self.add_console(entity, project, run_id, seeding.console(number, lines))
+        return ids
+
+    def add_file(self, entity: str, project: str, run_id: str, name: str, content: str | bytes) -> None:
+        with self.store.lock:
+            body = content.encode() if isinstance(content, str) else content
+            self.run(entity, project, run_id).files[name] = RunFile(name, body, now())
+
+    def add_tables(
+        self, entity: str, project: str, n: int, *, rows: int = 1000, key: str = "predictions", distinct: int = 10
+    ) -> list[str]:
+        """`n` runs that each logged a table of `rows` rows under `key`, as the SDK leaves it; their ids."""
+        contents = [seeding.table(kind, rows) for kind in range(min(distinct, n))]
+        ids = [f"table{number:05d}" for number in range(n)]
+        for number, run_id in enumerate(ids):
+            content = contents[number % len(contents)]
+            entry = seeding.table_entry(key, content, rows)
+            run = seeding.plain_run(number)
+            summary = {**run["summary"], key: entry}
+            self.add_run(entity, project, run_id, **{**run, "summary": summary})
+            self.add_file(entity, project, run_id, entry["path"], content)
+        return ids
 
     def change_run(self, entity: str, project: str, run_id: str, **values: Any) -> None:
         with self.store.lock:

@@ -44,6 +44,7 @@ class Settings:
     latency_s: float = 0.0  # a floor for every answer, our own work included
     per_run_s: float = 0.0  # further, for every run in the answer
     page_limit: int = 1000  # `first` above this is cut
+    line_limit: int = 10_000  # the same for console lines, and for `last`: then the newest are answered
     url_lifetime_s: float = 3600.0
     export_on_finish: bool = True  # a finished run's rows become parquet ...
     live_tail: int = 0  # ... but the last of them
@@ -79,10 +80,10 @@ class Request:
     fault: str = ""
     runs_returned: int = 0
     watch_fields: bool = False
-    run_plans: dict[int, Any] = field(default_factory=dict)
+    plans: dict[int, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in {"watch_fields", "run_plans"}}
+        return {name: value for name, value in vars(self).items() if name not in {"watch_fields", "plans"}}
 
 
 @dataclass
@@ -150,7 +151,7 @@ class App:
             self.pause(started + delay - time.perf_counter())
             return answer
         finally:
-            request.run_plans.clear()
+            request.plans.clear()
             with self.counting:
                 self.under_way -= 1
 
