@@ -1,12 +1,9 @@
 r"""Faults as rules: which requests, how often, what happens to them.
 
     server.fault("status", match={"field": "runs"}, times=2, status=429, headers={"Retry-After": "1"})
-<<<<<<< HEAD
     server.fault("cut", match={"kind": "download"}, every=3)
-=======
     server.fault("error", match={"field": "logLines", "run": "a1"})                # one run's console, others go well
     server.fault("truncate", match={"kind": "download", "path": r"\.table\.json$"}, times=1)
->>>>>>> server13
 
 | action | what the client meets | its parameters |
 |---|---|---|
