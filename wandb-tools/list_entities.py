@@ -128,18 +128,19 @@ class Failure(NamedTuple):
 
 # --- the server: its address and the key ----------------------------------------------------------------------
 
-CLOUD = "https://api.forge.coreweave.com"  # W&B's own server, unless something else is configured
-CLOUD_HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")
-PAGE_HOSTS = ("forge.coreweave.com", "wandb.ai", "www.wandb.ai", "app.wandb.ai")  # where its pages are, or were
+FORGE = "forge.coreweave.com"  # W&B's own server
+CLOUD_HOSTS = (f"api.{FORGE}", "api.wandb.ai")  # where it answers questions
+PAGE_HOSTS = (FORGE, "wandb.ai", "www.wandb.ai", "app.wandb.ai")  # where its pages are, or were
+CLOUD_URL = f"https://api.{FORGE}"
 
 
 def base_url() -> str:
     """The server's address, found as the SDK finds it, without a password, and without a slash at the end."""
-    given = (os.environ.get("WANDB_BASE_URL") or sdk_setting("base_url") or CLOUD).strip().rstrip("/")
+    given = (os.environ.get("WANDB_BASE_URL") or sdk_setting("base_url") or CLOUD_URL).strip().rstrip("/")
     url = re.fullmatch(r"(https?://)(?:[^/]*@)?([^/@?#\s]+)([^@?#\s]*)", given)
     if url is None or (url[1] == "http://" and url[2] in CLOUD_HOSTS):
-        raise ScriptError(f"WANDB_BASE_URL is unusable: it is no https or http URL, such as {CLOUD}", NOTHING_USABLE)
-    return CLOUD if url[2] in PAGE_HOSTS else "".join(url.groups())
+        raise ScriptError(f"WANDB_BASE_URL is unusable: it is no server's URL, such as {CLOUD_URL}", NOTHING_USABLE)
+    return CLOUD_URL if url[2] in PAGE_HOSTS else "".join(url.groups())
 
 
 def page_url(base_url: str) -> str:
@@ -147,7 +148,7 @@ def page_url(base_url: str) -> str:
     if given := os.environ.get("WANDB_APP_URL"):
         return re.sub("//.*@", "//", given).rstrip("/")  # without a password
     if base_url.partition("://")[2] in CLOUD_HOSTS:
-        return "https://forge.coreweave.com/wandb"
+        return f"https://{FORGE}/wandb"
     return base_url.replace("://api.", "://" if "://api.wandb." in base_url else "://app.")
 
 
@@ -176,15 +177,18 @@ def netrc_key(base_url: str) -> str | None:
 def api_key(file: Path | None, base_url: str) -> str:
     """The API key for the server: from `file`, WANDB_API_KEY, netrc or the SDK's settings, the first that has one."""
     try:
-        found = file.read_text("utf-8") if file else os.environ.get("WANDB_API_KEY")
+        found = file.read_text("utf-8") if file else os.environ.get("WANDB_API_KEY", "").strip()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", "it is no text")
         raise ScriptError(f"--api-key-file {file} cannot be read: {why}", NOTHING_USABLE) from error
     key = (found or (not file and (netrc_key(base_url) or sdk_setting("api_key"))) or "").strip()
     if not re.fullmatch(r"[\w-]{40,}|([\w-]+\.){2}[\w-]+", key, re.ASCII):
-        what = f"unusable API key: {len(key)} characters, not 40 or more letters and digits" if key else "no API key"
+        what = (
+            f"unusable API key (of {len(key)} characters, not 40 or more letters and digits)" if key else "no API key"
+        )
+        where = f"in {file}" if file else f"for {base_url}"
         how = "run `wandb login`, set WANDB_API_KEY or name a file with --api-key-file; an identity token is no key"
-        raise ScriptError(f"{what} for {base_url}; {how}", NOTHING_USABLE)
+        raise ScriptError(f"{what} {where}; {how}", NOTHING_USABLE)
     return key
 
 
@@ -212,6 +216,7 @@ class Host:
 
     def __init__(self, key: str | None, *, timeout_s: float, retries: int, connections: int, say: Say) -> None:
         self.timeout_s, self.retries, self.say = timeout_s, retries, say
+        self.first_wait_s = FIRST_WAIT_S
         self.session = requests.Session()
         self.session.auth = ("api", key) if key else lambda request: request  # else it takes what netrc has for a host
         self.session.rebuild_auth = lambda *_: None  # type: ignore[method-assign]  # also after a redirect
@@ -230,9 +235,7 @@ class Host:
             raise RequestError("interrupted", retries=0)
 
 
-def request(
-    host: Host, attempt: Callable[[float], Found], *, limit_s: float = math.inf, first_wait_s: float = FIRST_WAIT_S
-) -> Found:
+def request(host: Host, attempt: Callable[[float], Found], *, limit_s: float = math.inf) -> Found:
     """What `attempt(timeout_s)` returns; after a RequestError it is tried again, as long as that may help.
 
     A thread whose request fails waits by itself; after 429, 503 or Retry-After all threads wait. `limit_s` bounds the
@@ -254,7 +257,7 @@ def request(
                 host.failures = host.failures + 1 if error.retries > 1 else 0  # 0 and 1: the server has answered
                 error.retries = 0  # whoever catches it need not try again
                 raise
-            wait_s = max(error.wait_s, min(first_wait_s * 2.0 ** (number - 1), LONGEST_WAIT_S))
+            wait_s = max(error.wait_s, min(host.first_wait_s * 2.0 ** (number - 1), LONGEST_WAIT_S))
             if not error.wait_s and error.status not in (429, 503):
                 host.wait(wait_s)
             elif (resume_at := time.monotonic() + wait_s) > host.resume_at:
@@ -311,17 +314,20 @@ def stated_error(answer: Any) -> str:
 
 
 class Api:
-    """W&B's GraphQL, at the address and with the key that are configured."""
+    """W&B's GraphQL at one address."""
 
-    def __init__(self, key_file: Path | None, **limits: Any) -> None:
-        self.base_url = base_url()
-        self.page_url = page_url(self.base_url)
-        self.host = Host(api_key(key_file, self.base_url), **limits)
+    def __init__(self, base_url: str, key: str, **limits: Any) -> None:
+        self.base_url, self.page_url = base_url, page_url(base_url)
+        self.host = Host(key, **limits)
+
+    def ask(self, question: str, variables: Mapping[str, object], *, limit_s: float = math.inf) -> Any:
+        """The `data` of the answer; RequestError without one."""
+        return request(self.host, lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
 
     def ask_once(
         self, question: str, variables: Mapping[str, object], timeout_s: float, parse: Parse = json.loads
     ) -> Any:
-        """The `data` of the answer; RequestError without it."""
+        """The same without another try; an error that GraphQL states is worth one more."""
         content, url = {"query": question, "variables": variables}, f"{self.base_url}/graphql"
         pieces = answer_pieces(self.host.session, "POST", url, timeout_s, json=content, allow_redirects=False)
         try:
@@ -331,9 +337,6 @@ class Api:
         if not isinstance(answer, dict) or answer.get("errors") or not answer.get("data"):
             raise RequestError(stated_error(answer) or "an answer without data", status=200, retries=1)
         return answer["data"]
-
-    def ask(self, question: str, variables: Mapping[str, object], *, limit_s: float = math.inf) -> Any:
-        return request(self.host, lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
 
 
 def sign_in(api: Api) -> Mapping[str, Any]:
@@ -354,13 +357,15 @@ def sign_in(api: Api) -> Mapping[str, Any]:
 
 # --- projects and their runs ----------------------------------------------------------------------------------
 
-STATES = ("finished", "running", "failed", "crashed", "killed")  # those that are counted
+COUNTED_STATES = ("finished", "running", "failed", "crashed", "killed")  # those that are counted
 PROJECTS = """query Projects($entity: String!, $cursor: String, $first: Int) { entity(name: $entity) { name }
     models(entityName: $entity, after: $cursor, first: $first) {
         edges { node { name createdAt } } pageInfo { endCursor hasNextPage } } }"""
 COUNTS = """fragment Counts on Project { runs: runCount %s
     latest: runs(first: 1, order: "-heartbeat_at") { edges { node { createdAt heartbeatAt } } } }"""
-COUNTS %= " ".join(f"{state}: runCount(filters: {json.dumps(json.dumps({'state': state}))})" for state in STATES)
+COUNTS %= " ".join(
+    f"{state}: runCount(filters: {json.dumps(json.dumps({'state': state}))})" for state in COUNTED_STATES
+)
 
 
 def projects_of(api: Api, entity: str, visible: Sequence[str]) -> Sequence[Project | Failure]:
@@ -415,7 +420,7 @@ def with_counts(api: Api, projects: Sequence[Project]) -> Sequence[Project | Fai
         for n, project in enumerate(projects):
             counts = answer[f"p{n}"]
             project.runs = counts["runs"]
-            for state in STATES:
+            for state in COUNTED_STATES:
                 setattr(project, state, counts[state])
             for latest in (edge["node"] for edge in counts["latest"]["edges"]):
                 project.last_active = moment_in(latest["heartbeatAt"] or latest["createdAt"])
@@ -450,7 +455,9 @@ def for_programs(projects: Sequence[Project], failures: Sequence[Failure], max_r
     """The answer as JSON: all of it, unless less is asked for; times in UTC, and nothing that a terminal obeys."""
     shown = [asdict(each) for each in projects[: max_rows or None]]
     document = {"version": 1, "projects": shown, "failed": [each._asdict() for each in failures]}
-    text = json.dumps(document, ensure_ascii=False, default=lambda time_: f"{time_.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}")
+    text = json.dumps(
+        document, ensure_ascii=False, default=lambda moment: moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    )
     return re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", text)
 
 
@@ -473,7 +480,7 @@ def for_people(projects: Sequence[Project], max_rows: int | None) -> str:
         table.add_column(heading, no_wrap=True)
     for each in shown:
         name = Text(printable(f"{each.entity}/{each.project}"), style=Style(link=each.url))
-        counts = [str(number) for number in (each.runs, *(getattr(each, state) for state in STATES))]
+        counts = [str(number) for number in (each.runs, *(getattr(each, state) for state in COUNTED_STATES))]
         days = [f"{time_.astimezone(UTC):%Y-%m-%d}" if time_ else "" for time_ in (each.created_at, each.last_active)]
         table.add_row(name, *counts, *days)
     console = Console(highlight=False)
@@ -494,7 +501,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def show(text: str) -> None:
-    """Print to stdout; when its reader has gone (`| head`), that changes nothing else."""
+    """Print to stdout; nobody has to read it: a closed pipe (`| head`) does not change how the script ends."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -597,7 +604,7 @@ def comma_separated(values: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def import_libraries() -> None:
-    """Import what takes time: once the command line is right, before any thread starts."""
+    """Import what takes time: once there is a key, before any thread starts."""
     global requests, urllib3
     import requests
     import urllib3
@@ -605,10 +612,12 @@ def import_libraries() -> None:
 
 def list_projects(options: Options) -> int:
     """From the key to the table; the exit code says whether all could be read."""
+    address = base_url()
+    key = api_key(options.api_key_file, address)
     import_libraries()
     say = (lambda _: None) if options.quiet else tell
     limits = {"timeout_s": options.timeout, "retries": options.retries, "connections": options.workers}
-    api = Api(options.api_key_file, **limits, say=say)
+    api = Api(address, key, say=say, **limits)
     viewer = sign_in(api)
     teams = [edge["node"]["name"] for edge in (viewer["teams"] or {"edges": ()})["edges"]]
     visible = [name for name in (viewer["entity"], *teams) if name]
