@@ -1,7 +1,7 @@
 #!/usr/bin/env -S uv run --script
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["requests>=2.32,<3", "rich>=15,<16", "urllib3>=2.3,<3"]
+# dependencies = ["requests>=2.30,<3", "rich>=12,<16", "urllib3>=2.2,<3"]
 # ///
 """List what a W&B key can see: entities, their projects, and each project's runs by state.
 
@@ -466,18 +466,22 @@ def for_people(projects: Sequence[Project], max_rows: int | None) -> str:
     from rich.box import SIMPLE_HEAD  # 0.1 s that JSON does without
     from rich.console import Console
     from rich.style import Style
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     lines = itertools.accumulate(1 + len(f"{each.entity}/{each.project}") // NAME_WIDTH for each in projects)
     fitting = sum(line <= TABLE_LINES for line in lines)
     shown = projects[: fitting if max_rows is None else max_rows or None]
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
-    table.add_column("project", overflow="fold")
-    for heading in ("runs", "fin.", "running", "failed", "crash", "kill"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("created", "active"):
-        table.add_column(heading, no_wrap=True)
+    numbers = [
+        Column(each, justify="right", no_wrap=True) for each in ("runs", "fin.", "running", "failed", "crash", "kill")
+    ]
+    columns = [
+        Column("project", overflow="fold"),
+        *numbers,
+        Column("created", no_wrap=True),
+        Column("active", no_wrap=True),
+    ]
+    table = Table(*columns, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     for each in shown:
         name = Text(printable(f"{each.entity}/{each.project}"), style=Style(link=each.url))
         counts = [str(number) for number in (each.runs, *(getattr(each, state) for state in COUNTED_STATES))]
