@@ -434,10 +434,10 @@ def with_counts(api: Api, projects: Sequence[Project]) -> Sequence[Project | Fai
 
 
 def moment_in(text: str | None) -> datetime | None:
-    """The server's ISO text as a moment, UTC where it names no zone; None where it is no time."""
-    with suppress(ValueError):
+    """The server's ISO text as a moment in UTC, which it is where it names no zone; None where it is no time."""
+    with suppress(ValueError, OverflowError):
         moment = datetime.fromisoformat(text or "")
-        return moment.replace(tzinfo=moment.tzinfo or UTC)
+        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
     return None
 
 
@@ -455,9 +455,7 @@ def for_programs(projects: Sequence[Project], failures: Sequence[Failure], max_r
     """The answer as JSON: all of it, unless less is asked for; times in UTC, and nothing that a terminal obeys."""
     shown = [asdict(each) for each in projects[: max_rows or None]]
     document = {"version": 1, "projects": shown, "failed": [each._asdict() for each in failures]}
-    text = json.dumps(
-        document, ensure_ascii=False, default=lambda moment: moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    )
+    text = json.dumps(document, ensure_ascii=False, default=lambda time_: time_.isoformat().replace("+00:00", "Z"))
     return re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", text)
 
 
@@ -466,26 +464,22 @@ def for_people(projects: Sequence[Project], max_rows: int | None) -> str:
     from rich.box import SIMPLE_HEAD  # 0.1 s that JSON does without
     from rich.console import Console
     from rich.style import Style
-    from rich.table import Column, Table
+    from rich.table import Table
     from rich.text import Text
 
     lines = itertools.accumulate(1 + len(f"{each.entity}/{each.project}") // NAME_WIDTH for each in projects)
     fitting = sum(line <= TABLE_LINES for line in lines)
     shown = projects[: fitting if max_rows is None else max_rows or None]
-    numbers = [
-        Column(each, justify="right", no_wrap=True) for each in ("runs", "fin.", "running", "failed", "crash", "kill")
-    ]
-    columns = [
-        Column("project", overflow="fold"),
-        *numbers,
-        Column("created", no_wrap=True),
-        Column("active", no_wrap=True),
-    ]
-    table = Table(*columns, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    table.add_column("project", overflow="fold")
+    for heading in ("runs", "fin.", "running", "failed", "crash", "kill"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("created", "active"):
+        table.add_column(heading, no_wrap=True)
     for each in shown:
         name = Text(printable(f"{each.entity}/{each.project}"), style=Style(link=each.url))
         counts = [str(number) for number in (each.runs, *(getattr(each, state) for state in COUNTED_STATES))]
-        days = [f"{time_.astimezone(UTC):%Y-%m-%d}" if time_ else "" for time_ in (each.created_at, each.last_active)]
+        days = [f"{time_:%Y-%m-%d}" if time_ else "" for time_ in (each.created_at, each.last_active)]
         table.add_row(name, *counts, *days)
     console = Console(highlight=False)
     with console.capture() as captured:
