@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import http.server
-import inspect
 import json
 import os
 import pty
@@ -13,7 +11,6 @@ import shutil
 import signal
 import ssl
 import subprocess
-import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime
@@ -22,7 +19,7 @@ from pathlib import Path
 import list_entities
 import pytest
 from conftest import Done
-from list_entities import COUNTED_STATES, NOTHING_USABLE, PROJECTS_PER_QUESTION, Row, ScriptError
+from list_entities import COUNTED_STATES, NOTHING_USABLE, PROJECTS_PER_QUESTION, Project, ScriptError
 from wandb_server import Server
 
 SCRIPT = "list_entities.py"
@@ -58,7 +55,7 @@ def as_process(run_script, tmp_path):
 
 @pytest.fixture
 def as_call(capsys, monkeypatch, tmp_path):
-    """The same without a process of its own, of which a second goes into `import wandb`."""
+    """The same without a process of its own, which takes its time to start."""
 
     def run(server, *arguments, **variables) -> Done:
         with monkeypatch.context() as patch:
@@ -161,7 +158,7 @@ def test_few_requests_and_no_runs(server, as_call):
     counts = server.counts()
     assert counts["operation:Counts"] == 450 // PROJECTS_PER_QUESTION
     assert counts["operation:Projects"] == 1 + 3  # of two entities
-    assert counts["graphql"] == counts["operation:Counts"] + 4 + 2  # and two that ask who the key is
+    assert counts["graphql"] == counts["operation:Counts"] + 4 + 1  # and one that asks who the key is
     assert counts["runs_returned"] == 1  # the latest, of the one project that has runs
 
 
@@ -171,17 +168,43 @@ def test_few_requests_and_no_runs(server, as_call):
 @pytest.mark.parametrize(
     ("arguments", "variables", "expected"),
     [
-        ([], {"WANDB_API_KEY": "1" * 40}, "{url} refuses the API key: invalid API key; copy it again from "),
-        ([], {"WANDB_API_KEY": "1234"}, "unusable API key: WANDB_API_KEY invalid: API key must have 40+ characters, "),
+        ([], {"WANDB_API_KEY": "1" * 40}, "{url} refuses the API key: invalid API key (HTTP 401); copy it again from "),
+        (
+            [],
+            {"WANDB_API_KEY": "1234"},
+            "unusable API key (of 4 characters, not 40 or more letters and digits) for {url}; run ",
+        ),
         ([], {"WANDB_API_KEY": ""}, "no API key for {url}; run `wandb login`, set WANDB_API_KEY or name a file "),
-        ([], {"WANDB_BASE_URL": "wandb"}, "WANDB_BASE_URL is unusable: Input should be a valid URL, "),
-        (FAST, {"WANDB_BASE_URL": "http://127.0.0.1:1"}, "cannot sign in to http://127.0.0.1:1: "),
+        ([], {"WANDB_BASE_URL": "wandb"}, "WANDB_BASE_URL is unusable: it is no server's URL, such as https://api."),
+        (
+            FAST,
+            {"WANDB_BASE_URL": "http://127.0.0.1:1"},
+            "cannot sign in to http://127.0.0.1:1: the connection failed (",
+        ),
+        (
+            [],
+            {"WANDB_API_KEY": "", "WANDB_IDENTITY_TOKEN_FILE": "token"},
+            "no API key for {url}; run `wandb login`, set WANDB_API_KEY or name a file with --api-key-file; an id",
+        ),
+        (["--api-key-file", os.devnull], {}, f"no API key in {os.devnull}; run "),
         (["--api-key-file", "none.txt"], {}, "--api-key-file none.txt cannot be read: No such file or directory"),
         (["-e", "taem"], {}, "taem: no entity that this key can see; did you mean team?"),
         (["-p", "deno"], {}, "deno: no such project here; did you mean demo?"),
         (["-e", "tester"], {}, "no projects there; name another entity with -e"),
     ],
-    ids=["wrong key", "short key", "no key", "no URL", "refused", "no key file", "no entity", "no project", "nothing"],
+    ids=[
+        "wrong key",
+        "short key",
+        "no key",
+        "no URL",
+        "refused",
+        "identity token",
+        "empty key file",
+        "no key file",
+        "no entity",
+        "no project",
+        "nothing",
+    ],
 )
 def test_no_access_is_one_line(server, as_call, arguments, variables, expected):
     server.add_project("team", "demo")
@@ -203,38 +226,70 @@ def test_a_server_that_never_answers_is_named_soon(server, script_command, tmp_p
     assert err.startswith(f"error: cannot sign in to {server.url}: no answer within 6 s; check WANDB_BASE_URL, ")
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="makes the certificate")
-def test_a_private_certificate(run_script, tmp_path):
-    certificate, private = tmp_path / "certificate", tmp_path / "private"
-    name = ("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1")
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        private,
-        "-out",
-        certificate,
-        *name,
-    ]
-    subprocess.run(command, check=True, capture_output=True)
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl makes the certificate")
+    files = tuple(tmp_path_factory.mktemp("tls") / name for name in ("certificate", "private"))
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    what = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-out", files[0], "-keyout", files[1], *names]
+    subprocess.run(what, check=True, capture_output=True)
+    return files
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, "the connection failed (certificate verify failed"),
+        ({"SSL_CERT_FILE": "{certificate}"}, None),
+        ({"WANDB_INSECURE_DISABLE_SSL": "true"}, None),
+        ({"WANDB_INSECURE_DISABLE_SSL": "true", "REQUESTS_CA_BUNDLE": "{certificate}.other"}, None),
+        ({"SSL_CERT_FILE": "{certificate}.other"}, "the connection failed ("),
+    ],
+    ids=["unknown", "known", "unchecked", "unchecked in spite of a bundle", "no such file"],
+)
+def test_a_private_certificate(as_process, certificate, variables, expected):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, private)
-    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        server.handle_error = lambda *_: None
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        url = f"https://127.0.0.1:{server.server_port}"
-        done = run_script(SCRIPT, env={"WANDB_BASE_URL": url, "WANDB_API_KEY": "0" * 40})
-        server.shutdown()
-        thread.join()
+    context.load_cert_chain(*certificate)
+    with Server(tls=context) as server:
+        server.add_project("tester", "demo")
+        variables = {name: value.format(certificate=certificate[0]) for name, value in variables.items()}
+        done = as_process(server, "--json", "--quiet", **variables)
+        counts = server.counts()
+    if expected is None:
+        assert (done.code, done.err) == (0, "")
+        assert list(projects(done)) == ["tester/demo"]
+    else:
+        assert (done.code, done.out, counts) == (1, "", {})
+        assert done.err.startswith(f"error: cannot sign in to {server.url}: ")
+        assert done.err.endswith("SSL_CERT_FILE for a private certificate\n")
+
+
+def test_a_proxy_is_asked(server, as_process):
+    server.add_project("tester", "demo")
+    proxy = server.url.replace("://", "://user:canary@")
+    names = {
+        "WANDB_BASE_URL": "http://wandb.invalid",
+        "HTTP_PROXY": proxy,
+        "http_proxy": proxy,
+        "NO_PROXY": "",
+        "no_proxy": "",
+    }
+    done = as_process(server, "--json", **names)
+    assert done.code == 0, done.err
+    assert projects(done)["tester/demo"]["url"] == "http://wandb.invalid/tester/demo"
+    assert "canary" not in done.out + done.err
+
+
+def test_no_redirect_is_followed(server, as_process):
+    """The key is for the server that was configured, and for no other."""
+    with Server() as other:
+        server.fault("status", match={"kind": "graphql"}, status=302, headers={"Location": f"{other.url}/graphql"})
+        done = as_process(server)
+        assert other.counts() == {}
     assert (done.code, done.out) == (1, "")
-    assert f"cannot sign in to {url}: " in done.err
-    assert "SSL_CERT_FILE for a private certificate" in done.err
+    assert done.err.startswith(f"error: cannot sign in to {server.url}: Found (HTTP 302); check WANDB_BASE_URL, ")
 
 
 def test_no_prompt_at_a_terminal(server, script_command, tmp_path):
@@ -263,8 +318,13 @@ def test_no_prompt_at_a_terminal(server, script_command, tmp_path):
             ("truncate", {"field": "runCount"}, {"times": 2}),
         ],
         [("cut", {"field": "models"}, {"times": 1}), ("status", {"field": "runCount"}, {"times": 1, "body": "<html>"})],
+        [
+            ("error", {"field": "models"}, {"times": 1}),
+            ("status", {"operation": "Viewer"}, {"times": 1, "status": 503}),
+        ],
+        [("trickle", {"operation": "Viewer"}, {"times": 1, "seconds": 0.001})],
     ],
-    ids=["429 with Retry-After", "429", "burst", "cut"],
+    ids=["429 with Retry-After", "429", "burst", "cut", "stated", "trickle"],
 )
 def test_passing_faults_lose_nothing(server, as_call, faults):
     for number in range(12):
@@ -279,14 +339,17 @@ def test_passing_faults_lose_nothing(server, as_call, faults):
 @pytest.mark.parametrize(
     ("action", "match", "parameters", "expected"),
     [
-        ("error", {"field": "runCount"}, {"message": "too many runs"}, "p0.runs too many runs"),
+        ("error", {"field": "runCount"}, {"message": "too many runs"}, "too many runs"),
         ("null", {"field": "project"}, {}, "the server lists this project but does not find it"),
-        ("status", {}, {"status": 500}, "HTTP 500: simulated failure"),
-        ("status", {}, {"status": 403, "message": "permission denied"}, "permission denied"),
-        ("truncate", {}, {}, "unexpected EOF"),
+        ("status", {}, {"status": 500}, "simulated failure (HTTP 500)"),
+        ("status", {}, {"status": 403, "message": "permission denied"}, "permission denied (HTTP 403)"),
+        ("truncate", {}, {}, "an answer that is no JSON, or was cut short"),
+        ("cut", {}, {}, "the connection failed (ProtocolError)"),
+        ("drop", {}, {}, "the connection failed (ConnectionError)"),
         ("hang", {}, {}, "no answer within 2 s"),
+        ("trickle", {}, {"seconds": 0.5}, " bytes in 2 s are too slow"),
     ],
-    ids=["error", "null", "500", "403", "truncated", "hang"],
+    ids=["error", "null", "500", "403", "truncated", "cut", "dropped", "hang", "trickle"],
 )
 def test_one_odd_project_spoils_nothing(server, as_call, action, match, parameters, expected):
     for number in range(12):
@@ -316,66 +379,101 @@ def test_a_server_that_falls_silent_is_not_asked_for_every_project(server, as_ca
     server.fault("hang", match={"field": "runCount"})
     done = as_call(server, "--timeout", "1")
     assert (done.code, done.out) == (1, "")
-    assert (
-        done.err.splitlines()[-1]
-        == "error: team/p000: not asked, as the server no longer answers (and 399 more failures)"
-    )
+    assert done.err.splitlines()[-1] == "error: team/p000: no answer within 1 s (and 399 more failures)"
     assert 20 <= server.counts()["operation:Counts"] < 40  # of 80 questions, then 400
 
 
-@pytest.mark.parametrize("body", ["{}", '{"data": null}'])
+@pytest.mark.parametrize("body", ["{}", '{"data": null}', "[]", "<html>"])
 def test_an_answer_without_data(server, as_call, body):
-    server.fault("status", match={"kind": "graphql"}, after=1, status=200, body=body)
+    server.fault("status", match={"kind": "graphql"}, status=200, body=body)
     done = as_call(server)
     assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("error: the server does not say what the key can see: an answer without data; ")
+    why = "an answer that is no JSON, or was cut short" if body == "<html>" else "an answer without data"
+    assert done.err.startswith(f"error: cannot sign in to {server.url}: {why}; check WANDB_BASE_URL, ")
 
 
-def test_interrupted(server, script_command, tmp_path):
+def test_all_questions_wait_for_a_busy_server_and_say_so(server, as_call):
+    for number in range(100):
+        server.add_project("team", f"p{number:02}")
+    server.fault("status", match={"field": "runCount"}, times=1, status=503, headers={"Retry-After": "2"})
+    done = as_call(server, "--json", "--workers", "2")
+    assert done.code == 0
+    assert done.err.splitlines()[1:] == ["the server is busy: waiting 2 s"]
+    asked = sorted(each["received_s"] for each in server.requests(operation="Counts"))
+    assert len(asked) == 100 // PROJECTS_PER_QUESTION + 1
+    later = [time_ for time_ in asked if time_ >= asked[0] + 1.9]
+    assert len(asked) - len(later) <= 3  # the one refused, and what was under way; the others waited, too
+
+
+def test_a_server_that_stays_busy_is_named(server, as_call):
+    server.fault("status", match={"kind": "graphql"}, status=429, message="rate limit")
+    done = as_call(server, *FAST)
+    assert (done.code, done.out) == (1, "")
+    assert done.err == f"error: {server.url} is too busy to let anyone in: rate limit (HTTP 429); try again later\n"
+
+
+def test_gzip(server, as_call):
+    add_runs(server, "tester", "demo", "ffr")
+    server.configure(gzip=True)
+    try:
+        assert projects(as_call(server, "--json"))["tester/demo"]["runs"] == 3
+    finally:
+        server.configure(gzip=False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(server, script_command, tmp_path, number):
     server.add_project("team", "demo")
     server.fault("hang", match={"field": "runCount"})
     command = script_command(SCRIPT, "--quiet", env=server.environment(tmp_path))
     with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         server.wait_for_hits()
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         assert process.communicate(timeout=10) == ("", "interrupted\n")
     assert process.returncode == 130
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds the SDK's process there")
-def test_a_deaf_service_process_holds_nothing_up(server, script_command, tmp_path):
-    """The SDK waits for its service process to end, which misses the request for it once in a hundred timeouts."""
-    server.add_project("team", "demo")
-    server.fault("hang", match={"field": "runCount"})
-    command = script_command(SCRIPT, "--quiet", env=server.environment(tmp_path))
-    with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        server.wait_for_hits()
-        (service,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
-        os.kill(service, signal.SIGSTOP)
-        while Path(f"/proc/{service}/stat").read_text().split()[2] != "T":
-            pass  # its threads stop one by one
-        try:
-            process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=10) == 130
-        finally:
-            os.kill(service, signal.SIGCONT)
-        assert process.communicate() == ("", "interrupted\n")
-
-
-def test_closed_pipe(server, script_command, tmp_path):
-    server.add_project("team", "demo")
+@pytest.mark.parametrize(("failing", "code"), [((), 0), (("p3",), 3)])
+def test_closed_pipe(server, script_command, tmp_path, failing, code):
+    for name in ("demo", *failing):
+        server.add_project("team", name)
+        if name in failing:
+            server.fault("error", match={"field": "runCount", "project": name}, message="too many runs")
     command = script_command(SCRIPT, "--quiet", env=server.environment(tmp_path))
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(**command, stdout=writing, stderr=subprocess.PIPE, timeout=30, check=False)
     os.close(writing)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (code, "error: team/p3: too many runs\n" if failing else "")
+
+
+def test_closed_stderr_hides_no_failure(server, script_command, tmp_path):
+    server.add_project("team", "demo")
+    server.fault("error", match={"field": "models", "entity": "tester"}, message="too many projects")
+    command = script_command(SCRIPT, "--json", env=server.environment(tmp_path))
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(**command, stderr=writing, stdout=subprocess.PIPE, timeout=30, check=False)
+    os.close(writing)
+    assert done.returncode == 3
+    assert [row["project"] for row in json.loads(done.stdout)["projects"]] == ["demo"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="stdout cannot be written to")
+def test_full_disk(server, script_command, tmp_path):
+    server.add_project("team", "demo")
+    with Path("/dev/full").open("w") as full:
+        command = script_command(SCRIPT, "--quiet", env=server.environment(tmp_path))
+        done = subprocess.run(**command, stdout=full, stderr=subprocess.PIPE, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: stdout: No space left on device; see to it and run again\n")
 
 
 # --- manners --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("way", "code"), [("variable", 0), ("variable", 1), ("file", 0), ("netrc", 0)])
+@pytest.mark.parametrize(
+    ("way", "code"), [("variable", 0), ("variable", 1), ("file", 0), ("netrc", 0), ("settings", 0), ("own settings", 0)]
+)
 def test_the_key_is_found_and_appears_nowhere(run_script, tmp_path, way, code):
     key = secrets.token_hex(20)
     folders = {name: tmp_path / name for name in ("home", "tmp", "cwd")}
@@ -385,16 +483,25 @@ def test_the_key_is_found_and_appears_nowhere(run_script, tmp_path, way, code):
         add_runs(server, "tester", "demo", "f")
         env = {"HOME": str(folders["home"]), "TMPDIR": str(folders["tmp"]), "WANDB_BASE_URL": server.url}
         env |= {"WANDB_MODE": "offline", "WANDB_SERVICE": "3-1-unix-/nowhere", "WANDB_SILENT": "false"}
+        env |= {"WANDB_DIR": "", "WANDB_CONFIG_DIR": "", "NETRC": ""}
         arguments = ["--debug"]
-        key_file = tmp_path / "key.txt"
+        key_file = {
+            "netrc": folders["home"] / ".netrc",
+            "settings": folders["home"] / ".config/wandb/settings",
+            "own settings": folders["cwd"] / "wandb/settings",
+        }.get(way, tmp_path / "key.txt")
+        key_file.parent.mkdir(parents=True, exist_ok=True)
         if way == "variable":
             env["WANDB_API_KEY"] = key
         elif way == "file":
             key_file.write_text(key + "\n")
             arguments += ["--api-key-file", key_file]
-        else:
+            env["WANDB_API_KEY"] = "0" * 40
+        elif way == "netrc":
             key_file.write_text(f"machine {server.url.removeprefix('http://')} login user password {key}\n")
-            env["NETRC"] = str(key_file)
+        else:
+            key_file.write_text(f"[default]\nbase_url = {server.url}\napi_key = {key}\n")
+            del env["WANDB_BASE_URL"]
         before = key_file.read_bytes() if key_file.exists() else b""
         if code == NOTHING_USABLE:
             server.fault("status", match={"field": "models"}, status=403)
@@ -403,7 +510,37 @@ def test_the_key_is_found_and_appears_nowhere(run_script, tmp_path, way, code):
     assert ("Traceback" in done.err) is (code != 0)
     assert key not in done.out + done.err
     assert (key_file.read_bytes() if key_file.exists() else b"") == before
-    assert [file for folder in folders.values() for file in folder.rglob("*")] == []  # nothing is left behind at all
+    left = [file for folder in folders.values() for file in folder.rglob("*") if file.is_file() and file != key_file]
+    assert left == []  # nothing is left behind at all
+
+
+@pytest.mark.parametrize("password", ["canary", "canary@", "8canary/x", "8#canary", "8?canary", "c%40canary"])
+@pytest.mark.parametrize("key", ["0" * 40, "1" * 40, ""])
+def test_a_password_in_the_address_appears_nowhere(server, as_call, password, key):
+    server.add_project("tester", "demo")
+    url = server.url.replace("://", f"://user:{password}@")
+    for arguments in (["--json"], []):
+        done = as_call(server, *arguments, WANDB_BASE_URL=url, WANDB_API_KEY=key, WANDB_APP_URL=url)
+        assert "canary" not in done.out + done.err
+        assert done.code == (1 if key != "0" * 40 or "/" in password else 0)
+
+
+@pytest.mark.parametrize("argument", ["--api-key=canary", "--json-api-key=canary", "--api-key"])
+def test_an_unknown_argument_is_named_without_its_value(run_script, argument):
+    done = run_script(SCRIPT, argument, "canary", "--debug")
+    assert (done.code, done.out) == (2, "")
+    assert f"error: unknown argument {argument.partition('=')[0]}; did you mean --" in done.err
+    assert "canary" not in done.err
+
+
+def test_without_a_key_nothing_slow_is_imported(run_script, tmp_path):
+    env = {"PYTHONPROFILEIMPORTTIME": "1", "HOME": str(tmp_path), "NETRC": ""}
+    done = run_script(SCRIPT, env=env)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.splitlines()[-1].startswith("error: no API key for https://api.")
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.err.splitlines()}
+    assert "netrc" in imported
+    assert not imported & {"wandb", "rich", "pydantic", "requests", "urllib3"}
 
 
 def test_help_is_a_manual_and_imports_nothing_slow(run_script):
@@ -412,7 +549,8 @@ def test_help_is_a_manual_and_imports_nothing_slow(run_script):
     assert "Exit codes:" in done.out
     assert max(map(len, done.out.splitlines())) <= 120
     assert "argparse" in done.err
-    assert not [line for line in done.err.splitlines() if "wandb" in line or "rich" in line or "pydantic" in line]
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.err.splitlines()}
+    assert not imported & {"wandb", "rich", "pydantic", "requests", "urllib3"}
 
 
 @pytest.mark.parametrize(
@@ -438,41 +576,35 @@ def test_wrong_usage_as_a_process(run_script):
     assert done.err.startswith("error: unknown argument --sorted; did you mean --sort")
 
 
-def test_the_private_call_is_still_there():
-    """`query` sends questions through a private attribute: a new SDK must still have it."""
-    from wandb.apis.public import Api
-    from wandb.apis.public.service_api import ServiceApi
-
-    parameters = inspect.signature(ServiceApi.execute_graphql).parameters
-    assert {"query", "variables", "timeout", "parse"} <= set(parameters)
-    assert "self._service_api" in inspect.getsource(Api.__init__)
-
-
 # --- the parts ------------------------------------------------------------------------------------------------
 
 
-def row(
-    project: str, runs: int = 0, created: int | None = None, active: int | None = None, entity: str = "team"
-) -> Row:
+def project_(
+    name: str, runs: int = 0, created: int | None = None, active: int | None = None, entity: str = "team"
+) -> Project:
     days = [None if day is None else datetime(2026, 1, day, tzinfo=UTC) for day in (created, active)]
-    return Row(entity, project, runs, 0, 0, 0, 0, 0, *days, "http://127.0.0.1/team/x")
+    return Project(entity, name, runs, 0, 0, 0, 0, 0, *days, "http://127.0.0.1/team/x")
 
 
 @pytest.mark.parametrize(
-    ("sort", "expected"), [("runs", "bcad"), ("name", "abcd"), ("created", "dabc"), ("active", "acbd")]
+    ("sort", "expected"), [("runs", "bcad"), ("name", "acdb"), ("created", "dabc"), ("active", "acbd")]
 )
-def test_sorted_rows(sort, expected):
-    rows = [row("d", 1, 9), row("c", 2, None, 3), row("a", 1, 4, 5), row("b", 7, 2, 3, entity="z")]
-    if sort != "name":
-        rows = [each._replace(entity="team") for each in rows]
-    order = [each.project for each in list_entities.sorted_rows(rows, sort)]
-    assert order == list("acdb" if sort == "name" else {"active": "abcd"}.get(sort, expected))
+def test_sort_key(sort, expected):
+    last = "z" if sort == "name" else "team"
+    found = [
+        project_("d", 1, 9),
+        project_("c", 2, None, 3),
+        project_("a", 1, 4, 5),
+        project_("b", 7, 2, 2, entity=last),
+    ]
+    order = sorted(found, key=lambda project: list_entities.sort_key(project, sort))
+    assert "".join(project.project for project in order) == expected
 
 
 @pytest.mark.parametrize("name", ["p", "project-with-a-long-name-" * 5, "プロジェクト"])
 def test_the_table_is_bounded(name, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    rows = [row(f"{name}{number:03}", 123_456, 1, 2) for number in range(300)]
+    rows = [project_(f"{name}{number:03}", 123_456, 1, 2) for number in range(300)]
     text = list_entities.for_people(rows, None)
     assert len(text) < 4_200
     assert max(map(len, text.splitlines())) <= 80
@@ -485,15 +617,87 @@ def test_the_table_is_bounded(name, monkeypatch):
 
 def test_names_in_a_table_are_data(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    text = list_entities.for_people([row(name) for name in (*ODD_NAMES, ":smile: [link=x]y[/link]", "b\u202ea")], None)
+    text = list_entities.for_people(
+        [project_(name) for name in (*ODD_NAMES, ":smile: [link=x]y[/link]", "b\u202ea")], None
+    )
     for name in ("[red]markup[/red]", "esc�[31mape", "émoji 🎉", "a/b?c#d", ":smile: [link=x]y[/link]", "b�a"):
         assert f"team/{name} " in text
 
 
 def test_json_may_be_bounded_too():
-    rows = [row("a"), row("b")]
+    rows = [project_("a"), project_("b")]
     assert len(json.loads(list_entities.for_programs(rows, [], None))["projects"]) == 2
     assert len(json.loads(list_entities.for_programs(rows, [], 1))["projects"]) == 1
+
+
+ADDRESSES = (
+    "https://api.wandb.ai",
+    "https://api.forge.coreweave.com/",
+    "https://forge.coreweave.com/api/wandb",
+    "https://api.wandb.example.org",
+    "https://api.example.org/",
+    "http://localhost:8080",
+    "http://[::1]:8080/base/",
+)
+
+
+@pytest.mark.parametrize("url", ADDRESSES)
+def test_addresses_and_login_are_the_sdks(url, monkeypatch, tmp_path):
+    """What the SDK makes of an address, and the key that it finds for it in netrc."""
+    from wandb.sdk.lib.wbauth.host_url import HostUrl
+    from wandb.sdk.lib.wbauth.wbnetrc import read_netrc_auth
+
+    monkeypatch.delenv("WANDB_APP_URL", raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", url)
+    expected = HostUrl(url)
+    assert list_entities.base_url() == expected.url
+    assert list_entities.page_url(expected.url) == expected.app_url
+    file = tmp_path / "netrc"
+    monkeypatch.setenv("NETRC", str(file))
+    assert list_entities.netrc_key(expected.url) is None
+    hosts = ["api.wandb.ai", "localhost", "localhost:8080", "[::1]:8080", "api.example.org"]
+    for known in (hosts[:1], hosts[1:], hosts):
+        lines = [f"machine {host} login user password {hosts.index(host)}{'0' * 40}\n" for host in known]
+        file.write_text("".join(lines))
+        assert list_entities.netrc_key(expected.url) == read_netrc_auth(host=expected)
+    file.write_text("machine\n")
+    assert list_entities.netrc_key(expected.url) is None
+
+
+@pytest.mark.parametrize("url", ["wandb", "http://api.wandb.ai", "ftp://example.org", "https://", "http://a b", "//x"])
+def test_no_address(url, monkeypatch):
+    monkeypatch.setenv("WANDB_BASE_URL", url)
+    with pytest.raises(ScriptError, match="WANDB_BASE_URL is unusable"):
+        list_entities.base_url()
+
+
+@pytest.mark.parametrize("url", ["https://wandb.ai", "https://wandb.ai/team/demo", "https://forge.coreweave.com/wandb"])
+def test_a_page_stands_for_its_server(url, monkeypatch):
+    monkeypatch.setenv("WANDB_BASE_URL", url)
+    assert list_entities.base_url() == list_entities.CLOUD_URL
+
+
+@pytest.mark.parametrize(
+    ("key", "is_one"),
+    [
+        ("a" * 40, True),
+        ("A_9" * 20, True),
+        ("local-" + "a" * 40, True),
+        ("head-er.pay_load.signature", True),
+        ("a" * 39, False),
+        ("a.b", False),
+        ("a" * 39 + "é", False),
+        ("a" * 20 + " " + "a" * 20, False),
+    ],
+)
+def test_forms_of_keys(key, is_one, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", f" {key}\n")
+    if is_one:
+        assert list_entities.api_key(None, "http://127.0.0.1") == key
+    else:
+        with pytest.raises(ScriptError, match="unusable API key") as error:
+            list_entities.api_key(None, "http://127.0.0.1")
+        assert key not in str(error.value)
 
 
 @pytest.mark.parametrize("text", [None, "", "yesterday"])
