@@ -106,17 +106,13 @@ METRICS_KEY = "wandb_tools.metrics"
 SOURCE_KEY = "wandb_tools.source"
 HISTORIES_KEY = "wandb_tools.histories"  # of a history file: in which state each run was when it was fetched
 EXPORT_ID_KEY = "wandb_tools.export_id"
-PART_KEY = "wandb_tools.part"  # of a fetched history in the working folder: what its file does not show
-SCHEMA_VERSION = "1"
-
-VERSION = "0.1.0"
+PART_KEY = "wandb_tools.part"  # of fetched rows in the working folder: what their file does not show
+SCHEMA_VERSION, VERSION = "1", "0.1.0"
 
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
 NO_ENTITY, NO_PROJECT = "offline", "uncategorized"  # stand-ins; the second is the SDK's own
 FRESH = timedelta(minutes=5)  # W&B's own limit: a run without a heartbeat for longer has crashed
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # stands for an unknown time
-CRASHED_EXIT_CODE = 254  # what the SDK records for a run that it found dead
-
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of flattened columns
 NOT_CONFIG = ("_wandb", "wandb_version")  # W&B's own notes in a config
 CLOCKS = (("_step",), ("_runtime",), ("_timestamp",))  # W&B's own keys of a history row
@@ -124,28 +120,29 @@ NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # 
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
 EMPTY, MIXED = "empty", "mixed"  # kinds of a page's columns besides the dtypes
+TABLES = ("history", "history_sampled", "system")  # files with many rows a run, by the end of their names
+KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "sweep")  # of Run, kept in memory
 
 WORKERS = 8  # questions at once: a shared server bears that; more gain little
 DOWNLOADS_A_WORKER = 4  # at once, from the storage host, which is not the API
 FIRST_DOWNLOAD_WAIT_S = 0.1  # before the second try: one that broke off is mostly no sign of a busy host
 PROJECTS_AT_ONCE = 4
-PAGES_AT_ONCE = 4  # answers that are parsed, or waited for: 25 MB each
-CONVERSIONS_AT_ONCE = os.cpu_count() or 1
+PAGES_AT_ONCE = 4  # answers that are waited for or parsed: 25 MB each
 TIMEOUT_S = 60  # enough for the largest page from a busy server; longer looks like a hang
 RETRIES = 4
 PAGE_RUNS = 1_000  # runs a question, the most that a server gives, and rows that are made together
-WINDOW_RUNS = 600  # that a window should hold: pages of it come side by side
+WINDOW_RUNS = 400  # that a window should hold: small enough to parse one while others are fetched
 LISTINGS = 3  # before a project that keeps changing is taken as it is
 RUNS_A_QUESTION = 20  # histories or sweeps
 LIVE_ROWS_A_QUESTION = 5_000
 SYSTEM_SAMPLES = 1_000  # rows of system metrics a run
-TABLES = ("history", "history_sampled", "system")  # files with many rows a run, by the end of their names
 
 ROW_GROUP_ROWS = 100_000
 ROW_GROUP_BYTES = 16_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
 PART_ITEMS = 300_000  # logged values that a reader holds before it writes them away: about 40 MB
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
+BATCH_CELLS = 1_000_000  # fetched rows x columns that are converted in memory: 8 MB a thread
 TASK_BYTES, TASK_LOGS = 4_000_000, 100  # small logs that are read together
 MANY_BYTES = 16_000_000  # logs of less than this in all are read sooner than a second process starts
 EXACT_FLOAT = 2**53  # whole numbers up to this are exact as Float64
@@ -153,13 +150,6 @@ EXACT_FLOAT = 2**53  # whole numbers up to this are exact as Float64
 FAILURES_NAMED = 10  # on stderr, of those with one cause
 PLAIN_LINE_S = 10  # between two lines of progress where there is no terminal
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
-
-# The transaction log: a header, then LevelDB's log format in blocks counted from the start of the file.
-LOG_HEADER = bytes.fromhex("3a572642e1be00")  # ":W&B", the magic 0xBEE1 in little-endian order, version 0
-BLOCK_BYTES = 32_768
-CHUNK_HEADER = struct.Struct("<IHB")  # CRC-32 of kind and payload, payload's length, kind
-FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
-UNREADABLE, CUT_OFF = -1, -2  # our own kinds, for a stretch of bytes that is no valid chunk
 
 # --- nouns ----------------------------------------------------------------------------------------------------
 
@@ -195,8 +185,7 @@ class Selection:
     where: Mapping[str, object] = field(default_factory=dict)  # W&B's own filter, for the server
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """What is asked for on the server: projects of an entity (by name or glob), or a run, sweep or group of one."""
 
     entity: str | None  # None: the key's own
@@ -229,8 +218,7 @@ class Options:
     debug: bool
 
 
-@dataclass(frozen=True)
-class MetricDefinition:
+class MetricDefinition(NamedTuple):
     """What `define_metric` set for a metric, or for all that a pattern with a trailing `*` matches."""
 
     pattern: str
@@ -239,9 +227,9 @@ class MetricDefinition:
     step_metric: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Run:
-    """One run, whatever it was read from. Its fields are the columns of the runs file, and what makes the others."""
+    """One run, whatever it was read from: the columns of the runs file, and what makes the others."""
 
     id: str
     name: str
@@ -253,7 +241,7 @@ class Run:
     runtime_s: float | None
     last_step: int | None
     history_rows: int
-    tags: tuple[str, ...]
+    tags: Sequence[str]
     group: str | None
     job_type: str | None
     sweep: str | None
@@ -265,19 +253,19 @@ class Run:
     config_json: str
     summary_json: str
     leaves: Sequence[tuple[KeyPath, Scalar]]  # by path behind CONFIG or METRIC; of the summary only the numbers
-    definitions: tuple[MetricDefinition, ...] = ()
+    definitions: Sequence[MetricDefinition] = ()
 
 
 @dataclass(frozen=True)
 class Page:
-    """Up to PAGE_RUNS runs as a parquet file in the working folder; `column_key` names its columns.
+    """Up to PAGE_RUNS runs as a parquet file in the working folder, whose flattened columns `column_key` names.
 
-    `kinds` are the kinds of the flattened columns, by prefix and path: a dtype, EMPTY (nothing but nulls; the file
-    lacks the column), or MIXED (the values as JSON, since no one dtype has them all).
+    `kinds` are the kinds of these columns, by prefix and path: a dtype, EMPTY (nothing but nulls; the file lacks the
+    column), or MIXED (the values as JSON, since no one dtype has them all).
     """
 
     file: Path
-    keys: pl.DataFrame  # of each row what later steps need: see KEYS
+    keys: pl.DataFrame  # the columns KEYS
     kinds: Mapping[KeyPath, str]
     nested: Mapping[str, frozenset[KeyPath]]  # by run id: paths of more than one key among the summary's numbers
     definitions: frozenset[MetricDefinition]
@@ -288,8 +276,8 @@ class Page:
 class Part:
     """Consecutive rows of one run in a parquet file of the working folder, which other runs may share.
 
-    The file's columns are `run_id` and, named by `column_key`, the clocks and metrics. Several runs' whole numbers and
-    fractions may share a Float64 column: `dtypes` are the run's own dtypes of its metrics, `stored` those of the file.
+    The file's columns are `run_id` and, named by `column_key`, the clocks and metrics. Whole numbers of one run and
+    fractions of another may share a Float64 column: `dtypes` are the run's own dtypes, `stored` those of the file.
     """
 
     file: Path
@@ -297,7 +285,7 @@ class Part:
     first_step: int
     last_step: int
     ascending: bool  # strictly
-    dtypes: Mapping[KeyPath, str]
+    dtypes: Mapping[KeyPath, str]  # of metrics
     stored: Mapping[KeyPath, str]
     file_rows: int  # of all its runs
 
@@ -307,10 +295,10 @@ class History:
     """One run's rows for one of the TABLES, in the order of their steps."""
 
     parts: Sequence[Part] = ()
-    skipped: frozenset[KeyPath] = frozenset()  # keys of what is no number
+    skipped: Collection[KeyPath] = ()  # keys of what is no number
     counted: int | None = None  # rows that the source counts; None where it does not
     repeated: int = 0  # rows that came, but whose step another one has: the server counts them
-    mark: tuple[str, str] | None = None  # see RunKeys
+    mark: tuple[str, ...] = ()  # see RunKeys
 
     @property
     def rows(self) -> int:
@@ -321,8 +309,7 @@ class History:
         return self.counted is not None and self.rows + self.repeated < self.counted
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """What could not be had of a run (or of a file whose run is not known), while the rest went on."""
 
     run: str
@@ -337,10 +324,9 @@ class Earlier:
 
     file: Path
     rows: Mapping[str, int]  # by run id: its rows in the file; of the runs file: its history's rows
-    columns: Mapping[KeyPath, str]  # of configs or metrics, by their W&B paths
+    columns: Mapping[KeyPath, str]  # of metrics, by their W&B paths
     dtypes: Mapping[KeyPath, str]
-    facts: Mapping[KeyPath, Mapping[str, str | None]]  # goal, summary and step metric
-    facts_json: str
+    facts: Mapping[str, Mapping[str, str | None]]  # by column: goal, summary and step metric
     made_of: tuple[str, ...]  # see Table
     marks: Mapping[str, tuple[str, ...]]  # by run id: see RunKeys
     export_id: str | None  # None where a file of an older version, or of a killed export, has to be written anew
@@ -356,19 +342,19 @@ class Project:
     stem: str = ""  # what its files' names begin with
     earlier: Mapping[str, Earlier] = field(default_factory=dict)  # by the end of their names: runs, history, ...
 
-    # From the source:
+    # From its source:
     windows: list[Window] = field(default_factory=list)  # of creation times, by which the server is asked
     last_created: datetime | None = None
     page_runs: int = PAGE_RUNS  # runs that a page may hold; fewer for a while after one that failed
     selected: int = 0  # runs that pass the filters
     filtered: int = 0  # and that do not
-    all_ids: frozenset[str] | None = None  # ids of all runs in the source; None where it did not tell all
-    unread: frozenset[str] = frozenset()  # ids of runs of which nothing could be read: not known to be gone
-    cut: frozenset[str] = frozenset()  # ids of runs whose logs were cut off: an earlier export may have more of them
+    all_ids: Collection[str] | None = None  # of all runs in the source; None where it did not tell all
+    unread: Collection[str] = ()  # ids of runs of which nothing could be read: not known to be gone
+    cut: Collection[str] = ()  # ids of runs whose logs were cut off: an earlier export may have more of them
     pages: list[Page] = field(default_factory=list)
-    runs: pl.DataFrame = field(default_factory=lambda: keys_of([]))  # of the selected runs, with places in the pages
+    runs: pl.DataFrame = cast("pl.DataFrame", None)  # noqa: RUF009 - KEYS of the selected runs, and their `page` and `row`
     tables: dict[str, dict[str, History]] = field(default_factory=dict)  # by the end of their names, and run id
-    made_of: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what else a table's rows depend on
+    made_of: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of the tables: see Table
     goals: Mapping[str, str] = field(default_factory=dict)  # of metrics, by sweeps
     failed: list[Failure] = field(default_factory=list)
     torn: list[str] = field(default_factory=list)
@@ -376,10 +362,10 @@ class Project:
 
     # Of its files:
     files: list[dict[str, object]] = field(default_factory=list)  # as the metadata lists them
-    kept: list[str] = field(default_factory=list)  # ids of runs of an earlier export that are not in this one
-    gone: list[str] = field(default_factory=list)  # of these, the ids that the source no longer has
-    mismatched: list[str] = field(default_factory=list)  # ids of runs whose rows differ in number from the server's
-    kept_fuller: list[str] = field(default_factory=list)  # ids of runs of which the earlier export has more rows
+    kept: Collection[str] = ()  # ids of runs of an earlier export that are not in this one
+    gone: Collection[str] = ()  # of these, the ids that the source no longer has
+    mismatched: Collection[str] = ()  # ids of runs whose rows differ in number from the server's
+    kept_fuller: Collection[str] = ()  # ids of runs of which the earlier export has more rows
     dropped: list[str] = field(default_factory=list)  # metrics that the earlier history had
     history_rows: int = 0
     history_runs: int = 0
@@ -394,18 +380,18 @@ class Project:
         return {"entity": self.entity, "project": self.name}
 
     @property
-    def metrics(self) -> set[KeyPath]:
-        """What its histories hold."""
-        histories = [history for of_table in self.tables.values() for history in of_table.values()]
-        earlier = [each.columns for name, each in self.earlier.items() if name in self.tables]
-        return {path for history in histories for part in history.parts for path in part.dtypes}.union(*earlier)
-
-    @property
     def status(self) -> str:
         return "partial" if self.failed else "complete"
 
 
-# --- the log file: bytes to records ---------------------------------------------------------------------------
+# --- log bytes to records -------------------------------------------------------------------------------------
+
+# The transaction log: a header, then LevelDB's log format in blocks counted from the start of the file.
+LOG_HEADER = bytes.fromhex("3a572642e1be00")  # ":W&B", the magic 0xBEE1 in little-endian order, version 0
+BLOCK_BYTES = 32_768
+CHUNK_HEADER = struct.Struct("<IHB")  # CRC-32 of kind and payload, payload's length, kind
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+UNREADABLE = -1  # our own kind, for a stretch of bytes that is no valid chunk
 
 
 @dataclass
@@ -420,13 +406,19 @@ class Integrity:
 def log_records(log: BinaryIO, integrity: Integrity) -> Iterator[bytes]:
     """The payload of every record that can be read, in order; `integrity` holds, at the end, what cannot be.
 
-    A record counts only if its checksums hold. After damage, reading goes on at the next valid chunk.
+    A record counts only if its checksums hold. After damage, reading goes on at the next valid chunk. Unreadable bytes
+    that nothing valid follows are a torn end.
     """
     pieces: list[bytes] | None = None  # of a record in several chunks; None: none has begun
-    for offset, kind, payload in certain_chunks(log, integrity):
+    gap: int | None = None  # where bytes became unreadable
+    for offset, kind, payload in log_chunks(log, integrity):
         if kind == UNREADABLE:
-            pieces = None
-        elif kind in (FULL, FIRST):
+            gap = offset if gap is None else gap
+            continue
+        if gap is not None:
+            integrity.damage.append(f"byte {gap}")
+            pieces = gap = None
+        if kind in (FULL, FIRST):
             if pieces is not None:
                 integrity.damage.append(f"byte {offset}: the record before it has no end")
             pieces = [payload] if kind == FIRST else None
@@ -439,72 +431,40 @@ def log_records(log: BinaryIO, integrity: Integrity) -> Iterator[bytes]:
                 pieces = None
         elif not integrity.damage:  # else it is the rest of a record whose loss is noted already
             integrity.damage.append(f"byte {offset}: a record without its beginning")
-    integrity.torn |= pieces is not None
-
-
-def certain_chunks(log: BinaryIO, integrity: Integrity) -> Iterator[tuple[int, int, bytes]]:
-    """As log_chunks, but without CUT_OFF: that is UNREADABLE where something valid follows, else the log's torn end."""
-    cut_off_at: int | None = None
-    for offset, kind, payload in log_chunks(log, integrity):
-        if kind == CUT_OFF:
-            cut_off_at = offset if cut_off_at is None else cut_off_at
-            continue
-        if cut_off_at is not None:
-            integrity.damage.append(f"byte {cut_off_at}")
-            yield cut_off_at, UNREADABLE, b""
-            cut_off_at = None
-        if kind == UNREADABLE:
-            integrity.damage.append(f"byte {offset}")
-        yield offset, kind, payload
-    integrity.torn |= cut_off_at is not None
+    integrity.torn |= pieces is not None or gap is not None
 
 
 def log_chunks(log: BinaryIO, integrity: Integrity) -> Iterator[tuple[int, int, bytes]]:
-    """Offset, kind and payload of every chunk; UNREADABLE or CUT_OFF, without payload, for bytes that are none."""
+    """Offset, kind and payload of every chunk; UNREADABLE, without payload, for bytes that are none."""
     offset = 0
-    start = len(LOG_HEADER)
+    at = len(LOG_HEADER)
     while block := log.read(BLOCK_BYTES):
         if offset == 0 and not block.startswith(LOG_HEADER):
-            if LOG_HEADER.startswith(block):  # killed within the first seven bytes
-                integrity.torn = True
-                return
-            if next_chunk(block, start) is None:
-                integrity.is_log = False
+            integrity.torn = LOG_HEADER.startswith(block)  # killed within the first seven bytes
+            integrity.is_log = integrity.torn or next_chunk(block, at) is not None
+            if integrity.torn or not integrity.is_log:
                 return
             integrity.damage.append("the header")
-        yield from block_chunks(block, start, offset)
+        while len(block) - at >= CHUNK_HEADER.size:
+            if (end := chunk_end(block, at)) is not None:
+                yield offset + at, block[at + 6], block[at + CHUNK_HEADER.size : end]
+                at = end
+            else:
+                yield offset + at, UNREADABLE, b""
+                at = next_chunk(block, at + 1) or len(block)
+        if block[at:] and (len(block) < BLOCK_BYTES or any(block[at:])):  # a whole block ends in fewer than 7 zeros
+            yield offset + at, UNREADABLE, b""
         offset += len(block)
-        start = 0
-    if offset <= len(LOG_HEADER):  # killed before the first record
-        integrity.torn = True
-
-
-def block_chunks(block: bytes, start: int, offset: int) -> Iterator[tuple[int, int, bytes]]:
-    """The chunks of one block (32,768 bytes, or what there is of the file's last one), from `start` on."""
-    at, size = start, len(block)
-    while size - at >= CHUNK_HEADER.size:
-        end = chunk_end(block, at)
-        if end is not None:
-            yield offset + at, block[at + 6], block[at + CHUNK_HEADER.size : end]
-            at = end
-            continue
-        following = next_chunk(block, at + 1)
-        cut_off = following is None and looks_cut_off(block, at)
-        yield offset + at, CUT_OFF if cut_off else UNREADABLE, b""
-        if following is None:
-            return
-        at = following
-    if at < size and (size < BLOCK_BYTES or any(block[at:])):  # a whole block ends in fewer than 7 zeros
-        yield offset + at, CUT_OFF if size < BLOCK_BYTES else UNREADABLE, b""
+        at = 0
+    integrity.torn |= offset <= len(LOG_HEADER)  # killed before the first record
 
 
 def chunk_end(block: bytes, at: int) -> int | None:
     """Where the valid chunk that begins at `at` ends; None where none begins."""
     crc, length, kind = CHUNK_HEADER.unpack_from(block, at)
-    end = at + CHUNK_HEADER.size + length
-    if FULL <= kind <= LAST and end <= len(block) and zlib.crc32(block[at + 6 : end]) == crc:
-        return int(end)
-    return None
+    end = at + CHUNK_HEADER.size + int(length)
+    is_valid = FULL <= kind <= LAST and end <= len(block) and zlib.crc32(block[at + 6 : end]) == crc
+    return end if is_valid else None
 
 
 def next_chunk(block: bytes, at: int) -> int | None:
@@ -513,14 +473,7 @@ def next_chunk(block: bytes, at: int) -> int | None:
     return next((at + kind.start() for kind in kinds if chunk_end(block, at + kind.start()) is not None), None)
 
 
-def looks_cut_off(block: bytes, at: int) -> bool:
-    """Whether the bytes from `at` on are how a kill or a power loss leaves a file: too few, or zeros."""
-    _crc, length, kind = CHUNK_HEADER.unpack_from(block, at)
-    end = at + CHUNK_HEADER.size + length
-    return not any(block[at:]) or (FULL <= kind <= LAST and len(block) < end <= BLOCK_BYTES)
-
-
-# --- one log: records to a log --------------------------------------------------------------------------------
+# --- records to a log -----------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -535,7 +488,7 @@ class Log:
     newest_at: datetime | None = None
     exit_code: int | None = None
     config: dict[str, object] = field(default_factory=dict)
-    summary: dict[tuple[bool, KeyPath, bool], object] = field(default_factory=dict)  # see note_summary
+    summary: list[tuple[KeyPath, bool, bool, object]] = field(default_factory=list)  # see read_log
     definitions: dict[str, MetricDefinition] = field(default_factory=dict)
     history: list[Part] = field(default_factory=list)
     skipped: set[KeyPath] = field(default_factory=set)
@@ -550,6 +503,9 @@ class Log:
     def is_cut(self) -> bool:
         """Whether the run may have logged more than the file holds."""
         return self.integrity.torn or bool(self.integrity.damage) or self.exit_code is None
+
+    def note_time(self, *times: datetime | None) -> None:
+        self.newest_at = max((time_ for time_ in (self.newest_at, *times) if time_ is not None), default=None)
 
 
 def read_logs(files: Sequence[Path], folder: Path, history_keys: tuple[str, ...] | None) -> list[Log]:
@@ -575,8 +531,10 @@ def read_logs(files: Sequence[Path], folder: Path, history_keys: tuple[str, ...]
 def read_log(log: Log, rows: HistoryRows) -> None:
     """Fill in what the log's file holds; its history goes to `rows`. OSError if the file cannot be read."""
     types_ = record_types()
-    changes: dict[tuple[bool, KeyPath, bool], bytes] = {}
     item_path = ItemPaths(types_.SummaryItem)
+    # The last change of each path, in the order in which they came: earlier ones have no effect. A change is its path,
+    # whether the user set the value as a whole (`key`, not `nested_key`), and whether it was removed.
+    changes: dict[tuple[KeyPath, bool, bool], bytes] = {}
     with log.file.open("rb", buffering=32 * BLOCK_BYTES) as opened:
         for payload in log_records(opened, log.integrity):
             log.records += 1
@@ -585,15 +543,19 @@ def read_log(log: Log, rows: HistoryRows) -> None:
                 if glance.HasField("history"):
                     rows.add(glance.history)
                 elif glance.HasField("summary"):
-                    note_summary(changes, glance.summary, item_path)
+                    for items, removed in ((glance.summary.item, False), (glance.summary.other, True)):
+                        for item in items:
+                            whole, path = item_path(item)
+                            changes.pop((path, whole, removed), None)
+                            changes[path, whole, removed] = item
                 else:
                     apply_record(log, types_.Record.FromString(payload))
             except types_.DecodeError as error:
                 rows.drop_unfinished()
                 log.integrity.damage.append(f"record {log.records}: {error}")
-    for (whole, path, removed), item in changes.items():
+    for (path, whole, removed), item in changes.items():
         value = None if removed else from_json(types_.SummaryItem.FromString(item).value_json)
-        log.summary[whole, path, removed] = value
+        log.summary.append((path, whole, removed, value))
 
 
 def apply_record(log: Log, record: Any) -> None:
@@ -607,13 +569,19 @@ def apply_record(log: Log, record: Any) -> None:
         for item in record.config.remove:
             remove(log.config, tuple(item.nested_key) or (item.key,))
     elif kind == "metric":
-        apply_metric(log, record.metric)
+        metric = record.metric
+        pattern = metric.name or metric.glob_name
+        known = log.definitions.get(pattern, MetricDefinition(pattern, None, None, None))  # later ones add to it
+        kinds = ",".join(kind for kind in SUMMARY_KINDS if getattr(metric.summary, kind))
+        log.definitions[pattern] = MetricDefinition(
+            pattern, GOALS.get(metric.goal, known.goal), kinds or known.summary, metric.step_metric or known.step_metric
+        )
     elif kind == "exit":
         log.exit_code = record.exit.exit_code
         if log.started_at is not None:
-            log.newest_at = newest(log.newest_at, log.started_at + timedelta(seconds=record.exit.runtime))
+            log.note_time(log.started_at + timedelta(seconds=record.exit.runtime))
     elif kind in ("stats", "output_raw"):
-        log.newest_at = newest(log.newest_at, moment_of(getattr(record, kind).timestamp))
+        log.note_time(time_of_record(getattr(record, kind).timestamp))
 
 
 def apply_run(log: Log, run: Any) -> None:
@@ -622,8 +590,8 @@ def apply_run(log: Log, run: Any) -> None:
     for item in run.config.update:
         put(config, tuple(item.nested_key) or (item.key,), from_json(item.value_json))
     log.config = config | log.config
-    log.started_at = log.started_at or moment_of(run.start_time)
-    log.newest_at = newest(log.newest_at, log.started_at)
+    log.started_at = log.started_at or time_of_record(run.start_time)
+    log.note_time(log.started_at)
     log.run = {
         "id": run.run_id,
         "entity": run.entity,
@@ -639,31 +607,6 @@ def apply_run(log: Log, run: Any) -> None:
         "offline": run.telemetry.feature.offline,
         "rewound_to": run.branch_point.value if run.branch_point.run == run.run_id != "" else None,
     }
-
-
-def apply_metric(log: Log, metric: Any) -> None:
-    """Later definitions of a metric add to the earlier ones."""
-    pattern = metric.name or metric.glob_name
-    known = log.definitions.get(pattern, MetricDefinition(pattern, None, None, None))
-    kinds = [kind for kind in SUMMARY_KINDS if getattr(metric.summary, kind)]
-    log.definitions[pattern] = MetricDefinition(
-        pattern,
-        GOALS.get(metric.goal, known.goal),
-        ",".join(kinds) or known.summary,
-        metric.step_metric or known.step_metric,
-    )
-
-
-def note_summary(changes: dict[tuple[bool, KeyPath, bool], bytes], summary: Any, item_path: ItemPaths) -> None:
-    """Keep each path's last change in the order in which they came; earlier ones have no effect.
-
-    A change is named by whether the user set the value as a whole, its path, and whether it was removed.
-    """
-    for items, removed in ((summary.item, False), (summary.other, True)):
-        for item in items:
-            whole, path = item_path(item)
-            changes.pop((whole, path, removed), None)
-            changes[whole, path, removed] = item
 
 
 def put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
@@ -692,22 +635,18 @@ def from_json(text: str) -> object:
         return text
 
 
-def moment_of(timestamp: Any) -> datetime | None:
+def time_of_record(timestamp: Any) -> datetime | None:
     """A protobuf timestamp in UTC; None where it is not set."""
-    moment = moment_at(timestamp.seconds) if timestamp.seconds else None
-    return moment and moment + timedelta(microseconds=timestamp.nanos // 1000)
+    time_ = time_at(timestamp.seconds) if timestamp.seconds else None
+    return time_ and time_ + timedelta(microseconds=timestamp.nanos // 1000)
 
 
-def moment_at(seconds: float) -> datetime | None:
+def time_at(seconds: float) -> datetime | None:
     """Seconds since 1970 as a time; None where they are no date."""
     try:
         return datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):
         return None
-
-
-def newest(*moments: datetime | None) -> datetime | None:
-    return max((moment for moment in moments if moment is not None), default=None)
 
 
 # --- history items, the bulk of a log: kept as bytes, parsed by the column ------------------------------------
@@ -938,9 +877,7 @@ class HistoryRows:
         floats: pl.DataFrame,
     ) -> None:
         """Write the rows of some logs, whose metrics have these dtypes, and note the parts in the logs."""
-        stored: dict[KeyPath, str] = {}
-        for path, dtype in (item for of_log in dtypes.values() for item in of_log.items()):
-            stored[path] = "Float64" if "Float64" in (dtype, stored.get(path)) else "Int64"
+        stored = common_dtypes(dtypes.values())
         columns = {("_step",): "Int64", ("_runtime",): "Float64", ("_timestamp",): "Float64"} | stored
         series = [(integers if dtype == "Int64" else floats)[column_key(path)] for path, dtype in columns.items()]
         rows = pl.DataFrame([owners.alias("log"), *series]).filter(pl.col("log").is_in(list(dtypes)))
@@ -952,7 +889,7 @@ class HistoryRows:
         for facts in rows.group_by("log").agg(newest_s.alias("newest_s"), *step_facts()).iter_rows(named=True):
             number = facts.pop("log")
             log = self.logs[number][0]
-            log.newest_at = newest(log.newest_at, moment_at(facts.pop("newest_s") or 0.0))
+            log.note_time(time_at(facts.pop("newest_s") or 0.0))
             log.history.append(Part(file, **facts, dtypes=dtypes[number], stored=stored, file_rows=rows.height))
 
 
@@ -961,6 +898,14 @@ def counts_by(owners: pl.Series, frame: pl.DataFrame) -> dict[int, dict[str, int
     rows = pl.DataFrame([owners.alias("log"), *frame.get_columns()])
     counts = rows.group_by("log", maintain_order=True).agg(pl.all().count())
     return {row.pop("log"): row for row in counts.iter_rows(named=True)}
+
+
+def common_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str]:
+    """The dtype that holds each metric in all sources: whole numbers beside fractions are Float64."""
+    dtypes: dict[KeyPath, str] = {}
+    for path, dtype in (item for source in sources for item in source.items()):
+        dtypes[path] = "Int64" if dtype == dtypes.get(path, dtype) == "Int64" else "Float64"
+    return dtypes
 
 
 def step_facts() -> list[pl.Expr]:
@@ -1040,7 +985,7 @@ def matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatch.fnmatchcase(name.lower(), pattern.lower())
 
 
-# --- offline source: folders to projects ----------------------------------------------------------------------
+# --- offline source -------------------------------------------------------------------------------------------
 
 
 class FoundRun(NamedTuple):
@@ -1056,13 +1001,13 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
     folder = cast("Path", options.offline)
     files, failed = find_logs(folder, say)
     sees_all = not failed
-    logs: dict[str, list[Log]] = {}
+    by_id: dict[str, list[Log]] = {}
     torn: list[str] = []
     unread: set[str] = set()
     for log in read_side_by_side(files, options, work):
         shown = relative(log.file, folder)
         if log.records:
-            logs.setdefault(log.run_id, []).append(log)
+            by_id.setdefault(log.run_id, []).append(log)
             continue
         unread.add(log.run_id)
         if not log.integrity.is_log:
@@ -1070,35 +1015,39 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
         elif log.integrity.torn:
             torn.append(shown)
             say(f"torn: {shown} ends in the middle of a record, as a crash leaves it; nothing was recorded before")
-        failed += failures_of(log, shown, shown)
-    found = [
-        combined(run_id, place, of_place, work, say)
-        for run_id, of_run in sorted(logs.items())
-        for place, of_place in by_place(of_run, options.selection)
-    ]
+        failed += failures_of(log, folder, shown)
+    found: list[FoundRun] = []
+    for run_id, of_id in sorted(by_id.items()):
+        places: dict[tuple[str, str], list[Log]] = {}  # one id may occur in several projects
+        any_record = next((log.run for log in of_id if log.run), {})  # for logs that lost their run record to damage
+        for log in of_id:
+            record = log.run or any_record
+            entity = record.get("entity") or stand_in(options.selection.entity, NO_ENTITY)
+            project = record.get("project") or stand_in(options.selection.project, NO_PROJECT)
+            places.setdefault((entity, project), []).append(log)
+        found += [combined(run_id, place, of_place, work, say) for place, of_place in places.items()]
+    kept = selected_runs(found, failed, options, say)
     projects = []
-    for (entity, name), runs in chosen_runs(found, failed, options, folder, say).items():
-        project = Project(entity, name, unread=frozenset(unread), failed=[*failed], torn=[*torn])
-        ids = frozenset(each.run.id for each in found if (each.run.entity, each.run.project) == (entity, name))
+    for entity, name in sorted({(run.entity, run.project) for run, *_ in kept}):
+        mine = [each for each in kept if (each.run.entity, each.run.project) == (entity, name)]
+        ids = {run.id for run, *_ in found if (run.entity, run.project) == (entity, name)}
+        project = Project(entity, name, unread=unread, failed=[*failed], torn=[*torn])
         project.all_ids = ids if sees_all else None
-        project.selected, project.filtered = len(runs), len(ids) - len(runs)
-        for run, history, of_run in runs:
-            project.failed += [each for log in of_run for each in failures_of(log, relative(log.file, folder), run.id)]
-            for log in of_run:
+        project.selected, project.filtered = len(mine), len(ids) - len(mine)
+        for run, history, logs in mine:
+            for log in logs:
+                project.failed += failures_of(log, folder, run.id)
                 if log.integrity.torn:
                     shown, rows = relative(log.file, folder), sum(part.rows for part in log.history)
-                    kept = f"the {rows:,} history rows before are kept"
-                    say(f"torn: {shown} ends in the middle of a record, as a crash leaves it; {kept}")
+                    kept_rows = f"the {rows:,} history rows before are kept"
+                    say(f"torn: {shown} ends in the middle of a record, as a crash leaves it; {kept_rows}")
                     project.torn.append(shown)
             if options.include_history and not options.dry_run:
                 project.tables.setdefault("history", {})[run.id] = history
                 project.made_of["history"] = options.history_keys
-        project.cut = frozenset(run.id for run, _, of_run in runs if any(log.is_cut for log in of_run))
+        project.cut = {run.id for run, _, logs in mine if any(log.is_cut for log in logs)}
         project.torn.sort()
-        project.planned_rows = sum(run.history_rows for run, *_ in runs)
-        of_project = [run for run, *_ in runs]
-        starts = range(0, len(runs), PAGE_RUNS)
-        project.pages = [write_page(of_project[start : start + PAGE_RUNS], work) for start in starts]
+        project.pages = [write_page([run for run, *_ in some], work) for some in chunks(mine, PAGE_RUNS)]
         project.runs = keys_of(project.pages)
         projects.append(project)
     return projects
@@ -1121,18 +1070,18 @@ def find_logs(folder: Path, say: Say) -> tuple[list[Path], list[Failure]]:
             continue
         seen.add(real)
         folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))  # noqa: PTH114, PTH118
-        logs = [name for name in sorted(files) if name.endswith(".wandb")]
-        for name in logs:
-            found.setdefault(os.path.realpath(Path(parent, name)), Path(parent, name))
+        logs = [Path(parent, name) for name in sorted(files) if name.endswith(".wandb")]
+        for log in logs:
+            found.setdefault(os.path.realpath(log), log)
         if not logs and re.match(r"(offline-)?run-\d{8}_\d{6}-", Path(parent).name):
             say(f"skipped: {relative(Path(parent), folder)} is a run's folder without a log")
-    if not found:
-        why = f" ({errors[0].filename} cannot be read: {errors[0].strerror})" if errors else ""
-        raise ScriptError(f"no W&B run logs (*.wandb) below {folder}{why}; name another folder", NOTHING_USABLE)
     failed = [
         Failure(relative(Path(error.filename), folder), "folder", f"cannot be read: {error.strerror}")
         for error in errors
     ]
+    if not found:
+        why = f" ({errors[0].filename} {failed[0].error})" if failed else ""
+        raise ScriptError(f"no W&B run logs (*.wandb) below {folder}{why}; name another folder", NOTHING_USABLE)
     return sorted(found.values()), failed
 
 
@@ -1141,20 +1090,31 @@ def relative(file: Path, folder: Path) -> str:
 
 
 def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> list[Log]:
-    """The logs, in the files' order; where they are many bytes, by several processes, the largest first."""
+    """The logs, in the files' order; where they are many bytes, by several processes, the largest first.
+
+    Small logs are read together and share part files, which hold the runs in the order of their ids, as the history
+    file does.
+    """
     keys = options.history_keys if options.include_history and not options.dry_run else None
-    tasks = tasks_of(files)
-    total_bytes = sum(size for size, _ in tasks)
+    tasks: list[tuple[int, list[Path]]] = []  # bytes and logs
+    for file in sorted(files, key=lambda file: (file.stem, file)):
+        size = 0
+        with suppress(OSError):
+            size = file.stat().st_size
+        if tasks and tasks[-1][0] + size <= TASK_BYTES and len(tasks[-1][1]) < TASK_LOGS:
+            tasks[-1] = (tasks[-1][0] + size, [*tasks[-1][1], file])
+        else:
+            tasks.append((size, [file]))
+    tasks.sort(key=lambda task: -task[0])
     processes = min(options.workers or os.cpu_count() or 1, len(tasks))
     logs: dict[Path, Log] = {}
     with Meter(quiet=options.quiet) as meter, ExitStack() as stack:
         meter.add(runs_wanted=len(files))
-        if processes < 2 or total_bytes < MANY_BYTES:
-            batches: Iterable[list[Log]] = (read_logs(of_task, work, keys) for _, of_task in tasks)
-        else:
+        batches: Iterable[list[Log]] = (read_logs(some, work, keys) for _, some in tasks)
+        if processes > 1 and sum(size for size, _ in tasks) >= MANY_BYTES:
             pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=prepare_process)
             stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-            futures = [pool.submit(read_logs, of_task, work, keys) for _, of_task in tasks]
+            futures = [pool.submit(read_logs, some, work, keys) for _, some in tasks]
             batches = (future.result() for future in futures)
         try:
             for batch in batches:
@@ -1164,23 +1124,6 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
             message = "a process that read logs died, of too little memory perhaps; try --workers 1"
             raise ScriptError(message, NOTHING_USABLE) from error
     return [logs[file] for file in files]
-
-
-def tasks_of(files: Iterable[Path]) -> list[tuple[int, list[Path]]]:
-    """The logs by what is read together, with its bytes, the most bytes first: a large log alone, small ones together.
-
-    Logs that share a task share a part file, which holds the runs in the order of their ids, as the history file does.
-    """
-    tasks: list[tuple[int, list[Path]]] = []
-    for file in sorted(files, key=lambda file: (file.stem, file)):
-        size = 0
-        with suppress(OSError):
-            size = file.stat().st_size
-        if tasks and tasks[-1][0] + size <= TASK_BYTES and len(tasks[-1][1]) < TASK_LOGS:
-            tasks[-1] = (tasks[-1][0] + size, [*tasks[-1][1], file])
-        else:
-            tasks.append((size, [file]))
-    return sorted(tasks, key=lambda task: -task[0])
 
 
 def prepare_process() -> None:
@@ -1195,25 +1138,14 @@ def prepare_process() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def failures_of(log: Log, shown: str, run: str) -> list[Failure]:
+def failures_of(log: Log, folder: Path, run: str) -> list[Failure]:
     """A failure if the log, or some of it, could not be read; a torn end is none."""
     if not log.integrity.damage:
         return [Failure(run, "log", log.error)] if log.error else []
     places = log.integrity.damage
     where = ", ".join(places[:3]) + (f" and {len(places) - 3} more places" if len(places) > 3 else "")
+    shown = relative(log.file, folder)
     return [Failure(run, "log", f"damaged log {shown}: unreadable at {where}; the rest is kept")]
-
-
-def by_place(logs: Sequence[Log], selection: Selection) -> list[tuple[tuple[str, str], list[Log]]]:
-    """Logs of one run id by entity and project, to which they may belong apart."""
-    places: dict[tuple[str, str], list[Log]] = {}
-    any_record = next((log.run for log in logs if log.run), {})  # for logs that lost their run record to damage
-    for log in logs:
-        record = log.run or any_record
-        entity = record.get("entity") or stand_in(selection.entity, NO_ENTITY)
-        project = record.get("project") or stand_in(selection.project, NO_PROJECT)
-        places.setdefault((entity, project), []).append(log)
-    return sorted(places.items())
 
 
 def stand_in(chosen: Sequence[str], default: str) -> str:
@@ -1221,10 +1153,10 @@ def stand_in(chosen: Sequence[str], default: str) -> str:
     return storable(chosen[0]) if len(chosen) == 1 and not is_glob(chosen[0]) else default
 
 
-def chosen_runs(
-    found: Sequence[FoundRun], failed: Sequence[Failure], options: Options, folder: Path, say: Say
-) -> dict[tuple[str, str], list[FoundRun]]:
-    """The runs that are asked for, by entity and project. What each filter keeps is said; ScriptError if none is left."""
+def selected_runs(
+    found: Sequence[FoundRun], failed: Sequence[Failure], options: Options, say: Say
+) -> Sequence[FoundRun]:
+    """The runs that are asked for. What each filter keeps is said; ScriptError if none is left."""
     selection = options.selection
     entities = [entity.lower() for entity in selection.entity]
     kept = [
@@ -1234,7 +1166,7 @@ def chosen_runs(
         and (not selection.project or any(matches(each.run.project, glob) for glob in selection.project))
     ]
     if not kept:
-        places = sorted({f"{each.run.entity}/{each.run.project}" for each in found})
+        places = sorted({f"{run.entity}/{run.project}" for run, *_ in found})
         there = f"there is {', '.join(places[:5])}" if places else "nothing was recorded in these logs"
         reasons = "; ".join([there, *(f"{failure.run}: {failure.error}" for failure in failed[:3])])
         raise ScriptError(f"no runs to export: {reasons}; see -e and -p", NOTHING_USABLE)
@@ -1247,56 +1179,52 @@ def chosen_runs(
         ("--group", selection.group, lambda run: run.group in selection.group),
         ("--sweep", selection.sweep, lambda run: run.sweep in selection.sweep),
     ]
-    for flag, given, test in tests:
-        if given:
-            before, kept = kept, [each for each in kept if test(each.run)]
-            say(f"{flag} kept {len(kept):,} of {len(before):,} runs")
-            if not kept:
-                damage = [
-                    each
-                    for of_run in before
-                    for log in of_run.logs
-                    for each in failures_of(log, relative(log.file, folder), of_run.run.id)
-                ]
-                report_failures([*failed, *damage])  # may be why none is left
-                advice = "loosen it, or see what there is with --dry-run"
-                raise ScriptError(f"{flag} leaves no run of {len(before):,}; {advice}", NOTHING_USABLE)
-    projects: dict[tuple[str, str], list[FoundRun]] = {}
-    for each in sorted(kept, key=lambda each: (each.run.entity, each.run.project, each.run.id)):
-        projects.setdefault((each.run.entity, each.run.project), []).append(each)
-    return projects
+    for flag, _, test in [test for test in tests if test[1]]:
+        before, kept = kept, [each for each in kept if test(each.run)]
+        say(f"{flag} kept {len(kept):,} of {len(before):,} runs")
+        if not kept:
+            logs = [(log, run.id) for run, _, logs in before for log in logs]
+            damage = [each for log, run_id in logs for each in failures_of(log, cast("Path", options.offline), run_id)]
+            report_failures([*failed, *damage])  # may be why none is left
+            advice = "loosen it, or see what there is with --dry-run"
+            raise ScriptError(f"{flag} leaves no run of {len(before):,}; {advice}", NOTHING_USABLE)
+    return kept
 
 
-def at_or_after(moment: datetime | None, limit: datetime | None) -> bool:
-    return moment is not None and limit is not None and moment >= limit
+def at_or_after(time_: datetime | None, limit: datetime | None) -> bool:
+    return time_ is not None and limit is not None and time_ >= limit
 
 
 # --- offline source: the logs of one run ----------------------------------------------------------------------
 
 
 def combined(run_id: str, place: tuple[str, str], logs: Sequence[Log], work: Path, say: Say) -> FoundRun:
-    """One run from its logs: later ones add to or override the earlier."""
-    logs = without_copies(sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.file)))
-    config: dict[str, object] = {}
+    """One run from its logs: later ones add to or override the earlier. Of copies of a log, the longest counts."""
+    by_start: dict[object, Log] = {}
+    for log in sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.file)):
+        start = log.started_at or log.file
+        if start not in by_start or by_start[start].records < log.records:
+            by_start[start] = log
+    logs = [*by_start.values()]
+    given: dict[str, object] = {}
     definitions: dict[str, MetricDefinition] = {}
     for log in logs:
-        config |= log.config
+        given |= log.config
         definitions |= log.definitions
-    config = cast("dict[str, object]", jsonable(without_notes(config)))
+    config = cast("dict[str, object]", jsonable(without_notes(given)))
     parts = consecutive_parts(run_id, logs, work, say)
-    skipped = frozenset(path for log in logs for path in log.skipped)
     summary = folded_summary(logs, parts)
     names = ("name", "tags", "group", "job_type", "sweep", "notes", "commit")
     last = {name: next((log.run[name] for log in reversed(logs) if log.run.get(name)), None) for name in names}
-    heartbeat_at = newest(*(log.newest_at for log in logs))
-    ends = [log.newest_at for log in logs if log.newest_at is not None]
+    times = [log.newest_at for log in logs if log.newest_at is not None]
+    heartbeat_at = max(times, default=None)
     run = Run(
         id=run_id,
         name=last["name"] or run_id,
         state=offline_state(logs[-1].exit_code, heartbeat_at),
         entity=place[0],
         project=place[1],
-        created_at=logs[0].started_at or min(ends, default=None),  # damage may have taken the start
+        created_at=logs[0].started_at or min(times, default=None),  # damage may have taken the start
         heartbeat_at=heartbeat_at,
         runtime_s=runtime_s(summary),
         last_step=parts[-1].last_step if parts else None,
@@ -1313,19 +1241,9 @@ def combined(run_id: str, place: tuple[str, str], logs: Sequence[Log], work: Pat
         config_json=valid_json(config),
         summary_json=valid_json(summary),
         leaves=[*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))],
-        definitions=tuple(definitions[pattern] for pattern in sorted(definitions)),
+        definitions=[definitions[pattern] for pattern in sorted(definitions)],
     )
-    return FoundRun(run, History(parts, skipped), logs)
-
-
-def without_copies(logs: Sequence[Log]) -> list[Log]:
-    """Of logs with the same start, copies of one at different times, the one with the most records."""
-    longest: dict[object, Log] = {}
-    for log in logs:
-        key = log.started_at or log.file
-        if key not in longest or longest[key].records < log.records:
-            longest[key] = log
-    return list(longest.values())
+    return FoundRun(run, History(parts, {path for log in logs for path in log.skipped}), logs)
 
 
 def offline_state(exit_code: int | None, heartbeat_at: datetime | None) -> str:
@@ -1335,9 +1253,9 @@ def offline_state(exit_code: int | None, heartbeat_at: datetime | None) -> str:
     ('finished', 'failed', 'crashed')
     """
     if exit_code is None:
-        fresh = heartbeat_at is not None and abs(now() - heartbeat_at) < FRESH  # a clock may go wrong either way
-        return "running" if fresh else "crashed"
-    return {0: "finished", CRASHED_EXIT_CODE: "crashed"}.get(exit_code, "failed")
+        is_fresh = heartbeat_at is not None and abs(now() - heartbeat_at) < FRESH  # a clock may go wrong either way
+        return "running" if is_fresh else "crashed"
+    return {0: "finished", 254: "crashed"}.get(exit_code, "failed")  # 254: the SDK found it dead
 
 
 def without_notes(config: Mapping[str, object]) -> dict[str, object]:
@@ -1345,24 +1263,23 @@ def without_notes(config: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in config.items() if key not in NOT_CONFIG}
 
 
-def folded_summary(logs: Sequence[Log], history: Sequence[Part]) -> dict[str, Any]:
+def folded_summary(logs: Sequence[Log], parts: Sequence[Part]) -> dict[str, Any]:
     """The summary that W&B would hold after these logs, keys sorted (the log's order is random)."""
     summary: dict[str, Any] = {}
     set_whole: set[KeyPath] = set()  # dicts that the user set as one value; a deeper path set later replaces them
-    for (whole, path, removed), value in (change for log in logs for change in log.summary.items()):
-        for depth in range(1, len(path)):
-            if path[:depth] in set_whole:
-                set_whole.discard(path[:depth])
-                put(summary, path[:depth], {})
+    for path, whole, removed, value in (change for log in logs for change in log.summary):
+        for above in (path[:depth] for depth in range(1, len(path))):
+            if above in set_whole:
+                set_whole.discard(above)
+                put(summary, above, {})
         set_whole.discard(path)
         if removed:
             remove(summary, path)
         else:
             put(summary, path, value)
-            if whole:
-                set_whole.add(path)
-    if len(logs) > 1 and history and "_step" in summary:
-        summary["_step"] = history[-1].last_step
+            set_whole |= {path} if whole else set()
+    if len(logs) > 1 and parts and "_step" in summary:
+        summary["_step"] = parts[-1].last_step
     return dict(sorted(summary.items()))
 
 
@@ -1381,21 +1298,47 @@ def consecutive_parts(run_id: str, logs: Sequence[Log], work: Path, say: Say) ->
     The steps of a resumed offline log follow the last one before it, as `wandb sync` would place them. A rewound run
     loses the rows after the step to which it went back. Any other step that comes again replaces the earlier row.
     """
+    step = column_key(("_step",))
+
+    def rewritten(parts: Sequence[Part], wanted: pl.Expr, steps: pl.Expr) -> Part:
+        """The wanted rows of parts with other steps, each step once, as a part of its own; of equal steps the last."""
+        frames = [
+            pl.scan_parquet(part.file, glob=False)
+            .filter(pl.col("run_id") == run_id)
+            .select(
+                "run_id",
+                *map(column_key, CLOCKS),
+                *(pl.col(column_key(path)).cast(getattr(pl, dtype)) for path, dtype in part.dtypes.items()),
+            )
+            for part in parts
+        ]
+        file = work / f"{uuid.uuid4().hex}.parquet"
+        rows = pl.concat(frames, how="diagonal_relaxed").filter(wanted).with_columns(steps)
+        write_intermediate(rows.unique(step, keep="last", maintain_order=True).sort(step), file)
+        dtypes = common_dtypes(part.dtypes for part in parts)
+        facts = pl.scan_parquet(file, glob=False).select(step_facts()).collect().row(0, named=True)
+        return Part(file, **facts, dtypes=dtypes, stored=dtypes, file_rows=facts["rows"])
+
     parts: list[Part] = []
     for log in logs:
-        kept_until, shift = log.run.get("rewound_to"), 0
+        back_to = log.run.get("rewound_to")
         # The log of an online run, resumed, goes on where the server was: only offline ones count from 0 again.
         is_offline = log.run.get("offline") or log.file.parent.name.startswith("offline-run-")
-        if kept_until is not None:
-            parts = [moved(run_id, part, work, last_step=int(kept_until)) for part in parts]
-            parts = [part for part in parts if part.rows]
-        elif log.run.get("resumed") and is_offline:
-            shift = max((part.last_step for part in parts), default=-1) + 1
-        parts += [moved(run_id, part, work, shift=shift) for part in log.history if part.rows]
+        new = [part for part in log.history if part.rows]
+        if back_to is not None:
+            until = pl.col(step) <= int(back_to)
+            parts = [part for part in parts if part.first_step <= back_to]
+            parts = [part if part.last_step <= back_to else rewritten([part], until, pl.col(step)) for part in parts]
+        elif log.run.get("resumed") and is_offline and parts:
+            shifted = pl.col(step) + max(part.last_step for part in parts) + 1
+            new = [rewritten([part], pl.lit(value=True), shifted) for part in new]
+        parts += new
     unique: list[Part] = []
     for together in overlapping(parts):
-        is_fine = len(together) == 1 and together[0].ascending
-        unique.append(together[0] if is_fine else unique_steps(run_id, together, work))
+        if len(together) > 1 or not together[0].ascending:
+            unique.append(rewritten(together, pl.lit(value=True), pl.col(step)))
+        else:
+            unique += together
     if again := sum(part.rows for part in parts) - sum(part.rows for part in unique):
         say(f"run {run_id}: {again:,} steps were logged again by a later log; the later rows are kept")
     return unique
@@ -1413,82 +1356,28 @@ def overlapping(parts: Sequence[Part]) -> list[list[Part]]:
     return [[part for _, part in sorted(each, key=lambda numbered: numbered[0])] for each in ranges]
 
 
-def moved(run_id: str, part: Part, work: Path, *, shift: int = 0, last_step: int | None = None) -> Part:
-    """The part with its steps shifted, and without rows after `last_step`."""
-    if not shift and (last_step is None or part.last_step <= last_step):
-        return part
-    step = pl.col(column_key(("_step",)))
-    rows = rows_of(run_id, part).with_columns(step + shift)
-    return new_part(rows if last_step is None else rows.filter(step <= last_step), work)
-
-
-def unique_steps(run_id: str, parts: Sequence[Part], work: Path) -> Part:
-    """The parts as one, sorted by step; of rows with one step the last."""
-    step = column_key(("_step",))
-    rows = pl.concat([rows_of(run_id, part) for part in parts], how="diagonal_relaxed")
-    return new_part(rows.unique(step, keep="last", maintain_order=True).sort(step), work)
-
-
-def rows_of(run_id: str, part: Part) -> pl.LazyFrame:
-    """The run's rows of a part file, its metrics in their own dtypes."""
-    dtypes = {column_key(path): getattr(pl, dtype) for path, dtype in part.dtypes.items()}
-    rows = pl.scan_parquet(part.file, glob=False).filter(pl.col("run_id") == run_id)
-    return rows.select(
-        "run_id", *map(column_key, CLOCKS), *(pl.col(name).cast(dtype) for name, dtype in dtypes.items())
-    )
-
-
-def new_part(rows: pl.LazyFrame, work: Path) -> Part:
-    """Write rows of one run as a part of their own."""
-    file = work / f"{uuid.uuid4().hex}.parquet"
-    write_intermediate(rows, file)
-    return part_in(file)
-
-
-def part_in(file: Path) -> Part:
-    """The part that a file holds which no other run shares."""
-    schema = pl.read_parquet_schema(file)
-    dtypes = {tuple(json.loads(name)): str(dtype) for name, dtype in schema.items() if name != "run_id"}
-    metrics = {path: dtype for path, dtype in dtypes.items() if path not in CLOCKS}
-    facts = pl.scan_parquet(file, glob=False).select(step_facts()).collect().row(0, named=True)
-    return Part(file, **facts, dtypes=metrics, stored=metrics, file_rows=facts["rows"])
-
-
 # --- the server: its address and the key ----------------------------------------------------------------------
 
-CLOUD = "https://api.forge.coreweave.com"  # W&B's own server, unless something else is configured
-FORGE = "forge.coreweave.com"  # where its pages are; the same server as api.wandb.ai
-CLOUD_HOSTS = (FORGE, f"api.{FORGE}", "api.wandb.ai")
-PAGE_HOSTS = (FORGE, "wandb.ai", "www.wandb.ai", "app.wandb.ai")
-KEY_ADVICE = "copy it again from W&B's user settings (WANDB_API_KEY, `wandb login` or --api-key-file)"
+FORGE = "forge.coreweave.com"  # W&B's own server
+CLOUD_HOSTS = (f"api.{FORGE}", "api.wandb.ai")  # where it answers questions
+PAGE_HOSTS = (FORGE, "wandb.ai", "www.wandb.ai", "app.wandb.ai")  # where its pages are, or were
+CLOUD_URL = f"https://api.{FORGE}"
 
 
 def base_url() -> str:
     """The server's address, found as the SDK finds it, without a password, and without a slash at the end."""
-    given = (os.environ.get("WANDB_BASE_URL") or sdk_setting("base_url") or CLOUD).strip().rstrip("/")
-    try:
-        url = urlsplit(given)
-        is_url = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:  # of a port or an IPv6 address
-        is_url = False
-    if is_url:
-        url = url._replace(netloc=url.netloc.rpartition("@")[2])
-    if not is_url or "@" in url.geturl():  # a part of a password that was not encoded
-        raise ScriptError(f"WANDB_BASE_URL is unusable: it is no URL; write one such as {CLOUD}", NOTHING_USABLE)
-    if url.hostname == FORGE and (url.scheme, url.port, url.path) == ("https", None, "/api/wandb"):
-        return CLOUD
-    if url.hostname in PAGE_HOSTS:
-        raise ScriptError(f"WANDB_BASE_URL is unusable: that is where the pages are; use {CLOUD}", NOTHING_USABLE)
-    if url.hostname in CLOUD_HOSTS and url.scheme == "http":
-        raise ScriptError(f"WANDB_BASE_URL is unusable: it would send the key unencrypted; use {CLOUD}", NOTHING_USABLE)
-    return url.geturl()
+    given = (os.environ.get("WANDB_BASE_URL") or sdk_setting("base_url") or CLOUD_URL).strip().rstrip("/")
+    url = re.fullmatch(r"(https?://)(?:[^/]*@)?([^/@?#\s]+)([^@?#\s]*)", given)
+    if url is None or (url[1] == "http://" and url[2] in CLOUD_HOSTS):
+        raise ScriptError(f"WANDB_BASE_URL is unusable: it is no server's URL, such as {CLOUD_URL}", NOTHING_USABLE)
+    return CLOUD_URL if url[2] in PAGE_HOSTS else "".join(url.groups())
 
 
 def page_url(base_url: str) -> str:
     """Where the server at `base_url` shows its pages, without a slash at the end."""
     if given := os.environ.get("WANDB_APP_URL"):
         return re.sub("//.*@", "//", given).rstrip("/")  # without a password
-    if urlsplit(base_url).hostname in CLOUD_HOSTS:
+    if base_url.partition("://")[2] in CLOUD_HOSTS:
         return f"https://{FORGE}/wandb"
     return base_url.replace("://api.", "://" if "://api.wandb." in base_url else "://app.")
 
@@ -1496,59 +1385,44 @@ def page_url(base_url: str) -> str:
 def sdk_setting(name: str) -> str | None:
     """A value from the SDK's settings files; the one of the working folder goes before the user's."""
     files = configparser.ConfigParser(interpolation=None)
-    user, here = expanded(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"), os.environ.get("WANDB_DIR") or "."
-    for folder in (user, expanded(here) / "wandb", expanded(here) / ".wandb"):
+    user = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
+    for file in (f"{user}/settings", "wandb/settings", ".wandb/settings"):
         with suppress(configparser.Error, UnicodeDecodeError):  # the SDK passes over what it cannot read, too
-            files.read(folder / "settings", encoding="utf-8")
+            files.read(os.path.expanduser(file), encoding="utf-8")  # noqa: PTH111 - there may be no home
     return files.get("default", name, fallback=None)
-
-
-def expanded(path: str) -> Path:
-    """`path` with the home folder in place of `~`, where there is one: a container's user may have none."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser fails without a home)
-
-
-def api_key(file: Path | None, base_url: str) -> str:
-    """The API key for the server: from `file`, WANDB_API_KEY, netrc or the SDK's settings, the first that has one."""
-    if file is not None:
-        try:
-            source, key = f"--api-key-file {file}", file.read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise ScriptError(f"--api-key-file {file} cannot be read: {why}", NOTHING_USABLE) from error
-        if not key:
-            raise ScriptError(f"--api-key-file {file} is empty; it should hold the API key alone", NOTHING_USABLE)
-    elif os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        raise ScriptError("identity tokens are not supported; unset WANDB_IDENTITY_TOKEN_FILE", NOTHING_USABLE)
-    elif key := os.environ.get("WANDB_API_KEY", "").strip():
-        source = "WANDB_API_KEY"
-    elif key := netrc_key(base_url) or "":
-        source = "the netrc file"
-    elif key := sdk_setting("api_key") or "":
-        source = "the SDK's settings file"
-    else:
-        how = "run `wandb login`, set WANDB_API_KEY or name a file with --api-key-file"
-        raise ScriptError(f"no API key for {base_url}; {how}", NOTHING_USABLE)
-    secret = key.partition("-")[2] or key  # keys of some servers have a prefix
-    is_token = re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", key)
-    if not key.isascii() or not (is_token or re.fullmatch(r"[\w-]{40,}", secret)):
-        wrong = f"{source} holds {len(key)} characters, a key has 40 or more letters and digits"
-        raise ScriptError(f"unusable API key: {wrong}; {KEY_ADVICE}", NOTHING_USABLE)
-    return key
 
 
 def netrc_key(base_url: str) -> str | None:
     """What `wandb login` stored for the server; None if nothing, or nothing readable, is there."""
-    names = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
-    file = next((file for name in names if (file := expanded(name)).is_file()), None)
-    hosts = [urlsplit(base_url).netloc]
-    if hosts[0] in CLOUD_HOSTS:
-        hosts.append("api.wandb.ai")
-    with suppress(OSError, netrc.NetrcParseError, UnicodeDecodeError):
-        entries = netrc.netrc(file) if file else None
-        found = [entries.authenticators(host) for host in hosts] if entries else []
-        return next((entry[2] for entry in found if entry and entry[2]), None)
+    host = base_url.partition("://")[2].partition("/")[0]
+    for file in [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]:
+        with suppress(OSError, netrc.NetrcParseError, UnicodeDecodeError):
+            entries = netrc.netrc(os.path.expanduser(file))  # noqa: PTH111 - there may be no home
+            for name in (host, "api.wandb.ai") if host in CLOUD_HOSTS else (host,):
+                if (entry := entries.authenticators(name)) and entry[2]:
+                    return entry[2]
     return None
+
+
+def api_key(file: Path | None, base_url: str) -> str:
+    """The API key for the server: from `file`, WANDB_API_KEY, netrc or the SDK's settings, the first that has one."""
+    if not file and os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        how = "unset it and give a key with WANDB_API_KEY or --api-key-file"
+        raise ScriptError(f"WANDB_IDENTITY_TOKEN_FILE is set, which is not supported; {how}", NOTHING_USABLE)
+    try:
+        found = file.read_text("utf-8") if file else os.environ.get("WANDB_API_KEY", "").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", "it is no text")
+        raise ScriptError(f"--api-key-file {file} cannot be read: {why}", NOTHING_USABLE) from error
+    key = (found or (not file and (netrc_key(base_url) or sdk_setting("api_key"))) or "").strip()
+    if not re.fullmatch(r"[\w-]{40,}|([\w-]+\.){2}[\w-]+", key, re.ASCII):
+        what = (
+            f"unusable API key (of {len(key)} characters, not 40 or more letters and digits)" if key else "no API key"
+        )
+        where = f"in {file}" if file else f"for {base_url}"
+        how = "run `wandb login`, set WANDB_API_KEY or name a file with --api-key-file"
+        raise ScriptError(f"{what} {where}; {how}", NOTHING_USABLE)
+    return key
 
 
 # --- the server: requests, in bounded time --------------------------------------------------------------------
@@ -1556,99 +1430,76 @@ def netrc_key(base_url: str) -> str | None:
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # between two tries; doubles from the first to the second
 LONGEST_RETRY_AFTER_S = 300.0  # a longer wait that a server asks for looks like a hang
 LEAST_BYTES_S = 10_000  # a slower answer is given up once the timeout is over
-PIECE_BYTES = 1 << 20
 SIGN_IN_LIMIT_S = 6  # for the first question: a server that cannot be reached is named within 10 s
 
 
 class RequestError(Exception):
     """A request that failed, and why, without its URL, which may be signed.
 
-    `status` is the HTTP status, 0 without an answer; `retries` is how often trying again may help, 0 for never;
-    `wait_s` is how long the server asks to wait.
+    `status` is HTTP's, 0 without an answer; `retries` is how often trying again may help; `wait_s`: so the server.
     """
 
     def __init__(self, message: str, *, status: int = 0, retries: int = 100, wait_s: float = 0.0) -> None:
         super().__init__(message)
-        self.status, self.retries, self.wait_s = status, retries, wait_s
-        self.attempts = 1
+        self.status, self.retries, self.wait_s, self.attempts = status, retries, wait_s, 1
 
 
 class Host:
-    """A host that many threads ask over HTTP, with a key or without any credentials; when it is busy, all wait."""
+    """A host that many threads ask, with a key or without any credentials; when it is busy, all of them wait."""
 
     def __init__(self, key: str | None, *, timeout_s: float, retries: int, connections: int, say: Say) -> None:
         self.timeout_s, self.retries, self.say = timeout_s, retries, say
         self.first_wait_s = FIRST_WAIT_S
-        self.session = http_session(key, connections)
+        self.session = requests.Session()
+        self.session.auth = ("api", key) if key else lambda request: request  # else it takes what netrc has for a host
+        self.session.rebuild_auth = lambda *_: None  # type: ignore[method-assign]  # also after a redirect
+        self.session.verify = os.environ.get("SSL_CERT_FILE") or True
+        if os.environ.get("WANDB_INSECURE_DISABLE_SSL", "").lower() in ("1", "true", "t", "yes", "y", "on"):
+            self.session.verify = False
+            warnings.filterwarnings("ignore", message="Unverified HTTPS request")
+        for scheme in ("http://", "https://"):
+            self.session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=connections))
         self.resume_at = 0.0  # by time.monotonic(): before it nobody asks
-        self.failures = 0  # requests in a row that were given up without an answer
-        self.most_failures = 2 * connections  # then the host counts as dead, and is asked no more
+        self.failures, self.most_failures = 0, 2 * connections  # in a row, before the host is asked no more
         self.stopped = threading.Event()  # ends all waits
-
-    def pause_all(self, wait_s: float) -> None:
-        resume_at = time.monotonic() + wait_s
-        if wait_s >= 1 and resume_at > self.resume_at + 1:  # said once, not by each thread
-            self.say(f"the server is busy: waiting {wait_s:.0f} s")
-        self.resume_at = max(self.resume_at, resume_at)
 
     def wait(self, wait_s: float) -> None:
         if self.stopped.wait(wait_s):
             raise RequestError("interrupted", retries=0)
 
-    def wait_while_paused(self) -> float:
-        """Return once anybody may ask; how many seconds that took."""
-        started = time.monotonic()
-        while (wait_s := self.resume_at - time.monotonic()) > 0:
-            self.wait(wait_s)
-        return time.monotonic() - started
 
+def request(host: Host, attempt: Callable[[float], Found], *, limit_s: float = math.inf) -> Found:
+    """What `attempt(timeout_s)` returns; after a RequestError it is tried again, as long as that may help.
 
-def request(host: Host, attempt: Callable[[float], Found], *, limit_s: float = math.inf, retries: int = 0) -> Found:
-    """What `attempt(timeout_s)` returns: tried again after a RequestError, as long as that may help.
-
-    A thread whose request fails waits by itself; after 429, 503 or Retry-After all threads wait, and that is not part
-    of `limit_s`.
+    A thread whose request fails waits by itself; after 429, 503 or Retry-After all threads wait. `limit_s` bounds the
+    attempts together, without the waits.
     """
-    end = time.monotonic() + limit_s
-    for number in itertools.count():
-        end += host.wait_while_paused()
+    number = 0
+    while True:
+        while (wait_s := host.resume_at - time.monotonic()) > 0:
+            host.wait(wait_s)
         if host.failures >= host.most_failures:
             raise RequestError("not asked, as the server no longer answers", retries=0)
+        started = time.monotonic()
         try:
-            found = attempt(min(host.timeout_s, max(end - time.monotonic(), 0.1)))
+            found = attempt(min(host.timeout_s, limit_s))
         except RequestError as error:
-            error.attempts = max(error.attempts, number + 1)
-            wait_s = max(error.wait_s, min(host.first_wait_s * 2.0**number, LONGEST_WAIT_S))
-            is_busy = error.wait_s > 0 or error.status in (429, 503)
-            if is_busy:
-                host.pause_all(wait_s)
-            is_late = not is_busy and time.monotonic() + wait_s > end
-            if is_late or number >= min(error.retries, max(host.retries, retries)):
-                has_answered = 0 < error.status < 500 and error.status != 429
-                host.failures = 0 if has_answered else host.failures + 1
+            number, limit_s = number + 1, limit_s - (time.monotonic() - started)
+            error.attempts = max(error.attempts, number)
+            if number > min(error.retries, host.retries) or limit_s < FIRST_WAIT_S:
+                host.failures = host.failures + 1 if error.retries > 1 else 0  # 0 and 1: the server has answered
                 error.retries = 0  # whoever catches it need not try again
                 raise
-            if not is_busy:
+            wait_s = max(error.wait_s, min(host.first_wait_s * 2.0 ** (number - 1), LONGEST_WAIT_S))
+            if not error.wait_s and error.status not in (429, 503):
                 host.wait(wait_s)
+            elif (resume_at := time.monotonic() + wait_s) > host.resume_at:
+                if wait_s >= 1 and resume_at > host.resume_at + 1:  # said once, not by each thread
+                    host.say(f"the server is busy (HTTP {error.status}): waiting {wait_s:.0f} s")
+                host.resume_at = resume_at
         else:
             host.failures = 0
             return found
-    raise AssertionError  # the loop has no other end
-
-
-def http_session(key: str | None, connections: int) -> requests.Session:
-    """A session with the key, or with no credentials at all: requests would add those that netrc has for a host."""
-    session = requests.Session()
-    session.headers["User-Agent"] = "wandb-tools"
-    session.auth = ("api", key) if key else lambda request: request
-    session.rebuild_auth = lambda *_: None  # type: ignore[method-assign]  # the same after a redirect
-    session.verify = os.environ.get("SSL_CERT_FILE") or True  # then REQUESTS_CA_BUNDLE counts, if it is set
-    if os.environ.get("WANDB_INSECURE_DISABLE_SSL", "").lower() in ("1", "true", "t", "yes", "y", "on"):
-        session.verify = False
-        warnings.filterwarnings("ignore", message="Unverified HTTPS request")
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=connections))
-    return session
 
 
 def answer_pieces(session: requests.Session, method: str, url: str, timeout_s: float, **how: Any) -> Iterator[bytes]:
@@ -1657,8 +1508,8 @@ def answer_pieces(session: requests.Session, method: str, url: str, timeout_s: f
     try:
         with session.request(method, url, stream=True, timeout=timeout_s, verify=session.verify, **how) as answer:
             if answer.status_code >= 300:
-                raise status_error(answer, answer.raw.read1(PIECE_BYTES, decode_content=True))
-            while piece := answer.raw.read1(PIECE_BYTES, decode_content=True):
+                raise status_error(answer)
+            while piece := answer.raw.read1(1 << 20, decode_content=True):
                 yield piece
                 received += len(piece)
                 if time.monotonic() - started > timeout_s + received / LEAST_BYTES_S:
@@ -1669,20 +1520,23 @@ def answer_pieces(session: requests.Session, method: str, url: str, timeout_s: f
         cause: BaseException = error
         while deeper := cause.__cause__ or cause.__context__:
             cause = deeper
-        why = getattr(cause, "strerror", None) or type(error).__name__  # more than that may hold a URL
+        why = getattr(cause, "strerror", None) or type(error).__name__  # more than that may hold the URL
         raise RequestError(f"the connection failed ({why})") from error
 
 
-def status_error(answer: requests.Response, body: bytes) -> RequestError:
-    """What an answer means that is no success, and whether to ask again."""
-    status, stated = answer.status_code, ""
-    with suppress(ValueError):  # W&B says more in JSON
-        stated = stated_error(json.loads(body))
-    message = f"{stated or answer.reason or 'an error'} (HTTP {status})"
-    if status in (408, 429) or status >= 500:
-        wait_s = min(retry_after_s(answer.headers.get("Retry-After")), LONGEST_RETRY_AFTER_S)
-        return RequestError(message, status=status, wait_s=wait_s)
-    return RequestError(message, status=status, retries=0)
+def status_error(answer: requests.Response) -> RequestError:
+    """What an answer says that is no success, and whether and when to ask again."""
+    status, stated, header = answer.status_code, "", answer.headers.get("Retry-After", "")
+    with suppress(ValueError, urllib3.exceptions.HTTPError):
+        stated = stated_error(json.loads(answer.raw.read1(1 << 20, decode_content=True)))
+    message = f"{stated or answer.reason or 'no success'} (HTTP {status})"
+    if status not in (408, 429) and status < 500:
+        return RequestError(message, status=status, retries=0)
+    wait_s = 0.0
+    with suppress(TypeError, ValueError):  # a number of seconds, or a date
+        is_number = header.isdecimal()
+        wait_s = float(header) if is_number else (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
+    return RequestError(message, status=status, wait_s=min(max(wait_s, 0.0), LONGEST_RETRY_AFTER_S))
 
 
 def stated_error(answer: Any) -> str:
@@ -1692,38 +1546,22 @@ def stated_error(answer: Any) -> str:
     return ""
 
 
-def retry_after_s(header: str | None) -> float:
-    """The seconds that a Retry-After header asks to wait, given as such or as a date; 0 for none.
-
-    >>> retry_after_s("7"), retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT"), retry_after_s(None)
-    (7.0, 0.0, 0.0)
-    """
-    wait_s = 0.0
-    try:
-        wait_s = float(header or 0)
-    except ValueError:
-        with suppress(TypeError, ValueError):
-            wait_s = (parsedate_to_datetime(str(header)) - datetime.now(UTC)).total_seconds()
-    return wait_s if wait_s > 0 else 0.0  # not max(): the header may say NaN
-
-
 class Api:
     """W&B's GraphQL at one address."""
 
-    def __init__(self, base_url: str, key: str, *, timeout_s: float, retries: int, connections: int, say: Say) -> None:
+    def __init__(self, base_url: str, key: str, **limits: Any) -> None:
         self.base_url, self.page_url = base_url, page_url(base_url)
-        self.host = Host(key, timeout_s=timeout_s, retries=retries, connections=connections, say=say)
+        self.host = Host(key, **limits)
 
-    def ask(self, question: str, variables: Mapping[str, object], **limits: Any) -> Any:
+    def ask(self, question: str, variables: Mapping[str, object], *, limit_s: float = math.inf) -> Any:
         """The `data` of the answer; RequestError without one."""
-        return request(self.host, lambda timeout_s: self.ask_once(question, variables, timeout_s), **limits)
+        return request(self.host, lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
 
     def ask_once(
         self, question: str, variables: Mapping[str, object], timeout_s: float, parse: Parse = json.loads
     ) -> Any:
-        """The same without another try. An error that GraphQL states is worth one more: it may be of the moment."""
-        content = {"query": question, "variables": variables}
-        url = f"{self.base_url}/graphql"
+        """The same without another try; an error that GraphQL states is worth one more."""
+        content, url = {"query": question, "variables": variables}, f"{self.base_url}/graphql"
         pieces = answer_pieces(self.host.session, "POST", url, timeout_s, json=content, allow_redirects=False)
         try:
             answer = parse(b"".join(pieces))
@@ -1738,29 +1576,26 @@ def sign_in(api: Api) -> Mapping[str, Any]:
     """W&B's `viewer`: the key's own user name and entity, and its teams. ScriptError without access."""
     question = "query Viewer { viewer { username entity teams { edges { node { name } } } } }"
     try:
-        viewer = api.ask(question, {}, limit_s=min(api.host.timeout_s, SIGN_IN_LIMIT_S), retries=3).get("viewer")
+        viewer = api.ask(question, {}, limit_s=SIGN_IN_LIMIT_S).get("viewer")
     except RequestError as error:
+        what = f"cannot sign in to {api.base_url}"
         hint = "check WANDB_BASE_URL, the network and its proxy, and SSL_CERT_FILE for a private certificate"
-        message = f"cannot sign in to {api.base_url}: {error}; {hint}"
         if error.status in (401, 403):
-            message = f"{api.base_url} refuses the API key: {error}; {KEY_ADVICE}"
+            what, hint = f"{api.base_url} refuses the API key", "copy it again from W&B's user settings"
         elif error.status == 429 or error.status >= 500:
-            message = f"{api.base_url} is too busy to let anyone in: {error}; try again later"
-        elif 300 <= error.status < 400:
-            message = f"{api.base_url} sends questions elsewhere: {error}; set WANDB_BASE_URL to the address meant"
-        raise ScriptError(message, NOTHING_USABLE) from error
+            what, hint = f"{api.base_url} is too busy to let anyone in", "try again later"
+        raise ScriptError(f"{what}: {error}; {hint}", NOTHING_USABLE) from error
     return viewer or {"username": None, "entity": None, "teams": None}
 
 
 # --- the server: which projects are meant ---------------------------------------------------------------------
 
-PROJECT_PAGE = """query Projects($entity: String, $after: String) {
-    models(entityName: $entity, first: 200, after: $after) {
-        edges { node { name } } pageInfo { endCursor hasNextPage } } }"""
-
 # A question about one project: its name, its further variables, and what is asked of the project.
 IN_PROJECT = """query %s($entity: String!, $project: String!%s) {
     project(name: $project, entityName: $entity) { %s } }"""
+
+
+NO_ENTITIES = ("home", "links", "login", "settings", "authorize", "profile", "signup", "site", "registry", "orgs")
 
 
 class Server:
@@ -1770,12 +1605,11 @@ class Server:
         limits: dict[str, Any] = {"timeout_s": options.timeout, "retries": options.retries, "say": say}
         self.options, self.meter = options, meter
         self.workers = options.workers or WORKERS
-        self.api = Api(base_url, key, connections=self.workers, **limits)
         self.downloads = DOWNLOADS_A_WORKER * self.workers
+        self.api = Api(base_url, key, connections=self.workers, **limits)
         self.storage = Host(None, connections=self.downloads, **limits)
         self.storage.first_wait_s = FIRST_DOWNLOAD_WAIT_S
         self.questions = threading.BoundedSemaphore(self.workers)
-        self.conversions = threading.BoundedSemaphore(CONVERSIONS_AT_ONCE)
         self.viewer: Mapping[str, Any] = {}
 
     def ask(self, question: str, variables: Mapping[str, object]) -> Any:
@@ -1794,26 +1628,25 @@ def place_of(text: str) -> Place:
 
     >>> place_of("https://wandb.ai/team/demo/runs/abc/logs?nw=1")
     Place(entity='team', project='demo', run='abc', sweep=None, group=None)
-    >>> place_of("https://wandb.ai/team/projects").project
+    >>> place_of("wandb.ai/team/projects").project
     '*'
     """
-    url = urlsplit(
-        text if "://" in text or not re.match(r"[\w.-]*(wandb\.ai|coreweave\.com)/", text) else f"https://{text}"
-    )
+    url = urlsplit(f"https://{text}" if text.partition("/")[0] in PAGE_HOSTS else text)
+    text = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()  # without a password
     keys = [unquote(key) for key in url.path.split("/") if key]
-    if url.scheme and url.netloc.endswith(FORGE) and keys[:1] == ["wandb"]:
+    if url.scheme and url.hostname == FORGE and keys[:1] == ["wandb"]:
         keys = keys[1:]  # where the pages are on that host
-    if url.scheme and len(keys) in (1, 2) and keys[1:] in ([], ["projects"]):
-        return Place(keys[0], "*")
-    if len(keys) < 2:
+    entity, project, page, name = (*keys, "", "", "", "")[:4]
+    if url.scheme and entity not in NO_ENTITIES and (not project or (project == "projects" and not page)):
+        return Place(entity, "*")
+    if not project or (url.scheme and (entity in NO_ENTITIES or url.hostname in CLOUD_HOSTS)):
         raise ScriptError(f"{text} is no project; write entity/project, entity/project/run or a W&B URL", WRONG_USAGE)
-    entity, project, page, name = (*keys, "", "")[:4]
-    if not url.scheme and page and not name:
+    if page and not name and not url.scheme:
         return Place(entity, project, run=page)
     if name and page in ("runs", "sweeps", "groups"):
         return Place(entity, project, **{page.removesuffix("s"): name})
     if page not in ("", "runs", "table", "workspace", "overview"):
-        what = "a report" if page == "reports" else f"a page of {page}"
+        what = {"reports": "a report", "artifacts": "an artifact"}.get(page, f"a page of {page}")
         raise ScriptError(f"{text} is {what}; give {entity}/{project}, or a run's or sweep's address", WRONG_USAGE)
     return Place(entity, project)
 
@@ -1825,7 +1658,7 @@ def is_glob(name: str) -> bool:
 def filters_of(place: Place, selection: Selection) -> dict[str, object]:
     """The selection as W&B's filters, which the server evaluates; empty where nothing is filtered."""
     created = {"$gte": iso(selection.since), "$lt": iso(selection.until)}
-    created = {operator: moment for operator, moment in created.items() if moment}
+    created = {operator: time_ for operator, time_ in created.items() if time_}
     asked: list[Mapping[str, object]] = [{"createdAt": created}] if created else []
     any_of_these = [
         ("state", selection.state),
@@ -1841,8 +1674,8 @@ def filters_of(place: Place, selection: Selection) -> dict[str, object]:
     return {"$and": asked} if asked else {}
 
 
-def iso(moment: datetime | None) -> str | None:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if moment else None
+def iso(time_: datetime | None) -> str | None:
+    return time_.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if time_ else None
 
 
 def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
@@ -1857,7 +1690,7 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
     own = server.viewer.get("entity") or server.viewer.get("username")
     if not own and any(place.entity is None for place in places):
         raise ScriptError("the key has no entity of its own; name one with -e", NOTHING_USABLE)
-    places = [replace(place, entity=place.entity or own) for place in places]
+    places = [place._replace(entity=place.entity or own) for place in places]
     found: dict[tuple[str, str], Project] = {}
     failed, lacking = [], []
     for place, projects in zip(places, side_by_side(partial(projects_at, server), places, server.workers), strict=True):
@@ -1865,8 +1698,7 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
             error = f"its projects cannot be had: {projects}"
             failed.append(Failure(str(place.entity), "projects", error, projects.attempts))
             continue
-        if not projects:
-            lacking.append(place)
+        lacking += [] if projects else [place]
         for project in projects:
             known = found.setdefault((project.entity, project.name), project)
             if known is not project:  # several places in one project: the runs that any of them selects
@@ -1876,7 +1708,7 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
         raise ScriptError(f"{failed[0].run}: {failed[0].error}; try it again later", NOTHING_USABLE)
     for place in lacking:
         check_lacking(server, place, found)
-    return list(found.values()), failed
+    return sorted(found.values(), key=lambda project: (project.entity, project.name)), failed
 
 
 def projects_at(server: Server, place: Place) -> list[Project] | RequestError:
@@ -1892,8 +1724,7 @@ def projects_at(server: Server, place: Place) -> list[Project] | RequestError:
         names = project_names(server, project.entity)
     except RequestError as error:
         return error
-    exact = [name for name in names if name == place.project]
-    meant = exact or [name for name in names if matches(name, place.project)]
+    meant = [name for name in names if name == place.project] or [n for n in names if matches(n, place.project)]
     return [Project(project.entity, name, project.filters) for name in meant]
 
 
@@ -1916,16 +1747,17 @@ def check_lacking(server: Server, place: Place, found: Collection[tuple[str, str
 
 def project_names(server: Server, entity: str) -> list[str]:
     """The names of an entity's projects; none if there is no such entity, as far as the key can see."""
+    question = """query Projects($entity: String, $after: String) {
+        models(entityName: $entity, first: 200, after: $after) {
+            edges { node { name } } pageInfo { endCursor hasNextPage } } }"""
     names: list[str] = []
     after = None
-    while True:
-        models = server.ask(PROJECT_PAGE, {"entity": entity, "after": after})["models"]
-        if models is None:
-            return names
+    while models := server.ask(question, {"entity": entity, "after": after})["models"]:
         names += [edge["node"]["name"] for edge in models["edges"]]
         after = models["pageInfo"]["endCursor"]
         if not models["pageInfo"]["hasNextPage"] or not after:
-            return names
+            break
+    return names
 
 
 def side_by_side(work: Callable[[Subject], Found], subjects: Sequence[Subject], at_once: int) -> list[Found]:
@@ -1935,6 +1767,10 @@ def side_by_side(work: Callable[[Subject], Found], subjects: Sequence[Subject], 
         return list(threads.map(work, subjects))
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
+
+
+def chunks(items: Sequence[Subject], size: int) -> list[Sequence[Subject]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 # --- the server: pages of runs --------------------------------------------------------------------------------
@@ -1955,9 +1791,8 @@ RUNS = IN_PROJECT % (
             edges { node { %s } } }
         inWindow: runCount(filters: $filters)""",
 )
-ROW_FIELDS = """name displayName state createdAt heartbeatAt tags group jobType sweepName notes commit
-    historyLineCount user { username } config summaryMetrics"""
-LIGHT_FIELDS = ROW_FIELDS.removesuffix("config summaryMetrics")  # of a dry run
+RUN_FIELDS = """name displayName state createdAt heartbeatAt tags group jobType sweepName notes commit
+    historyLineCount user { username }"""
 
 
 class Window(NamedTuple):
@@ -1981,7 +1816,7 @@ def plan(server: Server, project: Project) -> bool:
 
 
 def split(window: Window, first: datetime | None, last: datetime | None, runs: int) -> list[Window]:
-    """The window in parts of equal length: if its runs are spread evenly from `first` to `last`, a page holds a part's."""
+    """The window in parts of equal length; if its runs lie evenly between `first` and `last`, each has a page of them."""
     parts = math.ceil(runs / WINDOW_RUNS)
     if parts < 2 or first is None or last is None or last - first < timedelta(seconds=parts):
         return [window]
@@ -1991,45 +1826,43 @@ def split(window: Window, first: datetime | None, last: datetime | None, runs: i
 
 def list_runs(server: Server, project: Project, work: Path) -> None:
     """Fill in the project's selected runs, each once. If fewer come than the server counts, they are listed again."""
-    fields_ = LIGHT_FIELDS if server.options.dry_run else ROW_FIELDS
     server.meter.add(runs_wanted=project.selected)
-    active_since = server.options.selection.active_since
     for _ in range(LISTINGS):
-        pages, failed = fetch_windows(server, project, fields_, work)
-        project.pages, runs = pages, keys_of(pages)
-        missing = project.selected - runs.height
-        if missing <= 0 or any(failure.what == "runs" for failure in failed):
+        project.pages, failed = fetch_windows(server, project, work)
+        project.runs = keys_of(project.pages)
+        got = project.runs.height
+        if got >= project.selected or any(failure.what == "runs" for failure in failed):
             break
         plan(server, project)  # runs may have been deleted meanwhile
-        if (missing := project.selected - runs.height) <= 0:
+        if got >= project.selected:
             break
     else:
-        error = f"the server counts {project.selected:,} runs, but lists {runs.height:,}"
+        error = f"the server counts {project.selected:,} runs, but lists {got:,}"
         failed.append(Failure(project.path, "runs", error, LISTINGS))
     project.failed += failed
-    project.runs = runs if active_since is None else runs.filter(pl.col("heartbeat_at") >= active_since)
-    left_out = runs.height - project.runs.height
-    project.filtered += left_out
-    project.selected = max(project.selected, runs.height) - left_out
-    if not project.filters and active_since is None and not failed:
-        project.all_ids = frozenset(runs["id"])
+    project.selected = max(project.selected, got)
+    if active_since := server.options.selection.active_since:
+        project.runs = project.runs.filter(pl.col("heartbeat_at") >= active_since)
+        left_out = got - project.runs.height
+        project.selected, project.filtered = project.selected - left_out, project.filtered + left_out
+    elif not project.filters and not failed:
+        project.all_ids = set(project.runs["id"])
 
 
-def fetch_windows(server: Server, project: Project, fields_: str, work: Path) -> tuple[list[Page], list[Failure]]:
+def fetch_windows(server: Server, project: Project, work: Path) -> tuple[list[Page], list[Failure]]:
     """All windows' runs as pages, fetched side by side; a window that cannot be had is a failure."""
     pages: list[Page] = []
     failed: list[Failure] = []
+    url = "/".join([server.api.page_url, *(quote(name, safe="") for name in (project.entity, project.name)), "runs"])
 
     def fetch(window: Window) -> list[Window]:
         try:
-            nodes, rest = nodes_in(server, project, fields_, window)
+            nodes, rest = fetch_page(server, project, window)
         except RequestError as error:
             failed.append(Failure(project.path, "runs", str(error), error.attempts))
             return []
-        page, wrong = page_of_nodes(nodes, project, server.api.page_url, work)
-        pages.append(page)
-        failed.extend(wrong)
-        server.meter.add(runs=page.keys.height)
+        pages.append(write_page([run_of_node(node, project, url, failed) for node in nodes], work))
+        server.meter.add(runs=len(nodes))
         return rest
 
     windows = project.windows
@@ -2037,13 +1870,11 @@ def fetch_windows(server: Server, project: Project, fields_: str, work: Path) ->
         windows = [window for rest in side_by_side(fetch, windows, PAGES_AT_ONCE) for window in rest]
     if not pages and failed:
         raise RequestError(failed[0].error, retries=0)
-    pages.sort(key=lambda page: (page.keys["created_at"].min() or EPOCH, page.file.name))
+    pages.sort(key=lambda page: (page.keys["created_at"].min() or EPOCH, page.keys["id"].min() or ""))
     return pages, failed
 
 
-def nodes_in(
-    server: Server, project: Project, fields_: str, window: Window
-) -> tuple[list[Mapping[str, Any]], list[Window]]:
+def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[Mapping[str, Any]], list[Window]]:
     """A page of the window's runs in the server's form, and windows for the rest.
 
     A page that fails is asked for again, smaller each time. Cursors are offsets, which lead astray once a run is
@@ -2051,20 +1882,21 @@ def nodes_in(
     """
     created = {operator: iso(time_) for operator, time_ in (("$gte", window.start), ("$lt", window.end)) if time_}
     filters = [each for each in (project.filters, {"createdAt": created} if created else {}) if each]
-    variables = {**project.place, "filters": json.dumps({"$and": filters} if filters else {})}
+    variables = {**project.place, "filters": json.dumps({"$and": filters} if filters else {}), "after": window.cursor}
+    question = RUNS % (RUN_FIELDS if server.options.dry_run else f"{RUN_FIELDS} config summaryMetrics")
     size = project.page_runs
 
     def attempt(timeout_s: float) -> Any:
         nonlocal size
         try:
-            asked = {**variables, "first": size, "after": window.cursor}
-            return server.api.ask_once(RUNS % fields_, asked, timeout_s, parsed_json)["project"]
+            return server.api.ask_once(question, {**variables, "first": size}, timeout_s, parsed_json)["project"]
         except RequestError as error:
             size = max(size // 4, 1)
             error.retries = 100 if error.retries else 0  # a smaller page may do what a large one never does
             raise
 
-    answer = request(server.api.host, attempt)
+    with server.questions:
+        answer = request(server.api.host, attempt)
     project.page_runs = min(size * 2, PAGE_RUNS)
     if answer is None:
         raise RequestError("the project is gone", retries=0)
@@ -2079,46 +1911,31 @@ def nodes_in(
     return nodes, split(rest, last, window.end or project.last_created, answer["inWindow"] - len(nodes))
 
 
-# --- the server: a page's runs --------------------------------------------------------------------------------
-
-HUGE_INT = re.compile(r"[0-9]{19}")  # the fast parser makes floats of ints past 64 bits
-
-
-def page_of_nodes(
-    nodes: Sequence[Mapping[str, Any]], project: Project, page_url: str, work: Path
-) -> tuple[Page, list[Failure]]:
-    """The runs as a page, and what of them could not be parsed: their rows stay, without it."""
-    failures: list[Failure] = []
-    url = "/".join([page_url, *(quote(name, safe="") for name in (project.entity, project.name)), "runs"])
-    return write_page([run_of_node(node, project, url, failures) for node in nodes], work), failures
-
-
-def run_of_node(node: Mapping[str, Any], project: Project, url: str, failures: list[Failure]) -> Run:
+def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: list[Failure]) -> Run:
     """One run of the server's answer; a config or summary that is no JSON object becomes empty and is noted."""
-    leaves: list[tuple[KeyPath, Scalar]] = []
+    leaves: list[tuple[KeyPath, Any]] = []
     trees: dict[str, dict[str, Any]] = {"config": {}, "summaryMetrics": {}}
-    texts: dict[str, str] = {}
-    for key in trees:
+    texts = dict.fromkeys(trees, "{}")
+    for key in texts:
         text = node.get(key) or "{}"
         try:
-            tree, strict = parsed_object(text)
+            tree, is_strict = parsed_object(text)
             if key == "config":
-                if exact := HUGE_INT.search(text) is not None:
-                    tree = cast("dict[str, Any]", jsonable(json.loads(text)))
                 trees[key] = unwrapped(tree)
                 given = without_notes(trees[key])
-                try:
-                    texts[key] = orjson.dumps(given).decode() if strict and not exact else valid_json(given)
-                except TypeError:  # deeper than orjson goes
-                    texts[key] = valid_json(given)
-                leaves += flatten(given, (CONFIG,))
+                found: list[tuple[KeyPath, Any]] = [*flatten(given, (CONFIG,))]
+                if any(map(may_be_huge, found)):  # the fast parser makes floats of ints past 64 bits
+                    given = without_notes(unwrapped(cast("dict[str, Any]", jsonable(json.loads(text)))))
+                    found, is_strict = [*flatten(given, (CONFIG,))], False
+                texts[key] = fast_json(given) if is_strict else valid_json(given)
             else:
                 trees[key] = tree
-                texts[key] = text if strict and tree else valid_json(tree)
-                leaves += numeric_leaves(tree, (METRIC,))
+                found = [*numeric_leaves(tree, (METRIC,))]
+                texts[key] = text if is_strict and tree else valid_json(tree)
+            leaves += found
         except (ValueError, RecursionError) as error:
             trees[key], texts[key] = {}, valid_json(text)
-            failures.append(Failure(node["name"], key, f"cannot be parsed ({error}); its text is kept as it is"))
+            failed.append(Failure(node["name"], key, f"cannot be parsed ({error}); its text is kept as it is"))
     summary = trees["summaryMetrics"]
     return Run(
         id=node["name"],
@@ -2131,7 +1948,7 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failures: l
         runtime_s=runtime_s(summary),
         last_step=summary["_step"] if type(summary.get("_step")) is int else None,
         history_rows=node["historyLineCount"] or 0,
-        tags=tuple(node["tags"] or ()),
+        tags=node["tags"] or (),
         group=node["group"] or None,
         job_type=node["jobType"] or None,
         sweep=node["sweepName"] or None,
@@ -2147,6 +1964,12 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failures: l
     )
 
 
+def may_be_huge(leaf: tuple[KeyPath, Scalar]) -> bool:
+    """True for a float past the range of ints, and for the JSON of a list that may hold one."""
+    value = leaf[1]
+    return abs(value) >= 2**63 if type(value) is float else type(value) is str and "e+" in value
+
+
 def parsed_json(text: str | bytes) -> Any:
     """The value of a JSON text; non-finite numbers, which the fast parser refuses, become texts."""
     try:
@@ -2158,12 +1981,19 @@ def parsed_json(text: str | bytes) -> Any:
 def parsed_object(text: str) -> tuple[dict[str, Any], bool]:
     """The JSON object in a text, and whether that is strict JSON; ValueError for anything else."""
     try:
-        tree, strict = orjson.loads(text), True
+        tree, is_strict = orjson.loads(text), True
     except orjson.JSONDecodeError:
-        tree, strict = jsonable(json.loads(text)), False
+        tree, is_strict = jsonable(json.loads(text)), False
     if tree is not None and not isinstance(tree, dict):
         raise ValueError("it is no JSON object")
-    return tree or {}, strict
+    return tree or {}, is_strict
+
+
+def fast_json(tree: Mapping[str, Any]) -> str:
+    try:
+        return orjson.dumps(tree).decode()
+    except TypeError:  # deeper than it goes
+        return valid_json(tree)
 
 
 def unwrapped(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -2179,7 +2009,7 @@ def unwrapped(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def definitions_in(config: Mapping[str, Any]) -> tuple[MetricDefinition, ...]:
+def definitions_in(config: Mapping[str, Any]) -> list[MetricDefinition]:
     """What `define_metric` set, from where the SDK notes it in a config: protobuf fields by their numbers."""
     notes = config.get("_wandb")
     noted = notes.get("m") if isinstance(notes, dict) else None
@@ -2188,14 +2018,14 @@ def definitions_in(config: Mapping[str, Any]) -> tuple[MetricDefinition, ...]:
     names = [name if isinstance(name, str) else None for name in names]
     definitions = []
     for record, name in zip(records, names, strict=True):
-        numbers = record.get("7")
-        kinds = [kind for n, kind in enumerate(SUMMARY_KINDS, 1) if isinstance(numbers, list) and n in numbers]
+        numbers = record["7"] if isinstance(record.get("7"), list) else ()
+        kinds = ",".join(kind for number, kind in enumerate(SUMMARY_KINDS, 1) if number in numbers)
         number = record.get("5")
         step_metric = names[number - 1] if isinstance(number, int) and 0 < number <= len(names) else None
+        goal = next((goal for number, goal in GOALS.items() if number == record.get("8")), None)
         if name:
-            goal = next((goal for n, goal in GOALS.items() if n == record.get("8")), None)
-            definitions.append(MetricDefinition(name, goal, ",".join(kinds) or None, step_metric))
-    return tuple(definitions)
+            definitions.append(MetricDefinition(name, goal, kinds or None, step_metric))
+    return definitions
 
 
 def time_of(text: str | None) -> datetime | None:
@@ -2209,7 +2039,6 @@ def time_of(text: str | None) -> datetime | None:
 
 # --- the server: histories ------------------------------------------------------------------------------------
 
-FULL_FIELDS = 'historyLineCount parquetHistory(liveKeys: ["_step"]) { parquetUrls liveData }'
 LIVE_ROWS = IN_PROJECT % (
     "LiveRows",
     ", $run: String!, $min: Int64, $max: Int64, $samples: Int",
@@ -2236,9 +2065,19 @@ class RunKeys(NamedTuple):
     history_rows: int
 
     @property
-    def mark(self) -> tuple[str, str]:
+    def mark(self) -> tuple[str, ...]:
         """Changes with the run's rows: their number, and when the run was last active."""
         return str(self.history_rows), iso(self.heartbeat_at) or ""
+
+
+class Fetched(NamedTuple):
+    """What was fetched of a run, to become a History: its rows, the later of one step after the earlier."""
+
+    frames: Sequence[pl.LazyFrame]  # clocks and numbers, by `column_key`
+    skipped: set[KeyPath]
+    counted: int | None = None
+    problem: str = ""  # why there are no more rows
+    files: Sequence[Path] = ()  # to be deleted once the rows are read
 
 
 def tables_asked(options: Options) -> list[Table]:
@@ -2246,10 +2085,11 @@ def tables_asked(options: Options) -> list[Table]:
     keys, samples = options.history_keys, options.history_samples
     tables = []
     if options.include_history:
-        tables.append(Table("history", FULL_FIELDS, keys, keys))
+        fields_ = 'historyLineCount parquetHistory(liveKeys: ["_step"]) { parquetUrls liveData }'
+        tables.append(Table("history", fields_, keys, keys))
     if samples is not None:
-        made_of = (*keys, f"{samples} samples")
-        tables.append(Table("history_sampled", f"rows: history(samples: {samples})", keys, made_of))
+        fields_ = f"rows: history(samples: {samples})"
+        tables.append(Table("history_sampled", fields_, keys, (*keys, f"{samples} samples")))
     if options.system_metrics:
         tables.append(Table("system", f"rows: events(samples: {SYSTEM_SAMPLES})", (), ()))
     return tables
@@ -2266,39 +2106,58 @@ def changed_runs(project: Project, table: Table) -> list[RunKeys]:
 def fetch_table(server: Server, project: Project, table: Table, folder: Path) -> None:
     """Fill in the rows of the runs that changed; what is finished stays in `folder` for an export to come."""
     folder.mkdir(parents=True, exist_ok=True)
-    for unfinished in [*folder.glob("*.download"), *folder.glob("*.part")]:
-        unfinished.unlink()
     histories = project.tables.setdefault(table.name, {})
     project.made_of[table.name] = table.made_of
     nested = {run_id: paths for page in project.pages for run_id, paths in page.nested.items()}
-    stored = {file.stem: file for file in folder.glob("*.parquet")}
+    stored = stored_histories(folder)
     missing = []
     for run in changed_runs(project, table):
-        if file := stored.get(history_key(run, table)):
-            histories[run.id] = stored_history(file, run)
+        if history := stored.get(history_key(run, table)):
+            histories[run.id] = replace(history, mark=run.mark)
         elif table.name == "history" and run.history_rows == 0:
             histories[run.id] = History(mark=run.mark)
         else:
             missing.append(run)
-    done = [history for history in histories.values() if history.rows]
-    server.meter.add(histories_wanted=len(missing) + len(done), histories=len(done), rows=sum(h.rows for h in done))
+    done = [history.rows for history in histories.values() if history.rows]
+    server.meter.add(histories_wanted=len(missing) + len(done), histories=len(done), rows=sum(done))
 
     def fetch(batch: Sequence[RunKeys]) -> None:
         answers: dict[str, Any] = {}
         with suppress(RequestError):  # one run may spoil the question: then each is asked for alone
             answers = ask_for_runs(server, project, batch, table.fields) if len(batch) > 1 else {}
+        fetched: dict[RunKeys, Fetched] = {}
         for run in batch:
-            paths = nested.get(run.id, frozenset())
-            history, failure = fetch_run(server, project, table, run, paths, answers.get(run.id), folder)
+            found = fetch_run(server, project, table, run, nested.get(run.id, ()), answers.get(run.id), folder)
+            if isinstance(found, Failure):
+                project.failed.append(found)
+            else:
+                fetched[run] = found
+        made = histories_of(fetched, table, folder)
+        for file in (file for found in fetched.values() for file in found.files):
+            file.unlink()
+        for run, first in fetched.items():
+            history, problem = made.get(run), first.problem
+            if not problem and (history is None or history.is_short):  # asked again: rows move from live to exports
+                again = fetch_run(server, project, table, run, nested.get(run.id, ()), None, folder)
+                if isinstance(again, Fetched):
+                    other = histories_of({run: again}, table, folder).get(run)
+                    for file in again.files:
+                        file.unlink()
+                    history = max(filter(None, (history, other)), key=lambda each: each.rows, default=None)
+                    problem = again.problem
             if history is not None:
                 histories[run.id] = history
-            if failure is not None:
-                project.failed.append(failure)
-            server.meter.add(histories=1, rows=history.rows if history else 0)
+            if history is None or history.is_short:
+                error = "an export cannot be read"
+                if history is not None:
+                    error = f"{history.rows:,} of {history.counted:,} rows could be had" + (
+                        f": {problem}" if problem else ""
+                    )
+                project.failed.append(Failure(run.id, table.name, error, 1 if first.problem else 2))
+        server.meter.add(histories=len(batch), rows=sum(history.rows for history in made.values()))
 
     size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / server.downloads)))
-    batches = [missing[start : start + size] for start in range(0, len(missing), size)]
-    side_by_side(fetch, batches, server.downloads)
+    side_by_side(fetch, chunks(missing, size), server.downloads)
 
 
 def ask_for_runs(server: Server, project: Project, runs: Sequence[RunKeys], fields_: str) -> dict[str, Any]:
@@ -2313,153 +2172,116 @@ def ask_for_runs(server: Server, project: Project, runs: Sequence[RunKeys], fiel
 
 def fetch_run(
     server: Server, project: Project, table: Table, run: RunKeys, nested: Collection[KeyPath], answer: Any, folder: Path
-) -> tuple[History | None, Failure | None]:
-    """One run's rows, the most of all tries, and a failure unless they are complete."""
-    best: History | None = None
+) -> Fetched | Failure:
+    """A run's rows; a failure if they cannot be had after all tries."""
     tries = 0
 
-    def attempt(_timeout_s: float) -> History:
-        nonlocal answer, best, tries
+    def attempt(_timeout_s: float) -> Fetched:
+        nonlocal answer, tries
         tries += 1
         answer = answer or ask_for_runs(server, project, [run], table.fields)[run.id]
         if answer is None:
             raise RequestError("the server no longer has this run", status=404, retries=0)
         try:
-            collect = collect_history if table.name == "history" else collect_samples
-            history, problem = collect(server, project, table, run, nested, answer, folder)
+            if table.name == "history":
+                return fetch_history(server, project, table, run, nested, answer, folder)
+            skipped: set[KeyPath] = set()
+            rows = rows_of_json(answer["rows"] or (), table.keys, skipped)
+            if table.name == "system":  # which have times, no steps
+                rows = rows.sort(column_key(("_timestamp",)), maintain_order=True)
+                rows = rows.with_columns(pl.int_range(pl.len()).alias(column_key(("_step",))))
+            return Fetched([rows.lazy()], skipped)
         except RequestError as error:
-            if tries > 1 or error.status:  # signed URLs expire
+            if tries > 1 or error.status:  # signed URLs expire: ask for new ones
                 answer = None
             raise
-        best = history if best is None or history.rows > best.rows else best
-        if history.is_short:
-            answer = None  # ask again: rows move from the live tail to exports
-            message = f"{history.rows:,} of {history.counted:,} rows could be had"
-            raise RequestError(f"{message}: {problem}" if problem else message, status=200, retries=0 if problem else 1)
-        return history
 
     try:
-        history = request(server.storage, attempt)
+        return request(server.storage, attempt)
     except RequestError as error:
-        return best, Failure(run.id, table.name, str(error), error.attempts)
+        return Failure(run.id, table.name, str(error), error.attempts)
     except (ScriptError, OSError):  # no place to write to: of no run alone
         raise
     except Exception as error:  # noqa: BLE001 - whatever is odd about one run's rows must not cost the others theirs
-        return best, Failure(run.id, table.name, f"cannot be understood: {error!r}"[:300], tries)
-    parts = [
-        replace(part, file=part.file.replace(folder / f"{history_key(run, table)}.parquet")) for part in history.parts
-    ]
-    return replace(history, parts=parts), None
+        return Failure(run.id, table.name, f"cannot be understood: {error!r}"[:300], tries)
 
 
-def history_key(run: RunKeys, table: Table) -> str:
-    """A file name that changes with whatever makes a run's rows other ones."""
-    return path_hash((run.id, *run.mark, *table.made_of))
-
-
-def collect_history(
+def fetch_history(
     server: Server, project: Project, table: Table, run: RunKeys, nested: Collection[KeyPath], answer: Any, folder: Path
-) -> tuple[History, str]:
-    """Every row: W&B's parquet exports, and the rows that are in none yet; and why there are no more, if so."""
+) -> Fetched:
+    """Every row: W&B's parquet exports, and the rows that are in none yet."""
     exports = answer["parquetHistory"] or {}
     counted = answer["historyLineCount"] or 0
-    downloads: list[Path] = []
+    files = [folder / f"{uuid.uuid4().hex}.download" for _ in exports.get("parquetUrls") or ()]
+    for file, url in zip(files, exports.get("parquetUrls") or (), strict=True):
+        download(server, url, file)
+    steps = sorted(step for row in exports.get("liveData") or () if (step := as_row(row).get("_step")) is not None)
+    ranges = [(some[0], some[-1] + 1) for some in chunks(steps, LIVE_ROWS_A_QUESTION)]
+    if counted and not files and not steps:  # a server without exports: everything is live
+        keys = (ask_for_runs(server, project, [run], "historyKeys")[run.id] or {}).get("historyKeys")
+        last_step = as_row(keys).get("lastStep") if keys else None
+        end = max(last_step or 0, run.last_step or 0, counted) + 1
+        width = math.ceil(end / math.ceil(counted / LIVE_ROWS_A_QUESTION))
+        ranges = [(first, min(first + width, end)) for first in range(0, end, width)]
+    rows, problem = live_rows(server, project, run, ranges)
     skipped: set[KeyPath] = set()
     try:
-        for url in exports.get("parquetUrls") or ():
-            downloads.append(folder / f"{uuid.uuid4().hex}.download")
-            download(server, url, downloads[-1])
-        live = [step for row in exports.get("liveData") or () if (step := as_row(row).get("_step")) is not None]
-        ranges = [(chunk[0], chunk[-1] + 1) for chunk in chunks(sorted(live), LIVE_ROWS_A_QUESTION)]
-        if counted and not downloads and not live:  # a server without exports: everything is live
-            keys = (ask_for_runs(server, project, [run], "historyKeys")[run.id] or {}).get("historyKeys")
-            last_step = as_row(keys).get("lastStep") if keys else None
-            ranges = even_ranges(max(last_step or 0, run.last_step or 0, counted) + 1, counted)
-        rows, problem = live_rows(server, project, run, ranges)
-        with server.conversions:
-            frames = [export_rows(file, nested, table.keys, skipped) for file in downloads]
-            frames = sorted(frames, key=first_step) if len(frames) > 1 else frames  # where they overlap, later is newer
-            frames += [rows_of_json(rows, table.keys, skipped).lazy()] if rows else []
-            history = History(skipped=frozenset(skipped), counted=counted, mark=run.mark)
-            return write_history(frames, history, run, folder), problem
+        frames = [export_rows(file, nested, table.keys, skipped) for file in files]
+        if len(frames) > 1:  # where they overlap, the one that begins later is the newer
+            step = pl.col(column_key(("_step",)))
+            frames.sort(key=lambda frame: frame.select(step.min()).collect().item() or 0)
     except pl.exceptions.ComputeError as error:
         raise RequestError("an export was cut short or damaged") from error
-    finally:
-        for file in downloads:
-            file.unlink(missing_ok=True)
-
-
-def collect_samples(
-    server: Server, project: Project, table: Table, run: RunKeys, nested: Collection[KeyPath], answer: Any, folder: Path
-) -> tuple[History, str]:
-    """Rows that the server sampled: of the history, or of the system metrics, which have a time instead of a step."""
-    skipped: set[KeyPath] = set()
-    if not answer["rows"]:
-        return History(mark=run.mark), ""
-    frame = rows_of_json(answer["rows"], table.keys, skipped)
-    if table.name == "system":
-        step, timestamp = column_key(("_step",)), column_key(("_timestamp",))
-        frame = frame.sort(timestamp, maintain_order=True).with_columns(pl.int_range(pl.len()).alias(step))
-    history = History(skipped=frozenset(skipped), mark=run.mark)
-    return write_history([frame.lazy()], history, run, folder), ""
+    frames += [rows_of_json(rows, table.keys, skipped).lazy()] if rows else []
+    return Fetched(frames, skipped, counted, problem, files)
 
 
 def download(server: Server, url: str, file: Path) -> None:
     """Write to `file` what a signed URL has; a RequestError, which never holds the URL, if it does not come whole."""
-    last = b""
+    end = b""
     try:
         with file.open("wb") as opened:
             for piece in answer_pieces(server.storage.session, "GET", url, server.storage.timeout_s):
                 opened.write(piece)
-                last = (last + piece)[-4:]
+                end = (end + piece)[-4:]
                 if server.storage.stopped.is_set():
                     raise RequestError("interrupted", retries=0)
     except RequestError as error:
-        error.retries = error.retries or 1  # signed URLs expire: new ones may do
+        error.retries = error.retries or 1  # new URLs may do
         raise
     except OSError as error:
         message = f"{file.parent} cannot be written to ({error.strerror}); free the place or choose another with -o"
         raise ScriptError(message, NOTHING_USABLE) from error
-    if last != b"PAR1":
+    if end != b"PAR1":
         raise RequestError("an export was cut short")
-
-
-def even_ranges(end: int, rows: int) -> list[tuple[int, int]]:
-    """Ranges (from, before) up to a step, with some thousand of the rows each, if these are spread evenly.
-
-    >>> even_ranges(30_000, 10_000)
-    [(0, 15000), (15000, 30000)]
-    """
-    width = math.ceil(end / math.ceil(rows / LIVE_ROWS_A_QUESTION))
-    return [(first, min(first + width, end)) for first in range(0, end, width)]
 
 
 def live_rows(
     server: Server, project: Project, run: RunKeys, ranges: Iterable[tuple[int, int]]
 ) -> tuple[list[str], str]:
-    """The rows of ranges of steps as JSON, and why there are no more, if so; a range that fails is halved."""
+    """The rows of ranges of steps (from, before) as JSON, and why there are no more, if so."""
     rows: list[str] = []
-    for first, end in ranges:
-        while first < end:
+    for start, end in ranges:
+        while start < end:
             try:
-                found, first = rows_between(server, project, run, first, end)
+                found, start = rows_between(server, project, run, start, end)  # noqa: PLW2901 - goes on from there
             except RequestError as error:
                 return rows, str(error)
             rows += found
     return rows, ""
 
 
-def rows_between(server: Server, project: Project, run: RunKeys, first: int, end: int) -> tuple[list[str], int]:
-    """The rows with first <= _step < end as JSON, unsampled; a smaller end if so many could not be had at once."""
+def rows_between(server: Server, project: Project, run: RunKeys, start: int, end: int) -> tuple[list[str], int]:
+    """The rows with start <= _step < end as JSON, unsampled; a smaller end if so many could not be had at once."""
 
     def attempt(timeout_s: float) -> Any:
         nonlocal end
-        samples = min(2 * (end - first), MOST_SAMPLES)  # a row may be in an export and in the live tail
-        variables = {**project.place, "run": run.id, "min": first, "max": end, "samples": samples}
+        samples = min(2 * (end - start), MOST_SAMPLES)  # a row may be in an export and in the live tail
+        variables = {**project.place, "run": run.id, "min": start, "max": end, "samples": samples}
         try:
             return server.api.ask_once(LIVE_ROWS, variables, timeout_s)["project"]
         except RequestError as error:
-            end = max((first + end) // 2, first + 1)
+            end = max((start + end) // 2, start + 1)
             error.retries = 100 if error.retries else 0
             raise
 
@@ -2470,48 +2292,96 @@ def rows_between(server: Server, project: Project, run: RunKeys, first: int, end
 
 def as_row(live: object) -> Mapping[str, Any]:
     """A live row, which comes as an object or as its JSON."""
-    row = json.loads(live) if isinstance(live, str) else live
+    row = parsed_json(live) if isinstance(live, str) else live
     return row if isinstance(row, dict) else {}
 
 
-# --- the server: rows of a history ----------------------------------------------------------------------------
+# --- the server: rows of histories ----------------------------------------------------------------------------
 
 
-def write_history(frames: Sequence[pl.LazyFrame], history: History, run: RunKeys, folder: Path) -> History:
-    """Write rows as a part file, each step once, of rows with one step the last; the history with that part."""
-    if not frames:
-        return history
+def histories_of(fetched: Mapping[RunKeys, Fetched], table: Table, folder: Path) -> dict[RunKeys, History]:
+    """The histories of runs, written as one part file; without those of which a download cannot be read.
+
+    Each step comes once: of rows with one step the last.
+    """
+    made = {run: History((), found.skipped, found.counted, mark=run.mark) for run, found in fetched.items()}
+    numbered = [
+        frame.select(pl.lit(run.id).alias("run_id"), pl.lit(number).alias("frame"), pl.all())
+        for run, found in fetched.items()
+        for number, frame in enumerate(found.frames)
+    ]
+    if not numbered:
+        return made
     step = column_key(("_step",))
-    rows = pl.concat(frames, how="diagonal_relaxed") if len(frames) > 1 else frames[0]
-    facts = rows.select(step_facts()).collect().row(0, named=True)
-    repeated = 0
-    if not facts["ascending"]:
-        counts = [frame.select(pl.len() - pl.col(step).n_unique()).collect().item() for frame in frames]
-        repeated = sum(counts)
-        rows = rows.collect().unique(step, keep="last", maintain_order=True).sort(step).lazy()
-        facts = rows.select(step_facts()).collect().row(0, named=True)
-    if facts["rows"] == 0:
-        return replace(history, repeated=repeated)
-    file = folder / f"{uuid.uuid4().hex}.part"
-    about = {"skipped": sorted(history.skipped), "counted": history.counted, "repeated": repeated}
-    rows = rows.select(pl.lit(run.id).alias("run_id"), pl.all())
-    rows.sink_parquet(file, compression="lz4", statistics=False, metadata={PART_KEY: json.dumps(about)})
-    names = {tuple(json.loads(name)): str(dtype) for name, dtype in rows.collect_schema().items() if name != "run_id"}
-    dtypes = {path: dtype for path, dtype in names.items() if path not in CLOCKS}
-    return replace(
-        history, parts=[Part(file, **facts, dtypes=dtypes, stored=dtypes, file_rows=facts["rows"])], repeated=repeated
-    )
+    repeated: dict[str, int] = {}
+    file = folder / f"{uuid.uuid4().hex}.parquet"
+    unfinished = file.with_suffix(".part")
+    try:
+        rows = pl.concat(numbered, how="diagonal_relaxed")
+        schema = rows.collect_schema()
+        if sum(run.history_rows for run in fetched) * len(schema) <= BATCH_CELLS:
+            rows = rows.collect().lazy()
+        facts = rows.group_by("run_id").agg(step_facts()).collect()
+        if not facts["ascending"].all():
+            extra = (pl.len() - pl.col(step).n_unique()).cast(pl.Int64).alias("extra")
+            per_run = rows.group_by("run_id", "frame").agg(extra).group_by("run_id").agg(pl.col("extra").sum())
+            repeated = dict(per_run.collect().iter_rows())
+            unique = rows.collect().unique(["run_id", step], keep="last", maintain_order=True).sort("run_id", step)
+            facts = unique.group_by("run_id").agg(step_facts())
+            rows = unique.lazy()
+        row_facts = {row.pop("run_id"): row for row in facts.iter_rows(named=True)}
+        about: dict[str, Any] = {"stored": metrics_in(schema), "file_rows": facts["rows"].sum()}
+        for run, history in made.items():
+            dtypes = common_dtypes(metrics_in(frame.collect_schema()) for frame in fetched[run].frames)
+            parts = [Part(file, **row_facts[run.id], dtypes=dtypes, **about)] if run.id in row_facts else []
+            made[run] = replace(history, parts=parts, repeated=repeated.get(run.id, 0))
+        finished = {history_key(run, table): to_store(h) for run, h in made.items() if not h.is_short}
+        metadata = {PART_KEY: json.dumps(finished)}
+        rows.drop("frame").sink_parquet(unfinished, compression="lz4", statistics=False, metadata=metadata)
+        unfinished.rename(file)
+    except OSError as error:
+        message = f"{folder} cannot be written to ({error.strerror}); free the place or choose another with -o"
+        raise ScriptError(message, NOTHING_USABLE) from error
+    except pl.exceptions.ComputeError:
+        if len(fetched) == 1:
+            return {}
+        return {run: h for each in fetched for run, h in histories_of({each: fetched[each]}, table, folder).items()}
+    return made
 
 
-def stored_history(file: Path, run: RunKeys) -> History:
-    """A history that an interrupted export finished."""
-    about = json.loads(pl.read_parquet_metadata(file)[PART_KEY])
-    skipped = frozenset(map(tuple, about.pop("skipped")))
-    return History([part_in(file)], skipped, **about, mark=run.mark)
+def history_key(run: RunKeys, table: Table) -> str:
+    """Changes with whatever makes a run's rows other ones."""
+    return path_hash((run.id, *run.mark, *table.made_of))
 
 
-def first_step(rows: pl.LazyFrame) -> int:
-    return cast("int", rows.select(pl.col(column_key(("_step",))).min()).collect().item() or 0)
+def to_store(history: History) -> dict[str, Any]:
+    """What is to be known of a history besides its part file, for JSON."""
+    parts = [{**vars(part), "file": "", "dtypes": [*part.dtypes.items()], "stored": ()} for part in history.parts]
+    return {**vars(history), "parts": parts, "skipped": [*history.skipped], "mark": ()}
+
+
+def stored_histories(folder: Path) -> dict[str, History]:
+    """The histories that an interrupted export finished, by their `history_key`."""
+    stored: dict[str, History] = {}
+    for unfinished in [*folder.glob("*.download"), *folder.glob("*.part")]:
+        unfinished.unlink()
+    for file in folder.glob("*.parquet"):
+        about = {"file": file, "stored": metrics_in(pl.read_parquet_schema(file))}
+        for key, history in json.loads(pl.read_parquet_metadata(file)[PART_KEY]).items():
+            parts = [
+                {**part, "dtypes": {tuple(path): dtype for path, dtype in part["dtypes"]}} for part in history["parts"]
+            ]
+            skipped = [tuple(path) for path in history["skipped"]]
+            stored[key] = History(
+                **{**history, "parts": [Part(**{**part, **about}) for part in parts], "skipped": skipped}
+            )
+    return stored
+
+
+def metrics_in(schema: Mapping[str, pl.DataType]) -> dict[KeyPath, str]:
+    """The metrics among the columns of rows, by their paths."""
+    others = {"run_id", "frame", *map(column_key, CLOCKS)}
+    return {tuple(json.loads(name)): str(dtype) for name, dtype in schema.items() if name not in others}
 
 
 def export_rows(file: Path, nested: Collection[KeyPath], keys: Sequence[str], skipped: set[KeyPath]) -> pl.LazyFrame:
@@ -2591,9 +2461,10 @@ def rows_of_json(rows: Sequence[str], keys: Sequence[str], skipped: set[KeyPath]
         numeric = {path[0] for path, _ in numeric_leaves(row)}
         others = {(key,) for key, value in row.items() if value is not None and key not in numeric}
         skipped |= {path for path in others if is_private(path) or is_wanted(path, keys)}
-    clock_dtypes: dict[KeyPath, Any] = dict(zip(CLOCKS, (pl.Int64, pl.Float64, pl.Float64), strict=True))
-    series = {path: settled_series(column_key(path), values) for path, values in columns.padded()}
-    return pl.DataFrame([s.cast(clock_dtypes.get(path, s.dtype)) for path, s in series.items()])
+    clocks_dtypes: dict[KeyPath, Any] = dict(zip(CLOCKS, (pl.Int64, pl.Float64, pl.Float64), strict=True))
+    series = {path: pl.Series(column_key(path), [], dtype=dtype) for path, dtype in clocks_dtypes.items()}
+    series |= {path: settled_series(column_key(path), values) for path, values in columns.padded()}
+    return pl.DataFrame([s.cast(clocks_dtypes.get(path, s.dtype)) for path, s in series.items()])
 
 
 def is_private(path: KeyPath) -> bool:
@@ -2648,10 +2519,6 @@ def sweep_goals(server: Server, project: Project) -> dict[str, str]:
             if isinstance(metric, dict) and isinstance(metric.get("name"), str):
                 goals.setdefault(metric["name"], set()).add(str(metric.get("goal") or "minimize"))
     return {name: stated.pop() for name, stated in goals.items() if len(stated) == 1 and stated <= set(GOALS.values())}
-
-
-def chunks(items: Sequence[Subject], size: int) -> Iterator[Sequence[Subject]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 # --- names ----------------------------------------------------------------------------------------------------
@@ -2803,8 +2670,6 @@ def is_storable(text: str) -> bool:
 
 # --- runs: pages of columns -----------------------------------------------------------------------------------
 
-KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "sweep")  # of Run, in Page.keys
-
 
 class Names(NamedTuple):
     """The columns of one export by their W&B paths: settled once, for the runs and the history file together."""
@@ -2857,11 +2722,13 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
     """Turn runs into typed columns, sorted as the runs file is. Pages of a project are made independently."""
     runs = sorted(runs, key=lambda run: (run.created_at or EPOCH, run.id))
     columns = Columns()
-    shared: dict[frozenset[KeyPath], frozenset[KeyPath]] = {}  # each set once, though thousands of runs have it
-    nested = {}
     for run in runs:
         columns.add(run.leaves)
-        if paths := frozenset(path[1:] for path, _ in run.leaves if path[0] == METRIC and len(path) > 2):
+    nested: dict[str, frozenset[KeyPath]] = {}
+    if any(path[0] == METRIC and len(path) > 2 for path in columns.by_path):
+        shared: dict[frozenset[KeyPath], frozenset[KeyPath]] = {}  # each set once, though thousands of runs have it
+        for run in runs:
+            paths = frozenset(path[1:] for path, _ in run.leaves if path[0] == METRIC and len(path) > 2)
             nested[run.id] = shared.setdefault(paths, paths)
     typed = {path: typed_series(path, values) for path, values in columns.padded()}
     data = {name: [storable_value(getattr(run, name)) for run in runs] for name in identity_schema()}
@@ -3060,10 +2927,7 @@ class RowTable:
         sources = [part.dtypes for history in self.fetched.values() for part in history.parts]
         if self.earlier and self.staying:
             sources.append(self.earlier.dtypes)
-        dtypes: dict[KeyPath, str] = {}
-        for path, dtype in (item for source in sources for item in source.items()):
-            dtypes[path] = "Int64" if dtype == dtypes.get(path, dtype) == "Int64" else "Float64"
-        return dtypes
+        return common_dtypes(sources)
 
     def names(self, names: Names) -> Mapping[KeyPath, str]:
         """The columns of its metrics; those of system metrics are settled apart."""
@@ -3079,7 +2943,7 @@ class RowTable:
             and not self.fetched
             and self.staying == self.earlier.rows.keys()
             and self.names(names) == self.earlier.columns
-            and self.earlier.facts_json == json.dumps(facts, sort_keys=True)
+            and self.earlier.facts == facts
         )
 
 
@@ -3134,15 +2998,13 @@ def scan_parts(histories: Mapping[str, History], dtypes: Mapping[KeyPath, str]) 
     """The rows of all parts by run id and step; their columns are `run_id` and, by `column_key`, clocks and `dtypes`."""
     wanted: dict[Path, Counter[str]] = {}  # the rows of each run, by file
     file_rows: dict[Path, int] = {}
-    stored: dict[KeyPath, str] = {}
+    stored: list[Mapping[KeyPath, str]] = [dtypes]
     for run_id, part in ((run_id, part) for run_id in sorted(histories) for part in histories[run_id].parts):
         wanted.setdefault(part.file, Counter())[run_id] += part.rows
         file_rows[part.file] = part.file_rows
-        for path in part.dtypes:
-            dtype = part.stored[path]
-            stored[path] = "Int64" if dtype == stored.get(path, dtype) == "Int64" else "Float64"
+        stored.append({path: part.stored[path] for path in part.dtypes})
     clocks = {column_key(clock): pl.Int64 if clock == ("_step",) else pl.Float64 for clock in CLOCKS}
-    metrics = {column_key(path): getattr(pl, dtype) for path, dtype in {**dtypes, **stored}.items()}
+    metrics = {column_key(path): getattr(pl, dtype) for path, dtype in common_dtypes(stored).items()}
     schema = {"run_id": pl.String, **clocks, **metrics}
     scans: list[pl.LazyFrame] = []
     for is_whole, files in itertools.groupby(wanted, lambda file: wanted[file].total() == file_rows[file]):
@@ -3181,8 +3043,7 @@ def earlier_files(output: Path, stem: str) -> dict[str, Earlier]:
                 rows=dict(counts.collect().iter_rows()),
                 columns={path: name for name, path in columns.items()},
                 dtypes={path: str(schema[name]) for name, path in columns.items() if name in schema},
-                facts={path: facts[name] for name, path in columns.items() if name in facts},
-                facts_json=metadata.get(METRICS_KEY, ""),
+                facts=facts,
                 made_of=tuple(histories.get("keys", ())),
                 marks={run_id: tuple(mark) for run_id, mark in histories.get("runs", {}).items()},
                 export_id=metadata.get(EXPORT_ID_KEY),
@@ -3203,14 +3064,9 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     """Merge a project's runs with what an earlier export left, and publish its files."""
     earlier = project.earlier.get("runs")
     before = earlier.rows if earlier else {}
-    history = project.tables.get("history", {})
-    failed = {failure.run for failure in project.failed if failure.what == "history"}
-    project.mismatched = sorted(
-        failed | {id_ for id_, each in history.items() if each.counted not in (None, each.rows)}
-    )
     fuller = drop_shorter(project, before)
     fresh = set(project.runs["id"]) - fuller
-    project.gone = sorted(before.keys() - project.all_ids - project.unread) if project.all_ids is not None else []
+    project.gone = sorted(before.keys() - {*project.all_ids, *project.unread}) if project.all_ids is not None else []
     stays = before.keys() - fresh - (set(project.gone) if options.prune else set())
     project.kept = sorted(stays - fuller)
     kept_pages = earlier_pages(earlier, stays, work) if earlier else []
@@ -3221,7 +3077,12 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     tables = row_tables(project, stays, prune=options.prune)
     names = settled_paths(pages, {path for table in tables if table.name != "system" for path in table.dtypes})
     definitions = {definition for page in pages for definition in page.definitions}
-    known = {path: fact for each in reversed(list(project.earlier.values())) for path, fact in each.facts.items()}
+    known = {
+        path: each.facts[name]
+        for each in reversed(list(project.earlier.values()))
+        for path, name in each.columns.items()
+        if name in each.facts
+    }
     facts = metric_facts(definitions, names.metrics, known if stays else {}, project.goals)
     current = [table for table in tables if table.is_current(names, facts)]
     export_id = cast("Earlier", current[0].earlier).export_id if current else uuid.uuid4().hex
@@ -3239,7 +3100,7 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
             if table not in current:
                 write_table(table, at, project, names, metadata)
             project.files.append(file_facts(file, at))
-            note_table(project, table, names, at, options)
+            note_history(project, table, names, at, options)
         file = options.output / f"{project.stem}_runs.parquet"
         write_runs(unfinished(file), pages, runs, names, metadata, work)
         project.files.append(file_facts(file, unfinished(file)))
@@ -3269,10 +3130,14 @@ def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
     return fuller
 
 
-def note_table(project: Project, table: RowTable, names: Names, at: Path, options: Options) -> None:
-    """Note what the metadata tells of a history file, the full one before the sampled one."""
+def note_history(project: Project, table: RowTable, names: Names, at: Path, options: Options) -> None:
+    """Note what the metadata says of a history file, the full one before the sampled one."""
     if table.name == "system" or table.name not in project.tables:
         return
+    if table.name == "history":
+        rows = dict(pl.scan_parquet(at, glob=False).group_by("run_id").len().collect().iter_rows())
+        counts = project.runs.select("id", "history_rows").iter_rows()
+        project.mismatched = sorted(run_id for run_id, counted in counts if rows.get(run_id, 0) != counted)
     if table.name == "history" or not options.include_history:
         of_runs = pl.scan_parquet(at, glob=False).select(
             pl.len().alias("rows"), pl.col("run_id").n_unique().alias("runs")
@@ -3340,7 +3205,7 @@ def metadata_document(project: Project, options: Options, source: Mapping[str, o
             "mismatched": project.mismatched,
         },
         "files": project.files,
-        "failed": [asdict(failure) for failure in project.failed],
+        "failed": [failure._asdict() for failure in project.failed],
         "torn": project.torn,
         "missing_on_server": [] if options.prune else project.gone,
         "kept_fuller": project.kept_fuller,
@@ -3491,8 +3356,18 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         raise ScriptError(f"{lost[0].run}: {lost[0].error}", NOTHING_USABLE)
     if options.prune and any(project.all_ids is None for project in written):
         say("--prune dropped nothing: it needs an export without filters that lists every run")
+    metrics = {
+        path
+        for project in written
+        for name, histories in project.tables.items()
+        for source in (
+            *(part.dtypes for history in histories.values() for part in history.parts),
+            *(earlier.columns for table, earlier in project.earlier.items() if table == name),
+        )
+        for path in source
+    }
     for glob in options.history_keys if written else ():
-        if not any(names_match(path, [glob]) for project in written for path in project.metrics):
+        if not any(names_match(path, [glob]) for path in metrics):
             say(f"--history-keys {glob} matches no metric of these runs")
     for project in written:
         kept = f"; {counted(len(project.kept), 'run')} of an earlier export kept" if project.kept else ""
@@ -3500,7 +3375,8 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
             kept += f", {len(project.gone):,} of them no longer in the source (--prune drops those)"
         say(sentence(project, options) + kept)
         if fuller := len(project.kept_fuller):
-            say(f"{project.path}: {counted(fuller, 'run')} kept as exported earlier, with more history rows")
+            some = ", ".join(list(project.kept_fuller)[:5]) + (" and others" if fuller > 5 else "")
+            say(f"{project.path}: {counted(fuller, 'run')} kept as exported earlier, with more history rows: {some}")
         if project.dropped:
             some = ", ".join(project.dropped[:3]) + (" and others" if len(project.dropped) > 3 else "")
             say(f"the history there had {some} from an earlier export, which this one was not asked for")
@@ -3517,7 +3393,7 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     failures = [*failed]
     for project in projects:  # ids are only unique within a project
         prefix = f"{project.path}/" if len(projects) + len(failed) > 1 else ""
-        failures += [replace(f, run=f.run if f.run == project.path else prefix + f.run) for f in project.failed]
+        failures += [f._replace(run=f.run if f.run == project.path else prefix + f.run) for f in project.failed]
     return report_failures(failures)
 
 
@@ -3679,15 +3555,18 @@ def progress_bars() -> tuple[Progress, dict[str, TaskID]]:
     return bars, tasks
 
 
-def speaker(*, quiet: bool) -> Say:
-    """A function that tells people one line on stderr; when quiet, one that does not."""
+def show(text: str) -> None:
+    """Print to stdout; nobody has to read it: a closed pipe (`| head`) does not change how the script ends."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    def say(message: str) -> None:
-        if not quiet:
-            with suppress(BrokenPipeError):  # nobody reads it; the work goes on
-                print(printable(message), file=sys.stderr)
 
-    return say
+def tell(message: str) -> None:
+    """Print one line to stderr; nobody has to read it."""
+    with suppress(BrokenPipeError):
+        print(printable(message), file=sys.stderr)
 
 
 def printable(text: str) -> str:
@@ -3913,7 +3792,7 @@ def import_libraries() -> None:
 
 def export(options: Options) -> int:
     """From the source to the files: the summary of this script."""
-    say = speaker(quiet=options.quiet)
+    say: Say = (lambda _: None) if options.quiet else tell
     return export_offline(options, say) if options.offline else export_online(options, say)
 
 
@@ -3976,59 +3855,27 @@ def export_project(
     project.failed.append(Failure(project.path, "project", error, attempts))
 
 
-def guarded(work: Callable[[], int], *, debug: bool) -> int:
-    """The exit code of `work`: the only place where exceptions become messages."""
-    tolerate_any_text()
-    try:
-        code = work()
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except ScriptError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # the reader (`| head`) has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except OSError as error:
-        if debug:
-            raise
-        print(
-            f"error: {error.filename or 'stdout'}: {error.strerror or error}; see to it and run again", file=sys.stderr
-        )
-        return NOTHING_USABLE
-    except Exception as error:
-        if debug:
-            raise
-        bug = f"a bug in this script: {error!r}"
-        print(f"error: {printable(bug)}; run it again with --debug and report what it prints", file=sys.stderr)
-        return NOTHING_USABLE
-    return code
-
-
-def show(text: str) -> None:
-    """Print to stdout; nobody has to read it: a closed pipe (`| head`) does not change how the script ends."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def tolerate_any_text() -> None:
-    """Let a name from W&B that the terminal's encoding lacks be printed all the same."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Options in, exit code out: the only place where exceptions become messages."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's SIGTERM ends it as Ctrl-C does
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Options in, exit code out."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's SIGTERM ends it as Ctrl-C does
-    return guarded(lambda: export(parse_args(argv)), debug="--debug" in (sys.argv if argv is None else argv))
+            stream.reconfigure(errors="replace")  # names that the terminal's encoding lacks
+    try:
+        return export(parse_args(argv))
+    except KeyboardInterrupt:
+        tell("interrupted")
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - each becomes a message
+        if "--debug" in (sys.argv if argv is None else argv):
+            traceback.print_exc()
+        code, message = NOTHING_USABLE, f"a bug in this script: {error!r}; run it again with --debug and report it"
+        if isinstance(error, ScriptError):
+            code, message = error.exit_code, str(error)
+        elif isinstance(error, OSError):
+            message = f"{error.filename or 'stdout'}: {error.strerror or error}; see to it and run again"
+        tell(f"error: {message}")
+        return code
 
 
 def leave(code: int) -> NoReturn:

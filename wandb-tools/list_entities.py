@@ -155,8 +155,8 @@ def page_url(base_url: str) -> str:
 def sdk_setting(name: str) -> str | None:
     """A value from the SDK's settings files; the one of the working folder goes before the user's."""
     files = configparser.ConfigParser(interpolation=None)
-    user, here = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb", os.environ.get("WANDB_DIR") or "."
-    for file in (f"{user}/settings", f"{here}/wandb/settings", f"{here}/.wandb/settings"):
+    user = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
+    for file in (f"{user}/settings", "wandb/settings", ".wandb/settings"):
         with suppress(configparser.Error, UnicodeDecodeError):  # the SDK passes over what it cannot read, too
             files.read(os.path.expanduser(file), encoding="utf-8")  # noqa: PTH111 - there may be no home
     return files.get("default", name, fallback=None)
@@ -176,6 +176,9 @@ def netrc_key(base_url: str) -> str | None:
 
 def api_key(file: Path | None, base_url: str) -> str:
     """The API key for the server: from `file`, WANDB_API_KEY, netrc or the SDK's settings, the first that has one."""
+    if not file and os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        how = "unset it and give a key with WANDB_API_KEY or --api-key-file"
+        raise ScriptError(f"WANDB_IDENTITY_TOKEN_FILE is set, which is not supported; {how}", NOTHING_USABLE)
     try:
         found = file.read_text("utf-8") if file else os.environ.get("WANDB_API_KEY", "").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -187,7 +190,7 @@ def api_key(file: Path | None, base_url: str) -> str:
             f"unusable API key (of {len(key)} characters, not 40 or more letters and digits)" if key else "no API key"
         )
         where = f"in {file}" if file else f"for {base_url}"
-        how = "run `wandb login`, set WANDB_API_KEY or name a file with --api-key-file; an identity token is no key"
+        how = "run `wandb login`, set WANDB_API_KEY or name a file with --api-key-file"
         raise ScriptError(f"{what} {where}; {how}", NOTHING_USABLE)
     return key
 
@@ -252,7 +255,7 @@ def request(host: Host, attempt: Callable[[float], Found], *, limit_s: float = m
             found = attempt(min(host.timeout_s, limit_s))
         except RequestError as error:
             number, limit_s = number + 1, limit_s - (time.monotonic() - started)
-            error.attempts = number
+            error.attempts = max(error.attempts, number)
             if number > min(error.retries, host.retries) or limit_s < FIRST_WAIT_S:
                 host.failures = host.failures + 1 if error.retries > 1 else 0  # 0 and 1: the server has answered
                 error.retries = 0  # whoever catches it need not try again
@@ -262,7 +265,7 @@ def request(host: Host, attempt: Callable[[float], Found], *, limit_s: float = m
                 host.wait(wait_s)
             elif (resume_at := time.monotonic() + wait_s) > host.resume_at:
                 if wait_s >= 1 and resume_at > host.resume_at + 1:  # said once, not by each thread
-                    host.say(f"the server is busy: waiting {wait_s:.0f} s")
+                    host.say(f"the server is busy (HTTP {error.status}): waiting {wait_s:.0f} s")
                 host.resume_at = resume_at
         else:
             host.failures = 0
