@@ -291,7 +291,6 @@ def test_a_predicate_reads_no_file(where):
         (["--api-key=SECRET"], "--api-key"),
         (["--api-key", "SECRET"], "--api-key"),
         (["x", "--stat=SECRET"], "--stat; did you mean --state"),
-        (["-kSECRET"], "-k"),
     ],
 )
 def test_an_unknown_argument_is_named_without_its_value(arguments, named):

@@ -258,8 +258,9 @@ def test_what_is_no_export_may_be_overwritten(content):
 
 
 def test_a_write_error_names_the_users_file_only():
-    with pytest.raises(OSError, match="No such file") as told:
-        aggregate_runs.write(pl.LazyFrame({"x": [1]}), Path("nowhere/.y.parquet.1.partial"), {})
+    with pytest.raises(aggregate_runs.ScriptError, match=r"y.parquet was not written: No such file") as told:  # noqa: SIM117
+        with aggregate_runs.published("y.parquet") as place:
+            aggregate_runs.write(pl.LazyFrame({"x": [1]}), f"nowhere/{place}", {})
     assert "partial" not in str(told.value)
 
 

@@ -25,7 +25,7 @@ Rows are sorted by entity, project, created_at and id; source_file says which fi
 COLUMNS are matched by their W&B path, not by their name. A column that is missing in a file is null there. Where
 files disagree on a type, the narrowest type that holds every value wins: integers with floats become floats;
 text whose every value is a number, such as 1e-3, becomes numbers; any other mixture becomes text. Nothing is
-dropped. Mixtures are reported; integers beside floats and columns without a value are none.
+dropped. Mixtures are reported, but for integers beside floats and columns without a value.
 
 DERIVED COLUMNS are read off the run's name, or off the config where that says more. No match, no value:
   stage        stage2c                       model_type   spectral, digress, gnn, attention, hybrid
@@ -75,7 +75,6 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -95,8 +94,7 @@ EXPORT_KEY = "wandb_tools.export_id"  # files that one export wrote carry the sa
 RESULT_KEY = "wandb_tools.result"  # marks a result of analyze_runs: its rows may look like runs, but are no input
 SCHEMA_VERSION = "1"
 
-DEFAULT_INPUT = "wandb_export/"
-DEFAULT_OUTPUT = "analysis/unified.parquet"
+DEFAULT_INPUT, DEFAULT_OUTPUT = "wandb_export/", "analysis/unified.parquet"
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
 CLOUD = ("s3://", "gs://", "az://")  # object storage that polars reads and writes by itself
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
@@ -106,15 +104,13 @@ HISTORY = "history_"  # and of those computed from histories
 HISTORY_ENDING, SAMPLED_ENDING = "_history.parquet", "_history_sampled.parquet"
 EXPORT_KINDS = ("history", "console", "system", "table")  # what lies beside the runs in an export's folder
 RUN_KEY = ("entity", "project", "id")  # identifies a run
-# Columns that exist only while the script works. An input that has a column with this prefix is refused.
-INTERNAL = "wandb_tools."
+INTERNAL = "wandb_tools."  # prefix of columns that exist only while the script works
 FILE, ROW, POSITION, OFFLINE, KEPT = (INTERNAL + name for name in ("file", "row", "position", "offline", "kept"))
 FOLDER, RUN, STEP, BEST, ROWS = (INTERNAL + name for name in ("folder", "run", "step", "best", "rows"))
 ROW_ORDER = ("entity", "project", "created_at", "id", "source_file", FILE, ROW)
 # What decides which rows are written and in which order; small, so that it fits in memory for any input.
 DECIDING = (*RUN_KEY, "name", "state", "created_at", "history_rows", "exported_at", "source_file")
-RULE_KEYS, DTYPES = ("column", "pattern", "value", "source", "dtype"), ("string", "int", "float", "bool")
-GOALS: Mapping[str, Goal] = {"min": "minimize", "max": "maximize"}
+DTYPES = ("string", "int", "float", "bool")  # of derived columns
 
 PAGE_BYTES = 32 * 1024  # a reader that wants single runs then skips most of a column
 ROW_GROUP_ROWS = 100_000  # large enough to scan fast, small enough to skip most of a big file
@@ -147,10 +143,9 @@ PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvari
 # --- nouns ----------------------------------------------------------------------------------------------------
 KeyPath: TypeAlias = tuple[str, ...]
 Identity: TypeAlias = tuple[str, KeyPath]  # of a column over all files: its prefix ("" for other columns) and its path
-Parts: TypeAlias = Mapping[int, tuple[str, "pl.DataType"]]  # by file number: a column's name and dtype in that file
 Goal: TypeAlias = Literal["minimize", "maximize"]
 Say: TypeAlias = Callable[[str], None]
-Row: TypeAlias = dict[str, Any]  # of the report, which is the document of --json
+Record: TypeAlias = dict[str, Any]  # a JSON object
 
 
 class ScriptError(Exception):
@@ -161,16 +156,15 @@ class ScriptError(Exception):
         self.exit_code = exit_code
 
 
-@dataclass(frozen=True)
-class ParquetFile:
+class ParquetFile(NamedTuple):
     """A parquet file as its footer describes it."""
 
     file: str  # a path, or a URL of object storage
     kind: str  # runs, history, console, system, table, result or foreign
     dtypes: Mapping[str, pl.DataType]
     paths: Mapping[str, KeyPath]  # W&B's path by column; empty where the file carries no metadata
-    metrics: Mapping[str, Row]  # by column: goal, summary, step_metric
-    sources: Sequence[Row]  # the exports that its rows come from; several in an aggregate
+    goals: Mapping[str, Record]  # by metric column: goal, summary, step_metric
+    sources: Sequence[Record]  # the exports that its rows come from; several in an aggregate
     aggregate: bool  # an earlier result of this script: its derived columns are computed again
 
 
@@ -180,16 +174,16 @@ class Skipped(NamedTuple):
     file: str
     kind: str  # as of a ParquetFile, or damaged, unreadable, missing
     reason: str
-    failure: bool
+    failure: bool = True
 
 
 class Column(NamedTuple):
-    """A column of the result."""
+    """A column of the result; `parts` has its name and dtype in each file, by number, that has it."""
 
     name: str
     path: KeyPath
     dtype: pl.DataType
-    parts: Parts
+    parts: Mapping[int, tuple[str, pl.DataType]]
 
 
 class Conflict(NamedTuple):
@@ -214,11 +208,11 @@ class Rule(NamedTuple):
 
 
 class HistoryMetric(NamedTuple):
-    """A metric of the histories."""
+    """A metric of the histories; `names` are those by which users may call it: column, W&B's name, flattened name."""
 
     path: KeyPath
     name: str  # what its columns end in
-    names: tuple[str, ...]  # by which users may know it: column, W&B's name, flattened name
+    names: Sequence[str]
     dtype: pl.DataType
 
 
@@ -228,8 +222,8 @@ class HistoryPlan(NamedTuple):
     files: Sequence[ParquetFile] = ()
     sampled: Sequence[str] = ()
     metrics: Sequence[HistoryMetric] = ()
-    best: HistoryMetric | None = None  # of --at
-    goal: Goal | None = None
+    best: KeyPath = ()  # the metric of --at
+    lower: bool = False  # is better
     why: str = ""
     dtypes: Mapping[str, pl.DataType] = {}
 
@@ -260,53 +254,46 @@ class Options(NamedTuple):
 def read_inputs(options: Options) -> tuple[list[ParquetFile], list[Skipped]]:
     """The inputs that hold runs, in order of their paths, and those that do not. No row is read yet."""
     found: dict[str, tuple[str, bool]] = {}  # by place: the file's name, and whether the user named this very file
-    skipped: list[Skipped] = []
+    lost: list[Skipped] = []
     earlier = resolved(options.output)
     for place in options.inputs:
-        candidates, unreadable = files_at(place)
-        skipped += unreadable
-        if not candidates and not unreadable and not Path(place).is_dir():
-            skipped.append(Skipped(place, "missing", "there is no such file or directory", failure=True))
-        for file in candidates:
+        files, unreadable = files_at(place)
+        lost += unreadable
+        if not files and not unreadable and not Path(place).is_dir():
+            lost.append(Skipped(place, "missing", "there is no such file or directory"))
+        for file in files:
             key = resolved(file)
             named = key == resolved(place)
             ours = key == earlier or key.startswith(f"{earlier}/")  # an earlier output is an input only if named
             if named or (key not in found and not ours):
                 found[key] = (file, named)
-    if skipped and not found and all(skip.kind == "missing" for skip in skipped):
-        places = some([skip.file for skip in skipped])
-        raise ScriptError(f"no runs in {places}: {skipped[0].reason}; export_runs.py writes runs files", NOTHING_USABLE)
-    skipped = list(dict.fromkeys(skipped))
-    files: list[ParquetFile] = []
+    if lost and not found and all(skip.kind == "missing" for skip in lost):
+        places = some([skip.file for skip in lost])
+        raise ScriptError(f"no runs in {places}: {lost[0].reason}; export_runs.py writes runs files", NOTHING_USABLE)
+    skipped = list(dict.fromkeys(lost))
+    runs_files: list[ParquetFile] = []
     for file, named in sorted(found.values(), key=lambda each: Path(each[0]).parts):
         try:
             header = read_header(file)
             if header.kind == "runs":
                 check_columns(header)
-                files.append(header)
+                runs_files.append(header)
             else:
                 skipped.append(Skipped(file, header.kind, f"it holds no runs but is {header.kind}", failure=named))
         except ValueError as error:
-            skipped.append(Skipped(file, "foreign", f"it cannot be used: {error}", failure=True))
-        except FileNotFoundError:
-            skipped.append(Skipped(file, "missing", "there is no such file or directory", failure=True))
+            skipped.append(Skipped(file, "foreign", f"it cannot be used: {error}"))
         except reading_errors() as error:
             skipped.append(damaged(file, error))
-    return files, skipped
-
-
-def is_url(place: str) -> bool:
-    """Whether `place` is in object storage, which polars reads and writes by itself.
-
-    >>> is_url("s3://bucket/runs/"), is_url("runs/")
-    (True, False)
-    """
-    return place.startswith(CLOUD)
+    return runs_files, skipped
 
 
 def resolved(place: str) -> str:
     """One spelling for one place."""
     return place.rstrip("/") if is_url(place) else str(Path(place).resolve())
+
+
+def is_url(place: str) -> bool:
+    return place.startswith(CLOUD)
 
 
 def files_at(place: str) -> tuple[list[str], list[Skipped]]:
@@ -320,15 +307,15 @@ def files_at(place: str) -> tuple[list[str], list[Skipped]]:
     closed: list[Skipped] = []
 
     def note_closed(error: OSError) -> None:
-        reason = f"it cannot be read: {error.strerror or error}"
-        closed.append(Skipped(str(error.filename), "unreadable", reason, failure=True))
+        closed.append(Skipped(str(error.filename), "unreadable", f"it cannot be read: {error.strerror or error}"))
 
     # An existing path first: a file's name may hold brackets. (Path.exists raises for what cannot be a name.)
     there = os.path.exists(place)  # noqa: PTH110
     for path in [place] if there else glob.glob(place, recursive=True):  # noqa: PTH207 - takes absolute patterns
         if not Path(path).is_dir():
             files.append(str(Path(path)))
-        for folder, subfolders, names in os.walk(path, onerror=note_closed) if Path(path).is_dir() else ():
+            continue
+        for folder, subfolders, names in os.walk(path, onerror=note_closed):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             visible = [Path(folder, name) for name in names if name.endswith(".parquet") and name[0] != "."]
             files += [str(file) for file in visible if file.is_file()]
@@ -347,7 +334,7 @@ def files_at_url(url: str) -> tuple[list[str], list[Skipped]]:
         node = scanned._ldf.visit().view_current_node()  # noqa: SLF001
     except reading_errors() as error:
         reason = f"its files cannot be listed, name them instead: {first_line(error)}"
-        return [], [Skipped(url, "unreadable", reason, failure=True)]
+        return [], [Skipped(url, "unreadable", reason)]
     found = getattr(node, "paths", ())  # where nothing matches, the node is no scan
     return [file for file in found if not any(part.startswith(".") for part in file.split("/"))], []
 
@@ -365,18 +352,22 @@ def read_header(file: str) -> ParquetFile:
             paths[column] = tuple(path)
     if len({(prefix_of(column), path) for column, path in paths.items()}) < len(paths):
         raise ValueError(f"its {COLUMNS_KEY} gives one path to two columns")
+    kind = "result" if RESULT_KEY in metadata else kind_of(dtypes)
+    goals = {column: said for column, said in metrics.items() if isinstance(said, dict)}
     export = {"export_id": metadata[EXPORT_KEY]} if EXPORT_KEY in metadata else {}
-    several = source.get("sources")
-    sources = [each for each in several if isinstance(each, dict)] if isinstance(several, list) else [source | export]
-    return ParquetFile(
-        file,
-        "result" if RESULT_KEY in metadata else kind_of(dtypes),
-        dtypes,
-        paths,
-        {column: said for column, said in metrics.items() if isinstance(said, dict)},
-        [{"file": file, **each} for each in sources],
-        aggregate=isinstance(several, list),
-    )
+    aggregate = isinstance(source.get("sources"), list)
+    sources = source["sources"] if aggregate else [source | export]
+    sources = [{"file": file, **each} for each in sources if isinstance(each, dict)]
+    return ParquetFile(file, kind, dtypes, paths, goals, sources, aggregate)
+
+
+def json_object(metadata: Mapping[str, str], key: str) -> Record:
+    """The JSON object under `key`, empty where the file has none."""
+    with suppress(json.JSONDecodeError):
+        document = json.loads(metadata.get(key, "{}"))
+        if isinstance(document, dict):
+            return document
+    raise ValueError(f"its {key} is no JSON object")
 
 
 def kind_of(columns: Iterable[str]) -> str:
@@ -390,26 +381,14 @@ def kind_of(columns: Iterable[str]) -> str:
         return "table" if "row" in names else "console"
     if {"id", "name", "state"} <= names:
         return "runs"
-    if "run_id" in names:
-        return "history" if "_step" in names else "system"
-    return "foreign"
-
-
-def json_object(metadata: Mapping[str, str], key: str) -> Row:
-    """The JSON object under `key`, empty where the file has none."""
-    with suppress(json.JSONDecodeError):
-        document = json.loads(metadata.get(key, "{}"))
-        if isinstance(document, dict):
-            return document
-    raise ValueError(f"its {key} is no JSON object")
+    return "foreign" if "run_id" not in names else "history" if "_step" in names else "system"
 
 
 def check_columns(file: ParquetFile) -> None:
     """Raise ValueError for the first column that the result cannot hold: by its dtype, then by its values."""
-    contract = contract_dtypes()
     converted = {}
     for column, dtype in file.dtypes.items():
-        wanted = contract.get(column)
+        wanted = contract_dtypes().get(column)
         if column.startswith(INTERNAL):
             raise ValueError(f"its column {column} has a name that this script uses itself")
         if wanted is None and (dtype.is_nested() or dtype in (pl.Binary, pl.Object, pl.Duration)):
@@ -417,20 +396,18 @@ def check_columns(file: ParquetFile) -> None:
         if wanted is not None and not convertible(dtype, wanted):
             raise ValueError(f"its column {column} is {spelt(dtype)} instead of {spelt(wanted)}")
         if wanted is not None and dtype not in (wanted, pl.Null) and not isinstance(wanted, pl.String | pl.List):
-            converted[column] = (pl.col(column), cast_column(column, dtype, wanted))
+            own, new = pl.col(column), cast_column(column, dtype, wanted)
+            blank = own.cast(pl.String).str.strip_chars() == ""
+            converted[column] = own.filter(own.is_not_null() & new.is_null() & ~blank).first()
     if converted:  # text that is no time, half a step
-        lost = [
-            own.filter(own.is_not_null() & new.is_null() & (own.cast(pl.String).str.strip_chars() != "")).first()
-            for own, new in converted.values()
-        ]
-        for column, value in scan(file.file).select(lost).collect().row(0, named=True).items():
+        for column, value in scan(file.file).select(converted.values()).collect().row(0, named=True).items():
             if value is not None and value == value:  # noqa: PLR0124 - NaN is how pandas says null
-                raise ValueError(f"its column {column} holds {value!r}, which is no {spelt(contract[column])}")
+                wanted = contract_dtypes()[column]
+                raise ValueError(f"its column {column} holds {value!r}, which is no {spelt(wanted)}")
 
 
 def damaged(file: str, error: BaseException) -> Skipped:
-    """`file`, left out because of `error`."""
-    return Skipped(file, "damaged", f"it cannot be read: {first_line(error)}", failure=True)
+    return Skipped(file, "damaged", f"it cannot be read: {first_line(error)}")
 
 
 def first_line(error: BaseException) -> str:
@@ -439,7 +416,7 @@ def first_line(error: BaseException) -> str:
 
 # --- one schema: which columns are the same -------------------------------------------------------------------
 def one_schema(
-    files: Sequence[ParquetFile], derived: Iterable[str], others: Iterable[Identity] = ()
+    files: Sequence[ParquetFile], derived: Iterable[str], others: Iterable[Identity]
 ) -> tuple[list[Column], list[Conflict]]:
     """The columns of all files as columns of one, in the result's order, and what the files disagreed on.
 
@@ -447,16 +424,34 @@ def one_schema(
     """
     parts = parts_by_identity(files, set(derived))
     names = names_of({*parts, *others})
-    settled = dtypes_of_values(files, parts)
     contract = contract_dtypes()
+    found = dtypes_of_values(files, {key: parts[key] for key in parts if names[key] not in contract})
     columns, conflicts = [], []
-    for identity, members in parts.items():
-        name = names[identity]
-        dtypes = {n: settled.get((n, own)) or plain(dtype, identity[0]) for n, (own, dtype) in members.items()}
-        column = Column(name, identity[1], contract.get(name) or common_dtype(dtypes.values(), name), members)
+    for (prefix, path), members in parts.items():
+        name = names[prefix, path]
+        dtypes = {n: found.get((n, own)) or plain(dtype, prefix) for n, (own, dtype) in members.items()}
+        column = Column(name, path, contract.get(name) or common_dtype(dtypes.values(), prefix), members)
         columns.append(column)
-        conflicts += conflicts_of(column, dtypes, files)
+        own_names: dict[str, list[str]] = {}
+        own_dtypes: dict[pl.DataType, list[str]] = {}
+        for number, (own, dtype) in members.items():
+            if own != name:
+                own_names.setdefault(own, []).append(files[number].file)
+            if dtypes[number] != pl.Null:  # a column without values disagrees with nothing
+                seen = dtype if dtype.is_nested() or dtype.is_temporal() else plain(dtype, prefix)
+                own_dtypes.setdefault(seen, []).append(files[number].file)
+        agree = own_dtypes.keys() <= {column.dtype} if name in contract else only_numbers(own_dtypes)
+        own_dtypes = {} if agree else own_dtypes
+        conflicts += [Conflict(name, "name", own, name, tuple(where)) for own, where in own_names.items()]
+        became = spelt(column.dtype)
+        conflicts += [Conflict(name, "dtype", spelt(d), became, tuple(where)) for d, where in own_dtypes.items()]
     return sorted(columns, key=place_in_order), sorted(conflicts)
+
+
+def only_numbers(dtypes: Iterable[pl.DataType]) -> bool:
+    """Whether columns of these plain dtypes have a common one that holds all: one alone, or integers and floats."""
+    present = {*dtypes} - {pl.Null()}
+    return len(present) < 2 or present == {pl.Int64(), pl.Float64()}
 
 
 def parts_by_identity(files: Sequence[ParquetFile], derived: set[str]) -> dict[Identity, dict[int, Any]]:
@@ -485,12 +480,12 @@ def parts_by_identity(files: Sequence[ParquetFile], derived: set[str]) -> dict[I
 
 
 def own_name(column: str, ours: Iterable[str], taken: set[str]) -> str:
-    """The name of another tool's column, added to `taken`: none of ours, compared without case, and no pattern to polars.
+    """The name of another tool's column: none of `ours`, compared without case, and no pattern to polars.
 
     >>> own_name("stage", ["stage"], set()), own_name("^x.*$", [], set()), own_name("lr", ["stage"], {"lr"})
     ('stage__own', '_x___', 'lr')
     """
-    pattern = column == "*" or (column.startswith("^") and column.endswith("$"))
+    pattern = column == "*" or column.startswith("^")
     name = column_name((column,)) if pattern else column
     if pattern or name.lower() in ours:
         while name.lower() in {*ours, *taken}:
@@ -506,10 +501,10 @@ def prefix_of(column: str) -> str:
 
 def names_of(identities: Iterable[Identity]) -> dict[Identity, str]:
     """A name of its own for every column: config and metrics settled over all paths, others as they are."""
-    paths: dict[str, list[KeyPath]] = {}
+    paths: dict[str, list[KeyPath]] = {"": []}
     for prefix, path in identities:
         paths.setdefault(prefix, []).append(path)
-    others = {("", path): path[0] for path in paths.pop("", [])}
+    others = {("", path): path[0] for path in paths.pop("")}
     return others | {
         (prefix, path): prefix + name for prefix in paths for path, name in settled_names(paths[prefix]).items()
     }
@@ -520,32 +515,8 @@ def place_in_order(column: Column) -> tuple[int, int, str]:
     contract = list(contract_dtypes())
     if column.name in contract:
         return (5 if column.name.endswith("_json") else 0), contract.index(column.name), ""
-    if column.name.startswith(HISTORY):
-        return 4, 0, column.name
-    return ("", CONFIG, METRIC).index(prefix_of(column.name)) + 1, 0, column.name
-
-
-def conflicts_of(column: Column, dtypes: Mapping[int, pl.DataType], files: Sequence[ParquetFile]) -> list[Conflict]:
-    """Names that `column` could not keep, and its dtypes where files differ in more than integer and float."""
-    names: dict[str, list[str]] = {}
-    found: dict[pl.DataType, list[str]] = {}
-    for number, (own, dtype) in column.parts.items():
-        names.setdefault(own, []).append(files[number].file)
-        if dtypes[number] != pl.Null:  # a column without values disagrees with nothing
-            seen = dtype if dtype.is_nested() or dtype.is_temporal() else plain(dtype, prefix_of(column.name))
-            found.setdefault(seen, []).append(files[number].file)
-    names.pop(column.name, None)
-    differ = len(found) > 1 and found.keys() != {pl.Int64(), pl.Float64()}
-    if column.name in contract_dtypes():
-        differ = bool(found) and found.keys() != {column.dtype}
-    return [
-        *(Conflict(column.name, "name", own, column.name, tuple(where)) for own, where in names.items()),
-        *(
-            Conflict(column.name, "dtype", spelt(dtype), spelt(column.dtype), tuple(where))
-            for dtype, where in found.items()
-            if differ
-        ),
-    ]
+    others = ("", CONFIG, METRIC).index(prefix_of(column.name)) + 1
+    return (4 if column.name.startswith(HISTORY) else others), 0, column.name
 
 
 # --- one schema: names (the same in export_runs) --------------------------------------------------------------
@@ -604,9 +575,8 @@ def contract_dtypes() -> Mapping[str, pl.DataType]:
 
 def spelt(dtype: pl.DataType) -> str:
     """A dtype as the contract spells it: `Datetime[us, UTC]`."""
-    if not isinstance(dtype, pl.Datetime):
-        return str(dtype)
-    return f"Datetime[{dtype.time_unit}, {dtype.time_zone}]" if dtype.time_zone else f"Datetime[{dtype.time_unit}]"
+    parts = [dtype.time_unit, dtype.time_zone] if isinstance(dtype, pl.Datetime) else []
+    return f"Datetime[{', '.join(part for part in parts if part)}]" if parts else str(dtype)
 
 
 def convertible(dtype: pl.DataType, wanted: pl.DataType) -> bool:
@@ -625,75 +595,70 @@ def plain(dtype: pl.DataType, prefix: str) -> pl.DataType:
     """The contract's dtype that holds every value of `dtype`; Booleans count as 0 and 1 among metrics."""
     if dtype.is_temporal() and not prefix:  # a column that another tool has added
         return dtype
-    if dtype in (pl.UInt64, pl.Int128, pl.UInt128):  # may pass 64 bits
-        return pl.Float64()
     if dtype.is_integer() or (dtype == pl.Boolean and prefix == METRIC):
-        return pl.Int64()
+        return pl.Int64() if dtype not in (pl.UInt64, pl.Int128, pl.UInt128) else pl.Float64()  # may pass 64 bits
     if dtype.is_numeric():
         return pl.Float64()
     return dtype if dtype in (pl.Boolean, pl.Null) else pl.String()
 
 
-def common_dtype(dtypes: Iterable[pl.DataType], column: str) -> pl.DataType:
-    """The narrowest dtype that holds every value of columns of these (plain) dtypes."""
+def common_dtype(dtypes: Iterable[pl.DataType], prefix: str) -> pl.DataType:
+    """The narrowest dtype that holds every value of columns of these plain dtypes."""
     present = {dtype for dtype in dtypes if dtype != pl.Null}
     if not present:  # a dtype that every reader knows, unlike Null
-        return pl.Float64() if prefix_of(column) == METRIC else pl.String()
-    if len(present) == 1:
-        return present.pop()
-    return pl.Float64() if present == {pl.Int64(), pl.Float64()} else pl.String()
+        return pl.Float64() if prefix == METRIC else pl.String()
+    return present.pop() if len(present) == 1 else pl.Float64() if only_numbers(present) else pl.String()
 
 
-def dtypes_of_values(files: Sequence[ParquetFile], parts: Mapping[Identity, Parts]) -> dict[tuple[int, str], Any]:
-    """By file number and column, what the values of disputed columns are: Null if there are none, the number's dtype
-    if each is a text that is a number.
+def dtypes_of_values(
+    files: Sequence[ParquetFile], parts: Mapping[Identity, Mapping[int, tuple[str, pl.DataType]]]
+) -> dict[tuple[int, str], pl.DataType]:
+    """What the values of columns are on whose dtype files disagree, by file number and column.
+
+    Null where there are none, a number's dtype where each is a text that is such a number.
     """
     disputed: dict[int, dict[str, pl.DataType]] = {}
-    contract = contract_dtypes()
-    for (prefix, path), members in parts.items():
+    for (prefix, _), members in parts.items():
         dtypes = {number: plain(dtype, prefix) for number, (_, dtype) in members.items()}
-        differ = set(dtypes.values()) - {pl.Null()}
-        if len(differ) > 1 and differ != {pl.Int64(), pl.Float64()} and (prefix or path[0] not in contract):
-            for number, dtype in dtypes.items():
-                disputed.setdefault(number, {})[members[number][0]] = dtype
+        for number, dtype in () if only_numbers(dtypes.values()) else dtypes.items():
+            disputed.setdefault(number, {})[members[number][0]] = dtype
     found: dict[tuple[int, str], pl.DataType] = {}
     for rows in (FIRST_ROWS, None):  # all rows are read only where the first ones leave it open
-        queries = []
-        for number, columns in disputed.items():
-            values = [
-                dtype_of_values(pl.col(column), dtype).alias(column)
-                for column, dtype in columns.items()
-                if found.get((number, column)) != dtype
-            ]
-            queries.append(scan(files[number].file).slice(0, rows).select(values))
+        queries = [
+            scan(files[number].file)
+            .slice(0, rows)
+            .select(kind_of_values(c, dtype) for c, dtype in columns.items() if found.get((number, c)) != dtype)
+            for number, columns in disputed.items()
+        ]
+        kinds = {"none": pl.Null(), "integer": pl.Int64(), "number": pl.Float64()}
         for number, answers in zip(disputed, pl.collect_all(queries), strict=True):
-            meanings = answers.row(0, named=True) if answers.width else {}
-            kinds = {"none": pl.Null(), "integer": pl.Int64(), "number": pl.Float64()}
-            found |= {(number, c): kinds.get(kind, disputed[number][c]) for c, kind in meanings.items()}
+            for column in answers:
+                found[number, column.name] = kinds.get(column.item(), disputed[number][column.name])
     return found
 
 
-def dtype_of_values(values: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """`none`, `integer`, `number` or `other`: what all values are; of columns without text only if there are any."""
-    kind = pl.when(values.count() == 0).then(pl.lit("none"))
-    if dtype == pl.String:
-        text = values.cast(pl.String).drop_nulls()
-        kind = (
-            kind.when(is_integer(text).all()).then(pl.lit("integer")).when(is_number(text).all()).then(pl.lit("number"))
-        )
-    return kind.otherwise(pl.lit("other"))
+def kind_of_values(column: str, dtype: pl.DataType) -> pl.Expr:
+    """What all values of `column` are: none, integer or number where text says so, else other.
 
-
-def is_integer(text: pl.Expr) -> pl.Expr:
-    """Whether a text is a 64-bit integer as JSON spells it: `007` is a name."""
-    return text.str.contains(r"^(0|-?[1-9][0-9]*)$") & text.cast(pl.Int64, strict=False).is_not_null()
-
-
-def is_number(text: pl.Expr) -> pl.Expr:
-    """Whether a text is a number as JSON spells it and a float can hold, or the word for one that JSON lacks."""
+    As JSON spells them: 64-bit integers (`007` is a name), what a float can hold, the words for what JSON lacks.
+    """
+    values = pl.col(column)
+    text = values.cast(pl.String).drop_nulls()
+    whole = text.str.contains(r"^(0|-?[1-9][0-9]*)$") & text.cast(pl.Int64, strict=False).is_not_null()
     decimal = text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
     in_range = text.cast(pl.Float64, strict=False).is_finite().fill_null(False)
-    return (decimal & in_range) | text.is_in(["NaN", "Infinity", "-Infinity"])
+    number = (decimal & in_range) | text.is_in(["NaN", "Infinity", "-Infinity"])
+    is_text = pl.lit(dtype == pl.String)
+    return (
+        pl.when(values.count() == 0)
+        .then(pl.lit("none"))
+        .when(is_text & whole.all())
+        .then(pl.lit("integer"))
+        .when(is_text & number.all())
+        .then(pl.lit("number"))
+        .otherwise(pl.lit("other"))
+        .alias(column)
+    )
 
 
 def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
@@ -716,8 +681,7 @@ def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr
         return tags_of(values) if dtype == pl.String else values.cast(wanted)
     if wanted == pl.Int64:  # pandas has whole numbers as floats as soon as one is missing: `7.0`
         number = values.cast(pl.Float64, strict=False)
-        rounded = number.cast(wanted, strict=False)
-        exact = pl.when(number == rounded).then(rounded)
+        exact = pl.when(number == number.cast(wanted, strict=False)).then(number.cast(wanted, strict=False))
         return pl.coalesce(values.cast(wanted, strict=False), exact) if dtype == pl.String else exact
     return values.cast(wanted, strict=False)
 
@@ -760,37 +724,31 @@ def spelt_as_json(number: pl.Expr) -> pl.Expr:
 
 # --- one schema: metadata -------------------------------------------------------------------------------------
 def merged_metadata(
-    files: Sequence[ParquetFile], columns: Iterable[Column]
-) -> tuple[dict[str, str], dict[str, Row], list[Conflict]]:
-    """The result's key-value metadata, what it says of each metric, and the metrics whose goals files dispute.
+    files: Sequence[ParquetFile], columns: Sequence[Column]
+) -> tuple[dict[str, str], dict[KeyPath, str], list[Conflict]]:
+    """The result's key-value metadata, the stored goals by metric, and those that files dispute.
 
     Of a metric only that is stored on which all files agree that say something of it.
     """
-    metrics: dict[str, Row] = {}
+    metrics: dict[str, Record] = {}
     conflicts: list[Conflict] = []
     for column in columns:
         claims: dict[str, dict[str, list[str]]] = {}  # by key and value: the files
         for number, (own, _) in column.parts.items():
-            for key, value in files[number].metrics.get(own, {}).items():
+            for key, value in files[number].goals.get(own, {}).items():
                 if value is not None:
                     claims.setdefault(key, {}).setdefault(json_text(value), []).append(files[number].file)
-        agreed = {key: json.loads(next(iter(values))) for key, values in claims.items() if len(values) == 1}
-        if agreed:
-            metrics[column.name] = agreed
-        conflicts += [
-            Conflict(column.name, key, str(json.loads(value)), "not stored", tuple(where))
-            for key, values in claims.items()
-            if len(values) > 1
-            for value, where in values.items()
-        ]
+        for key, values in claims.items():
+            if len(values) == 1:
+                metrics.setdefault(column.name, {})[key] = json.loads(next(iter(values)))
+                continue
+            disputed = [(str(json.loads(value)), tuple(where)) for value, where in values.items()]
+            conflicts += [Conflict(column.name, key, value, "not stored", where) for value, where in disputed]
+    goals = {c.path: metrics[c.name]["goal"] for c in columns if metrics.get(c.name, {}).get("goal")}
+    paths = {column.name: column.path for column in columns if prefix_of(column.name)}
     sources = {json_text(source): source for file in files for source in file.sources}
-    documents: Row = {
-        COLUMNS_KEY: {column.name: column.path for column in columns if prefix_of(column.name)},
-        METRICS_KEY: metrics,
-        SOURCE_KEY: {"sources": list(sources.values())},
-    }
-    metadata = {SCHEMA_KEY: SCHEMA_VERSION} | {key: json_text(document) for key, document in documents.items()}
-    return metadata, metrics, conflicts
+    documents = {COLUMNS_KEY: paths, METRICS_KEY: metrics, SOURCE_KEY: {"sources": list(sources.values())}}
+    return {SCHEMA_KEY: SCHEMA_VERSION} | {key: json_text(text) for key, text in documents.items()}, goals, conflicts
 
 
 # --- rows -----------------------------------------------------------------------------------------------------
@@ -799,29 +757,27 @@ def deciding_rows(files: Sequence[ParquetFile], columns: Sequence[Column], also:
     wanted = {*DECIDING, *also}
     needed = [column for column in columns if column.name in wanted]
     frames = [
-        scan(file.file)
-        .select(values_in(number, file, needed))
-        .with_row_index(ROW)
-        .with_columns(pl.lit(number, dtype=pl.UInt32).alias(FILE))
+        rows_of(number, file, needed).with_columns(pl.lit(number, dtype=pl.UInt32).alias(FILE))
         for number, file in enumerate(files)
     ]
     # Files whose runs were read from logs on disk, those that went into an aggregate included.
     offline = {str(source["file"]) for file in files for source in file.sources if source.get("kind") == "offline"}
-    is_offline = pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE)
-    return pl.concat(frames).with_columns(is_offline).collect()
+    return pl.concat(frames).with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE)).collect()
 
 
-def values_in(number: int, file: ParquetFile, columns: Iterable[Column]) -> Iterator[pl.Expr]:
-    """The values of the result's columns in file `number`; null where the file has no such column."""
-    for column in columns:
-        values = pl.lit(None, dtype=column.dtype)
-        if number in column.parts:
-            values = cast_column(*column.parts[number], column.dtype)
-        if column.name == "source_file":  # an aggregate's rows keep their first origin
-            values = values.fill_null(pl.lit(file.file))
-        if column.name == "tags":
-            values = values.fill_null(pl.lit([], dtype=column.dtype))
-        yield values.alias(column.name)
+def rows_of(number: int, file: ParquetFile, columns: Iterable[Column]) -> pl.LazyFrame:
+    """The rows of file `number` with the result's columns and ROW; null where the file has no such column."""
+    values = {
+        column.name: cast_column(*column.parts[number], column.dtype)
+        if number in column.parts
+        else pl.lit(None, dtype=column.dtype)
+        for column in columns
+    }
+    if "source_file" in values:  # an aggregate's rows keep their first origin
+        values["source_file"] = values["source_file"].fill_null(pl.lit(file.file))
+    if "tags" in values:
+        values["tags"] = values["tags"].fill_null(pl.lit([], dtype=pl.List(pl.String)))
+    return scan(file.file).select(value.alias(name) for name, value in values.items()).with_row_index(ROW)
 
 
 def latest(rows: pl.DataFrame) -> pl.DataFrame:
@@ -836,17 +792,16 @@ def latest(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 # --- filters --------------------------------------------------------------------------------------------------
-def selected_runs(runs: pl.DataFrame, options: Options, filters: list[Row]) -> pl.DataFrame:
+def selected_runs(runs: pl.DataFrame, options: Options, filters: list[Record]) -> pl.DataFrame:
     """The runs that pass --project, --state and --filter; what each did is added to `filters`."""
     if options.project:
         projects = runs["project"].drop_nulls().unique().to_list()
         hits = [name for name in projects if any(matches(name, pattern) for pattern in options.project)]
         flag = f"--project {','.join(options.project)}"
         runs = passing(runs, flag, pl.col("project").is_in(hits), filters, shown="project")
-    states = [state.lower() for state in options.state]
-    if states and "all" not in states:
-        in_state = pl.col("state").str.to_lowercase().is_in(states)
-        runs = passing(runs, f"--state {','.join(states)}", in_state, filters, shown="state")
+    if options.state and "all" not in options.state:
+        in_state = pl.col("state").str.to_lowercase().is_in(options.state)
+        runs = passing(runs, f"--state {','.join(options.state)}", in_state, filters, shown="state")
     if options.filter:
         named = pl.any_horizontal(pl.col("name").str.contains(f"(?i){regex}") for regex in options.filter)
         runs = passing(runs, " ".join(f"--filter {regex}" for regex in options.filter), named, filters, shown="name")
@@ -854,11 +809,17 @@ def selected_runs(runs: pl.DataFrame, options: Options, filters: list[Row]) -> p
 
 
 def passing(
-    runs: pl.DataFrame, flag: str, keeps: pl.Expr, filters: list[Row], *, shown: str = "", renamed: Sequence[str] = ()
+    runs: pl.DataFrame,
+    flag: str,
+    keeps: pl.Expr,
+    filters: list[Record],
+    *,
+    shown: str = "",
+    renamed: Sequence[str] = (),
 ) -> pl.DataFrame:
     """The runs that one filter keeps; ScriptError where it keeps none, or a value cannot be evaluated, as in a cast.
 
-    `shown` is the column whose values the message shows; in place of the columns `renamed`, those of the config count.
+    `shown` is the column whose values the message shows. In place of the columns `renamed`, the config's count.
     """
     try:
         swapped = runs.with_columns(pl.col(CONFIG + name).alias(name) for name in renamed)
@@ -866,14 +827,13 @@ def passing(
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ScriptError(f"{flag} cannot be evaluated: {first_line(error)}", WRONG_USAGE) from error
     if kept.is_empty():
-        values = some(runs[shown].drop_nulls().unique().sort().to_list()) if shown else ""
-        there = f"; their {shown}s: {values}" if shown else ""
+        there = f"; their {shown}s: {some(runs[shown].drop_nulls().unique().sort().to_list())}" if shown else ""
         raise ScriptError(f"no run left: {flag} kept none of {counted(len(runs), 'run')}{there}", NOTHING_USABLE)
     filters.append({"filter": flag, "before": len(runs), "kept": len(kept)})
     return kept
 
 
-def sql_predicate(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Expr:
+def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Expr:
     """The condition that an SQL predicate over the result's columns means; ScriptError where it means none."""
     flag = f"--where {predicate}"
     unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "''", predicate)
@@ -886,9 +846,9 @@ def sql_predicate(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Expr:
         raise ScriptError(f"{flag} is no SQL predicate: {first_line(error)}; {hint}", WRONG_USAGE) from error
     for column in keeps.meta.root_names():
         if column not in dtypes:
-            prefixed = [prefix + column for prefix in (CONFIG, METRIC) if prefix + column in dtypes]
+            prefixed = " or ".join(prefix + column for prefix in (CONFIG, METRIC) if prefix + column in dtypes)
             near = did_you_mean(column, dtypes) or "; text stands in single quotes"
-            near = f"; did you mean {' or '.join(prefixed)}?" if prefixed else near
+            near = f"; did you mean {prefixed}?" if prefixed else near
             raise ScriptError(f"{flag}: there is no column {column}{near}", WRONG_USAGE)
     try:
         kind = pl.DataFrame(schema=dict(dtypes)).select(keeps).dtypes[0]
@@ -959,78 +919,72 @@ def read_rules(file: str) -> tuple[Rule, ...]:
         raise ScriptError(f"--rules {file} cannot be read: {error.strerror}; check the name", WRONG_USAGE) from error
     except ValueError as error:  # no TOML, or no UTF-8
         raise ScriptError(f"--rules {file} is no TOML file: {first_line(error)}", WRONG_USAGE) from error
-    unknown = sorted(document.keys() - {"rule", "replace"})
-    if unknown:
-        raise ScriptError(f"--rules {file}: unknown key {unknown[0]}; there are [[rule]] and replace", WRONG_USAGE)
-    tables, replace = document.get("rule", []), document.get("replace", False)
-    if not isinstance(tables, list) or not isinstance(replace, bool):
-        raise ScriptError(f"--rules {file}: rules are written as [[rule]], and replace is true or false", WRONG_USAGE)
-    builtin = {rule.column: rule.dtype for rule in reversed(RULES)}
-    rules: list[Rule] = []
+    tables, replace = document.pop("rule", []), document.pop("replace", False)
+    if document or not isinstance(tables, list) or not isinstance(replace, bool):
+        hint = f"; unknown key {next(iter(document))}" if document else ""
+        hint = f"--rules {file}: rules are written as [[rule]], and replace is true or false{hint}"
+        raise ScriptError(hint, WRONG_USAGE)
+    dtypes: dict[str, str] = {}
+    rules = []
     for number, table in enumerate(tables, 1):
         where = f"{file}: rule {number}"
         named = f" ({table['column']})" if isinstance(table, dict) and "column" in table else ""
-        flaw = flaw_of_table(table, {rule.column: rule.dtype for rule in reversed(rules)})
+        flaw = flaw_of_table(table) if isinstance(table, dict) else "it is no table"
         if flaw:
-            raise ScriptError(f"--rules {where}{named}{flaw}", WRONG_USAGE)
-        rules.append(Rule(**{"dtype": builtin.get(table["column"], "string"), **table, "origin": where}))
+            raise ScriptError(f"--rules {where}{named}: {flaw}", WRONG_USAGE)
+        builtin = next((rule.dtype for rule in RULES if rule.column == table["column"]), "string")
+        rule = Rule(**{"dtype": builtin, "origin": where, **table})
+        if dtypes.setdefault(rule.column, rule.dtype) != rule.dtype:
+            other = f"dtype {rule.dtype}, but an earlier rule of that column has {dtypes[rule.column]}"
+            raise ScriptError(f"--rules {where}{named} has {other}", WRONG_USAGE)
+        rules.append(rule)
     return tuple(rules) if replace else (*rules, *RULES)
 
 
-def flaw_of_table(table: object, earlier: Mapping[str, str]) -> str | None:
-    """What is wrong with a [[rule]], given the dtypes of the rules before it by column; None where it is a good one."""
-    if not isinstance(table, dict):
-        return " is no table"
+def flaw_of_table(table: Record) -> str | None:
+    """What is wrong with a [[rule]]; None where it is a good one."""
+    keys = Rule._fields[:-1]
     for key, value in table.items():
-        if key not in RULE_KEYS:
-            return f": unknown key {key}{did_you_mean(key, RULE_KEYS)}; there are {', '.join(RULE_KEYS)}"
+        if key not in keys:
+            return f"unknown key {key}{did_you_mean(key, keys)}; there are {', '.join(keys)}"
         if not isinstance(value, (str, int, float, bool) if key == "value" else str):
-            return f": {key} is no text"
-    for key in ("column", "pattern"):
+            return f"{key} is no text"
+    for key in keys[:2]:
         if key not in table:
-            return f": it has no {key}"
-    column, pattern, dtype = table["column"], table["pattern"], table.get("dtype", "string")
+            return f"it has no {key}"
+    column, pattern = table["column"], table["pattern"]
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
-        return ": a column's name is made of letters, digits and _"
+        return "a column's name is made of letters, digits and _"
     if column.lower() in contract_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY)):
-        return ": that column holds what W&B says; choose another name"
-    if dtype not in DTYPES:
-        return f": unknown dtype {dtype}; there are {', '.join(DTYPES)}"
-    if earlier.get(column, dtype) != dtype:
-        return f" has dtype {dtype}, but an earlier rule of that column has {earlier[column]}"
+        return "that column holds what W&B says; choose another name"
+    if table.get("dtype", "string") not in DTYPES:
+        return f"unknown dtype {table['dtype']}; there are {', '.join(DTYPES)}"
     flaw = flaw_of(pattern)
     if flaw:
-        return f": its pattern {pattern} is no regular expression: {flaw}"
-    groups = pl.select(pl.lit("").str.extract_groups(f"(?i){pattern}")).to_series().struct.fields
-    if "value" not in table and not groups:
-        return f": its pattern {pattern} has no group to take the value from; put one in parentheses, or give a value"
+        return f"its pattern {pattern} is no regular expression: {flaw}"
+    if "value" not in table and not re.search(r"\((?!\?)|\(\?P?<", re.sub(r"\\.", "", pattern)):
+        return f"its pattern {pattern} has no group to take the value from; put one in parentheses, or give a value"
     return None
 
 
 def derived_dtypes(rules: Iterable[Rule]) -> dict[str, pl.DataType]:
-    """The derived columns in order, with the dtypes that their first rules say."""
+    """The derived columns in order, with the dtypes that their rules say."""
     dtypes = dict(zip(DTYPES, (pl.String(), pl.Int64(), pl.Float64(), pl.Boolean()), strict=True))
-    found: dict[str, pl.DataType] = {}
-    for rule in rules:
-        found.setdefault(rule.column, dtypes[rule.dtype])
-    return found
+    return {rule.column: dtypes[rule.dtype] for rule in rules}
 
 
 def derived_columns(rules: Sequence[Rule], dtypes: Mapping[str, pl.DataType]) -> Iterator[pl.Expr]:
     """An expression per derived column, in the rules' order; null where no rule matches or has its source."""
     for column, dtype in derived_dtypes(rules).items():
-        found = [
-            value_by(rule, dtypes[rule.source]) for rule in rules if rule.column == column and rule.source in dtypes
-        ]
-        text = pl.coalesce(*found, pl.lit(None, dtype=pl.String))
+        own = [rule for rule in rules if rule.column == column and rule.source in dtypes]
+        text = pl.coalesce(*(value_by(rule, dtypes[rule.source]) for rule in own), pl.lit(None, dtype=pl.String))
+        value = text.cast(dtype, strict=False) if dtype != pl.Boolean else text  # null past 64 bits
+        if dtype == pl.Float64:  # 1e999 is no value; a config may say Infinity
+            value = pl.when(value.is_finite() | ~text.str.contains("[0-9]")).then(value)
         if dtype == pl.Boolean:
             lower = text.str.to_lowercase()
             no = lower.is_in(["false", "0", "no", "off"])
-            yield pl.when(lower.is_in(["true", "1", "yes", "on"])).then(True).when(no).then(False).alias(column)
-            continue
-        value = text.cast(dtype, strict=False)  # past 64 bits there is none
-        if dtype == pl.Float64:  # as with 1e999; a config may say Infinity
-            value = pl.when(value.is_finite() | ~text.str.contains("[0-9]")).then(value)
+            value = pl.when(lower.is_in(["true", "1", "yes", "on"])).then(True).when(no).then(False)
         yield value.alias(column)
 
 
@@ -1053,27 +1007,24 @@ def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
     """The answer to --explain: for each derived column the value and the first rule on names that matches."""
     run, dtypes = pl.DataFrame({"name": [name]}), {"name": pl.String()}
     values = run.with_columns(derived_columns(rules, dtypes)).row(0, named=True)
-    found: list[Row] = []
+    found: list[Record] = []
+    lines = []
+    width = max([len(rule.column) for rule in rules], default=0)
     for column in derived_dtypes(rules):
         tried = (rule for rule in rules if rule.column == column and rule.source == "name")
         hit = next((rule for rule in tried if run.select(value_by(rule, pl.String())).item() is not None), None)
         pattern, origin = (hit.pattern, hit.origin) if hit else (None, None)
         found.append({"column": column, "value": values[column], "pattern": pattern, "origin": origin})
-    if as_json:
-        return json_text({"version": 1, "explain": found})
-    width = max([len(row["column"]) for row in found], default=0)
-    lines = []
-    for row in found:
-        value = "no value" if row["value"] is None else row["value"]
-        said = "no rule matches" if row["pattern"] is None else f"{value}  by {row['pattern']}  ({row['origin']})"
-        lines.append(f"{row['column']:<{width}}  {said}")
+        value = "no value" if values[column] is None else values[column]
+        lines.append(f"{column:<{width}}  " + (f"{value}  by {pattern}  ({origin})" if hit else "no rule matches"))
     sources = dict.fromkeys(rule.source for rule in rules if rule.source != "name")
     if sources:
         lines.append(f"Not asked here, as a name alone has none: the rules on {', '.join(sources)}.")
-    return "\n".join(map(printable, lines or ["There are no rules."]))
+    text = "\n".join(map(printable, lines or ["There are no rules."]))
+    return json_text({"version": 1, "explain": found}) if as_json else text
 
 
-def fit_of(column: str, runs: pl.DataFrame) -> Row:
+def fit_of(column: str, runs: pl.DataFrame) -> Record:
     """How many runs have a value in a derived column, the commonest values, and names that matched nothing."""
     values = runs[column].drop_nulls()
     commonest = values.value_counts().sort("count", column, descending=[True, False])
@@ -1143,18 +1094,15 @@ def histories_beside(files: Iterable[ParquetFile]) -> tuple[list[ParquetFile], l
     sampled: list[str] = []
     broken: list[Skipped] = []
     for folder in dict.fromkeys(folder_of(str(source["file"])) for file in files for source in file.sources):
-        if is_url(folder):
-            candidates = sorted(files_at_url(f"{folder}/*{HISTORY_ENDING}")[0])
-        else:
-            visible = Path(folder).glob("[!.]*.parquet") if Path(folder).is_dir() else ()
-            candidates = sorted(str(file) for file in visible)
-        sampled += [file for file in candidates if file.endswith(SAMPLED_ENDING)]
-        for file in candidates:
+        there = files_at_url(f"{folder}/*{HISTORY_ENDING}")[0] if is_url(folder) else Path(folder).glob("[!.]*.parquet")
+        for file in sorted(map(str, there)):
+            if file.endswith(SAMPLED_ENDING):
+                sampled.append(file)
+                continue
             try:
                 header = read_header(file)
-                if header.kind == "history" and file not in sampled:
-                    found.append(header)
-            except (*reading_errors(), ValueError) as error:
+                found += [header] if header.kind == "history" else []
+            except reading_errors(ValueError) as error:
                 if HISTORY_ENDING in file:  # any other one is an input, or none of ours
                     broken.append(damaged(file, error))
     return found, sampled, broken
@@ -1165,7 +1113,7 @@ def folder_of(file: str) -> str:
     return file.rpartition("/")[0] if is_url(file) else str(Path(file).parent)
 
 
-def metric_columns(file: ParquetFile) -> dict[KeyPath, str]:
+def numeric_metrics(file: ParquetFile) -> dict[KeyPath, str]:
     """The numeric metrics of a history file: column by W&B path."""
     return {
         file.paths.get(column, (column.removeprefix(METRIC),)): column
@@ -1179,7 +1127,7 @@ def history_plan(
     files: Sequence[ParquetFile],
     sampled: Sequence[str],
     columns: Sequence[Column],
-    goals: Mapping[str, Row],
+    goals: Mapping[KeyPath, str],
 ) -> HistoryPlan:
     """What --history and its flags mean for these files; ScriptError where they lack what the user names."""
     if (options.at or options.history_metrics) and not files:
@@ -1187,65 +1135,56 @@ def history_plan(
         raise ScriptError(message, NOTHING_USABLE)
     metrics = history_metrics(files, columns)
     known = [name for metric in metrics for name in metric.names]
-    best, goal, why = None, None, ""
+    best: KeyPath = ()
+    goal, why = None, ""
     if options.at:
-        name, _, way = options.at.rpartition(":")
-        name, goal = (name, GOALS[way]) if way in GOALS else (options.at, None)
+        name, _, goal = options.at.rpartition(":")
+        name, goal = (name, goal) if goal in {"min", "max"} else (options.at, None)
         hits = [m for kind in range(3) for m in metrics if m.names[kind : kind + 1] == (name,)]
         hits += [m for m in metrics if name.lower() in map(str.lower, m.names)]
         if not hits:
             raise ScriptError(f"--at {name}: no history has such a metric{did_you_mean(name, known)}", WRONG_USAGE)
-        best, why = hits[0], "as said"
+        best = hits[0].path
+        why = "as said" if goal else "the stored goal" if best in goals else "by its name"
+        goal = goal or goals.get(best) or goal_by_name(".".join(best))
         if goal is None:
-            stored = next((goals[c.name].get("goal") for c in columns if c.path == best.path and c.name in goals), None)
-            goal, why = stored or goal_by_name(".".join(best.path)), "the stored goal" if stored else "by its name"
-        if goal is None:
-            raise ScriptError(
-                f"--at {name}: which way is better cannot be read off its name; add :min or :max", WRONG_USAGE
-            )
+            message = f"--at {name}: which way is better cannot be read off its name; add :min or :max"
+            raise ScriptError(message, WRONG_USAGE)
     for pattern in options.history_metrics:
         if not any(matches(name, pattern) for name in known):
             near = did_you_mean(pattern, known)
             raise ScriptError(f"--history-metrics {pattern}: no history has such a metric{near}", WRONG_USAGE)
-    if options.history_metrics:
-        metrics = [
-            m for m in metrics if any(matches(n, pattern) for n in m.names for pattern in options.history_metrics)
-        ]
+    globs = options.history_metrics or ["*"]
+    metrics = [metric for metric in metrics if any(matches(name, glob_) for name in metric.names for glob_ in globs)]
     dtypes: dict[str, pl.DataType] = {}
     for metric in metrics:
         whole, own = pl.Int64(), metric.dtype
         told = {"min": own, "min_step": whole, "max": own, "max_step": whole, "last": own, "tail": pl.Float64()}
         told |= {"n": whole, "n_nonfinite": whole} | ({"at": own} if best else {})
         dtypes |= {f"{HISTORY}{statistic}_{metric.name}": dtype for statistic, dtype in told.items()}
-    earlier = {column.name: column.dtype for column in columns if column.name in dtypes}  # of an earlier result
-    dtypes |= {name: common_dtype({dtypes[name], dtype}, METRIC) for name, dtype in earlier.items()}
-    return HistoryPlan(files, sampled, metrics, best, goal, why, dtypes)
+    for column in columns:
+        if column.name in dtypes:  # of an earlier result
+            dtypes[column.name] = common_dtype((dtypes[column.name], column.dtype), METRIC)
+    return HistoryPlan(files, sampled, metrics, best, goal in {"min", "minimize"}, why, dtypes)
 
 
 def history_metrics(files: Sequence[ParquetFile], columns: Sequence[Column]) -> list[HistoryMetric]:
-    """Every metric of the histories, by name. One called `step_loss` gets a hash of its path beside one called `loss`:
-    their columns would have one name.
+    """Every metric of the histories, by name.
+
+    One called `step_loss` gets a hash of its path beside one called `loss`, as their columns would have one name.
     """
-    own_columns = [metric_columns(file) for file in files]
-    paths = {path for own in own_columns for path in own}
-    names = names_of({(prefix_of(column.name), column.path) for column in columns} | {(METRIC, p) for p in paths})
-    short = {path: names[METRIC, path].removeprefix(METRIC) for path in paths}
-    taken = {name.lower() for name in short.values()}
+    dtypes: dict[KeyPath, set[pl.DataType]] = {}
+    for file in files:
+        for path, column in numeric_metrics(file).items():
+            dtypes.setdefault(path, set()).add(plain(file.dtypes[column], METRIC))
+    names = names_of({(prefix_of(c.name), c.path) for c in columns} | {(METRIC, path) for path in dtypes})
+    short = {path: names[METRIC, path].removeprefix(METRIC) for path in dtypes}
+    clashing = {f"{mark}{name.lower()}" for mark in ("step_", "nonfinite_") for name in short.values()}
     metrics = []
     for path, name in short.items():
-        begun = [mark for mark in ("step_", "nonfinite_") if name.lower().startswith(mark)]
-        clash = any(name.lower().removeprefix(mark) in taken for mark in begun)
-        dtypes = {
-            plain(file.dtypes[own[path]], METRIC) for file, own in zip(files, own_columns, strict=True) if path in own
-        }
-        metrics.append(
-            HistoryMetric(
-                path,
-                f"{name}__{path_hash(path)[:8]}" if clash else name,
-                tuple(dict.fromkeys((f"{METRIC}{name}", ".".join(path), name))),
-                common_dtype(dtypes, METRIC),
-            )
-        )
+        own = f"{name}__{path_hash(path)[:8]}" if name.lower() in clashing else name
+        known_as = tuple(dict.fromkeys((f"{METRIC}{name}", ".".join(path), name)))
+        metrics.append(HistoryMetric(path, own, known_as, common_dtype(dtypes[path], METRIC)))
     return sorted(metrics, key=lambda metric: metric.name)
 
 
@@ -1259,35 +1198,28 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan) -> tuple[pl.DataFrame,
     runs = runs.with_columns(pl.col("source_file").replace_strict(folders, return_dtype=pl.String).alias(FOLDER))
     key = ["run_id", "entity", "project", FOLDER]
     wanted = runs.select(pl.col("id").alias("run_id"), *key[1:]).unique()
-    schema = pl.Schema({**wanted.schema, ROWS: pl.Int64(), **plan.dtypes})
-    places, frames = [], [pl.DataFrame(schema=schema)]
+    places = [wanted.clear().with_columns(pl.lit(0, pl.Int64).alias(ROWS), pl.lit(0).alias(FILE))]
+    frames = [pl.DataFrame(schema=pl.Schema({**wanted.schema, ROWS: pl.Int64(), **plan.dtypes}))]
     broken: list[Skipped] = []
     for number, file in enumerate(plan.files):
-        here = wanted.filter(pl.col(FOLDER) == folder_of(file.file))
         try:
-            if len(here):
-                places.append(rows_per_run(file, here).with_columns(pl.lit(number).alias(FILE)))
+            places.append(rows_per_run(file, wanted).with_columns(pl.lit(number).alias(FILE)))
         except reading_errors() as error:  # a footer can be sound where the rows are not
             broken.append(damaged(file.file, error))
-    if places:  # of files that hold the same run, the one with the most rows of it counts
-        fullest = pl.concat(places).sort(ROWS, FILE, descending=[True, False]).unique(key, keep="first")
-        for (number,), there in fullest.sort(FILE, *key).group_by(FILE, maintain_order=True):
-            try:
-                frames += list(statistics_by_run(plan, plan.files[number], there))
-            except reading_errors() as error:
-                broken.append(damaged(plan.files[number].file, error))
+    # Of files that hold the same run, the one with the most rows of it counts.
+    fullest = pl.concat(places).sort(ROWS, FILE, descending=[True, False]).unique(key, keep="first")
+    for (number,), there in fullest.sort(FILE, *key).group_by(FILE, maintain_order=True):
+        try:
+            frames += list(statistics_by_run(plan, plan.files[number], there))
+        except reading_errors() as error:
+            broken.append(damaged(plan.files[number].file, error))
     found = pl.concat(frames, how="diagonal_relaxed").rename({"run_id": "id"})  # integers may meet floats
-    on = ["id", *key[1:]]
-    earlier = [column for column in plan.dtypes if column in runs.columns]  # of runs whose histories are gone since
-    joined = runs.join(found, on=on, how="left", suffix=INTERNAL, nulls_equal=True, maintain_order="left")
-    chosen = [
-        pl.when(pl.col(ROWS).is_null())
-        .then(pl.col(name).cast(plan.dtypes[name]))
-        .otherwise(name + INTERNAL)
-        .alias(name)
-        for name in earlier
-    ]
-    return joined.with_columns(chosen).drop(name + INTERNAL for name in earlier), broken
+    joined = runs.join(found, ["id", *key[1:]], "left", suffix=INTERNAL, nulls_equal=True, maintain_order="left")
+    earlier = [name for name in plan.dtypes if name in runs.columns]  # of runs whose histories are gone since
+    gone = pl.col(ROWS).is_null()
+    values = [pl.when(gone).then(pl.col(name)).otherwise(name + INTERNAL).alias(name) for name in earlier]
+    joined = joined.with_columns(values).drop(name + INTERNAL for name in earlier)
+    return joined.cast({name: plan.dtypes[name] for name in earlier}), broken
 
 
 def rows_per_run(file: ParquetFile, wanted: pl.DataFrame) -> pl.DataFrame:
@@ -1296,8 +1228,11 @@ def rows_per_run(file: ParquetFile, wanted: pl.DataFrame) -> pl.DataFrame:
     Another tool's history may lack entity and project: there the id alone identifies the run, if no two share it.
     """
     keys = [key for key in ("run_id", "entity", "project") if key in file.dtypes]
+    here = wanted.filter(pl.col(FOLDER) == folder_of(file.file)).unique(keys, keep="none")
+    if here.is_empty():  # the file is not even opened
+        return here.with_columns(pl.lit(0, pl.Int64).alias(ROWS))
     rows = scan(file.file).select(pl.col(keys).cast(pl.String)).group_by(keys).agg(pl.len().cast(pl.Int64).alias(ROWS))
-    return wanted.unique(keys, keep="none").join(rows.collect(engine="streaming"), on=keys, nulls_equal=True)
+    return here.join(rows.collect(engine="streaming"), on=keys, nulls_equal=True)
 
 
 def statistics_by_run(plan: HistoryPlan, file: ParquetFile, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -1305,21 +1240,19 @@ def statistics_by_run(plan: HistoryPlan, file: ParquetFile, runs: pl.DataFrame) 
 
     Some runs and metrics at a time, so that a history need not fit in memory.
     """
-    own = metric_columns(file)
+    own = numeric_metrics(file)
     metrics = [metric for metric in plan.metrics if metric.path in own]
-    best = own.get(plan.best.path) if plan.best else None
+    best = own.get(plan.best)
     rows_at_once = max(1, CELLS // (len(metrics) + 2))
     first_row = pl.col(ROWS).cum_sum() - pl.col(ROWS)
     runs = runs.with_row_index(RUN).with_columns((first_row // rows_at_once).alias(POSITION))
-    for _, block in runs.group_by(POSITION, maintain_order=True):
-        at_once = max(1, CELLS // block[ROWS].sum())
+    for block in runs.partition_by(POSITION, maintain_order=True):
+        at_once = max(1, CELLS // int(block[ROWS].sum()))
         parts = [block.drop(POSITION, FILE, RUN)]
         for start in range(0, len(metrics), at_once):
             some_metrics = metrics[start : start + at_once]
-            columns = [own[metric.path] for metric in some_metrics]
-            dtypes = [metric.dtype for metric in some_metrics]
-            rows = history_rows(file, block, dict(zip(columns, dtypes, strict=True)), best)
-            at = None if best is None else getattr(pl.col(BEST), "arg_min" if plan.goal == "minimize" else "arg_max")()
+            rows = history_rows(file, block, {own[metric.path]: metric.dtype for metric in some_metrics}, best)
+            at = None if best is None else pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
             told = [each for n, metric in enumerate(some_metrics) for each in statistics(n, metric, at)]
             parts.append(rows.group_by(RUN, maintain_order=True).agg(told).drop(RUN))
         yield pl.concat(parts, how="horizontal")
@@ -1328,9 +1261,8 @@ def statistics_by_run(plan: HistoryPlan, file: ParquetFile, runs: pl.DataFrame) 
 def history_rows(
     file: ParquetFile, runs: pl.DataFrame, columns: Mapping[str, pl.DataType], best: str | None
 ) -> pl.DataFrame:
-    """The rows of some runs, sorted by RUN, the run's number, and STEP; `columns` with their dtypes, `best` as BEST.
-
-    Beside each column `x` stands `finite x`: its finite values, null for others.
+    """The rows of some runs: RUN, the run's number, and STEP, sorted by both; column n of `columns` with its dtype as
+    `n`, its finite values, else null, as `finite n`; those of `best` as BEST.
     """
     keys = [key for key in ("run_id", "entity", "project") if key in file.dtypes]
     run_id = cast_column("run_id", file.dtypes["run_id"], pl.String())
@@ -1338,7 +1270,7 @@ def history_rows(
     here = run_id.is_between(first, last) & run_id.is_in(runs["run_id"].implode())  # the range skips row groups
     values = [pl.col(column).cast(dtype).alias(f"{n}") for n, (column, dtype) in enumerate(columns.items())]
     named = [pl.col(key).cast(pl.String) for key in keys]
-    goal = [finite(pl.col(best)).cast(pl.Float64).alias(BEST)] if best else []
+    goal = [finite_values(pl.col(best)).cast(pl.Float64).alias(BEST)] if best else []
     rows = scan(file.file).filter(here).select(*named, pl.col("_step").cast(pl.Int64).alias(STEP), *values, *goal)
     block = rows.collect(engine="streaming")
     numbers = block.select(keys).join(runs.select(RUN, *keys), keys, "left", nulls_equal=True, maintain_order="left")
@@ -1347,12 +1279,11 @@ def history_rows(
     in_order = (run > run.shift()) | ((run == run.shift()) & (step > step.shift()))
     if not block.select(in_order.fill_null(True).all()).item():  # another tool's file, or rows of overlapping exports
         block = block.sort(RUN, STEP, maintain_order=True).unique(maintain_order=True)
-    return block.with_columns(
-        run.set_sorted(), *(finite(pl.col(f"{n}")).alias(f"finite {n}") for n in range(len(columns)))
-    )
+    finite = [finite_values(pl.col(f"{n}")).alias(f"finite {n}") for n in range(len(columns))]
+    return block.with_columns(run.set_sorted(), *finite)
 
 
-def finite(value: pl.Expr) -> pl.Expr:
+def finite_values(value: pl.Expr) -> pl.Expr:
     """The finite values, null for others; adding 0 makes -0.0 into 0.0, as polars may rank the one before the other."""
     return pl.when(value.is_finite()).then(value + 0)
 
@@ -1363,17 +1294,16 @@ def statistics(number: int, metric: HistoryMetric, at: pl.Expr | None) -> list[p
     The first of equal values is the best one. The last value is the last one logged, finite or not; the tail is the
     mean of the last tenth (rounded down, at least one) of the finite values.
     """
-    value, finite_value, step = pl.col(f"{number}"), pl.col(f"finite {number}"), pl.col(STEP)
-    tail = finite_value.drop_nulls().tail(pl.max_horizontal(finite_value.count() // 10, 1))
+    value, finite, step = pl.col(f"{number}"), pl.col(f"finite {number}"), pl.col(STEP)
     told = {
-        "min": finite_value.min(),
-        "min_step": step.get(finite_value.arg_min(), null_on_oob=True),
-        "max": finite_value.max(),
-        "max_step": step.get(finite_value.arg_max(), null_on_oob=True),
+        "min": finite.min(),
+        "min_step": step.get(finite.arg_min(), null_on_oob=True),
+        "max": finite.max(),
+        "max_step": step.get(finite.arg_max(), null_on_oob=True),
         "last": value.drop_nulls().last(),
-        "tail": tail.cast(pl.Float64).mean(),
-        "n": finite_value.count().cast(pl.Int64),
-        "n_nonfinite": value.count().cast(pl.Int64) - finite_value.count().cast(pl.Int64),
+        "tail": finite.drop_nulls().tail(pl.max_horizontal(finite.count() // 10, 1)).cast(pl.Float64).mean(),
+        "n": finite.count().cast(pl.Int64),
+        "n_nonfinite": value.count().cast(pl.Int64) - finite.count().cast(pl.Int64),
     }
     if at is not None:
         told["at"] = value.slice(0, at.fill_null(-1) + 1).drop_nulls().last()
@@ -1386,9 +1316,9 @@ def scan(file: str) -> pl.LazyFrame:
     return pl.scan_parquet(file, glob=False, hive_partitioning=False)
 
 
-def reading_errors() -> tuple[type[BaseException], ...]:
-    """What polars raises for files that are damaged; some damage makes its decoder panic."""
-    return (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+def reading_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...]:
+    """What polars raises for files that are damaged, and `more`; some damage makes its decoder panic."""
+    return (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, *more)
 
 
 def rows_in_order(
@@ -1400,15 +1330,13 @@ def rows_in_order(
     """
     own = [column for column in columns if column.name not in new]
     placed = chosen.sort(ROW_ORDER).with_row_index(POSITION).select(POSITION, FILE, ROW, pl.col("id").alias(RUN), *new)
-    place = pl.col(POSITION)
-    spans = placed.group_by(FILE).agg(place.min().alias("start"), place.max().alias("stop")).sort("start")
-    apart = (pl.col("start") > pl.col("stop").cum_max().shift()).fill_null(True)  # no file has rows on both sides
-    starts = [*spans.filter(apart)["start"], len(placed)]
+    spans = placed.group_by(FILE).agg(pl.col(POSITION).min(), pl.col(POSITION).max().alias("stop")).sort(POSITION)
+    apart = (pl.col(POSITION) > pl.col("stop").cum_max().shift()).fill_null(True)  # no file has rows on both sides
     parts = []
-    for start, stop in itertools.pairwise(starts):
+    for start, stop in itertools.pairwise([*spans.filter(apart)[POSITION], len(placed)]):
         stretch = placed.slice(start, stop - start)
-        alone = (stretch[FILE] == stretch[FILE][0]).all() and stretch[ROW].is_sorted()
-        parts.append(placed_rows(files, own, stretch) if alone else sorted_rows(files, own, stretch))
+        alone = stretch[FILE].n_unique() == 1 and stretch[ROW].is_sorted()
+        parts.append(placed_rows(files, own, stretch) if alone else sorted_in_blocks(files, own, stretch))
     return pl.concat(parts)
 
 
@@ -1418,27 +1346,22 @@ def placed_rows(files: Sequence[ParquetFile], columns: Sequence[Column], placed:
     A row is left out where its id is not what it was: the file has changed since.
     """
     number = placed[FILE][0]
-    first, last = placed.select(pl.col(ROW).min().alias("first"), pl.col(ROW).max().alias("last")).row(0)
-    rows = scan(files[number].file).select(values_in(number, files[number], columns)).with_row_index(ROW)
-    rows = rows.slice(first, last - first + 1)
-    return rows.join(placed.lazy().drop(FILE), left_on=[ROW, "id"], right_on=[ROW, RUN], maintain_order="left").drop(
-        ROW
-    )
+    rows = rows_of(number, files[number], columns)
+    there = placed.lazy().drop(FILE).rename({RUN: "id"})
+    return rows.join(there, [ROW, "id"], nulls_equal=True, maintain_order="left").drop(ROW)
 
 
-def sorted_rows(files: Sequence[ParquetFile], columns: Sequence[Column], placed: pl.DataFrame) -> pl.LazyFrame:
+def sorted_in_blocks(files: Sequence[ParquetFile], columns: Sequence[Column], placed: pl.DataFrame) -> pl.LazyFrame:
     """The rows of several files in their order: sorted in blocks that fit in memory, while polars writes."""
     from polars.io.plugins import register_io_source
 
     at_once = max(1, CELLS // len(columns))
 
-    def batches(
-        with_columns: list[str] | None, _predicate: pl.Expr | None, _n_rows: int | None, _batch_size: int | None
-    ) -> Iterator[pl.DataFrame]:
+    def batches(names: list[str] | None, *_: object) -> Iterator[pl.DataFrame]:
         for start in range(0, len(placed), at_once):
             by_file = placed.slice(start, at_once).partition_by(FILE)
             block = pl.concat(pl.collect_all(placed_rows(files, columns, each) for each in by_file)).sort(POSITION)
-            yield block.select(with_columns) if with_columns else block
+            yield block.select(names or block.columns)
 
     return register_io_source(batches, schema=placed_rows(files, columns, placed).collect_schema())
 
@@ -1446,119 +1369,82 @@ def sorted_rows(files: Sequence[ParquetFile], columns: Sequence[Column], placed:
 def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition_by: Sequence[str] = ()) -> list[str]:
     """Stream `runs` into a file, or into hive partitions below a folder; the files that were written."""
     written: list[str] = []
-    target = pl.PartitionBy(place, key=list(partition_by)) if partition_by else place
-    with unfinished_unnamed(Path(place)):
-        runs.sink_parquet(
-            target,
-            compression="zstd",
-            compression_level=1,  # on columns as these no larger than 3, the default, and faster
-            statistics=True,
-            row_group_size=ROW_GROUP_ROWS,
-            data_page_size=PAGE_BYTES,
-            metadata=dict(metadata),
-            mkdir=bool(partition_by) and not is_url(place),
-            sinked_paths_callback=lambda sinked: written.extend(str(each.path) for each in sinked.paths),
-        )
+    runs.sink_parquet(
+        pl.PartitionBy(place, key=list(partition_by)) if partition_by else place,
+        compression="zstd",
+        compression_level=1,  # on columns as these no larger than 3, the default, and faster
+        row_group_size=ROW_GROUP_ROWS,
+        data_page_size=PAGE_BYTES,
+        metadata=dict(metadata),
+        mkdir=bool(partition_by) and not is_url(place),
+        sync_on_close=None if is_url(place) else "all",
+        sinked_paths_callback=lambda sinked: written.extend(str(each.path) for each in sinked.paths),
+    )
     return sorted(written) or [place]
 
 
 @contextmanager
-def replacing(file: Path) -> Iterator[Path]:
-    """A hidden name beside `file` to write to: renamed over `file` once it is whole, removed on failure."""
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.partial")
+def published(output: str) -> Iterator[str]:
+    """Where to write what shall appear at `output`, a file or a folder, whole or not at all.
+
+    That is a hidden place beside it, which takes its name in the end; an object store sees to that by itself.
+    """
+    target = Path(output)
+    partial, old = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("partial", "old"))
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        with unfinished.open("rb+") as whole:
-            os.fsync(whole.fileno())
-        unfinished.replace(file)
+        if is_url(output):
+            yield output
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target)
+        yield str(partial)
+        if target.is_dir():
+            target.rename(old)
+        partial.replace(target)
     except OSError as error:
-        reason = error.strerror or error
-        raise ScriptError(
-            f"{file} was not written: {reason}; free the place or choose another with -o", NOTHING_USABLE
-        ) from error
+        # polars' own errors end in the hidden name, which users do not know.
+        reason = error.strerror or first_line(error).partition(" (os error")[0]
+        hint = "check the place and the credentials" if is_url(output) else "free the place or choose another with -o"
+        raise ScriptError(f"{output} was not written: {reason}; {hint}", NOTHING_USABLE) from error
     finally:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-
-
-@contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder` to write to: takes its place once it is whole, removed on failure."""
-    unfinished, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("partial", "old"))
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        if folder.exists():
-            folder.rename(old)
-        unfinished.rename(folder)
-    except OSError as error:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        reason = error.strerror or error
-        raise ScriptError(
-            f"{folder} was not written: {reason}; free the place or choose another with -o", NOTHING_USABLE
-        ) from error
-    finally:
-        for rest in (unfinished, old):
-            shutil.rmtree(rest, ignore_errors=True)
-
-
-@contextmanager
-def published(output: str, *, folder: bool) -> Iterator[str]:
-    """Where to write what shall appear at `output` whole or not at all; an object store sees to that by itself."""
-    if not is_url(output):
-        remove_leftovers(Path(output))
-        with replacing_folder(Path(output)) if folder else replacing(Path(output)) as unfinished:
-            yield str(unfinished)
-        return
-    try:
-        yield output
-    except OSError as error:
-        message = f"{output} was not written: {first_line(error)}; check the place and the credentials"
-        raise ScriptError(message, NOTHING_USABLE) from error
+        if old.exists() and not target.exists():
+            old.rename(target)
+        remove(partial)
+        remove(old)
 
 
 def remove_leftovers(output: Path) -> None:
     """Remove what merges into `output` that were killed have left beside it; those that still run keep theirs."""
     for rest in output.parent.glob(f".{glob.escape(output.name)}.*"):
         process = re.fullmatch(r"\.([0-9]+)\.(partial|old)", rest.name.removeprefix(f".{output.name}"))
-        if process is None or is_running(int(process[1])):
-            continue
-        if process[2] == "old" and not output.exists():  # killed between two renames: the earlier result
-            rest.rename(output)
-        elif rest.is_dir():
-            shutil.rmtree(rest, ignore_errors=True)
-        else:
-            rest.unlink(missing_ok=True)
+        if process and not is_running(int(process[1])):
+            if process[2] == "old" and not output.exists():  # killed between two renames: the earlier result
+                rest.rename(output)
+            remove(rest)
+
+
+def remove(place: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    shutil.rmtree(place, ignore_errors=True)
+    with suppress(OSError):
+        place.unlink(missing_ok=True)
 
 
 def is_running(process: int) -> bool:
     """Whether there is such a process; on Windows, where asking would end it, always."""
-    try:
-        if sys.platform != "win32":
+    if sys.platform != "win32":
+        try:
             os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # somebody else's
-        return True
+        except (ProcessLookupError, OverflowError):
+            return False
+        except PermissionError:  # somebody else's
+            return True
     return True
 
 
-@contextmanager
-def unfinished_unnamed(file: Path) -> Iterator[None]:
-    """Take the name of the unfinished `file` off an error of polars: the user knows the file by another."""
-    try:
-        yield
-    except OSError as error:
-        reason = str(error)  # it ends in the name, which may be cut short
-        raise OSError(reason.partition(" (os error")[0] if file.suffix in reason else reason) from error
-
-
-def check_output(options: Options) -> None:
+def check_output(output: str, *, folder: bool) -> None:
     """Raise where the output holds anything but an earlier result; only those tell their rows' source_file."""
-    output, folder = options.output, bool(options.partition_by)
-    there = [output] if not folder else files_at(output)[0]
+    there = files_at(output)[0] if folder else [output]
     if folder and is_url(output) and there:
         message = f"-o {output}: files of an earlier result would mix with this one; choose an empty place"
         raise ScriptError(message, WRONG_USAGE)
@@ -1575,31 +1461,38 @@ def check_output(options: Options) -> None:
 
 
 # --- report ---------------------------------------------------------------------------------------------------
-def tell(document: Row, remarks: Sequence[str], say: Say) -> None:
+def report_lines(document: Record, remarks: Iterable[str]) -> Iterator[str]:
     """The report for people, from the document of --json."""
     summary = document["summary"][0]
-    say(f"{counted(summary['rows_read'], 'row')} in {counted(summary['inputs'], 'file')}")
+    yield f"{counted(summary['rows_read'], 'row')} in {counted(summary['inputs'], 'file')}"
     if summary["rows_read"] > summary["runs_found"]:
-        say(f"{counted(summary['runs_found'], 'run')}, as newer or fuller exports of a run replace others")
-    passed_over = [skip for skip in document["skipped"] if not skip["failure"]]
-    beside = Counter(skip["kind"] for skip in passed_over if skip["kind"] in EXPORT_KINDS)
+        yield f"{counted(summary['runs_found'], 'run')}, as newer or fuller exports of a run replace others"
+    sound = [skip for skip in document["skipped"] if not skip["failure"]]
+    beside = sorted(Counter(skip["kind"] for skip in sound if skip["kind"] in EXPORT_KINDS).items())
     if beside:
-        hint = " (--history reads histories)" if "history" in beside and not document["histories"] else ""
-        say(f"beside the runs: {', '.join(f'{n} {kind}' for kind, n in sorted(beside.items()))}{hint}")
-    others = [skip for skip in passed_over if skip["kind"] not in EXPORT_KINDS]
+        hint = "" if document["histories"] or "history" not in dict(beside) else " (--history reads histories)"
+        yield f"beside the runs: {', '.join(f'{n} {kind}' for kind, n in beside)}{hint}"
+    others = [skip for skip in sound if skip["kind"] not in EXPORT_KINDS]
     if others:
-        kinds = Counter(skip["kind"] for skip in others)
-        names = some([skip["file"] for skip in others])
-        say(
-            f"passed over, as they hold no runs: {', '.join(f'{n} {kind}' for kind, n in sorted(kinds.items()))} ({names})"
-        )
+        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(skip["kind"] for skip in others).items()))
+        yield f"passed over, as they hold no runs: {kinds} ({some([skip['file'] for skip in others])})"
     for row in document["filters"]:
-        say(f"{row['filter']}: {row['kept']:,} of {counted(row['before'], 'run')} kept")
-    for line in (*itertools.chain(*map(history_lines, document["histories"])), *remarks):
-        say(line)
-    for line in (*conflict_lines(document["conflicts"]), *fit_lines(document["derived"])):
-        say(line)
-    say(f"written: {counted(summary['runs'], 'run')}, {counted(summary['columns'], 'column')}")
+        yield f"{row['filter']}: {row['kept']:,} of {counted(row['before'], 'run')} kept"
+    for row in document["histories"]:
+        read = f"{counted(row['rows'], 'row')} of {counted(row['metrics'], 'metric')}"
+        yield f"histories: {read} in {counted(len(row['files']), 'file')}, of {counted(row['runs_with'], 'run')}"
+        kept = "their history_* are null, or as in an earlier result"
+        if row["runs_without_file"]:
+            yield f"no history file beside the export of {counted(row['runs_without_file'], 'run')}: {kept}"
+        if row["runs_without"] > row["runs_without_file"]:
+            without = counted(row["runs_without"] - row["runs_without_file"], "run")
+            yield f"the histories hold no rows of {without} beside them: {kept}"
+        if row["sampled"]:
+            yield f"sampled histories are passed over, as their best may be missing: {some(row['sampled'])}"
+    yield from remarks
+    yield from folded(conflict_lines(document["conflicts"]), "files disagree on {} columns more; --json lists all")
+    yield from fit_lines(document["derived"])
+    yield f"written: {counted(summary['runs'], 'run')}, {counted(summary['columns'], 'column')}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -1613,60 +1506,36 @@ def counted(number: int, noun: str) -> str:
 
 def some(texts: Sequence[str]) -> str:
     """The first few of `texts`, and how many more there are."""
-    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
-    return ", ".join(texts[:SHOWN]) + more
+    return ", ".join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")
 
 
-def folded(lines: Sequence[str], more: str) -> list[str]:
+def folded(lines: Iterable[str], more: str) -> list[str]:
     """The first few lines of one kind, then `more`, which says how many there are besides."""
-    return [*lines[:SHOWN], more.format(len(lines) - SHOWN)] if len(lines) > SHOWN else list(lines)
+    lines = list(lines)
+    return [*lines[:SHOWN], more.format(len(lines) - SHOWN)] if len(lines) > SHOWN else lines
 
 
-def history_lines(row: Row) -> Iterator[str]:
-    """What the histories gave, and what they could not."""
-    read = f"{counted(row['rows'], 'row')} of {counted(row['metrics'], 'metric')}"
-    yield f"histories: {read} in {counted(len(row['files']), 'file')}, of {counted(row['runs_with'], 'run')}"
-    kept = "their history_* are null, or as in an earlier result"
-    if row["runs_without_file"]:
-        yield f"no history file beside the export of {counted(row['runs_without_file'], 'run')}: {kept}"
-    if row["runs_without"] > row["runs_without_file"]:
-        without = counted(row["runs_without"] - row["runs_without_file"], "run")
-        yield f"the histories hold no rows of {without} beside them: {kept}"
-    if row["sampled"]:
-        yield f"sampled histories are passed over, as their best may be missing: {some(row['sampled'])}"
-
-
-def conflict_lines(conflicts: Sequence[Row]) -> list[str]:
+def conflict_lines(conflicts: Iterable[Record]) -> Iterator[str]:
     """For each column on which files disagree what they say of it, and what became of it."""
-    lines = []
     for (column, kind), group in itertools.groupby(conflicts, lambda row: (row["column"], row["kind"])):
         rivals = list(group)
+        name, became = rivals[0]["found"], rivals[0]["became"]
         found = ", ".join(f"{rival['found']} in {counted(len(rival['files']), 'file')}" for rival in rivals)
-        became = rivals[0]["became"]
         if kind == "name":
-            outdone = any(became.startswith(f"{rival['found']}__") for rival in rivals)
-            why = (
-                "another W&B path has a better claim to its name"
-                if outdone
-                else "its W&B path is the only one so named"
-            )
+            why = "its W&B path is the only one so named"
+            if any(became.startswith(f"{rival['found']}__") for rival in rivals):
+                why = "another W&B path has a better claim to its name"
             if not prefix_of(column):
-                why = (
-                    "its name is that of a derived column"
-                    if column.endswith("__own")
-                    else "polars has it for a pattern"
-                )
-            if rivals[0]["found"].lower() in contract_dtypes():
-                why = "every result has a column of that name"
-            lines.append(f"{found} is called {became} here: {why}")
+                own = "its name is that of a derived column" if column.endswith("__own") else "its name is a pattern"
+                why = "every result has a column of that name" if name.lower() in contract_dtypes() else own
+            yield f"{found} is called {became} here: {why}"
         elif len(rivals) == 1:
-            lines.append(f"the {kind} of {column} is {rivals[0]['found']}; it is {became} here")
+            yield f"the {kind} of {column} is {name}; it is {became} here"
         else:
-            lines.append(f"files disagree on the {kind} of {column}: {found}; it is {became} here")
-    return folded(lines, "files disagree on {} columns more; --json lists all")
+            yield f"files disagree on the {kind} of {column}: {found}; it is {became} here"
 
 
-def fit_lines(fits: Sequence[Row]) -> Iterator[str]:
+def fit_lines(fits: Sequence[Record]) -> Iterator[str]:
     """How well the rules fit: a line per derived column, then what several have in common, said once."""
     lacking: dict[str, list[str]] = {}  # names without a match, and the columns that show these
     for fit in fits:
@@ -1677,12 +1546,11 @@ def fit_lines(fits: Sequence[Row]) -> Iterator[str]:
     for fit in fits:
         values = [f"{value} ({n})" for value, n in zip(fit["commonest"], fit["commonest_runs"], strict=True)]
         more = f" and {fit['distinct'] - len(values)} more" if fit["distinct"] > len(values) else ""
-        if fit["runs"]:
-            found = f"{counted(fit['runs'], 'run')}: {', '.join(values)}{more}"
-            lines.append(f"{fit['column']}: {found}{alone.get(fit['column'], '')}")
+        found = f"{counted(fit['runs'], 'run')}: {', '.join(values)}{more}"
+        lines += [f"{fit['column']}: {found}{alone.get(fit['column'], '')}"] if fit["runs"] else []
     yield from folded(lines, "{} derived columns more; --json lists all")
-    shared = [f"no match for {some(columns)} in {names}" for names, columns in lacking.items() if len(columns) > 1]
-    yield from folded(shared, "no match in {} lists of names more; --json lists all")
+    shared = (f"no match for {some(columns)} in {names}" for names, columns in lacking.items() if len(columns) > 1)
+    yield from folded(shared, "{} groups of columns more have no match in some names; --json lists all")
     empty = [fit["column"] for fit in fits if not fit["runs"]]
     if empty:
         yield f"no match in any run for {', '.join(empty)}"
@@ -1745,13 +1613,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     parser = Parser(__doc__ or "")
     listed: dict[str, Any] = {"type": lambda text: comma_separated([text]), "action": "extend", "default": []}
     add = parser.add_argument
-    add(
-        "inputs",
-        nargs="*",
-        type=file_or_url,
-        metavar="INPUT",
-        help=f"file, directory or glob (default: {DEFAULT_INPUT})",
-    )
+    add("inputs", nargs="*", type=file_or_url, metavar="INPUT", help=f"file, folder or glob (default: {DEFAULT_INPUT})")
     add("--output", "-o", type=file_or_url, metavar="FILE", help=f"file or URL (default: {DEFAULT_OUTPUT})")
     add = parser.add_argument_group("which runs (flags repeat; each says how many runs it kept)").add_argument
     add("--state", "-s", **(listed | {"type": states}), metavar="STATE", help="finished, crashed, ... (default: all)")
@@ -1773,12 +1635,10 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     add("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_strictly(argv)
     args.inputs = args.inputs or [DEFAULT_INPUT]
-    if args.partition_by:
-        args.output = (args.output or DEFAULT_OUTPUT.removesuffix(".parquet")).rstrip("/")
-    elif args.output and not args.output.endswith(".parquet"):  # directories are read by this ending
+    args.output = args.output or (DEFAULT_OUTPUT.removesuffix(".parquet") if args.partition_by else DEFAULT_OUTPUT)
+    args.output = args.output.rstrip("/") if is_url(args.output) else str(Path(args.output))
+    if not args.partition_by and not args.output.endswith(".parquet"):  # folders are searched by this ending
         parser.error(f"-o {args.output}: the result is a parquet file, so its name must end in .parquet")
-    if not is_url(args.output or ""):
-        args.output = str(Path(args.output or DEFAULT_OUTPUT))
     if args.no_enrich and (args.rules or args.explain is not None):
         flag = "--rules" if args.rules else "--explain"
         parser.error(f"{flag} is about derived columns, --no-enrich leaves them out: choose one")
@@ -1796,11 +1656,12 @@ def file_or_url(text: str) -> str:
 
 def states(text: str) -> tuple[str, ...]:
     """States, in lower case."""
-    for state in comma_separated([text.lower()]):
+    wanted = comma_separated([text.lower()])
+    for state in wanted:
         if state not in (*STATES, "all"):
             near = did_you_mean(state, STATES)
             raise argparse.ArgumentTypeError(f"{state}: no such state{near}; there are {', '.join(STATES)}")
-    return comma_separated([text.lower()])
+    return wanted
 
 
 class Parser(argparse.ArgumentParser):
@@ -1810,12 +1671,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
     def parse_strictly(self, argv: Sequence[str] | None) -> argparse.Namespace:
-        """The parsed command line; an unknown argument is a ScriptError that does not repeat its value: it may be secret."""
+        """The parsed command line; an unknown argument is a ScriptError."""
         parsed, unknown = self.parse_known_args(argv)
         if unknown:
-            flag = unknown[0].partition("=")[0] if unknown[0].startswith("--") else unknown[0][:2]
-            near = did_you_mean(flag, re.findall(r"--[a-z][a-z-]+", self.format_help()))
-            raise ScriptError(f"unknown argument {flag}{near}; --help lists all", WRONG_USAGE)
+            flags = re.findall(r"--[a-z][a-z-]+", self.format_help())
+            name = unknown[0].partition("=")[0]  # what follows may be a key
+            raise ScriptError(f"unknown argument {name}{did_you_mean(name, flags)}; --help lists all", WRONG_USAGE)
         return parsed
 
     def error(self, message: str) -> NoReturn:
@@ -1859,19 +1720,17 @@ def aggregate(options: Options) -> int:
     if options.explain is not None:
         print(explain(options.explain, rules, as_json=options.json))
         return OK
-    check_output(options)
+    check_output(options.output, folder=bool(options.partition_by))
     files, skipped = read_inputs(options)
     try:
         try:
             document, remarks, broken = merge(files, rules, options)
-        except reading_errors() as error:  # a footer can be sound where the rows are not: read all, to find which
+        except reading_errors() as error:  # a footer can be sound where the rows are not
             unreadable = unreadable_files(files)
             if not unreadable:
                 raise RuntimeError(first_line(error)) from error
-            skipped += unreadable
-            damaged_files = {skip.file for skip in unreadable}
-            sound = [file for file in files if file.file not in damaged_files]
-            document, remarks, broken = merge(sound, rules, options)
+            skipped += unreadable.values()
+            document, remarks, broken = merge([f for f in files if f.file not in unreadable], rules, options)
     finally:
         complain(skipped)
     failed = {resolved(skip.file) for skip in skipped if skip.failure}
@@ -1880,63 +1739,65 @@ def aggregate(options: Options) -> int:
     read = {resolved(file) for row in document["histories"] for file in row["files"]}
     skipped = [skip for skip in skipped if skip.failure or resolved(skip.file) not in read] + also_failed
     document["skipped"] = [skip._asdict() for skip in skipped]
-    tell(document, remarks, speaker(quiet=options.quiet))
+    say = speaker(quiet=options.quiet)
+    for line in report_lines(document, remarks):
+        say(line)
     print(json_text(document) if options.json else "\n".join(document["files"]))
     return PARTIAL if any(skip.failure for skip in skipped) else OK
 
 
-def unreadable_files(files: Iterable[ParquetFile]) -> list[Skipped]:
-    """Those of which not every row can be read."""
-    broken = []
+def unreadable_files(files: Iterable[ParquetFile]) -> dict[str, Skipped]:
+    """The files of which not every row can be read: they are read whole to find out."""
+    broken = {}
     for file in files:
         try:
             for _ in scan(file.file).collect_batches():
                 pass
         except reading_errors() as error:
-            broken.append(damaged(file.file, error))
+            broken[file.file] = damaged(file.file, error)
     return broken
 
 
 def merge(
     files: Sequence[ParquetFile], rules: Sequence[Rule], options: Options
-) -> tuple[Row, list[str], list[Skipped]]:
+) -> tuple[Record, list[str], list[Skipped]]:
     """Write the runs of `files` to the output; the report, remarks for people, and histories that are damaged."""
     if not files:
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
     histories, sampled, broken = histories_beside(files) if options.history else ([], [], [])
     derived = derived_dtypes(rules)
-    columns, conflicts = one_schema(
-        files, derived, {(METRIC, path) for file in histories for path in metric_columns(file)}
-    )
+    columns, conflicts = one_schema(files, derived, {(METRIC, path) for f in histories for path in numeric_metrics(f)})
     metadata, goals, disputes = merged_metadata(files, columns)
     plan = history_plan(options, histories, sampled, columns, goals) if options.history else HistoryPlan()
     stored = {column.name: column.dtype for column in columns}
-    others = [column for column in stored if column not in derived and column not in plan.dtypes]
+    others = [name for name in stored if name not in derived and name not in plan.dtypes]
     after, last = others.index("source_file") + 1, others.index("_config_json")
     order = [*others[:after], *derived, *others[after:last], *plan.dtypes, *others[last:]]
-    check_partitions(options.partition_by, order)
-    keeps = None if options.where is None else sql_predicate(options.where, {**stored, **derived, **plan.dtypes})
+    for name in options.partition_by:
+        if name not in order or name == "tags":  # lists name no folder
+            near = "; they are lists, which name no folder" if name == "tags" else did_you_mean(name, order)
+            raise ScriptError(f"--partition-by {name}: there is no such column{near}", WRONG_USAGE)
+    condition = None if options.where is None else where_condition(options.where, {**stored, **derived, **plan.dtypes})
 
-    asked = [] if keeps is None else keeps.meta.root_names()
-    rows = deciding_rows(
-        files, columns, {*(r.source for r in rules), *asked, *(CONFIG + a for a in asked), *plan.dtypes}
-    )
+    asked = [] if condition is None else condition.meta.root_names()
+    also = {*(rule.source for rule in rules), *asked, *(CONFIG + name for name in asked), *plan.dtypes}
+    rows = deciding_rows(files, columns, also)
     if rows.is_empty():
         raise ScriptError(f"the runs files in {some(options.inputs)} have no rows", NOTHING_USABLE)
     found = rows if options.keep == "all" else latest(rows)
-    filters: list[Row] = []
     remarks = remarks_on(files, rules, stored, plan)
+    filters: list[Record] = []
     chosen = selected_runs(found, options, filters).with_columns(derived_columns(rules, stored))
-    needs_histories = not plan.dtypes.keys().isdisjoint(asked)
-    if keeps is not None and not needs_histories:
-        chosen = where(chosen, options, keeps, [column for column in derived if column in asked], filters, remarks)
-    if options.history:
-        chosen, unreadable = with_histories(chosen, plan)
-        broken += unreadable
-    if keeps is not None and needs_histories:
-        chosen = where(chosen, options, keeps, [column for column in derived if column in asked], filters, remarks)
+    # --where comes before the histories are read, unless it asks for their columns.
+    for reads_histories in (False, True):
+        if reads_histories and options.history:
+            chosen, unreadable = with_histories(chosen, plan)
+            broken += unreadable
+        if condition is not None and reads_histories == any(name in plan.dtypes for name in asked):
+            hidden = hidden_configs(chosen, [name for name in asked if name in derived], remarks)
+            chosen = passing(chosen, f"--where {options.where}", condition, filters, renamed=hidden)
 
-    with published(options.output, folder=bool(options.partition_by)) as place:
+    with published(options.output) as place:
         in_order = rows_in_order(files, columns, chosen, [*derived, *plan.dtypes]).select(order)
         written = write(in_order, place, metadata, options.partition_by)
         there = pl.scan_parquet(written, glob=False, hive_partitioning=False).select(pl.len()).collect().item()
@@ -1955,77 +1816,61 @@ def merge(
     return document, remarks, broken
 
 
-def check_partitions(wanted: Iterable[str], columns: Sequence[str]) -> None:
-    """Refuse to partition by what is no column."""
-    for column in wanted:
-        if column not in columns:
-            near = did_you_mean(column, columns)
-            raise ScriptError(f"--partition-by {column}: there is no such column{near}", WRONG_USAGE)
-        if column == "tags":
-            raise ScriptError("--partition-by tags: they are lists, which name no folder", WRONG_USAGE)
-
-
-def where(
-    runs: pl.DataFrame, options: Options, keeps: pl.Expr, derived: Sequence[str], filters: list[Row], remarks: list[str]
-) -> pl.DataFrame:
-    """The runs that --where keeps. Of the `derived` columns that it names, one that is empty means the config's."""
-    empty = []
+def hidden_configs(runs: pl.DataFrame, derived: Iterable[str], remarks: list[str]) -> list[str]:
+    """Those of the `derived` columns that are empty while the config has one of the name, which --where then takes."""
+    hidden = []
     for column in derived:
         if CONFIG + column in runs.columns and runs[CONFIG + column].count():
-            if runs[column].count():
-                remarks.append(f"--where takes the derived {column}; {CONFIG}{column} holds values too")
-            else:
-                empty.append(column)
+            if not runs[column].count():
+                hidden.append(column)
                 remarks.append(f"{column} is empty in every run, so --where takes {CONFIG}{column} for it")
-    return passing(runs, f"--where {options.where}", keeps, filters, renamed=empty)
+            else:
+                remarks.append(f"--where takes the derived {column}; {CONFIG}{column} holds values too")
+    return hidden
 
 
 def remarks_on(
-    files: Sequence[ParquetFile], rules: Iterable[Rule], dtypes: Mapping[str, pl.DataType], plan: HistoryPlan
+    files: Iterable[ParquetFile], rules: Iterable[Rule], dtypes: Mapping[str, pl.DataType], plan: HistoryPlan
 ) -> list[str]:
     """What else users should know: rules of theirs without a source, mixed exports, which way is better."""
     absent = [rule for rule in rules if rule.source not in dtypes and rule.origin != "built in"]
     lines = [f"{r.origin} ({r.column}): no column {r.source}{did_you_mean(r.source, dtypes)}" for r in absent]
     remarks = folded(lines, "{} rules more read a column that is not there")
-    ids: dict[tuple[str, str], dict[bool, set[object]]] = {}
+    exports: dict[tuple[str, object, object], dict[bool, set[object]]] = {}
     for file in (*files, *plan.files):
         for source in file.sources:
-            project = folder_of(source["file"]), f"{source.get('entity')}/{source.get('project')}"
             if "export_id" in source:
-                ids.setdefault(project, {True: set(), False: set()})[file.kind == "runs"].add(source["export_id"])
-    remarks += [
-        f"runs and history of {project} in {folder} are of different exports, one of which was killed: export again"
-        for (folder, project), of in ids.items()
-        if of[True] and of[False] and not of[True] & of[False]
-    ]
+                project = (folder_of(source["file"]), source.get("entity"), source.get("project"))
+                ids = exports.setdefault(project, {True: set(), False: set()})
+                ids[file.kind == "runs"].add(source["export_id"])
+    for (folder, entity, name), ids in exports.items():
+        if ids[True] and ids[False] and not ids[True] & ids[False]:
+            mixed = f"runs and history of {entity}/{name} in {folder} are of different exports"
+            remarks.append(f"{mixed}, one of which was killed: export again")
     if plan.best:
-        way = "lower" if plan.goal == "minimize" else "higher"
-        remarks.append(f"history_at_*: where {'.'.join(plan.best.path)} was best; {way} is better ({plan.why})")
+        way = "lower" if plan.lower else "higher"
+        remarks.append(f"history_at_*: where {'.'.join(plan.best)} was best; {way} is better ({plan.why})")
     return remarks
 
 
-def history_report(plan: HistoryPlan, runs: pl.DataFrame, remarks: list[str]) -> Row:
+def history_report(plan: HistoryPlan, runs: pl.DataFrame, remarks: list[str]) -> Record:
     """How much the histories gave these runs; a remark on metrics that were logged only after the best step."""
-    at = {metric: pl.col(f"{HISTORY}at_{metric.name}") for metric in plan.metrics if plan.best}
+    at = {metric.name: pl.col(f"{HISTORY}at_{metric.name}") for metric in plan.metrics if plan.best}
     if at:
         has_best = pl.any_horizontal(value.is_not_null() for value in at.values())
-        logged = {
-            metric: pl.sum_horizontal(f"{HISTORY}n_{metric.name}", f"{HISTORY}n_nonfinite_{metric.name}")
-            for metric in at
-        }
-        only_later = runs.select((has_best & at[m].is_null() & (logged[m] > 0)).any().alias(m.name) for m in at)
-        late = [name for name, is_late in only_later.row(0, named=True).items() if is_late]
-        if late:
-            remarks.append(f"{HISTORY}at_* is null where a metric was logged only later: {some(late)}")
-    folders = {folder_of(file.file) for file in plan.files}
+        logged = {name: pl.col(f"{HISTORY}last_{name}").is_not_null() for name in at}
+        only_later = runs.select((has_best & at[name].is_null() & logged[name]).any().alias(name) for name in at)
+        late = [column.name for column in only_later if column.item()]
+        remarks += [f"{HISTORY}at_* is null where a metric was logged only later: {some(late)}"] if late else []
     without = runs.filter(pl.col(ROWS).is_null())
+    with_file = pl.col(FOLDER).is_in([folder_of(file.file) for file in plan.files])
     return {
         "files": [file.file for file in plan.files],
         "rows": runs[ROWS].sum(),
         "metrics": len(plan.metrics),
         "runs_with": len(runs) - len(without),
         "runs_without": len(without),
-        "runs_without_file": len(without.filter(~pl.col(FOLDER).is_in(folders))),
+        "runs_without_file": len(without.filter(~with_file)),
         "sampled": plan.sampled,
     }
 
