@@ -144,7 +144,6 @@ PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvari
 KeyPath: TypeAlias = tuple[str, ...]
 Identity: TypeAlias = tuple[str, KeyPath]  # of a column over all files: its prefix ("" for other columns) and its path
 Goal: TypeAlias = Literal["minimize", "maximize"]
-Say: TypeAlias = Callable[[str], None]
 Record: TypeAlias = dict[str, Any]  # a JSON object
 
 
@@ -624,41 +623,47 @@ def dtypes_of_values(
             disputed.setdefault(number, {})[members[number][0]] = dtype
     found: dict[tuple[int, str], pl.DataType] = {}
     for rows in (FIRST_ROWS, None):  # all rows are read only where the first ones leave it open
-        queries = [
-            scan(files[number].file)
-            .slice(0, rows)
-            .select(kind_of_values(c, dtype) for c, dtype in columns.items() if found.get((number, c)) != dtype)
-            for number, columns in disputed.items()
-        ]
-        kinds = {"none": pl.Null(), "integer": pl.Int64(), "number": pl.Float64()}
-        for number, answers in zip(disputed, pl.collect_all(queries), strict=True):
-            for column in answers:
-                found[number, column.name] = kinds.get(column.item(), disputed[number][column.name])
+        asked = [(n, c) for n, columns in disputed.items() for c in columns if found.get((n, c)) != columns[c]]
+        texts = []
+        for number, columns in itertools.groupby(asked, lambda each: each[0]):
+            values = [value_as_text(column, disputed[number][column]) for _, column in columns]
+            texts.append(
+                scan(files[number].file)
+                .select(values)
+                .slice(0, rows)
+                .unpivot()
+                .with_columns(pl.lit(number).alias(FILE))
+            )
+        found |= dict.fromkeys(asked, pl.Null())
+        answers = (
+            pl.concat(texts).drop_nulls("value").group_by(FILE, "variable").agg(all_numbers("value"))
+            if texts
+            else pl.LazyFrame()
+        )
+        for number, column, whole, decimal in answers.collect(engine="streaming").iter_rows():
+            found[number, column] = pl.Int64() if whole else pl.Float64() if decimal else disputed[number][column]
     return found
 
 
-def kind_of_values(column: str, dtype: pl.DataType) -> pl.Expr:
-    """What all values of `column` are: none, integer or number where text says so, else other.
-
-    As JSON spells them: 64-bit integers (`007` is a name), what a float can hold, the words for what JSON lacks.
-    """
+def value_as_text(column: str, dtype: pl.DataType) -> pl.Expr:
+    """The texts of `column`; of other values only that there are some."""
     values = pl.col(column)
-    text = values.cast(pl.String).drop_nulls()
+    return (
+        values.cast(pl.String) if dtype == pl.String else pl.when(values.is_not_null()).then(pl.lit("-")).alias(column)
+    )
+
+
+def all_numbers(column: str) -> list[pl.Expr]:
+    """Whether all texts are 64-bit integers as JSON spells them (`007` is a name), and whether all are numbers.
+
+    A number is one that a float can hold, or the word for one that JSON lacks.
+    """
+    text = pl.col(column)
     whole = text.str.contains(r"^(0|-?[1-9][0-9]*)$") & text.cast(pl.Int64, strict=False).is_not_null()
     decimal = text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
     in_range = text.cast(pl.Float64, strict=False).is_finite().fill_null(False)
     number = (decimal & in_range) | text.is_in(["NaN", "Infinity", "-Infinity"])
-    is_text = pl.lit(dtype == pl.String)
-    return (
-        pl.when(values.count() == 0)
-        .then(pl.lit("none"))
-        .when(is_text & whole.all())
-        .then(pl.lit("integer"))
-        .when(is_text & number.all())
-        .then(pl.lit("number"))
-        .otherwise(pl.lit("other"))
-        .alias(column)
-    )
+    return [whole.all().alias("whole"), number.all().alias("number")]
 
 
 def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
@@ -713,13 +718,9 @@ def tags_of(text: pl.Expr) -> pl.Expr:
 
 def spelt_as_json(number: pl.Expr) -> pl.Expr:
     """Floats as Python's json, and so export_runs, spells them: `1e-05`, where polars has `0.00001`."""
-    return (
-        number.cast(pl.String)
-        .str.replace("inf", "Infinity", literal=True)
-        .str.replace(r"^(-?)0\.0000([1-9])$", "${1}${2}e-05")
-        .str.replace(r"^(-?)0\.0000([1-9])([0-9]+)$", "${1}${2}.${3}e-05")
-        .str.replace(r"e-([0-9])$", "e-0${1}")
-    )
+    text = number.cast(pl.String).str.replace("inf", "Infinity", literal=True)
+    text = text.str.replace(r"^(-?)0\.0000([1-9])([0-9]*)$", "${1}${2}.${3}e-05")
+    return text.str.replace(".e-05", "e-05", literal=True).str.replace(r"e-([0-9])$", "e-0${1}")
 
 
 # --- one schema: metadata -------------------------------------------------------------------------------------
@@ -757,7 +758,7 @@ def deciding_rows(files: Sequence[ParquetFile], columns: Sequence[Column], also:
     wanted = {*DECIDING, *also}
     needed = [column for column in columns if column.name in wanted]
     frames = [
-        rows_of(number, file, needed).with_columns(pl.lit(number, dtype=pl.UInt32).alias(FILE))
+        file_rows(number, file, needed).with_columns(pl.lit(number, dtype=pl.UInt32).alias(FILE))
         for number, file in enumerate(files)
     ]
     # Files whose runs were read from logs on disk, those that went into an aggregate included.
@@ -765,19 +766,16 @@ def deciding_rows(files: Sequence[ParquetFile], columns: Sequence[Column], also:
     return pl.concat(frames).with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE)).collect()
 
 
-def rows_of(number: int, file: ParquetFile, columns: Iterable[Column]) -> pl.LazyFrame:
+def file_rows(number: int, file: ParquetFile, columns: Iterable[Column]) -> pl.LazyFrame:
     """The rows of file `number` with the result's columns and ROW; null where the file has no such column."""
-    values = {
-        column.name: cast_column(*column.parts[number], column.dtype)
-        if number in column.parts
-        else pl.lit(None, dtype=column.dtype)
-        for column in columns
-    }
-    if "source_file" in values:  # an aggregate's rows keep their first origin
-        values["source_file"] = values["source_file"].fill_null(pl.lit(file.file))
-    if "tags" in values:
-        values["tags"] = values["tags"].fill_null(pl.lit([], dtype=pl.List(pl.String)))
-    return scan(file.file).select(value.alias(name) for name, value in values.items()).with_row_index(ROW)
+    empty = {"source_file": pl.lit(file.file), "tags": pl.lit([], dtype=pl.List(pl.String))}  # in place of null
+    values = []
+    for column in columns:
+        part = column.parts.get(number)
+        value = cast_column(*part, column.dtype) if part else pl.lit(None, dtype=column.dtype)
+        value = value.fill_null(empty[column.name]) if column.name in empty else value
+        values.append(value.alias(column.name))
+    return scan(file.file).select(values).with_row_index(ROW)
 
 
 def latest(rows: pl.DataFrame) -> pl.DataFrame:
@@ -785,6 +783,8 @@ def latest(rows: pl.DataFrame) -> pl.DataFrame:
 
     Ties go to the newest, then to the first file, so that the order of the inputs never matters.
     """
+    if not rows.select(RUN_KEY).is_duplicated().any():
+        return rows
     newest_first = rows.sort("exported_at", FILE, ROW, descending=[True, False, False], nulls_last=True)
     newest = newest_first.unique([*RUN_KEY, OFFLINE], keep="first", maintain_order=True)
     fullest_first = newest.sort("history_rows", descending=True, nulls_last=True, maintain_order=True)
@@ -944,27 +944,26 @@ def read_rules(file: str) -> tuple[Rule, ...]:
 def flaw_of_table(table: Record) -> str | None:
     """What is wrong with a [[rule]]; None where it is a good one."""
     keys = Rule._fields[:-1]
-    for key, value in table.items():
-        if key not in keys:
-            return f"unknown key {key}{did_you_mean(key, keys)}; there are {', '.join(keys)}"
-        if not isinstance(value, (str, int, float, bool) if key == "value" else str):
-            return f"{key} is no text"
-    for key in keys[:2]:
-        if key not in table:
-            return f"it has no {key}"
-    column, pattern = table["column"], table["pattern"]
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
-        return "a column's name is made of letters, digits and _"
-    if column.lower() in contract_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY)):
-        return "that column holds what W&B says; choose another name"
-    if table.get("dtype", "string") not in DTYPES:
-        return f"unknown dtype {table['dtype']}; there are {', '.join(DTYPES)}"
-    flaw = flaw_of(pattern)
-    if flaw:
-        return f"its pattern {pattern} is no regular expression: {flaw}"
-    if "value" not in table and not re.search(r"\((?!\?)|\(\?P?<", re.sub(r"\\.", "", pattern)):
-        return f"its pattern {pattern} has no group to take the value from; put one in parentheses, or give a value"
-    return None
+    unknown = next((key for key in table if key not in keys), "")
+    no_text = next((key for key in keys if key in table and key != "value" and not isinstance(table[key], str)), "")
+    column, pattern, dtype = (str(table.get(key, "")) for key in ("column", "pattern", "dtype"))
+    regex_flaw = flaw_of(pattern)
+    groups = [] if regex_flaw else pl.Series([""]).str.extract_groups(f"(?i){pattern}").struct.fields
+    no_value = not groups and "value" not in table
+    ours = column.lower() in contract_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY))
+    flaws = {
+        f"unknown key {unknown}{did_you_mean(unknown, keys)}; there are {', '.join(keys)}": unknown,
+        f"{no_text} is no text": no_text,
+        "it has no column": "column" not in table,
+        "it has no pattern": "pattern" not in table,
+        "its value is neither text, number nor Boolean": isinstance(table.get("value"), list | dict),
+        "a column's name is made of letters, digits and _": not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column),
+        "that column holds what W&B says; choose another name": ours,
+        f"unknown dtype {dtype}; there are {', '.join(DTYPES)}": "dtype" in table and dtype not in DTYPES,
+        f"its pattern {pattern} is no regular expression: {regex_flaw}": regex_flaw,
+        f"its pattern {pattern} has no group to take the value from; add parentheses or a value": no_value,
+    }
+    return next((message for message, found in flaws.items() if found), None)
 
 
 def derived_dtypes(rules: Iterable[Rule]) -> dict[str, pl.DataType]:
@@ -979,8 +978,8 @@ def derived_columns(rules: Sequence[Rule], dtypes: Mapping[str, pl.DataType]) ->
         own = [rule for rule in rules if rule.column == column and rule.source in dtypes]
         text = pl.coalesce(*(value_by(rule, dtypes[rule.source]) for rule in own), pl.lit(None, dtype=pl.String))
         value = text.cast(dtype, strict=False) if dtype != pl.Boolean else text  # null past 64 bits
-        if dtype == pl.Float64:  # 1e999 is no value; a config may say Infinity
-            value = pl.when(value.is_finite() | ~text.str.contains("[0-9]")).then(value)
+        if dtype == pl.Float64:  # 1e999 is no value
+            value = pl.when(value.is_finite()).then(value)
         if dtype == pl.Boolean:
             lower = text.str.to_lowercase()
             no = lower.is_in(["false", "0", "no", "off"])
@@ -1346,7 +1345,7 @@ def placed_rows(files: Sequence[ParquetFile], columns: Sequence[Column], placed:
     A row is left out where its id is not what it was: the file has changed since.
     """
     number = placed[FILE][0]
-    rows = rows_of(number, files[number], columns)
+    rows = file_rows(number, files[number], columns)
     there = placed.lazy().drop(FILE).rename({RUN: "id"})
     return rows.join(there, [ROW, "id"], nulls_equal=True, maintain_order="left").drop(ROW)
 
@@ -1409,8 +1408,8 @@ def published(output: str) -> Iterator[str]:
     finally:
         if old.exists() and not target.exists():
             old.rename(target)
-        remove(partial)
-        remove(old)
+        discard(partial)
+        discard(old)
 
 
 def remove_leftovers(output: Path) -> None:
@@ -1420,10 +1419,10 @@ def remove_leftovers(output: Path) -> None:
         if process and not is_running(int(process[1])):
             if process[2] == "old" and not output.exists():  # killed between two renames: the earlier result
                 rest.rename(output)
-            remove(rest)
+            discard(rest)
 
 
-def remove(place: Path) -> None:
+def discard(place: Path) -> None:
     """Remove a file or a folder, if it is there."""
     shutil.rmtree(place, ignore_errors=True)
     with suppress(OSError):
@@ -1564,17 +1563,6 @@ def complain(skipped: Iterable[Skipped]) -> None:
 
 
 # --- streams --------------------------------------------------------------------------------------------------
-def speaker(*, quiet: bool) -> Say:
-    """A function that tells people one line on stderr; when quiet, one that does not."""
-
-    def say(message: str) -> None:
-        if not quiet:
-            with suppress(BrokenPipeError):  # nobody reads it; the work goes on
-                print(printable(message), file=sys.stderr)
-
-    return say
-
-
 def printable(text: str) -> str:
     """`text` on one line, with control characters and direction overrides made visible: names are data.
 
@@ -1739,9 +1727,9 @@ def aggregate(options: Options) -> int:
     read = {resolved(file) for row in document["histories"] for file in row["files"]}
     skipped = [skip for skip in skipped if skip.failure or resolved(skip.file) not in read] + also_failed
     document["skipped"] = [skip._asdict() for skip in skipped]
-    say = speaker(quiet=options.quiet)
-    for line in report_lines(document, remarks):
-        say(line)
+    for line in () if options.quiet else report_lines(document, remarks):
+        with suppress(BrokenPipeError):  # nobody reads it; the result is still printed
+            print(printable(line), file=sys.stderr)
     print(json_text(document) if options.json else "\n".join(document["files"]))
     return PARTIAL if any(skip.failure for skip in skipped) else OK
 
