@@ -107,6 +107,7 @@ RUN_KEY = ("entity", "project", "id")  # identifies a run
 INTERNAL = "wandb_tools."  # prefix of columns that exist only while the script works
 FILE, ROW, POSITION, OFFLINE, KEPT = (INTERNAL + name for name in ("file", "row", "position", "offline", "kept"))
 FOLDER, RUN, STEP, BEST, ROWS = (INTERNAL + name for name in ("folder", "run", "step", "best", "rows"))
+LOWER_NAME = INTERNAL + "lower_name"
 ROW_ORDER = ("entity", "project", "created_at", "id", "source_file", FILE, ROW)
 # What decides which rows are written and in which order; small, so that it fits in memory for any input.
 DECIDING = (*RUN_KEY, "name", "state", "created_at", "history_rows", "exported_at", "source_file")
@@ -972,30 +973,35 @@ def derived_dtypes(rules: Iterable[Rule]) -> dict[str, pl.DataType]:
     return {rule.column: dtypes[rule.dtype] for rule in rules}
 
 
-def derived_columns(rules: Sequence[Rule], dtypes: Mapping[str, pl.DataType]) -> Iterator[pl.Expr]:
-    """An expression per derived column, in the rules' order; null where no rule matches or has its source."""
+def with_derived(runs: pl.DataFrame, rules: Sequence[Rule], dtypes: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """The runs with a column per derived one, in the rules' order; null where no rule matches or has its source."""
+    derived = []
     for column, dtype in derived_dtypes(rules).items():
         own = [rule for rule in rules if rule.column == column and rule.source in dtypes]
         text = pl.coalesce(*(value_by(rule, dtypes[rule.source]) for rule in own), pl.lit(None, dtype=pl.String))
-        value = text.cast(dtype, strict=False) if dtype != pl.Boolean else text  # null past 64 bits
-        if dtype == pl.Float64:  # 1e999 is no value
-            value = pl.when(value.is_finite()).then(value)
         if dtype == pl.Boolean:
             lower = text.str.to_lowercase()
             no = lower.is_in(["false", "0", "no", "off"])
-            value = pl.when(lower.is_in(["true", "1", "yes", "on"])).then(True).when(no).then(False)
-        yield value.alias(column)
+            value: pl.Expr = pl.when(lower.is_in(["true", "1", "yes", "on"])).then(True).when(no).then(False)
+        else:  # an integer past 64 bits is no value, nor is 1e999
+            value = text.cast(dtype, strict=False)
+            value = value.replace([math.inf, -math.inf], None) if dtype == pl.Float64 else value
+        derived.append(value.alias(column))
+    lower_name = pl.col("name").str.to_lowercase().alias(LOWER_NAME)
+    return runs.with_columns(lower_name).with_columns(derived).drop(LOWER_NAME)
 
 
 def value_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
     """What `rule` finds in its source, as text: null where the pattern does not match."""
-    listed = isinstance(dtype, pl.List)  # tags: one text with commas
-    text = pl.col(rule.source).list.join(",") if listed else cast_column(rule.source, dtype, pl.String())
     pattern = f"(?i){rule.pattern}"
     if rule.source == "name":
-        text = text.str.to_lowercase()
+        text = pl.col(LOWER_NAME)
         if rule.pattern == rule.pattern.lower():  # matches the same, and is much faster
             pattern = rule.pattern
+    elif isinstance(dtype, pl.List):  # tags: one text with commas
+        text = pl.col(rule.source).list.join(",")
+    else:
+        text = cast_column(rule.source, dtype, pl.String())
     if rule.value is None:
         return text.str.extract(pattern, 1)
     value = rule.value if isinstance(rule.value, str) else json.dumps(rule.value)
@@ -1005,13 +1011,14 @@ def value_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
 def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
     """The answer to --explain: for each derived column the value and the first rule on names that matches."""
     run, dtypes = pl.DataFrame({"name": [name]}), {"name": pl.String()}
-    values = run.with_columns(derived_columns(rules, dtypes)).row(0, named=True)
+    values = with_derived(run, rules, dtypes).row(0, named=True)
     found: list[Record] = []
     lines = []
     width = max([len(rule.column) for rule in rules], default=0)
     for column in derived_dtypes(rules):
         tried = (rule for rule in rules if rule.column == column and rule.source == "name")
-        hit = next((rule for rule in tried if run.select(value_by(rule, pl.String())).item() is not None), None)
+        texts = ((rule, with_derived(run, [rule._replace(dtype="string")], dtypes)[column].item()) for rule in tried)
+        hit = next((rule for rule, text in texts if text is not None), None)
         pattern, origin = (hit.pattern, hit.origin) if hit else (None, None)
         found.append({"column": column, "value": values[column], "pattern": pattern, "origin": origin})
         value = "no value" if values[column] is None else values[column]
@@ -1775,7 +1782,7 @@ def merge(
     found = rows if options.keep == "all" else latest(rows)
     remarks = remarks_on(files, rules, stored, plan)
     filters: list[Record] = []
-    chosen = selected_runs(found, options, filters).with_columns(derived_columns(rules, stored))
+    chosen = with_derived(selected_runs(found, options, filters), rules, stored)
     # --where comes before the histories are read, unless it asks for their columns.
     for reads_histories in (False, True):
         if reads_histories and options.history:
