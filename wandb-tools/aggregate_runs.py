@@ -767,8 +767,10 @@ def deciding_rows(files: Sequence[ParquetFile], columns: Sequence[Column], also:
     return pl.concat(frames).with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE)).collect()
 
 
-def file_rows(number: int, file: ParquetFile, columns: Iterable[Column]) -> pl.LazyFrame:
-    """The rows of file `number` with the result's columns and ROW; null where the file has no such column."""
+def file_rows(
+    number: int, file: ParquetFile, columns: Iterable[Column], first: int = 0, length: int | None = None
+) -> pl.LazyFrame:
+    """Rows of file `number`: ROW and the result's columns; null where the file has no such column."""
     empty = {"source_file": pl.lit(file.file), "tags": pl.lit([], dtype=pl.List(pl.String))}  # in place of null
     values = []
     for column in columns:
@@ -776,7 +778,7 @@ def file_rows(number: int, file: ParquetFile, columns: Iterable[Column]) -> pl.L
         value = cast_column(*part, column.dtype) if part else pl.lit(None, dtype=column.dtype)
         value = value.fill_null(empty[column.name]) if column.name in empty else value
         values.append(value.alias(column.name))
-    return scan(file.file).select(values).with_row_index(ROW)
+    return scan(file.file).with_row_index(ROW).slice(first, length).select(ROW, *values)
 
 
 def latest(rows: pl.DataFrame) -> pl.DataFrame:
@@ -1352,7 +1354,8 @@ def placed_rows(files: Sequence[ParquetFile], columns: Sequence[Column], placed:
     A row is left out where its id is not what it was: the file has changed since.
     """
     number = placed[FILE][0]
-    rows = file_rows(number, files[number], columns)
+    first, last = placed.select(pl.col(ROW).min().alias("first"), pl.col(ROW).max().alias("last")).row(0)
+    rows = file_rows(number, files[number], columns, first, last - first + 1)
     there = placed.lazy().drop(FILE).rename({RUN: "id"})
     return rows.join(there, [ROW, "id"], nulls_equal=True, maintain_order="left").drop(ROW)
 
