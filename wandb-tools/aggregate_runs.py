@@ -105,7 +105,7 @@ HISTORY_ENDING, SAMPLED_ENDING = "_history.parquet", "_history_sampled.parquet"
 EXPORT_KINDS = ("history", "console", "system", "table")  # what lies beside the runs in an export's folder
 RUN_KEY = ("entity", "project", "id")  # identifies a run
 INTERNAL = "wandb_tools."  # prefix of columns that exist only while the script works
-FILE, ROW, POSITION, OFFLINE, KEPT = (INTERNAL + name for name in ("file", "row", "position", "offline", "kept"))
+FILE, ROW, POSITION, OFFLINE = (INTERNAL + name for name in ("file", "row", "position", "offline"))
 FOLDER, RUN, STEP, BEST, ROWS = (INTERNAL + name for name in ("folder", "run", "step", "best", "rows"))
 LOWER_NAME = INTERNAL + "lower_name"
 ROW_ORDER = ("entity", "project", "created_at", "id", "source_file", FILE, ROW)
@@ -801,32 +801,23 @@ def selected_runs(runs: pl.DataFrame, options: Options, filters: list[Record]) -
         projects = runs["project"].drop_nulls().unique().to_list()
         hits = [name for name in projects if any(matches(name, pattern) for pattern in options.project)]
         flag = f"--project {','.join(options.project)}"
-        runs = passing(runs, flag, pl.col("project").is_in(hits), filters, shown="project")
+        runs = passing(runs, flag, pl.col("project").is_in(hits), filters, "project")
     if options.state and "all" not in options.state:
         in_state = pl.col("state").str.to_lowercase().is_in(options.state)
-        runs = passing(runs, f"--state {','.join(options.state)}", in_state, filters, shown="state")
+        runs = passing(runs, f"--state {','.join(options.state)}", in_state, filters, "state")
     if options.filter:
         named = pl.any_horizontal(pl.col("name").str.contains(f"(?i){regex}") for regex in options.filter)
-        runs = passing(runs, " ".join(f"--filter {regex}" for regex in options.filter), named, filters, shown="name")
+        runs = passing(runs, " ".join(f"--filter {regex}" for regex in options.filter), named, filters, "name")
     return runs
 
 
-def passing(
-    runs: pl.DataFrame,
-    flag: str,
-    keeps: pl.Expr,
-    filters: list[Record],
-    *,
-    shown: str = "",
-    renamed: Sequence[str] = (),
-) -> pl.DataFrame:
+def passing(runs: pl.DataFrame, flag: str, keeps: pl.Expr, filters: list[Record], shown: str = "") -> pl.DataFrame:
     """The runs that one filter keeps; ScriptError where it keeps none, or a value cannot be evaluated, as in a cast.
 
-    `shown` is the column whose values the message shows. In place of the columns `renamed`, the config's count.
+    `shown` is the column whose values the message shows.
     """
     try:
-        swapped = runs.with_columns(pl.col(CONFIG + name).alias(name) for name in renamed)
-        kept = runs.filter(swapped.with_columns(keeps.alias(KEPT))[KEPT])
+        kept = runs.filter(keeps)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ScriptError(f"{flag} cannot be evaluated: {first_line(error)}", WRONG_USAGE) from error
     if kept.is_empty():
@@ -834,6 +825,24 @@ def passing(
         raise ScriptError(f"no run left: {flag} kept none of {counted(len(runs), 'run')}{there}", NOTHING_USABLE)
     filters.append({"filter": flag, "before": len(runs), "kept": len(kept)})
     return kept
+
+
+def where(
+    runs: pl.DataFrame, flag: str, condition: pl.Expr, derived: Iterable[str], filters: list[Record], remarks: list[str]
+) -> pl.DataFrame:
+    """The runs that --where keeps. A derived column that is empty in all of them means the config's of its name."""
+    hidden = []
+    for name in condition.meta.root_names():
+        config = CONFIG + name
+        if name in derived and config in runs.columns and runs[config].count():
+            if runs[name].count():
+                remarks.append(f"--where takes the derived {name}; {config} holds values too")
+            else:
+                hidden.append(name)
+                remarks.append(f"{name} is empty in every run, so --where takes {config} for it")
+    swapped = runs.with_columns(pl.col(CONFIG + name).alias(name) for name in hidden)
+    kept = passing(swapped, flag, condition, filters)
+    return kept.with_columns(pl.lit(None, dtype=runs.schema[name]).alias(name) for name in hidden)
 
 
 def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Expr:
@@ -1786,14 +1795,14 @@ def merge(
     remarks = remarks_on(files, rules, stored, plan)
     filters: list[Record] = []
     chosen = with_derived(selected_runs(found, options, filters), rules, stored)
-    # --where comes before the histories are read, unless it asks for their columns.
-    for reads_histories in (False, True):
-        if reads_histories and options.history:
-            chosen, unreadable = with_histories(chosen, plan)
-            broken += unreadable
-        if condition is not None and reads_histories == any(name in plan.dtypes for name in asked):
-            hidden = hidden_configs(chosen, [name for name in asked if name in derived], remarks)
-            chosen = passing(chosen, f"--where {options.where}", condition, filters, renamed=hidden)
+    needs_histories = any(name in plan.dtypes for name in asked)  # else --where comes first: less is read
+    if condition is not None and not needs_histories:
+        chosen = where(chosen, f"--where {options.where}", condition, derived, filters, remarks)
+    if options.history:
+        chosen, unreadable = with_histories(chosen, plan)
+        broken += unreadable
+    if condition is not None and needs_histories:
+        chosen = where(chosen, f"--where {options.where}", condition, derived, filters, remarks)
 
     with published(options.output) as place:
         in_order = rows_in_order(files, columns, chosen, [*derived, *plan.dtypes]).select(order)
@@ -1812,19 +1821,6 @@ def merge(
         "conflicts": [conflict._asdict() for conflict in conflicts + disputes],
     }
     return document, remarks, broken
-
-
-def hidden_configs(runs: pl.DataFrame, derived: Iterable[str], remarks: list[str]) -> list[str]:
-    """Those of the `derived` columns that are empty while the config has one of the name, which --where then takes."""
-    hidden = []
-    for column in derived:
-        if CONFIG + column in runs.columns and runs[CONFIG + column].count():
-            if not runs[column].count():
-                hidden.append(column)
-                remarks.append(f"{column} is empty in every run, so --where takes {CONFIG}{column} for it")
-            else:
-                remarks.append(f"--where takes the derived {column}; {CONFIG}{column} holds values too")
-    return hidden
 
 
 def remarks_on(
