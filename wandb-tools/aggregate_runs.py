@@ -146,6 +146,8 @@ KeyPath: TypeAlias = tuple[str, ...]
 Identity: TypeAlias = tuple[str, KeyPath]  # of a column over all files: its prefix ("" for other columns) and its path
 Goal: TypeAlias = Literal["minimize", "maximize"]
 Record: TypeAlias = dict[str, Any]  # a JSON object
+Files: TypeAlias = Sequence["ParquetFile"]
+ColumnList: TypeAlias = Sequence["Column"]
 
 
 class ScriptError(Exception):
@@ -196,6 +198,16 @@ class Conflict(NamedTuple):
     files: tuple[str, ...]
 
 
+class Report:
+    """What users should know, gathered on the way."""
+
+    def __init__(self, skipped: list[Skipped]) -> None:
+        self.skipped = skipped
+        self.conflicts: list[Conflict] = []
+        self.filters: list[Record] = []
+        self.remarks: list[str] = []
+
+
 class Rule(NamedTuple):
     """Where a derived column's value comes from: the pattern's first group, or `value` where one is given."""
 
@@ -219,7 +231,7 @@ class HistoryMetric(NamedTuple):
 class HistoryPlan(NamedTuple):
     """What is read of which histories, and the columns that this gives."""
 
-    files: Sequence[ParquetFile] = ()
+    files: Files = ()
     sampled: Sequence[str] = ()
     metrics: Sequence[HistoryMetric] = ()
     best: KeyPath = ()  # the metric of --at
@@ -251,8 +263,8 @@ class Options(NamedTuple):
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------
-def read_inputs(options: Options) -> tuple[list[ParquetFile], list[Skipped]]:
-    """The inputs that hold runs, in order of their paths, and those that do not. No row is read yet."""
+def read_inputs(options: Options, report: Report) -> list[ParquetFile]:
+    """The inputs that hold runs, in order of their paths; the report has the others. No row is read yet."""
     found: dict[str, tuple[str, bool]] = {}  # by place: the file's name, and whether the user named this very file
     lost: list[Skipped] = []
     earlier = resolved(options.output)
@@ -270,7 +282,7 @@ def read_inputs(options: Options) -> tuple[list[ParquetFile], list[Skipped]]:
     if lost and not found and all(skip.kind == "missing" for skip in lost):
         places = some([skip.file for skip in lost])
         raise ScriptError(f"no runs in {places}: {lost[0].reason}; export_runs.py writes runs files", NOTHING_USABLE)
-    skipped = list(dict.fromkeys(lost))
+    report.skipped += dict.fromkeys(lost)
     runs_files: list[ParquetFile] = []
     for file, named in sorted(found.values(), key=lambda each: Path(each[0]).parts):
         try:
@@ -279,12 +291,14 @@ def read_inputs(options: Options) -> tuple[list[ParquetFile], list[Skipped]]:
                 check_columns(header)
                 runs_files.append(header)
             else:
-                skipped.append(Skipped(file, header.kind, f"it holds no runs but is {header.kind}", failure=named))
+                report.skipped.append(
+                    Skipped(file, header.kind, f"it holds no runs but is {header.kind}", failure=named)
+                )
         except ValueError as error:
-            skipped.append(Skipped(file, "foreign", f"it cannot be used: {error}"))
+            report.skipped.append(Skipped(file, "foreign", f"it cannot be used: {error}"))
         except reading_errors() as error:
-            skipped.append(damaged(file, error))
-    return runs_files, skipped
+            report.skipped.append(damaged(file, error))
+    return runs_files
 
 
 def resolved(place: str) -> str:
@@ -415,10 +429,8 @@ def first_line(error: BaseException) -> str:
 
 
 # --- one schema: which columns are the same -------------------------------------------------------------------
-def one_schema(
-    files: Sequence[ParquetFile], derived: Iterable[str], others: Iterable[Identity]
-) -> tuple[list[Column], list[Conflict]]:
-    """The columns of all files as columns of one, in the result's order, and what the files disagreed on.
+def one_schema(files: Files, derived: Iterable[str], others: Iterable[Identity], report: Report) -> list[Column]:
+    """The columns of all files as columns of one, in the result's order; the report has what they disagreed on.
 
     The names in `derived` are taken. `others`, the metrics of the histories, take part in the choice of names.
     """
@@ -426,7 +438,7 @@ def one_schema(
     names = names_of({*parts, *others})
     contract = contract_dtypes()
     found = dtypes_of_values(files, {key: parts[key] for key in parts if names[key] not in contract})
-    columns, conflicts = [], []
+    columns = []
     for (prefix, path), members in parts.items():
         name = names[prefix, path]
         dtypes = {n: found.get((n, own)) or plain(dtype, prefix) for n, (own, dtype) in members.items()}
@@ -442,10 +454,11 @@ def one_schema(
                 own_dtypes.setdefault(seen, []).append(files[number].file)
         agree = own_dtypes.keys() <= {column.dtype} if name in contract else only_numbers(own_dtypes)
         own_dtypes = {} if agree else own_dtypes
-        conflicts += [Conflict(name, "name", own, name, tuple(where)) for own, where in own_names.items()]
-        became = spelt(column.dtype)
-        conflicts += [Conflict(name, "dtype", spelt(d), became, tuple(where)) for d, where in own_dtypes.items()]
-    return sorted(columns, key=place_in_order), sorted(conflicts)
+        report.conflicts += [Conflict(name, "name", own, name, tuple(where)) for own, where in own_names.items()]
+        for own_dtype, where in own_dtypes.items():
+            report.conflicts.append(Conflict(name, "dtype", spelt(own_dtype), spelt(column.dtype), tuple(where)))
+    report.conflicts.sort()
+    return sorted(columns, key=place_in_order)
 
 
 def only_numbers(dtypes: Iterable[pl.DataType]) -> bool:
@@ -454,7 +467,7 @@ def only_numbers(dtypes: Iterable[pl.DataType]) -> bool:
     return len(present) < 2 or present == {pl.Int64(), pl.Float64()}
 
 
-def parts_by_identity(files: Sequence[ParquetFile], derived: set[str]) -> dict[Identity, dict[int, Any]]:
+def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, dict[int, Any]]:
     """For every column over all files: its own name and dtype in each file that has it."""
     known = names_of((prefix_of(column), path) for file in files for column, path in file.paths.items())
     by_name = {name: identity for identity, name in known.items()}
@@ -611,7 +624,7 @@ def common_dtype(dtypes: Iterable[pl.DataType], prefix: str) -> pl.DataType:
 
 
 def dtypes_of_values(
-    files: Sequence[ParquetFile], parts: Mapping[Identity, Mapping[int, tuple[str, pl.DataType]]]
+    files: Files, parts: Mapping[Identity, Mapping[int, tuple[str, pl.DataType]]]
 ) -> dict[tuple[int, str], pl.DataType]:
     """What the values of columns are on whose dtype files disagree, by file number and column.
 
@@ -725,15 +738,12 @@ def spelt_as_json(number: pl.Expr) -> pl.Expr:
 
 
 # --- one schema: metadata -------------------------------------------------------------------------------------
-def merged_metadata(
-    files: Sequence[ParquetFile], columns: Sequence[Column]
-) -> tuple[dict[str, str], dict[KeyPath, str], list[Conflict]]:
-    """The result's key-value metadata, the stored goals by metric, and those that files dispute.
+def merged_metadata(files: Files, columns: ColumnList, report: Report) -> tuple[dict[str, str], dict[KeyPath, str]]:
+    """The result's key-value metadata, and the stored goals by metric.
 
     Of a metric only that is stored on which all files agree that say something of it.
     """
     metrics: dict[str, Record] = {}
-    conflicts: list[Conflict] = []
     for column in columns:
         claims: dict[str, dict[str, list[str]]] = {}  # by key and value: the files
         for number, (own, _) in column.parts.items():
@@ -744,17 +754,17 @@ def merged_metadata(
             if len(values) == 1:
                 metrics.setdefault(column.name, {})[key] = json.loads(next(iter(values)))
                 continue
-            disputed = [(str(json.loads(value)), tuple(where)) for value, where in values.items()]
-            conflicts += [Conflict(column.name, key, value, "not stored", where) for value, where in disputed]
+            for value, where in values.items():
+                report.conflicts.append(Conflict(column.name, key, str(json.loads(value)), "not stored", tuple(where)))
     goals = {c.path: metrics[c.name]["goal"] for c in columns if metrics.get(c.name, {}).get("goal")}
     paths = {column.name: column.path for column in columns if prefix_of(column.name)}
     sources = {json_text(source): source for file in files for source in file.sources}
     documents = {COLUMNS_KEY: paths, METRICS_KEY: metrics, SOURCE_KEY: {"sources": list(sources.values())}}
-    return {SCHEMA_KEY: SCHEMA_VERSION} | {key: json_text(text) for key, text in documents.items()}, goals, conflicts
+    return {SCHEMA_KEY: SCHEMA_VERSION} | {key: json_text(text) for key, text in documents.items()}, goals
 
 
 # --- rows -----------------------------------------------------------------------------------------------------
-def deciding_rows(files: Sequence[ParquetFile], columns: Sequence[Column], also: Iterable[str]) -> pl.DataFrame:
+def deciding_rows(files: Files, columns: ColumnList, also: Iterable[str]) -> pl.DataFrame:
     """Of all rows, with their file and row number: what decides which are written, and the columns in `also`."""
     wanted = {*DECIDING, *also}
     needed = [column for column in columns if column.name in wanted]
@@ -768,7 +778,7 @@ def deciding_rows(files: Sequence[ParquetFile], columns: Sequence[Column], also:
 
 
 def file_rows(
-    number: int, file: ParquetFile, columns: Iterable[Column], first: int = 0, length: int | None = None
+    number: int, file: ParquetFile, columns: ColumnList, first: int = 0, length: int | None = None
 ) -> pl.LazyFrame:
     """Rows of file `number`: ROW and the result's columns; null where the file has no such column."""
     empty = {"source_file": pl.lit(file.file), "tags": pl.lit([], dtype=pl.List(pl.String))}  # in place of null
@@ -795,23 +805,23 @@ def latest(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 # --- filters --------------------------------------------------------------------------------------------------
-def selected_runs(runs: pl.DataFrame, options: Options, filters: list[Record]) -> pl.DataFrame:
-    """The runs that pass --project, --state and --filter; what each did is added to `filters`."""
+def selected_runs(runs: pl.DataFrame, options: Options, report: Report) -> pl.DataFrame:
+    """The runs that pass --project, --state and --filter; the report has what each did."""
     if options.project:
         projects = runs["project"].drop_nulls().unique().to_list()
         hits = [name for name in projects if any(matches(name, pattern) for pattern in options.project)]
         flag = f"--project {','.join(options.project)}"
-        runs = passing(runs, flag, pl.col("project").is_in(hits), filters, "project")
+        runs = passing(runs, flag, pl.col("project").is_in(hits), report, "project")
     if options.state and "all" not in options.state:
         in_state = pl.col("state").str.to_lowercase().is_in(options.state)
-        runs = passing(runs, f"--state {','.join(options.state)}", in_state, filters, "state")
+        runs = passing(runs, f"--state {','.join(options.state)}", in_state, report, "state")
     if options.filter:
         named = pl.any_horizontal(pl.col("name").str.contains(f"(?i){regex}") for regex in options.filter)
-        runs = passing(runs, " ".join(f"--filter {regex}" for regex in options.filter), named, filters, "name")
+        runs = passing(runs, " ".join(f"--filter {regex}" for regex in options.filter), named, report, "name")
     return runs
 
 
-def passing(runs: pl.DataFrame, flag: str, keeps: pl.Expr, filters: list[Record], shown: str = "") -> pl.DataFrame:
+def passing(runs: pl.DataFrame, flag: str, keeps: pl.Expr, report: Report, shown: str = "") -> pl.DataFrame:
     """The runs that one filter keeps; ScriptError where it keeps none, or a value cannot be evaluated, as in a cast.
 
     `shown` is the column whose values the message shows.
@@ -823,25 +833,23 @@ def passing(runs: pl.DataFrame, flag: str, keeps: pl.Expr, filters: list[Record]
     if kept.is_empty():
         there = f"; their {shown}s: {some(runs[shown].drop_nulls().unique().sort().to_list())}" if shown else ""
         raise ScriptError(f"no run left: {flag} kept none of {counted(len(runs), 'run')}{there}", NOTHING_USABLE)
-    filters.append({"filter": flag, "before": len(runs), "kept": len(kept)})
+    report.filters.append({"filter": flag, "before": len(runs), "kept": len(kept)})
     return kept
 
 
-def where(
-    runs: pl.DataFrame, flag: str, condition: pl.Expr, derived: Iterable[str], filters: list[Record], remarks: list[str]
-) -> pl.DataFrame:
+def where(runs: pl.DataFrame, flag: str, condition: pl.Expr, derived: Iterable[str], report: Report) -> pl.DataFrame:
     """The runs that --where keeps. A derived column that is empty in all of them means the config's of its name."""
     hidden = []
     for name in condition.meta.root_names():
         config = CONFIG + name
         if name in derived and config in runs.columns and runs[config].count():
             if runs[name].count():
-                remarks.append(f"--where takes the derived {name}; {config} holds values too")
+                report.remarks.append(f"--where takes the derived {name}; {config} holds values too")
             else:
                 hidden.append(name)
-                remarks.append(f"{name} is empty in every run, so --where takes {config} for it")
+                report.remarks.append(f"{name} is empty in every run, so --where takes {config} for it")
     swapped = runs.with_columns(pl.col(CONFIG + name).alias(name) for name in hidden)
-    kept = passing(swapped, flag, condition, filters)
+    kept = passing(swapped, flag, condition, report)
     return kept.with_columns(pl.lit(None, dtype=runs.schema[name]).alias(name) for name in hidden)
 
 
@@ -1105,11 +1113,10 @@ def words(name: str) -> list[str]:
 
 
 # --- columns from histories -----------------------------------------------------------------------------------
-def histories_beside(files: Iterable[ParquetFile]) -> tuple[list[ParquetFile], list[str], list[Skipped]]:
-    """The histories in the folders of the exports that `files` come from; the sampled ones, and what is damaged."""
+def histories_beside(files: Files, report: Report) -> tuple[list[ParquetFile], list[str]]:
+    """The histories in the folders of the exports that `files` come from, and the names of sampled ones."""
     found: list[ParquetFile] = []
     sampled: list[str] = []
-    broken: list[Skipped] = []
     for folder in dict.fromkeys(folder_of(str(source["file"])) for file in files for source in file.sources):
         there = files_at_url(f"{folder}/*{HISTORY_ENDING}")[0] if is_url(folder) else Path(folder).glob("[!.]*.parquet")
         for file in sorted(map(str, there)):
@@ -1121,8 +1128,8 @@ def histories_beside(files: Iterable[ParquetFile]) -> tuple[list[ParquetFile], l
                 found += [header] if header.kind == "history" else []
             except reading_errors(ValueError) as error:
                 if HISTORY_ENDING in file:  # any other one is an input, or none of ours
-                    broken.append(damaged(file, error))
-    return found, sampled, broken
+                    report.skipped.append(damaged(file, error))
+    return found, sampled
 
 
 def folder_of(file: str) -> str:
@@ -1140,11 +1147,7 @@ def numeric_metrics(file: ParquetFile) -> dict[KeyPath, str]:
 
 
 def history_plan(
-    options: Options,
-    files: Sequence[ParquetFile],
-    sampled: Sequence[str],
-    columns: Sequence[Column],
-    goals: Mapping[KeyPath, str],
+    options: Options, files: Files, sampled: Sequence[str], columns: ColumnList, goals: Mapping[KeyPath, str]
 ) -> HistoryPlan:
     """What --history and its flags mean for these files; ScriptError where they lack what the user names."""
     if (options.at or options.history_metrics) and not files:
@@ -1185,7 +1188,7 @@ def history_plan(
     return HistoryPlan(files, sampled, metrics, best, goal in {"min", "minimize"}, why, dtypes)
 
 
-def history_metrics(files: Sequence[ParquetFile], columns: Sequence[Column]) -> list[HistoryMetric]:
+def history_metrics(files: Files, columns: ColumnList) -> list[HistoryMetric]:
     """Every metric of the histories, by name.
 
     One called `step_loss` gets a hash of its path beside one called `loss`, as their columns would have one name.
@@ -1205,8 +1208,8 @@ def history_metrics(files: Sequence[ParquetFile], columns: Sequence[Column]) -> 
     return sorted(metrics, key=lambda metric: metric.name)
 
 
-def with_histories(runs: pl.DataFrame, plan: HistoryPlan) -> tuple[pl.DataFrame, list[Skipped]]:
-    """The runs with what their histories say, and in ROWS the number of its rows; files that are damaged.
+def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.DataFrame:
+    """The runs with what their histories say, and in ROWS the number of its rows.
 
     A run's history is the one beside the file that its row comes from, as rows of another export may differ. A run
     without one keeps what an earlier result says of it, else the columns are null.
@@ -1217,26 +1220,25 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan) -> tuple[pl.DataFrame,
     wanted = runs.select(pl.col("id").alias("run_id"), *key[1:]).unique()
     places = [wanted.clear().with_columns(pl.lit(0, pl.Int64).alias(ROWS), pl.lit(0).alias(FILE))]
     frames = [pl.DataFrame(schema=pl.Schema({**wanted.schema, ROWS: pl.Int64(), **plan.dtypes}))]
-    broken: list[Skipped] = []
     for number, file in enumerate(plan.files):
         try:
             places.append(rows_per_run(file, wanted).with_columns(pl.lit(number).alias(FILE)))
         except reading_errors() as error:  # a footer can be sound where the rows are not
-            broken.append(damaged(file.file, error))
+            report.skipped.append(damaged(file.file, error))
     # Of files that hold the same run, the one with the most rows of it counts.
     fullest = pl.concat(places).sort(ROWS, FILE, descending=[True, False]).unique(key, keep="first")
     for (number,), there in fullest.sort(FILE, *key).group_by(FILE, maintain_order=True):
         try:
             frames += list(statistics_by_run(plan, plan.files[number], there))
         except reading_errors() as error:
-            broken.append(damaged(plan.files[number].file, error))
+            report.skipped.append(damaged(plan.files[number].file, error))
     found = pl.concat(frames, how="diagonal_relaxed").rename({"run_id": "id"})  # integers may meet floats
     joined = runs.join(found, ["id", *key[1:]], "left", suffix=INTERNAL, nulls_equal=True, maintain_order="left")
     earlier = [name for name in plan.dtypes if name in runs.columns]  # of runs whose histories are gone since
     gone = pl.col(ROWS).is_null()
     values = [pl.when(gone).then(pl.col(name)).otherwise(name + INTERNAL).alias(name) for name in earlier]
     joined = joined.with_columns(values).drop(name + INTERNAL for name in earlier)
-    return joined.cast({name: plan.dtypes[name] for name in earlier}), broken
+    return joined.cast({name: plan.dtypes[name] for name in earlier})
 
 
 def rows_per_run(file: ParquetFile, wanted: pl.DataFrame) -> pl.DataFrame:
@@ -1338,9 +1340,7 @@ def reading_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...
     return (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, *more)
 
 
-def rows_in_order(
-    files: Sequence[ParquetFile], columns: Sequence[Column], chosen: pl.DataFrame, new: Sequence[str]
-) -> pl.LazyFrame:
+def rows_in_order(files: Files, columns: ColumnList, chosen: pl.DataFrame, new: Sequence[str]) -> pl.LazyFrame:
     """The chosen rows of all files, whole, in the result's order, with the `new` columns that `chosen` holds.
 
     Exports are sorted already: only where files interleave are their rows sorted, some rows at a time.
@@ -1357,7 +1357,7 @@ def rows_in_order(
     return pl.concat(parts)
 
 
-def placed_rows(files: Sequence[ParquetFile], columns: Sequence[Column], placed: pl.DataFrame) -> pl.LazyFrame:
+def placed_rows(files: Files, columns: ColumnList, placed: pl.DataFrame) -> pl.LazyFrame:
     """The rows of the one file of `placed`, in the file's order, beside the columns of `placed`.
 
     A row is left out where its id is not what it was: the file has changed since.
@@ -1369,7 +1369,7 @@ def placed_rows(files: Sequence[ParquetFile], columns: Sequence[Column], placed:
     return rows.join(there, [ROW, "id"], nulls_equal=True, maintain_order="left").drop(ROW)
 
 
-def sorted_in_blocks(files: Sequence[ParquetFile], columns: Sequence[Column], placed: pl.DataFrame) -> pl.LazyFrame:
+def sorted_in_blocks(files: Files, columns: ColumnList, placed: pl.DataFrame) -> pl.LazyFrame:
     """The rows of several files in their order: sorted in blocks that fit in memory, while polars writes."""
     from polars.io.plugins import register_io_source
 
@@ -1728,53 +1728,52 @@ def aggregate(options: Options) -> int:
         print(explain(options.explain, rules, as_json=options.json))
         return OK
     check_output(options.output, folder=bool(options.partition_by))
-    files, skipped = read_inputs(options)
+    report = Report([])
+    files = read_inputs(options, report)
     try:
         try:
-            document, remarks, broken = merge(files, rules, options)
+            document = merge(files, rules, options, report)
         except reading_errors() as error:  # a footer can be sound where the rows are not
-            unreadable = unreadable_files(files)
-            if not unreadable:
+            sound = readable_files(files, report)
+            if len(sound) == len(files):
                 raise RuntimeError(first_line(error)) from error
-            skipped += unreadable.values()
-            document, remarks, broken = merge([f for f in files if f.file not in unreadable], rules, options)
+            report = Report(report.skipped)
+            document = merge(sound, rules, options, report)
     finally:
-        complain(skipped)
-    failed = {resolved(skip.file) for skip in skipped if skip.failure}
-    also_failed = [skip for skip in broken if resolved(skip.file) not in failed]
-    complain(also_failed)
+        failed = list({resolved(skip.file): skip for skip in reversed(report.skipped) if skip.failure}.values())[::-1]
+        complain(failed)
     read = {resolved(file) for row in document["histories"] for file in row["files"]}
-    skipped = [skip for skip in skipped if skip.failure or resolved(skip.file) not in read] + also_failed
-    document["skipped"] = [skip._asdict() for skip in skipped]
-    for line in () if options.quiet else report_lines(document, remarks):
+    passed_over = [skip for skip in report.skipped if not skip.failure and resolved(skip.file) not in read]
+    document["skipped"] = [skip._asdict() for skip in passed_over + failed]
+    for line in () if options.quiet else report_lines(document, report.remarks):
         with suppress(BrokenPipeError):  # nobody reads it; the result is still printed
             print(printable(line), file=sys.stderr)
     print(json_text(document) if options.json else "\n".join(document["files"]))
-    return PARTIAL if any(skip.failure for skip in skipped) else OK
+    return PARTIAL if failed else OK
 
 
-def unreadable_files(files: Iterable[ParquetFile]) -> dict[str, Skipped]:
-    """The files of which not every row can be read: they are read whole to find out."""
-    broken = {}
+def readable_files(files: Files, report: Report) -> list[ParquetFile]:
+    """The files of which every row can be read; the report has the others. They are read whole to find out."""
+    sound = []
     for file in files:
         try:
             for _ in scan(file.file).collect_batches():
                 pass
+            sound.append(file)
         except reading_errors() as error:
-            broken[file.file] = damaged(file.file, error)
-    return broken
+            report.skipped.append(damaged(file.file, error))
+    return sound
 
 
-def merge(
-    files: Sequence[ParquetFile], rules: Sequence[Rule], options: Options
-) -> tuple[Record, list[str], list[Skipped]]:
-    """Write the runs of `files` to the output; the report, remarks for people, and histories that are damaged."""
+def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report) -> Record:
+    """Write the runs of `files` to the output; the document of --json, but for what was skipped."""
     if not files:
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
-    histories, sampled, broken = histories_beside(files) if options.history else ([], [], [])
+    histories, sampled = histories_beside(files, report) if options.history else ([], [])
     derived = derived_dtypes(rules)
-    columns, conflicts = one_schema(files, derived, {(METRIC, path) for f in histories for path in numeric_metrics(f)})
-    metadata, goals, disputes = merged_metadata(files, columns)
+    paths = {(METRIC, path) for file in histories for path in numeric_metrics(file)}
+    columns = one_schema(files, derived, paths, report)
+    metadata, goals = merged_metadata(files, columns, report)
     plan = history_plan(options, histories, sampled, columns, goals) if options.history else HistoryPlan()
     stored = {column.name: column.dtype for column in columns}
     others = [name for name in stored if name not in derived and name not in plan.dtypes]
@@ -1792,17 +1791,15 @@ def merge(
     if rows.is_empty():
         raise ScriptError(f"the runs files in {some(options.inputs)} have no rows", NOTHING_USABLE)
     found = rows if options.keep == "all" else latest(rows)
-    remarks = remarks_on(files, rules, stored, plan)
-    filters: list[Record] = []
-    chosen = with_derived(selected_runs(found, options, filters), rules, stored)
+    report.remarks += remarks_on(files, rules, stored, plan)
+    chosen = with_derived(selected_runs(found, options, report), rules, stored)
     needs_histories = any(name in plan.dtypes for name in asked)  # else --where comes first: less is read
     if condition is not None and not needs_histories:
-        chosen = where(chosen, f"--where {options.where}", condition, derived, filters, remarks)
+        chosen = where(chosen, f"--where {options.where}", condition, derived, report)
     if options.history:
-        chosen, unreadable = with_histories(chosen, plan)
-        broken += unreadable
+        chosen = with_histories(chosen, plan, report)
     if condition is not None and needs_histories:
-        chosen = where(chosen, f"--where {options.where}", condition, derived, filters, remarks)
+        chosen = where(chosen, f"--where {options.where}", condition, derived, report)
 
     with published(options.output) as place:
         in_order = rows_in_order(files, columns, chosen, [*derived, *plan.dtypes]).select(order)
@@ -1811,21 +1808,18 @@ def merge(
         if there != len(chosen):
             raise ScriptError("an input changed while it was read; run it again", NOTHING_USABLE)
     summary = {"file": options.output, "inputs": len(files), "rows_read": len(rows), "runs_found": len(found)}
-    document = {
+    return {
         "version": 1,
         "files": [options.output + file.removeprefix(place) for file in written],
         "summary": [summary | {"runs": len(chosen), "columns": len(order)}],
-        "filters": filters,
+        "filters": report.filters,
         "derived": [fit_of(column, chosen) for column in derived],
-        "histories": [history_report(plan, chosen, remarks)] if options.history else [],
-        "conflicts": [conflict._asdict() for conflict in conflicts + disputes],
+        "histories": [history_report(plan, chosen, report)] if options.history else [],
+        "conflicts": [conflict._asdict() for conflict in report.conflicts],
     }
-    return document, remarks, broken
 
 
-def remarks_on(
-    files: Iterable[ParquetFile], rules: Iterable[Rule], dtypes: Mapping[str, pl.DataType], plan: HistoryPlan
-) -> list[str]:
+def remarks_on(files: Files, rules: Iterable[Rule], dtypes: Mapping[str, pl.DataType], plan: HistoryPlan) -> list[str]:
     """What else users should know: rules of theirs without a source, mixed exports, which way is better."""
     absent = [rule for rule in rules if rule.source not in dtypes and rule.origin != "built in"]
     lines = [f"{r.origin} ({r.column}): no column {r.source}{did_you_mean(r.source, dtypes)}" for r in absent]
@@ -1847,7 +1841,7 @@ def remarks_on(
     return remarks
 
 
-def history_report(plan: HistoryPlan, runs: pl.DataFrame, remarks: list[str]) -> Record:
+def history_report(plan: HistoryPlan, runs: pl.DataFrame, report: Report) -> Record:
     """How much the histories gave these runs; a remark on metrics that were logged only after the best step."""
     at = {metric.name: pl.col(f"{HISTORY}at_{metric.name}") for metric in plan.metrics if plan.best}
     if at:
@@ -1855,7 +1849,7 @@ def history_report(plan: HistoryPlan, runs: pl.DataFrame, remarks: list[str]) ->
         logged = {name: pl.col(f"{HISTORY}last_{name}").is_not_null() for name in at}
         only_later = runs.select((has_best & at[name].is_null() & logged[name]).any().alias(name) for name in at)
         late = [column.name for column in only_later if column.item()]
-        remarks += [f"{HISTORY}at_* is null where a metric was logged only later: {some(late)}"] if late else []
+        report.remarks += [f"{HISTORY}at_* is null where a metric was logged only later: {some(late)}"] if late else []
     without = runs.filter(pl.col(ROWS).is_null())
     with_file = pl.col(FOLDER).is_in([folder_of(file.file) for file in plan.files])
     return {
