@@ -248,6 +248,15 @@ def test_names_of_ours_may_be_names_of_users():
     assert frame["k"].to_list() == [3, None]
 
 
+def test_a_column_that_looks_like_a_pattern_may_be_disputed():
+    foreign({"^a.*$": [1, 2]})
+    Path("x/foreign.parquet").rename("x/first.parquet")
+    foreign({"^a.*$": ["3", "x"], "*": ["4", "5"]})
+    frame = aggregated("x", "--keep", "all")
+    assert sorted(frame["_a___"]) == ["1", "2", "3", "x"]
+    assert sorted(frame["_"].drop_nulls()) == ["4", "5"]
+
+
 @pytest.mark.parametrize(("name", "value"), [("a_lr1e999", None), ("a_lr1e-3", 1e-3), ("a_wd1_lr9e400", None)])
 def test_a_number_that_no_float_holds_is_no_value(name, value):
     write_runs(Path("x"), [Run("a", name)])

@@ -637,34 +637,24 @@ def dtypes_of_values(
             disputed.setdefault(number, {})[members[number][0]] = dtype
     found: dict[tuple[int, str], pl.DataType] = {}
     for rows in (FIRST_ROWS, None):  # all rows are read only where the first ones leave it open
-        asked = [(n, c) for n, columns in disputed.items() for c in columns if found.get((n, c)) != columns[c]]
         texts = []
-        for number, columns in itertools.groupby(asked, lambda each: each[0]):
-            values = [value_as_text(column, disputed[number][column]) for _, column in columns]
-            texts.append(
-                scan(files[number].file)
-                .select(values)
-                .slice(0, rows)
-                .unpivot()
-                .with_columns(pl.lit(number).alias(FILE))
-            )
-        found |= dict.fromkeys(asked, pl.Null())
-        answers = (
-            pl.concat(texts).drop_nulls("value").group_by(FILE, "variable").agg(all_numbers("value"))
-            if texts
-            else pl.LazyFrame()
-        )
-        for number, column, whole, decimal in answers.collect(engine="streaming").iter_rows():
+        for number, columns in disputed.items():
+            asked = [column for column, dtype in columns.items() if found.get((number, column)) != dtype]
+            found |= {(number, column): pl.Null() for column in asked}
+            head = scan(files[number].file).select(value_as_text(c, columns[c]) for c in asked).slice(0, rows)
+            texts += [head.unpivot().with_columns(pl.lit(number).alias(FILE))] if asked else []
+        values = pl.concat(texts).drop_nulls("value").group_by(FILE, "variable") if texts else None
+        answers = values.agg(all_numbers("value")).collect(engine="streaming") if values else pl.DataFrame()
+        for number, column, whole, decimal in answers.iter_rows():
             found[number, column] = pl.Int64() if whole else pl.Float64() if decimal else disputed[number][column]
     return found
 
 
 def value_as_text(column: str, dtype: pl.DataType) -> pl.Expr:
     """The texts of `column`; of other values only that there are some."""
-    values = pl.col(column)
-    return (
-        values.cast(pl.String) if dtype == pl.String else pl.when(values.is_not_null()).then(pl.lit("-")).alias(column)
-    )
+    values = exact_column(column)
+    text = values if dtype == pl.String else pl.when(values.is_not_null()).then(pl.lit("-"))
+    return text.cast(pl.String).alias(column)
 
 
 def all_numbers(column: str) -> list[pl.Expr]:
@@ -685,9 +675,7 @@ def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr
 
     Only of a contract column that another tool wrote a value may become null: where it cannot be read as `wanted`.
     """
-    values = pl.col(column)
-    if column == "*" or column.startswith("^"):  # which pl.col takes for patterns
-        values = pl.selectors.by_name(column).as_expr()
+    values = exact_column(column)
     if dtype == wanted:
         return values
     if wanted == pl.String and dtype.is_float():
@@ -703,6 +691,11 @@ def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr
         exact = pl.when(number == number.cast(wanted, strict=False)).then(number.cast(wanted, strict=False))
         return pl.coalesce(values.cast(wanted, strict=False), exact) if dtype == pl.String else exact
     return values.cast(wanted, strict=False)
+
+
+def exact_column(name: str) -> pl.Expr:
+    """The column of this very name: `pl.col` takes some names for patterns."""
+    return pl.selectors.by_name(name).as_expr() if name == "*" or name.startswith("^") else pl.col(name)
 
 
 def parsed_time(text: pl.Expr) -> pl.Expr:
