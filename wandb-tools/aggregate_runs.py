@@ -1567,13 +1567,6 @@ def fit_lines(fits: Sequence[Record]) -> Iterator[str]:
         yield f"no match in any run for {', '.join(empty)}"
 
 
-def complain(skipped: Iterable[Skipped]) -> None:
-    """Name what failed, on stderr even when quiet."""
-    lines = [f"error: {skip.file} was left out: {skip.reason}" for skip in skipped if skip.failure]
-    for line in folded(lines, "error: {} inputs more were left out; --json lists all"):
-        print(printable(line), file=sys.stderr)
-
-
 # --- streams --------------------------------------------------------------------------------------------------
 def printable(text: str) -> str:
     """`text` on one line, with control characters and direction overrides made visible: names are data.
@@ -1734,7 +1727,9 @@ def aggregate(options: Options) -> int:
             document = merge(sound, rules, options, report)
     finally:
         failed = list({resolved(skip.file): skip for skip in reversed(report.skipped) if skip.failure}.values())[::-1]
-        complain(failed)
+        lines = [f"error: {skip.file} was left out: {skip.reason}" for skip in failed]
+        for line in folded(lines, "error: {} inputs more were left out; --json lists all"):  # even when quiet
+            print(printable(line), file=sys.stderr)
     read = {resolved(file) for row in document["histories"] for file in row["files"]}
     passed_over = [skip for skip in report.skipped if not skip.failure and resolved(skip.file) not in read]
     document["skipped"] = [skip._asdict() for skip in passed_over + failed]
