@@ -16,6 +16,9 @@ SCRIPTS = sorted((ROOT / "wandb-tools").glob("*.py"))
 
 # Names that several scripts define, each in its own way.
 DIFFERENT = {"Failure", "Options", "Project", "Selection", "import_libraries", "main", "parse_args", "selected"}
+# One rule in both readers: which way a metric is better.
+DIRECTION = {"LOWER_IS_BETTER", "HIGHER_IS_BETTER", "NO_DIRECTION", "NO_METRIC", "WEAK", "NEGATING", "OPPOSITE"}
+DIRECTION |= {"PHRASES", "goal_by_name", "telling_words", "goal_words", "words"}
 LONGEST_TWIN = 40  # lines; a longer one is a question of design
 
 
@@ -44,6 +47,11 @@ def test_names_in_two_scripts_are_twins(one: Path, other: Path) -> None:
     assert shared  # at least the exit codes
     assert {name for name in shared if first[name] != second[name]} == set()
     assert {name for name in shared if first[name].count("\n") >= LONGEST_TWIN} == set()
+
+
+def test_the_direction_of_a_metric_is_one_rule() -> None:
+    for script in ("aggregate_runs", "analyze_runs"):
+        assert definitions(ROOT / "wandb-tools" / f"{script}.py").keys() >= DIRECTION
 
 
 def test_different_names_are_still_needed() -> None:
