@@ -2,10 +2,10 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
-#   "altair>=6,<7",
+#   "duckdb>=1.4,<3",
 #   "numpy>=2,<3",
 #   "polars>=2.1,<3",
-#   "rich>=15,<16",
+#   "tabulate[widechars]>=0.10,<0.11",
 #   "vl-convert-python>=1.8,<2",
 # ]
 # ///
@@ -21,17 +21,21 @@ Examples:
   uv run wandb-tools/analyze_runs.py --top 10 --metric test/mse
   uv run wandb-tools/analyze_runs.py --group-by stage,arch --metric test/mse --state all
   uv run wandb-tools/analyze_runs.py --group-by model.k --filter 'stage2.*gnn' --json | jq '.groups[0]'
-  uv run wandb-tools/analyze_runs.py --group-by arch -o results.csv
   uv run wandb-tools/analyze_runs.py --group-by '!seed' --where "config_optim_lr < 0.1"
   uv run wandb-tools/analyze_runs.py --best-per arch --group-by arch --stat iqm
   uv run wandb-tools/analyze_runs.py --pivot stage,arch -o table.tex
-  uv run wandb-tools/analyze_runs.py --curves val/mse --group-by arch -o curves.svg
+  uv run wandb-tools/analyze_runs.py --curves val/mse --group-by arch --smooth 0.6 --log -o curves.svg
+  uv run wandb-tools/analyze_runs.py --sql 'SELECT arch, corr("optim.lr", "test/mse") FROM runs GROUP BY arch'
+  uv run wandb-tools/analyze_runs.py --health
   uv run wandb-tools/analyze_runs.py --varying --importance
   uv run wandb-tools/analyze_runs.py --diff RUN RUN
   uv run wandb-tools/analyze_runs.py --report report.html
 
 Names: a column or metric goes by its column (metric_test_mse), its W&B name (test/mse) or its flattened name
-(test_mse). A metric of which define_metric keeps only the minimum, maximum, mean or last value is found too.
+(test_mse). A metric of which define_metric keeps only the minimum, maximum, mean or last value is found too. A run
+is its entity, project and id; names are labels, and where they repeat the id stands beside them.
+
+Runs: finished ones, or all where none is finished; --state chooses. --schema, --sql and --health take all states.
 
 Best: lower or higher, as --ascending or --descending say, else as the stored goal says (define_metric, a
 sweep), else as the metric's name suggests; the reason is printed. NaN and infinities are counted, never
@@ -39,22 +43,40 @@ averaged, never best.
 
 Groups: runs counts a group's runs, n those with a finite value; std has n - 1 in its denominator; sem is the
 standard error of the mean; ci_low and ci_high bound the mean's 95 percent interval by Student's t. Runs without
-a value of a column are a group of their own, null. A table shows what fits; json, csv and parquet hold all.
---group-by takes columns, '!seed' for all settings that vary but the seed, and lr:4 for four ranges of about equal
-size. --best-per arch first keeps each arch's best setting, by its mean over seeds. --stat median or iqm compares by
-these, with percentile bootstrap intervals (10,000 resamples, seeded).
+a value of a column are a group of their own, null. --group-by takes columns, '!seed' for all settings that vary but
+the seed, and lr:4 for four ranges of about equal size. The best two groups are compared by Welch's t-test; "within
+noise" stands for p of 0.05 and above. --best-per arch first keeps each arch's best setting, by its mean over seeds.
+--stat median or iqm compares by these, with percentile bootstrap intervals (10,000 resamples, seeded) from 8 values
+on, which are approximate below 20.
 
 Curves need the histories (export_runs --include-history), which are found beside the inputs. At each point a run
 stands with its last value up to there, from its first to its last step: nothing is extrapolated, and n is told.
---value min, max, last, tail or at compares runs by what aggregate_runs --history computed instead of the summary.
+--smooth is W&B's exponential moving average, corrected for its start. --value min, max, last, tail or at compares
+runs by what aggregate_runs --history computed instead of the summary.
 
-Importance is association, not cause: for numbers the square of Spearman's rho, for categories the eta squared of
-Kruskal and Wallis' test, with a permutation p-value; too few runs give no ranking.
+SQL: --sql takes one SELECT in DuckDB's dialect over the views runs and history, and console, system and table_<key>
+where such files lie beside the input. Columns go by their names and by W&B's in double quotes; times are in UTC.
+It can read nothing else and write nothing; put conditions into its WHERE.
+
+Health has a row for each problem of a run:
+  non-finite     NaN or infinity in a metric, and from which step
+  diverged       a metric whose lower values are better, with a positive best, ends above a thousand times its best
+  past its best  a validation metric ends worse than its best by over 10 percent of its range, the best in the first
+                 two thirds of its values
+  spikes         values of a loss that exceed the median of the hundred around them by ten median absolute
+                 deviations; counted
+  stopped early  its last step is under half the median of its W&B group of at least three runs, else of its project
+  no metric      it logged none
+  crashed        or failed: its state says so
+
+Importance is association, not cause: the eta squared of Kruskal and Wallis' test over a setting's values, or over
+ranges of them where a number has many, with a permutation p-value; too few runs give no ranking.
 
 Exit codes:
   0    answered
   1    nothing usable: no input, unreadable input, no run left (the filter that left none is named)
-  2    wrong usage: an unknown flag, column or metric, or inputs that do not fit together
+  2    wrong usage: an unknown flag, column or metric, a query that is no SELECT, or inputs that do not fit together
+  3    answered without the damaged files of a folder, which are named
   130  interrupted
 """
 
@@ -64,25 +86,29 @@ import argparse
 import difflib
 import html
 import io
+import itertools
 import json
 import math
 import os
 import re
 import shutil
 import sys
+import tempfile
 import textwrap
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias, cast
 
 if TYPE_CHECKING:
     import polars as pl
+    import tabulate
     from numpy.typing import NDArray
 
 # --- constants ------------------------------------------------------------------------------------------------
@@ -100,16 +126,21 @@ EXPORT_FOLDER = Path("wandb_export")
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
 KEY = ("entity", "project", "id")  # what makes a run unique
 RUN_COLUMNS = {*KEY, "name", "state", "created_at"}  # what makes a file a runs file
+ROW_COLUMNS = {"run_id", "entity", "project"}  # what all other files of an export have
 IDENTITY = (
     *("id", "name", "state", "entity", "project", "created_at", "heartbeat_at", "runtime_s", "last_step"),
-    *("history_rows", "tags", "group", "job_type", "sweep", "user", "notes", "commit", "url", "exported_at"),
-    *("source_file", "_config_json", "_summary_json"),
+    *("history_rows", "tags", "group", "job_type", "sweep", "user", "notes", "commit", "url", "host", "os", "python"),
+    *("command", "gpu", "gpu_count", "exported_at", "source_file", "_config_json", "_summary_json"),
 )
-KINDS = ("metric", "derived", "config", "history", "identity")  # of columns, what most want to know first
+KINDS = ("derived", "config", "metric", "history", "identity")  # of columns, in the order of --schema
 DERIVED = ("stage", "arch", "model_type", "protocol", "k", "lr_parsed", "wd_parsed", "eps_parsed")  # in this order
 SUMMARIES = {"min": "minimum", "max": "maximum", "last": "last value", "mean": "mean"}  # of define_metric
 DEFAULT_METRIC = "metric_test_mse"
-DEFAULT_METRIC_WORDS = ({"test", "testing"}, {"val", "valid", "validation", "eval"})  # then any other
+DEFAULT_SEGMENTS = ({"test"}, {"val", "valid", "validation", "eval"})  # then any other
+VALIDATION = DEFAULT_SEGMENTS[1]
+PLAIN_METRICS = {"loss", "error", "accuracy", "acc", "score", "reward"}
+COSTS = {"runtime", "latency", "throughput", "fps"}  # have a direction, but are not what a project is about
+ENOUGH_COVERAGE = 0.8  # of the best-covered metric's runs, for a default metric
 
 VALUES = {  # which value stands for a run: the summary's, or one that aggregate_runs --history computed
     "summary": "summary",
@@ -119,23 +150,46 @@ VALUES = {  # which value stands for a run: the summary's, or one that aggregate
     "tail": "mean of its history's last tenth",
     "at": "at the best step",
 }
+FEW_VALUES = 10  # a value of fewer logged ones says little
 
 CONFIDENCE = 0.95
+SIGNIFICANT = 0.05
 RESAMPLES, PERMUTATIONS, SEED = 10_000, 2_000, 0  # of the bootstrap and of the permutation test
+FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # percentile intervals cover 77 % at n = 3: none below, rough below
 CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
+CELLS_READ = 20_000_000  # values held at once while columns are described: 160 MB
 FEWEST_RUNS = 10  # below, an association is chance
 MOST_RUNS = 20_000  # that the permutation test looks at
+MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # a number with more values is cut in ranges of at least so many runs
 TRIMMED = 0.25  # of the values at either end, which an interquartile mean leaves out
 EXACT_T_UP_TO = 1000  # degrees of freedom; past it the expansion is right to 11 digits, the series slow
 STATISTICS = (
     *("runs", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high", "min", "median", "max"),
     *("best_run", "best_run_id"),
 )
-# Columns of our own; those of the contract have other names.
-FINITE, VALUES_OF, MEAN, RUN_NUMBER, BIN, NAME = "_finite", "_values", "_mean", "_run", "_bin", "_name"
-HISTORY_COLUMNS = {"run_id", "entity", "project", "_step"}  # what makes a file a history
+RESERVED = {*STATISTICS, "iqm", "best_step", "metric", "x"}  # columns of answers; no column to group by is called so
+# Columns of our own have a blank in their names, which no column of the contract's files has.
+FINITE, VALUE, RUN, BIN, FOLDER, FILE, RANK = (
+    "its value",
+    "a value",
+    "run number",
+    "bin number",
+    "its folder",
+    "file number",
+    "its rank",
+)
 CURVE_POINTS, PICTURE_POINTS = 13, 200
 MOST_CURVES, MOST_ROWS_OF_CURVES = 8, 30
+MOST_RANGES = 64  # of run ids in one filter
+SPARKS = "▁▂▃▄▅▆▇█"
+
+SQL_MEMORY = "1GB"  # past it, DuckDB writes to a temporary folder
+DIVERGED = 1000  # times its best
+PAST_BEST, EARLY_SHARE = 0.1, 2 / 3  # of a metric's range; of its values
+SPIKE_WINDOW, SPIKE_DEVIATIONS = 101, 10  # a value and the hundred around it
+FEWEST_PEERS, STOPPED_SHARE = 3, 0.5  # runs of a group; of their median last step
+METRICS_AT_ONCE = 20  # of a history, while its health is looked at
+
 PICTURES = (".png", ".svg", ".html")
 PICTURE_WIDTH, LABEL_WIDTH, MOST_DRAWN, MOST_LINES = 420, 48, 40, 10
 INK, BLUE = "#222222", "#4c78a8"
@@ -144,42 +198,39 @@ STYLE = """
 :root { color-scheme: light dark }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 0; background: Canvas; color: CanvasText }
 main { max-width: 60rem; margin: 0 auto; padding: 1.5rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem } a { color: inherit }
 figure { margin: .5rem 0 } svg { max-width: 100%; height: auto; overflow: visible }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .87rem }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #8884; white-space: nowrap }
-th { font-weight: 600 } .number { text-align: right; font-variant-numeric: tabular-nums }
-.note { color: GrayText; font-size: .87rem; margin: .3rem 0 }
+th { font-weight: 600 } .note { color: GrayText; font-size: .87rem; margin: .3rem 0 }
 """
-SHOWN_BOOTSTRAP = ("ci_low", "ci_high", "min", "max", "best_run")
 SHOWN_STATISTICS = ("n", "mean", "std", "min", "median", "max", "best_run")  # what fits 80 columns
+SHOWN_BOOTSTRAP = ("ci_low", "ci_high", "min", "max", "best_run")
 
+KEY_OF_BEST = ("best entity", "best project", "best id")
 FEW = 3  # runs: fewer may differ in everything
 # Words of a setting's name that tell where or when a run ran, and not what was tried.
 NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
 NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir"}
-MOST_SAID = 10  # of a list on stderr
+NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
+DATE_OR_PATH = r"^(\d{4}-\d\d-\d\d|\d{8}[-_T]\d{4}|[~.]{0,2}/|[A-Za-z]:\\)"
+MOST_SAID = 10  # of a list in a line
 MOST_ABREAST = 3  # cells of a pivot that 80 columns have room for
 MOST_VALUES = 8  # of a setting, in a line
 MOST_ON_AN_AXIS, MOST_COMBINATIONS = 12, 10_000  # of a grid: settings with more values were drawn at random
 ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
 OVERVIEW_TOP = 5
 SUGGESTED_GROUPS = 12  # more are no overview
+MOST_CANDIDATES = 40  # for a suggested grouping
 SUGGESTED_NAMES = 5  # where no name is near; --schema lists all
-MOST_GROUPS, MOST_PROJECTS, MOST_COLUMNS = 20, 8, 48  # rows that people see by default: about 4 kB in all
-FILE_FORMATS = {
-    ".csv": "csv",
-    ".json": "json",
-    ".parquet": "parquet",
-    ".md": "markdown",
-    ".tex": "latex",
-    ".png": "picture",
-    ".svg": "picture",
-    ".html": "picture",
-}
+MOST_GROUPS, MOST_PROJECTS, MOST_COLUMNS = 20, 8, 38  # rows that people see by default: about 4 kB in all
+FEWEST_IN_A_FAMILY = 3  # columns whose names differ in numbers only
+FILE_FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
+FILE_FORMATS |= dict.fromkeys(PICTURES, "picture")
 LINE_WIDTH = 80  # where no terminal says otherwise
 ONE_TABLE, ONE_PICTURE = ("groups", "top"), ("curves", "pivot", "groups", "top")  # what a format that holds one takes
 NARROW, WIDE = 12, 24  # what a shortened text keeps at least: any column, the first one
+MOST_DIGITS = 9  # of a number in a table, where its neighbours are that close
 MARKDOWN_COLUMNS = 14  # a page scrolls sideways, but not for ever
 BOLD, DIM = "1", "2"  # styles of a terminal
 ELLIPSIS = "…"
@@ -249,6 +300,8 @@ class Options:
     pivot: tuple[str, ...]
     top: int | None
     schema: bool
+    sql: str | None
+    health: bool
     varying: bool
     diff: tuple[str, ...]
     importance: bool
@@ -256,14 +309,15 @@ class Options:
     x: str | None
     best_so_far: bool
     points: int | None
+    smooth: float | None
+    log: bool
     report: Path | None
     metrics: tuple[str, ...]
     value: str  # which value stands for a run: see VALUES
     goal: Goal | None
     name_pattern: str | None
     where: str | None
-    states: tuple[str, ...]  # empty: all
-    states_given: bool  # not merely the default
+    states: tuple[str, ...]  # in lower case; empty: the default
     columns: tuple[str, ...]
     max_rows: int | None  # 0: all
     format: str
@@ -273,13 +327,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Runs:
-    """A lazy frame with one row per run, and what its files say about the columns."""
+    """A lazy frame with one row per run, and what its files say about the columns; also a history, a row per step."""
 
     frame: pl.LazyFrame
     dtypes: Mapping[str, pl.DataType]
-    paths: Mapping[str, KeyPath]
-    goals: Mapping[str, Goal]
+    paths: Mapping[str, KeyPath] = field(default_factory=dict)
+    goals: Mapping[str, Goal] = field(default_factory=dict)
     axes: Mapping[str, str] = field(default_factory=dict)  # metrics to the step metrics that define_metric gave them
+    empty: frozenset[str] = frozenset()  # derived columns without any value
+    files: tuple[Path, ...] = ()
+    is_result: bool = False  # an answer of this script
 
     def label(self, column: str) -> str:
         """How people know a column: its W&B name, or the column's own."""
@@ -293,12 +350,32 @@ class Metric(NamedTuple):
     label: str
     goal: Goal
     why: str  # who says so
-    remarks: tuple[str, ...] = ()  # what the user should know about the choice of the column
+    remark: str = ""  # what the user should know about the choice of the column
 
     @property
     def direction(self) -> str:
         """What a reader wants to know about the goal."""
         return f"{'lower' if self.goal == 'minimize' else 'higher'} is better ({self.why})"
+
+    @property
+    def is_metric(self) -> bool:
+        """Whether runs report it as a result; a run time or a config column is none."""
+        return self.column.startswith(("metric_", "history_"))
+
+    def beside(self, what: str) -> str:
+        """The column of the histories that holds `what`, such as min_step, of the same metric."""
+        return f"history_{what}_" + re.sub("^history_(min|max|last|tail|at)_", "", self.column)
+
+
+class Study(NamedTuple):
+    """What questions are asked about."""
+
+    everything: Runs
+    any_state: Runs  # those that pass the filters
+    runs: Runs  # those in the states that count
+    by: Sequence[str]  # the columns to group by
+    metrics: Sequence[Metric]
+    say: Say
 
 
 class Filter(NamedTuple):
@@ -306,42 +383,15 @@ class Filter(NamedTuple):
 
     flag: str
     keeps: pl.Expr
-    by_default: bool = False  # nobody asked for it
 
 
-@dataclass(frozen=True)
-class Result:
-    """The answer to a question: a table of everything, and how to show it to people."""
-
-    key: str  # in JSON
-    title: str
-    table: pl.DataFrame
-    shown: Sequence[str]  # the columns for people, in order; those at the end are the first to go
-    labels: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    null: str = "-"  # how people see a missing value
-    whole: str = ""  # the column that is not shortened, so that it can be copied
-    for_people: pl.DataFrame | None = None  # instead of the table, where another shape reads better
-    rows: Sequence[Mapping[str, object]] | None = None  # for JSON, where the table's columns hold texts of all types
-    numbers: bool = False  # whether what people see after the first column are numbers, which are not shortened
-    most_rows: int | None = None  # for people, unless they ask for another number
-    share_rows_by: str | None = None  # where rows are left out, each value of this column keeps its share
-
-
-class Page(NamedTuple):
-    """What tables are shown on."""
-
-    width: int
-    colours: bool
-
-
-class ShownColumn(NamedTuple):
-    """A column of a result as people see it."""
+class Column(NamedTuple):
+    """A column of a table as people see it."""
 
     label: str
     cells: Sequence[str]
-    is_text: bool
-    is_whole: bool
+    is_text: bool = True
+    is_whole: bool = False  # not shortened, so that it can be copied
 
     @property
     def cell_width(self) -> int:
@@ -359,37 +409,95 @@ class ShownColumn(NamedTuple):
             return self.width
         return min(self.width, enough) if self.is_text else max(self.cell_width, min(self.width, enough))
 
-    def shortened(self, width: int) -> ShownColumn:
-        """The column within `width` terminal cells."""
-        return self._replace(label=shortened(self.label, width), cells=[shortened(cell, width) for cell in self.cells])
+    def shortened(self, width: int) -> Column:
+        """The column within `width` terminal cells; of names that which they share goes first."""
+        cells = self.cells if self.cell_width <= width else short_names(self.cells, width)
+        return self._replace(label=shortened(self.label, width), cells=cells)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer to a question."""
+
+    key: str  # in JSON
+    title: str
+    table: pl.DataFrame  # everything, at full precision
+    view: Callable[[], Sequence[Column]]  # what people see; the last columns are the first to go
+    notes: tuple[str, ...] = ()
+    most_rows: int | None = None  # for people, unless they ask for another number
+    rows: Sequence[Mapping[str, object]] | None = None  # for JSON, where the table holds values of all types as text
+    links: Sequence[str | None] = ()  # to W&B's page of each row's run
+    sparks: Sequence[tuple[str, str]] = ()  # names and shapes of curves, for terminals
+    chart: Callable[[], Chart] | None = None
+
+
+class Chart(NamedTuple):
+    """A picture in Vega-Lite, and what its title says of rows that it does not show."""
+
+    spec: dict[str, Any]
+    beyond: str = ""
+
+
+class Page(NamedTuple):
+    """What tables are shown on."""
+
+    width: int
+    colours: bool
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------
 
 
-def choose_inputs(places: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """The runs files to read, and what to say about the choice."""
+class Inputs(NamedTuple):
+    """The runs files to read, what to say about the choice, and how many files are damaged."""
+
+    parts: Sequence[Runs]
+    remarks: Sequence[str]
+    damaged: int = 0
+
+
+def choose_inputs(places: Sequence[Path]) -> Inputs:
+    """The runs files among `places`; a damaged or foreign file of a folder is named and costs only itself."""
     if not places:
         return default_input()
-    found = {file.resolve(): file for place in places for file in parquet_files(place)}
-    chosen = [file for file in found.values() if holds_runs(file)]
-    if not chosen:
+    found = {file.resolve(): (file, place.is_dir()) for place in places for file in parquet_files(place)}
+    parts, foreign, errors = [], [], []
+    for file, in_folder in found.values():
+        try:
+            part = open_file(file)
+        except ScriptError as error:
+            if not in_folder:
+                raise
+            errors.append(error)
+            continue
+        if holds_runs(part):
+            parts.append(part)
+        elif not part.is_result and not part.dtypes.keys() >= ROW_COLUMNS:
+            foreign.append(str(file))
+    if not parts and errors:
+        raise errors[0]
+    if not parts:
         raise ScriptError(
             f"no runs in {', '.join(map(str, places))}: name a runs file of export_runs.py or aggregate_runs.py, "
             "or a folder that holds one",
             NOTHING_USABLE,
         )
-    others = len(found) - len(chosen)
-    return chosen, [f"{counted(others, 'parquet file')} without runs passed over"] if others else []
+    passed_over = f"{counted(len(foreign), 'parquet file')} without runs passed over: {some_of(foreign)}"
+    return Inputs(parts, [*(f"left out: {e}" for e in errors), *([passed_over] if foreign else [])], len(errors))
 
 
-def default_input() -> tuple[list[Path], list[str]]:
+def default_input() -> Inputs:
     """The file to read where none is named: the unified one, unless an export is newer."""
-    present = parquet_files(EXPORT_FOLDER) if EXPORT_FOLDER.is_dir() else []
-    exports = [file for file in present if holds_runs(file)]
+    parts, errors = [], []
+    for file in parquet_files(EXPORT_FOLDER) if EXPORT_FOLDER.is_dir() else []:
+        try:
+            parts.append(open_file(file))
+        except ScriptError as error:
+            errors.append(f"left out: {error}")
+    exports = {part.files[0]: part for part in parts if holds_runs(part)}
     newest = max(exports, key=modified, default=None)
     if UNIFIED_FILE.is_file() and (newest is None or modified(UNIFIED_FILE) >= modified(newest)):
-        return [UNIFIED_FILE], [f"reading {UNIFIED_FILE}"]
+        return Inputs([open_file(UNIFIED_FILE)], [f"reading {UNIFIED_FILE}"])
     if newest is None:
         raise ScriptError(
             f"no input: here is neither {UNIFIED_FILE} nor an export in {EXPORT_FOLDER}{os.sep}; "
@@ -398,8 +506,10 @@ def default_input() -> tuple[list[Path], list[str]]:
         )
     rank = f"the newest of {len(exports)} exports there" if len(exports) > 1 else "the export there"
     hint = "; aggregate_runs.py makes one file of all" if len(exports) > 1 else ""
-    stale = f"{UNIFIED_FILE} is older and was passed over: run aggregate_runs.py again"
-    return [newest], [f"reading {newest}, {rank}{hint}", *([stale] if UNIFIED_FILE.is_file() else [])]
+    remarks = [f"reading {newest}, {rank}{hint}", *errors]
+    if UNIFIED_FILE.is_file():
+        remarks.append(f"{UNIFIED_FILE} is older and was passed over: run aggregate_runs.py again")
+    return Inputs([exports[newest]], remarks, len(errors))
 
 
 def parquet_files(place: Path) -> list[Path]:
@@ -417,93 +527,97 @@ def modified(file: Path) -> float:
     return file.stat().st_mtime
 
 
-def holds_runs(file: Path) -> bool:
+def holds_runs(part: Runs) -> bool:
     """Whether a parquet file holds runs, by its columns: a file's name says nothing for sure."""
-    with reading(file):
-        columns = pl.scan_parquet(file, glob=False).collect_schema().keys()
-        return columns >= RUN_COLUMNS and RESULT_KEY not in pl.read_parquet_metadata(file)
-
-
-def open_inputs(files: Sequence[Path]) -> Runs:
-    """The runs of several files as one; they have to fit together as they are."""
-    parts = {file: open_file(file) for file in files}
-    if len(parts) == 1:
-        return next(iter(parts.values()))
-    refuse_clashes(parts)
-    frame = pl.concat([part.frame for part in parts.values()], how="diagonal_relaxed")
-    refuse_duplicates(frame)
-    return Runs(
-        frame=frame,
-        dtypes=frame.collect_schema(),
-        paths={column: path for part in parts.values() for column, path in part.paths.items()},
-        goals=agreed_goals(list(parts.values())),
-    )
+    return part.dtypes.keys() >= RUN_COLUMNS and not part.is_result
 
 
 def open_file(file: Path) -> Runs:
-    """The runs of one file; nothing but its footer is read yet."""
-    with reading(file):
+    """What one parquet file holds; nothing but its footer is read yet."""
+    try:
         metadata = pl.read_parquet_metadata(file)
         frame = pl.scan_parquet(file, glob=False)  # a file's name is no pattern
         dtypes = frame.collect_schema()
         paths = json.loads(metadata.get(COLUMNS_KEY, "{}"))
         metrics = json.loads(metadata.get(METRICS_KEY, "{}"))
-    goals = {
-        column: facts["goal"] for column, facts in metrics.items() if facts.get("goal") in {"minimize", "maximize"}
-    }
-    axes = {column: facts["step_metric"] for column, facts in metrics.items() if facts.get("step_metric")}
-    return Runs(frame, dtypes, {column: tuple(path) for column, path in paths.items()}, goals, axes)
-
-
-@contextmanager
-def reading(file: Path) -> Iterator[None]:
-    """Translate what goes wrong with a file into one line."""
-    try:
-        yield
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ScriptError(
             f"{file} cannot be read as parquet: {reason}; export it again or leave it out", NOTHING_USABLE
         ) from error
+    return Runs(
+        frame=frame,
+        dtypes=dtypes,
+        paths={column: tuple(path) for column, path in paths.items()},
+        goals={
+            column: facts["goal"] for column, facts in metrics.items() if facts.get("goal") in {"minimize", "maximize"}
+        },
+        axes={column: facts["step_metric"] for column, facts in metrics.items() if facts.get("step_metric")},
+        files=(file,),
+        is_result=RESULT_KEY in metadata,
+    )
 
 
-def refuse_clashes(parts: Mapping[Path, Runs]) -> None:
-    """Raise where a column means one thing in one file and another in the next."""
-    first: dict[str, tuple[Path, pl.DataType, KeyPath | None]] = {}
-    for file, part in parts.items():
-        for column, dtype in part.dtypes.items():
-            if dtype == pl.Null:  # no value: fits everything
-                continue
-            path = part.paths.get(column)
-            earlier, known_dtype, known_path = first.setdefault(column, (file, dtype, path))
-            if dtype != known_dtype:
-                clash = f"is {known_dtype} in {earlier}, {dtype} in {file}"
-            elif path and known_path and path != known_path:
-                clash = f"is {json.dumps(known_path)} in {earlier}, {json.dumps(path)} in {file}"
-            else:
-                continue
-            raise ScriptError(f"{column} {clash}; make one file of them with aggregate_runs.py", WRONG_USAGE)
-
-
-def refuse_duplicates(frame: pl.LazyFrame) -> None:
-    """Raise where a run is in more than one file: it would count twice."""
-    twice = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1).sort(KEY))
-    if twice.height:
-        path = "/".join(twice.row(0)[: len(KEY)])
-        raise ScriptError(
-            f"{twice.height} runs are in several inputs, {path} among them; "
-            "make one file of them with aggregate_runs.py",
-            WRONG_USAGE,
-        )
-
-
-def agreed_goals(parts: Sequence[Runs]) -> dict[str, Goal]:
-    """The stored goals on which all files agree that have one."""
-    told: dict[str, set[Goal]] = {}
+def join_inputs(parts: Sequence[Runs]) -> Runs:
+    """The runs of several files as one; each row has the folder of its file in FOLDER."""
+    dtypes = common_dtypes(parts)
+    frames = []
     for part in parts:
-        for column, goal in part.goals.items():
-            told.setdefault(column, set()).add(goal)
-    return {column: goals.pop() for column, goals in told.items() if len(goals) == 1}
+        casts = [pl.col(c).cast(dtypes[c]) for c, dtype in part.dtypes.items() if dtype != dtypes[c]]
+        frames.append(part.frame.with_columns(*casts, pl.lit(str(part.files[0].parent)).alias(FOLDER)))
+    frame = frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal")
+    if len(frames) > 1:
+        twice = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1).sort(KEY))
+        if twice.height:
+            raise ScriptError(
+                f"{twice.height} runs are in several inputs, {path_text(twice.row(0)[: len(KEY)])} among them; "
+                "make one file of them with aggregate_runs.py",
+                WRONG_USAGE,
+            )
+    goals: dict[str, set[Goal]] = {}
+    for column, goal in ((column, goal) for part in parts for column, goal in part.goals.items()):
+        goals.setdefault(column, set()).add(goal)
+    derived = [column for column in dtypes if kind(column) == "derived"]
+    counts = collected(frame.select(pl.col(derived).count())).row(0) if derived else ()
+    return Runs(
+        frame=frame,
+        dtypes=dtypes,
+        paths={column: path for part in parts for column, path in part.paths.items()},
+        goals={column: told.pop() for column, told in goals.items() if len(told) == 1},
+        empty=frozenset(column for column, count in zip(derived, counts, strict=True) if not count),
+        files=tuple(file for part in parts for file in part.files),
+    )
+
+
+def common_dtypes(parts: Sequence[Runs]) -> dict[str, pl.DataType]:
+    """Each column's dtype in all inputs together: floats where some hold integers; columns without a value fit all."""
+    found: dict[str, tuple[Runs, pl.DataType, KeyPath | None]] = {}
+    for part in parts:
+        for column, dtype in part.dtypes.items():
+            path = part.paths.get(column)
+            earlier, known, known_path = found.setdefault(column, (part, dtype, path))
+            fitting = dtype == known or dtype == pl.Null or (dtype.is_numeric() and known.is_numeric())
+            if (fitting and path == known_path) or is_empty(column, part):
+                if dtype.is_float() and known.is_integer():
+                    found[column] = (earlier, dtype, path)
+                continue
+            if is_empty(column, earlier):
+                found[column] = (part, dtype, path)
+                continue
+            if fitting and not (path and known_path):
+                continue
+            what = (known, dtype) if not fitting else (json.dumps(known_path), json.dumps(path))
+            raise ScriptError(
+                f"{column} is {what[0]} in {earlier.files[0]}, {what[1]} in {part.files[0]}; "
+                "make one file of them with aggregate_runs.py",
+                WRONG_USAGE,
+            )
+    return {column: dtype for column, (_, dtype, _) in found.items()}
+
+
+def is_empty(column: str, part: Runs) -> bool:
+    """Whether a file has no value of a column."""
+    return collected(part.frame.select(pl.col(column).count())).item() == 0
 
 
 def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "streaming") -> pl.DataFrame:
@@ -520,19 +634,26 @@ def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "
 
 def find_column(name: str, runs: Runs) -> str:
     """The column that a user names; a config before a metric of that name."""
-    return known_column(name, runs, ("config_", "metric_")) or unknown("column", name, runs, list(runs.dtypes))
+    found = known_column(name, runs, ("config_", "metric_"))
+    if found is None:
+        unknown("column", name, runs, [column for column in runs.dtypes if not column.startswith("_")])
+    return found
 
 
 def known_column(name: str, runs: Runs, prefixes: Sequence[str]) -> str | None:
-    """The column called `name`: by its column, its W&B name or its flattened name, in this order."""
-    if name in runs.dtypes:
+    """The column called `name`: by its column, its W&B name or its flattened name, in this order.
+
+    A derived column without any value gives way to a config key or column of its name.
+    """
+    if name in runs.dtypes and name not in runs.empty:
         return name
     by_length = sorted(runs.paths, key=lambda column: len(runs.paths[column]))  # ["a.b"] before ["a", "b"]
     for prefix in prefixes:
         for column in by_length:
             if column.startswith(prefix) and column in runs.dtypes and runs.label(column) == name:
                 return column
-    return next((prefix + name for prefix in prefixes if prefix + name in runs.dtypes), None)
+    flattened = (prefix + name for prefix in prefixes if prefix + name in runs.dtypes)
+    return next(flattened, name if name in runs.dtypes else None)
 
 
 def unknown(what: str, name: str, runs: Runs, columns: Sequence[str]) -> NoReturn:
@@ -569,94 +690,154 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
+def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
+    """How people know columns, where that tells them apart."""
+    names = {column: runs.label(column) for column in columns}
+    spoken = Counter(names.values())
+    return {column: name if spoken[name] == 1 else column for column, name in names.items()}
+
+
+def run_labels(runs: pl.DataFrame) -> list[str]:
+    """How people know each of some runs: its name, with the id where names repeat, or the path where ids do too."""
+    keys, names = runs.select(KEY).rows(), runs["name"].to_list()
+    ids = Counter(key[2] for key in keys)
+    short = [str(key[2]) if ids[key[2]] == 1 else path_text(key) for key in keys]
+    called = Counter(names)
+    return [
+        path if name is None else printable(name) if called[name] == 1 else f"{printable(name)} ({path})"
+        for name, path in zip(names, short, strict=True)
+    ]
+
+
+def path_text(key: Sequence[str | None]) -> str:
+    """A run's entity, project and id as W&B writes them."""
+    return "/".join("null" if part is None else part for part in key)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "run"), counted(2_000, "run")
+    ('1 run', '2,000 runs')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def some_of(names: Sequence[str], most: int = MOST_SAID) -> str:
+    """A list in a line, cut where it is long.
+
+    >>> some_of(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shortened(printable(name), LABEL_WIDTH) for name in names[:most]) + more
+
+
 # --- metrics and their direction ------------------------------------------------------------------------------
 
 
 def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
     """The metrics that the user names, else the default one; none where there is none, or no use for one."""
-    if not needs_metric(options):
+    asked = asked_questions(options)
+    if asked and not options.report and not options.best_per and not set(asked) & {*NEED_METRIC}:
         return []
-    if options.metrics and options.value != "summary":
-        return [find_history_value(name, runs, options) for name in options.metrics]
-    if options.metrics:
-        return [find_metric(name, runs, options.goal) for name in options.metrics]
-    column = default_metric(runs)
-    if column is not None and options.value != "summary":
-        return [find_history_value(column, runs, options)]
-    if column is None:
-        return []
-    metric = with_direction(column, runs, options.goal)
-    return [metric._replace(remarks=(f"metric: {metric.label} (--metric chooses another)",))]
+    names = options.metrics
+    if not names:
+        column = default_metric(runs)
+        if column is None:
+            return []
+        names = (column,)
+    if options.value != "summary":
+        return [find_history_value(name, runs, options) for name in names]
+    metrics = [find_metric(name, runs, options) for name in names]
+    if not options.metrics:
+        metrics = [each._replace(remark=f"metric: {each.label} (--metric chooses another)") for each in metrics]
+    return metrics
 
 
-def needs_metric(options: Options) -> bool:
-    """Whether some question is about a metric; where there is no question at all, the overview is."""
-    grouped = options.group_by and not options.curves
-    asked = options.top is not None or grouped or options.pivot or options.best_per or options.importance
-    others = options.schema or options.varying or options.diff or options.curves
-    return bool(asked or options.report or not others)
+def default_metric(runs: Runs) -> str | None:
+    """The metric to use where none is named: of those that enough runs hold, a test metric, else one of validation."""
+    covered = coverage([*metric_columns(runs)], runs)
+    if covered.get(DEFAULT_METRIC):
+        return DEFAULT_METRIC
+    readable = {
+        column: count
+        for column, count in covered.items()
+        if count and (column in runs.goals or goal_by_name(runs.label(column)))
+    }
+
+    def rank(column: str) -> tuple[bool, int, int, bool, str]:
+        segments = [part for part in re.split(r"[^a-z0-9]+", runs.label(column).lower()) if part]
+        tiers = [tier for tier, words_ in enumerate(DEFAULT_SEGMENTS) if words_ & {*segments}]
+        is_cost = not COSTS.isdisjoint(segments)
+        return is_cost, min(tiers, default=9), len(segments), segments[-1] not in PLAIN_METRICS, runs.label(column)
+
+    least = ENOUGH_COVERAGE * max(readable.values(), default=0)
+    return min((column for column, count in readable.items() if count >= least), key=rank, default=None)
 
 
 def find_history_value(name: str, runs: Runs, options: Options) -> Metric:
     """The column that aggregate_runs computed from the histories of the metric called `name`."""
     column = known_column(name, runs, ("metric_",)) or name
     plain = re.sub(r"[^A-Za-z0-9_]", "_", column.removeprefix("metric_"))
-    ending = "" if column in runs.dtypes else f"; {name} is no metric of the histories"
     found = f"history_{options.value}_{plain}"
     if found not in runs.dtypes:
-        there = any(kind(known) == "history" for known in runs.dtypes)
-        near = did_you_mean(
-            plain, [c.removeprefix(f"history_{options.value}_") for c in runs.dtypes if kind(c) == "history"]
-        )
+        there = [c for c in runs.dtypes if c.startswith(f"history_{options.value}_")]
         flag = " and --at METRIC" if options.value == "at" else ""
-        how = near or ending if there else f"; aggregate_runs --history{flag} adds such columns"
+        how = f"; aggregate_runs --history{flag} adds such columns"
+        if there:
+            near = did_you_mean(plain, [c.removeprefix(f"history_{options.value}_") for c in there])
+            how = near or f"; {name} is no metric of the histories"
         raise ScriptError(f"--value {options.value}: there is no column {found}{how}", WRONG_USAGE)
-    label = runs.label(column) if column in runs.paths else name
-    goal = options.goal or runs.goals.get(column) or goal_by_name(label)
-    if goal is None:
-        return with_direction(found, runs, options.goal)  # which refuses, and says what to do
-    why = "as asked" if options.goal else "its stored goal" if column in runs.goals else "by its name"
-    return Metric(found, f"{label} ({VALUES[options.value]})", goal, why)
+    label = runs.label(column) if column in runs.paths else name.removeprefix("metric_")
+    told = goal_of(column, label, runs, options.goal)
+    return Metric(found, f"{label} ({VALUES[options.value]})", *told)
 
 
-def find_metric(name: str, runs: Runs, flag: Goal | None) -> Metric:
+def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     """The metric called `name`, or the one of its summaries that fits its goal."""
     column = known_column(name, runs, ("metric_", "config_"))
     if column is None:
-        return find_summary(name, runs, flag)
+        return find_summary(name, runs, options)
     if not runs.dtypes[column].is_numeric():
         raise ScriptError(
             f"{runs.label(column)} holds {runs.dtypes[column]}, no numbers; --group-by takes it, --metric does not",
             WRONG_USAGE,
         )
-    return with_direction(column, runs, flag)
+    return Metric(column, runs.label(column), *goal_of(column, runs.label(column), runs, options.goal))
 
 
-def find_summary(name: str, runs: Runs, flag: Goal | None) -> Metric:
+def find_summary(name: str, runs: Runs, options: Options) -> Metric:
     """A metric's minimum or maximum, as its goal wants; else its last value, its mean, or what there is."""
     found = [(child, known_column(f"{name}{mark}{child}", runs, ("metric_",))) for mark in "_." for child in SUMMARIES]
     columns = {child: column for child, column in found if column}
     if not columns:
+        logged = [part for part in history_files(runs) if known_column(name, part, ("metric_",))]
+        if logged:
+            raise ScriptError(
+                f"{name} is in the histories alone: aggregate_runs.py --history, then -m {name} --value last (or min, "
+                f"max); or --curves {name}",
+                WRONG_USAGE,
+            )
         unknown("metric", name, runs, metric_columns(runs))
     stored = [runs.goals[column] for column in columns.values() if column in runs.goals]
-    goal = flag or next(iter(stored), None) or goal_by_name(name)
+    goal = options.goal or next(iter(stored), None) or goal_by_name(name)
     best = {"minimize": "min", "maximize": "max", None: "last"}[goal]
     child = next(child for child in (best, "last", "mean", *SUMMARIES) if child in columns)
-    metric = with_direction(columns[child], runs, flag)
-    remark = f"{name} has no value of its own: {metric.label}, its {SUMMARIES[child]}, is used"
-    return metric._replace(remarks=(remark,))
+    column = columns[child]
+    remark = f"{name} has no value of its own: {runs.label(column)}, its {SUMMARIES[child]}, is used"
+    return Metric(column, runs.label(column), *goal_of(column, runs.label(column), runs, options.goal), remark)
 
 
-def with_direction(column: str, runs: Runs, flag: Goal | None) -> Metric:
-    """A metric with its goal: the user's, else the stored one, else the one that its name suggests."""
-    label = runs.label(column)
+def goal_of(column: str, label: str, runs: Runs, flag: Goal | None) -> tuple[Goal, str]:
+    """Which values are better, and who says so: the user, else the stored goal, else the name."""
     by_name = goal_by_name(label)
     if flag:
-        return Metric(column, label, flag, "as asked")
+        return flag, "as asked"
     if column in runs.goals:
-        return Metric(column, label, runs.goals[column], "its stored goal")
+        return runs.goals[column], "its stored goal"
     if by_name:
-        return Metric(column, label, by_name, "by its name")
+        return by_name, "by its name"
     raise ScriptError(
         f"whether lower or higher is better cannot be read off the name {label}; say --ascending where lower is, "
         "--descending where higher is",
@@ -664,24 +845,17 @@ def with_direction(column: str, runs: Runs, flag: Goal | None) -> Metric:
     )
 
 
-def default_metric(runs: Runs) -> str | None:
-    """The metric to use where none is named: of the test set if there is one, the best covered of those."""
-    named = {column: runs.label(column) for column in metric_columns(runs)}
-    readable = {
-        column: set(words(label)) for column, label in named.items() if column in runs.goals or goal_by_name(label)
-    }
-    tiers = [[column for column in readable if column == DEFAULT_METRIC]]
-    tiers += [[column for column, told in readable.items() if wanted & told] for wanted in DEFAULT_METRIC_WORDS]
-    tiers += [list(readable)]
-    return next((column for tier in tiers for column in by_coverage(tier, runs)), None)
+def coverage(columns: Sequence[str], runs: Runs) -> dict[str, int]:
+    """How many runs have a value of each column; of numbers the finite ones count."""
+    values = [finite(column) if runs.dtypes[column].is_numeric() else pl.col(column) for column in columns]
+    if not columns:
+        return {}
+    return collected(runs.frame.select(each.count() for each in values), engine="in-memory").row(0, named=True)
 
 
 def by_coverage(columns: Sequence[str], runs: Runs) -> list[str]:
-    """The columns that have values, those with the most first; of numbers the finite ones count."""
-    if not columns:
-        return []
-    values = [finite(column) if runs.dtypes[column].is_numeric() else pl.col(column) for column in columns]
-    counts = dict(zip(columns, collected(runs.frame.select(each.count() for each in values)).row(0), strict=True))
+    """The columns that have values, those with the most first."""
+    counts = coverage(columns, runs)
     return sorted((column for column in columns if counts[column]), key=lambda column: -counts[column])
 
 
@@ -738,17 +912,44 @@ def words(name: str) -> list[str]:
 # --- filters --------------------------------------------------------------------------------------------------
 
 
-def chosen_filters(options: Options, runs: Runs) -> list[Filter]:
-    """The filters that the user asked for, in the order in which they apply."""
-    filters = []
-    if options.states:
-        keeps = pl.col("state").is_in(options.states)
-        filters.append(Filter(f"--state {','.join(options.states)}", keeps, by_default=not options.states_given))
+def select_runs(options: Options, everything: Runs, say: Say) -> tuple[Runs, Runs]:
+    """The runs that pass the filters, and of these the ones in the states that count."""
+    others = []
     if options.name_pattern is not None:
-        filters.append(Filter(f"--filter {options.name_pattern}", name_matches(options.name_pattern)))
+        others.append(Filter(f"--filter {options.name_pattern}", name_matches(options.name_pattern)))
     if options.where is not None:
-        filters.append(Filter(f"--where {options.where}", sql_predicate(options.where, runs)))
-    return filters
+        others.append(Filter(f"--where {options.where}", sql_predicate(options.where, everything)))
+    filters, by_default = others, False
+    if not options.states:
+        passing = pl.all_horizontal(pl.lit(value=True), *(each.keeps for each in others))
+        done = in_states(["finished"])
+        counts = [pl.len(), passing.sum().alias("left"), done.sum().alias("done"), (passing & done).sum().alias("both")]
+        total, left, finished, finished_left = collected(everything.frame.select(counts)).row(0)
+        takes_all = {*asked_questions(options)} and {*asked_questions(options)} <= TAKE_ALL and not options.report
+        by_default = 0 < finished < total and not (left and not finished_left) and not takes_all
+        filters = [Filter("--state finished", in_states(["finished"])), *others] if by_default else others
+        if left and not finished_left and not takes_all:
+            say("no run is finished: runs in all states are taken")
+    elif "all" not in options.states:
+        filters = [Filter(f"--state {','.join(options.states)}", in_states(options.states)), *others]
+    passed = [pl.all_horizontal(f.keeps for f in filters[: i + 1]).sum().alias(str(i)) for i in range(len(filters))]
+    counts_ = collected(everything.frame.select(pl.len(), *passed)).row(0)
+    if not counts_[0]:
+        raise ScriptError("the input holds no runs; export some, or name another file", NOTHING_USABLE)
+    for chosen, before, after in zip(filters, counts_, counts_[1:], strict=False):
+        line = f"{chosen.flag}: {after} of {counted(before, 'run')} kept"
+        if not after:
+            raise ScriptError(f"no run left: {line} (of {some_of([*map(str, everything.files)], 2)})", NOTHING_USABLE)
+        say(line)
+    runs = replace(everything, frame=everything.frame.filter(*(chosen.keeps for chosen in filters)))
+    if not by_default:
+        return runs, runs
+    return replace(everything, frame=everything.frame.filter(*(chosen.keeps for chosen in others))), runs
+
+
+def in_states(states: Sequence[str]) -> pl.Expr:
+    """Whether a run is in one of the states, in any case."""
+    return pl.col("state").str.to_lowercase().is_in(states)
 
 
 def sql_predicate(predicate: str, runs: Runs) -> pl.Expr:
@@ -767,23 +968,46 @@ def sql_predicate(predicate: str, runs: Runs) -> pl.Expr:
     try:
         dtype = pl.DataFrame(schema=dict(runs.dtypes)).select(keeps).dtypes[0]
     except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        hint = "a time is compared with DATE('2026-01-31')"
-        raise ScriptError(f"{flag} does not fit the columns: {reason}; {hint}", WRONG_USAGE) from error
+        raise ScriptError(f"{flag} does not fit the columns: {str(error).splitlines()[0]}", WRONG_USAGE) from error
     if dtype != pl.Boolean:
         raise ScriptError(f"{flag} is no predicate: it gives {dtype}, not true or false", WRONG_USAGE)
     return keeps
 
 
+# Texts, quoted names, numbers, names, comparisons, and whatever else.
+SQL_TOKEN = re.compile(
+    r"""'(?:[^']|'')*'|"[^"]*"|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[A-Za-z_][\w.]*|[<>=!]+|\s+|.""", re.DOTALL
+)
+SQL_WORDS = "and or not in is null like ilike rlike regexp between true false case when then else end cast as any all"
+
+
 def with_columns_named(predicate: str, runs: Runs) -> str:
-    """The predicate with W&B's names, such as `model.k` or `"test/mse"`, replaced by their columns; texts stay."""
+    """The predicate with W&B's names, such as `model.k` or `"test/mse"`, replaced by their columns; texts stay.
 
-    def column(found: re.Match[str]) -> str:
-        name = found[0].strip('"')
-        known = None if found[0].startswith("'") else known_column(name, runs, ("config_", "metric_"))
-        return found[0] if known is None or known == name else f'"{known}"'
-
-    return re.sub(r"""'(?:[^']|'')*'|"[^"]*"|[A-Za-z_][\w.]*""", column, predicate)
+    A text that is compared with a time becomes a time: polars compares no others.
+    """
+    tokens = SQL_TOKEN.findall(predicate)
+    words_ = [i for i, token in enumerate(tokens) if not token.isspace()]
+    times = {column for column, dtype in runs.dtypes.items() if dtype.is_temporal()}
+    is_time = False  # whether the last column was a time
+    for place, i in enumerate(words_):
+        token, after = tokens[i], [tokens[j] for j in words_[place + 1 : place + 3]]
+        if token.lower() in {"select", "from"}:
+            raise ScriptError(f"--where {predicate}: a predicate alone, no SELECT; --sql takes queries", WRONG_USAGE)
+        is_call = after[:1] == ["("]
+        if token[0] == '"' or ((token[0].isalpha() or token[0] == "_") and not is_call):
+            known = known_column(token.strip('"'), runs, ("config_", "metric_"))
+            if known and (token[0] == '"' or token.lower() not in SQL_WORDS.split()):
+                tokens[i] = token if known == token else f'"{known}"'
+                is_time = known in times
+        if token[0] == "'" and (
+            is_time or (len(after) == 2 and after[0][0] in "<>=!" and after[1].strip('"') in times)
+        ):
+            with suppress(ValueError):
+                time = datetime.fromisoformat(token.strip("'"))
+                time = time.replace(tzinfo=time.tzinfo or UTC)
+                tokens[i] = f"strptime('{time:%Y-%m-%dT%H:%M:%S.%f%z}', '%Y-%m-%dT%H:%M:%S%.6f%z')"
+    return "".join(tokens)
 
 
 def name_matches(pattern: str) -> pl.Expr:
@@ -798,90 +1022,326 @@ def name_matches(pattern: str) -> pl.Expr:
     return expression
 
 
-def kept_runs(runs: Runs, filters: Sequence[Filter]) -> Runs:
-    """The runs that pass every filter."""
-    return replace(runs, frame=runs.frame.filter(*(chosen.keeps for chosen in filters)))
+def remarks_on_metric(metric: Metric, study: Study, options: Options) -> Iterator[str]:
+    """What the user should know about a metric and these runs: runs in other states, and what its values rest on."""
+    if metric.remark:
+        yield metric.remark
+    column, runs = pl.col(metric.column), study.runs
+    if study.any_state is not study.runs:  # a crashed run often has its final value
+        other = ~in_states(["finished"]).fill_null(value=False)
+        counts = other.sum().alias("dropped"), (other & column.is_finite()).sum().alias("held")
+        dropped, held = collected(study.any_state.frame.select(counts)).row(0)
+        if held:
+            yield f"{held} of {counted(dropped, 'run')} in other states hold {metric.label} (--state all keeps them)"
+    number, nonfinite = (metric.beside(what) for what in ("n", "n_nonfinite"))
+    if options.value == "summary" or number not in runs.dtypes:
+        return
+    logged = pl.col(number)
+    few = column.is_not_null() & (logged < FEW_VALUES)
+    missed = column.is_null() & (logged > 0)
+    bad = pl.col(nonfinite) > 0 if nonfinite in runs.dtypes else pl.lit(value=False)
+    counts = few.sum().alias("few"), missed.sum().alias("missed"), bad.sum().alias("bad")
+    n_few, n_missed, n_bad = collected(runs.frame.select(counts)).row(0)
+    if n_few:
+        yield f"{counted(n_few, 'run')} logged fewer than {FEW_VALUES} values of {metric.label}: theirs say little"
+    if n_missed and options.value == "at":
+        yield f"{counted(n_missed, 'run')} logged it, but not up to the best step: they have no value there"
+    if n_bad:
+        yield f"{counted(n_bad, 'run')} reached NaN or infinity, and count by their finite values"
 
 
-def accounted(runs: Runs, filters: Sequence[Filter]) -> list[str]:
-    """How many runs each filter kept, a line each; an error where none is left, naming the filter."""
-    passed = [pl.all_horizontal(f.keeps for f in filters[: i + 1]).sum().alias(str(i)) for i in range(len(filters))]
-    counts = collected(runs.frame.select(pl.len(), *passed)).row(0)
-    if not counts[0]:
-        raise ScriptError("the input holds no runs; export some, or name another file", NOTHING_USABLE)
-    lines = []
-    for chosen, before, after in zip(filters, counts, counts[1:], strict=False):
-        lines.append(f"{chosen.flag}: {after} of {counted(before, 'run')} kept")
-        if not after:
-            default = f"the default {chosen.flag} left none of {counted(before, 'run')}; --state all takes all"
-            raise ScriptError(f"no run left: {default if chosen.by_default else lines[-1]}", NOTHING_USABLE)
-    return lines
+# --- questions: the best runs, groups -------------------------------------------------------------------------
 
 
-def dropped_results(runs: Runs, states: Sequence[str], metric: Metric) -> list[str]:
-    """How many runs in other states hold the metric: a crashed run often has its final value."""
-    if not states:
-        return []
-    other = ~pl.col("state").is_in(states)
-    held = other & pl.col(metric.column).is_finite()
-    dropped, with_metric = collected(runs.frame.select(other.sum().alias("dropped"), held.sum().alias("held"))).row(0)
-    if not with_metric:
-        return []
-    return [f"{with_metric} of {counted(dropped, 'run')} in other states hold {metric.label} (--state all keeps them)"]
+def top(study: Study, options: Options) -> list[Result]:
+    """The best runs by the first metric, with --columns, or else their settings; shown are those that vary.
+
+    Runs without a finite value are no candidates. Equal values stand in the order of the runs' keys.
+    """
+    return [best_runs(study, options, options.top or OVERVIEW_TOP)]
 
 
-def diverged_histories(runs: Runs, metric: Metric) -> list[str]:
-    """How many runs have NaN or infinity in their history: their lowest value may well be from before."""
-    value, _, plain = metric.column.removeprefix("history_").partition("_")
-    counts = f"history_n_nonfinite_{plain}"
-    if value not in VALUES or counts not in runs.dtypes or not metric.column.startswith("history_"):
-        return []
-    number = collected(runs.frame.select((pl.col(counts) > 0).sum())).item()
-    return [f"{counted(number, 'run')} reached NaN or infinity, and count by their finite values"] if number else []
+def best_runs(study: Study, options: Options, count: int) -> Result:
+    """The answer to --top, for `count` runs."""
+    runs, metric = study.runs, required(study.metrics)[0]
+    asked = [find_column(name, runs) for name in options.columns if name not in STATISTICS]
+    descending = [metric.goal == "maximize", *(False for _ in KEY)]
+    candidates = runs.frame.select(*KEY, metric.column).filter(pl.col(metric.column).is_finite())
+    best = collected(candidates.sort(metric.column, *KEY, descending=descending, nulls_last=True).head(count))
+    if best.is_empty():
+        raise ScriptError(f"no run has a finite {metric.label}; -m names another metric, --schema lists all", 1)
+    metrics = [each.column for each in study.metrics]
+    beside = [metric.beside(what) for what in (f"{options.value}_step", "n") if options.value != "summary"]
+    beside = [column for column in beside if column in runs.dtypes]
+    named = [*metrics, *beside] if options.metrics or not asked else []
+    everything = options.format in {"json", "csv"} or options.output is not None
+    kinds = KINDS if everything else ("derived", "config")
+    others = asked or [column for column in runs.dtypes if kind(column) in kinds and column[0] != "_"]
+    url = [column for column in ("url",) if column in runs.dtypes]
+    columns = list(dict.fromkeys([*KEY, "name", "state", *url, *metrics, *beside, *others]))
+    rows = runs.frame.filter(pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)).select(columns)
+    table = best.select(KEY).join(collected(rows), on=KEY, how="left", nulls_equal=True, maintain_order="left")
+    named = [column for column in named if column not in asked]
+    place = int(asked[:1] == ["name"])
+    shown = [*asked[:place], *named, *asked[place:]] if asked else ["name", *named, *telling_columns(table)]
+    of_data = list(dict.fromkeys(["name", *metrics, *KEY, "state", *beside, *others]))
+    return Result(
+        key="top",
+        title=f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}",
+        table=table.select(of_data),
+        view=lambda: [
+            Column("name", run_labels(table)) if column == "name" else view_column(table[column], heads[column])
+            for heads in [labels(shown, runs)]
+            for column in shown
+        ],
+        notes=tuple(left_out(runs, metric, best)),
+        links=table["url"].to_list() if url else (),
+        chart=lambda: points_chart(run_labels(table), table[metric.column], metric.label, options),
+    )
 
 
-# --- questions: runs in, a result out -------------------------------------------------------------------------
+def telling_columns(table: pl.DataFrame) -> list[str]:
+    """What people see of the best runs: the settings that tell them apart, each once.
+
+    Columns that most of these runs lack are no settings of theirs; last come those of one value that some rows lack, and
+    those that differ from row to row, such as paths.
+    """
+    settings = [column for column in table.columns if kind(column) in {"derived", "config"}]
+    common = [column for column in settings if 2 * table[column].null_count() <= table.height]
+    distinct = {column: table[column].n_unique() for column in [*common, "entity", "project"]}
+
+    def telling(column: str) -> tuple[bool, bool, bool]:
+        one_value = distinct[column] == 2 and table[column].null_count() > 0
+        return one_value, kind(column) == "config", distinct[column] == table.height
+
+    varying = sorted((column for column in common if distinct[column] > 1), key=telling)
+    return [*(c for c in ("entity", "project") if distinct[c] > 1), *without_repeats(table, varying)]
 
 
-def answers(options: Options, everything: Runs, runs: Runs, metrics: Sequence[Metric], say: Say) -> list[Result]:
-    """The results of the questions that were asked; `runs` are those of `everything` that passed the filters."""
-    of_runs, of_groups = chosen_columns(options.columns, runs)
-    if options.best_per:
-        runs = best_settings(runs, options, required(metrics)[0], say)
-    runs, by = grouping(options.group_by, runs, say)
-    results = []
-    if options.schema:
-        results.append(schema(runs, of_runs))
-    if options.varying:
-        results += varied(runs)
-    if options.diff:
-        results.append(difference(everything, options.diff))
-    if options.top is not None:
-        results.append(top(runs, required(metrics), options.top, of_runs, whole=holds_all(options)))
-    if by and not options.curves:
-        results += [groups(runs, by, metric, of_groups, options.stat) for metric in required(metrics)]
-    if options.pivot:
-        results += [pivot(*grouping(options.pivot, runs, say), metric) for metric in required(metrics)]
-    if options.importance:
-        results += [importance(runs, metric) for metric in required(metrics)]
-    results += [curves(runs, name, by, options) for name in options.curves]
-    return results or introduction(everything, runs, metrics, of_runs)
+def without_repeats(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
+    """`columns` but those whose every value an earlier one has: config_model_k beside the name's k.
+
+    Where a few values differ, the config is right and what is read off the name gives way: seed_parsed beside seed.
+    """
+    texts = {column: tuple(map(cell_text, table[column].to_list())) for column in columns}
+    firsts: dict[tuple[str, ...], str] = {}
+    for column in columns:
+        firsts.setdefault(texts[column], column)
+    configs = [column for column in firsts.values() if kind(column) == "config"]
+    spoken = Counter(texts.values())
+
+    def corrected(column: str) -> bool:
+        if spoken[texts[column]] > 1:  # it stands for a config that was left out
+            return False
+        stem = column.removesuffix("_parsed")
+        rivals = [texts[other] for other in configs if other.removeprefix("config_").split("_")[-1] == stem]
+        differing = [sum(a != b for a, b in zip(texts[column], rival, strict=True)) for rival in rivals]
+        return any(4 * few <= table.height for few in differing)
+
+    return [column for column in firsts.values() if kind(column) != "derived" or not corrected(column)]
+
+
+def left_out(runs: Runs, metric: Metric, best: pl.DataFrame) -> Iterator[str]:
+    """What a list of the best runs does not show: runs without a value, and ties with its last."""
+    value, last = pl.col(metric.column), best[metric.column][-1]
+    counts = collected(
+        runs.frame.select(
+            pl.len().alias("runs"),
+            finite(metric.column).count().alias("finite"),
+            value.is_null().sum().alias("nulls"),
+            (value == last).sum().alias("ties"),
+        )
+    )
+    total, finite_count, nulls, ties = counts.row(0)
+    if finite_count < total:
+        lacking = without(nulls, total - finite_count - nulls)
+        yield f"{finite_count} of {counted(total, 'run')} have a finite {metric.label}{lacking}"
+    hidden = ties - int((best[metric.column] == last).sum())
+    if hidden:
+        yield f"{counted(hidden, 'more run')} tie with the last one shown"
+
+
+def without(nulls: int, nonfinite: int) -> str:
+    """A clause that counts the runs that are neither averaged nor best."""
+    parts = [f"{nulls} without a value"] * bool(nulls) + [f"{nonfinite} with NaN or infinity"] * bool(nonfinite)
+    return f"; left out: {', '.join(parts)}" if parts else ""
+
+
+def required(metrics: Sequence[Metric]) -> Sequence[Metric]:
+    """`metrics`, or an error where there is none."""
+    if not metrics:
+        raise ScriptError(
+            "no metric has values and a name that tells which way is better; name one with -m", WRONG_USAGE
+        )
+    return metrics
+
+
+def groups(study: Study, options: Options) -> list[Result]:
+    """Statistics of each metric per combination of the values of --group-by, the best first."""
+    return [grouped(study.runs, study.by, metric, options) for metric in required(study.metrics)]
+
+
+def grouped(runs: Runs, by: Sequence[str], metric: Metric, options: Options) -> Result:
+    """Statistics of a metric per combination of the values of `by`, the best `stat` first."""
+    stat = options.stat
+    refuse_ambiguous(by)
+    step = metric.beside(f"{options.value}_step")
+    table = group_statistics(runs, by, metric, stat, step if step in runs.dtypes else None)
+    order = [metric.goal == "maximize", *(False for _ in by)]
+    table = table.sort(stat, *by, descending=order, nulls_last=True)
+    whole = (table["runs"] == table["n"]).all()
+    asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
+    asked = [column for column in asked if column in {*by, *STATISTICS}]
+    constant = [column for column in by if table.height > 1 and table[column].n_unique() == 1]
+    statistics = SHOWN_STATISTICS if stat == "mean" else ("n", stat, *SHOWN_BOOTSTRAP)
+    steps = [column for column in ("best_step",) if column in table.columns]
+    shown = asked or [*(c for c in by if c not in constant), *([] if whole else ["runs"]), *statistics, *steps]
+    held = [*STATISTICS[:3], *(["iqm"] if stat == "iqm" else []), *STATISTICS[3:], *steps]
+    heads = labels(by, runs) | {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
+    heads |= {"ci_low": "95 % from", "ci_high": "to"}
+    what = ", ".join(heads[column] for column in by if column not in constant)
+    fixed = "".join(f"; {heads[column]} is {cell_text(table[column][0])} in all" for column in constant)
+    sizes = f"{counted(table.height, 'group')} of {counted(int(table['runs'].sum()), 'run')}{fixed}"
+    return Result(
+        key="groups",
+        title=f"{metric.label} by {what}: {sizes}; {metric.direction}",
+        table=table.select(*by, pl.lit(metric.column).alias("metric"), *held).with_columns(
+            pl.col(pl.Enum).cast(pl.String)
+        ),
+        view=lambda: [
+            best_run_column(table)
+            if column == "best_run"
+            else view_column(table[column], heads.get(column, column), null="null")
+            for column in shown
+        ],
+        notes=tuple(cautions(table, by, metric, stat)),
+        most_rows=MOST_GROUPS,
+        chart=lambda: groups_chart(table, by, stat, options),
+    )
+
+
+def best_run_column(table: pl.DataFrame) -> Column:
+    """The best run of each group, as people know it."""
+    runs = table.select(*KEY_OF_BEST, name="best_run").rename(dict(zip(KEY_OF_BEST, KEY, strict=True)))
+    cells = [label if n else "null" for label, n in zip(run_labels(runs), table["n"], strict=True)]
+    return Column("best run", cells)
+
+
+def refuse_ambiguous(by: Sequence[str]) -> None:
+    """Raise where a column to group by is called like a column of the answer."""
+    clash = next((column for column in by if column in RESERVED), None)
+    if clash:
+        raise ScriptError(f"--group-by {clash}: a column of the answer has this name; rename yours", WRONG_USAGE)
+
+
+def cautions(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat: str) -> Iterator[str]:
+    """What keeps a reader from taking chance for an effect."""
+    runs, n, nonfinite = (int(table[column].sum()) for column in ("runs", "n", "n_nonfinite"))
+    if n < runs:
+        yield f"{n} of {counted(runs, 'run')} have a finite value" + without(runs - n - nonfinite, nonfinite)
+    singles = int((table["n"] == 1).sum())
+    if singles:
+        yield f"{counted(singles, 'group')} of one run: no spread, no interval"
+    if stat != "mean":
+        what = "median" if stat == "median" else "iqm, the mean of the middle half"
+        rough = f", approximate below {ROUGHLY_RESAMPLED}" if table["n"].min() < ROUGHLY_RESAMPLED else ""  # type: ignore[operator]
+        yield (
+            f"sorted by {what}; its 95 % interval is the percentile bootstrap's, {RESAMPLES:,} resamples, seed {SEED}: "
+            f"none below {FEWEST_RESAMPLED} values{rough}"
+        )
+    best = table.filter(pl.col("n") > 0).head(2)
+    names = ["/".join(cell_text(value) for value in row) for row in best.select(by).iter_rows()]
+    if table.height == 1:
+        yield "one group only: nothing to compare it with"
+    elif best.height < 2 or not metric.is_metric:
+        return
+    elif alone := [name for name, n in zip(names, best["n"], strict=True) if n == 1]:
+        yield f"no comparison of the best two is possible: one run only in {' and '.join(alone)}"
+    elif (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
+        verdict = "within noise: " if p >= SIGNIFICANT else ""
+        means = " (of the means)" if stat != "mean" else ""
+        yield f"{verdict}the best two, {names[0]} and {names[1]}, differ with p = {p:.2g} by Welch's t-test{means}"
+
+
+def pivot(study: Study, options: Options) -> list[Result]:
+    """Each metric's mean, standard deviation and n per combination of the values of two columns."""
+    runs, by = grouping(options.pivot, study.runs, study.say)
+    if len(by) != 2:
+        raise ScriptError("--pivot takes two different columns: ROWS,COLUMNS", WRONG_USAGE)
+    return [pivoted(runs, by, metric, options) for metric in required(study.metrics)]
+
+
+def pivoted(runs: Runs, by: Sequence[str], metric: Metric, options: Options) -> Result:
+    """A metric per cell of a table of two columns' values; the best of each row and column are marked."""
+    cells = group_statistics(runs, by, metric).select(
+        pl.col(by[0]).alias("rows"), pl.col(by[1]).alias("columns"), "n", "mean", "std"
+    )
+    cells = cells.sort("rows", "columns", nulls_last=True)
+    better = pl.col("mean").min if metric.goal == "minimize" else pl.col("mean").max
+    cells = cells.with_columns(
+        (pl.col("mean") == better().over("rows")).fill_null(value=False).alias("best_in_row"),
+        (pl.col("mean") == better().over("columns")).fill_null(value=False).alias("best_in_column"),
+    )
+    across, down = (cells[name].unique().sort(nulls_last=True).to_list() for name in ("columns", "rows"))
+    holes = len(across) * len(down) - int((cells["n"] > 0).sum())
+    rows, columns = (runs.label(column) for column in by)
+    counts = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
+    legend = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
+    narrower = len(across) > max(len(down), MOST_ABREAST)
+    return Result(
+        key="pivot",
+        title=f"{metric.label}: {rows} by {columns}, {counts}; {metric.direction}",
+        table=cells.select("rows", "columns", pl.lit(metric.column).alias("metric"), *cells.columns[2:]).with_columns(
+            pl.col(pl.Enum).cast(pl.String)
+        ),
+        view=lambda: cells_abreast(cells, rows, down, across),
+        notes=(
+            legend + (f"; {counted(holes, 'cell')} without a value" if holes else ""),
+            *([f"narrower the other way round: --pivot {columns},{rows}"] if narrower else []),
+        ),
+        most_rows=MOST_GROUPS,
+        chart=lambda: pivot_chart(cells, options),
+    )
+
+
+def cells_abreast(cells: pl.DataFrame, corner: str, down: Sequence[Any], across: Sequence[Any]) -> list[Column]:
+    """The cells of a pivot as people read them: a row per value in `down`, a column per value in `across`."""
+    means = float_format(cells["mean"].drop_nulls().to_list())
+    texts = {
+        (str(row["rows"]), str(row["columns"])): f"{means(row['mean'])}"
+        + (f"±{means(row['std'])}" if row["std"] is not None else "")
+        + f" ({row['n']})"
+        + ROW_BEST * row["best_in_row"]
+        + COLUMN_BEST * row["best_in_column"]
+        for row in cells.iter_rows(named=True)
+        if row["n"]
+    }
+    return [Column(corner, [cell_text(value) for value in down])] + [
+        Column(cell_text(value), [texts.get((str(row), str(value)), "") for row in down], is_text=False)
+        for value in across
+    ]
+
+
+# --- questions: what was varied, what differs -----------------------------------------------------------------
 
 
 def grouping(names: Sequence[str], runs: Runs, say: Say) -> tuple[Runs, list[str]]:
-    """The columns to group by, `lr:4` and `!seed` understood; the runs with the bins that they need."""
+    """The columns to group by, `lr:4` and `!seed` understood; the runs with the ranges that they need."""
     by: list[str] = []
     excluded = [find_column(name[1:], runs) for name in names if name.startswith("!")]
+    if excluded:
+        by += all_settings_but(excluded, runs, say)
     for name in names:
         if name.startswith("!"):
-            by += all_settings_but(excluded, runs, say) if name == next(n for n in names if n.startswith("!")) else []
             continue
-        column, _, bins = name.rpartition(":")
-        if bins.isdecimal() and int(bins) > 0 and known_column(name, runs, ("config_", "metric_")) is None:
-            runs, binned = with_bins(find_column(column, runs), int(bins), runs)
-            by.append(binned)
-        else:
-            by.append(find_column(name, runs))
+        known = known_column(name, runs, ("config_", "metric_"))
+        column, _, ranges = name.rpartition(":")
+        if known is None and ranges.isdecimal() and int(ranges) > 0:
+            runs, known = with_ranges(find_column(column, runs), int(ranges), runs)
+        by.append(known or find_column(name, runs))
+        rival = known_column(name, replace(runs, empty=frozenset([name])), ("config_", "metric_"))
+        if known == name and rival not in {None, name}:
+            say(f"{name} is the column of that name; the setting goes by {rival}")
     return runs, list(dict.fromkeys(by))
 
 
@@ -894,32 +1354,36 @@ def all_settings_but(excluded: Sequence[str], runs: Runs, say: Say) -> list[str]
     left = ", ".join(map(runs.label, excluded))
     if not chosen:
         raise ScriptError(f"--group-by: no config column varies but {left}; name the columns to group by", WRONG_USAGE)
-    say(f"grouped by all that varies but {left}: {', '.join(map(runs.label, chosen))}")
+    say(f"grouped by all that varies but {left}: {some_of([*map(runs.label, chosen)])}")
     if decided := [runs.label(column) for column in candidates if column not in chosen]:
-        say(f"decided by these, and not shown: {', '.join(decided)}")
+        say(f"decided by these, and not shown: {some_of(decided)}")
     if noise:
-        say(f"left out, as they only tell runs apart: {', '.join(map(runs.label, noise))}")
+        say(f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}")
     return chosen
 
 
 def collected_settings(runs: Runs) -> pl.DataFrame:
-    """The config columns of all runs that have more than one value; a missing one is none."""
+    """The config columns of all runs that have more than one value; a missing one is a value."""
     columns = [column for column in runs.dtypes if kind(column) == "config"]
     if not columns:
         return pl.DataFrame()
-    distinct = [pl.col(column).n_unique() - pl.col(column).has_nulls().cast(pl.UInt32) for column in columns]
-    counts = collected(runs.frame.select(distinct)).row(0, named=True)
+    counts = collected(runs.frame.select(pl.col(columns).n_unique()), engine="in-memory").row(0, named=True)
     return collected(runs.frame.select(column for column in columns if counts[column] > 1))
 
 
 def varying_settings(table: pl.DataFrame, runs: Runs) -> tuple[list[str], list[str]]:
     """The columns of `table` that are settings, and those that are noise: paths, hosts, times, text of one run each."""
-    noise = [
-        column
-        for column in table.columns
-        if not NOISE.isdisjoint(words(runs.label(column)))
-        or (table[column].dtype == pl.String and table[column].n_unique() == table.height > FEW)
-    ]
+
+    def is_noise(column: str) -> bool:
+        values, path = table[column], runs.label(column)
+        if not NOISE.isdisjoint(words(path)) or not NOISE_TREES.isdisjoint(re.split(r"[./]", path)):
+            return True
+        if values.dtype != pl.String:
+            return False
+        one_each = values.n_unique() == table.height > FEW
+        return one_each or bool(values.drop_nulls().str.contains(DATE_OR_PATH).all())
+
+    noise = [column for column in table.columns if is_noise(column)]
     return [column for column in table.columns if column not in noise], noise
 
 
@@ -935,27 +1399,26 @@ def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     return [column for column in columns if column in chosen]
 
 
-def with_bins(column: str, bins: int, runs: Runs) -> tuple[Runs, str]:
-    """The runs with a further column: in which of `bins` ranges of about equal size a number lies."""
+def with_ranges(column: str, ranges: int, runs: Runs) -> tuple[Runs, str]:
+    """The runs with a further column: in which of `ranges` ranges of about equal size a number lies."""
     if not runs.dtypes[column].is_numeric():
-        raise ScriptError(f"--group-by {runs.label(column)}:{bins}: it holds no numbers to cut in ranges", WRONG_USAGE)
-    quantiles = [finite(column).quantile(number / bins, "linear").alias(f"{number}") for number in range(1, bins)]
-    edges = (
-        sorted({edge for edge in collected(runs.frame.select(quantiles)).row(0) if edge is not None})
-        if bins > 1
-        else []
+        raise ScriptError(f"--group-by {runs.label(column)}:{ranges}: it holds no numbers to cut", WRONG_USAGE)
+    quantiles = [finite(column).quantile(i / ranges, "linear").alias(str(i)) for i in range(1, ranges)]
+    found = collected(runs.frame.select(quantiles)).row(0) if quantiles else ()
+    edges = sorted({float(edge) for edge in found if edge is not None})
+    digits = next(d for d in range(3, 18) if len({f"{edge:.{d}g}" for edge in edges}) == len(edges))
+    texts = [f"{edge:.{max(digits, 6)}g}" for edge in edges]
+    names = (
+        [f"to {texts[0]}", *(f"{low} to {high}" for low, high in itertools.pairwise(texts)), f"over {texts[-1]}"]
+        if texts
+        else ["all"]
     )
-    texts = [f"{edge:g}" for edge in edges]
-    names = [f"to {text}" for text in texts[:1]] + [f"{low} to {high}" for low, high in pairwise(texts)]
-    names += [f"over {text}" for text in texts[-1:]]
-    name = f"{column}_bin"
     place = pl.sum_horizontal(pl.lit(0), *((pl.col(column) > edge).cast(pl.Int64) for edge in edges))
-    texts_ = place.replace_strict(dict(enumerate(names or ["all"])), return_dtype=pl.String)
-    binned = pl.when(pl.col(column).is_finite()).then(texts_).alias(name)
-    paths = {**runs.paths, name: (f"{runs.label(column)} in {bins} ranges",)}
-    return replace(
-        runs, frame=runs.frame.with_columns(binned), dtypes={**runs.dtypes, name: pl.String()}, paths=paths
-    ), name
+    text = place.replace_strict(dict(enumerate(names)), return_dtype=pl.Enum(names))
+    name = f"{column}:{ranges}"  # which no column of a file is called
+    frame = runs.frame.with_columns(pl.when(pl.col(column).is_finite()).then(text).alias(name))
+    paths = {**runs.paths, name: (f"{runs.label(column)}:{ranges}",)}
+    return replace(runs, frame=frame, dtypes={**runs.dtypes, name: pl.Enum(names)}, paths=paths), name
 
 
 def best_settings(runs: Runs, options: Options, metric: Metric, say: Say) -> Runs:
@@ -969,310 +1432,28 @@ def best_settings(runs: Runs, options: Options, metric: Metric, say: Say) -> Run
         raise ScriptError(
             "--best-per: no config column but the seed varies, so there is nothing to choose", WRONG_USAGE
         )
-    means = runs.frame.group_by(*per, *settings).agg(finite(metric.column).mean().alias(MEAN), pl.len().alias("runs"))
     keys = [*per, *settings]
-    ranked = collected(means.filter(pl.col(MEAN).is_not_null())).sort(
-        MEAN, *keys, descending=[metric.goal == "maximize", *(False for _ in keys)]
-    )
+    means = runs.frame.with_columns(finite(metric.column).alias(FINITE)).group_by(keys)
+    ranked = collected(means.agg(pl.col(FINITE).mean().alias(VALUE), pl.col(FINITE).count().alias(RUN)), "in-memory")
+    ranked = ranked.drop_nulls(VALUE).sort(VALUE, *keys, descending=[metric.goal == "maximize", *(False for _ in keys)])
     best = ranked.unique(per, keep="first", maintain_order=True)
     for row in best.head(MOST_SAID).iter_rows(named=True):
-        chosen = ", ".join(f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None)
-        group = "/".join("null" if row[column] is None else cell_text(row[column]) for column in per)
-        say(f"best of {group}: {chosen} (mean {row[MEAN]:.4g} of {counted(row['runs'], 'run')})")
+        chosen = some_of([f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None])
+        group = "/".join(cell_text(row[column]) for column in per)
+        say(f"best of {group}: {chosen} (mean {row[VALUE]:.4g} of {counted(row[RUN], 'run')})")
+    if singles := int((best[RUN] == 1).sum()):
+        say(f"{singles} of {counted(best.height, 'chosen setting')} have one run only: a lucky one may have won")
+    say(f"settings were chosen by {metric.label} itself, so that its values below are too good; see a test metric too")
     if differing := [runs.label(column) for column in settings if best[column].n_unique() > 1]:
-        told = f"the best settings differ in {', '.join(differing)}"
+        told = f"the best settings differ in {some_of(differing)}"
         say(f"{told}; what is the task and no choice belongs into --best-per")
     kept = runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True)
     return replace(runs, frame=kept)
 
 
-def required(metrics: Sequence[Metric]) -> Sequence[Metric]:
-    """`metrics`, or an error where there is none."""
-    if not metrics:
-        raise ScriptError(
-            "no metric has values and a name that tells which way is better; name one with -m", WRONG_USAGE
-        )
-    return metrics
-
-
-def chosen_columns(names: Sequence[str], runs: Runs) -> tuple[list[str], list[str]]:
-    """The columns of --columns: those of the runs, and those for a table of groups, which may name statistics."""
-    columns = [name if name in STATISTICS else find_column(name, runs) for name in names]
-    return [column for column in columns if column in runs.dtypes], columns
-
-
-def introduction(everything: Runs, runs: Runs, metrics: Sequence[Metric], columns: Sequence[str]) -> list[Result]:
-    """What to show to someone who asks nothing: the input, the best runs, a first comparison."""
-    results = [overview(everything)]
-    if metrics:
-        by = suggested_grouping(runs)
-        results.append(top(runs, metrics, OVERVIEW_TOP, columns))
-        results += [groups(runs, by, metrics[0], ())] if by else []
-    return results
-
-
-# --- questions: the best runs ---------------------------------------------------------------------------------
-
-
-def holds_all(options: Options) -> bool:
-    """Whether the answer holds columns that people do not see: to read these takes its time."""
-    return options.format in {"json", "csv"} or options.output is not None
-
-
-def top(runs: Runs, metrics: Sequence[Metric], count: int, columns: Sequence[str], *, whole: bool = False) -> Result:
-    """The best runs by the first metric, with `columns`, or else their settings; shown are those that vary.
-
-    `whole` are all columns but the JSON texts. Runs without a finite value are no candidates. Equal values stand in the
-    order of the runs' keys.
-    """
-    metric = metrics[0]
-    best = best_runs(runs, metric, count)
-    fixed = list(dict.fromkeys(["name", *(each.column for each in metrics), *KEY, "state"]))
-    kinds = KINDS if whole else ("derived", "config")
-    others = columns or [column for column in runs.dtypes if kind(column) in kinds and not column.startswith("_")]
-    table = rows_of(best, runs, [*fixed, *(column for column in others if column not in fixed)])
-    shown = columns or telling_columns(table, metrics)
-    return Result(
-        key="top",
-        title=f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}",
-        table=table,
-        shown=shown,
-        labels=labels(shown, runs),
-        notes=tuple(left_out(runs, metric, best)),
-    )
-
-
-def best_runs(runs: Runs, metric: Metric, count: int) -> pl.DataFrame:
-    """Keys and values of the `count` best runs, the best first."""
-    descending = [metric.goal == "maximize", *(False for _ in KEY)]
-    candidates = runs.frame.select(*KEY, metric.column).filter(pl.col(metric.column).is_finite())
-    best = collected(candidates.sort(metric.column, *KEY, descending=descending).head(count))
-    if best.is_empty():
-        raise ScriptError(
-            f"no run has a finite {metric.label}; choose another metric with -m, or other runs with --state, --filter",
-            NOTHING_USABLE,
-        )
-    return best
-
-
-def rows_of(best: pl.DataFrame, runs: Runs, columns: Sequence[str]) -> pl.DataFrame:
-    """`columns` of the runs in `best`, in its order."""
-    rows = collected(runs.frame.filter(pl.col("id").is_in(best["id"].to_list())).select(columns))
-    return best.select(KEY).join(rows, on=KEY, how="left", maintain_order="left").select(columns)
-
-
-def telling_columns(table: pl.DataFrame, metrics: Sequence[Metric]) -> list[str]:
-    """What people see of the best runs: name, metrics and the settings that tell them apart, each once.
-
-    Columns that most of these runs lack are no settings of theirs.
-    """
-    settings = [column for column in table.columns if kind(column) in {"derived", "config"}]
-    common = [column for column in settings if 2 * table[column].null_count() <= table.height]
-    distinctive = without_repeats(table, varying(table, common))
-    projects = varying(table, ("entity", "project"))
-    return list(dict.fromkeys(["name", *(each.column for each in metrics), *projects, *distinctive]))
-
-
-def varying(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
-    """The columns with more than one value, the most telling first.
-
-    Last come columns of one value that some rows lack, and columns that differ from row to row, such as paths.
-    """
-    distinct = {column: table[column].n_unique() for column in columns}
-
-    def telling(column: str) -> tuple[bool, bool, bool]:
-        one_value = distinct[column] == 2 and table[column].null_count() > 0
-        return one_value, kind(column) == "config", distinct[column] == table.height
-
-    return sorted((column for column in columns if distinct[column] > 1), key=telling)
-
-
-def without_repeats(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
-    """`columns` but those whose every value an earlier one has: config_model_k beside the name's k.
-
-    Where a few values differ, the config is right and what is read off the name gives way: seed_parsed beside seed.
-    """
-    texts = {column: tuple(map(str, table[column].to_list())) for column in columns}
-    firsts: dict[tuple[str, ...], str] = {}
-    for column in columns:
-        firsts.setdefault(texts[column], column)
-    configs = [column for column in firsts.values() if kind(column) == "config"]
-    spoken = list(texts.values())
-
-    def corrected(column: str) -> bool:
-        if spoken.count(texts[column]) > 1:  # it stands for a config that was left out
-            return False
-        stem = column.removesuffix("_parsed")
-        rivals = [texts[other] for other in configs if other.removeprefix("config_").split("_")[-1] == stem]
-        differing = [sum(a != b for a, b in zip(texts[column], rival, strict=True)) for rival in rivals]
-        return any(4 * few <= table.height for few in differing)
-
-    return [column for column in firsts.values() if kind(column) != "derived" or not corrected(column)]
-
-
-def left_out(runs: Runs, metric: Metric, best: pl.DataFrame) -> Iterator[str]:
-    """What a list of the best runs does not show: runs without a value, and ties with its last."""
-    value, last = pl.col(metric.column), best[metric.column].last()
-    total, finite_count, nulls, ties = collected(
-        runs.frame.select(
-            pl.len().alias("runs"),
-            finite(metric.column).count().alias("finite"),
-            value.is_null().sum().alias("nulls"),
-            (value == last).sum().alias("ties"),
-        )
-    ).row(0)
-    lacking = without(nulls, total - finite_count - nulls)
-    if finite_count < total:
-        yield f"{finite_count} of {counted(total, 'run')} have a finite {metric.label}{lacking}"
-    hidden = ties - (best[metric.column] == last).sum()
-    if hidden:
-        yield f"{counted(hidden, 'more run')} tie with the last one shown"
-
-
-def without(nulls: int, nonfinite: int) -> str:
-    """A clause that counts the runs that are neither averaged nor best."""
-    parts = [f"{nulls} without a value"] * bool(nulls) + [f"{nonfinite} with NaN or infinity"] * bool(nonfinite)
-    return f"; left out: {', '.join(parts)}" if parts else ""
-
-
-# --- questions: groups and pivots -----------------------------------------------------------------------------
-
-
-def groups(runs: Runs, by: Sequence[str], metric: Metric, columns: Sequence[str], stat: str = "mean") -> Result:
-    """Statistics of a metric per combination of the values of `by`, the best `stat` first."""
-    refuse_ambiguous(by)
-    table = group_statistics(runs, by, metric, stat).sort(
-        stat, *by, descending=[metric.goal == "maximize", *(False for _ in by)], nulls_last=True
-    )
-    complete = (table["runs"] == table["n"]).all()
-    shown = [
-        *by,
-        *(() if complete else ("runs",)),
-        *(SHOWN_STATISTICS if stat == "mean" else ("n", stat, *SHOWN_BOOTSTRAP)),
-    ]
-    held = [*STATISTICS[:3], *((stat,) if stat == "iqm" else ()), *STATISTICS[3:]]
-    sizes = f"{counted(table.height, 'group')} of {counted(int(table['runs'].sum()), 'run')}"
-    return Result(
-        key="groups",
-        title=f"{metric.label} by {', '.join(map(runs.label, by))}: {sizes}; {metric.direction}",
-        table=table.select(*by, pl.lit(metric.column).alias("metric"), *held),
-        shown=[column for column in columns if column in {*by, *held}] or shown,
-        labels={
-            **labels(by, runs),
-            "best_run": "best run",
-            "best_run_id": "best run's id",
-            "ci_low": "95 % from",
-            "ci_high": "to",
-        },
-        notes=tuple(cautions(table, by)) + ((resampling(stat),) if stat != "mean" else ()),
-        null="null",
-        most_rows=MOST_GROUPS,
-    )
-
-
-def resampling(stat: str) -> str:
-    """What stands behind a bootstrap interval."""
-    what = "median" if stat == "median" else "iqm, the mean of the middle half"
-    return f"sorted by {what}; its 95 % interval is the percentile bootstrap's, {RESAMPLES:,} resamples, seed {SEED}"
-
-
-def refuse_ambiguous(by: Sequence[str]) -> None:
-    """Raise where a column to group by is called like a column of the answer."""
-    clash = next((column for column in by if column in {*STATISTICS, "iqm", "metric"}), None)
-    if clash:
-        raise ScriptError(f"--group-by {clash}: a statistic has this name; rename the column", WRONG_USAGE)
-
-
-def cautions(table: pl.DataFrame, by: Sequence[str]) -> Iterator[str]:
-    """What keeps a reader from taking chance for an effect."""
-    runs, n, nonfinite = (int(table[column].sum()) for column in ("runs", "n", "n_nonfinite"))
-    if n < runs:
-        yield f"{n} of {counted(runs, 'run')} have a finite value" + without(runs - n - nonfinite, nonfinite)
-    singles = int((table["n"] == 1).sum())
-    if singles:
-        yield f"{counted(singles, 'group')} of one run: no spread, no interval"
-    yield from noise_warnings(table.filter(pl.col("n") > 0).head(2), by)
-
-
-def noise_warnings(best: pl.DataFrame, by: Sequence[str]) -> Iterator[str]:
-    """A warning where the intervals of the best two groups overlap, or where one of them has none."""
-    if best.height < 2:
-        return
-    names = ["/".join(cell_text(row[column]) for column in by) for row in best.iter_rows(named=True)]
-    singles = [name for name, n in zip(names, best["n"], strict=True) if n == 1]
-    if singles:
-        yield f"no comparison of the best two is possible: one run only in {' and '.join(singles)}"
-    elif best["ci_low"][0] <= best["ci_high"][1] and best["ci_low"][1] <= best["ci_high"][0]:
-        spans = [f"{low:#.4g} to {high:#.4g}" for low, high in best.select("ci_low", "ci_high").iter_rows()]
-        yield f"within noise: the best two's intervals overlap, {names[0]} ({spans[0]}), {names[1]} ({spans[1]})"
-
-
-def pivot(runs: Runs, by: Sequence[str], metric: Metric) -> Result:
-    """A metric's mean, standard deviation and n per cell of a table of two columns' values; the best ones marked."""
-    if len(by) != 2:
-        raise ScriptError("--pivot takes two columns: ROWS,COLUMNS", WRONG_USAGE)
-    rows, columns = by
-    cells = group_statistics(runs, by, metric).rename({rows: "rows", columns: "columns"})
-    cells = cells.sort("rows", "columns", nulls_last=True)
-    better = pl.col("mean").min if metric.goal == "minimize" else pl.col("mean").max
-    cells = cells.with_columns(
-        (pl.col("mean") == better().over("rows")).fill_null(False).alias("best_in_row"),
-        (pl.col("mean") == better().over("columns")).fill_null(False).alias("best_in_column"),
-    )
-    across, down = (cells[name].unique().sort(nulls_last=True) for name in ("columns", "rows"))
-    holes = len(across) * len(down) - int((cells["n"] > 0).sum())
-    counts = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
-    narrower = len(across) > max(len(down), MOST_ABREAST)
-    return Result(
-        key="pivot",
-        title=f"{metric.label}: {runs.label(rows)} by {runs.label(columns)}, {counts}; {metric.direction}",
-        table=cells.select(
-            "rows",
-            "columns",
-            pl.lit(metric.column).alias("metric"),
-            "n",
-            "mean",
-            "std",
-            "best_in_row",
-            "best_in_column",
-        ),
-        for_people=wide(cells, runs.label(rows), down, across),
-        shown=(),
-        notes=(
-            f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
-            + (f"; {counted(holes, 'cell')} without a value" if holes else ""),
-            *([f"narrower the other way round: --pivot {runs.label(columns)},{runs.label(rows)}"] if narrower else []),
-        ),
-        null="",
-        numbers=True,
-        most_rows=MOST_GROUPS,
-    )
-
-
-def wide(cells: pl.DataFrame, corner: str, down: pl.Series, across: pl.Series) -> pl.DataFrame:
-    """The cells of a pivot as people read them: a row per value in `down`, a column per value in `across`."""
-    means = float_format(cells["mean"].drop_nulls().to_list())
-    texts = {
-        (row["rows"], row["columns"]): f"{means(row['mean'])}"
-        + (f"±{means(row['std'])}" if row["std"] is not None else "")
-        + f" ({row['n']})"
-        + ROW_BEST * row["best_in_row"]
-        + COLUMN_BEST * row["best_in_column"]
-        for row in cells.iter_rows(named=True)
-        if row["n"]
-    }
-    names = ["null" if value is None else cell_text(value) for value in across]
-    table: dict[str, list[str]] = {corner: ["null" if value is None else cell_text(value) for value in down]}
-    for name, value in zip(names, across, strict=True):
-        table[name if name not in table else f"{name} "] = [texts.get((row, value), "") for row in down]
-    return pl.DataFrame(table)
-
-
-# --- questions: what was varied, what differs -----------------------------------------------------------------
-
-
-def varied(runs: Runs) -> list[Result]:
+def varied(study: Study, options: Options) -> list[Result]:  # noqa: ARG001 - every question takes the options
     """The config columns with more than one value, how many runs have each, and what the grid of them lacks."""
+    runs = study.runs
     table = collected_settings(runs)
     settings, noise = varying_settings(table, runs)
     counts = {
@@ -1284,211 +1465,203 @@ def varied(runs: Runs) -> list[Result]:
         for column, values in counts.items()
         for value, number in values.iter_rows()
     ]
-    people = {
-        "config": list(labels(settings, runs).values()),
-        "values": [len(values) for values in counts.values()],
-        "value (runs)": [some_values(values) for values in counts.values()],
-    }
-    notes = [f"left out, as they only tell runs apart: {', '.join(map(runs.label, noise))}"] if noise else []
-    number = collected(runs.frame.select(pl.len())).item()
-    told = Result(
+    number = table.height or collected(runs.frame.select(pl.len())).item()
+    heads = labels(settings, runs)
+    result = Result(
         key="varying",
         title=f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary",
         table=pl.DataFrame(
-            [{**row, "value": None if row["value"] is None else cell_text(row["value"])} for row in rows],
+            [{**row, "value": exact_text(row["value"])} for row in rows],
             schema={"column": pl.String, "value": pl.String, "runs": pl.Int64},
         ),
         rows=rows,
-        for_people=pl.DataFrame(people, schema={"config": pl.String, "values": pl.Int64, "value (runs)": pl.String}),
-        shown=(),
-        notes=tuple(notes),
+        view=lambda: [
+            Column("config", list(heads.values())),
+            Column("values", [str(len(values)) for values in counts.values()], is_text=False),
+            Column("value (runs)", [some_values(values) for values in counts.values()]),
+        ],
+        notes=(f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}",) if noise else (),
         most_rows=MOST_COLUMNS,
     )
-    return [told, *grid(table, settings, runs)]
+    return [result, *grid(table, settings, runs)]
 
 
 def some_values(values: pl.DataFrame) -> str:
     """The commonest values of a column with their runs, in a line."""
-    shown = [
-        f"{'null' if value is None else cell_text(value)} ({runs})"
-        for value, runs in values.head(MOST_VALUES).iter_rows()
-    ]
-    more = f" and {values.height - MOST_VALUES} more" if values.height > MOST_VALUES else ""
-    return ", ".join(shown) + more
+    shown = [f"{cell_text(value)} ({runs})" for value, runs in values.head(MOST_VALUES).iter_rows()]
+    return ", ".join(shown) + (f" and {values.height - MOST_VALUES} more" if values.height > MOST_VALUES else "")
 
 
-def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> Iterator[Result]:
+def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[Result]:
     """Combinations of the settings that no run has, that lack seeds which most have, or that were run twice."""
-    seeds = [c for c in settings if "seed" in words(runs.label(c))]
-    free = [c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= MOST_ON_AN_AXIS]
+    seeds = [c for c in settings if "seed" in words(runs.label(c))][:1]
+    free = [c for c in settings if c not in seeds and 1 < table[c].drop_nulls().n_unique() <= MOST_ON_AN_AXIS]
     axes = independent(table, free) if free else []
     complete = table.select(*axes, *seeds).drop_nulls()
     if not axes or complete.is_empty():
-        return
+        return []
     present = complete.select(axes).unique()
     sizes = [complete[column].n_unique() for column in axes]
-    names = ", ".join(f"{runs.label(c)} ({size})" for c, size in zip(axes, sizes, strict=True))
-    odd = [
-        *twice(complete, axes, seeds),
-        *missing_seeds(complete, axes, seeds),
-        *missing_cells(complete, present, axes),
-    ]
-    rows = pl.concat(odd) if odd else present.clear().with_columns(pl.lit("").alias("problem"))
+    names = some_of([f"{runs.label(c)} ({size})" for c, size in zip(axes, sizes, strict=True)])
+    odd = [twice(complete, axes, seeds), *(missing_seeds(complete, axes, seed) for seed in seeds)]
+    if math.prod(sizes) <= MOST_COMBINATIONS:
+        whole = complete.select(axes[0]).unique()
+        for column in axes[1:]:
+            whole = whole.join(complete.select(column).unique(), how="cross")
+        odd.append(whole.join(present, on=axes, how="anti").with_columns(pl.lit("no run").alias("problem")))
     order = {"no": 2, "lacks": 1}  # what is to be done first: doubles, seeds, holes
     rank = pl.col("problem").str.split(" ").list.first().replace_strict(order, default=0)
-    yield Result(
-        key="grid",
-        title=f"grid of {names}: {present.height} of {counted(math.prod(sizes), 'combination')} have a run",
-        table=rows.sort(rank, *axes),
-        shown=(*axes, "problem"),
-        labels=labels(axes, runs),
-        whole="problem",
-        most_rows=MOST_SAID,
-    )
-
-
-def missing_cells(complete: pl.DataFrame, present: pl.DataFrame, axes: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """The combinations of the axes' values that no run has, if there are not too many to tell."""
-    if math.prod(complete[column].n_unique() for column in axes) > MOST_COMBINATIONS:
-        return
-    whole = complete.select(axes[0]).unique()
-    for column in axes[1:]:
-        whole = whole.join(complete.select(column).unique(), how="cross")
-    yield whole.join(present, on=axes, how="anti").with_columns(pl.lit("no run").alias("problem"))
-
-
-def missing_seeds(complete: pl.DataFrame, axes: Sequence[str], seeds: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """The combinations that lack a seed which at least half of all have."""
-    for seed in seeds[:1]:
-        of_each = complete.group_by(axes).agg(pl.col(seed).cast(pl.String).unique())
-        counts = of_each.select(pl.col(seed).explode()).to_series().value_counts()
-        usual = counts.filter(pl.col("count") * 2 >= of_each.height)[seed].sort().to_list()
-        lacking = (
-            pl.lit(pl.Series([usual], dtype=pl.List(pl.String))).first().list.set_difference(pl.col(seed)).list.sort()
+    rows = pl.concat(odd).sort(rank, *axes)
+    heads = labels(axes, runs)
+    return [
+        Result(
+            key="grid",
+            title=f"grid of {names}: {present.height} of {counted(math.prod(sizes), 'combination')} have a run",
+            table=rows,
+            view=lambda: [
+                *(view_column(rows[column], heads[column]) for column in axes),
+                Column("problem", rows["problem"].to_list(), is_whole=True),
+            ],
+            most_rows=MOST_SAID,
         )
-        told = of_each.with_columns(lacking.alias(seed)).filter(pl.col(seed).list.len() > 0)
-        problem = pl.lit("lacks seed ") + pl.col(seed).list.join(", ")
-        yield told.select(*axes, problem.alias("problem"))
+    ]
 
 
-def twice(complete: pl.DataFrame, axes: Sequence[str], seeds: Sequence[str]) -> Iterator[pl.DataFrame]:
+def missing_seeds(complete: pl.DataFrame, axes: Sequence[str], seed: str) -> pl.DataFrame:
+    """The combinations that lack a seed which at least half of all have."""
+    of_each = complete.group_by(axes).agg(pl.col(seed).cast(pl.String).unique())
+    counts = of_each.select(pl.col(seed).explode()).to_series().value_counts()
+    usual = counts.filter(pl.col("count") * 2 >= of_each.height)[seed].sort().to_list()
+    lacking = pl.lit(pl.Series([usual], dtype=pl.List(pl.String))).first().list.set_difference(pl.col(seed)).list.sort()
+    lists = of_each.with_columns(lacking.alias(seed)).filter(pl.col(seed).list.len() > 0)
+    return lists.select(*axes, (pl.lit("lacks seed ") + pl.col(seed).list.join(", ")).alias("problem"))
+
+
+def twice(complete: pl.DataFrame, axes: Sequence[str], seeds: Sequence[str]) -> pl.DataFrame:
     """The combinations that more than one run has, with the same seed where there are seeds."""
     found = complete.group_by(*axes, *seeds).len().filter(pl.col("len") > 1)
-    with_seed = [pl.lit(" with seed ") + pl.col(seeds[0]).cast(pl.String)] if seeds else []
-    problem = pl.concat_str(pl.col("len").cast(pl.String), pl.lit(" runs"), *with_seed)
-    yield found.select(*axes, problem.alias("problem"))
+    with_seed = [pl.lit(" with seed ") + pl.col(seed).cast(pl.String) for seed in seeds]
+    return found.select(
+        *axes, pl.concat_str(pl.col("len").cast(pl.String), pl.lit(" runs"), *with_seed).alias("problem")
+    )
 
 
-def difference(runs: Runs, names: Sequence[str]) -> Result:
+def difference(study: Study, options: Options) -> list[Result]:
     """What differs between some runs: the config, then the metrics; numbers are equal however they were written."""
-    ids = [find_run(name, runs) for name in names]
-    if len(set(ids)) < 2:
-        raise ScriptError("--diff needs two runs or more", WRONG_USAGE)
-    columns = [
-        c
-        for c in runs.dtypes
-        if kind(c) in {"config", "metric"} or c in {"name", "state", "group", "job_type", "sweep", "notes"}
-    ]
-    columns.sort(key=lambda column: ("identity", "config", "metric").index(kind(column)))
-    chosen = collected(
-        runs.frame.filter(pl.col("id").is_in([key[2] for key in ids])).select(
-            *KEY, *(c for c in columns if c not in KEY)
-        )
-    )
-    by_key = {tuple(row[name] for name in KEY): row for row in chosen.iter_rows(named=True)}
-    heads = [key[2] if [each[2] for each in ids].count(key[2]) == 1 else "/".join(key) for key in ids]
-    rows = [
-        {"column": column, **{head: by_key[key][column] for head, key in zip(heads, ids, strict=True)}}
+    runs = study.everything
+    every = collected(runs.frame.select(*KEY, "name"))
+    keys = list(dict.fromkeys(find_run(name, every) for name in options.diff))
+    if len(keys) < 2:
+        raise ScriptError("--diff needs two different runs or more", WRONG_USAGE)
+    told = ["name", "state", "group", "job_type", "sweep", "notes"]
+    of_kind = {which: [c for c in runs.dtypes if kind(c) == which] for which in ("config", "metric")}
+    columns = [c for c in told if c in runs.dtypes] + of_kind["config"] + of_kind["metric"]
+    ids = pl.col("id").is_in([key[2] for key in keys], nulls_equal=True)
+    rows = collected(runs.frame.filter(ids).select(*KEY, *(column for column in columns if column not in KEY)))
+    of_run = {tuple(row[part] for part in KEY): row for row in rows.iter_rows(named=True)}
+    chosen = [of_run[key] for key in keys]
+    taken = Counter([key[2] for key in keys] + ["column", "kind"])
+    heads = [str(key[2]) if taken[key[2]] == 1 else path_text(key) for key in keys]
+    found = [
+        {"column": column, "kind": kind(column)} | {h: run[column] for h, run in zip(heads, chosen, strict=True)}
         for column in columns
-        if len({comparable(by_key[key][column]) for key in ids}) > 1
+        if len({comparable(run[column]) for run in chosen}) > 1
     ]
-    schema_ = {"column": pl.String(), **dict.fromkeys(heads, pl.String())}
-    texts = [
-        {name: value if value is None or name == "column" else cell_text(value) for name, value in row.items()}
-        for row in rows
+    counts = Counter(row["kind"] for row in found)
+    sizes = [f"{counts[which]} of {counted(len(of_kind[which]), f'{which} column')}" for which in of_kind]
+    names = run_labels(pl.DataFrame(chosen, infer_schema_length=None).select(*KEY, "name"))
+    texts = [{name: value if name == "column" else exact_text(value) for name, value in row.items()} for row in found]
+    return [
+        Result(
+            key="diff",
+            title=f"{' and '.join(sizes)} differ between {some_of(names)}",
+            table=pl.DataFrame(texts, schema=dict.fromkeys(["column", "kind", *heads], pl.String)),
+            rows=found,
+            view=lambda: [
+                Column("column", [runs.label(str(row["column"])) for row in found], is_whole=True),
+                *(Column(head, [cell_text(row[head]) for row in found]) for head in heads),
+            ],
+            most_rows=MOST_COLUMNS,
+        )
     ]
-    told = pl.DataFrame(texts, schema=schema_)
-    called = ", ".join(cell_text(by_key[key]["name"]) for key in ids)
-    return Result(
-        key="diff",
-        title=f"{counted(len(rows), 'column')} of {len(columns)} differ between {called}",
-        table=told,
-        rows=rows,
-        for_people=told.with_columns(pl.Series("column", [runs.label(row["column"]) for row in rows], dtype=pl.String)),
-        shown=(),
-        null="null",
-        whole="column",
-        most_rows=MOST_COLUMNS,
-    )
 
 
-def find_run(name: str, runs: Runs) -> tuple[str, str, str]:
+def find_run(name: str, runs: pl.DataFrame) -> tuple[str, ...]:
     """The key of the run that is called so: by `entity/project/id`, by its id or by its name."""
-    keys = collected(runs.frame.select(*KEY, "name"))
     path = pl.concat_str(KEY, separator="/")
-    for told in (path == name, pl.col("id") == name, pl.col("name") == name):
-        hits = keys.filter(told).sort(KEY)
+    for called in (path == name, pl.col("id") == name, pl.col("name") == name):
+        hits = runs.filter(called).sort(KEY)
         if hits.height > 1:
-            some = ", ".join("/".join(row) for row in hits.select(KEY).head(FEW).iter_rows())
+            some = ", ".join(path_text(row) for row in hits.select(KEY).head(FEW).iter_rows())
             raise ScriptError(f"{hits.height} runs are called {name}; say which: {some}", WRONG_USAGE)
         if hits.height:
-            return cast("tuple[str, str, str]", hits.select(KEY).row(0))
-    near = did_you_mean(name, [*keys["name"].drop_nulls(), *keys["id"]])
+            return hits.select(KEY).row(0)
+    near = did_you_mean(name, [*runs["name"].drop_nulls(), *runs["id"].drop_nulls()])
     raise ScriptError(f"no run is called {name}{near}", WRONG_USAGE)
 
 
 def comparable(value: object) -> object:
-    """A value that equals what means the same: text that is a number equals the number, NaN itself."""
+    """A value that equals what means the same: text that is a number equals the number, NaN itself.
+
+    >>> comparable("1e-3") == comparable(0.001), comparable(2**53) == comparable(str(2**53 + 1))
+    (True, False)
+    """
+    if isinstance(value, list):
+        return repr(value)
     if isinstance(value, str):
-        with suppress(ValueError):
-            value = float(value)
+        for number in (int, float):
+            with suppress(ValueError):
+                value = number(value)
+                break
     return "NaN" if isinstance(value, float) and math.isnan(value) else value
 
 
 # --- questions: which settings matter -------------------------------------------------------------------------
 
 
-def importance(runs: Runs, metric: Metric) -> Result:
-    """How closely each setting that varies goes with the metric's rank; the closest first.
+def importance(study: Study, options: Options) -> list[Result]:  # noqa: ARG001 - every question takes the options
+    """How closely each setting that varies goes with each metric's rank; the closest first."""
+    return [associations(study.runs, metric) for metric in required(study.metrics)]
 
-    `effect` is the share of the ranks' variance that goes with the setting: for numbers the square of Spearman's rho,
-    for categories the eta squared of Kruskal and Wallis' H, (H - k + 1) / (n - k). `p` is the share of random
-    permutations with as large an effect.
+
+def associations(runs: Runs, metric: Metric) -> Result:
+    """The settings that vary, by the share of the variance of the metric's ranks that goes with them.
+
+    That share is the eta squared of Kruskal and Wallis' H, (H - k + 1) / (n - k), over k values, or k ranges of a
+    number that has many; `p` is the share of random permutations with as large an effect, `spearman` tells the sign.
     """
     columns = [column for column in runs.dtypes if kind(column) == "config"]
-    usable = runs.frame.filter(pl.col(metric.column).is_finite()).select(*columns, pl.col(metric.column).alias(MEAN))
+    usable = runs.frame.filter(pl.col(metric.column).is_finite()).select(*columns, pl.col(metric.column).alias(VALUE))
     table = collected(usable)
     title = f"What goes with {metric.label}, of {counted(table.height, 'run')}: association, not cause"
-    facts = {"column": pl.String, "kind": pl.String, "effect": pl.Float64, "spearman": pl.Float64}
-    facts |= {"n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
+    facts = {"metric": pl.String, "column": pl.String, "kind": pl.String, "effect": pl.Float64}
+    facts |= {"spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
+    rows, notes = [], []
     if table.height < FEWEST_RUNS:
         few = counted(table.height, "run")
-        note = f"{few} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"
-        return Result("importance", title, pl.DataFrame(schema=facts), (), notes=(note,))
-    notes = ["settings that were varied together cannot be told apart; p is not corrected for their number"]
-    if table.height > MOST_RUNS:
-        table = table.sample(MOST_RUNS, seed=SEED)
-        notes.append(f"computed on {MOST_RUNS:,} runs, chosen at random with seed {SEED}")
-    settings, noise = varying_settings(table.select(c for c in columns if table[c].drop_nulls().n_unique() > 1), runs)
-    rows = [association(column, table) for column in settings]
-    if noise:
-        notes.append(f"left out, as they only tell runs apart: {', '.join(map(runs.label, noise))}")
-    found = pl.DataFrame(rows, schema=facts).filter(pl.col("effect").is_not_null())
-    found = found.sort("effect", "column", descending=[True, False])
+        notes = [f"{few} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"]
+    else:
+        notes = ["settings that were varied together cannot be told apart; p is not corrected for their number"]
+        if table.height > MOST_RUNS:
+            table = table.sample(MOST_RUNS, seed=SEED)
+            notes.append(f"computed on {MOST_RUNS:,} runs, chosen at random with seed {SEED}")
+        varying = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
+        settings, noise = varying_settings(table.select(varying), runs)
+        rows = [{"metric": metric.column, **association(column, table)} for column in settings]
+        if noise:
+            notes.append(f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}")
+    found = pl.DataFrame(rows, schema=facts).drop_nulls("effect").sort("effect", "column", descending=[True, False])
+    signs = pl.when(pl.col("spearman") > 0).then(pl.lit("+")).when(pl.col("spearman") < 0).then(pl.lit("-"))
+    shown = found.with_columns(pl.col("effect").round(3), pl.col("p").round(4), signs.alias("sign"))
     return Result(
         key="importance",
         title=title,
         table=found,
-        shown=tuple(facts),
-        labels={},
-        for_people=found.with_columns(
-            column=pl.Series([runs.label(c) for c in found["column"]], dtype=pl.String),
-            effect=pl.col("effect").round(3),
-            spearman=pl.col("spearman").round(3),
-            p=pl.col("p").round(4),
-        ),
+        view=lambda: [
+            Column("column", [runs.label(column) for column in found["column"]], is_whole=True),
+            *(view_column(shown[name], name) for name in ("kind", "effect", "sign", "n", "distinct", "p")),
+        ],
         notes=tuple(notes),
-        whole="column",
         most_rows=MOST_COLUMNS,
     )
 
@@ -1497,229 +1670,485 @@ def association(column: str, table: pl.DataFrame) -> dict[str, object]:
     """A row of the answer to --importance: how a setting and the metric go together over the runs that have both."""
     import numpy as np
 
-    pairs = table.select(pl.col(column).alias("x"), MEAN).drop_nulls()
-    is_number = pairs["x"].dtype.is_numeric()
-    told: dict[str, object] = {"column": column, "kind": "number" if is_number else "category", "n": pairs.height}
-    told["distinct"] = groups_ = pairs["x"].n_unique()
-    if pairs.height < FEWEST_RUNS or groups_ < 2 or (groups_ == pairs.height and not is_number):
-        return told | {"effect": None, "spearman": None, "p": None}
-    ranks = pairs[MEAN].rank().to_numpy()
+    is_number = table[column].dtype.is_numeric()
+    pairs = table.select((finite(column) if is_number else pl.col(column)).alias(RUN), VALUE).drop_nulls()
+    facts: dict[str, object] = {"column": column, "kind": "number" if is_number else "category", "n": pairs.height}
+    facts["distinct"] = distinct = pairs[RUN].n_unique()
+    if pairs.height < FEWEST_RUNS or distinct < 2 or (distinct == pairs.height and not is_number):
+        return facts | {"effect": None, "spearman": None, "p": None}
+    ranks = pairs[VALUE].rank().to_numpy()
     ranks = (ranks - ranks.mean()) / (ranks.std() or 1.0)
+    codes = pairs[RUN].cast(pl.String).rank("dense").to_numpy() - 1
+    if is_number and distinct > MOST_LEVELS:
+        levels = max(3, min(MOST_LEVELS, pairs.height // RUNS_A_LEVEL))
+        codes = ((pairs[RUN].rank("average").to_numpy() - 0.5) * levels / pairs.height).astype(int)
+        codes = np.unique(codes, return_inverse=True)[1]
+    levels = int(codes.max()) + 1
+    weights = np.eye(levels)[codes.astype(int)]
+    weights = weights / np.sqrt(weights.sum(axis=0) * len(ranks))
+    share = float(((ranks @ weights) ** 2).sum())
     random = np.random.default_rng(SEED)
-    if is_number:
-        x = pairs["x"].rank().to_numpy()
-        x = (x - x.mean()) / (x.std() or 1.0) / len(x)
-        weights = x[:, None]
-    else:
-        codes = pairs["x"].cast(pl.String).rank("dense").to_numpy() - 1
-        weights = np.eye(groups_)[codes.astype(int)]
-        weights = weights / np.sqrt(weights.sum(axis=0) * len(ranks))
-    effect = float(((ranks @ weights) ** 2).sum())
     larger, at_once = 0, max(1, CELLS_AT_ONCE // len(ranks))
     for start in range(0, PERMUTATIONS, at_once):
         count = min(at_once, PERMUTATIONS - start)
         shuffled = random.permuted(np.broadcast_to(ranks, (count, len(ranks))), axis=1)
-        larger += int((((shuffled @ weights) ** 2).sum(axis=1) >= effect - 1e-12).sum())
-    told["p"] = (larger + 1) / (PERMUTATIONS + 1)
-    if is_number:
-        return told | {"effect": effect, "spearman": float(ranks @ weights[:, 0])}
-    h = effect * (len(ranks) - 1)  # Kruskal and Wallis' H, ties corrected
-    return told | {"effect": max(0.0, (h - groups_ + 1) / (len(ranks) - groups_)), "spearman": None}
+        larger += int((((shuffled @ weights) ** 2).sum(axis=1) >= share - 1e-12).sum())
+    h = share * (len(ranks) - 1)  # Kruskal and Wallis' H, ties corrected
+    facts["effect"] = max(0.0, (h - levels + 1) / (len(ranks) - levels))
+    facts["p"] = (larger + 1) / (PERMUTATIONS + 1)
+    x = pairs[RUN].rank().to_numpy() if is_number else ranks
+    facts["spearman"] = float((x - x.mean()) @ ranks / ((x.std() or 1.0) * len(x))) if is_number else None
+    return facts
 
 
 # --- questions: what there is ---------------------------------------------------------------------------------
 
 
-def schema(runs: Runs, columns: Sequence[str]) -> Result:
-    """Every column, or `columns`, with dtype, coverage, range and an example; in each kind, what varies first.
+def schema(study: Study, options: Options) -> list[Result]:
+    """Every column, or --columns, with dtype, coverage, range and an example; in each kind, what varies first.
 
     Config and summary as JSON text are left out: they are long, and the other columns hold their values.
     """
-    listed = columns or [column for column in runs.dtypes if not column.startswith("_")]
-    facts = collected(runs.frame.select(column_facts(column, dtype=runs.dtypes[column]) for column in listed))
-    names = pl.DataFrame(
-        {
-            "column": listed,
-            "kind": [kind(column) for column in listed],
-            "dtype": [dtype_name(runs.dtypes[column]) for column in listed],
-            "path": [runs.label(column) if column in runs.paths else None for column in listed],
-        },
-        schema_overrides={"path": pl.String},
-    )
-    table = pl.concat([names, pl.DataFrame(list(facts.row(0)))], how="horizontal")
+    runs = study.any_state
+    listed = [find_column(name, runs) for name in options.columns]
+    listed = listed or [column for column in runs.dtypes if column[0] != "_" and column not in runs.empty]
+    table = described(listed, runs)
     order = [pl.col("kind").replace_strict({name: i for i, name in enumerate(KINDS)}), pl.col("distinct") < 2]
-    return Result(
-        key="schema",
-        title=f"{counted(table.height, 'column')}; coverage is the share of runs with a value",
-        table=table.sort(order, maintain_order=True),
-        for_people=with_short_dtypes(table if columns else table.filter(pl.col("kind") != "history")).sort(
-            order, maintain_order=True
-        ),
-        notes=tuple(columns_of_histories(listed) if not columns else ()),
-        shown=("column", "dtype", "coverage", "distinct", "min", "max", "example"),
-        labels={"coverage": "cover", "distinct": "values"},
-        whole="column",
-        most_rows=MOST_COLUMNS,
-        share_rows_by="kind",
-    )
-
-
-def columns_of_histories(columns: Iterable[str]) -> Iterator[str]:
-    """A line in place of the eight columns and more that each metric of the histories has."""
+    table = table.sort(order, maintain_order=True)
+    most = 0 if options.output else MOST_COLUMNS if options.max_rows is None else options.max_rows
+    rows = table.to_dicts() if options.columns else folded(table.filter(pl.col("kind") != "history").to_dicts(), most)
+    notes = []
+    if most and len(rows) > most:
+        notes.append(f"{counted(len(rows) - most, 'more row')}: --max-rows 0 shows all")
+        turns = Counter[str]()  # each kind keeps its share
+        for row in rows:
+            turns[row["kind"]] += 1
+            row["turn"] = turns[row["kind"]]
+        kept = sorted(range(len(rows)), key=lambda i: (rows[i]["turn"], i))[:most]
+        rows = [rows[i] for i in sorted(kept)]
     first = "history_min_step_"
-    metrics = [column.removeprefix(first) for column in columns if column.startswith(first)]
-    if metrics:
-        yield f"from histories (history_min_X, _max_X, _last_X, _tail_X, ..., or --value) of X: {', '.join(metrics)}"
+    logged = [column.removeprefix(first) for column in listed if column.startswith(first)]
+    if logged and not options.columns:
+        notes.append(f"from histories (history_min_X, _max_X, _last_X, _tail_X, …, or --value) of X: {some_of(logged)}")
+    if runs.empty and not options.columns:
+        notes.append(f"derived from names, without any value and not shown: {some_of(sorted(runs.empty))}")
+    return [
+        Result(
+            key="schema",
+            title=f"{counted(table.height, 'column')}; coverage is the share of runs with a value",
+            table=table,
+            view=lambda: [
+                Column("column", [row["column"] for row in rows], is_whole=all(len(r["column"]) < 45 for r in rows)),
+                Column("dtype", [re.sub(r"^Datetime.*", "Datetime", row["dtype"]) for row in rows]),
+                Column("cover", [f"{row['coverage']:.4g}" for row in rows], is_text=False),
+                Column("values", [str(row["distinct"]) for row in rows], is_text=False),
+                *(
+                    Column(name, ["-" if r[name] is None else f"{r[name]:.5g}" for r in rows], is_text=False)
+                    for name in ("min", "max")
+                ),
+                Column("example", ["-" if row["example"] is None else printable(row["example"]) for row in rows]),
+            ],
+            notes=tuple(notes),
+        )
+    ]
 
 
-def with_short_dtypes(table: pl.DataFrame) -> pl.DataFrame:
-    """What people see of a schema: types without parameters, shares with two digits."""
-    return table.with_columns(pl.col("dtype").str.replace(r"^Datetime.*", "Datetime"), pl.col("coverage").round(2))
+def described(columns: Sequence[str], runs: Runs) -> pl.DataFrame:
+    """A row per column: kind, dtype, path, coverage, distinct values, least and greatest finite number, an example.
+
+    Read in blocks of columns, so that memory stays bounded whatever the width.
+    """
+    height = collected(runs.frame.select(pl.len())).item()
+    at_once = max(1, CELLS_READ // max(1, height))
+    rows: list[dict[str, object]] = []
+    for start in range(0, len(columns), at_once):
+        for values in collected(runs.frame.select(columns[start : start + at_once]), "in-memory"):
+            name, dtype = values.name, values.dtype
+            values = values.drop_nulls()  # noqa: PLW2901 - of a column, only its values matter from here on
+            numbers = values.filter(values.is_finite()) if dtype.is_numeric() else values.clear()
+            is_number = len(numbers) > 0
+            rows.append(
+                {
+                    "column": name,
+                    "kind": kind(name),
+                    "dtype": re.sub(r"\w+='?(\w+)'?", r"\1", str(dtype)).replace("(", "[").replace(")", "]"),
+                    "path": runs.label(name) if name in runs.paths else None,
+                    "coverage": round(len(values) / max(1, height), 4),
+                    "distinct": values.n_unique(),
+                    "min": float(cast("float", numbers.min())) if is_number else None,
+                    "max": float(cast("float", numbers.max())) if is_number else None,
+                    "example": exact_text(values.head(1).to_list()[0]) if len(values) else None,
+                }
+            )
+    texts = dict.fromkeys(("column", "kind", "dtype", "path", "example"), pl.String)
+    facts = {"coverage": pl.Float64, "distinct": pl.Int64, "min": pl.Float64, "max": pl.Float64}
+    return pl.DataFrame(rows, schema_overrides=texts | facts, infer_schema_length=None)
 
 
-def dtype_name(dtype: pl.DataType) -> str:
-    """A column's type without the names of its parameters."""
-    return re.sub(r"\w+='?(\w+)'?", r"\1", str(dtype)).replace("(", "[").replace(")", "]")
+def folded(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """The rows of a schema, families in one row each: names that differ in numbers, then in their middle."""
+    if not most or len(rows) <= most:
+        return rows
+    by_numbers = one_of_each(rows, lambda row: re.sub(r"\d+", "#", row["column"]), middle=False)
+    if len(by_numbers) <= most:
+        return by_numbers
+
+    def ends(row: dict[str, Any]) -> str:
+        segments = re.split(r"[/.]", re.sub(r"[\d…]+", "#", row["path"] or row["column"]))
+        return f"{segments[0]}/{segments[-1]}" if len(segments) > 2 and row["kind"] == "metric" else row["column"]
+
+    return one_of_each(by_numbers, ends, middle=True)
 
 
-def column_facts(column: str, *, dtype: pl.DataType) -> pl.Expr:
-    """A struct of what --schema tells about a column's values; the range is that of finite numbers."""
-    values = pl.col(column).drop_nulls()
-    numbers = finite(column).cast(pl.Float64) if dtype.is_numeric() else pl.lit(None, pl.Float64)
-    text = values.list.join(", ") if dtype == pl.List(pl.String) else values.cast(pl.String)
-    return pl.struct(
-        coverage=(values.len() / pl.len()).round(4),
-        distinct=values.n_unique().cast(pl.Int64),
-        min=numbers.min(),
-        max=numbers.max(),
-        example=text.first(),
-    ).alias(column)
+def one_of_each(
+    rows: list[dict[str, Any]], family: Callable[[dict[str, Any]], str], *, middle: bool
+) -> list[dict[str, Any]]:
+    """The rows with one in place of each large family, which tells the range of all."""
+    members: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        members.setdefault((row["kind"], family(row)), []).append(row)
+    found = []
+    for group in members.values():
+        if len(group) < FEWEST_IN_A_FAMILY:
+            found += group
+            continue
+        names = [row["column"] for row in group]
+        if middle:
+            names = [re.sub(r"([/.]).*[/.]", rf"\1{ELLIPSIS}\1", row["path"] or row["column"]) for row in group]
+        texts, numbers = re.split(r"\d+", names[0]), [[int(n) for n in re.findall(r"\d+", name)] for name in names]
+        spans = [f"{min(of_place)}{ELLIPSIS}{max(of_place)}" for of_place in zip(*numbers, strict=False)]
+        spans = [span.split(ELLIPSIS)[0] if len({*span.split(ELLIPSIS)}) == 1 else span for span in spans]
+        name = "".join(itertools.chain(*itertools.zip_longest(texts, spans, fillvalue="")))
+        size = sum(row.get("columns", 1) for row in group)
+        ranges = {
+            which: best([row[which] for row in group if row[which] is not None], default=None)
+            for which, best in (("min", min), ("max", max), ("coverage", max), ("distinct", max))
+        }
+        found.append(group[0] | ranges | {"column": name, "columns": size, "example": f"{size:,} columns"})
+    return found
 
 
-def overview(runs: Runs) -> Result:
+def overview(study: Study) -> Result:
     """What the input holds: its projects, their runs by state, the days between which they were made."""
+    runs = study.everything
     days = pl.col("created_at").dt.strftime("%Y-%m-%d")
+    state = pl.col("state").str.to_lowercase()
     table = collected(
         runs.frame.group_by("entity", "project")
         .agg(
             pl.len().alias("runs"),
-            *((pl.col("state") == state).sum().alias(state) for state in STATES),
+            *((state == name).sum().alias(name) for name in STATES),
             days.min().alias("first_created"),
             days.max().alias("last_created"),
         )
         .sort("entity", "project")
     )
-    kinds = [kind(column) for column in runs.dtypes]
-    counts = ", ".join(f"{kinds.count(name)} {name}" for name in KINDS if kinds.count(name))
+    kinds = Counter(kind(column) for column in runs.dtypes if column not in runs.empty)
+    counts = ", ".join(f"{kinds[name]} {name}" for name in KINDS if kinds[name])
+    entities = table["entity"].unique().to_list()
+    whose = f" of {cell_text(entities[0])}" if len(entities) == 1 else ""
+    if table.height == 1:
+        whose = f": {path_text(table.row(0)[:2])}"
+    notes = [f"columns: {counts}; --schema lists them"]
+    if not study.metrics:
+        notes.append(why_no_metric(study))
+    states = [name for name in STATES if table[name].sum()]
+    of_place = [*(["entity"] if len(entities) > 1 else []), *(["project"] if table.height > 1 else [])]
+    heads = {"first_created": "first", "last_created": "last"}
     return Result(
         key="overview",
-        title=f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'project')}",
+        title=f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'project')}{whose}",
         table=table,
-        shown=(
-            "entity",
-            "project",
-            "runs",
-            *(state for state in STATES if table[state].sum()),
-            "first_created",
-            "last_created",
-        ),
-        labels={"first_created": "first", "last_created": "last"},
-        notes=(f"columns: {counts}; --schema lists them",),
+        view=lambda: [
+            view_column(table[name], heads.get(name, name), null="null")
+            for name in (*of_place, "runs", *states, "first_created", "last_created")
+        ],
+        notes=tuple(notes),
         most_rows=MOST_PROJECTS,
     )
+
+
+def why_no_metric(study: Study) -> str:
+    """Why no best runs are shown, and what to do."""
+    covered = by_coverage(metric_columns(study.runs), study.runs)
+    if covered:
+        names = some_of([study.runs.label(column) for column in covered], SUGGESTED_NAMES)
+        return f"no metric's name tells which way is better: -m with --ascending or --descending compares {names}"
+    histories = history_files(study.everything)
+    logged = sorted({metric_label(part, c) for part in histories for c in part.dtypes if c.startswith("metric_")})
+    if logged:
+        names = some_of(logged, SUGGESTED_NAMES)
+        return f"metrics are in the histories alone ({names}): --curves; or aggregate_runs --history, then --value last"
+    return "no run of these has a metric"
+
+
+def introduction(study: Study, options: Options) -> list[Result]:
+    """What to show to someone who asks nothing: the input, the best runs, a first comparison."""
+    if not study.metrics:
+        return [overview(study), *varied(study, options)]
+    by = [*study.by] or suggested_grouping(study.runs)
+    first = grouped(study.runs, by, study.metrics[0], replace(options, columns=())) if by else None
+    return [overview(study), best_runs(study, options, OVERVIEW_TOP), *([first] if first else [])]
 
 
 def suggested_grouping(runs: Runs) -> list[str]:
     """One or two columns that split the runs into a few groups of more than one run: first those of the name."""
     named = [column for column in (*DERIVED, "group", "job_type") if column in runs.dtypes]
     configs = [column for column, dtype in runs.dtypes.items() if kind(column) == "config" and not dtype.is_float()]
-    candidates = [column for column in (*named, *configs) if "seed" not in words(column)]
+    columns = [column for column in (*named, *configs) if "seed" not in words(column)]
+    counts = collected(runs.frame.select(pl.len().alias(RUN), pl.col(columns).n_unique()), "in-memory").to_dicts()[0]
+    few = [column for column in columns if 1 < counts[column] <= min(SUGGESTED_GROUPS, counts[RUN] // 2)]
+    table = collected(runs.frame.select(few)) if few else pl.DataFrame()
+    settings, _ = varying_settings(table, runs)
+    settings = [column for column in settings if table[column].drop_nulls().n_unique() > 1]
+    # Texts before numbers; of these the ones that split the runs most evenly.
+    entropy = {c: cast("float", table[c].value_counts()["count"].entropy()) for c in settings}
+    free = [column for column in settings if column not in named]
+    free.sort(key=lambda column: (table[column].dtype != pl.String, -round(entropy[column], 9)))
+    candidates = [*(column for column in named if column in settings), *free][:MOST_CANDIDATES]
     chosen: list[str] = []
-    count = 1
-    while len(chosen) < 2 and candidates:
-        splits = [pl.struct(*chosen, column).n_unique().alias(column) for column in candidates]
-        total, *counts = collected(runs.frame.select(pl.len().alias("runs"), *splits)).row(0)
-        groups_of = dict(zip(candidates, counts, strict=True))
-        candidates = [c for c in candidates if count < groups_of[c] <= min(SUGGESTED_GROUPS, total // 2)]
+    size = 1
+    for _ in range(2):
+        candidates = [column for column in candidates if column not in chosen]
+        sizes = {column: table.select(*chosen, column).n_unique() for column in candidates}
+        most = min(SUGGESTED_GROUPS, counts[RUN] // 2)
+        candidates = [column for column in candidates if size < sizes[column] <= most]
         if candidates:
-            chosen.append(candidates.pop(0))
-            count = groups_of[chosen[-1]]
+            chosen.append(candidates[0])
+            size = sizes[candidates[0]]
     return chosen
 
 
-def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
-    """How people know columns, where that tells them apart."""
-    names = {column: runs.label(column) for column in columns}
-    spoken = list(names.values())
-    return {column: name if spoken.count(name) == 1 else column for column, name in names.items()}
+# --- questions: SQL -------------------------------------------------------------------------------------------
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun.
+def sql(study: Study, options: Options) -> list[Result]:
+    """The rows of a SELECT in DuckDB's dialect over views of the parquet files; nothing else can be read."""
+    import duckdb
 
-    >>> counted(1, "run"), counted(2_000, "run")
-    ('1 run', '2,000 runs')
-    """
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-# --- questions: curves ----------------------------------------------------------------------------------------
-
-
-def curves(runs: Runs, name: str, by: Sequence[str], options: Options) -> Result:
-    """A metric over the steps, or another axis: per group the mean over its runs with its interval, else per run.
-
-    At each point a run stands with the last value that it logged up to there, or with its best so far; before its
-    first and after its last value it does not: nothing is extrapolated.
-    """
-    files = history_files(options.inputs, runs)
-    column, label = curve_metric(name, files)
-    goal = options.goal or next((part.goals[c] for part, c in column if c in part.goals), None) or goal_by_name(label)
-    if options.best_so_far and goal is None:
-        raise ScriptError(
-            f"--best-so-far: which way {label} is better is not known; say --ascending or --descending", WRONG_USAGE
+    query = options.sql or ""
+    whole = options.format in {"json", "csv"} or options.output is not None
+    most = None if whole and options.max_rows is None else MOST_GROUPS if options.max_rows is None else options.max_rows
+    with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill:
+        settings = {"python_enable_replacements": "false", "memory_limit": SQL_MEMORY, "temp_directory": spill}
+        connection = duckdb.connect(config=settings)
+        try:
+            statements = duckdb.extract_statements(query)
+            if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+                raise ScriptError("--sql takes one SELECT, and nothing that writes or changes", WRONG_USAGE)
+            views = sql_views(study.everything, query)
+            paths = [str(file.absolute()) for parts in views.values() for part in parts for file in part.files]
+            connection.execute(f"SET TimeZone = 'UTC'; SET allowed_paths = [{', '.join(map(sql_text, paths))}]")
+            connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+            aliases: dict[str, str] = {}
+            for name, parts in views.items():
+                aliases |= create_view(connection, name, parts, study.everything)
+            query = statements[0].query.strip().rstrip(";")
+            found = connection.sql(query)
+            columns, types = found.columns, [str(dtype) for dtype in found.types]
+            # SELECT * gives both names of a column: one is enough, unless the query writes the other.
+            kept = [
+                (column, dtype)
+                for column, dtype in zip(columns, types, strict=True)
+                if aliases.get(column) not in columns or f'"{column}"' in query
+            ]
+            selected = ", ".join(
+                sql_name(column) + ("::TIMESTAMP" if dtype == "TIMESTAMP WITH TIME ZONE" else "")
+                for column, dtype in kept
+            )
+            limit = f" LIMIT {most + 1}" if most else ""
+            rows = connection.execute(f"SELECT {selected} FROM (\n{query}\n){limit}").fetchall()
+        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            raise ScriptError(f"--sql: {' '.join(str(error).split())}", NOTHING_USABLE) from error
+        except duckdb.Error as error:
+            lines = str(error).partition("\n\nLINE ")[0].split()
+            hint = "" if "history" in views or "history" not in query else "; no history lies beside these runs"
+            raise ScriptError(f"--sql: {' '.join(lines)}{hint}", WRONG_USAGE) from error
+        finally:
+            connection.close()
+    names = [column for column, _ in kept]
+    cells = [[plain(value) for value in row] for row in rows]
+    series = [pl.Series(name, [row[i] for row in cells], strict=False) for i, name in enumerate(names)]
+    shown = cells[:most] if most else cells
+    table = pl.DataFrame(series)[: most or None]
+    more = ("more rows: --max-rows 0 shows all, --json and -o hold all",) if len(cells) > len(shown) else ()
+    return [
+        Result(
+            key="sql",
+            title=counted(len(shown), "row") if not more else f"the first {len(shown)} rows",
+            table=table,
+            rows=[dict(zip(names, row, strict=True)) for row in shown],
+            view=lambda: [view_column(table[name], printable(name), null="null") for name in names],
+            notes=more,
         )
-    keys = collected(runs.frame.select(*KEY, "name", *by)).sort(KEY).with_row_index(RUN_NUMBER)
-    axis = options.x or next((part.axes[c] for part, c in column if c in part.axes), "step")
-    rows = curve_rows(column, keys, axis)
-    if rows.is_empty():
-        raise ScriptError(f"no history of these runs holds {label}; choose other runs, or see --schema", NOTHING_USABLE)
-    best = {"minimize": pl.Expr.min, "maximize": pl.Expr.max, None: pl.Expr.last}[goal if options.best_so_far else None]
-    grid = curve_grid(rows["x"], options.points or (PICTURE_POINTS if draws(options) else CURVE_POINTS))
-    points = on_grid(rows, grid, best, goal if options.best_so_far else None)
-    what = f"{label}{', best so far,' if options.best_so_far else ''} over {axis.removeprefix('_')}"
-    if by:
-        return group_curves(points.join(keys, on=RUN_NUMBER, how="left"), what, by, runs, goal)
-    return run_curves(points.join(keys, on=RUN_NUMBER, how="left"), what, goal)
+    ]
 
 
-def draws(options: Options) -> bool:
-    """Whether a picture is asked for, which takes more points than a table."""
-    return bool(options.report or (options.output and options.output.suffix.lower() in PICTURES))
+def sql_views(runs: Runs, query: str) -> dict[str, list[Runs]]:
+    """The files of each view that the query may mean: runs, history, console, system, table_<key>."""
+    views = {"runs": [open_file(file) for file in runs.files]}
+    if not re.search(r"history|console|system|table_", query, re.IGNORECASE):
+        return views
+    for part in files_beside(runs):
+        name = part.files[0].stem
+        if not part.dtypes.keys() >= ROW_COLUMNS or holds_runs(part):
+            continue
+        if "_table_" in name and "row" in part.dtypes:
+            views.setdefault(f"table_{name.split('_table_', 1)[1]}", []).append(part)
+        elif {"line", "text"} <= part.dtypes.keys():
+            views.setdefault("console", []).append(part)
+        elif "_step" in part.dtypes:
+            views.setdefault("history", []).append(part)
+        elif "_timestamp" in part.dtypes:
+            views.setdefault("system", []).append(part)
+    return views
 
 
-def history_files(inputs: Sequence[Path], runs: Runs) -> list[Runs]:
-    """The full histories among the inputs, beside them, or beside the exports that an aggregate was made of."""
-    folders = [place if place.is_dir() else place.parent for place in inputs] or [EXPORT_FOLDER]
+def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -> dict[str, str]:
+    """Create a view of files with both names of each column; W&B's names and the columns that they stand for."""
+    dtypes = {column: dtype for part in parts for column, dtype in part.dtypes.items()}
+    taken = {column.lower() for column in dtypes}
+    aliases: dict[str, str] = {}
+    for part in parts:
+        for column in sorted(part.paths, key=lambda column: (column.startswith("metric_"), len(part.paths[column]))):
+            label = part.label(column)
+            if column in part.dtypes and column not in aliases.values() and label.lower() not in taken:
+                aliases[label] = column
+                taken.add(label.lower())
+    replaced = [
+        f"{sql_name(column)} AT TIME ZONE 'UTC' AS {sql_name(column)}"
+        for column, dtype in dtypes.items()
+        if dtype == pl.Datetime("us", "UTC")
+    ]
+    if name == "runs":  # derived columns without any value give way to the setting of their name
+        rivals = {column: known_column(column, runs, ("config_",)) for column in runs.empty}
+        replaced += [f"{sql_name(r)} AS {sql_name(c)}" for c, r in rivals.items() if r not in {None, c}]
+    star = f"* REPLACE ({', '.join(replaced)})" if replaced else "*"
+    extra = "".join(f", {sql_name(column)} AS {sql_name(label)}" for label, column in aliases.items())
+    sources = []
+    excluded = repeated_runs(parts, run_keys(runs)) if name != "runs" else [pl.DataFrame() for _ in parts]
+    for number, (part, others) in enumerate(zip(parts, excluded, strict=True)):
+        source = f"SELECT * FROM read_parquet({sql_text(str(part.files[0].absolute()))})"
+        if others.height:
+            columns = [others[column].to_list() for column in ("entity", "project", "run_id")]
+            table = f"excluded_{name}_{number}".replace("-", "_")
+            unnested = "unnest(?::VARCHAR[]) AS entity, unnest(?::VARCHAR[]) AS project, unnest(?::VARCHAR[]) AS run_id"
+            connection.execute(f"CREATE TEMP TABLE {sql_name(table)} AS SELECT {unnested}", columns)
+            source += f" ANTI JOIN {sql_name(table)} USING (entity, project, run_id)"
+        sources.append(source)
+    together = " UNION ALL BY NAME ".join(sources)
+    connection.execute(f"CREATE VIEW {sql_name(name)} AS SELECT {star}{extra} FROM ({together})")
+    return aliases
+
+
+def sql_name(name: str) -> str:
+    """`name` as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def sql_text(text: str) -> str:
+    """`text` as an SQL text."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def plain(value: object) -> object:
+    """A value of DuckDB's as JSON and polars know it; times are in UTC."""
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=value.tzinfo or UTC)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    return float(value) if isinstance(value, Decimal) else str(value)
+
+
+# --- questions: curves and health, from histories -------------------------------------------------------------
+
+
+def files_beside(runs: Runs) -> list[Runs]:
+    """All parquet files beside the inputs, or beside the exports that an aggregate was made of; damaged ones not."""
+    folders = {file.parent for file in runs.files}
     if "source_file" in runs.dtypes:
-        sources = collected(runs.frame.select(pl.col("source_file").drop_nulls().unique()))["source_file"].to_list()
-        folders += sorted({Path(source).parent for source in sources})
+        sources = collected(runs.frame.select(pl.col("source_file").drop_nulls().unique()))["source_file"]
+        folders |= {Path(source).parent for source in sources}
     found = {file.resolve(): file for folder in folders if folder.is_dir() for file in parquet_files(folder)}
-    parts = [open_file(file) for file in sorted(found.values()) if not file.name.endswith("_history_sampled.parquet")]
-    return [part for part in parts if part.dtypes.keys() >= HISTORY_COLUMNS]
+    parts = []
+    for file in sorted(found.values()):
+        with suppress(ScriptError):
+            parts.append(open_file(file))
+    return parts
 
 
-def curve_metric(name: str, files: Sequence[Runs]) -> tuple[list[tuple[Runs, str]], str]:
-    """The histories that have the metric called `name`, its column in each, and how people know it."""
-    if not files:
-        raise ScriptError("no history beside these runs; export_runs --include-history writes them", NOTHING_USABLE)
-    found = [(part, known_column(name, part, ("metric_",))) for part in files]
-    having = [(part, column) for part, column in found if column is not None and column.startswith("metric_")]
-    if not having:
-        names = [metric_label(part, column) for part in files for column in part.dtypes if column.startswith("metric_")]
-        hint = did_you_mean(name, names) or f"; there are {', '.join(sorted(set(names))[:SUGGESTED_NAMES])}"
-        raise ScriptError(f"no history has a metric called {name}{hint}", WRONG_USAGE)
-    return having, metric_label(*having[0])
+def history_files(runs: Runs) -> list[Runs]:
+    """The full histories beside the runs; sampled ones are never mixed with them."""
+    return [
+        part
+        for part in files_beside(runs)
+        if part.dtypes.keys() >= {*ROW_COLUMNS, "_step"} and not part.files[0].stem.endswith("_history_sampled")
+    ]
+
+
+def run_keys(runs: Runs, by: Sequence[str] = ()) -> pl.DataFrame:
+    """Key, name, number, folder and the columns `by` of each run, by key."""
+    folder = pl.col(FOLDER)
+    if "source_file" in runs.dtypes:
+        of_source = pl.col("source_file").str.replace(r"[^/]*$", "").str.strip_chars_end("/")
+        folder = pl.coalesce(pl.when(of_source == "").then(pl.lit(".")).otherwise(of_source), folder)
+    columns = [*KEY, "name", *(column for column in by if column not in {*KEY, "name"})]
+    keys = collected(runs.frame.select(*columns, folder.alias(FOLDER))).sort(KEY).with_row_index(RUN)
+    places = {place: str(Path(place).resolve()) for place in keys[FOLDER].unique()}
+    return keys.with_columns(pl.col(FOLDER).replace_strict(places, return_dtype=pl.String))
+
+
+def repeated_runs(parts: Sequence[Runs], keys: pl.DataFrame) -> list[pl.DataFrame]:
+    """For each file the runs that another one gives: the one beside the run's own file, else the one with most rows."""
+    names = ["entity", "project", "run_id"]
+    if len(parts) < 2:
+        return [pl.DataFrame(schema=dict.fromkeys(names, pl.String)) for _ in parts]
+    counts = []
+    for number, part in enumerate(parts):
+        folder = str(part.files[0].resolve().parent)
+        found = collected(part.frame.group_by(names).len())
+        counts.append(found.with_columns(pl.lit(number).alias(FILE), pl.lit(folder).alias("folder of file")))
+    table = pl.concat(counts).join(keys.rename({"id": "run_id"}), on=names, how="left", nulls_equal=True)
+    elsewhere = (pl.col(FOLDER) != pl.col("folder of file")).fill_null(value=True)
+    ranked = table.sort(*names, elsewhere, pl.col("len"), FILE, descending=[*[False] * 4, True, False])
+    others = ranked.filter(~pl.struct(names).is_first_distinct())
+    return [others.filter(pl.col(FILE) == number).select(names) for number in range(len(parts))]
+
+
+def history_rows(
+    histories: Sequence[Runs], keys: pl.DataFrame, every_id: Sequence[str], columns: Callable[[Runs], list[pl.Expr]]
+) -> pl.DataFrame:
+    """The rows of the runs in `keys`: RUN, `_step` and the columns; each run's in the order of one file.
+
+    The files are sorted by run: ranges of ids let whole row groups be skipped.
+    """
+    wanted = {key for key in keys["id"] if key is not None}
+    stretches = []
+    for is_wanted, ids in itertools.groupby(sorted({*every_id}), wanted.__contains__):
+        if is_wanted:
+            of_stretch = list(ids)
+            stretches.append((of_stretch[0], of_stretch[-1]))
+    if len(stretches) > MOST_RANGES:
+        stretches = [(stretches[0][0], stretches[-1][1])]
+    near = pl.any_horizontal(
+        pl.lit(value=False), *(pl.col("run_id").is_between(*map(pl.lit, ends)) for ends in stretches)
+    )
+    frames = []
+    for part, others in zip(histories, repeated_runs(histories, keys), strict=True):
+        if not (selected := columns(part)):
+            continue
+        frame = part.frame.filter(near)
+        if others.height:
+            frame = frame.join(others.lazy(), on=others.columns, how="anti", nulls_equal=True, maintain_order="left")
+        frame = frame.select(pl.col("run_id").alias("id"), "entity", "project", "_step", *selected)
+        numbers = keys.lazy().select(RUN, *KEY)
+        joined = frame.join(numbers, on=KEY, how="inner", nulls_equal=True, maintain_order="left")
+        frames.append(collected(joined.drop(KEY)))
+    return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
 
 
 def metric_label(history: Runs, column: str) -> str:
@@ -1727,43 +2156,88 @@ def metric_label(history: Runs, column: str) -> str:
     return history.label(column).removeprefix("metric_")
 
 
-def curve_rows(columns: Sequence[tuple[Runs, str]], keys: pl.DataFrame, axis: str) -> pl.DataFrame:
-    """The number of the run, x and value of every row that holds both; in each run by x, then step."""
-    frames = []
-    for part, column in columns:
+def curves(study: Study, options: Options) -> list[Result]:
+    """Metrics over the steps, or another axis: per group the mean over its runs with its interval, else per run.
+
+    At each point a run stands with the last value that it logged up to there, or with its best so far; before its
+    first and after its last value it does not: nothing is extrapolated.
+    """
+    histories = history_files(study.runs)
+    if not histories:
+        raise ScriptError("no history beside these runs; export_runs --include-history writes them", NOTHING_USABLE)
+    if options.stat != "mean":
+        study.say(f"--stat {options.stat} is for groups: curves show means")
+    refuse_ambiguous(study.by)
+    keys = run_keys(study.runs, study.by)
+    every_id = collected(study.everything.frame.select("id"))["id"].drop_nulls().to_list()
+    return [curve(name, histories, keys, every_id, study, options) for name in options.curves]
+
+
+def curve(
+    name: str, histories: Sequence[Runs], keys: pl.DataFrame, every_id: Sequence[str], study: Study, options: Options
+) -> Result:
+    """The curves of one metric: a line per group, or per run, the best last value first."""
+    having = {}
+    for part in histories:
+        column = known_column(name, part, ("metric_",))
+        if column is not None and column.startswith("metric_"):
+            having[part.files[0]] = column
+    parts = [part for part in histories if part.files[0] in having]
+    if not parts:
+        names = {metric_label(part, column) for part in histories for column in part.dtypes if column[:7] == "metric_"}
+        hint = did_you_mean(name, names) or f"; there are {some_of(sorted(names), SUGGESTED_NAMES)}"
+        raise ScriptError(f"no history has a metric called {name}{hint}", WRONG_USAGE)
+    column, label = having[parts[0].files[0]], metric_label(parts[0], having[parts[0].files[0]])
+    stored = [part.goals.get(having[part.files[0]]) for part in parts]
+    goal = options.goal or next((each for each in stored if each), None) or goal_by_name(label)
+    if options.best_so_far and goal is None:
+        message = f"--best-so-far: which way {label} is better is not known; say --ascending or --descending"
+        raise ScriptError(message, WRONG_USAGE)
+    axes = [part.axes.get(having[part.files[0]]) for part in parts]
+    axis = options.x or next((each for each in axes if each), "step")
+    if not any(axis_column(axis, part) for part in parts):
+        there = "there are step, runtime, time and the metrics"
+        raise ScriptError(f"--x {axis}: no history has such a column; {there}", WRONG_USAGE)
+
+    def x_and_value(part: Runs) -> list[pl.Expr]:
         x = axis_column(axis, part)
-        if x is None:
-            continue
-        numbers = [
-            pl.col(x).cast(pl.Float64).alias("x"),
-            pl.col("_step").alias("step"),
-            pl.col(column).cast(pl.Float64).alias("value"),
-        ]
-        history = part.frame.select(pl.col("run_id").alias("id"), "entity", "project", *numbers).drop_nulls(
-            ["x", "value"]
-        )
-        wanted = keys.lazy().select(RUN_NUMBER, *KEY)
-        frames.append(
-            history.join(wanted, on=KEY, how="inner", maintain_order="left").select(RUN_NUMBER, "x", "step", "value")
-        )
-    if not frames:
-        raise ScriptError(
-            f"--x {axis}: no history has such a column; there are step, runtime, time and the metrics", WRONG_USAGE
-        )
-    rows = pl.concat([collected(frame) for frame in frames])
-    in_order = rows.select(
-        ((pl.col("x") >= pl.col("x").shift()) | (pl.col(RUN_NUMBER) != pl.col(RUN_NUMBER).shift()))
-        .fill_null(value=True)
-        .all()
-    )
-    return rows if in_order.item() else rows.sort(RUN_NUMBER, "x", "step")
+        numbers = {"a place": x, VALUE: having[part.files[0]]}
+        return [pl.col(c).cast(pl.Float64).alias(new) for new, c in numbers.items() if c] if x else []
+
+    rows = history_rows(parts, keys, every_id, x_and_value)
+    rows = rows.rename({"a place": "x"}).drop_nulls(VALUE).filter(pl.col("x").is_finite()) if rows.width else rows
+    if rows.is_empty():
+        raise ScriptError(f"the histories hold no {label} of these runs; choose other runs, or see --schema", 1)
+    in_order = (pl.col("x") >= pl.col("x").shift()) | (pl.col(RUN) != pl.col(RUN).shift())
+    if not rows.select(in_order.fill_null(value=True).all()).item():
+        rows = rows.sort(RUN, "x", "_step")
+    if options.smooth:
+        finite_ = finite(VALUE)
+        smooth = finite_.ewm_mean(alpha=1 - options.smooth, adjust=True, ignore_nulls=True).over(RUN)
+        rows = rows.with_columns(pl.when(pl.col(VALUE).is_finite()).then(smooth).otherwise(VALUE).alias(VALUE))
+    points_most = options.points or (PICTURE_POINTS if draws(options) else CURVE_POINTS)
+    points = on_grid(rows, curve_grid(rows["x"], points_most), goal if options.best_so_far else None)
+    points = points.join(keys.drop(FOLDER), on=RUN, how="left", maintain_order="left")
+    said = [
+        *(["best so far"] if options.best_so_far else []),
+        *([f"smoothed by {options.smooth}"] if options.smooth else []),
+    ]
+    what = f"{', '.join([label, *said])} over {axis.removeprefix('_')}"
+    return lines_of(points, what, column, goal, study, options)
+
+
+def draws(options: Options) -> bool:
+    """Whether a picture is asked for, which takes more points than a table."""
+    return bool(options.report or (options.output and options.output.suffix.lower() in PICTURES))
 
 
 def axis_column(axis: str, part: Runs) -> str | None:
     """The column of a history that --x names."""
     clocks = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}
     column = clocks.get(axis, axis)
-    return column if column in clocks.values() else known_column(axis, part, ("metric_",))
+    if column in clocks.values():
+        return column if column in part.dtypes else None
+    return known_column(axis, part, ("metric_",))
 
 
 def curve_grid(x: pl.Series, points: int) -> pl.Series:
@@ -1772,7 +2246,7 @@ def curve_grid(x: pl.Series, points: int) -> pl.Series:
     if len(distinct) <= points:
         return distinct
     low, high = float(distinct[0]), float(distinct[-1])
-    even = pl.Series([low + (high - low) * number / (points - 1) for number in range(points)])
+    even = pl.Series([low + (high - low) * number / max(1, points - 1) for number in range(points)])
     after = distinct.search_sorted(even, side="left").clip(1, len(distinct) - 1)
     nearest = [
         left if target - left <= right - target else right
@@ -1781,120 +2255,273 @@ def curve_grid(x: pl.Series, points: int) -> pl.Series:
     return pl.Series("x", nearest).unique().sort()
 
 
-def on_grid(rows: pl.DataFrame, grid: pl.Series, best: Callable[[pl.Expr], pl.Expr], goal: Goal | None) -> pl.DataFrame:
-    """Each run's value at each point of the grid that lies between its first and last x: run, bin, x, value."""
-    places = grid.search_sorted(rows["x"], side="left").cast(pl.UInt32).alias(BIN)
-    binned = rows.with_columns(places).group_by(RUN_NUMBER, BIN).agg(best(pl.col("value")).alias("value"))
-    spans = rows.group_by(RUN_NUMBER).agg(pl.col("x").first().alias("first"), pl.col("x").last().alias("last"))
-    whole = spans.join(pl.DataFrame({"x": grid}).with_row_index(BIN), how="cross")
-    whole = whole.filter((pl.col("x") >= pl.col("first")) & (pl.col("x") <= pl.col("last"))).select(
-        RUN_NUMBER, BIN, "x"
-    )
-    value = pl.col("value").forward_fill()
-    if goal:
-        best_yet = pl.col("value").fill_nan(None)
-        value = (best_yet.cum_min() if goal == "minimize" else best_yet.cum_max()).forward_fill()
-    joined = whole.join(binned, on=[RUN_NUMBER, BIN], how="left").sort(RUN_NUMBER, BIN)
-    return joined.with_columns(value.over(RUN_NUMBER)).filter(pl.col("value").is_not_null())
+def on_grid(rows: pl.DataFrame, points: pl.Series, best: Goal | None) -> pl.DataFrame:
+    """Each run's value at each point that lies between its first and last x: run, bin, x, value.
+
+    Of the values between two points the last one counts, or the best finite one.
+    """
+    value = pl.col(VALUE)
+    if best:
+        rows = rows.with_columns(finite(VALUE).alias(VALUE))
+    of_bin = {"minimize": value.min(), "maximize": value.max(), None: value.last()}[best]
+    places = points.search_sorted(rows["x"], side="left").cast(pl.UInt32).alias(BIN)
+    binned = rows.with_columns(places).group_by(RUN, BIN).agg(of_bin)
+    spans = rows.group_by(RUN).agg(pl.col("x").first().alias("first"), pl.col("x").last().alias("last"))
+    whole = spans.join(pl.DataFrame({"x": points}).with_row_index(BIN), how="cross")
+    whole = whole.filter(pl.col("x").is_between("first", "last")).select(RUN, BIN, "x")
+    joined = whole.join(binned, on=[RUN, BIN], how="left").sort(RUN, BIN)
+    so_far = {"minimize": value.cum_min(), "maximize": value.cum_max(), None: value}[best]
+    return joined.with_columns(so_far.forward_fill().over(RUN)).drop_nulls(VALUE)
 
 
-def group_curves(points: pl.DataFrame, what: str, by: Sequence[str], runs: Runs, goal: Goal | None) -> Result:
-    """Mean, spread and interval over the runs of each group at each point."""
-    value = finite("value")
-    table = points.group_by(*by, BIN, "x").agg(
-        value.count().cast(pl.Int64).alias("n"),
-        (pl.len() - value.count()).cast(pl.Int64).alias("n_nonfinite"),
-        value.mean().alias("mean"),
-        value.std(ddof=1).alias("std"),
-    )
-    last = table.sort(BIN).group_by(by, maintain_order=True).agg(pl.col("mean").last().alias(MEAN))
-    table = with_intervals(table).join(last, on=by, how="left", nulls_equal=True)
-    table = table.sort(MEAN, *by, BIN, descending=[goal == "maximize", *(False for _ in by), False], nulls_last=True)
-    table = table.with_columns(
-        pl.concat_str([value_text(column, table.schema[column]) for column in by], separator="/").alias(NAME)
-    )
+def lines_of(points: pl.DataFrame, what: str, column: str, goal: Goal | None, study: Study, options: Options) -> Result:
+    """Curves as a result: statistics over the runs of each group; without groups each run is a line of its own."""
+    by = [*study.by]
+    if by:
+        finite_ = pl.col(FINITE)
+        table = (
+            points.with_columns(finite(VALUE).alias(FINITE))
+            .group_by(*by, BIN, "x")
+            .agg(
+                finite_.count().cast(pl.Int64).alias("n"),
+                (pl.len() - finite_.count()).cast(pl.Int64).alias("n_nonfinite"),
+                finite_.mean().alias("mean"),
+                finite_.std(ddof=1).alias("std"),
+            )
+        )
+        table, number = with_intervals(table).with_columns(pl.col("mean").alias(VALUE)), points[RUN].n_unique()
+    else:
+        by = [RUN]
+        table, number = points.with_columns(pl.lit(1).alias("n")), 0
+    last = table.sort(BIN).group_by(by).agg(finite(VALUE).last().alias(RANK))
+    order = [goal == "maximize", *(False for _ in by)]
+    last = last.sort(RANK, *by, descending=order, nulls_last=True).drop(RANK).with_row_index(RANK)
+    table = table.join(last, on=by, how="left", nulls_equal=True).sort(RANK, BIN)
+    firsts = table.unique(RANK, keep="first", maintain_order=True)
+    names = run_labels(firsts) if by == [RUN] else ["/".join(map(cell_text, row)) for row in firsts.select(by).rows()]
     spread = table["n"].n_unique() > 1
-    diverged = points.filter(~pl.col("value").is_finite())[RUN_NUMBER].n_unique()
-    lost = (f"NaN or infinity is reached by {counted(diverged, 'run')}, averaged up to there",) if diverged else ()
-    sizes = f"{counted(last.height, 'group')} of {counted(points[RUN_NUMBER].n_unique(), 'run')}"
-    whose = "the mean over the runs that reach it" + (" (their number)" if spread else "")
+    notes, title = [], f"{what}: {counted(len(names), 'run')}"
+    kept = [*KEY, "name", "x", pl.col(VALUE).alias("value")]
+    if by != [RUN]:
+        title = f"{what}, mean by {', '.join(map(study.runs.label, by))}: {counted(len(names), 'group')}"
+        title += f" of {counted(number, 'run')}"
+        kept = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
+        whose = "the mean over the runs that reach it" + (" (their number)" if spread else "")
+        notes.append(f"at each point {whose}; ends are not extrapolated")
+        if diverged := points.filter(~pl.col(VALUE).is_finite())[RUN].n_unique():
+            notes.append(f"NaN or infinity is reached by {counted(diverged, 'run')}, averaged up to there")
+    if len(names) > MOST_CURVES:
+        lines = "runs" if by == [RUN] else "groups"
+        more = f"{len(names) - MOST_CURVES} more: --group-by, --filter or --json"
+        notes.append(f"the {MOST_CURVES} {lines} with the best last value; {more}")
+    of_line = table.partition_by(RANK, maintain_order=True)
     return Result(
         key="curves",
-        title=f"{what}, mean by {', '.join(map(runs.label, by))}: {sizes}",
-        table=table.select(*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"),
-        for_people=curves_abreast(table.with_columns(value="mean"), with_n=spread),
-        shown=(),
-        notes=(f"at each point {whose}; ends are not extrapolated", *lost),
-        null="",
-        numbers=True,
+        title=title,
+        table=table.select(pl.lit(column).alias("metric"), *kept).with_columns(pl.col(pl.Enum).cast(pl.String)),
+        view=lambda: curves_abreast(of_line[:MOST_CURVES], names, with_n=spread),
+        notes=tuple(notes),
         most_rows=MOST_ROWS_OF_CURVES,
+        sparks=[(n, sparkline(line[VALUE])) for n, line in zip(names, of_line[:MOST_CURVES], strict=False)],
+        chart=lambda: curves_chart(of_line, names, what, log=options.log),
     )
 
 
-def run_curves(points: pl.DataFrame, what: str, goal: Goal | None) -> Result:
-    """The value of each run at each point, for the runs with the best last value."""
-    last = (
-        points.sort(RUN_NUMBER, BIN).group_by(RUN_NUMBER, maintain_order=True).agg(pl.col("value").last().alias(MEAN))
-    )
-    ranked = last.with_columns(finite(MEAN)).sort(
-        MEAN, RUN_NUMBER, descending=[goal == "maximize", False], nulls_last=True
-    )
-    shown = ranked.head(MOST_CURVES).with_row_index("rank")
-    table = (
-        points.join(shown.select(RUN_NUMBER, "rank"), on=RUN_NUMBER)
-        .sort("rank", BIN)
-        .with_columns(pl.col("name").alias(NAME))
-    )
-    others = ranked.height - shown.height
-    more = (
-        (f"the {shown.height} runs with the best last value; {counted(others, 'more run')}: --group-by or --filter",)
-        if others
-        else ()
-    )
-    return Result(
-        key="curves",
-        title=f"{what}: {counted(shown.height, 'run')}",
-        table=table.select("id", "entity", "project", "name", "x", "value"),
-        for_people=curves_abreast(table, with_n=False),
-        shown=(),
-        notes=more,
-        null="",
-        numbers=True,
-        most_rows=MOST_ROWS_OF_CURVES,
-    )
-
-
-def value_text(column: str, dtype: pl.DataType) -> pl.Expr:
-    """A column's values as text, null included."""
-    text = pl.col(column).list.join(", ") if isinstance(dtype, pl.List) else pl.col(column).cast(pl.String)
-    return text.fill_null("null")
-
-
-def curves_abreast(table: pl.DataFrame, *, with_n: bool) -> pl.DataFrame:
+def curves_abreast(lines: Sequence[pl.DataFrame], names: Sequence[str], *, with_n: bool) -> list[Column]:
     """Curves as people read them: a row per x, a column per curve; empty where a curve has no value."""
-    cells: dict[str, dict[float, str]] = {}
-    for row in table.iter_rows(named=True):
-        n = f" ({row['n']})" if with_n else ""
-        text = "" if row["value"] is None else f"{row['value']:.4g}{n}"
-        cells.setdefault(str(row[NAME]), {})[row["x"]] = text
-    xs = sorted(table["x"].unique().to_list())
-    columns = {"x": [f"{x:.10g}" for x in xs]}
-    columns |= {name if name != "x" else "x ": [values.get(x, "") for x in xs] for name, values in cells.items()}
-    return pl.DataFrame(columns)
+    xs = pl.concat(lines)["x"].unique().sort().to_list()
+    columns = [Column("x", [f"{x:.10g}" for x in xs])]
+    for name, line in zip(names, lines, strict=False):
+        texts = {
+            x: "" if value is None else f"{value:.4g}" + (f" ({n})" if with_n else "")
+            for x, value, n in line.select("x", VALUE, "n").iter_rows()
+        }
+        columns.append(Column(name, [texts.get(x, "") for x in xs], is_text=False))
+    return columns
+
+
+def sparkline(values: pl.Series) -> str:
+    """The shape of a curve in block characters; a cross where it has no finite value."""
+    numbers = [value if value is not None and math.isfinite(value) else None for value in values]
+    there = [value for value in numbers if value is not None]
+    low, high = min(there, default=0.0), max(there, default=0.0)
+    scale = (len(SPARKS) - 1) / ((high - low) or 1.0)
+    return "".join("×" if value is None else SPARKS[round((value - low) * scale)] for value in numbers)
+
+
+def health(study: Study, options: Options) -> list[Result]:  # noqa: ARG001 - every question takes the options
+    """A row for each problem of each run, of the kinds that the manual defines; the runs with most problems first."""
+    runs = study.any_state
+    keys = run_keys(runs, [c for c in ("state", "group", "last_step", "history_rows") if c in runs.dtypes])
+    histories = history_files(runs)
+    found: list[tuple[int, str, str]] = []  # run number, problem, detail
+    logged: set[int] = set()
+    columns = sorted(
+        {c for part in histories for c, dtype in part.dtypes.items() if c[:7] == "metric_" and dtype.is_numeric()}
+    )
+    every_id = keys["id"].drop_nulls().to_list()
+    for start in range(0, len(columns), METRICS_AT_ONCE):
+        block = columns[start : start + METRICS_AT_ONCE]
+        rows = history_rows(histories, keys, every_id, lambda part: [pl.col(c) for c in block if c in part.dtypes])  # noqa: B023
+        for column in [name for name in block if name in rows.columns]:
+            part = next(part for part in histories if column in part.dtypes)
+            label = metric_label(part, column)
+            values = rows.select(RUN, "_step", pl.col(column).cast(pl.Float64).alias(VALUE)).drop_nulls(VALUE)
+            logged |= {*values[RUN].unique()}
+            found += metric_problems(values, label, part.goals.get(column) or goal_by_name(label))
+    found += problems_of_summaries(runs, keys, logged)
+    found += problems_of_runs(keys)
+    order = Counter(number for number, _, _ in found)
+    found.sort(key=lambda problem: (-order[problem[0]], problem[0]))
+    by_number = dict(zip(keys[RUN], keys.select(*KEY, "name").iter_rows(), strict=True))
+    names = dict(zip(keys[RUN], run_labels(keys), strict=True))
+    table = pl.DataFrame(
+        [(*by_number[number], problem, detail) for number, problem, detail in found],
+        schema=dict.fromkeys((*KEY, "name", "problem", "detail"), pl.String),
+        orient="row",
+    ).rename({"id": "run"})
+    of_problem = Counter(problem for _, problem in {(number, problem) for number, problem, _ in found})
+    counts = ", ".join(f"{count} {problem}" for problem, count in of_problem.most_common())
+    where = "" if histories else " (no histories lie beside them: by summaries and states alone)"
+    told = f"{len(order)} of {counted(keys.height, 'run')} have problems{where}: {counts}"
+    details: dict[int, dict[str, list[str]]] = {}
+    for number, problem, detail in found:
+        details.setdefault(number, {}).setdefault(problem, []).append(detail)
+    return [
+        Result(
+            key="health",
+            title=told if found else f"{counted(keys.height, 'run')}: no problem found{where}",
+            table=table,
+            view=lambda: (
+                [
+                    Column("run", [names[number] for number in details]),
+                    Column(
+                        "problems",
+                        ["; ".join(f"{p}: {some_of(d, 2)}" for p, d in of.items()) for of in details.values()],
+                    ),
+                ]
+                if found
+                else []
+            ),
+            most_rows=MOST_GROUPS,
+        )
+    ]
+
+
+def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iterator[tuple[int, str, str]]:
+    """The problems of one metric: `values` are RUN, `_step` and VALUE, without nulls, in the order of the steps."""
+    is_finite = pl.col(VALUE).is_finite()
+    bad = values.filter(~is_finite).group_by(RUN, maintain_order=True).agg(pl.col("_step").first(), pl.len())
+    for number, step, count in bad.iter_rows():
+        yield number, "non-finite", f"{label} from step {step} on, {counted(count, 'value')}"
+    usable = values.filter(is_finite)
+    if "loss" in words(label) and usable.height:
+        for numbers, of_run in usable.group_by(RUN, maintain_order=True):
+            if count := spike_count(of_run[VALUE].to_numpy()):
+                yield cast("int", numbers[0]), "spikes", f"{label}, {count}"
+    if goal is None:
+        return
+    value = pl.col(VALUE)
+    where = value.arg_min() if goal == "minimize" else value.arg_max()
+    facts = usable.group_by(RUN, maintain_order=True).agg(
+        pl.len().alias("n"),
+        where.alias("place"),
+        value.get(where).alias("best"),
+        pl.col("_step").get(where).alias("step"),
+        value.last().alias("last"),
+        (value.max() - value.min()).alias("range"),
+    )
+    if goal == "minimize":
+        diverged = facts.filter((pl.col("best") > 0) & (pl.col("last") > DIVERGED * pl.col("best")))
+        for row in diverged.iter_rows(named=True):
+            yield row[RUN], "diverged", f"{label} ends at {row['last']:.4g}, its best was {row['best']:.4g}"
+    if VALIDATION.isdisjoint(re.split(r"[^a-z0-9]+", label.lower())):
+        return
+    worse = (pl.col("last") - pl.col("best")).abs() > PAST_BEST * pl.col("range")
+    for row in facts.filter(worse & (pl.col("place") + 1 <= EARLY_SHARE * pl.col("n"))).iter_rows(named=True):
+        best = f"{row['best']:.4g} at step {row['step']}"
+        yield row[RUN], "past its best", f"{label} ends at {row['last']:.4g}, its best was {best}"
+
+
+def spike_count(values: NDArray[Any]) -> int:
+    """How many values exceed the median of the hundred around them by ten median absolute deviations."""
+    import numpy as np
+
+    if len(values) < SPIKE_WINDOW:
+        return 0
+    count, middle = 0, SPIKE_WINDOW // 2
+    windows = np.lib.stride_tricks.sliding_window_view(values, SPIKE_WINDOW)
+    at_once = CELLS_AT_ONCE // SPIKE_WINDOW
+    for start in range(0, len(windows), at_once):
+        block = windows[start : start + at_once]
+        medians = np.median(block, axis=1)
+        deviations = np.median(np.abs(block - medians[:, None]), axis=1)
+        count += int(((block[:, middle] - medians > SPIKE_DEVIATIONS * deviations) & (deviations > 0)).sum())
+    return count
+
+
+def problems_of_summaries(runs: Runs, keys: pl.DataFrame, logged: set[int]) -> Iterator[tuple[int, str, str]]:
+    """NaN and infinity in the summaries of runs without a history, and runs without any metric."""
+    metrics = metric_columns(runs)
+    values = collected(runs.frame.select(*KEY, *metrics), "in-memory") if metrics else keys.select(KEY)
+    values = keys.select(RUN, *KEY).join(values, on=KEY, how="left", nulls_equal=True, maintain_order="left")
+    has_any = values.select(pl.any_horizontal(pl.lit(value=False), pl.col(metrics).is_not_null())).to_series()
+    rows = keys["history_rows"] if "history_rows" in keys.columns else [0] * keys.height
+    for number, has, count in zip(keys[RUN], has_any, rows, strict=True):
+        if not has and number not in logged and not count:
+            yield number, "no metric", "neither summary nor history holds one"
+    for column in metrics:
+        bad = values.select(RUN, ~pl.col(column).is_finite().fill_null(value=True))
+        for number in bad.filter(pl.col(column))[RUN]:
+            if number not in logged:
+                yield number, "non-finite", f"{runs.label(column)} in the summary"
+
+
+def problems_of_runs(keys: pl.DataFrame) -> Iterator[tuple[int, str, str]]:
+    """Runs that crashed or failed, and those that ended long before their peers."""
+    for number, state in zip(keys[RUN], keys["state"].str.to_lowercase(), strict=True):
+        if state in {"crashed", "failed"}:
+            yield number, state, "its state"
+    if "last_step" not in keys.columns:
+        return
+    group = pl.col("group") if "group" in keys.columns else pl.lit(None, pl.String)
+    steps = keys.with_columns(group.alias(BIN)).drop_nulls("last_step")
+    place = ["entity", "project"]
+    step = pl.col("last_step")
+    facts = steps.with_columns(
+        pl.len().over(*place, BIN).alias("peers"),
+        step.median().over(*place, BIN).alias("median"),
+        pl.len().over(place).alias("all peers"),
+        step.median().over(place).alias("median of all"),
+    )
+    in_group = pl.col(BIN).is_not_null() & (pl.col("peers") >= FEWEST_PEERS)
+    middle = pl.when(in_group).then("median").when(pl.col("all peers") >= FEWEST_PEERS).then("median of all")
+    ended = ~pl.col("state").str.to_lowercase().is_in(["running", "pending", "preempting"])
+    early = facts.with_columns(middle.alias("middle")).filter(ended & (step < STOPPED_SHARE * pl.col("middle")))
+    for number, last, usual in early.select(RUN, "last_step", "middle").iter_rows():
+        yield number, "stopped early", f"at step {last}, its peers' median is {usual:g}"
 
 
 # --- statistics -----------------------------------------------------------------------------------------------
 
 
-def group_statistics(runs: Runs, by: Sequence[str], metric: Metric, stat: str = "mean") -> pl.DataFrame:
-    """A row of statistics per group; null where nothing can be said. The interval is that of `stat`.
+def group_statistics(
+    runs: Runs, by: Sequence[str], metric: Metric, stat: str = "mean", step: str | None = None
+) -> pl.DataFrame:
+    """A row of statistics per group, and its best run; null where nothing can be said. The interval is that of `stat`.
 
     Computed in memory, where sums come out alike every time. No filter stands inside the aggregations: there polars 2.1
     can return values of other groups.
     """
     value = pl.col(FINITE)
-    grouped = runs.frame.with_columns(finite(metric.column).alias(FINITE)).group_by(by)
-    table = grouped.agg(
+    keys = [pl.col(old).alias(new) for old, new in zip((*KEY, "name"), (*KEY_OF_BEST, "best_run"), strict=True)]
+    steps = [pl.col(step).alias("best_step")] if step else []
+    numbers = pl.col(metric.column), finite(metric.column).alias(FINITE)
+    rows = collected(
+        runs.frame.select(*by, *(n for n in numbers[:1] if metric.column not in by), numbers[1], *keys, *steps),
+        "in-memory",
+    )
+    grouped_ = rows.group_by(by).agg(
         pl.len().cast(pl.Int64).alias("runs"),
         value.count().cast(pl.Int64).alias("n"),
         (pl.col(metric.column).count() - value.count()).cast(pl.Int64).alias("n_nonfinite"),
@@ -1903,22 +2530,16 @@ def group_statistics(runs: Runs, by: Sequence[str], metric: Metric, stat: str = 
         value.min().alias("min"),
         value.median().alias("median"),
         value.max().alias("max"),
-        *([value.alias(VALUES_OF)] if stat != "mean" else []),
+        *([value.alias(VALUE)] if stat != "mean" else []),
     )
-    found = collected(table, engine="in-memory").sort(by)
-    bounded = with_intervals(found) if stat == "mean" else with_bootstrap(found, stat)
-    return bounded.join(best_of_groups(runs, by, metric, found), on=by, how="left", nulls_equal=True)
-
-
-def best_of_groups(runs: Runs, by: Sequence[str], metric: Metric, table: pl.DataFrame) -> pl.DataFrame:
-    """The best run of each group; of equal ones the first by key. Only runs with some group's best value are read."""
+    table = grouped_.sort(by)
+    table = with_intervals(table) if stat == "mean" else with_bootstrap(table, stat)
     best = table.select(*by, pl.col("min" if metric.goal == "minimize" else "max").alias(FINITE))
-    values = best[FINITE].drop_nulls().unique().to_list()
-    candidates = runs.frame.filter(pl.col(metric.column).is_in(values))
-    keys = [column for column in (*KEY, "name") if column not in by]
-    rows = collected(candidates.select(*by, *keys, pl.col(metric.column).alias(FINITE)))
-    first = rows.join(best, on=[*by, FINITE], how="semi", nulls_equal=True).sort(KEY).unique(by, keep="first")
-    return first.select(*by, pl.col("name").alias("best_run"), pl.col("id").alias("best_run_id"))
+    candidates = rows.join(best, on=[*by, FINITE], how="semi", nulls_equal=True).drop_nulls(FINITE)
+    first = candidates.sort(KEY_OF_BEST).unique(by, keep="first")
+    of_best = [*KEY_OF_BEST, "best_run", *(["best_step"] if step else [])]
+    joined = table.join(first.select(*by, *of_best), on=by, how="left", nulls_equal=True)
+    return joined.with_columns(pl.col(KEY_OF_BEST[2]).alias("best_run_id"))
 
 
 def finite(column: str) -> pl.Expr:
@@ -1936,16 +2557,12 @@ def with_intervals(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_bootstrap(table: pl.DataFrame, stat: str) -> pl.DataFrame:
-    """`table` with the median or iqm, and the percentile bootstrap's interval of it; null where n is below 2."""
-    bounds = [bootstrap(values.drop_nulls().sort().to_list(), stat) for values in table[VALUES_OF]]
-    told = pl.DataFrame(
-        bounds,
-        schema=[stat, "ci_low", "ci_high"],
-        orient="row",
-        schema_overrides=dict.fromkeys((stat, "ci_low", "ci_high"), pl.Float64),
-    )
+    """`table` with the median or iqm, and the percentile bootstrap's interval of it; null where n is below 8."""
+    bounds = [bootstrap(values.drop_nulls().sort().to_list(), stat) for values in table[VALUE]]
+    columns = [stat, "ci_low", "ci_high"]
+    found = pl.DataFrame(bounds, schema=dict.fromkeys(columns, pl.Float64), orient="row")
     sem = (pl.col("std") / pl.col("n").sqrt()).alias("sem")
-    return table.drop(VALUES_OF, *([stat] if stat in table.columns else [])).hstack(told).with_columns(sem)
+    return table.drop(VALUE, stat, strict=False).hstack(found).with_columns(sem)
 
 
 def bootstrap(values: Sequence[float], stat: str) -> tuple[float | None, float | None, float | None]:
@@ -1956,7 +2573,7 @@ def bootstrap(values: Sequence[float], stat: str) -> tuple[float | None, float |
         return None, None, None
     sample = np.asarray(values, dtype=float)
     estimate = float(statistic(sample[None, :], stat)[0])
-    if len(sample) < 2:
+    if len(sample) < FEWEST_RESAMPLED:
         return estimate, None, None
     random = np.random.default_rng(SEED)
     at_once = max(1, CELLS_AT_ONCE // len(sample))
@@ -2014,38 +2631,92 @@ def t_probability(angle: float, freedom: int) -> float:
     return (angle + math.sin(angle) * total) * 2 / math.pi if odd else math.sin(angle) * total
 
 
+def welch_p(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """The two-sided p-value of Welch's t-test from mean, standard deviation and n of two groups.
+
+    None where neither varies. P(|T| > t) is the incomplete beta function I_x(f / 2, 1 / 2) at x = f / (f + t²), with
+    Welch and Satterthwaite's f degrees of freedom.
+    """
+    (mean_a, std_a, n_a), (mean_b, std_b, n_b) = one, other
+    a, b = std_a**2 / n_a, std_b**2 / n_b
+    if a + b == 0:
+        return None
+    t_squared = (mean_a - mean_b) ** 2 / (a + b)
+    freedom = (a + b) ** 2 / (a**2 / (n_a - 1) + b**2 / (n_b - 1))
+    return incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t_squared), t_squared / (freedom + t_squared))
+
+
+def incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
+    """The regularized incomplete beta function I_x(a, b), where rest is 1 - x, without its rounding error.
+
+    The continued fraction of Abramowitz & Stegun 26.5.8, by Lentz' method; on the far side I_x(a, b) = 1 - I_rest(b, a).
+    """
+    if x <= 0 or rest <= 0:
+        return 0.0 if x <= 0 else 1.0
+    if x > (a + 1) / (a + b + 2):
+        return 1 - incomplete_beta(b, a, rest, x)
+    smallest = 1e-300  # in place of a denominator of 0
+    c, d = 1.0, 1 / ((1 - (a + b) * x / (a + 1)) or smallest)
+    fraction = d
+    for m in range(1, 10_000):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for term in (even, odd):
+            d = 1 / ((1 + term * d) or smallest)
+            c = (1 + term / c) or smallest
+            fraction *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    front = a * math.log(x) + b * math.log(rest) + math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    return math.exp(front) * fraction / a
+
+
 # --- renderers: results in, text out --------------------------------------------------------------------------
 
 
 def table_text(results: Sequence[Result], page: Page) -> str:
-    """Tables for a terminal, each with its title and notes, no wider than the page.
-
-    Plain lines of our own: importing a library for tables takes as long as most answers.
-    """
+    """Tables for a terminal, each with its title and notes, no wider than the page."""
     lines: list[str] = []
     for result in results:
-        columns, dropped = fitted(shown_columns(result), page.width)
+        columns, dropped = fitted(result.view(), page.width)
         lines += [""] if lines else []
-        lines += [styled(line, BOLD, page) for line in wrapped(printable(result.title), page.width)]
-        lines += table_lines(columns, page)
+        lines += [styled(line, BOLD, page) for line in wrapped(result.title, page.width)]
+        lines += table_lines(result, columns, page) if columns else []
+        if page.colours and result.sparks:
+            names = Column("", short_names([printable(name) for name, _ in result.sparks], WIDE))
+            lines += [
+                f"{name:<{names.width}}  {shape}" for name, (_, shape) in zip(names.cells, result.sparks, strict=True)
+            ]
         notes = (*result.notes, *left_off(dropped))
-        lines += [styled(line, DIM, page) for note in notes for line in wrapped(printable(note), page.width)]
+        lines += [styled(line, DIM, page) for note in notes for line in wrapped(note, page.width)]
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def table_lines(columns: Sequence[ShownColumn], page: Page) -> list[str]:
+def table_lines(result: Result, columns: Sequence[Column], page: Page) -> list[str]:
     """Columns that fit the page as lines: labels, a rule, the rows; two blanks apart where there is room."""
-    gap = 2 if sum(column.width for column in columns) + 2 * (len(columns) - 1) <= page.width else 1
-    padded = [[aligned(cell, column) for cell in (column.label, *column.cells)] for column in columns]
-    head, *rows = ((" " * gap).join(cells) for cells in zip(*padded, strict=True))
-    rule = "─" * (sum(column.width for column in columns) + gap * (len(columns) - 1))
-    return [styled(head.rstrip(), BOLD, page), rule, *rows]
+    gap = " " * (2 if sum(column.width for column in columns) + 2 * (len(columns) - 1) <= page.width else 1)
+    rule = tabulate.Line("", "─", "─" * len(gap), "")
+    row = tabulate.DataRow("", gap, "")
+    form = tabulate.TableFormat(None, rule, None, None, row, row, 0, None)
+    rows = [list(cells) for cells in zip(*(column.cells for column in columns), strict=True)]
+    if page.colours:
+        for cells, link in zip(rows, result.links, strict=False):
+            cells[0] = linked(cells[0], link)
+        if result.key in ONE_TABLE and rows:  # the best comes first
+            rows[0] = [styled(cell, BOLD, page) for cell in rows[0]]
+        if result.key == "pivot":
+            rows = [[styled(cell, BOLD, page) if ROW_BEST in cell[-2:] else cell for cell in cells] for cells in rows]
+    head, *rest = made_table(columns, rows, form).splitlines()
+    return [styled(head.rstrip(), BOLD, page), *rest]
 
 
-def aligned(cell: str, column: ShownColumn) -> str:
-    """A cell in the width of its column: text to the left, numbers to the right."""
-    blanks = " " * (column.width - cell_count(cell))
-    return cell + blanks if column.is_text else blanks + cell
+def made_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], form: Any) -> str:
+    """A table of cells that are text already, by tabulate."""
+    align = ["left" if column.is_text else "right" for column in columns]
+    heads = [column.label for column in columns]
+    if not rows:  # which tabulate cannot align
+        align = []
+    return tabulate.tabulate(rows, heads, tablefmt=form, colalign=align or None, disable_numparse=True)
 
 
 def styled(line: str, style: str, page: Page) -> str:
@@ -2053,10 +2724,20 @@ def styled(line: str, style: str, page: Page) -> str:
     return f"\x1b[{style}m{line}\x1b[0m" if page.colours and line else line
 
 
+def linked(cell: str, url: str | None) -> str:
+    """A cell that leads to W&B's page of a run, for terminals."""
+    return f"\x1b]8;;{printable(url)}\x1b\\{cell}\x1b]8;;\x1b\\" if is_web_address(url) and url else cell
+
+
+def is_web_address(url: str | None) -> bool:
+    """Whether a link can be followed without harm: a URL is data, too."""
+    return bool(url and re.fullmatch(r"https?://[^\s<>\"'\\]+", url))
+
+
 def wrapped(text: str, width: int) -> list[str]:
     """A sentence in lines of at most `width` terminal cells, broken between words where that is possible."""
     lines = [""]
-    for word in text.split(" "):
+    for word in printable(text).split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
         if cell_count(longer) <= width:
             lines[-1] = longer
@@ -2069,23 +2750,14 @@ def wrapped(text: str, width: int) -> list[str]:
     return lines
 
 
-def shown_columns(result: Result) -> list[ShownColumn]:
-    """The columns that people see, as text."""
-    table = result.table if result.for_people is None else result.for_people
-    return [
-        ShownColumn(
-            label=printable(result.labels.get(name, name)),
-            cells=cell_texts(table[name], result.null),
-            is_text=not (table[name].dtype.is_numeric() or (result.numbers and i > 0)),
-            is_whole=name == result.whole,
-        )
-        for i, name in enumerate(result.shown or table.columns)
-        if name in table.columns
-    ]
+def view_column(values: pl.Series, label: str, null: str = "-") -> Column:
+    """Values as people read them; floats with as many decimals as their column needs."""
+    is_number = values.dtype.is_numeric()
+    return Column(printable(label), cell_texts(values, null), is_text=not is_number)
 
 
 def cell_texts(values: pl.Series, null: str) -> list[str]:
-    """Values as people read them; floats with as many decimals as their column needs."""
+    """The cells of a column."""
     spell = float_format(values.drop_nulls().to_list()) if values.dtype.is_float() else cell_text
     return [null if value is None else spell(value) for value in values.to_list()]
 
@@ -2093,29 +2765,41 @@ def cell_texts(values: pl.Series, null: str) -> list[str]:
 def float_format(values: Sequence[float]) -> Callable[[float], str]:
     """How to spell the numbers of a column, their points below each other: four significant digits of the largest.
 
-    The smallest has three at least. Where four digits say all, as for most settings, each number stands as it is.
+    The smallest has three at least; more where fewer would make different numbers look alike. Where four digits say all,
+    as for most settings, each number stands as it is.
 
     >>> [float_format([0.01234567, 0.1])(x) for x in (0.01234567, 0.1)], float_format([0.001, 1e-4])(1e-4)
     (['0.0123', '0.1000'], '0.0001')
+    >>> float_format([0.123451, 0.123452])(0.123451)
+    '0.123451'
     """
-    sizes = [math.floor(math.log10(abs(value))) for value in values if value and math.isfinite(value)]
-    if all(float(f"{value:.4g}") == value for value in values if math.isfinite(value)) or not sizes:
+    usable = {value for value in values if math.isfinite(value)}
+    sizes = [math.floor(math.log10(abs(value))) for value in usable if value]
+    if not sizes or all(float(f"{value:.4g}") == value for value in usable):
         return cell_text
-    if max(sizes) - min(sizes) > 2 or not -5 < min(sizes) < 7:  # too far apart, or too small or large, to line up
-        return "{:.4g}".format
-    return f"{{:.{max(0, 3 - max(sizes), 2 - min(sizes))}f}}".format
+    spells: list[Callable[[float], str]] = []
+    for digits in range(4, MOST_DIGITS + 1):
+        if max(sizes) - min(sizes) > 2 or not -5 < min(sizes) < 7:  # too far apart, too small or large, to line up
+            spells.append(f"{{:.{digits}g}}".format)
+        else:
+            spells.append(f"{{:.{max(0, digits - 1 - max(sizes), digits - 2 - min(sizes))}f}}".format)
+        if len({spells[-1](value) for value in usable}) == len(usable):
+            return spells[-1]
+    return spells[0]
 
 
 def cell_text(value: object) -> str:
-    """A single value as people read it.
+    """A single value as people read it; of numbers nothing is lost.
 
-    >>> cell_text(0.001), cell_text(True), cell_text(["a", "b"])
-    ('0.001', 'true', 'a, b')
+    >>> cell_text(0.001), cell_text(True), cell_text(["a", "b"]), cell_text(None), cell_text(0.12345678)
+    ('0.001', 'true', 'a, b', 'null', '0.12345678')
     """
+    if value is None:
+        return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:g}" if float(f"{value:g}") == value or not math.isfinite(value) else repr(value)
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M")
     if isinstance(value, list):
@@ -2123,55 +2807,70 @@ def cell_text(value: object) -> str:
     return printable(str(value))
 
 
-def bounded(result: Result, most: int | None) -> Result:
-    """`result` with as many rows as people want, or take by default."""
-    return cut(result, result.most_rows if most is None else most)
+def exact_text(value: object) -> str | None:
+    """A value as text that loses nothing, for tables whose cells are of several types."""
+    if value is None or isinstance(value, str):
+        return value
+    return json_text(value).strip('"')
 
 
 def cut(result: Result, most: int | None) -> Result:
-    """`result` with at most `most` rows (0: all), and a note on those left out."""
-    people = result.table if result.for_people is None else result.for_people
-    if not most or max(people.height, result.table.height) <= most:
+    """`result` with at most `most` rows of its data (None or 0: all)."""
+    if not most or result.table.height <= most:
         return result
-    note = (f"{counted(people.height - most, 'more row')}: --max-rows 0 shows all",) if people.height > most else ()
-    return replace(
-        result,
-        table=first_rows(result.table, most, result.share_rows_by),
-        for_people=None if result.for_people is None else first_rows(people, most, result.share_rows_by),
-        rows=None if result.rows is None else result.rows[:most],
-        notes=(*result.notes, *note),
-    )
+    return replace(result, table=result.table.head(most), rows=None if result.rows is None else result.rows[:most])
 
 
-def first_rows(table: pl.DataFrame, most: int, share_by: str | None) -> pl.DataFrame:
-    """At most so many rows, from the top; where `share_by` is given, as many of each of its values as of the others."""
-    share = pl.int_range(pl.len()).over(share_by) if share_by else pl.int_range(pl.len())
-    return table.with_row_index("position").sort(share, "position").head(most).sort("position").drop("position")
+def bounded(result: Result, most: int | None) -> Result:
+    """`result` with as many rows as people want to see, or take by default, and a note on those left out."""
+    most = result.most_rows if most is None else most
+    columns = result.view()
+    height = len(columns[0].cells) if columns else 0
+    if not most or height <= most:
+        return result
+    shown = [column._replace(cells=column.cells[:most]) for column in columns]
+    note = f"{counted(height - most, 'more row')}: --max-rows 0 shows all"
+    return replace(result, view=lambda: shown, notes=(*result.notes, note))
 
 
-def fitted(columns: Sequence[ShownColumn], width: int) -> tuple[list[ShownColumn], list[str]]:
+def fitted(columns: Sequence[Column], width: int) -> tuple[list[Column], list[str]]:
     """Columns shortened to fit `width` together, and the labels of those for which there is no room."""
     widths: dict[int, int] = {}
     second = columns[1].least_width(NARROW) + 1 if len(columns) > 1 else 0  # a metric, where the first is a name
     for i, column in enumerate(columns):
         least = column.least_width(NARROW if widths else min(WIDE, max(width - second, 1)))
         if not widths or sum(widths.values()) + len(widths) + least <= width:  # with a blank between columns
-            widths[i] = least
+            widths[i] = min(least, width)
     spare = width - sum(widths.values()) - len(widths) + 1
     for i in sorted(widths, key=lambda i: (i > 0, columns[i].width)):  # what is left makes columns whole: the first,
-        more = min(spare, columns[i].width - widths[i])  # then as many as it can
+        more = max(0, min(spare, columns[i].width - widths[i]))  # then as many as it can
         widths[i] += more
         spare -= more
     fitting = [columns[i].shortened(cells) for i, cells in widths.items()]
     return fitting, [column.label for i, column in enumerate(columns) if i not in widths]
 
 
-def left_off(labels: Sequence[str]) -> Iterator[str]:
+def left_off(names: Sequence[str]) -> Iterator[str]:
     """A note on columns for which the page is too narrow."""
-    if labels:
-        some = ", ".join(shortened(label, WIDE) for label in labels[:3])
-        more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
-        yield f"no room for {some}{more}: --columns chooses, --json and -o hold all"
+    if names:
+        yield f"no room for {some_of(names, 3)}: --columns chooses, --json and -o hold all"
+
+
+def short_names(names: Sequence[str], width: int) -> list[str]:
+    """Names within `width` terminal cells, so that what differs stays visible: words that all share go first.
+
+    >>> short_names(["stage2_gnn_all_s0", "stage2_gnn_all_s1"], 8)
+    ['…s0', '…s1']
+    """
+    if len({*names}) > 1:
+        parts = [re.split(r"(?<=[_/. ,=-])", name) for name in names]
+        places = min(map(len, parts))
+        shared = [len({part[i] for part in parts}) == 1 for i in range(places)]
+        if len({*map(len, parts)}) > 1:  # words stand at the same place from the start only
+            shared = [*itertools.takewhile(bool, shared)]
+        kept = [["" if i < len(shared) and shared[i] else word for i, word in enumerate(part)] for part in parts]
+        names = [re.sub("\0+", ELLIPSIS, "".join(word or "\0" for word in part)) for part in kept]
+    return [shortened(name, width) for name in names]
 
 
 def shortened(text: str, width: int) -> str:
@@ -2192,79 +2891,78 @@ def cell_count(text: str) -> int:
     """How many terminal cells `text` takes: an ideogram or emoji takes two."""
     if text.isascii():
         return len(text)
-    from rich.cells import cell_len
+    from wcwidth import wcswidth
 
-    return cell_len(text)
+    width = wcswidth(text)
+    return width if width >= 0 else len(text)
 
 
 def markdown_text(results: Sequence[Result]) -> str:
     """Tables for pull requests and notes: the columns that a terminal shows, in full length."""
-    return "\n".join(one_markdown_table(result) for result in results)
+    parts = []
+    for result in results:
+        columns = [Column(markdown(c.label), [*map(markdown, c.cells)], c.is_text) for c in result.view()]
+        rest = left_off([column.label for column in columns[MARKDOWN_COLUMNS:]])
+        columns = columns[:MARKDOWN_COLUMNS]
+        rows = [list(cells) for cells in zip(*(column.cells for column in columns), strict=True)]
+        notes = [f"- {markdown(note)}" for note in (*result.notes, *rest)]
+        table = [made_table(columns, rows, "pipe")] if columns else []
+        parts.append("\n".join([f"**{markdown(result.title)}**", "", *table, *([""] if notes else []), *notes]))
+    return "\n\n".join(parts) + "\n"
 
 
-def one_markdown_table(result: Result) -> str:
-    """A title, a table and its notes in GitHub's Markdown."""
-    columns = shown_columns(result)
-    rest = left_off([column.label for column in columns[MARKDOWN_COLUMNS:]])
-    columns = columns[:MARKDOWN_COLUMNS]
-    head = [markdown_cell(column.label) for column in columns]
-    rule = ["---" if column.is_text else "---:" for column in columns]
-    rows = zip(*(map(markdown_cell, column.cells) for column in columns), strict=True)
-    table = [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
-    notes = [f"- {markdown_cell(printable(note))}" for note in (*result.notes, *rest)]
-    parts = [f"**{markdown_cell(printable(result.title))}**", "", *table, *([""] if notes else []), *notes]
-    return "\n".join(parts) + "\n"
+def markdown(text: str) -> str:
+    r"""`text` as Markdown that shows it literally; underlines within words are harmless.
 
-
-def markdown_cell(text: str) -> str:
-    r"""`text` as Markdown that shows it literally.
-
-    >>> print(markdown_cell("[red]a|b"))
-    \[red]a\|b
+    >>> print(markdown("[red]a|b *c* snake_case _d_"))
+    \[red]a\|b \*c\* snake_case \_d\_
     """
-    return re.sub(r"([\\`*|<\[~])", r"\\\1", text)
+    return re.sub(r"([\\`*|<\[~$&]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", printable(text))
 
 
 def latex_text(results: Sequence[Result]) -> str:
     """Tables for a paper, with booktabs: the columns that a terminal shows, in full length; the best cells bold."""
-    return "% needs \\usepackage{booktabs}\n" + "\n".join(one_latex_table(result) for result in results)
+    parts = ["% needs \\usepackage{booktabs}"]
+    for result in results:
+        columns = result.view()
+        is_pivot = result.key == "pivot"
+        cells = [[latex_cell(cell, marked=is_pivot and i > 0) for cell in c.cells] for i, c in enumerate(columns)]
+        heads = [column._replace(label=latex(column.label)) for column in columns]
+        text = made_table(heads, [list(row) for row in zip(*cells, strict=True)], "latex_raw")
+        for rule in ("toprule", "midrule", "bottomrule"):
+            text = text.replace(r"\hline", f"\\{rule}", 1)
+        parts += [f"% {printable(result.title)}", text, *(f"% {printable(note)}" for note in result.notes)]
+    return "\n".join(parts) + "\n"
 
 
-def one_latex_table(result: Result) -> str:
-    """A title as a comment, a tabular, and the notes as comments."""
-    columns = shown_columns(result)
-    layout = "".join("l" if column.is_text else "r" for column in columns)
-    head = [latex_cell(column.label) for column in columns]
-    rows = list(zip(*(map(latex_cell, column.cells) for column in columns), strict=True))
-    lines = [f"% {printable(result.title)}", f"\\begin{{tabular}}{{{layout}}}", "\\toprule"]
-    lines += [f"{' & '.join(cells)} \\\\" + ("\n\\midrule" if i == 0 else "") for i, cells in enumerate((head, *rows))]
-    return (
-        "\n".join([*lines, "\\bottomrule", "\\end{tabular}", *(f"% {printable(note)}" for note in result.notes)]) + "\n"
-    )
+def latex_cell(text: str, *, marked: bool) -> str:
+    r"""`text` as LaTeX; a pivot's best cell of a row is bold, of a column underlined.
 
-
-def latex_cell(text: str) -> str:
-    r"""`text` as LaTeX that prints it literally; a pivot's best cell of a row is bold, of a column underlined.
-
-    >>> print(latex_cell("50% of a_b"), latex_cell("0.5 ± 0.1 (3)*"))
-    50\% of a\_b \textbf{0.5 $\pm$ 0.1 (3)}
+    >>> print(latex_cell("0.5 ± 0.1 (3)*", marked=True), latex_cell("a (3)*", marked=False))
+    \textbf{0.5 $\pm$ 0.1 (3)} a (3)*
     """
-    bold, underlined = (bool(re.search(rf"\(\d+\).?{re.escape(mark)}", text)) for mark in (ROW_BEST, COLUMN_BEST))
-    text = text.rstrip(ROW_BEST + COLUMN_BEST) if bold or underlined else text
-    cell = "".join(
-        LATEX.get(c, c if c.isascii() else f"{{[}}U+{ord(c):04X}{{]}}" if ord(c) > LATIN else c) for c in text
+    marks = text[len(text.rstrip(ROW_BEST + COLUMN_BEST)) :] if marked else ""
+    cell = latex(text.removesuffix(marks))
+    cell = f"\\textbf{{{cell}}}" if ROW_BEST in marks else cell
+    return f"\\underline{{{cell}}}" if COLUMN_BEST in marks else cell
+
+
+def latex(text: str) -> str:
+    r"""`text` as LaTeX that prints it literally.
+
+    >>> print(latex("50% of a_b"))
+    50\% of a\_b
+    """
+    return "".join(
+        LATEX.get(c, c if c.isascii() or ord(c) <= LATIN else f"{{[}}U+{ord(c):04X}{{]}}") for c in printable(text)
     )
-    cell = f"\\textbf{{{cell}}}" if bold else cell
-    return f"\\underline{{{cell}}}" if underlined else cell
 
 
 def json_document(results: Sequence[Result]) -> dict[str, object]:
     """All results as one object: the rows of each question under its key, at full precision."""
-    rows: dict[str, list[dict[str, object]]] = {}
+    rows: dict[str, list[Mapping[str, object]]] = {}
     for result in results:
-        rows.setdefault(result.key, []).extend(
-            map(dict, result.rows) if result.rows is not None else result.table.to_dicts()
-        )
+        rows.setdefault(result.key, []).extend(result.table.to_dicts() if result.rows is None else result.rows)
     return {"version": JSON_VERSION, **rows}
 
 
@@ -2293,9 +2991,13 @@ def jsonable(value: object) -> object:
 
 def csv_text(table: pl.DataFrame) -> str:
     """A table as CSV at full precision, safe to open in a spreadsheet."""
-    lists = [column for column, dtype in table.schema.items() if dtype == pl.List]
-    flat = table.with_columns(pl.Series(name, map(json_text, table[name].to_list())) for name in lists)
-    return flat.with_columns(harmless(pl.col(pl.String))).write_csv(datetime_format="%Y-%m-%dT%H:%M:%S%.fZ")
+    nested = [column for column, dtype in table.schema.items() if dtype.is_nested()]
+    flat = table.with_columns(pl.Series(name, map(json_text, table[name].to_list())) for name in nested)
+    heads = (
+        pl.DataFrame({"head": table.columns}).select(harmless(pl.col("head")))["head"].to_list() if table.width else []
+    )
+    safe = flat.with_columns(harmless(pl.col(pl.String))).rename(dict(zip(table.columns, heads, strict=True)))
+    return safe.write_csv(datetime_format="%Y-%m-%dT%H:%M:%S%.fZ")
 
 
 def harmless(text: pl.Expr) -> pl.Expr:
@@ -2308,15 +3010,15 @@ def harmless(text: pl.Expr) -> pl.Expr:
     return pl.when(formula).then("'" + clean).otherwise(clean).name.keep()
 
 
-# --- renderers: pictures --------------------------------------------------------------------------------------
+# --- renderers: pictures and pages ----------------------------------------------------------------------------
 
 
 def write_picture(results: Sequence[Result], at: Path, ending: str, say: Say) -> None:
     """Draw one result: as PNG, SVG, or a page with the SVG in it that needs no network."""
-    drawable = [result for result in results if result.key in ONE_PICTURE and result.table.height]
+    drawable = [result for result in results if result.chart and result.table.height]
     if not drawable:
         raise ScriptError(f"there is nothing to draw; pictures show {', '.join(ONE_PICTURE)}", WRONG_USAGE)
-    result = one_result(drawable, ONE_PICTURE, say)
+    result = chosen_result(drawable, ONE_PICTURE, say)[0]
     if ending == ".png":
         import vl_convert
 
@@ -2336,156 +3038,155 @@ def svg_text(result: Result, ink: str) -> str:
 
 def chart_json(result: Result, ink: str) -> str:
     """A Vega-Lite chart of a result: with its title on white, or in a page's ink and without either."""
-    draw = {"curves": curves_chart, "pivot": pivot_chart, "groups": groups_chart, "top": top_chart}[result.key]
-    lines = dict.fromkeys(("domainColor", "tickColor"), ink) | {"gridColor": ink, "gridOpacity": 0.15}
+    spec, beyond = result.chart() if result.chart else Chart({})
     axis = {"labelColor": ink, "titleColor": ink, "labelLimit": 400, "titleLimit": 400, "titleFontWeight": "normal"}
-    alone = {"title": title_lines(result.title + left_undrawn(result)), "background": "white"}
-    chart = (
-        draw(result)
-        .properties(**(alone if ink == INK else {"background": "transparent"}))
-        .configure_axis(**axis, **lines)
-        .configure_title(color=ink, anchor="start", fontSize=13)
-        .configure_legend(labelColor=ink, titleColor=ink, labelLimit=400, symbolLimit=40)
-        .configure_view(stroke=None)
-    )
-    return str(chart.to_json())
+    axis |= dict.fromkeys(("domainColor", "tickColor"), ink) | {"gridColor": ink, "gridOpacity": 0.15}
+    config = {
+        "axis": axis,
+        "title": {"color": ink, "anchor": "start", "fontSize": 13},
+        "legend": {"labelColor": ink, "titleColor": ink, "labelLimit": 400, "symbolLimit": 40},
+        "view": {"stroke": None},
+    }
+    alone: dict[str, Any] = {"background": "transparent"}
+    if ink == INK:
+        alone = {"background": "white", "title": textwrap.wrap(printable(result.title) + beyond, 80)}
+    schema_ = "https://vega.github.io/schema/vega-lite/v5.json"
+    return json_text({"$schema": schema_, **spec, **alone, "config": config})
 
 
-def left_undrawn(result: Result) -> str:
-    """A clause on groups or runs that a picture has no room for; the best come first in every result."""
-    if result.key == "curves":
-        by = result.table.columns[: result.table.columns.index("x")]
-        number, most = result.table.select(by).unique().height, MOST_LINES
+def value_axis(title: str, *, log: bool) -> dict[str, Any]:
+    """How an axis of values is drawn; a logarithmic one has no place for zero and below."""
+    scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
+    return {"title": title, "type": "quantitative", "scale": scale}
+
+
+def drawn_rows(rows: Sequence[dict[str, Any]], value: str, *, log: bool, most: int) -> tuple[list[dict[str, Any]], str]:
+    """The rows that a picture can show, each with its rank; what it leaves out, as a clause."""
+    usable = [row for row in rows if row[value] is not None and math.isfinite(row[value])]
+    if log:
+        positive_ = [row for row in usable if row[value] > 0]
+        beyond = f"; {len(usable) - len(positive_)} not above 0 cannot be drawn" if len(positive_) < len(usable) else ""
+        for row in positive_:
+            row |= {name: None for name in ("ci_low", "ci_high") if (row.get(name) or 1) <= 0}
+        usable = positive_
     else:
-        number, most = result.table.height, MOST_DRAWN
-    return f"; the first {most} of {number} are drawn" if number > most and result.key != "pivot" else ""
+        beyond = ""
+    if len(usable) > most:
+        beyond = f"; the first {most} of {len(usable)} are drawn" + beyond
+    return [row | {"rank": rank} for rank, row in enumerate(usable[:most])], beyond
 
 
-def title_lines(title: str) -> list[str]:
-    """A title in lines that a picture has room for."""
-    return textwrap.wrap(printable(title), 80)
+def ranked_names(names: Sequence[str]) -> dict[str, Any]:
+    """An axis of names in their order, by number: two rows may have one name."""
+    texts = json.dumps([shortened(printable(name), LABEL_WIDTH) for name in names])
+    return {"field": "rank", "type": "ordinal", "title": None, "axis": {"labelExpr": f"{texts}[datum.value]"}}
 
 
-def named_rows(result: Result, names: Sequence[str]) -> pl.DataFrame:
-    """The result's table with a column of its rows' names: what is compared, as people read it."""
-    texts = [pl.Series(cell_texts(result.table[name], "null")) for name in names]
-    joined = pl.select(pl.concat_str(texts, separator=" / ")).to_series() if texts else pl.Series([], dtype=pl.String)
-    numbers = [name for name, dtype in result.table.schema.items() if dtype.is_float()]
-    return result.table.with_columns(joined.alias(NAME), *(finite(name).alias(name) for name in numbers))
-
-
-def top_chart(result: Result) -> Any:
+def points_chart(names: Sequence[str], values: pl.Series, label: str, options: Options) -> Chart:
     """A point per run, the best on top."""
-    import altair as alt
-
-    metric = next(name for name in result.table.columns if name not in {"name", *KEY, "state"})
-    rows = (
-        named_rows(result, ["name"])
-        .head(MOST_DRAWN)
-        .with_row_index("rank")
-        .select("rank", NAME, pl.col(metric).alias("value"))
-    )
-    return (
-        alt.Chart(rows)
-        .mark_point(filled=True, size=70, opacity=1)
-        .encode(
-            x=alt.X("value:Q", title=result.labels.get(metric, metric), scale=alt.Scale(zero=False)),
-            y=alt.Y("rank:O", title=None, axis=alt.Axis(labelExpr=label_by_rank(rows[NAME].to_list()))),
-        )
-        .properties(width=PICTURE_WIDTH, height=alt.Step(18))
-    )
+    pairs = [{"name": name, "value": value} for name, value in zip(names, values, strict=True)]
+    rows, beyond = drawn_rows(pairs, "value", log=options.log, most=MOST_DRAWN)
+    encoding = {
+        "x": {"field": "value", **value_axis(label, log=options.log)},
+        "y": ranked_names([row["name"] for row in rows]),
+    }
+    mark = {"type": "point", "filled": True, "size": 70, "opacity": 1}
+    size = {"width": PICTURE_WIDTH, "height": {"step": 18}}
+    return Chart({"data": {"values": rows}, "mark": mark, "encoding": encoding, **size}, beyond)
 
 
-def label_by_rank(names: Sequence[str]) -> str:
-    """A Vega expression that gives a row's name by its number: two runs may have one name."""
-    return f"{json.dumps([shortened(printable(name), LABEL_WIDTH) for name in names])}[datum.value]"
-
-
-def groups_chart(result: Result) -> Any:
+def groups_chart(table: pl.DataFrame, by: Sequence[str], stat: str, options: Options) -> Chart:
     """A point per group with its interval, the best on top."""
-    import altair as alt
+    names = ["/".join(map(cell_text, row)) for row in table.select(by).iter_rows()]
+    numbers = table.select(pl.col(stat).alias("value"), "ci_low", "ci_high", "n").to_dicts()
+    named = [{"name": f"{name}  (n={row['n']})", **row} for name, row in zip(names, numbers, strict=True)]
+    rows, beyond = drawn_rows(named, "value", log=options.log, most=MOST_DRAWN)
+    y = ranked_names([row["name"] for row in rows])
+    x = value_axis(f"{stat} and 95 % interval", log=options.log)
+    span = {"x": {"field": "ci_low", **x}, "x2": {"field": "ci_high"}, "y": y, "color": {"value": BLUE}}
+    layers = [
+        {
+            "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},
+            "encoding": {"x": {"field": "value", **x}, "y": y},
+        },
+        {
+            "transform": [{"filter": "isValid(datum.ci_low)"}],
+            "mark": {"type": "rule", "strokeWidth": 2},
+            "encoding": span,
+        },
+    ]
+    size = {"width": PICTURE_WIDTH, "height": {"step": 20}}
+    return Chart({"data": {"values": rows}, "layer": layers, **size}, beyond)
 
-    by_median = any(note.startswith("sorted by median") for note in result.notes)
-    stat = "median" if by_median else next(name for name in ("iqm", "mean") if name in result.table.columns)
-    by = result.table.columns[: result.table.columns.index("metric")]
-    rows = named_rows(result, by).with_row_index("rank").head(MOST_DRAWN)
-    rows = rows.select("rank", NAME, pl.col(stat).alias("value"), "ci_low", "ci_high", "n")
-    labels_ = [f"{name}  (n={n})" for name, n in rows.select(NAME, "n").iter_rows()]
-    y = alt.Y("rank:O", title=None, axis=alt.Axis(labelExpr=label_by_rank(labels_)))
-    base = alt.Chart(rows).encode(y=y)
-    points = base.mark_point(filled=True, size=70, opacity=1).encode(
-        x=alt.X("value:Q", title=f"{stat} and 95 % interval", scale=alt.Scale(zero=False))
-    )
-    spans = base.mark_rule(strokeWidth=2).encode(x="ci_low:Q", x2="ci_high:Q", color=alt.value(BLUE))
-    return alt.layer(spans, points).properties(width=PICTURE_WIDTH, height=alt.Step(20))
 
-
-def pivot_chart(result: Result) -> Any:
+def pivot_chart(cells: pl.DataFrame, options: Options) -> Chart:
     """A field per cell, coloured by its mean, with mean and n in it."""
-    import altair as alt
-
-    table = result.table.filter(pl.col("n") > 0)
-    spell = float_format(table["mean"].to_list())
-    texts = [f"{spell(mean)} ({n})" for mean, n in table.select("mean", "n").iter_rows()]
-    down, across = (cell_texts(table[name], "null") for name in ("rows", "columns"))
-    rows = pl.DataFrame({"down": down, "across": across, "mean": table["mean"], "text": texts})
-    x, y = (
-        alt.X("across:N", title=None, sort=None, axis=alt.Axis(labelAngle=0, orient="top")),
-        alt.Y("down:N", title=None, sort=None),
-    )
-    fields = (
-        alt.Chart(rows)
-        .mark_rect()
-        .encode(x=x, y=y, color=alt.Color("mean:Q", title="mean", scale=alt.Scale(scheme="blues")))
-    )
-    middle = (float(table["mean"].min() or 0) + float(table["mean"].max() or 0)) / 2  # type: ignore[arg-type]
-    written = (
-        alt.Chart(rows)
-        .mark_text()
-        .encode(
-            x=x,
-            y=y,
-            text="text:N",
-            color=alt.condition(f"datum.mean > {middle}", alt.value("white"), alt.value("black")),
-        )
-    )
-    return alt.layer(fields, written).properties(width=alt.Step(110), height=alt.Step(30))
+    spell = float_format(cells["mean"].drop_nulls().to_list())
+    found = [
+        {"down": cell_text(down), "across": cell_text(across), "mean": mean, "text": f"{spell(mean)} ({n})"}
+        for down, across, n, mean in cells.select("rows", "columns", "n", "mean").iter_rows()
+        if n
+    ]
+    rows, beyond = drawn_rows(found, "mean", log=options.log, most=len(found))
+    means = [row["mean"] for row in rows]
+    low, high = min(means, default=1), max(means, default=1)
+    middle = math.sqrt(low * high) if options.log else (low + high) / 2
+    x = {"field": "across", "type": "nominal", "title": None, "sort": None, "axis": {"labelAngle": 0, "orient": "top"}}
+    y = {"field": "down", "type": "nominal", "title": None, "sort": None}
+    scale = {"scheme": "blues", **({"type": "log"} if options.log else {})}
+    colour = {"field": "mean", "type": "quantitative", "title": "mean", "scale": scale}
+    ink = {"condition": {"test": f"datum.mean > {middle}", "value": "white"}, "value": "black"}
+    layers = [
+        {"mark": "rect", "encoding": {"x": x, "y": y, "color": colour}},
+        {"mark": "text", "encoding": {"x": x, "y": y, "text": {"field": "text"}, "color": ink}},
+    ]
+    size = {"width": {"step": 110}, "height": {"step": 30}}
+    return Chart({"data": {"values": rows}, "layer": layers, **size}, beyond)
 
 
-def curves_chart(result: Result) -> Any:
+def curves_chart(lines: Sequence[pl.DataFrame], names: Sequence[str], what: str, *, log: bool) -> Chart:
     """A line per group with the band of its interval, or a line per run. Values far beyond all others are cut off."""
-    import altair as alt
+    texts = short_names([printable(name) for name in names[:MOST_LINES]], LABEL_WIDTH)
+    columns = ["x", VALUE, *(name for name in ("ci_low", "ci_high") if name in lines[0].columns)]
+    found = [
+        {"name": text, "x": row["x"], "value": row[VALUE], "ci_low": row.get("ci_low"), "ci_high": row.get("ci_high")}
+        for text, line in zip(texts, lines, strict=False)
+        for row in line.select(columns).iter_rows(named=True)
+    ]
+    rows, beyond = drawn_rows(found, "value", log=log, most=len(found))
+    label, _, over = what.partition(" over ")
+    y = value_axis(label, log=log)
+    if not log and (domain := readable_domain([row["value"] for row in rows])):
+        y["scale"]["domain"] = domain
+    legend = {"orient": "bottom", "columns": 2, "symbolOpacity": 1}
+    x = {"field": "x", "type": "quantitative", "title": over}
+    colour = {"field": "name", "type": "nominal", "title": None, "sort": None, "legend": legend}
+    shared = {"x": x, "color": colour}
+    band = {"y": {"field": "ci_low", **y}, "y2": {"field": "ci_high"}, **shared}
+    layers = [
+        {
+            "mark": {"type": "line", "strokeWidth": 1.8, "clip": True},
+            "encoding": {"y": {"field": "value", **y}, **shared},
+        },
+        {
+            "transform": [{"filter": "isValid(datum.ci_low)"}],
+            "mark": {"type": "area", "opacity": 0.15, "clip": True},
+            "encoding": band,
+        },
+    ]
+    if len(names) > MOST_LINES:
+        beyond = f"; the first {MOST_LINES} of {len(names)} are drawn" + beyond
+    return Chart({"data": {"values": rows}, "layer": layers, "width": PICTURE_WIDTH, "height": 300}, beyond)
 
-    grouped = "mean" in result.table.columns
-    by = result.table.columns[: result.table.columns.index("x")] if grouped else ["name"]
-    value = "mean" if grouped else "value"
-    rows = named_rows(result, by).filter(pl.col(value).is_finite())
-    bounds = [finite(name) if grouped else pl.lit(None, dtype=pl.Float64).alias(name) for name in ("ci_low", "ci_high")]
-    rows = rows.select(pl.col(NAME), "x", pl.col(value).alias("value"), *bounds)
-    names = rows[NAME].unique(maintain_order=True).to_list()[:MOST_LINES]
-    rows = rows.filter(pl.col(NAME).is_in(names))
-    rows = rows.with_columns(pl.Series(NAME, [shortened(name, LABEL_WIDTH) for name in rows[NAME]], dtype=pl.String))
-    colour = alt.Color(
-        f"{NAME}:N", title=None, sort=None, legend=alt.Legend(orient="bottom", columns=2, symbolOpacity=1)
-    )
-    what, _, over = result.title.partition(" over ")
-    scale = alt.Scale(zero=False, domain=readable_domain(rows["value"]) or alt.Undefined)
-    base = alt.Chart(rows).encode(x=alt.X("x:Q", title=re.split(r"[,:]", over)[0]), color=colour)
-    lines = base.mark_line(strokeWidth=1.8, clip=True).encode(y=alt.Y("value:Q", title=what.split(",")[0], scale=scale))
-    bands = base.mark_area(opacity=0.15, clip=True).encode(y="ci_low:Q", y2="ci_high:Q")
-    return alt.layer(lines, bands).properties(width=PICTURE_WIDTH, height=300)
 
-
-def readable_domain(values: pl.Series) -> list[float]:
+def readable_domain(numbers: Sequence[float]) -> list[float]:
     """Where an axis is to begin and end, if single values would make all others a flat line; else empty."""
+    values = pl.Series(numbers, dtype=pl.Float64)
     low, middle, high = (float(values.quantile(share) or 0) for share in (0.02, 0.5, 0.9))
-    least, most = float(values.min() or 0), float(values.max() or 0)  # type: ignore[arg-type]
+    least, most = min(numbers, default=0.0), max(numbers, default=0.0)
     width = max(high - low, abs(middle) * 1e-3, 1e-300)
     cut_off = most > high + 20 * width or least < low - 20 * width
     return [max(least, low - width), min(most, high + width)] if cut_off else []
-
-
-# --- renderers: pages -----------------------------------------------------------------------------------------
 
 
 def html_page(title: str, sections: Sequence[str]) -> str:
@@ -2499,54 +3200,49 @@ def html_page(title: str, sections: Sequence[str]) -> str:
 def html_section(result: Result, most: int | None = None) -> str:
     """A result as a heading, its picture where it has one, its table with at most `most` rows, and its notes."""
     picture = ""
-    if result.key in ONE_PICTURE and result.table.height:
+    if result.chart and result.table.height:
         picture = f"<figure>{svg_text(result, 'currentColor')}</figure>"
     result = bounded(result, most)
+    columns = [column._replace(label=html.escape(column.label)) for column in result.view()]
+    rows = [[html.escape(cell) for cell in cells] for cells in zip(*(c.cells for c in columns), strict=True)]
+    for cells, url in zip(rows, result.links, strict=False):
+        if url and is_web_address(url):
+            cells[0] = f"<a href='{html.escape(url)}'>{cells[0]}</a>"
+    table = made_table(columns, rows, "unsafehtml") if columns else ""
     notes = "".join(f"<p class='note'>{html.escape(printable(note))}</p>" for note in result.notes)
-    return f"<section><h2>{html.escape(printable(result.title))}</h2>{picture}{html_table(result)}{notes}</section>\n"
+    heading = html.escape(printable(result.title))
+    return f"<section><h2>{heading}</h2>{picture}<div class='wide'>{table}</div>{notes}</section>\n"
 
 
-def html_table(result: Result) -> str:
-    """The columns that people see as a table that scrolls sideways where it has to."""
-    columns = shown_columns(result)
-    kinds = ["" if column.is_text else " class='number'" for column in columns]
-    head = "".join(f"<th{k}>{html.escape(c.label)}</th>" for k, c in zip(kinds, columns, strict=True))
-    rows = zip(*(column.cells for column in columns), strict=True)
-    body = "".join(
-        f"<tr>{''.join(f'<td{k}>{html.escape(cell)}</td>' for k, cell in zip(kinds, row, strict=True))}</tr>"
-        for row in rows
-    )
-    return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def report_results(options: Options, everything: Runs, runs: Runs, metrics: Sequence[Metric], say: Say) -> list[Result]:
+def report_results(study: Study, options: Options) -> list[Result]:
     """What a report shows, as asked or as suggests itself: the best runs, groups, a pivot, curves, what was varied."""
-    runs, asked = grouping(options.group_by, runs, say)
-    by = asked or suggested_grouping(runs)
-    of_runs, of_groups = chosen_columns(options.columns, runs)
-    results = [overview(everything)]
-    if metrics:
-        results.append(top(runs, metrics, options.top or REPORT_TOP, of_runs))
-        results += [groups(runs, by, metric, of_groups, options.stat) for metric in metrics if by]
+    by = [*study.by] or suggested_grouping(study.runs)
+    study = study._replace(by=by)
+    results = [overview(study)]
+    if study.metrics:
+        results.append(best_runs(study, options, options.top or REPORT_TOP))
+        results += groups(study, options) if by else []
         pivots = options.pivot or (by if len(by) == 2 else ())
-        results += [pivot(*grouping(pivots, runs, say), metrics[0])] if pivots else []
-    for name in options.curves or curves_for(metrics, options, runs):
-        results.append(curves(runs, name, by, options))
-    results += varied(runs)
-    if metrics and not options.curves:
-        results.append(importance(runs, metrics[0]))
+        results += (
+            pivot(study._replace(metrics=study.metrics[:1]), replace(options, pivot=tuple(pivots))) if pivots else []
+        )
+    if names := options.curves or curves_for(study):
+        results += curves(study, replace(options, curves=tuple(names)))
+    results += [*health(study, options), *varied(study, options)]
+    if study.metrics and not options.curves:
+        results.append(associations(study.runs, study.metrics[0]))
     return results
 
 
-def curves_for(metrics: Sequence[Metric], options: Options, runs: Runs) -> list[str]:
+def curves_for(study: Study) -> list[str]:
     """The metric to draw curves of where none is named: the first metric's own, else its validation's or training's."""
-    files = history_files(options.inputs, runs)
+    files = history_files(study.runs)
     names = [metric_label(part, column) for part in files for column in part.dtypes if column.startswith("metric_")]
-    for metric in metrics[:1]:
-        wanted = words(metric.label)[-1]
-        for tier in ({"val", "valid", "validation", "eval"}, {"train", "training"}, set(words(metric.label))):
+    for metric in study.metrics[:1]:
+        told = words(re.sub(r" \(.*", "", metric.label))
+        for tier in (VALIDATION, {"train", "training"}, set(told)):
             for name in names:
-                if wanted in words(name) and tier & set(words(name)):
+                if told[-1] in words(name) and tier & set(words(name)):
                     return [name]
     return []
 
@@ -2556,7 +3252,7 @@ def write_report(results: Sequence[Result], file: Path, title: str, most: int | 
     with replacing(file) as partial:
         if file.suffix.lower() == ".md":
             text = markdown_text([bounded(result, most) for result in results])
-            partial.write_text(f"# {markdown_cell(title)}\n\n{text}", encoding="utf-8")
+            partial.write_text(f"# {markdown(title)}\n\n{text}", encoding="utf-8")
         else:
             heading = f"<h1>{html.escape(printable(title))}</h1>"
             sections = [html_section(result, most) for result in results]
@@ -2574,7 +3270,9 @@ def deliver(results: Sequence[Result], options: Options, say: Say) -> None:
         )
     shows = sys.stdout is not None and (options.output is None or options.format == "json" or sys.stdout.isatty())
     if not shows or options.format in {"json", "csv"}:  # no table for people, which would say them
-        tell_findings(results, say)
+        for result in results:
+            for line in (result.title, *result.notes):
+                say(line)
     if options.output:
         write_results(results, options.output, say)
     if shows:
@@ -2593,24 +3291,23 @@ def page_text(results: Sequence[Result], options: Options, say: Say) -> str:
     shown = [bounded(result, options.max_rows) for result in results]
     if options.format in {"markdown", "latex"}:
         return markdown_text(shown) if options.format == "markdown" else latex_text(shown)
-    return table_text(shown, Page(shutil.get_terminal_size((LINE_WIDTH, 24)).columns, has_colours()))
+    colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return table_text(shown, Page(shutil.get_terminal_size((LINE_WIDTH, 24)).columns, colours))
 
 
 def write_results(results: Sequence[Result], file: Path, say: Say) -> None:
     """Write every row of the results to `file`, in the format that its name ends in."""
+    ending = file.suffix.lower()
     with replacing(file) as partial:
-        match FILE_FORMATS[file.suffix.lower()]:
+        match FILE_FORMATS[ending]:
             case "json":
                 partial.write_text(json_text(json_document(results)) + "\n", encoding="utf-8")
             case "markdown":
                 partial.write_text(markdown_text(results), encoding="utf-8")
             case "latex":
-                partial.write_text(
-                    latex_text([each for each in results if each.key == one_result(results, ONE_TABLE, say).key]),
-                    encoding="utf-8",
-                )
+                partial.write_text(latex_text(chosen_result(results, ONE_TABLE, say)), encoding="utf-8")
             case "picture":
-                write_picture(results, partial, file.suffix.lower(), say)
+                write_picture(results, partial, ending, say)
             case "csv":
                 partial.write_text(csv_text(one_table(results, say)), encoding="utf-8")
             case _:
@@ -2623,36 +3320,18 @@ def write_parquet(table: pl.DataFrame, file: Path) -> None:
         table.write_parquet(file, compression="zstd", statistics=True, metadata={RESULT_KEY: str(JSON_VERSION)})
 
 
-def one_result(results: Sequence[Result], keys: Sequence[str], say: Say) -> Result:
-    """The result for formats that hold one, of the first of `keys` that there is; the rest is named."""
-    chosen = next(
-        result for key in (*keys, *(result.key for result in results)) for result in results if key == result.key
-    )
-    others = [result.title if result.key == chosen.key else result.key for result in results if result is not chosen]
-    if others:
-        say(f"one table fits: {chosen.key}; left out: {', '.join(dict.fromkeys(others))}")
-    return chosen
+def chosen_result(results: Sequence[Result], keys: Sequence[str], say: Say) -> list[Result]:
+    """The results for a format that holds one question, of the first of `keys` that there is; the rest is named."""
+    there = list(dict.fromkeys(result.key for result in results))
+    key = next(key for key in (*keys, *there) if key in there)
+    if others := [other for other in there if other != key]:
+        say(f"one table fits: {key}; left out: {', '.join(others)}")
+    return [result for result in results if result.key == key]
 
 
 def one_table(results: Sequence[Result], say: Say) -> pl.DataFrame:
     """The table for formats that hold one: the groups if there are any, else the best runs; the rest is named."""
-    keys = list(dict.fromkeys(result.key for result in results))
-    key = next(key for key in (*ONE_TABLE, *keys) if key in keys)
-    if len(keys) > 1:
-        say(f"one table fits: {key}; left out: {', '.join(other for other in keys if other != key)}")
-    return pl.concat([result.table for result in results if result.key == key], how="vertical_relaxed")
-
-
-def tell_findings(results: Sequence[Result], say: Say) -> None:
-    """Say what a table would say around its rows."""
-    for result in results:
-        for line in (result.title, *result.notes):
-            say(line)
-
-
-def has_colours() -> bool:
-    """Whether stdout is a terminal whose user takes colours."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return pl.concat([result.table for result in chosen_result(results, ONE_TABLE, say)], how="vertical_relaxed")
 
 
 @contextmanager
@@ -2713,150 +3392,121 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     parser = Parser(__doc__ or "")
     parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="runs files, or folders that hold some")
 
-    questions = parser.add_argument_group("questions (several at once are welcome; none: an overview)")
-    questions.add_argument("-t", "--top", type=positive, metavar="N", help="the N best runs and how they differ")
-    questions.add_argument(
-        "-g", "--group-by", action="append", metavar="A,B", help="statistics per value of these columns"
+    add = parser.add_argument_group("questions (several at once are welcome; none: an overview)").add_argument
+    many: dict[str, Any] = {"action": "extend", "default": [], "type": lambda text: comma_separated([text])}
+    add("-t", "--top", type=positive, metavar="N", help="the N best runs and how they differ")
+    add("-g", "--group-by", **many, metavar="A,B", help="statistics per value of these columns")
+    add(
+        "--pivot", type=two_columns, default=(), metavar="ROWS,COLUMNS", help="mean ± std (n) per combination of values"
     )
-    questions.add_argument(
-        "--pivot", metavar="ROWS,COLUMNS", help="mean ± std (n) per combination of two columns' values"
-    )
-    questions.add_argument(
-        "--curves", action="append", metavar="METRIC", help="over the steps, per run or by --group-by"
-    )
-    questions.add_argument(
-        "--varying", action="store_true", help="which config columns vary, their values, the grid's holes"
-    )
-    questions.add_argument("--diff", nargs="+", metavar="RUN", help="what differs between runs, by id or name")
-    questions.add_argument("--importance", action="store_true", help="which settings go with the metric")
-    questions.add_argument("--schema", action="store_true", help="the columns, what they hold and how completely")
-    questions.add_argument("--report", type=Path, metavar="FILE", help="all of it as one page: FILE.html or FILE.md")
+    add("--curves", **many, metavar="METRIC", help="over the steps, per run or by --group-by")
+    add("--varying", action="store_true", help="which config columns vary, their values, the grid's holes")
+    add("--diff", nargs="+", default=[], metavar="RUN", help="what differs between runs, by id or name")
+    add("--importance", action="store_true", help="which settings go with the metric")
+    add("--health", action="store_true", help="NaN, divergence, spikes, runs that crashed or stopped early")
+    add("--schema", action="store_true", help="the columns, what they hold and how completely")
+    add("--sql", metavar="QUERY", help="a SELECT over the views runs and history, in DuckDB's SQL")
+    add("--report", type=ending_in(".html", ".md"), metavar="FILE", help="all of it as one page: FILE.html or FILE.md")
 
-    groups_ = parser.add_argument_group("groups")
-    groups_.add_argument(
-        "--stat", choices=("mean", "median", "iqm"), default="mean", help="what groups are compared by (default: mean)"
-    )
-    groups_.add_argument(
-        "--best-per", action="append", metavar="A,B", help="first keep each one's best setting, by its mean over seeds"
-    )
+    add = parser.add_argument_group("groups").add_argument
+    stats = ("mean", "median", "iqm")
+    add("--stat", choices=stats, default="mean", help="what groups are compared by (default: mean)")
+    add("--best-per", **many, metavar="A,B", help="first keep each one's best setting, by its mean over seeds")
 
-    curve = parser.add_argument_group("curves")
-    curve.add_argument(
-        "--x",
-        metavar="AXIS",
-        help="step, runtime, time or a metric such as epoch (default: its step metric, else step)",
-    )
-    curve.add_argument("--best-so-far", action="store_true", help="each run's best value up to there")
-    curve.add_argument(
-        "--points",
-        type=positive,
-        metavar="N",
-        help=f"at most N of a curve (default: {CURVE_POINTS}, in pictures {PICTURE_POINTS})",
-    )
+    add = parser.add_argument_group("curves and pictures").add_argument
+    axes = "step, runtime, time or a metric such as epoch (default: its step metric, else step)"
+    add("--x", metavar="AXIS", help=axes)
+    add("--best-so-far", action="store_true", help="each run's best value up to there")
+    add("--smooth", type=smoothing, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
+    number = f"at most N of a curve (default: {CURVE_POINTS}, in pictures {PICTURE_POINTS})"
+    add("--points", type=positive, metavar="N", help=number)
+    add("--log", action="store_true", help="pictures with a logarithmic value axis")
 
-    metric = parser.add_argument_group("metric")
-    metric.add_argument(
-        "-m", "--metric", action="append", metavar="NAME", help="what is compared (repeatable; --top takes the first)"
+    group = parser.add_argument_group("metric")
+    group.add_argument(
+        "-m",
+        "--metric",
+        **many,
+        dest="metrics",
+        metavar="NAME",
+        help="what is compared (repeatable; --top takes the first)",
     )
-    metric.add_argument(
-        "--value",
-        choices=tuple(VALUES),
-        default="summary",
-        help="of each run (default: the summary's; others: aggregate_runs --history)",
-    )
-    goal = metric.add_mutually_exclusive_group()
+    values = "of each run (default: the summary's; others: aggregate_runs --history)"
+    group.add_argument("--value", choices=tuple(VALUES), default="summary", help=values)
+    goal = group.add_mutually_exclusive_group()
     goal.add_argument("--ascending", dest="goal", action="store_const", const="minimize", help="lower is better")
     goal.add_argument("--descending", dest="goal", action="store_const", const="maximize", help="higher is better")
 
-    selection = parser.add_argument_group("which runs")
-    selection.add_argument("-f", "--filter", metavar="REGEX", help="runs whose name matches, in any case")
-    selection.add_argument(
-        "--where", metavar="SQL", help='a predicate over the columns, such as "config_lr < 0.01 AND k = 16"'
-    )
-    selection.add_argument(
-        "-s",
-        "--state",
-        action="append",
-        metavar="STATE",
-        help="runs in this state (default: finished; all; repeatable)",
-    )
+    add = parser.add_argument_group("which runs").add_argument
+    add("-f", "--filter", dest="name_pattern", metavar="REGEX", help="runs whose name matches, in any case")
+    example = "a predicate over the columns, such as \"config_lr < 0.01 AND created_at >= '2026-01-31'\""
+    add("--where", metavar="SQL", help=example)
+    states = "runs in this state (default: finished, or all where none is; all; repeatable)"
+    add("-s", "--state", **many | {"type": known_states}, dest="states", metavar="STATE", help=states)
 
-    output = parser.add_argument_group("output")
-    output.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="write to FILE.csv, .json, .parquet, .md, .tex, .png, .svg or .html",
-    )
-    output.add_argument(
-        "--columns", action="append", metavar="A,B", help="show these columns, of the runs or of the statistics"
-    )
-    output.add_argument("--max-rows", type=not_negative, metavar="N", help="show at most N rows of each table (0: all)")
-    output.add_argument(
-        "--format",
-        choices=("table", "json", "csv", "markdown", "latex"),
-        default="table",
-        help="of stdout (default: table)",
-    )
-    output.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
-    output.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
-    output.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add = parser.add_argument_group("output").add_argument
+    endings = f"write to FILE{', '.join(FILE_FORMATS)}"
+    add("-o", "--output", type=ending_in(*FILE_FORMATS), metavar="FILE", help=endings)
+    add("--columns", **many, metavar="A,B", help="show these columns, of the runs or of the statistics")
+    add("--max-rows", type=not_negative, metavar="N", help="show at most N rows of each table (0: all)")
+    formats = ("table", "json", "csv", "markdown", "latex")
+    add("--format", choices=formats, default="table", help="of stdout (default: table)")
+    add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
+    add("--quiet", action="store_true", help="nothing on stderr but errors")
+    add("--debug", action="store_true", help="show the traceback of an error")
 
-    args = parser.parse_strictly(argv)
-    files, diff = files_and_runs(args.diff or ())
-    if diff and len(diff) < 2:
+    flags = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", parser.format_help()))
+    arguments = sys.argv[1:] if argv is None else argv
+    args = vars(parser.parse_strictly([without_value(argument, flags) for argument in arguments]))
+    # An input that was named after --diff's runs is no run.
+    files = [name for name in args["diff"] if name.endswith(".parquet") or Path(name).is_dir()]
+    args["inputs"] += [Path(name) for name in files]
+    args["diff"] = [name for name in args["diff"] if name not in files]
+    if (args["diff"] or files) and len(args["diff"]) < 2:
         raise ScriptError("--diff needs two runs or more, by id or name", WRONG_USAGE)
-    return Options(
-        inputs=(*args.inputs, *files),
-        group_by=comma_separated(args.group_by),
-        stat=args.stat,
-        best_per=comma_separated(args.best_per),
-        pivot=two_columns(args.pivot),
-        varying=args.varying,
-        diff=diff,
-        importance=args.importance,
-        curves=comma_separated(args.curves),
-        x=args.x,
-        best_so_far=args.best_so_far,
-        points=args.points,
-        report=known_report(args.report),
-        value=args.value,
-        where=args.where,
-        top=args.top,
-        schema=args.schema,
-        metrics=comma_separated(args.metric),
-        goal=args.goal,
-        name_pattern=args.filter,
-        states=known_states(comma_separated(args.state) or ("finished",)),
-        states_given=bool(comma_separated(args.state)),
-        columns=comma_separated(args.columns),
-        max_rows=args.max_rows,
-        format=args.format,
-        output=known_ending(args.output),
-        quiet=args.quiet,
-    )
+    if args["sql"] is not None and (args["name_pattern"] or args["where"] or args["states"]):
+        raise ScriptError("--sql asks all runs: put the condition into its WHERE", WRONG_USAGE)
+    del args["debug"]
+    return Options(**{name: tuple(value) if isinstance(value, list) else value for name, value in args.items()})
 
 
-def files_and_runs(names: Sequence[str]) -> tuple[list[Path], tuple[str, ...]]:
-    """What follows --diff, parted: an input that was named last is no run."""
-    files = [name for name in names if name.endswith(".parquet") or Path(name).is_dir()]
-    return [Path(name) for name in files], tuple(name for name in names if name not in files)
+def without_value(argument: str, flags: set[str]) -> str:
+    """An argument as it is, but of an unknown flag its name alone: the value may be a secret.
+
+    >>> without_value("--api-key=SECRET", {"--top"}), without_value("--top=3", {"--top"})
+    ('--api-key', '--top=3')
+    """
+    name = argument.partition("=")[0]
+    if re.match(r"--[^\s]", argument) and name not in flags:
+        return name
+    return argument
 
 
-def two_columns(text: str | None) -> tuple[str, ...]:
+def two_columns(text: str) -> tuple[str, ...]:
     """The columns of --pivot."""
-    columns = comma_separated([text]) if text else ()
-    if text and len(columns) != 2:
-        raise ScriptError(f"--pivot {text}: write two columns, ROWS,COLUMNS", WRONG_USAGE)
+    columns = comma_separated([text])
+    if len(columns) != 2:
+        raise argparse.ArgumentTypeError(f"{text}: write two columns, ROWS,COLUMNS")
     return columns
 
 
-def known_report(file: Path | None) -> Path | None:
-    """`file`, if a report can be written so."""
-    if file and file.suffix.lower() not in {".html", ".md"}:
-        raise ScriptError(f"--report {file}: the name must end in .html or .md", WRONG_USAGE)
+def ending_in(*endings: str) -> Callable[[str], Path]:
+    """A converter to a file whose name ends in one of these."""
+
+    def file(text: str) -> Path:
+        if Path(text).suffix.lower() not in endings:
+            raise argparse.ArgumentTypeError(f"{text}: the name must end in {' or '.join(endings)}")
+        return Path(text)
+
     return file
+
+
+def smoothing(text: str) -> float:
+    """A weight from 0 on, below 1."""
+    with suppress(ValueError):
+        if 0 <= float(text) < 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is no number from 0 on, below 1")
 
 
 def positive(text: str) -> int:
@@ -2873,21 +3523,14 @@ def not_negative(text: str) -> int:
     return int(text)
 
 
-def known_states(states: tuple[str, ...]) -> tuple[str, ...]:
-    """The states to keep, in lower case; none for all."""
-    chosen = tuple(state.lower() for state in states)
+def known_states(text: str) -> tuple[str, ...]:
+    """States, or `all`, in lower case."""
+    chosen = comma_separated([text.lower()])
     for state in chosen:
         if state not in {*STATES, "all"}:
             near = did_you_mean(state, [*STATES, "all"]) or f"; there are all, {', '.join(STATES)}"
-            raise ScriptError(f"--state {state}: no such state{near}", WRONG_USAGE)
-    return () if "all" in chosen else chosen
-
-
-def known_ending(file: Path | None) -> Path | None:
-    """`file`, if its ending names a format."""
-    if file and file.suffix.lower() not in FILE_FORMATS:
-        raise ScriptError(f"-o {file}: the name must end in {', '.join(FILE_FORMATS)}", WRONG_USAGE)
-    return file
+            raise argparse.ArgumentTypeError(f"{state}: no such state{near}")
+    return chosen
 
 
 class Parser(argparse.ArgumentParser):
@@ -2954,46 +3597,75 @@ def guarded(work: Callable[[], int], *, debug: bool) -> int:
 
 def import_libraries() -> None:
     """Import what takes time, once the command line is right."""
-    global pl
+    global pl, tabulate
     import polars as pl
+    import tabulate
+
+    tabulate.MIN_PADDING = 0  # type: ignore[attr-defined]  # heads take no more room than they need
 
 
 def analyze(options: Options) -> int:
     """Answer what was asked."""
     import_libraries()
     say = speaker(quiet=options.quiet)
-    files, remarks = choose_inputs(options.inputs)
-    refuse_overwriting(files, options.output or options.report)
-    everything = open_inputs(files)
-    filters = chosen_filters(options, everything)
-    runs = kept_runs(everything, filters)
-    for line in (*remarks, *accounted(everything, filters)):
+    inputs = choose_inputs(options.inputs)
+    refuse_overwriting([file for part in inputs.parts for file in part.files], options.output or options.report)
+    for line in inputs.remarks:
         say(line)
-    metrics = chosen_metrics(options, runs)
-    for metric in metrics:
-        others = kept_runs(everything, [chosen for chosen in filters if not chosen.flag.startswith("--state")])
-        for line in (
-            *metric.remarks,
-            *diverged_histories(runs, metric),
-            *dropped_results(others, options.states, metric),
-        ):
-            say(line)
-    if asks(options):
-        deliver(answers(options, everything, runs, metrics, say), options, say)
+    everything = join_inputs(inputs.parts)
+    study = prepared(everything, options, say)
+    if options.report is None or options.output:
+        results = [result for name in asked_questions(options) for result in QUESTIONS[name](study, options)]
+        deliver(results or introduction(study, options), options, say)
     if options.report:
-        results = report_results(options, everything, runs, metrics, say)
-        title = f"Runs of {', '.join(map(str, files[:FEW]))}"
+        results = report_results(study, options)
+        title = f"Runs of {some_of([*map(str, everything.files)], FEW)}"
         write_report(results, options.report, title, options.max_rows)
         if options.format != "json":
             print(options.report)
-        elif not asks(options):
+        elif not options.output:
             print(json_text({**json_document(results), "files": [str(options.report)]}))
-    return OK
+    return PARTIAL if inputs.damaged else OK
 
 
-def asks(options: Options) -> bool:
-    """Whether a question is asked whose answer is to be shown beside the report."""
-    return options.report is None or bool(options.output)
+def prepared(everything: Runs, options: Options, say: Say) -> Study:
+    """The runs that count, the columns to group by and the metrics, for all questions."""
+    any_state, runs = select_runs(options, everything, say)
+    metrics = chosen_metrics(options, runs)
+    study = Study(everything, any_state, runs, (), metrics, say)
+    for metric in metrics:
+        for line in remarks_on_metric(metric, study, options):
+            say(line)
+    if options.best_per:
+        runs = best_settings(runs, options, required(metrics)[0], say)
+    runs, by = grouping(options.group_by, runs, say)
+    return study._replace(runs=runs, by=by)
+
+
+QUESTIONS: Mapping[str, Callable[[Study, Options], list[Result]]] = {
+    "schema": schema,
+    "sql": sql,
+    "health": health,
+    "varying": varied,
+    "diff": difference,
+    "top": top,
+    "groups": groups,
+    "pivot": pivot,
+    "importance": importance,
+    "curves": curves,
+}
+TAKE_ALL = {"schema", "sql", "health", "diff"}  # whatever the runs' states
+NEED_METRIC = {"top", "groups", "pivot", "importance"}
+
+
+def asked_questions(options: Options) -> list[str]:
+    """The questions of the command line, in the order in which they are answered."""
+    asked = {
+        "groups": options.group_by and not options.curves,
+        "top": options.top is not None,
+        "sql": options.sql is not None,
+    }
+    return [name for name in QUESTIONS if asked.get(name, getattr(options, name, False))]
 
 
 def refuse_overwriting(files: Sequence[Path], output: Path | None) -> None:
@@ -3003,7 +3675,7 @@ def refuse_overwriting(files: Sequence[Path], output: Path | None) -> None:
     if output.resolve() in {file.resolve() for file in files}:
         raise ScriptError(f"-o {output} is an input; choose another name", WRONG_USAGE)
     try:
-        lost = output.is_file() and holds_runs(output)
+        lost = output.is_file() and holds_runs(open_file(output))
     except ScriptError:  # no parquet file
         lost = False
     if lost:
