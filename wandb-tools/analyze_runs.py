@@ -1328,8 +1328,7 @@ def cells_abreast(cells: pl.DataFrame, corner: str, down: Sequence[Any], across:
 def grouping(names: Sequence[str], runs: Runs, say: Say) -> tuple[Runs, list[str]]:
     """The columns to group by, `lr:4` and `!seed` understood; the runs with the ranges that they need."""
     by: list[str] = []
-    excluded = [find_column(name[1:], runs) for name in names if name.startswith("!")]
-    if excluded:
+    if excluded := [name[1:] for name in names if name.startswith("!")]:
         by += all_settings_but(excluded, runs, say)
     for name in names:
         if name.startswith("!"):
@@ -1345,13 +1344,23 @@ def grouping(names: Sequence[str], runs: Runs, say: Say) -> tuple[Runs, list[str
     return runs, list(dict.fromkeys(by))
 
 
-def all_settings_but(excluded: Sequence[str], runs: Runs, say: Say) -> list[str]:
-    """The config columns that vary, but for `excluded` ones and those that merely tell runs apart, which is said."""
+def all_settings_but(names: Sequence[str], runs: Runs, say: Say) -> list[str]:
+    """The config columns that vary, but those called so and those that merely tell runs apart, which is said."""
+    excluded = []
+    for name in names:
+        of_seed = [column for column in runs.dtypes if kind(column) == "config" and "seed" in words(runs.label(column))]
+        if name == "seed" and known_column(name, runs, ("config_",)) is None:  # !seed is what everybody tries first
+            excluded += of_seed
+            say(
+                f"no column is called seed; {f'left out: {some_of([*map(runs.label, of_seed)])}' if of_seed else 'none is left out'}"
+            )
+        else:
+            excluded.append(find_column(name, runs))
     table = collected_settings(runs)
     settings, noise = varying_settings(table, runs)
     candidates = [column for column in settings if column not in excluded]
     chosen = independent(table, candidates) if candidates else []
-    left = ", ".join(map(runs.label, excluded))
+    left = ", ".join(map(runs.label, excluded)) or "nothing"
     if not chosen:
         raise ScriptError(f"--group-by: no config column varies but {left}; name the columns to group by", WRONG_USAGE)
     say(f"grouped by all that varies but {left}: {some_of([*map(runs.label, chosen)])}")
@@ -1378,10 +1387,11 @@ def varying_settings(table: pl.DataFrame, runs: Runs) -> tuple[list[str], list[s
         values, path = table[column], runs.label(column)
         if not NOISE.isdisjoint(words(path)) or not NOISE_TREES.isdisjoint(re.split(r"[./]", path)):
             return True
-        if values.dtype != pl.String:
-            return False
-        one_each = values.n_unique() == table.height > FEW
-        return one_each or bool(values.drop_nulls().str.contains(DATE_OR_PATH).all())
+        there = values.drop_nulls()
+        one_each = there.n_unique() == len(there) > FEW
+        if values.dtype == pl.String:
+            return one_each or bool(there.str.contains(DATE_OR_PATH).all())
+        return bool(one_each and values.dtype.is_integer() and (there > 1e9).all())  # seconds since 1970, or finer
 
     noise = [column for column in table.columns if is_noise(column)]
     return [column for column in table.columns if column not in noise], noise
@@ -1466,7 +1476,11 @@ def varied(study: Study, options: Options) -> list[Result]:  # noqa: ARG001 - ev
         for value, number in values.iter_rows()
     ]
     number = table.height or collected(runs.frame.select(pl.len())).item()
-    heads = labels(settings, runs)
+    notes = [f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}"] if noise else []
+    single = [column for column in settings if table[column].drop_nulls().n_unique() == 1]
+    if single:
+        notes.append(f"with one value where they have any: {some_of([*map(runs.label, single)])}")
+    heads = labels([column for column in settings if column not in single], runs)
     result = Result(
         key="varying",
         title=f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary",
@@ -1477,10 +1491,10 @@ def varied(study: Study, options: Options) -> list[Result]:  # noqa: ARG001 - ev
         rows=rows,
         view=lambda: [
             Column("config", list(heads.values())),
-            Column("values", [str(len(values)) for values in counts.values()], is_text=False),
-            Column("value (runs)", [some_values(values) for values in counts.values()]),
+            Column("values", [str(len(counts[column])) for column in heads], is_text=False),
+            Column("value (runs)", [some_values(counts[column]) for column in heads]),
         ],
-        notes=(f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}",) if noise else (),
+        notes=tuple(notes),
         most_rows=MOST_COLUMNS,
     )
     return [result, *grid(table, settings, runs)]
@@ -1494,17 +1508,18 @@ def some_values(values: pl.DataFrame) -> str:
 
 def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[Result]:
     """Combinations of the settings that no run has, that lack seeds which most have, or that were run twice."""
-    seeds = [c for c in settings if "seed" in words(runs.label(c))][:1]
-    free = [c for c in settings if c not in seeds and 1 < table[c].drop_nulls().n_unique() <= MOST_ON_AN_AXIS]
+    several = [column for column in settings if table[column].drop_nulls().n_unique() > 1]
+    seeds = [c for c in several if "seed" in words(runs.label(c))][:1]
+    free = [c for c in several if c not in seeds and table[c].drop_nulls().n_unique() <= MOST_ON_AN_AXIS]
     axes = independent(table, free) if free else []
     complete = table.select(*axes, *seeds).drop_nulls()
-    if not axes or complete.is_empty():
+    if len([*axes, *seeds]) < 2 or not axes or complete.is_empty():
         return []
     present = complete.select(axes).unique()
     sizes = [complete[column].n_unique() for column in axes]
     names = some_of([f"{runs.label(c)} ({size})" for c, size in zip(axes, sizes, strict=True)])
     odd = [twice(complete, axes, seeds), *(missing_seeds(complete, axes, seed) for seed in seeds)]
-    if math.prod(sizes) <= MOST_COMBINATIONS:
+    if math.prod(sizes) <= 2 * present.height:  # else it was no grid, and the holes are not worth a list
         whole = complete.select(axes[0]).unique()
         for column in axes[1:]:
             whole = whole.join(complete.select(column).unique(), how="cross")
@@ -1651,14 +1666,17 @@ def associations(runs: Runs, metric: Metric) -> Result:
         if noise:
             notes.append(f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}")
     found = pl.DataFrame(rows, schema=facts).drop_nulls("effect").sort("effect", "column", descending=[True, False])
+    shown = found.unique(["effect", "spearman", "n", "distinct", "p"], keep="first", maintain_order=True)
+    if shown.height < found.height:
+        notes.append(f"{counted(found.height - shown.height, 'column')} that vary together with these are not listed")
     signs = pl.when(pl.col("spearman") > 0).then(pl.lit("+")).when(pl.col("spearman") < 0).then(pl.lit("-"))
-    shown = found.with_columns(pl.col("effect").round(3), pl.col("p").round(4), signs.alias("sign"))
+    shown = shown.with_columns(pl.col("effect").round(3), pl.col("p").round(4), signs.alias("sign"))
     return Result(
         key="importance",
         title=title,
         table=found,
         view=lambda: [
-            Column("column", [runs.label(column) for column in found["column"]], is_whole=True),
+            Column("column", [runs.label(column) for column in shown["column"]], is_whole=True),
             *(view_column(shown[name], name) for name in ("kind", "effect", "sign", "n", "distinct", "p")),
         ],
         notes=tuple(notes),
@@ -1716,8 +1734,11 @@ def schema(study: Study, options: Options) -> list[Result]:
     order = [pl.col("kind").replace_strict({name: i for i, name in enumerate(KINDS)}), pl.col("distinct") < 2]
     table = table.sort(order, maintain_order=True)
     most = 0 if options.output else MOST_COLUMNS if options.max_rows is None else options.max_rows
-    rows = table.to_dicts() if options.columns else folded(table.filter(pl.col("kind") != "history").to_dicts(), most)
-    notes = []
+    rows, notes = table.to_dicts(), []
+    if not options.columns:
+        rows = folded(table.filter((pl.col("kind") != "history") & (pl.col("coverage") > 0)).to_dicts(), most)
+        if nothing := table.filter(pl.col("coverage") == 0)["column"].to_list():
+            notes.append(f"without any value: {some_of(nothing)}")
     if most and len(rows) > most:
         notes.append(f"{counted(len(rows) - most, 'more row')}: --max-rows 0 shows all")
         turns = Counter[str]()  # each kind keeps its share
@@ -1910,6 +1931,9 @@ def suggested_grouping(runs: Runs) -> list[str]:
     size = 1
     for _ in range(2):
         candidates = [column for column in candidates if column not in chosen]
+        # Where both have a value, the second splits what the first does not.
+        both = {column: table.select(*chosen, column).drop_nulls() for column in candidates}
+        candidates = [c for c in candidates if not chosen or both[c].n_unique() > both[c].select(chosen).n_unique()]
         sizes = {column: table.select(*chosen, column).n_unique() for column in candidates}
         most = min(SUGGESTED_GROUPS, counts[RUN] // 2)
         candidates = [column for column in candidates if size < sizes[column] <= most]
@@ -2384,25 +2408,23 @@ def health(study: Study, options: Options) -> list[Result]:  # noqa: ARG001 - ev
     counts = ", ".join(f"{count} {problem}" for problem, count in of_problem.most_common())
     where = "" if histories else " (no histories lie beside them: by summaries and states alone)"
     told = f"{len(order)} of {counted(keys.height, 'run')} have problems{where}: {counts}"
-    details: dict[int, dict[str, list[str]]] = {}
+    details: dict[tuple[int, str], list[str]] = {}
     for number, problem, detail in found:
-        details.setdefault(number, {}).setdefault(problem, []).append(detail)
+        details.setdefault((number, problem), []).append(detail)
+
+    def view() -> list[Column]:
+        return [
+            Column("run", [names[number] for number, _ in details]),
+            Column("problem", [problem for _, problem in details], is_whole=True),
+            Column("detail", [some_of(each, 1) for each in details.values()]),
+        ]
+
     return [
         Result(
             key="health",
             title=told if found else f"{counted(keys.height, 'run')}: no problem found{where}",
             table=table,
-            view=lambda: (
-                [
-                    Column("run", [names[number] for number in details]),
-                    Column(
-                        "problems",
-                        ["; ".join(f"{p}: {some_of(d, 2)}" for p, d in of.items()) for of in details.values()],
-                    ),
-                ]
-                if found
-                else []
-            ),
+            view=view if found else list,
             most_rows=MOST_GROUPS,
         )
     ]
@@ -2434,13 +2456,13 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     if goal == "minimize":
         diverged = facts.filter((pl.col("best") > 0) & (pl.col("last") > DIVERGED * pl.col("best")))
         for row in diverged.iter_rows(named=True):
-            yield row[RUN], "diverged", f"{label} ends at {row['last']:.4g}, its best was {row['best']:.4g}"
+            yield row[RUN], "diverged", f"{label} {row['best']:.4g} at step {row['step']}, ends at {row['last']:.4g}"
     if VALIDATION.isdisjoint(re.split(r"[^a-z0-9]+", label.lower())):
         return
     worse = (pl.col("last") - pl.col("best")).abs() > PAST_BEST * pl.col("range")
     for row in facts.filter(worse & (pl.col("place") + 1 <= EARLY_SHARE * pl.col("n"))).iter_rows(named=True):
         best = f"{row['best']:.4g} at step {row['step']}"
-        yield row[RUN], "past its best", f"{label} ends at {row['last']:.4g}, its best was {best}"
+        yield row[RUN], "past its best", f"{label} {best}, ends at {row['last']:.4g}"
 
 
 def spike_count(values: NDArray[Any]) -> int:
@@ -2465,11 +2487,11 @@ def problems_of_summaries(runs: Runs, keys: pl.DataFrame, logged: set[int]) -> I
     metrics = metric_columns(runs)
     values = collected(runs.frame.select(*KEY, *metrics), "in-memory") if metrics else keys.select(KEY)
     values = keys.select(RUN, *KEY).join(values, on=KEY, how="left", nulls_equal=True, maintain_order="left")
-    has_any = values.select(pl.any_horizontal(pl.lit(value=False), pl.col(metrics).is_not_null())).to_series()
+    has_any = values.select(pl.any_horizontal(pl.col(RUN) < 0, *(pl.col(c).is_not_null() for c in metrics))).to_series()
     rows = keys["history_rows"] if "history_rows" in keys.columns else [0] * keys.height
     for number, has, count in zip(keys[RUN], has_any, rows, strict=True):
         if not has and number not in logged and not count:
-            yield number, "no metric", "neither summary nor history holds one"
+            yield number, "no metric", "neither in summary nor history"
     for column in metrics:
         bad = values.select(RUN, ~pl.col(column).is_finite().fill_null(value=True))
         for number in bad.filter(pl.col(column))[RUN]:
@@ -2479,9 +2501,10 @@ def problems_of_summaries(runs: Runs, keys: pl.DataFrame, logged: set[int]) -> I
 
 def problems_of_runs(keys: pl.DataFrame) -> Iterator[tuple[int, str, str]]:
     """Runs that crashed or failed, and those that ended long before their peers."""
-    for number, state in zip(keys[RUN], keys["state"].str.to_lowercase(), strict=True):
+    steps = keys["last_step"] if "last_step" in keys.columns else [None] * keys.height
+    for number, state, last in zip(keys[RUN], keys["state"].str.to_lowercase(), steps, strict=True):
         if state in {"crashed", "failed"}:
-            yield number, state, "its state"
+            yield number, state, "before a step was logged" if last is None else f"at step {last}"
     if "last_step" not in keys.columns:
         return
     group = pl.col("group") if "group" in keys.columns else pl.lit(None, pl.String)
@@ -2499,7 +2522,7 @@ def problems_of_runs(keys: pl.DataFrame) -> Iterator[tuple[int, str, str]]:
     ended = ~pl.col("state").str.to_lowercase().is_in(["running", "pending", "preempting"])
     early = facts.with_columns(middle.alias("middle")).filter(ended & (step < STOPPED_SHARE * pl.col("middle")))
     for number, last, usual in early.select(RUN, "last_step", "middle").iter_rows():
-        yield number, "stopped early", f"at step {last}, its peers' median is {usual:g}"
+        yield number, "stopped early", f"at step {last} of {usual:g} (its peers' median)"
 
 
 # --- statistics -----------------------------------------------------------------------------------------------
@@ -2681,7 +2704,7 @@ def table_text(results: Sequence[Result], page: Page) -> str:
         columns, dropped = fitted(result.view(), page.width)
         lines += [""] if lines else []
         lines += [styled(line, BOLD, page) for line in wrapped(result.title, page.width)]
-        lines += table_lines(result, columns, page) if columns else []
+        lines += table_lines(result, columns, page) if columns and columns[0].cells else []
         if page.colours and result.sparks:
             names = Column("", short_names([printable(name) for name, _ in result.sparks], WIDE))
             lines += [
@@ -2863,7 +2886,7 @@ def short_names(names: Sequence[str], width: int) -> list[str]:
     ['…s0', '…s1']
     """
     if len({*names}) > 1:
-        parts = [re.split(r"(?<=[_/. ,=-])", name) for name in names]
+        parts = [re.findall(r"[^_/. ,=-]*[_/. ,=-]|[^_/. ,=-]+$", name) for name in names]
         places = min(map(len, parts))
         shared = [len({part[i] for part in parts}) == 1 for i in range(places)]
         if len({*map(len, parts)}) > 1:  # words stand at the same place from the start only
