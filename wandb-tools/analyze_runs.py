@@ -994,7 +994,8 @@ def with_columns_named(predicate: str, runs: Runs) -> str:
         token, after = tokens[i], [tokens[j] for j in words_[place + 1 : place + 3]]
         if token.lower() in {"select", "from"}:
             raise ScriptError(f"--where {predicate}: a predicate alone, no SELECT; --sql takes queries", WRONG_USAGE)
-        is_call = after[:1] == ["("]
+        is_call = after[:1] == ["("] and token.lower() not in SQL_WORDS.split()
+        is_time = is_time and not is_call
         if token[0] == '"' or ((token[0].isalpha() or token[0] == "_") and not is_call):
             known = known_column(token.strip('"'), runs, ("config_", "metric_"))
             if known and (token[0] == '"' or token.lower() not in SQL_WORDS.split()):
@@ -1811,8 +1812,6 @@ def folded(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
     if not most or len(rows) <= most:
         return rows
     by_numbers = one_of_each(rows, lambda row: re.sub(r"\d+", "#", row["column"]), middle=False)
-    if len(by_numbers) <= most:
-        return by_numbers
 
     def ends(row: dict[str, Any]) -> str:
         segments = re.split(r"[/.]", re.sub(r"[\d…]+", "#", row["path"] or row["column"]))
@@ -1833,9 +1832,10 @@ def one_of_each(
         if len(group) < FEWEST_IN_A_FAMILY:
             found += group
             continue
+        paths = [path for row in group for path in row.get("paths", [row["path"] or row["column"]])]
         names = [row["column"] for row in group]
         if middle:
-            names = [re.sub(r"([/.]).*[/.]", rf"\1{ELLIPSIS}\1", row["path"] or row["column"]) for row in group]
+            names = [re.sub(r"([/.]).*[/.]", rf"\1{ELLIPSIS}\1", path) for path in paths]
         texts, numbers = re.split(r"\d+", names[0]), [[int(n) for n in re.findall(r"\d+", name)] for name in names]
         spans = [f"{min(of_place)}{ELLIPSIS}{max(of_place)}" for of_place in zip(*numbers, strict=False)]
         spans = [span.split(ELLIPSIS)[0] if len({*span.split(ELLIPSIS)}) == 1 else span for span in spans]
@@ -1845,7 +1845,9 @@ def one_of_each(
             which: best([row[which] for row in group if row[which] is not None], default=None)
             for which, best in (("min", min), ("max", max), ("coverage", max), ("distinct", max))
         }
-        found.append(group[0] | ranges | {"column": name, "columns": size, "example": f"{size:,} columns"})
+        found.append(
+            group[0] | ranges | {"column": name, "paths": paths, "columns": size, "example": f"{size:,} columns"}
+        )
     return found
 
 
@@ -1950,7 +1952,7 @@ def sql(study: Study, options: Options) -> list[Result]:
     """The rows of a SELECT in DuckDB's dialect over views of the parquet files; nothing else can be read."""
     import duckdb
 
-    query = options.sql or ""
+    query, views = options.sql or "", dict[str, list[Runs]]()
     whole = options.format in {"json", "csv"} or options.output is not None
     most = None if whole and options.max_rows is None else MOST_GROUPS if options.max_rows is None else options.max_rows
     with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill:
@@ -2520,7 +2522,9 @@ def problems_of_runs(keys: pl.DataFrame) -> Iterator[tuple[int, str, str]]:
     in_group = pl.col(BIN).is_not_null() & (pl.col("peers") >= FEWEST_PEERS)
     middle = pl.when(in_group).then("median").when(pl.col("all peers") >= FEWEST_PEERS).then("median of all")
     ended = ~pl.col("state").str.to_lowercase().is_in(["running", "pending", "preempting"])
-    early = facts.with_columns(middle.alias("middle")).filter(ended & (step < STOPPED_SHARE * pl.col("middle")))
+    early = facts.with_columns(middle.alias("middle")).filter(
+        ended & (step < STOPPED_SHARE * pl.col("middle")) & (pl.col("middle") > 0)
+    )
     for number, last, usual in early.select(RUN, "last_step", "middle").iter_rows():
         yield number, "stopped early", f"at step {last} of {usual:g} (its peers' median)"
 
@@ -2885,7 +2889,7 @@ def short_names(names: Sequence[str], width: int) -> list[str]:
     >>> short_names(["stage2_gnn_all_s0", "stage2_gnn_all_s1"], 8)
     ['…s0', '…s1']
     """
-    if len({*names}) > 1:
+    if len({*names}) > 1 and max(map(cell_count, names)) > width:
         parts = [re.findall(r"[^_/. ,=-]*[_/. ,=-]|[^_/. ,=-]+$", name) for name in names]
         places = min(map(len, parts))
         shared = [len({part[i] for part in parts}) == 1 for i in range(places)]
