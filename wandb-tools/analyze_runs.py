@@ -1738,7 +1738,7 @@ def schema(study: Study, options: Options) -> list[Result]:
     rows, notes = table.to_dicts(), []
     if not options.columns:
         rows = folded(table.filter((pl.col("kind") != "history") & (pl.col("coverage") > 0)).to_dicts(), most)
-        if nothing := table.filter(pl.col("coverage") == 0)["column"].to_list():
+        if nothing := table.filter((pl.col("coverage") == 0) & (pl.col("kind") != "history"))["column"].to_list():
             notes.append(f"without any value: {some_of(nothing)}")
     if most and len(rows) > most:
         notes.append(f"{counted(len(rows) - most, 'more row')}: --max-rows 0 shows all")
@@ -1761,13 +1761,13 @@ def schema(study: Study, options: Options) -> list[Result]:
             table=table,
             view=lambda: [
                 Column("column", [row["column"] for row in rows], is_whole=all(len(r["column"]) < 45 for r in rows)),
-                Column("dtype", [re.sub(r"^Datetime.*", "Datetime", row["dtype"]) for row in rows]),
                 Column("cover", [f"{row['coverage']:.4g}" for row in rows], is_text=False),
                 Column("values", [str(row["distinct"]) for row in rows], is_text=False),
                 *(
                     Column(name, ["-" if r[name] is None else f"{r[name]:.5g}" for r in rows], is_text=False)
                     for name in ("min", "max")
                 ),
+                Column("dtype", [re.sub(r"^Datetime.*", "Datetime", row["dtype"]) for row in rows]),
                 Column("example", ["-" if row["example"] is None else printable(row["example"]) for row in rows]),
             ],
             notes=tuple(notes),
@@ -2418,7 +2418,7 @@ def health(study: Study, options: Options) -> list[Result]:  # noqa: ARG001 - ev
         return [
             Column("run", [names[number] for number, _ in details]),
             Column("problem", [problem for _, problem in details], is_whole=True),
-            Column("detail", [some_of(each, 1) for each in details.values()]),
+            Column("detail", [some_of(each, 1) for each in details.values()], is_whole=True),
         ]
 
     return [
