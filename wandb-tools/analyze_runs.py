@@ -127,21 +127,18 @@ STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "p
 KEY = ("entity", "project", "id")  # what makes a run unique
 RUN_COLUMNS = {*KEY, "name", "state", "created_at"}  # what makes a file a runs file
 ROW_COLUMNS = {"run_id", "entity", "project"}  # what all other files of an export have
-IDENTITY = (
-    *("id", "name", "state", "entity", "project", "created_at", "heartbeat_at", "runtime_s", "last_step"),
-    *("history_rows", "tags", "group", "job_type", "sweep", "user", "notes", "commit", "url", "host", "os", "python"),
-    *("command", "gpu", "gpu_count", "exported_at", "source_file", "_config_json", "_summary_json"),
-)
+IDENTITY = {*RUN_COLUMNS, *["heartbeat_at", "runtime_s", "last_step", "history_rows", "tags", "group", "job_type", "sweep", "user", "notes"]}
+IDENTITY |= {*["commit", "url", "host", "os", "python", "command", "gpu", "gpu_count", "exported_at", "source_file"]}
+IDENTITY |= {"_config_json", "_summary_json"}
 KINDS = ("derived", "config", "metric", "history", "identity")  # of columns, in the order of --schema
 DERIVED = ("stage", "arch", "model_type", "protocol", "k", "lr_parsed", "wd_parsed", "eps_parsed")  # in this order
 SUMMARIES = {"min": "minimum", "max": "maximum", "last": "last value", "mean": "mean"}  # of define_metric
 DEFAULT_METRIC = "metric_test_mse"
-DEFAULT_SEGMENTS = ({"test"}, {"val", "valid", "validation", "eval"})  # then any other
-VALIDATION = DEFAULT_SEGMENTS[1]
+VALIDATION = {"val", "valid", "validation", "eval"}
+DEFAULT_SEGMENTS = ({"test"}, VALIDATION)  # of the default metric's name, then any other
 PLAIN_METRICS = {"loss", "error", "accuracy", "acc", "score", "reward"}
 COSTS = {"runtime", "latency", "throughput", "fps"}  # have a direction, but are not what a project is about
 ENOUGH_COVERAGE = 0.8  # of the best-covered metric's runs, for a default metric
-
 VALUES = {  # which value stands for a run: the summary's, or one that aggregate_runs --history computed
     "summary": "summary",
     "min": "lowest of its history",
@@ -151,49 +148,36 @@ VALUES = {  # which value stands for a run: the summary's, or one that aggregate
     "at": "at the best step",
 }
 FEW_VALUES = 10  # a value of fewer logged ones says little
+TAKE_ALL = {"schema", "sql", "health", "diff"}  # questions about runs in all states
 
-CONFIDENCE = 0.95
-SIGNIFICANT = 0.05
+CONFIDENCE, SIGNIFICANT = 0.95, 0.05
 RESAMPLES, PERMUTATIONS, SEED = 10_000, 2_000, 0  # of the bootstrap and of the permutation test
 FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # percentile intervals cover 77 % at n = 3: none below, rough below
 CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
 CELLS_READ = 20_000_000  # values held at once while columns are described: 160 MB
-FEWEST_RUNS = 10  # below, an association is chance
-MOST_RUNS = 20_000  # that the permutation test looks at
+FEWEST_RUNS, MOST_RUNS = 10, 20_000  # below, an association is chance; above, a random sample is looked at
 MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # a number with more values is cut in ranges of at least so many runs
-TRIMMED = 0.25  # of the values at either end, which an interquartile mean leaves out
-EXACT_T_UP_TO = 1000  # degrees of freedom; past it the expansion is right to 11 digits, the series slow
 STATISTICS = (
     *("runs", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high", "min", "median", "max"),
     *("best_run", "best_run_id"),
 )
-RESERVED = {*STATISTICS, "iqm", "best_step", "metric", "x"}  # columns of answers; no column to group by is called so
 # Columns of our own have a blank in their names, which no column of the contract's files has.
-FINITE, VALUE, RUN, BIN, FOLDER, FILE, RANK = (
-    "its value",
-    "a value",
-    "run number",
-    "bin number",
-    "its folder",
-    "file number",
-    "its rank",
-)
-CURVE_POINTS, PICTURE_POINTS = 13, 200
-MOST_CURVES, MOST_ROWS_OF_CURVES = 8, 30
+FINITE, VALUE, RUN_NUMBER, BIN, RANK = "finite value", "a value", "run number", "bin number", "its rank"
+RUN_FOLDER, FILE_NUMBER = "its folder", "file number"
+KEY_OF_BEST = ("best entity", "best project", "best id")
+CURVE_POINTS, PICTURE_POINTS, MOST_CURVES, MOST_ROWS_OF_CURVES = 13, 200, 8, 30
 MOST_RANGES = 64  # of run ids in one filter
 SPARKS = "▁▂▃▄▅▆▇█"
-
-SQL_MEMORY = "1GB"  # past it, DuckDB writes to a temporary folder
 DIVERGED = 1000  # times its best
 PAST_BEST, EARLY_SHARE = 0.1, 2 / 3  # of a metric's range; of its values
 SPIKE_WINDOW, SPIKE_DEVIATIONS = 101, 10  # a value and the hundred around it
 FEWEST_PEERS, STOPPED_SHARE = 3, 0.5  # runs of a group; of their median last step
 METRICS_AT_ONCE = 20  # of a history, while its health is looked at
+SQL_MEMORY = "1GB"  # past it, DuckDB writes to a temporary folder
 
 PICTURES = (".png", ".svg", ".html")
 PICTURE_WIDTH, LABEL_WIDTH, MOST_DRAWN, MOST_LINES = 420, 48, 40, 10
 INK, BLUE = "#222222", "#4c78a8"
-REPORT_TOP = 10
 STYLE = """
 :root { color-scheme: light dark }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 0; background: Canvas; color: CanvasText }
@@ -204,25 +188,16 @@ figure { margin: .5rem 0 } svg { max-width: 100%; height: auto; overflow: visibl
 th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #8884; white-space: nowrap }
 th { font-weight: 600 } .note { color: GrayText; font-size: .87rem; margin: .3rem 0 }
 """
-SHOWN_STATISTICS = ("n", "mean", "std", "min", "median", "max", "best_run")  # what fits 80 columns
-SHOWN_BOOTSTRAP = ("ci_low", "ci_high", "min", "max", "best_run")
-
-KEY_OF_BEST = ("best entity", "best project", "best id")
 FEW = 3  # runs: fewer may differ in everything
 # Words of a setting's name that tell where or when a run ran, and not what was tried.
 NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
 NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
 DATE_OR_PATH = r"^(\d{4}-\d\d-\d\d|\d{8}[-_T]\d{4}|[~.]{0,2}/|[A-Za-z]:\\)"
-MOST_SAID = 10  # of a list in a line
-MOST_ABREAST = 3  # cells of a pivot that 80 columns have room for
-MOST_VALUES = 8  # of a setting, in a line
+MOST_SAID, MOST_VALUES, SUGGESTED_NAMES = 10, 8, 5  # of a list in a line; of a setting's values; of near names
 MOST_ON_AN_AXIS, MOST_COMBINATIONS = 12, 10_000  # of a grid: settings with more values were drawn at random
 ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
-OVERVIEW_TOP = 5
-SUGGESTED_GROUPS = 12  # more are no overview
-MOST_CANDIDATES = 40  # for a suggested grouping
-SUGGESTED_NAMES = 5  # where no name is near; --schema lists all
+OVERVIEW_TOP, REPORT_TOP, SUGGESTED_GROUPS, MOST_CANDIDATES = 5, 10, 12, 40
 MOST_GROUPS, MOST_PROJECTS, MOST_COLUMNS = 20, 8, 38  # rows that people see by default: about 4 kB in all
 FEWEST_IN_A_FAMILY = 3  # columns whose names differ in numbers only
 FILE_FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
@@ -338,6 +313,11 @@ class Runs:
     files: tuple[Path, ...] = ()
     is_result: bool = False  # an answer of this script
 
+    @property
+    def holds_runs(self) -> bool:
+        """Whether these are runs, by the columns: a file's name says nothing for sure."""
+        return self.dtypes.keys() >= RUN_COLUMNS and not self.is_result
+
     def label(self, column: str) -> str:
         """How people know a column: its W&B name, or the column's own."""
         return ".".join(self.paths[column]) if column in self.paths else column
@@ -357,14 +337,13 @@ class Metric(NamedTuple):
         """What a reader wants to know about the goal."""
         return f"{'lower' if self.goal == 'minimize' else 'higher'} is better ({self.why})"
 
-    @property
-    def is_metric(self) -> bool:
-        """Whether runs report it as a result; a run time or a config column is none."""
-        return self.column.startswith(("metric_", "history_"))
-
     def beside(self, what: str) -> str:
         """The column of the histories that holds `what`, such as min_step, of the same metric."""
         return f"history_{what}_" + re.sub("^history_(min|max|last|tail|at)_", "", self.column)
+
+    def descending(self, by: Sequence[str]) -> list[bool]:
+        """How to sort by the metric, the best first, then by other columns."""
+        return [self.goal == "maximize", *(False for _ in by)]
 
 
 class Study(NamedTuple):
@@ -378,14 +357,7 @@ class Study(NamedTuple):
     say: Say
 
 
-class Filter(NamedTuple):
-    """Which runs stay, and how the user asked for it."""
-
-    flag: str
-    keeps: pl.Expr
-
-
-class Column(NamedTuple):
+class TableColumn(NamedTuple):
     """A column of a table as people see it."""
 
     label: str
@@ -394,25 +366,16 @@ class Column(NamedTuple):
     is_whole: bool = False  # not shortened, so that it can be copied
 
     @property
-    def cell_width(self) -> int:
-        """The terminal cells that the longest value takes."""
-        return max(map(cell_count, self.cells), default=1)
-
-    @property
     def width(self) -> int:
         """The terminal cells that the column takes in full."""
-        return max(cell_count(self.label), self.cell_width)
+        return max(map(cell_count, (self.label, *self.cells)))
 
     def least_width(self, enough: int) -> int:
         """The terminal cells below which the column says too little; numbers are never shortened."""
         if self.is_whole:
             return self.width
-        return min(self.width, enough) if self.is_text else max(self.cell_width, min(self.width, enough))
-
-    def shortened(self, width: int) -> Column:
-        """The column within `width` terminal cells; of names that which they share goes first."""
-        cells = self.cells if self.cell_width <= width else short_names(self.cells, width)
-        return self._replace(label=shortened(self.label, width), cells=cells)
+        least = min(self.width, enough)
+        return least if self.is_text else max(least, *map(cell_count, self.cells), 1)
 
 
 @dataclass(frozen=True)
@@ -422,45 +385,25 @@ class Result:
     key: str  # in JSON
     title: str
     table: pl.DataFrame  # everything, at full precision
-    view: Callable[[], Sequence[Column]]  # what people see; the last columns are the first to go
-    notes: tuple[str, ...] = ()
+    view: Callable[[], Sequence[TableColumn]]  # what people see; the last columns are the first to go
+    notes: Sequence[str] = ()
     most_rows: int | None = None  # for people, unless they ask for another number
     rows: Sequence[Mapping[str, object]] | None = None  # for JSON, where the table holds values of all types as text
+    chart: Callable[[], tuple[dict[str, Any], str]] | None = None  # in Vega-Lite, and what it leaves out
     links: Sequence[str | None] = ()  # to W&B's page of each row's run
     sparks: Sequence[tuple[str, str]] = ()  # names and shapes of curves, for terminals
-    chart: Callable[[], Chart] | None = None
-
-
-class Chart(NamedTuple):
-    """A picture in Vega-Lite, and what its title says of rows that it does not show."""
-
-    spec: dict[str, Any]
-    beyond: str = ""
-
-
-class Page(NamedTuple):
-    """What tables are shown on."""
-
-    width: int
-    colours: bool
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------
 
 
-class Inputs(NamedTuple):
-    """The runs files to read, what to say about the choice, and how many files are damaged."""
+def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:
+    """The runs files to read, what to say about the choice, and how many files of folders are damaged.
 
-    parts: Sequence[Runs]
-    remarks: Sequence[str]
-    damaged: int = 0
-
-
-def choose_inputs(places: Sequence[Path]) -> Inputs:
-    """The runs files among `places`; a damaged or foreign file of a folder is named and costs only itself."""
-    if not places:
-        return default_input()
-    found = {file.resolve(): (file, place.is_dir()) for place in places for file in parquet_files(place)}
+    Where no place is named: the unified file, unless an export is newer.
+    """
+    folders = places or ([EXPORT_FOLDER] if EXPORT_FOLDER.is_dir() else [])
+    found = {file.resolve(): (file, place.is_dir()) for place in folders for file in parquet_files(place)}
     parts, foreign, errors = [], [], []
     for file, in_folder in found.values():
         try:
@@ -470,46 +413,30 @@ def choose_inputs(places: Sequence[Path]) -> Inputs:
                 raise
             errors.append(error)
             continue
-        if holds_runs(part):
+        if part.holds_runs:
             parts.append(part)
         elif not part.is_result and not part.dtypes.keys() >= ROW_COLUMNS:
             foreign.append(str(file))
-    if not parts and errors:
-        raise errors[0]
+    remarks = [f"left out: {error}" for error in errors]
+    if not places:
+        newest = max(parts, key=lambda part: part.files[0].stat().st_mtime, default=None)
+        unified = open_file(UNIFIED_FILE) if UNIFIED_FILE.is_file() else None
+        if unified and (newest is None or UNIFIED_FILE.stat().st_mtime >= newest.files[0].stat().st_mtime):
+            return [unified], [f"reading {UNIFIED_FILE}"], 0
+        if newest:
+            several = len(parts) > 1
+            rank = f"the newest of {len(parts)} exports there" if several else "the export there"
+            hint = "; aggregate_runs.py makes one file of all" if several else ""
+            stale = [f"{UNIFIED_FILE} is older and was passed over: run aggregate_runs.py again"] if unified else []
+            return [newest], [f"reading {newest.files[0]}, {rank}{hint}", *remarks, *stale], len(errors)
     if not parts:
-        raise ScriptError(
-            f"no runs in {', '.join(map(str, places))}: name a runs file of export_runs.py or aggregate_runs.py, "
-            "or a folder that holds one",
-            NOTHING_USABLE,
-        )
-    passed_over = f"{counted(len(foreign), 'parquet file')} without runs passed over: {some_of(foreign)}"
-    return Inputs(parts, [*(f"left out: {e}" for e in errors), *([passed_over] if foreign else [])], len(errors))
-
-
-def default_input() -> Inputs:
-    """The file to read where none is named: the unified one, unless an export is newer."""
-    parts, errors = [], []
-    for file in parquet_files(EXPORT_FOLDER) if EXPORT_FOLDER.is_dir() else []:
-        try:
-            parts.append(open_file(file))
-        except ScriptError as error:
-            errors.append(f"left out: {error}")
-    exports = {part.files[0]: part for part in parts if holds_runs(part)}
-    newest = max(exports, key=modified, default=None)
-    if UNIFIED_FILE.is_file() and (newest is None or modified(UNIFIED_FILE) >= modified(newest)):
-        return Inputs([open_file(UNIFIED_FILE)], [f"reading {UNIFIED_FILE}"])
-    if newest is None:
-        raise ScriptError(
-            f"no input: here is neither {UNIFIED_FILE} nor an export in {EXPORT_FOLDER}{os.sep}; "
-            "name a file, or run export_runs.py first",
-            NOTHING_USABLE,
-        )
-    rank = f"the newest of {len(exports)} exports there" if len(exports) > 1 else "the export there"
-    hint = "; aggregate_runs.py makes one file of all" if len(exports) > 1 else ""
-    remarks = [f"reading {newest}, {rank}{hint}", *errors]
-    if UNIFIED_FILE.is_file():
-        remarks.append(f"{UNIFIED_FILE} is older and was passed over: run aggregate_runs.py again")
-    return Inputs([exports[newest]], remarks, len(errors))
+        here = f"here is neither {UNIFIED_FILE} nor an export in {EXPORT_FOLDER}{os.sep}"
+        problem = f"no runs in {', '.join(map(str, places))}" if places else f"no input: {here}"
+        advice = "name a runs file of export_runs.py or aggregate_runs.py, or a folder that holds one"
+        raise errors[0] if errors else ScriptError(f"{problem}; {advice}", NOTHING_USABLE)
+    if foreign:
+        remarks.append(f"{counted(len(foreign), 'parquet file')} without runs passed over: {some_of(foreign)}")
+    return parts, remarks, len(errors)
 
 
 def parquet_files(place: Path) -> list[Path]:
@@ -520,16 +447,6 @@ def parquet_files(place: Path) -> list[Path]:
     if not place.exists():
         raise ScriptError(f"{place} does not exist; name a parquet file or a folder of them", NOTHING_USABLE)
     return [place]
-
-
-def modified(file: Path) -> float:
-    """When a file was last written, in seconds since 1970."""
-    return file.stat().st_mtime
-
-
-def holds_runs(part: Runs) -> bool:
-    """Whether a parquet file holds runs, by its columns: a file's name says nothing for sure."""
-    return part.dtypes.keys() >= RUN_COLUMNS and not part.is_result
 
 
 def open_file(file: Path) -> Runs:
@@ -559,31 +476,28 @@ def open_file(file: Path) -> Runs:
 
 
 def join_inputs(parts: Sequence[Runs]) -> Runs:
-    """The runs of several files as one; each row has the folder of its file in FOLDER."""
+    """The runs of several files as one; each row has the folder of its file in RUN_FOLDER."""
     dtypes = common_dtypes(parts)
     frames = []
     for part in parts:
         casts = [pl.col(c).cast(dtypes[c]) for c, dtype in part.dtypes.items() if dtype != dtypes[c]]
-        frames.append(part.frame.with_columns(*casts, pl.lit(str(part.files[0].parent)).alias(FOLDER)))
-    frame = frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal")
+        frames.append(part.frame.with_columns(*casts, pl.lit(str(part.files[0].parent)).alias(RUN_FOLDER)))
+    frame = pl.concat(frames, how="diagonal")
     if len(frames) > 1:
-        twice = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1).sort(KEY))
-        if twice.height:
-            raise ScriptError(
-                f"{twice.height} runs are in several inputs, {path_text(twice.row(0)[: len(KEY)])} among them; "
-                "make one file of them with aggregate_runs.py",
-                WRONG_USAGE,
-            )
+        twice_ = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1).sort(KEY))
+        if twice_.height:
+            several = f"{twice_.height} runs are in several inputs, {path_text(twice_.row(0)[:3])} among them"
+            raise ScriptError(f"{several}; make one file of them with aggregate_runs.py", WRONG_USAGE)
     goals: dict[str, set[Goal]] = {}
     for column, goal in ((column, goal) for part in parts for column, goal in part.goals.items()):
         goals.setdefault(column, set()).add(goal)
     derived = [column for column in dtypes if kind(column) == "derived"]
-    counts = collected(frame.select(pl.col(derived).count())).row(0) if derived else ()
+    counts = collected(frame.select(pl.len(), pl.col(derived).count())).row(0)[1:]
     return Runs(
         frame=frame,
         dtypes=dtypes,
         paths={column: path for part in parts for column, path in part.paths.items()},
-        goals={column: told.pop() for column, told in goals.items() if len(told) == 1},
+        goals={column: said.pop() for column, said in goals.items() if len(said) == 1},
         empty=frozenset(column for column, count in zip(derived, counts, strict=True) if not count),
         files=tuple(file for part in parts for file in part.files),
     )
@@ -591,33 +505,24 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
 
 def common_dtypes(parts: Sequence[Runs]) -> dict[str, pl.DataType]:
     """Each column's dtype in all inputs together: floats where some hold integers; columns without a value fit all."""
-    found: dict[str, tuple[Runs, pl.DataType, KeyPath | None]] = {}
+    found: dict[str, tuple[pl.DataType, Runs]] = {}
     for part in parts:
         for column, dtype in part.dtypes.items():
-            path = part.paths.get(column)
-            earlier, known, known_path = found.setdefault(column, (part, dtype, path))
-            fitting = dtype == known or dtype == pl.Null or (dtype.is_numeric() and known.is_numeric())
-            if (fitting and path == known_path) or is_empty(column, part):
-                if dtype.is_float() and known.is_integer():
-                    found[column] = (earlier, dtype, path)
+            known, earlier = found.setdefault(column, (dtype, part))
+            paths = [each.paths.get(column) for each in (earlier, part)]
+            same_path = paths[0] == paths[1] or None in paths
+            if same_path and (dtype == known or (dtype.is_numeric() and known.is_numeric())):
+                if dtype.is_float():
+                    found[column] = (dtype, earlier)
                 continue
-            if is_empty(column, earlier):
-                found[column] = (part, dtype, path)
-                continue
-            if fitting and not (path and known_path):
-                continue
-            what = (known, dtype) if not fitting else (json.dumps(known_path), json.dumps(path))
-            raise ScriptError(
-                f"{column} is {what[0]} in {earlier.files[0]}, {what[1]} in {part.files[0]}; "
-                "make one file of them with aggregate_runs.py",
-                WRONG_USAGE,
-            )
-    return {column: dtype for column, (_, dtype, _) in found.items()}
-
-
-def is_empty(column: str, part: Runs) -> bool:
-    """Whether a file has no value of a column."""
-    return collected(part.frame.select(pl.col(column).count())).item() == 0
+            with_values = [each for each in (earlier, part) if coverage([column], each)[column]]
+            if len(with_values) == 2:
+                facts = (known, dtype) if same_path else tuple(map(json.dumps, paths))
+                clash = f"{column} is {facts[0]} in {earlier.files[0]}, {facts[1]} in {part.files[0]}"
+                raise ScriptError(f"{clash}; make one file of them with aggregate_runs.py", WRONG_USAGE)
+            if with_values and with_values[0] is part:
+                found[column] = (dtype, part)
+    return {column: dtype for column, (dtype, _) in found.items()}
 
 
 def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "streaming") -> pl.DataFrame:
@@ -739,20 +644,12 @@ def some_of(names: Sequence[str], most: int = MOST_SAID) -> str:
 def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
     """The metrics that the user names, else the default one; none where there is none, or no use for one."""
     asked = asked_questions(options)
-    if asked and not options.report and not options.best_per and not set(asked) & {*NEED_METRIC}:
+    if asked and not options.report and not options.best_per and not NEED_METRIC & {*asked}:
         return []
-    names = options.metrics
-    if not names:
-        column = default_metric(runs)
-        if column is None:
-            return []
-        names = (column,)
-    if options.value != "summary":
-        return [find_history_value(name, runs, options) for name in names]
-    metrics = [find_metric(name, runs, options) for name in names]
-    if not options.metrics:
-        metrics = [each._replace(remark=f"metric: {each.label} (--metric chooses another)") for each in metrics]
-    return metrics
+    if options.metrics:
+        return [find_metric(name, runs, options) for name in options.metrics]
+    metrics = [find_metric(column, runs, options) for column in [default_metric(runs)] if column]
+    return [each._replace(remark=f"metric: {each.label} (--metric chooses another)") for each in metrics]
 
 
 def default_metric(runs: Runs) -> str | None:
@@ -776,73 +673,59 @@ def default_metric(runs: Runs) -> str | None:
     return min((column for column, count in readable.items() if count >= least), key=rank, default=None)
 
 
-def find_history_value(name: str, runs: Runs, options: Options) -> Metric:
-    """The column that aggregate_runs computed from the histories of the metric called `name`."""
-    column = known_column(name, runs, ("metric_",)) or name
-    plain = re.sub(r"[^A-Za-z0-9_]", "_", column.removeprefix("metric_"))
-    found = f"history_{options.value}_{plain}"
-    if found not in runs.dtypes:
-        there = [c for c in runs.dtypes if c.startswith(f"history_{options.value}_")]
-        flag = " and --at METRIC" if options.value == "at" else ""
-        how = f"; aggregate_runs --history{flag} adds such columns"
-        if there:
-            near = did_you_mean(plain, [c.removeprefix(f"history_{options.value}_") for c in there])
-            how = near or f"; {name} is no metric of the histories"
-        raise ScriptError(f"--value {options.value}: there is no column {found}{how}", WRONG_USAGE)
-    label = runs.label(column) if column in runs.paths else name.removeprefix("metric_")
-    told = goal_of(column, label, runs, options.goal)
-    return Metric(found, f"{label} ({VALUES[options.value]})", *told)
-
-
 def find_metric(name: str, runs: Runs, options: Options) -> Metric:
-    """The metric called `name`, or the one of its summaries that fits its goal."""
-    column = known_column(name, runs, ("metric_", "config_"))
+    """The metric called `name`, or the column of its histories that --value names, or the summary that fits its goal."""
+    column, remark = known_column(name, runs, ("metric_",)), ""
+    if options.value != "summary":
+        plain_name = re.sub(r"[^A-Za-z0-9_]", "_", (column or name).removeprefix("metric_"))
+        prefix = f"history_{options.value}_"
+        if prefix + plain_name not in runs.dtypes:
+            there = [c.removeprefix(prefix) for c in runs.dtypes if c.startswith(prefix)]
+            how = did_you_mean(plain_name, there) or f"; {name} is no metric of the histories"
+            if not there:
+                flag = " and --at METRIC" if options.value == "at" else ""
+                how = f"; aggregate_runs --history{flag} adds such columns"
+            raise ScriptError(f"--value {options.value}: there is no column {prefix}{plain_name}{how}", WRONG_USAGE)
+        label = runs.label(column) if column else name.removeprefix("metric_")
+        goal, why = direction_of(column or name, label, runs, options.goal)
+        return Metric(prefix + plain_name, f"{label} ({VALUES[options.value]})", goal, why)
+    column = column or known_column(name, runs, ("config_",))
     if column is None:
-        return find_summary(name, runs, options)
+        column = summary_of(name, runs, options)
+        child = re.split(r"[_.]", runs.label(column))[-1]
+        remark = f"{name} has no value of its own: {runs.label(column)}, its {SUMMARIES[child]}, is used"
+    label = runs.label(column)
     if not runs.dtypes[column].is_numeric():
-        raise ScriptError(
-            f"{runs.label(column)} holds {runs.dtypes[column]}, no numbers; --group-by takes it, --metric does not",
-            WRONG_USAGE,
-        )
-    return Metric(column, runs.label(column), *goal_of(column, runs.label(column), runs, options.goal))
+        hint = "no numbers; --group-by takes it, --metric does not"
+        raise ScriptError(f"{label} holds {runs.dtypes[column]}, {hint}", WRONG_USAGE)
+    return Metric(column, label, *direction_of(column, label, runs, options.goal), remark)
 
 
-def find_summary(name: str, runs: Runs, options: Options) -> Metric:
-    """A metric's minimum or maximum, as its goal wants; else its last value, its mean, or what there is."""
+def summary_of(name: str, runs: Runs, options: Options) -> str:
+    """The column of a metric's minimum or maximum, as its goal wants; else its last value, its mean, or what there is."""
     found = [(child, known_column(f"{name}{mark}{child}", runs, ("metric_",))) for mark in "_." for child in SUMMARIES]
     columns = {child: column for child, column in found if column}
     if not columns:
-        logged = [part for part in history_files(runs) if known_column(name, part, ("metric_",))]
-        if logged:
-            raise ScriptError(
-                f"{name} is in the histories alone: aggregate_runs.py --history, then -m {name} --value last (or min, "
-                f"max); or --curves {name}",
-                WRONG_USAGE,
-            )
+        if any(known_column(name, part, ("metric_",)) for part in history_files(runs)):
+            how = f"aggregate_runs.py --history, then -m {name} --value last (or min, max); or --curves {name}"
+            raise ScriptError(f"{name} is in the histories alone: {how}", WRONG_USAGE)
         unknown("metric", name, runs, metric_columns(runs))
     stored = [runs.goals[column] for column in columns.values() if column in runs.goals]
     goal = options.goal or next(iter(stored), None) or goal_by_name(name)
     best = {"minimize": "min", "maximize": "max", None: "last"}[goal]
-    child = next(child for child in (best, "last", "mean", *SUMMARIES) if child in columns)
-    column = columns[child]
-    remark = f"{name} has no value of its own: {runs.label(column)}, its {SUMMARIES[child]}, is used"
-    return Metric(column, runs.label(column), *goal_of(column, runs.label(column), runs, options.goal), remark)
+    return next(columns[child] for child in (best, "last", "mean", *SUMMARIES) if child in columns)
 
 
-def goal_of(column: str, label: str, runs: Runs, flag: Goal | None) -> tuple[Goal, str]:
+def direction_of(column: str, label: str, runs: Runs, flag: Goal | None) -> tuple[Goal, str]:
     """Which values are better, and who says so: the user, else the stored goal, else the name."""
-    by_name = goal_by_name(label)
     if flag:
         return flag, "as asked"
     if column in runs.goals:
         return runs.goals[column], "its stored goal"
-    if by_name:
+    if by_name := goal_by_name(label):
         return by_name, "by its name"
-    raise ScriptError(
-        f"whether lower or higher is better cannot be read off the name {label}; say --ascending where lower is, "
-        "--descending where higher is",
-        WRONG_USAGE,
-    )
+    how = "say --ascending where lower is, --descending where higher is"
+    raise ScriptError(f"whether lower or higher is better cannot be read off the name {label}; {how}", WRONG_USAGE)
 
 
 def coverage(columns: Sequence[str], runs: Runs) -> dict[str, int]:
@@ -913,38 +796,38 @@ def words(name: str) -> list[str]:
 
 
 def select_runs(options: Options, everything: Runs, say: Say) -> tuple[Runs, Runs]:
-    """The runs that pass the filters, and of these the ones in the states that count."""
-    others = []
+    """The runs that pass the filters, and of these the ones in the states that count; said how many each kept."""
+    others = []  # flags and which runs they keep
     if options.name_pattern is not None:
-        others.append(Filter(f"--filter {options.name_pattern}", name_matches(options.name_pattern)))
+        others.append((f"--filter {options.name_pattern}", name_matches(options.name_pattern)))
     if options.where is not None:
-        others.append(Filter(f"--where {options.where}", sql_predicate(options.where, everything)))
-    filters, by_default = others, False
-    if not options.states:
-        passing = pl.all_horizontal(pl.lit(value=True), *(each.keeps for each in others))
-        done = in_states(["finished"])
-        counts = [pl.len(), passing.sum().alias("left"), done.sum().alias("done"), (passing & done).sum().alias("both")]
-        total, left, finished, finished_left = collected(everything.frame.select(counts)).row(0)
-        takes_all = {*asked_questions(options)} and {*asked_questions(options)} <= TAKE_ALL and not options.report
-        by_default = 0 < finished < total and not (left and not finished_left) and not takes_all
-        filters = [Filter("--state finished", in_states(["finished"])), *others] if by_default else others
-        if left and not finished_left and not takes_all:
-            say("no run is finished: runs in all states are taken")
-    elif "all" not in options.states:
-        filters = [Filter(f"--state {','.join(options.states)}", in_states(options.states)), *others]
-    passed = [pl.all_horizontal(f.keeps for f in filters[: i + 1]).sum().alias(str(i)) for i in range(len(filters))]
-    counts_ = collected(everything.frame.select(pl.len(), *passed)).row(0)
-    if not counts_[0]:
+        others.append((f"--where {options.where}", sql_predicate(options.where, everything)))
+    passing = pl.all_horizontal(pl.lit(value=True), *(keeps for _, keeps in others))
+    done = in_states(["finished"])
+    counts = [pl.len(), passing.sum().alias("left"), done.sum().alias("done"), (passing & done).sum().alias("both")]
+    total, left, finished, finished_left = collected(everything.frame.select(counts)).row(0)
+    if not total:
         raise ScriptError("the input holds no runs; export some, or name another file", NOTHING_USABLE)
-    for chosen, before, after in zip(filters, counts_, counts_[1:], strict=False):
-        line = f"{chosen.flag}: {after} of {counted(before, 'run')} kept"
+    asked = {*asked_questions(options)}
+    filters, by_default = others, False
+    if options.states and "all" not in options.states:
+        filters = [(f"--state {','.join(options.states)}", in_states(options.states)), *others]
+    elif not options.states and (options.report or not asked or not asked <= TAKE_ALL):
+        by_default = 0 < finished < total and (finished_left > 0 or not left)
+        filters = [("--state finished", done), *others] if by_default else others
+        if left and not finished_left:
+            say("no run is finished: runs in all states are taken")
+    kept, before = everything.frame, total
+    for flag, keeps in filters:
+        kept = kept.filter(keeps)
+        after = collected(kept.select(pl.len())).item()
+        line = f"{flag}: {after} of {counted(before, 'run')} kept"
         if not after:
             raise ScriptError(f"no run left: {line} (of {some_of([*map(str, everything.files)], 2)})", NOTHING_USABLE)
         say(line)
-    runs = replace(everything, frame=everything.frame.filter(*(chosen.keeps for chosen in filters)))
-    if not by_default:
-        return runs, runs
-    return replace(everything, frame=everything.frame.filter(*(chosen.keeps for chosen in others))), runs
+        before = after
+    runs = replace(everything, frame=kept)
+    return replace(everything, frame=everything.frame.filter(passing)) if by_default else runs, runs
 
 
 def in_states(states: Sequence[str]) -> pl.Expr:
@@ -978,7 +861,9 @@ def sql_predicate(predicate: str, runs: Runs) -> pl.Expr:
 SQL_TOKEN = re.compile(
     r"""'(?:[^']|'')*'|"[^"]*"|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[A-Za-z_][\w.]*|[<>=!]+|\s+|.""", re.DOTALL
 )
-SQL_WORDS = "and or not in is null like ilike rlike regexp between true false case when then else end cast as any all"
+SQL_WORDS = {
+    *["and", "or", "not", "in", "is", "null", "like", "ilike", "rlike", "regexp", "between", "true", "false", "case", "when", "then", "else", "end", "cast", "as"]
+}
 
 
 def with_columns_named(predicate: str, runs: Runs) -> str:
@@ -987,23 +872,21 @@ def with_columns_named(predicate: str, runs: Runs) -> str:
     A text that is compared with a time becomes a time: polars compares no others.
     """
     tokens = SQL_TOKEN.findall(predicate)
-    words_ = [i for i, token in enumerate(tokens) if not token.isspace()]
+    places = [i for i, token in enumerate(tokens) if not token.isspace()]
     times = {column for column, dtype in runs.dtypes.items() if dtype.is_temporal()}
     is_time = False  # whether the last column was a time
-    for place, i in enumerate(words_):
-        token, after = tokens[i], [tokens[j] for j in words_[place + 1 : place + 3]]
+    for place, i in enumerate(places):
+        token, after = tokens[i], [tokens[j] for j in places[place + 1 : place + 3]]
+        is_word, is_quoted = token[0].isalpha() or token[0] == "_", token[0] == '"'
         if token.lower() in {"select", "from"}:
             raise ScriptError(f"--where {predicate}: a predicate alone, no SELECT; --sql takes queries", WRONG_USAGE)
-        is_call = after[:1] == ["("] and token.lower() not in SQL_WORDS.split()
-        is_time = is_time and not is_call
-        if token[0] == '"' or ((token[0].isalpha() or token[0] == "_") and not is_call):
-            known = known_column(token.strip('"'), runs, ("config_", "metric_"))
-            if known and (token[0] == '"' or token.lower() not in SQL_WORDS.split()):
-                tokens[i] = token if known == token else f'"{known}"'
-                is_time = known in times
-        if token[0] == "'" and (
-            is_time or (len(after) == 2 and after[0][0] in "<>=!" and after[1].strip('"') in times)
-        ):
+        if is_quoted or (is_word and token.lower() not in SQL_WORDS):
+            is_function = is_word and after[:1] == ["("]
+            known = None if is_function else known_column(token.strip('"'), runs, ("config_", "metric_"))
+            tokens[i] = f'"{known}"' if known and known != token else token
+            is_time = known in times
+        compared = len(after) == 2 and after[0][0] in "<>=!" and after[1].strip('"') in times
+        if token[0] == "'" and (is_time or compared):
             with suppress(ValueError):
                 time = datetime.fromisoformat(token.strip("'"))
                 time = time.replace(tzinfo=time.tzinfo or UTC)
@@ -1028,21 +911,19 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> Iterato
     if metric.remark:
         yield metric.remark
     column, runs = pl.col(metric.column), study.runs
-    if study.any_state is not study.runs:  # a crashed run often has its final value
+    if study.any_state is not runs:  # a crashed run often has its final value
         other = ~in_states(["finished"]).fill_null(value=False)
-        counts = other.sum().alias("dropped"), (other & column.is_finite()).sum().alias("held")
+        counts = [other.sum().alias("dropped"), (other & column.is_finite()).sum().alias("held")]
         dropped, held = collected(study.any_state.frame.select(counts)).row(0)
         if held:
             yield f"{held} of {counted(dropped, 'run')} in other states hold {metric.label} (--state all keeps them)"
     number, nonfinite = (metric.beside(what) for what in ("n", "n_nonfinite"))
-    if options.value == "summary" or number not in runs.dtypes:
+    if options.value == "summary" or not {number, nonfinite} <= runs.dtypes.keys():
         return
-    logged = pl.col(number)
-    few = column.is_not_null() & (logged < FEW_VALUES)
-    missed = column.is_null() & (logged > 0)
-    bad = pl.col(nonfinite) > 0 if nonfinite in runs.dtypes else pl.lit(value=False)
-    counts = few.sum().alias("few"), missed.sum().alias("missed"), bad.sum().alias("bad")
-    n_few, n_missed, n_bad = collected(runs.frame.select(counts)).row(0)
+    few = column.is_not_null() & (pl.col(number) < FEW_VALUES)
+    missed = column.is_null() & (pl.col(number) > 0)
+    facts = few.sum().alias("few"), missed.sum().alias("missed"), (pl.col(nonfinite) > 0).sum().alias("bad")
+    n_few, n_missed, n_bad = collected(runs.frame.select(facts)).row(0)
     if n_few:
         yield f"{counted(n_few, 'run')} logged fewer than {FEW_VALUES} values of {metric.label}: theirs say little"
     if n_missed and options.value == "at":
@@ -1051,61 +932,61 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> Iterato
         yield f"{counted(n_bad, 'run')} reached NaN or infinity, and count by their finite values"
 
 
-# --- questions: the best runs, groups -------------------------------------------------------------------------
+# --- questions: the best runs, groups, pivots -----------------------------------------------------------------
 
 
-def top(study: Study, options: Options) -> list[Result]:
+def top(study: Study, options: Options, count: int | None = None) -> list[Result]:
     """The best runs by the first metric, with --columns, or else their settings; shown are those that vary.
 
     Runs without a finite value are no candidates. Equal values stand in the order of the runs' keys.
     """
-    return [best_runs(study, options, options.top or OVERVIEW_TOP)]
-
-
-def best_runs(study: Study, options: Options, count: int) -> Result:
-    """The answer to --top, for `count` runs."""
     runs, metric = study.runs, required(study.metrics)[0]
     asked = [find_column(name, runs) for name in options.columns if name not in STATISTICS]
-    descending = [metric.goal == "maximize", *(False for _ in KEY)]
     candidates = runs.frame.select(*KEY, metric.column).filter(pl.col(metric.column).is_finite())
-    best = collected(candidates.sort(metric.column, *KEY, descending=descending, nulls_last=True).head(count))
+    ranked = candidates.sort(metric.column, *KEY, descending=metric.descending(KEY), nulls_last=True)
+    best = collected(ranked.head(count or options.top or OVERVIEW_TOP))
     if best.is_empty():
-        raise ScriptError(f"no run has a finite {metric.label}; -m names another metric, --schema lists all", 1)
-    metrics = [each.column for each in study.metrics]
+        hint = "-m names another metric, --schema lists all"
+        raise ScriptError(f"no run has a finite {metric.label}; {hint}", NOTHING_USABLE)
     beside = [metric.beside(what) for what in (f"{options.value}_step", "n") if options.value != "summary"]
-    beside = [column for column in beside if column in runs.dtypes]
-    named = [*metrics, *beside] if options.metrics or not asked else []
-    everything = options.format in {"json", "csv"} or options.output is not None
-    kinds = KINDS if everything else ("derived", "config")
+    named = list(dict.fromkeys([*(each.column for each in study.metrics), *beside]))
+    named = [column for column in named if column in runs.dtypes]
+    for_programs = options.format in {"json", "csv"} or options.output is not None
+    kinds = KINDS if for_programs else ("derived", "config")
     others = asked or [column for column in runs.dtypes if kind(column) in kinds and column[0] != "_"]
-    url = [column for column in ("url",) if column in runs.dtypes]
-    columns = list(dict.fromkeys([*KEY, "name", "state", *url, *metrics, *beside, *others]))
-    rows = runs.frame.filter(pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)).select(columns)
-    table = best.select(KEY).join(collected(rows), on=KEY, how="left", nulls_equal=True, maintain_order="left")
-    named = [column for column in named if column not in asked]
-    place = int(asked[:1] == ["name"])
-    shown = [*asked[:place], *named, *asked[place:]] if asked else ["name", *named, *telling_columns(table)]
-    of_data = list(dict.fromkeys(["name", *metrics, *KEY, "state", *beside, *others]))
-    return Result(
-        key="top",
-        title=f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}",
-        table=table.select(of_data),
-        view=lambda: [
-            Column("name", run_labels(table)) if column == "name" else view_column(table[column], heads[column])
-            for heads in [labels(shown, runs)]
-            for column in shown
-        ],
-        notes=tuple(left_out(runs, metric, best)),
-        links=table["url"].to_list() if url else (),
-        chart=lambda: points_chart(run_labels(table), table[metric.column], metric.label, options),
-    )
+    links = [column for column in ("url",) if column in runs.dtypes]
+    held = list(dict.fromkeys(["name", *named, *KEY, "state", *others]))
+    ids = pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)
+    rows = collected(runs.frame.filter(ids).select(dict.fromkeys([*held, *links]).keys()))
+    table = best.select(KEY).join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
+    shown = ["name", *named, *telling_columns(table)]
+    if asked:
+        start = int(asked[0] == "name")
+        more = [column for column in named if column not in asked and options.metrics]
+        shown = [*asked[:start], *more, *asked[start:]]
+    heads, names = labels(shown, runs), run_labels(table)
+    return [
+        Result(
+            "top",
+            f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}",
+            table.select(held),
+            lambda: [
+                TableColumn("name", names) if column == "name" else view_column(table[column], heads[column])
+                for column in shown
+            ],
+            tuple(left_out(runs, metric, best)),
+            chart=lambda: points_chart(names, table.select(value=metric.column), metric.label, options),
+            links=table["url"].to_list() if links else (),
+        )
+    ]
 
 
 def telling_columns(table: pl.DataFrame) -> list[str]:
     """What people see of the best runs: the settings that tell them apart, each once.
 
     Columns that most of these runs lack are no settings of theirs; last come those of one value that some rows lack, and
-    those that differ from row to row, such as paths.
+    those that differ from row to row, such as paths. Of columns with the same values the first is shown; where a few
+    differ, the config is right and what is read off the name gives way: seed_parsed beside seed.
     """
     settings = [column for column in table.columns if kind(column) in {"derived", "config"}]
     common = [column for column in settings if 2 * table[column].null_count() <= table.height]
@@ -1116,30 +997,19 @@ def telling_columns(table: pl.DataFrame) -> list[str]:
         return one_value, kind(column) == "config", distinct[column] == table.height
 
     varying = sorted((column for column in common if distinct[column] > 1), key=telling)
-    return [*(c for c in ("entity", "project") if distinct[c] > 1), *without_repeats(table, varying)]
-
-
-def without_repeats(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
-    """`columns` but those whose every value an earlier one has: config_model_k beside the name's k.
-
-    Where a few values differ, the config is right and what is read off the name gives way: seed_parsed beside seed.
-    """
-    texts = {column: tuple(map(cell_text, table[column].to_list())) for column in columns}
-    firsts: dict[tuple[str, ...], str] = {}
-    for column in columns:
-        firsts.setdefault(texts[column], column)
-    configs = [column for column in firsts.values() if kind(column) == "config"]
-    spoken = Counter(texts.values())
+    texts = {column: tuple(map(cell_text, table[column].to_list())) for column in varying}
+    spoken, firsts = Counter(texts.values()), {values: column for column, values in reversed(texts.items())}
+    kept = [column for column in varying if firsts[texts[column]] == column]
 
     def corrected(column: str) -> bool:
-        if spoken[texts[column]] > 1:  # it stands for a config that was left out
+        if kind(column) == "config" or spoken[texts[column]] > 1:  # or it stands for a config that was left out
             return False
         stem = column.removesuffix("_parsed")
-        rivals = [texts[other] for other in configs if other.removeprefix("config_").split("_")[-1] == stem]
-        differing = [sum(a != b for a, b in zip(texts[column], rival, strict=True)) for rival in rivals]
-        return any(4 * few <= table.height for few in differing)
+        rivals = [texts[other] for other in kept if re.fullmatch(rf"config_(.*_)?{re.escape(stem)}", other)]
+        return any(4 * sum(map(str.__ne__, texts[column], rival)) <= table.height for rival in rivals)
 
-    return [column for column in firsts.values() if kind(column) != "derived" or not corrected(column)]
+    places = [column for column in ("entity", "project") if distinct[column] > 1]
+    return [*places, *(column for column in kept if not corrected(column))]
 
 
 def left_out(runs: Runs, metric: Metric, best: pl.DataFrame) -> Iterator[str]:
@@ -1184,53 +1054,53 @@ def groups(study: Study, options: Options) -> list[Result]:
 
 def grouped(runs: Runs, by: Sequence[str], metric: Metric, options: Options) -> Result:
     """Statistics of a metric per combination of the values of `by`, the best `stat` first."""
-    stat = options.stat
     refuse_ambiguous(by)
-    step = metric.beside(f"{options.value}_step")
+    stat, step = options.stat, metric.beside(f"{options.value}_step")
     table = group_statistics(runs, by, metric, stat, step if step in runs.dtypes else None)
-    order = [metric.goal == "maximize", *(False for _ in by)]
-    table = table.sort(stat, *by, descending=order, nulls_last=True)
-    whole = (table["runs"] == table["n"]).all()
+    table = table.sort(stat, *by, descending=metric.descending(by), nulls_last=True)
     asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
-    asked = [column for column in asked if column in {*by, *STATISTICS}]
     constant = [column for column in by if table.height > 1 and table[column].n_unique() == 1]
-    statistics = SHOWN_STATISTICS if stat == "mean" else ("n", stat, *SHOWN_BOOTSTRAP)
     steps = [column for column in ("best_step",) if column in table.columns]
-    shown = asked or [*(c for c in by if c not in constant), *([] if whole else ["runs"]), *statistics, *steps]
-    held = [*STATISTICS[:3], *(["iqm"] if stat == "iqm" else []), *STATISTICS[3:], *steps]
+    shown = [column for column in asked if column in {*by, *STATISTICS}]
+    if not shown:
+        numbers = (
+            ["mean", "std", "min", "median", "max"] if stat == "mean" else [stat, "ci_low", "ci_high", "min", "max"]
+        )
+        runs_too = [] if (table["runs"] == table["n"]).all() else ["runs"]
+        shown = [*(c for c in by if c not in constant), *runs_too, "n", *numbers, "best_run", *steps]
     heads = labels(by, runs) | {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
     heads |= {"ci_low": "95 % from", "ci_high": "to"}
-    what = ", ".join(heads[column] for column in by if column not in constant)
     fixed = "".join(f"; {heads[column]} is {cell_text(table[column][0])} in all" for column in constant)
     sizes = f"{counted(table.height, 'group')} of {counted(int(table['runs'].sum()), 'run')}{fixed}"
+    held = [*STATISTICS[:3], *(["iqm"] if stat == "iqm" else []), *STATISTICS[3:], *steps]
+    best = table.select(*(pl.col(c).alias(key) for c, key in zip(KEY_OF_BEST, KEY, strict=True)), name="best_run")
+    names = [label if n else None for label, n in zip(run_labels(best), table["n"], strict=True)]
+    seen = table.with_columns(pl.Series("best_run", names, dtype=pl.String))
     return Result(
-        key="groups",
-        title=f"{metric.label} by {what}: {sizes}; {metric.direction}",
-        table=table.select(*by, pl.lit(metric.column).alias("metric"), *held).with_columns(
-            pl.col(pl.Enum).cast(pl.String)
-        ),
-        view=lambda: [
-            best_run_column(table)
-            if column == "best_run"
-            else view_column(table[column], heads.get(column, column), null="null")
-            for column in shown
-        ],
-        notes=tuple(cautions(table, by, metric, stat)),
-        most_rows=MOST_GROUPS,
-        chart=lambda: groups_chart(table, by, stat, options),
+        "groups",
+        f"{metric.label} by {', '.join(heads[c] for c in by if c not in constant)}: {sizes}; {metric.direction}",
+        as_text(table.select(*by, pl.lit(metric.column).alias("metric"), *held)),
+        lambda: [view_column(seen[column], heads.get(column, column), null="null") for column in shown],
+        tuple(cautions(table, by, metric, stat)),
+        MOST_GROUPS,
+        chart=lambda: points_chart(row_names(table, by, "n"), table, f"{stat} and 95 % interval", options, stat),
     )
 
 
-def best_run_column(table: pl.DataFrame) -> Column:
-    """The best run of each group, as people know it."""
-    runs = table.select(*KEY_OF_BEST, name="best_run").rename(dict(zip(KEY_OF_BEST, KEY, strict=True)))
-    cells = [label if n else "null" for label, n in zip(run_labels(runs), table["n"], strict=True)]
-    return Column("best run", cells)
+def as_text(table: pl.DataFrame) -> pl.DataFrame:
+    """A table with ranges, which polars knows in their order, as text."""
+    return table.with_columns(pl.col(pl.Enum).cast(pl.String))
+
+
+def row_names(table: pl.DataFrame, by: Sequence[str], n: str = "") -> list[str]:
+    """The values of some columns in a line each, with n where it is wanted."""
+    names = ["/".join(map(cell_text, row)) for row in table.select(by).iter_rows()]
+    return [f"{name}  (n={count})" for name, count in zip(names, table[n], strict=True)] if n else names
 
 
 def refuse_ambiguous(by: Sequence[str]) -> None:
     """Raise where a column to group by is called like a column of the answer."""
-    clash = next((column for column in by if column in RESERVED), None)
+    clash = next((column for column in by if column in {*STATISTICS, "iqm", "best_step", "metric", "x"}), None)
     if clash:
         raise ScriptError(f"--group-by {clash}: a column of the answer has this name; rename yours", WRONG_USAGE)
 
@@ -1254,7 +1124,7 @@ def cautions(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat: str) 
     names = ["/".join(cell_text(value) for value in row) for row in best.select(by).iter_rows()]
     if table.height == 1:
         yield "one group only: nothing to compare it with"
-    elif best.height < 2 or not metric.is_metric:
+    elif best.height < 2 or not metric.column.startswith(("metric_", "history_")):
         return
     elif alone := [name for name, n in zip(names, best["n"], strict=True) if n == 1]:
         yield f"no comparison of the best two is possible: one run only in {' and '.join(alone)}"
@@ -1265,7 +1135,7 @@ def cautions(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat: str) 
 
 
 def pivot(study: Study, options: Options) -> list[Result]:
-    """Each metric's mean, standard deviation and n per combination of the values of two columns."""
+    """Each metric's mean, standard deviation and n per combination of two columns' values; the best are marked."""
     runs, by = grouping(options.pivot, study.runs, study.say)
     if len(by) != 2:
         raise ScriptError("--pivot takes two different columns: ROWS,COLUMNS", WRONG_USAGE)
@@ -1273,54 +1143,51 @@ def pivot(study: Study, options: Options) -> list[Result]:
 
 
 def pivoted(runs: Runs, by: Sequence[str], metric: Metric, options: Options) -> Result:
-    """A metric per cell of a table of two columns' values; the best of each row and column are marked."""
+    """A metric per cell of a table of two columns' values."""
+    renamed = pl.col(by[0]).alias("rows"), pl.col(by[1]).alias("columns")
     cells = group_statistics(runs, by, metric).select(
-        pl.col(by[0]).alias("rows"), pl.col(by[1]).alias("columns"), "n", "mean", "std"
+        *renamed, pl.lit(metric.column).alias("metric"), "n", "mean", "std"
     )
-    cells = cells.sort("rows", "columns", nulls_last=True)
-    better = pl.col("mean").min if metric.goal == "minimize" else pl.col("mean").max
-    cells = cells.with_columns(
-        (pl.col("mean") == better().over("rows")).fill_null(value=False).alias("best_in_row"),
-        (pl.col("mean") == better().over("columns")).fill_null(value=False).alias("best_in_column"),
-    )
-    across, down = (cells[name].unique().sort(nulls_last=True).to_list() for name in ("columns", "rows"))
-    holes = len(across) * len(down) - int((cells["n"] > 0).sum())
-    rows, columns = (runs.label(column) for column in by)
-    counts = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
-    legend = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
-    narrower = len(across) > max(len(down), MOST_ABREAST)
-    return Result(
-        key="pivot",
-        title=f"{metric.label}: {rows} by {columns}, {counts}; {metric.direction}",
-        table=cells.select("rows", "columns", pl.lit(metric.column).alias("metric"), *cells.columns[2:]).with_columns(
-            pl.col(pl.Enum).cast(pl.String)
-        ),
-        view=lambda: cells_abreast(cells, rows, down, across),
-        notes=(
-            legend + (f"; {counted(holes, 'cell')} without a value" if holes else ""),
-            *([f"narrower the other way round: --pivot {columns},{rows}"] if narrower else []),
-        ),
-        most_rows=MOST_GROUPS,
-        chart=lambda: pivot_chart(cells, options),
-    )
-
-
-def cells_abreast(cells: pl.DataFrame, corner: str, down: Sequence[Any], across: Sequence[Any]) -> list[Column]:
-    """The cells of a pivot as people read them: a row per value in `down`, a column per value in `across`."""
-    means = float_format(cells["mean"].drop_nulls().to_list())
+    mean = pl.col("mean")
+    best = mean.min() if metric.goal == "minimize" else mean.max()
+    marks = [
+        (mean == best.over(f"{which}s")).fill_null(value=False).alias(f"best_in_{which}") for which in ("row", "column")
+    ]
+    cells = cells.sort("rows", "columns", nulls_last=True).with_columns(marks)
+    down, across = (cells[name].unique().sort(nulls_last=True).to_list() for name in ("rows", "columns"))
+    spell = float_format(cells["mean"].drop_nulls().to_list())
     texts = {
-        (str(row["rows"]), str(row["columns"])): f"{means(row['mean'])}"
-        + (f"±{means(row['std'])}" if row["std"] is not None else "")
+        (cell_text(row["rows"]), cell_text(row["columns"])): spell(row["mean"])
+        + (f"±{spell(row['std'])}" if row["std"] is not None else "")
         + f" ({row['n']})"
         + ROW_BEST * row["best_in_row"]
         + COLUMN_BEST * row["best_in_column"]
         for row in cells.iter_rows(named=True)
         if row["n"]
     }
-    return [Column(corner, [cell_text(value) for value in down])] + [
-        Column(cell_text(value), [texts.get((str(row), str(value)), "") for row in down], is_text=False)
-        for value in across
-    ]
+    holes = len(across) * len(down) - len(texts)
+    rows, columns = (runs.label(column) for column in by)
+    legend = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
+    notes = [legend + (f"; {counted(holes, 'cell')} without a value" if holes else "")]
+    if len(across) > max(len(down), 3):  # cells that 80 columns have room for
+        notes.append(f"narrower the other way round: --pivot {columns},{rows}")
+    size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
+    names = [cell_text(value) for value in down]
+    return Result(
+        "pivot",
+        f"{metric.label}: {rows} by {columns}, {size}; {metric.direction}",
+        as_text(cells),
+        lambda: [
+            TableColumn(rows, names),
+            *(
+                TableColumn(head, [texts.get((n, head), "") for n in names], is_text=False)
+                for head in map(cell_text, across)
+            ),
+        ],
+        notes,
+        MOST_GROUPS,
+        chart=lambda: pivot_chart(cells.filter(pl.col("n") > 0), options),
+    )
 
 
 # --- questions: what was varied, what differs -----------------------------------------------------------------
@@ -1445,14 +1312,16 @@ def best_settings(runs: Runs, options: Options, metric: Metric, say: Say) -> Run
         )
     keys = [*per, *settings]
     means = runs.frame.with_columns(finite(metric.column).alias(FINITE)).group_by(keys)
-    ranked = collected(means.agg(pl.col(FINITE).mean().alias(VALUE), pl.col(FINITE).count().alias(RUN)), "in-memory")
+    ranked = collected(
+        means.agg(pl.col(FINITE).mean().alias(VALUE), pl.col(FINITE).count().alias(RUN_NUMBER)), "in-memory"
+    )
     ranked = ranked.drop_nulls(VALUE).sort(VALUE, *keys, descending=[metric.goal == "maximize", *(False for _ in keys)])
     best = ranked.unique(per, keep="first", maintain_order=True)
     for row in best.head(MOST_SAID).iter_rows(named=True):
         chosen = some_of([f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None])
         group = "/".join(cell_text(row[column]) for column in per)
-        say(f"best of {group}: {chosen} (mean {row[VALUE]:.4g} of {counted(row[RUN], 'run')})")
-    if singles := int((best[RUN] == 1).sum()):
+        say(f"best of {group}: {chosen} (mean {row[VALUE]:.4g} of {counted(row[RUN_NUMBER], 'run')})")
+    if singles := int((best[RUN_NUMBER] == 1).sum()):
         say(f"{singles} of {counted(best.height, 'chosen setting')} have one run only: a lucky one may have won")
     say(f"settings were chosen by {metric.label} itself, so that its values below are too good; see a test metric too")
     if differing := [runs.label(column) for column in settings if best[column].n_unique() > 1]:
@@ -1462,7 +1331,7 @@ def best_settings(runs: Runs, options: Options, metric: Metric, say: Say) -> Run
     return replace(runs, frame=kept)
 
 
-def varied(study: Study, options: Options) -> list[Result]:  # noqa: ARG001 - every question takes the options
+def varied(study: Study, _: Options) -> list[Result]:
     """The config columns with more than one value, how many runs have each, and what the grid of them lacks."""
     runs = study.runs
     table = collected_settings(runs)
@@ -1476,90 +1345,78 @@ def varied(study: Study, options: Options) -> list[Result]:  # noqa: ARG001 - ev
         for column, values in counts.items()
         for value, number in values.iter_rows()
     ]
-    number = table.height or collected(runs.frame.select(pl.len())).item()
+    several = [column for column in settings if table[column].drop_nulls().n_unique() > 1]
+    single = [runs.label(column) for column in settings if column not in several]
     notes = [f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}"] if noise else []
-    single = [column for column in settings if table[column].drop_nulls().n_unique() == 1]
-    if single:
-        notes.append(f"with one value where they have any: {some_of([*map(runs.label, single)])}")
-    heads = labels([column for column in settings if column not in single], runs)
+    notes += [f"with one value where they have any: {some_of(single)}"] if single else []
+    number = table.height or collected(runs.frame.select(pl.len())).item()
+    texts = {
+        column: some_of([f"{cell_text(value)} ({n})" for value, n in counts[column].iter_rows()], MOST_VALUES)
+        for column in several
+    }
     result = Result(
-        key="varying",
-        title=f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary",
-        table=pl.DataFrame(
-            [{**row, "value": exact_text(row["value"])} for row in rows],
+        "varying",
+        f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary",
+        pl.DataFrame(
+            [row | {"value": exact_text(row["value"])} for row in rows],
             schema={"column": pl.String, "value": pl.String, "runs": pl.Int64},
         ),
-        rows=rows,
-        view=lambda: [
-            Column("config", list(heads.values())),
-            Column("values", [str(len(counts[column])) for column in heads], is_text=False),
-            Column("value (runs)", [some_values(counts[column]) for column in heads]),
+        lambda: [
+            TableColumn("config", [*labels(several, runs).values()]),
+            TableColumn("values", [str(len(counts[column])) for column in several], is_text=False),
+            TableColumn("value (runs)", [*texts.values()]),
         ],
-        notes=tuple(notes),
-        most_rows=MOST_COLUMNS,
+        notes,
+        MOST_COLUMNS,
+        rows=rows,
     )
-    return [result, *grid(table, settings, runs)]
-
-
-def some_values(values: pl.DataFrame) -> str:
-    """The commonest values of a column with their runs, in a line."""
-    shown = [f"{cell_text(value)} ({runs})" for value, runs in values.head(MOST_VALUES).iter_rows()]
-    return ", ".join(shown) + (f" and {values.height - MOST_VALUES} more" if values.height > MOST_VALUES else "")
+    return [result, *grid(table, several, runs)]
 
 
 def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[Result]:
-    """Combinations of the settings that no run has, that lack seeds which most have, or that were run twice."""
-    several = [column for column in settings if table[column].drop_nulls().n_unique() > 1]
-    seeds = [c for c in several if "seed" in words(runs.label(c))][:1]
-    free = [c for c in several if c not in seeds and table[c].drop_nulls().n_unique() <= MOST_ON_AN_AXIS]
+    """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
+    seeds = [c for c in settings if "seed" in words(runs.label(c))][:1]
+    free = [c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= MOST_ON_AN_AXIS]
     axes = independent(table, free) if free else []
     complete = table.select(*axes, *seeds).drop_nulls()
-    if len([*axes, *seeds]) < 2 or not axes or complete.is_empty():
+    if not axes or len(axes) + len(seeds) < 2 or complete.is_empty():
         return []
+    several = complete.group_by(*axes, *seeds).len().filter(pl.col("len") > 1)
+    of_seed = [pl.lit(" with seed ") + pl.col(seed).cast(pl.String) for seed in seeds]
+    odd = [
+        several.select(*axes, pl.concat_str(pl.col("len").cast(pl.String), pl.lit(" runs"), *of_seed).alias("problem"))
+    ]
+    for seed in seeds:
+        of_each = complete.group_by(axes).agg(pl.col(seed).cast(pl.String).unique())
+        counts = of_each.select(pl.col(seed).explode()).to_series().value_counts()
+        usual = counts.filter(pl.col("count") * 2 >= of_each.height)[seed].sort()
+        lacking = (
+            pl.lit(pl.Series([usual.to_list()], dtype=pl.List(pl.String))).first().list.set_difference(seed).list.sort()
+        )
+        lists = of_each.with_columns(lacking.alias(seed)).filter(pl.col(seed).list.len() > 0)
+        odd.append(lists.select(*axes, (pl.lit("lacks seed ") + pl.col(seed).list.join(", ")).alias("problem")))
     present = complete.select(axes).unique()
     sizes = [complete[column].n_unique() for column in axes]
-    names = some_of([f"{runs.label(c)} ({size})" for c, size in zip(axes, sizes, strict=True)])
-    odd = [twice(complete, axes, seeds), *(missing_seeds(complete, axes, seed) for seed in seeds)]
     if math.prod(sizes) <= 2 * present.height:  # else it was no grid, and the holes are not worth a list
         whole = complete.select(axes[0]).unique()
         for column in axes[1:]:
             whole = whole.join(complete.select(column).unique(), how="cross")
         odd.append(whole.join(present, on=axes, how="anti").with_columns(pl.lit("no run").alias("problem")))
-    order = {"no": 2, "lacks": 1}  # what is to be done first: doubles, seeds, holes
-    rank = pl.col("problem").str.split(" ").list.first().replace_strict(order, default=0)
-    rows = pl.concat(odd).sort(rank, *axes)
+    rows = pl.concat([each.sort(axes) for each in odd])
     heads = labels(axes, runs)
+    names = some_of([f"{heads[c]} ({size})" for c, size in zip(axes, sizes, strict=True)])
     return [
         Result(
-            key="grid",
-            title=f"grid of {names}: {present.height} of {counted(math.prod(sizes), 'combination')} have a run",
-            table=rows,
-            view=lambda: [
+            "grid",
+            f"grid of {names}: {present.height} of {counted(math.prod(sizes), 'combination')} have a run",
+            rows,
+            lambda: [
                 *(view_column(rows[column], heads[column]) for column in axes),
-                Column("problem", rows["problem"].to_list(), is_whole=True),
+                TableColumn("problem", rows["problem"].to_list(), is_whole=True),
             ],
             most_rows=MOST_SAID,
         )
     ]
-
-
-def missing_seeds(complete: pl.DataFrame, axes: Sequence[str], seed: str) -> pl.DataFrame:
-    """The combinations that lack a seed which at least half of all have."""
-    of_each = complete.group_by(axes).agg(pl.col(seed).cast(pl.String).unique())
-    counts = of_each.select(pl.col(seed).explode()).to_series().value_counts()
-    usual = counts.filter(pl.col("count") * 2 >= of_each.height)[seed].sort().to_list()
-    lacking = pl.lit(pl.Series([usual], dtype=pl.List(pl.String))).first().list.set_difference(pl.col(seed)).list.sort()
-    lists = of_each.with_columns(lacking.alias(seed)).filter(pl.col(seed).list.len() > 0)
-    return lists.select(*axes, (pl.lit("lacks seed ") + pl.col(seed).list.join(", ")).alias("problem"))
-
-
-def twice(complete: pl.DataFrame, axes: Sequence[str], seeds: Sequence[str]) -> pl.DataFrame:
-    """The combinations that more than one run has, with the same seed where there are seeds."""
-    found = complete.group_by(*axes, *seeds).len().filter(pl.col("len") > 1)
-    with_seed = [pl.lit(" with seed ") + pl.col(seed).cast(pl.String) for seed in seeds]
-    return found.select(
-        *axes, pl.concat_str(pl.col("len").cast(pl.String), pl.lit(" runs"), *with_seed).alias("problem")
-    )
 
 
 def difference(study: Study, options: Options) -> list[Result]:
@@ -1569,13 +1426,12 @@ def difference(study: Study, options: Options) -> list[Result]:
     keys = list(dict.fromkeys(find_run(name, every) for name in options.diff))
     if len(keys) < 2:
         raise ScriptError("--diff needs two different runs or more", WRONG_USAGE)
-    told = ["name", "state", "group", "job_type", "sweep", "notes"]
     of_kind = {which: [c for c in runs.dtypes if kind(c) == which] for which in ("config", "metric")}
-    columns = [c for c in told if c in runs.dtypes] + of_kind["config"] + of_kind["metric"]
+    facts = [c for c in ("state", "group", "job_type", "sweep", "notes") if c in runs.dtypes]
+    columns = ["name", *facts, *of_kind["config"], *of_kind["metric"]]
     ids = pl.col("id").is_in([key[2] for key in keys], nulls_equal=True)
-    rows = collected(runs.frame.filter(ids).select(*KEY, *(column for column in columns if column not in KEY)))
-    of_run = {tuple(row[part] for part in KEY): row for row in rows.iter_rows(named=True)}
-    chosen = [of_run[key] for key in keys]
+    rows = collected(runs.frame.filter(ids).select(*KEY, *columns)).to_dicts()
+    chosen = [next(row for row in rows if tuple(row[part] for part in KEY) == key) for key in keys]
     taken = Counter([key[2] for key in keys] + ["column", "kind"])
     heads = [str(key[2]) if taken[key[2]] == 1 else path_text(key) for key in keys]
     found = [
@@ -1585,19 +1441,19 @@ def difference(study: Study, options: Options) -> list[Result]:
     ]
     counts = Counter(row["kind"] for row in found)
     sizes = [f"{counts[which]} of {counted(len(of_kind[which]), f'{which} column')}" for which in of_kind]
-    names = run_labels(pl.DataFrame(chosen, infer_schema_length=None).select(*KEY, "name"))
+    names = run_labels(pl.DataFrame([[run[c] for c in (*KEY, "name")] for run in chosen], [*KEY, "name"], orient="row"))
     texts = [{name: value if name == "column" else exact_text(value) for name, value in row.items()} for row in found]
     return [
         Result(
-            key="diff",
-            title=f"{' and '.join(sizes)} differ between {some_of(names)}",
-            table=pl.DataFrame(texts, schema=dict.fromkeys(["column", "kind", *heads], pl.String)),
-            rows=found,
-            view=lambda: [
-                Column("column", [runs.label(str(row["column"])) for row in found], is_whole=True),
-                *(Column(head, [cell_text(row[head]) for row in found]) for head in heads),
+            "diff",
+            f"{' and '.join(sizes)} differ between {some_of(names)}",
+            pl.DataFrame(texts, schema=dict.fromkeys(["column", "kind", *heads], pl.String)),
+            lambda: [
+                TableColumn("column", [runs.label(str(row["column"])) for row in found], is_whole=True),
+                *(TableColumn(head, [cell_text(row[head]) for row in found]) for head in heads),
             ],
             most_rows=MOST_COLUMNS,
+            rows=found,
         )
     ]
 
@@ -1635,7 +1491,7 @@ def comparable(value: object) -> object:
 # --- questions: which settings matter -------------------------------------------------------------------------
 
 
-def importance(study: Study, options: Options) -> list[Result]:  # noqa: ARG001 - every question takes the options
+def importance(study: Study, _: Options) -> list[Result]:
     """How closely each setting that varies goes with each metric's rank; the closest first."""
     return [associations(study.runs, metric) for metric in required(study.metrics)]
 
@@ -1647,16 +1503,14 @@ def associations(runs: Runs, metric: Metric) -> Result:
     number that has many; `p` is the share of random permutations with as large an effect, `spearman` tells the sign.
     """
     columns = [column for column in runs.dtypes if kind(column) == "config"]
-    usable = runs.frame.filter(pl.col(metric.column).is_finite()).select(*columns, pl.col(metric.column).alias(VALUE))
-    table = collected(usable)
+    usable = runs.frame.filter(pl.col(metric.column).is_finite())
+    table = collected(usable.select(*columns, pl.col(metric.column).alias(VALUE)))
     title = f"What goes with {metric.label}, of {counted(table.height, 'run')}: association, not cause"
-    facts = {"metric": pl.String, "column": pl.String, "kind": pl.String, "effect": pl.Float64}
-    facts |= {"spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
-    rows, notes = [], []
-    if table.height < FEWEST_RUNS:
-        few = counted(table.height, "run")
-        notes = [f"{few} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"]
-    else:
+    facts = dict.fromkeys(("metric", "column", "kind"), pl.String) | dict.fromkeys(("effect", "spearman"), pl.Float64)
+    facts |= {"n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
+    rows, few = [], counted(table.height, "run")
+    notes = [f"{few} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"]
+    if table.height >= FEWEST_RUNS:
         notes = ["settings that were varied together cannot be told apart; p is not corrected for their number"]
         if table.height > MOST_RUNS:
             table = table.sample(MOST_RUNS, seed=SEED)
@@ -1670,18 +1524,18 @@ def associations(runs: Runs, metric: Metric) -> Result:
     shown = found.unique(["effect", "spearman", "n", "distinct", "p"], keep="first", maintain_order=True)
     if shown.height < found.height:
         notes.append(f"{counted(found.height - shown.height, 'column')} that vary together with these are not listed")
-    signs = pl.when(pl.col("spearman") > 0).then(pl.lit("+")).when(pl.col("spearman") < 0).then(pl.lit("-"))
-    shown = shown.with_columns(pl.col("effect").round(3), pl.col("p").round(4), signs.alias("sign"))
+    sign = pl.when(pl.col("spearman") > 0).then(pl.lit("+")).when(pl.col("spearman") < 0).then(pl.lit("-"))
+    shown = shown.with_columns(pl.col("effect").round(3), pl.col("p").round(4), sign.alias("sign"))
     return Result(
-        key="importance",
-        title=title,
-        table=found,
-        view=lambda: [
-            Column("column", [runs.label(column) for column in shown["column"]], is_whole=True),
+        "importance",
+        title,
+        found,
+        lambda: [
+            TableColumn("column", [*map(runs.label, shown["column"])], is_whole=True),
             *(view_column(shown[name], name) for name in ("kind", "effect", "sign", "n", "distinct", "p")),
         ],
-        notes=tuple(notes),
-        most_rows=MOST_COLUMNS,
+        notes,
+        MOST_COLUMNS,
     )
 
 
@@ -1690,17 +1544,17 @@ def association(column: str, table: pl.DataFrame) -> dict[str, object]:
     import numpy as np
 
     is_number = table[column].dtype.is_numeric()
-    pairs = table.select((finite(column) if is_number else pl.col(column)).alias(RUN), VALUE).drop_nulls()
+    pairs = table.select((finite(column) if is_number else pl.col(column)).alias(RUN_NUMBER), VALUE).drop_nulls()
     facts: dict[str, object] = {"column": column, "kind": "number" if is_number else "category", "n": pairs.height}
-    facts["distinct"] = distinct = pairs[RUN].n_unique()
+    facts["distinct"] = distinct = pairs[RUN_NUMBER].n_unique()
     if pairs.height < FEWEST_RUNS or distinct < 2 or (distinct == pairs.height and not is_number):
         return facts | {"effect": None, "spearman": None, "p": None}
     ranks = pairs[VALUE].rank().to_numpy()
     ranks = (ranks - ranks.mean()) / (ranks.std() or 1.0)
-    codes = pairs[RUN].cast(pl.String).rank("dense").to_numpy() - 1
+    codes = pairs[RUN_NUMBER].cast(pl.String).rank("dense").to_numpy() - 1
     if is_number and distinct > MOST_LEVELS:
         levels = max(3, min(MOST_LEVELS, pairs.height // RUNS_A_LEVEL))
-        codes = ((pairs[RUN].rank("average").to_numpy() - 0.5) * levels / pairs.height).astype(int)
+        codes = ((pairs[RUN_NUMBER].rank("average").to_numpy() - 0.5) * levels / pairs.height).astype(int)
         codes = np.unique(codes, return_inverse=True)[1]
     levels = int(codes.max()) + 1
     weights = np.eye(levels)[codes.astype(int)]
@@ -1715,7 +1569,7 @@ def association(column: str, table: pl.DataFrame) -> dict[str, object]:
     h = share * (len(ranks) - 1)  # Kruskal and Wallis' H, ties corrected
     facts["effect"] = max(0.0, (h - levels + 1) / (len(ranks) - levels))
     facts["p"] = (larger + 1) / (PERMUTATIONS + 1)
-    x = pairs[RUN].rank().to_numpy() if is_number else ranks
+    x = pairs[RUN_NUMBER].rank().to_numpy() if is_number else ranks
     facts["spearman"] = float((x - x.mean()) @ ranks / ((x.std() or 1.0) * len(x))) if is_number else None
     return facts
 
@@ -1731,51 +1585,57 @@ def schema(study: Study, options: Options) -> list[Result]:
     runs = study.any_state
     listed = [find_column(name, runs) for name in options.columns]
     listed = listed or [column for column in runs.dtypes if column[0] != "_" and column not in runs.empty]
-    table = described(listed, runs)
     order = [pl.col("kind").replace_strict({name: i for i, name in enumerate(KINDS)}), pl.col("distinct") < 2]
-    table = table.sort(order, maintain_order=True)
+    table = column_facts(listed, runs).sort(order, maintain_order=True)
     most = 0 if options.output else MOST_COLUMNS if options.max_rows is None else options.max_rows
     rows, notes = table.to_dicts(), []
     if not options.columns:
-        rows = folded(table.filter((pl.col("kind") != "history") & (pl.col("coverage") > 0)).to_dicts(), most)
-        if nothing := table.filter((pl.col("coverage") == 0) & (pl.col("kind") != "history"))["column"].to_list():
-            notes.append(f"without any value: {some_of(nothing)}")
-    if most and len(rows) > most:
-        notes.append(f"{counted(len(rows) - most, 'more row')}: --max-rows 0 shows all")
+        nothing = [row["column"] for row in rows if not row["coverage"] and row["kind"] != "history"]
+        rows = [row for row in rows if row["coverage"] and row["kind"] != "history"]
+        rows = folded(rows) if 0 < most < len(rows) else rows
+        logged = [c.removeprefix("history_min_step_") for c in listed if c.startswith("history_min_step_")]
+        from_histories = "from histories (history_min_X, _max_X, _last_X, _tail_X, …, or --value) of X"
+        lists = {
+            "without any value": nothing,
+            from_histories: logged,
+            "derived, but without any value": sorted(runs.empty),
+        }
+        notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
+    if 0 < most < len(rows):
+        notes = [f"{counted(len(rows) - most, 'more row')}: --max-rows 0 shows all", *notes]
         turns = Counter[str]()  # each kind keeps its share
         for row in rows:
             turns[row["kind"]] += 1
             row["turn"] = turns[row["kind"]]
-        kept = sorted(range(len(rows)), key=lambda i: (rows[i]["turn"], i))[:most]
-        rows = [rows[i] for i in sorted(kept)]
-    first = "history_min_step_"
-    logged = [column.removeprefix(first) for column in listed if column.startswith(first)]
-    if logged and not options.columns:
-        notes.append(f"from histories (history_min_X, _max_X, _last_X, _tail_X, …, or --value) of X: {some_of(logged)}")
-    if runs.empty and not options.columns:
-        notes.append(f"derived from names, without any value and not shown: {some_of(sorted(runs.empty))}")
+        last = sorted((row["turn"], i) for i, row in enumerate(rows))[most - 1]
+        rows = [row for i, row in enumerate(rows) if (row["turn"], i) <= last]
+
+    def view() -> list[TableColumn]:
+        cells = {
+            name: ["-" if row[name] is None else f"{row[name]:.5g}" for row in rows]
+            for name in ("coverage", "distinct", "min", "max")
+        }
+        heads = {"coverage": "cover", "distinct": "values"}
+        names = [row["column"] for row in rows]
+        return [
+            TableColumn("column", names, is_whole=max(map(len, names), default=0) < 45),
+            *(TableColumn(heads.get(name, name), texts, is_text=False) for name, texts in cells.items()),
+            TableColumn("dtype", [re.sub(r"^Datetime.*", "Datetime", row["dtype"]) for row in rows]),
+            TableColumn("example", [cell_text(row["example"]) for row in rows]),
+        ]
+
     return [
         Result(
-            key="schema",
-            title=f"{counted(table.height, 'column')}; coverage is the share of runs with a value",
-            table=table,
-            view=lambda: [
-                Column("column", [row["column"] for row in rows], is_whole=all(len(r["column"]) < 45 for r in rows)),
-                Column("cover", [f"{row['coverage']:.4g}" for row in rows], is_text=False),
-                Column("values", [str(row["distinct"]) for row in rows], is_text=False),
-                *(
-                    Column(name, ["-" if r[name] is None else f"{r[name]:.5g}" for r in rows], is_text=False)
-                    for name in ("min", "max")
-                ),
-                Column("dtype", [re.sub(r"^Datetime.*", "Datetime", row["dtype"]) for row in rows]),
-                Column("example", ["-" if row["example"] is None else printable(row["example"]) for row in rows]),
-            ],
-            notes=tuple(notes),
+            "schema",
+            f"{counted(table.height, 'column')}; coverage is the share of runs with a value",
+            table,
+            view,
+            notes,
         )
     ]
 
 
-def described(columns: Sequence[str], runs: Runs) -> pl.DataFrame:
+def column_facts(columns: Sequence[str], runs: Runs) -> pl.DataFrame:
     """A row per column: kind, dtype, path, coverage, distinct values, least and greatest finite number, an example.
 
     Read in blocks of columns, so that memory stays bounded whatever the width.
@@ -1784,11 +1644,12 @@ def described(columns: Sequence[str], runs: Runs) -> pl.DataFrame:
     at_once = max(1, CELLS_READ // max(1, height))
     rows: list[dict[str, object]] = []
     for start in range(0, len(columns), at_once):
-        for values in collected(runs.frame.select(columns[start : start + at_once]), "in-memory"):
-            name, dtype = values.name, values.dtype
-            values = values.drop_nulls()  # noqa: PLW2901 - of a column, only its values matter from here on
+        for column in collected(runs.frame.select(columns[start : start + at_once]), "in-memory"):
+            name, dtype, values = column.name, column.dtype, column.drop_nulls()
             numbers = values.filter(values.is_finite()) if dtype.is_numeric() else values.clear()
-            is_number = len(numbers) > 0
+            ends = (
+                [float(cast("float", end)) for end in (numbers.min(), numbers.max())] if len(numbers) else [None, None]
+            )
             rows.append(
                 {
                     "column": name,
@@ -1797,112 +1658,83 @@ def described(columns: Sequence[str], runs: Runs) -> pl.DataFrame:
                     "path": runs.label(name) if name in runs.paths else None,
                     "coverage": round(len(values) / max(1, height), 4),
                     "distinct": values.n_unique(),
-                    "min": float(cast("float", numbers.min())) if is_number else None,
-                    "max": float(cast("float", numbers.max())) if is_number else None,
+                    "min": ends[0],
+                    "max": ends[1],
                     "example": exact_text(values.head(1).to_list()[0]) if len(values) else None,
                 }
             )
-    texts = dict.fromkeys(("column", "kind", "dtype", "path", "example"), pl.String)
-    facts = {"coverage": pl.Float64, "distinct": pl.Int64, "min": pl.Float64, "max": pl.Float64}
-    return pl.DataFrame(rows, schema_overrides=texts | facts, infer_schema_length=None)
+    dtypes: dict[str, Any] = dict.fromkeys(("column", "kind", "dtype", "path", "example"), pl.String)
+    dtypes |= dict.fromkeys(("coverage", "min", "max"), pl.Float64) | {"distinct": pl.Int64}
+    return pl.DataFrame(rows, schema_overrides=dtypes, infer_schema_length=None)
 
 
-def folded(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """The rows of a schema, families in one row each: names that differ in numbers, then in their middle."""
-    if not most or len(rows) <= most:
-        return rows
-    by_numbers = one_of_each(rows, lambda row: re.sub(r"\d+", "#", row["column"]), middle=False)
+def folded(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a schema, each family in one: columns whose names differ in numbers, metrics whose names in their middle."""
 
-    def ends(row: dict[str, Any]) -> str:
-        segments = re.split(r"[/.]", re.sub(r"[\d…]+", "#", row["path"] or row["column"]))
-        return f"{segments[0]}/{segments[-1]}" if len(segments) > 2 and row["kind"] == "metric" else row["column"]
+    def by_numbers(row: dict[str, Any]) -> str:
+        return str(row["column"])
 
-    return one_of_each(by_numbers, ends, middle=True)
+    def by_ends(row: dict[str, Any]) -> str:
+        path = row["path"] or row["column"]
+        is_deep = row["kind"] == "metric" and len(re.split("[/.]", path)) > 2
+        return re.sub("([/.]).*([/.])", rf"\1{ELLIPSIS}\2", path) if is_deep else row["column"]
 
-
-def one_of_each(
-    rows: list[dict[str, Any]], family: Callable[[dict[str, Any]], str], *, middle: bool
-) -> list[dict[str, Any]]:
-    """The rows with one in place of each large family, which tells the range of all."""
-    members: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        members.setdefault((row["kind"], family(row)), []).append(row)
-    found = []
-    for group in members.values():
-        if len(group) < FEWEST_IN_A_FAMILY:
-            found += group
-            continue
-        paths = [path for row in group for path in row.get("paths", [row["path"] or row["column"]])]
-        names = [row["column"] for row in group]
-        if middle:
-            names = [re.sub(r"([/.]).*[/.]", rf"\1{ELLIPSIS}\1", path) for path in paths]
-        texts, numbers = re.split(r"\d+", names[0]), [[int(n) for n in re.findall(r"\d+", name)] for name in names]
-        spans = [f"{min(of_place)}{ELLIPSIS}{max(of_place)}" for of_place in zip(*numbers, strict=False)]
-        spans = [span.split(ELLIPSIS)[0] if len({*span.split(ELLIPSIS)}) == 1 else span for span in spans]
-        name = "".join(itertools.chain(*itertools.zip_longest(texts, spans, fillvalue="")))
-        size = sum(row.get("columns", 1) for row in group)
-        ranges = {
-            which: best([row[which] for row in group if row[which] is not None], default=None)
-            for which, best in (("min", min), ("max", max), ("coverage", max), ("distinct", max))
-        }
-        found.append(
-            group[0] | ranges | {"column": name, "paths": paths, "columns": size, "example": f"{size:,} columns"}
-        )
+    found = [row | {"members": [row]} for row in rows]
+    for name_of in (by_numbers, by_ends):
+        families: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for row in found:
+            families.setdefault((row["kind"], re.sub(r"\d+", "#", name_of(row["members"][0]))), []).append(row)
+        found = []
+        for (which, pattern), family in families.items():
+            if len(family) < FEWEST_IN_A_FAMILY:
+                found += family
+                continue
+            members = [member for row in family for member in row["members"]]
+            spans = zip(*([int(n) for n in re.findall(r"\d+", name_of(member))] for member in members), strict=True)
+            texts = [f"{min(span)}{ELLIPSIS}{max(span)}" if len({*span}) > 1 else str(span[0]) for span in spans]
+            pieces = pattern.split("#")
+            name = pieces[0] + "".join(map(str.__add__, texts, pieces[1:]))
+            facts = {"kind": which, "column": name, "members": members, "example": f"{len(members):,} columns"}
+            for fact, best in (("min", min), ("max", max), ("coverage", max), ("distinct", max)):
+                facts[fact] = best((m[fact] for m in members if m[fact] is not None), default=None)
+            found.append(members[0] | facts)
     return found
 
 
 def overview(study: Study) -> Result:
     """What the input holds: its projects, their runs by state, the days between which they were made."""
-    runs = study.everything
+    runs, state = study.everything, pl.col("state").str.to_lowercase()
     days = pl.col("created_at").dt.strftime("%Y-%m-%d")
-    state = pl.col("state").str.to_lowercase()
-    table = collected(
-        runs.frame.group_by("entity", "project")
-        .agg(
-            pl.len().alias("runs"),
-            *((state == name).sum().alias(name) for name in STATES),
-            days.min().alias("first_created"),
-            days.max().alias("last_created"),
-        )
-        .sort("entity", "project")
-    )
-    kinds = Counter(kind(column) for column in runs.dtypes if column not in runs.empty)
-    counts = ", ".join(f"{kinds[name]} {name}" for name in KINDS if kinds[name])
-    entities = table["entity"].unique().to_list()
+    counts = [pl.len().alias("runs"), *((state == name).sum().alias(name) for name in STATES)]
+    first_last = days.min().alias("first_created"), days.max().alias("last_created")
+    table = collected(runs.frame.group_by("entity", "project").agg(*counts, *first_last).sort("entity", "project"))
+    entities, states = table["entity"].unique().to_list(), [name for name in STATES if table[name].sum()]
     whose = f" of {cell_text(entities[0])}" if len(entities) == 1 else ""
-    if table.height == 1:
-        whose = f": {path_text(table.row(0)[:2])}"
-    notes = [f"columns: {counts}; --schema lists them"]
+    whose = f": {path_text(table.row(0)[:2])}" if table.height == 1 else whose
+    kinds = Counter(kind(column) for column in runs.dtypes if column not in runs.empty)
+    notes = [f"columns: {', '.join(f'{kinds[k]} {k}' for k in KINDS if kinds[k])}; --schema lists them"]
     if not study.metrics:
-        notes.append(why_no_metric(study))
-    states = [name for name in STATES if table[name].sum()]
-    of_place = [*(["entity"] if len(entities) > 1 else []), *(["project"] if table.height > 1 else [])]
+        logged = {metric_label(p, c) for p in history_files(runs) for c in p.dtypes if c.startswith("metric_")}
+        there = [study.runs.label(column) for column in by_coverage(metric_columns(study.runs), study.runs)]
+        if there:
+            how = "-m with --ascending or --descending compares"
+            notes.append(f"no metric's name tells which way is better: {how} {some_of(there, SUGGESTED_NAMES)}")
+        elif logged:
+            names = some_of(sorted(logged), SUGGESTED_NAMES)
+            how = "--curves; or aggregate_runs --history, then --value last"
+            notes.append(f"metrics are in the histories alone ({names}): {how}")
+        else:
+            notes.append("no run of these has a metric")
+    shown = [*(["entity"] if len(entities) > 1 else []), *(["project"] if table.height > 1 else []), "runs", *states]
     heads = {"first_created": "first", "last_created": "last"}
     return Result(
-        key="overview",
-        title=f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'project')}{whose}",
-        table=table,
-        view=lambda: [
-            view_column(table[name], heads.get(name, name), null="null")
-            for name in (*of_place, "runs", *states, "first_created", "last_created")
-        ],
-        notes=tuple(notes),
-        most_rows=MOST_PROJECTS,
+        "overview",
+        f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'project')}{whose}",
+        table,
+        lambda: [view_column(table[name], heads.get(name, name), null="null") for name in (*shown, *heads)],
+        notes,
+        MOST_PROJECTS,
     )
-
-
-def why_no_metric(study: Study) -> str:
-    """Why no best runs are shown, and what to do."""
-    covered = by_coverage(metric_columns(study.runs), study.runs)
-    if covered:
-        names = some_of([study.runs.label(column) for column in covered], SUGGESTED_NAMES)
-        return f"no metric's name tells which way is better: -m with --ascending or --descending compares {names}"
-    histories = history_files(study.everything)
-    logged = sorted({metric_label(part, c) for part in histories for c in part.dtypes if c.startswith("metric_")})
-    if logged:
-        names = some_of(logged, SUGGESTED_NAMES)
-        return f"metrics are in the histories alone ({names}): --curves; or aggregate_runs --history, then --value last"
-    return "no run of these has a metric"
 
 
 def introduction(study: Study, options: Options) -> list[Result]:
@@ -1910,38 +1742,40 @@ def introduction(study: Study, options: Options) -> list[Result]:
     if not study.metrics:
         return [overview(study), *varied(study, options)]
     by = [*study.by] or suggested_grouping(study.runs)
-    first = grouped(study.runs, by, study.metrics[0], replace(options, columns=())) if by else None
-    return [overview(study), best_runs(study, options, OVERVIEW_TOP), *([first] if first else [])]
+    first = [grouped(study.runs, by, study.metrics[0], replace(options, columns=()))] if by else []
+    return [overview(study), *top(study, options, OVERVIEW_TOP), *first]
 
 
 def suggested_grouping(runs: Runs) -> list[str]:
-    """One or two columns that split the runs into a few groups of more than one run: first those of the name."""
+    """One or two columns that split the runs into a few groups of more than one run.
+
+    First those of the name, then texts before numbers, then those that split the runs most evenly.
+    """
     named = [column for column in (*DERIVED, "group", "job_type") if column in runs.dtypes]
     configs = [column for column, dtype in runs.dtypes.items() if kind(column) == "config" and not dtype.is_float()]
     columns = [column for column in (*named, *configs) if "seed" not in words(column)]
-    counts = collected(runs.frame.select(pl.len().alias(RUN), pl.col(columns).n_unique()), "in-memory").to_dicts()[0]
-    few = [column for column in columns if 1 < counts[column] <= min(SUGGESTED_GROUPS, counts[RUN] // 2)]
+    counts = collected(
+        runs.frame.select(pl.len().alias(RUN_NUMBER), pl.col(columns).n_unique()), "in-memory"
+    ).to_dicts()[0]
+    most = min(SUGGESTED_GROUPS, counts[RUN_NUMBER] // 2)
+    few = [column for column in columns if 1 < counts[column] <= most]
     table = collected(runs.frame.select(few)) if few else pl.DataFrame()
-    settings, _ = varying_settings(table, runs)
-    settings = [column for column in settings if table[column].drop_nulls().n_unique() > 1]
-    # Texts before numbers; of these the ones that split the runs most evenly.
-    entropy = {c: cast("float", table[c].value_counts()["count"].entropy()) for c in settings}
-    free = [column for column in settings if column not in named]
-    free.sort(key=lambda column: (table[column].dtype != pl.String, -round(entropy[column], 9)))
-    candidates = [*(column for column in named if column in settings), *free][:MOST_CANDIDATES]
+    settings = [c for c in varying_settings(table, runs)[0] if table[c].drop_nulls().n_unique() > 1]
+
+    def rank(column: str) -> tuple[int, bool, float]:
+        evenness = cast("float", table[column].value_counts()["count"].entropy())
+        place = named.index(column) if column in named else len(named)
+        return place, table[column].dtype != pl.String, -round(evenness, 9)
+
     chosen: list[str] = []
     size = 1
-    for _ in range(2):
-        candidates = [column for column in candidates if column not in chosen]
-        # Where both have a value, the second splits what the first does not.
-        both = {column: table.select(*chosen, column).drop_nulls() for column in candidates}
-        candidates = [c for c in candidates if not chosen or both[c].n_unique() > both[c].select(chosen).n_unique()]
-        sizes = {column: table.select(*chosen, column).n_unique() for column in candidates}
-        most = min(SUGGESTED_GROUPS, counts[RUN] // 2)
-        candidates = [column for column in candidates if size < sizes[column] <= most]
-        if candidates:
-            chosen.append(candidates[0])
-            size = sizes[candidates[0]]
+    for column in sorted(settings, key=rank)[:MOST_CANDIDATES]:
+        # Where both have a value, a second column has to split what the first does not.
+        both = table.select(*chosen, column).drop_nulls()
+        new_size = table.select(*chosen, column).n_unique()
+        is_new = not chosen or both.n_unique() > both.select(chosen).n_unique()
+        if len(chosen) < 2 and is_new and size < new_size <= most:
+            chosen, size = [*chosen, column], new_size
     return chosen
 
 
@@ -1952,118 +1786,90 @@ def sql(study: Study, options: Options) -> list[Result]:
     """The rows of a SELECT in DuckDB's dialect over views of the parquet files; nothing else can be read."""
     import duckdb
 
-    query, views = options.sql or "", dict[str, list[Runs]]()
-    whole = options.format in {"json", "csv"} or options.output is not None
-    most = None if whole and options.max_rows is None else MOST_GROUPS if options.max_rows is None else options.max_rows
+    runs, query = study.everything, options.sql or ""
+    views = {"runs": [open_file(file) for file in runs.files]}
+    if re.search(r"history|console|system|table_", query, re.IGNORECASE):
+        for part in files_beside(runs):
+            if view_name := view_of(part):
+                views.setdefault(view_name, []).append(part)
+    for_programs = options.format in {"json", "csv"} or options.output is not None
+    most = options.max_rows if options.max_rows is not None else 0 if for_programs else MOST_GROUPS
     with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill:
-        settings = {"python_enable_replacements": "false", "memory_limit": SQL_MEMORY, "temp_directory": spill}
-        connection = duckdb.connect(config=settings)
+        connection = duckdb.connect()
         try:
             statements = duckdb.extract_statements(query)
             if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
                 raise ScriptError("--sql takes one SELECT, and nothing that writes or changes", WRONG_USAGE)
-            views = sql_views(study.everything, query)
-            paths = [str(file.absolute()) for parts in views.values() for part in parts for file in part.files]
-            connection.execute(f"SET TimeZone = 'UTC'; SET allowed_paths = [{', '.join(map(sql_text, paths))}]")
-            connection.execute("SET enable_external_access = false; SET lock_configuration = true")
-            aliases: dict[str, str] = {}
-            for name, parts in views.items():
-                aliases |= create_view(connection, name, parts, study.everything)
-            query = statements[0].query.strip().rstrip(";")
-            found = connection.sql(query)
-            columns, types = found.columns, [str(dtype) for dtype in found.types]
-            # SELECT * gives both names of a column: one is enough, unless the query writes the other.
-            kept = [
-                (column, dtype)
-                for column, dtype in zip(columns, types, strict=True)
-                if aliases.get(column) not in columns or f'"{column}"' in query
+            paths = [
+                sql_text(str(file.absolute())) for parts in views.values() for part in parts for file in part.files
             ]
-            selected = ", ".join(
-                sql_name(column) + ("::TIMESTAMP" if dtype == "TIMESTAMP WITH TIME ZONE" else "")
-                for column, dtype in kept
-            )
-            limit = f" LIMIT {most + 1}" if most else ""
-            rows = connection.execute(f"SELECT {selected} FROM (\n{query}\n){limit}").fetchall()
+            connection.execute(f"SET memory_limit = '{SQL_MEMORY}'; SET temp_directory = {sql_text(spill)}")
+            connection.execute(f"SET TimeZone = 'UTC'; SET allowed_paths = [{', '.join(paths)}]")
+            connection.execute("SET python_enable_replacements = false; SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+            aliases: dict[str, str] = {}
+            for view_name, parts in views.items():
+                aliases |= create_view(connection, view_name, parts, runs)
+            found = connection.sql(statements[0].query)
+            # SELECT * gives both names of a column: one is enough, unless the query writes the other.
+            names = [c for c in found.columns if aliases.get(c) not in found.columns or f'"{c}"' in query]
+            cells = found.project(", ".join(map(sql_name, names))).limit(most + 1 if most else sys.maxsize).fetchall()
         except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
             raise ScriptError(f"--sql: {' '.join(str(error).split())}", NOTHING_USABLE) from error
         except duckdb.Error as error:
-            lines = str(error).partition("\n\nLINE ")[0].split()
+            reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
             hint = "" if "history" in views or "history" not in query else "; no history lies beside these runs"
-            raise ScriptError(f"--sql: {' '.join(lines)}{hint}", WRONG_USAGE) from error
+            raise ScriptError(f"--sql: {reason}{hint}", WRONG_USAGE) from error
         finally:
             connection.close()
-    names = [column for column, _ in kept]
-    cells = [[plain(value) for value in row] for row in rows]
-    series = [pl.Series(name, [row[i] for row in cells], strict=False) for i, name in enumerate(names)]
-    shown = cells[:most] if most else cells
-    table = pl.DataFrame(series)[: most or None]
-    more = ("more rows: --max-rows 0 shows all, --json and -o hold all",) if len(cells) > len(shown) else ()
-    return [
-        Result(
-            key="sql",
-            title=counted(len(shown), "row") if not more else f"the first {len(shown)} rows",
-            table=table,
-            rows=[dict(zip(names, row, strict=True)) for row in shown],
-            view=lambda: [view_column(table[name], printable(name), null="null") for name in names],
-            notes=more,
-        )
-    ]
+    rows = [[duckdb_value(value) for value in row] for row in (cells[:most] if most else cells)]
+    table = pl.DataFrame([pl.Series(name, [row[i] for row in rows], strict=False) for i, name in enumerate(names)])
+    more = ["more rows: --max-rows 0 shows all, --json and -o hold all"] if len(cells) > len(rows) else []
+    title = f"the first {len(rows)} rows" if more else counted(len(rows), "row")
+    view = [view_column(table[name], name, null="null") for name in names]
+    return [Result("sql", title, table, lambda: view, more, rows=[dict(zip(names, row, strict=True)) for row in rows])]
 
 
-def sql_views(runs: Runs, query: str) -> dict[str, list[Runs]]:
-    """The files of each view that the query may mean: runs, history, console, system, table_<key>."""
-    views = {"runs": [open_file(file) for file in runs.files]}
-    if not re.search(r"history|console|system|table_", query, re.IGNORECASE):
-        return views
-    for part in files_beside(runs):
-        name = part.files[0].stem
-        if not part.dtypes.keys() >= ROW_COLUMNS or holds_runs(part):
-            continue
-        if "_table_" in name and "row" in part.dtypes:
-            views.setdefault(f"table_{name.split('_table_', 1)[1]}", []).append(part)
-        elif {"line", "text"} <= part.dtypes.keys():
-            views.setdefault("console", []).append(part)
-        elif "_step" in part.dtypes:
-            views.setdefault("history", []).append(part)
-        elif "_timestamp" in part.dtypes:
-            views.setdefault("system", []).append(part)
-    return views
+def view_of(part: Runs) -> str | None:
+    """The view that a file beside the runs belongs to: history, console, system or table_<key>."""
+    columns, name = part.dtypes.keys(), part.files[0].stem
+    if part.holds_runs or not columns >= ROW_COLUMNS or name.endswith("_history_sampled"):
+        return None
+    if "_table_" in name and "row" in columns:
+        return f"table_{name.split('_table_', 1)[1]}"
+    kinds = {"console": {"line", "text"}, "history": {"_step"}, "system": {"_timestamp"}}
+    return next((view for view, needed in kinds.items() if columns >= needed), None)
 
 
 def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -> dict[str, str]:
     """Create a view of files with both names of each column; W&B's names and the columns that they stand for."""
     dtypes = {column: dtype for part in parts for column, dtype in part.dtypes.items()}
-    taken = {column.lower() for column in dtypes}
+    paths = {column: path for part in parts for column, path in part.paths.items() if column in dtypes}
     aliases: dict[str, str] = {}
-    for part in parts:
-        for column in sorted(part.paths, key=lambda column: (column.startswith("metric_"), len(part.paths[column]))):
-            label = part.label(column)
-            if column in part.dtypes and column not in aliases.values() and label.lower() not in taken:
-                aliases[label] = column
-                taken.add(label.lower())
-    replaced = [
-        f"{sql_name(column)} AT TIME ZONE 'UTC' AS {sql_name(column)}"
-        for column, dtype in dtypes.items()
-        if dtype == pl.Datetime("us", "UTC")
-    ]
-    if name == "runs":  # derived columns without any value give way to the setting of their name
-        rivals = {column: known_column(column, runs, ("config_",)) for column in runs.empty}
-        replaced += [f"{sql_name(r)} AS {sql_name(c)}" for c, r in rivals.items() if r not in {None, c}]
+    taken = {column.lower() for column in dtypes}
+    for column in sorted(paths, key=lambda column: (column.startswith("metric_"), len(paths[column]))):
+        label = ".".join(paths[column])
+        if label.lower() not in taken:
+            aliases[label] = column
+            taken.add(label.lower())
+    times = [column for column, dtype in dtypes.items() if dtype == pl.Datetime("us", "UTC")]
+    replaced = [f"{sql_name(column)} AT TIME ZONE 'UTC' AS {sql_name(column)}" for column in times]
+    for column in runs.empty if name == "runs" else ():  # it gives way to the setting of its name
+        rival = known_column(column, runs, ("config_",))
+        replaced += [f"{sql_name(rival)} AS {sql_name(column)}"] if rival and rival != column else []
+    excluded = repeated_runs(parts, run_keys(runs)) if name != "runs" else [pl.DataFrame() for _ in parts]
+    sources = []
+    for part, others in zip(parts, excluded, strict=True):
+        sources.append(f"SELECT * FROM read_parquet({sql_text(str(part.files[0].absolute()))})")  # noqa: S608 - quoted
+        if others.height:
+            rows = ", ".join(f"({', '.join(map(sql_text, row))})" for row in others.iter_rows())
+            sources[-1] += (
+                f" ANTI JOIN (VALUES {rows}) AS other(entity, project, run_id) USING (entity, project, run_id)"
+            )
     star = f"* REPLACE ({', '.join(replaced)})" if replaced else "*"
     extra = "".join(f", {sql_name(column)} AS {sql_name(label)}" for label, column in aliases.items())
-    sources = []
-    excluded = repeated_runs(parts, run_keys(runs)) if name != "runs" else [pl.DataFrame() for _ in parts]
-    for number, (part, others) in enumerate(zip(parts, excluded, strict=True)):
-        source = f"SELECT * FROM read_parquet({sql_text(str(part.files[0].absolute()))})"
-        if others.height:
-            columns = [others[column].to_list() for column in ("entity", "project", "run_id")]
-            table = f"excluded_{name}_{number}".replace("-", "_")
-            unnested = "unnest(?::VARCHAR[]) AS entity, unnest(?::VARCHAR[]) AS project, unnest(?::VARCHAR[]) AS run_id"
-            connection.execute(f"CREATE TEMP TABLE {sql_name(table)} AS SELECT {unnested}", columns)
-            source += f" ANTI JOIN {sql_name(table)} USING (entity, project, run_id)"
-        sources.append(source)
-    together = " UNION ALL BY NAME ".join(sources)
-    connection.execute(f"CREATE VIEW {sql_name(name)} AS SELECT {star}{extra} FROM ({together})")
+    source = " UNION ALL BY NAME ".join(sources)
+    connection.execute(f"CREATE VIEW {sql_name(name)} AS SELECT {star}{extra} FROM ({source})")  # noqa: S608 - quoted
     return aliases
 
 
@@ -2077,16 +1883,16 @@ def sql_text(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def plain(value: object) -> object:
+def duckdb_value(value: object) -> object:
     """A value of DuckDB's as JSON and polars know it; times are in UTC."""
     if isinstance(value, datetime):
         return value.replace(tzinfo=value.tzinfo or UTC)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [duckdb_value(item) for item in value]
     if isinstance(value, dict):
-        return {str(name): plain(item) for name, item in value.items()}
+        return {str(name): duckdb_value(item) for name, item in value.items()}
     return float(value) if isinstance(value, Decimal) else str(value)
 
 
@@ -2094,7 +1900,7 @@ def plain(value: object) -> object:
 
 
 def files_beside(runs: Runs) -> list[Runs]:
-    """All parquet files beside the inputs, or beside the exports that an aggregate was made of; damaged ones not."""
+    """The sound parquet files beside the inputs, or beside the exports that an aggregate was made of."""
     folders = {file.parent for file in runs.files}
     if "source_file" in runs.dtypes:
         sources = collected(runs.frame.select(pl.col("source_file").drop_nulls().unique()))["source_file"]
@@ -2109,23 +1915,19 @@ def files_beside(runs: Runs) -> list[Runs]:
 
 def history_files(runs: Runs) -> list[Runs]:
     """The full histories beside the runs; sampled ones are never mixed with them."""
-    return [
-        part
-        for part in files_beside(runs)
-        if part.dtypes.keys() >= {*ROW_COLUMNS, "_step"} and not part.files[0].stem.endswith("_history_sampled")
-    ]
+    return [part for part in files_beside(runs) if view_of(part) == "history"]
 
 
 def run_keys(runs: Runs, by: Sequence[str] = ()) -> pl.DataFrame:
     """Key, name, number, folder and the columns `by` of each run, by key."""
-    folder = pl.col(FOLDER)
+    folder = pl.col(RUN_FOLDER)
     if "source_file" in runs.dtypes:
         of_source = pl.col("source_file").str.replace(r"[^/]*$", "").str.strip_chars_end("/")
         folder = pl.coalesce(pl.when(of_source == "").then(pl.lit(".")).otherwise(of_source), folder)
     columns = [*KEY, "name", *(column for column in by if column not in {*KEY, "name"})]
-    keys = collected(runs.frame.select(*columns, folder.alias(FOLDER))).sort(KEY).with_row_index(RUN)
-    places = {place: str(Path(place).resolve()) for place in keys[FOLDER].unique()}
-    return keys.with_columns(pl.col(FOLDER).replace_strict(places, return_dtype=pl.String))
+    keys = collected(runs.frame.select(*columns, folder.alias(RUN_FOLDER))).sort(KEY).with_row_index(RUN_NUMBER)
+    places = {place: str(Path(place).resolve()) for place in keys[RUN_FOLDER].unique()}
+    return keys.with_columns(pl.col(RUN_FOLDER).replace_strict(places, return_dtype=pl.String))
 
 
 def repeated_runs(parts: Sequence[Runs], keys: pl.DataFrame) -> list[pl.DataFrame]:
@@ -2137,43 +1939,38 @@ def repeated_runs(parts: Sequence[Runs], keys: pl.DataFrame) -> list[pl.DataFram
     for number, part in enumerate(parts):
         folder = str(part.files[0].resolve().parent)
         found = collected(part.frame.group_by(names).len())
-        counts.append(found.with_columns(pl.lit(number).alias(FILE), pl.lit(folder).alias("folder of file")))
+        counts.append(found.with_columns(pl.lit(number).alias(FILE_NUMBER), pl.lit(folder).alias("folder of file")))
     table = pl.concat(counts).join(keys.rename({"id": "run_id"}), on=names, how="left", nulls_equal=True)
-    elsewhere = (pl.col(FOLDER) != pl.col("folder of file")).fill_null(value=True)
-    ranked = table.sort(*names, elsewhere, pl.col("len"), FILE, descending=[*[False] * 4, True, False])
+    elsewhere = (pl.col(RUN_FOLDER) != pl.col("folder of file")).fill_null(value=True)
+    ranked = table.sort(*names, elsewhere, pl.col("len"), FILE_NUMBER, descending=[*[False] * 4, True, False])
     others = ranked.filter(~pl.struct(names).is_first_distinct())
-    return [others.filter(pl.col(FILE) == number).select(names) for number in range(len(parts))]
+    return [others.filter(pl.col(FILE_NUMBER) == number).select(names) for number in range(len(parts))]
 
 
-def history_rows(
+def rows_of_histories(
     histories: Sequence[Runs], keys: pl.DataFrame, every_id: Sequence[str], columns: Callable[[Runs], list[pl.Expr]]
 ) -> pl.DataFrame:
-    """The rows of the runs in `keys`: RUN, `_step` and the columns; each run's in the order of one file.
+    """The rows of the runs in `keys`: RUN_NUMBER, `_step` and the columns; each run's in the order of one file.
 
     The files are sorted by run: ranges of ids let whole row groups be skipped.
     """
-    wanted = {key for key in keys["id"] if key is not None}
-    stretches = []
-    for is_wanted, ids in itertools.groupby(sorted({*every_id}), wanted.__contains__):
-        if is_wanted:
-            of_stretch = list(ids)
-            stretches.append((of_stretch[0], of_stretch[-1]))
+    wanted = {*keys["id"].drop_nulls()}
+    by_wanted = itertools.groupby(sorted({*every_id}), wanted.__contains__)
+    stretches = [(ids[0], ids[-1]) for is_wanted, group in by_wanted if is_wanted for ids in [list(group)]]
     if len(stretches) > MOST_RANGES:
         stretches = [(stretches[0][0], stretches[-1][1])]
-    near = pl.any_horizontal(
-        pl.lit(value=False), *(pl.col("run_id").is_between(*map(pl.lit, ends)) for ends in stretches)
-    )
+    run_id = pl.col("run_id")
+    near = pl.any_horizontal(pl.lit(value=False), *(run_id.is_between(pl.lit(a), pl.lit(b)) for a, b in stretches))
     frames = []
     for part, others in zip(histories, repeated_runs(histories, keys), strict=True):
-        if not (selected := columns(part)):
-            continue
-        frame = part.frame.filter(near)
-        if others.height:
-            frame = frame.join(others.lazy(), on=others.columns, how="anti", nulls_equal=True, maintain_order="left")
-        frame = frame.select(pl.col("run_id").alias("id"), "entity", "project", "_step", *selected)
-        numbers = keys.lazy().select(RUN, *KEY)
-        joined = frame.join(numbers, on=KEY, how="inner", nulls_equal=True, maintain_order="left")
-        frames.append(collected(joined.drop(KEY)))
+        if selected := columns(part):
+            rows = part.frame.filter(near)
+            if others.height:
+                rows = rows.join(others.lazy(), on=others.columns, how="anti", nulls_equal=True, maintain_order="left")
+            rows = rows.select(run_id.alias("id"), "entity", "project", "_step", *selected)
+            numbers = keys.lazy().select(RUN_NUMBER, *KEY)
+            joined = rows.join(numbers, on=KEY, how="inner", nulls_equal=True, maintain_order="left")
+            frames.append(collected(joined.drop(KEY)))
     return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
 
 
@@ -2195,7 +1992,7 @@ def curves(study: Study, options: Options) -> list[Result]:
         study.say(f"--stat {options.stat} is for groups: curves show means")
     refuse_ambiguous(study.by)
     keys = run_keys(study.runs, study.by)
-    every_id = collected(study.everything.frame.select("id"))["id"].drop_nulls().to_list()
+    every_id = collected(study.everything.frame.select(pl.col("id").drop_nulls()))["id"].to_list()
     return [curve(name, histories, keys, every_id, study, options) for name in options.curves]
 
 
@@ -2203,58 +2000,48 @@ def curve(
     name: str, histories: Sequence[Runs], keys: pl.DataFrame, every_id: Sequence[str], study: Study, options: Options
 ) -> Result:
     """The curves of one metric: a line per group, or per run, the best last value first."""
-    having = {}
-    for part in histories:
-        column = known_column(name, part, ("metric_",))
-        if column is not None and column.startswith("metric_"):
-            having[part.files[0]] = column
-    parts = [part for part in histories if part.files[0] in having]
+    found = [(part, known_column(name, part, ("metric_",))) for part in histories]
+    having = {part.files: column for part, column in found if column and column.startswith("metric_")}
+    parts = [part for part in histories if part.files in having]
     if not parts:
         names = {metric_label(part, column) for part in histories for column in part.dtypes if column[:7] == "metric_"}
         hint = did_you_mean(name, names) or f"; there are {some_of(sorted(names), SUGGESTED_NAMES)}"
         raise ScriptError(f"no history has a metric called {name}{hint}", WRONG_USAGE)
-    column, label = having[parts[0].files[0]], metric_label(parts[0], having[parts[0].files[0]])
-    stored = [part.goals.get(having[part.files[0]]) for part in parts]
-    goal = options.goal or next((each for each in stored if each), None) or goal_by_name(label)
+    column, label = having[parts[0].files], metric_label(parts[0], having[parts[0].files])
+    stored = [part.goals[having[part.files]] for part in parts if having[part.files] in part.goals]
+    goal = options.goal or next(iter(stored), None) or goal_by_name(label)
     if options.best_so_far and goal is None:
-        message = f"--best-so-far: which way {label} is better is not known; say --ascending or --descending"
-        raise ScriptError(message, WRONG_USAGE)
-    axes = [part.axes.get(having[part.files[0]]) for part in parts]
-    axis = options.x or next((each for each in axes if each), "step")
+        how = "say --ascending or --descending"
+        raise ScriptError(f"--best-so-far: which way {label} is better is not known; {how}", WRONG_USAGE)
+    axes = [part.axes[having[part.files]] for part in parts if having[part.files] in part.axes]
+    axis = options.x or next(iter(axes), "step")
     if not any(axis_column(axis, part) for part in parts):
-        there = "there are step, runtime, time and the metrics"
-        raise ScriptError(f"--x {axis}: no history has such a column; {there}", WRONG_USAGE)
+        hint = "there are step, runtime, time and the metrics"
+        raise ScriptError(f"--x {axis}: no history has such a column; {hint}", WRONG_USAGE)
 
     def x_and_value(part: Runs) -> list[pl.Expr]:
         x = axis_column(axis, part)
-        numbers = {"a place": x, VALUE: having[part.files[0]]}
-        return [pl.col(c).cast(pl.Float64).alias(new) for new, c in numbers.items() if c] if x else []
+        columns = {"x": x, VALUE: having[part.files]} if x else {}
+        return [pl.col(column).cast(pl.Float64).alias(new) for new, column in columns.items() if column]
 
-    rows = history_rows(parts, keys, every_id, x_and_value)
-    rows = rows.rename({"a place": "x"}).drop_nulls(VALUE).filter(pl.col("x").is_finite()) if rows.width else rows
+    rows = rows_of_histories(parts, keys, every_id, x_and_value)
+    rows = rows.drop_nulls(VALUE).filter(pl.col("x").is_finite()) if rows.width else rows
     if rows.is_empty():
-        raise ScriptError(f"the histories hold no {label} of these runs; choose other runs, or see --schema", 1)
-    in_order = (pl.col("x") >= pl.col("x").shift()) | (pl.col(RUN) != pl.col(RUN).shift())
+        hint = "choose other runs, or see --schema"
+        raise ScriptError(f"the histories hold no {label} of these runs; {hint}", NOTHING_USABLE)
+    in_order = (pl.col("x") >= pl.col("x").shift()) | (pl.col(RUN_NUMBER) != pl.col(RUN_NUMBER).shift())
     if not rows.select(in_order.fill_null(value=True).all()).item():
-        rows = rows.sort(RUN, "x", "_step")
+        rows = rows.sort(RUN_NUMBER, "x", "_step")
+    what = label + ", best so far" * options.best_so_far
     if options.smooth:
-        finite_ = finite(VALUE)
-        smooth = finite_.ewm_mean(alpha=1 - options.smooth, adjust=True, ignore_nulls=True).over(RUN)
+        smooth = finite(VALUE).ewm_mean(alpha=1 - options.smooth, adjust=True, ignore_nulls=True).over(RUN_NUMBER)
         rows = rows.with_columns(pl.when(pl.col(VALUE).is_finite()).then(smooth).otherwise(VALUE).alias(VALUE))
-    points_most = options.points or (PICTURE_POINTS if draws(options) else CURVE_POINTS)
-    points = on_grid(rows, curve_grid(rows["x"], points_most), goal if options.best_so_far else None)
-    points = points.join(keys.drop(FOLDER), on=RUN, how="left", maintain_order="left")
-    said = [
-        *(["best so far"] if options.best_so_far else []),
-        *([f"smoothed by {options.smooth}"] if options.smooth else []),
-    ]
-    what = f"{', '.join([label, *said])} over {axis.removeprefix('_')}"
-    return lines_of(points, what, column, goal, study, options)
-
-
-def draws(options: Options) -> bool:
-    """Whether a picture is asked for, which takes more points than a table."""
-    return bool(options.report or (options.output and options.output.suffix.lower() in PICTURES))
+        what += f", smoothed by {options.smooth}"
+    draws = options.report or (options.output and options.output.suffix.lower() in PICTURES)
+    grid_ = curve_grid(rows["x"], options.points or (PICTURE_POINTS if draws else CURVE_POINTS))
+    points = on_grid(rows, grid_, goal if options.best_so_far else None)
+    points = points.join(keys.drop(RUN_FOLDER), on=RUN_NUMBER, how="left", maintain_order="left")
+    return lines_of(points, f"{what} over {axis.removeprefix('_')}", column, goal, study, options)
 
 
 def axis_column(axis: str, part: Runs) -> str | None:
@@ -2291,79 +2078,66 @@ def on_grid(rows: pl.DataFrame, points: pl.Series, best: Goal | None) -> pl.Data
         rows = rows.with_columns(finite(VALUE).alias(VALUE))
     of_bin = {"minimize": value.min(), "maximize": value.max(), None: value.last()}[best]
     places = points.search_sorted(rows["x"], side="left").cast(pl.UInt32).alias(BIN)
-    binned = rows.with_columns(places).group_by(RUN, BIN).agg(of_bin)
-    spans = rows.group_by(RUN).agg(pl.col("x").first().alias("first"), pl.col("x").last().alias("last"))
+    binned = rows.with_columns(places).group_by(RUN_NUMBER, BIN).agg(of_bin)
+    spans = rows.group_by(RUN_NUMBER).agg(pl.col("x").first().alias("first"), pl.col("x").last().alias("last"))
     whole = spans.join(pl.DataFrame({"x": points}).with_row_index(BIN), how="cross")
-    whole = whole.filter(pl.col("x").is_between("first", "last")).select(RUN, BIN, "x")
-    joined = whole.join(binned, on=[RUN, BIN], how="left").sort(RUN, BIN)
+    whole = whole.filter(pl.col("x").is_between("first", "last")).select(RUN_NUMBER, BIN, "x")
+    joined = whole.join(binned, on=[RUN_NUMBER, BIN], how="left").sort(RUN_NUMBER, BIN)
     so_far = {"minimize": value.cum_min(), "maximize": value.cum_max(), None: value}[best]
-    return joined.with_columns(so_far.forward_fill().over(RUN)).drop_nulls(VALUE)
+    return joined.with_columns(so_far.forward_fill().over(RUN_NUMBER)).drop_nulls(VALUE)
 
 
 def lines_of(points: pl.DataFrame, what: str, column: str, goal: Goal | None, study: Study, options: Options) -> Result:
     """Curves as a result: statistics over the runs of each group; without groups each run is a line of its own."""
-    by = [*study.by]
-    if by:
-        finite_ = pl.col(FINITE)
-        table = (
-            points.with_columns(finite(VALUE).alias(FINITE))
-            .group_by(*by, BIN, "x")
-            .agg(
-                finite_.count().cast(pl.Int64).alias("n"),
-                (pl.len() - finite_.count()).cast(pl.Int64).alias("n_nonfinite"),
-                finite_.mean().alias("mean"),
-                finite_.std(ddof=1).alias("std"),
-            )
-        )
-        table, number = with_intervals(table).with_columns(pl.col("mean").alias(VALUE)), points[RUN].n_unique()
-    else:
-        by = [RUN]
-        table, number = points.with_columns(pl.lit(1).alias("n")), 0
+    by, held = [RUN_NUMBER], [*KEY, "name", "x", pl.col(VALUE).alias("value")]
+    table, notes, noun, whose = points.with_columns(pl.lit(1).alias("n")), [], "run", ""
+    if study.by:
+        by, value = [*study.by], pl.col(FINITE)
+        held = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
+        of_point = points.with_columns(finite(VALUE).alias(FINITE)).group_by(*by, BIN, "x")
+        n, std = value.count().cast(pl.Int64).alias("n"), value.std(ddof=1).alias("std")
+        nonfinite = (pl.len() - value.count()).cast(pl.Int64).alias("n_nonfinite")
+        table = with_intervals(of_point.agg(n, nonfinite, value.mean().alias("mean"), std))
+        table = table.with_columns(pl.col("mean").alias(VALUE))
+        noun, whose = "group", f" of {counted(points[RUN_NUMBER].n_unique(), 'run')}"
+        what += f", mean by {', '.join(map(study.runs.label, by))}"
     last = table.sort(BIN).group_by(by).agg(finite(VALUE).last().alias(RANK))
-    order = [goal == "maximize", *(False for _ in by)]
-    last = last.sort(RANK, *by, descending=order, nulls_last=True).drop(RANK).with_row_index(RANK)
-    table = table.join(last, on=by, how="left", nulls_equal=True).sort(RANK, BIN)
+    last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
+    table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, BIN)
+    lines = table.partition_by(RANK, maintain_order=True)
     firsts = table.unique(RANK, keep="first", maintain_order=True)
-    names = run_labels(firsts) if by == [RUN] else ["/".join(map(cell_text, row)) for row in firsts.select(by).rows()]
+    names = row_names(firsts, by) if study.by else run_labels(firsts)
     spread = table["n"].n_unique() > 1
-    notes, title = [], f"{what}: {counted(len(names), 'run')}"
-    kept = [*KEY, "name", "x", pl.col(VALUE).alias("value")]
-    if by != [RUN]:
-        title = f"{what}, mean by {', '.join(map(study.runs.label, by))}: {counted(len(names), 'group')}"
-        title += f" of {counted(number, 'run')}"
-        kept = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
-        whose = "the mean over the runs that reach it" + (" (their number)" if spread else "")
-        notes.append(f"at each point {whose}; ends are not extrapolated")
-        if diverged := points.filter(~pl.col(VALUE).is_finite())[RUN].n_unique():
+    if study.by:
+        reach = "the mean over the runs that reach it" + " (their number)" * spread
+        notes.append(f"at each point {reach}; ends are not extrapolated")
+        if diverged := points.filter(~pl.col(VALUE).is_finite())[RUN_NUMBER].n_unique():
             notes.append(f"NaN or infinity is reached by {counted(diverged, 'run')}, averaged up to there")
     if len(names) > MOST_CURVES:
-        lines = "runs" if by == [RUN] else "groups"
         more = f"{len(names) - MOST_CURVES} more: --group-by, --filter or --json"
-        notes.append(f"the {MOST_CURVES} {lines} with the best last value; {more}")
-    of_line = table.partition_by(RANK, maintain_order=True)
+        notes.append(f"the {MOST_CURVES} {noun}s with the best last value; {more}")
+
+    def view() -> list[TableColumn]:  # a row per x, a column per curve; empty where a curve has no value
+        seen = [
+            {x: "" if value is None else f"{value:.4g}" + f" ({n})" * spread for x, value, n in line.iter_rows()}
+            for line in (line.select("x", VALUE, "n") for line in lines[:MOST_CURVES])
+        ]
+        xs = sorted({x for texts in seen for x in texts})
+        columns = [
+            TableColumn(n, [texts.get(x, "") for x in xs], is_text=False) for n, texts in zip(names, seen, strict=False)
+        ]
+        return [TableColumn("x", [f"{x:.10g}" for x in xs]), *columns]
+
     return Result(
-        key="curves",
-        title=title,
-        table=table.select(pl.lit(column).alias("metric"), *kept).with_columns(pl.col(pl.Enum).cast(pl.String)),
-        view=lambda: curves_abreast(of_line[:MOST_CURVES], names, with_n=spread),
-        notes=tuple(notes),
-        most_rows=MOST_ROWS_OF_CURVES,
-        sparks=[(n, sparkline(line[VALUE])) for n, line in zip(names, of_line[:MOST_CURVES], strict=False)],
-        chart=lambda: curves_chart(of_line, names, what, log=options.log),
+        "curves",
+        f"{what}: {counted(len(names), noun)}{whose}",
+        as_text(table.select(pl.lit(column).alias("metric"), *held)),
+        view,
+        notes,
+        MOST_ROWS_OF_CURVES,
+        chart=lambda: curves_chart(lines, names, what, options),
+        sparks=[(name, sparkline(line[VALUE])) for name, line in zip(names, lines[:MOST_CURVES], strict=False)],
     )
-
-
-def curves_abreast(lines: Sequence[pl.DataFrame], names: Sequence[str], *, with_n: bool) -> list[Column]:
-    """Curves as people read them: a row per x, a column per curve; empty where a curve has no value."""
-    xs = pl.concat(lines)["x"].unique().sort().to_list()
-    columns = [Column("x", [f"{x:.10g}" for x in xs])]
-    for name, line in zip(names, lines, strict=False):
-        texts = {
-            x: "" if value is None else f"{value:.4g}" + (f" ({n})" if with_n else "")
-            for x, value, n in line.select("x", VALUE, "n").iter_rows()
-        }
-        columns.append(Column(name, [texts.get(x, "") for x in xs], is_text=False))
-    return columns
 
 
 def sparkline(values: pl.Series) -> str:
@@ -2375,79 +2149,63 @@ def sparkline(values: pl.Series) -> str:
     return "".join("×" if value is None else SPARKS[round((value - low) * scale)] for value in numbers)
 
 
-def health(study: Study, options: Options) -> list[Result]:  # noqa: ARG001 - every question takes the options
+def health(study: Study, _: Options) -> list[Result]:
     """A row for each problem of each run, of the kinds that the manual defines; the runs with most problems first."""
-    runs = study.any_state
+    runs, histories = study.any_state, history_files(study.any_state)
     keys = run_keys(runs, [c for c in ("state", "group", "last_step", "history_rows") if c in runs.dtypes])
-    histories = history_files(runs)
     found: list[tuple[int, str, str]] = []  # run number, problem, detail
     logged: set[int] = set()
-    columns = sorted(
-        {c for part in histories for c, dtype in part.dtypes.items() if c[:7] == "metric_" and dtype.is_numeric()}
-    )
     every_id = keys["id"].drop_nulls().to_list()
+    columns = {column: part for part in histories for column in metric_columns(part)}
     for start in range(0, len(columns), METRICS_AT_ONCE):
-        block = columns[start : start + METRICS_AT_ONCE]
-        rows = history_rows(histories, keys, every_id, lambda part: [pl.col(c) for c in block if c in part.dtypes])  # noqa: B023
+        block = sorted(columns)[start : start + METRICS_AT_ONCE]
+        in_block = lambda part, block=block: [pl.col(c) for c in part.dtypes if c in block]  # noqa: E731
+        rows = rows_of_histories(histories, keys, every_id, in_block)
         for column in [name for name in block if name in rows.columns]:
-            part = next(part for part in histories if column in part.dtypes)
-            label = metric_label(part, column)
-            values = rows.select(RUN, "_step", pl.col(column).cast(pl.Float64).alias(VALUE)).drop_nulls(VALUE)
-            logged |= {*values[RUN].unique()}
-            found += metric_problems(values, label, part.goals.get(column) or goal_by_name(label))
-    found += problems_of_summaries(runs, keys, logged)
-    found += problems_of_runs(keys)
-    order = Counter(number for number, _, _ in found)
-    found.sort(key=lambda problem: (-order[problem[0]], problem[0]))
-    by_number = dict(zip(keys[RUN], keys.select(*KEY, "name").iter_rows(), strict=True))
-    names = dict(zip(keys[RUN], run_labels(keys), strict=True))
-    table = pl.DataFrame(
-        [(*by_number[number], problem, detail) for number, problem, detail in found],
-        schema=dict.fromkeys((*KEY, "name", "problem", "detail"), pl.String),
-        orient="row",
-    ).rename({"id": "run"})
-    of_problem = Counter(problem for _, problem in {(number, problem) for number, problem, _ in found})
-    counts = ", ".join(f"{count} {problem}" for problem, count in of_problem.most_common())
-    where = "" if histories else " (no histories lie beside them: by summaries and states alone)"
-    told = f"{len(order)} of {counted(keys.height, 'run')} have problems{where}: {counts}"
+            label = metric_label(columns[column], column)
+            values = rows.select(RUN_NUMBER, "_step", pl.col(column).cast(pl.Float64).alias(VALUE)).drop_nulls(VALUE)
+            logged |= {*values[RUN_NUMBER].unique()}
+            found += metric_problems(values, label, columns[column].goals.get(column) or goal_by_name(label))
+    found += [*problems_of_summaries(runs, keys, logged), *problems_of_runs(keys)]
+    numbers = Counter(number for number, _, _ in found)
+    found.sort(key=lambda problem: (-numbers[problem[0]], problem[0]))
+    runs_by_number = dict(zip(keys[RUN_NUMBER], keys.select(*KEY, "name").iter_rows(), strict=True))
+    names = dict(zip(keys[RUN_NUMBER], run_labels(keys), strict=True))
+    facts = [(*runs_by_number[number], problem, detail) for number, problem, detail in found]
+    table = pl.DataFrame(facts, dict.fromkeys((*KEY[:2], "run", "name", "problem", "detail"), pl.String), orient="row")
     details: dict[tuple[int, str], list[str]] = {}
     for number, problem, detail in found:
         details.setdefault((number, problem), []).append(detail)
-
-    def view() -> list[Column]:
-        return [
-            Column("run", [names[number] for number, _ in details]),
-            Column("problem", [problem for _, problem in details], is_whole=True),
-            Column("detail", [some_of(each, 1) for each in details.values()], is_whole=True),
-        ]
-
-    return [
-        Result(
-            key="health",
-            title=told if found else f"{counted(keys.height, 'run')}: no problem found{where}",
-            table=table,
-            view=view if found else list,
-            most_rows=MOST_GROUPS,
-        )
+    counts = Counter(problem for _, problem in details).most_common()
+    where = "" if histories else " (no histories lie beside them: by summaries and states alone)"
+    title = f"{len(numbers)} of {counted(keys.height, 'run')} have problems{where}: "
+    title += ", ".join(f"{count} {problem}" for problem, count in counts)
+    view = [
+        TableColumn("run", [names[number] for number, _ in details]),
+        TableColumn("problem", [problem for _, problem in details], is_whole=True),
+        TableColumn("detail", [some_of(each, 1) for each in details.values()], is_whole=True),
     ]
+    if not found:
+        title, view = f"{counted(keys.height, 'run')}: no problem found{where}", []
+    return [Result("health", title, table, lambda: view, most_rows=MOST_GROUPS)]
 
 
 def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iterator[tuple[int, str, str]]:
-    """The problems of one metric: `values` are RUN, `_step` and VALUE, without nulls, in the order of the steps."""
+    """The problems of one metric: `values` are RUN_NUMBER, `_step` and VALUE, without nulls, in the order of the steps."""
     is_finite = pl.col(VALUE).is_finite()
-    bad = values.filter(~is_finite).group_by(RUN, maintain_order=True).agg(pl.col("_step").first(), pl.len())
+    bad = values.filter(~is_finite).group_by(RUN_NUMBER, maintain_order=True).agg(pl.col("_step").first(), pl.len())
     for number, step, count in bad.iter_rows():
         yield number, "non-finite", f"{label} from step {step} on, {counted(count, 'value')}"
     usable = values.filter(is_finite)
     if "loss" in words(label) and usable.height:
-        for numbers, of_run in usable.group_by(RUN, maintain_order=True):
+        for numbers, of_run in usable.group_by(RUN_NUMBER, maintain_order=True):
             if count := spike_count(of_run[VALUE].to_numpy()):
                 yield cast("int", numbers[0]), "spikes", f"{label}, {count}"
     if goal is None:
         return
     value = pl.col(VALUE)
     where = value.arg_min() if goal == "minimize" else value.arg_max()
-    facts = usable.group_by(RUN, maintain_order=True).agg(
+    facts = usable.group_by(RUN_NUMBER, maintain_order=True).agg(
         pl.len().alias("n"),
         where.alias("place"),
         value.get(where).alias("best"),
@@ -2458,13 +2216,17 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     if goal == "minimize":
         diverged = facts.filter((pl.col("best") > 0) & (pl.col("last") > DIVERGED * pl.col("best")))
         for row in diverged.iter_rows(named=True):
-            yield row[RUN], "diverged", f"{label} {row['best']:.4g} at step {row['step']}, ends at {row['last']:.4g}"
+            yield (
+                row[RUN_NUMBER],
+                "diverged",
+                f"{label} {row['best']:.4g} at step {row['step']}, ends at {row['last']:.4g}",
+            )
     if VALIDATION.isdisjoint(re.split(r"[^a-z0-9]+", label.lower())):
         return
     worse = (pl.col("last") - pl.col("best")).abs() > PAST_BEST * pl.col("range")
     for row in facts.filter(worse & (pl.col("place") + 1 <= EARLY_SHARE * pl.col("n"))).iter_rows(named=True):
         best = f"{row['best']:.4g} at step {row['step']}"
-        yield row[RUN], "past its best", f"{label} {best}, ends at {row['last']:.4g}"
+        yield row[RUN_NUMBER], "past its best", f"{label} {best}, ends at {row['last']:.4g}"
 
 
 def spike_count(values: NDArray[Any]) -> int:
@@ -2488,15 +2250,17 @@ def problems_of_summaries(runs: Runs, keys: pl.DataFrame, logged: set[int]) -> I
     """NaN and infinity in the summaries of runs without a history, and runs without any metric."""
     metrics = metric_columns(runs)
     values = collected(runs.frame.select(*KEY, *metrics), "in-memory") if metrics else keys.select(KEY)
-    values = keys.select(RUN, *KEY).join(values, on=KEY, how="left", nulls_equal=True, maintain_order="left")
-    has_any = values.select(pl.any_horizontal(pl.col(RUN) < 0, *(pl.col(c).is_not_null() for c in metrics))).to_series()
+    values = keys.select(RUN_NUMBER, *KEY).join(values, on=KEY, how="left", nulls_equal=True, maintain_order="left")
+    has_any = values.select(
+        pl.any_horizontal(pl.col(RUN_NUMBER) < 0, *(pl.col(c).is_not_null() for c in metrics))
+    ).to_series()
     rows = keys["history_rows"] if "history_rows" in keys.columns else [0] * keys.height
-    for number, has, count in zip(keys[RUN], has_any, rows, strict=True):
+    for number, has, count in zip(keys[RUN_NUMBER], has_any, rows, strict=True):
         if not has and number not in logged and not count:
             yield number, "no metric", "neither in summary nor history"
     for column in metrics:
-        bad = values.select(RUN, ~pl.col(column).is_finite().fill_null(value=True))
-        for number in bad.filter(pl.col(column))[RUN]:
+        bad = values.select(RUN_NUMBER, ~pl.col(column).is_finite().fill_null(value=True))
+        for number in bad.filter(pl.col(column))[RUN_NUMBER]:
             if number not in logged:
                 yield number, "non-finite", f"{runs.label(column)} in the summary"
 
@@ -2504,7 +2268,7 @@ def problems_of_summaries(runs: Runs, keys: pl.DataFrame, logged: set[int]) -> I
 def problems_of_runs(keys: pl.DataFrame) -> Iterator[tuple[int, str, str]]:
     """Runs that crashed or failed, and those that ended long before their peers."""
     steps = keys["last_step"] if "last_step" in keys.columns else [None] * keys.height
-    for number, state, last in zip(keys[RUN], keys["state"].str.to_lowercase(), steps, strict=True):
+    for number, state, last in zip(keys[RUN_NUMBER], keys["state"].str.to_lowercase(), steps, strict=True):
         if state in {"crashed", "failed"}:
             yield number, state, "before a step was logged" if last is None else f"at step {last}"
     if "last_step" not in keys.columns:
@@ -2525,7 +2289,7 @@ def problems_of_runs(keys: pl.DataFrame) -> Iterator[tuple[int, str, str]]:
     early = facts.with_columns(middle.alias("middle")).filter(
         ended & (step < STOPPED_SHARE * pl.col("middle")) & (pl.col("middle") > 0)
     )
-    for number, last, usual in early.select(RUN, "last_step", "middle").iter_rows():
+    for number, last, usual in early.select(RUN_NUMBER, "last_step", "middle").iter_rows():
         yield number, "stopped early", f"at step {last} of {usual:g} (its peers' median)"
 
 
@@ -2540,33 +2304,27 @@ def group_statistics(
     Computed in memory, where sums come out alike every time. No filter stands inside the aggregations: there polars 2.1
     can return values of other groups.
     """
-    value = pl.col(FINITE)
-    keys = [pl.col(old).alias(new) for old, new in zip((*KEY, "name"), (*KEY_OF_BEST, "best_run"), strict=True)]
-    steps = [pl.col(step).alias("best_step")] if step else []
-    numbers = pl.col(metric.column), finite(metric.column).alias(FINITE)
-    rows = collected(
-        runs.frame.select(*by, *(n for n in numbers[:1] if metric.column not in by), numbers[1], *keys, *steps),
-        "in-memory",
-    )
-    grouped_ = rows.group_by(by).agg(
-        pl.len().cast(pl.Int64).alias("runs"),
-        value.count().cast(pl.Int64).alias("n"),
-        (pl.col(metric.column).count() - value.count()).cast(pl.Int64).alias("n_nonfinite"),
-        value.mean().alias("mean"),
-        value.std(ddof=1).alias("std"),
-        value.min().alias("min"),
-        value.median().alias("median"),
-        value.max().alias("max"),
-        *([value.alias(VALUE)] if stat != "mean" else []),
-    )
-    table = grouped_.sort(by)
+    value, number = pl.col(FINITE), pl.col(metric.column).alias(VALUE)
+    best_run = [pl.col(old).alias(new) for old, new in zip((*KEY, "name"), (*KEY_OF_BEST, "best_run"), strict=True)]
+    best_run += [pl.col(step).alias("best_step")] if step else []
+    rows = collected(runs.frame.select(*by, number, finite(metric.column).alias(FINITE), *best_run), "in-memory")
+    statistics = {
+        "runs": pl.len().cast(pl.Int64),
+        "n": value.count().cast(pl.Int64),
+        "n_nonfinite": (pl.col(VALUE).count() - value.count()).cast(pl.Int64),
+        "mean": value.mean(),
+        "std": value.std(ddof=1),
+        "min": value.min(),
+        "median": value.median(),
+        "max": value.max(),
+    }
+    values = {} if stat == "mean" else {VALUE: value}
+    table = rows.group_by(by).agg(**statistics, **values).sort(by)
     table = with_intervals(table) if stat == "mean" else with_bootstrap(table, stat)
-    best = table.select(*by, pl.col("min" if metric.goal == "minimize" else "max").alias(FINITE))
-    candidates = rows.join(best, on=[*by, FINITE], how="semi", nulls_equal=True).drop_nulls(FINITE)
-    first = candidates.sort(KEY_OF_BEST).unique(by, keep="first")
-    of_best = [*KEY_OF_BEST, "best_run", *(["best_step"] if step else [])]
-    joined = table.join(first.select(*by, *of_best), on=by, how="left", nulls_equal=True)
-    return joined.with_columns(pl.col(KEY_OF_BEST[2]).alias("best_run_id"))
+    best = table.select(*by, pl.col("min" if metric.goal == "minimize" else "max").alias(FINITE)).drop_nulls(FINITE)
+    first = rows.join(best, on=[*by, FINITE], how="semi", nulls_equal=True).sort(KEY_OF_BEST).unique(by, keep="first")
+    table = table.join(first.drop(VALUE, FINITE), on=by, how="left", nulls_equal=True)
+    return table.with_columns(pl.col(KEY_OF_BEST[2]).alias("best_run_id"))
 
 
 def finite(column: str) -> pl.Expr:
@@ -2618,7 +2376,7 @@ def statistic(samples: NDArray[Any], stat: str) -> NDArray[Any]:
 
     if stat == "median":
         return cast("NDArray[Any]", np.median(samples, axis=1))
-    cut_off = int(TRIMMED * samples.shape[1])
+    cut_off = samples.shape[1] // 4
     middle = np.sort(samples, axis=1)[:, cut_off : samples.shape[1] - cut_off]
     return cast("NDArray[Any]", middle.mean(axis=1))
 
@@ -2627,50 +2385,28 @@ def statistic(samples: NDArray[Any], stat: str) -> NDArray[Any]:
 def t_quantile(freedom: int) -> float:
     """How many standard errors a 95 % interval reaches to each side, for Student's t with `freedom` degrees.
 
-    Few degrees: the exact series below, inverted by halving the interval in which the angle lies. Many: the
-    expansion around the normal quantile, Abramowitz & Stegun 26.7.5.
-
     >>> round(t_quantile(4), 6), round(t_quantile(10_000), 6)
     (2.776445, 1.960201)
     """
-    if freedom > EXACT_T_UP_TO:
-        from statistics import NormalDist  # which takes four modules more
-
-        z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-        first = (z**3 + z) / 4
-        second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-        third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-        return z + first / freedom + second / freedom**2 + third / freedom**3
-    low, high = 0.0, math.pi / 2
+    low, high = 0.0, 100.0
     while low < (middle := (low + high) / 2) < high:
-        low, high = (middle, high) if t_probability(middle, freedom) < CONFIDENCE else (low, middle)
-    return math.tan(low) * math.sqrt(freedom)
+        low, high = (middle, high) if t_test_p(middle**2, freedom) > 1 - CONFIDENCE else (low, middle)
+    return low
 
 
-def t_probability(angle: float, freedom: int) -> float:
-    """P(|t| < tan(angle) √freedom) for Student's t: Abramowitz & Stegun 26.7.3 (odd) and 26.7.4 (even)."""
-    odd = freedom % 2
-    term = math.cos(angle) if odd else 1.0
-    total = term if freedom > 1 else 0.0
-    for i in range(2 + odd, freedom - 1, 2):
-        term *= math.cos(angle) ** 2 * (i - 1) / i
-        total += term
-    return (angle + math.sin(angle) * total) * 2 / math.pi if odd else math.sin(angle) * total
+def t_test_p(t_squared: float, freedom: float) -> float:
+    """P(|T| > t) for Student's t: the incomplete beta function I_x(freedom / 2, 1 / 2) at x = freedom / (freedom + t²)."""
+    return incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t_squared), t_squared / (freedom + t_squared))
 
 
 def welch_p(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """The two-sided p-value of Welch's t-test from mean, standard deviation and n of two groups.
-
-    None where neither varies. P(|T| > t) is the incomplete beta function I_x(f / 2, 1 / 2) at x = f / (f + t²), with
-    Welch and Satterthwaite's f degrees of freedom.
-    """
+    """The two-sided p-value of Welch's t-test from mean, standard deviation and n of two groups; None if neither varies."""
     (mean_a, std_a, n_a), (mean_b, std_b, n_b) = one, other
     a, b = std_a**2 / n_a, std_b**2 / n_b
     if a + b == 0:
         return None
-    t_squared = (mean_a - mean_b) ** 2 / (a + b)
-    freedom = (a + b) ** 2 / (a**2 / (n_a - 1) + b**2 / (n_b - 1))
-    return incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t_squared), t_squared / (freedom + t_squared))
+    freedom = (a + b) ** 2 / (a**2 / (n_a - 1) + b**2 / (n_b - 1))  # by Welch and Satterthwaite
+    return t_test_p((mean_a - mean_b) ** 2 / (a + b), freedom)
 
 
 def incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
@@ -2701,86 +2437,57 @@ def incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
 # --- renderers: results in, text out --------------------------------------------------------------------------
 
 
-def table_text(results: Sequence[Result], page: Page) -> str:
-    """Tables for a terminal, each with its title and notes, no wider than the page."""
+def table_text(results: Sequence[Result], *, width: int, colours: bool) -> str:
+    """Tables for a terminal, each with its title and notes, no wider than `width`."""
+
+    def styled(line: str, style: str) -> str:
+        return f"\x1b[{style}m{line}\x1b[0m" if colours and line else line
+
     lines: list[str] = []
     for result in results:
-        columns, dropped = fitted(result.view(), page.width)
+        columns, dropped = fitted(result.view(), width)
         lines += [""] if lines else []
-        lines += [styled(line, BOLD, page) for line in wrapped(result.title, page.width)]
-        lines += table_lines(result, columns, page) if columns and columns[0].cells else []
-        if page.colours and result.sparks:
-            names = Column("", short_names([printable(name) for name, _ in result.sparks], WIDE))
-            lines += [
-                f"{name:<{names.width}}  {shape}" for name, (_, shape) in zip(names.cells, result.sparks, strict=True)
-            ]
-        notes = (*result.notes, *left_off(dropped))
-        lines += [styled(line, DIM, page) for note in notes for line in wrapped(note, page.width)]
+        lines += [styled(line, BOLD) for line in wrapped(result.title, width)]
+        rows = [list(cells) for cells in zip(*(column.cells for column in columns), strict=True)]
+        if colours:
+            for cells, url in zip(rows, result.links, strict=False):
+                cells[0] = f"\x1b]8;;{url}\x1b\\{cells[0]}\x1b]8;;\x1b\\" if is_web_address(url) else cells[0]
+            is_best = [result.key in ONE_TABLE and i == 0 for i in range(len(rows))]  # the best comes first
+            rows = [[styled(c, BOLD) if best or (result.key == "pivot" and ROW_BEST in c[-2:]) else c for c in cells]
+                    for best, cells in zip(is_best, rows, strict=True)]  # fmt: skip
+        if rows:
+            gap = " " * (2 if sum(column.width + 2 for column in columns) - 2 <= width else 1)
+            row = tabulate.DataRow("", gap, "")
+            rule = tabulate.Line("", "─", "─" * len(gap), "")
+            head, *rest = made_table(columns, rows, tabulate.TableFormat(None, rule, None, None, row, row, 0, None))
+            lines += [styled(head.rstrip(), BOLD), *rest]
+        if colours and result.sparks:
+            names = short_names([printable(name) for name, _ in result.sparks], WIDE)
+            lines += [f"{name:<{WIDE}}  {shape}" for name, (_, shape) in zip(names, result.sparks, strict=True)]
+        lines += [styled(line, DIM) for note in (*result.notes, *left_off(dropped)) for line in wrapped(note, width)]
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def table_lines(result: Result, columns: Sequence[Column], page: Page) -> list[str]:
-    """Columns that fit the page as lines: labels, a rule, the rows; two blanks apart where there is room."""
-    gap = " " * (2 if sum(column.width for column in columns) + 2 * (len(columns) - 1) <= page.width else 1)
-    rule = tabulate.Line("", "─", "─" * len(gap), "")
-    row = tabulate.DataRow("", gap, "")
-    form = tabulate.TableFormat(None, rule, None, None, row, row, 0, None)
-    rows = [list(cells) for cells in zip(*(column.cells for column in columns), strict=True)]
-    if page.colours:
-        for cells, link in zip(rows, result.links, strict=False):
-            cells[0] = linked(cells[0], link)
-        if result.key in ONE_TABLE and rows:  # the best comes first
-            rows[0] = [styled(cell, BOLD, page) for cell in rows[0]]
-        if result.key == "pivot":
-            rows = [[styled(cell, BOLD, page) if ROW_BEST in cell[-2:] else cell for cell in cells] for cells in rows]
-    head, *rest = made_table(columns, rows, form).splitlines()
-    return [styled(head.rstrip(), BOLD, page), *rest]
-
-
-def made_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], form: Any) -> str:
-    """A table of cells that are text already, by tabulate."""
-    align = ["left" if column.is_text else "right" for column in columns]
+def made_table(columns: Sequence[TableColumn], rows: Sequence[Sequence[str]], form: Any) -> list[str]:
+    """The lines of a table of cells that are text already, by tabulate."""
+    align = ["left" if column.is_text else "right" for column in columns] if rows else None
     heads = [column.label for column in columns]
-    if not rows:  # which tabulate cannot align
-        align = []
-    return tabulate.tabulate(rows, heads, tablefmt=form, colalign=align or None, disable_numparse=True)
-
-
-def styled(line: str, style: str, page: Page) -> str:
-    """A line in a terminal's style, where that is wanted."""
-    return f"\x1b[{style}m{line}\x1b[0m" if page.colours and line else line
-
-
-def linked(cell: str, url: str | None) -> str:
-    """A cell that leads to W&B's page of a run, for terminals."""
-    return f"\x1b]8;;{printable(url)}\x1b\\{cell}\x1b]8;;\x1b\\" if is_web_address(url) and url else cell
+    return str(tabulate.tabulate(rows, heads, tablefmt=form, colalign=align, disable_numparse=True)).splitlines()
 
 
 def is_web_address(url: str | None) -> bool:
     """Whether a link can be followed without harm: a URL is data, too."""
-    return bool(url and re.fullmatch(r"https?://[^\s<>\"'\\]+", url))
+    return bool(url and re.fullmatch(r"https?://[\w./?=&%:+@~#-]+", url))
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """A sentence in lines of at most `width` terminal cells, broken between words where that is possible."""
-    lines = [""]
-    for word in printable(text).split(" "):
-        longer = f"{lines[-1]} {word}" if lines[-1] else word
-        if cell_count(longer) <= width:
-            lines[-1] = longer
-            continue
-        lines += [word] if lines[-1] else []
-        lines[-1] = lines[-1] or word
-        while cell_count(lines[-1]) > width:
-            fits = next(n for n in range(len(lines[-1]), 0, -1) if cell_count(lines[-1][:n]) <= width or n == 1)
-            lines[-1:] = [lines[-1][:fits], lines[-1][fits:]]
-    return lines
+    """A sentence in lines of at most `width` characters, broken between words where that is possible."""
+    return textwrap.wrap(printable(text), width, break_on_hyphens=False)
 
 
-def view_column(values: pl.Series, label: str, null: str = "-") -> Column:
-    """Values as people read them; floats with as many decimals as their column needs."""
-    is_number = values.dtype.is_numeric()
-    return Column(printable(label), cell_texts(values, null), is_text=not is_number)
+def view_column(values: pl.Series, label: str, null: str = "-") -> TableColumn:
+    """Values as people read them."""
+    return TableColumn(printable(label), cell_texts(values, null), is_text=not values.dtype.is_numeric())
 
 
 def cell_texts(values: pl.Series, null: str) -> list[str]:
@@ -2860,7 +2567,7 @@ def bounded(result: Result, most: int | None) -> Result:
     return replace(result, view=lambda: shown, notes=(*result.notes, note))
 
 
-def fitted(columns: Sequence[Column], width: int) -> tuple[list[Column], list[str]]:
+def fitted(columns: Sequence[TableColumn], width: int) -> tuple[list[TableColumn], list[str]]:
     """Columns shortened to fit `width` together, and the labels of those for which there is no room."""
     widths: dict[int, int] = {}
     second = columns[1].least_width(NARROW) + 1 if len(columns) > 1 else 0  # a metric, where the first is a name
@@ -2873,14 +2580,16 @@ def fitted(columns: Sequence[Column], width: int) -> tuple[list[Column], list[st
         more = max(0, min(spare, columns[i].width - widths[i]))  # then as many as it can
         widths[i] += more
         spare -= more
-    fitting = [columns[i].shortened(cells) for i, cells in widths.items()]
+    fitting = [
+        columns[i]._replace(label=shortened(columns[i].label, n), cells=short_names(columns[i].cells, n))
+        for i, n in widths.items()
+    ]
     return fitting, [column.label for i, column in enumerate(columns) if i not in widths]
 
 
-def left_off(names: Sequence[str]) -> Iterator[str]:
+def left_off(names: Sequence[str]) -> list[str]:
     """A note on columns for which the page is too narrow."""
-    if names:
-        yield f"no room for {some_of(names, 3)}: --columns chooses, --json and -o hold all"
+    return [f"no room for {some_of(names, 3)}: --columns chooses, --json and -o hold all"] if names else []
 
 
 def short_names(names: Sequence[str], width: int) -> list[str]:
@@ -2890,13 +2599,12 @@ def short_names(names: Sequence[str], width: int) -> list[str]:
     ['…s0', '…s1']
     """
     if len({*names}) > 1 and max(map(cell_count, names)) > width:
-        parts = [re.findall(r"[^_/. ,=-]*[_/. ,=-]|[^_/. ,=-]+$", name) for name in names]
-        places = min(map(len, parts))
-        shared = [len({part[i] for part in parts}) == 1 for i in range(places)]
-        if len({*map(len, parts)}) > 1:  # words stand at the same place from the start only
+        words_ = [re.findall(r"[^_/. ,=-]*[_/. ,=-]|[^_/. ,=-]+$", name) for name in names]
+        shared = [len({*place}) == 1 for place in zip(*words_, strict=False)]
+        if len({*map(len, words_)}) > 1:  # words stand at the same place from the start only
             shared = [*itertools.takewhile(bool, shared)]
-        kept = [["" if i < len(shared) and shared[i] else word for i, word in enumerate(part)] for part in parts]
-        names = [re.sub("\0+", ELLIPSIS, "".join(word or "\0" for word in part)) for part in kept]
+        kept = [["\0" if i < len(shared) and shared[i] else word for i, word in enumerate(of)] for of in words_]
+        names = [re.sub("\0+", ELLIPSIS, "".join(of)) for of in kept]
     return [shortened(name, width) for name in names]
 
 
@@ -2928,13 +2636,12 @@ def markdown_text(results: Sequence[Result]) -> str:
     """Tables for pull requests and notes: the columns that a terminal shows, in full length."""
     parts = []
     for result in results:
-        columns = [Column(markdown(c.label), [*map(markdown, c.cells)], c.is_text) for c in result.view()]
-        rest = left_off([column.label for column in columns[MARKDOWN_COLUMNS:]])
+        columns = [TableColumn(markdown(c.label), [*map(markdown, c.cells)], c.is_text) for c in result.view()]
+        notes = [*result.notes, *left_off([column.label for column in columns[MARKDOWN_COLUMNS:]])]
         columns = columns[:MARKDOWN_COLUMNS]
-        rows = [list(cells) for cells in zip(*(column.cells for column in columns), strict=True)]
-        notes = [f"- {markdown(note)}" for note in (*result.notes, *rest)]
-        table = [made_table(columns, rows, "pipe")] if columns else []
-        parts.append("\n".join([f"**{markdown(result.title)}**", "", *table, *([""] if notes else []), *notes]))
+        rows = [*zip(*(column.cells for column in columns), strict=True)]
+        lines = [f"**{markdown(result.title)}**", "", *(made_table(columns, rows, "pipe") if columns else [])]
+        parts.append("\n".join([*lines, *([""] if notes else []), *(f"- {markdown(note)}" for note in notes)]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -2949,17 +2656,16 @@ def markdown(text: str) -> str:
 
 def latex_text(results: Sequence[Result]) -> str:
     """Tables for a paper, with booktabs: the columns that a terminal shows, in full length; the best cells bold."""
-    parts = ["% needs \\usepackage{booktabs}"]
+    lines = ["% needs \\usepackage{booktabs}"]
     for result in results:
-        columns = result.view()
-        is_pivot = result.key == "pivot"
-        cells = [[latex_cell(cell, marked=is_pivot and i > 0) for cell in c.cells] for i, c in enumerate(columns)]
-        heads = [column._replace(label=latex(column.label)) for column in columns]
-        text = made_table(heads, [list(row) for row in zip(*cells, strict=True)], "latex_raw")
+        columns = [column._replace(label=latex(column.label)) for column in result.view()]
+        marked = [result.key == "pivot" and i > 0 for i in range(len(columns))]
+        cells = [[latex_cell(cell, marked=m) for cell in c.cells] for m, c in zip(marked, columns, strict=True)]
+        text = "\n".join(made_table(columns, [*zip(*cells, strict=True)], "latex_raw"))
         for rule in ("toprule", "midrule", "bottomrule"):
             text = text.replace(r"\hline", f"\\{rule}", 1)
-        parts += [f"% {printable(result.title)}", text, *(f"% {printable(note)}" for note in result.notes)]
-    return "\n".join(parts) + "\n"
+        lines += [f"% {printable(result.title)}", text, *(f"% {printable(note)}" for note in result.notes)]
+    return "\n".join(lines) + "\n"
 
 
 def latex_cell(text: str, *, marked: bool) -> str:
@@ -3045,15 +2751,16 @@ def write_picture(results: Sequence[Result], at: Path, ending: str, say: Say) ->
     drawable = [result for result in results if result.chart and result.table.height]
     if not drawable:
         raise ScriptError(f"there is nothing to draw; pictures show {', '.join(ONE_PICTURE)}", WRONG_USAGE)
-    result = chosen_result(drawable, ONE_PICTURE, say)[0]
+    result, *others = chosen_result(drawable, ONE_PICTURE, say)
+    if others:
+        say(f"one picture fits; left out: {some_of([other.title for other in others])}")
     if ending == ".png":
         import vl_convert
 
         at.write_bytes(vl_convert.vegalite_to_png(chart_json(result, INK), scale=2))
-    elif ending == ".svg":
-        at.write_text(svg_text(result, INK), encoding="utf-8")
     else:
-        at.write_text(html_page(result.title, [html_section(result)]), encoding="utf-8")
+        page = svg_text(result, INK) if ending == ".svg" else html_page(result.title, [html_section(result)])
+        at.write_text(page, encoding="utf-8")
 
 
 def svg_text(result: Result, ink: str) -> str:
@@ -3065,145 +2772,106 @@ def svg_text(result: Result, ink: str) -> str:
 
 def chart_json(result: Result, ink: str) -> str:
     """A Vega-Lite chart of a result: with its title on white, or in a page's ink and without either."""
-    spec, beyond = result.chart() if result.chart else Chart({})
+    spec, beyond = result.chart() if result.chart else ({}, "")
     axis = {"labelColor": ink, "titleColor": ink, "labelLimit": 400, "titleLimit": 400, "titleFontWeight": "normal"}
     axis |= dict.fromkeys(("domainColor", "tickColor"), ink) | {"gridColor": ink, "gridOpacity": 0.15}
-    config = {
-        "axis": axis,
-        "title": {"color": ink, "anchor": "start", "fontSize": 13},
-        "legend": {"labelColor": ink, "titleColor": ink, "labelLimit": 400, "symbolLimit": 40},
-        "view": {"stroke": None},
-    }
+    legend = {"labelColor": ink, "titleColor": ink, "labelLimit": 400, "symbolLimit": 40}
+    title = {"color": ink, "anchor": "start", "fontSize": 13}
+    config = {"axis": axis, "title": title, "legend": legend, "view": {"stroke": None}}
     alone: dict[str, Any] = {"background": "transparent"}
     if ink == INK:
-        alone = {"background": "white", "title": textwrap.wrap(printable(result.title) + beyond, 80)}
+        alone = {"background": "white", "title": wrapped(result.title + beyond, 80)}
     schema_ = "https://vega.github.io/schema/vega-lite/v5.json"
     return json_text({"$schema": schema_, **spec, **alone, "config": config})
 
 
-def value_axis(title: str, *, log: bool) -> dict[str, Any]:
-    """How an axis of values is drawn; a logarithmic one has no place for zero and below."""
-    scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
-    return {"title": title, "type": "quantitative", "scale": scale}
+def channel(name: str, measure: str = "quantitative", **more: object) -> dict[str, Any]:
+    """How a column of the drawn rows is shown."""
+    return {"field": name, "type": measure, "title": None, **more}
 
 
-def drawn_rows(rows: Sequence[dict[str, Any]], value: str, *, log: bool, most: int) -> tuple[list[dict[str, Any]], str]:
-    """The rows that a picture can show, each with its rank; what it leaves out, as a clause."""
-    usable = [row for row in rows if row[value] is not None and math.isfinite(row[value])]
-    if log:
-        positive_ = [row for row in usable if row[value] > 0]
-        beyond = f"; {len(usable) - len(positive_)} not above 0 cannot be drawn" if len(positive_) < len(usable) else ""
-        for row in positive_:
-            row |= {name: None for name in ("ci_low", "ci_high") if (row.get(name) or 1) <= 0}
-        usable = positive_
-    else:
-        beyond = ""
-    if len(usable) > most:
-        beyond = f"; the first {most} of {len(usable)} are drawn" + beyond
-    return [row | {"rank": rank} for rank, row in enumerate(usable[:most])], beyond
+def value_scale(options: Options) -> dict[str, Any]:
+    """The scale of an axis of values; a logarithmic one has no place for zero and below."""
+    return {"type": "log"} if options.log else {"zero": False}
 
 
-def ranked_names(names: Sequence[str]) -> dict[str, Any]:
-    """An axis of names in their order, by number: two rows may have one name."""
-    texts = json.dumps([shortened(printable(name), LABEL_WIDTH) for name in names])
-    return {"field": "rank", "type": "ordinal", "title": None, "axis": {"labelExpr": f"{texts}[datum.value]"}}
+def drawn_rows(rows: pl.DataFrame, options: Options, most: int | None = None) -> tuple[list[dict[str, Any]], str]:
+    """The rows with a finite `value` that a picture can show, ranked; what it leaves out, as a clause."""
+    usable, beyond = rows.filter(pl.col("value").is_finite()), ""
+    if options.log:
+        positive_ = usable.filter(pl.col("value") > 0)
+        if positive_.height < usable.height:
+            beyond = f"; {usable.height - positive_.height} not above 0 cannot be drawn"
+        bounds = [name for name in ("ci_low", "ci_high") if name in rows.columns]
+        usable = positive_.with_columns(pl.when(pl.col(name) > 0).then(pl.col(name)) for name in bounds)
+    if most and usable.height > most:
+        beyond = f"; the first {most} of {usable.height} are drawn{beyond}"
+    return usable.head(most or usable.height).with_row_index("rank").to_dicts(), beyond
 
 
-def points_chart(names: Sequence[str], values: pl.Series, label: str, options: Options) -> Chart:
-    """A point per run, the best on top."""
-    pairs = [{"name": name, "value": value} for name, value in zip(names, values, strict=True)]
-    rows, beyond = drawn_rows(pairs, "value", log=options.log, most=MOST_DRAWN)
-    encoding = {
-        "x": {"field": "value", **value_axis(label, log=options.log)},
-        "y": ranked_names([row["name"] for row in rows]),
-    }
-    mark = {"type": "point", "filled": True, "size": 70, "opacity": 1}
-    size = {"width": PICTURE_WIDTH, "height": {"step": 18}}
-    return Chart({"data": {"values": rows}, "mark": mark, "encoding": encoding, **size}, beyond)
-
-
-def groups_chart(table: pl.DataFrame, by: Sequence[str], stat: str, options: Options) -> Chart:
-    """A point per group with its interval, the best on top."""
-    names = ["/".join(map(cell_text, row)) for row in table.select(by).iter_rows()]
-    numbers = table.select(pl.col(stat).alias("value"), "ci_low", "ci_high", "n").to_dicts()
-    named = [{"name": f"{name}  (n={row['n']})", **row} for name, row in zip(names, numbers, strict=True)]
-    rows, beyond = drawn_rows(named, "value", log=options.log, most=MOST_DRAWN)
-    y = ranked_names([row["name"] for row in rows])
-    x = value_axis(f"{stat} and 95 % interval", log=options.log)
-    span = {"x": {"field": "ci_low", **x}, "x2": {"field": "ci_high"}, "y": y, "color": {"value": BLUE}}
-    layers = [
-        {
-            "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},
-            "encoding": {"x": {"field": "value", **x}, "y": y},
-        },
-        {
-            "transform": [{"filter": "isValid(datum.ci_low)"}],
-            "mark": {"type": "rule", "strokeWidth": 2},
-            "encoding": span,
-        },
-    ]
+def points_chart(
+    names: Sequence[str], table: pl.DataFrame, title: str, options: Options, stat: str = "value"
+) -> tuple[dict[str, Any], str]:
+    """A point per run or group, with its interval where it has one; the best on top."""
+    bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
+    shown = table.select(pl.Series("name", names, dtype=pl.String), pl.col(stat).alias("value"), *bounds)
+    rows, beyond = drawn_rows(shown, options, MOST_DRAWN)
+    texts = json.dumps([shortened(printable(row["name"]), LABEL_WIDTH) for row in rows])
+    y = channel("rank", "ordinal", axis={"labelExpr": f"{texts}[datum.value]"})  # two rows may have one name
+    x = {"title": title, "scale": value_scale(options)}
+    point = {"type": "point", "filled": True, "size": 70, "opacity": 1}
+    layers: list[dict[str, Any]] = [{"mark": point, "encoding": {"x": channel("value", **x), "y": y}}]
+    if bounds:
+        span = {"x": channel("ci_low", **x), "x2": {"field": "ci_high"}, "y": y, "color": {"value": BLUE}}
+        valid = [{"filter": "isValid(datum.ci_low)"}]
+        layers.append({"transform": valid, "mark": {"type": "rule", "strokeWidth": 2}, "encoding": span})
     size = {"width": PICTURE_WIDTH, "height": {"step": 20}}
-    return Chart({"data": {"values": rows}, "layer": layers, **size}, beyond)
+    return {"data": {"values": rows}, "layer": layers, **size}, beyond
 
 
-def pivot_chart(cells: pl.DataFrame, options: Options) -> Chart:
+def pivot_chart(cells: pl.DataFrame, options: Options) -> tuple[dict[str, Any], str]:
     """A field per cell, coloured by its mean, with mean and n in it."""
-    spell = float_format(cells["mean"].drop_nulls().to_list())
-    found = [
-        {"down": cell_text(down), "across": cell_text(across), "mean": mean, "text": f"{spell(mean)} ({n})"}
-        for down, across, n, mean in cells.select("rows", "columns", "n", "mean").iter_rows()
-        if n
-    ]
-    rows, beyond = drawn_rows(found, "mean", log=options.log, most=len(found))
-    means = [row["mean"] for row in rows]
-    low, high = min(means, default=1), max(means, default=1)
-    middle = math.sqrt(low * high) if options.log else (low + high) / 2
-    x = {"field": "across", "type": "nominal", "title": None, "sort": None, "axis": {"labelAngle": 0, "orient": "top"}}
-    y = {"field": "down", "type": "nominal", "title": None, "sort": None}
-    scale = {"scheme": "blues", **({"type": "log"} if options.log else {})}
-    colour = {"field": "mean", "type": "quantitative", "title": "mean", "scale": scale}
-    ink = {"condition": {"test": f"datum.mean > {middle}", "value": "white"}, "value": "black"}
+    spell = float_format(cells["mean"].to_list())
+    texts = [f"{spell(mean)} ({n})" for mean, n in cells.select("mean", "n").iter_rows()]
+    names = {new: [*map(cell_text, cells[old].to_list())] for old, new in (("rows", "down"), ("columns", "across"))}
+    rows, beyond = drawn_rows(pl.DataFrame({**names, "value": cells["mean"], "text": texts}), options)
+    values = [row["value"] for row in rows] or [1.0]
+    middle = math.sqrt(min(values) * max(values)) if options.log else (min(values) + max(values)) / 2
+    ink = {"condition": {"test": f"datum.value > {middle}", "value": "white"}, "value": "black"}
+    x = channel("across", "nominal", sort=None, axis={"labelAngle": 0, "orient": "top"})
+    place = {"x": x, "y": channel("down", "nominal", sort=None)}
+    colour = channel("value", title="mean", scale={"scheme": "blues"} | ({"type": "log"} if options.log else {}))
     layers = [
-        {"mark": "rect", "encoding": {"x": x, "y": y, "color": colour}},
-        {"mark": "text", "encoding": {"x": x, "y": y, "text": {"field": "text"}, "color": ink}},
+        {"mark": "rect", "encoding": {**place, "color": colour}},
+        {"mark": "text", "encoding": {**place, "text": {"field": "text"}, "color": ink}},
     ]
-    size = {"width": {"step": 110}, "height": {"step": 30}}
-    return Chart({"data": {"values": rows}, "layer": layers, **size}, beyond)
+    return {"data": {"values": rows}, "layer": layers, "width": {"step": 110}, "height": {"step": 30}}, beyond
 
 
-def curves_chart(lines: Sequence[pl.DataFrame], names: Sequence[str], what: str, *, log: bool) -> Chart:
+def curves_chart(
+    lines: Sequence[pl.DataFrame], names: Sequence[str], what: str, options: Options
+) -> tuple[dict[str, Any], str]:
     """A line per group with the band of its interval, or a line per run. Values far beyond all others are cut off."""
     texts = short_names([printable(name) for name in names[:MOST_LINES]], LABEL_WIDTH)
-    columns = ["x", VALUE, *(name for name in ("ci_low", "ci_high") if name in lines[0].columns)]
-    found = [
-        {"name": text, "x": row["x"], "value": row[VALUE], "ci_low": row.get("ci_low"), "ci_high": row.get("ci_high")}
-        for text, line in zip(texts, lines, strict=False)
-        for row in line.select(columns).iter_rows(named=True)
-    ]
-    rows, beyond = drawn_rows(found, "value", log=log, most=len(found))
+    bounds = [name for name in ("ci_low", "ci_high") if name in lines[0].columns]
+    columns = "x", pl.col(VALUE).alias("value"), *bounds
+    shown = [line.select(pl.lit(name).alias("name"), *columns) for name, line in zip(texts, lines, strict=False)]
+    rows, beyond = drawn_rows(pl.concat(shown), options)
     label, _, over = what.partition(" over ")
-    y = value_axis(label, log=log)
-    if not log and (domain := readable_domain([row["value"] for row in rows])):
+    y: dict[str, Any] = {"title": label, "scale": value_scale(options)}
+    if not options.log and (domain := readable_domain([row["value"] for row in rows])):
         y["scale"]["domain"] = domain
     legend = {"orient": "bottom", "columns": 2, "symbolOpacity": 1}
-    x = {"field": "x", "type": "quantitative", "title": over}
-    colour = {"field": "name", "type": "nominal", "title": None, "sort": None, "legend": legend}
-    shared = {"x": x, "color": colour}
-    band = {"y": {"field": "ci_low", **y}, "y2": {"field": "ci_high"}, **shared}
-    layers = [
-        {
-            "mark": {"type": "line", "strokeWidth": 1.8, "clip": True},
-            "encoding": {"y": {"field": "value", **y}, **shared},
-        },
-        {
-            "transform": [{"filter": "isValid(datum.ci_low)"}],
-            "mark": {"type": "area", "opacity": 0.15, "clip": True},
-            "encoding": band,
-        },
-    ]
+    shared = {"x": channel("x", title=over), "color": channel("name", "nominal", sort=None, legend=legend)}
+    line = {"type": "line", "strokeWidth": 1.8, "clip": True}
+    layers: list[dict[str, Any]] = [{"mark": line, "encoding": {"y": channel("value", **y), **shared}}]
+    if bounds:
+        band = {"y": channel("ci_low", **y), "y2": {"field": "ci_high"}, **shared}
+        mark, valid = {"type": "area", "opacity": 0.15, "clip": True}, [{"filter": "isValid(datum.ci_low)"}]
+        layers.append({"transform": valid, "mark": mark, "encoding": band})
     if len(names) > MOST_LINES:
-        beyond = f"; the first {MOST_LINES} of {len(names)} are drawn" + beyond
-    return Chart({"data": {"values": rows}, "layer": layers, "width": PICTURE_WIDTH, "height": 300}, beyond)
+        beyond = f"; the first {MOST_LINES} of {len(names)} are drawn{beyond}"
+    return {"data": {"values": rows}, "layer": layers, "width": PICTURE_WIDTH, "height": 300}, beyond
 
 
 def readable_domain(numbers: Sequence[float]) -> list[float]:
@@ -3226,16 +2894,14 @@ def html_page(title: str, sections: Sequence[str]) -> str:
 
 def html_section(result: Result, most: int | None = None) -> str:
     """A result as a heading, its picture where it has one, its table with at most `most` rows, and its notes."""
-    picture = ""
-    if result.chart and result.table.height:
-        picture = f"<figure>{svg_text(result, 'currentColor')}</figure>"
+    has_picture = result.chart and result.table.height
+    picture = f"<figure>{svg_text(result, 'currentColor')}</figure>" if has_picture else ""
     result = bounded(result, most)
     columns = [column._replace(label=html.escape(column.label)) for column in result.view()]
     rows = [[html.escape(cell) for cell in cells] for cells in zip(*(c.cells for c in columns), strict=True)]
     for cells, url in zip(rows, result.links, strict=False):
-        if url and is_web_address(url):
-            cells[0] = f"<a href='{html.escape(url)}'>{cells[0]}</a>"
-    table = made_table(columns, rows, "unsafehtml") if columns else ""
+        cells[0] = f"<a href='{html.escape(url or '')}'>{cells[0]}</a>" if is_web_address(url) else cells[0]
+    table = "\n".join(made_table(columns, rows, "unsafehtml")) if columns else ""
     notes = "".join(f"<p class='note'>{html.escape(printable(note))}</p>" for note in result.notes)
     heading = html.escape(printable(result.title))
     return f"<section><h2>{heading}</h2>{picture}<div class='wide'>{table}</div>{notes}</section>\n"
@@ -3244,34 +2910,28 @@ def html_section(result: Result, most: int | None = None) -> str:
 def report_results(study: Study, options: Options) -> list[Result]:
     """What a report shows, as asked or as suggests itself: the best runs, groups, a pivot, curves, what was varied."""
     by = [*study.by] or suggested_grouping(study.runs)
-    study = study._replace(by=by)
+    study, names = study._replace(by=by), options.curves
     results = [overview(study)]
     if study.metrics:
-        results.append(best_runs(study, options, options.top or REPORT_TOP))
+        results += top(study, options, options.top or REPORT_TOP)
         results += groups(study, options) if by else []
-        pivots = options.pivot or (by if len(by) == 2 else ())
-        results += (
-            pivot(study._replace(metrics=study.metrics[:1]), replace(options, pivot=tuple(pivots))) if pivots else []
-        )
-    if names := options.curves or curves_for(study):
-        results += curves(study, replace(options, curves=tuple(names)))
+        pair = options.pivot or (tuple(by) if len(by) == 2 else ())
+        results += pivot(study._replace(metrics=study.metrics[:1]), replace(options, pivot=pair)) if pair else []
+        names = names or curves_like(study.metrics[0], study.runs)
+    results += curves(study, replace(options, curves=names)) if names else []
     results += [*health(study, options), *varied(study, options)]
-    if study.metrics and not options.curves:
-        results.append(associations(study.runs, study.metrics[0]))
-    return results
+    return results + ([associations(study.runs, study.metrics[0])] if study.metrics and not options.curves else [])
 
 
-def curves_for(study: Study) -> list[str]:
-    """The metric to draw curves of where none is named: the first metric's own, else its validation's or training's."""
-    files = history_files(study.runs)
-    names = [metric_label(part, column) for part in files for column in part.dtypes if column.startswith("metric_")]
-    for metric in study.metrics[:1]:
-        told = words(re.sub(r" \(.*", "", metric.label))
-        for tier in (VALIDATION, {"train", "training"}, set(told)):
-            for name in names:
-                if told[-1] in words(name) and tier & set(words(name)):
-                    return [name]
-    return []
+def curves_like(metric: Metric, runs: Runs) -> tuple[str, ...]:
+    """The metric to draw curves of where none is named: this metric's validation, else its training, else itself."""
+    there = [metric_label(part, c) for part in history_files(runs) for c in part.dtypes if c.startswith("metric_")]
+    own = words(re.sub(r" \(.*", "", metric.label))
+    for tier in (VALIDATION, {"train", "training"}, {*own}):
+        for name in there:
+            if own[-1] in words(name) and tier & {*words(name)}:
+                return (name,)
+    return ()
 
 
 def write_report(results: Sequence[Result], file: Path, title: str, most: int | None) -> None:
@@ -3319,7 +2979,7 @@ def page_text(results: Sequence[Result], options: Options, say: Say) -> str:
     if options.format in {"markdown", "latex"}:
         return markdown_text(shown) if options.format == "markdown" else latex_text(shown)
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return table_text(shown, Page(shutil.get_terminal_size((LINE_WIDTH, 24)).columns, colours))
+    return table_text(shown, width=shutil.get_terminal_size((LINE_WIDTH, 24)).columns, colours=colours)
 
 
 def write_results(results: Sequence[Result], file: Path, say: Say) -> None:
@@ -3428,7 +3088,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     )
     add("--curves", **many, metavar="METRIC", help="over the steps, per run or by --group-by")
     add("--varying", action="store_true", help="which config columns vary, their values, the grid's holes")
-    add("--diff", nargs="+", default=[], metavar="RUN", help="what differs between runs, by id or name")
+    add("--diff", nargs="+", default=[], metavar="RUN_NUMBER", help="what differs between runs, by id or name")
     add("--importance", action="store_true", help="which settings go with the metric")
     add("--health", action="store_true", help="NaN, divergence, spikes, runs that crashed or stopped early")
     add("--schema", action="store_true", help="the columns, what they hold and how completely")
@@ -3635,11 +3295,11 @@ def analyze(options: Options) -> int:
     """Answer what was asked."""
     import_libraries()
     say = speaker(quiet=options.quiet)
-    inputs = choose_inputs(options.inputs)
-    refuse_overwriting([file for part in inputs.parts for file in part.files], options.output or options.report)
-    for line in inputs.remarks:
+    parts, remarks, damaged = choose_inputs(options.inputs)
+    refuse_overwriting([file for part in parts for file in part.files], options.output or options.report)
+    for line in remarks:
         say(line)
-    everything = join_inputs(inputs.parts)
+    everything = join_inputs(parts)
     study = prepared(everything, options, say)
     if options.report is None or options.output:
         results = [result for name in asked_questions(options) for result in QUESTIONS[name](study, options)]
@@ -3652,7 +3312,7 @@ def analyze(options: Options) -> int:
             print(options.report)
         elif not options.output:
             print(json_text({**json_document(results), "files": [str(options.report)]}))
-    return PARTIAL if inputs.damaged else OK
+    return PARTIAL if damaged else OK
 
 
 def prepared(everything: Runs, options: Options, say: Say) -> Study:
@@ -3681,7 +3341,6 @@ QUESTIONS: Mapping[str, Callable[[Study, Options], list[Result]]] = {
     "importance": importance,
     "curves": curves,
 }
-TAKE_ALL = {"schema", "sql", "health", "diff"}  # whatever the runs' states
 NEED_METRIC = {"top", "groups", "pivot", "importance"}
 
 
@@ -3702,7 +3361,7 @@ def refuse_overwriting(files: Sequence[Path], output: Path | None) -> None:
     if output.resolve() in {file.resolve() for file in files}:
         raise ScriptError(f"-o {output} is an input; choose another name", WRONG_USAGE)
     try:
-        lost = output.is_file() and holds_runs(open_file(output))
+        lost = output.is_file() and open_file(output).holds_runs
     except ScriptError:  # no parquet file
         lost = False
     if lost:
