@@ -8,7 +8,7 @@ import json
 import math
 import re
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import analyze_runs
 import numpy as np
@@ -19,6 +19,9 @@ from contract_files import START, Run, write_runs
 from hypothesis import given
 from hypothesis import strategies as st
 from test_analyze_runs import answered, ask, document
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MSE = "metric_test_mse"
 analyze_runs.import_libraries()
@@ -658,14 +661,14 @@ def asked(tmp_path):
         ('SELECT round(corr("test/mse", metric_acc), 3) AS r FROM runs', [{"r": -0.959}]),
         ("SELECT k, sum(runtime_s) AS s FROM runs GROUP BY k ORDER BY k", [{"k": 0, "s": 180.0}, {"k": 1, "s": 120.0}]),
         ("SELECT median(loss) AS m FROM history WHERE run_id = 'r2'", [{"m": 3.0}]),
-        ("SELECT arg_min(name, \"test/mse\") AS best FROM runs", [{"best": "run 0"}]),
+        ('SELECT arg_min(name, "test/mse") AS best FROM runs', [{"best": "run 0"}]),
         (
-            "SELECT name, max(h.loss) AS m FROM runs JOIN history h ON h.run_id = id GROUP BY ALL ORDER BY m DESC LIMIT 1",
+            "SELECT name, max(h.loss) AS m FROM runs JOIN history h ON run_id = id GROUP BY 1 ORDER BY m DESC LIMIT 1",
             [{"name": "run 4", "m": 6.0}],
         ),
         ("SELECT quantile_cont(\"optim.lr\", 0.5) AS q FROM runs WHERE created_at >= '2026-01-01'", [{"q": 0.2}]),
         (
-            "SELECT count(value) AS n FROM (UNPIVOT runs ON COLUMNS('^metric_') INTO NAME metric VALUE value) WHERE id = 'r1'",
+            "SELECT count(v) AS n FROM (UNPIVOT runs ON COLUMNS('^metric_') INTO NAME m VALUE v) WHERE id = 'r1'",
             [{"n": 2}],
         ),
         ("SELECT tags, created_at AS t, 1.5::DECIMAL(4,2) AS d, NULL AS x, 'NaN'::DOUBLE AS nan FROM runs LIMIT 1",

@@ -127,9 +127,19 @@ STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "p
 KEY = ("entity", "project", "id")  # what makes a run unique
 RUN_COLUMNS = {*KEY, "name", "state", "created_at"}  # what makes a file a runs file
 ROW_COLUMNS = {"run_id", "entity", "project"}  # what all other files of an export have
-IDENTITY = {*RUN_COLUMNS, *["heartbeat_at", "runtime_s", "last_step", "history_rows", "tags", "group", "job_type", "sweep", "user", "notes"]}
-IDENTITY |= {*["commit", "url", "host", "os", "python", "command", "gpu", "gpu_count", "exported_at", "source_file"]}
-IDENTITY |= {"_config_json", "_summary_json"}
+IDENTITY = {
+    *RUN_COLUMNS,
+    "heartbeat_at",
+    "runtime_s",
+    "last_step",
+    "history_rows",
+    "tags",
+    "group",
+    "job_type",
+    "sweep",
+}
+IDENTITY |= {"user", "notes", "commit", "url", "host", "os", "python", "command", "gpu", "gpu_count", "exported_at"}
+IDENTITY |= {"source_file", "_config_json", "_summary_json"}
 KINDS = ("derived", "config", "metric", "history", "identity")  # of columns, in the order of --schema
 DERIVED = ("stage", "arch", "model_type", "protocol", "k", "lr_parsed", "wd_parsed", "eps_parsed")  # in this order
 SUMMARIES = {"min": "minimum", "max": "maximum", "last": "last value", "mean": "mean"}  # of define_metric
@@ -163,7 +173,7 @@ STATISTICS = (
 )
 # Columns of our own have a blank in their names, which no column of the contract's files has.
 FINITE, VALUE, RUN_NUMBER, BIN, RANK = "finite value", "a value", "run number", "bin number", "its rank"
-RUN_FOLDER, FILE_NUMBER = "its folder", "file number"
+RUN_FOLDER, HISTORY_NUMBER = "its folder", "file number"
 KEY_OF_BEST = ("best entity", "best project", "best id")
 CURVE_POINTS, PICTURE_POINTS, MOST_CURVES, MOST_ROWS_OF_CURVES = 13, 200, 8, 30
 MOST_RANGES = 64  # of run ids in one filter
@@ -418,17 +428,8 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:
         elif not part.is_result and not part.dtypes.keys() >= ROW_COLUMNS:
             foreign.append(str(file))
     remarks = [f"left out: {error}" for error in errors]
-    if not places:
-        newest = max(parts, key=lambda part: part.files[0].stat().st_mtime, default=None)
-        unified = open_file(UNIFIED_FILE) if UNIFIED_FILE.is_file() else None
-        if unified and (newest is None or UNIFIED_FILE.stat().st_mtime >= newest.files[0].stat().st_mtime):
-            return [unified], [f"reading {UNIFIED_FILE}"], 0
-        if newest:
-            several = len(parts) > 1
-            rank = f"the newest of {len(parts)} exports there" if several else "the export there"
-            hint = "; aggregate_runs.py makes one file of all" if several else ""
-            stale = [f"{UNIFIED_FILE} is older and was passed over: run aggregate_runs.py again"] if unified else []
-            return [newest], [f"reading {newest.files[0]}, {rank}{hint}", *remarks, *stale], len(errors)
+    if not places and (UNIFIED_FILE.is_file() or parts):
+        return newest_input(parts, remarks, len(errors))
     if not parts:
         here = f"here is neither {UNIFIED_FILE} nor an export in {EXPORT_FOLDER}{os.sep}"
         problem = f"no runs in {', '.join(map(str, places))}" if places else f"no input: {here}"
@@ -437,6 +438,19 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:
     if foreign:
         remarks.append(f"{counted(len(foreign), 'parquet file')} without runs passed over: {some_of(foreign)}")
     return parts, remarks, len(errors)
+
+
+def newest_input(parts: Sequence[Runs], remarks: Sequence[str], damaged: int) -> tuple[list[Runs], list[str], int]:
+    """The newest export, unless the unified file is as new."""
+    newest = max(parts, key=lambda part: part.files[0].stat().st_mtime, default=None)
+    unified = open_file(UNIFIED_FILE) if UNIFIED_FILE.is_file() else None
+    if newest is None or (unified and UNIFIED_FILE.stat().st_mtime >= newest.files[0].stat().st_mtime):
+        return [unified or open_file(UNIFIED_FILE)], [f"reading {UNIFIED_FILE}"], 0
+    rank, hint = "the export there", ""
+    if len(parts) > 1:
+        rank, hint = f"the newest of {len(parts)} exports there", "; aggregate_runs.py makes one file of all"
+    stale = [f"{UNIFIED_FILE} is older and was passed over: run aggregate_runs.py again"] if unified else []
+    return [newest], [f"reading {newest.files[0]}, {rank}{hint}", *remarks, *stale], damaged
 
 
 def parquet_files(place: Path) -> list[Path]:
@@ -674,7 +688,7 @@ def default_metric(runs: Runs) -> str | None:
 
 
 def find_metric(name: str, runs: Runs, options: Options) -> Metric:
-    """The metric called `name`, or the column of its histories that --value names, or the summary that fits its goal."""
+    """The metric called `name`, or the column of its histories for --value, or the summary that fits its goal."""
     column, remark = known_column(name, runs, ("metric_",)), ""
     if options.value != "summary":
         plain_name = re.sub(r"[^A-Za-z0-9_]", "_", (column or name).removeprefix("metric_"))
@@ -702,7 +716,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
 
 
 def summary_of(name: str, runs: Runs, options: Options) -> str:
-    """The column of a metric's minimum or maximum, as its goal wants; else its last value, its mean, or what there is."""
+    """The column of a metric's minimum or maximum, as its goal wants; else of its last value or its mean."""
     found = [(child, known_column(f"{name}{mark}{child}", runs, ("metric_",))) for mark in "_." for child in SUMMARIES]
     columns = {child: column for child, column in found if column}
     if not columns:
@@ -861,9 +875,8 @@ def sql_predicate(predicate: str, runs: Runs) -> pl.Expr:
 SQL_TOKEN = re.compile(
     r"""'(?:[^']|'')*'|"[^"]*"|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[A-Za-z_][\w.]*|[<>=!]+|\s+|.""", re.DOTALL
 )
-SQL_WORDS = {
-    *["and", "or", "not", "in", "is", "null", "like", "ilike", "rlike", "regexp", "between", "true", "false", "case", "when", "then", "else", "end", "cast", "as"]
-}
+SQL_WORDS = {"and", "or", "not", "in", "is", "null", "like", "ilike", "rlike", "regexp", "between", "true", "false"}
+SQL_WORDS |= {"case", "when", "then", "else", "end", "cast", "as"}
 
 
 def with_columns_named(predicate: str, runs: Runs) -> str:
@@ -984,9 +997,9 @@ def top(study: Study, options: Options, count: int | None = None) -> list[Result
 def telling_columns(table: pl.DataFrame) -> list[str]:
     """What people see of the best runs: the settings that tell them apart, each once.
 
-    Columns that most of these runs lack are no settings of theirs; last come those of one value that some rows lack, and
-    those that differ from row to row, such as paths. Of columns with the same values the first is shown; where a few
-    differ, the config is right and what is read off the name gives way: seed_parsed beside seed.
+    Columns that most of these runs lack are no settings of theirs; last come those of one value that some rows lack,
+    and those that differ from row to row, such as paths. Of columns with the same values the first is shown; where a
+    few differ, the config is right and what is read off the name gives way: seed_parsed beside seed.
     """
     settings = [column for column in table.columns if kind(column) in {"derived", "config"}]
     common = [column for column in settings if 2 * table[column].null_count() <= table.height]
@@ -1079,7 +1092,7 @@ def grouped(runs: Runs, by: Sequence[str], metric: Metric, options: Options) -> 
     return Result(
         "groups",
         f"{metric.label} by {', '.join(heads[c] for c in by if c not in constant)}: {sizes}; {metric.direction}",
-        as_text(table.select(*by, pl.lit(metric.column).alias("metric"), *held)),
+        ranges_as_text(table.select(*by, pl.lit(metric.column).alias("metric"), *held)),
         lambda: [view_column(seen[column], heads.get(column, column), null="null") for column in shown],
         tuple(cautions(table, by, metric, stat)),
         MOST_GROUPS,
@@ -1087,7 +1100,7 @@ def grouped(runs: Runs, by: Sequence[str], metric: Metric, options: Options) -> 
     )
 
 
-def as_text(table: pl.DataFrame) -> pl.DataFrame:
+def ranges_as_text(table: pl.DataFrame) -> pl.DataFrame:
     """A table with ranges, which polars knows in their order, as text."""
     return table.with_columns(pl.col(pl.Enum).cast(pl.String))
 
@@ -1138,7 +1151,7 @@ def pivot(study: Study, options: Options) -> list[Result]:
     """Each metric's mean, standard deviation and n per combination of two columns' values; the best are marked."""
     runs, by = grouping(options.pivot, study.runs, study.say)
     if len(by) != 2:
-        raise ScriptError("--pivot takes two different columns: ROWS,COLUMNS", WRONG_USAGE)
+        raise ScriptError(f"--pivot {','.join(options.pivot)}: write two columns, ROWS,COLUMNS", WRONG_USAGE)
     return [pivoted(runs, by, metric, options) for metric in required(study.metrics)]
 
 
@@ -1176,7 +1189,7 @@ def pivoted(runs: Runs, by: Sequence[str], metric: Metric, options: Options) -> 
     return Result(
         "pivot",
         f"{metric.label}: {rows} by {columns}, {size}; {metric.direction}",
-        as_text(cells),
+        ranges_as_text(cells),
         lambda: [
             TableColumn(rows, names),
             *(
@@ -1219,9 +1232,8 @@ def all_settings_but(names: Sequence[str], runs: Runs, say: Say) -> list[str]:
         of_seed = [column for column in runs.dtypes if kind(column) == "config" and "seed" in words(runs.label(column))]
         if name == "seed" and known_column(name, runs, ("config_",)) is None:  # !seed is what everybody tries first
             excluded += of_seed
-            say(
-                f"no column is called seed; {f'left out: {some_of([*map(runs.label, of_seed)])}' if of_seed else 'none is left out'}"
-            )
+            left_out_ = some_of([*map(runs.label, of_seed)]) or "nothing"
+            say(f"no column is called seed; left out: {left_out_}")
         else:
             excluded.append(find_column(name, runs))
     table = collected_settings(runs)
@@ -1506,8 +1518,8 @@ def associations(runs: Runs, metric: Metric) -> Result:
     usable = runs.frame.filter(pl.col(metric.column).is_finite())
     table = collected(usable.select(*columns, pl.col(metric.column).alias(VALUE)))
     title = f"What goes with {metric.label}, of {counted(table.height, 'run')}: association, not cause"
-    facts = dict.fromkeys(("metric", "column", "kind"), pl.String) | dict.fromkeys(("effect", "spearman"), pl.Float64)
-    facts |= {"n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
+    facts: dict[str, Any] = {"metric": pl.String, "column": pl.String, "kind": pl.String, "effect": pl.Float64}
+    facts |= {"spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
     rows, few = [], counted(table.height, "run")
     notes = [f"{few} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"]
     if table.height >= FEWEST_RUNS:
@@ -1669,7 +1681,7 @@ def column_facts(columns: Sequence[str], runs: Runs) -> pl.DataFrame:
 
 
 def folded(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of a schema, each family in one: columns whose names differ in numbers, metrics whose names in their middle."""
+    """The rows of a schema, each family in one: names that differ in numbers, and of metrics in their middle."""
 
     def by_numbers(row: dict[str, Any]) -> str:
         return str(row["column"])
@@ -1694,9 +1706,14 @@ def folded(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             texts = [f"{min(span)}{ELLIPSIS}{max(span)}" if len({*span}) > 1 else str(span[0]) for span in spans]
             pieces = pattern.split("#")
             name = pieces[0] + "".join(map(str.__add__, texts, pieces[1:]))
-            facts = {"kind": which, "column": name, "members": members, "example": f"{len(members):,} columns"}
+            facts: dict[str, Any] = {
+                "kind": which,
+                "column": name,
+                "members": members,
+                "example": f"{len(members):,} columns",
+            }
             for fact, best in (("min", min), ("max", max), ("coverage", max), ("distinct", max)):
-                facts[fact] = best((m[fact] for m in members if m[fact] is not None), default=None)
+                facts[fact] = best([m[fact] for m in members if m[fact] is not None] or [None])
             found.append(members[0] | facts)
     return found
 
@@ -1939,12 +1956,12 @@ def repeated_runs(parts: Sequence[Runs], keys: pl.DataFrame) -> list[pl.DataFram
     for number, part in enumerate(parts):
         folder = str(part.files[0].resolve().parent)
         found = collected(part.frame.group_by(names).len())
-        counts.append(found.with_columns(pl.lit(number).alias(FILE_NUMBER), pl.lit(folder).alias("folder of file")))
+        counts.append(found.with_columns(pl.lit(number).alias(HISTORY_NUMBER), pl.lit(folder).alias("folder of file")))
     table = pl.concat(counts).join(keys.rename({"id": "run_id"}), on=names, how="left", nulls_equal=True)
     elsewhere = (pl.col(RUN_FOLDER) != pl.col("folder of file")).fill_null(value=True)
-    ranked = table.sort(*names, elsewhere, pl.col("len"), FILE_NUMBER, descending=[*[False] * 4, True, False])
+    ranked = table.sort(*names, elsewhere, pl.col("len"), HISTORY_NUMBER, descending=[*[False] * 4, True, False])
     others = ranked.filter(~pl.struct(names).is_first_distinct())
-    return [others.filter(pl.col(FILE_NUMBER) == number).select(names) for number in range(len(parts))]
+    return [others.filter(pl.col(HISTORY_NUMBER) == number).select(names) for number in range(len(parts))]
 
 
 def rows_of_histories(
@@ -2089,7 +2106,8 @@ def on_grid(rows: pl.DataFrame, points: pl.Series, best: Goal | None) -> pl.Data
 
 def lines_of(points: pl.DataFrame, what: str, column: str, goal: Goal | None, study: Study, options: Options) -> Result:
     """Curves as a result: statistics over the runs of each group; without groups each run is a line of its own."""
-    by, held = [RUN_NUMBER], [*KEY, "name", "x", pl.col(VALUE).alias("value")]
+    by: list[str] = [RUN_NUMBER]
+    held: list[Any] = [*KEY, "name", "x", pl.col(VALUE).alias("value")]
     table, notes, noun, whose = points.with_columns(pl.lit(1).alias("n")), [], "run", ""
     if study.by:
         by, value = [*study.by], pl.col(FINITE)
@@ -2131,7 +2149,7 @@ def lines_of(points: pl.DataFrame, what: str, column: str, goal: Goal | None, st
     return Result(
         "curves",
         f"{what}: {counted(len(names), noun)}{whose}",
-        as_text(table.select(pl.lit(column).alias("metric"), *held)),
+        ranges_as_text(table.select(pl.lit(column).alias("metric"), *held)),
         view,
         notes,
         MOST_ROWS_OF_CURVES,
@@ -2141,12 +2159,12 @@ def lines_of(points: pl.DataFrame, what: str, column: str, goal: Goal | None, st
 
 
 def sparkline(values: pl.Series) -> str:
-    """The shape of a curve in block characters; a cross where it has no finite value."""
+    """The shape of a curve in block characters; an x where it has no finite value."""
     numbers = [value if value is not None and math.isfinite(value) else None for value in values]
     there = [value for value in numbers if value is not None]
     low, high = min(there, default=0.0), max(there, default=0.0)
     scale = (len(SPARKS) - 1) / ((high - low) or 1.0)
-    return "".join("×" if value is None else SPARKS[round((value - low) * scale)] for value in numbers)
+    return "".join("x" if value is None else SPARKS[round((value - low) * scale)] for value in numbers)
 
 
 def health(study: Study, _: Options) -> list[Result]:
@@ -2191,7 +2209,7 @@ def health(study: Study, _: Options) -> list[Result]:
 
 
 def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iterator[tuple[int, str, str]]:
-    """The problems of one metric: `values` are RUN_NUMBER, `_step` and VALUE, without nulls, in the order of the steps."""
+    """The problems of one metric: `values` are RUN_NUMBER, `_step` and VALUE, without nulls, by step."""
     is_finite = pl.col(VALUE).is_finite()
     bad = values.filter(~is_finite).group_by(RUN_NUMBER, maintain_order=True).agg(pl.col("_step").first(), pl.len())
     for number, step, count in bad.iter_rows():
@@ -2274,10 +2292,10 @@ def problems_of_runs(keys: pl.DataFrame) -> Iterator[tuple[int, str, str]]:
     if "last_step" not in keys.columns:
         return
     group = pl.col("group") if "group" in keys.columns else pl.lit(None, pl.String)
-    steps = keys.with_columns(group.alias(BIN)).drop_nulls("last_step")
+    ended = keys.with_columns(group.alias(BIN)).drop_nulls("last_step")
     place = ["entity", "project"]
     step = pl.col("last_step")
-    facts = steps.with_columns(
+    facts = ended.with_columns(
         pl.len().over(*place, BIN).alias("peers"),
         step.median().over(*place, BIN).alias("median"),
         pl.len().over(place).alias("all peers"),
@@ -2285,9 +2303,9 @@ def problems_of_runs(keys: pl.DataFrame) -> Iterator[tuple[int, str, str]]:
     )
     in_group = pl.col(BIN).is_not_null() & (pl.col("peers") >= FEWEST_PEERS)
     middle = pl.when(in_group).then("median").when(pl.col("all peers") >= FEWEST_PEERS).then("median of all")
-    ended = ~pl.col("state").str.to_lowercase().is_in(["running", "pending", "preempting"])
+    is_over = ~in_states(["running", "pending", "preempting"])
     early = facts.with_columns(middle.alias("middle")).filter(
-        ended & (step < STOPPED_SHARE * pl.col("middle")) & (pl.col("middle") > 0)
+        is_over & (step < STOPPED_SHARE * pl.col("middle")) & (pl.col("middle") > 0)
     )
     for number, last, usual in early.select(RUN_NUMBER, "last_step", "middle").iter_rows():
         yield number, "stopped early", f"at step {last} of {usual:g} (its peers' median)"
@@ -2395,12 +2413,12 @@ def t_quantile(freedom: int) -> float:
 
 
 def t_test_p(t_squared: float, freedom: float) -> float:
-    """P(|T| > t) for Student's t: the incomplete beta function I_x(freedom / 2, 1 / 2) at x = freedom / (freedom + t²)."""
+    """P(|T| > t) for Student's t: the incomplete beta function I_x(f / 2, 1 / 2) at x = f / (f + t²)."""
     return incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t_squared), t_squared / (freedom + t_squared))
 
 
 def welch_p(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """The two-sided p-value of Welch's t-test from mean, standard deviation and n of two groups; None if neither varies."""
+    """The p-value of Welch's t-test from mean, standard deviation and n of two groups; None if neither varies."""
     (mean_a, std_a, n_a), (mean_b, std_b, n_b) = one, other
     a, b = std_a**2 / n_a, std_b**2 / n_b
     if a + b == 0:
@@ -2412,7 +2430,7 @@ def welch_p(one: Sequence[float], other: Sequence[float]) -> float | None:
 def incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
     """The regularized incomplete beta function I_x(a, b), where rest is 1 - x, without its rounding error.
 
-    The continued fraction of Abramowitz & Stegun 26.5.8, by Lentz' method; on the far side I_x(a, b) = 1 - I_rest(b, a).
+    The continued fraction of Abramowitz & Stegun 26.5.8, by Lentz' method; beyond it I_x(a, b) = 1 - I_rest(b, a).
     """
     if x <= 0 or rest <= 0:
         return 0.0 if x <= 0 else 1.0
@@ -2499,8 +2517,8 @@ def cell_texts(values: pl.Series, null: str) -> list[str]:
 def float_format(values: Sequence[float]) -> Callable[[float], str]:
     """How to spell the numbers of a column, their points below each other: four significant digits of the largest.
 
-    The smallest has three at least; more where fewer would make different numbers look alike. Where four digits say all,
-    as for most settings, each number stands as it is.
+    The smallest has three at least; more where fewer would make different numbers look alike. Where four digits say
+    all, as for most settings, each number stands as it is.
 
     >>> [float_format([0.01234567, 0.1])(x) for x in (0.01234567, 0.1)], float_format([0.001, 1e-4])(1e-4)
     (['0.0123', '0.1000'], '0.0001')
@@ -2818,7 +2836,7 @@ def points_chart(
     rows, beyond = drawn_rows(shown, options, MOST_DRAWN)
     texts = json.dumps([shortened(printable(row["name"]), LABEL_WIDTH) for row in rows])
     y = channel("rank", "ordinal", axis={"labelExpr": f"{texts}[datum.value]"})  # two rows may have one name
-    x = {"title": title, "scale": value_scale(options)}
+    x: dict[str, Any] = {"title": title, "scale": value_scale(options)}
     point = {"type": "point", "filled": True, "size": 70, "opacity": 1}
     layers: list[dict[str, Any]] = [{"mark": point, "encoding": {"x": channel("value", **x), "y": y}}]
     if bounds:
@@ -3074,8 +3092,8 @@ def printable(text: str) -> str:
 # --- command line ---------------------------------------------------------------------------------------------
 
 
-def parse_args(argv: Sequence[str] | None) -> Options:
-    """The command line as options."""
+def parse_args(argv: Sequence[str]) -> Options:
+    """The command line as options: the flags, in the manual's order."""
     parser = Parser(__doc__ or "")
     parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="runs files, or folders that hold some")
 
@@ -3083,12 +3101,10 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     many: dict[str, Any] = {"action": "extend", "default": [], "type": lambda text: comma_separated([text])}
     add("-t", "--top", type=positive, metavar="N", help="the N best runs and how they differ")
     add("-g", "--group-by", **many, metavar="A,B", help="statistics per value of these columns")
-    add(
-        "--pivot", type=two_columns, default=(), metavar="ROWS,COLUMNS", help="mean ± std (n) per combination of values"
-    )
+    add("--pivot", **many, metavar="ROWS,COLUMNS", help="mean ± std (n) per combination of values")
     add("--curves", **many, metavar="METRIC", help="over the steps, per run or by --group-by")
     add("--varying", action="store_true", help="which config columns vary, their values, the grid's holes")
-    add("--diff", nargs="+", default=[], metavar="RUN_NUMBER", help="what differs between runs, by id or name")
+    add("--diff", nargs="+", default=[], metavar="RUN", help="what differs between runs, by id or name")
     add("--importance", action="store_true", help="which settings go with the metric")
     add("--health", action="store_true", help="NaN, divergence, spikes, runs that crashed or stopped early")
     add("--schema", action="store_true", help="the columns, what they hold and how completely")
@@ -3096,17 +3112,14 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     add("--report", type=ending_in(".html", ".md"), metavar="FILE", help="all of it as one page: FILE.html or FILE.md")
 
     add = parser.add_argument_group("groups").add_argument
-    stats = ("mean", "median", "iqm")
-    add("--stat", choices=stats, default="mean", help="what groups are compared by (default: mean)")
+    add("--stat", choices=("mean", "median", "iqm"), default="mean", help="what groups are compared by (default: mean)")
     add("--best-per", **many, metavar="A,B", help="first keep each one's best setting, by its mean over seeds")
 
     add = parser.add_argument_group("curves and pictures").add_argument
-    axes = "step, runtime, time or a metric such as epoch (default: its step metric, else step)"
-    add("--x", metavar="AXIS", help=axes)
+    add("--x", metavar="AXIS", help="step, runtime, time or a metric (default: its step metric, else step)")
     add("--best-so-far", action="store_true", help="each run's best value up to there")
     add("--smooth", type=smoothing, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
-    number = f"at most N of a curve (default: {CURVE_POINTS}, in pictures {PICTURE_POINTS})"
-    add("--points", type=positive, metavar="N", help=number)
+    add("--points", type=positive, metavar="N", help=f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS})")
     add("--log", action="store_true", help="pictures with a logarithmic value axis")
 
     group = parser.add_argument_group("metric")
@@ -3118,33 +3131,33 @@ def parse_args(argv: Sequence[str] | None) -> Options:
         metavar="NAME",
         help="what is compared (repeatable; --top takes the first)",
     )
-    values = "of each run (default: the summary's; others: aggregate_runs --history)"
-    group.add_argument("--value", choices=tuple(VALUES), default="summary", help=values)
+    of_run = "of each run (default: the summary's; others: aggregate_runs --history)"
+    group.add_argument("--value", choices=tuple(VALUES), default="summary", help=of_run)
     goal = group.add_mutually_exclusive_group()
     goal.add_argument("--ascending", dest="goal", action="store_const", const="minimize", help="lower is better")
     goal.add_argument("--descending", dest="goal", action="store_const", const="maximize", help="higher is better")
 
     add = parser.add_argument_group("which runs").add_argument
     add("-f", "--filter", dest="name_pattern", metavar="REGEX", help="runs whose name matches, in any case")
-    example = "a predicate over the columns, such as \"config_lr < 0.01 AND created_at >= '2026-01-31'\""
-    add("--where", metavar="SQL", help=example)
-    states = "runs in this state (default: finished, or all where none is; all; repeatable)"
-    add("-s", "--state", **many | {"type": known_states}, dest="states", metavar="STATE", help=states)
+    add("--where", metavar="SQL", help="a predicate: \"config_lr < 0.01 AND created_at >= '2026-01-31'\"")
+    many["type"] = known_states
+    add(
+        "-s",
+        "--state",
+        **many,
+        dest="states",
+        metavar="STATE",
+        help="such as all (default: finished, or all if none is)",
+    )
 
-    add = parser.add_argument_group("output").add_argument
-    endings = f"write to FILE{', '.join(FILE_FORMATS)}"
-    add("-o", "--output", type=ending_in(*FILE_FORMATS), metavar="FILE", help=endings)
-    add("--columns", **many, metavar="A,B", help="show these columns, of the runs or of the statistics")
-    add("--max-rows", type=not_negative, metavar="N", help="show at most N rows of each table (0: all)")
-    formats = ("table", "json", "csv", "markdown", "latex")
-    add("--format", choices=formats, default="table", help="of stdout (default: table)")
-    add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
-    add("--quiet", action="store_true", help="nothing on stderr but errors")
-    add("--debug", action="store_true", help="show the traceback of an error")
+    add_output_flags(parser.add_argument_group("output").add_argument, many)
 
     flags = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", parser.format_help()))
-    arguments = sys.argv[1:] if argv is None else argv
-    args = vars(parser.parse_strictly([without_value(argument, flags) for argument in arguments]))
+    # Of an unknown flag, its name alone: the value may be a secret.
+    arguments = [
+        a if a.partition("=")[0] in flags else re.sub("^(--[^=]*)=.*", r"\1", a, flags=re.DOTALL) for a in argv
+    ]
+    args = vars(parser.parse_strictly(arguments))
     # An input that was named after --diff's runs is no run.
     files = [name for name in args["diff"] if name.endswith(".parquet") or Path(name).is_dir()]
     args["inputs"] += [Path(name) for name in files]
@@ -3154,27 +3167,21 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     if args["sql"] is not None and (args["name_pattern"] or args["where"] or args["states"]):
         raise ScriptError("--sql asks all runs: put the condition into its WHERE", WRONG_USAGE)
     del args["debug"]
-    return Options(**{name: tuple(value) if isinstance(value, list) else value for name, value in args.items()})
+    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in args.items()}
+    return Options(**fields)
 
 
-def without_value(argument: str, flags: set[str]) -> str:
-    """An argument as it is, but of an unknown flag its name alone: the value may be a secret.
-
-    >>> without_value("--api-key=SECRET", {"--top"}), without_value("--top=3", {"--top"})
-    ('--api-key', '--top=3')
-    """
-    name = argument.partition("=")[0]
-    if re.match(r"--[^\s]", argument) and name not in flags:
-        return name
-    return argument
-
-
-def two_columns(text: str) -> tuple[str, ...]:
-    """The columns of --pivot."""
-    columns = comma_separated([text])
-    if len(columns) != 2:
-        raise argparse.ArgumentTypeError(f"{text}: write two columns, ROWS,COLUMNS")
-    return columns
+def add_output_flags(add: Callable[..., object], many: Mapping[str, Any]) -> None:
+    """The flags of the command line that tell where results go, and in which form."""
+    endings = f"write to FILE{', '.join(FILE_FORMATS)}"
+    add("-o", "--output", type=ending_in(*FILE_FORMATS), metavar="FILE", help=endings)
+    add("--columns", **many, metavar="A,B", help="show these columns, of the runs or of the statistics")
+    add("--max-rows", type=not_negative, metavar="N", help="show at most N rows of each table (0: all)")
+    formats = ("table", "json", "csv", "markdown", "latex")
+    add("--format", choices=formats, default="table", help="of stdout (default: table)")
+    add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
+    add("--quiet", action="store_true", help="nothing on stderr but errors")
+    add("--debug", action="store_true", help="show the traceback of an error")
 
 
 def ending_in(*endings: str) -> Callable[[str], Path]:
@@ -3288,7 +3295,7 @@ def import_libraries() -> None:
     import polars as pl
     import tabulate
 
-    tabulate.MIN_PADDING = 0  # type: ignore[attr-defined]  # heads take no more room than they need
+    tabulate.MIN_PADDING = 0  # heads take no more room than they need
 
 
 def analyze(options: Options) -> int:
