@@ -2170,7 +2170,9 @@ def sparkline(values: pl.Series) -> str:
 def health(study: Study, _: Options) -> list[Result]:
     """A row for each problem of each run, of the kinds that the manual defines; the runs with most problems first."""
     runs, histories = study.any_state, history_files(study.any_state)
-    keys = run_keys(runs, [c for c in ("state", "group", "last_step", "history_rows") if c in runs.dtypes])
+    needed = {"state": pl.String, "group": pl.String, "last_step": pl.Int64, "history_rows": pl.Int64}
+    keys = run_keys(runs, [column for column in needed if column in runs.dtypes])
+    keys = keys.with_columns(pl.lit(None, dtype).alias(c) for c, dtype in needed.items() if c not in runs.dtypes)
     found: list[tuple[int, str, str]] = []  # run number, problem, detail
     logged: set[int] = set()
     every_id = keys["id"].drop_nulls().to_list()
@@ -2184,7 +2186,7 @@ def health(study: Study, _: Options) -> list[Result]:
             values = rows.select(RUN_NUMBER, "_step", pl.col(column).cast(pl.Float64).alias(VALUE)).drop_nulls(VALUE)
             logged |= {*values[RUN_NUMBER].unique()}
             found += metric_problems(values, label, columns[column].goals.get(column) or goal_by_name(label))
-    found += [*problems_of_summaries(runs, keys, logged), *problems_of_runs(keys)]
+    found += problems_of_runs(runs, keys, logged)
     numbers = Counter(number for number, _, _ in found)
     found.sort(key=lambda problem: (-numbers[problem[0]], problem[0]))
     runs_by_number = dict(zip(keys[RUN_NUMBER], keys.select(*KEY, "name").iter_rows(), strict=True))
@@ -2264,50 +2266,28 @@ def spike_count(values: NDArray[Any]) -> int:
     return count
 
 
-def problems_of_summaries(runs: Runs, keys: pl.DataFrame, logged: set[int]) -> Iterator[tuple[int, str, str]]:
-    """NaN and infinity in the summaries of runs without a history, and runs without any metric."""
+def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int]) -> Iterator[tuple[int, str, str]]:
+    """Runs without a metric, with NaN or infinity in a summary without history, crashed, failed, or ended early."""
     metrics = metric_columns(runs)
-    values = collected(runs.frame.select(*KEY, *metrics), "in-memory") if metrics else keys.select(KEY)
-    values = keys.select(RUN_NUMBER, *KEY).join(values, on=KEY, how="left", nulls_equal=True, maintain_order="left")
-    has_any = values.select(
-        pl.any_horizontal(pl.col(RUN_NUMBER) < 0, *(pl.col(c).is_not_null() for c in metrics))
-    ).to_series()
-    rows = keys["history_rows"] if "history_rows" in keys.columns else [0] * keys.height
-    for number, has, count in zip(keys[RUN_NUMBER], has_any, rows, strict=True):
-        if not has and number not in logged and not count:
-            yield number, "no metric", "neither in summary nor history"
+    rows = collected(runs.frame.select(*KEY, *metrics), "in-memory")
+    rows = keys.join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
+    unlogged, step = ~pl.col(RUN_NUMBER).is_in([*logged]), pl.col("last_step")
+    has_any = pl.any_horizontal(pl.col("history_rows").fill_null(0) > 0, *(pl.col(c).is_not_null() for c in metrics))
+    for number in rows.filter(unlogged & ~has_any)[RUN_NUMBER]:
+        yield number, "no metric", "neither in summary nor history"
     for column in metrics:
-        bad = values.select(RUN_NUMBER, ~pl.col(column).is_finite().fill_null(value=True))
-        for number in bad.filter(pl.col(column))[RUN_NUMBER]:
-            if number not in logged:
-                yield number, "non-finite", f"{runs.label(column)} in the summary"
-
-
-def problems_of_runs(keys: pl.DataFrame) -> Iterator[tuple[int, str, str]]:
-    """Runs that crashed or failed, and those that ended long before their peers."""
-    steps = keys["last_step"] if "last_step" in keys.columns else [None] * keys.height
-    for number, state, last in zip(keys[RUN_NUMBER], keys["state"].str.to_lowercase(), steps, strict=True):
-        if state in {"crashed", "failed"}:
-            yield number, state, "before a step was logged" if last is None else f"at step {last}"
-    if "last_step" not in keys.columns:
-        return
-    group = pl.col("group") if "group" in keys.columns else pl.lit(None, pl.String)
-    ended = keys.with_columns(group.alias(BIN)).drop_nulls("last_step")
-    place = ["entity", "project"]
-    step = pl.col("last_step")
-    facts = ended.with_columns(
-        pl.len().over(*place, BIN).alias("peers"),
-        step.median().over(*place, BIN).alias("median"),
-        pl.len().over(place).alias("all peers"),
-        step.median().over(place).alias("median of all"),
-    )
-    in_group = pl.col(BIN).is_not_null() & (pl.col("peers") >= FEWEST_PEERS)
-    middle = pl.when(in_group).then("median").when(pl.col("all peers") >= FEWEST_PEERS).then("median of all")
-    is_over = ~in_states(["running", "pending", "preempting"])
-    early = facts.with_columns(middle.alias("middle")).filter(
-        is_over & (step < STOPPED_SHARE * pl.col("middle")) & (pl.col("middle") > 0)
-    )
-    for number, last, usual in early.select(RUN_NUMBER, "last_step", "middle").iter_rows():
+        for number in rows.filter(unlogged & ~pl.col(column).is_finite())[RUN_NUMBER]:
+            yield number, "non-finite", f"{runs.label(column)} in the summary"
+    broken = rows.filter(in_states(["crashed", "failed"]))
+    for number, state, last in broken.select(RUN_NUMBER, "state", step).iter_rows():
+        yield number, state.lower(), "before a step was logged" if last is None else f"at step {last}"
+    of_group, of_project = ["entity", "project", "group"], ["entity", "project"]
+    has_peers = pl.col("group").is_not_null() & (step.count().over(of_group) >= FEWEST_PEERS)
+    enough = step.count().over(of_project) >= FEWEST_PEERS
+    median = pl.when(has_peers).then(step.median().over(of_group)).when(enough).then(step.median().over(of_project))
+    ended = rows.with_columns(median.alias(VALUE)).filter(~in_states(["running", "pending", "preempting"]))
+    early = ended.filter((step < STOPPED_SHARE * pl.col(VALUE)) & (pl.col(VALUE) > 0))
+    for number, last, usual in early.select(RUN_NUMBER, step, VALUE).iter_rows():
         yield number, "stopped early", f"at step {last} of {usual:g} (its peers' median)"
 
 
@@ -2979,44 +2959,37 @@ def deliver(results: Sequence[Result], options: Options, say: Say) -> None:
             for line in (result.title, *result.notes):
                 say(line)
     if options.output:
-        write_results(results, options.output, say)
+        ending = options.output.suffix.lower()
+        form = FILE_FORMATS[ending]
+        with replacing(options.output) as partial:
+            if form == "parquet":
+                write_parquet(one_table(results, say), partial)
+            elif form == "picture":
+                write_picture(results, partial, ending, say)
+            else:
+                whole = chosen_result(results, ONE_TABLE, say) if form == "latex" else results
+                partial.write_text(text_of(whole, form, say), encoding="utf-8")
     if shows:
-        sys.stdout.write(page_text(results, options, say))
+        limited = cut if options.format in {"json", "csv"} else bounded
+        files = {"files": [str(options.output)]} if options.output else {}
+        sys.stdout.write(text_of([limited(r, options.max_rows) for r in results], options.format, say, **files))
     if options.output and options.format != "json":
         print(options.output)
 
 
-def page_text(results: Sequence[Result], options: Options, say: Say) -> str:
-    """What stdout shows of the results, in the format that was asked for."""
-    if options.format == "json":
-        files = {"files": [str(options.output)]} if options.output else {}
-        return json_text({**json_document([cut(result, options.max_rows) for result in results]), **files}) + "\n"
-    if options.format == "csv":
-        return csv_text(one_table([cut(result, options.max_rows) for result in results], say))
-    shown = [bounded(result, options.max_rows) for result in results]
-    if options.format in {"markdown", "latex"}:
-        return markdown_text(shown) if options.format == "markdown" else latex_text(shown)
+def text_of(results: Sequence[Result], form: str, say: Say, **more: object) -> str:
+    """The results as text, in any of the formats of --format; `more` goes into the JSON."""
+    match form:
+        case "json":
+            return json_text({**json_document(results), **more}) + "\n"
+        case "csv":
+            return csv_text(one_table(results, say))
+        case "markdown":
+            return markdown_text(results)
+        case "latex":
+            return latex_text(results)
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return table_text(shown, width=shutil.get_terminal_size((LINE_WIDTH, 24)).columns, colours=colours)
-
-
-def write_results(results: Sequence[Result], file: Path, say: Say) -> None:
-    """Write every row of the results to `file`, in the format that its name ends in."""
-    ending = file.suffix.lower()
-    with replacing(file) as partial:
-        match FILE_FORMATS[ending]:
-            case "json":
-                partial.write_text(json_text(json_document(results)) + "\n", encoding="utf-8")
-            case "markdown":
-                partial.write_text(markdown_text(results), encoding="utf-8")
-            case "latex":
-                partial.write_text(latex_text(chosen_result(results, ONE_TABLE, say)), encoding="utf-8")
-            case "picture":
-                write_picture(results, partial, ending, say)
-            case "csv":
-                partial.write_text(csv_text(one_table(results, say)), encoding="utf-8")
-            case _:
-                write_parquet(one_table(results, say), partial)
+    return table_text(results, width=shutil.get_terminal_size((LINE_WIDTH, 24)).columns, colours=colours)
 
 
 def write_parquet(table: pl.DataFrame, file: Path) -> None:
@@ -3140,16 +3113,8 @@ def parse_args(argv: Sequence[str]) -> Options:
     add = parser.add_argument_group("which runs").add_argument
     add("-f", "--filter", dest="name_pattern", metavar="REGEX", help="runs whose name matches, in any case")
     add("--where", metavar="SQL", help="a predicate: \"config_lr < 0.01 AND created_at >= '2026-01-31'\"")
-    many["type"] = known_states
-    add(
-        "-s",
-        "--state",
-        **many,
-        dest="states",
-        metavar="STATE",
-        help="such as all (default: finished, or all if none is)",
-    )
-
+    of_states = {**many, "type": known_states, "dest": "states", "metavar": "STATE"}
+    add("-s", "--state", **of_states, help="runs in this state, or all (default: finished, or all where none is)")
     add_output_flags(parser.add_argument_group("output").add_argument, many)
 
     flags = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", parser.format_help()))
