@@ -164,7 +164,7 @@ CONFIDENCE, SIGNIFICANT = 0.95, 0.05
 RESAMPLES, PERMUTATIONS, SEED = 10_000, 2_000, 0  # of the bootstrap and of the permutation test
 FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # percentile intervals cover 77 % at n = 3: none below, rough below
 CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
-CELLS_READ = 20_000_000  # values held at once while columns are described: 160 MB
+CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
 FEWEST_RUNS, MOST_RUNS = 10, 20_000  # below, an association is chance; above, a random sample is looked at
 MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # a number with more values is cut in ranges of at least so many runs
 STATISTICS = (
@@ -182,7 +182,6 @@ DIVERGED = 1000  # times its best
 PAST_BEST, EARLY_SHARE = 0.1, 2 / 3  # of a metric's range; of its values
 SPIKE_WINDOW, SPIKE_DEVIATIONS = 101, 10  # a value and the hundred around it
 FEWEST_PEERS, STOPPED_SHARE = 3, 0.5  # runs of a group; of their median last step
-METRICS_AT_ONCE = 20  # of a history, while its health is looked at
 SQL_MEMORY = "1GB"  # past it, DuckDB writes to a temporary folder
 
 PICTURES = (".png", ".svg", ".html")
@@ -1604,7 +1603,7 @@ def schema(study: Study, options: Options) -> list[Result]:
     if not options.columns:
         nothing = [row["column"] for row in rows if not row["coverage"] and row["kind"] != "history"]
         rows = [row for row in rows if row["coverage"] and row["kind"] != "history"]
-        rows = folded(rows) if 0 < most < len(rows) else rows
+        rows = folded_schema(rows) if 0 < most < len(rows) else rows
         logged = [c.removeprefix("history_min_step_") for c in listed if c.startswith("history_min_step_")]
         from_histories = "from histories (history_min_X, _max_X, _last_X, _tail_X, …, or --value) of X"
         lists = {
@@ -1680,7 +1679,7 @@ def column_facts(columns: Sequence[str], runs: Runs) -> pl.DataFrame:
     return pl.DataFrame(rows, schema_overrides=dtypes, infer_schema_length=None)
 
 
-def folded(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def folded_schema(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of a schema, each family in one: names that differ in numbers, and of metrics in their middle."""
 
     def by_numbers(row: dict[str, Any]) -> str:
@@ -2042,7 +2041,11 @@ def curve(
         return [pl.col(column).cast(pl.Float64).alias(new) for new, column in columns.items() if column]
 
     rows = rows_of_histories(parts, keys, every_id, x_and_value)
-    rows = rows.drop_nulls(VALUE).filter(pl.col("x").is_finite()) if rows.width else rows
+    if rows.width:
+        logged = rows.drop_nulls(VALUE)
+        rows = logged.filter(pl.col("x").is_finite())
+        if unplaced := logged[RUN_NUMBER].n_unique() - rows[RUN_NUMBER].n_unique():
+            study.say(f"{counted(unplaced, 'run')} log {label} without {axis} and are left out: --x step shows them")
     if rows.is_empty():
         hint = "choose other runs, or see --schema"
         raise ScriptError(f"the histories hold no {label} of these runs; {hint}", NOTHING_USABLE)
@@ -2177,8 +2180,9 @@ def health(study: Study, _: Options) -> list[Result]:
     logged: set[int] = set()
     every_id = keys["id"].drop_nulls().to_list()
     columns = {column: part for part in histories for column in metric_columns(part)}
-    for start in range(0, len(columns), METRICS_AT_ONCE):
-        block = sorted(columns)[start : start + METRICS_AT_ONCE]
+    at_once = max(1, CELLS_READ // max(1, sum(collected(part.frame.select(pl.len())).item() for part in histories)))
+    for start in range(0, len(columns), at_once):
+        block = sorted(columns)[start : start + at_once]
         in_block = lambda part, block=block: [pl.col(c) for c in part.dtypes if c in block]  # noqa: E731
         rows = rows_of_histories(histories, keys, every_id, in_block)
         for column in [name for name in block if name in rows.columns]:
