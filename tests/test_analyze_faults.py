@@ -6,7 +6,10 @@ import csv
 import io
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -743,3 +746,42 @@ def test_further_files_are_views(asked, tmp_path):
     pl.DataFrame({**base, "row": [0], "guess": ["cat"]}).write_parquet(tmp_path / "team_demo_table_samples.parquet")
     query = "SELECT text, guess, system_cpu FROM console JOIN table_samples USING (run_id) JOIN system USING (run_id)"
     assert document(asked, "--sql", query)["sql"] == [{"text": "hello", "guess": "cat", "system_cpu": 50.0}]
+
+
+# --- terminals ------------------------------------------------------------------------------------------------
+
+
+def on_a_terminal(*arguments: object) -> str:
+    primary, secondary = os.openpty()
+    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": ""}
+    command = [sys.executable, analyze_runs.__file__, *map(str, arguments)]
+    subprocess.run(command, stdout=secondary, env=environment, check=True)
+    os.close(secondary)
+    text = os.read(primary, 100_000).decode()
+    os.close(primary)
+    return text
+
+
+def test_a_terminal_has_links_and_the_shapes_of_curves(tmp_path):
+    file = write_runs(tmp_path, [Run(n, summary={"test/mse": 1.0}) for n in "abc"])
+    urls = ["https://wandb.ai/team/demo/runs/a", "javascript:alert(1)", "https://x/\x1b[31m"]
+    rewrite(file, url=pl.Series(urls))
+    write_history(tmp_path, steps("a", [1.0, 8.0, math.nan, 3.0]))
+    out = on_a_terminal(file, "--top", 3, "--quiet")
+    assert "\x1b]8;;https://wandb.ai/team/demo/runs/a\x1b\\" in out
+    assert "javascript" not in out
+    assert "\x1b[31m" not in out
+    assert "▁█x▃" in on_a_terminal(file, "--curves", "loss", "--quiet")
+    answered(file, "--report", tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "<a href='https://wandb.ai/team/demo/runs/a'>" in page
+    assert "javascript" not in page
+
+
+def test_runs_that_do_not_log_the_axis_are_counted(tmp_path):
+    file = write_runs(tmp_path, [Run("a"), Run("b")])
+    history = write_history(tmp_path, steps("a", [1.0, 2.0]) + steps("b", [1.0]))
+    epoch = pl.when(pl.col("run_id") == "a").then(pl.col("_step") / 2).alias("metric_epoch")
+    pl.read_parquet(history).with_columns(epoch).write_parquet(history)
+    answer = answered(file, "--curves", "loss", "--x", "epoch")
+    assert "1 run log loss without epoch and are left out: --x step shows them" in answer.err

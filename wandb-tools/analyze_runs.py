@@ -3121,12 +3121,7 @@ def parse_args(argv: Sequence[str]) -> Options:
     add("-s", "--state", **of_states, help="runs in this state, or all (default: finished, or all where none is)")
     add_output_flags(parser.add_argument_group("output").add_argument, many)
 
-    flags = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", parser.format_help()))
-    # Of an unknown flag, its name alone: the value may be a secret.
-    arguments = [
-        a if a.partition("=")[0] in flags else re.sub("^(--[^=]*)=.*", r"\1", a, flags=re.DOTALL) for a in argv
-    ]
-    args = vars(parser.parse_strictly(arguments))
+    args = vars(parser.parse_strictly(without_secrets(argv, parser)))
     # An input that was named after --diff's runs is no run.
     files = [name for name in args["diff"] if name.endswith(".parquet") or Path(name).is_dir()]
     args["inputs"] += [Path(name) for name in files]
@@ -3138,6 +3133,15 @@ def parse_args(argv: Sequence[str]) -> Options:
     del args["debug"]
     fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in args.items()}
     return Options(**fields)
+
+
+def without_secrets(argv: Sequence[str], parser: Parser) -> list[str]:
+    """The arguments, but of an unknown --flag=value the flag alone: it will be named, and the value may be a secret."""
+    if not any("=" in argument for argument in argv):
+        return [*argv]
+    flags = set(re.findall(r"--[a-z][a-z-]*", parser.format_help()))
+    found = [(argument, re.fullmatch("(--[^=]*)=.*", argument, re.DOTALL)) for argument in argv]
+    return [match[1] if match and match[1] not in flags else argument for argument, match in found]
 
 
 def add_output_flags(add: Callable[..., object], many: Mapping[str, Any]) -> None:
