@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import analyze_runs
@@ -246,6 +246,27 @@ def test_lists_are_values_like_others(tmp_path):
     for form in ("csv", "latex", "markdown", "table"):
         answered(file, "-g", "tags", "--top", 1, "--format", form)
     answered(file, "-g", "tags", "-o", tmp_path / "x.svg")
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "markdown", "latex", "table"])
+def test_values_of_any_dtype_are_shown(tmp_path, form):
+    runs = [Run(f"r{n:02}", config={"k": n % 2}, summary={"test/mse": float(n)}) for n in range(12)]
+    bits = [n % 2 for n in range(12)]
+    odd = {
+        "config_day": pl.Series([date(2026, 1, 1 + bit) for bit in bits]),
+        "config_naive": pl.Series([datetime(2026, 1, 1 + bit) for bit in bits]),  # noqa: DTZ001
+        "config_span": pl.Series([timedelta(seconds=bit) for bit in bits]),
+        "config_tree": pl.Series([{"a": bit} for bit in bits]),
+        "config_bytes": pl.Series([b"\xff" * bit for bit in bits]),
+        "config_kind": pl.Series([str(bit) for bit in bits]).cast(pl.Categorical),
+        "config_exact": pl.Series([f"{bit}.5" for bit in bits]).cast(pl.Decimal(10, 2)),
+    }
+    file = rewrite(write_runs(tmp_path, runs), **odd)
+    for column in odd:
+        for question in (("-g", column), ("--pivot", f"{column},k"), ("--top", 2, "--columns", column)):
+            assert answered(file, *question, "--format", form).out
+    for question in (("--varying",), ("--diff", "r00", "r01"), ("--importance",), ("--schema",), ("-g", "!seed")):
+        assert answered(file, *question, "--format", form).out
 
 
 def test_ids_like_our_columns_stay_apart(tmp_path):

@@ -464,10 +464,25 @@ def parquet_files(place: Path) -> list[Path]:
 
 def open_file(file: Path) -> Runs:
     """What one parquet file holds; nothing but its footer is read yet."""
+    odd = {
+        pl.Date,
+        pl.Datetime,
+        pl.Time,
+        pl.Duration,
+        pl.Decimal,
+        pl.Binary,
+        pl.Struct,
+        pl.Array,
+        pl.Categorical,
+        pl.Enum,
+    }
     try:
         metadata = pl.read_parquet_metadata(file)
         frame = pl.scan_parquet(file, glob=False)  # a file's name is no pattern
         dtypes = frame.collect_schema()
+        if casts := [as_known_dtype(column, dtype) for column, dtype in dtypes.items() if dtype.base_type() in odd]:
+            frame = frame.with_columns(casts)
+            dtypes = frame.collect_schema()
         paths = json.loads(metadata.get(COLUMNS_KEY, "{}"))
         metrics = json.loads(metadata.get(METRICS_KEY, "{}"))
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
@@ -486,6 +501,22 @@ def open_file(file: Path) -> Runs:
         files=(file,),
         is_result=RESULT_KEY in metadata,
     )
+
+
+def as_known_dtype(column: str, dtype: pl.DataType) -> pl.Expr:
+    """A column of a file that is none of ours, in a dtype that the contract has."""
+    value = pl.col(column)
+    if dtype.base_type() in {pl.Date, pl.Datetime}:
+        time = value.cast(pl.Datetime("us"))
+        return time.dt.replace_time_zone("UTC") if getattr(dtype, "time_zone", None) is None else value
+    known = {
+        pl.Duration: value.dt.total_microseconds() / 1e6,
+        pl.Decimal: value.cast(pl.Float64),
+        pl.Binary: value.bin.encode("hex"),
+        pl.Struct: value.struct.json_encode(),
+        pl.Array: value.arr.to_list(),
+    }
+    return known.get(dtype.base_type(), value.cast(pl.String))
 
 
 def join_inputs(parts: Sequence[Runs]) -> Runs:
