@@ -806,3 +806,11 @@ def test_runs_that_do_not_log_the_axis_are_counted(tmp_path):
     pl.read_parquet(history).with_columns(epoch).write_parquet(history)
     answer = answered(file, "--curves", "loss", "--x", "epoch")
     assert "1 run log loss without epoch and are left out: --x step shows them" in answer.err
+
+
+def test_runs_between_two_points_are_counted(tmp_path):
+    file = write_runs(tmp_path, [Run("long"), Run("short")])
+    write_history(tmp_path, steps("long", [1.0] * 100) + [("short", step, 2.0) for step in (30, 31, 32)])
+    answer = answered(file, "--curves", "loss", "--points", 3)
+    assert "1 run lie between two of the 3 points and are not shown: --points" in answer.err
+    assert "loss over step: 1 run" in answer.out

@@ -1036,8 +1036,8 @@ def telling_columns(table: pl.DataFrame) -> list[str]:
     distinct = {column: table[column].n_unique() for column in [*common, "entity", "project"]}
 
     def telling(column: str) -> tuple[bool, bool, bool]:
-        one_value = distinct[column] == 2 and table[column].null_count() > 0
-        return one_value, kind(column) == "config", distinct[column] == table.height
+        is_weak = not NOISE.isdisjoint(words(column)) or (distinct[column] == 2 and table[column].null_count() > 0)
+        return is_weak, kind(column) == "config", distinct[column] == table.height
 
     varying = sorted((column for column in common if distinct[column] > 1), key=telling)
     texts = {column: tuple(map(cell_text, table[column].to_list())) for column in varying}
@@ -2091,6 +2091,8 @@ def curve(
     draws = options.report or (options.output and options.output.suffix.lower() in PICTURES)
     grid_ = curve_grid(rows["x"], options.points or (PICTURE_POINTS if draws else CURVE_POINTS))
     points = on_grid(rows, grid_, goal if options.best_so_far else None)
+    if unseen := rows[RUN_NUMBER].n_unique() - points[RUN_NUMBER].n_unique():
+        study.say(f"{counted(unseen, 'run')} lie between two of the {len(grid_)} points and are not shown: --points")
     points = points.join(keys.drop(RUN_FOLDER), on=RUN_NUMBER, how="left", maintain_order="left")
     return lines_of(points, f"{what} over {axis.removeprefix('_')}", column, goal, study, options)
 
