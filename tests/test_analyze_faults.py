@@ -805,12 +805,12 @@ def test_runs_that_do_not_log_the_axis_are_counted(tmp_path):
     epoch = pl.when(pl.col("run_id") == "a").then(pl.col("_step") / 2).alias("metric_epoch")
     pl.read_parquet(history).with_columns(epoch).write_parquet(history)
     answer = answered(file, "--curves", "loss", "--x", "epoch")
-    assert "1 run log loss without epoch and are left out: --x step shows them" in answer.err
+    assert "left out, as they log loss without epoch: 1 run; --x step shows them" in answer.err
 
 
 def test_runs_between_two_points_are_counted(tmp_path):
     file = write_runs(tmp_path, [Run("long"), Run("short")])
     write_history(tmp_path, steps("long", [1.0] * 100) + [("short", step, 2.0) for step in (30, 31, 32)])
     answer = answered(file, "--curves", "loss", "--points", 3)
-    assert "1 run lie between two of the 3 points and are not shown: --points" in answer.err
+    assert "not shown, as they lie between two of the 3 points: 1 run; --points" in answer.err
     assert "loss over step: 1 run" in answer.out

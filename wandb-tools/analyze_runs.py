@@ -1995,7 +1995,11 @@ def repeated_runs(parts: Sequence[Runs], keys: pl.DataFrame) -> list[pl.DataFram
 
 
 def rows_of_histories(
-    histories: Sequence[Runs], keys: pl.DataFrame, every_id: Sequence[str], columns: Callable[[Runs], list[pl.Expr]]
+    histories: Sequence[Runs],
+    keys: pl.DataFrame,
+    every_id: Sequence[str],
+    columns: Callable[[Runs], list[pl.Expr]],
+    needs: Sequence[str] = (),
 ) -> pl.DataFrame:
     """The rows of the runs in `keys`: RUN_NUMBER, `_step` and the columns; each run's in the order of one file.
 
@@ -2015,6 +2019,7 @@ def rows_of_histories(
             if others.height:
                 rows = rows.join(others.lazy(), on=others.columns, how="anti", nulls_equal=True, maintain_order="left")
             rows = rows.select(run_id.alias("id"), "entity", "project", "_step", *selected)
+            rows = rows.filter(*(pl.col(column).is_not_null() for column in needs))
             numbers = keys.lazy().select(RUN_NUMBER, *KEY)
             joined = rows.join(numbers, on=KEY, how="inner", nulls_equal=True, maintain_order="left")
             frames.append(collected(joined.drop(KEY)))
@@ -2062,21 +2067,19 @@ def curve(
         raise ScriptError(f"--best-so-far: which way {label} is better is not known; {how}", WRONG_USAGE)
     axes = [part.axes[having[part.files]] for part in parts if having[part.files] in part.axes]
     axis = options.x or next(iter(axes), "step")
-    if not any(axis_column(axis, part) for part in parts):
-        hint = "there are step, runtime, time and the metrics"
-        raise ScriptError(f"--x {axis}: no history has such a column; {hint}", WRONG_USAGE)
 
     def x_and_value(part: Runs) -> list[pl.Expr]:
         x = axis_column(axis, part)
         columns = {"x": x, VALUE: having[part.files]} if x else {}
         return [pl.col(column).cast(pl.Float64).alias(new) for new, column in columns.items() if column]
 
-    rows = rows_of_histories(parts, keys, every_id, x_and_value)
-    if rows.width:
-        logged = rows.drop_nulls(VALUE)
-        rows = logged.filter(pl.col("x").is_finite())
-        if unplaced := logged[RUN_NUMBER].n_unique() - rows[RUN_NUMBER].n_unique():
-            study.say(f"{counted(unplaced, 'run')} log {label} without {axis} and are left out: --x step shows them")
+    if not any(map(x_and_value, parts)):
+        hint = "there are step, runtime, time and the metrics"
+        raise ScriptError(f"--x {axis}: no history has such a column; {hint}", WRONG_USAGE)
+    logged = rows_of_histories(parts, keys, every_id, x_and_value, needs=[VALUE])
+    rows = logged.filter(pl.col("x").is_finite())
+    if unplaced := logged[RUN_NUMBER].n_unique() - rows[RUN_NUMBER].n_unique():
+        study.say(f"left out, as they log {label} without {axis}: {counted(unplaced, 'run')}; --x step shows them")
     if rows.is_empty():
         hint = "choose other runs, or see --schema"
         raise ScriptError(f"the histories hold no {label} of these runs; {hint}", NOTHING_USABLE)
@@ -2092,7 +2095,7 @@ def curve(
     grid_ = curve_grid(rows["x"], options.points or (PICTURE_POINTS if draws else CURVE_POINTS))
     points = on_grid(rows, grid_, goal if options.best_so_far else None)
     if unseen := rows[RUN_NUMBER].n_unique() - points[RUN_NUMBER].n_unique():
-        study.say(f"{counted(unseen, 'run')} lie between two of the {len(grid_)} points and are not shown: --points")
+        study.say(f"not shown, as they lie between two of the {len(grid_)} points: {counted(unseen, 'run')}; --points")
     points = points.join(keys.drop(RUN_FOLDER), on=RUN_NUMBER, how="left", maintain_order="left")
     return lines_of(points, f"{what} over {axis.removeprefix('_')}", column, goal, study, options)
 
