@@ -304,6 +304,14 @@ def test_a_history_without_these_runs_is_not_called_absent(tmp_path):
     assert "the histories hold no loss of these runs" in answer.err
 
 
+def test_a_history_elsewhere_is_an_input(tmp_path):
+    file = write_runs(tmp_path / "runs", [Run("a")])
+    history = write_history(tmp_path / "histories", steps("a", [1.0, 2.0]))
+    assert ask(file, "--curves", "loss").code == 1
+    for place in (history, history.parent):
+        assert len(document(file, place, "--curves", "loss")["curves"]) == 2
+
+
 def test_stat_beside_curves_is_said(tmp_path):
     file = write_runs(tmp_path, [Run("a")])
     write_history(tmp_path, steps("a", [1.0]))

@@ -320,6 +320,7 @@ class Runs:
     axes: Mapping[str, str] = field(default_factory=dict)  # metrics to the step metrics that define_metric gave them
     empty: frozenset[str] = frozenset()  # derived columns without any value
     files: tuple[Path, ...] = ()
+    others: tuple[Path, ...] = ()  # histories and the like among the inputs
     is_result: bool = False  # an answer of this script
 
     @property
@@ -413,7 +414,7 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:
     """
     folders = places or ([EXPORT_FOLDER] if EXPORT_FOLDER.is_dir() else [])
     found = {file.resolve(): (file, place.is_dir()) for place in folders for file in parquet_files(place)}
-    parts, foreign, errors = [], [], []
+    parts, others, foreign, errors = [], [], [], []
     for file, in_folder in found.values():
         try:
             part = open_file(file)
@@ -424,7 +425,9 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:
             continue
         if part.holds_runs:
             parts.append(part)
-        elif not part.is_result and not part.dtypes.keys() >= ROW_COLUMNS:
+        elif part.dtypes.keys() >= ROW_COLUMNS:
+            others.append(file)
+        elif not part.is_result:
             foreign.append(str(file))
     remarks = [f"left out: {error}" for error in errors]
     if not places and (UNIFIED_FILE.is_file() or parts):
@@ -436,7 +439,7 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:
         raise errors[0] if errors else ScriptError(f"{problem}; {advice}", NOTHING_USABLE)
     if foreign:
         remarks.append(f"{counted(len(foreign), 'parquet file')} without runs passed over: {some_of(foreign)}")
-    return parts, remarks, len(errors)
+    return [replace(part, others=tuple(others)) for part in parts], remarks, len(errors)
 
 
 def newest_input(parts: Sequence[Runs], remarks: Sequence[str], damaged: int) -> tuple[list[Runs], list[str], int]:
@@ -544,6 +547,7 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
         goals={column: said.pop() for column, said in goals.items() if len(said) == 1},
         empty=frozenset(column for column, count in zip(derived, counts, strict=True) if not count),
         files=tuple(file for part in parts for file in part.files),
+        others=parts[0].others,
     )
 
 
@@ -1952,7 +1956,8 @@ def files_beside(runs: Runs) -> list[Runs]:
     if "source_file" in runs.dtypes:
         sources = collected(runs.frame.select(pl.col("source_file").drop_nulls().unique()))["source_file"]
         folders |= {Path(source).parent for source in sources}
-    found = {file.resolve(): file for folder in folders if folder.is_dir() for file in parquet_files(folder)}
+    beside = [file for folder in folders for file in folder.glob("*.parquet") if file.name[0] != "."]
+    found = {file.resolve(): file for file in (*runs.others, *beside)}
     parts = []
     for file in sorted(found.values()):
         with suppress(ScriptError):
