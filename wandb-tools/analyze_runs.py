@@ -1717,16 +1717,13 @@ def column_facts(columns: Sequence[str], runs: Runs) -> pl.DataFrame:
 def folded_schema(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of a schema, each family in one: names that differ in numbers, and of metrics in their middle."""
 
-    def by_numbers(row: dict[str, Any]) -> str:
-        return str(row["column"])
-
     def by_ends(row: dict[str, Any]) -> str:
         path = row["path"] or row["column"]
         is_deep = row["kind"] == "metric" and len(re.split("[/.]", path)) > 2
         return re.sub("([/.]).*([/.])", rf"\1{ELLIPSIS}\2", path) if is_deep else row["column"]
 
     found = [row | {"members": [row]} for row in rows]
-    for name_of in (by_numbers, by_ends):
+    for name_of in (lambda row: row["column"], by_ends):
         families: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for row in found:
             families.setdefault((row["kind"], re.sub(r"\d+", "#", name_of(row["members"][0]))), []).append(row)
@@ -2074,7 +2071,8 @@ def curve(
     axis = options.x or next(iter(axes), "step")
 
     def x_and_value(part: Runs) -> list[pl.Expr]:
-        x = axis_column(axis, part)
+        clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
+        x = clock if clock.startswith("_") and clock in part.dtypes else known_column(axis, part, ("metric_",))
         columns = {"x": x, VALUE: having[part.files]} if x else {}
         return [pl.col(column).cast(pl.Float64).alias(new) for new, column in columns.items() if column]
 
@@ -2103,15 +2101,6 @@ def curve(
         study.say(f"not shown, as they lie between two of the {len(grid_)} points: {counted(unseen, 'run')}; --points")
     points = points.join(keys.drop(RUN_FOLDER), on=RUN_NUMBER, how="left", maintain_order="left")
     return lines_of(points, f"{what} over {axis.removeprefix('_')}", column, goal, study, options)
-
-
-def axis_column(axis: str, part: Runs) -> str | None:
-    """The column of a history that --x names."""
-    clocks = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}
-    column = clocks.get(axis, axis)
-    if column in clocks.values():
-        return column if column in part.dtypes else None
-    return known_column(axis, part, ("metric_",))
 
 
 def curve_grid(x: pl.Series, points: int) -> pl.Series:
@@ -2363,7 +2352,11 @@ def group_statistics(
     }
     values = {} if stat == "mean" else {VALUE: value}
     table = rows.group_by(by).agg(**statistics, **values).sort(by)
-    table = with_intervals(table) if stat == "mean" else with_bootstrap(table, stat)
+    table = with_intervals(table)
+    if stat != "mean":
+        bounds = [bootstrap(values.drop_nulls().sort().to_list(), stat) for values in table[VALUE]]
+        columns = dict.fromkeys((stat, "ci_low", "ci_high"), pl.Float64)
+        table = table.drop(VALUE).with_columns(pl.DataFrame(bounds, schema=columns, orient="row").get_columns())
     best = table.select(*by, pl.col("min" if metric.goal == "minimize" else "max").alias(FINITE)).drop_nulls(FINITE)
     first = rows.join(best, on=[*by, FINITE], how="semi", nulls_equal=True).sort(KEY_OF_BEST).unique(by, keep="first")
     table = table.join(first.drop(VALUE, FINITE), on=by, how="left", nulls_equal=True)
@@ -2382,15 +2375,6 @@ def with_intervals(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns((pl.col("std") / pl.col("n").sqrt()).alias("sem")).with_columns(
         (pl.col("mean") - margin).alias("ci_low"), (pl.col("mean") + margin).alias("ci_high")
     )
-
-
-def with_bootstrap(table: pl.DataFrame, stat: str) -> pl.DataFrame:
-    """`table` with the median or iqm, and the percentile bootstrap's interval of it; null where n is below 8."""
-    bounds = [bootstrap(values.drop_nulls().sort().to_list(), stat) for values in table[VALUE]]
-    columns = [stat, "ci_low", "ci_high"]
-    found = pl.DataFrame(bounds, schema=dict.fromkeys(columns, pl.Float64), orient="row")
-    sem = (pl.col("std") / pl.col("n").sqrt()).alias("sem")
-    return table.drop(VALUE, stat, strict=False).hstack(found).with_columns(sem)
 
 
 def bootstrap(values: Sequence[float], stat: str) -> tuple[float | None, float | None, float | None]:
