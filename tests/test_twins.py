@@ -82,7 +82,7 @@ def test_inline_metadata_agrees_with_the_project(script: Path) -> None:
     metadata = inline_metadata(script)
     assert metadata["requires-python"] == project["project"]["requires-python"]
     assert set(metadata["dependencies"]) <= set(project["dependency-groups"]["dev"])
-    assert all(re.fullmatch(r"[\w-]+>=[\d.]+,<[\d.]+", each) for each in metadata["dependencies"])
+    assert all(re.fullmatch(r"[\w-]+(\[\w+\])?>=[\d.]+,<[\d.]+", each) for each in metadata["dependencies"])
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "examples" / "record_runs.py"], ids=lambda script: script.stem)
