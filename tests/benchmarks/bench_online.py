@@ -195,10 +195,10 @@ def naive_histories(path: str, _runs: int | None) -> float:
         head = "".join(f", $r{n}: String!" for n in range(len(batch)))
         fields = 'parquetHistory(liveKeys: ["_timestamp"]) { parquetUrls liveData }'
         body = " ".join(f"r{n}: run(name: $r{n}) {{ {fields} }}" for n in range(len(batch)))
-        question = f"query H($entity: String!, $project: String!{head}) {{ project(name: $project, entityName: $entity) {{ {body} }} }}"
-        answer = ask(
-            session, question, {"entity": entity, "project": project, **{f"r{n}": run for n, run in enumerate(batch)}}
-        )
+        question = f"query H($entity: String!, $project: String!{head}) {{"
+        question += f"project(name: $project, entityName: $entity) {{ {body} }} }}"
+        variables = {"entity": entity, "project": project} | {f"r{n}": run for n, run in enumerate(batch)}
+        answer = ask(session, question, variables)
         return [(run, url) for n, run in enumerate(batch) for url in answer[f"r{n}"]["parquetHistory"]["parquetUrls"]]
 
     def rows(job: tuple[str, str]) -> pl.DataFrame:
