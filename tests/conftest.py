@@ -6,11 +6,15 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 hypothesis.settings.register_profile("no clock", deadline=None)  # how fast the machine is proves nothing
 hypothesis.settings.load_profile("no clock")
@@ -28,6 +32,14 @@ class Done(NamedTuple):
     code: int
     out: str
     err: str
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Return once something is so; it may take as long as a script may."""
+    end = time.monotonic() + LIMIT_S
+    while not is_so():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")

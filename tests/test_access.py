@@ -379,7 +379,10 @@ def test_a_wait_without_end_is_not_waited_for(server, ask):
     """A server that asks for a day's patience gets some minutes at most: how long is said at once."""
     server.fault("status", match={"kind": "graphql"}, status=429, headers={"Retry-After": "86400"})
     with subprocess.Popen(**ask.command(server), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        line = next((line for line in process.stderr if "429" in line), "")  # that no line says so is its end
+        limit = threading.Timer(30, process.kill)  # for a wait that nobody is told of
+        limit.start()
+        line = next((line for line in process.stderr if "429" in line), "")
+        limit.cancel()
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130, line
     waits = re.findall(r"(\d+)(?:\.\d+)? (s|seconds|min|minutes)\b", line)

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import fcntl
 import functools
-import inspect
 import json
 import math
-import os
 import secrets
 import signal
 import subprocess
@@ -25,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import recordings
-from conftest import LIMIT_S, ROOT, Done
+from conftest import LIMIT_S, ROOT, Done, wait_until
 from test_export_runs import Exported, exported, facts_of, paths_of, same
 from wandb_server import Server
 
@@ -112,7 +110,7 @@ def test_every_run_once_however_they_were_created_and_whatever_happens_meanwhile
     server.add_runs("team", "choosy", 700, keys=8)
     server.fault("status", match={"project": "choosy", "above_first": 300}, status=504)
     done = export("-e", "team", *QUICK)
-    assert (done.code, len(done.out.splitlines())) == (0, 14), done.err
+    assert (done.code, len(done.out.splitlines())) == (0, 7), done.err
     for name in ("spread", "one-second", "clustered", "growing", "shrinking", "losing", "choosy"):
         there, exported_ids = server.run_ids("team", name), ids_of(project(name))
         if name == "growing":  # what came after its page was made may be left for the next export
@@ -246,7 +244,7 @@ def test_histories_that_fail_for_a_while_or_for_good(server, export, project):
     for failure in faulty.metadata["failed"]:
         assert failure["error"] in done.err
         assert f"error: {failure['run']}: " in done.err
-        assert failure["attempts"] == (2 if failure["run"] == "short" else 3)
+        assert failure["attempts"] == (2 if failure["run"] in ("short", "no-answer") else 3)
     assert "200 of 250 rows could be had" in done.err
     expected = [(step, {("loss",): step / 7}) for step in range(200)]
     for run_id in server.run_ids("team", "faulty"):
@@ -261,20 +259,20 @@ def test_histories_that_fail_for_a_while_or_for_good(server, export, project):
 
 
 def test_a_dead_storage_host_is_not_asked_for_every_run(server, export, project):
-    n, tries_under_way = 40, 2 * (1 + 1)
+    """With 2 workers 8 downloads are under way at once; twice as many given up in a row end it."""
+    n, at_once, tries = 60, 2 * 4, 1 + 1
     for number in range(n):
         server.add_run("team", "demo", f"r{number:02d}", summary={"loss": 1})
         server.add_history("team", "demo", f"r{number:02d}", rows=log(list(range(5)), loss=float))
     server.fault("status", match={"kind": "download"}, status=503, headers={"Retry-After": "0"})
-    done = export("-e", "team", "--include-history", "--workers", 2, "--retries", 1, "--timeout", 10)
+    done = export("-e", "team", "--include-history", "--workers", 2, "--retries", tries - 1, "--timeout", 10)
     assert done.code == 3
-    assert 2 * tries_under_way <= server.counts()["download"] < 3 * tries_under_way
+    assert 2 * at_once * tries <= server.counts()["download"] < 3 * at_once * tries
     assert len(names_of_failed(project("demo"))) == len(ids_of(project("demo"))) == n
-    told = done.err.splitlines()
+    told = [line for line in done.err.splitlines() if line.startswith("error: ")]
     assert told[-2].startswith("error: r")
-    assert told[-2].endswith(": not fetched: downloads failed 8 times in a row; export again later")
-    assert told[-1].startswith("error: ")
-    assert "more, all named in the metadata: not fetched" in told[-1]
+    assert told[-2].endswith(": not asked, as the server no longer answers")
+    assert "more, all named in the metadata: not asked, as the server no longer answers" in told[-1]
 
 
 def test_runs_whose_files_are_gone_cost_the_others_nothing(server, export, project):
@@ -338,23 +336,6 @@ def test_what_a_killed_export_was_writing_is_removed(server, export, tmp_path):
     assert [file.name for file in (tmp_path / "out").glob(".*.partial")] == [".mine.parquet.99999.partial"]
 
 
-def test_a_worker_that_is_killed_is_named(server, start, tmp_path):
-    server.add_runs("team", "demo", 3, keys=8)
-    hang = server.fault("hang", match={"operation": "Runs"}, times=1)
-    process = start(*QUICK)
-    server.app.faults.wait_for_hits(hang, 1, LIMIT_S)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    if not children.exists():
-        pytest.skip("no /proc here: the workers' ids are not known")
-    for child in children.read_text().split():
-        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-            os.kill(int(child), signal.SIGKILL)
-    server.clear_faults()
-    done = ended(process)
-    assert done.code == 1
-    assert "team/demo: a worker died, of too little memory perhaps; try --workers 1" in done.err
-
-
 def test_a_busy_storage_host_is_left_alone_for_as_long_as_it_asks(server, export, project):
     server.add_run("team", "demo", "one", summary={"loss": 1})
     server.add_history("team", "demo", "one", rows=log(list(range(5)), loss=float))
@@ -380,7 +361,9 @@ def test_a_long_live_tail_comes_in_pieces(server, export, project):
         assert rows["_step"].to_list() == list(logged_at), run_id
         assert rows["metric_loss"].to_list() == [float(step) for step in logged_at]
     asked = [r["runs"] for r in server.requests(kind="graphql") if "history" in r["fields"]]
-    assert {run_id: asked.count([run_id]) for run_id in steps} == {"even": 3 + 2 + 2, "sparse": 3, "dense-end": 3}
+    counts = {run_id: asked.count([run_id]) for run_id in steps}
+    assert (counts["sparse"], counts["dense-end"]) == (3, 3)
+    assert 3 + 2 < counts["even"] <= 3 + 2 + 2  # a range that fails is halved
 
 
 def test_a_shorter_answer_does_not_replace_a_fuller_history(server, export, project):
@@ -485,8 +468,8 @@ ONLINE = pytest.mark.parametrize("how", ["online", "synced"])
 
 def test_whole_recording(recorded):
     assert recorded.done.code == 0, recorded.done.err
-    written = recorded.done.out.splitlines()
-    assert {Path(name) for name in written} == set((recorded.folder / "online").glob("*_*.*"))
+    written = [Path(name) for name in recorded.done.out.splitlines()]
+    assert sorted(written) == sorted((recorded.folder / "online").glob("*_runs.parquet"))
     assert not list(recorded.folder.rglob("*.partial"))
 
 
@@ -603,6 +586,11 @@ ODD_NUMBERS = {
 }
 
 
+def strict_json(text: str) -> Any:
+    """The value of a JSON text without NaN and the like, which JSON lacks."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
 def test_odd_runs_spoil_nothing(server, export, project):
     server.add_odd_runs("team", "odd")
     more = {
@@ -640,7 +628,8 @@ def test_odd_runs_spoil_nothing(server, export, project):
     ]
     assert project("good").metadata["status"] == "complete"
     rows = {row["id"]: row for row in odd.runs.iter_rows(named=True)}
-    assert {run_id: rows[run_id]["_config_json"] for run_id in ODD_CONFIGS} == ODD_CONFIGS
+    for run_id, config in ODD_CONFIGS.items():  # which blanks there are is of no meaning
+        assert repr(strict_json(rows[run_id]["_config_json"])) == repr(strict_json(config)), run_id
     assert {run_id: rows[run_id]["_summary_json"] for run_id in ODD_SUMMARIES} == ODD_SUMMARIES
     columns = {path: name for path, name in paths_of(odd.runs_file).items() if name.startswith("metric_")}
     for run_id, numbers in ODD_NUMBERS.items():
@@ -699,7 +688,7 @@ def test_a_server_in_trouble(server, export, project):
     for name, fault in (passing | lasting).items():
         server.add_runs("team", name, 20, keys=8)
         server.fault(match={"project": name} | fault.pop("match", {}), **fault)
-    done = export("-e", "team", "--json", "--timeout", 4, "--retries", 1, "--workers", 10)
+    done = export("-e", "team", "--json", "--timeout", 3, "--retries", 3, "--workers", 10)
     assert done.code == 3, done.err
     for name in passing:
         assert sorted(ids_of(project(name))) == server.run_ids("team", name), name
@@ -716,7 +705,7 @@ def test_a_server_in_trouble(server, export, project):
         assert rows[name]["entity"] == "team"
         assert f"error: team/{name}: {rows[name]['error']}" in done.err.splitlines()
     assert "permission denied" in rows["refused"]["error"]
-    assert "no answer within 4 s" in rows["hangs"]["error"]
+    assert "no answer within 3 s" in rows["hangs"]["error"]
     assert server.rules()[-3]["hits"] == 1  # the refused one: asked once
     assert len([line for line in done.err.splitlines() if line.startswith("error")]) == len(lasting) + 1
 
@@ -745,7 +734,7 @@ def test_a_server_that_tells_no_projects(server, export):
     server.fault("status", match={"field": "models"}, status=503)
     done = export("-e", "team", "--timeout", 5, "--retries", 0)
     assert done.code == 1
-    assert "does not tell its projects" in error_line(done)
+    assert "team: its projects cannot be had: simulated failure (HTTP 503)" in error_line(done)
 
 
 def test_an_entity_that_tells_no_projects_costs_the_others_nothing(server, export, project):
@@ -1026,13 +1015,15 @@ def test_an_interrupted_export_goes_on_where_it_was(server, export, start, proje
     hang = server.fault("hang", match={"kind": "download", "run": "e"})
     process = start("--include-history", "--workers", 1)
     server.app.faults.wait_for_hits(hang, 1, LIMIT_S)
+    finished = tmp_path / "out" / ".wandb_tools" / "histories"
+    wait_until(lambda: len(list(finished.rglob("*.parquet"))) == len("bcdf"))
     process.send_signal(signal.SIGINT)
     assert ended(process) == Done(130, "", "interrupted\n")
     assert snapshot(tmp_path / "out") == before
     server.reset()
     done = export("-e", "team", "--include-history", *QUICK)
     assert done.code == 0, done.err
-    assert asked_for(server) == {"e", "f"}
+    assert asked_for(server) == {"e"}
     for run_id in "abcdef":
         assert rows_of(project("demo"), run_id) == logged(5, "loss", "acc")
     assert project("demo").metadata["history"]["rows"] == 30
@@ -1127,7 +1118,12 @@ def test_a_busy_server_lets_us_in_later(server, export, status):
     server.fault("status", match={"operation": "Viewer"}, times=3, status=status)
     assert export("-e", "team", *QUICK).code == 0
     server.fault("status", match={"operation": "Viewer"}, status=status)
-    assert "is too busy to let anyone in: HTTP" in error_line(export("-e", "team", *QUICK))
+    done = export("-e", "team", *QUICK)
+    assert (done.code, done.out) == (1, "")
+    *waits, line = done.err.splitlines()
+    assert line.startswith(f"error: {server.url} is too busy to let anyone in: ")
+    assert f"HTTP {status}" in line
+    assert all("waiting" in wait for wait in waits)
 
 
 @pytest.mark.parametrize("where", ["{", "[1]", "lr > 1"])
@@ -1233,10 +1229,15 @@ def test_places(server, export, tmp_path):
     assert found == {"a b": {"one", "three"}, "swept": {"two"}, "whole": {"one", "two", "three"}}
 
 
-def test_a_place_and_a_flag_are_both_meant():
-    target = export_runs.target_of("https://wandb.ai/team/swept/sweeps/s1")
-    filters = export_runs.filters_of(target, export_runs.Selection(sweep=("s1", "s2")))
-    assert filters == {"$and": [{"sweep": {"$in": ["s1", "s2"]}}, {"sweep": {"$in": ["s1"]}}]}
+def test_a_place_and_a_flag_are_both_meant(server, export, project):
+    for sweep in ("s1", "s2", "s3"):
+        server.add_run("team", "swept", f"of-{sweep}", sweep=sweep)
+    done = export("https://wandb.ai/team/swept/sweeps/s1", "--sweep", "s1,s2", *QUICK)
+    assert done.code == 0, done.err
+    assert ids_of(project("swept")) == ["of-s1"]
+    done = export("https://wandb.ai/team/swept/sweeps/s1", "--sweep", "s2,s3", *QUICK)
+    assert done.code == 1
+    assert "--sweep leaves none of 3 runs" in done.err
 
 
 def test_without_a_place_the_keys_own_entity(server, export, tmp_path):
@@ -1264,18 +1265,3 @@ def test_unknown_places_are_one_line(server, export, tmp_path, arguments, said):
     assert said in done.err.splitlines()[-1]
     assert len(done.err.splitlines()) == 1
     assert not snapshot(tmp_path / "out")
-
-
-def test_private_parts_of_the_sdk():
-    """What the script uses without the SDK's promise; should it go, one section of the script has to change."""
-    import wandb
-    from wandb.apis.public.service_api import ServiceApi
-    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
-
-    assert "_service_api" in wandb.Api.__init__.__code__.co_names
-    assert {"query", "variables", "timeout", "parse"} <= inspect.signature(ServiceApi.execute_graphql).parameters.keys()
-    graphql = ("retry_max", "retry_wait_min_seconds", "retry_wait_max_seconds", "timeout_seconds")
-    settings = {"base_url", "silent", *(f"x_graphql_{name}" for name in graphql)}
-    assert settings <= wandb.Settings.model_fields.keys()
-    assert isinstance(wandb.Settings.app_url, property)
-    assert hasattr(WandbApiFailedError("why", None), "response")
