@@ -352,7 +352,7 @@ class Project:
     unread: Collection[str] = ()  # ids of runs of which nothing could be read: not known to be gone
     cut: Collection[str] = ()  # ids of runs whose logs were cut off: an earlier export may have more of them
     pages: list[Page] = field(default_factory=list)
-    runs: pl.DataFrame = cast("pl.DataFrame", None)  # noqa: RUF009 - KEYS of the selected runs, and their `page` and `row`
+    runs: pl.DataFrame = cast("pl.DataFrame", None)
     tables: dict[str, dict[str, History]] = field(default_factory=dict)  # by the end of their names, and run id
     made_of: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of the tables: see Table
     goals: Mapping[str, str] = field(default_factory=dict)  # of metrics, by sweeps
@@ -403,7 +403,7 @@ class Integrity:
     damage: list[str] = field(default_factory=list)  # places in the middle that cannot be read
 
 
-def log_records(log: BinaryIO, integrity: Integrity) -> Iterator[bytes]:  # noqa: C901, PLR0912
+def log_records(log: BinaryIO, integrity: Integrity) -> Iterator[bytes]:
     """The payload of every record that can be read, in order; `integrity` holds, at the end, what cannot be.
 
     A record counts only if its checksums hold. After damage, reading goes on at the next valid chunk. Unreadable bytes
@@ -488,8 +488,8 @@ class Log:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the run may have logged more than the file holds."""
-        return self.integrity.torn or bool(self.integrity.damage) or self.exit_code is None
+        """Whether the run may have logged more than was read."""
+        return self.integrity.torn or bool(self.integrity.damage or self.error) or self.exit_code is None
 
     def note_time(self, time_: datetime | None) -> None:
         if time_ is not None:
@@ -502,48 +502,45 @@ def read_logs(files: Sequence[Path], folder: Path, history_keys: tuple[str, ...]
     `history_keys`: globs of the metrics wanted, `()` for all, None for only the steps.
     """
     rows = HistoryRows(folder, history_keys)
-    logs = []
     for file in files:
-        log = Log(file)
-        rows.logs.append(log)
-        try:
-            read_log(log, rows)
-        except OSError as error:
-            rows.drop_log()
-            log = Log(file, error=f"cannot be read: {error.strerror or error}")
-        logs.append(log)
+        rows.logs.append(Log(file))
+        read_log(rows.logs[-1], rows)
     rows.write_part()
-    return logs
+    return rows.logs
 
 
 def read_log(log: Log, rows: HistoryRows) -> None:
-    """Fill in what the log's file holds; its history goes to `rows`. OSError if the file cannot be read."""
+    """Fill in what the log's file holds; its history goes to `rows`."""
     from google.protobuf.message import DecodeError
 
     proto, glance_type = wandb_proto(), glance_class()
     # The last change of each path, in the order in which they came: earlier ones have no effect. The bytes of an item
     # before its value stand for the path, and for whether the user set the value as a whole (`key`, not `nested_key`).
     changes: dict[tuple[bytes, bool], bytes] = {}
-    with log.file.open("rb", buffering=32 * BLOCK_BYTES) as opened:
-        for payload in log_records(opened, log.integrity):
-            log.records += 1
-            try:
-                glance = glance_type.FromString(payload)
-                if glance.HasField("history"):
-                    rows.add(glance.history)
-                elif glance.HasField("summary"):
-                    for item in glance.summary.item:
-                        change = (item.rpartition(VALUE_TAG)[0] or item, False)
-                        changes.pop(change, None)
-                        changes[change] = item
-                    for item in glance.summary.other:
-                        changes.pop((item, True), None)
-                        changes[item, True] = item
-                else:
-                    apply_record(log, proto.Record.FromString(payload))
-            except DecodeError as error:
-                rows.drop_unfinished()
-                log.integrity.damage.append(f"record {log.records}: {error}")
+    try:
+        with log.file.open("rb", buffering=32 * BLOCK_BYTES) as opened:
+            for payload in log_records(opened, log.integrity):
+                log.records += 1
+                try:
+                    glance = glance_type.FromString(payload)
+                    if glance.HasField("history"):
+                        rows.add(glance.history)
+                    elif glance.HasField("summary"):
+                        for item in glance.summary.item:
+                            change = (item.rpartition(VALUE_TAG)[0] or item, False)
+                            changes.pop(change, None)
+                            changes[change] = item
+                        for item in glance.summary.other:
+                            changes.pop((item, True), None)
+                            changes[item, True] = item
+                    else:
+                        apply_record(log, proto.Record.FromString(payload))
+                except DecodeError as error:
+                    for column in rows.columns.values():  # take back what was added of the row
+                        del column[len(rows.owners) :]
+                    log.integrity.damage.append(f"record {log.records}: {error}")
+    except OSError as error:
+        log.error = f"cannot be read: {error.strerror or error}"
     for (_, removed), encoded in changes.items():
         try:
             item = proto.SummaryItem.FromString(encoded)
@@ -709,17 +706,6 @@ class HistoryRows:
         self.items = 0
         self.columns: dict[KeyPath, list[bytes | None]] = {clock: [] for clock in CLOCKS}
         self.by_keys: dict[bytes, list[bytes | None]] = {}
-
-    def drop_log(self) -> None:
-        """Take back the rows of the last log, and the log."""
-        self.logs.pop()
-        self.owners = [owner for owner in self.owners if owner < len(self.logs)]
-        self.drop_unfinished()
-
-    def drop_unfinished(self) -> None:
-        """Take back what was added of a row of which an item cannot be decoded."""
-        for column in self.columns.values():
-            del column[len(self.owners) :]
 
     def add(self, row: Any) -> None:
         """Add one row; `row` is a history record of GLANCE."""
@@ -905,32 +891,29 @@ class FoundRun(NamedTuple):
     logs: Sequence[Log]
 
 
-def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # noqa: C901
+def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
     """The projects below the folder that are asked for: their selected runs as pages, their histories as parts."""
     folder = cast("Path", options.offline)
     files, failed = find_logs(folder, say)
     sees_all = not failed
     logs = read_side_by_side(files, options, work)
-    unread = {log.run_id for log in logs if not log.records}
     torn: list[str] = []
-    for log in logs:
-        if not log.records:
-            shown = relative(log.file, folder)
-            if not log.integrity.is_log:
-                say(f"skipped: {shown} is no W&B run log")
-            elif log.integrity.torn:
-                torn.append(shown)
-                say(f"torn: {shown} ends in the middle of a record, as a crash leaves it; nothing was recorded before")
-            failed += failures_of(log, folder, shown)
-
     by_run: dict[tuple[str, str, str], list[Log]] = {}  # one id may occur in several projects
     any_record = {log.run_id: log.run for log in reversed(logs) if log.run}  # for logs that lost theirs to damage
     for log in logs:
         if log.records:
             record = log.run or any_record.get(log.run_id, {})
-            entity = record.get("entity") or stand_in(options.selection.entity, NO_ENTITY)
-            project = record.get("project") or stand_in(options.selection.project, NO_PROJECT)
-            by_run.setdefault((log.run_id, entity, project), []).append(log)
+            entity_name = record.get("entity") or stand_in(options.selection.entity, NO_ENTITY)
+            project_name = record.get("project") or stand_in(options.selection.project, NO_PROJECT)
+            by_run.setdefault((log.run_id, entity_name, project_name), []).append(log)
+            continue
+        shown = relative(log.file, folder)
+        if not log.integrity.is_log:
+            say(f"skipped: {shown} is no W&B run log")
+        elif log.integrity.torn:
+            torn.append(shown)
+            say(f"torn: {shown} ends in the middle of a record, as a crash leaves it; nothing was recorded before")
+        failed += failures_of(log, folder, shown)
     found = [combined(*names, of_run, work, say) for names, of_run in sorted(by_run.items())]
 
     kept = selected_runs(found, failed, options, say)
@@ -938,7 +921,8 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
     for entity, name in sorted({(run.entity, run.project) for run, *_ in kept}):
         mine = [each for each in kept if (each.run.entity, each.run.project) == (entity, name)]
         ids = {run.id for run, *_ in found if (run.entity, run.project) == (entity, name)}
-        project = Project(entity, name, unread=unread, failed=[*failed], torn=[*torn])
+        project = Project(entity, name, failed=[*failed], torn=[*torn])
+        project.unread = {log.run_id for log in logs if not log.records}
         project.all_ids = ids if sees_all else None
         project.selected, project.filtered = len(mine), len(ids) - len(mine)
         project.cut = {run.id for run, _, its_logs in mine if any(log.is_cut for log in its_logs)}
@@ -976,7 +960,7 @@ def find_logs(folder: Path, say: Say) -> tuple[list[Path], list[Failure]]:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))  # noqa: PTH114, PTH118
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))
         logs = [Path(parent, name) for name in sorted(files) if name.endswith(".wandb")]
         for log in logs:
             found.setdefault(os.path.realpath(log), log)
@@ -1045,13 +1029,12 @@ def prepare_process() -> None:
 
 
 def failures_of(log: Log, folder: Path, run: str) -> list[Failure]:
-    """A failure if the log, or some of it, could not be read; a torn end is none."""
-    if not log.integrity.damage:
-        return [Failure(run, "log", log.error)] if log.error else []
-    places = log.integrity.damage
-    where = ", ".join(places[:3]) + (f" and {len(places) - 3} more places" if len(places) > 3 else "")
-    shown = relative(log.file, folder)
-    return [Failure(run, "log", f"damaged log {shown}: unreadable at {where}; the rest is kept")]
+    """Why the log, or some of it, could not be read; a torn end is no failure."""
+    errors = [log.error] if log.error else []
+    if places := log.integrity.damage:
+        where = ", ".join(places[:3]) + (f" and {len(places) - 3} more places" if len(places) > 3 else "")
+        errors.append(f"damaged log {relative(log.file, folder)}: unreadable at {where}; the rest is kept")
+    return [Failure(run, "log", error) for error in errors]
 
 
 def stand_in(chosen: Sequence[str], default: str) -> str:
@@ -1272,7 +1255,7 @@ def sdk_setting(name: str) -> str | None:
     user = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
     for file in (f"{user}/settings", "wandb/settings", ".wandb/settings"):
         with suppress(configparser.Error, UnicodeDecodeError):  # the SDK passes over what it cannot read, too
-            files.read(os.path.expanduser(file), encoding="utf-8")  # noqa: PTH111 - there may be no home
+            files.read(os.path.expanduser(file), encoding="utf-8")
     return files.get("default", name, fallback=None)
 
 
@@ -1281,7 +1264,7 @@ def netrc_key(base_url: str) -> str | None:
     host = base_url.partition("://")[2].partition("/")[0]
     for file in [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]:
         with suppress(OSError, netrc.NetrcParseError, UnicodeDecodeError):
-            entries = netrc.netrc(os.path.expanduser(file))  # noqa: PTH111 - there may be no home
+            entries = netrc.netrc(os.path.expanduser(file))
             for name in (host, "api.wandb.ai") if host in CLOUD_HOSTS else (host,):
                 if (entry := entries.authenticators(name)) and entry[2]:
                     return entry[2]
@@ -2086,7 +2069,7 @@ def fetch_run(
         return Failure(run.id, table.name, str(error), error.attempts)
     except (ScriptError, OSError):  # no place to write to: of no run alone
         raise
-    except Exception as error:  # noqa: BLE001 - whatever is odd about one run's rows must not cost the others theirs
+    except Exception as error:
         return Failure(run.id, table.name, f"cannot be understood: {error!r}"[:300], tries)
 
 
@@ -2148,7 +2131,7 @@ def live_rows(
     for start, end in ranges:
         while start < end:
             try:
-                found, start = rows_between(server, project, run, start, end)  # noqa: PLW2901 - goes on from there
+                found, start = rows_between(server, project, run, start, end)
             except RequestError as error:
                 return rows, str(error)
             rows += found
@@ -2682,7 +2665,7 @@ def settled_pages(pages: Sequence[Page], work: Path) -> tuple[list[Page], dict[K
         if changed := [series.slice(start, rows) for path, series in settled.items() if path in page.kinds]:
             file = work / f"{uuid.uuid4().hex}.parquet"
             write_intermediate(pl.read_parquet(page.file, glob=False).with_columns(changed), file)
-            page = replace(page, file=file)  # noqa: PLW2901
+            page = replace(page, file=file)
         rewritten.append(page)
         start += rows
     return rewritten, dtypes
@@ -3750,7 +3733,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         tell("interrupted")
         return INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - each becomes a message
+    except Exception as error:
         if "--debug" in (sys.argv if argv is None else argv):
             traceback.print_exc()
         code, message = NOTHING_USABLE, f"a bug in this script: {error!r}; run it again with --debug and report it"
