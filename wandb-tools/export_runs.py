@@ -352,7 +352,7 @@ class Project:
     unread: Collection[str] = ()  # ids of runs of which nothing could be read: not known to be gone
     cut: Collection[str] = ()  # ids of runs whose logs were cut off: an earlier export may have more of them
     pages: list[Page] = field(default_factory=list)
-    runs: pl.DataFrame = cast("pl.DataFrame", None)
+    runs: pl.DataFrame = cast("pl.DataFrame", None)  # noqa: RUF009 - KEYS of the selected runs, and their `page` and `row`
     tables: dict[str, dict[str, History]] = field(default_factory=dict)  # by the end of their names, and run id
     made_of: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of the tables: see Table
     goals: Mapping[str, str] = field(default_factory=dict)  # of metrics, by sweeps
@@ -403,7 +403,7 @@ class Integrity:
     damage: list[str] = field(default_factory=list)  # places in the middle that cannot be read
 
 
-def log_records(log: BinaryIO, integrity: Integrity) -> Iterator[bytes]:
+def log_records(log: BinaryIO, integrity: Integrity) -> Iterator[bytes]:  # noqa: C901, PLR0912
     """The payload of every record that can be read, in order; `integrity` holds, at the end, what cannot be.
 
     A record counts only if its checksums hold. After damage, reading goes on at the next valid chunk. Unreadable bytes
@@ -509,7 +509,7 @@ def read_logs(files: Sequence[Path], folder: Path, history_keys: tuple[str, ...]
     return rows.logs
 
 
-def read_log(log: Log, rows: HistoryRows) -> None:
+def read_log(log: Log, rows: HistoryRows) -> None:  # noqa: C901
     """Fill in what the log's file holds; its history goes to `rows`."""
     from google.protobuf.message import DecodeError
 
@@ -960,7 +960,7 @@ def find_logs(folder: Path, say: Say) -> tuple[list[Path], list[Failure]]:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))  # noqa: PTH114, PTH118
         logs = [Path(parent, name) for name in sorted(files) if name.endswith(".wandb")]
         for log in logs:
             found.setdefault(os.path.realpath(log), log)
@@ -1255,7 +1255,7 @@ def sdk_setting(name: str) -> str | None:
     user = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
     for file in (f"{user}/settings", "wandb/settings", ".wandb/settings"):
         with suppress(configparser.Error, UnicodeDecodeError):  # the SDK passes over what it cannot read, too
-            files.read(os.path.expanduser(file), encoding="utf-8")
+            files.read(os.path.expanduser(file), encoding="utf-8")  # noqa: PTH111 - there may be no home
     return files.get("default", name, fallback=None)
 
 
@@ -1264,7 +1264,7 @@ def netrc_key(base_url: str) -> str | None:
     host = base_url.partition("://")[2].partition("/")[0]
     for file in [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]:
         with suppress(OSError, netrc.NetrcParseError, UnicodeDecodeError):
-            entries = netrc.netrc(os.path.expanduser(file))
+            entries = netrc.netrc(os.path.expanduser(file))  # noqa: PTH111 - there may be no home
             for name in (host, "api.wandb.ai") if host in CLOUD_HOSTS else (host,):
                 if (entry := entries.authenticators(name)) and entry[2]:
                     return entry[2]
@@ -2069,7 +2069,7 @@ def fetch_run(
         return Failure(run.id, table.name, str(error), error.attempts)
     except (ScriptError, OSError):  # no place to write to: of no run alone
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever is odd about one run's rows must not cost the others theirs
         return Failure(run.id, table.name, f"cannot be understood: {error!r}"[:300], tries)
 
 
@@ -2131,7 +2131,7 @@ def live_rows(
     for start, end in ranges:
         while start < end:
             try:
-                found, start = rows_between(server, project, run, start, end)
+                found, start = rows_between(server, project, run, start, end)  # noqa: PLW2901 - goes on from there
             except RequestError as error:
                 return rows, str(error)
             rows += found
@@ -2665,7 +2665,7 @@ def settled_pages(pages: Sequence[Page], work: Path) -> tuple[list[Page], dict[K
         if changed := [series.slice(start, rows) for path, series in settled.items() if path in page.kinds]:
             file = work / f"{uuid.uuid4().hex}.parquet"
             write_intermediate(pl.read_parquet(page.file, glob=False).with_columns(changed), file)
-            page = replace(page, file=file)
+            page = replace(page, file=file)  # noqa: PLW2901
         rewritten.append(page)
         start += rows
     return rewritten, dtypes
@@ -3733,7 +3733,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         tell("interrupted")
         return INTERRUPTED
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - each becomes a message
         if "--debug" in (sys.argv if argv is None else argv):
             traceback.print_exc()
         code, message = NOTHING_USABLE, f"a bug in this script: {error!r}; run it again with --debug and report it"
