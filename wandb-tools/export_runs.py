@@ -1002,6 +1002,7 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
     with Meter(quiet=options.quiet) as meter, ExitStack() as stack:
         meter.add(runs_wanted=len(files))
         batches: Iterable[list[Log]] = (read_logs(some, work, keys) for _, some in tasks)
+        pool = None
         if processes > 1 and sum(size for size, _ in tasks) >= MANY_BYTES:
             pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=prepare_process)
             stack.callback(pool.shutdown, wait=False, cancel_futures=True)
@@ -1010,6 +1011,8 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
             for batch in batches:
                 logs |= {log.file: log for log in batch}
                 meter.add(runs=len(batch))
+            if pool:
+                pool.shutdown()  # one that outlives this process leaves semaphores, and a warning
         except BrokenProcessPool as error:
             message = "a process that read logs died, of too little memory perhaps; try --workers 1"
             raise ScriptError(message, NOTHING_USABLE) from error
