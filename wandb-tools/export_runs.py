@@ -392,8 +392,8 @@ class Project:
 LOG_HEADER = bytes.fromhex("3a572642e1be00")  # ":W&B", the magic 0xBEE1 in little-endian order, version 0
 BLOCK_BYTES = 32_768
 CHUNK_HEADER = struct.Struct("<IHB")  # CRC-32 of kind and payload, payload's length, kind
-FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
-UNREADABLE = -1  # our own kind, for a stretch of bytes that is no valid chunk
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # kinds: a whole record, or a part of one
+KIND = re.compile(rb"[\x01-\x04]")
 
 
 @dataclass
@@ -405,7 +405,7 @@ class Integrity:
     damage: list[str] = field(default_factory=list)  # places in the middle that cannot be read
 
 
-def log_records(log: BinaryIO, integrity: Integrity) -> Iterator[bytes]:
+def log_records(log: BinaryIO, integrity: Integrity) -> Iterator[bytes]:  # noqa: C901, PLR0912
     """The payload of every record that can be read, in order; `integrity` holds, at the end, what cannot be.
 
     A record counts only if its checksums hold. After damage, reading goes on at the next valid chunk. Unreadable bytes
@@ -413,33 +413,7 @@ def log_records(log: BinaryIO, integrity: Integrity) -> Iterator[bytes]:
     """
     pieces: list[bytes] | None = None  # of a record in several chunks; None: none has begun
     gap: int | None = None  # where bytes became unreadable
-    for offset, kind, payload in log_chunks(log, integrity):
-        if kind == UNREADABLE:
-            gap = offset if gap is None else gap
-            continue
-        if gap is not None:
-            integrity.damage.append(f"byte {gap}")
-            pieces = gap = None
-        if kind in (FULL, FIRST):
-            if pieces is not None:
-                integrity.damage.append(f"byte {offset}: the record before it has no end")
-            pieces = [payload] if kind == FIRST else None
-            if kind == FULL:
-                yield payload
-        elif pieces is not None:
-            pieces.append(payload)
-            if kind == LAST:
-                yield b"".join(pieces)
-                pieces = None
-        elif not integrity.damage:  # else it is the rest of a record whose loss is noted already
-            integrity.damage.append(f"byte {offset}: a record without its beginning")
-    integrity.torn |= pieces is not None or gap is not None
-
-
-def log_chunks(log: BinaryIO, integrity: Integrity) -> Iterator[tuple[int, int, bytes]]:
-    """Offset, kind and payload of every chunk; UNREADABLE, without payload, for bytes that are none."""
-    offset = 0
-    at = len(LOG_HEADER)
+    offset, at = 0, len(LOG_HEADER)  # of the block in the file, and of the next chunk in the block
     while block := log.read(BLOCK_BYTES):
         if offset == 0 and not block.startswith(LOG_HEADER):
             integrity.torn = LOG_HEADER.startswith(block)  # killed within the first seven bytes
@@ -447,32 +421,45 @@ def log_chunks(log: BinaryIO, integrity: Integrity) -> Iterator[tuple[int, int, 
             if integrity.torn or not integrity.is_log:
                 return
             integrity.damage.append("the header")
-        while len(block) - at >= CHUNK_HEADER.size:
-            if (end := chunk_end(block, at)) is not None:
-                yield offset + at, block[at + 6], block[at + CHUNK_HEADER.size : end]
-                at = end
-            else:
-                yield offset + at, UNREADABLE, b""
-                at = next_chunk(block, at + 1) or len(block)
-        if block[at:] and (len(block) < BLOCK_BYTES or any(block[at:])):  # a whole block ends in fewer than 7 zeros
-            yield offset + at, UNREADABLE, b""
-        offset += len(block)
-        at = 0
-    integrity.torn |= offset <= len(LOG_HEADER)  # killed before the first record
+        while found := next_chunk(block, at):
+            start, end = found
+            if start > at and gap is None:
+                gap = offset + at
+            if gap is not None:
+                integrity.damage.append(f"byte {gap}")
+                pieces = gap = None
+            at = end
+            kind, payload = block[start + 6], block[start + CHUNK_HEADER.size : end]
+            if kind in (FULL, FIRST):
+                if pieces is not None:
+                    integrity.damage.append(f"byte {offset + start}: the record before it has no end")
+                pieces = [payload] if kind == FIRST else None
+                if kind == FULL:
+                    yield payload
+            elif pieces is not None:
+                pieces.append(payload)
+                if kind == LAST:
+                    yield b"".join(pieces)
+                    pieces = None
+            elif not integrity.damage:  # else it is the rest of a record whose loss is noted already
+                integrity.damage.append(f"byte {offset + start}: a record without its beginning")
+        is_padding = len(block) == BLOCK_BYTES and len(block) - at < CHUNK_HEADER.size and not any(block[at:])
+        if at < len(block) and not is_padding and gap is None:
+            gap = offset + at
+        offset, at = offset + len(block), 0
+    # Nothing behind the header: killed before the first record.
+    integrity.torn |= pieces is not None or gap is not None or offset <= len(LOG_HEADER)
 
 
-def chunk_end(block: bytes, at: int) -> int | None:
-    """Where the valid chunk that begins at `at` ends; None where none begins."""
-    crc, length, kind = CHUNK_HEADER.unpack_from(block, at)
-    end = at + CHUNK_HEADER.size + int(length)
-    is_valid = FULL <= kind <= LAST and end <= len(block) and zlib.crc32(block[at + 6 : end]) == crc
-    return end if is_valid else None
-
-
-def next_chunk(block: bytes, at: int) -> int | None:
-    """The first place from `at` on where a valid chunk begins: its checksum of 32 bits makes it no coincidence."""
-    kinds = re.finditer(rb"[\x01-\x04]", block[at + 6 :])  # the kind is the header's seventh byte
-    return next((at + kind.start() for kind in kinds if chunk_end(block, at + kind.start()) is not None), None)
+def next_chunk(block: bytes, at: int) -> tuple[int, int] | None:
+    """Start and end of the first valid chunk from `at` on: its checksum of 32 bits makes it no coincidence."""
+    for kind in KIND.finditer(block, at + 6):  # the kind is the header's seventh byte
+        start = kind.start() - 6
+        crc, length, _ = CHUNK_HEADER.unpack_from(block, start)
+        end = kind.end() + length
+        if end <= len(block) and zlib.crc32(block[start + 6 : end]) == crc:
+            return start, end
+    return None
 
 
 # --- records to a log -----------------------------------------------------------------------------------------
@@ -503,11 +490,12 @@ class Log:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the run may have logged more than the file holds."""
-        return self.integrity.torn or bool(self.integrity.damage) or self.exit_code is None
+        """Whether the run may have logged more than was read."""
+        return self.integrity.torn or bool(self.integrity.damage or self.error) or self.exit_code is None
 
-    def note_time(self, *times: datetime | None) -> None:
-        self.newest_at = max((time_ for time_ in (self.newest_at, *times) if time_ is not None), default=None)
+    def note_time(self, time_: datetime | None) -> None:
+        if time_ is not None:
+            self.newest_at = max(time_, self.newest_at or time_)
 
 
 def read_logs(files: Sequence[Path], folder: Path, history_keys: tuple[str, ...] | None) -> list[Log]:
@@ -516,60 +504,87 @@ def read_logs(files: Sequence[Path], folder: Path, history_keys: tuple[str, ...]
     `history_keys`: globs of the metrics wanted, `()` for all, None for only the steps.
     """
     rows = HistoryRows(folder, history_keys)
-    logs = []
     for file in files:
-        log = Log(file)
-        rows.start_log(log)
-        try:
-            read_log(log, rows)
-        except OSError as error:
-            rows.drop_log()
-            log = Log(file, error=f"cannot be read: {error.strerror or error}")
-        logs.append(log)
+        rows.logs.append(Log(file))
+        read_log(rows.logs[-1], rows)
     rows.write_part()
-    return logs
+    return rows.logs
 
 
-def read_log(log: Log, rows: HistoryRows) -> None:
-    """Fill in what the log's file holds; its history goes to `rows`. OSError if the file cannot be read."""
-    types_ = record_types()
-    item_path = ItemPaths(types_.SummaryItem)
-    # The last change of each path, in the order in which they came: earlier ones have no effect. A change is its path,
-    # whether the user set the value as a whole (`key`, not `nested_key`), and whether it was removed.
-    changes: dict[tuple[KeyPath, bool, bool], bytes] = {}
-    with log.file.open("rb", buffering=32 * BLOCK_BYTES) as opened:
-        for payload in log_records(opened, log.integrity):
-            log.records += 1
-            try:
-                glance = types_.Glance.FromString(payload)
-                if glance.HasField("history"):
-                    rows.add(glance.history)
-                elif glance.HasField("summary"):
-                    for items, removed in ((glance.summary.item, False), (glance.summary.other, True)):
-                        for item in items:
-                            whole, path = item_path(item)
-                            changes.pop((path, whole, removed), None)
-                            changes[path, whole, removed] = item
-                else:
-                    apply_record(log, types_.Record.FromString(payload))
-            except types_.DecodeError as error:
-                rows.drop_unfinished()
-                log.integrity.damage.append(f"record {log.records}: {error}")
-    for (path, whole, removed), item in changes.items():
-        value = None if removed else from_json(types_.SummaryItem.FromString(item).value_json)
-        log.summary.append((path, whole, removed, value))
+def read_log(log: Log, rows: HistoryRows) -> None:  # noqa: C901
+    """Fill in what the log's file holds; its history goes to `rows`."""
+    from google.protobuf.message import DecodeError
+
+    proto, glance_type = wandb_proto(), glance_class()
+    # The last change of each path, in the order in which they came: earlier ones have no effect. The bytes of an item
+    # before its value stand for the path, and for whether the user set the value as a whole (`key`, not `nested_key`).
+    changes: dict[tuple[bytes, bool], bytes] = {}
+    try:
+        with log.file.open("rb", buffering=32 * BLOCK_BYTES) as opened:
+            for payload in log_records(opened, log.integrity):
+                log.records += 1
+                try:
+                    glance = glance_type.FromString(payload)
+                    if glance.HasField("history"):
+                        rows.add(glance.history)
+                    elif glance.HasField("summary"):
+                        for item in glance.summary.item:
+                            change = (item.rpartition(VALUE_TAG)[0] or item, False)
+                            changes.pop(change, None)
+                            changes[change] = item
+                        for item in glance.summary.other:
+                            changes.pop((item, True), None)
+                            changes[item, True] = item
+                    else:
+                        apply_record(log, proto.Record.FromString(payload))
+                except DecodeError as error:
+                    for column in rows.columns.values():  # take back what was added of the row
+                        del column[len(rows.owners) :]
+                    log.integrity.damage.append(f"record {log.records}: {error}")
+    except OSError as error:
+        log.error = f"cannot be read: {error.strerror or error}"
+    for (_, removed), encoded in changes.items():
+        try:
+            item = proto.SummaryItem.FromString(encoded)
+        except DecodeError as error:
+            log.integrity.damage.append(f"the summary: {error}")
+        else:
+            value = None if removed else from_json(item.value_json)
+            log.summary.append((path_of(item), not item.nested_key, removed, value))
 
 
 def apply_record(log: Log, record: Any) -> None:
     """Take from a record, other than of history and summary, what an export needs."""
     kind = record.WhichOneof("record_type")
     if kind == "run":
-        apply_run(log, record.run)
+        # It comes again, whole, when name, notes or tags change, but with large ints as floats in its config.
+        run = record.run
+        config: dict[str, object] = {}
+        for item in run.config.update:
+            put(config, path_of(item), from_json(item.value_json))
+        log.config = config | log.config
+        log.started_at = log.started_at or time_at(run.start_time.seconds, run.start_time.nanos)
+        log.note_time(log.started_at)
+        log.run = {
+            "id": run.run_id,
+            "entity": run.entity,
+            "project": run.project if run.project != NO_PROJECT else "",
+            "name": run.display_name,
+            "notes": run.notes,
+            "tags": tuple(run.tags),
+            "group": run.run_group,
+            "job_type": run.job_type,
+            "sweep": run.sweep_id,
+            "commit": run.git.commit,
+            "resumed": run.resume or run.resumed,
+            "offline": run.telemetry.feature.offline,
+            "rewound_to": run.branch_point.value if run.branch_point.run == run.run_id != "" else None,
+        }
     elif kind == "config":
         for item in record.config.update:
-            put(log.config, tuple(item.nested_key) or (item.key,), from_json(item.value_json))
+            put(log.config, path_of(item), from_json(item.value_json))
         for item in record.config.remove:
-            remove(log.config, tuple(item.nested_key) or (item.key,))
+            remove(log.config, path_of(item))
     elif kind == "metric":
         metric = record.metric
         pattern = metric.name or metric.glob_name
@@ -583,32 +598,12 @@ def apply_record(log: Log, record: Any) -> None:
         if log.started_at is not None:
             log.note_time(log.started_at + timedelta(seconds=record.exit.runtime))
     elif kind in ("stats", "output_raw"):
-        log.note_time(time_of_record(getattr(record, kind).timestamp))
+        timestamp = getattr(record, kind).timestamp
+        log.note_time(time_at(timestamp.seconds, timestamp.nanos))
 
 
-def apply_run(log: Log, run: Any) -> None:
-    """A run record comes again, whole, when name, notes or tags change, but with large ints as floats in its config."""
-    config: dict[str, object] = {}
-    for item in run.config.update:
-        put(config, tuple(item.nested_key) or (item.key,), from_json(item.value_json))
-    log.config = config | log.config
-    log.started_at = log.started_at or time_of_record(run.start_time)
-    log.note_time(log.started_at)
-    log.run = {
-        "id": run.run_id,
-        "entity": run.entity,
-        "project": run.project if run.project != NO_PROJECT else "",
-        "name": run.display_name,
-        "notes": run.notes,
-        "tags": tuple(run.tags),
-        "group": run.run_group,
-        "job_type": run.job_type,
-        "sweep": run.sweep_id,
-        "commit": run.git.commit,
-        "resumed": run.resume or run.resumed,
-        "offline": run.telemetry.feature.offline,
-        "rewound_to": run.branch_point.value if run.branch_point.run == run.run_id != "" else None,
-    }
+def path_of(item: Any) -> KeyPath:
+    return tuple(item.nested_key) or (item.key,)
 
 
 def put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
@@ -637,16 +632,10 @@ def from_json(text: str) -> object:
         return text
 
 
-def time_of_record(timestamp: Any) -> datetime | None:
-    """A protobuf timestamp in UTC; None where it is not set."""
-    time_ = time_at(timestamp.seconds) if timestamp.seconds else None
-    return time_ and time_ + timedelta(microseconds=timestamp.nanos // 1000)
-
-
-def time_at(seconds: float) -> datetime | None:
-    """Seconds since 1970 as a time; None where they are no date."""
+def time_at(seconds: float | None, nanos: int = 0) -> datetime | None:
+    """Time since 1970 in UTC; None where it is not set or no date."""
     try:
-        return datetime.fromtimestamp(seconds, UTC)
+        return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=nanos // 1000) if seconds else None
     except (ValueError, OverflowError, OSError):
         return None
 
@@ -656,95 +645,48 @@ def time_at(seconds: float) -> datetime | None:
 VALUE_TAG = b"\x82\x01"  # the protobuf tag of `value_json` (field 16, length-delimited), which comes last in an item
 DROPPED: list[bytes | None] = []  # stands for the column of a key that is not wanted
 
-
-@dataclass(frozen=True)
-class RecordTypes:
-    """The protobuf classes that a reader needs."""
-
-    Record: Any
-    HistoryItem: Any
-    HistoryStep: Any
-    SummaryItem: Any
-    Glance: Any
-    DecodeError: type[Exception]
+# The same record seen with its history and summary items left as bytes: protobuf lets a `bytes` field stand for an
+# embedded message. A training log is nearly all such items; as bytes they cost a third of what as many objects would.
+GLANCE = """
+    name: "wandb_tools/glance.proto" package: "wandb_tools"
+    message_type {
+      name: "Items"
+      field { name: "item" number: 1 label: LABEL_REPEATED type: TYPE_BYTES }
+      field { name: "other" number: 2 label: LABEL_REPEATED type: TYPE_BYTES }  # a row's step, or summary items removed
+    }
+    message_type {
+      name: "Glance"
+      field { name: "history" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".wandb_tools.Items" }
+      field { name: "summary" number: 3 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".wandb_tools.Items" }
+    }
+"""
 
 
 @cache
-def record_types() -> RecordTypes:
-    """W&B's own record classes, and Glance: the same record seen with its history and summary items left as bytes.
+def glance_class() -> Any:
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-    protobuf lets a `bytes` field stand for an embedded message. A training log is nearly all such items; as bytes
-    they cost a third of what as many message objects would.
-    """
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-    from google.protobuf.message import DecodeError
-
-    proto = wandb_proto()
-    file = descriptor_pb2.FileDescriptorProto(name="wandb_tools/glance.proto", package="wandb_tools")
-    kinds = descriptor_pb2.FieldDescriptorProto
-    items = file.message_type.add(name="Items")
-    for name, number in (("item", 1), ("other", 2)):  # other: HistoryRecord.step, SummaryRecord.remove
-        items.field.add(name=name, number=number, label=kinds.LABEL_REPEATED, type=kinds.TYPE_BYTES)
-    glance = file.message_type.add(name="Glance")
-    for name in ("history", "summary"):
-        number = proto.Record.DESCRIPTOR.fields_by_name[name].number
-        glance.field.add(
-            name=name,
-            number=number,
-            label=kinds.LABEL_OPTIONAL,
-            type=kinds.TYPE_MESSAGE,
-            type_name=".wandb_tools.Items",
-        )
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return RecordTypes(
-        proto.Record,
-        proto.HistoryItem,
-        proto.HistoryStep,
-        proto.SummaryItem,
-        message_factory.GetMessageClass(pool.FindMessageTypeByName("wandb_tools.Glance")),
-        DecodeError,
-    )
+    pool.Add(text_format.Parse(GLANCE, descriptor_pb2.FileDescriptorProto()))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("wandb_tools.Glance"))
 
 
+@cache
 def wandb_proto() -> Any:
     """The SDK's module of record classes, without the SDK's other 0.8 s of imports.
 
     It is no public part of wandb: the log format has none. The package's own `__init__` is passed over by an empty
     stand-in while the module loads.
     """
-    if "wandb" not in sys.modules:
-        spec = importlib.util.find_spec("wandb")
-        stand_in = types.ModuleType("wandb")
-        stand_in.__path__ = list(spec.submodule_search_locations or ()) if spec else []
-        sys.modules["wandb"] = stand_in
-        try:
-            return importlib.import_module("wandb.proto.wandb_internal_pb2")
-        finally:
-            del sys.modules["wandb"]
-    return importlib.import_module("wandb.proto.wandb_internal_pb2")
-
-
-class ItemPaths:
-    """The key path of a history or summary item in bytes, and whether it is `key` (a whole value) or `nested_key`.
-
-    An item is its keys, then its value. Items of one metric begin with the same bytes, so that each metric's keys are
-    parsed once. A beginning is trusted only if it is, byte for byte, what its keys serialise to.
-    """
-
-    def __init__(self, item_type: Any) -> None:
-        self.item_type = item_type
-        self.known: dict[bytes, tuple[bool, KeyPath]] = {}
-
-    def __call__(self, item: bytes) -> tuple[bool, KeyPath]:
-        keys = item.partition(VALUE_TAG)[0]
-        found = self.known.get(keys)
-        if found is None:
-            parsed = self.item_type.FromString(item)
-            found = (not parsed.nested_key, tuple(parsed.nested_key) or (parsed.key,))
-            if self.item_type(key=parsed.key, nested_key=parsed.nested_key).SerializeToString() == keys:
-                self.known[keys] = found
-        return found
+    if "wandb" in sys.modules:
+        return importlib.import_module("wandb.proto.wandb_internal_pb2")
+    spec = importlib.util.find_spec("wandb")
+    sys.modules["wandb"] = types.ModuleType("wandb")
+    sys.modules["wandb"].__path__ = list(spec.submodule_search_locations or ()) if spec else []
+    try:
+        return importlib.import_module("wandb.proto.wandb_internal_pb2")
+    finally:
+        del sys.modules["wandb"]
 
 
 class HistoryRows:
@@ -755,38 +697,23 @@ class HistoryRows:
     """
 
     def __init__(self, folder: Path, history_keys: tuple[str, ...] | None) -> None:
-        self.types = record_types()
-        self.item_path = ItemPaths(self.types.HistoryItem)
+        self.proto = wandb_proto()
         self.folder = folder
         self.history_keys = history_keys
-        self.logs: list[tuple[Log, int]] = []  # whose rows these are, and the first row of each
+        self.logs: list[Log] = []  # the last is the one that is read
         self.start_part()
 
     def start_part(self) -> None:
-        self.rows = 0
+        self.owners: list[int] = []  # of each row: the number of its log
         self.items = 0
         self.columns: dict[KeyPath, list[bytes | None]] = {clock: [] for clock in CLOCKS}
         self.by_keys: dict[bytes, list[bytes | None]] = {}
-        self.logs = [(log, 0) for log, _ in self.logs[-1:]]
-
-    def start_log(self, log: Log) -> None:
-        self.logs.append((log, self.rows))
-
-    def drop_log(self) -> None:
-        """Take back the rows of the last log."""
-        self.rows = self.logs.pop()[1]
-        self.drop_unfinished()
-
-    def drop_unfinished(self) -> None:
-        """Take back what was added of a row of which an item cannot be decoded."""
-        for column in self.columns.values():
-            del column[self.rows :]
 
     def add(self, row: Any) -> None:
-        """Add one row; `row` is a history record of Glance."""
-        rows, by_keys, steps = self.rows, self.by_keys, self.columns[("_step",)]
+        """Add one row; `row` is a history record of GLANCE."""
+        rows, by_keys, steps = len(self.owners), self.by_keys, self.columns[("_step",)]
         for item in row.item:
-            keys, _, value = item.partition(VALUE_TAG)
+            keys, _, value = item.rpartition(VALUE_TAG)
             column = by_keys.get(keys)
             if column is None or not value or value[0] != len(value) - 1:
                 column, value = self.parsed(item, keys)
@@ -799,106 +726,102 @@ class HistoryRows:
                 column.pop()
             column.append(value)
         if len(steps) == rows:
-            steps.append(b"\0%d" % self.types.HistoryStep.FromString(b"".join(row.other)).num)
-        self.rows += 1
+            steps.append(b"\0%d" % self.proto.HistoryStep.FromString(b"".join(row.other)).num)
+        self.owners.append(len(self.logs) - 1)
         self.items += len(row.item)
-        if self.items >= PART_ITEMS or self.rows * len(self.columns) >= PART_CELLS:
+        if self.items >= PART_ITEMS or len(self.owners) * len(self.columns) >= PART_CELLS:
             self.write_part()
 
     def parsed(self, item: bytes, keys: bytes) -> tuple[list[bytes | None], bytes]:
         """Column and value of an item whose keys are new, or whose value is not short JSON."""
-        path = self.item_path(item)[1]
-        column = self.columns.setdefault(path, []) if self.wanted(path) else DROPPED
-        if keys in self.item_path.known:
+        parsed = self.proto.HistoryItem.FromString(item)
+        path = path_of(parsed)
+        column = self.columns.setdefault(path, []) if self.is_wanted(path) else DROPPED
+        # Items of one metric begin with the same bytes, so that its keys are parsed once: if these bytes are the keys.
+        if self.proto.HistoryItem(key=parsed.key, nested_key=parsed.nested_key).SerializeToString() == keys:
             self.by_keys[keys] = column
-        parsed = self.types.HistoryItem.FromString(item)
-        text = parsed.value_json or typed_value(parsed)
+        text = parsed.value_json
+        if not text:  # written in typed fields, a setting of the SDK
+            kind = parsed.WhichOneof("value") or "none"
+            text = parsed.json if kind == "json" else json.dumps(getattr(parsed, kind) if kind != "none" else None)
         if len(text) > 100 and text[0] in '"[{':  # not a number: which text it is does not matter
             text = '"…"'
         return column, b"\0" + text.encode()
 
-    def wanted(self, path: KeyPath) -> bool:
+    def is_wanted(self, path: KeyPath) -> bool:
         if path in CLOCKS:
             return True
         if path[0].startswith("_"):
-            self.logs[-1][0].skipped.add(path)
+            self.logs[-1].skipped.add(path)
             return False
         return self.history_keys is not None and (
             not self.history_keys or path[-1] == "_type" or names_match(path, self.history_keys)
         )
 
     def write_part(self) -> None:
-        """Write the numbers of the rows as part files, and tell each log its part and what was left out."""
-        if self.rows:
-            texts = json_texts(self.columns, self.rows)
-            ends = [first for _, first in self.logs[1:]] + [self.rows]
-            counts = [end - first for (_, first), end in zip(self.logs, ends, strict=True)]
-            owners = pl.DataFrame({"log": range(len(counts)), "rows": counts})
-            owners = owners.filter(pl.col("rows") > 0).select(pl.col("log").repeat_by("rows").explode())
-            self.write_rows(texts, owners["log"])
-        self.start_part()
-
-    def write_rows(self, texts: pl.DataFrame, owners: pl.Series) -> None:
-        """Write rows of JSON texts; `owners` is the number of each row's log.
+        """Write the numbers of the rows as part files, and tell each log its parts and what was left out.
 
         Logs share a file, but for those of a run that the file holds already, and those with whole numbers that would
         not be exact in a column that others make Float64.
         """
+        if not self.owners:
+            return
+        owners, rows = pl.Series("log", self.owners), len(self.owners)
         paths = {column_key(path): path for path in sorted(self.columns)}
-        media = {path[:-1] for path in paths.values() if len(path) > 1 and path[-1] == "_type"}
-        objects = counts_by(owners, texts.select(column_key((*top, "_type")) for top in media))
-        texts = outside_media(texts, list(paths.values()), media)
+        padded = {name: self.columns[path] + [None] * (rows - len(self.columns[path])) for name, path in paths.items()}
+        texts = pl.DataFrame(padded, schema=dict.fromkeys(padded, pl.Binary))
+        texts = texts.select(pl.all().cast(pl.String, strict=False).str.slice(1).replace("null", None))
+
+        # What is below a media object, which has a `_type`, is no metric.
+        media = {path[:-1]: name for name, path in paths.items() if len(path) > 1 and path[-1] == "_type"}
+        objects = counts_by(owners, texts.select(media.values()))
+        outside = []
+        for name, path in paths.items():
+            above = [media[path[:depth]] for depth in range(1, len(path)) if path[:depth] in media]
+            if above:
+                outside.append(pl.when(pl.all_horizontal(pl.col(above).is_null())).then(pl.col(name)).alias(name))
+        texts = texts.with_columns(outside)
+
         integers, floats = json_numbers(texts)
         logged, whole, numeric = (counts_by(owners, frame) for frame in (texts, integers, floats))
-        exact = pl.all_horizontal(
-            pl.lit(value=True), pl.exclude([column_key(clock) for clock in CLOCKS]).abs() <= EXACT_FLOAT
-        )
-        alone = set(owners.filter(~integers.select(exact.fill_null(value=True)).to_series()))
+        metrics = pl.exclude("log", *map(column_key, CLOCKS))
+        is_inexact = pl.any_horizontal(pl.lit(value=False), metrics.abs() > EXACT_FLOAT)
+        alone = set(integers.with_columns(owners).filter(is_inexact)["log"])
         dtypes: dict[int, dict[KeyPath, str]] = {}
-        run_ids: set[str] = set()
+        run_ids: dict[int, str] = {}
         for number in logged:
-            log = self.logs[number][0]
-            if log.run_id in run_ids:
+            log = self.logs[number]
+            if log.run_id in run_ids.values():
                 alone.add(number)
-            run_ids.add(log.run_id)
+            run_ids[number] = log.run_id
             log.skipped |= {paths[name] for name, count in logged[number].items() if count > numeric[number][name]}
-            log.skipped |= {top for top in media if objects[number][column_key((*top, "_type"))] and self.wanted(top)}
+            log.skipped |= {top for top, name in media.items() if objects[number][name] and self.is_wanted(top)}
             dtypes[number] = {
                 paths[name]: "Int64" if whole[number][name] == count else "Float64"
                 for name, count in numeric[number].items()
                 if count and paths[name] not in CLOCKS
             }
-        for members in ([number for number in dtypes if number not in alone], *([number] for number in alone)):
-            self.write_file({number: dtypes[number] for number in members}, owners, integers, floats)
 
-    def write_file(
-        self,
-        dtypes: Mapping[int, Mapping[KeyPath, str]],
-        owners: pl.Series,
-        integers: pl.DataFrame,
-        floats: pl.DataFrame,
-    ) -> None:
-        """Write the rows of some logs, whose metrics have these dtypes, and note the parts in the logs."""
-        stored = common_dtypes(dtypes.values())
-        columns = {("_step",): "Int64", ("_runtime",): "Float64", ("_timestamp",): "Float64"} | stored
-        series = [(integers if dtype == "Int64" else floats)[column_key(path)] for path, dtype in columns.items()]
-        rows = pl.DataFrame([owners.alias("log"), *series]).filter(pl.col("log").is_in(list(dtypes)))
-        run_ids = {number: self.logs[number][0].run_id for number in dtypes}
-        file = self.folder / f"{uuid.uuid4().hex}.parquet"
-        run_id = pl.col("log").replace_strict(run_ids, return_dtype=pl.String).alias("run_id")
-        write_intermediate(rows.select(run_id, pl.exclude("log")), file)
-        newest_s = pl.col(column_key(("_timestamp",))).max()
-        for facts in rows.group_by("log").agg(newest_s.alias("newest_s"), *step_facts()).iter_rows(named=True):
-            number = facts.pop("log")
-            log = self.logs[number][0]
-            log.note_time(time_at(facts.pop("newest_s") or 0.0))
-            log.history.append(Part(file, **facts, dtypes=dtypes[number], stored=stored, file_rows=rows.height))
+        for members in ([number for number in dtypes if number not in alone], *([number] for number in alone)):
+            stored = common_dtypes(dtypes[number] for number in members)
+            columns = {("_step",): "Int64", ("_runtime",): "Float64", ("_timestamp",): "Float64"} | stored
+            series = [(integers if dtype == "Int64" else floats)[column_key(path)] for path, dtype in columns.items()]
+            part = pl.DataFrame([owners, *series]).filter(pl.col("log").is_in(members))
+            file = self.folder / f"{uuid.uuid4().hex}.parquet"
+            run_id = pl.col("log").replace_strict(run_ids, return_dtype=pl.String).alias("run_id")
+            write_intermediate(part.select(run_id, pl.exclude("log")), file)
+            newest_s = pl.col(column_key(("_timestamp",))).max().alias("newest_s")
+            for facts in part.group_by("log").agg(newest_s, *step_facts()).iter_rows(named=True):
+                number = facts.pop("log")
+                log = self.logs[number]
+                log.note_time(time_at(facts.pop("newest_s")))
+                log.history.append(Part(file, **facts, dtypes=dtypes[number], stored=stored, file_rows=part.height))
+        self.start_part()
 
 
 def counts_by(owners: pl.Series, frame: pl.DataFrame) -> dict[int, dict[str, int]]:
     """How many values, other than null, each column has in the rows of each owner."""
-    rows = pl.DataFrame([owners.alias("log"), *frame.get_columns()])
-    counts = rows.group_by("log", maintain_order=True).agg(pl.all().count())
+    counts = pl.DataFrame([owners, *frame]).group_by("log", maintain_order=True).agg(pl.all().count())
     return {row.pop("log"): row for row in counts.iter_rows(named=True)}
 
 
@@ -913,40 +836,12 @@ def common_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str
 def step_facts() -> list[pl.Expr]:
     """Rows (UInt32), first and last step (Int64), and whether the steps ascend strictly, as Part has them."""
     step = pl.col(column_key(("_step",)))
-    ascending = (step.diff().drop_nulls() > 0).all()
     return [
         pl.len().alias("rows"),
         step.min().fill_null(0).alias("first_step"),
         step.max().fill_null(0).alias("last_step"),
-        ascending.alias("ascending"),
+        (step.diff().drop_nulls() > 0).all().alias("ascending"),
     ]
-
-
-def outside_media(texts: pl.DataFrame, paths: Iterable[KeyPath], media: Collection[KeyPath]) -> pl.DataFrame:
-    """The texts; null where one of the keys above is a media object, which has a `_type`."""
-    outside = []
-    for path in paths:
-        tops = [path[:depth] for depth in range(1, len(path)) if path[:depth] in media]
-        if tops:
-            no_object = pl.all_horizontal(pl.col(column_key((*top, "_type"))).is_null() for top in tops)
-            outside.append(pl.when(no_object).then(pl.col(column_key(path))).alias(column_key(path)))
-    return texts.with_columns(outside)
-
-
-def typed_value(item: Any) -> str:
-    """The JSON of a history item that was written in typed fields (the SDK's encoding without `value_json`)."""
-    kind = next((f.name for f, _ in item.ListFields() if f.name not in ("key", "nested_key", "value_json")), "none")
-    if kind == "none":
-        return "null"
-    value = getattr(item, kind)
-    return str(value) if kind == "json" else json.dumps(value)
-
-
-def json_texts(columns: Mapping[KeyPath, list[bytes | None]], rows: int) -> pl.DataFrame:
-    """The JSON texts of columns (String), named by `column_key`; null where the key is missing or null."""
-    padded = {column_key(path): values + [None] * (rows - len(values)) for path, values in columns.items()}
-    frame = pl.DataFrame(padded, schema=dict.fromkeys(padded, pl.Binary))
-    return frame.select(pl.all().cast(pl.String, strict=False).str.slice(1).replace("null", None))
 
 
 def json_numbers(texts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -1003,52 +898,48 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
     folder = cast("Path", options.offline)
     files, failed = find_logs(folder, say)
     sees_all = not failed
-    by_id: dict[str, list[Log]] = {}
+    logs = read_side_by_side(files, options, work)
     torn: list[str] = []
-    unread: set[str] = set()
-    for log in read_side_by_side(files, options, work):
-        shown = relative(log.file, folder)
+    by_run: dict[tuple[str, str, str], list[Log]] = {}  # one id may occur in several projects
+    any_record = {log.run_id: log.run for log in reversed(logs) if log.run}  # for logs that lost theirs to damage
+    for log in logs:
         if log.records:
-            by_id.setdefault(log.run_id, []).append(log)
+            record = log.run or any_record.get(log.run_id, {})
+            entity_name = record.get("entity") or stand_in(options.selection.entity, NO_ENTITY)
+            project_name = record.get("project") or stand_in(options.selection.project, NO_PROJECT)
+            by_run.setdefault((log.run_id, entity_name, project_name), []).append(log)
             continue
-        unread.add(log.run_id)
+        shown = relative(log.file, folder)
         if not log.integrity.is_log:
             say(f"skipped: {shown} is no W&B run log")
         elif log.integrity.torn:
             torn.append(shown)
             say(f"torn: {shown} ends in the middle of a record, as a crash leaves it; nothing was recorded before")
         failed += failures_of(log, folder, shown)
-    found: list[FoundRun] = []
-    for run_id, of_id in sorted(by_id.items()):
-        places: dict[tuple[str, str], list[Log]] = {}  # one id may occur in several projects
-        any_record = next((log.run for log in of_id if log.run), {})  # for logs that lost their run record to damage
-        for log in of_id:
-            record = log.run or any_record
-            entity = record.get("entity") or stand_in(options.selection.entity, NO_ENTITY)
-            project = record.get("project") or stand_in(options.selection.project, NO_PROJECT)
-            places.setdefault((entity, project), []).append(log)
-        found += [combined(run_id, place, of_place, work, say) for place, of_place in places.items()]
+    found = [combined(*names, of_run, work, say) for names, of_run in sorted(by_run.items())]
+
     kept = selected_runs(found, failed, options, say)
     projects = []
     for entity, name in sorted({(run.entity, run.project) for run, *_ in kept}):
         mine = [each for each in kept if (each.run.entity, each.run.project) == (entity, name)]
         ids = {run.id for run, *_ in found if (run.entity, run.project) == (entity, name)}
-        project = Project(entity, name, unread=unread, failed=[*failed], torn=[*torn])
+        project = Project(entity, name, failed=[*failed], torn=[*torn])
+        project.unread = {log.run_id for log in logs if not log.records}
         project.all_ids = ids if sees_all else None
         project.selected, project.filtered = len(mine), len(ids) - len(mine)
-        for run, history, logs in mine:
-            for log in logs:
+        project.cut = {run.id for run, _, its_logs in mine if any(log.is_cut for log in its_logs)}
+        for run, _, its_logs in mine:
+            for log in its_logs:
                 project.failed += failures_of(log, folder, run.id)
                 if log.integrity.torn:
                     shown, rows = relative(log.file, folder), sum(part.rows for part in log.history)
                     kept_rows = f"the {rows:,} history rows before are kept"
                     say(f"torn: {shown} ends in the middle of a record, as a crash leaves it; {kept_rows}")
                     project.torn.append(shown)
-            if options.include_history and not options.dry_run:
-                project.tables.setdefault("history", {})[run.id] = history
-                project.made_of["history"] = options.history_keys
-        project.cut = {run.id for run, _, logs in mine if any(log.is_cut for log in logs)}
         project.torn.sort()
+        if options.include_history and not options.dry_run:
+            project.tables["history"] = {run.id: history for run, history, _ in mine}
+            project.made_of["history"] = options.history_keys
         project.pages = [write_page([run for run, *_ in some], work) for some in chunks(mine, PAGE_RUNS)]
         project.runs = keys_of(project.pages)
         projects.append(project)
@@ -1113,15 +1004,17 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
     with Meter(quiet=options.quiet) as meter, ExitStack() as stack:
         meter.add(runs_wanted=len(files))
         batches: Iterable[list[Log]] = (read_logs(some, work, keys) for _, some in tasks)
+        pool = None
         if processes > 1 and sum(size for size, _ in tasks) >= MANY_BYTES:
             pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=prepare_process)
             stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-            futures = [pool.submit(read_logs, some, work, keys) for _, some in tasks]
-            batches = (future.result() for future in futures)
+            batches = pool.map(read_logs, [some for _, some in tasks], itertools.repeat(work), itertools.repeat(keys))
         try:
             for batch in batches:
                 logs |= {log.file: log for log in batch}
                 meter.add(runs=len(batch))
+            if pool:
+                pool.shutdown()  # one that outlives this process leaves semaphores, and a warning
         except BrokenProcessPool as error:
             message = "a process that read logs died, of too little memory perhaps; try --workers 1"
             raise ScriptError(message, NOTHING_USABLE) from error
@@ -1141,13 +1034,12 @@ def prepare_process() -> None:
 
 
 def failures_of(log: Log, folder: Path, run: str) -> list[Failure]:
-    """A failure if the log, or some of it, could not be read; a torn end is none."""
-    if not log.integrity.damage:
-        return [Failure(run, "log", log.error)] if log.error else []
-    places = log.integrity.damage
-    where = ", ".join(places[:3]) + (f" and {len(places) - 3} more places" if len(places) > 3 else "")
-    shown = relative(log.file, folder)
-    return [Failure(run, "log", f"damaged log {shown}: unreadable at {where}; the rest is kept")]
+    """Why the log, or some of it, could not be read; a torn end is no failure."""
+    errors = [log.error] if log.error else []
+    if places := log.integrity.damage:
+        where = ", ".join(places[:3]) + (f" and {len(places) - 3} more places" if len(places) > 3 else "")
+        errors.append(f"damaged log {relative(log.file, folder)}: unreadable at {where}; the rest is kept")
+    return [Failure(run, "log", error) for error in errors]
 
 
 def stand_in(chosen: Sequence[str], default: str) -> str:
@@ -1172,35 +1064,33 @@ def selected_runs(
         there = f"there is {', '.join(places[:5])}" if places else "nothing was recorded in these logs"
         reasons = "; ".join([there, *(f"{failure.run}: {failure.error}" for failure in failed[:3])])
         raise ScriptError(f"no runs to export: {reasons}; see -e and -p", NOTHING_USABLE)
-    tests: list[tuple[str, object, Callable[[Run], bool]]] = [
-        ("--since", selection.since, lambda run: at_or_after(run.created_at, selection.since)),
-        ("--until", selection.until, lambda run: not at_or_after(run.created_at, selection.until)),
-        ("--active-since", selection.active_since, lambda run: at_or_after(run.heartbeat_at, selection.active_since)),
-        ("--state", selection.state, lambda run: run.state in selection.state),
-        ("--tag", selection.tag, lambda run: not set(run.tags).isdisjoint(selection.tag)),
-        ("--group", selection.group, lambda run: run.group in selection.group),
-        ("--sweep", selection.sweep, lambda run: run.sweep in selection.sweep),
+    filters: list[tuple[str, Any, Callable[[Run, Any], bool]]] = [
+        ("--since", selection.since, lambda run, since: (run.created_at or EPOCH) >= since),
+        ("--until", selection.until, lambda run, until: (run.created_at or EPOCH) < until),
+        ("--active-since", selection.active_since, lambda run, since: (run.heartbeat_at or EPOCH) >= since),
+        ("--state", selection.state, lambda run, states: run.state in states),
+        ("--tag", selection.tag, lambda run, tags: not set(run.tags).isdisjoint(tags)),
+        ("--group", selection.group, lambda run, groups: run.group in groups),
+        ("--sweep", selection.sweep, lambda run, sweeps: run.sweep in sweeps),
     ]
-    for flag, _, test in [test for test in tests if test[1]]:
-        before, kept = kept, [each for each in kept if test(each.run)]
+    for flag, wanted, test in filters:
+        if not wanted:
+            continue
+        before, kept = kept, [each for each in kept if test(each.run, wanted)]
         say(f"{flag} kept {len(kept):,} of {len(before):,} runs")
         if not kept:
-            logs = [(log, run.id) for run, _, logs in before for log in logs]
-            damage = [each for log, run_id in logs for each in failures_of(log, cast("Path", options.offline), run_id)]
+            folder = cast("Path", options.offline)
+            damage = [each for run, _, logs in before for log in logs for each in failures_of(log, folder, run.id)]
             report_failures([*failed, *damage])  # may be why none is left
             advice = "loosen it, or see what there is with --dry-run"
             raise ScriptError(f"{flag} leaves no run of {len(before):,}; {advice}", NOTHING_USABLE)
     return kept
 
 
-def at_or_after(time_: datetime | None, limit: datetime | None) -> bool:
-    return time_ is not None and limit is not None and time_ >= limit
-
-
 # --- offline source: the logs of one run ----------------------------------------------------------------------
 
 
-def combined(run_id: str, place: tuple[str, str], logs: Sequence[Log], work: Path, say: Say) -> FoundRun:
+def combined(run_id: str, entity: str, project: str, logs: Sequence[Log], work: Path, say: Say) -> FoundRun:
     """One run from its logs: later ones add to or override the earlier. Of copies of a log, the longest counts."""
     by_start: dict[object, Log] = {}
     for log in sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.file)):
@@ -1208,36 +1098,36 @@ def combined(run_id: str, place: tuple[str, str], logs: Sequence[Log], work: Pat
         if start not in by_start or by_start[start].records < log.records:
             by_start[start] = log
     logs = [*by_start.values()]
+    record: dict[str, Any] = {}
     given: dict[str, object] = {}
     definitions: dict[str, MetricDefinition] = {}
     for log in logs:
+        record |= {name: value for name, value in log.run.items() if value}
         given |= log.config
         definitions |= log.definitions
     config = cast("dict[str, object]", jsonable(without_notes(given)))
     parts = consecutive_parts(run_id, logs, work, say)
     summary = folded_summary(logs, parts)
-    names = ("name", "tags", "group", "job_type", "sweep", "notes", "commit")
-    last = {name: next((log.run[name] for log in reversed(logs) if log.run.get(name)), None) for name in names}
     times = [log.newest_at for log in logs if log.newest_at is not None]
     heartbeat_at = max(times, default=None)
     run = Run(
         id=run_id,
-        name=last["name"] or run_id,
+        name=record.get("name", run_id),
         state=offline_state(logs[-1].exit_code, heartbeat_at),
-        entity=place[0],
-        project=place[1],
+        entity=entity,
+        project=project,
         created_at=logs[0].started_at or min(times, default=None),  # damage may have taken the start
         heartbeat_at=heartbeat_at,
         runtime_s=runtime_s(summary),
         last_step=parts[-1].last_step if parts else None,
         history_rows=sum(part.rows for part in parts),
-        tags=last["tags"] or (),
-        group=last["group"],
-        job_type=last["job_type"],
-        sweep=last["sweep"],
+        tags=record.get("tags", ()),
+        group=record.get("group"),
+        job_type=record.get("job_type"),
+        sweep=record.get("sweep"),
         user=None,
-        notes=last["notes"],
-        commit=last["commit"],
+        notes=record.get("notes"),
+        commit=record.get("commit"),
         url=None,
         exported_at=now(),
         config_json=valid_json(config),
@@ -1294,68 +1184,48 @@ def runtime_s(summary: Mapping[str, Any]) -> float | None:
     return None
 
 
-def consecutive_parts(run_id: str, logs: Sequence[Log], work: Path, say: Say) -> list[Part]:
+def consecutive_parts(run_id: str, logs: Sequence[Log], work: Path, say: Say) -> Sequence[Part]:
     """The parts of a run in the order of their steps, each step once.
 
     The steps of a resumed offline log follow the last one before it, as `wandb sync` would place them. A rewound run
     loses the rows after the step to which it went back. Any other step that comes again replaces the earlier row.
     """
-    step = column_key(("_step",))
+    step = pl.col(column_key(("_step",)))
 
-    def rewritten(parts: Sequence[Part], wanted: pl.Expr, steps: pl.Expr) -> Part:
-        """The wanted rows of parts with other steps, each step once, as a part of its own; of equal steps the last."""
-        frames = [
-            pl.scan_parquet(part.file, glob=False)
-            .filter(pl.col("run_id") == run_id)
-            .select(
-                "run_id",
-                *map(column_key, CLOCKS),
-                *(pl.col(column_key(path)).cast(getattr(pl, dtype)) for path, dtype in part.dtypes.items()),
-            )
-            for part in parts
-        ]
-        file = work / f"{uuid.uuid4().hex}.parquet"
-        rows = pl.concat(frames, how="diagonal_relaxed").filter(wanted).with_columns(steps)
-        write_intermediate(rows.unique(step, keep="last", maintain_order=True).sort(step), file)
+    def rewritten(parts: Sequence[Part], *, until: float = math.inf, shift: int = 0) -> Part:
+        """The rows of parts up to a step, with shifted steps, as one part by step; of equal steps the last."""
         dtypes = common_dtypes(part.dtypes for part in parts)
+        frames = []
+        for part in parts:
+            numbers = [pl.col(column_key(path)).cast(getattr(pl, dtype)) for path, dtype in part.dtypes.items()]
+            rows = pl.scan_parquet(part.file, glob=False).filter(pl.col("run_id") == run_id)
+            frames.append(rows.select("run_id", *map(column_key, CLOCKS), *numbers))
+        file = work / f"{uuid.uuid4().hex}.parquet"
+        rows = pl.concat(frames, how="diagonal_relaxed").filter(step <= until).with_columns(step + shift)
+        write_intermediate(rows.unique(step, keep="last", maintain_order=True).sort(step), file)
         facts = pl.scan_parquet(file, glob=False).select(step_facts()).collect().row(0, named=True)
         return Part(file, **facts, dtypes=dtypes, stored=dtypes, file_rows=facts["rows"])
 
     parts: list[Part] = []
     for log in logs:
+        new = log.history
         back_to = log.run.get("rewound_to")
         # The log of an online run, resumed, goes on where the server was: only offline ones count from 0 again.
         is_offline = log.run.get("offline") or log.file.parent.name.startswith("offline-run-")
-        new = [part for part in log.history if part.rows]
         if back_to is not None:
-            until = pl.col(step) <= int(back_to)
             parts = [part for part in parts if part.first_step <= back_to]
-            parts = [part if part.last_step <= back_to else rewritten([part], until, pl.col(step)) for part in parts]
+            parts = [part if part.last_step <= back_to else rewritten([part], until=int(back_to)) for part in parts]
         elif log.run.get("resumed") and is_offline and parts:
-            shifted = pl.col(step) + max(part.last_step for part in parts) + 1
-            new = [rewritten([part], pl.lit(value=True), shifted) for part in new]
+            last_step = max(part.last_step for part in parts)
+            new = [rewritten([part], shift=last_step + 1) for part in new]
         parts += new
-    unique: list[Part] = []
-    for together in overlapping(parts):
-        if len(together) > 1 or not together[0].ascending:
-            unique.append(rewritten(together, pl.lit(value=True), pl.col(step)))
-        else:
-            unique += together
-    if again := sum(part.rows for part in parts) - sum(part.rows for part in unique):
+    ascends = all(one.last_step < other.first_step for one, other in itertools.pairwise(parts))
+    if ascends and all(part.ascending for part in parts):
+        return parts
+    unique = rewritten(parts)
+    if again := sum(part.rows for part in parts) - unique.rows:
         say(f"run {run_id}: {again:,} steps were logged again by a later log; the later rows are kept")
-    return unique
-
-
-def overlapping(parts: Sequence[Part]) -> list[list[Part]]:
-    """The parts by ranges of steps that have none in common; those of one range in the order in which they came."""
-    ranges: list[list[tuple[int, Part]]] = []
-    reached = -math.inf
-    for number, part in sorted(enumerate(parts), key=lambda numbered: numbered[1].first_step):
-        if part.first_step > reached:
-            ranges.append([])
-        ranges[-1].append((number, part))
-        reached = max(reached, part.last_step)
-    return [[part for _, part in sorted(each, key=lambda numbered: numbered[0])] for each in ranges]
+    return [unique]
 
 
 # --- the server: its address and the key ----------------------------------------------------------------------
