@@ -73,7 +73,7 @@ import types
 import uuid
 import warnings
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -157,6 +157,7 @@ ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it un
 KeyPath: TypeAlias = tuple[str, ...]
 Scalar: TypeAlias = bool | int | float | str | None
 Say: TypeAlias = Callable[[str], None]
+Names: TypeAlias = Mapping[KeyPath, str]  # of columns, by their paths behind CONFIG, METRIC or SYSTEM
 Parse: TypeAlias = Callable[[bytes], Any]
 Subject = TypeVar("Subject")
 Found = TypeVar("Found")
@@ -2666,16 +2667,13 @@ class Columns:
 
     def __init__(self) -> None:
         self.rows = 0
-        self.by_path: dict[KeyPath, list[Scalar]] = {}
+        self.by_path: defaultdict[KeyPath, list[Scalar]] = defaultdict(list)
 
     def add(self, leaves: Iterable[tuple[KeyPath, Scalar]]) -> None:
-        rows, by_path = self.rows, self.by_path
         for path, value in leaves:
-            column = by_path.get(path)
-            if column is None:
-                column = by_path[path] = []
-            if len(column) < rows:
-                column.extend([None] * (rows - len(column)))
+            column = self.by_path[path]
+            if len(column) < self.rows:
+                column.extend([None] * (self.rows - len(column)))
             column.append(value)
         self.rows += 1
 
@@ -2741,12 +2739,7 @@ def keys_of(pages: Sequence[Page]) -> pl.DataFrame:
 
 
 def write_runs(
-    at: Path,
-    pages: Sequence[Page],
-    runs: pl.DataFrame,
-    names: Mapping[KeyPath, str],
-    metadata: Mapping[str, str],
-    work: Path,
+    at: Path, pages: Sequence[Page], runs: pl.DataFrame, names: Names, metadata: Mapping[str, str], work: Path
 ) -> None:
     """Write the runs file: one scan over the pages, their columns cast and renamed."""
     bytes_a_row = sum(page.text_bytes for page in pages) // max(runs.height, 1)
@@ -2820,7 +2813,7 @@ def scan(files: Sequence[Path], schema: Mapping[str, Any]) -> pl.LazyFrame:
 
 def metric_facts(
     definitions: Collection[MetricDefinition],
-    names: Mapping[KeyPath, str],
+    names: Names,
     earlier: Mapping[KeyPath, Mapping[str, str | None]],
     sweep_goals: Mapping[str, str],
 ) -> dict[str, dict[str, str | None]]:
@@ -2873,11 +2866,15 @@ class RowTable:
     staying: frozenset[str]  # ids of runs whose rows in the earlier file stay
     dtypes: Mapping[KeyPath, str]  # of its metrics: each holds the values of all rows
 
-    def columns(self, names: Mapping[KeyPath, str]) -> dict[KeyPath, str]:
-        """The names of its metrics' columns."""
-        return {path: names[prefix_of(self.name), *path] for path in self.dtypes}
+    @property
+    def prefix(self) -> str:
+        return SYSTEM if self.name == "system" else METRIC
 
-    def is_current(self, names: Mapping[KeyPath, str], facts: Mapping[str, Any]) -> bool:
+    def columns(self, names: Names) -> dict[KeyPath, str]:
+        """The columns of its metrics."""
+        return {path: names[self.prefix, *path] for path in self.dtypes}
+
+    def is_current(self, names: Names, facts: Mapping[str, Any]) -> bool:
         """Whether the earlier file is what would be written."""
         return (
             self.earlier is not None
@@ -2887,10 +2884,6 @@ class RowTable:
             and self.columns(names) == self.earlier.columns
             and self.earlier.facts == facts
         )
-
-
-def prefix_of(table: str) -> str:
-    return SYSTEM if table == "system" else METRIC
 
 
 def row_tables(project: Project, kept: Collection[str], *, prune: bool) -> list[RowTable]:
@@ -2908,9 +2901,7 @@ def row_tables(project: Project, kept: Collection[str], *, prune: bool) -> list[
     return tables
 
 
-def write_table(
-    table: RowTable, at: Path, project: Project, names: Mapping[KeyPath, str], metadata: Mapping[str, str]
-) -> None:
+def write_table(table: RowTable, at: Path, project: Project, names: Names, metadata: Mapping[str, str]) -> None:
     """Write the rows by run id: those fetched, merged with those of the earlier file that stay."""
     columns = sorted((name, path, getattr(pl, table.dtypes[path])) for path, name in table.columns(names).items())
     clocks = [clock for clock in CLOCKS if table.name != "system" or clock != ("_step",)]
@@ -3000,7 +2991,11 @@ def earlier_files(output: Path, stem: str) -> dict[str, Earlier]:
             )
         except (OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             raise unreadable(file, error) from error
-    ids = {each.export_id for each in found.values()} | {(metadata_of(output, stem) or {}).get("export_id")}
+    ids = {each.export_id for each in found.values()}
+    try:
+        ids.add(json.loads((output / f"{stem}_metadata.json").read_text("utf-8"))["export_id"])
+    except (OSError, ValueError, LookupError, TypeError):
+        ids.add(None)
     return found if len(ids) == 1 else {name: replace(each, marks={}, export_id=None) for name, each in found.items()}
 
 
@@ -3028,7 +3023,7 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     definitions = {definition for page in pages for definition in page.definitions}
     paths = {path for page in pages for path in page.kinds}
     paths |= {(METRIC, definition.pattern) for definition in definitions if not definition.pattern.endswith("*")}
-    paths |= {(prefix_of(table.name), *path) for table in tables for path in table.dtypes}
+    paths |= {(table.prefix, *path) for table in tables for path in table.dtypes}
     names = {  # settled once, for the runs and the histories together
         (prefix, *path): prefix + name
         for prefix in (CONFIG, METRIC, SYSTEM)
@@ -3109,21 +3104,19 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Pa
     pages: list[Page] = []
     try:
         rows = pl.scan_parquet(earlier.file, glob=False)
-        columns = [name for name in identity_schema() if name in rows.collect_schema()]
+        identity = [name for name in identity_schema() if name in rows.collect_schema()]
         for start in range(0, len(earlier.rows), PAGE_RUNS):
             some = rows.slice(start, PAGE_RUNS).filter(pl.col("id").is_in(list(ids)))
-            runs = some.select(*columns, "_config_json", "_summary_json").collect().iter_rows(named=True)
-            pages.append(write_page(map(earlier_run, runs), work))
+            runs = []
+            for row in some.select(*identity, "_config_json", "_summary_json").collect().iter_rows(named=True):
+                texts = {name: row.pop(f"_{name}") for name in ("config_json", "summary_json")}
+                config, summary = (tree if isinstance(tree, dict) else {} for tree in map(json.loads, texts.values()))
+                leaves = [*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))]
+                runs.append(Run(**cast("Any", dict.fromkeys(identity_schema()) | row | texts), leaves=leaves))
+            pages += [write_page(runs, work)] if runs else []
     except (pl.exceptions.PolarsError, ValueError) as error:
         raise unreadable(earlier.file, error) from error
-    return [page for page in pages if page.keys.height]
-
-
-def earlier_run(row: dict[str, Any]) -> Run:
-    texts = {name: row.pop(f"_{name}") for name in ("config_json", "summary_json")}
-    config, summary = (tree if isinstance(tree, dict) else {} for tree in map(json.loads, texts.values()))
-    identity: dict[str, Any] = dict.fromkeys(identity_schema()) | row
-    return Run(**identity, **texts, leaves=[*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))])
+    return pages
 
 
 def metadata_document(project: Project, options: Options, source: Mapping[str, object]) -> dict[str, object]:
@@ -3175,9 +3168,11 @@ def publishing(output: Path) -> Iterator[Callable[[Path], Path]]:
 
     try:
         yield unfinished
-        for partial_file in files.values():
+        for file, partial_file in files.items():
             with partial_file.open("rb+") as whole:
                 os.fsync(whole.fileno())
+            if file.is_dir():  # then none is renamed
+                raise IsADirectoryError(None, "a folder has that name", file)
         with PUBLISHING:
             for file, partial_file in files.items():
                 partial_file.replace(file)
@@ -3215,26 +3210,14 @@ def settle_stems(projects: list[Project], output: Path) -> None:
         stem = re.sub(r"^\.", "%2E", stem)
         if len(stem) > longest:
             stem = stem[: longest - len(suffix)] + suffix
-        elif stem.lower() in taken or owner_of(output, stem) not in (None, (project.entity, project.name)):
-            stem += suffix
+        else:
+            owner = {"entity": project.entity, "project": project.name}
+            with suppress(OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+                owner = json.loads(pl.read_parquet_metadata(output / f"{stem}_runs.parquet")[SOURCE_KEY])
+            if stem.lower() in taken or (owner["entity"], owner["project"]) != (project.entity, project.name):
+                stem += suffix
         project.stem = stem
         taken.add(stem.lower())
-
-
-def owner_of(output: Path, stem: str) -> tuple[object, object] | None:
-    """The entity and project whose files begin so, as these say themselves; None if there are none."""
-    sources = [metadata_of(output, stem)]
-    for name in ("runs", *TABLES):
-        with suppress(OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
-            sources.append(json.loads(pl.read_parquet_metadata(output / f"{stem}_{name}.parquet")[SOURCE_KEY]))
-    return next(((source.get("entity"), source.get("project")) for source in sources if source), None)
-
-
-def metadata_of(output: Path, stem: str) -> dict[str, Any] | None:
-    with suppress(OSError, ValueError):
-        document = json.loads((output / f"{stem}_metadata.json").read_text("utf-8"))
-        return document if isinstance(document, dict) else None
-    return None
 
 
 class Folders(NamedTuple):
@@ -3256,7 +3239,15 @@ def working_folders(output: Path, say: Say, *, dry_run: bool) -> Iterator[Folder
     with ExitStack() as held:
         try:
             own.mkdir(parents=True, exist_ok=True)
-            wait_for(held.enter_context((own / "lock").open("w")), output, say)
+            lock = held.enter_context((own / "lock").open("w"))  # until the process ends
+            with suppress(ImportError, OSError):  # a file system or a system without such locks
+                import fcntl
+
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    say(f"another export writes to {output}: waiting until it is done")
+                    fcntl.flock(lock, fcntl.LOCK_EX)
             shutil.rmtree(folders.work, ignore_errors=True)  # of an export that was killed: the lock is ours
             folders.work.mkdir()
             for file in output.glob(".*.partial"):
@@ -3270,18 +3261,6 @@ def working_folders(output: Path, say: Say, *, dry_run: bool) -> Iterator[Folder
             raise ScriptError(message, NOTHING_USABLE) from error
         held.callback(shutil.rmtree, folders.work, ignore_errors=True)
         yield folders
-
-
-def wait_for(lock: TextIO, output: Path, say: Say) -> None:
-    """Hold the lock until the process ends; a file system or a system without such locks goes without."""
-    with suppress(ImportError, OSError):
-        import fcntl
-
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another export writes to {output}: waiting until it is done")
-            fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 # --- the report -----------------------------------------------------------------------------------------------
