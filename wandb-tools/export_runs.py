@@ -2817,7 +2817,7 @@ def metric_facts(
     earlier: Mapping[KeyPath, Mapping[str, str | None]],
     sweep_goals: Mapping[str, str],
 ) -> dict[str, dict[str, str | None]]:
-    """Goal, summary and step metric by column, where a sweep or `define_metric` states it, now or in an `earlier` export.
+    """Goal, summary and step metric by column, where a sweep or `define_metric` states it, now or `earlier`.
 
     A sweep's goal goes first; one on which runs differ is left out.
     """
@@ -2937,14 +2937,15 @@ def write_table(table: RowTable, at: Path, project: Project, names: Names, metad
 
 
 def scan_parts(histories: Mapping[str, History], dtypes: Mapping[KeyPath, str]) -> pl.LazyFrame:
-    """The rows of all parts by run id and step; their columns are `run_id` and, by `column_key`, clocks and `dtypes`."""
+    """The rows of all parts by run id and step; columns are `run_id` and, by `column_key`, clocks and `dtypes`."""
     wanted: dict[Path, Counter[str]] = {}  # the rows of each run, by file
     file_rows: dict[Path, int] = {}
     stored: list[Mapping[KeyPath, str]] = [dtypes]
-    for run_id, part in ((run_id, part) for run_id in sorted(histories) for part in histories[run_id].parts):
-        wanted.setdefault(part.file, Counter())[run_id] += part.rows
-        file_rows[part.file] = part.file_rows
-        stored.append({path: part.stored[path] for path in part.dtypes})
+    for run_id, history in sorted(histories.items()):
+        for part in history.parts:
+            wanted.setdefault(part.file, Counter())[run_id] += part.rows
+            file_rows[part.file] = part.file_rows
+            stored.append({path: part.stored[path] for path in part.dtypes})
     clocks = {column_key(clock): pl.Int64 if clock == ("_step",) else pl.Float64 for clock in CLOCKS}
     metrics = {column_key(path): getattr(pl, dtype) for path, dtype in common_dtypes(stored).items()}
     schema = {"run_id": pl.String, **clocks, **metrics}
@@ -3211,10 +3212,14 @@ def settle_stems(projects: list[Project], output: Path) -> None:
         if len(stem) > longest:
             stem = stem[: longest - len(suffix)] + suffix
         else:
-            owner = {"entity": project.entity, "project": project.name}
-            with suppress(OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
-                owner = json.loads(pl.read_parquet_metadata(output / f"{stem}_runs.parquet")[SOURCE_KEY])
-            if stem.lower() in taken or (owner["entity"], owner["project"]) != (project.entity, project.name):
+            owners = set()  # of files that begin so, as they say themselves
+            for name in ("runs", *TABLES):
+                with suppress(
+                    OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException
+                ):
+                    about = json.loads(pl.read_parquet_metadata(output / f"{stem}_{name}.parquet")[SOURCE_KEY])
+                    owners.add((about["entity"], about["project"]))
+            if stem.lower() in taken or owners - {(project.entity, project.name)}:
                 stem += suffix
         project.stem = stem
         taken.add(stem.lower())
