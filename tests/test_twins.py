@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "wandb-tools").glob("*.py"))
 
 # Names that several scripts define, each in its own way.
-DIFFERENT = {"Failure", "Options", "Project", "Selection", "import_libraries", "main", "parse_args", "selected"}
+DIFFERENT = {"Failure", "Options", "Project", "Selection", "import_libraries", "main", "parse_args"}
 LONGEST_TWIN = 40  # lines; a longer one is a question of design
 
 
