@@ -5,8 +5,9 @@
 #   "orjson>=3.11,<4",
 #   "polars>=2.1,<3",
 #   "pyyaml>=6,<7",
-#   "requests>=2.32,<3",
-#   "rich>=15,<16",
+#   "requests>=2.30,<3",
+#   "rich>=12,<16",
+#   "urllib3>=2.2,<3",
 #   "wandb>=0.31,<0.32",
 # ]
 # ///
@@ -131,7 +132,7 @@ PAGES_AT_ONCE = 4  # answers that are waited for or parsed: 25 MB each
 TIMEOUT_S = 60  # enough for the largest page from a busy server; longer looks like a hang
 RETRIES = 4
 PAGE_RUNS = 1_000  # runs a question, the most that a server gives, and rows that are made together
-WINDOW_RUNS = 400  # that a window should hold: small enough to parse one while others are fetched
+WINDOW_RUNS = 600  # that a window should hold: small enough to parse one while others are fetched
 LISTINGS = 3  # before a project that keeps changing is taken as it is
 RUNS_A_QUESTION = 20  # histories or sweeps
 LIVE_ROWS_A_QUESTION = 5_000
@@ -345,6 +346,7 @@ class Project:
     # From its source:
     windows: list[Window] = field(default_factory=list)  # of creation times, by which the server is asked
     last_created: datetime | None = None
+    is_changing: bool = False  # runs were added or deleted while they were listed
     page_runs: int = PAGE_RUNS  # runs that a page may hold; fewer for a while after one that failed
     selected: int = 0  # runs that pass the filters
     filtered: int = 0  # and that do not
@@ -1369,7 +1371,7 @@ def base_url() -> str:
     given = (os.environ.get("WANDB_BASE_URL") or sdk_setting("base_url") or CLOUD_URL).strip().rstrip("/")
     url = re.fullmatch(r"(https?://)(?:[^/]*@)?([^/@?#\s]+)([^@?#\s]*)", given)
     if url is None or (url[1] == "http://" and url[2] in CLOUD_HOSTS):
-        raise ScriptError(f"WANDB_BASE_URL is unusable: it is no server's URL, such as {CLOUD_URL}", NOTHING_USABLE)
+        raise ScriptError(f"WANDB_BASE_URL is unusable; write a server's URL, such as {CLOUD_URL}", NOTHING_USABLE)
     return CLOUD_URL if url[2] in PAGE_HOSTS else "".join(url.groups())
 
 
@@ -1802,8 +1804,7 @@ class Window(NamedTuple):
     start: datetime | None = None
     end: datetime | None = None
     cursor: str | None = None  # after which the server goes on
-    runs: int | None = None  # that it had when the cursor was given
-    restarts: int = 0
+    runs: int = 0  # that it had when the cursor was given
 
 
 def plan(server: Server, project: Project) -> bool:
@@ -1832,17 +1833,19 @@ def list_runs(server: Server, project: Project, work: Path) -> None:
     server.meter.add(runs_wanted=project.selected)
     for _ in range(LISTINGS):
         failed: list[Failure] = []
+        project.is_changing = False
         project.pages = fetch_pages(server, project, work, failed)
         project.runs = keys_of(project.pages)
         got = project.runs.height
-        if got < project.selected and not any(failure.what == "runs" for failure in failed):
+        if (got < project.selected or project.is_changing) and not any(failure.what == "runs" for failure in failed):
             plan(server, project)  # runs may have been deleted meanwhile
-            if got < project.selected:
+            if got < project.selected or project.is_changing:
                 continue
         break
     else:
-        error = f"the server counts {project.selected:,} runs, but lists {got:,}"
-        failed.append(Failure(project.path, "runs", error, LISTINGS))
+        if got < project.selected:
+            error = f"the server counts {project.selected:,} runs, but lists {got:,}"
+            failed.append(Failure(project.path, "runs", error, LISTINGS))
     project.failed += failed
     project.selected = max(project.selected, got)
     if active_since := server.options.selection.active_since:
@@ -1895,10 +1898,7 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
         raise RequestError("the project is gone", retries=0)
     nodes = [edge["node"] for edge in answer["runs"]["edges"]]
     info, runs = answer["runs"]["pageInfo"], answer["inWindow"]
-    if (
-        window.cursor and runs != window.runs and window.restarts < LISTINGS
-    ):  # from the start: runs were deleted or added
-        return nodes, [window._replace(cursor=None, restarts=window.restarts + 1)]
+    project.is_changing |= window.cursor is not None and runs != window.runs
     if not info["hasNextPage"] or not nodes:
         return nodes, []
     first, last = time_of(nodes[0]["createdAt"]), time_of(nodes[-1]["createdAt"])
@@ -2007,14 +2007,14 @@ def definitions_in(config: Mapping[str, Any]) -> list[MetricDefinition]:
     notes = config.get("_wandb")
     noted = notes.get("m") if isinstance(notes, dict) else None
     records = [record for record in noted if isinstance(record, dict)] if isinstance(noted, list) else []
-    names = [record.get("1") or record.get("2") for record in records]
+    names = [name if isinstance(name := record.get("1") or record.get("2"), str) else None for record in records]
     definitions = []
     for record, name in zip(records, names, strict=True):
         numbers = record["7"] if isinstance(record.get("7"), list) else ()
         kinds = ",".join(kind for number, kind in enumerate(SUMMARY_KINDS, 1) if number in numbers)
         number = record.get("5")  # the step metric's place among the records, from 1
         step_metric = names[number - 1] if isinstance(number, int) and 0 < number <= len(names) else None
-        if isinstance(name, str):
+        if name:
             goal = next((goal for number, goal in GOALS.items() if number == record.get("8")), None)
             definitions.append(MetricDefinition(name, goal, kinds or None, step_metric))
     return definitions
@@ -2333,7 +2333,7 @@ def stored_histories(folder: Path) -> dict[str, History]:
         about = {"file": file, "stored": metrics_in(pl.scan_parquet(file, glob=False).collect_schema())}
         for key, history in json.loads(pl.read_parquet_metadata(file)[PART_KEY]).items():
             for part in history["parts"]:
-                part |= about | {"dtypes": {tuple(path): dtype for path, dtype in part["dtypes"]}}
+                part.update(about, dtypes={tuple(path): dtype for path, dtype in part["dtypes"]})
             history["parts"] = [Part(**part) for part in history["parts"]]
             stored[key] = History(**history | {"skipped": [*map(tuple, history["skipped"])]})
     return stored
@@ -2354,7 +2354,7 @@ def export_rows(file: Path, nested: Collection[KeyPath], keys: Sequence[str], sk
     try:
         rows = pl.scan_parquet(file, glob=False)
         schema = rows.collect_schema()
-        leaves = [((name,), pl.col(name), dtype) for name, dtype in schema.items()]
+        leaves: list[tuple[KeyPath, pl.Expr, Any]] = [((name,), pl.col(name), dtype) for name, dtype in schema.items()]
         columns: dict[KeyPath, pl.Expr] = {
             ("_step",): pl.col("_step").cast(pl.Int64),
             **{path: pl.lit(None, dtype=pl.Float64) for path in CLOCKS[1:]},
