@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "wandb-tools").glob("*.py"))
 
 # Names that several scripts define, each in its own way.
-DIFFERENT = {"Failure", "Options", "Project", "Selection", "import_libraries", "main", "parse_args", "selected"}
+DIFFERENT = {"Failure", "Options", "Project", "import_libraries", "main", "parse_args"}
 # One rule in both readers: which way a metric is better.
 DIRECTION = {"LOWER_IS_BETTER", "HIGHER_IS_BETTER", "NO_DIRECTION", "NO_METRIC", "WEAK", "NEGATING", "OPPOSITE"}
 DIRECTION |= {"PHRASES", "goal_by_name", "telling_words", "goal_words", "words"}

@@ -74,7 +74,7 @@ import types
 import uuid
 import warnings
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -115,6 +115,7 @@ NO_ENTITY, NO_PROJECT = "offline", "uncategorized"  # stand-ins; the second is t
 FRESH = timedelta(minutes=5)  # W&B's own limit: a run without a heartbeat for longer has crashed
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # stands for an unknown time
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of flattened columns
+SYSTEM = ""  # system metrics have no prefix
 NOT_CONFIG = ("_wandb", "wandb_version")  # W&B's own notes in a config
 CLOCKS = (("_step",), ("_runtime",), ("_timestamp",))  # W&B's own keys of a history row
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # as W&B's JSON spells them in text
@@ -157,6 +158,7 @@ ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it un
 KeyPath: TypeAlias = tuple[str, ...]
 Scalar: TypeAlias = bool | int | float | str | None
 Say: TypeAlias = Callable[[str], None]
+Names: TypeAlias = Mapping[KeyPath, str]  # of columns, by their paths behind CONFIG, METRIC or SYSTEM
 Parse: TypeAlias = Callable[[bytes], Any]
 Subject = TypeVar("Subject")
 Found = TypeVar("Found")
@@ -2395,26 +2397,22 @@ def numeric_leaves(summary: Mapping[str, object], above: KeyPath = ()) -> list[t
     [(('loss',), nan), (('val', 'acc'), 1)]
     """
     leaves: list[tuple[KeyPath, int | float]] = []
+    inner: list[tuple[KeyPath, Any]] = []  # what is no plain number: few
     for key, value in summary.items():
         if key.startswith("_"):
             continue
-        if type(value) is float or type(value) is int:  # nearly all are
+        if type(value) is float or type(value) is int:
             leaves.append(((*above, key), value))
         else:
-            leaves += numbers_at((*above, key), value)
+            inner.append(((*above, key), value))
+    for path, value in inner:  # which grows by what nested dicts hold
+        if isinstance(value, bool | int | float):
+            leaves.append((path, int(value) if isinstance(value, bool) else value))
+        elif isinstance(value, str) and value in NON_FINITE:
+            leaves.append((path, NON_FINITE[value]))
+        elif isinstance(value, dict) and not isinstance(value.get("_type"), str):
+            inner += [((*path, key), below) for key, below in value.items()]
     return leaves
-
-
-def numbers_at(path: KeyPath, value: object) -> list[tuple[KeyPath, int | float]]:
-    if isinstance(value, bool):
-        return [(path, int(value))]
-    if isinstance(value, int | float):
-        return [(path, value)]
-    if isinstance(value, str):
-        return [(path, NON_FINITE[value])] if value in NON_FINITE else []
-    if isinstance(value, dict) and not isinstance(value.get("_type"), str):
-        return [leaf for key, below in value.items() for leaf in numbers_at((*path, key), below)]
-    return []
 
 
 def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
@@ -2432,7 +2430,8 @@ def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
     texts = {value for value in values if isinstance(value, str)}
     if kinds & {int, float} and kinds <= {int, float, str} and texts <= NON_FINITE.keys():
         return pl.Series(name, [as_float(value) for value in values], dtype=pl.Float64)
-    return pl.Series(name, [as_text(value) for value in values], dtype=pl.String)
+    spelt = (value if value is None or isinstance(value, str) else valid_json(value) for value in values)
+    return pl.Series(name, [None if text is None else storable(text) for text in spelt], dtype=pl.String)
 
 
 def as_float(value: Scalar) -> float | None:
@@ -2441,18 +2440,10 @@ def as_float(value: Scalar) -> float | None:
     >>> as_float(2**63), as_float("-Infinity"), as_float(-(10**400))
     (9.223372036854776e+18, -inf, -inf)
     """
-    if isinstance(value, str):
-        return NON_FINITE[value]
     try:
-        return None if value is None else float(value)
+        return None if value is None else NON_FINITE[value] if isinstance(value, str) else float(value)
     except OverflowError:
         return math.inf if cast("int", value) > 0 else -math.inf
-
-
-def as_text(value: Scalar) -> str | None:
-    if value is None or isinstance(value, str):
-        return None if value is None else storable(value)
-    return valid_json(value)
 
 
 def valid_json(value: object) -> str:
@@ -2476,28 +2467,18 @@ def is_storable(text: str) -> bool:
 # --- runs: pages of columns -----------------------------------------------------------------------------------
 
 
-class Names(NamedTuple):
-    """The columns of one export by their W&B paths: settled once, for the runs and the history file together."""
-
-    config: Mapping[KeyPath, str]
-    metrics: Mapping[KeyPath, str]
-
-
 class Columns:
     """Rows of leaves, turned into columns as they come; a path that a row lacks is None there."""
 
     def __init__(self) -> None:
         self.rows = 0
-        self.by_path: dict[KeyPath, list[Scalar]] = {}
+        self.by_path: defaultdict[KeyPath, list[Scalar]] = defaultdict(list)
 
     def add(self, leaves: Iterable[tuple[KeyPath, Scalar]]) -> None:
-        rows, by_path = self.rows, self.by_path
         for path, value in leaves:
-            column = by_path.get(path)
-            if column is None:
-                column = by_path[path] = []
-            if len(column) < rows:
-                column.extend([None] * (rows - len(column)))
+            column = self.by_path[path]
+            if len(column) < self.rows:
+                column.extend([None] * (self.rows - len(column)))
             column.append(value)
         self.rows += 1
 
@@ -2509,16 +2490,8 @@ class Columns:
 
 def identity_schema() -> dict[str, Any]:
     """The columns that every runs file has, in order, with their dtypes."""
-    time_dtype = pl.Datetime("us", "UTC")
-    dtypes: dict[str, Any] = {
-        "created_at": time_dtype,
-        "heartbeat_at": time_dtype,
-        "exported_at": time_dtype,
-        "runtime_s": pl.Float64,
-        "last_step": pl.Int64,
-        "history_rows": pl.Int64,
-        "tags": pl.List(pl.String),
-    }
+    dtypes: dict[str, Any] = dict.fromkeys(("created_at", "heartbeat_at", "exported_at"), pl.Datetime("us", "UTC"))
+    dtypes |= {"runtime_s": pl.Float64, "last_step": pl.Int64, "history_rows": pl.Int64, "tags": pl.List(pl.String)}
     names = [f.name for f in fields(Run)]
     return {name: dtypes.get(name, pl.String) for name in names[: names.index("config_json")]}
 
@@ -2535,20 +2508,30 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
         for run in runs:
             paths = frozenset(path[1:] for path, _ in run.leaves if path[0] == METRIC and len(path) > 2)
             nested[run.id] = shared.setdefault(paths, paths)
-    typed = {path: typed_series(path, values) for path, values in columns.padded()}
-    data = {name: [storable_value(getattr(run, name)) for run in runs] for name in identity_schema()}
+
+    data = {name: [getattr(run, name) for run in runs] for name in identity_schema() if name != "tags"}
     data |= {f"_{name}": [getattr(run, name) for run in runs] for name in ("config_json", "summary_json")}
+    data = {name: [storable(v) if isinstance(v, str) else v for v in values] for name, values in data.items()}
+    data["tags"] = [[storable(tag) for tag in run.tags or ()] for run in runs]
     table = pl.DataFrame(data, schema=identity_schema() | {"_config_json": pl.String, "_summary_json": pl.String})
+    kinds: dict[KeyPath, str] = {}
+    flattened = []
+    for path, values in columns.padded():
+        types_found = set(map(type, values)) - {type(None)}
+        series = settled_series(column_key(path), values)
+        is_mixed = len(types_found) > 1 or (types_found == {int} and series.dtype == pl.Float64)
+        if is_mixed and path[0] == CONFIG:  # other pages may decide what becomes of it
+            series = pl.Series(series.name, [None if v is None else valid_json(v) for v in values], dtype=pl.String)
+            kinds[path] = MIXED
+        else:
+            kinds[path] = str(series.dtype) if types_found else EMPTY
+        if types_found:
+            flattened.append(series)
     file = work / f"{uuid.uuid4().hex}.parquet"
-    write_intermediate(table.hstack([series for series, kind in typed.values() if kind != EMPTY]), file)
-    return Page(
-        file,
-        table.select(KEYS),
-        {path: kind for path, (_, kind) in typed.items()},
-        nested,
-        frozenset(definition for run in runs for definition in run.definitions),
-        sum(len(run.config_json) + len(run.summary_json) for run in runs),
-    )
+    write_intermediate(table.hstack(flattened), file)
+    definitions = frozenset(definition for run in runs for definition in run.definitions)
+    text_bytes = sum(len(run.config_json) + len(run.summary_json) for run in runs)
+    return Page(file, table.select(KEYS), kinds, nested, definitions, text_bytes)
 
 
 def keys_of(pages: Sequence[Page]) -> pl.DataFrame:
@@ -2560,94 +2543,67 @@ def keys_of(pages: Sequence[Page]) -> pl.DataFrame:
     return pl.concat([pl.DataFrame(schema=schema), *numbered]).unique("id", keep="first", maintain_order=True)
 
 
-def typed_series(path: KeyPath, values: Sequence[Scalar]) -> tuple[pl.Series, str]:
-    """A page's column and its kind. What has no one dtype stays JSON: other pages decide what becomes of it."""
-    name = column_key(path)
-    types_found = set(map(type, values)) - {type(None)}
-    if not types_found:
-        return pl.Series(name, values, dtype=pl.String), EMPTY
-    if len(types_found) == 1 or path[0] == METRIC:  # whose numbers are no text, whatever other pages hold
-        series = settled_series(name, values)
-        if path[0] == METRIC or series.dtype != pl.Float64 or types_found != {int}:
-            return series, str(series.dtype)
-    return pl.Series(name, [None if value is None else valid_json(value) for value in values], dtype=pl.String), MIXED
-
-
-def storable_value(value: object) -> object:
-    if isinstance(value, tuple):
-        return [storable(text) for text in value]
-    return storable(value) if isinstance(value, str) else value
-
-
-def settled_pages(pages: Sequence[Page], work: Path) -> tuple[list[Page], dict[KeyPath, Any]]:
-    """The pages, and the dtype of each flattened column that holds its values in all of them.
-
-    A column whose dtypes differ in more than whole numbers and fractions is settled over all its values, and the pages
-    that have it are written anew.
-    """
-    dtypes: dict[KeyPath, Any] = {}
-    settled: dict[KeyPath, pl.Series] = {}
-    for path in sorted({path for page in pages for path in page.kinds}):
-        kinds = {page.kinds[path] for page in pages if path in page.kinds} - {EMPTY}
-        if len(kinds) < 2 and MIXED not in kinds:
-            dtypes[path] = getattr(pl, kinds.pop()) if kinds else pl.String
-        elif kinds == {"Int64", "Float64"}:
-            dtypes[path] = pl.Float64
-        else:
-            settled[path] = settled_series(column_key(path), [v for page in pages for v in values_of(path, page)])
-            dtypes[path] = settled[path].dtype
-    start = 0
-    rewritten = []
-    for page in pages:
-        rows = page.keys.height
-        if changed := [series.slice(start, rows) for path, series in settled.items() if path in page.kinds]:
-            file = work / f"{uuid.uuid4().hex}.parquet"
-            write_intermediate(pl.read_parquet(page.file, glob=False).with_columns(changed), file)
-            page = replace(page, file=file)  # noqa: PLW2901
-        rewritten.append(page)
-        start += rows
-    return rewritten, dtypes
-
-
-def values_of(path: KeyPath, page: Page) -> list[Scalar]:
-    """A column of a page as Python values."""
-    if page.kinds.get(path, EMPTY) == EMPTY:
-        return [None] * page.keys.height
-    values = pl.read_parquet(page.file, columns=[column_key(path)], glob=False).to_series().to_list()
-    return [None if v is None else json.loads(v) for v in values] if page.kinds[path] == MIXED else values
-
-
-def ordered_files(pages: Sequence[Page], runs: pl.DataFrame, rows_a_file: int, work: Path) -> list[Path]:
-    """Files that together hold the rows of `runs` in the order of the runs file: the pages, if they are so already."""
-    runs = runs.sort("created_at", "id")
-    pages_in_order = runs["page"].rle().struct.field("value").to_list()
-    if len(set(pages_in_order)) == len(pages_in_order) and runs.height == sum(page.keys.height for page in pages):
-        return [pages[page].file for page in pages_in_order]
-    files = []
-    for group in runs.iter_slices(rows_a_file):
-        frames = [
-            pl.read_parquet(pages[page].file, glob=False)[rows["row"]]
-            for (page,), rows in group.group_by("page", maintain_order=True)
-        ]
-        files.append(work / f"{uuid.uuid4().hex}.parquet")
-        write_intermediate(pl.concat(frames, how="diagonal_relaxed").sort("created_at", "id"), files[-1])
-    return files
-
-
 def write_runs(
     at: Path, pages: Sequence[Page], runs: pl.DataFrame, names: Names, metadata: Mapping[str, str], work: Path
 ) -> None:
     """Write the runs file: one scan over the pages, their columns cast and renamed."""
     bytes_a_row = sum(page.text_bytes for page in pages) // max(runs.height, 1)
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(bytes_a_row, 1)))
-    pages, dtypes = settled_pages(pages, work)
-    flat = sorted(((names.config if path[0] == CONFIG else names.metrics)[path[1:]], path) for path in dtypes)
+    dtypes, settled = settled_dtypes(pages)
+    flat = sorted((names[path], path) for path in dtypes)
     texts = dict.fromkeys(("_config_json", "_summary_json"), pl.String)
     schema = identity_schema() | {column_key(path): dtypes[path] for _, path in flat} | texts
-    rows = scan(ordered_files(pages, runs, group_rows, work), schema)
+    rows = scan(ordered_files(pages, runs, settled, group_rows, work), schema)
     columns = [pl.col(column_key(path)).alias(name) for name, path in flat]
     about = {**metadata, COLUMNS_KEY: json.dumps({name: path[1:] for name, path in flat})}
     rows.select(*identity_schema(), *columns, *texts).sink_parquet(at, row_group_size=group_rows, metadata=about)
+
+
+def settled_dtypes(pages: Sequence[Page]) -> tuple[dict[KeyPath, Any], dict[KeyPath, pl.Series]]:
+    """The dtype of each flattened column that holds its values in all pages.
+
+    And the values, over all pages, of the columns whose dtypes differ in more than whole numbers and fractions.
+    """
+    dtypes: dict[KeyPath, Any] = {}
+    settled: dict[KeyPath, pl.Series] = {}
+    for path in sorted({path for page in pages for path in page.kinds}):
+        kinds = {page.kinds.get(path, EMPTY) for page in pages} - {EMPTY}
+        if len(kinds) < 2 and MIXED not in kinds:
+            dtypes[path] = getattr(pl, kinds.pop()) if kinds else pl.String
+        elif kinds == {"Int64", "Float64"}:
+            dtypes[path] = pl.Float64
+        else:
+            values: list[Scalar] = []
+            for page in pages:
+                if (kind := page.kinds.get(path, EMPTY)) == EMPTY:
+                    values += [None] * page.keys.height
+                else:
+                    column = pl.read_parquet(page.file, columns=[column_key(path)], glob=False).to_series()
+                    values += [json.loads(v) if kind == MIXED and v is not None else v for v in column]
+            settled[path] = settled_series(column_key(path), values)
+            dtypes[path] = settled[path].dtype
+    return dtypes, settled
+
+
+def ordered_files(
+    pages: Sequence[Page], runs: pl.DataFrame, settled: Mapping[KeyPath, pl.Series], rows_a_file: int, work: Path
+) -> list[Path]:
+    """Files that together hold `runs` in the order of the runs file: the pages, unless order or columns differ."""
+    runs = runs.sort("created_at", "id")
+    starts = [0, *itertools.accumulate(page.keys.height for page in pages)]
+    order = runs["page"].rle().struct.field("value").to_list()
+    if not settled and len(set(order)) == len(order) and runs.height == starts[-1]:
+        return [pages[number].file for number in order]
+    files = []
+    for some in runs.iter_slices(rows_a_file):
+        frames = []
+        for (number,), rows in some.group_by("page", maintain_order=True):
+            page = pages[number]
+            changed = [s.slice(starts[number], page.keys.height) for path, s in settled.items() if path in page.kinds]
+            frames.append(pl.read_parquet(page.file, glob=False).with_columns(changed)[rows["row"]])
+        files.append(work / f"{uuid.uuid4().hex}.parquet")
+        write_intermediate(pl.concat(frames, how="diagonal_relaxed").sort("created_at", "id"), files[-1])
+    return files
 
 
 def scan(files: Sequence[Path], schema: Mapping[str, Any]) -> pl.LazyFrame:
@@ -2660,45 +2616,33 @@ def scan(files: Sequence[Path], schema: Mapping[str, Any]) -> pl.LazyFrame:
     )
 
 
-def settled_paths(pages: Sequence[Page], history_paths: Iterable[KeyPath]) -> Names:
-    """The names of all columns: over configs, and over summaries, histories and what `define_metric` names."""
-    paths = {path for page in pages for path in page.kinds}
-    defined = {(d.pattern,) for page in pages for d in page.definitions if not d.pattern.endswith("*")}
-    config = settled_names(path[1:] for path in paths if path[0] == CONFIG)
-    metrics = settled_names({*(path[1:] for path in paths if path[0] == METRIC), *defined, *history_paths})
-    return Names(
-        {path: CONFIG + name for path, name in config.items()}, {path: METRIC + name for path, name in metrics.items()}
-    )
-
-
 def metric_facts(
     definitions: Collection[MetricDefinition],
-    names: Mapping[KeyPath, str],
+    names: Names,
     earlier: Mapping[KeyPath, Mapping[str, str | None]],
     sweep_goals: Mapping[str, str],
 ) -> dict[str, dict[str, str | None]]:
-    """Goal, summary and step metric by column, where a sweep or `define_metric` states it, now or in an `earlier` export.
+    """Goal, summary and step metric by column, where a sweep or `define_metric` states it, now or `earlier`.
 
     A sweep's goal goes first; one on which runs differ is left out.
     """
     facts: dict[str, dict[str, str | None]] = {}
-    for path, name in names.items():
-        told = [*told_of(path, definitions), *filter(None, [earlier.get(path)])]
-        agreement = {key: agreed(fact[key] for fact in told) for key in ("goal", "summary", "step_metric")}
+    for path, name in ((path[1:], name) for path, name in names.items() if path[0] == METRIC):
+        found: list[MetricDefinition] = []
+        # define_metric reaches top-level keys and the values it derives from them.
+        if len(path) == 1 or (len(path) == 2 and path[1] in SUMMARY_KINDS):
+            found = [d for d in definitions if d.pattern == path[0]] or [
+                d for d in definitions if d.pattern.endswith("*") and path[0].startswith(d.pattern[:-1])
+            ]
+        stated: list[Mapping[str, str | None]] = [
+            {"goal": goal_of(d), "summary": d.summary, "step_metric": d.step_metric} for d in found
+        ]
+        stated += [earlier[path]] if path in earlier else []
+        agreement = {key: agreed(fact[key] for fact in stated) for key in ("goal", "summary", "step_metric")}
         agreement["goal"] = sweep_goals.get(".".join(path), agreement["goal"])
         if any(agreement.values()):
             facts[name] = agreement
     return facts
-
-
-def told_of(path: KeyPath, definitions: Iterable[MetricDefinition]) -> list[Mapping[str, str | None]]:
-    """What definitions tell of a metric: those of its name, else those of a pattern that it matches."""
-    if len(path) > 2 or (len(path) == 2 and path[1] not in SUMMARY_KINDS):
-        return []  # define_metric reaches top-level keys and the values it derives from them
-    found = [d for d in definitions if d.pattern == path[0]] or [
-        d for d in definitions if d.pattern.endswith("*") and path[0].startswith(d.pattern[:-1])
-    ]
-    return [{"goal": goal_of(d), "summary": d.summary, "step_metric": d.step_metric} for d in found]
 
 
 def goal_of(definition: MetricDefinition) -> str | None:
@@ -2709,9 +2653,9 @@ def goal_of(definition: MetricDefinition) -> str | None:
 
 
 def agreed(values: Iterable[str | None]) -> str | None:
-    """The one value that is told; None where none is, or several are."""
-    told = {value for value in values if value}
-    return told.pop() if len(told) == 1 else None
+    """The one value that is stated; None where none is, or several are."""
+    stated = {value for value in values if value}
+    return stated.pop() if len(stated) == 1 else None
 
 
 # --- histories: parts to a file -------------------------------------------------------------------------------
@@ -2725,20 +2669,15 @@ class RowTable:
     fetched: Mapping[str, History]  # by run id
     earlier: Earlier | None
     staying: frozenset[str]  # ids of runs whose rows in the earlier file stay
+    dtypes: Mapping[KeyPath, str]  # of its metrics: each holds the values of all rows
 
     @property
-    def dtypes(self) -> dict[KeyPath, str]:
-        """Its metrics, each with the dtype that holds it in all rows: whole numbers beside fractions are Float64."""
-        sources = [part.dtypes for history in self.fetched.values() for part in history.parts]
-        if self.earlier and self.staying:
-            sources.append(self.earlier.dtypes)
-        return common_dtypes(sources)
+    def prefix(self) -> str:
+        return SYSTEM if self.name == "system" else METRIC
 
-    def names(self, names: Names) -> Mapping[KeyPath, str]:
-        """The columns of its metrics; those of system metrics are settled apart."""
-        return (
-            settled_names(self.dtypes) if self.name == "system" else {path: names.metrics[path] for path in self.dtypes}
-        )
+    def columns(self, names: Names) -> dict[KeyPath, str]:
+        """The columns of its metrics."""
+        return {path: names[self.prefix, *path] for path in self.dtypes}
 
     def is_current(self, names: Names, facts: Mapping[str, Any]) -> bool:
         """Whether the earlier file is what would be written."""
@@ -2747,7 +2686,7 @@ class RowTable:
             and self.earlier.export_id is not None
             and not self.fetched
             and self.staying == self.earlier.rows.keys()
-            and self.names(names) == self.earlier.columns
+            and self.columns(names) == self.earlier.columns
             and self.earlier.facts == facts
         )
 
@@ -2761,53 +2700,57 @@ def row_tables(project: Project, kept: Collection[str], *, prune: bool) -> list[
         if fetched is not None or earlier is not None:
             before = earlier.rows.keys() if earlier else set()
             staying = frozenset((before & ids if prune or fetched is not None else before) - (fetched or {}).keys())
-            tables.append(RowTable(name, fetched or {}, earlier, staying))
+            sources = [part.dtypes for history in (fetched or {}).values() for part in history.parts]
+            sources += [earlier.dtypes] if earlier and staying else []
+            tables.append(RowTable(name, fetched or {}, earlier, staying, common_dtypes(sources)))
     return tables
 
 
 def write_table(table: RowTable, at: Path, project: Project, names: Names, metadata: Mapping[str, str]) -> None:
     """Write the rows by run id: those fetched, merged with those of the earlier file that stay."""
-    columns = sorted((name, path, table.dtypes[path]) for path, name in table.names(names).items())
+    columns = sorted((name, path, getattr(pl, table.dtypes[path])) for path, name in table.columns(names).items())
     clocks = [clock for clock in CLOCKS if table.name != "system" or clock != ("_step",)]
-    order = ["run_id", "entity", "project", *(clock[0] for clock in clocks), *(name for name, *_ in columns)]
-    places = [pl.lit(project.entity).alias("entity"), pl.lit(project.name).alias("project")]
-    numbers = [pl.col(column_key(path)).cast(getattr(pl, dtype)).alias(name) for name, path, dtype in columns]
+    keys = ["run_id", "entity", "project", *(clock[0] for clock in clocks)]
     rows = scan_parts(table.fetched, table.dtypes).select(
-        "run_id", *places, *(pl.col(column_key(clock)).alias(clock[0]) for clock in clocks), *numbers
+        "run_id",
+        pl.lit(project.entity).alias("entity"),
+        pl.lit(project.name).alias("project"),
+        *(pl.col(column_key(clock)).alias(clock[0]) for clock in clocks),
+        *(pl.col(column_key(path)).cast(dtype).alias(name) for name, path, dtype in columns),
     )
-    if table.earlier and table.staying:
-        known = table.earlier.columns
-        numbers = [
-            (pl.col(known[path]) if path in known else pl.lit(None)).cast(getattr(pl, dtype)).alias(name)
-            for name, path, dtype in columns
-        ]
-        stays = pl.scan_parquet(table.earlier.file, glob=False)
-        if table.staying != table.earlier.rows.keys():
+    earlier = table.earlier
+    if earlier and table.staying:
+        stays = pl.scan_parquet(earlier.file, glob=False)
+        if table.staying != earlier.rows.keys():
             stays = stays.filter(pl.col("run_id").is_in(list(table.staying)))
-        stays = stays.select(*order[: 3 + len(clocks)], *numbers)
+        was = {path: pl.col(name) for path, name in earlier.columns.items()}
+        stays = stays.select(
+            *keys, *(was.get(path, pl.lit(None)).cast(dtype).alias(name) for name, path, dtype in columns)
+        )
         rows = rows.merge_sorted(stays, "run_id") if any(h.parts for h in table.fetched.values()) else stays
-    made_of = project.made_of.get(table.name, table.earlier.made_of if table.earlier else ())
-    earlier_marks = table.earlier.marks if table.earlier and table.earlier.made_of == made_of else {}
-    marks = {run_id: mark for run_id, mark in earlier_marks.items() if run_id in table.staying}
-    marks |= {run_id: h.mark for run_id, h in table.fetched.items() if h.mark and not h.is_short}
+    made_of = project.made_of.get(table.name, earlier.made_of if earlier else ())
+    marks = {run_id: h.mark for run_id, h in table.fetched.items() if h.mark and not h.is_short}
+    if earlier and earlier.made_of == made_of:
+        marks |= {run_id: mark for run_id, mark in earlier.marks.items() if run_id in table.staying}
     about = {
         **metadata,
         COLUMNS_KEY: json.dumps({name: path for name, path, _ in columns}),
         HISTORIES_KEY: json.dumps({"keys": made_of, "runs": marks}, sort_keys=True),
     }
-    group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_CELLS // len(order)))
-    rows.select(order).sink_parquet(at, row_group_size=group_rows, metadata=about)
+    group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_CELLS // (len(keys) + len(columns))))
+    rows.sink_parquet(at, row_group_size=group_rows, metadata=about)
 
 
 def scan_parts(histories: Mapping[str, History], dtypes: Mapping[KeyPath, str]) -> pl.LazyFrame:
-    """The rows of all parts by run id and step; their columns are `run_id` and, by `column_key`, clocks and `dtypes`."""
+    """The rows of all parts by run id and step; columns are `run_id` and, by `column_key`, clocks and `dtypes`."""
     wanted: dict[Path, Counter[str]] = {}  # the rows of each run, by file
     file_rows: dict[Path, int] = {}
     stored: list[Mapping[KeyPath, str]] = [dtypes]
-    for run_id, part in ((run_id, part) for run_id in sorted(histories) for part in histories[run_id].parts):
-        wanted.setdefault(part.file, Counter())[run_id] += part.rows
-        file_rows[part.file] = part.file_rows
-        stored.append({path: part.stored[path] for path in part.dtypes})
+    for run_id, history in sorted(histories.items()):
+        for part in history.parts:
+            wanted.setdefault(part.file, Counter())[run_id] += part.rows
+            file_rows[part.file] = part.file_rows
+            stored.append({path: part.stored[path] for path in part.dtypes})
     clocks = {column_key(clock): pl.Int64 if clock == ("_step",) else pl.Float64 for clock in CLOCKS}
     metrics = {column_key(path): getattr(pl, dtype) for path, dtype in common_dtypes(stored).items()}
     schema = {"run_id": pl.String, **clocks, **metrics}
@@ -2837,25 +2780,28 @@ def earlier_files(output: Path, stem: str) -> dict[str, Earlier]:
             continue
         try:
             metadata = pl.read_parquet_metadata(file)
-            schema = pl.read_parquet_schema(file)
             rows = pl.scan_parquet(file, glob=False)
+            schema = rows.collect_schema()
             counts = rows.select("id", "history_rows") if name == "runs" else rows.group_by("run_id").len()
-            columns = {name: tuple(path) for name, path in json.loads(metadata.get(COLUMNS_KEY, "{}")).items()}
-            facts = json.loads(metadata.get(METRICS_KEY, "{}"))
+            columns = {tuple(path): column for column, path in json.loads(metadata.get(COLUMNS_KEY, "{}")).items()}
             histories = json.loads(metadata.get(HISTORIES_KEY, "{}"))
             found[name] = Earlier(
                 file,
                 rows=dict(counts.collect().iter_rows()),
-                columns={path: name for name, path in columns.items()},
-                dtypes={path: str(schema[name]) for name, path in columns.items() if name in schema},
-                facts=facts,
+                columns=columns,
+                dtypes={path: str(schema[column]) for path, column in columns.items() if column in schema},
+                facts=json.loads(metadata.get(METRICS_KEY, "{}")),
                 made_of=tuple(histories.get("keys", ())),
                 marks={run_id: tuple(mark) for run_id, mark in histories.get("runs", {}).items()},
                 export_id=metadata.get(EXPORT_ID_KEY),
             )
         except (OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             raise unreadable(file, error) from error
-    ids = {each.export_id for each in found.values()} | {(metadata_of(output, stem) or {}).get("export_id")}
+    ids = {each.export_id for each in found.values()}
+    try:
+        ids.add(json.loads((output / f"{stem}_metadata.json").read_text("utf-8"))["export_id"])
+    except (OSError, ValueError, LookupError, TypeError):
+        ids.add(None)
     return found if len(ids) == 1 else {name: replace(each, marks={}, export_id=None) for name, each in found.items()}
 
 
@@ -2870,87 +2816,93 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     earlier = project.earlier.get("runs")
     before = earlier.rows if earlier else {}
     fuller = drop_shorter(project, before)
-    fresh = set(project.runs["id"]) - fuller
-    project.gone = sorted(before.keys() - {*project.all_ids, *project.unread}) if project.all_ids is not None else []
-    stays = before.keys() - fresh - (set(project.gone) if options.prune else set())
+    if project.all_ids is not None:
+        project.gone = sorted(before.keys() - {*project.all_ids, *project.unread})
+    stays = before.keys() - (set(project.runs["id"]) - fuller) - set(project.gone if options.prune else ())
     project.kept = sorted(stays - fuller)
-    kept_pages = earlier_pages(earlier, stays, work) if earlier else []
+    kept_pages = earlier_pages(earlier, stays, work) if earlier and stays else []
     pages = [*project.pages, *kept_pages]
     kept_runs = keys_of(kept_pages).with_columns(pl.col("page") + len(project.pages))
     runs = pl.concat([project.runs.filter(~pl.col("id").is_in(list(fuller))), kept_runs])
 
     tables = row_tables(project, stays, prune=options.prune)
-    names = settled_paths(pages, {path for table in tables if table.name != "system" for path in table.dtypes})
     definitions = {definition for page in pages for definition in page.definitions}
+    paths = {path for page in pages for path in page.kinds}
+    paths |= {(METRIC, definition.pattern) for definition in definitions if not definition.pattern.endswith("*")}
+    paths |= {(table.prefix, *path) for table in tables for path in table.dtypes}
+    names = {  # settled once, for the runs and the histories together
+        (prefix, *path): prefix + name
+        for prefix in (CONFIG, METRIC, SYSTEM)
+        for path, name in settled_names(path[1:] for path in paths if path[0] == prefix).items()
+    }
     known = {
         path: each.facts[name]
         for each in reversed(list(project.earlier.values()))
         for path, name in each.columns.items()
         if name in each.facts
     }
-    facts = metric_facts(definitions, names.metrics, known if stays else {}, project.goals)
-    current = [table for table in tables if table.is_current(names, facts)]
-    export_id = cast("Earlier", current[0].earlier).export_id if current else uuid.uuid4().hex
-    about = source_of(project, source)
+    facts = metric_facts(definitions, names, known if stays else {}, project.goals)
+    current = [table.name for table in tables if table.is_current(names, facts)]
+    export_id = project.earlier[current[0]].export_id if current else uuid.uuid4().hex
+    about = {
+        **source,
+        "entity": project.entity,
+        "project": project.name,
+        "exported_at": jsonable(now()),
+        "versions": {name: version(name) for name in ("wandb", "polars")} | {"wandb-tools": VERSION},
+    }
     metadata = {
         SCHEMA_KEY: SCHEMA_VERSION,
         METRICS_KEY: json.dumps(facts, sort_keys=True),
         SOURCE_KEY: json.dumps(about),
         EXPORT_ID_KEY: str(export_id),
     }
+    files = []
     with publishing(options.output) as unfinished:
         for table in tables:
             file = options.output / f"{project.stem}_{table.name}.parquet"
-            at = file if table in current else unfinished(file)
-            if table not in current:
+            at = file if table.name in current else unfinished(file)
+            if table.name not in current:
                 write_table(table, at, project, names, metadata)
-            project.files.append(file_facts(file, at))
-            note_history(project, table, names, at, options)
+            files.append(file_facts(file, at))
+            if table.name in project.tables and table.name != "system":
+                note_history(project, table, at, options)
         file = options.output / f"{project.stem}_runs.parquet"
         write_runs(unfinished(file), pages, runs, names, metadata, work)
-        project.files.append(file_facts(file, unfinished(file)))
-        document = metadata_document(project, options, about) | {"export_id": export_id}
+        files.append(file_facts(file, unfinished(file)))
+        document = metadata_document(project, options, about) | {"files": files, "export_id": export_id}
         text = json.dumps(jsonable(document), indent=2, ensure_ascii=False) + "\n"
         unfinished(options.output / f"{project.stem}_metadata.json").write_text(storable(text), "utf-8")
+    project.files = files
 
 
 def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
     """Drop fetched rows of which the earlier export has more, if they come from a log that was cut off, or are
     incomplete; the ids of runs whose row in the runs file stays too.
     """
-    rows = dict(project.runs.select("id", "history_rows").iter_rows())
-    fuller = {run_id for run_id in project.cut if run_id in rows and before.get(run_id, 0) > rows[run_id]}
+    rows = project.runs.select("id", "history_rows").iter_rows()
+    fuller = {run_id for run_id, count in rows if run_id in project.cut and before.get(run_id, 0) > count}
     shorter = set(fuller)
     for name, histories in project.tables.items():
-        earlier = project.earlier.get(name)
+        had = project.earlier[name].rows if name in project.earlier else {}
         for run_id, history in list(histories.items()):
-            if (
-                earlier is not None
-                and earlier.rows.get(run_id, 0) > history.rows
-                and (history.is_short or run_id in project.cut)
-            ):
+            if had.get(run_id, 0) > history.rows and (history.is_short or run_id in project.cut):
                 shorter.add(run_id)
                 del histories[run_id]
     project.kept_fuller = sorted(shorter)
     return fuller
 
 
-def note_history(project: Project, table: RowTable, names: Names, at: Path, options: Options) -> None:
+def note_history(project: Project, table: RowTable, at: Path, options: Options) -> None:
     """Note what the metadata says of a history file, the full one before the sampled one."""
-    if table.name == "system" or table.name not in project.tables:
-        return
+    rows = dict(pl.scan_parquet(at, glob=False).group_by("run_id").len().collect().iter_rows())
     if table.name == "history":
-        rows = dict(pl.scan_parquet(at, glob=False).group_by("run_id").len().collect().iter_rows())
         counts = project.runs.select("id", "history_rows").iter_rows()
         project.mismatched = sorted(run_id for run_id, counted in counts if rows.get(run_id, 0) != counted)
     if table.name == "history" or not options.include_history:
-        of_runs = pl.scan_parquet(at, glob=False).select(
-            pl.len().alias("rows"), pl.col("run_id").n_unique().alias("runs")
-        )
-        project.history_rows, project.history_runs = of_runs.collect().row(0)
+        project.history_rows, project.history_runs = sum(rows.values()), len(rows)
     if table.earlier:
-        present = set(table.names(names).values())
-        project.dropped += [".".join(path) for path in table.earlier.columns if names.metrics.get(path) not in present]
+        project.dropped += [".".join(path) for path in table.earlier.columns if path not in table.dtypes]
 
 
 def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Page]:
@@ -2958,41 +2910,30 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Pa
     pages: list[Page] = []
     try:
         rows = pl.scan_parquet(earlier.file, glob=False)
-        columns = [name for name in identity_schema() if name in rows.collect_schema()]
-        for start in range(0, len(earlier.rows) if ids else 0, PAGE_RUNS):
+        identity = [name for name in identity_schema() if name in rows.collect_schema()]
+        for start in range(0, len(earlier.rows), PAGE_RUNS):
             some = rows.slice(start, PAGE_RUNS).filter(pl.col("id").is_in(list(ids)))
-            runs = some.select(*columns, "_config_json", "_summary_json").collect().iter_rows(named=True)
-            pages.append(write_page(map(earlier_run, runs), work))
+            runs = []
+            for row in some.select(*identity, "_config_json", "_summary_json").collect().iter_rows(named=True):
+                texts = {name: row.pop(f"_{name}") for name in ("config_json", "summary_json")}
+                config, summary = (tree if isinstance(tree, dict) else {} for tree in map(json.loads, texts.values()))
+                leaves = [*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))]
+                runs.append(Run(**cast("Any", dict.fromkeys(identity_schema()) | row | texts), leaves=leaves))
+            pages += [write_page(runs, work)] if runs else []
     except (pl.exceptions.PolarsError, ValueError) as error:
         raise unreadable(earlier.file, error) from error
-    return [page for page in pages if page.keys.height]
-
-
-def earlier_run(row: dict[str, Any]) -> Run:
-    texts = {name: row.pop(f"_{name}") for name in ("config_json", "summary_json")}
-    config, summary = (tree if isinstance(tree, dict) else {} for tree in map(json.loads, texts.values()))
-    identity: dict[str, Any] = dict.fromkeys(identity_schema()) | row
-    return Run(**identity, **texts, leaves=[*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))])
-
-
-def source_of(project: Project, source: Mapping[str, object]) -> dict[str, object]:
-    """Where the files' content came from."""
-    versions = {name: version(name) for name in ("wandb", "polars")} | {"wandb-tools": VERSION}
-    place = {"entity": project.entity, "project": project.name}
-    return {**source, **place, "exported_at": jsonable(now()), "versions": versions}
+    return pages
 
 
 def metadata_document(project: Project, options: Options, source: Mapping[str, object]) -> dict[str, object]:
     """What was asked, what was got and what failed."""
     written = project.runs.height
-    skipped = {
-        path for histories in project.tables.values() for history in histories.values() for path in history.skipped
-    }
+    histories = [history for table in project.tables.values() for history in table.values()]
     return {
         "status": project.status,
         "entity": project.entity,
         "project": project.name,
-        "source": {key: value for key, value in source.items() if key in ("kind", "base_url", "directory")},
+        "source": {key: source[key] for key in ("kind", "base_url", "directory") if key in source},
         "filters": {name: value for name, value in asdict(options.selection).items() if value},
         "exported_at": source["exported_at"],
         "versions": source["versions"],
@@ -3009,12 +2950,12 @@ def metadata_document(project: Project, options: Options, source: Mapping[str, o
             "sampled": options.history_samples is not None and not options.include_history,
             "mismatched": project.mismatched,
         },
-        "files": project.files,
+        "files": [],
         "failed": [failure._asdict() for failure in project.failed],
         "torn": project.torn,
         "missing_on_server": [] if options.prune else project.gone,
         "kept_fuller": project.kept_fuller,
-        "skipped_history_keys": sorted(".".join(path) for path in skipped),
+        "skipped_history_keys": sorted({".".join(path) for history in histories for path in history.skipped}),
     }
 
 
@@ -3033,9 +2974,11 @@ def publishing(output: Path) -> Iterator[Callable[[Path], Path]]:
 
     try:
         yield unfinished
-        for partial_file in files.values():
+        for file, partial_file in files.items():
             with partial_file.open("rb+") as whole:
                 os.fsync(whole.fileno())
+            if file.is_dir():  # then none is renamed
+                raise IsADirectoryError(None, "a folder has that name", file)
         with PUBLISHING:
             for file, partial_file in files.items():
                 partial_file.replace(file)
@@ -3059,43 +3002,32 @@ def file_facts(file: Path, at: Path) -> dict[str, object]:
     return {"name": file.name, "bytes": at.stat().st_size, "rows": height, "columns": columns, "sha256": digest}
 
 
-def file_stem(output: Path, entity: str, project: str, *, taken: bool = False) -> str:
-    """What the names of a project's files begin with: no name from W&B leaves the folder or takes another's files."""
-    name = f"{entity}_{project}".encode("utf-8", "surrogatepass")
-    stem = "".join(chr(byte) if re.match(rb"[A-Za-z0-9._-]", bytes([byte])) else f"%{byte:02X}" for byte in name)
-    stem = re.sub(r"^\.", "%2E", stem)
-    suffix = f"__{path_hash((entity, project))[:8]}"
-    longest = 200 - len("_history_sampled.parquet")
-    if len(stem) > longest:
-        return stem[: longest - len(suffix)] + suffix
-    owner = owner_of(output, stem)
-    return stem + suffix if taken or owner not in (None, (entity, project)) else stem
-
-
-def owner_of(output: Path, stem: str) -> tuple[object, object] | None:
-    """The entity and project whose files begin so, as these say themselves; None if there are none."""
-    sources = [metadata_of(output, stem)]
-    for name in ("runs", *TABLES):
-        with suppress(OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
-            sources.append(json.loads(pl.read_parquet_metadata(output / f"{stem}_{name}.parquet")[SOURCE_KEY]))
-    return next(((source.get("entity"), source.get("project")) for source in sources if source), None)
-
-
-def metadata_of(output: Path, stem: str) -> dict[str, Any] | None:
-    with suppress(OSError, ValueError):
-        document = json.loads((output / f"{stem}_metadata.json").read_text("utf-8"))
-        return document if isinstance(document, dict) else None
-    return None
-
-
 def settle_stems(projects: list[Project], output: Path) -> None:
-    """Give each project what its files' names begin with: settled for all of them, before any is written."""
+    """Give each project what its files' names begin with: settled for all of them, before any is written.
+
+    No name from W&B leaves the folder or takes another's files.
+    """
     projects.sort(key=lambda project: (project.entity, project.name))
     taken: set[str] = set()
     for project in projects:
-        stem = file_stem(output, project.entity, project.name)
-        project.stem = file_stem(output, project.entity, project.name, taken=True) if stem.lower() in taken else stem
-        taken.add(project.stem.lower())
+        suffix = f"__{path_hash((project.entity, project.name))[:8]}"
+        longest = 200 - len("_history_sampled.parquet")
+        stem = quote(f"{project.entity}_{project.name}".encode("utf-8", "surrogatepass"), safe="").replace("~", "%7E")
+        stem = re.sub(r"^\.", "%2E", stem)
+        if len(stem) > longest:
+            stem = stem[: longest - len(suffix)] + suffix
+        else:
+            owners = set()  # of files that begin so, as they say themselves
+            for name in ("runs", *TABLES):
+                with suppress(
+                    OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException
+                ):
+                    about = json.loads(pl.read_parquet_metadata(output / f"{stem}_{name}.parquet")[SOURCE_KEY])
+                    owners.add((about["entity"], about["project"]))
+            if stem.lower() in taken or owners - {(project.entity, project.name)}:
+                stem += suffix
+        project.stem = stem
+        taken.add(stem.lower())
 
 
 class Folders(NamedTuple):
@@ -3114,15 +3046,24 @@ def working_folders(output: Path, say: Say, *, dry_run: bool) -> Iterator[Folder
         return
     own = output / ".wandb_tools"
     folders = Folders(own / "work", own / "histories")
-    ours = r"_(runs|history|history_sampled|system)\.parquet\.\d+\.partial$|_metadata\.json\.\d+\.partial$"
     with ExitStack() as held:
         try:
             own.mkdir(parents=True, exist_ok=True)
-            wait_for(held.enter_context((own / "lock").open("w")), output, say)
+            lock = held.enter_context((own / "lock").open("w"))  # until the process ends
+            with suppress(ImportError, OSError):  # a file system or a system without such locks
+                import fcntl
+
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    say(f"another export writes to {output}: waiting until it is done")
+                    fcntl.flock(lock, fcntl.LOCK_EX)
             shutil.rmtree(folders.work, ignore_errors=True)  # of an export that was killed: the lock is ours
             folders.work.mkdir()
             for file in output.glob(".*.partial"):
-                if re.search(ours, file.name):
+                if re.search(
+                    r"_(runs|history|history_sampled|system|metadata)\.(parquet|json)\.\d+\.partial$", file.name
+                ):
                     file.unlink(missing_ok=True)
         except OSError as error:
             reason = error.strerror or error
@@ -3130,21 +3071,6 @@ def working_folders(output: Path, say: Say, *, dry_run: bool) -> Iterator[Folder
             raise ScriptError(message, NOTHING_USABLE) from error
         held.callback(shutil.rmtree, folders.work, ignore_errors=True)
         yield folders
-
-
-def wait_for(lock: TextIO, output: Path, say: Say) -> None:
-    """Hold the lock until the process ends; a file system or a system without such locks goes without."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        say(f"another export writes to {output}: waiting until it is done")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError:
-        return
 
 
 # --- the report -----------------------------------------------------------------------------------------------
