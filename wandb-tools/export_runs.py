@@ -51,6 +51,7 @@ import argparse
 import configparser
 import difflib
 import fnmatch
+import gc
 import hashlib
 import importlib
 import importlib.util
@@ -3808,6 +3809,7 @@ def leave(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):  # it may be closed, or None
             stream.flush()
+    gc.collect()  # frees the semaphores of a process pool, which would be reported as leaked
     with PUBLISHING:
         os._exit(code)
 
