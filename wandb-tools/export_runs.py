@@ -12,16 +12,14 @@
 # ///
 """Export W&B runs to parquet: every config, summary and history row, nothing sampled, nothing lost.
 
-From a server: the projects, runs or sweeps named as PLACE, or the projects of -e and -p. The server evaluates the
-filters. With --offline, from the run folders that the W&B SDK leaves on disk: no server, no account, no key; also runs
-that crashed before a sync. Writes, for every entity and project,
+From a server: the projects, runs or sweeps named as PLACE, or the projects of -e and -p; it evaluates the filters.
+With --offline, from the run folders that the W&B SDK leaves on disk: no server, no account, no key; also runs that
+crashed before a sync. Writes, for every entity and project, and prints the path of each runs file:
 
   <dir>/<entity>_<project>_runs.parquet      one row per run
   <dir>/<entity>_<project>_history.parquet   one row per run and step (with --include-history)
+  <dir>/<entity>_<project>_history_sampled.parquet and _system.parquet, sampled (--history-samples, --system-metrics)
   <dir>/<entity>_<project>_metadata.json     what was asked, what was got, what failed
-
-and prints the path of each runs file. With --history-samples and --system-metrics come <...>_history_sampled.parquet
-and <...>_system.parquet, both sampled by the server.
 
 Again into the same folder, it refreshes all runs, fetches only histories that changed, and keeps runs that are not in
 this export. A history is never replaced by a shorter one of a log that was cut off. Interrupted, an export goes on from
@@ -33,7 +31,8 @@ argument. For a self-hosted server set WANDB_BASE_URL, and SSL_CERT_FILE if its 
 Examples:
   uv run wandb-tools/export_runs.py my-team/my-project -o export/ --include-history
   uv run wandb-tools/export_runs.py -e my-team -p 'denoising*' --state finished,crashed --since 7d
-  uv run wandb-tools/export_runs.py https://wandb.ai/my-team/my-project/sweeps/abc123 --dry-run
+  uv run wandb-tools/export_runs.py my-team/my-project --where '{"config.lr": {"$gt": 0.01}}' --dry-run
+  uv run wandb-tools/export_runs.py https://wandb.ai/my-team/my-project/sweeps/abc123 -o sweep/
   uv run wandb-tools/export_runs.py my-team/my-project --include-history --history-keys 'val/*,epoch' --json
   uv run wandb-tools/export_runs.py --offline wandb/ -o export/ --include-history
 
@@ -3361,13 +3360,11 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     for glob in options.history_keys if written else ():
         if not any(names_match(path, [glob]) for path in metrics):
             say(f"--history-keys {glob} matches no metric of these runs")
-    rows = [json_row(project, options) for project in (*written, *planned)]
-    sentences = [sentence(project, row, options) for project, row in zip((*written, *planned), rows, strict=True)]
-    for project, line in zip(written, sentences, strict=False):
+    for project in written:
         kept = f"; {counted(len(project.kept), 'run')} of an earlier export kept" if project.kept else ""
         if project.gone and not options.prune:
             kept += f", {len(project.gone):,} of them no longer in the source (--prune drops those)"
-        say(line + kept)
+        say(sentence(project, options) + kept)
         if project.kept_fuller:
             fuller = f"{counted(len(project.kept_fuller), 'run')} kept as exported earlier, with more history rows"
             say(f"{project.path}: {fuller}: {first_of(project.kept_fuller)}")
@@ -3375,6 +3372,7 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
             before = "from an earlier export, which this one was not asked for"
             say(f"the history there had {first_of(project.dropped)} {before}")
     if options.json:
+        rows = [json_row(project, options) for project in (*written, *planned)]
         for failure in lost:
             entity, _, name = failure.run.partition("/")
             rows.append({"entity": entity, "project": name or None, "status": "failed", "error": failure.error})
@@ -3382,9 +3380,10 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         files = [str(options.output / str(name)) for of_project in names for name in of_project]
         show(json_text({"version": 1, "exports": rows, "files": files}))
     else:
-        paths = [str(options.output / f"{project.stem}_runs.parquet") for project in written]
-        for line in (*paths, *map(printable, sentences[len(written) :])):
-            show(line)
+        for project in written:
+            show(str(options.output / f"{project.stem}_runs.parquet"))
+        for project in planned:
+            show(printable(sentence(project, options)))
     failures = [*failed]
     for project in projects:  # ids are only unique within a project
         prefix = f"{project.path}/" if len(projects) + len(failed) > 1 else ""
@@ -3431,8 +3430,9 @@ def json_row(project: Project, options: Options) -> dict[str, Any]:
     return row if options.dry_run else row | {"kept": len(project.kept)}
 
 
-def sentence(project: Project, row: Mapping[str, Any], options: Options) -> str:
+def sentence(project: Project, options: Options) -> str:
     """A project's runs in one line, and how many history rows there are, if that is of interest."""
+    row = json_row(project, options)
     rows = f", {counted(row['history_rows'], 'history row')}" if row["history_rows"] is not None else ""
     if row["status"] == "planned":
         some = f"{row['runs']:,} of " if row["filtered"] else ""
@@ -3588,13 +3588,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list
     flag("--tag", **several, help="with this tag")
     flag("--group", **several, help="of this group")
     flag("--sweep", **several, metavar="ID", help="of this sweep")
-    flag(
-        "--where",
-        type=json_object,
-        default={},
-        metavar="JSON",
-        help='such as {"config.lr": {"$gt": 0.01}}; server only',
-    )
+    flag("--where", type=json_object, default={}, metavar="JSON", help="W&B's own Mongo-style filter; server only")
     flag = parser.add_argument_group("what is written").add_argument
     flag("-o", "--output", metavar="DIR", type=Path, default=Path("wandb_export"), help="default: wandb_export/")
     flag("--include-history", action="store_true", help="also every history row, unsampled")
@@ -3622,13 +3616,12 @@ def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list
         raise ScriptError("--history-keys chooses among the history: add --include-history", WRONG_USAGE)
     if not is_storable(str(given["output"])):  # polars writes to no such path
         raise ScriptError("the path of -o is no UTF-8 text; choose another", WRONG_USAGE)
-    given["state"] = [state.lower() for state in given["state"]]
-    for state in given["state"]:
+    states = [state.lower() for state in given["state"]]
+    for state in states:
         if state not in (*STATES, "all"):
             known = f"{did_you_mean(state, STATES)}; there are {', '.join(STATES)}"
             raise ScriptError(f"--state {state}: no such state{known}; --help shows how it is used", WRONG_USAGE)
-    if "all" in given["state"]:
-        given["state"] = []
+    given["state"] = [] if "all" in states else states
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     given["selection"] = Selection(**{each.name: given.pop(each.name) for each in fields(Selection)})
     given["places"] = tuple(map(place_of, given["places"]))
