@@ -106,7 +106,8 @@ SOURCE_KEY = "wandb_tools.source"
 HISTORIES_KEY = "wandb_tools.histories"  # of a history file: in which state each run was when it was fetched
 EXPORT_ID_KEY = "wandb_tools.export_id"
 PART_KEY = "wandb_tools.part"  # of fetched rows in the working folder: what their file does not show
-SCHEMA_VERSION, VERSION = "1", "0.1.0"
+SCHEMA_VERSION = "1"
+VERSION = "0.1.0"
 
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
 NO_ENTITY, NO_PROJECT = "offline", "uncategorized"  # stand-ins; the second is the SDK's own
@@ -3588,7 +3589,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list
     flag("--tag", **several, help="with this tag")
     flag("--group", **several, help="of this group")
     flag("--sweep", **several, metavar="ID", help="of this sweep")
-    flag("--where", type=json_object, default={}, metavar="JSON", help="W&B's own Mongo-style filter; server only")
+    flag("--where", type=mongo_filter, default={}, metavar="JSON", help="W&B's own Mongo-style filter; server only")
     flag = parser.add_argument_group("what is written").add_argument
     flag("-o", "--output", metavar="DIR", type=Path, default=Path("wandb_export"), help="default: wandb_export/")
     flag("--include-history", action="store_true", help="also every history row, unsampled")
@@ -3635,7 +3636,7 @@ def comma_list(text: str) -> list[str]:
     raise argparse.ArgumentTypeError("needs a value")
 
 
-def json_object(text: str) -> dict[str, object]:
+def mongo_filter(text: str) -> dict[str, object]:
     with suppress(ValueError):
         if isinstance(value := json.loads(text), dict):
             return value
@@ -3795,7 +3796,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def leave(code: int) -> NoReturn:
+def end_at_once(code: int) -> NoReturn:
     """End at once, but for files that are being renamed: threads that wait for a server would hold the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -3808,4 +3809,4 @@ def leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    leave(main())
+    end_at_once(main())
