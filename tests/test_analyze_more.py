@@ -137,7 +137,7 @@ def test_quantile_bins(tmp_path):
     runs.append(Run("none", summary={"test/mse": 9}))
     rows = document(write_runs(tmp_path, runs), "--group-by", "lr:2", "-m", "test/mse")["groups"]
     bins = [("over 0.00055", 4), ("to 0.00055", 4), (None, 1)]  # the middle of 0.001 and 0.0001
-    assert [(row["config_lr_bin"], row["n"]) for row in rows] == bins
+    assert [(row["config_lr:2"], row["n"]) for row in rows] == bins
 
 
 def test_best_per_keeps_the_best_setting_by_its_mean_over_seeds(tmp_path):
@@ -174,8 +174,8 @@ def test_bootstrap_intervals_equal_scipys(tmp_path, stat, scipys):
 def test_the_iqm_is_the_mean_of_the_middle_half(values):
     found, low, high = analyze_runs.bootstrap(values, "iqm")
     assert found == pytest.approx(scipy.stats.trim_mean(values, 0.25), abs=1e-6)
-    assert (low is None) == (high is None) == (len(values) == 1)
-    assert len(values) == 1 or min(values) - 1e-6 <= low <= high <= max(values) + 1e-6
+    assert (low is None) == (high is None) == (len(values) < 8)
+    assert len(values) < 8 or min(values) - 1e-6 <= low <= high <= max(values) + 1e-6
 
 
 # --- pivots ---------------------------------------------------------------------------------------------------
@@ -226,9 +226,9 @@ def test_diff_shows_only_what_differs(tmp_path):
     )
     file = write_runs(tmp_path, [one, two])
     rows = {row["column"]: row for row in document(file, "--diff", "first", "b")["diff"]}
-    assert rows["config_k"] == {"column": "config_k", "a": 4, "b": 8}
-    assert rows["metric_acc"] == {"column": "metric_acc", "a": None, "b": 3}
-    assert rows["state"] == {"column": "state", "a": "finished", "b": "failed"}
+    assert rows["config_k"] == {"column": "config_k", "kind": "config", "a": 4, "b": 8}
+    assert rows["metric_acc"] == {"column": "metric_acc", "kind": "metric", "a": None, "b": 3}
+    assert rows["state"] == {"column": "state", "kind": "identity", "a": "finished", "b": "failed"}
     assert not {"config_lr", "config_same", "config_nan"} & rows.keys()
     assert [line.split() for line in answered(file, "--diff", "a", "b").out.splitlines()[-1:]] == [["loss", "1", "2"]]
 
@@ -461,7 +461,7 @@ def test_a_report_in_markdown(folder):
     answered(folder, "--report", folder / "report.md", "-m", "test/mse")
     text = (folder / "report.md").read_text("utf-8")
     assert text.startswith("# Runs of ")
-    assert "| name | test/mse |" in text
+    assert re.search(r"^\| name +\| +test/mse \|", text, re.MULTILINE)
     assert len(text) < 20_000
 
 

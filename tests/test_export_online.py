@@ -1016,14 +1016,14 @@ def test_an_interrupted_export_goes_on_where_it_was(server, export, start, proje
     process = start("--include-history", "--workers", 1)
     server.app.faults.wait_for_hits(hang, 1, LIMIT_S)
     finished = tmp_path / "out" / ".wandb_tools" / "histories"
-    wait_until(lambda: len(list(finished.rglob("*.parquet"))) == len("bcdf"))
+    wait_until(lambda: len(list(finished.rglob("*.parquet"))) == len(["bc", "f"]))  # "de" share a task
     process.send_signal(signal.SIGINT)
     assert ended(process) == Done(130, "", "interrupted\n")
     assert snapshot(tmp_path / "out") == before
     server.reset()
     done = export("-e", "team", "--include-history", *QUICK)
     assert done.code == 0, done.err
-    assert asked_for(server) == {"e"}
+    assert asked_for(server) == {"d", "e"}
     for run_id in "abcdef":
         assert rows_of(project("demo"), run_id) == logged(5, "loss", "acc")
     assert project("demo").metadata["history"]["rows"] == 30
@@ -1116,7 +1116,7 @@ def test_a_filter_that_the_server_does_not_know_fails_soon(server, export):
 def test_a_busy_server_lets_us_in_later(server, export, status):
     server.add_runs("team", "demo", 3, keys=8)
     server.fault("status", match={"operation": "Viewer"}, times=3, status=status)
-    assert export("-e", "team", *QUICK).code == 0
+    assert export("-e", "team", *QUICK, "--retries", 3).code == 0
     server.fault("status", match={"operation": "Viewer"}, status=status)
     done = export("-e", "team", *QUICK)
     assert (done.code, done.out) == (1, "")

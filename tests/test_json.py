@@ -86,6 +86,9 @@ def test_aggregate_runs(run_script, tmp_path):
         ("--importance",),
         ("--curves", "val/mse", "--group-by", "arch"),
         ("--curves", "val/mse"),
+        ("--health",),
+        ("--sql", "SELECT name, tags, created_at, runtime_s FROM runs"),
+        ("--top", 3, "--value", "min"),
     ],
     ids=lambda question: " ".join(map(str, question)) or "nothing",
 )
@@ -95,6 +98,10 @@ def test_analyze_runs(run_script, tmp_path_factory, question):
     if not file.exists():
         exported = ("export_runs.py", "--offline", ROOT / "examples" / "offline-runs", "-o", folder / "export")
         assert run_script(*exported, "--include-history").code == 0
-        assert run_script("aggregate_runs.py", folder / "export", "-o", file).code == 0
-    flags = ("-m", "test/mse") if question and question[0] not in {"--schema", "--varying", "--diff"} else ()
+        assert run_script("aggregate_runs.py", folder / "export", "-o", file, "--history").code == 0
+    flags = (
+        ("-m", "test/mse")
+        if question and question[0] not in {"--schema", "--varying", "--diff", "--health", "--sql"}
+        else ()
+    )
     checked("analyze_runs", run_script("analyze_runs.py", file, *question, *flags, "--json"))

@@ -15,7 +15,10 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "wandb-tools").glob("*.py"))
 
 # Names that several scripts define, each in its own way.
-DIFFERENT = {"Failure", "Options", "Project", "Selection", "import_libraries", "main", "parse_args", "selected"}
+DIFFERENT = {"Failure", "Options", "Project", "Selection", "import_libraries", "main", "parse_args"}
+# One rule in both readers: which way a metric is better.
+DIRECTION = {"LOWER_IS_BETTER", "HIGHER_IS_BETTER", "NO_DIRECTION", "NO_METRIC", "WEAK", "NEGATING", "OPPOSITE"}
+DIRECTION |= {"PHRASES", "goal_by_name", "telling_words", "goal_words", "words"}
 LONGEST_TWIN = 40  # lines; a longer one is a question of design
 
 
@@ -46,6 +49,11 @@ def test_names_in_two_scripts_are_twins(one: Path, other: Path) -> None:
     assert {name for name in shared if first[name].count("\n") >= LONGEST_TWIN} == set()
 
 
+def test_the_direction_of_a_metric_is_one_rule() -> None:
+    for script in ("aggregate_runs", "analyze_runs"):
+        assert definitions(ROOT / "wandb-tools" / f"{script}.py").keys() >= DIRECTION
+
+
 def test_different_names_are_still_needed() -> None:
     counted = [name for script in SCRIPTS for name in definitions(script)]
     assert {name for name in DIFFERENT if counted.count(name) < 2} == set()
@@ -74,7 +82,7 @@ def test_inline_metadata_agrees_with_the_project(script: Path) -> None:
     metadata = inline_metadata(script)
     assert metadata["requires-python"] == project["project"]["requires-python"]
     assert set(metadata["dependencies"]) <= set(project["dependency-groups"]["dev"])
-    assert all(re.fullmatch(r"[\w-]+>=[\d.]+,<[\d.]+", each) for each in metadata["dependencies"])
+    assert all(re.fullmatch(r"[\w-]+(\[\w+\])?>=[\d.]+,<[\d.]+", each) for each in metadata["dependencies"])
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "examples" / "record_runs.py"], ids=lambda script: script.stem)

@@ -13,25 +13,26 @@
   uv run wandb-tools/aggregate_runs.py --rules rules.toml --explain gnn_all_k16_s3
 
 INPUTS are runs files as export_runs.py writes them, earlier results of this script, directories (searched to
-any depth) and globs. What a file holds is told by its columns: in directories, histories and foreign parquet
-files are passed over. A file that is named but holds no runs, or a damaged file anywhere, is left out and
-named (exit code 3).
+any depth) and globs. A file's columns decide what it holds, not its name: in directories, the other files of an
+export and foreign parquet files are passed over. A file that is named but holds no runs, or a damaged file
+anywhere, is left out and named (exit code 3).
 
 ROWS. Each run gives one row, from its newest export; where it was exported both from the server and from its
 offline logs, the one with more history decides. Filters look at that row, and each says how many it keeps.
 --where takes an SQL predicate over the result's columns; --keep all keeps every export of a run.
-Rows are sorted by entity, project, created_at and id; source_file tells which file a row comes from.
+Rows are sorted by entity, project, created_at and id; source_file says which file a row comes from.
 
-COLUMNS meet by their W&B path, not by their name. A column that is missing in a file is null there. Where
+COLUMNS are matched by their W&B path, not by their name. A column that is missing in a file is null there. Where
 files disagree on a type, the narrowest type that holds every value wins: integers with floats become floats;
 text whose every value is a number, such as 1e-3, becomes numbers; any other mixture becomes text. Nothing is
-dropped, and each such column is reported.
+dropped. Mixtures are reported, but for integers beside floats and columns without a value.
 
 DERIVED COLUMNS are read off the run's name, or off the config where that says more. No match, no value:
   stage        stage2c                       model_type   spectral, digress, gnn, attention, hybrid
   arch         a known name as a whole word  protocol     single_graph, distribution
   k, seed_parsed                 _k16, _s3   lr_parsed, wd_parsed, eps_parsed   _lr1e-3, _wd1e-4, _eps0.1
-Another tool's column of such a name is kept as stage__own, k__own and so on.
+Another tool's column of such a name is kept as stage__own, k__own and so on. Where a derived column is empty
+in every run, --where takes the config column of its name instead (k: config_k).
 
 --rules FILE adds rules of your own, tried before these (replace = true at the top: instead of these):
   [[rule]]  column, pattern (its first group is the value, or value where given), source (default name),
@@ -41,8 +42,8 @@ Another tool's column of such a name is kept as stage__own, k__own and so on.
 HISTORIES. --history reads the full history files beside the exports and adds, for each metric X, history_min_X,
 history_min_step_X, history_max_X, history_max_step_X, history_last_X, history_tail_X (mean of the last tenth of
 its finite values, at least one), history_n_X, history_n_nonfinite_X; with --at M also history_at_X, X at the step
-where M was best (M:min or M:max where neither a stored goal nor the name tells which). --history-metrics takes
-globs. A run whose history is gone keeps what an earlier result says of it.
+where M was best, else X's last value before it (M:min or M:max where neither a stored goal nor the name says which
+way is better). --history-metrics takes globs. A run whose history is gone keeps what an earlier result says of it.
 
 PLACES may be s3://, gs:// or az:// URLs, with the usual environment variables for credentials. --partition-by
 project writes a folder of hive partitions, whose files keep that column too.
@@ -57,7 +58,6 @@ interrupted.
 from __future__ import annotations
 
 import argparse
-import bisect
 import difflib
 import fnmatch
 import glob
@@ -75,11 +75,10 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
     import polars as pl
@@ -91,48 +90,64 @@ SCHEMA_KEY = "wandb_tools.schema"  # keys of the parquet files' key-value metada
 COLUMNS_KEY = "wandb_tools.columns"
 METRICS_KEY = "wandb_tools.metrics"
 SOURCE_KEY = "wandb_tools.source"
-RESULT_KEY = "wandb_tools.result"  # marks an answer of analyze_runs: its rows may look like runs, but are no input
+EXPORT_KEY = "wandb_tools.export_id"  # files that one export wrote carry the same
+RESULT_KEY = "wandb_tools.result"  # marks a result of analyze_runs: its rows may look like runs, but are no input
 SCHEMA_VERSION = "1"
 
-DEFAULT_INPUT = "wandb_export/"
-DEFAULT_OUTPUT = "analysis/unified.parquet"
+DEFAULT_INPUT, DEFAULT_OUTPUT = "wandb_export/", "analysis/unified.parquet"
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
+CLOUD = ("s3://", "gs://", "az://")  # object storage that polars reads and writes by itself
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of columns that stand for W&B paths
 HISTORY = "history_"  # and of those computed from histories
-RUN_KEY = ("entity", "project", "id")  # what makes a row a run of its own
-FILE_NUMBER, ROW_NUMBER, POSITION = "__file", "__row", "__position"  # of our own making, never written
-OFFLINE, FILE, FOLDER, RUN, BEST, FINITE_VALUES = "__offline", "__path", "__folder", "__run", "__best", "__finite"
-HAS_HISTORY, NEW = "__has_history", "__new"
-OWN_NAMES = (FILE_NUMBER, ROW_NUMBER, POSITION, OFFLINE, FILE, FOLDER, RUN, BEST, HAS_HISTORY)
-ROW_ORDER = ("entity", "project", "created_at", "id", "source_file", FILE_NUMBER, ROW_NUMBER)
-# All that decides which rows are written, and in which order; small, so that it fits in memory for any input.
-DECIDING = (*RUN_KEY, "name", "state", "created_at", "history_rows", "exported_at", "source_file")
-RULE_KEYS, DTYPES = ("column", "pattern", "value", "source", "dtype"), ("string", "int", "float", "bool")
 HISTORY_ENDING, SAMPLED_ENDING = "_history.parquet", "_history_sampled.parquet"
-GOAL_WORDS = {"min": "minimize", "max": "maximize"}
-# Words of a metric's name that tell which way is better, for --at where neither export nor user says it.
-LOWER_WORDS = """
-    loss mse rmse mae mape nll perplexity ppl error err wer cer fid kl bpb bpc brier ece regret
-"""
-HIGHER_WORDS = """
-    acc accuracy f1 auc auroc precision recall map iou dice r2 score reward return psnr snr ssim
-"""
-FALSE = ("false", "0", "no", "off")
+EXPORT_KINDS = ("history", "console", "system", "table")  # what lies beside the runs in an export's folder
+RUN_KEY = ("entity", "project", "id")  # identifies a run
+INTERNAL = "wandb_tools."  # prefix of columns that exist only while the script works
+FILE, ROW, POSITION, OFFLINE = (INTERNAL + name for name in ("file", "row", "position", "offline"))
+FOLDER, RUN, STEP, BEST, ROWS = (INTERNAL + name for name in ("folder", "run", "step", "best", "rows"))
+LOWER_NAME = INTERNAL + "lower_name"
+ROW_ORDER = ("entity", "project", "created_at", "id", "source_file", FILE, ROW)
+# What decides which rows are written and in which order; small, so that it fits in memory for any input.
+DECIDING = (*RUN_KEY, "name", "state", "created_at", "history_rows", "exported_at", "source_file")
+DTYPES = ("string", "int", "float", "bool")  # of derived columns
 
-CLOUD = ("s3://", "gs://", "az://")  # object storage that polars reads and writes by itself
 PAGE_BYTES = 32 * 1024  # a reader that wants single runs then skips most of a column
 ROW_GROUP_ROWS = 100_000  # large enough to scan fast, small enough to skip most of a big file
-CELLS = 10_000_000  # values held at once where rows have to be put in order: 80 MB of numbers
+CELLS = 10_000_000  # values held in memory where rows have to be sorted or grouped: 80 MB of numbers
 FIRST_ROWS = 100  # most columns of text show here already that they hold no numbers
-SHOWN = 5  # examples in a line for people; --json holds all
+SHOWN = 5  # examples in a line, and lines of one kind; --json holds all
 
+# Words of a metric's name that tell which way is better. The last one decides: `loss_recall` is a recall.
+LOWER_IS_BETTER = """
+    loss losses mse rmse nmse nrmse mae mape smape wape mase msle rmsle error errors err perplexity ppl nll bpb
+    bpc bpd fid kid fvd lpips wer cer ter der eer kl kld divergence mmd wasserstein emd hausdorff chamfer brier
+    ece regret distance dist rmsd mpjpe epe ade fde residual violation violations fpr fnr fdr deviance
+    crossentropy xent ce bce latency runtime
+"""
+HIGHER_IS_BETTER = """
+    acc accuracy accuracies f1 fbeta auc auroc auprc aucpr prauc rocauc ap map ndcg mrr r2 score scores precision
+    recall sensitivity specificity tpr tnr dice iou miou jaccard mcc kappa bleu rouge rougel meteor chrf cider
+    spice psnr snr sisnr sdr sisdr ssim msssim pesq stoi mos reward rewards return returns win wins winrate
+    success elbo likelihood loglikelihood correlation corr pearson spearman kendall pcc ccc purity nmi ari ami
+    silhouette hit hits throughput fps improvement gain reduction em pass top similarity concordance cindex elo
+    modularity explainedvariance
+"""
+NO_DIRECTION = "weight weights scale scaling coef coeff coefficient lambda threshold count num"  # loss_weight
+NO_METRIC = {"std", "stdev", "stddev", "var", "variance", "sem", "stderr", "time", "steps", "epochs"}  # std_loss
+WEAK = {"score", "scores", "top"}  # tell only where no other word does: fid_score, error_top5
+NEGATING = {"neg", "negative"}  # neg_mean_squared_error
+OPPOSITE: Mapping[Goal | None, Goal | None] = {"minimize": "maximize", "maximize": "minimize", None: None}
+PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvariance", "r_squared": "r2"}
 
 # --- nouns ----------------------------------------------------------------------------------------------------
 KeyPath: TypeAlias = tuple[str, ...]
 Identity: TypeAlias = tuple[str, KeyPath]  # of a column over all files: its prefix ("" for other columns) and its path
-Say: TypeAlias = Callable[[str], None]
+Goal: TypeAlias = Literal["minimize", "maximize"]
+Record: TypeAlias = dict[str, Any]  # a JSON object
+Files: TypeAlias = Sequence["ParquetFile"]
+ColumnList: TypeAlias = Sequence["Column"]
 
 
 class ScriptError(Exception):
@@ -143,29 +158,29 @@ class ScriptError(Exception):
         self.exit_code = exit_code
 
 
-@dataclass(frozen=True)
-class RunsFile:
-    """A parquet file of runs, as its footer describes it: no row is read for it."""
+class ParquetFile(NamedTuple):
+    """A parquet file as its footer describes it."""
 
     file: str  # a path, or a URL of object storage
+    kind: str  # runs, history, console, system, table, result or foreign
     dtypes: Mapping[str, pl.DataType]
-    paths: Mapping[str, KeyPath]  # by column; empty where the file carries no metadata
-    metrics: Mapping[str, Mapping[str, object]]  # by column: goal, summary, step_metric
-    sources: Sequence[Mapping[str, object]]  # the exports that its rows come from; more than one in an aggregate
-    aggregate: bool  # an earlier result, whose derived columns are made anew
+    paths: Mapping[str, KeyPath]  # W&B's path by column; empty where the file carries no metadata
+    goals: Mapping[str, Record]  # by metric column: goal, summary, step_metric
+    sources: Sequence[Record]  # the exports that its rows come from; several in an aggregate
+    aggregate: bool  # an earlier result of this script: its derived columns are computed again
 
 
 class Skipped(NamedTuple):
     """An input that gives no runs. It is a failure unless it was merely found in a directory and is sound."""
 
     file: str
-    kind: str  # history, system, result, foreign, damaged, unreadable or missing
+    kind: str  # as of a ParquetFile, or damaged, unreadable, missing
     reason: str
-    failure: bool
+    failure: bool = True
 
 
 class Column(NamedTuple):
-    """A column of the result; `parts` are its column and dtype in each file (by number) that has it."""
+    """A column of the result; `parts` has its name and dtype in each file, by number, that has it."""
 
     name: str
     path: KeyPath
@@ -174,7 +189,7 @@ class Column(NamedTuple):
 
 
 class Conflict(NamedTuple):
-    """Something that files say differently about one column, and what became of it."""
+    """Something that files say differently about one column, and what it is in the result."""
 
     column: str
     kind: str  # dtype, name or goal
@@ -183,121 +198,107 @@ class Conflict(NamedTuple):
     files: tuple[str, ...]
 
 
+class Report:
+    """What users should know, gathered on the way."""
+
+    def __init__(self, skipped: list[Skipped]) -> None:
+        self.skipped = skipped
+        self.conflicts: list[Conflict] = []
+        self.filters: list[Record] = []
+        self.remarks: list[str] = []
+
+
 class Rule(NamedTuple):
     """Where a derived column's value comes from: the pattern's first group, or `value` where one is given."""
 
     column: str
     pattern: str
     source: str = "name"
-    value: str | None = None
+    value: str | float | bool | None = None
     dtype: str = "string"
     origin: str = "built in"
 
 
-class Selection(NamedTuple):
-    """Which runs are wanted: within a field any of the values, across fields all."""
+class HistoryMetric(NamedTuple):
+    """A metric of the histories; `names` are those by which users may call it: column, W&B's name, flattened name."""
 
-    states: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
-    projects: tuple[str, ...] = ()
-    where: str | None = None
+    path: KeyPath
+    name: str  # what its columns end in
+    names: Sequence[str]
+    dtype: pl.DataType
 
 
-class HistoryWish(NamedTuple):
-    """What is asked of the histories: the metrics, as globs, and at whose best step to look at all others."""
+class HistoryPlan(NamedTuple):
+    """What is read of which histories, and the columns that this gives."""
 
-    metrics: tuple[str, ...] = ()  # none for all
-    at: str | None = None
+    files: Files = ()
+    sampled: Sequence[str] = ()
+    metrics: Sequence[HistoryMetric] = ()
+    best: KeyPath = ()  # the metric of --at
+    lower: bool = False  # is better
+    why: str = ""
+    dtypes: Mapping[str, pl.DataType] = {}
 
 
 class Options(NamedTuple):
-    """The command line, understood."""
+    """The command line."""
 
-    inputs: tuple[str, ...]
+    inputs: Sequence[str]
     output: str
-    selection: Selection
-    keep_all: bool
-    enrich: bool
+    state: Sequence[str]
+    filter: Sequence[str]
+    project: Sequence[str]
+    where: str | None
+    keep: str
+    no_enrich: bool
     rules: str | None
     explain: str | None
-    history: HistoryWish | None
-    partition_by: tuple[str, ...]
+    history: bool
+    history_metrics: Sequence[str]
+    at: str | None
+    partition_by: Sequence[str]
     json: bool
     quiet: bool
-
-
-class Outcome(NamedTuple):
-    """What was merged: everything that the report needs, and nothing that grows with the number of runs."""
-
-    outputs: Sequence[str]
-    files: int
-    rows_read: int
-    runs_found: int
-    runs: int
-    columns: int
-    filters: Sequence[Filtered]
-    derived: Sequence[Fit]
-    histories: HistoryReport | None
-    conflicts: Sequence[Conflict]
-    remarks: Sequence[str]
+    debug: bool
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------
-def recognised(options: Options) -> tuple[list[RunsFile], list[Skipped]]:
-    """The inputs that hold runs, in order of their paths, and those that do not."""
-    files: list[RunsFile] = []
-    skipped: list[Skipped] = []
-    for found in find_inputs(options.inputs, output=options.output):
-        header = found if isinstance(found, Skipped) else read_header(found.file, named=found.named)
-        if isinstance(header, RunsFile):
-            files.append(header)
-        else:
-            skipped.append(header)
-    if skipped and not files and all(skip.kind == "missing" for skip in skipped):
-        places = some([skip.file for skip in skipped])
-        raise ScriptError(f"no runs in {places}: {skipped[0].reason}; export_runs.py writes runs files", NOTHING_USABLE)
-    return files, skipped
-
-
-class Candidate(NamedTuple):
-    """A file to look into, and whether the user named this very file."""
-
-    file: str
-    named: bool
-
-
-def find_inputs(inputs: Iterable[str], *, output: str) -> list[Candidate | Skipped]:
-    """Every file that the inputs stand for, once each; an earlier output that is merely found is no input."""
-    found: dict[str, Candidate] = {}
-    lost: list[Candidate | Skipped] = []
-    earlier = resolved(output)
-    for place in inputs:
-        candidates = files_of(place)
-        if candidates is None:
-            lost.append(Skipped(place, "missing", "there is no such file or directory", failure=True))
-        for candidate in candidates or ():
-            if isinstance(candidate, Skipped):
-                lost.append(candidate)
-                continue
-            key = resolved(candidate.file)
-            ours = key == earlier or key.startswith(f"{earlier}/")
-            if candidate.named or (key not in found and not ours):
-                found[key] = candidate
-    return [*dict.fromkeys(lost), *sorted(found.values(), key=lambda candidate: path_order(candidate.file))]
-
-
-def path_order(file: str) -> tuple[str, ...]:
-    """Files in the order of their folders' names, part by part."""
-    return Path(file).parts
-
-
-def is_url(place: str) -> bool:
-    """Whether `place` is in object storage, which polars reads and writes by itself.
-
-    >>> is_url("s3://bucket/runs/"), is_url("runs/")
-    (True, False)
-    """
-    return place.startswith(CLOUD)
+def read_inputs(options: Options, report: Report) -> list[ParquetFile]:
+    """The inputs that hold runs, in order of their paths; the report has the others. No row is read yet."""
+    found: dict[str, tuple[str, bool]] = {}  # by place: the file's name, and whether the user named this very file
+    lost: list[Skipped] = []
+    earlier = resolved(options.output)
+    for place in options.inputs:
+        files, unreadable = files_at(place)
+        lost += unreadable
+        if not files and not unreadable and not Path(place).is_dir():
+            lost.append(Skipped(place, "missing", "there is no such file or directory"))
+        for file in files:
+            key = resolved(file)
+            named = key == resolved(place)
+            ours = key == earlier or key.startswith(f"{earlier}/")  # an earlier output is an input only if named
+            if named or (key not in found and not ours):
+                found[key] = (file, named)
+    if lost and not found and all(skip.kind == "missing" for skip in lost):
+        places = some([skip.file for skip in lost])
+        raise ScriptError(f"no runs in {places}: {lost[0].reason}; export_runs.py writes runs files", NOTHING_USABLE)
+    report.skipped += dict.fromkeys(lost)
+    runs_files: list[ParquetFile] = []
+    for file, named in sorted(found.values(), key=lambda each: Path(each[0]).parts):
+        try:
+            header = read_header(file)
+            if header.kind == "runs":
+                check_columns(header)
+                runs_files.append(header)
+            else:
+                report.skipped.append(
+                    Skipped(file, header.kind, f"it holds no runs but is {header.kind}", failure=named)
+                )
+        except ValueError as error:
+            report.skipped.append(Skipped(file, "foreign", f"it cannot be used: {error}"))
+        except reading_errors() as error:
+            report.skipped.append(damaged(file, error))
+    return runs_files
 
 
 def resolved(place: str) -> str:
@@ -305,152 +306,76 @@ def resolved(place: str) -> str:
     return place.rstrip("/") if is_url(place) else str(Path(place).resolve())
 
 
-def files_of(place: str) -> list[Candidate | Skipped] | None:
-    """The files that a file name, a directory, a glob or a URL stands for; None where there is nothing."""
+def is_url(place: str) -> bool:
+    return place.startswith(CLOUD)
+
+
+def files_at(place: str) -> tuple[list[str], list[Skipped]]:
+    """The files that a file name, a directory, a glob or a URL stands for; folders that cannot be read.
+
+    Directories are searched for parquet files to any depth; hidden files, such as unfinished ones, are ignored.
+    """
     if is_url(place):
         return files_at_url(place)
-    if exists(place):  # before globs: a file's name may hold brackets
-        return files_at(Path(place), named=True)
-    matches = glob.glob(place, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-    return [file for match in matches for file in files_at(Path(match), named=False)] if matches else None
+    files: list[str] = []
+    closed: list[Skipped] = []
+
+    def note_closed(error: OSError) -> None:
+        closed.append(Skipped(str(error.filename), "unreadable", f"it cannot be read: {error.strerror or error}"))
+
+    # An existing path first: a file's name may hold brackets. (Path.exists raises for what cannot be a name.)
+    there = os.path.exists(place)  # noqa: PTH110
+    for path in [place] if there else glob.glob(place, recursive=True):  # noqa: PTH207 - takes absolute patterns
+        if not Path(path).is_dir():
+            files.append(str(Path(path)))
+            continue
+        for folder, subfolders, names in os.walk(path, onerror=note_closed):
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            visible = [Path(folder, name) for name in names if name.endswith(".parquet") and name[0] != "."]
+            files += [str(file) for file in visible if file.is_file()]
+    return files, closed
 
 
-def files_at_url(url: str) -> list[Candidate | Skipped] | None:
-    """The file at `url`, or the files with rows that polars finds by it: a folder is searched to any depth."""
+def files_at_url(url: str) -> tuple[list[str], list[Skipped]]:
+    """The file at `url`, or the visible parquet files with content that polars finds below it or by its pattern."""
     if url.endswith(".parquet") and "*" not in url:
-        return [Candidate(url, named=True)]
+        return [url], []
     pattern = url if "*" in url else f"{url.rstrip('/')}/**/*.parquet"
     try:
-        files = listed_at_url(pattern)
+        # This is polars' own listing, which reads no file. What polars offers in public reads a row of each file
+        # first, so that one damaged file hides all others.
+        scanned = pl.scan_parquet(pattern, schema={"id": pl.String}, hive_partitioning=False)
+        node = scanned._ldf.visit().view_current_node()  # noqa: SLF001
     except reading_errors() as error:
         reason = f"its files cannot be listed, name them instead: {first_line(error)}"
-        return [Skipped(url, "unreadable", reason, failure=True)]
-    visible = [file for file in files if not any(part.startswith(".") for part in file.split("/"))]
-    return [Candidate(file, named=False) for file in visible] or None
+        return [], [Skipped(url, "unreadable", reason)]
+    found = getattr(node, "paths", ())  # where nothing matches, the node is no scan
+    return [file for file in found if not any(part.startswith(".") for part in file.split("/"))], []
 
 
-def listed_at_url(pattern: str) -> list[str]:
-    """The files with content that a pattern in object storage matches, by polars' own listing; none is read.
-
-    Where polars tells this in public, it has read a row of each first, and one damaged file hides all others.
-    """
-    scanned = pl.scan_parquet(pattern, schema={"id": pl.String}, hive_partitioning=False)
-    node = scanned._ldf.visit().view_current_node()  # noqa: SLF001
-    return list(getattr(node, "paths", ()))  # nothing matched: it is no scan
-
-
-def exists(place: str) -> bool:
-    """Whether there is such a file or directory."""
-    return os.path.exists(place)  # noqa: PTH110 - Path.exists raises for what cannot be a name
-
-
-def files_at(path: Path, *, named: bool) -> list[Candidate | Skipped]:
-    """The file at `path`, or the parquet files below it."""
-    return parquet_files_below(path) if path.is_dir() else [Candidate(str(path), named=named)]
-
-
-def parquet_files_below(directory: Path) -> list[Candidate | Skipped]:
-    """Every parquet file at any depth but the hidden ones, among which are the unfinished; folders that are closed."""
-    found: list[Candidate | Skipped] = []
-
-    def closed(error: OSError) -> None:
-        reason = f"it cannot be read: {error.strerror or error}"
-        found.append(Skipped(str(error.filename), "unreadable", reason, failure=True))
-
-    for folder, subfolders, names in os.walk(directory, onerror=closed):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        files = [Path(folder, name) for name in names if name.endswith(".parquet") and not name.startswith(".")]
-        found += [Candidate(str(file), named=False) for file in files if file.is_file()]
-    return found
-
-
-def read_header(file: str, *, named: bool) -> RunsFile | Skipped:
-    """What the footer says of `file`, or why it gives no runs."""
-    try:
-        dtypes = dict(scan(file).collect_schema())
-        metadata = pl.read_parquet_metadata(file)
-        kind = "result" if RESULT_KEY in metadata else kind_of(dtypes)
-        if kind != "runs":
-            return Skipped(file, kind, f"it holds no runs but is {kind}", failure=named)
-        refuse_foreign_dtypes(dtypes)
-        refuse_foreign_values(file, dtypes)
-        return described(file, dtypes, metadata)
-    except ValueError as error:
-        return Skipped(file, "foreign", f"it cannot be used: {error}", failure=True)
-    except FileNotFoundError:
-        return Skipped(file, "missing", "there is no such file or directory", failure=True)
-    except reading_errors() as error:
-        return damaged(file, error)
-
-
-def kind_of(columns: Iterable[str]) -> str:
-    """What a parquet file holds, told by its columns, never by its name.
-
-    >>> kind_of(["id", "name", "state", "config_lr"]), kind_of(["run_id", "_step"]), kind_of(["x"])
-    ('runs', 'history', 'foreign')
-    """
-    names = set(columns)
-    if {"id", "name", "state"} <= names:
-        return "runs"
-    if "run_id" in names:
-        return "history" if "_step" in names else "system"
-    return "foreign"
-
-
-def refuse_foreign_dtypes(dtypes: Mapping[str, pl.DataType]) -> None:
-    """Raise ValueError for the first column that the contract's dtypes cannot hold, or of a name of our own making."""
-    contract = contract_dtypes()
-    for column, dtype in dtypes.items():
-        wanted = contract.get(column)
-        if column in OWN_NAMES:
-            raise ValueError(f"its column {column} has a name that this script uses itself")
-        if wanted is not None and not convertible(dtype, wanted):
-            raise ValueError(f"its column {column} is {spelt(dtype)} instead of {spelt(wanted)}")
-        if wanted is None and (dtype.is_nested() or dtype in (pl.Binary, pl.Object, pl.Duration)):
-            raise ValueError(f"its column {column} is {dtype}, neither number nor text")
-
-
-def refuse_foreign_values(file: str, dtypes: Mapping[str, pl.DataType]) -> None:
-    """Raise ValueError for the first column of which some value is no such thing: text that is no time, half a step."""
-    doubtful = {
-        column: (pl.col(column), brought(column, dtypes[column], wanted))
-        for column, wanted in contract_dtypes().items()
-        if column in dtypes and may_fail(dtypes[column], wanted)
-    }
-    if doubtful:
-        lost = [
-            own.filter(own.is_not_null() & new.is_null() & (own.cast(pl.String).str.strip_chars() != "")).first()
-            for own, new in doubtful.values()
-        ]
-        for column, example in scan(file).select(lost).collect().row(0, named=True).items():
-            if example is not None and example == example:  # noqa: PLR0124 - NaN is how pandas says null
-                raise ValueError(
-                    f"its column {column} holds {example!r}, which is no {spelt(contract_dtypes()[column])}"
-                )
-
-
-def described(file: str, dtypes: Mapping[str, pl.DataType], metadata: Mapping[str, str]) -> RunsFile:
-    """The runs file with what its metadata tells; ValueError where that is not what the contract says."""
-    paths = stored_paths(dtypes, metadata)
-    metrics = {c: says for c, says in json_object(metadata, METRICS_KEY).items() if isinstance(says, dict)}
-    source = json_object(metadata, SOURCE_KEY)
-    several = source.get("sources")
-    aggregate = isinstance(several, list)
-    sources = [s for s in several if isinstance(s, dict)] if isinstance(several, list) else [source]
-    return RunsFile(file, dtypes, paths, metrics, [{"file": file, **s} for s in sources], aggregate)
-
-
-def stored_paths(columns: Iterable[str], metadata: Mapping[str, str]) -> dict[str, KeyPath]:
-    """The W&B path of every column that has one; ValueError where two columns share one."""
-    paths = {column: key_path(path) for column, path in json_object(metadata, COLUMNS_KEY).items()}
-    known = set(columns)
-    paths = {column: path for column, path in paths.items() if column in known and prefix_of(column)}
+def read_header(file: str) -> ParquetFile:
+    """The file's footer; ValueError where its metadata is not what the contract says."""
+    dtypes = dict(scan(file).collect_schema())
+    metadata = pl.read_parquet_metadata(file)
+    columns, metrics, source = (json_object(metadata, key) for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY))
+    paths: dict[str, KeyPath] = {}
+    for column, path in columns.items():
+        if not isinstance(path, list) or not path or not all(isinstance(key, str) for key in path):
+            raise ValueError(f"its {COLUMNS_KEY} holds {json_text(path)}, which is no list of keys")
+        if column in dtypes and prefix_of(column):
+            paths[column] = tuple(path)
     if len({(prefix_of(column), path) for column, path in paths.items()}) < len(paths):
         raise ValueError(f"its {COLUMNS_KEY} gives one path to two columns")
-    return paths
+    kind = "result" if RESULT_KEY in metadata else kind_of(dtypes)
+    goals = {column: said for column, said in metrics.items() if isinstance(said, dict)}
+    export = {"export_id": metadata[EXPORT_KEY]} if EXPORT_KEY in metadata else {}
+    aggregate = isinstance(source.get("sources"), list)
+    sources = source["sources"] if aggregate else [source | export]
+    sources = [{"file": file, **each} for each in sources if isinstance(each, dict)]
+    return ParquetFile(file, kind, dtypes, paths, goals, sources, aggregate)
 
 
-def json_object(metadata: Mapping[str, str], key: str) -> dict[str, object]:
+def json_object(metadata: Mapping[str, str], key: str) -> Record:
     """The JSON object under `key`, empty where the file has none."""
     with suppress(json.JSONDecodeError):
         document = json.loads(metadata.get(key, "{}"))
@@ -459,81 +384,127 @@ def json_object(metadata: Mapping[str, str], key: str) -> dict[str, object]:
     raise ValueError(f"its {key} is no JSON object")
 
 
-def key_path(path: object) -> KeyPath:
-    """`path` as read from JSON, if it is a list of keys."""
-    if not isinstance(path, list) or not path or not all(isinstance(key, str) for key in path):
-        raise ValueError(f"its {COLUMNS_KEY} holds {json_text(path)}, which is no list of keys")
-    return tuple(path)
+def kind_of(columns: Iterable[str]) -> str:
+    """What a parquet file holds, by its columns, never by its name.
+
+    >>> kind_of(["id", "name", "state", "config_lr"]), kind_of(["run_id", "_step"]), kind_of(["x"])
+    ('runs', 'history', 'foreign')
+    """
+    names = set(columns)
+    if {"run_id", "entity", "project"} <= names and names & {"row", "line"}:  # a table may have any other column
+        return "table" if "row" in names else "console"
+    if {"id", "name", "state"} <= names:
+        return "runs"
+    return "foreign" if "run_id" not in names else "history" if "_step" in names else "system"
+
+
+def check_columns(file: ParquetFile) -> None:
+    """Raise ValueError for the first column that the result cannot hold: by its dtype, then by its values."""
+    converted = {}
+    for column, dtype in file.dtypes.items():
+        wanted = contract_dtypes().get(column)
+        if column.startswith(INTERNAL):
+            raise ValueError(f"its column {column} has a name that this script uses itself")
+        if wanted is None and (dtype.is_nested() or dtype in (pl.Binary, pl.Object, pl.Duration)):
+            raise ValueError(f"its column {column} is {dtype}, neither number nor text")
+        if wanted is not None and not convertible(dtype, wanted):
+            raise ValueError(f"its column {column} is {spelt(dtype)} instead of {spelt(wanted)}")
+        if wanted is not None and dtype not in (wanted, pl.Null) and not isinstance(wanted, pl.String | pl.List):
+            own, new = pl.col(column), cast_column(column, dtype, wanted)
+            blank = own.cast(pl.String).str.strip_chars() == ""
+            converted[column] = own.filter(own.is_not_null() & new.is_null() & ~blank).first()
+    if converted:  # text that is no time, half a step
+        for column, value in scan(file.file).select(converted.values()).collect().row(0, named=True).items():
+            if value is not None and value == value:  # noqa: PLR0124 - NaN is how pandas says null
+                wanted = contract_dtypes()[column]
+                raise ValueError(f"its column {column} holds {value!r}, which is no {spelt(wanted)}")
 
 
 def damaged(file: str, error: BaseException) -> Skipped:
-    """`file`, left out because of `error`, whose first line says why."""
-    return Skipped(file, "damaged", f"it cannot be read: {first_line(error)}", failure=True)
+    return Skipped(file, "damaged", f"it cannot be read: {first_line(error)}")
 
 
 def first_line(error: BaseException) -> str:
-    """What happened, short."""
     return str(error).partition("\n")[0][:200] or type(error).__name__
 
 
-def sound_and_damaged(files: Iterable[RunsFile]) -> tuple[list[RunsFile], list[Skipped]]:
-    """The files, parted by whether every row can be read: a full read, to find out which one is to blame."""
-    sound, broken = [], []
-    for runs_file in files:
-        try:
-            for _ in scan(runs_file.file).collect_batches():
-                pass
-            sound.append(runs_file)
-        except reading_errors() as error:
-            broken.append(damaged(runs_file.file, error))
-    return sound, broken
-
-
 # --- one schema: which columns are the same -------------------------------------------------------------------
-def one_schema(
-    files: Sequence[RunsFile], derived: Iterable[str] = (), others: Iterable[Identity] = ()
-) -> tuple[list[Column], list[Conflict]]:
-    """The columns of all files as columns of one, in the result's order, and what the files disagreed on.
+def one_schema(files: Files, derived: Iterable[str], others: Iterable[Identity], report: Report) -> list[Column]:
+    """The columns of all files as columns of one, in the result's order; the report has what they disagreed on.
 
-    The names in `derived` are taken; `others` have a say in the names too: the metrics of the histories.
+    The names in `derived` are taken. `others`, the metrics of the histories, take part in the choice of names.
     """
     parts = parts_by_identity(files, set(derived))
-    names = names_of({**parts, **dict.fromkeys(others)})
-    texts = dtypes_of_texts(files, parts)
+    names = names_of({*parts, *others})
     contract = contract_dtypes()
-    columns, conflicts = [], []
-    for identity, members in parts.items():
-        name = names[identity]
-        meanings = {texts.get((n, own)) or plain(dtype, prefix_of(name)) for n, (own, dtype) in members.items()}
-        column = Column(name, identity[1], contract.get(name) or meeting(meanings, name), members)
+    found = dtypes_of_values(files, {key: parts[key] for key in parts if names[key] not in contract})
+    columns = []
+    for (prefix, path), members in parts.items():
+        name = names[prefix, path]
+        dtypes = {n: found.get((n, own)) or plain(dtype, prefix) for n, (own, dtype) in members.items()}
+        column = Column(name, path, contract.get(name) or common_dtype(dtypes.values(), prefix), members)
         columns.append(column)
-        conflicts += conflicts_of(column, files)
-    return in_order(columns), sorted(conflicts)
+        own_names: dict[str, list[str]] = {}
+        own_dtypes: dict[pl.DataType, list[str]] = {}
+        for number, (own, dtype) in members.items():
+            if own != name:
+                own_names.setdefault(own, []).append(files[number].file)
+            if dtypes[number] != pl.Null:  # a column without values disagrees with nothing
+                seen = dtype if dtype.is_nested() or dtype.is_temporal() else plain(dtype, prefix)
+                own_dtypes.setdefault(seen, []).append(files[number].file)
+        agree = own_dtypes.keys() <= {column.dtype} if name in contract else only_numbers(own_dtypes)
+        own_dtypes = {} if agree else own_dtypes
+        report.conflicts += [Conflict(name, "name", own, name, tuple(where)) for own, where in own_names.items()]
+        for own_dtype, where in own_dtypes.items():
+            report.conflicts.append(Conflict(name, "dtype", spelt(own_dtype), spelt(column.dtype), tuple(where)))
+    report.conflicts.sort()
+    return sorted(columns, key=place_in_order)
 
 
-def parts_by_identity(
-    files: Sequence[RunsFile], derived: set[str]
-) -> dict[Identity, dict[int, tuple[str, pl.DataType]]]:
+def only_numbers(dtypes: Iterable[pl.DataType]) -> bool:
+    """Whether columns of these plain dtypes have a common one that holds all: one alone, or integers and floats."""
+    present = {*dtypes} - {pl.Null()}
+    return len(present) < 2 or present == {pl.Int64(), pl.Float64()}
+
+
+def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, dict[int, Any]]:
     """For every column over all files: its own name and dtype in each file that has it."""
-    known = names_of((prefix_of(c), path) for file in files for c, path in file.paths.items())
-    guesses = {name: identity for identity, name in known.items()}
-    parts: dict[Identity, dict[int, tuple[str, pl.DataType]]] = {("", (c,)): {} for c in contract_dtypes()}
+    known = names_of((prefix_of(column), path) for file in files for column, path in file.paths.items())
+    by_name = {name: identity for identity, name in known.items()}
+    contract = contract_dtypes()
+    ours = {column.lower() for column in (*contract, *derived)}
+    parts: dict[Identity, dict[int, Any]] = {("", (column,)): {} for column in contract}
     for number, file in enumerate(files):
-        taken = {(prefix_of(column), path) for column, path in file.paths.items()}
+        stored = {(prefix_of(column), path) for column, path in file.paths.items()}
+        taken = {column.lower() for column in file.dtypes}
         for column, dtype in file.dtypes.items():
-            stored = file.paths.get(column)
-            identity = (prefix_of(column), stored) if stored else guessed_identity(column, guesses, taken)
-            if column in derived and not file.aggregate:  # another tool's `stage` is not ours, and not to be lost
-                identity = ("", (f"{column}__own",))
+            prefix = prefix_of(column)
+            if column in file.paths:
+                identity = (prefix, file.paths[column])
+            elif prefix:  # without metadata: what columns of this name stand for in other files
+                identity = by_name.get(column) or (prefix, (column.removeprefix(prefix),))
+                identity = identity if identity not in stored else (prefix, (column,))
+            elif column in contract or (file.aggregate and column in derived):
+                identity = ("", (column,))
+            else:
+                identity = ("", (own_name(column, ours, taken),))
             parts.setdefault(identity, {})[number] = (column, dtype)
     return parts
 
 
-def guessed_identity(column: str, guesses: Mapping[str, Identity], taken: set[Identity]) -> Identity:
-    """What `column` stands for where its file does not tell: what columns of this name are in other files."""
-    prefix = prefix_of(column)
-    guess = guesses.get(column) or (prefix, (column.removeprefix(prefix),))
-    return guess if guess not in taken else (prefix, (column,))
+def own_name(column: str, ours: Iterable[str], taken: set[str]) -> str:
+    """The name of another tool's column: none of `ours`, compared without case, and no pattern to polars.
+
+    >>> own_name("stage", ["stage"], set()), own_name("^x.*$", [], set()), own_name("lr", ["stage"], {"lr"})
+    ('stage__own', '_x___', 'lr')
+    """
+    pattern = column == "*" or column.startswith("^")
+    name = column_name((column,)) if pattern else column
+    if pattern or name.lower() in ours:
+        while name.lower() in {*ours, *taken}:
+            name += "__own"
+        taken.add(name.lower())
+    return name
 
 
 def prefix_of(column: str) -> str:
@@ -543,52 +514,22 @@ def prefix_of(column: str) -> str:
 
 def names_of(identities: Iterable[Identity]) -> dict[Identity, str]:
     """A name of its own for every column: config and metrics settled over all paths, others as they are."""
-    paths: dict[str, list[KeyPath]] = {}
+    paths: dict[str, list[KeyPath]] = {"": []}
     for prefix, path in identities:
         paths.setdefault(prefix, []).append(path)
-    plain_names = {("", path): path[0] for path in paths.pop("", [])}
-    return plain_names | {
+    others = {("", path): path[0] for path in paths.pop("")}
+    return others | {
         (prefix, path): prefix + name for prefix in paths for path, name in settled_names(paths[prefix]).items()
     }
 
 
-def in_order(columns: Iterable[Column]) -> list[Column]:
+def place_in_order(column: Column) -> tuple[int, int, str]:
     """The contract's columns, others that the files brought along, config, metrics, histories', the JSON texts."""
-    contract = {column: number for number, column in enumerate(contract_dtypes())}
-
-    def place(column: Column) -> tuple[int, int, str]:
-        if column.name in contract:
-            return (5 if column.name.endswith("_json") else 0), contract[column.name], ""
-        if column.name.startswith(HISTORY):
-            return 4, 0, column.name
-        return ("", CONFIG, METRIC).index(prefix_of(column.name)) + 1, 0, column.name
-
-    return sorted(columns, key=place)
-
-
-def with_new(columns: Sequence[str], derived: Sequence[str], histories: Sequence[str]) -> list[str]:
-    """The columns in order: after the contract's the derived ones, last the histories'; none twice."""
-    others = [column for column in columns if column not in {*derived, *histories}]
-    after, last = others.index("source_file") + 1, others.index("_config_json")
-    return [*others[:after], *derived, *others[after:last], *histories, *others[last:]]
-
-
-def conflicts_of(column: Column, files: Sequence[RunsFile]) -> list[Conflict]:
-    """Names that `column` gave up, as another path has a claim to them, and its dtypes if they differ."""
-    names: dict[str, list[str]] = {}
-    dtypes: dict[pl.DataType, list[str]] = {}
-    for number, (own, dtype) in column.parts.items():
-        names.setdefault(own, []).append(files[number].file)
-        found = dtype if dtype.is_nested() or dtype.is_temporal() else plain(dtype, prefix_of(column.name))
-        dtypes.setdefault(found, []).append(files[number].file)
-    names.pop(column.name, None)
-    dtypes.pop(pl.Null(), None)
-    foreign = column.name in contract_dtypes() and column.dtype not in dtypes
-    several = dtypes if len(dtypes) > 1 or foreign else {}
-    return [
-        *(Conflict(column.name, "name", own, column.name, tuple(where)) for own, where in names.items()),
-        *(Conflict(column.name, "dtype", spelt(d), spelt(column.dtype), tuple(where)) for d, where in several.items()),
-    ]
+    contract = list(contract_dtypes())
+    if column.name in contract:
+        return (5 if column.name.endswith("_json") else 0), contract.index(column.name), ""
+    others = ("", CONFIG, METRIC).index(prefix_of(column.name)) + 1
+    return (4 if column.name.startswith(HISTORY) else others), 0, column.name
 
 
 # --- one schema: names (the same in export_runs) --------------------------------------------------------------
@@ -639,120 +580,102 @@ def contract_dtypes() -> Mapping[str, pl.DataType]:
     times = dict.fromkeys(("created_at", "heartbeat_at"), time)
     extent = {"runtime_s": pl.Float64(), "last_step": whole, "history_rows": whole, "tags": pl.List(pl.String)}
     labels = dict.fromkeys(("group", "job_type", "sweep", "user", "notes", "commit", "url"), text)
+    machine = dict.fromkeys(("host", "os", "python", "command", "gpu"), text) | {"gpu_count": whole}
     origin = {"exported_at": time, "source_file": text}
-    return identity | times | extent | labels | origin | dict.fromkeys(("_config_json", "_summary_json"), text)
+    texts = dict.fromkeys(("_config_json", "_summary_json"), text)
+    return identity | times | extent | labels | machine | origin | texts
 
 
 def spelt(dtype: pl.DataType) -> str:
     """A dtype as the contract spells it: `Datetime[us, UTC]`."""
-    if not isinstance(dtype, pl.Datetime):
-        return str(dtype)
-    return f"Datetime[{dtype.time_unit}, {dtype.time_zone}]" if dtype.time_zone else f"Datetime[{dtype.time_unit}]"
+    parts = [dtype.time_unit, dtype.time_zone] if isinstance(dtype, pl.Datetime) else []
+    return f"Datetime[{', '.join(part for part in parts if part)}]" if parts else str(dtype)
 
 
 def convertible(dtype: pl.DataType, wanted: pl.DataType) -> bool:
-    """Whether a contract column of `dtype`, as others may write it, can be brought to the `wanted` one."""
-    if dtype in (wanted, pl.Null, pl.String):  # whether the text says such a thing, its values tell
+    """Whether a contract column that another tool wrote with `dtype` can be cast to the `wanted` one."""
+    if dtype in (wanted, pl.Null, pl.String):  # whether a text can be read as `wanted`, its values decide
         return True
-    if wanted in (pl.Float64, pl.Int64):
-        return dtype.is_numeric()
-    if wanted == pl.String:
-        return dtype.is_numeric() or isinstance(dtype, pl.Categorical | pl.Enum)
+    if isinstance(wanted, pl.Datetime):
+        return isinstance(dtype, pl.Datetime | pl.Date)
     if isinstance(wanted, pl.List):
         return isinstance(dtype, pl.List) and not dtype.inner.is_nested()
-    return isinstance(dtype, pl.Datetime | pl.Date)
-
-
-def may_fail(dtype: pl.DataType, wanted: pl.DataType) -> bool:
-    """Whether some values of `dtype` could be none of the `wanted` type."""
-    if wanted == pl.Int64 and dtype.is_numeric():
-        return not dtype.is_signed_integer()
-    return dtype == pl.String and wanted not in (pl.String, pl.List(pl.String))
+    return dtype.is_numeric() or (wanted == pl.String and isinstance(dtype, pl.Categorical | pl.Enum))
 
 
 @cache
 def plain(dtype: pl.DataType, prefix: str) -> pl.DataType:
-    """The contract's type that holds every value of `dtype`; Booleans count as 0 and 1 among metrics."""
+    """The contract's dtype that holds every value of `dtype`; Booleans count as 0 and 1 among metrics."""
     if dtype.is_temporal() and not prefix:  # a column that another tool has added
         return dtype
-    if dtype in (pl.UInt64, pl.Int128, pl.UInt128):  # may pass 64 bits
-        return pl.Float64()
     if dtype.is_integer() or (dtype == pl.Boolean and prefix == METRIC):
-        return pl.Int64()
+        return pl.Int64() if dtype not in (pl.UInt64, pl.Int128, pl.UInt128) else pl.Float64()  # may pass 64 bits
     if dtype.is_numeric():
         return pl.Float64()
     return dtype if dtype in (pl.Boolean, pl.Null) else pl.String()
 
 
-def meeting(dtypes: Iterable[pl.DataType], column: str) -> pl.DataType:
-    """The narrowest type that holds every value of columns of these (plain) types."""
+def common_dtype(dtypes: Iterable[pl.DataType], prefix: str) -> pl.DataType:
+    """The narrowest dtype that holds every value of columns of these plain dtypes."""
     present = {dtype for dtype in dtypes if dtype != pl.Null}
-    if not present:  # a type that every reader knows, unlike Null
-        return pl.Float64() if prefix_of(column) == METRIC else pl.String()
-    if len(present) == 1:
-        return present.pop()
-    return pl.Float64() if present == {pl.Int64(), pl.Float64()} else pl.String()
+    if not present:  # a dtype that every reader knows, unlike Null
+        return pl.Float64() if prefix == METRIC else pl.String()
+    return present.pop() if len(present) == 1 else pl.Float64() if only_numbers(present) else pl.String()
 
 
-def dtypes_of_texts(
-    files: Sequence[RunsFile], parts: Mapping[Identity, Mapping[int, tuple[str, pl.DataType]]]
+def dtypes_of_values(
+    files: Files, parts: Mapping[Identity, Mapping[int, tuple[str, pl.DataType]]]
 ) -> dict[tuple[int, str], pl.DataType]:
-    """What the text in a file means, by file number and column, wherever other files have no text there."""
-    doubtful: dict[int, list[str]] = {}
-    for prefix, path in parts:
-        members = parts[prefix, path]
-        types = {number: plain(dtype, prefix) for number, (_, dtype) in members.items()}
-        if set(types.values()) - {pl.Null(), pl.String()}:
-            for number, dtype in types.items():
-                if dtype == pl.String:
-                    doubtful.setdefault(number, []).append(members[number][0])
-    told = meanings_of_texts(files, doubtful, rows=FIRST_ROWS)
-    open_yet = {n: [c for c in columns if told[n, c] != pl.String] for n, columns in doubtful.items()}
-    return told | meanings_of_texts(files, open_yet)
+    """What the values of columns are on whose dtype files disagree, by file number and column.
+
+    Null where there are none, a number's dtype where each is a text that is such a number.
+    """
+    disputed: dict[int, dict[str, pl.DataType]] = {}
+    for (prefix, _), members in parts.items():
+        dtypes = {number: plain(dtype, prefix) for number, (_, dtype) in members.items()}
+        for number, dtype in () if only_numbers(dtypes.values()) else dtypes.items():
+            disputed.setdefault(number, {})[members[number][0]] = dtype
+    found: dict[tuple[int, str], pl.DataType] = {}
+    for rows in (FIRST_ROWS, None):  # all rows are read only where the first ones leave it open
+        texts = []
+        for number, columns in disputed.items():
+            asked = [column for column, dtype in columns.items() if found.get((number, column)) != dtype]
+            found |= {(number, column): pl.Null() for column in asked}
+            head = scan(files[number].file).select(value_as_text(c, columns[c]) for c in asked).slice(0, rows)
+            texts += [head.unpivot().with_columns(pl.lit(number).alias(FILE))] if asked else []
+        values = pl.concat(texts).drop_nulls("value").group_by(FILE, "variable") if texts else None
+        answers = values.agg(all_numbers("value")).collect(engine="streaming") if values else pl.DataFrame()
+        for number, column, whole, decimal in answers.iter_rows():
+            found[number, column] = pl.Int64() if whole else pl.Float64() if decimal else disputed[number][column]
+    return found
 
 
-def meanings_of_texts(
-    files: Sequence[RunsFile], columns: Mapping[int, Sequence[str]], rows: int | None = None
-) -> dict[tuple[int, str], pl.DataType]:
-    """What the given text columns of files, by number, mean as far as the first rows tell, or all."""
-    texts = [
-        scan(files[number].file)
-        .select(pl.col(own).cast(pl.String))
-        .slice(0, rows)
-        .unpivot()
-        .with_columns(pl.lit(number).alias(FILE_NUMBER))
-        for number, own in columns.items()
-        if own
-    ]
-    if not texts:
-        return {}
-    values = pl.concat(texts).drop_nulls("value").group_by(FILE_NUMBER, "variable")
-    told = values.agg(is_integer(pl.col("value")).all(), is_number(pl.col("value")).all().alias("number"))
-    meanings = {
-        (number, column): pl.Int64() if integer else pl.Float64() if decimal else pl.String()
-        for number, column, integer, decimal in told.collect(engine="streaming").iter_rows()
-    }
-    return {(number, c): meanings.get((number, c), pl.Null()) for number, own in columns.items() for c in own}
+def value_as_text(column: str, dtype: pl.DataType) -> pl.Expr:
+    """The texts of `column`; of other values only that there are some."""
+    values = exact_column(column)
+    text = values if dtype == pl.String else pl.when(values.is_not_null()).then(pl.lit("-"))
+    return text.cast(pl.String).alias(column)
 
 
-def is_integer(text: pl.Expr) -> pl.Expr:
-    """Whether a text is a 64-bit integer as JSON spells it: `007` is a name."""
-    return text.str.contains(r"^(0|-?[1-9][0-9]*)$") & text.cast(pl.Int64, strict=False).is_not_null()
+def all_numbers(column: str) -> list[pl.Expr]:
+    """Whether all texts are 64-bit integers as JSON spells them (`007` is a name), and whether all are numbers.
 
-
-def is_number(text: pl.Expr) -> pl.Expr:
-    """Whether a text is a number as JSON spells it and a float can hold, or the word for one that JSON lacks."""
+    A number is one that a float can hold, or the word for one that JSON lacks.
+    """
+    text = pl.col(column)
+    whole = text.str.contains(r"^(0|-?[1-9][0-9]*)$") & text.cast(pl.Int64, strict=False).is_not_null()
     decimal = text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
     in_range = text.cast(pl.Float64, strict=False).is_finite().fill_null(False)
-    return (decimal & in_range) | text.is_in(["NaN", "Infinity", "-Infinity"])
+    number = (decimal & in_range) | text.is_in(["NaN", "Infinity", "-Infinity"])
+    return [whole.all().alias("whole"), number.all().alias("number")]
 
 
-def brought(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
-    """The values of `column` in the `wanted` type; no value is lost, as `wanted` was chosen to hold them.
+def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
+    """The values of `column` in the `wanted` dtype; no value is lost, as `wanted` was chosen to hold them.
 
-    Only of a contract column that another tool wrote a value may become null: where it is none of the `wanted` type.
+    Only of a contract column that another tool wrote a value may become null: where it cannot be read as `wanted`.
     """
-    values = pl.col(column)
+    values = exact_column(column)
     if dtype == wanted:
         return values
     if wanted == pl.String and dtype.is_float():
@@ -765,10 +688,14 @@ def brought(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
         return tags_of(values) if dtype == pl.String else values.cast(wanted)
     if wanted == pl.Int64:  # pandas has whole numbers as floats as soon as one is missing: `7.0`
         number = values.cast(pl.Float64, strict=False)
-        rounded = number.cast(wanted, strict=False)
-        exact = pl.when(number == rounded).then(rounded)
+        exact = pl.when(number == number.cast(wanted, strict=False)).then(number.cast(wanted, strict=False))
         return pl.coalesce(values.cast(wanted, strict=False), exact) if dtype == pl.String else exact
     return values.cast(wanted, strict=False)
+
+
+def exact_column(name: str) -> pl.Expr:
+    """The column of this very name: `pl.col` takes some names for patterns."""
+    return pl.selectors.by_name(name).as_expr() if name == "*" or name.startswith("^") else pl.col(name)
 
 
 def parsed_time(text: pl.Expr) -> pl.Expr:
@@ -792,75 +719,69 @@ def tags_of(text: pl.Expr) -> pl.Expr:
     parted = text.str.split(",").list.eval(element.str.strip_chars()).list.eval(element.filter(element != ""))
     empty = pl.lit([], dtype=pl.List(pl.String))
     is_list = text.str.contains(r"^\s*[\[(].*[\])]\s*$")
-    return (
-        pl.when(is_list).then(listed).when(text.str.strip_chars().is_in(["None", "nan"])).then(empty).otherwise(parted)
-    )
+    no_tags = text.str.strip_chars().is_in(["None", "nan"])
+    return pl.when(is_list).then(listed).when(no_tags).then(empty).otherwise(parted)
 
 
 def spelt_as_json(number: pl.Expr) -> pl.Expr:
     """Floats as Python's json, and so export_runs, spells them: `1e-05`, where polars has `0.00001`."""
-    return (
-        number.cast(pl.String)
-        .str.replace("inf", "Infinity", literal=True)
-        .str.replace(r"^(-?)0\.0000([1-9])$", "${1}${2}e-05")
-        .str.replace(r"^(-?)0\.0000([1-9])([0-9]+)$", "${1}${2}.${3}e-05")
-        .str.replace(r"e-([0-9])$", "e-0${1}")
-    )
+    text = number.cast(pl.String).str.replace("inf", "Infinity", literal=True)
+    text = text.str.replace(r"^(-?)0\.0000([1-9])([0-9]*)$", "${1}${2}.${3}e-05")
+    return text.str.replace(".e-05", "e-05", literal=True).str.replace(r"e-([0-9])$", "e-0${1}")
 
 
-# --- one schema: what the metadata says of it -----------------------------------------------------------------
-def merged_metadata(files: Sequence[RunsFile], columns: Iterable[Column]) -> tuple[dict[str, str], list[Conflict]]:
-    """The result's key-value metadata, and the metrics whose goals the files see differently."""
-    paths: dict[str, KeyPath] = {}
-    metrics: dict[str, dict[str, object]] = {}
-    conflicts: list[Conflict] = []
+# --- one schema: metadata -------------------------------------------------------------------------------------
+def merged_metadata(files: Files, columns: ColumnList, report: Report) -> tuple[dict[str, str], dict[KeyPath, str]]:
+    """The result's key-value metadata, and the stored goals by metric.
+
+    Of a metric only that is stored on which all files agree that say something of it.
+    """
+    metrics: dict[str, Record] = {}
     for column in columns:
-        if prefix_of(column.name):
-            paths[column.name] = column.path
-        agreed, disputed = statements(column, files)
-        if agreed:
-            metrics[column.name] = agreed
-        conflicts += disputed
+        claims: dict[str, dict[str, list[str]]] = {}  # by key and value: the files
+        for number, (own, _) in column.parts.items():
+            for key, value in files[number].goals.get(own, {}).items():
+                if value is not None:
+                    claims.setdefault(key, {}).setdefault(json_text(value), []).append(files[number].file)
+        for key, values in claims.items():
+            if len(values) == 1:
+                metrics.setdefault(column.name, {})[key] = json.loads(next(iter(values)))
+                continue
+            for value, where in values.items():
+                report.conflicts.append(Conflict(column.name, key, str(json.loads(value)), "not stored", tuple(where)))
+    goals = {c.path: metrics[c.name]["goal"] for c in columns if metrics.get(c.name, {}).get("goal")}
+    paths = {column.name: column.path for column in columns if prefix_of(column.name)}
     sources = {json_text(source): source for file in files for source in file.sources}
     documents = {COLUMNS_KEY: paths, METRICS_KEY: metrics, SOURCE_KEY: {"sources": list(sources.values())}}
-    return {SCHEMA_KEY: SCHEMA_VERSION} | {key: json_text(text) for key, text in documents.items()}, conflicts
+    return {SCHEMA_KEY: SCHEMA_VERSION} | {key: json_text(text) for key, text in documents.items()}, goals
 
 
-def statements(column: Column, files: Sequence[RunsFile]) -> tuple[dict[str, object], list[Conflict]]:
-    """What all files that say something of a metric agree on; a disputed goal is no goal."""
-    claims: dict[str, dict[str, list[str]]] = {}
-    for number, (own, _) in column.parts.items():
-        for key, value in files[number].metrics.get(own, {}).items():
-            if value is not None:
-                claims.setdefault(key, {}).setdefault(json_text(value), []).append(files[number].file)
-    agreed = {key: json.loads(next(iter(values))) for key, values in claims.items() if len(values) == 1}
-    disputed = [
-        Conflict(column.name, key, str(json.loads(value)), "not stored", tuple(sayers))
-        for key, values in claims.items()
-        if len(values) > 1
-        for value, sayers in values.items()
-    ]
-    return agreed, disputed
-
-
-# --- rows by key ----------------------------------------------------------------------------------------------
-def deciding_rows(files: Sequence[RunsFile], columns: Sequence[Column], also: Iterable[str]) -> pl.DataFrame:
-    """What decides whether and where each row is written, and the columns in `also`; with its file and row number."""
+# --- rows -----------------------------------------------------------------------------------------------------
+def deciding_rows(files: Files, columns: ColumnList, also: Iterable[str]) -> pl.DataFrame:
+    """Of all rows, with their file and row number: what decides which are written, and the columns in `also`."""
     wanted = {*DECIDING, *also}
     needed = [column for column in columns if column.name in wanted]
     frames = [
-        unified(number, file, needed, scan(file.file).with_row_index(ROW_NUMBER), ROW_NUMBER).with_columns(
-            pl.lit(number, dtype=pl.UInt32).alias(FILE_NUMBER)
-        )
+        file_rows(number, file, needed).with_columns(pl.lit(number, dtype=pl.UInt32).alias(FILE))
         for number, file in enumerate(files)
     ]
-    offline = pl.col("source_file").is_in(offline_files(files))
-    return pl.concat(frames).with_columns(offline.alias(OFFLINE)).collect()
+    # Files whose runs were read from logs on disk, those that went into an aggregate included.
+    offline = {str(source["file"]) for file in files for source in file.sources if source.get("kind") == "offline"}
+    return pl.concat(frames).with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE)).collect()
 
 
-def offline_files(files: Iterable[RunsFile]) -> list[str]:
-    """The files whose runs were read from logs on disk; those that went into an aggregate included."""
-    return sorted({str(s["file"]) for file in files for s in file.sources if s.get("kind") == "offline"})
+def file_rows(
+    number: int, file: ParquetFile, columns: ColumnList, first: int = 0, length: int | None = None
+) -> pl.LazyFrame:
+    """Rows of file `number`: ROW and the result's columns; null where the file has no such column."""
+    empty = {"source_file": pl.lit(file.file), "tags": pl.lit([], dtype=pl.List(pl.String))}  # in place of null
+    values = []
+    for column in columns:
+        part = column.parts.get(number)
+        value = cast_column(*part, column.dtype) if part else pl.lit(None, dtype=column.dtype)
+        value = value.fill_null(empty[column.name]) if column.name in empty else value
+        values.append(value.alias(column.name))
+    return scan(file.file).with_row_index(ROW).slice(first, length).select(ROW, *values)
 
 
 def latest(rows: pl.DataFrame) -> pl.DataFrame:
@@ -868,70 +789,69 @@ def latest(rows: pl.DataFrame) -> pl.DataFrame:
 
     Ties go to the newest, then to the first file, so that the order of the inputs never matters.
     """
-    newest_first = rows.sort("exported_at", FILE_NUMBER, ROW_NUMBER, descending=[True, False, False], nulls_last=True)
+    if not rows.select(RUN_KEY).is_duplicated().any():
+        return rows
+    newest_first = rows.sort("exported_at", FILE, ROW, descending=[True, False, False], nulls_last=True)
     newest = newest_first.unique([*RUN_KEY, OFFLINE], keep="first", maintain_order=True)
     fullest_first = newest.sort("history_rows", descending=True, nulls_last=True, maintain_order=True)
     return fullest_first.unique(RUN_KEY, keep="first", maintain_order=True)
 
 
 # --- filters --------------------------------------------------------------------------------------------------
-class RunFilter(NamedTuple):
-    """A filter as the user writes it, what it keeps, and the column whose values to show where it keeps nothing."""
-
-    flag: str
-    keeps: pl.Expr
-    column: str | None = None
-
-
-class Filtered(NamedTuple):
-    """What one filter did."""
-
-    filter: str
-    before: int
-    kept: int
-
-
-def selected(runs: pl.DataFrame, filters: Iterable[RunFilter]) -> tuple[pl.DataFrame, list[Filtered]]:
-    """The runs that pass every filter, and what each filter did; ScriptError where one leaves none."""
-    done = []
-    for wanted in filters:
-        kept = passing(runs, wanted)
-        if kept.is_empty():
-            there = some(runs[wanted.column].drop_nulls().unique().sort().to_list()) if wanted.column else ""
-            values = f"; their {wanted.column}s: {there}" if wanted.column else ""
-            message = f"no run left: {wanted.flag} kept none of {counted(len(runs), 'run')}{values}"
-            raise ScriptError(message, NOTHING_USABLE)
-        done.append(Filtered(wanted.flag, len(runs), len(kept)))
-        runs = kept
-    return runs, done
+def selected_runs(runs: pl.DataFrame, options: Options, report: Report) -> pl.DataFrame:
+    """The runs that pass --project, --state and --filter; the report has what each did."""
+    if options.project:
+        projects = runs["project"].drop_nulls().unique().to_list()
+        hits = [name for name in projects if any(matches(name, pattern) for pattern in options.project)]
+        flag = f"--project {','.join(options.project)}"
+        runs = passing(runs, flag, pl.col("project").is_in(hits), report, "project")
+    if options.state and "all" not in options.state:
+        in_state = pl.col("state").str.to_lowercase().is_in(options.state)
+        runs = passing(runs, f"--state {','.join(options.state)}", in_state, report, "state")
+    if options.filter:
+        named = pl.any_horizontal(pl.col("name").str.contains(f"(?i){regex}") for regex in options.filter)
+        runs = passing(runs, " ".join(f"--filter {regex}" for regex in options.filter), named, report, "name")
+    return runs
 
 
-def passing(runs: pl.DataFrame, wanted: RunFilter) -> pl.DataFrame:
-    """The runs that one filter keeps; ScriptError where a value shows that it cannot be evaluated, as in a cast."""
+def passing(runs: pl.DataFrame, flag: str, keeps: pl.Expr, report: Report, shown: str = "") -> pl.DataFrame:
+    """The runs that one filter keeps; ScriptError where it keeps none, or a value cannot be evaluated, as in a cast.
+
+    `shown` is the column whose values the message shows.
+    """
     try:
-        return runs.filter(wanted.keeps)
+        kept = runs.filter(keeps)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise ScriptError(f"{wanted.flag} cannot be evaluated: {first_line(error)}", WRONG_USAGE) from error
+        raise ScriptError(f"{flag} cannot be evaluated: {first_line(error)}", WRONG_USAGE) from error
+    if kept.is_empty():
+        there = f"; their {shown}s: {some(runs[shown].drop_nulls().unique().sort().to_list())}" if shown else ""
+        raise ScriptError(f"no run left: {flag} kept none of {counted(len(runs), 'run')}{there}", NOTHING_USABLE)
+    report.filters.append({"filter": flag, "before": len(runs), "kept": len(kept)})
+    return kept
 
 
-def simple_filters(selection: Selection, projects: Iterable[str]) -> list[RunFilter]:
-    """The filters on what every run has."""
-    wanted = []
-    if selection.projects:
-        hits = [p for p in projects if any(matches(p, pattern) for pattern in selection.projects)]
-        wanted.append(RunFilter(f"--project {','.join(selection.projects)}", pl.col("project").is_in(hits), "project"))
-    if selection.states:
-        in_state = pl.col("state").str.to_lowercase().is_in(selection.states)
-        wanted.append(RunFilter(f"--state {','.join(selection.states)}", in_state, "state"))
-    if selection.names:
-        named = pl.any_horizontal([pl.col("name").str.contains(f"(?i){regex}") for regex in selection.names])
-        wanted.append(RunFilter(" ".join(f"--filter {regex}" for regex in selection.names), named, "name"))
-    return wanted
+def where(runs: pl.DataFrame, flag: str, condition: pl.Expr, derived: Iterable[str], report: Report) -> pl.DataFrame:
+    """The runs that --where keeps. A derived column that is empty in all of them means the config's of its name."""
+    hidden = []
+    for name in condition.meta.root_names():
+        config = CONFIG + name
+        if name in derived and config in runs.columns and runs[config].count():
+            if runs[name].count():
+                report.remarks.append(f"--where takes the derived {name}; {config} holds values too")
+            else:
+                hidden.append(name)
+                report.remarks.append(f"{name} is empty in every run, so --where takes {config} for it")
+    swapped = runs.with_columns(pl.col(CONFIG + name).alias(name) for name in hidden)
+    kept = passing(swapped, flag, condition, report)
+    return kept.with_columns(pl.lit(None, dtype=runs.schema[name]).alias(name) for name in hidden)
 
 
-def where_filter(predicate: str, dtypes: Mapping[str, pl.DataType]) -> RunFilter:
-    """The filter that an SQL predicate over the result's columns means; ScriptError where it means none."""
+def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Expr:
+    """The condition that an SQL predicate over the result's columns means; ScriptError where it means none."""
     flag = f"--where {predicate}"
+    unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "''", predicate)
+    if re.search(r"(?i)\bselect\b|\(\s*(from|with|values|table)\b|\b(read|scan)_\w+\s*\(", unquoted):
+        raise ScriptError(f"{flag} is no predicate: it holds a query, which could read any file", WRONG_USAGE)
     try:
         keeps = pl.sql_expr(predicate)
     except pl.exceptions.PolarsError as error:
@@ -939,9 +859,9 @@ def where_filter(predicate: str, dtypes: Mapping[str, pl.DataType]) -> RunFilter
         raise ScriptError(f"{flag} is no SQL predicate: {first_line(error)}; {hint}", WRONG_USAGE) from error
     for column in keeps.meta.root_names():
         if column not in dtypes:
-            prefixed = [prefix + column for prefix in (CONFIG, METRIC) if prefix + column in dtypes]
+            prefixed = " or ".join(prefix + column for prefix in (CONFIG, METRIC) if prefix + column in dtypes)
             near = did_you_mean(column, dtypes) or "; text stands in single quotes"
-            near = f"; did you mean {' or '.join(prefixed)}?" if prefixed else near
+            near = f"; did you mean {prefixed}?" if prefixed else near
             raise ScriptError(f"{flag}: there is no column {column}{near}", WRONG_USAGE)
     try:
         kind = pl.DataFrame(schema=dict(dtypes)).select(keeps).dtypes[0]
@@ -950,7 +870,7 @@ def where_filter(predicate: str, dtypes: Mapping[str, pl.DataType]) -> RunFilter
         raise ScriptError(f"{flag} does not fit the columns: {first_line(error)}; {hint}", WRONG_USAGE) from error
     if kind != pl.Boolean:
         raise ScriptError(f"{flag} is no predicate: it gives {kind}, not true or false", WRONG_USAGE)
-    return RunFilter(flag, keeps)
+    return keeps
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -960,14 +880,6 @@ def matches(name: str, pattern: str) -> bool:
     (True, True)
     """
     return name == pattern or fnmatch.fnmatchcase(name.lower(), pattern.lower())
-
-
-def check_patterns(regexes: Iterable[str]) -> None:
-    """Refuse a name filter that is no regular expression."""
-    for regex in regexes:
-        reason = flaw_of(regex)
-        if reason:
-            raise ScriptError(f"--filter {regex} is no regular expression: {reason}", WRONG_USAGE)
 
 
 def flaw_of(regex: str) -> str | None:
@@ -1010,301 +922,207 @@ RULES = (  # of one column's rules the first that matches gives the value
 )
 
 
-def rules_of(file: str | None) -> tuple[Rule, ...]:
-    """The rules of `file`, if there is one, before the built-in ones, or instead of them."""
-    if file is None:
-        return RULES
-    document = toml_document(file)
-    unknown = sorted(document.keys() - {"rule", "replace"})
-    if unknown:
-        raise ScriptError(f"--rules {file}: unknown key {unknown[0]}; there are [[rule]] and replace", WRONG_USAGE)
-    tables, replace = document.get("rule", []), document.get("replace", False)
-    if not isinstance(tables, list) or not isinstance(replace, bool):
-        raise ScriptError(f"--rules {file}: rules are written as [[rule]], and replace is true or false", WRONG_USAGE)
-    rules = tuple(read_rule(table, f"--rules {file}: rule {number}") for number, table in enumerate(tables, 1))
-    known: dict[str, str] = {}
-    for number, rule in enumerate(rules, 1):
-        if known.setdefault(rule.column, rule.dtype) != rule.dtype:
-            other = f"dtype {rule.dtype}, but an earlier rule of that column has {known[rule.column]}"
-            raise ScriptError(f"--rules {file}: rule {number} ({rule.column}) has {other}", WRONG_USAGE)
-    return rules if replace else rules + RULES
-
-
-def toml_document(file: str) -> dict[str, object]:
-    """What a TOML file holds; ScriptError where it cannot be read."""
+def read_rules(file: str) -> tuple[Rule, ...]:
+    """The rules of `file` before the built-in ones, or instead of them; ScriptError that names a bad rule."""
     import tomllib
 
     try:
-        return tomllib.loads(Path(file).read_text("utf-8"))
+        document = tomllib.loads(Path(file).read_text("utf-8"))
     except OSError as error:
         raise ScriptError(f"--rules {file} cannot be read: {error.strerror}; check the name", WRONG_USAGE) from error
     except ValueError as error:  # no TOML, or no UTF-8
         raise ScriptError(f"--rules {file} is no TOML file: {first_line(error)}", WRONG_USAGE) from error
+    tables, replace = document.pop("rule", []), document.pop("replace", False)
+    if document or not isinstance(tables, list) or not isinstance(replace, bool):
+        hint = f"; unknown key {next(iter(document))}" if document else ""
+        hint = f"--rules {file}: rules are written as [[rule]], and replace is true or false{hint}"
+        raise ScriptError(hint, WRONG_USAGE)
+    dtypes: dict[str, str] = {}
+    rules = []
+    for number, table in enumerate(tables, 1):
+        where = f"{file}: rule {number}"
+        named = f" ({table['column']})" if isinstance(table, dict) and "column" in table else ""
+        flaw = flaw_of_table(table) if isinstance(table, dict) else "it is no table"
+        if flaw:
+            raise ScriptError(f"--rules {where}{named}: {flaw}", WRONG_USAGE)
+        builtin = next((rule.dtype for rule in RULES if rule.column == table["column"]), "string")
+        rule = Rule(**{"dtype": builtin, "origin": where, **table})
+        if dtypes.setdefault(rule.column, rule.dtype) != rule.dtype:
+            other = f"dtype {rule.dtype}, but an earlier rule of that column has {dtypes[rule.column]}"
+            raise ScriptError(f"--rules {where}{named} has {other}", WRONG_USAGE)
+        rules.append(rule)
+    return tuple(rules) if replace else (*rules, *RULES)
 
 
-def read_rule(table: object, where: str) -> Rule:
-    """One [[rule]]; ScriptError that names it where it is a bad one."""
-    if not isinstance(table, dict):
-        raise ScriptError(f"{where} is no table", WRONG_USAGE)
-    where += f" ({printable(str(table['column']))})" if "column" in table else ""
-    flaw = flaw_of_rule(table)
-    if flaw:
-        raise ScriptError(f"{where}: {flaw}", WRONG_USAGE)
-    value, column = table.get("value"), str(table["column"])
-    builtin = next((rule.dtype for rule in RULES if rule.column == column), "string")
-    return Rule(
-        column=column,
-        pattern=str(table["pattern"]),
-        source=str(table.get("source", "name")),
-        value=None if value is None else value if isinstance(value, str) else json.dumps(value),
-        dtype=str(table.get("dtype", builtin)),
-        origin=where.removeprefix("--rules ").partition(" (")[0],
-    )
-
-
-def flaw_of_rule(table: Mapping[str, object]) -> str | None:
+def flaw_of_table(table: Record) -> str | None:
     """What is wrong with a [[rule]]; None where it is a good one."""
-    for key, value in table.items():
-        if key not in RULE_KEYS:
-            return f"unknown key {key}{did_you_mean(key, RULE_KEYS)}; there are {', '.join(RULE_KEYS)}"
-        if not isinstance(value, (str, int, float, bool) if key == "value" else str):
-            return f"{key} is no text"
-    for key in ("column", "pattern"):
-        if key not in table:
-            return f"it has no {key}"
-    column, dtype = str(table["column"]), table.get("dtype", "string")
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
-        return "a column's name is made of letters, digits and _"
-    if column in contract_dtypes() or column.startswith((CONFIG, METRIC, HISTORY, "__")):
-        return "that column holds what W&B says; choose another name"
-    if dtype not in DTYPES:
-        return f"unknown dtype {dtype}; there are {', '.join(DTYPES)}"
-    return flaw_of_pattern(str(table["pattern"]), needs_group="value" not in table)
+    keys = Rule._fields[:-1]
+    unknown = next((key for key in table if key not in keys), "")
+    no_text = next((key for key in keys if key in table and key != "value" and not isinstance(table[key], str)), "")
+    column, pattern, dtype = (str(table.get(key, "")) for key in ("column", "pattern", "dtype"))
+    regex_flaw = flaw_of(pattern)
+    groups = [] if regex_flaw else pl.Series([""]).str.extract_groups(f"(?i){pattern}").struct.fields
+    no_value = not groups and "value" not in table
+    ours = column.lower() in contract_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY))
+    flaws = {
+        f"unknown key {unknown}{did_you_mean(unknown, keys)}; there are {', '.join(keys)}": unknown,
+        f"{no_text} is no text": no_text,
+        "it has no column": "column" not in table,
+        "it has no pattern": "pattern" not in table,
+        "its value is neither text, number nor Boolean": isinstance(table.get("value"), list | dict),
+        "a column's name is made of letters, digits and _": not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column),
+        "that column holds what W&B says; choose another name": ours,
+        f"unknown dtype {dtype}; there are {', '.join(DTYPES)}": "dtype" in table and dtype not in DTYPES,
+        f"its pattern {pattern} is no regular expression: {regex_flaw}": regex_flaw,
+        f"its pattern {pattern} has no group to take the value from; add parentheses or a value": no_value,
+    }
+    return next((message for message, found in flaws.items() if found), None)
 
 
-def flaw_of_pattern(pattern: str, *, needs_group: bool) -> str | None:
-    """What is wrong with a rule's pattern; None where it is a good one."""
-    reason = flaw_of(pattern)
-    if reason:
-        return f"its pattern {pattern} is no regular expression: {reason}"
-    if needs_group and not groups_in(pattern):
-        return f"its pattern {pattern} has no group to take the value from; put one in parentheses, or give a value"
-    return None
+def derived_dtypes(rules: Iterable[Rule]) -> dict[str, pl.DataType]:
+    """The derived columns in order, with the dtypes that their rules say."""
+    dtypes = dict(zip(DTYPES, (pl.String(), pl.Int64(), pl.Float64(), pl.Boolean()), strict=True))
+    return {rule.column: dtypes[rule.dtype] for rule in rules}
 
 
-def groups_in(pattern: str) -> int:
-    """How many groups a regular expression captures, as polars sees it."""
-    return len(pl.select(pl.lit("").str.extract_groups(f"(?i){pattern}")).to_series().struct.fields)
-
-
-def dtypes_by_rules(rules: Iterable[Rule]) -> dict[str, pl.DataType]:
-    """The derived columns in order, with their dtypes: what the first rule of each says."""
-    types = {"string": pl.String(), "int": pl.Int64(), "float": pl.Float64(), "bool": pl.Boolean()}
-    first: dict[str, str] = {}
-    for rule in rules:
-        first.setdefault(rule.column, rule.dtype)
-    return {column: types[dtype] for column, dtype in first.items()}
-
-
-def derived_columns(rules: Sequence[Rule], dtypes: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-    """An expression per derived column, in the rules' order; null where no rule matches or has its source."""
-    by_column: dict[str, list[Rule]] = {}
-    for rule in rules:
-        by_column.setdefault(rule.column, []).append(rule)
-    return [
-        typed(
-            pl.coalesce(
-                *(value_by(rule, dtypes[rule.source]) for rule in by_column[column] if rule.source in dtypes),
-                pl.lit(None, dtype=pl.String),
-            ),
-            dtype,
-        ).alias(column)
-        for column, dtype in dtypes_by_rules(rules).items()
-    ]
-
-
-def typed(text: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """`text` in a derived column's type; what is none such, as a number past 64 bits, is no value."""
-    if dtype == pl.Boolean:
-        text = text.str.to_lowercase()
-        return pl.when(text.is_in(["true", "1", "yes", "on"])).then(True).when(text.is_in(FALSE)).then(False)
-    return text.cast(dtype, strict=False)
+def with_derived(runs: pl.DataFrame, rules: Sequence[Rule], dtypes: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """The runs with a column per derived one, in the rules' order; null where no rule matches or has its source."""
+    derived = []
+    for column, dtype in derived_dtypes(rules).items():
+        own = [rule for rule in rules if rule.column == column and rule.source in dtypes]
+        text = pl.coalesce(*(value_by(rule, dtypes[rule.source]) for rule in own), pl.lit(None, dtype=pl.String))
+        if dtype == pl.Boolean:
+            lower = text.str.to_lowercase()
+            no = lower.is_in(["false", "0", "no", "off"])
+            value: pl.Expr = pl.when(lower.is_in(["true", "1", "yes", "on"])).then(True).when(no).then(False)
+        else:  # an integer past 64 bits is no value, nor is 1e999
+            value = text.cast(dtype, strict=False)
+            value = value.replace([math.inf, -math.inf], None) if dtype == pl.Float64 else value
+        derived.append(value.alias(column))
+    lower_name = pl.col("name").str.to_lowercase().alias(LOWER_NAME)
+    return runs.with_columns(lower_name).with_columns(derived).drop(LOWER_NAME)
 
 
 def value_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
     """What `rule` finds in its source, as text: null where the pattern does not match."""
-    listed = isinstance(dtype, pl.List)  # tags: one text with commas
-    text = pl.col(rule.source).list.join(",") if listed else brought(rule.source, dtype, pl.String())
     pattern = f"(?i){rule.pattern}"
     if rule.source == "name":
-        text = text.str.to_lowercase()
-        if rule.pattern == rule.pattern.lower():  # as good, and much faster
+        text = pl.col(LOWER_NAME)
+        if rule.pattern == rule.pattern.lower():  # matches the same, and is much faster
             pattern = rule.pattern
+    elif isinstance(dtype, pl.List):  # tags: one text with commas
+        text = pl.col(rule.source).list.join(",")
+    else:
+        text = cast_column(rule.source, dtype, pl.String())
     if rule.value is None:
         return text.str.extract(pattern, 1)
-    return pl.when(text.str.contains(pattern)).then(pl.lit(rule.value))
-
-
-class Finding(NamedTuple):
-    """What the rules make of a name in one derived column, and by which of them."""
-
-    column: str
-    value: object
-    pattern: str | None
-    origin: str | None
-
-
-def findings(name: str, rules: Sequence[Rule]) -> list[Finding]:
-    """Which rule gives what for a name alone, without a config."""
-    run, dtypes = pl.DataFrame({"name": [name]}), {"name": pl.String()}
-    values = run.with_columns(derived_columns(rules, dtypes)).row(0, named=True)
-    found = []
-    for column in dtypes_by_rules(rules):
-        tried = [rule for rule in rules if rule.column == column and rule.source == "name"]
-        hits = (rule for rule in tried if run.select(value_by(rule, pl.String())).item() is not None)
-        rule = next(hits, None)
-        found.append(Finding(column, values[column], rule and rule.pattern, rule and rule.origin))
-    return found
+    value = rule.value if isinstance(rule.value, str) else json.dumps(rule.value)
+    return pl.when(text.str.contains(pattern)).then(pl.lit(value))
 
 
 def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
-    """The answer to --explain."""
-    found = findings(name, rules)
-    if as_json:
-        return json_text({"version": 1, "explain": [finding._asdict() for finding in found]})
-    width = max([len(finding.column) for finding in found], default=0)
-    lines = [f"{finding.column:<{width}}  {explained(finding)}" for finding in found]
+    """The answer to --explain: for each derived column the value and the first rule on names that matches."""
+    run, dtypes = pl.DataFrame({"name": [name]}), {"name": pl.String()}
+    values = with_derived(run, rules, dtypes).row(0, named=True)
+    found: list[Record] = []
+    lines = []
+    width = max([len(rule.column) for rule in rules], default=0)
+    for column in derived_dtypes(rules):
+        tried = (rule for rule in rules if rule.column == column and rule.source == "name")
+        texts = ((rule, with_derived(run, [rule._replace(dtype="string")], dtypes)[column].item()) for rule in tried)
+        hit = next((rule for rule, text in texts if text is not None), None)
+        pattern, origin = (hit.pattern, hit.origin) if hit else (None, None)
+        found.append({"column": column, "value": values[column], "pattern": pattern, "origin": origin})
+        value = "no value" if values[column] is None else values[column]
+        lines.append(f"{column:<{width}}  " + (f"{value}  by {pattern}  ({origin})" if hit else "no rule matches"))
     sources = dict.fromkeys(rule.source for rule in rules if rule.source != "name")
-    note = [f"Not asked here, as a name alone has none: the rules on {', '.join(sources)}."] if sources else []
-    return "\n".join(printable(line) for line in [*lines, *note] or ["There are no rules."])
+    if sources:
+        lines.append(f"Not asked here, as a name alone has none: the rules on {', '.join(sources)}.")
+    text = "\n".join(map(printable, lines or ["There are no rules."]))
+    return json_text({"version": 1, "explain": found}) if as_json else text
 
 
-def explained(finding: Finding) -> str:
-    """A value and the rule that gives it, or that there is none."""
-    if finding.pattern is None:
-        return "no rule matches"
-    value = "no value" if finding.value is None else str(finding.value)
-    return f"{value}  by {finding.pattern}  ({finding.origin})"
-
-
-class Fit(NamedTuple):
-    """How well the rules of one derived column fit the runs, with examples of both kinds."""
-
-    column: str
-    dtype: str
-    runs: int
-    missing: int
-    distinct: int
-    commonest: Sequence[object]
-    commonest_runs: Sequence[int]
-    unmatched_names: Sequence[str]
-
-
-def fit_of(column: str, runs: pl.DataFrame) -> Fit:
-    """How many runs got a value in a derived column, the commonest values, and names that matched nothing."""
+def fit_of(column: str, runs: pl.DataFrame) -> Record:
+    """How many runs have a value in a derived column, the commonest values, and names that matched nothing."""
     values = runs[column].drop_nulls()
     commonest = values.value_counts().sort("count", column, descending=[True, False])
     unmatched = runs["name"].filter(runs[column].is_null()).drop_nulls().unique().sort()
-    return Fit(
-        column=column,
-        dtype=str(values.dtype),
-        runs=len(values),
-        missing=len(runs) - len(values),
-        distinct=len(commonest),
-        commonest=commonest[column].head(SHOWN).to_list(),
-        commonest_runs=commonest["count"].head(SHOWN).to_list(),
-        unmatched_names=unmatched.head(SHOWN).to_list(),
-    )
+    return {
+        "column": column,
+        "dtype": str(values.dtype),
+        "runs": len(values),
+        "missing": len(runs) - len(values),
+        "distinct": len(commonest),
+        "commonest": commonest[column].head(SHOWN).to_list(),
+        "commonest_runs": commonest["count"].head(SHOWN).to_list(),
+        "unmatched_names": unmatched.head(SHOWN).to_list(),
+    }
+
+
+# --- which way a metric is better (the same in analyze_runs) --------------------------------------------------
+def goal_by_name(name: str) -> Goal | None:
+    """The goal that a metric's name suggests; None where it says nothing, or no one thing.
+
+    >>> goal_by_name("test/mse"), goal_by_name("val_acc_top5"), goal_by_name("loss_weight"), goal_by_name("k")
+    ('minimize', 'maximize', None, None)
+    """
+    told = telling_words(name)
+    if not NO_METRIC.isdisjoint(told):
+        return None
+    negated = not NEGATING.isdisjoint(told)
+    goals = goal_words()
+    for word in sorted(told, key=WEAK.__contains__):  # stable: weak words last
+        if word in goals:
+            return goals[word] if not negated else OPPOSITE[goals[word]]
+    return None
+
+
+def telling_words(name: str) -> list[str]:
+    """The words of a name, the last first, as the lists of telling words spell them.
+
+    >>> telling_words("val_cross_entropy"), telling_words("test/ap50")
+    (['crossentropy', 'val'], ['ap', 'test'])
+    """
+    text = "_".join(words(name))
+    for phrase, word in PHRASES.items():
+        text = text.replace(phrase, word)
+    return [word if word in goal_words() else word.rstrip("0123456789") for word in reversed(text.split("_"))]
+
+
+@cache
+def goal_words() -> dict[str, Goal | None]:
+    """What each telling word of a metric's name says."""
+    lists: dict[Goal | None, str] = {"minimize": LOWER_IS_BETTER, "maximize": HIGHER_IS_BETTER, None: NO_DIRECTION}
+    return {word: goal for goal, text in lists.items() for word in text.split()}
+
+
+def words(name: str) -> list[str]:
+    """The words of a name, in lower case.
+
+    >>> words("test/R2Score"), words("valLoss_k16")
+    (['test', 'r2', 'score'], ['val', 'loss', 'k16'])
+    """
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+", name)]
 
 
 # --- columns from histories -----------------------------------------------------------------------------------
-class HistoryFile(NamedTuple):
-    """A parquet file of histories, as its footer describes it."""
-
-    file: str
-    dtypes: Mapping[str, pl.DataType]
-    metrics: Mapping[KeyPath, str]  # its numeric columns, by W&B path
-
-
-class HistoryMetric(NamedTuple):
-    """A metric of the histories: what its columns end in, how users may call it, and its dtype over all files."""
-
-    path: KeyPath
-    name: str
-    called: tuple[str, ...]
-    dtype: pl.DataType
-
-
-class Best(NamedTuple):
-    """The metric at whose best step all others are looked at, and why that way is better."""
-
-    path: KeyPath
-    goal: str
-    reason: str
-
-
-class HistoryPlan(NamedTuple):
-    """What is read of which histories, and the columns that this gives."""
-
-    files: Sequence[HistoryFile]
-    metrics: Sequence[HistoryMetric]
-    best: Best | None
-    dtypes: Mapping[str, pl.DataType]
-
-
-class HistoryReport(NamedTuple):
-    """How much the histories gave, for the report."""
-
-    files: Sequence[str]
-    rows: int
-    metrics: int
-    runs_with: int
-    runs_without: int
-    sampled: Sequence[str]
-
-
-def histories_beside(files: Iterable[RunsFile]) -> tuple[list[HistoryFile], list[str], list[Skipped]]:
-    """The histories in the folders of the exports that `files` come from; the sampled ones, and what is damaged."""
-    folders = dict.fromkeys(folder_of(str(source["file"])) for file in files for source in file.sources)
-    found: list[HistoryFile] = []
+def histories_beside(files: Files, report: Report) -> tuple[list[ParquetFile], list[str]]:
+    """The histories in the folders of the exports that `files` come from, and the names of sampled ones."""
+    found: list[ParquetFile] = []
     sampled: list[str] = []
-    damaged_files: list[Skipped] = []
-    for file in (file for folder in folders for file in parquet_files_in(folder)):
-        if file.endswith(SAMPLED_ENDING):
-            sampled.append(file)
-            continue
-        try:
-            dtypes = dict(scan(file).collect_schema())
-            if kind_of(dtypes) == "history":
-                found.append(history_file(file, dtypes))
-        except ValueError as error:  # its metadata is not what the contract says
-            damaged_files.append(damaged(file, error))
-        except reading_errors() as error:
-            if HISTORY_ENDING in file:  # any other one was looked into before
-                damaged_files.append(damaged(file, error))
-    return found, sampled, damaged_files
-
-
-def history_plan(
-    wish: HistoryWish, files: Sequence[HistoryFile], columns: Sequence[Column], metadata: Mapping[str, str]
-) -> HistoryPlan:
-    """What `wish` means for these histories; ScriptError where they lack what it names."""
-    if (wish.at or wish.metrics) and not files:
-        message = "--history: there is none beside the inputs; export_runs.py --include-history writes them"
-        raise ScriptError(message, NOTHING_USABLE)
-    names = names_of({(prefix_of(column.name), column.path) for column in columns} | metrics_of(files))
-    metrics = wished_metrics(files, names, wish.metrics)
-    best = best_of(wish.at, all_metrics(files, names), goals(columns, metadata)) if wish.at else None
-    dtypes = history_dtypes(metrics, best)
-    earlier = {column.name: column.dtype for column in columns if column.name in dtypes}  # of an earlier result
-    dtypes |= {column: meeting({dtypes[column], dtype}, METRIC) for column, dtype in earlier.items()}
-    return HistoryPlan(files, metrics, best, dtypes)
-
-
-def goals(columns: Iterable[Column], metadata: Mapping[str, str]) -> dict[KeyPath, object]:
-    """The stored goal of each metric that has one, by path."""
-    stored = json.loads(metadata[METRICS_KEY])
-    return {c.path: stored[c.name]["goal"] for c in columns if stored.get(c.name, {}).get("goal")}
+    for folder in dict.fromkeys(folder_of(str(source["file"])) for file in files for source in file.sources):
+        there = files_at_url(f"{folder}/*{HISTORY_ENDING}")[0] if is_url(folder) else Path(folder).glob("[!.]*.parquet")
+        for file in sorted(map(str, there)):
+            if file.endswith(SAMPLED_ENDING):
+                sampled.append(file)
+                continue
+            try:
+                header = read_header(file)
+                found += [header] if header.kind == "history" else []
+            except reading_errors(ValueError) as error:
+                if HISTORY_ENDING in file:  # any other one is an input, or none of ours
+                    report.skipped.append(damaged(file, error))
+    return found, sampled
 
 
 def folder_of(file: str) -> str:
@@ -1312,257 +1130,195 @@ def folder_of(file: str) -> str:
     return file.rpartition("/")[0] if is_url(file) else str(Path(file).parent)
 
 
-def parquet_files_in(folder: str) -> list[str]:
-    """The parquet files right in a folder, by name; none where the folder is no more."""
-    if is_url(folder):
-        candidates = files_at_url(f"{folder}/*{HISTORY_ENDING}") or []
-        return sorted(each.file for each in candidates if isinstance(each, Candidate))
-    names = sorted(os.listdir(folder)) if Path(folder).is_dir() else []  # noqa: PTH208 - names are enough
-    return [str(Path(folder, name)) for name in names if name.endswith(".parquet") and not name.startswith(".")]
-
-
-def history_file(file: str, dtypes: Mapping[str, pl.DataType]) -> HistoryFile:
-    """The history file with the W&B paths of its metrics."""
-    paths = stored_paths(dtypes, pl.read_parquet_metadata(file))
-    metrics = {
-        paths.get(column, (column.removeprefix(METRIC),)): column
-        for column, dtype in dtypes.items()
+def numeric_metrics(file: ParquetFile) -> dict[KeyPath, str]:
+    """The numeric metrics of a history file: column by W&B path."""
+    return {
+        file.paths.get(column, (column.removeprefix(METRIC),)): column
+        for column, dtype in file.dtypes.items()
         if prefix_of(column) == METRIC and (dtype.is_numeric() or dtype == pl.Boolean)
     }
-    return HistoryFile(file, dtypes, metrics)
 
 
-def metrics_of(files: Iterable[HistoryFile]) -> set[Identity]:
-    """The metrics of the histories, as identities of columns."""
-    return {(METRIC, path) for file in files for path in file.metrics}
-
-
-def wished_metrics(
-    files: Sequence[HistoryFile], names: Mapping[Identity, str], globs: Sequence[str]
-) -> list[HistoryMetric]:
-    """The metrics that --history-metrics asks for, by name; ScriptError where a glob matches none."""
-    metrics = sorted(all_metrics(files, names), key=lambda metric: metric.name)
-    for pattern in globs:
-        if not any(matches(called, pattern) for metric in metrics for called in metric.called):
-            near = did_you_mean(pattern, [called for metric in metrics for called in metric.called])
+def history_plan(
+    options: Options, files: Files, sampled: Sequence[str], columns: ColumnList, goals: Mapping[KeyPath, str]
+) -> HistoryPlan:
+    """What --history and its flags mean for these files; ScriptError where they lack what the user names."""
+    if (options.at or options.history_metrics) and not files:
+        message = "--history: there is none beside the inputs; export_runs.py --include-history writes them"
+        raise ScriptError(message, NOTHING_USABLE)
+    metrics = history_metrics(files, columns)
+    known = [name for metric in metrics for name in metric.names]
+    best: KeyPath = ()
+    goal, why = None, ""
+    if options.at:
+        name, _, goal = options.at.rpartition(":")
+        name, goal = (name, goal) if goal in {"min", "max"} else (options.at, None)
+        hits = [m for kind in range(3) for m in metrics if m.names[kind : kind + 1] == (name,)]
+        hits += [m for m in metrics if name.lower() in map(str.lower, m.names)]
+        if not hits:
+            raise ScriptError(f"--at {name}: no history has such a metric{did_you_mean(name, known)}", WRONG_USAGE)
+        best = hits[0].path
+        why = "as said" if goal else "the stored goal" if best in goals else "by its name"
+        goal = goal or goals.get(best) or goal_by_name(".".join(best))
+        if goal is None:
+            message = f"--at {name}: which way is better cannot be read off its name; add :min or :max"
+            raise ScriptError(message, WRONG_USAGE)
+    for pattern in options.history_metrics:
+        if not any(matches(name, pattern) for name in known):
+            near = did_you_mean(pattern, known)
             raise ScriptError(f"--history-metrics {pattern}: no history has such a metric{near}", WRONG_USAGE)
-    if not globs:
-        return metrics
-    return [m for m in metrics if any(matches(called, pattern) for called in m.called for pattern in globs)]
-
-
-def all_metrics(files: Sequence[HistoryFile], names: Mapping[Identity, str]) -> list[HistoryMetric]:
-    """Every metric of the histories. Where `step_loss` would meet the step of `loss`, it gets a hash of its path."""
-    plain_names = {path: names[METRIC, path].removeprefix(METRIC) for _, path in metrics_of(files)}
-    taken = {name.lower() for name in plain_names.values()}
-    metrics = []
-    for path, name in plain_names.items():
-        clash = any(
-            name.lower().startswith(p) and name.lower().removeprefix(p) in taken for p in ("step_", "nonfinite_")
-        )
-        own = f"{name}__{path_hash(path)[:8]}" if clash else name
-        called = dict.fromkeys((f"{METRIC}{name}", ".".join(path), name))
-        kinds = {plain(file.dtypes[file.metrics[path]], METRIC) for file in files if path in file.metrics}
-        metrics.append(HistoryMetric(path, own, tuple(called), meeting(kinds, METRIC)))
-    return metrics
-
-
-def best_of(wanted: str, metrics: Sequence[HistoryMetric], stored: Mapping[KeyPath, object]) -> Best:
-    """The metric that --at names, and which way it is better: as said, as stored, else as its name tells."""
-    name, _, said = wanted.rpartition(":")
-    if said not in GOAL_WORDS:
-        name, said = wanted, ""
-    named = (m for kind in range(3) for m in metrics if m.called[kind : kind + 1] == (name,))
-    metric = next(named, None) or next((m for m in metrics if name.lower() in map(str.lower, m.called)), None)
-    if metric is None:
-        near = did_you_mean(name, [called for metric in metrics for called in metric.called])
-        raise ScriptError(f"--at {name}: no history has such a metric{near}", WRONG_USAGE)
-    if said:
-        return Best(metric.path, GOAL_WORDS[said], "as said")
-    if stored.get(metric.path):
-        return Best(metric.path, str(stored[metric.path]), "the stored goal")
-    goal = goal_told_by(metric.name)
-    if goal is None:
-        raise ScriptError(
-            f"--at {name}: which way is better cannot be read off its name; add :min or :max", WRONG_USAGE
-        )
-    return Best(metric.path, goal, "by its name")
-
-
-def goal_told_by(name: str) -> str | None:
-    """Which way a metric is better, as the last telling word of its name says; None where none does.
-
-    >>> goal_told_by("val_loss"), goal_told_by("loss_accuracy"), goal_told_by("lr")
-    ('minimize', 'maximize', None)
-    """
-    for word in reversed(re.split(r"[^a-z0-9]+|_", name.lower())):
-        if word in LOWER_WORDS.split():
-            return "minimize"
-        if word in HIGHER_WORDS.split():
-            return "maximize"
-    return None
-
-
-def history_dtypes(metrics: Iterable[HistoryMetric], best: Best | None) -> dict[str, pl.DataType]:
-    """The columns that the histories give, in order, with their dtypes."""
+    globs = options.history_metrics or ["*"]
+    metrics = [metric for metric in metrics if any(matches(name, glob_) for name in metric.names for glob_ in globs)]
     dtypes: dict[str, pl.DataType] = {}
     for metric in metrics:
-        own = {"min": metric.dtype, "min_step": pl.Int64(), "max": metric.dtype, "max_step": pl.Int64()}
-        own |= {"last": metric.dtype, "tail": pl.Float64(), "n": pl.Int64(), "n_nonfinite": pl.Int64()}
-        own |= {"at": metric.dtype} if best else {}
-        dtypes |= {f"{HISTORY}{statistic}_{metric.name}": dtype for statistic, dtype in own.items()}
-    return dtypes
+        whole, own = pl.Int64(), metric.dtype
+        told = {"min": own, "min_step": whole, "max": own, "max_step": whole, "last": own, "tail": pl.Float64()}
+        told |= {"n": whole, "n_nonfinite": whole} | ({"at": own} if best else {})
+        dtypes |= {f"{HISTORY}{statistic}_{metric.name}": dtype for statistic, dtype in told.items()}
+    for column in columns:
+        if column.name in dtypes:  # of an earlier result
+            dtypes[column.name] = common_dtype((dtypes[column.name], column.dtype), METRIC)
+    return HistoryPlan(files, sampled, metrics, best, goal in {"min", "minimize"}, why, dtypes)
 
 
-def with_histories(runs: pl.DataFrame, plan: HistoryPlan) -> tuple[pl.DataFrame, int, list[Skipped]]:
-    """The runs with what their histories say; how many rows that took; files that are damaged.
+def history_metrics(files: Files, columns: ColumnList) -> list[HistoryMetric]:
+    """Every metric of the histories, by name.
 
-    A run without a history keeps what an earlier result says of it, else the columns are null there.
+    One called `step_loss` gets a hash of its path beside one called `loss`, as their columns would have one name.
+    """
+    dtypes: dict[KeyPath, set[pl.DataType]] = {}
+    for file in files:
+        for path, column in numeric_metrics(file).items():
+            dtypes.setdefault(path, set()).add(plain(file.dtypes[column], METRIC))
+    names = names_of({(prefix_of(c.name), c.path) for c in columns} | {(METRIC, path) for path in dtypes})
+    short = {path: names[METRIC, path].removeprefix(METRIC) for path in dtypes}
+    clashing = {f"{mark}{name.lower()}" for mark in ("step_", "nonfinite_") for name in short.values()}
+    metrics = []
+    for path, name in short.items():
+        own = f"{name}__{path_hash(path)[:8]}" if name.lower() in clashing else name
+        known_as = tuple(dict.fromkeys((f"{METRIC}{name}", ".".join(path), name)))
+        metrics.append(HistoryMetric(path, own, known_as, common_dtype(dtypes[path], METRIC)))
+    return sorted(metrics, key=lambda metric: metric.name)
 
-    The history of a run is the one beside the file that its row comes from: rows of another export may differ.
+
+def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.DataFrame:
+    """The runs with what their histories say, and in ROWS the number of its rows.
+
+    A run's history is the one beside the file that its row comes from, as rows of another export may differ. A run
+    without one keeps what an earlier result says of it, else the columns are null.
     """
     folders = {file: folder_of(file) for file in runs["source_file"].unique()}
     runs = runs.with_columns(pl.col("source_file").replace_strict(folders, return_dtype=pl.String).alias(FOLDER))
-    wanted = runs.select(pl.col("id").alias("run_id"), "entity", "project", FOLDER).unique()
-    schema = pl.Schema({**wanted.schema, **plan.dtypes, HAS_HISTORY: pl.Boolean()})
-    frames, rows, broken = [pl.DataFrame(schema=schema)], 0, []
-    for file in plan.files:
+    key = ["run_id", "entity", "project", FOLDER]
+    wanted = runs.select(pl.col("id").alias("run_id"), *key[1:]).unique()
+    places = [wanted.clear().with_columns(pl.lit(0, pl.Int64).alias(ROWS), pl.lit(0).alias(FILE))]
+    frames = [pl.DataFrame(schema=pl.Schema({**wanted.schema, ROWS: pl.Int64(), **plan.dtypes}))]
+    for number, file in enumerate(plan.files):
         try:
-            stretches = stretches_of_runs(file, wanted)
-            parts = list(statistics_by_run(file, stretches, plan))
+            places.append(rows_per_run(file, wanted).with_columns(pl.lit(number).alias(FILE)))
         except reading_errors() as error:  # a footer can be sound where the rows are not
-            broken.append(damaged(file.file, error))
-            continue
-        rows += int(stretches["rows"].sum())
-        frames += [part.select(schema.names()).cast(schema) for part in parts]
-    found = pl.concat(frames).unique(wanted.columns, keep="first", maintain_order=True).rename({"run_id": "id"})
-    on = ["id", "entity", "project", FOLDER]
-    joined = runs.join(found, on=on, how="left", suffix=NEW, nulls_equal=True, maintain_order="left")
-    earlier = [column for column in plan.dtypes if column in runs.columns]  # of runs whose histories are gone since
-    chosen = [
-        pl.when(HAS_HISTORY).then(column + NEW).otherwise(pl.col(column).cast(plan.dtypes[column])).alias(column)
-        for column in earlier
-    ]
-    return joined.with_columns(chosen).drop(column + NEW for column in earlier), rows, broken
+            report.skipped.append(damaged(file.file, error))
+    # Of files that hold the same run, the one with the most rows of it counts.
+    fullest = pl.concat(places).sort(ROWS, FILE, descending=[True, False]).unique(key, keep="first")
+    for (number,), there in fullest.sort(FILE, *key).group_by(FILE, maintain_order=True):
+        try:
+            frames += list(statistics_by_run(plan, plan.files[number], there))
+        except reading_errors() as error:
+            report.skipped.append(damaged(plan.files[number].file, error))
+    found = pl.concat(frames, how="diagonal_relaxed").rename({"run_id": "id"})  # integers may meet floats
+    joined = runs.join(found, ["id", *key[1:]], "left", suffix=INTERNAL, nulls_equal=True, maintain_order="left")
+    earlier = [name for name in plan.dtypes if name in runs.columns]  # of runs whose histories are gone since
+    gone = pl.col(ROWS).is_null()
+    values = [pl.when(gone).then(pl.col(name)).otherwise(name + INTERNAL).alias(name) for name in earlier]
+    joined = joined.with_columns(values).drop(name + INTERNAL for name in earlier)
+    return joined.cast({name: plan.dtypes[name] for name in earlier})
 
 
-def history_report(plan: HistoryPlan, runs: pl.DataFrame, rows: int, sampled: Sequence[str]) -> HistoryReport:
-    """What `plan` came to for these runs."""
-    runs_with = int(runs[HAS_HISTORY].sum())
-    files = [file.file for file in plan.files]
-    return HistoryReport(files, rows, len(plan.metrics), runs_with, len(runs) - runs_with, sampled)
+def rows_per_run(file: ParquetFile, wanted: pl.DataFrame) -> pl.DataFrame:
+    """The wanted runs that the file has rows of: run_id, entity, project, folder, and the number of rows.
 
-
-def stretches_of_runs(file: HistoryFile, wanted: pl.DataFrame) -> pl.DataFrame:
-    """Where in the file the wanted runs' rows are: run_id, entity, project, folder, first row, last row, rows.
-
-    Another tool's history may lack entity and project: there the id alone tells the run, if no two share it.
+    Another tool's history may lack entity and project: there the id alone identifies the run, if no two share it.
     """
     keys = [key for key in ("run_id", "entity", "project") if key in file.dtypes]
-    rows = scan(file.file).select(pl.col(keys).cast(pl.String)).with_row_index(ROW_NUMBER).group_by(keys)
-    place = pl.col(ROW_NUMBER)
-    stretches = rows.agg(place.min().alias("first"), place.max().alias("last"), pl.len().cast(pl.Int64).alias("rows"))
     here = wanted.filter(pl.col(FOLDER) == folder_of(file.file)).unique(keys, keep="none")
-    return stretches.collect(engine="streaming").join(here, on=keys, nulls_equal=True).sort("first")
+    if here.is_empty():  # the file is not even opened
+        return here.with_columns(pl.lit(0, pl.Int64).alias(ROWS))
+    rows = scan(file.file).select(pl.col(keys).cast(pl.String)).group_by(keys).agg(pl.len().cast(pl.Int64).alias(ROWS))
+    return here.join(rows.collect(engine="streaming"), on=keys, nulls_equal=True)
 
 
-def statistics_by_run(file: HistoryFile, stretches: pl.DataFrame, plan: HistoryPlan) -> Iterator[pl.DataFrame]:
-    """The statistics of a file's runs, some runs at a time, so that a history need not fit in memory."""
-    here = [metric for metric in plan.metrics if metric.path in file.metrics]
-    best = plan.best if plan.best and plan.best.path in file.metrics else None
-    in_order = (stretches["last"] - stretches["first"] + 1 == stretches["rows"]).all()
-    if not in_order:  # no file of ours: for every block all rows are looked at, and as many kept as the runs have
-        end = pl.col("rows").cum_sum()
-        stretches = stretches.with_columns((end - pl.col("rows")).alias("first"), (end - 1).alias("last"))
-    for runs in blocks(stretches, rows=max(1, CELLS // (len(here) + 2))):
-        keys = runs.select("run_id", "entity", "project", FOLDER).with_row_index(RUN, offset=0)
-        at_once = max(1, CELLS // (runs["last"][-1] - runs["first"][0] + 1))
-        parts = [keys.with_columns(pl.lit(True).alias(HAS_HISTORY))]
-        for start in range(0, len(here), at_once):
-            some_metrics = here[start : start + at_once]
-            block = history_rows(file, runs, keys, some_metrics, best, in_order=in_order)
-            parts.append(statistics(block, some_metrics, best))
-        joined = parts[0]
-        for part in parts[1:]:
-            joined = joined.join(part, on=RUN, how="left", maintain_order="left")
-        absent = [column for column in plan.dtypes if column not in joined.columns]
-        yield joined.with_columns(pl.lit(None, dtype=plan.dtypes[column]).alias(column) for column in absent)
+def statistics_by_run(plan: HistoryPlan, file: ParquetFile, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """One row per run in `runs`, which are sorted by id, with what the file says of it.
 
-
-def blocks(stretches: pl.DataFrame, *, rows: int) -> Iterator[pl.DataFrame]:
-    """Successive runs that span about `rows` rows together, but at least one run."""
-    ends = (stretches["last"] + 1).to_list()
-    start = 0
-    while start < len(stretches):
-        limit = stretches["first"][start] + rows
-        stop = max(start + 1, bisect.bisect_right(ends, limit, lo=start))
-        yield stretches.slice(start, stop - start)
-        start = stop
+    Some runs and metrics at a time, so that a history need not fit in memory.
+    """
+    own = numeric_metrics(file)
+    metrics = [metric for metric in plan.metrics if metric.path in own]
+    best = own.get(plan.best)
+    rows_at_once = max(1, CELLS // (len(metrics) + 2))
+    first_row = pl.col(ROWS).cum_sum() - pl.col(ROWS)
+    runs = runs.with_row_index(RUN).with_columns((first_row // rows_at_once).alias(POSITION))
+    for block in runs.partition_by(POSITION, maintain_order=True):
+        at_once = max(1, CELLS // int(block[ROWS].sum()))
+        parts = [block.drop(POSITION, FILE, RUN)]
+        for start in range(0, len(metrics), at_once):
+            some_metrics = metrics[start : start + at_once]
+            rows = history_rows(file, block, {own[metric.path]: metric.dtype for metric in some_metrics}, best)
+            at = None if best is None else pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
+            told = [each for n, metric in enumerate(some_metrics) for each in statistics(n, metric, at)]
+            parts.append(rows.group_by(RUN, maintain_order=True).agg(told).drop(RUN))
+        yield pl.concat(parts, how="horizontal")
 
 
 def history_rows(
-    file: HistoryFile,
-    runs: pl.DataFrame,
-    keys: pl.DataFrame,
-    metrics: Sequence[HistoryMetric],
-    best: Best | None,
-    *,
-    in_order: bool,
+    file: ParquetFile, runs: pl.DataFrame, columns: Mapping[str, pl.DataType], best: str | None
 ) -> pl.DataFrame:
-    """The rows of some runs: the number of the run, the step, the metrics by number; sorted by run and step."""
-    rows = scan(file.file)
-    if in_order:
-        first = runs["first"][0]
-        rows = rows.slice(first, runs["last"][-1] - first + 1)
-    named = [pl.col(key).cast(pl.String) for key in ("run_id", "entity", "project") if key in file.dtypes]
-    values = [
-        pl.col(file.metrics[metric.path]).cast(metric.dtype).alias(f"{number}") for number, metric in enumerate(metrics)
-    ]
-    goal = [pl.col(file.metrics[best.path]).cast(pl.Float64).alias(BEST)] if best else []
-    on = [expression.meta.output_name() for expression in named]
-    rows = rows.select(*named, pl.col("_step").cast(pl.Int64), *values, *goal)
-    numbered = rows.join(keys.lazy().select(RUN, *on), on=on, nulls_equal=True, maintain_order="left").drop(on)
-    block = numbered.collect(engine="streaming")
-    step, run = pl.col("_step"), pl.col(RUN)
-    sorted_already = ((run > run.shift()) | ((run == run.shift()) & (step >= step.shift()))).fill_null(True).all()
-    return block if block.select(sorted_already).item() else block.sort(RUN, "_step", maintain_order=True)
+    """The rows of some runs: RUN, the run's number, and STEP, sorted by both; column n of `columns` with its dtype as
+    `n`, its finite values, else null, as `finite n`; those of `best` as BEST.
+    """
+    keys = [key for key in ("run_id", "entity", "project") if key in file.dtypes]
+    run_id = cast_column("run_id", file.dtypes["run_id"], pl.String())
+    first, last = pl.lit(runs["run_id"].min()), pl.lit(runs["run_id"].max())
+    here = run_id.is_between(first, last) & run_id.is_in(runs["run_id"].implode())  # the range skips row groups
+    values = [pl.col(column).cast(dtype).alias(f"{n}") for n, (column, dtype) in enumerate(columns.items())]
+    named = [pl.col(key).cast(pl.String) for key in keys]
+    goal = [finite_values(pl.col(best)).cast(pl.Float64).alias(BEST)] if best else []
+    rows = scan(file.file).filter(here).select(*named, pl.col("_step").cast(pl.Int64).alias(STEP), *values, *goal)
+    block = rows.collect(engine="streaming")
+    numbers = block.select(keys).join(runs.select(RUN, *keys), keys, "left", nulls_equal=True, maintain_order="left")
+    block = block.drop(keys).with_columns(numbers[RUN]).drop_nulls(RUN)
+    run, step = pl.col(RUN), pl.col(STEP)
+    in_order = (run > run.shift()) | ((run == run.shift()) & (step > step.shift()))
+    if not block.select(in_order.fill_null(True).all()).item():  # another tool's file, or rows of overlapping exports
+        block = block.sort(RUN, STEP, maintain_order=True).unique(maintain_order=True)
+    finite = [finite_values(pl.col(f"{n}")).alias(f"finite {n}") for n in range(len(columns))]
+    return block.with_columns(run.set_sorted(), *finite)
 
 
-def statistics(block: pl.DataFrame, metrics: Sequence[HistoryMetric], best: Best | None) -> pl.DataFrame:
-    """One row per run in `block`, with the columns of `history_dtypes`."""
-    finite = [finite_part(f"{n}").alias(f"{FINITE_VALUES}{n}") for n in range(len(metrics))]
-    goal = [finite_part(BEST)] if best else []
-    at = None if best is None else pl.col(BEST).arg_min() if best.goal == "minimize" else pl.col(BEST).arg_max()
-    told = [each for n, metric in enumerate(metrics) for each in statistics_of(n, metric, at)]
-    return block.with_columns(*finite, *goal).group_by(RUN, maintain_order=True).agg(told)
+def finite_values(value: pl.Expr) -> pl.Expr:
+    """The finite values, null for others; adding 0 makes -0.0 into 0.0, as polars may rank the one before the other."""
+    return pl.when(value.is_finite()).then(value + 0)
 
 
-def finite_part(column: str) -> pl.Expr:
-    """The finite values of a column, null for others; -0.0 is 0.0, as polars may rank the one before the other."""
-    value = pl.col(column)
-    return pl.when(value == 0).then(0).when(value.is_finite()).then(value).alias(column)
-
-
-def statistics_of(number: int, metric: HistoryMetric, at: pl.Expr | None) -> list[pl.Expr]:
+def statistics(number: int, metric: HistoryMetric, at: pl.Expr | None) -> list[pl.Expr]:
     """What is said of one metric of one run, whose rows are in order; non-finite values are counted, and never best.
 
     The first of equal values is the best one. The last value is the last one logged, finite or not; the tail is the
     mean of the last tenth (rounded down, at least one) of the finite values.
     """
-    value, finite, step = pl.col(f"{number}"), pl.col(f"{FINITE_VALUES}{number}"), pl.col("_step")
-    tail = finite.drop_nulls().tail(pl.max_horizontal(finite.count() // 10, 1))
+    value, finite, step = pl.col(f"{number}"), pl.col(f"finite {number}"), pl.col(STEP)
     told = {
         "min": finite.min(),
         "min_step": step.get(finite.arg_min(), null_on_oob=True),
         "max": finite.max(),
         "max_step": step.get(finite.arg_max(), null_on_oob=True),
         "last": value.drop_nulls().last(),
-        "tail": tail.cast(pl.Float64).mean(),
+        "tail": finite.drop_nulls().tail(pl.max_horizontal(finite.count() // 10, 1)).cast(pl.Float64).mean(),
         "n": finite.count().cast(pl.Int64),
         "n_nonfinite": value.count().cast(pl.Int64) - finite.count().cast(pl.Int64),
     }
     if at is not None:
-        told["at"] = value.get(at, null_on_oob=True)
+        told["at"] = value.slice(0, at.fill_null(-1) + 1).drop_nulls().last()
     return [expression.alias(f"{HISTORY}{statistic}_{metric.name}") for statistic, expression in told.items()]
 
 
@@ -1572,196 +1328,182 @@ def scan(file: str) -> pl.LazyFrame:
     return pl.scan_parquet(file, glob=False, hive_partitioning=False)
 
 
-def unified(number: int, file: RunsFile, columns: Sequence[Column], rows: pl.LazyFrame, *kept: str) -> pl.LazyFrame:
-    """The given rows of file `number` in the result's columns and dtypes; columns of `rows` to keep come first."""
-    return rows.select(*kept, *(value_in(number, file, column).alias(column.name) for column in columns))
+def reading_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...]:
+    """What polars raises for files that are damaged, and `more`; some damage makes its decoder panic."""
+    return (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, *more)
 
 
-def value_in(number: int, file: RunsFile, column: Column) -> pl.Expr:
-    """The values of a column of the result in file `number`; null where the file does not have it."""
-    absent = pl.lit(None, dtype=column.dtype)
-    values = brought(*column.parts[number], column.dtype) if number in column.parts else absent
-    if column.name == "source_file":  # an aggregate's rows keep their first origin
-        return values.fill_null(pl.lit(file.file))
-    return values.fill_null(pl.lit([], dtype=column.dtype)) if column.name == "tags" else values
-
-
-def rows_in_order(
-    files: Sequence[RunsFile], columns: Sequence[Column], chosen: pl.DataFrame, new: Mapping[str, pl.DataType]
-) -> pl.LazyFrame:
+def rows_in_order(files: Files, columns: ColumnList, chosen: pl.DataFrame, new: Sequence[str]) -> pl.LazyFrame:
     """The chosen rows of all files, whole, in the result's order, with the `new` columns that `chosen` holds.
 
-    polars asks for the rows batch by batch while it writes, so they need not fit in memory together.
+    Exports are sorted already: only where files interleave are their rows sorted, some rows at a time.
     """
+    own = [column for column in columns if column.name not in new]
+    placed = chosen.sort(ROW_ORDER).with_row_index(POSITION).select(POSITION, FILE, ROW, pl.col("id").alias(RUN), *new)
+    spans = placed.group_by(FILE).agg(pl.col(POSITION).min(), pl.col(POSITION).max().alias("stop")).sort(POSITION)
+    apart = (pl.col(POSITION) > pl.col("stop").cum_max().shift()).fill_null(True)  # no file has rows on both sides
+    parts = []
+    for start, stop in itertools.pairwise([*spans.filter(apart)[POSITION], len(placed)]):
+        stretch = placed.slice(start, stop - start)
+        alone = stretch[FILE].n_unique() == 1 and stretch[ROW].is_sorted()
+        parts.append(placed_rows(files, own, stretch) if alone else sorted_in_blocks(files, own, stretch))
+    return pl.concat(parts)
+
+
+def placed_rows(files: Files, columns: ColumnList, placed: pl.DataFrame) -> pl.LazyFrame:
+    """The rows of the one file of `placed`, in the file's order, beside the columns of `placed`.
+
+    A row is left out where its id is not what it was: the file has changed since.
+    """
+    number = placed[FILE][0]
+    first, last = placed.select(pl.col(ROW).min().alias("first"), pl.col(ROW).max().alias("last")).row(0)
+    rows = file_rows(number, files[number], columns, first, last - first + 1)
+    there = placed.lazy().drop(FILE).rename({RUN: "id"})
+    return rows.join(there, [ROW, "id"], nulls_equal=True, maintain_order="left").drop(ROW)
+
+
+def sorted_in_blocks(files: Files, columns: ColumnList, placed: pl.DataFrame) -> pl.LazyFrame:
+    """The rows of several files in their order: sorted in blocks that fit in memory, while polars writes."""
     from polars.io.plugins import register_io_source
 
-    placed = chosen.sort(ROW_ORDER).with_row_index(POSITION)
-    own = [column for column in columns if column.name not in new]
-    schema = {column.name: column.dtype for column in own} | dict(new)
+    at_once = max(1, CELLS // len(columns))
 
-    def batches(
-        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
-    ) -> Iterator[pl.DataFrame]:
-        del predicate, n_rows, batch_size  # nothing of that kind is asked of what is merely written
-        position = 0
-        for batch in batches_in_order(files, own, placed):
-            theirs = placed.slice(position, len(batch))
-            if not batch["id"].equals(theirs["id"]):
-                raise ScriptError("an input changed while it was read; run it again", NOTHING_USABLE)
-            position += len(batch)
-            yield batch.hstack(theirs.select(list(new))).select(with_columns or list(schema))
-        if position < len(placed):
-            raise ScriptError("an input shrank while it was read; run it again", NOTHING_USABLE)
+    def batches(names: list[str] | None, *_: object) -> Iterator[pl.DataFrame]:
+        for start in range(0, len(placed), at_once):
+            by_file = placed.slice(start, at_once).partition_by(FILE)
+            block = pl.concat(pl.collect_all(placed_rows(files, columns, each) for each in by_file)).sort(POSITION)
+            yield block.select(names or block.columns)
 
-    return register_io_source(batches, schema=schema, validate_schema=False)
-
-
-def batches_in_order(
-    files: Sequence[RunsFile], columns: Sequence[Column], placed: pl.DataFrame
-) -> Iterator[pl.DataFrame]:
-    """The placed rows, in order. Files are sorted already: only where several interleave are their rows sorted."""
-    at_once = max(1, min(ROW_GROUP_ROWS, CELLS // len(columns)))
-    for stretch in stretches_of_files(placed):
-        number = stretch[FILE_NUMBER][0]
-        if (stretch[FILE_NUMBER] == number).all() and stretch[ROW_NUMBER].is_sorted():
-            rows = numbered_rows(files[number].file, stretch[ROW_NUMBER]).drop(ROW_NUMBER)
-            yield from unified(number, files[number], columns, rows).collect_batches(chunk_size=at_once)
-        else:
-            for start in range(0, len(stretch), at_once):
-                yield rows_sorted(files, columns, stretch.slice(start, at_once))
-
-
-def stretches_of_files(placed: pl.DataFrame) -> list[pl.DataFrame]:
-    """`placed` cut wherever no file has rows on both sides."""
-    place = pl.col(POSITION)
-    spans = placed.group_by(FILE_NUMBER).agg(place.min().alias("start"), place.max().alias("stop")).sort("start")
-    reach = pl.col("stop").cum_max().shift()
-    starts = spans.filter((pl.col("start") > reach).fill_null(True))["start"].to_list()
-    return [placed.slice(start, stop - start) for start, stop in itertools.pairwise([*starts, len(placed)])]
-
-
-def rows_sorted(files: Sequence[RunsFile], columns: Sequence[Column], placed: pl.DataFrame) -> pl.DataFrame:
-    """The placed rows of several files, put in order in memory."""
-    frames, positions = [], []
-    for (number,), rows in placed.sort(FILE_NUMBER, ROW_NUMBER).group_by(FILE_NUMBER, maintain_order=True):
-        own = numbered_rows(files[number].file, rows[ROW_NUMBER]).drop(ROW_NUMBER)
-        frames.append(unified(number, files[number], columns, own))
-        positions.append(rows[POSITION])
-    return pl.concat(pl.collect_all(frames)).with_columns(pl.concat(positions)).sort(POSITION).drop(POSITION)
-
-
-def numbered_rows(file: str, numbers: pl.Series) -> pl.LazyFrame:
-    """The rows of `file` with these ascending numbers."""
-    first, last = numbers[0], numbers[-1]
-    rows = scan(file).with_row_index(ROW_NUMBER).slice(first, last - first + 1)
-    return rows if len(numbers) == last - first + 1 else rows.filter(pl.col(ROW_NUMBER).is_in(numbers.implode()))
+    return register_io_source(batches, schema=placed_rows(files, columns, placed).collect_schema())
 
 
 def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition_by: Sequence[str] = ()) -> list[str]:
     """Stream `runs` into a file, or into hive partitions below a folder; the files that were written."""
     written: list[str] = []
-    target = pl.PartitionBy(place, key=list(partition_by)) if partition_by else place
-    with unfinished_unnamed(Path(place)):
-        runs.sink_parquet(
-            target,
-            compression="zstd",
-            compression_level=1,  # on columns as these no larger than 3, the default, and faster
-            statistics=True,
-            row_group_size=ROW_GROUP_ROWS,
-            data_page_size=PAGE_BYTES,
-            metadata=dict(metadata),
-            mkdir=bool(partition_by) and not is_url(place),
-            sinked_paths_callback=lambda sinked: written.extend(str(each.path) for each in sinked.paths),
-        )
+    runs.sink_parquet(
+        pl.PartitionBy(place, key=list(partition_by)) if partition_by else place,
+        compression="zstd",
+        compression_level=1,  # on columns as these no larger than 3, the default, and faster
+        row_group_size=ROW_GROUP_ROWS,
+        data_page_size=PAGE_BYTES,
+        metadata=dict(metadata),
+        mkdir=bool(partition_by) and not is_url(place),
+        sync_on_close=None if is_url(place) else "all",
+        sinked_paths_callback=lambda sinked: written.extend(str(each.path) for each in sinked.paths),
+    )
     return sorted(written) or [place]
 
 
-def reading_errors() -> tuple[type[BaseException], ...]:
-    """What polars raises for files that are damaged; some damage makes its decoder panic."""
-    return (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
-
-
 @contextmanager
-def replacing(file: Path) -> Iterator[Path]:
-    """A hidden name beside `file` to write to: renamed over `file` once it is whole, removed on failure."""
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.partial")
+def published(output: str) -> Iterator[str]:
+    """Where to write what shall appear at `output`, a file or a folder, whole or not at all.
+
+    That is a hidden place beside it, which takes its name in the end; an object store sees to that by itself.
+    """
+    target = Path(output)
+    partial, old = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("partial", "old"))
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        with unfinished.open("rb+") as whole:
-            os.fsync(whole.fileno())
-        unfinished.replace(file)
+        if is_url(output):
+            yield output
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target)
+        yield str(partial)
+        if target.is_dir():
+            target.rename(old)
+        partial.replace(target)
     except OSError as error:
-        reason = error.strerror or error
-        raise ScriptError(
-            f"{file} was not written: {reason}; free the place or choose another with -o", NOTHING_USABLE
-        ) from error
+        # polars' own errors end in the hidden name, which users do not know.
+        reason = error.strerror or first_line(error).partition(" (os error")[0]
+        hint = "check the place and the credentials" if is_url(output) else "free the place or choose another with -o"
+        raise ScriptError(f"{output} was not written: {reason}; {hint}", NOTHING_USABLE) from error
     finally:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+        if old.exists() and not target.exists():
+            old.rename(target)
+        discard(partial)
+        discard(old)
 
 
-@contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder` to write to: takes its place once it is whole, removed on failure."""
-    unfinished, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("partial", "old"))
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        if folder.exists():
-            folder.rename(old)
-        unfinished.rename(folder)
-    except OSError as error:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        reason = error.strerror or error
-        raise ScriptError(
-            f"{folder} was not written: {reason}; free the place or choose another with -o", NOTHING_USABLE
-        ) from error
-    finally:
-        for rest in (unfinished, old):
-            shutil.rmtree(rest, ignore_errors=True)
+def remove_leftovers(output: Path) -> None:
+    """Remove what merges into `output` that were killed have left beside it; those that still run keep theirs."""
+    for rest in output.parent.glob(f".{glob.escape(output.name)}.*"):
+        process = re.fullmatch(r"\.([0-9]+)\.(partial|old)", rest.name.removeprefix(f".{output.name}"))
+        if process and not is_running(int(process[1])):
+            if process[2] == "old" and not output.exists():  # killed between two renames: the earlier result
+                rest.rename(output)
+            discard(rest)
 
 
-@contextmanager
-def published(output: str, *, folder: bool) -> Iterator[str]:
-    """Where to write what shall appear at `output` whole or not at all; an object store sees to that by itself."""
-    if not is_url(output):
-        with replacing_folder(Path(output)) if folder else replacing(Path(output)) as unfinished:
-            yield str(unfinished)
-        return
-    try:
-        yield output
-    except OSError as error:
-        message = f"{output} was not written: {first_line(error)}; check the place and the credentials"
-        raise ScriptError(message, NOTHING_USABLE) from error
+def discard(place: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    shutil.rmtree(place, ignore_errors=True)
+    with suppress(OSError):
+        place.unlink(missing_ok=True)
 
 
-@contextmanager
-def unfinished_unnamed(file: Path) -> Iterator[None]:
-    """Take the name of the unfinished `file` off an error of polars: the user knows the file by another."""
-    try:
-        yield
-    except OSError as error:
-        reason = str(error)  # it ends in the name, which may be cut short
-        raise OSError(reason.partition(" (os error")[0] if file.suffix in reason else reason) from error
+def is_running(process: int) -> bool:
+    """Whether there is such a process; on Windows, where asking would end it, always."""
+    if sys.platform != "win32":
+        try:
+            os.kill(process, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except PermissionError:  # somebody else's
+            return True
+    return True
+
+
+def check_output(output: str, *, folder: bool) -> None:
+    """Raise where the output holds anything but an earlier result; only those tell their rows' source_file."""
+    there = files_at(output)[0] if folder else [output]
+    if folder and is_url(output) and there:
+        message = f"-o {output}: files of an earlier result would mix with this one; choose an empty place"
+        raise ScriptError(message, WRONG_USAGE)
+    if folder and not is_url(output) and Path(output).exists():
+        files = [file for file in Path(output).rglob("*") if not file.is_dir()]
+        if not Path(output).is_dir() or any(f.suffix != ".parquet" or "=" not in f.parent.name for f in files):
+            raise ScriptError(f"-o {output} holds other files, which would be lost; choose another name", WRONG_USAGE)
+    for file in there:
+        columns = []
+        with suppress(*reading_errors()):  # what is no parquet file, or not there
+            columns = scan(file).collect_schema().names() if is_url(file) or Path(file).is_file() else []
+        if kind_of(columns) != "foreign" and "source_file" not in columns:
+            raise ScriptError(f"-o {output} holds an export, which would be lost; choose another name", WRONG_USAGE)
 
 
 # --- report ---------------------------------------------------------------------------------------------------
-def report(outcome: Outcome, skipped: Sequence[Skipped], say: Say) -> None:
-    """Tell people what was done: rows, filters, conflicts, derived columns."""
-    say(f"{counted(outcome.rows_read, 'row')} in {counted(outcome.files, 'file')}")
-    if outcome.rows_read > outcome.runs_found:
-        say(f"{counted(outcome.runs_found, 'run')}, as newer or fuller exports of a run replace others")
-    tell_passed_over([skip for skip in skipped if not skip.failure], say)
-    for filtered in outcome.filters:
-        say(f"{filtered.filter}: {filtered.kept:,} of {counted(filtered.before, 'run')} kept")
-    for line in (*history_lines(outcome.histories), *outcome.remarks):
-        say(line)
-    tell_conflicts(outcome.conflicts, say)
-    for line in fit_lines(outcome.derived):
-        say(line)
-    say(f"written: {counted(outcome.runs, 'run')}, {counted(outcome.columns, 'column')}")
+def report_lines(document: Record, remarks: Iterable[str]) -> Iterator[str]:
+    """The report for people, from the document of --json."""
+    summary = document["summary"][0]
+    yield f"{counted(summary['rows_read'], 'row')} in {counted(summary['inputs'], 'file')}"
+    if summary["rows_read"] > summary["runs_found"]:
+        yield f"{counted(summary['runs_found'], 'run')}, as newer or fuller exports of a run replace others"
+    sound = [skip for skip in document["skipped"] if not skip["failure"]]
+    beside = sorted(Counter(skip["kind"] for skip in sound if skip["kind"] in EXPORT_KINDS).items())
+    if beside:
+        hint = "" if document["histories"] or "history" not in dict(beside) else " (--history reads histories)"
+        yield f"beside the runs: {', '.join(f'{n} {kind}' for kind, n in beside)}{hint}"
+    others = [skip for skip in sound if skip["kind"] not in EXPORT_KINDS]
+    if others:
+        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(skip["kind"] for skip in others).items()))
+        yield f"passed over, as they hold no runs: {kinds} ({some([skip['file'] for skip in others])})"
+    for row in document["filters"]:
+        yield f"{row['filter']}: {row['kept']:,} of {counted(row['before'], 'run')} kept"
+    for row in document["histories"]:
+        read = f"{counted(row['rows'], 'row')} of {counted(row['metrics'], 'metric')}"
+        yield f"histories: {read} in {counted(len(row['files']), 'file')}, of {counted(row['runs_with'], 'run')}"
+        kept = "their history_* are null, or as in an earlier result"
+        if row["runs_without_file"]:
+            yield f"no history file beside the export of {counted(row['runs_without_file'], 'run')}: {kept}"
+        if row["runs_without"] > row["runs_without_file"]:
+            without = counted(row["runs_without"] - row["runs_without_file"], "run")
+            yield f"the histories hold no rows of {without} beside them: {kept}"
+        if row["sampled"]:
+            yield f"sampled histories are passed over, as their best may be missing: {some(row['sampled'])}"
+    yield from remarks
+    yield from folded(conflict_lines(document["conflicts"]), "files disagree on {} columns more; --json lists all")
+    yield from fit_lines(document["derived"])
+    yield f"written: {counted(summary['runs'], 'run')}, {counted(summary['columns'], 'column')}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -1773,125 +1515,59 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def tell_passed_over(skipped: Sequence[Skipped], say: Say) -> None:
-    """Name the sound files that hold no runs."""
-    if skipped:
-        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(skip.kind for skip in skipped).items()))
-        say(f"passed over, as they hold no runs: {kinds} ({some([skip.file for skip in skipped])})")
-
-
 def some(texts: Sequence[str]) -> str:
     """The first few of `texts`, and how many more there are."""
-    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
-    return ", ".join(texts[:SHOWN]) + more
+    return ", ".join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")
 
 
-def tell_conflicts(conflicts: Sequence[Conflict], say: Say) -> None:
-    """One line for each of the first columns on which files disagree."""
-    by_column: dict[tuple[str, str], list[Conflict]] = {}
-    for conflict in conflicts:
-        by_column.setdefault((conflict.column, conflict.kind), []).append(conflict)
-    for rivals in list(by_column.values())[:SHOWN]:
-        say(conflict_line(rivals))
-    if len(by_column) > SHOWN:
-        say(f"files disagree on {len(by_column) - SHOWN} columns more; --json lists all")
+def folded(lines: Iterable[str], more: str) -> list[str]:
+    """The first few lines of one kind, then `more`, which says how many there are besides."""
+    lines = list(lines)
+    return [*lines[:SHOWN], more.format(len(lines) - SHOWN)] if len(lines) > SHOWN else lines
 
 
-def conflict_line(rivals: Sequence[Conflict]) -> str:
-    """What the files say of one column, and what became of it."""
-    column, kind, _, became, _ = rivals[0]
-    found = ", ".join(f"{rival.found} in {counted(len(rival.files), 'file')}" for rival in rivals)
-    if kind == "name":
-        outdone = any(became.startswith(f"{rival.found}__") for rival in rivals)
-        why = "another W&B path has a better claim to its name" if outdone else "its W&B path is the only one so named"
-        why = why if prefix_of(column) else "its name is that of a derived column"
-        return f"{found} is called {became} here: {why}"
-    if len(rivals) == 1:
-        return f"the {kind} of {column} is {found}; it is {became} here"
-    return f"files disagree on the {kind} of {column}: {found}; it is {became} here"
+def conflict_lines(conflicts: Iterable[Record]) -> Iterator[str]:
+    """For each column on which files disagree what they say of it, and what became of it."""
+    for (column, kind), group in itertools.groupby(conflicts, lambda row: (row["column"], row["kind"])):
+        rivals = list(group)
+        name, became = rivals[0]["found"], rivals[0]["became"]
+        found = ", ".join(f"{rival['found']} in {counted(len(rival['files']), 'file')}" for rival in rivals)
+        if kind == "name":
+            why = "its W&B path is the only one so named"
+            if any(became.startswith(f"{rival['found']}__") for rival in rivals):
+                why = "another W&B path has a better claim to its name"
+            if not prefix_of(column):
+                own = "its name is that of a derived column" if column.endswith("__own") else "its name is a pattern"
+                why = "every result has a column of that name" if name.lower() in contract_dtypes() else own
+            yield f"{found} is called {became} here: {why}"
+        elif len(rivals) == 1:
+            yield f"the {kind} of {column} is {name}; it is {became} here"
+        else:
+            yield f"files disagree on the {kind} of {column}: {found}; it is {became} here"
 
 
-def fit_lines(fits: Sequence[Fit]) -> Iterator[str]:
+def fit_lines(fits: Sequence[Record]) -> Iterator[str]:
     """How well the rules fit: a line per derived column, then what several have in common, said once."""
     lacking: dict[str, list[str]] = {}  # names without a match, and the columns that show these
     for fit in fits:
-        if fit.runs and fit.unmatched_names:
-            lacking.setdefault(", ".join(fit.unmatched_names[:3]), []).append(fit.column)
-    alone = {columns[0]: names for names, columns in lacking.items() if len(columns) == 1}
+        if fit["runs"] and fit["unmatched_names"]:
+            lacking.setdefault(", ".join(fit["unmatched_names"][:3]), []).append(fit["column"])
+    alone = {columns[0]: f"; no match in {names}" for names, columns in lacking.items() if len(columns) == 1}
+    lines = []
     for fit in fits:
-        if fit.runs:
-            yield fit_line(fit) + (f"; no match in {alone[fit.column]}" if fit.column in alone else "")
-    for names, columns in lacking.items():
-        if len(columns) > 1:
-            yield f"no match for {', '.join(columns)} in {names}"
-    empty = [fit.column for fit in fits if not fit.runs]
+        values = [f"{value} ({n})" for value, n in zip(fit["commonest"], fit["commonest_runs"], strict=True)]
+        more = f" and {fit['distinct'] - len(values)} more" if fit["distinct"] > len(values) else ""
+        found = f"{counted(fit['runs'], 'run')}: {', '.join(values)}{more}"
+        lines += [f"{fit['column']}: {found}{alone.get(fit['column'], '')}"] if fit["runs"] else []
+    yield from folded(lines, "{} derived columns more; --json lists all")
+    shared = (f"no match for {some(columns)} in {names}" for names, columns in lacking.items() if len(columns) > 1)
+    yield from folded(shared, "{} groups of columns more have no match in some names; --json lists all")
+    empty = [fit["column"] for fit in fits if not fit["runs"]]
     if empty:
         yield f"no match in any run for {', '.join(empty)}"
 
 
-def fit_line(fit: Fit) -> str:
-    """How many runs have a value in one derived column, and the commonest values."""
-    values = [f"{value} ({n})" for value, n in zip(fit.commonest, fit.commonest_runs, strict=True)]
-    others = f" and {fit.distinct - len(values)} more" if fit.distinct > len(values) else ""
-    return f"{fit.column}: {counted(fit.runs, 'run')}: {', '.join(values)}{others}"
-
-
-def history_lines(histories: HistoryReport | None) -> Iterator[str]:
-    """What the histories gave, and what they could not."""
-    if histories is None:
-        return
-    read = f"{counted(histories.rows, 'row')} of {counted(histories.metrics, 'metric')}"
-    yield f"histories: {read} in {counted(len(histories.files), 'file')}, of {counted(histories.runs_with, 'run')}"
-    if histories.runs_without:
-        without = counted(histories.runs_without, "run")
-        yield f"no history beside the export of {without}: their history_* are null, or as in an earlier result"
-    if histories.sampled:
-        yield f"sampled histories are passed over, as their best may be missing: {some(histories.sampled)}"
-
-
-def complain(skipped: Iterable[Skipped]) -> None:
-    """Name what failed, on stderr even when quiet."""
-    for skip in skipped:
-        if skip.failure:
-            print(printable(f"error: {skip.file} was left out: {skip.reason}"), file=sys.stderr)
-
-
-def as_json(outcome: Outcome, skipped: Sequence[Skipped], output: str) -> str:
-    """The report for programs."""
-    summary = {
-        "file": output,
-        "inputs": outcome.files,
-        "rows_read": outcome.rows_read,
-        "runs_found": outcome.runs_found,
-        "runs": outcome.runs,
-        "columns": outcome.columns,
-    }
-    return json_text(
-        {
-            "version": 1,
-            "files": outcome.outputs,
-            "summary": [summary],
-            "filters": [filtered._asdict() for filtered in outcome.filters],
-            "derived": [fit._asdict() for fit in outcome.derived],
-            "histories": [outcome.histories._asdict()] if outcome.histories else [],
-            "conflicts": [conflict._asdict() for conflict in outcome.conflicts],
-            "skipped": [skip._asdict() for skip in skipped],
-        }
-    )
-
-
 # --- streams --------------------------------------------------------------------------------------------------
-def speaker(*, quiet: bool) -> Say:
-    """A function that tells people one line on stderr; when quiet, one that does not."""
-
-    def say(message: str) -> None:
-        if not quiet:
-            with suppress(BrokenPipeError):  # nobody reads it; the work goes on
-                print(printable(message), file=sys.stderr)
-
-    return say
-
-
 def printable(text: str) -> str:
     """`text` on one line, with control characters and direction overrides made visible: names are data.
 
@@ -1928,80 +1604,57 @@ def jsonable(value: object) -> object:
 def parse_args(argv: Sequence[str] | None) -> Options:
     """The command line as Options; the only place that knows argparse."""
     parser = Parser(__doc__ or "")
-    parser.add_argument(
-        "inputs", nargs="*", metavar="INPUT", help=f"file, directory or glob (default: {DEFAULT_INPUT})"
-    )
-    parser.add_argument("--output", "-o", metavar="FILE", help=f"file or URL (default: {DEFAULT_OUTPUT})")
-    rows = parser.add_argument_group("which runs (flags repeat; each says how many runs it kept)")
-    rows.add_argument("--state", "-s", action="append", metavar="STATE", help="finished, crashed, ... (default: all)")
-    rows.add_argument("--filter", "-f", action="append", metavar="REGEX", help="on the run's name, in any case")
-    rows.add_argument("--project", "-p", action="append", metavar="NAME", help="name or glob, in any case")
-    rows.add_argument("--where", metavar="SQL", help="a predicate over the result's columns")
-    rows.add_argument("--keep", choices=("latest", "all"), default="latest", help="of each run (default: latest)")
-    columns = parser.add_argument_group("which columns")
-    columns.add_argument("--no-enrich", action="store_true", help="add no derived columns")
-    columns.add_argument("--rules", metavar="TOML", help="more rules for derived columns, or others")
-    columns.add_argument("--explain", metavar="NAME", help="print what the rules make of a name, and end")
-    columns.add_argument("--history", action="store_true", help="add history_* columns from the histories beside")
-    columns.add_argument("--history-metrics", action="append", metavar="GLOB", help="of these only (default: all)")
-    columns.add_argument("--at", metavar="METRIC", help="also each metric at the step where this one was best")
-    columns.add_argument("--partition-by", action="append", metavar="COLUMN", help="write a folder of hive partitions")
-    streams = parser.add_argument_group("streams")
-    streams.add_argument("--json", action="store_true", help="the report as JSON on stdout")
-    streams.add_argument("--quiet", action="store_true", help="only errors on stderr")
-    streams.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    listed: dict[str, Any] = {"type": lambda text: comma_separated([text]), "action": "extend", "default": []}
+    add = parser.add_argument
+    add("inputs", nargs="*", type=file_or_url, metavar="INPUT", help=f"file, folder or glob (default: {DEFAULT_INPUT})")
+    add("--output", "-o", type=file_or_url, metavar="FILE", help=f"file or URL (default: {DEFAULT_OUTPUT})")
+    add = parser.add_argument_group("which runs (flags repeat; each says how many runs it kept)").add_argument
+    add("--state", "-s", **(listed | {"type": states}), metavar="STATE", help="finished, crashed, ... (default: all)")
+    add("--filter", "-f", action="append", default=[], metavar="REGEX", help="on the run's name, in any case")
+    add("--project", "-p", **listed, metavar="NAME", help="name or glob, in any case")
+    add("--where", metavar="SQL", help="a predicate over the result's columns")
+    add("--keep", choices=("latest", "all"), default="latest", help="of each run (default: latest)")
+    add = parser.add_argument_group("which columns").add_argument
+    add("--no-enrich", action="store_true", help="add no derived columns")
+    add("--rules", metavar="TOML", help="more rules for derived columns, or others")
+    add("--explain", metavar="NAME", help="print what the rules make of a name, and end")
+    add("--history", action="store_true", help="add history_* columns from the histories beside")
+    add("--history-metrics", **listed, metavar="GLOB", help="of these only (default: all)")
+    add("--at", metavar="METRIC", help="also each metric at the step where this one was best")
+    add("--partition-by", **listed, metavar="COLUMN", help="write a folder of hive partitions")
+    add = parser.add_argument_group("streams").add_argument
+    add("--json", action="store_true", help="the report as JSON on stdout")
+    add("--quiet", action="store_true", help="only errors on stderr")
+    add("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_strictly(argv)
-    refuse_other_urls([*args.inputs, args.output or ""])
+    args.inputs = args.inputs or [DEFAULT_INPUT]
+    args.output = args.output or (DEFAULT_OUTPUT.removesuffix(".parquet") if args.partition_by else DEFAULT_OUTPUT)
+    args.output = args.output.rstrip("/") if is_url(args.output) else str(Path(args.output))
+    if not args.partition_by and not args.output.endswith(".parquet"):  # folders are searched by this ending
+        parser.error(f"-o {args.output}: the result is a parquet file, so its name must end in .parquet")
     if args.no_enrich and (args.rules or args.explain is not None):
         flag = "--rules" if args.rules else "--explain"
-        raise ScriptError(f"{flag} is about derived columns, --no-enrich leaves them out: choose one", WRONG_USAGE)
-    partition_by = comma_separated(args.partition_by)
-    return Options(
-        inputs=tuple(args.inputs) or (DEFAULT_INPUT,),
-        output=output_place(args.output, folder=bool(partition_by)),
-        selection=Selection(states(args.state), tuple(args.filter or ()), comma_separated(args.project), args.where),
-        keep_all=args.keep == "all",
-        enrich=not args.no_enrich,
-        rules=args.rules,
-        explain=args.explain,
-        history=history_wish(args.history_metrics, args.at, wanted=args.history),
-        partition_by=partition_by,
-        json=args.json,
-        quiet=args.quiet,
-    )
+        parser.error(f"{flag} is about derived columns, --no-enrich leaves them out: choose one")
+    if not args.history and (args.history_metrics or args.at):
+        parser.error(f"{'--at' if args.at else '--history-metrics'} needs --history")
+    return Options(**vars(args))
 
 
-def refuse_other_urls(places: Iterable[str]) -> None:
-    """Raise for a URL that is no object storage: it would be taken for a folder."""
-    for place in places:
-        if re.match("[a-z0-9]+://", place) and not is_url(place):
-            raise ScriptError(f"{place}: URLs begin with {', '.join(CLOUD)}; download it first", WRONG_USAGE)
+def file_or_url(text: str) -> str:
+    """An input or the output. Another URL than of object storage would be taken for a folder."""
+    if re.match("[a-z0-9]+://", text) and not is_url(text):
+        raise argparse.ArgumentTypeError(f"{text}: URLs begin with {', '.join(CLOUD)}; download it first")
+    return text
 
 
-def history_wish(globs: Sequence[str] | None, at: str | None, *, wanted: bool) -> HistoryWish | None:
-    """What is asked of the histories; ScriptError where it is, but not the histories."""
-    if not wanted and (globs or at):
-        raise ScriptError(f"{'--at' if at else '--history-metrics'} needs --history", WRONG_USAGE)
-    return HistoryWish(comma_separated(globs), at) if wanted else None
-
-
-def output_place(name: str | None, *, folder: bool) -> str:
-    """The output. A file's ending must tell what it is, since directories are read by that ending."""
-    if folder:
-        return (name or DEFAULT_OUTPUT.removesuffix(".parquet")).rstrip("/")
-    if not (name or DEFAULT_OUTPUT).endswith(".parquet"):
-        raise ScriptError(f"-o {name}: the result is a parquet file, so its name must end in .parquet", WRONG_USAGE)
-    return name if name and is_url(name) else str(Path(name or DEFAULT_OUTPUT))
-
-
-def states(values: Sequence[str] | None) -> tuple[str, ...]:
-    """The states asked for, in lower case; none for all."""
-    wanted = tuple(state.lower() for state in comma_separated(values))
+def states(text: str) -> tuple[str, ...]:
+    """States, in lower case."""
+    wanted = comma_separated([text.lower()])
     for state in wanted:
         if state not in (*STATES, "all"):
             near = did_you_mean(state, STATES)
-            raise ScriptError(f"--state {state}: no such state{near}; there are {', '.join(STATES)}", WRONG_USAGE)
-    return () if "all" in wanted else wanted
+            raise argparse.ArgumentTypeError(f"{state}: no such state{near}; there are {', '.join(STATES)}")
+    return wanted
 
 
 class Parser(argparse.ArgumentParser):
@@ -2015,8 +1668,8 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(argv)
         if unknown:
             flags = re.findall(r"--[a-z][a-z-]+", self.format_help())
-            near = did_you_mean(unknown[0], flags)
-            raise ScriptError(f"unknown argument {unknown[0]}{near}; --help lists all", WRONG_USAGE)
+            name = unknown[0].partition("=")[0]  # what follows may be a key
+            raise ScriptError(f"unknown argument {name}{did_you_mean(name, flags)}; --help lists all", WRONG_USAGE)
         return parsed
 
     def error(self, message: str) -> NoReturn:
@@ -2052,131 +1705,150 @@ def import_libraries() -> None:
 def aggregate(options: Options) -> int:
     """From inputs to one file and its report; the exit code says whether every input went in."""
     import_libraries()
-    check_patterns(options.selection.names)
-    rules = rules_of(options.rules) if options.enrich else ()
+    for regex in options.filter:
+        flaw = flaw_of(regex)
+        if flaw:
+            raise ScriptError(f"--filter {regex} is no regular expression: {flaw}", WRONG_USAGE)
+    rules = () if options.no_enrich else read_rules(options.rules) if options.rules else RULES
     if options.explain is not None:
         print(explain(options.explain, rules, as_json=options.json))
         return OK
-    refuse_to_replace_other_files(options.output, folder=bool(options.partition_by))
-    files, skipped = recognised(options)
+    check_output(options.output, folder=bool(options.partition_by))
+    report = Report([])
+    files = read_inputs(options, report)
     try:
-        outcome, damaged_histories = merge(files, rules, options)
-    except reading_errors() as error:  # a footer can be sound where the rows are not
-        files, broken = sound_and_damaged(files)
-        if not broken:
-            if isinstance(error, pl.exceptions.PanicException):  # which is no Exception
+        try:
+            document = merge(files, rules, options, report)
+        except reading_errors() as error:  # a footer can be sound where the rows are not
+            sound = readable_files(files, report)
+            if len(sound) == len(files):
                 raise RuntimeError(first_line(error)) from error
-            raise
-        skipped += broken
-        outcome, damaged_histories = merge(files, rules, options)
+            report = Report(report.skipped)
+            document = merge(sound, rules, options, report)
     finally:
-        complain(skipped)
-    failed = {resolved(skip.file) for skip in skipped if skip.failure}
-    also_failed = [skip for skip in damaged_histories if resolved(skip.file) not in failed]
-    complain(also_failed)
-    read = {resolved(file) for file in outcome.histories.files} if outcome.histories else set()
-    skipped = [skip for skip in skipped if skip.failure or resolved(skip.file) not in read] + also_failed
-    report(outcome, skipped, speaker(quiet=options.quiet))
-    print(as_json(outcome, skipped, options.output) if options.json else "\n".join(outcome.outputs))
-    return PARTIAL if any(skip.failure for skip in skipped) else OK
+        failed = list({resolved(skip.file): skip for skip in reversed(report.skipped) if skip.failure}.values())[::-1]
+        lines = [f"error: {skip.file} was left out: {skip.reason}" for skip in failed]
+        for line in folded(lines, "error: {} inputs more were left out; --json lists all"):  # even when quiet
+            print(printable(line), file=sys.stderr)
+    read = {resolved(file) for row in document["histories"] for file in row["files"]}
+    passed_over = [skip for skip in report.skipped if not skip.failure and resolved(skip.file) not in read]
+    document["skipped"] = [skip._asdict() for skip in passed_over + failed]
+    for line in () if options.quiet else report_lines(document, report.remarks):
+        with suppress(BrokenPipeError):  # nobody reads it; the result is still printed
+            print(printable(line), file=sys.stderr)
+    print(json_text(document) if options.json else "\n".join(document["files"]))
+    return PARTIAL if failed else OK
 
 
-def refuse_to_replace_other_files(output: str, *, folder: bool) -> None:
-    """Raise where the output holds what is no earlier aggregate; only those tell their rows' source_file."""
-    there = files_of(output) or [] if folder else [Candidate(output, named=True)]
-    if folder and is_url(output) and there:
-        message = f"-o {output}: files of an earlier result would mix with this one; choose an empty place"
-        raise ScriptError(message, WRONG_USAGE)
-    if folder and not is_url(output) and not only_partitions(Path(output)):
-        raise ScriptError(f"-o {output} holds other files, which would be lost; choose another name", WRONG_USAGE)
-    for candidate in there:
-        if isinstance(candidate, Candidate) and is_export(candidate.file):
-            raise ScriptError(f"-o {output} holds an export, which would be lost; choose another name", WRONG_USAGE)
+def readable_files(files: Files, report: Report) -> list[ParquetFile]:
+    """The files of which every row can be read; the report has the others. They are read whole to find out."""
+    sound = []
+    for file in files:
+        try:
+            for _ in scan(file.file).collect_batches():
+                pass
+            sound.append(file)
+        except reading_errors() as error:
+            report.skipped.append(damaged(file.file, error))
+    return sound
 
 
-def only_partitions(folder: Path) -> bool:
-    """Whether there is nothing at `folder` but hive partitions, if anything."""
-    if not folder.is_dir():
-        return not folder.exists()
-    return all(file.suffix == ".parquet" and "=" in file.parent.name for file in folder.rglob("*") if not file.is_dir())
-
-
-def is_export(file: str) -> bool:
-    """Whether `file` holds runs or a history as they were exported."""
-    try:
-        columns = scan(file).collect_schema().names() if is_url(file) or Path(file).is_file() else []
-    except reading_errors():  # no parquet file, or none at all
-        columns = []
-    return kind_of(columns) != "foreign" and "source_file" not in columns
-
-
-def merge(files: Sequence[RunsFile], rules: Sequence[Rule], options: Options) -> tuple[Outcome, list[Skipped]]:
-    """Write the runs of `files` to the output; what was done, and histories that are damaged."""
+def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report) -> Record:
+    """Write the runs of `files` to the output; the document of --json, but for what was skipped."""
     if not files:
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
-    wish = options.history
-    history_files, sampled, broken = histories_beside(files) if wish else ([], [], [])
-    columns, conflicts = one_schema(files, dtypes_by_rules(rules), metrics_of(history_files))
-    metadata, disputes = merged_metadata(files, columns)
-    plan = history_plan(wish, history_files, columns, metadata) if wish else HistoryPlan((), (), None, {})
-
+    histories, sampled = histories_beside(files, report) if options.history else ([], [])
+    derived = derived_dtypes(rules)
+    paths = {(METRIC, path) for file in histories for path in numeric_metrics(file)}
+    columns = one_schema(files, derived, paths, report)
+    metadata, goals = merged_metadata(files, columns, report)
+    plan = history_plan(options, histories, sampled, columns, goals) if options.history else HistoryPlan()
     stored = {column.name: column.dtype for column in columns}
-    new = {**dtypes_by_rules(rules), **plan.dtypes}
-    order = with_new(list(stored), list(dtypes_by_rules(rules)), list(plan.dtypes))
-    check_partition_columns(options.partition_by, order)
-    where = [where_filter(options.selection.where, stored | new)] if options.selection.where is not None else []
-    asked = {column for each in where for column in each.keeps.meta.root_names()}
+    others = [name for name in stored if name not in derived and name not in plan.dtypes]
+    after, last = others.index("source_file") + 1, others.index("_config_json")
+    order = [*others[:after], *derived, *others[after:last], *plan.dtypes, *others[last:]]
+    for name in options.partition_by:
+        if name not in order or name == "tags":  # lists name no folder
+            near = "; they are lists, which name no folder" if name == "tags" else did_you_mean(name, order)
+            raise ScriptError(f"--partition-by {name}: there is no such column{near}", WRONG_USAGE)
+    condition = None if options.where is None else where_condition(options.where, {**stored, **derived, **plan.dtypes})
 
-    rows = deciding_rows(files, columns, {rule.source for rule in rules} | asked | plan.dtypes.keys())
+    asked = [] if condition is None else condition.meta.root_names()
+    also = {*(rule.source for rule in rules), *asked, *(CONFIG + name for name in asked), *plan.dtypes}
+    rows = deciding_rows(files, columns, also)
     if rows.is_empty():
         raise ScriptError(f"the runs files in {some(options.inputs)} have no rows", NOTHING_USABLE)
-    found = rows if options.keep_all else latest(rows)
-    projects = found["project"].drop_nulls().unique().to_list()
-    chosen, filtered = selected(found, simple_filters(options.selection, projects))
-    chosen = chosen.with_columns(derived_columns(rules, stored))
-    history_row_count = 0
-    if wish:
-        chosen, history_row_count, unreadable = with_histories(chosen, plan)
-        broken += unreadable
-    chosen, filtered_by_where = selected(chosen, where)
+    found = rows if options.keep == "all" else latest(rows)
+    report.remarks += remarks_on(files, rules, stored, plan)
+    chosen = with_derived(selected_runs(found, options, report), rules, stored)
+    needs_histories = any(name in plan.dtypes for name in asked)  # else --where comes first: less is read
+    if condition is not None and not needs_histories:
+        chosen = where(chosen, f"--where {options.where}", condition, derived, report)
+    if options.history:
+        chosen = with_histories(chosen, plan, report)
+    if condition is not None and needs_histories:
+        chosen = where(chosen, f"--where {options.where}", condition, derived, report)
 
-    with published(options.output, folder=bool(options.partition_by)) as place:
-        in_order = rows_in_order(files, columns, chosen, new).select(order)
+    with published(options.output) as place:
+        in_order = rows_in_order(files, columns, chosen, [*derived, *plan.dtypes]).select(order)
         written = write(in_order, place, metadata, options.partition_by)
-    outcome = Outcome(
-        outputs=[options.output + file.removeprefix(place) for file in written],
-        files=len(files),
-        rows_read=len(rows),
-        runs_found=len(found),
-        runs=len(chosen),
-        columns=len(order),
-        filters=filtered + filtered_by_where,
-        derived=[fit_of(column, chosen) for column in dtypes_by_rules(rules)],
-        histories=history_report(plan, chosen, history_row_count, sampled) if wish else None,
-        conflicts=conflicts + disputes,
-        remarks=remarks(rules, stored, plan.best),
-    )
-    return outcome, broken
+        there = pl.scan_parquet(written, glob=False, hive_partitioning=False).select(pl.len()).collect().item()
+        if there != len(chosen):
+            raise ScriptError("an input changed while it was read; run it again", NOTHING_USABLE)
+    summary = {"file": options.output, "inputs": len(files), "rows_read": len(rows), "runs_found": len(found)}
+    return {
+        "version": 1,
+        "files": [options.output + file.removeprefix(place) for file in written],
+        "summary": [summary | {"runs": len(chosen), "columns": len(order)}],
+        "filters": report.filters,
+        "derived": [fit_of(column, chosen) for column in derived],
+        "histories": [history_report(plan, chosen, report)] if options.history else [],
+        "conflicts": [conflict._asdict() for conflict in report.conflicts],
+    }
 
 
-def check_partition_columns(wanted: Iterable[str], columns: Sequence[str]) -> None:
-    """Refuse to partition by what is no column."""
-    for column in wanted:
-        if column not in columns:
-            near = did_you_mean(column, columns)
-            raise ScriptError(f"--partition-by {column}: there is no such column{near}", WRONG_USAGE)
-        if column == "tags":
-            raise ScriptError("--partition-by tags: they are lists, which name no folder", WRONG_USAGE)
-
-
-def remarks(rules: Iterable[Rule], dtypes: Mapping[str, pl.DataType], best: Best | None) -> list[str]:
-    """What else users should know: rules of theirs that ask a column that is not there, and which way is better."""
+def remarks_on(files: Files, rules: Iterable[Rule], dtypes: Mapping[str, pl.DataType], plan: HistoryPlan) -> list[str]:
+    """What else users should know: rules of theirs without a source, mixed exports, which way is better."""
     absent = [rule for rule in rules if rule.source not in dtypes and rule.origin != "built in"]
-    said = [f"{r.origin} ({r.column}): no column {r.source}{did_you_mean(r.source, dtypes)}" for r in absent]
-    if best:
-        way = "lower" if best.goal == "minimize" else "higher"
-        said.append(f"history_at_*: where {'.'.join(best.path)} was best; {way} is better ({best.reason})")
-    return said
+    lines = [f"{r.origin} ({r.column}): no column {r.source}{did_you_mean(r.source, dtypes)}" for r in absent]
+    remarks = folded(lines, "{} rules more read a column that is not there")
+    exports: dict[tuple[str, object, object], dict[bool, set[object]]] = {}
+    for file in (*files, *plan.files):
+        for source in file.sources:
+            if "export_id" in source:
+                project = (folder_of(source["file"]), source.get("entity"), source.get("project"))
+                ids = exports.setdefault(project, {True: set(), False: set()})
+                ids[file.kind == "runs"].add(source["export_id"])
+    for (folder, entity, name), ids in exports.items():
+        if ids[True] and ids[False] and not ids[True] & ids[False]:
+            mixed = f"runs and history of {entity}/{name} in {folder} are of different exports"
+            remarks.append(f"{mixed}, one of which was killed: export again")
+    if plan.best:
+        way = "lower" if plan.lower else "higher"
+        remarks.append(f"history_at_*: where {'.'.join(plan.best)} was best; {way} is better ({plan.why})")
+    return remarks
+
+
+def history_report(plan: HistoryPlan, runs: pl.DataFrame, report: Report) -> Record:
+    """How much the histories gave these runs; a remark on metrics that were logged only after the best step."""
+    at = {metric.name: pl.col(f"{HISTORY}at_{metric.name}") for metric in plan.metrics if plan.best}
+    if at:
+        has_best = pl.any_horizontal(value.is_not_null() for value in at.values())
+        logged = {name: pl.col(f"{HISTORY}last_{name}").is_not_null() for name in at}
+        only_later = runs.select((has_best & at[name].is_null() & logged[name]).any().alias(name) for name in at)
+        late = [column.name for column in only_later if column.item()]
+        report.remarks += [f"{HISTORY}at_* is null where a metric was logged only later: {some(late)}"] if late else []
+    without = runs.filter(pl.col(ROWS).is_null())
+    with_file = pl.col(FOLDER).is_in([folder_of(file.file) for file in plan.files])
+    return {
+        "files": [file.file for file in plan.files],
+        "rows": runs[ROWS].sum(),
+        "metrics": len(plan.metrics),
+        "runs_with": len(runs) - len(without),
+        "runs_without": len(without),
+        "runs_without_file": len(without.filter(~with_file)),
+        "sampled": plan.sampled,
+    }
 
 
 def tolerate_any_text() -> None:

@@ -2,10 +2,10 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
-#   "altair>=6,<7",
+#   "duckdb>=1.4,<3",
 #   "numpy>=2,<3",
 #   "polars>=2.1,<3",
-#   "rich>=15,<16",
+#   "tabulate[widechars]>=0.10,<0.11",
 #   "vl-convert-python>=1.8,<2",
 # ]
 # ///
@@ -21,17 +21,21 @@ Examples:
   uv run wandb-tools/analyze_runs.py --top 10 --metric test/mse
   uv run wandb-tools/analyze_runs.py --group-by stage,arch --metric test/mse --state all
   uv run wandb-tools/analyze_runs.py --group-by model.k --filter 'stage2.*gnn' --json | jq '.groups[0]'
-  uv run wandb-tools/analyze_runs.py --group-by arch -o results.csv
   uv run wandb-tools/analyze_runs.py --group-by '!seed' --where "config_optim_lr < 0.1"
   uv run wandb-tools/analyze_runs.py --best-per arch --group-by arch --stat iqm
   uv run wandb-tools/analyze_runs.py --pivot stage,arch -o table.tex
-  uv run wandb-tools/analyze_runs.py --curves val/mse --group-by arch -o curves.svg
+  uv run wandb-tools/analyze_runs.py --curves val/mse --group-by arch --smooth 0.6 --log -o curves.svg
+  uv run wandb-tools/analyze_runs.py --sql 'SELECT arch, corr("optim.lr", "test/mse") FROM runs GROUP BY arch'
+  uv run wandb-tools/analyze_runs.py --health
   uv run wandb-tools/analyze_runs.py --varying --importance
   uv run wandb-tools/analyze_runs.py --diff RUN RUN
   uv run wandb-tools/analyze_runs.py --report report.html
 
 Names: a column or metric goes by its column (metric_test_mse), its W&B name (test/mse) or its flattened name
-(test_mse). A metric of which define_metric keeps only the minimum, maximum, mean or last value is found too.
+(test_mse). A metric of which define_metric keeps only the minimum, maximum, mean or last value is found too. A run
+is its entity, project and id; names are labels, and where they repeat the id stands beside them.
+
+Runs: finished ones, or all where none is finished; --state chooses. --schema, --sql and --health take all states.
 
 Best: lower or higher, as --ascending or --descending say, else as the stored goal says (define_metric, a
 sweep), else as the metric's name suggests; the reason is printed. NaN and infinities are counted, never
@@ -39,22 +43,40 @@ averaged, never best.
 
 Groups: runs counts a group's runs, n those with a finite value; std has n - 1 in its denominator; sem is the
 standard error of the mean; ci_low and ci_high bound the mean's 95 percent interval by Student's t. Runs without
-a value of a column are a group of their own, null. A table shows what fits; json, csv and parquet hold all.
---group-by takes columns, '!seed' for all settings that vary but the seed, and lr:4 for four ranges of about equal
-size. --best-per arch first keeps each arch's best setting, by its mean over seeds. --stat median or iqm compares by
-these, with percentile bootstrap intervals (10,000 resamples, seeded).
+a value of a column are a group of their own, null. --group-by takes columns, '!seed' for all settings that vary but
+the seed, and lr:4 for four ranges of about equal size. The best two groups are compared by Welch's t-test; "within
+noise" stands for p of 0.05 and above. --best-per arch first keeps each arch's best setting, by its mean over seeds.
+--stat median or iqm compares by these, with percentile bootstrap intervals (10,000 resamples, seeded) from 8 values
+on, which are approximate below 20.
 
 Curves need the histories (export_runs --include-history), which are found beside the inputs. At each point a run
 stands with its last value up to there, from its first to its last step: nothing is extrapolated, and n is told.
---value min, max, last, tail or at compares runs by what aggregate_runs --history computed instead of the summary.
+--smooth is W&B's exponential moving average, corrected for its start. --value min, max, last, tail or at compares
+runs by what aggregate_runs --history computed instead of the summary.
 
-Importance is association, not cause: for numbers the square of Spearman's rho, for categories the eta squared of
-Kruskal and Wallis' test, with a permutation p-value; too few runs give no ranking.
+SQL: --sql takes one SELECT in DuckDB's dialect over the views runs and history, and console, system and table_<key>
+where such files lie beside the input. Columns go by their names and by W&B's in double quotes; times are in UTC.
+It can read nothing else and write nothing; put conditions into its WHERE.
+
+Health has a row for each problem of a run:
+  non-finite     NaN or infinity in a metric, and from which step
+  diverged       a metric whose lower values are better, with a positive best, ends above a thousand times its best
+  past its best  a validation metric ends worse than its best by over 10 percent of its range, the best in the first
+                 two thirds of its values
+  spikes         values of a loss that exceed the median of the hundred around them by ten median absolute
+                 deviations; counted
+  stopped early  its last step is under half the median of its W&B group of at least three runs, else of its project
+  no metric      it logged none
+  crashed        or failed: its state says so
+
+Importance is association, not cause: the eta squared of Kruskal and Wallis' test over a setting's values, or over
+ranges of them where a number has many, with a permutation p-value; too few runs give no ranking.
 
 Exit codes:
   0    answered
   1    nothing usable: no input, unreadable input, no run left (the filter that left none is named)
-  2    wrong usage: an unknown flag, column or metric, or inputs that do not fit together
+  2    wrong usage: an unknown flag, column or metric, a query that is no SELECT, or inputs that do not fit together
+  3    answered without the damaged files of a folder, which are named
   130  interrupted
 """
 
@@ -64,25 +86,29 @@ import argparse
 import difflib
 import html
 import io
+import itertools
 import json
 import math
 import os
 import re
 import shutil
 import sys
+import tempfile
 import textwrap
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias, cast
 
 if TYPE_CHECKING:
     import polars as pl
+    import tabulate
     from numpy.typing import NDArray
 
 # --- constants ------------------------------------------------------------------------------------------------
@@ -100,17 +126,29 @@ EXPORT_FOLDER = Path("wandb_export")
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
 KEY = ("entity", "project", "id")  # what makes a run unique
 RUN_COLUMNS = {*KEY, "name", "state", "created_at"}  # what makes a file a runs file
-IDENTITY = (
-    *("id", "name", "state", "entity", "project", "created_at", "heartbeat_at", "runtime_s", "last_step"),
-    *("history_rows", "tags", "group", "job_type", "sweep", "user", "notes", "commit", "url", "exported_at"),
-    *("source_file", "_config_json", "_summary_json"),
-)
-KINDS = ("metric", "derived", "config", "history", "identity")  # of columns, what most want to know first
+ROW_COLUMNS = {"run_id", "entity", "project"}  # what all other files of an export have
+IDENTITY = {
+    *RUN_COLUMNS,
+    "heartbeat_at",
+    "runtime_s",
+    "last_step",
+    "history_rows",
+    "tags",
+    "group",
+    "job_type",
+    "sweep",
+}
+IDENTITY |= {"user", "notes", "commit", "url", "host", "os", "python", "command", "gpu", "gpu_count", "exported_at"}
+IDENTITY |= {"source_file", "_config_json", "_summary_json"}
+KINDS = ("derived", "config", "metric", "history", "identity")  # of columns, in the order of --schema
 DERIVED = ("stage", "arch", "model_type", "protocol", "k", "lr_parsed", "wd_parsed", "eps_parsed")  # in this order
 SUMMARIES = {"min": "minimum", "max": "maximum", "last": "last value", "mean": "mean"}  # of define_metric
 DEFAULT_METRIC = "metric_test_mse"
-DEFAULT_METRIC_WORDS = ({"test", "testing"}, {"val", "valid", "validation", "eval"})  # then any other
-
+VALIDATION = {"val", "valid", "validation", "eval"}
+DEFAULT_SEGMENTS = ({"test"}, VALIDATION)  # of the default metric's name, then any other
+PLAIN_METRICS = {"loss", "error", "accuracy", "acc", "score", "reward"}
+COSTS = {"runtime", "latency", "throughput", "fps"}  # have a direction, but are not what a project is about
+ENOUGH_COVERAGE = 0.8  # of the best-covered metric's runs, for a default metric
 VALUES = {  # which value stands for a run: the summary's, or one that aggregate_runs --history computed
     "summary": "summary",
     "min": "lowest of its history",
@@ -119,67 +157,64 @@ VALUES = {  # which value stands for a run: the summary's, or one that aggregate
     "tail": "mean of its history's last tenth",
     "at": "at the best step",
 }
+FEW_VALUES = 10  # a value of fewer logged ones says little
+TAKE_ALL = {"schema", "sql", "health", "diff"}  # questions about runs in all states
 
-CONFIDENCE = 0.95
+CONFIDENCE, SIGNIFICANT = 0.95, 0.05
 RESAMPLES, PERMUTATIONS, SEED = 10_000, 2_000, 0  # of the bootstrap and of the permutation test
+FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # percentile intervals cover 77 % at n = 3: none below, rough below
 CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
-FEWEST_RUNS = 10  # below, an association is chance
-MOST_RUNS = 20_000  # that the permutation test looks at
-TRIMMED = 0.25  # of the values at either end, which an interquartile mean leaves out
-EXACT_T_UP_TO = 1000  # degrees of freedom; past it the expansion is right to 11 digits, the series slow
+CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
+FEWEST_RUNS, MOST_RUNS = 10, 20_000  # below, an association is chance; above, a random sample is looked at
+MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # a number with more values is cut in ranges of at least so many runs
 STATISTICS = (
     *("runs", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high", "min", "median", "max"),
     *("best_run", "best_run_id"),
 )
-# Columns of our own; those of the contract have other names.
-FINITE, VALUES_OF, MEAN, RUN_NUMBER, BIN, NAME = "_finite", "_values", "_mean", "_run", "_bin", "_name"
-HISTORY_COLUMNS = {"run_id", "entity", "project", "_step"}  # what makes a file a history
-CURVE_POINTS, PICTURE_POINTS = 13, 200
-MOST_CURVES, MOST_ROWS_OF_CURVES = 8, 30
+# Columns of our own have a blank in their names, which no column of the contract's files has.
+FINITE, VALUE, RUN_NUMBER, BIN, RANK = "finite value", "a value", "run number", "bin number", "its rank"
+RUN_FOLDER, HISTORY_NUMBER = "its folder", "file number"
+KEY_OF_BEST = ("best entity", "best project", "best id")
+CURVE_POINTS, PICTURE_POINTS, MOST_CURVES, MOST_ROWS_OF_CURVES = 13, 200, 8, 30
+MOST_RANGES = 64  # of run ids in one filter
+SPARKS = "▁▂▃▄▅▆▇█"
+DIVERGED = 1000  # times its best
+PAST_BEST, EARLY_SHARE = 0.1, 2 / 3  # of a metric's range; of its values
+SPIKE_WINDOW, SPIKE_DEVIATIONS = 101, 10  # a value and the hundred around it
+FEWEST_PEERS, STOPPED_SHARE = 3, 0.5  # runs of a group; of their median last step
+SQL_MEMORY = "1GB"  # past it, DuckDB writes to a temporary folder
+
 PICTURES = (".png", ".svg", ".html")
 PICTURE_WIDTH, LABEL_WIDTH, MOST_DRAWN, MOST_LINES = 420, 48, 40, 10
 INK, BLUE = "#222222", "#4c78a8"
-REPORT_TOP = 10
 STYLE = """
 :root { color-scheme: light dark }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 0; background: Canvas; color: CanvasText }
 main { max-width: 60rem; margin: 0 auto; padding: 1.5rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem } a { color: inherit }
 figure { margin: .5rem 0 } svg { max-width: 100%; height: auto; overflow: visible }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .87rem }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #8884; white-space: nowrap }
-th { font-weight: 600 } .number { text-align: right; font-variant-numeric: tabular-nums }
-.note { color: GrayText; font-size: .87rem; margin: .3rem 0 }
+th { font-weight: 600 } .note { color: GrayText; font-size: .87rem; margin: .3rem 0 }
 """
-SHOWN_BOOTSTRAP = ("ci_low", "ci_high", "min", "max", "best_run")
-SHOWN_STATISTICS = ("n", "mean", "std", "min", "median", "max", "best_run")  # what fits 80 columns
-
 FEW = 3  # runs: fewer may differ in everything
 # Words of a setting's name that tell where or when a run ran, and not what was tried.
 NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
 NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir"}
-MOST_SAID = 10  # of a list on stderr
-MOST_ABREAST = 3  # cells of a pivot that 80 columns have room for
-MOST_VALUES = 8  # of a setting, in a line
+NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
+DATE_OR_PATH = r"^(\d{4}-\d\d-\d\d|\d{8}[-_T]\d{4}|[~.]{0,2}/|[A-Za-z]:\\)"
+MOST_SAID, MOST_VALUES, SUGGESTED_NAMES = 10, 8, 5  # of a list in a line; of a setting's values; of near names
 MOST_ON_AN_AXIS, MOST_COMBINATIONS = 12, 10_000  # of a grid: settings with more values were drawn at random
 ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
-OVERVIEW_TOP = 5
-SUGGESTED_GROUPS = 12  # more are no overview
-SUGGESTED_NAMES = 5  # where no name is near; --schema lists all
-MOST_GROUPS, MOST_PROJECTS, MOST_COLUMNS = 20, 8, 48  # rows that people see by default: about 4 kB in all
-FILE_FORMATS = {
-    ".csv": "csv",
-    ".json": "json",
-    ".parquet": "parquet",
-    ".md": "markdown",
-    ".tex": "latex",
-    ".png": "picture",
-    ".svg": "picture",
-    ".html": "picture",
-}
+OVERVIEW_TOP, REPORT_TOP, SUGGESTED_GROUPS, MOST_CANDIDATES = 5, 10, 12, 40
+MOST_GROUPS, MOST_PROJECTS, MOST_COLUMNS = 20, 8, 38  # rows that people see by default: about 4 kB in all
+FEWEST_IN_A_FAMILY = 3  # columns whose names differ in numbers only
+FILE_FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
+FILE_FORMATS |= dict.fromkeys(PICTURES, "picture")
 LINE_WIDTH = 80  # where no terminal says otherwise
 ONE_TABLE, ONE_PICTURE = ("groups", "top"), ("curves", "pivot", "groups", "top")  # what a format that holds one takes
 NARROW, WIDE = 12, 24  # what a shortened text keeps at least: any column, the first one
+MOST_DIGITS = 9  # of a number in a table, where its neighbours are that close
 MARKDOWN_COLUMNS = 14  # a page scrolls sideways, but not for ever
 BOLD, DIM = "1", "2"  # styles of a terminal
 ELLIPSIS = "…"
@@ -249,6 +284,8 @@ class Options:
     pivot: tuple[str, ...]
     top: int | None
     schema: bool
+    sql: str | None
+    health: bool
     varying: bool
     diff: tuple[str, ...]
     importance: bool
@@ -256,14 +293,15 @@ class Options:
     x: str | None
     best_so_far: bool
     points: int | None
+    smooth: float | None
+    log: bool
     report: Path | None
     metrics: tuple[str, ...]
     value: str  # which value stands for a run: see VALUES
     goal: Goal | None
     name_pattern: str | None
     where: str | None
-    states: tuple[str, ...]  # empty: all
-    states_given: bool  # not merely the default
+    states: tuple[str, ...]  # in lower case; empty: the default
     columns: tuple[str, ...]
     max_rows: int | None  # 0: all
     format: str
@@ -273,13 +311,22 @@ class Options:
 
 @dataclass(frozen=True)
 class Runs:
-    """A lazy frame with one row per run, and what its files say about the columns."""
+    """A lazy frame with one row per run, and what its files say about the columns; also a history, a row per step."""
 
     frame: pl.LazyFrame
     dtypes: Mapping[str, pl.DataType]
-    paths: Mapping[str, KeyPath]
-    goals: Mapping[str, Goal]
+    paths: Mapping[str, KeyPath] = field(default_factory=dict)
+    goals: Mapping[str, Goal] = field(default_factory=dict)
     axes: Mapping[str, str] = field(default_factory=dict)  # metrics to the step metrics that define_metric gave them
+    empty: frozenset[str] = frozenset()  # derived columns without any value
+    files: tuple[Path, ...] = ()
+    others: tuple[Path, ...] = ()  # histories and the like among the inputs
+    is_result: bool = False  # an answer of this script
+
+    @property
+    def holds_runs(self) -> bool:
+        """Whether these are runs, by the columns: a file's name says nothing for sure."""
+        return self.dtypes.keys() >= RUN_COLUMNS and not self.is_result
 
     def label(self, column: str) -> str:
         """How people know a column: its W&B name, or the column's own."""
@@ -293,113 +340,119 @@ class Metric(NamedTuple):
     label: str
     goal: Goal
     why: str  # who says so
-    remarks: tuple[str, ...] = ()  # what the user should know about the choice of the column
+    remark: str = ""  # what the user should know about the choice of the column
 
     @property
     def direction(self) -> str:
         """What a reader wants to know about the goal."""
         return f"{'lower' if self.goal == 'minimize' else 'higher'} is better ({self.why})"
 
+    def beside(self, what: str) -> str:
+        """The column of the histories that holds `what`, such as min_step, of the same metric."""
+        return f"history_{what}_" + re.sub("^history_(min|max|last|tail|at)_", "", self.column)
 
-class Filter(NamedTuple):
-    """Which runs stay, and how the user asked for it."""
-
-    flag: str
-    keeps: pl.Expr
-    by_default: bool = False  # nobody asked for it
-
-
-@dataclass(frozen=True)
-class Result:
-    """The answer to a question: a table of everything, and how to show it to people."""
-
-    key: str  # in JSON
-    title: str
-    table: pl.DataFrame
-    shown: Sequence[str]  # the columns for people, in order; those at the end are the first to go
-    labels: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    null: str = "-"  # how people see a missing value
-    whole: str = ""  # the column that is not shortened, so that it can be copied
-    for_people: pl.DataFrame | None = None  # instead of the table, where another shape reads better
-    rows: Sequence[Mapping[str, object]] | None = None  # for JSON, where the table's columns hold texts of all types
-    numbers: bool = False  # whether what people see after the first column are numbers, which are not shortened
-    most_rows: int | None = None  # for people, unless they ask for another number
-    share_rows_by: str | None = None  # where rows are left out, each value of this column keeps its share
+    def descending(self, by: Sequence[str]) -> list[bool]:
+        """How to sort by the metric, the best first, then by other columns."""
+        return [self.goal == "maximize", *(False for _ in by)]
 
 
-class Page(NamedTuple):
-    """What tables are shown on."""
+class Study(NamedTuple):
+    """What questions are asked about."""
 
-    width: int
-    colours: bool
+    everything: Runs
+    any_state: Runs  # those that pass the filters
+    runs: Runs  # those in the states that count
+    by: Sequence[str]  # the columns to group by
+    metrics: Sequence[Metric]
+    say: Say
 
 
-class ShownColumn(NamedTuple):
-    """A column of a result as people see it."""
+class TableColumn(NamedTuple):
+    """A column of a table as people see it."""
 
     label: str
     cells: Sequence[str]
-    is_text: bool
-    is_whole: bool
-
-    @property
-    def cell_width(self) -> int:
-        """The terminal cells that the longest value takes."""
-        return max(map(cell_count, self.cells), default=1)
+    is_text: bool = True
+    is_whole: bool = False  # not shortened, so that it can be copied
 
     @property
     def width(self) -> int:
         """The terminal cells that the column takes in full."""
-        return max(cell_count(self.label), self.cell_width)
+        return max(map(cell_count, (self.label, *self.cells)))
 
     def least_width(self, enough: int) -> int:
         """The terminal cells below which the column says too little; numbers are never shortened."""
         if self.is_whole:
             return self.width
-        return min(self.width, enough) if self.is_text else max(self.cell_width, min(self.width, enough))
+        least = min(self.width, enough)
+        return least if self.is_text else max(least, *map(cell_count, self.cells), 1)
 
-    def shortened(self, width: int) -> ShownColumn:
-        """The column within `width` terminal cells."""
-        return self._replace(label=shortened(self.label, width), cells=[shortened(cell, width) for cell in self.cells])
+
+@dataclass(frozen=True)
+class Result:
+    """The answer to a question."""
+
+    key: str  # in JSON
+    title: str
+    table: pl.DataFrame  # everything, at full precision
+    view: Callable[[], Sequence[TableColumn]]  # what people see; the last columns are the first to go
+    notes: Sequence[str] = ()
+    most_rows: int | None = None  # for people, unless they ask for another number
+    rows: Sequence[Mapping[str, object]] | None = None  # for JSON, where the table holds values of all types as text
+    chart: Callable[[], tuple[dict[str, Any], str]] | None = None  # in Vega-Lite, and what it leaves out
+    links: Sequence[str | None] = ()  # to W&B's page of each row's run
+    sparks: Sequence[tuple[str, str]] = ()  # names and shapes of curves, for terminals
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------
 
 
-def choose_inputs(places: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """The runs files to read, and what to say about the choice."""
-    if not places:
-        return default_input()
-    found = {file.resolve(): file for place in places for file in parquet_files(place)}
-    chosen = [file for file in found.values() if holds_runs(file)]
-    if not chosen:
-        raise ScriptError(
-            f"no runs in {', '.join(map(str, places))}: name a runs file of export_runs.py or aggregate_runs.py, "
-            "or a folder that holds one",
-            NOTHING_USABLE,
-        )
-    others = len(found) - len(chosen)
-    return chosen, [f"{counted(others, 'parquet file')} without runs passed over"] if others else []
+def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:
+    """The runs files to read, what to say about the choice, and how many files of folders are damaged.
+
+    Where no place is named: the unified file, unless an export is newer.
+    """
+    folders = places or ([EXPORT_FOLDER] if EXPORT_FOLDER.is_dir() else [])
+    found = {file.resolve(): (file, place.is_dir()) for place in folders for file in parquet_files(place)}
+    parts, others, foreign, errors = [], [], [], []
+    for file, in_folder in found.values():
+        try:
+            part = open_file(file)
+        except ScriptError as error:
+            if not in_folder:
+                raise
+            errors.append(error)
+            continue
+        if part.holds_runs:
+            parts.append(part)
+        elif part.dtypes.keys() >= ROW_COLUMNS:
+            others.append(file)
+        elif not part.is_result:
+            foreign.append(str(file))
+    remarks = [f"left out: {error}" for error in errors]
+    if not places and (UNIFIED_FILE.is_file() or parts):
+        return newest_input(parts, remarks, len(errors))
+    if not parts:
+        here = f"here is neither {UNIFIED_FILE} nor an export in {EXPORT_FOLDER}{os.sep}"
+        problem = f"no runs in {', '.join(map(str, places))}" if places else f"no input: {here}"
+        advice = "name a runs file of export_runs.py or aggregate_runs.py, or a folder that holds one"
+        raise errors[0] if errors else ScriptError(f"{problem}; {advice}", NOTHING_USABLE)
+    if foreign:
+        remarks.append(f"{counted(len(foreign), 'parquet file')} without runs passed over: {some_of(foreign)}")
+    return [replace(part, others=tuple(others)) for part in parts], remarks, len(errors)
 
 
-def default_input() -> tuple[list[Path], list[str]]:
-    """The file to read where none is named: the unified one, unless an export is newer."""
-    present = parquet_files(EXPORT_FOLDER) if EXPORT_FOLDER.is_dir() else []
-    exports = [file for file in present if holds_runs(file)]
-    newest = max(exports, key=modified, default=None)
-    if UNIFIED_FILE.is_file() and (newest is None or modified(UNIFIED_FILE) >= modified(newest)):
-        return [UNIFIED_FILE], [f"reading {UNIFIED_FILE}"]
-    if newest is None:
-        raise ScriptError(
-            f"no input: here is neither {UNIFIED_FILE} nor an export in {EXPORT_FOLDER}{os.sep}; "
-            "name a file, or run export_runs.py first",
-            NOTHING_USABLE,
-        )
-    rank = f"the newest of {len(exports)} exports there" if len(exports) > 1 else "the export there"
-    hint = "; aggregate_runs.py makes one file of all" if len(exports) > 1 else ""
-    stale = f"{UNIFIED_FILE} is older and was passed over: run aggregate_runs.py again"
-    return [newest], [f"reading {newest}, {rank}{hint}", *([stale] if UNIFIED_FILE.is_file() else [])]
+def newest_input(parts: Sequence[Runs], remarks: Sequence[str], damaged: int) -> tuple[list[Runs], list[str], int]:
+    """The newest export, unless the unified file is as new."""
+    newest = max(parts, key=lambda part: part.files[0].stat().st_mtime, default=None)
+    unified = open_file(UNIFIED_FILE) if UNIFIED_FILE.is_file() else None
+    if newest is None or (unified and UNIFIED_FILE.stat().st_mtime >= newest.files[0].stat().st_mtime):
+        return [unified or open_file(UNIFIED_FILE)], [f"reading {UNIFIED_FILE}"], 0
+    rank, hint = "the export there", ""
+    if len(parts) > 1:
+        rank, hint = f"the newest of {len(parts)} exports there", "; aggregate_runs.py makes one file of all"
+    stale = [f"{UNIFIED_FILE} is older and was passed over: run aggregate_runs.py again"] if unified else []
+    return [newest], [f"reading {newest.files[0]}, {rank}{hint}", *remarks, *stale], damaged
 
 
 def parquet_files(place: Path) -> list[Path]:
@@ -412,98 +465,112 @@ def parquet_files(place: Path) -> list[Path]:
     return [place]
 
 
-def modified(file: Path) -> float:
-    """When a file was last written, in seconds since 1970."""
-    return file.stat().st_mtime
-
-
-def holds_runs(file: Path) -> bool:
-    """Whether a parquet file holds runs, by its columns: a file's name says nothing for sure."""
-    with reading(file):
-        columns = pl.scan_parquet(file, glob=False).collect_schema().keys()
-        return columns >= RUN_COLUMNS and RESULT_KEY not in pl.read_parquet_metadata(file)
-
-
-def open_inputs(files: Sequence[Path]) -> Runs:
-    """The runs of several files as one; they have to fit together as they are."""
-    parts = {file: open_file(file) for file in files}
-    if len(parts) == 1:
-        return next(iter(parts.values()))
-    refuse_clashes(parts)
-    frame = pl.concat([part.frame for part in parts.values()], how="diagonal_relaxed")
-    refuse_duplicates(frame)
-    return Runs(
-        frame=frame,
-        dtypes=frame.collect_schema(),
-        paths={column: path for part in parts.values() for column, path in part.paths.items()},
-        goals=agreed_goals(list(parts.values())),
-    )
-
-
 def open_file(file: Path) -> Runs:
-    """The runs of one file; nothing but its footer is read yet."""
-    with reading(file):
+    """What one parquet file holds; nothing but its footer is read yet."""
+    odd = {
+        pl.Date,
+        pl.Datetime,
+        pl.Time,
+        pl.Duration,
+        pl.Decimal,
+        pl.Binary,
+        pl.Struct,
+        pl.Array,
+        pl.Categorical,
+        pl.Enum,
+    }
+    try:
         metadata = pl.read_parquet_metadata(file)
         frame = pl.scan_parquet(file, glob=False)  # a file's name is no pattern
         dtypes = frame.collect_schema()
+        if casts := [as_known_dtype(column, dtype) for column, dtype in dtypes.items() if dtype.base_type() in odd]:
+            frame = frame.with_columns(casts)
+            dtypes = frame.collect_schema()
         paths = json.loads(metadata.get(COLUMNS_KEY, "{}"))
         metrics = json.loads(metadata.get(METRICS_KEY, "{}"))
-    goals = {
-        column: facts["goal"] for column, facts in metrics.items() if facts.get("goal") in {"minimize", "maximize"}
-    }
-    axes = {column: facts["step_metric"] for column, facts in metrics.items() if facts.get("step_metric")}
-    return Runs(frame, dtypes, {column: tuple(path) for column, path in paths.items()}, goals, axes)
-
-
-@contextmanager
-def reading(file: Path) -> Iterator[None]:
-    """Translate what goes wrong with a file into one line."""
-    try:
-        yield
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ScriptError(
             f"{file} cannot be read as parquet: {reason}; export it again or leave it out", NOTHING_USABLE
         ) from error
+    return Runs(
+        frame=frame,
+        dtypes=dtypes,
+        paths={column: tuple(path) for column, path in paths.items()},
+        goals={
+            column: facts["goal"] for column, facts in metrics.items() if facts.get("goal") in {"minimize", "maximize"}
+        },
+        axes={column: facts["step_metric"] for column, facts in metrics.items() if facts.get("step_metric")},
+        files=(file,),
+        is_result=RESULT_KEY in metadata,
+    )
 
 
-def refuse_clashes(parts: Mapping[Path, Runs]) -> None:
-    """Raise where a column means one thing in one file and another in the next."""
-    first: dict[str, tuple[Path, pl.DataType, KeyPath | None]] = {}
-    for file, part in parts.items():
-        for column, dtype in part.dtypes.items():
-            if dtype == pl.Null:  # no value: fits everything
-                continue
-            path = part.paths.get(column)
-            earlier, known_dtype, known_path = first.setdefault(column, (file, dtype, path))
-            if dtype != known_dtype:
-                clash = f"is {known_dtype} in {earlier}, {dtype} in {file}"
-            elif path and known_path and path != known_path:
-                clash = f"is {json.dumps(known_path)} in {earlier}, {json.dumps(path)} in {file}"
-            else:
-                continue
-            raise ScriptError(f"{column} {clash}; make one file of them with aggregate_runs.py", WRONG_USAGE)
+def as_known_dtype(column: str, dtype: pl.DataType) -> pl.Expr:
+    """A column of a file that is none of ours, in a dtype that the contract has."""
+    value = pl.col(column)
+    if dtype.base_type() in {pl.Date, pl.Datetime}:
+        time = value.cast(pl.Datetime("us"))
+        return time.dt.replace_time_zone("UTC") if getattr(dtype, "time_zone", None) is None else value
+    known = {
+        pl.Duration: value.dt.total_microseconds() / 1e6,
+        pl.Decimal: value.cast(pl.Float64),
+        pl.Binary: value.bin.encode("hex"),
+        pl.Struct: value.struct.json_encode(),
+        pl.Array: value.arr.to_list(),
+    }
+    return known.get(dtype.base_type(), value.cast(pl.String))
 
 
-def refuse_duplicates(frame: pl.LazyFrame) -> None:
-    """Raise where a run is in more than one file: it would count twice."""
-    twice = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1).sort(KEY))
-    if twice.height:
-        path = "/".join(twice.row(0)[: len(KEY)])
-        raise ScriptError(
-            f"{twice.height} runs are in several inputs, {path} among them; "
-            "make one file of them with aggregate_runs.py",
-            WRONG_USAGE,
-        )
-
-
-def agreed_goals(parts: Sequence[Runs]) -> dict[str, Goal]:
-    """The stored goals on which all files agree that have one."""
-    told: dict[str, set[Goal]] = {}
+def join_inputs(parts: Sequence[Runs]) -> Runs:
+    """The runs of several files as one; each row has the folder of its file in RUN_FOLDER."""
+    dtypes = common_dtypes(parts)
+    frames = []
     for part in parts:
-        for column, goal in part.goals.items():
-            told.setdefault(column, set()).add(goal)
-    return {column: goals.pop() for column, goals in told.items() if len(goals) == 1}
+        casts = [pl.col(c).cast(dtypes[c]) for c, dtype in part.dtypes.items() if dtype != dtypes[c]]
+        frames.append(part.frame.with_columns(*casts, pl.lit(str(part.files[0].parent)).alias(RUN_FOLDER)))
+    frame = pl.concat(frames, how="diagonal")
+    if len(frames) > 1:
+        twice_ = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1).sort(KEY))
+        if twice_.height:
+            several = f"{twice_.height} runs are in several inputs, {path_text(twice_.row(0)[:3])} among them"
+            raise ScriptError(f"{several}; make one file of them with aggregate_runs.py", WRONG_USAGE)
+    goals: dict[str, set[Goal]] = {}
+    for column, goal in ((column, goal) for part in parts for column, goal in part.goals.items()):
+        goals.setdefault(column, set()).add(goal)
+    derived = [column for column in dtypes if kind(column) == "derived"]
+    counts = collected(frame.select(pl.len(), pl.col(derived).count())).row(0)[1:]
+    return Runs(
+        frame=frame,
+        dtypes=dtypes,
+        paths={column: path for part in parts for column, path in part.paths.items()},
+        goals={column: said.pop() for column, said in goals.items() if len(said) == 1},
+        empty=frozenset(column for column, count in zip(derived, counts, strict=True) if not count),
+        files=tuple(file for part in parts for file in part.files),
+        others=parts[0].others,
+    )
+
+
+def common_dtypes(parts: Sequence[Runs]) -> dict[str, pl.DataType]:
+    """Each column's dtype in all inputs together: floats where some hold integers; columns without a value fit all."""
+    found: dict[str, tuple[pl.DataType, Runs]] = {}
+    for part in parts:
+        for column, dtype in part.dtypes.items():
+            known, earlier = found.setdefault(column, (dtype, part))
+            paths = [each.paths.get(column) for each in (earlier, part)]
+            same_path = paths[0] == paths[1] or None in paths
+            if same_path and (dtype == known or (dtype.is_numeric() and known.is_numeric())):
+                if dtype.is_float():
+                    found[column] = (dtype, earlier)
+                continue
+            with_values = [each for each in (earlier, part) if coverage([column], each)[column]]
+            if len(with_values) == 2:
+                facts = (known, dtype) if same_path else tuple(map(json.dumps, paths))
+                clash = f"{column} is {facts[0]} in {earlier.files[0]}, {facts[1]} in {part.files[0]}"
+                raise ScriptError(f"{clash}; make one file of them with aggregate_runs.py", WRONG_USAGE)
+            if with_values and with_values[0] is part:
+                found[column] = (dtype, part)
+    return {column: dtype for column, (dtype, _) in found.items()}
 
 
 def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "streaming") -> pl.DataFrame:
@@ -520,19 +587,26 @@ def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "
 
 def find_column(name: str, runs: Runs) -> str:
     """The column that a user names; a config before a metric of that name."""
-    return known_column(name, runs, ("config_", "metric_")) or unknown("column", name, runs, list(runs.dtypes))
+    found = known_column(name, runs, ("config_", "metric_"))
+    if found is None:
+        unknown("column", name, runs, [column for column in runs.dtypes if not column.startswith("_")])
+    return found
 
 
 def known_column(name: str, runs: Runs, prefixes: Sequence[str]) -> str | None:
-    """The column called `name`: by its column, its W&B name or its flattened name, in this order."""
-    if name in runs.dtypes:
+    """The column called `name`: by its column, its W&B name or its flattened name, in this order.
+
+    A derived column without any value gives way to a config key or column of its name.
+    """
+    if name in runs.dtypes and name not in runs.empty:
         return name
     by_length = sorted(runs.paths, key=lambda column: len(runs.paths[column]))  # ["a.b"] before ["a", "b"]
     for prefix in prefixes:
         for column in by_length:
             if column.startswith(prefix) and column in runs.dtypes and runs.label(column) == name:
                 return column
-    return next((prefix + name for prefix in prefixes if prefix + name in runs.dtypes), None)
+    flattened = (prefix + name for prefix in prefixes if prefix + name in runs.dtypes)
+    return next(flattened, name if name in runs.dtypes else None)
 
 
 def unknown(what: str, name: str, runs: Runs, columns: Sequence[str]) -> NoReturn:
@@ -569,119 +643,150 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
+def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
+    """How people know columns, where that tells them apart."""
+    names = {column: runs.label(column) for column in columns}
+    spoken = Counter(names.values())
+    return {column: name if spoken[name] == 1 else column for column, name in names.items()}
+
+
+def run_labels(runs: pl.DataFrame) -> list[str]:
+    """How people know each of some runs: its name, with the id where names repeat, or the path where ids do too."""
+    keys, names = runs.select(KEY).rows(), runs["name"].to_list()
+    ids = Counter(key[2] for key in keys)
+    short = [str(key[2]) if ids[key[2]] == 1 else path_text(key) for key in keys]
+    called = Counter(names)
+    return [
+        path if name is None else printable(name) if called[name] == 1 else f"{printable(name)} ({path})"
+        for name, path in zip(names, short, strict=True)
+    ]
+
+
+def path_text(key: Sequence[str | None]) -> str:
+    """A run's entity, project and id as W&B writes them."""
+    return "/".join("null" if part is None else part for part in key)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "run"), counted(2_000, "run")
+    ('1 run', '2,000 runs')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def some_of(names: Sequence[str], most: int = MOST_SAID) -> str:
+    """A list in a line, cut where it is long.
+
+    >>> some_of(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shortened(printable(name), LABEL_WIDTH) for name in names[:most]) + more
+
+
 # --- metrics and their direction ------------------------------------------------------------------------------
 
 
 def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
     """The metrics that the user names, else the default one; none where there is none, or no use for one."""
-    if not needs_metric(options):
+    asked = asked_questions(options)
+    if asked and not options.report and not options.best_per and not NEED_METRIC & {*asked}:
         return []
-    if options.metrics and options.value != "summary":
-        return [find_history_value(name, runs, options) for name in options.metrics]
     if options.metrics:
-        return [find_metric(name, runs, options.goal) for name in options.metrics]
-    column = default_metric(runs)
-    if column is not None and options.value != "summary":
-        return [find_history_value(column, runs, options)]
-    if column is None:
-        return []
-    metric = with_direction(column, runs, options.goal)
-    return [metric._replace(remarks=(f"metric: {metric.label} (--metric chooses another)",))]
-
-
-def needs_metric(options: Options) -> bool:
-    """Whether some question is about a metric; where there is no question at all, the overview is."""
-    grouped = options.group_by and not options.curves
-    asked = options.top is not None or grouped or options.pivot or options.best_per or options.importance
-    others = options.schema or options.varying or options.diff or options.curves
-    return bool(asked or options.report or not others)
-
-
-def find_history_value(name: str, runs: Runs, options: Options) -> Metric:
-    """The column that aggregate_runs computed from the histories of the metric called `name`."""
-    column = known_column(name, runs, ("metric_",)) or name
-    plain = re.sub(r"[^A-Za-z0-9_]", "_", column.removeprefix("metric_"))
-    ending = "" if column in runs.dtypes else f"; {name} is no metric of the histories"
-    found = f"history_{options.value}_{plain}"
-    if found not in runs.dtypes:
-        there = any(kind(known) == "history" for known in runs.dtypes)
-        near = did_you_mean(
-            plain, [c.removeprefix(f"history_{options.value}_") for c in runs.dtypes if kind(c) == "history"]
-        )
-        flag = " and --at METRIC" if options.value == "at" else ""
-        how = near or ending if there else f"; aggregate_runs --history{flag} adds such columns"
-        raise ScriptError(f"--value {options.value}: there is no column {found}{how}", WRONG_USAGE)
-    label = runs.label(column) if column in runs.paths else name
-    goal = options.goal or runs.goals.get(column) or goal_by_name(label)
-    if goal is None:
-        return with_direction(found, runs, options.goal)  # which refuses, and says what to do
-    why = "as asked" if options.goal else "its stored goal" if column in runs.goals else "by its name"
-    return Metric(found, f"{label} ({VALUES[options.value]})", goal, why)
-
-
-def find_metric(name: str, runs: Runs, flag: Goal | None) -> Metric:
-    """The metric called `name`, or the one of its summaries that fits its goal."""
-    column = known_column(name, runs, ("metric_", "config_"))
-    if column is None:
-        return find_summary(name, runs, flag)
-    if not runs.dtypes[column].is_numeric():
-        raise ScriptError(
-            f"{runs.label(column)} holds {runs.dtypes[column]}, no numbers; --group-by takes it, --metric does not",
-            WRONG_USAGE,
-        )
-    return with_direction(column, runs, flag)
-
-
-def find_summary(name: str, runs: Runs, flag: Goal | None) -> Metric:
-    """A metric's minimum or maximum, as its goal wants; else its last value, its mean, or what there is."""
-    found = [(child, known_column(f"{name}{mark}{child}", runs, ("metric_",))) for mark in "_." for child in SUMMARIES]
-    columns = {child: column for child, column in found if column}
-    if not columns:
-        unknown("metric", name, runs, metric_columns(runs))
-    stored = [runs.goals[column] for column in columns.values() if column in runs.goals]
-    goal = flag or next(iter(stored), None) or goal_by_name(name)
-    best = {"minimize": "min", "maximize": "max", None: "last"}[goal]
-    child = next(child for child in (best, "last", "mean", *SUMMARIES) if child in columns)
-    metric = with_direction(columns[child], runs, flag)
-    remark = f"{name} has no value of its own: {metric.label}, its {SUMMARIES[child]}, is used"
-    return metric._replace(remarks=(remark,))
-
-
-def with_direction(column: str, runs: Runs, flag: Goal | None) -> Metric:
-    """A metric with its goal: the user's, else the stored one, else the one that its name suggests."""
-    label = runs.label(column)
-    by_name = goal_by_name(label)
-    if flag:
-        return Metric(column, label, flag, "as asked")
-    if column in runs.goals:
-        return Metric(column, label, runs.goals[column], "its stored goal")
-    if by_name:
-        return Metric(column, label, by_name, "by its name")
-    raise ScriptError(
-        f"whether lower or higher is better cannot be read off the name {label}; say --ascending where lower is, "
-        "--descending where higher is",
-        WRONG_USAGE,
-    )
+        return [find_metric(name, runs, options) for name in options.metrics]
+    metrics = [find_metric(column, runs, options) for column in [default_metric(runs)] if column]
+    return [each._replace(remark=f"metric: {each.label} (--metric chooses another)") for each in metrics]
 
 
 def default_metric(runs: Runs) -> str | None:
-    """The metric to use where none is named: of the test set if there is one, the best covered of those."""
-    named = {column: runs.label(column) for column in metric_columns(runs)}
+    """The metric to use where none is named: of those that enough runs hold, a test metric, else one of validation."""
+    covered = coverage([*metric_columns(runs)], runs)
+    if covered.get(DEFAULT_METRIC):
+        return DEFAULT_METRIC
     readable = {
-        column: set(words(label)) for column, label in named.items() if column in runs.goals or goal_by_name(label)
+        column: count
+        for column, count in covered.items()
+        if count and (column in runs.goals or goal_by_name(runs.label(column)))
     }
-    tiers = [[column for column in readable if column == DEFAULT_METRIC]]
-    tiers += [[column for column, told in readable.items() if wanted & told] for wanted in DEFAULT_METRIC_WORDS]
-    tiers += [list(readable)]
-    return next((column for tier in tiers for column in by_coverage(tier, runs)), None)
+
+    def rank(column: str) -> tuple[bool, int, int, bool, str]:
+        segments = [part for part in re.split(r"[^a-z0-9]+", runs.label(column).lower()) if part]
+        tiers = [tier for tier, words_ in enumerate(DEFAULT_SEGMENTS) if words_ & {*segments}]
+        is_cost = not COSTS.isdisjoint(segments)
+        return is_cost, min(tiers, default=9), len(segments), segments[-1] not in PLAIN_METRICS, runs.label(column)
+
+    least = ENOUGH_COVERAGE * max(readable.values(), default=0)
+    return min((column for column, count in readable.items() if count >= least), key=rank, default=None)
+
+
+def find_metric(name: str, runs: Runs, options: Options) -> Metric:
+    """The metric called `name`, or the column of its histories for --value, or the summary that fits its goal."""
+    column, remark = known_column(name, runs, ("metric_",)), ""
+    if options.value != "summary":
+        plain_name = re.sub(r"[^A-Za-z0-9_]", "_", (column or name).removeprefix("metric_"))
+        prefix = f"history_{options.value}_"
+        if prefix + plain_name not in runs.dtypes:
+            there = [c.removeprefix(prefix) for c in runs.dtypes if c.startswith(prefix)]
+            how = did_you_mean(plain_name, there) or f"; {name} is no metric of the histories"
+            if not there:
+                flag = " and --at METRIC" if options.value == "at" else ""
+                how = f"; aggregate_runs --history{flag} adds such columns"
+            raise ScriptError(f"--value {options.value}: there is no column {prefix}{plain_name}{how}", WRONG_USAGE)
+        label = runs.label(column) if column else name.removeprefix("metric_")
+        goal, why = direction_of(column or name, label, runs, options.goal)
+        return Metric(prefix + plain_name, f"{label} ({VALUES[options.value]})", goal, why)
+    column = column or known_column(name, runs, ("config_",))
+    if column is None:
+        column = summary_of(name, runs, options)
+        child = re.split(r"[_.]", runs.label(column))[-1]
+        remark = f"{name} has no value of its own: {runs.label(column)}, its {SUMMARIES[child]}, is used"
+    label = runs.label(column)
+    if not runs.dtypes[column].is_numeric():
+        hint = "no numbers; --group-by takes it, --metric does not"
+        raise ScriptError(f"{label} holds {runs.dtypes[column]}, {hint}", WRONG_USAGE)
+    return Metric(column, label, *direction_of(column, label, runs, options.goal), remark)
+
+
+def summary_of(name: str, runs: Runs, options: Options) -> str:
+    """The column of a metric's minimum or maximum, as its goal wants; else of its last value or its mean."""
+    found = [(child, known_column(f"{name}{mark}{child}", runs, ("metric_",))) for mark in "_." for child in SUMMARIES]
+    columns = {child: column for child, column in found if column}
+    if not columns:
+        if any(known_column(name, part, ("metric_",)) for part in history_files(runs)):
+            how = f"aggregate_runs.py --history, then -m {name} --value last (or min, max); or --curves {name}"
+            raise ScriptError(f"{name} is in the histories alone: {how}", WRONG_USAGE)
+        unknown("metric", name, runs, metric_columns(runs))
+    stored = [runs.goals[column] for column in columns.values() if column in runs.goals]
+    goal = options.goal or next(iter(stored), None) or goal_by_name(name)
+    best = {"minimize": "min", "maximize": "max", None: "last"}[goal]
+    return next(columns[child] for child in (best, "last", "mean", *SUMMARIES) if child in columns)
+
+
+def direction_of(column: str, label: str, runs: Runs, flag: Goal | None) -> tuple[Goal, str]:
+    """Which values are better, and who says so: the user, else the stored goal, else the name."""
+    if flag:
+        return flag, "as asked"
+    if column in runs.goals:
+        return runs.goals[column], "its stored goal"
+    if by_name := goal_by_name(label):
+        return by_name, "by its name"
+    how = "say --ascending where lower is, --descending where higher is"
+    raise ScriptError(f"whether lower or higher is better cannot be read off the name {label}; {how}", WRONG_USAGE)
+
+
+def coverage(columns: Sequence[str], runs: Runs) -> dict[str, int]:
+    """How many runs have a value of each column; of numbers the finite ones count."""
+    values = [finite(column) if runs.dtypes[column].is_numeric() else pl.col(column) for column in columns]
+    if not columns:
+        return {}
+    return collected(runs.frame.select(each.count() for each in values), engine="in-memory").row(0, named=True)
 
 
 def by_coverage(columns: Sequence[str], runs: Runs) -> list[str]:
-    """The columns that have values, those with the most first; of numbers the finite ones count."""
-    if not columns:
-        return []
-    values = [finite(column) if runs.dtypes[column].is_numeric() else pl.col(column) for column in columns]
-    counts = dict(zip(columns, collected(runs.frame.select(each.count() for each in values)).row(0), strict=True))
+    """The columns that have values, those with the most first."""
+    counts = coverage(columns, runs)
     return sorted((column for column in columns if counts[column]), key=lambda column: -counts[column])
 
 
@@ -738,17 +843,44 @@ def words(name: str) -> list[str]:
 # --- filters --------------------------------------------------------------------------------------------------
 
 
-def chosen_filters(options: Options, runs: Runs) -> list[Filter]:
-    """The filters that the user asked for, in the order in which they apply."""
-    filters = []
-    if options.states:
-        keeps = pl.col("state").is_in(options.states)
-        filters.append(Filter(f"--state {','.join(options.states)}", keeps, by_default=not options.states_given))
+def select_runs(options: Options, everything: Runs, say: Say) -> tuple[Runs, Runs]:
+    """The runs that pass the filters, and of these the ones in the states that count; said how many each kept."""
+    others = []  # flags and which runs they keep
     if options.name_pattern is not None:
-        filters.append(Filter(f"--filter {options.name_pattern}", name_matches(options.name_pattern)))
+        others.append((f"--filter {options.name_pattern}", name_matches(options.name_pattern)))
     if options.where is not None:
-        filters.append(Filter(f"--where {options.where}", sql_predicate(options.where, runs)))
-    return filters
+        others.append((f"--where {options.where}", sql_predicate(options.where, everything)))
+    passing = pl.all_horizontal(pl.lit(value=True), *(keeps for _, keeps in others))
+    done = in_states(["finished"])
+    counts = [pl.len(), passing.sum().alias("left"), done.sum().alias("done"), (passing & done).sum().alias("both")]
+    total, left, finished, finished_left = collected(everything.frame.select(counts)).row(0)
+    if not total:
+        raise ScriptError("the input holds no runs; export some, or name another file", NOTHING_USABLE)
+    asked = {*asked_questions(options)}
+    filters, by_default = others, False
+    if options.states and "all" not in options.states:
+        filters = [(f"--state {','.join(options.states)}", in_states(options.states)), *others]
+    elif not options.states and (options.report or not asked or not asked <= TAKE_ALL):
+        by_default = 0 < finished < total and (finished_left > 0 or not left)
+        filters = [("--state finished", done), *others] if by_default else others
+        if left and not finished_left:
+            say("no run is finished: runs in all states are taken")
+    kept, before = everything.frame, total
+    for flag, keeps in filters:
+        kept = kept.filter(keeps)
+        after = collected(kept.select(pl.len())).item()
+        line = f"{flag}: {after} of {counted(before, 'run')} kept"
+        if not after:
+            raise ScriptError(f"no run left: {line} (of {some_of([*map(str, everything.files)], 2)})", NOTHING_USABLE)
+        say(line)
+        before = after
+    runs = replace(everything, frame=kept)
+    return replace(everything, frame=everything.frame.filter(passing)) if by_default else runs, runs
+
+
+def in_states(states: Sequence[str]) -> pl.Expr:
+    """Whether a run is in one of the states, in any case."""
+    return pl.col("state").str.to_lowercase().is_in(states)
 
 
 def sql_predicate(predicate: str, runs: Runs) -> pl.Expr:
@@ -767,23 +899,46 @@ def sql_predicate(predicate: str, runs: Runs) -> pl.Expr:
     try:
         dtype = pl.DataFrame(schema=dict(runs.dtypes)).select(keeps).dtypes[0]
     except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        hint = "a time is compared with DATE('2026-01-31')"
-        raise ScriptError(f"{flag} does not fit the columns: {reason}; {hint}", WRONG_USAGE) from error
+        raise ScriptError(f"{flag} does not fit the columns: {str(error).splitlines()[0]}", WRONG_USAGE) from error
     if dtype != pl.Boolean:
         raise ScriptError(f"{flag} is no predicate: it gives {dtype}, not true or false", WRONG_USAGE)
     return keeps
 
 
+# Texts, quoted names, numbers, names, comparisons, and whatever else.
+SQL_TOKEN = re.compile(
+    r"""'(?:[^']|'')*'|"[^"]*"|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[A-Za-z_][\w.]*|[<>=!]+|\s+|.""", re.DOTALL
+)
+SQL_WORDS = {"and", "or", "not", "in", "is", "null", "like", "ilike", "rlike", "regexp", "between", "true", "false"}
+SQL_WORDS |= {"case", "when", "then", "else", "end", "cast", "as"}
+
+
 def with_columns_named(predicate: str, runs: Runs) -> str:
-    """The predicate with W&B's names, such as `model.k` or `"test/mse"`, replaced by their columns; texts stay."""
+    """The predicate with W&B's names, such as `model.k` or `"test/mse"`, replaced by their columns; texts stay.
 
-    def column(found: re.Match[str]) -> str:
-        name = found[0].strip('"')
-        known = None if found[0].startswith("'") else known_column(name, runs, ("config_", "metric_"))
-        return found[0] if known is None or known == name else f'"{known}"'
-
-    return re.sub(r"""'(?:[^']|'')*'|"[^"]*"|[A-Za-z_][\w.]*""", column, predicate)
+    A text that is compared with a time becomes a time: polars compares no others.
+    """
+    tokens = SQL_TOKEN.findall(predicate)
+    places = [i for i, token in enumerate(tokens) if not token.isspace()]
+    times = {column for column, dtype in runs.dtypes.items() if dtype.is_temporal()}
+    is_time = False  # whether the last column was a time
+    for place, i in enumerate(places):
+        token, after = tokens[i], [tokens[j] for j in places[place + 1 : place + 3]]
+        is_word, is_quoted = token[0].isalpha() or token[0] == "_", token[0] == '"'
+        if token.lower() in {"select", "from"}:
+            raise ScriptError(f"--where {predicate}: a predicate alone, no SELECT; --sql takes queries", WRONG_USAGE)
+        if is_quoted or (is_word and token.lower() not in SQL_WORDS):
+            is_function = is_word and after[:1] == ["("]
+            known = None if is_function else known_column(token.strip('"'), runs, ("config_", "metric_"))
+            tokens[i] = f'"{known}"' if known and known != token else token
+            is_time = known in times
+        compared = len(after) == 2 and after[0][0] in "<>=!" and after[1].strip('"') in times
+        if token[0] == "'" and (is_time or compared):
+            with suppress(ValueError):
+                time = datetime.fromisoformat(token.strip("'"))
+                time = time.replace(tzinfo=time.tzinfo or UTC)
+                tokens[i] = f"strptime('{time:%Y-%m-%dT%H:%M:%S.%f%z}', '%Y-%m-%dT%H:%M:%S%.6f%z')"
+    return "".join(tokens)
 
 
 def name_matches(pattern: str) -> pl.Expr:
@@ -798,128 +953,361 @@ def name_matches(pattern: str) -> pl.Expr:
     return expression
 
 
-def kept_runs(runs: Runs, filters: Sequence[Filter]) -> Runs:
-    """The runs that pass every filter."""
-    return replace(runs, frame=runs.frame.filter(*(chosen.keeps for chosen in filters)))
+def remarks_on_metric(metric: Metric, study: Study, options: Options) -> Iterator[str]:
+    """What the user should know about a metric and these runs: runs in other states, and what its values rest on."""
+    if metric.remark:
+        yield metric.remark
+    column, runs = pl.col(metric.column), study.runs
+    if study.any_state is not runs:  # a crashed run often has its final value
+        other = ~in_states(["finished"]).fill_null(value=False)
+        counts = [other.sum().alias("dropped"), (other & column.is_finite()).sum().alias("held")]
+        dropped, held = collected(study.any_state.frame.select(counts)).row(0)
+        if held:
+            yield f"{held} of {counted(dropped, 'run')} in other states hold {metric.label} (--state all keeps them)"
+    number, nonfinite = (metric.beside(what) for what in ("n", "n_nonfinite"))
+    if options.value == "summary" or not {number, nonfinite} <= runs.dtypes.keys():
+        return
+    few = column.is_not_null() & (pl.col(number) < FEW_VALUES)
+    missed = column.is_null() & (pl.col(number) > 0)
+    facts = few.sum().alias("few"), missed.sum().alias("missed"), (pl.col(nonfinite) > 0).sum().alias("bad")
+    n_few, n_missed, n_bad = collected(runs.frame.select(facts)).row(0)
+    if n_few:
+        yield f"{counted(n_few, 'run')} logged fewer than {FEW_VALUES} values of {metric.label}: theirs say little"
+    if n_missed and options.value == "at":
+        yield f"{counted(n_missed, 'run')} logged it, but not up to the best step: they have no value there"
+    if n_bad:
+        yield f"{counted(n_bad, 'run')} reached NaN or infinity, and count by their finite values"
 
 
-def accounted(runs: Runs, filters: Sequence[Filter]) -> list[str]:
-    """How many runs each filter kept, a line each; an error where none is left, naming the filter."""
-    passed = [pl.all_horizontal(f.keeps for f in filters[: i + 1]).sum().alias(str(i)) for i in range(len(filters))]
-    counts = collected(runs.frame.select(pl.len(), *passed)).row(0)
-    if not counts[0]:
-        raise ScriptError("the input holds no runs; export some, or name another file", NOTHING_USABLE)
-    lines = []
-    for chosen, before, after in zip(filters, counts, counts[1:], strict=False):
-        lines.append(f"{chosen.flag}: {after} of {counted(before, 'run')} kept")
-        if not after:
-            default = f"the default {chosen.flag} left none of {counted(before, 'run')}; --state all takes all"
-            raise ScriptError(f"no run left: {default if chosen.by_default else lines[-1]}", NOTHING_USABLE)
-    return lines
+# --- questions: the best runs, groups, pivots -----------------------------------------------------------------
 
 
-def dropped_results(runs: Runs, states: Sequence[str], metric: Metric) -> list[str]:
-    """How many runs in other states hold the metric: a crashed run often has its final value."""
-    if not states:
-        return []
-    other = ~pl.col("state").is_in(states)
-    held = other & pl.col(metric.column).is_finite()
-    dropped, with_metric = collected(runs.frame.select(other.sum().alias("dropped"), held.sum().alias("held"))).row(0)
-    if not with_metric:
-        return []
-    return [f"{with_metric} of {counted(dropped, 'run')} in other states hold {metric.label} (--state all keeps them)"]
+def top(study: Study, options: Options, count: int | None = None) -> list[Result]:
+    """The best runs by the first metric, with --columns, or else their settings; shown are those that vary.
+
+    Runs without a finite value are no candidates. Equal values stand in the order of the runs' keys.
+    """
+    runs, metric = study.runs, required(study.metrics)[0]
+    asked = [find_column(name, runs) for name in options.columns if name not in STATISTICS]
+    candidates = runs.frame.select(*KEY, metric.column).filter(pl.col(metric.column).is_finite())
+    ranked = candidates.sort(metric.column, *KEY, descending=metric.descending(KEY), nulls_last=True)
+    best = collected(ranked.head(count or options.top or OVERVIEW_TOP))
+    if best.is_empty():
+        hint = "-m names another metric, --schema lists all"
+        raise ScriptError(f"no run has a finite {metric.label}; {hint}", NOTHING_USABLE)
+    beside = [metric.beside(what) for what in (f"{options.value}_step", "n") if options.value != "summary"]
+    named = list(dict.fromkeys([*(each.column for each in study.metrics), *beside]))
+    named = [column for column in named if column in runs.dtypes]
+    for_programs = options.format in {"json", "csv"} or options.output is not None
+    kinds = KINDS if for_programs else ("derived", "config")
+    others = asked or [column for column in runs.dtypes if kind(column) in kinds and column[0] != "_"]
+    links = [column for column in ("url",) if column in runs.dtypes]
+    held = list(dict.fromkeys(["name", *named, *KEY, "state", *others]))
+    ids = pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)
+    rows = collected(runs.frame.filter(ids).select(dict.fromkeys([*held, *links]).keys()))
+    table = best.select(KEY).join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
+    shown = ["name", *named, *telling_columns(table)]
+    if asked:
+        start = int(asked[0] == "name")
+        more = [column for column in named if column not in asked and options.metrics]
+        shown = [*asked[:start], *more, *asked[start:]]
+    heads, names = labels(shown, runs), run_labels(table)
+    return [
+        Result(
+            "top",
+            f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}",
+            table.select(held),
+            lambda: [
+                TableColumn("name", names) if column == "name" else view_column(table[column], heads[column])
+                for column in shown
+            ],
+            tuple(left_out(runs, metric, best)),
+            chart=lambda: points_chart(names, table.select(value=metric.column), metric.label, options),
+            links=table["url"].to_list() if links else (),
+        )
+    ]
 
 
-def diverged_histories(runs: Runs, metric: Metric) -> list[str]:
-    """How many runs have NaN or infinity in their history: their lowest value may well be from before."""
-    value, _, plain = metric.column.removeprefix("history_").partition("_")
-    counts = f"history_n_nonfinite_{plain}"
-    if value not in VALUES or counts not in runs.dtypes or not metric.column.startswith("history_"):
-        return []
-    number = collected(runs.frame.select((pl.col(counts) > 0).sum())).item()
-    return [f"{counted(number, 'run')} reached NaN or infinity, and count by their finite values"] if number else []
+def telling_columns(table: pl.DataFrame) -> list[str]:
+    """What people see of the best runs: the settings that tell them apart, each once.
+
+    Columns that most of these runs lack are no settings of theirs; last come those of one value that some rows lack,
+    and those that differ from row to row, such as paths. Of columns with the same values the first is shown; where a
+    few differ, the config is right and what is read off the name gives way: seed_parsed beside seed.
+    """
+    settings = [column for column in table.columns if kind(column) in {"derived", "config"}]
+    common = [column for column in settings if 2 * table[column].null_count() <= table.height]
+    distinct = {column: table[column].n_unique() for column in [*common, "entity", "project"]}
+
+    def telling(column: str) -> tuple[bool, bool, bool]:
+        is_weak = not NOISE.isdisjoint(words(column)) or (distinct[column] == 2 and table[column].null_count() > 0)
+        return is_weak, kind(column) == "config", distinct[column] == table.height
+
+    varying = sorted((column for column in common if distinct[column] > 1), key=telling)
+    texts = {column: tuple(map(cell_text, table[column].to_list())) for column in varying}
+    spoken, firsts = Counter(texts.values()), {values: column for column, values in reversed(texts.items())}
+    kept = [column for column in varying if firsts[texts[column]] == column]
+
+    def corrected(column: str) -> bool:
+        if kind(column) == "config" or spoken[texts[column]] > 1:  # or it stands for a config that was left out
+            return False
+        stem = column.removesuffix("_parsed")
+        rivals = [texts[other] for other in kept if re.fullmatch(rf"config_(.*_)?{re.escape(stem)}", other)]
+        return any(4 * sum(map(str.__ne__, texts[column], rival)) <= table.height for rival in rivals)
+
+    places = [column for column in ("entity", "project") if distinct[column] > 1]
+    return [*places, *(column for column in kept if not corrected(column))]
 
 
-# --- questions: runs in, a result out -------------------------------------------------------------------------
+def left_out(runs: Runs, metric: Metric, best: pl.DataFrame) -> Iterator[str]:
+    """What a list of the best runs does not show: runs without a value, and ties with its last."""
+    value, last = pl.col(metric.column), best[metric.column][-1]
+    counts = collected(
+        runs.frame.select(
+            pl.len().alias("runs"),
+            finite(metric.column).count().alias("finite"),
+            value.is_null().sum().alias("nulls"),
+            (value == last).sum().alias("ties"),
+        )
+    )
+    total, finite_count, nulls, ties = counts.row(0)
+    if finite_count < total:
+        lacking = without(nulls, total - finite_count - nulls)
+        yield f"{finite_count} of {counted(total, 'run')} have a finite {metric.label}{lacking}"
+    hidden = ties - int((best[metric.column] == last).sum())
+    if hidden:
+        yield f"{counted(hidden, 'more run')} tie with the last one shown"
 
 
-def answers(options: Options, everything: Runs, runs: Runs, metrics: Sequence[Metric], say: Say) -> list[Result]:
-    """The results of the questions that were asked; `runs` are those of `everything` that passed the filters."""
-    of_runs, of_groups = chosen_columns(options.columns, runs)
-    if options.best_per:
-        runs = best_settings(runs, options, required(metrics)[0], say)
-    runs, by = grouping(options.group_by, runs, say)
-    results = []
-    if options.schema:
-        results.append(schema(runs, of_runs))
-    if options.varying:
-        results += varied(runs)
-    if options.diff:
-        results.append(difference(everything, options.diff))
-    if options.top is not None:
-        results.append(top(runs, required(metrics), options.top, of_runs, whole=holds_all(options)))
-    if by and not options.curves:
-        results += [groups(runs, by, metric, of_groups, options.stat) for metric in required(metrics)]
-    if options.pivot:
-        results += [pivot(*grouping(options.pivot, runs, say), metric) for metric in required(metrics)]
-    if options.importance:
-        results += [importance(runs, metric) for metric in required(metrics)]
-    results += [curves(runs, name, by, options) for name in options.curves]
-    return results or introduction(everything, runs, metrics, of_runs)
+def without(nulls: int, nonfinite: int) -> str:
+    """A clause that counts the runs that are neither averaged nor best."""
+    parts = [f"{nulls} without a value"] * bool(nulls) + [f"{nonfinite} with NaN or infinity"] * bool(nonfinite)
+    return f"; left out: {', '.join(parts)}" if parts else ""
+
+
+def required(metrics: Sequence[Metric]) -> Sequence[Metric]:
+    """`metrics`, or an error where there is none."""
+    if not metrics:
+        raise ScriptError(
+            "no metric has values and a name that tells which way is better; name one with -m", WRONG_USAGE
+        )
+    return metrics
+
+
+def groups(study: Study, options: Options) -> list[Result]:
+    """Statistics of each metric per combination of the values of --group-by, the best first."""
+    return [grouped(study.runs, study.by, metric, options) for metric in required(study.metrics)]
+
+
+def grouped(runs: Runs, by: Sequence[str], metric: Metric, options: Options) -> Result:
+    """Statistics of a metric per combination of the values of `by`, the best `stat` first."""
+    refuse_ambiguous(by)
+    stat, step = options.stat, metric.beside(f"{options.value}_step")
+    table = group_statistics(runs, by, metric, stat, step if step in runs.dtypes else None)
+    table = table.sort(stat, *by, descending=metric.descending(by), nulls_last=True)
+    asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
+    constant = [column for column in by if table.height > 1 and table[column].n_unique() == 1]
+    steps = [column for column in ("best_step",) if column in table.columns]
+    shown = [column for column in asked if column in {*by, *STATISTICS}]
+    if not shown:
+        numbers = (
+            ["mean", "std", "min", "median", "max"] if stat == "mean" else [stat, "ci_low", "ci_high", "min", "max"]
+        )
+        runs_too = [] if (table["runs"] == table["n"]).all() else ["runs"]
+        shown = [*(c for c in by if c not in constant), *runs_too, "n", *numbers, "best_run", *steps]
+    heads = labels(by, runs) | {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
+    heads |= {"ci_low": "95 % from", "ci_high": "to"}
+    fixed = "".join(f"; {heads[column]} is {cell_text(table[column][0])} in all" for column in constant)
+    sizes = f"{counted(table.height, 'group')} of {counted(int(table['runs'].sum()), 'run')}{fixed}"
+    held = [*STATISTICS[:3], *(["iqm"] if stat == "iqm" else []), *STATISTICS[3:], *steps]
+    best = table.select(*(pl.col(c).alias(key) for c, key in zip(KEY_OF_BEST, KEY, strict=True)), name="best_run")
+    names = [label if n else None for label, n in zip(run_labels(best), table["n"], strict=True)]
+    seen = table.with_columns(pl.Series("best_run", names, dtype=pl.String))
+    return Result(
+        "groups",
+        f"{metric.label} by {', '.join(heads[c] for c in by if c not in constant)}: {sizes}; {metric.direction}",
+        ranges_as_text(table.select(*by, pl.lit(metric.column).alias("metric"), *held)),
+        lambda: [view_column(seen[column], heads.get(column, column), null="null") for column in shown],
+        tuple(cautions(table, by, metric, stat)),
+        MOST_GROUPS,
+        chart=lambda: points_chart(row_names(table, by, "n"), table, f"{stat} and 95 % interval", options, stat),
+    )
+
+
+def ranges_as_text(table: pl.DataFrame) -> pl.DataFrame:
+    """A table with ranges, which polars knows in their order, as text."""
+    return table.with_columns(pl.col(pl.Enum).cast(pl.String))
+
+
+def row_names(table: pl.DataFrame, by: Sequence[str], n: str = "") -> list[str]:
+    """The values of some columns in a line each, with n where it is wanted."""
+    names = ["/".join(map(cell_text, row)) for row in table.select(by).iter_rows()]
+    return [f"{name}  (n={count})" for name, count in zip(names, table[n], strict=True)] if n else names
+
+
+def refuse_ambiguous(by: Sequence[str]) -> None:
+    """Raise where a column to group by is called like a column of the answer."""
+    clash = next((column for column in by if column in {*STATISTICS, "iqm", "best_step", "metric", "x"}), None)
+    if clash:
+        raise ScriptError(f"--group-by {clash}: a column of the answer has this name; rename yours", WRONG_USAGE)
+
+
+def cautions(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat: str) -> Iterator[str]:
+    """What keeps a reader from taking chance for an effect."""
+    runs, n, nonfinite = (int(table[column].sum()) for column in ("runs", "n", "n_nonfinite"))
+    if n < runs:
+        yield f"{n} of {counted(runs, 'run')} have a finite value" + without(runs - n - nonfinite, nonfinite)
+    singles = int((table["n"] == 1).sum())
+    if singles:
+        yield f"{counted(singles, 'group')} of one run: no spread, no interval"
+    if stat != "mean":
+        what = "median" if stat == "median" else "iqm, the mean of the middle half"
+        rough = f", approximate below {ROUGHLY_RESAMPLED}" if table["n"].min() < ROUGHLY_RESAMPLED else ""  # type: ignore[operator]
+        yield (
+            f"sorted by {what}; its 95 % interval is the percentile bootstrap's, {RESAMPLES:,} resamples, seed {SEED}: "
+            f"none below {FEWEST_RESAMPLED} values{rough}"
+        )
+    best = table.filter(pl.col("n") > 0).head(2)
+    names = ["/".join(cell_text(value) for value in row) for row in best.select(by).iter_rows()]
+    if table.height == 1:
+        yield "one group only: nothing to compare it with"
+    elif best.height < 2 or not metric.column.startswith(("metric_", "history_")):
+        return
+    elif alone := [name for name, n in zip(names, best["n"], strict=True) if n == 1]:
+        yield f"no comparison of the best two is possible: one run only in {' and '.join(alone)}"
+    elif (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
+        verdict = "within noise: " if p >= SIGNIFICANT else ""
+        means = " (of the means)" if stat != "mean" else ""
+        yield f"{verdict}the best two, {names[0]} and {names[1]}, differ with p = {p:.2g} by Welch's t-test{means}"
+
+
+def pivot(study: Study, options: Options) -> list[Result]:
+    """Each metric's mean, standard deviation and n per combination of two columns' values; the best are marked."""
+    runs, by = grouping(options.pivot, study.runs, study.say)
+    if len(by) != 2:
+        raise ScriptError(f"--pivot {','.join(options.pivot)}: write two columns, ROWS,COLUMNS", WRONG_USAGE)
+    return [pivoted(runs, by, metric, options) for metric in required(study.metrics)]
+
+
+def pivoted(runs: Runs, by: Sequence[str], metric: Metric, options: Options) -> Result:
+    """A metric per cell of a table of two columns' values."""
+    renamed = pl.col(by[0]).alias("rows"), pl.col(by[1]).alias("columns")
+    cells = group_statistics(runs, by, metric).select(
+        *renamed, pl.lit(metric.column).alias("metric"), "n", "mean", "std"
+    )
+    mean = pl.col("mean")
+    best = mean.min() if metric.goal == "minimize" else mean.max()
+    marks = [
+        (mean == best.over(f"{which}s")).fill_null(value=False).alias(f"best_in_{which}") for which in ("row", "column")
+    ]
+    cells = cells.sort("rows", "columns", nulls_last=True).with_columns(marks)
+    down, across = (cells[name].unique().sort(nulls_last=True).to_list() for name in ("rows", "columns"))
+    spell = float_format(cells["mean"].drop_nulls().to_list())
+    texts = {
+        (cell_text(row["rows"]), cell_text(row["columns"])): spell(row["mean"])
+        + (f"±{spell(row['std'])}" if row["std"] is not None else "")
+        + f" ({row['n']})"
+        + ROW_BEST * row["best_in_row"]
+        + COLUMN_BEST * row["best_in_column"]
+        for row in cells.iter_rows(named=True)
+        if row["n"]
+    }
+    holes = len(across) * len(down) - len(texts)
+    rows, columns = (runs.label(column) for column in by)
+    legend = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
+    notes = [legend + (f"; {counted(holes, 'cell')} without a value" if holes else "")]
+    if len(across) > max(len(down), 3):  # cells that 80 columns have room for
+        notes.append(f"narrower the other way round: --pivot {columns},{rows}")
+    size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
+    names = [cell_text(value) for value in down]
+    return Result(
+        "pivot",
+        f"{metric.label}: {rows} by {columns}, {size}; {metric.direction}",
+        ranges_as_text(cells),
+        lambda: [
+            TableColumn(rows, names),
+            *(
+                TableColumn(head, [texts.get((n, head), "") for n in names], is_text=False)
+                for head in map(cell_text, across)
+            ),
+        ],
+        notes,
+        MOST_GROUPS,
+        chart=lambda: pivot_chart(cells.filter(pl.col("n") > 0), options),
+    )
+
+
+# --- questions: what was varied, what differs -----------------------------------------------------------------
 
 
 def grouping(names: Sequence[str], runs: Runs, say: Say) -> tuple[Runs, list[str]]:
-    """The columns to group by, `lr:4` and `!seed` understood; the runs with the bins that they need."""
+    """The columns to group by, `lr:4` and `!seed` understood; the runs with the ranges that they need."""
     by: list[str] = []
-    excluded = [find_column(name[1:], runs) for name in names if name.startswith("!")]
+    if excluded := [name[1:] for name in names if name.startswith("!")]:
+        by += all_settings_but(excluded, runs, say)
     for name in names:
         if name.startswith("!"):
-            by += all_settings_but(excluded, runs, say) if name == next(n for n in names if n.startswith("!")) else []
             continue
-        column, _, bins = name.rpartition(":")
-        if bins.isdecimal() and int(bins) > 0 and known_column(name, runs, ("config_", "metric_")) is None:
-            runs, binned = with_bins(find_column(column, runs), int(bins), runs)
-            by.append(binned)
-        else:
-            by.append(find_column(name, runs))
+        known = known_column(name, runs, ("config_", "metric_"))
+        column, _, ranges = name.rpartition(":")
+        if known is None and ranges.isdecimal() and int(ranges) > 0:
+            runs, known = with_ranges(find_column(column, runs), int(ranges), runs)
+        by.append(known or find_column(name, runs))
+        rival = known_column(name, replace(runs, empty=frozenset([name])), ("config_", "metric_"))
+        if known == name and rival not in {None, name}:
+            say(f"{name} is the column of that name; the setting goes by {rival}")
     return runs, list(dict.fromkeys(by))
 
 
-def all_settings_but(excluded: Sequence[str], runs: Runs, say: Say) -> list[str]:
-    """The config columns that vary, but for `excluded` ones and those that merely tell runs apart, which is said."""
+def all_settings_but(names: Sequence[str], runs: Runs, say: Say) -> list[str]:
+    """The config columns that vary, but those called so and those that merely tell runs apart, which is said."""
+    excluded = []
+    for name in names:
+        of_seed = [column for column in runs.dtypes if kind(column) == "config" and "seed" in words(runs.label(column))]
+        if name == "seed" and known_column(name, runs, ("config_",)) is None:  # !seed is what everybody tries first
+            excluded += of_seed
+            left_out_ = some_of([*map(runs.label, of_seed)]) or "nothing"
+            say(f"no column is called seed; left out: {left_out_}")
+        else:
+            excluded.append(find_column(name, runs))
     table = collected_settings(runs)
     settings, noise = varying_settings(table, runs)
     candidates = [column for column in settings if column not in excluded]
     chosen = independent(table, candidates) if candidates else []
-    left = ", ".join(map(runs.label, excluded))
+    left = ", ".join(map(runs.label, excluded)) or "nothing"
     if not chosen:
         raise ScriptError(f"--group-by: no config column varies but {left}; name the columns to group by", WRONG_USAGE)
-    say(f"grouped by all that varies but {left}: {', '.join(map(runs.label, chosen))}")
+    say(f"grouped by all that varies but {left}: {some_of([*map(runs.label, chosen)])}")
     if decided := [runs.label(column) for column in candidates if column not in chosen]:
-        say(f"decided by these, and not shown: {', '.join(decided)}")
+        say(f"decided by these, and not shown: {some_of(decided)}")
     if noise:
-        say(f"left out, as they only tell runs apart: {', '.join(map(runs.label, noise))}")
+        say(f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}")
     return chosen
 
 
 def collected_settings(runs: Runs) -> pl.DataFrame:
-    """The config columns of all runs that have more than one value; a missing one is none."""
+    """The config columns of all runs that have more than one value; a missing one is a value."""
     columns = [column for column in runs.dtypes if kind(column) == "config"]
     if not columns:
         return pl.DataFrame()
-    distinct = [pl.col(column).n_unique() - pl.col(column).has_nulls().cast(pl.UInt32) for column in columns]
-    counts = collected(runs.frame.select(distinct)).row(0, named=True)
+    counts = collected(runs.frame.select(pl.col(columns).n_unique()), engine="in-memory").row(0, named=True)
     return collected(runs.frame.select(column for column in columns if counts[column] > 1))
 
 
 def varying_settings(table: pl.DataFrame, runs: Runs) -> tuple[list[str], list[str]]:
     """The columns of `table` that are settings, and those that are noise: paths, hosts, times, text of one run each."""
-    noise = [
-        column
-        for column in table.columns
-        if not NOISE.isdisjoint(words(runs.label(column)))
-        or (table[column].dtype == pl.String and table[column].n_unique() == table.height > FEW)
-    ]
+
+    def is_noise(column: str) -> bool:
+        values, path = table[column], runs.label(column)
+        if not NOISE.isdisjoint(words(path)) or not NOISE_TREES.isdisjoint(re.split(r"[./]", path)):
+            return True
+        there = values.drop_nulls()
+        one_each = there.n_unique() == len(there) > FEW
+        if values.dtype == pl.String:
+            return one_each or bool(there.str.contains(DATE_OR_PATH).all())
+        return bool(one_each and values.dtype.is_integer() and (there > 1e9).all())  # seconds since 1970, or finer
+
+    noise = [column for column in table.columns if is_noise(column)]
     return [column for column in table.columns if column not in noise], noise
 
 
@@ -935,27 +1323,26 @@ def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     return [column for column in columns if column in chosen]
 
 
-def with_bins(column: str, bins: int, runs: Runs) -> tuple[Runs, str]:
-    """The runs with a further column: in which of `bins` ranges of about equal size a number lies."""
+def with_ranges(column: str, ranges: int, runs: Runs) -> tuple[Runs, str]:
+    """The runs with a further column: in which of `ranges` ranges of about equal size a number lies."""
     if not runs.dtypes[column].is_numeric():
-        raise ScriptError(f"--group-by {runs.label(column)}:{bins}: it holds no numbers to cut in ranges", WRONG_USAGE)
-    quantiles = [finite(column).quantile(number / bins, "linear").alias(f"{number}") for number in range(1, bins)]
-    edges = (
-        sorted({edge for edge in collected(runs.frame.select(quantiles)).row(0) if edge is not None})
-        if bins > 1
-        else []
+        raise ScriptError(f"--group-by {runs.label(column)}:{ranges}: it holds no numbers to cut", WRONG_USAGE)
+    quantiles = [finite(column).quantile(i / ranges, "linear").alias(str(i)) for i in range(1, ranges)]
+    found = collected(runs.frame.select(quantiles)).row(0) if quantiles else ()
+    edges = sorted({float(edge) for edge in found if edge is not None})
+    digits = next(d for d in range(3, 18) if len({f"{edge:.{d}g}" for edge in edges}) == len(edges))
+    texts = [f"{edge:.{max(digits, 6)}g}" for edge in edges]
+    names = (
+        [f"to {texts[0]}", *(f"{low} to {high}" for low, high in itertools.pairwise(texts)), f"over {texts[-1]}"]
+        if texts
+        else ["all"]
     )
-    texts = [f"{edge:g}" for edge in edges]
-    names = [f"to {text}" for text in texts[:1]] + [f"{low} to {high}" for low, high in pairwise(texts)]
-    names += [f"over {text}" for text in texts[-1:]]
-    name = f"{column}_bin"
     place = pl.sum_horizontal(pl.lit(0), *((pl.col(column) > edge).cast(pl.Int64) for edge in edges))
-    texts_ = place.replace_strict(dict(enumerate(names or ["all"])), return_dtype=pl.String)
-    binned = pl.when(pl.col(column).is_finite()).then(texts_).alias(name)
-    paths = {**runs.paths, name: (f"{runs.label(column)} in {bins} ranges",)}
-    return replace(
-        runs, frame=runs.frame.with_columns(binned), dtypes={**runs.dtypes, name: pl.String()}, paths=paths
-    ), name
+    text = place.replace_strict(dict(enumerate(names)), return_dtype=pl.Enum(names))
+    name = f"{column}:{ranges}"  # which no column of a file is called
+    frame = runs.frame.with_columns(pl.when(pl.col(column).is_finite()).then(text).alias(name))
+    paths = {**runs.paths, name: (f"{runs.label(column)}:{ranges}",)}
+    return replace(runs, frame=frame, dtypes={**runs.dtypes, name: pl.Enum(names)}, paths=paths), name
 
 
 def best_settings(runs: Runs, options: Options, metric: Metric, say: Say) -> Runs:
@@ -969,310 +1356,30 @@ def best_settings(runs: Runs, options: Options, metric: Metric, say: Say) -> Run
         raise ScriptError(
             "--best-per: no config column but the seed varies, so there is nothing to choose", WRONG_USAGE
         )
-    means = runs.frame.group_by(*per, *settings).agg(finite(metric.column).mean().alias(MEAN), pl.len().alias("runs"))
     keys = [*per, *settings]
-    ranked = collected(means.filter(pl.col(MEAN).is_not_null())).sort(
-        MEAN, *keys, descending=[metric.goal == "maximize", *(False for _ in keys)]
+    means = runs.frame.with_columns(finite(metric.column).alias(FINITE)).group_by(keys)
+    ranked = collected(
+        means.agg(pl.col(FINITE).mean().alias(VALUE), pl.col(FINITE).count().alias(RUN_NUMBER)), "in-memory"
     )
+    ranked = ranked.drop_nulls(VALUE).sort(VALUE, *keys, descending=[metric.goal == "maximize", *(False for _ in keys)])
     best = ranked.unique(per, keep="first", maintain_order=True)
     for row in best.head(MOST_SAID).iter_rows(named=True):
-        chosen = ", ".join(f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None)
-        group = "/".join("null" if row[column] is None else cell_text(row[column]) for column in per)
-        say(f"best of {group}: {chosen} (mean {row[MEAN]:.4g} of {counted(row['runs'], 'run')})")
+        chosen = some_of([f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None])
+        group = "/".join(cell_text(row[column]) for column in per)
+        say(f"best of {group}: {chosen} (mean {row[VALUE]:.4g} of {counted(row[RUN_NUMBER], 'run')})")
+    if singles := int((best[RUN_NUMBER] == 1).sum()):
+        say(f"{singles} of {counted(best.height, 'chosen setting')} have one run only: a lucky one may have won")
+    say(f"settings were chosen by {metric.label} itself, so that its values below are too good; see a test metric too")
     if differing := [runs.label(column) for column in settings if best[column].n_unique() > 1]:
-        told = f"the best settings differ in {', '.join(differing)}"
+        told = f"the best settings differ in {some_of(differing)}"
         say(f"{told}; what is the task and no choice belongs into --best-per")
     kept = runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True)
     return replace(runs, frame=kept)
 
 
-def required(metrics: Sequence[Metric]) -> Sequence[Metric]:
-    """`metrics`, or an error where there is none."""
-    if not metrics:
-        raise ScriptError(
-            "no metric has values and a name that tells which way is better; name one with -m", WRONG_USAGE
-        )
-    return metrics
-
-
-def chosen_columns(names: Sequence[str], runs: Runs) -> tuple[list[str], list[str]]:
-    """The columns of --columns: those of the runs, and those for a table of groups, which may name statistics."""
-    columns = [name if name in STATISTICS else find_column(name, runs) for name in names]
-    return [column for column in columns if column in runs.dtypes], columns
-
-
-def introduction(everything: Runs, runs: Runs, metrics: Sequence[Metric], columns: Sequence[str]) -> list[Result]:
-    """What to show to someone who asks nothing: the input, the best runs, a first comparison."""
-    results = [overview(everything)]
-    if metrics:
-        by = suggested_grouping(runs)
-        results.append(top(runs, metrics, OVERVIEW_TOP, columns))
-        results += [groups(runs, by, metrics[0], ())] if by else []
-    return results
-
-
-# --- questions: the best runs ---------------------------------------------------------------------------------
-
-
-def holds_all(options: Options) -> bool:
-    """Whether the answer holds columns that people do not see: to read these takes its time."""
-    return options.format in {"json", "csv"} or options.output is not None
-
-
-def top(runs: Runs, metrics: Sequence[Metric], count: int, columns: Sequence[str], *, whole: bool = False) -> Result:
-    """The best runs by the first metric, with `columns`, or else their settings; shown are those that vary.
-
-    `whole` are all columns but the JSON texts. Runs without a finite value are no candidates. Equal values stand in the
-    order of the runs' keys.
-    """
-    metric = metrics[0]
-    best = best_runs(runs, metric, count)
-    fixed = list(dict.fromkeys(["name", *(each.column for each in metrics), *KEY, "state"]))
-    kinds = KINDS if whole else ("derived", "config")
-    others = columns or [column for column in runs.dtypes if kind(column) in kinds and not column.startswith("_")]
-    table = rows_of(best, runs, [*fixed, *(column for column in others if column not in fixed)])
-    shown = columns or telling_columns(table, metrics)
-    return Result(
-        key="top",
-        title=f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}",
-        table=table,
-        shown=shown,
-        labels=labels(shown, runs),
-        notes=tuple(left_out(runs, metric, best)),
-    )
-
-
-def best_runs(runs: Runs, metric: Metric, count: int) -> pl.DataFrame:
-    """Keys and values of the `count` best runs, the best first."""
-    descending = [metric.goal == "maximize", *(False for _ in KEY)]
-    candidates = runs.frame.select(*KEY, metric.column).filter(pl.col(metric.column).is_finite())
-    best = collected(candidates.sort(metric.column, *KEY, descending=descending).head(count))
-    if best.is_empty():
-        raise ScriptError(
-            f"no run has a finite {metric.label}; choose another metric with -m, or other runs with --state, --filter",
-            NOTHING_USABLE,
-        )
-    return best
-
-
-def rows_of(best: pl.DataFrame, runs: Runs, columns: Sequence[str]) -> pl.DataFrame:
-    """`columns` of the runs in `best`, in its order."""
-    rows = collected(runs.frame.filter(pl.col("id").is_in(best["id"].to_list())).select(columns))
-    return best.select(KEY).join(rows, on=KEY, how="left", maintain_order="left").select(columns)
-
-
-def telling_columns(table: pl.DataFrame, metrics: Sequence[Metric]) -> list[str]:
-    """What people see of the best runs: name, metrics and the settings that tell them apart, each once.
-
-    Columns that most of these runs lack are no settings of theirs.
-    """
-    settings = [column for column in table.columns if kind(column) in {"derived", "config"}]
-    common = [column for column in settings if 2 * table[column].null_count() <= table.height]
-    distinctive = without_repeats(table, varying(table, common))
-    projects = varying(table, ("entity", "project"))
-    return list(dict.fromkeys(["name", *(each.column for each in metrics), *projects, *distinctive]))
-
-
-def varying(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
-    """The columns with more than one value, the most telling first.
-
-    Last come columns of one value that some rows lack, and columns that differ from row to row, such as paths.
-    """
-    distinct = {column: table[column].n_unique() for column in columns}
-
-    def telling(column: str) -> tuple[bool, bool, bool]:
-        one_value = distinct[column] == 2 and table[column].null_count() > 0
-        return one_value, kind(column) == "config", distinct[column] == table.height
-
-    return sorted((column for column in columns if distinct[column] > 1), key=telling)
-
-
-def without_repeats(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
-    """`columns` but those whose every value an earlier one has: config_model_k beside the name's k.
-
-    Where a few values differ, the config is right and what is read off the name gives way: seed_parsed beside seed.
-    """
-    texts = {column: tuple(map(str, table[column].to_list())) for column in columns}
-    firsts: dict[tuple[str, ...], str] = {}
-    for column in columns:
-        firsts.setdefault(texts[column], column)
-    configs = [column for column in firsts.values() if kind(column) == "config"]
-    spoken = list(texts.values())
-
-    def corrected(column: str) -> bool:
-        if spoken.count(texts[column]) > 1:  # it stands for a config that was left out
-            return False
-        stem = column.removesuffix("_parsed")
-        rivals = [texts[other] for other in configs if other.removeprefix("config_").split("_")[-1] == stem]
-        differing = [sum(a != b for a, b in zip(texts[column], rival, strict=True)) for rival in rivals]
-        return any(4 * few <= table.height for few in differing)
-
-    return [column for column in firsts.values() if kind(column) != "derived" or not corrected(column)]
-
-
-def left_out(runs: Runs, metric: Metric, best: pl.DataFrame) -> Iterator[str]:
-    """What a list of the best runs does not show: runs without a value, and ties with its last."""
-    value, last = pl.col(metric.column), best[metric.column].last()
-    total, finite_count, nulls, ties = collected(
-        runs.frame.select(
-            pl.len().alias("runs"),
-            finite(metric.column).count().alias("finite"),
-            value.is_null().sum().alias("nulls"),
-            (value == last).sum().alias("ties"),
-        )
-    ).row(0)
-    lacking = without(nulls, total - finite_count - nulls)
-    if finite_count < total:
-        yield f"{finite_count} of {counted(total, 'run')} have a finite {metric.label}{lacking}"
-    hidden = ties - (best[metric.column] == last).sum()
-    if hidden:
-        yield f"{counted(hidden, 'more run')} tie with the last one shown"
-
-
-def without(nulls: int, nonfinite: int) -> str:
-    """A clause that counts the runs that are neither averaged nor best."""
-    parts = [f"{nulls} without a value"] * bool(nulls) + [f"{nonfinite} with NaN or infinity"] * bool(nonfinite)
-    return f"; left out: {', '.join(parts)}" if parts else ""
-
-
-# --- questions: groups and pivots -----------------------------------------------------------------------------
-
-
-def groups(runs: Runs, by: Sequence[str], metric: Metric, columns: Sequence[str], stat: str = "mean") -> Result:
-    """Statistics of a metric per combination of the values of `by`, the best `stat` first."""
-    refuse_ambiguous(by)
-    table = group_statistics(runs, by, metric, stat).sort(
-        stat, *by, descending=[metric.goal == "maximize", *(False for _ in by)], nulls_last=True
-    )
-    complete = (table["runs"] == table["n"]).all()
-    shown = [
-        *by,
-        *(() if complete else ("runs",)),
-        *(SHOWN_STATISTICS if stat == "mean" else ("n", stat, *SHOWN_BOOTSTRAP)),
-    ]
-    held = [*STATISTICS[:3], *((stat,) if stat == "iqm" else ()), *STATISTICS[3:]]
-    sizes = f"{counted(table.height, 'group')} of {counted(int(table['runs'].sum()), 'run')}"
-    return Result(
-        key="groups",
-        title=f"{metric.label} by {', '.join(map(runs.label, by))}: {sizes}; {metric.direction}",
-        table=table.select(*by, pl.lit(metric.column).alias("metric"), *held),
-        shown=[column for column in columns if column in {*by, *held}] or shown,
-        labels={
-            **labels(by, runs),
-            "best_run": "best run",
-            "best_run_id": "best run's id",
-            "ci_low": "95 % from",
-            "ci_high": "to",
-        },
-        notes=tuple(cautions(table, by)) + ((resampling(stat),) if stat != "mean" else ()),
-        null="null",
-        most_rows=MOST_GROUPS,
-    )
-
-
-def resampling(stat: str) -> str:
-    """What stands behind a bootstrap interval."""
-    what = "median" if stat == "median" else "iqm, the mean of the middle half"
-    return f"sorted by {what}; its 95 % interval is the percentile bootstrap's, {RESAMPLES:,} resamples, seed {SEED}"
-
-
-def refuse_ambiguous(by: Sequence[str]) -> None:
-    """Raise where a column to group by is called like a column of the answer."""
-    clash = next((column for column in by if column in {*STATISTICS, "iqm", "metric"}), None)
-    if clash:
-        raise ScriptError(f"--group-by {clash}: a statistic has this name; rename the column", WRONG_USAGE)
-
-
-def cautions(table: pl.DataFrame, by: Sequence[str]) -> Iterator[str]:
-    """What keeps a reader from taking chance for an effect."""
-    runs, n, nonfinite = (int(table[column].sum()) for column in ("runs", "n", "n_nonfinite"))
-    if n < runs:
-        yield f"{n} of {counted(runs, 'run')} have a finite value" + without(runs - n - nonfinite, nonfinite)
-    singles = int((table["n"] == 1).sum())
-    if singles:
-        yield f"{counted(singles, 'group')} of one run: no spread, no interval"
-    yield from noise_warnings(table.filter(pl.col("n") > 0).head(2), by)
-
-
-def noise_warnings(best: pl.DataFrame, by: Sequence[str]) -> Iterator[str]:
-    """A warning where the intervals of the best two groups overlap, or where one of them has none."""
-    if best.height < 2:
-        return
-    names = ["/".join(cell_text(row[column]) for column in by) for row in best.iter_rows(named=True)]
-    singles = [name for name, n in zip(names, best["n"], strict=True) if n == 1]
-    if singles:
-        yield f"no comparison of the best two is possible: one run only in {' and '.join(singles)}"
-    elif best["ci_low"][0] <= best["ci_high"][1] and best["ci_low"][1] <= best["ci_high"][0]:
-        spans = [f"{low:#.4g} to {high:#.4g}" for low, high in best.select("ci_low", "ci_high").iter_rows()]
-        yield f"within noise: the best two's intervals overlap, {names[0]} ({spans[0]}), {names[1]} ({spans[1]})"
-
-
-def pivot(runs: Runs, by: Sequence[str], metric: Metric) -> Result:
-    """A metric's mean, standard deviation and n per cell of a table of two columns' values; the best ones marked."""
-    if len(by) != 2:
-        raise ScriptError("--pivot takes two columns: ROWS,COLUMNS", WRONG_USAGE)
-    rows, columns = by
-    cells = group_statistics(runs, by, metric).rename({rows: "rows", columns: "columns"})
-    cells = cells.sort("rows", "columns", nulls_last=True)
-    better = pl.col("mean").min if metric.goal == "minimize" else pl.col("mean").max
-    cells = cells.with_columns(
-        (pl.col("mean") == better().over("rows")).fill_null(False).alias("best_in_row"),
-        (pl.col("mean") == better().over("columns")).fill_null(False).alias("best_in_column"),
-    )
-    across, down = (cells[name].unique().sort(nulls_last=True) for name in ("columns", "rows"))
-    holes = len(across) * len(down) - int((cells["n"] > 0).sum())
-    counts = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
-    narrower = len(across) > max(len(down), MOST_ABREAST)
-    return Result(
-        key="pivot",
-        title=f"{metric.label}: {runs.label(rows)} by {runs.label(columns)}, {counts}; {metric.direction}",
-        table=cells.select(
-            "rows",
-            "columns",
-            pl.lit(metric.column).alias("metric"),
-            "n",
-            "mean",
-            "std",
-            "best_in_row",
-            "best_in_column",
-        ),
-        for_people=wide(cells, runs.label(rows), down, across),
-        shown=(),
-        notes=(
-            f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
-            + (f"; {counted(holes, 'cell')} without a value" if holes else ""),
-            *([f"narrower the other way round: --pivot {runs.label(columns)},{runs.label(rows)}"] if narrower else []),
-        ),
-        null="",
-        numbers=True,
-        most_rows=MOST_GROUPS,
-    )
-
-
-def wide(cells: pl.DataFrame, corner: str, down: pl.Series, across: pl.Series) -> pl.DataFrame:
-    """The cells of a pivot as people read them: a row per value in `down`, a column per value in `across`."""
-    means = float_format(cells["mean"].drop_nulls().to_list())
-    texts = {
-        (row["rows"], row["columns"]): f"{means(row['mean'])}"
-        + (f"±{means(row['std'])}" if row["std"] is not None else "")
-        + f" ({row['n']})"
-        + ROW_BEST * row["best_in_row"]
-        + COLUMN_BEST * row["best_in_column"]
-        for row in cells.iter_rows(named=True)
-        if row["n"]
-    }
-    names = ["null" if value is None else cell_text(value) for value in across]
-    table: dict[str, list[str]] = {corner: ["null" if value is None else cell_text(value) for value in down]}
-    for name, value in zip(names, across, strict=True):
-        table[name if name not in table else f"{name} "] = [texts.get((row, value), "") for row in down]
-    return pl.DataFrame(table)
-
-
-# --- questions: what was varied, what differs -----------------------------------------------------------------
-
-
-def varied(runs: Runs) -> list[Result]:
+def varied(study: Study, _: Options) -> list[Result]:
     """The config columns with more than one value, how many runs have each, and what the grid of them lacks."""
+    runs = study.runs
     table = collected_settings(runs)
     settings, noise = varying_settings(table, runs)
     counts = {
@@ -1284,212 +1391,197 @@ def varied(runs: Runs) -> list[Result]:
         for column, values in counts.items()
         for value, number in values.iter_rows()
     ]
-    people = {
-        "config": list(labels(settings, runs).values()),
-        "values": [len(values) for values in counts.values()],
-        "value (runs)": [some_values(values) for values in counts.values()],
+    several = [column for column in settings if table[column].drop_nulls().n_unique() > 1]
+    single = [runs.label(column) for column in settings if column not in several]
+    notes = [f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}"] if noise else []
+    notes += [f"with one value where they have any: {some_of(single)}"] if single else []
+    number = table.height or collected(runs.frame.select(pl.len())).item()
+    texts = {
+        column: some_of([f"{cell_text(value)} ({n})" for value, n in counts[column].iter_rows()], MOST_VALUES)
+        for column in several
     }
-    notes = [f"left out, as they only tell runs apart: {', '.join(map(runs.label, noise))}"] if noise else []
-    number = collected(runs.frame.select(pl.len())).item()
-    told = Result(
-        key="varying",
-        title=f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary",
-        table=pl.DataFrame(
-            [{**row, "value": None if row["value"] is None else cell_text(row["value"])} for row in rows],
+    result = Result(
+        "varying",
+        f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary",
+        pl.DataFrame(
+            [row | {"value": exact_text(row["value"])} for row in rows],
             schema={"column": pl.String, "value": pl.String, "runs": pl.Int64},
         ),
+        lambda: [
+            TableColumn("config", [*labels(several, runs).values()]),
+            TableColumn("values", [str(len(counts[column])) for column in several], is_text=False),
+            TableColumn("value (runs)", [*texts.values()]),
+        ],
+        notes,
+        MOST_COLUMNS,
         rows=rows,
-        for_people=pl.DataFrame(people, schema={"config": pl.String, "values": pl.Int64, "value (runs)": pl.String}),
-        shown=(),
-        notes=tuple(notes),
-        most_rows=MOST_COLUMNS,
     )
-    return [told, *grid(table, settings, runs)]
+    return [result, *grid(table, several, runs)]
 
 
-def some_values(values: pl.DataFrame) -> str:
-    """The commonest values of a column with their runs, in a line."""
-    shown = [
-        f"{'null' if value is None else cell_text(value)} ({runs})"
-        for value, runs in values.head(MOST_VALUES).iter_rows()
-    ]
-    more = f" and {values.height - MOST_VALUES} more" if values.height > MOST_VALUES else ""
-    return ", ".join(shown) + more
-
-
-def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> Iterator[Result]:
-    """Combinations of the settings that no run has, that lack seeds which most have, or that were run twice."""
-    seeds = [c for c in settings if "seed" in words(runs.label(c))]
+def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[Result]:
+    """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
+    seeds = [c for c in settings if "seed" in words(runs.label(c))][:1]
     free = [c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= MOST_ON_AN_AXIS]
     axes = independent(table, free) if free else []
     complete = table.select(*axes, *seeds).drop_nulls()
-    if not axes or complete.is_empty():
-        return
-    present = complete.select(axes).unique()
-    sizes = [complete[column].n_unique() for column in axes]
-    names = ", ".join(f"{runs.label(c)} ({size})" for c, size in zip(axes, sizes, strict=True))
+    if not axes or len(axes) + len(seeds) < 2 or complete.is_empty():
+        return []
+    several = complete.group_by(*axes, *seeds).len().filter(pl.col("len") > 1)
+    of_seed = [pl.lit(" with seed ") + pl.col(seed).cast(pl.String) for seed in seeds]
     odd = [
-        *twice(complete, axes, seeds),
-        *missing_seeds(complete, axes, seeds),
-        *missing_cells(complete, present, axes),
+        several.select(*axes, pl.concat_str(pl.col("len").cast(pl.String), pl.lit(" runs"), *of_seed).alias("problem"))
     ]
-    rows = pl.concat(odd) if odd else present.clear().with_columns(pl.lit("").alias("problem"))
-    order = {"no": 2, "lacks": 1}  # what is to be done first: doubles, seeds, holes
-    rank = pl.col("problem").str.split(" ").list.first().replace_strict(order, default=0)
-    yield Result(
-        key="grid",
-        title=f"grid of {names}: {present.height} of {counted(math.prod(sizes), 'combination')} have a run",
-        table=rows.sort(rank, *axes),
-        shown=(*axes, "problem"),
-        labels=labels(axes, runs),
-        whole="problem",
-        most_rows=MOST_SAID,
-    )
-
-
-def missing_cells(complete: pl.DataFrame, present: pl.DataFrame, axes: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """The combinations of the axes' values that no run has, if there are not too many to tell."""
-    if math.prod(complete[column].n_unique() for column in axes) > MOST_COMBINATIONS:
-        return
-    whole = complete.select(axes[0]).unique()
-    for column in axes[1:]:
-        whole = whole.join(complete.select(column).unique(), how="cross")
-    yield whole.join(present, on=axes, how="anti").with_columns(pl.lit("no run").alias("problem"))
-
-
-def missing_seeds(complete: pl.DataFrame, axes: Sequence[str], seeds: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """The combinations that lack a seed which at least half of all have."""
-    for seed in seeds[:1]:
+    for seed in seeds:
         of_each = complete.group_by(axes).agg(pl.col(seed).cast(pl.String).unique())
         counts = of_each.select(pl.col(seed).explode()).to_series().value_counts()
-        usual = counts.filter(pl.col("count") * 2 >= of_each.height)[seed].sort().to_list()
+        usual = counts.filter(pl.col("count") * 2 >= of_each.height)[seed].sort()
         lacking = (
-            pl.lit(pl.Series([usual], dtype=pl.List(pl.String))).first().list.set_difference(pl.col(seed)).list.sort()
+            pl.lit(pl.Series([usual.to_list()], dtype=pl.List(pl.String))).first().list.set_difference(seed).list.sort()
         )
-        told = of_each.with_columns(lacking.alias(seed)).filter(pl.col(seed).list.len() > 0)
-        problem = pl.lit("lacks seed ") + pl.col(seed).list.join(", ")
-        yield told.select(*axes, problem.alias("problem"))
+        lists = of_each.with_columns(lacking.alias(seed)).filter(pl.col(seed).list.len() > 0)
+        odd.append(lists.select(*axes, (pl.lit("lacks seed ") + pl.col(seed).list.join(", ")).alias("problem")))
+    present = complete.select(axes).unique()
+    sizes = [complete[column].n_unique() for column in axes]
+    if math.prod(sizes) <= 2 * present.height:  # else it was no grid, and the holes are not worth a list
+        whole = complete.select(axes[0]).unique()
+        for column in axes[1:]:
+            whole = whole.join(complete.select(column).unique(), how="cross")
+        odd.append(whole.join(present, on=axes, how="anti").with_columns(pl.lit("no run").alias("problem")))
+    rows = pl.concat([each.sort(axes) for each in odd])
+    heads = labels(axes, runs)
+    names = some_of([f"{heads[c]} ({size})" for c, size in zip(axes, sizes, strict=True)])
+    return [
+        Result(
+            "grid",
+            f"grid of {names}: {present.height} of {counted(math.prod(sizes), 'combination')} have a run",
+            rows,
+            lambda: [
+                *(view_column(rows[column], heads[column]) for column in axes),
+                TableColumn("problem", rows["problem"].to_list(), is_whole=True),
+            ],
+            most_rows=MOST_SAID,
+        )
+    ]
 
 
-def twice(complete: pl.DataFrame, axes: Sequence[str], seeds: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """The combinations that more than one run has, with the same seed where there are seeds."""
-    found = complete.group_by(*axes, *seeds).len().filter(pl.col("len") > 1)
-    with_seed = [pl.lit(" with seed ") + pl.col(seeds[0]).cast(pl.String)] if seeds else []
-    problem = pl.concat_str(pl.col("len").cast(pl.String), pl.lit(" runs"), *with_seed)
-    yield found.select(*axes, problem.alias("problem"))
-
-
-def difference(runs: Runs, names: Sequence[str]) -> Result:
+def difference(study: Study, options: Options) -> list[Result]:
     """What differs between some runs: the config, then the metrics; numbers are equal however they were written."""
-    ids = [find_run(name, runs) for name in names]
-    if len(set(ids)) < 2:
-        raise ScriptError("--diff needs two runs or more", WRONG_USAGE)
-    columns = [
-        c
-        for c in runs.dtypes
-        if kind(c) in {"config", "metric"} or c in {"name", "state", "group", "job_type", "sweep", "notes"}
-    ]
-    columns.sort(key=lambda column: ("identity", "config", "metric").index(kind(column)))
-    chosen = collected(
-        runs.frame.filter(pl.col("id").is_in([key[2] for key in ids])).select(
-            *KEY, *(c for c in columns if c not in KEY)
-        )
-    )
-    by_key = {tuple(row[name] for name in KEY): row for row in chosen.iter_rows(named=True)}
-    heads = [key[2] if [each[2] for each in ids].count(key[2]) == 1 else "/".join(key) for key in ids]
-    rows = [
-        {"column": column, **{head: by_key[key][column] for head, key in zip(heads, ids, strict=True)}}
+    runs = study.everything
+    every = collected(runs.frame.select(*KEY, "name"))
+    keys = list(dict.fromkeys(find_run(name, every) for name in options.diff))
+    if len(keys) < 2:
+        raise ScriptError("--diff needs two different runs or more", WRONG_USAGE)
+    of_kind = {which: [c for c in runs.dtypes if kind(c) == which] for which in ("config", "metric")}
+    facts = [c for c in ("state", "group", "job_type", "sweep", "notes") if c in runs.dtypes]
+    columns = ["name", *facts, *of_kind["config"], *of_kind["metric"]]
+    ids = pl.col("id").is_in([key[2] for key in keys], nulls_equal=True)
+    rows = collected(runs.frame.filter(ids).select(*KEY, *columns)).to_dicts()
+    chosen = [next(row for row in rows if tuple(row[part] for part in KEY) == key) for key in keys]
+    taken = Counter([key[2] for key in keys] + ["column", "kind"])
+    heads = [str(key[2]) if taken[key[2]] == 1 else path_text(key) for key in keys]
+    found = [
+        {"column": column, "kind": kind(column)} | {h: run[column] for h, run in zip(heads, chosen, strict=True)}
         for column in columns
-        if len({comparable(by_key[key][column]) for key in ids}) > 1
+        if len({comparable(run[column]) for run in chosen}) > 1
     ]
-    schema_ = {"column": pl.String(), **dict.fromkeys(heads, pl.String())}
-    texts = [
-        {name: value if value is None or name == "column" else cell_text(value) for name, value in row.items()}
-        for row in rows
+    counts = Counter(row["kind"] for row in found)
+    sizes = [f"{counts[which]} of {counted(len(of_kind[which]), f'{which} column')}" for which in of_kind]
+    names = run_labels(pl.DataFrame([[run[c] for c in (*KEY, "name")] for run in chosen], [*KEY, "name"], orient="row"))
+    texts = [{name: value if name == "column" else exact_text(value) for name, value in row.items()} for row in found]
+    return [
+        Result(
+            "diff",
+            f"{' and '.join(sizes)} differ between {some_of(names)}",
+            pl.DataFrame(texts, schema=dict.fromkeys(["column", "kind", *heads], pl.String)),
+            lambda: [
+                TableColumn("column", [runs.label(str(row["column"])) for row in found], is_whole=True),
+                *(TableColumn(head, [cell_text(row[head]) for row in found]) for head in heads),
+            ],
+            most_rows=MOST_COLUMNS,
+            rows=found,
+        )
     ]
-    told = pl.DataFrame(texts, schema=schema_)
-    called = ", ".join(cell_text(by_key[key]["name"]) for key in ids)
-    return Result(
-        key="diff",
-        title=f"{counted(len(rows), 'column')} of {len(columns)} differ between {called}",
-        table=told,
-        rows=rows,
-        for_people=told.with_columns(pl.Series("column", [runs.label(row["column"]) for row in rows], dtype=pl.String)),
-        shown=(),
-        null="null",
-        whole="column",
-        most_rows=MOST_COLUMNS,
-    )
 
 
-def find_run(name: str, runs: Runs) -> tuple[str, str, str]:
+def find_run(name: str, runs: pl.DataFrame) -> tuple[str, ...]:
     """The key of the run that is called so: by `entity/project/id`, by its id or by its name."""
-    keys = collected(runs.frame.select(*KEY, "name"))
     path = pl.concat_str(KEY, separator="/")
-    for told in (path == name, pl.col("id") == name, pl.col("name") == name):
-        hits = keys.filter(told).sort(KEY)
+    for called in (path == name, pl.col("id") == name, pl.col("name") == name):
+        hits = runs.filter(called).sort(KEY)
         if hits.height > 1:
-            some = ", ".join("/".join(row) for row in hits.select(KEY).head(FEW).iter_rows())
+            some = ", ".join(path_text(row) for row in hits.select(KEY).head(FEW).iter_rows())
             raise ScriptError(f"{hits.height} runs are called {name}; say which: {some}", WRONG_USAGE)
         if hits.height:
-            return cast("tuple[str, str, str]", hits.select(KEY).row(0))
-    near = did_you_mean(name, [*keys["name"].drop_nulls(), *keys["id"]])
+            return hits.select(KEY).row(0)
+    near = did_you_mean(name, [*runs["name"].drop_nulls(), *runs["id"].drop_nulls()])
     raise ScriptError(f"no run is called {name}{near}", WRONG_USAGE)
 
 
 def comparable(value: object) -> object:
-    """A value that equals what means the same: text that is a number equals the number, NaN itself."""
+    """A value that equals what means the same: text that is a number equals the number, NaN itself.
+
+    >>> comparable("1e-3") == comparable(0.001), comparable(2**53) == comparable(str(2**53 + 1))
+    (True, False)
+    """
+    if isinstance(value, list):
+        return repr(value)
     if isinstance(value, str):
-        with suppress(ValueError):
-            value = float(value)
+        for number in (int, float):
+            with suppress(ValueError):
+                value = number(value)
+                break
     return "NaN" if isinstance(value, float) and math.isnan(value) else value
 
 
 # --- questions: which settings matter -------------------------------------------------------------------------
 
 
-def importance(runs: Runs, metric: Metric) -> Result:
-    """How closely each setting that varies goes with the metric's rank; the closest first.
+def importance(study: Study, _: Options) -> list[Result]:
+    """How closely each setting that varies goes with each metric's rank; the closest first."""
+    return [associations(study.runs, metric) for metric in required(study.metrics)]
 
-    `effect` is the share of the ranks' variance that goes with the setting: for numbers the square of Spearman's rho,
-    for categories the eta squared of Kruskal and Wallis' H, (H - k + 1) / (n - k). `p` is the share of random
-    permutations with as large an effect.
+
+def associations(runs: Runs, metric: Metric) -> Result:
+    """The settings that vary, by the share of the variance of the metric's ranks that goes with them.
+
+    That share is the eta squared of Kruskal and Wallis' H, (H - k + 1) / (n - k), over k values, or k ranges of a
+    number that has many; `p` is the share of random permutations with as large an effect, `spearman` tells the sign.
     """
     columns = [column for column in runs.dtypes if kind(column) == "config"]
-    usable = runs.frame.filter(pl.col(metric.column).is_finite()).select(*columns, pl.col(metric.column).alias(MEAN))
-    table = collected(usable)
+    usable = runs.frame.filter(pl.col(metric.column).is_finite())
+    table = collected(usable.select(*columns, pl.col(metric.column).alias(VALUE)))
     title = f"What goes with {metric.label}, of {counted(table.height, 'run')}: association, not cause"
-    facts = {"column": pl.String, "kind": pl.String, "effect": pl.Float64, "spearman": pl.Float64}
-    facts |= {"n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
-    if table.height < FEWEST_RUNS:
-        few = counted(table.height, "run")
-        note = f"{few} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"
-        return Result("importance", title, pl.DataFrame(schema=facts), (), notes=(note,))
-    notes = ["settings that were varied together cannot be told apart; p is not corrected for their number"]
-    if table.height > MOST_RUNS:
-        table = table.sample(MOST_RUNS, seed=SEED)
-        notes.append(f"computed on {MOST_RUNS:,} runs, chosen at random with seed {SEED}")
-    settings, noise = varying_settings(table.select(c for c in columns if table[c].drop_nulls().n_unique() > 1), runs)
-    rows = [association(column, table) for column in settings]
-    if noise:
-        notes.append(f"left out, as they only tell runs apart: {', '.join(map(runs.label, noise))}")
-    found = pl.DataFrame(rows, schema=facts).filter(pl.col("effect").is_not_null())
-    found = found.sort("effect", "column", descending=[True, False])
+    facts: dict[str, Any] = {"metric": pl.String, "column": pl.String, "kind": pl.String, "effect": pl.Float64}
+    facts |= {"spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
+    rows, few = [], counted(table.height, "run")
+    notes = [f"{few} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"]
+    if table.height >= FEWEST_RUNS:
+        notes = ["settings that were varied together cannot be told apart; p is not corrected for their number"]
+        if table.height > MOST_RUNS:
+            table = table.sample(MOST_RUNS, seed=SEED)
+            notes.append(f"computed on {MOST_RUNS:,} runs, chosen at random with seed {SEED}")
+        varying = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
+        settings, noise = varying_settings(table.select(varying), runs)
+        rows = [{"metric": metric.column, **association(column, table)} for column in settings]
+        if noise:
+            notes.append(f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}")
+    found = pl.DataFrame(rows, schema=facts).drop_nulls("effect").sort("effect", "column", descending=[True, False])
+    shown = found.unique(["effect", "spearman", "n", "distinct", "p"], keep="first", maintain_order=True)
+    if shown.height < found.height:
+        notes.append(f"{counted(found.height - shown.height, 'column')} that vary together with these are not listed")
+    sign = pl.when(pl.col("spearman") > 0).then(pl.lit("+")).when(pl.col("spearman") < 0).then(pl.lit("-"))
+    shown = shown.with_columns(pl.col("effect").round(3), pl.col("p").round(4), sign.alias("sign"))
     return Result(
-        key="importance",
-        title=title,
-        table=found,
-        shown=tuple(facts),
-        labels={},
-        for_people=found.with_columns(
-            column=pl.Series([runs.label(c) for c in found["column"]], dtype=pl.String),
-            effect=pl.col("effect").round(3),
-            spearman=pl.col("spearman").round(3),
-            p=pl.col("p").round(4),
-        ),
-        notes=tuple(notes),
-        whole="column",
-        most_rows=MOST_COLUMNS,
+        "importance",
+        title,
+        found,
+        lambda: [
+            TableColumn("column", [*map(runs.label, shown["column"])], is_whole=True),
+            *(view_column(shown[name], name) for name in ("kind", "effect", "sign", "n", "distinct", "p")),
+        ],
+        notes,
+        MOST_COLUMNS,
     )
 
 
@@ -1497,229 +1589,443 @@ def association(column: str, table: pl.DataFrame) -> dict[str, object]:
     """A row of the answer to --importance: how a setting and the metric go together over the runs that have both."""
     import numpy as np
 
-    pairs = table.select(pl.col(column).alias("x"), MEAN).drop_nulls()
-    is_number = pairs["x"].dtype.is_numeric()
-    told: dict[str, object] = {"column": column, "kind": "number" if is_number else "category", "n": pairs.height}
-    told["distinct"] = groups_ = pairs["x"].n_unique()
-    if pairs.height < FEWEST_RUNS or groups_ < 2 or (groups_ == pairs.height and not is_number):
-        return told | {"effect": None, "spearman": None, "p": None}
-    ranks = pairs[MEAN].rank().to_numpy()
+    is_number = table[column].dtype.is_numeric()
+    pairs = table.select((finite(column) if is_number else pl.col(column)).alias(RUN_NUMBER), VALUE).drop_nulls()
+    facts: dict[str, object] = {"column": column, "kind": "number" if is_number else "category", "n": pairs.height}
+    facts["distinct"] = distinct = pairs[RUN_NUMBER].n_unique()
+    if pairs.height < FEWEST_RUNS or distinct < 2 or (distinct == pairs.height and not is_number):
+        return facts | {"effect": None, "spearman": None, "p": None}
+    ranks = pairs[VALUE].rank().to_numpy()
     ranks = (ranks - ranks.mean()) / (ranks.std() or 1.0)
+    codes = pairs[RUN_NUMBER].cast(pl.String).rank("dense").to_numpy() - 1
+    if is_number and distinct > MOST_LEVELS:
+        levels = max(3, min(MOST_LEVELS, pairs.height // RUNS_A_LEVEL))
+        codes = ((pairs[RUN_NUMBER].rank("average").to_numpy() - 0.5) * levels / pairs.height).astype(int)
+        codes = np.unique(codes, return_inverse=True)[1]
+    levels = int(codes.max()) + 1
+    weights = np.eye(levels)[codes.astype(int)]
+    weights = weights / np.sqrt(weights.sum(axis=0) * len(ranks))
+    share = float(((ranks @ weights) ** 2).sum())
     random = np.random.default_rng(SEED)
-    if is_number:
-        x = pairs["x"].rank().to_numpy()
-        x = (x - x.mean()) / (x.std() or 1.0) / len(x)
-        weights = x[:, None]
-    else:
-        codes = pairs["x"].cast(pl.String).rank("dense").to_numpy() - 1
-        weights = np.eye(groups_)[codes.astype(int)]
-        weights = weights / np.sqrt(weights.sum(axis=0) * len(ranks))
-    effect = float(((ranks @ weights) ** 2).sum())
     larger, at_once = 0, max(1, CELLS_AT_ONCE // len(ranks))
     for start in range(0, PERMUTATIONS, at_once):
         count = min(at_once, PERMUTATIONS - start)
         shuffled = random.permuted(np.broadcast_to(ranks, (count, len(ranks))), axis=1)
-        larger += int((((shuffled @ weights) ** 2).sum(axis=1) >= effect - 1e-12).sum())
-    told["p"] = (larger + 1) / (PERMUTATIONS + 1)
-    if is_number:
-        return told | {"effect": effect, "spearman": float(ranks @ weights[:, 0])}
-    h = effect * (len(ranks) - 1)  # Kruskal and Wallis' H, ties corrected
-    return told | {"effect": max(0.0, (h - groups_ + 1) / (len(ranks) - groups_)), "spearman": None}
+        larger += int((((shuffled @ weights) ** 2).sum(axis=1) >= share - 1e-12).sum())
+    h = share * (len(ranks) - 1)  # Kruskal and Wallis' H, ties corrected
+    facts["effect"] = max(0.0, (h - levels + 1) / (len(ranks) - levels))
+    facts["p"] = (larger + 1) / (PERMUTATIONS + 1)
+    x = pairs[RUN_NUMBER].rank().to_numpy() if is_number else ranks
+    facts["spearman"] = float((x - x.mean()) @ ranks / ((x.std() or 1.0) * len(x))) if is_number else None
+    return facts
 
 
 # --- questions: what there is ---------------------------------------------------------------------------------
 
 
-def schema(runs: Runs, columns: Sequence[str]) -> Result:
-    """Every column, or `columns`, with dtype, coverage, range and an example; in each kind, what varies first.
+def schema(study: Study, options: Options) -> list[Result]:
+    """Every column, or --columns, with dtype, coverage, range and an example; in each kind, what varies first.
 
     Config and summary as JSON text are left out: they are long, and the other columns hold their values.
     """
-    listed = columns or [column for column in runs.dtypes if not column.startswith("_")]
-    facts = collected(runs.frame.select(column_facts(column, dtype=runs.dtypes[column]) for column in listed))
-    names = pl.DataFrame(
-        {
-            "column": listed,
-            "kind": [kind(column) for column in listed],
-            "dtype": [dtype_name(runs.dtypes[column]) for column in listed],
-            "path": [runs.label(column) if column in runs.paths else None for column in listed],
-        },
-        schema_overrides={"path": pl.String},
-    )
-    table = pl.concat([names, pl.DataFrame(list(facts.row(0)))], how="horizontal")
+    runs = study.any_state
+    listed = [find_column(name, runs) for name in options.columns]
+    listed = listed or [column for column in runs.dtypes if column[0] != "_" and column not in runs.empty]
     order = [pl.col("kind").replace_strict({name: i for i, name in enumerate(KINDS)}), pl.col("distinct") < 2]
-    return Result(
-        key="schema",
-        title=f"{counted(table.height, 'column')}; coverage is the share of runs with a value",
-        table=table.sort(order, maintain_order=True),
-        for_people=with_short_dtypes(table if columns else table.filter(pl.col("kind") != "history")).sort(
-            order, maintain_order=True
-        ),
-        notes=tuple(columns_of_histories(listed) if not columns else ()),
-        shown=("column", "dtype", "coverage", "distinct", "min", "max", "example"),
-        labels={"coverage": "cover", "distinct": "values"},
-        whole="column",
-        most_rows=MOST_COLUMNS,
-        share_rows_by="kind",
-    )
+    table = column_facts(listed, runs).sort(order, maintain_order=True)
+    most = 0 if options.output else MOST_COLUMNS if options.max_rows is None else options.max_rows
+    rows, notes = table.to_dicts(), []
+    if not options.columns:
+        nothing = [row["column"] for row in rows if not row["coverage"] and row["kind"] != "history"]
+        rows = [row for row in rows if row["coverage"] and row["kind"] != "history"]
+        rows = folded_schema(rows) if 0 < most < len(rows) else rows
+        logged = [c.removeprefix("history_min_step_") for c in listed if c.startswith("history_min_step_")]
+        from_histories = "from histories (history_min_X, _max_X, _last_X, _tail_X, …, or --value) of X"
+        lists = {
+            "without any value": nothing,
+            from_histories: logged,
+            "derived, but without any value": sorted(runs.empty),
+        }
+        notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
+    if 0 < most < len(rows):
+        notes = [f"{counted(len(rows) - most, 'more row')}: --max-rows 0 shows all", *notes]
+        turns = Counter[str]()  # each kind keeps its share
+        for row in rows:
+            turns[row["kind"]] += 1
+            row["turn"] = turns[row["kind"]]
+        last = sorted((row["turn"], i) for i, row in enumerate(rows))[most - 1]
+        rows = [row for i, row in enumerate(rows) if (row["turn"], i) <= last]
 
+    def view() -> list[TableColumn]:
+        cells = {
+            name: ["-" if row[name] is None else f"{row[name]:.5g}" for row in rows]
+            for name in ("coverage", "distinct", "min", "max")
+        }
+        heads = {"coverage": "cover", "distinct": "values"}
+        names = [row["column"] for row in rows]
+        return [
+            TableColumn("column", names, is_whole=max(map(len, names), default=0) < 45),
+            *(TableColumn(heads.get(name, name), texts, is_text=False) for name, texts in cells.items()),
+            TableColumn("dtype", [re.sub(r"^Datetime.*", "Datetime", row["dtype"]) for row in rows]),
+            TableColumn("example", [cell_text(row["example"]) for row in rows]),
+        ]
 
-def columns_of_histories(columns: Iterable[str]) -> Iterator[str]:
-    """A line in place of the eight columns and more that each metric of the histories has."""
-    first = "history_min_step_"
-    metrics = [column.removeprefix(first) for column in columns if column.startswith(first)]
-    if metrics:
-        yield f"from histories (history_min_X, _max_X, _last_X, _tail_X, ..., or --value) of X: {', '.join(metrics)}"
-
-
-def with_short_dtypes(table: pl.DataFrame) -> pl.DataFrame:
-    """What people see of a schema: types without parameters, shares with two digits."""
-    return table.with_columns(pl.col("dtype").str.replace(r"^Datetime.*", "Datetime"), pl.col("coverage").round(2))
-
-
-def dtype_name(dtype: pl.DataType) -> str:
-    """A column's type without the names of its parameters."""
-    return re.sub(r"\w+='?(\w+)'?", r"\1", str(dtype)).replace("(", "[").replace(")", "]")
-
-
-def column_facts(column: str, *, dtype: pl.DataType) -> pl.Expr:
-    """A struct of what --schema tells about a column's values; the range is that of finite numbers."""
-    values = pl.col(column).drop_nulls()
-    numbers = finite(column).cast(pl.Float64) if dtype.is_numeric() else pl.lit(None, pl.Float64)
-    text = values.list.join(", ") if dtype == pl.List(pl.String) else values.cast(pl.String)
-    return pl.struct(
-        coverage=(values.len() / pl.len()).round(4),
-        distinct=values.n_unique().cast(pl.Int64),
-        min=numbers.min(),
-        max=numbers.max(),
-        example=text.first(),
-    ).alias(column)
-
-
-def overview(runs: Runs) -> Result:
-    """What the input holds: its projects, their runs by state, the days between which they were made."""
-    days = pl.col("created_at").dt.strftime("%Y-%m-%d")
-    table = collected(
-        runs.frame.group_by("entity", "project")
-        .agg(
-            pl.len().alias("runs"),
-            *((pl.col("state") == state).sum().alias(state) for state in STATES),
-            days.min().alias("first_created"),
-            days.max().alias("last_created"),
+    return [
+        Result(
+            "schema",
+            f"{counted(table.height, 'column')}; coverage is the share of runs with a value",
+            table,
+            view,
+            notes,
         )
-        .sort("entity", "project")
-    )
-    kinds = [kind(column) for column in runs.dtypes]
-    counts = ", ".join(f"{kinds.count(name)} {name}" for name in KINDS if kinds.count(name))
+    ]
+
+
+def column_facts(columns: Sequence[str], runs: Runs) -> pl.DataFrame:
+    """A row per column: kind, dtype, path, coverage, distinct values, least and greatest finite number, an example.
+
+    Read in blocks of columns, so that memory stays bounded whatever the width.
+    """
+    height = collected(runs.frame.select(pl.len())).item()
+    at_once = max(1, CELLS_READ // max(1, height))
+    rows: list[dict[str, object]] = []
+    for start in range(0, len(columns), at_once):
+        for column in collected(runs.frame.select(columns[start : start + at_once]), "in-memory"):
+            name, dtype, values = column.name, column.dtype, column.drop_nulls()
+            numbers = values.filter(values.is_finite()) if dtype.is_numeric() else values.clear()
+            ends = (
+                [float(cast("float", end)) for end in (numbers.min(), numbers.max())] if len(numbers) else [None, None]
+            )
+            rows.append(
+                {
+                    "column": name,
+                    "kind": kind(name),
+                    "dtype": re.sub(r"\w+='?(\w+)'?", r"\1", str(dtype)).replace("(", "[").replace(")", "]"),
+                    "path": runs.label(name) if name in runs.paths else None,
+                    "coverage": round(len(values) / max(1, height), 4),
+                    "distinct": values.n_unique(),
+                    "min": ends[0],
+                    "max": ends[1],
+                    "example": exact_text(values.head(1).to_list()[0]) if len(values) else None,
+                }
+            )
+    dtypes: dict[str, Any] = dict.fromkeys(("column", "kind", "dtype", "path", "example"), pl.String)
+    dtypes |= dict.fromkeys(("coverage", "min", "max"), pl.Float64) | {"distinct": pl.Int64}
+    return pl.DataFrame(rows, schema_overrides=dtypes, infer_schema_length=None)
+
+
+def folded_schema(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a schema, each family in one: names that differ in numbers, and of metrics in their middle."""
+
+    def by_ends(row: dict[str, Any]) -> str:
+        path = row["path"] or row["column"]
+        is_deep = row["kind"] == "metric" and len(re.split("[/.]", path)) > 2
+        return re.sub("([/.]).*([/.])", rf"\1{ELLIPSIS}\2", path) if is_deep else row["column"]
+
+    found = [row | {"members": [row]} for row in rows]
+    for name_of in (lambda row: row["column"], by_ends):
+        families: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for row in found:
+            families.setdefault((row["kind"], re.sub(r"\d+", "#", name_of(row["members"][0]))), []).append(row)
+        found = []
+        for (which, pattern), family in families.items():
+            if len(family) < FEWEST_IN_A_FAMILY:
+                found += family
+                continue
+            members = [member for row in family for member in row["members"]]
+            spans = zip(*([int(n) for n in re.findall(r"\d+", name_of(member))] for member in members), strict=True)
+            texts = [f"{min(span)}{ELLIPSIS}{max(span)}" if len({*span}) > 1 else str(span[0]) for span in spans]
+            pieces = pattern.split("#")
+            name = pieces[0] + "".join(map(str.__add__, texts, pieces[1:]))
+            facts: dict[str, Any] = {
+                "kind": which,
+                "column": name,
+                "members": members,
+                "example": f"{len(members):,} columns",
+            }
+            for fact, best in (("min", min), ("max", max), ("coverage", max), ("distinct", max)):
+                facts[fact] = best([m[fact] for m in members if m[fact] is not None] or [None])
+            found.append(members[0] | facts)
+    return found
+
+
+def overview(study: Study) -> Result:
+    """What the input holds: its projects, their runs by state, the days between which they were made."""
+    runs, state = study.everything, pl.col("state").str.to_lowercase()
+    days = pl.col("created_at").dt.strftime("%Y-%m-%d")
+    counts = [pl.len().alias("runs"), *((state == name).sum().alias(name) for name in STATES)]
+    first_last = days.min().alias("first_created"), days.max().alias("last_created")
+    table = collected(runs.frame.group_by("entity", "project").agg(*counts, *first_last).sort("entity", "project"))
+    entities, states = table["entity"].unique().to_list(), [name for name in STATES if table[name].sum()]
+    whose = f" of {cell_text(entities[0])}" if len(entities) == 1 else ""
+    whose = f": {path_text(table.row(0)[:2])}" if table.height == 1 else whose
+    kinds = Counter(kind(column) for column in runs.dtypes if column not in runs.empty)
+    notes = [f"columns: {', '.join(f'{kinds[k]} {k}' for k in KINDS if kinds[k])}; --schema lists them"]
+    if not study.metrics:
+        logged = {metric_label(p, c) for p in history_files(runs) for c in p.dtypes if c.startswith("metric_")}
+        there = [study.runs.label(column) for column in by_coverage(metric_columns(study.runs), study.runs)]
+        if there:
+            how = "-m with --ascending or --descending compares"
+            notes.append(f"no metric's name tells which way is better: {how} {some_of(there, SUGGESTED_NAMES)}")
+        elif logged:
+            names = some_of(sorted(logged), SUGGESTED_NAMES)
+            how = "--curves; or aggregate_runs --history, then --value last"
+            notes.append(f"metrics are in the histories alone ({names}): {how}")
+        else:
+            notes.append("no run of these has a metric")
+    shown = [*(["entity"] if len(entities) > 1 else []), *(["project"] if table.height > 1 else []), "runs", *states]
+    heads = {"first_created": "first", "last_created": "last"}
     return Result(
-        key="overview",
-        title=f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'project')}",
-        table=table,
-        shown=(
-            "entity",
-            "project",
-            "runs",
-            *(state for state in STATES if table[state].sum()),
-            "first_created",
-            "last_created",
-        ),
-        labels={"first_created": "first", "last_created": "last"},
-        notes=(f"columns: {counts}; --schema lists them",),
-        most_rows=MOST_PROJECTS,
+        "overview",
+        f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'project')}{whose}",
+        table,
+        lambda: [view_column(table[name], heads.get(name, name), null="null") for name in (*shown, *heads)],
+        notes,
+        MOST_PROJECTS,
     )
+
+
+def introduction(study: Study, options: Options) -> list[Result]:
+    """What to show to someone who asks nothing: the input, the best runs, a first comparison."""
+    if not study.metrics:
+        return [overview(study), *varied(study, options)]
+    by = [*study.by] or suggested_grouping(study.runs)
+    first = [grouped(study.runs, by, study.metrics[0], replace(options, columns=()))] if by else []
+    return [overview(study), *top(study, options, OVERVIEW_TOP), *first]
 
 
 def suggested_grouping(runs: Runs) -> list[str]:
-    """One or two columns that split the runs into a few groups of more than one run: first those of the name."""
+    """One or two columns that split the runs into a few groups of more than one run.
+
+    First those of the name, then texts before numbers, then those that split the runs most evenly.
+    """
     named = [column for column in (*DERIVED, "group", "job_type") if column in runs.dtypes]
     configs = [column for column, dtype in runs.dtypes.items() if kind(column) == "config" and not dtype.is_float()]
-    candidates = [column for column in (*named, *configs) if "seed" not in words(column)]
+    columns = [column for column in (*named, *configs) if "seed" not in words(column)]
+    counts = collected(
+        runs.frame.select(pl.len().alias(RUN_NUMBER), pl.col(columns).n_unique()), "in-memory"
+    ).to_dicts()[0]
+    most = min(SUGGESTED_GROUPS, counts[RUN_NUMBER] // 2)
+    few = [column for column in columns if 1 < counts[column] <= most]
+    table = collected(runs.frame.select(few)) if few else pl.DataFrame()
+    settings = [c for c in varying_settings(table, runs)[0] if table[c].drop_nulls().n_unique() > 1]
+
+    def rank(column: str) -> tuple[int, bool, float]:
+        evenness = cast("float", table[column].value_counts()["count"].entropy())
+        place = named.index(column) if column in named else len(named)
+        return place, table[column].dtype != pl.String, -round(evenness, 9)
+
     chosen: list[str] = []
-    count = 1
-    while len(chosen) < 2 and candidates:
-        splits = [pl.struct(*chosen, column).n_unique().alias(column) for column in candidates]
-        total, *counts = collected(runs.frame.select(pl.len().alias("runs"), *splits)).row(0)
-        groups_of = dict(zip(candidates, counts, strict=True))
-        candidates = [c for c in candidates if count < groups_of[c] <= min(SUGGESTED_GROUPS, total // 2)]
-        if candidates:
-            chosen.append(candidates.pop(0))
-            count = groups_of[chosen[-1]]
+    size = 1
+    for column in sorted(settings, key=rank)[:MOST_CANDIDATES]:
+        # Where both have a value, a second column has to split what the first does not.
+        both = table.select(*chosen, column).drop_nulls()
+        new_size = table.select(*chosen, column).n_unique()
+        is_new = not chosen or both.n_unique() > both.select(chosen).n_unique()
+        if len(chosen) < 2 and is_new and size < new_size <= most:
+            chosen, size = [*chosen, column], new_size
     return chosen
 
 
-def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
-    """How people know columns, where that tells them apart."""
-    names = {column: runs.label(column) for column in columns}
-    spoken = list(names.values())
-    return {column: name if spoken.count(name) == 1 else column for column, name in names.items()}
+# --- questions: SQL -------------------------------------------------------------------------------------------
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun.
+def sql(study: Study, options: Options) -> list[Result]:
+    """The rows of a SELECT in DuckDB's dialect over views of the parquet files; nothing else can be read."""
+    import duckdb
 
-    >>> counted(1, "run"), counted(2_000, "run")
-    ('1 run', '2,000 runs')
-    """
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    runs, query = study.everything, options.sql or ""
+    views = {"runs": [open_file(file) for file in runs.files]}
+    if re.search(r"history|console|system|table_", query, re.IGNORECASE):
+        for part in files_beside(runs):
+            if view_name := view_of(part):
+                views.setdefault(view_name, []).append(part)
+    for_programs = options.format in {"json", "csv"} or options.output is not None
+    most = options.max_rows if options.max_rows is not None else 0 if for_programs else MOST_GROUPS
+    with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill:
+        connection = duckdb.connect()
+        try:
+            statements = duckdb.extract_statements(query)
+            if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+                raise ScriptError("--sql takes one SELECT, and nothing that writes or changes", WRONG_USAGE)
+            paths = [
+                sql_text(str(file.absolute())) for parts in views.values() for part in parts for file in part.files
+            ]
+            connection.execute(f"SET memory_limit = '{SQL_MEMORY}'; SET temp_directory = {sql_text(spill)}")
+            connection.execute(f"SET TimeZone = 'UTC'; SET allowed_paths = [{', '.join(paths)}]")
+            connection.execute("SET python_enable_replacements = false; SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+            aliases: dict[str, str] = {}
+            for view_name, parts in views.items():
+                aliases |= create_view(connection, view_name, parts, runs)
+            found = connection.sql(statements[0].query)
+            # SELECT * gives both names of a column: one is enough, unless the query writes the other.
+            names = [c for c in found.columns if aliases.get(c) not in found.columns or f'"{c}"' in query]
+            cells = found.project(", ".join(map(sql_name, names))).limit(most + 1 if most else sys.maxsize).fetchall()
+        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            raise ScriptError(f"--sql: {' '.join(str(error).split())}", NOTHING_USABLE) from error
+        except duckdb.Error as error:
+            reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
+            hint = "" if "history" in views or "history" not in query else "; no history lies beside these runs"
+            raise ScriptError(f"--sql: {reason}{hint}", WRONG_USAGE) from error
+        finally:
+            connection.close()
+    rows = [[duckdb_value(value) for value in row] for row in (cells[:most] if most else cells)]
+    table = pl.DataFrame([pl.Series(name, [row[i] for row in rows], strict=False) for i, name in enumerate(names)])
+    more = ["more rows: --max-rows 0 shows all, --json and -o hold all"] if len(cells) > len(rows) else []
+    title = f"the first {len(rows)} rows" if more else counted(len(rows), "row")
+    view = [view_column(table[name], name, null="null") for name in names]
+    return [Result("sql", title, table, lambda: view, more, rows=[dict(zip(names, row, strict=True)) for row in rows])]
 
 
-# --- questions: curves ----------------------------------------------------------------------------------------
+def view_of(part: Runs) -> str | None:
+    """The view that a file beside the runs belongs to: history, console, system or table_<key>."""
+    columns, name = part.dtypes.keys(), part.files[0].stem
+    if part.holds_runs or not columns >= ROW_COLUMNS or name.endswith("_history_sampled"):
+        return None
+    if "_table_" in name and "row" in columns:
+        return f"table_{name.split('_table_', 1)[1]}"
+    kinds = {"console": {"line", "text"}, "history": {"_step"}, "system": {"_timestamp"}}
+    return next((view for view, needed in kinds.items() if columns >= needed), None)
 
 
-def curves(runs: Runs, name: str, by: Sequence[str], options: Options) -> Result:
-    """A metric over the steps, or another axis: per group the mean over its runs with its interval, else per run.
+def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -> dict[str, str]:
+    """Create a view of files with both names of each column; W&B's names and the columns that they stand for."""
+    dtypes = {column: dtype for part in parts for column, dtype in part.dtypes.items()}
+    paths = {column: path for part in parts for column, path in part.paths.items() if column in dtypes}
+    aliases: dict[str, str] = {}
+    taken = {column.lower() for column in dtypes}
+    for column in sorted(paths, key=lambda column: (column.startswith("metric_"), len(paths[column]))):
+        label = ".".join(paths[column])
+        if label.lower() not in taken:
+            aliases[label] = column
+            taken.add(label.lower())
+    times = [column for column, dtype in dtypes.items() if dtype == pl.Datetime("us", "UTC")]
+    replaced = [f"{sql_name(column)} AT TIME ZONE 'UTC' AS {sql_name(column)}" for column in times]
+    for column in runs.empty if name == "runs" else ():  # it gives way to the setting of its name
+        rival = known_column(column, runs, ("config_",))
+        replaced += [f"{sql_name(rival)} AS {sql_name(column)}"] if rival and rival != column else []
+    excluded = repeated_runs(parts, run_keys(runs)) if name != "runs" else [pl.DataFrame() for _ in parts]
+    sources = []
+    for part, others in zip(parts, excluded, strict=True):
+        sources.append(f"SELECT * FROM read_parquet({sql_text(str(part.files[0].absolute()))})")  # noqa: S608 - quoted
+        if others.height:
+            rows = ", ".join(f"({', '.join(map(sql_text, row))})" for row in others.iter_rows())
+            sources[-1] += (
+                f" ANTI JOIN (VALUES {rows}) AS other(entity, project, run_id) USING (entity, project, run_id)"
+            )
+    star = f"* REPLACE ({', '.join(replaced)})" if replaced else "*"
+    extra = "".join(f", {sql_name(column)} AS {sql_name(label)}" for label, column in aliases.items())
+    source = " UNION ALL BY NAME ".join(sources)
+    connection.execute(f"CREATE VIEW {sql_name(name)} AS SELECT {star}{extra} FROM ({source})")  # noqa: S608 - quoted
+    return aliases
 
-    At each point a run stands with the last value that it logged up to there, or with its best so far; before its
-    first and after its last value it does not: nothing is extrapolated.
-    """
-    files = history_files(options.inputs, runs)
-    column, label = curve_metric(name, files)
-    goal = options.goal or next((part.goals[c] for part, c in column if c in part.goals), None) or goal_by_name(label)
-    if options.best_so_far and goal is None:
-        raise ScriptError(
-            f"--best-so-far: which way {label} is better is not known; say --ascending or --descending", WRONG_USAGE
-        )
-    keys = collected(runs.frame.select(*KEY, "name", *by)).sort(KEY).with_row_index(RUN_NUMBER)
-    axis = options.x or next((part.axes[c] for part, c in column if c in part.axes), "step")
-    rows = curve_rows(column, keys, axis)
-    if rows.is_empty():
-        raise ScriptError(f"no history of these runs holds {label}; choose other runs, or see --schema", NOTHING_USABLE)
-    best = {"minimize": pl.Expr.min, "maximize": pl.Expr.max, None: pl.Expr.last}[goal if options.best_so_far else None]
-    grid = curve_grid(rows["x"], options.points or (PICTURE_POINTS if draws(options) else CURVE_POINTS))
-    points = on_grid(rows, grid, best, goal if options.best_so_far else None)
-    what = f"{label}{', best so far,' if options.best_so_far else ''} over {axis.removeprefix('_')}"
-    if by:
-        return group_curves(points.join(keys, on=RUN_NUMBER, how="left"), what, by, runs, goal)
-    return run_curves(points.join(keys, on=RUN_NUMBER, how="left"), what, goal)
+
+def sql_name(name: str) -> str:
+    """`name` as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
 
 
-def draws(options: Options) -> bool:
-    """Whether a picture is asked for, which takes more points than a table."""
-    return bool(options.report or (options.output and options.output.suffix.lower() in PICTURES))
+def sql_text(text: str) -> str:
+    """`text` as an SQL text."""
+    return "'" + text.replace("'", "''") + "'"
 
 
-def history_files(inputs: Sequence[Path], runs: Runs) -> list[Runs]:
-    """The full histories among the inputs, beside them, or beside the exports that an aggregate was made of."""
-    folders = [place if place.is_dir() else place.parent for place in inputs] or [EXPORT_FOLDER]
+def duckdb_value(value: object) -> object:
+    """A value of DuckDB's as JSON and polars know it; times are in UTC."""
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=value.tzinfo or UTC)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [duckdb_value(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): duckdb_value(item) for name, item in value.items()}
+    return float(value) if isinstance(value, Decimal) else str(value)
+
+
+# --- questions: curves and health, from histories -------------------------------------------------------------
+
+
+def files_beside(runs: Runs) -> list[Runs]:
+    """The sound parquet files beside the inputs, or beside the exports that an aggregate was made of."""
+    folders = {file.parent for file in runs.files}
     if "source_file" in runs.dtypes:
-        sources = collected(runs.frame.select(pl.col("source_file").drop_nulls().unique()))["source_file"].to_list()
-        folders += sorted({Path(source).parent for source in sources})
-    found = {file.resolve(): file for folder in folders if folder.is_dir() for file in parquet_files(folder)}
-    parts = [open_file(file) for file in sorted(found.values()) if not file.name.endswith("_history_sampled.parquet")]
-    return [part for part in parts if part.dtypes.keys() >= HISTORY_COLUMNS]
+        sources = collected(runs.frame.select(pl.col("source_file").drop_nulls().unique()))["source_file"]
+        folders |= {Path(source).parent for source in sources}
+    beside = [file for folder in folders for file in folder.glob("*.parquet") if file.name[0] != "."]
+    found = {file.resolve(): file for file in (*runs.others, *beside)}
+    parts = []
+    for file in sorted(found.values()):
+        with suppress(ScriptError):
+            parts.append(open_file(file))
+    return parts
 
 
-def curve_metric(name: str, files: Sequence[Runs]) -> tuple[list[tuple[Runs, str]], str]:
-    """The histories that have the metric called `name`, its column in each, and how people know it."""
-    if not files:
-        raise ScriptError("no history beside these runs; export_runs --include-history writes them", NOTHING_USABLE)
-    found = [(part, known_column(name, part, ("metric_",))) for part in files]
-    having = [(part, column) for part, column in found if column is not None and column.startswith("metric_")]
-    if not having:
-        names = [metric_label(part, column) for part in files for column in part.dtypes if column.startswith("metric_")]
-        hint = did_you_mean(name, names) or f"; there are {', '.join(sorted(set(names))[:SUGGESTED_NAMES])}"
-        raise ScriptError(f"no history has a metric called {name}{hint}", WRONG_USAGE)
-    return having, metric_label(*having[0])
+def history_files(runs: Runs) -> list[Runs]:
+    """The full histories beside the runs; sampled ones are never mixed with them."""
+    return [part for part in files_beside(runs) if view_of(part) == "history"]
+
+
+def run_keys(runs: Runs, by: Sequence[str] = ()) -> pl.DataFrame:
+    """Key, name, number, folder and the columns `by` of each run, by key."""
+    folder = pl.col(RUN_FOLDER)
+    if "source_file" in runs.dtypes:
+        of_source = pl.col("source_file").str.replace(r"[^/]*$", "").str.strip_chars_end("/")
+        folder = pl.coalesce(pl.when(of_source == "").then(pl.lit(".")).otherwise(of_source), folder)
+    columns = [*KEY, "name", *(column for column in by if column not in {*KEY, "name"})]
+    keys = collected(runs.frame.select(*columns, folder.alias(RUN_FOLDER))).sort(KEY).with_row_index(RUN_NUMBER)
+    places = {place: str(Path(place).resolve()) for place in keys[RUN_FOLDER].unique()}
+    return keys.with_columns(pl.col(RUN_FOLDER).replace_strict(places, return_dtype=pl.String))
+
+
+def repeated_runs(parts: Sequence[Runs], keys: pl.DataFrame) -> list[pl.DataFrame]:
+    """For each file the runs that another one gives: the one beside the run's own file, else the one with most rows."""
+    names = ["entity", "project", "run_id"]
+    if len(parts) < 2:
+        return [pl.DataFrame(schema=dict.fromkeys(names, pl.String)) for _ in parts]
+    counts = []
+    for number, part in enumerate(parts):
+        folder = str(part.files[0].resolve().parent)
+        found = collected(part.frame.group_by(names).len())
+        counts.append(found.with_columns(pl.lit(number).alias(HISTORY_NUMBER), pl.lit(folder).alias("folder of file")))
+    table = pl.concat(counts).join(keys.rename({"id": "run_id"}), on=names, how="left", nulls_equal=True)
+    elsewhere = (pl.col(RUN_FOLDER) != pl.col("folder of file")).fill_null(value=True)
+    ranked = table.sort(*names, elsewhere, pl.col("len"), HISTORY_NUMBER, descending=[*[False] * 4, True, False])
+    others = ranked.filter(~pl.struct(names).is_first_distinct())
+    return [others.filter(pl.col(HISTORY_NUMBER) == number).select(names) for number in range(len(parts))]
+
+
+def rows_of_histories(
+    histories: Sequence[Runs],
+    keys: pl.DataFrame,
+    every_id: Sequence[str],
+    columns: Callable[[Runs], list[pl.Expr]],
+    needs: Sequence[str] = (),
+) -> pl.DataFrame:
+    """The rows of the runs in `keys`: RUN_NUMBER, `_step` and the columns; each run's in the order of one file.
+
+    The files are sorted by run: ranges of ids let whole row groups be skipped.
+    """
+    wanted = {*keys["id"].drop_nulls()}
+    by_wanted = itertools.groupby(sorted({*every_id}), wanted.__contains__)
+    stretches = [(ids[0], ids[-1]) for is_wanted, group in by_wanted if is_wanted for ids in [list(group)]]
+    if len(stretches) > MOST_RANGES:
+        stretches = [(stretches[0][0], stretches[-1][1])]
+    run_id = pl.col("run_id")
+    near = pl.any_horizontal(pl.lit(value=False), *(run_id.is_between(pl.lit(a), pl.lit(b)) for a, b in stretches))
+    frames = []
+    for part, others in zip(histories, repeated_runs(histories, keys), strict=True):
+        if selected := columns(part):
+            rows = part.frame.filter(near)
+            if others.height:
+                rows = rows.join(others.lazy(), on=others.columns, how="anti", nulls_equal=True, maintain_order="left")
+            rows = rows.select(run_id.alias("id"), "entity", "project", "_step", *selected)
+            rows = rows.filter(*(pl.col(column).is_not_null() for column in needs))
+            numbers = keys.lazy().select(RUN_NUMBER, *KEY)
+            joined = rows.join(numbers, on=KEY, how="inner", nulls_equal=True, maintain_order="left")
+            frames.append(collected(joined.drop(KEY)))
+    return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
 
 
 def metric_label(history: Runs, column: str) -> str:
@@ -1727,43 +2033,74 @@ def metric_label(history: Runs, column: str) -> str:
     return history.label(column).removeprefix("metric_")
 
 
-def curve_rows(columns: Sequence[tuple[Runs, str]], keys: pl.DataFrame, axis: str) -> pl.DataFrame:
-    """The number of the run, x and value of every row that holds both; in each run by x, then step."""
-    frames = []
-    for part, column in columns:
-        x = axis_column(axis, part)
-        if x is None:
-            continue
-        numbers = [
-            pl.col(x).cast(pl.Float64).alias("x"),
-            pl.col("_step").alias("step"),
-            pl.col(column).cast(pl.Float64).alias("value"),
-        ]
-        history = part.frame.select(pl.col("run_id").alias("id"), "entity", "project", *numbers).drop_nulls(
-            ["x", "value"]
-        )
-        wanted = keys.lazy().select(RUN_NUMBER, *KEY)
-        frames.append(
-            history.join(wanted, on=KEY, how="inner", maintain_order="left").select(RUN_NUMBER, "x", "step", "value")
-        )
-    if not frames:
-        raise ScriptError(
-            f"--x {axis}: no history has such a column; there are step, runtime, time and the metrics", WRONG_USAGE
-        )
-    rows = pl.concat([collected(frame) for frame in frames])
-    in_order = rows.select(
-        ((pl.col("x") >= pl.col("x").shift()) | (pl.col(RUN_NUMBER) != pl.col(RUN_NUMBER).shift()))
-        .fill_null(value=True)
-        .all()
-    )
-    return rows if in_order.item() else rows.sort(RUN_NUMBER, "x", "step")
+def curves(study: Study, options: Options) -> list[Result]:
+    """Metrics over the steps, or another axis: per group the mean over its runs with its interval, else per run.
+
+    At each point a run stands with the last value that it logged up to there, or with its best so far; before its
+    first and after its last value it does not: nothing is extrapolated.
+    """
+    histories = history_files(study.runs)
+    if not histories:
+        raise ScriptError("no history beside these runs; export_runs --include-history writes them", NOTHING_USABLE)
+    if options.stat != "mean":
+        study.say(f"--stat {options.stat} is for groups: curves show means")
+    refuse_ambiguous(study.by)
+    keys = run_keys(study.runs, study.by)
+    every_id = collected(study.everything.frame.select(pl.col("id").drop_nulls()))["id"].to_list()
+    return [curve(name, histories, keys, every_id, study, options) for name in options.curves]
 
 
-def axis_column(axis: str, part: Runs) -> str | None:
-    """The column of a history that --x names."""
-    clocks = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}
-    column = clocks.get(axis, axis)
-    return column if column in clocks.values() else known_column(axis, part, ("metric_",))
+def curve(
+    name: str, histories: Sequence[Runs], keys: pl.DataFrame, every_id: Sequence[str], study: Study, options: Options
+) -> Result:
+    """The curves of one metric: a line per group, or per run, the best last value first."""
+    found = [(part, known_column(name, part, ("metric_",))) for part in histories]
+    having = {part.files: column for part, column in found if column and column.startswith("metric_")}
+    parts = [part for part in histories if part.files in having]
+    if not parts:
+        names = {metric_label(part, column) for part in histories for column in part.dtypes if column[:7] == "metric_"}
+        hint = did_you_mean(name, names) or f"; there are {some_of(sorted(names), SUGGESTED_NAMES)}"
+        raise ScriptError(f"no history has a metric called {name}{hint}", WRONG_USAGE)
+    column, label = having[parts[0].files], metric_label(parts[0], having[parts[0].files])
+    stored = [part.goals[having[part.files]] for part in parts if having[part.files] in part.goals]
+    goal = options.goal or next(iter(stored), None) or goal_by_name(label)
+    if options.best_so_far and goal is None:
+        how = "say --ascending or --descending"
+        raise ScriptError(f"--best-so-far: which way {label} is better is not known; {how}", WRONG_USAGE)
+    axes = [part.axes[having[part.files]] for part in parts if having[part.files] in part.axes]
+    axis = options.x or next(iter(axes), "step")
+
+    def x_and_value(part: Runs) -> list[pl.Expr]:
+        clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
+        x = clock if clock.startswith("_") and clock in part.dtypes else known_column(axis, part, ("metric_",))
+        columns = {"x": x, VALUE: having[part.files]} if x else {}
+        return [pl.col(column).cast(pl.Float64).alias(new) for new, column in columns.items() if column]
+
+    if not any(map(x_and_value, parts)):
+        hint = "there are step, runtime, time and the metrics"
+        raise ScriptError(f"--x {axis}: no history has such a column; {hint}", WRONG_USAGE)
+    logged = rows_of_histories(parts, keys, every_id, x_and_value, needs=[VALUE])
+    rows = logged.filter(pl.col("x").is_finite())
+    if unplaced := logged[RUN_NUMBER].n_unique() - rows[RUN_NUMBER].n_unique():
+        study.say(f"left out, as they log {label} without {axis}: {counted(unplaced, 'run')}; --x step shows them")
+    if rows.is_empty():
+        hint = "choose other runs, or see --schema"
+        raise ScriptError(f"the histories hold no {label} of these runs; {hint}", NOTHING_USABLE)
+    in_order = (pl.col("x") >= pl.col("x").shift()) | (pl.col(RUN_NUMBER) != pl.col(RUN_NUMBER).shift())
+    if not rows.select(in_order.fill_null(value=True).all()).item():
+        rows = rows.sort(RUN_NUMBER, "x", "_step")
+    what = label + ", best so far" * options.best_so_far
+    if options.smooth:
+        smooth = finite(VALUE).ewm_mean(alpha=1 - options.smooth, adjust=True, ignore_nulls=True).over(RUN_NUMBER)
+        rows = rows.with_columns(pl.when(pl.col(VALUE).is_finite()).then(smooth).otherwise(VALUE).alias(VALUE))
+        what += f", smoothed by {options.smooth}"
+    draws = options.report or (options.output and options.output.suffix.lower() in PICTURES)
+    grid_ = curve_grid(rows["x"], options.points or (PICTURE_POINTS if draws else CURVE_POINTS))
+    points = on_grid(rows, grid_, goal if options.best_so_far else None)
+    if unseen := rows[RUN_NUMBER].n_unique() - points[RUN_NUMBER].n_unique():
+        study.say(f"not shown, as they lie between two of the {len(grid_)} points: {counted(unseen, 'run')}; --points")
+    points = points.join(keys.drop(RUN_FOLDER), on=RUN_NUMBER, how="left", maintain_order="left")
+    return lines_of(points, f"{what} over {axis.removeprefix('_')}", column, goal, study, options)
 
 
 def curve_grid(x: pl.Series, points: int) -> pl.Series:
@@ -1772,7 +2109,7 @@ def curve_grid(x: pl.Series, points: int) -> pl.Series:
     if len(distinct) <= points:
         return distinct
     low, high = float(distinct[0]), float(distinct[-1])
-    even = pl.Series([low + (high - low) * number / (points - 1) for number in range(points)])
+    even = pl.Series([low + (high - low) * number / max(1, points - 1) for number in range(points)])
     after = distinct.search_sorted(even, side="left").clip(1, len(distinct) - 1)
     nearest = [
         left if target - left <= right - target else right
@@ -1781,144 +2118,249 @@ def curve_grid(x: pl.Series, points: int) -> pl.Series:
     return pl.Series("x", nearest).unique().sort()
 
 
-def on_grid(rows: pl.DataFrame, grid: pl.Series, best: Callable[[pl.Expr], pl.Expr], goal: Goal | None) -> pl.DataFrame:
-    """Each run's value at each point of the grid that lies between its first and last x: run, bin, x, value."""
-    places = grid.search_sorted(rows["x"], side="left").cast(pl.UInt32).alias(BIN)
-    binned = rows.with_columns(places).group_by(RUN_NUMBER, BIN).agg(best(pl.col("value")).alias("value"))
+def on_grid(rows: pl.DataFrame, points: pl.Series, best: Goal | None) -> pl.DataFrame:
+    """Each run's value at each point that lies between its first and last x: run, bin, x, value.
+
+    Of the values between two points the last one counts, or the best finite one.
+    """
+    value = pl.col(VALUE)
+    if best:
+        rows = rows.with_columns(finite(VALUE).alias(VALUE))
+    of_bin = {"minimize": value.min(), "maximize": value.max(), None: value.last()}[best]
+    places = points.search_sorted(rows["x"], side="left").cast(pl.UInt32).alias(BIN)
+    binned = rows.with_columns(places).group_by(RUN_NUMBER, BIN).agg(of_bin)
     spans = rows.group_by(RUN_NUMBER).agg(pl.col("x").first().alias("first"), pl.col("x").last().alias("last"))
-    whole = spans.join(pl.DataFrame({"x": grid}).with_row_index(BIN), how="cross")
-    whole = whole.filter((pl.col("x") >= pl.col("first")) & (pl.col("x") <= pl.col("last"))).select(
-        RUN_NUMBER, BIN, "x"
-    )
-    value = pl.col("value").forward_fill()
-    if goal:
-        best_yet = pl.col("value").fill_nan(None)
-        value = (best_yet.cum_min() if goal == "minimize" else best_yet.cum_max()).forward_fill()
+    whole = spans.join(pl.DataFrame({"x": points}).with_row_index(BIN), how="cross")
+    whole = whole.filter(pl.col("x").is_between("first", "last")).select(RUN_NUMBER, BIN, "x")
     joined = whole.join(binned, on=[RUN_NUMBER, BIN], how="left").sort(RUN_NUMBER, BIN)
-    return joined.with_columns(value.over(RUN_NUMBER)).filter(pl.col("value").is_not_null())
+    so_far = {"minimize": value.cum_min(), "maximize": value.cum_max(), None: value}[best]
+    return joined.with_columns(so_far.forward_fill().over(RUN_NUMBER)).drop_nulls(VALUE)
 
 
-def group_curves(points: pl.DataFrame, what: str, by: Sequence[str], runs: Runs, goal: Goal | None) -> Result:
-    """Mean, spread and interval over the runs of each group at each point."""
-    value = finite("value")
-    table = points.group_by(*by, BIN, "x").agg(
-        value.count().cast(pl.Int64).alias("n"),
-        (pl.len() - value.count()).cast(pl.Int64).alias("n_nonfinite"),
-        value.mean().alias("mean"),
-        value.std(ddof=1).alias("std"),
-    )
-    last = table.sort(BIN).group_by(by, maintain_order=True).agg(pl.col("mean").last().alias(MEAN))
-    table = with_intervals(table).join(last, on=by, how="left", nulls_equal=True)
-    table = table.sort(MEAN, *by, BIN, descending=[goal == "maximize", *(False for _ in by), False], nulls_last=True)
-    table = table.with_columns(
-        pl.concat_str([value_text(column, table.schema[column]) for column in by], separator="/").alias(NAME)
-    )
+def lines_of(points: pl.DataFrame, what: str, column: str, goal: Goal | None, study: Study, options: Options) -> Result:
+    """Curves as a result: statistics over the runs of each group; without groups each run is a line of its own."""
+    by: list[str] = [RUN_NUMBER]
+    held: list[Any] = [*KEY, "name", "x", pl.col(VALUE).alias("value")]
+    table, notes, noun, whose = points.with_columns(pl.lit(1).alias("n")), [], "run", ""
+    if study.by:
+        by, value = [*study.by], pl.col(FINITE)
+        held = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
+        of_point = points.with_columns(finite(VALUE).alias(FINITE)).group_by(*by, BIN, "x")
+        n, std = value.count().cast(pl.Int64).alias("n"), value.std(ddof=1).alias("std")
+        nonfinite = (pl.len() - value.count()).cast(pl.Int64).alias("n_nonfinite")
+        table = with_intervals(of_point.agg(n, nonfinite, value.mean().alias("mean"), std))
+        table = table.with_columns(pl.col("mean").alias(VALUE))
+        noun, whose = "group", f" of {counted(points[RUN_NUMBER].n_unique(), 'run')}"
+        what += f", mean by {', '.join(map(study.runs.label, by))}"
+    last = table.sort(BIN).group_by(by).agg(finite(VALUE).last().alias(RANK))
+    last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
+    table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, BIN)
+    lines = table.partition_by(RANK, maintain_order=True)
+    firsts = table.unique(RANK, keep="first", maintain_order=True)
+    names = row_names(firsts, by) if study.by else run_labels(firsts)
     spread = table["n"].n_unique() > 1
-    diverged = points.filter(~pl.col("value").is_finite())[RUN_NUMBER].n_unique()
-    lost = (f"NaN or infinity is reached by {counted(diverged, 'run')}, averaged up to there",) if diverged else ()
-    sizes = f"{counted(last.height, 'group')} of {counted(points[RUN_NUMBER].n_unique(), 'run')}"
-    whose = "the mean over the runs that reach it" + (" (their number)" if spread else "")
+    if study.by:
+        reach = "the mean over the runs that reach it" + " (their number)" * spread
+        notes.append(f"at each point {reach}; ends are not extrapolated")
+        if diverged := points.filter(~pl.col(VALUE).is_finite())[RUN_NUMBER].n_unique():
+            notes.append(f"NaN or infinity is reached by {counted(diverged, 'run')}, averaged up to there")
+    if len(names) > MOST_CURVES:
+        more = f"{len(names) - MOST_CURVES} more: --group-by, --filter or --json"
+        notes.append(f"the {MOST_CURVES} {noun}s with the best last value; {more}")
+
+    def view() -> list[TableColumn]:  # a row per x, a column per curve; empty where a curve has no value
+        seen = [
+            {x: "" if value is None else f"{value:.4g}" + f" ({n})" * spread for x, value, n in line.iter_rows()}
+            for line in (line.select("x", VALUE, "n") for line in lines[:MOST_CURVES])
+        ]
+        xs = sorted({x for texts in seen for x in texts})
+        columns = [
+            TableColumn(n, [texts.get(x, "") for x in xs], is_text=False) for n, texts in zip(names, seen, strict=False)
+        ]
+        return [TableColumn("x", [f"{x:.10g}" for x in xs]), *columns]
+
     return Result(
-        key="curves",
-        title=f"{what}, mean by {', '.join(map(runs.label, by))}: {sizes}",
-        table=table.select(*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"),
-        for_people=curves_abreast(table.with_columns(value="mean"), with_n=spread),
-        shown=(),
-        notes=(f"at each point {whose}; ends are not extrapolated", *lost),
-        null="",
-        numbers=True,
-        most_rows=MOST_ROWS_OF_CURVES,
+        "curves",
+        f"{what}: {counted(len(names), noun)}{whose}",
+        ranges_as_text(table.select(pl.lit(column).alias("metric"), *held)),
+        view,
+        notes,
+        MOST_ROWS_OF_CURVES,
+        chart=lambda: curves_chart(lines, names, what, options),
+        sparks=[(name, sparkline(line[VALUE])) for name, line in zip(names, lines[:MOST_CURVES], strict=False)],
     )
 
 
-def run_curves(points: pl.DataFrame, what: str, goal: Goal | None) -> Result:
-    """The value of each run at each point, for the runs with the best last value."""
-    last = (
-        points.sort(RUN_NUMBER, BIN).group_by(RUN_NUMBER, maintain_order=True).agg(pl.col("value").last().alias(MEAN))
-    )
-    ranked = last.with_columns(finite(MEAN)).sort(
-        MEAN, RUN_NUMBER, descending=[goal == "maximize", False], nulls_last=True
-    )
-    shown = ranked.head(MOST_CURVES).with_row_index("rank")
-    table = (
-        points.join(shown.select(RUN_NUMBER, "rank"), on=RUN_NUMBER)
-        .sort("rank", BIN)
-        .with_columns(pl.col("name").alias(NAME))
-    )
-    others = ranked.height - shown.height
-    more = (
-        (f"the {shown.height} runs with the best last value; {counted(others, 'more run')}: --group-by or --filter",)
-        if others
-        else ()
-    )
-    return Result(
-        key="curves",
-        title=f"{what}: {counted(shown.height, 'run')}",
-        table=table.select("id", "entity", "project", "name", "x", "value"),
-        for_people=curves_abreast(table, with_n=False),
-        shown=(),
-        notes=more,
-        null="",
-        numbers=True,
-        most_rows=MOST_ROWS_OF_CURVES,
-    )
+def sparkline(values: pl.Series) -> str:
+    """The shape of a curve in block characters; an x where it has no finite value."""
+    numbers = [value if value is not None and math.isfinite(value) else None for value in values]
+    there = [value for value in numbers if value is not None]
+    low, high = min(there, default=0.0), max(there, default=0.0)
+    scale = (len(SPARKS) - 1) / ((high - low) or 1.0)
+    return "".join("x" if value is None else SPARKS[round((value - low) * scale)] for value in numbers)
 
 
-def value_text(column: str, dtype: pl.DataType) -> pl.Expr:
-    """A column's values as text, null included."""
-    text = pl.col(column).list.join(", ") if isinstance(dtype, pl.List) else pl.col(column).cast(pl.String)
-    return text.fill_null("null")
+def health(study: Study, _: Options) -> list[Result]:
+    """A row for each problem of each run, of the kinds that the manual defines; the runs with most problems first."""
+    runs, histories = study.any_state, history_files(study.any_state)
+    needed = {"state": pl.String, "group": pl.String, "last_step": pl.Int64, "history_rows": pl.Int64}
+    keys = run_keys(runs, [column for column in needed if column in runs.dtypes])
+    keys = keys.with_columns(pl.lit(None, dtype).alias(c) for c, dtype in needed.items() if c not in runs.dtypes)
+    found: list[tuple[int, str, str]] = []  # run number, problem, detail
+    logged: set[int] = set()
+    every_id = keys["id"].drop_nulls().to_list()
+    columns = {column: part for part in histories for column in metric_columns(part)}
+    at_once = max(1, CELLS_READ // max(1, sum(collected(part.frame.select(pl.len())).item() for part in histories)))
+    for start in range(0, len(columns), at_once):
+        block = sorted(columns)[start : start + at_once]
+        in_block = lambda part, block=block: [pl.col(c) for c in part.dtypes if c in block]  # noqa: E731
+        rows = rows_of_histories(histories, keys, every_id, in_block)
+        for column in [name for name in block if name in rows.columns]:
+            label = metric_label(columns[column], column)
+            values = rows.select(RUN_NUMBER, "_step", pl.col(column).cast(pl.Float64).alias(VALUE)).drop_nulls(VALUE)
+            logged |= {*values[RUN_NUMBER].unique()}
+            found += metric_problems(values, label, columns[column].goals.get(column) or goal_by_name(label))
+    found += problems_of_runs(runs, keys, logged)
+    numbers = Counter(number for number, _, _ in found)
+    found.sort(key=lambda problem: (-numbers[problem[0]], problem[0]))
+    runs_by_number = dict(zip(keys[RUN_NUMBER], keys.select(*KEY, "name").iter_rows(), strict=True))
+    names = dict(zip(keys[RUN_NUMBER], run_labels(keys), strict=True))
+    facts = [(*runs_by_number[number], problem, detail) for number, problem, detail in found]
+    table = pl.DataFrame(facts, dict.fromkeys((*KEY[:2], "run", "name", "problem", "detail"), pl.String), orient="row")
+    details: dict[tuple[int, str], list[str]] = {}
+    for number, problem, detail in found:
+        details.setdefault((number, problem), []).append(detail)
+    counts = Counter(problem for _, problem in details).most_common()
+    where = "" if histories else " (no histories lie beside them: by summaries and states alone)"
+    title = f"{len(numbers)} of {counted(keys.height, 'run')} have problems{where}: "
+    title += ", ".join(f"{count} {problem}" for problem, count in counts)
+    view = [
+        TableColumn("run", [names[number] for number, _ in details]),
+        TableColumn("problem", [problem for _, problem in details], is_whole=True),
+        TableColumn("detail", [some_of(each, 1) for each in details.values()], is_whole=True),
+    ]
+    if not found:
+        title, view = f"{counted(keys.height, 'run')}: no problem found{where}", []
+    return [Result("health", title, table, lambda: view, most_rows=MOST_GROUPS)]
 
 
-def curves_abreast(table: pl.DataFrame, *, with_n: bool) -> pl.DataFrame:
-    """Curves as people read them: a row per x, a column per curve; empty where a curve has no value."""
-    cells: dict[str, dict[float, str]] = {}
-    for row in table.iter_rows(named=True):
-        n = f" ({row['n']})" if with_n else ""
-        text = "" if row["value"] is None else f"{row['value']:.4g}{n}"
-        cells.setdefault(str(row[NAME]), {})[row["x"]] = text
-    xs = sorted(table["x"].unique().to_list())
-    columns = {"x": [f"{x:.10g}" for x in xs]}
-    columns |= {name if name != "x" else "x ": [values.get(x, "") for x in xs] for name, values in cells.items()}
-    return pl.DataFrame(columns)
+def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iterator[tuple[int, str, str]]:
+    """The problems of one metric: `values` are RUN_NUMBER, `_step` and VALUE, without nulls, by step."""
+    is_finite = pl.col(VALUE).is_finite()
+    bad = values.filter(~is_finite).group_by(RUN_NUMBER, maintain_order=True).agg(pl.col("_step").first(), pl.len())
+    for number, step, count in bad.iter_rows():
+        yield number, "non-finite", f"{label} from step {step} on, {counted(count, 'value')}"
+    usable = values.filter(is_finite)
+    if "loss" in words(label) and usable.height:
+        for numbers, of_run in usable.group_by(RUN_NUMBER, maintain_order=True):
+            if count := spike_count(of_run[VALUE].to_numpy()):
+                yield cast("int", numbers[0]), "spikes", f"{label}, {count}"
+    if goal is None:
+        return
+    value = pl.col(VALUE)
+    where = value.arg_min() if goal == "minimize" else value.arg_max()
+    facts = usable.group_by(RUN_NUMBER, maintain_order=True).agg(
+        pl.len().alias("n"),
+        where.alias("place"),
+        value.get(where).alias("best"),
+        pl.col("_step").get(where).alias("step"),
+        value.last().alias("last"),
+        (value.max() - value.min()).alias("range"),
+    )
+    if goal == "minimize":
+        diverged = facts.filter((pl.col("best") > 0) & (pl.col("last") > DIVERGED * pl.col("best")))
+        for row in diverged.iter_rows(named=True):
+            yield (
+                row[RUN_NUMBER],
+                "diverged",
+                f"{label} {row['best']:.4g} at step {row['step']}, ends at {row['last']:.4g}",
+            )
+    if VALIDATION.isdisjoint(re.split(r"[^a-z0-9]+", label.lower())):
+        return
+    worse = (pl.col("last") - pl.col("best")).abs() > PAST_BEST * pl.col("range")
+    for row in facts.filter(worse & (pl.col("place") + 1 <= EARLY_SHARE * pl.col("n"))).iter_rows(named=True):
+        best = f"{row['best']:.4g} at step {row['step']}"
+        yield row[RUN_NUMBER], "past its best", f"{label} {best}, ends at {row['last']:.4g}"
+
+
+def spike_count(values: NDArray[Any]) -> int:
+    """How many values exceed the median of the hundred around them by ten median absolute deviations."""
+    import numpy as np
+
+    if len(values) < SPIKE_WINDOW:
+        return 0
+    count, middle = 0, SPIKE_WINDOW // 2
+    windows = np.lib.stride_tricks.sliding_window_view(values, SPIKE_WINDOW)
+    at_once = CELLS_AT_ONCE // SPIKE_WINDOW
+    for start in range(0, len(windows), at_once):
+        block = windows[start : start + at_once]
+        medians = np.median(block, axis=1)
+        deviations = np.median(np.abs(block - medians[:, None]), axis=1)
+        count += int(((block[:, middle] - medians > SPIKE_DEVIATIONS * deviations) & (deviations > 0)).sum())
+    return count
+
+
+def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int]) -> Iterator[tuple[int, str, str]]:
+    """Runs without a metric, with NaN or infinity in a summary without history, crashed, failed, or ended early."""
+    metrics = metric_columns(runs)
+    rows = collected(runs.frame.select(*KEY, *metrics), "in-memory")
+    rows = keys.join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
+    unlogged, step = ~pl.col(RUN_NUMBER).is_in([*logged]), pl.col("last_step")
+    has_any = pl.any_horizontal(pl.col("history_rows").fill_null(0) > 0, *(pl.col(c).is_not_null() for c in metrics))
+    for number in rows.filter(unlogged & ~has_any)[RUN_NUMBER]:
+        yield number, "no metric", "neither in summary nor history"
+    for column in metrics:
+        for number in rows.filter(unlogged & ~pl.col(column).is_finite())[RUN_NUMBER]:
+            yield number, "non-finite", f"{runs.label(column)} in the summary"
+    broken = rows.filter(in_states(["crashed", "failed"]))
+    for number, state, last in broken.select(RUN_NUMBER, "state", step).iter_rows():
+        yield number, state.lower(), "before a step was logged" if last is None else f"at step {last}"
+    of_group, of_project = ["entity", "project", "group"], ["entity", "project"]
+    has_peers = pl.col("group").is_not_null() & (step.count().over(of_group) >= FEWEST_PEERS)
+    enough = step.count().over(of_project) >= FEWEST_PEERS
+    median = pl.when(has_peers).then(step.median().over(of_group)).when(enough).then(step.median().over(of_project))
+    ended = rows.with_columns(median.alias(VALUE)).filter(~in_states(["running", "pending", "preempting"]))
+    early = ended.filter((step < STOPPED_SHARE * pl.col(VALUE)) & (pl.col(VALUE) > 0))
+    for number, last, usual in early.select(RUN_NUMBER, step, VALUE).iter_rows():
+        yield number, "stopped early", f"at step {last} of {usual:g} (its peers' median)"
 
 
 # --- statistics -----------------------------------------------------------------------------------------------
 
 
-def group_statistics(runs: Runs, by: Sequence[str], metric: Metric, stat: str = "mean") -> pl.DataFrame:
-    """A row of statistics per group; null where nothing can be said. The interval is that of `stat`.
+def group_statistics(
+    runs: Runs, by: Sequence[str], metric: Metric, stat: str = "mean", step: str | None = None
+) -> pl.DataFrame:
+    """A row of statistics per group, and its best run; null where nothing can be said. The interval is that of `stat`.
 
     Computed in memory, where sums come out alike every time. No filter stands inside the aggregations: there polars 2.1
     can return values of other groups.
     """
-    value = pl.col(FINITE)
-    grouped = runs.frame.with_columns(finite(metric.column).alias(FINITE)).group_by(by)
-    table = grouped.agg(
-        pl.len().cast(pl.Int64).alias("runs"),
-        value.count().cast(pl.Int64).alias("n"),
-        (pl.col(metric.column).count() - value.count()).cast(pl.Int64).alias("n_nonfinite"),
-        value.mean().alias("mean"),
-        value.std(ddof=1).alias("std"),
-        value.min().alias("min"),
-        value.median().alias("median"),
-        value.max().alias("max"),
-        *([value.alias(VALUES_OF)] if stat != "mean" else []),
-    )
-    found = collected(table, engine="in-memory").sort(by)
-    bounded = with_intervals(found) if stat == "mean" else with_bootstrap(found, stat)
-    return bounded.join(best_of_groups(runs, by, metric, found), on=by, how="left", nulls_equal=True)
-
-
-def best_of_groups(runs: Runs, by: Sequence[str], metric: Metric, table: pl.DataFrame) -> pl.DataFrame:
-    """The best run of each group; of equal ones the first by key. Only runs with some group's best value are read."""
-    best = table.select(*by, pl.col("min" if metric.goal == "minimize" else "max").alias(FINITE))
-    values = best[FINITE].drop_nulls().unique().to_list()
-    candidates = runs.frame.filter(pl.col(metric.column).is_in(values))
-    keys = [column for column in (*KEY, "name") if column not in by]
-    rows = collected(candidates.select(*by, *keys, pl.col(metric.column).alias(FINITE)))
-    first = rows.join(best, on=[*by, FINITE], how="semi", nulls_equal=True).sort(KEY).unique(by, keep="first")
-    return first.select(*by, pl.col("name").alias("best_run"), pl.col("id").alias("best_run_id"))
+    value, number = pl.col(FINITE), pl.col(metric.column).alias(VALUE)
+    best_run = [pl.col(old).alias(new) for old, new in zip((*KEY, "name"), (*KEY_OF_BEST, "best_run"), strict=True)]
+    best_run += [pl.col(step).alias("best_step")] if step else []
+    rows = collected(runs.frame.select(*by, number, finite(metric.column).alias(FINITE), *best_run), "in-memory")
+    statistics = {
+        "runs": pl.len().cast(pl.Int64),
+        "n": value.count().cast(pl.Int64),
+        "n_nonfinite": (pl.col(VALUE).count() - value.count()).cast(pl.Int64),
+        "mean": value.mean(),
+        "std": value.std(ddof=1),
+        "min": value.min(),
+        "median": value.median(),
+        "max": value.max(),
+    }
+    values = {} if stat == "mean" else {VALUE: value}
+    table = rows.group_by(by).agg(**statistics, **values).sort(by)
+    table = with_intervals(table)
+    if stat != "mean":
+        bounds = [bootstrap(values.drop_nulls().sort().to_list(), stat) for values in table[VALUE]]
+        columns = dict.fromkeys((stat, "ci_low", "ci_high"), pl.Float64)
+        table = table.drop(VALUE).with_columns(pl.DataFrame(bounds, schema=columns, orient="row").get_columns())
+    best = table.select(*by, pl.col("min" if metric.goal == "minimize" else "max").alias(FINITE)).drop_nulls(FINITE)
+    first = rows.join(best, on=[*by, FINITE], how="semi", nulls_equal=True).sort(KEY_OF_BEST).unique(by, keep="first")
+    table = table.join(first.drop(VALUE, FINITE), on=by, how="left", nulls_equal=True)
+    return table.with_columns(pl.col(KEY_OF_BEST[2]).alias("best_run_id"))
 
 
 def finite(column: str) -> pl.Expr:
@@ -1935,19 +2377,6 @@ def with_intervals(table: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def with_bootstrap(table: pl.DataFrame, stat: str) -> pl.DataFrame:
-    """`table` with the median or iqm, and the percentile bootstrap's interval of it; null where n is below 2."""
-    bounds = [bootstrap(values.drop_nulls().sort().to_list(), stat) for values in table[VALUES_OF]]
-    told = pl.DataFrame(
-        bounds,
-        schema=[stat, "ci_low", "ci_high"],
-        orient="row",
-        schema_overrides=dict.fromkeys((stat, "ci_low", "ci_high"), pl.Float64),
-    )
-    sem = (pl.col("std") / pl.col("n").sqrt()).alias("sem")
-    return table.drop(VALUES_OF, *([stat] if stat in table.columns else [])).hstack(told).with_columns(sem)
-
-
 def bootstrap(values: Sequence[float], stat: str) -> tuple[float | None, float | None, float | None]:
     """A statistic of some values and its 95 % interval by the percentile bootstrap, some resamples at a time."""
     import numpy as np
@@ -1956,7 +2385,7 @@ def bootstrap(values: Sequence[float], stat: str) -> tuple[float | None, float |
         return None, None, None
     sample = np.asarray(values, dtype=float)
     estimate = float(statistic(sample[None, :], stat)[0])
-    if len(sample) < 2:
+    if len(sample) < FEWEST_RESAMPLED:
         return estimate, None, None
     random = np.random.default_rng(SEED)
     at_once = max(1, CELLS_AT_ONCE // len(sample))
@@ -1974,7 +2403,7 @@ def statistic(samples: NDArray[Any], stat: str) -> NDArray[Any]:
 
     if stat == "median":
         return cast("NDArray[Any]", np.median(samples, axis=1))
-    cut_off = int(TRIMMED * samples.shape[1])
+    cut_off = samples.shape[1] // 4
     middle = np.sort(samples, axis=1)[:, cut_off : samples.shape[1] - cut_off]
     return cast("NDArray[Any]", middle.mean(axis=1))
 
@@ -1983,109 +2412,113 @@ def statistic(samples: NDArray[Any], stat: str) -> NDArray[Any]:
 def t_quantile(freedom: int) -> float:
     """How many standard errors a 95 % interval reaches to each side, for Student's t with `freedom` degrees.
 
-    Few degrees: the exact series below, inverted by halving the interval in which the angle lies. Many: the
-    expansion around the normal quantile, Abramowitz & Stegun 26.7.5.
-
     >>> round(t_quantile(4), 6), round(t_quantile(10_000), 6)
     (2.776445, 1.960201)
     """
-    if freedom > EXACT_T_UP_TO:
-        from statistics import NormalDist  # which takes four modules more
-
-        z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-        first = (z**3 + z) / 4
-        second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-        third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-        return z + first / freedom + second / freedom**2 + third / freedom**3
-    low, high = 0.0, math.pi / 2
+    low, high = 0.0, 100.0
     while low < (middle := (low + high) / 2) < high:
-        low, high = (middle, high) if t_probability(middle, freedom) < CONFIDENCE else (low, middle)
-    return math.tan(low) * math.sqrt(freedom)
+        low, high = (middle, high) if t_test_p(middle**2, freedom) > 1 - CONFIDENCE else (low, middle)
+    return low
 
 
-def t_probability(angle: float, freedom: int) -> float:
-    """P(|t| < tan(angle) √freedom) for Student's t: Abramowitz & Stegun 26.7.3 (odd) and 26.7.4 (even)."""
-    odd = freedom % 2
-    term = math.cos(angle) if odd else 1.0
-    total = term if freedom > 1 else 0.0
-    for i in range(2 + odd, freedom - 1, 2):
-        term *= math.cos(angle) ** 2 * (i - 1) / i
-        total += term
-    return (angle + math.sin(angle) * total) * 2 / math.pi if odd else math.sin(angle) * total
+def t_test_p(t_squared: float, freedom: float) -> float:
+    """P(|T| > t) for Student's t: the incomplete beta function I_x(f / 2, 1 / 2) at x = f / (f + t²)."""
+    return incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t_squared), t_squared / (freedom + t_squared))
+
+
+def welch_p(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """The p-value of Welch's t-test from mean, standard deviation and n of two groups; None if neither varies."""
+    (mean_a, std_a, n_a), (mean_b, std_b, n_b) = one, other
+    a, b = std_a**2 / n_a, std_b**2 / n_b
+    if a + b == 0:
+        return None
+    freedom = (a + b) ** 2 / (a**2 / (n_a - 1) + b**2 / (n_b - 1))  # by Welch and Satterthwaite
+    return t_test_p((mean_a - mean_b) ** 2 / (a + b), freedom)
+
+
+def incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
+    """The regularized incomplete beta function I_x(a, b), where rest is 1 - x, without its rounding error.
+
+    The continued fraction of Abramowitz & Stegun 26.5.8, by Lentz' method; beyond it I_x(a, b) = 1 - I_rest(b, a).
+    """
+    if x <= 0 or rest <= 0:
+        return 0.0 if x <= 0 else 1.0
+    if x > (a + 1) / (a + b + 2):
+        return 1 - incomplete_beta(b, a, rest, x)
+    smallest = 1e-300  # in place of a denominator of 0
+    c, d = 1.0, 1 / ((1 - (a + b) * x / (a + 1)) or smallest)
+    fraction = d
+    for m in range(1, 10_000):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for term in (even, odd):
+            d = 1 / ((1 + term * d) or smallest)
+            c = (1 + term / c) or smallest
+            fraction *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    front = a * math.log(x) + b * math.log(rest) + math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    return math.exp(front) * fraction / a
 
 
 # --- renderers: results in, text out --------------------------------------------------------------------------
 
 
-def table_text(results: Sequence[Result], page: Page) -> str:
-    """Tables for a terminal, each with its title and notes, no wider than the page.
+def table_text(results: Sequence[Result], *, width: int, colours: bool) -> str:
+    """Tables for a terminal, each with its title and notes, no wider than `width`."""
 
-    Plain lines of our own: importing a library for tables takes as long as most answers.
-    """
+    def styled(line: str, style: str) -> str:
+        return f"\x1b[{style}m{line}\x1b[0m" if colours and line else line
+
     lines: list[str] = []
     for result in results:
-        columns, dropped = fitted(shown_columns(result), page.width)
+        columns, dropped = fitted(result.view(), width)
         lines += [""] if lines else []
-        lines += [styled(line, BOLD, page) for line in wrapped(printable(result.title), page.width)]
-        lines += table_lines(columns, page)
-        notes = (*result.notes, *left_off(dropped))
-        lines += [styled(line, DIM, page) for note in notes for line in wrapped(printable(note), page.width)]
+        lines += [styled(line, BOLD) for line in wrapped(result.title, width)]
+        rows = [list(cells) for cells in zip(*(column.cells for column in columns), strict=True)]
+        if colours:
+            for cells, url in zip(rows, result.links, strict=False):
+                cells[0] = f"\x1b]8;;{url}\x1b\\{cells[0]}\x1b]8;;\x1b\\" if is_web_address(url) else cells[0]
+            is_best = [result.key in ONE_TABLE and i == 0 for i in range(len(rows))]  # the best comes first
+            rows = [[styled(c, BOLD) if best or (result.key == "pivot" and ROW_BEST in c[-2:]) else c for c in cells]
+                    for best, cells in zip(is_best, rows, strict=True)]  # fmt: skip
+        if rows:
+            gap = " " * (2 if sum(column.width + 2 for column in columns) - 2 <= width else 1)
+            row = tabulate.DataRow("", gap, "")
+            rule = tabulate.Line("", "─", "─" * len(gap), "")
+            head, *rest = made_table(columns, rows, tabulate.TableFormat(None, rule, None, None, row, row, 0, None))
+            lines += [styled(head.rstrip(), BOLD), *rest]
+        if colours and result.sparks:
+            names = short_names([printable(name) for name, _ in result.sparks], WIDE)
+            lines += [f"{name:<{WIDE}}  {shape}" for name, (_, shape) in zip(names, result.sparks, strict=True)]
+        lines += [styled(line, DIM) for note in (*result.notes, *left_off(dropped)) for line in wrapped(note, width)]
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def table_lines(columns: Sequence[ShownColumn], page: Page) -> list[str]:
-    """Columns that fit the page as lines: labels, a rule, the rows; two blanks apart where there is room."""
-    gap = 2 if sum(column.width for column in columns) + 2 * (len(columns) - 1) <= page.width else 1
-    padded = [[aligned(cell, column) for cell in (column.label, *column.cells)] for column in columns]
-    head, *rows = ((" " * gap).join(cells) for cells in zip(*padded, strict=True))
-    rule = "─" * (sum(column.width for column in columns) + gap * (len(columns) - 1))
-    return [styled(head.rstrip(), BOLD, page), rule, *rows]
+def made_table(columns: Sequence[TableColumn], rows: Sequence[Sequence[str]], form: Any) -> list[str]:
+    """The lines of a table of cells that are text already, by tabulate."""
+    align = ["left" if column.is_text else "right" for column in columns] if rows else None
+    heads = [column.label for column in columns]
+    return str(tabulate.tabulate(rows, heads, tablefmt=form, colalign=align, disable_numparse=True)).splitlines()
 
 
-def aligned(cell: str, column: ShownColumn) -> str:
-    """A cell in the width of its column: text to the left, numbers to the right."""
-    blanks = " " * (column.width - cell_count(cell))
-    return cell + blanks if column.is_text else blanks + cell
-
-
-def styled(line: str, style: str, page: Page) -> str:
-    """A line in a terminal's style, where that is wanted."""
-    return f"\x1b[{style}m{line}\x1b[0m" if page.colours and line else line
+def is_web_address(url: str | None) -> bool:
+    """Whether a link can be followed without harm: a URL is data, too."""
+    return bool(url and re.fullmatch(r"https?://[\w./?=&%:+@~#-]+", url))
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """A sentence in lines of at most `width` terminal cells, broken between words where that is possible."""
-    lines = [""]
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}" if lines[-1] else word
-        if cell_count(longer) <= width:
-            lines[-1] = longer
-            continue
-        lines += [word] if lines[-1] else []
-        lines[-1] = lines[-1] or word
-        while cell_count(lines[-1]) > width:
-            fits = next(n for n in range(len(lines[-1]), 0, -1) if cell_count(lines[-1][:n]) <= width or n == 1)
-            lines[-1:] = [lines[-1][:fits], lines[-1][fits:]]
-    return lines
+    """A sentence in lines of at most `width` characters, broken between words where that is possible."""
+    return textwrap.wrap(printable(text), width, break_on_hyphens=False)
 
 
-def shown_columns(result: Result) -> list[ShownColumn]:
-    """The columns that people see, as text."""
-    table = result.table if result.for_people is None else result.for_people
-    return [
-        ShownColumn(
-            label=printable(result.labels.get(name, name)),
-            cells=cell_texts(table[name], result.null),
-            is_text=not (table[name].dtype.is_numeric() or (result.numbers and i > 0)),
-            is_whole=name == result.whole,
-        )
-        for i, name in enumerate(result.shown or table.columns)
-        if name in table.columns
-    ]
+def view_column(values: pl.Series, label: str, null: str = "-") -> TableColumn:
+    """Values as people read them."""
+    return TableColumn(printable(label), cell_texts(values, null), is_text=not values.dtype.is_numeric())
 
 
 def cell_texts(values: pl.Series, null: str) -> list[str]:
-    """Values as people read them; floats with as many decimals as their column needs."""
+    """The cells of a column."""
     spell = float_format(values.drop_nulls().to_list()) if values.dtype.is_float() else cell_text
     return [null if value is None else spell(value) for value in values.to_list()]
 
@@ -2093,29 +2526,41 @@ def cell_texts(values: pl.Series, null: str) -> list[str]:
 def float_format(values: Sequence[float]) -> Callable[[float], str]:
     """How to spell the numbers of a column, their points below each other: four significant digits of the largest.
 
-    The smallest has three at least. Where four digits say all, as for most settings, each number stands as it is.
+    The smallest has three at least; more where fewer would make different numbers look alike. Where four digits say
+    all, as for most settings, each number stands as it is.
 
     >>> [float_format([0.01234567, 0.1])(x) for x in (0.01234567, 0.1)], float_format([0.001, 1e-4])(1e-4)
     (['0.0123', '0.1000'], '0.0001')
+    >>> float_format([0.123451, 0.123452])(0.123451)
+    '0.123451'
     """
-    sizes = [math.floor(math.log10(abs(value))) for value in values if value and math.isfinite(value)]
-    if all(float(f"{value:.4g}") == value for value in values if math.isfinite(value)) or not sizes:
+    usable = {value for value in values if math.isfinite(value)}
+    sizes = [math.floor(math.log10(abs(value))) for value in usable if value]
+    if not sizes or all(float(f"{value:.4g}") == value for value in usable):
         return cell_text
-    if max(sizes) - min(sizes) > 2 or not -5 < min(sizes) < 7:  # too far apart, or too small or large, to line up
-        return "{:.4g}".format
-    return f"{{:.{max(0, 3 - max(sizes), 2 - min(sizes))}f}}".format
+    spells: list[Callable[[float], str]] = []
+    for digits in range(4, MOST_DIGITS + 1):
+        if max(sizes) - min(sizes) > 2 or not -5 < min(sizes) < 7:  # too far apart, too small or large, to line up
+            spells.append(f"{{:.{digits}g}}".format)
+        else:
+            spells.append(f"{{:.{max(0, digits - 1 - max(sizes), digits - 2 - min(sizes))}f}}".format)
+        if len({spells[-1](value) for value in usable}) == len(usable):
+            return spells[-1]
+    return spells[0]
 
 
 def cell_text(value: object) -> str:
-    """A single value as people read it.
+    """A single value as people read it; of numbers nothing is lost.
 
-    >>> cell_text(0.001), cell_text(True), cell_text(["a", "b"])
-    ('0.001', 'true', 'a, b')
+    >>> cell_text(0.001), cell_text(True), cell_text(["a", "b"]), cell_text(None), cell_text(0.12345678)
+    ('0.001', 'true', 'a, b', 'null', '0.12345678')
     """
+    if value is None:
+        return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:g}" if float(f"{value:g}") == value or not math.isfinite(value) else repr(value)
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M")
     if isinstance(value, list):
@@ -2123,55 +2568,71 @@ def cell_text(value: object) -> str:
     return printable(str(value))
 
 
-def bounded(result: Result, most: int | None) -> Result:
-    """`result` with as many rows as people want, or take by default."""
-    return cut(result, result.most_rows if most is None else most)
+def exact_text(value: object) -> str | None:
+    """A value as text that loses nothing, for tables whose cells are of several types."""
+    if value is None or isinstance(value, str):
+        return value
+    return json_text(value).strip('"')
 
 
 def cut(result: Result, most: int | None) -> Result:
-    """`result` with at most `most` rows (0: all), and a note on those left out."""
-    people = result.table if result.for_people is None else result.for_people
-    if not most or max(people.height, result.table.height) <= most:
+    """`result` with at most `most` rows of its data (None or 0: all)."""
+    if not most or result.table.height <= most:
         return result
-    note = (f"{counted(people.height - most, 'more row')}: --max-rows 0 shows all",) if people.height > most else ()
-    return replace(
-        result,
-        table=first_rows(result.table, most, result.share_rows_by),
-        for_people=None if result.for_people is None else first_rows(people, most, result.share_rows_by),
-        rows=None if result.rows is None else result.rows[:most],
-        notes=(*result.notes, *note),
-    )
+    return replace(result, table=result.table.head(most), rows=None if result.rows is None else result.rows[:most])
 
 
-def first_rows(table: pl.DataFrame, most: int, share_by: str | None) -> pl.DataFrame:
-    """At most so many rows, from the top; where `share_by` is given, as many of each of its values as of the others."""
-    share = pl.int_range(pl.len()).over(share_by) if share_by else pl.int_range(pl.len())
-    return table.with_row_index("position").sort(share, "position").head(most).sort("position").drop("position")
+def bounded(result: Result, most: int | None) -> Result:
+    """`result` with as many rows as people want to see, or take by default, and a note on those left out."""
+    most = result.most_rows if most is None else most
+    columns = result.view()
+    height = len(columns[0].cells) if columns else 0
+    if not most or height <= most:
+        return result
+    shown = [column._replace(cells=column.cells[:most]) for column in columns]
+    note = f"{counted(height - most, 'more row')}: --max-rows 0 shows all"
+    return replace(result, view=lambda: shown, notes=(*result.notes, note))
 
 
-def fitted(columns: Sequence[ShownColumn], width: int) -> tuple[list[ShownColumn], list[str]]:
+def fitted(columns: Sequence[TableColumn], width: int) -> tuple[list[TableColumn], list[str]]:
     """Columns shortened to fit `width` together, and the labels of those for which there is no room."""
     widths: dict[int, int] = {}
     second = columns[1].least_width(NARROW) + 1 if len(columns) > 1 else 0  # a metric, where the first is a name
     for i, column in enumerate(columns):
         least = column.least_width(NARROW if widths else min(WIDE, max(width - second, 1)))
         if not widths or sum(widths.values()) + len(widths) + least <= width:  # with a blank between columns
-            widths[i] = least
+            widths[i] = min(least, width)
     spare = width - sum(widths.values()) - len(widths) + 1
     for i in sorted(widths, key=lambda i: (i > 0, columns[i].width)):  # what is left makes columns whole: the first,
-        more = min(spare, columns[i].width - widths[i])  # then as many as it can
+        more = max(0, min(spare, columns[i].width - widths[i]))  # then as many as it can
         widths[i] += more
         spare -= more
-    fitting = [columns[i].shortened(cells) for i, cells in widths.items()]
+    fitting = [
+        columns[i]._replace(label=shortened(columns[i].label, n), cells=short_names(columns[i].cells, n))
+        for i, n in widths.items()
+    ]
     return fitting, [column.label for i, column in enumerate(columns) if i not in widths]
 
 
-def left_off(labels: Sequence[str]) -> Iterator[str]:
+def left_off(names: Sequence[str]) -> list[str]:
     """A note on columns for which the page is too narrow."""
-    if labels:
-        some = ", ".join(shortened(label, WIDE) for label in labels[:3])
-        more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
-        yield f"no room for {some}{more}: --columns chooses, --json and -o hold all"
+    return [f"no room for {some_of(names, 3)}: --columns chooses, --json and -o hold all"] if names else []
+
+
+def short_names(names: Sequence[str], width: int) -> list[str]:
+    """Names within `width` terminal cells, so that what differs stays visible: words that all share go first.
+
+    >>> short_names(["stage2_gnn_all_s0", "stage2_gnn_all_s1"], 8)
+    ['…s0', '…s1']
+    """
+    if len({*names}) > 1 and max(map(cell_count, names)) > width:
+        words_ = [re.findall(r"[^_/. ,=-]*[_/. ,=-]|[^_/. ,=-]+$", name) for name in names]
+        shared = [len({*place}) == 1 for place in zip(*words_, strict=False)]
+        if len({*map(len, words_)}) > 1:  # words stand at the same place from the start only
+            shared = [*itertools.takewhile(bool, shared)]
+        kept = [["\0" if i < len(shared) and shared[i] else word for i, word in enumerate(of)] for of in words_]
+        names = [re.sub("\0+", ELLIPSIS, "".join(of)) for of in kept]
+    return [shortened(name, width) for name in names]
 
 
 def shortened(text: str, width: int) -> str:
@@ -2192,79 +2653,76 @@ def cell_count(text: str) -> int:
     """How many terminal cells `text` takes: an ideogram or emoji takes two."""
     if text.isascii():
         return len(text)
-    from rich.cells import cell_len
+    from wcwidth import wcswidth
 
-    return cell_len(text)
+    width = wcswidth(text)
+    return width if width >= 0 else len(text)
 
 
 def markdown_text(results: Sequence[Result]) -> str:
     """Tables for pull requests and notes: the columns that a terminal shows, in full length."""
-    return "\n".join(one_markdown_table(result) for result in results)
+    parts = []
+    for result in results:
+        columns = [TableColumn(markdown(c.label), [*map(markdown, c.cells)], c.is_text) for c in result.view()]
+        notes = [*result.notes, *left_off([column.label for column in columns[MARKDOWN_COLUMNS:]])]
+        columns = columns[:MARKDOWN_COLUMNS]
+        rows = [*zip(*(column.cells for column in columns), strict=True)]
+        lines = [f"**{markdown(result.title)}**", "", *(made_table(columns, rows, "pipe") if columns else [])]
+        parts.append("\n".join([*lines, *([""] if notes else []), *(f"- {markdown(note)}" for note in notes)]))
+    return "\n\n".join(parts) + "\n"
 
 
-def one_markdown_table(result: Result) -> str:
-    """A title, a table and its notes in GitHub's Markdown."""
-    columns = shown_columns(result)
-    rest = left_off([column.label for column in columns[MARKDOWN_COLUMNS:]])
-    columns = columns[:MARKDOWN_COLUMNS]
-    head = [markdown_cell(column.label) for column in columns]
-    rule = ["---" if column.is_text else "---:" for column in columns]
-    rows = zip(*(map(markdown_cell, column.cells) for column in columns), strict=True)
-    table = [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
-    notes = [f"- {markdown_cell(printable(note))}" for note in (*result.notes, *rest)]
-    parts = [f"**{markdown_cell(printable(result.title))}**", "", *table, *([""] if notes else []), *notes]
-    return "\n".join(parts) + "\n"
+def markdown(text: str) -> str:
+    r"""`text` as Markdown that shows it literally; underlines within words are harmless.
 
-
-def markdown_cell(text: str) -> str:
-    r"""`text` as Markdown that shows it literally.
-
-    >>> print(markdown_cell("[red]a|b"))
-    \[red]a\|b
+    >>> print(markdown("[red]a|b *c* snake_case _d_"))
+    \[red]a\|b \*c\* snake_case \_d\_
     """
-    return re.sub(r"([\\`*|<\[~])", r"\\\1", text)
+    return re.sub(r"([\\`*|<\[~$&]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", printable(text))
 
 
 def latex_text(results: Sequence[Result]) -> str:
     """Tables for a paper, with booktabs: the columns that a terminal shows, in full length; the best cells bold."""
-    return "% needs \\usepackage{booktabs}\n" + "\n".join(one_latex_table(result) for result in results)
+    lines = ["% needs \\usepackage{booktabs}"]
+    for result in results:
+        columns = [column._replace(label=latex(column.label)) for column in result.view()]
+        marked = [result.key == "pivot" and i > 0 for i in range(len(columns))]
+        cells = [[latex_cell(cell, marked=m) for cell in c.cells] for m, c in zip(marked, columns, strict=True)]
+        text = "\n".join(made_table(columns, [*zip(*cells, strict=True)], "latex_raw"))
+        for rule in ("toprule", "midrule", "bottomrule"):
+            text = text.replace(r"\hline", f"\\{rule}", 1)
+        lines += [f"% {printable(result.title)}", text, *(f"% {printable(note)}" for note in result.notes)]
+    return "\n".join(lines) + "\n"
 
 
-def one_latex_table(result: Result) -> str:
-    """A title as a comment, a tabular, and the notes as comments."""
-    columns = shown_columns(result)
-    layout = "".join("l" if column.is_text else "r" for column in columns)
-    head = [latex_cell(column.label) for column in columns]
-    rows = list(zip(*(map(latex_cell, column.cells) for column in columns), strict=True))
-    lines = [f"% {printable(result.title)}", f"\\begin{{tabular}}{{{layout}}}", "\\toprule"]
-    lines += [f"{' & '.join(cells)} \\\\" + ("\n\\midrule" if i == 0 else "") for i, cells in enumerate((head, *rows))]
-    return (
-        "\n".join([*lines, "\\bottomrule", "\\end{tabular}", *(f"% {printable(note)}" for note in result.notes)]) + "\n"
-    )
+def latex_cell(text: str, *, marked: bool) -> str:
+    r"""`text` as LaTeX; a pivot's best cell of a row is bold, of a column underlined.
 
-
-def latex_cell(text: str) -> str:
-    r"""`text` as LaTeX that prints it literally; a pivot's best cell of a row is bold, of a column underlined.
-
-    >>> print(latex_cell("50% of a_b"), latex_cell("0.5 ± 0.1 (3)*"))
-    50\% of a\_b \textbf{0.5 $\pm$ 0.1 (3)}
+    >>> print(latex_cell("0.5 ± 0.1 (3)*", marked=True), latex_cell("a (3)*", marked=False))
+    \textbf{0.5 $\pm$ 0.1 (3)} a (3)*
     """
-    bold, underlined = (bool(re.search(rf"\(\d+\).?{re.escape(mark)}", text)) for mark in (ROW_BEST, COLUMN_BEST))
-    text = text.rstrip(ROW_BEST + COLUMN_BEST) if bold or underlined else text
-    cell = "".join(
-        LATEX.get(c, c if c.isascii() else f"{{[}}U+{ord(c):04X}{{]}}" if ord(c) > LATIN else c) for c in text
+    marks = text[len(text.rstrip(ROW_BEST + COLUMN_BEST)) :] if marked else ""
+    cell = latex(text.removesuffix(marks))
+    cell = f"\\textbf{{{cell}}}" if ROW_BEST in marks else cell
+    return f"\\underline{{{cell}}}" if COLUMN_BEST in marks else cell
+
+
+def latex(text: str) -> str:
+    r"""`text` as LaTeX that prints it literally.
+
+    >>> print(latex("50% of a_b"))
+    50\% of a\_b
+    """
+    return "".join(
+        LATEX.get(c, c if c.isascii() or ord(c) <= LATIN else f"{{[}}U+{ord(c):04X}{{]}}") for c in printable(text)
     )
-    cell = f"\\textbf{{{cell}}}" if bold else cell
-    return f"\\underline{{{cell}}}" if underlined else cell
 
 
 def json_document(results: Sequence[Result]) -> dict[str, object]:
     """All results as one object: the rows of each question under its key, at full precision."""
-    rows: dict[str, list[dict[str, object]]] = {}
+    rows: dict[str, list[Mapping[str, object]]] = {}
     for result in results:
-        rows.setdefault(result.key, []).extend(
-            map(dict, result.rows) if result.rows is not None else result.table.to_dicts()
-        )
+        rows.setdefault(result.key, []).extend(result.table.to_dicts() if result.rows is None else result.rows)
     return {"version": JSON_VERSION, **rows}
 
 
@@ -2293,9 +2751,13 @@ def jsonable(value: object) -> object:
 
 def csv_text(table: pl.DataFrame) -> str:
     """A table as CSV at full precision, safe to open in a spreadsheet."""
-    lists = [column for column, dtype in table.schema.items() if dtype == pl.List]
-    flat = table.with_columns(pl.Series(name, map(json_text, table[name].to_list())) for name in lists)
-    return flat.with_columns(harmless(pl.col(pl.String))).write_csv(datetime_format="%Y-%m-%dT%H:%M:%S%.fZ")
+    nested = [column for column, dtype in table.schema.items() if dtype.is_nested()]
+    flat = table.with_columns(pl.Series(name, map(json_text, table[name].to_list())) for name in nested)
+    heads = (
+        pl.DataFrame({"head": table.columns}).select(harmless(pl.col("head")))["head"].to_list() if table.width else []
+    )
+    safe = flat.with_columns(harmless(pl.col(pl.String))).rename(dict(zip(table.columns, heads, strict=True)))
+    return safe.write_csv(datetime_format="%Y-%m-%dT%H:%M:%S%.fZ")
 
 
 def harmless(text: pl.Expr) -> pl.Expr:
@@ -2308,23 +2770,24 @@ def harmless(text: pl.Expr) -> pl.Expr:
     return pl.when(formula).then("'" + clean).otherwise(clean).name.keep()
 
 
-# --- renderers: pictures --------------------------------------------------------------------------------------
+# --- renderers: pictures and pages ----------------------------------------------------------------------------
 
 
 def write_picture(results: Sequence[Result], at: Path, ending: str, say: Say) -> None:
     """Draw one result: as PNG, SVG, or a page with the SVG in it that needs no network."""
-    drawable = [result for result in results if result.key in ONE_PICTURE and result.table.height]
+    drawable = [result for result in results if result.chart and result.table.height]
     if not drawable:
         raise ScriptError(f"there is nothing to draw; pictures show {', '.join(ONE_PICTURE)}", WRONG_USAGE)
-    result = one_result(drawable, ONE_PICTURE, say)
+    result, *others = chosen_result(drawable, ONE_PICTURE, say)
+    if others:
+        say(f"one picture fits; left out: {some_of([other.title for other in others])}")
     if ending == ".png":
         import vl_convert
 
         at.write_bytes(vl_convert.vegalite_to_png(chart_json(result, INK), scale=2))
-    elif ending == ".svg":
-        at.write_text(svg_text(result, INK), encoding="utf-8")
     else:
-        at.write_text(html_page(result.title, [html_section(result)]), encoding="utf-8")
+        page = svg_text(result, INK) if ending == ".svg" else html_page(result.title, [html_section(result)])
+        at.write_text(page, encoding="utf-8")
 
 
 def svg_text(result: Result, ink: str) -> str:
@@ -2336,156 +2799,116 @@ def svg_text(result: Result, ink: str) -> str:
 
 def chart_json(result: Result, ink: str) -> str:
     """A Vega-Lite chart of a result: with its title on white, or in a page's ink and without either."""
-    draw = {"curves": curves_chart, "pivot": pivot_chart, "groups": groups_chart, "top": top_chart}[result.key]
-    lines = dict.fromkeys(("domainColor", "tickColor"), ink) | {"gridColor": ink, "gridOpacity": 0.15}
+    spec, beyond = result.chart() if result.chart else ({}, "")
     axis = {"labelColor": ink, "titleColor": ink, "labelLimit": 400, "titleLimit": 400, "titleFontWeight": "normal"}
-    alone = {"title": title_lines(result.title + left_undrawn(result)), "background": "white"}
-    chart = (
-        draw(result)
-        .properties(**(alone if ink == INK else {"background": "transparent"}))
-        .configure_axis(**axis, **lines)
-        .configure_title(color=ink, anchor="start", fontSize=13)
-        .configure_legend(labelColor=ink, titleColor=ink, labelLimit=400, symbolLimit=40)
-        .configure_view(stroke=None)
-    )
-    return str(chart.to_json())
+    axis |= dict.fromkeys(("domainColor", "tickColor"), ink) | {"gridColor": ink, "gridOpacity": 0.15}
+    legend = {"labelColor": ink, "titleColor": ink, "labelLimit": 400, "symbolLimit": 40}
+    title = {"color": ink, "anchor": "start", "fontSize": 13}
+    config = {"axis": axis, "title": title, "legend": legend, "view": {"stroke": None}}
+    alone: dict[str, Any] = {"background": "transparent"}
+    if ink == INK:
+        alone = {"background": "white", "title": wrapped(result.title + beyond, 80)}
+    schema_ = "https://vega.github.io/schema/vega-lite/v5.json"
+    return json_text({"$schema": schema_, **spec, **alone, "config": config})
 
 
-def left_undrawn(result: Result) -> str:
-    """A clause on groups or runs that a picture has no room for; the best come first in every result."""
-    if result.key == "curves":
-        by = result.table.columns[: result.table.columns.index("x")]
-        number, most = result.table.select(by).unique().height, MOST_LINES
-    else:
-        number, most = result.table.height, MOST_DRAWN
-    return f"; the first {most} of {number} are drawn" if number > most and result.key != "pivot" else ""
+def channel(name: str, measure: str = "quantitative", **more: object) -> dict[str, Any]:
+    """How a column of the drawn rows is shown."""
+    return {"field": name, "type": measure, "title": None, **more}
 
 
-def title_lines(title: str) -> list[str]:
-    """A title in lines that a picture has room for."""
-    return textwrap.wrap(printable(title), 80)
+def value_scale(options: Options) -> dict[str, Any]:
+    """The scale of an axis of values; a logarithmic one has no place for zero and below."""
+    return {"type": "log"} if options.log else {"zero": False}
 
 
-def named_rows(result: Result, names: Sequence[str]) -> pl.DataFrame:
-    """The result's table with a column of its rows' names: what is compared, as people read it."""
-    texts = [pl.Series(cell_texts(result.table[name], "null")) for name in names]
-    joined = pl.select(pl.concat_str(texts, separator=" / ")).to_series() if texts else pl.Series([], dtype=pl.String)
-    numbers = [name for name, dtype in result.table.schema.items() if dtype.is_float()]
-    return result.table.with_columns(joined.alias(NAME), *(finite(name).alias(name) for name in numbers))
+def drawn_rows(rows: pl.DataFrame, options: Options, most: int | None = None) -> tuple[list[dict[str, Any]], str]:
+    """The rows with a finite `value` that a picture can show, ranked; what it leaves out, as a clause."""
+    usable, beyond = rows.filter(pl.col("value").is_finite()), ""
+    if options.log:
+        positive_ = usable.filter(pl.col("value") > 0)
+        if positive_.height < usable.height:
+            beyond = f"; {usable.height - positive_.height} not above 0 cannot be drawn"
+        bounds = [name for name in ("ci_low", "ci_high") if name in rows.columns]
+        usable = positive_.with_columns(pl.when(pl.col(name) > 0).then(pl.col(name)) for name in bounds)
+    if most and usable.height > most:
+        beyond = f"; the first {most} of {usable.height} are drawn{beyond}"
+    return usable.head(most or usable.height).with_row_index("rank").to_dicts(), beyond
 
 
-def top_chart(result: Result) -> Any:
-    """A point per run, the best on top."""
-    import altair as alt
-
-    metric = next(name for name in result.table.columns if name not in {"name", *KEY, "state"})
-    rows = (
-        named_rows(result, ["name"])
-        .head(MOST_DRAWN)
-        .with_row_index("rank")
-        .select("rank", NAME, pl.col(metric).alias("value"))
-    )
-    return (
-        alt.Chart(rows)
-        .mark_point(filled=True, size=70, opacity=1)
-        .encode(
-            x=alt.X("value:Q", title=result.labels.get(metric, metric), scale=alt.Scale(zero=False)),
-            y=alt.Y("rank:O", title=None, axis=alt.Axis(labelExpr=label_by_rank(rows[NAME].to_list()))),
-        )
-        .properties(width=PICTURE_WIDTH, height=alt.Step(18))
-    )
+def points_chart(
+    names: Sequence[str], table: pl.DataFrame, title: str, options: Options, stat: str = "value"
+) -> tuple[dict[str, Any], str]:
+    """A point per run or group, with its interval where it has one; the best on top."""
+    bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
+    shown = table.select(pl.Series("name", names, dtype=pl.String), pl.col(stat).alias("value"), *bounds)
+    rows, beyond = drawn_rows(shown, options, MOST_DRAWN)
+    texts = json.dumps([shortened(printable(row["name"]), LABEL_WIDTH) for row in rows])
+    y = channel("rank", "ordinal", axis={"labelExpr": f"{texts}[datum.value]"})  # two rows may have one name
+    x: dict[str, Any] = {"title": title, "scale": value_scale(options)}
+    point = {"type": "point", "filled": True, "size": 70, "opacity": 1}
+    layers: list[dict[str, Any]] = [{"mark": point, "encoding": {"x": channel("value", **x), "y": y}}]
+    if bounds:
+        span = {"x": channel("ci_low", **x), "x2": {"field": "ci_high"}, "y": y, "color": {"value": BLUE}}
+        valid = [{"filter": "isValid(datum.ci_low)"}]
+        layers.append({"transform": valid, "mark": {"type": "rule", "strokeWidth": 2}, "encoding": span})
+    size = {"width": PICTURE_WIDTH, "height": {"step": 20}}
+    return {"data": {"values": rows}, "layer": layers, **size}, beyond
 
 
-def label_by_rank(names: Sequence[str]) -> str:
-    """A Vega expression that gives a row's name by its number: two runs may have one name."""
-    return f"{json.dumps([shortened(printable(name), LABEL_WIDTH) for name in names])}[datum.value]"
-
-
-def groups_chart(result: Result) -> Any:
-    """A point per group with its interval, the best on top."""
-    import altair as alt
-
-    by_median = any(note.startswith("sorted by median") for note in result.notes)
-    stat = "median" if by_median else next(name for name in ("iqm", "mean") if name in result.table.columns)
-    by = result.table.columns[: result.table.columns.index("metric")]
-    rows = named_rows(result, by).with_row_index("rank").head(MOST_DRAWN)
-    rows = rows.select("rank", NAME, pl.col(stat).alias("value"), "ci_low", "ci_high", "n")
-    labels_ = [f"{name}  (n={n})" for name, n in rows.select(NAME, "n").iter_rows()]
-    y = alt.Y("rank:O", title=None, axis=alt.Axis(labelExpr=label_by_rank(labels_)))
-    base = alt.Chart(rows).encode(y=y)
-    points = base.mark_point(filled=True, size=70, opacity=1).encode(
-        x=alt.X("value:Q", title=f"{stat} and 95 % interval", scale=alt.Scale(zero=False))
-    )
-    spans = base.mark_rule(strokeWidth=2).encode(x="ci_low:Q", x2="ci_high:Q", color=alt.value(BLUE))
-    return alt.layer(spans, points).properties(width=PICTURE_WIDTH, height=alt.Step(20))
-
-
-def pivot_chart(result: Result) -> Any:
+def pivot_chart(cells: pl.DataFrame, options: Options) -> tuple[dict[str, Any], str]:
     """A field per cell, coloured by its mean, with mean and n in it."""
-    import altair as alt
-
-    table = result.table.filter(pl.col("n") > 0)
-    spell = float_format(table["mean"].to_list())
-    texts = [f"{spell(mean)} ({n})" for mean, n in table.select("mean", "n").iter_rows()]
-    down, across = (cell_texts(table[name], "null") for name in ("rows", "columns"))
-    rows = pl.DataFrame({"down": down, "across": across, "mean": table["mean"], "text": texts})
-    x, y = (
-        alt.X("across:N", title=None, sort=None, axis=alt.Axis(labelAngle=0, orient="top")),
-        alt.Y("down:N", title=None, sort=None),
-    )
-    fields = (
-        alt.Chart(rows)
-        .mark_rect()
-        .encode(x=x, y=y, color=alt.Color("mean:Q", title="mean", scale=alt.Scale(scheme="blues")))
-    )
-    middle = (float(table["mean"].min() or 0) + float(table["mean"].max() or 0)) / 2  # type: ignore[arg-type]
-    written = (
-        alt.Chart(rows)
-        .mark_text()
-        .encode(
-            x=x,
-            y=y,
-            text="text:N",
-            color=alt.condition(f"datum.mean > {middle}", alt.value("white"), alt.value("black")),
-        )
-    )
-    return alt.layer(fields, written).properties(width=alt.Step(110), height=alt.Step(30))
+    spell = float_format(cells["mean"].to_list())
+    texts = [f"{spell(mean)} ({n})" for mean, n in cells.select("mean", "n").iter_rows()]
+    names = {new: [*map(cell_text, cells[old].to_list())] for old, new in (("rows", "down"), ("columns", "across"))}
+    rows, beyond = drawn_rows(pl.DataFrame({**names, "value": cells["mean"], "text": texts}), options)
+    values = [row["value"] for row in rows] or [1.0]
+    middle = math.sqrt(min(values) * max(values)) if options.log else (min(values) + max(values)) / 2
+    ink = {"condition": {"test": f"datum.value > {middle}", "value": "white"}, "value": "black"}
+    x = channel("across", "nominal", sort=None, axis={"labelAngle": 0, "orient": "top"})
+    place = {"x": x, "y": channel("down", "nominal", sort=None)}
+    colour = channel("value", title="mean", scale={"scheme": "blues"} | ({"type": "log"} if options.log else {}))
+    layers = [
+        {"mark": "rect", "encoding": {**place, "color": colour}},
+        {"mark": "text", "encoding": {**place, "text": {"field": "text"}, "color": ink}},
+    ]
+    return {"data": {"values": rows}, "layer": layers, "width": {"step": 110}, "height": {"step": 30}}, beyond
 
 
-def curves_chart(result: Result) -> Any:
+def curves_chart(
+    lines: Sequence[pl.DataFrame], names: Sequence[str], what: str, options: Options
+) -> tuple[dict[str, Any], str]:
     """A line per group with the band of its interval, or a line per run. Values far beyond all others are cut off."""
-    import altair as alt
+    texts = short_names([printable(name) for name in names[:MOST_LINES]], LABEL_WIDTH)
+    bounds = [name for name in ("ci_low", "ci_high") if name in lines[0].columns]
+    columns = "x", pl.col(VALUE).alias("value"), *bounds
+    shown = [line.select(pl.lit(name).alias("name"), *columns) for name, line in zip(texts, lines, strict=False)]
+    rows, beyond = drawn_rows(pl.concat(shown), options)
+    label, _, over = what.partition(" over ")
+    y: dict[str, Any] = {"title": label, "scale": value_scale(options)}
+    if not options.log and (domain := readable_domain([row["value"] for row in rows])):
+        y["scale"]["domain"] = domain
+    legend = {"orient": "bottom", "columns": 2, "symbolOpacity": 1}
+    shared = {"x": channel("x", title=over), "color": channel("name", "nominal", sort=None, legend=legend)}
+    line = {"type": "line", "strokeWidth": 1.8, "clip": True}
+    layers: list[dict[str, Any]] = [{"mark": line, "encoding": {"y": channel("value", **y), **shared}}]
+    if bounds:
+        band = {"y": channel("ci_low", **y), "y2": {"field": "ci_high"}, **shared}
+        mark, valid = {"type": "area", "opacity": 0.15, "clip": True}, [{"filter": "isValid(datum.ci_low)"}]
+        layers.append({"transform": valid, "mark": mark, "encoding": band})
+    if len(names) > MOST_LINES:
+        beyond = f"; the first {MOST_LINES} of {len(names)} are drawn{beyond}"
+    return {"data": {"values": rows}, "layer": layers, "width": PICTURE_WIDTH, "height": 300}, beyond
 
-    grouped = "mean" in result.table.columns
-    by = result.table.columns[: result.table.columns.index("x")] if grouped else ["name"]
-    value = "mean" if grouped else "value"
-    rows = named_rows(result, by).filter(pl.col(value).is_finite())
-    bounds = [finite(name) if grouped else pl.lit(None, dtype=pl.Float64).alias(name) for name in ("ci_low", "ci_high")]
-    rows = rows.select(pl.col(NAME), "x", pl.col(value).alias("value"), *bounds)
-    names = rows[NAME].unique(maintain_order=True).to_list()[:MOST_LINES]
-    rows = rows.filter(pl.col(NAME).is_in(names))
-    rows = rows.with_columns(pl.Series(NAME, [shortened(name, LABEL_WIDTH) for name in rows[NAME]], dtype=pl.String))
-    colour = alt.Color(
-        f"{NAME}:N", title=None, sort=None, legend=alt.Legend(orient="bottom", columns=2, symbolOpacity=1)
-    )
-    what, _, over = result.title.partition(" over ")
-    scale = alt.Scale(zero=False, domain=readable_domain(rows["value"]) or alt.Undefined)
-    base = alt.Chart(rows).encode(x=alt.X("x:Q", title=re.split(r"[,:]", over)[0]), color=colour)
-    lines = base.mark_line(strokeWidth=1.8, clip=True).encode(y=alt.Y("value:Q", title=what.split(",")[0], scale=scale))
-    bands = base.mark_area(opacity=0.15, clip=True).encode(y="ci_low:Q", y2="ci_high:Q")
-    return alt.layer(lines, bands).properties(width=PICTURE_WIDTH, height=300)
 
-
-def readable_domain(values: pl.Series) -> list[float]:
+def readable_domain(numbers: Sequence[float]) -> list[float]:
     """Where an axis is to begin and end, if single values would make all others a flat line; else empty."""
+    values = pl.Series(numbers, dtype=pl.Float64)
     low, middle, high = (float(values.quantile(share) or 0) for share in (0.02, 0.5, 0.9))
-    least, most = float(values.min() or 0), float(values.max() or 0)  # type: ignore[arg-type]
+    least, most = min(numbers, default=0.0), max(numbers, default=0.0)
     width = max(high - low, abs(middle) * 1e-3, 1e-300)
     cut_off = most > high + 20 * width or least < low - 20 * width
     return [max(least, low - width), min(most, high + width)] if cut_off else []
-
-
-# --- renderers: pages -----------------------------------------------------------------------------------------
 
 
 def html_page(title: str, sections: Sequence[str]) -> str:
@@ -2498,57 +2921,44 @@ def html_page(title: str, sections: Sequence[str]) -> str:
 
 def html_section(result: Result, most: int | None = None) -> str:
     """A result as a heading, its picture where it has one, its table with at most `most` rows, and its notes."""
-    picture = ""
-    if result.key in ONE_PICTURE and result.table.height:
-        picture = f"<figure>{svg_text(result, 'currentColor')}</figure>"
+    has_picture = result.chart and result.table.height
+    picture = f"<figure>{svg_text(result, 'currentColor')}</figure>" if has_picture else ""
     result = bounded(result, most)
+    columns = [column._replace(label=html.escape(column.label)) for column in result.view()]
+    rows = [[html.escape(cell) for cell in cells] for cells in zip(*(c.cells for c in columns), strict=True)]
+    for cells, url in zip(rows, result.links, strict=False):
+        cells[0] = f"<a href='{html.escape(url or '')}'>{cells[0]}</a>" if is_web_address(url) else cells[0]
+    table = "\n".join(made_table(columns, rows, "unsafehtml")) if columns else ""
     notes = "".join(f"<p class='note'>{html.escape(printable(note))}</p>" for note in result.notes)
-    return f"<section><h2>{html.escape(printable(result.title))}</h2>{picture}{html_table(result)}{notes}</section>\n"
+    heading = html.escape(printable(result.title))
+    return f"<section><h2>{heading}</h2>{picture}<div class='wide'>{table}</div>{notes}</section>\n"
 
 
-def html_table(result: Result) -> str:
-    """The columns that people see as a table that scrolls sideways where it has to."""
-    columns = shown_columns(result)
-    kinds = ["" if column.is_text else " class='number'" for column in columns]
-    head = "".join(f"<th{k}>{html.escape(c.label)}</th>" for k, c in zip(kinds, columns, strict=True))
-    rows = zip(*(column.cells for column in columns), strict=True)
-    body = "".join(
-        f"<tr>{''.join(f'<td{k}>{html.escape(cell)}</td>' for k, cell in zip(kinds, row, strict=True))}</tr>"
-        for row in rows
-    )
-    return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def report_results(options: Options, everything: Runs, runs: Runs, metrics: Sequence[Metric], say: Say) -> list[Result]:
+def report_results(study: Study, options: Options) -> list[Result]:
     """What a report shows, as asked or as suggests itself: the best runs, groups, a pivot, curves, what was varied."""
-    runs, asked = grouping(options.group_by, runs, say)
-    by = asked or suggested_grouping(runs)
-    of_runs, of_groups = chosen_columns(options.columns, runs)
-    results = [overview(everything)]
-    if metrics:
-        results.append(top(runs, metrics, options.top or REPORT_TOP, of_runs))
-        results += [groups(runs, by, metric, of_groups, options.stat) for metric in metrics if by]
-        pivots = options.pivot or (by if len(by) == 2 else ())
-        results += [pivot(*grouping(pivots, runs, say), metrics[0])] if pivots else []
-    for name in options.curves or curves_for(metrics, options, runs):
-        results.append(curves(runs, name, by, options))
-    results += varied(runs)
-    if metrics and not options.curves:
-        results.append(importance(runs, metrics[0]))
-    return results
+    by = [*study.by] or suggested_grouping(study.runs)
+    study, names = study._replace(by=by), options.curves
+    results = [overview(study)]
+    if study.metrics:
+        results += top(study, options, options.top or REPORT_TOP)
+        results += groups(study, options) if by else []
+        pair = options.pivot or (tuple(by) if len(by) == 2 else ())
+        results += pivot(study._replace(metrics=study.metrics[:1]), replace(options, pivot=pair)) if pair else []
+        names = names or curves_like(study.metrics[0], study.runs)
+    results += curves(study, replace(options, curves=names)) if names else []
+    results += [*health(study, options), *varied(study, options)]
+    return results + ([associations(study.runs, study.metrics[0])] if study.metrics and not options.curves else [])
 
 
-def curves_for(metrics: Sequence[Metric], options: Options, runs: Runs) -> list[str]:
-    """The metric to draw curves of where none is named: the first metric's own, else its validation's or training's."""
-    files = history_files(options.inputs, runs)
-    names = [metric_label(part, column) for part in files for column in part.dtypes if column.startswith("metric_")]
-    for metric in metrics[:1]:
-        wanted = words(metric.label)[-1]
-        for tier in ({"val", "valid", "validation", "eval"}, {"train", "training"}, set(words(metric.label))):
-            for name in names:
-                if wanted in words(name) and tier & set(words(name)):
-                    return [name]
-    return []
+def curves_like(metric: Metric, runs: Runs) -> tuple[str, ...]:
+    """The metric to draw curves of where none is named: this metric's validation, else its training, else itself."""
+    there = [metric_label(part, c) for part in history_files(runs) for c in part.dtypes if c.startswith("metric_")]
+    own = words(re.sub(r" \(.*", "", metric.label))
+    for tier in (VALIDATION, {"train", "training"}, {*own}):
+        for name in there:
+            if own[-1] in words(name) and tier & {*words(name)}:
+                return (name,)
+    return ()
 
 
 def write_report(results: Sequence[Result], file: Path, title: str, most: int | None) -> None:
@@ -2556,7 +2966,7 @@ def write_report(results: Sequence[Result], file: Path, title: str, most: int | 
     with replacing(file) as partial:
         if file.suffix.lower() == ".md":
             text = markdown_text([bounded(result, most) for result in results])
-            partial.write_text(f"# {markdown_cell(title)}\n\n{text}", encoding="utf-8")
+            partial.write_text(f"# {markdown(title)}\n\n{text}", encoding="utf-8")
         else:
             heading = f"<h1>{html.escape(printable(title))}</h1>"
             sections = [html_section(result, most) for result in results]
@@ -2574,47 +2984,41 @@ def deliver(results: Sequence[Result], options: Options, say: Say) -> None:
         )
     shows = sys.stdout is not None and (options.output is None or options.format == "json" or sys.stdout.isatty())
     if not shows or options.format in {"json", "csv"}:  # no table for people, which would say them
-        tell_findings(results, say)
+        for result in results:
+            for line in (result.title, *result.notes):
+                say(line)
     if options.output:
-        write_results(results, options.output, say)
+        ending = options.output.suffix.lower()
+        form = FILE_FORMATS[ending]
+        with replacing(options.output) as partial:
+            if form == "parquet":
+                write_parquet(one_table(results, say), partial)
+            elif form == "picture":
+                write_picture(results, partial, ending, say)
+            else:
+                whole = chosen_result(results, ONE_TABLE, say) if form == "latex" else results
+                partial.write_text(text_of(whole, form, say), encoding="utf-8")
     if shows:
-        sys.stdout.write(page_text(results, options, say))
+        limited = cut if options.format in {"json", "csv"} else bounded
+        files = {"files": [str(options.output)]} if options.output else {}
+        sys.stdout.write(text_of([limited(r, options.max_rows) for r in results], options.format, say, **files))
     if options.output and options.format != "json":
         print(options.output)
 
 
-def page_text(results: Sequence[Result], options: Options, say: Say) -> str:
-    """What stdout shows of the results, in the format that was asked for."""
-    if options.format == "json":
-        files = {"files": [str(options.output)]} if options.output else {}
-        return json_text({**json_document([cut(result, options.max_rows) for result in results]), **files}) + "\n"
-    if options.format == "csv":
-        return csv_text(one_table([cut(result, options.max_rows) for result in results], say))
-    shown = [bounded(result, options.max_rows) for result in results]
-    if options.format in {"markdown", "latex"}:
-        return markdown_text(shown) if options.format == "markdown" else latex_text(shown)
-    return table_text(shown, Page(shutil.get_terminal_size((LINE_WIDTH, 24)).columns, has_colours()))
-
-
-def write_results(results: Sequence[Result], file: Path, say: Say) -> None:
-    """Write every row of the results to `file`, in the format that its name ends in."""
-    with replacing(file) as partial:
-        match FILE_FORMATS[file.suffix.lower()]:
-            case "json":
-                partial.write_text(json_text(json_document(results)) + "\n", encoding="utf-8")
-            case "markdown":
-                partial.write_text(markdown_text(results), encoding="utf-8")
-            case "latex":
-                partial.write_text(
-                    latex_text([each for each in results if each.key == one_result(results, ONE_TABLE, say).key]),
-                    encoding="utf-8",
-                )
-            case "picture":
-                write_picture(results, partial, file.suffix.lower(), say)
-            case "csv":
-                partial.write_text(csv_text(one_table(results, say)), encoding="utf-8")
-            case _:
-                write_parquet(one_table(results, say), partial)
+def text_of(results: Sequence[Result], form: str, say: Say, **more: object) -> str:
+    """The results as text, in any of the formats of --format; `more` goes into the JSON."""
+    match form:
+        case "json":
+            return json_text({**json_document(results), **more}) + "\n"
+        case "csv":
+            return csv_text(one_table(results, say))
+        case "markdown":
+            return markdown_text(results)
+        case "latex":
+            return latex_text(results)
+    colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return table_text(results, width=shutil.get_terminal_size((LINE_WIDTH, 24)).columns, colours=colours)
 
 
 def write_parquet(table: pl.DataFrame, file: Path) -> None:
@@ -2623,36 +3027,18 @@ def write_parquet(table: pl.DataFrame, file: Path) -> None:
         table.write_parquet(file, compression="zstd", statistics=True, metadata={RESULT_KEY: str(JSON_VERSION)})
 
 
-def one_result(results: Sequence[Result], keys: Sequence[str], say: Say) -> Result:
-    """The result for formats that hold one, of the first of `keys` that there is; the rest is named."""
-    chosen = next(
-        result for key in (*keys, *(result.key for result in results)) for result in results if key == result.key
-    )
-    others = [result.title if result.key == chosen.key else result.key for result in results if result is not chosen]
-    if others:
-        say(f"one table fits: {chosen.key}; left out: {', '.join(dict.fromkeys(others))}")
-    return chosen
+def chosen_result(results: Sequence[Result], keys: Sequence[str], say: Say) -> list[Result]:
+    """The results for a format that holds one question, of the first of `keys` that there is; the rest is named."""
+    there = list(dict.fromkeys(result.key for result in results))
+    key = next(key for key in (*keys, *there) if key in there)
+    if others := [other for other in there if other != key]:
+        say(f"one table fits: {key}; left out: {', '.join(others)}")
+    return [result for result in results if result.key == key]
 
 
 def one_table(results: Sequence[Result], say: Say) -> pl.DataFrame:
     """The table for formats that hold one: the groups if there are any, else the best runs; the rest is named."""
-    keys = list(dict.fromkeys(result.key for result in results))
-    key = next(key for key in (*ONE_TABLE, *keys) if key in keys)
-    if len(keys) > 1:
-        say(f"one table fits: {key}; left out: {', '.join(other for other in keys if other != key)}")
-    return pl.concat([result.table for result in results if result.key == key], how="vertical_relaxed")
-
-
-def tell_findings(results: Sequence[Result], say: Say) -> None:
-    """Say what a table would say around its rows."""
-    for result in results:
-        for line in (result.title, *result.notes):
-            say(line)
-
-
-def has_colours() -> bool:
-    """Whether stdout is a terminal whose user takes colours."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return pl.concat([result.table for result in chosen_result(results, ONE_TABLE, say)], how="vertical_relaxed")
 
 
 @contextmanager
@@ -2708,155 +3094,111 @@ def printable(text: str) -> str:
 # --- command line ---------------------------------------------------------------------------------------------
 
 
-def parse_args(argv: Sequence[str] | None) -> Options:
-    """The command line as options."""
+def parse_args(argv: Sequence[str]) -> Options:
+    """The command line as options: the flags, in the manual's order."""
     parser = Parser(__doc__ or "")
     parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="runs files, or folders that hold some")
 
-    questions = parser.add_argument_group("questions (several at once are welcome; none: an overview)")
-    questions.add_argument("-t", "--top", type=positive, metavar="N", help="the N best runs and how they differ")
-    questions.add_argument(
-        "-g", "--group-by", action="append", metavar="A,B", help="statistics per value of these columns"
-    )
-    questions.add_argument(
-        "--pivot", metavar="ROWS,COLUMNS", help="mean ± std (n) per combination of two columns' values"
-    )
-    questions.add_argument(
-        "--curves", action="append", metavar="METRIC", help="over the steps, per run or by --group-by"
-    )
-    questions.add_argument(
-        "--varying", action="store_true", help="which config columns vary, their values, the grid's holes"
-    )
-    questions.add_argument("--diff", nargs="+", metavar="RUN", help="what differs between runs, by id or name")
-    questions.add_argument("--importance", action="store_true", help="which settings go with the metric")
-    questions.add_argument("--schema", action="store_true", help="the columns, what they hold and how completely")
-    questions.add_argument("--report", type=Path, metavar="FILE", help="all of it as one page: FILE.html or FILE.md")
+    add = parser.add_argument_group("questions (several at once are welcome; none: an overview)").add_argument
+    many: dict[str, Any] = {"action": "extend", "default": [], "type": lambda text: comma_separated([text])}
+    add("-t", "--top", type=positive, metavar="N", help="the N best runs and how they differ")
+    add("-g", "--group-by", **many, metavar="A,B", help="statistics per value of these columns")
+    add("--pivot", **many, metavar="ROWS,COLUMNS", help="mean ± std (n) per combination of values")
+    add("--curves", **many, metavar="METRIC", help="over the steps, per run or by --group-by")
+    add("--varying", action="store_true", help="which config columns vary, their values, the grid's holes")
+    add("--diff", nargs="+", default=[], metavar="RUN", help="what differs between runs, by id or name")
+    add("--importance", action="store_true", help="which settings go with the metric")
+    add("--health", action="store_true", help="NaN, divergence, spikes, runs that crashed or stopped early")
+    add("--schema", action="store_true", help="the columns, what they hold and how completely")
+    add("--sql", metavar="QUERY", help="a SELECT over the views runs and history, in DuckDB's SQL")
+    add("--report", type=ending_in(".html", ".md"), metavar="FILE", help="all of it as one page: FILE.html or FILE.md")
 
-    groups_ = parser.add_argument_group("groups")
-    groups_.add_argument(
-        "--stat", choices=("mean", "median", "iqm"), default="mean", help="what groups are compared by (default: mean)"
-    )
-    groups_.add_argument(
-        "--best-per", action="append", metavar="A,B", help="first keep each one's best setting, by its mean over seeds"
-    )
+    add = parser.add_argument_group("groups").add_argument
+    add("--stat", choices=("mean", "median", "iqm"), default="mean", help="what groups are compared by (default: mean)")
+    add("--best-per", **many, metavar="A,B", help="first keep each one's best setting, by its mean over seeds")
 
-    curve = parser.add_argument_group("curves")
-    curve.add_argument(
-        "--x",
-        metavar="AXIS",
-        help="step, runtime, time or a metric such as epoch (default: its step metric, else step)",
-    )
-    curve.add_argument("--best-so-far", action="store_true", help="each run's best value up to there")
-    curve.add_argument(
-        "--points",
-        type=positive,
-        metavar="N",
-        help=f"at most N of a curve (default: {CURVE_POINTS}, in pictures {PICTURE_POINTS})",
-    )
+    add = parser.add_argument_group("curves and pictures").add_argument
+    add("--x", metavar="AXIS", help="step, runtime, time or a metric (default: its step metric, else step)")
+    add("--best-so-far", action="store_true", help="each run's best value up to there")
+    add("--smooth", type=smoothing, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
+    add("--points", type=positive, metavar="N", help=f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS})")
+    add("--log", action="store_true", help="pictures with a logarithmic value axis")
 
-    metric = parser.add_argument_group("metric")
-    metric.add_argument(
-        "-m", "--metric", action="append", metavar="NAME", help="what is compared (repeatable; --top takes the first)"
+    group = parser.add_argument_group("metric")
+    group.add_argument(
+        "-m",
+        "--metric",
+        **many,
+        dest="metrics",
+        metavar="NAME",
+        help="what is compared (repeatable; --top takes the first)",
     )
-    metric.add_argument(
-        "--value",
-        choices=tuple(VALUES),
-        default="summary",
-        help="of each run (default: the summary's; others: aggregate_runs --history)",
-    )
-    goal = metric.add_mutually_exclusive_group()
+    of_run = "of each run (default: the summary's; others: aggregate_runs --history)"
+    group.add_argument("--value", choices=tuple(VALUES), default="summary", help=of_run)
+    goal = group.add_mutually_exclusive_group()
     goal.add_argument("--ascending", dest="goal", action="store_const", const="minimize", help="lower is better")
     goal.add_argument("--descending", dest="goal", action="store_const", const="maximize", help="higher is better")
 
-    selection = parser.add_argument_group("which runs")
-    selection.add_argument("-f", "--filter", metavar="REGEX", help="runs whose name matches, in any case")
-    selection.add_argument(
-        "--where", metavar="SQL", help='a predicate over the columns, such as "config_lr < 0.01 AND k = 16"'
-    )
-    selection.add_argument(
-        "-s",
-        "--state",
-        action="append",
-        metavar="STATE",
-        help="runs in this state (default: finished; all; repeatable)",
-    )
+    add = parser.add_argument_group("which runs").add_argument
+    add("-f", "--filter", dest="name_pattern", metavar="REGEX", help="runs whose name matches, in any case")
+    add("--where", metavar="SQL", help="a predicate: \"config_lr < 0.01 AND created_at >= '2026-01-31'\"")
+    of_states = {**many, "type": known_states, "dest": "states", "metavar": "STATE"}
+    add("-s", "--state", **of_states, help="runs in this state, or all (default: finished, or all where none is)")
+    add_output_flags(parser.add_argument_group("output").add_argument, many)
 
-    output = parser.add_argument_group("output")
-    output.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="write to FILE.csv, .json, .parquet, .md, .tex, .png, .svg or .html",
-    )
-    output.add_argument(
-        "--columns", action="append", metavar="A,B", help="show these columns, of the runs or of the statistics"
-    )
-    output.add_argument("--max-rows", type=not_negative, metavar="N", help="show at most N rows of each table (0: all)")
-    output.add_argument(
-        "--format",
-        choices=("table", "json", "csv", "markdown", "latex"),
-        default="table",
-        help="of stdout (default: table)",
-    )
-    output.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
-    output.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
-    output.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
-    args = parser.parse_strictly(argv)
-    files, diff = files_and_runs(args.diff or ())
-    if diff and len(diff) < 2:
+    args = vars(parser.parse_strictly(without_secrets(argv, parser)))
+    # An input that was named after --diff's runs is no run.
+    files = [name for name in args["diff"] if name.endswith(".parquet") or Path(name).is_dir()]
+    args["inputs"] += [Path(name) for name in files]
+    args["diff"] = [name for name in args["diff"] if name not in files]
+    if (args["diff"] or files) and len(args["diff"]) < 2:
         raise ScriptError("--diff needs two runs or more, by id or name", WRONG_USAGE)
-    return Options(
-        inputs=(*args.inputs, *files),
-        group_by=comma_separated(args.group_by),
-        stat=args.stat,
-        best_per=comma_separated(args.best_per),
-        pivot=two_columns(args.pivot),
-        varying=args.varying,
-        diff=diff,
-        importance=args.importance,
-        curves=comma_separated(args.curves),
-        x=args.x,
-        best_so_far=args.best_so_far,
-        points=args.points,
-        report=known_report(args.report),
-        value=args.value,
-        where=args.where,
-        top=args.top,
-        schema=args.schema,
-        metrics=comma_separated(args.metric),
-        goal=args.goal,
-        name_pattern=args.filter,
-        states=known_states(comma_separated(args.state) or ("finished",)),
-        states_given=bool(comma_separated(args.state)),
-        columns=comma_separated(args.columns),
-        max_rows=args.max_rows,
-        format=args.format,
-        output=known_ending(args.output),
-        quiet=args.quiet,
-    )
+    if args["sql"] is not None and (args["name_pattern"] or args["where"] or args["states"]):
+        raise ScriptError("--sql asks all runs: put the condition into its WHERE", WRONG_USAGE)
+    del args["debug"]
+    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in args.items()}
+    return Options(**fields)
 
 
-def files_and_runs(names: Sequence[str]) -> tuple[list[Path], tuple[str, ...]]:
-    """What follows --diff, parted: an input that was named last is no run."""
-    files = [name for name in names if name.endswith(".parquet") or Path(name).is_dir()]
-    return [Path(name) for name in files], tuple(name for name in names if name not in files)
+def without_secrets(argv: Sequence[str], parser: Parser) -> list[str]:
+    """The arguments, but of an unknown --flag=value the flag alone: it will be named, and the value may be a secret."""
+    if not any("=" in argument for argument in argv):
+        return [*argv]
+    flags = set(re.findall(r"--[a-z][a-z-]*", parser.format_help()))
+    found = [(argument, re.fullmatch("(--[^=]*)=.*", argument, re.DOTALL)) for argument in argv]
+    return [match[1] if match and match[1] not in flags else argument for argument, match in found]
 
 
-def two_columns(text: str | None) -> tuple[str, ...]:
-    """The columns of --pivot."""
-    columns = comma_separated([text]) if text else ()
-    if text and len(columns) != 2:
-        raise ScriptError(f"--pivot {text}: write two columns, ROWS,COLUMNS", WRONG_USAGE)
-    return columns
+def add_output_flags(add: Callable[..., object], many: Mapping[str, Any]) -> None:
+    """The flags of the command line that tell where results go, and in which form."""
+    endings = f"write to FILE{', '.join(FILE_FORMATS)}"
+    add("-o", "--output", type=ending_in(*FILE_FORMATS), metavar="FILE", help=endings)
+    add("--columns", **many, metavar="A,B", help="show these columns, of the runs or of the statistics")
+    add("--max-rows", type=not_negative, metavar="N", help="show at most N rows of each table (0: all)")
+    formats = ("table", "json", "csv", "markdown", "latex")
+    add("--format", choices=formats, default="table", help="of stdout (default: table)")
+    add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
+    add("--quiet", action="store_true", help="nothing on stderr but errors")
+    add("--debug", action="store_true", help="show the traceback of an error")
 
 
-def known_report(file: Path | None) -> Path | None:
-    """`file`, if a report can be written so."""
-    if file and file.suffix.lower() not in {".html", ".md"}:
-        raise ScriptError(f"--report {file}: the name must end in .html or .md", WRONG_USAGE)
+def ending_in(*endings: str) -> Callable[[str], Path]:
+    """A converter to a file whose name ends in one of these."""
+
+    def file(text: str) -> Path:
+        if Path(text).suffix.lower() not in endings:
+            raise argparse.ArgumentTypeError(f"{text}: the name must end in {' or '.join(endings)}")
+        return Path(text)
+
     return file
+
+
+def smoothing(text: str) -> float:
+    """A weight from 0 on, below 1."""
+    with suppress(ValueError):
+        if 0 <= float(text) < 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is no number from 0 on, below 1")
 
 
 def positive(text: str) -> int:
@@ -2873,21 +3215,14 @@ def not_negative(text: str) -> int:
     return int(text)
 
 
-def known_states(states: tuple[str, ...]) -> tuple[str, ...]:
-    """The states to keep, in lower case; none for all."""
-    chosen = tuple(state.lower() for state in states)
+def known_states(text: str) -> tuple[str, ...]:
+    """States, or `all`, in lower case."""
+    chosen = comma_separated([text.lower()])
     for state in chosen:
         if state not in {*STATES, "all"}:
             near = did_you_mean(state, [*STATES, "all"]) or f"; there are all, {', '.join(STATES)}"
-            raise ScriptError(f"--state {state}: no such state{near}", WRONG_USAGE)
-    return () if "all" in chosen else chosen
-
-
-def known_ending(file: Path | None) -> Path | None:
-    """`file`, if its ending names a format."""
-    if file and file.suffix.lower() not in FILE_FORMATS:
-        raise ScriptError(f"-o {file}: the name must end in {', '.join(FILE_FORMATS)}", WRONG_USAGE)
-    return file
+            raise argparse.ArgumentTypeError(f"{state}: no such state{near}")
+    return chosen
 
 
 class Parser(argparse.ArgumentParser):
@@ -2954,46 +3289,74 @@ def guarded(work: Callable[[], int], *, debug: bool) -> int:
 
 def import_libraries() -> None:
     """Import what takes time, once the command line is right."""
-    global pl
+    global pl, tabulate
     import polars as pl
+    import tabulate
+
+    tabulate.MIN_PADDING = 0  # heads take no more room than they need
 
 
 def analyze(options: Options) -> int:
     """Answer what was asked."""
     import_libraries()
     say = speaker(quiet=options.quiet)
-    files, remarks = choose_inputs(options.inputs)
-    refuse_overwriting(files, options.output or options.report)
-    everything = open_inputs(files)
-    filters = chosen_filters(options, everything)
-    runs = kept_runs(everything, filters)
-    for line in (*remarks, *accounted(everything, filters)):
+    parts, remarks, damaged = choose_inputs(options.inputs)
+    refuse_overwriting([file for part in parts for file in part.files], options.output or options.report)
+    for line in remarks:
         say(line)
-    metrics = chosen_metrics(options, runs)
-    for metric in metrics:
-        others = kept_runs(everything, [chosen for chosen in filters if not chosen.flag.startswith("--state")])
-        for line in (
-            *metric.remarks,
-            *diverged_histories(runs, metric),
-            *dropped_results(others, options.states, metric),
-        ):
-            say(line)
-    if asks(options):
-        deliver(answers(options, everything, runs, metrics, say), options, say)
+    everything = join_inputs(parts)
+    study = prepared(everything, options, say)
+    if options.report is None or options.output:
+        results = [result for name in asked_questions(options) for result in QUESTIONS[name](study, options)]
+        deliver(results or introduction(study, options), options, say)
     if options.report:
-        results = report_results(options, everything, runs, metrics, say)
-        title = f"Runs of {', '.join(map(str, files[:FEW]))}"
+        results = report_results(study, options)
+        title = f"Runs of {some_of([*map(str, everything.files)], FEW)}"
         write_report(results, options.report, title, options.max_rows)
         if options.format != "json":
             print(options.report)
-        elif not asks(options):
+        elif not options.output:
             print(json_text({**json_document(results), "files": [str(options.report)]}))
-    return OK
+    return PARTIAL if damaged else OK
 
 
-def asks(options: Options) -> bool:
-    """Whether a question is asked whose answer is to be shown beside the report."""
-    return options.report is None or bool(options.output)
+def prepared(everything: Runs, options: Options, say: Say) -> Study:
+    """The runs that count, the columns to group by and the metrics, for all questions."""
+    any_state, runs = select_runs(options, everything, say)
+    metrics = chosen_metrics(options, runs)
+    study = Study(everything, any_state, runs, (), metrics, say)
+    for metric in metrics:
+        for line in remarks_on_metric(metric, study, options):
+            say(line)
+    if options.best_per:
+        runs = best_settings(runs, options, required(metrics)[0], say)
+    runs, by = grouping(options.group_by, runs, say)
+    return study._replace(runs=runs, by=by)
+
+
+QUESTIONS: Mapping[str, Callable[[Study, Options], list[Result]]] = {
+    "schema": schema,
+    "sql": sql,
+    "health": health,
+    "varying": varied,
+    "diff": difference,
+    "top": top,
+    "groups": groups,
+    "pivot": pivot,
+    "importance": importance,
+    "curves": curves,
+}
+NEED_METRIC = {"top", "groups", "pivot", "importance"}
+
+
+def asked_questions(options: Options) -> list[str]:
+    """The questions of the command line, in the order in which they are answered."""
+    asked = {
+        "groups": options.group_by and not options.curves,
+        "top": options.top is not None,
+        "sql": options.sql is not None,
+    }
+    return [name for name in QUESTIONS if asked.get(name, getattr(options, name, False))]
 
 
 def refuse_overwriting(files: Sequence[Path], output: Path | None) -> None:
@@ -3003,7 +3366,7 @@ def refuse_overwriting(files: Sequence[Path], output: Path | None) -> None:
     if output.resolve() in {file.resolve() for file in files}:
         raise ScriptError(f"-o {output} is an input; choose another name", WRONG_USAGE)
     try:
-        lost = output.is_file() and holds_runs(output)
+        lost = output.is_file() and open_file(output).holds_runs
     except ScriptError:  # no parquet file
         lost = False
     if lost:

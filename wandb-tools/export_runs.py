@@ -5,8 +5,9 @@
 #   "orjson>=3.11,<4",
 #   "polars>=2.1,<3",
 #   "pyyaml>=6,<7",
-#   "requests>=2.32,<3",
-#   "rich>=15,<16",
+#   "requests>=2.30,<3",
+#   "rich>=12,<16",
+#   "urllib3>=2.2,<3",
 #   "wandb>=0.31,<0.32",
 # ]
 # ///
@@ -131,7 +132,7 @@ PAGES_AT_ONCE = 4  # answers that are waited for or parsed: 25 MB each
 TIMEOUT_S = 60  # enough for the largest page from a busy server; longer looks like a hang
 RETRIES = 4
 PAGE_RUNS = 1_000  # runs a question, the most that a server gives, and rows that are made together
-WINDOW_RUNS = 400  # that a window should hold: small enough to parse one while others are fetched
+WINDOW_RUNS = 600  # that a window should hold: small enough to parse one while others are fetched
 LISTINGS = 3  # before a project that keeps changing is taken as it is
 RUNS_A_QUESTION = 20  # histories or sweeps
 LIVE_ROWS_A_QUESTION = 5_000
@@ -345,6 +346,7 @@ class Project:
     # From its source:
     windows: list[Window] = field(default_factory=list)  # of creation times, by which the server is asked
     last_created: datetime | None = None
+    is_changing: bool = False  # runs were added or deleted while they were listed
     page_runs: int = PAGE_RUNS  # runs that a page may hold; fewer for a while after one that failed
     selected: int = 0  # runs that pass the filters
     filtered: int = 0  # and that do not
@@ -1369,7 +1371,7 @@ def base_url() -> str:
     given = (os.environ.get("WANDB_BASE_URL") or sdk_setting("base_url") or CLOUD_URL).strip().rstrip("/")
     url = re.fullmatch(r"(https?://)(?:[^/]*@)?([^/@?#\s]+)([^@?#\s]*)", given)
     if url is None or (url[1] == "http://" and url[2] in CLOUD_HOSTS):
-        raise ScriptError(f"WANDB_BASE_URL is unusable: it is no server's URL, such as {CLOUD_URL}", NOTHING_USABLE)
+        raise ScriptError(f"WANDB_BASE_URL is unusable; write a server's URL, such as {CLOUD_URL}", NOTHING_USABLE)
     return CLOUD_URL if url[2] in PAGE_HOSTS else "".join(url.groups())
 
 
@@ -1593,8 +1595,6 @@ def sign_in(api: Api) -> Mapping[str, Any]:
 # A question about one project: its name, its further variables, and what is asked of the project.
 IN_PROJECT = """query %s($entity: String!, $project: String!%s) {
     project(name: $project, entityName: $entity) { %s } }"""
-
-
 NO_ENTITIES = ("home", "links", "login", "settings", "authorize", "profile", "signup", "site", "registry", "orgs")
 
 
@@ -1617,6 +1617,21 @@ class Server:
         with self.questions:
             return self.api.ask(question, variables)
 
+    def ask_for_less(self, ask: Callable[[int, float], Any], size: int) -> tuple[Any, int]:
+        """What `ask(size, timeout_s)` returns, and the size for which it did: asked for less after each failure."""
+
+        def attempt(timeout_s: float) -> Any:
+            nonlocal size
+            try:
+                return ask(size, timeout_s)
+            except RequestError as error:
+                size = max(size // 4, 1)
+                error.retries = 100 if error.retries else 0  # a smaller answer may come where a large one never does
+                raise
+
+        with self.questions:
+            return request(self.api.host, attempt), size
+
     def stop(self) -> None:
         """End all waits: their threads end with an error."""
         self.api.host.stopped.set()
@@ -1628,8 +1643,6 @@ def place_of(text: str) -> Place:
 
     >>> place_of("https://wandb.ai/team/demo/runs/abc/logs?nw=1")
     Place(entity='team', project='demo', run='abc', sweep=None, group=None)
-    >>> place_of("wandb.ai/team/projects").project
-    '*'
     """
     url = urlsplit(f"https://{text}" if text.partition("/")[0] in PAGE_HOSTS else text)
     text = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()  # without a password
@@ -1637,7 +1650,7 @@ def place_of(text: str) -> Place:
     if url.scheme and url.hostname == FORGE and keys[:1] == ["wandb"]:
         keys = keys[1:]  # where the pages are on that host
     entity, project, page, name = (*keys, "", "", "", "")[:4]
-    if url.scheme and entity not in NO_ENTITIES and (not project or (project == "projects" and not page)):
+    if url.scheme and entity not in ("", *NO_ENTITIES) and (project, page) in (("", ""), ("projects", "")):
         return Place(entity, "*")
     if not project or (url.scheme and (entity in NO_ENTITIES or url.hostname in CLOUD_HOSTS)):
         raise ScriptError(f"{text} is no project; write entity/project, entity/project/run or a W&B URL", WRONG_USAGE)
@@ -1651,15 +1664,10 @@ def place_of(text: str) -> Place:
     return Place(entity, project)
 
 
-def is_glob(name: str) -> bool:
-    return re.search(r"[*?\[]", name) is not None
-
-
 def filters_of(place: Place, selection: Selection) -> dict[str, object]:
     """The selection as W&B's filters, which the server evaluates; empty where nothing is filtered."""
     created = {"$gte": iso(selection.since), "$lt": iso(selection.until)}
     created = {operator: time_ for operator, time_ in created.items() if time_}
-    asked: list[Mapping[str, object]] = [{"createdAt": created}] if created else []
     any_of_these = [
         ("state", selection.state),
         ("tags", selection.tag),
@@ -1669,6 +1677,7 @@ def filters_of(place: Place, selection: Selection) -> dict[str, object]:
         ("sweep", (place.sweep,)),
         ("name", (place.run,)),
     ]
+    asked: list[Mapping[str, object]] = [{"createdAt": created}] if created else []
     asked += [{name: {"$in": [*values]}} for name, values in any_of_these if any(values)]
     asked += [selection.where] if selection.where else []
     return {"$and": asked} if asked else {}
@@ -1683,22 +1692,24 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
 
     A project that only some of several entities have is no error.
     """
-    selection = server.options.selection
+    selection, viewer = server.options.selection, server.viewer
     places = list(server.options.places) or [
         Place(entity, project) for entity in selection.entity or (None,) for project in selection.project or ("*",)
     ]
-    own = server.viewer.get("entity") or server.viewer.get("username")
+    own = viewer.get("entity") or viewer.get("username")
     if not own and any(place.entity is None for place in places):
         raise ScriptError("the key has no entity of its own; name one with -e", NOTHING_USABLE)
     places = [place._replace(entity=place.entity or own) for place in places]
     found: dict[tuple[str, str], Project] = {}
-    failed, lacking = [], []
-    for place, projects in zip(places, side_by_side(partial(projects_at, server), places, server.workers), strict=True):
-        if isinstance(projects, RequestError):
-            error = f"its projects cannot be had: {projects}"
-            failed.append(Failure(str(place.entity), "projects", error, projects.attempts))
-            continue
-        lacking += [] if projects else [place]
+    failed: list[Failure] = []
+    lacking: list[tuple[Place, list[str]]] = []
+    outcomes = side_by_side(partial(projects_at, server), places, server.workers)
+    for place, (projects, names, error) in zip(places, outcomes, strict=True):
+        if error is not None:
+            message = f"its projects cannot be had: {error}"
+            failed.append(Failure(str(place.entity), "projects", message, error.attempts))
+        elif not projects:
+            lacking.append((place, names))
         for project in projects:
             known = found.setdefault((project.entity, project.name), project)
             if known is not project:  # several places in one project: the runs that any of them selects
@@ -1706,58 +1717,46 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
                 found[project.entity, project.name] = Project(project.entity, project.name, filters)
     if failed and not found:
         raise ScriptError(f"{failed[0].run}: {failed[0].error}; try it again later", NOTHING_USABLE)
-    for place in lacking:
-        check_lacking(server, place, found)
+    teams = [edge["node"]["name"] for edge in (viewer.get("teams") or {}).get("edges", ())]
+    entities = [name for name in dict.fromkeys([viewer.get("entity"), *teams]) if name]
+    for place, names in lacking:
+        entity, pattern = str(place.entity), place.project
+        elsewhere = pattern == "*" or any(matches(name, pattern) for _, name in found)
+        if found and elsewhere and (names or entity in entities):
+            continue
+        if names:
+            near = did_you_mean(pattern, names) or "; list_entities.py shows what it has"
+            raise ScriptError(f"{entity} has no project {pattern}{near}", NOTHING_USABLE)
+        others = [name for name in entities if name != entity]
+        near = did_you_mean(entity, others) or f"; there is {', '.join(others[:5])}" if others else "; see -e"
+        raise ScriptError(f"{entity} has no projects that this key can see{near}", NOTHING_USABLE)
     return sorted(found.values(), key=lambda project: (project.entity, project.name)), failed
 
 
-def projects_at(server: Server, place: Place) -> list[Project] | RequestError:
-    """The projects that a place means; a team may have thousands, which are listed only for a pattern."""
+def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str], RequestError | None]:
+    """The projects that a place means, all names that its entity has (listed only for a pattern: a team may have
+    thousands), and why these cannot be had.
+    """
     project = Project(str(place.entity), place.project, filters_of(place, server.options.selection))
     try:
         if not is_glob(project.name) and plan(server, project):
-            return [project]
+            return [project], [], None
     except RequestError as error:  # it fails by itself, beside the others
         project.failed.append(Failure(project.path, "project", str(error), error.attempts))
-        return [project]
-    try:
-        names = project_names(server, project.entity)
-    except RequestError as error:
-        return error
-    meant = [name for name in names if name == place.project] or [n for n in names if matches(n, place.project)]
-    return [Project(project.entity, name, project.filters) for name in meant]
-
-
-def check_lacking(server: Server, place: Place, found: Collection[tuple[str, str]]) -> None:
-    """A ScriptError for a place that means no project, unless another entity has one that it would mean."""
-    entity = str(place.entity)
-    names = project_names(server, entity)
-    teams = [edge["node"]["name"] for edge in (server.viewer.get("teams") or {}).get("edges", ())]
-    entities = [name for name in [server.viewer.get("entity"), *teams] if name]
-    elsewhere = place.project == "*" or any(matches(name, place.project) for _, name in found)
-    if found and elsewhere and (names or entity in entities):
-        return
-    if names:
-        near = did_you_mean(place.project, names) or "; list_entities.py shows what it has"
-        raise ScriptError(f"{entity} has no project {place.project}{near}", NOTHING_USABLE)
-    others = [name for name in dict.fromkeys(entities) if name != entity]
-    near = did_you_mean(entity, others) or (f"; there is {', '.join(others[:5])}" if others else "; name one with -e")
-    raise ScriptError(f"{entity} has no projects that this key can see{near}", NOTHING_USABLE)
-
-
-def project_names(server: Server, entity: str) -> list[str]:
-    """The names of an entity's projects; none if there is no such entity, as far as the key can see."""
+        return [project], [], None
     question = """query Projects($entity: String, $after: String) {
         models(entityName: $entity, first: 200, after: $after) {
             edges { node { name } } pageInfo { endCursor hasNextPage } } }"""
     names: list[str] = []
-    after = None
-    while models := server.ask(question, {"entity": entity, "after": after})["models"]:
-        names += [edge["node"]["name"] for edge in models["edges"]]
-        after = models["pageInfo"]["endCursor"]
-        if not models["pageInfo"]["hasNextPage"] or not after:
-            break
-    return names
+    after, more = None, True
+    try:
+        while more and (models := server.ask(question, {"entity": place.entity, "after": after})["models"]):
+            names += [edge["node"]["name"] for edge in models["edges"]]
+            after, more = models["pageInfo"]["endCursor"], models["pageInfo"]["hasNextPage"]
+    except RequestError as error:
+        return [], [], error
+    meant = [name for name in names if name == place.project] or [n for n in names if matches(n, place.project)]
+    return [Project(project.entity, name, project.filters) for name in meant], names, None
 
 
 def side_by_side(work: Callable[[Subject], Found], subjects: Sequence[Subject], at_once: int) -> list[Found]:
@@ -1767,6 +1766,10 @@ def side_by_side(work: Callable[[Subject], Found], subjects: Sequence[Subject], 
         return list(threads.map(work, subjects))
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
+
+
+def is_glob(name: str) -> bool:
+    return re.search(r"[*?\[]", name) is not None
 
 
 def chunks(items: Sequence[Subject], size: int) -> list[Sequence[Subject]]:
@@ -1801,6 +1804,7 @@ class Window(NamedTuple):
     start: datetime | None = None
     end: datetime | None = None
     cursor: str | None = None  # after which the server goes on
+    runs: int = 0  # that it had when the cursor was given
 
 
 def plan(server: Server, project: Project) -> bool:
@@ -1816,7 +1820,7 @@ def plan(server: Server, project: Project) -> bool:
 
 
 def split(window: Window, first: datetime | None, last: datetime | None, runs: int) -> list[Window]:
-    """The window in parts of equal length; if its runs lie evenly between `first` and `last`, each has a page of them."""
+    """The window in equal parts, each with a page of runs if these lie evenly between `first` and `last`."""
     parts = math.ceil(runs / WINDOW_RUNS)
     if parts < 2 or first is None or last is None or last - first < timedelta(seconds=parts):
         return [window]
@@ -1828,17 +1832,20 @@ def list_runs(server: Server, project: Project, work: Path) -> None:
     """Fill in the project's selected runs, each once. If fewer come than the server counts, they are listed again."""
     server.meter.add(runs_wanted=project.selected)
     for _ in range(LISTINGS):
-        project.pages, failed = fetch_windows(server, project, work)
+        failed: list[Failure] = []
+        project.is_changing = False
+        project.pages = fetch_pages(server, project, work, failed)
         project.runs = keys_of(project.pages)
         got = project.runs.height
-        if got >= project.selected or any(failure.what == "runs" for failure in failed):
-            break
-        plan(server, project)  # runs may have been deleted meanwhile
-        if got >= project.selected:
-            break
+        if (got < project.selected or project.is_changing) and not any(failure.what == "runs" for failure in failed):
+            plan(server, project)  # runs may have been deleted meanwhile
+            if got < project.selected or project.is_changing:
+                continue
+        break
     else:
-        error = f"the server counts {project.selected:,} runs, but lists {got:,}"
-        failed.append(Failure(project.path, "runs", error, LISTINGS))
+        if got < project.selected:
+            error = f"the server counts {project.selected:,} runs, but lists {got:,}"
+            failed.append(Failure(project.path, "runs", error, LISTINGS))
     project.failed += failed
     project.selected = max(project.selected, got)
     if active_since := server.options.selection.active_since:
@@ -1849,10 +1856,9 @@ def list_runs(server: Server, project: Project, work: Path) -> None:
         project.all_ids = set(project.runs["id"])
 
 
-def fetch_windows(server: Server, project: Project, work: Path) -> tuple[list[Page], list[Failure]]:
+def fetch_pages(server: Server, project: Project, work: Path, failed: list[Failure]) -> list[Page]:
     """All windows' runs as pages, fetched side by side; a window that cannot be had is a failure."""
     pages: list[Page] = []
-    failed: list[Failure] = []
     url = "/".join([server.api.page_url, *(quote(name, safe="") for name in (project.entity, project.name)), "runs"])
 
     def fetch(window: Window) -> list[Window]:
@@ -1870,45 +1876,36 @@ def fetch_windows(server: Server, project: Project, work: Path) -> tuple[list[Pa
         windows = [window for rest in side_by_side(fetch, windows, PAGES_AT_ONCE) for window in rest]
     if not pages and failed:
         raise RequestError(failed[0].error, retries=0)
-    pages.sort(key=lambda page: (page.keys["created_at"].min() or EPOCH, page.keys["id"].min() or ""))
-    return pages, failed
+    return sorted(pages, key=lambda page: (page.keys["created_at"].min() or EPOCH, page.keys["id"].min() or ""))
 
 
 def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[Mapping[str, Any]], list[Window]]:
     """A page of the window's runs in the server's form, and windows for the rest.
 
-    A page that fails is asked for again, smaller each time. Cursors are offsets, which lead astray once a run is
-    deleted: they are followed only among runs of one creation time.
+    Cursors are offsets, which lead astray once a run is deleted: they are followed only among runs of one creation time.
     """
     created = {operator: iso(time_) for operator, time_ in (("$gte", window.start), ("$lt", window.end)) if time_}
     filters = [each for each in (project.filters, {"createdAt": created} if created else {}) if each]
     variables = {**project.place, "filters": json.dumps({"$and": filters} if filters else {}), "after": window.cursor}
     question = RUNS % (RUN_FIELDS if server.options.dry_run else f"{RUN_FIELDS} config summaryMetrics")
-    size = project.page_runs
 
-    def attempt(timeout_s: float) -> Any:
-        nonlocal size
-        try:
-            return server.api.ask_once(question, {**variables, "first": size}, timeout_s, parsed_json)["project"]
-        except RequestError as error:
-            size = max(size // 4, 1)
-            error.retries = 100 if error.retries else 0  # a smaller page may do what a large one never does
-            raise
+    def ask(size: int, timeout_s: float) -> Any:
+        return server.api.ask_once(question, {**variables, "first": size}, timeout_s, parsed_json)["project"]
 
-    with server.questions:
-        answer = request(server.api.host, attempt)
+    answer, size = server.ask_for_less(ask, project.page_runs)
     project.page_runs = min(size * 2, PAGE_RUNS)
     if answer is None:
         raise RequestError("the project is gone", retries=0)
     nodes = [edge["node"] for edge in answer["runs"]["edges"]]
-    info = answer["runs"]["pageInfo"]
+    info, runs = answer["runs"]["pageInfo"], answer["inWindow"]
+    project.is_changing |= window.cursor is not None and runs != window.runs
     if not info["hasNextPage"] or not nodes:
         return nodes, []
     first, last = time_of(nodes[0]["createdAt"]), time_of(nodes[-1]["createdAt"])
     if first is None or last is None or first == last:
-        return nodes, [window._replace(cursor=info["endCursor"])]
+        return nodes, [window._replace(cursor=info["endCursor"], runs=runs)]
     rest = Window(last, window.end)  # the runs of that very moment come again, and are dropped later
-    return nodes, split(rest, last, window.end or project.last_created, answer["inWindow"] - len(nodes))
+    return nodes, split(rest, last, window.end or project.last_created, runs - len(nodes))
 
 
 def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: list[Failure]) -> Run:
@@ -1919,22 +1916,10 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
     for key in texts:
         text = node.get(key) or "{}"
         try:
-            tree, is_strict = parsed_object(text)
-            if key == "config":
-                trees[key] = unwrapped(tree)
-                given = without_notes(trees[key])
-                found: list[tuple[KeyPath, Any]] = [*flatten(given, (CONFIG,))]
-                if any(map(may_be_huge, found)):  # the fast parser makes floats of ints past 64 bits
-                    given = without_notes(unwrapped(cast("dict[str, Any]", jsonable(json.loads(text)))))
-                    found, is_strict = [*flatten(given, (CONFIG,))], False
-                texts[key] = fast_json(given) if is_strict else valid_json(given)
-            else:
-                trees[key] = tree
-                found = [*numeric_leaves(tree, (METRIC,))]
-                texts[key] = text if is_strict and tree else valid_json(tree)
+            trees[key], texts[key], found = config_of(text) if key == "config" else summary_of(text)
             leaves += found
         except (ValueError, RecursionError) as error:
-            trees[key], texts[key] = {}, valid_json(text)
+            texts[key] = valid_json(text)
             failed.append(Failure(node["name"], key, f"cannot be parsed ({error}); its text is kept as it is"))
     summary = trees["summaryMetrics"]
     return Run(
@@ -1964,10 +1949,49 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
     )
 
 
+def config_of(text: str, *, exact: bool = False) -> tuple[dict[str, Any], str, Sequence[tuple[KeyPath, Scalar]]]:
+    """A config as W&B holds it, as the user gave it in JSON, and the leaves of that; ValueError if it is no object.
+
+    W&B wraps each value as `{"value": ..., "desc": ...}`, once, but not always.
+    """
+    is_strict, tree = parsed_object(text, exact=exact)
+    wrappers = ({"value"}, {"value", "desc"})
+    config = {
+        key: value["value"] if isinstance(value, dict) and value.keys() in wrappers else value
+        for key, value in tree.items()
+    }
+    given = without_notes(config)
+    leaves = flatten(given, (CONFIG,))
+    if is_strict and any(map(may_be_huge, leaves)):  # the fast parser makes floats of ints past 64 bits
+        return config_of(text, exact=True)
+    if is_strict:
+        with suppress(TypeError):  # deeper than the fast writer goes
+            return config, orjson.dumps(given).decode(), leaves
+    return config, valid_json(given), leaves
+
+
+def summary_of(text: str) -> tuple[dict[str, Any], str, Sequence[tuple[KeyPath, Scalar]]]:
+    """A summary, its text as valid JSON, and its numbers; ValueError if it is no object."""
+    is_strict, tree = parsed_object(text)
+    return tree, text if is_strict and tree else valid_json(tree), numeric_leaves(tree, (METRIC,))
+
+
 def may_be_huge(leaf: tuple[KeyPath, Scalar]) -> bool:
     """True for a float past the range of ints, and for the JSON of a list that may hold one."""
     value = leaf[1]
     return abs(value) >= 2**63 if type(value) is float else type(value) is str and "e+" in value
+
+
+def parsed_object(text: str, *, exact: bool = False) -> tuple[bool, dict[str, Any]]:
+    """Whether the fast parser understands a JSON text, and the object in it; ValueError if it is none."""
+    is_strict, tree = False, None
+    with suppress(orjson.JSONDecodeError):
+        is_strict, tree = not exact, None if exact else orjson.loads(text)
+    if not is_strict:
+        tree = jsonable(json.loads(text))
+    if tree is not None and not isinstance(tree, dict):
+        raise ValueError("it is no JSON object")
+    return is_strict, tree or {}
 
 
 def parsed_json(text: str | bytes) -> Any:
@@ -1978,52 +2002,20 @@ def parsed_json(text: str | bytes) -> Any:
         return jsonable(json.loads(text))
 
 
-def parsed_object(text: str) -> tuple[dict[str, Any], bool]:
-    """The JSON object in a text, and whether that is strict JSON; ValueError for anything else."""
-    try:
-        tree, is_strict = orjson.loads(text), True
-    except orjson.JSONDecodeError:
-        tree, is_strict = jsonable(json.loads(text)), False
-    if tree is not None and not isinstance(tree, dict):
-        raise ValueError("it is no JSON object")
-    return tree or {}, is_strict
-
-
-def fast_json(tree: Mapping[str, Any]) -> str:
-    try:
-        return orjson.dumps(tree).decode()
-    except TypeError:  # deeper than it goes
-        return valid_json(tree)
-
-
-def unwrapped(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config as the user gave it: W&B wraps each value as `{"value": ..., "desc": ...}`, once, but not always.
-
-    >>> unwrapped({"lr": {"value": 0.1, "desc": None}, "k": 16, "odd": {"value": {"value": 7}}})
-    {'lr': 0.1, 'k': 16, 'odd': {'value': 7}}
-    """
-    wrappers = ({"value"}, {"value", "desc"})
-    return {
-        key: value["value"] if isinstance(value, dict) and value.keys() in wrappers else value
-        for key, value in config.items()
-    }
-
-
 def definitions_in(config: Mapping[str, Any]) -> list[MetricDefinition]:
     """What `define_metric` set, from where the SDK notes it in a config: protobuf fields by their numbers."""
     notes = config.get("_wandb")
     noted = notes.get("m") if isinstance(notes, dict) else None
     records = [record for record in noted if isinstance(record, dict)] if isinstance(noted, list) else []
-    names = [record.get("1") or record.get("2") for record in records]
-    names = [name if isinstance(name, str) else None for name in names]
+    names = [name if isinstance(name := record.get("1") or record.get("2"), str) else None for record in records]
     definitions = []
     for record, name in zip(records, names, strict=True):
         numbers = record["7"] if isinstance(record.get("7"), list) else ()
         kinds = ",".join(kind for number, kind in enumerate(SUMMARY_KINDS, 1) if number in numbers)
-        number = record.get("5")
+        number = record.get("5")  # the step metric's place among the records, from 1
         step_metric = names[number - 1] if isinstance(number, int) and 0 < number <= len(names) else None
-        goal = next((goal for number, goal in GOALS.items() if number == record.get("8")), None)
         if name:
+            goal = next((goal for number, goal in GOALS.items() if number == record.get("8")), None)
             definitions.append(MetricDefinition(name, goal, kinds or None, step_metric))
     return definitions
 
@@ -2071,13 +2063,13 @@ class RunKeys(NamedTuple):
 
 
 class Fetched(NamedTuple):
-    """What was fetched of a run, to become a History: its rows, the later of one step after the earlier."""
+    """What was fetched of a run, to become a History."""
 
-    frames: Sequence[pl.LazyFrame]  # clocks and numbers, by `column_key`
+    frames: Sequence[pl.LazyFrame]  # clocks and numbers by `column_key`; of rows with one step the last counts
     skipped: set[KeyPath]
     counted: int | None = None
     problem: str = ""  # why there are no more rows
-    files: Sequence[Path] = ()  # to be deleted once the rows are read
+    files: Sequence[Path] = ()  # downloads, which the frames read
 
 
 def tables_asked(options: Options) -> list[Table]:
@@ -2109,6 +2101,7 @@ def fetch_table(server: Server, project: Project, table: Table, folder: Path) ->
     histories = project.tables.setdefault(table.name, {})
     project.made_of[table.name] = table.made_of
     nested = {run_id: paths for page in project.pages for run_id, paths in page.nested.items()}
+    fetch_one = partial(fetch_run, server, project, table, nested, folder)
     stored = stored_histories(folder)
     missing = []
     for run in changed_runs(project, table):
@@ -2125,35 +2118,21 @@ def fetch_table(server: Server, project: Project, table: Table, folder: Path) ->
         answers: dict[str, Any] = {}
         with suppress(RequestError):  # one run may spoil the question: then each is asked for alone
             answers = ask_for_runs(server, project, batch, table.fields) if len(batch) > 1 else {}
-        fetched: dict[RunKeys, Fetched] = {}
-        for run in batch:
-            found = fetch_run(server, project, table, run, nested.get(run.id, ()), answers.get(run.id), folder)
-            if isinstance(found, Failure):
-                project.failed.append(found)
-            else:
-                fetched[run] = found
+        fetched = {run: found for run in batch if (found := fetch_one(run, answers.get(run.id)))}
         made = histories_of(fetched, table, folder)
-        for file in (file for found in fetched.values() for file in found.files):
-            file.unlink()
-        for run, first in fetched.items():
-            history, problem = made.get(run), first.problem
-            if not problem and (history is None or history.is_short):  # asked again: rows move from live to exports
-                again = fetch_run(server, project, table, run, nested.get(run.id, ()), None, folder)
-                if isinstance(again, Fetched):
-                    other = histories_of({run: again}, table, folder).get(run)
-                    for file in again.files:
-                        file.unlink()
-                    history = max(filter(None, (history, other)), key=lambda each: each.rows, default=None)
-                    problem = again.problem
+        for run, found in fetched.items():
+            history, problem = made.get(run), found.problem
+            if not problem and (history is None or history.is_short) and (again := fetch_one(run, None)):
+                # Rows move from the live tail to exports, and a download may have been damaged.
+                other = histories_of({run: again}, table, folder).get(run)
+                history = max(filter(None, (history, other)), key=lambda each: each.rows, default=None)
+                problem = again.problem
             if history is not None:
                 histories[run.id] = history
             if history is None or history.is_short:
-                error = "an export cannot be read"
-                if history is not None:
-                    error = f"{history.rows:,} of {history.counted:,} rows could be had" + (
-                        f": {problem}" if problem else ""
-                    )
-                project.failed.append(Failure(run.id, table.name, error, 1 if first.problem else 2))
+                had = f"{history.rows:,} of {history.counted:,} rows could be had" if history else ""
+                error = ": ".join(filter(None, (had, problem))) or "an export cannot be read"
+                project.failed.append(Failure(run.id, table.name, error, 1 if found.problem else 2))
         server.meter.add(histories=len(batch), rows=sum(history.rows for history in made.values()))
 
     size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / server.downloads)))
@@ -2171,9 +2150,15 @@ def ask_for_runs(server: Server, project: Project, runs: Sequence[RunKeys], fiel
 
 
 def fetch_run(
-    server: Server, project: Project, table: Table, run: RunKeys, nested: Collection[KeyPath], answer: Any, folder: Path
-) -> Fetched | Failure:
-    """A run's rows; a failure if they cannot be had after all tries."""
+    server: Server,
+    project: Project,
+    table: Table,
+    nested: Mapping[str, Collection[KeyPath]],
+    folder: Path,
+    run: RunKeys,
+    answer: Any,
+) -> Fetched | None:
+    """A run's rows; None, with a failure noted, if they cannot be had after all tries."""
     tries = 0
 
     def attempt(_timeout_s: float) -> Fetched:
@@ -2182,112 +2167,92 @@ def fetch_run(
         answer = answer or ask_for_runs(server, project, [run], table.fields)[run.id]
         if answer is None:
             raise RequestError("the server no longer has this run", status=404, retries=0)
-        try:
-            if table.name == "history":
-                return fetch_history(server, project, table, run, nested, answer, folder)
-            skipped: set[KeyPath] = set()
+        skipped: set[KeyPath] = set()
+        if table.name != "history":
             rows = rows_of_json(answer["rows"] or (), table.keys, skipped)
             if table.name == "system":  # which have times, no steps
                 rows = rows.sort(column_key(("_timestamp",)), maintain_order=True)
                 rows = rows.with_columns(pl.int_range(pl.len()).alias(column_key(("_step",))))
             return Fetched([rows.lazy()], skipped)
+        try:
+            files = [download(server, url, folder) for url in (answer["parquetHistory"] or {}).get("parquetUrls") or ()]
         except RequestError as error:
             if tries > 1 or error.status:  # signed URLs expire: ask for new ones
                 answer = None
             raise
+        rows_, problem = live_rows(server, project, run, answer, has_exports=bool(files))
+        frames = [export_rows(file, nested.get(run.id, ()), table.keys, skipped) for file in files]
+        if len(frames) > 1:  # where they overlap, the one that begins later is the newer
+            step = pl.col(column_key(("_step",)))
+            frames.sort(key=lambda frame: frame.select(step.min()).collect().item() or 0)
+        frames += [rows_of_json(rows_, table.keys, skipped).lazy()] if rows_ else []
+        return Fetched(frames, skipped, answer["historyLineCount"] or 0, problem, files)
 
     try:
         return request(server.storage, attempt)
     except RequestError as error:
-        return Failure(run.id, table.name, str(error), error.attempts)
+        failure = Failure(run.id, table.name, str(error), error.attempts)
     except (ScriptError, OSError):  # no place to write to: of no run alone
         raise
     except Exception as error:  # noqa: BLE001 - whatever is odd about one run's rows must not cost the others theirs
-        return Failure(run.id, table.name, f"cannot be understood: {error!r}"[:300], tries)
+        failure = Failure(run.id, table.name, f"cannot be understood: {error!r}"[:300], tries)
+    project.failed.append(failure)
+    return None
 
 
-def fetch_history(
-    server: Server, project: Project, table: Table, run: RunKeys, nested: Collection[KeyPath], answer: Any, folder: Path
-) -> Fetched:
-    """Every row: W&B's parquet exports, and the rows that are in none yet."""
-    exports = answer["parquetHistory"] or {}
-    counted = answer["historyLineCount"] or 0
-    files = [folder / f"{uuid.uuid4().hex}.download" for _ in exports.get("parquetUrls") or ()]
-    for file, url in zip(files, exports.get("parquetUrls") or (), strict=True):
-        download(server, url, file)
-    steps = sorted(step for row in exports.get("liveData") or () if (step := as_row(row).get("_step")) is not None)
-    ranges = [(some[0], some[-1] + 1) for some in chunks(steps, LIVE_ROWS_A_QUESTION)]
-    if counted and not files and not steps:  # a server without exports: everything is live
-        keys = (ask_for_runs(server, project, [run], "historyKeys")[run.id] or {}).get("historyKeys")
-        last_step = as_row(keys).get("lastStep") if keys else None
-        end = max(last_step or 0, run.last_step or 0, counted) + 1
-        width = math.ceil(end / math.ceil(counted / LIVE_ROWS_A_QUESTION))
-        ranges = [(first, min(first + width, end)) for first in range(0, end, width)]
-    rows, problem = live_rows(server, project, run, ranges)
-    skipped: set[KeyPath] = set()
-    try:
-        frames = [export_rows(file, nested, table.keys, skipped) for file in files]
-        if len(frames) > 1:  # where they overlap, the one that begins later is the newer
-            step = pl.col(column_key(("_step",)))
-            frames.sort(key=lambda frame: frame.select(step.min()).collect().item() or 0)
-    except pl.exceptions.ComputeError as error:
-        raise RequestError("an export was cut short or damaged") from error
-    frames += [rows_of_json(rows, table.keys, skipped).lazy()] if rows else []
-    return Fetched(frames, skipped, counted, problem, files)
-
-
-def download(server: Server, url: str, file: Path) -> None:
-    """Write to `file` what a signed URL has; a RequestError, which never holds the URL, if it does not come whole."""
-    end = b""
+def download(server: Server, url: str, folder: Path) -> Path:
+    """A file with what a signed URL has; a RequestError, which never holds the URL, if it does not come whole."""
+    file, end = folder / f"{uuid.uuid4().hex}.download", b""
     try:
         with file.open("wb") as opened:
             for piece in answer_pieces(server.storage.session, "GET", url, server.storage.timeout_s):
                 opened.write(piece)
                 end = (end + piece)[-4:]
-                if server.storage.stopped.is_set():
-                    raise RequestError("interrupted", retries=0)
+                server.storage.wait(0)  # ends an interrupted download
     except RequestError as error:
         error.retries = error.retries or 1  # new URLs may do
         raise
     except OSError as error:
-        message = f"{file.parent} cannot be written to ({error.strerror}); free the place or choose another with -o"
+        message = f"{folder} cannot be written to ({error.strerror}); free the place or choose another with -o"
         raise ScriptError(message, NOTHING_USABLE) from error
     if end != b"PAR1":
         raise RequestError("an export was cut short")
+    return file
 
 
 def live_rows(
-    server: Server, project: Project, run: RunKeys, ranges: Iterable[tuple[int, int]]
+    server: Server, project: Project, run: RunKeys, answer: Any, *, has_exports: bool
 ) -> tuple[list[str], str]:
-    """The rows of ranges of steps (from, before) as JSON, and why there are no more, if so."""
+    """The rows that are in no export yet, as JSON, and why there are no more, if so.
+
+    They are asked for by ranges of steps, some thousand rows each, and unsampled: for more samples than there are rows.
+    """
+    live = map(as_row, (answer["parquetHistory"] or {}).get("liveData") or ())
+    steps = sorted(row["_step"] for row in live if row.get("_step") is not None)
+    ranges = [(some[0], some[-1] + 1) for some in chunks(steps, LIVE_ROWS_A_QUESTION)]
+    counted = answer["historyLineCount"] or 0
     rows: list[str] = []
-    for start, end in ranges:
-        while start < end:
-            try:
-                found, start = rows_between(server, project, run, start, end)  # noqa: PLW2901 - goes on from there
-            except RequestError as error:
-                return rows, str(error)
-            rows += found
+    try:
+        if counted and not has_exports and not steps:  # a server without exports: everything is live
+            keys = (ask_for_runs(server, project, [run], "historyKeys")[run.id] or {}).get("historyKeys")
+            end = max(as_row(keys).get("lastStep") or 0, run.last_step or 0, counted) + 1
+            width = math.ceil(end / math.ceil(counted / LIVE_ROWS_A_QUESTION))
+            ranges = [(first, min(first + width, end)) for first in range(0, end, width)]
+        for first, end in ranges:
+            start = first
+            while start < end:
+
+                def ask(size: int, timeout_s: float, start: int = start) -> Any:
+                    samples = min(2 * size, MOST_SAMPLES)  # a row may be in an export and in the live tail
+                    variables = {"run": run.id, "min": start, "max": start + size, "samples": samples}
+                    return server.api.ask_once(LIVE_ROWS, {**project.place, **variables}, timeout_s)["project"]
+
+                found, size = server.ask_for_less(ask, end - start)
+                rows += ((found or {}).get("run") or {}).get("history") or ()
+                start += size
+    except RequestError as error:
+        return rows, str(error)
     return rows, ""
-
-
-def rows_between(server: Server, project: Project, run: RunKeys, start: int, end: int) -> tuple[list[str], int]:
-    """The rows with start <= _step < end as JSON, unsampled; a smaller end if so many could not be had at once."""
-
-    def attempt(timeout_s: float) -> Any:
-        nonlocal end
-        samples = min(2 * (end - start), MOST_SAMPLES)  # a row may be in an export and in the live tail
-        variables = {**project.place, "run": run.id, "min": start, "max": end, "samples": samples}
-        try:
-            return server.api.ask_once(LIVE_ROWS, variables, timeout_s)["project"]
-        except RequestError as error:
-            end = max((start + end) // 2, start + 1)
-            error.retries = 100 if error.retries else 0
-            raise
-
-    with server.questions:
-        answer = request(server.api.host, attempt) or {}
-    return list((answer.get("run") or {}).get("history") or ()), end
 
 
 def as_row(live: object) -> Mapping[str, Any]:
@@ -2300,52 +2265,51 @@ def as_row(live: object) -> Mapping[str, Any]:
 
 
 def histories_of(fetched: Mapping[RunKeys, Fetched], table: Table, folder: Path) -> dict[RunKeys, History]:
-    """The histories of runs, written as one part file; without those of which a download cannot be read.
-
-    Each step comes once: of rows with one step the last.
-    """
+    """The histories of runs, each step once, written as one part file; without those that cannot be read."""
     made = {run: History((), found.skipped, found.counted, mark=run.mark) for run, found in fetched.items()}
-    numbered = [
+    frames = [
         frame.select(pl.lit(run.id).alias("run_id"), pl.lit(number).alias("frame"), pl.all())
         for run, found in fetched.items()
         for number, frame in enumerate(found.frames)
     ]
-    if not numbered:
+    if not frames:
         return made
     step = column_key(("_step",))
-    repeated: dict[str, int] = {}
-    file = folder / f"{uuid.uuid4().hex}.parquet"
-    unfinished = file.with_suffix(".part")
+    unfinished = folder / f"{uuid.uuid4().hex}.part"
+    file = unfinished.with_suffix(".parquet")
     try:
-        rows = pl.concat(numbered, how="diagonal_relaxed")
-        schema = rows.collect_schema()
-        if sum(run.history_rows for run in fetched) * len(schema) <= BATCH_CELLS:
+        rows = pl.concat(frames, how="diagonal_relaxed")
+        stored = metrics_in(rows.collect_schema())
+        if sum(run.history_rows for run in fetched) * len(stored) <= BATCH_CELLS:
             rows = rows.collect().lazy()
         facts = rows.group_by("run_id").agg(step_facts()).collect()
+        repeated: dict[str, int] = {}
         if not facts["ascending"].all():
             extra = (pl.len() - pl.col(step).n_unique()).cast(pl.Int64).alias("extra")
             per_run = rows.group_by("run_id", "frame").agg(extra).group_by("run_id").agg(pl.col("extra").sum())
             repeated = dict(per_run.collect().iter_rows())
-            unique = rows.collect().unique(["run_id", step], keep="last", maintain_order=True).sort("run_id", step)
-            facts = unique.group_by("run_id").agg(step_facts())
-            rows = unique.lazy()
-        row_facts = {row.pop("run_id"): row for row in facts.iter_rows(named=True)}
-        about: dict[str, Any] = {"stored": metrics_in(schema), "file_rows": facts["rows"].sum()}
-        for run, history in made.items():
-            dtypes = common_dtypes(metrics_in(frame.collect_schema()) for frame in fetched[run].frames)
-            parts = [Part(file, **row_facts[run.id], dtypes=dtypes, **about)] if run.id in row_facts else []
-            made[run] = replace(history, parts=parts, repeated=repeated.get(run.id, 0))
-        finished = {history_key(run, table): to_store(h) for run, h in made.items() if not h.is_short}
-        metadata = {PART_KEY: json.dumps(finished)}
-        rows.drop("frame").sink_parquet(unfinished, compression="lz4", statistics=False, metadata=metadata)
+            rows = rows.collect().unique(["run_id", step], keep="last", maintain_order=True).sort("run_id", step).lazy()
+            facts = rows.group_by("run_id").agg(step_facts()).collect()
+        facts_by_id = {row.pop("run_id"): row for row in facts.iter_rows(named=True)}
+        for run, found in fetched.items():
+            if run.id in facts_by_id:
+                dtypes = common_dtypes(metrics_in(frame.collect_schema()) for frame in found.frames)
+                about = {"dtypes": dtypes, "stored": stored, "file_rows": facts["rows"].sum()}
+                part = Part(file, **facts_by_id[run.id] | about)
+                made[run] = replace(made[run], parts=[part], repeated=repeated.get(run.id, 0))
+        finished = {history_key(run, table): to_store(history) for run, history in made.items() if not history.is_short}
+        about_all = {PART_KEY: json.dumps(finished)}
+        rows.drop("frame").sink_parquet(unfinished, compression="lz4", statistics=False, metadata=about_all)
         unfinished.rename(file)
     except OSError as error:
         message = f"{folder} cannot be written to ({error.strerror}); free the place or choose another with -o"
         raise ScriptError(message, NOTHING_USABLE) from error
-    except pl.exceptions.ComputeError:
-        if len(fetched) == 1:
-            return {}
-        return {run: h for each in fetched for run, h in histories_of({each: fetched[each]}, table, folder).items()}
+    except pl.exceptions.ComputeError:  # one that is damaged must not cost the others theirs
+        singly = [{run: found} for run, found in fetched.items()] if len(fetched) > 1 else []
+        made = {run: history for one in singly for run, history in histories_of(one, table, folder).items()}
+    finally:
+        for download_ in (file for found in fetched.values() for file in found.files):
+            download_.unlink(missing_ok=True)
     return made
 
 
@@ -2357,7 +2321,7 @@ def history_key(run: RunKeys, table: Table) -> str:
 def to_store(history: History) -> dict[str, Any]:
     """What is to be known of a history besides its part file, for JSON."""
     parts = [{**vars(part), "file": "", "dtypes": [*part.dtypes.items()], "stored": ()} for part in history.parts]
-    return {**vars(history), "parts": parts, "skipped": [*history.skipped], "mark": ()}
+    return {**vars(history), "parts": parts, "skipped": [*history.skipped]}
 
 
 def stored_histories(folder: Path) -> dict[str, History]:
@@ -2366,15 +2330,12 @@ def stored_histories(folder: Path) -> dict[str, History]:
     for unfinished in [*folder.glob("*.download"), *folder.glob("*.part")]:
         unfinished.unlink()
     for file in folder.glob("*.parquet"):
-        about = {"file": file, "stored": metrics_in(pl.read_parquet_schema(file))}
+        about = {"file": file, "stored": metrics_in(pl.scan_parquet(file, glob=False).collect_schema())}
         for key, history in json.loads(pl.read_parquet_metadata(file)[PART_KEY]).items():
-            parts = [
-                {**part, "dtypes": {tuple(path): dtype for path, dtype in part["dtypes"]}} for part in history["parts"]
-            ]
-            skipped = [tuple(path) for path in history["skipped"]]
-            stored[key] = History(
-                **{**history, "parts": [Part(**{**part, **about}) for part in parts], "skipped": skipped}
-            )
+            for part in history["parts"]:
+                part.update(about, dtypes={tuple(path): dtype for path, dtype in part["dtypes"]})
+            history["parts"] = [Part(**part) for part in history["parts"]]
+            stored[key] = History(**history | {"skipped": [*map(tuple, history["skipped"])]})
     return stored
 
 
@@ -2385,86 +2346,66 @@ def metrics_in(schema: Mapping[str, pl.DataType]) -> dict[KeyPath, str]:
 
 
 def export_rows(file: Path, nested: Collection[KeyPath], keys: Sequence[str], skipped: set[KeyPath]) -> pl.LazyFrame:
-    """The clocks and numbers of one of W&B's parquet exports; keys of other things are added to `skipped`."""
-    schema = pl.read_parquet_schema(file)
-    rows = pl.scan_parquet(file, glob=False)
-    leaves = export_leaves(schema, nested)
-    media = {path[0].removesuffix("._type") for path in leaves if path[0].endswith("._type")}
-    columns: dict[KeyPath, pl.Expr] = {
-        ("_step",): pl.col("_step").cast(pl.Int64),
-        **{path: pl.lit(None, dtype=pl.Float64) for path in CLOCKS[1:]},
-    }
-    unsure: dict[KeyPath, pl.Expr] = {}  # their values decide
-    for path, (column, dtype) in leaves.items():
-        if is_private(path):
-            skipped.add(path)
-        elif path in CLOCKS[1:]:
-            columns[path] = column.cast(pl.Float64)
-        elif path not in CLOCKS and is_wanted(path, keys):
-            if any(path[0].startswith(f"{top}.") for top in media):
-                skipped.add((path[0].partition(".")[0],))
+    """The clocks and numbers of one of W&B's parquet exports; keys of other things are added to `skipped`.
+
+    Structs are taken apart, and a dotted name is the path that the summary nests so; beside a struct of the name before
+    its first dot, it is a key of its own. RequestError if the file cannot be read.
+    """
+    try:
+        rows = pl.scan_parquet(file, glob=False)
+        schema = rows.collect_schema()
+        leaves: list[tuple[KeyPath, pl.Expr, Any]] = [((name,), pl.col(name), dtype) for name, dtype in schema.items()]
+        columns: dict[KeyPath, pl.Expr] = {
+            ("_step",): pl.col("_step").cast(pl.Int64),
+            **{path: pl.lit(None, dtype=pl.Float64) for path in CLOCKS[1:]},
+        }
+        by_name = {".".join(path): path for path in nested if not isinstance(schema.get(path[0]), pl.Struct)}
+        media = {name.removesuffix("._type") for name in schema if name.endswith("._type")}
+        for path, column, dtype in leaves:  # which grows while structs are taken apart
+            path = by_name.get(path[0], path) if len(path) == 1 else path  # noqa: PLW2901
+            top = path[0].partition(".")[0]
+            if isinstance(dtype, pl.Struct) and not any(f.name == "_type" for f in dtype.fields):
+                leaves += [((*path, f.name), column.struct.field(f.name), f.dtype) for f in dtype.fields]
+            elif is_private(path):
+                skipped.add(path)
+            elif path in CLOCKS[1:]:
+                columns[path] = column.cast(pl.Float64)
+            elif path in CLOCKS or not is_wanted(path, keys):
+                continue
+            elif top in media and path[0] != top:
+                skipped.add((top,))
             elif dtype.is_numeric() or dtype == pl.Boolean:
                 is_whole = (dtype.is_integer() or dtype == pl.Boolean) and dtype not in (pl.UInt64, pl.Int128)
                 columns[path] = column.cast(pl.Int64 if is_whole else pl.Float64)
-            else:
-                unsure[path] = column
-    numbers = {
-        path: column.replace_strict(NON_FINITE, default=None, return_dtype=pl.Float64)
-        for path, column in unsure.items()
-        if leaves[path][1] == pl.String
-    }
-    if unsure:
-        counts = {("all", path): column.count() for path, column in unsure.items()}
-        counts |= {("numbers", path): column.count() for path, column in numbers.items()}
-        found = dict(
-            zip(
-                counts,
-                rows.select(c.alias(str(n)) for n, c in enumerate(counts.values())).collect().row(0),
-                strict=True,
-            )
-        )
-        skipped |= {path for path in unsure if found["all", path] > found.get(("numbers", path), 0)}
-        columns |= {path: column for path, column in numbers.items() if found["numbers", path]}
+            else:  # texts may spell non-finite numbers
+                is_text = dtype == pl.String
+                number = (
+                    column.replace_strict(NON_FINITE, default=None, return_dtype=pl.Float64)
+                    if is_text
+                    else pl.lit(None)
+                )
+                values, numbers = rows.select(column.count(), number.count().alias("numbers")).collect().row(0)
+                skipped |= {path} if values > numbers else set()
+                columns |= {path: number} if numbers else {}
+    except pl.exceptions.ComputeError as error:
+        raise RequestError("an export was cut short or damaged", retries=1) from error
     return rows.select(column.alias(column_key(path)) for path, column in columns.items())
-
-
-def export_leaves(
-    schema: Mapping[str, pl.DataType], nested: Collection[KeyPath]
-) -> dict[KeyPath, tuple[pl.Expr, pl.DataType]]:
-    """The columns of an export by their paths: structs taken apart, and dotted names where the summary nests so.
-
-    Beside a struct of the name before its first dot, a dotted name is a key of its own.
-    """
-    by_name = {".".join(path): path for path in nested if not isinstance(schema.get(path[0]), pl.Struct)}
-    leaves: dict[KeyPath, tuple[pl.Expr, pl.DataType]] = {}
-
-    def add(path: KeyPath, column: pl.Expr, dtype: pl.DataType) -> None:
-        if isinstance(dtype, pl.Struct) and not any(f.name == "_type" for f in dtype.fields):
-            for f in dtype.fields:
-                add((*path, f.name), column.struct.field(f.name), cast("pl.DataType", f.dtype))
-        else:
-            leaves[path] = column, dtype
-
-    for name, dtype in schema.items():
-        add(by_name.get(name, (name,)), pl.col(name), dtype)
-    return leaves
 
 
 def rows_of_json(rows: Sequence[str], keys: Sequence[str], skipped: set[KeyPath]) -> pl.DataFrame:
     """The clocks and numbers of rows in JSON; keys of other things are added to `skipped`."""
     columns = Columns()
-    for number, text in enumerate(rows):
-        row = as_row(parsed_json(text) if isinstance(text, str) else text)
-        leaves = [leaf for leaf in numeric_leaves(row) if is_wanted(leaf[0], keys)]
+    for number, row in enumerate(map(as_row, rows)):
+        numbers = numeric_leaves(row)
         clocks = [(("_step",), row.get("_step", number)), *((path, row.get(path[0])) for path in CLOCKS[1:])]
-        columns.add([*clocks, *leaves])
-        numeric = {path[0] for path, _ in numeric_leaves(row)}
+        columns.add([*clocks, *(leaf for leaf in numbers if is_wanted(leaf[0], keys))])
+        numeric = {path[0] for path, _ in numbers}
         others = {(key,) for key, value in row.items() if value is not None and key not in numeric}
         skipped |= {path for path in others if is_private(path) or is_wanted(path, keys)}
-    clocks_dtypes: dict[KeyPath, Any] = dict(zip(CLOCKS, (pl.Int64, pl.Float64, pl.Float64), strict=True))
-    series = {path: pl.Series(column_key(path), [], dtype=dtype) for path, dtype in clocks_dtypes.items()}
+    clock_dtypes: dict[KeyPath, Any] = dict(zip(CLOCKS, (pl.Int64, pl.Float64, pl.Float64), strict=True))
+    series = {path: pl.Series(column_key(path), [], dtype=dtype) for path, dtype in clock_dtypes.items()}
     series |= {path: settled_series(column_key(path), values) for path, values in columns.padded()}
-    return pl.DataFrame([s.cast(clocks_dtypes.get(path, s.dtype)) for path, s in series.items()])
+    return pl.DataFrame([each.cast(clock_dtypes.get(path, each.dtype)) for path, each in series.items()])
 
 
 def is_private(path: KeyPath) -> bool:
@@ -2481,36 +2422,30 @@ def is_wanted(path: KeyPath, keys: Sequence[str]) -> bool:
 
 def fetch_project(server: Server, project: Project, folders: Folders) -> None:
     """Fill in the project's runs and what is asked for besides them."""
-    options = server.options
     if not project.windows and not plan(server, project):
         raise RequestError(f"there is no project {project.path}", retries=0)
     list_runs(server, project, folders.work)
-    if options.dry_run:
-        histories = [table for table in tables_asked(options) if table.name == "history"]
-        changed = [run for table in histories for run in changed_runs(project, table)]
-        project.planned_rows = sum(run.history_rows for run in changed) if histories else None
-        return
-    for table in tables_asked(options):
-        fetch_table(server, project, table, folders.kept / project.stem / table.name)
+    for table in tables_asked(server.options):
+        if not server.options.dry_run:
+            fetch_table(server, project, table, folders.kept / project.stem / table.name)
+        elif table.name == "history":
+            project.planned_rows = sum(run.history_rows for run in changed_runs(project, table))
     try:
-        project.goals = sweep_goals(server, project)
+        project.goals = {} if server.options.dry_run else sweep_goals(server, project)
     except RequestError as error:
         project.failed.append(Failure(project.path, "sweeps", f"their goals cannot be had: {error}", error.attempts))
 
 
 def sweep_goals(server: Server, project: Project) -> dict[str, str]:
     """The goal of each metric that a sweep optimises; one on which sweeps differ is left out."""
-    sweeps = project.runs["sweep"].drop_nulls().unique().sort().to_list()
-    if not sweeps:
-        return {}
-    import yaml
-
     goals: dict[str, set[str]] = {}
-    for names in chunks(sweeps, RUNS_A_QUESTION):
+    for names in chunks(project.runs["sweep"].drop_nulls().unique().sort().to_list(), RUNS_A_QUESTION):
+        import yaml
+
         head = "".join(f", $s{number}: String!" for number in range(len(names)))
         body = " ".join(f"s{number}: sweep(sweepName: $s{number}) {{ config }}" for number in range(len(names)))
-        variables = {f"s{number}": name for number, name in enumerate(names)}
-        answer = server.ask(IN_PROJECT % ("Sweeps", head, body), {**project.place, **variables})["project"] or {}
+        variables = {**project.place, **{f"s{number}": name for number, name in enumerate(names)}}
+        answer = server.ask(IN_PROJECT % ("Sweeps", head, body), variables)["project"] or {}
         for sweep in filter(None, answer.values()):
             config = None
             with suppress(yaml.YAMLError):  # a sweep that W&B itself could not read has no goal

@@ -4,18 +4,20 @@
 # ///
 """What merging exports costs, beside DuckDB doing the least that could be called the same. Run by hand:
 
-  uv run tests/benchmarks/bench_aggregate.py                 # everything: about five minutes, 6 GB of disk
+  uv run tests/benchmarks/bench_aggregate.py                 # everything: about six minutes, 7 GB of disk
   uv run tests/benchmarks/bench_aggregate.py --only a --pairs 5
 
   a  20,000 runs x 110 columns in 10 files
   b  200,000 runs x 210 columns in 100 files of differing schemas, 1 kB of JSON a row; and 20,000 of them in 10
   c  10,000,000 history rows x 20 metrics of 500 runs, with --history
+  d  600,000 history rows x 220 metrics of 2,371 runs in 19 files, with --history
 
 DuckDB reads the files by `read_parquet(union_by_name = true)` and writes one by COPY, zstd too: it derives no columns,
-keeps doubles, sorts nothing and reports nothing. Each command is a process of its own, timed from its start to its
-end, imports included; the two sides of a ratio run in turn, and what is printed is the median of the pairs' ratios,
-with the least and the greatest. Memory is what the process has resident at most. Nothing is judged: the exit code is 0
-unless a command fails.
+keeps doubles, sorts nothing and reports nothing. In d the peer is polars: a group_by of the same statistics for each
+file, written to one file, without runs, order or a look at which rows count. Each command is a process of its own,
+timed from its start to its end, imports included; the two sides of a ratio run in turn, and what is printed is the
+median of the pairs' ratios, with the least and the greatest. Memory is what the process has resident at most. Nothing
+is judged: the exit code is 0 unless a command fails.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = ("DuckDB", "aggregate_runs")
 IDENTITY = 19  # columns of a runs file besides config, metrics and the two JSON texts
 HISTORY_RUNS, HISTORY_STEPS, HISTORY_METRICS = 500, 20_000, 20
+WIDE_RUNS, WIDE_ROWS, WIDE_METRICS, WIDE_FILES = 2_371, 600_000, 220, 19
 
 
 class Cost(NamedTuple):
@@ -128,6 +131,29 @@ def write_histories(folder: Path) -> None:
     writer.close()
 
 
+def write_wide_histories(folder: Path) -> None:
+    """Exports of 19 projects with 220 metrics, of which a quarter is logged at every tenth step only."""
+    import numpy as np
+    import polars as pl
+
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for number in range(WIDE_FILES):
+        ids = [f"r{number:03d}_{run:06d}" for run in range(number, WIDE_RUNS, WIDE_FILES)]
+        project = f"project{number:03d}"
+        runs = {"id": ids, "name": ids, "state": "finished", "entity": "team", "project": project, "created_at": START}
+        pl.DataFrame(runs | {"exported_at": START}).write_parquet(folder / f"team_{project}_runs.parquet")
+        lengths = [WIDE_ROWS // WIDE_RUNS + (int(id_[5:]) < WIDE_ROWS % WIDE_RUNS) for id_ in ids]
+        rows = sum(lengths)
+        columns = {"run_id": np.repeat(ids, lengths), "entity": "team", "project": project}
+        columns |= {"_step": np.concatenate([np.arange(length) for length in lengths])}
+        for metric in range(WIDE_METRICS):
+            values = pl.Series(random.random(rows))
+            sparse = pl.Series(np.arange(rows) % 10 != 0)
+            columns[f"metric_m{metric:03d}"] = values.set(sparse, None) if metric % 4 == 3 else values
+        pl.DataFrame(columns).write_parquet(folder / f"team_{project}_history.parquet", row_group_size=100_000)
+
+
 # --- what is measured --------------------------------------------------------------------------------------------
 
 
@@ -136,6 +162,29 @@ def duckdb_copy(folder: str, output: str) -> None:
 
     files = f"read_parquet('{folder}/*_runs.parquet', union_by_name = true)"
     duckdb.execute(f"COPY (SELECT * FROM {files}) TO '{output}' (FORMAT parquet, COMPRESSION zstd)")
+
+
+def polars_group_by(folder: str, output: str) -> None:
+    import polars as pl
+
+    step, frames = pl.col("_step"), []
+    for file in sorted(Path(folder).glob("*_history.parquet")):
+        rows, statistics_ = pl.scan_parquet(file), []
+        for name in [name for name in rows.collect_schema() if name.startswith("metric_")]:
+            value = pl.col(name)
+            finite = pl.when(value.is_finite()).then(value)
+            statistics_ += [
+                finite.min().alias(f"min_{name}"),
+                step.get(finite.arg_min(), null_on_oob=True).alias(f"min_step_{name}"),
+                finite.max().alias(f"max_{name}"),
+                step.get(finite.arg_max(), null_on_oob=True).alias(f"max_step_{name}"),
+                value.drop_nulls().last().alias(f"last_{name}"),
+                finite.drop_nulls().tail(pl.max_horizontal(finite.count() // 10, 1)).mean().alias(f"tail_{name}"),
+                finite.count().alias(f"n_{name}"),
+                (value.count() - finite.count()).alias(f"n_nonfinite_{name}"),
+            ]
+        frames.append(rows.group_by("run_id", "entity", "project").agg(statistics_))
+    pl.concat(frames).collect().write_parquet(output)
 
 
 def cost_of(*command: object, starter: Sequence[str] = (sys.executable,)) -> Cost:
@@ -154,11 +203,11 @@ def cost_of(*command: object, starter: Sequence[str] = (sys.executable,)) -> Cos
     return Cost(seconds, usage.ru_maxrss / (1_000_000 if sys.platform == "darwin" else 1_000))
 
 
-def in_turn(exports: Path, pairs: int) -> tuple[list[Cost], list[Cost]]:
-    """Costs of DuckDB and of the script, in turn, after a round that is not measured."""
-    theirs, ours = exports.parent / "duckdb.parquet", exports.parent / "ours.parquet"
+def in_turn(exports: Path, pairs: int, peer: str = "--duckdb", *flags: str) -> tuple[list[Cost], list[Cost]]:
+    """Costs of the peer and of the script, in turn, after a round that is not measured."""
+    theirs, ours = exports.parent / "theirs.parquet", exports.parent / "ours.parquet"
     rounds = [
-        (cost_of(__file__, "--duckdb", exports, theirs), cost_of(SCRIPT, exports, "-o", ours, "--quiet"))
+        (cost_of(__file__, peer, exports, theirs), cost_of(SCRIPT, exports, "-o", ours, "--quiet", *flags))
         for _ in range(pairs + 1)
     ][1:]
     return [theirs for theirs, _ in rounds], [ours for _, ours in rounds]
@@ -180,17 +229,18 @@ def apart(script: str, *arguments: object) -> None:
 
 
 def make(what: str, place: str, *numbers: str) -> None:
-    if what == "histories":
-        write_histories(Path(place))
+    if what in {"histories", "wide"}:
+        (write_histories if what == "histories" else write_wide_histories)(Path(place))
     else:
         write_exports(Path(place), *map(int, numbers), differing=what == "differing")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="a,b,c", help="some of the figures (default: %(default)s)")
+    parser.add_argument("--only", default="a,b,c,d", help="some of the figures (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--duckdb", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--polars", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--make", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.make:
@@ -199,23 +249,26 @@ def main() -> int:
     if options.duckdb:
         duckdb_copy(*options.duckdb)
         return 0
+    if options.polars:
+        polars_group_by(*options.polars)
+        return 0
     wanted = set(options.only.split(","))
     with tempfile.TemporaryDirectory(prefix="bench-aggregate-") as temporary:
         folder = Path(temporary)
         if "a" in wanted:
             print("a. 20,000 runs x 110 columns in 10 files")
             apart(__file__, "alike", folder / "a" / "x", 20_000, 110, 10)
-            print_pair("time / DuckDB", "at most 1.5", NAMES, in_turn(folder / "a" / "x", options.pairs))
+            print_pair("time / DuckDB", "at most 1.2", NAMES, in_turn(folder / "a" / "x", options.pairs))
         if "b" in wanted:
             few_files, many_files = folder / "b1" / "x", folder / "b2" / "x"
             print("b. 20,000 runs x 210 columns in 10 files, differing")
             apart(__file__, "differing", few_files, 20_000, 210, 10)
             few = in_turn(few_files, options.pairs)
-            print_pair("time / DuckDB", "at most 2", NAMES, few)
+            print_pair("time / DuckDB", "at most 1.2", NAMES, few)
             print("b. 200,000 runs x 210 columns in 100 files, differing")
             apart(__file__, "differing", many_files, 200_000, 210, 100)
             many = in_turn(many_files, options.pairs)
-            print_pair("time / DuckDB", "at most 2", NAMES, many)
+            print_pair("time / DuckDB", "at most 1.2", NAMES, many)
             growth = statistics.median(c.seconds for c in many[1]) / statistics.median(c.seconds for c in few[1])
             print(f"    {'time / that of a tenth':<32} {'at most 12':<16} {growth:.1f}")
         if "c" in wanted:
@@ -225,6 +278,11 @@ def main() -> int:
             output = folder / "c" / "ours.parquet"
             seconds, memory = cost_of(SCRIPT, exports, "-o", output, "--history", "--at", "h00:min", "--quiet")
             print(f"  aggregate_runs   {seconds:7.2f} s\n    {'memory':<32} {'under 2 GB':<16} {memory:.0f} MB")
+        if "d" in wanted:
+            print(f"d. {WIDE_ROWS:,} history rows x {WIDE_METRICS} metrics of {WIDE_RUNS:,} runs in {WIDE_FILES} files")
+            apart(__file__, "wide", folder / "d" / "x")
+            costs = in_turn(folder / "d" / "x", options.pairs, "--polars", "--history")
+            print_pair("time / polars", "at most 1.3", ("polars", "aggregate_runs"), costs)
     return 0
 
 

@@ -1,0 +1,370 @@
+"""aggregate_runs.py on projects that nobody here designed: odd names, overlapping exports, files of every kind."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from contract_files import START, Run, write_runs
+from test_aggregate_runs import (
+    SCRIPT,
+    aggregated,
+    export,
+    foreign,
+    in_a_folder_of_its_own,
+    libraries,
+    report,
+    rewritten,
+    run,
+)
+
+__all__ = ["in_a_folder_of_its_own", "libraries"]  # fixtures
+MACHINE = ["host", "os", "python", "command", "gpu", "gpu_count"]
+
+
+def write_history(file, rows, *, entity="team", project="demo", **metadata):
+    """A history file of rows (run, step, {metric: value})."""
+    names = sorted({name for _, _, values in rows for name in values})
+    frame = {"run_id": [run_id for run_id, _, _ in rows], "entity": entity, "project": project}
+    frame |= {"_step": [step for _, step, _ in rows]}
+    frame |= {f"metric_{name}": [values.get(name) for _, _, values in rows] for name in names}
+    pairs = {f"wandb_tools.{key}": text for key, text in metadata.items()}
+    pl.DataFrame(frame, strict=False).write_parquet(file, metadata=pairs)
+
+
+# ---- histories ------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("metric", "step"),
+    [("fid_score", 1), ("error_top5", 1), ("val/R2Score", 0), ("neg_mean_squared_error", 0), ("test_nll", 1)],
+)
+def test_the_direction_is_read_off_the_name_as_analyze_runs_does(metric, step):
+    write_runs(Path("x"), [Run("a")])
+    column = re.sub(r"\W", "_", metric)
+    file = Path("x/team_demo_history.parquet")
+    write_history(file, [("a", 0, {column: 2.0, "acc": 10.0}), ("a", 1, {column: 1.0, "acc": 11.0})])
+    rewritten(file, columns={f"metric_{column}": [metric], "metric_acc": ["acc"]})
+    assert aggregated("x", "--history", "--at", metric)["history_at_acc"].to_list() == [10.0 + step]
+
+
+def test_what_was_logged_at_other_steps_counts_with_its_last_value_before():
+    write_runs(Path("x"), [Run("a"), Run("b"), Run("c")])
+    rows = [("a", 0, {"acc": 0.1}), ("a", 1, {"loss": 2.0}), ("a", 2, {"acc": 0.2}), ("a", 3, {"loss": 1.0})]
+    rows += [("a", 4, {"acc": 0.9, "late": 7}), ("a", 5, {"loss": 5.0}), ("b", 0, {"acc": 0.5})]
+    write_history(Path("x/team_demo_history.parquet"), rows)
+    frame = aggregated("x", "--history", "--at", "loss")
+    assert frame["history_at_acc"].to_list() == [0.2, None, None]
+    assert frame["history_at_late"].to_list() == [None, None, None]
+    _, err = run("x", "--history", "--at", "loss")
+    assert "history_at_* is null where a metric was logged only later: late" in err
+
+
+def test_histories_of_dropped_runs_are_neither_read_nor_reported():
+    write_runs(Path("x"), [Run("a", config={"lr": 1}), Run("b", config={"lr": 2})])
+    write_history(Path("x/team_demo_history.parquet"), [(r, s, {"loss": s}) for r in "ab" for s in range(5)])
+    for where in ("config_lr > 1", "config_lr > 1 AND history_n_loss = 5"):
+        read = report("x", "--history", "--where", where)["histories"][0]
+        assert (read["rows"], read["runs_with"], read["runs_without"]) == (5, 1, 0)
+    _, err = run("x", "--history", "--where", "config_lr > 1")
+    assert "histories: 5 rows of 1 metric in 1 file, of 1 run" in err
+
+
+def test_a_damaged_history_of_dropped_runs_costs_nothing():
+    write_runs(Path("x"), [Run("a")])
+    write_runs(Path("y"), [Run("b")], project="other")
+    write_history(Path("x/team_demo_history.parquet"), [("a", 0, {"loss": 1.0})])
+    write_history(Path("y/team_other_history.parquet"), [("b", 0, {"loss": 1.0})], project="other")
+    content = bytearray(Path("y/team_other_history.parquet").read_bytes())
+    content[4:40] = b"\xff" * 36  # the first page; the footer is sound
+    Path("y/team_other_history.parquet").write_bytes(content)
+    assert report("x", "y", "--history", "--where", "project = 'demo'")["histories"][0]["rows"] == 1
+
+
+def test_overlapping_histories_count_each_run_once_by_the_fuller_one():
+    write_runs(Path("x"), [Run("a")])
+    rows = [("a", step, {"loss": 9.0 - step}) for step in range(6)]
+    write_history(Path("x/a_history.parquet"), rows[:3])
+    write_history(Path("x/b_history.parquet"), rows)
+    frame = aggregated("x", "--history")
+    assert frame.select("history_n_loss", "history_last_loss").row(0) == (6, 4.0)
+    assert report("x", "--history")["histories"][0]["rows"] == 6
+
+
+def test_rows_that_two_exports_put_into_one_history_file_count_once():
+    write_runs(Path("x"), [Run("a"), Run("b")])
+    rows = [("a", step, {"loss": 9.0 - step}) for step in range(4)]
+    write_history(Path("x/team_demo_history.parquet"), [*rows[:2], *rows, ("b", 0, {"loss": 1.0})])
+    frame = aggregated("x", "--history")
+    assert frame["history_n_loss"].to_list() == [4, 1]
+    assert frame["history_tail_loss"].to_list() == [6.0, 1.0]
+
+
+def test_runs_without_history_are_told_from_exports_without_one():
+    write_runs(Path("x"), [Run("a"), Run("b")])
+    write_runs(Path("y"), [Run("c")], project="other")
+    write_history(Path("x/team_demo_history.parquet"), [("a", 0, {"loss": 1.0})])
+    _, err = run("x", "y", "--history")
+    assert "no history file beside the export of 1 run" in err
+    assert "the histories hold no rows of 1 run beside them" in err
+
+
+def test_a_run_id_is_text_in_every_place():
+    """Not a column's name, not a pattern."""
+    ids = ["_step", "metric_loss", "^.*$", "*", "run_id"]
+    write_runs(Path("x"), [Run(each) for each in ids])
+    rows = sorted((each, step, {"loss": step + n}) for n, each in enumerate(ids) for step in range(3))
+    write_history(Path("x/team_demo_history.parquet"), rows)
+    frame = aggregated("x", "--history")
+    found = dict(frame.select("id", "history_max_loss").rows())
+    assert found == {each: 2 + n for n, each in enumerate(ids)}
+
+
+@pytest.mark.parametrize(("ids", "warned"), [(("one", "one"), False), (("one", "two"), True), (("one", None), False)])
+def test_runs_and_histories_of_different_exports_are_warned_of(ids, warned):
+    source = {"kind": "server", "entity": "team", "project": "demo"}
+    file = write_runs(Path("x"), [Run("a")])
+    pairs = {k: v for k, v in pl.read_parquet_metadata(file).items() if k.startswith("wandb_tools")}
+    pairs["wandb_tools.source"] = json.dumps(source)
+    pl.read_parquet(file).write_parquet(file, metadata=pairs | {"wandb_tools.export_id": ids[0]})
+    more = {"export_id": ids[1]} if ids[1] else {}
+    write_history(Path("x/h.parquet"), [("a", 0, {"loss": 1.0})], source=json.dumps(source), **more)
+    _, err = run("x", "--history", "-o", "first.parquet")
+    assert ("runs and history of team/demo in x are of different exports" in err) == warned
+    _, err = run("first.parquet", "--history", "-o", "second.parquet")
+    assert ("runs and history of team/demo in x are of different exports" in err) == warned
+
+
+# ---- inputs -----------------------------------------------------------------------
+def test_the_tools_own_files_are_no_foreign_ones():
+    write_runs(Path("x"), [Run("a")])
+    keys = {"run_id": ["a"], "entity": ["team"], "project": ["demo"]}
+    write_history(Path("x/team_demo_history.parquet"), [("a", 0, {"loss": 1.0})])
+    pl.DataFrame(keys | {"_runtime": [1.0], "_timestamp": [1.0]}).write_parquet("x/team_demo_system.parquet")
+    console = {"line": [0], "time": [START], "stream": ["stdout"], "text": ["hi"]}
+    pl.DataFrame(keys | console).write_parquet("x/team_demo_console.parquet")
+    table = {"row": [0], "id": ["t"], "name": ["n"], "state": ["s"], "_step": [1]}  # its columns look like runs'
+    pl.DataFrame(keys | table).write_parquet("x/team_demo_table_eval.parquet")
+    out, err = run("x")
+    assert pl.read_parquet(out.strip())["id"].to_list() == ["a"]
+    assert "passed over" not in err
+    assert "foreign" not in err
+    assert "beside the runs: 1 console, 1 history, 1 system, 1 table (--history reads histories)" in err
+    kinds = {row["file"]: row["kind"] for row in report("x")["skipped"]}
+    assert kinds["x/team_demo_console.parquet"] == "console"
+    assert kinds["x/team_demo_table_eval.parquet"] == "table"
+    _, err = run("x", "x/team_demo_table_eval.parquet", "--quiet", code=3)
+    assert err == "error: x/team_demo_table_eval.parquet was left out: it holds no runs but is table\n"
+
+
+def test_the_machines_columns_stand_in_the_contracts_order_and_may_be_absent():
+    write_runs(Path("x"), [Run("a")])
+    file = write_runs(Path("y"), [Run("b")], project="other")
+    machine = {"host": "h", "os": "Linux", "python": "3.11", "command": "t.py", "gpu": "T4", "gpu_count": 2}
+    frame = pl.read_parquet(file).with_columns(pl.lit(value).alias(name) for name, value in machine.items())
+    rewritten(file, frame)
+    found = aggregated("x", "y")
+    start = found.columns.index("url") + 1
+    assert found.columns[start : start + 8] == [*MACHINE, "exported_at", "source_file"]
+    assert found.select(MACHINE).rows() == [(None,) * 6, tuple(machine.values())]
+    assert found.schema["gpu_count"] == pl.Int64
+    alone = aggregated("x")
+    assert alone.select(MACHINE).dtypes == [*[pl.String] * 5, pl.Int64]
+
+
+def test_many_notes_of_one_kind_are_folded():
+    write_runs(Path("x"), [Run("a")])
+    for number in range(9):
+        Path(f"x/cut{number}.parquet").write_bytes(b"PAR1")
+    _, err = run("x", "--quiet", code=3)
+    lines = err.splitlines()
+    assert len(lines) == 6
+    assert all(line.startswith("error: x/cut") for line in lines[:5])
+    assert lines[5] == "error: 4 inputs more were left out; --json lists all"
+    assert len(report("x", code=3)["skipped"]) == 9
+
+
+def test_many_derived_columns_and_rules_without_a_source_are_folded():
+    write_runs(Path("x"), [Run("a", "one"), Run("b", "two")])
+    rules = "replace = true\n"
+    rules += "".join(f'[[rule]]\ncolumn = "c{n}"\npattern = "(o)"\n' for n in range(9))
+    rules += "".join(f'[[rule]]\ncolumn = "d{n}"\npattern = "(o)"\nsource = "none{n}"\n' for n in range(9))
+    Path("r.toml").write_text(rules)
+    _, err = run("x", "--rules", "r.toml")
+    assert sum(line.startswith("c") for line in err.splitlines()) == 5
+    assert "4 derived columns more; --json lists all" in err
+    assert err.count("no column none") == 5
+    assert "4 rules more read a column that is not there" in err
+    assert "no match in any run for d0, d1, d2, d3, d4, d5, d6, d7, d8\n" in err
+
+
+# ---- one schema ---------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("dtypes", "value", "met"),
+    [
+        ((pl.String, pl.Int64), 1, pl.Int64),
+        ((pl.Float64, pl.String), "a", pl.String),
+        ((pl.Boolean, pl.Int64), 1, pl.Int64),
+        ((pl.Int64, pl.Boolean), True, pl.Boolean),
+    ],
+)
+def test_a_column_without_values_disagrees_with_nothing(dtypes, value, met):
+    write_runs(Path("x/1"), [Run("a", config={"v": None})], dtypes={"config_v": dtypes[0]})
+    write_runs(Path("x/2"), [Run("b", config={"v": value})], dtypes={"config_v": dtypes[1]})
+    frame = aggregated("x")
+    assert (frame["config_v"].dtype, frame["config_v"].to_list()) == (met, [None, value])
+    assert report("x")["conflicts"] == []
+
+
+def test_integers_beside_floats_are_no_conflict():
+    write_runs(Path("x/1"), [Run("a", config={"lr": 1}, summary={"m": 2.5})])
+    write_runs(Path("x/2"), [Run("b", config={"lr": 0.5}, summary={"m": 2})])
+    assert aggregated("x")["config_lr"].to_list() == [1.0, 0.5]
+    assert report("x")["conflicts"] == []
+    _, err = run("x")
+    assert "disagree" not in err
+
+
+def test_names_of_ours_may_be_names_of_users():
+    columns = {name: [1, 2] for name in ("__row", "__file", "__position", "__new", "__has_history", "__best")}
+    columns |= {"stage": ["s1", "s2"], "stage__own": ["o1", "o2"], "Stage": ["S1", "S2"], "ID": [8, 9]}
+    columns |= {"k": [5, 6], "config_k": [7, 8], "^odd.*$": ["x", "y"], "*": ["p", "q"], "source_file": ["f", "g"]}
+    foreign(columns)
+    frame = aggregated("x", "--keep", "all").sort("id")
+    assert len(frame) == 2
+    held = {
+        tuple(values) for values in frame.to_dict(as_series=False).values() if None not in values and values != [[], []]
+    }
+    for values in columns.values():
+        assert tuple(values) in held
+    assert len({name.lower() for name in frame.columns}) == len(frame.columns)
+    assert frame["k"].to_list() == [3, None]
+
+
+def test_a_column_that_looks_like_a_pattern_may_be_disputed():
+    foreign({"^a.*$": [1, 2]})
+    Path("x/foreign.parquet").rename("x/first.parquet")
+    foreign({"^a.*$": ["3", "x"], "*": ["4", "5"]})
+    frame = aggregated("x", "--keep", "all")
+    assert sorted(frame["_a___"]) == ["1", "2", "3", "x"]
+    assert sorted(frame["_"].drop_nulls()) == ["4", "5"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("a_lr1e999", None), ("a_lr1e-3", 1e-3), ("a_wd1_lr9e400", None)])
+def test_a_number_that_no_float_holds_is_no_value(name, value):
+    write_runs(Path("x"), [Run("a", name)])
+    assert aggregated("x")["lr_parsed"].to_list() == [value]
+
+
+# ---- filters ------------------------------------------------------------------------
+def test_an_empty_derived_column_does_not_hide_the_config_of_its_name():
+    write_runs(Path("x"), [Run("a", config={"k": 16}), Run("b", config={"k": 8})])
+    out, err = run("x", "--where", "k = 16")
+    frame = pl.read_parquet(out.strip())
+    assert (frame["id"].to_list(), frame["k"].to_list()) == (["a"], [None])
+    assert "k is empty in every run, so --where takes config_k for it" in err
+    write_runs(Path("x"), [Run("a", "n_k4", config={"k": 16}), Run("b", config={"k": 8})])
+    out, err = run("x", "--where", "k = 4")
+    assert pl.read_parquet(out.strip())["id"].to_list() == ["a"]
+    assert "--where takes the derived k; config_k holds values too" in err
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "id IN (SELECT id FROM read_csv('secret.csv'))",
+        "EXISTS (FROM read_csv('secret.csv'))",
+        "id IN (with x AS (SELECT 1) select * FROM x)",
+        "name = 'x' OR (SELECT count(*) FROM read_parquet('x/team_demo_runs.parquet')) > 0",
+    ],
+)
+def test_a_predicate_reads_no_file(where):
+    write_runs(Path("x"), [Run("a")])
+    Path("secret.csv").write_text("id\na\n")
+    out, err = run("x", "--where", where, code=2)
+    assert out == ""
+    assert "is no predicate: it holds a query" in err
+    assert run("x", "--where", "name != 'select' AND EXTRACT(YEAR FROM created_at) = 2026")[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--api-key=SECRET"], "--api-key"),
+        (["--api-key", "SECRET"], "--api-key"),
+        (["x", "--stat=SECRET"], "--stat; did you mean --state"),
+    ],
+)
+def test_an_unknown_argument_is_named_without_its_value(arguments, named):
+    out, err = run(*arguments, code=2)
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert "SECRET" not in err
+    assert err.startswith(f"error: unknown argument {named}")
+
+
+# ---- files ----------------------------------------------------------------------------
+def test_what_a_killed_merge_left_behind_is_removed_by_the_next():
+    write_runs(Path("x"), [Run("a")])
+    code = "import sys, time, aggregate_runs as a\n"
+    code += "write = a.write\n"
+    code += "a.write = lambda *w, **k: (write(*w, **k), print('written', flush=True), time.sleep(99))\n"
+    code += "a.main(sys.argv[1:])"
+    for flags in ([], ["--partition-by", "project", "-o", "parts"]):
+        environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent)}
+        command = [sys.executable, "-c", code, "x", *flags]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
+            assert process.stdout.readline() == b"written\n"
+            process.send_signal(signal.SIGKILL)
+        folder = Path("parts" if flags else "analysis/unified.parquet").parent
+        assert list(folder.glob(".*.partial"))
+        run("x", *flags)
+        assert not list(folder.glob(".*.partial"))
+
+
+def test_what_a_running_merge_writes_and_files_of_others_stay():
+    write_runs(Path("x"), [Run("a")])
+    Path("analysis").mkdir()
+    names = [
+        f".unified.parquet.{os.getppid()}.partial",
+        ".other.parquet.999999999.partial",
+        ".unified.parquet.x.partial",
+    ]
+    for name in names:
+        Path("analysis", name).touch()
+    run("x", start=True)
+    assert sorted(path.name for path in Path("analysis").iterdir()) == sorted([*names, "unified.parquet"])
+
+
+# ---- rows -----------------------------------------------------------------------------
+def test_many_files_that_interleave_filtered_and_unsorted():
+    """Against a plain sort of all rows."""
+    for number in range(5):
+        runs = [
+            Run(f"r{n:03d}", f"n_k{n % 7}", created_at=START + timedelta(hours=n // 3)) for n in range(number, 150, 5)
+        ]
+        file = write_runs(Path(f"x/{number}"), runs, project=f"p{number % 2}")
+        if number == 3:
+            rewritten(file, pl.read_parquet(file).reverse())
+    export("x/again", [Run("r001"), Run("r150")], days=1, project="p1")
+    frame = aggregated("x", "--where", "k < 5")
+    order = ["entity", "project", "created_at", "id"]
+    assert frame.select(order).rows() == frame.select(order).sort(order).rows()
+    expected = {f"r{n:03d}" for n in range(150) if n % 7 < 5 and n != 1}
+    assert set(frame["id"]) == expected
+    assert all(re.fullmatch(r"n_k\d", name) and int(name[-1]) == k for name, k in frame.select("name", "k").rows())
+
+
+def test_not_a_number_never_stands_for_the_best():
+    write_runs(Path("x"), [Run("a")])
+    values = [math.nan, -math.inf, 2.0, math.inf, 1.0, math.nan]
+    write_history(Path("x/team_demo_history.parquet"), [("a", s, {"loss": v, "n": s}) for s, v in enumerate(values)])
+    frame = aggregated("x", "--history", "--at", "loss")
+    columns = ["min_loss", "min_step_loss", "max_loss", "max_step_loss", "n_loss", "n_nonfinite_loss", "at_n"]
+    assert frame.select(f"history_{name}" for name in columns).row(0) == (1.0, 4, 2.0, 2, 2, 4, 4)

@@ -1,0 +1,824 @@
+"""Faults of analyze_runs.py that were found once, by kind: each of these tests failed before its mend."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import analyze_runs
+import numpy as np
+import polars as pl
+import pytest
+import scipy.stats
+from contract_files import START, Run, write_runs
+from hypothesis import given
+from hypothesis import strategies as st
+from test_analyze_runs import answered, ask, document
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MSE = "metric_test_mse"
+analyze_runs.import_libraries()
+
+
+def rewrite(file: Path, **columns: pl.Expr | pl.Series) -> Path:
+    """The runs file with other columns, its metadata kept."""
+    metadata = {k: v for k, v in pl.read_parquet_metadata(file).items() if k.startswith("wandb_tools")}
+    pl.read_parquet(file).with_columns(**columns).write_parquet(file, metadata=metadata)
+    return file
+
+
+def write_history(folder: Path, rows: list[tuple], name: str = "team_demo_history", project: str = "demo") -> Path:
+    """Rows of run id, step and loss."""
+    schema = {"run_id": pl.String, "_step": pl.Int64, "metric_loss": pl.Float64}
+    frame = pl.DataFrame(rows, schema=schema, orient="row").with_columns(entity=pl.lit("team"), project=pl.lit(project))
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.parquet"
+    paths = json.dumps({"metric_loss": ["loss"]})
+    frame.sort("run_id", "_step").write_parquet(file, metadata={"wandb_tools.columns": paths})
+    return file
+
+
+def steps(run: str, values: list[float]) -> list[tuple]:
+    return [(run, step, value) for step, value in enumerate(values)]
+
+
+# --- rows that are mixed up -----------------------------------------------------------------------------------
+
+
+def test_runs_of_one_name_are_two_curves(tmp_path):
+    file = write_runs(tmp_path, [Run("a", "same"), Run("b", "same")])
+    write_history(tmp_path, steps("a", [3.0, 2.0]) + steps("b", [9.0, 8.0]))
+    rows = document(file, "--curves", "loss")["curves"]
+    assert {(r["id"], r["x"]): r["value"] for r in rows} == {("a", 0): 3, ("a", 1): 2, ("b", 0): 9, ("b", 1): 8}
+    out = answered(file, "--curves", "loss").out.splitlines()
+    assert re.split(r"  +", out[1].strip()) == ["x", "same (a)", "same (b)"]
+    assert [line.split() for line in out[3:5]] == [["0", "3", "9"], ["1", "2", "8"]]
+    answered(file, "--curves", "loss", "-o", tmp_path / "x.svg")
+    text = (tmp_path / "x.svg").read_text()
+    assert "same (a)" in text
+    assert "same (b)" in text
+
+
+def test_names_that_repeat_or_lack_go_with_their_ids(tmp_path):
+    runs = [Run(f"r{n}", "same", {"g": n % 2}, {"test/mse": float(n)}) for n in range(4)]
+    file = write_runs(tmp_path, runs)
+    assert "same (r0)" in answered(file, "--top", 2).out
+    assert "same (r1)" in answered(file, "-g", "g").out
+    name = pl.when(pl.col("id") != "r0").then("name")
+    out = answered(rewrite(file, name=name), "--top", 2).out
+    assert [line.split()[0] for line in out.splitlines()[3:4]] == ["r0"]
+
+
+def test_a_history_in_two_exports_counts_once(tmp_path):
+    runs = [Run("a", config={"g": 1}), Run("b", config={"g": 1})]
+    file = write_runs(tmp_path / "new", runs)
+    write_history(tmp_path / "new", steps("a", [4.0, 3.0, 2.0]) + steps("b", [6.0, 5.0, 4.0]))
+    write_history(tmp_path / "old", steps("a", [4.0, 3.0]), "team_demo_history")
+    source = pl.Series(["new/team_demo_runs.parquet", "old/team_demo_runs.parquet"])
+    unified = rewrite(file, source_file=source).rename(tmp_path / "unified.parquet")
+    rows = json.loads(answered(unified, "--curves", "loss", "-g", "g", "--json", cwd=tmp_path).out)["curves"]
+    assert [(row["x"], row["n"], row["mean"]) for row in rows] == [(0, 2, 5.0), (1, 2, 4.0), (2, 2, 3.0)]
+    query = "SELECT count(*) AS n FROM history"
+    assert json.loads(answered(unified, "--sql", query, "--json", cwd=tmp_path).out)["sql"] == [{"n": 6}]
+
+
+def test_a_run_without_an_entity_is_found_again(tmp_path):
+    file = write_runs(tmp_path, [Run(n, config={"k": n}, summary={"test/mse": 1.0}) for n in "ab"])
+    rows = document(rewrite(file, entity=pl.lit(None, pl.String)), "--top", 2)["top"]
+    assert [(row["name"], row["config_k"], row["entity"]) for row in rows] == [("a", "a", None), ("b", "b", None)]
+
+
+# --- less than everything -------------------------------------------------------------------------------------
+
+
+def test_json_holds_the_curves_of_all_runs_and_says_whose(tmp_path):
+    file = write_runs(tmp_path, [Run(f"r{n:02}") for n in range(12)])
+    history = write_history(tmp_path, [row for n in range(12) for row in steps(f"r{n:02}", [1.0, float(n)])])
+    pl.read_parquet(history).with_columns(metric_acc=-pl.col("metric_loss")).write_parquet(history)
+    rows = document(file, "--curves", "loss", "--curves", "acc")["curves"]
+    assert len({row["id"] for row in rows}) == 12
+    assert {row["metric"] for row in rows} == {"metric_loss", "metric_acc"}
+    answered(file, "--curves", "loss", "-o", tmp_path / "x.csv")
+    assert len((tmp_path / "x.csv").read_text().splitlines()) == 1 + 24
+
+
+def test_importance_says_for_which_metric(tmp_path):
+    runs = [Run(f"r{n}", config={"lr": n % 5}, summary={"a_loss": n % 5, "b_loss": n % 3}) for n in range(20)]
+    rows = document(write_runs(tmp_path, runs), "--importance", "-m", "a_loss,b_loss")["importance"]
+    assert {row["metric"] for row in rows} == {"metric_a_loss", "metric_b_loss"}
+
+
+def test_different_values_never_look_equal(tmp_path):
+    values = [0.123456781, 0.123456782]
+    runs = [Run(f"r{n}", config={"lr": lr}, summary={"test/mse": 1.0 + n * 1e-7}) for n, lr in enumerate(values)]
+    file = write_runs(tmp_path, runs)
+    for question in (("--diff", "r0", "r1"), ("--varying",), ("-g", "lr")):
+        out = answered(file, *question).out
+        assert all(str(value) in out for value in values), question
+    rows = list(csv.DictReader(io.StringIO(answered(file, "--diff", "r0", "r1", "--format", "csv").out)))
+    assert [rows[0]["r0"], rows[0]["r1"]] == ["r0", "r1"]
+    assert [float(row["r1"]) for row in rows if row["column"] == "config_lr"] == values[1:]
+    out = answered(file, "--top", 2).out
+    assert "1.0000000" in out  # digits enough to tell neighbours apart
+    assert "1.0000001" in out
+
+
+# --- two rules for one thing; non-finite values ---------------------------------------------------------------
+
+
+def test_states_are_compared_without_case(tmp_path):
+    file = write_runs(tmp_path, [Run("a", state="Finished", summary={"test/mse": 1.0}), Run("b", state="FAILED")])
+    assert len(document(file, "--top", 5)["top"]) == 1
+    assert "--state finished: 1 of 2 runs kept" in answered(file, "--top", 5).err
+
+
+def test_infinity_is_never_the_best_so_far(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    write_history(tmp_path, steps("a", [3.0, -math.inf, 2.0, math.nan, 5.0]))
+    rows = document(file, "--curves", "loss", "--best-so-far")["curves"]
+    assert [row["value"] for row in rows] == [3, 3, 2, 2, 2]
+
+
+def test_infinity_on_the_axis_or_in_a_setting_is_left_out(tmp_path):
+    runs = [
+        Run(f"r{n}", config={"lr": lr}, summary={"test/mse": 1.0}) for n, lr in enumerate([1.0, 2.0, math.inf, 3.0])
+    ]
+    file = write_runs(tmp_path, runs)
+    rows = document(file, "-g", "lr:2")["groups"]
+    assert {(row["config_lr:2"], row["runs"]) for row in rows} == {("to 2", 2), ("over 2", 1), (None, 1)}
+    history = write_history(tmp_path, steps("r0", [1.0, 2.0, 3.0]))
+    x = pl.Series("metric_epoch", [0.0, math.inf, 2.0])
+    pl.read_parquet(history).with_columns(x).write_parquet(history)
+    assert [row["x"] for row in document(file, "--curves", "loss", "--x", "epoch")["curves"]] == [0, 2]
+
+
+# --- ranges, names of ours and of others ----------------------------------------------------------------------
+
+
+def test_ranges_are_in_order_and_independent(tmp_path):
+    runs = [
+        Run(f"r{n}", config={"lr": float(n), "lr_bin": n % 2, "g": n % 2}, summary={"test/mse": 1}) for n in range(16)
+    ]
+    file = write_runs(tmp_path, runs)
+    rows = document(file, "--pivot", "lr:4,g")["pivot"]
+    names = list(dict.fromkeys(row["rows"] for row in rows))
+    assert names == ["to 3.75", "3.75 to 7.5", "7.5 to 11.25", "over 11.25"]
+    groups = document(file, "-g", "lr:2,lr:4,lr_bin")["groups"]
+    assert {"config_lr:2", "config_lr:4", "config_lr_bin"} <= groups[0].keys()
+    assert len(groups) == 8
+
+
+def test_a_derived_column_without_values_hides_no_setting(tmp_path):
+    runs = [Run(f"r{n}", config={"k": n % 2, "arch": "x"}, summary={"test/mse": float(n)}) for n in range(6)]
+    nothing = {"k": pl.lit(None, pl.Int64), "stage": pl.lit(None, pl.String)}
+    file = rewrite(write_runs(tmp_path, runs), **nothing, seed_parsed=pl.lit(1))
+    assert {row["config_k"] for row in document(file, "-g", "k")["groups"]} == {0, 1}
+    assert "3 of 6 runs kept" in answered(file, "--where", "k = 1", "--top", 1).err
+    assert document(file, "--sql", "SELECT sum(k) AS k FROM runs")["sql"] == [{"k": 3}]
+    assert "stage" not in {row["column"] for row in document(file, "--schema")["schema"]}
+    assert "stage" in answered(file, "--schema").out  # said in a line
+    assert "1 derived" in answered(file).out
+
+
+def test_of_two_columns_with_values_the_exact_name_wins_and_the_other_is_named(tmp_path):
+    runs = [Run(f"r{n}", config={"k": n % 2}, summary={"test/mse": 1.0}) for n in range(4)]
+    file = rewrite(write_runs(tmp_path, runs), k=pl.lit(7))
+    answer = answered(file, "-g", "k", "--json")
+    assert [row["k"] for row in json.loads(answer.out)["groups"]] == [7]
+    assert "config_k" in answer.err
+
+
+def test_a_missing_setting_is_a_value(tmp_path):
+    configs = [{"seed": n % 2} | ({"dropout": 0.1} if n < 4 else {}) for n in range(8)]
+    runs = [Run(f"r{n}", config=config, summary={"test/mse": float(n)}) for n, config in enumerate(configs)]
+    rows = document(write_runs(tmp_path, runs), "-g", "!seed")["groups"]
+    assert [(row["config_dropout"], row["n"]) for row in rows] == [(0.1, 4), (None, 4)]
+
+
+# --- text taken for code --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["lr < 4e-3", "lr < .004", "config_lr<4E-3", "e = 1 AND lr < 4e-3 OR lr > 1e300"])
+def test_a_number_is_no_name(tmp_path, where):
+    runs = [Run(f"r{n}", config={"e": 1, "lr": 10.0**-n, "E": 2}, summary={"test/mse": 1.0}) for n in range(5)]
+    assert "2 of 5 runs kept" in answered(write_runs(tmp_path, runs), "--top", 1, "--where", where).err
+
+
+def test_words_of_sql_are_no_names(tmp_path):
+    config = {"lower": "X", "in": 1, "null": 2, "and": 3}
+    file = write_runs(tmp_path, [Run("a", config=config, summary={"test/mse": 1.0})])
+    where = 'LOWER("lower") = \'x\' AND "in" IN (1, 2) AND name IS NOT NULL'
+    assert "1 of 1 run kept" in answered(file, "--top", 1, "--where", where).err
+
+
+def test_names_are_not_styled(tmp_path):
+    names = ["a (3)*", "b (4)°", "*bold*", "_i_", "$x$ &amp;"]
+    runs = [Run(f"r{n}", name, summary={"test/mse": float(n)}) for n, name in enumerate(names)]
+    file = write_runs(tmp_path, runs)
+    out = answered(file, "--top", 5, "--format", "latex").out
+    assert r"\textbf" not in out
+    assert r"\underline" not in out
+    assert "a (3)*" in out
+    out = answered(file, "--top", 5, "--format", "markdown").out
+    assert r"\*bold\*" in out
+    assert r"\_i\_" in out
+    assert r"\$x\$ \&amp;" in out
+
+
+def test_lists_are_values_like_others(tmp_path):
+    runs = [Run(f"r{n}", tags=["x", "y"] if n % 2 else [], summary={"test/mse": float(n)}) for n in range(4)]
+    file = write_runs(tmp_path, runs)
+    assert "x, y" in answered(file, "--pivot", "tags,state").out
+    tags = pl.col("tags")
+    file = rewrite(file, config_layers=pl.when(pl.col("id") == "r0").then(tags).otherwise(pl.lit(["z"])))
+    rows = {row["column"]: row for row in document(file, "--diff", "r0", "r1")["diff"]}
+    assert rows["config_layers"] == {"column": "config_layers", "kind": "config", "r0": [], "r1": ["z"]}
+    for form in ("csv", "latex", "markdown", "table"):
+        answered(file, "-g", "tags", "--top", 1, "--format", form)
+    answered(file, "-g", "tags", "-o", tmp_path / "x.svg")
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "markdown", "latex", "table"])
+def test_values_of_any_dtype_are_shown(tmp_path, form):
+    runs = [Run(f"r{n:02}", config={"k": n % 2}, summary={"test/mse": float(n)}) for n in range(12)]
+    bits = [n % 2 for n in range(12)]
+    odd = {
+        "config_day": pl.Series([date(2026, 1, 1 + bit) for bit in bits]),
+        "config_naive": pl.Series([datetime(2026, 1, 1 + bit) for bit in bits]),  # noqa: DTZ001
+        "config_span": pl.Series([timedelta(seconds=bit) for bit in bits]),
+        "config_tree": pl.Series([{"a": bit} for bit in bits]),
+        "config_bytes": pl.Series([b"\xff" * bit for bit in bits]),
+        "config_kind": pl.Series([str(bit) for bit in bits]).cast(pl.Categorical),
+        "config_exact": pl.Series([f"{bit}.5" for bit in bits]).cast(pl.Decimal(10, 2)),
+    }
+    file = rewrite(write_runs(tmp_path, runs), **odd)
+    for column in odd:
+        for question in (("-g", column), ("--pivot", f"{column},k"), ("--top", 2, "--columns", column)):
+            assert answered(file, *question, "--format", form).out
+    for question in (("--varying",), ("--diff", "r00", "r01"), ("--importance",), ("--schema",), ("-g", "!seed")):
+        assert answered(file, *question, "--format", form).out
+
+
+def test_ids_like_our_columns_stay_apart(tmp_path):
+    file = write_runs(tmp_path, [Run("column", config={"k": 1}), Run("kind", config={"k": 2})])
+    (row,) = [r for r in document(file, "--diff", "column", "kind")["diff"] if r["column"] == "config_k"]
+    assert row == {"column": "config_k", "kind": "config", "team/demo/column": 1, "team/demo/kind": 2}
+
+
+def test_an_unknown_argument_is_named_without_its_value(tmp_path):
+    for arguments in (["--api-key=SECRET"], ["--api-key", "SECRET"], ["--api-key=SECRET", "--top", "many"]):
+        answer = ask(*arguments, cwd=tmp_path)
+        assert answer.code == 2
+        assert "SECRET" not in answer.err + answer.out
+
+
+# --- work for nothing, silence --------------------------------------------------------------------------------
+
+
+def test_histories_of_runs_that_were_dropped_are_neither_read_nor_reported(tmp_path):
+    runs = [Run(n, config={"g": n == "c"}) for n in "abc"]
+    file = write_runs(tmp_path, runs)
+    write_history(tmp_path, steps("a", [1.0, 2.0]) + steps("b", [math.nan] * 2) + steps("c", [3.0, 4.0]))
+    answer = answered(file, "--curves", "loss", "-g", "g", "--where", "id <> 'b'")
+    assert "NaN" not in answer.out
+    assert "2 groups of 2 runs" in answer.out
+    error = ask(file, "--curves", "loss", "--where", "id = 'a'", "--best-so-far", "--x", "nothing").err
+    assert "no history has such a column" in error
+
+
+def test_a_history_without_these_runs_is_not_called_absent(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    write_history(tmp_path, steps("other", [1.0]))
+    answer = ask(file, "--curves", "loss")
+    assert answer.code == 1
+    assert "the histories hold no loss of these runs" in answer.err
+
+
+def test_a_history_elsewhere_is_an_input(tmp_path):
+    file = write_runs(tmp_path / "runs", [Run("a")])
+    history = write_history(tmp_path / "histories", steps("a", [1.0, 2.0]))
+    assert ask(file, "--curves", "loss").code == 1
+    for place in (history, history.parent):
+        assert len(document(file, place, "--curves", "loss")["curves"]) == 2
+
+
+def test_stat_beside_curves_is_said(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    write_history(tmp_path, steps("a", [1.0]))
+    assert "curves show means" in answered(file, "--curves", "loss", "--stat", "median").err
+
+
+def test_the_file_is_named_when_no_run_is_left(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    assert file.name in ask(file, "--filter", "nothing").err
+
+
+def test_a_metric_of_the_histories_alone_is_said(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    write_history(tmp_path, steps("a", [1.0]))
+    answer = ask(file, "--top", 1, "-m", "loss")
+    assert answer.code == 2
+    assert "aggregate_runs.py --history" in answer.err
+    assert "--curves loss" in answered(file).out or "--curves" in answered(file).out
+
+
+# --- what values rest on --------------------------------------------------------------------------------------
+
+
+def with_history_columns(folder: Path) -> Path:
+    runs = [Run(f"r{n}", f"run{n}", {"g": n // 2}, {"test/mse": float(n)}) for n in range(4)]
+    return rewrite(
+        write_runs(folder, runs),
+        history_min_test_mse=pl.Series([4.0, 3.0, 2.0, 1.0]),
+        history_min_step_test_mse=pl.Series([40, 30, 20, 10]),
+        history_at_test_mse=pl.Series([None, 3.0, 2.0, 1.0]),
+        history_n_test_mse=pl.Series([100, 100, 100, 1]),
+        history_n_nonfinite_test_mse=pl.Series([0, 0, 0, 0]),
+    )
+
+
+def test_a_value_shows_its_step_and_what_it_rests_on(tmp_path):
+    file = with_history_columns(tmp_path)
+    answer = answered(file, "--top", 2, "-m", "test/mse", "--value", "min", "--columns", "name")
+    assert answer.out.splitlines()[3].split() == ["run3", "1", "10", "1"]
+    assert "1 run logged fewer than 10 values" in answer.err
+    rows = document(file, "-g", "g", "-m", "test/mse", "--value", "min")["groups"]
+    assert [(row["best_run"], row["best_step"]) for row in rows] == [("run3", 10), ("run1", 30)]
+    answer = answered(file, "--top", 2, "-m", "test/mse", "--value", "at")
+    assert "1 run logged it, but not up to the best step" in answer.err
+
+
+def test_the_named_metric_is_shown_whatever_the_columns(tmp_path):
+    out = answered(with_history_columns(tmp_path), "--top", 1, "-m", "test/mse", "--columns", "g").out
+    assert out.splitlines()[1].split() == ["test/mse", "g"]
+
+
+# --- statistics -----------------------------------------------------------------------------------------------
+
+
+def test_importance_finds_an_effect_with_its_best_in_the_middle(tmp_path):
+    random = np.random.default_rng(5)
+    x, noise = random.uniform(-1, 1, 80), random.normal(size=80)
+    runs = [
+        Run(f"r{n}", config={"u": x[n], "straight": noise[n] + 0.1 * x[n]}, summary={"test/mse": x[n] ** 2})
+        for n in range(80)
+    ]
+    rows = document(write_runs(tmp_path, runs), "--importance")["importance"]
+    assert rows[0]["column"] == "config_u"
+    assert rows[0]["effect"] > 0.7
+    assert abs(rows[0]["spearman"]) < 0.4
+    assert rows[0]["p"] < 0.01
+
+
+def test_the_effect_of_a_number_is_that_of_its_groups(tmp_path):
+    values = [(n % 4, (n % 4) * 2.0 + math.sin(n)) for n in range(40)]
+    runs = [Run(f"r{n}", config={"k": k}, summary={"test/mse": v}) for n, (k, v) in enumerate(values)]
+    (row,) = document(write_runs(tmp_path, runs), "--importance")["importance"]
+    h = scipy.stats.kruskal(*([v for k, v in values if k == level] for level in range(4))).statistic
+    assert row["effect"] == pytest.approx((h - 3) / 36)
+
+
+@pytest.mark.parametrize(("n", "bounded", "rough"), [(7, False, True), (8, True, True), (20, True, False)])
+def test_few_values_have_no_bootstrap_interval(tmp_path, n, bounded, rough):
+    runs = [Run(f"r{i:02}", config={"g": 1}, summary={"test/mse": float(i)}) for i in range(n)]
+    file = write_runs(tmp_path, runs)
+    (row,) = document(file, "-g", "g", "--stat", "median")["groups"]
+    assert (row["ci_low"] is not None) is bounded
+    assert ("approximate below 20" in " ".join(answered(file, "-g", "g", "--stat", "median").out.split())) is rough
+
+
+@given(
+    st.lists(st.floats(-1e3, 1e3).map(lambda x: round(x, 3)), min_size=2, max_size=40),
+    st.lists(st.floats(-1e3, 1e3).map(lambda x: round(x, 3)), min_size=2, max_size=500),
+)
+def test_welchs_p_equals_scipys(one, other):
+    if min(np.std(one), np.std(other)) < 1e-3:
+        return
+    theirs = scipy.stats.ttest_ind(one, other, equal_var=False).pvalue
+    ours = analyze_runs.welch_p(*((np.mean(x), np.std(x, ddof=1), len(x)) for x in (one, other)))
+    assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-290)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3.7, 10, 99.5, 1000])
+@pytest.mark.parametrize("t", [1e-6, 0.1, 1, 2.5, 10, 60])
+def test_p_values_are_exact_up_to_a_thousand_degrees(freedom, t):
+    p = analyze_runs.incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t), t * t / (freedom + t * t))
+    assert p == pytest.approx(2 * scipy.stats.t.sf(t, freedom), rel=1e-9)
+
+
+def test_the_p_value_of_the_best_two_is_told(tmp_path):
+    values = {"a": [1.0, 1.2, 1.4, 1.1], "b": [1.9, 2.0, 2.4, 2.2], "c": [9.0, 9.5, 9.1, 9.2]}
+    runs = [Run(f"{g}{x}", config={"g": g}, summary={"test/mse": x}) for g, xs in values.items() for x in xs]
+    p = scipy.stats.ttest_ind(values["a"], values["b"], equal_var=False).pvalue
+    file = write_runs(tmp_path, runs)
+    assert f"a and b, differ with p = {p:.2g} by Welch's t-test" in " ".join(answered(file, "-g", "g").out.split())
+    out = answered(file, "-g", "g", "-m", "runtime_s", "--ascending").out
+    assert "Welch" not in out
+    assert "noise" not in out
+
+
+def test_one_group_is_no_comparison(tmp_path):
+    file = write_runs(tmp_path, [Run(n, config={"g": 1}, summary={"test/mse": 1.0}) for n in "ab"])
+    assert "one group only" in answered(file, "-g", "g").out
+
+
+def test_best_per_says_what_its_choice_rests_on(tmp_path):
+    runs = [Run(f"r{n}", config={"m": "ab"[n % 2], "lr": n}, summary={"test/mse": float(n)}) for n in range(6)]
+    err = answered(write_runs(tmp_path, runs), "--best-per", "m", "-g", "m").err
+    assert "have one run only" in err
+    assert "chosen by test/mse itself" in err
+
+
+def test_diff_counts_and_puts_the_config_first(tmp_path):
+    one = Run("a", "same", {"lr": 1, "k": 1}, {"loss": 1.0, "acc": 1.0})
+    two = Run("b", "same", {"lr": 2, "k": 1}, {"loss": 2.0, "acc": 1.0})
+    out = answered(write_runs(tmp_path, [one, two]), "--diff", "a", "b").out
+    assert "1 of 2 config columns and 1 of 2 metric columns differ between same (a), same (b)" in " ".join(out.split())
+    assert out.index("lr") < out.index("loss")
+
+
+# --- inputs ---------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_file_of_a_folder_costs_only_itself(tmp_path):
+    write_runs(tmp_path, [Run("a", summary={"test/mse": 1.0})])
+    write_history(tmp_path, steps("a", [1.0]))
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1")
+    answer = ask(tmp_path, "--top", 1, "--json")
+    assert (answer.code, len(json.loads(answer.out)["top"])) == (3, 1)
+    assert "bad.parquet cannot be read" in answer.err
+    assert "passed over" not in answer.err  # a history is no foreign file
+
+
+def test_integers_floats_and_empty_columns_fit_together(tmp_path):
+    one = write_runs(tmp_path, [Run("a", config={"lr": 1, "x": "t"}, summary={"test/mse": 1})], project="one")
+    two = write_runs(tmp_path, [Run("b", config={"lr": 0.5}, summary={"test/mse": 0.5})], project="two")
+    rewrite(two, config_x=pl.lit(None, pl.Float64))
+    rows = document(one, two, "--top", 2)["top"]
+    assert [(row["config_lr"], row["config_x"]) for row in rows] == [(0.5, None), (1.0, "t")]
+
+
+# --- conditions -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ("created_at >= '2026-01-03'", 2),
+        ("created_at BETWEEN '2026-01-02' AND '2026-01-03 12:00'", 2),
+        ("'2026-01-03T00:00:00Z' < created_at", 1),
+        ("created_at < '2026-01-02T01:00:00+01:00'", 1),
+        ("created_at >= DATE('2026-01-03') AND name = '2026-01-03'", 1),
+    ],
+)
+def test_a_text_compares_with_a_time(tmp_path, where, kept):
+    runs = [
+        Run(f"r{n}", f"2026-01-{n + 1:02}", summary={"test/mse": 1.0}, created_at=START + timedelta(days=n))
+        for n in range(4)
+    ]
+    assert f"{kept} of 4 runs kept" in answered(write_runs(tmp_path, runs), "--where", where, "--top", 1).err
+
+
+def test_a_select_in_where_is_refused(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    for where in ("id IN (SELECT id FROM read_parquet('x'))", "(select 1) = 1"):
+        answer = ask(file, "--where", where)
+        assert answer.code == 2
+        assert "no SELECT" in answer.err
+    assert ask(file, "--where", "name = 'select'", "--json").code == 1  # a text
+
+
+# --- default metric -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("summary", "chosen"),
+    [
+        ({"latest/loss": 1, "test/f1": 1}, "test/f1"),
+        ({"contest/loss": 1, "eval/loss": 1}, "eval/loss"),
+        ({"eval/a/loss": 1, "eval/accuracy": 1}, "eval/accuracy"),
+        ({"eval/runtime": 1, "eval/loss": 1}, "eval/loss"),
+        ({"val/bleu": 1, "val/loss": 1}, "val/loss"),
+        ({"train/loss": 1, "train/acc": 1}, "train/acc"),
+        ({"test/mse": 1, "test/loss": 1}, "test/mse"),
+        ({"test_loss": 1, "val_loss": 1}, "test_loss"),
+    ],
+)
+def test_the_default_metric_is_what_people_mean(tmp_path, summary, chosen):
+    err = answered(write_runs(tmp_path, [Run("a", summary=summary)])).err
+    assert f"metric: {chosen} (" in err
+
+
+def test_an_overview_without_a_metric_says_why(tmp_path):
+    runs = [Run(f"r{n}", config={"lr": n % 2}, summary={"epoch": n}, state="crashed") for n in range(4)]
+    out = " ".join(answered(write_runs(tmp_path, runs)).out.split())
+    assert "-m with --ascending or --descending compares epoch" in out
+    assert "lr 2 0 (2), 1 (2)" in out
+
+
+def test_the_suggested_grouping_leaves_noise_out(tmp_path):
+    runs = [
+        Run(
+            f"r{n}",
+            config={
+                "accelerator_config": {"split_batches": n % 2},
+                "id2label": {"0": "ab"[n % 2]},
+                "when": f"2026-01-0{1 + n % 2}",
+                "root": f"/data/{n % 2}",
+                "opt": "xy"[n // 4],
+            },
+            summary={"test/mse": float(n)},
+        )
+        for n in range(8)
+    ]
+    assert "test/mse by opt: 2 groups" in answered(write_runs(tmp_path, runs)).out
+
+
+# --- wide files -----------------------------------------------------------------------------------------------
+
+
+def test_a_wide_schema_is_folded(tmp_path):
+    summary = {f"diagnostics/layer_{i}/act_{j}/bin_{k}": 1.0 for i in range(6) for j in range(5) for k in range(10)}
+    summary |= {f"diagnostics/{a}{b}/grad/bin_{k}": 1.0 for a in "abcdef" for b in "abcdef" for k in range(10)}
+    runs = [Run(f"r{n}", config={"lr": n}, summary=summary | {"test/mse": 1.0}) for n in range(3)]
+    file = write_runs(tmp_path, runs)
+    answer = answered(file, "--schema")
+    assert len(answer.out.encode()) < 4096
+    assert len(answer.err) < 500
+    assert "diagnostics/…/bin_0…9" in answer.out
+    assert answer.out.index("config_lr") < answer.out.index("metric_test_mse")
+    assert len(document(file, "--schema")["schema"]) == len(pl.read_parquet_schema(file)) - 2
+
+
+def test_long_names_are_told_apart(tmp_path):
+    long = "a_very_long_prefix_that_all_of_the_runs_have_in_common_without_any_use_to_the_reader"
+    runs = [Run(f"r{n}", f"{long}_{v}_suffix_of_all", summary={"test/mse": n}) for n, v in enumerate(["left", "right"])]
+    out = answered(write_runs(tmp_path, runs), "--top", 2).out
+    assert "left" in out
+    assert "right" in out
+
+
+# --- smoothing, logarithmic axes ------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=20), st.sampled_from([0.0, 0.3, 0.9, 0.999]))
+def test_smoothing_is_wandbs(tmp_path_factory, values, weight):
+    folder = tmp_path_factory.mktemp("smooth")
+    file = write_runs(folder, [Run("a")])
+    write_history(folder, steps("a", values))
+    rows = document(file, "--curves", "loss", "--smooth", weight, "--points", 50)["curves"]
+    last, expected = 0.0, []
+    for count, value in enumerate(values, start=1):
+        last = last * weight + (1 - weight) * value
+        expected.append(last / (1 - weight**count))
+    assert [row["value"] for row in rows] == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+def test_nan_does_not_spread_by_smoothing(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    write_history(tmp_path, steps("a", [1.0, math.nan, 1.0]))
+    assert [row["value"] for row in document(file, "--curves", "loss", "--smooth", 0.5)["curves"]] == [1, "NaN", 1]
+    assert ask(file, "--curves", "loss", "--smooth", 1).code == 2
+
+
+@pytest.mark.parametrize("question", [("--top", 5), ("-g", "g"), ("--pivot", "g,h"), ("--curves", "loss", "-g", "g")])
+def test_logarithmic_pictures(tmp_path, question):
+    runs = [Run(f"r{n}", config={"g": n % 2, "h": n // 4}, summary={"test/mse": 10.0 ** (n - 4)}) for n in range(8)]
+    runs.append(Run("zero", config={"g": 0, "h": 0}, summary={"test/mse": 0.0}))
+    file = write_runs(tmp_path, runs)
+    write_history(tmp_path, [row for n in range(8) for row in steps(f"r{n}", [0.0, 1.0, 100.0])])
+    answered(file, *question, "-m", "test/mse", "--log", "-o", tmp_path / "x.svg")
+    text = (tmp_path / "x.svg").read_text()
+    assert "<svg" in text
+    assert "NaN" not in text
+
+
+# --- health ---------------------------------------------------------------------------------------------------
+
+
+def problems(file: Path) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for row in document(file, "--health")["health"]:
+        assert row.keys() == {"entity", "project", "run", "name", "problem", "detail"}
+        found.setdefault(row["run"], set()).add(row["problem"])
+    return found
+
+
+def test_health_names_each_kind_of_problem(tmp_path):
+    smooth = [1.0 + 0.01 * math.sin(n) for n in range(300)]
+    spiky = [value + (5 if n in {120, 200} else 0) for n, value in enumerate(smooth)]
+    values = {
+        "fine": smooth,
+        "nan": [1.0, 1.0, math.nan, math.inf],
+        "boom": [1.0, 0.5, 600.0],
+        "spiky": spiky,
+        "negative": [-1.0, 5000.0],
+    }
+    runs = [Run(name, summary={"loss": 1.0}, history_rows=300) for name in values]
+    runs += [Run("empty"), Run("broken", state="crashed", summary={"loss": 1.0}, history_rows=300)]
+    runs += [Run(f"peer{n}", group="g", summary={"loss": 1}, history_rows=100) for n in range(3)]
+    runs += [Run("short", group="g", summary={"loss": 1}, history_rows=40)]
+    file = write_runs(tmp_path, runs)
+    write_history(tmp_path, [row for name, logged in values.items() for row in steps(name, logged)])
+    rows = document(file, "--health")["health"]
+    details = {(row["run"], row["problem"]): row["detail"] for row in rows}
+    assert "from step 2 on, 2 values" in details["nan", "non-finite"]
+    assert details["spiky", "spikes"] == "loss, 2"
+    assert details["short", "stopped early"].startswith("at step 39 of 99")
+    found = problems(file)
+    assert found == {
+        "nan": {"non-finite"}, "boom": {"diverged"}, "spiky": {"spikes"}, "empty": {"no metric", "stopped early"},
+        "broken": {"crashed"}, "short": {"stopped early"},
+    } or found == {
+        "nan": {"non-finite"}, "boom": {"diverged"}, "spiky": {"spikes"}, "empty": {"no metric"},
+        "broken": {"crashed"}, "short": {"stopped early"},
+    }  # fmt: skip
+    out = answered(file, "--health").out
+    assert out.startswith(f"{len(found)} of 11 runs have problems: ")
+
+
+def test_a_validation_metric_past_its_best(tmp_path):
+    file = write_runs(tmp_path, [Run(name, summary={"val/loss": 1.0}) for name in ("over", "late", "near")])
+    curves = {
+        "over": [5.0, 1.0, 2.0, 3.0, 4.0, 4.5],
+        "late": [5.0, 4.0, 3.0, 2.0, 1.0, 2.0],
+        "near": [5.0, 1.0, 1.1, 1.1, 1.2, 1.2],
+    }
+    history = write_history(tmp_path, [row for name, logged in curves.items() for row in steps(name, logged)])
+    paths = {"wandb_tools.columns": json.dumps({"metric_val_loss": ["val/loss"]})}
+    pl.read_parquet(history).rename({"metric_loss": "metric_val_loss"}).write_parquet(history, metadata=paths)
+    assert problems(file) == {"over": {"past its best"}}
+
+
+def test_nothing_wrong_is_one_line(tmp_path):
+    file = write_runs(tmp_path, [Run(n, summary={"loss": 1.0}) for n in "abc"])
+    write_history(tmp_path, [row for n in "abc" for row in steps(n, [2.0, 1.0])])
+    assert answered(file, "--health").out == "3 runs: no problem found\n"
+    assert document(file, "--health")["health"] == []
+
+
+# --- SQL ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(tmp_path):
+    runs = [
+        Run(
+            f"r{n}",
+            f"run {n}",
+            {"optim": {"lr": 0.1 * n}, "k": n % 2},
+            {"test/mse": float(n * n), "acc": -n},
+            tags=["t"],
+        )
+        for n in range(5)
+    ]
+    write_history(tmp_path, [row for n in range(5) for row in steps(f"r{n}", [float(n), n + 1.0, n + 2.0])])
+    return write_runs(tmp_path, runs)
+
+
+@pytest.mark.parametrize(
+    ("query", "rows"),
+    [
+        ("SELECT count(*) AS n FROM runs", [{"n": 5}]),
+        ('SELECT round(corr("test/mse", metric_acc), 3) AS r FROM runs', [{"r": -0.959}]),
+        ("SELECT k, sum(runtime_s) AS s FROM runs GROUP BY k ORDER BY k", [{"k": 0, "s": 180.0}, {"k": 1, "s": 120.0}]),
+        ("SELECT median(loss) AS m FROM history WHERE run_id = 'r2'", [{"m": 3.0}]),
+        ('SELECT arg_min(name, "test/mse") AS best FROM runs', [{"best": "run 0"}]),
+        (
+            "SELECT name, max(h.loss) AS m FROM runs JOIN history h ON run_id = id GROUP BY 1 ORDER BY m DESC LIMIT 1",
+            [{"name": "run 4", "m": 6.0}],
+        ),
+        ("SELECT quantile_cont(\"optim.lr\", 0.5) AS q FROM runs WHERE created_at >= '2026-01-01'", [{"q": 0.2}]),
+        (
+            "SELECT count(v) AS n FROM (UNPIVOT runs ON COLUMNS('^metric_') INTO NAME m VALUE v) WHERE id = 'r1'",
+            [{"n": 2}],
+        ),
+        ("SELECT tags, created_at AS t, 1.5::DECIMAL(4,2) AS d, NULL AS x, 'NaN'::DOUBLE AS nan FROM runs LIMIT 1",
+         [{"tags": ["t"], "t": "2026-01-01T00:00:00Z", "d": 1.5, "x": None, "nan": "NaN"}]),
+        ("WITH a AS (SELECT row_number() OVER (ORDER BY id) AS i FROM runs) SELECT max(i) AS i FROM a;", [{"i": 5}]),
+    ],
+)  # fmt: skip
+def test_sql(asked, query, rows):
+    assert document(asked, "--sql", query)["sql"] == rows
+
+
+def test_select_all_gives_every_column_once(asked):
+    (row, *_) = document(asked, "--sql", "SELECT * FROM runs")["sql"]
+    assert {*row} == {*pl.read_parquet_schema(asked)}
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("DROP VIEW runs", "one SELECT"),
+        ("SELECT 1; SELECT 2", "one SELECT"),
+        ("", "one SELECT"),
+        ("COPY (SELECT 1) TO 'x.csv'", "one SELECT"),
+        ("SELECT * FROM read_csv('{secret}')", "file"),
+        ("SELECT * FROM '{secret}'", ""),
+        ("SELECT * FROM read_text('{secret}')", "file"),
+        ("SELECT * FROM glob('/*')", "file"),
+        ("SELECT options FROM runs", "options"),
+        ("SELECT * FROM options", "options"),
+        ('SELECT "test/msee" FROM runs', "test/mse"),
+        ("SELECT metric_tset_mse FROM runs", "metric_test_mse"),
+        ("SELEC", "syntax error"),
+        ("SELECT * FROM console", "console"),
+        ("SELECT current_setting('nothing')", ""),
+        ("SELECT getenv('HOME')", ""),
+    ],
+)
+def test_what_is_no_select_or_reads_elsewhere_is_refused(asked, tmp_path, query, said):
+    secret = tmp_path / "secret.csv"
+    secret.write_text("hidden\n42\n")
+    answer = ask(asked, "--sql", query.replace("{secret}", str(secret)), "--quiet", cwd=tmp_path)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.count("\n") == 1
+    assert said in answer.err
+    assert "42" not in answer.err
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_sql_is_bounded_for_people_and_whole_for_programs(asked, tmp_path):
+    query = "SELECT range AS i FROM range(1000)"
+    out = answered(asked, "--sql", query).out
+    assert len(out.splitlines()) < 30
+    assert "--max-rows 0" in out
+    assert len(document(asked, "--sql", query)["sql"]) == 1000
+    answered(asked, "--sql", query, "-o", tmp_path / "x.parquet")
+    assert pl.read_parquet(tmp_path / "x.parquet")["i"].sum() == 499_500
+
+
+def test_sql_takes_its_conditions_in_the_query(asked):
+    assert ask(asked, "--sql", "SELECT 1", "--state", "failed").code == 2
+    runs = pl.read_parquet(asked)
+    crashed = rewrite(asked, state=pl.Series(["crashed"] * runs.height))
+    assert document(crashed, "--sql", "SELECT count(*) AS n FROM runs")["sql"] == [{"n": 5}]
+
+
+def test_further_files_are_views(asked, tmp_path):
+    base = {"run_id": ["r0"], "entity": ["team"], "project": ["demo"]}
+    console = {**base, "line": [0], "time": [datetime(2026, 1, 1, tzinfo=UTC)], "stream": ["stdout"], "text": ["hello"]}
+    pl.DataFrame(console).write_parquet(tmp_path / "team_demo_console.parquet")
+    system = {**base, "_runtime": [1.0], "_timestamp": [2.0], "system_cpu": [50.0]}
+    pl.DataFrame(system).write_parquet(tmp_path / "team_demo_system.parquet")
+    pl.DataFrame({**base, "row": [0], "guess": ["cat"]}).write_parquet(tmp_path / "team_demo_table_samples.parquet")
+    query = "SELECT text, guess, system_cpu FROM console JOIN table_samples USING (run_id) JOIN system USING (run_id)"
+    assert document(asked, "--sql", query)["sql"] == [{"text": "hello", "guess": "cat", "system_cpu": 50.0}]
+
+
+# --- terminals ------------------------------------------------------------------------------------------------
+
+
+def on_a_terminal(*arguments: object) -> str:
+    primary, secondary = os.openpty()
+    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": ""}
+    command = [sys.executable, analyze_runs.__file__, *map(str, arguments)]
+    subprocess.run(command, stdout=secondary, env=environment, check=True)
+    os.close(secondary)
+    text = os.read(primary, 100_000).decode()
+    os.close(primary)
+    return text
+
+
+def test_a_terminal_has_links_and_the_shapes_of_curves(tmp_path):
+    file = write_runs(tmp_path, [Run(n, summary={"test/mse": 1.0}) for n in "abc"])
+    urls = ["https://wandb.ai/team/demo/runs/a", "javascript:alert(1)", "https://x/\x1b[31m"]
+    rewrite(file, url=pl.Series(urls))
+    write_history(tmp_path, steps("a", [1.0, 8.0, math.nan, 3.0]))
+    out = on_a_terminal(file, "--top", 3, "--quiet")
+    assert "\x1b]8;;https://wandb.ai/team/demo/runs/a\x1b\\" in out
+    assert "javascript" not in out
+    assert "\x1b[31m" not in out
+    assert "▁█x▃" in on_a_terminal(file, "--curves", "loss", "--quiet")
+    answered(file, "--report", tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "<a href='https://wandb.ai/team/demo/runs/a'>" in page
+    assert "javascript" not in page
+
+
+def test_runs_that_do_not_log_the_axis_are_counted(tmp_path):
+    file = write_runs(tmp_path, [Run("a"), Run("b")])
+    history = write_history(tmp_path, steps("a", [1.0, 2.0]) + steps("b", [1.0]))
+    epoch = pl.when(pl.col("run_id") == "a").then(pl.col("_step") / 2).alias("metric_epoch")
+    pl.read_parquet(history).with_columns(epoch).write_parquet(history)
+    answer = answered(file, "--curves", "loss", "--x", "epoch")
+    assert "left out, as they log loss without epoch: 1 run; --x step shows them" in answer.err
+
+
+def test_runs_between_two_points_are_counted(tmp_path):
+    file = write_runs(tmp_path, [Run("long"), Run("short")])
+    write_history(tmp_path, steps("long", [1.0] * 100) + [("short", step, 2.0) for step in (30, 31, 32)])
+    answer = answered(file, "--curves", "loss", "--points", 3)
+    assert "not shown, as they lie between two of the 3 points: 1 run; --points" in answer.err
+    assert "loss over step: 1 run" in answer.out
