@@ -51,7 +51,6 @@ import argparse
 import configparser
 import difflib
 import fnmatch
-import gc
 import hashlib
 import importlib
 import importlib.util
@@ -1115,7 +1114,7 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
         batches: Iterable[list[Log]] = (read_logs(some, work, keys) for _, some in tasks)
         if processes > 1 and sum(size for size, _ in tasks) >= MANY_BYTES:
             pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=prepare_process)
-            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+            stack.push(lambda error, *_: pool.shutdown(wait=error is None, cancel_futures=True))  # Ctrl-C does not wait
             futures = [pool.submit(read_logs, some, work, keys) for _, some in tasks]
             batches = (future.result() for future in futures)
         try:
@@ -3738,7 +3737,6 @@ def end_at_once(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):  # it may be closed, or None
             stream.flush()
-    gc.collect()  # frees the semaphores of a process pool, which would be reported as leaked
     with PUBLISHING:
         os._exit(code)
 
