@@ -13,16 +13,14 @@
 # ///
 """Export W&B runs to parquet: every config, summary and history row, nothing sampled, nothing lost.
 
-From a server: the projects, runs or sweeps named as PLACE, or the projects of -e and -p. The server evaluates the
-filters. With --offline, from the run folders that the W&B SDK leaves on disk: no server, no account, no key; also runs
-that crashed before a sync. Writes, for every entity and project,
+From a server: the projects, runs or sweeps named as PLACE, or the projects of -e and -p; it evaluates the filters.
+With --offline, from the run folders that the W&B SDK leaves on disk: no server, no account, no key; also runs that
+crashed before a sync. Writes, for every entity and project, and prints the path of each runs file:
 
   <dir>/<entity>_<project>_runs.parquet      one row per run
   <dir>/<entity>_<project>_history.parquet   one row per run and step (with --include-history)
+  <dir>/<entity>_<project>_history_sampled.parquet and _system.parquet, sampled (--history-samples, --system-metrics)
   <dir>/<entity>_<project>_metadata.json     what was asked, what was got, what failed
-
-and prints the path of each runs file. With --history-samples and --system-metrics come <...>_history_sampled.parquet
-and <...>_system.parquet, both sampled by the server.
 
 Again into the same folder, it refreshes all runs, fetches only histories that changed, and keeps runs that are not in
 this export. A history is never replaced by a shorter one of a log that was cut off. Interrupted, an export goes on from
@@ -34,7 +32,8 @@ argument. For a self-hosted server set WANDB_BASE_URL, and SSL_CERT_FILE if its 
 Examples:
   uv run wandb-tools/export_runs.py my-team/my-project -o export/ --include-history
   uv run wandb-tools/export_runs.py -e my-team -p 'denoising*' --state finished,crashed --since 7d
-  uv run wandb-tools/export_runs.py https://wandb.ai/my-team/my-project/sweeps/abc123 --dry-run
+  uv run wandb-tools/export_runs.py my-team/my-project --where '{"config.lr": {"$gt": 0.01}}' --dry-run
+  uv run wandb-tools/export_runs.py https://wandb.ai/my-team/my-project/sweeps/abc123 -o sweep/
   uv run wandb-tools/export_runs.py my-team/my-project --include-history --history-keys 'val/*,epoch' --json
   uv run wandb-tools/export_runs.py --offline wandb/ -o export/ --include-history
 
@@ -95,7 +94,6 @@ if TYPE_CHECKING:
     import polars as pl
     import requests
     import urllib3
-    from rich.progress import Progress, TaskID
 
 # --- constants ------------------------------------------------------------------------------------------------
 
@@ -108,7 +106,8 @@ SOURCE_KEY = "wandb_tools.source"
 HISTORIES_KEY = "wandb_tools.histories"  # of a history file: in which state each run was when it was fetched
 EXPORT_ID_KEY = "wandb_tools.export_id"
 PART_KEY = "wandb_tools.part"  # of fetched rows in the working folder: what their file does not show
-SCHEMA_VERSION, VERSION = "1", "0.1.0"
+SCHEMA_VERSION = "1"
+VERSION = "0.1.0"
 
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
 NO_ENTITY, NO_PROJECT = "offline", "uncategorized"  # stand-ins; the second is the SDK's own
@@ -1006,17 +1005,14 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
     with Meter(quiet=options.quiet) as meter, ExitStack() as stack:
         meter.add(runs_wanted=len(files))
         batches: Iterable[list[Log]] = (read_logs(some, work, keys) for _, some in tasks)
-        pool = None
         if processes > 1 and sum(size for size, _ in tasks) >= MANY_BYTES:
             pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=prepare_process)
-            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+            stack.push(lambda error, *_: pool.shutdown(wait=error is None, cancel_futures=True))  # Ctrl-C does not wait
             batches = pool.map(read_logs, [some for _, some in tasks], itertools.repeat(work), itertools.repeat(keys))
         try:
             for batch in batches:
                 logs |= {log.file: log for log in batch}
                 meter.add(runs=len(batch))
-            if pool:
-                pool.shutdown()  # one that outlives this process leaves semaphores, and a warning
         except BrokenProcessPool as error:
             message = "a process that read logs died, of too little memory perhaps; try --workers 1"
             raise ScriptError(message, NOTHING_USABLE) from error
@@ -3076,27 +3072,19 @@ def working_folders(output: Path, say: Say, *, dry_run: bool) -> Iterator[Folder
 # --- the report -----------------------------------------------------------------------------------------------
 
 
-def report(projects: Sequence[Project], failed: Sequence[Failure], options: Options, say: Say) -> int:
+def report(projects: Sequence[Project], failed: Sequence[Failure], options: Options, say: Say) -> int:  # noqa: C901, PLR0912
     """The paths on stdout, or all of it as JSON; a line on each project for people. Returns the exit code."""
     written = [project for project in projects if project.files]
     planned = [project for project in projects if options.dry_run and project.selected]
     lost = [*failed, *(each for project in projects for each in project.failed if each.what == "project")]
-    if options.offline is None:
-        check_selection(projects, lost, options, say)
-    elif lost and not (written or planned):
-        raise ScriptError(f"{lost[0].run}: {lost[0].error}", NOTHING_USABLE)
+    check_selection(projects, lost, options, say)
     if options.prune and any(project.all_ids is None for project in written):
         say("--prune dropped nothing: it needs an export without filters that lists every run")
-    metrics = {
-        path
-        for project in written
-        for name, histories in project.tables.items()
-        for source in (
-            *(part.dtypes for history in histories.values() for part in history.parts),
-            *(earlier.columns for table, earlier in project.earlier.items() if table == name),
-        )
-        for path in source
-    }
+    metrics: set[KeyPath] = set()
+    for project in written:
+        for name, histories in project.tables.items():
+            metrics.update(*(part.dtypes for history in histories.values() for part in history.parts))
+            metrics.update(project.earlier[name].columns if name in project.earlier else ())
     for glob in options.history_keys if written else ():
         if not any(names_match(path, [glob]) for path in metrics):
             say(f"--history-keys {glob} matches no metric of these runs")
@@ -3105,22 +3093,25 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         if project.gone and not options.prune:
             kept += f", {len(project.gone):,} of them no longer in the source (--prune drops those)"
         say(sentence(project, options) + kept)
-        if fuller := len(project.kept_fuller):
-            some = ", ".join(list(project.kept_fuller)[:5]) + (" and others" if fuller > 5 else "")
-            say(f"{project.path}: {counted(fuller, 'run')} kept as exported earlier, with more history rows: {some}")
+        if project.kept_fuller:
+            fuller = f"{counted(len(project.kept_fuller), 'run')} kept as exported earlier, with more history rows"
+            say(f"{project.path}: {fuller}: {first_of(project.kept_fuller)}")
         if project.dropped:
-            some = ", ".join(project.dropped[:3]) + (" and others" if len(project.dropped) > 3 else "")
-            say(f"the history there had {some} from an earlier export, which this one was not asked for")
+            before = "from an earlier export, which this one was not asked for"
+            say(f"the history there had {first_of(project.dropped)} {before}")
     if options.json:
         rows = [json_row(project, options) for project in (*written, *planned)]
-        rows += [failed_row(failure) for failure in lost]
+        for failure in lost:
+            entity, _, name = failure.run.partition("/")
+            rows.append({"entity": entity, "project": name or None, "status": "failed", "error": failure.error})
         names = [[*(file["name"] for file in project.files), f"{project.stem}_metadata.json"] for project in written]
         files = [str(options.output / str(name)) for of_project in names for name in of_project]
         show(json_text({"version": 1, "exports": rows, "files": files}))
-    for project in () if options.json else written:
-        show(str(options.output / f"{project.stem}_runs.parquet"))
-    for project in () if options.json else planned:
-        show(printable(sentence(project, options)))
+    else:
+        for project in written:
+            show(str(options.output / f"{project.stem}_runs.parquet"))
+        for project in planned:
+            show(printable(sentence(project, options)))
     failures = [*failed]
     for project in projects:  # ids are only unique within a project
         prefix = f"{project.path}/" if len(projects) + len(failed) > 1 else ""
@@ -3132,66 +3123,52 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
     """Say what the server's filters kept; ScriptError if nothing is left, or nothing could be exported."""
     selected = sum(project.selected for project in projects)
     total = selected + sum(project.filtered for project in projects)
-    names = ("since", "until", "active_since", "state", "tag", "group", "sweep", "where")
-    flags = ", ".join(f"--{name.replace('_', '-')}" for name in names if getattr(options.selection, name))
-    if flags and total:
+    given = [name for name, value in vars(options.selection).items() if value and name not in ("entity", "project")]
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    if flags and total and not options.offline:  # there each filter has said it
         say(f"{flags} kept {selected:,} of {total:,} runs")
     is_exported = any(project.files for project in projects)  # without runs: then it states that all are gone
-    if is_exported or (selected and not lost) or (selected and options.dry_run):
+    if is_exported or (selected and (options.dry_run or not lost)):
         return
-    if lost:
-        raise ScriptError(f"{lost[0].run}: {lost[0].error}; nothing could be exported", NOTHING_USABLE)
-    paths = ", ".join(project.path for project in projects[:3]) + (" and others" if len(projects) > 3 else "")
+    paths = first_of([project.path for project in projects])
     message = f"no runs in {paths}; list_entities.py shows what there is"
-    if total and flags:
+    if lost:
+        message = f"{lost[0].run}: {lost[0].error}; nothing could be exported"
+    elif total and flags:
         message = f"{flags} leaves none of {total:,} runs; loosen it, or see what there is with --dry-run"
     elif total:
         message = f"{paths} has no such run; list_entities.py shows projects, W&B's pages the runs' ids"
     raise ScriptError(message, NOTHING_USABLE)
 
 
+def first_of(names: Collection[str]) -> str:
+    return ", ".join([*names][:5]) + (" and others" if len(names) > 5 else "")
+
+
+def json_row(project: Project, options: Options) -> dict[str, Any]:
+    """What `--json` holds of a project; `history_rows` of runs in their source, as far as they could be had."""
+    row = {"entity": project.entity, "project": project.name, "status": "planned", "filtered": project.filtered}
+    if options.dry_run and not options.offline:
+        return row | {"runs": project.selected, "history_rows": project.planned_rows}
+    fetched = project.tables.get("history", {})
+    rows = dict(project.runs.select("id", "history_rows").iter_rows())
+    rows |= {run_id: fetched[run_id].rows if run_id in fetched else 0 for run_id in project.mismatched}
+    row |= {"status": project.status, "runs": project.runs.height, "history_rows": sum(rows.values())}
+    row |= {"failed": len(project.failed), "torn": len(project.torn)}
+    return row if options.dry_run else row | {"kept": len(project.kept)}
+
+
 def sentence(project: Project, options: Options) -> str:
     """A project's runs in one line, and how many history rows there are, if that is of interest."""
-    failures = f", {counted(len(project.failed), 'failure')}" if project.failed else ""
-    if options.dry_run and options.offline is None:
-        total = project.selected + project.filtered
-        runs = f"{project.selected:,}" + (f" of {total:,}" if project.filtered else "")
-        rows = "" if project.planned_rows is None else f", {counted(project.planned_rows, 'history row')}"
-        return f"{project.path}: {runs} {'run' if total == 1 else 'runs'}{rows}"
-    states = Counter(project.runs["state"]).most_common()
-    by_state = f" ({', '.join(f'{count:,} {state}' for state, count in states)})" if states else ""
-    rows = f", {counted(had_rows(project), 'history row')}" if options.include_history or options.offline else ""
-    return f"{project.path}: {counted(project.runs.height, 'run')}{by_state}{rows}{failures}"
-
-
-def had_rows(project: Project) -> int:
-    """The history rows that the runs have in their source, without those that could not be had."""
-    fetched = project.tables.get("history", {})
-    got = {run_id: fetched[run_id].rows if run_id in fetched else 0 for run_id in project.mismatched}
-    return sum(got.get(run_id, rows) for run_id, rows in project.runs.select("id", "history_rows").iter_rows())
-
-
-def json_row(project: Project, options: Options) -> dict[str, object]:
-    """What `--json` holds of a project."""
-    place = {"entity": project.entity, "project": project.name}
-    if options.dry_run and options.offline is None:
-        numbers = {"runs": project.selected, "filtered": project.filtered, "history_rows": project.planned_rows}
-        return {**place, "status": "planned", **numbers}
-    row = {
-        **place,
-        "status": project.status,
-        "runs": project.runs.height,
-        "filtered": project.filtered,
-        "failed": len(project.failed),
-        "torn": len(project.torn),
-        "history_rows": had_rows(project),
-    }
-    return row if options.dry_run else {**row, "kept": len(project.kept)}
-
-
-def failed_row(failure: Failure) -> dict[str, object]:
-    entity, _, project = failure.run.partition("/")
-    return {"entity": entity, "project": project or None, "status": "failed", "error": failure.error}
+    row = json_row(project, options)
+    rows = f", {counted(row['history_rows'], 'history row')}" if row["history_rows"] is not None else ""
+    if row["status"] == "planned":
+        some = f"{row['runs']:,} of " if row["filtered"] else ""
+        return f"{project.path}: {some}{counted(row['runs'] + row['filtered'], 'run')}{rows}"
+    states = ", ".join(f"{count:,} {state}" for state, count in Counter(project.runs["state"]).most_common())
+    runs = counted(row["runs"], "run") + (f" ({states})" if states else "")
+    failures = f", {counted(row['failed'], 'failure')}" if row["failed"] else ""
+    return f"{project.path}: {runs}{rows if options.include_history or options.offline else ''}{failures}"
 
 
 def report_failures(failures: Iterable[Failure]) -> int:
@@ -3203,9 +3180,9 @@ def report_failures(failures: Iterable[Failure]) -> int:
     for (error, in_metadata), runs in by_error.items():
         named = runs[:FAILURES_NAMED] if in_metadata else runs
         for run in named:
-            print(printable(f"error: {run}: {error}"), file=sys.stderr)
-        if more := len(runs) - len(named):
-            print(printable(f"error: {more:,} more, all named in the metadata: {error}"), file=sys.stderr)
+            tell(f"error: {run}: {error}")
+        if len(runs) > len(named):
+            tell(f"error: {len(runs) - len(named):,} more, all named in the metadata: {error}")
     return PARTIAL if by_error else OK
 
 
@@ -3222,32 +3199,34 @@ class Meter:
     """Progress on stderr: a live line at a terminal, elsewhere a plain one now and then, nothing when quiet."""
 
     def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
         self.counts: Counter[str] = Counter()
         self.lock = threading.Lock()
-        self.quiet = quiet
         self.started = self.last_line = time.monotonic()
 
     def __enter__(self) -> Self:
-        self.bars = progress_bars() if not self.quiet and is_terminal(sys.stderr) else None
+        self.status = None
+        if not self.quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            from rich.console import Console
+
+            self.status = Console(stderr=True).status("")
+            self.status.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.bars:
-            self.bars[0].stop()
+        if self.status:
+            self.status.stop()
 
     def add(self, **counts: int) -> None:
         """Count what was done, and what is to be done (`runs_wanted`, `histories_wanted`)."""
         with self.lock:
             self.counts.update(counts)
-            if self.bars:
-                bars, tasks = self.bars
-                rows = f"{self.counts['rows']:,} rows" if self.counts["rows"] else ""
-                for name, task in tasks.items():
-                    done, wanted = self.counts[name], self.counts[f"{name}_wanted"]
-                    bars.update(task, completed=done, total=wanted or None, visible=wanted > 0, rows=rows)
-            elif not self.quiet and time.monotonic() - self.last_line > PLAIN_LINE_S:
-                self.last_line = time.monotonic()
-                print(progress_sentence(self.counts, self.last_line - self.started), file=sys.stderr)
+            now_s = time.monotonic()
+            if self.status:
+                self.status.update(progress_sentence(self.counts, now_s - self.started))
+            elif not self.quiet and now_s - self.last_line > PLAIN_LINE_S:
+                self.last_line = now_s
+                tell(progress_sentence(self.counts, now_s - self.started))
 
 
 def progress_sentence(counts: Mapping[str, int], elapsed_s: float) -> str:
@@ -3262,28 +3241,12 @@ def progress_sentence(counts: Mapping[str, int], elapsed_s: float) -> str:
         done, wanted = counts.get(what, 0), counts.get(f"{what}_wanted", 0)
         if wanted:
             parts.append(f"{done:,} of {wanted:,} {what}")
-            left_s = elapsed_s * (wanted - done) / done if done else math.inf
+            left_s = elapsed_s * (wanted - done) / done if done else 0.0  # not known yet
     if rows := counts.get("rows", 0):
         parts.append(f"{rows:,} rows ({rows / elapsed_s:,.0f} a second)")
-    if parts and 0 < left_s < math.inf and elapsed_s >= PLAIN_LINE_S / 2:
+    if left_s and elapsed_s >= PLAIN_LINE_S / 2:
         parts.append(f"about {left_s:,.0f} s left")
     return ", ".join(parts)
-
-
-def is_terminal(stream: TextIO) -> bool:
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
-
-
-def progress_bars() -> tuple[Progress, dict[str, TaskID]]:
-    """Bars of rich's, for runs and for histories."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bars = Progress(*columns, TextColumn("{task.fields[rows]}"), console=Console(stderr=True), transient=True)
-    tasks = {name: bars.add_task(name, total=None, visible=False, rows="") for name in ("runs", "histories")}
-    bars.start()
-    return bars, tasks
 
 
 def show(text: str) -> None:
@@ -3335,7 +3298,7 @@ def jsonable(value: object) -> object:
 # --- command line ---------------------------------------------------------------------------------------------
 
 
-def parse_args(argv: Sequence[str] | None) -> Options:
+def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list of flags
     """The command line as Options; the only place that knows argparse."""
     parser = Parser(__doc__ or "")
     flag = parser.add_argument_group("source").add_argument
@@ -3349,89 +3312,62 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     flag("--since", type=moment, metavar="WHEN", help="created at or after: 7d, 24h, 2w, 2026-01-15, an ISO time (UTC)")
     flag("--until", type=moment, metavar="WHEN", help="created before")
     flag("--active-since", type=moment, metavar="WHEN", help="last heartbeat at or after")
-    flag("--state", **several | {"type": state_list}, help=", ".join(STATES))
+    flag("--state", **several, help=", ".join(STATES))
     flag("--tag", **several, help="with this tag")
     flag("--group", **several, help="of this group")
     flag("--sweep", **several, metavar="ID", help="of this sweep")
-    where_help = 'W&B\'s own filter, such as {"config.lr": {"$gt": 0.01}}; server only'
-    flag("--where", type=json_object, default={}, metavar="JSON", help=where_help)
+    flag("--where", type=mongo_filter, default={}, metavar="JSON", help="W&B's own Mongo-style filter; server only")
     flag = parser.add_argument_group("what is written").add_argument
     flag("-o", "--output", metavar="DIR", type=Path, default=Path("wandb_export"), help="default: wandb_export/")
     flag("--include-history", action="store_true", help="also every history row, unsampled")
     flag("--history-keys", **several, metavar="GLOBS", help="only these metrics, by W&B or flattened name")
-    samples_help = "about N rows a run, sampled by the server, in a file of its own"
-    flag("--history-samples", type=positive, metavar="N", help=samples_help)
+    flag("--history-samples", type=positive, metavar="N", help="about N rows a run, sampled, in a file of its own")
     flag("--system-metrics", action="store_true", help="also system metrics, sampled by the server")
     flag("--prune", action="store_true", help="drop runs of an earlier export that the source no longer has")
     flag("--dry-run", action="store_true", help="say which projects, runs and rows would be fetched; write nothing")
-    flag = parser.add_argument_group("how").add_argument
-    workers_help = f"questions at once (default: {WORKERS}); offline: processes (one per core)"
-    flag("--workers", type=positive, metavar="N", help=workers_help)
-    flag(
-        "--timeout", type=positive, metavar="S", default=TIMEOUT_S, help="seconds for an answer (default: %(default)s)"
-    )
-    retries_help = "further tries of what failed (default: %(default)s)"
-    flag("--retries", type=not_negative, metavar="N", default=RETRIES, help=retries_help)
+    flag = parser.add_argument_group("how (numbers with their defaults)").add_argument
+    flag("--workers", type=positive, metavar="N", help=f"questions at once ({WORKERS}); offline: processes (all cores)")
+    flag("--timeout", type=positive, metavar="S", default=TIMEOUT_S, help="seconds for an answer (%(default)s)")
+    flag("--retries", type=not_negative, metavar="N", default=RETRIES, help="further tries of what fails (%(default)s)")
     flag("--json", action="store_true", help="the result as one JSON object on stdout")
     flag("--quiet", action="store_true", help="nothing on stderr but errors")
     flag("--debug", action="store_true", help="show the traceback of an error")
     given = vars(parser.parse_strictly(argv))
-    if given["offline"] and given["places"]:
-        raise ScriptError("a PLACE means a server, --offline none; leave one of them out", WRONG_USAGE)
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    given["state"] = () if "all" in given["state"] else given["state"]
-    given["selection"] = Selection(**{f.name: given.pop(f.name) for f in fields(Selection)})
-    given["places"] = tuple(map(place_of, given["places"]))
-    return checked(Options(**given))
-
-
-def checked(options: Options) -> Options:
-    """The options, if they go together."""
-    server_only = {
-        "--where": options.selection.where,
-        "--history-samples": options.history_samples,
-        "--system-metrics": options.system_metrics,
-        "--api-key-file": options.api_key_file,
-    }
-    if options.offline and (flag := next((flag for flag, value in server_only.items() if value), None)):
-        raise ScriptError(f"{flag} means a server, --offline none; leave one of them out", WRONG_USAGE)
-    if options.places and (options.selection.entity or options.selection.project):
+    server_only = ("places", "where", "history_samples", "system_metrics", "api_key_file")
+    for name in server_only if given["offline"] else ():
+        if given[name]:
+            what = "a PLACE" if name == "places" else f"--{name.replace('_', '-')}"
+            raise ScriptError(f"{what} means a server, --offline none; leave one of them out", WRONG_USAGE)
+    if given["places"] and (given["entity"] or given["project"]):
         raise ScriptError("name projects either as entity/project or with -e and -p, not both", WRONG_USAGE)
-    if options.history_keys and not (options.include_history or options.history_samples):
+    if given["history_keys"] and not (given["include_history"] or given["history_samples"]):
         raise ScriptError("--history-keys chooses among the history: add --include-history", WRONG_USAGE)
-    if not is_storable(str(options.output)):  # polars writes to no such path
+    if not is_storable(str(given["output"])):  # polars writes to no such path
         raise ScriptError("the path of -o is no UTF-8 text; choose another", WRONG_USAGE)
-    return options
+    states = [state.lower() for state in given["state"]]
+    for state in states:
+        if state not in (*STATES, "all"):
+            known = f"{did_you_mean(state, STATES)}; there are {', '.join(STATES)}"
+            raise ScriptError(f"--state {state}: no such state{known}; --help shows how it is used", WRONG_USAGE)
+    given["state"] = [] if "all" in states else states
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    given["selection"] = Selection(**{each.name: given.pop(each.name) for each in fields(Selection)})
+    given["places"] = tuple(map(place_of, given["places"]))
+    return Options(**given)
 
 
 def comma_list(text: str) -> list[str]:
-    """The values of a flag that takes commas.
-
-    >>> comma_list("a, b")
-    ['a', 'b']
-    """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts:
-        raise argparse.ArgumentTypeError("needs a value")
-    return parts
+    """The values of a flag that takes commas: `a, b` is a and b."""
+    if parts := [part.strip() for part in text.split(",") if part.strip()]:
+        return parts
+    raise argparse.ArgumentTypeError("needs a value")
 
 
-def state_list(text: str) -> list[str]:
-    for state in (names := comma_list(text.lower())):
-        if state not in (*STATES, "all"):
-            near = did_you_mean(state, STATES)
-            raise argparse.ArgumentTypeError(f"{state}: no such state{near}; there are {', '.join(STATES)}")
-    return names
-
-
-def json_object(text: str) -> dict[str, object]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError("takes a JSON object, as in W&B's filters")
-    return value
+def mongo_filter(text: str) -> dict[str, object]:
+    with suppress(ValueError):
+        if isinstance(value := json.loads(text), dict):
+            return value
+    raise argparse.ArgumentTypeError("takes a JSON object, as in W&B's filters")
 
 
 def moment(text: str) -> datetime:
@@ -3442,10 +3378,9 @@ def moment(text: str) -> datetime:
     """
     try:
         if ago := re.fullmatch(r"(\d{1,6})([hdw])", text):
-            unit = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}[ago[2]]
-            return now() - int(ago[1]) * unit
+            return now() - int(ago[1]) * timedelta(hours={"h": 1, "d": 24, "w": 168}[ago[2]])
         given = datetime.fromisoformat(text)
-        return (given if given.tzinfo else given.replace(tzinfo=UTC)).astimezone(UTC)
+        return given.replace(tzinfo=given.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         message = f"{text}: no time; write 7d, 24h, 2w, 2026-01-15 or 2026-01-15T12:00"
         raise argparse.ArgumentTypeError(message) from error
@@ -3485,7 +3420,6 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        message = re.sub(r"^argument ([^:]+): ", r"\1 ", message)
         raise ScriptError(f"{message}; --help shows how it is used", WRONG_USAGE)
 
 
@@ -3502,13 +3436,6 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 # --- the whole ------------------------------------------------------------------------------------------------
 
 
-def import_requests() -> None:
-    """Import what asks a server: once there is a key."""
-    global requests, urllib3
-    import requests
-    import urllib3
-
-
 def import_libraries() -> None:
     """Import what takes time: once the command line is right, before threads use it."""
     global version, orjson, pl
@@ -3523,38 +3450,30 @@ def import_libraries() -> None:
 
 def export(options: Options) -> int:
     """From the source to the files: the summary of this script."""
+    global requests, urllib3
     say: Say = (lambda _: None) if options.quiet else tell
-    return export_offline(options, say) if options.offline else export_online(options, say)
+    with ExitStack() as at_end:
+        if options.offline:
+            server, source = None, {"kind": "offline", "directory": str(options.offline.absolute())}
+            import_libraries()
+        else:
+            address = base_url()
+            key = api_key(options.api_key_file, address)
+            import requests
+            import urllib3
 
-
-def export_offline(options: Options, say: Say) -> int:
-    import_libraries()
-    with working_folders(options.output, say, dry_run=options.dry_run) as folders:
-        projects = read_offline(options, folders.work, say)
-        settle_stems(projects, options.output)
-        source = {"kind": "offline", "directory": str(cast("Path", options.offline).absolute())}
-        side_by_side(partial(export_project, None, options=options, source=source, folders=folders), projects, 1)
-    return report(projects, [], options, say)
-
-
-def export_online(options: Options, say: Say) -> int:
-    address = base_url()
-    key = api_key(options.api_key_file, address)
-    import_requests()
-    with Meter(quiet=options.quiet) as meter:
-        server = Server(address, key, options, meter, say)
-        try:
+            meter = at_end.enter_context(Meter(quiet=options.quiet))
+            server = Server(address, key, options, meter, say)
+            source = {"kind": "server", "base_url": address}
+            at_end.callback(server.stop)
             signing_in = ThreadPoolExecutor(1).submit(sign_in, server.api)
             import_libraries()  # meanwhile
             server.viewer = signing_in.result()
-            with working_folders(options.output, say, dry_run=options.dry_run) as folders:
-                projects, failed = find_projects(server)
-                settle_stems(projects, options.output)
-                source = {"kind": "server", "base_url": address}
-                work = partial(export_project, server, options=options, source=source, folders=folders)
-                side_by_side(work, projects, PROJECTS_AT_ONCE)
-        finally:
-            server.stop()
+        folders = at_end.enter_context(working_folders(options.output, say, dry_run=options.dry_run))
+        projects, failed = find_projects(server) if server else (read_offline(options, folders.work, say), [])
+        settle_stems(projects, options.output)
+        work = partial(export_project, server, options=options, source=source, folders=folders)
+        side_by_side(work, projects, PROJECTS_AT_ONCE if server else 1)
     return report(projects, failed, options, say)
 
 
@@ -3564,7 +3483,6 @@ def export_project(
     """Export one project; what goes wrong with it is its own failure and not the others'."""
     if any(failure.what == "project" for failure in project.failed):
         return
-    attempts = 1
     try:
         project.earlier = earlier_files(options.output, project.stem)
         if server is not None:
@@ -3574,16 +3492,12 @@ def export_project(
         if is_news and not options.dry_run:
             write_project(project, options, source, folders.work)
             shutil.rmtree(folders.kept / project.stem, ignore_errors=True)
-        return
-    except RequestError as caught:
-        error, attempts = str(caught), caught.attempts
-    except ScriptError as caught:  # of its files
-        error = str(caught)
-    except Exception as caught:
+    except (RequestError, ScriptError) as error:  # the second of its files
+        project.failed.append(Failure(project.path, "project", str(error), getattr(error, "attempts", 1)))
+    except Exception as error:
         if options.debug or (server is not None and server.storage.stopped.is_set()):
             raise
-        error = f"cannot be understood: {caught!r}"[:300]
-    project.failed.append(Failure(project.path, "project", error, attempts))
+        project.failed.append(Failure(project.path, "project", f"cannot be understood: {error!r}"[:300]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -3609,8 +3523,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def leave(code: int) -> NoReturn:
-    """End at once: threads that wait for a server would hold the process. Files that are being renamed are waited for."""
+def end_at_once(code: int) -> NoReturn:
+    """End at once, but for files that are being renamed: threads that wait for a server would hold the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
@@ -3621,4 +3535,4 @@ def leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    leave(main())
+    end_at_once(main())
