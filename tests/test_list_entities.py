@@ -175,7 +175,7 @@ def test_few_requests_and_no_runs(server, as_call):
             "unusable API key (of 4 characters, not 40 or more letters and digits) for {url}; run ",
         ),
         ([], {"WANDB_API_KEY": ""}, "no API key for {url}; run `wandb login`, set WANDB_API_KEY or name a file "),
-        ([], {"WANDB_BASE_URL": "wandb"}, "WANDB_BASE_URL is unusable: it is no server's URL, such as https://api."),
+        ([], {"WANDB_BASE_URL": "wandb"}, "WANDB_BASE_URL is unusable; write a server's URL, such as https://api."),
         (
             FAST,
             {"WANDB_BASE_URL": "http://127.0.0.1:1"},
