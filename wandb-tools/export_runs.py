@@ -1760,7 +1760,7 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
         return server.api.ask_once(question, {**variables, "first": size}, timeout_s, parsed_json)["project"]
 
     answer, size = server.ask_for_less(ask, project.page_runs)
-    project.page_runs = min(size * 2, PAGE_RUNS)
+    project.page_runs = min(size * 4, PAGE_RUNS)
     if answer is None:
         raise RequestError("the project is gone", retries=0)
     nodes = [edge["node"] for edge in answer["runs"]["edges"]]
