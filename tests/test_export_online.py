@@ -1139,7 +1139,7 @@ def test_a_busy_server_lets_us_in_later(server, export, status):
 def test_a_filter_that_is_none(export, where):
     done = export("-e", "team", "--where", where)
     assert done.code == 2
-    assert error_line(done).startswith("--where ")
+    assert error_line(done).startswith("argument --where: ")
 
 
 def test_a_dry_run_fetches_no_configs_and_no_histories(server, export, tmp_path):

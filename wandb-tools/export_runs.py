@@ -13,16 +13,14 @@
 # ///
 """Export W&B runs to parquet: every config, summary and history row, nothing sampled, nothing lost.
 
-From a server: the projects, runs or sweeps named as PLACE, or the projects of -e and -p. The server evaluates the
-filters. With --offline, from the run folders that the W&B SDK leaves on disk: no server, no account, no key; also runs
-that crashed before a sync. Writes, for every entity and project,
+From a server: the projects, runs or sweeps named as PLACE, or the projects of -e and -p; it evaluates the filters.
+With --offline, from the run folders that the W&B SDK leaves on disk: no server, no account, no key; also runs that
+crashed before a sync. Writes, for every entity and project, and prints the path of each runs file:
 
   <dir>/<entity>_<project>_runs.parquet      one row per run
   <dir>/<entity>_<project>_history.parquet   one row per run and step (with --include-history)
+  <dir>/<entity>_<project>_history_sampled.parquet and _system.parquet, sampled (--history-samples, --system-metrics)
   <dir>/<entity>_<project>_metadata.json     what was asked, what was got, what failed
-
-and prints the path of each runs file. With --history-samples and --system-metrics come <...>_history_sampled.parquet
-and <...>_system.parquet, both sampled by the server.
 
 Again into the same folder, it refreshes all runs, fetches only histories that changed, and keeps runs that are not in
 this export. A history is never replaced by a shorter one of a log that was cut off. Interrupted, an export goes on from
@@ -34,7 +32,8 @@ argument. For a self-hosted server set WANDB_BASE_URL, and SSL_CERT_FILE if its 
 Examples:
   uv run wandb-tools/export_runs.py my-team/my-project -o export/ --include-history
   uv run wandb-tools/export_runs.py -e my-team -p 'denoising*' --state finished,crashed --since 7d
-  uv run wandb-tools/export_runs.py https://wandb.ai/my-team/my-project/sweeps/abc123 --dry-run
+  uv run wandb-tools/export_runs.py my-team/my-project --where '{"config.lr": {"$gt": 0.01}}' --dry-run
+  uv run wandb-tools/export_runs.py https://wandb.ai/my-team/my-project/sweeps/abc123 -o sweep/
   uv run wandb-tools/export_runs.py my-team/my-project --include-history --history-keys 'val/*,epoch' --json
   uv run wandb-tools/export_runs.py --offline wandb/ -o export/ --include-history
 
@@ -74,7 +73,7 @@ import types
 import uuid
 import warnings
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -95,7 +94,6 @@ if TYPE_CHECKING:
     import polars as pl
     import requests
     import urllib3
-    from rich.progress import Progress, TaskID
 
 # --- constants ------------------------------------------------------------------------------------------------
 
@@ -108,13 +106,15 @@ SOURCE_KEY = "wandb_tools.source"
 HISTORIES_KEY = "wandb_tools.histories"  # of a history file: in which state each run was when it was fetched
 EXPORT_ID_KEY = "wandb_tools.export_id"
 PART_KEY = "wandb_tools.part"  # of fetched rows in the working folder: what their file does not show
-SCHEMA_VERSION, VERSION = "1", "0.1.0"
+SCHEMA_VERSION = "1"
+VERSION = "0.1.0"
 
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
 NO_ENTITY, NO_PROJECT = "offline", "uncategorized"  # stand-ins; the second is the SDK's own
 FRESH = timedelta(minutes=5)  # W&B's own limit: a run without a heartbeat for longer has crashed
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # stands for an unknown time
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of flattened columns
+SYSTEM = ""  # system metrics have no prefix
 NOT_CONFIG = ("_wandb", "wandb_version")  # W&B's own notes in a config
 CLOCKS = (("_step",), ("_runtime",), ("_timestamp",))  # W&B's own keys of a history row
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # as W&B's JSON spells them in text
@@ -157,6 +157,7 @@ ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it un
 KeyPath: TypeAlias = tuple[str, ...]
 Scalar: TypeAlias = bool | int | float | str | None
 Say: TypeAlias = Callable[[str], None]
+Names: TypeAlias = Mapping[KeyPath, str]  # of columns, by their paths behind CONFIG, METRIC or SYSTEM
 Parse: TypeAlias = Callable[[bytes], Any]
 Subject = TypeVar("Subject")
 Found = TypeVar("Found")
@@ -392,8 +393,8 @@ class Project:
 LOG_HEADER = bytes.fromhex("3a572642e1be00")  # ":W&B", the magic 0xBEE1 in little-endian order, version 0
 BLOCK_BYTES = 32_768
 CHUNK_HEADER = struct.Struct("<IHB")  # CRC-32 of kind and payload, payload's length, kind
-FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
-UNREADABLE = -1  # our own kind, for a stretch of bytes that is no valid chunk
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # kinds: a whole record, or a part of one
+KIND = re.compile(rb"[\x01-\x04]")
 
 
 @dataclass
@@ -405,7 +406,7 @@ class Integrity:
     damage: list[str] = field(default_factory=list)  # places in the middle that cannot be read
 
 
-def log_records(log: BinaryIO, integrity: Integrity) -> Iterator[bytes]:
+def log_records(log: BinaryIO, integrity: Integrity) -> Iterator[bytes]:  # noqa: C901, PLR0912
     """The payload of every record that can be read, in order; `integrity` holds, at the end, what cannot be.
 
     A record counts only if its checksums hold. After damage, reading goes on at the next valid chunk. Unreadable bytes
@@ -413,33 +414,7 @@ def log_records(log: BinaryIO, integrity: Integrity) -> Iterator[bytes]:
     """
     pieces: list[bytes] | None = None  # of a record in several chunks; None: none has begun
     gap: int | None = None  # where bytes became unreadable
-    for offset, kind, payload in log_chunks(log, integrity):
-        if kind == UNREADABLE:
-            gap = offset if gap is None else gap
-            continue
-        if gap is not None:
-            integrity.damage.append(f"byte {gap}")
-            pieces = gap = None
-        if kind in (FULL, FIRST):
-            if pieces is not None:
-                integrity.damage.append(f"byte {offset}: the record before it has no end")
-            pieces = [payload] if kind == FIRST else None
-            if kind == FULL:
-                yield payload
-        elif pieces is not None:
-            pieces.append(payload)
-            if kind == LAST:
-                yield b"".join(pieces)
-                pieces = None
-        elif not integrity.damage:  # else it is the rest of a record whose loss is noted already
-            integrity.damage.append(f"byte {offset}: a record without its beginning")
-    integrity.torn |= pieces is not None or gap is not None
-
-
-def log_chunks(log: BinaryIO, integrity: Integrity) -> Iterator[tuple[int, int, bytes]]:
-    """Offset, kind and payload of every chunk; UNREADABLE, without payload, for bytes that are none."""
-    offset = 0
-    at = len(LOG_HEADER)
+    offset, at = 0, len(LOG_HEADER)  # of the block in the file, and of the next chunk in the block
     while block := log.read(BLOCK_BYTES):
         if offset == 0 and not block.startswith(LOG_HEADER):
             integrity.torn = LOG_HEADER.startswith(block)  # killed within the first seven bytes
@@ -447,32 +422,45 @@ def log_chunks(log: BinaryIO, integrity: Integrity) -> Iterator[tuple[int, int, 
             if integrity.torn or not integrity.is_log:
                 return
             integrity.damage.append("the header")
-        while len(block) - at >= CHUNK_HEADER.size:
-            if (end := chunk_end(block, at)) is not None:
-                yield offset + at, block[at + 6], block[at + CHUNK_HEADER.size : end]
-                at = end
-            else:
-                yield offset + at, UNREADABLE, b""
-                at = next_chunk(block, at + 1) or len(block)
-        if block[at:] and (len(block) < BLOCK_BYTES or any(block[at:])):  # a whole block ends in fewer than 7 zeros
-            yield offset + at, UNREADABLE, b""
-        offset += len(block)
-        at = 0
-    integrity.torn |= offset <= len(LOG_HEADER)  # killed before the first record
+        while found := next_chunk(block, at):
+            start, end = found
+            if start > at and gap is None:
+                gap = offset + at
+            if gap is not None:
+                integrity.damage.append(f"byte {gap}")
+                pieces = gap = None
+            at = end
+            kind, payload = block[start + 6], block[start + CHUNK_HEADER.size : end]
+            if kind in (FULL, FIRST):
+                if pieces is not None:
+                    integrity.damage.append(f"byte {offset + start}: the record before it has no end")
+                pieces = [payload] if kind == FIRST else None
+                if kind == FULL:
+                    yield payload
+            elif pieces is not None:
+                pieces.append(payload)
+                if kind == LAST:
+                    yield b"".join(pieces)
+                    pieces = None
+            elif not integrity.damage:  # else it is the rest of a record whose loss is noted already
+                integrity.damage.append(f"byte {offset + start}: a record without its beginning")
+        is_padding = len(block) == BLOCK_BYTES and len(block) - at < CHUNK_HEADER.size and not any(block[at:])
+        if at < len(block) and not is_padding and gap is None:
+            gap = offset + at
+        offset, at = offset + len(block), 0
+    # Nothing behind the header: killed before the first record.
+    integrity.torn |= pieces is not None or gap is not None or offset <= len(LOG_HEADER)
 
 
-def chunk_end(block: bytes, at: int) -> int | None:
-    """Where the valid chunk that begins at `at` ends; None where none begins."""
-    crc, length, kind = CHUNK_HEADER.unpack_from(block, at)
-    end = at + CHUNK_HEADER.size + int(length)
-    is_valid = FULL <= kind <= LAST and end <= len(block) and zlib.crc32(block[at + 6 : end]) == crc
-    return end if is_valid else None
-
-
-def next_chunk(block: bytes, at: int) -> int | None:
-    """The first place from `at` on where a valid chunk begins: its checksum of 32 bits makes it no coincidence."""
-    kinds = re.finditer(rb"[\x01-\x04]", block[at + 6 :])  # the kind is the header's seventh byte
-    return next((at + kind.start() for kind in kinds if chunk_end(block, at + kind.start()) is not None), None)
+def next_chunk(block: bytes, at: int) -> tuple[int, int] | None:
+    """Start and end of the first valid chunk from `at` on: its checksum of 32 bits makes it no coincidence."""
+    for kind in KIND.finditer(block, at + 6):  # the kind is the header's seventh byte
+        start = kind.start() - 6
+        crc, length, _ = CHUNK_HEADER.unpack_from(block, start)
+        end = kind.end() + length
+        if end <= len(block) and zlib.crc32(block[start + 6 : end]) == crc:
+            return start, end
+    return None
 
 
 # --- records to a log -----------------------------------------------------------------------------------------
@@ -503,11 +491,12 @@ class Log:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the run may have logged more than the file holds."""
-        return self.integrity.torn or bool(self.integrity.damage) or self.exit_code is None
+        """Whether the run may have logged more than was read."""
+        return self.integrity.torn or bool(self.integrity.damage or self.error) or self.exit_code is None
 
-    def note_time(self, *times: datetime | None) -> None:
-        self.newest_at = max((time_ for time_ in (self.newest_at, *times) if time_ is not None), default=None)
+    def note_time(self, time_: datetime | None) -> None:
+        if time_ is not None:
+            self.newest_at = max(time_, self.newest_at or time_)
 
 
 def read_logs(files: Sequence[Path], folder: Path, history_keys: tuple[str, ...] | None) -> list[Log]:
@@ -516,60 +505,87 @@ def read_logs(files: Sequence[Path], folder: Path, history_keys: tuple[str, ...]
     `history_keys`: globs of the metrics wanted, `()` for all, None for only the steps.
     """
     rows = HistoryRows(folder, history_keys)
-    logs = []
     for file in files:
-        log = Log(file)
-        rows.start_log(log)
-        try:
-            read_log(log, rows)
-        except OSError as error:
-            rows.drop_log()
-            log = Log(file, error=f"cannot be read: {error.strerror or error}")
-        logs.append(log)
+        rows.logs.append(Log(file))
+        read_log(rows.logs[-1], rows)
     rows.write_part()
-    return logs
+    return rows.logs
 
 
-def read_log(log: Log, rows: HistoryRows) -> None:
-    """Fill in what the log's file holds; its history goes to `rows`. OSError if the file cannot be read."""
-    types_ = record_types()
-    item_path = ItemPaths(types_.SummaryItem)
-    # The last change of each path, in the order in which they came: earlier ones have no effect. A change is its path,
-    # whether the user set the value as a whole (`key`, not `nested_key`), and whether it was removed.
-    changes: dict[tuple[KeyPath, bool, bool], bytes] = {}
-    with log.file.open("rb", buffering=32 * BLOCK_BYTES) as opened:
-        for payload in log_records(opened, log.integrity):
-            log.records += 1
-            try:
-                glance = types_.Glance.FromString(payload)
-                if glance.HasField("history"):
-                    rows.add(glance.history)
-                elif glance.HasField("summary"):
-                    for items, removed in ((glance.summary.item, False), (glance.summary.other, True)):
-                        for item in items:
-                            whole, path = item_path(item)
-                            changes.pop((path, whole, removed), None)
-                            changes[path, whole, removed] = item
-                else:
-                    apply_record(log, types_.Record.FromString(payload))
-            except types_.DecodeError as error:
-                rows.drop_unfinished()
-                log.integrity.damage.append(f"record {log.records}: {error}")
-    for (path, whole, removed), item in changes.items():
-        value = None if removed else from_json(types_.SummaryItem.FromString(item).value_json)
-        log.summary.append((path, whole, removed, value))
+def read_log(log: Log, rows: HistoryRows) -> None:  # noqa: C901
+    """Fill in what the log's file holds; its history goes to `rows`."""
+    from google.protobuf.message import DecodeError
+
+    proto, glance_type = wandb_proto(), glance_class()
+    # The last change of each path, in the order in which they came: earlier ones have no effect. The bytes of an item
+    # before its value stand for the path, and for whether the user set the value as a whole (`key`, not `nested_key`).
+    changes: dict[tuple[bytes, bool], bytes] = {}
+    try:
+        with log.file.open("rb", buffering=32 * BLOCK_BYTES) as opened:
+            for payload in log_records(opened, log.integrity):
+                log.records += 1
+                try:
+                    glance = glance_type.FromString(payload)
+                    if glance.HasField("history"):
+                        rows.add(glance.history)
+                    elif glance.HasField("summary"):
+                        for item in glance.summary.item:
+                            change = (item.rpartition(VALUE_TAG)[0] or item, False)
+                            changes.pop(change, None)
+                            changes[change] = item
+                        for item in glance.summary.other:
+                            changes.pop((item, True), None)
+                            changes[item, True] = item
+                    else:
+                        apply_record(log, proto.Record.FromString(payload))
+                except DecodeError as error:
+                    for column in rows.columns.values():  # take back what was added of the row
+                        del column[len(rows.owners) :]
+                    log.integrity.damage.append(f"record {log.records}: {error}")
+    except OSError as error:
+        log.error = f"cannot be read: {error.strerror or error}"
+    for (_, removed), encoded in changes.items():
+        try:
+            item = proto.SummaryItem.FromString(encoded)
+        except DecodeError as error:
+            log.integrity.damage.append(f"the summary: {error}")
+        else:
+            value = None if removed else from_json(item.value_json)
+            log.summary.append((path_of(item), not item.nested_key, removed, value))
 
 
 def apply_record(log: Log, record: Any) -> None:
     """Take from a record, other than of history and summary, what an export needs."""
     kind = record.WhichOneof("record_type")
     if kind == "run":
-        apply_run(log, record.run)
+        # It comes again, whole, when name, notes or tags change, but with large ints as floats in its config.
+        run = record.run
+        config: dict[str, object] = {}
+        for item in run.config.update:
+            put(config, path_of(item), from_json(item.value_json))
+        log.config = config | log.config
+        log.started_at = log.started_at or time_at(run.start_time.seconds, run.start_time.nanos)
+        log.note_time(log.started_at)
+        log.run = {
+            "id": run.run_id,
+            "entity": run.entity,
+            "project": run.project if run.project != NO_PROJECT else "",
+            "name": run.display_name,
+            "notes": run.notes,
+            "tags": tuple(run.tags),
+            "group": run.run_group,
+            "job_type": run.job_type,
+            "sweep": run.sweep_id,
+            "commit": run.git.commit,
+            "resumed": run.resume or run.resumed,
+            "offline": run.telemetry.feature.offline,
+            "rewound_to": run.branch_point.value if run.branch_point.run == run.run_id != "" else None,
+        }
     elif kind == "config":
         for item in record.config.update:
-            put(log.config, tuple(item.nested_key) or (item.key,), from_json(item.value_json))
+            put(log.config, path_of(item), from_json(item.value_json))
         for item in record.config.remove:
-            remove(log.config, tuple(item.nested_key) or (item.key,))
+            remove(log.config, path_of(item))
     elif kind == "metric":
         metric = record.metric
         pattern = metric.name or metric.glob_name
@@ -583,32 +599,12 @@ def apply_record(log: Log, record: Any) -> None:
         if log.started_at is not None:
             log.note_time(log.started_at + timedelta(seconds=record.exit.runtime))
     elif kind in ("stats", "output_raw"):
-        log.note_time(time_of_record(getattr(record, kind).timestamp))
+        timestamp = getattr(record, kind).timestamp
+        log.note_time(time_at(timestamp.seconds, timestamp.nanos))
 
 
-def apply_run(log: Log, run: Any) -> None:
-    """A run record comes again, whole, when name, notes or tags change, but with large ints as floats in its config."""
-    config: dict[str, object] = {}
-    for item in run.config.update:
-        put(config, tuple(item.nested_key) or (item.key,), from_json(item.value_json))
-    log.config = config | log.config
-    log.started_at = log.started_at or time_of_record(run.start_time)
-    log.note_time(log.started_at)
-    log.run = {
-        "id": run.run_id,
-        "entity": run.entity,
-        "project": run.project if run.project != NO_PROJECT else "",
-        "name": run.display_name,
-        "notes": run.notes,
-        "tags": tuple(run.tags),
-        "group": run.run_group,
-        "job_type": run.job_type,
-        "sweep": run.sweep_id,
-        "commit": run.git.commit,
-        "resumed": run.resume or run.resumed,
-        "offline": run.telemetry.feature.offline,
-        "rewound_to": run.branch_point.value if run.branch_point.run == run.run_id != "" else None,
-    }
+def path_of(item: Any) -> KeyPath:
+    return tuple(item.nested_key) or (item.key,)
 
 
 def put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
@@ -637,16 +633,10 @@ def from_json(text: str) -> object:
         return text
 
 
-def time_of_record(timestamp: Any) -> datetime | None:
-    """A protobuf timestamp in UTC; None where it is not set."""
-    time_ = time_at(timestamp.seconds) if timestamp.seconds else None
-    return time_ and time_ + timedelta(microseconds=timestamp.nanos // 1000)
-
-
-def time_at(seconds: float) -> datetime | None:
-    """Seconds since 1970 as a time; None where they are no date."""
+def time_at(seconds: float | None, nanos: int = 0) -> datetime | None:
+    """Time since 1970 in UTC; None where it is not set or no date."""
     try:
-        return datetime.fromtimestamp(seconds, UTC)
+        return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=nanos // 1000) if seconds else None
     except (ValueError, OverflowError, OSError):
         return None
 
@@ -656,95 +646,48 @@ def time_at(seconds: float) -> datetime | None:
 VALUE_TAG = b"\x82\x01"  # the protobuf tag of `value_json` (field 16, length-delimited), which comes last in an item
 DROPPED: list[bytes | None] = []  # stands for the column of a key that is not wanted
 
-
-@dataclass(frozen=True)
-class RecordTypes:
-    """The protobuf classes that a reader needs."""
-
-    Record: Any
-    HistoryItem: Any
-    HistoryStep: Any
-    SummaryItem: Any
-    Glance: Any
-    DecodeError: type[Exception]
+# The same record seen with its history and summary items left as bytes: protobuf lets a `bytes` field stand for an
+# embedded message. A training log is nearly all such items; as bytes they cost a third of what as many objects would.
+GLANCE = """
+    name: "wandb_tools/glance.proto" package: "wandb_tools"
+    message_type {
+      name: "Items"
+      field { name: "item" number: 1 label: LABEL_REPEATED type: TYPE_BYTES }
+      field { name: "other" number: 2 label: LABEL_REPEATED type: TYPE_BYTES }  # a row's step, or summary items removed
+    }
+    message_type {
+      name: "Glance"
+      field { name: "history" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".wandb_tools.Items" }
+      field { name: "summary" number: 3 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".wandb_tools.Items" }
+    }
+"""
 
 
 @cache
-def record_types() -> RecordTypes:
-    """W&B's own record classes, and Glance: the same record seen with its history and summary items left as bytes.
+def glance_class() -> Any:
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-    protobuf lets a `bytes` field stand for an embedded message. A training log is nearly all such items; as bytes
-    they cost a third of what as many message objects would.
-    """
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-    from google.protobuf.message import DecodeError
-
-    proto = wandb_proto()
-    file = descriptor_pb2.FileDescriptorProto(name="wandb_tools/glance.proto", package="wandb_tools")
-    kinds = descriptor_pb2.FieldDescriptorProto
-    items = file.message_type.add(name="Items")
-    for name, number in (("item", 1), ("other", 2)):  # other: HistoryRecord.step, SummaryRecord.remove
-        items.field.add(name=name, number=number, label=kinds.LABEL_REPEATED, type=kinds.TYPE_BYTES)
-    glance = file.message_type.add(name="Glance")
-    for name in ("history", "summary"):
-        number = proto.Record.DESCRIPTOR.fields_by_name[name].number
-        glance.field.add(
-            name=name,
-            number=number,
-            label=kinds.LABEL_OPTIONAL,
-            type=kinds.TYPE_MESSAGE,
-            type_name=".wandb_tools.Items",
-        )
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return RecordTypes(
-        proto.Record,
-        proto.HistoryItem,
-        proto.HistoryStep,
-        proto.SummaryItem,
-        message_factory.GetMessageClass(pool.FindMessageTypeByName("wandb_tools.Glance")),
-        DecodeError,
-    )
+    pool.Add(text_format.Parse(GLANCE, descriptor_pb2.FileDescriptorProto()))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("wandb_tools.Glance"))
 
 
+@cache
 def wandb_proto() -> Any:
     """The SDK's module of record classes, without the SDK's other 0.8 s of imports.
 
     It is no public part of wandb: the log format has none. The package's own `__init__` is passed over by an empty
     stand-in while the module loads.
     """
-    if "wandb" not in sys.modules:
-        spec = importlib.util.find_spec("wandb")
-        stand_in = types.ModuleType("wandb")
-        stand_in.__path__ = list(spec.submodule_search_locations or ()) if spec else []
-        sys.modules["wandb"] = stand_in
-        try:
-            return importlib.import_module("wandb.proto.wandb_internal_pb2")
-        finally:
-            del sys.modules["wandb"]
-    return importlib.import_module("wandb.proto.wandb_internal_pb2")
-
-
-class ItemPaths:
-    """The key path of a history or summary item in bytes, and whether it is `key` (a whole value) or `nested_key`.
-
-    An item is its keys, then its value. Items of one metric begin with the same bytes, so that each metric's keys are
-    parsed once. A beginning is trusted only if it is, byte for byte, what its keys serialise to.
-    """
-
-    def __init__(self, item_type: Any) -> None:
-        self.item_type = item_type
-        self.known: dict[bytes, tuple[bool, KeyPath]] = {}
-
-    def __call__(self, item: bytes) -> tuple[bool, KeyPath]:
-        keys = item.partition(VALUE_TAG)[0]
-        found = self.known.get(keys)
-        if found is None:
-            parsed = self.item_type.FromString(item)
-            found = (not parsed.nested_key, tuple(parsed.nested_key) or (parsed.key,))
-            if self.item_type(key=parsed.key, nested_key=parsed.nested_key).SerializeToString() == keys:
-                self.known[keys] = found
-        return found
+    if "wandb" in sys.modules:
+        return importlib.import_module("wandb.proto.wandb_internal_pb2")
+    spec = importlib.util.find_spec("wandb")
+    sys.modules["wandb"] = types.ModuleType("wandb")
+    sys.modules["wandb"].__path__ = list(spec.submodule_search_locations or ()) if spec else []
+    try:
+        return importlib.import_module("wandb.proto.wandb_internal_pb2")
+    finally:
+        del sys.modules["wandb"]
 
 
 class HistoryRows:
@@ -755,38 +698,23 @@ class HistoryRows:
     """
 
     def __init__(self, folder: Path, history_keys: tuple[str, ...] | None) -> None:
-        self.types = record_types()
-        self.item_path = ItemPaths(self.types.HistoryItem)
+        self.proto = wandb_proto()
         self.folder = folder
         self.history_keys = history_keys
-        self.logs: list[tuple[Log, int]] = []  # whose rows these are, and the first row of each
+        self.logs: list[Log] = []  # the last is the one that is read
         self.start_part()
 
     def start_part(self) -> None:
-        self.rows = 0
+        self.owners: list[int] = []  # of each row: the number of its log
         self.items = 0
         self.columns: dict[KeyPath, list[bytes | None]] = {clock: [] for clock in CLOCKS}
         self.by_keys: dict[bytes, list[bytes | None]] = {}
-        self.logs = [(log, 0) for log, _ in self.logs[-1:]]
-
-    def start_log(self, log: Log) -> None:
-        self.logs.append((log, self.rows))
-
-    def drop_log(self) -> None:
-        """Take back the rows of the last log."""
-        self.rows = self.logs.pop()[1]
-        self.drop_unfinished()
-
-    def drop_unfinished(self) -> None:
-        """Take back what was added of a row of which an item cannot be decoded."""
-        for column in self.columns.values():
-            del column[self.rows :]
 
     def add(self, row: Any) -> None:
-        """Add one row; `row` is a history record of Glance."""
-        rows, by_keys, steps = self.rows, self.by_keys, self.columns[("_step",)]
+        """Add one row; `row` is a history record of GLANCE."""
+        rows, by_keys, steps = len(self.owners), self.by_keys, self.columns[("_step",)]
         for item in row.item:
-            keys, _, value = item.partition(VALUE_TAG)
+            keys, _, value = item.rpartition(VALUE_TAG)
             column = by_keys.get(keys)
             if column is None or not value or value[0] != len(value) - 1:
                 column, value = self.parsed(item, keys)
@@ -799,106 +727,102 @@ class HistoryRows:
                 column.pop()
             column.append(value)
         if len(steps) == rows:
-            steps.append(b"\0%d" % self.types.HistoryStep.FromString(b"".join(row.other)).num)
-        self.rows += 1
+            steps.append(b"\0%d" % self.proto.HistoryStep.FromString(b"".join(row.other)).num)
+        self.owners.append(len(self.logs) - 1)
         self.items += len(row.item)
-        if self.items >= PART_ITEMS or self.rows * len(self.columns) >= PART_CELLS:
+        if self.items >= PART_ITEMS or len(self.owners) * len(self.columns) >= PART_CELLS:
             self.write_part()
 
     def parsed(self, item: bytes, keys: bytes) -> tuple[list[bytes | None], bytes]:
         """Column and value of an item whose keys are new, or whose value is not short JSON."""
-        path = self.item_path(item)[1]
-        column = self.columns.setdefault(path, []) if self.wanted(path) else DROPPED
-        if keys in self.item_path.known:
+        parsed = self.proto.HistoryItem.FromString(item)
+        path = path_of(parsed)
+        column = self.columns.setdefault(path, []) if self.is_wanted(path) else DROPPED
+        # Items of one metric begin with the same bytes, so that its keys are parsed once: if these bytes are the keys.
+        if self.proto.HistoryItem(key=parsed.key, nested_key=parsed.nested_key).SerializeToString() == keys:
             self.by_keys[keys] = column
-        parsed = self.types.HistoryItem.FromString(item)
-        text = parsed.value_json or typed_value(parsed)
+        text = parsed.value_json
+        if not text:  # written in typed fields, a setting of the SDK
+            kind = parsed.WhichOneof("value") or "none"
+            text = parsed.json if kind == "json" else json.dumps(getattr(parsed, kind) if kind != "none" else None)
         if len(text) > 100 and text[0] in '"[{':  # not a number: which text it is does not matter
             text = '"…"'
         return column, b"\0" + text.encode()
 
-    def wanted(self, path: KeyPath) -> bool:
+    def is_wanted(self, path: KeyPath) -> bool:
         if path in CLOCKS:
             return True
         if path[0].startswith("_"):
-            self.logs[-1][0].skipped.add(path)
+            self.logs[-1].skipped.add(path)
             return False
         return self.history_keys is not None and (
             not self.history_keys or path[-1] == "_type" or names_match(path, self.history_keys)
         )
 
     def write_part(self) -> None:
-        """Write the numbers of the rows as part files, and tell each log its part and what was left out."""
-        if self.rows:
-            texts = json_texts(self.columns, self.rows)
-            ends = [first for _, first in self.logs[1:]] + [self.rows]
-            counts = [end - first for (_, first), end in zip(self.logs, ends, strict=True)]
-            owners = pl.DataFrame({"log": range(len(counts)), "rows": counts})
-            owners = owners.filter(pl.col("rows") > 0).select(pl.col("log").repeat_by("rows").explode())
-            self.write_rows(texts, owners["log"])
-        self.start_part()
-
-    def write_rows(self, texts: pl.DataFrame, owners: pl.Series) -> None:
-        """Write rows of JSON texts; `owners` is the number of each row's log.
+        """Write the numbers of the rows as part files, and tell each log its parts and what was left out.
 
         Logs share a file, but for those of a run that the file holds already, and those with whole numbers that would
         not be exact in a column that others make Float64.
         """
+        if not self.owners:
+            return
+        owners, rows = pl.Series("log", self.owners), len(self.owners)
         paths = {column_key(path): path for path in sorted(self.columns)}
-        media = {path[:-1] for path in paths.values() if len(path) > 1 and path[-1] == "_type"}
-        objects = counts_by(owners, texts.select(column_key((*top, "_type")) for top in media))
-        texts = outside_media(texts, list(paths.values()), media)
+        padded = {name: self.columns[path] + [None] * (rows - len(self.columns[path])) for name, path in paths.items()}
+        texts = pl.DataFrame(padded, schema=dict.fromkeys(padded, pl.Binary))
+        texts = texts.select(pl.all().cast(pl.String, strict=False).str.slice(1).replace("null", None))
+
+        # What is below a media object, which has a `_type`, is no metric.
+        media = {path[:-1]: name for name, path in paths.items() if len(path) > 1 and path[-1] == "_type"}
+        objects = counts_by(owners, texts.select(media.values()))
+        outside = []
+        for name, path in paths.items():
+            above = [media[path[:depth]] for depth in range(1, len(path)) if path[:depth] in media]
+            if above:
+                outside.append(pl.when(pl.all_horizontal(pl.col(above).is_null())).then(pl.col(name)).alias(name))
+        texts = texts.with_columns(outside)
+
         integers, floats = json_numbers(texts)
         logged, whole, numeric = (counts_by(owners, frame) for frame in (texts, integers, floats))
-        exact = pl.all_horizontal(
-            pl.lit(value=True), pl.exclude([column_key(clock) for clock in CLOCKS]).abs() <= EXACT_FLOAT
-        )
-        alone = set(owners.filter(~integers.select(exact.fill_null(value=True)).to_series()))
+        metrics = pl.exclude("log", *map(column_key, CLOCKS))
+        is_inexact = pl.any_horizontal(pl.lit(value=False), metrics.abs() > EXACT_FLOAT)
+        alone = set(integers.with_columns(owners).filter(is_inexact)["log"])
         dtypes: dict[int, dict[KeyPath, str]] = {}
-        run_ids: set[str] = set()
+        run_ids: dict[int, str] = {}
         for number in logged:
-            log = self.logs[number][0]
-            if log.run_id in run_ids:
+            log = self.logs[number]
+            if log.run_id in run_ids.values():
                 alone.add(number)
-            run_ids.add(log.run_id)
+            run_ids[number] = log.run_id
             log.skipped |= {paths[name] for name, count in logged[number].items() if count > numeric[number][name]}
-            log.skipped |= {top for top in media if objects[number][column_key((*top, "_type"))] and self.wanted(top)}
+            log.skipped |= {top for top, name in media.items() if objects[number][name] and self.is_wanted(top)}
             dtypes[number] = {
                 paths[name]: "Int64" if whole[number][name] == count else "Float64"
                 for name, count in numeric[number].items()
                 if count and paths[name] not in CLOCKS
             }
-        for members in ([number for number in dtypes if number not in alone], *([number] for number in alone)):
-            self.write_file({number: dtypes[number] for number in members}, owners, integers, floats)
 
-    def write_file(
-        self,
-        dtypes: Mapping[int, Mapping[KeyPath, str]],
-        owners: pl.Series,
-        integers: pl.DataFrame,
-        floats: pl.DataFrame,
-    ) -> None:
-        """Write the rows of some logs, whose metrics have these dtypes, and note the parts in the logs."""
-        stored = common_dtypes(dtypes.values())
-        columns = {("_step",): "Int64", ("_runtime",): "Float64", ("_timestamp",): "Float64"} | stored
-        series = [(integers if dtype == "Int64" else floats)[column_key(path)] for path, dtype in columns.items()]
-        rows = pl.DataFrame([owners.alias("log"), *series]).filter(pl.col("log").is_in(list(dtypes)))
-        run_ids = {number: self.logs[number][0].run_id for number in dtypes}
-        file = self.folder / f"{uuid.uuid4().hex}.parquet"
-        run_id = pl.col("log").replace_strict(run_ids, return_dtype=pl.String).alias("run_id")
-        write_intermediate(rows.select(run_id, pl.exclude("log")), file)
-        newest_s = pl.col(column_key(("_timestamp",))).max()
-        for facts in rows.group_by("log").agg(newest_s.alias("newest_s"), *step_facts()).iter_rows(named=True):
-            number = facts.pop("log")
-            log = self.logs[number][0]
-            log.note_time(time_at(facts.pop("newest_s") or 0.0))
-            log.history.append(Part(file, **facts, dtypes=dtypes[number], stored=stored, file_rows=rows.height))
+        for members in ([number for number in dtypes if number not in alone], *([number] for number in alone)):
+            stored = common_dtypes(dtypes[number] for number in members)
+            columns = {("_step",): "Int64", ("_runtime",): "Float64", ("_timestamp",): "Float64"} | stored
+            series = [(integers if dtype == "Int64" else floats)[column_key(path)] for path, dtype in columns.items()]
+            part = pl.DataFrame([owners, *series]).filter(pl.col("log").is_in(members))
+            file = self.folder / f"{uuid.uuid4().hex}.parquet"
+            run_id = pl.col("log").replace_strict(run_ids, return_dtype=pl.String).alias("run_id")
+            write_intermediate(part.select(run_id, pl.exclude("log")), file)
+            newest_s = pl.col(column_key(("_timestamp",))).max().alias("newest_s")
+            for facts in part.group_by("log").agg(newest_s, *step_facts()).iter_rows(named=True):
+                number = facts.pop("log")
+                log = self.logs[number]
+                log.note_time(time_at(facts.pop("newest_s")))
+                log.history.append(Part(file, **facts, dtypes=dtypes[number], stored=stored, file_rows=part.height))
+        self.start_part()
 
 
 def counts_by(owners: pl.Series, frame: pl.DataFrame) -> dict[int, dict[str, int]]:
     """How many values, other than null, each column has in the rows of each owner."""
-    rows = pl.DataFrame([owners.alias("log"), *frame.get_columns()])
-    counts = rows.group_by("log", maintain_order=True).agg(pl.all().count())
+    counts = pl.DataFrame([owners, *frame]).group_by("log", maintain_order=True).agg(pl.all().count())
     return {row.pop("log"): row for row in counts.iter_rows(named=True)}
 
 
@@ -913,40 +837,12 @@ def common_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str
 def step_facts() -> list[pl.Expr]:
     """Rows (UInt32), first and last step (Int64), and whether the steps ascend strictly, as Part has them."""
     step = pl.col(column_key(("_step",)))
-    ascending = (step.diff().drop_nulls() > 0).all()
     return [
         pl.len().alias("rows"),
         step.min().fill_null(0).alias("first_step"),
         step.max().fill_null(0).alias("last_step"),
-        ascending.alias("ascending"),
+        (step.diff().drop_nulls() > 0).all().alias("ascending"),
     ]
-
-
-def outside_media(texts: pl.DataFrame, paths: Iterable[KeyPath], media: Collection[KeyPath]) -> pl.DataFrame:
-    """The texts; null where one of the keys above is a media object, which has a `_type`."""
-    outside = []
-    for path in paths:
-        tops = [path[:depth] for depth in range(1, len(path)) if path[:depth] in media]
-        if tops:
-            no_object = pl.all_horizontal(pl.col(column_key((*top, "_type"))).is_null() for top in tops)
-            outside.append(pl.when(no_object).then(pl.col(column_key(path))).alias(column_key(path)))
-    return texts.with_columns(outside)
-
-
-def typed_value(item: Any) -> str:
-    """The JSON of a history item that was written in typed fields (the SDK's encoding without `value_json`)."""
-    kind = next((f.name for f, _ in item.ListFields() if f.name not in ("key", "nested_key", "value_json")), "none")
-    if kind == "none":
-        return "null"
-    value = getattr(item, kind)
-    return str(value) if kind == "json" else json.dumps(value)
-
-
-def json_texts(columns: Mapping[KeyPath, list[bytes | None]], rows: int) -> pl.DataFrame:
-    """The JSON texts of columns (String), named by `column_key`; null where the key is missing or null."""
-    padded = {column_key(path): values + [None] * (rows - len(values)) for path, values in columns.items()}
-    frame = pl.DataFrame(padded, schema=dict.fromkeys(padded, pl.Binary))
-    return frame.select(pl.all().cast(pl.String, strict=False).str.slice(1).replace("null", None))
 
 
 def json_numbers(texts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -1003,52 +899,48 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
     folder = cast("Path", options.offline)
     files, failed = find_logs(folder, say)
     sees_all = not failed
-    by_id: dict[str, list[Log]] = {}
+    logs = read_side_by_side(files, options, work)
     torn: list[str] = []
-    unread: set[str] = set()
-    for log in read_side_by_side(files, options, work):
-        shown = relative(log.file, folder)
+    by_run: dict[tuple[str, str, str], list[Log]] = {}  # one id may occur in several projects
+    any_record = {log.run_id: log.run for log in reversed(logs) if log.run}  # for logs that lost theirs to damage
+    for log in logs:
         if log.records:
-            by_id.setdefault(log.run_id, []).append(log)
+            record = log.run or any_record.get(log.run_id, {})
+            entity_name = record.get("entity") or stand_in(options.selection.entity, NO_ENTITY)
+            project_name = record.get("project") or stand_in(options.selection.project, NO_PROJECT)
+            by_run.setdefault((log.run_id, entity_name, project_name), []).append(log)
             continue
-        unread.add(log.run_id)
+        shown = relative(log.file, folder)
         if not log.integrity.is_log:
             say(f"skipped: {shown} is no W&B run log")
         elif log.integrity.torn:
             torn.append(shown)
             say(f"torn: {shown} ends in the middle of a record, as a crash leaves it; nothing was recorded before")
         failed += failures_of(log, folder, shown)
-    found: list[FoundRun] = []
-    for run_id, of_id in sorted(by_id.items()):
-        places: dict[tuple[str, str], list[Log]] = {}  # one id may occur in several projects
-        any_record = next((log.run for log in of_id if log.run), {})  # for logs that lost their run record to damage
-        for log in of_id:
-            record = log.run or any_record
-            entity = record.get("entity") or stand_in(options.selection.entity, NO_ENTITY)
-            project = record.get("project") or stand_in(options.selection.project, NO_PROJECT)
-            places.setdefault((entity, project), []).append(log)
-        found += [combined(run_id, place, of_place, work, say) for place, of_place in places.items()]
+    found = [combined(*names, of_run, work, say) for names, of_run in sorted(by_run.items())]
+
     kept = selected_runs(found, failed, options, say)
     projects = []
     for entity, name in sorted({(run.entity, run.project) for run, *_ in kept}):
         mine = [each for each in kept if (each.run.entity, each.run.project) == (entity, name)]
         ids = {run.id for run, *_ in found if (run.entity, run.project) == (entity, name)}
-        project = Project(entity, name, unread=unread, failed=[*failed], torn=[*torn])
+        project = Project(entity, name, failed=[*failed], torn=[*torn])
+        project.unread = {log.run_id for log in logs if not log.records}
         project.all_ids = ids if sees_all else None
         project.selected, project.filtered = len(mine), len(ids) - len(mine)
-        for run, history, logs in mine:
-            for log in logs:
+        project.cut = {run.id for run, _, its_logs in mine if any(log.is_cut for log in its_logs)}
+        for run, _, its_logs in mine:
+            for log in its_logs:
                 project.failed += failures_of(log, folder, run.id)
                 if log.integrity.torn:
                     shown, rows = relative(log.file, folder), sum(part.rows for part in log.history)
                     kept_rows = f"the {rows:,} history rows before are kept"
                     say(f"torn: {shown} ends in the middle of a record, as a crash leaves it; {kept_rows}")
                     project.torn.append(shown)
-            if options.include_history and not options.dry_run:
-                project.tables.setdefault("history", {})[run.id] = history
-                project.made_of["history"] = options.history_keys
-        project.cut = {run.id for run, _, logs in mine if any(log.is_cut for log in logs)}
         project.torn.sort()
+        if options.include_history and not options.dry_run:
+            project.tables["history"] = {run.id: history for run, history, _ in mine}
+            project.made_of["history"] = options.history_keys
         project.pages = [write_page([run for run, *_ in some], work) for some in chunks(mine, PAGE_RUNS)]
         project.runs = keys_of(project.pages)
         projects.append(project)
@@ -1115,9 +1007,8 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
         batches: Iterable[list[Log]] = (read_logs(some, work, keys) for _, some in tasks)
         if processes > 1 and sum(size for size, _ in tasks) >= MANY_BYTES:
             pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=prepare_process)
-            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-            futures = [pool.submit(read_logs, some, work, keys) for _, some in tasks]
-            batches = (future.result() for future in futures)
+            stack.push(lambda error, *_: pool.shutdown(wait=error is None, cancel_futures=True))  # Ctrl-C does not wait
+            batches = pool.map(read_logs, [some for _, some in tasks], itertools.repeat(work), itertools.repeat(keys))
         try:
             for batch in batches:
                 logs |= {log.file: log for log in batch}
@@ -1141,13 +1032,12 @@ def prepare_process() -> None:
 
 
 def failures_of(log: Log, folder: Path, run: str) -> list[Failure]:
-    """A failure if the log, or some of it, could not be read; a torn end is none."""
-    if not log.integrity.damage:
-        return [Failure(run, "log", log.error)] if log.error else []
-    places = log.integrity.damage
-    where = ", ".join(places[:3]) + (f" and {len(places) - 3} more places" if len(places) > 3 else "")
-    shown = relative(log.file, folder)
-    return [Failure(run, "log", f"damaged log {shown}: unreadable at {where}; the rest is kept")]
+    """Why the log, or some of it, could not be read; a torn end is no failure."""
+    errors = [log.error] if log.error else []
+    if places := log.integrity.damage:
+        where = ", ".join(places[:3]) + (f" and {len(places) - 3} more places" if len(places) > 3 else "")
+        errors.append(f"damaged log {relative(log.file, folder)}: unreadable at {where}; the rest is kept")
+    return [Failure(run, "log", error) for error in errors]
 
 
 def stand_in(chosen: Sequence[str], default: str) -> str:
@@ -1172,35 +1062,33 @@ def selected_runs(
         there = f"there is {', '.join(places[:5])}" if places else "nothing was recorded in these logs"
         reasons = "; ".join([there, *(f"{failure.run}: {failure.error}" for failure in failed[:3])])
         raise ScriptError(f"no runs to export: {reasons}; see -e and -p", NOTHING_USABLE)
-    tests: list[tuple[str, object, Callable[[Run], bool]]] = [
-        ("--since", selection.since, lambda run: at_or_after(run.created_at, selection.since)),
-        ("--until", selection.until, lambda run: not at_or_after(run.created_at, selection.until)),
-        ("--active-since", selection.active_since, lambda run: at_or_after(run.heartbeat_at, selection.active_since)),
-        ("--state", selection.state, lambda run: run.state in selection.state),
-        ("--tag", selection.tag, lambda run: not set(run.tags).isdisjoint(selection.tag)),
-        ("--group", selection.group, lambda run: run.group in selection.group),
-        ("--sweep", selection.sweep, lambda run: run.sweep in selection.sweep),
+    filters: list[tuple[str, Any, Callable[[Run, Any], bool]]] = [
+        ("--since", selection.since, lambda run, since: (run.created_at or EPOCH) >= since),
+        ("--until", selection.until, lambda run, until: (run.created_at or EPOCH) < until),
+        ("--active-since", selection.active_since, lambda run, since: (run.heartbeat_at or EPOCH) >= since),
+        ("--state", selection.state, lambda run, states: run.state in states),
+        ("--tag", selection.tag, lambda run, tags: not set(run.tags).isdisjoint(tags)),
+        ("--group", selection.group, lambda run, groups: run.group in groups),
+        ("--sweep", selection.sweep, lambda run, sweeps: run.sweep in sweeps),
     ]
-    for flag, _, test in [test for test in tests if test[1]]:
-        before, kept = kept, [each for each in kept if test(each.run)]
+    for flag, wanted, test in filters:
+        if not wanted:
+            continue
+        before, kept = kept, [each for each in kept if test(each.run, wanted)]
         say(f"{flag} kept {len(kept):,} of {len(before):,} runs")
         if not kept:
-            logs = [(log, run.id) for run, _, logs in before for log in logs]
-            damage = [each for log, run_id in logs for each in failures_of(log, cast("Path", options.offline), run_id)]
+            folder = cast("Path", options.offline)
+            damage = [each for run, _, logs in before for log in logs for each in failures_of(log, folder, run.id)]
             report_failures([*failed, *damage])  # may be why none is left
             advice = "loosen it, or see what there is with --dry-run"
             raise ScriptError(f"{flag} leaves no run of {len(before):,}; {advice}", NOTHING_USABLE)
     return kept
 
 
-def at_or_after(time_: datetime | None, limit: datetime | None) -> bool:
-    return time_ is not None and limit is not None and time_ >= limit
-
-
 # --- offline source: the logs of one run ----------------------------------------------------------------------
 
 
-def combined(run_id: str, place: tuple[str, str], logs: Sequence[Log], work: Path, say: Say) -> FoundRun:
+def combined(run_id: str, entity: str, project: str, logs: Sequence[Log], work: Path, say: Say) -> FoundRun:
     """One run from its logs: later ones add to or override the earlier. Of copies of a log, the longest counts."""
     by_start: dict[object, Log] = {}
     for log in sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.file)):
@@ -1208,36 +1096,36 @@ def combined(run_id: str, place: tuple[str, str], logs: Sequence[Log], work: Pat
         if start not in by_start or by_start[start].records < log.records:
             by_start[start] = log
     logs = [*by_start.values()]
+    record: dict[str, Any] = {}
     given: dict[str, object] = {}
     definitions: dict[str, MetricDefinition] = {}
     for log in logs:
+        record |= {name: value for name, value in log.run.items() if value}
         given |= log.config
         definitions |= log.definitions
     config = cast("dict[str, object]", jsonable(without_notes(given)))
     parts = consecutive_parts(run_id, logs, work, say)
     summary = folded_summary(logs, parts)
-    names = ("name", "tags", "group", "job_type", "sweep", "notes", "commit")
-    last = {name: next((log.run[name] for log in reversed(logs) if log.run.get(name)), None) for name in names}
     times = [log.newest_at for log in logs if log.newest_at is not None]
     heartbeat_at = max(times, default=None)
     run = Run(
         id=run_id,
-        name=last["name"] or run_id,
+        name=record.get("name", run_id),
         state=offline_state(logs[-1].exit_code, heartbeat_at),
-        entity=place[0],
-        project=place[1],
+        entity=entity,
+        project=project,
         created_at=logs[0].started_at or min(times, default=None),  # damage may have taken the start
         heartbeat_at=heartbeat_at,
         runtime_s=runtime_s(summary),
         last_step=parts[-1].last_step if parts else None,
         history_rows=sum(part.rows for part in parts),
-        tags=last["tags"] or (),
-        group=last["group"],
-        job_type=last["job_type"],
-        sweep=last["sweep"],
+        tags=record.get("tags", ()),
+        group=record.get("group"),
+        job_type=record.get("job_type"),
+        sweep=record.get("sweep"),
         user=None,
-        notes=last["notes"],
-        commit=last["commit"],
+        notes=record.get("notes"),
+        commit=record.get("commit"),
         url=None,
         exported_at=now(),
         config_json=valid_json(config),
@@ -1294,68 +1182,48 @@ def runtime_s(summary: Mapping[str, Any]) -> float | None:
     return None
 
 
-def consecutive_parts(run_id: str, logs: Sequence[Log], work: Path, say: Say) -> list[Part]:
+def consecutive_parts(run_id: str, logs: Sequence[Log], work: Path, say: Say) -> Sequence[Part]:
     """The parts of a run in the order of their steps, each step once.
 
     The steps of a resumed offline log follow the last one before it, as `wandb sync` would place them. A rewound run
     loses the rows after the step to which it went back. Any other step that comes again replaces the earlier row.
     """
-    step = column_key(("_step",))
+    step = pl.col(column_key(("_step",)))
 
-    def rewritten(parts: Sequence[Part], wanted: pl.Expr, steps: pl.Expr) -> Part:
-        """The wanted rows of parts with other steps, each step once, as a part of its own; of equal steps the last."""
-        frames = [
-            pl.scan_parquet(part.file, glob=False)
-            .filter(pl.col("run_id") == run_id)
-            .select(
-                "run_id",
-                *map(column_key, CLOCKS),
-                *(pl.col(column_key(path)).cast(getattr(pl, dtype)) for path, dtype in part.dtypes.items()),
-            )
-            for part in parts
-        ]
-        file = work / f"{uuid.uuid4().hex}.parquet"
-        rows = pl.concat(frames, how="diagonal_relaxed").filter(wanted).with_columns(steps)
-        write_intermediate(rows.unique(step, keep="last", maintain_order=True).sort(step), file)
+    def rewritten(parts: Sequence[Part], *, until: float = math.inf, shift: int = 0) -> Part:
+        """The rows of parts up to a step, with shifted steps, as one part by step; of equal steps the last."""
         dtypes = common_dtypes(part.dtypes for part in parts)
+        frames = []
+        for part in parts:
+            numbers = [pl.col(column_key(path)).cast(getattr(pl, dtype)) for path, dtype in part.dtypes.items()]
+            rows = pl.scan_parquet(part.file, glob=False).filter(pl.col("run_id") == run_id)
+            frames.append(rows.select("run_id", *map(column_key, CLOCKS), *numbers))
+        file = work / f"{uuid.uuid4().hex}.parquet"
+        rows = pl.concat(frames, how="diagonal_relaxed").filter(step <= until).with_columns(step + shift)
+        write_intermediate(rows.unique(step, keep="last", maintain_order=True).sort(step), file)
         facts = pl.scan_parquet(file, glob=False).select(step_facts()).collect().row(0, named=True)
         return Part(file, **facts, dtypes=dtypes, stored=dtypes, file_rows=facts["rows"])
 
     parts: list[Part] = []
     for log in logs:
+        new = log.history
         back_to = log.run.get("rewound_to")
         # The log of an online run, resumed, goes on where the server was: only offline ones count from 0 again.
         is_offline = log.run.get("offline") or log.file.parent.name.startswith("offline-run-")
-        new = [part for part in log.history if part.rows]
         if back_to is not None:
-            until = pl.col(step) <= int(back_to)
             parts = [part for part in parts if part.first_step <= back_to]
-            parts = [part if part.last_step <= back_to else rewritten([part], until, pl.col(step)) for part in parts]
+            parts = [part if part.last_step <= back_to else rewritten([part], until=int(back_to)) for part in parts]
         elif log.run.get("resumed") and is_offline and parts:
-            shifted = pl.col(step) + max(part.last_step for part in parts) + 1
-            new = [rewritten([part], pl.lit(value=True), shifted) for part in new]
+            last_step = max(part.last_step for part in parts)
+            new = [rewritten([part], shift=last_step + 1) for part in new]
         parts += new
-    unique: list[Part] = []
-    for together in overlapping(parts):
-        if len(together) > 1 or not together[0].ascending:
-            unique.append(rewritten(together, pl.lit(value=True), pl.col(step)))
-        else:
-            unique += together
-    if again := sum(part.rows for part in parts) - sum(part.rows for part in unique):
+    ascends = all(one.last_step < other.first_step for one, other in itertools.pairwise(parts))
+    if ascends and all(part.ascending for part in parts):
+        return parts
+    unique = rewritten(parts)
+    if again := sum(part.rows for part in parts) - unique.rows:
         say(f"run {run_id}: {again:,} steps were logged again by a later log; the later rows are kept")
-    return unique
-
-
-def overlapping(parts: Sequence[Part]) -> list[list[Part]]:
-    """The parts by ranges of steps that have none in common; those of one range in the order in which they came."""
-    ranges: list[list[tuple[int, Part]]] = []
-    reached = -math.inf
-    for number, part in sorted(enumerate(parts), key=lambda numbered: numbered[1].first_step):
-        if part.first_step > reached:
-            ranges.append([])
-        ranges[-1].append((number, part))
-        reached = max(reached, part.last_step)
-    return [[part for _, part in sorted(each, key=lambda numbered: numbered[0])] for each in ranges]
+    return [unique]
 
 
 # --- the server: its address and the key ----------------------------------------------------------------------
@@ -2525,26 +2393,22 @@ def numeric_leaves(summary: Mapping[str, object], above: KeyPath = ()) -> list[t
     [(('loss',), nan), (('val', 'acc'), 1)]
     """
     leaves: list[tuple[KeyPath, int | float]] = []
+    inner: list[tuple[KeyPath, Any]] = []  # what is no plain number: few
     for key, value in summary.items():
         if key.startswith("_"):
             continue
-        if type(value) is float or type(value) is int:  # nearly all are
+        if type(value) is float or type(value) is int:
             leaves.append(((*above, key), value))
         else:
-            leaves += numbers_at((*above, key), value)
+            inner.append(((*above, key), value))
+    for path, value in inner:  # which grows by what nested dicts hold
+        if isinstance(value, bool | int | float):
+            leaves.append((path, int(value) if isinstance(value, bool) else value))
+        elif isinstance(value, str) and value in NON_FINITE:
+            leaves.append((path, NON_FINITE[value]))
+        elif isinstance(value, dict) and not isinstance(value.get("_type"), str):
+            inner += [((*path, key), below) for key, below in value.items()]
     return leaves
-
-
-def numbers_at(path: KeyPath, value: object) -> list[tuple[KeyPath, int | float]]:
-    if isinstance(value, bool):
-        return [(path, int(value))]
-    if isinstance(value, int | float):
-        return [(path, value)]
-    if isinstance(value, str):
-        return [(path, NON_FINITE[value])] if value in NON_FINITE else []
-    if isinstance(value, dict) and not isinstance(value.get("_type"), str):
-        return [leaf for key, below in value.items() for leaf in numbers_at((*path, key), below)]
-    return []
 
 
 def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
@@ -2562,7 +2426,8 @@ def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
     texts = {value for value in values if isinstance(value, str)}
     if kinds & {int, float} and kinds <= {int, float, str} and texts <= NON_FINITE.keys():
         return pl.Series(name, [as_float(value) for value in values], dtype=pl.Float64)
-    return pl.Series(name, [as_text(value) for value in values], dtype=pl.String)
+    spelt = (value if value is None or isinstance(value, str) else valid_json(value) for value in values)
+    return pl.Series(name, [None if text is None else storable(text) for text in spelt], dtype=pl.String)
 
 
 def as_float(value: Scalar) -> float | None:
@@ -2571,18 +2436,10 @@ def as_float(value: Scalar) -> float | None:
     >>> as_float(2**63), as_float("-Infinity"), as_float(-(10**400))
     (9.223372036854776e+18, -inf, -inf)
     """
-    if isinstance(value, str):
-        return NON_FINITE[value]
     try:
-        return None if value is None else float(value)
+        return None if value is None else NON_FINITE[value] if isinstance(value, str) else float(value)
     except OverflowError:
         return math.inf if cast("int", value) > 0 else -math.inf
-
-
-def as_text(value: Scalar) -> str | None:
-    if value is None or isinstance(value, str):
-        return None if value is None else storable(value)
-    return valid_json(value)
 
 
 def valid_json(value: object) -> str:
@@ -2606,28 +2463,18 @@ def is_storable(text: str) -> bool:
 # --- runs: pages of columns -----------------------------------------------------------------------------------
 
 
-class Names(NamedTuple):
-    """The columns of one export by their W&B paths: settled once, for the runs and the history file together."""
-
-    config: Mapping[KeyPath, str]
-    metrics: Mapping[KeyPath, str]
-
-
 class Columns:
     """Rows of leaves, turned into columns as they come; a path that a row lacks is None there."""
 
     def __init__(self) -> None:
         self.rows = 0
-        self.by_path: dict[KeyPath, list[Scalar]] = {}
+        self.by_path: defaultdict[KeyPath, list[Scalar]] = defaultdict(list)
 
     def add(self, leaves: Iterable[tuple[KeyPath, Scalar]]) -> None:
-        rows, by_path = self.rows, self.by_path
         for path, value in leaves:
-            column = by_path.get(path)
-            if column is None:
-                column = by_path[path] = []
-            if len(column) < rows:
-                column.extend([None] * (rows - len(column)))
+            column = self.by_path[path]
+            if len(column) < self.rows:
+                column.extend([None] * (self.rows - len(column)))
             column.append(value)
         self.rows += 1
 
@@ -2639,16 +2486,8 @@ class Columns:
 
 def identity_schema() -> dict[str, Any]:
     """The columns that every runs file has, in order, with their dtypes."""
-    time_dtype = pl.Datetime("us", "UTC")
-    dtypes: dict[str, Any] = {
-        "created_at": time_dtype,
-        "heartbeat_at": time_dtype,
-        "exported_at": time_dtype,
-        "runtime_s": pl.Float64,
-        "last_step": pl.Int64,
-        "history_rows": pl.Int64,
-        "tags": pl.List(pl.String),
-    }
+    dtypes: dict[str, Any] = dict.fromkeys(("created_at", "heartbeat_at", "exported_at"), pl.Datetime("us", "UTC"))
+    dtypes |= {"runtime_s": pl.Float64, "last_step": pl.Int64, "history_rows": pl.Int64, "tags": pl.List(pl.String)}
     names = [f.name for f in fields(Run)]
     return {name: dtypes.get(name, pl.String) for name in names[: names.index("config_json")]}
 
@@ -2665,20 +2504,30 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
         for run in runs:
             paths = frozenset(path[1:] for path, _ in run.leaves if path[0] == METRIC and len(path) > 2)
             nested[run.id] = shared.setdefault(paths, paths)
-    typed = {path: typed_series(path, values) for path, values in columns.padded()}
-    data = {name: [storable_value(getattr(run, name)) for run in runs] for name in identity_schema()}
+
+    data = {name: [getattr(run, name) for run in runs] for name in identity_schema() if name != "tags"}
     data |= {f"_{name}": [getattr(run, name) for run in runs] for name in ("config_json", "summary_json")}
+    data = {name: [storable(v) if isinstance(v, str) else v for v in values] for name, values in data.items()}
+    data["tags"] = [[storable(tag) for tag in run.tags or ()] for run in runs]
     table = pl.DataFrame(data, schema=identity_schema() | {"_config_json": pl.String, "_summary_json": pl.String})
+    kinds: dict[KeyPath, str] = {}
+    flattened = []
+    for path, values in columns.padded():
+        types_found = set(map(type, values)) - {type(None)}
+        series = settled_series(column_key(path), values)
+        is_mixed = len(types_found) > 1 or (types_found == {int} and series.dtype == pl.Float64)
+        if is_mixed and path[0] == CONFIG:  # other pages may decide what becomes of it
+            series = pl.Series(series.name, [None if v is None else valid_json(v) for v in values], dtype=pl.String)
+            kinds[path] = MIXED
+        else:
+            kinds[path] = str(series.dtype) if types_found else EMPTY
+        if types_found:
+            flattened.append(series)
     file = work / f"{uuid.uuid4().hex}.parquet"
-    write_intermediate(table.hstack([series for series, kind in typed.values() if kind != EMPTY]), file)
-    return Page(
-        file,
-        table.select(KEYS),
-        {path: kind for path, (_, kind) in typed.items()},
-        nested,
-        frozenset(definition for run in runs for definition in run.definitions),
-        sum(len(run.config_json) + len(run.summary_json) for run in runs),
-    )
+    write_intermediate(table.hstack(flattened), file)
+    definitions = frozenset(definition for run in runs for definition in run.definitions)
+    text_bytes = sum(len(run.config_json) + len(run.summary_json) for run in runs)
+    return Page(file, table.select(KEYS), kinds, nested, definitions, text_bytes)
 
 
 def keys_of(pages: Sequence[Page]) -> pl.DataFrame:
@@ -2690,94 +2539,67 @@ def keys_of(pages: Sequence[Page]) -> pl.DataFrame:
     return pl.concat([pl.DataFrame(schema=schema), *numbered]).unique("id", keep="first", maintain_order=True)
 
 
-def typed_series(path: KeyPath, values: Sequence[Scalar]) -> tuple[pl.Series, str]:
-    """A page's column and its kind. What has no one dtype stays JSON: other pages decide what becomes of it."""
-    name = column_key(path)
-    types_found = set(map(type, values)) - {type(None)}
-    if not types_found:
-        return pl.Series(name, values, dtype=pl.String), EMPTY
-    if len(types_found) == 1 or path[0] == METRIC:  # whose numbers are no text, whatever other pages hold
-        series = settled_series(name, values)
-        if path[0] == METRIC or series.dtype != pl.Float64 or types_found != {int}:
-            return series, str(series.dtype)
-    return pl.Series(name, [None if value is None else valid_json(value) for value in values], dtype=pl.String), MIXED
-
-
-def storable_value(value: object) -> object:
-    if isinstance(value, tuple):
-        return [storable(text) for text in value]
-    return storable(value) if isinstance(value, str) else value
-
-
-def settled_pages(pages: Sequence[Page], work: Path) -> tuple[list[Page], dict[KeyPath, Any]]:
-    """The pages, and the dtype of each flattened column that holds its values in all of them.
-
-    A column whose dtypes differ in more than whole numbers and fractions is settled over all its values, and the pages
-    that have it are written anew.
-    """
-    dtypes: dict[KeyPath, Any] = {}
-    settled: dict[KeyPath, pl.Series] = {}
-    for path in sorted({path for page in pages for path in page.kinds}):
-        kinds = {page.kinds[path] for page in pages if path in page.kinds} - {EMPTY}
-        if len(kinds) < 2 and MIXED not in kinds:
-            dtypes[path] = getattr(pl, kinds.pop()) if kinds else pl.String
-        elif kinds == {"Int64", "Float64"}:
-            dtypes[path] = pl.Float64
-        else:
-            settled[path] = settled_series(column_key(path), [v for page in pages for v in values_of(path, page)])
-            dtypes[path] = settled[path].dtype
-    start = 0
-    rewritten = []
-    for page in pages:
-        rows = page.keys.height
-        if changed := [series.slice(start, rows) for path, series in settled.items() if path in page.kinds]:
-            file = work / f"{uuid.uuid4().hex}.parquet"
-            write_intermediate(pl.read_parquet(page.file, glob=False).with_columns(changed), file)
-            page = replace(page, file=file)  # noqa: PLW2901
-        rewritten.append(page)
-        start += rows
-    return rewritten, dtypes
-
-
-def values_of(path: KeyPath, page: Page) -> list[Scalar]:
-    """A column of a page as Python values."""
-    if page.kinds.get(path, EMPTY) == EMPTY:
-        return [None] * page.keys.height
-    values = pl.read_parquet(page.file, columns=[column_key(path)], glob=False).to_series().to_list()
-    return [None if v is None else json.loads(v) for v in values] if page.kinds[path] == MIXED else values
-
-
-def ordered_files(pages: Sequence[Page], runs: pl.DataFrame, rows_a_file: int, work: Path) -> list[Path]:
-    """Files that together hold the rows of `runs` in the order of the runs file: the pages, if they are so already."""
-    runs = runs.sort("created_at", "id")
-    pages_in_order = runs["page"].rle().struct.field("value").to_list()
-    if len(set(pages_in_order)) == len(pages_in_order) and runs.height == sum(page.keys.height for page in pages):
-        return [pages[page].file for page in pages_in_order]
-    files = []
-    for group in runs.iter_slices(rows_a_file):
-        frames = [
-            pl.read_parquet(pages[page].file, glob=False)[rows["row"]]
-            for (page,), rows in group.group_by("page", maintain_order=True)
-        ]
-        files.append(work / f"{uuid.uuid4().hex}.parquet")
-        write_intermediate(pl.concat(frames, how="diagonal_relaxed").sort("created_at", "id"), files[-1])
-    return files
-
-
 def write_runs(
     at: Path, pages: Sequence[Page], runs: pl.DataFrame, names: Names, metadata: Mapping[str, str], work: Path
 ) -> None:
     """Write the runs file: one scan over the pages, their columns cast and renamed."""
     bytes_a_row = sum(page.text_bytes for page in pages) // max(runs.height, 1)
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(bytes_a_row, 1)))
-    pages, dtypes = settled_pages(pages, work)
-    flat = sorted(((names.config if path[0] == CONFIG else names.metrics)[path[1:]], path) for path in dtypes)
+    dtypes, settled = settled_dtypes(pages)
+    flat = sorted((names[path], path) for path in dtypes)
     texts = dict.fromkeys(("_config_json", "_summary_json"), pl.String)
     schema = identity_schema() | {column_key(path): dtypes[path] for _, path in flat} | texts
-    rows = scan(ordered_files(pages, runs, group_rows, work), schema)
+    rows = scan(ordered_files(pages, runs, settled, group_rows, work), schema)
     columns = [pl.col(column_key(path)).alias(name) for name, path in flat]
     about = {**metadata, COLUMNS_KEY: json.dumps({name: path[1:] for name, path in flat})}
     rows.select(*identity_schema(), *columns, *texts).sink_parquet(at, row_group_size=group_rows, metadata=about)
+
+
+def settled_dtypes(pages: Sequence[Page]) -> tuple[dict[KeyPath, Any], dict[KeyPath, pl.Series]]:
+    """The dtype of each flattened column that holds its values in all pages.
+
+    And the values, over all pages, of the columns whose dtypes differ in more than whole numbers and fractions.
+    """
+    dtypes: dict[KeyPath, Any] = {}
+    settled: dict[KeyPath, pl.Series] = {}
+    for path in sorted({path for page in pages for path in page.kinds}):
+        kinds = {page.kinds.get(path, EMPTY) for page in pages} - {EMPTY}
+        if len(kinds) < 2 and MIXED not in kinds:
+            dtypes[path] = getattr(pl, kinds.pop()) if kinds else pl.String
+        elif kinds == {"Int64", "Float64"}:
+            dtypes[path] = pl.Float64
+        else:
+            values: list[Scalar] = []
+            for page in pages:
+                if (kind := page.kinds.get(path, EMPTY)) == EMPTY:
+                    values += [None] * page.keys.height
+                else:
+                    column = pl.read_parquet(page.file, columns=[column_key(path)], glob=False).to_series()
+                    values += [json.loads(v) if kind == MIXED and v is not None else v for v in column]
+            settled[path] = settled_series(column_key(path), values)
+            dtypes[path] = settled[path].dtype
+    return dtypes, settled
+
+
+def ordered_files(
+    pages: Sequence[Page], runs: pl.DataFrame, settled: Mapping[KeyPath, pl.Series], rows_a_file: int, work: Path
+) -> list[Path]:
+    """Files that together hold `runs` in the order of the runs file: the pages, unless order or columns differ."""
+    runs = runs.sort("created_at", "id")
+    starts = [0, *itertools.accumulate(page.keys.height for page in pages)]
+    order = runs["page"].rle().struct.field("value").to_list()
+    if not settled and len(set(order)) == len(order) and runs.height == starts[-1]:
+        return [pages[number].file for number in order]
+    files = []
+    for some in runs.iter_slices(rows_a_file):
+        frames = []
+        for (number,), rows in some.group_by("page", maintain_order=True):
+            page = pages[number]
+            changed = [s.slice(starts[number], page.keys.height) for path, s in settled.items() if path in page.kinds]
+            frames.append(pl.read_parquet(page.file, glob=False).with_columns(changed)[rows["row"]])
+        files.append(work / f"{uuid.uuid4().hex}.parquet")
+        write_intermediate(pl.concat(frames, how="diagonal_relaxed").sort("created_at", "id"), files[-1])
+    return files
 
 
 def scan(files: Sequence[Path], schema: Mapping[str, Any]) -> pl.LazyFrame:
@@ -2790,45 +2612,33 @@ def scan(files: Sequence[Path], schema: Mapping[str, Any]) -> pl.LazyFrame:
     )
 
 
-def settled_paths(pages: Sequence[Page], history_paths: Iterable[KeyPath]) -> Names:
-    """The names of all columns: over configs, and over summaries, histories and what `define_metric` names."""
-    paths = {path for page in pages for path in page.kinds}
-    defined = {(d.pattern,) for page in pages for d in page.definitions if not d.pattern.endswith("*")}
-    config = settled_names(path[1:] for path in paths if path[0] == CONFIG)
-    metrics = settled_names({*(path[1:] for path in paths if path[0] == METRIC), *defined, *history_paths})
-    return Names(
-        {path: CONFIG + name for path, name in config.items()}, {path: METRIC + name for path, name in metrics.items()}
-    )
-
-
 def metric_facts(
     definitions: Collection[MetricDefinition],
-    names: Mapping[KeyPath, str],
+    names: Names,
     earlier: Mapping[KeyPath, Mapping[str, str | None]],
     sweep_goals: Mapping[str, str],
 ) -> dict[str, dict[str, str | None]]:
-    """Goal, summary and step metric by column, where a sweep or `define_metric` states it, now or in an `earlier` export.
+    """Goal, summary and step metric by column, where a sweep or `define_metric` states it, now or `earlier`.
 
     A sweep's goal goes first; one on which runs differ is left out.
     """
     facts: dict[str, dict[str, str | None]] = {}
-    for path, name in names.items():
-        told = [*told_of(path, definitions), *filter(None, [earlier.get(path)])]
-        agreement = {key: agreed(fact[key] for fact in told) for key in ("goal", "summary", "step_metric")}
+    for path, name in ((path[1:], name) for path, name in names.items() if path[0] == METRIC):
+        found: list[MetricDefinition] = []
+        # define_metric reaches top-level keys and the values it derives from them.
+        if len(path) == 1 or (len(path) == 2 and path[1] in SUMMARY_KINDS):
+            found = [d for d in definitions if d.pattern == path[0]] or [
+                d for d in definitions if d.pattern.endswith("*") and path[0].startswith(d.pattern[:-1])
+            ]
+        stated: list[Mapping[str, str | None]] = [
+            {"goal": goal_of(d), "summary": d.summary, "step_metric": d.step_metric} for d in found
+        ]
+        stated += [earlier[path]] if path in earlier else []
+        agreement = {key: agreed(fact[key] for fact in stated) for key in ("goal", "summary", "step_metric")}
         agreement["goal"] = sweep_goals.get(".".join(path), agreement["goal"])
         if any(agreement.values()):
             facts[name] = agreement
     return facts
-
-
-def told_of(path: KeyPath, definitions: Iterable[MetricDefinition]) -> list[Mapping[str, str | None]]:
-    """What definitions tell of a metric: those of its name, else those of a pattern that it matches."""
-    if len(path) > 2 or (len(path) == 2 and path[1] not in SUMMARY_KINDS):
-        return []  # define_metric reaches top-level keys and the values it derives from them
-    found = [d for d in definitions if d.pattern == path[0]] or [
-        d for d in definitions if d.pattern.endswith("*") and path[0].startswith(d.pattern[:-1])
-    ]
-    return [{"goal": goal_of(d), "summary": d.summary, "step_metric": d.step_metric} for d in found]
 
 
 def goal_of(definition: MetricDefinition) -> str | None:
@@ -2839,9 +2649,9 @@ def goal_of(definition: MetricDefinition) -> str | None:
 
 
 def agreed(values: Iterable[str | None]) -> str | None:
-    """The one value that is told; None where none is, or several are."""
-    told = {value for value in values if value}
-    return told.pop() if len(told) == 1 else None
+    """The one value that is stated; None where none is, or several are."""
+    stated = {value for value in values if value}
+    return stated.pop() if len(stated) == 1 else None
 
 
 # --- histories: parts to a file -------------------------------------------------------------------------------
@@ -2855,20 +2665,15 @@ class RowTable:
     fetched: Mapping[str, History]  # by run id
     earlier: Earlier | None
     staying: frozenset[str]  # ids of runs whose rows in the earlier file stay
+    dtypes: Mapping[KeyPath, str]  # of its metrics: each holds the values of all rows
 
     @property
-    def dtypes(self) -> dict[KeyPath, str]:
-        """Its metrics, each with the dtype that holds it in all rows: whole numbers beside fractions are Float64."""
-        sources = [part.dtypes for history in self.fetched.values() for part in history.parts]
-        if self.earlier and self.staying:
-            sources.append(self.earlier.dtypes)
-        return common_dtypes(sources)
+    def prefix(self) -> str:
+        return SYSTEM if self.name == "system" else METRIC
 
-    def names(self, names: Names) -> Mapping[KeyPath, str]:
-        """The columns of its metrics; those of system metrics are settled apart."""
-        return (
-            settled_names(self.dtypes) if self.name == "system" else {path: names.metrics[path] for path in self.dtypes}
-        )
+    def columns(self, names: Names) -> dict[KeyPath, str]:
+        """The columns of its metrics."""
+        return {path: names[self.prefix, *path] for path in self.dtypes}
 
     def is_current(self, names: Names, facts: Mapping[str, Any]) -> bool:
         """Whether the earlier file is what would be written."""
@@ -2877,7 +2682,7 @@ class RowTable:
             and self.earlier.export_id is not None
             and not self.fetched
             and self.staying == self.earlier.rows.keys()
-            and self.names(names) == self.earlier.columns
+            and self.columns(names) == self.earlier.columns
             and self.earlier.facts == facts
         )
 
@@ -2891,53 +2696,57 @@ def row_tables(project: Project, kept: Collection[str], *, prune: bool) -> list[
         if fetched is not None or earlier is not None:
             before = earlier.rows.keys() if earlier else set()
             staying = frozenset((before & ids if prune or fetched is not None else before) - (fetched or {}).keys())
-            tables.append(RowTable(name, fetched or {}, earlier, staying))
+            sources = [part.dtypes for history in (fetched or {}).values() for part in history.parts]
+            sources += [earlier.dtypes] if earlier and staying else []
+            tables.append(RowTable(name, fetched or {}, earlier, staying, common_dtypes(sources)))
     return tables
 
 
 def write_table(table: RowTable, at: Path, project: Project, names: Names, metadata: Mapping[str, str]) -> None:
     """Write the rows by run id: those fetched, merged with those of the earlier file that stay."""
-    columns = sorted((name, path, table.dtypes[path]) for path, name in table.names(names).items())
+    columns = sorted((name, path, getattr(pl, table.dtypes[path])) for path, name in table.columns(names).items())
     clocks = [clock for clock in CLOCKS if table.name != "system" or clock != ("_step",)]
-    order = ["run_id", "entity", "project", *(clock[0] for clock in clocks), *(name for name, *_ in columns)]
-    places = [pl.lit(project.entity).alias("entity"), pl.lit(project.name).alias("project")]
-    numbers = [pl.col(column_key(path)).cast(getattr(pl, dtype)).alias(name) for name, path, dtype in columns]
+    keys = ["run_id", "entity", "project", *(clock[0] for clock in clocks)]
     rows = scan_parts(table.fetched, table.dtypes).select(
-        "run_id", *places, *(pl.col(column_key(clock)).alias(clock[0]) for clock in clocks), *numbers
+        "run_id",
+        pl.lit(project.entity).alias("entity"),
+        pl.lit(project.name).alias("project"),
+        *(pl.col(column_key(clock)).alias(clock[0]) for clock in clocks),
+        *(pl.col(column_key(path)).cast(dtype).alias(name) for name, path, dtype in columns),
     )
-    if table.earlier and table.staying:
-        known = table.earlier.columns
-        numbers = [
-            (pl.col(known[path]) if path in known else pl.lit(None)).cast(getattr(pl, dtype)).alias(name)
-            for name, path, dtype in columns
-        ]
-        stays = pl.scan_parquet(table.earlier.file, glob=False)
-        if table.staying != table.earlier.rows.keys():
+    earlier = table.earlier
+    if earlier and table.staying:
+        stays = pl.scan_parquet(earlier.file, glob=False)
+        if table.staying != earlier.rows.keys():
             stays = stays.filter(pl.col("run_id").is_in(list(table.staying)))
-        stays = stays.select(*order[: 3 + len(clocks)], *numbers)
+        was = {path: pl.col(name) for path, name in earlier.columns.items()}
+        stays = stays.select(
+            *keys, *(was.get(path, pl.lit(None)).cast(dtype).alias(name) for name, path, dtype in columns)
+        )
         rows = rows.merge_sorted(stays, "run_id") if any(h.parts for h in table.fetched.values()) else stays
-    made_of = project.made_of.get(table.name, table.earlier.made_of if table.earlier else ())
-    earlier_marks = table.earlier.marks if table.earlier and table.earlier.made_of == made_of else {}
-    marks = {run_id: mark for run_id, mark in earlier_marks.items() if run_id in table.staying}
-    marks |= {run_id: h.mark for run_id, h in table.fetched.items() if h.mark and not h.is_short}
+    made_of = project.made_of.get(table.name, earlier.made_of if earlier else ())
+    marks = {run_id: h.mark for run_id, h in table.fetched.items() if h.mark and not h.is_short}
+    if earlier and earlier.made_of == made_of:
+        marks |= {run_id: mark for run_id, mark in earlier.marks.items() if run_id in table.staying}
     about = {
         **metadata,
         COLUMNS_KEY: json.dumps({name: path for name, path, _ in columns}),
         HISTORIES_KEY: json.dumps({"keys": made_of, "runs": marks}, sort_keys=True),
     }
-    group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_CELLS // len(order)))
-    rows.select(order).sink_parquet(at, row_group_size=group_rows, metadata=about)
+    group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_CELLS // (len(keys) + len(columns))))
+    rows.sink_parquet(at, row_group_size=group_rows, metadata=about)
 
 
 def scan_parts(histories: Mapping[str, History], dtypes: Mapping[KeyPath, str]) -> pl.LazyFrame:
-    """The rows of all parts by run id and step; their columns are `run_id` and, by `column_key`, clocks and `dtypes`."""
+    """The rows of all parts by run id and step; columns are `run_id` and, by `column_key`, clocks and `dtypes`."""
     wanted: dict[Path, Counter[str]] = {}  # the rows of each run, by file
     file_rows: dict[Path, int] = {}
     stored: list[Mapping[KeyPath, str]] = [dtypes]
-    for run_id, part in ((run_id, part) for run_id in sorted(histories) for part in histories[run_id].parts):
-        wanted.setdefault(part.file, Counter())[run_id] += part.rows
-        file_rows[part.file] = part.file_rows
-        stored.append({path: part.stored[path] for path in part.dtypes})
+    for run_id, history in sorted(histories.items()):
+        for part in history.parts:
+            wanted.setdefault(part.file, Counter())[run_id] += part.rows
+            file_rows[part.file] = part.file_rows
+            stored.append({path: part.stored[path] for path in part.dtypes})
     clocks = {column_key(clock): pl.Int64 if clock == ("_step",) else pl.Float64 for clock in CLOCKS}
     metrics = {column_key(path): getattr(pl, dtype) for path, dtype in common_dtypes(stored).items()}
     schema = {"run_id": pl.String, **clocks, **metrics}
@@ -2967,25 +2776,28 @@ def earlier_files(output: Path, stem: str) -> dict[str, Earlier]:
             continue
         try:
             metadata = pl.read_parquet_metadata(file)
-            schema = pl.read_parquet_schema(file)
             rows = pl.scan_parquet(file, glob=False)
+            schema = rows.collect_schema()
             counts = rows.select("id", "history_rows") if name == "runs" else rows.group_by("run_id").len()
-            columns = {name: tuple(path) for name, path in json.loads(metadata.get(COLUMNS_KEY, "{}")).items()}
-            facts = json.loads(metadata.get(METRICS_KEY, "{}"))
+            columns = {tuple(path): column for column, path in json.loads(metadata.get(COLUMNS_KEY, "{}")).items()}
             histories = json.loads(metadata.get(HISTORIES_KEY, "{}"))
             found[name] = Earlier(
                 file,
                 rows=dict(counts.collect().iter_rows()),
-                columns={path: name for name, path in columns.items()},
-                dtypes={path: str(schema[name]) for name, path in columns.items() if name in schema},
-                facts=facts,
+                columns=columns,
+                dtypes={path: str(schema[column]) for path, column in columns.items() if column in schema},
+                facts=json.loads(metadata.get(METRICS_KEY, "{}")),
                 made_of=tuple(histories.get("keys", ())),
                 marks={run_id: tuple(mark) for run_id, mark in histories.get("runs", {}).items()},
                 export_id=metadata.get(EXPORT_ID_KEY),
             )
         except (OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             raise unreadable(file, error) from error
-    ids = {each.export_id for each in found.values()} | {(metadata_of(output, stem) or {}).get("export_id")}
+    ids = {each.export_id for each in found.values()}
+    try:
+        ids.add(json.loads((output / f"{stem}_metadata.json").read_text("utf-8"))["export_id"])
+    except (OSError, ValueError, LookupError, TypeError):
+        ids.add(None)
     return found if len(ids) == 1 else {name: replace(each, marks={}, export_id=None) for name, each in found.items()}
 
 
@@ -3000,87 +2812,93 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     earlier = project.earlier.get("runs")
     before = earlier.rows if earlier else {}
     fuller = drop_shorter(project, before)
-    fresh = set(project.runs["id"]) - fuller
-    project.gone = sorted(before.keys() - {*project.all_ids, *project.unread}) if project.all_ids is not None else []
-    stays = before.keys() - fresh - (set(project.gone) if options.prune else set())
+    if project.all_ids is not None:
+        project.gone = sorted(before.keys() - {*project.all_ids, *project.unread})
+    stays = before.keys() - (set(project.runs["id"]) - fuller) - set(project.gone if options.prune else ())
     project.kept = sorted(stays - fuller)
-    kept_pages = earlier_pages(earlier, stays, work) if earlier else []
+    kept_pages = earlier_pages(earlier, stays, work) if earlier and stays else []
     pages = [*project.pages, *kept_pages]
     kept_runs = keys_of(kept_pages).with_columns(pl.col("page") + len(project.pages))
     runs = pl.concat([project.runs.filter(~pl.col("id").is_in(list(fuller))), kept_runs])
 
     tables = row_tables(project, stays, prune=options.prune)
-    names = settled_paths(pages, {path for table in tables if table.name != "system" for path in table.dtypes})
     definitions = {definition for page in pages for definition in page.definitions}
+    paths = {path for page in pages for path in page.kinds}
+    paths |= {(METRIC, definition.pattern) for definition in definitions if not definition.pattern.endswith("*")}
+    paths |= {(table.prefix, *path) for table in tables for path in table.dtypes}
+    names = {  # settled once, for the runs and the histories together
+        (prefix, *path): prefix + name
+        for prefix in (CONFIG, METRIC, SYSTEM)
+        for path, name in settled_names(path[1:] for path in paths if path[0] == prefix).items()
+    }
     known = {
         path: each.facts[name]
         for each in reversed(list(project.earlier.values()))
         for path, name in each.columns.items()
         if name in each.facts
     }
-    facts = metric_facts(definitions, names.metrics, known if stays else {}, project.goals)
-    current = [table for table in tables if table.is_current(names, facts)]
-    export_id = cast("Earlier", current[0].earlier).export_id if current else uuid.uuid4().hex
-    about = source_of(project, source)
+    facts = metric_facts(definitions, names, known if stays else {}, project.goals)
+    current = [table.name for table in tables if table.is_current(names, facts)]
+    export_id = project.earlier[current[0]].export_id if current else uuid.uuid4().hex
+    about = {
+        **source,
+        "entity": project.entity,
+        "project": project.name,
+        "exported_at": jsonable(now()),
+        "versions": {name: version(name) for name in ("wandb", "polars")} | {"wandb-tools": VERSION},
+    }
     metadata = {
         SCHEMA_KEY: SCHEMA_VERSION,
         METRICS_KEY: json.dumps(facts, sort_keys=True),
         SOURCE_KEY: json.dumps(about),
         EXPORT_ID_KEY: str(export_id),
     }
+    files = []
     with publishing(options.output) as unfinished:
         for table in tables:
             file = options.output / f"{project.stem}_{table.name}.parquet"
-            at = file if table in current else unfinished(file)
-            if table not in current:
+            at = file if table.name in current else unfinished(file)
+            if table.name not in current:
                 write_table(table, at, project, names, metadata)
-            project.files.append(file_facts(file, at))
-            note_history(project, table, names, at, options)
+            files.append(file_facts(file, at))
+            if table.name in project.tables and table.name != "system":
+                note_history(project, table, at, options)
         file = options.output / f"{project.stem}_runs.parquet"
         write_runs(unfinished(file), pages, runs, names, metadata, work)
-        project.files.append(file_facts(file, unfinished(file)))
-        document = metadata_document(project, options, about) | {"export_id": export_id}
+        files.append(file_facts(file, unfinished(file)))
+        document = metadata_document(project, options, about) | {"files": files, "export_id": export_id}
         text = json.dumps(jsonable(document), indent=2, ensure_ascii=False) + "\n"
         unfinished(options.output / f"{project.stem}_metadata.json").write_text(storable(text), "utf-8")
+    project.files = files
 
 
 def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
     """Drop fetched rows of which the earlier export has more, if they come from a log that was cut off, or are
     incomplete; the ids of runs whose row in the runs file stays too.
     """
-    rows = dict(project.runs.select("id", "history_rows").iter_rows())
-    fuller = {run_id for run_id in project.cut if run_id in rows and before.get(run_id, 0) > rows[run_id]}
+    rows = project.runs.select("id", "history_rows").iter_rows()
+    fuller = {run_id for run_id, count in rows if run_id in project.cut and before.get(run_id, 0) > count}
     shorter = set(fuller)
     for name, histories in project.tables.items():
-        earlier = project.earlier.get(name)
+        had = project.earlier[name].rows if name in project.earlier else {}
         for run_id, history in list(histories.items()):
-            if (
-                earlier is not None
-                and earlier.rows.get(run_id, 0) > history.rows
-                and (history.is_short or run_id in project.cut)
-            ):
+            if had.get(run_id, 0) > history.rows and (history.is_short or run_id in project.cut):
                 shorter.add(run_id)
                 del histories[run_id]
     project.kept_fuller = sorted(shorter)
     return fuller
 
 
-def note_history(project: Project, table: RowTable, names: Names, at: Path, options: Options) -> None:
+def note_history(project: Project, table: RowTable, at: Path, options: Options) -> None:
     """Note what the metadata says of a history file, the full one before the sampled one."""
-    if table.name == "system" or table.name not in project.tables:
-        return
+    rows = dict(pl.scan_parquet(at, glob=False).group_by("run_id").len().collect().iter_rows())
     if table.name == "history":
-        rows = dict(pl.scan_parquet(at, glob=False).group_by("run_id").len().collect().iter_rows())
         counts = project.runs.select("id", "history_rows").iter_rows()
         project.mismatched = sorted(run_id for run_id, counted in counts if rows.get(run_id, 0) != counted)
     if table.name == "history" or not options.include_history:
-        of_runs = pl.scan_parquet(at, glob=False).select(
-            pl.len().alias("rows"), pl.col("run_id").n_unique().alias("runs")
-        )
-        project.history_rows, project.history_runs = of_runs.collect().row(0)
+        project.history_rows, project.history_runs = sum(rows.values()), len(rows)
     if table.earlier:
-        present = set(table.names(names).values())
-        project.dropped += [".".join(path) for path in table.earlier.columns if names.metrics.get(path) not in present]
+        project.dropped += [".".join(path) for path in table.earlier.columns if path not in table.dtypes]
 
 
 def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Page]:
@@ -3088,41 +2906,30 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Pa
     pages: list[Page] = []
     try:
         rows = pl.scan_parquet(earlier.file, glob=False)
-        columns = [name for name in identity_schema() if name in rows.collect_schema()]
-        for start in range(0, len(earlier.rows) if ids else 0, PAGE_RUNS):
+        identity = [name for name in identity_schema() if name in rows.collect_schema()]
+        for start in range(0, len(earlier.rows), PAGE_RUNS):
             some = rows.slice(start, PAGE_RUNS).filter(pl.col("id").is_in(list(ids)))
-            runs = some.select(*columns, "_config_json", "_summary_json").collect().iter_rows(named=True)
-            pages.append(write_page(map(earlier_run, runs), work))
+            runs = []
+            for row in some.select(*identity, "_config_json", "_summary_json").collect().iter_rows(named=True):
+                texts = {name: row.pop(f"_{name}") for name in ("config_json", "summary_json")}
+                config, summary = (tree if isinstance(tree, dict) else {} for tree in map(json.loads, texts.values()))
+                leaves = [*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))]
+                runs.append(Run(**cast("Any", dict.fromkeys(identity_schema()) | row | texts), leaves=leaves))
+            pages += [write_page(runs, work)] if runs else []
     except (pl.exceptions.PolarsError, ValueError) as error:
         raise unreadable(earlier.file, error) from error
-    return [page for page in pages if page.keys.height]
-
-
-def earlier_run(row: dict[str, Any]) -> Run:
-    texts = {name: row.pop(f"_{name}") for name in ("config_json", "summary_json")}
-    config, summary = (tree if isinstance(tree, dict) else {} for tree in map(json.loads, texts.values()))
-    identity: dict[str, Any] = dict.fromkeys(identity_schema()) | row
-    return Run(**identity, **texts, leaves=[*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))])
-
-
-def source_of(project: Project, source: Mapping[str, object]) -> dict[str, object]:
-    """Where the files' content came from."""
-    versions = {name: version(name) for name in ("wandb", "polars")} | {"wandb-tools": VERSION}
-    place = {"entity": project.entity, "project": project.name}
-    return {**source, **place, "exported_at": jsonable(now()), "versions": versions}
+    return pages
 
 
 def metadata_document(project: Project, options: Options, source: Mapping[str, object]) -> dict[str, object]:
     """What was asked, what was got and what failed."""
     written = project.runs.height
-    skipped = {
-        path for histories in project.tables.values() for history in histories.values() for path in history.skipped
-    }
+    histories = [history for table in project.tables.values() for history in table.values()]
     return {
         "status": project.status,
         "entity": project.entity,
         "project": project.name,
-        "source": {key: value for key, value in source.items() if key in ("kind", "base_url", "directory")},
+        "source": {key: source[key] for key in ("kind", "base_url", "directory") if key in source},
         "filters": {name: value for name, value in asdict(options.selection).items() if value},
         "exported_at": source["exported_at"],
         "versions": source["versions"],
@@ -3139,12 +2946,12 @@ def metadata_document(project: Project, options: Options, source: Mapping[str, o
             "sampled": options.history_samples is not None and not options.include_history,
             "mismatched": project.mismatched,
         },
-        "files": project.files,
+        "files": [],
         "failed": [failure._asdict() for failure in project.failed],
         "torn": project.torn,
         "missing_on_server": [] if options.prune else project.gone,
         "kept_fuller": project.kept_fuller,
-        "skipped_history_keys": sorted(".".join(path) for path in skipped),
+        "skipped_history_keys": sorted({".".join(path) for history in histories for path in history.skipped}),
     }
 
 
@@ -3163,9 +2970,11 @@ def publishing(output: Path) -> Iterator[Callable[[Path], Path]]:
 
     try:
         yield unfinished
-        for partial_file in files.values():
+        for file, partial_file in files.items():
             with partial_file.open("rb+") as whole:
                 os.fsync(whole.fileno())
+            if file.is_dir():  # then none is renamed
+                raise IsADirectoryError(None, "a folder has that name", file)
         with PUBLISHING:
             for file, partial_file in files.items():
                 partial_file.replace(file)
@@ -3189,43 +2998,32 @@ def file_facts(file: Path, at: Path) -> dict[str, object]:
     return {"name": file.name, "bytes": at.stat().st_size, "rows": height, "columns": columns, "sha256": digest}
 
 
-def file_stem(output: Path, entity: str, project: str, *, taken: bool = False) -> str:
-    """What the names of a project's files begin with: no name from W&B leaves the folder or takes another's files."""
-    name = f"{entity}_{project}".encode("utf-8", "surrogatepass")
-    stem = "".join(chr(byte) if re.match(rb"[A-Za-z0-9._-]", bytes([byte])) else f"%{byte:02X}" for byte in name)
-    stem = re.sub(r"^\.", "%2E", stem)
-    suffix = f"__{path_hash((entity, project))[:8]}"
-    longest = 200 - len("_history_sampled.parquet")
-    if len(stem) > longest:
-        return stem[: longest - len(suffix)] + suffix
-    owner = owner_of(output, stem)
-    return stem + suffix if taken or owner not in (None, (entity, project)) else stem
-
-
-def owner_of(output: Path, stem: str) -> tuple[object, object] | None:
-    """The entity and project whose files begin so, as these say themselves; None if there are none."""
-    sources = [metadata_of(output, stem)]
-    for name in ("runs", *TABLES):
-        with suppress(OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
-            sources.append(json.loads(pl.read_parquet_metadata(output / f"{stem}_{name}.parquet")[SOURCE_KEY]))
-    return next(((source.get("entity"), source.get("project")) for source in sources if source), None)
-
-
-def metadata_of(output: Path, stem: str) -> dict[str, Any] | None:
-    with suppress(OSError, ValueError):
-        document = json.loads((output / f"{stem}_metadata.json").read_text("utf-8"))
-        return document if isinstance(document, dict) else None
-    return None
-
-
 def settle_stems(projects: list[Project], output: Path) -> None:
-    """Give each project what its files' names begin with: settled for all of them, before any is written."""
+    """Give each project what its files' names begin with: settled for all of them, before any is written.
+
+    No name from W&B leaves the folder or takes another's files.
+    """
     projects.sort(key=lambda project: (project.entity, project.name))
     taken: set[str] = set()
     for project in projects:
-        stem = file_stem(output, project.entity, project.name)
-        project.stem = file_stem(output, project.entity, project.name, taken=True) if stem.lower() in taken else stem
-        taken.add(project.stem.lower())
+        suffix = f"__{path_hash((project.entity, project.name))[:8]}"
+        longest = 200 - len("_history_sampled.parquet")
+        stem = quote(f"{project.entity}_{project.name}".encode("utf-8", "surrogatepass"), safe="").replace("~", "%7E")
+        stem = re.sub(r"^\.", "%2E", stem)
+        if len(stem) > longest:
+            stem = stem[: longest - len(suffix)] + suffix
+        else:
+            owners = set()  # of files that begin so, as they say themselves
+            for name in ("runs", *TABLES):
+                with suppress(
+                    OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException
+                ):
+                    about = json.loads(pl.read_parquet_metadata(output / f"{stem}_{name}.parquet")[SOURCE_KEY])
+                    owners.add((about["entity"], about["project"]))
+            if stem.lower() in taken or owners - {(project.entity, project.name)}:
+                stem += suffix
+        project.stem = stem
+        taken.add(stem.lower())
 
 
 class Folders(NamedTuple):
@@ -3244,15 +3042,24 @@ def working_folders(output: Path, say: Say, *, dry_run: bool) -> Iterator[Folder
         return
     own = output / ".wandb_tools"
     folders = Folders(own / "work", own / "histories")
-    ours = r"_(runs|history|history_sampled|system)\.parquet\.\d+\.partial$|_metadata\.json\.\d+\.partial$"
     with ExitStack() as held:
         try:
             own.mkdir(parents=True, exist_ok=True)
-            wait_for(held.enter_context((own / "lock").open("w")), output, say)
+            lock = held.enter_context((own / "lock").open("w"))  # until the process ends
+            with suppress(ImportError, OSError):  # a file system or a system without such locks
+                import fcntl
+
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    say(f"another export writes to {output}: waiting until it is done")
+                    fcntl.flock(lock, fcntl.LOCK_EX)
             shutil.rmtree(folders.work, ignore_errors=True)  # of an export that was killed: the lock is ours
             folders.work.mkdir()
             for file in output.glob(".*.partial"):
-                if re.search(ours, file.name):
+                if re.search(
+                    r"_(runs|history|history_sampled|system|metadata)\.(parquet|json)\.\d+\.partial$", file.name
+                ):
                     file.unlink(missing_ok=True)
         except OSError as error:
             reason = error.strerror or error
@@ -3262,45 +3069,22 @@ def working_folders(output: Path, say: Say, *, dry_run: bool) -> Iterator[Folder
         yield folders
 
 
-def wait_for(lock: TextIO, output: Path, say: Say) -> None:
-    """Hold the lock until the process ends; a file system or a system without such locks goes without."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        say(f"another export writes to {output}: waiting until it is done")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError:
-        return
-
-
 # --- the report -----------------------------------------------------------------------------------------------
 
 
-def report(projects: Sequence[Project], failed: Sequence[Failure], options: Options, say: Say) -> int:
+def report(projects: Sequence[Project], failed: Sequence[Failure], options: Options, say: Say) -> int:  # noqa: C901, PLR0912
     """The paths on stdout, or all of it as JSON; a line on each project for people. Returns the exit code."""
     written = [project for project in projects if project.files]
     planned = [project for project in projects if options.dry_run and project.selected]
     lost = [*failed, *(each for project in projects for each in project.failed if each.what == "project")]
-    if options.offline is None:
-        check_selection(projects, lost, options, say)
-    elif lost and not (written or planned):
-        raise ScriptError(f"{lost[0].run}: {lost[0].error}", NOTHING_USABLE)
+    check_selection(projects, lost, options, say)
     if options.prune and any(project.all_ids is None for project in written):
         say("--prune dropped nothing: it needs an export without filters that lists every run")
-    metrics = {
-        path
-        for project in written
-        for name, histories in project.tables.items()
-        for source in (
-            *(part.dtypes for history in histories.values() for part in history.parts),
-            *(earlier.columns for table, earlier in project.earlier.items() if table == name),
-        )
-        for path in source
-    }
+    metrics: set[KeyPath] = set()
+    for project in written:
+        for name, histories in project.tables.items():
+            metrics.update(*(part.dtypes for history in histories.values() for part in history.parts))
+            metrics.update(project.earlier[name].columns if name in project.earlier else ())
     for glob in options.history_keys if written else ():
         if not any(names_match(path, [glob]) for path in metrics):
             say(f"--history-keys {glob} matches no metric of these runs")
@@ -3309,22 +3093,25 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         if project.gone and not options.prune:
             kept += f", {len(project.gone):,} of them no longer in the source (--prune drops those)"
         say(sentence(project, options) + kept)
-        if fuller := len(project.kept_fuller):
-            some = ", ".join(list(project.kept_fuller)[:5]) + (" and others" if fuller > 5 else "")
-            say(f"{project.path}: {counted(fuller, 'run')} kept as exported earlier, with more history rows: {some}")
+        if project.kept_fuller:
+            fuller = f"{counted(len(project.kept_fuller), 'run')} kept as exported earlier, with more history rows"
+            say(f"{project.path}: {fuller}: {first_of(project.kept_fuller)}")
         if project.dropped:
-            some = ", ".join(project.dropped[:3]) + (" and others" if len(project.dropped) > 3 else "")
-            say(f"the history there had {some} from an earlier export, which this one was not asked for")
+            before = "from an earlier export, which this one was not asked for"
+            say(f"the history there had {first_of(project.dropped)} {before}")
     if options.json:
         rows = [json_row(project, options) for project in (*written, *planned)]
-        rows += [failed_row(failure) for failure in lost]
+        for failure in lost:
+            entity, _, name = failure.run.partition("/")
+            rows.append({"entity": entity, "project": name or None, "status": "failed", "error": failure.error})
         names = [[*(file["name"] for file in project.files), f"{project.stem}_metadata.json"] for project in written]
         files = [str(options.output / str(name)) for of_project in names for name in of_project]
         show(json_text({"version": 1, "exports": rows, "files": files}))
-    for project in () if options.json else written:
-        show(str(options.output / f"{project.stem}_runs.parquet"))
-    for project in () if options.json else planned:
-        show(printable(sentence(project, options)))
+    else:
+        for project in written:
+            show(str(options.output / f"{project.stem}_runs.parquet"))
+        for project in planned:
+            show(printable(sentence(project, options)))
     failures = [*failed]
     for project in projects:  # ids are only unique within a project
         prefix = f"{project.path}/" if len(projects) + len(failed) > 1 else ""
@@ -3336,66 +3123,52 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
     """Say what the server's filters kept; ScriptError if nothing is left, or nothing could be exported."""
     selected = sum(project.selected for project in projects)
     total = selected + sum(project.filtered for project in projects)
-    names = ("since", "until", "active_since", "state", "tag", "group", "sweep", "where")
-    flags = ", ".join(f"--{name.replace('_', '-')}" for name in names if getattr(options.selection, name))
-    if flags and total:
+    given = [name for name, value in vars(options.selection).items() if value and name not in ("entity", "project")]
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    if flags and total and not options.offline:  # there each filter has said it
         say(f"{flags} kept {selected:,} of {total:,} runs")
     is_exported = any(project.files for project in projects)  # without runs: then it states that all are gone
-    if is_exported or (selected and not lost) or (selected and options.dry_run):
+    if is_exported or (selected and (options.dry_run or not lost)):
         return
-    if lost:
-        raise ScriptError(f"{lost[0].run}: {lost[0].error}; nothing could be exported", NOTHING_USABLE)
-    paths = ", ".join(project.path for project in projects[:3]) + (" and others" if len(projects) > 3 else "")
+    paths = first_of([project.path for project in projects])
     message = f"no runs in {paths}; list_entities.py shows what there is"
-    if total and flags:
+    if lost:
+        message = f"{lost[0].run}: {lost[0].error}; nothing could be exported"
+    elif total and flags:
         message = f"{flags} leaves none of {total:,} runs; loosen it, or see what there is with --dry-run"
     elif total:
         message = f"{paths} has no such run; list_entities.py shows projects, W&B's pages the runs' ids"
     raise ScriptError(message, NOTHING_USABLE)
 
 
+def first_of(names: Collection[str]) -> str:
+    return ", ".join([*names][:5]) + (" and others" if len(names) > 5 else "")
+
+
+def json_row(project: Project, options: Options) -> dict[str, Any]:
+    """What `--json` holds of a project; `history_rows` of runs in their source, as far as they could be had."""
+    row = {"entity": project.entity, "project": project.name, "status": "planned", "filtered": project.filtered}
+    if options.dry_run and not options.offline:
+        return row | {"runs": project.selected, "history_rows": project.planned_rows}
+    fetched = project.tables.get("history", {})
+    rows = dict(project.runs.select("id", "history_rows").iter_rows())
+    rows |= {run_id: fetched[run_id].rows if run_id in fetched else 0 for run_id in project.mismatched}
+    row |= {"status": project.status, "runs": project.runs.height, "history_rows": sum(rows.values())}
+    row |= {"failed": len(project.failed), "torn": len(project.torn)}
+    return row if options.dry_run else row | {"kept": len(project.kept)}
+
+
 def sentence(project: Project, options: Options) -> str:
     """A project's runs in one line, and how many history rows there are, if that is of interest."""
-    failures = f", {counted(len(project.failed), 'failure')}" if project.failed else ""
-    if options.dry_run and options.offline is None:
-        total = project.selected + project.filtered
-        runs = f"{project.selected:,}" + (f" of {total:,}" if project.filtered else "")
-        rows = "" if project.planned_rows is None else f", {counted(project.planned_rows, 'history row')}"
-        return f"{project.path}: {runs} {'run' if total == 1 else 'runs'}{rows}"
-    states = Counter(project.runs["state"]).most_common()
-    by_state = f" ({', '.join(f'{count:,} {state}' for state, count in states)})" if states else ""
-    rows = f", {counted(had_rows(project), 'history row')}" if options.include_history or options.offline else ""
-    return f"{project.path}: {counted(project.runs.height, 'run')}{by_state}{rows}{failures}"
-
-
-def had_rows(project: Project) -> int:
-    """The history rows that the runs have in their source, without those that could not be had."""
-    fetched = project.tables.get("history", {})
-    got = {run_id: fetched[run_id].rows if run_id in fetched else 0 for run_id in project.mismatched}
-    return sum(got.get(run_id, rows) for run_id, rows in project.runs.select("id", "history_rows").iter_rows())
-
-
-def json_row(project: Project, options: Options) -> dict[str, object]:
-    """What `--json` holds of a project."""
-    place = {"entity": project.entity, "project": project.name}
-    if options.dry_run and options.offline is None:
-        numbers = {"runs": project.selected, "filtered": project.filtered, "history_rows": project.planned_rows}
-        return {**place, "status": "planned", **numbers}
-    row = {
-        **place,
-        "status": project.status,
-        "runs": project.runs.height,
-        "filtered": project.filtered,
-        "failed": len(project.failed),
-        "torn": len(project.torn),
-        "history_rows": had_rows(project),
-    }
-    return row if options.dry_run else {**row, "kept": len(project.kept)}
-
-
-def failed_row(failure: Failure) -> dict[str, object]:
-    entity, _, project = failure.run.partition("/")
-    return {"entity": entity, "project": project or None, "status": "failed", "error": failure.error}
+    row = json_row(project, options)
+    rows = f", {counted(row['history_rows'], 'history row')}" if row["history_rows"] is not None else ""
+    if row["status"] == "planned":
+        some = f"{row['runs']:,} of " if row["filtered"] else ""
+        return f"{project.path}: {some}{counted(row['runs'] + row['filtered'], 'run')}{rows}"
+    states = ", ".join(f"{count:,} {state}" for state, count in Counter(project.runs["state"]).most_common())
+    runs = counted(row["runs"], "run") + (f" ({states})" if states else "")
+    failures = f", {counted(row['failed'], 'failure')}" if row["failed"] else ""
+    return f"{project.path}: {runs}{rows if options.include_history or options.offline else ''}{failures}"
 
 
 def report_failures(failures: Iterable[Failure]) -> int:
@@ -3407,9 +3180,9 @@ def report_failures(failures: Iterable[Failure]) -> int:
     for (error, in_metadata), runs in by_error.items():
         named = runs[:FAILURES_NAMED] if in_metadata else runs
         for run in named:
-            print(printable(f"error: {run}: {error}"), file=sys.stderr)
-        if more := len(runs) - len(named):
-            print(printable(f"error: {more:,} more, all named in the metadata: {error}"), file=sys.stderr)
+            tell(f"error: {run}: {error}")
+        if len(runs) > len(named):
+            tell(f"error: {len(runs) - len(named):,} more, all named in the metadata: {error}")
     return PARTIAL if by_error else OK
 
 
@@ -3426,32 +3199,34 @@ class Meter:
     """Progress on stderr: a live line at a terminal, elsewhere a plain one now and then, nothing when quiet."""
 
     def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
         self.counts: Counter[str] = Counter()
         self.lock = threading.Lock()
-        self.quiet = quiet
         self.started = self.last_line = time.monotonic()
 
     def __enter__(self) -> Self:
-        self.bars = progress_bars() if not self.quiet and is_terminal(sys.stderr) else None
+        self.status = None
+        if not self.quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            from rich.console import Console
+
+            self.status = Console(stderr=True).status("")
+            self.status.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.bars:
-            self.bars[0].stop()
+        if self.status:
+            self.status.stop()
 
     def add(self, **counts: int) -> None:
         """Count what was done, and what is to be done (`runs_wanted`, `histories_wanted`)."""
         with self.lock:
             self.counts.update(counts)
-            if self.bars:
-                bars, tasks = self.bars
-                rows = f"{self.counts['rows']:,} rows" if self.counts["rows"] else ""
-                for name, task in tasks.items():
-                    done, wanted = self.counts[name], self.counts[f"{name}_wanted"]
-                    bars.update(task, completed=done, total=wanted or None, visible=wanted > 0, rows=rows)
-            elif not self.quiet and time.monotonic() - self.last_line > PLAIN_LINE_S:
-                self.last_line = time.monotonic()
-                print(progress_sentence(self.counts, self.last_line - self.started), file=sys.stderr)
+            now_s = time.monotonic()
+            if self.status:
+                self.status.update(progress_sentence(self.counts, now_s - self.started))
+            elif not self.quiet and now_s - self.last_line > PLAIN_LINE_S:
+                self.last_line = now_s
+                tell(progress_sentence(self.counts, now_s - self.started))
 
 
 def progress_sentence(counts: Mapping[str, int], elapsed_s: float) -> str:
@@ -3466,28 +3241,12 @@ def progress_sentence(counts: Mapping[str, int], elapsed_s: float) -> str:
         done, wanted = counts.get(what, 0), counts.get(f"{what}_wanted", 0)
         if wanted:
             parts.append(f"{done:,} of {wanted:,} {what}")
-            left_s = elapsed_s * (wanted - done) / done if done else math.inf
+            left_s = elapsed_s * (wanted - done) / done if done else 0.0  # not known yet
     if rows := counts.get("rows", 0):
         parts.append(f"{rows:,} rows ({rows / elapsed_s:,.0f} a second)")
-    if parts and 0 < left_s < math.inf and elapsed_s >= PLAIN_LINE_S / 2:
+    if left_s and elapsed_s >= PLAIN_LINE_S / 2:
         parts.append(f"about {left_s:,.0f} s left")
     return ", ".join(parts)
-
-
-def is_terminal(stream: TextIO) -> bool:
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
-
-
-def progress_bars() -> tuple[Progress, dict[str, TaskID]]:
-    """Bars of rich's, for runs and for histories."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bars = Progress(*columns, TextColumn("{task.fields[rows]}"), console=Console(stderr=True), transient=True)
-    tasks = {name: bars.add_task(name, total=None, visible=False, rows="") for name in ("runs", "histories")}
-    bars.start()
-    return bars, tasks
 
 
 def show(text: str) -> None:
@@ -3539,7 +3298,7 @@ def jsonable(value: object) -> object:
 # --- command line ---------------------------------------------------------------------------------------------
 
 
-def parse_args(argv: Sequence[str] | None) -> Options:
+def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list of flags
     """The command line as Options; the only place that knows argparse."""
     parser = Parser(__doc__ or "")
     flag = parser.add_argument_group("source").add_argument
@@ -3553,89 +3312,62 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     flag("--since", type=moment, metavar="WHEN", help="created at or after: 7d, 24h, 2w, 2026-01-15, an ISO time (UTC)")
     flag("--until", type=moment, metavar="WHEN", help="created before")
     flag("--active-since", type=moment, metavar="WHEN", help="last heartbeat at or after")
-    flag("--state", **several | {"type": state_list}, help=", ".join(STATES))
+    flag("--state", **several, help=", ".join(STATES))
     flag("--tag", **several, help="with this tag")
     flag("--group", **several, help="of this group")
     flag("--sweep", **several, metavar="ID", help="of this sweep")
-    where_help = 'W&B\'s own filter, such as {"config.lr": {"$gt": 0.01}}; server only'
-    flag("--where", type=json_object, default={}, metavar="JSON", help=where_help)
+    flag("--where", type=mongo_filter, default={}, metavar="JSON", help="W&B's own Mongo-style filter; server only")
     flag = parser.add_argument_group("what is written").add_argument
     flag("-o", "--output", metavar="DIR", type=Path, default=Path("wandb_export"), help="default: wandb_export/")
     flag("--include-history", action="store_true", help="also every history row, unsampled")
     flag("--history-keys", **several, metavar="GLOBS", help="only these metrics, by W&B or flattened name")
-    samples_help = "about N rows a run, sampled by the server, in a file of its own"
-    flag("--history-samples", type=positive, metavar="N", help=samples_help)
+    flag("--history-samples", type=positive, metavar="N", help="about N rows a run, sampled, in a file of its own")
     flag("--system-metrics", action="store_true", help="also system metrics, sampled by the server")
     flag("--prune", action="store_true", help="drop runs of an earlier export that the source no longer has")
     flag("--dry-run", action="store_true", help="say which projects, runs and rows would be fetched; write nothing")
-    flag = parser.add_argument_group("how").add_argument
-    workers_help = f"questions at once (default: {WORKERS}); offline: processes (one per core)"
-    flag("--workers", type=positive, metavar="N", help=workers_help)
-    flag(
-        "--timeout", type=positive, metavar="S", default=TIMEOUT_S, help="seconds for an answer (default: %(default)s)"
-    )
-    retries_help = "further tries of what failed (default: %(default)s)"
-    flag("--retries", type=not_negative, metavar="N", default=RETRIES, help=retries_help)
+    flag = parser.add_argument_group("how (numbers with their defaults)").add_argument
+    flag("--workers", type=positive, metavar="N", help=f"questions at once ({WORKERS}); offline: processes (all cores)")
+    flag("--timeout", type=positive, metavar="S", default=TIMEOUT_S, help="seconds for an answer (%(default)s)")
+    flag("--retries", type=not_negative, metavar="N", default=RETRIES, help="further tries of what fails (%(default)s)")
     flag("--json", action="store_true", help="the result as one JSON object on stdout")
     flag("--quiet", action="store_true", help="nothing on stderr but errors")
     flag("--debug", action="store_true", help="show the traceback of an error")
     given = vars(parser.parse_strictly(argv))
-    if given["offline"] and given["places"]:
-        raise ScriptError("a PLACE means a server, --offline none; leave one of them out", WRONG_USAGE)
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    given["state"] = () if "all" in given["state"] else given["state"]
-    given["selection"] = Selection(**{f.name: given.pop(f.name) for f in fields(Selection)})
-    given["places"] = tuple(map(place_of, given["places"]))
-    return checked(Options(**given))
-
-
-def checked(options: Options) -> Options:
-    """The options, if they go together."""
-    server_only = {
-        "--where": options.selection.where,
-        "--history-samples": options.history_samples,
-        "--system-metrics": options.system_metrics,
-        "--api-key-file": options.api_key_file,
-    }
-    if options.offline and (flag := next((flag for flag, value in server_only.items() if value), None)):
-        raise ScriptError(f"{flag} means a server, --offline none; leave one of them out", WRONG_USAGE)
-    if options.places and (options.selection.entity or options.selection.project):
+    server_only = ("places", "where", "history_samples", "system_metrics", "api_key_file")
+    for name in server_only if given["offline"] else ():
+        if given[name]:
+            what = "a PLACE" if name == "places" else f"--{name.replace('_', '-')}"
+            raise ScriptError(f"{what} means a server, --offline none; leave one of them out", WRONG_USAGE)
+    if given["places"] and (given["entity"] or given["project"]):
         raise ScriptError("name projects either as entity/project or with -e and -p, not both", WRONG_USAGE)
-    if options.history_keys and not (options.include_history or options.history_samples):
+    if given["history_keys"] and not (given["include_history"] or given["history_samples"]):
         raise ScriptError("--history-keys chooses among the history: add --include-history", WRONG_USAGE)
-    if not is_storable(str(options.output)):  # polars writes to no such path
+    if not is_storable(str(given["output"])):  # polars writes to no such path
         raise ScriptError("the path of -o is no UTF-8 text; choose another", WRONG_USAGE)
-    return options
+    states = [state.lower() for state in given["state"]]
+    for state in states:
+        if state not in (*STATES, "all"):
+            known = f"{did_you_mean(state, STATES)}; there are {', '.join(STATES)}"
+            raise ScriptError(f"--state {state}: no such state{known}; --help shows how it is used", WRONG_USAGE)
+    given["state"] = [] if "all" in states else states
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    given["selection"] = Selection(**{each.name: given.pop(each.name) for each in fields(Selection)})
+    given["places"] = tuple(map(place_of, given["places"]))
+    return Options(**given)
 
 
 def comma_list(text: str) -> list[str]:
-    """The values of a flag that takes commas.
-
-    >>> comma_list("a, b")
-    ['a', 'b']
-    """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts:
-        raise argparse.ArgumentTypeError("needs a value")
-    return parts
+    """The values of a flag that takes commas: `a, b` is a and b."""
+    if parts := [part.strip() for part in text.split(",") if part.strip()]:
+        return parts
+    raise argparse.ArgumentTypeError("needs a value")
 
 
-def state_list(text: str) -> list[str]:
-    for state in (names := comma_list(text.lower())):
-        if state not in (*STATES, "all"):
-            near = did_you_mean(state, STATES)
-            raise argparse.ArgumentTypeError(f"{state}: no such state{near}; there are {', '.join(STATES)}")
-    return names
-
-
-def json_object(text: str) -> dict[str, object]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError("takes a JSON object, as in W&B's filters")
-    return value
+def mongo_filter(text: str) -> dict[str, object]:
+    with suppress(ValueError):
+        if isinstance(value := json.loads(text), dict):
+            return value
+    raise argparse.ArgumentTypeError("takes a JSON object, as in W&B's filters")
 
 
 def moment(text: str) -> datetime:
@@ -3646,10 +3378,9 @@ def moment(text: str) -> datetime:
     """
     try:
         if ago := re.fullmatch(r"(\d{1,6})([hdw])", text):
-            unit = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}[ago[2]]
-            return now() - int(ago[1]) * unit
+            return now() - int(ago[1]) * timedelta(hours={"h": 1, "d": 24, "w": 168}[ago[2]])
         given = datetime.fromisoformat(text)
-        return (given if given.tzinfo else given.replace(tzinfo=UTC)).astimezone(UTC)
+        return given.replace(tzinfo=given.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         message = f"{text}: no time; write 7d, 24h, 2w, 2026-01-15 or 2026-01-15T12:00"
         raise argparse.ArgumentTypeError(message) from error
@@ -3689,7 +3420,6 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        message = re.sub(r"^argument ([^:]+): ", r"\1 ", message)
         raise ScriptError(f"{message}; --help shows how it is used", WRONG_USAGE)
 
 
@@ -3706,13 +3436,6 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 # --- the whole ------------------------------------------------------------------------------------------------
 
 
-def import_requests() -> None:
-    """Import what asks a server: once there is a key."""
-    global requests, urllib3
-    import requests
-    import urllib3
-
-
 def import_libraries() -> None:
     """Import what takes time: once the command line is right, before threads use it."""
     global version, orjson, pl
@@ -3727,38 +3450,30 @@ def import_libraries() -> None:
 
 def export(options: Options) -> int:
     """From the source to the files: the summary of this script."""
+    global requests, urllib3
     say: Say = (lambda _: None) if options.quiet else tell
-    return export_offline(options, say) if options.offline else export_online(options, say)
+    with ExitStack() as at_end:
+        if options.offline:
+            server, source = None, {"kind": "offline", "directory": str(options.offline.absolute())}
+            import_libraries()
+        else:
+            address = base_url()
+            key = api_key(options.api_key_file, address)
+            import requests
+            import urllib3
 
-
-def export_offline(options: Options, say: Say) -> int:
-    import_libraries()
-    with working_folders(options.output, say, dry_run=options.dry_run) as folders:
-        projects = read_offline(options, folders.work, say)
-        settle_stems(projects, options.output)
-        source = {"kind": "offline", "directory": str(cast("Path", options.offline).absolute())}
-        side_by_side(partial(export_project, None, options=options, source=source, folders=folders), projects, 1)
-    return report(projects, [], options, say)
-
-
-def export_online(options: Options, say: Say) -> int:
-    address = base_url()
-    key = api_key(options.api_key_file, address)
-    import_requests()
-    with Meter(quiet=options.quiet) as meter:
-        server = Server(address, key, options, meter, say)
-        try:
+            meter = at_end.enter_context(Meter(quiet=options.quiet))
+            server = Server(address, key, options, meter, say)
+            source = {"kind": "server", "base_url": address}
+            at_end.callback(server.stop)
             signing_in = ThreadPoolExecutor(1).submit(sign_in, server.api)
             import_libraries()  # meanwhile
             server.viewer = signing_in.result()
-            with working_folders(options.output, say, dry_run=options.dry_run) as folders:
-                projects, failed = find_projects(server)
-                settle_stems(projects, options.output)
-                source = {"kind": "server", "base_url": address}
-                work = partial(export_project, server, options=options, source=source, folders=folders)
-                side_by_side(work, projects, PROJECTS_AT_ONCE)
-        finally:
-            server.stop()
+        folders = at_end.enter_context(working_folders(options.output, say, dry_run=options.dry_run))
+        projects, failed = find_projects(server) if server else (read_offline(options, folders.work, say), [])
+        settle_stems(projects, options.output)
+        work = partial(export_project, server, options=options, source=source, folders=folders)
+        side_by_side(work, projects, PROJECTS_AT_ONCE if server else 1)
     return report(projects, failed, options, say)
 
 
@@ -3768,7 +3483,6 @@ def export_project(
     """Export one project; what goes wrong with it is its own failure and not the others'."""
     if any(failure.what == "project" for failure in project.failed):
         return
-    attempts = 1
     try:
         project.earlier = earlier_files(options.output, project.stem)
         if server is not None:
@@ -3778,16 +3492,12 @@ def export_project(
         if is_news and not options.dry_run:
             write_project(project, options, source, folders.work)
             shutil.rmtree(folders.kept / project.stem, ignore_errors=True)
-        return
-    except RequestError as caught:
-        error, attempts = str(caught), caught.attempts
-    except ScriptError as caught:  # of its files
-        error = str(caught)
-    except Exception as caught:
+    except (RequestError, ScriptError) as error:  # the second of its files
+        project.failed.append(Failure(project.path, "project", str(error), getattr(error, "attempts", 1)))
+    except Exception as error:
         if options.debug or (server is not None and server.storage.stopped.is_set()):
             raise
-        error = f"cannot be understood: {caught!r}"[:300]
-    project.failed.append(Failure(project.path, "project", error, attempts))
+        project.failed.append(Failure(project.path, "project", f"cannot be understood: {error!r}"[:300]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -3813,8 +3523,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def leave(code: int) -> NoReturn:
-    """End at once: threads that wait for a server would hold the process. Files that are being renamed are waited for."""
+def end_at_once(code: int) -> NoReturn:
+    """End at once, but for files that are being renamed: threads that wait for a server would hold the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
@@ -3825,4 +3535,4 @@ def leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    leave(main())
+    end_at_once(main())

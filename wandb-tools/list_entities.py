@@ -360,15 +360,13 @@ def sign_in(api: Api) -> Mapping[str, Any]:
 
 # --- projects and their runs ----------------------------------------------------------------------------------
 
-COUNTED_STATES = ("finished", "running", "failed", "crashed", "killed")  # those that are counted
+COUNTED_STATES = ("finished", "running", "failed", "crashed", "killed")
 PROJECTS = """query Projects($entity: String!, $cursor: String, $first: Int) { entity(name: $entity) { name }
     models(entityName: $entity, after: $cursor, first: $first) {
         edges { node { name createdAt } } pageInfo { endCursor hasNextPage } } }"""
 COUNTS = """fragment Counts on Project { runs: runCount %s
     latest: runs(first: 1, order: "-heartbeat_at") { edges { node { createdAt heartbeatAt } } } }"""
-COUNTS %= " ".join(
-    f"{state}: runCount(filters: {json.dumps(json.dumps({'state': state}))})" for state in COUNTED_STATES
-)
+COUNTS %= " ".join(f'{state}: runCount(filters: "{{\\"state\\": \\"{state}\\"}}")' for state in COUNTED_STATES)
 
 
 def projects_of(api: Api, entity: str, visible: Sequence[str]) -> Sequence[Project | Failure]:
@@ -391,17 +389,6 @@ def projects_of(api: Api, entity: str, visible: Sequence[str]) -> Sequence[Proje
     return list(found.values())
 
 
-def chosen(found: Sequence[Project | Failure], globs: Sequence[str]) -> tuple[list[Project], list[Failure]]:
-    """The projects that match one of `globs` (none: all); the failures, and the globs that match no project."""
-    projects = [each for each in found if isinstance(each, Project)]
-    failures = [each for each in found if isinstance(each, Failure)]
-    names = {project.project for project in projects}
-    wanted = [each for each in projects if not globs or any(matches(each.project, glob) for glob in globs)]
-    idle = [glob for glob in globs if not any(matches(name, glob) for name in names)]
-    failures += [Failure(None, glob, f"no such project here{did_you_mean(glob, names)}") for glob in idle]
-    return wanted, failures
-
-
 def matches(name: str, pattern: str) -> bool:
     """Whether `pattern` is the name or a glob that matches it, case ignored.
 
@@ -421,19 +408,16 @@ def with_counts(api: Api, projects: Sequence[Project]) -> Sequence[Project | Fai
     try:
         answer = api.ask(question, variables, limit_s=api.host.timeout_s)
         for n, project in enumerate(projects):
-            counts = answer[f"p{n}"]
-            project.runs = counts["runs"]
-            for state in COUNTED_STATES:
-                setattr(project, state, counts[state])
-            for latest in (edge["node"] for edge in counts["latest"]["edges"]):
+            for name in ("runs", *COUNTED_STATES):
+                setattr(project, name, answer[f"p{n}"][name])
+            for latest in (edge["node"] for edge in answer[f"p{n}"]["latest"]["edges"]):
                 project.last_active = moment_in(latest["heartbeatAt"] or latest["createdAt"])
     except (RequestError, KeyError, TypeError) as error:
+        if len(projects) > 1:
+            return [each for project in projects for each in with_counts(api, [project])]
         why = str(error) if isinstance(error, RequestError) else "the server lists this project but does not find it"
-    else:
-        return projects
-    if len(projects) == 1:
         return [Failure(projects[0].entity, projects[0].project, why)]
-    return [each for project in projects for each in with_counts(api, [project])]
+    return projects
 
 
 def moment_in(text: str | None) -> datetime | None:
@@ -475,10 +459,8 @@ def for_people(projects: Sequence[Project], max_rows: int | None) -> str:
     shown = projects[: fitting if max_rows is None else max_rows or None]
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     table.add_column("project", overflow="fold")
-    for heading in ("runs", "fin.", "running", "failed", "crash", "kill"):
+    for heading in ("runs", "fin.", "running", "failed", "crash", "kill", "created", "active"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("created", "active"):
-        table.add_column(heading, no_wrap=True)
     for each in shown:
         name = Text(printable(f"{each.entity}/{each.project}"), style=Style(link=each.url))
         counts = [str(number) for number in (each.runs, *(getattr(each, state) for state in COUNTED_STATES))]
@@ -488,7 +470,7 @@ def for_people(projects: Sequence[Project], max_rows: int | None) -> str:
     with console.capture() as captured:
         console.print(table)
         if left_out := len(projects) - len(shown):
-            console.print(Text(f"{counted(left_out, 'more project')}: --max-rows 0 shows all, --json too", style="dim"))
+            console.print(f"{counted(left_out, 'more project')}: --max-rows 0 shows all, --json too", style="dim")
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
@@ -531,25 +513,31 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     """The command line as Options; the only place that knows argparse."""
     parser = Parser(__doc__ or "")
     which = parser.add_argument_group("which projects (flags repeat or take commas)")
-    entities = which.add_mutually_exclusive_group()
-    entities.add_argument("-e", "--entity", action="append", metavar="NAME", help="only this entity")
-    entities.add_argument("--discover", action="store_true", help="every entity that the key can see (the default)")
-    which.add_argument("-p", "--project", action="append", metavar="GLOB", help="only projects like this, in any case")
-    shown = parser.add_argument_group("what is shown")
-    orders = ("active", "created", "name", "runs")
-    shown.add_argument("--sort", choices=orders, default="active", help="default: %(default)s")
-    shown.add_argument("--max-rows", type=not_negative, metavar="N", help="at most N projects (0: all)")
-    shown.add_argument("--json", action="store_true", help="one JSON object on stdout, with all projects")
-    shown.add_argument("--quiet", action="store_true", help="only errors on stderr")
-    shown.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    server = parser.add_argument_group("server (numbers with their defaults)")
-    server.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file that holds the API key alone")
+    several: dict[str, Any] = {"action": "extend", "type": comma_list, "default": []}
+    flag = which.add_mutually_exclusive_group().add_argument
+    flag("-e", "--entity", **several, metavar="NAME", help="only this entity")
+    flag("--discover", action="store_true", help="every entity that the key can see (the default)")
+    which.add_argument("-p", "--project", **several, metavar="GLOB", help="only projects like this, in any case")
+    flag = parser.add_argument_group("what is shown").add_argument
+    flag("--sort", choices=("active", "created", "name", "runs"), default="active", help="default: %(default)s")
+    flag("--max-rows", type=not_negative, metavar="N", help="at most N projects (0: all)")
+    flag("--json", action="store_true", help="one JSON object on stdout, with all projects")
+    flag("--quiet", action="store_true", help="only errors on stderr")
+    flag("--debug", action="store_true", help="show the traceback of an error")
+    flag = parser.add_argument_group("server (numbers with their defaults)").add_argument
+    flag("--api-key-file", type=Path, metavar="FILE", help="a file that holds the API key alone")
     # Counting in a project of a million runs takes seconds; longer than 20 looks like a hang.
-    server.add_argument("--timeout", type=positive, default=20, metavar="S", help="seconds for an answer (%(default)s)")
-    server.add_argument("--retries", type=positive, default=2, metavar="N", help="of what fails (%(default)s)")
-    server.add_argument("--workers", type=positive, default=10, metavar="N", help="questions at a time (%(default)s)")
-    args = vars(parser.parse_strictly(argv))
-    return Options(**args | {name: comma_separated(args[name]) for name in ("entity", "project")})
+    flag("--timeout", type=positive, default=20, metavar="S", help="seconds for an answer (%(default)s)")
+    flag("--retries", type=positive, default=2, metavar="N", help="of what fails (%(default)s)")
+    flag("--workers", type=positive, default=10, metavar="N", help="questions at a time (%(default)s)")
+    return Options(**vars(parser.parse_strictly(argv)))
+
+
+def comma_list(text: str) -> list[str]:
+    """The values of a flag that takes commas: `a, b` is a and b."""
+    if parts := [part.strip() for part in text.split(",") if part.strip()]:
+        return parts
+    raise argparse.ArgumentTypeError("needs a value")
 
 
 def positive(text: str) -> int:
@@ -595,27 +583,14 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def comma_separated(values: Sequence[str] | None) -> tuple[str, ...]:
-    """The values of a flag that repeats or takes commas.
-
-    >>> comma_separated(["a,b", "c"])
-    ('a', 'b', 'c')
-    """
-    return tuple(part.strip() for value in values or () for part in value.split(",") if part.strip())
-
-
-def import_libraries() -> None:
-    """Import what takes time: once there is a key, before any thread starts."""
-    global requests, urllib3
-    import requests
-    import urllib3
-
-
 def list_projects(options: Options) -> int:
     """From the key to the table; the exit code says whether all could be read."""
+    global requests, urllib3
     address = base_url()
     key = api_key(options.api_key_file, address)
-    import_libraries()
+    import requests  # takes time: once there is a key
+    import urllib3
+
     say = (lambda _: None) if options.quiet else tell
     limits = {"timeout_s": options.timeout, "retries": options.retries, "connections": options.workers}
     api = Api(address, key, say=say, **limits)
@@ -626,7 +601,14 @@ def list_projects(options: Options) -> int:
     threads = ThreadPoolExecutor(options.workers)
     try:
         found = [*itertools.chain(*threads.map(lambda entity: projects_of(api, entity, visible), entities))]
-        wanted, failures = chosen(found, options.project)
+        listed = [each for each in found if isinstance(each, Project)]
+        failures = [each for each in found if isinstance(each, Failure)]
+        for glob in options.project:
+            if not any(matches(each.project, glob) for each in listed):
+                near = did_you_mean(glob, [each.project for each in listed])
+                failures.append(Failure(None, glob, f"no such project here{near}"))
+        globs = options.project or ("*",)
+        wanted = [each for each in listed if any(matches(each.project, glob) for glob in globs)]
         if wanted:
             say(f"counting the runs of {counted(len(wanted), 'project')} in {', '.join(entities)}")
         groups = [wanted[n : n + PROJECTS_PER_QUESTION] for n in range(0, len(wanted), PROJECTS_PER_QUESTION)]
