@@ -175,7 +175,7 @@ def test_few_requests_and_no_runs(server, as_call):
             "unusable API key (of 4 characters, not 40 or more letters and digits) for {url}; run ",
         ),
         ([], {"WANDB_API_KEY": ""}, "no API key for {url}; run `wandb login`, set WANDB_API_KEY or name a file "),
-        ([], {"WANDB_BASE_URL": "wandb"}, "WANDB_BASE_URL is unusable: it is no server's URL, such as https://api."),
+        ([], {"WANDB_BASE_URL": "wandb"}, "WANDB_BASE_URL is unusable; write a server's URL, such as https://api."),
         (
             FAST,
             {"WANDB_BASE_URL": "http://127.0.0.1:1"},
@@ -184,7 +184,7 @@ def test_few_requests_and_no_runs(server, as_call):
         (
             [],
             {"WANDB_API_KEY": "", "WANDB_IDENTITY_TOKEN_FILE": "token"},
-            "no API key for {url}; run `wandb login`, set WANDB_API_KEY or name a file with --api-key-file; an id",
+            "WANDB_IDENTITY_TOKEN_FILE is set, which is not supported; unset it and give a key with WANDB_API_KEY ",
         ),
         (["--api-key-file", os.devnull], {}, f"no API key in {os.devnull}; run "),
         (["--api-key-file", "none.txt"], {}, "--api-key-file none.txt cannot be read: No such file or directory"),
@@ -398,7 +398,7 @@ def test_all_questions_wait_for_a_busy_server_and_say_so(server, as_call):
     server.fault("status", match={"field": "runCount"}, times=1, status=503, headers={"Retry-After": "2"})
     done = as_call(server, "--json", "--workers", "2")
     assert done.code == 0
-    assert done.err.splitlines()[1:] == ["the server is busy: waiting 2 s"]
+    assert done.err.splitlines()[1:] == ["the server is busy (HTTP 503): waiting 2 s"]
     asked = sorted(each["received_s"] for each in server.requests(operation="Counts"))
     assert len(asked) == 100 // PROJECTS_PER_QUESTION + 1
     later = [time_ for time_ in asked if time_ >= asked[0] + 1.9]

@@ -84,7 +84,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache, partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, Self, TextIO, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, Self, TypeAlias, TypeVar, cast
 from urllib.parse import quote, unquote, urlsplit
 
 if TYPE_CHECKING:
@@ -804,7 +804,7 @@ class HistoryRows:
             }
 
         for members in ([number for number in dtypes if number not in alone], *([number] for number in alone)):
-            stored = common_dtypes(dtypes[number] for number in members)
+            stored = widest_dtypes(dtypes[number] for number in members)
             columns = {("_step",): "Int64", ("_runtime",): "Float64", ("_timestamp",): "Float64"} | stored
             series = [(integers if dtype == "Int64" else floats)[column_key(path)] for path, dtype in columns.items()]
             part = pl.DataFrame([owners, *series]).filter(pl.col("log").is_in(members))
@@ -826,7 +826,7 @@ def counts_by(owners: pl.Series, frame: pl.DataFrame) -> dict[int, dict[str, int
     return {row.pop("log"): row for row in counts.iter_rows(named=True)}
 
 
-def common_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str]:
+def widest_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str]:
     """The dtype that holds each metric in all sources: whole numbers beside fractions are Float64."""
     dtypes: dict[KeyPath, str] = {}
     for path, dtype in (item for source in sources for item in source.items()):
@@ -919,7 +919,7 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
         failed += failures_of(log, folder, shown)
     found = [combined(*names, of_run, work, say) for names, of_run in sorted(by_run.items())]
 
-    kept = selected_runs(found, failed, options, say)
+    kept = runs_asked_for(found, failed, options, say)
     projects = []
     for entity, name in sorted({(run.entity, run.project) for run, *_ in kept}):
         mine = [each for each in kept if (each.run.entity, each.run.project) == (entity, name)]
@@ -1045,7 +1045,7 @@ def stand_in(chosen: Sequence[str], default: str) -> str:
     return storable(chosen[0]) if len(chosen) == 1 and not is_glob(chosen[0]) else default
 
 
-def selected_runs(
+def runs_asked_for(
     found: Sequence[FoundRun], failed: Sequence[Failure], options: Options, say: Say
 ) -> Sequence[FoundRun]:
     """The runs that are asked for. What each filter keeps is said; ScriptError if none is left."""
@@ -1192,7 +1192,7 @@ def consecutive_parts(run_id: str, logs: Sequence[Log], work: Path, say: Say) ->
 
     def rewritten(parts: Sequence[Part], *, until: float = math.inf, shift: int = 0) -> Part:
         """The rows of parts up to a step, with shifted steps, as one part by step; of equal steps the last."""
-        dtypes = common_dtypes(part.dtypes for part in parts)
+        dtypes = widest_dtypes(part.dtypes for part in parts)
         frames = []
         for part in parts:
             numbers = [pl.col(column_key(path)).cast(getattr(pl, dtype)) for path, dtype in part.dtypes.items()]
@@ -1478,7 +1478,6 @@ class Server:
         self.storage = Host(None, connections=self.downloads, **limits)
         self.storage.first_wait_s = FIRST_DOWNLOAD_WAIT_S
         self.questions = threading.BoundedSemaphore(self.workers)
-        self.viewer: Mapping[str, Any] = {}
 
     def ask(self, question: str, variables: Mapping[str, object]) -> Any:
         """The answer's data; RequestError without one."""
@@ -1555,12 +1554,12 @@ def iso(time_: datetime | None) -> str | None:
     return time_.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if time_ else None
 
 
-def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
+def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:  # noqa: C901 - each place in turn
     """The projects that are asked for, each once, and the entities whose projects could not be had, unless all.
 
     A project that only some of several entities have is no error.
     """
-    selection, viewer = server.options.selection, server.viewer
+    selection, viewer = server.options.selection, sign_in(server.api)
     places = list(server.options.places) or [
         Place(entity, project) for entity in selection.entity or (None,) for project in selection.project or ("*",)
     ]
@@ -1750,7 +1749,7 @@ def fetch_pages(server: Server, project: Project, work: Path, failed: list[Failu
 def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[Mapping[str, Any]], list[Window]]:
     """A page of the window's runs in the server's form, and windows for the rest.
 
-    Cursors are offsets, which lead astray once a run is deleted: they are followed only among runs of one creation time.
+    Cursors are offsets, which lead astray once a run is deleted: they are followed only among runs of one moment.
     """
     created = {operator: iso(time_) for operator, time_ in (("$gte", window.start), ("$lt", window.end)) if time_}
     filters = [each for each in (project.filters, {"createdAt": created} if created else {}) if each]
@@ -1761,7 +1760,7 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
         return server.api.ask_once(question, {**variables, "first": size}, timeout_s, parsed_json)["project"]
 
     answer, size = server.ask_for_less(ask, project.page_runs)
-    project.page_runs = min(size * 2, PAGE_RUNS)
+    project.page_runs = min(size * 4, PAGE_RUNS)
     if answer is None:
         raise RequestError("the project is gone", retries=0)
     nodes = [edge["node"] for edge in answer["runs"]["edges"]]
@@ -1784,7 +1783,7 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
     for key in texts:
         text = node.get(key) or "{}"
         try:
-            trees[key], texts[key], found = config_of(text) if key == "config" else summary_of(text)
+            trees[key], texts[key], found = parsed_config(text) if key == "config" else parsed_summary(text)
             leaves += found
         except (ValueError, RecursionError) as error:
             texts[key] = valid_json(text)
@@ -1817,7 +1816,7 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
     )
 
 
-def config_of(text: str, *, exact: bool = False) -> tuple[dict[str, Any], str, Sequence[tuple[KeyPath, Scalar]]]:
+def parsed_config(text: str, *, exact: bool = False) -> tuple[dict[str, Any], str, Sequence[tuple[KeyPath, Scalar]]]:
     """A config as W&B holds it, as the user gave it in JSON, and the leaves of that; ValueError if it is no object.
 
     W&B wraps each value as `{"value": ..., "desc": ...}`, once, but not always.
@@ -1831,14 +1830,14 @@ def config_of(text: str, *, exact: bool = False) -> tuple[dict[str, Any], str, S
     given = without_notes(config)
     leaves = flatten(given, (CONFIG,))
     if is_strict and any(map(may_be_huge, leaves)):  # the fast parser makes floats of ints past 64 bits
-        return config_of(text, exact=True)
+        return parsed_config(text, exact=True)
     if is_strict:
         with suppress(TypeError):  # deeper than the fast writer goes
             return config, orjson.dumps(given).decode(), leaves
     return config, valid_json(given), leaves
 
 
-def summary_of(text: str) -> tuple[dict[str, Any], str, Sequence[tuple[KeyPath, Scalar]]]:
+def parsed_summary(text: str) -> tuple[dict[str, Any], str, Sequence[tuple[KeyPath, Scalar]]]:
     """A summary, its text as valid JSON, and its numbers; ValueError if it is no object."""
     is_strict, tree = parsed_object(text)
     return tree, text if is_strict and tree else valid_json(tree), numeric_leaves(tree, (METRIC,))
@@ -2017,7 +2016,7 @@ def ask_for_runs(server: Server, project: Project, runs: Sequence[RunKeys], fiel
     return {run.id: answer.get(name) for name, run in zip(names, runs, strict=True)}
 
 
-def fetch_run(
+def fetch_run(  # noqa: C901 - one run's tries, and what each may meet
     server: Server,
     project: Project,
     table: Table,
@@ -2161,7 +2160,7 @@ def histories_of(fetched: Mapping[RunKeys, Fetched], table: Table, folder: Path)
         facts_by_id = {row.pop("run_id"): row for row in facts.iter_rows(named=True)}
         for run, found in fetched.items():
             if run.id in facts_by_id:
-                dtypes = common_dtypes(metrics_in(frame.collect_schema()) for frame in found.frames)
+                dtypes = widest_dtypes(metrics_in(frame.collect_schema()) for frame in found.frames)
                 about = {"dtypes": dtypes, "stored": stored, "file_rows": facts["rows"].sum()}
                 part = Part(file, **facts_by_id[run.id] | about)
                 made[run] = replace(made[run], parts=[part], repeated=repeated.get(run.id, 0))
@@ -2549,7 +2548,7 @@ def write_runs(
     flat = sorted((names[path], path) for path in dtypes)
     texts = dict.fromkeys(("_config_json", "_summary_json"), pl.String)
     schema = identity_schema() | {column_key(path): dtypes[path] for _, path in flat} | texts
-    rows = scan(ordered_files(pages, runs, settled, group_rows, work), schema)
+    rows = scan_files(ordered_files(pages, runs, settled, group_rows, work), schema)
     columns = [pl.col(column_key(path)).alias(name) for name, path in flat]
     about = {**metadata, COLUMNS_KEY: json.dumps({name: path[1:] for name, path in flat})}
     rows.select(*identity_schema(), *columns, *texts).sink_parquet(at, row_group_size=group_rows, metadata=about)
@@ -2602,7 +2601,7 @@ def ordered_files(
     return files
 
 
-def scan(files: Sequence[Path], schema: Mapping[str, Any]) -> pl.LazyFrame:
+def scan_files(files: Sequence[Path], schema: Mapping[str, Any]) -> pl.LazyFrame:
     """The rows of our own files, one after the other, in these columns; what a file lacks is null."""
     if not files:
         return pl.LazyFrame(schema=schema)
@@ -2698,7 +2697,7 @@ def row_tables(project: Project, kept: Collection[str], *, prune: bool) -> list[
             staying = frozenset((before & ids if prune or fetched is not None else before) - (fetched or {}).keys())
             sources = [part.dtypes for history in (fetched or {}).values() for part in history.parts]
             sources += [earlier.dtypes] if earlier and staying else []
-            tables.append(RowTable(name, fetched or {}, earlier, staying, common_dtypes(sources)))
+            tables.append(RowTable(name, fetched or {}, earlier, staying, widest_dtypes(sources)))
     return tables
 
 
@@ -2748,15 +2747,15 @@ def scan_parts(histories: Mapping[str, History], dtypes: Mapping[KeyPath, str]) 
             file_rows[part.file] = part.file_rows
             stored.append({path: part.stored[path] for path in part.dtypes})
     clocks = {column_key(clock): pl.Int64 if clock == ("_step",) else pl.Float64 for clock in CLOCKS}
-    metrics = {column_key(path): getattr(pl, dtype) for path, dtype in common_dtypes(stored).items()}
+    metrics = {column_key(path): getattr(pl, dtype) for path, dtype in widest_dtypes(stored).items()}
     schema = {"run_id": pl.String, **clocks, **metrics}
     scans: list[pl.LazyFrame] = []
     for is_whole, files in itertools.groupby(wanted, lambda file: wanted[file].total() == file_rows[file]):
         if is_whole:
-            scans.append(scan(list(files), schema))
+            scans.append(scan_files(list(files), schema))
         else:  # other runs share the file
-            scans += [scan([file], schema).filter(pl.col("run_id").is_in(list(wanted[file]))) for file in files]
-    rows = pl.concat(scans) if scans else scan([], schema)
+            scans += [scan_files([file], schema).filter(pl.col("run_id").is_in(list(wanted[file]))) for file in files]
+    rows = pl.concat(scans) if scans else scan_files([], schema)
     in_order = all(max(one) <= min(other) for one, other in itertools.pairwise(wanted.values()))
     return rows if in_order else rows.sort("run_id", column_key(("_step",)))  # logs named otherwise than their runs
 
@@ -3466,11 +3465,12 @@ def export(options: Options) -> int:
             server = Server(address, key, options, meter, say)
             source = {"kind": "server", "base_url": address}
             at_end.callback(server.stop)
-            signing_in = ThreadPoolExecutor(1).submit(sign_in, server.api)
+            asking = ThreadPoolExecutor(1).submit(find_projects, server)
             import_libraries()  # meanwhile
-            server.viewer = signing_in.result()
+            projects, failed = asking.result()
         folders = at_end.enter_context(working_folders(options.output, say, dry_run=options.dry_run))
-        projects, failed = find_projects(server) if server else (read_offline(options, folders.work, say), [])
+        if server is None:
+            projects, failed = read_offline(options, folders.work, say), []
         settle_stems(projects, options.output)
         work = partial(export_project, server, options=options, source=source, folders=folders)
         side_by_side(work, projects, PROJECTS_AT_ONCE if server else 1)
