@@ -82,7 +82,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cache, partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, Self, TypeAlias, TypeVar, cast
 from urllib.parse import quote, unquote, urlsplit
@@ -143,6 +143,7 @@ ROW_GROUP_BYTES = 16_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
 PART_ITEMS = 300_000  # logged values that a reader holds before it writes them away: about 40 MB
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
+BATCH_ROWS = 20_000  # of histories that are asked for and stored together
 BATCH_CELLS = 1_000_000  # fetched rows x columns that are converted in memory: 8 MB a thread
 TASK_BYTES, TASK_LOGS = 4_000_000, 100  # small logs that are read together
 MANY_BYTES = 16_000_000  # logs of less than this in all are read sooner than a second process starts
@@ -810,7 +811,8 @@ class HistoryRows:
             part = pl.DataFrame([owners, *series]).filter(pl.col("log").is_in(members))
             file = self.folder / f"{uuid.uuid4().hex}.parquet"
             run_id = pl.col("log").replace_strict(run_ids, return_dtype=pl.String).alias("run_id")
-            write_intermediate(part.select(run_id, pl.exclude("log")), file)
+            by_id = part.select(run_id, pl.exclude("log")).sort("run_id", maintain_order=True)
+            write_intermediate(by_id, file)
             newest_s = pl.col(column_key(("_timestamp",))).max().alias("newest_s")
             for facts in part.group_by("log").agg(newest_s, *step_facts()).iter_rows(named=True):
                 number = facts.pop("log")
@@ -1007,7 +1009,7 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
         batches: Iterable[list[Log]] = (read_logs(some, work, keys) for _, some in tasks)
         if processes > 1 and sum(size for size, _ in tasks) >= MANY_BYTES:
             pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=prepare_process)
-            stack.push(lambda error, *_: pool.shutdown(wait=error is None, cancel_futures=True))  # Ctrl-C does not wait
+            stack.callback(pool.shutdown, cancel_futures=True)
             batches = pool.map(read_logs, [some for _, some in tasks], itertools.repeat(work), itertools.repeat(keys))
         try:
             for batch in batches:
@@ -1016,6 +1018,9 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
         except BrokenProcessPool as error:
             message = "a process that read logs died, of too little memory perhaps; try --workers 1"
             raise ScriptError(message, NOTHING_USABLE) from error
+        finally:
+            for process in active_children() if len(logs) < len(files) else ():  # Ctrl-C waits for none of them
+                process.kill()
     return [logs[file] for file in files]
 
 
@@ -1962,7 +1967,7 @@ def changed_runs(project: Project, table: Table) -> list[RunKeys]:
     return [run for run in runs if known.get(run.id) != run.mark]
 
 
-def fetch_table(server: Server, project: Project, table: Table, folder: Path) -> None:
+def fetch_table(server: Server, project: Project, table: Table, folder: Path) -> None:  # noqa: C901 - in one sequence
     """Fill in the rows of the runs that changed; what is finished stays in `folder` for an export to come."""
     folder.mkdir(parents=True, exist_ok=True)
     histories = project.tables.setdefault(table.name, {})
@@ -2002,8 +2007,14 @@ def fetch_table(server: Server, project: Project, table: Table, folder: Path) ->
                 project.failed.append(Failure(run.id, table.name, error, 1 if found.problem else 2))
         server.meter.add(histories=len(batch), rows=sum(history.rows for history in made.values()))
 
+    missing.sort()  # so that part files hold ranges of run ids, as the history file does
     size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / server.downloads)))
-    side_by_side(fetch, chunks(missing, size), server.downloads)
+    batches: list[list[RunKeys]] = []
+    for run in missing:
+        if not batches or len(batches[-1]) == size or sum(each.history_rows for each in batches[-1]) >= BATCH_ROWS:
+            batches.append([])
+        batches[-1].append(run)
+    side_by_side(fetch, batches, server.downloads)
 
 
 def ask_for_runs(server: Server, project: Project, runs: Sequence[RunKeys], fields_: str) -> dict[str, Any]:
@@ -2740,24 +2751,41 @@ def scan_parts(histories: Mapping[str, History], dtypes: Mapping[KeyPath, str]) 
     """The rows of all parts by run id and step; columns are `run_id` and, by `column_key`, clocks and `dtypes`."""
     wanted: dict[Path, Counter[str]] = {}  # the rows of each run, by file
     file_rows: dict[Path, int] = {}
-    stored: list[Mapping[KeyPath, str]] = [dtypes]
+    as_float: dict[Path, frozenset[KeyPath]] = {}  # metrics of whole numbers that a file holds as Float64
     for run_id, history in sorted(histories.items()):
         for part in history.parts:
             wanted.setdefault(part.file, Counter())[run_id] += part.rows
             file_rows[part.file] = part.file_rows
-            stored.append({path: part.stored[path] for path in part.dtypes})
-    clocks = {column_key(clock): pl.Int64 if clock == ("_step",) else pl.Float64 for clock in CLOCKS}
-    metrics = {column_key(path): getattr(pl, dtype) for path, dtype in widest_dtypes(stored).items()}
-    schema = {"run_id": pl.String, **clocks, **metrics}
+            floats = {path for path in part.dtypes if dtypes[path] == "Int64" != part.stored[path]}
+            as_float[part.file] = as_float.get(part.file, frozenset()) | floats
+
+    def rows_in(files: Sequence[Path]) -> pl.LazyFrame:
+        """The rows of files with one and the same `as_float`."""
+        floats = as_float[files[0]] if files else frozenset()
+        clocks = {column_key(clock): pl.Int64 if clock == ("_step",) else pl.Float64 for clock in CLOCKS}
+        stored = {path: "Float64" if path in floats else dtype for path, dtype in dtypes.items()}
+        metrics = {column_key(path): getattr(pl, dtype) for path, dtype in stored.items()}
+        rows = scan_files(files, {"run_id": pl.String, **clocks, **metrics})
+        return rows.cast({column_key(path): pl.Int64 for path in floats})
+
+    groups: list[list[Path]] = []  # files whose ranges of run ids overlap are together
+    reached = ""
+    for file, ids in wanted.items():
+        if groups and min(ids) < reached:
+            groups[-1].append(file)
+        else:
+            groups.append([file])
+        reached = max(reached, *ids)
     scans: list[pl.LazyFrame] = []
-    for is_whole, files in itertools.groupby(wanted, lambda file: wanted[file].total() == file_rows[file]):
-        if is_whole:
-            scans.append(scan_files(list(files), schema))
-        else:  # other runs share the file
-            scans += [scan_files([file], schema).filter(pl.col("run_id").is_in(list(wanted[file]))) for file in files]
-    rows = pl.concat(scans) if scans else scan_files([], schema)
-    in_order = all(max(one) <= min(other) for one, other in itertools.pairwise(wanted.values()))
-    return rows if in_order else rows.sort("run_id", column_key(("_step",)))  # logs named otherwise than their runs
+    is_plain = {files[0]: len(files) == 1 and wanted[files[0]].total() == file_rows[files[0]] for files in groups}
+    for (is_whole, _), alike in itertools.groupby(groups, lambda files: (is_plain[files[0]], as_float[files[0]])):
+        if is_whole:  # one scan of many files is far cheaper than many scans
+            scans.append(rows_in([files[0] for files in alike]))
+            continue
+        for files in alike:  # other runs share the files
+            rows = pl.concat([rows_in([file]).filter(pl.col("run_id").is_in(list(wanted[file]))) for file in files])
+            scans.append(rows if len(files) == 1 else rows.sort("run_id", column_key(("_step",))))
+    return pl.concat(scans) if scans else rows_in([])
 
 
 # --- one project: merged with an earlier export, and published ------------------------------------------------
