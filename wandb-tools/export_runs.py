@@ -132,7 +132,7 @@ PAGES_AT_ONCE = 4  # answers that are waited for or parsed: 25 MB each
 TIMEOUT_S = 60  # enough for the largest page from a busy server; longer looks like a hang
 RETRIES = 4
 PAGE_RUNS = 1_000  # runs a question, the most that a server gives, and rows that are made together
-WINDOW_RUNS = 600  # that a window should hold: small enough to parse one while others are fetched
+WINDOW_RUNS = 400  # that a window should hold: small enough to parse one while others are fetched
 LISTINGS = 3  # before a project that keeps changing is taken as it is
 RUNS_A_QUESTION = 20  # histories or sweeps
 LIVE_ROWS_A_QUESTION = 5_000
@@ -368,7 +368,7 @@ class Project:
     files: list[dict[str, object]] = field(default_factory=list)  # as the metadata lists them
     kept: Collection[str] = ()  # ids of runs of an earlier export that are not in this one
     gone: Collection[str] = ()  # of these, the ids that the source no longer has
-    mismatched: Collection[str] = ()  # ids of runs whose rows differ in number from the server's
+    mismatched: Mapping[str, int] = field(default_factory=dict)  # rows of runs that have not as many as the server
     kept_fuller: Collection[str] = ()  # ids of runs of which the earlier export has more rows
     dropped: list[str] = field(default_factory=list)  # metrics that the earlier history had
     history_rows: int = 0
@@ -1706,9 +1706,10 @@ def list_runs(server: Server, project: Project, work: Path) -> None:
     for _ in range(LISTINGS):
         failed: list[Failure] = []
         project.is_changing = False
-        project.pages = fetch_pages(server, project, work, failed)
+        inactive: set[str] = set()  # ids of runs that --active-since leaves out
+        project.pages = fetch_pages(server, project, work, failed, inactive)
         project.runs = keys_of(project.pages)
-        got = project.runs.height
+        got = project.runs.height + len(inactive)
         if (got < project.selected or project.is_changing) and not any(failure.what == "runs" for failure in failed):
             plan(server, project)  # runs may have been deleted meanwhile
             if got < project.selected or project.is_changing:
@@ -1719,18 +1720,16 @@ def list_runs(server: Server, project: Project, work: Path) -> None:
             error = f"the server counts {project.selected:,} runs, but lists {got:,}"
             failed.append(Failure(project.path, "runs", error, LISTINGS))
     project.failed += failed
-    project.selected = max(project.selected, got)
-    if active_since := server.options.selection.active_since:
-        project.runs = project.runs.filter(pl.col("heartbeat_at") >= active_since)
-        left_out = got - project.runs.height
-        project.selected, project.filtered = project.selected - left_out, project.filtered + left_out
-    elif not project.filters and not failed:
+    project.selected = max(project.selected, got) - len(inactive)
+    project.filtered += len(inactive)
+    if not (project.filters or failed or server.options.selection.active_since):
         project.all_ids = set(project.runs["id"])
 
 
-def fetch_pages(server: Server, project: Project, work: Path, failed: list[Failure]) -> list[Page]:
+def fetch_pages(server: Server, project: Project, work: Path, failed: list[Failure], inactive: set[str]) -> list[Page]:
     """All windows' runs as pages, fetched side by side; a window that cannot be had is a failure."""
     pages: list[Page] = []
+    active_since = server.options.selection.active_since
     url = "/".join([server.api.page_url, *(quote(name, safe="") for name in (project.entity, project.name)), "runs"])
 
     def fetch(window: Window) -> list[Window]:
@@ -1739,8 +1738,12 @@ def fetch_pages(server: Server, project: Project, work: Path, failed: list[Failu
         except RequestError as error:
             failed.append(Failure(project.path, "runs", str(error), error.attempts))
             return []
-        pages.append(write_page([run_of_node(node, project, url, failed) for node in nodes], work))
         server.meter.add(runs=len(nodes))
+        if active_since is not None:
+            late = [node for node in nodes if (time_of(node["heartbeatAt"]) or EPOCH) >= active_since]
+            inactive.update({node["name"] for node in nodes} - {node["name"] for node in late})
+            nodes = late
+        pages.append(write_page([run_of_node(node, project, url, failed) for node in nodes], work))
         return rest
 
     windows = project.windows
@@ -2072,7 +2075,7 @@ def fetch_run(  # noqa: C901 - one run's tries, and what each may meet
         failure = Failure(run.id, table.name, str(error), error.attempts)
     except (ScriptError, OSError):  # no place to write to: of no run alone
         raise
-    except Exception as error:  # noqa: BLE001 - whatever is odd about one run's rows must not cost the others theirs
+    except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001 - one odd run must not cost the others theirs
         failure = Failure(run.id, table.name, f"cannot be understood: {error!r}"[:300], tries)
     project.failed.append(failure)
     return None
@@ -2182,7 +2185,7 @@ def histories_of(fetched: Mapping[RunKeys, Fetched], table: Table, folder: Path)
     except OSError as error:
         message = f"{folder} cannot be written to ({error.strerror}); free the place or choose another with -o"
         raise ScriptError(message, NOTHING_USABLE) from error
-    except pl.exceptions.ComputeError:  # one that is damaged must not cost the others theirs
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):  # an odd one must not cost the others theirs
         singly = [{run: found} for run, found in fetched.items()] if len(fetched) > 1 else []
         made = {run: history for one in singly for run, history in histories_of(one, table, folder).items()}
     finally:
@@ -2208,12 +2211,15 @@ def stored_histories(folder: Path) -> dict[str, History]:
     for unfinished in [*folder.glob("*.download"), *folder.glob("*.part")]:
         unfinished.unlink()
     for file in folder.glob("*.parquet"):
-        about = {"file": file, "stored": metrics_in(pl.scan_parquet(file, glob=False).collect_schema())}
-        for key, history in json.loads(pl.read_parquet_metadata(file)[PART_KEY]).items():
-            for part in history["parts"]:
-                part.update(about, dtypes={tuple(path): dtype for path, dtype in part["dtypes"]})
-            history["parts"] = [Part(**part) for part in history["parts"]]
-            stored[key] = History(**history | {"skipped": [*map(tuple, history["skipped"])]})
+        try:
+            about = {"file": file, "stored": metrics_in(pl.scan_parquet(file, glob=False).collect_schema())}
+            for key, history in json.loads(pl.read_parquet_metadata(file)[PART_KEY]).items():
+                for part in history["parts"]:
+                    part.update(about, dtypes={tuple(path): dtype for path, dtype in part["dtypes"]})
+                parts = [Part(**part) for part in history["parts"]]
+                stored[key] = History(**history | {"parts": parts, "skipped": [*map(tuple, history["skipped"])]})
+        except (OSError, ValueError, LookupError, TypeError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+            file.unlink()  # damaged, or of another version: it is fetched again
     return stored
 
 
@@ -2247,7 +2253,7 @@ def export_rows(file: Path, nested: Collection[KeyPath], keys: Sequence[str], sk
             elif is_private(path):
                 skipped.add(path)
             elif path in CLOCKS[1:]:
-                columns[path] = column.cast(pl.Float64)
+                columns[path] = column.cast(pl.Float64, strict=False)
             elif path in CLOCKS or not is_wanted(path, keys):
                 continue
             elif top in media and path[0] != top:
@@ -2265,7 +2271,7 @@ def export_rows(file: Path, nested: Collection[KeyPath], keys: Sequence[str], sk
                 values, numbers = rows.select(column.count(), number.count().alias("numbers")).collect().row(0)
                 skipped |= {path} if values > numbers else set()
                 columns |= {path: number} if numbers else {}
-    except pl.exceptions.ComputeError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise RequestError("an export was cut short or damaged", retries=1) from error
     return rows.select(column.alias(column_key(path)) for path, column in columns.items())
 
@@ -2402,15 +2408,10 @@ def numeric_leaves(summary: Mapping[str, object], above: KeyPath = ()) -> list[t
     >>> numeric_leaves({"loss": "NaN", "val": {"acc": 1}, "_step": 9, "h": {"_type": "histogram", "n": 3}})
     [(('loss',), nan), (('val', 'acc'), 1)]
     """
-    leaves: list[tuple[KeyPath, int | float]] = []
-    inner: list[tuple[KeyPath, Any]] = []  # what is no plain number: few
-    for key, value in summary.items():
-        if key.startswith("_"):
-            continue
-        if type(value) is float or type(value) is int:
-            leaves.append(((*above, key), value))
-        else:
-            inner.append(((*above, key), value))
+    plain = {float, int}
+    mine = [(key, value) for key, value in summary.items() if key[:1] != "_"]
+    leaves: list[tuple[KeyPath, Any]] = [((*above, key), value) for key, value in mine if type(value) in plain]
+    inner: list[tuple[KeyPath, Any]] = [((*above, key), value) for key, value in mine if type(value) not in plain]
     for path, value in inner:  # which grows by what nested dicts hold
         if isinstance(value, bool | int | float):
             leaves.append((path, int(value) if isinstance(value, bool) else value))
@@ -2921,7 +2922,7 @@ def note_history(project: Project, table: RowTable, at: Path, options: Options) 
     rows = dict(pl.scan_parquet(at, glob=False).group_by("run_id").len().collect().iter_rows())
     if table.name == "history":
         counts = project.runs.select("id", "history_rows").iter_rows()
-        project.mismatched = sorted(run_id for run_id, counted in counts if rows.get(run_id, 0) != counted)
+        project.mismatched = {run_id: rows.get(run_id, 0) for run_id, n in counts if rows.get(run_id, 0) != n}
     if table.name == "history" or not options.include_history:
         project.history_rows, project.history_runs = sum(rows.values()), len(rows)
     if table.earlier:
@@ -2971,7 +2972,7 @@ def metadata_document(project: Project, options: Options, source: Mapping[str, o
             "rows": project.history_rows,
             "runs": project.history_runs,
             "sampled": options.history_samples is not None and not options.include_history,
-            "mismatched": project.mismatched,
+            "mismatched": sorted(project.mismatched),
         },
         "files": [],
         "failed": [failure._asdict() for failure in project.failed],
@@ -3177,9 +3178,7 @@ def json_row(project: Project, options: Options) -> dict[str, Any]:
     row = {"entity": project.entity, "project": project.name, "status": "planned", "filtered": project.filtered}
     if options.dry_run and not options.offline:
         return row | {"runs": project.selected, "history_rows": project.planned_rows}
-    fetched = project.tables.get("history", {})
-    rows = dict(project.runs.select("id", "history_rows").iter_rows())
-    rows |= {run_id: fetched[run_id].rows if run_id in fetched else 0 for run_id in project.mismatched}
+    rows: dict[str, int] = {**dict(project.runs.select("id", "history_rows").iter_rows()), **project.mismatched}
     row |= {"status": project.status, "runs": project.runs.height, "history_rows": sum(rows.values())}
     row |= {"failed": len(project.failed), "torn": len(project.torn)}
     return row if options.dry_run else row | {"kept": len(project.kept)}
@@ -3522,7 +3521,7 @@ def export_project(
             shutil.rmtree(folders.kept / project.stem, ignore_errors=True)
     except (RequestError, ScriptError) as error:  # the second of its files
         project.failed.append(Failure(project.path, "project", str(error), getattr(error, "attempts", 1)))
-    except Exception as error:
+    except (Exception, pl.exceptions.PanicException) as error:
         if options.debug or (server is not None and server.storage.stopped.is_set()):
             raise
         project.failed.append(Failure(project.path, "project", f"cannot be understood: {error!r}"[:300]))
@@ -3531,6 +3530,8 @@ def export_project(
 def main(argv: Sequence[str] | None = None) -> int:
     """Options in, exit code out: the only place where exceptions become messages."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's SIGTERM ends it as Ctrl-C does
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - closed ones are None
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # names that the terminal's encoding lacks

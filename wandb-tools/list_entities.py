@@ -631,6 +631,8 @@ def list_projects(options: Options) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Options in, exit code out: the only place where exceptions become messages."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's SIGTERM ends it as Ctrl-C does
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - closed ones are None
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # names that the terminal's encoding lacks
