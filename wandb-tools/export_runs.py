@@ -1483,6 +1483,7 @@ class Server:
         self.storage = Host(None, connections=self.downloads, **limits)
         self.storage.first_wait_s = FIRST_DOWNLOAD_WAIT_S
         self.questions = threading.BoundedSemaphore(self.workers)
+        self.conversions = threading.BoundedSemaphore(os.cpu_count() or 1)  # bounds memory; more gain nothing
 
     def ask(self, question: str, variables: Mapping[str, object]) -> Any:
         """The answer's data; RequestError without one."""
@@ -1994,7 +1995,8 @@ def fetch_table(server: Server, project: Project, table: Table, folder: Path) ->
         with suppress(RequestError):  # one run may spoil the question: then each is asked for alone
             answers = ask_for_runs(server, project, batch, table.fields) if len(batch) > 1 else {}
         fetched = {run: found for run in batch if (found := fetch_one(run, answers.get(run.id)))}
-        made = histories_of(fetched, table, folder)
+        with server.conversions:
+            made = histories_of(fetched, table, folder)
         for run, found in fetched.items():
             history, problem = made.get(run), found.problem
             if not problem and (history is None or history.is_short) and (again := fetch_one(run, None)):
@@ -2145,8 +2147,13 @@ def as_row(live: object) -> Mapping[str, Any]:
 # --- the server: rows of histories ----------------------------------------------------------------------------
 
 
-def histories_of(fetched: Mapping[RunKeys, Fetched], table: Table, folder: Path) -> dict[RunKeys, History]:
-    """The histories of runs, each step once, written as one part file; without those that cannot be read."""
+def histories_of(  # noqa: C901 - one sequence
+    fetched: Mapping[RunKeys, Fetched], table: Table, folder: Path
+) -> dict[RunKeys, History]:
+    """The histories of runs, each step once, written as one part file; without those that cannot be read.
+
+    Runs whose steps repeat, or whose whole numbers would not be exact beside fractions of others, get a file each.
+    """
     made = {run: History((), found.skipped, found.counted, mark=run.mark) for run, found in fetched.items()}
     frames = [
         frame.select(pl.lit(run.id).alias("run_id"), pl.lit(number).alias("frame"), pl.all())
@@ -2155,39 +2162,47 @@ def histories_of(fetched: Mapping[RunKeys, Fetched], table: Table, folder: Path)
     ]
     if not frames:
         return made
+
+    def singly() -> dict[RunKeys, History]:
+        each = [{run: found} for run, found in fetched.items()] if len(fetched) > 1 else []
+        return {run: history for one in each for run, history in histories_of(one, table, folder).items()}
+
     step = column_key(("_step",))
     unfinished = folder / f"{uuid.uuid4().hex}.part"
     file = unfinished.with_suffix(".parquet")
     try:
         rows = pl.concat(frames, how="diagonal_relaxed")
         stored = metrics_in(rows.collect_schema())
+        dtypes = {run: widest_dtypes(metrics_in(f.collect_schema()) for f in fetched[run].frames) for run in fetched}
         if sum(run.history_rows for run in fetched) * len(stored) <= BATCH_CELLS:
             rows = rows.collect().lazy()
         facts = rows.group_by("run_id").agg(step_facts()).collect()
-        repeated: dict[str, int] = {}
+        mixed = [
+            column_key(path) for path in stored if len({of_run.get(path) for of_run in dtypes.values()} - {None}) > 1
+        ]
+        huge = rows.select((pl.col(mixed).abs() > EXACT_FLOAT).any()).collect().row(0) if mixed else ()
+        if len(fetched) > 1 and (any(huge) or not facts["ascending"].all()):
+            return singly()
+        repeated = 0
         if not facts["ascending"].all():
-            extra = (pl.len() - pl.col(step).n_unique()).cast(pl.Int64).alias("extra")
-            per_run = rows.group_by("run_id", "frame").agg(extra).group_by("run_id").agg(pl.col("extra").sum())
-            repeated = dict(per_run.collect().iter_rows())
-            rows = rows.collect().unique(["run_id", step], keep="last", maintain_order=True).sort("run_id", step).lazy()
+            counts = rows.group_by("frame").agg((pl.len() - pl.col(step).n_unique()).cast(pl.Int64).alias("again"))
+            repeated = int(counts.collect()["again"].sum())
+            rows = rows.collect().unique(step, keep="last", maintain_order=True).sort(step).lazy()
             facts = rows.group_by("run_id").agg(step_facts()).collect()
         facts_by_id = {row.pop("run_id"): row for row in facts.iter_rows(named=True)}
-        for run, found in fetched.items():
+        for run in fetched:
             if run.id in facts_by_id:
-                dtypes = widest_dtypes(metrics_in(frame.collect_schema()) for frame in found.frames)
-                about = {"dtypes": dtypes, "stored": stored, "file_rows": facts["rows"].sum()}
-                part = Part(file, **facts_by_id[run.id] | about)
-                made[run] = replace(made[run], parts=[part], repeated=repeated.get(run.id, 0))
+                about = {"dtypes": dtypes[run], "stored": stored, "file_rows": facts["rows"].sum()}
+                made[run] = replace(made[run], parts=[Part(file, **facts_by_id[run.id] | about)], repeated=repeated)
         finished = {history_key(run, table): to_store(history) for run, history in made.items() if not history.is_short}
-        about_all = {PART_KEY: json.dumps(finished)}
-        rows.drop("frame").sink_parquet(unfinished, compression="lz4", statistics=False, metadata=about_all)
+        metadata = {PART_KEY: json.dumps(finished)}
+        rows.drop("frame").sink_parquet(unfinished, compression="lz4", statistics=False, metadata=metadata)
         unfinished.rename(file)
     except OSError as error:
         message = f"{folder} cannot be written to ({error.strerror}); free the place or choose another with -o"
         raise ScriptError(message, NOTHING_USABLE) from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):  # an odd one must not cost the others theirs
-        singly = [{run: found} for run, found in fetched.items()] if len(fetched) > 1 else []
-        made = {run: history for one in singly for run, history in histories_of(one, table, folder).items()}
+        return singly()
     finally:
         for download_ in (file for found in fetched.values() for file in found.files):
             download_.unlink(missing_ok=True)
@@ -2738,7 +2753,9 @@ def write_table(table: RowTable, at: Path, project: Project, names: Names, metad
     made_of = project.made_of.get(table.name, earlier.made_of if earlier else ())
     marks = {run_id: h.mark for run_id, h in table.fetched.items() if h.mark and not h.is_short}
     if earlier and earlier.made_of == made_of:
-        marks |= {run_id: mark for run_id, mark in earlier.marks.items() if run_id in table.staying}
+        # Runs without rows have marks, too: else they would be asked for again each time.
+        known = table.staying | (earlier.marks.keys() - earlier.rows.keys() - table.fetched.keys())
+        marks |= {run_id: earlier.marks[run_id] for run_id in known if run_id in earlier.marks}
     about = {
         **metadata,
         COLUMNS_KEY: json.dumps({name: path for name, path, _ in columns}),
