@@ -719,3 +719,82 @@ def test_a_busy_storage_host_is_left_alone_by_all_downloads(server, export, out)
     assert not [time for time in times if wait_s / 2 < time < wait_s]  # what was on its way may come
     assert max(times) > wait_s
     assert "503" in done.err
+
+
+# --- odd things in one run, and leftovers -------------------------------------------------------------------------
+
+
+def exports_of(server: Server, run_id: str) -> list[Path]:
+    """The parquet files that the server has of a run's history."""
+    return [export.file for export in server.store.run("team", "demo", run_id).history.exports]
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "lost"),
+    [
+        ("no step", {"loss": [1.0, 2.0, 3.0]}, True),
+        ("a step that is text", {"_step": ["0", "x", "2"], "loss": [1.0, 2.0, 3.0]}, True),
+        ("a time that is text", {"_step": [0, 1, 2], "_timestamp": ["a", "b", "c"], "loss": [1.0, 2.0, 3.0]}, False),
+    ],
+)
+def test_an_odd_parquet_export_costs_its_run_alone(server, export, out, name, columns, lost):
+    for run_id in "abc":
+        add_run(server, "demo", run_id, rows=3)
+    for file in exports_of(server, "b"):
+        pl.DataFrame(columns).write_parquet(file)
+    done = export("team/demo", "--include-history", *QUICK)
+    assert (done.code, sorted(runs(out)["id"])) == (3 if lost else 0, ["a", "b", "c"]), (name, done.err)
+    assert steps_of(out, "a") == steps_of(out, "c") == [0, 1, 2]
+    assert steps_of(out, "b") == ([] if lost else [0, 1, 2])
+    assert [failure["run"] for failure in metadata(out)["failed"]] == (["b"] if lost else [])
+
+
+def test_a_damaged_leftover_of_an_interrupted_export_is_fetched_again(server, export, out):
+    add_run(server, "demo", "a")
+    folder = out / ".wandb_tools" / "histories" / "team_demo" / "history"
+    folder.mkdir(parents=True)
+    (folder / "empty.parquet").write_bytes(b"")
+    pl.DataFrame({"x": [1]}).write_parquet(folder / "foreign.parquet")
+    assert export("team/demo", "--include-history", *QUICK).code == 0
+    assert steps_of(out, "a") == [0, 1, 2, 3, 4]
+
+
+def test_runs_that_are_left_out_decide_no_dtype(server, export, out):
+    add_run(server, "demo", "new", config={"x": 1}, heartbeat_at="2026-03-01T00:00:00Z")
+    add_run(server, "demo", "old", config={"x": "abc", "y": 2}, heartbeat_at="2026-01-01T00:00:00Z")
+    assert export("team/demo", "--active-since", "2026-02-01", *QUICK).code == 0
+    assert runs(out).select(pl.col("^config_.*$")).to_dict(as_series=False) == {"config_x": [1]}
+
+
+def test_runs_without_rows_are_not_asked_for_each_time(server, export, out):
+    for number in range(6):
+        add_run(server, "demo", f"r{number}")
+    server.add_events("team", "demo", "r0", [{"_runtime": 1.0, "_timestamp": 2.0, "system.cpu": 3.0}])
+    flags = ("team/demo", "--include-history", "--system-metrics", *QUICK)
+    assert export(*flags).code == 0
+    server.change_run("team", "demo", "r0", heartbeat_at="2026-06-01T00:00:00Z")
+    assert export(*flags).code == 0
+    server.reset()
+    before = (out / "team_demo_history.parquet").stat().st_ino
+    assert export(*flags).code == 0
+    assert server.counts().get("operation:Histories", 0) == 0
+    assert (out / "team_demo_history.parquet").stat().st_ino == before
+
+
+def test_rows_that_repeat_are_counted_right_the_second_time(server, export, out):
+    server.add_run("team", "demo", "a", summary={"loss": 1.0})
+    server.add_history("team", "demo", "a", rows=[*steps([0, 1]), *steps([1, 2])])
+    counts = []
+    for _ in range(2):
+        done = export("team/demo", "--include-history", "--json", *QUICK)
+        counts.append(json.loads(done.out)["exports"][0]["history_rows"])
+    assert counts == [3, 3]
+    assert metadata(out)["history"]["mismatched"] == ["a"]
+
+
+def test_closed_standard_streams(script_command, tmp_path, out):
+    write_log(tmp_path / "logs", "a", rows=log_rows(3))
+    command = script_command(SCRIPT, "--offline", tmp_path / "logs", "-o", out)
+    shell = ["sh", "-c", '"$@" >&- 2>&-', "sh", *command.pop("args")]
+    assert subprocess.run(shell, **command, timeout=LIMIT_S, check=False).returncode == 0
+    assert runs(out)["id"].to_list() == ["a"]
