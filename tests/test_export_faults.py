@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from conftest import LIMIT_S, Done, wait_until
-from log_files import HEADER, records_of, write_log
+from log_files import HEADER, START, records_of, write_log
 from wandb_server import Server
 
 if TYPE_CHECKING:
@@ -793,8 +794,41 @@ def test_rows_that_repeat_are_counted_right_the_second_time(server, export, out)
 
 
 def test_closed_standard_streams(script_command, tmp_path, out):
-    write_log(tmp_path / "logs", "a", rows=log_rows(3))
+    write_log(tmp_path / "logs", "a", rows=log_rows(3), entity="team", project="demo")
     command = script_command(SCRIPT, "--offline", tmp_path / "logs", "-o", out)
     shell = ["sh", "-c", '"$@" >&- 2>&-', "sh", *command.pop("args")]
     assert subprocess.run(shell, **command, timeout=LIMIT_S, check=False).returncode == 0
     assert runs(out)["id"].to_list() == ["a"]
+
+
+def test_a_project_keeps_the_names_of_its_files(server, export, out):
+    add_run(server, "demo", "a")
+    add_run(server, "Demo", "b")
+    assert export("team/demo", *QUICK).code == 0
+    assert export("team/demo", "team/Demo", *QUICK).code == 0
+    assert runs(out)["id"].to_list() == ["a"]
+    assert len(list(out.glob("*_runs.parquet"))) == 2
+    assert export("team/Demo", *QUICK).code == 0
+    assert len(list(out.glob("*_runs.parquet"))) == 2
+
+
+def test_a_resumed_log_without_the_one_before_replaces_nothing(export_logs, tmp_path, out):
+    places = {"entity": "team", "project": "demo"}
+    first = write_log(tmp_path / "logs", "a", rows=log_rows(5), **places)
+    later = START + timedelta(hours=1)
+    write_log(tmp_path / "logs", "a", rows=log_rows(4), started_at=later, resumed=True, **places)
+    assert export_logs("--include-history").code == 0
+    assert steps_of(out, "a") == list(range(9))
+    shutil.rmtree(first.parent)
+    assert export_logs("--include-history").code == 0
+    assert steps_of(out, "a") == list(range(9))
+    assert metadata(out)["kept_fuller"] == ["a"]
+
+
+def test_null_in_place_of_runs_costs_the_project_alone(server, export, out):
+    add_run(server, "demo", "a")
+    add_run(server, "odd", "b")
+    server.fault("null", match={"project": "odd", "field": "runs"})
+    done = export("team/demo", "team/odd", *QUICK)
+    assert (done.code, runs(out)["id"].to_list()) == (3, ["a"])
+    assert "team/odd" in done.err

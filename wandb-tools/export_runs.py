@@ -930,7 +930,9 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
         project.unread = {log.run_id for log in logs if not log.records}
         project.all_ids = ids if sees_all else None
         project.selected, project.filtered = len(mine), len(ids) - len(mine)
-        project.cut = {run.id for run, _, its_logs in mine if any(log.is_cut for log in its_logs)}
+        project.cut = {
+            run.id for run, _, its_logs in mine if any(log.is_cut for log in its_logs) or its_logs[0].run.get("resumed")
+        }
         for run, _, its_logs in mine:
             for log in its_logs:
                 project.failed += failures_of(log, folder, run.id)
@@ -1685,6 +1687,8 @@ def plan(server: Server, project: Project) -> bool:
     answer = server.ask(PLAN, {**project.place, "filters": json.dumps(project.filters)})["project"]
     if answer is None:
         return False
+    if None in answer.values():
+        raise RequestError("an answer without runs", status=200, retries=0)
     project.selected, project.filtered = answer["selected"], answer["all"] - answer["selected"]
     first, last = ([time_of(edge["node"]["createdAt"]) for edge in answer[key]["edges"]] for key in ("first", "last"))
     project.last_created = last[0] if last else None
@@ -1770,8 +1774,8 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
 
     answer, size = server.ask_for_less(ask, project.page_runs)
     project.page_runs = min(size * 4, PAGE_RUNS)
-    if answer is None:
-        raise RequestError("the project is gone", retries=0)
+    if answer is None or answer["runs"] is None:
+        raise RequestError("the project is gone" if answer is None else "an answer without runs", retries=0)
     nodes = [edge["node"] for edge in answer["runs"]["edges"]]
     info, runs = answer["runs"]["pageInfo"], answer["inWindow"]
     project.is_changing |= window.cursor is not None and runs != window.runs
@@ -3046,29 +3050,35 @@ def file_facts(file: Path, at: Path) -> dict[str, object]:
 def settle_stems(projects: list[Project], output: Path) -> None:
     """Give each project what its files' names begin with: settled for all of them, before any is written.
 
-    No name from W&B leaves the folder or takes another's files.
+    No name from W&B leaves the folder or takes another's files; a project that has files keeps their names.
     """
-    projects.sort(key=lambda project: (project.entity, project.name))
-    taken: set[str] = set()
+    longest = 200 - len("_history_sampled.parquet")
+    stems: list[tuple[bool, str, str, Project]] = []  # whether it has no files yet, where they would be, and else
     for project in projects:
         suffix = f"__{path_hash((project.entity, project.name))[:8]}"
-        longest = 200 - len("_history_sampled.parquet")
         stem = quote(f"{project.entity}_{project.name}".encode("utf-8", "surrogatepass"), safe="").replace("~", "%7E")
         stem = re.sub(r"^\.", "%2E", stem)
-        if len(stem) > longest:
-            stem = stem[: longest - len(suffix)] + suffix
-        else:
-            owners = set()  # of files that begin so, as they say themselves
-            for name in ("runs", *TABLES):
-                with suppress(
-                    OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException
-                ):
-                    about = json.loads(pl.read_parquet_metadata(output / f"{stem}_{name}.parquet")[SOURCE_KEY])
-                    owners.add((about["entity"], about["project"]))
-            if stem.lower() in taken or owners - {(project.entity, project.name)}:
-                stem += suffix
-        project.stem = stem
-        taken.add(stem.lower())
+        other = stem[: longest - len(suffix)] + suffix
+        stem = other if len(stem) > longest else stem
+        mine = {(project.entity, project.name)}
+        has_files = [owners_of(output, each) == mine for each in (stem, other)]
+        if has_files[1] or owners_of(output, stem) - mine:
+            stem = other
+        stems.append((not any(has_files), stem, other, project))
+    taken: set[str] = set()
+    for is_new, stem, other, project in sorted(stems, key=lambda each: (each[0], each[3].entity, each[3].name)):
+        project.stem = other if is_new and stem.lower() in taken else stem
+        taken.add(project.stem.lower())
+
+
+def owners_of(output: Path, stem: str) -> set[tuple[str, str]]:
+    """The entities and projects of the files whose names begin so, as these say themselves."""
+    owners = set()
+    for name in ("runs", *TABLES):
+        with suppress(OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+            about = json.loads(pl.read_parquet_metadata(output / f"{stem}_{name}.parquet")[SOURCE_KEY])
+            owners.add((about["entity"], about["project"]))
+    return owners
 
 
 class Folders(NamedTuple):
