@@ -127,28 +127,13 @@ STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "p
 KEY = ("entity", "project", "id")  # what makes a run unique
 RUN_COLUMNS = {*KEY, "name", "state", "created_at"}  # what makes a file a runs file
 ROW_COLUMNS = {"run_id", "entity", "project"}  # what all other files of an export have
-IDENTITY = {
-    *RUN_COLUMNS,
-    "heartbeat_at",
-    "runtime_s",
-    "last_step",
-    "history_rows",
-    "tags",
-    "group",
-    "job_type",
-    "sweep",
-}
-IDENTITY |= {"user", "notes", "commit", "url", "host", "os", "python", "command", "gpu", "gpu_count", "exported_at"}
-IDENTITY |= {"source_file", "_config_json", "_summary_json"}
+IDENTITY = {*RUN_COLUMNS, "heartbeat_at", "runtime_s", "last_step", "history_rows", "tags", "group", "job_type"}
+IDENTITY |= {"sweep", "user", "notes", "commit", "url", "host", "os", "python", "command", "gpu", "gpu_count"}
+IDENTITY |= {"exported_at", "source_file", "_config_json", "_summary_json"}
 KINDS = ("derived", "config", "metric", "history", "identity")  # of columns, in the order of --schema
 DERIVED = ("stage", "arch", "model_type", "protocol", "k", "lr_parsed", "wd_parsed", "eps_parsed")  # in this order
 SUMMARIES = {"min": "minimum", "max": "maximum", "last": "last value", "mean": "mean"}  # of define_metric
-DEFAULT_METRIC = "metric_test_mse"
 VALIDATION = {"val", "valid", "validation", "eval"}
-DEFAULT_SEGMENTS = ({"test"}, VALIDATION)  # of the default metric's name, then any other
-PLAIN_METRICS = {"loss", "error", "accuracy", "acc", "score", "reward"}
-COSTS = {"runtime", "latency", "throughput", "fps"}  # have a direction, but are not what a project is about
-ENOUGH_COVERAGE = 0.8  # of the best-covered metric's runs, for a default metric
 VALUES = {  # which value stands for a run: the summary's, or one that aggregate_runs --history computed
     "summary": "summary",
     "min": "lowest of its history",
@@ -157,8 +142,6 @@ VALUES = {  # which value stands for a run: the summary's, or one that aggregate
     "tail": "mean of its history's last tenth",
     "at": "at the best step",
 }
-FEW_VALUES = 10  # a value of fewer logged ones says little
-TAKE_ALL = {"schema", "sql", "health", "diff"}  # questions about runs in all states
 
 CONFIDENCE, SIGNIFICANT = 0.95, 0.05
 RESAMPLES, PERMUTATIONS, SEED = 10_000, 2_000, 0  # of the bootstrap and of the permutation test
@@ -325,12 +308,11 @@ class Runs:
 
     @property
     def holds_runs(self) -> bool:
-        """Whether these are runs, by the columns: a file's name says nothing for sure."""
         return self.dtypes.keys() >= RUN_COLUMNS and not self.is_result
 
     def label(self, column: str) -> str:
-        """How people know a column: its W&B name, or the column's own."""
-        return ".".join(self.paths[column]) if column in self.paths else column
+        """A column's W&B name, or the column's own."""
+        return ".".join(self.paths.get(column, (column,)))
 
 
 class Metric(NamedTuple):
@@ -344,11 +326,10 @@ class Metric(NamedTuple):
 
     @property
     def direction(self) -> str:
-        """What a reader wants to know about the goal."""
         return f"{'lower' if self.goal == 'minimize' else 'higher'} is better ({self.why})"
 
     def beside(self, what: str) -> str:
-        """The column of the histories that holds `what`, such as min_step, of the same metric."""
+        """The column that aggregate_runs --history made of the same metric for `what`, such as min_step."""
         return f"history_{what}_" + re.sub("^history_(min|max|last|tail|at)_", "", self.column)
 
     def descending(self, by: Sequence[str]) -> list[bool]:
@@ -377,7 +358,6 @@ class TableColumn(NamedTuple):
 
     @property
     def width(self) -> int:
-        """The terminal cells that the column takes in full."""
         return max(map(cell_count, (self.label, *self.cells)))
 
     def least_width(self, enough: int) -> int:
@@ -431,7 +411,15 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:
             foreign.append(str(file))
     remarks = [f"left out: {error}" for error in errors]
     if not places and (UNIFIED_FILE.is_file() or parts):
-        return newest_input(parts, remarks, len(errors))
+        unified = [open_file(UNIFIED_FILE)] if UNIFIED_FILE.is_file() else []
+        newest = max([*unified, *parts], key=lambda part: part.files[0].stat().st_mtime)
+        if newest.files[0] == UNIFIED_FILE:
+            return [newest], [f"reading {UNIFIED_FILE}"], 0
+        rank = f"newest of {len(parts)} exports there; aggregate_runs.py makes one file of all"
+        remarks.insert(0, f"reading {newest.files[0]}, the {rank if len(parts) > 1 else 'export there'}")
+        if unified:
+            remarks.append(f"{UNIFIED_FILE} is older and was passed over: run aggregate_runs.py again")
+        return [newest], remarks, len(errors)
     if not parts:
         here = f"here is neither {UNIFIED_FILE} nor an export in {EXPORT_FOLDER}{os.sep}"
         problem = f"no runs in {', '.join(map(str, places))}" if places else f"no input: {here}"
@@ -442,57 +430,40 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:
     return [replace(part, others=tuple(others)) for part in parts], remarks, len(errors)
 
 
-def newest_input(parts: Sequence[Runs], remarks: Sequence[str], damaged: int) -> tuple[list[Runs], list[str], int]:
-    """The newest export, unless the unified file is as new."""
-    newest = max(parts, key=lambda part: part.files[0].stat().st_mtime, default=None)
-    unified = open_file(UNIFIED_FILE) if UNIFIED_FILE.is_file() else None
-    if newest is None or (unified and UNIFIED_FILE.stat().st_mtime >= newest.files[0].stat().st_mtime):
-        return [unified or open_file(UNIFIED_FILE)], [f"reading {UNIFIED_FILE}"], 0
-    rank, hint = "the export there", ""
-    if len(parts) > 1:
-        rank, hint = f"the newest of {len(parts)} exports there", "; aggregate_runs.py makes one file of all"
-    stale = [f"{UNIFIED_FILE} is older and was passed over: run aggregate_runs.py again"] if unified else []
-    return [newest], [f"reading {newest.files[0]}, {rank}{hint}", *remarks, *stale], damaged
-
-
 def parquet_files(place: Path) -> list[Path]:
     """`place` itself, or the parquet files below it; hidden ones are unfinished or not for readers."""
-    if place.is_dir():
-        found = sorted(place.rglob("*.parquet"))
-        return [file for file in found if not any(part[0] == "." for part in file.relative_to(place).parts)]
     if not place.exists():
         raise ScriptError(f"{place} does not exist; name a parquet file or a folder of them", NOTHING_USABLE)
-    return [place]
+    if not place.is_dir():
+        return [place]
+    found = sorted(place.rglob("*.parquet"))
+    return [file for file in found if not any(part[0] == "." for part in file.relative_to(place).parts)]
 
 
 def open_file(file: Path) -> Runs:
-    """What one parquet file holds; nothing but its footer is read yet."""
-    odd = {
-        pl.Date,
-        pl.Datetime,
-        pl.Time,
-        pl.Duration,
-        pl.Decimal,
-        pl.Binary,
-        pl.Struct,
-        pl.Array,
-        pl.Categorical,
-        pl.Enum,
-    }
+    """What one parquet file holds; nothing but its footer is read yet.
+
+    Dtypes that the contract's files do not have, but those of others may, become similar ones that they have.
+    """
+    import polars.selectors as cs
+
     try:
         metadata = pl.read_parquet_metadata(file)
-        frame = pl.scan_parquet(file, glob=False)  # a file's name is no pattern
+        frame = pl.scan_parquet(file, glob=False).with_columns(  # a file's name is no pattern
+            (cs.date() | cs.datetime(time_zone=None)).cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
+            cs.duration().dt.total_microseconds() / 1e6,
+            cs.decimal().cast(pl.Float64),
+            cs.binary().bin.encode("hex"),
+            cs.struct().struct.json_encode(),
+            cs.array().arr.to_list(),
+            pl.col(pl.Time, pl.Categorical, pl.Enum).cast(pl.String),
+        )
         dtypes = frame.collect_schema()
-        if casts := [as_known_dtype(column, dtype) for column, dtype in dtypes.items() if dtype.base_type() in odd]:
-            frame = frame.with_columns(casts)
-            dtypes = frame.collect_schema()
         paths = json.loads(metadata.get(COLUMNS_KEY, "{}"))
         metrics = json.loads(metadata.get(METRICS_KEY, "{}"))
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ScriptError(
-            f"{file} cannot be read as parquet: {reason}; export it again or leave it out", NOTHING_USABLE
-        ) from error
+        problem = f"{file} cannot be read as parquet: {str(error).splitlines()[0]}"
+        raise ScriptError(f"{problem}; export it again or leave it out", NOTHING_USABLE) from error
     return Runs(
         frame=frame,
         dtypes=dtypes,
@@ -506,22 +477,6 @@ def open_file(file: Path) -> Runs:
     )
 
 
-def as_known_dtype(column: str, dtype: pl.DataType) -> pl.Expr:
-    """A column of a file that is none of ours, in a dtype that the contract has."""
-    value = pl.col(column)
-    if dtype.base_type() in {pl.Date, pl.Datetime}:
-        time = value.cast(pl.Datetime("us"))
-        return time.dt.replace_time_zone("UTC") if getattr(dtype, "time_zone", None) is None else value
-    known = {
-        pl.Duration: value.dt.total_microseconds() / 1e6,
-        pl.Decimal: value.cast(pl.Float64),
-        pl.Binary: value.bin.encode("hex"),
-        pl.Struct: value.struct.json_encode(),
-        pl.Array: value.arr.to_list(),
-    }
-    return known.get(dtype.base_type(), value.cast(pl.String))
-
-
 def join_inputs(parts: Sequence[Runs]) -> Runs:
     """The runs of several files as one; each row has the folder of its file in RUN_FOLDER."""
     dtypes = common_dtypes(parts)
@@ -531,21 +486,20 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
         frames.append(part.frame.with_columns(*casts, pl.lit(str(part.files[0].parent)).alias(RUN_FOLDER)))
     frame = pl.concat(frames, how="diagonal")
     if len(frames) > 1:
-        twice_ = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1).sort(KEY))
-        if twice_.height:
-            several = f"{twice_.height} runs are in several inputs, {path_text(twice_.row(0)[:3])} among them"
+        repeated = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1).sort(KEY))
+        if repeated.height:
+            several = f"{repeated.height} runs are in several inputs, {path_text(repeated.row(0)[:3])} among them"
             raise ScriptError(f"{several}; make one file of them with aggregate_runs.py", WRONG_USAGE)
-    goals: dict[str, set[Goal]] = {}
-    for column, goal in ((column, goal) for part in parts for column, goal in part.goals.items()):
-        goals.setdefault(column, set()).add(goal)
+    goals = {(column, goal) for part in parts for column, goal in part.goals.items()}
+    times = Counter(column for column, _ in goals)
     derived = [column for column in dtypes if kind(column) == "derived"]
-    counts = collected(frame.select(pl.len(), pl.col(derived).count())).row(0)[1:]
+    lacking = collected(frame.select(pl.col(derived).count() == 0))
     return Runs(
         frame=frame,
         dtypes=dtypes,
         paths={column: path for part in parts for column, path in part.paths.items()},
-        goals={column: said.pop() for column, said in goals.items() if len(said) == 1},
-        empty=frozenset(column for column, count in zip(derived, counts, strict=True) if not count),
+        goals={column: goal for column, goal in goals if times[column] == 1},  # where files disagree, none counts
+        empty=frozenset(column.name for column in lacking if column[0]),
         files=tuple(file for part in parts for file in part.files),
         others=parts[0].others,
     )
@@ -553,24 +507,24 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
 
 def common_dtypes(parts: Sequence[Runs]) -> dict[str, pl.DataType]:
     """Each column's dtype in all inputs together: floats where some hold integers; columns without a value fit all."""
-    found: dict[str, tuple[pl.DataType, Runs]] = {}
-    for part in parts:
-        for column, dtype in part.dtypes.items():
-            known, earlier = found.setdefault(column, (dtype, part))
-            paths = [each.paths.get(column) for each in (earlier, part)]
-            same_path = paths[0] == paths[1] or None in paths
-            if same_path and (dtype == known or (dtype.is_numeric() and known.is_numeric())):
-                if dtype.is_float():
-                    found[column] = (dtype, earlier)
-                continue
-            with_values = [each for each in (earlier, part) if coverage([column], each)[column]]
-            if len(with_values) == 2:
-                facts = (known, dtype) if same_path else tuple(map(json.dumps, paths))
-                clash = f"{column} is {facts[0]} in {earlier.files[0]}, {facts[1]} in {part.files[0]}"
-                raise ScriptError(f"{clash}; make one file of them with aggregate_runs.py", WRONG_USAGE)
-            if with_values and with_values[0] is part:
-                found[column] = (dtype, part)
-    return {column: dtype for column, (dtype, _) in found.items()}
+    dtypes: dict[str, pl.DataType] = {}
+    for column in dict.fromkeys(column for part in parts for column in part.dtypes):
+        holders = [part for part in parts if column in part.dtypes]
+        if clash(column, holders):
+            holders = [part for part in holders if coverage([column], part)[column]] or holders[:1]
+        if clashing := clash(column, holders):
+            facts = ", ".join(f"{what} in {part.files[0]}" for what, part in clashing.items())
+            raise ScriptError(f"{column} is {facts}; make one file of them with aggregate_runs.py", WRONG_USAGE)
+        found = [part.dtypes[column] for part in holders]
+        dtypes[column] = next((dtype for dtype in found if dtype.is_float()), found[0])
+    return dtypes
+
+
+def clash(column: str, parts: Sequence[Runs]) -> dict[str, Runs]:
+    """What a column is in files that differ, each with a file: its dtype, all numbers being one, or its W&B name."""
+    dtypes = {"a number" if part.dtypes[column].is_numeric() else str(part.dtypes[column]): part for part in parts}
+    paths = {json.dumps(part.paths[column]): part for part in parts if column in part.paths}
+    return next((found for found in (dtypes, paths) if len(found) > 1), {})
 
 
 def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "streaming") -> pl.DataFrame:
@@ -578,8 +532,8 @@ def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "
     try:
         return frame.collect(engine=engine)
     except (pl.exceptions.ComputeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
+        problem = f"the input is damaged: {str(error).splitlines()[0]}"
+        raise ScriptError(f"{problem}; export it again", NOTHING_USABLE) from error
 
 
 # --- columns by name ------------------------------------------------------------------------------------------
@@ -588,9 +542,7 @@ def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "
 def find_column(name: str, runs: Runs) -> str:
     """The column that a user names; a config before a metric of that name."""
     found = known_column(name, runs, ("config_", "metric_"))
-    if found is None:
-        unknown("column", name, runs, [column for column in runs.dtypes if not column.startswith("_")])
-    return found
+    return found or unknown("column", name, runs, [column for column in runs.dtypes if column[0] != "_"])
 
 
 def known_column(name: str, runs: Runs, prefixes: Sequence[str]) -> str | None:
@@ -600,13 +552,11 @@ def known_column(name: str, runs: Runs, prefixes: Sequence[str]) -> str | None:
     """
     if name in runs.dtypes and name not in runs.empty:
         return name
-    by_length = sorted(runs.paths, key=lambda column: len(runs.paths[column]))  # ["a.b"] before ["a", "b"]
-    for prefix in prefixes:
-        for column in by_length:
-            if column.startswith(prefix) and column in runs.dtypes and runs.label(column) == name:
-                return column
-    flattened = (prefix + name for prefix in prefixes if prefix + name in runs.dtypes)
-    return next(flattened, name if name in runs.dtypes else None)
+    called = [column for column in runs.paths if column in runs.dtypes and runs.label(column) == name]
+    called.sort(key=lambda column: len(runs.paths[column]))  # ["a.b"] before ["a", "b"]
+    names = [column for prefix in prefixes for column in called if column.startswith(prefix)]
+    names += [*(prefix + name for prefix in prefixes), name]
+    return next((column for column in names if column in runs.dtypes), None)
 
 
 def unknown(what: str, name: str, runs: Runs, columns: Sequence[str]) -> NoReturn:
@@ -652,14 +602,13 @@ def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
 
 def run_labels(runs: pl.DataFrame) -> list[str]:
     """How people know each of some runs: its name, with the id where names repeat, or the path where ids do too."""
-    keys, names = runs.select(KEY).rows(), runs["name"].to_list()
-    ids = Counter(key[2] for key in keys)
-    short = [str(key[2]) if ids[key[2]] == 1 else path_text(key) for key in keys]
-    called = Counter(names)
-    return [
-        path if name is None else printable(name) if called[name] == 1 else f"{printable(name)} ({path})"
-        for name, path in zip(names, short, strict=True)
-    ]
+    ids, names = Counter(runs["id"]), Counter(runs["name"])
+    texts = []
+    for *key, name in runs.select(*KEY, "name").iter_rows():
+        path = str(key[2]) if ids[key[2]] == 1 else path_text(key)
+        text = path if name is None else printable(name)
+        texts.append(text if names[name] == 1 or name is None else f"{text} ({path})")
+    return texts
 
 
 def path_text(key: Sequence[str | None]) -> str:
@@ -691,8 +640,8 @@ def some_of(names: Sequence[str], most: int = MOST_SAID) -> str:
 
 def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
     """The metrics that the user names, else the default one; none where there is none, or no use for one."""
-    asked = asked_questions(options)
-    if asked and not options.report and not options.best_per and not NEED_METRIC & {*asked}:
+    asked = {*asked_questions(options)}
+    if asked and not options.report and not options.best_per and not NEED_METRIC & asked:
         return []
     if options.metrics:
         return [find_metric(name, runs, options) for name in options.metrics]
@@ -702,51 +651,55 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
 
 def default_metric(runs: Runs) -> str | None:
     """The metric to use where none is named: of those that enough runs hold, a test metric, else one of validation."""
-    covered = coverage([*metric_columns(runs)], runs)
-    if covered.get(DEFAULT_METRIC):
-        return DEFAULT_METRIC
-    readable = {
-        column: count
-        for column, count in covered.items()
-        if count and (column in runs.goals or goal_by_name(runs.label(column)))
-    }
+    covered = coverage(metric_columns(runs), runs)
+    if covered.get("metric_test_mse"):
+        return "metric_test_mse"
+    readable = [column for column in covered if column in runs.goals or goal_by_name(runs.label(column))]
+    least = 0.8 * max((covered[column] for column in readable), default=0)
 
-    def rank(column: str) -> tuple[bool, int, int, bool, str]:
+    def rank(column: str) -> tuple[bool, bool, bool, int, bool, str]:
         segments = [part for part in re.split(r"[^a-z0-9]+", runs.label(column).lower()) if part]
-        tiers = [tier for tier, words_ in enumerate(DEFAULT_SEGMENTS) if words_ & {*segments}]
-        is_cost = not COSTS.isdisjoint(segments)
-        return is_cost, min(tiers, default=9), len(segments), segments[-1] not in PLAIN_METRICS, runs.label(column)
+        is_cost = not {"runtime", "latency", "throughput", "fps"}.isdisjoint(segments)  # not what a project is about
+        is_test = "test" in segments
+        is_other = not is_test and VALIDATION.isdisjoint(segments)
+        is_plain = segments[-1] in {"loss", "error", "accuracy", "acc", "score", "reward"}
+        return is_cost, not is_test, is_other, len(segments), not is_plain, runs.label(column)
 
-    least = ENOUGH_COVERAGE * max(readable.values(), default=0)
-    return min((column for column, count in readable.items() if count >= least), key=rank, default=None)
+    return min((column for column in readable if covered[column] >= max(least, 1)), key=rank, default=None)
 
 
 def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     """The metric called `name`, or the column of its histories for --value, or the summary that fits its goal."""
     column, remark = known_column(name, runs, ("metric_",)), ""
     if options.value != "summary":
-        plain_name = re.sub(r"[^A-Za-z0-9_]", "_", (column or name).removeprefix("metric_"))
         prefix = f"history_{options.value}_"
-        if prefix + plain_name not in runs.dtypes:
+        plain_name = re.sub(r"[^A-Za-z0-9_]", "_", (column or name).removeprefix("metric_"))
+        shown = prefix + plain_name
+        if shown not in runs.dtypes:
             there = [c.removeprefix(prefix) for c in runs.dtypes if c.startswith(prefix)]
             how = did_you_mean(plain_name, there) or f"; {name} is no metric of the histories"
             if not there:
                 flag = " and --at METRIC" if options.value == "at" else ""
                 how = f"; aggregate_runs --history{flag} adds such columns"
-            raise ScriptError(f"--value {options.value}: there is no column {prefix}{plain_name}{how}", WRONG_USAGE)
+            raise ScriptError(f"--value {options.value}: there is no column {shown}{how}", WRONG_USAGE)
         label = runs.label(column) if column else name.removeprefix("metric_")
-        goal, why = direction_of(column or name, label, runs, options.goal)
-        return Metric(prefix + plain_name, f"{label} ({VALUES[options.value]})", goal, why)
-    column = column or known_column(name, runs, ("config_",))
-    if column is None:
-        column = summary_of(name, runs, options)
-        child = re.split(r"[_.]", runs.label(column))[-1]
-        remark = f"{name} has no value of its own: {runs.label(column)}, its {SUMMARIES[child]}, is used"
-    label = runs.label(column)
-    if not runs.dtypes[column].is_numeric():
-        hint = "no numbers; --group-by takes it, --metric does not"
-        raise ScriptError(f"{label} holds {runs.dtypes[column]}, {hint}", WRONG_USAGE)
-    return Metric(column, label, *direction_of(column, label, runs, options.goal), remark)
+        what = f" ({VALUES[options.value]})"
+    else:
+        column = column or known_column(name, runs, ("config_",))
+        if column is None:
+            column = summary_of(name, runs, options)
+            child = re.split(r"[_.]", runs.label(column))[-1]
+            remark = f"{name} has no value of its own: {runs.label(column)}, its {SUMMARIES[child]}, is used"
+        shown, label, what = column, runs.label(column), ""
+        if not runs.dtypes[column].is_numeric():
+            hint = "no numbers; --group-by takes it, --metric does not"
+            raise ScriptError(f"{label} holds {runs.dtypes[column]}, {hint}", WRONG_USAGE)
+    stored = runs.goals.get(column or name)
+    why = "as asked" if options.goal else "its stored goal" if stored else "by its name"
+    if goal := options.goal or stored or goal_by_name(label):
+        return Metric(shown, label + what, goal, why, remark)
+    how = "say --ascending where lower is, --descending where higher is"
+    raise ScriptError(f"whether lower or higher is better cannot be read off the name {label}; {how}", WRONG_USAGE)
 
 
 def summary_of(name: str, runs: Runs, options: Options) -> str:
@@ -762,18 +715,6 @@ def summary_of(name: str, runs: Runs, options: Options) -> str:
     goal = options.goal or next(iter(stored), None) or goal_by_name(name)
     best = {"minimize": "min", "maximize": "max", None: "last"}[goal]
     return next(columns[child] for child in (best, "last", "mean", *SUMMARIES) if child in columns)
-
-
-def direction_of(column: str, label: str, runs: Runs, flag: Goal | None) -> tuple[Goal, str]:
-    """Which values are better, and who says so: the user, else the stored goal, else the name."""
-    if flag:
-        return flag, "as asked"
-    if column in runs.goals:
-        return runs.goals[column], "its stored goal"
-    if by_name := goal_by_name(label):
-        return by_name, "by its name"
-    how = "say --ascending where lower is, --descending where higher is"
-    raise ScriptError(f"whether lower or higher is better cannot be read off the name {label}; {how}", WRONG_USAGE)
 
 
 def coverage(columns: Sequence[str], runs: Runs) -> dict[str, int]:
@@ -845,24 +786,24 @@ def words(name: str) -> list[str]:
 
 def select_runs(options: Options, everything: Runs, say: Say) -> tuple[Runs, Runs]:
     """The runs that pass the filters, and of these the ones in the states that count; said how many each kept."""
-    others = []  # flags and which runs they keep
+    filters = []  # flags and which runs they keep
     if options.name_pattern is not None:
-        others.append((f"--filter {options.name_pattern}", name_matches(options.name_pattern)))
+        filters.append((f"--filter {options.name_pattern}", name_matches(options.name_pattern)))
     if options.where is not None:
-        others.append((f"--where {options.where}", sql_predicate(options.where, everything)))
-    passing = pl.all_horizontal(pl.lit(value=True), *(keeps for _, keeps in others))
+        filters.append((f"--where {options.where}", sql_predicate(options.where, everything)))
+    passing = pl.all_horizontal(pl.lit(value=True), *(keeps for _, keeps in filters))
     done = in_states(["finished"])
     counts = [pl.len(), passing.sum().alias("left"), done.sum().alias("done"), (passing & done).sum().alias("both")]
     total, left, finished, finished_left = collected(everything.frame.select(counts)).row(0)
     if not total:
         raise ScriptError("the input holds no runs; export some, or name another file", NOTHING_USABLE)
-    asked = {*asked_questions(options)}
-    filters, by_default = others, False
+    asked, by_default = {*asked_questions(options)}, False
     if options.states and "all" not in options.states:
-        filters = [(f"--state {','.join(options.states)}", in_states(options.states)), *others]
-    elif not options.states and (options.report or not asked or not asked <= TAKE_ALL):
+        filters.insert(0, (f"--state {','.join(options.states)}", in_states(options.states)))
+    elif not options.states and (options.report or not asked or asked - {"schema", "sql", "health", "diff"}):
         by_default = 0 < finished < total and (finished_left > 0 or not left)
-        filters = [("--state finished", done), *others] if by_default else others
+        if by_default:
+            filters.insert(0, ("--state finished", done))
         if left and not finished_left:
             say("no run is finished: runs in all states are taken")
     kept, before = everything.frame, total
@@ -889,9 +830,8 @@ def sql_predicate(predicate: str, runs: Runs) -> pl.Expr:
     try:
         keeps = pl.sql_expr(with_columns_named(predicate, runs))
     except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
         hint = 'text stands in single quotes, and a column called like an SQL word in double ones: "group"'
-        raise ScriptError(f"{flag} is no SQL predicate: {reason}; {hint}", WRONG_USAGE) from error
+        raise ScriptError(f"{flag} is no SQL predicate: {str(error).splitlines()[0]}; {hint}", WRONG_USAGE) from error
     for column in keeps.meta.root_names():
         if column not in runs.dtypes:
             near = did_you_mean(column, runs.dtypes) or "; text stands in single quotes"
@@ -919,21 +859,20 @@ def with_columns_named(predicate: str, runs: Runs) -> str:
     A text that is compared with a time becomes a time: polars compares no others.
     """
     tokens = SQL_TOKEN.findall(predicate)
-    places = [i for i, token in enumerate(tokens) if not token.isspace()]
     times = {column for column, dtype in runs.dtypes.items() if dtype.is_temporal()}
     is_time = False  # whether the last column was a time
-    for place, i in enumerate(places):
-        token, after = tokens[i], [tokens[j] for j in places[place + 1 : place + 3]]
-        is_word, is_quoted = token[0].isalpha() or token[0] == "_", token[0] == '"'
+    for i, token in enumerate(tokens):
+        after = [later for later in tokens[i + 1 : i + 6] if not later.isspace()][:2]
+        is_word = token[0].isalpha() or token[0] == "_"
         if token.lower() in {"select", "from"}:
             raise ScriptError(f"--where {predicate}: a predicate alone, no SELECT; --sql takes queries", WRONG_USAGE)
-        if is_quoted or (is_word and token.lower() not in SQL_WORDS):
+        if token[0] == '"' or (is_word and token.lower() not in SQL_WORDS):
             is_function = is_word and after[:1] == ["("]
             known = None if is_function else known_column(token.strip('"'), runs, ("config_", "metric_"))
             tokens[i] = f'"{known}"' if known and known != token else token
             is_time = known in times
-        compared = len(after) == 2 and after[0][0] in "<>=!" and after[1].strip('"') in times
-        if token[0] == "'" and (is_time or compared):
+        is_before_time = len(after) == 2 and after[0][0] in "<>=!" and after[1].strip('"') in times
+        if token[0] == "'" and (is_time or is_before_time):
             with suppress(ValueError):
                 time = datetime.fromisoformat(token.strip("'"))
                 time = time.replace(tzinfo=time.tzinfo or UTC)
@@ -947,9 +886,9 @@ def name_matches(pattern: str) -> pl.Expr:
     try:
         pl.DataFrame({"name": [""]}).select(expression)
     except pl.exceptions.ComputeError as error:
-        told = [line.removeprefix("error: ") for line in str(error).splitlines() if line.startswith("error: ")]
-        reason = told[0] if told else "it cannot be read"
-        raise ScriptError(f"--filter {pattern} is no regular expression: {reason}", WRONG_USAGE) from error
+        reason = re.search("^error: (.*)", str(error), re.MULTILINE)
+        problem = f"--filter {pattern} is no regular expression: {reason[1] if reason else 'it cannot be read'}"
+        raise ScriptError(problem, WRONG_USAGE) from error
     return expression
 
 
@@ -959,20 +898,18 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> Iterato
         yield metric.remark
     column, runs = pl.col(metric.column), study.runs
     if study.any_state is not runs:  # a crashed run often has its final value
-        other = ~in_states(["finished"]).fill_null(value=False)
-        counts = [other.sum().alias("dropped"), (other & column.is_finite()).sum().alias("held")]
-        dropped, held = collected(study.any_state.frame.select(counts)).row(0)
+        other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
+        dropped, held = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
         if held:
             yield f"{held} of {counted(dropped, 'run')} in other states hold {metric.label} (--state all keeps them)"
-    number, nonfinite = (metric.beside(what) for what in ("n", "n_nonfinite"))
+    number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
     if options.value == "summary" or not {number, nonfinite} <= runs.dtypes.keys():
         return
-    few = column.is_not_null() & (pl.col(number) < FEW_VALUES)
-    missed = column.is_null() & (pl.col(number) > 0)
-    facts = few.sum().alias("few"), missed.sum().alias("missed"), (pl.col(nonfinite) > 0).sum().alias("bad")
-    n_few, n_missed, n_bad = collected(runs.frame.select(facts)).row(0)
+    few = (column.is_not_null() & (pl.col(number) < 10)).sum().alias("few")
+    missed = (column.is_null() & (pl.col(number) > 0)).sum().alias("missed")
+    n_few, n_missed, n_bad = collected(runs.frame.select(few, missed, (pl.col(nonfinite) > 0).sum())).row(0)
     if n_few:
-        yield f"{counted(n_few, 'run')} logged fewer than {FEW_VALUES} values of {metric.label}: theirs say little"
+        yield f"{counted(n_few, 'run')} logged fewer than 10 values of {metric.label}: theirs say little"
     if n_missed and options.value == "at":
         yield f"{counted(n_missed, 'run')} logged it, but not up to the best step: they have no value there"
     if n_bad:
