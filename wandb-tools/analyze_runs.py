@@ -387,7 +387,7 @@ class Result:
 # --- inputs ---------------------------------------------------------------------------------------------------
 
 
-def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:
+def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:  # noqa: C901
     """The runs files to read, what to say about the choice, and how many files of folders are damaged.
 
     Where no place is named: the unified file, unless an export is newer.
@@ -925,29 +925,27 @@ def top(study: Study, options: Options, count: int | None = None) -> list[Result
     Runs without a finite value are no candidates. Equal values stand in the order of the runs' keys.
     """
     runs, metric = study.runs, required(study.metrics)[0]
-    asked = [find_column(name, runs) for name in options.columns if name not in STATISTICS]
     candidates = runs.frame.select(*KEY, metric.column).filter(pl.col(metric.column).is_finite())
     ranked = candidates.sort(metric.column, *KEY, descending=metric.descending(KEY), nulls_last=True)
     best = collected(ranked.head(count or options.top or OVERVIEW_TOP))
     if best.is_empty():
         hint = "-m names another metric, --schema lists all"
         raise ScriptError(f"no run has a finite {metric.label}; {hint}", NOTHING_USABLE)
-    beside = [metric.beside(what) for what in (f"{options.value}_step", "n") if options.value != "summary"]
-    named = list(dict.fromkeys([*(each.column for each in study.metrics), *beside]))
-    named = [column for column in named if column in runs.dtypes]
+    beside = [metric.beside(f"{options.value}_step"), metric.beside("n")] if options.value != "summary" else []
+    named = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *beside]) if c in runs.dtypes]
+    asked = [find_column(name, runs) for name in options.columns if name not in STATISTICS]
     for_programs = options.format in {"json", "csv"} or options.output is not None
     kinds = KINDS if for_programs else ("derived", "config")
     others = asked or [column for column in runs.dtypes if kind(column) in kinds and column[0] != "_"]
-    links = [column for column in ("url",) if column in runs.dtypes]
     held = list(dict.fromkeys(["name", *named, *KEY, "state", *others]))
+    links = ["url"] if "url" in runs.dtypes else []
     ids = pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)
     rows = collected(runs.frame.filter(ids).select(dict.fromkeys([*held, *links]).keys()))
     table = best.select(KEY).join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
     shown = ["name", *named, *telling_columns(table)]
     if asked:
-        start = int(asked[0] == "name")
         more = [column for column in named if column not in asked and options.metrics]
-        shown = [*asked[:start], *more, *asked[start:]]
+        shown = [*asked[:1], *more, *asked[1:]] if asked[0] == "name" else [*more, *asked]
     heads, names = labels(shown, runs), run_labels(table)
     return [
         Result(
@@ -958,7 +956,7 @@ def top(study: Study, options: Options, count: int | None = None) -> list[Result
                 TableColumn("name", names) if column == "name" else view_column(table[column], heads[column])
                 for column in shown
             ],
-            tuple(left_out(runs, metric, best)),
+            left_out(runs, metric, best),
             chart=lambda: points_chart(names, table.select(value=metric.column), metric.label, options),
             links=table["url"].to_list() if links else (),
         )
@@ -969,8 +967,8 @@ def telling_columns(table: pl.DataFrame) -> list[str]:
     """What people see of the best runs: the settings that tell them apart, each once.
 
     Columns that most of these runs lack are no settings of theirs; last come those of one value that some rows lack,
-    and those that differ from row to row, such as paths. Of columns with the same values the first is shown; where a
-    few differ, the config is right and what is read off the name gives way: seed_parsed beside seed.
+    and those that differ from row to row, such as paths. Of columns with the same values the first is shown; what is
+    read off the name gives way to a config of that name with other values: seed_parsed to seed.
     """
     settings = [column for column in table.columns if kind(column) in {"derived", "config"}]
     common = [column for column in settings if 2 * table[column].null_count() <= table.height]
@@ -980,55 +978,42 @@ def telling_columns(table: pl.DataFrame) -> list[str]:
         is_weak = not NOISE.isdisjoint(words(column)) or (distinct[column] == 2 and table[column].null_count() > 0)
         return is_weak, kind(column) == "config", distinct[column] == table.height
 
-    varying = sorted((column for column in common if distinct[column] > 1), key=telling)
-    texts = {column: tuple(map(cell_text, table[column].to_list())) for column in varying}
-    spoken, firsts = Counter(texts.values()), {values: column for column, values in reversed(texts.items())}
-    kept = [column for column in varying if firsts[texts[column]] == column]
-
-    def corrected(column: str) -> bool:
-        if kind(column) == "config" or spoken[texts[column]] > 1:  # or it stands for a config that was left out
-            return False
-        stem = column.removesuffix("_parsed")
-        rivals = [texts[other] for other in kept if re.fullmatch(rf"config_(.*_)?{re.escape(stem)}", other)]
-        return any(4 * sum(map(str.__ne__, texts[column], rival)) <= table.height for rival in rivals)
-
-    places = [column for column in ("entity", "project") if distinct[column] > 1]
-    return [*places, *(column for column in kept if not corrected(column))]
+    equal: dict[tuple[str, ...], list[str]] = {}
+    for column in sorted((column for column in common if distinct[column] > 1), key=telling):
+        equal.setdefault(tuple(map(cell_text, table[column].to_list())), []).append(column)
+    firsts = [columns[0] for columns in equal.values()]
+    shown = [column for column in ("entity", "project") if distinct[column] > 1]
+    for column, *same in equal.values():
+        config = re.compile(rf"config_(.*_)?{re.escape(column.removesuffix('_parsed'))}")
+        if same or kind(column) == "config" or not any(map(config.fullmatch, firsts)):
+            shown.append(column)
+    return shown
 
 
-def left_out(runs: Runs, metric: Metric, best: pl.DataFrame) -> Iterator[str]:
+def left_out(runs: Runs, metric: Metric, best: pl.DataFrame) -> list[str]:
     """What a list of the best runs does not show: runs without a value, and ties with its last."""
     value, last = pl.col(metric.column), best[metric.column][-1]
-    counts = collected(
-        runs.frame.select(
-            pl.len().alias("runs"),
-            finite(metric.column).count().alias("finite"),
-            value.is_null().sum().alias("nulls"),
-            (value == last).sum().alias("ties"),
-        )
-    )
-    total, finite_count, nulls, ties = counts.row(0)
-    if finite_count < total:
-        lacking = without(nulls, total - finite_count - nulls)
-        yield f"{finite_count} of {counted(total, 'run')} have a finite {metric.label}{lacking}"
-    hidden = ties - int((best[metric.column] == last).sum())
-    if hidden:
-        yield f"{counted(hidden, 'more run')} tie with the last one shown"
+    counts = [pl.len(), value.is_finite().sum().alias("finite"), value.count().alias("n")]
+    total, finite_count, n, ties = collected(runs.frame.select(*counts, (value == last).sum().alias("ties"))).row(0)
+    notes = without_value(metric.label, total, finite_count, n - finite_count)
+    if hidden := ties - int((best[metric.column] == last).sum()):
+        notes.append(f"{counted(hidden, 'more run')} tie with the last one shown")
+    return notes
 
 
-def without(nulls: int, nonfinite: int) -> str:
-    """A clause that counts the runs that are neither averaged nor best."""
-    parts = [f"{nulls} without a value"] * bool(nulls) + [f"{nonfinite} with NaN or infinity"] * bool(nonfinite)
-    return f"; left out: {', '.join(parts)}" if parts else ""
+def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
+    """A note that counts the runs that are neither averaged nor best, if there are any."""
+    missing = total - n - nonfinite
+    parts = [f"{missing} without a value"] * (missing > 0) + [f"{nonfinite} with NaN or infinity"] * (nonfinite > 0)
+    return [f"{n} of {counted(total, 'run')} have a finite {what}; left out: {', '.join(parts)}"] if parts else []
 
 
 def required(metrics: Sequence[Metric]) -> Sequence[Metric]:
     """`metrics`, or an error where there is none."""
-    if not metrics:
-        raise ScriptError(
-            "no metric has values and a name that tells which way is better; name one with -m", WRONG_USAGE
-        )
-    return metrics
+    if metrics:
+        return metrics
+    problem = "no metric has values and a name that tells which way is better"
+    raise ScriptError(f"{problem}; name one with -m", WRONG_USAGE)
 
 
 def groups(study: Study, options: Options) -> list[Result]:
@@ -1042,27 +1027,30 @@ def grouped(runs: Runs, by: Sequence[str], metric: Metric, options: Options) -> 
     stat, step = options.stat, metric.beside(f"{options.value}_step")
     table = group_statistics(runs, by, metric, stat, step if step in runs.dtypes else None)
     table = table.sort(stat, *by, descending=metric.descending(by), nulls_last=True)
-    asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
-    constant = [column for column in by if table.height > 1 and table[column].n_unique() == 1]
     steps = [column for column in ("best_step",) if column in table.columns]
+    constant = [column for column in by if table.height > 1 and table[column].n_unique() == 1]
+    asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
     shown = [column for column in asked if column in {*by, *STATISTICS}]
     if not shown:
-        numbers = (
-            ["mean", "std", "min", "median", "max"] if stat == "mean" else [stat, "ci_low", "ci_high", "min", "max"]
-        )
-        runs_too = [] if (table["runs"] == table["n"]).all() else ["runs"]
-        shown = [*(c for c in by if c not in constant), *runs_too, "n", *numbers, "best_run", *steps]
+        sizes = ["n"] if (table["runs"] == table["n"]).all() else ["runs", "n"]
+        numbers = ["mean", "std", "min", "median", "max"]
+        if stat != "mean":
+            numbers = [stat, "ci_low", "ci_high", "min", "max"]
+        shown = [*(c for c in by if c not in constant), *sizes, *numbers, "best_run", *steps]
     heads = labels(by, runs) | {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
     heads |= {"ci_low": "95 % from", "ci_high": "to"}
-    fixed = "".join(f"; {heads[column]} is {cell_text(table[column][0])} in all" for column in constant)
-    sizes = f"{counted(table.height, 'group')} of {counted(int(table['runs'].sum()), 'run')}{fixed}"
+    title = f"{metric.label} by {', '.join(heads[c] for c in by if c not in constant)}: "
+    title += f"{counted(table.height, 'group')} of {counted(int(table['runs'].sum()), 'run')}"
+    title += "".join(f"; {heads[column]} is {cell_text(table[column][0])} in all" for column in constant)
     held = [*STATISTICS[:3], *(["iqm"] if stat == "iqm" else []), *STATISTICS[3:], *steps]
-    best = table.select(*(pl.col(c).alias(key) for c, key in zip(KEY_OF_BEST, KEY, strict=True)), name="best_run")
+    best = table.select(*KEY_OF_BEST, "best_run").rename(
+        dict(zip((*KEY_OF_BEST, "best_run"), (*KEY, "name"), strict=True))
+    )
     names = [label if n else None for label, n in zip(run_labels(best), table["n"], strict=True)]
     seen = table.with_columns(pl.Series("best_run", names, dtype=pl.String))
     return Result(
         "groups",
-        f"{metric.label} by {', '.join(heads[c] for c in by if c not in constant)}: {sizes}; {metric.direction}",
+        f"{title}; {metric.direction}",
         ranges_as_text(table.select(*by, pl.lit(metric.column).alias("metric"), *held)),
         lambda: [view_column(seen[column], heads.get(column, column), null="null") for column in shown],
         tuple(cautions(table, by, metric, stat)),
@@ -1084,28 +1072,24 @@ def row_names(table: pl.DataFrame, by: Sequence[str], n: str = "") -> list[str]:
 
 def refuse_ambiguous(by: Sequence[str]) -> None:
     """Raise where a column to group by is called like a column of the answer."""
-    clash = next((column for column in by if column in {*STATISTICS, "iqm", "best_step", "metric", "x"}), None)
-    if clash:
-        raise ScriptError(f"--group-by {clash}: a column of the answer has this name; rename yours", WRONG_USAGE)
+    if clashing := {*by} & {*STATISTICS, "iqm", "best_step", "metric", "x"}:
+        problem = f"--group-by {min(clashing)}: a column of the answer has this name"
+        raise ScriptError(f"{problem}; rename yours", WRONG_USAGE)
 
 
 def cautions(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat: str) -> Iterator[str]:
     """What keeps a reader from taking chance for an effect."""
-    runs, n, nonfinite = (int(table[column].sum()) for column in ("runs", "n", "n_nonfinite"))
-    if n < runs:
-        yield f"{n} of {counted(runs, 'run')} have a finite value" + without(runs - n - nonfinite, nonfinite)
-    singles = int((table["n"] == 1).sum())
-    if singles:
+    yield from without_value("value", *table.select("runs", "n", "n_nonfinite").sum().row(0))
+    if singles := int((table["n"] == 1).sum()):
         yield f"{counted(singles, 'group')} of one run: no spread, no interval"
     if stat != "mean":
         what = "median" if stat == "median" else "iqm, the mean of the middle half"
-        rough = f", approximate below {ROUGHLY_RESAMPLED}" if table["n"].min() < ROUGHLY_RESAMPLED else ""  # type: ignore[operator]
-        yield (
-            f"sorted by {what}; its 95 % interval is the percentile bootstrap's, {RESAMPLES:,} resamples, seed {SEED}: "
-            f"none below {FEWEST_RESAMPLED} values{rough}"
-        )
+        is_rough = (table["n"] < ROUGHLY_RESAMPLED).any()
+        how = f"the percentile bootstrap's, {RESAMPLES:,} resamples, seed {SEED}: none below {FEWEST_RESAMPLED} values"
+        rough = f", approximate below {ROUGHLY_RESAMPLED}" if is_rough else ""
+        yield f"sorted by {what}; its 95 % interval is {how}{rough}"
     best = table.filter(pl.col("n") > 0).head(2)
-    names = ["/".join(cell_text(value) for value in row) for row in best.select(by).iter_rows()]
+    names = row_names(best, by)
     if table.height == 1:
         yield "one group only: nothing to compare it with"
     elif best.height < 2 or not metric.column.startswith(("metric_", "history_")):
@@ -1128,47 +1112,38 @@ def pivot(study: Study, options: Options) -> list[Result]:
 
 def pivoted(runs: Runs, by: Sequence[str], metric: Metric, options: Options) -> Result:
     """A metric per cell of a table of two columns' values."""
-    renamed = pl.col(by[0]).alias("rows"), pl.col(by[1]).alias("columns")
-    cells = group_statistics(runs, by, metric).select(
-        *renamed, pl.lit(metric.column).alias("metric"), "n", "mean", "std"
-    )
     mean = pl.col("mean")
     best = mean.min() if metric.goal == "minimize" else mean.max()
-    marks = [
-        (mean == best.over(f"{which}s")).fill_null(value=False).alias(f"best_in_{which}") for which in ("row", "column")
-    ]
-    cells = cells.sort("rows", "columns", nulls_last=True).with_columns(marks)
-    down, across = (cells[name].unique().sort(nulls_last=True).to_list() for name in ("rows", "columns"))
+    cells = (
+        group_statistics(runs, by, metric)
+        .select(pl.col(by[0]).alias("rows"), pl.col(by[1]).alias("columns"), pl.lit(metric.column).alias("metric"),
+                "n", mean, "std")
+        .sort("rows", "columns", nulls_last=True)
+        .with_columns((mean == best.over("rows")).fill_null(value=False).alias("best_in_row"),
+                      (mean == best.over("columns")).fill_null(value=False).alias("best_in_column"))
+    )  # fmt: skip
     spell = float_format(cells["mean"].drop_nulls().to_list())
-    texts = {
-        (cell_text(row["rows"]), cell_text(row["columns"])): spell(row["mean"])
-        + (f"±{spell(row['std'])}" if row["std"] is not None else "")
-        + f" ({row['n']})"
-        + ROW_BEST * row["best_in_row"]
-        + COLUMN_BEST * row["best_in_column"]
-        for row in cells.iter_rows(named=True)
-        if row["n"]
-    }
-    holes = len(across) * len(down) - len(texts)
-    rows, columns = (runs.label(column) for column in by)
-    legend = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
-    notes = [legend + (f"; {counted(holes, 'cell')} without a value" if holes else "")]
-    if len(across) > max(len(down), 3):  # cells that 80 columns have room for
-        notes.append(f"narrower the other way round: --pivot {columns},{rows}")
+    texts: dict[tuple[str, str], str] = {}
+    for row in cells.filter(pl.col("n") > 0).iter_rows(named=True):
+        spread = "" if row["std"] is None else f"±{spell(row['std'])}"
+        marks = ROW_BEST * row["best_in_row"] + COLUMN_BEST * row["best_in_column"]
+        texts[cell_text(row["rows"]), cell_text(row["columns"])] = f"{spell(row['mean'])}{spread} ({row['n']}){marks}"
+    down, across = (
+        [*map(cell_text, cells[name].unique().sort(nulls_last=True).to_list())] for name in ("rows", "columns")
+    )
+    rows, columns = map(runs.label, by)
+    note = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
+    if holes := len(across) * len(down) - len(texts):
+        note += f"; {counted(holes, 'cell')} without a value"
     size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
-    names = [cell_text(value) for value in down]
+    view = [TableColumn(rows, down)]
+    view += [TableColumn(head, [texts.get((name, head), "") for name in down], is_text=False) for head in across]
     return Result(
         "pivot",
         f"{metric.label}: {rows} by {columns}, {size}; {metric.direction}",
         ranges_as_text(cells),
-        lambda: [
-            TableColumn(rows, names),
-            *(
-                TableColumn(head, [texts.get((n, head), "") for n in names], is_text=False)
-                for head in map(cell_text, across)
-            ),
-        ],
-        notes,
+        lambda: view,
+        [note],
         MOST_GROUPS,
         chart=lambda: pivot_chart(cells.filter(pl.col("n") > 0), options),
     )
