@@ -1154,9 +1154,8 @@ def pivoted(runs: Runs, by: Sequence[str], metric: Metric, options: Options) -> 
 
 def grouping(names: Sequence[str], runs: Runs, say: Say) -> tuple[Runs, list[str]]:
     """The columns to group by, `lr:4` and `!seed` understood; the runs with the ranges that they need."""
-    by: list[str] = []
-    if excluded := [name[1:] for name in names if name.startswith("!")]:
-        by += all_settings_but(excluded, runs, say)
+    excluded = [name[1:] for name in names if name.startswith("!")]
+    by = all_settings_but(excluded, runs, say) if excluded else []
     for name in names:
         if name.startswith("!"):
             continue
@@ -1173,107 +1172,98 @@ def grouping(names: Sequence[str], runs: Runs, say: Say) -> tuple[Runs, list[str
 
 def all_settings_but(names: Sequence[str], runs: Runs, say: Say) -> list[str]:
     """The config columns that vary, but those called so and those that merely tell runs apart, which is said."""
+
+    def said(columns: Iterable[str]) -> str:
+        return some_of([*map(runs.label, columns)]) or "nothing"
+
     excluded = []
     for name in names:
-        of_seed = [column for column in runs.dtypes if kind(column) == "config" and "seed" in words(runs.label(column))]
         if name == "seed" and known_column(name, runs, ("config_",)) is None:  # !seed is what everybody tries first
+            of_seed = [c for c in runs.dtypes if kind(c) == "config" and "seed" in words(runs.label(c))]
+            say(f"no column is called seed; left out: {said(of_seed)}")
             excluded += of_seed
-            left_out_ = some_of([*map(runs.label, of_seed)]) or "nothing"
-            say(f"no column is called seed; left out: {left_out_}")
         else:
             excluded.append(find_column(name, runs))
-    table = collected_settings(runs)
-    settings, noise = varying_settings(table, runs)
+    table, settings, noise = varying_settings(runs)
     candidates = [column for column in settings if column not in excluded]
-    chosen = independent(table, candidates) if candidates else []
-    left = ", ".join(map(runs.label, excluded)) or "nothing"
+    chosen = independent(table, candidates)
     if not chosen:
-        raise ScriptError(f"--group-by: no config column varies but {left}; name the columns to group by", WRONG_USAGE)
-    say(f"grouped by all that varies but {left}: {some_of([*map(runs.label, chosen)])}")
-    if decided := [runs.label(column) for column in candidates if column not in chosen]:
-        say(f"decided by these, and not shown: {some_of(decided)}")
+        problem = f"--group-by: no config column varies but {said(excluded)}"
+        raise ScriptError(f"{problem}; name the columns to group by", WRONG_USAGE)
+    say(f"grouped by all that varies but {said(excluded)}: {said(chosen)}")
+    if decided := [column for column in candidates if column not in chosen]:
+        say(f"decided by these, and not shown: {said(decided)}")
     if noise:
-        say(f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}")
+        say(f"left out, as they only tell runs apart: {said(noise)}")
     return chosen
 
 
-def collected_settings(runs: Runs) -> pl.DataFrame:
-    """The config columns of all runs that have more than one value; a missing one is a value."""
+def varying_settings(runs: Runs) -> tuple[pl.DataFrame, list[str], list[str]]:
+    """The config columns of more than one value, a missing one included; which are settings, and which are noise."""
     columns = [column for column in runs.dtypes if kind(column) == "config"]
-    if not columns:
-        return pl.DataFrame()
-    counts = collected(runs.frame.select(pl.col(columns).n_unique()), engine="in-memory").row(0, named=True)
-    return collected(runs.frame.select(column for column in columns if counts[column] > 1))
+    varies = collected(runs.frame.select(pl.col(columns).n_unique() > 1), "in-memory")
+    table = collected(runs.frame.select(column.name for column in varies if column[0]))
+    noise = [column for column in table.columns if is_noise(table[column], runs.label(column))]
+    return table, [column for column in table.columns if column not in noise], noise
 
 
-def varying_settings(table: pl.DataFrame, runs: Runs) -> tuple[list[str], list[str]]:
-    """The columns of `table` that are settings, and those that are noise: paths, hosts, times, text of one run each."""
-
-    def is_noise(column: str) -> bool:
-        values, path = table[column], runs.label(column)
-        if not NOISE.isdisjoint(words(path)) or not NOISE_TREES.isdisjoint(re.split(r"[./]", path)):
-            return True
-        there = values.drop_nulls()
-        one_each = there.n_unique() == len(there) > FEW
-        if values.dtype == pl.String:
-            return one_each or bool(there.str.contains(DATE_OR_PATH).all())
-        return bool(one_each and values.dtype.is_integer() and (there > 1e9).all())  # seconds since 1970, or finer
-
-    noise = [column for column in table.columns if is_noise(column)]
-    return [column for column in table.columns if column not in noise], noise
+def is_noise(values: pl.Series, path: str) -> bool:
+    """Whether a config column merely tells where or when runs ran: paths, hosts, times, text of one run each."""
+    if not NOISE.isdisjoint(words(path)) or not NOISE_TREES.isdisjoint(re.split(r"[./]", path)):
+        return True
+    there = values.drop_nulls()
+    one_each = there.n_unique() == len(there) > FEW
+    if values.dtype == pl.String:
+        return one_each or bool(there.str.contains(DATE_OR_PATH).all())
+    return bool(one_each and values.dtype.is_integer() and (there > 1e9).all())  # seconds since 1970, or finer
 
 
 def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     """As few of the columns as tell all their combinations apart: `data.nodes` goes where `data.name` decides it."""
     combinations = table.select(columns).unique()
-    chosen = sorted(columns, key=lambda column: combinations[column].n_unique())
+    chosen = list(columns)
     if combinations.height <= MOST_COMBINATIONS:
-        for column in list(chosen):  # those with the fewest values are the first to go
+        for column in sorted(columns, key=lambda column: combinations[column].n_unique()):
             rest = [other for other in chosen if other != column]
             if rest and combinations.select(rest).n_unique() == combinations.height:
                 chosen = rest
-    return [column for column in columns if column in chosen]
+    return chosen
 
 
 def with_ranges(column: str, ranges: int, runs: Runs) -> tuple[Runs, str]:
     """The runs with a further column: in which of `ranges` ranges of about equal size a number lies."""
+    name, label = f"{column}:{ranges}", f"{runs.label(column)}:{ranges}"  # which no column of a file is called
     if not runs.dtypes[column].is_numeric():
-        raise ScriptError(f"--group-by {runs.label(column)}:{ranges}: it holds no numbers to cut", WRONG_USAGE)
-    quantiles = [finite(column).quantile(i / ranges, "linear").alias(str(i)) for i in range(1, ranges)]
-    found = collected(runs.frame.select(quantiles)).row(0) if quantiles else ()
-    edges = sorted({float(edge) for edge in found if edge is not None})
-    digits = next(d for d in range(3, 18) if len({f"{edge:.{d}g}" for edge in edges}) == len(edges))
-    texts = [f"{edge:.{max(digits, 6)}g}" for edge in edges]
-    names = (
-        [f"to {texts[0]}", *(f"{low} to {high}" for low, high in itertools.pairwise(texts)), f"over {texts[-1]}"]
-        if texts
-        else ["all"]
-    )
+        raise ScriptError(f"--group-by {label}: it holds no numbers to cut", WRONG_USAGE)
+    shares = [i / ranges for i in range(1, ranges)]
+    edges = sorted({*collected(runs.frame.select(finite(column).quantile(shares, "linear"))).item()} - {None})
+    texts = [f"{edge:.6g}" for edge in edges]
+    if len({*texts}) < len(texts):
+        texts = [*map(repr, edges)]
+    between = [f"{low} to {high}" for low, high in itertools.pairwise(texts)]
+    names = [f"to {texts[0]}", *between, f"over {texts[-1]}"] if texts else ["all"]
     place = pl.sum_horizontal(pl.lit(0), *((pl.col(column) > edge).cast(pl.Int64) for edge in edges))
     text = place.replace_strict(dict(enumerate(names)), return_dtype=pl.Enum(names))
-    name = f"{column}:{ranges}"  # which no column of a file is called
-    frame = runs.frame.with_columns(pl.when(pl.col(column).is_finite()).then(text).alias(name))
-    paths = {**runs.paths, name: (f"{runs.label(column)}:{ranges}",)}
-    return replace(runs, frame=frame, dtypes={**runs.dtypes, name: pl.Enum(names)}, paths=paths), name
+    return replace(
+        runs,
+        frame=runs.frame.with_columns(pl.when(pl.col(column).is_finite()).then(text).alias(name)),
+        dtypes={**runs.dtypes, name: pl.Enum(names)},
+        paths={**runs.paths, name: (label,)},
+    ), name
 
 
 def best_settings(runs: Runs, options: Options, metric: Metric, say: Say) -> Runs:
     """The runs of each group's best setting: the one with the best mean over its runs, which differ in their seeds."""
     runs, per = grouping(options.best_per, runs, say)
-    table = collected_settings(runs)
-    settings, _ = varying_settings(table, runs)
-    settings = [c for c in settings if c not in per and "seed" not in words(runs.label(c))]
-    settings = independent(table, settings) if settings else []
+    table, settings, _ = varying_settings(runs)
+    settings = independent(table, [c for c in settings if c not in per and "seed" not in words(runs.label(c))])
     if not settings:
-        raise ScriptError(
-            "--best-per: no config column but the seed varies, so there is nothing to choose", WRONG_USAGE
-        )
+        problem = "--best-per: no config column but the seed varies, so there is nothing to choose"
+        raise ScriptError(problem, WRONG_USAGE)
     keys = [*per, *settings]
-    means = runs.frame.with_columns(finite(metric.column).alias(FINITE)).group_by(keys)
-    ranked = collected(
-        means.agg(pl.col(FINITE).mean().alias(VALUE), pl.col(FINITE).count().alias(RUN_NUMBER)), "in-memory"
-    )
-    ranked = ranked.drop_nulls(VALUE).sort(VALUE, *keys, descending=[metric.goal == "maximize", *(False for _ in keys)])
+    values = runs.frame.select(*keys, finite(metric.column).alias(VALUE)).drop_nulls(VALUE)
+    means = values.group_by(keys).agg(pl.col(VALUE).mean(), pl.len().alias(RUN_NUMBER))
+    ranked = collected(means, "in-memory").sort(VALUE, *keys, descending=metric.descending(keys))
     best = ranked.unique(per, keep="first", maintain_order=True)
     for row in best.head(MOST_SAID).iter_rows(named=True):
         chosen = some_of([f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None])
@@ -1282,9 +1272,6 @@ def best_settings(runs: Runs, options: Options, metric: Metric, say: Say) -> Run
     if singles := int((best[RUN_NUMBER] == 1).sum()):
         say(f"{singles} of {counted(best.height, 'chosen setting')} have one run only: a lucky one may have won")
     say(f"settings were chosen by {metric.label} itself, so that its values below are too good; see a test metric too")
-    if differing := [runs.label(column) for column in settings if best[column].n_unique() > 1]:
-        told = f"the best settings differ in {some_of(differing)}"
-        say(f"{told}; what is the task and no choice belongs into --best-per")
     kept = runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True)
     return replace(runs, frame=kept)
 
@@ -1292,26 +1279,24 @@ def best_settings(runs: Runs, options: Options, metric: Metric, say: Say) -> Run
 def varied(study: Study, _: Options) -> list[Result]:
     """The config columns with more than one value, how many runs have each, and what the grid of them lacks."""
     runs = study.runs
-    table = collected_settings(runs)
-    settings, noise = varying_settings(table, runs)
-    counts = {
-        column: table[column].value_counts(sort=True, name="runs").sort("runs", column, descending=[True, False])
-        for column in settings
-    }
-    rows = [
-        {"column": column, "value": value, "runs": number}
-        for column, values in counts.items()
-        for value, number in values.iter_rows()
-    ]
+    table, settings, noise = varying_settings(runs)
     several = [column for column in settings if table[column].drop_nulls().n_unique() > 1]
     single = [runs.label(column) for column in settings if column not in several]
     notes = [f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}"] if noise else []
     notes += [f"with one value where they have any: {some_of(single)}"] if single else []
+    rows, texts, sizes = [], [], []
+    for column in settings:
+        counts = table[column].value_counts(name="runs").sort("runs", column, descending=[True, False])
+        rows += [{"column": column, "value": value, "runs": number} for value, number in counts.iter_rows()]
+        if column in several:
+            sizes.append(str(counts.height))
+            texts.append(some_of([f"{cell_text(value)} ({number})" for value, number in counts.iter_rows()], 8))
     number = table.height or collected(runs.frame.select(pl.len())).item()
-    texts = {
-        column: some_of([f"{cell_text(value)} ({n})" for value, n in counts[column].iter_rows()], MOST_VALUES)
-        for column in several
-    }
+    view = [
+        TableColumn("config", [*labels(several, runs).values()]),
+        TableColumn("values", sizes, is_text=False),
+        TableColumn("value (runs)", texts),
+    ]
     result = Result(
         "varying",
         f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary",
@@ -1319,11 +1304,7 @@ def varied(study: Study, _: Options) -> list[Result]:
             [row | {"value": exact_text(row["value"])} for row in rows],
             schema={"column": pl.String, "value": pl.String, "runs": pl.Int64},
         ),
-        lambda: [
-            TableColumn("config", [*labels(several, runs).values()]),
-            TableColumn("values", [str(len(counts[column])) for column in several], is_text=False),
-            TableColumn("value (runs)", [*texts.values()]),
-        ],
+        lambda: view,
         notes,
         MOST_COLUMNS,
         rows=rows,
@@ -1334,47 +1315,31 @@ def varied(study: Study, _: Options) -> list[Result]:
 def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[Result]:
     """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
     seeds = [c for c in settings if "seed" in words(runs.label(c))][:1]
-    free = [c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= MOST_ON_AN_AXIS]
-    axes = independent(table, free) if free else []
+    axes = independent(table, [c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= 12])
     complete = table.select(*axes, *seeds).drop_nulls()
     if not axes or len(axes) + len(seeds) < 2 or complete.is_empty():
         return []
-    several = complete.group_by(*axes, *seeds).len().filter(pl.col("len") > 1)
-    of_seed = [pl.lit(" with seed ") + pl.col(seed).cast(pl.String) for seed in seeds]
-    odd = [
-        several.select(*axes, pl.concat_str(pl.col("len").cast(pl.String), pl.lit(" runs"), *of_seed).alias("problem"))
-    ]
+    present, sizes = complete.select(axes).unique(), [complete[column].n_unique() for column in axes]
+    counts = complete.group_by(*axes, *seeds).len().sort(*axes, *seeds)
+    with_seed = [pl.format(" with seed {}", seed) for seed in seeds]
+    problem = pl.concat_str(pl.format("{} runs", "len"), *with_seed).alias("problem")
+    odd = [counts.filter(pl.col("len") > 1).select(*axes, problem)]
     for seed in seeds:
-        of_each = complete.group_by(axes).agg(pl.col(seed).cast(pl.String).unique())
-        counts = of_each.select(pl.col(seed).explode()).to_series().value_counts()
-        usual = counts.filter(pl.col("count") * 2 >= of_each.height)[seed].sort()
-        lacking = (
-            pl.lit(pl.Series([usual.to_list()], dtype=pl.List(pl.String))).first().list.set_difference(seed).list.sort()
-        )
-        lists = of_each.with_columns(lacking.alias(seed)).filter(pl.col(seed).list.len() > 0)
-        odd.append(lists.select(*axes, (pl.lit("lacks seed ") + pl.col(seed).list.join(", ")).alias("problem")))
-    present = complete.select(axes).unique()
-    sizes = [complete[column].n_unique() for column in axes]
+        usual = counts[seed].value_counts().filter(pl.col("count") * 2 >= present.height).select(seed)
+        lacking = present.join(usual, how="cross").join(counts, on=[*axes, seed], how="anti").sort(*axes, seed)
+        lists = lacking.group_by(axes).agg(pl.col(seed).cast(pl.String).sort().str.join(", "))
+        odd.append(lists.select(*axes, pl.format("lacks seed {}", seed).alias("problem")).sort(axes))
     if math.prod(sizes) <= 2 * present.height:  # else it was no grid, and the holes are not worth a list
         whole = complete.select(axes[0]).unique()
         for column in axes[1:]:
             whole = whole.join(complete.select(column).unique(), how="cross")
-        odd.append(whole.join(present, on=axes, how="anti").with_columns(pl.lit("no run").alias("problem")))
-    rows = pl.concat([each.sort(axes) for each in odd])
-    heads = labels(axes, runs)
+        odd.append(whole.join(present, on=axes, how="anti").with_columns(problem=pl.lit("no run")).sort(axes))
+    rows, heads = pl.concat(odd), labels(axes, runs)
     names = some_of([f"{heads[c]} ({size})" for c, size in zip(axes, sizes, strict=True)])
-    return [
-        Result(
-            "grid",
-            f"grid of {names}: {present.height} of {counted(math.prod(sizes), 'combination')} have a run",
-            rows,
-            lambda: [
-                *(view_column(rows[column], heads[column]) for column in axes),
-                TableColumn("problem", rows["problem"].to_list(), is_whole=True),
-            ],
-            most_rows=MOST_SAID,
-        )
-    ]
+    title = f"grid of {names}: {present.height} of {counted(math.prod(sizes), 'combination')} have a run"
+    view = [view_column(rows[column], heads[column]) for column in axes]
+    view.append(TableColumn("problem", rows["problem"].to_list(), is_whole=True))
+    return [Result("grid", title, rows, lambda: view, most_rows=MOST_SAID)]
 
 
 def difference(study: Study, options: Options) -> list[Result]:
@@ -1388,28 +1353,28 @@ def difference(study: Study, options: Options) -> list[Result]:
     facts = [c for c in ("state", "group", "job_type", "sweep", "notes") if c in runs.dtypes]
     columns = ["name", *facts, *of_kind["config"], *of_kind["metric"]]
     ids = pl.col("id").is_in([key[2] for key in keys], nulls_equal=True)
-    rows = collected(runs.frame.filter(ids).select(*KEY, *columns)).to_dicts()
-    chosen = [next(row for row in rows if tuple(row[part] for part in KEY) == key) for key in keys]
-    taken = Counter([key[2] for key in keys] + ["column", "kind"])
+    rows = collected(runs.frame.filter(ids).select(*KEY, *columns))
+    chosen = pl.DataFrame(keys, dict.fromkeys(KEY, pl.String), orient="row").join(
+        rows, on=KEY, how="left", nulls_equal=True, maintain_order="left"
+    )
+    taken = Counter([*chosen["id"], "column", "kind"])
     heads = [str(key[2]) if taken[key[2]] == 1 else path_text(key) for key in keys]
-    found = [
-        {"column": column, "kind": kind(column)} | {h: run[column] for h, run in zip(heads, chosen, strict=True)}
-        for column in columns
-        if len({comparable(run[column]) for run in chosen}) > 1
-    ]
+    found = []
+    for column in columns:
+        values = chosen[column].to_list()
+        if len({*map(comparable, values)}) > 1:
+            found.append({"column": column, "kind": kind(column), **dict(zip(heads, values, strict=True))})
     counts = Counter(row["kind"] for row in found)
     sizes = [f"{counts[which]} of {counted(len(of_kind[which]), f'{which} column')}" for which in of_kind]
-    names = run_labels(pl.DataFrame([[run[c] for c in (*KEY, "name")] for run in chosen], [*KEY, "name"], orient="row"))
     texts = [{name: value if name == "column" else exact_text(value) for name, value in row.items()} for row in found]
+    view = [TableColumn("column", [runs.label(row["column"]) for row in found], is_whole=True)]
+    view += [TableColumn(head, [cell_text(row[head]) for row in found]) for head in heads]
     return [
         Result(
             "diff",
-            f"{' and '.join(sizes)} differ between {some_of(names)}",
+            f"{' and '.join(sizes)} differ between {some_of(run_labels(chosen))}",
             pl.DataFrame(texts, schema=dict.fromkeys(["column", "kind", *heads], pl.String)),
-            lambda: [
-                TableColumn("column", [runs.label(str(row["column"])) for row in found], is_whole=True),
-                *(TableColumn(head, [cell_text(row[head]) for row in found]) for head in heads),
-            ],
+            lambda: view,
             most_rows=MOST_COLUMNS,
             rows=found,
         )
@@ -1420,12 +1385,12 @@ def find_run(name: str, runs: pl.DataFrame) -> tuple[str, ...]:
     """The key of the run that is called so: by `entity/project/id`, by its id or by its name."""
     path = pl.concat_str(KEY, separator="/")
     for called in (path == name, pl.col("id") == name, pl.col("name") == name):
-        hits = runs.filter(called).sort(KEY)
-        if hits.height > 1:
-            some = ", ".join(path_text(row) for row in hits.select(KEY).head(FEW).iter_rows())
-            raise ScriptError(f"{hits.height} runs are called {name}; say which: {some}", WRONG_USAGE)
-        if hits.height:
-            return hits.select(KEY).row(0)
+        hits = runs.filter(called).select(KEY).sort(KEY).rows()
+        if len(hits) > 1:
+            some = ", ".join(map(path_text, hits[:FEW]))
+            raise ScriptError(f"{len(hits)} runs are called {name}; say which: {some}", WRONG_USAGE)
+        if hits:
+            return hits[0]
     near = did_you_mean(name, [*runs["name"].drop_nulls(), *runs["id"].drop_nulls()])
     raise ScriptError(f"no run is called {name}{near}", WRONG_USAGE)
 
@@ -1474,7 +1439,8 @@ def associations(runs: Runs, metric: Metric) -> Result:
             table = table.sample(MOST_RUNS, seed=SEED)
             notes.append(f"computed on {MOST_RUNS:,} runs, chosen at random with seed {SEED}")
         varying = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
-        settings, noise = varying_settings(table.select(varying), runs)
+        noise = [column for column in varying if is_noise(table[column], runs.label(column))]
+        settings = [column for column in varying if column not in noise]
         rows = [{"metric": metric.column, **association(column, table)} for column in settings]
         if noise:
             notes.append(f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}")
@@ -1720,7 +1686,7 @@ def suggested_grouping(runs: Runs) -> list[str]:
     most = min(SUGGESTED_GROUPS, counts[RUN_NUMBER] // 2)
     few = [column for column in columns if 1 < counts[column] <= most]
     table = collected(runs.frame.select(few)) if few else pl.DataFrame()
-    settings = [c for c in varying_settings(table, runs)[0] if table[c].drop_nulls().n_unique() > 1]
+    settings = [c for c in few if table[c].drop_nulls().n_unique() > 1 and not is_noise(table[c], runs.label(c))]
 
     def rank(column: str) -> tuple[int, bool, float]:
         evenness = cast("float", table[column].value_counts()["count"].entropy())
