@@ -16,20 +16,15 @@ input is named: analysis/unified.parquet if it is newer than every export in wan
 export there. Where no question is asked: an overview, the best runs and a first comparison.
 
 Examples:
-  uv run wandb-tools/analyze_runs.py
   uv run wandb-tools/analyze_runs.py wandb_export/ --schema
-  uv run wandb-tools/analyze_runs.py --top 10 --metric test/mse
-  uv run wandb-tools/analyze_runs.py --group-by stage,arch --metric test/mse --state all
+  uv run wandb-tools/analyze_runs.py --top 10 --metric test/mse --state all
   uv run wandb-tools/analyze_runs.py --group-by model.k --filter 'stage2.*gnn' --json | jq '.groups[0]'
   uv run wandb-tools/analyze_runs.py --group-by '!seed' --where "config_optim_lr < 0.1"
   uv run wandb-tools/analyze_runs.py --best-per arch --group-by arch --stat iqm
   uv run wandb-tools/analyze_runs.py --pivot stage,arch -o table.tex
   uv run wandb-tools/analyze_runs.py --curves val/mse --group-by arch --smooth 0.6 --log -o curves.svg
   uv run wandb-tools/analyze_runs.py --sql 'SELECT arch, corr("optim.lr", "test/mse") FROM runs GROUP BY arch'
-  uv run wandb-tools/analyze_runs.py --health
-  uv run wandb-tools/analyze_runs.py --varying --importance
-  uv run wandb-tools/analyze_runs.py --diff RUN RUN
-  uv run wandb-tools/analyze_runs.py --report report.html
+  uv run wandb-tools/analyze_runs.py --varying --importance --health --report report.html
 
 Names: a column or metric goes by its column (metric_test_mse), its W&B name (test/mse) or its flattened name
 (test_mse). A metric of which define_metric keeps only the minimum, maximum, mean or last value is found too. A run
@@ -37,17 +32,15 @@ is its entity, project and id; names are labels, and where they repeat the id st
 
 Runs: finished ones, or all where none is finished; --state chooses. --schema, --sql and --health take all states.
 
-Best: lower or higher, as --ascending or --descending say, else as the stored goal says (define_metric, a
-sweep), else as the metric's name suggests; the reason is printed. NaN and infinities are counted, never
-averaged, never best.
+Best: lower or higher, as --ascending or --descending say, else as the stored goal (define_metric, a sweep), else as
+the metric's name suggests; the reason is printed. NaN and infinities are counted, never averaged, never best.
 
 Groups: runs counts a group's runs, n those with a finite value; std has n - 1 in its denominator; sem is the
-standard error of the mean; ci_low and ci_high bound the mean's 95 percent interval by Student's t. Runs without
-a value of a column are a group of their own, null. --group-by takes columns, '!seed' for all settings that vary but
-the seed, and lr:4 for four ranges of about equal size. The best two groups are compared by Welch's t-test; "within
-noise" stands for p of 0.05 and above. --best-per arch first keeps each arch's best setting, by its mean over seeds.
---stat median or iqm compares by these, with percentile bootstrap intervals (10,000 resamples, seeded) from 8 values
-on, which are approximate below 20.
+standard error of the mean; ci_low and ci_high bound the mean's 95 percent interval by Student's t. A missing value
+is a group, null. --group-by takes columns, '!seed' for all settings that vary but the seed, and lr:4 for four ranges
+of about equal size. The best two groups are compared by Welch's t-test; "within noise" stands for p of 0.05 and
+above. --best-per arch first keeps each arch's best setting, by its mean over seeds. --stat median or iqm compares by
+these, with percentile bootstrap intervals (10,000 resamples, seeded) from 8 values on, approximate below 20.
 
 Curves need the histories (export_runs --include-history), which are found beside the inputs. At each point a run
 stands with its last value up to there, from its first to its last step: nothing is extrapolated, and n is told.
@@ -72,12 +65,9 @@ Health has a row for each problem of a run:
 Importance is association, not cause: the eta squared of Kruskal and Wallis' test over a setting's values, or over
 ranges of them where a number has many, with a permutation p-value; too few runs give no ranking.
 
-Exit codes:
-  0    answered
-  1    nothing usable: no input, unreadable input, no run left (the filter that left none is named)
-  2    wrong usage: an unknown flag, column or metric, a query that is no SELECT, or inputs that do not fit together
-  3    answered without the damaged files of a folder, which are named
-  130  interrupted
+Exit codes: 0 answered; 1 nothing usable: no input, unreadable input, no run left (the filter that left none is named);
+2 wrong usage: an unknown flag, column or metric, a query that is no SELECT, or inputs that do not fit together;
+3 answered without the damaged files of a folder, which are named; 130 interrupted
 """
 
 from __future__ import annotations
@@ -967,8 +957,8 @@ def telling_columns(table: pl.DataFrame) -> list[str]:
     """What people see of the best runs: the settings that tell them apart, each once.
 
     Columns that most of these runs lack are no settings of theirs; last come those of one value that some rows lack,
-    and those that differ from row to row, such as paths. Of columns with the same values the first is shown; what is
-    read off the name gives way to a config of that name with other values: seed_parsed to seed.
+    and those that differ from row to row, such as paths. Of columns with the same values the first is shown; where a
+    few differ, the config is right and what is read off the name gives way: seed_parsed beside seed.
     """
     settings = [column for column in table.columns if kind(column) in {"derived", "config"}]
     common = [column for column in settings if 2 * table[column].null_count() <= table.height]
@@ -981,11 +971,12 @@ def telling_columns(table: pl.DataFrame) -> list[str]:
     equal: dict[tuple[str, ...], list[str]] = {}
     for column in sorted((column for column in common if distinct[column] > 1), key=telling):
         equal.setdefault(tuple(map(cell_text, table[column].to_list())), []).append(column)
-    firsts = [columns[0] for columns in equal.values()]
     shown = [column for column in ("entity", "project") if distinct[column] > 1]
-    for column, *same in equal.values():
+    for texts, (column, *same) in equal.items():
         config = re.compile(rf"config_(.*_)?{re.escape(column.removesuffix('_parsed'))}")
-        if same or kind(column) == "config" or not any(map(config.fullmatch, firsts)):
+        rivals = [others for others, columns in equal.items() if config.fullmatch(columns[0])]
+        is_corrected = any(4 * sum(map(str.__ne__, texts, rival)) <= table.height for rival in rivals)
+        if same or kind(column) == "config" or not is_corrected:
             shown.append(column)
     return shown
 
@@ -1428,11 +1419,8 @@ def associations(runs: Runs, metric: Metric) -> Result:
     columns = [column for column in runs.dtypes if kind(column) == "config"]
     usable = runs.frame.filter(pl.col(metric.column).is_finite())
     table = collected(usable.select(*columns, pl.col(metric.column).alias(VALUE)))
-    title = f"What goes with {metric.label}, of {counted(table.height, 'run')}: association, not cause"
-    facts: dict[str, Any] = {"metric": pl.String, "column": pl.String, "kind": pl.String, "effect": pl.Float64}
-    facts |= {"spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
-    rows, few = [], counted(table.height, "run")
-    notes = [f"{few} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"]
+    number, rows = counted(table.height, "run"), []
+    notes = [f"{number} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"]
     if table.height >= FEWEST_RUNS:
         notes = ["settings that were varied together cannot be told apart; p is not corrected for their number"]
         if table.height > MOST_RUNS:
@@ -1440,27 +1428,21 @@ def associations(runs: Runs, metric: Metric) -> Result:
             notes.append(f"computed on {MOST_RUNS:,} runs, chosen at random with seed {SEED}")
         varying = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
         noise = [column for column in varying if is_noise(table[column], runs.label(column))]
-        settings = [column for column in varying if column not in noise]
-        rows = [{"metric": metric.column, **association(column, table)} for column in settings]
+        rows = [{"metric": metric.column, **association(c, table)} for c in varying if c not in noise]
         if noise:
             notes.append(f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}")
-    found = pl.DataFrame(rows, schema=facts).drop_nulls("effect").sort("effect", "column", descending=[True, False])
+    dtypes: dict[str, Any] = {"metric": pl.String, "column": pl.String, "kind": pl.String, "effect": pl.Float64}
+    dtypes |= {"spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
+    found = pl.DataFrame(rows, schema=dtypes).drop_nulls("effect").sort("effect", "column", descending=[True, False])
     shown = found.unique(["effect", "spearman", "n", "distinct", "p"], keep="first", maintain_order=True)
     if shown.height < found.height:
         notes.append(f"{counted(found.height - shown.height, 'column')} that vary together with these are not listed")
-    sign = pl.when(pl.col("spearman") > 0).then(pl.lit("+")).when(pl.col("spearman") < 0).then(pl.lit("-"))
-    shown = shown.with_columns(pl.col("effect").round(3), pl.col("p").round(4), sign.alias("sign"))
-    return Result(
-        "importance",
-        title,
-        found,
-        lambda: [
-            TableColumn("column", [*map(runs.label, shown["column"])], is_whole=True),
-            *(view_column(shown[name], name) for name in ("kind", "effect", "sign", "n", "distinct", "p")),
-        ],
-        notes,
-        MOST_COLUMNS,
-    )
+    sign = pl.col("spearman").sign().replace_strict({1.0: "+", -1.0: "-"}, default=None, return_dtype=pl.String)
+    shown = shown.with_columns(pl.col("effect").round(3), pl.col("p").round(4), sign=sign)
+    view = [TableColumn("column", [*map(runs.label, shown["column"])], is_whole=True)]
+    view += [view_column(shown[name], name) for name in ("kind", "effect", "sign", "n", "distinct", "p")]
+    title = f"What goes with {metric.label}, of {number}: association, not cause"
+    return Result("importance", title, found, lambda: view, notes, MOST_COLUMNS)
 
 
 def association(column: str, table: pl.DataFrame) -> dict[str, object]:
