@@ -105,9 +105,7 @@ if TYPE_CHECKING:
 
 OK, NOTHING_USABLE, WRONG_USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130  # exit codes, the same in all scripts
 
-COLUMNS_KEY = "wandb_tools.columns"  # keys of the parquet files' key-value metadata
-METRICS_KEY = "wandb_tools.metrics"
-RESULT_KEY = "wandb_tools.result"  # marks an answer of analyze_runs: its rows may look like runs, but are no input
+RESULT_KEY = "wandb_tools.result"  # in a parquet file's metadata: an answer of ours, which is no input
 JSON_VERSION = 1
 
 UNIFIED_FILE = Path("analysis/unified.parquet")  # where the default input is looked for
@@ -176,7 +174,7 @@ NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url
 NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
 DATE_OR_PATH = r"^(\d{4}-\d\d-\d\d|\d{8}[-_T]\d{4}|[~.]{0,2}/|[A-Za-z]:\\)"
-MOST_SAID, MOST_VALUES, SUGGESTED_NAMES = 10, 8, 5  # of a list in a line; of a setting's values; of near names
+MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
 MOST_ON_AN_AXIS, MOST_COMBINATIONS = 12, 10_000  # of a grid: settings with more values were drawn at random
 ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
 OVERVIEW_TOP, REPORT_TOP, SUGGESTED_GROUPS, MOST_CANDIDATES = 5, 10, 12, 40
@@ -311,12 +309,8 @@ class Metric(NamedTuple):
     column: str
     label: str
     goal: Goal
-    why: str  # who says so
+    direction: str  # the goal in words, and who says so
     remark: str = ""  # what the user should know about the choice of the column
-
-    @property
-    def direction(self) -> str:
-        return f"{'lower' if self.goal == 'minimize' else 'higher'} is better ({self.why})"
 
     def beside(self, what: str) -> str:
         """The column that aggregate_runs --history made of the same metric for `what`, such as min_step."""
@@ -449,8 +443,8 @@ def open_file(file: Path) -> Runs:
             pl.col(pl.Time, pl.Categorical, pl.Enum).cast(pl.String),
         )
         dtypes = frame.collect_schema()
-        paths = json.loads(metadata.get(COLUMNS_KEY, "{}"))
-        metrics = json.loads(metadata.get(METRICS_KEY, "{}"))
+        paths = json.loads(metadata.get("wandb_tools.columns", "{}"))
+        metrics = json.loads(metadata.get("wandb_tools.metrics", "{}"))
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         problem = f"{file} cannot be read as parquet: {str(error).splitlines()[0]}"
         raise ScriptError(f"{problem}; export it again or leave it out", NOTHING_USABLE) from error
@@ -687,7 +681,8 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     stored = runs.goals.get(column or name)
     why = "as asked" if options.goal else "its stored goal" if stored else "by its name"
     if goal := options.goal or stored or goal_by_name(label):
-        return Metric(shown, label + what, goal, why, remark)
+        direction = f"{'lower' if goal == 'minimize' else 'higher'} is better ({why})"
+        return Metric(shown, label + what, goal, direction, remark)
     how = "say --ascending where lower is, --descending where higher is"
     raise ScriptError(f"whether lower or higher is better cannot be read off the name {label}; {how}", WRONG_USAGE)
 
@@ -781,21 +776,19 @@ def select_runs(options: Options, everything: Runs, say: Say) -> tuple[Runs, Run
         filters.append((f"--filter {options.name_pattern}", name_matches(options.name_pattern)))
     if options.where is not None:
         filters.append((f"--where {options.where}", sql_predicate(options.where, everything)))
-    passing = pl.all_horizontal(pl.lit(value=True), *(keeps for _, keeps in filters))
-    done = in_states(["finished"])
-    counts = [pl.len(), passing.sum().alias("left"), done.sum().alias("done"), (passing & done).sum().alias("both")]
-    total, left, finished, finished_left = collected(everything.frame.select(counts)).row(0)
+    passing = everything.frame.filter(pl.lit(value=True), *(keeps for _, keeps in filters))
+    counts = pl.len(), in_states(["finished"]).sum().alias("finished")
+    (total, finished), (left, finished_left) = (collected(f.select(counts)).row(0) for f in (everything.frame, passing))
     if not total:
         raise ScriptError("the input holds no runs; export some, or name another file", NOTHING_USABLE)
-    asked, by_default = {*asked_questions(options)}, False
-    if options.states and "all" not in options.states:
-        filters.insert(0, (f"--state {','.join(options.states)}", in_states(options.states)))
-    elif not options.states and (options.report or not asked or asked - {"schema", "sql", "health", "diff"}):
+    states, asked, by_default = options.states, {*asked_questions(options)}, False
+    if not states and (options.report or not asked or asked - {"schema", "sql", "health", "diff"}):
         by_default = 0 < finished < total and (finished_left > 0 or not left)
-        if by_default:
-            filters.insert(0, ("--state finished", done))
+        states = ("finished",) if by_default else ()
         if left and not finished_left:
             say("no run is finished: runs in all states are taken")
+    if states and "all" not in states:
+        filters.insert(0, (f"--state {','.join(states)}", in_states(states)))
     kept, before = everything.frame, total
     for flag, keeps in filters:
         kept = kept.filter(keeps)
@@ -806,7 +799,7 @@ def select_runs(options: Options, everything: Runs, say: Say) -> tuple[Runs, Run
         say(line)
         before = after
     runs = replace(everything, frame=kept)
-    return replace(everything, frame=everything.frame.filter(passing)) if by_default else runs, runs
+    return replace(everything, frame=passing) if by_default else runs, runs
 
 
 def in_states(states: Sequence[str]) -> pl.Expr:
@@ -819,17 +812,15 @@ def sql_predicate(predicate: str, runs: Runs) -> pl.Expr:
     flag = f"--where {predicate}"
     try:
         keeps = pl.sql_expr(with_columns_named(predicate, runs))
-    except pl.exceptions.PolarsError as error:
-        hint = 'text stands in single quotes, and a column called like an SQL word in double ones: "group"'
-        raise ScriptError(f"{flag} is no SQL predicate: {str(error).splitlines()[0]}; {hint}", WRONG_USAGE) from error
-    for column in keeps.meta.root_names():
-        if column not in runs.dtypes:
-            near = did_you_mean(column, runs.dtypes) or "; text stands in single quotes"
-            raise ScriptError(f"{flag}: there is no column {column}{near}", WRONG_USAGE)
-    try:
+        for column in keeps.meta.root_names():
+            if column not in runs.dtypes:
+                near = did_you_mean(column, runs.dtypes) or "; text stands in single quotes"
+                raise ScriptError(f"{flag}: there is no column {column}{near}", WRONG_USAGE)
         dtype = pl.DataFrame(schema=dict(runs.dtypes)).select(keeps).dtypes[0]
     except pl.exceptions.PolarsError as error:
-        raise ScriptError(f"{flag} does not fit the columns: {str(error).splitlines()[0]}", WRONG_USAGE) from error
+        hint = 'text stands in single quotes, and a column called like an SQL word in double ones: "group"'
+        problem = f"{flag} is no SQL predicate of these columns: {str(error).splitlines()[0]}"
+        raise ScriptError(f"{problem}; {hint}", WRONG_USAGE) from error
     if dtype != pl.Boolean:
         raise ScriptError(f"{flag} is no predicate: it gives {dtype}, not true or false", WRONG_USAGE)
     return keeps
@@ -1306,7 +1297,9 @@ def varied(study: Study, _: Options) -> list[Result]:
 def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[Result]:
     """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
     seeds = [c for c in settings if "seed" in words(runs.label(c))][:1]
-    axes = independent(table, [c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= 12])
+    axes = independent(
+        table, [c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= MOST_ON_AN_AXIS]
+    )
     complete = table.select(*axes, *seeds).drop_nulls()
     if not axes or len(axes) + len(seeds) < 2 or complete.is_empty():
         return []
