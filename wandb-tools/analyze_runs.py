@@ -122,14 +122,9 @@ KINDS = ("derived", "config", "metric", "history", "identity")  # of columns, in
 DERIVED = ("stage", "arch", "model_type", "protocol", "k", "lr_parsed", "wd_parsed", "eps_parsed")  # in this order
 SUMMARIES = {"min": "minimum", "max": "maximum", "last": "last value", "mean": "mean"}  # of define_metric
 VALIDATION = {"val", "valid", "validation", "eval"}
-VALUES = {  # which value stands for a run: the summary's, or one that aggregate_runs --history computed
-    "summary": "summary",
-    "min": "lowest of its history",
-    "max": "highest of its history",
-    "last": "last of its history",
-    "tail": "mean of its history's last tenth",
-    "at": "at the best step",
-}
+# Which value stands for a run: the summary's, or one that aggregate_runs --history computed.
+VALUES = {"summary": "summary", "min": "lowest of its history", "max": "highest of its history"}
+VALUES |= {"last": "last of its history", "tail": "mean of its history's last tenth", "at": "at the best step"}
 
 CONFIDENCE, SIGNIFICANT = 0.95, 0.05
 RESAMPLES, PERMUTATIONS, SEED = 10_000, 2_000, 0  # of the bootstrap and of the permutation test
@@ -190,21 +185,10 @@ MARKDOWN_COLUMNS = 14  # a page scrolls sideways, but not for ever
 BOLD, DIM = "1", "2"  # styles of a terminal
 ELLIPSIS = "…"
 LATIN = 0x24F  # the last character that LaTeX prints from UTF-8 without a further package
-LATEX = {  # characters that mean something to LaTeX
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "\\": r"\textbackslash{}",
-    "±": r"$\pm$",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "…": r"\ldots{}",
-    "°": r"\textdegree{}",
-    "[": "{[}",
-    "]": "{]}",
-    '"': r"\textquotedbl{}",
-}
+# Characters that mean something to LaTeX, and what prints them.
+LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "[": "{[}", "]": "{]}", "~": r"\textasciitilde{}"}
+LATEX |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textless{}", ">": r"\textgreater{}"}
+LATEX |= {"|": r"\textbar{}", "…": r"\ldots{}", "°": r"\textdegree{}", '"': r"\textquotedbl{}"}
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 # Words of a metric's name that tell which way is better. The last one decides: `loss_recall` is a recall.
@@ -371,13 +355,18 @@ class Result:
 # --- inputs ---------------------------------------------------------------------------------------------------
 
 
-def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:  # noqa: C901
+def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:  # noqa: C901, PLR0912
     """The runs files to read, what to say about the choice, and how many files of folders are damaged.
 
     Where no place is named: the unified file, unless an export is newer.
     """
-    folders = places or ([EXPORT_FOLDER] if EXPORT_FOLDER.is_dir() else [])
-    found = {file.resolve(): (file, place.is_dir()) for place in folders for file in parquet_files(place)}
+    found: dict[Path, tuple[Path, bool]] = {}
+    for place in places or ([EXPORT_FOLDER] if EXPORT_FOLDER.is_dir() else []):
+        if not place.exists():
+            raise ScriptError(f"{place} does not exist; name a parquet file or a folder of them", NOTHING_USABLE)
+        for file in sorted(place.rglob("*.parquet")) if place.is_dir() else [place]:
+            if not any(part[0] == "." for part in file.relative_to(place).parts):  # unfinished, or not for readers
+                found[file.resolve()] = (file, place.is_dir())
     parts, others, foreign, errors = [], [], [], []
     for file, in_folder in found.values():
         try:
@@ -412,16 +401,6 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]: 
     if foreign:
         remarks.append(f"{counted(len(foreign), 'parquet file')} without runs passed over: {some_of(foreign)}")
     return [replace(part, others=tuple(others)) for part in parts], remarks, len(errors)
-
-
-def parquet_files(place: Path) -> list[Path]:
-    """`place` itself, or the parquet files below it; hidden ones are unfinished or not for readers."""
-    if not place.exists():
-        raise ScriptError(f"{place} does not exist; name a parquet file or a folder of them", NOTHING_USABLE)
-    if not place.is_dir():
-        return [place]
-    found = sorted(place.rglob("*.parquet"))
-    return [file for file in found if not any(part[0] == "." for part in file.relative_to(place).parts)]
 
 
 def open_file(file: Path) -> Runs:
@@ -773,7 +752,13 @@ def select_runs(options: Options, everything: Runs, say: Say) -> tuple[Runs, Run
     """The runs that pass the filters, and of these the ones in the states that count; said how many each kept."""
     filters = []  # flags and which runs they keep
     if options.name_pattern is not None:
-        filters.append((f"--filter {options.name_pattern}", name_matches(options.name_pattern)))
+        flag, matches = f"--filter {options.name_pattern}", pl.col("name").str.contains(f"(?i){options.name_pattern}")
+        try:
+            pl.DataFrame({"name": [""]}).select(matches)
+        except pl.exceptions.ComputeError as error:
+            reason, *_ = *re.findall("^error: (.*)", str(error), re.MULTILINE), "it cannot be read"
+            raise ScriptError(f"{flag} is no regular expression: {reason}", WRONG_USAGE) from error
+        filters.append((flag, matches))
     if options.where is not None:
         filters.append((f"--where {options.where}", sql_predicate(options.where, everything)))
     passing = everything.frame.filter(pl.lit(value=True), *(keeps for _, keeps in filters))
@@ -861,18 +846,6 @@ def with_columns_named(predicate: str, runs: Runs) -> str:
     return "".join(tokens)
 
 
-def name_matches(pattern: str) -> pl.Expr:
-    """Whether a run's name holds what the pattern describes, without case."""
-    expression = pl.col("name").str.contains(f"(?i){pattern}")
-    try:
-        pl.DataFrame({"name": [""]}).select(expression)
-    except pl.exceptions.ComputeError as error:
-        reason = re.search("^error: (.*)", str(error), re.MULTILINE)
-        problem = f"--filter {pattern} is no regular expression: {reason[1] if reason else 'it cannot be read'}"
-        raise ScriptError(problem, WRONG_USAGE) from error
-    return expression
-
-
 def remarks_on_metric(metric: Metric, study: Study, options: Options) -> Iterator[str]:
     """What the user should know about a metric and these runs: runs in other states, and what its values rest on."""
     if metric.remark:
@@ -927,6 +900,12 @@ def top(study: Study, options: Options, count: int | None = None) -> list[Result
     if asked:
         more = [column for column in named if column not in asked and options.metrics]
         shown = [*asked[:1], *more, *asked[1:]] if asked[0] == "name" else [*more, *asked]
+    value, last = pl.col(metric.column), best[metric.column][-1]
+    counts = [pl.len(), value.is_finite().sum().alias("finite"), value.count().alias("n")]
+    total, usable, n, ties = collected(runs.frame.select(*counts, (value == last).sum().alias("ties"))).row(0)
+    notes = without_value(metric.label, total, usable, n - usable)
+    if hidden := ties - int((best[metric.column] == last).sum()):
+        notes.append(f"{counted(hidden, 'more run')} tie with the last one shown")
     heads, names = labels(shown, runs), run_labels(table)
     return [
         Result(
@@ -937,7 +916,7 @@ def top(study: Study, options: Options, count: int | None = None) -> list[Result
                 TableColumn("name", names) if column == "name" else view_column(table[column], heads[column])
                 for column in shown
             ],
-            left_out(runs, metric, best),
+            notes,
             chart=lambda: points_chart(names, table.select(value=metric.column), metric.label, options),
             links=table["url"].to_list() if links else (),
         )
@@ -970,17 +949,6 @@ def telling_columns(table: pl.DataFrame) -> list[str]:
         if same or kind(column) == "config" or not is_corrected:
             shown.append(column)
     return shown
-
-
-def left_out(runs: Runs, metric: Metric, best: pl.DataFrame) -> list[str]:
-    """What a list of the best runs does not show: runs without a value, and ties with its last."""
-    value, last = pl.col(metric.column), best[metric.column][-1]
-    counts = [pl.len(), value.is_finite().sum().alias("finite"), value.count().alias("n")]
-    total, finite_count, n, ties = collected(runs.frame.select(*counts, (value == last).sum().alias("ties"))).row(0)
-    notes = without_value(metric.label, total, finite_count, n - finite_count)
-    if hidden := ties - int((best[metric.column] == last).sum()):
-        notes.append(f"{counted(hidden, 'more run')} tie with the last one shown")
-    return notes
 
 
 def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
