@@ -360,28 +360,28 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]: 
 
     Where no place is named: the unified file, unless an export is newer.
     """
-    found: dict[Path, tuple[Path, bool]] = {}
+    parts, others, foreign, errors, seen = [], [], [], [], set()
     for place in places or ([EXPORT_FOLDER] if EXPORT_FOLDER.is_dir() else []):
         if not place.exists():
             raise ScriptError(f"{place} does not exist; name a parquet file or a folder of them", NOTHING_USABLE)
         for file in sorted(place.rglob("*.parquet")) if place.is_dir() else [place]:
-            if not any(part[0] == "." for part in file.relative_to(place).parts):  # unfinished, or not for readers
-                found[file.resolve()] = (file, place.is_dir())
-    parts, others, foreign, errors = [], [], [], []
-    for file, in_folder in found.values():
-        try:
-            part = open_file(file)
-        except ScriptError as error:
-            if not in_folder:
-                raise
-            errors.append(error)
-            continue
-        if part.holds_runs:
-            parts.append(part)
-        elif part.dtypes.keys() >= ROW_COLUMNS:
-            others.append(file)
-        elif not part.is_result:
-            foreign.append(str(file))
+            is_hidden = any(part[0] == "." for part in file.relative_to(place).parts)  # unfinished, or not for readers
+            if is_hidden or file.resolve() in seen:
+                continue
+            seen.add(file.resolve())
+            try:
+                part = open_file(file)
+            except ScriptError as error:
+                if file == place:
+                    raise
+                errors.append(error)
+                continue
+            if part.holds_runs:
+                parts.append(part)
+            elif part.dtypes.keys() >= ROW_COLUMNS:
+                others.append(file)
+            elif not part.is_result:
+                foreign.append(str(file))
     remarks = [f"left out: {error}" for error in errors]
     if not places and (UNIFIED_FILE.is_file() or parts):
         unified = [open_file(UNIFIED_FILE)] if UNIFIED_FILE.is_file() else []
@@ -431,10 +431,8 @@ def open_file(file: Path) -> Runs:
         frame=frame,
         dtypes=dtypes,
         paths={column: tuple(path) for column, path in paths.items()},
-        goals={
-            column: facts["goal"] for column, facts in metrics.items() if facts.get("goal") in {"minimize", "maximize"}
-        },
-        axes={column: facts["step_metric"] for column, facts in metrics.items() if facts.get("step_metric")},
+        goals={c: facts["goal"] for c, facts in metrics.items() if facts.get("goal") in {"minimize", "maximize"}},
+        axes={c: facts["step_metric"] for c, facts in metrics.items() if facts.get("step_metric")},
         files=(file,),
         is_result=RESULT_KEY in metadata,
     )
@@ -907,20 +905,17 @@ def top(study: Study, options: Options, count: int | None = None) -> list[Result
     if hidden := ties - int((best[metric.column] == last).sum()):
         notes.append(f"{counted(hidden, 'more run')} tie with the last one shown")
     heads, names = labels(shown, runs), run_labels(table)
-    return [
-        Result(
-            "top",
-            f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}",
-            table.select(held),
-            lambda: [
-                TableColumn("name", names) if column == "name" else view_column(table[column], heads[column])
-                for column in shown
-            ],
-            notes,
-            chart=lambda: points_chart(names, table.select(value=metric.column), metric.label, options),
-            links=table["url"].to_list() if links else (),
-        )
-    ]
+    view = [TableColumn("name", names) if c == "name" else view_column(table[c], heads[c]) for c in shown]
+    result = Result(
+        "top",
+        f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}",
+        table.select(held),
+        lambda: view,
+        notes,
+        chart=lambda: points_chart(names, table.select(value=metric.column), metric.label, options),
+        links=table["url"].to_list() if links else (),
+    )
+    return [result]
 
 
 def telling_columns(table: pl.DataFrame) -> list[str]:
@@ -993,9 +988,8 @@ def grouped(runs: Runs, by: Sequence[str], metric: Metric, options: Options) -> 
     title += f"{counted(table.height, 'group')} of {counted(int(table['runs'].sum()), 'run')}"
     title += "".join(f"; {heads[column]} is {cell_text(table[column][0])} in all" for column in constant)
     held = [*STATISTICS[:3], *(["iqm"] if stat == "iqm" else []), *STATISTICS[3:], *steps]
-    best = table.select(*KEY_OF_BEST, "best_run").rename(
-        dict(zip((*KEY_OF_BEST, "best_run"), (*KEY, "name"), strict=True))
-    )
+    best = table.select(*KEY_OF_BEST, "best_run")
+    best.columns = [*KEY, "name"]
     names = [label if n else None for label, n in zip(run_labels(best), table["n"], strict=True)]
     seen = table.with_columns(pl.Series("best_run", names, dtype=pl.String))
     return Result(
@@ -1064,23 +1058,22 @@ def pivoted(runs: Runs, by: Sequence[str], metric: Metric, options: Options) -> 
     """A metric per cell of a table of two columns' values."""
     mean = pl.col("mean")
     best = mean.min() if metric.goal == "minimize" else mean.max()
-    cells = (
-        group_statistics(runs, by, metric)
-        .select(pl.col(by[0]).alias("rows"), pl.col(by[1]).alias("columns"), pl.lit(metric.column).alias("metric"),
-                "n", mean, "std")
-        .sort("rows", "columns", nulls_last=True)
-        .with_columns((mean == best.over("rows")).fill_null(value=False).alias("best_in_row"),
-                      (mean == best.over("columns")).fill_null(value=False).alias("best_in_column"))
-    )  # fmt: skip
+    cells = group_statistics(runs, by, metric).sort(by, nulls_last=True)
+    cells = cells.select(
+        pl.col(by[0]).alias("rows"),
+        pl.col(by[1]).alias("columns"),
+        pl.lit(metric.column).alias("metric"),
+        *("n", "mean", "std"),
+        (mean == best.over(by[0])).fill_null(value=False).alias("best_in_row"),
+        (mean == best.over(by[1])).fill_null(value=False).alias("best_in_column"),
+    )
     spell = float_format(cells["mean"].drop_nulls().to_list())
     texts: dict[tuple[str, str], str] = {}
     for row in cells.filter(pl.col("n") > 0).iter_rows(named=True):
         spread = "" if row["std"] is None else f"±{spell(row['std'])}"
         marks = ROW_BEST * row["best_in_row"] + COLUMN_BEST * row["best_in_column"]
         texts[cell_text(row["rows"]), cell_text(row["columns"])] = f"{spell(row['mean'])}{spread} ({row['n']}){marks}"
-    down, across = (
-        [*map(cell_text, cells[name].unique().sort(nulls_last=True).to_list())] for name in ("rows", "columns")
-    )
+    down, across = ([*map(cell_text, cells[c].unique().sort(nulls_last=True).to_list())] for c in ("rows", "columns"))
     rows, columns = map(runs.label, by)
     note = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
     if holes := len(across) * len(down) - len(texts):
@@ -1242,32 +1235,20 @@ def varied(study: Study, _: Options) -> list[Result]:
             sizes.append(str(counts.height))
             texts.append(some_of([f"{cell_text(value)} ({number})" for value, number in counts.iter_rows()], 8))
     number = table.height or collected(runs.frame.select(pl.len())).item()
-    view = [
-        TableColumn("config", [*labels(several, runs).values()]),
-        TableColumn("values", sizes, is_text=False),
-        TableColumn("value (runs)", texts),
-    ]
-    result = Result(
-        "varying",
-        f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary",
-        pl.DataFrame(
-            [row | {"value": exact_text(row["value"])} for row in rows],
-            schema={"column": pl.String, "value": pl.String, "runs": pl.Int64},
-        ),
-        lambda: view,
-        notes,
-        MOST_COLUMNS,
-        rows=rows,
-    )
+    view = [TableColumn("config", [*labels(several, runs).values()])]
+    view += [TableColumn("values", sizes, is_text=False), TableColumn("value (runs)", texts)]
+    title = f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary"
+    dtypes = {"column": pl.String, "value": pl.String, "runs": pl.Int64}
+    found = pl.DataFrame([row | {"value": exact_text(row["value"])} for row in rows], dtypes)
+    result = Result("varying", title, found, lambda: view, notes, MOST_COLUMNS, rows)
     return [result, *grid(table, several, runs)]
 
 
 def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[Result]:
     """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
     seeds = [c for c in settings if "seed" in words(runs.label(c))][:1]
-    axes = independent(
-        table, [c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= MOST_ON_AN_AXIS]
-    )
+    few = [c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= MOST_ON_AN_AXIS]
+    axes = independent(table, few)
     complete = table.select(*axes, *seeds).drop_nulls()
     if not axes or len(axes) + len(seeds) < 2 or complete.is_empty():
         return []
@@ -1278,7 +1259,7 @@ def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[Resul
     odd = [counts.filter(pl.col("len") > 1).select(*axes, problem)]
     for seed in seeds:
         usual = counts[seed].value_counts().filter(pl.col("count") * 2 >= present.height).select(seed)
-        lacking = present.join(usual, how="cross").join(counts, on=[*axes, seed], how="anti").sort(*axes, seed)
+        lacking = present.join(usual, how="cross").join(counts, on=[*axes, seed], how="anti")
         lists = lacking.group_by(axes).agg(pl.col(seed).cast(pl.String).sort().str.join(", "))
         odd.append(lists.select(*axes, pl.format("lacks seed {}", seed).alias("problem")).sort(axes))
     if math.prod(sizes) <= 2 * present.height:  # else it was no grid, and the holes are not worth a list
@@ -1306,9 +1287,8 @@ def difference(study: Study, options: Options) -> list[Result]:
     columns = ["name", *facts, *of_kind["config"], *of_kind["metric"]]
     ids = pl.col("id").is_in([key[2] for key in keys], nulls_equal=True)
     rows = collected(runs.frame.filter(ids).select(*KEY, *columns))
-    chosen = pl.DataFrame(keys, dict.fromkeys(KEY, pl.String), orient="row").join(
-        rows, on=KEY, how="left", nulls_equal=True, maintain_order="left"
-    )
+    chosen = pl.DataFrame(keys, dict.fromkeys(KEY, pl.String), orient="row")
+    chosen = chosen.join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
     taken = Counter([*chosen["id"], "column", "kind"])
     heads = [str(key[2]) if taken[key[2]] == 1 else path_text(key) for key in keys]
     found = []
@@ -1321,16 +1301,9 @@ def difference(study: Study, options: Options) -> list[Result]:
     texts = [{name: value if name == "column" else exact_text(value) for name, value in row.items()} for row in found]
     view = [TableColumn("column", [runs.label(row["column"]) for row in found], is_whole=True)]
     view += [TableColumn(head, [cell_text(row[head]) for row in found]) for head in heads]
-    return [
-        Result(
-            "diff",
-            f"{' and '.join(sizes)} differ between {some_of(run_labels(chosen))}",
-            pl.DataFrame(texts, schema=dict.fromkeys(["column", "kind", *heads], pl.String)),
-            lambda: view,
-            most_rows=MOST_COLUMNS,
-            rows=found,
-        )
-    ]
+    title = f"{' and '.join(sizes)} differ between {some_of(run_labels(chosen))}"
+    table = pl.DataFrame(texts, dict.fromkeys(["column", "kind", *heads], pl.String))
+    return [Result("diff", title, table, lambda: view, most_rows=MOST_COLUMNS, rows=found)]
 
 
 def find_run(name: str, runs: pl.DataFrame) -> tuple[str, ...]:
