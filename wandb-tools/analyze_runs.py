@@ -938,11 +938,12 @@ def telling_columns(table: pl.DataFrame) -> list[str]:
         equal.setdefault(tuple(map(cell_text, table[column].to_list())), []).append(column)
     shown = [column for column in ("entity", "project") if distinct[column] > 1]
     for texts, (column, *same) in equal.items():
-        config = re.compile(rf"config_(.*_)?{re.escape(column.removesuffix('_parsed'))}")
-        rivals = [others for others, columns in equal.items() if config.fullmatch(columns[0])]
-        is_corrected = any(4 * sum(map(str.__ne__, texts, rival)) <= table.height for rival in rivals)
-        if same or kind(column) == "config" or not is_corrected:
-            shown.append(column)
+        if kind(column) == "derived" and not same:  # else it stands for a config, too
+            config = re.compile(rf"config_(.*_)?{re.escape(column.removesuffix('_parsed'))}")
+            rivals = [others for others, columns in equal.items() if config.fullmatch(columns[0])]
+            if any(4 * sum(map(str.__ne__, texts, rival)) <= table.height for rival in rivals):
+                continue
+        shown.append(column)
     return shown
 
 
