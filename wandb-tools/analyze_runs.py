@@ -522,13 +522,12 @@ def known_column(name: str, runs: Runs, prefixes: Sequence[str]) -> str | None:
 
 def unknown(what: str, name: str, runs: Runs, columns: Sequence[str]) -> NoReturn:
     """Raise with the nearest names, else the best-covered ones, in the form in which the user wrote."""
-    as_column = name.startswith(("config_", "metric_"))
-    names = {column: column if as_column else runs.label(column) for column in columns}
-    hint = did_you_mean(name, names.values())
+    spell = str if name.startswith(("config_", "metric_")) else runs.label
+    hint = did_you_mean(name, map(spell, columns))
     if not hint:
         settings = [column for column in columns if kind(column) in {"derived", "config"}]
-        there = [names[column] for column in by_coverage(settings or columns, runs)[:SUGGESTED_NAMES]]
-        hint = f"; there are {', '.join(there)}" if there else ""
+        there = by_coverage(settings or columns, runs)[:SUGGESTED_NAMES]
+        hint = f"; there are {', '.join(map(spell, there))}" if there else ""
     raise ScriptError(f"no {what} is called {name}{hint}; --schema lists all", WRONG_USAGE)
 
 
@@ -573,7 +572,6 @@ def run_labels(runs: pl.DataFrame) -> list[str]:
 
 
 def path_text(key: Sequence[str | None]) -> str:
-    """A run's entity, project and id as W&B writes them."""
     return "/".join("null" if part is None else part for part in key)
 
 
@@ -955,7 +953,6 @@ def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
 
 
 def required(metrics: Sequence[Metric]) -> Sequence[Metric]:
-    """`metrics`, or an error where there is none."""
     if metrics:
         return metrics
     problem = "no metric has values and a name that tells which way is better"
@@ -1386,16 +1383,17 @@ def association(column: str, table: pl.DataFrame) -> dict[str, object]:
 
     is_number = table[column].dtype.is_numeric()
     pairs = table.select((finite(column) if is_number else pl.col(column)).alias(RUN_NUMBER), VALUE).drop_nulls()
-    facts: dict[str, object] = {"column": column, "kind": "number" if is_number else "category", "n": pairs.height}
-    facts["distinct"] = distinct = pairs[RUN_NUMBER].n_unique()
+    setting, distinct = pairs[RUN_NUMBER], pairs[RUN_NUMBER].n_unique()
+    facts: dict[str, object] = {"column": column, "kind": "number" if is_number else "category"}
+    facts |= {"n": pairs.height, "distinct": distinct, "effect": None, "spearman": None, "p": None}
     if pairs.height < FEWEST_RUNS or distinct < 2 or (distinct == pairs.height and not is_number):
-        return facts | {"effect": None, "spearman": None, "p": None}
+        return facts
     ranks = pairs[VALUE].rank().to_numpy()
     ranks = (ranks - ranks.mean()) / (ranks.std() or 1.0)
-    codes = pairs[RUN_NUMBER].cast(pl.String).rank("dense").to_numpy() - 1
+    codes = setting.cast(pl.String).rank("dense").to_numpy() - 1
     if is_number and distinct > MOST_LEVELS:
         levels = max(3, min(MOST_LEVELS, pairs.height // RUNS_A_LEVEL))
-        codes = ((pairs[RUN_NUMBER].rank("average").to_numpy() - 0.5) * levels / pairs.height).astype(int)
+        codes = ((setting.rank("average").to_numpy() - 0.5) * levels / pairs.height).astype(int)
         codes = np.unique(codes, return_inverse=True)[1]
     levels = int(codes.max()) + 1
     weights = np.eye(levels)[codes.astype(int)]
@@ -1410,8 +1408,9 @@ def association(column: str, table: pl.DataFrame) -> dict[str, object]:
     h = share * (len(ranks) - 1)  # Kruskal and Wallis' H, ties corrected
     facts["effect"] = max(0.0, (h - levels + 1) / (len(ranks) - levels))
     facts["p"] = (larger + 1) / (PERMUTATIONS + 1)
-    x = pairs[RUN_NUMBER].rank().to_numpy() if is_number else ranks
-    facts["spearman"] = float((x - x.mean()) @ ranks / ((x.std() or 1.0) * len(x))) if is_number else None
+    if is_number:
+        x = setting.rank().to_numpy()
+        facts["spearman"] = float((x - x.mean()) @ ranks / ((x.std() or 1.0) * len(x)))
     return facts
 
 
