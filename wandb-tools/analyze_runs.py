@@ -361,7 +361,7 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]: 
     Where no place is named: the unified file, unless an export is newer.
     """
     parts, others, foreign, errors, seen = [], [], [], [], set()
-    for place in places or ([EXPORT_FOLDER] if EXPORT_FOLDER.is_dir() else []):
+    for place in places or [place for place in (UNIFIED_FILE, EXPORT_FOLDER) if place.exists()]:
         if not place.exists():
             raise ScriptError(f"{place} does not exist; name a parquet file or a folder of them", NOTHING_USABLE)
         for file in sorted(place.rglob("*.parquet")) if place.is_dir() else [place]:
@@ -383,14 +383,14 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]: 
             elif not part.is_result:
                 foreign.append(str(file))
     remarks = [f"left out: {error}" for error in errors]
-    if not places and (UNIFIED_FILE.is_file() or parts):
-        unified = [open_file(UNIFIED_FILE)] if UNIFIED_FILE.is_file() else []
-        newest = max([*unified, *parts], key=lambda part: part.files[0].stat().st_mtime)
+    if parts and not places:
+        newest = max(parts, key=lambda part: part.files[0].stat().st_mtime)
         if newest.files[0] == UNIFIED_FILE:
             return [newest], [f"reading {UNIFIED_FILE}"], 0
-        rank = f"newest of {len(parts)} exports there; aggregate_runs.py makes one file of all"
-        remarks.insert(0, f"reading {newest.files[0]}, the {rank if len(parts) > 1 else 'export there'}")
-        if unified:
+        exports = [part for part in parts if part.files[0] != UNIFIED_FILE]
+        rank = f"newest of {len(exports)} exports there; aggregate_runs.py makes one file of all"
+        remarks.insert(0, f"reading {newest.files[0]}, the {rank if len(exports) > 1 else 'export there'}")
+        if len(exports) < len(parts):
             remarks.append(f"{UNIFIED_FILE} is older and was passed over: run aggregate_runs.py again")
         return [newest], remarks, len(errors)
     if not parts:
@@ -752,14 +752,15 @@ def select_runs(options: Options, everything: Runs, say: Say) -> tuple[Runs, Run
         try:
             pl.DataFrame({"name": [""]}).select(matches)
         except pl.exceptions.ComputeError as error:
-            reason, *_ = *re.findall("^error: (.*)", str(error), re.MULTILINE), "it cannot be read"
-            raise ScriptError(f"{flag} is no regular expression: {reason}", WRONG_USAGE) from error
+            reasons = re.findall("^error: (.*)", str(error), re.MULTILINE) or ["it cannot be read"]
+            raise ScriptError(f"{flag} is no regular expression: {reasons[0]}", WRONG_USAGE) from error
         filters.append((flag, matches))
     if options.where is not None:
         filters.append((f"--where {options.where}", sql_predicate(options.where, everything)))
     passing = everything.frame.filter(pl.lit(value=True), *(keeps for _, keeps in filters))
     counts = pl.len(), in_states(["finished"]).sum().alias("finished")
-    (total, finished), (left, finished_left) = (collected(f.select(counts)).row(0) for f in (everything.frame, passing))
+    total, finished = collected(everything.frame.select(counts)).row(0)
+    left, finished_left = collected(passing.select(counts)).row(0)
     if not total:
         raise ScriptError("the input holds no runs; export some, or name another file", NOTHING_USABLE)
     states, asked, by_default = options.states, {*asked_questions(options)}, False
