@@ -1389,6 +1389,8 @@ def association(column: str, table: pl.DataFrame) -> dict[str, object]:
     facts |= {"n": pairs.height, "distinct": distinct, "effect": None, "spearman": None, "p": None}
     if pairs.height < FEWEST_RUNS or distinct < 2 or (distinct == pairs.height and not is_number):
         return facts
+    if setting.dtype.is_nested():  # lists have no ranks
+        setting = pl.Series(map(cell_text, setting.to_list()))
     ranks = pairs[VALUE].rank().to_numpy()
     ranks = (ranks - ranks.mean()) / (ranks.std() or 1.0)
     codes = setting.cast(pl.String).rank("dense").to_numpy() - 1
