@@ -18,9 +18,8 @@ export there. Where no question is asked: an overview, the best runs and a first
 Examples:
   uv run wandb-tools/analyze_runs.py wandb_export/ --schema
   uv run wandb-tools/analyze_runs.py --top 10 --metric test/mse --state all
-  uv run wandb-tools/analyze_runs.py --group-by model.k --filter 'stage2.*gnn' --json | jq '.groups[0]'
-  uv run wandb-tools/analyze_runs.py --group-by '!seed' --where "config_optim_lr < 0.1"
-  uv run wandb-tools/analyze_runs.py --best-per arch --group-by arch --stat iqm
+  uv run wandb-tools/analyze_runs.py --group-by '!seed' --where "config_optim_lr < 0.1" --json | jq '.groups[0]'
+  uv run wandb-tools/analyze_runs.py --best-per arch --group-by arch --stat iqm --filter 'stage2.*gnn'
   uv run wandb-tools/analyze_runs.py --pivot stage,arch -o table.tex
   uv run wandb-tools/analyze_runs.py --curves val/mse --group-by arch --smooth 0.6 --log -o curves.svg
   uv run wandb-tools/analyze_runs.py --sql 'SELECT arch, corr("optim.lr", "test/mse") FROM runs GROUP BY arch'
@@ -918,11 +917,10 @@ def top(study: Study, options: Options, count: int | None = None) -> list[Result
 
 
 def telling_columns(table: pl.DataFrame) -> list[str]:
-    """What people see of the best runs: the settings that tell them apart, each once.
+    """The settings, of those that most of the best runs have, that tell these apart, the weakest last.
 
-    Columns that most of these runs lack are no settings of theirs; last come those of one value that some rows lack,
-    and those that differ from row to row, such as paths. Of columns with the same values the first is shown; where a
-    few differ, the config is right and what is read off the name gives way: seed_parsed beside seed.
+    Of columns with the same values the first is shown; where a few differ, the config is right and what is read off
+    the name gives way: seed_parsed beside seed.
     """
     settings = [column for column in table.columns if kind(column) in {"derived", "config"}]
     common = [column for column in settings if 2 * table[column].null_count() <= table.height]
