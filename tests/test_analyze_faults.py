@@ -260,6 +260,8 @@ def test_values_of_any_dtype_are_shown(tmp_path, form):
         "config_bytes": pl.Series([b"\xff" * bit for bit in bits]),
         "config_kind": pl.Series([str(bit) for bit in bits]).cast(pl.Categorical),
         "config_exact": pl.Series([f"{bit}.5" for bit in bits]).cast(pl.Decimal(10, 2)),
+        "config_list": pl.Series([[bit, 1] for bit in bits]),
+        "config_pair": pl.Series([[bit, 1] for bit in bits], dtype=pl.Array(pl.Int64, 2)),
     }
     file = rewrite(write_runs(tmp_path, runs), **odd)
     for column in odd:

@@ -16,20 +16,14 @@ input is named: analysis/unified.parquet if it is newer than every export in wan
 export there. Where no question is asked: an overview, the best runs and a first comparison.
 
 Examples:
-  uv run wandb-tools/analyze_runs.py
   uv run wandb-tools/analyze_runs.py wandb_export/ --schema
-  uv run wandb-tools/analyze_runs.py --top 10 --metric test/mse
-  uv run wandb-tools/analyze_runs.py --group-by stage,arch --metric test/mse --state all
-  uv run wandb-tools/analyze_runs.py --group-by model.k --filter 'stage2.*gnn' --json | jq '.groups[0]'
-  uv run wandb-tools/analyze_runs.py --group-by '!seed' --where "config_optim_lr < 0.1"
-  uv run wandb-tools/analyze_runs.py --best-per arch --group-by arch --stat iqm
+  uv run wandb-tools/analyze_runs.py --top 10 --metric test/mse --state all
+  uv run wandb-tools/analyze_runs.py --group-by '!seed' --where "config_optim_lr < 0.1" --json | jq '.groups[0]'
+  uv run wandb-tools/analyze_runs.py --best-per arch --group-by arch --stat iqm --filter 'stage2.*gnn'
   uv run wandb-tools/analyze_runs.py --pivot stage,arch -o table.tex
   uv run wandb-tools/analyze_runs.py --curves val/mse --group-by arch --smooth 0.6 --log -o curves.svg
   uv run wandb-tools/analyze_runs.py --sql 'SELECT arch, corr("optim.lr", "test/mse") FROM runs GROUP BY arch'
-  uv run wandb-tools/analyze_runs.py --health
-  uv run wandb-tools/analyze_runs.py --varying --importance
-  uv run wandb-tools/analyze_runs.py --diff RUN RUN
-  uv run wandb-tools/analyze_runs.py --report report.html
+  uv run wandb-tools/analyze_runs.py --varying --importance --health --report report.html
 
 Names: a column or metric goes by its column (metric_test_mse), its W&B name (test/mse) or its flattened name
 (test_mse). A metric of which define_metric keeps only the minimum, maximum, mean or last value is found too. A run
@@ -37,17 +31,15 @@ is its entity, project and id; names are labels, and where they repeat the id st
 
 Runs: finished ones, or all where none is finished; --state chooses. --schema, --sql and --health take all states.
 
-Best: lower or higher, as --ascending or --descending say, else as the stored goal says (define_metric, a
-sweep), else as the metric's name suggests; the reason is printed. NaN and infinities are counted, never
-averaged, never best.
+Best: lower or higher, as --ascending or --descending say, else as the stored goal (define_metric, a sweep), else as
+the metric's name suggests; the reason is printed. NaN and infinities are counted, never averaged, never best.
 
 Groups: runs counts a group's runs, n those with a finite value; std has n - 1 in its denominator; sem is the
-standard error of the mean; ci_low and ci_high bound the mean's 95 percent interval by Student's t. Runs without
-a value of a column are a group of their own, null. --group-by takes columns, '!seed' for all settings that vary but
-the seed, and lr:4 for four ranges of about equal size. The best two groups are compared by Welch's t-test; "within
-noise" stands for p of 0.05 and above. --best-per arch first keeps each arch's best setting, by its mean over seeds.
---stat median or iqm compares by these, with percentile bootstrap intervals (10,000 resamples, seeded) from 8 values
-on, which are approximate below 20.
+standard error of the mean; ci_low and ci_high bound the mean's 95 percent interval by Student's t. A missing value
+is a group, null. --group-by takes columns, '!seed' for all settings that vary but the seed, and lr:4 for four ranges
+of about equal size. The best two groups are compared by Welch's t-test; "within noise" stands for p of 0.05 and
+above. --best-per arch first keeps each arch's best setting, by its mean over seeds. --stat median or iqm compares by
+these, with percentile bootstrap intervals (10,000 resamples, seeded) from 8 values on, approximate below 20.
 
 Curves need the histories (export_runs --include-history), which are found beside the inputs. At each point a run
 stands with its last value up to there, from its first to its last step: nothing is extrapolated, and n is told.
@@ -72,12 +64,9 @@ Health has a row for each problem of a run:
 Importance is association, not cause: the eta squared of Kruskal and Wallis' test over a setting's values, or over
 ranges of them where a number has many, with a permutation p-value; too few runs give no ranking.
 
-Exit codes:
-  0    answered
-  1    nothing usable: no input, unreadable input, no run left (the filter that left none is named)
-  2    wrong usage: an unknown flag, column or metric, a query that is no SELECT, or inputs that do not fit together
-  3    answered without the damaged files of a folder, which are named
-  130  interrupted
+Exit codes: 0 answered; 1 nothing usable: no input, unreadable input, no run left (the filter that left none is named);
+2 wrong usage: an unknown flag, column or metric, a query that is no SELECT, or inputs that do not fit together;
+3 answered without the damaged files of a folder, which are named; 130 interrupted
 """
 
 from __future__ import annotations
@@ -115,9 +104,7 @@ if TYPE_CHECKING:
 
 OK, NOTHING_USABLE, WRONG_USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130  # exit codes, the same in all scripts
 
-COLUMNS_KEY = "wandb_tools.columns"  # keys of the parquet files' key-value metadata
-METRICS_KEY = "wandb_tools.metrics"
-RESULT_KEY = "wandb_tools.result"  # marks an answer of analyze_runs: its rows may look like runs, but are no input
+RESULT_KEY = "wandb_tools.result"  # in a parquet file's metadata: an answer of ours, which is no input
 JSON_VERSION = 1
 
 UNIFIED_FILE = Path("analysis/unified.parquet")  # where the default input is looked for
@@ -127,38 +114,16 @@ STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "p
 KEY = ("entity", "project", "id")  # what makes a run unique
 RUN_COLUMNS = {*KEY, "name", "state", "created_at"}  # what makes a file a runs file
 ROW_COLUMNS = {"run_id", "entity", "project"}  # what all other files of an export have
-IDENTITY = {
-    *RUN_COLUMNS,
-    "heartbeat_at",
-    "runtime_s",
-    "last_step",
-    "history_rows",
-    "tags",
-    "group",
-    "job_type",
-    "sweep",
-}
-IDENTITY |= {"user", "notes", "commit", "url", "host", "os", "python", "command", "gpu", "gpu_count", "exported_at"}
-IDENTITY |= {"source_file", "_config_json", "_summary_json"}
+IDENTITY = {*RUN_COLUMNS, "heartbeat_at", "runtime_s", "last_step", "history_rows", "tags", "group", "job_type"}
+IDENTITY |= {"sweep", "user", "notes", "commit", "url", "host", "os", "python", "command", "gpu", "gpu_count"}
+IDENTITY |= {"exported_at", "source_file", "_config_json", "_summary_json"}
 KINDS = ("derived", "config", "metric", "history", "identity")  # of columns, in the order of --schema
 DERIVED = ("stage", "arch", "model_type", "protocol", "k", "lr_parsed", "wd_parsed", "eps_parsed")  # in this order
 SUMMARIES = {"min": "minimum", "max": "maximum", "last": "last value", "mean": "mean"}  # of define_metric
-DEFAULT_METRIC = "metric_test_mse"
 VALIDATION = {"val", "valid", "validation", "eval"}
-DEFAULT_SEGMENTS = ({"test"}, VALIDATION)  # of the default metric's name, then any other
-PLAIN_METRICS = {"loss", "error", "accuracy", "acc", "score", "reward"}
-COSTS = {"runtime", "latency", "throughput", "fps"}  # have a direction, but are not what a project is about
-ENOUGH_COVERAGE = 0.8  # of the best-covered metric's runs, for a default metric
-VALUES = {  # which value stands for a run: the summary's, or one that aggregate_runs --history computed
-    "summary": "summary",
-    "min": "lowest of its history",
-    "max": "highest of its history",
-    "last": "last of its history",
-    "tail": "mean of its history's last tenth",
-    "at": "at the best step",
-}
-FEW_VALUES = 10  # a value of fewer logged ones says little
-TAKE_ALL = {"schema", "sql", "health", "diff"}  # questions about runs in all states
+# Which value stands for a run: the summary's, or one that aggregate_runs --history computed.
+VALUES = {"summary": "summary", "min": "lowest of its history", "max": "highest of its history"}
+VALUES |= {"last": "last of its history", "tail": "mean of its history's last tenth", "at": "at the best step"}
 
 CONFIDENCE, SIGNIFICANT = 0.95, 0.05
 RESAMPLES, PERMUTATIONS, SEED = 10_000, 2_000, 0  # of the bootstrap and of the permutation test
@@ -203,7 +168,7 @@ NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url
 NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
 DATE_OR_PATH = r"^(\d{4}-\d\d-\d\d|\d{8}[-_T]\d{4}|[~.]{0,2}/|[A-Za-z]:\\)"
-MOST_SAID, MOST_VALUES, SUGGESTED_NAMES = 10, 8, 5  # of a list in a line; of a setting's values; of near names
+MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
 MOST_ON_AN_AXIS, MOST_COMBINATIONS = 12, 10_000  # of a grid: settings with more values were drawn at random
 ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
 OVERVIEW_TOP, REPORT_TOP, SUGGESTED_GROUPS, MOST_CANDIDATES = 5, 10, 12, 40
@@ -219,21 +184,10 @@ MARKDOWN_COLUMNS = 14  # a page scrolls sideways, but not for ever
 BOLD, DIM = "1", "2"  # styles of a terminal
 ELLIPSIS = "…"
 LATIN = 0x24F  # the last character that LaTeX prints from UTF-8 without a further package
-LATEX = {  # characters that mean something to LaTeX
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "\\": r"\textbackslash{}",
-    "±": r"$\pm$",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "…": r"\ldots{}",
-    "°": r"\textdegree{}",
-    "[": "{[}",
-    "]": "{]}",
-    '"': r"\textquotedbl{}",
-}
+# Characters that mean something to LaTeX, and what prints them.
+LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "[": "{[}", "]": "{]}", "~": r"\textasciitilde{}"}
+LATEX |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textless{}", ">": r"\textgreater{}"}
+LATEX |= {"|": r"\textbar{}", "…": r"\ldots{}", "°": r"\textdegree{}", '"': r"\textquotedbl{}"}
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 # Words of a metric's name that tell which way is better. The last one decides: `loss_recall` is a recall.
@@ -325,12 +279,11 @@ class Runs:
 
     @property
     def holds_runs(self) -> bool:
-        """Whether these are runs, by the columns: a file's name says nothing for sure."""
         return self.dtypes.keys() >= RUN_COLUMNS and not self.is_result
 
     def label(self, column: str) -> str:
-        """How people know a column: its W&B name, or the column's own."""
-        return ".".join(self.paths[column]) if column in self.paths else column
+        """A column's W&B name, or the column's own."""
+        return ".".join(self.paths.get(column, (column,)))
 
 
 class Metric(NamedTuple):
@@ -339,16 +292,11 @@ class Metric(NamedTuple):
     column: str
     label: str
     goal: Goal
-    why: str  # who says so
+    direction: str  # the goal in words, and who says so
     remark: str = ""  # what the user should know about the choice of the column
 
-    @property
-    def direction(self) -> str:
-        """What a reader wants to know about the goal."""
-        return f"{'lower' if self.goal == 'minimize' else 'higher'} is better ({self.why})"
-
     def beside(self, what: str) -> str:
-        """The column of the histories that holds `what`, such as min_step, of the same metric."""
+        """The column that aggregate_runs --history made of the same metric for `what`, such as min_step."""
         return f"history_{what}_" + re.sub("^history_(min|max|last|tail|at)_", "", self.column)
 
     def descending(self, by: Sequence[str]) -> list[bool]:
@@ -377,7 +325,6 @@ class TableColumn(NamedTuple):
 
     @property
     def width(self) -> int:
-        """The terminal cells that the column takes in full."""
         return max(map(cell_count, (self.label, *self.cells)))
 
     def least_width(self, enough: int) -> int:
@@ -407,31 +354,44 @@ class Result:
 # --- inputs ---------------------------------------------------------------------------------------------------
 
 
-def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:
+def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:  # noqa: C901, PLR0912
     """The runs files to read, what to say about the choice, and how many files of folders are damaged.
 
     Where no place is named: the unified file, unless an export is newer.
     """
-    folders = places or ([EXPORT_FOLDER] if EXPORT_FOLDER.is_dir() else [])
-    found = {file.resolve(): (file, place.is_dir()) for place in folders for file in parquet_files(place)}
-    parts, others, foreign, errors = [], [], [], []
-    for file, in_folder in found.values():
-        try:
-            part = open_file(file)
-        except ScriptError as error:
-            if not in_folder:
-                raise
-            errors.append(error)
-            continue
-        if part.holds_runs:
-            parts.append(part)
-        elif part.dtypes.keys() >= ROW_COLUMNS:
-            others.append(file)
-        elif not part.is_result:
-            foreign.append(str(file))
+    parts, others, foreign, errors, seen = [], [], [], [], set()
+    for place in places or [place for place in (UNIFIED_FILE, EXPORT_FOLDER) if place.exists()]:
+        if not place.exists():
+            raise ScriptError(f"{place} does not exist; name a parquet file or a folder of them", NOTHING_USABLE)
+        for file in sorted(place.rglob("*.parquet")) if place.is_dir() else [place]:
+            is_hidden = any(part[0] == "." for part in file.relative_to(place).parts)  # unfinished, or not for readers
+            if is_hidden or file.resolve() in seen:
+                continue
+            seen.add(file.resolve())
+            try:
+                part = open_file(file)
+            except ScriptError as error:
+                if file == place:
+                    raise
+                errors.append(error)
+                continue
+            if part.holds_runs:
+                parts.append(part)
+            elif part.dtypes.keys() >= ROW_COLUMNS:
+                others.append(file)
+            elif not part.is_result:
+                foreign.append(str(file))
     remarks = [f"left out: {error}" for error in errors]
-    if not places and (UNIFIED_FILE.is_file() or parts):
-        return newest_input(parts, remarks, len(errors))
+    if parts and not places:
+        newest = max(parts, key=lambda part: part.files[0].stat().st_mtime)
+        if newest.files[0] == UNIFIED_FILE:
+            return [newest], [f"reading {UNIFIED_FILE}"], 0
+        exports = [part for part in parts if part.files[0] != UNIFIED_FILE]
+        rank = f"newest of {len(exports)} exports there; aggregate_runs.py makes one file of all"
+        remarks.insert(0, f"reading {newest.files[0]}, the {rank if len(exports) > 1 else 'export there'}")
+        if len(exports) < len(parts):
+            remarks.append(f"{UNIFIED_FILE} is older and was passed over: run aggregate_runs.py again")
+        return [newest], remarks, len(errors)
     if not parts:
         here = f"here is neither {UNIFIED_FILE} nor an export in {EXPORT_FOLDER}{os.sep}"
         problem = f"no runs in {', '.join(map(str, places))}" if places else f"no input: {here}"
@@ -442,84 +402,39 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:
     return [replace(part, others=tuple(others)) for part in parts], remarks, len(errors)
 
 
-def newest_input(parts: Sequence[Runs], remarks: Sequence[str], damaged: int) -> tuple[list[Runs], list[str], int]:
-    """The newest export, unless the unified file is as new."""
-    newest = max(parts, key=lambda part: part.files[0].stat().st_mtime, default=None)
-    unified = open_file(UNIFIED_FILE) if UNIFIED_FILE.is_file() else None
-    if newest is None or (unified and UNIFIED_FILE.stat().st_mtime >= newest.files[0].stat().st_mtime):
-        return [unified or open_file(UNIFIED_FILE)], [f"reading {UNIFIED_FILE}"], 0
-    rank, hint = "the export there", ""
-    if len(parts) > 1:
-        rank, hint = f"the newest of {len(parts)} exports there", "; aggregate_runs.py makes one file of all"
-    stale = [f"{UNIFIED_FILE} is older and was passed over: run aggregate_runs.py again"] if unified else []
-    return [newest], [f"reading {newest.files[0]}, {rank}{hint}", *remarks, *stale], damaged
-
-
-def parquet_files(place: Path) -> list[Path]:
-    """`place` itself, or the parquet files below it; hidden ones are unfinished or not for readers."""
-    if place.is_dir():
-        found = sorted(place.rglob("*.parquet"))
-        return [file for file in found if not any(part[0] == "." for part in file.relative_to(place).parts)]
-    if not place.exists():
-        raise ScriptError(f"{place} does not exist; name a parquet file or a folder of them", NOTHING_USABLE)
-    return [place]
-
-
 def open_file(file: Path) -> Runs:
-    """What one parquet file holds; nothing but its footer is read yet."""
-    odd = {
-        pl.Date,
-        pl.Datetime,
-        pl.Time,
-        pl.Duration,
-        pl.Decimal,
-        pl.Binary,
-        pl.Struct,
-        pl.Array,
-        pl.Categorical,
-        pl.Enum,
-    }
+    """What one parquet file holds; nothing but its footer is read yet.
+
+    Dtypes that the contract's files do not have, but those of others may, become similar ones that they have.
+    """
+    import polars.selectors as cs
+
     try:
         metadata = pl.read_parquet_metadata(file)
-        frame = pl.scan_parquet(file, glob=False)  # a file's name is no pattern
+        frame = pl.scan_parquet(file, glob=False).with_columns(  # a file's name is no pattern
+            (cs.date() | cs.datetime(time_zone=None)).cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
+            cs.duration().dt.total_microseconds() / 1e6,
+            cs.decimal().cast(pl.Float64),
+            cs.binary().bin.encode("hex"),
+            cs.struct().struct.json_encode(),
+            cs.array().arr.to_list(),
+            pl.col(pl.Time, pl.Categorical, pl.Enum).cast(pl.String),
+        )
         dtypes = frame.collect_schema()
-        if casts := [as_known_dtype(column, dtype) for column, dtype in dtypes.items() if dtype.base_type() in odd]:
-            frame = frame.with_columns(casts)
-            dtypes = frame.collect_schema()
-        paths = json.loads(metadata.get(COLUMNS_KEY, "{}"))
-        metrics = json.loads(metadata.get(METRICS_KEY, "{}"))
+        paths = json.loads(metadata.get("wandb_tools.columns", "{}"))
+        metrics = json.loads(metadata.get("wandb_tools.metrics", "{}"))
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ScriptError(
-            f"{file} cannot be read as parquet: {reason}; export it again or leave it out", NOTHING_USABLE
-        ) from error
+        problem = f"{file} cannot be read as parquet: {str(error).splitlines()[0]}"
+        raise ScriptError(f"{problem}; export it again or leave it out", NOTHING_USABLE) from error
     return Runs(
         frame=frame,
         dtypes=dtypes,
         paths={column: tuple(path) for column, path in paths.items()},
-        goals={
-            column: facts["goal"] for column, facts in metrics.items() if facts.get("goal") in {"minimize", "maximize"}
-        },
-        axes={column: facts["step_metric"] for column, facts in metrics.items() if facts.get("step_metric")},
+        goals={c: facts["goal"] for c, facts in metrics.items() if facts.get("goal") in {"minimize", "maximize"}},
+        axes={c: facts["step_metric"] for c, facts in metrics.items() if facts.get("step_metric")},
         files=(file,),
         is_result=RESULT_KEY in metadata,
     )
-
-
-def as_known_dtype(column: str, dtype: pl.DataType) -> pl.Expr:
-    """A column of a file that is none of ours, in a dtype that the contract has."""
-    value = pl.col(column)
-    if dtype.base_type() in {pl.Date, pl.Datetime}:
-        time = value.cast(pl.Datetime("us"))
-        return time.dt.replace_time_zone("UTC") if getattr(dtype, "time_zone", None) is None else value
-    known = {
-        pl.Duration: value.dt.total_microseconds() / 1e6,
-        pl.Decimal: value.cast(pl.Float64),
-        pl.Binary: value.bin.encode("hex"),
-        pl.Struct: value.struct.json_encode(),
-        pl.Array: value.arr.to_list(),
-    }
-    return known.get(dtype.base_type(), value.cast(pl.String))
 
 
 def join_inputs(parts: Sequence[Runs]) -> Runs:
@@ -531,21 +446,20 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
         frames.append(part.frame.with_columns(*casts, pl.lit(str(part.files[0].parent)).alias(RUN_FOLDER)))
     frame = pl.concat(frames, how="diagonal")
     if len(frames) > 1:
-        twice_ = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1).sort(KEY))
-        if twice_.height:
-            several = f"{twice_.height} runs are in several inputs, {path_text(twice_.row(0)[:3])} among them"
+        repeated = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1).sort(KEY))
+        if repeated.height:
+            several = f"{repeated.height} runs are in several inputs, {path_text(repeated.row(0)[:3])} among them"
             raise ScriptError(f"{several}; make one file of them with aggregate_runs.py", WRONG_USAGE)
-    goals: dict[str, set[Goal]] = {}
-    for column, goal in ((column, goal) for part in parts for column, goal in part.goals.items()):
-        goals.setdefault(column, set()).add(goal)
+    goals = {(column, goal) for part in parts for column, goal in part.goals.items()}
+    times = Counter(column for column, _ in goals)
     derived = [column for column in dtypes if kind(column) == "derived"]
-    counts = collected(frame.select(pl.len(), pl.col(derived).count())).row(0)[1:]
+    lacking = collected(frame.select(pl.col(derived).count() == 0))
     return Runs(
         frame=frame,
         dtypes=dtypes,
         paths={column: path for part in parts for column, path in part.paths.items()},
-        goals={column: said.pop() for column, said in goals.items() if len(said) == 1},
-        empty=frozenset(column for column, count in zip(derived, counts, strict=True) if not count),
+        goals={column: goal for column, goal in goals if times[column] == 1},  # where files disagree, none counts
+        empty=frozenset(column.name for column in lacking if column[0]),
         files=tuple(file for part in parts for file in part.files),
         others=parts[0].others,
     )
@@ -553,24 +467,24 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
 
 def common_dtypes(parts: Sequence[Runs]) -> dict[str, pl.DataType]:
     """Each column's dtype in all inputs together: floats where some hold integers; columns without a value fit all."""
-    found: dict[str, tuple[pl.DataType, Runs]] = {}
-    for part in parts:
-        for column, dtype in part.dtypes.items():
-            known, earlier = found.setdefault(column, (dtype, part))
-            paths = [each.paths.get(column) for each in (earlier, part)]
-            same_path = paths[0] == paths[1] or None in paths
-            if same_path and (dtype == known or (dtype.is_numeric() and known.is_numeric())):
-                if dtype.is_float():
-                    found[column] = (dtype, earlier)
-                continue
-            with_values = [each for each in (earlier, part) if coverage([column], each)[column]]
-            if len(with_values) == 2:
-                facts = (known, dtype) if same_path else tuple(map(json.dumps, paths))
-                clash = f"{column} is {facts[0]} in {earlier.files[0]}, {facts[1]} in {part.files[0]}"
-                raise ScriptError(f"{clash}; make one file of them with aggregate_runs.py", WRONG_USAGE)
-            if with_values and with_values[0] is part:
-                found[column] = (dtype, part)
-    return {column: dtype for column, (dtype, _) in found.items()}
+    dtypes: dict[str, pl.DataType] = {}
+    for column in dict.fromkeys(column for part in parts for column in part.dtypes):
+        holders = [part for part in parts if column in part.dtypes]
+        if clash(column, holders):
+            holders = [part for part in holders if coverage([column], part)[column]] or holders[:1]
+        if clashing := clash(column, holders):
+            facts = ", ".join(f"{what} in {part.files[0]}" for what, part in clashing.items())
+            raise ScriptError(f"{column} is {facts}; make one file of them with aggregate_runs.py", WRONG_USAGE)
+        found = [part.dtypes[column] for part in holders]
+        dtypes[column] = next((dtype for dtype in found if dtype.is_float()), found[0])
+    return dtypes
+
+
+def clash(column: str, parts: Sequence[Runs]) -> dict[str, Runs]:
+    """What a column is in files that differ, each with a file: its dtype, all numbers being one, or its W&B name."""
+    dtypes = {"a number" if part.dtypes[column].is_numeric() else str(part.dtypes[column]): part for part in parts}
+    paths = {json.dumps(part.paths[column]): part for part in parts if column in part.paths}
+    return next((found for found in (dtypes, paths) if len(found) > 1), {})
 
 
 def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "streaming") -> pl.DataFrame:
@@ -578,8 +492,8 @@ def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "
     try:
         return frame.collect(engine=engine)
     except (pl.exceptions.ComputeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
+        problem = f"the input is damaged: {str(error).splitlines()[0]}"
+        raise ScriptError(f"{problem}; export it again", NOTHING_USABLE) from error
 
 
 # --- columns by name ------------------------------------------------------------------------------------------
@@ -588,9 +502,7 @@ def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "
 def find_column(name: str, runs: Runs) -> str:
     """The column that a user names; a config before a metric of that name."""
     found = known_column(name, runs, ("config_", "metric_"))
-    if found is None:
-        unknown("column", name, runs, [column for column in runs.dtypes if not column.startswith("_")])
-    return found
+    return found or unknown("column", name, runs, [column for column in runs.dtypes if column[0] != "_"])
 
 
 def known_column(name: str, runs: Runs, prefixes: Sequence[str]) -> str | None:
@@ -600,24 +512,21 @@ def known_column(name: str, runs: Runs, prefixes: Sequence[str]) -> str | None:
     """
     if name in runs.dtypes and name not in runs.empty:
         return name
-    by_length = sorted(runs.paths, key=lambda column: len(runs.paths[column]))  # ["a.b"] before ["a", "b"]
-    for prefix in prefixes:
-        for column in by_length:
-            if column.startswith(prefix) and column in runs.dtypes and runs.label(column) == name:
-                return column
-    flattened = (prefix + name for prefix in prefixes if prefix + name in runs.dtypes)
-    return next(flattened, name if name in runs.dtypes else None)
+    called = [column for column in runs.paths if column in runs.dtypes and runs.label(column) == name]
+    called.sort(key=lambda column: len(runs.paths[column]))  # ["a.b"] before ["a", "b"]
+    names = [column for prefix in prefixes for column in called if column.startswith(prefix)]
+    names += [*(prefix + name for prefix in prefixes), name]
+    return next((column for column in names if column in runs.dtypes), None)
 
 
 def unknown(what: str, name: str, runs: Runs, columns: Sequence[str]) -> NoReturn:
     """Raise with the nearest names, else the best-covered ones, in the form in which the user wrote."""
-    as_column = name.startswith(("config_", "metric_"))
-    names = {column: column if as_column else runs.label(column) for column in columns}
-    hint = did_you_mean(name, names.values())
+    spell = str if name.startswith(("config_", "metric_")) else runs.label
+    hint = did_you_mean(name, map(spell, columns))
     if not hint:
         settings = [column for column in columns if kind(column) in {"derived", "config"}]
-        there = [names[column] for column in by_coverage(settings or columns, runs)[:SUGGESTED_NAMES]]
-        hint = f"; there are {', '.join(there)}" if there else ""
+        there = by_coverage(settings or columns, runs)[:SUGGESTED_NAMES]
+        hint = f"; there are {', '.join(map(spell, there))}" if there else ""
     raise ScriptError(f"no {what} is called {name}{hint}; --schema lists all", WRONG_USAGE)
 
 
@@ -652,18 +561,16 @@ def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
 
 def run_labels(runs: pl.DataFrame) -> list[str]:
     """How people know each of some runs: its name, with the id where names repeat, or the path where ids do too."""
-    keys, names = runs.select(KEY).rows(), runs["name"].to_list()
-    ids = Counter(key[2] for key in keys)
-    short = [str(key[2]) if ids[key[2]] == 1 else path_text(key) for key in keys]
-    called = Counter(names)
-    return [
-        path if name is None else printable(name) if called[name] == 1 else f"{printable(name)} ({path})"
-        for name, path in zip(names, short, strict=True)
-    ]
+    ids, names = Counter(runs["id"]), Counter(runs["name"])
+    texts = []
+    for *key, name in runs.select(*KEY, "name").iter_rows():
+        path = str(key[2]) if ids[key[2]] == 1 else path_text(key)
+        text = path if name is None else printable(name)
+        texts.append(text if names[name] == 1 or name is None else f"{text} ({path})")
+    return texts
 
 
 def path_text(key: Sequence[str | None]) -> str:
-    """A run's entity, project and id as W&B writes them."""
     return "/".join("null" if part is None else part for part in key)
 
 
@@ -691,8 +598,8 @@ def some_of(names: Sequence[str], most: int = MOST_SAID) -> str:
 
 def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
     """The metrics that the user names, else the default one; none where there is none, or no use for one."""
-    asked = asked_questions(options)
-    if asked and not options.report and not options.best_per and not NEED_METRIC & {*asked}:
+    asked = {*asked_questions(options)}
+    if asked and not options.report and not options.best_per and not NEED_METRIC & asked:
         return []
     if options.metrics:
         return [find_metric(name, runs, options) for name in options.metrics]
@@ -702,51 +609,56 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
 
 def default_metric(runs: Runs) -> str | None:
     """The metric to use where none is named: of those that enough runs hold, a test metric, else one of validation."""
-    covered = coverage([*metric_columns(runs)], runs)
-    if covered.get(DEFAULT_METRIC):
-        return DEFAULT_METRIC
-    readable = {
-        column: count
-        for column, count in covered.items()
-        if count and (column in runs.goals or goal_by_name(runs.label(column)))
-    }
+    covered = coverage(metric_columns(runs), runs)
+    if covered.get("metric_test_mse"):
+        return "metric_test_mse"
+    readable = [column for column in covered if column in runs.goals or goal_by_name(runs.label(column))]
+    least = 0.8 * max((covered[column] for column in readable), default=0)
 
-    def rank(column: str) -> tuple[bool, int, int, bool, str]:
+    def rank(column: str) -> tuple[bool, bool, bool, int, bool, str]:
         segments = [part for part in re.split(r"[^a-z0-9]+", runs.label(column).lower()) if part]
-        tiers = [tier for tier, words_ in enumerate(DEFAULT_SEGMENTS) if words_ & {*segments}]
-        is_cost = not COSTS.isdisjoint(segments)
-        return is_cost, min(tiers, default=9), len(segments), segments[-1] not in PLAIN_METRICS, runs.label(column)
+        is_cost = not {"runtime", "latency", "throughput", "fps"}.isdisjoint(segments)  # not what a project is about
+        is_test = "test" in segments
+        is_other = not is_test and VALIDATION.isdisjoint(segments)
+        is_plain = segments[-1] in {"loss", "error", "accuracy", "acc", "score", "reward"}
+        return is_cost, not is_test, is_other, len(segments), not is_plain, runs.label(column)
 
-    least = ENOUGH_COVERAGE * max(readable.values(), default=0)
-    return min((column for column, count in readable.items() if count >= least), key=rank, default=None)
+    return min((column for column in readable if covered[column] >= max(least, 1)), key=rank, default=None)
 
 
 def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     """The metric called `name`, or the column of its histories for --value, or the summary that fits its goal."""
     column, remark = known_column(name, runs, ("metric_",)), ""
     if options.value != "summary":
-        plain_name = re.sub(r"[^A-Za-z0-9_]", "_", (column or name).removeprefix("metric_"))
         prefix = f"history_{options.value}_"
-        if prefix + plain_name not in runs.dtypes:
+        plain_name = re.sub(r"[^A-Za-z0-9_]", "_", (column or name).removeprefix("metric_"))
+        shown = prefix + plain_name
+        if shown not in runs.dtypes:
             there = [c.removeprefix(prefix) for c in runs.dtypes if c.startswith(prefix)]
             how = did_you_mean(plain_name, there) or f"; {name} is no metric of the histories"
             if not there:
                 flag = " and --at METRIC" if options.value == "at" else ""
                 how = f"; aggregate_runs --history{flag} adds such columns"
-            raise ScriptError(f"--value {options.value}: there is no column {prefix}{plain_name}{how}", WRONG_USAGE)
+            raise ScriptError(f"--value {options.value}: there is no column {shown}{how}", WRONG_USAGE)
         label = runs.label(column) if column else name.removeprefix("metric_")
-        goal, why = direction_of(column or name, label, runs, options.goal)
-        return Metric(prefix + plain_name, f"{label} ({VALUES[options.value]})", goal, why)
-    column = column or known_column(name, runs, ("config_",))
-    if column is None:
-        column = summary_of(name, runs, options)
-        child = re.split(r"[_.]", runs.label(column))[-1]
-        remark = f"{name} has no value of its own: {runs.label(column)}, its {SUMMARIES[child]}, is used"
-    label = runs.label(column)
-    if not runs.dtypes[column].is_numeric():
-        hint = "no numbers; --group-by takes it, --metric does not"
-        raise ScriptError(f"{label} holds {runs.dtypes[column]}, {hint}", WRONG_USAGE)
-    return Metric(column, label, *direction_of(column, label, runs, options.goal), remark)
+        what = f" ({VALUES[options.value]})"
+    else:
+        column = column or known_column(name, runs, ("config_",))
+        if column is None:
+            column = summary_of(name, runs, options)
+            child = re.split(r"[_.]", runs.label(column))[-1]
+            remark = f"{name} has no value of its own: {runs.label(column)}, its {SUMMARIES[child]}, is used"
+        shown, label, what = column, runs.label(column), ""
+        if not runs.dtypes[column].is_numeric():
+            hint = "no numbers; --group-by takes it, --metric does not"
+            raise ScriptError(f"{label} holds {runs.dtypes[column]}, {hint}", WRONG_USAGE)
+    stored = runs.goals.get(column or name)
+    why = "as asked" if options.goal else "its stored goal" if stored else "by its name"
+    if goal := options.goal or stored or goal_by_name(label):
+        direction = f"{'lower' if goal == 'minimize' else 'higher'} is better ({why})"
+        return Metric(shown, label + what, goal, direction, remark)
+    how = "say --ascending where lower is, --descending where higher is"
+    raise ScriptError(f"whether lower or higher is better cannot be read off the name {label}; {how}", WRONG_USAGE)
 
 
 def summary_of(name: str, runs: Runs, options: Options) -> str:
@@ -762,18 +674,6 @@ def summary_of(name: str, runs: Runs, options: Options) -> str:
     goal = options.goal or next(iter(stored), None) or goal_by_name(name)
     best = {"minimize": "min", "maximize": "max", None: "last"}[goal]
     return next(columns[child] for child in (best, "last", "mean", *SUMMARIES) if child in columns)
-
-
-def direction_of(column: str, label: str, runs: Runs, flag: Goal | None) -> tuple[Goal, str]:
-    """Which values are better, and who says so: the user, else the stored goal, else the name."""
-    if flag:
-        return flag, "as asked"
-    if column in runs.goals:
-        return runs.goals[column], "its stored goal"
-    if by_name := goal_by_name(label):
-        return by_name, "by its name"
-    how = "say --ascending where lower is, --descending where higher is"
-    raise ScriptError(f"whether lower or higher is better cannot be read off the name {label}; {how}", WRONG_USAGE)
 
 
 def coverage(columns: Sequence[str], runs: Runs) -> dict[str, int]:
@@ -845,26 +745,31 @@ def words(name: str) -> list[str]:
 
 def select_runs(options: Options, everything: Runs, say: Say) -> tuple[Runs, Runs]:
     """The runs that pass the filters, and of these the ones in the states that count; said how many each kept."""
-    others = []  # flags and which runs they keep
+    filters = []  # flags and which runs they keep
     if options.name_pattern is not None:
-        others.append((f"--filter {options.name_pattern}", name_matches(options.name_pattern)))
+        flag, matches = f"--filter {options.name_pattern}", pl.col("name").str.contains(f"(?i){options.name_pattern}")
+        try:
+            pl.DataFrame({"name": [""]}).select(matches)
+        except pl.exceptions.ComputeError as error:
+            reasons = re.findall("^error: (.*)", str(error), re.MULTILINE) or ["it cannot be read"]
+            raise ScriptError(f"{flag} is no regular expression: {reasons[0]}", WRONG_USAGE) from error
+        filters.append((flag, matches))
     if options.where is not None:
-        others.append((f"--where {options.where}", sql_predicate(options.where, everything)))
-    passing = pl.all_horizontal(pl.lit(value=True), *(keeps for _, keeps in others))
-    done = in_states(["finished"])
-    counts = [pl.len(), passing.sum().alias("left"), done.sum().alias("done"), (passing & done).sum().alias("both")]
-    total, left, finished, finished_left = collected(everything.frame.select(counts)).row(0)
+        filters.append((f"--where {options.where}", sql_predicate(options.where, everything)))
+    passing = everything.frame.filter(pl.lit(value=True), *(keeps for _, keeps in filters))
+    counts = pl.len(), in_states(["finished"]).sum().alias("finished")
+    total, finished = collected(everything.frame.select(counts)).row(0)
+    left, finished_left = collected(passing.select(counts)).row(0)
     if not total:
         raise ScriptError("the input holds no runs; export some, or name another file", NOTHING_USABLE)
-    asked = {*asked_questions(options)}
-    filters, by_default = others, False
-    if options.states and "all" not in options.states:
-        filters = [(f"--state {','.join(options.states)}", in_states(options.states)), *others]
-    elif not options.states and (options.report or not asked or not asked <= TAKE_ALL):
+    states, asked, by_default = options.states, {*asked_questions(options)}, False
+    if not states and (options.report or not asked or asked - {"schema", "sql", "health", "diff"}):
         by_default = 0 < finished < total and (finished_left > 0 or not left)
-        filters = [("--state finished", done), *others] if by_default else others
+        states = ("finished",) if by_default else ()
         if left and not finished_left:
             say("no run is finished: runs in all states are taken")
+    if states and "all" not in states:
+        filters.insert(0, (f"--state {','.join(states)}", in_states(states)))
     kept, before = everything.frame, total
     for flag, keeps in filters:
         kept = kept.filter(keeps)
@@ -875,7 +780,7 @@ def select_runs(options: Options, everything: Runs, say: Say) -> tuple[Runs, Run
         say(line)
         before = after
     runs = replace(everything, frame=kept)
-    return replace(everything, frame=everything.frame.filter(passing)) if by_default else runs, runs
+    return replace(everything, frame=passing) if by_default else runs, runs
 
 
 def in_states(states: Sequence[str]) -> pl.Expr:
@@ -888,18 +793,15 @@ def sql_predicate(predicate: str, runs: Runs) -> pl.Expr:
     flag = f"--where {predicate}"
     try:
         keeps = pl.sql_expr(with_columns_named(predicate, runs))
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        hint = 'text stands in single quotes, and a column called like an SQL word in double ones: "group"'
-        raise ScriptError(f"{flag} is no SQL predicate: {reason}; {hint}", WRONG_USAGE) from error
-    for column in keeps.meta.root_names():
-        if column not in runs.dtypes:
-            near = did_you_mean(column, runs.dtypes) or "; text stands in single quotes"
-            raise ScriptError(f"{flag}: there is no column {column}{near}", WRONG_USAGE)
-    try:
+        for column in keeps.meta.root_names():
+            if column not in runs.dtypes:
+                near = did_you_mean(column, runs.dtypes) or "; text stands in single quotes"
+                raise ScriptError(f"{flag}: there is no column {column}{near}", WRONG_USAGE)
         dtype = pl.DataFrame(schema=dict(runs.dtypes)).select(keeps).dtypes[0]
     except pl.exceptions.PolarsError as error:
-        raise ScriptError(f"{flag} does not fit the columns: {str(error).splitlines()[0]}", WRONG_USAGE) from error
+        hint = 'text stands in single quotes, and a column called like an SQL word in double ones: "group"'
+        problem = f"{flag} is no SQL predicate of these columns: {str(error).splitlines()[0]}"
+        raise ScriptError(f"{problem}; {hint}", WRONG_USAGE) from error
     if dtype != pl.Boolean:
         raise ScriptError(f"{flag} is no predicate: it gives {dtype}, not true or false", WRONG_USAGE)
     return keeps
@@ -919,38 +821,25 @@ def with_columns_named(predicate: str, runs: Runs) -> str:
     A text that is compared with a time becomes a time: polars compares no others.
     """
     tokens = SQL_TOKEN.findall(predicate)
-    places = [i for i, token in enumerate(tokens) if not token.isspace()]
     times = {column for column, dtype in runs.dtypes.items() if dtype.is_temporal()}
     is_time = False  # whether the last column was a time
-    for place, i in enumerate(places):
-        token, after = tokens[i], [tokens[j] for j in places[place + 1 : place + 3]]
-        is_word, is_quoted = token[0].isalpha() or token[0] == "_", token[0] == '"'
+    for i, token in enumerate(tokens):
+        after = [later for later in tokens[i + 1 : i + 6] if not later.isspace()][:2]
+        is_word = token[0].isalpha() or token[0] == "_"
         if token.lower() in {"select", "from"}:
             raise ScriptError(f"--where {predicate}: a predicate alone, no SELECT; --sql takes queries", WRONG_USAGE)
-        if is_quoted or (is_word and token.lower() not in SQL_WORDS):
+        if token[0] == '"' or (is_word and token.lower() not in SQL_WORDS):
             is_function = is_word and after[:1] == ["("]
             known = None if is_function else known_column(token.strip('"'), runs, ("config_", "metric_"))
             tokens[i] = f'"{known}"' if known and known != token else token
             is_time = known in times
-        compared = len(after) == 2 and after[0][0] in "<>=!" and after[1].strip('"') in times
-        if token[0] == "'" and (is_time or compared):
+        is_before_time = len(after) == 2 and after[0][0] in "<>=!" and after[1].strip('"') in times
+        if token[0] == "'" and (is_time or is_before_time):
             with suppress(ValueError):
                 time = datetime.fromisoformat(token.strip("'"))
                 time = time.replace(tzinfo=time.tzinfo or UTC)
                 tokens[i] = f"strptime('{time:%Y-%m-%dT%H:%M:%S.%f%z}', '%Y-%m-%dT%H:%M:%S%.6f%z')"
     return "".join(tokens)
-
-
-def name_matches(pattern: str) -> pl.Expr:
-    """Whether a run's name holds what the pattern describes, without case."""
-    expression = pl.col("name").str.contains(f"(?i){pattern}")
-    try:
-        pl.DataFrame({"name": [""]}).select(expression)
-    except pl.exceptions.ComputeError as error:
-        told = [line.removeprefix("error: ") for line in str(error).splitlines() if line.startswith("error: ")]
-        reason = told[0] if told else "it cannot be read"
-        raise ScriptError(f"--filter {pattern} is no regular expression: {reason}", WRONG_USAGE) from error
-    return expression
 
 
 def remarks_on_metric(metric: Metric, study: Study, options: Options) -> Iterator[str]:
@@ -959,20 +848,18 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> Iterato
         yield metric.remark
     column, runs = pl.col(metric.column), study.runs
     if study.any_state is not runs:  # a crashed run often has its final value
-        other = ~in_states(["finished"]).fill_null(value=False)
-        counts = [other.sum().alias("dropped"), (other & column.is_finite()).sum().alias("held")]
-        dropped, held = collected(study.any_state.frame.select(counts)).row(0)
+        other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
+        dropped, held = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
         if held:
             yield f"{held} of {counted(dropped, 'run')} in other states hold {metric.label} (--state all keeps them)"
-    number, nonfinite = (metric.beside(what) for what in ("n", "n_nonfinite"))
+    number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
     if options.value == "summary" or not {number, nonfinite} <= runs.dtypes.keys():
         return
-    few = column.is_not_null() & (pl.col(number) < FEW_VALUES)
-    missed = column.is_null() & (pl.col(number) > 0)
-    facts = few.sum().alias("few"), missed.sum().alias("missed"), (pl.col(nonfinite) > 0).sum().alias("bad")
-    n_few, n_missed, n_bad = collected(runs.frame.select(facts)).row(0)
+    few = (column.is_not_null() & (pl.col(number) < 10)).sum().alias("few")
+    missed = (column.is_null() & (pl.col(number) > 0)).sum().alias("missed")
+    n_few, n_missed, n_bad = collected(runs.frame.select(few, missed, (pl.col(nonfinite) > 0).sum())).row(0)
     if n_few:
-        yield f"{counted(n_few, 'run')} logged fewer than {FEW_VALUES} values of {metric.label}: theirs say little"
+        yield f"{counted(n_few, 'run')} logged fewer than 10 values of {metric.label}: theirs say little"
     if n_missed and options.value == "at":
         yield f"{counted(n_missed, 'run')} logged it, but not up to the best step: they have no value there"
     if n_bad:
@@ -988,52 +875,52 @@ def top(study: Study, options: Options, count: int | None = None) -> list[Result
     Runs without a finite value are no candidates. Equal values stand in the order of the runs' keys.
     """
     runs, metric = study.runs, required(study.metrics)[0]
-    asked = [find_column(name, runs) for name in options.columns if name not in STATISTICS]
     candidates = runs.frame.select(*KEY, metric.column).filter(pl.col(metric.column).is_finite())
     ranked = candidates.sort(metric.column, *KEY, descending=metric.descending(KEY), nulls_last=True)
     best = collected(ranked.head(count or options.top or OVERVIEW_TOP))
     if best.is_empty():
         hint = "-m names another metric, --schema lists all"
         raise ScriptError(f"no run has a finite {metric.label}; {hint}", NOTHING_USABLE)
-    beside = [metric.beside(what) for what in (f"{options.value}_step", "n") if options.value != "summary"]
-    named = list(dict.fromkeys([*(each.column for each in study.metrics), *beside]))
-    named = [column for column in named if column in runs.dtypes]
+    beside = [metric.beside(f"{options.value}_step"), metric.beside("n")] if options.value != "summary" else []
+    named = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *beside]) if c in runs.dtypes]
+    asked = [find_column(name, runs) for name in options.columns if name not in STATISTICS]
     for_programs = options.format in {"json", "csv"} or options.output is not None
     kinds = KINDS if for_programs else ("derived", "config")
     others = asked or [column for column in runs.dtypes if kind(column) in kinds and column[0] != "_"]
-    links = [column for column in ("url",) if column in runs.dtypes]
     held = list(dict.fromkeys(["name", *named, *KEY, "state", *others]))
+    links = ["url"] if "url" in runs.dtypes else []
     ids = pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)
     rows = collected(runs.frame.filter(ids).select(dict.fromkeys([*held, *links]).keys()))
     table = best.select(KEY).join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
     shown = ["name", *named, *telling_columns(table)]
     if asked:
-        start = int(asked[0] == "name")
         more = [column for column in named if column not in asked and options.metrics]
-        shown = [*asked[:start], *more, *asked[start:]]
+        shown = [*asked[:1], *more, *asked[1:]] if asked[0] == "name" else [*more, *asked]
+    value, last = pl.col(metric.column), best[metric.column][-1]
+    counts = [pl.len(), value.is_finite().sum().alias("finite"), value.count().alias("n")]
+    total, usable, n, ties = collected(runs.frame.select(*counts, (value == last).sum().alias("ties"))).row(0)
+    notes = without_value(metric.label, total, usable, n - usable)
+    if hidden := ties - int((best[metric.column] == last).sum()):
+        notes.append(f"{counted(hidden, 'more run')} tie with the last one shown")
     heads, names = labels(shown, runs), run_labels(table)
-    return [
-        Result(
-            "top",
-            f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}",
-            table.select(held),
-            lambda: [
-                TableColumn("name", names) if column == "name" else view_column(table[column], heads[column])
-                for column in shown
-            ],
-            tuple(left_out(runs, metric, best)),
-            chart=lambda: points_chart(names, table.select(value=metric.column), metric.label, options),
-            links=table["url"].to_list() if links else (),
-        )
-    ]
+    view = [TableColumn("name", names) if c == "name" else view_column(table[c], heads[c]) for c in shown]
+    result = Result(
+        "top",
+        f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}",
+        table.select(held),
+        lambda: view,
+        notes,
+        chart=lambda: points_chart(names, table.select(value=metric.column), metric.label, options),
+        links=table["url"].to_list() if links else (),
+    )
+    return [result]
 
 
 def telling_columns(table: pl.DataFrame) -> list[str]:
-    """What people see of the best runs: the settings that tell them apart, each once.
+    """The settings, of those that most of the best runs have, that tell these apart, the weakest last.
 
-    Columns that most of these runs lack are no settings of theirs; last come those of one value that some rows lack,
-    and those that differ from row to row, such as paths. Of columns with the same values the first is shown; where a
-    few differ, the config is right and what is read off the name gives way: seed_parsed beside seed.
+    Of columns with the same values the first is shown; where a few differ, the config is right and what is read off
+    the name gives way: seed_parsed beside seed.
     """
     settings = [column for column in table.columns if kind(column) in {"derived", "config"}]
     common = [column for column in settings if 2 * table[column].null_count() <= table.height]
@@ -1043,55 +930,32 @@ def telling_columns(table: pl.DataFrame) -> list[str]:
         is_weak = not NOISE.isdisjoint(words(column)) or (distinct[column] == 2 and table[column].null_count() > 0)
         return is_weak, kind(column) == "config", distinct[column] == table.height
 
-    varying = sorted((column for column in common if distinct[column] > 1), key=telling)
-    texts = {column: tuple(map(cell_text, table[column].to_list())) for column in varying}
-    spoken, firsts = Counter(texts.values()), {values: column for column, values in reversed(texts.items())}
-    kept = [column for column in varying if firsts[texts[column]] == column]
-
-    def corrected(column: str) -> bool:
-        if kind(column) == "config" or spoken[texts[column]] > 1:  # or it stands for a config that was left out
-            return False
-        stem = column.removesuffix("_parsed")
-        rivals = [texts[other] for other in kept if re.fullmatch(rf"config_(.*_)?{re.escape(stem)}", other)]
-        return any(4 * sum(map(str.__ne__, texts[column], rival)) <= table.height for rival in rivals)
-
-    places = [column for column in ("entity", "project") if distinct[column] > 1]
-    return [*places, *(column for column in kept if not corrected(column))]
+    equal: dict[tuple[str, ...], list[str]] = {}
+    for column in sorted((column for column in common if distinct[column] > 1), key=telling):
+        equal.setdefault(tuple(map(cell_text, table[column].to_list())), []).append(column)
+    shown = [column for column in ("entity", "project") if distinct[column] > 1]
+    for texts, (column, *same) in equal.items():
+        if kind(column) == "derived" and not same:  # else it stands for a config, too
+            config = re.compile(rf"config_(.*_)?{re.escape(column.removesuffix('_parsed'))}")
+            rivals = [others for others, columns in equal.items() if config.fullmatch(columns[0])]
+            if any(4 * sum(map(str.__ne__, texts, rival)) <= table.height for rival in rivals):
+                continue
+        shown.append(column)
+    return shown
 
 
-def left_out(runs: Runs, metric: Metric, best: pl.DataFrame) -> Iterator[str]:
-    """What a list of the best runs does not show: runs without a value, and ties with its last."""
-    value, last = pl.col(metric.column), best[metric.column][-1]
-    counts = collected(
-        runs.frame.select(
-            pl.len().alias("runs"),
-            finite(metric.column).count().alias("finite"),
-            value.is_null().sum().alias("nulls"),
-            (value == last).sum().alias("ties"),
-        )
-    )
-    total, finite_count, nulls, ties = counts.row(0)
-    if finite_count < total:
-        lacking = without(nulls, total - finite_count - nulls)
-        yield f"{finite_count} of {counted(total, 'run')} have a finite {metric.label}{lacking}"
-    hidden = ties - int((best[metric.column] == last).sum())
-    if hidden:
-        yield f"{counted(hidden, 'more run')} tie with the last one shown"
-
-
-def without(nulls: int, nonfinite: int) -> str:
-    """A clause that counts the runs that are neither averaged nor best."""
-    parts = [f"{nulls} without a value"] * bool(nulls) + [f"{nonfinite} with NaN or infinity"] * bool(nonfinite)
-    return f"; left out: {', '.join(parts)}" if parts else ""
+def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
+    """A note that counts the runs that are neither averaged nor best, if there are any."""
+    missing = total - n - nonfinite
+    parts = [f"{missing} without a value"] * (missing > 0) + [f"{nonfinite} with NaN or infinity"] * (nonfinite > 0)
+    return [f"{n} of {counted(total, 'run')} have a finite {what}; left out: {', '.join(parts)}"] if parts else []
 
 
 def required(metrics: Sequence[Metric]) -> Sequence[Metric]:
-    """`metrics`, or an error where there is none."""
-    if not metrics:
-        raise ScriptError(
-            "no metric has values and a name that tells which way is better; name one with -m", WRONG_USAGE
-        )
-    return metrics
+    if metrics:
+        return metrics
+    problem = "no metric has values and a name that tells which way is better"
+    raise ScriptError(f"{problem}; name one with -m", WRONG_USAGE)
 
 
 def groups(study: Study, options: Options) -> list[Result]:
@@ -1105,27 +969,29 @@ def grouped(runs: Runs, by: Sequence[str], metric: Metric, options: Options) -> 
     stat, step = options.stat, metric.beside(f"{options.value}_step")
     table = group_statistics(runs, by, metric, stat, step if step in runs.dtypes else None)
     table = table.sort(stat, *by, descending=metric.descending(by), nulls_last=True)
-    asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
-    constant = [column for column in by if table.height > 1 and table[column].n_unique() == 1]
     steps = [column for column in ("best_step",) if column in table.columns]
+    constant = [column for column in by if table.height > 1 and table[column].n_unique() == 1]
+    asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
     shown = [column for column in asked if column in {*by, *STATISTICS}]
     if not shown:
-        numbers = (
-            ["mean", "std", "min", "median", "max"] if stat == "mean" else [stat, "ci_low", "ci_high", "min", "max"]
-        )
-        runs_too = [] if (table["runs"] == table["n"]).all() else ["runs"]
-        shown = [*(c for c in by if c not in constant), *runs_too, "n", *numbers, "best_run", *steps]
+        sizes = ["n"] if (table["runs"] == table["n"]).all() else ["runs", "n"]
+        numbers = ["mean", "std", "min", "median", "max"]
+        if stat != "mean":
+            numbers = [stat, "ci_low", "ci_high", "min", "max"]
+        shown = [*(c for c in by if c not in constant), *sizes, *numbers, "best_run", *steps]
     heads = labels(by, runs) | {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
     heads |= {"ci_low": "95 % from", "ci_high": "to"}
-    fixed = "".join(f"; {heads[column]} is {cell_text(table[column][0])} in all" for column in constant)
-    sizes = f"{counted(table.height, 'group')} of {counted(int(table['runs'].sum()), 'run')}{fixed}"
+    title = f"{metric.label} by {', '.join(heads[c] for c in by if c not in constant)}: "
+    title += f"{counted(table.height, 'group')} of {counted(int(table['runs'].sum()), 'run')}"
+    title += "".join(f"; {heads[column]} is {cell_text(table[column][0])} in all" for column in constant)
     held = [*STATISTICS[:3], *(["iqm"] if stat == "iqm" else []), *STATISTICS[3:], *steps]
-    best = table.select(*(pl.col(c).alias(key) for c, key in zip(KEY_OF_BEST, KEY, strict=True)), name="best_run")
+    best = table.select(*KEY_OF_BEST, "best_run")
+    best.columns = [*KEY, "name"]
     names = [label if n else None for label, n in zip(run_labels(best), table["n"], strict=True)]
     seen = table.with_columns(pl.Series("best_run", names, dtype=pl.String))
     return Result(
         "groups",
-        f"{metric.label} by {', '.join(heads[c] for c in by if c not in constant)}: {sizes}; {metric.direction}",
+        f"{title}; {metric.direction}",
         ranges_as_text(table.select(*by, pl.lit(metric.column).alias("metric"), *held)),
         lambda: [view_column(seen[column], heads.get(column, column), null="null") for column in shown],
         tuple(cautions(table, by, metric, stat)),
@@ -1147,28 +1013,24 @@ def row_names(table: pl.DataFrame, by: Sequence[str], n: str = "") -> list[str]:
 
 def refuse_ambiguous(by: Sequence[str]) -> None:
     """Raise where a column to group by is called like a column of the answer."""
-    clash = next((column for column in by if column in {*STATISTICS, "iqm", "best_step", "metric", "x"}), None)
-    if clash:
-        raise ScriptError(f"--group-by {clash}: a column of the answer has this name; rename yours", WRONG_USAGE)
+    if clashing := {*by} & {*STATISTICS, "iqm", "best_step", "metric", "x"}:
+        problem = f"--group-by {min(clashing)}: a column of the answer has this name"
+        raise ScriptError(f"{problem}; rename yours", WRONG_USAGE)
 
 
 def cautions(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat: str) -> Iterator[str]:
     """What keeps a reader from taking chance for an effect."""
-    runs, n, nonfinite = (int(table[column].sum()) for column in ("runs", "n", "n_nonfinite"))
-    if n < runs:
-        yield f"{n} of {counted(runs, 'run')} have a finite value" + without(runs - n - nonfinite, nonfinite)
-    singles = int((table["n"] == 1).sum())
-    if singles:
+    yield from without_value("value", *table.select("runs", "n", "n_nonfinite").sum().row(0))
+    if singles := int((table["n"] == 1).sum()):
         yield f"{counted(singles, 'group')} of one run: no spread, no interval"
     if stat != "mean":
         what = "median" if stat == "median" else "iqm, the mean of the middle half"
-        rough = f", approximate below {ROUGHLY_RESAMPLED}" if table["n"].min() < ROUGHLY_RESAMPLED else ""  # type: ignore[operator]
-        yield (
-            f"sorted by {what}; its 95 % interval is the percentile bootstrap's, {RESAMPLES:,} resamples, seed {SEED}: "
-            f"none below {FEWEST_RESAMPLED} values{rough}"
-        )
+        is_rough = (table["n"] < ROUGHLY_RESAMPLED).any()
+        how = f"the percentile bootstrap's, {RESAMPLES:,} resamples, seed {SEED}: none below {FEWEST_RESAMPLED} values"
+        rough = f", approximate below {ROUGHLY_RESAMPLED}" if is_rough else ""
+        yield f"sorted by {what}; its 95 % interval is {how}{rough}"
     best = table.filter(pl.col("n") > 0).head(2)
-    names = ["/".join(cell_text(value) for value in row) for row in best.select(by).iter_rows()]
+    names = row_names(best, by)
     if table.height == 1:
         yield "one group only: nothing to compare it with"
     elif best.height < 2 or not metric.column.startswith(("metric_", "history_")):
@@ -1191,47 +1053,37 @@ def pivot(study: Study, options: Options) -> list[Result]:
 
 def pivoted(runs: Runs, by: Sequence[str], metric: Metric, options: Options) -> Result:
     """A metric per cell of a table of two columns' values."""
-    renamed = pl.col(by[0]).alias("rows"), pl.col(by[1]).alias("columns")
-    cells = group_statistics(runs, by, metric).select(
-        *renamed, pl.lit(metric.column).alias("metric"), "n", "mean", "std"
-    )
     mean = pl.col("mean")
     best = mean.min() if metric.goal == "minimize" else mean.max()
-    marks = [
-        (mean == best.over(f"{which}s")).fill_null(value=False).alias(f"best_in_{which}") for which in ("row", "column")
-    ]
-    cells = cells.sort("rows", "columns", nulls_last=True).with_columns(marks)
-    down, across = (cells[name].unique().sort(nulls_last=True).to_list() for name in ("rows", "columns"))
+    cells = group_statistics(runs, by, metric).sort(by, nulls_last=True)
+    cells = cells.select(
+        pl.col(by[0]).alias("rows"),
+        pl.col(by[1]).alias("columns"),
+        pl.lit(metric.column).alias("metric"),
+        *("n", "mean", "std"),
+        (mean == best.over(by[0])).fill_null(value=False).alias("best_in_row"),
+        (mean == best.over(by[1])).fill_null(value=False).alias("best_in_column"),
+    )
     spell = float_format(cells["mean"].drop_nulls().to_list())
-    texts = {
-        (cell_text(row["rows"]), cell_text(row["columns"])): spell(row["mean"])
-        + (f"±{spell(row['std'])}" if row["std"] is not None else "")
-        + f" ({row['n']})"
-        + ROW_BEST * row["best_in_row"]
-        + COLUMN_BEST * row["best_in_column"]
-        for row in cells.iter_rows(named=True)
-        if row["n"]
-    }
-    holes = len(across) * len(down) - len(texts)
-    rows, columns = (runs.label(column) for column in by)
-    legend = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
-    notes = [legend + (f"; {counted(holes, 'cell')} without a value" if holes else "")]
-    if len(across) > max(len(down), 3):  # cells that 80 columns have room for
-        notes.append(f"narrower the other way round: --pivot {columns},{rows}")
+    texts: dict[tuple[str, str], str] = {}
+    for row in cells.filter(pl.col("n") > 0).iter_rows(named=True):
+        spread = "" if row["std"] is None else f"±{spell(row['std'])}"
+        marks = ROW_BEST * row["best_in_row"] + COLUMN_BEST * row["best_in_column"]
+        texts[cell_text(row["rows"]), cell_text(row["columns"])] = f"{spell(row['mean'])}{spread} ({row['n']}){marks}"
+    down, across = ([*map(cell_text, cells[c].unique().sort(nulls_last=True).to_list())] for c in ("rows", "columns"))
+    rows, columns = map(runs.label, by)
+    note = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
+    if holes := len(across) * len(down) - len(texts):
+        note += f"; {counted(holes, 'cell')} without a value"
     size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
-    names = [cell_text(value) for value in down]
+    view = [TableColumn(rows, down)]
+    view += [TableColumn(head, [texts.get((name, head), "") for name in down], is_text=False) for head in across]
     return Result(
         "pivot",
         f"{metric.label}: {rows} by {columns}, {size}; {metric.direction}",
         ranges_as_text(cells),
-        lambda: [
-            TableColumn(rows, names),
-            *(
-                TableColumn(head, [texts.get((n, head), "") for n in names], is_text=False)
-                for head in map(cell_text, across)
-            ),
-        ],
-        notes,
+        lambda: view,
+        [note],
         MOST_GROUPS,
         chart=lambda: pivot_chart(cells.filter(pl.col("n") > 0), options),
     )
@@ -1242,9 +1094,8 @@ def pivoted(runs: Runs, by: Sequence[str], metric: Metric, options: Options) -> 
 
 def grouping(names: Sequence[str], runs: Runs, say: Say) -> tuple[Runs, list[str]]:
     """The columns to group by, `lr:4` and `!seed` understood; the runs with the ranges that they need."""
-    by: list[str] = []
-    if excluded := [name[1:] for name in names if name.startswith("!")]:
-        by += all_settings_but(excluded, runs, say)
+    excluded = [name[1:] for name in names if name.startswith("!")]
+    by = all_settings_but(excluded, runs, say) if excluded else []
     for name in names:
         if name.startswith("!"):
             continue
@@ -1261,107 +1112,98 @@ def grouping(names: Sequence[str], runs: Runs, say: Say) -> tuple[Runs, list[str
 
 def all_settings_but(names: Sequence[str], runs: Runs, say: Say) -> list[str]:
     """The config columns that vary, but those called so and those that merely tell runs apart, which is said."""
+
+    def said(columns: Iterable[str]) -> str:
+        return some_of([*map(runs.label, columns)]) or "nothing"
+
     excluded = []
     for name in names:
-        of_seed = [column for column in runs.dtypes if kind(column) == "config" and "seed" in words(runs.label(column))]
         if name == "seed" and known_column(name, runs, ("config_",)) is None:  # !seed is what everybody tries first
+            of_seed = [c for c in runs.dtypes if kind(c) == "config" and "seed" in words(runs.label(c))]
+            say(f"no column is called seed; left out: {said(of_seed)}")
             excluded += of_seed
-            left_out_ = some_of([*map(runs.label, of_seed)]) or "nothing"
-            say(f"no column is called seed; left out: {left_out_}")
         else:
             excluded.append(find_column(name, runs))
-    table = collected_settings(runs)
-    settings, noise = varying_settings(table, runs)
+    table, settings, noise = varying_settings(runs)
     candidates = [column for column in settings if column not in excluded]
-    chosen = independent(table, candidates) if candidates else []
-    left = ", ".join(map(runs.label, excluded)) or "nothing"
+    chosen = independent(table, candidates)
     if not chosen:
-        raise ScriptError(f"--group-by: no config column varies but {left}; name the columns to group by", WRONG_USAGE)
-    say(f"grouped by all that varies but {left}: {some_of([*map(runs.label, chosen)])}")
-    if decided := [runs.label(column) for column in candidates if column not in chosen]:
-        say(f"decided by these, and not shown: {some_of(decided)}")
+        problem = f"--group-by: no config column varies but {said(excluded)}"
+        raise ScriptError(f"{problem}; name the columns to group by", WRONG_USAGE)
+    say(f"grouped by all that varies but {said(excluded)}: {said(chosen)}")
+    if decided := [column for column in candidates if column not in chosen]:
+        say(f"decided by these, and not shown: {said(decided)}")
     if noise:
-        say(f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}")
+        say(f"left out, as they only tell runs apart: {said(noise)}")
     return chosen
 
 
-def collected_settings(runs: Runs) -> pl.DataFrame:
-    """The config columns of all runs that have more than one value; a missing one is a value."""
+def varying_settings(runs: Runs) -> tuple[pl.DataFrame, list[str], list[str]]:
+    """The config columns of more than one value, a missing one included; which are settings, and which are noise."""
     columns = [column for column in runs.dtypes if kind(column) == "config"]
-    if not columns:
-        return pl.DataFrame()
-    counts = collected(runs.frame.select(pl.col(columns).n_unique()), engine="in-memory").row(0, named=True)
-    return collected(runs.frame.select(column for column in columns if counts[column] > 1))
+    varies = collected(runs.frame.select(pl.col(columns).n_unique() > 1), "in-memory")
+    table = collected(runs.frame.select(column.name for column in varies if column[0]))
+    noise = [column for column in table.columns if is_noise(table[column], runs.label(column))]
+    return table, [column for column in table.columns if column not in noise], noise
 
 
-def varying_settings(table: pl.DataFrame, runs: Runs) -> tuple[list[str], list[str]]:
-    """The columns of `table` that are settings, and those that are noise: paths, hosts, times, text of one run each."""
-
-    def is_noise(column: str) -> bool:
-        values, path = table[column], runs.label(column)
-        if not NOISE.isdisjoint(words(path)) or not NOISE_TREES.isdisjoint(re.split(r"[./]", path)):
-            return True
-        there = values.drop_nulls()
-        one_each = there.n_unique() == len(there) > FEW
-        if values.dtype == pl.String:
-            return one_each or bool(there.str.contains(DATE_OR_PATH).all())
-        return bool(one_each and values.dtype.is_integer() and (there > 1e9).all())  # seconds since 1970, or finer
-
-    noise = [column for column in table.columns if is_noise(column)]
-    return [column for column in table.columns if column not in noise], noise
+def is_noise(values: pl.Series, path: str) -> bool:
+    """Whether a config column merely tells where or when runs ran: paths, hosts, times, text of one run each."""
+    if not NOISE.isdisjoint(words(path)) or not NOISE_TREES.isdisjoint(re.split(r"[./]", path)):
+        return True
+    there = values.drop_nulls()
+    one_each = there.n_unique() == len(there) > FEW
+    if values.dtype == pl.String:
+        return one_each or bool(there.str.contains(DATE_OR_PATH).all())
+    return bool(one_each and values.dtype.is_integer() and (there > 1e9).all())  # seconds since 1970, or finer
 
 
 def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     """As few of the columns as tell all their combinations apart: `data.nodes` goes where `data.name` decides it."""
     combinations = table.select(columns).unique()
-    chosen = sorted(columns, key=lambda column: combinations[column].n_unique())
+    chosen = list(columns)
     if combinations.height <= MOST_COMBINATIONS:
-        for column in list(chosen):  # those with the fewest values are the first to go
+        for column in sorted(columns, key=lambda column: combinations[column].n_unique()):
             rest = [other for other in chosen if other != column]
             if rest and combinations.select(rest).n_unique() == combinations.height:
                 chosen = rest
-    return [column for column in columns if column in chosen]
+    return chosen
 
 
 def with_ranges(column: str, ranges: int, runs: Runs) -> tuple[Runs, str]:
     """The runs with a further column: in which of `ranges` ranges of about equal size a number lies."""
+    name, label = f"{column}:{ranges}", f"{runs.label(column)}:{ranges}"  # which no column of a file is called
     if not runs.dtypes[column].is_numeric():
-        raise ScriptError(f"--group-by {runs.label(column)}:{ranges}: it holds no numbers to cut", WRONG_USAGE)
-    quantiles = [finite(column).quantile(i / ranges, "linear").alias(str(i)) for i in range(1, ranges)]
-    found = collected(runs.frame.select(quantiles)).row(0) if quantiles else ()
-    edges = sorted({float(edge) for edge in found if edge is not None})
-    digits = next(d for d in range(3, 18) if len({f"{edge:.{d}g}" for edge in edges}) == len(edges))
-    texts = [f"{edge:.{max(digits, 6)}g}" for edge in edges]
-    names = (
-        [f"to {texts[0]}", *(f"{low} to {high}" for low, high in itertools.pairwise(texts)), f"over {texts[-1]}"]
-        if texts
-        else ["all"]
-    )
+        raise ScriptError(f"--group-by {label}: it holds no numbers to cut", WRONG_USAGE)
+    shares = [i / ranges for i in range(1, ranges)]
+    edges = sorted({*collected(runs.frame.select(finite(column).quantile(shares, "linear"))).item()} - {None})
+    texts = [f"{edge:.6g}" for edge in edges]
+    if len({*texts}) < len(texts):
+        texts = [*map(repr, edges)]
+    between = [f"{low} to {high}" for low, high in itertools.pairwise(texts)]
+    names = [f"to {texts[0]}", *between, f"over {texts[-1]}"] if texts else ["all"]
     place = pl.sum_horizontal(pl.lit(0), *((pl.col(column) > edge).cast(pl.Int64) for edge in edges))
     text = place.replace_strict(dict(enumerate(names)), return_dtype=pl.Enum(names))
-    name = f"{column}:{ranges}"  # which no column of a file is called
-    frame = runs.frame.with_columns(pl.when(pl.col(column).is_finite()).then(text).alias(name))
-    paths = {**runs.paths, name: (f"{runs.label(column)}:{ranges}",)}
-    return replace(runs, frame=frame, dtypes={**runs.dtypes, name: pl.Enum(names)}, paths=paths), name
+    return replace(
+        runs,
+        frame=runs.frame.with_columns(pl.when(pl.col(column).is_finite()).then(text).alias(name)),
+        dtypes={**runs.dtypes, name: pl.Enum(names)},
+        paths={**runs.paths, name: (label,)},
+    ), name
 
 
 def best_settings(runs: Runs, options: Options, metric: Metric, say: Say) -> Runs:
     """The runs of each group's best setting: the one with the best mean over its runs, which differ in their seeds."""
     runs, per = grouping(options.best_per, runs, say)
-    table = collected_settings(runs)
-    settings, _ = varying_settings(table, runs)
-    settings = [c for c in settings if c not in per and "seed" not in words(runs.label(c))]
-    settings = independent(table, settings) if settings else []
+    table, settings, _ = varying_settings(runs)
+    settings = independent(table, [c for c in settings if c not in per and "seed" not in words(runs.label(c))])
     if not settings:
-        raise ScriptError(
-            "--best-per: no config column but the seed varies, so there is nothing to choose", WRONG_USAGE
-        )
+        problem = "--best-per: no config column but the seed varies, so there is nothing to choose"
+        raise ScriptError(problem, WRONG_USAGE)
     keys = [*per, *settings]
-    means = runs.frame.with_columns(finite(metric.column).alias(FINITE)).group_by(keys)
-    ranked = collected(
-        means.agg(pl.col(FINITE).mean().alias(VALUE), pl.col(FINITE).count().alias(RUN_NUMBER)), "in-memory"
-    )
-    ranked = ranked.drop_nulls(VALUE).sort(VALUE, *keys, descending=[metric.goal == "maximize", *(False for _ in keys)])
+    values = runs.frame.select(*keys, finite(metric.column).alias(VALUE)).drop_nulls(VALUE)
+    means = values.group_by(keys).agg(pl.col(VALUE).mean(), pl.len().alias(RUN_NUMBER))
+    ranked = collected(means, "in-memory").sort(VALUE, *keys, descending=metric.descending(keys))
     best = ranked.unique(per, keep="first", maintain_order=True)
     for row in best.head(MOST_SAID).iter_rows(named=True):
         chosen = some_of([f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None])
@@ -1370,9 +1212,6 @@ def best_settings(runs: Runs, options: Options, metric: Metric, say: Say) -> Run
     if singles := int((best[RUN_NUMBER] == 1).sum()):
         say(f"{singles} of {counted(best.height, 'chosen setting')} have one run only: a lucky one may have won")
     say(f"settings were chosen by {metric.label} itself, so that its values below are too good; see a test metric too")
-    if differing := [runs.label(column) for column in settings if best[column].n_unique() > 1]:
-        told = f"the best settings differ in {some_of(differing)}"
-        say(f"{told}; what is the task and no choice belongs into --best-per")
     kept = runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True)
     return replace(runs, frame=kept)
 
@@ -1380,89 +1219,57 @@ def best_settings(runs: Runs, options: Options, metric: Metric, say: Say) -> Run
 def varied(study: Study, _: Options) -> list[Result]:
     """The config columns with more than one value, how many runs have each, and what the grid of them lacks."""
     runs = study.runs
-    table = collected_settings(runs)
-    settings, noise = varying_settings(table, runs)
-    counts = {
-        column: table[column].value_counts(sort=True, name="runs").sort("runs", column, descending=[True, False])
-        for column in settings
-    }
-    rows = [
-        {"column": column, "value": value, "runs": number}
-        for column, values in counts.items()
-        for value, number in values.iter_rows()
-    ]
+    table, settings, noise = varying_settings(runs)
     several = [column for column in settings if table[column].drop_nulls().n_unique() > 1]
     single = [runs.label(column) for column in settings if column not in several]
     notes = [f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}"] if noise else []
     notes += [f"with one value where they have any: {some_of(single)}"] if single else []
+    rows, texts, sizes = [], [], []
+    for column in settings:
+        counts = table[column].value_counts(name="runs").sort("runs", column, descending=[True, False])
+        rows += [{"column": column, "value": value, "runs": number} for value, number in counts.iter_rows()]
+        if column in several:
+            sizes.append(str(counts.height))
+            texts.append(some_of([f"{cell_text(value)} ({number})" for value, number in counts.iter_rows()], 8))
     number = table.height or collected(runs.frame.select(pl.len())).item()
-    texts = {
-        column: some_of([f"{cell_text(value)} ({n})" for value, n in counts[column].iter_rows()], MOST_VALUES)
-        for column in several
-    }
-    result = Result(
-        "varying",
-        f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary",
-        pl.DataFrame(
-            [row | {"value": exact_text(row["value"])} for row in rows],
-            schema={"column": pl.String, "value": pl.String, "runs": pl.Int64},
-        ),
-        lambda: [
-            TableColumn("config", [*labels(several, runs).values()]),
-            TableColumn("values", [str(len(counts[column])) for column in several], is_text=False),
-            TableColumn("value (runs)", [*texts.values()]),
-        ],
-        notes,
-        MOST_COLUMNS,
-        rows=rows,
-    )
+    view = [TableColumn("config", [*labels(several, runs).values()])]
+    view += [TableColumn("values", sizes, is_text=False), TableColumn("value (runs)", texts)]
+    title = f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary"
+    dtypes = {"column": pl.String, "value": pl.String, "runs": pl.Int64}
+    found = pl.DataFrame([row | {"value": exact_text(row["value"])} for row in rows], dtypes)
+    result = Result("varying", title, found, lambda: view, notes, MOST_COLUMNS, rows)
     return [result, *grid(table, several, runs)]
 
 
 def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[Result]:
     """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
     seeds = [c for c in settings if "seed" in words(runs.label(c))][:1]
-    free = [c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= MOST_ON_AN_AXIS]
-    axes = independent(table, free) if free else []
+    few = [c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= MOST_ON_AN_AXIS]
+    axes = independent(table, few)
     complete = table.select(*axes, *seeds).drop_nulls()
     if not axes or len(axes) + len(seeds) < 2 or complete.is_empty():
         return []
-    several = complete.group_by(*axes, *seeds).len().filter(pl.col("len") > 1)
-    of_seed = [pl.lit(" with seed ") + pl.col(seed).cast(pl.String) for seed in seeds]
-    odd = [
-        several.select(*axes, pl.concat_str(pl.col("len").cast(pl.String), pl.lit(" runs"), *of_seed).alias("problem"))
-    ]
+    present, sizes = complete.select(axes).unique(), [complete[column].n_unique() for column in axes]
+    counts = complete.group_by(*axes, *seeds).len().sort(*axes, *seeds)
+    with_seed = [pl.format(" with seed {}", seed) for seed in seeds]
+    problem = pl.concat_str(pl.format("{} runs", "len"), *with_seed).alias("problem")
+    odd = [counts.filter(pl.col("len") > 1).select(*axes, problem)]
     for seed in seeds:
-        of_each = complete.group_by(axes).agg(pl.col(seed).cast(pl.String).unique())
-        counts = of_each.select(pl.col(seed).explode()).to_series().value_counts()
-        usual = counts.filter(pl.col("count") * 2 >= of_each.height)[seed].sort()
-        lacking = (
-            pl.lit(pl.Series([usual.to_list()], dtype=pl.List(pl.String))).first().list.set_difference(seed).list.sort()
-        )
-        lists = of_each.with_columns(lacking.alias(seed)).filter(pl.col(seed).list.len() > 0)
-        odd.append(lists.select(*axes, (pl.lit("lacks seed ") + pl.col(seed).list.join(", ")).alias("problem")))
-    present = complete.select(axes).unique()
-    sizes = [complete[column].n_unique() for column in axes]
+        usual = counts[seed].value_counts().filter(pl.col("count") * 2 >= present.height).select(seed)
+        lacking = present.join(usual, how="cross").join(counts, on=[*axes, seed], how="anti")
+        lists = lacking.group_by(axes).agg(pl.col(seed).cast(pl.String).sort().str.join(", "))
+        odd.append(lists.select(*axes, pl.format("lacks seed {}", seed).alias("problem")).sort(axes))
     if math.prod(sizes) <= 2 * present.height:  # else it was no grid, and the holes are not worth a list
         whole = complete.select(axes[0]).unique()
         for column in axes[1:]:
             whole = whole.join(complete.select(column).unique(), how="cross")
-        odd.append(whole.join(present, on=axes, how="anti").with_columns(pl.lit("no run").alias("problem")))
-    rows = pl.concat([each.sort(axes) for each in odd])
-    heads = labels(axes, runs)
+        odd.append(whole.join(present, on=axes, how="anti").with_columns(problem=pl.lit("no run")).sort(axes))
+    rows, heads = pl.concat(odd), labels(axes, runs)
     names = some_of([f"{heads[c]} ({size})" for c, size in zip(axes, sizes, strict=True)])
-    return [
-        Result(
-            "grid",
-            f"grid of {names}: {present.height} of {counted(math.prod(sizes), 'combination')} have a run",
-            rows,
-            lambda: [
-                *(view_column(rows[column], heads[column]) for column in axes),
-                TableColumn("problem", rows["problem"].to_list(), is_whole=True),
-            ],
-            most_rows=MOST_SAID,
-        )
-    ]
+    title = f"grid of {names}: {present.height} of {counted(math.prod(sizes), 'combination')} have a run"
+    view = [view_column(rows[column], heads[column]) for column in axes]
+    view.append(TableColumn("problem", rows["problem"].to_list(), is_whole=True))
+    return [Result("grid", title, rows, lambda: view, most_rows=MOST_SAID)]
 
 
 def difference(study: Study, options: Options) -> list[Result]:
@@ -1476,44 +1283,36 @@ def difference(study: Study, options: Options) -> list[Result]:
     facts = [c for c in ("state", "group", "job_type", "sweep", "notes") if c in runs.dtypes]
     columns = ["name", *facts, *of_kind["config"], *of_kind["metric"]]
     ids = pl.col("id").is_in([key[2] for key in keys], nulls_equal=True)
-    rows = collected(runs.frame.filter(ids).select(*KEY, *columns)).to_dicts()
-    chosen = [next(row for row in rows if tuple(row[part] for part in KEY) == key) for key in keys]
-    taken = Counter([key[2] for key in keys] + ["column", "kind"])
+    rows = collected(runs.frame.filter(ids).select(*KEY, *columns))
+    chosen = pl.DataFrame(keys, dict.fromkeys(KEY, pl.String), orient="row")
+    chosen = chosen.join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
+    taken = Counter([*chosen["id"], "column", "kind"])
     heads = [str(key[2]) if taken[key[2]] == 1 else path_text(key) for key in keys]
-    found = [
-        {"column": column, "kind": kind(column)} | {h: run[column] for h, run in zip(heads, chosen, strict=True)}
-        for column in columns
-        if len({comparable(run[column]) for run in chosen}) > 1
-    ]
+    found = []
+    for column in columns:
+        values = chosen[column].to_list()
+        if len({*map(comparable, values)}) > 1:
+            found.append({"column": column, "kind": kind(column), **dict(zip(heads, values, strict=True))})
     counts = Counter(row["kind"] for row in found)
     sizes = [f"{counts[which]} of {counted(len(of_kind[which]), f'{which} column')}" for which in of_kind]
-    names = run_labels(pl.DataFrame([[run[c] for c in (*KEY, "name")] for run in chosen], [*KEY, "name"], orient="row"))
     texts = [{name: value if name == "column" else exact_text(value) for name, value in row.items()} for row in found]
-    return [
-        Result(
-            "diff",
-            f"{' and '.join(sizes)} differ between {some_of(names)}",
-            pl.DataFrame(texts, schema=dict.fromkeys(["column", "kind", *heads], pl.String)),
-            lambda: [
-                TableColumn("column", [runs.label(str(row["column"])) for row in found], is_whole=True),
-                *(TableColumn(head, [cell_text(row[head]) for row in found]) for head in heads),
-            ],
-            most_rows=MOST_COLUMNS,
-            rows=found,
-        )
-    ]
+    view = [TableColumn("column", [runs.label(row["column"]) for row in found], is_whole=True)]
+    view += [TableColumn(head, [cell_text(row[head]) for row in found]) for head in heads]
+    title = f"{' and '.join(sizes)} differ between {some_of(run_labels(chosen))}"
+    table = pl.DataFrame(texts, dict.fromkeys(["column", "kind", *heads], pl.String))
+    return [Result("diff", title, table, lambda: view, most_rows=MOST_COLUMNS, rows=found)]
 
 
 def find_run(name: str, runs: pl.DataFrame) -> tuple[str, ...]:
     """The key of the run that is called so: by `entity/project/id`, by its id or by its name."""
     path = pl.concat_str(KEY, separator="/")
     for called in (path == name, pl.col("id") == name, pl.col("name") == name):
-        hits = runs.filter(called).sort(KEY)
-        if hits.height > 1:
-            some = ", ".join(path_text(row) for row in hits.select(KEY).head(FEW).iter_rows())
-            raise ScriptError(f"{hits.height} runs are called {name}; say which: {some}", WRONG_USAGE)
-        if hits.height:
-            return hits.select(KEY).row(0)
+        hits = runs.filter(called).select(KEY).sort(KEY).rows()
+        if len(hits) > 1:
+            some = ", ".join(map(path_text, hits[:FEW]))
+            raise ScriptError(f"{len(hits)} runs are called {name}; say which: {some}", WRONG_USAGE)
+        if hits:
+            return hits[0]
     near = did_you_mean(name, [*runs["name"].drop_nulls(), *runs["id"].drop_nulls()])
     raise ScriptError(f"no run is called {name}{near}", WRONG_USAGE)
 
@@ -1551,38 +1350,30 @@ def associations(runs: Runs, metric: Metric) -> Result:
     columns = [column for column in runs.dtypes if kind(column) == "config"]
     usable = runs.frame.filter(pl.col(metric.column).is_finite())
     table = collected(usable.select(*columns, pl.col(metric.column).alias(VALUE)))
-    title = f"What goes with {metric.label}, of {counted(table.height, 'run')}: association, not cause"
-    facts: dict[str, Any] = {"metric": pl.String, "column": pl.String, "kind": pl.String, "effect": pl.Float64}
-    facts |= {"spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
-    rows, few = [], counted(table.height, "run")
-    notes = [f"{few} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"]
+    number, rows = counted(table.height, "run"), []
+    notes = [f"{number} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"]
     if table.height >= FEWEST_RUNS:
         notes = ["settings that were varied together cannot be told apart; p is not corrected for their number"]
         if table.height > MOST_RUNS:
             table = table.sample(MOST_RUNS, seed=SEED)
             notes.append(f"computed on {MOST_RUNS:,} runs, chosen at random with seed {SEED}")
         varying = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
-        settings, noise = varying_settings(table.select(varying), runs)
-        rows = [{"metric": metric.column, **association(column, table)} for column in settings]
+        noise = [column for column in varying if is_noise(table[column], runs.label(column))]
+        rows = [{"metric": metric.column, **association(c, table)} for c in varying if c not in noise]
         if noise:
             notes.append(f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}")
-    found = pl.DataFrame(rows, schema=facts).drop_nulls("effect").sort("effect", "column", descending=[True, False])
+    dtypes: dict[str, Any] = {"metric": pl.String, "column": pl.String, "kind": pl.String, "effect": pl.Float64}
+    dtypes |= {"spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
+    found = pl.DataFrame(rows, schema=dtypes).drop_nulls("effect").sort("effect", "column", descending=[True, False])
     shown = found.unique(["effect", "spearman", "n", "distinct", "p"], keep="first", maintain_order=True)
     if shown.height < found.height:
         notes.append(f"{counted(found.height - shown.height, 'column')} that vary together with these are not listed")
-    sign = pl.when(pl.col("spearman") > 0).then(pl.lit("+")).when(pl.col("spearman") < 0).then(pl.lit("-"))
-    shown = shown.with_columns(pl.col("effect").round(3), pl.col("p").round(4), sign.alias("sign"))
-    return Result(
-        "importance",
-        title,
-        found,
-        lambda: [
-            TableColumn("column", [*map(runs.label, shown["column"])], is_whole=True),
-            *(view_column(shown[name], name) for name in ("kind", "effect", "sign", "n", "distinct", "p")),
-        ],
-        notes,
-        MOST_COLUMNS,
-    )
+    sign = pl.col("spearman").sign().replace_strict({1.0: "+", -1.0: "-"}, default=None, return_dtype=pl.String)
+    shown = shown.with_columns(pl.col("effect").round(3), pl.col("p").round(4), sign=sign)
+    view = [TableColumn("column", [*map(runs.label, shown["column"])], is_whole=True)]
+    view += [view_column(shown[name], name) for name in ("kind", "effect", "sign", "n", "distinct", "p")]
+    title = f"What goes with {metric.label}, of {number}: association, not cause"
+    return Result("importance", title, found, lambda: view, notes, MOST_COLUMNS)
 
 
 def association(column: str, table: pl.DataFrame) -> dict[str, object]:
@@ -1591,16 +1382,19 @@ def association(column: str, table: pl.DataFrame) -> dict[str, object]:
 
     is_number = table[column].dtype.is_numeric()
     pairs = table.select((finite(column) if is_number else pl.col(column)).alias(RUN_NUMBER), VALUE).drop_nulls()
-    facts: dict[str, object] = {"column": column, "kind": "number" if is_number else "category", "n": pairs.height}
-    facts["distinct"] = distinct = pairs[RUN_NUMBER].n_unique()
+    setting, distinct = pairs[RUN_NUMBER], pairs[RUN_NUMBER].n_unique()
+    facts: dict[str, object] = {"column": column, "kind": "number" if is_number else "category"}
+    facts |= {"n": pairs.height, "distinct": distinct, "effect": None, "spearman": None, "p": None}
     if pairs.height < FEWEST_RUNS or distinct < 2 or (distinct == pairs.height and not is_number):
-        return facts | {"effect": None, "spearman": None, "p": None}
+        return facts
+    if setting.dtype.is_nested():  # lists have no ranks
+        setting = pl.Series(map(cell_text, setting.to_list()))
     ranks = pairs[VALUE].rank().to_numpy()
     ranks = (ranks - ranks.mean()) / (ranks.std() or 1.0)
-    codes = pairs[RUN_NUMBER].cast(pl.String).rank("dense").to_numpy() - 1
+    codes = setting.cast(pl.String).rank("dense").to_numpy() - 1
     if is_number and distinct > MOST_LEVELS:
         levels = max(3, min(MOST_LEVELS, pairs.height // RUNS_A_LEVEL))
-        codes = ((pairs[RUN_NUMBER].rank("average").to_numpy() - 0.5) * levels / pairs.height).astype(int)
+        codes = ((setting.rank("average").to_numpy() - 0.5) * levels / pairs.height).astype(int)
         codes = np.unique(codes, return_inverse=True)[1]
     levels = int(codes.max()) + 1
     weights = np.eye(levels)[codes.astype(int)]
@@ -1615,8 +1409,9 @@ def association(column: str, table: pl.DataFrame) -> dict[str, object]:
     h = share * (len(ranks) - 1)  # Kruskal and Wallis' H, ties corrected
     facts["effect"] = max(0.0, (h - levels + 1) / (len(ranks) - levels))
     facts["p"] = (larger + 1) / (PERMUTATIONS + 1)
-    x = pairs[RUN_NUMBER].rank().to_numpy() if is_number else ranks
-    facts["spearman"] = float((x - x.mean()) @ ranks / ((x.std() or 1.0) * len(x))) if is_number else None
+    if is_number:
+        x = setting.rank().to_numpy()
+        facts["spearman"] = float((x - x.mean()) @ ranks / ((x.std() or 1.0) * len(x)))
     return facts
 
 
@@ -1808,7 +1603,7 @@ def suggested_grouping(runs: Runs) -> list[str]:
     most = min(SUGGESTED_GROUPS, counts[RUN_NUMBER] // 2)
     few = [column for column in columns if 1 < counts[column] <= most]
     table = collected(runs.frame.select(few)) if few else pl.DataFrame()
-    settings = [c for c in varying_settings(table, runs)[0] if table[c].drop_nulls().n_unique() > 1]
+    settings = [c for c in few if table[c].drop_nulls().n_unique() > 1 and not is_noise(table[c], runs.label(c))]
 
     def rank(column: str) -> tuple[int, bool, float]:
         evenness = cast("float", table[column].value_counts()["count"].entropy())
