@@ -1631,54 +1631,37 @@ def schema(study: Study, options: Options) -> list[Result]:
     runs = study.any_state
     listed = [find_column(name, runs) for name in options.columns]
     listed = listed or [column for column in runs.dtypes if column[0] != "_" and column not in runs.empty]
-    order = [pl.col("kind").replace_strict({name: i for i, name in enumerate(KINDS)}), pl.col("distinct") < 2]
-    table = column_facts(listed, runs).sort(order, maintain_order=True)
+    of_kind, is_constant = pl.col("kind").cast(pl.Enum(KINDS)), pl.col("distinct") < 2
+    table = column_facts(listed, runs).sort(of_kind, is_constant, maintain_order=True)
     most = 0 if options.output else MOST_COLUMNS if options.max_rows is None else options.max_rows
     rows, notes = table.to_dicts(), []
     if not options.columns:
-        nothing = [row["column"] for row in rows if not row["coverage"] and row["kind"] != "history"]
-        rows = [row for row in rows if row["coverage"] and row["kind"] != "history"]
-        rows = folded_schema(rows) if 0 < most < len(rows) else rows
-        logged = [c.removeprefix("history_min_step_") for c in listed if c.startswith("history_min_step_")]
         from_histories = "from histories (history_min_X, _max_X, _last_X, _tail_X, …, or --value) of X"
-        lists = {
-            "without any value": nothing,
-            from_histories: logged,
+        left_out = {
+            "without any value": [r["column"] for r in rows if not r["coverage"] and r["kind"] != "history"],
+            from_histories: [c.removeprefix("history_min_step_") for c in listed if c.startswith("history_min_step_")],
             "derived, but without any value": sorted(runs.empty),
         }
-        notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
+        notes = [f"{what}: {some_of(names)}" for what, names in left_out.items() if names]
+        rows = [row for row in rows if row["coverage"] and row["kind"] != "history"]
+        rows = folded_schema(rows) if 0 < most < len(rows) else rows
     if 0 < most < len(rows):
         notes = [f"{counted(len(rows) - most, 'more row')}: --max-rows 0 shows all", *notes]
-        turns = Counter[str]()  # each kind keeps its share
-        for row in rows:
-            turns[row["kind"]] += 1
-            row["turn"] = turns[row["kind"]]
-        last = sorted((row["turn"], i) for i, row in enumerate(rows))[most - 1]
-        rows = [row for i, row in enumerate(rows) if (row["turn"], i) <= last]
-
-    def view() -> list[TableColumn]:
-        cells = {
-            name: ["-" if row[name] is None else f"{row[name]:.5g}" for row in rows]
-            for name in ("coverage", "distinct", "min", "max")
-        }
-        heads = {"coverage": "cover", "distinct": "values"}
-        names = [row["column"] for row in rows]
-        return [
-            TableColumn("column", names, is_whole=max(map(len, names), default=0) < 45),
-            *(TableColumn(heads.get(name, name), texts, is_text=False) for name, texts in cells.items()),
-            TableColumn("dtype", [re.sub(r"^Datetime.*", "Datetime", row["dtype"]) for row in rows]),
-            TableColumn("example", [cell_text(row["example"]) for row in rows]),
-        ]
-
-    return [
-        Result(
-            "schema",
-            f"{counted(table.height, 'column')}; coverage is the share of runs with a value",
-            table,
-            view,
-            notes,
-        )
+        kinds = [[row for row in rows if row["kind"] == name] for name in KINDS]
+        in_turns = [row for turn in itertools.zip_longest(*kinds) for row in turn if row]  # each kind keeps its share
+        shown = {row["column"] for row in in_turns[:most]}
+        rows = [row for row in rows if row["column"] in shown]
+    names = [row["column"] for row in rows]
+    heads = {"cover": "coverage", "values": "distinct", "min": "min", "max": "max"}
+    numbers = {head: ["-" if row[of] is None else f"{row[of]:.5g}" for row in rows] for head, of in heads.items()}
+    view = [
+        TableColumn("column", names, is_whole=max(map(len, names), default=0) < 45),
+        *(TableColumn(head, texts, is_text=False) for head, texts in numbers.items()),
+        TableColumn("dtype", [re.sub(r"^Datetime.*", "Datetime", row["dtype"]) for row in rows]),
+        TableColumn("example", [cell_text(row["example"]) for row in rows]),
     ]
+    title = f"{counted(table.height, 'column')}; coverage is the share of runs with a value"
+    return [Result("schema", title, table, lambda: view, notes)]
 
 
 def column_facts(columns: Sequence[str], runs: Runs) -> pl.DataFrame:
@@ -1686,66 +1669,45 @@ def column_facts(columns: Sequence[str], runs: Runs) -> pl.DataFrame:
 
     Read in blocks of columns, so that memory stays bounded whatever the width.
     """
-    height = collected(runs.frame.select(pl.len())).item()
-    at_once = max(1, CELLS_READ // max(1, height))
-    rows: list[dict[str, object]] = []
+    dtypes: dict[str, Any] = dict.fromkeys(("column", "kind", "dtype", "path"), pl.String)
+    dtypes |= {"coverage": pl.Float64, "distinct": pl.Int64, "min": pl.Float64, "max": pl.Float64, "example": pl.String}
+    height = max(1, collected(runs.frame.select(pl.len())).item())
+    at_once = max(1, CELLS_READ // height)
+    rows = []
     for start in range(0, len(columns), at_once):
         for column in collected(runs.frame.select(columns[start : start + at_once]), "in-memory"):
-            name, dtype, values = column.name, column.dtype, column.drop_nulls()
-            numbers = values.filter(values.is_finite()) if dtype.is_numeric() else values.clear()
-            ends = (
-                [float(cast("float", end)) for end in (numbers.min(), numbers.max())] if len(numbers) else [None, None]
-            )
-            rows.append(
-                {
-                    "column": name,
-                    "kind": kind(name),
-                    "dtype": re.sub(r"\w+='?(\w+)'?", r"\1", str(dtype)).replace("(", "[").replace(")", "]"),
-                    "path": runs.label(name) if name in runs.paths else None,
-                    "coverage": round(len(values) / max(1, height), 4),
-                    "distinct": values.n_unique(),
-                    "min": ends[0],
-                    "max": ends[1],
-                    "example": exact_text(values.head(1).to_list()[0]) if len(values) else None,
-                }
-            )
-    dtypes: dict[str, Any] = dict.fromkeys(("column", "kind", "dtype", "path", "example"), pl.String)
-    dtypes |= dict.fromkeys(("coverage", "min", "max"), pl.Float64) | {"distinct": pl.Int64}
-    return pl.DataFrame(rows, schema_overrides=dtypes, infer_schema_length=None)
+            values = column.drop_nulls()
+            numbers = (values if column.dtype.is_numeric() else values.clear()).cast(pl.Float64)
+            numbers = numbers.filter(numbers.is_finite())
+            dtype = re.sub(r"\w+='?(\w+)'?", r"\1", str(column.dtype)).replace("(", "[").replace(")", "]")
+            path = runs.label(column.name) if column.name in runs.paths else None
+            facts = round(len(values) / height, 4), values.n_unique(), numbers.min(), numbers.max()
+            example = [*map(exact_text, values.head(1).to_list()), None][0]
+            rows.append((column.name, kind(column.name), dtype, path, *facts, example))
+    return pl.DataFrame(rows, dtypes, orient="row")
 
 
 def folded_schema(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of a schema, each family in one: names that differ in numbers, and of metrics in their middle."""
-
-    def by_ends(row: dict[str, Any]) -> str:
-        path = row["path"] or row["column"]
-        is_deep = row["kind"] == "metric" and len(re.split("[/.]", path)) > 2
-        return re.sub("([/.]).*([/.])", rf"\1{ELLIPSIS}\2", path) if is_deep else row["column"]
-
-    found = [row | {"members": [row]} for row in rows]
-    for name_of in (lambda row: row["column"], by_ends):
-        families: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for row in found:
-            families.setdefault((row["kind"], re.sub(r"\d+", "#", name_of(row["members"][0]))), []).append(row)
-        found = []
-        for (which, pattern), family in families.items():
-            if len(family) < FEWEST_IN_A_FAMILY:
-                found += family
-                continue
-            members = [member for row in family for member in row["members"]]
-            spans = zip(*([int(n) for n in re.findall(r"\d+", name_of(member))] for member in members), strict=True)
-            texts = [f"{min(span)}{ELLIPSIS}{max(span)}" if len({*span}) > 1 else str(span[0]) for span in spans]
-            pieces = pattern.split("#")
-            name = pieces[0] + "".join(map(str.__add__, texts, pieces[1:]))
-            facts: dict[str, Any] = {
-                "kind": which,
-                "column": name,
-                "members": members,
-                "example": f"{len(members):,} columns",
-            }
-            for fact, best in (("min", min), ("max", max), ("coverage", max), ("distinct", max)):
-                facts[fact] = best([m[fact] for m in members if m[fact] is not None] or [None])
-            found.append(members[0] | facts)
+    families: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = {}
+    for row in rows:
+        name, path = row["column"], row["path"] or ""
+        if row["kind"] == "metric" and len(re.split("[/.]", path)) > 2:
+            name = re.sub("([/.]).*([/.])", rf"\1{ELLIPSIS}\2", path)
+        families.setdefault((row["kind"], re.sub(r"\d+", "#", name)), []).append((name, row))
+    found: list[dict[str, Any]] = []
+    for family in families.values():
+        names, members = zip(*family, strict=True)
+        if len(members) < FEWEST_IN_A_FAMILY:
+            found += members
+            continue
+        ranges = zip(*(map(int, re.findall(r"\d+", name)) for name in names), strict=True)
+        texts = iter([f"{min(each)}{ELLIPSIS}{max(each)}" if len({*each}) > 1 else str(each[0]) for each in ranges])
+        folded: dict[str, Any] = {"example": f"{len(members):,} columns"}
+        folded["column"] = re.sub(r"\d+", lambda _: next(texts), names[0])  # noqa: B023 - called at once
+        for fact, best in {"min": min, "max": max, "coverage": max, "distinct": max}.items():
+            folded[fact] = best((row[fact] for row in members if row[fact] is not None), default=None)
+        found.append(members[0] | folded)
     return found
 
 
@@ -1763,8 +1725,7 @@ def overview(study: Study) -> Result:
     notes = [f"columns: {', '.join(f'{kinds[k]} {k}' for k in KINDS if kinds[k])}; --schema lists them"]
     if not study.metrics:
         logged = {metric_label(p, c) for p in history_files(runs) for c in p.dtypes if c.startswith("metric_")}
-        there = [study.runs.label(column) for column in by_coverage(metric_columns(study.runs), study.runs)]
-        if there:
+        if there := [study.runs.label(column) for column in by_coverage(metric_columns(study.runs), study.runs)]:
             how = "-m with --ascending or --descending compares"
             notes.append(f"no metric's name tells which way is better: {how} {some_of(there, SUGGESTED_NAMES)}")
         elif logged:
@@ -1774,15 +1735,10 @@ def overview(study: Study) -> Result:
         else:
             notes.append("no run of these has a metric")
     shown = [*(["entity"] if len(entities) > 1 else []), *(["project"] if table.height > 1 else []), "runs", *states]
-    heads = {"first_created": "first", "last_created": "last"}
-    return Result(
-        "overview",
-        f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'project')}{whose}",
-        table,
-        lambda: [view_column(table[name], heads.get(name, name), null="null") for name in (*shown, *heads)],
-        notes,
-        MOST_PROJECTS,
-    )
+    heads = {**dict(zip(shown, shown, strict=True)), "first_created": "first", "last_created": "last"}
+    title = f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'project')}{whose}"
+    view = [view_column(table[name], head, null="null") for name, head in heads.items()]
+    return Result("overview", title, table, lambda: view, notes, MOST_PROJECTS)
 
 
 def introduction(study: Study, options: Options) -> list[Result]:
@@ -1802,9 +1758,8 @@ def suggested_grouping(runs: Runs) -> list[str]:
     named = [column for column in (*DERIVED, "group", "job_type") if column in runs.dtypes]
     configs = [column for column, dtype in runs.dtypes.items() if kind(column) == "config" and not dtype.is_float()]
     columns = [column for column in (*named, *configs) if "seed" not in words(column)]
-    counts = collected(
-        runs.frame.select(pl.len().alias(RUN_NUMBER), pl.col(columns).n_unique()), "in-memory"
-    ).to_dicts()[0]
+    numbers = runs.frame.select(pl.len().alias(RUN_NUMBER), pl.col(columns).n_unique())
+    counts = collected(numbers, "in-memory").row(0, named=True)
     most = min(SUGGESTED_GROUPS, counts[RUN_NUMBER] // 2)
     few = [column for column in columns if 1 < counts[column] <= most]
     table = collected(runs.frame.select(few)) if few else pl.DataFrame()
@@ -1816,14 +1771,13 @@ def suggested_grouping(runs: Runs) -> list[str]:
         return place, table[column].dtype != pl.String, -round(evenness, 9)
 
     chosen: list[str] = []
-    size = 1
     for column in sorted(settings, key=rank)[:MOST_CANDIDATES]:
         # Where both have a value, a second column has to split what the first does not.
         both = table.select(*chosen, column).drop_nulls()
-        new_size = table.select(*chosen, column).n_unique()
         is_new = not chosen or both.n_unique() > both.select(chosen).n_unique()
-        if len(chosen) < 2 and is_new and size < new_size <= most:
-            chosen, size = [*chosen, column], new_size
+        size = table.select(chosen).n_unique() if chosen else 1
+        if len(chosen) < 2 and is_new and size < table.select(*chosen, column).n_unique() <= most:
+            chosen.append(column)
     return chosen
 
 
@@ -1842,17 +1796,14 @@ def sql(study: Study, options: Options) -> list[Result]:
                 views.setdefault(view_name, []).append(part)
     for_programs = options.format in {"json", "csv"} or options.output is not None
     most = options.max_rows if options.max_rows is not None else 0 if for_programs else MOST_GROUPS
-    with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill:
-        connection = duckdb.connect()
+    with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill, duckdb.connect() as connection:
         try:
             statements = duckdb.extract_statements(query)
             if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
                 raise ScriptError("--sql takes one SELECT, and nothing that writes or changes", WRONG_USAGE)
-            paths = [
-                sql_text(str(file.absolute())) for parts in views.values() for part in parts for file in part.files
-            ]
+            files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
             connection.execute(f"SET memory_limit = '{SQL_MEMORY}'; SET temp_directory = {sql_text(spill)}")
-            connection.execute(f"SET TimeZone = 'UTC'; SET allowed_paths = [{', '.join(paths)}]")
+            connection.execute(f"SET TimeZone = 'UTC'; SET allowed_paths = [{', '.join(files)}]")
             connection.execute("SET python_enable_replacements = false; SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
             aliases: dict[str, str] = {}
@@ -1868,8 +1819,6 @@ def sql(study: Study, options: Options) -> list[Result]:
             reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
             hint = "" if "history" in views or "history" not in query else "; no history lies beside these runs"
             raise ScriptError(f"--sql: {reason}{hint}", WRONG_USAGE) from error
-        finally:
-            connection.close()
     rows = [[duckdb_value(value) for value in row] for row in (cells[:most] if most else cells)]
     table = pl.DataFrame([pl.Series(name, [row[i] for row in rows], strict=False) for i, name in enumerate(names)])
     more = ["more rows: --max-rows 0 shows all, --json and -o hold all"] if len(cells) > len(rows) else []
@@ -1900,20 +1849,17 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
         if label.lower() not in taken:
             aliases[label] = column
             taken.add(label.lower())
-    times = [column for column, dtype in dtypes.items() if dtype == pl.Datetime("us", "UTC")]
-    replaced = [f"{sql_name(column)} AT TIME ZONE 'UTC' AS {sql_name(column)}" for column in times]
+    times = [sql_name(column) for column, dtype in dtypes.items() if dtype == pl.Datetime("us", "UTC")]
+    replaced = [f"{column} AT TIME ZONE 'UTC' AS {column}" for column in times]
     for column in runs.empty if name == "runs" else ():  # it gives way to the setting of its name
         rival = known_column(column, runs, ("config_",))
         replaced += [f"{sql_name(rival)} AS {sql_name(column)}"] if rival and rival != column else []
-    excluded = repeated_runs(parts, run_keys(runs)) if name != "runs" else [pl.DataFrame() for _ in parts]
-    sources = []
-    for part, others in zip(parts, excluded, strict=True):
-        sources.append(f"SELECT * FROM read_parquet({sql_text(str(part.files[0].absolute()))})")  # noqa: S608 - quoted
+    sources = [f"SELECT * FROM read_parquet({sql_text(str(part.files[0].absolute()))})" for part in parts]  # noqa: S608 - quoted
+    for i, others in enumerate(repeated_runs(parts, run_keys(runs)) if name != "runs" else ()):
         if others.height:
             rows = ", ".join(f"({', '.join(map(sql_text, row))})" for row in others.iter_rows())
-            sources[-1] += (
-                f" ANTI JOIN (VALUES {rows}) AS other(entity, project, run_id) USING (entity, project, run_id)"
-            )
+            key = "(entity, project, run_id)"
+            sources[i] += f" ANTI JOIN (VALUES {rows}) AS other{key} USING {key}"
     star = f"* REPLACE ({', '.join(replaced)})" if replaced else "*"
     extra = "".join(f", {sql_name(column)} AS {sql_name(label)}" for label, column in aliases.items())
     source = " UNION ALL BY NAME ".join(sources)
