@@ -1919,7 +1919,7 @@ def run_keys(runs: Runs, by: Sequence[str] = ()) -> pl.DataFrame:
     if "source_file" in runs.dtypes:
         of_source = pl.col("source_file").str.replace(r"[^/]*$", "").str.strip_chars_end("/")
         folder = pl.coalesce(pl.when(of_source == "").then(pl.lit(".")).otherwise(of_source), folder)
-    columns = [*KEY, "name", *(column for column in by if column not in {*KEY, "name"})]
+    columns = dict.fromkeys((*KEY, "name", *by))
     keys = collected(runs.frame.select(*columns, folder.alias(RUN_FOLDER))).sort(KEY).with_row_index(RUN_NUMBER)
     places = {place: str(Path(place).resolve()) for place in keys[RUN_FOLDER].unique()}
     return keys.with_columns(pl.col(RUN_FOLDER).replace_strict(places, return_dtype=pl.String))
@@ -1932,9 +1932,9 @@ def repeated_runs(parts: Sequence[Runs], keys: pl.DataFrame) -> list[pl.DataFram
         return [pl.DataFrame(schema=dict.fromkeys(names, pl.String)) for _ in parts]
     counts = []
     for number, part in enumerate(parts):
-        folder = str(part.files[0].resolve().parent)
-        found = collected(part.frame.group_by(names).len())
-        counts.append(found.with_columns(pl.lit(number).alias(HISTORY_NUMBER), pl.lit(folder).alias("folder of file")))
+        folder = pl.lit(str(part.files[0].resolve().parent)).alias("folder of file")
+        rows = collected(part.frame.group_by(names).len())
+        counts.append(rows.with_columns(pl.lit(number).alias(HISTORY_NUMBER), folder))
     table = pl.concat(counts).join(keys.rename({"id": "run_id"}), on=names, how="left", nulls_equal=True)
     elsewhere = (pl.col(RUN_FOLDER) != pl.col("folder of file")).fill_null(value=True)
     ranked = table.sort(*names, elsewhere, pl.col("len"), HISTORY_NUMBER, descending=[*[False] * 4, True, False])
@@ -1943,35 +1943,31 @@ def repeated_runs(parts: Sequence[Runs], keys: pl.DataFrame) -> list[pl.DataFram
 
 
 def rows_of_histories(
-    histories: Sequence[Runs],
-    keys: pl.DataFrame,
-    every_id: Sequence[str],
-    columns: Callable[[Runs], list[pl.Expr]],
-    needs: Sequence[str] = (),
+    parts: Sequence[tuple[Runs, list[pl.Expr]]], keys: pl.DataFrame, everything: Runs, needs: Sequence[str] = ()
 ) -> pl.DataFrame:
-    """The rows of the runs in `keys`: RUN_NUMBER, `_step` and the columns; each run's in the order of one file.
+    """The rows of the runs in `keys`: RUN_NUMBER, `_step` and each part's columns; a run's in the order of one file.
 
     The files are sorted by run: ranges of ids let whole row groups be skipped.
     """
-    wanted = {*keys["id"].drop_nulls()}
-    by_wanted = itertools.groupby(sorted({*every_id}), wanted.__contains__)
+    every_id = collected(everything.frame.select(pl.col("id").drop_nulls().unique().sort()))["id"].to_list()
+    by_wanted = itertools.groupby(every_id, {*keys["id"]}.__contains__)
     stretches = [(ids[0], ids[-1]) for is_wanted, group in by_wanted if is_wanted for ids in [list(group)]]
     if len(stretches) > MOST_RANGES:
         stretches = [(stretches[0][0], stretches[-1][1])]
     run_id = pl.col("run_id")
     near = pl.any_horizontal(pl.lit(value=False), *(run_id.is_between(pl.lit(a), pl.lit(b)) for a, b in stretches))
-    frames = []
-    for part, others in zip(histories, repeated_runs(histories, keys), strict=True):
-        if selected := columns(part):
+    numbers = keys.lazy().select(RUN_NUMBER, *KEY)
+    frames = [pl.DataFrame()]
+    for (part, columns), others in zip(parts, repeated_runs([part for part, _ in parts], keys), strict=True):
+        if columns:
             rows = part.frame.filter(near)
             if others.height:
                 rows = rows.join(others.lazy(), on=others.columns, how="anti", nulls_equal=True, maintain_order="left")
-            rows = rows.select(run_id.alias("id"), "entity", "project", "_step", *selected)
+            rows = rows.select(run_id.alias("id"), "entity", "project", "_step", *columns)
             rows = rows.filter(*(pl.col(column).is_not_null() for column in needs))
-            numbers = keys.lazy().select(RUN_NUMBER, *KEY)
             joined = rows.join(numbers, on=KEY, how="inner", nulls_equal=True, maintain_order="left")
             frames.append(collected(joined.drop(KEY)))
-    return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
+    return pl.concat(frames, how="diagonal_relaxed")
 
 
 def metric_label(history: Runs, column: str) -> str:
@@ -1992,40 +1988,34 @@ def curves(study: Study, options: Options) -> list[Result]:
         study.say(f"--stat {options.stat} is for groups: curves show means")
     refuse_ambiguous(study.by)
     keys = run_keys(study.runs, study.by)
-    every_id = collected(study.everything.frame.select(pl.col("id").drop_nulls()))["id"].to_list()
-    return [curve(name, histories, keys, every_id, study, options) for name in options.curves]
+    return [curve(name, histories, keys, study, options) for name in options.curves]
 
 
-def curve(
-    name: str, histories: Sequence[Runs], keys: pl.DataFrame, every_id: Sequence[str], study: Study, options: Options
-) -> Result:
+def curve(name: str, histories: Sequence[Runs], keys: pl.DataFrame, study: Study, options: Options) -> Result:
     """The curves of one metric: a line per group, or per run, the best last value first."""
-    found = [(part, known_column(name, part, ("metric_",))) for part in histories]
-    having = {part.files: column for part, column in found if column and column.startswith("metric_")}
-    parts = [part for part in histories if part.files in having]
-    if not parts:
-        names = {metric_label(part, column) for part in histories for column in part.dtypes if column[:7] == "metric_"}
+    found = [(part, known_column(name, part, ("metric_",)) or "") for part in histories]
+    logging = [(part, column) for part, column in found if column.startswith("metric_")]
+    if not logging:
+        names = {metric_label(part, c) for part in histories for c in part.dtypes if c.startswith("metric_")}
         hint = did_you_mean(name, names) or f"; there are {some_of(sorted(names), SUGGESTED_NAMES)}"
         raise ScriptError(f"no history has a metric called {name}{hint}", WRONG_USAGE)
-    column, label = having[parts[0].files], metric_label(parts[0], having[parts[0].files])
-    stored = [part.goals[having[part.files]] for part in parts if having[part.files] in part.goals]
+    label = metric_label(*logging[0])
+    stored = [part.goals[column] for part, column in logging if column in part.goals]
     goal = options.goal or next(iter(stored), None) or goal_by_name(label)
     if options.best_so_far and goal is None:
         how = "say --ascending or --descending"
         raise ScriptError(f"--best-so-far: which way {label} is better is not known; {how}", WRONG_USAGE)
-    axes = [part.axes[having[part.files]] for part in parts if having[part.files] in part.axes]
-    axis = options.x or next(iter(axes), "step")
-
-    def x_and_value(part: Runs) -> list[pl.Expr]:
-        clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
-        x = clock if clock.startswith("_") and clock in part.dtypes else known_column(axis, part, ("metric_",))
-        columns = {"x": x, VALUE: having[part.files]} if x else {}
-        return [pl.col(column).cast(pl.Float64).alias(new) for new, column in columns.items() if column]
-
-    if not any(map(x_and_value, parts)):
+    axis = options.x or next((part.axes[column] for part, column in logging if column in part.axes), "step")
+    clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
+    selected: list[tuple[Runs, list[pl.Expr]]] = []
+    for part, column in logging:
+        x = clock if clock[0] == "_" and clock in part.dtypes else known_column(axis, part, ("metric_",))
+        both = {"x": x, VALUE: column} if x else {}
+        selected.append((part, [pl.col(old).cast(pl.Float64).alias(new) for new, old in both.items()]))
+    if not any(columns for _, columns in selected):
         hint = "there are step, runtime, time and the metrics"
         raise ScriptError(f"--x {axis}: no history has such a column; {hint}", WRONG_USAGE)
-    logged = rows_of_histories(parts, keys, every_id, x_and_value, needs=[VALUE])
+    logged = rows_of_histories(selected, keys, study.everything, needs=[VALUE])
     rows = logged.filter(pl.col("x").is_finite())
     if unplaced := logged[RUN_NUMBER].n_unique() - rows[RUN_NUMBER].n_unique():
         study.say(f"left out, as they log {label} without {axis}: {counted(unplaced, 'run')}; --x step shows them")
@@ -2046,7 +2036,7 @@ def curve(
     if unseen := rows[RUN_NUMBER].n_unique() - points[RUN_NUMBER].n_unique():
         study.say(f"not shown, as they lie between two of the {len(grid_)} points: {counted(unseen, 'run')}; --points")
     points = points.join(keys.drop(RUN_FOLDER), on=RUN_NUMBER, how="left", maintain_order="left")
-    return lines_of(points, f"{what} over {axis.removeprefix('_')}", column, goal, study, options)
+    return lines_of(points, f"{what} over {axis.removeprefix('_')}", logging[0][1], goal, study, options)
 
 
 def curve_grid(x: pl.Series, points: int) -> pl.Series:
@@ -2057,11 +2047,9 @@ def curve_grid(x: pl.Series, points: int) -> pl.Series:
     low, high = float(distinct[0]), float(distinct[-1])
     even = pl.Series([low + (high - low) * number / max(1, points - 1) for number in range(points)])
     after = distinct.search_sorted(even, side="left").clip(1, len(distinct) - 1)
-    nearest = [
-        left if target - left <= right - target else right
-        for target, left, right in zip(even, distinct.gather(after - 1), distinct.gather(after), strict=True)
-    ]
-    return pl.Series("x", nearest).unique().sort()
+    both = pl.DataFrame({"left": distinct.gather(after - 1), "right": distinct.gather(after), "even": even})
+    is_left_nearer = even - both["left"] <= both["right"] - even
+    return both.select(pl.when(is_left_nearer).then("left").otherwise("right").alias("x"))["x"].unique().sort()
 
 
 def on_grid(rows: pl.DataFrame, points: pl.Series, best: Goal | None) -> pl.DataFrame:
@@ -2073,13 +2061,13 @@ def on_grid(rows: pl.DataFrame, points: pl.Series, best: Goal | None) -> pl.Data
     if best:
         rows = rows.with_columns(finite(VALUE).alias(VALUE))
     of_bin = {"minimize": value.min(), "maximize": value.max(), None: value.last()}[best]
+    so_far = {"minimize": value.cum_min(), "maximize": value.cum_max(), None: value}[best]
     places = points.search_sorted(rows["x"], side="left").cast(pl.UInt32).alias(BIN)
     binned = rows.with_columns(places).group_by(RUN_NUMBER, BIN).agg(of_bin)
     spans = rows.group_by(RUN_NUMBER).agg(pl.col("x").first().alias("first"), pl.col("x").last().alias("last"))
     whole = spans.join(pl.DataFrame({"x": points}).with_row_index(BIN), how="cross")
     whole = whole.filter(pl.col("x").is_between("first", "last")).select(RUN_NUMBER, BIN, "x")
     joined = whole.join(binned, on=[RUN_NUMBER, BIN], how="left").sort(RUN_NUMBER, BIN)
-    so_far = {"minimize": value.cum_min(), "maximize": value.cum_max(), None: value}[best]
     return joined.with_columns(so_far.forward_fill().over(RUN_NUMBER)).drop_nulls(VALUE)
 
 
@@ -2113,27 +2101,23 @@ def lines_of(points: pl.DataFrame, what: str, column: str, goal: Goal | None, st
     if len(names) > MOST_CURVES:
         more = f"{len(names) - MOST_CURVES} more: --group-by, --filter or --json"
         notes.append(f"the {MOST_CURVES} {noun}s with the best last value; {more}")
-
-    def view() -> list[TableColumn]:  # a row per x, a column per curve; empty where a curve has no value
-        seen = [
-            {x: "" if value is None else f"{value:.4g}" + f" ({n})" * spread for x, value, n in line.iter_rows()}
-            for line in (line.select("x", VALUE, "n") for line in lines[:MOST_CURVES])
-        ]
-        xs = sorted({x for texts in seen for x in texts})
-        columns = [
-            TableColumn(n, [texts.get(x, "") for x in xs], is_text=False) for n, texts in zip(names, seen, strict=False)
-        ]
-        return [TableColumn("x", [f"{x:.10g}" for x in xs]), *columns]
-
+    # A row per x, a column per curve; empty where a curve has no value.
+    shown = [*zip(names, lines[:MOST_CURVES], strict=False)]
+    xs = sorted({x for _, line in shown for x in line["x"]})
+    view = [TableColumn("x", [f"{x:.10g}" for x in xs])]
+    for name, line in shown:
+        cells = line.select("x", VALUE, "n").iter_rows()
+        texts = {x: "" if value is None else f"{value:.4g}" + f" ({n})" * spread for x, value, n in cells}
+        view.append(TableColumn(name, [texts.get(x, "") for x in xs], is_text=False))
     return Result(
         "curves",
         f"{what}: {counted(len(names), noun)}{whose}",
         ranges_as_text(table.select(pl.lit(column).alias("metric"), *held)),
-        view,
+        lambda: view,
         notes,
         MOST_ROWS_OF_CURVES,
         chart=lambda: curves_chart(lines, names, what, options),
-        sparks=[(name, sparkline(line[VALUE])) for name, line in zip(names, lines[:MOST_CURVES], strict=False)],
+        sparks=[(name, sparkline(line[VALUE])) for name, line in shown],
     )
 
 
@@ -2154,79 +2138,63 @@ def health(study: Study, _: Options) -> list[Result]:
     keys = keys.with_columns(pl.lit(None, dtype).alias(c) for c, dtype in needed.items() if c not in runs.dtypes)
     found: list[tuple[int, str, str]] = []  # run number, problem, detail
     logged: set[int] = set()
-    every_id = keys["id"].drop_nulls().to_list()
     columns = {column: part for part in histories for column in metric_columns(part)}
     at_once = max(1, CELLS_READ // max(1, sum(collected(part.frame.select(pl.len())).item() for part in histories)))
     for start in range(0, len(columns), at_once):
         block = sorted(columns)[start : start + at_once]
-        in_block = lambda part, block=block: [pl.col(c) for c in part.dtypes if c in block]  # noqa: E731
-        rows = rows_of_histories(histories, keys, every_id, in_block)
-        for column in [name for name in block if name in rows.columns]:
+        parts = [(part, [pl.col(column) for column in part.dtypes if column in block]) for part in histories]
+        rows = rows_of_histories(parts, keys, runs)
+        for column in block:
             label = metric_label(columns[column], column)
             values = rows.select(RUN_NUMBER, "_step", pl.col(column).cast(pl.Float64).alias(VALUE)).drop_nulls(VALUE)
             logged |= {*values[RUN_NUMBER].unique()}
             found += metric_problems(values, label, columns[column].goals.get(column) or goal_by_name(label))
     found += problems_of_runs(runs, keys, logged)
-    numbers = Counter(number for number, _, _ in found)
-    found.sort(key=lambda problem: (-numbers[problem[0]], problem[0]))
-    runs_by_number = dict(zip(keys[RUN_NUMBER], keys.select(*KEY, "name").iter_rows(), strict=True))
     names = dict(zip(keys[RUN_NUMBER], run_labels(keys), strict=True))
-    facts = [(*runs_by_number[number], problem, detail) for number, problem, detail in found]
-    table = pl.DataFrame(facts, dict.fromkeys((*KEY[:2], "run", "name", "problem", "detail"), pl.String), orient="row")
-    details: dict[tuple[int, str], list[str]] = {}
-    for number, problem, detail in found:
-        details.setdefault((number, problem), []).append(detail)
-    counts = Counter(problem for _, problem in details).most_common()
     where = "" if histories else " (no histories lie beside them: by summaries and states alone)"
-    title = f"{len(numbers)} of {counted(keys.height, 'run')} have problems{where}: "
-    title += ", ".join(f"{count} {problem}" for problem, count in counts)
-    view = [
-        TableColumn("run", [names[number] for number, _ in details]),
-        TableColumn("problem", [problem for _, problem in details], is_whole=True),
-        TableColumn("detail", [some_of(each, 1) for each in details.values()], is_whole=True),
-    ]
-    if not found:
-        title, view = f"{counted(keys.height, 'run')}: no problem found{where}", []
+    problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
+    most = pl.len().over(RUN_NUMBER)
+    problems = problems.sort(most, RUN_NUMBER, descending=[True, False], maintain_order=True)
+    table = problems.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
+    table = table.select("entity", "project", pl.col("id").alias("run"), "name", "problem", "detail")
+    folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg("detail")
+    counts = ", ".join(f"{count} {problem}" for problem, count in Counter(folded["problem"]).most_common())
+    title = f"{counted(keys.height, 'run')}: no problem found{where}"
+    view: list[TableColumn] = []
+    if found:
+        title = f"{problems[RUN_NUMBER].n_unique()} of {counted(keys.height, 'run')} have problems{where}: {counts}"
+        view = [
+            TableColumn("run", [names[number] for number in folded[RUN_NUMBER]]),
+            TableColumn("problem", folded["problem"].to_list(), is_whole=True),
+            TableColumn("detail", [some_of(details, 1) for details in folded["detail"].to_list()], is_whole=True),
+        ]
     return [Result("health", title, table, lambda: view, most_rows=MOST_GROUPS)]
 
 
 def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iterator[tuple[int, str, str]]:
     """The problems of one metric: `values` are RUN_NUMBER, `_step` and VALUE, without nulls, by step."""
-    is_finite = pl.col(VALUE).is_finite()
-    bad = values.filter(~is_finite).group_by(RUN_NUMBER, maintain_order=True).agg(pl.col("_step").first(), pl.len())
-    for number, step, count in bad.iter_rows():
-        yield number, "non-finite", f"{label} from step {step} on, {counted(count, 'value')}"
-    usable = values.filter(is_finite)
-    if "loss" in words(label) and usable.height:
-        for numbers, of_run in usable.group_by(RUN_NUMBER, maintain_order=True):
+    is_finite, value, step = pl.col(VALUE).is_finite(), pl.col(VALUE), pl.col("_step")
+    bad = values.filter(~is_finite).group_by(RUN_NUMBER, maintain_order=True).agg(step.first(), pl.len())
+    for number, first, count in bad.iter_rows():
+        yield number, "non-finite", f"{label} from step {first} on, {counted(count, 'value')}"
+    of_runs = values.filter(is_finite).group_by(RUN_NUMBER, maintain_order=True)
+    if "loss" in words(label):
+        for numbers, of_run in of_runs:
             if count := spike_count(of_run[VALUE].to_numpy()):
                 yield cast("int", numbers[0]), "spikes", f"{label}, {count}"
     if goal is None:
         return
-    value = pl.col(VALUE)
     where = value.arg_min() if goal == "minimize" else value.arg_max()
-    facts = usable.group_by(RUN_NUMBER, maintain_order=True).agg(
-        pl.len().alias("n"),
-        where.alias("place"),
-        value.get(where).alias("best"),
-        pl.col("_step").get(where).alias("step"),
-        value.last().alias("last"),
-        (value.max() - value.min()).alias("range"),
-    )
-    if goal == "minimize":
-        diverged = facts.filter((pl.col("best") > 0) & (pl.col("last") > DIVERGED * pl.col("best")))
-        for row in diverged.iter_rows(named=True):
-            yield (
-                row[RUN_NUMBER],
-                "diverged",
-                f"{label} {row['best']:.4g} at step {row['step']}, ends at {row['last']:.4g}",
-            )
-    if VALIDATION.isdisjoint(re.split(r"[^a-z0-9]+", label.lower())):
-        return
-    worse = (pl.col("last") - pl.col("best")).abs() > PAST_BEST * pl.col("range")
-    for row in facts.filter(worse & (pl.col("place") + 1 <= EARLY_SHARE * pl.col("n"))).iter_rows(named=True):
-        best = f"{row['best']:.4g} at step {row['step']}"
-        yield row[RUN_NUMBER], "past its best", f"{label} {best}, ends at {row['last']:.4g}"
+    best, last = value.get(where).alias("best"), value.last().alias("last")
+    share, span = ((where + 1) / pl.len()).alias("share"), (value.max() - value.min()).alias("span")
+    is_validation = not VALIDATION.isdisjoint(re.split(r"[^a-z0-9]+", label.lower()))
+    facts = of_runs.agg(best, step.get(where), last, share, span)
+    for number, top_, at, end, early, width in facts.iter_rows():
+        detail = f"{label} {top_:.4g} at step {at}, ends at {end:.4g}"
+        if goal == "minimize" and top_ > 0 and end > DIVERGED * top_:
+            yield number, "diverged", detail
+        if is_validation and abs(end - top_) > PAST_BEST * width and early <= EARLY_SHARE:
+            yield number, "past its best", detail
 
 
 def spike_count(values: NDArray[Any]) -> int:
@@ -2251,12 +2219,12 @@ def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int]) -> Iterat
     metrics = metric_columns(runs)
     rows = collected(runs.frame.select(*KEY, *metrics), "in-memory")
     rows = keys.join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
-    unlogged, step = ~pl.col(RUN_NUMBER).is_in([*logged]), pl.col("last_step")
+    unlogged, step = rows.filter(~pl.col(RUN_NUMBER).is_in([*logged])), pl.col("last_step")
     has_any = pl.any_horizontal(pl.col("history_rows").fill_null(0) > 0, *(pl.col(c).is_not_null() for c in metrics))
-    for number in rows.filter(unlogged & ~has_any)[RUN_NUMBER]:
+    for number in unlogged.filter(~has_any)[RUN_NUMBER]:
         yield number, "no metric", "neither in summary nor history"
     for column in metrics:
-        for number in rows.filter(unlogged & ~pl.col(column).is_finite())[RUN_NUMBER]:
+        for number in unlogged.filter(~pl.col(column).is_finite())[RUN_NUMBER]:
             yield number, "non-finite", f"{runs.label(column)} in the summary"
     broken = rows.filter(in_states(["crashed", "failed"]))
     for number, state, last in broken.select(RUN_NUMBER, "state", step).iter_rows():
