@@ -2292,34 +2292,32 @@ def with_intervals(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def bootstrap(values: Sequence[float], stat: str) -> tuple[float | None, float | None, float | None]:
-    """A statistic of some values and its 95 % interval by the percentile bootstrap, some resamples at a time."""
+    """The median or iqm of some values and its 95 % interval by the percentile bootstrap.
+
+    The iqm is the mean of the middle half: a quarter of the values, rounded down, is cut off at each end.
+    """
     import numpy as np
 
     if not values:
         return None, None, None
+    cut_off = len(values) // 4
+
+    def statistic(samples: NDArray[Any]) -> NDArray[Any]:
+        if stat == "median":
+            return cast("NDArray[Any]", np.median(samples, axis=1))
+        middle = np.sort(samples, axis=1)[:, cut_off : len(values) - cut_off]
+        return cast("NDArray[Any]", middle.mean(axis=1))
+
     sample = np.asarray(values, dtype=float)
-    estimate = float(statistic(sample[None, :], stat)[0])
+    estimate = float(statistic(sample[None, :])[0])
     if len(sample) < FEWEST_RESAMPLED:
         return estimate, None, None
     random = np.random.default_rng(SEED)
     at_once = max(1, CELLS_AT_ONCE // len(sample))
-    found = []
-    for start in range(0, RESAMPLES, at_once):
-        count = min(at_once, RESAMPLES - start)
-        found.append(statistic(sample[random.integers(0, len(sample), (count, len(sample)))], stat))
+    sizes = [min(at_once, RESAMPLES - start) for start in range(0, RESAMPLES, at_once)]
+    found = [statistic(sample[random.integers(0, len(sample), (size, len(sample)))]) for size in sizes]
     low, high = np.quantile(np.concatenate(found), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return estimate, float(low), float(high)
-
-
-def statistic(samples: NDArray[Any], stat: str) -> NDArray[Any]:
-    """The median by row, or the mean of the middle half: a quarter of the values, rounded down, cut off at each end."""
-    import numpy as np
-
-    if stat == "median":
-        return cast("NDArray[Any]", np.median(samples, axis=1))
-    cut_off = samples.shape[1] // 4
-    middle = np.sort(samples, axis=1)[:, cut_off : samples.shape[1] - cut_off]
-    return cast("NDArray[Any]", middle.mean(axis=1))
 
 
 @cache
@@ -2387,20 +2385,19 @@ def table_text(results: Sequence[Result], *, width: int, colours: bool) -> str:
     lines: list[str] = []
     for result in results:
         columns, dropped = fitted(result.view(), width)
+        gap = " " * (2 if sum(column.width + 2 for column in columns) - 2 <= width else 1)
+        if colours:
+            columns = linked(columns, result.links, "\x1b]8;;{url}\x1b\\{name}\x1b]8;;\x1b\\")
+            for n, column in enumerate(columns):
+                best = [i for i, cell in enumerate(column.cells) if result.key == "pivot" and ROW_BEST in cell[-2:]]
+                best = [0] if result.key in ONE_TABLE else best
+                cells = [styled(cell, BOLD) if i in best else cell for i, cell in enumerate(column.cells)]
+                columns[n] = column._replace(cells=cells)
         lines += [""] if lines else []
         lines += [styled(line, BOLD) for line in wrapped(result.title, width)]
-        rows = [list(cells) for cells in zip(*(column.cells for column in columns), strict=True)]
-        if colours:
-            for cells, url in zip(rows, result.links, strict=False):
-                cells[0] = f"\x1b]8;;{url}\x1b\\{cells[0]}\x1b]8;;\x1b\\" if is_web_address(url) else cells[0]
-            is_best = [result.key in ONE_TABLE and i == 0 for i in range(len(rows))]  # the best comes first
-            rows = [[styled(c, BOLD) if best or (result.key == "pivot" and ROW_BEST in c[-2:]) else c for c in cells]
-                    for best, cells in zip(is_best, rows, strict=True)]  # fmt: skip
-        if rows:
-            gap = " " * (2 if sum(column.width + 2 for column in columns) - 2 <= width else 1)
-            row = tabulate.DataRow("", gap, "")
-            rule = tabulate.Line("", "─", "─" * len(gap), "")
-            head, *rest = made_table(columns, rows, tabulate.TableFormat(None, rule, None, None, row, row, 0, None))
+        if columns and columns[0].cells:
+            row, rule = tabulate.DataRow("", gap, ""), tabulate.Line("", "─", "─" * len(gap), "")
+            head, *rest = made_table(columns, tabulate.TableFormat(None, rule, None, None, row, row, 0, None))
             lines += [styled(head.rstrip(), BOLD), *rest]
         if colours and result.sparks:
             names = short_names([printable(name) for name, _ in result.sparks], WIDE)
@@ -2409,16 +2406,28 @@ def table_text(results: Sequence[Result], *, width: int, colours: bool) -> str:
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def made_table(columns: Sequence[TableColumn], rows: Sequence[Sequence[str]], form: Any) -> list[str]:
+def made_table(columns: Sequence[TableColumn], form: Any) -> list[str]:
     """The lines of a table of cells that are text already, by tabulate."""
+    rows = [*zip(*(column.cells for column in columns), strict=True)]
     align = ["left" if column.is_text else "right" for column in columns] if rows else None
     heads = [column.label for column in columns]
-    return str(tabulate.tabulate(rows, heads, tablefmt=form, colalign=align, disable_numparse=True)).splitlines()
+    made = tabulate.tabulate(rows, heads, tablefmt=form, colalign=align, disable_numparse=True)
+    return str(made).splitlines() if columns else []
 
 
-def is_web_address(url: str | None) -> bool:
-    """Whether a link can be followed without harm: a URL is data, too."""
-    return bool(url and re.fullmatch(r"https?://[\w./?=&%:+@~#-]+", url))
+def escaped(columns: Iterable[TableColumn], escape: Callable[[str], str]) -> list[TableColumn]:
+    """`columns` for a markup language."""
+    return [c._replace(label=escape(c.label), cells=[*map(escape, c.cells)]) for c in columns]
+
+
+def linked(columns: Sequence[TableColumn], links: Sequence[str | None], form: str) -> list[TableColumn]:
+    """`columns`, the first one's cells with links, if these can be followed without harm: a URL is data, too."""
+    if not links or not columns:
+        return [*columns]
+    pairs = zip(columns[0].cells, links, strict=False)
+    safe = r"https?://[\w./?=&%:+@~#-]+"
+    cells = [form.format(url=url, name=name) if re.fullmatch(safe, url or "") else name for name, url in pairs]
+    return [columns[0]._replace(cells=cells), *columns[1:]]
 
 
 def wrapped(text: str, width: int) -> list[str]:
@@ -2428,13 +2437,9 @@ def wrapped(text: str, width: int) -> list[str]:
 
 def view_column(values: pl.Series, label: str, null: str = "-") -> TableColumn:
     """Values as people read them."""
-    return TableColumn(printable(label), cell_texts(values, null), is_text=not values.dtype.is_numeric())
-
-
-def cell_texts(values: pl.Series, null: str) -> list[str]:
-    """The cells of a column."""
     spell = float_format(values.drop_nulls().to_list()) if values.dtype.is_float() else cell_text
-    return [null if value is None else spell(value) for value in values.to_list()]
+    cells = [null if value is None else spell(value) for value in values.to_list()]
+    return TableColumn(printable(label), cells, is_text=not values.dtype.is_numeric())
 
 
 def float_format(values: Sequence[float]) -> Callable[[float], str]:
@@ -2452,12 +2457,12 @@ def float_format(values: Sequence[float]) -> Callable[[float], str]:
     sizes = [math.floor(math.log10(abs(value))) for value in usable if value]
     if not sizes or all(float(f"{value:.4g}") == value for value in usable):
         return cell_text
+    least, most = min(sizes), max(sizes)
+    lines_up = most - least <= 2 and -5 < least < 7  # else too far apart, too small or too large
     spells: list[Callable[[float], str]] = []
     for digits in range(4, MOST_DIGITS + 1):
-        if max(sizes) - min(sizes) > 2 or not -5 < min(sizes) < 7:  # too far apart, too small or large, to line up
-            spells.append(f"{{:.{digits}g}}".format)
-        else:
-            spells.append(f"{{:.{max(0, digits - 1 - max(sizes), digits - 2 - min(sizes))}f}}".format)
+        form = f".{max(0, digits - 1 - most, digits - 2 - least)}f" if lines_up else f".{digits}g"
+        spells.append(f"{{:{form}}}".format)
         if len({spells[-1](value) for value in usable}) == len(usable):
             return spells[-1]
     return spells[0]
@@ -2477,23 +2482,12 @@ def cell_text(value: object) -> str:
         return f"{value:g}" if float(f"{value:g}") == value or not math.isfinite(value) else repr(value)
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M")
-    if isinstance(value, list):
-        return ", ".join(map(cell_text, value))
-    return printable(str(value))
+    return ", ".join(map(cell_text, value)) if isinstance(value, list) else printable(str(value))
 
 
 def exact_text(value: object) -> str | None:
     """A value as text that loses nothing, for tables whose cells are of several types."""
-    if value is None or isinstance(value, str):
-        return value
-    return json_text(value).strip('"')
-
-
-def cut(result: Result, most: int | None) -> Result:
-    """`result` with at most `most` rows of its data (None or 0: all)."""
-    if not most or result.table.height <= most:
-        return result
-    return replace(result, table=result.table.head(most), rows=None if result.rows is None else result.rows[:most])
+    return value if value is None or isinstance(value, str) else json_text(value).strip('"')
 
 
 def bounded(result: Result, most: int | None) -> Result:
@@ -2521,10 +2515,8 @@ def fitted(columns: Sequence[TableColumn], width: int) -> tuple[list[TableColumn
         more = max(0, min(spare, columns[i].width - widths[i]))  # then as many as it can
         widths[i] += more
         spare -= more
-    fitting = [
-        columns[i]._replace(label=shortened(columns[i].label, n), cells=short_names(columns[i].cells, n))
-        for i, n in widths.items()
-    ]
+    short = {i: (shortened(columns[i].label, n), short_names(columns[i].cells, n)) for i, n in widths.items()}
+    fitting = [columns[i]._replace(label=label, cells=cells) for i, (label, cells) in short.items()]
     return fitting, [column.label for i, column in enumerate(columns) if i not in widths]
 
 
@@ -2575,15 +2567,14 @@ def cell_count(text: str) -> int:
 
 def markdown_text(results: Sequence[Result]) -> str:
     """Tables for pull requests and notes: the columns that a terminal shows, in full length."""
-    parts = []
+    lines: list[str] = []
     for result in results:
-        columns = [TableColumn(markdown(c.label), [*map(markdown, c.cells)], c.is_text) for c in result.view()]
+        columns = result.view()
         notes = [*result.notes, *left_off([column.label for column in columns[MARKDOWN_COLUMNS:]])]
-        columns = columns[:MARKDOWN_COLUMNS]
-        rows = [*zip(*(column.cells for column in columns), strict=True)]
-        lines = [f"**{markdown(result.title)}**", "", *(made_table(columns, rows, "pipe") if columns else [])]
-        parts.append("\n".join([*lines, *([""] if notes else []), *(f"- {markdown(note)}" for note in notes)]))
-    return "\n\n".join(parts) + "\n"
+        table = made_table(escaped(columns[:MARKDOWN_COLUMNS], markdown), "pipe")
+        lines += [f"**{markdown(result.title)}**", "", *table, *([""] if notes else [])]
+        lines += [*(f"- {markdown(note)}" for note in notes), ""]
+    return "\n".join(lines)
 
 
 def markdown(text: str) -> str:
@@ -2599,37 +2590,26 @@ def latex_text(results: Sequence[Result]) -> str:
     """Tables for a paper, with booktabs: the columns that a terminal shows, in full length; the best cells bold."""
     lines = ["% needs \\usepackage{booktabs}"]
     for result in results:
-        columns = [column._replace(label=latex(column.label)) for column in result.view()]
-        marked = [result.key == "pivot" and i > 0 for i in range(len(columns))]
-        cells = [[latex_cell(cell, marked=m) for cell in c.cells] for m, c in zip(marked, columns, strict=True)]
-        text = "\n".join(made_table(columns, [*zip(*cells, strict=True)], "latex_raw"))
-        for rule in ("toprule", "midrule", "bottomrule"):
-            text = text.replace(r"\hline", f"\\{rule}", 1)
-        lines += [f"% {printable(result.title)}", text, *(f"% {printable(note)}" for note in result.notes)]
+        first, rest = result.view()[:1], result.view()[1:]
+        marked = [c._replace(label=latex(c.label), cells=[latex(cell, marked=True) for cell in c.cells]) for c in rest]
+        columns = escaped(first, latex) + (marked if result.key == "pivot" else escaped(rest, latex))
+        rules = iter((r"\toprule", r"\midrule", r"\bottomrule"))
+        table = [next(rules) if line == r"\hline" else line for line in made_table(columns, "latex_raw")]
+        lines += [f"% {printable(result.title)}", *table, *(f"% {printable(note)}" for note in result.notes)]
     return "\n".join(lines) + "\n"
 
 
-def latex_cell(text: str, *, marked: bool) -> str:
-    r"""`text` as LaTeX; a pivot's best cell of a row is bold, of a column underlined.
+def latex(text: str, *, marked: bool = False) -> str:
+    r"""`text` as LaTeX that prints it literally; a pivot's best cell of a row is bold, of a column underlined.
 
-    >>> print(latex_cell("0.5 ± 0.1 (3)*", marked=True), latex_cell("a (3)*", marked=False))
-    \textbf{0.5 $\pm$ 0.1 (3)} a (3)*
+    >>> print(latex("50% of a_b"), latex("0.5 ± 0.1 (3)*", marked=True))
+    50\% of a\_b \textbf{0.5 $\pm$ 0.1 (3)}
     """
     marks = text[len(text.rstrip(ROW_BEST + COLUMN_BEST)) :] if marked else ""
-    cell = latex(text.removesuffix(marks))
+    plain = printable(text.removesuffix(marks))
+    cell = "".join(LATEX.get(c, c if ord(c) <= LATIN else f"{{[}}U+{ord(c):04X}{{]}}") for c in plain)
     cell = f"\\textbf{{{cell}}}" if ROW_BEST in marks else cell
     return f"\\underline{{{cell}}}" if COLUMN_BEST in marks else cell
-
-
-def latex(text: str) -> str:
-    r"""`text` as LaTeX that prints it literally.
-
-    >>> print(latex("50% of a_b"))
-    50\% of a\_b
-    """
-    return "".join(
-        LATEX.get(c, c if c.isascii() or ord(c) <= LATIN else f"{{[}}U+{ord(c):04X}{{]}}") for c in printable(text)
-    )
 
 
 def json_document(results: Sequence[Result]) -> dict[str, object]:
@@ -2664,24 +2644,18 @@ def jsonable(value: object) -> object:
 
 
 def csv_text(table: pl.DataFrame) -> str:
-    """A table as CSV at full precision, safe to open in a spreadsheet."""
+    """A table as CSV at full precision, safe to open in a spreadsheet.
+
+    Control characters are replaced, and text that would be a formula begins with an apostrophe: -1e-3 is a number.
+    """
     nested = [column for column, dtype in table.schema.items() if dtype.is_nested()]
     flat = table.with_columns(pl.Series(name, map(json_text, table[name].to_list())) for name in nested)
-    heads = (
-        pl.DataFrame({"head": table.columns}).select(harmless(pl.col("head")))["head"].to_list() if table.width else []
-    )
-    safe = flat.with_columns(harmless(pl.col(pl.String))).rename(dict(zip(table.columns, heads, strict=True)))
-    return safe.write_csv(datetime_format="%Y-%m-%dT%H:%M:%S%.fZ")
-
-
-def harmless(text: pl.Expr) -> pl.Expr:
-    """`text` without control characters, and with an apostrophe before what a spreadsheet would run as a formula.
-
-    Text that is a number, such as -1e-3 in a column of mixed values, stays as it is.
-    """
-    clean = text.str.replace_all(r"[\p{Cc}--\t\r\n]", "\N{REPLACEMENT CHARACTER}")
+    clean = pl.col(pl.String).str.replace_all(r"[\p{Cc}--\t\r\n]", "\N{REPLACEMENT CHARACTER}")
     formula = clean.str.contains(r"^[=+\-@\t\r]") & ~clean.str.contains(r"^-\d+(\.\d+)?([eE][+-]?\d+)?$")
-    return pl.when(formula).then("'" + clean).otherwise(clean).name.keep()
+    safe = pl.when(formula).then("'" + clean).otherwise(clean).name.keep()
+    heads = pl.DataFrame({"head": table.columns}, {"head": pl.String}).select(safe)["head"]
+    harmless = flat.with_columns(safe).rename(dict(zip(table.columns, heads, strict=True)))
+    return harmless.write_csv(datetime_format="%Y-%m-%dT%H:%M:%S%.fZ")
 
 
 # --- renderers: pictures and pages ----------------------------------------------------------------------------
@@ -2689,6 +2663,8 @@ def harmless(text: pl.Expr) -> pl.Expr:
 
 def write_picture(results: Sequence[Result], at: Path, ending: str, say: Say) -> None:
     """Draw one result: as PNG, SVG, or a page with the SVG in it that needs no network."""
+    import vl_convert
+
     drawable = [result for result in results if result.chart and result.table.height]
     if not drawable:
         raise ScriptError(f"there is nothing to draw; pictures show {', '.join(ONE_PICTURE)}", WRONG_USAGE)
@@ -2696,29 +2672,21 @@ def write_picture(results: Sequence[Result], at: Path, ending: str, say: Say) ->
     if others:
         say(f"one picture fits; left out: {some_of([other.title for other in others])}")
     if ending == ".png":
-        import vl_convert
-
         at.write_bytes(vl_convert.vegalite_to_png(chart_json(result, INK), scale=2))
+    elif ending == ".svg":
+        at.write_text(vl_convert.vegalite_to_svg(chart_json(result, INK)), encoding="utf-8")
     else:
-        page = svg_text(result, INK) if ending == ".svg" else html_page(result.title, [html_section(result)])
-        at.write_text(page, encoding="utf-8")
-
-
-def svg_text(result: Result, ink: str) -> str:
-    """The picture of a result; `ink` is the colour of its text and lines."""
-    import vl_convert
-
-    return str(vl_convert.vegalite_to_svg(chart_json(result, ink)))
+        at.write_text(html_page(result.title, html_section(result)), encoding="utf-8")
 
 
 def chart_json(result: Result, ink: str) -> str:
     """A Vega-Lite chart of a result: with its title on white, or in a page's ink and without either."""
     spec, beyond = result.chart() if result.chart else ({}, "")
-    axis = {"labelColor": ink, "titleColor": ink, "labelLimit": 400, "titleLimit": 400, "titleFontWeight": "normal"}
-    axis |= dict.fromkeys(("domainColor", "tickColor"), ink) | {"gridColor": ink, "gridOpacity": 0.15}
-    legend = {"labelColor": ink, "titleColor": ink, "labelLimit": 400, "symbolLimit": 40}
+    text = {"labelColor": ink, "titleColor": ink, "labelLimit": 400}
+    axis = {**text, "titleLimit": 400, "titleFontWeight": "normal", "domainColor": ink, "tickColor": ink}
+    axis |= {"gridColor": ink, "gridOpacity": 0.15}
     title = {"color": ink, "anchor": "start", "fontSize": 13}
-    config = {"axis": axis, "title": title, "legend": legend, "view": {"stroke": None}}
+    config = {"axis": axis, "title": title, "legend": {**text, "symbolLimit": 40}, "view": {"stroke": None}}
     alone: dict[str, Any] = {"background": "transparent"}
     if ink == INK:
         alone = {"background": "white", "title": wrapped(result.title + beyond, 80)}
@@ -2729,11 +2697,6 @@ def chart_json(result: Result, ink: str) -> str:
 def channel(name: str, measure: str = "quantitative", **more: object) -> dict[str, Any]:
     """How a column of the drawn rows is shown."""
     return {"field": name, "type": measure, "title": None, **more}
-
-
-def value_scale(options: Options) -> dict[str, Any]:
-    """The scale of an axis of values; a logarithmic one has no place for zero and below."""
-    return {"type": "log"} if options.log else {"zero": False}
 
 
 def drawn_rows(rows: pl.DataFrame, options: Options, most: int | None = None) -> tuple[list[dict[str, Any]], str]:
@@ -2750,6 +2713,17 @@ def drawn_rows(rows: pl.DataFrame, options: Options, most: int | None = None) ->
     return usable.head(most or usable.height).with_row_index("rank").to_dicts(), beyond
 
 
+def layers_of(
+    axis: Literal["x", "y"], value: Mapping[str, Any], mark: object, span: object, rest: Mapping[str, Any], columns: Any
+) -> list[dict[str, Any]]:
+    """The marks of the values along an axis, and where `columns` have intervals, the marks of these."""
+    layers: list[dict[str, Any]] = [{"mark": mark, "encoding": {axis: channel("value", **value), **rest}}]
+    if "ci_low" in columns:
+        ends = {axis: channel("ci_low", **value), f"{axis}2": {"field": "ci_high"}, **rest}
+        layers.append({"transform": [{"filter": "isValid(datum.ci_low)"}], "mark": span, "encoding": ends})
+    return layers
+
+
 def points_chart(
     names: Sequence[str], table: pl.DataFrame, title: str, options: Options, stat: str = "value"
 ) -> tuple[dict[str, Any], str]:
@@ -2759,15 +2733,10 @@ def points_chart(
     rows, beyond = drawn_rows(shown, options, MOST_DRAWN)
     texts = json.dumps([shortened(printable(row["name"]), LABEL_WIDTH) for row in rows])
     y = channel("rank", "ordinal", axis={"labelExpr": f"{texts}[datum.value]"})  # two rows may have one name
-    x: dict[str, Any] = {"title": title, "scale": value_scale(options)}
+    value = {"title": title, "scale": {"type": "log"} if options.log else {"zero": False}}
     point = {"type": "point", "filled": True, "size": 70, "opacity": 1}
-    layers: list[dict[str, Any]] = [{"mark": point, "encoding": {"x": channel("value", **x), "y": y}}]
-    if bounds:
-        span = {"x": channel("ci_low", **x), "x2": {"field": "ci_high"}, "y": y, "color": {"value": BLUE}}
-        valid = [{"filter": "isValid(datum.ci_low)"}]
-        layers.append({"transform": valid, "mark": {"type": "rule", "strokeWidth": 2}, "encoding": span})
-    size = {"width": PICTURE_WIDTH, "height": {"step": 20}}
-    return {"data": {"values": rows}, "layer": layers, **size}, beyond
+    layers = layers_of("x", value, point, {"type": "rule", "strokeWidth": 2, "color": BLUE}, {"y": y}, bounds)
+    return {"data": {"values": rows}, "layer": layers, "width": PICTURE_WIDTH, "height": {"step": 20}}, beyond
 
 
 def pivot_chart(cells: pl.DataFrame, options: Options) -> tuple[dict[str, Any], str]:
@@ -2799,17 +2768,13 @@ def curves_chart(
     shown = [line.select(pl.lit(name).alias("name"), *columns) for name, line in zip(texts, lines, strict=False)]
     rows, beyond = drawn_rows(pl.concat(shown), options)
     label, _, over = what.partition(" over ")
-    y: dict[str, Any] = {"title": label, "scale": value_scale(options)}
+    scale: dict[str, Any] = {"type": "log"} if options.log else {"zero": False}
     if not options.log and (domain := readable_domain([row["value"] for row in rows])):
-        y["scale"]["domain"] = domain
+        scale["domain"] = domain
     legend = {"orient": "bottom", "columns": 2, "symbolOpacity": 1}
-    shared = {"x": channel("x", title=over), "color": channel("name", "nominal", sort=None, legend=legend)}
-    line = {"type": "line", "strokeWidth": 1.8, "clip": True}
-    layers: list[dict[str, Any]] = [{"mark": line, "encoding": {"y": channel("value", **y), **shared}}]
-    if bounds:
-        band = {"y": channel("ci_low", **y), "y2": {"field": "ci_high"}, **shared}
-        mark, valid = {"type": "area", "opacity": 0.15, "clip": True}, [{"filter": "isValid(datum.ci_low)"}]
-        layers.append({"transform": valid, "mark": mark, "encoding": band})
+    rest = {"x": channel("x", title=over), "color": channel("name", "nominal", sort=None, legend=legend)}
+    line, band = {"type": "line", "strokeWidth": 1.8, "clip": True}, {"type": "area", "opacity": 0.15, "clip": True}
+    layers = layers_of("y", {"title": label, "scale": scale}, line, band, rest, bounds)
     if len(names) > MOST_LINES:
         beyond = f"; the first {MOST_LINES} of {len(names)} are drawn{beyond}"
     return {"data": {"values": rows}, "layer": layers, "width": PICTURE_WIDTH, "height": 300}, beyond
@@ -2825,24 +2790,24 @@ def readable_domain(numbers: Sequence[float]) -> list[float]:
     return [max(least, low - width), min(most, high + width)] if cut_off else []
 
 
-def html_page(title: str, sections: Sequence[str]) -> str:
+def html_page(title: str, body: str) -> str:
     """A page that stands alone: no script, nothing from the network, light or dark as the reader has it."""
     head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
     head += f"<title>{html.escape(printable(title))}</title><style>{STYLE}</style>"
-    body = "".join(sections)
     return f"<!doctype html>\n<html lang='en'><head>{head}</head>\n<body><main>{body}</main></body></html>\n"
 
 
 def html_section(result: Result, most: int | None = None) -> str:
     """A result as a heading, its picture where it has one, its table with at most `most` rows, and its notes."""
-    has_picture = result.chart and result.table.height
-    picture = f"<figure>{svg_text(result, 'currentColor')}</figure>" if has_picture else ""
+    import vl_convert
+
+    picture = ""
+    if result.chart and result.table.height:
+        picture = f"<figure>{vl_convert.vegalite_to_svg(chart_json(result, 'currentColor'))}</figure>"
     result = bounded(result, most)
-    columns = [column._replace(label=html.escape(column.label)) for column in result.view()]
-    rows = [[html.escape(cell) for cell in cells] for cells in zip(*(c.cells for c in columns), strict=True)]
-    for cells, url in zip(rows, result.links, strict=False):
-        cells[0] = f"<a href='{html.escape(url or '')}'>{cells[0]}</a>" if is_web_address(url) else cells[0]
-    table = "\n".join(made_table(columns, rows, "unsafehtml")) if columns else ""
+    links = [html.escape(url) if url else None for url in result.links]
+    columns = linked(escaped(result.view(), html.escape), links, "<a href='{url}'>{name}</a>")
+    table = "\n".join(made_table(columns, "unsafehtml"))
     notes = "".join(f"<p class='note'>{html.escape(printable(note))}</p>" for note in result.notes)
     heading = html.escape(printable(result.title))
     return f"<section><h2>{heading}</h2>{picture}<div class='wide'>{table}</div>{notes}</section>\n"
@@ -2868,23 +2833,9 @@ def curves_like(metric: Metric, runs: Runs) -> tuple[str, ...]:
     """The metric to draw curves of where none is named: this metric's validation, else its training, else itself."""
     there = [metric_label(part, c) for part in history_files(runs) for c in part.dtypes if c.startswith("metric_")]
     own = words(re.sub(r" \(.*", "", metric.label))
-    for tier in (VALIDATION, {"train", "training"}, {*own}):
-        for name in there:
-            if own[-1] in words(name) and tier & {*words(name)}:
-                return (name,)
-    return ()
-
-
-def write_report(results: Sequence[Result], file: Path, title: str, most: int | None) -> None:
-    """The report as a page, or as Markdown, with at most `most` rows of each table."""
-    with replacing(file) as partial:
-        if file.suffix.lower() == ".md":
-            text = markdown_text([bounded(result, most) for result in results])
-            partial.write_text(f"# {markdown(title)}\n\n{text}", encoding="utf-8")
-        else:
-            heading = f"<h1>{html.escape(printable(title))}</h1>"
-            sections = [html_section(result, most) for result in results]
-            partial.write_text(html_page(title, [heading, *sections]), encoding="utf-8")
+    tiers = VALIDATION, {"train", "training"}, {*own}
+    found = (name for tier in tiers for name in there if own[-1] in words(name) and tier & {*words(name)})
+    return tuple(itertools.islice(found, 1))
 
 
 # --- output ---------------------------------------------------------------------------------------------------
@@ -2892,32 +2843,35 @@ def write_report(results: Sequence[Result], file: Path, title: str, most: int | 
 
 def deliver(results: Sequence[Result], options: Options, say: Say) -> None:
     """Write the file that was asked for, and show what is to be shown."""
-    if sys.stdout is None and options.output is None:
-        raise ScriptError(
-            "stdout is closed: the answer has no place to go; open it, or name a file with -o", NOTHING_USABLE
-        )
-    shows = sys.stdout is not None and (options.output is None or options.format == "json" or sys.stdout.isatty())
-    if not shows or options.format in {"json", "csv"}:  # no table for people, which would say them
-        for result in results:
-            for line in (result.title, *result.notes):
-                say(line)
-    if options.output:
-        ending = options.output.suffix.lower()
+    output, for_programs = options.output, options.format in {"json", "csv"}
+    if sys.stdout is None and output is None:
+        hint = "the answer has no place to go; open it, or name a file with -o"
+        raise ScriptError(f"stdout is closed: {hint}", NOTHING_USABLE)
+    shows = sys.stdout is not None and (output is None or options.format == "json" or sys.stdout.isatty())
+    if not shows or for_programs:  # no table for people, which would say them
+        for line in (line for result in results for line in (result.title, *result.notes)):
+            say(line)
+    if output:
+        ending = output.suffix.lower()
         form = FILE_FORMATS[ending]
-        with replacing(options.output) as partial:
+        with replacing(output) as partial:
             if form == "parquet":
-                write_parquet(one_table(results, say), partial)
+                mark = {RESULT_KEY: str(JSON_VERSION)}
+                one_table(results, say).write_parquet(partial, compression="zstd", statistics=True, metadata=mark)
             elif form == "picture":
                 write_picture(results, partial, ending, say)
             else:
                 whole = chosen_result(results, ONE_TABLE, say) if form == "latex" else results
                 partial.write_text(text_of(whole, form, say), encoding="utf-8")
     if shows:
-        limited = cut if options.format in {"json", "csv"} else bounded
-        files = {"files": [str(options.output)]} if options.output else {}
-        sys.stdout.write(text_of([limited(r, options.max_rows) for r in results], options.format, say, **files))
-    if options.output and options.format != "json":
-        print(options.output)
+        most, files = options.max_rows, {"files": [str(output)]} if output else {}
+        if for_programs and most:
+            shown = [replace(r, table=r.table.head(most), rows=r.rows and r.rows[:most]) for r in results]
+        else:
+            shown = [*results] if for_programs else [bounded(result, most) for result in results]
+        sys.stdout.write(text_of(shown, options.format, say, **files))
+    if output and options.format != "json":
+        print(output)
 
 
 def text_of(results: Sequence[Result], form: str, say: Say, **more: object) -> str:
@@ -2933,12 +2887,6 @@ def text_of(results: Sequence[Result], form: str, say: Say, **more: object) -> s
             return latex_text(results)
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return table_text(results, width=shutil.get_terminal_size((LINE_WIDTH, 24)).columns, colours=colours)
-
-
-def write_parquet(table: pl.DataFrame, file: Path) -> None:
-    """Write `table`, marked as an answer, into `file`."""
-    with unfinished_unnamed(file):
-        table.write_parquet(file, compression="zstd", statistics=True, metadata={RESULT_KEY: str(JSON_VERSION)})
 
 
 def chosen_result(results: Sequence[Result], keys: Sequence[str], say: Say) -> list[Result]:
@@ -2966,23 +2914,12 @@ def replacing(file: Path) -> Iterator[Path]:
             os.fsync(whole.fileno())
         unfinished.replace(file)
     except OSError as error:
-        reason = error.strerror or error
-        raise ScriptError(
-            f"{file} was not written: {reason}; free the place or choose another with -o", NOTHING_USABLE
-        ) from error
+        reason = error.strerror or str(error).partition(" (os error")[0]  # polars would name the unfinished file
+        hint = "free the place or choose another with -o"
+        raise ScriptError(f"{file} was not written: {reason}; {hint}", NOTHING_USABLE) from error
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
-
-
-@contextmanager
-def unfinished_unnamed(file: Path) -> Iterator[None]:
-    """Take the name of the unfinished `file` off an error of polars: the user knows the file by another."""
-    try:
-        yield
-    except OSError as error:
-        reason = str(error)  # it ends in the name, which may be cut short
-        raise OSError(reason.partition(" (os error")[0] if file.suffix in reason else reason) from error
 
 
 def speaker(*, quiet: bool) -> Say:
@@ -3008,22 +2945,23 @@ def printable(text: str) -> str:
 # --- command line ---------------------------------------------------------------------------------------------
 
 
-def parse_args(argv: Sequence[str]) -> Options:
+def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of flags
     """The command line as options: the flags, in the manual's order."""
     parser = Parser(__doc__ or "")
     parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="runs files, or folders that hold some")
 
     add = parser.add_argument_group("questions (several at once are welcome; none: an overview)").add_argument
     many: dict[str, Any] = {"action": "extend", "default": [], "type": lambda text: comma_separated([text])}
+    flag: dict[str, Any] = {"action": "store_true"}
     add("-t", "--top", type=positive, metavar="N", help="the N best runs and how they differ")
     add("-g", "--group-by", **many, metavar="A,B", help="statistics per value of these columns")
     add("--pivot", **many, metavar="ROWS,COLUMNS", help="mean ± std (n) per combination of values")
     add("--curves", **many, metavar="METRIC", help="over the steps, per run or by --group-by")
-    add("--varying", action="store_true", help="which config columns vary, their values, the grid's holes")
+    add("--varying", **flag, help="which config columns vary, their values, the grid's holes")
     add("--diff", nargs="+", default=[], metavar="RUN", help="what differs between runs, by id or name")
-    add("--importance", action="store_true", help="which settings go with the metric")
-    add("--health", action="store_true", help="NaN, divergence, spikes, runs that crashed or stopped early")
-    add("--schema", action="store_true", help="the columns, what they hold and how completely")
+    add("--importance", **flag, help="which settings go with the metric")
+    add("--health", **flag, help="NaN, divergence, spikes, runs that crashed or stopped early")
+    add("--schema", **flag, help="the columns, what they hold and how completely")
     add("--sql", metavar="QUERY", help="a SELECT over the views runs and history, in DuckDB's SQL")
     add("--report", type=ending_in(".html", ".md"), metavar="FILE", help="all of it as one page: FILE.html or FILE.md")
 
@@ -3033,20 +2971,14 @@ def parse_args(argv: Sequence[str]) -> Options:
 
     add = parser.add_argument_group("curves and pictures").add_argument
     add("--x", metavar="AXIS", help="step, runtime, time or a metric (default: its step metric, else step)")
-    add("--best-so-far", action="store_true", help="each run's best value up to there")
+    add("--best-so-far", **flag, help="each run's best value up to there")
     add("--smooth", type=smoothing, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
     add("--points", type=positive, metavar="N", help=f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS})")
-    add("--log", action="store_true", help="pictures with a logarithmic value axis")
+    add("--log", **flag, help="pictures with a logarithmic value axis")
 
     group = parser.add_argument_group("metric")
-    group.add_argument(
-        "-m",
-        "--metric",
-        **many,
-        dest="metrics",
-        metavar="NAME",
-        help="what is compared (repeatable; --top takes the first)",
-    )
+    what = "what is compared (repeatable; --top takes the first)"
+    group.add_argument("-m", "--metric", **many, dest="metrics", metavar="NAME", help=what)
     of_run = "of each run (default: the summary's; others: aggregate_runs --history)"
     group.add_argument("--value", choices=tuple(VALUES), default="summary", help=of_run)
     goal = group.add_mutually_exclusive_group()
@@ -3058,9 +2990,20 @@ def parse_args(argv: Sequence[str]) -> Options:
     add("--where", metavar="SQL", help="a predicate: \"config_lr < 0.01 AND created_at >= '2026-01-31'\"")
     of_states = {**many, "type": known_states, "dest": "states", "metavar": "STATE"}
     add("-s", "--state", **of_states, help="runs in this state, or all (default: finished, or all where none is)")
-    add_output_flags(parser.add_argument_group("output").add_argument, many)
 
-    args = vars(parser.parse_strictly(without_secrets(argv, parser)))
+    add = parser.add_argument_group("output").add_argument
+    endings = f"write to FILE{', '.join(FILE_FORMATS)}"
+    add("-o", "--output", type=ending_in(*FILE_FORMATS), metavar="FILE", help=endings)
+    add("--columns", **many, metavar="A,B", help="show these columns, of the runs or of the statistics")
+    add("--max-rows", type=not_negative, metavar="N", help="show at most N rows of each table (0: all)")
+    formats = ("table", "json", "csv", "markdown", "latex")
+    add("--format", choices=formats, default="table", help="of stdout (default: table)")
+    add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
+    add("--quiet", **flag, help="nothing on stderr but errors")
+    add("--debug", **flag, help="show the traceback of an error")
+
+    args = vars(parser.parse_strictly(argv))
+    del args["debug"]
     # An input that was named after --diff's runs is no run.
     files = [name for name in args["diff"] if name.endswith(".parquet") or Path(name).is_dir()]
     args["inputs"] += [Path(name) for name in files]
@@ -3069,31 +3012,8 @@ def parse_args(argv: Sequence[str]) -> Options:
         raise ScriptError("--diff needs two runs or more, by id or name", WRONG_USAGE)
     if args["sql"] is not None and (args["name_pattern"] or args["where"] or args["states"]):
         raise ScriptError("--sql asks all runs: put the condition into its WHERE", WRONG_USAGE)
-    del args["debug"]
     fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in args.items()}
     return Options(**fields)
-
-
-def without_secrets(argv: Sequence[str], parser: Parser) -> list[str]:
-    """The arguments, but of an unknown --flag=value the flag alone: it will be named, and the value may be a secret."""
-    if not any("=" in argument for argument in argv):
-        return [*argv]
-    flags = set(re.findall(r"--[a-z][a-z-]*", parser.format_help()))
-    found = [(argument, re.fullmatch("(--[^=]*)=.*", argument, re.DOTALL)) for argument in argv]
-    return [match[1] if match and match[1] not in flags else argument for argument, match in found]
-
-
-def add_output_flags(add: Callable[..., object], many: Mapping[str, Any]) -> None:
-    """The flags of the command line that tell where results go, and in which form."""
-    endings = f"write to FILE{', '.join(FILE_FORMATS)}"
-    add("-o", "--output", type=ending_in(*FILE_FORMATS), metavar="FILE", help=endings)
-    add("--columns", **many, metavar="A,B", help="show these columns, of the runs or of the statistics")
-    add("--max-rows", type=not_negative, metavar="N", help="show at most N rows of each table (0: all)")
-    formats = ("table", "json", "csv", "markdown", "latex")
-    add("--format", choices=formats, default="table", help="of stdout (default: table)")
-    add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
-    add("--quiet", action="store_true", help="nothing on stderr but errors")
-    add("--debug", action="store_true", help="show the traceback of an error")
 
 
 def ending_in(*endings: str) -> Callable[[str], Path]:
@@ -3150,8 +3070,8 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(argv)
         if unknown:
             flags = re.findall(r"--[a-z][a-z-]+", self.format_help())
-            near = did_you_mean(unknown[0], flags)
-            raise ScriptError(f"unknown argument {unknown[0]}{near}; --help lists all", WRONG_USAGE)
+            name = unknown[0].partition("=")[0]  # what follows may be a key
+            raise ScriptError(f"unknown argument {name}{did_you_mean(name, flags)}; --help lists all", WRONG_USAGE)
         return parsed
 
     def error(self, message: str) -> NoReturn:
@@ -3219,33 +3139,34 @@ def analyze(options: Options) -> int:
     for line in remarks:
         say(line)
     everything = join_inputs(parts)
-    study = prepared(everything, options, say)
+    any_state, runs = select_runs(options, everything, say)
+    metrics = chosen_metrics(options, runs)
+    study = Study(everything, any_state, runs, (), metrics, say)
+    for line in (line for metric in metrics for line in remarks_on_metric(metric, study, options)):
+        say(line)
+    if options.best_per:
+        runs = best_settings(runs, options, required(metrics)[0], say)
+    runs, by = grouping(options.group_by, runs, say)
+    study = study._replace(runs=runs, by=by)
     if options.report is None or options.output:
         results = [result for name in asked_questions(options) for result in QUESTIONS[name](study, options)]
         deliver(results or introduction(study, options), options, say)
     if options.report:
         results = report_results(study, options)
-        title = f"Runs of {some_of([*map(str, everything.files)], FEW)}"
-        write_report(results, options.report, title, options.max_rows)
+        title = printable(f"Runs of {some_of([*map(str, everything.files)], FEW)}")
+        if options.report.suffix.lower() == ".md":
+            shown = [bounded(result, options.max_rows) for result in results]
+            page = f"# {markdown(title)}\n\n{markdown_text(shown)}"
+        else:
+            sections = [html_section(result, options.max_rows) for result in results]
+            page = html_page(title, "".join([f"<h1>{html.escape(title)}</h1>", *sections]))
+        with replacing(options.report) as partial:
+            partial.write_text(page, encoding="utf-8")
         if options.format != "json":
             print(options.report)
         elif not options.output:
             print(json_text({**json_document(results), "files": [str(options.report)]}))
     return PARTIAL if damaged else OK
-
-
-def prepared(everything: Runs, options: Options, say: Say) -> Study:
-    """The runs that count, the columns to group by and the metrics, for all questions."""
-    any_state, runs = select_runs(options, everything, say)
-    metrics = chosen_metrics(options, runs)
-    study = Study(everything, any_state, runs, (), metrics, say)
-    for metric in metrics:
-        for line in remarks_on_metric(metric, study, options):
-            say(line)
-    if options.best_per:
-        runs = best_settings(runs, options, required(metrics)[0], say)
-    runs, by = grouping(options.group_by, runs, say)
-    return study._replace(runs=runs, by=by)
 
 
 QUESTIONS: Mapping[str, Callable[[Study, Options], list[Result]]] = {
@@ -3275,14 +3196,11 @@ def asked_questions(options: Options) -> list[str]:
 
 def refuse_overwriting(files: Sequence[Path], output: Path | None) -> None:
     """Raise where the answer would replace what it is computed from, or other runs."""
-    if output is None:
-        return
-    if output.resolve() in {file.resolve() for file in files}:
+    if output and output.resolve() in {file.resolve() for file in files}:
         raise ScriptError(f"-o {output} is an input; choose another name", WRONG_USAGE)
-    try:
-        lost = output.is_file() and open_file(output).holds_runs
-    except ScriptError:  # no parquet file
-        lost = False
+    lost = False
+    with suppress(ScriptError):  # no parquet file
+        lost = output is not None and output.is_file() and open_file(output).holds_runs
     if lost:
         raise ScriptError(f"-o {output} holds runs, which would be lost; choose another name", WRONG_USAGE)
 
