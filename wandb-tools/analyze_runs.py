@@ -219,21 +219,9 @@ MARKDOWN_COLUMNS = 14  # a page scrolls sideways, but not for ever
 BOLD, DIM = "1", "2"  # styles of a terminal
 ELLIPSIS = "…"
 LATIN = 0x24F  # the last character that LaTeX prints from UTF-8 without a further package
-LATEX = {  # characters that mean something to LaTeX
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "\\": r"\textbackslash{}",
-    "±": r"$\pm$",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "…": r"\ldots{}",
-    "°": r"\textdegree{}",
-    "[": "{[}",
-    "]": "{]}",
-    '"': r"\textquotedbl{}",
-}
+LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"[": "{[}", "]": "{]}", "±": r"$\pm$", "…": r"\ldots{}"}
+LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "|": r"\textbar{}"}
+LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "°": r"\textdegree{}", '"': r"\textquotedbl{}"}
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 # Words of a metric's name that tell which way is better. The last one decides: `loss_recall` is a recall.
@@ -1624,10 +1612,7 @@ def association(column: str, table: pl.DataFrame) -> dict[str, object]:
 
 
 def schema(study: Study, options: Options) -> list[Result]:
-    """Every column, or --columns, with dtype, coverage, range and an example; in each kind, what varies first.
-
-    Config and summary as JSON text are left out: they are long, and the other columns hold their values.
-    """
+    """Every column, or --columns, with dtype, coverage, range and an example; in each kind, what varies first."""
     runs = study.any_state
     listed = [find_column(name, runs) for name in options.columns]
     listed = listed or [column for column in runs.dtypes if column[0] != "_" and column not in runs.empty]
@@ -1665,10 +1650,7 @@ def schema(study: Study, options: Options) -> list[Result]:
 
 
 def column_facts(columns: Sequence[str], runs: Runs) -> pl.DataFrame:
-    """A row per column: kind, dtype, path, coverage, distinct values, least and greatest finite number, an example.
-
-    Read in blocks of columns, so that memory stays bounded whatever the width.
-    """
+    """A row per column, read in blocks of columns, so that memory stays bounded whatever the width."""
     dtypes: dict[str, Any] = dict.fromkeys(("column", "kind", "dtype", "path"), pl.String)
     dtypes |= {"coverage": pl.Float64, "distinct": pl.Int64, "min": pl.Float64, "max": pl.Float64, "example": pl.String}
     height = max(1, collected(runs.frame.select(pl.len())).item())
@@ -1868,12 +1850,10 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
 
 
 def sql_name(name: str) -> str:
-    """`name` as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def sql_text(text: str) -> str:
-    """`text` as an SQL text."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -1945,10 +1925,8 @@ def repeated_runs(parts: Sequence[Runs], keys: pl.DataFrame) -> list[pl.DataFram
 def rows_of_histories(
     parts: Sequence[tuple[Runs, list[pl.Expr]]], keys: pl.DataFrame, everything: Runs, needs: Sequence[str] = ()
 ) -> pl.DataFrame:
-    """The rows of the runs in `keys`: RUN_NUMBER, `_step` and each part's columns; a run's in the order of one file.
-
-    The files are sorted by run: ranges of ids let whole row groups be skipped.
-    """
+    """The rows of the runs in `keys`: RUN_NUMBER, `_step` and each part's columns; a run's in the order of one file."""
+    # The files are sorted by run: ranges of ids let whole row groups be skipped.
     every_id = collected(everything.frame.select(pl.col("id").drop_nulls().unique().sort()))["id"].to_list()
     by_wanted = itertools.groupby(every_id, {*keys["id"]}.__contains__)
     stretches = [(ids[0], ids[-1]) for is_wanted, group in by_wanted if is_wanted for ids in [list(group)]]
@@ -1976,11 +1954,7 @@ def metric_label(history: Runs, column: str) -> str:
 
 
 def curves(study: Study, options: Options) -> list[Result]:
-    """Metrics over the steps, or another axis: per group the mean over its runs with its interval, else per run.
-
-    At each point a run stands with the last value that it logged up to there, or with its best so far; before its
-    first and after its last value it does not: nothing is extrapolated.
-    """
+    """Metrics over the steps, or another axis: per group the mean over its runs with its interval, else per run."""
     histories = history_files(study.runs)
     if not histories:
         raise ScriptError("no history beside these runs; export_runs --include-history writes them", NOTHING_USABLE)
@@ -2813,8 +2787,8 @@ def html_section(result: Result, most: int | None = None) -> str:
     return f"<section><h2>{heading}</h2>{picture}<div class='wide'>{table}</div>{notes}</section>\n"
 
 
-def report_results(study: Study, options: Options) -> list[Result]:
-    """What a report shows, as asked or as suggests itself: the best runs, groups, a pivot, curves, what was varied."""
+def write_report(file: Path, study: Study, options: Options) -> None:
+    """Write a page, or Markdown: the best runs, groups, a pivot, curves, what was varied, as asked or as suggested."""
     by = [*study.by] or suggested_grouping(study.runs)
     study, names = study._replace(by=by), options.curves
     results = [overview(study)]
@@ -2826,7 +2800,20 @@ def report_results(study: Study, options: Options) -> list[Result]:
         names = names or curves_like(study.metrics[0], study.runs)
     results += curves(study, replace(options, curves=names)) if names else []
     results += [*health(study, options), *varied(study, options)]
-    return results + ([associations(study.runs, study.metrics[0])] if study.metrics and not options.curves else [])
+    results += [associations(study.runs, study.metrics[0])] if study.metrics and not options.curves else []
+    title = printable(f"Runs of {some_of([*map(str, study.everything.files)], FEW)}")
+    if file.suffix.lower() == ".md":
+        text = markdown_text([bounded(result, options.max_rows) for result in results])
+        page = f"# {markdown(title)}\n\n{text}"
+    else:
+        sections = [html_section(result, options.max_rows) for result in results]
+        page = html_page(title, "".join([f"<h1>{html.escape(title)}</h1>", *sections]))
+    with replacing(file) as partial:
+        partial.write_text(page, encoding="utf-8")
+    if options.format != "json":
+        print(file)
+    elif not options.output:
+        print(json_text({**json_document(results), "files": [str(file)]}))
 
 
 def curves_like(metric: Metric, runs: Runs) -> tuple[str, ...]:
@@ -2920,17 +2907,6 @@ def replacing(file: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
-
-
-def speaker(*, quiet: bool) -> Say:
-    """A function that tells people one line on stderr; when quiet, one that does not."""
-
-    def say(message: str) -> None:
-        if not quiet:
-            with suppress(BrokenPipeError):  # nobody reads it; the work goes on
-                print(printable(message), file=sys.stderr)
-
-    return say
 
 
 def printable(text: str) -> str:
@@ -3132,13 +3108,20 @@ def import_libraries() -> None:
 
 def analyze(options: Options) -> int:
     """Answer what was asked."""
+
+    def say(message: str) -> None:
+        if not options.quiet:
+            with suppress(BrokenPipeError):  # nobody reads it; the work goes on
+                print(printable(message), file=sys.stderr)
+
     import_libraries()
-    say = speaker(quiet=options.quiet)
     parts, remarks, damaged = choose_inputs(options.inputs)
-    refuse_overwriting([file for part in parts for file in part.files], options.output or options.report)
+    everything = join_inputs(parts)
+    output = options.output or options.report
+    if output and holds_runs(output):
+        raise ScriptError(f"-o {output} holds runs, which would be lost; choose another name", WRONG_USAGE)
     for line in remarks:
         say(line)
-    everything = join_inputs(parts)
     any_state, runs = select_runs(options, everything, say)
     metrics = chosen_metrics(options, runs)
     study = Study(everything, any_state, runs, (), metrics, say)
@@ -3152,20 +3135,7 @@ def analyze(options: Options) -> int:
         results = [result for name in asked_questions(options) for result in QUESTIONS[name](study, options)]
         deliver(results or introduction(study, options), options, say)
     if options.report:
-        results = report_results(study, options)
-        title = printable(f"Runs of {some_of([*map(str, everything.files)], FEW)}")
-        if options.report.suffix.lower() == ".md":
-            shown = [bounded(result, options.max_rows) for result in results]
-            page = f"# {markdown(title)}\n\n{markdown_text(shown)}"
-        else:
-            sections = [html_section(result, options.max_rows) for result in results]
-            page = html_page(title, "".join([f"<h1>{html.escape(title)}</h1>", *sections]))
-        with replacing(options.report) as partial:
-            partial.write_text(page, encoding="utf-8")
-        if options.format != "json":
-            print(options.report)
-        elif not options.output:
-            print(json_text({**json_document(results), "files": [str(options.report)]}))
+        write_report(options.report, study, options)
     return PARTIAL if damaged else OK
 
 
@@ -3194,15 +3164,12 @@ def asked_questions(options: Options) -> list[str]:
     return [name for name in QUESTIONS if asked.get(name, getattr(options, name, False))]
 
 
-def refuse_overwriting(files: Sequence[Path], output: Path | None) -> None:
-    """Raise where the answer would replace what it is computed from, or other runs."""
-    if output and output.resolve() in {file.resolve() for file in files}:
-        raise ScriptError(f"-o {output} is an input; choose another name", WRONG_USAGE)
-    lost = False
-    with suppress(ScriptError):  # no parquet file
-        lost = output is not None and output.is_file() and open_file(output).holds_runs
-    if lost:
-        raise ScriptError(f"-o {output} holds runs, which would be lost; choose another name", WRONG_USAGE)
+def holds_runs(file: Path) -> bool:
+    """Whether `file` exists and holds runs."""
+    try:
+        return file.is_file() and open_file(file).holds_runs
+    except ScriptError:  # no parquet file
+        return False
 
 
 def tolerate_any_text() -> None:
