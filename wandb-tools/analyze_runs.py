@@ -1622,12 +1622,12 @@ def schema(study: Study, options: Options) -> list[Result]:
     rows, notes = table.to_dicts(), []
     if not options.columns:
         from_histories = "from histories (history_min_X, _max_X, _last_X, _tail_X, …, or --value) of X"
-        left_out = {
+        lists = {
             "without any value": [r["column"] for r in rows if not r["coverage"] and r["kind"] != "history"],
             from_histories: [c.removeprefix("history_min_step_") for c in listed if c.startswith("history_min_step_")],
             "derived, but without any value": sorted(runs.empty),
         }
-        notes = [f"{what}: {some_of(names)}" for what, names in left_out.items() if names]
+        notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
         rows = [row for row in rows if row["coverage"] and row["kind"] != "history"]
         rows = folded_schema(rows) if 0 < most < len(rows) else rows
     if 0 < most < len(rows):
@@ -2743,8 +2743,12 @@ def curves_chart(
     rows, beyond = drawn_rows(pl.concat(shown), options)
     label, _, over = what.partition(" over ")
     scale: dict[str, Any] = {"type": "log"} if options.log else {"zero": False}
-    if not options.log and (domain := readable_domain([row["value"] for row in rows])):
-        scale["domain"] = domain
+    if rows and not options.log:
+        numbers = pl.Series([row["value"] for row in rows])
+        low, middle, high = (cast("float", numbers.quantile(share)) for share in (0.02, 0.5, 0.9))
+        least, most, width = min(numbers), max(numbers), max(high - low, abs(middle) * 1e-3, 1e-300)
+        if most > high + 20 * width or least < low - 20 * width:  # all other values would be a flat line
+            scale["domain"] = [max(least, low - width), min(most, high + width)]
     legend = {"orient": "bottom", "columns": 2, "symbolOpacity": 1}
     rest = {"x": channel("x", title=over), "color": channel("name", "nominal", sort=None, legend=legend)}
     line, band = {"type": "line", "strokeWidth": 1.8, "clip": True}, {"type": "area", "opacity": 0.15, "clip": True}
@@ -2752,16 +2756,6 @@ def curves_chart(
     if len(names) > MOST_LINES:
         beyond = f"; the first {MOST_LINES} of {len(names)} are drawn{beyond}"
     return {"data": {"values": rows}, "layer": layers, "width": PICTURE_WIDTH, "height": 300}, beyond
-
-
-def readable_domain(numbers: Sequence[float]) -> list[float]:
-    """Where an axis is to begin and end, if single values would make all others a flat line; else empty."""
-    values = pl.Series(numbers, dtype=pl.Float64)
-    low, middle, high = (float(values.quantile(share) or 0) for share in (0.02, 0.5, 0.9))
-    least, most = min(numbers, default=0.0), max(numbers, default=0.0)
-    width = max(high - low, abs(middle) * 1e-3, 1e-300)
-    cut_off = most > high + 20 * width or least < low - 20 * width
-    return [max(least, low - width), min(most, high + width)] if cut_off else []
 
 
 def html_page(title: str, body: str) -> str:
@@ -2939,7 +2933,7 @@ def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of fla
     add("--health", **flag, help="NaN, divergence, spikes, runs that crashed or stopped early")
     add("--schema", **flag, help="the columns, what they hold and how completely")
     add("--sql", metavar="QUERY", help="a SELECT over the views runs and history, in DuckDB's SQL")
-    add("--report", type=ending_in(".html", ".md"), metavar="FILE", help="all of it as one page: FILE.html or FILE.md")
+    add("--report", type=Path, metavar="FILE", help="all of it as one page: FILE.html or FILE.md")
 
     add = parser.add_argument_group("groups").add_argument
     add("--stat", choices=("mean", "median", "iqm"), default="mean", help="what groups are compared by (default: mean)")
@@ -2948,7 +2942,7 @@ def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of fla
     add = parser.add_argument_group("curves and pictures").add_argument
     add("--x", metavar="AXIS", help="step, runtime, time or a metric (default: its step metric, else step)")
     add("--best-so-far", **flag, help="each run's best value up to there")
-    add("--smooth", type=smoothing, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
+    add("--smooth", type=float, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
     add("--points", type=positive, metavar="N", help=f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS})")
     add("--log", **flag, help="pictures with a logarithmic value axis")
 
@@ -2964,12 +2958,11 @@ def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of fla
     add = parser.add_argument_group("which runs").add_argument
     add("-f", "--filter", dest="name_pattern", metavar="REGEX", help="runs whose name matches, in any case")
     add("--where", metavar="SQL", help="a predicate: \"config_lr < 0.01 AND created_at >= '2026-01-31'\"")
-    of_states = {**many, "type": known_states, "dest": "states", "metavar": "STATE"}
-    add("-s", "--state", **of_states, help="runs in this state, or all (default: finished, or all where none is)")
+    lower = {**many, "type": lambda text: comma_separated([text.lower()]), "dest": "states", "metavar": "STATE"}
+    add("-s", "--state", **lower, help="runs in this state, or all (default: finished, or all where none is)")
 
     add = parser.add_argument_group("output").add_argument
-    endings = f"write to FILE{', '.join(FILE_FORMATS)}"
-    add("-o", "--output", type=ending_in(*FILE_FORMATS), metavar="FILE", help=endings)
+    add("-o", "--output", type=Path, metavar="FILE", help=f"write to FILE{', '.join(FILE_FORMATS)}")
     add("--columns", **many, metavar="A,B", help="show these columns, of the runs or of the statistics")
     add("--max-rows", type=not_negative, metavar="N", help="show at most N rows of each table (0: all)")
     formats = ("table", "json", "csv", "markdown", "latex")
@@ -2988,27 +2981,17 @@ def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of fla
         raise ScriptError("--diff needs two runs or more, by id or name", WRONG_USAGE)
     if args["sql"] is not None and (args["name_pattern"] or args["where"] or args["states"]):
         raise ScriptError("--sql asks all runs: put the condition into its WHERE", WRONG_USAGE)
+    for state in args["states"]:
+        if state not in {*STATES, "all"}:
+            near = did_you_mean(state, [*STATES, "all"]) or f"; there are all, {', '.join(STATES)}"
+            raise ScriptError(f"--state {state}: no such state{near}", WRONG_USAGE)
+    for flag_, endings in (("output", [*FILE_FORMATS]), ("report", [".html", ".md"])):
+        if args[flag_] and args[flag_].suffix.lower() not in endings:
+            raise ScriptError(f"--{flag_} {args[flag_]}: the name must end in {' or '.join(endings)}", WRONG_USAGE)
+    if not 0 <= (args["smooth"] or 0) < 1:
+        raise ScriptError(f"--smooth {args['smooth']:g} is no number from 0 on, below 1", WRONG_USAGE)
     fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in args.items()}
     return Options(**fields)
-
-
-def ending_in(*endings: str) -> Callable[[str], Path]:
-    """A converter to a file whose name ends in one of these."""
-
-    def file(text: str) -> Path:
-        if Path(text).suffix.lower() not in endings:
-            raise argparse.ArgumentTypeError(f"{text}: the name must end in {' or '.join(endings)}")
-        return Path(text)
-
-    return file
-
-
-def smoothing(text: str) -> float:
-    """A weight from 0 on, below 1."""
-    with suppress(ValueError):
-        if 0 <= float(text) < 1:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text} is no number from 0 on, below 1")
 
 
 def positive(text: str) -> int:
@@ -3023,16 +3006,6 @@ def not_negative(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text} is no number from 0 on")
     return int(text)
-
-
-def known_states(text: str) -> tuple[str, ...]:
-    """States, or `all`, in lower case."""
-    chosen = comma_separated([text.lower()])
-    for state in chosen:
-        if state not in {*STATES, "all"}:
-            near = did_you_mean(state, [*STATES, "all"]) or f"; there are all, {', '.join(STATES)}"
-            raise argparse.ArgumentTypeError(f"{state}: no such state{near}")
-    return chosen
 
 
 class Parser(argparse.ArgumentParser):
