@@ -3036,40 +3036,6 @@ def comma_separated(values: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(part.strip() for value in values or () for part in value.split(",") if part.strip())
 
 
-def guarded(work: Callable[[], int], *, debug: bool) -> int:
-    """The exit code of `work`: the only place where exceptions become messages."""
-    tolerate_any_text()
-    try:
-        code = work()
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except ScriptError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # the reader (`| head`) has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except OSError as error:
-        if debug:
-            raise
-        print(
-            f"error: {error.filename or 'stdout'}: {error.strerror or error}; see to it and run again", file=sys.stderr
-        )
-        return NOTHING_USABLE
-    except Exception as error:
-        if debug:
-            raise
-        bug = f"a bug in this script: {error!r}"
-        print(f"error: {printable(bug)}; run it again with --debug and report what it prints", file=sys.stderr)
-        return NOTHING_USABLE
-    return code
-
-
 def import_libraries() -> None:
     """Import what takes time, once the command line is right."""
     global pl, tabulate
@@ -3145,26 +3111,33 @@ def holds_runs(file: Path) -> bool:
         return False
 
 
-def tolerate_any_text() -> None:
-    """Let a name from W&B that the terminal's encoding lacks be printed all the same."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Options in, exit code out: the only place where exceptions become messages."""
+    arguments = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Options in, exit code out."""
-    arguments = sys.argv[1:] if argv is None else argv
-    return guarded(lambda: analyze(parse_args(arguments)), debug="--debug" in arguments)
-
-
-def leave(code: int) -> NoReturn:
-    """End at once: all is written, and what is left, such as threads that wait for a server, would hold the process."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # it may be closed, or None
-            stream.flush()
-    os._exit(code)
+            stream.reconfigure(errors="replace")  # names that the terminal's encoding lacks
+    try:
+        code = analyze(parse_args(arguments))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader (`| head`) has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - each becomes a message
+        if "--debug" in arguments:
+            traceback.print_exc()
+        code, message = NOTHING_USABLE, f"a bug in this script: {error!r}; run it again with --debug and report it"
+        if isinstance(error, ScriptError):
+            code, message = error.exit_code, str(error)
+        elif isinstance(error, OSError):
+            message = f"{error.filename or 'stdout'}: {error.strerror or error}; see to it and run again"
+        print(f"error: {printable(message)}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":
-    leave(main())
+    raise SystemExit(main())
