@@ -219,9 +219,10 @@ MARKDOWN_COLUMNS = 14  # a page scrolls sideways, but not for ever
 BOLD, DIM = "1", "2"  # styles of a terminal
 ELLIPSIS = "…"
 LATIN = 0x24F  # the last character that LaTeX prints from UTF-8 without a further package
-LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"[": "{[}", "]": "{]}", "±": r"$\pm$", "…": r"\ldots{}"}
-LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "|": r"\textbar{}"}
-LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "°": r"\textdegree{}", '"': r"\textquotedbl{}"}
+# Characters that mean something to LaTeX, and what prints them.
+LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "[": "{[}", "]": "{]}", "~": r"\textasciitilde{}"}
+LATEX |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textless{}", ">": r"\textgreater{}"}
+LATEX |= {"|": r"\textbar{}", "…": r"\ldots{}", "°": r"\textdegree{}", '"': r"\textquotedbl{}"}
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 # Words of a metric's name that tell which way is better. The last one decides: `loss_recall` is a recall.
