@@ -173,7 +173,7 @@ STATISTICS = (
 )
 # Columns of our own have a blank in their names, which no column of the contract's files has.
 FINITE, VALUE, RUN_NUMBER, BIN, RANK = "finite value", "a value", "run number", "bin number", "its rank"
-RUN_FOLDER, HISTORY_NUMBER = "its folder", "file number"
+HISTORY_NUMBER = "file number"
 KEY_OF_BEST = ("best entity", "best project", "best id")
 CURVE_POINTS, PICTURE_POINTS, MOST_CURVES, MOST_ROWS_OF_CURVES = 13, 200, 8, 30
 MOST_RANGES = 64  # of run ids in one filter
@@ -512,12 +512,12 @@ def as_known_dtype(column: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def join_inputs(parts: Sequence[Runs]) -> Runs:
-    """The runs of several files as one; each row has the folder of its file in RUN_FOLDER."""
+    """The runs of several files as one."""
     dtypes = common_dtypes(parts)
     frames = []
     for part in parts:
         casts = [pl.col(c).cast(dtypes[c]) for c, dtype in part.dtypes.items() if dtype != dtypes[c]]
-        frames.append(part.frame.with_columns(*casts, pl.lit(str(part.files[0].parent)).alias(RUN_FOLDER)))
+        frames.append(part.frame.with_columns(casts))
     frame = pl.concat(frames, how="diagonal")
     if len(frames) > 1:
         twice_ = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1).sort(KEY))
@@ -1838,7 +1838,7 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
         rival = known_column(column, runs, ("config_",))
         replaced += [f"{sql_name(rival)} AS {sql_name(column)}"] if rival and rival != column else []
     sources = [f"SELECT * FROM read_parquet({sql_text(str(part.files[0].absolute()))})" for part in parts]  # noqa: S608 - quoted
-    for i, others in enumerate(repeated_runs(parts, run_keys(runs)) if name != "runs" else ()):
+    for i, others in enumerate(repeated_runs(parts) if name != "runs" else ()):
         if others.height:
             rows = ", ".join(f"({', '.join(map(sql_text, row))})" for row in others.iter_rows())
             key = "(entity, project, run_id)"
@@ -1895,30 +1895,19 @@ def history_files(runs: Runs) -> list[Runs]:
 
 
 def run_keys(runs: Runs, by: Sequence[str] = ()) -> pl.DataFrame:
-    """Key, name, number, folder and the columns `by` of each run, by key."""
-    folder = pl.col(RUN_FOLDER)
-    if "source_file" in runs.dtypes:
-        of_source = pl.col("source_file").str.replace(r"[^/]*$", "").str.strip_chars_end("/")
-        folder = pl.coalesce(pl.when(of_source == "").then(pl.lit(".")).otherwise(of_source), folder)
+    """Key, name, number and the columns `by` of each run, by key."""
     columns = dict.fromkeys((*KEY, "name", *by))
-    keys = collected(runs.frame.select(*columns, folder.alias(RUN_FOLDER))).sort(KEY).with_row_index(RUN_NUMBER)
-    places = {place: str(Path(place).resolve()) for place in keys[RUN_FOLDER].unique()}
-    return keys.with_columns(pl.col(RUN_FOLDER).replace_strict(places, return_dtype=pl.String))
+    return collected(runs.frame.select(*columns)).sort(KEY).with_row_index(RUN_NUMBER)
 
 
-def repeated_runs(parts: Sequence[Runs], keys: pl.DataFrame) -> list[pl.DataFrame]:
-    """For each file the runs that another one gives: the one beside the run's own file, else the one with most rows."""
+def repeated_runs(parts: Sequence[Runs]) -> list[pl.DataFrame]:
+    """For each file the runs of which another one holds more rows, or as many and comes first."""
     names = ["entity", "project", "run_id"]
     if len(parts) < 2:
         return [pl.DataFrame(schema=dict.fromkeys(names, pl.String)) for _ in parts]
-    counts = []
-    for number, part in enumerate(parts):
-        folder = pl.lit(str(part.files[0].resolve().parent)).alias("folder of file")
-        rows = collected(part.frame.group_by(names).len())
-        counts.append(rows.with_columns(pl.lit(number).alias(HISTORY_NUMBER), folder))
-    table = pl.concat(counts).join(keys.rename({"id": "run_id"}), on=names, how="left", nulls_equal=True)
-    elsewhere = (pl.col(RUN_FOLDER) != pl.col("folder of file")).fill_null(value=True)
-    ranked = table.sort(*names, elsewhere, pl.col("len"), HISTORY_NUMBER, descending=[*[False] * 4, True, False])
+    files = [collected(part.frame.group_by(names).len()) for part in parts]
+    table = pl.concat(rows.with_columns(pl.lit(number).alias(HISTORY_NUMBER)) for number, rows in enumerate(files))
+    ranked = table.sort(*names, pl.col("len"), HISTORY_NUMBER, descending=[*[False] * 3, True, False])
     others = ranked.filter(~pl.struct(names).is_first_distinct())
     return [others.filter(pl.col(HISTORY_NUMBER) == number).select(names) for number in range(len(parts))]
 
@@ -1937,7 +1926,7 @@ def rows_of_histories(
     near = pl.any_horizontal(pl.lit(value=False), *(run_id.is_between(pl.lit(a), pl.lit(b)) for a, b in stretches))
     numbers = keys.lazy().select(RUN_NUMBER, *KEY)
     frames = [pl.DataFrame()]
-    for (part, columns), others in zip(parts, repeated_runs([part for part, _ in parts], keys), strict=True):
+    for (part, columns), others in zip(parts, repeated_runs([part for part, _ in parts]), strict=True):
         if columns:
             rows = part.frame.filter(near)
             if others.height:
@@ -2010,7 +1999,7 @@ def curve(name: str, histories: Sequence[Runs], keys: pl.DataFrame, study: Study
     points = on_grid(rows, grid_, goal if options.best_so_far else None)
     if unseen := rows[RUN_NUMBER].n_unique() - points[RUN_NUMBER].n_unique():
         study.say(f"not shown, as they lie between two of the {len(grid_)} points: {counted(unseen, 'run')}; --points")
-    points = points.join(keys.drop(RUN_FOLDER), on=RUN_NUMBER, how="left", maintain_order="left")
+    points = points.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
     return lines_of(points, f"{what} over {axis.removeprefix('_')}", logging[0][1], goal, study, options)
 
 
