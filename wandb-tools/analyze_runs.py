@@ -2214,23 +2214,16 @@ def group_statistics(
     Computed in memory, where sums come out alike every time. No filter stands inside the aggregations: there polars 2.1
     can return values of other groups.
     """
-    value, number = pl.col(FINITE), pl.col(metric.column).alias(VALUE)
-    best_run = [pl.col(old).alias(new) for old, new in zip((*KEY, "name"), (*KEY_OF_BEST, "best_run"), strict=True)]
-    best_run += [pl.col(step).alias("best_step")] if step else []
-    rows = collected(runs.frame.select(*by, number, finite(metric.column).alias(FINITE), *best_run), "in-memory")
-    statistics = {
-        "runs": pl.len().cast(pl.Int64),
-        "n": value.count().cast(pl.Int64),
-        "n_nonfinite": (pl.col(VALUE).count() - value.count()).cast(pl.Int64),
-        "mean": value.mean(),
-        "std": value.std(ddof=1),
-        "min": value.min(),
-        "median": value.median(),
-        "max": value.max(),
-    }
-    values = {} if stat == "mean" else {VALUE: value}
-    table = rows.group_by(by).agg(**statistics, **values).sort(by)
-    table = with_intervals(table)
+    value, n = pl.col(FINITE), pl.col(FINITE).count().cast(pl.Int64)
+    best_run = dict(zip((*KEY_OF_BEST, "best_run"), map(pl.col, (*KEY, "name")), strict=True))
+    best_run |= {"best_step": pl.col(step)} if step else {}
+    numbers = {VALUE: pl.col(metric.column), FINITE: finite(metric.column)}
+    rows = collected(runs.frame.select(*by, **numbers, **best_run), "in-memory")
+    counts = {"runs": pl.len().cast(pl.Int64), "n": n, "n_nonfinite": pl.col(VALUE).count().cast(pl.Int64) - n}
+    statistics = {"mean": value.mean(), "std": value.std(ddof=1)}
+    statistics |= {"min": value.min(), "median": value.median(), "max": value.max()}
+    statistics |= {} if stat == "mean" else {VALUE: value}
+    table = with_intervals(rows.group_by(by).agg(**counts, **statistics).sort(by))
     if stat != "mean":
         bounds = [bootstrap(values.drop_nulls().sort().to_list(), stat) for values in table[VALUE]]
         columns = dict.fromkeys((stat, "ci_low", "ci_high"), pl.Float64)
@@ -3047,7 +3040,7 @@ def analyze(options: Options) -> int:
     parts, remarks, damaged = choose_inputs(options.inputs)
     everything = join_inputs(parts)
     output = options.output or options.report
-    if output and holds_runs(output):
+    if output and is_runs_file(output):
         raise ScriptError(f"-o {output} holds runs, which would be lost; choose another name", WRONG_USAGE)
     for line in remarks:
         say(line)
@@ -3068,32 +3061,19 @@ def analyze(options: Options) -> int:
     return PARTIAL if damaged else OK
 
 
-QUESTIONS: Mapping[str, Callable[[Study, Options], list[Result]]] = {
-    "schema": schema,
-    "sql": sql,
-    "health": health,
-    "varying": varied,
-    "diff": difference,
-    "top": top,
-    "groups": groups,
-    "pivot": pivot,
-    "importance": importance,
-    "curves": curves,
-}
+QUESTIONS: dict[str, Callable[[Study, Options], list[Result]]] = {"schema": schema, "sql": sql, "health": health}
+QUESTIONS |= {"varying": varied, "diff": difference, "top": top, "groups": groups, "pivot": pivot}
+QUESTIONS |= {"importance": importance, "curves": curves}
 NEED_METRIC = {"top", "groups", "pivot", "importance"}
 
 
 def asked_questions(options: Options) -> list[str]:
     """The questions of the command line, in the order in which they are answered."""
-    asked = {
-        "groups": options.group_by and not options.curves,
-        "top": options.top is not None,
-        "sql": options.sql is not None,
-    }
+    asked = {"groups": options.group_by and not options.curves, "sql": options.sql is not None}
     return [name for name in QUESTIONS if asked.get(name, getattr(options, name, False))]
 
 
-def holds_runs(file: Path) -> bool:
+def is_runs_file(file: Path) -> bool:
     """Whether `file` exists and holds runs."""
     try:
         return file.is_file() and open_file(file).holds_runs
