@@ -1773,10 +1773,10 @@ def sql(study: Study, options: Options) -> list[Result]:
 
     runs, query = study.everything, options.sql or ""
     views = {"runs": [open_file(file) for file in runs.files]}
-    if re.search(r"history|console|system|table_", query, re.IGNORECASE):
-        for part in files_beside(runs):
-            if view_name := view_of(part):
-                views.setdefault(view_name, []).append(part)
+    names_others = re.search(r"history|console|system|table_", query, re.IGNORECASE)
+    for part in files_beside(runs) if names_others else []:
+        if view_name := view_of(part):
+            views.setdefault(view_name, []).append(part)
     for_programs = options.format in {"json", "csv"} or options.output is not None
     most = options.max_rows if options.max_rows is not None else 0 if for_programs else MOST_GROUPS
     with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill, duckdb.connect() as connection:
@@ -1995,32 +1995,29 @@ def curve(name: str, histories: Sequence[Runs], keys: pl.DataFrame, study: Study
         rows = rows.with_columns(pl.when(pl.col(VALUE).is_finite()).then(smooth).otherwise(VALUE).alias(VALUE))
         what += f", smoothed by {options.smooth}"
     draws = options.report or (options.output and options.output.suffix.lower() in PICTURES)
-    grid_ = curve_grid(rows["x"], options.points or (PICTURE_POINTS if draws else CURVE_POINTS))
-    points = on_grid(rows, grid_, goal if options.best_so_far else None)
+    most = options.points or (PICTURE_POINTS if draws else CURVE_POINTS)
+    points = on_grid(rows, most, goal if options.best_so_far else None)
     if unseen := rows[RUN_NUMBER].n_unique() - points[RUN_NUMBER].n_unique():
-        study.say(f"not shown, as they lie between two of the {len(grid_)} points: {counted(unseen, 'run')}; --points")
+        between = f"not shown, as they lie between two of the {points[BIN].n_unique()} points"
+        study.say(f"{between}: {counted(unseen, 'run')}; --points")
     points = points.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
     return lines_of(points, f"{what} over {axis.removeprefix('_')}", logging[0][1], goal, study, options)
 
 
-def curve_grid(x: pl.Series, points: int) -> pl.Series:
-    """Where the curves are looked at: at every x if these are few, else at those nearest to evenly spaced ones."""
-    distinct = x.unique().sort()
-    if len(distinct) <= points:
-        return distinct
-    low, high = float(distinct[0]), float(distinct[-1])
-    even = pl.Series([low + (high - low) * number / max(1, points - 1) for number in range(points)])
-    after = distinct.search_sorted(even, side="left").clip(1, len(distinct) - 1)
-    both = pl.DataFrame({"left": distinct.gather(after - 1), "right": distinct.gather(after), "even": even})
-    is_left_nearer = even - both["left"] <= both["right"] - even
-    return both.select(pl.when(is_left_nearer).then("left").otherwise("right").alias("x"))["x"].unique().sort()
+def on_grid(rows: pl.DataFrame, most: int, best: Goal | None) -> pl.DataFrame:
+    """Each run's value at up to `most` points that lie between its first and last x: run, bin, x, value.
 
-
-def on_grid(rows: pl.DataFrame, points: pl.Series, best: Goal | None) -> pl.DataFrame:
-    """Each run's value at each point that lies between its first and last x: run, bin, x, value.
-
-    Of the values between two points the last one counts, or the best finite one.
+    The points are every x if these are few, else those nearest to evenly spaced ones. Of the values between two points
+    the last one counts, or the best finite one.
     """
+    points = rows["x"].unique().sort()
+    if len(points) > most:
+        low, high = float(points[0]), float(points[-1])
+        even = pl.Series("even", [low + (high - low) * number / max(1, most - 1) for number in range(most)])
+        after = points.search_sorted(even, side="left").clip(1, len(points) - 1)
+        near = pl.DataFrame([even, points.gather(after - 1).alias("left"), points.gather(after).alias("right")])
+        is_left = pl.col("even") - pl.col("left") <= pl.col("right") - pl.col("even")
+        points = near.select(pl.when(is_left).then("left").otherwise("right"))["left"].unique().sort()
     value = pl.col(VALUE)
     if best:
         rows = rows.with_columns(finite(VALUE).alias(VALUE))
@@ -2097,9 +2094,7 @@ def sparkline(values: pl.Series) -> str:
 def health(study: Study, _: Options) -> list[Result]:
     """A row for each problem of each run, of the kinds that the manual defines; the runs with most problems first."""
     runs, histories = study.any_state, history_files(study.any_state)
-    needed = {"state": pl.String, "group": pl.String, "last_step": pl.Int64, "history_rows": pl.Int64}
-    keys = run_keys(runs, [column for column in needed if column in runs.dtypes])
-    keys = keys.with_columns(pl.lit(None, dtype).alias(c) for c, dtype in needed.items() if c not in runs.dtypes)
+    keys = run_keys(runs)
     found: list[tuple[int, str, str]] = []  # run number, problem, detail
     logged: set[int] = set()
     columns = {column: part for part in histories for column in metric_columns(part)}
@@ -2181,7 +2176,9 @@ def spike_count(values: NDArray[Any]) -> int:
 def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int]) -> Iterator[tuple[int, str, str]]:
     """Runs without a metric, with NaN or infinity in a summary without history, crashed, failed, or ended early."""
     metrics = metric_columns(runs)
-    rows = collected(runs.frame.select(*KEY, *metrics), "in-memory")
+    needed = {"state": pl.String, "group": pl.String, "last_step": pl.Int64, "history_rows": pl.Int64}
+    facts = [pl.col(c) if c in runs.dtypes else pl.lit(None, dtype).alias(c) for c, dtype in needed.items()]
+    rows = collected(runs.frame.select(*KEY, *facts, *metrics), "in-memory")
     rows = keys.join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
     unlogged, step = rows.filter(~pl.col(RUN_NUMBER).is_in([*logged])), pl.col("last_step")
     has_any = pl.any_horizontal(pl.col("history_rows").fill_null(0) > 0, *(pl.col(c).is_not_null() for c in metrics))
