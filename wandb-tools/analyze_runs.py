@@ -1973,7 +1973,7 @@ def curve(name: str, histories: Sequence[Runs], keys: pl.DataFrame, study: Study
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
     selected: list[tuple[Runs, list[pl.Expr]]] = []
     for part, column in logging:
-        x = clock if clock[0] == "_" and clock in part.dtypes else known_column(axis, part, ("metric_",))
+        x = clock if clock.startswith("_") and clock in part.dtypes else known_column(axis, part, ("metric_",))
         both = {"x": x, VALUE: column} if x else {}
         selected.append((part, [pl.col(old).cast(pl.Float64).alias(new) for new, old in both.items()]))
     if not any(columns for _, columns in selected):
@@ -2101,7 +2101,7 @@ def health(study: Study, _: Options) -> list[Result]:
     at_once = max(1, CELLS_READ // max(1, sum(collected(part.frame.select(pl.len())).item() for part in histories)))
     for start in range(0, len(columns), at_once):
         block = sorted(columns)[start : start + at_once]
-        parts = [(part, [pl.col(column) for column in part.dtypes if column in block]) for part in histories]
+        parts = [(part, [pl.col(column) for column in block if column in part.dtypes]) for part in histories]
         rows = rows_of_histories(parts, keys, runs)
         for column in block:
             label = metric_label(columns[column], column)
