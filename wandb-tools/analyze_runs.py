@@ -1684,6 +1684,8 @@ def folded_schema(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if len(members) < FEWEST_IN_A_FAMILY:
             found += members
             continue
+        if len({re.sub(r"\d+", "#", row["column"]) for row in members}) == 1:  # these say more than a path's ends
+            names = tuple(row["column"] for row in members)
         ranges = zip(*(map(int, re.findall(r"\d+", name)) for name in names), strict=True)
         texts = iter([f"{min(each)}{ELLIPSIS}{max(each)}" if len({*each}) > 1 else str(each[0]) for each in ranges])
         folded: dict[str, Any] = {"example": f"{len(members):,} columns"}
@@ -1925,7 +1927,7 @@ def rows_of_histories(
     run_id = pl.col("run_id")
     near = pl.any_horizontal(pl.lit(value=False), *(run_id.is_between(pl.lit(a), pl.lit(b)) for a, b in stretches))
     numbers = keys.lazy().select(RUN_NUMBER, *KEY)
-    frames = [pl.DataFrame()]
+    frames = []
     for (part, columns), others in zip(parts, repeated_runs([part for part, _ in parts]), strict=True):
         if columns:
             rows = part.frame.filter(near)
@@ -1935,7 +1937,7 @@ def rows_of_histories(
             rows = rows.filter(*(pl.col(column).is_not_null() for column in needs))
             joined = rows.join(numbers, on=KEY, how="inner", nulls_equal=True, maintain_order="left")
             frames.append(collected(joined.drop(KEY)))
-    return pl.concat(frames, how="diagonal_relaxed")
+    return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
 
 
 def metric_label(history: Runs, column: str) -> str:
