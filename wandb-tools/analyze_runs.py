@@ -1896,12 +1896,6 @@ def history_files(runs: Runs) -> list[Runs]:
     return [part for part in files_beside(runs) if view_of(part) == "history"]
 
 
-def run_keys(runs: Runs, by: Sequence[str] = ()) -> pl.DataFrame:
-    """Key, name, number and the columns `by` of each run, by key."""
-    columns = dict.fromkeys((*KEY, "name", *by))
-    return collected(runs.frame.select(*columns)).sort(KEY).with_row_index(RUN_NUMBER)
-
-
 def repeated_runs(parts: Sequence[Runs]) -> list[pl.DataFrame]:
     """For each file the runs of which another one holds more rows, or as many and comes first."""
     names = ["entity", "project", "run_id"]
@@ -1953,7 +1947,8 @@ def curves(study: Study, options: Options) -> list[Result]:
     if options.stat != "mean":
         study.say(f"--stat {options.stat} is for groups: curves show means")
     refuse_ambiguous(study.by)
-    keys = run_keys(study.runs, study.by)
+    columns = dict.fromkeys((*KEY, "name", *study.by))
+    keys = collected(study.runs.frame.select(*columns)).sort(KEY).with_row_index(RUN_NUMBER)
     return [curve(name, histories, keys, study, options) for name in options.curves]
 
 
@@ -2096,7 +2091,7 @@ def sparkline(values: pl.Series) -> str:
 def health(study: Study, _: Options) -> list[Result]:
     """A row for each problem of each run, of the kinds that the manual defines; the runs with most problems first."""
     runs, histories = study.any_state, history_files(study.any_state)
-    keys = run_keys(runs)
+    keys = collected(runs.frame.select(*KEY, "name")).sort(KEY).with_row_index(RUN_NUMBER)
     found: list[tuple[int, str, str]] = []  # run number, problem, detail
     logged: set[int] = set()
     columns = {column: part for part in histories for column in metric_columns(part)}
@@ -2372,7 +2367,6 @@ def made_table(columns: Sequence[TableColumn], form: Any) -> list[str]:
 
 
 def escaped(columns: Iterable[TableColumn], escape: Callable[[str], str]) -> list[TableColumn]:
-    """`columns` for a markup language."""
     return [c._replace(label=escape(c.label), cells=[*map(escape, c.cells)]) for c in columns]
 
 
