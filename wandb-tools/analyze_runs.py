@@ -138,7 +138,7 @@ STATISTICS = (
 )
 # Columns of our own have a blank in their names, which no column of the contract's files has.
 FINITE, VALUE, RUN_NUMBER, BIN, RANK = "finite value", "a value", "run number", "bin number", "its rank"
-RUN_FOLDER, HISTORY_NUMBER = "its folder", "file number"
+HISTORY_NUMBER = "file number"
 KEY_OF_BEST = ("best entity", "best project", "best id")
 CURVE_POINTS, PICTURE_POINTS, MOST_CURVES, MOST_ROWS_OF_CURVES = 13, 200, 8, 30
 MOST_RANGES = 64  # of run ids in one filter
@@ -438,12 +438,12 @@ def open_file(file: Path) -> Runs:
 
 
 def join_inputs(parts: Sequence[Runs]) -> Runs:
-    """The runs of several files as one; each row has the folder of its file in RUN_FOLDER."""
+    """The runs of several files as one."""
     dtypes = common_dtypes(parts)
     frames = []
     for part in parts:
         casts = [pl.col(c).cast(dtypes[c]) for c, dtype in part.dtypes.items() if dtype != dtypes[c]]
-        frames.append(part.frame.with_columns(*casts, pl.lit(str(part.files[0].parent)).alias(RUN_FOLDER)))
+        frames.append(part.frame.with_columns(casts))
     frame = pl.concat(frames, how="diagonal")
     if len(frames) > 1:
         repeated = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1).sort(KEY))
@@ -1419,128 +1419,86 @@ def association(column: str, table: pl.DataFrame) -> dict[str, object]:
 
 
 def schema(study: Study, options: Options) -> list[Result]:
-    """Every column, or --columns, with dtype, coverage, range and an example; in each kind, what varies first.
-
-    Config and summary as JSON text are left out: they are long, and the other columns hold their values.
-    """
+    """Every column, or --columns, with dtype, coverage, range and an example; in each kind, what varies first."""
     runs = study.any_state
     listed = [find_column(name, runs) for name in options.columns]
     listed = listed or [column for column in runs.dtypes if column[0] != "_" and column not in runs.empty]
-    order = [pl.col("kind").replace_strict({name: i for i, name in enumerate(KINDS)}), pl.col("distinct") < 2]
-    table = column_facts(listed, runs).sort(order, maintain_order=True)
+    of_kind, is_constant = pl.col("kind").cast(pl.Enum(KINDS)), pl.col("distinct") < 2
+    table = column_facts(listed, runs).sort(of_kind, is_constant, maintain_order=True)
     most = 0 if options.output else MOST_COLUMNS if options.max_rows is None else options.max_rows
     rows, notes = table.to_dicts(), []
     if not options.columns:
-        nothing = [row["column"] for row in rows if not row["coverage"] and row["kind"] != "history"]
-        rows = [row for row in rows if row["coverage"] and row["kind"] != "history"]
-        rows = folded_schema(rows) if 0 < most < len(rows) else rows
-        logged = [c.removeprefix("history_min_step_") for c in listed if c.startswith("history_min_step_")]
         from_histories = "from histories (history_min_X, _max_X, _last_X, _tail_X, …, or --value) of X"
         lists = {
-            "without any value": nothing,
-            from_histories: logged,
+            "without any value": [r["column"] for r in rows if not r["coverage"] and r["kind"] != "history"],
+            from_histories: [c.removeprefix("history_min_step_") for c in listed if c.startswith("history_min_step_")],
             "derived, but without any value": sorted(runs.empty),
         }
         notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
+        rows = [row for row in rows if row["coverage"] and row["kind"] != "history"]
+        rows = folded_schema(rows) if 0 < most < len(rows) else rows
     if 0 < most < len(rows):
         notes = [f"{counted(len(rows) - most, 'more row')}: --max-rows 0 shows all", *notes]
-        turns = Counter[str]()  # each kind keeps its share
-        for row in rows:
-            turns[row["kind"]] += 1
-            row["turn"] = turns[row["kind"]]
-        last = sorted((row["turn"], i) for i, row in enumerate(rows))[most - 1]
-        rows = [row for i, row in enumerate(rows) if (row["turn"], i) <= last]
-
-    def view() -> list[TableColumn]:
-        cells = {
-            name: ["-" if row[name] is None else f"{row[name]:.5g}" for row in rows]
-            for name in ("coverage", "distinct", "min", "max")
-        }
-        heads = {"coverage": "cover", "distinct": "values"}
-        names = [row["column"] for row in rows]
-        return [
-            TableColumn("column", names, is_whole=max(map(len, names), default=0) < 45),
-            *(TableColumn(heads.get(name, name), texts, is_text=False) for name, texts in cells.items()),
-            TableColumn("dtype", [re.sub(r"^Datetime.*", "Datetime", row["dtype"]) for row in rows]),
-            TableColumn("example", [cell_text(row["example"]) for row in rows]),
-        ]
-
-    return [
-        Result(
-            "schema",
-            f"{counted(table.height, 'column')}; coverage is the share of runs with a value",
-            table,
-            view,
-            notes,
-        )
+        kinds = [[row for row in rows if row["kind"] == name] for name in KINDS]
+        in_turns = [row for turn in itertools.zip_longest(*kinds) for row in turn if row]  # each kind keeps its share
+        shown = {row["column"] for row in in_turns[:most]}
+        rows = [row for row in rows if row["column"] in shown]
+    names = [row["column"] for row in rows]
+    heads = {"cover": "coverage", "values": "distinct", "min": "min", "max": "max"}
+    numbers = {head: ["-" if row[of] is None else f"{row[of]:.5g}" for row in rows] for head, of in heads.items()}
+    view = [
+        TableColumn("column", names, is_whole=max(map(len, names), default=0) < 45),
+        *(TableColumn(head, texts, is_text=False) for head, texts in numbers.items()),
+        TableColumn("dtype", [re.sub(r"^Datetime.*", "Datetime", row["dtype"]) for row in rows]),
+        TableColumn("example", [cell_text(row["example"]) for row in rows]),
     ]
+    title = f"{counted(table.height, 'column')}; coverage is the share of runs with a value"
+    return [Result("schema", title, table, lambda: view, notes)]
 
 
 def column_facts(columns: Sequence[str], runs: Runs) -> pl.DataFrame:
-    """A row per column: kind, dtype, path, coverage, distinct values, least and greatest finite number, an example.
-
-    Read in blocks of columns, so that memory stays bounded whatever the width.
-    """
-    height = collected(runs.frame.select(pl.len())).item()
-    at_once = max(1, CELLS_READ // max(1, height))
-    rows: list[dict[str, object]] = []
+    """A row per column, read in blocks of columns, so that memory stays bounded whatever the width."""
+    dtypes: dict[str, Any] = dict.fromkeys(("column", "kind", "dtype", "path"), pl.String)
+    dtypes |= {"coverage": pl.Float64, "distinct": pl.Int64, "min": pl.Float64, "max": pl.Float64, "example": pl.String}
+    height = max(1, collected(runs.frame.select(pl.len())).item())
+    at_once = max(1, CELLS_READ // height)
+    rows = []
     for start in range(0, len(columns), at_once):
         for column in collected(runs.frame.select(columns[start : start + at_once]), "in-memory"):
-            name, dtype, values = column.name, column.dtype, column.drop_nulls()
-            numbers = values.filter(values.is_finite()) if dtype.is_numeric() else values.clear()
-            ends = (
-                [float(cast("float", end)) for end in (numbers.min(), numbers.max())] if len(numbers) else [None, None]
-            )
-            rows.append(
-                {
-                    "column": name,
-                    "kind": kind(name),
-                    "dtype": re.sub(r"\w+='?(\w+)'?", r"\1", str(dtype)).replace("(", "[").replace(")", "]"),
-                    "path": runs.label(name) if name in runs.paths else None,
-                    "coverage": round(len(values) / max(1, height), 4),
-                    "distinct": values.n_unique(),
-                    "min": ends[0],
-                    "max": ends[1],
-                    "example": exact_text(values.head(1).to_list()[0]) if len(values) else None,
-                }
-            )
-    dtypes: dict[str, Any] = dict.fromkeys(("column", "kind", "dtype", "path", "example"), pl.String)
-    dtypes |= dict.fromkeys(("coverage", "min", "max"), pl.Float64) | {"distinct": pl.Int64}
-    return pl.DataFrame(rows, schema_overrides=dtypes, infer_schema_length=None)
+            values = column.drop_nulls()
+            numbers = (values if column.dtype.is_numeric() else values.clear()).cast(pl.Float64)
+            numbers = numbers.filter(numbers.is_finite())
+            dtype = re.sub(r"\w+='?(\w+)'?", r"\1", str(column.dtype)).replace("(", "[").replace(")", "]")
+            path = runs.label(column.name) if column.name in runs.paths else None
+            facts = round(len(values) / height, 4), values.n_unique(), numbers.min(), numbers.max()
+            example = [*map(exact_text, values.head(1).to_list()), None][0]
+            rows.append((column.name, kind(column.name), dtype, path, *facts, example))
+    return pl.DataFrame(rows, dtypes, orient="row")
 
 
 def folded_schema(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of a schema, each family in one: names that differ in numbers, and of metrics in their middle."""
-
-    def by_ends(row: dict[str, Any]) -> str:
-        path = row["path"] or row["column"]
-        is_deep = row["kind"] == "metric" and len(re.split("[/.]", path)) > 2
-        return re.sub("([/.]).*([/.])", rf"\1{ELLIPSIS}\2", path) if is_deep else row["column"]
-
-    found = [row | {"members": [row]} for row in rows]
-    for name_of in (lambda row: row["column"], by_ends):
-        families: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for row in found:
-            families.setdefault((row["kind"], re.sub(r"\d+", "#", name_of(row["members"][0]))), []).append(row)
-        found = []
-        for (which, pattern), family in families.items():
-            if len(family) < FEWEST_IN_A_FAMILY:
-                found += family
-                continue
-            members = [member for row in family for member in row["members"]]
-            spans = zip(*([int(n) for n in re.findall(r"\d+", name_of(member))] for member in members), strict=True)
-            texts = [f"{min(span)}{ELLIPSIS}{max(span)}" if len({*span}) > 1 else str(span[0]) for span in spans]
-            pieces = pattern.split("#")
-            name = pieces[0] + "".join(map(str.__add__, texts, pieces[1:]))
-            facts: dict[str, Any] = {
-                "kind": which,
-                "column": name,
-                "members": members,
-                "example": f"{len(members):,} columns",
-            }
-            for fact, best in (("min", min), ("max", max), ("coverage", max), ("distinct", max)):
-                facts[fact] = best([m[fact] for m in members if m[fact] is not None] or [None])
-            found.append(members[0] | facts)
+    families: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = {}
+    for row in rows:
+        name, path = row["column"], row["path"] or ""
+        if row["kind"] == "metric" and len(re.split("[/.]", path)) > 2:
+            name = re.sub("([/.]).*([/.])", rf"\1{ELLIPSIS}\2", path)
+        families.setdefault((row["kind"], re.sub(r"\d+", "#", name)), []).append((name, row))
+    found: list[dict[str, Any]] = []
+    for family in families.values():
+        names, members = zip(*family, strict=True)
+        if len(members) < FEWEST_IN_A_FAMILY:
+            found += members
+            continue
+        if len({re.sub(r"\d+", "#", row["column"]) for row in members}) == 1:  # these say more than a path's ends
+            names = tuple(row["column"] for row in members)
+        ranges = zip(*(map(int, re.findall(r"\d+", name)) for name in names), strict=True)
+        texts = iter([f"{min(each)}{ELLIPSIS}{max(each)}" if len({*each}) > 1 else str(each[0]) for each in ranges])
+        folded: dict[str, Any] = {"example": f"{len(members):,} columns"}
+        folded["column"] = re.sub(r"\d+", lambda _: next(texts), names[0])  # noqa: B023 - called at once
+        for fact, best in {"min": min, "max": max, "coverage": max, "distinct": max}.items():
+            folded[fact] = best((row[fact] for row in members if row[fact] is not None), default=None)
+        found.append(members[0] | folded)
     return found
 
 
@@ -1558,8 +1516,7 @@ def overview(study: Study) -> Result:
     notes = [f"columns: {', '.join(f'{kinds[k]} {k}' for k in KINDS if kinds[k])}; --schema lists them"]
     if not study.metrics:
         logged = {metric_label(p, c) for p in history_files(runs) for c in p.dtypes if c.startswith("metric_")}
-        there = [study.runs.label(column) for column in by_coverage(metric_columns(study.runs), study.runs)]
-        if there:
+        if there := [study.runs.label(column) for column in by_coverage(metric_columns(study.runs), study.runs)]:
             how = "-m with --ascending or --descending compares"
             notes.append(f"no metric's name tells which way is better: {how} {some_of(there, SUGGESTED_NAMES)}")
         elif logged:
@@ -1569,15 +1526,10 @@ def overview(study: Study) -> Result:
         else:
             notes.append("no run of these has a metric")
     shown = [*(["entity"] if len(entities) > 1 else []), *(["project"] if table.height > 1 else []), "runs", *states]
-    heads = {"first_created": "first", "last_created": "last"}
-    return Result(
-        "overview",
-        f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'project')}{whose}",
-        table,
-        lambda: [view_column(table[name], heads.get(name, name), null="null") for name in (*shown, *heads)],
-        notes,
-        MOST_PROJECTS,
-    )
+    heads = {**dict(zip(shown, shown, strict=True)), "first_created": "first", "last_created": "last"}
+    title = f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'project')}{whose}"
+    view = [view_column(table[name], head, null="null") for name, head in heads.items()]
+    return Result("overview", title, table, lambda: view, notes, MOST_PROJECTS)
 
 
 def introduction(study: Study, options: Options) -> list[Result]:
@@ -1597,9 +1549,8 @@ def suggested_grouping(runs: Runs) -> list[str]:
     named = [column for column in (*DERIVED, "group", "job_type") if column in runs.dtypes]
     configs = [column for column, dtype in runs.dtypes.items() if kind(column) == "config" and not dtype.is_float()]
     columns = [column for column in (*named, *configs) if "seed" not in words(column)]
-    counts = collected(
-        runs.frame.select(pl.len().alias(RUN_NUMBER), pl.col(columns).n_unique()), "in-memory"
-    ).to_dicts()[0]
+    numbers = runs.frame.select(pl.len().alias(RUN_NUMBER), pl.col(columns).n_unique())
+    counts = collected(numbers, "in-memory").row(0, named=True)
     most = min(SUGGESTED_GROUPS, counts[RUN_NUMBER] // 2)
     few = [column for column in columns if 1 < counts[column] <= most]
     table = collected(runs.frame.select(few)) if few else pl.DataFrame()
@@ -1611,14 +1562,13 @@ def suggested_grouping(runs: Runs) -> list[str]:
         return place, table[column].dtype != pl.String, -round(evenness, 9)
 
     chosen: list[str] = []
-    size = 1
     for column in sorted(settings, key=rank)[:MOST_CANDIDATES]:
         # Where both have a value, a second column has to split what the first does not.
         both = table.select(*chosen, column).drop_nulls()
-        new_size = table.select(*chosen, column).n_unique()
         is_new = not chosen or both.n_unique() > both.select(chosen).n_unique()
-        if len(chosen) < 2 and is_new and size < new_size <= most:
-            chosen, size = [*chosen, column], new_size
+        size = table.select(chosen).n_unique() if chosen else 1
+        if len(chosen) < 2 and is_new and size < table.select(*chosen, column).n_unique() <= most:
+            chosen.append(column)
     return chosen
 
 
@@ -1631,23 +1581,20 @@ def sql(study: Study, options: Options) -> list[Result]:
 
     runs, query = study.everything, options.sql or ""
     views = {"runs": [open_file(file) for file in runs.files]}
-    if re.search(r"history|console|system|table_", query, re.IGNORECASE):
-        for part in files_beside(runs):
-            if view_name := view_of(part):
-                views.setdefault(view_name, []).append(part)
+    names_others = re.search(r"history|console|system|table_", query, re.IGNORECASE)
+    for part in files_beside(runs) if names_others else []:
+        if view_name := view_of(part):
+            views.setdefault(view_name, []).append(part)
     for_programs = options.format in {"json", "csv"} or options.output is not None
     most = options.max_rows if options.max_rows is not None else 0 if for_programs else MOST_GROUPS
-    with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill:
-        connection = duckdb.connect()
+    with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill, duckdb.connect() as connection:
         try:
             statements = duckdb.extract_statements(query)
             if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
                 raise ScriptError("--sql takes one SELECT, and nothing that writes or changes", WRONG_USAGE)
-            paths = [
-                sql_text(str(file.absolute())) for parts in views.values() for part in parts for file in part.files
-            ]
+            files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
             connection.execute(f"SET memory_limit = '{SQL_MEMORY}'; SET temp_directory = {sql_text(spill)}")
-            connection.execute(f"SET TimeZone = 'UTC'; SET allowed_paths = [{', '.join(paths)}]")
+            connection.execute(f"SET TimeZone = 'UTC'; SET allowed_paths = [{', '.join(files)}]")
             connection.execute("SET python_enable_replacements = false; SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
             aliases: dict[str, str] = {}
@@ -1663,8 +1610,6 @@ def sql(study: Study, options: Options) -> list[Result]:
             reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
             hint = "" if "history" in views or "history" not in query else "; no history lies beside these runs"
             raise ScriptError(f"--sql: {reason}{hint}", WRONG_USAGE) from error
-        finally:
-            connection.close()
     rows = [[duckdb_value(value) for value in row] for row in (cells[:most] if most else cells)]
     table = pl.DataFrame([pl.Series(name, [row[i] for row in rows], strict=False) for i, name in enumerate(names)])
     more = ["more rows: --max-rows 0 shows all, --json and -o hold all"] if len(cells) > len(rows) else []
@@ -1695,20 +1640,17 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
         if label.lower() not in taken:
             aliases[label] = column
             taken.add(label.lower())
-    times = [column for column, dtype in dtypes.items() if dtype == pl.Datetime("us", "UTC")]
-    replaced = [f"{sql_name(column)} AT TIME ZONE 'UTC' AS {sql_name(column)}" for column in times]
+    times = [sql_name(column) for column, dtype in dtypes.items() if dtype == pl.Datetime("us", "UTC")]
+    replaced = [f"{column} AT TIME ZONE 'UTC' AS {column}" for column in times]
     for column in runs.empty if name == "runs" else ():  # it gives way to the setting of its name
         rival = known_column(column, runs, ("config_",))
         replaced += [f"{sql_name(rival)} AS {sql_name(column)}"] if rival and rival != column else []
-    excluded = repeated_runs(parts, run_keys(runs)) if name != "runs" else [pl.DataFrame() for _ in parts]
-    sources = []
-    for part, others in zip(parts, excluded, strict=True):
-        sources.append(f"SELECT * FROM read_parquet({sql_text(str(part.files[0].absolute()))})")  # noqa: S608 - quoted
+    sources = [f"SELECT * FROM read_parquet({sql_text(str(part.files[0].absolute()))})" for part in parts]  # noqa: S608 - quoted
+    for i, others in enumerate(repeated_runs(parts) if name != "runs" else ()):
         if others.height:
             rows = ", ".join(f"({', '.join(map(sql_text, row))})" for row in others.iter_rows())
-            sources[-1] += (
-                f" ANTI JOIN (VALUES {rows}) AS other(entity, project, run_id) USING (entity, project, run_id)"
-            )
+            key = "(entity, project, run_id)"
+            sources[i] += f" ANTI JOIN (VALUES {rows}) AS other{key} USING {key}"
     star = f"* REPLACE ({', '.join(replaced)})" if replaced else "*"
     extra = "".join(f", {sql_name(column)} AS {sql_name(label)}" for label, column in aliases.items())
     source = " UNION ALL BY NAME ".join(sources)
@@ -1717,12 +1659,10 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
 
 
 def sql_name(name: str) -> str:
-    """`name` as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def sql_text(text: str) -> str:
-    """`text` as an SQL text."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -1762,62 +1702,39 @@ def history_files(runs: Runs) -> list[Runs]:
     return [part for part in files_beside(runs) if view_of(part) == "history"]
 
 
-def run_keys(runs: Runs, by: Sequence[str] = ()) -> pl.DataFrame:
-    """Key, name, number, folder and the columns `by` of each run, by key."""
-    folder = pl.col(RUN_FOLDER)
-    if "source_file" in runs.dtypes:
-        of_source = pl.col("source_file").str.replace(r"[^/]*$", "").str.strip_chars_end("/")
-        folder = pl.coalesce(pl.when(of_source == "").then(pl.lit(".")).otherwise(of_source), folder)
-    columns = [*KEY, "name", *(column for column in by if column not in {*KEY, "name"})]
-    keys = collected(runs.frame.select(*columns, folder.alias(RUN_FOLDER))).sort(KEY).with_row_index(RUN_NUMBER)
-    places = {place: str(Path(place).resolve()) for place in keys[RUN_FOLDER].unique()}
-    return keys.with_columns(pl.col(RUN_FOLDER).replace_strict(places, return_dtype=pl.String))
-
-
-def repeated_runs(parts: Sequence[Runs], keys: pl.DataFrame) -> list[pl.DataFrame]:
-    """For each file the runs that another one gives: the one beside the run's own file, else the one with most rows."""
+def repeated_runs(parts: Sequence[Runs]) -> list[pl.DataFrame]:
+    """For each file the runs of which another one holds more rows, or as many and comes first."""
     names = ["entity", "project", "run_id"]
     if len(parts) < 2:
         return [pl.DataFrame(schema=dict.fromkeys(names, pl.String)) for _ in parts]
-    counts = []
-    for number, part in enumerate(parts):
-        folder = str(part.files[0].resolve().parent)
-        found = collected(part.frame.group_by(names).len())
-        counts.append(found.with_columns(pl.lit(number).alias(HISTORY_NUMBER), pl.lit(folder).alias("folder of file")))
-    table = pl.concat(counts).join(keys.rename({"id": "run_id"}), on=names, how="left", nulls_equal=True)
-    elsewhere = (pl.col(RUN_FOLDER) != pl.col("folder of file")).fill_null(value=True)
-    ranked = table.sort(*names, elsewhere, pl.col("len"), HISTORY_NUMBER, descending=[*[False] * 4, True, False])
+    files = [collected(part.frame.group_by(names).len()) for part in parts]
+    table = pl.concat(rows.with_columns(pl.lit(number).alias(HISTORY_NUMBER)) for number, rows in enumerate(files))
+    ranked = table.sort(*names, pl.col("len"), HISTORY_NUMBER, descending=[*[False] * 3, True, False])
     others = ranked.filter(~pl.struct(names).is_first_distinct())
     return [others.filter(pl.col(HISTORY_NUMBER) == number).select(names) for number in range(len(parts))]
 
 
 def rows_of_histories(
-    histories: Sequence[Runs],
-    keys: pl.DataFrame,
-    every_id: Sequence[str],
-    columns: Callable[[Runs], list[pl.Expr]],
-    needs: Sequence[str] = (),
+    parts: Sequence[tuple[Runs, list[pl.Expr]]], keys: pl.DataFrame, everything: Runs, needs: Sequence[str] = ()
 ) -> pl.DataFrame:
-    """The rows of the runs in `keys`: RUN_NUMBER, `_step` and the columns; each run's in the order of one file.
-
-    The files are sorted by run: ranges of ids let whole row groups be skipped.
-    """
-    wanted = {*keys["id"].drop_nulls()}
-    by_wanted = itertools.groupby(sorted({*every_id}), wanted.__contains__)
+    """The rows of the runs in `keys`: RUN_NUMBER, `_step` and each part's columns; a run's in the order of one file."""
+    # The files are sorted by run: ranges of ids let whole row groups be skipped.
+    every_id = collected(everything.frame.select(pl.col("id").drop_nulls().unique().sort()))["id"].to_list()
+    by_wanted = itertools.groupby(every_id, {*keys["id"]}.__contains__)
     stretches = [(ids[0], ids[-1]) for is_wanted, group in by_wanted if is_wanted for ids in [list(group)]]
     if len(stretches) > MOST_RANGES:
         stretches = [(stretches[0][0], stretches[-1][1])]
     run_id = pl.col("run_id")
     near = pl.any_horizontal(pl.lit(value=False), *(run_id.is_between(pl.lit(a), pl.lit(b)) for a, b in stretches))
+    numbers = keys.lazy().select(RUN_NUMBER, *KEY)
     frames = []
-    for part, others in zip(histories, repeated_runs(histories, keys), strict=True):
-        if selected := columns(part):
+    for (part, columns), others in zip(parts, repeated_runs([part for part, _ in parts]), strict=True):
+        if columns:
             rows = part.frame.filter(near)
             if others.height:
                 rows = rows.join(others.lazy(), on=others.columns, how="anti", nulls_equal=True, maintain_order="left")
-            rows = rows.select(run_id.alias("id"), "entity", "project", "_step", *selected)
+            rows = rows.select(run_id.alias("id"), "entity", "project", "_step", *columns)
             rows = rows.filter(*(pl.col(column).is_not_null() for column in needs))
-            numbers = keys.lazy().select(RUN_NUMBER, *KEY)
             joined = rows.join(numbers, on=KEY, how="inner", nulls_equal=True, maintain_order="left")
             frames.append(collected(joined.drop(KEY)))
     return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
@@ -1829,52 +1746,43 @@ def metric_label(history: Runs, column: str) -> str:
 
 
 def curves(study: Study, options: Options) -> list[Result]:
-    """Metrics over the steps, or another axis: per group the mean over its runs with its interval, else per run.
-
-    At each point a run stands with the last value that it logged up to there, or with its best so far; before its
-    first and after its last value it does not: nothing is extrapolated.
-    """
+    """Metrics over the steps, or another axis: per group the mean over its runs with its interval, else per run."""
     histories = history_files(study.runs)
     if not histories:
         raise ScriptError("no history beside these runs; export_runs --include-history writes them", NOTHING_USABLE)
     if options.stat != "mean":
         study.say(f"--stat {options.stat} is for groups: curves show means")
     refuse_ambiguous(study.by)
-    keys = run_keys(study.runs, study.by)
-    every_id = collected(study.everything.frame.select(pl.col("id").drop_nulls()))["id"].to_list()
-    return [curve(name, histories, keys, every_id, study, options) for name in options.curves]
+    columns = dict.fromkeys((*KEY, "name", *study.by))
+    keys = collected(study.runs.frame.select(*columns)).sort(KEY).with_row_index(RUN_NUMBER)
+    return [curve(name, histories, keys, study, options) for name in options.curves]
 
 
-def curve(
-    name: str, histories: Sequence[Runs], keys: pl.DataFrame, every_id: Sequence[str], study: Study, options: Options
-) -> Result:
+def curve(name: str, histories: Sequence[Runs], keys: pl.DataFrame, study: Study, options: Options) -> Result:
     """The curves of one metric: a line per group, or per run, the best last value first."""
-    found = [(part, known_column(name, part, ("metric_",))) for part in histories]
-    having = {part.files: column for part, column in found if column and column.startswith("metric_")}
-    parts = [part for part in histories if part.files in having]
-    if not parts:
-        names = {metric_label(part, column) for part in histories for column in part.dtypes if column[:7] == "metric_"}
+    found = [(part, known_column(name, part, ("metric_",)) or "") for part in histories]
+    logging = [(part, column) for part, column in found if column.startswith("metric_")]
+    if not logging:
+        names = {metric_label(part, c) for part in histories for c in part.dtypes if c.startswith("metric_")}
         hint = did_you_mean(name, names) or f"; there are {some_of(sorted(names), SUGGESTED_NAMES)}"
         raise ScriptError(f"no history has a metric called {name}{hint}", WRONG_USAGE)
-    column, label = having[parts[0].files], metric_label(parts[0], having[parts[0].files])
-    stored = [part.goals[having[part.files]] for part in parts if having[part.files] in part.goals]
+    label = metric_label(*logging[0])
+    stored = [part.goals[column] for part, column in logging if column in part.goals]
     goal = options.goal or next(iter(stored), None) or goal_by_name(label)
     if options.best_so_far and goal is None:
         how = "say --ascending or --descending"
         raise ScriptError(f"--best-so-far: which way {label} is better is not known; {how}", WRONG_USAGE)
-    axes = [part.axes[having[part.files]] for part in parts if having[part.files] in part.axes]
-    axis = options.x or next(iter(axes), "step")
-
-    def x_and_value(part: Runs) -> list[pl.Expr]:
-        clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
+    axis = options.x or next((part.axes[column] for part, column in logging if column in part.axes), "step")
+    clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
+    selected: list[tuple[Runs, list[pl.Expr]]] = []
+    for part, column in logging:
         x = clock if clock.startswith("_") and clock in part.dtypes else known_column(axis, part, ("metric_",))
-        columns = {"x": x, VALUE: having[part.files]} if x else {}
-        return [pl.col(column).cast(pl.Float64).alias(new) for new, column in columns.items() if column]
-
-    if not any(map(x_and_value, parts)):
+        both = {"x": x, VALUE: column} if x else {}
+        selected.append((part, [pl.col(old).cast(pl.Float64).alias(new) for new, old in both.items()]))
+    if not any(columns for _, columns in selected):
         hint = "there are step, runtime, time and the metrics"
         raise ScriptError(f"--x {axis}: no history has such a column; {hint}", WRONG_USAGE)
-    logged = rows_of_histories(parts, keys, every_id, x_and_value, needs=[VALUE])
+    logged = rows_of_histories(selected, keys, study.everything, needs=[VALUE])
     rows = logged.filter(pl.col("x").is_finite())
     if unplaced := logged[RUN_NUMBER].n_unique() - rows[RUN_NUMBER].n_unique():
         study.say(f"left out, as they log {label} without {axis}: {counted(unplaced, 'run')}; --x step shows them")
@@ -1890,45 +1798,40 @@ def curve(
         rows = rows.with_columns(pl.when(pl.col(VALUE).is_finite()).then(smooth).otherwise(VALUE).alias(VALUE))
         what += f", smoothed by {options.smooth}"
     draws = options.report or (options.output and options.output.suffix.lower() in PICTURES)
-    grid_ = curve_grid(rows["x"], options.points or (PICTURE_POINTS if draws else CURVE_POINTS))
-    points = on_grid(rows, grid_, goal if options.best_so_far else None)
+    most = options.points or (PICTURE_POINTS if draws else CURVE_POINTS)
+    points = on_grid(rows, most, goal if options.best_so_far else None)
     if unseen := rows[RUN_NUMBER].n_unique() - points[RUN_NUMBER].n_unique():
-        study.say(f"not shown, as they lie between two of the {len(grid_)} points: {counted(unseen, 'run')}; --points")
-    points = points.join(keys.drop(RUN_FOLDER), on=RUN_NUMBER, how="left", maintain_order="left")
-    return lines_of(points, f"{what} over {axis.removeprefix('_')}", column, goal, study, options)
+        between = f"not shown, as they lie between two of the {points[BIN].n_unique()} points"
+        study.say(f"{between}: {counted(unseen, 'run')}; --points")
+    points = points.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
+    return lines_of(points, f"{what} over {axis.removeprefix('_')}", logging[0][1], goal, study, options)
 
 
-def curve_grid(x: pl.Series, points: int) -> pl.Series:
-    """Where the curves are looked at: at every x if these are few, else at those nearest to evenly spaced ones."""
-    distinct = x.unique().sort()
-    if len(distinct) <= points:
-        return distinct
-    low, high = float(distinct[0]), float(distinct[-1])
-    even = pl.Series([low + (high - low) * number / max(1, points - 1) for number in range(points)])
-    after = distinct.search_sorted(even, side="left").clip(1, len(distinct) - 1)
-    nearest = [
-        left if target - left <= right - target else right
-        for target, left, right in zip(even, distinct.gather(after - 1), distinct.gather(after), strict=True)
-    ]
-    return pl.Series("x", nearest).unique().sort()
+def on_grid(rows: pl.DataFrame, most: int, best: Goal | None) -> pl.DataFrame:
+    """Each run's value at up to `most` points that lie between its first and last x: run, bin, x, value.
 
-
-def on_grid(rows: pl.DataFrame, points: pl.Series, best: Goal | None) -> pl.DataFrame:
-    """Each run's value at each point that lies between its first and last x: run, bin, x, value.
-
-    Of the values between two points the last one counts, or the best finite one.
+    The points are every x if these are few, else those nearest to evenly spaced ones. Of the values between two points
+    the last one counts, or the best finite one.
     """
+    points = rows["x"].unique().sort()
+    if len(points) > most:
+        low, high = float(points[0]), float(points[-1])
+        even = pl.Series("even", [low + (high - low) * number / max(1, most - 1) for number in range(most)])
+        after = points.search_sorted(even, side="left").clip(1, len(points) - 1)
+        near = pl.DataFrame([even, points.gather(after - 1).alias("left"), points.gather(after).alias("right")])
+        is_left = pl.col("even") - pl.col("left") <= pl.col("right") - pl.col("even")
+        points = near.select(pl.when(is_left).then("left").otherwise("right"))["left"].unique().sort()
     value = pl.col(VALUE)
     if best:
         rows = rows.with_columns(finite(VALUE).alias(VALUE))
     of_bin = {"minimize": value.min(), "maximize": value.max(), None: value.last()}[best]
+    so_far = {"minimize": value.cum_min(), "maximize": value.cum_max(), None: value}[best]
     places = points.search_sorted(rows["x"], side="left").cast(pl.UInt32).alias(BIN)
     binned = rows.with_columns(places).group_by(RUN_NUMBER, BIN).agg(of_bin)
     spans = rows.group_by(RUN_NUMBER).agg(pl.col("x").first().alias("first"), pl.col("x").last().alias("last"))
     whole = spans.join(pl.DataFrame({"x": points}).with_row_index(BIN), how="cross")
     whole = whole.filter(pl.col("x").is_between("first", "last")).select(RUN_NUMBER, BIN, "x")
     joined = whole.join(binned, on=[RUN_NUMBER, BIN], how="left").sort(RUN_NUMBER, BIN)
-    so_far = {"minimize": value.cum_min(), "maximize": value.cum_max(), None: value}[best]
     return joined.with_columns(so_far.forward_fill().over(RUN_NUMBER)).drop_nulls(VALUE)
 
 
@@ -1962,27 +1865,23 @@ def lines_of(points: pl.DataFrame, what: str, column: str, goal: Goal | None, st
     if len(names) > MOST_CURVES:
         more = f"{len(names) - MOST_CURVES} more: --group-by, --filter or --json"
         notes.append(f"the {MOST_CURVES} {noun}s with the best last value; {more}")
-
-    def view() -> list[TableColumn]:  # a row per x, a column per curve; empty where a curve has no value
-        seen = [
-            {x: "" if value is None else f"{value:.4g}" + f" ({n})" * spread for x, value, n in line.iter_rows()}
-            for line in (line.select("x", VALUE, "n") for line in lines[:MOST_CURVES])
-        ]
-        xs = sorted({x for texts in seen for x in texts})
-        columns = [
-            TableColumn(n, [texts.get(x, "") for x in xs], is_text=False) for n, texts in zip(names, seen, strict=False)
-        ]
-        return [TableColumn("x", [f"{x:.10g}" for x in xs]), *columns]
-
+    # A row per x, a column per curve; empty where a curve has no value.
+    shown = [*zip(names, lines[:MOST_CURVES], strict=False)]
+    xs = sorted({x for _, line in shown for x in line["x"]})
+    view = [TableColumn("x", [f"{x:.10g}" for x in xs])]
+    for name, line in shown:
+        cells = line.select("x", VALUE, "n").iter_rows()
+        texts = {x: "" if value is None else f"{value:.4g}" + f" ({n})" * spread for x, value, n in cells}
+        view.append(TableColumn(name, [texts.get(x, "") for x in xs], is_text=False))
     return Result(
         "curves",
         f"{what}: {counted(len(names), noun)}{whose}",
         ranges_as_text(table.select(pl.lit(column).alias("metric"), *held)),
-        view,
+        lambda: view,
         notes,
         MOST_ROWS_OF_CURVES,
         chart=lambda: curves_chart(lines, names, what, options),
-        sparks=[(name, sparkline(line[VALUE])) for name, line in zip(names, lines[:MOST_CURVES], strict=False)],
+        sparks=[(name, sparkline(line[VALUE])) for name, line in shown],
     )
 
 
@@ -1998,84 +1897,66 @@ def sparkline(values: pl.Series) -> str:
 def health(study: Study, _: Options) -> list[Result]:
     """A row for each problem of each run, of the kinds that the manual defines; the runs with most problems first."""
     runs, histories = study.any_state, history_files(study.any_state)
-    needed = {"state": pl.String, "group": pl.String, "last_step": pl.Int64, "history_rows": pl.Int64}
-    keys = run_keys(runs, [column for column in needed if column in runs.dtypes])
-    keys = keys.with_columns(pl.lit(None, dtype).alias(c) for c, dtype in needed.items() if c not in runs.dtypes)
+    keys = collected(runs.frame.select(*KEY, "name")).sort(KEY).with_row_index(RUN_NUMBER)
     found: list[tuple[int, str, str]] = []  # run number, problem, detail
     logged: set[int] = set()
-    every_id = keys["id"].drop_nulls().to_list()
     columns = {column: part for part in histories for column in metric_columns(part)}
     at_once = max(1, CELLS_READ // max(1, sum(collected(part.frame.select(pl.len())).item() for part in histories)))
     for start in range(0, len(columns), at_once):
         block = sorted(columns)[start : start + at_once]
-        in_block = lambda part, block=block: [pl.col(c) for c in part.dtypes if c in block]  # noqa: E731
-        rows = rows_of_histories(histories, keys, every_id, in_block)
-        for column in [name for name in block if name in rows.columns]:
+        parts = [(part, [pl.col(column) for column in block if column in part.dtypes]) for part in histories]
+        rows = rows_of_histories(parts, keys, runs)
+        for column in block:
             label = metric_label(columns[column], column)
             values = rows.select(RUN_NUMBER, "_step", pl.col(column).cast(pl.Float64).alias(VALUE)).drop_nulls(VALUE)
             logged |= {*values[RUN_NUMBER].unique()}
             found += metric_problems(values, label, columns[column].goals.get(column) or goal_by_name(label))
     found += problems_of_runs(runs, keys, logged)
-    numbers = Counter(number for number, _, _ in found)
-    found.sort(key=lambda problem: (-numbers[problem[0]], problem[0]))
-    runs_by_number = dict(zip(keys[RUN_NUMBER], keys.select(*KEY, "name").iter_rows(), strict=True))
     names = dict(zip(keys[RUN_NUMBER], run_labels(keys), strict=True))
-    facts = [(*runs_by_number[number], problem, detail) for number, problem, detail in found]
-    table = pl.DataFrame(facts, dict.fromkeys((*KEY[:2], "run", "name", "problem", "detail"), pl.String), orient="row")
-    details: dict[tuple[int, str], list[str]] = {}
-    for number, problem, detail in found:
-        details.setdefault((number, problem), []).append(detail)
-    counts = Counter(problem for _, problem in details).most_common()
     where = "" if histories else " (no histories lie beside them: by summaries and states alone)"
-    title = f"{len(numbers)} of {counted(keys.height, 'run')} have problems{where}: "
-    title += ", ".join(f"{count} {problem}" for problem, count in counts)
-    view = [
-        TableColumn("run", [names[number] for number, _ in details]),
-        TableColumn("problem", [problem for _, problem in details], is_whole=True),
-        TableColumn("detail", [some_of(each, 1) for each in details.values()], is_whole=True),
-    ]
-    if not found:
-        title, view = f"{counted(keys.height, 'run')}: no problem found{where}", []
+    problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
+    most = pl.len().over(RUN_NUMBER)
+    problems = problems.sort(most, RUN_NUMBER, descending=[True, False], maintain_order=True)
+    table = problems.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
+    table = table.select("entity", "project", pl.col("id").alias("run"), "name", "problem", "detail")
+    folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg("detail")
+    counts = ", ".join(f"{count} {problem}" for problem, count in Counter(folded["problem"]).most_common())
+    title = f"{counted(keys.height, 'run')}: no problem found{where}"
+    view: list[TableColumn] = []
+    if found:
+        title = f"{problems[RUN_NUMBER].n_unique()} of {counted(keys.height, 'run')} have problems{where}: {counts}"
+        view = [
+            TableColumn("run", [names[number] for number in folded[RUN_NUMBER]]),
+            TableColumn("problem", folded["problem"].to_list(), is_whole=True),
+            TableColumn("detail", [some_of(details, 1) for details in folded["detail"].to_list()], is_whole=True),
+        ]
     return [Result("health", title, table, lambda: view, most_rows=MOST_GROUPS)]
 
 
 def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iterator[tuple[int, str, str]]:
     """The problems of one metric: `values` are RUN_NUMBER, `_step` and VALUE, without nulls, by step."""
-    is_finite = pl.col(VALUE).is_finite()
-    bad = values.filter(~is_finite).group_by(RUN_NUMBER, maintain_order=True).agg(pl.col("_step").first(), pl.len())
-    for number, step, count in bad.iter_rows():
-        yield number, "non-finite", f"{label} from step {step} on, {counted(count, 'value')}"
-    usable = values.filter(is_finite)
-    if "loss" in words(label) and usable.height:
-        for numbers, of_run in usable.group_by(RUN_NUMBER, maintain_order=True):
+    is_finite, value, step = pl.col(VALUE).is_finite(), pl.col(VALUE), pl.col("_step")
+    bad = values.filter(~is_finite).group_by(RUN_NUMBER, maintain_order=True).agg(step.first(), pl.len())
+    for number, first, count in bad.iter_rows():
+        yield number, "non-finite", f"{label} from step {first} on, {counted(count, 'value')}"
+    of_runs = values.filter(is_finite).group_by(RUN_NUMBER, maintain_order=True)
+    if "loss" in words(label):
+        for numbers, of_run in of_runs:
             if count := spike_count(of_run[VALUE].to_numpy()):
                 yield cast("int", numbers[0]), "spikes", f"{label}, {count}"
     if goal is None:
         return
-    value = pl.col(VALUE)
     where = value.arg_min() if goal == "minimize" else value.arg_max()
-    facts = usable.group_by(RUN_NUMBER, maintain_order=True).agg(
-        pl.len().alias("n"),
-        where.alias("place"),
-        value.get(where).alias("best"),
-        pl.col("_step").get(where).alias("step"),
-        value.last().alias("last"),
-        (value.max() - value.min()).alias("range"),
-    )
-    if goal == "minimize":
-        diverged = facts.filter((pl.col("best") > 0) & (pl.col("last") > DIVERGED * pl.col("best")))
-        for row in diverged.iter_rows(named=True):
-            yield (
-                row[RUN_NUMBER],
-                "diverged",
-                f"{label} {row['best']:.4g} at step {row['step']}, ends at {row['last']:.4g}",
-            )
-    if VALIDATION.isdisjoint(re.split(r"[^a-z0-9]+", label.lower())):
-        return
-    worse = (pl.col("last") - pl.col("best")).abs() > PAST_BEST * pl.col("range")
-    for row in facts.filter(worse & (pl.col("place") + 1 <= EARLY_SHARE * pl.col("n"))).iter_rows(named=True):
-        best = f"{row['best']:.4g} at step {row['step']}"
-        yield row[RUN_NUMBER], "past its best", f"{label} {best}, ends at {row['last']:.4g}"
+    best, last = value.get(where).alias("best"), value.last().alias("last")
+    share, span = ((where + 1) / pl.len()).alias("share"), (value.max() - value.min()).alias("span")
+    is_validation = not VALIDATION.isdisjoint(re.split(r"[^a-z0-9]+", label.lower()))
+    facts = of_runs.agg(best, step.get(where), last, share, span)
+    for number, top_, at, end, early, width in facts.iter_rows():
+        detail = f"{label} {top_:.4g} at step {at}, ends at {end:.4g}"
+        if goal == "minimize" and top_ > 0 and end > DIVERGED * top_:
+            yield number, "diverged", detail
+        if is_validation and abs(end - top_) > PAST_BEST * width and early <= EARLY_SHARE:
+            yield number, "past its best", detail
 
 
 def spike_count(values: NDArray[Any]) -> int:
@@ -2098,14 +1979,16 @@ def spike_count(values: NDArray[Any]) -> int:
 def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int]) -> Iterator[tuple[int, str, str]]:
     """Runs without a metric, with NaN or infinity in a summary without history, crashed, failed, or ended early."""
     metrics = metric_columns(runs)
-    rows = collected(runs.frame.select(*KEY, *metrics), "in-memory")
+    needed = {"state": pl.String, "group": pl.String, "last_step": pl.Int64, "history_rows": pl.Int64}
+    facts = [pl.col(c) if c in runs.dtypes else pl.lit(None, dtype).alias(c) for c, dtype in needed.items()]
+    rows = collected(runs.frame.select(*KEY, *facts, *metrics), "in-memory")
     rows = keys.join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
-    unlogged, step = ~pl.col(RUN_NUMBER).is_in([*logged]), pl.col("last_step")
+    unlogged, step = rows.filter(~pl.col(RUN_NUMBER).is_in([*logged])), pl.col("last_step")
     has_any = pl.any_horizontal(pl.col("history_rows").fill_null(0) > 0, *(pl.col(c).is_not_null() for c in metrics))
-    for number in rows.filter(unlogged & ~has_any)[RUN_NUMBER]:
+    for number in unlogged.filter(~has_any)[RUN_NUMBER]:
         yield number, "no metric", "neither in summary nor history"
     for column in metrics:
-        for number in rows.filter(unlogged & ~pl.col(column).is_finite())[RUN_NUMBER]:
+        for number in unlogged.filter(~pl.col(column).is_finite())[RUN_NUMBER]:
             yield number, "non-finite", f"{runs.label(column)} in the summary"
     broken = rows.filter(in_states(["crashed", "failed"]))
     for number, state, last in broken.select(RUN_NUMBER, "state", step).iter_rows():
@@ -2131,23 +2014,16 @@ def group_statistics(
     Computed in memory, where sums come out alike every time. No filter stands inside the aggregations: there polars 2.1
     can return values of other groups.
     """
-    value, number = pl.col(FINITE), pl.col(metric.column).alias(VALUE)
-    best_run = [pl.col(old).alias(new) for old, new in zip((*KEY, "name"), (*KEY_OF_BEST, "best_run"), strict=True)]
-    best_run += [pl.col(step).alias("best_step")] if step else []
-    rows = collected(runs.frame.select(*by, number, finite(metric.column).alias(FINITE), *best_run), "in-memory")
-    statistics = {
-        "runs": pl.len().cast(pl.Int64),
-        "n": value.count().cast(pl.Int64),
-        "n_nonfinite": (pl.col(VALUE).count() - value.count()).cast(pl.Int64),
-        "mean": value.mean(),
-        "std": value.std(ddof=1),
-        "min": value.min(),
-        "median": value.median(),
-        "max": value.max(),
-    }
-    values = {} if stat == "mean" else {VALUE: value}
-    table = rows.group_by(by).agg(**statistics, **values).sort(by)
-    table = with_intervals(table)
+    value, n = pl.col(FINITE), pl.col(FINITE).count().cast(pl.Int64)
+    best_run = dict(zip((*KEY_OF_BEST, "best_run"), map(pl.col, (*KEY, "name")), strict=True))
+    best_run |= {"best_step": pl.col(step)} if step else {}
+    numbers = {VALUE: pl.col(metric.column), FINITE: finite(metric.column)}
+    rows = collected(runs.frame.select(*by, **numbers, **best_run), "in-memory")
+    counts = {"runs": pl.len().cast(pl.Int64), "n": n, "n_nonfinite": pl.col(VALUE).count().cast(pl.Int64) - n}
+    statistics = {"mean": value.mean(), "std": value.std(ddof=1)}
+    statistics |= {"min": value.min(), "median": value.median(), "max": value.max()}
+    statistics |= {} if stat == "mean" else {VALUE: value}
+    table = with_intervals(rows.group_by(by).agg(**counts, **statistics).sort(by))
     if stat != "mean":
         bounds = [bootstrap(values.drop_nulls().sort().to_list(), stat) for values in table[VALUE]]
         columns = dict.fromkeys((stat, "ci_low", "ci_high"), pl.Float64)
@@ -2173,34 +2049,32 @@ def with_intervals(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def bootstrap(values: Sequence[float], stat: str) -> tuple[float | None, float | None, float | None]:
-    """A statistic of some values and its 95 % interval by the percentile bootstrap, some resamples at a time."""
+    """The median or iqm of some values and its 95 % interval by the percentile bootstrap.
+
+    The iqm is the mean of the middle half: a quarter of the values, rounded down, is cut off at each end.
+    """
     import numpy as np
 
     if not values:
         return None, None, None
+    cut_off = len(values) // 4
+
+    def statistic(samples: NDArray[Any]) -> NDArray[Any]:
+        if stat == "median":
+            return cast("NDArray[Any]", np.median(samples, axis=1))
+        middle = np.sort(samples, axis=1)[:, cut_off : len(values) - cut_off]
+        return cast("NDArray[Any]", middle.mean(axis=1))
+
     sample = np.asarray(values, dtype=float)
-    estimate = float(statistic(sample[None, :], stat)[0])
+    estimate = float(statistic(sample[None, :])[0])
     if len(sample) < FEWEST_RESAMPLED:
         return estimate, None, None
     random = np.random.default_rng(SEED)
     at_once = max(1, CELLS_AT_ONCE // len(sample))
-    found = []
-    for start in range(0, RESAMPLES, at_once):
-        count = min(at_once, RESAMPLES - start)
-        found.append(statistic(sample[random.integers(0, len(sample), (count, len(sample)))], stat))
+    sizes = [min(at_once, RESAMPLES - start) for start in range(0, RESAMPLES, at_once)]
+    found = [statistic(sample[random.integers(0, len(sample), (size, len(sample)))]) for size in sizes]
     low, high = np.quantile(np.concatenate(found), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return estimate, float(low), float(high)
-
-
-def statistic(samples: NDArray[Any], stat: str) -> NDArray[Any]:
-    """The median by row, or the mean of the middle half: a quarter of the values, rounded down, cut off at each end."""
-    import numpy as np
-
-    if stat == "median":
-        return cast("NDArray[Any]", np.median(samples, axis=1))
-    cut_off = samples.shape[1] // 4
-    middle = np.sort(samples, axis=1)[:, cut_off : samples.shape[1] - cut_off]
-    return cast("NDArray[Any]", middle.mean(axis=1))
 
 
 @cache
@@ -2268,20 +2142,19 @@ def table_text(results: Sequence[Result], *, width: int, colours: bool) -> str:
     lines: list[str] = []
     for result in results:
         columns, dropped = fitted(result.view(), width)
+        gap = " " * (2 if sum(column.width + 2 for column in columns) - 2 <= width else 1)
+        if colours:
+            columns = linked(columns, result.links, "\x1b]8;;{url}\x1b\\{name}\x1b]8;;\x1b\\")
+            for n, column in enumerate(columns):
+                best = [i for i, cell in enumerate(column.cells) if result.key == "pivot" and ROW_BEST in cell[-2:]]
+                best = [0] if result.key in ONE_TABLE else best
+                cells = [styled(cell, BOLD) if i in best else cell for i, cell in enumerate(column.cells)]
+                columns[n] = column._replace(cells=cells)
         lines += [""] if lines else []
         lines += [styled(line, BOLD) for line in wrapped(result.title, width)]
-        rows = [list(cells) for cells in zip(*(column.cells for column in columns), strict=True)]
-        if colours:
-            for cells, url in zip(rows, result.links, strict=False):
-                cells[0] = f"\x1b]8;;{url}\x1b\\{cells[0]}\x1b]8;;\x1b\\" if is_web_address(url) else cells[0]
-            is_best = [result.key in ONE_TABLE and i == 0 for i in range(len(rows))]  # the best comes first
-            rows = [[styled(c, BOLD) if best or (result.key == "pivot" and ROW_BEST in c[-2:]) else c for c in cells]
-                    for best, cells in zip(is_best, rows, strict=True)]  # fmt: skip
-        if rows:
-            gap = " " * (2 if sum(column.width + 2 for column in columns) - 2 <= width else 1)
-            row = tabulate.DataRow("", gap, "")
-            rule = tabulate.Line("", "─", "─" * len(gap), "")
-            head, *rest = made_table(columns, rows, tabulate.TableFormat(None, rule, None, None, row, row, 0, None))
+        if columns and columns[0].cells:
+            row, rule = tabulate.DataRow("", gap, ""), tabulate.Line("", "─", "─" * len(gap), "")
+            head, *rest = made_table(columns, tabulate.TableFormat(None, rule, None, None, row, row, 0, None))
             lines += [styled(head.rstrip(), BOLD), *rest]
         if colours and result.sparks:
             names = short_names([printable(name) for name, _ in result.sparks], WIDE)
@@ -2290,16 +2163,27 @@ def table_text(results: Sequence[Result], *, width: int, colours: bool) -> str:
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def made_table(columns: Sequence[TableColumn], rows: Sequence[Sequence[str]], form: Any) -> list[str]:
+def made_table(columns: Sequence[TableColumn], form: Any) -> list[str]:
     """The lines of a table of cells that are text already, by tabulate."""
+    rows = [*zip(*(column.cells for column in columns), strict=True)]
     align = ["left" if column.is_text else "right" for column in columns] if rows else None
     heads = [column.label for column in columns]
-    return str(tabulate.tabulate(rows, heads, tablefmt=form, colalign=align, disable_numparse=True)).splitlines()
+    made = tabulate.tabulate(rows, heads, tablefmt=form, colalign=align, disable_numparse=True)
+    return str(made).splitlines() if columns else []
 
 
-def is_web_address(url: str | None) -> bool:
-    """Whether a link can be followed without harm: a URL is data, too."""
-    return bool(url and re.fullmatch(r"https?://[\w./?=&%:+@~#-]+", url))
+def escaped(columns: Iterable[TableColumn], escape: Callable[[str], str]) -> list[TableColumn]:
+    return [c._replace(label=escape(c.label), cells=[*map(escape, c.cells)]) for c in columns]
+
+
+def linked(columns: Sequence[TableColumn], links: Sequence[str | None], form: str) -> list[TableColumn]:
+    """`columns`, the first one's cells with links, if these can be followed without harm: a URL is data, too."""
+    if not links or not columns:
+        return [*columns]
+    pairs = zip(columns[0].cells, links, strict=False)
+    safe = r"https?://[\w./?=&%:+@~#-]+"
+    cells = [form.format(url=url, name=name) if re.fullmatch(safe, url or "") else name for name, url in pairs]
+    return [columns[0]._replace(cells=cells), *columns[1:]]
 
 
 def wrapped(text: str, width: int) -> list[str]:
@@ -2309,13 +2193,9 @@ def wrapped(text: str, width: int) -> list[str]:
 
 def view_column(values: pl.Series, label: str, null: str = "-") -> TableColumn:
     """Values as people read them."""
-    return TableColumn(printable(label), cell_texts(values, null), is_text=not values.dtype.is_numeric())
-
-
-def cell_texts(values: pl.Series, null: str) -> list[str]:
-    """The cells of a column."""
     spell = float_format(values.drop_nulls().to_list()) if values.dtype.is_float() else cell_text
-    return [null if value is None else spell(value) for value in values.to_list()]
+    cells = [null if value is None else spell(value) for value in values.to_list()]
+    return TableColumn(printable(label), cells, is_text=not values.dtype.is_numeric())
 
 
 def float_format(values: Sequence[float]) -> Callable[[float], str]:
@@ -2333,12 +2213,12 @@ def float_format(values: Sequence[float]) -> Callable[[float], str]:
     sizes = [math.floor(math.log10(abs(value))) for value in usable if value]
     if not sizes or all(float(f"{value:.4g}") == value for value in usable):
         return cell_text
+    least, most = min(sizes), max(sizes)
+    lines_up = most - least <= 2 and -5 < least < 7  # else too far apart, too small or too large
     spells: list[Callable[[float], str]] = []
     for digits in range(4, MOST_DIGITS + 1):
-        if max(sizes) - min(sizes) > 2 or not -5 < min(sizes) < 7:  # too far apart, too small or large, to line up
-            spells.append(f"{{:.{digits}g}}".format)
-        else:
-            spells.append(f"{{:.{max(0, digits - 1 - max(sizes), digits - 2 - min(sizes))}f}}".format)
+        form = f".{max(0, digits - 1 - most, digits - 2 - least)}f" if lines_up else f".{digits}g"
+        spells.append(f"{{:{form}}}".format)
         if len({spells[-1](value) for value in usable}) == len(usable):
             return spells[-1]
     return spells[0]
@@ -2358,23 +2238,12 @@ def cell_text(value: object) -> str:
         return f"{value:g}" if float(f"{value:g}") == value or not math.isfinite(value) else repr(value)
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M")
-    if isinstance(value, list):
-        return ", ".join(map(cell_text, value))
-    return printable(str(value))
+    return ", ".join(map(cell_text, value)) if isinstance(value, list) else printable(str(value))
 
 
 def exact_text(value: object) -> str | None:
     """A value as text that loses nothing, for tables whose cells are of several types."""
-    if value is None or isinstance(value, str):
-        return value
-    return json_text(value).strip('"')
-
-
-def cut(result: Result, most: int | None) -> Result:
-    """`result` with at most `most` rows of its data (None or 0: all)."""
-    if not most or result.table.height <= most:
-        return result
-    return replace(result, table=result.table.head(most), rows=None if result.rows is None else result.rows[:most])
+    return value if value is None or isinstance(value, str) else json_text(value).strip('"')
 
 
 def bounded(result: Result, most: int | None) -> Result:
@@ -2402,10 +2271,8 @@ def fitted(columns: Sequence[TableColumn], width: int) -> tuple[list[TableColumn
         more = max(0, min(spare, columns[i].width - widths[i]))  # then as many as it can
         widths[i] += more
         spare -= more
-    fitting = [
-        columns[i]._replace(label=shortened(columns[i].label, n), cells=short_names(columns[i].cells, n))
-        for i, n in widths.items()
-    ]
+    short = {i: (shortened(columns[i].label, n), short_names(columns[i].cells, n)) for i, n in widths.items()}
+    fitting = [columns[i]._replace(label=label, cells=cells) for i, (label, cells) in short.items()]
     return fitting, [column.label for i, column in enumerate(columns) if i not in widths]
 
 
@@ -2456,15 +2323,14 @@ def cell_count(text: str) -> int:
 
 def markdown_text(results: Sequence[Result]) -> str:
     """Tables for pull requests and notes: the columns that a terminal shows, in full length."""
-    parts = []
+    lines: list[str] = []
     for result in results:
-        columns = [TableColumn(markdown(c.label), [*map(markdown, c.cells)], c.is_text) for c in result.view()]
+        columns = result.view()
         notes = [*result.notes, *left_off([column.label for column in columns[MARKDOWN_COLUMNS:]])]
-        columns = columns[:MARKDOWN_COLUMNS]
-        rows = [*zip(*(column.cells for column in columns), strict=True)]
-        lines = [f"**{markdown(result.title)}**", "", *(made_table(columns, rows, "pipe") if columns else [])]
-        parts.append("\n".join([*lines, *([""] if notes else []), *(f"- {markdown(note)}" for note in notes)]))
-    return "\n\n".join(parts) + "\n"
+        table = made_table(escaped(columns[:MARKDOWN_COLUMNS], markdown), "pipe")
+        lines += [f"**{markdown(result.title)}**", "", *table, *([""] if notes else [])]
+        lines += [*(f"- {markdown(note)}" for note in notes), ""]
+    return "\n".join(lines)
 
 
 def markdown(text: str) -> str:
@@ -2480,37 +2346,26 @@ def latex_text(results: Sequence[Result]) -> str:
     """Tables for a paper, with booktabs: the columns that a terminal shows, in full length; the best cells bold."""
     lines = ["% needs \\usepackage{booktabs}"]
     for result in results:
-        columns = [column._replace(label=latex(column.label)) for column in result.view()]
-        marked = [result.key == "pivot" and i > 0 for i in range(len(columns))]
-        cells = [[latex_cell(cell, marked=m) for cell in c.cells] for m, c in zip(marked, columns, strict=True)]
-        text = "\n".join(made_table(columns, [*zip(*cells, strict=True)], "latex_raw"))
-        for rule in ("toprule", "midrule", "bottomrule"):
-            text = text.replace(r"\hline", f"\\{rule}", 1)
-        lines += [f"% {printable(result.title)}", text, *(f"% {printable(note)}" for note in result.notes)]
+        first, rest = result.view()[:1], result.view()[1:]
+        marked = [c._replace(label=latex(c.label), cells=[latex(cell, marked=True) for cell in c.cells]) for c in rest]
+        columns = escaped(first, latex) + (marked if result.key == "pivot" else escaped(rest, latex))
+        rules = iter((r"\toprule", r"\midrule", r"\bottomrule"))
+        table = [next(rules) if line == r"\hline" else line for line in made_table(columns, "latex_raw")]
+        lines += [f"% {printable(result.title)}", *table, *(f"% {printable(note)}" for note in result.notes)]
     return "\n".join(lines) + "\n"
 
 
-def latex_cell(text: str, *, marked: bool) -> str:
-    r"""`text` as LaTeX; a pivot's best cell of a row is bold, of a column underlined.
+def latex(text: str, *, marked: bool = False) -> str:
+    r"""`text` as LaTeX that prints it literally; a pivot's best cell of a row is bold, of a column underlined.
 
-    >>> print(latex_cell("0.5 ± 0.1 (3)*", marked=True), latex_cell("a (3)*", marked=False))
-    \textbf{0.5 $\pm$ 0.1 (3)} a (3)*
+    >>> print(latex("50% of a_b"), latex("0.5 ± 0.1 (3)*", marked=True))
+    50\% of a\_b \textbf{0.5 $\pm$ 0.1 (3)}
     """
     marks = text[len(text.rstrip(ROW_BEST + COLUMN_BEST)) :] if marked else ""
-    cell = latex(text.removesuffix(marks))
+    plain = printable(text.removesuffix(marks))
+    cell = "".join(LATEX.get(c, c if ord(c) <= LATIN else f"{{[}}U+{ord(c):04X}{{]}}") for c in plain)
     cell = f"\\textbf{{{cell}}}" if ROW_BEST in marks else cell
     return f"\\underline{{{cell}}}" if COLUMN_BEST in marks else cell
-
-
-def latex(text: str) -> str:
-    r"""`text` as LaTeX that prints it literally.
-
-    >>> print(latex("50% of a_b"))
-    50\% of a\_b
-    """
-    return "".join(
-        LATEX.get(c, c if c.isascii() or ord(c) <= LATIN else f"{{[}}U+{ord(c):04X}{{]}}") for c in printable(text)
-    )
 
 
 def json_document(results: Sequence[Result]) -> dict[str, object]:
@@ -2545,24 +2400,18 @@ def jsonable(value: object) -> object:
 
 
 def csv_text(table: pl.DataFrame) -> str:
-    """A table as CSV at full precision, safe to open in a spreadsheet."""
+    """A table as CSV at full precision, safe to open in a spreadsheet.
+
+    Control characters are replaced, and text that would be a formula begins with an apostrophe: -1e-3 is a number.
+    """
     nested = [column for column, dtype in table.schema.items() if dtype.is_nested()]
     flat = table.with_columns(pl.Series(name, map(json_text, table[name].to_list())) for name in nested)
-    heads = (
-        pl.DataFrame({"head": table.columns}).select(harmless(pl.col("head")))["head"].to_list() if table.width else []
-    )
-    safe = flat.with_columns(harmless(pl.col(pl.String))).rename(dict(zip(table.columns, heads, strict=True)))
-    return safe.write_csv(datetime_format="%Y-%m-%dT%H:%M:%S%.fZ")
-
-
-def harmless(text: pl.Expr) -> pl.Expr:
-    """`text` without control characters, and with an apostrophe before what a spreadsheet would run as a formula.
-
-    Text that is a number, such as -1e-3 in a column of mixed values, stays as it is.
-    """
-    clean = text.str.replace_all(r"[\p{Cc}--\t\r\n]", "\N{REPLACEMENT CHARACTER}")
+    clean = pl.col(pl.String).str.replace_all(r"[\p{Cc}--\t\r\n]", "\N{REPLACEMENT CHARACTER}")
     formula = clean.str.contains(r"^[=+\-@\t\r]") & ~clean.str.contains(r"^-\d+(\.\d+)?([eE][+-]?\d+)?$")
-    return pl.when(formula).then("'" + clean).otherwise(clean).name.keep()
+    safe = pl.when(formula).then("'" + clean).otherwise(clean).name.keep()
+    heads = pl.DataFrame({"head": table.columns}, {"head": pl.String}).select(safe)["head"]
+    harmless = flat.with_columns(safe).rename(dict(zip(table.columns, heads, strict=True)))
+    return harmless.write_csv(datetime_format="%Y-%m-%dT%H:%M:%S%.fZ")
 
 
 # --- renderers: pictures and pages ----------------------------------------------------------------------------
@@ -2570,6 +2419,8 @@ def harmless(text: pl.Expr) -> pl.Expr:
 
 def write_picture(results: Sequence[Result], at: Path, ending: str, say: Say) -> None:
     """Draw one result: as PNG, SVG, or a page with the SVG in it that needs no network."""
+    import vl_convert
+
     drawable = [result for result in results if result.chart and result.table.height]
     if not drawable:
         raise ScriptError(f"there is nothing to draw; pictures show {', '.join(ONE_PICTURE)}", WRONG_USAGE)
@@ -2577,29 +2428,21 @@ def write_picture(results: Sequence[Result], at: Path, ending: str, say: Say) ->
     if others:
         say(f"one picture fits; left out: {some_of([other.title for other in others])}")
     if ending == ".png":
-        import vl_convert
-
         at.write_bytes(vl_convert.vegalite_to_png(chart_json(result, INK), scale=2))
+    elif ending == ".svg":
+        at.write_text(vl_convert.vegalite_to_svg(chart_json(result, INK)), encoding="utf-8")
     else:
-        page = svg_text(result, INK) if ending == ".svg" else html_page(result.title, [html_section(result)])
-        at.write_text(page, encoding="utf-8")
-
-
-def svg_text(result: Result, ink: str) -> str:
-    """The picture of a result; `ink` is the colour of its text and lines."""
-    import vl_convert
-
-    return str(vl_convert.vegalite_to_svg(chart_json(result, ink)))
+        at.write_text(html_page(result.title, html_section(result)), encoding="utf-8")
 
 
 def chart_json(result: Result, ink: str) -> str:
     """A Vega-Lite chart of a result: with its title on white, or in a page's ink and without either."""
     spec, beyond = result.chart() if result.chart else ({}, "")
-    axis = {"labelColor": ink, "titleColor": ink, "labelLimit": 400, "titleLimit": 400, "titleFontWeight": "normal"}
-    axis |= dict.fromkeys(("domainColor", "tickColor"), ink) | {"gridColor": ink, "gridOpacity": 0.15}
-    legend = {"labelColor": ink, "titleColor": ink, "labelLimit": 400, "symbolLimit": 40}
+    text = {"labelColor": ink, "titleColor": ink, "labelLimit": 400}
+    axis = {**text, "titleLimit": 400, "titleFontWeight": "normal", "domainColor": ink, "tickColor": ink}
+    axis |= {"gridColor": ink, "gridOpacity": 0.15}
     title = {"color": ink, "anchor": "start", "fontSize": 13}
-    config = {"axis": axis, "title": title, "legend": legend, "view": {"stroke": None}}
+    config = {"axis": axis, "title": title, "legend": {**text, "symbolLimit": 40}, "view": {"stroke": None}}
     alone: dict[str, Any] = {"background": "transparent"}
     if ink == INK:
         alone = {"background": "white", "title": wrapped(result.title + beyond, 80)}
@@ -2610,11 +2453,6 @@ def chart_json(result: Result, ink: str) -> str:
 def channel(name: str, measure: str = "quantitative", **more: object) -> dict[str, Any]:
     """How a column of the drawn rows is shown."""
     return {"field": name, "type": measure, "title": None, **more}
-
-
-def value_scale(options: Options) -> dict[str, Any]:
-    """The scale of an axis of values; a logarithmic one has no place for zero and below."""
-    return {"type": "log"} if options.log else {"zero": False}
 
 
 def drawn_rows(rows: pl.DataFrame, options: Options, most: int | None = None) -> tuple[list[dict[str, Any]], str]:
@@ -2631,6 +2469,17 @@ def drawn_rows(rows: pl.DataFrame, options: Options, most: int | None = None) ->
     return usable.head(most or usable.height).with_row_index("rank").to_dicts(), beyond
 
 
+def layers_of(
+    axis: Literal["x", "y"], value: Mapping[str, Any], mark: object, span: object, rest: Mapping[str, Any], columns: Any
+) -> list[dict[str, Any]]:
+    """The marks of the values along an axis, and where `columns` have intervals, the marks of these."""
+    layers: list[dict[str, Any]] = [{"mark": mark, "encoding": {axis: channel("value", **value), **rest}}]
+    if "ci_low" in columns:
+        ends = {axis: channel("ci_low", **value), f"{axis}2": {"field": "ci_high"}, **rest}
+        layers.append({"transform": [{"filter": "isValid(datum.ci_low)"}], "mark": span, "encoding": ends})
+    return layers
+
+
 def points_chart(
     names: Sequence[str], table: pl.DataFrame, title: str, options: Options, stat: str = "value"
 ) -> tuple[dict[str, Any], str]:
@@ -2640,15 +2489,10 @@ def points_chart(
     rows, beyond = drawn_rows(shown, options, MOST_DRAWN)
     texts = json.dumps([shortened(printable(row["name"]), LABEL_WIDTH) for row in rows])
     y = channel("rank", "ordinal", axis={"labelExpr": f"{texts}[datum.value]"})  # two rows may have one name
-    x: dict[str, Any] = {"title": title, "scale": value_scale(options)}
+    value = {"title": title, "scale": {"type": "log"} if options.log else {"zero": False}}
     point = {"type": "point", "filled": True, "size": 70, "opacity": 1}
-    layers: list[dict[str, Any]] = [{"mark": point, "encoding": {"x": channel("value", **x), "y": y}}]
-    if bounds:
-        span = {"x": channel("ci_low", **x), "x2": {"field": "ci_high"}, "y": y, "color": {"value": BLUE}}
-        valid = [{"filter": "isValid(datum.ci_low)"}]
-        layers.append({"transform": valid, "mark": {"type": "rule", "strokeWidth": 2}, "encoding": span})
-    size = {"width": PICTURE_WIDTH, "height": {"step": 20}}
-    return {"data": {"values": rows}, "layer": layers, **size}, beyond
+    layers = layers_of("x", value, point, {"type": "rule", "strokeWidth": 2, "color": BLUE}, {"y": y}, bounds)
+    return {"data": {"values": rows}, "layer": layers, "width": PICTURE_WIDTH, "height": {"step": 20}}, beyond
 
 
 def pivot_chart(cells: pl.DataFrame, options: Options) -> tuple[dict[str, Any], str]:
@@ -2680,57 +2524,47 @@ def curves_chart(
     shown = [line.select(pl.lit(name).alias("name"), *columns) for name, line in zip(texts, lines, strict=False)]
     rows, beyond = drawn_rows(pl.concat(shown), options)
     label, _, over = what.partition(" over ")
-    y: dict[str, Any] = {"title": label, "scale": value_scale(options)}
-    if not options.log and (domain := readable_domain([row["value"] for row in rows])):
-        y["scale"]["domain"] = domain
+    scale: dict[str, Any] = {"type": "log"} if options.log else {"zero": False}
+    if rows and not options.log:
+        numbers = pl.Series([row["value"] for row in rows])
+        low, middle, high = (cast("float", numbers.quantile(share)) for share in (0.02, 0.5, 0.9))
+        least, most, width = min(numbers), max(numbers), max(high - low, abs(middle) * 1e-3, 1e-300)
+        if most > high + 20 * width or least < low - 20 * width:  # all other values would be a flat line
+            scale["domain"] = [max(least, low - width), min(most, high + width)]
     legend = {"orient": "bottom", "columns": 2, "symbolOpacity": 1}
-    shared = {"x": channel("x", title=over), "color": channel("name", "nominal", sort=None, legend=legend)}
-    line = {"type": "line", "strokeWidth": 1.8, "clip": True}
-    layers: list[dict[str, Any]] = [{"mark": line, "encoding": {"y": channel("value", **y), **shared}}]
-    if bounds:
-        band = {"y": channel("ci_low", **y), "y2": {"field": "ci_high"}, **shared}
-        mark, valid = {"type": "area", "opacity": 0.15, "clip": True}, [{"filter": "isValid(datum.ci_low)"}]
-        layers.append({"transform": valid, "mark": mark, "encoding": band})
+    rest = {"x": channel("x", title=over), "color": channel("name", "nominal", sort=None, legend=legend)}
+    line, band = {"type": "line", "strokeWidth": 1.8, "clip": True}, {"type": "area", "opacity": 0.15, "clip": True}
+    layers = layers_of("y", {"title": label, "scale": scale}, line, band, rest, bounds)
     if len(names) > MOST_LINES:
         beyond = f"; the first {MOST_LINES} of {len(names)} are drawn{beyond}"
     return {"data": {"values": rows}, "layer": layers, "width": PICTURE_WIDTH, "height": 300}, beyond
 
 
-def readable_domain(numbers: Sequence[float]) -> list[float]:
-    """Where an axis is to begin and end, if single values would make all others a flat line; else empty."""
-    values = pl.Series(numbers, dtype=pl.Float64)
-    low, middle, high = (float(values.quantile(share) or 0) for share in (0.02, 0.5, 0.9))
-    least, most = min(numbers, default=0.0), max(numbers, default=0.0)
-    width = max(high - low, abs(middle) * 1e-3, 1e-300)
-    cut_off = most > high + 20 * width or least < low - 20 * width
-    return [max(least, low - width), min(most, high + width)] if cut_off else []
-
-
-def html_page(title: str, sections: Sequence[str]) -> str:
+def html_page(title: str, body: str) -> str:
     """A page that stands alone: no script, nothing from the network, light or dark as the reader has it."""
     head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
     head += f"<title>{html.escape(printable(title))}</title><style>{STYLE}</style>"
-    body = "".join(sections)
     return f"<!doctype html>\n<html lang='en'><head>{head}</head>\n<body><main>{body}</main></body></html>\n"
 
 
 def html_section(result: Result, most: int | None = None) -> str:
     """A result as a heading, its picture where it has one, its table with at most `most` rows, and its notes."""
-    has_picture = result.chart and result.table.height
-    picture = f"<figure>{svg_text(result, 'currentColor')}</figure>" if has_picture else ""
+    import vl_convert
+
+    picture = ""
+    if result.chart and result.table.height:
+        picture = f"<figure>{vl_convert.vegalite_to_svg(chart_json(result, 'currentColor'))}</figure>"
     result = bounded(result, most)
-    columns = [column._replace(label=html.escape(column.label)) for column in result.view()]
-    rows = [[html.escape(cell) for cell in cells] for cells in zip(*(c.cells for c in columns), strict=True)]
-    for cells, url in zip(rows, result.links, strict=False):
-        cells[0] = f"<a href='{html.escape(url or '')}'>{cells[0]}</a>" if is_web_address(url) else cells[0]
-    table = "\n".join(made_table(columns, rows, "unsafehtml")) if columns else ""
+    links = [html.escape(url) if url else None for url in result.links]
+    columns = linked(escaped(result.view(), html.escape), links, "<a href='{url}'>{name}</a>")
+    table = "\n".join(made_table(columns, "unsafehtml"))
     notes = "".join(f"<p class='note'>{html.escape(printable(note))}</p>" for note in result.notes)
     heading = html.escape(printable(result.title))
     return f"<section><h2>{heading}</h2>{picture}<div class='wide'>{table}</div>{notes}</section>\n"
 
 
-def report_results(study: Study, options: Options) -> list[Result]:
-    """What a report shows, as asked or as suggests itself: the best runs, groups, a pivot, curves, what was varied."""
+def write_report(file: Path, study: Study, options: Options) -> None:
+    """Write a page, or Markdown: the best runs, groups, a pivot, curves, what was varied, as asked or as suggested."""
     by = [*study.by] or suggested_grouping(study.runs)
     study, names = study._replace(by=by), options.curves
     results = [overview(study)]
@@ -2742,30 +2576,29 @@ def report_results(study: Study, options: Options) -> list[Result]:
         names = names or curves_like(study.metrics[0], study.runs)
     results += curves(study, replace(options, curves=names)) if names else []
     results += [*health(study, options), *varied(study, options)]
-    return results + ([associations(study.runs, study.metrics[0])] if study.metrics and not options.curves else [])
+    results += [associations(study.runs, study.metrics[0])] if study.metrics and not options.curves else []
+    title = printable(f"Runs of {some_of([*map(str, study.everything.files)], FEW)}")
+    if file.suffix.lower() == ".md":
+        text = markdown_text([bounded(result, options.max_rows) for result in results])
+        page = f"# {markdown(title)}\n\n{text}"
+    else:
+        sections = [html_section(result, options.max_rows) for result in results]
+        page = html_page(title, "".join([f"<h1>{html.escape(title)}</h1>", *sections]))
+    with replacing(file) as partial:
+        partial.write_text(page, encoding="utf-8")
+    if options.format != "json":
+        print(file)
+    elif not options.output:
+        print(json_text({**json_document(results), "files": [str(file)]}))
 
 
 def curves_like(metric: Metric, runs: Runs) -> tuple[str, ...]:
     """The metric to draw curves of where none is named: this metric's validation, else its training, else itself."""
     there = [metric_label(part, c) for part in history_files(runs) for c in part.dtypes if c.startswith("metric_")]
     own = words(re.sub(r" \(.*", "", metric.label))
-    for tier in (VALIDATION, {"train", "training"}, {*own}):
-        for name in there:
-            if own[-1] in words(name) and tier & {*words(name)}:
-                return (name,)
-    return ()
-
-
-def write_report(results: Sequence[Result], file: Path, title: str, most: int | None) -> None:
-    """The report as a page, or as Markdown, with at most `most` rows of each table."""
-    with replacing(file) as partial:
-        if file.suffix.lower() == ".md":
-            text = markdown_text([bounded(result, most) for result in results])
-            partial.write_text(f"# {markdown(title)}\n\n{text}", encoding="utf-8")
-        else:
-            heading = f"<h1>{html.escape(printable(title))}</h1>"
-            sections = [html_section(result, most) for result in results]
-            partial.write_text(html_page(title, [heading, *sections]), encoding="utf-8")
+    tiers = VALIDATION, {"train", "training"}, {*own}
+    found = (name for tier in tiers for name in there if own[-1] in words(name) and tier & {*words(name)})
+    return tuple(itertools.islice(found, 1))
 
 
 # --- output ---------------------------------------------------------------------------------------------------
@@ -2773,32 +2606,35 @@ def write_report(results: Sequence[Result], file: Path, title: str, most: int | 
 
 def deliver(results: Sequence[Result], options: Options, say: Say) -> None:
     """Write the file that was asked for, and show what is to be shown."""
-    if sys.stdout is None and options.output is None:
-        raise ScriptError(
-            "stdout is closed: the answer has no place to go; open it, or name a file with -o", NOTHING_USABLE
-        )
-    shows = sys.stdout is not None and (options.output is None or options.format == "json" or sys.stdout.isatty())
-    if not shows or options.format in {"json", "csv"}:  # no table for people, which would say them
-        for result in results:
-            for line in (result.title, *result.notes):
-                say(line)
-    if options.output:
-        ending = options.output.suffix.lower()
+    output, for_programs = options.output, options.format in {"json", "csv"}
+    if sys.stdout is None and output is None:
+        hint = "the answer has no place to go; open it, or name a file with -o"
+        raise ScriptError(f"stdout is closed: {hint}", NOTHING_USABLE)
+    shows = sys.stdout is not None and (output is None or options.format == "json" or sys.stdout.isatty())
+    if not shows or for_programs:  # no table for people, which would say them
+        for line in (line for result in results for line in (result.title, *result.notes)):
+            say(line)
+    if output:
+        ending = output.suffix.lower()
         form = FILE_FORMATS[ending]
-        with replacing(options.output) as partial:
+        with replacing(output) as partial:
             if form == "parquet":
-                write_parquet(one_table(results, say), partial)
+                mark = {RESULT_KEY: str(JSON_VERSION)}
+                one_table(results, say).write_parquet(partial, compression="zstd", statistics=True, metadata=mark)
             elif form == "picture":
                 write_picture(results, partial, ending, say)
             else:
                 whole = chosen_result(results, ONE_TABLE, say) if form == "latex" else results
                 partial.write_text(text_of(whole, form, say), encoding="utf-8")
     if shows:
-        limited = cut if options.format in {"json", "csv"} else bounded
-        files = {"files": [str(options.output)]} if options.output else {}
-        sys.stdout.write(text_of([limited(r, options.max_rows) for r in results], options.format, say, **files))
-    if options.output and options.format != "json":
-        print(options.output)
+        most, files = options.max_rows, {"files": [str(output)]} if output else {}
+        if for_programs and most:
+            shown = [replace(r, table=r.table.head(most), rows=r.rows and r.rows[:most]) for r in results]
+        else:
+            shown = [*results] if for_programs else [bounded(result, most) for result in results]
+        sys.stdout.write(text_of(shown, options.format, say, **files))
+    if output and options.format != "json":
+        print(output)
 
 
 def text_of(results: Sequence[Result], form: str, say: Say, **more: object) -> str:
@@ -2814,12 +2650,6 @@ def text_of(results: Sequence[Result], form: str, say: Say, **more: object) -> s
             return latex_text(results)
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return table_text(results, width=shutil.get_terminal_size((LINE_WIDTH, 24)).columns, colours=colours)
-
-
-def write_parquet(table: pl.DataFrame, file: Path) -> None:
-    """Write `table`, marked as an answer, into `file`."""
-    with unfinished_unnamed(file):
-        table.write_parquet(file, compression="zstd", statistics=True, metadata={RESULT_KEY: str(JSON_VERSION)})
 
 
 def chosen_result(results: Sequence[Result], keys: Sequence[str], say: Say) -> list[Result]:
@@ -2847,34 +2677,12 @@ def replacing(file: Path) -> Iterator[Path]:
             os.fsync(whole.fileno())
         unfinished.replace(file)
     except OSError as error:
-        reason = error.strerror or error
-        raise ScriptError(
-            f"{file} was not written: {reason}; free the place or choose another with -o", NOTHING_USABLE
-        ) from error
+        reason = error.strerror or str(error).partition(" (os error")[0]  # polars would name the unfinished file
+        hint = "free the place or choose another with -o"
+        raise ScriptError(f"{file} was not written: {reason}; {hint}", NOTHING_USABLE) from error
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
-
-
-@contextmanager
-def unfinished_unnamed(file: Path) -> Iterator[None]:
-    """Take the name of the unfinished `file` off an error of polars: the user knows the file by another."""
-    try:
-        yield
-    except OSError as error:
-        reason = str(error)  # it ends in the name, which may be cut short
-        raise OSError(reason.partition(" (os error")[0] if file.suffix in reason else reason) from error
-
-
-def speaker(*, quiet: bool) -> Say:
-    """A function that tells people one line on stderr; when quiet, one that does not."""
-
-    def say(message: str) -> None:
-        if not quiet:
-            with suppress(BrokenPipeError):  # nobody reads it; the work goes on
-                print(printable(message), file=sys.stderr)
-
-    return say
 
 
 def printable(text: str) -> str:
@@ -2889,24 +2697,25 @@ def printable(text: str) -> str:
 # --- command line ---------------------------------------------------------------------------------------------
 
 
-def parse_args(argv: Sequence[str]) -> Options:
+def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of flags
     """The command line as options: the flags, in the manual's order."""
     parser = Parser(__doc__ or "")
     parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="runs files, or folders that hold some")
 
     add = parser.add_argument_group("questions (several at once are welcome; none: an overview)").add_argument
     many: dict[str, Any] = {"action": "extend", "default": [], "type": lambda text: comma_separated([text])}
+    flag: dict[str, Any] = {"action": "store_true"}
     add("-t", "--top", type=positive, metavar="N", help="the N best runs and how they differ")
     add("-g", "--group-by", **many, metavar="A,B", help="statistics per value of these columns")
     add("--pivot", **many, metavar="ROWS,COLUMNS", help="mean ± std (n) per combination of values")
     add("--curves", **many, metavar="METRIC", help="over the steps, per run or by --group-by")
-    add("--varying", action="store_true", help="which config columns vary, their values, the grid's holes")
+    add("--varying", **flag, help="which config columns vary, their values, the grid's holes")
     add("--diff", nargs="+", default=[], metavar="RUN", help="what differs between runs, by id or name")
-    add("--importance", action="store_true", help="which settings go with the metric")
-    add("--health", action="store_true", help="NaN, divergence, spikes, runs that crashed or stopped early")
-    add("--schema", action="store_true", help="the columns, what they hold and how completely")
+    add("--importance", **flag, help="which settings go with the metric")
+    add("--health", **flag, help="NaN, divergence, spikes, runs that crashed or stopped early")
+    add("--schema", **flag, help="the columns, what they hold and how completely")
     add("--sql", metavar="QUERY", help="a SELECT over the views runs and history, in DuckDB's SQL")
-    add("--report", type=ending_in(".html", ".md"), metavar="FILE", help="all of it as one page: FILE.html or FILE.md")
+    add("--report", type=Path, metavar="FILE", help="all of it as one page: FILE.html or FILE.md")
 
     add = parser.add_argument_group("groups").add_argument
     add("--stat", choices=("mean", "median", "iqm"), default="mean", help="what groups are compared by (default: mean)")
@@ -2914,20 +2723,14 @@ def parse_args(argv: Sequence[str]) -> Options:
 
     add = parser.add_argument_group("curves and pictures").add_argument
     add("--x", metavar="AXIS", help="step, runtime, time or a metric (default: its step metric, else step)")
-    add("--best-so-far", action="store_true", help="each run's best value up to there")
-    add("--smooth", type=smoothing, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
+    add("--best-so-far", **flag, help="each run's best value up to there")
+    add("--smooth", type=float, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
     add("--points", type=positive, metavar="N", help=f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS})")
-    add("--log", action="store_true", help="pictures with a logarithmic value axis")
+    add("--log", **flag, help="pictures with a logarithmic value axis")
 
     group = parser.add_argument_group("metric")
-    group.add_argument(
-        "-m",
-        "--metric",
-        **many,
-        dest="metrics",
-        metavar="NAME",
-        help="what is compared (repeatable; --top takes the first)",
-    )
+    what = "what is compared (repeatable; --top takes the first)"
+    group.add_argument("-m", "--metric", **many, dest="metrics", metavar="NAME", help=what)
     of_run = "of each run (default: the summary's; others: aggregate_runs --history)"
     group.add_argument("--value", choices=tuple(VALUES), default="summary", help=of_run)
     goal = group.add_mutually_exclusive_group()
@@ -2937,11 +2740,21 @@ def parse_args(argv: Sequence[str]) -> Options:
     add = parser.add_argument_group("which runs").add_argument
     add("-f", "--filter", dest="name_pattern", metavar="REGEX", help="runs whose name matches, in any case")
     add("--where", metavar="SQL", help="a predicate: \"config_lr < 0.01 AND created_at >= '2026-01-31'\"")
-    of_states = {**many, "type": known_states, "dest": "states", "metavar": "STATE"}
-    add("-s", "--state", **of_states, help="runs in this state, or all (default: finished, or all where none is)")
-    add_output_flags(parser.add_argument_group("output").add_argument, many)
+    lower = {**many, "type": lambda text: comma_separated([text.lower()]), "dest": "states", "metavar": "STATE"}
+    add("-s", "--state", **lower, help="runs in this state, or all (default: finished, or all where none is)")
 
-    args = vars(parser.parse_strictly(without_secrets(argv, parser)))
+    add = parser.add_argument_group("output").add_argument
+    add("-o", "--output", type=Path, metavar="FILE", help=f"write to FILE{', '.join(FILE_FORMATS)}")
+    add("--columns", **many, metavar="A,B", help="show these columns, of the runs or of the statistics")
+    add("--max-rows", type=not_negative, metavar="N", help="show at most N rows of each table (0: all)")
+    formats = ("table", "json", "csv", "markdown", "latex")
+    add("--format", choices=formats, default="table", help="of stdout (default: table)")
+    add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
+    add("--quiet", **flag, help="nothing on stderr but errors")
+    add("--debug", **flag, help="show the traceback of an error")
+
+    args = vars(parser.parse_strictly(argv))
+    del args["debug"]
     # An input that was named after --diff's runs is no run.
     files = [name for name in args["diff"] if name.endswith(".parquet") or Path(name).is_dir()]
     args["inputs"] += [Path(name) for name in files]
@@ -2950,50 +2763,17 @@ def parse_args(argv: Sequence[str]) -> Options:
         raise ScriptError("--diff needs two runs or more, by id or name", WRONG_USAGE)
     if args["sql"] is not None and (args["name_pattern"] or args["where"] or args["states"]):
         raise ScriptError("--sql asks all runs: put the condition into its WHERE", WRONG_USAGE)
-    del args["debug"]
+    for state in args["states"]:
+        if state not in {*STATES, "all"}:
+            near = did_you_mean(state, [*STATES, "all"]) or f"; there are all, {', '.join(STATES)}"
+            raise ScriptError(f"--state {state}: no such state{near}", WRONG_USAGE)
+    for flag_, endings in (("output", [*FILE_FORMATS]), ("report", [".html", ".md"])):
+        if args[flag_] and args[flag_].suffix.lower() not in endings:
+            raise ScriptError(f"--{flag_} {args[flag_]}: the name must end in {' or '.join(endings)}", WRONG_USAGE)
+    if not 0 <= (args["smooth"] or 0) < 1:
+        raise ScriptError(f"--smooth {args['smooth']:g} is no number from 0 on, below 1", WRONG_USAGE)
     fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in args.items()}
     return Options(**fields)
-
-
-def without_secrets(argv: Sequence[str], parser: Parser) -> list[str]:
-    """The arguments, but of an unknown --flag=value the flag alone: it will be named, and the value may be a secret."""
-    if not any("=" in argument for argument in argv):
-        return [*argv]
-    flags = set(re.findall(r"--[a-z][a-z-]*", parser.format_help()))
-    found = [(argument, re.fullmatch("(--[^=]*)=.*", argument, re.DOTALL)) for argument in argv]
-    return [match[1] if match and match[1] not in flags else argument for argument, match in found]
-
-
-def add_output_flags(add: Callable[..., object], many: Mapping[str, Any]) -> None:
-    """The flags of the command line that tell where results go, and in which form."""
-    endings = f"write to FILE{', '.join(FILE_FORMATS)}"
-    add("-o", "--output", type=ending_in(*FILE_FORMATS), metavar="FILE", help=endings)
-    add("--columns", **many, metavar="A,B", help="show these columns, of the runs or of the statistics")
-    add("--max-rows", type=not_negative, metavar="N", help="show at most N rows of each table (0: all)")
-    formats = ("table", "json", "csv", "markdown", "latex")
-    add("--format", choices=formats, default="table", help="of stdout (default: table)")
-    add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
-    add("--quiet", action="store_true", help="nothing on stderr but errors")
-    add("--debug", action="store_true", help="show the traceback of an error")
-
-
-def ending_in(*endings: str) -> Callable[[str], Path]:
-    """A converter to a file whose name ends in one of these."""
-
-    def file(text: str) -> Path:
-        if Path(text).suffix.lower() not in endings:
-            raise argparse.ArgumentTypeError(f"{text}: the name must end in {' or '.join(endings)}")
-        return Path(text)
-
-    return file
-
-
-def smoothing(text: str) -> float:
-    """A weight from 0 on, below 1."""
-    with suppress(ValueError):
-        if 0 <= float(text) < 1:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text} is no number from 0 on, below 1")
 
 
 def positive(text: str) -> int:
@@ -3010,16 +2790,6 @@ def not_negative(text: str) -> int:
     return int(text)
 
 
-def known_states(text: str) -> tuple[str, ...]:
-    """States, or `all`, in lower case."""
-    chosen = comma_separated([text.lower()])
-    for state in chosen:
-        if state not in {*STATES, "all"}:
-            near = did_you_mean(state, [*STATES, "all"]) or f"; there are all, {', '.join(STATES)}"
-            raise argparse.ArgumentTypeError(f"{state}: no such state{near}")
-    return chosen
-
-
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose help is the manual, and whose errors are one line that names the nearest flag."""
 
@@ -3031,8 +2801,8 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(argv)
         if unknown:
             flags = re.findall(r"--[a-z][a-z-]+", self.format_help())
-            near = did_you_mean(unknown[0], flags)
-            raise ScriptError(f"unknown argument {unknown[0]}{near}; --help lists all", WRONG_USAGE)
+            name = unknown[0].partition("=")[0]  # what follows may be a key
+            raise ScriptError(f"unknown argument {name}{did_you_mean(name, flags)}; --help lists all", WRONG_USAGE)
         return parsed
 
     def error(self, message: str) -> NoReturn:
@@ -3048,40 +2818,6 @@ def comma_separated(values: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(part.strip() for value in values or () for part in value.split(",") if part.strip())
 
 
-def guarded(work: Callable[[], int], *, debug: bool) -> int:
-    """The exit code of `work`: the only place where exceptions become messages."""
-    tolerate_any_text()
-    try:
-        code = work()
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except ScriptError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # the reader (`| head`) has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except OSError as error:
-        if debug:
-            raise
-        print(
-            f"error: {error.filename or 'stdout'}: {error.strerror or error}; see to it and run again", file=sys.stderr
-        )
-        return NOTHING_USABLE
-    except Exception as error:
-        if debug:
-            raise
-        bug = f"a bug in this script: {error!r}"
-        print(f"error: {printable(bug)}; run it again with --debug and report what it prints", file=sys.stderr)
-        return NOTHING_USABLE
-    return code
-
-
 def import_libraries() -> None:
     """Import what takes time, once the command line is right."""
     global pl, tabulate
@@ -3093,101 +2829,84 @@ def import_libraries() -> None:
 
 def analyze(options: Options) -> int:
     """Answer what was asked."""
+
+    def say(message: str) -> None:
+        if not options.quiet:
+            with suppress(BrokenPipeError):  # nobody reads it; the work goes on
+                print(printable(message), file=sys.stderr)
+
     import_libraries()
-    say = speaker(quiet=options.quiet)
     parts, remarks, damaged = choose_inputs(options.inputs)
-    refuse_overwriting([file for part in parts for file in part.files], options.output or options.report)
+    everything = join_inputs(parts)
+    output = options.output or options.report
+    if output and is_runs_file(output):
+        raise ScriptError(f"-o {output} holds runs, which would be lost; choose another name", WRONG_USAGE)
     for line in remarks:
         say(line)
-    everything = join_inputs(parts)
-    study = prepared(everything, options, say)
+    any_state, runs = select_runs(options, everything, say)
+    metrics = chosen_metrics(options, runs)
+    study = Study(everything, any_state, runs, (), metrics, say)
+    for line in (line for metric in metrics for line in remarks_on_metric(metric, study, options)):
+        say(line)
+    if options.best_per:
+        runs = best_settings(runs, options, required(metrics)[0], say)
+    runs, by = grouping(options.group_by, runs, say)
+    study = study._replace(runs=runs, by=by)
     if options.report is None or options.output:
         results = [result for name in asked_questions(options) for result in QUESTIONS[name](study, options)]
         deliver(results or introduction(study, options), options, say)
     if options.report:
-        results = report_results(study, options)
-        title = f"Runs of {some_of([*map(str, everything.files)], FEW)}"
-        write_report(results, options.report, title, options.max_rows)
-        if options.format != "json":
-            print(options.report)
-        elif not options.output:
-            print(json_text({**json_document(results), "files": [str(options.report)]}))
+        write_report(options.report, study, options)
     return PARTIAL if damaged else OK
 
 
-def prepared(everything: Runs, options: Options, say: Say) -> Study:
-    """The runs that count, the columns to group by and the metrics, for all questions."""
-    any_state, runs = select_runs(options, everything, say)
-    metrics = chosen_metrics(options, runs)
-    study = Study(everything, any_state, runs, (), metrics, say)
-    for metric in metrics:
-        for line in remarks_on_metric(metric, study, options):
-            say(line)
-    if options.best_per:
-        runs = best_settings(runs, options, required(metrics)[0], say)
-    runs, by = grouping(options.group_by, runs, say)
-    return study._replace(runs=runs, by=by)
-
-
-QUESTIONS: Mapping[str, Callable[[Study, Options], list[Result]]] = {
-    "schema": schema,
-    "sql": sql,
-    "health": health,
-    "varying": varied,
-    "diff": difference,
-    "top": top,
-    "groups": groups,
-    "pivot": pivot,
-    "importance": importance,
-    "curves": curves,
-}
+QUESTIONS: dict[str, Callable[[Study, Options], list[Result]]] = {"schema": schema, "sql": sql, "health": health}
+QUESTIONS |= {"varying": varied, "diff": difference, "top": top, "groups": groups, "pivot": pivot}
+QUESTIONS |= {"importance": importance, "curves": curves}
 NEED_METRIC = {"top", "groups", "pivot", "importance"}
 
 
 def asked_questions(options: Options) -> list[str]:
     """The questions of the command line, in the order in which they are answered."""
-    asked = {
-        "groups": options.group_by and not options.curves,
-        "top": options.top is not None,
-        "sql": options.sql is not None,
-    }
+    asked = {"groups": options.group_by and not options.curves, "sql": options.sql is not None}
     return [name for name in QUESTIONS if asked.get(name, getattr(options, name, False))]
 
 
-def refuse_overwriting(files: Sequence[Path], output: Path | None) -> None:
-    """Raise where the answer would replace what it is computed from, or other runs."""
-    if output is None:
-        return
-    if output.resolve() in {file.resolve() for file in files}:
-        raise ScriptError(f"-o {output} is an input; choose another name", WRONG_USAGE)
+def is_runs_file(file: Path) -> bool:
+    """Whether `file` exists and holds runs."""
     try:
-        lost = output.is_file() and open_file(output).holds_runs
+        return file.is_file() and open_file(file).holds_runs
     except ScriptError:  # no parquet file
-        lost = False
-    if lost:
-        raise ScriptError(f"-o {output} holds runs, which would be lost; choose another name", WRONG_USAGE)
-
-
-def tolerate_any_text() -> None:
-    """Let a name from W&B that the terminal's encoding lacks be printed all the same."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+        return False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Options in, exit code out."""
+    """Options in, exit code out: the only place where exceptions become messages."""
     arguments = sys.argv[1:] if argv is None else argv
-    return guarded(lambda: analyze(parse_args(arguments)), debug="--debug" in arguments)
-
-
-def leave(code: int) -> NoReturn:
-    """End at once: all is written, and what is left, such as threads that wait for a server, would hold the process."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # it may be closed, or None
-            stream.flush()
-    os._exit(code)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # names that the terminal's encoding lacks
+    try:
+        code = analyze(parse_args(arguments))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader (`| head`) has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - each becomes a message
+        if "--debug" in arguments:
+            traceback.print_exc()
+        code, message = NOTHING_USABLE, f"a bug in this script: {error!r}; run it again with --debug and report it"
+        if isinstance(error, ScriptError):
+            code, message = error.exit_code, str(error)
+        elif isinstance(error, OSError):
+            message = f"{error.filename or 'stdout'}: {error.strerror or error}; see to it and run again"
+        print(f"error: {printable(message)}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":
-    leave(main())
+    raise SystemExit(main())
