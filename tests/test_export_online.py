@@ -323,7 +323,7 @@ def test_an_answer_that_cannot_be_understood_costs_its_project_alone(server, exp
     server.fault("null", match={"field": "runs", "project": "bad"})
     done = export("-e", "team", *QUICK)
     assert done.code == 3
-    assert "error: team/bad: cannot be understood: " in done.err
+    assert "error: team/bad: an answer without runs" in done.err
     assert len(ids_of(project("good"))) == 3
 
 

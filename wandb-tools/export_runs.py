@@ -1630,7 +1630,8 @@ def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str],
             after, more = models["pageInfo"]["endCursor"], models["pageInfo"]["hasNextPage"]
     except RequestError as error:
         return [], [], error
-    meant = [name for name in names if name == place.project] or [n for n in names if matches(n, place.project)]
+    exact = [name for name in names if name == place.project != "*"]
+    meant = exact or [name for name in names if matches(name, place.project)]
     return [Project(project.entity, name, project.filters) for name in meant], names, None
 
 
@@ -1926,6 +1927,7 @@ class Table(NamedTuple):
     fields: str  # of a run, to ask for
     keys: tuple[str, ...]  # globs of the metrics that are wanted; empty means all
     made_of: tuple[str, ...]  # what else its rows depend on: a file made of something else is fetched anew
+    place: tuple[str, ...] = ()  # server, entity and project that are asked
 
 
 class RunKeys(NamedTuple):
@@ -1978,6 +1980,7 @@ def changed_runs(project: Project, table: Table) -> list[RunKeys]:
 def fetch_table(server: Server, project: Project, table: Table, folder: Path) -> None:  # noqa: C901 - in one sequence
     """Fill in the rows of the runs that changed; what is finished stays in `folder` for an export to come."""
     folder.mkdir(parents=True, exist_ok=True)
+    table = table._replace(place=(server.api.base_url, project.entity, project.name))
     histories = project.tables.setdefault(table.name, {})
     project.made_of[table.name] = table.made_of
     nested = {run_id: paths for page in project.pages for run_id, paths in page.nested.items()}
@@ -2215,7 +2218,7 @@ def histories_of(  # noqa: C901 - one sequence
 
 def history_key(run: RunKeys, table: Table) -> str:
     """Changes with whatever makes a run's rows other ones."""
-    return path_hash((run.id, *run.mark, *table.made_of))
+    return path_hash((*table.place, run.id, *run.mark, *table.made_of))
 
 
 def to_store(history: History) -> dict[str, Any]:

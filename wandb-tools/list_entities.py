@@ -381,7 +381,9 @@ def projects_of(api: Api, entity: str, visible: Sequence[str]) -> Sequence[Proje
             return [Failure(entity, None, str(error))]
         page = answer["models"]
         if answer["entity"] is None or page is None:
-            return [Failure(entity, None, f"no entity that this key can see{did_you_mean(entity, visible)}")]
+            return [
+                Failure(entity, None, f"no entity that this key can see{did_you_mean(entity, {*visible} - {entity})}")
+            ]
         for node in (edge["node"] for edge in page["edges"]):
             url = f"{api.page_url}/{quote(entity, safe='')}/{quote(node['name'], safe='')}"
             found[node["name"]] = Project(entity, node["name"], created_at=moment_in(node["createdAt"]), url=url)
