@@ -188,22 +188,12 @@ class Column(NamedTuple):
     parts: Mapping[int, tuple[str, pl.DataType]]
 
 
-class Conflict(NamedTuple):
-    """Something that files say differently about one column, and what it is in the result."""
-
-    column: str
-    kind: str  # dtype, name or goal
-    found: str
-    became: str
-    files: tuple[str, ...]
-
-
 class Report:
     """What users should know, gathered on the way."""
 
     def __init__(self, skipped: list[Skipped]) -> None:
         self.skipped = skipped
-        self.conflicts: list[Conflict] = []
+        self.conflicts: dict[tuple[str, ...], list[str]] = {}  # files by column, kind, what they say, what it became
         self.filters: list[Record] = []
         self.remarks: list[str] = []
 
@@ -219,81 +209,46 @@ class Rule(NamedTuple):
     origin: str = "built in"
 
 
-class HistoryMetric(NamedTuple):
-    """A metric of the histories; `names` are those by which users may call it: column, W&B's name, flattened name."""
-
-    path: KeyPath
-    name: str  # what its columns end in
-    names: Sequence[str]
-    dtype: pl.DataType
-
-
 class HistoryPlan(NamedTuple):
     """What is read of which histories, and the columns that this gives."""
 
     files: Files = ()
     sampled: Sequence[str] = ()
-    metrics: Sequence[HistoryMetric] = ()
-    best: KeyPath = ()  # the metric of --at
+    metrics: ColumnList = ()  # by file number; their names have no prefix
+    best: Column | None = None  # the metric of --at
     lower: bool = False  # is better
-    why: str = ""
     dtypes: Mapping[str, pl.DataType] = {}
 
 
-class Options(NamedTuple):
-    """The command line."""
-
-    inputs: Sequence[str]
-    output: str
-    state: Sequence[str]
-    filter: Sequence[str]
-    project: Sequence[str]
-    where: str | None
-    keep: str
-    no_enrich: bool
-    rules: str | None
-    explain: str | None
-    history: bool
-    history_metrics: Sequence[str]
-    at: str | None
-    partition_by: Sequence[str]
-    json: bool
-    quiet: bool
-    debug: bool
-
-
 # --- inputs ---------------------------------------------------------------------------------------------------
-def read_inputs(options: Options, report: Report) -> list[ParquetFile]:
+def read_inputs(options: argparse.Namespace, report: Report) -> list[ParquetFile]:
     """The inputs that hold runs, in order of their paths; the report has the others. No row is read yet."""
-    found: dict[str, tuple[str, bool]] = {}  # by place: the file's name, and whether the user named this very file
-    lost: list[Skipped] = []
+    named = {resolved(place) for place in options.inputs}
     earlier = resolved(options.output)
+    found: dict[str, str] = {}  # the file's name by its place
     for place in options.inputs:
         files, unreadable = files_at(place)
-        lost += unreadable
+        report.skipped += unreadable
         if not files and not unreadable and not Path(place).is_dir():
-            lost.append(Skipped(place, "missing", "there is no such file or directory"))
+            report.skipped.append(Skipped(place, "missing", "there is no such file or directory"))
         for file in files:
             key = resolved(file)
-            named = key == resolved(place)
-            ours = key == earlier or key.startswith(f"{earlier}/")  # an earlier output is an input only if named
-            if named or (key not in found and not ours):
-                found[key] = (file, named)
-    if lost and not found and all(skip.kind == "missing" for skip in lost):
-        places = some([skip.file for skip in lost])
-        raise ScriptError(f"no runs in {places}: {lost[0].reason}; export_runs.py writes runs files", NOTHING_USABLE)
-    report.skipped += dict.fromkeys(lost)
+            if key in named or not f"{key}/".startswith(f"{earlier}/"):  # an earlier output is an input only if named
+                found.setdefault(key, file)
+    if report.skipped and not found and all(skip.kind == "missing" for skip in report.skipped):
+        places = some([skip.file for skip in report.skipped])
+        reason = f"{report.skipped[0].reason}; export_runs.py writes runs files"
+        raise ScriptError(f"no runs in {places}: {reason}", NOTHING_USABLE)
     runs_files: list[ParquetFile] = []
-    for file, named in sorted(found.values(), key=lambda each: Path(each[0]).parts):
+    for key, file in sorted(found.items(), key=lambda each: Path(each[1]).parts):
         try:
             header = read_header(file)
             if header.kind == "runs":
                 check_columns(header)
                 runs_files.append(header)
             else:
-                report.skipped.append(
-                    Skipped(file, header.kind, f"it holds no runs but is {header.kind}", failure=named)
-                )
+                reason = f"it holds no runs but is {header.kind}"
+                report.skipped.append(Skipped(file, header.kind, reason, failure=key in named))
         except ValueError as error:
             report.skipped.append(Skipped(file, "foreign", f"it cannot be used: {error}"))
         except reading_errors() as error:
@@ -357,7 +312,11 @@ def read_header(file: str) -> ParquetFile:
     """The file's footer; ValueError where its metadata is not what the contract says."""
     dtypes = dict(scan(file).collect_schema())
     metadata = pl.read_parquet_metadata(file)
-    columns, metrics, source = (json_object(metadata, key) for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY))
+    documents = {key: json.loads(metadata.get(key, "{}")) for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY)}
+    for key, document in documents.items():
+        if not isinstance(document, dict):
+            raise ValueError(f"its {key} is no JSON object")
+    columns, metrics, source = documents.values()
     paths: dict[str, KeyPath] = {}
     for column, path in columns.items():
         if not isinstance(path, list) or not path or not all(isinstance(key, str) for key in path):
@@ -375,15 +334,6 @@ def read_header(file: str) -> ParquetFile:
     return ParquetFile(file, kind, dtypes, paths, goals, sources, aggregate)
 
 
-def json_object(metadata: Mapping[str, str], key: str) -> Record:
-    """The JSON object under `key`, empty where the file has none."""
-    with suppress(json.JSONDecodeError):
-        document = json.loads(metadata.get(key, "{}"))
-        if isinstance(document, dict):
-            return document
-    raise ValueError(f"its {key} is no JSON object")
-
-
 def kind_of(columns: Iterable[str]) -> str:
     """What a parquet file holds, by its columns, never by its name.
 
@@ -399,25 +349,25 @@ def kind_of(columns: Iterable[str]) -> str:
 
 
 def check_columns(file: ParquetFile) -> None:
-    """Raise ValueError for the first column that the result cannot hold: by its dtype, then by its values."""
-    converted = {}
+    """Raise ValueError for a column that the result cannot hold: by its dtype, or by a value of it."""
     for column, dtype in file.dtypes.items():
         wanted = contract_dtypes().get(column)
         if column.startswith(INTERNAL):
             raise ValueError(f"its column {column} has a name that this script uses itself")
         if wanted is None and (dtype.is_nested() or dtype in (pl.Binary, pl.Object, pl.Duration)):
             raise ValueError(f"its column {column} is {dtype}, neither number nor text")
-        if wanted is not None and not convertible(dtype, wanted):
-            raise ValueError(f"its column {column} is {spelt(dtype)} instead of {spelt(wanted)}")
-        if wanted is not None and dtype not in (wanted, pl.Null) and not isinstance(wanted, pl.String | pl.List):
-            own, new = pl.col(column), cast_column(column, dtype, wanted)
-            blank = own.cast(pl.String).str.strip_chars() == ""
-            converted[column] = own.filter(own.is_not_null() & new.is_null() & ~blank).first()
-    if converted:  # text that is no time, half a step
-        for column, value in scan(file.file).select(converted.values()).collect().row(0, named=True).items():
-            if value is not None and value == value:  # noqa: PLR0124 - NaN is how pandas says null
-                wanted = contract_dtypes()[column]
-                raise ValueError(f"its column {column} holds {value!r}, which is no {spelt(wanted)}")
+        if wanted is None or dtype in (wanted, pl.Null):
+            continue
+        own, new = pl.col(column), cast_column(column, dtype, wanted)
+        flaw = ValueError(f"its column {column} is {spelt(dtype)} instead of {spelt(wanted)}")
+        if isinstance(wanted, pl.Datetime) and dtype.is_numeric():
+            raise flaw
+        try:
+            value = scan(file.file).select(own.filter(own.is_not_null() & new.is_null()).first()).collect().item()
+        except pl.exceptions.PolarsError as error:  # no value can be cast
+            raise flaw from error
+        if value is not None and value == value:  # noqa: PLR0124 - NaN is how pandas says null
+            raise ValueError(f"its column {column} holds {value!r}, which is no {spelt(wanted)}")
 
 
 def damaged(file: str, error: BaseException) -> Skipped:
@@ -430,7 +380,7 @@ def first_line(error: BaseException) -> str:
 
 # --- one schema: which columns are the same -------------------------------------------------------------------
 def one_schema(files: Files, derived: Iterable[str], others: Iterable[Identity], report: Report) -> list[Column]:
-    """The columns of all files as columns of one, in the result's order; the report has what they disagreed on.
+    """The columns of all files as columns of one, by name; the report has what they disagreed on.
 
     The names in `derived` are taken. `others`, the metrics of the histories, take part in the choice of names.
     """
@@ -444,21 +394,20 @@ def one_schema(files: Files, derived: Iterable[str], others: Iterable[Identity],
         dtypes = {n: found.get((n, own)) or plain(dtype, prefix) for n, (own, dtype) in members.items()}
         column = Column(name, path, contract.get(name) or common_dtype(dtypes.values(), prefix), members)
         columns.append(column)
-        own_names: dict[str, list[str]] = {}
-        own_dtypes: dict[pl.DataType, list[str]] = {}
-        for number, (own, dtype) in members.items():
+        seen = {  # a column without values disagrees with nothing
+            number: dtype if dtype.is_nested() or dtype.is_temporal() else plain(dtype, prefix)
+            for number, (_, dtype) in members.items()
+            if dtypes[number] != pl.Null
+        }
+        agree = set(seen.values()) <= {column.dtype} if name in contract else only_numbers(seen.values())
+        for number, (own, _) in members.items():
             if own != name:
-                own_names.setdefault(own, []).append(files[number].file)
-            if dtypes[number] != pl.Null:  # a column without values disagrees with nothing
-                seen = dtype if dtype.is_nested() or dtype.is_temporal() else plain(dtype, prefix)
-                own_dtypes.setdefault(seen, []).append(files[number].file)
-        agree = own_dtypes.keys() <= {column.dtype} if name in contract else only_numbers(own_dtypes)
-        own_dtypes = {} if agree else own_dtypes
-        report.conflicts += [Conflict(name, "name", own, name, tuple(where)) for own, where in own_names.items()]
-        for own_dtype, where in own_dtypes.items():
-            report.conflicts.append(Conflict(name, "dtype", spelt(own_dtype), spelt(column.dtype), tuple(where)))
-    report.conflicts.sort()
-    return sorted(columns, key=place_in_order)
+                report.conflicts.setdefault((name, "name", own, name), []).append(files[number].file)
+            if not agree and number in seen:
+                claim = (name, "dtype", spelt(seen[number]), spelt(column.dtype))
+                report.conflicts.setdefault(claim, []).append(files[number].file)
+    report.conflicts = dict(sorted(report.conflicts.items()))
+    return sorted(columns)
 
 
 def only_numbers(dtypes: Iterable[pl.DataType]) -> bool:
@@ -523,13 +472,14 @@ def names_of(identities: Iterable[Identity]) -> dict[Identity, str]:
     }
 
 
-def place_in_order(column: Column) -> tuple[int, int, str]:
-    """The contract's columns, others that the files brought along, config, metrics, histories', the JSON texts."""
-    contract = list(contract_dtypes())
-    if column.name in contract:
-        return (5 if column.name.endswith("_json") else 0), contract.index(column.name), ""
-    others = ("", CONFIG, METRIC).index(prefix_of(column.name)) + 1
-    return (4 if column.name.startswith(HISTORY) else others), 0, column.name
+def order_of_columns(stored: Iterable[str], derived: Iterable[str], history: Iterable[str]) -> list[str]:
+    """The contract's columns, derived ones, others that the files brought along, config, metrics, histories', JSON."""
+    *contract, config_json, summary_json = contract_dtypes()
+    rest = sorted(
+        {*stored} - {*contract_dtypes(), *derived, *history},
+        key=lambda name: (name.startswith(HISTORY), ("", CONFIG, METRIC).index(prefix_of(name)), name),
+    )
+    return [*contract, *derived, *rest, *history, config_json, summary_json]
 
 
 # --- one schema: names (the same in export_runs) --------------------------------------------------------------
@@ -592,17 +542,6 @@ def spelt(dtype: pl.DataType) -> str:
     return f"Datetime[{', '.join(part for part in parts if part)}]" if parts else str(dtype)
 
 
-def convertible(dtype: pl.DataType, wanted: pl.DataType) -> bool:
-    """Whether a contract column that another tool wrote with `dtype` can be cast to the `wanted` one."""
-    if dtype in (wanted, pl.Null, pl.String):  # whether a text can be read as `wanted`, its values decide
-        return True
-    if isinstance(wanted, pl.Datetime):
-        return isinstance(dtype, pl.Datetime | pl.Date)
-    if isinstance(wanted, pl.List):
-        return isinstance(dtype, pl.List) and not dtype.inner.is_nested()
-    return dtype.is_numeric() or (wanted == pl.String and isinstance(dtype, pl.Categorical | pl.Enum))
-
-
 @cache
 def plain(dtype: pl.DataType, prefix: str) -> pl.DataType:
     """The contract's dtype that holds every value of `dtype`; Booleans count as 0 and 1 among metrics."""
@@ -641,20 +580,19 @@ def dtypes_of_values(
         for number, columns in disputed.items():
             asked = [column for column, dtype in columns.items() if found.get((number, column)) != dtype]
             found |= {(number, column): pl.Null() for column in asked}
-            head = scan(files[number].file).select(value_as_text(c, columns[c]) for c in asked).slice(0, rows)
+            values = {column: exact_column(column) for column in asked}
+            for column in asked:  # of other values than text it counts only whether there are some
+                if columns[column] != pl.String:
+                    values[column] = pl.when(values[column].is_not_null()).then(pl.lit("-"))
+            head = scan(files[number].file).select(**values).cast(pl.String).slice(0, rows)
             texts += [head.unpivot().with_columns(pl.lit(number).alias(FILE))] if asked else []
-        values = pl.concat(texts).drop_nulls("value").group_by(FILE, "variable") if texts else None
-        answers = values.agg(all_numbers("value")).collect(engine="streaming") if values else pl.DataFrame()
+        if not texts:
+            break
+        by_column = pl.concat(texts).drop_nulls("value").group_by(FILE, "variable")
+        answers = by_column.agg(all_numbers("value")).collect(engine="streaming")
         for number, column, whole, decimal in answers.iter_rows():
             found[number, column] = pl.Int64() if whole else pl.Float64() if decimal else disputed[number][column]
     return found
-
-
-def value_as_text(column: str, dtype: pl.DataType) -> pl.Expr:
-    """The texts of `column`; of other values only that there are some."""
-    values = exact_column(column)
-    text = values if dtype == pl.String else pl.when(values.is_not_null()).then(pl.lit("-"))
-    return text.cast(pl.String).alias(column)
 
 
 def all_numbers(column: str) -> list[pl.Expr]:
@@ -673,7 +611,7 @@ def all_numbers(column: str) -> list[pl.Expr]:
 def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
     """The values of `column` in the `wanted` dtype; no value is lost, as `wanted` was chosen to hold them.
 
-    Only of a contract column that another tool wrote a value may become null: where it cannot be read as `wanted`.
+    A contract column that another tool wrote may hold values that are no `wanted` ones: check_columns finds those.
     """
     values = exact_column(column)
     if dtype == wanted:
@@ -682,45 +620,20 @@ def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr
         return spelt_as_json(values.cast(pl.Float64))
     if column not in contract_dtypes():
         return values.cast(wanted)
-    if isinstance(wanted, pl.Datetime):
-        return (parsed_time(values) if dtype == pl.String else values).cast(wanted)
-    if isinstance(wanted, pl.List):
-        return tags_of(values) if dtype == pl.String else values.cast(wanted)
-    if wanted == pl.Int64:  # pandas has whole numbers as floats as soon as one is missing: `7.0`
-        number = values.cast(pl.Float64, strict=False)
-        exact = pl.when(number == number.cast(wanted, strict=False)).then(number.cast(wanted, strict=False))
-        return pl.coalesce(values.cast(wanted, strict=False), exact) if dtype == pl.String else exact
+    if isinstance(wanted, pl.Datetime) and dtype == pl.String:  # ISO text, perhaps without a clock or a zone
+        iso = values.str.replace(r"^([0-9-]{10})$", "${1}T00:00:00").str.replace(r"^([0-9-]{10}[T ][0-9:.]+)$", "${1}Z")
+        return iso.str.to_datetime("%+", time_unit="us", strict=False)
+    if isinstance(wanted, pl.List) and dtype == pl.String:  # as Python prints a list, or parted by commas
+        tag = pl.element().str.strip_chars(" '\"")
+        return values.str.strip_chars("[]() ").str.split(",").list.eval(tag.filter(tag != ""))
+    if wanted == pl.Int64 and dtype.is_float():  # pandas has whole numbers as floats as soon as one is missing: `7.0`
+        return pl.when(values == values.floor()).then(values).cast(wanted, strict=False)
     return values.cast(wanted, strict=False)
 
 
 def exact_column(name: str) -> pl.Expr:
     """The column of this very name: `pl.col` takes some names for patterns."""
     return pl.selectors.by_name(name).as_expr() if name == "*" or name.startswith("^") else pl.col(name)
-
-
-def parsed_time(text: pl.Expr) -> pl.Expr:
-    """Times as ISO text has them, a day alone or with a blank for the T included; in UTC where no zone is given."""
-    day = r"^\s*(\d{4}-\d{2}-\d{2})"
-    clock = r"(\d{2}:\d{2})(:\d{2}(?:\.\d+)?)?"
-    zone = r"(?:Z|UTC|([+-]\d{2})(?::?(\d{2}))?)?"
-    parts = text.str.extract_groups(f"{day}(?:[T ]{clock}\\s*{zone})?\\s*$").struct
-    rest = {2: "00:00", 3: ":00", 4: "+00", 5: "00"}  # what may be missing, group by group
-    iso = pl.concat_str(parts[0], pl.lit("T"), *(parts[n - 1].fill_null(default) for n, default in rest.items()))
-    return iso.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%z", time_unit="us", strict=False)
-
-
-def tags_of(text: pl.Expr) -> pl.Expr:
-    """Tags as Python or JSON print a list of texts: `['a', 'b']`; else they are parted by commas."""
-    quoted = r"'(?:[^'\\]|\\.)*'" + "|" + r'"(?:[^"\\]|\\.)*"'
-    element = pl.element()
-    listed = text.str.extract_all(quoted).list.eval(
-        element.str.slice(1, element.str.len_chars() - 2).str.replace_all(r"\\(.)", "${1}")
-    )
-    parted = text.str.split(",").list.eval(element.str.strip_chars()).list.eval(element.filter(element != ""))
-    empty = pl.lit([], dtype=pl.List(pl.String))
-    is_list = text.str.contains(r"^\s*[\[(].*[\])]\s*$")
-    no_tags = text.str.strip_chars().is_in(["None", "nan"])
-    return pl.when(is_list).then(listed).when(no_tags).then(empty).otherwise(parted)
 
 
 def spelt_as_json(number: pl.Expr) -> pl.Expr:
@@ -748,7 +661,7 @@ def merged_metadata(files: Files, columns: ColumnList, report: Report) -> tuple[
                 metrics.setdefault(column.name, {})[key] = json.loads(next(iter(values)))
                 continue
             for value, where in values.items():
-                report.conflicts.append(Conflict(column.name, key, str(json.loads(value)), "not stored", tuple(where)))
+                report.conflicts[column.name, key, str(json.loads(value)), "not stored"] = where
     goals = {c.path: metrics[c.name]["goal"] for c in columns if metrics.get(c.name, {}).get("goal")}
     paths = {column.name: column.path for column in columns if prefix_of(column.name)}
     sources = {json_text(source): source for file in files for source in file.sources}
@@ -798,7 +711,7 @@ def latest(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 # --- filters --------------------------------------------------------------------------------------------------
-def selected_runs(runs: pl.DataFrame, options: Options, report: Report) -> pl.DataFrame:
+def selected_runs(runs: pl.DataFrame, options: argparse.Namespace, report: Report) -> pl.DataFrame:
     """The runs that pass --project, --state and --filter; the report has what each did."""
     if options.project:
         projects = runs["project"].drop_nulls().unique().to_list()
@@ -935,48 +848,51 @@ def read_rules(file: str) -> tuple[Rule, ...]:
     tables, replace = document.pop("rule", []), document.pop("replace", False)
     if document or not isinstance(tables, list) or not isinstance(replace, bool):
         hint = f"; unknown key {next(iter(document))}" if document else ""
-        hint = f"--rules {file}: rules are written as [[rule]], and replace is true or false{hint}"
-        raise ScriptError(hint, WRONG_USAGE)
-    dtypes: dict[str, str] = {}
+        raise ScriptError(
+            f"--rules {file}: rules are written as [[rule]], and replace is true or false{hint}", WRONG_USAGE
+        )
+    dtypes = {rule.column: rule.dtype for rule in RULES}
     rules = []
     for number, table in enumerate(tables, 1):
-        where = f"{file}: rule {number}"
-        named = f" ({table['column']})" if isinstance(table, dict) and "column" in table else ""
+        origin = f"{file}: rule {number}"
         flaw = flaw_of_table(table) if isinstance(table, dict) else "it is no table"
+        if not flaw:
+            dtype = dtypes.get(table["column"], "string")
+            rule = Rule(**{"dtype": dtype, "origin": origin, **table})
+            earlier = next((each.dtype for each in rules if each.column == rule.column), rule.dtype)
+            if earlier != rule.dtype:
+                flaw = f"it has dtype {rule.dtype}, but an earlier rule of that column has {earlier}"
+            rules.append(rule)
         if flaw:
-            raise ScriptError(f"--rules {where}{named}: {flaw}", WRONG_USAGE)
-        builtin = next((rule.dtype for rule in RULES if rule.column == table["column"]), "string")
-        rule = Rule(**{"dtype": builtin, "origin": where, **table})
-        if dtypes.setdefault(rule.column, rule.dtype) != rule.dtype:
-            other = f"dtype {rule.dtype}, but an earlier rule of that column has {dtypes[rule.column]}"
-            raise ScriptError(f"--rules {where}{named} has {other}", WRONG_USAGE)
-        rules.append(rule)
+            named = f" ({table['column']})" if isinstance(table, dict) and "column" in table else ""
+            raise ScriptError(f"--rules {origin}{named}: {flaw}", WRONG_USAGE)
     return tuple(rules) if replace else (*rules, *RULES)
 
 
 def flaw_of_table(table: Record) -> str | None:
     """What is wrong with a [[rule]]; None where it is a good one."""
     keys = Rule._fields[:-1]
-    unknown = next((key for key in table if key not in keys), "")
-    no_text = next((key for key in keys if key in table and key != "value" and not isinstance(table[key], str)), "")
-    column, pattern, dtype = (str(table.get(key, "")) for key in ("column", "pattern", "dtype"))
-    regex_flaw = flaw_of(pattern)
-    groups = [] if regex_flaw else pl.Series([""]).str.extract_groups(f"(?i){pattern}").struct.fields
-    no_value = not groups and "value" not in table
-    ours = column.lower() in contract_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY))
-    flaws = {
-        f"unknown key {unknown}{did_you_mean(unknown, keys)}; there are {', '.join(keys)}": unknown,
-        f"{no_text} is no text": no_text,
-        "it has no column": "column" not in table,
-        "it has no pattern": "pattern" not in table,
-        "its value is neither text, number nor Boolean": isinstance(table.get("value"), list | dict),
-        "a column's name is made of letters, digits and _": not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column),
-        "that column holds what W&B says; choose another name": ours,
-        f"unknown dtype {dtype}; there are {', '.join(DTYPES)}": "dtype" in table and dtype not in DTYPES,
-        f"its pattern {pattern} is no regular expression: {regex_flaw}": regex_flaw,
-        f"its pattern {pattern} has no group to take the value from; add parentheses or a value": no_value,
-    }
-    return next((message for message, found in flaws.items() if found), None)
+    for key in ("column", "pattern"):
+        if key not in table:
+            return f"it has no {key}"
+    for key, value in table.items():
+        if key not in keys:
+            return f"unknown key {key}{did_you_mean(key, keys)}; there are {', '.join(keys)}"
+        if not isinstance(value, str | int | float if key == "value" else str):
+            return f"{key} is no text{', number or Boolean' if key == 'value' else ''}"
+    column, pattern = table["column"], table["pattern"]
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
+        return "a column's name is made of letters, digits and _"
+    if column.lower() in contract_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY)):
+        return "that column holds what W&B says; choose another name"
+    if table.get("dtype", "string") not in DTYPES:
+        return f"unknown dtype {table['dtype']}; there are {', '.join(DTYPES)}"
+    flaw = flaw_of(pattern)
+    if flaw:
+        return f"its pattern {pattern} is no regular expression: {flaw}"
+    if "value" not in table and not pl.Series([""]).str.extract_groups(f"(?i){pattern}").struct.fields:
+        return f"its pattern {pattern} has no group to take the value from; add parentheses or a value"
+    return None
 
 
 def derived_dtypes(rules: Iterable[Rule]) -> dict[str, pl.DataType]:
@@ -1023,23 +939,28 @@ def value_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
 def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
     """The answer to --explain: for each derived column the value and the first rule on names that matches."""
     run, dtypes = pl.DataFrame({"name": [name]}), {"name": pl.String()}
-    values = with_derived(run, rules, dtypes).row(0, named=True)
-    found: list[Record] = []
-    lines = []
+    found = []
+    for column, value in with_derived(run, rules, dtypes).drop("name").row(0, named=True).items():
+        hits = [
+            rule
+            for rule in rules
+            if rule.column == column and rule.source == "name"
+            if with_derived(run, [rule._replace(dtype="string")], dtypes)[column].item() is not None
+        ]
+        pattern, origin = (hits[0].pattern, hits[0].origin) if hits else (None, None)
+        found.append({"column": column, "value": value, "pattern": pattern, "origin": origin})
+    if as_json:
+        return json_text({"version": 1, "explain": found})
     width = max([len(rule.column) for rule in rules], default=0)
-    for column in derived_dtypes(rules):
-        tried = (rule for rule in rules if rule.column == column and rule.source == "name")
-        texts = ((rule, with_derived(run, [rule._replace(dtype="string")], dtypes)[column].item()) for rule in tried)
-        hit = next((rule for rule, text in texts if text is not None), None)
-        pattern, origin = (hit.pattern, hit.origin) if hit else (None, None)
-        found.append({"column": column, "value": values[column], "pattern": pattern, "origin": origin})
-        value = "no value" if values[column] is None else values[column]
-        lines.append(f"{column:<{width}}  " + (f"{value}  by {pattern}  ({origin})" if hit else "no rule matches"))
+    lines = []
+    for row in found:
+        value = "no value" if row["value"] is None else row["value"]
+        by = f"{value}  by {row['pattern']}  ({row['origin']})" if row["pattern"] is not None else "no rule matches"
+        lines.append(f"{row['column']:<{width}}  {by}")
     sources = dict.fromkeys(rule.source for rule in rules if rule.source != "name")
     if sources:
         lines.append(f"Not asked here, as a name alone has none: the rules on {', '.join(sources)}.")
-    text = "\n".join(map(printable, lines or ["There are no rules."]))
-    return json_text({"version": 1, "explain": found}) if as_json else text
+    return "\n".join(map(printable, lines or ["There are no rules."]))
 
 
 def fit_of(column: str, runs: pl.DataFrame) -> Record:
@@ -1119,7 +1040,7 @@ def histories_beside(files: Files, report: Report) -> tuple[list[ParquetFile], l
             try:
                 header = read_header(file)
                 found += [header] if header.kind == "history" else []
-            except reading_errors(ValueError) as error:
+            except (ValueError, *reading_errors()) as error:
                 if HISTORY_ENDING in file:  # any other one is an input, or none of ours
                     report.skipped.append(damaged(file, error))
     return found, sampled
@@ -1130,75 +1051,85 @@ def folder_of(file: str) -> str:
     return file.rpartition("/")[0] if is_url(file) else str(Path(file).parent)
 
 
-def numeric_metrics(file: ParquetFile) -> dict[KeyPath, str]:
-    """The numeric metrics of a history file: column by W&B path."""
-    return {
-        file.paths.get(column, (column.removeprefix(METRIC),)): column
-        for column, dtype in file.dtypes.items()
-        if prefix_of(column) == METRIC and (dtype.is_numeric() or dtype == pl.Boolean)
-    }
+def metrics_of(histories: Files) -> dict[KeyPath, dict[int, tuple[str, pl.DataType]]]:
+    """The numeric metrics of the histories by W&B path: column and dtype in each file, by number, that has it."""
+    parts: dict[KeyPath, dict[int, tuple[str, pl.DataType]]] = {}
+    for number, file in enumerate(histories):
+        for column, dtype in file.dtypes.items():
+            if prefix_of(column) == METRIC and (dtype.is_numeric() or dtype == pl.Boolean):
+                path = file.paths.get(column, (column.removeprefix(METRIC),))
+                parts.setdefault(path, {})[number] = (column, dtype)
+    return parts
 
 
 def history_plan(
-    options: Options, files: Files, sampled: Sequence[str], columns: ColumnList, goals: Mapping[KeyPath, str]
+    options: argparse.Namespace,
+    files: Files,
+    sampled: Sequence[str],
+    columns: ColumnList,
+    goals: Mapping[KeyPath, str],
+    report: Report,
 ) -> HistoryPlan:
     """What --history and its flags mean for these files; ScriptError where they lack what the user names."""
     if (options.at or options.history_metrics) and not files:
         message = "--history: there is none beside the inputs; export_runs.py --include-history writes them"
         raise ScriptError(message, NOTHING_USABLE)
     metrics = history_metrics(files, columns)
-    known = [name for metric in metrics for name in metric.names]
-    best: KeyPath = ()
-    goal, why = None, ""
+    known = [(METRIC + metric.name, metric) for metric in metrics]  # what users may call them, in this order
+    known += [(".".join(metric.path), metric) for metric in metrics] + [(metric.name, metric) for metric in metrics]
+    names = [name for name, _ in known]
+    best: Column | None = None
+    goal = None
     if options.at:
         name, _, goal = options.at.rpartition(":")
         name, goal = (name, goal) if goal in {"min", "max"} else (options.at, None)
-        hits = [m for kind in range(3) for m in metrics if m.names[kind : kind + 1] == (name,)]
-        hits += [m for m in metrics if name.lower() in map(str.lower, m.names)]
+        hits = [metric for each, metric in known if each == name]
+        hits += [metric for each, metric in known if each.lower() == name.lower()]
         if not hits:
-            raise ScriptError(f"--at {name}: no history has such a metric{did_you_mean(name, known)}", WRONG_USAGE)
-        best = hits[0].path
-        why = "as said" if goal else "the stored goal" if best in goals else "by its name"
-        goal = goal or goals.get(best) or goal_by_name(".".join(best))
+            raise ScriptError(f"--at {name}: no history has such a metric{did_you_mean(name, names)}", WRONG_USAGE)
+        best = hits[0]
+        why = "as said" if goal else "the stored goal" if best.path in goals else "by its name"
+        goal = goal or goals.get(best.path) or goal_by_name(".".join(best.path))
         if goal is None:
             message = f"--at {name}: which way is better cannot be read off its name; add :min or :max"
             raise ScriptError(message, WRONG_USAGE)
+        way = "lower" if goal.startswith("min") else "higher"
+        report.remarks.append(f"history_at_*: where {'.'.join(best.path)} was best; {way} is better ({why})")
     for pattern in options.history_metrics:
-        if not any(matches(name, pattern) for name in known):
-            near = did_you_mean(pattern, known)
+        if not any(matches(name, pattern) for name in names):
+            near = did_you_mean(pattern, names)
             raise ScriptError(f"--history-metrics {pattern}: no history has such a metric{near}", WRONG_USAGE)
     globs = options.history_metrics or ["*"]
-    metrics = [metric for metric in metrics if any(matches(name, glob_) for name in metric.names for glob_ in globs)]
+    chosen = {metric.path for name, metric in known if any(matches(name, glob_) for glob_ in globs)}
+    metrics = [metric for metric in metrics if metric.path in chosen]
+    whole = pl.Int64()
     dtypes: dict[str, pl.DataType] = {}
     for metric in metrics:
-        whole, own = pl.Int64(), metric.dtype
+        own = metric.dtype
         told = {"min": own, "min_step": whole, "max": own, "max_step": whole, "last": own, "tail": pl.Float64()}
         told |= {"n": whole, "n_nonfinite": whole} | ({"at": own} if best else {})
         dtypes |= {f"{HISTORY}{statistic}_{metric.name}": dtype for statistic, dtype in told.items()}
     for column in columns:
         if column.name in dtypes:  # of an earlier result
             dtypes[column.name] = common_dtype((dtypes[column.name], column.dtype), METRIC)
-    return HistoryPlan(files, sampled, metrics, best, goal in {"min", "minimize"}, why, dtypes)
+    return HistoryPlan(files, sampled, metrics, best, bool(goal) and goal.startswith("min"), dtypes)
 
 
-def history_metrics(files: Files, columns: ColumnList) -> list[HistoryMetric]:
+def history_metrics(files: Files, columns: ColumnList) -> list[Column]:
     """Every metric of the histories, by name.
 
     One called `step_loss` gets a hash of its path beside one called `loss`, as their columns would have one name.
     """
-    dtypes: dict[KeyPath, set[pl.DataType]] = {}
-    for file in files:
-        for path, column in numeric_metrics(file).items():
-            dtypes.setdefault(path, set()).add(plain(file.dtypes[column], METRIC))
-    names = names_of({(prefix_of(c.name), c.path) for c in columns} | {(METRIC, path) for path in dtypes})
-    short = {path: names[METRIC, path].removeprefix(METRIC) for path in dtypes}
+    parts = metrics_of(files)
+    names = names_of({(prefix_of(c.name), c.path) for c in columns} | {(METRIC, path) for path in parts})
+    short = {path: names[METRIC, path].removeprefix(METRIC) for path in parts}
     clashing = {f"{mark}{name.lower()}" for mark in ("step_", "nonfinite_") for name in short.values()}
     metrics = []
     for path, name in short.items():
         own = f"{name}__{path_hash(path)[:8]}" if name.lower() in clashing else name
-        known_as = tuple(dict.fromkeys((f"{METRIC}{name}", ".".join(path), name)))
-        metrics.append(HistoryMetric(path, own, known_as, common_dtype(dtypes[path], METRIC)))
-    return sorted(metrics, key=lambda metric: metric.name)
+        dtype = common_dtype([plain(dtype, METRIC) for _, dtype in parts[path].values()], METRIC)
+        metrics.append(Column(own, path, dtype, parts[path]))
+    return sorted(metrics)
 
 
 def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.DataFrame:
@@ -1222,7 +1153,7 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
     fullest = pl.concat(places).sort(ROWS, FILE, descending=[True, False]).unique(key, keep="first")
     for (number,), there in fullest.sort(FILE, *key).group_by(FILE, maintain_order=True):
         try:
-            frames += list(statistics_by_run(plan, plan.files[number], there))
+            frames += list(statistics_by_run(plan, number, there))
         except reading_errors() as error:
             report.skipped.append(damaged(plan.files[number].file, error))
     found = pl.concat(frames, how="diagonal_relaxed").rename({"run_id": "id"})  # integers may meet floats
@@ -1247,14 +1178,14 @@ def rows_per_run(file: ParquetFile, wanted: pl.DataFrame) -> pl.DataFrame:
     return here.join(rows.collect(engine="streaming"), on=keys, nulls_equal=True)
 
 
-def statistics_by_run(plan: HistoryPlan, file: ParquetFile, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """One row per run in `runs`, which are sorted by id, with what the file says of it.
+def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """One row per run in `runs`, which are sorted by id, with what the file of this number says of it.
 
     Some runs and metrics at a time, so that a history need not fit in memory.
     """
-    own = numeric_metrics(file)
-    metrics = [metric for metric in plan.metrics if metric.path in own]
-    best = own.get(plan.best)
+    metrics = [metric for metric in plan.metrics if number in metric.parts]
+    best = plan.best.parts[number][0] if plan.best and number in plan.best.parts else None
+    at = None if best is None else pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
     rows_at_once = max(1, CELLS // (len(metrics) + 2))
     first_row = pl.col(ROWS).cum_sum() - pl.col(ROWS)
     runs = runs.with_row_index(RUN).with_columns((first_row // rows_at_once).alias(POSITION))
@@ -1262,10 +1193,9 @@ def statistics_by_run(plan: HistoryPlan, file: ParquetFile, runs: pl.DataFrame) 
         at_once = max(1, CELLS // int(block[ROWS].sum()))
         parts = [block.drop(POSITION, FILE, RUN)]
         for start in range(0, len(metrics), at_once):
-            some_metrics = metrics[start : start + at_once]
-            rows = history_rows(file, block, {own[metric.path]: metric.dtype for metric in some_metrics}, best)
-            at = None if best is None else pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
-            told = [each for n, metric in enumerate(some_metrics) for each in statistics(n, metric, at)]
+            columns = {metric.parts[number][0]: metric for metric in metrics[start : start + at_once]}
+            rows = history_rows(plan.files[number], block, {own: metric.dtype for own, metric in columns.items()}, best)
+            told = [each for n, metric in enumerate(columns.values()) for each in statistics(n, metric.name, at)]
             parts.append(rows.group_by(RUN, maintain_order=True).agg(told).drop(RUN))
         yield pl.concat(parts, how="horizontal")
 
@@ -1300,7 +1230,7 @@ def finite_values(value: pl.Expr) -> pl.Expr:
     return pl.when(value.is_finite()).then(value + 0)
 
 
-def statistics(number: int, metric: HistoryMetric, at: pl.Expr | None) -> list[pl.Expr]:
+def statistics(number: int, metric: str, at: pl.Expr | None) -> list[pl.Expr]:
     """What is said of one metric of one run, whose rows are in order; non-finite values are counted, and never best.
 
     The first of equal values is the best one. The last value is the last one logged, finite or not; the tail is the
@@ -1319,7 +1249,7 @@ def statistics(number: int, metric: HistoryMetric, at: pl.Expr | None) -> list[p
     }
     if at is not None:
         told["at"] = value.slice(0, at.fill_null(-1) + 1).drop_nulls().last()
-    return [expression.alias(f"{HISTORY}{statistic}_{metric.name}") for statistic, expression in told.items()]
+    return [expression.alias(f"{HISTORY}{statistic}_{metric}") for statistic, expression in told.items()]
 
 
 # --- files ----------------------------------------------------------------------------------------------------
@@ -1328,9 +1258,9 @@ def scan(file: str) -> pl.LazyFrame:
     return pl.scan_parquet(file, glob=False, hive_partitioning=False)
 
 
-def reading_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...]:
-    """What polars raises for files that are damaged, and `more`; some damage makes its decoder panic."""
-    return (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, *more)
+def reading_errors() -> tuple[type[BaseException], ...]:
+    """What polars raises for files that are damaged; some damage makes its decoder panic."""
+    return (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 
 def rows_in_order(files: Files, columns: ColumnList, chosen: pl.DataFrame, new: Sequence[str]) -> pl.LazyFrame:
@@ -1601,8 +1531,8 @@ def jsonable(value: object) -> object:
 
 
 # --- command line ---------------------------------------------------------------------------------------------
-def parse_args(argv: Sequence[str] | None) -> Options:
-    """The command line as Options; the only place that knows argparse."""
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; the only place that knows argparse."""
     parser = Parser(__doc__ or "")
     listed: dict[str, Any] = {"type": lambda text: comma_separated([text]), "action": "extend", "default": []}
     add = parser.add_argument
@@ -1637,7 +1567,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
         parser.error(f"{flag} is about derived columns, --no-enrich leaves them out: choose one")
     if not args.history and (args.history_metrics or args.at):
         parser.error(f"{'--at' if args.at else '--history-metrics'} needs --history")
-    return Options(**vars(args))
+    return args
 
 
 def file_or_url(text: str) -> str:
@@ -1702,7 +1632,7 @@ def import_libraries() -> None:
     import polars as pl
 
 
-def aggregate(options: Options) -> int:
+def aggregate(options: argparse.Namespace) -> int:
     """From inputs to one file and its report; the exit code says whether every input went in."""
     import_libraries()
     for regex in options.filter:
@@ -1753,20 +1683,17 @@ def readable_files(files: Files, report: Report) -> list[ParquetFile]:
     return sound
 
 
-def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report) -> Record:
+def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, report: Report) -> Record:
     """Write the runs of `files` to the output; the document of --json, but for what was skipped."""
     if not files:
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
     histories, sampled = histories_beside(files, report) if options.history else ([], [])
     derived = derived_dtypes(rules)
-    paths = {(METRIC, path) for file in histories for path in numeric_metrics(file)}
-    columns = one_schema(files, derived, paths, report)
+    columns = one_schema(files, derived, [(METRIC, path) for path in metrics_of(histories)], report)
     metadata, goals = merged_metadata(files, columns, report)
-    plan = history_plan(options, histories, sampled, columns, goals) if options.history else HistoryPlan()
+    plan = history_plan(options, histories, sampled, columns, goals, report) if options.history else HistoryPlan()
     stored = {column.name: column.dtype for column in columns}
-    others = [name for name in stored if name not in derived and name not in plan.dtypes]
-    after, last = others.index("source_file") + 1, others.index("_config_json")
-    order = [*others[:after], *derived, *others[after:last], *plan.dtypes, *others[last:]]
+    order = order_of_columns(stored, derived, plan.dtypes)
     for name in options.partition_by:
         if name not in order or name == "tags":  # lists name no folder
             near = "; they are lists, which name no folder" if name == "tags" else did_you_mean(name, order)
@@ -1803,7 +1730,10 @@ def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report)
         "filters": report.filters,
         "derived": [fit_of(column, chosen) for column in derived],
         "histories": [history_report(plan, chosen, report)] if options.history else [],
-        "conflicts": [conflict._asdict() for conflict in report.conflicts],
+        "conflicts": [
+            dict(zip(("column", "kind", "found", "became", "files"), (*claim, where), strict=True))
+            for claim, where in report.conflicts.items()
+        ],
     }
 
 
@@ -1823,9 +1753,6 @@ def remarks_on(files: Files, rules: Iterable[Rule], dtypes: Mapping[str, pl.Data
         if ids[True] and ids[False] and not ids[True] & ids[False]:
             mixed = f"runs and history of {entity}/{name} in {folder} are of different exports"
             remarks.append(f"{mixed}, one of which was killed: export again")
-    if plan.best:
-        way = "lower" if plan.lower else "higher"
-        remarks.append(f"history_at_*: where {'.'.join(plan.best)} was best; {way} is better ({plan.why})")
     return remarks
 
 
