@@ -315,7 +315,7 @@ def read_header(file: str) -> ParquetFile:
     documents = {key: json.loads(metadata.get(key, "{}")) for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY)}
     for key, document in documents.items():
         if not isinstance(document, dict):
-            raise ValueError(f"its {key} is no JSON object")
+            raise ValueError(f"its {key} is no JSON object")  # noqa: TRY004
     columns, metrics, source = documents.values()
     paths: dict[str, KeyPath] = {}
     for column, path in columns.items():
@@ -851,25 +851,19 @@ def read_rules(file: str) -> tuple[Rule, ...]:
         raise ScriptError(
             f"--rules {file}: rules are written as [[rule]], and replace is true or false{hint}", WRONG_USAGE
         )
-    dtypes = {rule.column: rule.dtype for rule in RULES}
-    rules = []
+    rules: list[Rule] = []
     for number, table in enumerate(tables, 1):
         origin = f"{file}: rule {number}"
         flaw = flaw_of_table(table) if isinstance(table, dict) else "it is no table"
-        if not flaw:
-            dtype = dtypes.get(table["column"], "string")
-            rule = Rule(**{"dtype": dtype, "origin": origin, **table})
-            earlier = next((each.dtype for each in rules if each.column == rule.column), rule.dtype)
-            if earlier != rule.dtype:
-                flaw = f"it has dtype {rule.dtype}, but an earlier rule of that column has {earlier}"
-            rules.append(rule)
         if flaw:
             named = f" ({table['column']})" if isinstance(table, dict) and "column" in table else ""
             raise ScriptError(f"--rules {origin}{named}: {flaw}", WRONG_USAGE)
+        known = [rule.dtype for rule in (*rules, *RULES) if rule.column == table["column"]]
+        rules.append(Rule(**{"dtype": known[0] if known else "string", "origin": origin, **table}))
     return tuple(rules) if replace else (*rules, *RULES)
 
 
-def flaw_of_table(table: Record) -> str | None:
+def flaw_of_table(table: Record) -> str | None:  # noqa: C901
     """What is wrong with a [[rule]]; None where it is a good one."""
     keys = Rule._fields[:-1]
     for key in ("column", "pattern"):
@@ -896,9 +890,12 @@ def flaw_of_table(table: Record) -> str | None:
 
 
 def derived_dtypes(rules: Iterable[Rule]) -> dict[str, pl.DataType]:
-    """The derived columns in order, with the dtypes that their rules say."""
+    """The derived columns in order; the first rule of each says its dtype."""
     dtypes = dict(zip(DTYPES, (pl.String(), pl.Int64(), pl.Float64(), pl.Boolean()), strict=True))
-    return {rule.column: dtypes[rule.dtype] for rule in rules}
+    derived: dict[str, pl.DataType] = {}
+    for rule in rules:
+        derived.setdefault(rule.column, dtypes[rule.dtype])
+    return derived
 
 
 def with_derived(runs: pl.DataFrame, rules: Sequence[Rule], dtypes: Mapping[str, pl.DataType]) -> pl.DataFrame:
@@ -1040,7 +1037,7 @@ def histories_beside(files: Files, report: Report) -> tuple[list[ParquetFile], l
             try:
                 header = read_header(file)
                 found += [header] if header.kind == "history" else []
-            except (ValueError, *reading_errors()) as error:
+            except reading_errors(ValueError) as error:
                 if HISTORY_ENDING in file:  # any other one is an input, or none of ours
                     report.skipped.append(damaged(file, error))
     return found, sampled
@@ -1093,7 +1090,7 @@ def history_plan(
         if goal is None:
             message = f"--at {name}: which way is better cannot be read off its name; add :min or :max"
             raise ScriptError(message, WRONG_USAGE)
-        way = "lower" if goal.startswith("min") else "higher"
+        way = "lower" if goal in {"min", "minimize"} else "higher"
         report.remarks.append(f"history_at_*: where {'.'.join(best.path)} was best; {way} is better ({why})")
     for pattern in options.history_metrics:
         if not any(matches(name, pattern) for name in names):
@@ -1112,7 +1109,7 @@ def history_plan(
     for column in columns:
         if column.name in dtypes:  # of an earlier result
             dtypes[column.name] = common_dtype((dtypes[column.name], column.dtype), METRIC)
-    return HistoryPlan(files, sampled, metrics, best, bool(goal) and goal.startswith("min"), dtypes)
+    return HistoryPlan(files, sampled, metrics, best, goal in {"min", "minimize"}, dtypes)
 
 
 def history_metrics(files: Files, columns: ColumnList) -> list[Column]:
@@ -1258,9 +1255,9 @@ def scan(file: str) -> pl.LazyFrame:
     return pl.scan_parquet(file, glob=False, hive_partitioning=False)
 
 
-def reading_errors() -> tuple[type[BaseException], ...]:
-    """What polars raises for files that are damaged; some damage makes its decoder panic."""
-    return (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+def reading_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...]:
+    """What polars raises for files that are damaged, and `more`; some damage makes its decoder panic."""
+    return (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, *more)
 
 
 def rows_in_order(files: Files, columns: ColumnList, chosen: pl.DataFrame, new: Sequence[str]) -> pl.LazyFrame:
@@ -1337,7 +1334,10 @@ def published(output: str) -> Iterator[str]:
             yield output
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(target)
+        for rest in target.parent.glob(f".{glob.escape(target.name)}.*"):  # of a merge that was killed
+            process = re.fullmatch(r"\.([0-9]+)\.(partial|old)", rest.name.removeprefix(f".{target.name}"))
+            if process and not is_running(int(process[1])):
+                discard(rest)
         yield str(partial)
         if target.is_dir():
             target.rename(old)
@@ -1354,32 +1354,21 @@ def published(output: str) -> Iterator[str]:
         discard(old)
 
 
-def remove_leftovers(output: Path) -> None:
-    """Remove what merges into `output` that were killed have left beside it; those that still run keep theirs."""
-    for rest in output.parent.glob(f".{glob.escape(output.name)}.*"):
-        process = re.fullmatch(r"\.([0-9]+)\.(partial|old)", rest.name.removeprefix(f".{output.name}"))
-        if process and not is_running(int(process[1])):
-            if process[2] == "old" and not output.exists():  # killed between two renames: the earlier result
-                rest.rename(output)
-            discard(rest)
-
-
 def discard(place: Path) -> None:
     """Remove a file or a folder, if it is there."""
     shutil.rmtree(place, ignore_errors=True)
     with suppress(OSError):
-        place.unlink(missing_ok=True)
+        place.unlink()
 
 
 def is_running(process: int) -> bool:
     """Whether there is such a process; on Windows, where asking would end it, always."""
-    if sys.platform != "win32":
-        try:
-            os.kill(process, 0)
-        except (ProcessLookupError, OverflowError):
-            return False
-        except PermissionError:  # somebody else's
-            return True
+    if sys.platform == "win32":
+        return True
+    try:
+        os.kill(process, 0)
+    except (OSError, OverflowError) as error:
+        return isinstance(error, PermissionError)  # somebody else's
     return True
 
 
@@ -1409,14 +1398,15 @@ def report_lines(document: Record, remarks: Iterable[str]) -> Iterator[str]:
     if summary["rows_read"] > summary["runs_found"]:
         yield f"{counted(summary['runs_found'], 'run')}, as newer or fuller exports of a run replace others"
     sound = [skip for skip in document["skipped"] if not skip["failure"]]
-    beside = sorted(Counter(skip["kind"] for skip in sound if skip["kind"] in EXPORT_KINDS).items())
+    kinds = Counter(skip["kind"] for skip in sound)
+    beside = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()) if kind in EXPORT_KINDS)
     if beside:
-        hint = "" if document["histories"] or "history" not in dict(beside) else " (--history reads histories)"
-        yield f"beside the runs: {', '.join(f'{n} {kind}' for kind, n in beside)}{hint}"
-    others = [skip for skip in sound if skip["kind"] not in EXPORT_KINDS]
+        hint = "" if document["histories"] or not kinds["history"] else " (--history reads histories)"
+        yield f"beside the runs: {beside}{hint}"
+    others = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()) if kind not in EXPORT_KINDS)
     if others:
-        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(skip["kind"] for skip in others).items()))
-        yield f"passed over, as they hold no runs: {kinds} ({some([skip['file'] for skip in others])})"
+        files = some([skip["file"] for skip in sound if skip["kind"] not in EXPORT_KINDS])
+        yield f"passed over, as they hold no runs: {others} ({files})"
     for row in document["filters"]:
         yield f"{row['filter']}: {row['kept']:,} of {counted(row['before'], 'run')} kept"
     for row in document["histories"]:
@@ -1460,38 +1450,23 @@ def conflict_lines(conflicts: Iterable[Record]) -> Iterator[str]:
     """For each column on which files disagree what they say of it, and what became of it."""
     for (column, kind), group in itertools.groupby(conflicts, lambda row: (row["column"], row["kind"])):
         rivals = list(group)
-        name, became = rivals[0]["found"], rivals[0]["became"]
         found = ", ".join(f"{rival['found']} in {counted(len(rival['files']), 'file')}" for rival in rivals)
         if kind == "name":
-            why = "its W&B path is the only one so named"
-            if any(became.startswith(f"{rival['found']}__") for rival in rivals):
-                why = "another W&B path has a better claim to its name"
-            if not prefix_of(column):
-                own = "its name is that of a derived column" if column.endswith("__own") else "its name is a pattern"
-                why = "every result has a column of that name" if name.lower() in contract_dtypes() else own
-            yield f"{found} is called {became} here: {why}"
-        elif len(rivals) == 1:
-            yield f"the {kind} of {column} is {name}; it is {became} here"
+            yield f"{found} is called {column} here, so that every column has a name of its own"
         else:
-            yield f"files disagree on the {kind} of {column}: {found}; it is {became} here"
+            yield f"files disagree on the {kind} of {column}: {found}; it is {rivals[0]['became']} here"
 
 
 def fit_lines(fits: Sequence[Record]) -> Iterator[str]:
-    """How well the rules fit: a line per derived column, then what several have in common, said once."""
-    lacking: dict[str, list[str]] = {}  # names without a match, and the columns that show these
-    for fit in fits:
-        if fit["runs"] and fit["unmatched_names"]:
-            lacking.setdefault(", ".join(fit["unmatched_names"][:3]), []).append(fit["column"])
-    alone = {columns[0]: f"; no match in {names}" for names, columns in lacking.items() if len(columns) == 1}
+    """How well the rules fit: a line per derived column with its commonest values."""
     lines = []
     for fit in fits:
         values = [f"{value} ({n})" for value, n in zip(fit["commonest"], fit["commonest_runs"], strict=True)]
         more = f" and {fit['distinct'] - len(values)} more" if fit["distinct"] > len(values) else ""
-        found = f"{counted(fit['runs'], 'run')}: {', '.join(values)}{more}"
-        lines += [f"{fit['column']}: {found}{alone.get(fit['column'], '')}"] if fit["runs"] else []
+        lacking = f"; no match in {', '.join(fit['unmatched_names'][:3])}" if fit["unmatched_names"] else ""
+        if fit["runs"]:
+            lines.append(f"{fit['column']}: {counted(fit['runs'], 'run')}: {', '.join(values)}{more}{lacking}")
     yield from folded(lines, "{} derived columns more; --json lists all")
-    shared = (f"no match for {some(columns)} in {names}" for names, columns in lacking.items() if len(columns) > 1)
-    yield from folded(shared, "{} groups of columns more have no match in some names; --json lists all")
     empty = [fit["column"] for fit in fits if not fit["runs"]]
     if empty:
         yield f"no match in any run for {', '.join(empty)}"
@@ -1539,7 +1514,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("inputs", nargs="*", type=file_or_url, metavar="INPUT", help=f"file, folder or glob (default: {DEFAULT_INPUT})")
     add("--output", "-o", type=file_or_url, metavar="FILE", help=f"file or URL (default: {DEFAULT_OUTPUT})")
     add = parser.add_argument_group("which runs (flags repeat; each says how many runs it kept)").add_argument
-    add("--state", "-s", **(listed | {"type": states}), metavar="STATE", help="finished, crashed, ... (default: all)")
+    add("--state", "-s", **listed, metavar="STATE", help="finished, crashed, ... (default: all)")
     add("--filter", "-f", action="append", default=[], metavar="REGEX", help="on the run's name, in any case")
     add("--project", "-p", **listed, metavar="NAME", help="name or glob, in any case")
     add("--where", metavar="SQL", help="a predicate over the result's columns")
@@ -1558,6 +1533,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_strictly(argv)
     args.inputs = args.inputs or [DEFAULT_INPUT]
+    args.state = [state.lower() for state in args.state]
+    for state in {*args.state} - {*STATES, "all"}:
+        parser.error(f"--state {state}: no such state{did_you_mean(state, STATES)}; there are {', '.join(STATES)}")
     args.output = args.output or (DEFAULT_OUTPUT.removesuffix(".parquet") if args.partition_by else DEFAULT_OUTPUT)
     args.output = args.output.rstrip("/") if is_url(args.output) else str(Path(args.output))
     if not args.partition_by and not args.output.endswith(".parquet"):  # folders are searched by this ending
@@ -1575,16 +1553,6 @@ def file_or_url(text: str) -> str:
     if re.match("[a-z0-9]+://", text) and not is_url(text):
         raise argparse.ArgumentTypeError(f"{text}: URLs begin with {', '.join(CLOUD)}; download it first")
     return text
-
-
-def states(text: str) -> tuple[str, ...]:
-    """States, in lower case."""
-    wanted = comma_separated([text.lower()])
-    for state in wanted:
-        if state not in (*STATES, "all"):
-            near = did_you_mean(state, STATES)
-            raise argparse.ArgumentTypeError(f"{state}: no such state{near}; there are {', '.join(STATES)}")
-    return wanted
 
 
 class Parser(argparse.ArgumentParser):
@@ -1649,8 +1617,15 @@ def aggregate(options: argparse.Namespace) -> int:
     try:
         try:
             document = merge(files, rules, options, report)
-        except reading_errors() as error:  # a footer can be sound where the rows are not
-            sound = readable_files(files, report)
+        except reading_errors() as error:  # a footer can be sound where the rows are not: read them all to find out
+            sound = []
+            for file in files:
+                try:
+                    for _ in scan(file.file).collect_batches():
+                        pass
+                    sound.append(file)
+                except reading_errors() as damage:
+                    report.skipped.append(damaged(file.file, damage))
             if len(sound) == len(files):
                 raise RuntimeError(first_line(error)) from error
             report = Report(report.skipped)
@@ -1668,19 +1643,6 @@ def aggregate(options: argparse.Namespace) -> int:
             print(printable(line), file=sys.stderr)
     print(json_text(document) if options.json else "\n".join(document["files"]))
     return PARTIAL if failed else OK
-
-
-def readable_files(files: Files, report: Report) -> list[ParquetFile]:
-    """The files of which every row can be read; the report has the others. They are read whole to find out."""
-    sound = []
-    for file in files:
-        try:
-            for _ in scan(file.file).collect_batches():
-                pass
-            sound.append(file)
-        except reading_errors() as error:
-            report.skipped.append(damaged(file.file, error))
-    return sound
 
 
 def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, report: Report) -> Record:
