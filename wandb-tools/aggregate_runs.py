@@ -266,39 +266,34 @@ def is_url(place: str) -> bool:
 
 
 def files_at(place: str) -> tuple[list[str], list[Skipped]]:
-    """The files that a file name, a directory, a glob or a URL stands for; folders that cannot be read.
+    """The files that a file name, a folder, a glob or a URL stands for; folders that cannot be read.
 
-    Directories are searched for parquet files to any depth; hidden files, such as unfinished ones, are ignored.
+    Folders are searched for parquet files to any depth; hidden files, such as unfinished ones, are ignored.
     """
     if is_url(place):
         return files_at_url(place)
     files: list[str] = []
-    closed: list[Skipped] = []
-
-    def note_closed(error: OSError) -> None:
-        closed.append(Skipped(str(error.filename), "unreadable", f"it cannot be read: {error.strerror or error}"))
-
+    errors: list[OSError] = []
     # An existing path first: a file's name may hold brackets. (Path.exists raises for what cannot be a name.)
-    there = os.path.exists(place)  # noqa: PTH110
-    for path in [place] if there else glob.glob(place, recursive=True):  # noqa: PTH207 - takes absolute patterns
+    for path in [place] if os.path.exists(place) else glob.glob(place, recursive=True):  # noqa: PTH110, PTH207
         if not Path(path).is_dir():
             files.append(str(Path(path)))
             continue
-        for folder, subfolders, names in os.walk(path, onerror=note_closed):
+        for folder, subfolders, names in os.walk(path, onerror=errors.append):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             visible = [Path(folder, name) for name in names if name.endswith(".parquet") and name[0] != "."]
             files += [str(file) for file in visible if file.is_file()]
-    return files, closed
+    reasons = [(str(error.filename), f"it cannot be read: {error.strerror or error}") for error in errors]
+    return files, [Skipped(folder, "unreadable", reason) for folder, reason in reasons]
 
 
 def files_at_url(url: str) -> tuple[list[str], list[Skipped]]:
-    """The file at `url`, or the visible parquet files with content that polars finds below it or by its pattern."""
+    """The file at `url`, or the visible parquet files that polars finds below it or by its pattern."""
     if url.endswith(".parquet") and "*" not in url:
         return [url], []
     pattern = url if "*" in url else f"{url.rstrip('/')}/**/*.parquet"
     try:
-        # This is polars' own listing, which reads no file. What polars offers in public reads a row of each file
-        # first, so that one damaged file hides all others.
+        # polars' own listing. What it offers in public reads a row of each file, so that one damaged file hides all.
         scanned = pl.scan_parquet(pattern, schema={"id": pl.String}, hive_partitioning=False)
         node = scanned._ldf.visit().view_current_node()  # noqa: SLF001
     except reading_errors() as error:
@@ -335,7 +330,7 @@ def read_header(file: str) -> ParquetFile:
 
 
 def kind_of(columns: Iterable[str]) -> str:
-    """What a parquet file holds, by its columns, never by its name.
+    """What a parquet file holds, by its columns.
 
     >>> kind_of(["id", "name", "state", "config_lr"]), kind_of(["run_id", "_step"]), kind_of(["x"])
     ('runs', 'history', 'foreign')
@@ -359,15 +354,12 @@ def check_columns(file: ParquetFile) -> None:
         if wanted is None or dtype in (wanted, pl.Null):
             continue
         own, new = pl.col(column), cast_column(column, dtype, wanted)
-        flaw = ValueError(f"its column {column} is {spelt(dtype)} instead of {spelt(wanted)}")
-        if isinstance(wanted, pl.Datetime) and dtype.is_numeric():
-            raise flaw
         try:
             value = scan(file.file).select(own.filter(own.is_not_null() & new.is_null()).first()).collect().item()
         except pl.exceptions.PolarsError as error:  # no value can be cast
-            raise flaw from error
+            raise ValueError(f"its column {column} is {dtype} instead of {wanted}") from error
         if value is not None and value == value:  # noqa: PLR0124 - NaN is how pandas says null
-            raise ValueError(f"its column {column} holds {value!r}, which is no {spelt(wanted)}")
+            raise ValueError(f"its column {column} holds {value!r}, which is no {wanted}")
 
 
 def damaged(file: str, error: BaseException) -> Skipped:
@@ -404,7 +396,7 @@ def one_schema(files: Files, derived: Iterable[str], others: Iterable[Identity],
             if own != name:
                 report.conflicts.setdefault((name, "name", own, name), []).append(files[number].file)
             if not agree and number in seen:
-                claim = (name, "dtype", spelt(seen[number]), spelt(column.dtype))
+                claim = (name, "dtype", str(seen[number]), str(column.dtype))
                 report.conflicts.setdefault(claim, []).append(files[number].file)
     report.conflicts = dict(sorted(report.conflicts.items()))
     return sorted(columns)
@@ -536,12 +528,6 @@ def contract_dtypes() -> Mapping[str, pl.DataType]:
     return identity | times | extent | labels | machine | origin | texts
 
 
-def spelt(dtype: pl.DataType) -> str:
-    """A dtype as the contract spells it: `Datetime[us, UTC]`."""
-    parts = [dtype.time_unit, dtype.time_zone] if isinstance(dtype, pl.Datetime) else []
-    return f"Datetime[{', '.join(part for part in parts if part)}]" if parts else str(dtype)
-
-
 @cache
 def plain(dtype: pl.DataType, prefix: str) -> pl.DataType:
     """The contract's dtype that holds every value of `dtype`; Booleans count as 0 and 1 among metrics."""
@@ -571,47 +557,40 @@ def dtypes_of_values(
     """
     disputed: dict[int, dict[str, pl.DataType]] = {}
     for (prefix, _), members in parts.items():
-        dtypes = {number: plain(dtype, prefix) for number, (_, dtype) in members.items()}
-        for number, dtype in () if only_numbers(dtypes.values()) else dtypes.items():
-            disputed.setdefault(number, {})[members[number][0]] = dtype
-    found: dict[tuple[int, str], pl.DataType] = {}
-    for rows in (FIRST_ROWS, None):  # all rows are read only where the first ones leave it open
-        texts = []
-        for number, columns in disputed.items():
-            asked = [column for column, dtype in columns.items() if found.get((number, column)) != dtype]
-            found |= {(number, column): pl.Null() for column in asked}
-            values = {column: exact_column(column) for column in asked}
-            for column in asked:  # of other values than text it counts only whether there are some
-                if columns[column] != pl.String:
-                    values[column] = pl.when(values[column].is_not_null()).then(pl.lit("-"))
-            head = scan(files[number].file).select(**values).cast(pl.String).slice(0, rows)
-            texts += [head.unpivot().with_columns(pl.lit(number).alias(FILE))] if asked else []
-        if not texts:
-            break
-        by_column = pl.concat(texts).drop_nulls("value").group_by(FILE, "variable")
-        answers = by_column.agg(all_numbers("value")).collect(engine="streaming")
-        for number, column, whole, decimal in answers.iter_rows():
-            found[number, column] = pl.Int64() if whole else pl.Float64() if decimal else disputed[number][column]
-    return found
-
-
-def all_numbers(column: str) -> list[pl.Expr]:
-    """Whether all texts are 64-bit integers as JSON spells them (`007` is a name), and whether all are numbers.
-
-    A number is one that a float can hold, or the word for one that JSON lacks.
-    """
-    text = pl.col(column)
+        dtypes = {n: plain(dtype, prefix) for n, (_, dtype) in members.items()}
+        for n, dtype in () if only_numbers(dtypes.values()) else dtypes.items():
+            disputed.setdefault(n, {})[members[n][0]] = dtype
+    # Integers as JSON spells them, in 64 bits (`007` is a name); numbers that a float holds, or words that JSON lacks.
+    text = pl.col("value")
     whole = text.str.contains(r"^(0|-?[1-9][0-9]*)$") & text.cast(pl.Int64, strict=False).is_not_null()
     decimal = text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
     in_range = text.cast(pl.Float64, strict=False).is_finite().fill_null(False)
     number = (decimal & in_range) | text.is_in(["NaN", "Infinity", "-Infinity"])
-    return [whole.all().alias("whole"), number.all().alias("number")]
+    found: dict[tuple[int, str], pl.DataType] = {}
+    for rows in (FIRST_ROWS, None):  # all rows are read only where the first ones leave it open
+        texts = []
+        for n, columns in disputed.items():
+            asked = [column for column, dtype in columns.items() if found.get((n, column)) != dtype]
+            found |= {(n, column): pl.Null() for column in asked}
+            values = {column: exact_column(column) for column in asked}
+            for column in asked:  # of other values than text it counts only whether there are some
+                if columns[column] != pl.String:
+                    values[column] = pl.when(values[column].is_not_null()).then(pl.lit("-"))
+            head = scan(files[n].file).select(**values).cast(pl.String).slice(0, rows)
+            texts += [head.unpivot().with_columns(pl.lit(n).alias(FILE))] if asked else []
+        if not texts:
+            break
+        by_column = pl.concat(texts).drop_nulls("value").group_by(FILE, "variable")
+        answers = by_column.agg(whole.all(), number.all().alias("number")).collect(engine="streaming")
+        for n, column, all_whole, all_numbers in answers.iter_rows():
+            found[n, column] = pl.Int64() if all_whole else pl.Float64() if all_numbers else disputed[n][column]
+    return found
 
 
 def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
     """The values of `column` in the `wanted` dtype; no value is lost, as `wanted` was chosen to hold them.
 
-    A contract column that another tool wrote may hold values that are no `wanted` ones: check_columns finds those.
+    A contract column of another tool may hold values that are no `wanted` ones: check_columns finds them.
     """
     values = exact_column(column)
     if dtype == wanted:
@@ -620,8 +599,12 @@ def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr
         return spelt_as_json(values.cast(pl.Float64))
     if column not in contract_dtypes():
         return values.cast(wanted)
-    if isinstance(wanted, pl.Datetime) and dtype == pl.String:  # ISO text, perhaps without a clock or a zone
-        iso = values.str.replace(r"^([0-9-]{10})$", "${1}T00:00:00").str.replace(r"^([0-9-]{10}[T ][0-9:.]+)$", "${1}Z")
+    if isinstance(wanted, pl.Datetime) and not dtype.is_temporal():  # ISO text, perhaps without a clock or a zone
+        iso = (
+            values.cast(pl.String)
+            .str.replace(r"^([0-9-]{10})$", "${1}T00:00:00")
+            .str.replace(r"^([0-9-]{10}[T ][0-9:.]+)$", "${1}Z")
+        )
         return iso.str.to_datetime("%+", time_unit="us", strict=False)
     if isinstance(wanted, pl.List) and dtype == pl.String:  # as Python prints a list, or parted by commas
         tag = pl.element().str.strip_chars(" '\"")
@@ -702,8 +685,6 @@ def latest(rows: pl.DataFrame) -> pl.DataFrame:
 
     Ties go to the newest, then to the first file, so that the order of the inputs never matters.
     """
-    if not rows.select(RUN_KEY).is_duplicated().any():
-        return rows
     newest_first = rows.sort("exported_at", FILE, ROW, descending=[True, False, False], nulls_last=True)
     newest = newest_first.unique([*RUN_KEY, OFFLINE], keep="first", maintain_order=True)
     fullest_first = newest.sort("history_rows", descending=True, nulls_last=True, maintain_order=True)
@@ -772,9 +753,9 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Exp
         raise ScriptError(f"{flag} is no SQL predicate: {first_line(error)}; {hint}", WRONG_USAGE) from error
     for column in keeps.meta.root_names():
         if column not in dtypes:
-            prefixed = " or ".join(prefix + column for prefix in (CONFIG, METRIC) if prefix + column in dtypes)
-            near = did_you_mean(column, dtypes) or "; text stands in single quotes"
-            near = f"; did you mean {prefixed}?" if prefixed else near
+            prefixed = [prefix + column for prefix in (CONFIG, METRIC) if prefix + column in dtypes]
+            near = f"; did you mean {' or '.join(prefixed)}?" if prefixed else did_you_mean(column, dtypes)
+            near = near or "; text stands in single quotes"
             raise ScriptError(f"{flag}: there is no column {column}{near}", WRONG_USAGE)
     try:
         kind = pl.DataFrame(schema=dict(dtypes)).select(keeps).dtypes[0]
