@@ -1073,12 +1073,13 @@ def history_plan(
             raise ScriptError(message, WRONG_USAGE)
         way = "lower" if goal in {"min", "minimize"} else "higher"
         report.remarks.append(f"history_at_*: where {'.'.join(best.path)} was best; {way} is better ({why})")
+    chosen = set() if options.history_metrics else {metric.path for metric in metrics}
     for pattern in options.history_metrics:
-        if not any(matches(name, pattern) for name in names):
+        found = {metric.path for name, metric in known if matches(name, pattern)}
+        if not found:
             near = did_you_mean(pattern, names)
             raise ScriptError(f"--history-metrics {pattern}: no history has such a metric{near}", WRONG_USAGE)
-    globs = options.history_metrics or ["*"]
-    chosen = {metric.path for name, metric in known if any(matches(name, glob_) for glob_ in globs)}
+        chosen |= found
     metrics = [metric for metric in metrics if metric.path in chosen]
     whole = pl.Int64()
     dtypes: dict[str, pl.DataType] = {}
@@ -1111,31 +1112,24 @@ def history_metrics(files: Files, columns: ColumnList) -> list[Column]:
 
 
 def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.DataFrame:
-    """The runs with what their histories say, and in ROWS the number of its rows.
+    """The runs with what the histories beside their exports say, and in ROWS the number of a history's rows.
 
-    A run's history is the one beside the file that its row comes from, as rows of another export may differ. A run
-    without one keeps what an earlier result says of it, else the columns are null.
+    A run without history keeps what an earlier result says of it, else the columns are null.
     """
     folders = {file: folder_of(file) for file in runs["source_file"].unique()}
     runs = runs.with_columns(pl.col("source_file").replace_strict(folders, return_dtype=pl.String).alias(FOLDER))
-    key = ["run_id", "entity", "project", FOLDER]
-    wanted = runs.select(pl.col("id").alias("run_id"), *key[1:]).unique()
-    places = [wanted.clear().with_columns(pl.lit(0, pl.Int64).alias(ROWS), pl.lit(0).alias(FILE))]
+    key = ["id", "entity", "project", FOLDER]
+    wanted = runs.select(key).unique().sort(key)
     frames = [pl.DataFrame(schema=pl.Schema({**wanted.schema, ROWS: pl.Int64(), **plan.dtypes}))]
     for number, file in enumerate(plan.files):
         try:
-            places.append(rows_per_run(file, wanted).with_columns(pl.lit(number).alias(FILE)))
+            frames += list(statistics_by_run(plan, number, wanted.filter(pl.col(FOLDER) == folder_of(file.file))))
         except reading_errors() as error:  # a footer can be sound where the rows are not
             report.skipped.append(damaged(file.file, error))
+    found = pl.concat(frames, how="diagonal_relaxed")  # integers may meet floats
     # Of files that hold the same run, the one with the most rows of it counts.
-    fullest = pl.concat(places).sort(ROWS, FILE, descending=[True, False]).unique(key, keep="first")
-    for (number,), there in fullest.sort(FILE, *key).group_by(FILE, maintain_order=True):
-        try:
-            frames += list(statistics_by_run(plan, number, there))
-        except reading_errors() as error:
-            report.skipped.append(damaged(plan.files[number].file, error))
-    found = pl.concat(frames, how="diagonal_relaxed").rename({"run_id": "id"})  # integers may meet floats
-    joined = runs.join(found, ["id", *key[1:]], "left", suffix=INTERNAL, nulls_equal=True, maintain_order="left")
+    found = found.sort(ROWS, descending=True, maintain_order=True).unique(key, keep="first", maintain_order=True)
+    joined = runs.join(found, key, "left", suffix=INTERNAL, nulls_equal=True, maintain_order="left")
     earlier = [name for name in plan.dtypes if name in runs.columns]  # of runs whose histories are gone since
     gone = pl.col(ROWS).is_null()
     values = [pl.when(gone).then(pl.col(name)).otherwise(name + INTERNAL).alias(name) for name in earlier]
@@ -1143,58 +1137,55 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
     return joined.cast({name: plan.dtypes[name] for name in earlier})
 
 
-def rows_per_run(file: ParquetFile, wanted: pl.DataFrame) -> pl.DataFrame:
-    """The wanted runs that the file has rows of: run_id, entity, project, folder, and the number of rows.
-
-    Another tool's history may lack entity and project: there the id alone identifies the run, if no two share it.
-    """
-    keys = [key for key in ("run_id", "entity", "project") if key in file.dtypes]
-    here = wanted.filter(pl.col(FOLDER) == folder_of(file.file)).unique(keys, keep="none")
-    if here.is_empty():  # the file is not even opened
-        return here.with_columns(pl.lit(0, pl.Int64).alias(ROWS))
-    rows = scan(file.file).select(pl.col(keys).cast(pl.String)).group_by(keys).agg(pl.len().cast(pl.Int64).alias(ROWS))
-    return here.join(rows.collect(engine="streaming"), on=keys, nulls_equal=True)
-
-
 def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """One row per run in `runs`, which are sorted by id, with what the file of this number says of it.
+    """For each of the sorted `runs` that the file of this number has rows of: their number, and what they say.
 
-    Some runs and metrics at a time, so that a history need not fit in memory.
+    Another tool's history may lack entity and project: there the id alone identifies a run, if no two share it.
+    Some runs and metrics are read at a time, so that a history need not fit in memory.
     """
+    file = plan.files[number]
     metrics = [metric for metric in plan.metrics if number in metric.parts]
     best = plan.best.parts[number][0] if plan.best and number in plan.best.parts else None
     at = None if best is None else pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
+    own = {"id": "run_id"} | {key: key for key in ("entity", "project") if key in file.dtypes}
+    runs = runs.unique(list(own), keep="none", maintain_order=True)
+    if runs.is_empty():  # the file is not even opened
+        return
+    keys = scan(file.file).select(pl.col(name).cast(pl.String).alias(key) for key, name in own.items())
+    lengths = keys.group_by(list(own)).agg(pl.len().cast(pl.Int64).alias(ROWS)).collect(engine="streaming")
+    runs = runs.join(lengths, list(own), nulls_equal=True, maintain_order="left").with_row_index(RUN)
     rows_at_once = max(1, CELLS // (len(metrics) + 2))
     first_row = pl.col(ROWS).cum_sum() - pl.col(ROWS)
-    runs = runs.with_row_index(RUN).with_columns((first_row // rows_at_once).alias(POSITION))
+    runs = runs.with_columns((first_row // rows_at_once).alias(POSITION))
     for block in runs.partition_by(POSITION, maintain_order=True):
         at_once = max(1, CELLS // int(block[ROWS].sum()))
-        parts = [block.drop(POSITION, FILE, RUN)]
+        parts = [block.drop(POSITION, RUN)]
         for start in range(0, len(metrics), at_once):
-            columns = {metric.parts[number][0]: metric for metric in metrics[start : start + at_once]}
-            rows = history_rows(plan.files[number], block, {own: metric.dtype for own, metric in columns.items()}, best)
-            told = [each for n, metric in enumerate(columns.values()) for each in statistics(n, metric.name, at)]
+            some_metrics = metrics[start : start + at_once]
+            columns = [(metric.parts[number][0], metric.dtype) for metric in some_metrics]
+            rows = history_rows(file.file, own, block, columns, best)
+            told = [each for n, metric in enumerate(some_metrics) for each in statistics(n, metric.name, at)]
             parts.append(rows.group_by(RUN, maintain_order=True).agg(told).drop(RUN))
         yield pl.concat(parts, how="horizontal")
 
 
 def history_rows(
-    file: ParquetFile, runs: pl.DataFrame, columns: Mapping[str, pl.DataType], best: str | None
+    file: str, keys: Mapping[str, str], runs: pl.DataFrame, columns: Sequence[tuple[str, pl.DataType]], best: str | None
 ) -> pl.DataFrame:
     """The rows of some runs: RUN, the run's number, and STEP, sorted by both; column n of `columns` with its dtype as
     `n`, its finite values, else null, as `finite n`; those of `best` as BEST.
     """
-    keys = [key for key in ("run_id", "entity", "project") if key in file.dtypes]
-    run_id = cast_column("run_id", file.dtypes["run_id"], pl.String())
-    first, last = pl.lit(runs["run_id"].min()), pl.lit(runs["run_id"].max())
-    here = run_id.is_between(first, last) & run_id.is_in(runs["run_id"].implode())  # the range skips row groups
-    values = [pl.col(column).cast(dtype).alias(f"{n}") for n, (column, dtype) in enumerate(columns.items())]
-    named = [pl.col(key).cast(pl.String) for key in keys]
+    run_id = pl.col("run_id").cast(pl.String)
+    first, last = pl.lit(runs["id"].min()), pl.lit(runs["id"].max())
+    here = run_id.is_between(first, last) & run_id.is_in(runs["id"].implode())  # the range skips row groups
+    values = [pl.col(column).cast(dtype).alias(f"{n}") for n, (column, dtype) in enumerate(columns)]
+    named = [pl.col(own).cast(pl.String).alias(key) for key, own in keys.items()]
     goal = [finite_values(pl.col(best)).cast(pl.Float64).alias(BEST)] if best else []
-    rows = scan(file.file).filter(here).select(*named, pl.col("_step").cast(pl.Int64).alias(STEP), *values, *goal)
+    rows = scan(file).filter(here).select(*named, pl.col("_step").cast(pl.Int64).alias(STEP), *values, *goal)
     block = rows.collect(engine="streaming")
-    numbers = block.select(keys).join(runs.select(RUN, *keys), keys, "left", nulls_equal=True, maintain_order="left")
-    block = block.drop(keys).with_columns(numbers[RUN]).drop_nulls(RUN)
+    ids = list(keys)
+    numbers = block.select(ids).join(runs.select(RUN, *ids), ids, "left", nulls_equal=True, maintain_order="left")
+    block = block.drop(ids).with_columns(numbers[RUN]).drop_nulls(RUN)
     run, step = pl.col(RUN), pl.col(STEP)
     in_order = (run > run.shift()) | ((run == run.shift()) & (step > step.shift()))
     if not block.select(in_order.fill_null(True).all()).item():  # another tool's file, or rows of overlapping exports
@@ -1242,20 +1233,24 @@ def reading_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...
 
 
 def rows_in_order(files: Files, columns: ColumnList, chosen: pl.DataFrame, new: Sequence[str]) -> pl.LazyFrame:
-    """The chosen rows of all files, whole, in the result's order, with the `new` columns that `chosen` holds.
+    """The chosen rows of all files, whole, in the result's order, with the `new` columns that `chosen` holds."""
+    from polars.io.plugins import register_io_source
 
-    Exports are sorted already: only where files interleave are their rows sorted, some rows at a time.
-    """
     own = [column for column in columns if column.name not in new]
     placed = chosen.sort(ROW_ORDER).with_row_index(POSITION).select(POSITION, FILE, ROW, pl.col("id").alias(RUN), *new)
-    spans = placed.group_by(FILE).agg(pl.col(POSITION).min(), pl.col(POSITION).max().alias("stop")).sort(POSITION)
-    apart = (pl.col(POSITION) > pl.col("stop").cum_max().shift()).fill_null(True)  # no file has rows on both sides
-    parts = []
-    for start, stop in itertools.pairwise([*spans.filter(apart)[POSITION], len(placed)]):
-        stretch = placed.slice(start, stop - start)
-        alone = stretch[FILE].n_unique() == 1 and stretch[ROW].is_sorted()
-        parts.append(placed_rows(files, own, stretch) if alone else sorted_in_blocks(files, own, stretch))
-    return pl.concat(parts)
+    by_file = placed.partition_by(FILE, maintain_order=True)
+    if len(placed[FILE].rle()) == len(by_file) and all(rows[ROW].is_sorted() for rows in by_file):
+        return pl.concat(placed_rows(files, own, rows) for rows in by_file)  # as exports are: one after the other
+    at_once = max(1, CELLS // len(columns))
+
+    def batches(names: list[str] | None, *_: object) -> Iterator[pl.DataFrame]:
+        """Files interleave: rows are sorted in blocks that fit in memory, while polars writes."""
+        for start in range(0, len(placed), at_once):
+            parts = placed.slice(start, at_once).partition_by(FILE)
+            block = pl.concat(pl.collect_all(placed_rows(files, own, rows) for rows in parts)).sort(POSITION)
+            yield block.select(names or block.columns)
+
+    return register_io_source(batches, schema=placed_rows(files, own, placed).collect_schema())
 
 
 def placed_rows(files: Files, columns: ColumnList, placed: pl.DataFrame) -> pl.LazyFrame:
@@ -1268,21 +1263,6 @@ def placed_rows(files: Files, columns: ColumnList, placed: pl.DataFrame) -> pl.L
     rows = file_rows(number, files[number], columns, first, last - first + 1)
     there = placed.lazy().drop(FILE).rename({RUN: "id"})
     return rows.join(there, [ROW, "id"], nulls_equal=True, maintain_order="left").drop(ROW)
-
-
-def sorted_in_blocks(files: Files, columns: ColumnList, placed: pl.DataFrame) -> pl.LazyFrame:
-    """The rows of several files in their order: sorted in blocks that fit in memory, while polars writes."""
-    from polars.io.plugins import register_io_source
-
-    at_once = max(1, CELLS // len(columns))
-
-    def batches(names: list[str] | None, *_: object) -> Iterator[pl.DataFrame]:
-        for start in range(0, len(placed), at_once):
-            by_file = placed.slice(start, at_once).partition_by(FILE)
-            block = pl.concat(pl.collect_all(placed_rows(files, columns, each) for each in by_file)).sort(POSITION)
-            yield block.select(names or block.columns)
-
-    return register_io_source(batches, schema=placed_rows(files, columns, placed).collect_schema())
 
 
 def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition_by: Sequence[str] = ()) -> list[str]:
