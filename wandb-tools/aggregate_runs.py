@@ -8,14 +8,12 @@
   uv run wandb-tools/aggregate_runs.py                            wandb_export/ into analysis/unified.parquet
   uv run wandb-tools/aggregate_runs.py exports/ old_runs.parquet -o all.parquet
   uv run wandb-tools/aggregate_runs.py 'exports/2026-*' --state finished --filter 'gnn|mlp' --project 'graph*'
-  uv run wandb-tools/aggregate_runs.py --quiet --json | jq '.conflicts[]'
   uv run wandb-tools/aggregate_runs.py exports/ --where 'config_lr < 0.01 AND k = 16' --history --at val/loss
   uv run wandb-tools/aggregate_runs.py --rules rules.toml --explain gnn_all_k16_s3
 
-INPUTS are runs files as export_runs.py writes them, earlier results of this script, directories (searched to
-any depth) and globs. A file's columns decide what it holds, not its name: in directories, the other files of an
-export and foreign parquet files are passed over. A file that is named but holds no runs, or a damaged file
-anywhere, is left out and named (exit code 3).
+INPUTS are runs files as export_runs.py writes them, earlier results of this script, directories (searched to any
+depth) and globs. A file's columns decide what it holds, not its name: in directories, all other parquet files are
+passed over. A file that is named but holds no runs, or a damaged file anywhere, is left out and named (exit code 3).
 
 ROWS. Each run gives one row, from its newest export; where it was exported both from the server and from its
 offline logs, the one with more history decides. Filters look at that row, and each says how many it keeps.
@@ -24,8 +22,7 @@ Rows are sorted by entity, project, created_at and id; source_file says which fi
 
 COLUMNS are matched by their W&B path, not by their name. A column that is missing in a file is null there. Where
 files disagree on a type, the narrowest type that holds every value wins: integers with floats become floats;
-text whose every value is a number, such as 1e-3, becomes numbers; any other mixture becomes text. Nothing is
-dropped. Mixtures are reported, but for integers beside floats and columns without a value.
+text whose every value is a number, such as 1e-3, becomes numbers; any other mixture becomes text and is reported.
 
 DERIVED COLUMNS are read off the run's name, or off the config where that says more. No match, no value:
   stage        stage2c                       model_type   spectral, digress, gnn, attention, hybrid
@@ -48,9 +45,7 @@ way is better). --history-metrics takes globs. A run whose history is gone keeps
 PLACES may be s3://, gs:// or az:// URLs, with the usual environment variables for credentials. --partition-by
 project writes a folder of hive partitions, whose files keep that column too.
 
-The path of the written file goes to stdout, all else to stderr. With --json, stdout carries one object
-instead: files, summary, filters, derived, histories, conflicts and skipped, each but the first an array of flat rows.
-
+The path of the written file goes to stdout, all else to stderr; with --json, one object with all of the report.
 Exit codes: 0 all done; 1 nothing usable, or no run left; 2 wrong usage; 3 some inputs were left out; 130
 interrupted.
 """
@@ -92,7 +87,6 @@ METRICS_KEY = "wandb_tools.metrics"
 SOURCE_KEY = "wandb_tools.source"
 EXPORT_KEY = "wandb_tools.export_id"  # files that one export wrote carry the same
 RESULT_KEY = "wandb_tools.result"  # marks a result of analyze_runs: its rows may look like runs, but are no input
-SCHEMA_VERSION = "1"
 
 DEFAULT_INPUT, DEFAULT_OUTPUT = "wandb_export/", "analysis/unified.parquet"
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
@@ -266,10 +260,7 @@ def is_url(place: str) -> bool:
 
 
 def files_at(place: str) -> tuple[list[str], list[Skipped]]:
-    """The files that a file name, a folder, a glob or a URL stands for; folders that cannot be read.
-
-    Folders are searched for parquet files to any depth; hidden files, such as unfinished ones, are ignored.
-    """
+    """The files of a name, folder (at any depth, without hidden ones), glob or URL; folders that cannot be read."""
     if is_url(place):
         return files_at_url(place)
     files: list[str] = []
@@ -374,7 +365,7 @@ def first_line(error: BaseException) -> str:
 def one_schema(files: Files, derived: Iterable[str], others: Iterable[Identity], report: Report) -> list[Column]:
     """The columns of all files as columns of one, by name; the report has what they disagreed on.
 
-    The names in `derived` are taken. `others`, the metrics of the histories, take part in the choice of names.
+    The names in `derived` are taken; `others`, the histories' metrics, take part in the choice of names.
     """
     parts = parts_by_identity(files, set(derived))
     names = names_of({*parts, *others})
@@ -427,25 +418,15 @@ def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, dict[in
                 identity = identity if identity not in stored else (prefix, (column,))
             elif column in contract or (file.aggregate and column in derived):
                 identity = ("", (column,))
-            else:
-                identity = ("", (own_name(column, ours, taken),))
+            else:  # another tool's; its name here is none of ours, compared without case, and no pattern to polars
+                pattern = column == "*" or column.startswith("^")
+                name = column_name((column,)) if pattern else column
+                while name.lower() in ours or (name != column and name.lower() in taken):
+                    name += "__own"
+                taken.add(name.lower())
+                identity = ("", (name,))
             parts.setdefault(identity, {})[number] = (column, dtype)
     return parts
-
-
-def own_name(column: str, ours: Iterable[str], taken: set[str]) -> str:
-    """The name of another tool's column: none of `ours`, compared without case, and no pattern to polars.
-
-    >>> own_name("stage", ["stage"], set()), own_name("^x.*$", [], set()), own_name("lr", ["stage"], {"lr"})
-    ('stage__own', '_x___', 'lr')
-    """
-    pattern = column == "*" or column.startswith("^")
-    name = column_name((column,)) if pattern else column
-    if pattern or name.lower() in ours:
-        while name.lower() in {*ours, *taken}:
-            name += "__own"
-        taken.add(name.lower())
-    return name
 
 
 def prefix_of(column: str) -> str:
@@ -551,10 +532,7 @@ def common_dtype(dtypes: Iterable[pl.DataType], prefix: str) -> pl.DataType:
 def dtypes_of_values(
     files: Files, parts: Mapping[Identity, Mapping[int, tuple[str, pl.DataType]]]
 ) -> dict[tuple[int, str], pl.DataType]:
-    """What the values of columns are on whose dtype files disagree, by file number and column.
-
-    Null where there are none, a number's dtype where each is a text that is such a number.
-    """
+    """By file number and column, where files disagree: Null without values, a number's dtype if all texts are such."""
     disputed: dict[int, dict[str, pl.DataType]] = {}
     for (prefix, _), members in parts.items():
         dtypes = {n: plain(dtype, prefix) for n, (_, dtype) in members.items()}
@@ -588,10 +566,7 @@ def dtypes_of_values(
 
 
 def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
-    """The values of `column` in the `wanted` dtype; no value is lost, as `wanted` was chosen to hold them.
-
-    A contract column of another tool may hold values that are no `wanted` ones: check_columns finds them.
-    """
+    """The values of `column` in the `wanted` dtype, which holds them all: check_columns refuses other files."""
     values = exact_column(column)
     if dtype == wanted:
         return values
@@ -628,10 +603,7 @@ def spelt_as_json(number: pl.Expr) -> pl.Expr:
 
 # --- one schema: metadata -------------------------------------------------------------------------------------
 def merged_metadata(files: Files, columns: ColumnList, report: Report) -> tuple[dict[str, str], dict[KeyPath, str]]:
-    """The result's key-value metadata, and the stored goals by metric.
-
-    Of a metric only that is stored on which all files agree that say something of it.
-    """
+    """The result's key-value metadata, without what files disagree on, and the stored goals by metric."""
     metrics: dict[str, Record] = {}
     for column in columns:
         claims: dict[str, dict[str, list[str]]] = {}  # by key and value: the files
@@ -649,7 +621,7 @@ def merged_metadata(files: Files, columns: ColumnList, report: Report) -> tuple[
     paths = {column.name: column.path for column in columns if prefix_of(column.name)}
     sources = {json_text(source): source for file in files for source in file.sources}
     documents = {COLUMNS_KEY: paths, METRICS_KEY: metrics, SOURCE_KEY: {"sources": list(sources.values())}}
-    return {SCHEMA_KEY: SCHEMA_VERSION} | {key: json_text(text) for key, text in documents.items()}, goals
+    return {SCHEMA_KEY: "1"} | {key: json_text(text) for key, text in documents.items()}, goals
 
 
 # --- rows -----------------------------------------------------------------------------------------------------
@@ -709,10 +681,7 @@ def selected_runs(runs: pl.DataFrame, options: argparse.Namespace, report: Repor
 
 
 def passing(runs: pl.DataFrame, flag: str, keeps: pl.Expr, report: Report, shown: str = "") -> pl.DataFrame:
-    """The runs that one filter keeps; ScriptError where it keeps none, or a value cannot be evaluated, as in a cast.
-
-    `shown` is the column whose values the message shows.
-    """
+    """The runs that one filter keeps; a ScriptError that shows the values of column `shown` where it keeps none."""
     try:
         kept = runs.filter(keeps)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
@@ -1048,7 +1017,7 @@ def history_plan(
     goals: Mapping[KeyPath, str],
     report: Report,
 ) -> HistoryPlan:
-    """What --history and its flags mean for these files; ScriptError where they lack what the user names."""
+    """What --history and its flags mean for these files."""
     if (options.at or options.history_metrics) and not files:
         message = "--history: there is none beside the inputs; export_runs.py --include-history writes them"
         raise ScriptError(message, NOTHING_USABLE)
@@ -1095,10 +1064,7 @@ def history_plan(
 
 
 def history_metrics(files: Files, columns: ColumnList) -> list[Column]:
-    """Every metric of the histories, by name.
-
-    One called `step_loss` gets a hash of its path beside one called `loss`, as their columns would have one name.
-    """
+    """Every metric of the histories, by name; beside `loss`, `step_loss` gets a hash: both have a min_step_loss."""
     parts = metrics_of(files)
     names = names_of({(prefix_of(c.name), c.path) for c in columns} | {(METRIC, path) for path in parts})
     short = {path: names[METRIC, path].removeprefix(METRIC) for path in parts}
@@ -1112,10 +1078,7 @@ def history_metrics(files: Files, columns: ColumnList) -> list[Column]:
 
 
 def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.DataFrame:
-    """The runs with what the histories beside their exports say, and in ROWS the number of a history's rows.
-
-    A run without history keeps what an earlier result says of it, else the columns are null.
-    """
+    """The runs with what the histories beside their exports say, else what an earlier result says; ROWS is a count."""
     folders = {file: folder_of(file) for file in runs["source_file"].unique()}
     runs = runs.with_columns(pl.col("source_file").replace_strict(folders, return_dtype=pl.String).alias(FOLDER))
     key = ["id", "entity", "project", FOLDER]
@@ -1140,13 +1103,13 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
 def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """For each of the sorted `runs` that the file of this number has rows of: their number, and what they say.
 
-    Another tool's history may lack entity and project: there the id alone identifies a run, if no two share it.
     Some runs and metrics are read at a time, so that a history need not fit in memory.
     """
     file = plan.files[number]
     metrics = [metric for metric in plan.metrics if number in metric.parts]
     best = plan.best.parts[number][0] if plan.best and number in plan.best.parts else None
     at = None if best is None else pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
+    # Another tool's history may lack entity and project: there the id alone identifies a run, if no two share it.
     own = {"id": "run_id"} | {key: key for key in ("entity", "project") if key in file.dtypes}
     runs = runs.unique(list(own), keep="none", maintain_order=True)
     if runs.is_empty():  # the file is not even opened
@@ -1200,10 +1163,9 @@ def finite_values(value: pl.Expr) -> pl.Expr:
 
 
 def statistics(number: int, metric: str, at: pl.Expr | None) -> list[pl.Expr]:
-    """What is said of one metric of one run, whose rows are in order; non-finite values are counted, and never best.
+    """What is said of one metric of one run, whose rows are in order.
 
-    The first of equal values is the best one. The last value is the last one logged, finite or not; the tail is the
-    mean of the last tenth (rounded down, at least one) of the finite values.
+    The best value is finite, the first of equal ones; the last may be any.
     """
     value, finite, step = pl.col(f"{number}"), pl.col(f"finite {number}"), pl.col(STEP)
     told = {
@@ -1254,10 +1216,7 @@ def rows_in_order(files: Files, columns: ColumnList, chosen: pl.DataFrame, new: 
 
 
 def placed_rows(files: Files, columns: ColumnList, placed: pl.DataFrame) -> pl.LazyFrame:
-    """The rows of the one file of `placed`, in the file's order, beside the columns of `placed`.
-
-    A row is left out where its id is not what it was: the file has changed since.
-    """
+    """The rows of the one file of `placed`, in its order; without those whose id is another now: the file changed."""
     number = placed[FILE][0]
     first, last = placed.select(pl.col(ROW).min().alias("first"), pl.col(ROW).max().alias("last")).row(0)
     rows = file_rows(number, files[number], columns, first, last - first + 1)
@@ -1284,10 +1243,7 @@ def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition
 
 @contextmanager
 def published(output: str) -> Iterator[str]:
-    """Where to write what shall appear at `output`, a file or a folder, whole or not at all.
-
-    That is a hidden place beside it, which takes its name in the end; an object store sees to that by itself.
-    """
+    """Where to write what shall appear whole at `output`: a hidden place beside it; object storage needs none."""
     target = Path(output)
     partial, old = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("partial", "old"))
     try:
@@ -1352,7 +1308,7 @@ def check_output(output: str, *, folder: bool) -> None:
 
 
 # --- report ---------------------------------------------------------------------------------------------------
-def report_lines(document: Record, remarks: Iterable[str]) -> Iterator[str]:
+def report_lines(document: Record, remarks: Iterable[str]) -> Iterator[str]:  # noqa: C901
     """The report for people, from the document of --json."""
     summary = document["summary"][0]
     yield f"{counted(summary['rows_read'], 'row')} in {counted(summary['inputs'], 'file')}"
@@ -1382,8 +1338,26 @@ def report_lines(document: Record, remarks: Iterable[str]) -> Iterator[str]:
         if row["sampled"]:
             yield f"sampled histories are passed over, as their best may be missing: {some(row['sampled'])}"
     yield from remarks
-    yield from folded(conflict_lines(document["conflicts"]), "files disagree on {} columns more; --json lists all")
-    yield from fit_lines(document["derived"])
+
+    disagreements = []
+    for (column, kind), group in itertools.groupby(document["conflicts"], lambda row: (row["column"], row["kind"])):
+        rivals = list(group)
+        found = ", ".join(f"{rival['found']} in {counted(len(rival['files']), 'file')}" for rival in rivals)
+        line = f"files disagree on the {kind} of {column}: {found}; it is {rivals[0]['became']} here"
+        renamed = f"{found} is called {column} here, so that every column has a name of its own"
+        disagreements.append(renamed if kind == "name" else line)
+    yield from folded(disagreements, "files disagree on {} columns more; --json lists all")
+
+    fits = [fit for fit in document["derived"] if fit["runs"]]
+    lines = []
+    for fit in fits:
+        values = [f"{value} ({n})" for value, n in zip(fit["commonest"], fit["commonest_runs"], strict=True)]
+        more = f" and {fit['distinct'] - len(values)} more" if fit["distinct"] > len(values) else ""
+        lacking = f"; no match in {', '.join(fit['unmatched_names'][:3])}" if fit["unmatched_names"] else ""
+        lines.append(f"{fit['column']}: {counted(fit['runs'], 'run')}: {', '.join(values)}{more}{lacking}")
+    yield from folded(lines, "{} derived columns more; --json lists all")
+    if len(fits) < len(document["derived"]):
+        yield f"no match in any run for {', '.join(fit['column'] for fit in document['derived'] if not fit['runs'])}"
     yield f"written: {counted(summary['runs'], 'run')}, {counted(summary['columns'], 'column')}"
 
 
@@ -1401,36 +1375,9 @@ def some(texts: Sequence[str]) -> str:
     return ", ".join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")
 
 
-def folded(lines: Iterable[str], more: str) -> list[str]:
+def folded(lines: Sequence[str], more: str) -> list[str]:
     """The first few lines of one kind, then `more`, which says how many there are besides."""
-    lines = list(lines)
-    return [*lines[:SHOWN], more.format(len(lines) - SHOWN)] if len(lines) > SHOWN else lines
-
-
-def conflict_lines(conflicts: Iterable[Record]) -> Iterator[str]:
-    """For each column on which files disagree what they say of it, and what became of it."""
-    for (column, kind), group in itertools.groupby(conflicts, lambda row: (row["column"], row["kind"])):
-        rivals = list(group)
-        found = ", ".join(f"{rival['found']} in {counted(len(rival['files']), 'file')}" for rival in rivals)
-        if kind == "name":
-            yield f"{found} is called {column} here, so that every column has a name of its own"
-        else:
-            yield f"files disagree on the {kind} of {column}: {found}; it is {rivals[0]['became']} here"
-
-
-def fit_lines(fits: Sequence[Record]) -> Iterator[str]:
-    """How well the rules fit: a line per derived column with its commonest values."""
-    lines = []
-    for fit in fits:
-        values = [f"{value} ({n})" for value, n in zip(fit["commonest"], fit["commonest_runs"], strict=True)]
-        more = f" and {fit['distinct'] - len(values)} more" if fit["distinct"] > len(values) else ""
-        lacking = f"; no match in {', '.join(fit['unmatched_names'][:3])}" if fit["unmatched_names"] else ""
-        if fit["runs"]:
-            lines.append(f"{fit['column']}: {counted(fit['runs'], 'run')}: {', '.join(values)}{more}{lacking}")
-    yield from folded(lines, "{} derived columns more; --json lists all")
-    empty = [fit["column"] for fit in fits if not fit["runs"]]
-    if empty:
-        yield f"no match in any run for {', '.join(empty)}"
+    return [*lines[:SHOWN], more.format(len(lines) - SHOWN)] if len(lines) > SHOWN else [*lines]
 
 
 # --- streams --------------------------------------------------------------------------------------------------
@@ -1510,7 +1457,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def file_or_url(text: str) -> str:
-    """An input or the output. Another URL than of object storage would be taken for a folder."""
+    """An input or the output; another URL would be taken for a folder."""
     if re.match("[a-z0-9]+://", text) and not is_url(text):
         raise argparse.ArgumentTypeError(f"{text}: URLs begin with {', '.join(CLOUD)}; download it first")
     return text
@@ -1561,7 +1508,7 @@ def import_libraries() -> None:
     import polars as pl
 
 
-def aggregate(options: argparse.Namespace) -> int:
+def aggregate(options: argparse.Namespace) -> int:  # noqa: C901
     """From inputs to one file and its report; the exit code says whether every input went in."""
     import_libraries()
     for regex in options.filter:
@@ -1665,29 +1612,33 @@ def remarks_on(files: Files, rules: Iterable[Rule], dtypes: Mapping[str, pl.Data
     absent = [rule for rule in rules if rule.source not in dtypes and rule.origin != "built in"]
     lines = [f"{r.origin} ({r.column}): no column {r.source}{did_you_mean(r.source, dtypes)}" for r in absent]
     remarks = folded(lines, "{} rules more read a column that is not there")
-    exports: dict[tuple[str, object, object], dict[bool, set[object]]] = {}
-    for file in (*files, *plan.files):
-        for source in file.sources:
-            if "export_id" in source:
-                project = (folder_of(source["file"]), source.get("entity"), source.get("project"))
-                ids = exports.setdefault(project, {True: set(), False: set()})
-                ids[file.kind == "runs"].add(source["export_id"])
-    for (folder, entity, name), ids in exports.items():
-        if ids[True] and ids[False] and not ids[True] & ids[False]:
-            mixed = f"runs and history of {entity}/{name} in {folder} are of different exports"
-            remarks.append(f"{mixed}, one of which was killed: export again")
+    exports = [  # of the runs, of the histories
+        {
+            (folder_of(source["file"]), source.get("entity"), source.get("project"), source["export_id"])
+            for file in group
+            for source in file.sources
+            if "export_id" in source
+        }
+        for group in (files, plan.files)
+    ]
+    both = {each[:3] for each in exports[0]} & {each[:3] for each in exports[1]}
+    for folder, entity, name in sorted(both - {each[:3] for each in exports[0] & exports[1]}):
+        mixed = f"runs and history of {entity}/{name} in {folder} are of different exports"
+        remarks.append(f"{mixed}, one of which was killed: export again")
     return remarks
 
 
 def history_report(plan: HistoryPlan, runs: pl.DataFrame, report: Report) -> Record:
     """How much the histories gave these runs; a remark on metrics that were logged only after the best step."""
-    at = {metric.name: pl.col(f"{HISTORY}at_{metric.name}") for metric in plan.metrics if plan.best}
-    if at:
-        has_best = pl.any_horizontal(value.is_not_null() for value in at.values())
-        logged = {name: pl.col(f"{HISTORY}last_{name}").is_not_null() for name in at}
-        only_later = runs.select((has_best & at[name].is_null() & logged[name]).any().alias(name) for name in at)
-        late = [column.name for column in only_later if column.item()]
-        report.remarks += [f"{HISTORY}at_* is null where a metric was logged only later: {some(late)}"] if late else []
+    late = []
+    if plan.best:
+        names = [metric.name for metric in plan.metrics]
+        has_best = pl.any_horizontal(pl.col(f"{HISTORY}at_{name}").is_not_null() for name in names)
+        for name in names:
+            at, last = pl.col(f"{HISTORY}at_{name}"), pl.col(f"{HISTORY}last_{name}")
+            late += [name] if runs.select((has_best & at.is_null() & last.is_not_null()).any()).item() else []
+    if late:
+        report.remarks.append(f"{HISTORY}at_* is null where a metric was logged only later: {some(late)}")
     without = runs.filter(pl.col(ROWS).is_null())
     with_file = pl.col(FOLDER).is_in([folder_of(file.file) for file in plan.files])
     return {
