@@ -99,12 +99,8 @@ HISTORY_ENDING, SAMPLED_ENDING = "_history.parquet", "_history_sampled.parquet"
 EXPORT_KINDS = ("history", "console", "system", "table")  # what lies beside the runs in an export's folder
 RUN_KEY = ("entity", "project", "id")  # identifies a run
 INTERNAL = "wandb_tools."  # prefix of columns that exist only while the script works
-FILE, ROW, POSITION, OFFLINE = (INTERNAL + name for name in ("file", "row", "position", "offline"))
+FILE, ROW, POSITION, OFFLINE, LOWER = (INTERNAL + name for name in ("file", "row", "position", "offline", "lower"))
 FOLDER, RUN, STEP, BEST, ROWS = (INTERNAL + name for name in ("folder", "run", "step", "best", "rows"))
-LOWER_NAME = INTERNAL + "lower_name"
-ROW_ORDER = ("entity", "project", "created_at", "id", "source_file", FILE, ROW)
-# What decides which rows are written and in which order; small, so that it fits in memory for any input.
-DECIDING = (*RUN_KEY, "name", "state", "created_at", "history_rows", "exported_at", "source_file")
 DTYPES = ("string", "int", "float", "bool")  # of derived columns
 
 PAGE_BYTES = 32 * 1024  # a reader that wants single runs then skips most of a column
@@ -436,13 +432,13 @@ def prefix_of(column: str) -> str:
 
 def names_of(identities: Iterable[Identity]) -> dict[Identity, str]:
     """A name of its own for every column: config and metrics settled over all paths, others as they are."""
-    paths: dict[str, list[KeyPath]] = {"": []}
+    by_prefix: dict[str, list[KeyPath]] = {"": [], CONFIG: [], METRIC: []}
     for prefix, path in identities:
-        paths.setdefault(prefix, []).append(path)
-    others = {("", path): path[0] for path in paths.pop("")}
-    return others | {
-        (prefix, path): prefix + name for prefix in paths for path, name in settled_names(paths[prefix]).items()
-    }
+        by_prefix[prefix].append(path)
+    names = {("", path): path[0] for path in by_prefix.pop("")}
+    for prefix, paths in by_prefix.items():
+        names |= {(prefix, path): prefix + name for path, name in settled_names(paths).items()}
+    return names
 
 
 def order_of_columns(stored: Iterable[str], derived: Iterable[str], history: Iterable[str]) -> list[str]:
@@ -626,8 +622,8 @@ def merged_metadata(files: Files, columns: ColumnList, report: Report) -> tuple[
 
 # --- rows -----------------------------------------------------------------------------------------------------
 def deciding_rows(files: Files, columns: ColumnList, also: Iterable[str]) -> pl.DataFrame:
-    """Of all rows, with their file and row number: what decides which are written, and the columns in `also`."""
-    wanted = {*DECIDING, *also}
+    """Of all rows, with file and row number: what decides which are written and in which order. It fits in memory."""
+    wanted = {*RUN_KEY, "name", "state", "created_at", "history_rows", "exported_at", "source_file", *also}
     needed = [column for column in columns if column.name in wanted]
     frames = [
         file_rows(number, file, needed).with_columns(pl.lit(number, dtype=pl.UInt32).alias(FILE))
@@ -798,9 +794,8 @@ def read_rules(file: str) -> tuple[Rule, ...]:
     tables, replace = document.pop("rule", []), document.pop("replace", False)
     if document or not isinstance(tables, list) or not isinstance(replace, bool):
         hint = f"; unknown key {next(iter(document))}" if document else ""
-        raise ScriptError(
-            f"--rules {file}: rules are written as [[rule]], and replace is true or false{hint}", WRONG_USAGE
-        )
+        message = f"--rules {file}: rules are written as [[rule]], and replace is true or false{hint}"
+        raise ScriptError(message, WRONG_USAGE)
     rules: list[Rule] = []
     for number, table in enumerate(tables, 1):
         origin = f"{file}: rule {number}"
@@ -813,17 +808,16 @@ def read_rules(file: str) -> tuple[Rule, ...]:
     return tuple(rules) if replace else (*rules, *RULES)
 
 
-def flaw_of_table(table: Record) -> str | None:  # noqa: C901
+def flaw_of_table(table: Record) -> str | None:
     """What is wrong with a [[rule]]; None where it is a good one."""
     keys = Rule._fields[:-1]
-    for key in ("column", "pattern"):
-        if key not in table:
-            return f"it has no {key}"
     for key, value in table.items():
         if key not in keys:
             return f"unknown key {key}{did_you_mean(key, keys)}; there are {', '.join(keys)}"
-        if not isinstance(value, str | int | float if key == "value" else str):
-            return f"{key} is no text{', number or Boolean' if key == 'value' else ''}"
+        if not isinstance(value, str) and (key != "value" or isinstance(value, list | dict)):
+            return f"its {key} is no text"
+    if "column" not in table or "pattern" not in table:
+        return "it has no pattern" if "column" in table else "it has no column"
     column, pattern = table["column"], table["pattern"]
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
         return "a column's name is made of letters, digits and _"
@@ -850,10 +844,27 @@ def derived_dtypes(rules: Iterable[Rule]) -> dict[str, pl.DataType]:
 
 def with_derived(runs: pl.DataFrame, rules: Sequence[Rule], dtypes: Mapping[str, pl.DataType]) -> pl.DataFrame:
     """The runs with a column per derived one, in the rules' order; null where no rule matches or has its source."""
+    texts: dict[str, list[pl.Expr]] = {rule.column: [] for rule in rules}
+    for rule in rules:
+        pattern = f"(?i){rule.pattern}"
+        if rule.source not in dtypes:
+            continue
+        if rule.source == "name":
+            source = pl.col(LOWER)
+            if rule.pattern == rule.pattern.lower():  # matches the same, and is much faster
+                pattern = rule.pattern
+        elif isinstance(dtypes[rule.source], pl.List):  # tags: one text with commas
+            source = pl.col(rule.source).list.join(",")
+        else:
+            source = cast_column(rule.source, dtypes[rule.source], pl.String())
+        if rule.value is None:
+            texts[rule.column].append(source.str.extract(pattern, 1))
+        else:
+            given = rule.value if isinstance(rule.value, str) else json.dumps(rule.value)
+            texts[rule.column].append(pl.when(source.str.contains(pattern)).then(pl.lit(given)))
     derived = []
     for column, dtype in derived_dtypes(rules).items():
-        own = [rule for rule in rules if rule.column == column and rule.source in dtypes]
-        text = pl.coalesce(*(value_by(rule, dtypes[rule.source]) for rule in own), pl.lit(None, dtype=pl.String))
+        text = pl.coalesce(*texts[column], pl.lit(None, dtype=pl.String))
         if dtype == pl.Boolean:
             lower = text.str.to_lowercase()
             no = lower.is_in(["false", "0", "no", "off"])
@@ -862,25 +873,7 @@ def with_derived(runs: pl.DataFrame, rules: Sequence[Rule], dtypes: Mapping[str,
             value = text.cast(dtype, strict=False)
             value = value.replace([math.inf, -math.inf], None) if dtype == pl.Float64 else value
         derived.append(value.alias(column))
-    lower_name = pl.col("name").str.to_lowercase().alias(LOWER_NAME)
-    return runs.with_columns(lower_name).with_columns(derived).drop(LOWER_NAME)
-
-
-def value_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
-    """What `rule` finds in its source, as text: null where the pattern does not match."""
-    pattern = f"(?i){rule.pattern}"
-    if rule.source == "name":
-        text = pl.col(LOWER_NAME)
-        if rule.pattern == rule.pattern.lower():  # matches the same, and is much faster
-            pattern = rule.pattern
-    elif isinstance(dtype, pl.List):  # tags: one text with commas
-        text = pl.col(rule.source).list.join(",")
-    else:
-        text = cast_column(rule.source, dtype, pl.String())
-    if rule.value is None:
-        return text.str.extract(pattern, 1)
-    value = rule.value if isinstance(rule.value, str) else json.dumps(rule.value)
-    return pl.when(text.str.contains(pattern)).then(pl.lit(value))
+    return runs.with_columns(pl.col("name").str.to_lowercase().alias(LOWER)).with_columns(derived).drop(LOWER)
 
 
 def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
@@ -1199,7 +1192,8 @@ def rows_in_order(files: Files, columns: ColumnList, chosen: pl.DataFrame, new: 
     from polars.io.plugins import register_io_source
 
     own = [column for column in columns if column.name not in new]
-    placed = chosen.sort(ROW_ORDER).with_row_index(POSITION).select(POSITION, FILE, ROW, pl.col("id").alias(RUN), *new)
+    in_order = chosen.sort("entity", "project", "created_at", "id", "source_file", FILE, ROW)
+    placed = in_order.with_row_index(POSITION).select(POSITION, FILE, ROW, pl.col("id").alias(RUN), *new)
     by_file = placed.partition_by(FILE, maintain_order=True)
     if len(placed[FILE].rle()) == len(by_file) and all(rows[ROW].is_sorted() for rows in by_file):
         return pl.concat(placed_rows(files, own, rows) for rows in by_file)  # as exports are: one after the other
@@ -1295,9 +1289,9 @@ def check_output(output: str, *, folder: bool) -> None:
     if folder and is_url(output) and there:
         message = f"-o {output}: files of an earlier result would mix with this one; choose an empty place"
         raise ScriptError(message, WRONG_USAGE)
-    if folder and not is_url(output) and Path(output).exists():
-        files = [file for file in Path(output).rglob("*") if not file.is_dir()]
-        if not Path(output).is_dir() or any(f.suffix != ".parquet" or "=" not in f.parent.name for f in files):
+    if folder and not is_url(output):
+        files = [file for file in [Path(output), *Path(output).rglob("*")] if file.is_file()]
+        if any(file.suffix != ".parquet" or "=" not in file.parent.name for file in files):
             raise ScriptError(f"-o {output} holds other files, which would be lost; choose another name", WRONG_USAGE)
     for file in there:
         columns = []
