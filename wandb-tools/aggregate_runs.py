@@ -879,15 +879,14 @@ def with_derived(runs: pl.DataFrame, rules: Sequence[Rule], dtypes: Mapping[str,
 def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
     """The answer to --explain: for each derived column the value and the first rule on names that matches."""
     run, dtypes = pl.DataFrame({"name": [name]}), {"name": pl.String()}
+    values = with_derived(run, rules, dtypes).drop("name").row(0, named=True)
+    one_each = [rule._replace(column=f"rule {n}", dtype="string") for n, rule in enumerate(rules)]
+    matched = with_derived(run, one_each, dtypes).drop("name").row(0)
     found = []
-    for column, value in with_derived(run, rules, dtypes).drop("name").row(0, named=True).items():
-        hits = [
-            rule
-            for rule in rules
-            if rule.column == column and rule.source == "name"
-            if with_derived(run, [rule._replace(dtype="string")], dtypes)[column].item() is not None
-        ]
-        pattern, origin = (hits[0].pattern, hits[0].origin) if hits else (None, None)
+    for column, value in values.items():
+        hits = (r for r, text in zip(rules, matched, strict=True) if r.column == column and text is not None)
+        hit = next(hits, None)
+        pattern, origin = (hit.pattern, hit.origin) if hit else (None, None)
         found.append({"column": column, "value": value, "pattern": pattern, "origin": origin})
     if as_json:
         return json_text({"version": 1, "explain": found})
@@ -1002,7 +1001,7 @@ def metrics_of(histories: Files) -> dict[KeyPath, dict[int, tuple[str, pl.DataTy
     return parts
 
 
-def history_plan(
+def history_plan(  # noqa: C901
     options: argparse.Namespace,
     files: Files,
     sampled: Sequence[str],
@@ -1014,60 +1013,53 @@ def history_plan(
     if (options.at or options.history_metrics) and not files:
         message = "--history: there is none beside the inputs; export_runs.py --include-history writes them"
         raise ScriptError(message, NOTHING_USABLE)
-    metrics = history_metrics(files, columns)
-    known = [(METRIC + metric.name, metric) for metric in metrics]  # what users may call them, in this order
-    known += [(".".join(metric.path), metric) for metric in metrics] + [(metric.name, metric) for metric in metrics]
-    names = [name for name, _ in known]
-    best: Column | None = None
-    goal = None
-    if options.at:
-        name, _, goal = options.at.rpartition(":")
-        name, goal = (name, goal) if goal in {"min", "max"} else (options.at, None)
-        hits = [metric for each, metric in known if each == name]
-        hits += [metric for each, metric in known if each.lower() == name.lower()]
-        if not hits:
-            raise ScriptError(f"--at {name}: no history has such a metric{did_you_mean(name, names)}", WRONG_USAGE)
-        best = hits[0]
-        why = "as said" if goal else "the stored goal" if best.path in goals else "by its name"
-        goal = goal or goals.get(best.path) or goal_by_name(".".join(best.path))
-        if goal is None:
-            message = f"--at {name}: which way is better cannot be read off its name; add :min or :max"
-            raise ScriptError(message, WRONG_USAGE)
-        way = "lower" if goal in {"min", "minimize"} else "higher"
-        report.remarks.append(f"history_at_*: where {'.'.join(best.path)} was best; {way} is better ({why})")
-    chosen = set() if options.history_metrics else {metric.path for metric in metrics}
-    for pattern in options.history_metrics:
-        found = {metric.path for name, metric in known if matches(name, pattern)}
-        if not found:
-            near = did_you_mean(pattern, names)
-            raise ScriptError(f"--history-metrics {pattern}: no history has such a metric{near}", WRONG_USAGE)
-        chosen |= found
-    metrics = [metric for metric in metrics if metric.path in chosen]
-    whole = pl.Int64()
-    dtypes: dict[str, pl.DataType] = {}
-    for metric in metrics:
-        own = metric.dtype
-        told = {"min": own, "min_step": whole, "max": own, "max_step": whole, "last": own, "tail": pl.Float64()}
-        told |= {"n": whole, "n_nonfinite": whole} | ({"at": own} if best else {})
-        dtypes |= {f"{HISTORY}{statistic}_{metric.name}": dtype for statistic, dtype in told.items()}
-    for column in columns:
-        if column.name in dtypes:  # of an earlier result
-            dtypes[column.name] = common_dtype((dtypes[column.name], column.dtype), METRIC)
-    return HistoryPlan(files, sampled, metrics, best, goal in {"min", "minimize"}, dtypes)
-
-
-def history_metrics(files: Files, columns: ColumnList) -> list[Column]:
-    """Every metric of the histories, by name; beside `loss`, `step_loss` gets a hash: both have a min_step_loss."""
     parts = metrics_of(files)
-    names = names_of({(prefix_of(c.name), c.path) for c in columns} | {(METRIC, path) for path in parts})
-    short = {path: names[METRIC, path].removeprefix(METRIC) for path in parts}
+    settled = names_of({(prefix_of(c.name), c.path) for c in columns} | {(METRIC, path) for path in parts})
+    short = {path: settled[METRIC, path].removeprefix(METRIC) for path in parts}
+    # Beside `loss`, `step_loss` gets a hash: both would have a min_step_loss.
     clashing = {f"{mark}{name.lower()}" for mark in ("step_", "nonfinite_") for name in short.values()}
     metrics = []
     for path, name in short.items():
         own = f"{name}__{path_hash(path)[:8]}" if name.lower() in clashing else name
         dtype = common_dtype([plain(dtype, METRIC) for _, dtype in parts[path].values()], METRIC)
         metrics.append(Column(own, path, dtype, parts[path]))
-    return sorted(metrics)
+    metrics.sort()
+    # What users may call them: by column, else by W&B's name, else by the flattened name.
+    known = {metric.name: metric for metric in metrics} | {".".join(metric.path): metric for metric in metrics}
+    known |= {METRIC + metric.name: metric for metric in metrics}
+    best, lower = None, False
+    if options.at:
+        name, _, goal = options.at.rpartition(":")
+        name, goal = (name, goal) if goal in {"min", "max"} else (options.at, None)
+        best = known.get(name) or {each.lower(): metric for each, metric in known.items()}.get(name.lower())
+        if not best:
+            raise ScriptError(f"--at {name}: no history has such a metric{did_you_mean(name, known)}", WRONG_USAGE)
+        why = "as said" if goal else "the stored goal" if best.path in goals else "by its name"
+        goal = goal or goals.get(best.path) or goal_by_name(".".join(best.path))
+        if goal is None:
+            message = f"--at {name}: which way is better cannot be read off its name; add :min or :max"
+            raise ScriptError(message, WRONG_USAGE)
+        lower = goal in {"min", "minimize"}
+        way = "lower" if lower else "higher"
+        report.remarks.append(f"history_at_*: where {'.'.join(best.path)} was best; {way} is better ({why})")
+    chosen = set() if options.history_metrics else {metric.path for metric in metrics}
+    for pattern in options.history_metrics:
+        found = {metric.path for name, metric in known.items() if matches(name, pattern)}
+        if not found:
+            near = did_you_mean(pattern, known)
+            raise ScriptError(f"--history-metrics {pattern}: no history has such a metric{near}", WRONG_USAGE)
+        chosen |= found
+    metrics = [metric for metric in metrics if metric.path in chosen]
+    dtypes: dict[str, pl.DataType] = {}
+    for metric in metrics:
+        value, whole = metric.dtype, pl.Int64()
+        told = {"min": value, "min_step": whole, "max": value, "max_step": whole, "last": value, "tail": pl.Float64()}
+        told |= {"n": whole, "n_nonfinite": whole} | ({"at": value} if best else {})
+        dtypes |= {f"{HISTORY}{statistic}_{metric.name}": dtype for statistic, dtype in told.items()}
+    for column in columns:
+        if column.name in dtypes:  # of an earlier result
+            dtypes[column.name] = common_dtype((dtypes[column.name], column.dtype), METRIC)
+    return HistoryPlan(files, sampled, metrics, best, lower, dtypes)
 
 
 def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.DataFrame:
@@ -1533,7 +1525,7 @@ def aggregate(options: argparse.Namespace) -> int:  # noqa: C901
             report = Report(report.skipped)
             document = merge(sound, rules, options, report)
     finally:
-        failed = list({resolved(skip.file): skip for skip in reversed(report.skipped) if skip.failure}.values())[::-1]
+        failed = list(dict.fromkeys(skip for skip in report.skipped if skip.failure))
         lines = [f"error: {skip.file} was left out: {skip.reason}" for skip in failed]
         for line in folded(lines, "error: {} inputs more were left out; --json lists all"):  # even when quiet
             print(printable(line), file=sys.stderr)
