@@ -625,10 +625,7 @@ def deciding_rows(files: Files, columns: ColumnList, also: Iterable[str]) -> pl.
     """Of all rows, with file and row number: what decides which are written and in which order. It fits in memory."""
     wanted = {*RUN_KEY, "name", "state", "created_at", "history_rows", "exported_at", "source_file", *also}
     needed = [column for column in columns if column.name in wanted]
-    frames = [
-        file_rows(number, file, needed).with_columns(pl.lit(number, dtype=pl.UInt32).alias(FILE))
-        for number, file in enumerate(files)
-    ]
+    frames = [file_rows(number, file, needed) for number, file in enumerate(files)]
     # Files whose runs were read from logs on disk, those that went into an aggregate included.
     offline = {str(source["file"]) for file in files for source in file.sources if source.get("kind") == "offline"}
     return pl.concat(frames).with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE)).collect()
@@ -637,15 +634,15 @@ def deciding_rows(files: Files, columns: ColumnList, also: Iterable[str]) -> pl.
 def file_rows(
     number: int, file: ParquetFile, columns: ColumnList, first: int = 0, length: int | None = None
 ) -> pl.LazyFrame:
-    """Rows of file `number`: ROW and the result's columns; null where the file has no such column."""
+    """Rows of a file: its number, ROW and the result's columns; null where the file has no such column."""
     empty = {"source_file": pl.lit(file.file), "tags": pl.lit([], dtype=pl.List(pl.String))}  # in place of null
-    values = []
+    values = [pl.lit(number, dtype=pl.UInt32).alias(FILE), pl.col(ROW)]
     for column in columns:
         part = column.parts.get(number)
         value = cast_column(*part, column.dtype) if part else pl.lit(None, dtype=column.dtype)
         value = value.fill_null(empty[column.name]) if column.name in empty else value
         values.append(value.alias(column.name))
-    return scan(file.file).with_row_index(ROW).slice(first, length).select(ROW, *values)
+    return scan(file.file).with_row_index(ROW).slice(first, length).select(values)
 
 
 def latest(rows: pl.DataFrame) -> pl.DataFrame:
@@ -1207,7 +1204,7 @@ def placed_rows(files: Files, columns: ColumnList, placed: pl.DataFrame) -> pl.L
     first, last = placed.select(pl.col(ROW).min().alias("first"), pl.col(ROW).max().alias("last")).row(0)
     rows = file_rows(number, files[number], columns, first, last - first + 1)
     there = placed.lazy().drop(FILE).rename({RUN: "id"})
-    return rows.join(there, [ROW, "id"], nulls_equal=True, maintain_order="left").drop(ROW)
+    return rows.join(there, [ROW, "id"], nulls_equal=True, maintain_order="left").drop(FILE, ROW)
 
 
 def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition_by: Sequence[str] = ()) -> list[str]:
@@ -1405,8 +1402,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__ or "")
     listed: dict[str, Any] = {"type": lambda text: comma_separated([text]), "action": "extend", "default": []}
     add = parser.add_argument
-    add("inputs", nargs="*", type=file_or_url, metavar="INPUT", help=f"file, folder or glob (default: {DEFAULT_INPUT})")
-    add("--output", "-o", type=file_or_url, metavar="FILE", help=f"file or URL (default: {DEFAULT_OUTPUT})")
+    add("inputs", nargs="*", metavar="INPUT", help=f"file, folder or glob (default: {DEFAULT_INPUT})")
+    add("--output", "-o", metavar="FILE", help=f"file or URL (default: {DEFAULT_OUTPUT})")
     add = parser.add_argument_group("which runs (flags repeat; each says how many runs it kept)").add_argument
     add("--state", "-s", **listed, metavar="STATE", help="finished, crashed, ... (default: all)")
     add("--filter", "-f", action="append", default=[], metavar="REGEX", help="on the run's name, in any case")
@@ -1428,10 +1425,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_strictly(argv)
     args.inputs = args.inputs or [DEFAULT_INPUT]
     args.state = [state.lower() for state in args.state]
-    for state in {*args.state} - {*STATES, "all"}:
-        parser.error(f"--state {state}: no such state{did_you_mean(state, STATES)}; there are {', '.join(STATES)}")
+    for state in args.state:
+        if state not in (*STATES, "all"):
+            parser.error(f"--state {state}: no such state{did_you_mean(state, STATES)}; there are {', '.join(STATES)}")
     args.output = args.output or (DEFAULT_OUTPUT.removesuffix(".parquet") if args.partition_by else DEFAULT_OUTPUT)
     args.output = args.output.rstrip("/") if is_url(args.output) else str(Path(args.output))
+    for place in (*args.inputs, args.output):
+        if re.match("[a-z0-9]+:/", place) and not is_url(place):  # it would be taken for a folder
+            parser.error(f"{place}: URLs begin with {', '.join(CLOUD)}; download it first")
     if not args.partition_by and not args.output.endswith(".parquet"):  # folders are searched by this ending
         parser.error(f"-o {args.output}: the result is a parquet file, so its name must end in .parquet")
     if args.no_enrich and (args.rules or args.explain is not None):
@@ -1440,13 +1441,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if not args.history and (args.history_metrics or args.at):
         parser.error(f"{'--at' if args.at else '--history-metrics'} needs --history")
     return args
-
-
-def file_or_url(text: str) -> str:
-    """An input or the output; another URL would be taken for a folder."""
-    if re.match("[a-z0-9]+://", text) and not is_url(text):
-        raise argparse.ArgumentTypeError(f"{text}: URLs begin with {', '.join(CLOUD)}; download it first")
-    return text
 
 
 class Parser(argparse.ArgumentParser):
