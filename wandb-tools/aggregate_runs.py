@@ -137,6 +137,7 @@ Identity: TypeAlias = tuple[str, KeyPath]  # of a column over all files: its pre
 Goal: TypeAlias = Literal["minimize", "maximize"]
 Record: TypeAlias = dict[str, Any]  # a JSON object
 Files: TypeAlias = Sequence["ParquetFile"]
+Parts: TypeAlias = "dict[int, tuple[str, pl.DataType]]"  # of a column: its name and dtype by number of the file
 ColumnList: TypeAlias = Sequence["Column"]
 
 
@@ -160,32 +161,31 @@ class ParquetFile(NamedTuple):
     aggregate: bool  # an earlier result of this script: its derived columns are computed again
 
 
-class Skipped(NamedTuple):
-    """An input that gives no runs. It is a failure unless it was merely found in a directory and is sound."""
-
-    file: str
-    kind: str  # as of a ParquetFile, or damaged, unreadable, missing
-    reason: str
-    failure: bool = True
-
-
 class Column(NamedTuple):
-    """A column of the result; `parts` has its name and dtype in each file, by number, that has it."""
+    """A column of the result, or a metric of the histories."""
 
     name: str
     path: KeyPath
     dtype: pl.DataType
-    parts: Mapping[int, tuple[str, pl.DataType]]
+    parts: Parts
 
 
 class Report:
     """What users should know, gathered on the way."""
 
-    def __init__(self, skipped: list[Skipped]) -> None:
-        self.skipped = skipped
+    def __init__(self) -> None:
+        self.skipped: list[Record] = []  # file, kind (as of a ParquetFile, or damaged, unreadable, missing), ...
         self.conflicts: dict[tuple[str, ...], list[str]] = {}  # files by column, kind, what they say, what it became
         self.filters: list[Record] = []
         self.remarks: list[str] = []
+        self.sampled: list[str] = []  # histories that are passed over
+
+    def skip(self, file: str, kind: str, reason: str, *, failure: bool = True) -> None:
+        """Note an input that gives no runs: a failure, unless it is sound and was merely found in a folder."""
+        self.skipped.append({"file": file, "kind": kind, "reason": reason, "failure": failure})
+
+    def skip_damaged(self, file: str, error: BaseException) -> None:
+        self.skip(file, "damaged", f"it cannot be read: {first_line(error)}")
 
 
 class Rule(NamedTuple):
@@ -203,7 +203,6 @@ class HistoryPlan(NamedTuple):
     """What is read of which histories, and the columns that this gives."""
 
     files: Files = ()
-    sampled: Sequence[str] = ()
     metrics: ColumnList = ()  # by file number; their names have no prefix
     best: Column | None = None  # the metric of --at
     lower: bool = False  # is better
@@ -217,17 +216,17 @@ def read_inputs(options: argparse.Namespace, report: Report) -> list[ParquetFile
     earlier = resolved(options.output)
     found: dict[str, str] = {}  # the file's name by its place
     for place in options.inputs:
-        files, unreadable = files_at(place)
-        report.skipped += unreadable
-        if not files and not unreadable and not Path(place).is_dir():
-            report.skipped.append(Skipped(place, "missing", "there is no such file or directory"))
+        skipped_before = len(report.skipped)
+        files = files_at(place, report)
+        if not files and len(report.skipped) == skipped_before and not Path(place).is_dir():
+            report.skip(place, "missing", "there is no such file or directory")
         for file in files:
             key = resolved(file)
             if key in named or not f"{key}/".startswith(f"{earlier}/"):  # an earlier output is an input only if named
                 found.setdefault(key, file)
-    if report.skipped and not found and all(skip.kind == "missing" for skip in report.skipped):
-        places = some([skip.file for skip in report.skipped])
-        reason = f"{report.skipped[0].reason}; export_runs.py writes runs files"
+    if report.skipped and not found and all(skip["kind"] == "missing" for skip in report.skipped):
+        places = some([skip["file"] for skip in report.skipped])
+        reason = f"{report.skipped[0]['reason']}; export_runs.py writes runs files"
         raise ScriptError(f"no runs in {places}: {reason}", NOTHING_USABLE)
     runs_files: list[ParquetFile] = []
     for key, file in sorted(found.items(), key=lambda each: Path(each[1]).parts):
@@ -237,12 +236,11 @@ def read_inputs(options: argparse.Namespace, report: Report) -> list[ParquetFile
                 check_columns(header)
                 runs_files.append(header)
             else:
-                reason = f"it holds no runs but is {header.kind}"
-                report.skipped.append(Skipped(file, header.kind, reason, failure=key in named))
+                report.skip(file, header.kind, f"it holds no runs but is {header.kind}", failure=key in named)
         except ValueError as error:
-            report.skipped.append(Skipped(file, "foreign", f"it cannot be used: {error}"))
+            report.skip(file, "foreign", f"it cannot be used: {error}")
         except reading_errors() as error:
-            report.skipped.append(damaged(file, error))
+            report.skip_damaged(file, error)
     return runs_files
 
 
@@ -255,10 +253,10 @@ def is_url(place: str) -> bool:
     return place.startswith(CLOUD)
 
 
-def files_at(place: str) -> tuple[list[str], list[Skipped]]:
-    """The files of a name, folder (at any depth, without hidden ones), glob or URL; folders that cannot be read."""
+def files_at(place: str, report: Report) -> list[str]:
+    """The files of a name, folder (at any depth, without hidden ones), glob or URL."""
     if is_url(place):
-        return files_at_url(place)
+        return files_at_url(place, report)
     files: list[str] = []
     errors: list[OSError] = []
     # An existing path first: a file's name may hold brackets. (Path.exists raises for what cannot be a name.)
@@ -270,24 +268,25 @@ def files_at(place: str) -> tuple[list[str], list[Skipped]]:
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             visible = [Path(folder, name) for name in names if name.endswith(".parquet") and name[0] != "."]
             files += [str(file) for file in visible if file.is_file()]
-    reasons = [(str(error.filename), f"it cannot be read: {error.strerror or error}") for error in errors]
-    return files, [Skipped(folder, "unreadable", reason) for folder, reason in reasons]
+    for error in errors:
+        report.skip(str(error.filename), "unreadable", f"it cannot be read: {error.strerror or error}")
+    return files
 
 
-def files_at_url(url: str) -> tuple[list[str], list[Skipped]]:
+def files_at_url(url: str, report: Report) -> list[str]:
     """The file at `url`, or the visible parquet files that polars finds below it or by its pattern."""
     if url.endswith(".parquet") and "*" not in url:
-        return [url], []
+        return [url]
     pattern = url if "*" in url else f"{url.rstrip('/')}/**/*.parquet"
     try:
         # polars' own listing. What it offers in public reads a row of each file, so that one damaged file hides all.
         scanned = pl.scan_parquet(pattern, schema={"id": pl.String}, hive_partitioning=False)
         node = scanned._ldf.visit().view_current_node()  # noqa: SLF001
     except reading_errors() as error:
-        reason = f"its files cannot be listed, name them instead: {first_line(error)}"
-        return [], [Skipped(url, "unreadable", reason)]
+        report.skip(url, "unreadable", f"its files cannot be listed, name them instead: {first_line(error)}")
+        return []
     found = getattr(node, "paths", ())  # where nothing matches, the node is no scan
-    return [file for file in found if not any(part.startswith(".") for part in file.split("/"))], []
+    return [file for file in found if not any(part.startswith(".") for part in file.split("/"))]
 
 
 def read_header(file: str) -> ParquetFile:
@@ -349,10 +348,6 @@ def check_columns(file: ParquetFile) -> None:
             raise ValueError(f"its column {column} holds {value!r}, which is no {wanted}")
 
 
-def damaged(file: str, error: BaseException) -> Skipped:
-    return Skipped(file, "damaged", f"it cannot be read: {first_line(error)}")
-
-
 def first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0][:200] or type(error).__name__
 
@@ -395,13 +390,13 @@ def only_numbers(dtypes: Iterable[pl.DataType]) -> bool:
     return len(present) < 2 or present == {pl.Int64(), pl.Float64()}
 
 
-def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, dict[int, Any]]:
-    """For every column over all files: its own name and dtype in each file that has it."""
+def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, Parts]:
+    """Every column over all files."""
     known = names_of((prefix_of(column), path) for file in files for column, path in file.paths.items())
     by_name = {name: identity for identity, name in known.items()}
     contract = contract_dtypes()
     ours = {column.lower() for column in (*contract, *derived)}
-    parts: dict[Identity, dict[int, Any]] = {("", (column,)): {} for column in contract}
+    parts: dict[Identity, Parts] = {("", (column,)): {} for column in contract}
     for number, file in enumerate(files):
         stored = {(prefix_of(column), path) for column, path in file.paths.items()}
         taken = {column.lower() for column in file.dtypes}
@@ -525,9 +520,7 @@ def common_dtype(dtypes: Iterable[pl.DataType], prefix: str) -> pl.DataType:
     return present.pop() if len(present) == 1 else pl.Float64() if only_numbers(present) else pl.String()
 
 
-def dtypes_of_values(
-    files: Files, parts: Mapping[Identity, Mapping[int, tuple[str, pl.DataType]]]
-) -> dict[tuple[int, str], pl.DataType]:
+def dtypes_of_values(files: Files, parts: Mapping[Identity, Parts]) -> dict[tuple[int, str], pl.DataType]:
     """By file number and column, where files disagree: Null without values, a number's dtype if all texts are such."""
     disputed: dict[int, dict[str, pl.DataType]] = {}
     for (prefix, _), members in parts.items():
@@ -571,11 +564,8 @@ def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr
     if column not in contract_dtypes():
         return values.cast(wanted)
     if isinstance(wanted, pl.Datetime) and not dtype.is_temporal():  # ISO text, perhaps without a clock or a zone
-        iso = (
-            values.cast(pl.String)
-            .str.replace(r"^([0-9-]{10})$", "${1}T00:00:00")
-            .str.replace(r"^([0-9-]{10}[T ][0-9:.]+)$", "${1}Z")
-        )
+        text = values.cast(pl.String).str.replace(r"^([0-9-]{10})$", "${1}T00:00:00")
+        iso = text.str.replace(r"^([0-9-]{10}[T ][0-9:.]+)$", "${1}Z")
         return iso.str.to_datetime("%+", time_unit="us", strict=False)
     if isinstance(wanted, pl.List) and dtype == pl.String:  # as Python prints a list, or parted by commas
         tag = pl.element().str.strip_chars(" '\"")
@@ -963,23 +953,26 @@ def words(name: str) -> list[str]:
 
 
 # --- columns from histories -----------------------------------------------------------------------------------
-def histories_beside(files: Files, report: Report) -> tuple[list[ParquetFile], list[str]]:
-    """The histories in the folders of the exports that `files` come from, and the names of sampled ones."""
+def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
+    """The histories in the folders of the exports that `files` come from."""
     found: list[ParquetFile] = []
-    sampled: list[str] = []
     for folder in dict.fromkeys(folder_of(str(source["file"])) for file in files for source in file.sources):
-        there = files_at_url(f"{folder}/*{HISTORY_ENDING}")[0] if is_url(folder) else Path(folder).glob("[!.]*.parquet")
+        there = (
+            files_at_url(f"{folder}/*{HISTORY_ENDING}", Report())
+            if is_url(folder)
+            else Path(folder).glob("[!.]*.parquet")
+        )
         for file in sorted(map(str, there)):
             if file.endswith(SAMPLED_ENDING):
-                sampled.append(file)
+                report.sampled.append(file)
                 continue
             try:
                 header = read_header(file)
                 found += [header] if header.kind == "history" else []
             except reading_errors(ValueError) as error:
                 if HISTORY_ENDING in file:  # any other one is an input, or none of ours
-                    report.skipped.append(damaged(file, error))
-    return found, sampled
+                    report.skip_damaged(file, error)
+    return found
 
 
 def folder_of(file: str) -> str:
@@ -987,9 +980,9 @@ def folder_of(file: str) -> str:
     return file.rpartition("/")[0] if is_url(file) else str(Path(file).parent)
 
 
-def metrics_of(histories: Files) -> dict[KeyPath, dict[int, tuple[str, pl.DataType]]]:
-    """The numeric metrics of the histories by W&B path: column and dtype in each file, by number, that has it."""
-    parts: dict[KeyPath, dict[int, tuple[str, pl.DataType]]] = {}
+def metrics_of(histories: Files) -> dict[KeyPath, Parts]:
+    """The numeric metrics of the histories, by W&B path."""
+    parts: dict[KeyPath, Parts] = {}
     for number, file in enumerate(histories):
         for column, dtype in file.dtypes.items():
             if prefix_of(column) == METRIC and (dtype.is_numeric() or dtype == pl.Boolean):
@@ -999,12 +992,7 @@ def metrics_of(histories: Files) -> dict[KeyPath, dict[int, tuple[str, pl.DataTy
 
 
 def history_plan(  # noqa: C901
-    options: argparse.Namespace,
-    files: Files,
-    sampled: Sequence[str],
-    columns: ColumnList,
-    goals: Mapping[KeyPath, str],
-    report: Report,
+    options: argparse.Namespace, files: Files, columns: ColumnList, goals: Mapping[KeyPath, str], report: Report
 ) -> HistoryPlan:
     """What --history and its flags mean for these files."""
     if (options.at or options.history_metrics) and not files:
@@ -1056,7 +1044,7 @@ def history_plan(  # noqa: C901
     for column in columns:
         if column.name in dtypes:  # of an earlier result
             dtypes[column.name] = common_dtype((dtypes[column.name], column.dtype), METRIC)
-    return HistoryPlan(files, sampled, metrics, best, lower, dtypes)
+    return HistoryPlan(files, metrics, best, lower, dtypes)
 
 
 def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.DataFrame:
@@ -1070,7 +1058,7 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
         try:
             frames += list(statistics_by_run(plan, number, wanted.filter(pl.col(FOLDER) == folder_of(file.file))))
         except reading_errors() as error:  # a footer can be sound where the rows are not
-            report.skipped.append(damaged(file.file, error))
+            report.skip_damaged(file.file, error)
     found = pl.concat(frames, how="diagonal_relaxed")  # integers may meet floats
     # Of files that hold the same run, the one with the most rows of it counts.
     found = found.sort(ROWS, descending=True, maintain_order=True).unique(key, keep="first", maintain_order=True)
@@ -1274,7 +1262,7 @@ def is_running(process: int) -> bool:
 
 def check_output(output: str, *, folder: bool) -> None:
     """Raise where the output holds anything but an earlier result; only those tell their rows' source_file."""
-    there = files_at(output)[0] if folder else [output]
+    there = files_at(output, Report()) if folder else [output]
     if folder and is_url(output) and there:
         message = f"-o {output}: files of an earlier result would mix with this one; choose an empty place"
         raise ScriptError(message, WRONG_USAGE)
@@ -1500,7 +1488,7 @@ def aggregate(options: argparse.Namespace) -> int:  # noqa: C901
         print(explain(options.explain, rules, as_json=options.json))
         return OK
     check_output(options.output, folder=bool(options.partition_by))
-    report = Report([])
+    report = Report()
     files = read_inputs(options, report)
     try:
         try:
@@ -1513,19 +1501,19 @@ def aggregate(options: argparse.Namespace) -> int:  # noqa: C901
                         pass
                     sound.append(file)
                 except reading_errors() as damage:
-                    report.skipped.append(damaged(file.file, damage))
+                    report.skip_damaged(file.file, damage)
             if len(sound) == len(files):
                 raise RuntimeError(first_line(error)) from error
-            report = Report(report.skipped)
+            report.conflicts, report.filters, report.remarks, report.sampled = {}, [], [], []
             document = merge(sound, rules, options, report)
     finally:
-        failed = list(dict.fromkeys(skip for skip in report.skipped if skip.failure))
-        lines = [f"error: {skip.file} was left out: {skip.reason}" for skip in failed]
+        failed = list({(skip["file"], skip["reason"]): skip for skip in report.skipped if skip["failure"]}.values())
+        lines = [f"error: {skip['file']} was left out: {skip['reason']}" for skip in failed]
         for line in folded(lines, "error: {} inputs more were left out; --json lists all"):  # even when quiet
             print(printable(line), file=sys.stderr)
     read = {resolved(file) for row in document["histories"] for file in row["files"]}
-    passed_over = [skip for skip in report.skipped if not skip.failure and resolved(skip.file) not in read]
-    document["skipped"] = [skip._asdict() for skip in passed_over + failed]
+    passed_over = [skip for skip in report.skipped if not skip["failure"] and resolved(skip["file"]) not in read]
+    document["skipped"] = passed_over + failed
     for line in () if options.quiet else report_lines(document, report.remarks):
         with suppress(BrokenPipeError):  # nobody reads it; the result is still printed
             print(printable(line), file=sys.stderr)
@@ -1537,11 +1525,11 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
     """Write the runs of `files` to the output; the document of --json, but for what was skipped."""
     if not files:
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
-    histories, sampled = histories_beside(files, report) if options.history else ([], [])
+    histories = histories_beside(files, report) if options.history else []
     derived = derived_dtypes(rules)
     columns = one_schema(files, derived, [(METRIC, path) for path in metrics_of(histories)], report)
     metadata, goals = merged_metadata(files, columns, report)
-    plan = history_plan(options, histories, sampled, columns, goals, report) if options.history else HistoryPlan()
+    plan = history_plan(options, histories, columns, goals, report) if options.history else HistoryPlan()
     stored = {column.name: column.dtype for column in columns}
     order = order_of_columns(stored, derived, plan.dtypes)
     for name in options.partition_by:
@@ -1572,6 +1560,7 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
         there = pl.scan_parquet(written, glob=False, hive_partitioning=False).select(pl.len()).collect().item()
         if there != len(chosen):
             raise ScriptError("an input changed while it was read; run it again", NOTHING_USABLE)
+    keys = ("column", "kind", "found", "became", "files")
     summary = {"file": options.output, "inputs": len(files), "rows_read": len(rows), "runs_found": len(found)}
     return {
         "version": 1,
@@ -1580,10 +1569,7 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
         "filters": report.filters,
         "derived": [fit_of(column, chosen) for column in derived],
         "histories": [history_report(plan, chosen, report)] if options.history else [],
-        "conflicts": [
-            dict(zip(("column", "kind", "found", "became", "files"), (*claim, where), strict=True))
-            for claim, where in report.conflicts.items()
-        ],
+        "conflicts": [dict(zip(keys, (*claim, where), strict=True)) for claim, where in report.conflicts.items()],
     }
 
 
@@ -1628,7 +1614,7 @@ def history_report(plan: HistoryPlan, runs: pl.DataFrame, report: Report) -> Rec
         "runs_with": len(runs) - len(without),
         "runs_without": len(without),
         "runs_without_file": len(without.filter(~with_file)),
-        "sampled": plan.sampled,
+        "sampled": report.sampled,
     }
 
 
