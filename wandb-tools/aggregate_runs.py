@@ -291,7 +291,7 @@ def files_at_url(url: str, report: Report) -> list[str]:
 
 def read_header(file: str) -> ParquetFile:
     """The file's footer; ValueError where its metadata is not what the contract says."""
-    dtypes = dict(scan(file).collect_schema())
+    dtypes = dict(scan_file(file).collect_schema())
     metadata = pl.read_parquet_metadata(file)
     documents = {key: json.loads(metadata.get(key, "{}")) for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY)}
     for key, document in documents.items():
@@ -341,7 +341,7 @@ def check_columns(file: ParquetFile) -> None:
             continue
         own, new = pl.col(column), cast_column(column, dtype, wanted)
         try:
-            value = scan(file.file).select(own.filter(own.is_not_null() & new.is_null()).first()).collect().item()
+            value = scan_file(file.file).select(own.filter(own.is_not_null() & new.is_null()).first()).collect().item()
         except pl.exceptions.PolarsError as error:  # no value can be cast
             raise ValueError(f"its column {column} is {dtype} instead of {wanted}") from error
         if value is not None and value == value:  # noqa: PLR0124 - NaN is how pandas says null
@@ -543,7 +543,7 @@ def dtypes_of_values(files: Files, parts: Mapping[Identity, Parts]) -> dict[tupl
             for column in asked:  # of other values than text it counts only whether there are some
                 if columns[column] != pl.String:
                     values[column] = pl.when(values[column].is_not_null()).then(pl.lit("-"))
-            head = scan(files[n].file).select(**values).cast(pl.String).slice(0, rows)
+            head = scan_file(files[n].file).select(**values).cast(pl.String).slice(0, rows)
             texts += [head.unpivot().with_columns(pl.lit(n).alias(FILE))] if asked else []
         if not texts:
             break
@@ -632,7 +632,7 @@ def file_rows(
         value = cast_column(*part, column.dtype) if part else pl.lit(None, dtype=column.dtype)
         value = value.fill_null(empty[column.name]) if column.name in empty else value
         values.append(value.alias(column.name))
-    return scan(file.file).with_row_index(ROW).slice(first, length).select(values)
+    return scan_file(file.file).with_row_index(ROW).slice(first, length).select(values)
 
 
 def latest(rows: pl.DataFrame) -> pl.DataFrame:
@@ -647,7 +647,7 @@ def latest(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 # --- filters --------------------------------------------------------------------------------------------------
-def selected_runs(runs: pl.DataFrame, options: argparse.Namespace, report: Report) -> pl.DataFrame:
+def filtered_runs(runs: pl.DataFrame, options: argparse.Namespace, report: Report) -> pl.DataFrame:
     """The runs that pass --project, --state and --filter; the report has what each did."""
     if options.project:
         projects = runs["project"].drop_nulls().unique().to_list()
@@ -1084,7 +1084,7 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
     runs = runs.unique(list(own), keep="none", maintain_order=True)
     if runs.is_empty():  # the file is not even opened
         return
-    keys = scan(file.file).select(pl.col(name).cast(pl.String).alias(key) for key, name in own.items())
+    keys = scan_file(file.file).select(pl.col(name).cast(pl.String).alias(key) for key, name in own.items())
     lengths = keys.group_by(list(own)).agg(pl.len().cast(pl.Int64).alias(ROWS)).collect(engine="streaming")
     runs = runs.join(lengths, list(own), nulls_equal=True, maintain_order="left").with_row_index(RUN)
     rows_at_once = max(1, CELLS // (len(metrics) + 2))
@@ -1114,7 +1114,7 @@ def history_rows(
     values = [pl.col(column).cast(dtype).alias(f"{n}") for n, (column, dtype) in enumerate(columns)]
     named = [pl.col(own).cast(pl.String).alias(key) for key, own in keys.items()]
     goal = [finite_values(pl.col(best)).cast(pl.Float64).alias(BEST)] if best else []
-    rows = scan(file).filter(here).select(*named, pl.col("_step").cast(pl.Int64).alias(STEP), *values, *goal)
+    rows = scan_file(file).filter(here).select(*named, pl.col("_step").cast(pl.Int64).alias(STEP), *values, *goal)
     block = rows.collect(engine="streaming")
     ids = list(keys)
     numbers = block.select(ids).join(runs.select(RUN, *ids), ids, "left", nulls_equal=True, maintain_order="left")
@@ -1154,7 +1154,7 @@ def statistics(number: int, metric: str, at: pl.Expr | None) -> list[pl.Expr]:
 
 
 # --- files ----------------------------------------------------------------------------------------------------
-def scan(file: str) -> pl.LazyFrame:
+def scan_file(file: str) -> pl.LazyFrame:
     """The rows of `file`. Its name is taken as it is: no glob, and no columns from `key=value` directories."""
     return pl.scan_parquet(file, glob=False, hive_partitioning=False)
 
@@ -1273,7 +1273,7 @@ def check_output(output: str, *, folder: bool) -> None:
     for file in there:
         columns = []
         with suppress(*reading_errors()):  # what is no parquet file, or not there
-            columns = scan(file).collect_schema().names() if is_url(file) or Path(file).is_file() else []
+            columns = scan_file(file).collect_schema().names() if is_url(file) or Path(file).is_file() else []
         if kind_of(columns) != "foreign" and "source_file" not in columns:
             raise ScriptError(f"-o {output} holds an export, which would be lost; choose another name", WRONG_USAGE)
 
@@ -1497,7 +1497,7 @@ def aggregate(options: argparse.Namespace) -> int:  # noqa: C901
             sound = []
             for file in files:
                 try:
-                    for _ in scan(file.file).collect_batches():
+                    for _ in scan_file(file.file).collect_batches():
                         pass
                     sound.append(file)
                 except reading_errors() as damage:
@@ -1545,7 +1545,7 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
         raise ScriptError(f"the runs files in {some(options.inputs)} have no rows", NOTHING_USABLE)
     found = rows if options.keep == "all" else latest(rows)
     report.remarks += remarks_on(files, rules, stored, plan)
-    chosen = with_derived(selected_runs(found, options, report), rules, stored)
+    chosen = with_derived(filtered_runs(found, options, report), rules, stored)
     needs_histories = any(name in plan.dtypes for name in asked)  # else --where comes first: less is read
     if condition is not None and not needs_histories:
         chosen = where(chosen, f"--where {options.where}", condition, derived, report)
