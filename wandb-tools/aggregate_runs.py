@@ -539,11 +539,12 @@ def dtypes_of_values(files: Files, parts: Mapping[Identity, Parts]) -> dict[tupl
         for n, columns in disputed.items():
             asked = [column for column, dtype in columns.items() if found.get((n, column)) != dtype]
             found |= {(n, column): pl.Null() for column in asked}
-            values = {column: exact_column(column) for column in asked}
+            values = []
             for column in asked:  # of other values than text it counts only whether there are some
-                if columns[column] != pl.String:
-                    values[column] = pl.when(values[column].is_not_null()).then(pl.lit("-"))
-            head = scan_file(files[n].file).select(**values).cast(pl.String).slice(0, rows)
+                value = exact_column(column)
+                text_of = value if columns[column] == pl.String else pl.when(value.is_not_null()).then(pl.lit("-"))
+                values.append(text_of.cast(pl.String).alias(column))
+            head = scan_file(files[n].file).select(values).slice(0, rows)
             texts += [head.unpivot().with_columns(pl.lit(n).alias(FILE))] if asked else []
         if not texts:
             break
@@ -1574,7 +1575,7 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
 
 
 def remarks_on(files: Files, rules: Iterable[Rule], dtypes: Mapping[str, pl.DataType], plan: HistoryPlan) -> list[str]:
-    """What else users should know: rules of theirs without a source, mixed exports, which way is better."""
+    """What else users should know: rules of theirs without a source, and mixed exports."""
     absent = [rule for rule in rules if rule.source not in dtypes and rule.origin != "built in"]
     lines = [f"{r.origin} ({r.column}): no column {r.source}{did_you_mean(r.source, dtypes)}" for r in absent]
     remarks = folded(lines, "{} rules more read a column that is not there")
@@ -1588,7 +1589,7 @@ def remarks_on(files: Files, rules: Iterable[Rule], dtypes: Mapping[str, pl.Data
         for group in (files, plan.files)
     ]
     both = {each[:3] for each in exports[0]} & {each[:3] for each in exports[1]}
-    for folder, entity, name in sorted(both - {each[:3] for each in exports[0] & exports[1]}):
+    for folder, entity, name in sorted(both - {each[:3] for each in exports[0] & exports[1]}, key=str):
         mixed = f"runs and history of {entity}/{name} in {folder} are of different exports"
         remarks.append(f"{mixed}, one of which was killed: export again")
     return remarks
@@ -1596,15 +1597,16 @@ def remarks_on(files: Files, rules: Iterable[Rule], dtypes: Mapping[str, pl.Data
 
 def history_report(plan: HistoryPlan, runs: pl.DataFrame, report: Report) -> Record:
     """How much the histories gave these runs; a remark on metrics that were logged only after the best step."""
-    late = []
     if plan.best:
-        names = [metric.name for metric in plan.metrics]
-        has_best = pl.any_horizontal(pl.col(f"{HISTORY}at_{name}").is_not_null() for name in names)
-        for name in names:
-            at, last = pl.col(f"{HISTORY}at_{name}"), pl.col(f"{HISTORY}last_{name}")
-            late += [name] if runs.select((has_best & at.is_null() & last.is_not_null()).any()).item() else []
-    if late:
-        report.remarks.append(f"{HISTORY}at_* is null where a metric was logged only later: {some(late)}")
+        at = {metric.name: pl.col(f"{HISTORY}at_{metric.name}") for metric in plan.metrics}
+        found = runs.filter(pl.any_horizontal(value.is_not_null() for value in at.values()))
+        only_later = [
+            (value.is_null() & pl.col(f"{HISTORY}last_{name}").is_not_null()).any().alias(name)
+            for name, value in at.items()
+        ]
+        late = [column.name for column in found.select(only_later) if column.item()]
+        if late:
+            report.remarks.append(f"{HISTORY}at_* is null where a metric was logged only later: {some(late)}")
     without = runs.filter(pl.col(ROWS).is_null())
     with_file = pl.col(FOLDER).is_in([folder_of(file.file) for file in plan.files])
     return {
