@@ -390,6 +390,7 @@ def test_metadata_against_the_contract_is_named(key, document, reason):
     [
         ("tags", [[["a"]]]),
         ("created_at", ["yesterday"]),
+        ("created_at", [1_700_000_000]),
         ("last_step", [0.5]),
         ("config_l", [[1, 2]]),
         ("config_l", [timedelta(1)]),

@@ -174,14 +174,17 @@ class Report:
     """What users should know, gathered on the way."""
 
     def __init__(self) -> None:
-        self.skipped: list[Record] = []  # file, kind (as of a ParquetFile, or damaged, unreadable, missing), ...
+        self.skipped: list[Record] = []  # what `skip` notes
         self.conflicts: dict[tuple[str, ...], list[str]] = {}  # files by column, kind, what they say, what it became
         self.filters: list[Record] = []
         self.remarks: list[str] = []
         self.sampled: list[str] = []  # histories that are passed over
 
     def skip(self, file: str, kind: str, reason: str, *, failure: bool = True) -> None:
-        """Note an input that gives no runs: a failure, unless it is sound and was merely found in a folder."""
+        """Note an input that gives no runs: a failure, unless it is sound and was merely found in a folder.
+
+        `kind` is as of a ParquetFile, or damaged, unreadable or missing.
+        """
         self.skipped.append({"file": file, "kind": kind, "reason": reason, "failure": failure})
 
     def skip_damaged(self, file: str, error: BaseException) -> None:
