@@ -8,14 +8,12 @@
   uv run wandb-tools/aggregate_runs.py                            wandb_export/ into analysis/unified.parquet
   uv run wandb-tools/aggregate_runs.py exports/ old_runs.parquet -o all.parquet
   uv run wandb-tools/aggregate_runs.py 'exports/2026-*' --state finished --filter 'gnn|mlp' --project 'graph*'
-  uv run wandb-tools/aggregate_runs.py --quiet --json | jq '.conflicts[]'
   uv run wandb-tools/aggregate_runs.py exports/ --where 'config_lr < 0.01 AND k = 16' --history --at val/loss
   uv run wandb-tools/aggregate_runs.py --rules rules.toml --explain gnn_all_k16_s3
 
-INPUTS are runs files as export_runs.py writes them, earlier results of this script, directories (searched to
-any depth) and globs. A file's columns decide what it holds, not its name: in directories, the other files of an
-export and foreign parquet files are passed over. A file that is named but holds no runs, or a damaged file
-anywhere, is left out and named (exit code 3).
+INPUTS are runs files as export_runs.py writes them, earlier results of this script, directories (searched to any
+depth) and globs. A file's columns decide what it holds, not its name: in directories, all other parquet files are
+passed over. A file that is named but holds no runs, or a damaged file anywhere, is left out and named (exit code 3).
 
 ROWS. Each run gives one row, from its newest export; where it was exported both from the server and from its
 offline logs, the one with more history decides. Filters look at that row, and each says how many it keeps.
@@ -24,8 +22,7 @@ Rows are sorted by entity, project, created_at and id; source_file says which fi
 
 COLUMNS are matched by their W&B path, not by their name. A column that is missing in a file is null there. Where
 files disagree on a type, the narrowest type that holds every value wins: integers with floats become floats;
-text whose every value is a number, such as 1e-3, becomes numbers; any other mixture becomes text. Nothing is
-dropped. Mixtures are reported, but for integers beside floats and columns without a value.
+text whose every value is a number, such as 1e-3, becomes numbers; any other mixture becomes text and is reported.
 
 DERIVED COLUMNS are read off the run's name, or off the config where that says more. No match, no value:
   stage        stage2c                       model_type   spectral, digress, gnn, attention, hybrid
@@ -48,9 +45,7 @@ way is better). --history-metrics takes globs. A run whose history is gone keeps
 PLACES may be s3://, gs:// or az:// URLs, with the usual environment variables for credentials. --partition-by
 project writes a folder of hive partitions, whose files keep that column too.
 
-The path of the written file goes to stdout, all else to stderr. With --json, stdout carries one object
-instead: files, summary, filters, derived, histories, conflicts and skipped, each but the first an array of flat rows.
-
+The path of the written file goes to stdout, all else to stderr; with --json, one object with all of the report.
 Exit codes: 0 all done; 1 nothing usable, or no run left; 2 wrong usage; 3 some inputs were left out; 130
 interrupted.
 """
@@ -92,7 +87,6 @@ METRICS_KEY = "wandb_tools.metrics"
 SOURCE_KEY = "wandb_tools.source"
 EXPORT_KEY = "wandb_tools.export_id"  # files that one export wrote carry the same
 RESULT_KEY = "wandb_tools.result"  # marks a result of analyze_runs: its rows may look like runs, but are no input
-SCHEMA_VERSION = "1"
 
 DEFAULT_INPUT, DEFAULT_OUTPUT = "wandb_export/", "analysis/unified.parquet"
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
@@ -105,12 +99,8 @@ HISTORY_ENDING, SAMPLED_ENDING = "_history.parquet", "_history_sampled.parquet"
 EXPORT_KINDS = ("history", "console", "system", "table")  # what lies beside the runs in an export's folder
 RUN_KEY = ("entity", "project", "id")  # identifies a run
 INTERNAL = "wandb_tools."  # prefix of columns that exist only while the script works
-FILE, ROW, POSITION, OFFLINE = (INTERNAL + name for name in ("file", "row", "position", "offline"))
+FILE, ROW, POSITION, OFFLINE, LOWER = (INTERNAL + name for name in ("file", "row", "position", "offline", "lower"))
 FOLDER, RUN, STEP, BEST, ROWS = (INTERNAL + name for name in ("folder", "run", "step", "best", "rows"))
-LOWER_NAME = INTERNAL + "lower_name"
-ROW_ORDER = ("entity", "project", "created_at", "id", "source_file", FILE, ROW)
-# What decides which rows are written and in which order; small, so that it fits in memory for any input.
-DECIDING = (*RUN_KEY, "name", "state", "created_at", "history_rows", "exported_at", "source_file")
 DTYPES = ("string", "int", "float", "bool")  # of derived columns
 
 PAGE_BYTES = 32 * 1024  # a reader that wants single runs then skips most of a column
@@ -147,6 +137,7 @@ Identity: TypeAlias = tuple[str, KeyPath]  # of a column over all files: its pre
 Goal: TypeAlias = Literal["minimize", "maximize"]
 Record: TypeAlias = dict[str, Any]  # a JSON object
 Files: TypeAlias = Sequence["ParquetFile"]
+Parts: TypeAlias = "dict[int, tuple[str, pl.DataType]]"  # of a column: its name and dtype by number of the file
 ColumnList: TypeAlias = Sequence["Column"]
 
 
@@ -170,42 +161,34 @@ class ParquetFile(NamedTuple):
     aggregate: bool  # an earlier result of this script: its derived columns are computed again
 
 
-class Skipped(NamedTuple):
-    """An input that gives no runs. It is a failure unless it was merely found in a directory and is sound."""
-
-    file: str
-    kind: str  # as of a ParquetFile, or damaged, unreadable, missing
-    reason: str
-    failure: bool = True
-
-
 class Column(NamedTuple):
-    """A column of the result; `parts` has its name and dtype in each file, by number, that has it."""
+    """A column of the result, or a metric of the histories."""
 
     name: str
     path: KeyPath
     dtype: pl.DataType
-    parts: Mapping[int, tuple[str, pl.DataType]]
-
-
-class Conflict(NamedTuple):
-    """Something that files say differently about one column, and what it is in the result."""
-
-    column: str
-    kind: str  # dtype, name or goal
-    found: str
-    became: str
-    files: tuple[str, ...]
+    parts: Parts
 
 
 class Report:
     """What users should know, gathered on the way."""
 
-    def __init__(self, skipped: list[Skipped]) -> None:
-        self.skipped = skipped
-        self.conflicts: list[Conflict] = []
+    def __init__(self) -> None:
+        self.skipped: list[Record] = []  # what `skip` notes
+        self.conflicts: dict[tuple[str, ...], list[str]] = {}  # files by column, kind, what they say, what it became
         self.filters: list[Record] = []
         self.remarks: list[str] = []
+        self.sampled: list[str] = []  # histories that are passed over
+
+    def skip(self, file: str, kind: str, reason: str, *, failure: bool = True) -> None:
+        """Note an input that gives no runs: a failure, unless it is sound and was merely found in a folder.
+
+        `kind` is as of a ParquetFile, or damaged, unreadable or missing.
+        """
+        self.skipped.append({"file": file, "kind": kind, "reason": reason, "failure": failure})
+
+    def skip_damaged(self, file: str, error: BaseException) -> None:
+        self.skip(file, "damaged", f"it cannot be read: {first_line(error)}")
 
 
 class Rule(NamedTuple):
@@ -219,85 +202,48 @@ class Rule(NamedTuple):
     origin: str = "built in"
 
 
-class HistoryMetric(NamedTuple):
-    """A metric of the histories; `names` are those by which users may call it: column, W&B's name, flattened name."""
-
-    path: KeyPath
-    name: str  # what its columns end in
-    names: Sequence[str]
-    dtype: pl.DataType
-
-
 class HistoryPlan(NamedTuple):
     """What is read of which histories, and the columns that this gives."""
 
     files: Files = ()
-    sampled: Sequence[str] = ()
-    metrics: Sequence[HistoryMetric] = ()
-    best: KeyPath = ()  # the metric of --at
+    metrics: ColumnList = ()  # by file number; their names have no prefix
+    best: Column | None = None  # the metric of --at
     lower: bool = False  # is better
-    why: str = ""
     dtypes: Mapping[str, pl.DataType] = {}
 
 
-class Options(NamedTuple):
-    """The command line."""
-
-    inputs: Sequence[str]
-    output: str
-    state: Sequence[str]
-    filter: Sequence[str]
-    project: Sequence[str]
-    where: str | None
-    keep: str
-    no_enrich: bool
-    rules: str | None
-    explain: str | None
-    history: bool
-    history_metrics: Sequence[str]
-    at: str | None
-    partition_by: Sequence[str]
-    json: bool
-    quiet: bool
-    debug: bool
-
-
 # --- inputs ---------------------------------------------------------------------------------------------------
-def read_inputs(options: Options, report: Report) -> list[ParquetFile]:
+def read_inputs(options: argparse.Namespace, report: Report) -> list[ParquetFile]:
     """The inputs that hold runs, in order of their paths; the report has the others. No row is read yet."""
-    found: dict[str, tuple[str, bool]] = {}  # by place: the file's name, and whether the user named this very file
-    lost: list[Skipped] = []
+    named = {resolved(place) for place in options.inputs}
     earlier = resolved(options.output)
+    found: dict[str, str] = {}  # the file's name by its place
     for place in options.inputs:
-        files, unreadable = files_at(place)
-        lost += unreadable
-        if not files and not unreadable and not Path(place).is_dir():
-            lost.append(Skipped(place, "missing", "there is no such file or directory"))
+        skipped_before = len(report.skipped)
+        files = files_at(place, report)
+        if not files and len(report.skipped) == skipped_before and not Path(place).is_dir():
+            report.skip(place, "missing", "there is no such file or directory")
         for file in files:
             key = resolved(file)
-            named = key == resolved(place)
-            ours = key == earlier or key.startswith(f"{earlier}/")  # an earlier output is an input only if named
-            if named or (key not in found and not ours):
-                found[key] = (file, named)
-    if lost and not found and all(skip.kind == "missing" for skip in lost):
-        places = some([skip.file for skip in lost])
-        raise ScriptError(f"no runs in {places}: {lost[0].reason}; export_runs.py writes runs files", NOTHING_USABLE)
-    report.skipped += dict.fromkeys(lost)
+            if key in named or not f"{key}/".startswith(f"{earlier}/"):  # an earlier output is an input only if named
+                found.setdefault(key, file)
+    if report.skipped and not found and all(skip["kind"] == "missing" for skip in report.skipped):
+        places = some([skip["file"] for skip in report.skipped])
+        reason = f"{report.skipped[0]['reason']}; export_runs.py writes runs files"
+        raise ScriptError(f"no runs in {places}: {reason}", NOTHING_USABLE)
     runs_files: list[ParquetFile] = []
-    for file, named in sorted(found.values(), key=lambda each: Path(each[0]).parts):
+    for key, file in sorted(found.items(), key=lambda each: Path(each[1]).parts):
         try:
             header = read_header(file)
             if header.kind == "runs":
                 check_columns(header)
                 runs_files.append(header)
             else:
-                report.skipped.append(
-                    Skipped(file, header.kind, f"it holds no runs but is {header.kind}", failure=named)
-                )
+                report.skip(file, header.kind, f"it holds no runs but is {header.kind}", failure=key in named)
         except ValueError as error:
-            report.skipped.append(Skipped(file, "foreign", f"it cannot be used: {error}"))
+            report.skip(file, "foreign", f"it cannot be used: {error}")
         except reading_errors() as error:
-            report.skipped.append(damaged(file, error))
+            report.skip_damaged(file, error)
     return runs_files
 
 
@@ -310,54 +256,51 @@ def is_url(place: str) -> bool:
     return place.startswith(CLOUD)
 
 
-def files_at(place: str) -> tuple[list[str], list[Skipped]]:
-    """The files that a file name, a directory, a glob or a URL stands for; folders that cannot be read.
-
-    Directories are searched for parquet files to any depth; hidden files, such as unfinished ones, are ignored.
-    """
+def files_at(place: str, report: Report) -> list[str]:
+    """The files of a name, folder (at any depth, without hidden ones), glob or URL."""
     if is_url(place):
-        return files_at_url(place)
+        return files_at_url(place, report)
     files: list[str] = []
-    closed: list[Skipped] = []
-
-    def note_closed(error: OSError) -> None:
-        closed.append(Skipped(str(error.filename), "unreadable", f"it cannot be read: {error.strerror or error}"))
-
+    errors: list[OSError] = []
     # An existing path first: a file's name may hold brackets. (Path.exists raises for what cannot be a name.)
-    there = os.path.exists(place)  # noqa: PTH110
-    for path in [place] if there else glob.glob(place, recursive=True):  # noqa: PTH207 - takes absolute patterns
+    for path in [place] if os.path.exists(place) else glob.glob(place, recursive=True):  # noqa: PTH110, PTH207
         if not Path(path).is_dir():
             files.append(str(Path(path)))
             continue
-        for folder, subfolders, names in os.walk(path, onerror=note_closed):
+        for folder, subfolders, names in os.walk(path, onerror=errors.append):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             visible = [Path(folder, name) for name in names if name.endswith(".parquet") and name[0] != "."]
             files += [str(file) for file in visible if file.is_file()]
-    return files, closed
+    for error in errors:
+        report.skip(str(error.filename), "unreadable", f"it cannot be read: {error.strerror or error}")
+    return files
 
 
-def files_at_url(url: str) -> tuple[list[str], list[Skipped]]:
-    """The file at `url`, or the visible parquet files with content that polars finds below it or by its pattern."""
+def files_at_url(url: str, report: Report) -> list[str]:
+    """The file at `url`, or the visible parquet files that polars finds below it or by its pattern."""
     if url.endswith(".parquet") and "*" not in url:
-        return [url], []
+        return [url]
     pattern = url if "*" in url else f"{url.rstrip('/')}/**/*.parquet"
     try:
-        # This is polars' own listing, which reads no file. What polars offers in public reads a row of each file
-        # first, so that one damaged file hides all others.
+        # polars' own listing. What it offers in public reads a row of each file, so that one damaged file hides all.
         scanned = pl.scan_parquet(pattern, schema={"id": pl.String}, hive_partitioning=False)
         node = scanned._ldf.visit().view_current_node()  # noqa: SLF001
     except reading_errors() as error:
-        reason = f"its files cannot be listed, name them instead: {first_line(error)}"
-        return [], [Skipped(url, "unreadable", reason)]
+        report.skip(url, "unreadable", f"its files cannot be listed, name them instead: {first_line(error)}")
+        return []
     found = getattr(node, "paths", ())  # where nothing matches, the node is no scan
-    return [file for file in found if not any(part.startswith(".") for part in file.split("/"))], []
+    return [file for file in found if not any(part.startswith(".") for part in file.split("/"))]
 
 
 def read_header(file: str) -> ParquetFile:
     """The file's footer; ValueError where its metadata is not what the contract says."""
-    dtypes = dict(scan(file).collect_schema())
+    dtypes = dict(scan_file(file).collect_schema())
     metadata = pl.read_parquet_metadata(file)
-    columns, metrics, source = (json_object(metadata, key) for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY))
+    documents = {key: json.loads(metadata.get(key, "{}")) for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY)}
+    for key, document in documents.items():
+        if not isinstance(document, dict):
+            raise ValueError(f"its {key} is no JSON object")  # noqa: TRY004
+    columns, metrics, source = documents.values()
     paths: dict[str, KeyPath] = {}
     for column, path in columns.items():
         if not isinstance(path, list) or not path or not all(isinstance(key, str) for key in path):
@@ -375,17 +318,8 @@ def read_header(file: str) -> ParquetFile:
     return ParquetFile(file, kind, dtypes, paths, goals, sources, aggregate)
 
 
-def json_object(metadata: Mapping[str, str], key: str) -> Record:
-    """The JSON object under `key`, empty where the file has none."""
-    with suppress(json.JSONDecodeError):
-        document = json.loads(metadata.get(key, "{}"))
-        if isinstance(document, dict):
-            return document
-    raise ValueError(f"its {key} is no JSON object")
-
-
 def kind_of(columns: Iterable[str]) -> str:
-    """What a parquet file holds, by its columns, never by its name.
+    """What a parquet file holds, by its columns.
 
     >>> kind_of(["id", "name", "state", "config_lr"]), kind_of(["run_id", "_step"]), kind_of(["x"])
     ('runs', 'history', 'foreign')
@@ -399,29 +333,22 @@ def kind_of(columns: Iterable[str]) -> str:
 
 
 def check_columns(file: ParquetFile) -> None:
-    """Raise ValueError for the first column that the result cannot hold: by its dtype, then by its values."""
-    converted = {}
+    """Raise ValueError for a column that the result cannot hold: by its dtype, or by a value of it."""
     for column, dtype in file.dtypes.items():
         wanted = contract_dtypes().get(column)
         if column.startswith(INTERNAL):
             raise ValueError(f"its column {column} has a name that this script uses itself")
         if wanted is None and (dtype.is_nested() or dtype in (pl.Binary, pl.Object, pl.Duration)):
             raise ValueError(f"its column {column} is {dtype}, neither number nor text")
-        if wanted is not None and not convertible(dtype, wanted):
-            raise ValueError(f"its column {column} is {spelt(dtype)} instead of {spelt(wanted)}")
-        if wanted is not None and dtype not in (wanted, pl.Null) and not isinstance(wanted, pl.String | pl.List):
-            own, new = pl.col(column), cast_column(column, dtype, wanted)
-            blank = own.cast(pl.String).str.strip_chars() == ""
-            converted[column] = own.filter(own.is_not_null() & new.is_null() & ~blank).first()
-    if converted:  # text that is no time, half a step
-        for column, value in scan(file.file).select(converted.values()).collect().row(0, named=True).items():
-            if value is not None and value == value:  # noqa: PLR0124 - NaN is how pandas says null
-                wanted = contract_dtypes()[column]
-                raise ValueError(f"its column {column} holds {value!r}, which is no {spelt(wanted)}")
-
-
-def damaged(file: str, error: BaseException) -> Skipped:
-    return Skipped(file, "damaged", f"it cannot be read: {first_line(error)}")
+        if wanted is None or dtype in (wanted, pl.Null):
+            continue
+        own, new = pl.col(column), cast_column(column, dtype, wanted)
+        try:
+            value = scan_file(file.file).select(own.filter(own.is_not_null() & new.is_null()).first()).collect().item()
+        except pl.exceptions.PolarsError as error:  # no value can be cast
+            raise ValueError(f"its column {column} is {dtype} instead of {wanted}") from error
+        if value is not None and value == value:  # noqa: PLR0124 - NaN is how pandas says null
+            raise ValueError(f"its column {column} holds {value!r}, which is no {wanted}")
 
 
 def first_line(error: BaseException) -> str:
@@ -430,9 +357,9 @@ def first_line(error: BaseException) -> str:
 
 # --- one schema: which columns are the same -------------------------------------------------------------------
 def one_schema(files: Files, derived: Iterable[str], others: Iterable[Identity], report: Report) -> list[Column]:
-    """The columns of all files as columns of one, in the result's order; the report has what they disagreed on.
+    """The columns of all files as columns of one, by name; the report has what they disagreed on.
 
-    The names in `derived` are taken. `others`, the metrics of the histories, take part in the choice of names.
+    The names in `derived` are taken; `others`, the histories' metrics, take part in the choice of names.
     """
     parts = parts_by_identity(files, set(derived))
     names = names_of({*parts, *others})
@@ -444,21 +371,20 @@ def one_schema(files: Files, derived: Iterable[str], others: Iterable[Identity],
         dtypes = {n: found.get((n, own)) or plain(dtype, prefix) for n, (own, dtype) in members.items()}
         column = Column(name, path, contract.get(name) or common_dtype(dtypes.values(), prefix), members)
         columns.append(column)
-        own_names: dict[str, list[str]] = {}
-        own_dtypes: dict[pl.DataType, list[str]] = {}
-        for number, (own, dtype) in members.items():
+        seen = {  # a column without values disagrees with nothing
+            number: dtype if dtype.is_nested() or dtype.is_temporal() else plain(dtype, prefix)
+            for number, (_, dtype) in members.items()
+            if dtypes[number] != pl.Null
+        }
+        agree = set(seen.values()) <= {column.dtype} if name in contract else only_numbers(seen.values())
+        for number, (own, _) in members.items():
             if own != name:
-                own_names.setdefault(own, []).append(files[number].file)
-            if dtypes[number] != pl.Null:  # a column without values disagrees with nothing
-                seen = dtype if dtype.is_nested() or dtype.is_temporal() else plain(dtype, prefix)
-                own_dtypes.setdefault(seen, []).append(files[number].file)
-        agree = own_dtypes.keys() <= {column.dtype} if name in contract else only_numbers(own_dtypes)
-        own_dtypes = {} if agree else own_dtypes
-        report.conflicts += [Conflict(name, "name", own, name, tuple(where)) for own, where in own_names.items()]
-        for own_dtype, where in own_dtypes.items():
-            report.conflicts.append(Conflict(name, "dtype", spelt(own_dtype), spelt(column.dtype), tuple(where)))
-    report.conflicts.sort()
-    return sorted(columns, key=place_in_order)
+                report.conflicts.setdefault((name, "name", own, name), []).append(files[number].file)
+            if not agree and number in seen:
+                claim = (name, "dtype", str(seen[number]), str(column.dtype))
+                report.conflicts.setdefault(claim, []).append(files[number].file)
+    report.conflicts = dict(sorted(report.conflicts.items()))
+    return sorted(columns)
 
 
 def only_numbers(dtypes: Iterable[pl.DataType]) -> bool:
@@ -467,13 +393,13 @@ def only_numbers(dtypes: Iterable[pl.DataType]) -> bool:
     return len(present) < 2 or present == {pl.Int64(), pl.Float64()}
 
 
-def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, dict[int, Any]]:
-    """For every column over all files: its own name and dtype in each file that has it."""
+def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, Parts]:
+    """Every column over all files."""
     known = names_of((prefix_of(column), path) for file in files for column, path in file.paths.items())
     by_name = {name: identity for identity, name in known.items()}
     contract = contract_dtypes()
     ours = {column.lower() for column in (*contract, *derived)}
-    parts: dict[Identity, dict[int, Any]] = {("", (column,)): {} for column in contract}
+    parts: dict[Identity, Parts] = {("", (column,)): {} for column in contract}
     for number, file in enumerate(files):
         stored = {(prefix_of(column), path) for column, path in file.paths.items()}
         taken = {column.lower() for column in file.dtypes}
@@ -486,25 +412,15 @@ def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, dict[in
                 identity = identity if identity not in stored else (prefix, (column,))
             elif column in contract or (file.aggregate and column in derived):
                 identity = ("", (column,))
-            else:
-                identity = ("", (own_name(column, ours, taken),))
+            else:  # another tool's; its name here is none of ours, compared without case, and no pattern to polars
+                pattern = column == "*" or column.startswith("^")
+                name = column_name((column,)) if pattern else column
+                while name.lower() in ours or (name != column and name.lower() in taken):
+                    name += "__own"
+                taken.add(name.lower())
+                identity = ("", (name,))
             parts.setdefault(identity, {})[number] = (column, dtype)
     return parts
-
-
-def own_name(column: str, ours: Iterable[str], taken: set[str]) -> str:
-    """The name of another tool's column: none of `ours`, compared without case, and no pattern to polars.
-
-    >>> own_name("stage", ["stage"], set()), own_name("^x.*$", [], set()), own_name("lr", ["stage"], {"lr"})
-    ('stage__own', '_x___', 'lr')
-    """
-    pattern = column == "*" or column.startswith("^")
-    name = column_name((column,)) if pattern else column
-    if pattern or name.lower() in ours:
-        while name.lower() in {*ours, *taken}:
-            name += "__own"
-        taken.add(name.lower())
-    return name
 
 
 def prefix_of(column: str) -> str:
@@ -514,22 +430,23 @@ def prefix_of(column: str) -> str:
 
 def names_of(identities: Iterable[Identity]) -> dict[Identity, str]:
     """A name of its own for every column: config and metrics settled over all paths, others as they are."""
-    paths: dict[str, list[KeyPath]] = {"": []}
+    by_prefix: dict[str, list[KeyPath]] = {"": [], CONFIG: [], METRIC: []}
     for prefix, path in identities:
-        paths.setdefault(prefix, []).append(path)
-    others = {("", path): path[0] for path in paths.pop("")}
-    return others | {
-        (prefix, path): prefix + name for prefix in paths for path, name in settled_names(paths[prefix]).items()
-    }
+        by_prefix[prefix].append(path)
+    names = {("", path): path[0] for path in by_prefix.pop("")}
+    for prefix, paths in by_prefix.items():
+        names |= {(prefix, path): prefix + name for path, name in settled_names(paths).items()}
+    return names
 
 
-def place_in_order(column: Column) -> tuple[int, int, str]:
-    """The contract's columns, others that the files brought along, config, metrics, histories', the JSON texts."""
-    contract = list(contract_dtypes())
-    if column.name in contract:
-        return (5 if column.name.endswith("_json") else 0), contract.index(column.name), ""
-    others = ("", CONFIG, METRIC).index(prefix_of(column.name)) + 1
-    return (4 if column.name.startswith(HISTORY) else others), 0, column.name
+def order_of_columns(stored: Iterable[str], derived: Iterable[str], history: Iterable[str]) -> list[str]:
+    """The contract's columns, derived ones, others that the files brought along, config, metrics, histories', JSON."""
+    *contract, config_json, summary_json = contract_dtypes()
+    rest = sorted(
+        {*stored} - {*contract_dtypes(), *derived, *history},
+        key=lambda name: (name.startswith(HISTORY), ("", CONFIG, METRIC).index(prefix_of(name)), name),
+    )
+    return [*contract, *derived, *rest, *history, config_json, summary_json]
 
 
 # --- one schema: names (the same in export_runs) --------------------------------------------------------------
@@ -586,23 +503,6 @@ def contract_dtypes() -> Mapping[str, pl.DataType]:
     return identity | times | extent | labels | machine | origin | texts
 
 
-def spelt(dtype: pl.DataType) -> str:
-    """A dtype as the contract spells it: `Datetime[us, UTC]`."""
-    parts = [dtype.time_unit, dtype.time_zone] if isinstance(dtype, pl.Datetime) else []
-    return f"Datetime[{', '.join(part for part in parts if part)}]" if parts else str(dtype)
-
-
-def convertible(dtype: pl.DataType, wanted: pl.DataType) -> bool:
-    """Whether a contract column that another tool wrote with `dtype` can be cast to the `wanted` one."""
-    if dtype in (wanted, pl.Null, pl.String):  # whether a text can be read as `wanted`, its values decide
-        return True
-    if isinstance(wanted, pl.Datetime):
-        return isinstance(dtype, pl.Datetime | pl.Date)
-    if isinstance(wanted, pl.List):
-        return isinstance(dtype, pl.List) and not dtype.inner.is_nested()
-    return dtype.is_numeric() or (wanted == pl.String and isinstance(dtype, pl.Categorical | pl.Enum))
-
-
 @cache
 def plain(dtype: pl.DataType, prefix: str) -> pl.DataType:
     """The contract's dtype that holds every value of `dtype`; Booleans count as 0 and 1 among metrics."""
@@ -623,58 +523,43 @@ def common_dtype(dtypes: Iterable[pl.DataType], prefix: str) -> pl.DataType:
     return present.pop() if len(present) == 1 else pl.Float64() if only_numbers(present) else pl.String()
 
 
-def dtypes_of_values(
-    files: Files, parts: Mapping[Identity, Mapping[int, tuple[str, pl.DataType]]]
-) -> dict[tuple[int, str], pl.DataType]:
-    """What the values of columns are on whose dtype files disagree, by file number and column.
-
-    Null where there are none, a number's dtype where each is a text that is such a number.
-    """
+def dtypes_of_values(files: Files, parts: Mapping[Identity, Parts]) -> dict[tuple[int, str], pl.DataType]:
+    """By file number and column, where files disagree: Null without values, a number's dtype if all texts are such."""
     disputed: dict[int, dict[str, pl.DataType]] = {}
     for (prefix, _), members in parts.items():
-        dtypes = {number: plain(dtype, prefix) for number, (_, dtype) in members.items()}
-        for number, dtype in () if only_numbers(dtypes.values()) else dtypes.items():
-            disputed.setdefault(number, {})[members[number][0]] = dtype
-    found: dict[tuple[int, str], pl.DataType] = {}
-    for rows in (FIRST_ROWS, None):  # all rows are read only where the first ones leave it open
-        texts = []
-        for number, columns in disputed.items():
-            asked = [column for column, dtype in columns.items() if found.get((number, column)) != dtype]
-            found |= {(number, column): pl.Null() for column in asked}
-            head = scan(files[number].file).select(value_as_text(c, columns[c]) for c in asked).slice(0, rows)
-            texts += [head.unpivot().with_columns(pl.lit(number).alias(FILE))] if asked else []
-        values = pl.concat(texts).drop_nulls("value").group_by(FILE, "variable") if texts else None
-        answers = values.agg(all_numbers("value")).collect(engine="streaming") if values else pl.DataFrame()
-        for number, column, whole, decimal in answers.iter_rows():
-            found[number, column] = pl.Int64() if whole else pl.Float64() if decimal else disputed[number][column]
-    return found
-
-
-def value_as_text(column: str, dtype: pl.DataType) -> pl.Expr:
-    """The texts of `column`; of other values only that there are some."""
-    values = exact_column(column)
-    text = values if dtype == pl.String else pl.when(values.is_not_null()).then(pl.lit("-"))
-    return text.cast(pl.String).alias(column)
-
-
-def all_numbers(column: str) -> list[pl.Expr]:
-    """Whether all texts are 64-bit integers as JSON spells them (`007` is a name), and whether all are numbers.
-
-    A number is one that a float can hold, or the word for one that JSON lacks.
-    """
-    text = pl.col(column)
+        dtypes = {n: plain(dtype, prefix) for n, (_, dtype) in members.items()}
+        for n, dtype in () if only_numbers(dtypes.values()) else dtypes.items():
+            disputed.setdefault(n, {})[members[n][0]] = dtype
+    # Integers as JSON spells them, in 64 bits (`007` is a name); numbers that a float holds, or words that JSON lacks.
+    text = pl.col("value")
     whole = text.str.contains(r"^(0|-?[1-9][0-9]*)$") & text.cast(pl.Int64, strict=False).is_not_null()
     decimal = text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
     in_range = text.cast(pl.Float64, strict=False).is_finite().fill_null(False)
     number = (decimal & in_range) | text.is_in(["NaN", "Infinity", "-Infinity"])
-    return [whole.all().alias("whole"), number.all().alias("number")]
+    found: dict[tuple[int, str], pl.DataType] = {}
+    for rows in (FIRST_ROWS, None):  # all rows are read only where the first ones leave it open
+        texts = []
+        for n, columns in disputed.items():
+            asked = [column for column, dtype in columns.items() if found.get((n, column)) != dtype]
+            found |= {(n, column): pl.Null() for column in asked}
+            values = []
+            for column in asked:  # of other values than text it counts only whether there are some
+                value = exact_column(column)
+                text_of = value if columns[column] == pl.String else pl.when(value.is_not_null()).then(pl.lit("-"))
+                values.append(text_of.cast(pl.String).alias(column))
+            head = scan_file(files[n].file).select(values).slice(0, rows)
+            texts += [head.unpivot().with_columns(pl.lit(n).alias(FILE))] if asked else []
+        if not texts:
+            break
+        by_column = pl.concat(texts).drop_nulls("value").group_by(FILE, "variable")
+        answers = by_column.agg(whole.all(), number.all().alias("number")).collect(engine="streaming")
+        for n, column, all_whole, all_numbers in answers.iter_rows():
+            found[n, column] = pl.Int64() if all_whole else pl.Float64() if all_numbers else disputed[n][column]
+    return found
 
 
 def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
-    """The values of `column` in the `wanted` dtype; no value is lost, as `wanted` was chosen to hold them.
-
-    Only of a contract column that another tool wrote a value may become null: where it cannot be read as `wanted`.
-    """
+    """The values of `column` in the `wanted` dtype, which holds them all: check_columns refuses other files."""
     values = exact_column(column)
     if dtype == wanted:
         return values
@@ -682,45 +567,21 @@ def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr
         return spelt_as_json(values.cast(pl.Float64))
     if column not in contract_dtypes():
         return values.cast(wanted)
-    if isinstance(wanted, pl.Datetime):
-        return (parsed_time(values) if dtype == pl.String else values).cast(wanted)
-    if isinstance(wanted, pl.List):
-        return tags_of(values) if dtype == pl.String else values.cast(wanted)
-    if wanted == pl.Int64:  # pandas has whole numbers as floats as soon as one is missing: `7.0`
-        number = values.cast(pl.Float64, strict=False)
-        exact = pl.when(number == number.cast(wanted, strict=False)).then(number.cast(wanted, strict=False))
-        return pl.coalesce(values.cast(wanted, strict=False), exact) if dtype == pl.String else exact
+    if isinstance(wanted, pl.Datetime) and not dtype.is_temporal():  # ISO text, perhaps without a clock or a zone
+        text = values.cast(pl.String).str.replace(r"^([0-9-]{10})$", "${1}T00:00:00")
+        iso = text.str.replace(r"^([0-9-]{10}[T ][0-9:.]+)$", "${1}Z")
+        return iso.str.to_datetime("%+", time_unit="us", strict=False)
+    if isinstance(wanted, pl.List) and dtype == pl.String:  # as Python prints a list, or parted by commas
+        tag = pl.element().str.strip_chars(" '\"")
+        return values.str.strip_chars("[]() ").str.split(",").list.eval(tag.filter(tag != ""))
+    if wanted == pl.Int64 and dtype.is_float():  # pandas has whole numbers as floats as soon as one is missing: `7.0`
+        return pl.when(values == values.floor()).then(values).cast(wanted, strict=False)
     return values.cast(wanted, strict=False)
 
 
 def exact_column(name: str) -> pl.Expr:
     """The column of this very name: `pl.col` takes some names for patterns."""
     return pl.selectors.by_name(name).as_expr() if name == "*" or name.startswith("^") else pl.col(name)
-
-
-def parsed_time(text: pl.Expr) -> pl.Expr:
-    """Times as ISO text has them, a day alone or with a blank for the T included; in UTC where no zone is given."""
-    day = r"^\s*(\d{4}-\d{2}-\d{2})"
-    clock = r"(\d{2}:\d{2})(:\d{2}(?:\.\d+)?)?"
-    zone = r"(?:Z|UTC|([+-]\d{2})(?::?(\d{2}))?)?"
-    parts = text.str.extract_groups(f"{day}(?:[T ]{clock}\\s*{zone})?\\s*$").struct
-    rest = {2: "00:00", 3: ":00", 4: "+00", 5: "00"}  # what may be missing, group by group
-    iso = pl.concat_str(parts[0], pl.lit("T"), *(parts[n - 1].fill_null(default) for n, default in rest.items()))
-    return iso.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%z", time_unit="us", strict=False)
-
-
-def tags_of(text: pl.Expr) -> pl.Expr:
-    """Tags as Python or JSON print a list of texts: `['a', 'b']`; else they are parted by commas."""
-    quoted = r"'(?:[^'\\]|\\.)*'" + "|" + r'"(?:[^"\\]|\\.)*"'
-    element = pl.element()
-    listed = text.str.extract_all(quoted).list.eval(
-        element.str.slice(1, element.str.len_chars() - 2).str.replace_all(r"\\(.)", "${1}")
-    )
-    parted = text.str.split(",").list.eval(element.str.strip_chars()).list.eval(element.filter(element != ""))
-    empty = pl.lit([], dtype=pl.List(pl.String))
-    is_list = text.str.contains(r"^\s*[\[(].*[\])]\s*$")
-    no_tags = text.str.strip_chars().is_in(["None", "nan"])
-    return pl.when(is_list).then(listed).when(no_tags).then(empty).otherwise(parted)
 
 
 def spelt_as_json(number: pl.Expr) -> pl.Expr:
@@ -732,10 +593,7 @@ def spelt_as_json(number: pl.Expr) -> pl.Expr:
 
 # --- one schema: metadata -------------------------------------------------------------------------------------
 def merged_metadata(files: Files, columns: ColumnList, report: Report) -> tuple[dict[str, str], dict[KeyPath, str]]:
-    """The result's key-value metadata, and the stored goals by metric.
-
-    Of a metric only that is stored on which all files agree that say something of it.
-    """
+    """The result's key-value metadata, without what files disagree on, and the stored goals by metric."""
     metrics: dict[str, Record] = {}
     for column in columns:
         claims: dict[str, dict[str, list[str]]] = {}  # by key and value: the files
@@ -748,23 +606,20 @@ def merged_metadata(files: Files, columns: ColumnList, report: Report) -> tuple[
                 metrics.setdefault(column.name, {})[key] = json.loads(next(iter(values)))
                 continue
             for value, where in values.items():
-                report.conflicts.append(Conflict(column.name, key, str(json.loads(value)), "not stored", tuple(where)))
+                report.conflicts[column.name, key, str(json.loads(value)), "not stored"] = where
     goals = {c.path: metrics[c.name]["goal"] for c in columns if metrics.get(c.name, {}).get("goal")}
     paths = {column.name: column.path for column in columns if prefix_of(column.name)}
     sources = {json_text(source): source for file in files for source in file.sources}
     documents = {COLUMNS_KEY: paths, METRICS_KEY: metrics, SOURCE_KEY: {"sources": list(sources.values())}}
-    return {SCHEMA_KEY: SCHEMA_VERSION} | {key: json_text(text) for key, text in documents.items()}, goals
+    return {SCHEMA_KEY: "1"} | {key: json_text(text) for key, text in documents.items()}, goals
 
 
 # --- rows -----------------------------------------------------------------------------------------------------
 def deciding_rows(files: Files, columns: ColumnList, also: Iterable[str]) -> pl.DataFrame:
-    """Of all rows, with their file and row number: what decides which are written, and the columns in `also`."""
-    wanted = {*DECIDING, *also}
+    """Of all rows, with file and row number: what decides which are written and in which order. It fits in memory."""
+    wanted = {*RUN_KEY, "name", "state", "created_at", "history_rows", "exported_at", "source_file", *also}
     needed = [column for column in columns if column.name in wanted]
-    frames = [
-        file_rows(number, file, needed).with_columns(pl.lit(number, dtype=pl.UInt32).alias(FILE))
-        for number, file in enumerate(files)
-    ]
+    frames = [file_rows(number, file, needed) for number, file in enumerate(files)]
     # Files whose runs were read from logs on disk, those that went into an aggregate included.
     offline = {str(source["file"]) for file in files for source in file.sources if source.get("kind") == "offline"}
     return pl.concat(frames).with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE)).collect()
@@ -773,15 +628,15 @@ def deciding_rows(files: Files, columns: ColumnList, also: Iterable[str]) -> pl.
 def file_rows(
     number: int, file: ParquetFile, columns: ColumnList, first: int = 0, length: int | None = None
 ) -> pl.LazyFrame:
-    """Rows of file `number`: ROW and the result's columns; null where the file has no such column."""
+    """Rows of a file: its number, ROW and the result's columns; null where the file has no such column."""
     empty = {"source_file": pl.lit(file.file), "tags": pl.lit([], dtype=pl.List(pl.String))}  # in place of null
-    values = []
+    values = [pl.lit(number, dtype=pl.UInt32).alias(FILE), pl.col(ROW)]
     for column in columns:
         part = column.parts.get(number)
         value = cast_column(*part, column.dtype) if part else pl.lit(None, dtype=column.dtype)
         value = value.fill_null(empty[column.name]) if column.name in empty else value
         values.append(value.alias(column.name))
-    return scan(file.file).with_row_index(ROW).slice(first, length).select(ROW, *values)
+    return scan_file(file.file).with_row_index(ROW).slice(first, length).select(values)
 
 
 def latest(rows: pl.DataFrame) -> pl.DataFrame:
@@ -789,8 +644,6 @@ def latest(rows: pl.DataFrame) -> pl.DataFrame:
 
     Ties go to the newest, then to the first file, so that the order of the inputs never matters.
     """
-    if not rows.select(RUN_KEY).is_duplicated().any():
-        return rows
     newest_first = rows.sort("exported_at", FILE, ROW, descending=[True, False, False], nulls_last=True)
     newest = newest_first.unique([*RUN_KEY, OFFLINE], keep="first", maintain_order=True)
     fullest_first = newest.sort("history_rows", descending=True, nulls_last=True, maintain_order=True)
@@ -798,7 +651,7 @@ def latest(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 # --- filters --------------------------------------------------------------------------------------------------
-def selected_runs(runs: pl.DataFrame, options: Options, report: Report) -> pl.DataFrame:
+def filtered_runs(runs: pl.DataFrame, options: argparse.Namespace, report: Report) -> pl.DataFrame:
     """The runs that pass --project, --state and --filter; the report has what each did."""
     if options.project:
         projects = runs["project"].drop_nulls().unique().to_list()
@@ -815,10 +668,7 @@ def selected_runs(runs: pl.DataFrame, options: Options, report: Report) -> pl.Da
 
 
 def passing(runs: pl.DataFrame, flag: str, keeps: pl.Expr, report: Report, shown: str = "") -> pl.DataFrame:
-    """The runs that one filter keeps; ScriptError where it keeps none, or a value cannot be evaluated, as in a cast.
-
-    `shown` is the column whose values the message shows.
-    """
+    """The runs that one filter keeps; a ScriptError that shows the values of column `shown` where it keeps none."""
     try:
         kept = runs.filter(keeps)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
@@ -859,9 +709,9 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Exp
         raise ScriptError(f"{flag} is no SQL predicate: {first_line(error)}; {hint}", WRONG_USAGE) from error
     for column in keeps.meta.root_names():
         if column not in dtypes:
-            prefixed = " or ".join(prefix + column for prefix in (CONFIG, METRIC) if prefix + column in dtypes)
-            near = did_you_mean(column, dtypes) or "; text stands in single quotes"
-            near = f"; did you mean {prefixed}?" if prefixed else near
+            prefixed = [prefix + column for prefix in (CONFIG, METRIC) if prefix + column in dtypes]
+            near = f"; did you mean {' or '.join(prefixed)}?" if prefixed else did_you_mean(column, dtypes)
+            near = near or "; text stands in single quotes"
             raise ScriptError(f"{flag}: there is no column {column}{near}", WRONG_USAGE)
     try:
         kind = pl.DataFrame(schema=dict(dtypes)).select(keeps).dtypes[0]
@@ -935,62 +785,77 @@ def read_rules(file: str) -> tuple[Rule, ...]:
     tables, replace = document.pop("rule", []), document.pop("replace", False)
     if document or not isinstance(tables, list) or not isinstance(replace, bool):
         hint = f"; unknown key {next(iter(document))}" if document else ""
-        hint = f"--rules {file}: rules are written as [[rule]], and replace is true or false{hint}"
-        raise ScriptError(hint, WRONG_USAGE)
-    dtypes: dict[str, str] = {}
-    rules = []
+        message = f"--rules {file}: rules are written as [[rule]], and replace is true or false{hint}"
+        raise ScriptError(message, WRONG_USAGE)
+    rules: list[Rule] = []
     for number, table in enumerate(tables, 1):
-        where = f"{file}: rule {number}"
-        named = f" ({table['column']})" if isinstance(table, dict) and "column" in table else ""
+        origin = f"{file}: rule {number}"
         flaw = flaw_of_table(table) if isinstance(table, dict) else "it is no table"
         if flaw:
-            raise ScriptError(f"--rules {where}{named}: {flaw}", WRONG_USAGE)
-        builtin = next((rule.dtype for rule in RULES if rule.column == table["column"]), "string")
-        rule = Rule(**{"dtype": builtin, "origin": where, **table})
-        if dtypes.setdefault(rule.column, rule.dtype) != rule.dtype:
-            other = f"dtype {rule.dtype}, but an earlier rule of that column has {dtypes[rule.column]}"
-            raise ScriptError(f"--rules {where}{named} has {other}", WRONG_USAGE)
-        rules.append(rule)
+            named = f" ({table['column']})" if isinstance(table, dict) and "column" in table else ""
+            raise ScriptError(f"--rules {origin}{named}: {flaw}", WRONG_USAGE)
+        known = [rule.dtype for rule in (*rules, *RULES) if rule.column == table["column"]]
+        rules.append(Rule(**{"dtype": known[0] if known else "string", "origin": origin, **table}))
     return tuple(rules) if replace else (*rules, *RULES)
 
 
 def flaw_of_table(table: Record) -> str | None:
     """What is wrong with a [[rule]]; None where it is a good one."""
     keys = Rule._fields[:-1]
-    unknown = next((key for key in table if key not in keys), "")
-    no_text = next((key for key in keys if key in table and key != "value" and not isinstance(table[key], str)), "")
-    column, pattern, dtype = (str(table.get(key, "")) for key in ("column", "pattern", "dtype"))
-    regex_flaw = flaw_of(pattern)
-    groups = [] if regex_flaw else pl.Series([""]).str.extract_groups(f"(?i){pattern}").struct.fields
-    no_value = not groups and "value" not in table
-    ours = column.lower() in contract_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY))
-    flaws = {
-        f"unknown key {unknown}{did_you_mean(unknown, keys)}; there are {', '.join(keys)}": unknown,
-        f"{no_text} is no text": no_text,
-        "it has no column": "column" not in table,
-        "it has no pattern": "pattern" not in table,
-        "its value is neither text, number nor Boolean": isinstance(table.get("value"), list | dict),
-        "a column's name is made of letters, digits and _": not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column),
-        "that column holds what W&B says; choose another name": ours,
-        f"unknown dtype {dtype}; there are {', '.join(DTYPES)}": "dtype" in table and dtype not in DTYPES,
-        f"its pattern {pattern} is no regular expression: {regex_flaw}": regex_flaw,
-        f"its pattern {pattern} has no group to take the value from; add parentheses or a value": no_value,
-    }
-    return next((message for message, found in flaws.items() if found), None)
+    for key, value in table.items():
+        if key not in keys:
+            return f"unknown key {key}{did_you_mean(key, keys)}; there are {', '.join(keys)}"
+        if not isinstance(value, str) and (key != "value" or isinstance(value, list | dict)):
+            return f"its {key} is no text"
+    if "column" not in table or "pattern" not in table:
+        return "it has no pattern" if "column" in table else "it has no column"
+    column, pattern = table["column"], table["pattern"]
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
+        return "a column's name is made of letters, digits and _"
+    if column.lower() in contract_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY)):
+        return "that column holds what W&B says; choose another name"
+    if table.get("dtype", "string") not in DTYPES:
+        return f"unknown dtype {table['dtype']}; there are {', '.join(DTYPES)}"
+    flaw = flaw_of(pattern)
+    if flaw:
+        return f"its pattern {pattern} is no regular expression: {flaw}"
+    if "value" not in table and not pl.Series([""]).str.extract_groups(f"(?i){pattern}").struct.fields:
+        return f"its pattern {pattern} has no group to take the value from; add parentheses or a value"
+    return None
 
 
 def derived_dtypes(rules: Iterable[Rule]) -> dict[str, pl.DataType]:
-    """The derived columns in order, with the dtypes that their rules say."""
+    """The derived columns in order; the first rule of each says its dtype."""
     dtypes = dict(zip(DTYPES, (pl.String(), pl.Int64(), pl.Float64(), pl.Boolean()), strict=True))
-    return {rule.column: dtypes[rule.dtype] for rule in rules}
+    derived: dict[str, pl.DataType] = {}
+    for rule in rules:
+        derived.setdefault(rule.column, dtypes[rule.dtype])
+    return derived
 
 
 def with_derived(runs: pl.DataFrame, rules: Sequence[Rule], dtypes: Mapping[str, pl.DataType]) -> pl.DataFrame:
     """The runs with a column per derived one, in the rules' order; null where no rule matches or has its source."""
+    texts: dict[str, list[pl.Expr]] = {rule.column: [] for rule in rules}
+    for rule in rules:
+        pattern = f"(?i){rule.pattern}"
+        if rule.source not in dtypes:
+            continue
+        if rule.source == "name":
+            source = pl.col(LOWER)
+            if rule.pattern == rule.pattern.lower():  # matches the same, and is much faster
+                pattern = rule.pattern
+        elif isinstance(dtypes[rule.source], pl.List):  # tags: one text with commas
+            source = pl.col(rule.source).list.join(",")
+        else:
+            source = cast_column(rule.source, dtypes[rule.source], pl.String())
+        if rule.value is None:
+            texts[rule.column].append(source.str.extract(pattern, 1))
+        else:
+            given = rule.value if isinstance(rule.value, str) else json.dumps(rule.value)
+            texts[rule.column].append(pl.when(source.str.contains(pattern)).then(pl.lit(given)))
     derived = []
     for column, dtype in derived_dtypes(rules).items():
-        own = [rule for rule in rules if rule.column == column and rule.source in dtypes]
-        text = pl.coalesce(*(value_by(rule, dtypes[rule.source]) for rule in own), pl.lit(None, dtype=pl.String))
+        text = pl.coalesce(*texts[column], pl.lit(None, dtype=pl.String))
         if dtype == pl.Boolean:
             lower = text.str.to_lowercase()
             no = lower.is_in(["false", "0", "no", "off"])
@@ -999,47 +864,33 @@ def with_derived(runs: pl.DataFrame, rules: Sequence[Rule], dtypes: Mapping[str,
             value = text.cast(dtype, strict=False)
             value = value.replace([math.inf, -math.inf], None) if dtype == pl.Float64 else value
         derived.append(value.alias(column))
-    lower_name = pl.col("name").str.to_lowercase().alias(LOWER_NAME)
-    return runs.with_columns(lower_name).with_columns(derived).drop(LOWER_NAME)
-
-
-def value_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
-    """What `rule` finds in its source, as text: null where the pattern does not match."""
-    pattern = f"(?i){rule.pattern}"
-    if rule.source == "name":
-        text = pl.col(LOWER_NAME)
-        if rule.pattern == rule.pattern.lower():  # matches the same, and is much faster
-            pattern = rule.pattern
-    elif isinstance(dtype, pl.List):  # tags: one text with commas
-        text = pl.col(rule.source).list.join(",")
-    else:
-        text = cast_column(rule.source, dtype, pl.String())
-    if rule.value is None:
-        return text.str.extract(pattern, 1)
-    value = rule.value if isinstance(rule.value, str) else json.dumps(rule.value)
-    return pl.when(text.str.contains(pattern)).then(pl.lit(value))
+    return runs.with_columns(pl.col("name").str.to_lowercase().alias(LOWER)).with_columns(derived).drop(LOWER)
 
 
 def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
     """The answer to --explain: for each derived column the value and the first rule on names that matches."""
     run, dtypes = pl.DataFrame({"name": [name]}), {"name": pl.String()}
-    values = with_derived(run, rules, dtypes).row(0, named=True)
-    found: list[Record] = []
-    lines = []
-    width = max([len(rule.column) for rule in rules], default=0)
-    for column in derived_dtypes(rules):
-        tried = (rule for rule in rules if rule.column == column and rule.source == "name")
-        texts = ((rule, with_derived(run, [rule._replace(dtype="string")], dtypes)[column].item()) for rule in tried)
-        hit = next((rule for rule, text in texts if text is not None), None)
+    values = with_derived(run, rules, dtypes).drop("name").row(0, named=True)
+    one_each = [rule._replace(column=f"rule {n}", dtype="string") for n, rule in enumerate(rules)]
+    matched = with_derived(run, one_each, dtypes).drop("name").row(0)
+    found = []
+    for column, value in values.items():
+        hits = (r for r, text in zip(rules, matched, strict=True) if r.column == column and text is not None)
+        hit = next(hits, None)
         pattern, origin = (hit.pattern, hit.origin) if hit else (None, None)
-        found.append({"column": column, "value": values[column], "pattern": pattern, "origin": origin})
-        value = "no value" if values[column] is None else values[column]
-        lines.append(f"{column:<{width}}  " + (f"{value}  by {pattern}  ({origin})" if hit else "no rule matches"))
+        found.append({"column": column, "value": value, "pattern": pattern, "origin": origin})
+    if as_json:
+        return json_text({"version": 1, "explain": found})
+    width = max([len(rule.column) for rule in rules], default=0)
+    lines = []
+    for row in found:
+        value = "no value" if row["value"] is None else row["value"]
+        by = f"{value}  by {row['pattern']}  ({row['origin']})" if row["pattern"] is not None else "no rule matches"
+        lines.append(f"{row['column']:<{width}}  {by}")
     sources = dict.fromkeys(rule.source for rule in rules if rule.source != "name")
     if sources:
         lines.append(f"Not asked here, as a name alone has none: the rules on {', '.join(sources)}.")
-    text = "\n".join(map(printable, lines or ["There are no rules."]))
-    return json_text({"version": 1, "explain": found}) if as_json else text
+    return "\n".join(map(printable, lines or ["There are no rules."]))
 
 
 def fit_of(column: str, runs: pl.DataFrame) -> Record:
@@ -1106,23 +957,26 @@ def words(name: str) -> list[str]:
 
 
 # --- columns from histories -----------------------------------------------------------------------------------
-def histories_beside(files: Files, report: Report) -> tuple[list[ParquetFile], list[str]]:
-    """The histories in the folders of the exports that `files` come from, and the names of sampled ones."""
+def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
+    """The histories in the folders of the exports that `files` come from."""
     found: list[ParquetFile] = []
-    sampled: list[str] = []
     for folder in dict.fromkeys(folder_of(str(source["file"])) for file in files for source in file.sources):
-        there = files_at_url(f"{folder}/*{HISTORY_ENDING}")[0] if is_url(folder) else Path(folder).glob("[!.]*.parquet")
+        there = (
+            files_at_url(f"{folder}/*{HISTORY_ENDING}", Report())
+            if is_url(folder)
+            else Path(folder).glob("[!.]*.parquet")
+        )
         for file in sorted(map(str, there)):
             if file.endswith(SAMPLED_ENDING):
-                sampled.append(file)
+                report.sampled.append(file)
                 continue
             try:
                 header = read_header(file)
                 found += [header] if header.kind == "history" else []
             except reading_errors(ValueError) as error:
                 if HISTORY_ENDING in file:  # any other one is an input, or none of ours
-                    report.skipped.append(damaged(file, error))
-    return found, sampled
+                    report.skip_damaged(file, error)
+    return found
 
 
 def folder_of(file: str) -> str:
@@ -1130,103 +984,89 @@ def folder_of(file: str) -> str:
     return file.rpartition("/")[0] if is_url(file) else str(Path(file).parent)
 
 
-def numeric_metrics(file: ParquetFile) -> dict[KeyPath, str]:
-    """The numeric metrics of a history file: column by W&B path."""
-    return {
-        file.paths.get(column, (column.removeprefix(METRIC),)): column
-        for column, dtype in file.dtypes.items()
-        if prefix_of(column) == METRIC and (dtype.is_numeric() or dtype == pl.Boolean)
-    }
+def metrics_of(histories: Files) -> dict[KeyPath, Parts]:
+    """The numeric metrics of the histories, by W&B path."""
+    parts: dict[KeyPath, Parts] = {}
+    for number, file in enumerate(histories):
+        for column, dtype in file.dtypes.items():
+            if prefix_of(column) == METRIC and (dtype.is_numeric() or dtype == pl.Boolean):
+                path = file.paths.get(column, (column.removeprefix(METRIC),))
+                parts.setdefault(path, {})[number] = (column, dtype)
+    return parts
 
 
-def history_plan(
-    options: Options, files: Files, sampled: Sequence[str], columns: ColumnList, goals: Mapping[KeyPath, str]
+def history_plan(  # noqa: C901
+    options: argparse.Namespace, files: Files, columns: ColumnList, goals: Mapping[KeyPath, str], report: Report
 ) -> HistoryPlan:
-    """What --history and its flags mean for these files; ScriptError where they lack what the user names."""
+    """What --history and its flags mean for these files."""
     if (options.at or options.history_metrics) and not files:
         message = "--history: there is none beside the inputs; export_runs.py --include-history writes them"
         raise ScriptError(message, NOTHING_USABLE)
-    metrics = history_metrics(files, columns)
-    known = [name for metric in metrics for name in metric.names]
-    best: KeyPath = ()
-    goal, why = None, ""
-    if options.at:
-        name, _, goal = options.at.rpartition(":")
-        name, goal = (name, goal) if goal in {"min", "max"} else (options.at, None)
-        hits = [m for kind in range(3) for m in metrics if m.names[kind : kind + 1] == (name,)]
-        hits += [m for m in metrics if name.lower() in map(str.lower, m.names)]
-        if not hits:
-            raise ScriptError(f"--at {name}: no history has such a metric{did_you_mean(name, known)}", WRONG_USAGE)
-        best = hits[0].path
-        why = "as said" if goal else "the stored goal" if best in goals else "by its name"
-        goal = goal or goals.get(best) or goal_by_name(".".join(best))
-        if goal is None:
-            message = f"--at {name}: which way is better cannot be read off its name; add :min or :max"
-            raise ScriptError(message, WRONG_USAGE)
-    for pattern in options.history_metrics:
-        if not any(matches(name, pattern) for name in known):
-            near = did_you_mean(pattern, known)
-            raise ScriptError(f"--history-metrics {pattern}: no history has such a metric{near}", WRONG_USAGE)
-    globs = options.history_metrics or ["*"]
-    metrics = [metric for metric in metrics if any(matches(name, glob_) for name in metric.names for glob_ in globs)]
-    dtypes: dict[str, pl.DataType] = {}
-    for metric in metrics:
-        whole, own = pl.Int64(), metric.dtype
-        told = {"min": own, "min_step": whole, "max": own, "max_step": whole, "last": own, "tail": pl.Float64()}
-        told |= {"n": whole, "n_nonfinite": whole} | ({"at": own} if best else {})
-        dtypes |= {f"{HISTORY}{statistic}_{metric.name}": dtype for statistic, dtype in told.items()}
-    for column in columns:
-        if column.name in dtypes:  # of an earlier result
-            dtypes[column.name] = common_dtype((dtypes[column.name], column.dtype), METRIC)
-    return HistoryPlan(files, sampled, metrics, best, goal in {"min", "minimize"}, why, dtypes)
-
-
-def history_metrics(files: Files, columns: ColumnList) -> list[HistoryMetric]:
-    """Every metric of the histories, by name.
-
-    One called `step_loss` gets a hash of its path beside one called `loss`, as their columns would have one name.
-    """
-    dtypes: dict[KeyPath, set[pl.DataType]] = {}
-    for file in files:
-        for path, column in numeric_metrics(file).items():
-            dtypes.setdefault(path, set()).add(plain(file.dtypes[column], METRIC))
-    names = names_of({(prefix_of(c.name), c.path) for c in columns} | {(METRIC, path) for path in dtypes})
-    short = {path: names[METRIC, path].removeprefix(METRIC) for path in dtypes}
+    parts = metrics_of(files)
+    settled = names_of({(prefix_of(c.name), c.path) for c in columns} | {(METRIC, path) for path in parts})
+    short = {path: settled[METRIC, path].removeprefix(METRIC) for path in parts}
+    # Beside `loss`, `step_loss` gets a hash: both would have a min_step_loss.
     clashing = {f"{mark}{name.lower()}" for mark in ("step_", "nonfinite_") for name in short.values()}
     metrics = []
     for path, name in short.items():
         own = f"{name}__{path_hash(path)[:8]}" if name.lower() in clashing else name
-        known_as = tuple(dict.fromkeys((f"{METRIC}{name}", ".".join(path), name)))
-        metrics.append(HistoryMetric(path, own, known_as, common_dtype(dtypes[path], METRIC)))
-    return sorted(metrics, key=lambda metric: metric.name)
+        dtype = common_dtype([plain(dtype, METRIC) for _, dtype in parts[path].values()], METRIC)
+        metrics.append(Column(own, path, dtype, parts[path]))
+    metrics.sort()
+    # What users may call them: by column, else by W&B's name, else by the flattened name.
+    known = {metric.name: metric for metric in metrics} | {".".join(metric.path): metric for metric in metrics}
+    known |= {METRIC + metric.name: metric for metric in metrics}
+    best, lower = None, False
+    if options.at:
+        name, _, goal = options.at.rpartition(":")
+        name, goal = (name, goal) if goal in {"min", "max"} else (options.at, None)
+        best = known.get(name) or {each.lower(): metric for each, metric in known.items()}.get(name.lower())
+        if not best:
+            raise ScriptError(f"--at {name}: no history has such a metric{did_you_mean(name, known)}", WRONG_USAGE)
+        why = "as said" if goal else "the stored goal" if best.path in goals else "by its name"
+        goal = goal or goals.get(best.path) or goal_by_name(".".join(best.path))
+        if goal is None:
+            message = f"--at {name}: which way is better cannot be read off its name; add :min or :max"
+            raise ScriptError(message, WRONG_USAGE)
+        lower = goal in {"min", "minimize"}
+        way = "lower" if lower else "higher"
+        report.remarks.append(f"history_at_*: where {'.'.join(best.path)} was best; {way} is better ({why})")
+    chosen = set() if options.history_metrics else {metric.path for metric in metrics}
+    for pattern in options.history_metrics:
+        found = {metric.path for name, metric in known.items() if matches(name, pattern)}
+        if not found:
+            near = did_you_mean(pattern, known)
+            raise ScriptError(f"--history-metrics {pattern}: no history has such a metric{near}", WRONG_USAGE)
+        chosen |= found
+    metrics = [metric for metric in metrics if metric.path in chosen]
+    dtypes: dict[str, pl.DataType] = {}
+    for metric in metrics:
+        value, whole = metric.dtype, pl.Int64()
+        told = {"min": value, "min_step": whole, "max": value, "max_step": whole, "last": value, "tail": pl.Float64()}
+        told |= {"n": whole, "n_nonfinite": whole} | ({"at": value} if best else {})
+        dtypes |= {f"{HISTORY}{statistic}_{metric.name}": dtype for statistic, dtype in told.items()}
+    for column in columns:
+        if column.name in dtypes:  # of an earlier result
+            dtypes[column.name] = common_dtype((dtypes[column.name], column.dtype), METRIC)
+    return HistoryPlan(files, metrics, best, lower, dtypes)
 
 
 def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.DataFrame:
-    """The runs with what their histories say, and in ROWS the number of its rows.
-
-    A run's history is the one beside the file that its row comes from, as rows of another export may differ. A run
-    without one keeps what an earlier result says of it, else the columns are null.
-    """
+    """The runs with what the histories beside their exports say, else what an earlier result says; ROWS is a count."""
     folders = {file: folder_of(file) for file in runs["source_file"].unique()}
     runs = runs.with_columns(pl.col("source_file").replace_strict(folders, return_dtype=pl.String).alias(FOLDER))
-    key = ["run_id", "entity", "project", FOLDER]
-    wanted = runs.select(pl.col("id").alias("run_id"), *key[1:]).unique()
-    places = [wanted.clear().with_columns(pl.lit(0, pl.Int64).alias(ROWS), pl.lit(0).alias(FILE))]
+    key = ["id", "entity", "project", FOLDER]
+    wanted = runs.select(key).unique().sort(key)
     frames = [pl.DataFrame(schema=pl.Schema({**wanted.schema, ROWS: pl.Int64(), **plan.dtypes}))]
     for number, file in enumerate(plan.files):
         try:
-            places.append(rows_per_run(file, wanted).with_columns(pl.lit(number).alias(FILE)))
+            frames += list(statistics_by_run(plan, number, wanted.filter(pl.col(FOLDER) == folder_of(file.file))))
         except reading_errors() as error:  # a footer can be sound where the rows are not
-            report.skipped.append(damaged(file.file, error))
+            report.skip_damaged(file.file, error)
+    found = pl.concat(frames, how="diagonal_relaxed")  # integers may meet floats
     # Of files that hold the same run, the one with the most rows of it counts.
-    fullest = pl.concat(places).sort(ROWS, FILE, descending=[True, False]).unique(key, keep="first")
-    for (number,), there in fullest.sort(FILE, *key).group_by(FILE, maintain_order=True):
-        try:
-            frames += list(statistics_by_run(plan, plan.files[number], there))
-        except reading_errors() as error:
-            report.skipped.append(damaged(plan.files[number].file, error))
-    found = pl.concat(frames, how="diagonal_relaxed").rename({"run_id": "id"})  # integers may meet floats
-    joined = runs.join(found, ["id", *key[1:]], "left", suffix=INTERNAL, nulls_equal=True, maintain_order="left")
+    found = found.sort(ROWS, descending=True, maintain_order=True).unique(key, keep="first", maintain_order=True)
+    joined = runs.join(found, key, "left", suffix=INTERNAL, nulls_equal=True, maintain_order="left")
     earlier = [name for name in plan.dtypes if name in runs.columns]  # of runs whose histories are gone since
     gone = pl.col(ROWS).is_null()
     values = [pl.when(gone).then(pl.col(name)).otherwise(name + INTERNAL).alias(name) for name in earlier]
@@ -1234,59 +1074,55 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
     return joined.cast({name: plan.dtypes[name] for name in earlier})
 
 
-def rows_per_run(file: ParquetFile, wanted: pl.DataFrame) -> pl.DataFrame:
-    """The wanted runs that the file has rows of: run_id, entity, project, folder, and the number of rows.
+def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """For each of the sorted `runs` that the file of this number has rows of: their number, and what they say.
 
-    Another tool's history may lack entity and project: there the id alone identifies the run, if no two share it.
+    Some runs and metrics are read at a time, so that a history need not fit in memory.
     """
-    keys = [key for key in ("run_id", "entity", "project") if key in file.dtypes]
-    here = wanted.filter(pl.col(FOLDER) == folder_of(file.file)).unique(keys, keep="none")
-    if here.is_empty():  # the file is not even opened
-        return here.with_columns(pl.lit(0, pl.Int64).alias(ROWS))
-    rows = scan(file.file).select(pl.col(keys).cast(pl.String)).group_by(keys).agg(pl.len().cast(pl.Int64).alias(ROWS))
-    return here.join(rows.collect(engine="streaming"), on=keys, nulls_equal=True)
-
-
-def statistics_by_run(plan: HistoryPlan, file: ParquetFile, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """One row per run in `runs`, which are sorted by id, with what the file says of it.
-
-    Some runs and metrics at a time, so that a history need not fit in memory.
-    """
-    own = numeric_metrics(file)
-    metrics = [metric for metric in plan.metrics if metric.path in own]
-    best = own.get(plan.best)
+    file = plan.files[number]
+    metrics = [metric for metric in plan.metrics if number in metric.parts]
+    best = plan.best.parts[number][0] if plan.best and number in plan.best.parts else None
+    at = None if best is None else pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
+    # Another tool's history may lack entity and project: there the id alone identifies a run, if no two share it.
+    own = {"id": "run_id"} | {key: key for key in ("entity", "project") if key in file.dtypes}
+    runs = runs.unique(list(own), keep="none", maintain_order=True)
+    if runs.is_empty():  # the file is not even opened
+        return
+    keys = scan_file(file.file).select(pl.col(name).cast(pl.String).alias(key) for key, name in own.items())
+    lengths = keys.group_by(list(own)).agg(pl.len().cast(pl.Int64).alias(ROWS)).collect(engine="streaming")
+    runs = runs.join(lengths, list(own), nulls_equal=True, maintain_order="left").with_row_index(RUN)
     rows_at_once = max(1, CELLS // (len(metrics) + 2))
     first_row = pl.col(ROWS).cum_sum() - pl.col(ROWS)
-    runs = runs.with_row_index(RUN).with_columns((first_row // rows_at_once).alias(POSITION))
+    runs = runs.with_columns((first_row // rows_at_once).alias(POSITION))
     for block in runs.partition_by(POSITION, maintain_order=True):
         at_once = max(1, CELLS // int(block[ROWS].sum()))
-        parts = [block.drop(POSITION, FILE, RUN)]
+        parts = [block.drop(POSITION, RUN)]
         for start in range(0, len(metrics), at_once):
             some_metrics = metrics[start : start + at_once]
-            rows = history_rows(file, block, {own[metric.path]: metric.dtype for metric in some_metrics}, best)
-            at = None if best is None else pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
-            told = [each for n, metric in enumerate(some_metrics) for each in statistics(n, metric, at)]
+            columns = [(metric.parts[number][0], metric.dtype) for metric in some_metrics]
+            rows = history_rows(file.file, own, block, columns, best)
+            told = [each for n, metric in enumerate(some_metrics) for each in statistics(n, metric.name, at)]
             parts.append(rows.group_by(RUN, maintain_order=True).agg(told).drop(RUN))
         yield pl.concat(parts, how="horizontal")
 
 
 def history_rows(
-    file: ParquetFile, runs: pl.DataFrame, columns: Mapping[str, pl.DataType], best: str | None
+    file: str, keys: Mapping[str, str], runs: pl.DataFrame, columns: Sequence[tuple[str, pl.DataType]], best: str | None
 ) -> pl.DataFrame:
     """The rows of some runs: RUN, the run's number, and STEP, sorted by both; column n of `columns` with its dtype as
     `n`, its finite values, else null, as `finite n`; those of `best` as BEST.
     """
-    keys = [key for key in ("run_id", "entity", "project") if key in file.dtypes]
-    run_id = cast_column("run_id", file.dtypes["run_id"], pl.String())
-    first, last = pl.lit(runs["run_id"].min()), pl.lit(runs["run_id"].max())
-    here = run_id.is_between(first, last) & run_id.is_in(runs["run_id"].implode())  # the range skips row groups
-    values = [pl.col(column).cast(dtype).alias(f"{n}") for n, (column, dtype) in enumerate(columns.items())]
-    named = [pl.col(key).cast(pl.String) for key in keys]
+    run_id = pl.col("run_id").cast(pl.String)
+    first, last = pl.lit(runs["id"].min()), pl.lit(runs["id"].max())
+    here = run_id.is_between(first, last) & run_id.is_in(runs["id"].implode())  # the range skips row groups
+    values = [pl.col(column).cast(dtype).alias(f"{n}") for n, (column, dtype) in enumerate(columns)]
+    named = [pl.col(own).cast(pl.String).alias(key) for key, own in keys.items()]
     goal = [finite_values(pl.col(best)).cast(pl.Float64).alias(BEST)] if best else []
-    rows = scan(file.file).filter(here).select(*named, pl.col("_step").cast(pl.Int64).alias(STEP), *values, *goal)
+    rows = scan_file(file).filter(here).select(*named, pl.col("_step").cast(pl.Int64).alias(STEP), *values, *goal)
     block = rows.collect(engine="streaming")
-    numbers = block.select(keys).join(runs.select(RUN, *keys), keys, "left", nulls_equal=True, maintain_order="left")
-    block = block.drop(keys).with_columns(numbers[RUN]).drop_nulls(RUN)
+    ids = list(keys)
+    numbers = block.select(ids).join(runs.select(RUN, *ids), ids, "left", nulls_equal=True, maintain_order="left")
+    block = block.drop(ids).with_columns(numbers[RUN]).drop_nulls(RUN)
     run, step = pl.col(RUN), pl.col(STEP)
     in_order = (run > run.shift()) | ((run == run.shift()) & (step > step.shift()))
     if not block.select(in_order.fill_null(True).all()).item():  # another tool's file, or rows of overlapping exports
@@ -1300,11 +1136,10 @@ def finite_values(value: pl.Expr) -> pl.Expr:
     return pl.when(value.is_finite()).then(value + 0)
 
 
-def statistics(number: int, metric: HistoryMetric, at: pl.Expr | None) -> list[pl.Expr]:
-    """What is said of one metric of one run, whose rows are in order; non-finite values are counted, and never best.
+def statistics(number: int, metric: str, at: pl.Expr | None) -> list[pl.Expr]:
+    """What is said of one metric of one run, whose rows are in order.
 
-    The first of equal values is the best one. The last value is the last one logged, finite or not; the tail is the
-    mean of the last tenth (rounded down, at least one) of the finite values.
+    The best value is finite, the first of equal ones; the last may be any.
     """
     value, finite, step = pl.col(f"{number}"), pl.col(f"finite {number}"), pl.col(STEP)
     told = {
@@ -1319,11 +1154,11 @@ def statistics(number: int, metric: HistoryMetric, at: pl.Expr | None) -> list[p
     }
     if at is not None:
         told["at"] = value.slice(0, at.fill_null(-1) + 1).drop_nulls().last()
-    return [expression.alias(f"{HISTORY}{statistic}_{metric.name}") for statistic, expression in told.items()]
+    return [expression.alias(f"{HISTORY}{statistic}_{metric}") for statistic, expression in told.items()]
 
 
 # --- files ----------------------------------------------------------------------------------------------------
-def scan(file: str) -> pl.LazyFrame:
+def scan_file(file: str) -> pl.LazyFrame:
     """The rows of `file`. Its name is taken as it is: no glob, and no columns from `key=value` directories."""
     return pl.scan_parquet(file, glob=False, hive_partitioning=False)
 
@@ -1334,47 +1169,34 @@ def reading_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...
 
 
 def rows_in_order(files: Files, columns: ColumnList, chosen: pl.DataFrame, new: Sequence[str]) -> pl.LazyFrame:
-    """The chosen rows of all files, whole, in the result's order, with the `new` columns that `chosen` holds.
+    """The chosen rows of all files, whole, in the result's order, with the `new` columns that `chosen` holds."""
+    from polars.io.plugins import register_io_source
 
-    Exports are sorted already: only where files interleave are their rows sorted, some rows at a time.
-    """
     own = [column for column in columns if column.name not in new]
-    placed = chosen.sort(ROW_ORDER).with_row_index(POSITION).select(POSITION, FILE, ROW, pl.col("id").alias(RUN), *new)
-    spans = placed.group_by(FILE).agg(pl.col(POSITION).min(), pl.col(POSITION).max().alias("stop")).sort(POSITION)
-    apart = (pl.col(POSITION) > pl.col("stop").cum_max().shift()).fill_null(True)  # no file has rows on both sides
-    parts = []
-    for start, stop in itertools.pairwise([*spans.filter(apart)[POSITION], len(placed)]):
-        stretch = placed.slice(start, stop - start)
-        alone = stretch[FILE].n_unique() == 1 and stretch[ROW].is_sorted()
-        parts.append(placed_rows(files, own, stretch) if alone else sorted_in_blocks(files, own, stretch))
-    return pl.concat(parts)
+    in_order = chosen.sort("entity", "project", "created_at", "id", "source_file", FILE, ROW)
+    placed = in_order.with_row_index(POSITION).select(POSITION, FILE, ROW, pl.col("id").alias(RUN), *new)
+    by_file = placed.partition_by(FILE, maintain_order=True)
+    if len(placed[FILE].rle()) == len(by_file) and all(rows[ROW].is_sorted() for rows in by_file):
+        return pl.concat(placed_rows(files, own, rows) for rows in by_file)  # as exports are: one after the other
+    at_once = max(1, CELLS // len(columns))
+
+    def batches(names: list[str] | None, *_: object) -> Iterator[pl.DataFrame]:
+        """Files interleave: rows are sorted in blocks that fit in memory, while polars writes."""
+        for start in range(0, len(placed), at_once):
+            parts = placed.slice(start, at_once).partition_by(FILE)
+            block = pl.concat(pl.collect_all(placed_rows(files, own, rows) for rows in parts)).sort(POSITION)
+            yield block.select(names or block.columns)
+
+    return register_io_source(batches, schema=placed_rows(files, own, placed).collect_schema())
 
 
 def placed_rows(files: Files, columns: ColumnList, placed: pl.DataFrame) -> pl.LazyFrame:
-    """The rows of the one file of `placed`, in the file's order, beside the columns of `placed`.
-
-    A row is left out where its id is not what it was: the file has changed since.
-    """
+    """The rows of the one file of `placed`, in its order; without those whose id is another now: the file changed."""
     number = placed[FILE][0]
     first, last = placed.select(pl.col(ROW).min().alias("first"), pl.col(ROW).max().alias("last")).row(0)
     rows = file_rows(number, files[number], columns, first, last - first + 1)
     there = placed.lazy().drop(FILE).rename({RUN: "id"})
-    return rows.join(there, [ROW, "id"], nulls_equal=True, maintain_order="left").drop(ROW)
-
-
-def sorted_in_blocks(files: Files, columns: ColumnList, placed: pl.DataFrame) -> pl.LazyFrame:
-    """The rows of several files in their order: sorted in blocks that fit in memory, while polars writes."""
-    from polars.io.plugins import register_io_source
-
-    at_once = max(1, CELLS // len(columns))
-
-    def batches(names: list[str] | None, *_: object) -> Iterator[pl.DataFrame]:
-        for start in range(0, len(placed), at_once):
-            by_file = placed.slice(start, at_once).partition_by(FILE)
-            block = pl.concat(pl.collect_all(placed_rows(files, columns, each) for each in by_file)).sort(POSITION)
-            yield block.select(names or block.columns)
-
-    return register_io_source(batches, schema=placed_rows(files, columns, placed).collect_schema())
+    return rows.join(there, [ROW, "id"], nulls_equal=True, maintain_order="left").drop(FILE, ROW)
 
 
 def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition_by: Sequence[str] = ()) -> list[str]:
@@ -1396,10 +1218,7 @@ def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition
 
 @contextmanager
 def published(output: str) -> Iterator[str]:
-    """Where to write what shall appear at `output`, a file or a folder, whole or not at all.
-
-    That is a hidden place beside it, which takes its name in the end; an object store sees to that by itself.
-    """
+    """Where to write what shall appear whole at `output`: a hidden place beside it; object storage needs none."""
     target = Path(output)
     partial, old = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("partial", "old"))
     try:
@@ -1407,7 +1226,10 @@ def published(output: str) -> Iterator[str]:
             yield output
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(target)
+        for rest in target.parent.glob(f".{glob.escape(target.name)}.*"):  # of a merge that was killed
+            process = re.fullmatch(r"\.([0-9]+)\.(partial|old)", rest.name.removeprefix(f".{target.name}"))
+            if process and not is_running(int(process[1])):
+                discard(rest)
         yield str(partial)
         if target.is_dir():
             target.rename(old)
@@ -1424,69 +1246,59 @@ def published(output: str) -> Iterator[str]:
         discard(old)
 
 
-def remove_leftovers(output: Path) -> None:
-    """Remove what merges into `output` that were killed have left beside it; those that still run keep theirs."""
-    for rest in output.parent.glob(f".{glob.escape(output.name)}.*"):
-        process = re.fullmatch(r"\.([0-9]+)\.(partial|old)", rest.name.removeprefix(f".{output.name}"))
-        if process and not is_running(int(process[1])):
-            if process[2] == "old" and not output.exists():  # killed between two renames: the earlier result
-                rest.rename(output)
-            discard(rest)
-
-
 def discard(place: Path) -> None:
     """Remove a file or a folder, if it is there."""
     shutil.rmtree(place, ignore_errors=True)
     with suppress(OSError):
-        place.unlink(missing_ok=True)
+        place.unlink()
 
 
 def is_running(process: int) -> bool:
     """Whether there is such a process; on Windows, where asking would end it, always."""
-    if sys.platform != "win32":
-        try:
-            os.kill(process, 0)
-        except (ProcessLookupError, OverflowError):
-            return False
-        except PermissionError:  # somebody else's
-            return True
+    if sys.platform == "win32":
+        return True
+    try:
+        os.kill(process, 0)
+    except (OSError, OverflowError) as error:
+        return isinstance(error, PermissionError)  # somebody else's
     return True
 
 
 def check_output(output: str, *, folder: bool) -> None:
     """Raise where the output holds anything but an earlier result; only those tell their rows' source_file."""
-    there = files_at(output)[0] if folder else [output]
+    there = files_at(output, Report()) if folder else [output]
     if folder and is_url(output) and there:
         message = f"-o {output}: files of an earlier result would mix with this one; choose an empty place"
         raise ScriptError(message, WRONG_USAGE)
-    if folder and not is_url(output) and Path(output).exists():
-        files = [file for file in Path(output).rglob("*") if not file.is_dir()]
-        if not Path(output).is_dir() or any(f.suffix != ".parquet" or "=" not in f.parent.name for f in files):
+    if folder and not is_url(output):
+        files = [file for file in [Path(output), *Path(output).rglob("*")] if file.is_file()]
+        if any(file.suffix != ".parquet" or "=" not in file.parent.name for file in files):
             raise ScriptError(f"-o {output} holds other files, which would be lost; choose another name", WRONG_USAGE)
     for file in there:
         columns = []
         with suppress(*reading_errors()):  # what is no parquet file, or not there
-            columns = scan(file).collect_schema().names() if is_url(file) or Path(file).is_file() else []
+            columns = scan_file(file).collect_schema().names() if is_url(file) or Path(file).is_file() else []
         if kind_of(columns) != "foreign" and "source_file" not in columns:
             raise ScriptError(f"-o {output} holds an export, which would be lost; choose another name", WRONG_USAGE)
 
 
 # --- report ---------------------------------------------------------------------------------------------------
-def report_lines(document: Record, remarks: Iterable[str]) -> Iterator[str]:
+def report_lines(document: Record, remarks: Iterable[str]) -> Iterator[str]:  # noqa: C901
     """The report for people, from the document of --json."""
     summary = document["summary"][0]
     yield f"{counted(summary['rows_read'], 'row')} in {counted(summary['inputs'], 'file')}"
     if summary["rows_read"] > summary["runs_found"]:
         yield f"{counted(summary['runs_found'], 'run')}, as newer or fuller exports of a run replace others"
     sound = [skip for skip in document["skipped"] if not skip["failure"]]
-    beside = sorted(Counter(skip["kind"] for skip in sound if skip["kind"] in EXPORT_KINDS).items())
+    kinds = Counter(skip["kind"] for skip in sound)
+    beside = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()) if kind in EXPORT_KINDS)
     if beside:
-        hint = "" if document["histories"] or "history" not in dict(beside) else " (--history reads histories)"
-        yield f"beside the runs: {', '.join(f'{n} {kind}' for kind, n in beside)}{hint}"
-    others = [skip for skip in sound if skip["kind"] not in EXPORT_KINDS]
+        hint = "" if document["histories"] or not kinds["history"] else " (--history reads histories)"
+        yield f"beside the runs: {beside}{hint}"
+    others = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()) if kind not in EXPORT_KINDS)
     if others:
-        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(skip["kind"] for skip in others).items()))
-        yield f"passed over, as they hold no runs: {kinds} ({some([skip['file'] for skip in others])})"
+        files = some([skip["file"] for skip in sound if skip["kind"] not in EXPORT_KINDS])
+        yield f"passed over, as they hold no runs: {others} ({files})"
     for row in document["filters"]:
         yield f"{row['filter']}: {row['kept']:,} of {counted(row['before'], 'run')} kept"
     for row in document["histories"]:
@@ -1501,8 +1313,26 @@ def report_lines(document: Record, remarks: Iterable[str]) -> Iterator[str]:
         if row["sampled"]:
             yield f"sampled histories are passed over, as their best may be missing: {some(row['sampled'])}"
     yield from remarks
-    yield from folded(conflict_lines(document["conflicts"]), "files disagree on {} columns more; --json lists all")
-    yield from fit_lines(document["derived"])
+
+    disagreements = []
+    for (column, kind), group in itertools.groupby(document["conflicts"], lambda row: (row["column"], row["kind"])):
+        rivals = list(group)
+        found = ", ".join(f"{rival['found']} in {counted(len(rival['files']), 'file')}" for rival in rivals)
+        line = f"files disagree on the {kind} of {column}: {found}; it is {rivals[0]['became']} here"
+        renamed = f"{found} is called {column} here, so that every column has a name of its own"
+        disagreements.append(renamed if kind == "name" else line)
+    yield from folded(disagreements, "files disagree on {} columns more; --json lists all")
+
+    fits = [fit for fit in document["derived"] if fit["runs"]]
+    lines = []
+    for fit in fits:
+        values = [f"{value} ({n})" for value, n in zip(fit["commonest"], fit["commonest_runs"], strict=True)]
+        more = f" and {fit['distinct'] - len(values)} more" if fit["distinct"] > len(values) else ""
+        lacking = f"; no match in {', '.join(fit['unmatched_names'][:3])}" if fit["unmatched_names"] else ""
+        lines.append(f"{fit['column']}: {counted(fit['runs'], 'run')}: {', '.join(values)}{more}{lacking}")
+    yield from folded(lines, "{} derived columns more; --json lists all")
+    if len(fits) < len(document["derived"]):
+        yield f"no match in any run for {', '.join(fit['column'] for fit in document['derived'] if not fit['runs'])}"
     yield f"written: {counted(summary['runs'], 'run')}, {counted(summary['columns'], 'column')}"
 
 
@@ -1520,51 +1350,9 @@ def some(texts: Sequence[str]) -> str:
     return ", ".join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")
 
 
-def folded(lines: Iterable[str], more: str) -> list[str]:
+def folded(lines: Sequence[str], more: str) -> list[str]:
     """The first few lines of one kind, then `more`, which says how many there are besides."""
-    lines = list(lines)
-    return [*lines[:SHOWN], more.format(len(lines) - SHOWN)] if len(lines) > SHOWN else lines
-
-
-def conflict_lines(conflicts: Iterable[Record]) -> Iterator[str]:
-    """For each column on which files disagree what they say of it, and what became of it."""
-    for (column, kind), group in itertools.groupby(conflicts, lambda row: (row["column"], row["kind"])):
-        rivals = list(group)
-        name, became = rivals[0]["found"], rivals[0]["became"]
-        found = ", ".join(f"{rival['found']} in {counted(len(rival['files']), 'file')}" for rival in rivals)
-        if kind == "name":
-            why = "its W&B path is the only one so named"
-            if any(became.startswith(f"{rival['found']}__") for rival in rivals):
-                why = "another W&B path has a better claim to its name"
-            if not prefix_of(column):
-                own = "its name is that of a derived column" if column.endswith("__own") else "its name is a pattern"
-                why = "every result has a column of that name" if name.lower() in contract_dtypes() else own
-            yield f"{found} is called {became} here: {why}"
-        elif len(rivals) == 1:
-            yield f"the {kind} of {column} is {name}; it is {became} here"
-        else:
-            yield f"files disagree on the {kind} of {column}: {found}; it is {became} here"
-
-
-def fit_lines(fits: Sequence[Record]) -> Iterator[str]:
-    """How well the rules fit: a line per derived column, then what several have in common, said once."""
-    lacking: dict[str, list[str]] = {}  # names without a match, and the columns that show these
-    for fit in fits:
-        if fit["runs"] and fit["unmatched_names"]:
-            lacking.setdefault(", ".join(fit["unmatched_names"][:3]), []).append(fit["column"])
-    alone = {columns[0]: f"; no match in {names}" for names, columns in lacking.items() if len(columns) == 1}
-    lines = []
-    for fit in fits:
-        values = [f"{value} ({n})" for value, n in zip(fit["commonest"], fit["commonest_runs"], strict=True)]
-        more = f" and {fit['distinct'] - len(values)} more" if fit["distinct"] > len(values) else ""
-        found = f"{counted(fit['runs'], 'run')}: {', '.join(values)}{more}"
-        lines += [f"{fit['column']}: {found}{alone.get(fit['column'], '')}"] if fit["runs"] else []
-    yield from folded(lines, "{} derived columns more; --json lists all")
-    shared = (f"no match for {some(columns)} in {names}" for names, columns in lacking.items() if len(columns) > 1)
-    yield from folded(shared, "{} groups of columns more have no match in some names; --json lists all")
-    empty = [fit["column"] for fit in fits if not fit["runs"]]
-    if empty:
-        yield f"no match in any run for {', '.join(empty)}"
+    return [*lines[:SHOWN], more.format(len(lines) - SHOWN)] if len(lines) > SHOWN else [*lines]
 
 
 # --- streams --------------------------------------------------------------------------------------------------
@@ -1601,15 +1389,15 @@ def jsonable(value: object) -> object:
 
 
 # --- command line ---------------------------------------------------------------------------------------------
-def parse_args(argv: Sequence[str] | None) -> Options:
-    """The command line as Options; the only place that knows argparse."""
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; the only place that knows argparse."""
     parser = Parser(__doc__ or "")
     listed: dict[str, Any] = {"type": lambda text: comma_separated([text]), "action": "extend", "default": []}
     add = parser.add_argument
-    add("inputs", nargs="*", type=file_or_url, metavar="INPUT", help=f"file, folder or glob (default: {DEFAULT_INPUT})")
-    add("--output", "-o", type=file_or_url, metavar="FILE", help=f"file or URL (default: {DEFAULT_OUTPUT})")
+    add("inputs", nargs="*", metavar="INPUT", help=f"file, folder or glob (default: {DEFAULT_INPUT})")
+    add("--output", "-o", metavar="FILE", help=f"file or URL (default: {DEFAULT_OUTPUT})")
     add = parser.add_argument_group("which runs (flags repeat; each says how many runs it kept)").add_argument
-    add("--state", "-s", **(listed | {"type": states}), metavar="STATE", help="finished, crashed, ... (default: all)")
+    add("--state", "-s", **listed, metavar="STATE", help="finished, crashed, ... (default: all)")
     add("--filter", "-f", action="append", default=[], metavar="REGEX", help="on the run's name, in any case")
     add("--project", "-p", **listed, metavar="NAME", help="name or glob, in any case")
     add("--where", metavar="SQL", help="a predicate over the result's columns")
@@ -1628,8 +1416,15 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     add("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_strictly(argv)
     args.inputs = args.inputs or [DEFAULT_INPUT]
+    args.state = [state.lower() for state in args.state]
+    for state in args.state:
+        if state not in (*STATES, "all"):
+            parser.error(f"--state {state}: no such state{did_you_mean(state, STATES)}; there are {', '.join(STATES)}")
     args.output = args.output or (DEFAULT_OUTPUT.removesuffix(".parquet") if args.partition_by else DEFAULT_OUTPUT)
     args.output = args.output.rstrip("/") if is_url(args.output) else str(Path(args.output))
+    for place in (*args.inputs, args.output):
+        if re.match("[a-z0-9]+:/", place) and not is_url(place):  # it would be taken for a folder
+            parser.error(f"{place}: URLs begin with {', '.join(CLOUD)}; download it first")
     if not args.partition_by and not args.output.endswith(".parquet"):  # folders are searched by this ending
         parser.error(f"-o {args.output}: the result is a parquet file, so its name must end in .parquet")
     if args.no_enrich and (args.rules or args.explain is not None):
@@ -1637,24 +1432,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
         parser.error(f"{flag} is about derived columns, --no-enrich leaves them out: choose one")
     if not args.history and (args.history_metrics or args.at):
         parser.error(f"{'--at' if args.at else '--history-metrics'} needs --history")
-    return Options(**vars(args))
-
-
-def file_or_url(text: str) -> str:
-    """An input or the output. Another URL than of object storage would be taken for a folder."""
-    if re.match("[a-z0-9]+://", text) and not is_url(text):
-        raise argparse.ArgumentTypeError(f"{text}: URLs begin with {', '.join(CLOUD)}; download it first")
-    return text
-
-
-def states(text: str) -> tuple[str, ...]:
-    """States, in lower case."""
-    wanted = comma_separated([text.lower()])
-    for state in wanted:
-        if state not in (*STATES, "all"):
-            near = did_you_mean(state, STATES)
-            raise argparse.ArgumentTypeError(f"{state}: no such state{near}; there are {', '.join(STATES)}")
-    return wanted
+    return args
 
 
 class Parser(argparse.ArgumentParser):
@@ -1702,7 +1480,7 @@ def import_libraries() -> None:
     import polars as pl
 
 
-def aggregate(options: Options) -> int:
+def aggregate(options: argparse.Namespace) -> int:  # noqa: C901
     """From inputs to one file and its report; the exit code says whether every input went in."""
     import_libraries()
     for regex in options.filter:
@@ -1714,25 +1492,32 @@ def aggregate(options: Options) -> int:
         print(explain(options.explain, rules, as_json=options.json))
         return OK
     check_output(options.output, folder=bool(options.partition_by))
-    report = Report([])
+    report = Report()
     files = read_inputs(options, report)
     try:
         try:
             document = merge(files, rules, options, report)
-        except reading_errors() as error:  # a footer can be sound where the rows are not
-            sound = readable_files(files, report)
+        except reading_errors() as error:  # a footer can be sound where the rows are not: read them all to find out
+            sound = []
+            for file in files:
+                try:
+                    for _ in scan_file(file.file).collect_batches():
+                        pass
+                    sound.append(file)
+                except reading_errors() as damage:
+                    report.skip_damaged(file.file, damage)
             if len(sound) == len(files):
                 raise RuntimeError(first_line(error)) from error
-            report = Report(report.skipped)
+            report.conflicts, report.filters, report.remarks, report.sampled = {}, [], [], []
             document = merge(sound, rules, options, report)
     finally:
-        failed = list({resolved(skip.file): skip for skip in reversed(report.skipped) if skip.failure}.values())[::-1]
-        lines = [f"error: {skip.file} was left out: {skip.reason}" for skip in failed]
+        failed = list({(skip["file"], skip["reason"]): skip for skip in report.skipped if skip["failure"]}.values())
+        lines = [f"error: {skip['file']} was left out: {skip['reason']}" for skip in failed]
         for line in folded(lines, "error: {} inputs more were left out; --json lists all"):  # even when quiet
             print(printable(line), file=sys.stderr)
     read = {resolved(file) for row in document["histories"] for file in row["files"]}
-    passed_over = [skip for skip in report.skipped if not skip.failure and resolved(skip.file) not in read]
-    document["skipped"] = [skip._asdict() for skip in passed_over + failed]
+    passed_over = [skip for skip in report.skipped if not skip["failure"] and resolved(skip["file"]) not in read]
+    document["skipped"] = passed_over + failed
     for line in () if options.quiet else report_lines(document, report.remarks):
         with suppress(BrokenPipeError):  # nobody reads it; the result is still printed
             print(printable(line), file=sys.stderr)
@@ -1740,33 +1525,17 @@ def aggregate(options: Options) -> int:
     return PARTIAL if failed else OK
 
 
-def readable_files(files: Files, report: Report) -> list[ParquetFile]:
-    """The files of which every row can be read; the report has the others. They are read whole to find out."""
-    sound = []
-    for file in files:
-        try:
-            for _ in scan(file.file).collect_batches():
-                pass
-            sound.append(file)
-        except reading_errors() as error:
-            report.skipped.append(damaged(file.file, error))
-    return sound
-
-
-def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report) -> Record:
+def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, report: Report) -> Record:
     """Write the runs of `files` to the output; the document of --json, but for what was skipped."""
     if not files:
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
-    histories, sampled = histories_beside(files, report) if options.history else ([], [])
+    histories = histories_beside(files, report) if options.history else []
     derived = derived_dtypes(rules)
-    paths = {(METRIC, path) for file in histories for path in numeric_metrics(file)}
-    columns = one_schema(files, derived, paths, report)
+    columns = one_schema(files, derived, [(METRIC, path) for path in metrics_of(histories)], report)
     metadata, goals = merged_metadata(files, columns, report)
-    plan = history_plan(options, histories, sampled, columns, goals) if options.history else HistoryPlan()
+    plan = history_plan(options, histories, columns, goals, report) if options.history else HistoryPlan()
     stored = {column.name: column.dtype for column in columns}
-    others = [name for name in stored if name not in derived and name not in plan.dtypes]
-    after, last = others.index("source_file") + 1, others.index("_config_json")
-    order = [*others[:after], *derived, *others[after:last], *plan.dtypes, *others[last:]]
+    order = order_of_columns(stored, derived, plan.dtypes)
     for name in options.partition_by:
         if name not in order or name == "tags":  # lists name no folder
             near = "; they are lists, which name no folder" if name == "tags" else did_you_mean(name, order)
@@ -1780,7 +1549,7 @@ def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report)
         raise ScriptError(f"the runs files in {some(options.inputs)} have no rows", NOTHING_USABLE)
     found = rows if options.keep == "all" else latest(rows)
     report.remarks += remarks_on(files, rules, stored, plan)
-    chosen = with_derived(selected_runs(found, options, report), rules, stored)
+    chosen = with_derived(filtered_runs(found, options, report), rules, stored)
     needs_histories = any(name in plan.dtypes for name in asked)  # else --where comes first: less is read
     if condition is not None and not needs_histories:
         chosen = where(chosen, f"--where {options.where}", condition, derived, report)
@@ -1795,6 +1564,7 @@ def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report)
         there = pl.scan_parquet(written, glob=False, hive_partitioning=False).select(pl.len()).collect().item()
         if there != len(chosen):
             raise ScriptError("an input changed while it was read; run it again", NOTHING_USABLE)
+    keys = ("column", "kind", "found", "became", "files")
     summary = {"file": options.output, "inputs": len(files), "rows_read": len(rows), "runs_found": len(found)}
     return {
         "version": 1,
@@ -1803,41 +1573,43 @@ def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report)
         "filters": report.filters,
         "derived": [fit_of(column, chosen) for column in derived],
         "histories": [history_report(plan, chosen, report)] if options.history else [],
-        "conflicts": [conflict._asdict() for conflict in report.conflicts],
+        "conflicts": [dict(zip(keys, (*claim, where), strict=True)) for claim, where in report.conflicts.items()],
     }
 
 
 def remarks_on(files: Files, rules: Iterable[Rule], dtypes: Mapping[str, pl.DataType], plan: HistoryPlan) -> list[str]:
-    """What else users should know: rules of theirs without a source, mixed exports, which way is better."""
+    """What else users should know: rules of theirs without a source, and mixed exports."""
     absent = [rule for rule in rules if rule.source not in dtypes and rule.origin != "built in"]
     lines = [f"{r.origin} ({r.column}): no column {r.source}{did_you_mean(r.source, dtypes)}" for r in absent]
     remarks = folded(lines, "{} rules more read a column that is not there")
-    exports: dict[tuple[str, object, object], dict[bool, set[object]]] = {}
-    for file in (*files, *plan.files):
-        for source in file.sources:
-            if "export_id" in source:
-                project = (folder_of(source["file"]), source.get("entity"), source.get("project"))
-                ids = exports.setdefault(project, {True: set(), False: set()})
-                ids[file.kind == "runs"].add(source["export_id"])
-    for (folder, entity, name), ids in exports.items():
-        if ids[True] and ids[False] and not ids[True] & ids[False]:
-            mixed = f"runs and history of {entity}/{name} in {folder} are of different exports"
-            remarks.append(f"{mixed}, one of which was killed: export again")
-    if plan.best:
-        way = "lower" if plan.lower else "higher"
-        remarks.append(f"history_at_*: where {'.'.join(plan.best)} was best; {way} is better ({plan.why})")
+    exports = [  # of the runs, of the histories
+        {
+            (folder_of(source["file"]), source.get("entity"), source.get("project"), source["export_id"])
+            for file in group
+            for source in file.sources
+            if "export_id" in source
+        }
+        for group in (files, plan.files)
+    ]
+    both = {each[:3] for each in exports[0]} & {each[:3] for each in exports[1]}
+    for folder, entity, name in sorted(both - {each[:3] for each in exports[0] & exports[1]}, key=str):
+        mixed = f"runs and history of {entity}/{name} in {folder} are of different exports"
+        remarks.append(f"{mixed}, one of which was killed: export again")
     return remarks
 
 
 def history_report(plan: HistoryPlan, runs: pl.DataFrame, report: Report) -> Record:
     """How much the histories gave these runs; a remark on metrics that were logged only after the best step."""
-    at = {metric.name: pl.col(f"{HISTORY}at_{metric.name}") for metric in plan.metrics if plan.best}
-    if at:
-        has_best = pl.any_horizontal(value.is_not_null() for value in at.values())
-        logged = {name: pl.col(f"{HISTORY}last_{name}").is_not_null() for name in at}
-        only_later = runs.select((has_best & at[name].is_null() & logged[name]).any().alias(name) for name in at)
-        late = [column.name for column in only_later if column.item()]
-        report.remarks += [f"{HISTORY}at_* is null where a metric was logged only later: {some(late)}"] if late else []
+    if plan.best:
+        at = {metric.name: pl.col(f"{HISTORY}at_{metric.name}") for metric in plan.metrics}
+        found = runs.filter(pl.any_horizontal(value.is_not_null() for value in at.values()))
+        only_later = [
+            (value.is_null() & pl.col(f"{HISTORY}last_{name}").is_not_null()).any().alias(name)
+            for name, value in at.items()
+        ]
+        late = [column.name for column in found.select(only_later) if column.item()]
+        if late:
+            report.remarks.append(f"{HISTORY}at_* is null where a metric was logged only later: {some(late)}")
     without = runs.filter(pl.col(ROWS).is_null())
     with_file = pl.col(FOLDER).is_in([folder_of(file.file) for file in plan.files])
     return {
@@ -1847,7 +1619,7 @@ def history_report(plan: HistoryPlan, runs: pl.DataFrame, report: Report) -> Rec
         "runs_with": len(runs) - len(without),
         "runs_without": len(without),
         "runs_without_file": len(without.filter(~with_file)),
-        "sampled": plan.sampled,
+        "sampled": report.sampled,
     }
 
 
