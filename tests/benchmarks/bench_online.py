@@ -55,7 +55,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -335,10 +335,13 @@ class Bench:
     server: Remote
     folder: Path
     compiled: Path  # where Python keeps modules, whatever the machine's settings
+    faults: list[dict] = field(default_factory=list)  # that each command meets
 
     def cost_of(self, command: Sequence[object], *, codes: Sequence[int] = (0,), **env: str) -> Cost:
         """Run a command with nothing cached from earlier ones."""
         self.server.reset()
+        for fault in self.faults:
+            self.server.fault(**fault)
         with tempfile.TemporaryDirectory(dir=self.folder) as own:
             started = time.perf_counter()
             process = subprocess.Popen(
@@ -496,7 +499,8 @@ def cut_histories(options: argparse.Namespace) -> None:
     with serving(options.compiled, *shape) as bench:
         for is_cut in (False, True):
             for number in range(0, CUT_HISTORIES if is_cut else 0, 3):
-                bench.server.fault("cut", match={"kind": "download", "run": f"hist{number:05d}"}, times=1)
+                match = {"kind": "download", "run": f"hist{number:05d}"}
+                bench.faults.append({"action": "cut", "match": match, "times": 1})
             costs.append(bench.export(HISTORIES_PATH, "--include-history"))
             assert bench.rows(HISTORIES_PATH, "history") == CUT_HISTORIES * SHORT_STEPS
     print_costs({"without faults": costs[:1], "with faults": costs[1:]})
