@@ -31,7 +31,7 @@ PERSONAL = {
     "key": rb"(?<![0-9a-zA-Z+])[0-9a-f]{40}(?![0-9a-zA-Z])",  # after a plus: the SDK's own commit, in its version
     "token": rb"(?i)(api.?key|token|secret|password)\W{1,4}\w{8,}",
     "url": rb"https?://[^\s\"']+",
-    "registry": rb"(?i)pypi|artifactory|nexus|devpi|index-url|pip\.conf|proxy",
+    "registry": rb"(?i)pypi|artifactory|nexus|devpi|index.url|pip\.conf|proxy",
 }
 ALLOWED = re.compile(rb"https://git-lfs\.github\.com/spec/v1$")
 
@@ -90,7 +90,7 @@ def test_nothing_personal_is_committed(file):
         ("key", b"\x0a" + b"0123456789abcdef0123456789abcdef01234567"),
         ("token", b"api_key=abcdefgh1234"),
         ("url", b"https://example.com/x.git"),
-        ("registry", b"index-url = x"),
+        ("registry", b"index_url = x"),
     ],
 )
 def test_the_scan_finds_what_it_looks_for(what, planted):
