@@ -412,7 +412,7 @@ def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, Parts]:
                 identity = identity if identity not in stored else (prefix, (column,))
             elif column in contract or (file.aggregate and column in derived):
                 identity = ("", (column,))
-            else:  # another tool's; its name here is none of ours, compared without case, and no pattern to polars
+            else:  # another tool's column: not a name of the contract in any case, and no pattern to polars
                 pattern = column == "*" or column.startswith("^")
                 name = column_name((column,)) if pattern else column
                 while name.lower() in ours or (name != column and name.lower() in taken):
@@ -974,7 +974,7 @@ def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
                 header = read_header(file)
                 found += [header] if header.kind == "history" else []
             except reading_errors(ValueError) as error:
-                if HISTORY_ENDING in file:  # any other one is an input, or none of ours
+                if HISTORY_ENDING in file:  # other files are inputs, or no export's
                     report.skip_damaged(file, error)
     return found
 

@@ -104,7 +104,7 @@ if TYPE_CHECKING:
 
 OK, NOTHING_USABLE, WRONG_USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130  # exit codes, the same in all scripts
 
-RESULT_KEY = "wandb_tools.result"  # in a parquet file's metadata: an answer of ours, which is no input
+RESULT_KEY = "wandb_tools.result"  # in the metadata of a parquet file that this script wrote: it is no input
 JSON_VERSION = 1
 
 UNIFIED_FILE = Path("analysis/unified.parquet")  # where the default input is looked for
@@ -1304,7 +1304,7 @@ def difference(study: Study, options: Options) -> list[Result]:
 
 
 def find_run(name: str, runs: pl.DataFrame) -> tuple[str, ...]:
-    """The key of the run that is called so: by `entity/project/id`, by its id or by its name."""
+    """The key of the run that `name` names: by `entity/project/id`, by its id or by its name."""
     path = pl.concat_str(KEY, separator="/")
     for called in (path == name, pl.col("id") == name, pl.col("name") == name):
         hits = runs.filter(called).select(KEY).sort(KEY).rows()

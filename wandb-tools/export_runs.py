@@ -888,7 +888,7 @@ def matches(name: str, pattern: str) -> bool:
 
 
 class FoundRun(NamedTuple):
-    """A run with what it was made of."""
+    """A run, its history, and the logs that both were read from."""
 
     run: Run
     history: History
@@ -1340,7 +1340,7 @@ class Host:
             warnings.filterwarnings("ignore", message="Unverified HTTPS request")
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=connections))
-        self.resume_at = 0.0  # by time.monotonic(): before it nobody asks
+        self.resume_at = 0.0  # by time.monotonic(): no request starts earlier
         self.failures, self.most_failures = 0, 2 * connections  # in a row, before the host is asked no more
         self.stopped = threading.Event()  # ends all waits
 
