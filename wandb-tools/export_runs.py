@@ -76,6 +76,7 @@ import warnings
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -104,7 +105,6 @@ METRICS_KEY = "wandb_tools.metrics"
 SOURCE_KEY = "wandb_tools.source"
 HISTORIES_KEY = "wandb_tools.histories"  # of a history file: in which state each run was when it was fetched
 EXPORT_ID_KEY = "wandb_tools.export_id"
-PART_KEY = "wandb_tools.part"  # of fetched rows in the working folder: what their file does not show
 SCHEMA_VERSION = "1"
 VERSION = "0.1.0"
 
@@ -113,14 +113,16 @@ NO_ENTITY, NO_PROJECT = "offline", "uncategorized"  # stand-ins; the second is t
 FRESH = timedelta(minutes=5)  # W&B's own limit: a run without a heartbeat for longer has crashed
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # stands for an unknown time
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of flattened columns
-SYSTEM = ""  # system metrics have no prefix
 NOT_CONFIG = ("_wandb", "wandb_version")  # W&B's own notes in a config
-CLOCKS = (("_step",), ("_runtime",), ("_timestamp",))  # W&B's own keys of a history row
+CLOCKS: dict[tuple[str, ...], str] = {
+    ("_step",): "order",
+    ("_runtime",): "_runtime",
+    ("_timestamp",): "_timestamp",
+}  # of history rows: see Part
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # as W&B's JSON spells them in text
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
 EMPTY, MIXED = "empty", "mixed"  # kinds of a page's columns besides the dtypes
-TABLES = ("history", "history_sampled", "system")  # files with many rows a run, by the end of their names
 KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "sweep")  # of Run, kept in memory
 
 WORKERS = 8  # questions at once: a shared server bears that; more gain little
@@ -142,11 +144,12 @@ ROW_GROUP_BYTES = 16_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
 PART_ITEMS = 300_000  # logged values that a reader holds before it writes them away: about 40 MB
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
+LINES_HELD, STATS_HELD = 50_000, 5_000  # of console output and system metrics, the same bound
+LONG_LINE = 1_000  # characters of output without an end
 BATCH_ROWS = 20_000  # of histories that are asked for and stored together
 BATCH_CELLS = 1_000_000  # fetched rows x columns that are converted in memory: 8 MB a thread
 TASK_BYTES, TASK_LOGS = 4_000_000, 100  # small logs that are read together
 MANY_BYTES = 16_000_000  # logs of less than this in all are read sooner than a second process starts
-EXACT_FLOAT = 2**53  # whole numbers up to this are exact as Float64
 
 FAILURES_NAMED = 10  # on stderr, of those with one cause
 PLAIN_LINE_S = 10  # between two lines of progress where there is no terminal
@@ -209,6 +212,9 @@ class Options:
     history_keys: tuple[str, ...]  # globs; empty means all
     history_samples: int | None
     system_metrics: bool
+    console: bool
+    console_lines: int | None  # the last ones of each run; None: all
+    tables: bool
     workers: int | None
     timeout: int  # s
     retries: int
@@ -256,6 +262,7 @@ class Run:
     summary_json: str
     leaves: Sequence[tuple[KeyPath, Scalar]]  # by path behind CONFIG or METRIC; of the summary only the numbers
     definitions: Sequence[MetricDefinition] = ()
+    tables: Mapping[str, str] = field(default_factory=dict)  # of W&B Tables: the file among the run's own, by key
 
 
 @dataclass(frozen=True)
@@ -270,37 +277,36 @@ class Page:
     keys: pl.DataFrame  # the columns KEYS
     kinds: Mapping[KeyPath, str]
     nested: Mapping[str, frozenset[KeyPath]]  # by run id: paths of more than one key among the summary's numbers
+    tables: Mapping[str, Mapping[str, str]]  # by run id: see Run
     definitions: frozenset[MetricDefinition]
     text_bytes: int  # of the configs and summaries, the bulk of a row
 
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive rows of one run in a parquet file of the working folder, which other runs may share.
+    """One run's rows in a parquet file of the working folder, which other runs may share; sorted by run and order.
 
-    The file's columns are `run_id` and, named by `column_key`, the clocks and metrics. Whole numbers of one run and
-    fractions of another may share a Float64 column: `dtypes` are the run's own dtypes, `stored` those of the file.
+    The file's columns are `run_id`, `order` (Int64: the step, line or row), the further columns of its Table and, named
+    by `column_key`, what was logged.
     """
 
     file: Path
     rows: int
-    first_step: int
-    last_step: int
-    ascending: bool  # strictly
-    dtypes: Mapping[KeyPath, str]  # of metrics
-    stored: Mapping[KeyPath, str]
+    first: int  # order
+    last: int
+    repeated: int  # rows that came besides, but whose order another one has
+    dtypes: Mapping[KeyPath, str]  # of what was logged, in the whole file
     file_rows: int  # of all its runs
 
 
 @dataclass(frozen=True)
 class History:
-    """One run's rows for one of the TABLES, in the order of their steps."""
+    """One run's rows for one Table, in their order."""
 
     parts: Sequence[Part] = ()
     skipped: Collection[KeyPath] = ()  # keys of what is no number
     counted: int | None = None  # rows that the source counts; None where it does not
-    repeated: int = 0  # rows that came, but whose step another one has: the server counts them
-    mark: tuple[str, ...] = ()  # see RunKeys
+    mark: tuple[str, ...] = ()  # see Wanted
 
     @property
     def rows(self) -> int:
@@ -308,7 +314,26 @@ class History:
 
     @property
     def is_short(self) -> bool:
-        return self.counted is not None and self.rows + self.repeated < self.counted
+        repeated = sum(part.repeated for part in self.parts)  # the server counts them
+        return self.counted is not None and self.rows + repeated < self.counted
+
+
+@dataclass
+class Table:
+    """A file with many rows a run, on its way from the source: each step fills in what it found or did."""
+
+    name: str  # the end of the file's name: history, history_sampled, system, console or table_<key>
+    order: str | None  # the column that holds a row's order; None: the file has none
+    columns: Mapping[str, Any]  # the further columns that it has whatever was logged, with their dtypes
+    prefix: str = ""  # of the columns of what was logged
+    key: str = ""  # of a W&B Table: under which runs logged it
+    made_of: tuple[str, ...] = ()  # what its rows depend on besides the runs; if it differs, they are fetched anew
+    is_sample: bool = False  # of a run's rows: never replaces more
+    fetched: dict[str, History] | None = None  # by run id; None: not asked for
+    earlier: Earlier | None = None
+    staying: AbstractSet[str] = frozenset()  # ids of runs whose rows in the earlier file stay
+    dtypes: Mapping[KeyPath, str] = field(default_factory=dict)  # of what was logged: each holds the values of all rows
+    names: Names = field(default_factory=dict)  # of these columns
 
 
 class Failure(NamedTuple):
@@ -326,11 +351,11 @@ class Earlier:
 
     file: Path
     rows: Mapping[str, int]  # by run id: its rows in the file; of the runs file: its history's rows
-    columns: Mapping[KeyPath, str]  # of metrics, by their W&B paths
+    columns: Names  # of what was logged
     dtypes: Mapping[KeyPath, str]
     facts: Mapping[str, Mapping[str, str | None]]  # by column: goal, summary and step metric
     made_of: tuple[str, ...]  # see Table
-    marks: Mapping[str, tuple[str, ...]]  # by run id: see RunKeys
+    marks: Mapping[str, tuple[str, ...]]  # by run id: see Wanted
     export_id: str | None  # None where a file of an older version, or of a killed export, has to be written anew
 
 
@@ -342,7 +367,7 @@ class Project:
     name: str
     filters: Mapping[str, object] = field(default_factory=dict)  # W&B's own: which runs the server is asked for
     stem: str = ""  # what its files' names begin with
-    earlier: Mapping[str, Earlier] = field(default_factory=dict)  # by the end of their names: runs, history, ...
+    earlier: Earlier | None = None  # runs file
 
     # From its source:
     windows: list[Window] = field(default_factory=list)  # of creation times, by which the server is asked
@@ -356,8 +381,7 @@ class Project:
     cut: Collection[str] = ()  # ids of runs whose logs were cut off: an earlier export may have more of them
     pages: list[Page] = field(default_factory=list)
     runs: pl.DataFrame = cast("pl.DataFrame", None)  # noqa: RUF009 - KEYS of the selected runs, and their `page` and `row`
-    tables: dict[str, dict[str, History]] = field(default_factory=dict)  # by the end of their names, and run id
-    made_of: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of the tables: see Table
+    tables: dict[str, Table] = field(default_factory=dict)  # by their names
     goals: Mapping[str, str] = field(default_factory=dict)  # of metrics, by sweeps
     failed: list[Failure] = field(default_factory=list)
     torn: list[str] = field(default_factory=list)
@@ -480,7 +504,7 @@ class Log:
     config: dict[str, object] = field(default_factory=dict)
     summary: list[tuple[KeyPath, bool, bool, object]] = field(default_factory=list)  # see read_log
     definitions: dict[str, MetricDefinition] = field(default_factory=dict)
-    history: list[Part] = field(default_factory=list)
+    parts: defaultdict[str, list[Part]] = field(default_factory=lambda: defaultdict(list))  # by the table's name
     skipped: set[KeyPath] = field(default_factory=set)
     error: str = ""  # why it could not be read
 
@@ -499,21 +523,21 @@ class Log:
             self.newest_at = max(time_, self.newest_at or time_)
 
 
-def read_logs(files: Sequence[Path], folder: Path, history_keys: tuple[str, ...] | None) -> list[Log]:
-    """Everything that the files hold; their histories, in the files' order, as parts in `folder`.
-
-    `history_keys`: globs of the metrics wanted, `()` for all, None for only the steps.
-    """
-    rows = HistoryRows(folder, history_keys)
+def read_logs(files: Sequence[Path], folder: Path, options: Options) -> list[Log]:
+    """Everything that the files hold; the rows that are asked for, in the files' order, as parts in `folder`."""
+    rows = LogRows(folder, options)
     for file in files:
         rows.logs.append(Log(file))
         read_log(rows.logs[-1], rows)
-    rows.write_part()
+        rows.end_log()
+    rows.write_history()
+    rows.write_lines()
+    rows.write_stats()
     return rows.logs
 
 
-def read_log(log: Log, rows: HistoryRows) -> None:  # noqa: C901
-    """Fill in what the log's file holds; its history goes to `rows`."""
+def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901
+    """Fill in what the log's file holds; its history, output and system metrics go to `rows`."""
     from google.protobuf.message import DecodeError
 
     proto, glance_type = wandb_proto(), glance_class()
@@ -537,7 +561,7 @@ def read_log(log: Log, rows: HistoryRows) -> None:  # noqa: C901
                             changes.pop((item, True), None)
                             changes[item, True] = item
                     else:
-                        apply_record(log, proto.Record.FromString(payload))
+                        apply_record(log, proto.Record.FromString(payload), rows)
                 except DecodeError as error:
                     for column in rows.columns.values():  # take back what was added of the row
                         del column[len(rows.owners) :]
@@ -554,7 +578,7 @@ def read_log(log: Log, rows: HistoryRows) -> None:  # noqa: C901
             log.summary.append((path_of(item), not item.nested_key, removed, value))
 
 
-def apply_record(log: Log, record: Any) -> None:
+def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - each kind in turn
     """Take from a record, other than of history and summary, what an export needs."""
     kind = record.WhichOneof("record_type")
     if kind == "run":
@@ -598,9 +622,14 @@ def apply_record(log: Log, record: Any) -> None:
         log.exit_code = record.exit.exit_code
         if log.started_at is not None:
             log.note_time(log.started_at + timedelta(seconds=record.exit.runtime))
-    elif kind in ("stats", "output_raw"):
-        timestamp = getattr(record, kind).timestamp
-        log.note_time(time_at(timestamp.seconds, timestamp.nanos))
+    elif kind in ("stats", "output", "output_raw"):
+        noted = getattr(record, kind)
+        time_ = time_at(noted.timestamp.seconds, noted.timestamp.nanos)
+        log.note_time(time_)
+        if kind == "stats":
+            rows.add_stats(noted.item, time_)
+        else:
+            rows.add_output(noted.line, time_, "stdout" if noted.output_type == noted.STDOUT else "stderr")
 
 
 def path_of(item: Any) -> KeyPath:
@@ -641,7 +670,7 @@ def time_at(seconds: float | None, nanos: int = 0) -> datetime | None:
         return None
 
 
-# --- history items, the bulk of a log: kept as bytes, parsed by the column ------------------------------------
+# --- rows of logs: history items, the bulk of a log, are kept as bytes and parsed by the column ----------------
 
 VALUE_TAG = b"\x82\x01"  # the protobuf tag of `value_json` (field 16, length-delimited), which comes last in an item
 DROPPED: list[bytes | None] = []  # stands for the column of a key that is not wanted
@@ -690,19 +719,24 @@ def wandb_proto() -> Any:
         del sys.modules["wandb"]
 
 
-class HistoryRows:
-    """Collects the history rows of logs column by column, and writes them to part files whenever enough have come.
+class LogRows:
+    """Collects the rows of logs, and writes them to part files whenever enough have come.
 
-    A column is a list of the values' JSON, each after one byte (its length), None where a row lacks the key; it may be
-    shorter than there are rows, until the part is written.
+    A column of history is a list of the values' JSON, each after one byte (its length), None where a row lacks the key;
+    it may be shorter than there are rows, until the part is written.
     """
 
-    def __init__(self, folder: Path, history_keys: tuple[str, ...] | None) -> None:
+    def __init__(self, folder: Path, options: Options) -> None:
         self.proto = wandb_proto()
         self.folder = folder
-        self.history_keys = history_keys
+        self.options = options
         self.logs: list[Log] = []  # the last is the one that is read
         self.start_part()
+        self.lines: dict[str, list[Any]] = {name: [] for name in ("log", "order", "time", "stream", "text")}
+        self.open_lines: dict[str | None, int] = {}  # the line of each stream that has not ended yet
+        self.log_lines = 0  # of the log that is read
+        self.stats: list[dict[str, Any]] = []
+        self.log_stats = 0
 
     def start_part(self) -> None:
         self.owners: list[int] = []  # of each row: the number of its log
@@ -731,7 +765,7 @@ class HistoryRows:
         self.owners.append(len(self.logs) - 1)
         self.items += len(row.item)
         if self.items >= PART_ITEMS or len(self.owners) * len(self.columns) >= PART_CELLS:
-            self.write_part()
+            self.write_history()
 
     def parsed(self, item: bytes, keys: bytes) -> tuple[list[bytes | None], bytes]:
         """Column and value of an item whose keys are new, or whose value is not short JSON."""
@@ -755,95 +789,220 @@ class HistoryRows:
         if path[0].startswith("_"):
             self.logs[-1].skipped.add(path)
             return False
-        return self.history_keys is not None and (
-            not self.history_keys or path[-1] == "_type" or names_match(path, self.history_keys)
-        )
+        if not self.options.include_history or self.options.dry_run:
+            return False  # the steps alone say how many rows there are
+        keys = self.options.history_keys
+        return not keys or path[-1] == "_type" or names_match(path, keys)
 
-    def write_part(self) -> None:
-        """Write the numbers of the rows as part files, and tell each log its parts and what was left out.
-
-        Logs share a file, but for those of a run that the file holds already, and those with whole numbers that would
-        not be exact in a column that others make Float64.
-        """
+    def write_history(self) -> None:
+        """Write the numbers of the history rows; each log learns what was left out."""
         if not self.owners:
             return
-        owners, rows = pl.Series("log", self.owners), len(self.owners)
-        paths = {column_key(path): path for path in sorted(self.columns)}
+        rows = len(self.owners)
+        paths = {CLOCKS.get(path) or column_key(path): path for path in sorted(self.columns)}
         padded = {name: self.columns[path] + [None] * (rows - len(self.columns[path])) for name, path in paths.items()}
         texts = pl.DataFrame(padded, schema=dict.fromkeys(padded, pl.Binary))
         texts = texts.select(pl.all().cast(pl.String, strict=False).str.slice(1).replace("null", None))
 
         # What is below a media object, which has a `_type`, is no metric.
         media = {path[:-1]: name for name, path in paths.items() if len(path) > 1 and path[-1] == "_type"}
-        objects = counts_by(owners, texts.select(media.values()))
         outside = []
         for name, path in paths.items():
             above = [media[path[:depth]] for depth in range(1, len(path)) if path[:depth] in media]
             if above:
                 outside.append(pl.when(pl.all_horizontal(pl.col(above).is_null())).then(pl.col(name)).alias(name))
-        texts = texts.with_columns(outside)
-
+        objects, texts = texts.select(media.values()), texts.with_columns(outside)
         integers, floats = json_numbers(texts)
-        logged, whole, numeric = (counts_by(owners, frame) for frame in (texts, integers, floats))
-        metrics = pl.exclude("log", *map(column_key, CLOCKS))
-        is_inexact = pl.any_horizontal(pl.lit(value=False), metrics.abs() > EXACT_FLOAT)
-        alone = set(integers.with_columns(owners).filter(is_inexact)["log"])
-        dtypes: dict[int, dict[KeyPath, str]] = {}
-        run_ids: dict[int, str] = {}
-        for number in logged:
-            log = self.logs[number]
-            if log.run_id in run_ids.values():
-                alone.add(number)
-            run_ids[number] = log.run_id
-            log.skipped |= {paths[name] for name, count in logged[number].items() if count > numeric[number][name]}
-            log.skipped |= {top for top, name in media.items() if objects[number][name] and self.is_wanted(top)}
-            dtypes[number] = {
-                paths[name]: "Int64" if whole[number][name] == count else "Float64"
-                for name, count in numeric[number].items()
-                if count and paths[name] not in CLOCKS
-            }
 
-        for members in ([number for number in dtypes if number not in alone], *([number] for number in alone)):
-            stored = widest_dtypes(dtypes[number] for number in members)
-            columns = {("_step",): "Int64", ("_runtime",): "Float64", ("_timestamp",): "Float64"} | stored
-            series = [(integers if dtype == "Int64" else floats)[column_key(path)] for path, dtype in columns.items()]
-            part = pl.DataFrame([owners, *series]).filter(pl.col("log").is_in(members))
-            file = self.folder / f"{uuid.uuid4().hex}.parquet"
-            run_id = pl.col("log").replace_strict(run_ids, return_dtype=pl.String).alias("run_id")
-            by_id = part.select(run_id, pl.exclude("log")).sort("run_id", maintain_order=True)
-            write_intermediate(by_id, file)
-            newest_s = pl.col(column_key(("_timestamp",))).max().alias("newest_s")
-            for facts in part.group_by("log").agg(newest_s, *step_facts()).iter_rows(named=True):
-                number = facts.pop("log")
-                log = self.logs[number]
-                log.note_time(time_at(facts.pop("newest_s")))
-                log.history.append(Part(file, **facts, dtypes=dtypes[number], stored=stored, file_rows=part.height))
+        owners = pl.Series("log", self.owners)
+        for numbers in self.groups(owners):
+            mine = owners.is_in(numbers)
+            logged, whole, numeric = (frame.filter(mine) for frame in (texts, integers, floats))
+            skipped = {top for top, name in media.items() if objects[name].filter(mine).count() and self.is_wanted(top)}
+            columns = [owners.filter(mine)]
+            for name, path in paths.items():
+                count = numeric[name].count()
+                if logged[name].count() > count:
+                    skipped.add(path)
+                is_whole = whole[name].count() == count if path not in CLOCKS else path == ("_step",)
+                if count or path in CLOCKS:
+                    columns.append((whole if is_whole else numeric)[name])
+            group = pl.DataFrame(columns)
+            for number, newest_s in group.group_by("log").agg(pl.col("_timestamp").max()).iter_rows():
+                self.logs[number].skipped |= skipped
+                self.logs[number].note_time(time_at(newest_s))
+            self.write("history", group)
         self.start_part()
 
+    def groups(self, owners: pl.Series) -> list[list[int]]:
+        """The numbers of logs whose rows may share a file: of one project, and each of another run."""
+        groups: defaultdict[object, list[int]] = defaultdict(list)
+        for number in owners.unique(maintain_order=True):
+            log = self.logs[number]
+            again = sum(self.logs[other].run_id == log.run_id for others in groups.values() for other in others)
+            groups[log.run.get("entity"), log.run.get("project"), again].append(number)
+        return list(groups.values())
 
-def counts_by(owners: pl.Series, frame: pl.DataFrame) -> dict[int, dict[str, int]]:
-    """How many values, other than null, each column has in the rows of each owner."""
-    counts = pl.DataFrame([owners, *frame]).group_by("log", maintain_order=True).agg(pl.all().count())
-    return {row.pop("log"): row for row in counts.iter_rows(named=True)}
+    def write(self, table: str, rows: pl.DataFrame) -> None:
+        """Write rows as part files, which the logs get; the column `log` is the number of each row's log."""
+        for numbers in self.groups(rows["log"]):
+            ids = {number: self.logs[number].run_id for number in numbers}
+            run_id = pl.col("log").replace_strict(ids, return_dtype=pl.String).alias("run_id")
+            group = rows.filter(pl.col("log").is_in(numbers)).select(
+                run_id, pl.exclude("log"), pl.lit(0).alias("frame")
+            )
+            parts = write_part(group.sort("run_id", maintain_order=True).lazy(), self.folder)
+            for number in numbers:
+                self.logs[number].parts[table].append(parts[ids[number]])
+
+    def add_stats(self, items: Iterable[Any], time_: datetime | None) -> None:
+        """Add a row of system metrics."""
+        if not self.options.system_metrics or self.options.dry_run or time_ is None:
+            return
+        row: dict[str, Any] = {"log": len(self.logs) - 1, "_step": self.log_stats, "_timestamp": time_.timestamp()}
+        if (started_at := self.logs[-1].started_at) is not None:
+            row["_runtime"] = (time_ - started_at).total_seconds()
+        for item in items:
+            for path, value in flatten({item.key: from_json(item.value_json)}):
+                row["system." + ".".join(path)] = value
+        self.stats.append(row)
+        self.log_stats += 1
+        if len(self.stats) >= STATS_HELD:
+            self.write_stats()
+
+    def write_stats(self) -> None:
+        if self.stats:
+            owners = pl.Series("log", [row.pop("log") for row in self.stats])
+            self.write("system", rows_of_json(self.stats, (), set()).with_columns(owners))
+            self.stats = []
+
+    def add_output(self, text: str, time_: datetime | None, stream: str | None) -> None:
+        """Add what the program wrote: the place and the time of a line are those of its beginning."""
+        if not self.options.console or self.options.dry_run:
+            return
+        texts = self.lines["text"]
+        *ended, rest = text.split("\n")
+        for number, piece in enumerate([*ended, rest]):
+            if number == len(ended) and not rest:
+                break
+            at = self.open_lines.get(stream)
+            if at is None:
+                at = self.open_lines[stream] = len(texts)
+                for name, value in (("log", len(self.logs) - 1), ("order", self.log_lines), ("time", time_)):
+                    self.lines[name].append(value)
+                self.lines["stream"].append(stream)
+                texts.append(piece)
+                self.log_lines += 1
+            else:
+                texts[at] += piece
+                if len(texts[at]) > LONG_LINE and "\r" in texts[at]:  # a progress bar, which is one line for hours
+                    before, _, last = texts[at].rpartition("\r")
+                    texts[at] = f"{as_shown(before)}\r{last}"
+            if number < len(ended):
+                del self.open_lines[stream]
+        if len(texts) >= LINES_HELD:
+            self.write_lines()
+
+    def write_lines(self) -> None:
+        """Write the lines that have ended, and those before them."""
+        end = min(self.open_lines.values(), default=len(self.lines["text"]))
+        some = {name: values[:end] for name, values in self.lines.items()}
+        self.lines = {name: values[end:] for name, values in self.lines.items()}
+        self.open_lines = {stream: at - end for stream, at in self.open_lines.items()}
+        if end:
+            texts = [as_shown(text) for text in some["text"]]
+            schema: dict[str, Any] = {"log": pl.Int64, "order": pl.Int64, "time": pl.Datetime("us", "UTC")}
+            schema |= {"stream": pl.String, "text": pl.String}
+            self.write("console", pl.DataFrame(some | {"text": texts}, schema=schema))
+
+    def end_log(self) -> None:
+        """Where output.log holds more lines than the log's records, it counts: a crash cuts the log off."""
+        log, number = self.logs[-1], len(self.logs) - 1
+        self.open_lines.clear()
+        folder = log.file.parent
+        for file in (folder / "files" / "output.log", folder / "output.log") if self.options.console else ():
+            with suppress(OSError), file.open(encoding="utf-8", errors="replace", newline="\n") as opened:
+                if sum(not line.isspace() for line in opened) <= self.log_lines:
+                    continue
+                log.parts.pop("console", None)
+                held = len(self.lines["log"]) - self.lines["log"].count(number)
+                self.lines = {name: values[:held] for name, values in self.lines.items()}
+                self.log_lines = 0
+                opened.seek(0)
+                for line in opened:
+                    self.add_output(line, None, None)
+                self.open_lines.clear()
+                break
+        self.log_lines = self.log_stats = 0
+
+
+def write_part(rows: pl.LazyFrame, folder: Path) -> dict[str, Part]:
+    """Write rows as a file of the working folder, each `order` of a run once; its parts by run id.
+
+    The rows come by run; of those with one `order` the last counts. The column `frame` tells which came together.
+    """
+    order = pl.col("order")
+    about = [
+        pl.len().alias("rows"),
+        order.min().fill_null(0).alias("first"),
+        order.max().fill_null(0).alias("last"),
+        (order.diff().drop_nulls() > 0).all().alias("ascends"),
+    ]
+    facts = rows.group_by("run_id").agg(about).collect()
+    repeated: dict[str, int] = {}
+    if not facts["ascends"].all():
+        by_frame = rows.group_by("run_id", "frame").agg((pl.len() - order.n_unique()).cast(pl.Int64).alias("again"))
+        repeated = dict(by_frame.group_by("run_id").agg(pl.sum("again")).collect().iter_rows())
+        unique = rows.collect().unique(["run_id", "order"], keep="last", maintain_order=True)
+        rows = unique.sort("run_id", "order").lazy()
+        facts = rows.group_by("run_id").agg(about).collect()
+    file, height = folder / f"{uuid.uuid4().hex}.parquet", int(facts["rows"].sum())
+    rows = rows.drop("frame")
+    dtypes = logged_dtypes(rows.collect_schema())
+    write_intermediate(rows, file)
+    return {
+        run_id: Part(file, count, first, last, repeated.get(run_id, 0), dtypes, height)
+        for run_id, count, first, last, _ in facts.iter_rows()
+    }
+
+
+def logged_dtypes(schema: Mapping[str, pl.DataType]) -> dict[KeyPath, str]:
+    """The dtypes of what was logged, by path, among the columns of rows."""
+    return {tuple(json.loads(name)): str(dtype) for name, dtype in schema.items() if name.startswith("[")}
 
 
 def widest_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str]:
-    """The dtype that holds each metric in all sources: whole numbers beside fractions are Float64."""
+    """The dtype that holds the values of all sources: whole numbers beside fractions are Float64, else text."""
     dtypes: dict[KeyPath, str] = {}
     for path, dtype in (item for source in sources for item in source.items()):
-        dtypes[path] = "Int64" if dtype == dtypes.get(path, dtype) == "Int64" else "Float64"
+        known = dtypes.get(path, dtype)
+        dtypes[path] = dtype if dtype == known else "Float64" if {dtype, known} == {"Int64", "Float64"} else "String"
     return dtypes
 
 
-def step_facts() -> list[pl.Expr]:
-    """Rows (UInt32), first and last step (Int64), and whether the steps ascend strictly, as Part has them."""
-    step = pl.col(column_key(("_step",)))
-    return [
-        pl.len().alias("rows"),
-        step.min().fill_null(0).alias("first_step"),
-        step.max().fill_null(0).alias("last_step"),
-        (step.diff().drop_nulls() > 0).all().alias("ascending"),
-    ]
+def cast_logged(column: pl.Expr, dtype: str | None, wanted: str) -> pl.Expr:
+    """A column of what was logged in another dtype; as text, numbers and Booleans are spelt as in JSON."""
+    column = column.cast(getattr(pl, wanted))
+    return column.replace({"inf": "Infinity", "-inf": "-Infinity"}) if dtype == "Float64" != wanted else column
+
+
+ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\^_])")
+
+
+def as_shown(text: str) -> str:
+    r"""A line of output as a terminal shows it: what follows a carriage return overwrites the line's beginning.
+
+    >>> as_shown("  0%\r 50%\r100% done\r"), as_shown("long long\rsho"), as_shown("\x1b[31mred\x1b[0m ")
+    ('100% done', 'shog long', 'red')
+    """
+    if "\x1b" in text:
+        text = ESCAPE.sub("", text)
+    if "\r" in text:
+        shown = ""
+        for piece in text.split("\r"):
+            shown = piece + shown[len(piece) :]
+        text = shown
+    return storable(text.rstrip(" "))
 
 
 def json_numbers(texts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -888,10 +1047,10 @@ def matches(name: str, pattern: str) -> bool:
 
 
 class FoundRun(NamedTuple):
-    """A run, its history, and the logs that both were read from."""
+    """A run, its rows by the table's name, and the logs that both were read from."""
 
     run: Run
-    history: History
+    histories: Mapping[str, History]
     logs: Sequence[Log]
 
 
@@ -918,7 +1077,7 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
             torn.append(shown)
             say(f"torn: {shown} ends in the middle of a record, as a crash leaves it; nothing was recorded before")
         failed += failures_of(log, folder, shown)
-    found = [combined(*names, of_run, work, say) for names, of_run in sorted(by_run.items())]
+    found = [combined(*names, of_run, options, work, say) for names, of_run in sorted(by_run.items())]
 
     kept = runs_asked_for(found, failed, options, say)
     projects = []
@@ -936,16 +1095,19 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
             for log in its_logs:
                 project.failed += failures_of(log, folder, run.id)
                 if log.integrity.torn:
-                    shown, rows = relative(log.file, folder), sum(part.rows for part in log.history)
+                    shown, rows = relative(log.file, folder), sum(part.rows for part in log.parts["history"])
                     kept_rows = f"the {rows:,} history rows before are kept"
                     say(f"torn: {shown} ends in the middle of a record, as a crash leaves it; {kept_rows}")
                     project.torn.append(shown)
         project.torn.sort()
-        if options.include_history and not options.dry_run:
-            project.tables["history"] = {run.id: history for run, history, _ in mine}
-            project.made_of["history"] = options.history_keys
         project.pages = [write_page([run for run, *_ in some], work) for some in chunks(mine, PAGE_RUNS)]
         project.runs = keys_of(project.pages)
+        project.tables = tables_asked(project, options)
+        for table in project.tables.values():
+            if table.key:
+                logged_tables(project, table, {run.id: its_logs for run, _, its_logs in mine}, work)
+            else:
+                table.fetched = {run.id: histories[table.name] for run, histories, _ in mine if table.name in histories}
         projects.append(project)
     return projects
 
@@ -995,7 +1157,6 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
     from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor  # which a server needs not
     from multiprocessing import active_children, get_context
 
-    keys = options.history_keys if options.include_history and not options.dry_run else None
     tasks: list[tuple[int, list[Path]]] = []  # bytes and logs
     for file in sorted(files, key=lambda file: (file.stem, file)):
         size = 0
@@ -1010,11 +1171,12 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
     logs: dict[Path, Log] = {}
     with Meter(quiet=options.quiet) as meter, ExitStack() as stack:
         meter.add(runs_wanted=len(files))
-        batches: Iterable[list[Log]] = (read_logs(some, work, keys) for _, some in tasks)
+        batches: Iterable[list[Log]] = (read_logs(some, work, options) for _, some in tasks)
         if processes > 1 and sum(size for size, _ in tasks) >= MANY_BYTES:
             pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=prepare_process)
             stack.callback(pool.shutdown, cancel_futures=True)
-            batches = pool.map(read_logs, [some for _, some in tasks], itertools.repeat(work), itertools.repeat(keys))
+            work_of = partial(read_logs, folder=work, options=options)
+            batches = pool.map(work_of, [some for _, some in tasks])
         try:
             for batch in batches:
                 logs |= {log.file: log for log in batch}
@@ -1099,7 +1261,9 @@ def runs_asked_for(
 # --- offline source: the logs of one run ----------------------------------------------------------------------
 
 
-def combined(run_id: str, entity: str, project: str, logs: Sequence[Log], work: Path, say: Say) -> FoundRun:
+def combined(
+    run_id: str, entity: str, project: str, logs: Sequence[Log], options: Options, work: Path, say: Say
+) -> FoundRun:
     """One run from its logs: later ones add to or override the earlier. Of copies of a log, the longest counts."""
     by_start: dict[object, Log] = {}
     for log in sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.file)):
@@ -1115,7 +1279,13 @@ def combined(run_id: str, entity: str, project: str, logs: Sequence[Log], work: 
         given |= log.config
         definitions |= log.definitions
     config = cast("dict[str, object]", jsonable(without_notes(given)))
-    parts = consecutive_parts(run_id, logs, work, say)
+    rows = {
+        name: joined_parts(run_id, name, logs, work, say)
+        for name in sorted({name for log in logs for name in log.parts})
+    }
+    parts = rows.get("history", ())
+    if options.console_lines and (lines := sum(part.rows for part in rows.get("console", ()))) > options.console_lines:
+        rows["console"] = [rewritten(run_id, rows["console"], work, first=lines - options.console_lines)]
     summary = folded_summary(logs, parts)
     times = [log.newest_at for log in logs if log.newest_at is not None]
     heartbeat_at = max(times, default=None)
@@ -1128,7 +1298,7 @@ def combined(run_id: str, entity: str, project: str, logs: Sequence[Log], work: 
         created_at=logs[0].started_at or min(times, default=None),  # damage may have taken the start
         heartbeat_at=heartbeat_at,
         runtime_s=runtime_s(summary),
-        last_step=parts[-1].last_step if parts else None,
+        last_step=parts[-1].last if parts else None,
         history_rows=sum(part.rows for part in parts),
         tags=record.get("tags", ()),
         group=record.get("group"),
@@ -1143,8 +1313,12 @@ def combined(run_id: str, entity: str, project: str, logs: Sequence[Log], work: 
         summary_json=valid_json(summary),
         leaves=[*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))],
         definitions=[definitions[pattern] for pattern in sorted(definitions)],
+        tables=tables_in(summary),
     )
-    return FoundRun(run, History(parts, {path for log in logs for path in log.skipped}), logs)
+    skipped = {path for log in logs for path in log.skipped}
+    return FoundRun(
+        run, {name: History(parts_, skipped if name == "history" else ()) for name, parts_ in rows.items()}, logs
+    )
 
 
 def offline_state(exit_code: int | None, heartbeat_at: datetime | None) -> str:
@@ -1180,7 +1354,7 @@ def folded_summary(logs: Sequence[Log], parts: Sequence[Part]) -> dict[str, Any]
             put(summary, path, value)
             set_whole |= {path} if whole else set()
     if len(logs) > 1 and parts and "_step" in summary:
-        summary["_step"] = parts[-1].last_step
+        summary["_step"] = parts[-1].last
     return dict(sorted(summary.items()))
 
 
@@ -1193,48 +1367,62 @@ def runtime_s(summary: Mapping[str, Any]) -> float | None:
     return None
 
 
-def consecutive_parts(run_id: str, logs: Sequence[Log], work: Path, say: Say) -> Sequence[Part]:
-    """The parts of a run in the order of their steps, each step once.
+def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path, say: Say) -> Sequence[Part]:
+    """The parts of a run in the order of their rows, each step once.
 
-    The steps of a resumed offline log follow the last one before it, as `wandb sync` would place them. A rewound run
-    loses the rows after the step to which it went back. Any other step that comes again replaces the earlier row.
+    The steps of a resumed offline log follow the last one before it, as `wandb sync` would place them, and so do lines.
+    A rewound run loses the rows after the step to which it went back. Any other step that comes again replaces the
+    earlier row.
     """
-    step = pl.col(column_key(("_step",)))
-
-    def rewritten(parts: Sequence[Part], *, until: float = math.inf, shift: int = 0) -> Part:
-        """The rows of parts up to a step, with shifted steps, as one part by step; of equal steps the last."""
-        dtypes = widest_dtypes(part.dtypes for part in parts)
-        frames = []
-        for part in parts:
-            numbers = [pl.col(column_key(path)).cast(getattr(pl, dtype)) for path, dtype in part.dtypes.items()]
-            rows = pl.scan_parquet(part.file, glob=False).filter(pl.col("run_id") == run_id)
-            frames.append(rows.select("run_id", *map(column_key, CLOCKS), *numbers))
-        file = work / f"{uuid.uuid4().hex}.parquet"
-        rows = pl.concat(frames, how="diagonal_relaxed").filter(step <= until).with_columns(step + shift)
-        write_intermediate(rows.unique(step, keep="last", maintain_order=True).sort(step), file)
-        facts = pl.scan_parquet(file, glob=False).select(step_facts()).collect().row(0, named=True)
-        return Part(file, **facts, dtypes=dtypes, stored=dtypes, file_rows=facts["rows"])
-
     parts: list[Part] = []
     for log in logs:
-        new = log.history
+        new = log.parts.get(table, [])
         back_to = log.run.get("rewound_to")
         # The log of an online run, resumed, goes on where the server was: only offline ones count from 0 again.
         is_offline = log.run.get("offline") or log.file.parent.name.startswith("offline-run-")
-        if back_to is not None:
-            parts = [part for part in parts if part.first_step <= back_to]
-            parts = [part if part.last_step <= back_to else rewritten([part], until=int(back_to)) for part in parts]
-        elif log.run.get("resumed") and is_offline and parts:
-            last_step = max(part.last_step for part in parts)
-            new = [rewritten([part], shift=last_step + 1) for part in new]
+        if table != "history" or (log.run.get("resumed") and is_offline and back_to is None):
+            if parts and new:
+                shift = max(part.last for part in parts) + 1
+                new = [rewritten(run_id, [part], work, shift=shift) for part in new]
+        elif back_to is not None:
+            parts = [part for part in parts if part.first <= back_to]
+            parts = [p if p.last <= back_to else rewritten(run_id, [p], work, last=int(back_to)) for p in parts]
         parts += new
-    ascends = all(one.last_step < other.first_step for one, other in itertools.pairwise(parts))
-    if ascends and all(part.ascending for part in parts):
+    if all(one.last < other.first for one, other in itertools.pairwise(parts)):
         return parts
-    unique = rewritten(parts)
+    unique = rewritten(run_id, parts, work)
     if again := sum(part.rows for part in parts) - unique.rows:
         say(f"run {run_id}: {again:,} steps were logged again by a later log; the later rows are kept")
     return [unique]
+
+
+def rewritten(
+    run_id: str, parts: Sequence[Part], work: Path, *, first: float = -math.inf, last: float = math.inf, shift: int = 0
+) -> Part:
+    """A run's rows from `first` to `last`, with shifted order, as one part."""
+    dtypes = widest_dtypes(part.dtypes for part in parts)
+    order = pl.col("order")
+    frames = []
+    for part in parts:
+        rows = pl.scan_parquet(part.file, glob=False).filter(pl.col("run_id") == run_id, order.is_between(first, last))
+        casts = [cast_logged(pl.col(column_key(p)), dtype, dtypes[p]) for p, dtype in part.dtypes.items()]
+        frames.append(rows.with_columns(order + shift, *casts, frame=pl.lit(0)))
+    return write_part(pl.concat(frames, how="diagonal"), work)[run_id]
+
+
+def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Log]], work: Path) -> None:
+    """Fill in the rows of a W&B Table from the files beside the logs of the project's runs, by id."""
+    table.fetched = {}
+    for run in changed_runs(project, table):
+        folders = [log.file.parent / name for log in reversed(logs[run.id]) for name in ("files", "")]
+        file = next((folder / run.file for folder in folders if (folder / run.file).is_file()), None)
+        try:
+            if file is None:
+                raise ValueError(f"{run.file} is not there")
+            rows = table_rows(file.read_bytes()).with_columns(run_id=pl.lit(run.id), frame=pl.lit(0))
+            table.fetched[run.id] = History([*write_part(rows.lazy(), work).values()], mark=run.mark)
+        except (OSError, ValueError) as error:
+            project.failed.append(Failure(run.id, table.name, f"its table cannot be read: {error}"))
 
 
 # --- the server: its address and the key ----------------------------------------------------------------------
@@ -1831,6 +2019,7 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
         summary_json=texts["summaryMetrics"],
         leaves=leaves,
         definitions=definitions_in(trees["config"]),
+        tables=tables_in(summary),
     )
 
 
@@ -1914,7 +2103,71 @@ def time_of(text: str | None) -> datetime | None:
     return time_.astimezone(UTC) if time_.tzinfo else time_.replace(tzinfo=UTC)
 
 
-# --- the server: histories ------------------------------------------------------------------------------------
+# --- rows: which are asked for --------------------------------------------------------------------------------
+
+CONSOLE_PAGE = 10_000  # lines that a server gives at most for one question
+
+
+class Wanted(NamedTuple):
+    """A run whose rows are to be fetched for a table."""
+
+    id: str
+    mark: tuple[str, ...]  # changes with the rows
+    rows: int  # of its history
+    last_step: int | None
+    file: str = ""  # of the run's own files, that holds them
+
+
+def new_table(name: str, *made_of: str, is_sample: bool = False) -> Table:
+    """A table by the end of its file's name."""
+    clocks = {"_runtime": pl.Float64, "_timestamp": pl.Float64}
+    if name == "system":
+        return Table(name, None, clocks, made_of=made_of, is_sample=is_sample)
+    if name == "console":
+        columns = {"time": pl.Datetime("us", "UTC"), "stream": pl.String, "text": pl.String}
+        return Table(name, "line", columns, made_of=made_of, is_sample=is_sample)
+    if name.startswith("table_"):
+        return Table(name, "row", {}, key=unquote(name.removeprefix("table_")))
+    return Table(name, "_step", clocks, METRIC, made_of=made_of)
+
+
+def tables_asked(project: Project, options: Options) -> dict[str, Table]:
+    """The tables that are asked for besides the runs, by name."""
+    tables = []
+    if options.include_history:
+        tables.append(new_table("history", *options.history_keys))
+    if options.history_samples is not None:
+        tables.append(new_table("history_sampled", *options.history_keys, f"{options.history_samples} samples"))
+    if options.system_metrics:
+        tables.append(new_table("system", is_sample=options.offline is None))
+    if options.console_lines:
+        tables.append(new_table("console", f"last {options.console_lines}", is_sample=True))
+    elif options.console:
+        tables.append(new_table("console"))
+    if options.tables:
+        keys = {key for page in project.pages for of_run in page.tables.values() for key in of_run}
+        names = [quote(f"table_{key}".encode("utf-8", "surrogatepass"), safe="") for key in sorted(keys)]
+        tables += [new_table(name) for name in names]
+    return {} if options.dry_run else {table.name: table for table in tables}
+
+
+def changed_runs(project: Project, table: Table) -> list[Wanted]:
+    """The runs whose rows are not what the earlier export has."""
+    earlier = table.earlier
+    known = earlier.marks if earlier and earlier.made_of == table.made_of else {}
+    files = {run_id: of_run.get(table.key) for page in project.pages for run_id, of_run in page.tables.items()}
+    wanted = []
+    for run_id, rows, last_step, active_at in project.runs.select(
+        "id", "history_rows", "last_step", "heartbeat_at"
+    ).iter_rows():
+        file = files.get(run_id) or ""
+        run = Wanted(run_id, (file,) if table.key else (str(rows), iso(active_at) or ""), rows, last_step, file)
+        if known.get(run_id) != run.mark and (file or not table.key):
+            wanted.append(run)
+    return wanted
+
+
+# --- the server: rows of histories, system metrics, consoles and tables ----------------------------------------
 
 LIVE_ROWS = IN_PROJECT % (
     "LiveRows",
@@ -1924,203 +2177,244 @@ LIVE_ROWS = IN_PROJECT % (
 MOST_SAMPLES = 2**31 - 1  # GraphQL's ints are short
 
 
-class Table(NamedTuple):
-    """A kind of rows to fetch for runs."""
+class RowSource(NamedTuple):
+    """From where the rows of a table come, and where they go."""
 
-    name: str  # the end of its file's name
-    fields: str  # of a run, to ask for
-    keys: tuple[str, ...]  # globs of the metrics that are wanted; empty means all
-    made_of: tuple[str, ...]  # what else its rows depend on: a file made of something else is fetched anew
-    place: tuple[str, ...] = ()  # server, entity and project that are asked
-
-
-class RunKeys(NamedTuple):
-    """What a run's rows are fetched by."""
-
-    id: str
-    heartbeat_at: datetime | None
-    last_step: int | None
-    history_rows: int
-
-    @property
-    def mark(self) -> tuple[str, ...]:
-        """Changes with the run's rows: their number, and when the run was last active."""
-        return str(self.history_rows), iso(self.heartbeat_at) or ""
+    server: Server
+    project: Project
+    table: Table
+    folder: Path
+    nested: Mapping[str, Collection[KeyPath]]  # see Page
 
 
 class Fetched(NamedTuple):
     """What was fetched of a run, to become a History."""
 
-    frames: Sequence[pl.LazyFrame]  # clocks and numbers by `column_key`; of rows with one step the last counts
-    skipped: set[KeyPath]
+    frames: Sequence[pl.LazyFrame]  # columns as in Part; of rows with one order the last counts
+    skipped: Collection[KeyPath] = ()
     counted: int | None = None
     problem: str = ""  # why there are no more rows
     files: Sequence[Path] = ()  # downloads, which the frames read
 
 
-def tables_asked(options: Options) -> list[Table]:
-    """The tables that are asked for besides the runs."""
-    keys, samples = options.history_keys, options.history_samples
-    tables = []
-    if options.include_history:
-        fields_ = 'historyLineCount parquetHistory(liveKeys: ["_step"]) { parquetUrls liveData }'
-        tables.append(Table("history", fields_, keys, keys))
-    if samples is not None:
-        fields_ = f"rows: history(samples: {samples})"
-        tables.append(Table("history_sampled", fields_, keys, (*keys, f"{samples} samples")))
-    if options.system_metrics:
-        tables.append(Table("system", f"rows: events(samples: {SYSTEM_SAMPLES})", (), ()))
-    return tables
-
-
-def changed_runs(project: Project, table: Table) -> list[RunKeys]:
-    """The runs whose rows are not what the earlier export has."""
-    earlier = project.earlier.get(table.name)
-    known = earlier.marks if earlier and earlier.made_of == table.made_of else {}
-    runs = map(RunKeys._make, project.runs.select(RunKeys._fields).iter_rows())
-    return [run for run in runs if known.get(run.id) != run.mark]
-
-
 def fetch_table(server: Server, project: Project, table: Table, folder: Path) -> None:  # noqa: C901 - in one sequence
     """Fill in the rows of the runs that changed; what is finished stays in `folder` for an export to come."""
     folder.mkdir(parents=True, exist_ok=True)
-    table = table._replace(place=(server.api.base_url, project.entity, project.name))
-    histories = project.tables.setdefault(table.name, {})
-    project.made_of[table.name] = table.made_of
+    fetched: dict[str, History] = {}
+    table.fetched = fetched
     nested = {run_id: paths for page in project.pages for run_id, paths in page.nested.items()}
-    fetch_one = partial(fetch_run, server, project, table, nested, folder)
+    source = RowSource(server, project, table, folder, nested)
     stored = stored_histories(folder)
     missing = []
     for run in changed_runs(project, table):
-        if history := stored.get(history_key(run, table)):
-            histories[run.id] = replace(history, mark=run.mark)
-        elif table.name == "history" and run.history_rows == 0:
-            histories[run.id] = History(mark=run.mark)
+        if history := stored.get(stored_key(source, run)):
+            fetched[run.id] = replace(history, mark=run.mark)
+        elif table.name == "history" and run.rows == 0:
+            fetched[run.id] = History(mark=run.mark)
         else:
             missing.append(run)
-    done = [history.rows for history in histories.values() if history.rows]
+    done = [history.rows for history in fetched.values() if history.rows]
     server.meter.add(histories_wanted=len(missing) + len(done), histories=len(done), rows=sum(done))
 
-    def fetch(batch: Sequence[RunKeys]) -> None:
+    def fetch(batch: Sequence[Wanted]) -> None:
         answers: dict[str, Any] = {}
         with suppress(RequestError):  # one run may spoil the question: then each is asked for alone
-            answers = ask_for_runs(server, project, batch, table.fields) if len(batch) > 1 else {}
-        fetched = {run: found for run in batch if (found := fetch_one(run, answers.get(run.id)))}
+            answers = ask_for_runs(source, batch) if len(batch) > 1 else {}
+        found = {run: one for run in batch if (one := fetch_run(source, run, answers.get(run.id)))}
         with server.conversions:
-            made = histories_of(fetched, table, folder)
-        for run, found in fetched.items():
-            history, problem = made.get(run), found.problem
-            if not problem and (history is None or history.is_short) and (again := fetch_one(run, None)):
+            made = histories_of(source, found)
+        for run, one in found.items():
+            history, problem = made.get(run), one.problem
+            if not problem and (history is None or history.is_short) and (again := fetch_run(source, run, None)):
                 # Rows move from the live tail to exports, and a download may have been damaged.
-                other = histories_of({run: again}, table, folder).get(run)
+                other = histories_of(source, {run: again}).get(run)
                 history = max(filter(None, (history, other)), key=lambda each: each.rows, default=None)
                 problem = again.problem
             if history is not None:
-                histories[run.id] = history
+                fetched[run.id] = history
             if history is None or history.is_short:
                 had = f"{history.rows:,} of {history.counted:,} rows could be had" if history else ""
-                error = ": ".join(filter(None, (had, problem))) or "an export cannot be read"
-                project.failed.append(Failure(run.id, table.name, error, 1 if found.problem else 2))
+                error = ": ".join(filter(None, (had, problem))) or "what was fetched cannot be read"
+                project.failed.append(Failure(run.id, table.name, error, 1 if one.problem else 2))
         server.meter.add(histories=len(batch), rows=sum(history.rows for history in made.values()))
 
     missing.sort()  # so that part files hold ranges of run ids, as the history file does
     size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / server.downloads)))
-    batches: list[list[RunKeys]] = []
+    batches: list[list[Wanted]] = []
     for run in missing:
-        if not batches or len(batches[-1]) == size or sum(each.history_rows for each in batches[-1]) >= BATCH_ROWS:
+        if not batches or len(batches[-1]) == size or sum(each.rows for each in batches[-1]) >= BATCH_ROWS:
             batches.append([])
         batches[-1].append(run)
     side_by_side(fetch, batches, server.downloads)
 
 
-def ask_for_runs(server: Server, project: Project, runs: Sequence[RunKeys], fields_: str) -> dict[str, Any]:
-    """The fields of each run by its id, asked for in one question; None for a run that is not there."""
+def ask_for_runs(source: RowSource, runs: Sequence[Wanted], more: str = "") -> dict[str, Any]:
+    """The answer for each run by its id, in one question; None for a run that is not there."""
     names = [f"r{number}" for number in range(len(runs))]
     head = "".join(f", ${name}: String!" for name in names)
-    body = " ".join(f"{name}: run(name: ${name}) {{ {fields_} }}" for name in names)
+    fields_ = [more or question_of(source, run) for run in runs]
+    body = " ".join(f"{name}: run(name: ${name}) {{ {asked} }}" for name, asked in zip(names, fields_, strict=True))
     variables = {name: run.id for name, run in zip(names, runs, strict=True)}
-    answer = server.ask(IN_PROJECT % ("Histories", head, body), {**project.place, **variables})["project"] or {}
+    question = IN_PROJECT % ("Rows", head, body)
+    answer = source.server.ask(question, {**source.project.place, **variables})["project"] or {}
     return {run.id: answer.get(name) for name, run in zip(names, runs, strict=True)}
 
 
-def fetch_run(  # noqa: C901 - one run's tries, and what each may meet
-    server: Server,
-    project: Project,
-    table: Table,
-    nested: Mapping[str, Collection[KeyPath]],
-    folder: Path,
-    run: RunKeys,
-    answer: Any,
-) -> Fetched | None:
+def question_of(source: RowSource, run: Wanted, after: str = "") -> str:
+    """What to ask of a run for its rows, in GraphQL; `after` is the cursor of a page of output."""
+    options, table = source.server.options, source.table
+    if table.name == "history":
+        return 'historyLineCount parquetHistory(liveKeys: ["_step"]) { parquetUrls liveData }'
+    if table.name == "history_sampled":
+        return f"rows: history(samples: {options.history_samples})"
+    if table.name == "system":
+        return f"rows: events(samples: {SYSTEM_SAMPLES})"
+    if table.key:
+        return f"files(names: [{json.dumps(run.file)}]) {{ edges {{ node {{ directUrl }} }} }}"
+    is_tail = options.console_lines and options.console_lines <= CONSOLE_PAGE
+    where = f"last: {options.console_lines}" if is_tail else f"first: {CONSOLE_PAGE}"
+    where += f", after: {json.dumps(after)}" if after else ""
+    lines = "edges { node { number timestamp level line } } pageInfo { endCursor hasNextPage }"
+    return f"logLines({where}) {{ {lines} }}"
+
+
+def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:
     """A run's rows; None, with a failure noted, if they cannot be had after all tries."""
-    tries = 0
+    table, tries = source.table, 0
 
     def attempt(_timeout_s: float) -> Fetched:
         nonlocal answer, tries
         tries += 1
-        answer = answer or ask_for_runs(server, project, [run], table.fields)[run.id]
+        answer = answer or ask_for_runs(source, [run])[run.id]
         if answer is None:
             raise RequestError("the server no longer has this run", status=404, retries=0)
-        skipped: set[KeyPath] = set()
-        if table.name != "history":
-            rows = rows_of_json(answer["rows"] or (), table.keys, skipped)
-            if table.name == "system":  # which have times, no steps
-                rows = rows.sort(column_key(("_timestamp",)), maintain_order=True)
-                rows = rows.with_columns(pl.int_range(pl.len()).alias(column_key(("_step",))))
-            return Fetched([rows.lazy()], skipped)
+        if table.name == "console":
+            return console_rows(source, run, answer["logLines"])
+        if not (table.name == "history" or table.key):
+            return sampled_rows(source, answer["rows"] or ())
+        urls = [edge["node"]["directUrl"] for edge in answer["files"]["edges"] if edge["node"]] if table.key else None
+        if urls == []:
+            raise RequestError(f"its file {run.file} is not there", status=404, retries=0)
         try:
-            files = [download(server, url, folder) for url in (answer["parquetHistory"] or {}).get("parquetUrls") or ()]
+            exports = urls or (answer["parquetHistory"] or {}).get("parquetUrls") or ()
+            files = [download(source, url) for url in exports]
         except RequestError as error:
             if tries > 1 or error.status:  # signed URLs expire: ask for new ones
                 answer = None
             raise
-        rows_, problem = live_rows(server, project, run, answer, has_exports=bool(files))
-        frames = [export_rows(file, nested.get(run.id, ()), table.keys, skipped) for file in files]
-        if len(frames) > 1:  # where they overlap, the one that begins later is the newer
-            step = pl.col(column_key(("_step",)))
-            frames.sort(key=lambda frame: frame.select(step.min()).collect().item() or 0)
-        frames += [rows_of_json(rows_, table.keys, skipped).lazy()] if rows_ else []
-        return Fetched(frames, skipped, answer["historyLineCount"] or 0, problem, files)
+        if table.key:
+            return Fetched([table_rows(files[0].read_bytes()).lazy()], files=files)
+        return history_rows(source, run, answer, files)
 
     try:
-        return request(server.storage, attempt)
+        return request(source.server.storage, attempt)
     except RequestError as error:
         failure = Failure(run.id, table.name, str(error), error.attempts)
     except (ScriptError, OSError):  # no place to write to: of no run alone
         raise
     except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001 - one odd run must not cost the others theirs
         failure = Failure(run.id, table.name, f"cannot be understood: {error!r}"[:300], tries)
-    project.failed.append(failure)
+    source.project.failed.append(failure)
     return None
 
 
-def download(server: Server, url: str, folder: Path) -> Path:
+def download(source: RowSource, url: str) -> Path:
     """A file with what a signed URL has; a RequestError, which never holds the URL, if it does not come whole."""
-    file, end = folder / f"{uuid.uuid4().hex}.download", b""
+    storage = source.server.storage
+    file, end = source.folder / f"{uuid.uuid4().hex}.download", b""
     try:
         with file.open("wb") as opened:
-            for piece in answer_pieces(server.storage.session, "GET", url, server.storage.timeout_s):
+            for piece in answer_pieces(storage.session, "GET", url, storage.timeout_s):
                 opened.write(piece)
                 end = (end + piece)[-4:]
-                server.storage.wait(0)  # ends an interrupted download
+                storage.wait(0)  # ends an interrupted download
     except RequestError as error:
         error.retries = error.retries or 1  # new URLs may do
         raise
     except OSError as error:
-        message = f"{folder} cannot be written to ({error.strerror}); free the place or choose another with -o"
+        message = f"{source.folder} cannot be written to ({error.strerror}); free the place or choose another with -o"
         raise ScriptError(message, NOTHING_USABLE) from error
-    if end != b"PAR1":
-        raise RequestError("an export was cut short")
+    if not (end == b"PAR1" or (source.table.key and end.rstrip().endswith(b"}"))):
+        raise RequestError("a file was cut short")
     return file
 
 
-def live_rows(
-    server: Server, project: Project, run: RunKeys, answer: Any, *, has_exports: bool
-) -> tuple[list[str], str]:
+def history_rows(source: RowSource, run: Wanted, answer: Any, files: Sequence[Path]) -> Fetched:
+    """The rows of W&B's exports, and after them those that are in none yet."""
+    skipped: set[KeyPath] = set()
+    rows, problem = live_rows(source, run, answer, has_exports=bool(files))
+    keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
+    frames = [export_rows(file, nested, keys, skipped) for file in files]
+    if len(frames) > 1:  # where they overlap, the one that begins later is the newer
+        frames.sort(key=lambda frame: frame.select(pl.col("order").min()).collect().item() or 0)
+    frames += [rows_of_json(list(map(as_row, rows)), keys, skipped).lazy()] if rows else []
+    return Fetched(frames, skipped, answer["historyLineCount"] or 0, problem, files)
+
+
+def sampled_rows(source: RowSource, rows: Sequence[str]) -> Fetched:
+    """Rows of history or system metrics, as a server samples them."""
+    skipped: set[KeyPath] = set()
+    keys = source.server.options.history_keys if source.table.name == "history_sampled" else ()
+    frame = rows_of_json(list(map(as_row, rows)), keys, skipped)
+    if source.table.name == "system":  # which have times, no steps
+        frame = frame.sort("_timestamp", maintain_order=True).with_columns(pl.int_range(pl.len()).alias("order"))
+    return Fetched([frame.lazy()], skipped)
+
+
+def console_rows(source: RowSource, run: Wanted, page: Any) -> Fetched:
+    """The lines of a run's output, page by page; pages wait in files, as there may be a million lines."""
+    schema: dict[str, Any] = {
+        "order": pl.Int64,
+        "time": pl.Datetime("us", "UTC"),
+        "stream": pl.String,
+        "text": pl.String,
+    }
+    files: list[Path] = []
+    frames: list[pl.LazyFrame] = []
+    limit = source.server.options.console_lines
+    while page is not None:
+        nodes = [edge["node"] for edge in page["edges"]]
+        columns = {
+            "order": [node["number"] for node in nodes],
+            "time": [time_of(node["timestamp"]) for node in nodes],
+            "stream": ["stderr" if node["level"] == "error" else "stdout" for node in nodes],
+            "text": [as_shown(node["line"]) for node in nodes],
+        }
+        frames.append(pl.LazyFrame(columns, schema=schema))
+        info = page["pageInfo"]
+        if not (nodes and info["hasNextPage"]) or (limit and limit <= CONSOLE_PAGE):
+            break
+        files.append(source.folder / f"{uuid.uuid4().hex}.download")
+        write_intermediate(frames[-1], files[-1])
+        frames[-1] = pl.scan_parquet(files[-1], glob=False)
+        answer = ask_for_runs(source, [run], question_of(source, run, info["endCursor"]))[run.id]
+        page = (answer or {}).get("logLines")
+    if limit and limit > CONSOLE_PAGE and frames:
+        frames = [pl.concat(frames).tail(limit)]
+    return Fetched(frames, files=files)
+
+
+def table_rows(content: bytes) -> pl.DataFrame:
+    """The rows of a W&B Table's file, with their number as `order`; ValueError if it holds none."""
+    table = parsed_json(content)
+    names, rows = (table.get("columns"), table.get("data")) if isinstance(table, dict) else (None, None)
+    if not isinstance(names, list) or not isinstance(rows, list) or any(len(row) != len(names) for row in rows):
+        raise ValueError("it is no table")
+    columns: dict[KeyPath, list[Scalar]] = {}
+    for number, name in enumerate(names):
+        path = (str(name),) if (str(name),) not in columns else (str(name), str(number))
+        values = [row[number] for row in rows]
+        columns[path] = [valid_json(value) if isinstance(value, dict | list) else value for value in values]
+    series = [settled_series(column_key(path), values) for path, values in columns.items()]
+    return pl.DataFrame([pl.Series("order", range(len(rows)), dtype=pl.Int64), *series])
+
+
+def live_rows(source: RowSource, run: Wanted, answer: Any, *, has_exports: bool) -> tuple[list[str], str]:
     """The rows that are in no export yet, as JSON, and why there are no more, if so.
 
     They are asked for by ranges of steps, some thousand rows each, and unsampled: for more samples than there are rows.
     """
+    server, project = source.server, source.project
     live = map(as_row, (answer["parquetHistory"] or {}).get("liveData") or ())
     steps = sorted(row["_step"] for row in live if row.get("_step") is not None)
     ranges = [(some[0], some[-1] + 1) for some in chunks(steps, LIVE_ROWS_A_QUESTION)]
@@ -2128,7 +2422,7 @@ def live_rows(
     rows: list[str] = []
     try:
         if counted and not has_exports and not steps:  # a server without exports: everything is live
-            keys = (ask_for_runs(server, project, [run], "historyKeys")[run.id] or {}).get("historyKeys")
+            keys = (ask_for_runs(source, [run], "historyKeys")[run.id] or {}).get("historyKeys")
             end = max(as_row(keys).get("lastStep") or 0, run.last_step or 0, counted) + 1
             width = math.ceil(end / math.ceil(counted / LIVE_ROWS_A_QUESTION))
             ranges = [(first, min(first + width, end)) for first in range(0, end, width)]
@@ -2158,101 +2452,71 @@ def as_row(live: object) -> Mapping[str, Any]:
 # --- the server: rows of histories ----------------------------------------------------------------------------
 
 
-def histories_of(  # noqa: C901 - one sequence
-    fetched: Mapping[RunKeys, Fetched], table: Table, folder: Path
-) -> dict[RunKeys, History]:
-    """The histories of runs, each step once, written as one part file; without those that cannot be read.
-
-    Runs whose steps repeat, or whose whole numbers would not be exact beside fractions of others, get a file each.
-    """
-    made = {run: History((), found.skipped, found.counted, mark=run.mark) for run, found in fetched.items()}
+def histories_of(source: RowSource, fetched: Mapping[Wanted, Fetched]) -> dict[Wanted, History]:
+    """The histories of runs, written as one part file; without those that cannot be read."""
+    made = {run: History((), found.skipped, found.counted, run.mark) for run, found in fetched.items()}
     frames = [
-        frame.select(pl.lit(run.id).alias("run_id"), pl.lit(number).alias("frame"), pl.all())
+        frame.with_columns(run_id=pl.lit(run.id), frame=pl.lit(number))
         for run, found in fetched.items()
         for number, frame in enumerate(found.frames)
     ]
     if not frames:
         return made
-
-    def singly() -> dict[RunKeys, History]:
-        each = [{run: found} for run, found in fetched.items()] if len(fetched) > 1 else []
-        return {run: history for one in each for run, history in histories_of(one, table, folder).items()}
-
-    step = column_key(("_step",))
-    unfinished = folder / f"{uuid.uuid4().hex}.part"
-    file = unfinished.with_suffix(".parquet")
     try:
-        rows = pl.concat(frames, how="diagonal_relaxed")
-        stored = metrics_in(rows.collect_schema())
-        dtypes = {run: widest_dtypes(metrics_in(f.collect_schema()) for f in fetched[run].frames) for run in fetched}
-        if sum(run.history_rows for run in fetched) * len(stored) <= BATCH_CELLS:
+        logged = [logged_dtypes(frame.collect_schema()) for frame in frames]
+        dtypes = widest_dtypes(logged)
+        for number, (frame, have) in enumerate(zip(frames, logged, strict=True)):
+            odd = [path for path, dtype in have.items() if dtype != dtypes[path]]
+            casts = [cast_logged(pl.col(column_key(path)), have[path], dtypes[path]) for path in odd]
+            frames[number] = frame.with_columns(casts)
+        rows = pl.concat(frames, how="diagonal")
+        if sum(run.rows for run in fetched) * len(dtypes) <= BATCH_CELLS:
             rows = rows.collect().lazy()
-        facts = rows.group_by("run_id").agg(step_facts()).collect()
-        mixed = [
-            column_key(path) for path in stored if len({of_run.get(path) for of_run in dtypes.values()} - {None}) > 1
-        ]
-        huge = rows.select((pl.col(mixed).abs() > EXACT_FLOAT).any()).collect().row(0) if mixed else ()
-        if len(fetched) > 1 and (any(huge) or not facts["ascending"].all()):
-            return singly()
-        repeated = 0
-        if not facts["ascending"].all():
-            counts = rows.group_by("frame").agg((pl.len() - pl.col(step).n_unique()).cast(pl.Int64).alias("again"))
-            repeated = int(counts.collect()["again"].sum())
-            rows = rows.collect().unique(step, keep="last", maintain_order=True).sort(step).lazy()
-            facts = rows.group_by("run_id").agg(step_facts()).collect()
-        facts_by_id = {row.pop("run_id"): row for row in facts.iter_rows(named=True)}
-        for run in fetched:
-            if run.id in facts_by_id:
-                about = {"dtypes": dtypes[run], "stored": stored, "file_rows": facts["rows"].sum()}
-                made[run] = replace(made[run], parts=[Part(file, **facts_by_id[run.id] | about)], repeated=repeated)
-        finished = {history_key(run, table): to_store(history) for run, history in made.items() if not history.is_short}
-        metadata = {PART_KEY: json.dumps(finished)}
-        rows.drop("frame").sink_parquet(unfinished, compression="lz4", statistics=False, metadata=metadata)
-        unfinished.rename(file)
-    except OSError as error:
-        message = f"{folder} cannot be written to ({error.strerror}); free the place or choose another with -o"
-        raise ScriptError(message, NOTHING_USABLE) from error
+        parts = write_part(rows, source.folder)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):  # an odd one must not cost the others theirs
-        return singly()
+        each = [{run: found} for run, found in fetched.items()] if len(fetched) > 1 else []
+        return {run: history for one in each for run, history in histories_of(source, one).items()}
     finally:
-        for download_ in (file for found in fetched.values() for file in found.files):
-            download_.unlink(missing_ok=True)
+        for file in (file for found in fetched.values() for file in found.files):
+            file.unlink(missing_ok=True)
+    for run in fetched:
+        made[run] = replace(made[run], parts=[parts[run.id]] if run.id in parts else [])
+    store_histories(source, made)
     return made
 
 
-def history_key(run: RunKeys, table: Table) -> str:
+def stored_key(source: RowSource, run: Wanted) -> str:
     """Changes with whatever makes a run's rows other ones."""
-    return path_hash((*table.place, run.id, *run.mark, *table.made_of))
+    project, table = source.project, source.table
+    place = (source.server.api.base_url, project.entity, project.name)
+    return path_hash((*place, run.id, *run.mark, *table.made_of))
 
 
-def to_store(history: History) -> dict[str, Any]:
-    """What is to be known of a history besides its part file, for JSON."""
-    parts = [{**vars(part), "file": "", "dtypes": [*part.dtypes.items()], "stored": ()} for part in history.parts]
-    return {**vars(history), "parts": parts, "skipped": [*history.skipped]}
+def store_histories(source: RowSource, histories: Mapping[Wanted, History]) -> None:
+    """Note beside their part file which histories it holds, for an export that goes on from here."""
+    whole = {stored_key(source, run): history for run, history in histories.items() if not history.is_short}
+    facts = {key: {**vars(history), "skipped": [*history.skipped]} for key, history in whole.items()}
+    for fact in facts.values():
+        fact["parts"] = [{**vars(part), "file": part.file.name, "dtypes": ()} for part in fact["parts"]]
+    files = [part.file for history in histories.values() for part in history.parts]
+    if files:
+        files[0].with_suffix(".json").write_text(json.dumps(facts), "utf-8")
 
 
 def stored_histories(folder: Path) -> dict[str, History]:
-    """The histories that an interrupted export finished, by their `history_key`."""
+    """The histories that an interrupted export finished, by their `stored_key`."""
     stored: dict[str, History] = {}
-    for unfinished in [*folder.glob("*.download"), *folder.glob("*.part")]:
+    for unfinished in folder.glob("*.download"):
         unfinished.unlink()
     for file in folder.glob("*.parquet"):
         try:
-            about = {"file": file, "stored": metrics_in(pl.scan_parquet(file, glob=False).collect_schema())}
-            for key, history in json.loads(pl.read_parquet_metadata(file)[PART_KEY]).items():
-                for part in history["parts"]:
-                    part.update(about, dtypes={tuple(path): dtype for path, dtype in part["dtypes"]})
-                parts = [Part(**part) for part in history["parts"]]
-                stored[key] = History(**history | {"parts": parts, "skipped": [*map(tuple, history["skipped"])]})
+            dtypes = logged_dtypes(pl.scan_parquet(file, glob=False).collect_schema())
+            for key, fact in json.loads(file.with_suffix(".json").read_text("utf-8")).items():
+                parts = [Part(**part | {"file": file, "dtypes": dtypes}) for part in fact["parts"]]
+                stored[key] = History(**fact | {"parts": parts, "skipped": [*map(tuple, fact["skipped"])]})
         except (OSError, ValueError, LookupError, TypeError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
             file.unlink()  # damaged, or of another version: it is fetched again
     return stored
-
-
-def metrics_in(schema: Mapping[str, pl.DataType]) -> dict[KeyPath, str]:
-    """The metrics among the columns of rows, by their paths."""
-    others = {"run_id", "frame", *map(column_key, CLOCKS)}
-    return {tuple(json.loads(name)): str(dtype) for name, dtype in schema.items() if name not in others}
 
 
 def export_rows(file: Path, nested: Collection[KeyPath], keys: Sequence[str], skipped: set[KeyPath]) -> pl.LazyFrame:
@@ -2267,7 +2531,8 @@ def export_rows(file: Path, nested: Collection[KeyPath], keys: Sequence[str], sk
         leaves: list[tuple[KeyPath, pl.Expr, Any]] = [((name,), pl.col(name), dtype) for name, dtype in schema.items()]
         columns: dict[KeyPath, pl.Expr] = {
             ("_step",): pl.col("_step").cast(pl.Int64),
-            **{path: pl.lit(None, dtype=pl.Float64) for path in CLOCKS[1:]},
+            ("_runtime",): pl.lit(None, dtype=pl.Float64),
+            ("_timestamp",): pl.lit(None, dtype=pl.Float64),
         }
         by_name = {".".join(path): path for path in nested if not isinstance(schema.get(path[0]), pl.Struct)}
         media = {name.removesuffix("._type") for name in schema if name.endswith("._type")}
@@ -2278,9 +2543,11 @@ def export_rows(file: Path, nested: Collection[KeyPath], keys: Sequence[str], sk
                 leaves += [((*path, f.name), column.struct.field(f.name), f.dtype) for f in dtype.fields]
             elif is_private(path):
                 skipped.add(path)
-            elif path in CLOCKS[1:]:
+            elif path == ("_step",):
+                continue
+            elif path in CLOCKS:
                 columns[path] = column.cast(pl.Float64, strict=False)
-            elif path in CLOCKS or not is_wanted(path, keys):
+            elif not is_wanted(path, keys):
                 continue
             elif top in media and path[0] != top:
                 skipped.add((top,))
@@ -2299,23 +2566,26 @@ def export_rows(file: Path, nested: Collection[KeyPath], keys: Sequence[str], sk
                 columns |= {path: number} if numbers else {}
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise RequestError("an export was cut short or damaged", retries=1) from error
-    return rows.select(column.alias(column_key(path)) for path, column in columns.items())
+    return rows.select(column.alias(CLOCKS.get(path) or column_key(path)) for path, column in columns.items())
 
 
-def rows_of_json(rows: Sequence[str], keys: Sequence[str], skipped: set[KeyPath]) -> pl.DataFrame:
-    """The clocks and numbers of rows in JSON; keys of other things are added to `skipped`."""
+def rows_of_json(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], skipped: set[KeyPath]) -> pl.DataFrame:
+    """The clocks and numbers of rows as they were logged; keys of other things are added to `skipped`."""
     columns = Columns()
-    for number, row in enumerate(map(as_row, rows)):
+    for number, row in enumerate(rows):
         numbers = numeric_leaves(row)
-        clocks = [(("_step",), row.get("_step", number)), *((path, row.get(path[0])) for path in CLOCKS[1:])]
+        clocks = [(("_step",), row.get("_step", number)), *((path, row.get(path[0])) for path in (*CLOCKS,)[1:])]
         columns.add([*clocks, *(leaf for leaf in numbers if is_wanted(leaf[0], keys))])
         numeric = {path[0] for path, _ in numbers}
         others = {(key,) for key, value in row.items() if value is not None and key not in numeric}
         skipped |= {path for path in others if is_private(path) or is_wanted(path, keys)}
-    clock_dtypes: dict[KeyPath, Any] = dict(zip(CLOCKS, (pl.Int64, pl.Float64, pl.Float64), strict=True))
-    series = {path: pl.Series(column_key(path), [], dtype=dtype) for path, dtype in clock_dtypes.items()}
-    series |= {path: settled_series(column_key(path), values) for path, values in columns.padded()}
-    return pl.DataFrame([each.cast(clock_dtypes.get(path, each.dtype)) for path, each in series.items()])
+    clocks_dtypes: dict[str, Any] = {"order": pl.Int64, "_runtime": pl.Float64, "_timestamp": pl.Float64}
+    series = {name: pl.Series(name, [], dtype=dtype) for name, dtype in clocks_dtypes.items()}
+    for path, values in columns.padded():
+        name = CLOCKS.get(path) or column_key(path)
+        made = settled_series(name, values)
+        series[name] = made.cast(clocks_dtypes.get(name, made.dtype))
+    return pl.DataFrame(list(series.values()))
 
 
 def is_private(path: KeyPath) -> bool:
@@ -2335,11 +2605,14 @@ def fetch_project(server: Server, project: Project, folders: Folders) -> None:
     if not project.windows and not plan(server, project):
         raise RequestError(f"there is no project {project.path}", retries=0)
     list_runs(server, project, folders.work)
-    for table in tables_asked(server.options):
-        if not server.options.dry_run:
-            fetch_table(server, project, table, folders.kept / project.stem / table.name)
-        elif table.name == "history":
-            project.planned_rows = sum(run.history_rows for run in changed_runs(project, table))
+    if server.options.dry_run and server.options.include_history:
+        history = new_table("history", *server.options.history_keys)
+        history.earlier = project.tables["history"].earlier if "history" in project.tables else None
+        project.planned_rows = sum(run.rows for run in changed_runs(project, history))
+    for table in tables_asked(project, server.options).values():
+        table.earlier = project.tables[table.name].earlier if table.name in project.tables else None
+        project.tables[table.name] = table
+        fetch_table(server, project, table, folders.kept / project.stem / table.name)
     try:
         project.goals = {} if server.options.dry_run else sweep_goals(server, project)
     except RequestError as error:
@@ -2446,6 +2719,19 @@ def numeric_leaves(summary: Mapping[str, object], above: KeyPath = ()) -> list[t
         elif isinstance(value, dict) and not isinstance(value.get("_type"), str):
             inner += [((*path, key), below) for key, below in value.items()]
     return leaves
+
+
+def tables_in(summary: Mapping[str, object], above: KeyPath = ()) -> dict[str, str]:
+    """The file of each W&B Table that a summary names, by its key; keys of nested dicts are joined by dots."""
+    found: dict[str, str] = {}
+    for key, value in summary.items():
+        if isinstance(value, dict):
+            file = value.get("path")
+            if value.get("_type") != "table-file":
+                found |= tables_in(value, (*above, key)) if "_type" not in value else {}
+            elif isinstance(file, str) and ".." not in file.split("/") and not file.startswith("/"):
+                found[".".join((*above, key))] = file
+    return found
 
 
 def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
@@ -2564,7 +2850,8 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
     write_intermediate(table.hstack(flattened), file)
     definitions = frozenset(definition for run in runs for definition in run.definitions)
     text_bytes = sum(len(run.config_json) + len(run.summary_json) for run in runs)
-    return Page(file, table.select(KEYS), kinds, nested, definitions, text_bytes)
+    tables = {run.id: run.tables for run in runs if run.tables}
+    return Page(file, table.select(KEYS), kinds, nested, tables, definitions, text_bytes)
 
 
 def keys_of(pages: Sequence[Page]) -> pl.DataFrame:
@@ -2694,108 +2981,95 @@ def agreed(values: Iterable[str | None]) -> str | None:
 # --- histories: parts to a file -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class RowTable:
-    """What becomes of a file with many rows a run: the rows of some runs are new, those of others stay."""
-
-    name: str
-    fetched: Mapping[str, History]  # by run id
-    earlier: Earlier | None
-    staying: frozenset[str]  # ids of runs whose rows in the earlier file stay
-    dtypes: Mapping[KeyPath, str]  # of its metrics: each holds the values of all rows
-
-    @property
-    def prefix(self) -> str:
-        return SYSTEM if self.name == "system" else METRIC
-
-    def columns(self, names: Names) -> dict[KeyPath, str]:
-        """The columns of its metrics."""
-        return {path: names[self.prefix, *path] for path in self.dtypes}
-
-    def is_current(self, names: Names, facts: Mapping[str, Any]) -> bool:
-        """Whether the earlier file is what would be written."""
-        return (
-            self.earlier is not None
-            and self.earlier.export_id is not None
-            and not self.fetched
-            and self.staying == self.earlier.rows.keys()
-            and self.columns(names) == self.earlier.columns
-            and self.earlier.facts == facts
-        )
-
-
-def row_tables(project: Project, kept: Collection[str], *, prune: bool) -> list[RowTable]:
-    """The tables that are asked for, and those of an earlier export."""
+def settle_table(project: Project, table: Table, kept: Collection[str], *, prune: bool) -> None:
+    """Fill in which rows stay, and the dtypes of what was logged."""
+    before = table.earlier.rows.keys() if table.earlier else set()
     ids = {*kept, *project.runs["id"]}
-    tables = []
-    for name in TABLES:
-        fetched, earlier = project.tables.get(name), project.earlier.get(name)
-        if fetched is not None or earlier is not None:
-            before = earlier.rows.keys() if earlier else set()
-            staying = frozenset((before & ids if prune or fetched is not None else before) - (fetched or {}).keys())
-            sources = [part.dtypes for history in (fetched or {}).values() for part in history.parts]
-            sources += [earlier.dtypes] if earlier and staying else []
-            tables.append(RowTable(name, fetched or {}, earlier, staying, widest_dtypes(sources)))
-    return tables
+    table.staying = (before & ids if prune or table.fetched is not None else before) - (table.fetched or {}).keys()
+    sources = [part.dtypes for history in (table.fetched or {}).values() for part in history.parts]
+    sources += [table.earlier.dtypes] if table.earlier and table.staying else []
+    table.dtypes = widest_dtypes(sources)
 
 
-def write_table(table: RowTable, at: Path, project: Project, names: Names, metadata: Mapping[str, str]) -> None:
-    """Write the rows by run id: those fetched, merged with those of the earlier file that stay."""
-    columns = sorted((name, path, getattr(pl, table.dtypes[path])) for path, name in table.columns(names).items())
-    clocks = [clock for clock in CLOCKS if table.name != "system" or clock != ("_step",)]
-    keys = ["run_id", "entity", "project", *(clock[0] for clock in clocks)]
-    rows = scan_parts(table.fetched, table.dtypes).select(
-        "run_id",
-        pl.lit(project.entity).alias("entity"),
-        pl.lit(project.name).alias("project"),
-        *(pl.col(column_key(clock)).alias(clock[0]) for clock in clocks),
-        *(pl.col(column_key(path)).cast(dtype).alias(name) for name, path, dtype in columns),
-    )
+def table_names(table: Table, names: Names) -> Names:
+    """The columns of what was logged; `names` are those of the runs file."""
+    if table.prefix == METRIC:
+        return {path: names[METRIC, *path] for path in table.dtypes}
+    own = {"run_id", "entity", "project", table.order, *table.columns}
+    return {
+        path: f"{name}__{path_hash(path)[:8]}" if name.lower() in own else name
+        for path, name in settled_names(table.dtypes).items()
+    }
+
+
+def is_current(table: Table, facts: Mapping[str, Any]) -> bool:
+    """Whether the table's earlier file is what would be written."""
     earlier = table.earlier
+    return (
+        earlier is not None
+        and earlier.export_id is not None
+        and not table.fetched
+        and table.staying == earlier.rows.keys()
+        and table.names == earlier.columns
+        and earlier.facts == facts
+    )
+
+
+def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str, str]) -> None:
+    """Write the rows by run id: those fetched, merged with those of the earlier file that stay."""
+    fetched, earlier = table.fetched or {}, table.earlier
+    columns = sorted((name, path) for path, name in table.names.items())
+    keys = ["run_id", "entity", "project", *([table.order] if table.order else []), *table.columns]
+    rows = scan_parts(table).select(
+        "run_id",
+        *(pl.lit(name).alias(column) for column, name in (("entity", project.entity), ("project", project.name))),
+        *([pl.col("order").alias(table.order)] if table.order else []),
+        *table.columns,
+        *(pl.col(column_key(path)).alias(name) for name, path in columns),
+    )
     if earlier and table.staying:
         stays = pl.scan_parquet(earlier.file, glob=False)
         if table.staying != earlier.rows.keys():
             stays = stays.filter(pl.col("run_id").is_in(list(table.staying)))
-        was = {path: pl.col(name) for path, name in earlier.columns.items()}
-        stays = stays.select(
-            *keys, *(was.get(path, pl.lit(None)).cast(dtype).alias(name) for name, path, dtype in columns)
-        )
-        rows = rows.merge_sorted(stays, "run_id") if any(h.parts for h in table.fetched.values()) else stays
-    made_of = project.made_of.get(table.name, earlier.made_of if earlier else ())
-    marks = {run_id: h.mark for run_id, h in table.fetched.items() if h.mark and not h.is_short}
+        logged = []
+        for name, path in columns:
+            had = pl.col(earlier.columns[path]) if path in earlier.columns else pl.lit(None)
+            logged.append(cast_logged(had, earlier.dtypes.get(path), table.dtypes[path]).alias(name))
+        stays = stays.select(*keys, *logged)
+        rows = rows.merge_sorted(stays, "run_id") if any(history.parts for history in fetched.values()) else stays
+    marks = {run_id: history.mark for run_id, history in fetched.items() if history.mark and not history.is_short}
+    made_of = table.made_of if table.fetched is not None or not earlier else earlier.made_of
     if earlier and earlier.made_of == made_of:
         # Runs without rows have marks, too: else they would be asked for again each time.
-        known = table.staying | (earlier.marks.keys() - earlier.rows.keys() - table.fetched.keys())
+        known = table.staying | (earlier.marks.keys() - earlier.rows.keys() - fetched.keys())
         marks |= {run_id: earlier.marks[run_id] for run_id in known if run_id in earlier.marks}
     about = {
         **metadata,
-        COLUMNS_KEY: json.dumps({name: path for name, path, _ in columns}),
+        COLUMNS_KEY: json.dumps(dict(columns)),
         HISTORIES_KEY: json.dumps({"keys": made_of, "runs": marks}, sort_keys=True),
     }
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_CELLS // (len(keys) + len(columns))))
     rows.sink_parquet(at, row_group_size=group_rows, metadata=about)
 
 
-def scan_parts(histories: Mapping[str, History], dtypes: Mapping[KeyPath, str]) -> pl.LazyFrame:
-    """The rows of all parts by run id and step; columns are `run_id` and, by `column_key`, clocks and `dtypes`."""
+def scan_parts(table: Table) -> pl.LazyFrame:
+    """The rows of all parts by run and order; columns as in Part, those of what was logged in the table's dtypes."""
     wanted: dict[Path, Counter[str]] = {}  # the rows of each run, by file
-    file_rows: dict[Path, int] = {}
-    as_float: dict[Path, frozenset[KeyPath]] = {}  # metrics of whole numbers that a file holds as Float64
-    for run_id, history in sorted(histories.items()):
+    part_of: dict[Path, Part] = {}
+    texts: dict[Path, frozenset[KeyPath]] = {}  # what a file holds as numbers, and others as text
+    for run_id, history in sorted((table.fetched or {}).items()):
         for part in history.parts:
             wanted.setdefault(part.file, Counter())[run_id] += part.rows
-            file_rows[part.file] = part.file_rows
-            floats = {path for path in part.dtypes if dtypes[path] == "Int64" != part.stored[path]}
-            as_float[part.file] = as_float.get(part.file, frozenset()) | floats
+            part_of[part.file] = part
+            texts[part.file] = frozenset(p for p, dtype in part.dtypes.items() if dtype != "String" == table.dtypes[p])
 
-    def rows_in(files: Sequence[Path]) -> pl.LazyFrame:
-        """The rows of files with one and the same `as_float`."""
-        floats = as_float[files[0]] if files else frozenset()
-        clocks = {column_key(clock): pl.Int64 if clock == ("_step",) else pl.Float64 for clock in CLOCKS}
-        stored = {path: "Float64" if path in floats else dtype for path, dtype in dtypes.items()}
-        metrics = {column_key(path): getattr(pl, dtype) for path, dtype in stored.items()}
-        rows = scan_files(files, {"run_id": pl.String, **clocks, **metrics})
-        return rows.cast({column_key(path): pl.Int64 for path in floats})
+    def scan(files: Sequence[Path]) -> pl.LazyFrame:
+        """The rows of files that hold the same columns as numbers that others hold as text."""
+        stored = {path: part_of[files[0]].dtypes[path] for path in (texts[files[0]] if files else ())}
+        logged = {column_key(path): getattr(pl, stored.get(path, dtype)) for path, dtype in table.dtypes.items()}
+        rows = scan_files(files, {"run_id": pl.String, "order": pl.Int64, **table.columns, **logged})
+        casts = [cast_logged(pl.col(column_key(path)), dtype, "String") for path, dtype in stored.items()]
+        return rows.with_columns(casts)
 
     groups: list[list[Path]] = []  # files whose ranges of run ids overlap are together
     reached = ""
@@ -2806,32 +3080,40 @@ def scan_parts(histories: Mapping[str, History], dtypes: Mapping[KeyPath, str]) 
             groups.append([file])
         reached = max(reached, *ids)
     scans: list[pl.LazyFrame] = []
-    is_plain = {files[0]: len(files) == 1 and wanted[files[0]].total() == file_rows[files[0]] for files in groups}
-    for (is_whole, _), alike in itertools.groupby(groups, lambda files: (is_plain[files[0]], as_float[files[0]])):
+    is_plain = {
+        files[0]: len(files) == 1 and wanted[files[0]].total() == part_of[files[0]].file_rows for files in groups
+    }
+    for (is_whole, _), alike in itertools.groupby(groups, lambda files: (is_plain[files[0]], texts[files[0]])):
         if is_whole:  # one scan of many files is far cheaper than many scans
-            scans.append(rows_in([files[0] for files in alike]))
+            scans.append(scan([files[0] for files in alike]))
             continue
         for files in alike:  # other runs share the files
-            rows = pl.concat([rows_in([file]).filter(pl.col("run_id").is_in(list(wanted[file]))) for file in files])
-            scans.append(rows if len(files) == 1 else rows.sort("run_id", column_key(("_step",))))
-    return pl.concat(scans) if scans else rows_in([])
+            rows = pl.concat([scan([file]).filter(pl.col("run_id").is_in(list(wanted[file]))) for file in files])
+            scans.append(rows if len(files) == 1 else rows.sort("run_id", "order"))
+    return pl.concat(scans) if scans else scan([])
 
 
 # --- one project: merged with an earlier export, and published ------------------------------------------------
 
 
-def earlier_files(output: Path, stem: str) -> dict[str, Earlier]:
-    """What an earlier export left of a project, by the end of its files' names; ScriptError for an unreadable file.
+def find_earlier(project: Project, output: Path) -> None:
+    """Fill in what an earlier export left of the project; ScriptError for an unreadable file.
 
     Where the files do not belong together, an export was killed while it published: none of them counts as current.
     """
     found: dict[str, Earlier] = {}
-    for name in ("runs", *TABLES):
-        file = output / f"{stem}_{name}.parquet"
+    names = ["runs", "history", "history_sampled", "system", "console"]
+    tables = (file for file in output.glob("*_table_*.parquet") if file.name.startswith(f"{project.stem}_table_"))
+    names += sorted(file.stem.removeprefix(f"{project.stem}_") for file in tables)
+    for name in names:
+        file = output / f"{project.stem}_{name}.parquet"
         if not file.exists():
             continue
         try:
             metadata = pl.read_parquet_metadata(file)
+            about = json.loads(metadata.get(SOURCE_KEY, "{}"))
+            if name.startswith("table_") and (about["entity"], about["project"]) != (project.entity, project.name):
+                continue  # a file of another project, whose name begins so
             rows = pl.scan_parquet(file, glob=False)
             schema = rows.collect_schema()
             counts = rows.select("id", "history_rows") if name == "runs" else rows.group_by("run_id").len()
@@ -2851,10 +3133,15 @@ def earlier_files(output: Path, stem: str) -> dict[str, Earlier]:
             raise unreadable(file, error) from error
     ids = {each.export_id for each in found.values()}
     try:
-        ids.add(json.loads((output / f"{stem}_metadata.json").read_text("utf-8"))["export_id"])
+        ids.add(json.loads((output / f"{project.stem}_metadata.json").read_text("utf-8"))["export_id"])
     except (OSError, ValueError, LookupError, TypeError):
         ids.add(None)
-    return found if len(ids) == 1 else {name: replace(each, marks={}, export_id=None) for name, each in found.items()}
+    for name, earlier in found.items():
+        current = earlier if len(ids) == 1 else replace(earlier, marks={}, export_id=None)
+        if name == "runs":
+            project.earlier = current
+        else:
+            project.tables.setdefault(name, new_table(name)).earlier = current
 
 
 def unreadable(file: Path, error: BaseException) -> ScriptError:
@@ -2865,7 +3152,7 @@ def unreadable(file: Path, error: BaseException) -> ScriptError:
 
 def write_project(project: Project, options: Options, source: Mapping[str, object], work: Path) -> None:
     """Merge a project's runs with what an earlier export left, and publish its files."""
-    earlier = project.earlier.get("runs")
+    earlier = project.earlier
     before = earlier.rows if earlier else {}
     fuller = drop_shorter(project, before)
     if project.all_ids is not None:
@@ -2877,25 +3164,31 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     kept_runs = keys_of(kept_pages).with_columns(pl.col("page") + len(project.pages))
     runs = pl.concat([project.runs.filter(~pl.col("id").is_in(list(fuller))), kept_runs])
 
-    tables = row_tables(project, stays, prune=options.prune)
     definitions = {definition for page in pages for definition in page.definitions}
     paths = {path for page in pages for path in page.kinds}
     paths |= {(METRIC, definition.pattern) for definition in definitions if not definition.pattern.endswith("*")}
-    paths |= {(table.prefix, *path) for table in tables for path in table.dtypes}
+    for table in project.tables.values():
+        settle_table(project, table, stays, prune=options.prune)
+        if table.prefix == METRIC:
+            paths |= {(METRIC, *path) for path in table.dtypes}
     names = {  # settled once, for the runs and the histories together
         (prefix, *path): prefix + name
-        for prefix in (CONFIG, METRIC, SYSTEM)
+        for prefix in (CONFIG, METRIC)
         for path, name in settled_names(path[1:] for path in paths if path[0] == prefix).items()
     }
+    for table in project.tables.values():
+        table.names = table_names(table, names)
+    tables = sorted(project.tables.values(), key=lambda table: table.name)
     known = {
         path: each.facts[name]
-        for each in reversed(list(project.earlier.values()))
+        for each in (*(table.earlier for table in tables if table.prefix == METRIC), earlier)
+        if each is not None
         for path, name in each.columns.items()
         if name in each.facts
     }
     facts = metric_facts(definitions, names, known if stays else {}, project.goals)
-    current = [table.name for table in tables if table.is_current(names, facts)]
-    export_id = project.earlier[current[0]].export_id if current else uuid.uuid4().hex
+    current = [table.earlier for table in tables if table.earlier and is_current(table, facts)]
+    export_id = current[0].export_id if current else uuid.uuid4().hex
     about = {
         **source,
         "entity": project.entity,
@@ -2913,11 +3206,11 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     with publishing(options.output) as unfinished:
         for table in tables:
             file = options.output / f"{project.stem}_{table.name}.parquet"
-            at = file if table.name in current else unfinished(file)
-            if table.name not in current:
-                write_table(table, at, project, names, metadata)
+            at = file if table.earlier in current else unfinished(file)
+            if at != file:
+                write_table(table, at, project, metadata)
             files.append(file_facts(file, at))
-            if table.name in project.tables and table.name != "system":
+            if table.prefix == METRIC and table.fetched is not None:
                 note_history(project, table, at, options)
         file = options.output / f"{project.stem}_runs.parquet"
         write_runs(unfinished(file), pages, runs, names, metadata, work)
@@ -2935,17 +3228,18 @@ def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
     rows = project.runs.select("id", "history_rows").iter_rows()
     fuller = {run_id for run_id, count in rows if run_id in project.cut and before.get(run_id, 0) > count}
     shorter = set(fuller)
-    for name, histories in project.tables.items():
-        had = project.earlier[name].rows if name in project.earlier else {}
-        for run_id, history in list(histories.items()):
-            if had.get(run_id, 0) > history.rows and (history.is_short or run_id in project.cut):
-                shorter.add(run_id)
-                del histories[run_id]
+    for table in project.tables.values():
+        had = table.earlier.rows if table.earlier else {}
+        for run_id, history in list((table.fetched or {}).items()):
+            is_less = history.is_short or run_id in project.cut or table.is_sample
+            if is_less and had.get(run_id, 0) > history.rows:
+                shorter |= set() if table.is_sample else {run_id}
+                del cast("dict[str, History]", table.fetched)[run_id]
     project.kept_fuller = sorted(shorter)
     return fuller
 
 
-def note_history(project: Project, table: RowTable, at: Path, options: Options) -> None:
+def note_history(project: Project, table: Table, at: Path, options: Options) -> None:
     """Note what the metadata says of a history file, the full one before the sampled one."""
     rows = dict(pl.scan_parquet(at, glob=False).group_by("run_id").len().collect().iter_rows())
     if table.name == "history":
@@ -2980,7 +3274,7 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Pa
 def metadata_document(project: Project, options: Options, source: Mapping[str, object]) -> dict[str, object]:
     """What was asked, what was got and what failed."""
     written = project.runs.height
-    histories = [history for table in project.tables.values() for history in table.values()]
+    histories = [history for table in project.tables.values() for history in (table.fetched or {}).values()]
     return {
         "status": project.status,
         "entity": project.entity,
@@ -3081,7 +3375,7 @@ def settle_stems(projects: list[Project], output: Path) -> None:
 def owners_of(output: Path, stem: str) -> set[tuple[str, str]]:
     """The entities and projects of the files whose names begin so, as these say themselves."""
     owners = set()
-    for name in ("runs", *TABLES):
+    for name in ("runs", "history", "history_sampled", "system", "console"):
         with suppress(OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
             about = json.loads(pl.read_parquet_metadata(output / f"{stem}_{name}.parquet")[SOURCE_KEY])
             owners.add((about["entity"], about["project"]))
@@ -3120,7 +3414,8 @@ def working_folders(output: Path, say: Say, *, dry_run: bool) -> Iterator[Folder
             folders.work.mkdir()
             for file in output.glob(".*.partial"):
                 if re.search(
-                    r"_(runs|history|history_sampled|system|metadata)\.(parquet|json)\.\d+\.partial$", file.name
+                    r"_(runs|history|history_sampled|system|console|table_.*|metadata)\.(parquet|json)\.\d+\.partial$",
+                    file.name,
                 ):
                     file.unlink(missing_ok=True)
         except OSError as error:
@@ -3144,9 +3439,8 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         say("--prune dropped nothing: it needs an export without filters that lists every run")
     metrics: set[KeyPath] = set()
     for project in written:
-        for name, histories in project.tables.items():
-            metrics.update(*(part.dtypes for history in histories.values() for part in history.parts))
-            metrics.update(project.earlier[name].columns if name in project.earlier else ())
+        for table in project.tables.values():
+            metrics.update(table.dtypes)
     for glob in options.history_keys if written else ():
         if not any(names_match(path, [glob]) for path in metrics):
             say(f"--history-keys {glob} matches no metric of these runs")
@@ -3382,7 +3676,10 @@ def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list
     flag("--include-history", action="store_true", help="also every history row, unsampled")
     flag("--history-keys", **several, metavar="GLOBS", help="only these metrics, by W&B or flattened name")
     flag("--history-samples", type=positive, metavar="N", help="about N rows a run, sampled, in a file of its own")
-    flag("--system-metrics", action="store_true", help="also system metrics, sampled by the server")
+    flag("--system-metrics", action="store_true", help="also system metrics: all of logs, a server's sampled")
+    flag("--console", action="store_true", help="also what the runs printed, line by line")
+    flag("--console-lines", type=positive, metavar="N", help="only the last N lines of each run")
+    flag("--tables", action="store_true", help="also the W&B Tables that the runs logged: a file for each key")
     flag("--prune", action="store_true", help="drop runs of an earlier export that the source no longer has")
     flag("--dry-run", action="store_true", help="say which projects, runs and rows would be fetched; write nothing")
     flag = parser.add_argument_group("how (numbers with their defaults)").add_argument
@@ -3393,7 +3690,8 @@ def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list
     flag("--quiet", action="store_true", help="nothing on stderr but errors")
     flag("--debug", action="store_true", help="show the traceback of an error")
     given = vars(parser.parse_strictly(argv))
-    server_only = ("places", "where", "history_samples", "system_metrics", "api_key_file")
+    given["console"] = given["console"] or given["console_lines"] is not None
+    server_only = ("places", "where", "history_samples", "api_key_file")
     for name in server_only if given["offline"] else ():
         if given[name]:
             what = "a PLACE" if name == "places" else f"--{name.replace('_', '-')}"
@@ -3546,11 +3844,11 @@ def export_project(
     if any(failure.what == "project" for failure in project.failed):
         return
     try:
-        project.earlier = earlier_files(options.output, project.stem)
+        find_earlier(project, options.output)
         if server is not None:
             fetch_project(server, project, folders)
         # An export of a whole project without runs states that all runs of an earlier one are gone.
-        is_news = project.runs.height or project.failed or (project.all_ids is not None and "runs" in project.earlier)
+        is_news = project.runs.height or project.failed or (project.all_ids is not None and project.earlier is not None)
         if is_news and not options.dry_run:
             write_project(project, options, source, folders.work)
             shutil.rmtree(folders.kept / project.stem, ignore_errors=True)
