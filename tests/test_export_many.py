@@ -144,8 +144,8 @@ def test_small_logs_do_share_files(tmp_path):
     write_small_logs(tmp_path / "logs", 40)
     files = sorted((tmp_path / "logs").rglob("*.wandb"))
     export_runs.import_libraries()
-    read = export_runs.read_logs(files, tmp_path, ())
-    parts = [part.file for log in read for part in log.history]
+    read = export_runs.read_logs(files, tmp_path, export_runs.parse_args(["--offline", "x", "--include-history"]))
+    parts = [part.file for log in read for part in log.parts["history"]]
     assert len(parts) == len(files)
     assert len(set(parts)) < len(files) / 2
 

@@ -289,14 +289,17 @@ def test_steps_with_gaps(recorded):
     ]
 
 
+WITH_HISTORY = export_runs.parse_args(["--offline", "logs", "--include-history"])
+
+
 def read_alone(file: Path, folder: Path) -> export_runs.Log:
-    (log,) = export_runs.read_logs([file], folder, ())
+    (log,) = export_runs.read_logs([file], folder, WITH_HISTORY)
     return log
 
 
 def rows_of(log: export_runs.Log) -> list[dict[str, float]]:
     """The history of a log that was read alone, without nulls."""
-    frames = [pl.read_parquet(part.file, glob=False) for part in log.history]
+    frames = [pl.read_parquet(part.file, glob=False) for part in log.parts["history"]]
     rows = [row for frame in frames for row in frame.drop("run_id").iter_rows(named=True)]
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
@@ -310,8 +313,8 @@ def test_parts_are_one_history(recorded, tmp_path, monkeypatch):
     monkeypatch.setattr(export_runs, "PART_ITEMS", 10**9)
     monkeypatch.setattr(export_runs, "PART_CELLS", 90)
     in_cells = read_alone(file, tmp_path)
-    assert (len(whole.history), len(in_parts.history)) == (1, 8)
-    assert len(in_cells.history) > recordings.MANY_ROWS / 20
+    assert (len(whole.parts["history"]), len(in_parts.parts["history"])) == (1, 8)
+    assert len(in_cells.parts["history"]) > recordings.MANY_ROWS / 20
     assert rows_of(whole) == rows_of(in_parts) == rows_of(in_cells)
 
 

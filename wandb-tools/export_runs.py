@@ -92,6 +92,7 @@ if TYPE_CHECKING:
 
     import orjson
     import polars as pl
+    import polars.selectors as cs
     import requests
     import urllib3
 
@@ -143,6 +144,7 @@ ROW_GROUP_ROWS = 100_000
 ROW_GROUP_BYTES = 16_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
 PART_ITEMS = 300_000  # logged values that a reader holds before it writes them away: about 40 MB
+EXACT_FLOAT = 2**53  # whole numbers up to this are exact as Float64
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
 LINES_HELD, STATS_HELD = 50_000, 5_000  # of console output and system metrics, the same bound
 LONG_LINE = 1_000  # characters of output without an end
@@ -295,7 +297,8 @@ class Part:
     first: int  # order
     last: int
     repeated: int  # rows that came besides, but whose order another one has
-    dtypes: Mapping[KeyPath, str]  # of what was logged, in the whole file
+    dtypes: Mapping[KeyPath, str]  # of what the run logged
+    stored: Mapping[KeyPath, str]  # of the file's columns, which hold all its runs'
     file_rows: int  # of all its runs
 
 
@@ -815,45 +818,58 @@ class LogRows:
         integers, floats = json_numbers(texts)
 
         owners = pl.Series("log", self.owners)
-        for numbers in self.groups(owners):
-            mine = owners.is_in(numbers)
-            logged, whole, numeric = (frame.filter(mine) for frame in (texts, integers, floats))
-            skipped = {top for top, name in media.items() if objects[name].filter(mine).count() and self.is_wanted(top)}
-            columns = [owners.filter(mine)]
-            for name, path in paths.items():
-                count = numeric[name].count()
-                if logged[name].count() > count:
-                    skipped.add(path)
-                is_whole = whole[name].count() == count if path not in CLOCKS else path == ("_step",)
-                if count or path in CLOCKS:
-                    columns.append((whole if is_whole else numeric)[name])
-            group = pl.DataFrame(columns)
-            for number, newest_s in group.group_by("log").agg(pl.col("_timestamp").max()).iter_rows():
-                self.logs[number].skipped |= skipped
+        typed, logged, whole, numeric = (counts_by(owners, frame) for frame in (objects, texts, integers, floats))
+        dtypes: dict[int, dict[KeyPath, str]] = {}
+        for number, counts in numeric.items():
+            log = self.logs[number]
+            log.skipped |= {paths[name] for name, count in counts.items() if logged[number][name] > count}
+            log.skipped |= {top for top, name in media.items() if typed[number][name] and self.is_wanted(top)}
+            dtypes[number] = {
+                paths[name]: "Int64" if whole[number][name] == count else "Float64"
+                for name, count in counts.items()
+                if count and paths[name] not in CLOCKS
+            }
+        is_inexact = pl.any_horizontal(pl.lit(value=False), cs.starts_with("[").abs() > EXACT_FLOAT)
+        alone = set(integers.with_columns(owners).filter(is_inexact)["log"])
+        for numbers in self.groups(owners, alone):
+            columns = [owners, integers["order"], floats["_runtime"], floats["_timestamp"]]
+            for path, dtype in widest_dtypes(dtypes[number] for number in numbers).items():
+                columns.append((integers if dtype == "Int64" else floats)[column_key(path)])
+            rows_ = pl.DataFrame(columns).filter(pl.col("log").is_in(numbers))
+            self.write_group("history", numbers, rows_, dtypes)
+            for number, newest_s in rows_.group_by("log").agg(pl.col("_timestamp").max()).iter_rows():
                 self.logs[number].note_time(time_at(newest_s))
-            self.write("history", group)
         self.start_part()
 
-    def groups(self, owners: pl.Series) -> list[list[int]]:
-        """The numbers of logs whose rows may share a file: of one project, and each of another run."""
+    def groups(self, owners: pl.Series, alone: Collection[int] = ()) -> list[list[int]]:
+        """The numbers of logs whose rows may share a file: each of another run, none of `alone`."""
         groups: defaultdict[object, list[int]] = defaultdict(list)
         for number in owners.unique(maintain_order=True):
             log = self.logs[number]
             again = sum(self.logs[other].run_id == log.run_id for others in groups.values() for other in others)
-            groups[log.run.get("entity"), log.run.get("project"), again].append(number)
+            groups[number if number in alone else "together", again].append(number)
         return list(groups.values())
 
     def write(self, table: str, rows: pl.DataFrame) -> None:
-        """Write rows as part files, which the logs get; the column `log` is the number of each row's log."""
+        """Write rows, whose column `log` is the number of their log, as part files that the logs get."""
+        names = [name for name in rows.columns if name.startswith("[")]
+        counts = counts_by(rows["log"], rows.select(names))
+        dtypes = {
+            number: {tuple(json.loads(name)): str(rows.schema[name]) for name, count in of_log.items() if count}
+            for number, of_log in counts.items()
+        }
         for numbers in self.groups(rows["log"]):
-            ids = {number: self.logs[number].run_id for number in numbers}
-            run_id = pl.col("log").replace_strict(ids, return_dtype=pl.String).alias("run_id")
-            group = rows.filter(pl.col("log").is_in(numbers)).select(
-                run_id, pl.exclude("log"), pl.lit(0).alias("frame")
-            )
-            parts = write_part(group.sort("run_id", maintain_order=True).lazy(), self.folder)
-            for number in numbers:
-                self.logs[number].parts[table].append(parts[ids[number]])
+            self.write_group(table, numbers, rows.filter(pl.col("log").is_in(numbers)), dtypes)
+
+    def write_group(
+        self, table: str, numbers: Sequence[int], rows: pl.DataFrame, dtypes: Mapping[int, Mapping[KeyPath, str]]
+    ) -> None:
+        ids = {number: self.logs[number].run_id for number in numbers}
+        run_id = pl.col("log").replace_strict(ids, return_dtype=pl.String).alias("run_id")
+        by_run = rows.select(run_id, pl.exclude("log"), pl.lit(0).alias("frame")).sort("run_id", maintain_order=True)
+        parts = write_part(by_run.lazy(), self.folder, {ids[number]: dtypes[number] for number in numbers})
+        for number in numbers:
+            self.logs[number].parts[table].append(parts[ids[number]])
 
     def add_stats(self, items: Iterable[Any], time_: datetime | None) -> None:
         """Add a row of system metrics."""
@@ -936,8 +952,14 @@ class LogRows:
         self.log_lines = self.log_stats = 0
 
 
-def write_part(rows: pl.LazyFrame, folder: Path) -> dict[str, Part]:
-    """Write rows as a file of the working folder, each `order` of a run once; its parts by run id.
+def counts_by(owners: pl.Series, frame: pl.DataFrame) -> dict[int, dict[str, int]]:
+    """How many values, other than null, each column has in the rows of each owner."""
+    counts = pl.DataFrame([owners, *frame]).group_by("log", maintain_order=True).agg(pl.all().count())
+    return {row.pop("log"): row for row in counts.iter_rows(named=True)}
+
+
+def write_part(rows: pl.LazyFrame, folder: Path, dtypes: Mapping[str, Mapping[KeyPath, str]]) -> dict[str, Part]:
+    """Write rows as a file of the working folder, each `order` of a run once; its parts by run id, as `dtypes` are.
 
     The rows come by run; of those with one `order` the last counts. The column `frame` tells which came together.
     """
@@ -958,10 +980,10 @@ def write_part(rows: pl.LazyFrame, folder: Path) -> dict[str, Part]:
         facts = rows.group_by("run_id").agg(about).collect()
     file, height = folder / f"{uuid.uuid4().hex}.parquet", int(facts["rows"].sum())
     rows = rows.drop("frame")
-    dtypes = logged_dtypes(rows.collect_schema())
+    stored = logged_dtypes(rows.collect_schema())
     write_intermediate(rows, file)
     return {
-        run_id: Part(file, count, first, last, repeated.get(run_id, 0), dtypes, height)
+        run_id: Part(file, count, first, last, repeated.get(run_id, 0), dtypes[run_id], stored, height)
         for run_id, count, first, last, _ in facts.iter_rows()
     }
 
@@ -980,10 +1002,12 @@ def widest_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str
     return dtypes
 
 
-def cast_logged(column: pl.Expr, dtype: str | None, wanted: str) -> pl.Expr:
-    """A column of what was logged in another dtype; as text, numbers and Booleans are spelt as in JSON."""
-    column = column.cast(getattr(pl, wanted))
-    return column.replace({"inf": "Infinity", "-inf": "-Infinity"}) if dtype == "Float64" != wanted else column
+def cast_logged(path: KeyPath, dtype: str | None, wanted: str, name: str | None = None) -> pl.Expr:
+    """The column of a path in another dtype; as text, numbers and Booleans are spelt as in JSON."""
+    column = pl.col(name or column_key(path)).cast(getattr(pl, wanted)).alias(column_key(path))
+    return (
+        column.replace({"inf": "Infinity", "-inf": "-Infinity"}) if (dtype, wanted) == ("Float64", "String") else column
+    )
 
 
 ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\^_])")
@@ -1405,9 +1429,9 @@ def rewritten(
     frames = []
     for part in parts:
         rows = pl.scan_parquet(part.file, glob=False).filter(pl.col("run_id") == run_id, order.is_between(first, last))
-        casts = [cast_logged(pl.col(column_key(p)), dtype, dtypes[p]) for p, dtype in part.dtypes.items()]
-        frames.append(rows.with_columns(order + shift, *casts, frame=pl.lit(0)))
-    return write_part(pl.concat(frames, how="diagonal"), work)[run_id]
+        logged = [cast_logged(path, part.stored[path], dtypes[path]) for path in part.dtypes]
+        frames.append(rows.select(~cs.starts_with("["), *logged, frame=pl.lit(0)).with_columns(order + shift))
+    return write_part(pl.concat(frames, how="diagonal"), work, {run_id: dtypes})[run_id]
 
 
 def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Log]], work: Path) -> None:
@@ -1420,7 +1444,8 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
             if file is None:
                 raise ValueError(f"{run.file} is not there")
             rows = table_rows(file.read_bytes()).with_columns(run_id=pl.lit(run.id), frame=pl.lit(0))
-            table.fetched[run.id] = History([*write_part(rows.lazy(), work).values()], mark=run.mark)
+            parts = write_part(rows.lazy(), work, {run.id: logged_dtypes(rows.schema)})
+            table.fetched[run.id] = History([*parts.values()], mark=run.mark)
         except (OSError, ValueError) as error:
             project.failed.append(Failure(run.id, table.name, f"its table cannot be read: {error}"))
 
@@ -2467,12 +2492,16 @@ def histories_of(source: RowSource, fetched: Mapping[Wanted, Fetched]) -> dict[W
         dtypes = widest_dtypes(logged)
         for number, (frame, have) in enumerate(zip(frames, logged, strict=True)):
             odd = [path for path, dtype in have.items() if dtype != dtypes[path]]
-            casts = [cast_logged(pl.col(column_key(path)), have[path], dtypes[path]) for path in odd]
+            casts = [cast_logged(path, have[path], dtypes[path]) for path in odd]
             frames[number] = frame.with_columns(casts)
         rows = pl.concat(frames, how="diagonal")
+        by_run: defaultdict[str, list[Mapping[KeyPath, str]]] = defaultdict(list)
+        owners = [run.id for run, found in fetched.items() for _ in found.frames]
+        for run_id, have in zip(owners, logged, strict=True):
+            by_run[run_id].append(have)
         if sum(run.rows for run in fetched) * len(dtypes) <= BATCH_CELLS:
             rows = rows.collect().lazy()
-        parts = write_part(rows, source.folder)
+        parts = write_part(rows, source.folder, {run_id: widest_dtypes(some) for run_id, some in by_run.items()})
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):  # an odd one must not cost the others theirs
         each = [{run: found} for run, found in fetched.items()] if len(fetched) > 1 else []
         return {run: history for one in each for run, history in histories_of(source, one).items()}
@@ -2497,7 +2526,9 @@ def store_histories(source: RowSource, histories: Mapping[Wanted, History]) -> N
     whole = {stored_key(source, run): history for run, history in histories.items() if not history.is_short}
     facts = {key: {**vars(history), "skipped": [*history.skipped]} for key, history in whole.items()}
     for fact in facts.values():
-        fact["parts"] = [{**vars(part), "file": part.file.name, "dtypes": ()} for part in fact["parts"]]
+        fact["parts"] = [
+            {**vars(part), "file": "", "stored": (), "dtypes": [*part.dtypes.items()]} for part in fact["parts"]
+        ]
     files = [part.file for history in histories.values() for part in history.parts]
     if files:
         files[0].with_suffix(".json").write_text(json.dumps(facts), "utf-8")
@@ -2510,9 +2541,11 @@ def stored_histories(folder: Path) -> dict[str, History]:
         unfinished.unlink()
     for file in folder.glob("*.parquet"):
         try:
-            dtypes = logged_dtypes(pl.scan_parquet(file, glob=False).collect_schema())
+            about = {"file": file, "stored": logged_dtypes(pl.scan_parquet(file, glob=False).collect_schema())}
             for key, fact in json.loads(file.with_suffix(".json").read_text("utf-8")).items():
-                parts = [Part(**part | {"file": file, "dtypes": dtypes}) for part in fact["parts"]]
+                for part in fact["parts"]:
+                    part.update(about, dtypes={tuple(path): dtype for path, dtype in part["dtypes"]})
+                parts = [Part(**part) for part in fact["parts"]]
                 stored[key] = History(**fact | {"parts": parts, "skipped": [*map(tuple, fact["skipped"])]})
         except (OSError, ValueError, LookupError, TypeError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
             file.unlink()  # damaged, or of another version: it is fetched again
@@ -3033,8 +3066,11 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
             stays = stays.filter(pl.col("run_id").is_in(list(table.staying)))
         logged = []
         for name, path in columns:
-            had = pl.col(earlier.columns[path]) if path in earlier.columns else pl.lit(None)
-            logged.append(cast_logged(had, earlier.dtypes.get(path), table.dtypes[path]).alias(name))
+            if path in earlier.columns:
+                logged.append(cast_logged(path, earlier.dtypes[path], table.dtypes[path], earlier.columns[path]))
+            else:
+                logged.append(pl.lit(None, getattr(pl, table.dtypes[path])))
+            logged[-1] = logged[-1].alias(name)
         stays = stays.select(*keys, *logged)
         rows = rows.merge_sorted(stays, "run_id") if any(history.parts for history in fetched.values()) else stays
     marks = {run_id: history.mark for run_id, history in fetched.items() if history.mark and not history.is_short}
@@ -3056,20 +3092,21 @@ def scan_parts(table: Table) -> pl.LazyFrame:
     """The rows of all parts by run and order; columns as in Part, those of what was logged in the table's dtypes."""
     wanted: dict[Path, Counter[str]] = {}  # the rows of each run, by file
     part_of: dict[Path, Part] = {}
-    texts: dict[Path, frozenset[KeyPath]] = {}  # what a file holds as numbers, and others as text
+    odd: dict[Path, frozenset[KeyPath]] = {}  # what a file holds in a dtype from which a scan does not cast by itself
     for run_id, history in sorted((table.fetched or {}).items()):
         for part in history.parts:
             wanted.setdefault(part.file, Counter())[run_id] += part.rows
             part_of[part.file] = part
-            texts[part.file] = frozenset(p for p, dtype in part.dtypes.items() if dtype != "String" == table.dtypes[p])
+            odd[part.file] = odd.get(part.file, frozenset()) | {
+                path for path in part.dtypes if part.stored[path] not in (table.dtypes[path], "Int64")
+            }
 
     def scan(files: Sequence[Path]) -> pl.LazyFrame:
-        """The rows of files that hold the same columns as numbers that others hold as text."""
-        stored = {path: part_of[files[0]].dtypes[path] for path in (texts[files[0]] if files else ())}
+        """The rows of files that are odd in the same columns."""
+        stored = {path: part_of[files[0]].stored[path] for path in (odd[files[0]] if files else ())}
         logged = {column_key(path): getattr(pl, stored.get(path, dtype)) for path, dtype in table.dtypes.items()}
         rows = scan_files(files, {"run_id": pl.String, "order": pl.Int64, **table.columns, **logged})
-        casts = [cast_logged(pl.col(column_key(path)), dtype, "String") for path, dtype in stored.items()]
-        return rows.with_columns(casts)
+        return rows.with_columns(cast_logged(path, dtype, table.dtypes[path]) for path, dtype in stored.items())
 
     groups: list[list[Path]] = []  # files whose ranges of run ids overlap are together
     reached = ""
@@ -3083,7 +3120,7 @@ def scan_parts(table: Table) -> pl.LazyFrame:
     is_plain = {
         files[0]: len(files) == 1 and wanted[files[0]].total() == part_of[files[0]].file_rows for files in groups
     }
-    for (is_whole, _), alike in itertools.groupby(groups, lambda files: (is_plain[files[0]], texts[files[0]])):
+    for (is_whole, _), alike in itertools.groupby(groups, lambda files: (is_plain[files[0]], odd[files[0]])):
         if is_whole:  # one scan of many files is far cheaper than many scans
             scans.append(scan([files[0] for files in alike]))
             continue
@@ -3796,11 +3833,12 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 def import_libraries() -> None:
     """Import what takes time: once the command line is right, before threads use it."""
-    global version, orjson, pl
+    global version, orjson, pl, cs
     from importlib.metadata import version
 
     import orjson
     import polars as pl
+    import polars.selectors as cs
 
     if hasattr(signal, "siginterrupt"):  # polars' own handler lets a wait for a lock go on after Ctrl-C
         signal.siginterrupt(signal.SIGINT, True)
