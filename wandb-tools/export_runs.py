@@ -3019,8 +3019,8 @@ def settle_table(project: Project, table: Table, kept: Collection[str], *, prune
     before = table.earlier.rows.keys() if table.earlier else set()
     ids = {*kept, *project.runs["id"]}
     table.staying = (before & ids if prune or table.fetched is not None else before) - (table.fetched or {}).keys()
-    sources = [part.dtypes for history in (table.fetched or {}).values() for part in history.parts]
-    sources += [table.earlier.dtypes] if table.earlier and table.staying else []
+    sources = [table.earlier.dtypes] if table.earlier and table.staying else []
+    sources += [part.dtypes for _, history in sorted((table.fetched or {}).items()) for part in history.parts]
     table.dtypes = widest_dtypes(sources)
 
 
@@ -3051,7 +3051,8 @@ def is_current(table: Table, facts: Mapping[str, Any]) -> bool:
 def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str, str]) -> None:
     """Write the rows by run id: those fetched, merged with those of the earlier file that stay."""
     fetched, earlier = table.fetched or {}, table.earlier
-    columns = sorted((name, path) for path, name in table.names.items())
+    columns = [(table.names[path], path) for path in table.dtypes]  # of a W&B Table in their own order
+    columns = columns if table.key else sorted(columns)
     keys = ["run_id", "entity", "project", *([table.order] if table.order else []), *table.columns]
     rows = scan_parts(table).select(
         "run_id",
