@@ -155,6 +155,7 @@ MANY_BYTES = 16_000_000  # logs of less than this in all are read sooner than a 
 
 FAILURES_NAMED = 10  # on stderr, of those with one cause
 PLAIN_LINE_S = 10  # between two lines of progress where there is no terminal
+LONG_NUMBER = re.compile(r"\d{19}")  # of whole numbers past 64 bits, the fast parser would make fractions
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 # --- nouns ----------------------------------------------------------------------------------------------------
@@ -1988,7 +1989,7 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
     question = RUNS % (RUN_FIELDS if server.options.dry_run else f"{RUN_FIELDS} config summaryMetrics")
 
     def ask(size: int, timeout_s: float) -> Any:
-        return server.api.ask_once(question, {**variables, "first": size}, timeout_s, parsed_json)["project"]
+        return server.api.ask_once(question, {**variables, "first": size}, timeout_s, orjson.loads)["project"]
 
     answer, size = server.ask_for_less(ask, project.page_runs)
     project.page_runs = min(size * 4, PAGE_RUNS)
@@ -2009,17 +2010,26 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
 def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: list[Failure]) -> Run:
     """One run of the server's answer; a config or summary that is no JSON object becomes empty and is noted."""
     leaves: list[tuple[KeyPath, Any]] = []
-    trees: dict[str, dict[str, Any]] = {"config": {}, "summaryMetrics": {}}
-    texts = dict.fromkeys(trees, "{}")
+    config: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
+    texts = {"config": "{}", "summaryMetrics": "{}"}
     for key in texts:
         text = node.get(key) or "{}"
         try:
-            trees[key], texts[key], found = parsed_config(text) if key == "config" else parsed_summary(text)
-            leaves += found
+            tree = parsed_object(text)
+            if key == "config":  # W&B wraps each value, once, but not always
+                wrappers = ({"value"}, {"value", "desc"})
+                config = {k: v["value"] if isinstance(v, dict) and v.keys() in wrappers else v for k, v in tree.items()}
+                given = without_notes(config)
+                texts[key] = compact_json(given)
+                leaves += flatten(given, (CONFIG,))
+            else:
+                summary = tree
+                texts[key] = compact_json(summary)
+                leaves += numeric_leaves(summary, (METRIC,))
         except (ValueError, RecursionError) as error:
             texts[key] = valid_json(text)
             failed.append(Failure(node["name"], key, f"cannot be parsed ({error}); its text is kept as it is"))
-    summary = trees["summaryMetrics"]
     return Run(
         id=node["name"],
         name=node["displayName"] or node["name"],
@@ -2043,62 +2053,33 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
         config_json=texts["config"],
         summary_json=texts["summaryMetrics"],
         leaves=leaves,
-        definitions=definitions_in(trees["config"]),
+        definitions=definitions_in(config),
         tables=tables_in(summary),
     )
 
 
-def parsed_config(text: str, *, exact: bool = False) -> tuple[dict[str, Any], str, Sequence[tuple[KeyPath, Scalar]]]:
-    """A config as W&B holds it, as the user gave it in JSON, and the leaves of that; ValueError if it is no object.
-
-    W&B wraps each value as `{"value": ..., "desc": ...}`, once, but not always.
-    """
-    is_strict, tree = parsed_object(text, exact=exact)
-    wrappers = ({"value"}, {"value", "desc"})
-    config = {
-        key: value["value"] if isinstance(value, dict) and value.keys() in wrappers else value
-        for key, value in tree.items()
-    }
-    given = without_notes(config)
-    leaves = flatten(given, (CONFIG,))
-    if is_strict and any(map(may_be_huge, leaves)):  # the fast parser makes floats of ints past 64 bits
-        return parsed_config(text, exact=True)
-    if is_strict:
-        with suppress(TypeError):  # deeper than the fast writer goes
-            return config, orjson.dumps(given).decode(), leaves
-    return config, valid_json(given), leaves
-
-
-def parsed_summary(text: str) -> tuple[dict[str, Any], str, Sequence[tuple[KeyPath, Scalar]]]:
-    """A summary, its text as valid JSON, and its numbers; ValueError if it is no object."""
-    is_strict, tree = parsed_object(text)
-    return tree, text if is_strict and tree else valid_json(tree), numeric_leaves(tree, (METRIC,))
-
-
-def may_be_huge(leaf: tuple[KeyPath, Scalar]) -> bool:
-    """True for a float past the range of ints, and for the JSON of a list that may hold one."""
-    value = leaf[1]
-    return abs(value) >= 2**63 if type(value) is float else type(value) is str and "e+" in value
-
-
-def parsed_object(text: str, *, exact: bool = False) -> tuple[bool, dict[str, Any]]:
-    """Whether the fast parser understands a JSON text, and the object in it; ValueError if it is none."""
-    is_strict, tree = False, None
-    with suppress(orjson.JSONDecodeError):
-        is_strict, tree = not exact, None if exact else orjson.loads(text)
-    if not is_strict:
-        tree = jsonable(json.loads(text))
+def parsed_object(text: str) -> dict[str, Any]:
+    """The object in a JSON text, empty for null; ValueError if it is none."""
+    tree = parsed_json(text)
     if tree is not None and not isinstance(tree, dict):
         raise ValueError("it is no JSON object")
-    return is_strict, tree or {}
+    return tree or {}
 
 
 def parsed_json(text: str | bytes) -> Any:
     """The value of a JSON text; non-finite numbers, which the fast parser refuses, become texts."""
+    if isinstance(text, bytes) or not LONG_NUMBER.search(text):
+        with suppress(orjson.JSONDecodeError):
+            return orjson.loads(text)
+    return jsonable(json.loads(text))
+
+
+def compact_json(tree: Mapping[str, Any]) -> str:
+    """The same as valid_json, faster for most."""
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return jsonable(json.loads(text))
+        return orjson.dumps(tree).decode()
+    except TypeError:  # ints past 64 bits, halves of surrogate pairs, or deeper than it goes
+        return valid_json(tree)
 
 
 def definitions_in(config: Mapping[str, Any]) -> list[MetricDefinition]:
