@@ -18,9 +18,15 @@ With --offline, from the run folders that the W&B SDK leaves on disk: no server,
 crashed before a sync. Writes, for every entity and project, and prints the path of each runs file:
 
   <dir>/<entity>_<project>_runs.parquet      one row per run
-  <dir>/<entity>_<project>_history.parquet   one row per run and step (with --include-history)
-  <dir>/<entity>_<project>_history_sampled.parquet and _system.parquet, sampled (--history-samples, --system-metrics)
   <dir>/<entity>_<project>_metadata.json     what was asked, what was got, what failed
+
+and beside them what is asked for, with many rows a run:
+
+  ..._history.parquet        one row per step (--include-history)
+  ..._history_sampled.parquet   about N of these a run (--history-samples N)
+  ..._console.parquet        one row per line of output (--console, or the last N with --console-lines N)
+  ..._table_<key>.parquet    the rows of the W&B Tables logged under one key (--tables)
+  ..._system.parquet         CPU, GPU and memory over time (--system-metrics), which a server samples
 
 Again into the same folder, it refreshes all runs, fetches only histories that changed, and keeps runs that are not in
 this export. A history is never replaced by a shorter one of a log that was cut off. Interrupted, an export goes on from
@@ -1079,7 +1085,7 @@ class FoundRun(NamedTuple):
     logs: Sequence[Log]
 
 
-def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
+def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # noqa: C901 - one sequence
     """The projects below the folder that are asked for: their selected runs as pages, their histories as parts."""
     folder = cast("Path", options.offline)
     files, failed = find_logs(folder, say)
@@ -1440,10 +1446,8 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
     table.fetched = {}
     for run in changed_runs(project, table):
         folders = [log.file.parent / name for log in reversed(logs[run.id]) for name in ("files", "")]
-        file = next((folder / run.file for folder in folders if (folder / run.file).is_file()), None)
+        file = next((folder / run.file for folder in folders if (folder / run.file).exists()), folders[0] / run.file)
         try:
-            if file is None:
-                raise ValueError(f"{run.file} is not there")
             rows = table_rows(file.read_bytes()).with_columns(run_id=pl.lit(run.id), frame=pl.lit(0))
             parts = write_part(rows.lazy(), work, {run.id: logged_dtypes(rows.schema)})
             table.fetched[run.id] = History([*parts.values()], mark=run.mark)
@@ -2284,7 +2288,7 @@ def question_of(source: RowSource, run: Wanted, after: str = "") -> str:
     return f"logLines({where}) {{ {lines} }}"
 
 
-def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:
+def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:  # noqa: C901 - each kind of rows
     """A run's rows; None, with a failure noted, if they cannot be had after all tries."""
     table, tries = source.table, 0
 
@@ -3285,7 +3289,7 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Pa
                 leaves = [*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))]
                 runs.append(Run(**cast("Any", dict.fromkeys(identity_schema()) | row | texts), leaves=leaves))
             pages += [write_page(runs, work)] if runs else []
-    except (pl.exceptions.PolarsError, ValueError) as error:
+    except (pl.exceptions.PolarsError, ValueError, TypeError) as error:
         raise unreadable(earlier.file, error) from error
     return pages
 
@@ -3463,6 +3467,8 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     for glob in options.history_keys if written else ():
         if not any(names_match(path, [glob]) for path in metrics):
             say(f"--history-keys {glob} matches no metric of these runs")
+    if options.tables and written and not any(table.key for project in written for table in project.tables.values()):
+        say("--tables: none of these runs logged a W&B Table")
     for project in written:
         kept = f"; {counted(len(project.kept), 'run')} of an earlier export kept" if project.kept else ""
         if project.gone and not options.prune:
