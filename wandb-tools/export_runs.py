@@ -2115,6 +2115,7 @@ def time_of(text: str | None) -> datetime | None:
 
 # --- rows: which are asked for --------------------------------------------------------------------------------
 
+LONGEST_TABLE_NAME = 60  # characters: a file's name may have 255 bytes, of which the project takes most
 CONSOLE_PAGE = 10_000  # lines that a server gives at most for one question
 
 
@@ -2155,9 +2156,13 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
     elif options.console:
         tables.append(new_table("console"))
     if options.tables:
-        keys = {key for page in project.pages for of_run in page.tables.values() for key in of_run}
-        names = [quote(f"table_{key}".encode("utf-8", "surrogatepass"), safe="") for key in sorted(keys)]
-        tables += [new_table(name) for name in names]
+        taken: set[str] = set()
+        for key in sorted({key for page in project.pages for of_run in page.tables.values() for key in of_run}):
+            name = "table_" + quote(key.encode("utf-8", "surrogatepass"), safe="")
+            if len(name) > LONGEST_TABLE_NAME or name.lower() in taken:  # some file systems ignore case
+                name = f"{name[: LONGEST_TABLE_NAME - 10]}__{path_hash((key,))[:8]}"
+            taken.add(name.lower())
+            tables.append(replace(new_table(name), key=key))
     return {} if options.dry_run else {table.name: table for table in tables}
 
 
