@@ -146,6 +146,7 @@ RUNS_A_QUESTION = 20  # histories or sweeps
 LIVE_ROWS_A_QUESTION = 5_000
 SYSTEM_SAMPLES = 1_000  # rows of system metrics a run
 
+HISTORIES = "histories"  # the folder that keeps what an interrupted export has finished
 ROW_GROUP_ROWS = 100_000
 ROW_GROUP_BYTES = 16_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
@@ -2594,17 +2595,17 @@ def export_rows(file: Path, nested: Collection[KeyPath], keys: Sequence[str], sk
 
 def rows_of_json(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], skipped: set[KeyPath]) -> pl.DataFrame:
     """The clocks and numbers of rows as they were logged; keys of other things are added to `skipped`."""
-    columns = Columns()
+    logged: list[list[tuple[KeyPath, Any]]] = []
     for number, row in enumerate(rows):
         numbers = numeric_leaves(row)
         clocks = [(("_step",), row.get("_step", number)), *((path, row.get(path[0])) for path in (*CLOCKS,)[1:])]
-        columns.add([*clocks, *(leaf for leaf in numbers if is_wanted(leaf[0], keys))])
+        logged.append([*clocks, *(leaf for leaf in numbers if is_wanted(leaf[0], keys))])
         numeric = {path[0] for path, _ in numbers}
         others = {(key,) for key, value in row.items() if value is not None and key not in numeric}
         skipped |= {path for path in others if is_private(path) or is_wanted(path, keys)}
     clocks_dtypes: dict[str, Any] = {"order": pl.Int64, "_runtime": pl.Float64, "_timestamp": pl.Float64}
     series = {name: pl.Series(name, [], dtype=dtype) for name, dtype in clocks_dtypes.items()}
-    for path, values in columns.padded():
+    for path, values in columns_of(logged).items():
         name = CLOCKS.get(path) or column_key(path)
         made = settled_series(name, values)
         series[name] = made.cast(clocks_dtypes.get(name, made.dtype))
@@ -2623,11 +2624,11 @@ def is_wanted(path: KeyPath, keys: Sequence[str]) -> bool:
 # --- the server: its projects ---------------------------------------------------------------------------------
 
 
-def fetch_project(server: Server, project: Project, folders: Folders) -> None:
+def fetch_project(server: Server, project: Project, work: Path) -> None:
     """Fill in the project's runs and what is asked for besides them."""
     if not project.windows and not plan(server, project):
         raise RequestError(f"there is no project {project.path}", retries=0)
-    list_runs(server, project, folders.work)
+    list_runs(server, project, work)
     if server.options.dry_run and server.options.include_history:
         history = new_table("history", *server.options.history_keys)
         history.earlier = project.tables["history"].earlier if "history" in project.tables else None
@@ -2635,7 +2636,7 @@ def fetch_project(server: Server, project: Project, folders: Folders) -> None:
     for table in tables_asked(project, server.options).values():
         table.earlier = project.tables[table.name].earlier if table.name in project.tables else None
         project.tables[table.name] = table
-        fetch_table(server, project, table, folders.kept / project.stem / table.name)
+        fetch_table(server, project, table, work.parent / HISTORIES / project.stem / table.name)
     try:
         project.goals = {} if server.options.dry_run else sweep_goals(server, project)
     except RequestError as error:
@@ -2809,25 +2810,19 @@ def is_storable(text: str) -> bool:
 # --- runs: pages of columns -----------------------------------------------------------------------------------
 
 
-class Columns:
-    """Rows of leaves, turned into columns as they come; a path that a row lacks is None there."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.by_path: defaultdict[KeyPath, list[Scalar]] = defaultdict(list)
-
-    def add(self, leaves: Iterable[tuple[KeyPath, Scalar]]) -> None:
+def columns_of(rows: Iterable[Iterable[tuple[KeyPath, Scalar]]]) -> dict[KeyPath, list[Scalar]]:
+    """The leaves of rows by path: a list with the value of each row, None where it lacks the path."""
+    columns: defaultdict[KeyPath, list[Scalar]] = defaultdict(list)
+    number = -1
+    for number, leaves in enumerate(rows):
         for path, value in leaves:
-            column = self.by_path[path]
-            if len(column) < self.rows:
-                column.extend([None] * (self.rows - len(column)))
+            column = columns[path]
+            if len(column) < number:
+                column.extend([None] * (number - len(column)))
             column.append(value)
-        self.rows += 1
-
-    def padded(self) -> Iterator[tuple[KeyPath, list[Scalar]]]:
-        """Every column with its path, with as many values as there are rows."""
-        for path, values in self.by_path.items():
-            yield path, values + [None] * (self.rows - len(values))
+    for column in columns.values():
+        column.extend([None] * (number + 1 - len(column)))
+    return dict(columns)
 
 
 def identity_schema() -> dict[str, Any]:
@@ -2841,11 +2836,9 @@ def identity_schema() -> dict[str, Any]:
 def write_page(runs: Iterable[Run], work: Path) -> Page:
     """Turn runs into typed columns, sorted as the runs file is. Pages of a project are made independently."""
     runs = sorted(runs, key=lambda run: (run.created_at or EPOCH, run.id))
-    columns = Columns()
-    for run in runs:
-        columns.add(run.leaves)
+    columns = columns_of(run.leaves for run in runs)
     nested: dict[str, frozenset[KeyPath]] = {}
-    if any(path[0] == METRIC and len(path) > 2 for path in columns.by_path):
+    if any(path[0] == METRIC and len(path) > 2 for path in columns):
         shared: dict[frozenset[KeyPath], frozenset[KeyPath]] = {}  # each set once, though thousands of runs have it
         for run in runs:
             paths = frozenset(path[1:] for path, _ in run.leaves if path[0] == METRIC and len(path) > 2)
@@ -2858,7 +2851,7 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
     table = pl.DataFrame(data, schema=identity_schema() | {"_config_json": pl.String, "_summary_json": pl.String})
     kinds: dict[KeyPath, str] = {}
     flattened = []
-    for path, values in columns.padded():
+    for path, values in columns.items():
         types_found = set(map(type, values)) - {type(None)}
         series = settled_series(column_key(path), values)
         is_mixed = len(types_found) > 1 or (types_found == {int} and series.dtype == pl.Float64)
@@ -3410,22 +3403,18 @@ def owners_of(output: Path, stem: str) -> set[tuple[str, str]]:
     return owners
 
 
-class Folders(NamedTuple):
-    """Where intermediate files go: `work` is empty at first, `kept` holds what an interrupted export has finished."""
-
-    work: Path
-    kept: Path
-
-
 @contextmanager
-def working_folders(output: Path, say: Say, *, dry_run: bool) -> Iterator[Folders]:
-    """Folders for intermediate files, and the sole right to write to `output` meanwhile."""
+def working_folder(output: Path, say: Say, *, dry_run: bool) -> Iterator[Path]:
+    """A folder for intermediate files, empty at first, and the sole right to write to `output` meanwhile.
+
+    Beside it is HISTORIES, which holds what an interrupted export has finished.
+    """
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="wandb-tools-") as folder:
-            yield Folders(Path(folder), Path(folder))
+            yield Path(folder)
         return
     own = output / ".wandb_tools"
-    folders = Folders(own / "work", own / "histories")
+    work = own / "work"
     with ExitStack() as held:
         try:
             own.mkdir(parents=True, exist_ok=True)
@@ -3438,8 +3427,8 @@ def working_folders(output: Path, say: Say, *, dry_run: bool) -> Iterator[Folder
                 except BlockingIOError:
                     say(f"another export writes to {output}: waiting until it is done")
                     fcntl.flock(lock, fcntl.LOCK_EX)
-            shutil.rmtree(folders.work, ignore_errors=True)  # of an export that was killed: the lock is ours
-            folders.work.mkdir()
+            shutil.rmtree(work, ignore_errors=True)  # of an export that was killed: the lock is ours
+            work.mkdir()
             for file in output.glob(".*.partial"):
                 if re.search(
                     r"_(runs|history|history_sampled|system|console|table_.*|metadata)\.(parquet|json)\.\d+\.partial$",
@@ -3450,8 +3439,8 @@ def working_folders(output: Path, say: Say, *, dry_run: bool) -> Iterator[Folder
             reason = error.strerror or error
             message = f"cannot write to {output}: {reason}; choose another folder with -o"
             raise ScriptError(message, NOTHING_USABLE) from error
-        held.callback(shutil.rmtree, folders.work, ignore_errors=True)
-        yield folders
+        held.callback(shutil.rmtree, work, ignore_errors=True)
+        yield work
 
 
 # --- the report -----------------------------------------------------------------------------------------------
@@ -3859,17 +3848,17 @@ def export(options: Options) -> int:
             asking = ThreadPoolExecutor(1).submit(find_projects, server)
             import_libraries()  # meanwhile
             projects, failed = asking.result()
-        folders = at_end.enter_context(working_folders(options.output, say, dry_run=options.dry_run))
+        work = at_end.enter_context(working_folder(options.output, say, dry_run=options.dry_run))
         if server is None:
-            projects, failed = read_offline(options, folders.work, say), []
+            projects, failed = read_offline(options, work, say), []
         settle_stems(projects, options.output)
-        work = partial(export_project, server, options=options, source=source, folders=folders)
-        side_by_side(work, projects, PROJECTS_AT_ONCE if server else 1)
+        one = partial(export_project, server, options=options, source=source, work=work)
+        side_by_side(one, projects, PROJECTS_AT_ONCE if server else 1)
     return report(projects, failed, options, say)
 
 
 def export_project(
-    server: Server | None, project: Project, *, options: Options, source: Mapping[str, object], folders: Folders
+    server: Server | None, project: Project, *, options: Options, source: Mapping[str, object], work: Path
 ) -> None:
     """Export one project; what goes wrong with it is its own failure and not the others'."""
     if any(failure.what == "project" for failure in project.failed):
@@ -3877,12 +3866,12 @@ def export_project(
     try:
         find_earlier(project, options.output)
         if server is not None:
-            fetch_project(server, project, folders)
+            fetch_project(server, project, work)
         # An export of a whole project without runs states that all runs of an earlier one are gone.
         is_news = project.runs.height or project.failed or (project.all_ids is not None and project.earlier is not None)
         if is_news and not options.dry_run:
-            write_project(project, options, source, folders.work)
-            shutil.rmtree(folders.kept / project.stem, ignore_errors=True)
+            write_project(project, options, source, work)
+            shutil.rmtree(work.parent / HISTORIES / project.stem, ignore_errors=True)
     except (RequestError, ScriptError) as error:  # the second of its files
         project.failed.append(Failure(project.path, "project", str(error), getattr(error, "attempts", 1)))
     except (Exception, pl.exceptions.PanicException) as error:
