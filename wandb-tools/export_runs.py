@@ -1010,12 +1010,12 @@ def widest_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str
     return dtypes
 
 
-def cast_logged(path: KeyPath, dtype: str | None, wanted: str, name: str | None = None) -> pl.Expr:
+def cast_logged(path: KeyPath, dtype: str, wanted: str, name: str | None = None) -> pl.Expr:
     """The column of a path in another dtype; as text, numbers and Booleans are spelt as in JSON."""
     column = pl.col(name or column_key(path)).cast(getattr(pl, wanted)).alias(column_key(path))
-    return (
-        column.replace({"inf": "Infinity", "-inf": "-Infinity"}) if (dtype, wanted) == ("Float64", "String") else column
-    )
+    if dtype == "Float64" and wanted == "String":
+        return column.replace({"inf": "Infinity", "-inf": "-Infinity"})
+    return column
 
 
 ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\^_])")
@@ -1046,10 +1046,10 @@ def json_numbers(texts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     return spelt.select(pl.all().cast(pl.Int64, strict=False)), spelt.select(pl.all().cast(pl.Float64, strict=False))
 
 
-def write_intermediate(frame: pl.DataFrame | pl.LazyFrame, file: Path, **metadata: str) -> None:
+def write_intermediate(frame: pl.DataFrame | pl.LazyFrame, file: Path) -> None:
     """Write a file of the working folder; ScriptError if there is no place for it."""
     try:
-        frame.lazy().sink_parquet(file, compression="lz4", statistics=False, metadata=metadata)
+        frame.lazy().sink_parquet(file, compression="lz4", statistics=False)
     except (OSError, pl.exceptions.ComputeError) as error:  # the disk is full, which polars may call either
         message = f"{file.parent} cannot be written to ({error}); free the place or choose another with -o"
         raise ScriptError(message, NOTHING_USABLE) from error
