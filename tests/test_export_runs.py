@@ -401,7 +401,7 @@ def test_killed_in_the_middle_of_a_record(recorded):
 def test_killed_at_once(recorded):
     (file,) = recorded.logs.rglob("offline-run-*/run-killed-at-once.wandb")
     assert file.read_bytes() == HEADER
-    assert "nothing was recorded before" in recorded.done.err
+    assert "passed over: 1 log that ended before its first record\n" in recorded.done.err
     assert not list(recorded.folder.glob("*killed-at-once*"))
     noted = recorded.project("many").metadata["torn"]  # no project is known: every one's metadata name it
     assert [Path(name).name for name in noted] == ["run-killed-at-once.wandb"]
@@ -492,14 +492,14 @@ def test_metadata_lists_the_files(recorded):
             "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         }
     keys = "status entity project source filters exported_at versions runs history files failed torn"
-    more = "missing_on_server kept_fuller skipped_history_keys export_id"
+    more = "missing_on_server kept_fuller summary_restored skipped_history_keys export_id"
     assert sorted(project.metadata) == sorted([*keys.split(), *more.split()])
 
 
 def test_identity_columns_and_their_order(recorded):
     schema = recorded.project("changed").runs.schema
     text, moment = pl.String(), pl.Datetime("us", "UTC")
-    assert list(schema.items())[:19] == [
+    assert list(schema.items())[:25] == [
         *dict.fromkeys(("id", "name", "state", "entity", "project"), text).items(),
         *dict.fromkeys(("created_at", "heartbeat_at"), moment).items(),
         ("runtime_s", pl.Float64()),
@@ -507,9 +507,11 @@ def test_identity_columns_and_their_order(recorded):
         ("history_rows", pl.Int64()),
         ("tags", pl.List(pl.String)),
         *dict.fromkeys(("group", "job_type", "sweep", "user", "notes", "commit", "url"), text).items(),
+        *dict.fromkeys(("host", "os", "python", "command", "gpu"), text).items(),
+        ("gpu_count", pl.Int64()),
         ("exported_at", moment),
     ]
-    rest = list(schema)[19:]
+    rest = list(schema)[25:]
     config = [name for name in rest if name.startswith("config_")]
     metrics = [name for name in rest if name.startswith("metric_")]
     assert rest == [*sorted(config), *sorted(metrics), "_config_json", "_summary_json"]
@@ -845,12 +847,13 @@ def test_log_that_lost_its_run_record(tmp_path, export):
 def test_foreign_and_unreadable_files(logs, tmp_path, export):
     (logs / "notes.wandb").write_text("not a log")
     (logs / "empty.wandb").touch()
-    (logs / "offline-run-20260101_000000-nothing").mkdir()
+    for kind in ("offline-run", "run", "dryrun"):
+        (logs / f"{kind}-20260101_000000-nothing").mkdir()
     done = export("--offline", logs, "-o", tmp_path / "out")
     assert done.code == 0
-    assert "skipped: notes.wandb is no W&B run log" in done.err
-    assert "skipped: offline-run-20260101_000000-nothing is a run's folder without a log" in done.err
-    assert "torn: empty.wandb" in done.err
+    passed = "1 file that is no log, 3 folders without a log, 1 log that ended before its first record"
+    assert f"passed over: {passed}\n" in done.err
+    assert exported(tmp_path / "out", "team_demo").metadata["torn"] == ["empty.wandb"]
     (logs / "gone.wandb").symlink_to(tmp_path / "nowhere")
     done = export("--offline", logs, "-o", tmp_path / "out")
     assert (done.code, "error: gone.wandb: cannot be read: No such file" in done.err) == (3, True)
@@ -1099,7 +1102,9 @@ def test_each_log_is_read_once(logs, tmp_path, export):
     (copy / "run-good0.wandb").write_bytes(whole[: records_of(whole)[100].end])
     (second / "copy.wandb").write_bytes((second / "run-good1.wandb").read_bytes())
     done = export("--offline", logs, "-o", tmp_path / "out", "--include-history")
-    assert (done.code, done.err) == (0, "team/demo: 2 runs (2 finished), 800 history rows\n")
+    assert done.code == 0
+    copies = "passed over: 2 logs of which there is a copy\n"
+    assert done.err == f"{copies}team/demo: 2 runs (2 finished), 800 history rows\n"
     assert exported(tmp_path / "out", "team_demo").history.height == 800
 
 

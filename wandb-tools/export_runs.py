@@ -14,8 +14,8 @@
 """Export W&B runs to parquet: every config, summary and history row, nothing sampled, nothing lost.
 
 From a server: the projects, runs or sweeps named as PLACE, or the projects of -e and -p; it evaluates the filters.
-With --offline, from the run folders that the W&B SDK leaves on disk: no server, no account, no key; also runs that
-crashed before a sync. Writes, for every entity and project, and prints the path of each runs file:
+With --offline, from the run folders that the W&B SDK, of whatever version, leaves on disk: no server, no account, no
+key; also runs that crashed before a sync. Writes, for every entity and project, and prints the path of each runs file:
 
   <dir>/<entity>_<project>_runs.parquet      one row per run
   <dir>/<entity>_<project>_metadata.json     what was asked, what was got, what failed
@@ -68,6 +68,7 @@ import math
 import netrc
 import os
 import re
+import shlex
 import shutil
 import signal
 import struct
@@ -267,6 +268,12 @@ class Run:
     notes: str | None
     commit: str | None
     url: str | None
+    host: str | None
+    os: str | None
+    python: str | None
+    command: str | None
+    gpu: str | None
+    gpu_count: int | None
     exported_at: datetime
     config_json: str
     summary_json: str
@@ -396,6 +403,7 @@ class Project:
     goals: Mapping[str, str] = field(default_factory=dict)  # of metrics, by sweeps
     failed: list[Failure] = field(default_factory=list)
     torn: list[str] = field(default_factory=list)
+    summary_restored: list[dict[str, str]] = field(default_factory=list)  # as the metadata lists them
     planned_rows: int | None = None  # of a dry run: history rows to fetch
 
     # Of its files:
@@ -430,6 +438,8 @@ BLOCK_BYTES = 32_768
 CHUNK_HEADER = struct.Struct("<IHB")  # CRC-32 of kind and payload, payload's length, kind
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # kinds: a whole record, or a part of one
 KIND = re.compile(rb"[\x01-\x04]")
+LFS_POINTER = b"version https://git-lfs."  # what git leaves in place of a large file until it is asked for it
+NOT_PULLED = "a git-LFS pointer, not the log itself; run `git lfs pull` there, and this again"
 
 
 @dataclass
@@ -503,7 +513,7 @@ def next_chunk(block: bytes, at: int) -> tuple[int, int] | None:
 
 @dataclass
 class Log:
-    """What one `.wandb` file holds."""
+    """What one `.wandb` file holds, or a run's folder of an SDK before 0.10."""
 
     file: Path
     integrity: Integrity = field(default_factory=Integrity)
@@ -514,6 +524,8 @@ class Log:
     exit_code: int | None = None
     config: dict[str, object] = field(default_factory=dict)
     summary: list[tuple[KeyPath, bool, bool, object]] = field(default_factory=list)  # see read_log
+    summary_from: str = ""  # "log"; without a summary there, "file" or "history"
+    machines: dict[str, dict[str, Any]] = field(default_factory=dict)  # what each process noted of its machine
     definitions: dict[str, MetricDefinition] = field(default_factory=dict)
     parts: defaultdict[str, list[Part]] = field(default_factory=lambda: defaultdict(list))  # by the table's name
     skipped: set[KeyPath] = field(default_factory=set)
@@ -533,13 +545,20 @@ class Log:
         if time_ is not None:
             self.newest_at = max(time_, self.newest_at or time_)
 
+    def take_summary(self, summary: Mapping[str, object], source: str) -> None:
+        """Take a summary from a file, if it is one: some SDKs wrote only their own notes there."""
+        if summary.keys() - {"_wandb"}:
+            self.summary = [((key,), True, False, value) for key, value in summary.items()]
+            self.summary_from = source
+
 
 def read_logs(files: Sequence[Path], folder: Path, options: Options) -> list[Log]:
     """Everything that the files hold; the rows that are asked for, in the files' order, as parts in `folder`."""
     rows = LogRows(folder, options)
     for file in files:
         rows.logs.append(Log(file))
-        read_log(rows.logs[-1], rows)
+        read = read_folder if file.name == OLD_HISTORY else read_log
+        read(rows.logs[-1], rows)
         rows.end_log()
     rows.write_history()
     rows.write_lines()
@@ -547,7 +566,7 @@ def read_logs(files: Sequence[Path], folder: Path, options: Options) -> list[Log
     return rows.logs
 
 
-def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901
+def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequence
     """Fill in what the log's file holds; its history, output and system metrics go to `rows`."""
     from google.protobuf.message import DecodeError
 
@@ -555,6 +574,7 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901
     # The last change of each path, in the order in which they came: earlier ones have no effect. The bytes of an item
     # before its value stand for the path, and for whether the user set the value as a whole (`key`, not `nested_key`).
     changes: dict[tuple[bytes, bool], bytes] = {}
+    last_values: dict[bytes, bytes] = {}  # of the history, in case that there is no summary
     try:
         with log.file.open("rb", buffering=32 * BLOCK_BYTES) as opened:
             for payload in log_records(opened, log.integrity):
@@ -563,6 +583,8 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901
                     glance = glance_type.FromString(payload)
                     if glance.HasField("history"):
                         rows.add(glance.history)
+                        for item in () if changes else glance.history.item:
+                            last_values[item.rpartition(VALUE_TAG)[0] or item] = item
                     elif glance.HasField("summary"):
                         for item in glance.summary.item:
                             change = (item.rpartition(VALUE_TAG)[0] or item, False)
@@ -577,8 +599,13 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901
                     for column in rows.columns.values():  # take back what was added of the row
                         del column[len(rows.owners) :]
                     log.integrity.damage.append(f"record {log.records}: {error}")
+            opened.seek(0)
+            if not log.integrity.is_log and opened.readline().startswith(LFS_POINTER):
+                log.error = NOT_PULLED
     except OSError as error:
         log.error = f"cannot be read: {error.strerror or error}"
+    log.summary_from = "log" if changes else "history" if last_values else ""
+    changes = changes or {(keys, False): item for keys, item in last_values.items()}
     for (_, removed), encoded in changes.items():
         try:
             item = proto.SummaryItem.FromString(encoded)
@@ -587,6 +614,11 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901
         else:
             value = None if removed else from_json(item.value_json)
             log.summary.append((path_of(item), not item.nested_key, removed, value))
+    files = log.file.resolve().parent / "files"
+    if log.records and log.summary_from != "log":
+        log.take_summary(json_object(files / "wandb-summary.json"), "file")
+    if log.records and not log.machines:
+        log.machines["file"] = json_object(files / "wandb-metadata.json")
 
 
 def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - each kind in turn
@@ -629,6 +661,10 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - 
         log.definitions[pattern] = MetricDefinition(
             pattern, GOALS.get(metric.goal, known.goal), kinds or known.summary, metric.step_metric or known.step_metric
         )
+    elif kind == "environment":  # several of one process add to each other
+        from google.protobuf.json_format import MessageToDict
+
+        log.machines.setdefault(record.environment.writer_id, {}).update(MessageToDict(record.environment))
     elif kind == "exit":
         log.exit_code = record.exit.exit_code
         if log.started_at is not None:
@@ -679,6 +715,94 @@ def time_at(seconds: float | None, nanos: int = 0) -> datetime | None:
         return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=nanos // 1000) if seconds else None
     except (ValueError, OverflowError, OSError):
         return None
+
+
+# --- folders of SDKs before 0.10 to a log ---------------------------------------------------------------------
+
+OLD_HISTORY = "wandb-history.jsonl"  # stands for such a folder, also where it is missing: nothing was logged then
+
+
+def read_folder(log: Log, rows: LogRows) -> None:
+    """Fill in what the folder's files hold: JSON and YAML, of which any may be missing or empty."""
+    import yaml
+
+    place = log.file.parent.resolve()
+    folder = place.parent if place.name == "files" else place
+    *_, started, run_id = ["", *folder.name.split("-", 2)]  # run-20200328_193221-id; times are UTC
+    notes = json_object(place / "wandb-metadata.json")
+    texts = {key: value for key, value in notes.items() if isinstance(value, str)}
+    settings = configparser.ConfigParser(interpolation=None)
+    with suppress(configparser.Error, UnicodeDecodeError):
+        settings.read(folder.parent / "settings", encoding="utf-8")
+    log.records = 1
+    log.machines = {"file": notes}
+    log.run = {
+        "id": run_id,
+        "entity": settings.get("default", "entity", fallback=None),
+        "project": texts.get("project") or settings.get("default", "project", fallback=None),
+        "name": texts.get("name"),
+        "notes": texts.get("notes"),
+        "job_type": texts.get("jobType"),
+        "state": texts.get("state") if texts.get("state") in {"finished", "failed", "killed"} else None,
+    }
+    log.started_at = time_of(texts.get("startedAt")) or time_of(started)
+    log.exit_code = notes.get("exitcode")  # without one, it was not ended
+    log.newest_at = time_of(texts.get("heartbeatAt")) or log.started_at
+    try:
+        config = yaml.safe_load((place / "config.yaml").read_bytes())
+        log.config = unwrapped(parsed_object(json.dumps(config, skipkeys=True, default=str)))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, yaml.YAMLError):
+        log.integrity.damage.append("config.yaml")
+    last_values: dict[str, object] = {}
+    number = pl.lit(len(rows.logs) - 1).alias("log")
+    try:
+        for found in json_lines(log, log.file):
+            for row in found:
+                last_values |= row
+            frame = rows_of_json(found, rows.options.history_keys, log.skipped)
+            rows.write("history", frame.with_columns(number))
+            log.records += len(found)
+            log.note_time(time_at(cast("float", frame["_timestamp"].max())))
+        steps = itertools.count()
+        for found in json_lines(log, place / "wandb-events.jsonl") if rows.options.system_metrics else ():
+            events = [{**row, "_step": next(steps)} for row in found]
+            rows.write("system", rows_of_json(events, (), set()).with_columns(number))
+    except (OSError, pl.exceptions.PolarsError) as error:
+        log.error = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    log.take_summary(last_values, "history")
+    log.take_summary(json_object(place / "wandb-summary.json"), "log")
+
+
+def json_lines(log: Log, file: Path) -> Iterator[list[dict[str, Any]]]:
+    """The objects in a file of JSON lines, some megabytes at once; `log` gets to know of the lines that are none."""
+    bad: list[int] = []
+    number = 0  # of a line
+    with suppress(FileNotFoundError), file.open("rb") as opened:
+        while lines := opened.readlines(TASK_BYTES):
+            if lines[0].startswith(LFS_POINTER):
+                log.error = NOT_PULLED
+                return
+            found = []
+            for line in lines:
+                number += 1
+                try:
+                    found.append(parsed_object(line.decode()))
+                except (ValueError, RecursionError):
+                    bad.append(number)
+            yield found
+    if bad and bad[-1] == number:  # the last line
+        bad.pop()
+        log.integrity.torn = True
+    log.integrity.damage += [f"line {each} of {file.name}" for each in bad]
+
+
+def json_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none."""
+    with suppress(OSError, ValueError, RecursionError):
+        return parsed_object(file.read_text("utf-8"))
+    return {}
 
 
 # --- rows of logs: history items, the bulk of a log, are kept as bytes and parsed by the column ----------------
@@ -761,7 +885,7 @@ class LogRows:
         for item in row.item:
             keys, _, value = item.rpartition(VALUE_TAG)
             column = by_keys.get(keys)
-            if column is None or not value or value[0] != len(value) - 1:
+            if column is None or not value or value[0] != len(value) - 1 or value.endswith(b"}"):
                 column, value = self.parsed(item, keys)
             if column is DROPPED:
                 continue
@@ -779,9 +903,11 @@ class LogRows:
             self.write_history()
 
     def parsed(self, item: bytes, keys: bytes) -> tuple[list[bytes | None], bytes]:
-        """Column and value of an item whose keys are new, or whose value is not short JSON."""
+        """Column and value of an item whose keys are new, or whose value is no short JSON or an object."""
         parsed = self.proto.HistoryItem.FromString(item)
         path = path_of(parsed)
+        if parsed.value_json[:1] == "{" and self.add_nested(path, parsed.value_json):
+            return DROPPED, b""
         column = self.columns.setdefault(path, []) if self.is_wanted(path) else DROPPED
         # Items of one metric begin with the same bytes, so that its keys are parsed once: if these bytes are the keys.
         if self.proto.HistoryItem(key=parsed.key, nested_key=parsed.nested_key).SerializeToString() == keys:
@@ -793,6 +919,17 @@ class LogRows:
         if len(text) > 100 and text[0] in '"[{':  # not a number: which text it is does not matter
             text = '"…"'
         return column, b"\0" + text.encode()
+
+    def add_nested(self, path: KeyPath, text: str) -> bool:
+        """Add the numbers in an object, as SDKs before 0.17 wrote nested metrics; whether there are any."""
+        tree = {} if text.startswith('{"_type"') else from_json(text)  # a media object has none
+        numbers = numeric_leaves({path[-1]: tree}, path[:-1])
+        for leaf, number in numbers:
+            if self.is_wanted(leaf):
+                column = self.columns.setdefault(leaf, [])
+                column.extend([None] * (len(self.owners) - len(column)))
+                column[len(self.owners) :] = [b"\0" + json.dumps(number).encode()]
+        return bool(numbers)
 
     def is_wanted(self, path: KeyPath) -> bool:
         if path in CLOCKS:
@@ -1086,10 +1223,11 @@ class FoundRun(NamedTuple):
     logs: Sequence[Log]
 
 
-def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # noqa: C901 - one sequence
+def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
     """The projects below the folder that are asked for: their selected runs as pages, their histories as parts."""
     folder = cast("Path", options.offline)
-    files, failed = find_logs(folder, say)
+    passed: Counter[tuple[str, str]] = Counter()  # what is passed over: a noun, and of what kind
+    files, failed = find_logs(folder, passed)
     sees_all = not failed
     logs = read_side_by_side(files, options, work)
     torn: list[str] = []
@@ -1103,35 +1241,31 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
             by_run.setdefault((log.run_id, entity_name, project_name), []).append(log)
             continue
         shown = relative(log.file, folder)
-        if not log.integrity.is_log:
-            say(f"skipped: {shown} is no W&B run log")
-        elif log.integrity.torn:
+        if log.integrity.torn:
             torn.append(shown)
-            say(f"torn: {shown} ends in the middle of a record, as a crash leaves it; nothing was recorded before")
+            passed["log", "that ended before its first record"] += 1
+        elif not (log.integrity.is_log or log.error):
+            passed["file", "that is no log"] += 1
         failed += failures_of(log, folder, shown)
     found = [combined(*names, of_run, options, work, say) for names, of_run in sorted(by_run.items())]
+    passed["log", "of which there is a copy"] = sum(map(len, by_run.values())) - sum(len(each.logs) for each in found)
+    if said := [f"{counted(n, noun)} {kind}" for (noun, kind), n in sorted(passed.items()) if n]:
+        say(f"passed over: {', '.join(said)}")
 
     kept = runs_asked_for(found, failed, options, say)
     projects = []
     for entity, name in sorted({(run.entity, run.project) for run, *_ in kept}):
         mine = [each for each in kept if (each.run.entity, each.run.project) == (entity, name)]
         ids = {run.id for run, *_ in found if (run.entity, run.project) == (entity, name)}
-        project = Project(entity, name, failed=[*failed], torn=[*torn])
+        project = Project(entity, name, failed=[*failed])
         project.unread = {log.run_id for log in logs if not log.records}
         project.all_ids = ids if sees_all else None
         project.selected, project.filtered = len(mine), len(ids) - len(mine)
         project.cut = {
             run.id for run, _, its_logs in mine if any(log.is_cut for log in its_logs) or its_logs[0].run.get("resumed")
         }
-        for run, _, its_logs in mine:
-            for log in its_logs:
-                project.failed += failures_of(log, folder, run.id)
-                if log.integrity.torn:
-                    shown, rows = relative(log.file, folder), sum(part.rows for part in log.parts["history"])
-                    kept_rows = f"the {rows:,} history rows before are kept"
-                    say(f"torn: {shown} ends in the middle of a record, as a crash leaves it; {kept_rows}")
-                    project.torn.append(shown)
-        project.torn.sort()
+        project.torn = [*torn]
+        note_logs(project, mine, folder, say)
         project.pages = [write_page([run for run, *_ in some], work) for some in chunks(mine, PAGE_RUNS)]
         project.runs = keys_of(project.pages)
         project.tables = tables_asked(project, options)
@@ -1141,12 +1275,44 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
             else:
                 table.fetched = {run.id: histories[table.name] for run, histories, _ in mine if table.name in histories}
         projects.append(project)
+    say_once(found, projects, options, say)
     return projects
 
 
-def find_logs(folder: Path, say: Say) -> tuple[list[Path], list[Failure]]:
-    """Every `.wandb` file at or below `folder`, once, though links may lead to it more than once, sorted by name;
-    and the folders that cannot be read.
+def note_logs(project: Project, runs: Sequence[FoundRun], folder: Path, say: Say) -> None:
+    """Note what the metadata says of the logs of a project's runs: failures, torn ends and restored summaries."""
+    rows: dict[str, int] = {}  # of torn logs
+    for run, _, logs in runs:
+        for log in logs:
+            project.failed += failures_of(log, folder, run.id)
+            if log.integrity.torn:
+                rows[relative(log.file, folder)] = sum(part.rows for part in log.parts["history"])
+        sources = {log.summary_from for log in logs} - {""}
+        if sources and "log" not in sources:
+            project.summary_restored.append({"run": run.id, "from": min(sources)})
+    for shown in [*rows][:FAILURES_NAMED]:
+        kept_rows = f"the {rows[shown]:,} history rows before are kept"
+        say(f"torn: {shown} ends in the middle of a record, as a crash leaves it; {kept_rows}")
+    if len(rows) > FAILURES_NAMED:
+        say(f"torn: {counted(len(rows) - FAILURES_NAMED, 'more log')} of {project.path}, all named in the metadata")
+    project.torn = sorted([*project.torn, *rows])
+
+
+def say_once(found: Sequence[FoundRun], projects: Sequence[Project], options: Options, say: Say) -> None:
+    """Say, once for all projects, how summaries were restored, and which runs another -e would put together."""
+    if restored := Counter(each["from"] for project in projects for each in project.summary_restored):
+        counts = f"{restored['file']:,} from files/wandb-summary.json, {restored['history']:,} from the history"
+        say(f"summaries that a crash left out of the log were restored: {counts}")
+    nameless = {project.name: project.selected for project in projects if project.entity == NO_ENTITY}
+    known = sorted({run.entity for run, *_ in found if run.project in nameless} - {NO_ENTITY})
+    if known and not options.selection.entity:
+        runs = f"{counted(sum(nameless.values()), 'run')} of {first_of(nameless)} without an entity"
+        say(f"{runs}, where others are {first_of(known)}'s: -e {known[0]} puts them together")
+
+
+def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path], list[Failure]]:
+    """Every `.wandb` file at or below `folder`, and OLD_HISTORY for every run's folder of an SDK before 0.10; each
+    once, though links may lead to it more than once, sorted by name; and the folders that cannot be read.
     """
     if folder.is_file():
         return [folder], []
@@ -1164,8 +1330,14 @@ def find_logs(folder: Path, say: Say) -> tuple[list[Path], list[Failure]]:
         logs = [Path(parent, name) for name in sorted(files) if name.endswith(".wandb")]
         for log in logs:
             found.setdefault(os.path.realpath(log), log)
-        if not logs and re.match(r"(offline-)?run-\d{8}_\d{6}-", Path(parent).name):
-            say(f"skipped: {relative(Path(parent), folder)} is a run's folder without a log")
+        if not logs and re.match(r"(offline-|dry)?run-\d{8}_\d{6}-", Path(real).name):
+            if {"wandb-metadata.json", OLD_HISTORY} & {*files}:
+                found[real] = Path(parent, OLD_HISTORY)
+                folders.clear()  # what else is there are the run's own files
+            elif Path(parent, "files", OLD_HISTORY).exists():
+                found[real] = Path(parent, "files", OLD_HISTORY)
+            else:
+                passed["folder", "without a log"] += 1
     failed = [
         Failure(relative(Path(error.filename), folder), "folder", f"cannot be read: {error.strerror}")
         for error in errors
@@ -1324,7 +1496,7 @@ def combined(
     run = Run(
         id=run_id,
         name=record.get("name", run_id),
-        state=offline_state(logs[-1].exit_code, heartbeat_at),
+        state=logs[-1].run.get("state") or offline_state(logs[-1].exit_code, heartbeat_at),
         entity=entity,
         project=project,
         created_at=logs[0].started_at or min(times, default=None),  # damage may have taken the start
@@ -1338,8 +1510,8 @@ def combined(
         sweep=record.get("sweep"),
         user=None,
         notes=record.get("notes"),
-        commit=record.get("commit"),
         url=None,
+        **machine([notes for log in logs for notes in log.machines.values()], record.get("commit")),
         exported_at=now(),
         config_json=valid_json(config),
         summary_json=valid_json(summary),
@@ -1374,7 +1546,8 @@ def folded_summary(logs: Sequence[Log], parts: Sequence[Part]) -> dict[str, Any]
     """The summary that W&B would hold after these logs, keys sorted (the log's order is random)."""
     summary: dict[str, Any] = {}
     set_whole: set[KeyPath] = set()  # dicts that the user set as one value; a deeper path set later replaces them
-    for path, whole, removed, value in (change for log in logs for change in log.summary):
+    recorded = [log for log in logs if log.summary_from == "log"] or logs
+    for path, whole, removed, value in (change for log in recorded for change in log.summary):
         for above in (path[:depth] for depth in range(1, len(path))):
             if above in set_whole:
                 set_whole.discard(above)
@@ -1397,6 +1570,25 @@ def runtime_s(summary: Mapping[str, Any]) -> float | None:
         if isinstance(value, int | float):
             return float(value)
     return None
+
+
+def machine(writers: Iterable[object], commit: str | None = None) -> dict[str, Any]:
+    """The columns on code and machine, from what each process that wrote to the run noted: the first one counts.
+
+    >>> machine([{"program": "train.py", "args": ["--name", "a b"], "gpu": "T4", "gpu_count": 2}])["command"]
+    "train.py --name 'a b'"
+    """
+    noted = [notes for notes in writers if isinstance(notes, dict)]
+    notes = min(noted, key=lambda notes: time_of(str(notes.get("startedAt"))) or now(), default={})
+    git, args, gpus = notes.get("git"), notes.get("args"), notes.get("gpu_count")
+    given = {**notes, "commit": commit or (git.get("commit") if isinstance(git, dict) else None)}
+    texts = {key: value for key, value in given.items() if isinstance(value, str) and value}
+    columns: dict[str, Any] = {name: texts.get(name) for name in ("commit", "host", "os", "python", "gpu")}
+    columns["command"] = command = texts.get("program")
+    if command and args and isinstance(args, list):
+        columns["command"] = f"{command} {shlex.join(map(str, args))}"
+    columns["gpu_count"] = int(gpus) if isinstance(gpus, int) and 0 < gpus < 2**31 else None  # 0 is unknown
+    return columns
 
 
 def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path, say: Say) -> Sequence[Part]:
@@ -2022,9 +2214,8 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
         text = node.get(key) or "{}"
         try:
             tree = parsed_object(text)
-            if key == "config":  # W&B wraps each value, once, but not always
-                wrappers = ({"value"}, {"value", "desc"})
-                config = {k: v["value"] if isinstance(v, dict) and v.keys() in wrappers else v for k, v in tree.items()}
+            if key == "config":
+                config = unwrapped(tree)
                 given = without_notes(config)
                 texts[key] = compact_json(given)
                 leaves += flatten(given, (CONFIG,))
@@ -2035,6 +2226,8 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
         except (ValueError, RecursionError) as error:
             texts[key] = valid_json(text)
             failed.append(Failure(node["name"], key, f"cannot be parsed ({error}); its text is kept as it is"))
+    notes = config.get("_wandb")
+    writers = notes.get("e") if isinstance(notes, dict) else None
     return Run(
         id=node["name"],
         name=node["displayName"] or node["name"],
@@ -2052,8 +2245,8 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
         sweep=node["sweepName"] or None,
         user=(node["user"] or {}).get("username"),
         notes=node["notes"] or None,
-        commit=node["commit"] or None,
         url=f"{url}/{quote(node['name'], safe='')}",
+        **machine(writers.values() if isinstance(writers, dict) else (), node["commit"]),
         exported_at=now(),
         config_json=texts["config"],
         summary_json=texts["summaryMetrics"],
@@ -2061,6 +2254,12 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
         definitions=definitions_in(config),
         tables=tables_in(summary),
     )
+
+
+def unwrapped(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without what W&B wraps each value in, once, but not always: `{"value": ..., "desc": ...}`."""
+    wrappers = ({"value"}, {"value", "desc"})
+    return {k: v["value"] if isinstance(v, dict) and v.keys() in wrappers else v for k, v in config.items()}
 
 
 def parsed_object(text: str) -> dict[str, Any]:
@@ -2828,7 +3027,8 @@ def columns_of(rows: Iterable[Iterable[tuple[KeyPath, Scalar]]]) -> dict[KeyPath
 def identity_schema() -> dict[str, Any]:
     """The columns that every runs file has, in order, with their dtypes."""
     dtypes: dict[str, Any] = dict.fromkeys(("created_at", "heartbeat_at", "exported_at"), pl.Datetime("us", "UTC"))
-    dtypes |= {"runtime_s": pl.Float64, "last_step": pl.Int64, "history_rows": pl.Int64, "tags": pl.List(pl.String)}
+    dtypes |= dict.fromkeys(("last_step", "history_rows", "gpu_count"), pl.Int64)
+    dtypes |= {"runtime_s": pl.Float64, "tags": pl.List(pl.String)}
     names = [f.name for f in fields(Run)]
     return {name: dtypes.get(name, pl.String) for name in names[: names.index("config_json")]}
 
@@ -3322,6 +3522,7 @@ def metadata_document(project: Project, options: Options, source: Mapping[str, o
         "torn": project.torn,
         "missing_on_server": [] if options.prune else project.gone,
         "kept_fuller": project.kept_fuller,
+        "summary_restored": project.summary_restored,
         "skipped_history_keys": sorted({".".join(path) for history in histories for path in history.skipped}),
     }
 

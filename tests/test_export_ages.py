@@ -1,0 +1,450 @@
+"""Runs of every SDK's age, read from disk: what the recorded programs logged is what the files hold."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import export_runs
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from log_files import START, log_of, write_log
+from old_sdks import record
+from test_export_runs import Exported, export, exported, libraries, paths_of  # noqa: F401 - fixtures
+from wandb_server import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Done
+
+EXPECTED = json.loads(record.EXPECTED.read_text(encoding="utf-8"))
+TRUTHS: dict[str, dict] = {run_id: truth for truths in EXPECTED.values() for run_id, truth in truths.items()}
+SEEN = sorted(TRUTHS.keys() - {"crashed0198"})  # of which SDK 0.19 had written nothing yet
+BEFORE_LOGS = ("0.8", "0.9")
+RESTORED = {
+    **dict.fromkeys(["crashed01033", "crashed0112", "crashed01221", "crashed01512", "crashed0166"], "history"),
+    **dict.fromkeys(["cut097", "cut01221"], "history"),
+    **dict.fromkeys(["lost01033", "lost0112", "lost01221"], "file"),
+}
+MACHINE = ["host", "os", "python", "command", "gpu", "gpu_count"]
+LFS_POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 123456\n"
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def rows_of(project: Exported, run_id: str) -> list[dict[tuple, object]]:
+    """A run's history rows without nulls, by path, with the step."""
+    columns = {("_step",): "_step", **paths_of(project.history_file)}
+    rows = project.history.filter(pl.col("run_id") == run_id).iter_rows(named=True)
+    return [{path: row[name] for path, name in columns.items() if row[name] is not None} for row in rows]
+
+
+def logged(row: dict) -> dict[tuple, object]:
+    """The numbers of a row as the program logged them, by path."""
+    deep = {("deep", key): value for key, value in row.get("deep", {}).items()}
+    return {(key,): value for key, value in row.items() if key != "deep"} | deep
+
+
+# --- the recordings -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ages(tmp_path_factory) -> dict[str, Exported]:
+    """The export of all recordings, by entity."""
+    folder = tmp_path_factory.mktemp("ages")
+    code = export_runs.main(["--offline", str(record.RUNS), "-o", str(folder), "--include-history", "--quiet"])
+    assert code == export_runs.PARTIAL  # for the git-LFS pointer
+    return {entity: exported(folder, f"{entity}_old-sdks") for entity in ("lab", "offline")}
+
+
+@pytest.fixture
+def found(ages) -> Callable[[str], tuple[Exported, dict[str, Any]]]:
+    """A run's project and its row."""
+
+    def find(run_id: str) -> tuple[Exported, dict[str, Any]]:
+        rows = {row["id"]: (each, row) for each in ages.values() for row in each.runs.iter_rows(named=True)}
+        return rows[run_id]
+
+    return find
+
+
+def test_each_run_is_there_once(ages):
+    ids = [run_id for each in ages.values() for run_id in each.runs["id"]]
+    assert sorted(ids) == SEEN
+
+
+@pytest.mark.parametrize("run_id", SEEN)
+def test_what_a_program_said_of_itself(found, run_id):
+    truth, (_, row) = TRUTHS[run_id], found(run_id)
+    has_log = not truth["sdk"].startswith(BEFORE_LOGS)
+    kind = "crashed" if run_id == "cut01221" else truth["kind"].replace("lost", "crashed")
+    assert row["state"] == kind
+    assert row["entity"] == (truth["entity"] if has_log and truth["entity"] else "offline")
+    for name in ("project", "name", "notes", "job_type", "commit", "host"):
+        assert row[name] == truth[name], name
+    assert (row["group"], row["tags"]) == ((truth["group"], truth["tags"]) if has_log else (None, []))
+    assert row["python"].removeprefix("CPython ") == truth["python"]
+    assert row["command"].endswith("train.py " + " ".join(truth["args"]))
+    assert (row["os"], row["gpu"], row["gpu_count"]) == (record.SYSTEM, None, None)
+    assert json.loads(row["_config_json"]) == truth["config"]
+    assert (row["config_lr"], row["config_model_name"], row["config_text"]) == (0.01, "mlp", "größe")
+    assert abs((row["created_at"] - datetime.fromtimestamp(truth["started_at"], UTC)).total_seconds()) < 3
+    assert 0 < row["runtime_s"] <= (row["heartbeat_at"] - row["created_at"]).total_seconds() + 20
+
+
+@pytest.mark.parametrize("run_id", SEEN)
+def test_histories_and_summaries(found, run_id):
+    truth, (project, row) = TRUTHS[run_id], found(run_id)
+    rows = rows_of(project, run_id)
+    told = [logged(each) for each in truth["history"]]
+    assert repr([dict(sorted(each.items())) for each in rows]) == repr(
+        [dict(sorted(each.items())) for each in told[: len(rows)]]
+    )
+    assert (row["history_rows"], row["last_step"]) == (len(rows), rows[-1]["_step",])
+    is_cut = truth["kind"] in ("crashed", "lost") or run_id.startswith("cut")
+    assert len(rows) > 0 if is_cut else len(rows) == len(told)
+    summary = json.loads(row["_summary_json"])
+    last: dict = {}
+    for each in truth["history"]:
+        if each["_step"] <= summary["_step"]:  # the file of a lost run is ahead of its log
+            last |= each
+    assert {key: summary[key] for key in ("_step", "loss", "val/acc", "spike", "deep")} == last | {
+        "_step": summary["_step"]
+    }
+    assert row["metric_deep_x"] == last["deep"]["x"]
+    assert summary["_step"] == rows[-1]["_step",] or RESTORED.get(run_id) == "file"
+    if run_id in RESTORED:
+        assert row["runtime_s"] == summary["_runtime"]
+    if truth["kind"] == "finished":
+        assert summary["cells"]["_type"] == "table-file"
+    clocks = project.history.filter(pl.col("run_id") == run_id).select("_runtime", "_timestamp")
+    assert clocks.null_count().row(0) == (0, 0)
+
+
+def test_which_summaries_were_restored(ages):
+    restored = [each for project in ages.values() for each in project.metadata["summary_restored"]]
+    assert {each["run"]: each["from"] for each in restored} == RESTORED
+
+
+def test_what_is_said(tmp_path, export):  # noqa: F811
+    done = export("--offline", record.RUNS, "-o", tmp_path / "out")
+    shown = "damaged/offline-run-20220101_000000-pointer1/run-pointer1.wandb"
+    assert "passed over: 1 log of which there is a copy, 3 logs that ended before its first record\n" in done.err
+    restored = "summaries that a crash left out of the log were restored: "
+    assert f"{restored}3 from files/wandb-summary.json, 7 from the history\n" in done.err
+    assert done.err.count("without an entity") == 1
+    assert "19 runs of old-sdks without an entity, where others are lab's: -e lab puts them together\n" in done.err
+    assert f"/{shown}: a git-LFS pointer, not the log itself; run `git lfs pull` there" in done.err
+    together = export("--offline", record.RUNS, "-o", tmp_path / "together", "-e", "lab")
+    assert "without an entity" not in together.err
+    project = exported(tmp_path / "together", "lab_old-sdks")
+    assert sorted(project.runs["id"]) == SEEN
+    torn = [name for name in project.metadata["torn"] if "damaged" in name]
+    assert [name.rpartition("-")[2] for name in torn] == [
+        "history.jsonl",
+        "empty1.wandb",
+        "header1.wandb",
+        "cut01221.wandb",
+    ]
+    assert [failure["run"] for failure in project.metadata["failed"]] == [shown]
+
+
+def test_a_dry_run_and_chosen_metrics(tmp_path, export):  # noqa: F811
+    logs = record.RUNS / "0.9.7"
+    assert "3 runs (1 crashed, 1 failed, 1 finished), 74 history rows" in export("--offline", logs, "--dry-run").out
+    export("--offline", logs, "-o", tmp_path, "--include-history", "--history-keys", "deep.*")
+    project = exported(tmp_path, "offline_old-sdks")
+    assert [name for name in project.history.columns if name.startswith("metric_")] == ["metric_deep_x"]
+    assert project.runs["metric_loss"].null_count() == 0
+
+
+# --- folders of SDKs before 0.10 ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old_folder(tmp_path) -> Path:
+    """A run of SDK 0.9.7 that may be changed."""
+    folder = tmp_path / "wandb" / "run-20200102_030405-an-id"
+    shutil.copytree(next(record.RUNS.glob("0.9.7/*-finished097")), folder)
+    return folder
+
+
+def changed(file: Path, **values: object) -> None:
+    notes = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps({key: value for key, value in {**notes, **values}.items() if value is not None}))
+
+
+@pytest.fixture
+def export_old(old_folder, tmp_path, export) -> Callable[..., tuple[Done, Exported]]:  # noqa: F811
+    def call(*arguments: object, stem: str = "offline_old-sdks") -> tuple[Done, Exported]:
+        done = export("--offline", old_folder.parent, "-o", tmp_path / "out", "--include-history", *arguments)
+        return done, exported(tmp_path / "out", stem)
+
+    return call
+
+
+def test_files_may_lie_one_folder_deeper(old_folder, export_old):
+    (old_folder / "files").mkdir()
+    for file in [*old_folder.iterdir()]:
+        if file.is_file():
+            file.rename(old_folder / "files" / file.name)
+    done, project = export_old()
+    assert (done.code, project.run["id"], project.run["history_rows"]) == (0, "an-id", 31)
+
+
+def test_runs_inside_of_an_old_run_are_its_own_files(old_folder, export_old):
+    shutil.copytree(next(record.RUNS.glob("0.8.36/*-failed0836")), old_folder / "home" / "run-20200101_000000-inner")
+    assert export_old()[1].runs["id"].to_list() == ["an-id"]
+
+
+def test_entity_and_project_of_the_settings(old_folder, export_old):
+    (old_folder.parent / "settings").write_text("[default]\nentity = a-team\nproject = of-settings\n")
+    assert export_old(stem="a-team_old-sdks")[1].run["entity"] == "a-team"
+    changed(old_folder / "wandb-metadata.json", project=None)
+    assert export_old(stem="a-team_of-settings")[1].run["project"] == "of-settings"
+
+
+@pytest.mark.parametrize(
+    ("given", "state"), [("killed", "killed"), ("finished", "finished"), ("running", "crashed"), ("odd", "crashed")]
+)
+def test_states(old_folder, export_old, given, state):
+    changed(old_folder / "wandb-metadata.json", state=given, exitcode=None)
+    assert export_old()[1].run["state"] == state
+
+
+def test_a_folder_with_nothing_but_its_metadata(old_folder, export_old):
+    for file in old_folder.iterdir():
+        if file.is_file() and file.name != "wandb-metadata.json":
+            file.unlink()
+    changed(old_folder / "wandb-metadata.json", startedAt=None, heartbeatAt=None, name=None, gpu="T4", gpu_count=2)
+    done, project = export_old()
+    run = project.run
+    assert (done.code, run["history_rows"], run["runtime_s"], run["last_step"]) == (0, 0, None, None)
+    assert run["created_at"] == run["heartbeat_at"] == datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert (run["name"], run["_config_json"], run["_summary_json"]) == ("an-id", "{}", "{}")
+    assert (run["gpu"], run["gpu_count"], project.metadata["summary_restored"]) == ("T4", 2, [])
+
+
+def test_a_damaged_line_costs_itself(old_folder, export_old):
+    file = old_folder / "wandb-history.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([*lines[:3], b'{"loss": 0.\n', b"[1]\n", *lines[3:], b'{"loss": \0\0']))
+    (old_folder / "config.yaml").write_text("a: [1, 2\n")
+    done, project = export_old()
+    assert (done.code, project.run["history_rows"], project.run["_config_json"]) == (3, 31, "{}")
+    assert "unreadable at config.yaml, line 4 of wandb-history.jsonl, line 5 of wandb-history.jsonl" in done.err
+    assert len(project.metadata["torn"]) == 1
+
+
+def test_system_metrics_and_output(old_folder, export_old, tmp_path):
+    events = [json.loads(line) for line in (old_folder / "wandb-events.jsonl").read_text("utf-8").splitlines()]
+    with (old_folder / "wandb-events.jsonl").open("a") as opened:
+        opened.write('{"system.cpu": 5')  # a torn end
+    done, _ = export_old("--system-metrics", "--console", "--tables")
+    assert done.code == 0, done.err
+    system = pl.read_parquet(tmp_path / "out" / "offline_old-sdks_system.parquet")
+    assert system["_timestamp"].to_list() == [event["_timestamp"] for event in events]
+    assert system["system_cpu"].to_list() == [event["system.cpu"] for event in events]
+    console = pl.read_parquet(tmp_path / "out" / "offline_old-sdks_console.parquet")["text"].to_list()
+    told = [text for _, text in TRUTHS["finished097"]["console"]]
+    assert sorted(filter(None, console)) == sorted(filter(None, told))
+    cells = pl.read_parquet(tmp_path / "out" / "offline_old-sdks_table_cells.parquet")
+    table = TRUTHS["finished097"]["tables"]["cells"]
+    assert cells.select(table["columns"]).rows() == [tuple(row) for row in table["data"]]
+
+
+def test_a_history_of_an_odd_step_costs_itself(old_folder, export_old):
+    (old_folder / "wandb-history.jsonl").write_text('{"loss": 1, "_step": "first"}\n')
+    done, project = export_old()
+    assert (done.code, project.run["history_rows"], project.run["metric_loss"] > 0) == (3, 0, True)
+
+
+def test_the_file_itself_may_be_named(old_folder, tmp_path, export):  # noqa: F811
+    file = old_folder.rename(tmp_path / "odd") / "wandb-history.jsonl"
+    assert export("--offline", file, "-o", tmp_path / "out").code == 0
+    assert exported(tmp_path / "out", "offline_old-sdks").run["id"] == "odd"
+
+
+def test_a_history_in_many_pieces(old_folder, export_old, monkeypatch):
+    whole = rows_of(export_old()[1], "an-id")
+    monkeypatch.setattr(export_runs, "TASK_BYTES", 500)
+    shutil.rmtree(old_folder.parent.parent / "out")
+    assert repr(rows_of(export_old()[1], "an-id")) == repr(whole)
+
+
+def test_a_pointer_in_place_of_a_history(old_folder, export_old):
+    (old_folder / "wandb-history.jsonl").write_text(LFS_POINTER)
+    done, project = export_old()
+    assert (done.code, project.run["history_rows"], project.run["metric_loss"] > 0) == (3, 0, True)
+    assert "run `git lfs pull` there" in done.err
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"_wandb": {"runtime": 41}}', "no json", None])
+def test_no_summary_is_the_historys_last_values(old_folder, export_old, text):
+    file = old_folder / "wandb-summary.json"
+    file.unlink() if text is None else file.write_text(text)
+    _, project = export_old()
+    last = rows_of(project, "an-id")[-2]
+    assert (project.run["metric_loss"], project.run["metric_deep_x"]) == (last["loss",], last["deep", "x"])
+    assert project.metadata["summary_restored"] == [{"run": "an-id", "from": "history"}]
+    assert project.run["runtime_s"] == project.history["_runtime"][-1]
+
+
+# --- logs -----------------------------------------------------------------------------------------------------
+
+ROWS = [{"loss": "0.5", "deep": '{"x": 1}'}, {"loss": "NaN", "deep": '{"x": 2, "name": "n"}'}, {"acc": "1"}]
+
+
+def test_nested_metrics_as_one_value(tmp_path, export):  # noqa: F811
+    media = {"image": '{"_type": "image-file", "width": 3}', "deep": '{"y": {"z": -Infinity, "t": "text"}, "big": 1e3}'}
+    rows = [{"deep": '{"x": 1}', "deep2": "{}"}, media, {"deep": "7"}, {"deep": '{"x": true}'}]
+    write_log(tmp_path / "logs", "nested", rows=rows)
+    export("--offline", tmp_path / "logs", "-o", tmp_path / "out", "--include-history")
+    project = exported(tmp_path / "out", "offline_uncategorized")
+    assert [row for _, row in project.rows()] == [
+        {("deep", "x"): 1},
+        {("deep", "y", "z"): -math.inf, ("deep", "big"): 1000},
+        {("deep",): 7},
+        {("deep", "x"): 1},
+    ]
+    assert project.metadata["skipped_history_keys"] == ["deep2", "image"]
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "loss"),
+    [
+        ('{"loss": 0.25, "_runtime": 9, "_wandb": {}}', "file", 0.25),
+        ('{"_wandb": {"runtime": 41}}', "history", None),
+        ("{", "history", None),
+    ],
+)
+def test_a_summary_that_the_log_lacks(tmp_path, export, file, source, loss):  # noqa: F811
+    log = write_log(tmp_path / "logs", "lost", rows=ROWS, exit_code=None)
+    (log.parent / "files").mkdir()
+    (log.parent / "files" / "wandb-summary.json").write_text(file)
+    export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
+    project = exported(tmp_path / "out", "offline_uncategorized")
+    assert project.metadata["summary_restored"] == [{"run": "lost", "from": source}]
+    assert project.run["metric_loss"] == loss or math.isnan(project.run["metric_loss"])
+    assert project.run["runtime_s"] == (9 if source == "file" else None)
+    if source == "history":
+        assert json.loads(project.run["_summary_json"])["deep"] == {"x": 2, "name": "n"}
+
+
+def test_a_summary_of_one_log_is_that_of_the_run(tmp_path, export):  # noqa: F811
+    write_log(tmp_path / "logs", "a", rows=ROWS, summary={"loss": "0.5"})
+    later = START.replace(month=2)
+    write_log(tmp_path / "logs", "a", rows=ROWS, started_at=later, exit_code=None, resumed=True)
+    export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
+    project = exported(tmp_path / "out", "offline_uncategorized")
+    assert (project.run["metric_loss"], project.metadata["summary_restored"]) == (0.5, [])
+
+
+def test_many_torn_logs_are_not_all_listed(tmp_path, export):  # noqa: F811
+    for number in range(12):
+        log = write_log(tmp_path / "logs", f"r{number:02}", rows=ROWS)
+        log.write_bytes(log.read_bytes()[:-3])
+    done = export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
+    assert done.code == 0
+    torn = [line for line in done.err.splitlines() if line.startswith("torn: ")]
+    assert len(torn) == 11
+    assert torn[-1] == "torn: 2 more logs of offline/uncategorized, all named in the metadata"
+    assert len(exported(tmp_path / "out", "offline_uncategorized").metadata["torn"]) == 12
+
+
+# --- the machine ----------------------------------------------------------------------------------------------
+
+
+def environment(writer_id: str, started: str | None = None, **values: Any) -> bytes:
+    proto = export_runs.wandb_proto()
+    found = proto.EnvironmentRecord(writer_id=writer_id, **values)
+    if started:
+        found.started_at.FromDatetime(moment(started))
+    return proto.Record(environment=found).SerializeToString()
+
+
+def test_the_process_that_started_first_counts(tmp_path, export):  # noqa: F811
+    """Each process notes its machine in several records that add to each other."""
+    proto = export_runs.wandb_proto()
+    folder = tmp_path / "logs" / "run-20260101_000000-a"
+    folder.mkdir(parents=True)
+    run = proto.Record(run=proto.RunRecord(run_id="a"))
+    records = [
+        environment("late", "2026-01-02", host="late", program="late.py", gpu_type="H100", gpu_count=8),
+        environment("early", "2026-01-01", host="early", os="Linux", program="train.py", args=["--name", "a b"]),
+        environment("early", gpu_type="T4", gpu_count=2, git=proto.GitRepoRecord(commit="abc")),
+    ]
+    (folder / "run-a.wandb").write_bytes(log_of([run.SerializeToString(), *records]))
+    (folder / "files").mkdir()
+    (folder / "files" / "wandb-metadata.json").write_text('{"host": "of-file", "python": "3"}')  # the log knows better
+    export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
+    run = exported(tmp_path / "out", "offline_uncategorized").run
+    assert [run[name] for name in MACHINE] == ["early", "Linux", None, "train.py --name 'a b'", "T4", 2]
+    assert run["commit"] == "abc"
+
+
+def test_odd_notes_of_a_machine():
+    nothing = dict.fromkeys(["commit", *MACHINE])
+    assert export_runs.machine([]) == export_runs.machine([None, ["host"]]) == nothing
+    odd = {"host": 7, "os": "", "args": ["x"], "gpu_count": 2**80, "git": "abc", "startedAt": 5}
+    assert export_runs.machine([odd]) == nothing
+    assert export_runs.machine([{"git": {"commit": 5}, "gpu_count": 0}], "abc") == nothing | {"commit": "abc"}
+    assert export_runs.machine([{"program": "t.py", "args": "x"}])["command"] == "t.py"
+
+
+def test_the_machine_on_a_server(tmp_path, run_script):
+    """Offline and online: the same columns, so that GPU hours by GPU are one question."""
+    with Server() as server:
+        ids = server.add_runs("team", "demo", 50, keys=9)
+        done = run_script("export_runs.py", "team/demo", "-o", "out", env=server.environment(tmp_path / "sdk"))
+        assert done.code == 0, done.err
+        rows = {row["id"]: row for row in exported(tmp_path / "out", "team_demo").runs.iter_rows(named=True)}
+        for run_id in ids:
+            run, row = server.run("team", "demo", run_id), rows[run_id]
+            writers = json.loads(run.config)["_wandb"]["value"]["e"].values()
+            first = min(writers, key=lambda writer: writer["startedAt"])
+            assert (row["host"], row["commit"]) == (run.host, run.commit)
+            assert row["command"].startswith("train.py --lr 0")
+            assert row["command"].endswith(" --name 'a b'")
+            for name in ("os", "python", "gpu", "gpu_count"):
+                assert row[name] == first.get(name)
+
+
+def test_earlier_exports_without_these_columns(tmp_path, export, run_script):  # noqa: F811
+    """They are read and merged: null until the run is exported again. aggregate_runs.py carries the columns."""
+    machine = environment("w", host="node", gpu_type="T4", gpu_count=2)
+    for name in ("old", "new"):
+        log = write_log(tmp_path / name, name, entity="team", project="demo", summary={"loss": "1"})
+        log.write_bytes(log.read_bytes() + log_of([machine])[7:])
+    export("--offline", tmp_path / "old", "-o", tmp_path / "out")
+    file = tmp_path / "out" / "team_demo_runs.parquet"
+    about = {key.decode(): value.decode() for key, value in pq.read_metadata(file).metadata.items()}
+    pl.read_parquet(file).drop(MACHINE).write_parquet(file, metadata=about)
+    shutil.copytree(tmp_path / "out", tmp_path / "both" / "earlier")
+    export("--offline", tmp_path / "new", "-o", tmp_path / "out")
+    runs = pl.read_parquet(file)
+    assert {row[0]: row[1:] for row in runs.select("id", "host", "gpu", "gpu_count").iter_rows()} == {
+        "new": ("node", "T4", 2),
+        "old": (None, None, None),
+    }
+    export("--offline", tmp_path / "new", "-o", tmp_path / "both" / "later")
+    done = run_script("aggregate_runs.py", "both", "-o", "unified.parquet")
+    assert done.code == 0, done.err
+    unified = pl.read_parquet(tmp_path / "unified.parquet")
+    assert unified.select("id", *MACHINE).sort("id").rows() == [
+        ("new", "node", None, None, None, "T4", 2),
+        ("old", *[None] * 6),
+    ]
+    assert unified.schema["gpu_count"] == pl.Int64
+    query = "SELECT gpu, SUM(runtime_s * gpu_count) / 3600 AS hours FROM runs GROUP BY gpu ORDER BY gpu"
+    done = run_script("analyze_runs.py", "unified.parquet", "--sql", query, "--json")
+    assert done.code == 0, done.err
+    assert [row["gpu"] for row in json.loads(done.out)["sql"]] == ["T4", None]
