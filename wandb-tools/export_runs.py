@@ -2519,7 +2519,7 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:  #
             raise
         if table.key:
             return Fetched([table_rows(files[0].read_bytes()).lazy()], files=files)
-        return history_rows(source, run, answer, files)
+        return rows_of_history(source, run, answer, files)
 
     try:
         return request(source.server.storage, attempt)
@@ -2554,7 +2554,7 @@ def download(source: RowSource, url: str) -> Path:
     return file
 
 
-def history_rows(source: RowSource, run: Wanted, answer: Any, files: Sequence[Path]) -> Fetched:
+def rows_of_history(source: RowSource, run: Wanted, answer: Any, files: Sequence[Path]) -> Fetched:
     """The rows of W&B's exports, and after them those that are in none yet."""
     skipped: set[KeyPath] = set()
     rows, problem = live_rows(source, run, answer, has_exports=bool(files))
