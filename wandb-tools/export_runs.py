@@ -36,12 +36,14 @@ Examples:
   uv run wandb-tools/export_runs.py https://wandb.ai/my-team/my-project/sweeps/abc123 -o sweep/
   uv run wandb-tools/export_runs.py my-team/my-project --include-history --history-keys 'val/*,epoch' --json
   uv run wandb-tools/export_runs.py --offline wandb/ -o export/ --include-history
+  uv run wandb-tools/export_runs.py --verify export/   are all files as they were written? No account is needed
 
 Exit codes:
   0    all done (a log that a crash cut off is noted and is no failure)
   1    nothing usable: no access, no run there, none left after the filters, or the output cannot be written
   2    wrong usage
-  3    partial: some projects, runs or logs failed; the rest is written, the failures are named
+  3    partial: some projects, runs or logs failed; the rest is written, the failures are named.
+       --verify: the files that it names are damaged or missing
   130  interrupted: a project's files are all new or all as they were; finished histories are kept
 """
 
@@ -199,6 +201,7 @@ class Options:
     """The command line, checked."""
 
     offline: Path | None  # None: from the server
+    verify: Path | None  # None: export
     places: tuple[Place, ...]
     output: Path
     selection: Selection
@@ -3086,6 +3089,56 @@ def working_folders(output: Path, say: Say, *, dry_run: bool) -> Iterator[Folder
         yield folders
 
 
+# --- verifying ------------------------------------------------------------------------------------------------
+
+
+def verify(folder: Path, options: Options, say: Say) -> int:
+    """Compare the files of every export in `folder` with its metadata; nothing is changed. Returns the exit code."""
+    exports = sorted(file for file in folder.glob("*_metadata.json") if not file.name.startswith("."))
+    if not exports:
+        raise ScriptError(f"{folder} holds no export; name a folder that -o had", NOTHING_USABLE)
+    import_libraries()
+    rows: list[dict[str, str | None]] = []
+    for export in exports:
+        about: dict[str, str | None] = {"entity": None, "project": None}
+        try:
+            document = json.loads(export.read_text("utf-8"))
+            about |= {name: document[name] for name in about}
+            listed = {Path(facts["name"]).name: facts for facts in document["files"]}
+            problems = {name: damage_of(folder / name, facts) for name, facts in listed.items()}
+        except (OSError, ValueError, LookupError, TypeError):
+            problems = {}
+        problems = problems or {export.name: "is damaged, so the files of its project cannot be checked"}
+        rows += [about | {"file": name, "error": problem} for name, problem in problems.items()]
+    damaged = [row for row in rows if row["error"]]
+    for row in damaged:
+        tell(f"error: {folder / str(row['file'])} {row['error']}; restore it from a copy, or export again")
+    outcome = f"{len(damaged):,} damaged or missing" if damaged else "all as they were written"
+    say(f"{counted(len(rows), 'file')} of {counted(len(exports), 'export')} in {folder}: {outcome}")
+    if options.json:
+        show(json_text({"version": 1, "verified": rows}))
+    return PARTIAL if damaged else OK
+
+
+def damage_of(file: Path, facts: Mapping[str, Any]) -> str | None:
+    """In what a parquet file differs from the metadata's facts about it; None where it does not."""
+    try:
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        size = file.stat().st_size
+        if size != facts["bytes"]:
+            return f"has {size:,} bytes instead of {facts['bytes']:,}"
+        if digest != facts["sha256"]:
+            return "holds other bytes than were written: its checksum differs"
+        frame = pl.scan_parquet(file, glob=False)
+        height, width = frame.select(pl.len()).collect().item(), len(frame.collect_schema())
+    except (OSError, pl.exceptions.PolarsError) as error:
+        return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
+    if (height, width) != (facts["rows"], facts["columns"]):
+        return f"has {height:,} rows of {width:,} columns, not {facts['rows']:,} of {facts['columns']:,}"
+    return None
+
+
 # --- the report -----------------------------------------------------------------------------------------------
 
 
@@ -3320,6 +3373,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list
     flag("places", nargs="*", metavar="PLACE", help="entity/project[/run], or a W&B URL of a project, run or sweep")
     flag("--api-key-file", metavar="FILE", type=Path, help="a file that holds the API key")
     flag("--offline", metavar="DIR", type=Path, help="no server: the folder that holds run folders, at any depth")
+    flag("--verify", metavar="DIR", type=Path, help="export nothing: compare earlier exports with their checksums")
     flag = parser.add_argument_group("which runs (values of one flag are ORed, flags are ANDed)").add_argument
     several: dict[str, Any] = {"action": "extend", "type": comma_list, "default": []}
     flag("-e", "--entity", **several, help="of this entity (default: the key's own; offline: any)")
@@ -3357,6 +3411,11 @@ def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list
         raise ScriptError("name projects either as entity/project or with -e and -p, not both", WRONG_USAGE)
     if given["history_keys"] and not (given["include_history"] or given["history_samples"]):
         raise ScriptError("--history-keys chooses among the history: add --include-history", WRONG_USAGE)
+    changed = [name for name, value in given.items() if value not in (parser.get_default(name), [])]
+    others = [name for name in changed if name not in ("verify", "json", "quiet", "debug")]
+    if given["verify"] and others:
+        what = "a PLACE" if others[0] == "places" else f"--{others[0].replace('_', '-')}"
+        raise ScriptError(f"--verify exports nothing; leave {what} out", WRONG_USAGE)
     if not is_storable(str(given["output"])):  # polars writes to no such path
         raise ScriptError("the path of -o is no UTF-8 text; choose another", WRONG_USAGE)
     states = [state.lower() for state in given["state"]]
@@ -3468,6 +3527,8 @@ def export(options: Options) -> int:
     global requests, urllib3
     gc.disable()  # runs are many small objects without cycles: looking for these took a tenth of the time
     say: Say = (lambda _: None) if options.quiet else tell
+    if options.verify:
+        return verify(options.verify, options, say)
     with ExitStack() as at_end:
         if options.offline:
             server, source = None, {"kind": "offline", "directory": str(options.offline.absolute())}
