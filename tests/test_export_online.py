@@ -1130,7 +1130,8 @@ def test_a_busy_server_lets_us_in_later(server, export, status):
     done = export("-e", "team", *QUICK)
     assert (done.code, done.out) == (1, "")
     *waits, line = done.err.splitlines()
-    assert line.startswith(f"error: {server.url} is too busy to let anyone in: ")
+    assert line.startswith(f"error: cannot sign in to {server.url}: ")
+    assert line.endswith("it is too busy: try again later")
     assert f"HTTP {status}" in line
     assert all("waiting" in wait for wait in waits)
 

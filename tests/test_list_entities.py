@@ -13,13 +13,12 @@ import ssl
 import subprocess
 import time
 from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 
 import list_entities
 import pytest
 from conftest import Done
-from list_entities import COUNTED_STATES, NOTHING_USABLE, PROJECTS_PER_QUESTION, Project, ScriptError
+from list_entities import COUNTED_STATES, NOTHING_USABLE, PROJECTS_PER_QUESTION, ScriptError
 from wandb_server import Server
 
 SCRIPT = "list_entities.py"
@@ -168,7 +167,11 @@ def test_few_requests_and_no_runs(server, as_call):
 @pytest.mark.parametrize(
     ("arguments", "variables", "expected"),
     [
-        ([], {"WANDB_API_KEY": "1" * 40}, "{url} refuses the API key: invalid API key (HTTP 401); copy it again from "),
+        (
+            [],
+            {"WANDB_API_KEY": "1" * 40},
+            "cannot sign in to {url}: invalid API key (HTTP 401); it refuses the API key: copy ",
+        ),
         (
             [],
             {"WANDB_API_KEY": "1234"},
@@ -184,10 +187,10 @@ def test_few_requests_and_no_runs(server, as_call):
         (
             [],
             {"WANDB_API_KEY": "", "WANDB_IDENTITY_TOKEN_FILE": "token"},
-            "WANDB_IDENTITY_TOKEN_FILE is set, which is not supported; unset it and give a key with WANDB_API_KEY ",
+            "WANDB_IDENTITY_TOKEN_FILE is not supported: unset it, and run `wandb login`, set WANDB_API_KEY or ",
         ),
         (["--api-key-file", os.devnull], {}, f"no API key in {os.devnull}; run "),
-        (["--api-key-file", "none.txt"], {}, "--api-key-file none.txt cannot be read: No such file or directory"),
+        (["--api-key-file", "none.txt"], {}, "none.txt: No such file or directory; see to it and run again"),
         (["-e", "taem"], {}, "taem: no entity that this key can see; did you mean team?"),
         (["-p", "deno"], {}, "deno: no such project here; did you mean demo?"),
         (["-e", "tester"], {}, "no projects there; name another entity with -e"),
@@ -409,7 +412,9 @@ def test_a_server_that_stays_busy_is_named(server, as_call):
     server.fault("status", match={"kind": "graphql"}, status=429, message="rate limit")
     done = as_call(server, *FAST)
     assert (done.code, done.out) == (1, "")
-    assert done.err == f"error: {server.url} is too busy to let anyone in: rate limit (HTTP 429); try again later\n"
+    waiting, error = done.err.splitlines()
+    assert waiting == "the server is busy (HTTP 429): waiting 1 s"
+    assert error == f"error: cannot sign in to {server.url}: rate limit (HTTP 429); it is too busy: try again later"
 
 
 def test_gzip(server, as_call):
@@ -520,7 +525,7 @@ def test_a_password_in_the_address_appears_nowhere(server, as_call, password, ke
     server.add_project("tester", "demo")
     url = server.url.replace("://", f"://user:{password}@")
     for arguments in (["--json"], []):
-        done = as_call(server, *arguments, WANDB_BASE_URL=url, WANDB_API_KEY=key, WANDB_APP_URL=url)
+        done = as_call(server, *arguments, WANDB_BASE_URL=url, WANDB_API_KEY=key)
         assert "canary" not in done.out + done.err
         assert done.code == (1 if key != "0" * 40 or "/" in password else 0)
 
@@ -579,32 +584,36 @@ def test_wrong_usage_as_a_process(run_script):
 # --- the parts ------------------------------------------------------------------------------------------------
 
 
-def project_(
-    name: str, runs: int = 0, created: int | None = None, active: int | None = None, entity: str = "team"
-) -> Project:
-    days = [None if day is None else datetime(2026, 1, day, tzinfo=UTC) for day in (created, active)]
-    return Project(entity, name, runs, 0, 0, 0, 0, 0, *days, "http://127.0.0.1/team/x")
-
-
 @pytest.mark.parametrize(
     ("sort", "expected"), [("runs", "bcad"), ("name", "acdb"), ("created", "dabc"), ("active", "acbd")]
 )
-def test_sort_key(sort, expected):
+def test_sorting(server, as_call, sort, expected):
+    """Most or newest first, what has no time last, and by name, case ignored, where that is equal."""
     last = "z" if sort == "name" else "team"
-    found = [
-        project_("d", 1, 9),
-        project_("c", 2, None, 3),
-        project_("a", 1, 4, 5),
-        project_("b", 7, 2, 2, entity=last),
-    ]
-    order = sorted(found, key=lambda project: list_entities.sort_key(project, sort))
-    assert "".join(project.project for project in order) == expected
+    for name, runs, created, active, entity in [
+        ("D", 0, 9, None, "team"),
+        ("c", 2, 1, 3, "team"),
+        ("a", 1, 4, 5, "team"),
+        ("b", 7, 2, 2, last),
+    ]:
+        server.add_project(entity, name, created_at=f"2026-01-0{created}T00:00:00")
+        for number in range(runs):
+            time_ = f"2026-01-0{active}T00:00:00Z"
+            server.add_run(entity, name, f"r{number}", created_at=time_, heartbeat_at=time_)
+    done = as_call(server, "--json", "--sort", sort)
+    assert "".join(row["project"] for row in projects(done).values()).lower() == expected
+
+
+def row(name: str, runs: int = 0) -> dict:
+    times = {"created_at": "2026-01-01T00:00:00Z", "last_active": None}
+    counts = {"runs": runs} | dict.fromkeys(COUNTED_STATES, 0)
+    return {"entity": "team", "project": name, "url": "http://127.0.0.1/team/x", **counts, **times}
 
 
 @pytest.mark.parametrize("name", ["p", "project-with-a-long-name-" * 5, "プロジェクト"])
 def test_the_table_is_bounded(name, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    rows = [project_(f"{name}{number:03}", 123_456, 1, 2) for number in range(300)]
+    rows = [row(f"{name}{number:03}", 123_456) for number in range(300)]
     text = list_entities.for_people(rows, None)
     assert len(text) < 4_200
     assert max(map(len, text.splitlines())) <= 80
@@ -617,17 +626,26 @@ def test_the_table_is_bounded(name, monkeypatch):
 
 def test_names_in_a_table_are_data(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    text = list_entities.for_people(
-        [project_(name) for name in (*ODD_NAMES, ":smile: [link=x]y[/link]", "b\u202ea")], None
-    )
-    for name in ("[red]markup[/red]", "esc�[31mape", "émoji 🎉", "a/b?c#d", ":smile: [link=x]y[/link]", "b�a"):
+    text = list_entities.for_people([row(name) for name in (*ODD_NAMES, "[link=x]:eye:[/link]", "b\u202ea")], None)
+    for name in ("[red]markup[/red]", "esc�[31mape", "émoji 🎉", "a/b?c#d", "[link=x]:eye:[/link]", "b�a"):
         assert f"team/{name} " in text
 
 
-def test_json_may_be_bounded_too():
-    rows = [project_("a"), project_("b")]
-    assert len(json.loads(list_entities.for_programs(rows, [], None))["projects"]) == 2
-    assert len(json.loads(list_entities.for_programs(rows, [], 1))["projects"]) == 1
+def test_json_may_be_bounded_too(server, as_call):
+    for name in ("a", "b"):
+        server.add_project("team", name)
+    assert len(projects(as_call(server, "--json"))) == 2
+    assert len(projects(as_call(server, "--json", "--max-rows", "1"))) == 1
+
+
+def test_names_in_json_are_data(server, as_call):
+    """Nothing that a terminal obeys, and every name as it is."""
+    names = [*ODD_NAMES, "c1\x9b31m", "del\x7f"]
+    for name in names:
+        server.add_project("team", name)
+    done = as_call(server, "--json")
+    assert {each["project"] for each in projects(done).values()} == set(names)
+    assert not {*"\x1b\x7f\x9b"} & set(done.out)
 
 
 ADDRESSES = (
@@ -647,7 +665,7 @@ def test_addresses_and_login_are_the_sdks(url, monkeypatch, tmp_path):
     from wandb.sdk.lib.wbauth.host_url import HostUrl
     from wandb.sdk.lib.wbauth.wbnetrc import read_netrc_auth
 
-    monkeypatch.delenv("WANDB_APP_URL", raising=False)
+    monkeypatch.delenv("WANDB_APP_URL", raising=False)  # which only the SDK knows
     monkeypatch.setenv("WANDB_BASE_URL", url)
     expected = HostUrl(url)
     assert list_entities.base_url() == expected.url
@@ -698,11 +716,6 @@ def test_forms_of_keys(key, is_one, monkeypatch):
         with pytest.raises(ScriptError, match="unusable API key") as error:
             list_entities.api_key(None, "http://127.0.0.1")
         assert key not in str(error.value)
-
-
-@pytest.mark.parametrize("text", [None, "", "yesterday"])
-def test_no_time(text):
-    assert list_entities.moment_in(text) is None
 
 
 def test_doctests():

@@ -42,12 +42,14 @@ Examples:
   uv run wandb-tools/export_runs.py https://wandb.ai/my-team/my-project/sweeps/abc123 -o sweep/
   uv run wandb-tools/export_runs.py my-team/my-project --include-history --history-keys 'val/*,epoch' --json
   uv run wandb-tools/export_runs.py --offline wandb/ -o export/ --include-history
+  uv run wandb-tools/export_runs.py --verify export/   are all files as they were written? No account is needed
 
 Exit codes:
   0    all done (a log that a crash cut off is noted and is no failure)
   1    nothing usable: no access, no run there, none left after the filters, or the output cannot be written
   2    wrong usage
-  3    partial: some projects, runs or logs failed; the rest is written, the failures are named
+  3    partial: some projects, runs or logs failed; the rest is written, the failures are named.
+       --verify: the files that it names are damaged or missing
   130  interrupted: a project's files are all new or all as they were; finished histories are kept
 """
 
@@ -79,7 +81,6 @@ import time
 import traceback
 import types
 import uuid
-import warnings
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -88,7 +89,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, Self, TypeAlias, TypeVar, cast
@@ -135,7 +135,6 @@ KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows"
 
 WORKERS = 8  # questions at once: a shared server bears that; more gain little
 DOWNLOADS_A_WORKER = 4  # at once, from the storage host, which is not the API
-FIRST_DOWNLOAD_WAIT_S = 0.1  # before the second try: one that broke off is mostly no sign of a busy host
 PROJECTS_AT_ONCE = 4
 PAGES_AT_ONCE = 8  # answers that are waited for or parsed: 15 MB each
 TIMEOUT_S = 60  # enough for the largest page from a busy server; longer looks like a hang
@@ -216,6 +215,7 @@ class Options:
     """The command line, checked."""
 
     offline: Path | None  # None: from the server
+    verify: Path | None  # None: export
     places: tuple[Place, ...]
     output: Path
     selection: Selection
@@ -1651,9 +1651,9 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
 # --- the server: its address and the key ----------------------------------------------------------------------
 
 FORGE = "forge.coreweave.com"  # W&B's own server
+CLOUD_URL = f"https://api.{FORGE}"
 CLOUD_HOSTS = (f"api.{FORGE}", "api.wandb.ai")  # where it answers questions
 PAGE_HOSTS = (FORGE, "wandb.ai", "www.wandb.ai", "app.wandb.ai")  # where its pages are, or were
-CLOUD_URL = f"https://api.{FORGE}"
 
 
 def base_url() -> str:
@@ -1667,8 +1667,6 @@ def base_url() -> str:
 
 def page_url(base_url: str) -> str:
     """Where the server at `base_url` shows its pages, without a slash at the end."""
-    if given := os.environ.get("WANDB_APP_URL"):
-        return re.sub("//.*@", "//", given).rstrip("/")  # without a password
     if base_url.partition("://")[2] in CLOUD_HOSTS:
         return f"https://{FORGE}/wandb"
     return base_url.replace("://api.", "://" if "://api.wandb." in base_url else "://app.")
@@ -1676,208 +1674,177 @@ def page_url(base_url: str) -> str:
 
 def sdk_setting(name: str) -> str | None:
     """A value from the SDK's settings files; the one of the working folder goes before the user's."""
-    files = configparser.ConfigParser(interpolation=None)
+    settings = configparser.ConfigParser(interpolation=None)
     user = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
     for file in (f"{user}/settings", "wandb/settings", ".wandb/settings"):
         with suppress(configparser.Error, UnicodeDecodeError):  # the SDK passes over what it cannot read, too
-            files.read(os.path.expanduser(file), encoding="utf-8")  # noqa: PTH111 - there may be no home
-    return files.get("default", name, fallback=None)
+            settings.read(os.path.expanduser(file), encoding="utf-8")  # noqa: PTH111 - there may be no home
+    return settings.get("default", name, fallback=None)
 
 
 def netrc_key(base_url: str) -> str | None:
     """What `wandb login` stored for the server; None if nothing, or nothing readable, is there."""
     host = base_url.partition("://")[2].partition("/")[0]
-    for file in [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]:
+    names = (host, "api.wandb.ai") if host in CLOUD_HOSTS else (host,)
+    files = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    for file, name in itertools.product(files, names):
         with suppress(OSError, netrc.NetrcParseError, UnicodeDecodeError):
-            entries = netrc.netrc(os.path.expanduser(file))  # noqa: PTH111 - there may be no home
-            for name in (host, "api.wandb.ai") if host in CLOUD_HOSTS else (host,):
-                if (entry := entries.authenticators(name)) and entry[2]:
-                    return entry[2]
+            if entry := netrc.netrc(os.path.expanduser(file)).authenticators(name):  # noqa: PTH111
+                return entry[2]
     return None
 
 
 def api_key(file: Path | None, base_url: str) -> str:
     """The API key for the server: from `file`, WANDB_API_KEY, netrc or the SDK's settings, the first that has one."""
-    if not file and os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        how = "unset it and give a key with WANDB_API_KEY or --api-key-file"
-        raise ScriptError(f"WANDB_IDENTITY_TOKEN_FILE is set, which is not supported; {how}", NOTHING_USABLE)
-    try:
-        found = file.read_text("utf-8") if file else os.environ.get("WANDB_API_KEY", "").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", "it is no text")
-        raise ScriptError(f"--api-key-file {file} cannot be read: {why}", NOTHING_USABLE) from error
-    key = (found or (not file and (netrc_key(base_url) or sdk_setting("api_key"))) or "").strip()
+    where, how = f"for {base_url}", "run `wandb login`, set WANDB_API_KEY or name a file with --api-key-file"
+    if file:
+        key, where = file.read_text("utf-8", errors="replace"), f"in {file}"
+    elif os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        raise ScriptError(f"WANDB_IDENTITY_TOKEN_FILE is not supported: unset it, and {how}", NOTHING_USABLE)
+    else:
+        key = os.environ.get("WANDB_API_KEY") or netrc_key(base_url) or sdk_setting("api_key") or ""
+    key = key.strip()
     if not re.fullmatch(r"[\w-]{40,}|([\w-]+\.){2}[\w-]+", key, re.ASCII):
-        what = (
-            f"unusable API key (of {len(key)} characters, not 40 or more letters and digits)" if key else "no API key"
-        )
-        where = f"in {file}" if file else f"for {base_url}"
-        how = "run `wandb login`, set WANDB_API_KEY or name a file with --api-key-file"
-        raise ScriptError(f"{what} {where}; {how}", NOTHING_USABLE)
+        what = f"unusable API key (of {len(key)} characters, not 40 or more letters and digits)"
+        raise ScriptError(f"{what if key else 'no API key'} {where}; {how}", NOTHING_USABLE)
     return key
 
 
 # --- the server: requests, in bounded time --------------------------------------------------------------------
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # between two tries; doubles from the first to the second
-LONGEST_RETRY_AFTER_S = 300.0  # a longer wait that a server asks for looks like a hang
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 30.0  # between two tries: each wait is four times the one before
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0  # of all threads, for a busy server; a longer one looks like a hang
 LEAST_BYTES_S = 10_000  # a slower answer is given up once the timeout is over
 SIGN_IN_LIMIT_S = 6  # for the first question: a server that cannot be reached is named within 10 s
 
 
 class RequestError(Exception):
-    """A request that failed, and why, without its URL, which may be signed.
+    """A request that failed, and why, without its URL, which may be signed."""
 
-    `status` is HTTP's, 0 without an answer; `retries` is how often trying again may help; `wait_s`: so the server.
-    """
-
-    def __init__(self, message: str, *, status: int = 0, retries: int = 100, wait_s: float = 0.0) -> None:
+    def __init__(self, message: str, *, status: int = 0, retries: int = 100, pause_s: float = 0.0) -> None:
         super().__init__(message)
-        self.status, self.retries, self.wait_s, self.attempts = status, retries, wait_s, 1
+        self.status = status  # HTTP's; 0 without an answer
+        self.retries = retries  # how often trying again may help
+        self.pause_s = pause_s  # how long a busy server is to be left alone
+        self.attempts = 1
 
 
-class Host:
-    """A host that many threads ask, with a key or without any credentials; when it is busy, all of them wait."""
+class Client:
+    """Asks one server, from many threads, with a key or without any credentials."""
 
-    def __init__(self, key: str | None, *, timeout_s: float, retries: int, connections: int, say: Say) -> None:
-        self.timeout_s, self.retries, self.say = timeout_s, retries, say
-        self.first_wait_s = FIRST_WAIT_S
+    def __init__(self, url: str, key: str | None, *, timeout_s: float, retries: int, threads: int, say: Say) -> None:
+        self.base_url, self.timeout_s, self.retries, self.say = url, timeout_s, retries, say
+        self.resume_at = 0.0  # by time.monotonic(): no request starts earlier
+        self.failures, self.most_failures = 0, 2 * threads  # in a row, before the server is asked no more
         self.session = requests.Session()
-        self.session.auth = ("api", key) if key else lambda request: request  # else it takes what netrc has for a host
-        self.session.rebuild_auth = lambda *_: None  # type: ignore[method-assign]  # also after a redirect
-        self.session.verify = os.environ.get("SSL_CERT_FILE") or True
+        self.session.trust_env = False  # else it sends what netrc has for a host
+        self.session.auth = ("api", key) if key else None
+        self.session.verify = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE") or True
         if os.environ.get("WANDB_INSECURE_DISABLE_SSL", "").lower() in ("1", "true", "t", "yes", "y", "on"):
             self.session.verify = False
-            warnings.filterwarnings("ignore", message="Unverified HTTPS request")
+            urllib3.disable_warnings()
         for scheme in ("http://", "https://"):
-            self.session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=connections))
-        self.resume_at = 0.0  # by time.monotonic(): no request starts earlier
-        self.failures, self.most_failures = 0, 2 * connections  # in a row, before the host is asked no more
-        self.stopped = threading.Event()  # ends all waits
+            self.session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=threads))
 
-    def wait(self, wait_s: float) -> None:
-        if self.stopped.wait(wait_s):
-            raise RequestError("interrupted", retries=0)
+    def ask(self, question: str, variables: Mapping[str, Any], *, limit_s: float = math.inf) -> Any:
+        """The `data` of GraphQL's answer; RequestError without one."""
+        return self.retry(lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
 
-
-def request(host: Host, attempt: Callable[[float], Found], *, limit_s: float = math.inf) -> Found:
-    """What `attempt(timeout_s)` returns; after a RequestError it is tried again, as long as that may help.
-
-    A thread whose request fails waits by itself; after 429, 503 or Retry-After all threads wait. `limit_s` bounds the
-    attempts together, without the waits.
-    """
-    number = 0
-    while True:
-        while (wait_s := host.resume_at - time.monotonic()) > 0:
-            host.wait(wait_s)
-        if host.failures >= host.most_failures:
-            raise RequestError("not asked, as the server no longer answers", retries=0)
-        started = time.monotonic()
+    def ask_once(self, question: str, variables: Mapping[str, Any], timeout_s: float, parse: Parse = json.loads) -> Any:
+        """The same without another try; an error that GraphQL states is worth one more."""
+        content, url = {"query": question, "variables": variables}, f"{self.base_url}/graphql"
+        body = b"".join(self.pieces("POST", url, timeout_s, json=content, allow_redirects=False))
         try:
-            found = attempt(min(host.timeout_s, limit_s))
-        except RequestError as error:
-            number, limit_s = number + 1, limit_s - (time.monotonic() - started)
-            error.attempts = max(error.attempts, number)
-            if number > min(error.retries, host.retries) or limit_s < FIRST_WAIT_S:
-                host.failures = host.failures + 1 if error.retries > 1 else 0  # 0 and 1: the server has answered
-                error.retries = 0  # whoever catches it need not try again
-                raise
-            wait_s = max(error.wait_s, min(host.first_wait_s * 2.0 ** (number - 1), LONGEST_WAIT_S))
-            if not error.wait_s and error.status not in (429, 503):
-                host.wait(wait_s)
-            elif (resume_at := time.monotonic() + wait_s) > host.resume_at:
-                if wait_s >= 1 and resume_at > host.resume_at + 1:  # said once, not by each thread
-                    host.say(f"the server is busy (HTTP {error.status}): waiting {wait_s:.0f} s")
-                host.resume_at = resume_at
-        else:
-            host.failures = 0
-            return found
+            answer = parse(body)
+        except ValueError as error:
+            raise RequestError("an answer that is no JSON, or was cut short") from error
+        if not isinstance(answer, dict) or answer.get("errors") or not answer.get("data"):
+            raise RequestError(stated_error(body) or "an answer without data", status=200, retries=1)
+        return answer["data"]
 
+    def retry(self, attempt: Callable[[float], Found], *, limit_s: float = math.inf) -> Found:
+        """What `attempt(timeout_s)` returns; after a RequestError it is tried again, as long as that may help.
+        A thread whose request fails waits by itself; while a server is busy, all wait. `limit_s` is without the waits.
+        """
+        number = 0
+        while self.failures < self.most_failures:
+            while (wait_s := self.resume_at - time.monotonic()) > 0:
+                time.sleep(wait_s)
+            started = time.monotonic()
+            try:
+                return attempt(min(self.timeout_s, limit_s))
+            except RequestError as error:
+                number, limit_s = number + 1, limit_s - (time.monotonic() - started)
+                error.attempts = max(error.attempts, number)
+                if number > min(error.retries, self.retries) or limit_s < FIRST_WAIT_S:
+                    self.failures = self.failures + 1 if error.retries > 1 else 0  # 0 and 1: the server has answered
+                    error.retries = 0  # whoever catches it need not try again
+                    raise
+                wait_s = max(error.pause_s, min(FIRST_WAIT_S * 4.0 ** (number - 1), LONGEST_WAIT_S))
+                if not error.pause_s:
+                    time.sleep(wait_s)
+                elif time.monotonic() + wait_s > self.resume_at + SHORTEST_PAUSE_S:  # said once, not by each thread
+                    self.resume_at = time.monotonic() + wait_s
+                    self.say(f"the server is busy (HTTP {error.status}): waiting {wait_s:.0f} s")
+        raise RequestError("not asked, as the server no longer answers", retries=0)
 
-def answer_pieces(session: requests.Session, method: str, url: str, timeout_s: float, **how: Any) -> Iterator[bytes]:
-    """The body of a successful answer, piece by piece; how long it may take grows with how much has come."""
-    started, received = time.monotonic(), 0
-    try:
-        with session.request(method, url, stream=True, timeout=timeout_s, verify=session.verify, **how) as answer:
-            if answer.status_code >= 300:
-                raise status_error(answer)
-            while piece := answer.raw.read1(1 << 20, decode_content=True):
-                yield piece
-                received += len(piece)
-                if time.monotonic() - started > timeout_s + received / LEAST_BYTES_S:
-                    raise RequestError(f"{received:,} bytes in {round(timeout_s, 1):g} s are too slow")
-    except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
-        raise RequestError(f"no answer within {round(timeout_s, 1):g} s") from error
-    except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' own are OSErrors
-        cause: BaseException = error
-        while deeper := cause.__cause__ or cause.__context__:
-            cause = deeper
-        why = getattr(cause, "strerror", None) or type(error).__name__  # more than that may hold the URL
-        raise RequestError(f"the connection failed ({why})") from error
+    def pieces(self, method: str, url: str, timeout_s: float, **how: Any) -> Iterator[bytes]:
+        """The body of a successful answer, piece by piece; how long it may take grows with how much has come."""
+        started, received = time.monotonic(), 0
+        how |= {"stream": True, "timeout": timeout_s, "proxies": requests.utils.get_environ_proxies(url)}
+        try:
+            with self.session.request(method, url, **how) as answer:
+                if answer.status_code >= 300:
+                    raise status_error(answer)
+                while piece := answer.raw.read1(1 << 20, decode_content=True):
+                    yield piece
+                    received += len(piece)
+                    if time.monotonic() - started > timeout_s + received / LEAST_BYTES_S:
+                        raise RequestError(f"{received:,} bytes in {timeout_s:.0f} s are too slow")
+                self.failures = 0
+        except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
+            raise RequestError(f"no answer within {timeout_s:.0f} s") from error
+        except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' own are OSErrors
+            cause: BaseException = error
+            while deeper := cause.__cause__ or cause.__context__:
+                cause = deeper
+            why = getattr(cause, "strerror", None) or type(error).__name__  # more than that may hold the URL
+            raise RequestError(f"the connection failed ({why})") from error
 
 
 def status_error(answer: requests.Response) -> RequestError:
     """What an answer says that is no success, and whether and when to ask again."""
-    status, stated, header = answer.status_code, "", answer.headers.get("Retry-After", "")
-    with suppress(ValueError, urllib3.exceptions.HTTPError):
-        stated = stated_error(json.loads(answer.raw.read1(1 << 20, decode_content=True)))
-    message = f"{stated or answer.reason or 'no success'} (HTTP {status})"
+    status, after, pause_s = answer.status_code, answer.headers.get("Retry-After", ""), 0.0
+    message = f"{stated_error(answer.raw.read1(1 << 20, decode_content=True)) or answer.reason} (HTTP {status})"
     if status not in (408, 429) and status < 500:
         return RequestError(message, status=status, retries=0)
-    wait_s = 0.0
-    with suppress(TypeError, ValueError):  # a number of seconds, or a date
-        is_number = header.isdecimal()
-        wait_s = float(header) if is_number else (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
-    return RequestError(message, status=status, wait_s=min(max(wait_s, 0.0), LONGEST_RETRY_AFTER_S))
+    if after or status in (429, 503):
+        pause_s = min(max(float(after) if after.isdecimal() else 0.0, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
+    return RequestError(message, status=status, pause_s=pause_s)
 
 
-def stated_error(answer: Any) -> str:
+def stated_error(body: bytes) -> str:
     """The first message among an answer's `errors`, on one line; empty without one."""
-    with suppress(LookupError, TypeError):
-        return " ".join(str(answer["errors"][0]["message"]).split())
+    with suppress(ValueError, LookupError, TypeError):
+        return " ".join(str(json.loads(body)["errors"][0]["message"]).split())
     return ""
 
 
-class Api:
-    """W&B's GraphQL at one address."""
-
-    def __init__(self, base_url: str, key: str, **limits: Any) -> None:
-        self.base_url, self.page_url = base_url, page_url(base_url)
-        self.host = Host(key, **limits)
-
-    def ask(self, question: str, variables: Mapping[str, object], *, limit_s: float = math.inf) -> Any:
-        """The `data` of the answer; RequestError without one."""
-        return request(self.host, lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
-
-    def ask_once(
-        self, question: str, variables: Mapping[str, object], timeout_s: float, parse: Parse = json.loads
-    ) -> Any:
-        """The same without another try; an error that GraphQL states is worth one more."""
-        content, url = {"query": question, "variables": variables}, f"{self.base_url}/graphql"
-        pieces = answer_pieces(self.host.session, "POST", url, timeout_s, json=content, allow_redirects=False)
-        try:
-            answer = parse(b"".join(pieces))
-        except ValueError as error:
-            raise RequestError("an answer that is no JSON, or was cut short") from error
-        if not isinstance(answer, dict) or answer.get("errors") or not answer.get("data"):
-            raise RequestError(stated_error(answer) or "an answer without data", status=200, retries=1)
-        return answer["data"]
-
-
-def sign_in(api: Api) -> Mapping[str, Any]:
-    """W&B's `viewer`: the key's own user name and entity, and its teams. ScriptError without access."""
+def sign_in(client: Client) -> tuple[str | None, list[str]]:
+    """The key's own entity, and all entities that it can see. ScriptError without access."""
     question = "query Viewer { viewer { username entity teams { edges { node { name } } } } }"
     try:
-        viewer = api.ask(question, {}, limit_s=SIGN_IN_LIMIT_S).get("viewer")
+        viewer = client.ask(question, {}, limit_s=SIGN_IN_LIMIT_S).get("viewer") or {}
     except RequestError as error:
-        what = f"cannot sign in to {api.base_url}"
         hint = "check WANDB_BASE_URL, the network and its proxy, and SSL_CERT_FILE for a private certificate"
         if error.status in (401, 403):
-            what, hint = f"{api.base_url} refuses the API key", "copy it again from W&B's user settings"
+            hint = "it refuses the API key: copy it again from W&B's user settings"
         elif error.status == 429 or error.status >= 500:
-            what, hint = f"{api.base_url} is too busy to let anyone in", "try again later"
-        raise ScriptError(f"{what}: {error}; {hint}", NOTHING_USABLE) from error
-    return viewer or {"username": None, "entity": None, "teams": None}
+            hint = "it is too busy: try again later"
+        raise ScriptError(f"cannot sign in to {client.base_url}: {error}; {hint}", NOTHING_USABLE) from error
+    own = viewer.get("entity") or viewer.get("username")
+    teams = [edge["node"]["name"] for edge in (viewer.get("teams") or {"edges": ()})["edges"]]
+    return own, [name for name in dict.fromkeys([own, *teams]) if name]  # the own one may be among the teams
 
 
 # --- the server: which projects are meant ---------------------------------------------------------------------
@@ -1896,9 +1863,8 @@ class Server:
         self.options, self.meter = options, meter
         self.workers = options.workers or WORKERS
         self.downloads = DOWNLOADS_A_WORKER * self.workers
-        self.api = Api(base_url, key, connections=self.workers, **limits)
-        self.storage = Host(None, connections=self.downloads, **limits)
-        self.storage.first_wait_s = FIRST_DOWNLOAD_WAIT_S
+        self.api = Client(base_url, key, threads=self.workers, **limits)
+        self.storage = Client("", None, threads=self.downloads, **limits)
         self.questions = threading.BoundedSemaphore(self.workers)
         self.conversions = threading.BoundedSemaphore(os.cpu_count() or 1)  # bounds memory; more gain nothing
 
@@ -1920,12 +1886,7 @@ class Server:
                 raise
 
         with self.questions:
-            return request(self.api.host, attempt), size
-
-    def stop(self) -> None:
-        """End all waits: their threads end with an error."""
-        self.api.host.stopped.set()
-        self.storage.stopped.set()
+            return self.api.retry(attempt), size
 
 
 def place_of(text: str) -> Place:
@@ -1982,11 +1943,10 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:  # noq
 
     A project that only some of several entities have is no error.
     """
-    selection, viewer = server.options.selection, sign_in(server.api)
+    selection, (own, entities) = server.options.selection, sign_in(server.api)
     places = list(server.options.places) or [
         Place(entity, project) for entity in selection.entity or (None,) for project in selection.project or ("*",)
     ]
-    own = viewer.get("entity") or viewer.get("username")
     if not own and any(place.entity is None for place in places):
         raise ScriptError("the key has no entity of its own; name one with -e", NOTHING_USABLE)
     places = [place._replace(entity=place.entity or own) for place in places]
@@ -2007,8 +1967,6 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:  # noq
                 found[project.entity, project.name] = Project(project.entity, project.name, filters)
     if failed and not found:
         raise ScriptError(f"{failed[0].run}: {failed[0].error}; try it again later", NOTHING_USABLE)
-    teams = [edge["node"]["name"] for edge in (viewer.get("teams") or {}).get("edges", ())]
-    entities = [name for name in dict.fromkeys([viewer.get("entity"), *teams]) if name]
     for place, names in lacking:
         entity, pattern = str(place.entity), place.project
         elsewhere = pattern == "*" or any(matches(name, pattern) for _, name in found)
@@ -2151,7 +2109,8 @@ def fetch_pages(server: Server, project: Project, work: Path, failed: list[Failu
     """All windows' runs as pages, fetched side by side; a window that cannot be had is a failure."""
     pages: list[Page] = []
     active_since = server.options.selection.active_since
-    url = "/".join([server.api.page_url, *(quote(name, safe="") for name in (project.entity, project.name)), "runs"])
+    names = (quote(name, safe="") for name in (project.entity, project.name))
+    url = "/".join([page_url(server.api.base_url), *names, "runs"])
 
     def fetch(window: Window) -> list[Window]:
         try:
@@ -2522,7 +2481,7 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:  #
         return rows_of_history(source, run, answer, files)
 
     try:
-        return request(source.server.storage, attempt)
+        return source.server.storage.retry(attempt)
     except RequestError as error:
         failure = Failure(run.id, table.name, str(error), error.attempts)
     except (ScriptError, OSError):  # no place to write to: of no run alone
@@ -2539,10 +2498,9 @@ def download(source: RowSource, url: str) -> Path:
     file, end = source.folder / f"{uuid.uuid4().hex}.download", b""
     try:
         with file.open("wb") as opened:
-            for piece in answer_pieces(storage.session, "GET", url, storage.timeout_s):
+            for piece in storage.pieces("GET", url, storage.timeout_s):
                 opened.write(piece)
                 end = (end + piece)[-4:]
-                storage.wait(0)  # ends an interrupted download
     except RequestError as error:
         error.retries = error.retries or 1  # new URLs may do
         raise
@@ -3644,6 +3602,56 @@ def working_folder(output: Path, say: Say, *, dry_run: bool) -> Iterator[Path]:
         yield work
 
 
+# --- verifying ------------------------------------------------------------------------------------------------
+
+
+def verify(folder: Path, options: Options, say: Say) -> int:
+    """Compare the files of every export in `folder` with its metadata; nothing is changed. Returns the exit code."""
+    exports = sorted(file for file in folder.glob("*_metadata.json") if not file.name.startswith("."))
+    if not exports:
+        raise ScriptError(f"{folder} holds no export; name a folder that -o had", NOTHING_USABLE)
+    import_libraries()
+    rows: list[dict[str, str | None]] = []
+    for export in exports:
+        about: dict[str, str | None] = {"entity": None, "project": None}
+        try:
+            document = json.loads(export.read_text("utf-8"))
+            about |= {name: document[name] for name in about}
+            listed = {Path(facts["name"]).name: facts for facts in document["files"]}
+            problems = {name: damage_of(folder / name, facts) for name, facts in listed.items()}
+        except (OSError, ValueError, LookupError, TypeError):
+            problems = {}
+        problems = problems or {export.name: "is damaged, so the files of its project cannot be checked"}
+        rows += [about | {"file": name, "error": problem} for name, problem in problems.items()]
+    damaged = [row for row in rows if row["error"]]
+    for row in damaged:
+        tell(f"error: {folder / str(row['file'])} {row['error']}; restore it from a copy, or export again")
+    outcome = f"{len(damaged):,} damaged or missing" if damaged else "all as they were written"
+    say(f"{counted(len(rows), 'file')} of {counted(len(exports), 'export')} in {folder}: {outcome}")
+    if options.json:
+        show(json_text({"version": 1, "verified": rows}))
+    return PARTIAL if damaged else OK
+
+
+def damage_of(file: Path, facts: Mapping[str, Any]) -> str | None:
+    """In what a parquet file differs from the metadata's facts about it; None where it does not."""
+    try:
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        size = file.stat().st_size
+        if size != facts["bytes"]:
+            return f"has {size:,} bytes instead of {facts['bytes']:,}"
+        if digest != facts["sha256"]:
+            return "holds other bytes than were written: its checksum differs"
+        frame = pl.scan_parquet(file, glob=False)
+        height, width = frame.select(pl.len()).collect().item(), len(frame.collect_schema())
+    except (OSError, pl.exceptions.PolarsError) as error:
+        return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
+    if (height, width) != (facts["rows"], facts["columns"]):
+        return f"has {height:,} rows of {width:,} columns, not {facts['rows']:,} of {facts['columns']:,}"
+    return None
+
+
 # --- the report -----------------------------------------------------------------------------------------------
 
 
@@ -3879,6 +3887,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list
     flag("places", nargs="*", metavar="PLACE", help="entity/project[/run], or a W&B URL of a project, run or sweep")
     flag("--api-key-file", metavar="FILE", type=Path, help="a file that holds the API key")
     flag("--offline", metavar="DIR", type=Path, help="no server: the folder that holds run folders, at any depth")
+    flag("--verify", metavar="DIR", type=Path, help="export nothing: compare earlier exports with their checksums")
     flag = parser.add_argument_group("which runs (values of one flag are ORed, flags are ANDed)").add_argument
     several: dict[str, Any] = {"action": "extend", "type": comma_list, "default": []}
     flag("-e", "--entity", **several, help="of this entity (default: the key's own; offline: any)")
@@ -3920,6 +3929,11 @@ def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list
         raise ScriptError("name projects either as entity/project or with -e and -p, not both", WRONG_USAGE)
     if given["history_keys"] and not (given["include_history"] or given["history_samples"]):
         raise ScriptError("--history-keys chooses among the history: add --include-history", WRONG_USAGE)
+    changed = [name for name, value in given.items() if value not in (parser.get_default(name), [])]
+    others = [name for name in changed if name not in ("verify", "json", "quiet", "debug")]
+    if given["verify"] and others:
+        what = "a PLACE" if others[0] == "places" else f"--{others[0].replace('_', '-')}"
+        raise ScriptError(f"--verify exports nothing; leave {what} out", WRONG_USAGE)
     if not is_storable(str(given["output"])):  # polars writes to no such path
         raise ScriptError("the path of -o is no UTF-8 text; choose another", WRONG_USAGE)
     states = [state.lower() for state in given["state"]]
@@ -4032,6 +4046,8 @@ def export(options: Options) -> int:
     global requests, urllib3
     gc.disable()  # runs are many small objects without cycles: looking for these took a tenth of the time
     say: Say = (lambda _: None) if options.quiet else tell
+    if options.verify:
+        return verify(options.verify, options, say)
     with ExitStack() as at_end:
         if options.offline:
             server, source = None, {"kind": "offline", "directory": str(options.offline.absolute())}
@@ -4045,7 +4061,6 @@ def export(options: Options) -> int:
             meter = at_end.enter_context(Meter(quiet=options.quiet))
             server = Server(address, key, options, meter, say)
             source = {"kind": "server", "base_url": address}
-            at_end.callback(server.stop)
             asking = ThreadPoolExecutor(1).submit(find_projects, server)
             import_libraries()  # meanwhile
             projects, failed = asking.result()
@@ -4076,7 +4091,7 @@ def export_project(
     except (RequestError, ScriptError) as error:  # the second of its files
         project.failed.append(Failure(project.path, "project", str(error), getattr(error, "attempts", 1)))
     except (Exception, pl.exceptions.PanicException) as error:
-        if options.debug or (server is not None and server.storage.stopped.is_set()):
+        if options.debug:
             raise
         project.failed.append(Failure(project.path, "project", f"cannot be understood: {error!r}"[:300]))
 
