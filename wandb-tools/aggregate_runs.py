@@ -42,8 +42,7 @@ its finite values, at least one), history_n_X, history_n_nonfinite_X; with --at 
 where M was best, else X's last value before it (M:min or M:max where neither a stored goal nor the name says which
 way is better). --history-metrics takes globs. A run whose history is gone keeps what an earlier result says of it.
 
-PLACES may be s3://, gs:// or az:// URLs, with the usual environment variables for credentials. --partition-by
-project writes a folder of hive partitions, whose files keep that column too.
+--partition-by project writes a folder of hive partitions, whose files keep that column too.
 
 The path of the written file goes to stdout, all else to stderr; with --json, one object with all of the report.
 Exit codes: 0 all done; 1 nothing usable, or no run left; 2 wrong usage; 3 some inputs were left out; 130
@@ -68,7 +67,7 @@ import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -90,23 +89,22 @@ RESULT_KEY = "wandb_tools.result"  # marks a result of analyze_runs: its rows ma
 
 DEFAULT_INPUT, DEFAULT_OUTPUT = "wandb_export/", "analysis/unified.parquet"
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
-CLOUD = ("s3://", "gs://", "az://")  # object storage that polars reads and writes by itself
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of columns that stand for W&B paths
 HISTORY = "history_"  # and of those computed from histories
 HISTORY_ENDING, SAMPLED_ENDING = "_history.parquet", "_history_sampled.parquet"
-EXPORT_KINDS = ("history", "console", "system", "table")  # what lies beside the runs in an export's folder
+EXPORT_KINDS = ("console", "history", "system", "table")  # what lies beside the runs in an export's folder
 RUN_KEY = ("entity", "project", "id")  # identifies a run
 INTERNAL = "wandb_tools."  # prefix of columns that exist only while the script works
-FILE, ROW, POSITION, OFFLINE, LOWER = (INTERNAL + name for name in ("file", "row", "position", "offline", "lower"))
+FILE, ROW, POSITION, OFFLINE = (INTERNAL + name for name in ("file", "row", "position", "offline"))
 FOLDER, RUN, STEP, BEST, ROWS = (INTERNAL + name for name in ("folder", "run", "step", "best", "rows"))
+REPORT = ("files", "summary", "filters", "derived", "histories", "notes", "conflicts", "skipped")  # keys of --json
 DTYPES = ("string", "int", "float", "bool")  # of derived columns
 
 PAGE_BYTES = 32 * 1024  # a reader that wants single runs then skips most of a column
 ROW_GROUP_ROWS = 100_000  # large enough to scan fast, small enough to skip most of a big file
 CELLS = 10_000_000  # values held in memory where rows have to be sorted or grouped: 80 MB of numbers
-FIRST_ROWS = 100  # most columns of text show here already that they hold no numbers
 SHOWN = 5  # examples in a line, and lines of one kind; --json holds all
 
 # Words of a metric's name that tell which way is better. The last one decides: `loss_recall` is a recall.
@@ -136,6 +134,7 @@ KeyPath: TypeAlias = tuple[str, ...]
 Identity: TypeAlias = tuple[str, KeyPath]  # of a column over all files: its prefix ("" for other columns) and its path
 Goal: TypeAlias = Literal["minimize", "maximize"]
 Record: TypeAlias = dict[str, Any]  # a JSON object
+Report: TypeAlias = dict[str, list[Any]]  # what --json prints: rows by key, as in REPORT
 Files: TypeAlias = Sequence["ParquetFile"]
 Parts: TypeAlias = "dict[int, tuple[str, pl.DataType]]"  # of a column: its name and dtype by number of the file
 ColumnList: TypeAlias = Sequence["Column"]
@@ -152,7 +151,7 @@ class ScriptError(Exception):
 class ParquetFile(NamedTuple):
     """A parquet file as its footer describes it."""
 
-    file: str  # a path, or a URL of object storage
+    file: str
     kind: str  # runs, history, console, system, table, result or foreign
     dtypes: Mapping[str, pl.DataType]
     paths: Mapping[str, KeyPath]  # W&B's path by column; empty where the file carries no metadata
@@ -170,27 +169,6 @@ class Column(NamedTuple):
     parts: Parts
 
 
-class Report:
-    """What users should know, gathered on the way."""
-
-    def __init__(self) -> None:
-        self.skipped: list[Record] = []  # what `skip` notes
-        self.conflicts: dict[tuple[str, ...], list[str]] = {}  # files by column, kind, what they say, what it became
-        self.filters: list[Record] = []
-        self.remarks: list[str] = []
-        self.sampled: list[str] = []  # histories that are passed over
-
-    def skip(self, file: str, kind: str, reason: str, *, failure: bool = True) -> None:
-        """Note an input that gives no runs: a failure, unless it is sound and was merely found in a folder.
-
-        `kind` is as of a ParquetFile, or damaged, unreadable or missing.
-        """
-        self.skipped.append({"file": file, "kind": kind, "reason": reason, "failure": failure})
-
-    def skip_damaged(self, file: str, error: BaseException) -> None:
-        self.skip(file, "damaged", f"it cannot be read: {first_line(error)}")
-
-
 class Rule(NamedTuple):
     """Where a derived column's value comes from: the pattern's first group, or `value` where one is given."""
 
@@ -206,7 +184,7 @@ class HistoryPlan(NamedTuple):
     """What is read of which histories, and the columns that this gives."""
 
     files: Files = ()
-    metrics: ColumnList = ()  # by file number; their names have no prefix
+    metrics: ColumnList = ()  # their parts are by number of the history file; their names have no prefix
     best: Column | None = None  # the metric of --at
     lower: bool = False  # is better
     dtypes: Mapping[str, pl.DataType] = {}
@@ -215,92 +193,70 @@ class HistoryPlan(NamedTuple):
 # --- inputs ---------------------------------------------------------------------------------------------------
 def read_inputs(options: argparse.Namespace, report: Report) -> list[ParquetFile]:
     """The inputs that hold runs, in order of their paths; the report has the others. No row is read yet."""
-    named = {resolved(place) for place in options.inputs}
-    earlier = resolved(options.output)
-    found: dict[str, str] = {}  # the file's name by its place
+    named = {Path(place).resolve() for place in options.inputs}
+    earlier = Path(options.output).resolve()
+    found: dict[Path, Path] = {}  # the file's name by its place
     for place in options.inputs:
-        skipped_before = len(report.skipped)
-        files = files_at(place, report)
-        if not files and len(report.skipped) == skipped_before and not Path(place).is_dir():
-            report.skip(place, "missing", "there is no such file or directory")
-        for file in files:
-            key = resolved(file)
-            if key in named or not f"{key}/".startswith(f"{earlier}/"):  # an earlier output is an input only if named
-                found.setdefault(key, file)
-    if report.skipped and not found and all(skip["kind"] == "missing" for skip in report.skipped):
-        places = some([skip["file"] for skip in report.skipped])
-        reason = f"{report.skipped[0]['reason']}; export_runs.py writes runs files"
-        raise ScriptError(f"no runs in {places}: {reason}", NOTHING_USABLE)
+        for path in files_at(place, report):
+            key = path.resolve()
+            if key in named or not key.is_relative_to(earlier):  # an earlier output is an input only if named
+                found.setdefault(key, path)
     runs_files: list[ParquetFile] = []
-    for key, file in sorted(found.items(), key=lambda each: Path(each[1]).parts):
+    for key, path in sorted(found.items(), key=lambda each: each[1]):
+        file = str(path)
         try:
             header = read_header(file)
             if header.kind == "runs":
                 check_columns(header)
                 runs_files.append(header)
             else:
-                report.skip(file, header.kind, f"it holds no runs but is {header.kind}", failure=key in named)
+                skip(report, file, header.kind, f"it holds no runs but is {header.kind}", failure=key in named)
         except ValueError as error:
-            report.skip(file, "foreign", f"it cannot be used: {error}")
+            skip(report, file, "foreign", f"it cannot be used: {error}")
         except reading_errors() as error:
-            report.skip_damaged(file, error)
+            skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
     return runs_files
 
 
-def resolved(place: str) -> str:
-    """One spelling for one place."""
-    return place.rstrip("/") if is_url(place) else str(Path(place).resolve())
-
-
-def is_url(place: str) -> bool:
-    return place.startswith(CLOUD)
-
-
-def files_at(place: str, report: Report) -> list[str]:
-    """The files of a name, folder (at any depth, without hidden ones), glob or URL."""
-    if is_url(place):
-        return files_at_url(place, report)
-    files: list[str] = []
-    errors: list[OSError] = []
+def files_at(place: str, report: Report) -> list[Path]:
+    """The files of a name, folder (at any depth, without hidden ones) or glob."""
     # An existing path first: a file's name may hold brackets. (Path.exists raises for what cannot be a name.)
-    for path in [place] if os.path.exists(place) else glob.glob(place, recursive=True):  # noqa: PTH110, PTH207
+    paths = [place] if os.path.exists(place) else glob.glob(place, recursive=True)  # noqa: PTH110, PTH207
+    if not paths:
+        skip(report, place, "missing", "there is no such file or directory")
+    files: list[Path] = []
+    errors: list[OSError] = []
+    for path in paths:
         if not Path(path).is_dir():
-            files.append(str(Path(path)))
+            files.append(Path(path))
             continue
         for folder, subfolders, names in os.walk(path, onerror=errors.append):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             visible = [Path(folder, name) for name in names if name.endswith(".parquet") and name[0] != "."]
-            files += [str(file) for file in visible if file.is_file()]
+            files += [file for file in visible if file.is_file()]
     for error in errors:
-        report.skip(str(error.filename), "unreadable", f"it cannot be read: {error.strerror or error}")
+        skip(report, str(error.filename), "unreadable", f"it cannot be read: {error.strerror or error}")
     return files
 
 
-def files_at_url(url: str, report: Report) -> list[str]:
-    """The file at `url`, or the visible parquet files that polars finds below it or by its pattern."""
-    if url.endswith(".parquet") and "*" not in url:
-        return [url]
-    pattern = url if "*" in url else f"{url.rstrip('/')}/**/*.parquet"
-    try:
-        # polars' own listing. What it offers in public reads a row of each file, so that one damaged file hides all.
-        scanned = pl.scan_parquet(pattern, schema={"id": pl.String}, hive_partitioning=False)
-        node = scanned._ldf.visit().view_current_node()  # noqa: SLF001
-    except reading_errors() as error:
-        report.skip(url, "unreadable", f"its files cannot be listed, name them instead: {first_line(error)}")
-        return []
-    found = getattr(node, "paths", ())  # where nothing matches, the node is no scan
-    return [file for file in found if not any(part.startswith(".") for part in file.split("/"))]
+def skip(report: Report, file: str, kind: str, reason: str, *, failure: bool = True) -> None:
+    """Note an input that gives no runs: a failure, unless it is sound and was merely found in a folder.
+
+    `kind` is as of a ParquetFile, or damaged, unreadable or missing.
+    """
+    row = {"file": file, "kind": kind, "reason": reason, "failure": failure}
+    if row not in report["skipped"]:
+        report["skipped"].append(row)
 
 
 def read_header(file: str) -> ParquetFile:
     """The file's footer; ValueError where its metadata is not what the contract says."""
     dtypes = dict(scan_file(file).collect_schema())
     metadata = pl.read_parquet_metadata(file)
-    documents = {key: json.loads(metadata.get(key, "{}")) for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY)}
-    for key, document in documents.items():
+    columns, metrics, source = (json.loads(metadata.get(key, "{}")) for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY))
+    for key, document in ((COLUMNS_KEY, columns), (METRICS_KEY, metrics), (SOURCE_KEY, source)):
         if not isinstance(document, dict):
             raise ValueError(f"its {key} is no JSON object")  # noqa: TRY004
-    columns, metrics, source = documents.values()
     paths: dict[str, KeyPath] = {}
     for column, path in columns.items():
         if not isinstance(path, list) or not path or not all(isinstance(key, str) for key in path):
@@ -351,10 +307,6 @@ def check_columns(file: ParquetFile) -> None:
             raise ValueError(f"its column {column} holds {value!r}, which is no {wanted}")
 
 
-def first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:200] or type(error).__name__
-
-
 # --- one schema: which columns are the same -------------------------------------------------------------------
 def one_schema(files: Files, derived: Iterable[str], others: Iterable[Identity], report: Report) -> list[Column]:
     """The columns of all files as columns of one, by name; the report has what they disagreed on.
@@ -368,22 +320,22 @@ def one_schema(files: Files, derived: Iterable[str], others: Iterable[Identity],
     columns = []
     for (prefix, path), members in parts.items():
         name = names[prefix, path]
-        dtypes = {n: found.get((n, own)) or plain(dtype, prefix) for n, (own, dtype) in members.items()}
-        column = Column(name, path, contract.get(name) or common_dtype(dtypes.values(), prefix), members)
+        stored = {n: plain(dtype, prefix) for n, (_, dtype) in members.items()}
+        held = {n: found.get((n, own), stored[n]) for n, (own, _) in members.items()}
+        column = Column(name, path, contract.get(name) or common_dtype(held.values(), prefix), members)
         columns.append(column)
-        seen = {  # a column without values disagrees with nothing
-            number: dtype if dtype.is_nested() or dtype.is_temporal() else plain(dtype, prefix)
-            for number, (_, dtype) in members.items()
-            if dtypes[number] != pl.Null
-        }
-        agree = set(seen.values()) <= {column.dtype} if name in contract else only_numbers(seen.values())
-        for number, (own, _) in members.items():
+        seen = {n: dtype for n, dtype in stored.items() if held[n] != pl.Null}  # no values disagree with nothing
+        agree = {*seen.values()} <= {column.dtype} if name in contract else only_numbers(seen.values())
+        claims: dict[tuple[str, str, str], list[str]] = {}  # kind, what a file has, what it became: the files
+        for n, (own, _) in members.items():
             if own != name:
-                report.conflicts.setdefault((name, "name", own, name), []).append(files[number].file)
-            if not agree and number in seen:
-                claim = (name, "dtype", str(seen[number]), str(column.dtype))
-                report.conflicts.setdefault(claim, []).append(files[number].file)
-    report.conflicts = dict(sorted(report.conflicts.items()))
+                claims.setdefault(("name", own, name), []).append(files[n].file)
+            if not agree and n in seen:
+                claims.setdefault(("dtype", str(seen[n]), str(column.dtype)), []).append(files[n].file)
+        for (kind, what, became), where in claims.items():
+            conflict = {"column": name, "kind": kind, "found": what, "became": became, "files": where}
+            report["conflicts"].append(conflict)
+    report["conflicts"].sort(key=lambda row: (row["column"], row["kind"], row["found"]))
     return sorted(columns)
 
 
@@ -506,7 +458,7 @@ def contract_dtypes() -> Mapping[str, pl.DataType]:
 @cache
 def plain(dtype: pl.DataType, prefix: str) -> pl.DataType:
     """The contract's dtype that holds every value of `dtype`; Booleans count as 0 and 1 among metrics."""
-    if dtype.is_temporal() and not prefix:  # a column that another tool has added
+    if (dtype.is_temporal() or dtype.is_nested()) and not prefix:  # of the contract, or added by another tool
         return dtype
     if dtype.is_integer() or (dtype == pl.Boolean and prefix == METRIC):
         return pl.Int64() if dtype not in (pl.UInt64, pl.Int128, pl.UInt128) else pl.Float64()  # may pass 64 bits
@@ -528,33 +480,29 @@ def dtypes_of_values(files: Files, parts: Mapping[Identity, Parts]) -> dict[tupl
     disputed: dict[int, dict[str, pl.DataType]] = {}
     for (prefix, _), members in parts.items():
         dtypes = {n: plain(dtype, prefix) for n, (_, dtype) in members.items()}
-        for n, dtype in () if only_numbers(dtypes.values()) else dtypes.items():
-            disputed.setdefault(n, {})[members[n][0]] = dtype
-    # Integers as JSON spells them, in 64 bits (`007` is a name); numbers that a float holds, or words that JSON lacks.
-    text = pl.col("value")
-    whole = text.str.contains(r"^(0|-?[1-9][0-9]*)$") & text.cast(pl.Int64, strict=False).is_not_null()
-    decimal = text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
-    in_range = text.cast(pl.Float64, strict=False).is_finite().fill_null(False)
-    number = (decimal & in_range) | text.is_in(["NaN", "Infinity", "-Infinity"])
+        if not only_numbers(dtypes.values()):
+            for n, dtype in dtypes.items():
+                disputed.setdefault(n, {})[members[n][0]] = dtype
     found: dict[tuple[int, str], pl.DataType] = {}
-    for rows in (FIRST_ROWS, None):  # all rows are read only where the first ones leave it open
-        texts = []
-        for n, columns in disputed.items():
-            asked = [column for column, dtype in columns.items() if found.get((n, column)) != dtype]
-            found |= {(n, column): pl.Null() for column in asked}
-            values = []
-            for column in asked:  # of other values than text it counts only whether there are some
-                value = exact_column(column)
-                text_of = value if columns[column] == pl.String else pl.when(value.is_not_null()).then(pl.lit("-"))
-                values.append(text_of.cast(pl.String).alias(column))
-            head = scan_file(files[n].file).select(values).slice(0, rows)
-            texts += [head.unpivot().with_columns(pl.lit(n).alias(FILE))] if asked else []
-        if not texts:
-            break
-        by_column = pl.concat(texts).drop_nulls("value").group_by(FILE, "variable")
-        answers = by_column.agg(whole.all(), number.all().alias("number")).collect(engine="streaming")
-        for n, column, all_whole, all_numbers in answers.iter_rows():
-            found[n, column] = pl.Int64() if all_whole else pl.Float64() if all_numbers else disputed[n][column]
+    for n, columns in disputed.items():
+        answers = []
+        for number, (column, dtype) in enumerate(columns.items()):
+            value = exact_column(column)
+            answer: Any = pl.when(value.count() == 0).then(0)
+            if dtype == pl.String:
+                # Integers as JSON spells them, in 64 bits (`007` is a name); numbers that a float holds, or words that
+                # JSON lacks.
+                text = value.cast(pl.String)
+                whole = text.str.contains(r"^(0|-?[1-9][0-9]*)$") & text.cast(pl.Int64, strict=False).is_not_null()
+                decimal = text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
+                in_range = text.cast(pl.Float64, strict=False).is_finite().fill_null(False)
+                real = (decimal & in_range) | text.is_in(["NaN", "Infinity", "-Infinity"])
+                answer = answer.when((text.is_null() | whole).all()).then(1)
+                answer = answer.when((text.is_null() | real).all()).then(2)
+            answers.append(answer.otherwise(3).alias(f"{number}"))
+        told = scan_file(files[n].file).select(answers).collect(engine="streaming").row(0)
+        for (column, dtype), answer in zip(columns.items(), told, strict=True):
+            found[n, column] = (pl.Null(), pl.Int64(), pl.Float64(), dtype)[answer]
     return found
 
 
@@ -605,8 +553,9 @@ def merged_metadata(files: Files, columns: ColumnList, report: Report) -> tuple[
             if len(values) == 1:
                 metrics.setdefault(column.name, {})[key] = json.loads(next(iter(values)))
                 continue
+            conflict = {"column": column.name, "kind": key, "became": "not stored"}
             for value, where in values.items():
-                report.conflicts[column.name, key, str(json.loads(value)), "not stored"] = where
+                report["conflicts"].append(conflict | {"found": str(json.loads(value)), "files": where})
     goals = {c.path: metrics[c.name]["goal"] for c in columns if metrics.get(c.name, {}).get("goal")}
     paths = {column.name: column.path for column in columns if prefix_of(column.name)}
     sources = {json_text(source): source for file in files for source in file.sources}
@@ -619,24 +568,25 @@ def deciding_rows(files: Files, columns: ColumnList, also: Iterable[str]) -> pl.
     """Of all rows, with file and row number: what decides which are written and in which order. It fits in memory."""
     wanted = {*RUN_KEY, "name", "state", "created_at", "history_rows", "exported_at", "source_file", *also}
     needed = [column for column in columns if column.name in wanted]
-    frames = [file_rows(number, file, needed) for number, file in enumerate(files)]
+    frames = []
+    for number, file in enumerate(files):
+        place = [pl.lit(number, dtype=pl.UInt32).alias(FILE), pl.col(ROW)]
+        frames.append(scan_file(file.file).with_row_index(ROW).select(*place, *values_in(number, file, needed)))
     # Files whose runs were read from logs on disk, those that went into an aggregate included.
     offline = {str(source["file"]) for file in files for source in file.sources if source.get("kind") == "offline"}
     return pl.concat(frames).with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE)).collect()
 
 
-def file_rows(
-    number: int, file: ParquetFile, columns: ColumnList, first: int = 0, length: int | None = None
-) -> pl.LazyFrame:
-    """Rows of a file: its number, ROW and the result's columns; null where the file has no such column."""
+def values_in(number: int, file: ParquetFile, columns: ColumnList) -> list[pl.Expr]:
+    """The result's columns as the file of this number has them; null where it has no such column."""
     empty = {"source_file": pl.lit(file.file), "tags": pl.lit([], dtype=pl.List(pl.String))}  # in place of null
-    values = [pl.lit(number, dtype=pl.UInt32).alias(FILE), pl.col(ROW)]
+    values = []
     for column in columns:
         part = column.parts.get(number)
         value = cast_column(*part, column.dtype) if part else pl.lit(None, dtype=column.dtype)
         value = value.fill_null(empty[column.name]) if column.name in empty else value
         values.append(value.alias(column.name))
-    return scan_file(file.file).with_row_index(ROW).slice(first, length).select(values)
+    return values
 
 
 def latest(rows: pl.DataFrame) -> pl.DataFrame:
@@ -644,6 +594,8 @@ def latest(rows: pl.DataFrame) -> pl.DataFrame:
 
     Ties go to the newest, then to the first file, so that the order of the inputs never matters.
     """
+    if rows.n_unique(RUN_KEY) == len(rows):
+        return rows
     newest_first = rows.sort("exported_at", FILE, ROW, descending=[True, False, False], nulls_last=True)
     newest = newest_first.unique([*RUN_KEY, OFFLINE], keep="first", maintain_order=True)
     fullest_first = newest.sort("history_rows", descending=True, nulls_last=True, maintain_order=True)
@@ -676,24 +628,23 @@ def passing(runs: pl.DataFrame, flag: str, keeps: pl.Expr, report: Report, shown
     if kept.is_empty():
         there = f"; their {shown}s: {some(runs[shown].drop_nulls().unique().sort().to_list())}" if shown else ""
         raise ScriptError(f"no run left: {flag} kept none of {counted(len(runs), 'run')}{there}", NOTHING_USABLE)
-    report.filters.append({"filter": flag, "before": len(runs), "kept": len(kept)})
+    report["filters"].append({"filter": flag, "before": len(runs), "kept": len(kept)})
     return kept
 
 
 def where(runs: pl.DataFrame, flag: str, condition: pl.Expr, derived: Iterable[str], report: Report) -> pl.DataFrame:
     """The runs that --where keeps. A derived column that is empty in all of them means the config's of its name."""
-    hidden = []
+    meant: dict[str, pl.Expr] = {}
     for name in condition.meta.root_names():
         config = CONFIG + name
         if name in derived and config in runs.columns and runs[config].count():
-            if runs[name].count():
-                report.remarks.append(f"--where takes the derived {name}; {config} holds values too")
-            else:
-                hidden.append(name)
-                report.remarks.append(f"{name} is empty in every run, so --where takes {config} for it")
-    swapped = runs.with_columns(pl.col(CONFIG + name).alias(name) for name in hidden)
-    kept = passing(swapped, flag, condition, report)
-    return kept.with_columns(pl.lit(None, dtype=runs.schema[name]).alias(name) for name in hidden)
+            note = f"--where takes the derived {name}; {config} holds values too"
+            if runs[name].is_null().all():
+                note = f"{name} is empty in every run, so --where takes {config} for it"
+                meant[name] = pl.col(config)
+            report["notes"].append({"note": note})
+    kept = passing(runs.with_columns(**meant), flag, condition, report)
+    return kept.with_columns(pl.lit(None, dtype=runs.schema[name]).alias(name) for name in meant)
 
 
 def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Expr:
@@ -704,20 +655,16 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Exp
         raise ScriptError(f"{flag} is no predicate: it holds a query, which could read any file", WRONG_USAGE)
     try:
         keeps = pl.sql_expr(predicate)
-    except pl.exceptions.PolarsError as error:
-        hint = 'text stands in single quotes, and a column called like an SQL word in double ones: "group"'
-        raise ScriptError(f"{flag} is no SQL predicate: {first_line(error)}; {hint}", WRONG_USAGE) from error
-    for column in keeps.meta.root_names():
-        if column not in dtypes:
-            prefixed = [prefix + column for prefix in (CONFIG, METRIC) if prefix + column in dtypes]
-            near = f"; did you mean {' or '.join(prefixed)}?" if prefixed else did_you_mean(column, dtypes)
-            near = near or "; text stands in single quotes"
-            raise ScriptError(f"{flag}: there is no column {column}{near}", WRONG_USAGE)
-    try:
+        for column in keeps.meta.root_names():
+            if column not in dtypes:
+                prefixed = [prefix + column for prefix in (CONFIG, METRIC) if prefix + column in dtypes]
+                near = f"; did you mean {' or '.join(prefixed)}?" if prefixed else did_you_mean(column, dtypes)
+                near = near or "; text stands in single quotes"
+                raise ScriptError(f"{flag}: there is no column {column}{near}", WRONG_USAGE)
         kind = pl.DataFrame(schema=dict(dtypes)).select(keeps).dtypes[0]
     except pl.exceptions.PolarsError as error:
-        hint = "a time is written DATE '2026-01-31'"
-        raise ScriptError(f"{flag} does not fit the columns: {first_line(error)}; {hint}", WRONG_USAGE) from error
+        hint = """text is written 'a', a column called like an SQL word "group", a time DATE '2026-01-31'"""
+        raise ScriptError(f"{flag} is no SQL predicate: {first_line(error)}; {hint}", WRONG_USAGE) from error
     if kind != pl.Boolean:
         raise ScriptError(f"{flag} is no predicate: it gives {kind}, not true or false", WRONG_USAGE)
     return keeps
@@ -835,27 +782,12 @@ def derived_dtypes(rules: Iterable[Rule]) -> dict[str, pl.DataType]:
 
 def with_derived(runs: pl.DataFrame, rules: Sequence[Rule], dtypes: Mapping[str, pl.DataType]) -> pl.DataFrame:
     """The runs with a column per derived one, in the rules' order; null where no rule matches or has its source."""
-    texts: dict[str, list[pl.Expr]] = {rule.column: [] for rule in rules}
-    for rule in rules:
-        pattern = f"(?i){rule.pattern}"
-        if rule.source not in dtypes:
-            continue
-        if rule.source == "name":
-            source = pl.col(LOWER)
-            if rule.pattern == rule.pattern.lower():  # matches the same, and is much faster
-                pattern = rule.pattern
-        elif isinstance(dtypes[rule.source], pl.List):  # tags: one text with commas
-            source = pl.col(rule.source).list.join(",")
-        else:
-            source = cast_column(rule.source, dtypes[rule.source], pl.String())
-        if rule.value is None:
-            texts[rule.column].append(source.str.extract(pattern, 1))
-        else:
-            given = rule.value if isinstance(rule.value, str) else json.dumps(rule.value)
-            texts[rule.column].append(pl.when(source.str.contains(pattern)).then(pl.lit(given)))
     derived = []
     for column, dtype in derived_dtypes(rules).items():
-        text = pl.coalesce(*texts[column], pl.lit(None, dtype=pl.String))
+        texts = [
+            text_by(rule, dtypes[rule.source]) for rule in rules if rule.column == column and rule.source in dtypes
+        ]
+        text = pl.coalesce(*texts, pl.lit(None, dtype=pl.String))
         if dtype == pl.Boolean:
             lower = text.str.to_lowercase()
             no = lower.is_in(["false", "0", "no", "off"])
@@ -864,29 +796,46 @@ def with_derived(runs: pl.DataFrame, rules: Sequence[Rule], dtypes: Mapping[str,
             value = text.cast(dtype, strict=False)
             value = value.replace([math.inf, -math.inf], None) if dtype == pl.Float64 else value
         derived.append(value.alias(column))
-    return runs.with_columns(pl.col("name").str.to_lowercase().alias(LOWER)).with_columns(derived).drop(LOWER)
+    return runs.lazy().with_columns(derived).collect()  # lazily: what rules share is computed once
+
+
+def text_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
+    """The value, as text, that one rule reads off its source of this dtype; null where it does not match."""
+    pattern = f"(?i){rule.pattern}"
+    if rule.source == "name":
+        source = pl.col("name").str.to_lowercase()
+        if rule.pattern == rule.pattern.lower():  # matches the same, and is much faster
+            pattern = rule.pattern
+    elif isinstance(dtype, pl.List):  # tags: one text with commas
+        source = pl.col(rule.source).list.join(",")
+    else:
+        source = cast_column(rule.source, dtype, pl.String())
+    if rule.value is None:
+        return source.str.extract(pattern, 1)
+    value = rule.value if isinstance(rule.value, str) else json.dumps(rule.value)
+    return pl.when(source.str.contains(pattern)).then(pl.lit(value))
 
 
 def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
     """The answer to --explain: for each derived column the value and the first rule on names that matches."""
-    run, dtypes = pl.DataFrame({"name": [name]}), {"name": pl.String()}
-    values = with_derived(run, rules, dtypes).drop("name").row(0, named=True)
-    one_each = [rule._replace(column=f"rule {n}", dtype="string") for n, rule in enumerate(rules)]
-    matched = with_derived(run, one_each, dtypes).drop("name").row(0)
+    run, dtype = pl.DataFrame({"name": [name]}), pl.String()
+    on_names = [rule for rule in rules if rule.source == "name"]
+    matched = run.with_columns(text_by(rule, dtype).alias(f"{n}") for n, rule in enumerate(on_names)).row(0)[1:]
+    by: dict[str, Rule] = {}  # the first rule of a column that gives a value
+    for rule, text in zip(on_names, matched, strict=True):
+        if text is not None:
+            by.setdefault(rule.column, rule)
     found = []
-    for column, value in values.items():
-        hits = (r for r, text in zip(rules, matched, strict=True) if r.column == column and text is not None)
-        hit = next(hits, None)
-        pattern, origin = (hit.pattern, hit.origin) if hit else (None, None)
+    for column, value in with_derived(run, rules, {"name": dtype}).drop("name").row(0, named=True).items():
+        pattern, origin = (by[column].pattern, by[column].origin) if column in by else (None, None)
         found.append({"column": column, "value": value, "pattern": pattern, "origin": origin})
     if as_json:
         return json_text({"version": 1, "explain": found})
-    width = max([len(rule.column) for rule in rules], default=0)
     lines = []
     for row in found:
         value = "no value" if row["value"] is None else row["value"]
-        by = f"{value}  by {row['pattern']}  ({row['origin']})" if row["pattern"] is not None else "no rule matches"
-        lines.append(f"{row['column']:<{width}}  {by}")
+        told = f"{value}  by {row['pattern']}  ({row['origin']})" if row["origin"] else "no rule matches"
+        lines.append(f"{row['column']:<12} {told}")
     sources = dict.fromkeys(rule.source for rule in rules if rule.source != "name")
     if sources:
         lines.append(f"Not asked here, as a name alone has none: the rules on {', '.join(sources)}.")
@@ -894,19 +843,14 @@ def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
 
 
 def fit_of(column: str, runs: pl.DataFrame) -> Record:
-    """How many runs have a value in a derived column, the commonest values, and names that matched nothing."""
-    values = runs[column].drop_nulls()
-    commonest = values.value_counts().sort("count", column, descending=[True, False])
-    unmatched = runs["name"].filter(runs[column].is_null()).drop_nulls().unique().sort()
+    """How many runs have a value in a derived column, and names that matched nothing."""
+    unmatched = runs["name"].filter(runs[column].is_null())
     return {
         "column": column,
-        "dtype": str(values.dtype),
-        "runs": len(values),
-        "missing": len(runs) - len(values),
-        "distinct": len(commonest),
-        "commonest": commonest[column].head(SHOWN).to_list(),
-        "commonest_runs": commonest["count"].head(SHOWN).to_list(),
-        "unmatched_names": unmatched.head(SHOWN).to_list(),
+        "dtype": str(runs.schema[column]),
+        "runs": len(runs) - len(unmatched),
+        "missing": len(unmatched),
+        "unmatched_names": unmatched.drop_nulls().unique().sort().head(SHOWN).to_list(),
     }
 
 
@@ -960,28 +904,22 @@ def words(name: str) -> list[str]:
 def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
     """The histories in the folders of the exports that `files` come from."""
     found: list[ParquetFile] = []
-    for folder in dict.fromkeys(folder_of(str(source["file"])) for file in files for source in file.sources):
-        there = (
-            files_at_url(f"{folder}/*{HISTORY_ENDING}", Report())
-            if is_url(folder)
-            else Path(folder).glob("[!.]*.parquet")
-        )
-        for file in sorted(map(str, there)):
+    sampled: list[str] = []
+    for folder in dict.fromkeys(Path(str(source["file"])).parent for file in files for source in file.sources):
+        for file in sorted(map(str, folder.glob("[!.]*.parquet"))):
             if file.endswith(SAMPLED_ENDING):
-                report.sampled.append(file)
+                sampled.append(file)
                 continue
             try:
                 header = read_header(file)
                 found += [header] if header.kind == "history" else []
             except reading_errors(ValueError) as error:
                 if HISTORY_ENDING in file:  # other files are inputs, or no export's
-                    report.skip_damaged(file, error)
+                    skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
+    if sampled:
+        note = f"sampled histories are passed over, as their best may be missing: {some(sampled)}"
+        report["notes"].append({"note": note})
     return found
-
-
-def folder_of(file: str) -> str:
-    """The folder of a file; also of one behind a URL."""
-    return file.rpartition("/")[0] if is_url(file) else str(Path(file).parent)
 
 
 def metrics_of(histories: Files) -> dict[KeyPath, Parts]:
@@ -1016,13 +954,19 @@ def history_plan(  # noqa: C901
     # What users may call them: by column, else by W&B's name, else by the flattened name.
     known = {metric.name: metric for metric in metrics} | {".".join(metric.path): metric for metric in metrics}
     known |= {METRIC + metric.name: metric for metric in metrics}
+
+    def called(flag: str, pattern: str) -> list[Column]:
+        found = [metric for name, metric in known.items() if matches(name, pattern)]
+        if not found:
+            near = did_you_mean(pattern, known)
+            raise ScriptError(f"{flag} {pattern}: no history has such a metric{near}", WRONG_USAGE)
+        return [known[pattern]] if pattern in known else found
+
     best, lower = None, False
     if options.at:
         name, _, goal = options.at.rpartition(":")
         name, goal = (name, goal) if goal in {"min", "max"} else (options.at, None)
-        best = known.get(name) or {each.lower(): metric for each, metric in known.items()}.get(name.lower())
-        if not best:
-            raise ScriptError(f"--at {name}: no history has such a metric{did_you_mean(name, known)}", WRONG_USAGE)
+        best = called("--at", name)[0]
         why = "as said" if goal else "the stored goal" if best.path in goals else "by its name"
         goal = goal or goals.get(best.path) or goal_by_name(".".join(best.path))
         if goal is None:
@@ -1030,15 +974,11 @@ def history_plan(  # noqa: C901
             raise ScriptError(message, WRONG_USAGE)
         lower = goal in {"min", "minimize"}
         way = "lower" if lower else "higher"
-        report.remarks.append(f"history_at_*: where {'.'.join(best.path)} was best; {way} is better ({why})")
-    chosen = set() if options.history_metrics else {metric.path for metric in metrics}
-    for pattern in options.history_metrics:
-        found = {metric.path for name, metric in known.items() if matches(name, pattern)}
-        if not found:
-            near = did_you_mean(pattern, known)
-            raise ScriptError(f"--history-metrics {pattern}: no history has such a metric{near}", WRONG_USAGE)
-        chosen |= found
-    metrics = [metric for metric in metrics if metric.path in chosen]
+        note = f"history_at_*: where {'.'.join(best.path)} was best; {way} is better ({why})"
+        report["notes"].append({"note": note})
+    chosen = [metric.path for pattern in options.history_metrics for metric in called("--history-metrics", pattern)]
+    if options.history_metrics:
+        metrics = [metric for metric in metrics if metric.path in chosen]
     dtypes: dict[str, pl.DataType] = {}
     for metric in metrics:
         value, whole = metric.dtype, pl.Int64()
@@ -1053,16 +993,17 @@ def history_plan(  # noqa: C901
 
 def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.DataFrame:
     """The runs with what the histories beside their exports say, else what an earlier result says; ROWS is a count."""
-    folders = {file: folder_of(file) for file in runs["source_file"].unique()}
+    folders = {file: str(Path(file).parent) for file in runs["source_file"].unique()}
     runs = runs.with_columns(pl.col("source_file").replace_strict(folders, return_dtype=pl.String).alias(FOLDER))
     key = ["id", "entity", "project", FOLDER]
     wanted = runs.select(key).unique().sort(key)
     frames = [pl.DataFrame(schema=pl.Schema({**wanted.schema, ROWS: pl.Int64(), **plan.dtypes}))]
     for number, file in enumerate(plan.files):
         try:
-            frames += list(statistics_by_run(plan, number, wanted.filter(pl.col(FOLDER) == folder_of(file.file))))
+            beside = wanted.filter(pl.col(FOLDER) == str(Path(file.file).parent))
+            frames += list(statistics_by_run(plan, number, beside))
         except reading_errors() as error:  # a footer can be sound where the rows are not
-            report.skip_damaged(file.file, error)
+            skip(report, file.file, "damaged", f"it cannot be read: {first_line(error)}")
     found = pl.concat(frames, how="diagonal_relaxed")  # integers may meet floats
     # Of files that hold the same run, the one with the most rows of it counts.
     found = found.sort(ROWS, descending=True, maintain_order=True).unique(key, keep="first", maintain_order=True)
@@ -1168,6 +1109,10 @@ def reading_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...
     return (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, *more)
 
 
+def first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0][:200] or type(error).__name__
+
+
 def rows_in_order(files: Files, columns: ColumnList, chosen: pl.DataFrame, new: Sequence[str]) -> pl.LazyFrame:
     """The chosen rows of all files, whole, in the result's order, with the `new` columns that `chosen` holds."""
     from polars.io.plugins import register_io_source
@@ -1191,12 +1136,19 @@ def rows_in_order(files: Files, columns: ColumnList, chosen: pl.DataFrame, new: 
 
 
 def placed_rows(files: Files, columns: ColumnList, placed: pl.DataFrame) -> pl.LazyFrame:
-    """The rows of the one file of `placed`, in its order; without those whose id is another now: the file changed."""
+    """The rows of the one file of `placed`, in the file's order, with what `placed` has of them.
+
+    Rows whose id is another now are left out: the file has changed since.
+    """
     number = placed[FILE][0]
     first, last = placed.select(pl.col(ROW).min().alias("first"), pl.col(ROW).max().alias("last")).row(0)
-    rows = file_rows(number, files[number], columns, first, last - first + 1)
-    there = placed.lazy().drop(FILE).rename({RUN: "id"})
-    return rows.join(there, [ROW, "id"], nulls_equal=True, maintain_order="left").drop(FILE, ROW)
+    stored = (
+        scan_file(files[number].file).slice(first, last - first + 1).select(values_in(number, files[number], columns))
+    )
+    every = pl.select(pl.int_range(first, last + 1, dtype=pl.UInt32).alias(ROW))
+    beside = every.join(placed, ROW, "left", maintain_order="left").drop(FILE, ROW)
+    chosen = pl.col(POSITION).is_not_null() & pl.col(RUN).eq_missing(pl.col("id"))
+    return pl.concat([stored, beside.lazy()], how="horizontal").filter(chosen).drop(RUN)
 
 
 def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition_by: Sequence[str] = ()) -> list[str]:
@@ -1209,8 +1161,8 @@ def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition
         row_group_size=ROW_GROUP_ROWS,
         data_page_size=PAGE_BYTES,
         metadata=dict(metadata),
-        mkdir=bool(partition_by) and not is_url(place),
-        sync_on_close=None if is_url(place) else "all",
+        mkdir=bool(partition_by),
+        sync_on_close="all",
         sinked_paths_callback=lambda sinked: written.extend(str(each.path) for each in sinked.paths),
     )
     return sorted(written) or [place]
@@ -1218,13 +1170,10 @@ def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition
 
 @contextmanager
 def published(output: str) -> Iterator[str]:
-    """Where to write what shall appear whole at `output`: a hidden place beside it; object storage needs none."""
+    """A hidden place beside `output` to write to; it replaces `output` once it is whole, and is removed otherwise."""
     target = Path(output)
     partial, old = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("partial", "old"))
     try:
-        if is_url(output):
-            yield output
-            return
         target.parent.mkdir(parents=True, exist_ok=True)
         for rest in target.parent.glob(f".{glob.escape(target.name)}.*"):  # of a merge that was killed
             process = re.fullmatch(r"\.([0-9]+)\.(partial|old)", rest.name.removeprefix(f".{target.name}"))
@@ -1237,7 +1186,7 @@ def published(output: str) -> Iterator[str]:
     except OSError as error:
         # polars' own errors end in the hidden name, which users do not know.
         reason = error.strerror or first_line(error).partition(" (os error")[0]
-        hint = "check the place and the credentials" if is_url(output) else "free the place or choose another with -o"
+        hint = "free the place or choose another with -o"
         raise ScriptError(f"{output} was not written: {reason}; {hint}", NOTHING_USABLE) from error
     finally:
         if old.exists() and not target.exists():
@@ -1264,44 +1213,54 @@ def is_running(process: int) -> bool:
     return True
 
 
-def check_output(output: str, *, folder: bool) -> None:
+def check_output(output: str) -> None:
     """Raise where the output holds anything but an earlier result; only those tell their rows' source_file."""
-    there = files_at(output, Report()) if folder else [output]
-    if folder and is_url(output) and there:
-        message = f"-o {output}: files of an earlier result would mix with this one; choose an empty place"
-        raise ScriptError(message, WRONG_USAGE)
-    if folder and not is_url(output):
-        files = [file for file in [Path(output), *Path(output).rglob("*")] if file.is_file()]
+    place = Path(output)
+    if place.is_dir():
+        files = [file for file in place.rglob("*") if file.is_file()]
         if any(file.suffix != ".parquet" or "=" not in file.parent.name for file in files):
             raise ScriptError(f"-o {output} holds other files, which would be lost; choose another name", WRONG_USAGE)
-    for file in there:
-        columns = []
-        with suppress(*reading_errors()):  # what is no parquet file, or not there
-            columns = scan_file(file).collect_schema().names() if is_url(file) or Path(file).is_file() else []
+    elif place.is_file():
+        columns: list[str] = []
+        with suppress(*reading_errors()):  # what is no parquet file
+            columns = scan_file(output).collect_schema().names()
         if kind_of(columns) != "foreign" and "source_file" not in columns:
             raise ScriptError(f"-o {output} holds an export, which would be lost; choose another name", WRONG_USAGE)
 
 
 # --- report ---------------------------------------------------------------------------------------------------
-def report_lines(document: Record, remarks: Iterable[str]) -> Iterator[str]:  # noqa: C901
+def history_report(plan: HistoryPlan, runs: pl.DataFrame) -> Record:
+    """How much the histories gave these runs."""
+    without = runs.filter(pl.col(ROWS).is_null())
+    with_file = pl.col(FOLDER).is_in([str(Path(file.file).parent) for file in plan.files])
+    return {
+        "files": [file.file for file in plan.files],
+        "rows": runs[ROWS].sum(),
+        "metrics": len(plan.metrics),
+        "runs_with": len(runs) - len(without),
+        "runs_without": len(without),
+        "runs_without_file": len(without.filter(~with_file)),
+    }
+
+
+def report_lines(report: Report) -> Iterator[str]:  # noqa: C901
     """The report for people, from the document of --json."""
-    summary = document["summary"][0]
+    summary = report["summary"][0]
     yield f"{counted(summary['rows_read'], 'row')} in {counted(summary['inputs'], 'file')}"
     if summary["rows_read"] > summary["runs_found"]:
         yield f"{counted(summary['runs_found'], 'run')}, as newer or fuller exports of a run replace others"
-    sound = [skip for skip in document["skipped"] if not skip["failure"]]
+    sound = [skip for skip in report["skipped"] if not skip["failure"]]
     kinds = Counter(skip["kind"] for skip in sound)
-    beside = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()) if kind in EXPORT_KINDS)
+    beside = [f"{kinds[kind]} {kind}" for kind in EXPORT_KINDS if kinds[kind]]
     if beside:
-        hint = "" if document["histories"] or not kinds["history"] else " (--history reads histories)"
-        yield f"beside the runs: {beside}{hint}"
-    others = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()) if kind not in EXPORT_KINDS)
+        hint = "" if report["histories"] or not kinds["history"] else " (--history reads histories)"
+        yield f"beside the runs: {', '.join(beside)}{hint}"
+    others = [f"{skip['file']} ({skip['kind']})" for skip in sound if skip["kind"] not in EXPORT_KINDS]
     if others:
-        files = some([skip["file"] for skip in sound if skip["kind"] not in EXPORT_KINDS])
-        yield f"passed over, as they hold no runs: {others} ({files})"
-    for row in document["filters"]:
+        yield f"passed over, as they hold no runs: {some(others)}"
+    for row in report["filters"]:
         yield f"{row['filter']}: {row['kept']:,} of {counted(row['before'], 'run')} kept"
-    for row in document["histories"]:
+    for row in report["histories"]:
         read = f"{counted(row['rows'], 'row')} of {counted(row['metrics'], 'metric')}"
         yield f"histories: {read} in {counted(len(row['files']), 'file')}, of {counted(row['runs_with'], 'run')}"
         kept = "their history_* are null, or as in an earlier result"
@@ -1310,29 +1269,25 @@ def report_lines(document: Record, remarks: Iterable[str]) -> Iterator[str]:  # 
         if row["runs_without"] > row["runs_without_file"]:
             without = counted(row["runs_without"] - row["runs_without_file"], "run")
             yield f"the histories hold no rows of {without} beside them: {kept}"
-        if row["sampled"]:
-            yield f"sampled histories are passed over, as their best may be missing: {some(row['sampled'])}"
-    yield from remarks
-
-    disagreements = []
-    for (column, kind), group in itertools.groupby(document["conflicts"], lambda row: (row["column"], row["kind"])):
+    for row in report["notes"]:
+        yield row["note"]
+    lines = []
+    for (column, kind), group in itertools.groupby(report["conflicts"], lambda row: (row["column"], row["kind"])):
         rivals = list(group)
         found = ", ".join(f"{rival['found']} in {counted(len(rival['files']), 'file')}" for rival in rivals)
         line = f"files disagree on the {kind} of {column}: {found}; it is {rivals[0]['became']} here"
         renamed = f"{found} is called {column} here, so that every column has a name of its own"
-        disagreements.append(renamed if kind == "name" else line)
-    yield from folded(disagreements, "files disagree on {} columns more; --json lists all")
-
-    fits = [fit for fit in document["derived"] if fit["runs"]]
+        lines.append(renamed if kind == "name" else line)
+    yield from folded(lines, "files disagree on {} columns more; --json lists all")
     lines = []
-    for fit in fits:
-        values = [f"{value} ({n})" for value, n in zip(fit["commonest"], fit["commonest_runs"], strict=True)]
-        more = f" and {fit['distinct'] - len(values)} more" if fit["distinct"] > len(values) else ""
+    for fit in report["derived"]:
         lacking = f"; no match in {', '.join(fit['unmatched_names'][:3])}" if fit["unmatched_names"] else ""
-        lines.append(f"{fit['column']}: {counted(fit['runs'], 'run')}: {', '.join(values)}{more}{lacking}")
+        if fit["runs"]:
+            lines.append(f"{fit['column']}: {counted(fit['runs'], 'run')}{lacking}")
     yield from folded(lines, "{} derived columns more; --json lists all")
-    if len(fits) < len(document["derived"]):
-        yield f"no match in any run for {', '.join(fit['column'] for fit in document['derived'] if not fit['runs'])}"
+    empty = [fit["column"] for fit in report["derived"] if not fit["runs"]]
+    if empty:
+        yield f"no match in any run for {', '.join(empty)}"
     yield f"written: {counted(summary['runs'], 'run')}, {counted(summary['columns'], 'column')}"
 
 
@@ -1356,6 +1311,20 @@ def folded(lines: Sequence[str], more: str) -> list[str]:
 
 
 # --- streams --------------------------------------------------------------------------------------------------
+def show(text: str) -> None:
+    """Print to stdout; nobody has to read it: a closed pipe (`| head`) does not change how the script ends."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def tell(message: str) -> None:
+    """Print one line to stderr; nobody has to read it."""
+    with suppress(BrokenPipeError):
+        print(printable(message), file=sys.stderr)
+
+
 def printable(text: str) -> str:
     """`text` on one line, with control characters and direction overrides made visible: names are data.
 
@@ -1395,7 +1364,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     listed: dict[str, Any] = {"type": lambda text: comma_separated([text]), "action": "extend", "default": []}
     add = parser.add_argument
     add("inputs", nargs="*", metavar="INPUT", help=f"file, folder or glob (default: {DEFAULT_INPUT})")
-    add("--output", "-o", metavar="FILE", help=f"file or URL (default: {DEFAULT_OUTPUT})")
+    add("--output", "-o", metavar="FILE", help=f"(default: {DEFAULT_OUTPUT})")
     add = parser.add_argument_group("which runs (flags repeat; each says how many runs it kept)").add_argument
     add("--state", "-s", **listed, metavar="STATE", help="finished, crashed, ... (default: all)")
     add("--filter", "-f", action="append", default=[], metavar="REGEX", help="on the run's name, in any case")
@@ -1421,10 +1390,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         if state not in (*STATES, "all"):
             parser.error(f"--state {state}: no such state{did_you_mean(state, STATES)}; there are {', '.join(STATES)}")
     args.output = args.output or (DEFAULT_OUTPUT.removesuffix(".parquet") if args.partition_by else DEFAULT_OUTPUT)
-    args.output = args.output.rstrip("/") if is_url(args.output) else str(Path(args.output))
+    args.output = str(Path(args.output))
     for place in (*args.inputs, args.output):
-        if re.match("[a-z0-9]+:/", place) and not is_url(place):  # it would be taken for a folder
-            parser.error(f"{place}: URLs begin with {', '.join(CLOUD)}; download it first")
+        if re.match("[a-z0-9]+:/", place):  # it would be taken for a folder
+            parser.error(f"{place}: files are read and written on disk only; copy them there or from there")
     if not args.partition_by and not args.output.endswith(".parquet"):  # folders are searched by this ending
         parser.error(f"-o {args.output}: the result is a parquet file, so its name must end in .parquet")
     if args.no_enrich and (args.rules or args.explain is not None):
@@ -1480,7 +1449,7 @@ def import_libraries() -> None:
     import polars as pl
 
 
-def aggregate(options: argparse.Namespace) -> int:  # noqa: C901
+def aggregate(options: argparse.Namespace) -> int:
     """From inputs to one file and its report; the exit code says whether every input went in."""
     import_libraries()
     for regex in options.filter:
@@ -1489,44 +1458,48 @@ def aggregate(options: argparse.Namespace) -> int:  # noqa: C901
             raise ScriptError(f"--filter {regex} is no regular expression: {flaw}", WRONG_USAGE)
     rules = () if options.no_enrich else read_rules(options.rules) if options.rules else RULES
     if options.explain is not None:
-        print(explain(options.explain, rules, as_json=options.json))
+        show(explain(options.explain, rules, as_json=options.json))
         return OK
-    check_output(options.output, folder=bool(options.partition_by))
-    report = Report()
+    check_output(options.output)
+    report: Report = {key: [] for key in REPORT}
     files = read_inputs(options, report)
+    failed: list[Record] = []
     try:
         try:
-            document = merge(files, rules, options, report)
-        except reading_errors() as error:  # a footer can be sound where the rows are not: read them all to find out
-            sound = []
-            for file in files:
-                try:
-                    for _ in scan_file(file.file).collect_batches():
-                        pass
-                    sound.append(file)
-                except reading_errors() as damage:
-                    report.skip_damaged(file.file, damage)
+            merge(files, rules, options, report)
+        except reading_errors():  # a footer can be sound where the rows are not: read them all to find out
+            sound = [file for file in files if can_be_read(file.file, report)]
             if len(sound) == len(files):
-                raise RuntimeError(first_line(error)) from error
-            report.conflicts, report.filters, report.remarks, report.sampled = {}, [], [], []
-            document = merge(sound, rules, options, report)
+                raise
+            report |= {key: [] for key in REPORT if key != "skipped"}
+            merge(sound, rules, options, report)
     finally:
-        failed = list({(skip["file"], skip["reason"]): skip for skip in report.skipped if skip["failure"]}.values())
-        lines = [f"error: {skip['file']} was left out: {skip['reason']}" for skip in failed]
+        failed = [row for row in report["skipped"] if row["failure"]]
+        lines = [f"error: {row['file']} was left out: {row['reason']}" for row in failed]
         for line in folded(lines, "error: {} inputs more were left out; --json lists all"):  # even when quiet
-            print(printable(line), file=sys.stderr)
-    read = {resolved(file) for row in document["histories"] for file in row["files"]}
-    passed_over = [skip for skip in report.skipped if not skip["failure"] and resolved(skip["file"]) not in read]
-    document["skipped"] = passed_over + failed
-    for line in () if options.quiet else report_lines(document, report.remarks):
-        with suppress(BrokenPipeError):  # nobody reads it; the result is still printed
-            print(printable(line), file=sys.stderr)
-    print(json_text(document) if options.json else "\n".join(document["files"]))
+            tell(line)
+    read = {Path(file).resolve() for row in report["histories"] for file in row["files"]}
+    report["skipped"] = [row for row in report["skipped"] if row["failure"] or Path(row["file"]).resolve() not in read]
+    if not options.quiet:
+        for line in report_lines(report):
+            tell(line)
+    show(json_text({"version": 1} | report) if options.json else "\n".join(report["files"]))
     return PARTIAL if failed else OK
 
 
-def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, report: Report) -> Record:
-    """Write the runs of `files` to the output; the document of --json, but for what was skipped."""
+def can_be_read(file: str, report: Report) -> bool:
+    """Whether every row of the file can be read; else the report says why not."""
+    try:
+        for _ in scan_file(file).collect_batches():
+            pass
+    except reading_errors() as error:
+        skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
+        return False
+    return True
+
+
+def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, report: Report) -> None:
+    """Write the runs of `files` to the output; the report has what was done."""
     if not files:
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
     histories = histories_beside(files, report) if options.history else []
@@ -1548,7 +1521,6 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
     if rows.is_empty():
         raise ScriptError(f"the runs files in {some(options.inputs)} have no rows", NOTHING_USABLE)
     found = rows if options.keep == "all" else latest(rows)
-    report.remarks += remarks_on(files, rules, stored, plan)
     chosen = with_derived(filtered_runs(found, options, report), rules, stored)
     needs_histories = any(name in plan.dtypes for name in asked)  # else --where comes first: less is read
     if condition is not None and not needs_histories:
@@ -1559,125 +1531,64 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
         chosen = where(chosen, f"--where {options.where}", condition, derived, report)
 
     with published(options.output) as place:
+        changed = ScriptError("an input changed while it was read; run it again", NOTHING_USABLE)
         in_order = rows_in_order(files, columns, chosen, [*derived, *plan.dtypes]).select(order)
-        written = write(in_order, place, metadata, options.partition_by)
+        try:
+            written = write(in_order, place, metadata, options.partition_by)
+        except pl.exceptions.ShapeError as error:
+            raise changed from error
         there = pl.scan_parquet(written, glob=False, hive_partitioning=False).select(pl.len()).collect().item()
         if there != len(chosen):
-            raise ScriptError("an input changed while it was read; run it again", NOTHING_USABLE)
-    keys = ("column", "kind", "found", "became", "files")
+            raise changed
     summary = {"file": options.output, "inputs": len(files), "rows_read": len(rows), "runs_found": len(found)}
-    return {
-        "version": 1,
-        "files": [options.output + file.removeprefix(place) for file in written],
-        "summary": [summary | {"runs": len(chosen), "columns": len(order)}],
-        "filters": report.filters,
-        "derived": [fit_of(column, chosen) for column in derived],
-        "histories": [history_report(plan, chosen, report)] if options.history else [],
-        "conflicts": [dict(zip(keys, (*claim, where), strict=True)) for claim, where in report.conflicts.items()],
-    }
+    report["summary"].append(summary | {"runs": len(chosen), "columns": len(order)})
+    report["files"] += [options.output + file.removeprefix(place) for file in written]
+    report["derived"] += [fit_of(column, chosen) for column in derived]
+    report["histories"] += [history_report(plan, chosen)] if options.history else []
+    note_mixed_exports(files, histories, report)
 
 
-def remarks_on(files: Files, rules: Iterable[Rule], dtypes: Mapping[str, pl.DataType], plan: HistoryPlan) -> list[str]:
-    """What else users should know: rules of theirs without a source, and mixed exports."""
-    absent = [rule for rule in rules if rule.source not in dtypes and rule.origin != "built in"]
-    lines = [f"{r.origin} ({r.column}): no column {r.source}{did_you_mean(r.source, dtypes)}" for r in absent]
-    remarks = folded(lines, "{} rules more read a column that is not there")
+def note_mixed_exports(files: Files, histories: Files, report: Report) -> None:
+    """Note runs and histories that different exports wrote: one was killed while it published its files."""
     exports = [  # of the runs, of the histories
         {
-            (folder_of(source["file"]), source.get("entity"), source.get("project"), source["export_id"])
+            (str(Path(source["file"]).parent), source.get("entity"), source.get("project"), source["export_id"])
             for file in group
             for source in file.sources
             if "export_id" in source
         }
-        for group in (files, plan.files)
+        for group in (files, histories)
     ]
     both = {each[:3] for each in exports[0]} & {each[:3] for each in exports[1]}
     for folder, entity, name in sorted(both - {each[:3] for each in exports[0] & exports[1]}, key=str):
         mixed = f"runs and history of {entity}/{name} in {folder} are of different exports"
-        remarks.append(f"{mixed}, one of which was killed: export again")
-    return remarks
-
-
-def history_report(plan: HistoryPlan, runs: pl.DataFrame, report: Report) -> Record:
-    """How much the histories gave these runs; a remark on metrics that were logged only after the best step."""
-    if plan.best:
-        at = {metric.name: pl.col(f"{HISTORY}at_{metric.name}") for metric in plan.metrics}
-        found = runs.filter(pl.any_horizontal(value.is_not_null() for value in at.values()))
-        only_later = [
-            (value.is_null() & pl.col(f"{HISTORY}last_{name}").is_not_null()).any().alias(name)
-            for name, value in at.items()
-        ]
-        late = [column.name for column in found.select(only_later) if column.item()]
-        if late:
-            report.remarks.append(f"{HISTORY}at_* is null where a metric was logged only later: {some(late)}")
-    without = runs.filter(pl.col(ROWS).is_null())
-    with_file = pl.col(FOLDER).is_in([folder_of(file.file) for file in plan.files])
-    return {
-        "files": [file.file for file in plan.files],
-        "rows": runs[ROWS].sum(),
-        "metrics": len(plan.metrics),
-        "runs_with": len(runs) - len(without),
-        "runs_without": len(without),
-        "runs_without_file": len(without.filter(~with_file)),
-        "sampled": report.sampled,
-    }
-
-
-def tolerate_any_text() -> None:
-    """Let a name from W&B that the terminal's encoding lacks be printed all the same."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+        report["notes"].append({"note": f"{mixed}, one of which was killed: export again"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Options in, exit code out."""
+    """Options in, exit code out: the only place where exceptions become messages."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's SIGTERM ends it as Ctrl-C does
-    debug = "--debug" in (sys.argv[1:] if argv is None else argv)
-    return guarded(lambda: aggregate(parse_args(argv)), debug=debug)
-
-
-def guarded(work: Callable[[], int], *, debug: bool) -> int:
-    """The exit code of `work`: the only place where exceptions become messages."""
-    tolerate_any_text()
-    try:
-        code = work()
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except ScriptError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # the reader (`| head`) has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except OSError as error:
-        if debug:
-            raise
-        print(
-            f"error: {error.filename or 'stdout'}: {error.strerror or error}; see to it and run again", file=sys.stderr
-        )
-        return NOTHING_USABLE
-    except Exception as error:
-        if debug:
-            raise
-        bug = f"a bug in this script: {error!r}"
-        print(f"error: {printable(bug)}; run it again with --debug and report what it prints", file=sys.stderr)
-        return NOTHING_USABLE
-    return code
-
-
-def leave(code: int) -> NoReturn:
-    """End at once: all is written, and what is left, such as threads that wait for a server, would hold the process."""
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - closed ones are None
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # it may be closed, or None
-            stream.flush()
-    os._exit(code)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # names that the terminal's encoding lacks
+    try:
+        return aggregate(parse_args(argv))
+    except KeyboardInterrupt:
+        tell("interrupted")
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - each becomes a message
+        if "--debug" in (sys.argv if argv is None else argv):
+            traceback.print_exc()
+        code, message = NOTHING_USABLE, f"a bug in this script: {error!r}; run it again with --debug and report it"
+        if isinstance(error, ScriptError):
+            code, message = error.exit_code, str(error)
+        elif isinstance(error, OSError):
+            message = f"{error.filename or 'stdout'}: {error.strerror or error}; see to it and run again"
+        tell(f"error: {message}")
+        return code
 
 
 if __name__ == "__main__":
-    leave(main())
+    os._exit(main())  # all is written; Python's own end, with polars' threads, takes 30 ms more
