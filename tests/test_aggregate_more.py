@@ -110,8 +110,7 @@ def test_runs_without_history_are_told_from_exports_without_one():
     write_runs(Path("y"), [Run("c")], project="other")
     write_history(Path("x/team_demo_history.parquet"), [("a", 0, {"loss": 1.0})])
     _, err = run("x", "y", "--history")
-    assert "no history file beside the export of 1 run" in err
-    assert "the histories hold no rows of 1 run beside them" in err
+    assert "no history of 2 runs: 1 have no file beside their export, 1 no rows in it" in err
 
 
 def test_a_run_id_is_text_in_every_place():

@@ -184,7 +184,7 @@ class HistoryPlan(NamedTuple):
     """What is read of which histories, and the columns that this gives."""
 
     files: Files = ()
-    metrics: ColumnList = ()  # their parts are by number of the history file; their names have no prefix
+    metrics: Mapping[str, Column] = {}  # by the name that their statistics end in; their parts by number of the file
     best: Column | None = None  # the metric of --at
     lower: bool = False  # is better
     dtypes: Mapping[str, pl.DataType] = {}
@@ -240,10 +240,7 @@ def files_at(place: str, report: Report) -> list[Path]:
 
 
 def skip(report: Report, file: str, kind: str, reason: str, *, failure: bool = True) -> None:
-    """Note an input that gives no runs: a failure, unless it is sound and was merely found in a folder.
-
-    `kind` is as of a ParquetFile, or damaged, unreadable or missing.
-    """
+    """Note an input that gives no runs: a failure, unless it is sound and was merely found in a folder."""
     row = {"file": file, "kind": kind, "reason": reason, "failure": failure}
     if row not in report["skipped"]:
         report["skipped"].append(row)
@@ -275,17 +272,14 @@ def read_header(file: str) -> ParquetFile:
 
 
 def kind_of(columns: Iterable[str]) -> str:
-    """What a parquet file holds, by its columns.
-
-    >>> kind_of(["id", "name", "state", "config_lr"]), kind_of(["run_id", "_step"]), kind_of(["x"])
-    ('runs', 'history', 'foreign')
-    """
+    """What a parquet file holds, by its columns."""
     names = set(columns)
-    if {"run_id", "entity", "project"} <= names and names & {"row", "line"}:  # a table may have any other column
+    ours = {"run_id", "entity", "project"} <= names
+    if ours and names & {"row", "line"}:  # a table may have any other column
         return "table" if "row" in names else "console"
     if {"id", "name", "state"} <= names:
         return "runs"
-    return "foreign" if "run_id" not in names else "history" if "_step" in names else "system"
+    return "foreign" if not ours else "history" if "_step" in names else "system"
 
 
 def check_columns(file: ParquetFile) -> None:
@@ -308,13 +302,12 @@ def check_columns(file: ParquetFile) -> None:
 
 
 # --- one schema: which columns are the same -------------------------------------------------------------------
-def one_schema(files: Files, derived: Iterable[str], others: Iterable[Identity], report: Report) -> list[Column]:
-    """The columns of all files as columns of one, by name; the report has what they disagreed on.
-
-    The names in `derived` are taken; `others`, the histories' metrics, take part in the choice of names.
-    """
-    parts = parts_by_identity(files, set(derived))
-    names = names_of({*parts, *others})
+def one_schema(
+    files: Files, histories: Files, derived: Iterable[str], report: Report
+) -> tuple[list[Column], list[Column]]:
+    """The columns of all files as columns of one, whose `derived` names are taken; and the metrics of the histories."""
+    parts, beside = parts_by_identity(files, {*derived}), parts_by_identity(histories, set())
+    names = names_of({*parts, *beside})
     contract = contract_dtypes()
     found = dtypes_of_values(files, {key: parts[key] for key in parts if names[key] not in contract})
     columns = []
@@ -336,7 +329,13 @@ def one_schema(files: Files, derived: Iterable[str], others: Iterable[Identity],
             conflict = {"column": name, "kind": kind, "found": what, "became": became, "files": where}
             report["conflicts"].append(conflict)
     report["conflicts"].sort(key=lambda row: (row["column"], row["kind"], row["found"]))
-    return sorted(columns)
+    metrics = []
+    for (prefix, path), members in beside.items():
+        numbers = {n: part for n, part in members.items() if part[1].is_numeric() or part[1] == pl.Boolean}
+        if prefix == METRIC and numbers:
+            dtype = common_dtype([plain(dtype, METRIC) for _, dtype in numbers.values()], METRIC)
+            metrics.append(Column(names[prefix, path], path, dtype, numbers))
+    return sorted(columns), sorted(metrics)
 
 
 def only_numbers(dtypes: Iterable[pl.DataType]) -> bool:
@@ -590,10 +589,7 @@ def values_in(number: int, file: ParquetFile, columns: ColumnList) -> list[pl.Ex
 
 
 def latest(rows: pl.DataFrame) -> pl.DataFrame:
-    """One row per run: the newest export; between an offline and a server row the one with more history.
-
-    Ties go to the newest, then to the first file, so that the order of the inputs never matters.
-    """
+    """One row per run: the newest export; between an offline and a server row the one with more history."""
     if rows.n_unique(RUN_KEY) == len(rows):
         return rows
     newest_first = rows.sort("exported_at", FILE, ROW, descending=[True, False, False], nulls_last=True)
@@ -725,10 +721,8 @@ def read_rules(file: str) -> tuple[Rule, ...]:
 
     try:
         document = tomllib.loads(Path(file).read_text("utf-8"))
-    except OSError as error:
-        raise ScriptError(f"--rules {file} cannot be read: {error.strerror}; check the name", WRONG_USAGE) from error
-    except ValueError as error:  # no TOML, or no UTF-8
-        raise ScriptError(f"--rules {file} is no TOML file: {first_line(error)}", WRONG_USAGE) from error
+    except (OSError, ValueError) as error:  # not there, no UTF-8, or no TOML
+        raise ScriptError(f"--rules {file} cannot be read as TOML: {first_line(error)}", WRONG_USAGE) from error
     tables, replace = document.pop("rule", []), document.pop("replace", False)
     if document or not isinstance(tables, list) or not isinstance(replace, bool):
         hint = f"; unknown key {next(iter(document))}" if document else ""
@@ -821,21 +815,20 @@ def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
     run, dtype = pl.DataFrame({"name": [name]}), pl.String()
     on_names = [rule for rule in rules if rule.source == "name"]
     matched = run.with_columns(text_by(rule, dtype).alias(f"{n}") for n, rule in enumerate(on_names)).row(0)[1:]
-    by: dict[str, Rule] = {}  # the first rule of a column that gives a value
-    for rule, text in zip(on_names, matched, strict=True):
-        if text is not None:
-            by.setdefault(rule.column, rule)
     found = []
     for column, value in with_derived(run, rules, {"name": dtype}).drop("name").row(0, named=True).items():
-        pattern, origin = (by[column].pattern, by[column].origin) if column in by else (None, None)
+        hits = [
+            rule for rule, text in zip(on_names, matched, strict=True) if rule.column == column and text is not None
+        ]
+        pattern, origin = (hits[0].pattern, hits[0].origin) if hits else (None, None)
         found.append({"column": column, "value": value, "pattern": pattern, "origin": origin})
     if as_json:
         return json_text({"version": 1, "explain": found})
     lines = []
     for row in found:
         value = "no value" if row["value"] is None else row["value"]
-        told = f"{value}  by {row['pattern']}  ({row['origin']})" if row["origin"] else "no rule matches"
-        lines.append(f"{row['column']:<12} {told}")
+        by = f"{value}  by {row['pattern']}  ({row['origin']})" if row["origin"] else "no rule matches"
+        lines.append(f"{row['column']:<12} {by}")
     sources = dict.fromkeys(rule.source for rule in rules if rule.source != "name")
     if sources:
         lines.append(f"Not asked here, as a name alone has none: the rules on {', '.join(sources)}.")
@@ -922,38 +915,21 @@ def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
     return found
 
 
-def metrics_of(histories: Files) -> dict[KeyPath, Parts]:
-    """The numeric metrics of the histories, by W&B path."""
-    parts: dict[KeyPath, Parts] = {}
-    for number, file in enumerate(histories):
-        for column, dtype in file.dtypes.items():
-            if prefix_of(column) == METRIC and (dtype.is_numeric() or dtype == pl.Boolean):
-                path = file.paths.get(column, (column.removeprefix(METRIC),))
-                parts.setdefault(path, {})[number] = (column, dtype)
-    return parts
-
-
-def history_plan(  # noqa: C901
-    options: argparse.Namespace, files: Files, columns: ColumnList, goals: Mapping[KeyPath, str], report: Report
+def history_plan(
+    options: argparse.Namespace,
+    files: Files,
+    metrics: ColumnList,
+    columns: ColumnList,
+    goals: Mapping[KeyPath, str],
+    report: Report,
 ) -> HistoryPlan:
     """What --history and its flags mean for these files."""
     if (options.at or options.history_metrics) and not files:
         message = "--history: there is none beside the inputs; export_runs.py --include-history writes them"
         raise ScriptError(message, NOTHING_USABLE)
-    parts = metrics_of(files)
-    settled = names_of({(prefix_of(c.name), c.path) for c in columns} | {(METRIC, path) for path in parts})
-    short = {path: settled[METRIC, path].removeprefix(METRIC) for path in parts}
-    # Beside `loss`, `step_loss` gets a hash: both would have a min_step_loss.
-    clashing = {f"{mark}{name.lower()}" for mark in ("step_", "nonfinite_") for name in short.values()}
-    metrics = []
-    for path, name in short.items():
-        own = f"{name}__{path_hash(path)[:8]}" if name.lower() in clashing else name
-        dtype = common_dtype([plain(dtype, METRIC) for _, dtype in parts[path].values()], METRIC)
-        metrics.append(Column(own, path, dtype, parts[path]))
-    metrics.sort()
     # What users may call them: by column, else by W&B's name, else by the flattened name.
-    known = {metric.name: metric for metric in metrics} | {".".join(metric.path): metric for metric in metrics}
-    known |= {METRIC + metric.name: metric for metric in metrics}
+    known = {metric.name.removeprefix(METRIC): metric for metric in metrics}
+    known |= {".".join(metric.path): metric for metric in metrics} | {metric.name: metric for metric in metrics}
 
     def called(flag: str, pattern: str) -> list[Column]:
         found = [metric for name, metric in known.items() if matches(name, pattern)]
@@ -976,32 +952,38 @@ def history_plan(  # noqa: C901
         way = "lower" if lower else "higher"
         note = f"history_at_*: where {'.'.join(best.path)} was best; {way} is better ({why})"
         report["notes"].append({"note": note})
-    chosen = [metric.path for pattern in options.history_metrics for metric in called("--history-metrics", pattern)]
-    if options.history_metrics:
-        metrics = [metric for metric in metrics if metric.path in chosen]
+    chosen = [metric for pattern in options.history_metrics for metric in called("--history-metrics", pattern)]
+    # Beside `loss`, `step_loss` gets a hash: both would have a min_step_loss.
+    clashing = {f"{mark}{name.lower()}" for mark in ("step_", "nonfinite_") for name in known}
+    names: dict[str, Column] = {}
     dtypes: dict[str, pl.DataType] = {}
     for metric in metrics:
+        if chosen and metric not in chosen:
+            continue
+        name = metric.name.removeprefix(METRIC)
+        name = f"{name}__{path_hash(metric.path)[:8]}" if name.lower() in clashing else name
+        names[name] = metric
         value, whole = metric.dtype, pl.Int64()
         told = {"min": value, "min_step": whole, "max": value, "max_step": whole, "last": value, "tail": pl.Float64()}
         told |= {"n": whole, "n_nonfinite": whole} | ({"at": value} if best else {})
-        dtypes |= {f"{HISTORY}{statistic}_{metric.name}": dtype for statistic, dtype in told.items()}
+        dtypes |= {f"{HISTORY}{statistic}_{name}": dtype for statistic, dtype in told.items()}
     for column in columns:
         if column.name in dtypes:  # of an earlier result
             dtypes[column.name] = common_dtype((dtypes[column.name], column.dtype), METRIC)
-    return HistoryPlan(files, metrics, best, lower, dtypes)
+    return HistoryPlan(files, names, best, lower, dtypes)
 
 
 def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.DataFrame:
     """The runs with what the histories beside their exports say, else what an earlier result says; ROWS is a count."""
     folders = {file: str(Path(file).parent) for file in runs["source_file"].unique()}
     runs = runs.with_columns(pl.col("source_file").replace_strict(folders, return_dtype=pl.String).alias(FOLDER))
-    key = ["id", "entity", "project", FOLDER]
-    wanted = runs.select(key).unique().sort(key)
+    key = [*RUN_KEY, FOLDER]
+    wanted = runs.select(key).unique().sort("id", "entity", "project", FOLDER)
     frames = [pl.DataFrame(schema=pl.Schema({**wanted.schema, ROWS: pl.Int64(), **plan.dtypes}))]
     for number, file in enumerate(plan.files):
+        beside = wanted.filter(pl.col(FOLDER) == str(Path(file.file).parent))
         try:
-            beside = wanted.filter(pl.col(FOLDER) == str(Path(file.file).parent))
-            frames += list(statistics_by_run(plan, number, beside))
+            frames += [] if beside.is_empty() else statistics_by_run(plan, number, beside)
         except reading_errors() as error:  # a footer can be sound where the rows are not
             skip(report, file.file, "damaged", f"it cannot be read: {first_line(error)}")
     found = pl.concat(frames, how="diagonal_relaxed")  # integers may meet floats
@@ -1016,22 +998,14 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
 
 
 def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """For each of the sorted `runs` that the file of this number has rows of: their number, and what they say.
-
-    Some runs and metrics are read at a time, so that a history need not fit in memory.
-    """
-    file = plan.files[number]
-    metrics = [metric for metric in plan.metrics if number in metric.parts]
+    """For each of the sorted `runs` that the file of this number has rows of: its key, ROWS, and what they say."""
+    history = scan_file(plan.files[number].file).rename({"run_id": "id"})
+    metrics = [(name, metric) for name, metric in plan.metrics.items() if number in metric.parts]
     best = plan.best.parts[number][0] if plan.best and number in plan.best.parts else None
     at = None if best is None else pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
-    # Another tool's history may lack entity and project: there the id alone identifies a run, if no two share it.
-    own = {"id": "run_id"} | {key: key for key in ("entity", "project") if key in file.dtypes}
-    runs = runs.unique(list(own), keep="none", maintain_order=True)
-    if runs.is_empty():  # the file is not even opened
-        return
-    keys = scan_file(file.file).select(pl.col(name).cast(pl.String).alias(key) for key, name in own.items())
-    lengths = keys.group_by(list(own)).agg(pl.len().cast(pl.Int64).alias(ROWS)).collect(engine="streaming")
-    runs = runs.join(lengths, list(own), nulls_equal=True, maintain_order="left").with_row_index(RUN)
+    lengths = history.group_by(RUN_KEY).agg(pl.len().cast(pl.Int64).alias(ROWS)).collect(engine="streaming")
+    runs = runs.join(lengths, RUN_KEY, nulls_equal=True, maintain_order="left").with_row_index(RUN)
+    # Some runs and metrics are read at a time, so that a history need not fit in memory.
     rows_at_once = max(1, CELLS // (len(metrics) + 2))
     first_row = pl.col(ROWS).cum_sum() - pl.col(ROWS)
     runs = runs.with_columns((first_row // rows_at_once).alias(POSITION))
@@ -1040,30 +1014,28 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
         parts = [block.drop(POSITION, RUN)]
         for start in range(0, len(metrics), at_once):
             some_metrics = metrics[start : start + at_once]
-            columns = [(metric.parts[number][0], metric.dtype) for metric in some_metrics]
-            rows = history_rows(file.file, own, block, columns, best)
-            told = [each for n, metric in enumerate(some_metrics) for each in statistics(n, metric.name, at)]
+            columns = [(metric.parts[number][0], metric.dtype) for _, metric in some_metrics]
+            rows = history_rows(history, block, columns, best)
+            told = [each for n, (name, _) in enumerate(some_metrics) for each in statistics(n, name, at)]
             parts.append(rows.group_by(RUN, maintain_order=True).agg(told).drop(RUN))
         yield pl.concat(parts, how="horizontal")
 
 
 def history_rows(
-    file: str, keys: Mapping[str, str], runs: pl.DataFrame, columns: Sequence[tuple[str, pl.DataType]], best: str | None
+    history: pl.LazyFrame, runs: pl.DataFrame, columns: Sequence[tuple[str, pl.DataType]], best: str | None
 ) -> pl.DataFrame:
-    """The rows of some runs: RUN, the run's number, and STEP, sorted by both; column n of `columns` with its dtype as
-    `n`, its finite values, else null, as `finite n`; those of `best` as BEST.
+    """The rows of some runs, sorted by RUN, the run's number, and STEP: column n of `columns` as `n`, its finite
+    values, else null, as `finite n`, those of `best` as BEST.
     """
-    run_id = pl.col("run_id").cast(pl.String)
     first, last = pl.lit(runs["id"].min()), pl.lit(runs["id"].max())
-    here = run_id.is_between(first, last) & run_id.is_in(runs["id"].implode())  # the range skips row groups
+    here = pl.col("id").is_between(first, last) & pl.col("id").is_in(runs["id"].implode())  # skips row groups
     values = [pl.col(column).cast(dtype).alias(f"{n}") for n, (column, dtype) in enumerate(columns)]
-    named = [pl.col(own).cast(pl.String).alias(key) for key, own in keys.items()]
     goal = [finite_values(pl.col(best)).cast(pl.Float64).alias(BEST)] if best else []
-    rows = scan_file(file).filter(here).select(*named, pl.col("_step").cast(pl.Int64).alias(STEP), *values, *goal)
+    rows = history.filter(here).select(*RUN_KEY, pl.col("_step").cast(pl.Int64).alias(STEP), *values, *goal)
     block = rows.collect(engine="streaming")
-    ids = list(keys)
-    numbers = block.select(ids).join(runs.select(RUN, *ids), ids, "left", nulls_equal=True, maintain_order="left")
-    block = block.drop(ids).with_columns(numbers[RUN]).drop_nulls(RUN)
+    keys = block.select(RUN_KEY)
+    numbers = keys.join(runs.select(RUN, *RUN_KEY), RUN_KEY, "left", nulls_equal=True, maintain_order="left")
+    block = block.drop(RUN_KEY).with_columns(numbers[RUN]).drop_nulls(RUN)
     run, step = pl.col(RUN), pl.col(STEP)
     in_order = (run > run.shift()) | ((run == run.shift()) & (step > step.shift()))
     if not block.select(in_order.fill_null(True).all()).item():  # another tool's file, or rows of overlapping exports
@@ -1078,10 +1050,7 @@ def finite_values(value: pl.Expr) -> pl.Expr:
 
 
 def statistics(number: int, metric: str, at: pl.Expr | None) -> list[pl.Expr]:
-    """What is said of one metric of one run, whose rows are in order.
-
-    The best value is finite, the first of equal ones; the last may be any.
-    """
+    """What is said of one metric of one run, whose rows are in order; the best is finite, the first of equal ones."""
     value, finite, step = pl.col(f"{number}"), pl.col(f"finite {number}"), pl.col(STEP)
     told = {
         "min": finite.min(),
@@ -1136,10 +1105,7 @@ def rows_in_order(files: Files, columns: ColumnList, chosen: pl.DataFrame, new: 
 
 
 def placed_rows(files: Files, columns: ColumnList, placed: pl.DataFrame) -> pl.LazyFrame:
-    """The rows of the one file of `placed`, in the file's order, with what `placed` has of them.
-
-    Rows whose id is another now are left out: the file has changed since.
-    """
+    """The rows of the one file of `placed`, in its order, beside `placed`; without those whose id is another now."""
     number = placed[FILE][0]
     first, last = placed.select(pl.col(ROW).min().alias("first"), pl.col(ROW).max().alias("last")).row(0)
     stored = (
@@ -1243,41 +1209,28 @@ def history_report(plan: HistoryPlan, runs: pl.DataFrame) -> Record:
     }
 
 
-def report_lines(report: Report) -> Iterator[str]:  # noqa: C901
+def report_lines(report: Report) -> Iterator[str]:
     """The report for people, from the document of --json."""
     summary = report["summary"][0]
     yield f"{counted(summary['rows_read'], 'row')} in {counted(summary['inputs'], 'file')}"
     if summary["rows_read"] > summary["runs_found"]:
         yield f"{counted(summary['runs_found'], 'run')}, as newer or fuller exports of a run replace others"
-    sound = [skip for skip in report["skipped"] if not skip["failure"]]
-    kinds = Counter(skip["kind"] for skip in sound)
-    beside = [f"{kinds[kind]} {kind}" for kind in EXPORT_KINDS if kinds[kind]]
-    if beside:
-        hint = "" if report["histories"] or not kinds["history"] else " (--history reads histories)"
-        yield f"beside the runs: {', '.join(beside)}{hint}"
-    others = [f"{skip['file']} ({skip['kind']})" for skip in sound if skip["kind"] not in EXPORT_KINDS]
-    if others:
-        yield f"passed over, as they hold no runs: {some(others)}"
+    yield from lines_on_skipped(report)
     for row in report["filters"]:
         yield f"{row['filter']}: {row['kept']:,} of {counted(row['before'], 'run')} kept"
     for row in report["histories"]:
         read = f"{counted(row['rows'], 'row')} of {counted(row['metrics'], 'metric')}"
         yield f"histories: {read} in {counted(len(row['files']), 'file')}, of {counted(row['runs_with'], 'run')}"
-        kept = "their history_* are null, or as in an earlier result"
-        if row["runs_without_file"]:
-            yield f"no history file beside the export of {counted(row['runs_without_file'], 'run')}: {kept}"
-        if row["runs_without"] > row["runs_without_file"]:
-            without = counted(row["runs_without"] - row["runs_without_file"], "run")
-            yield f"the histories hold no rows of {without} beside them: {kept}"
-    for row in report["notes"]:
-        yield row["note"]
+        if row["runs_without"]:
+            beside = row["runs_without"] - row["runs_without_file"]
+            why = f"{row['runs_without_file']:,} have no file beside their export, {beside:,} no rows in it"
+            yield f"no history of {counted(row['runs_without'], 'run')}: {why}; an earlier result's history_* are kept"
+    yield from (row["note"] for row in report["notes"])
     lines = []
-    for (column, kind), group in itertools.groupby(report["conflicts"], lambda row: (row["column"], row["kind"])):
-        rivals = list(group)
+    for (column, kind), rows in itertools.groupby(report["conflicts"], lambda row: (row["column"], row["kind"])):
+        rivals = list(rows)
         found = ", ".join(f"{rival['found']} in {counted(len(rival['files']), 'file')}" for rival in rivals)
-        line = f"files disagree on the {kind} of {column}: {found}; it is {rivals[0]['became']} here"
-        renamed = f"{found} is called {column} here, so that every column has a name of its own"
-        lines.append(renamed if kind == "name" else line)
+        lines.append(f"files disagree on the {kind} of {column}: {found}; it is {rivals[0]['became']} here")
     yield from folded(lines, "files disagree on {} columns more; --json lists all")
     lines = []
     for fit in report["derived"]:
@@ -1289,6 +1242,19 @@ def report_lines(report: Report) -> Iterator[str]:  # noqa: C901
     if empty:
         yield f"no match in any run for {', '.join(empty)}"
     yield f"written: {counted(summary['runs'], 'run')}, {counted(summary['columns'], 'column')}"
+
+
+def lines_on_skipped(report: Report) -> Iterator[str]:
+    """What was passed over: other files of exports are counted, foreign ones named."""
+    kinds = Counter(row["kind"] for row in report["skipped"] if not row["failure"])
+    beside = [f"{kinds[kind]} {kind}" for kind in EXPORT_KINDS if kinds[kind]]
+    if beside:
+        hint = "" if report["histories"] or not kinds["history"] else " (--history reads histories)"
+        yield f"beside the runs: {', '.join(beside)}{hint}"
+    sound = [row for row in report["skipped"] if not row["failure"] and row["kind"] not in EXPORT_KINDS]
+    if sound:
+        files = [f"{row['file']} ({row['kind']})" for row in sound]
+        yield f"passed over, as they hold no runs: {some(files)}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -1504,15 +1470,14 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
     histories = histories_beside(files, report) if options.history else []
     derived = derived_dtypes(rules)
-    columns = one_schema(files, derived, [(METRIC, path) for path in metrics_of(histories)], report)
+    columns, metrics = one_schema(files, histories, derived, report)
     metadata, goals = merged_metadata(files, columns, report)
-    plan = history_plan(options, histories, columns, goals, report) if options.history else HistoryPlan()
+    plan = history_plan(options, histories, metrics, columns, goals, report) if options.history else HistoryPlan()
     stored = {column.name: column.dtype for column in columns}
     order = order_of_columns(stored, derived, plan.dtypes)
     for name in options.partition_by:
         if name not in order or name == "tags":  # lists name no folder
-            near = "; they are lists, which name no folder" if name == "tags" else did_you_mean(name, order)
-            raise ScriptError(f"--partition-by {name}: there is no such column{near}", WRONG_USAGE)
+            raise ScriptError(f"--partition-by {name}: no column to part by{did_you_mean(name, order)}", WRONG_USAGE)
     condition = None if options.where is None else where_condition(options.where, {**stored, **derived, **plan.dtypes})
 
     asked = [] if condition is None else condition.meta.root_names()
