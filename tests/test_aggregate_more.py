@@ -139,6 +139,19 @@ def test_runs_and_histories_of_different_exports_are_warned_of(ids, warned):
     assert ("runs and history of team/demo in x are of different exports" in err) == warned
 
 
+def test_a_metric_may_be_called_like_a_column_of_the_history():
+    write_runs(Path("x"), [Run("a")])
+    rows = [("a", step, dict.fromkeys(("id", "run_id", "entity", "step", "n"), step)) for step in range(3)]
+    write_history(Path("x/team_demo_history.parquet"), rows)
+    frame = aggregated("x", "--history", "--at", "id:max")
+    assert frame.select("history_at_entity", "history_max_id", "history_last_run_id", "history_n_n").row(0) == (
+        2,
+        2,
+        2,
+        3,
+    )
+
+
 # ---- inputs -----------------------------------------------------------------------
 def test_the_tools_own_files_are_no_foreign_ones():
     write_runs(Path("x"), [Run("a")])

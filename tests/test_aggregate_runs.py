@@ -176,7 +176,7 @@ def test_help_has_the_manuals_every_flag():
         (["--filter", "ok", "--filter", "a(?=b)"], "look-ahead"),
         (["--output", "x.csv"], "its name must end in .parquet"),
         (["--output"], "expected one argument"),
-        (["--output", "s3://bucket/x.parquet"], "files are read and written on disk only"),
+        (["--output", "s3://bucket/x.parquet"], "results are written to disk"),
     ],
 )
 def test_wrong_usage(arguments, message):
@@ -949,8 +949,8 @@ def test_where(where, ids):
         (["--where", "tags = 'a'"], "cannot be evaluated: "),
         (["--where", "created_at > '2026'"], "a time DATE '2026-01-31'"),
         (["--partition-by", "tags"], "no column to part by"),
-        (["--no-enrich", "--explain", "x"], "--explain is about derived columns"),
-        (["--at", "loss"], "--at needs --history"),
+        (["--no-enrich", "--explain", "x"], "--rules and --explain are about derived columns"),
+        (["--at", "loss"], "--at and --history-metrics need --history"),
         (["--rules", "none.toml"], "--rules none.toml cannot be read"),
     ],
 )

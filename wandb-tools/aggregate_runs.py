@@ -133,11 +133,13 @@ PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvari
 KeyPath: TypeAlias = tuple[str, ...]
 Identity: TypeAlias = tuple[str, KeyPath]  # of a column over all files: its prefix ("" for other columns) and its path
 Goal: TypeAlias = Literal["minimize", "maximize"]
+Goals: TypeAlias = dict[KeyPath, str]  # the stored ones, by metric
 Record: TypeAlias = dict[str, Any]  # a JSON object
 Report: TypeAlias = dict[str, list[Any]]  # what --json prints: rows by key, as in REPORT
 Files: TypeAlias = Sequence["ParquetFile"]
 Parts: TypeAlias = "dict[int, tuple[str, pl.DataType]]"  # of a column: its name and dtype by number of the file
 ColumnList: TypeAlias = Sequence["Column"]
+Options: TypeAlias = argparse.Namespace
 
 
 class ScriptError(Exception):
@@ -191,7 +193,7 @@ class HistoryPlan(NamedTuple):
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------
-def read_inputs(options: argparse.Namespace, report: Report) -> list[ParquetFile]:
+def read_inputs(options: Options, report: Report) -> list[ParquetFile]:
     """The inputs that hold runs, in order of their paths; the report has the others. No row is read yet."""
     named = {Path(place).resolve() for place in options.inputs}
     earlier = Path(options.output).resolve()
@@ -209,7 +211,7 @@ def read_inputs(options: argparse.Namespace, report: Report) -> list[ParquetFile
             if header.kind == "runs":
                 check_columns(header)
                 runs_files.append(header)
-            else:
+            elif key in named or not (options.history and header.kind == "history"):  # else it is read later
                 skip(report, file, header.kind, f"it holds no runs but is {header.kind}", failure=key in named)
         except ValueError as error:
             skip(report, file, "foreign", f"it cannot be used: {error}")
@@ -302,11 +304,9 @@ def check_columns(file: ParquetFile) -> None:
 
 
 # --- one schema: which columns are the same -------------------------------------------------------------------
-def one_schema(
-    files: Files, histories: Files, derived: Iterable[str], report: Report
-) -> tuple[list[Column], list[Column]]:
+def one_schema(files: Files, histories: Files, derived: set[str], report: Report) -> tuple[ColumnList, ColumnList]:
     """The columns of all files as columns of one, whose `derived` names are taken; and the metrics of the histories."""
-    parts, beside = parts_by_identity(files, {*derived}), parts_by_identity(histories, set())
+    parts, beside = parts_by_identity(files, derived), parts_by_identity(histories, set())
     names = names_of({*parts, *beside})
     contract = contract_dtypes()
     found = dtypes_of_values(files, {key: parts[key] for key in parts if names[key] not in contract})
@@ -318,7 +318,7 @@ def one_schema(
         column = Column(name, path, contract.get(name) or common_dtype(held.values(), prefix), members)
         columns.append(column)
         seen = {n: dtype for n, dtype in stored.items() if held[n] != pl.Null}  # no values disagree with nothing
-        agree = {*seen.values()} <= {column.dtype} if name in contract else only_numbers(seen.values())
+        agree = {*seen.values()} <= {column.dtype} if name in contract else not disputed(seen.values())
         claims: dict[tuple[str, str, str], list[str]] = {}  # kind, what a file has, what it became: the files
         for n, (own, _) in members.items():
             if own != name:
@@ -336,12 +336,6 @@ def one_schema(
             dtype = common_dtype([plain(dtype, METRIC) for _, dtype in numbers.values()], METRIC)
             metrics.append(Column(names[prefix, path], path, dtype, numbers))
     return sorted(columns), sorted(metrics)
-
-
-def only_numbers(dtypes: Iterable[pl.DataType]) -> bool:
-    """Whether columns of these plain dtypes have a common one that holds all: one alone, or integers and floats."""
-    present = {*dtypes} - {pl.Null()}
-    return len(present) < 2 or present == {pl.Int64(), pl.Float64()}
 
 
 def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, Parts]:
@@ -388,16 +382,6 @@ def names_of(identities: Iterable[Identity]) -> dict[Identity, str]:
     for prefix, paths in by_prefix.items():
         names |= {(prefix, path): prefix + name for path, name in settled_names(paths).items()}
     return names
-
-
-def order_of_columns(stored: Iterable[str], derived: Iterable[str], history: Iterable[str]) -> list[str]:
-    """The contract's columns, derived ones, others that the files brought along, config, metrics, histories', JSON."""
-    *contract, config_json, summary_json = contract_dtypes()
-    rest = sorted(
-        {*stored} - {*contract_dtypes(), *derived, *history},
-        key=lambda name: (name.startswith(HISTORY), ("", CONFIG, METRIC).index(prefix_of(name)), name),
-    )
-    return [*contract, *derived, *rest, *history, config_json, summary_json]
 
 
 # --- one schema: names (the same in export_runs) --------------------------------------------------------------
@@ -468,22 +452,30 @@ def plain(dtype: pl.DataType, prefix: str) -> pl.DataType:
 
 def common_dtype(dtypes: Iterable[pl.DataType], prefix: str) -> pl.DataType:
     """The narrowest dtype that holds every value of columns of these plain dtypes."""
-    present = {dtype for dtype in dtypes if dtype != pl.Null}
+    present = {*dtypes} - {pl.Null()}
     if not present:  # a dtype that every reader knows, unlike Null
         return pl.Float64() if prefix == METRIC else pl.String()
-    return present.pop() if len(present) == 1 else pl.Float64() if only_numbers(present) else pl.String()
+    if present == {pl.Int64(), pl.Float64()}:
+        return pl.Float64()
+    return present.pop() if len(present) == 1 else pl.String()
+
+
+def disputed(dtypes: Iterable[pl.DataType]) -> bool:
+    """Whether columns of these plain dtypes meet in text alone."""
+    present = {*dtypes} - {pl.Null()}
+    return len(present) > 1 and common_dtype(present, "") == pl.String
 
 
 def dtypes_of_values(files: Files, parts: Mapping[Identity, Parts]) -> dict[tuple[int, str], pl.DataType]:
     """By file number and column, where files disagree: Null without values, a number's dtype if all texts are such."""
-    disputed: dict[int, dict[str, pl.DataType]] = {}
+    asked: dict[int, dict[str, pl.DataType]] = {}
     for (prefix, _), members in parts.items():
         dtypes = {n: plain(dtype, prefix) for n, (_, dtype) in members.items()}
-        if not only_numbers(dtypes.values()):
+        if disputed(dtypes.values()):
             for n, dtype in dtypes.items():
-                disputed.setdefault(n, {})[members[n][0]] = dtype
+                asked.setdefault(n, {})[members[n][0]] = dtype
     found: dict[tuple[int, str], pl.DataType] = {}
-    for n, columns in disputed.items():
+    for n, columns in asked.items():
         answers = []
         for number, (column, dtype) in enumerate(columns.items()):
             value = exact_column(column)
@@ -539,22 +531,21 @@ def spelt_as_json(number: pl.Expr) -> pl.Expr:
 
 
 # --- one schema: metadata -------------------------------------------------------------------------------------
-def merged_metadata(files: Files, columns: ColumnList, report: Report) -> tuple[dict[str, str], dict[KeyPath, str]]:
+def merged_metadata(files: Files, columns: ColumnList, report: Report) -> tuple[dict[str, str], Goals]:
     """The result's key-value metadata, without what files disagree on, and the stored goals by metric."""
     metrics: dict[str, Record] = {}
-    for column in columns:
-        claims: dict[str, dict[str, list[str]]] = {}  # by key and value: the files
+    for column, key in itertools.product(columns, ("goal", "summary", "step_metric")):
+        claims: dict[str, list[str]] = {}  # the files by what they say
         for number, (own, _) in column.parts.items():
-            for key, value in files[number].goals.get(own, {}).items():
-                if value is not None:
-                    claims.setdefault(key, {}).setdefault(json_text(value), []).append(files[number].file)
-        for key, values in claims.items():
-            if len(values) == 1:
-                metrics.setdefault(column.name, {})[key] = json.loads(next(iter(values)))
-                continue
-            conflict = {"column": column.name, "kind": key, "became": "not stored"}
-            for value, where in values.items():
-                report["conflicts"].append(conflict | {"found": str(json.loads(value)), "files": where})
+            value = files[number].goals.get(own, {}).get(key)
+            if value is not None:
+                claims.setdefault(str(value), []).append(files[number].file)
+        if len(claims) == 1:
+            metrics.setdefault(column.name, {})[key] = next(iter(claims))
+            continue
+        for value, where in claims.items():
+            conflict = {"column": column.name, "kind": key, "found": value, "became": "not stored", "files": where}
+            report["conflicts"].append(conflict)
     goals = {c.path: metrics[c.name]["goal"] for c in columns if metrics.get(c.name, {}).get("goal")}
     paths = {column.name: column.path for column in columns if prefix_of(column.name)}
     sources = {json_text(source): source for file in files for source in file.sources}
@@ -599,7 +590,7 @@ def latest(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 # --- filters --------------------------------------------------------------------------------------------------
-def filtered_runs(runs: pl.DataFrame, options: argparse.Namespace, report: Report) -> pl.DataFrame:
+def filtered_runs(runs: pl.DataFrame, options: Options, report: Report) -> pl.DataFrame:
     """The runs that pass --project, --state and --filter; the report has what each did."""
     if options.project:
         projects = runs["project"].drop_nulls().unique().to_list()
@@ -835,18 +826,6 @@ def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
     return "\n".join(map(printable, lines or ["There are no rules."]))
 
 
-def fit_of(column: str, runs: pl.DataFrame) -> Record:
-    """How many runs have a value in a derived column, and names that matched nothing."""
-    unmatched = runs["name"].filter(runs[column].is_null())
-    return {
-        "column": column,
-        "dtype": str(runs.schema[column]),
-        "runs": len(runs) - len(unmatched),
-        "missing": len(unmatched),
-        "unmatched_names": unmatched.drop_nulls().unique().sort().head(SHOWN).to_list(),
-    }
-
-
 # --- which way a metric is better (the same in analyze_runs) --------------------------------------------------
 def goal_by_name(name: str) -> Goal | None:
     """The goal that a metric's name suggests; None where it says nothing, or no one thing.
@@ -916,12 +895,7 @@ def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
 
 
 def history_plan(
-    options: argparse.Namespace,
-    files: Files,
-    metrics: ColumnList,
-    columns: ColumnList,
-    goals: Mapping[KeyPath, str],
-    report: Report,
+    options: Options, files: Files, metrics: ColumnList, columns: ColumnList, goals: Goals, report: Report
 ) -> HistoryPlan:
     """What --history and its flags mean for these files."""
     if (options.at or options.history_metrics) and not files:
@@ -998,50 +972,48 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
 
 
 def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """For each of the sorted `runs` that the file of this number has rows of: its key, ROWS, and what they say."""
+    """For each of the sorted `runs` that the file of this number has rows of: its key, ROWS, and what they say.
+
+    Some runs and metrics are read at a time, so that a history need not fit in memory.
+    """
     history = scan_file(plan.files[number].file).rename({"run_id": "id"})
     metrics = [(name, metric) for name, metric in plan.metrics.items() if number in metric.parts]
-    best = plan.best.parts[number][0] if plan.best and number in plan.best.parts else None
-    at = None if best is None else pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
+    goal, at = [], None
+    if plan.best and number in plan.best.parts:
+        goal = [finite_values(pl.col(plan.best.parts[number][0])).cast(pl.Float64).alias(BEST)]
+        at = pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
     lengths = history.group_by(RUN_KEY).agg(pl.len().cast(pl.Int64).alias(ROWS)).collect(engine="streaming")
     runs = runs.join(lengths, RUN_KEY, nulls_equal=True, maintain_order="left").with_row_index(RUN)
-    # Some runs and metrics are read at a time, so that a history need not fit in memory.
-    rows_at_once = max(1, CELLS // (len(metrics) + 2))
     first_row = pl.col(ROWS).cum_sum() - pl.col(ROWS)
-    runs = runs.with_columns((first_row // rows_at_once).alias(POSITION))
+    runs = runs.with_columns((first_row // max(1, CELLS // (len(metrics) + 2))).alias(POSITION))
     for block in runs.partition_by(POSITION, maintain_order=True):
+        first, last = pl.lit(block["id"].min()), pl.lit(block["id"].max())
+        here = pl.col("id").is_between(first, last) & pl.col("id").is_in(block["id"].implode())  # skips row groups
         at_once = max(1, CELLS // int(block[ROWS].sum()))
         parts = [block.drop(POSITION, RUN)]
         for start in range(0, len(metrics), at_once):
-            some_metrics = metrics[start : start + at_once]
-            columns = [(metric.parts[number][0], metric.dtype) for _, metric in some_metrics]
-            rows = history_rows(history, block, columns, best)
-            told = [each for n, (name, _) in enumerate(some_metrics) for each in statistics(n, name, at)]
+            values, finite, told = [], [], []
+            for name, metric in metrics[start : start + at_once]:
+                values.append(pl.col(metric.parts[number][0]).cast(metric.dtype).alias(METRIC + name))
+                finite.append(finite_values(pl.col(METRIC + name)).alias(f"finite {name}"))
+                told += statistics(name, at)
+            step = pl.col("_step").cast(pl.Int64).alias(STEP)
+            rows = history.filter(here).select(*RUN_KEY, step, *values, *goal).collect(engine="streaming")
+            rows = in_order(rows, block).with_columns(finite)
             parts.append(rows.group_by(RUN, maintain_order=True).agg(told).drop(RUN))
         yield pl.concat(parts, how="horizontal")
 
 
-def history_rows(
-    history: pl.LazyFrame, runs: pl.DataFrame, columns: Sequence[tuple[str, pl.DataType]], best: str | None
-) -> pl.DataFrame:
-    """The rows of some runs, sorted by RUN, the run's number, and STEP: column n of `columns` as `n`, its finite
-    values, else null, as `finite n`, those of `best` as BEST.
-    """
-    first, last = pl.lit(runs["id"].min()), pl.lit(runs["id"].max())
-    here = pl.col("id").is_between(first, last) & pl.col("id").is_in(runs["id"].implode())  # skips row groups
-    values = [pl.col(column).cast(dtype).alias(f"{n}") for n, (column, dtype) in enumerate(columns)]
-    goal = [finite_values(pl.col(best)).cast(pl.Float64).alias(BEST)] if best else []
-    rows = history.filter(here).select(*RUN_KEY, pl.col("_step").cast(pl.Int64).alias(STEP), *values, *goal)
-    block = rows.collect(engine="streaming")
-    keys = block.select(RUN_KEY)
+def in_order(rows: pl.DataFrame, runs: pl.DataFrame) -> pl.DataFrame:
+    """The rows of these runs, with the run's number as RUN in place of its key, sorted by RUN and STEP."""
+    keys = rows.select(RUN_KEY)
     numbers = keys.join(runs.select(RUN, *RUN_KEY), RUN_KEY, "left", nulls_equal=True, maintain_order="left")
-    block = block.drop(RUN_KEY).with_columns(numbers[RUN]).drop_nulls(RUN)
+    rows = rows.drop(RUN_KEY).with_columns(numbers[RUN]).drop_nulls(RUN)
     run, step = pl.col(RUN), pl.col(STEP)
-    in_order = (run > run.shift()) | ((run == run.shift()) & (step > step.shift()))
-    if not block.select(in_order.fill_null(True).all()).item():  # another tool's file, or rows of overlapping exports
-        block = block.sort(RUN, STEP, maintain_order=True).unique(maintain_order=True)
-    finite = [finite_values(pl.col(f"{n}")).alias(f"finite {n}") for n in range(len(columns))]
-    return block.with_columns(run.set_sorted(), *finite)
+    rises = (run > run.shift()) | ((run == run.shift()) & (step > step.shift()))
+    if not rows.select(rises.fill_null(True).all()).item():  # another tool's file, or rows of overlapping exports
+        rows = rows.sort(RUN, STEP, maintain_order=True).unique(maintain_order=True)
+    return rows.with_columns(run.set_sorted())
 
 
 def finite_values(value: pl.Expr) -> pl.Expr:
@@ -1049,9 +1021,9 @@ def finite_values(value: pl.Expr) -> pl.Expr:
     return pl.when(value.is_finite()).then(value + 0)
 
 
-def statistics(number: int, metric: str, at: pl.Expr | None) -> list[pl.Expr]:
+def statistics(metric: str, at: pl.Expr | None) -> list[pl.Expr]:
     """What is said of one metric of one run, whose rows are in order; the best is finite, the first of equal ones."""
-    value, finite, step = pl.col(f"{number}"), pl.col(f"finite {number}"), pl.col(STEP)
+    value, finite, step = pl.col(METRIC + metric), pl.col(f"finite {metric}"), pl.col(STEP)
     told = {
         "min": finite.min(),
         "min_step": step.get(finite.arg_min(), null_on_oob=True),
@@ -1084,14 +1056,14 @@ def first_line(error: BaseException) -> str:
 
 def rows_in_order(files: Files, columns: ColumnList, chosen: pl.DataFrame, new: Sequence[str]) -> pl.LazyFrame:
     """The chosen rows of all files, whole, in the result's order, with the `new` columns that `chosen` holds."""
-    from polars.io.plugins import register_io_source
-
     own = [column for column in columns if column.name not in new]
     in_order = chosen.sort("entity", "project", "created_at", "id", "source_file", FILE, ROW)
     placed = in_order.with_row_index(POSITION).select(POSITION, FILE, ROW, pl.col("id").alias(RUN), *new)
     by_file = placed.partition_by(FILE, maintain_order=True)
     if len(placed[FILE].rle()) == len(by_file) and all(rows[ROW].is_sorted() for rows in by_file):
         return pl.concat(placed_rows(files, own, rows) for rows in by_file)  # as exports are: one after the other
+    from polars.io.plugins import register_io_source
+
     at_once = max(1, CELLS // len(columns))
 
     def batches(names: list[str] | None, *_: object) -> Iterator[pl.DataFrame]:
@@ -1108,9 +1080,8 @@ def placed_rows(files: Files, columns: ColumnList, placed: pl.DataFrame) -> pl.L
     """The rows of the one file of `placed`, in its order, beside `placed`; without those whose id is another now."""
     number = placed[FILE][0]
     first, last = placed.select(pl.col(ROW).min().alias("first"), pl.col(ROW).max().alias("last")).row(0)
-    stored = (
-        scan_file(files[number].file).slice(first, last - first + 1).select(values_in(number, files[number], columns))
-    )
+    stored = scan_file(files[number].file).slice(first, last - first + 1)
+    stored = stored.select(values_in(number, files[number], columns))
     every = pl.select(pl.int_range(first, last + 1, dtype=pl.UInt32).alias(ROW))
     beside = every.join(placed, ROW, "left", maintain_order="left").drop(FILE, ROW)
     chosen = pl.col(POSITION).is_not_null() & pl.col(RUN).eq_missing(pl.col("id"))
@@ -1195,35 +1166,29 @@ def check_output(output: str) -> None:
 
 
 # --- report ---------------------------------------------------------------------------------------------------
-def history_report(plan: HistoryPlan, runs: pl.DataFrame) -> Record:
-    """How much the histories gave these runs."""
-    without = runs.filter(pl.col(ROWS).is_null())
-    with_file = pl.col(FOLDER).is_in([str(Path(file.file).parent) for file in plan.files])
-    return {
-        "files": [file.file for file in plan.files],
-        "rows": runs[ROWS].sum(),
-        "metrics": len(plan.metrics),
-        "runs_with": len(runs) - len(without),
-        "runs_without": len(without),
-        "runs_without_file": len(without.filter(~with_file)),
-    }
-
-
-def report_lines(report: Report) -> Iterator[str]:
+def report_lines(report: Report) -> Iterator[str]:  # noqa: C901
     """The report for people, from the document of --json."""
     summary = report["summary"][0]
     yield f"{counted(summary['rows_read'], 'row')} in {counted(summary['inputs'], 'file')}"
     if summary["rows_read"] > summary["runs_found"]:
         yield f"{counted(summary['runs_found'], 'run')}, as newer or fuller exports of a run replace others"
-    yield from lines_on_skipped(report)
+    sound = [row for row in report["skipped"] if not row["failure"]]
+    kinds = Counter(row["kind"] for row in sound)
+    beside = [f"{kinds[kind]} {kind}" for kind in EXPORT_KINDS if kinds[kind]]
+    if beside:
+        hint = " (--history reads histories)" if kinds["history"] else ""
+        yield f"beside the runs: {', '.join(beside)}{hint}"
+    others = [f"{row['file']} ({row['kind']})" for row in sound if row["kind"] not in EXPORT_KINDS]
+    if others:
+        yield f"passed over, as they hold no runs: {some(others)}"
     for row in report["filters"]:
         yield f"{row['filter']}: {row['kept']:,} of {counted(row['before'], 'run')} kept"
     for row in report["histories"]:
         read = f"{counted(row['rows'], 'row')} of {counted(row['metrics'], 'metric')}"
         yield f"histories: {read} in {counted(len(row['files']), 'file')}, of {counted(row['runs_with'], 'run')}"
         if row["runs_without"]:
-            beside = row["runs_without"] - row["runs_without_file"]
-            why = f"{row['runs_without_file']:,} have no file beside their export, {beside:,} no rows in it"
+            no_rows = row["runs_without"] - row["runs_without_file"]
+            why = f"{row['runs_without_file']:,} have no file beside their export, {no_rows:,} no rows in it"
             yield f"no history of {counted(row['runs_without'], 'run')}: {why}; an earlier result's history_* are kept"
     yield from (row["note"] for row in report["notes"])
     lines = []
@@ -1242,19 +1207,6 @@ def report_lines(report: Report) -> Iterator[str]:
     if empty:
         yield f"no match in any run for {', '.join(empty)}"
     yield f"written: {counted(summary['runs'], 'run')}, {counted(summary['columns'], 'column')}"
-
-
-def lines_on_skipped(report: Report) -> Iterator[str]:
-    """What was passed over: other files of exports are counted, foreign ones named."""
-    kinds = Counter(row["kind"] for row in report["skipped"] if not row["failure"])
-    beside = [f"{kinds[kind]} {kind}" for kind in EXPORT_KINDS if kinds[kind]]
-    if beside:
-        hint = "" if report["histories"] or not kinds["history"] else " (--history reads histories)"
-        yield f"beside the runs: {', '.join(beside)}{hint}"
-    sound = [row for row in report["skipped"] if not row["failure"] and row["kind"] not in EXPORT_KINDS]
-    if sound:
-        files = [f"{row['file']} ({row['kind']})" for row in sound]
-        yield f"passed over, as they hold no runs: {some(files)}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -1357,16 +1309,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"--state {state}: no such state{did_you_mean(state, STATES)}; there are {', '.join(STATES)}")
     args.output = args.output or (DEFAULT_OUTPUT.removesuffix(".parquet") if args.partition_by else DEFAULT_OUTPUT)
     args.output = str(Path(args.output))
-    for place in (*args.inputs, args.output):
-        if re.match("[a-z0-9]+:/", place):  # it would be taken for a folder
-            parser.error(f"{place}: files are read and written on disk only; copy them there or from there")
+    if re.match("[a-z0-9]+:/", args.output):  # it would be taken for a folder
+        parser.error(f"-o {args.output}: results are written to disk; copy them from there")
     if not args.partition_by and not args.output.endswith(".parquet"):  # folders are searched by this ending
         parser.error(f"-o {args.output}: the result is a parquet file, so its name must end in .parquet")
     if args.no_enrich and (args.rules or args.explain is not None):
-        flag = "--rules" if args.rules else "--explain"
-        parser.error(f"{flag} is about derived columns, --no-enrich leaves them out: choose one")
+        parser.error("--rules and --explain are about derived columns, --no-enrich leaves them out: choose one")
     if not args.history and (args.history_metrics or args.at):
-        parser.error(f"{'--at' if args.at else '--history-metrics'} needs --history")
+        parser.error("--at and --history-metrics need --history")
     return args
 
 
@@ -1415,7 +1365,7 @@ def import_libraries() -> None:
     import polars as pl
 
 
-def aggregate(options: argparse.Namespace) -> int:
+def aggregate(options: Options) -> int:  # noqa: C901
     """From inputs to one file and its report; the exit code says whether every input went in."""
     import_libraries()
     for regex in options.filter:
@@ -1434,7 +1384,14 @@ def aggregate(options: argparse.Namespace) -> int:
         try:
             merge(files, rules, options, report)
         except reading_errors():  # a footer can be sound where the rows are not: read them all to find out
-            sound = [file for file in files if can_be_read(file.file, report)]
+            sound = []
+            for file in files:
+                try:
+                    for _ in scan_file(file.file).collect_batches():
+                        pass
+                    sound.append(file)
+                except reading_errors() as error:
+                    skip(report, file.file, "damaged", f"it cannot be read: {first_line(error)}")
             if len(sound) == len(files):
                 raise
             report |= {key: [] for key in REPORT if key != "skipped"}
@@ -1444,8 +1401,6 @@ def aggregate(options: argparse.Namespace) -> int:
         lines = [f"error: {row['file']} was left out: {row['reason']}" for row in failed]
         for line in folded(lines, "error: {} inputs more were left out; --json lists all"):  # even when quiet
             tell(line)
-    read = {Path(file).resolve() for row in report["histories"] for file in row["files"]}
-    report["skipped"] = [row for row in report["skipped"] if row["failure"] or Path(row["file"]).resolve() not in read]
     if not options.quiet:
         for line in report_lines(report):
             tell(line)
@@ -1453,28 +1408,23 @@ def aggregate(options: argparse.Namespace) -> int:
     return PARTIAL if failed else OK
 
 
-def can_be_read(file: str, report: Report) -> bool:
-    """Whether every row of the file can be read; else the report says why not."""
-    try:
-        for _ in scan_file(file).collect_batches():
-            pass
-    except reading_errors() as error:
-        skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
-        return False
-    return True
-
-
-def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, report: Report) -> None:
+def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report) -> None:
     """Write the runs of `files` to the output; the report has what was done."""
     if not files:
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
     histories = histories_beside(files, report) if options.history else []
     derived = derived_dtypes(rules)
-    columns, metrics = one_schema(files, histories, derived, report)
+    columns, metrics = one_schema(files, histories, set(derived), report)
     metadata, goals = merged_metadata(files, columns, report)
     plan = history_plan(options, histories, metrics, columns, goals, report) if options.history else HistoryPlan()
     stored = {column.name: column.dtype for column in columns}
-    order = order_of_columns(stored, derived, plan.dtypes)
+    # The contract's columns, derived ones, others that the files brought along, config, metrics, histories', JSON.
+    *contract, config_json, summary_json = contract_dtypes()
+    rest = sorted(
+        {*stored} - {*contract_dtypes(), *derived, *plan.dtypes},
+        key=lambda name: (name.startswith(HISTORY), ("", CONFIG, METRIC).index(prefix_of(name)), name),
+    )
+    order = [*contract, *derived, *rest, *plan.dtypes, config_json, summary_json]
     for name in options.partition_by:
         if name not in order or name == "tags":  # lists name no folder
             raise ScriptError(f"--partition-by {name}: no column to part by{did_you_mean(name, order)}", WRONG_USAGE)
@@ -1497,9 +1447,9 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
 
     with published(options.output) as place:
         changed = ScriptError("an input changed while it was read; run it again", NOTHING_USABLE)
-        in_order = rows_in_order(files, columns, chosen, [*derived, *plan.dtypes]).select(order)
+        rows_to_write = rows_in_order(files, columns, chosen, [*derived, *plan.dtypes]).select(order)
         try:
-            written = write(in_order, place, metadata, options.partition_by)
+            written = write(rows_to_write, place, metadata, options.partition_by)
         except pl.exceptions.ShapeError as error:
             raise changed from error
         there = pl.scan_parquet(written, glob=False, hive_partitioning=False).select(pl.len()).collect().item()
@@ -1508,26 +1458,32 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
     summary = {"file": options.output, "inputs": len(files), "rows_read": len(rows), "runs_found": len(found)}
     report["summary"].append(summary | {"runs": len(chosen), "columns": len(order)})
     report["files"] += [options.output + file.removeprefix(place) for file in written]
-    report["derived"] += [fit_of(column, chosen) for column in derived]
-    report["histories"] += [history_report(plan, chosen)] if options.history else []
-    note_mixed_exports(files, histories, report)
+    describe(chosen, derived, plan, files, report)
 
 
-def note_mixed_exports(files: Files, histories: Files, report: Report) -> None:
-    """Note runs and histories that different exports wrote: one was killed while it published its files."""
-    exports = [  # of the runs, of the histories
-        {
-            (str(Path(source["file"]).parent), source.get("entity"), source.get("project"), source["export_id"])
-            for file in group
-            for source in file.sources
-            if "export_id" in source
-        }
-        for group in (files, histories)
-    ]
-    both = {each[:3] for each in exports[0]} & {each[:3] for each in exports[1]}
-    for folder, entity, name in sorted(both - {each[:3] for each in exports[0] & exports[1]}, key=str):
-        mixed = f"runs and history of {entity}/{name} in {folder} are of different exports"
-        report["notes"].append({"note": f"{mixed}, one of which was killed: export again"})
+def describe(runs: pl.DataFrame, derived: Iterable[str], plan: HistoryPlan, files: Files, report: Report) -> None:
+    """Report how the rules fit, what histories gave, and runs and histories that different exports wrote."""
+    for column in derived:
+        unmatched = runs["name"].filter(runs[column].is_null())
+        fit = {"column": column, "dtype": str(runs.schema[column]), "runs": len(runs) - len(unmatched)}
+        names = unmatched.drop_nulls().unique().sort().head(SHOWN).to_list()
+        report["derived"].append(fit | {"missing": len(unmatched), "unmatched_names": names})
+    if ROWS not in runs.columns:  # no --history
+        return
+    without = runs.filter(pl.col(ROWS).is_null())
+    with_file = pl.col(FOLDER).is_in([str(Path(file.file).parent) for file in plan.files])
+    read = {"files": [file.file for file in plan.files], "rows": runs[ROWS].sum(), "metrics": len(plan.metrics)}
+    missing = {"runs_without": len(without), "runs_without_file": len(without.filter(~with_file))}
+    report["histories"].append(read | {"runs_with": len(runs) - len(without)} | missing)
+    ids: dict[tuple[str, str, str], tuple[set[str], set[str]]] = {}  # of the runs, of the histories
+    for which, group in enumerate((files, plan.files)):
+        for source in (source for file in group for source in file.sources if "export_id" in source):
+            place = (str(Path(source["file"]).parent), str(source.get("entity")), str(source.get("project")))
+            ids.setdefault(place, (set(), set()))[which].add(source["export_id"])
+    for (folder, entity, project), (of_runs, of_histories) in ids.items():
+        if of_runs and of_histories and of_runs.isdisjoint(of_histories):  # one was killed while it published
+            mixed = f"runs and history of {entity}/{project} in {folder} are of different exports"
+            report["notes"].append({"note": f"{mixed}, one of which was killed: export again"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
