@@ -481,8 +481,7 @@ def dtypes_of_values(files: Files, parts: Mapping[Identity, Parts]) -> dict[tupl
             value = exact_column(column)
             answer: Any = pl.when(value.count() == 0).then(0)
             if dtype == pl.String:
-                # Integers as JSON spells them, in 64 bits (`007` is a name); numbers that a float holds, or words that
-                # JSON lacks.
+                # Integers as JSON spells them (`007` is a name); numbers that a float holds, or words that JSON lacks.
                 text = value.cast(pl.String)
                 whole = text.str.contains(r"^(0|-?[1-9][0-9]*)$") & text.cast(pl.Int64, strict=False).is_not_null()
                 decimal = text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
@@ -716,8 +715,7 @@ def read_rules(file: str) -> tuple[Rule, ...]:
         raise ScriptError(f"--rules {file} cannot be read as TOML: {first_line(error)}", WRONG_USAGE) from error
     tables, replace = document.pop("rule", []), document.pop("replace", False)
     if document or not isinstance(tables, list) or not isinstance(replace, bool):
-        hint = f"; unknown key {next(iter(document))}" if document else ""
-        message = f"--rules {file}: rules are written as [[rule]], and replace is true or false{hint}"
+        message = f"--rules {file}: rules are written as [[rule]], and replace is true or false; there is nothing else"
         raise ScriptError(message, WRONG_USAGE)
     rules: list[Rule] = []
     for number, table in enumerate(tables, 1):
@@ -742,10 +740,9 @@ def flaw_of_table(table: Record) -> str | None:
     if "column" not in table or "pattern" not in table:
         return "it has no pattern" if "column" in table else "it has no column"
     column, pattern = table["column"], table["pattern"]
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
-        return "a column's name is made of letters, digits and _"
-    if column.lower() in contract_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY)):
-        return "that column holds what W&B says; choose another name"
+    taken = column.lower() in contract_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY))
+    if taken or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
+        return "a column's name is made of letters, digits and _, and not one that holds what W&B says"
     if table.get("dtype", "string") not in DTYPES:
         return f"unknown dtype {table['dtype']}; there are {', '.join(DTYPES)}"
     flaw = flaw_of(pattern)
@@ -820,9 +817,6 @@ def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
         value = "no value" if row["value"] is None else row["value"]
         by = f"{value}  by {row['pattern']}  ({row['origin']})" if row["origin"] else "no rule matches"
         lines.append(f"{row['column']:<12} {by}")
-    sources = dict.fromkeys(rule.source for rule in rules if rule.source != "name")
-    if sources:
-        lines.append(f"Not asked here, as a name alone has none: the rules on {', '.join(sources)}.")
     return "\n".join(map(printable, lines or ["There are no rules."]))
 
 
@@ -972,10 +966,7 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
 
 
 def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """For each of the sorted `runs` that the file of this number has rows of: its key, ROWS, and what they say.
-
-    Some runs and metrics are read at a time, so that a history need not fit in memory.
-    """
+    """For each of the sorted `runs` that the file of this number has rows of: its key, ROWS, and what they say."""
     history = scan_file(plan.files[number].file).rename({"run_id": "id"})
     metrics = [(name, metric) for name, metric in plan.metrics.items() if number in metric.parts]
     goal, at = [], None
@@ -986,7 +977,7 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
     runs = runs.join(lengths, RUN_KEY, nulls_equal=True, maintain_order="left").with_row_index(RUN)
     first_row = pl.col(ROWS).cum_sum() - pl.col(ROWS)
     runs = runs.with_columns((first_row // max(1, CELLS // (len(metrics) + 2))).alias(POSITION))
-    for block in runs.partition_by(POSITION, maintain_order=True):
+    for block in runs.partition_by(POSITION, maintain_order=True):  # some runs and metrics at a time: memory is bounded
         first, last = pl.lit(block["id"].min()), pl.lit(block["id"].max())
         here = pl.col("id").is_between(first, last) & pl.col("id").is_in(block["id"].implode())  # skips row groups
         at_once = max(1, CELLS // int(block[ROWS].sum()))
@@ -1107,19 +1098,20 @@ def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition
 
 @contextmanager
 def published(output: str) -> Iterator[str]:
-    """A hidden place beside `output` to write to; it replaces `output` once it is whole, and is removed otherwise."""
+    """Where to write, in a hidden folder beside `output`; it replaces `output` once it is whole."""
     target = Path(output)
-    partial, old = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("partial", "old"))
+    hidden = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    new, old = hidden / target.name, hidden / "old"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for rest in target.parent.glob(f".{glob.escape(target.name)}.*"):  # of a merge that was killed
-            process = re.fullmatch(r"\.([0-9]+)\.(partial|old)", rest.name.removeprefix(f".{target.name}"))
-            if process and not is_running(int(process[1])):
-                discard(rest)
-        yield str(partial)
+        for rest in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):  # of a merge that was killed
+            process = rest.name.split(".")[-2]
+            if process.isdecimal() and not is_running(int(process)):
+                shutil.rmtree(rest, ignore_errors=True)
+        hidden.mkdir(parents=True)
+        yield str(new)
         if target.is_dir():
             target.rename(old)
-        partial.replace(target)
+        new.replace(target)
     except OSError as error:
         # polars' own errors end in the hidden name, which users do not know.
         reason = error.strerror or first_line(error).partition(" (os error")[0]
@@ -1128,15 +1120,7 @@ def published(output: str) -> Iterator[str]:
     finally:
         if old.exists() and not target.exists():
             old.rename(target)
-        discard(partial)
-        discard(old)
-
-
-def discard(place: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    shutil.rmtree(place, ignore_errors=True)
-    with suppress(OSError):
-        place.unlink()
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def is_running(process: int) -> bool:
@@ -1379,7 +1363,6 @@ def aggregate(options: Options) -> int:  # noqa: C901
     check_output(options.output)
     report: Report = {key: [] for key in REPORT}
     files = read_inputs(options, report)
-    failed: list[Record] = []
     try:
         try:
             merge(files, rules, options, report)
