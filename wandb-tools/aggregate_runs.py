@@ -969,17 +969,20 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
     """For each of the sorted `runs` that the file of this number has rows of: its key, ROWS, and what they say."""
     history = scan_file(plan.files[number].file).rename({"run_id": "id"})
     metrics = [(name, metric) for name, metric in plan.metrics.items() if number in metric.parts]
-    goal, at = [], None
+    columns, at = [pl.col(RUN), pl.col("_step").cast(pl.Int64).alias(STEP)], None
     if plan.best and number in plan.best.parts:
-        goal = [finite_values(pl.col(plan.best.parts[number][0])).cast(pl.Float64).alias(BEST)]
+        columns.append(finite_values(pl.col(plan.best.parts[number][0])).cast(pl.Float64).alias(BEST))
         at = pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
     lengths = history.group_by(RUN_KEY).agg(pl.len().cast(pl.Int64).alias(ROWS)).collect(engine="streaming")
     runs = runs.join(lengths, RUN_KEY, nulls_equal=True, maintain_order="left").with_row_index(RUN)
     first_row = pl.col(ROWS).cum_sum() - pl.col(ROWS)
     runs = runs.with_columns((first_row // max(1, CELLS // (len(metrics) + 2))).alias(POSITION))
+    run, step = pl.col(RUN), pl.col(STEP)
+    in_order = (run > run.shift()) | ((run == run.shift()) & (step > step.shift()))
     for block in runs.partition_by(POSITION, maintain_order=True):  # some runs and metrics at a time: memory is bounded
         first, last = pl.lit(block["id"].min()), pl.lit(block["id"].max())
-        here = pl.col("id").is_between(first, last) & pl.col("id").is_in(block["id"].implode())  # skips row groups
+        of_block = history.filter(pl.col("id").is_between(first, last))  # skips row groups
+        of_block = of_block.join(block.lazy(), RUN_KEY, nulls_equal=True, maintain_order="left")
         at_once = max(1, CELLS // int(block[ROWS].sum()))
         parts = [block.drop(POSITION, RUN)]
         for start in range(0, len(metrics), at_once):
@@ -988,23 +991,12 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
                 values.append(pl.col(metric.parts[number][0]).cast(metric.dtype).alias(METRIC + name))
                 finite.append(finite_values(pl.col(METRIC + name)).alias(f"finite {name}"))
                 told += statistics(name, at)
-            step = pl.col("_step").cast(pl.Int64).alias(STEP)
-            rows = history.filter(here).select(*RUN_KEY, step, *values, *goal).collect(engine="streaming")
-            rows = in_order(rows, block).with_columns(finite)
+            rows = of_block.select(*columns, *values).collect(engine="streaming")
+            if not rows.select(in_order.fill_null(True).all()).item():  # another tool's, or of overlapping exports
+                rows = rows.sort(RUN, STEP, maintain_order=True).unique(maintain_order=True)
+            rows = rows.with_columns(run.set_sorted(), *finite)
             parts.append(rows.group_by(RUN, maintain_order=True).agg(told).drop(RUN))
         yield pl.concat(parts, how="horizontal")
-
-
-def in_order(rows: pl.DataFrame, runs: pl.DataFrame) -> pl.DataFrame:
-    """The rows of these runs, with the run's number as RUN in place of its key, sorted by RUN and STEP."""
-    keys = rows.select(RUN_KEY)
-    numbers = keys.join(runs.select(RUN, *RUN_KEY), RUN_KEY, "left", nulls_equal=True, maintain_order="left")
-    rows = rows.drop(RUN_KEY).with_columns(numbers[RUN]).drop_nulls(RUN)
-    run, step = pl.col(RUN), pl.col(STEP)
-    rises = (run > run.shift()) | ((run == run.shift()) & (step > step.shift()))
-    if not rows.select(rises.fill_null(True).all()).item():  # another tool's file, or rows of overlapping exports
-        rows = rows.sort(RUN, STEP, maintain_order=True).unique(maintain_order=True)
-    return rows.with_columns(run.set_sorted())
 
 
 def finite_values(value: pl.Expr) -> pl.Expr:
