@@ -105,6 +105,7 @@ DTYPES = ("string", "int", "float", "bool")  # of derived columns
 PAGE_BYTES = 32 * 1024  # a reader that wants single runs then skips most of a column
 ROW_GROUP_ROWS = 100_000  # large enough to scan fast, small enough to skip most of a big file
 CELLS = 10_000_000  # values held in memory where rows have to be sorted or grouped: 80 MB of numbers
+FIRST_ROWS = 100  # most columns of text show here already that they hold no numbers
 SHOWN = 5  # examples in a line, and lines of one kind; --json holds all
 
 # Words of a metric's name that tell which way is better. The last one decides: `loss_recall` is a recall.
@@ -466,7 +467,9 @@ def disputed(dtypes: Iterable[pl.DataType]) -> bool:
     return len(present) > 1 and common_dtype(present, "") == pl.String
 
 
-def dtypes_of_values(files: Files, parts: Mapping[Identity, Parts]) -> dict[tuple[int, str], pl.DataType]:
+def dtypes_of_values(  # noqa: C901
+    files: Files, parts: Mapping[Identity, Parts]
+) -> dict[tuple[int, str], pl.DataType]:
     """By file number and column, where files disagree: Null without values, a number's dtype if all texts are such."""
     asked: dict[int, dict[str, pl.DataType]] = {}
     for (prefix, _), members in parts.items():
@@ -474,25 +477,30 @@ def dtypes_of_values(files: Files, parts: Mapping[Identity, Parts]) -> dict[tupl
         if disputed(dtypes.values()):
             for n, dtype in dtypes.items():
                 asked.setdefault(n, {})[members[n][0]] = dtype
+    # Integers as JSON spells them, in 64 bits (`007` is a name); numbers that a float holds, or words that JSON lacks.
+    text = pl.col("value")
+    whole = text.str.contains(r"^(0|-?[1-9][0-9]*)$") & text.cast(pl.Int64, strict=False).is_not_null()
+    decimal = text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
+    in_range = text.cast(pl.Float64, strict=False).is_finite().fill_null(False)
+    number = (decimal & in_range) | text.is_in(["NaN", "Infinity", "-Infinity"])
     found: dict[tuple[int, str], pl.DataType] = {}
-    for n, columns in asked.items():
-        answers = []
-        for number, (column, dtype) in enumerate(columns.items()):
-            value = exact_column(column)
-            answer: Any = pl.when(value.count() == 0).then(0)
-            if dtype == pl.String:
-                # Integers as JSON spells them (`007` is a name); numbers that a float holds, or words that JSON lacks.
-                text = value.cast(pl.String)
-                whole = text.str.contains(r"^(0|-?[1-9][0-9]*)$") & text.cast(pl.Int64, strict=False).is_not_null()
-                decimal = text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
-                in_range = text.cast(pl.Float64, strict=False).is_finite().fill_null(False)
-                real = (decimal & in_range) | text.is_in(["NaN", "Infinity", "-Infinity"])
-                answer = answer.when((text.is_null() | whole).all()).then(1)
-                answer = answer.when((text.is_null() | real).all()).then(2)
-            answers.append(answer.otherwise(3).alias(f"{number}"))
-        told = scan_file(files[n].file).select(answers).collect(engine="streaming").row(0)
-        for (column, dtype), answer in zip(columns.items(), told, strict=True):
-            found[n, column] = (pl.Null(), pl.Int64(), pl.Float64(), dtype)[answer]
+    for rows in (FIRST_ROWS, None):  # all rows are read only where the first ones leave it open
+        texts = []
+        for n, columns in asked.items():
+            values = []
+            for column, dtype in columns.items():
+                if found.get((n, column)) != dtype:
+                    found[n, column] = pl.Null()
+                    value = exact_column(column)  # of other values than text it counts only whether there are some
+                    value = value if dtype == pl.String else pl.when(value.is_not_null()).then(pl.lit("-"))
+                    values.append(value.cast(pl.String).alias(column))
+            if values:
+                head = scan_file(files[n].file).select(values).slice(0, rows)
+                texts.append(head.unpivot().with_columns(pl.lit(n).alias(FILE)).drop_nulls("value"))
+        if texts:
+            by_column = pl.concat(texts).group_by(FILE, "variable").agg(whole.all(), number.all().alias("number"))
+            for n, column, all_whole, all_numbers in by_column.collect(engine="streaming").iter_rows():
+                found[n, column] = pl.Int64() if all_whole else pl.Float64() if all_numbers else asked[n][column]
     return found
 
 
