@@ -97,7 +97,7 @@ HISTORY_ENDING, SAMPLED_ENDING = "_history.parquet", "_history_sampled.parquet"
 EXPORT_KINDS = ("console", "history", "system", "table")  # what lies beside the runs in an export's folder
 RUN_KEY = ("entity", "project", "id")  # identifies a run
 INTERNAL = "wandb_tools."  # prefix of columns that exist only while the script works
-FILE, ROW, POSITION, OFFLINE = (INTERNAL + name for name in ("file", "row", "position", "offline"))
+FILE, ROW, POSITION, OFFLINE, LOWER = (INTERNAL + name for name in ("file", "row", "position", "offline", "lower"))
 FOLDER, RUN, STEP, BEST, ROWS = (INTERNAL + name for name in ("folder", "run", "step", "best", "rows"))
 REPORT = ("files", "summary", "filters", "derived", "histories", "notes", "conflicts", "skipped")  # keys of --json
 DTYPES = ("string", "int", "float", "bool")  # of derived columns
@@ -786,14 +786,14 @@ def with_derived(runs: pl.DataFrame, rules: Sequence[Rule], dtypes: Mapping[str,
             value = text.cast(dtype, strict=False)
             value = value.replace([math.inf, -math.inf], None) if dtype == pl.Float64 else value
         derived.append(value.alias(column))
-    return runs.lazy().with_columns(derived).collect()  # lazily: what rules share is computed once
+    return runs.with_columns(pl.col("name").str.to_lowercase().alias(LOWER)).with_columns(derived).drop(LOWER)
 
 
 def text_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
     """The value, as text, that one rule reads off its source of this dtype; null where it does not match."""
     pattern = f"(?i){rule.pattern}"
     if rule.source == "name":
-        source = pl.col("name").str.to_lowercase()
+        source = pl.col(LOWER)
         if rule.pattern == rule.pattern.lower():  # matches the same, and is much faster
             pattern = rule.pattern
     elif isinstance(dtype, pl.List):  # tags: one text with commas
@@ -808,9 +808,9 @@ def text_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
 
 def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
     """The answer to --explain: for each derived column the value and the first rule on names that matches."""
-    run, dtype = pl.DataFrame({"name": [name]}), pl.String()
+    run, dtype = pl.DataFrame({"name": [name], LOWER: [name.lower()]}), pl.String()
     on_names = [rule for rule in rules if rule.source == "name"]
-    matched = run.with_columns(text_by(rule, dtype).alias(f"{n}") for n, rule in enumerate(on_names)).row(0)[1:]
+    matched = run.with_columns(text_by(rule, dtype).alias(f"{n}") for n, rule in enumerate(on_names)).row(0)[2:]
     found = []
     for column, value in with_derived(run, rules, {"name": dtype}).drop("name").row(0, named=True).items():
         hits = [
@@ -1070,10 +1070,11 @@ def rows_in_order(files: Files, columns: ColumnList, chosen: pl.DataFrame, new: 
 def placed_rows(files: Files, columns: ColumnList, placed: pl.DataFrame) -> pl.LazyFrame:
     """The rows of the one file of `placed`, in its order, beside `placed`; without those whose id is another now."""
     number = placed[FILE][0]
-    first, last = placed.select(pl.col(ROW).min().alias("first"), pl.col(ROW).max().alias("last")).row(0)
+    first: Any = placed[ROW].min()
+    last: Any = placed[ROW].max()
     stored = scan_file(files[number].file).slice(first, last - first + 1)
     stored = stored.select(values_in(number, files[number], columns))
-    every = pl.select(pl.int_range(first, last + 1, dtype=pl.UInt32).alias(ROW))
+    every = pl.int_range(first, last + 1, dtype=pl.UInt32, eager=True).alias(ROW).to_frame()
     beside = every.join(placed, ROW, "left", maintain_order="left").drop(FILE, ROW)
     chosen = pl.col(POSITION).is_not_null() & pl.col(RUN).eq_missing(pl.col("id"))
     return pl.concat([stored, beside.lazy()], how="horizontal").filter(chosen).drop(RUN)
