@@ -977,7 +977,7 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
     """For each of the sorted `runs` that the file of this number has rows of: its key, ROWS, and what they say."""
     history = scan_file(plan.files[number].file).rename({"run_id": "id"})
     metrics = [(name, metric) for name, metric in plan.metrics.items() if number in metric.parts]
-    columns, at = [pl.col(RUN), pl.col("_step").cast(pl.Int64).alias(STEP)], None
+    columns, at = [*map(pl.col, RUN_KEY), pl.col("_step").cast(pl.Int64).alias(STEP)], None
     if plan.best and number in plan.best.parts:
         columns.append(finite_values(pl.col(plan.best.parts[number][0])).cast(pl.Float64).alias(BEST))
         at = pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
@@ -989,8 +989,8 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
     in_order = (run > run.shift()) | ((run == run.shift()) & (step > step.shift()))
     for block in runs.partition_by(POSITION, maintain_order=True):  # some runs and metrics at a time: memory is bounded
         first, last = pl.lit(block["id"].min()), pl.lit(block["id"].max())
-        of_block = history.filter(pl.col("id").is_between(first, last))  # skips row groups
-        of_block = of_block.join(block.lazy(), RUN_KEY, nulls_equal=True, maintain_order="left")
+        here = pl.col("id").is_between(first, last) & pl.col("id").is_in(block["id"].implode())  # skips row groups
+        numbers = block.select(RUN, *RUN_KEY)
         at_once = max(1, CELLS // int(block[ROWS].sum()))
         parts = [block.drop(POSITION, RUN)]
         for start in range(0, len(metrics), at_once):
@@ -999,7 +999,9 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
                 values.append(pl.col(metric.parts[number][0]).cast(metric.dtype).alias(METRIC + name))
                 finite.append(finite_values(pl.col(METRIC + name)).alias(f"finite {name}"))
                 told += statistics(name, at)
-            rows = of_block.select(*columns, *values).collect(engine="streaming")
+            rows = history.filter(here).select(*columns, *values).collect(engine="streaming")
+            keys = rows.select(RUN_KEY).join(numbers, RUN_KEY, "left", nulls_equal=True, maintain_order="left")
+            rows = rows.drop(RUN_KEY).with_columns(keys[RUN]).drop_nulls(RUN)
             if not rows.select(in_order.fill_null(True).all()).item():  # another tool's, or of overlapping exports
                 rows = rows.sort(RUN, STEP, maintain_order=True).unique(maintain_order=True)
             rows = rows.with_columns(run.set_sorted(), *finite)
