@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 from conftest import ROOT, Done
 from contract_files import Run, write_runs
@@ -64,6 +65,7 @@ def test_aggregate_runs(run_script, tmp_path):
     write_runs(tmp_path / "x", [Run("a", "gnn_all_k16", {"lr": 0.1}), Run("b", state="crashed")])
     write_runs(tmp_path / "x", [Run("c", config={"lr": "high"})], project="other")
     (tmp_path / "x" / "cut.parquet").write_bytes(b"PAR1")
+    pl.DataFrame({"run_id": ["a"], "_step": [0]}).write_parquet(tmp_path / "x" / "team_demo_history_sampled.parquet")
     flags = ("--history", "--state", "finished", "--json")
     done = run_script("aggregate_runs.py", "x", "nowhere", *flags)
     assert done.code == 3

@@ -42,8 +42,7 @@ its finite values, at least one), history_n_X, history_n_nonfinite_X; with --at 
 where M was best, else X's last value before it (M:min or M:max where neither a stored goal nor the name says which
 way is better). --history-metrics takes globs. A run whose history is gone keeps what an earlier result says of it.
 
-PLACES may be s3://, gs:// or az:// URLs, with the usual environment variables for credentials. --partition-by
-project writes a folder of hive partitions, whose files keep that column too.
+--partition-by project writes a folder of hive partitions, whose files keep that column too.
 
 The path of the written file goes to stdout, all else to stderr; with --json, one object with all of the report.
 Exit codes: 0 all done; 1 nothing usable, or no run left; 2 wrong usage; 3 some inputs were left out; 130
@@ -68,7 +67,7 @@ import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -90,17 +89,17 @@ RESULT_KEY = "wandb_tools.result"  # marks a result of analyze_runs: its rows ma
 
 DEFAULT_INPUT, DEFAULT_OUTPUT = "wandb_export/", "analysis/unified.parquet"
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
-CLOUD = ("s3://", "gs://", "az://")  # object storage that polars reads and writes by itself
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of columns that stand for W&B paths
 HISTORY = "history_"  # and of those computed from histories
 HISTORY_ENDING, SAMPLED_ENDING = "_history.parquet", "_history_sampled.parquet"
-EXPORT_KINDS = ("history", "console", "system", "table")  # what lies beside the runs in an export's folder
+EXPORT_KINDS = ("console", "history", "system", "table")  # what lies beside the runs in an export's folder
 RUN_KEY = ("entity", "project", "id")  # identifies a run
 INTERNAL = "wandb_tools."  # prefix of columns that exist only while the script works
 FILE, ROW, POSITION, OFFLINE, LOWER = (INTERNAL + name for name in ("file", "row", "position", "offline", "lower"))
 FOLDER, RUN, STEP, BEST, ROWS = (INTERNAL + name for name in ("folder", "run", "step", "best", "rows"))
+REPORT = ("files", "summary", "filters", "derived", "histories", "notes", "conflicts", "skipped")  # keys of --json
 DTYPES = ("string", "int", "float", "bool")  # of derived columns
 
 PAGE_BYTES = 32 * 1024  # a reader that wants single runs then skips most of a column
@@ -135,10 +134,13 @@ PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvari
 KeyPath: TypeAlias = tuple[str, ...]
 Identity: TypeAlias = tuple[str, KeyPath]  # of a column over all files: its prefix ("" for other columns) and its path
 Goal: TypeAlias = Literal["minimize", "maximize"]
+Goals: TypeAlias = dict[KeyPath, str]  # the stored ones, by metric
 Record: TypeAlias = dict[str, Any]  # a JSON object
+Report: TypeAlias = dict[str, list[Any]]  # what --json prints: rows by key, as in REPORT
 Files: TypeAlias = Sequence["ParquetFile"]
 Parts: TypeAlias = "dict[int, tuple[str, pl.DataType]]"  # of a column: its name and dtype by number of the file
 ColumnList: TypeAlias = Sequence["Column"]
+Options: TypeAlias = argparse.Namespace
 
 
 class ScriptError(Exception):
@@ -152,7 +154,7 @@ class ScriptError(Exception):
 class ParquetFile(NamedTuple):
     """A parquet file as its footer describes it."""
 
-    file: str  # a path, or a URL of object storage
+    file: str
     kind: str  # runs, history, console, system, table, result or foreign
     dtypes: Mapping[str, pl.DataType]
     paths: Mapping[str, KeyPath]  # W&B's path by column; empty where the file carries no metadata
@@ -170,27 +172,6 @@ class Column(NamedTuple):
     parts: Parts
 
 
-class Report:
-    """What users should know, gathered on the way."""
-
-    def __init__(self) -> None:
-        self.skipped: list[Record] = []  # what `skip` notes
-        self.conflicts: dict[tuple[str, ...], list[str]] = {}  # files by column, kind, what they say, what it became
-        self.filters: list[Record] = []
-        self.remarks: list[str] = []
-        self.sampled: list[str] = []  # histories that are passed over
-
-    def skip(self, file: str, kind: str, reason: str, *, failure: bool = True) -> None:
-        """Note an input that gives no runs: a failure, unless it is sound and was merely found in a folder.
-
-        `kind` is as of a ParquetFile, or damaged, unreadable or missing.
-        """
-        self.skipped.append({"file": file, "kind": kind, "reason": reason, "failure": failure})
-
-    def skip_damaged(self, file: str, error: BaseException) -> None:
-        self.skip(file, "damaged", f"it cannot be read: {first_line(error)}")
-
-
 class Rule(NamedTuple):
     """Where a derived column's value comes from: the pattern's first group, or `value` where one is given."""
 
@@ -206,101 +187,76 @@ class HistoryPlan(NamedTuple):
     """What is read of which histories, and the columns that this gives."""
 
     files: Files = ()
-    metrics: ColumnList = ()  # by file number; their names have no prefix
+    metrics: Mapping[str, Column] = {}  # by the name that their statistics end in; their parts by number of the file
     best: Column | None = None  # the metric of --at
     lower: bool = False  # is better
     dtypes: Mapping[str, pl.DataType] = {}
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------
-def read_inputs(options: argparse.Namespace, report: Report) -> list[ParquetFile]:
+def read_inputs(options: Options, report: Report) -> list[ParquetFile]:
     """The inputs that hold runs, in order of their paths; the report has the others. No row is read yet."""
-    named = {resolved(place) for place in options.inputs}
-    earlier = resolved(options.output)
-    found: dict[str, str] = {}  # the file's name by its place
+    named = {Path(place).resolve() for place in options.inputs}
+    earlier = Path(options.output).resolve()
+    found: dict[Path, Path] = {}  # the file's name by its place
     for place in options.inputs:
-        skipped_before = len(report.skipped)
-        files = files_at(place, report)
-        if not files and len(report.skipped) == skipped_before and not Path(place).is_dir():
-            report.skip(place, "missing", "there is no such file or directory")
-        for file in files:
-            key = resolved(file)
-            if key in named or not f"{key}/".startswith(f"{earlier}/"):  # an earlier output is an input only if named
-                found.setdefault(key, file)
-    if report.skipped and not found and all(skip["kind"] == "missing" for skip in report.skipped):
-        places = some([skip["file"] for skip in report.skipped])
-        reason = f"{report.skipped[0]['reason']}; export_runs.py writes runs files"
-        raise ScriptError(f"no runs in {places}: {reason}", NOTHING_USABLE)
+        for path in files_at(place, report):
+            key = path.resolve()
+            if key in named or not key.is_relative_to(earlier):  # an earlier output is an input only if named
+                found.setdefault(key, path)
     runs_files: list[ParquetFile] = []
-    for key, file in sorted(found.items(), key=lambda each: Path(each[1]).parts):
+    for key, path in sorted(found.items(), key=lambda each: each[1]):
+        file = str(path)
         try:
             header = read_header(file)
             if header.kind == "runs":
                 check_columns(header)
                 runs_files.append(header)
-            else:
-                report.skip(file, header.kind, f"it holds no runs but is {header.kind}", failure=key in named)
+            elif key in named or not (options.history and header.kind == "history"):  # else it is read later
+                skip(report, file, header.kind, f"it holds no runs but is {header.kind}", failure=key in named)
         except ValueError as error:
-            report.skip(file, "foreign", f"it cannot be used: {error}")
+            skip(report, file, "foreign", f"it cannot be used: {error}")
         except reading_errors() as error:
-            report.skip_damaged(file, error)
+            skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
     return runs_files
 
 
-def resolved(place: str) -> str:
-    """One spelling for one place."""
-    return place.rstrip("/") if is_url(place) else str(Path(place).resolve())
-
-
-def is_url(place: str) -> bool:
-    return place.startswith(CLOUD)
-
-
-def files_at(place: str, report: Report) -> list[str]:
-    """The files of a name, folder (at any depth, without hidden ones), glob or URL."""
-    if is_url(place):
-        return files_at_url(place, report)
-    files: list[str] = []
-    errors: list[OSError] = []
+def files_at(place: str, report: Report) -> list[Path]:
+    """The files of a name, folder (at any depth, without hidden ones) or glob."""
     # An existing path first: a file's name may hold brackets. (Path.exists raises for what cannot be a name.)
-    for path in [place] if os.path.exists(place) else glob.glob(place, recursive=True):  # noqa: PTH110, PTH207
+    paths = [place] if os.path.exists(place) else glob.glob(place, recursive=True)  # noqa: PTH110, PTH207
+    if not paths:
+        skip(report, place, "missing", "there is no such file or directory")
+    files: list[Path] = []
+    errors: list[OSError] = []
+    for path in paths:
         if not Path(path).is_dir():
-            files.append(str(Path(path)))
+            files.append(Path(path))
             continue
         for folder, subfolders, names in os.walk(path, onerror=errors.append):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             visible = [Path(folder, name) for name in names if name.endswith(".parquet") and name[0] != "."]
-            files += [str(file) for file in visible if file.is_file()]
+            files += [file for file in visible if file.is_file()]
     for error in errors:
-        report.skip(str(error.filename), "unreadable", f"it cannot be read: {error.strerror or error}")
+        skip(report, str(error.filename), "unreadable", f"it cannot be read: {error.strerror or error}")
     return files
 
 
-def files_at_url(url: str, report: Report) -> list[str]:
-    """The file at `url`, or the visible parquet files that polars finds below it or by its pattern."""
-    if url.endswith(".parquet") and "*" not in url:
-        return [url]
-    pattern = url if "*" in url else f"{url.rstrip('/')}/**/*.parquet"
-    try:
-        # polars' own listing. What it offers in public reads a row of each file, so that one damaged file hides all.
-        scanned = pl.scan_parquet(pattern, schema={"id": pl.String}, hive_partitioning=False)
-        node = scanned._ldf.visit().view_current_node()  # noqa: SLF001
-    except reading_errors() as error:
-        report.skip(url, "unreadable", f"its files cannot be listed, name them instead: {first_line(error)}")
-        return []
-    found = getattr(node, "paths", ())  # where nothing matches, the node is no scan
-    return [file for file in found if not any(part.startswith(".") for part in file.split("/"))]
+def skip(report: Report, file: str, kind: str, reason: str, *, failure: bool = True) -> None:
+    """Note an input that gives no runs: a failure, unless it is sound and was merely found in a folder."""
+    row = {"file": file, "kind": kind, "reason": reason, "failure": failure}
+    if row not in report["skipped"]:
+        report["skipped"].append(row)
 
 
 def read_header(file: str) -> ParquetFile:
     """The file's footer; ValueError where its metadata is not what the contract says."""
     dtypes = dict(scan_file(file).collect_schema())
     metadata = pl.read_parquet_metadata(file)
-    documents = {key: json.loads(metadata.get(key, "{}")) for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY)}
-    for key, document in documents.items():
+    columns, metrics, source = (json.loads(metadata.get(key, "{}")) for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY))
+    for key, document in ((COLUMNS_KEY, columns), (METRICS_KEY, metrics), (SOURCE_KEY, source)):
         if not isinstance(document, dict):
             raise ValueError(f"its {key} is no JSON object")  # noqa: TRY004
-    columns, metrics, source = documents.values()
     paths: dict[str, KeyPath] = {}
     for column, path in columns.items():
         if not isinstance(path, list) or not path or not all(isinstance(key, str) for key in path):
@@ -319,17 +275,14 @@ def read_header(file: str) -> ParquetFile:
 
 
 def kind_of(columns: Iterable[str]) -> str:
-    """What a parquet file holds, by its columns.
-
-    >>> kind_of(["id", "name", "state", "config_lr"]), kind_of(["run_id", "_step"]), kind_of(["x"])
-    ('runs', 'history', 'foreign')
-    """
+    """What a parquet file holds, by its columns."""
     names = set(columns)
-    if {"run_id", "entity", "project"} <= names and names & {"row", "line"}:  # a table may have any other column
+    ours = {"run_id", "entity", "project"} <= names
+    if ours and names & {"row", "line"}:  # a table may have any other column
         return "table" if "row" in names else "console"
     if {"id", "name", "state"} <= names:
         return "runs"
-    return "foreign" if "run_id" not in names else "history" if "_step" in names else "system"
+    return "foreign" if not ours else "history" if "_step" in names else "system"
 
 
 def check_columns(file: ParquetFile) -> None:
@@ -351,46 +304,39 @@ def check_columns(file: ParquetFile) -> None:
             raise ValueError(f"its column {column} holds {value!r}, which is no {wanted}")
 
 
-def first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:200] or type(error).__name__
-
-
 # --- one schema: which columns are the same -------------------------------------------------------------------
-def one_schema(files: Files, derived: Iterable[str], others: Iterable[Identity], report: Report) -> list[Column]:
-    """The columns of all files as columns of one, by name; the report has what they disagreed on.
-
-    The names in `derived` are taken; `others`, the histories' metrics, take part in the choice of names.
-    """
-    parts = parts_by_identity(files, set(derived))
-    names = names_of({*parts, *others})
+def one_schema(files: Files, histories: Files, derived: set[str], report: Report) -> tuple[ColumnList, ColumnList]:
+    """The columns of all files as columns of one, whose `derived` names are taken; and the metrics of the histories."""
+    parts, beside = parts_by_identity(files, derived), parts_by_identity(histories, set())
+    names = names_of({*parts, *beside})
     contract = contract_dtypes()
     found = dtypes_of_values(files, {key: parts[key] for key in parts if names[key] not in contract})
     columns = []
     for (prefix, path), members in parts.items():
         name = names[prefix, path]
-        dtypes = {n: found.get((n, own)) or plain(dtype, prefix) for n, (own, dtype) in members.items()}
-        column = Column(name, path, contract.get(name) or common_dtype(dtypes.values(), prefix), members)
+        stored = {n: plain(dtype, prefix) for n, (_, dtype) in members.items()}
+        held = {n: found.get((n, own), stored[n]) for n, (own, _) in members.items()}
+        column = Column(name, path, contract.get(name) or common_dtype(held.values(), prefix), members)
         columns.append(column)
-        seen = {  # a column without values disagrees with nothing
-            number: dtype if dtype.is_nested() or dtype.is_temporal() else plain(dtype, prefix)
-            for number, (_, dtype) in members.items()
-            if dtypes[number] != pl.Null
-        }
-        agree = set(seen.values()) <= {column.dtype} if name in contract else only_numbers(seen.values())
-        for number, (own, _) in members.items():
+        seen = {n: dtype for n, dtype in stored.items() if held[n] != pl.Null}  # no values disagree with nothing
+        agree = {*seen.values()} <= {column.dtype} if name in contract else not disputed(seen.values())
+        claims: dict[tuple[str, str, str], list[str]] = {}  # kind, what a file has, what it became: the files
+        for n, (own, _) in members.items():
             if own != name:
-                report.conflicts.setdefault((name, "name", own, name), []).append(files[number].file)
-            if not agree and number in seen:
-                claim = (name, "dtype", str(seen[number]), str(column.dtype))
-                report.conflicts.setdefault(claim, []).append(files[number].file)
-    report.conflicts = dict(sorted(report.conflicts.items()))
-    return sorted(columns)
-
-
-def only_numbers(dtypes: Iterable[pl.DataType]) -> bool:
-    """Whether columns of these plain dtypes have a common one that holds all: one alone, or integers and floats."""
-    present = {*dtypes} - {pl.Null()}
-    return len(present) < 2 or present == {pl.Int64(), pl.Float64()}
+                claims.setdefault(("name", own, name), []).append(files[n].file)
+            if not agree and n in seen:
+                claims.setdefault(("dtype", str(seen[n]), str(column.dtype)), []).append(files[n].file)
+        for (kind, what, became), where in claims.items():
+            conflict = {"column": name, "kind": kind, "found": what, "became": became, "files": where}
+            report["conflicts"].append(conflict)
+    report["conflicts"].sort(key=lambda row: (row["column"], row["kind"], row["found"]))
+    metrics = []
+    for (prefix, path), members in beside.items():
+        numbers = {n: part for n, part in members.items() if part[1].is_numeric() or part[1] == pl.Boolean}
+        if prefix == METRIC and numbers:
+            dtype = common_dtype([plain(dtype, METRIC) for _, dtype in numbers.values()], METRIC)
+            metrics.append(Column(names[prefix, path], path, dtype, numbers))
+    return sorted(columns), sorted(metrics)
 
 
 def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, Parts]:
@@ -437,16 +383,6 @@ def names_of(identities: Iterable[Identity]) -> dict[Identity, str]:
     for prefix, paths in by_prefix.items():
         names |= {(prefix, path): prefix + name for path, name in settled_names(paths).items()}
     return names
-
-
-def order_of_columns(stored: Iterable[str], derived: Iterable[str], history: Iterable[str]) -> list[str]:
-    """The contract's columns, derived ones, others that the files brought along, config, metrics, histories', JSON."""
-    *contract, config_json, summary_json = contract_dtypes()
-    rest = sorted(
-        {*stored} - {*contract_dtypes(), *derived, *history},
-        key=lambda name: (name.startswith(HISTORY), ("", CONFIG, METRIC).index(prefix_of(name)), name),
-    )
-    return [*contract, *derived, *rest, *history, config_json, summary_json]
 
 
 # --- one schema: names (the same in export_runs) --------------------------------------------------------------
@@ -506,7 +442,7 @@ def contract_dtypes() -> Mapping[str, pl.DataType]:
 @cache
 def plain(dtype: pl.DataType, prefix: str) -> pl.DataType:
     """The contract's dtype that holds every value of `dtype`; Booleans count as 0 and 1 among metrics."""
-    if dtype.is_temporal() and not prefix:  # a column that another tool has added
+    if (dtype.is_temporal() or dtype.is_nested()) and not prefix:  # of the contract, or added by another tool
         return dtype
     if dtype.is_integer() or (dtype == pl.Boolean and prefix == METRIC):
         return pl.Int64() if dtype not in (pl.UInt64, pl.Int128, pl.UInt128) else pl.Float64()  # may pass 64 bits
@@ -517,19 +453,30 @@ def plain(dtype: pl.DataType, prefix: str) -> pl.DataType:
 
 def common_dtype(dtypes: Iterable[pl.DataType], prefix: str) -> pl.DataType:
     """The narrowest dtype that holds every value of columns of these plain dtypes."""
-    present = {dtype for dtype in dtypes if dtype != pl.Null}
+    present = {*dtypes} - {pl.Null()}
     if not present:  # a dtype that every reader knows, unlike Null
         return pl.Float64() if prefix == METRIC else pl.String()
-    return present.pop() if len(present) == 1 else pl.Float64() if only_numbers(present) else pl.String()
+    if present == {pl.Int64(), pl.Float64()}:
+        return pl.Float64()
+    return present.pop() if len(present) == 1 else pl.String()
 
 
-def dtypes_of_values(files: Files, parts: Mapping[Identity, Parts]) -> dict[tuple[int, str], pl.DataType]:
+def disputed(dtypes: Iterable[pl.DataType]) -> bool:
+    """Whether columns of these plain dtypes meet in text alone."""
+    present = {*dtypes} - {pl.Null()}
+    return len(present) > 1 and common_dtype(present, "") == pl.String
+
+
+def dtypes_of_values(  # noqa: C901
+    files: Files, parts: Mapping[Identity, Parts]
+) -> dict[tuple[int, str], pl.DataType]:
     """By file number and column, where files disagree: Null without values, a number's dtype if all texts are such."""
-    disputed: dict[int, dict[str, pl.DataType]] = {}
+    asked: dict[int, dict[str, pl.DataType]] = {}
     for (prefix, _), members in parts.items():
         dtypes = {n: plain(dtype, prefix) for n, (_, dtype) in members.items()}
-        for n, dtype in () if only_numbers(dtypes.values()) else dtypes.items():
-            disputed.setdefault(n, {})[members[n][0]] = dtype
+        if disputed(dtypes.values()):
+            for n, dtype in dtypes.items():
+                asked.setdefault(n, {})[members[n][0]] = dtype
     # Integers as JSON spells them, in 64 bits (`007` is a name); numbers that a float holds, or words that JSON lacks.
     text = pl.col("value")
     whole = text.str.contains(r"^(0|-?[1-9][0-9]*)$") & text.cast(pl.Int64, strict=False).is_not_null()
@@ -539,22 +486,21 @@ def dtypes_of_values(files: Files, parts: Mapping[Identity, Parts]) -> dict[tupl
     found: dict[tuple[int, str], pl.DataType] = {}
     for rows in (FIRST_ROWS, None):  # all rows are read only where the first ones leave it open
         texts = []
-        for n, columns in disputed.items():
-            asked = [column for column, dtype in columns.items() if found.get((n, column)) != dtype]
-            found |= {(n, column): pl.Null() for column in asked}
+        for n, columns in asked.items():
             values = []
-            for column in asked:  # of other values than text it counts only whether there are some
-                value = exact_column(column)
-                text_of = value if columns[column] == pl.String else pl.when(value.is_not_null()).then(pl.lit("-"))
-                values.append(text_of.cast(pl.String).alias(column))
-            head = scan_file(files[n].file).select(values).slice(0, rows)
-            texts += [head.unpivot().with_columns(pl.lit(n).alias(FILE))] if asked else []
-        if not texts:
-            break
-        by_column = pl.concat(texts).drop_nulls("value").group_by(FILE, "variable")
-        answers = by_column.agg(whole.all(), number.all().alias("number")).collect(engine="streaming")
-        for n, column, all_whole, all_numbers in answers.iter_rows():
-            found[n, column] = pl.Int64() if all_whole else pl.Float64() if all_numbers else disputed[n][column]
+            for column, dtype in columns.items():
+                if found.get((n, column)) != dtype:
+                    found[n, column] = pl.Null()
+                    value = exact_column(column)  # of other values than text it counts only whether there are some
+                    value = value if dtype == pl.String else pl.when(value.is_not_null()).then(pl.lit("-"))
+                    values.append(value.cast(pl.String).alias(column))
+            if values:
+                head = scan_file(files[n].file).select(values).slice(0, rows)
+                texts.append(head.unpivot().with_columns(pl.lit(n).alias(FILE)).drop_nulls("value"))
+        if texts:
+            by_column = pl.concat(texts).group_by(FILE, "variable").agg(whole.all(), number.all().alias("number"))
+            for n, column, all_whole, all_numbers in by_column.collect(engine="streaming").iter_rows():
+                found[n, column] = pl.Int64() if all_whole else pl.Float64() if all_numbers else asked[n][column]
     return found
 
 
@@ -592,21 +538,21 @@ def spelt_as_json(number: pl.Expr) -> pl.Expr:
 
 
 # --- one schema: metadata -------------------------------------------------------------------------------------
-def merged_metadata(files: Files, columns: ColumnList, report: Report) -> tuple[dict[str, str], dict[KeyPath, str]]:
+def merged_metadata(files: Files, columns: ColumnList, report: Report) -> tuple[dict[str, str], Goals]:
     """The result's key-value metadata, without what files disagree on, and the stored goals by metric."""
     metrics: dict[str, Record] = {}
-    for column in columns:
-        claims: dict[str, dict[str, list[str]]] = {}  # by key and value: the files
+    for column, key in itertools.product(columns, ("goal", "summary", "step_metric")):
+        claims: dict[str, list[str]] = {}  # the files by what they say
         for number, (own, _) in column.parts.items():
-            for key, value in files[number].goals.get(own, {}).items():
-                if value is not None:
-                    claims.setdefault(key, {}).setdefault(json_text(value), []).append(files[number].file)
-        for key, values in claims.items():
-            if len(values) == 1:
-                metrics.setdefault(column.name, {})[key] = json.loads(next(iter(values)))
-                continue
-            for value, where in values.items():
-                report.conflicts[column.name, key, str(json.loads(value)), "not stored"] = where
+            value = files[number].goals.get(own, {}).get(key)
+            if value is not None:
+                claims.setdefault(str(value), []).append(files[number].file)
+        if len(claims) == 1:
+            metrics.setdefault(column.name, {})[key] = next(iter(claims))
+            continue
+        for value, where in claims.items():
+            conflict = {"column": column.name, "kind": key, "found": value, "became": "not stored", "files": where}
+            report["conflicts"].append(conflict)
     goals = {c.path: metrics[c.name]["goal"] for c in columns if metrics.get(c.name, {}).get("goal")}
     paths = {column.name: column.path for column in columns if prefix_of(column.name)}
     sources = {json_text(source): source for file in files for source in file.sources}
@@ -619,31 +565,31 @@ def deciding_rows(files: Files, columns: ColumnList, also: Iterable[str]) -> pl.
     """Of all rows, with file and row number: what decides which are written and in which order. It fits in memory."""
     wanted = {*RUN_KEY, "name", "state", "created_at", "history_rows", "exported_at", "source_file", *also}
     needed = [column for column in columns if column.name in wanted]
-    frames = [file_rows(number, file, needed) for number, file in enumerate(files)]
+    frames = []
+    for number, file in enumerate(files):
+        place = [pl.lit(number, dtype=pl.UInt32).alias(FILE), pl.col(ROW)]
+        frames.append(scan_file(file.file).with_row_index(ROW).select(*place, *values_in(number, file, needed)))
     # Files whose runs were read from logs on disk, those that went into an aggregate included.
     offline = {str(source["file"]) for file in files for source in file.sources if source.get("kind") == "offline"}
     return pl.concat(frames).with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE)).collect()
 
 
-def file_rows(
-    number: int, file: ParquetFile, columns: ColumnList, first: int = 0, length: int | None = None
-) -> pl.LazyFrame:
-    """Rows of a file: its number, ROW and the result's columns; null where the file has no such column."""
+def values_in(number: int, file: ParquetFile, columns: ColumnList) -> list[pl.Expr]:
+    """The result's columns as the file of this number has them; null where it has no such column."""
     empty = {"source_file": pl.lit(file.file), "tags": pl.lit([], dtype=pl.List(pl.String))}  # in place of null
-    values = [pl.lit(number, dtype=pl.UInt32).alias(FILE), pl.col(ROW)]
+    values = []
     for column in columns:
         part = column.parts.get(number)
         value = cast_column(*part, column.dtype) if part else pl.lit(None, dtype=column.dtype)
         value = value.fill_null(empty[column.name]) if column.name in empty else value
         values.append(value.alias(column.name))
-    return scan_file(file.file).with_row_index(ROW).slice(first, length).select(values)
+    return values
 
 
 def latest(rows: pl.DataFrame) -> pl.DataFrame:
-    """One row per run: the newest export; between an offline and a server row the one with more history.
-
-    Ties go to the newest, then to the first file, so that the order of the inputs never matters.
-    """
+    """One row per run: the newest export; between an offline and a server row the one with more history."""
+    if rows.n_unique(RUN_KEY) == len(rows):
+        return rows
     newest_first = rows.sort("exported_at", FILE, ROW, descending=[True, False, False], nulls_last=True)
     newest = newest_first.unique([*RUN_KEY, OFFLINE], keep="first", maintain_order=True)
     fullest_first = newest.sort("history_rows", descending=True, nulls_last=True, maintain_order=True)
@@ -651,7 +597,7 @@ def latest(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 # --- filters --------------------------------------------------------------------------------------------------
-def filtered_runs(runs: pl.DataFrame, options: argparse.Namespace, report: Report) -> pl.DataFrame:
+def filtered_runs(runs: pl.DataFrame, options: Options, report: Report) -> pl.DataFrame:
     """The runs that pass --project, --state and --filter; the report has what each did."""
     if options.project:
         projects = runs["project"].drop_nulls().unique().to_list()
@@ -676,24 +622,23 @@ def passing(runs: pl.DataFrame, flag: str, keeps: pl.Expr, report: Report, shown
     if kept.is_empty():
         there = f"; their {shown}s: {some(runs[shown].drop_nulls().unique().sort().to_list())}" if shown else ""
         raise ScriptError(f"no run left: {flag} kept none of {counted(len(runs), 'run')}{there}", NOTHING_USABLE)
-    report.filters.append({"filter": flag, "before": len(runs), "kept": len(kept)})
+    report["filters"].append({"filter": flag, "before": len(runs), "kept": len(kept)})
     return kept
 
 
 def where(runs: pl.DataFrame, flag: str, condition: pl.Expr, derived: Iterable[str], report: Report) -> pl.DataFrame:
     """The runs that --where keeps. A derived column that is empty in all of them means the config's of its name."""
-    hidden = []
+    meant: dict[str, pl.Expr] = {}
     for name in condition.meta.root_names():
         config = CONFIG + name
         if name in derived and config in runs.columns and runs[config].count():
-            if runs[name].count():
-                report.remarks.append(f"--where takes the derived {name}; {config} holds values too")
-            else:
-                hidden.append(name)
-                report.remarks.append(f"{name} is empty in every run, so --where takes {config} for it")
-    swapped = runs.with_columns(pl.col(CONFIG + name).alias(name) for name in hidden)
-    kept = passing(swapped, flag, condition, report)
-    return kept.with_columns(pl.lit(None, dtype=runs.schema[name]).alias(name) for name in hidden)
+            note = f"--where takes the derived {name}; {config} holds values too"
+            if runs[name].is_null().all():
+                note = f"{name} is empty in every run, so --where takes {config} for it"
+                meant[name] = pl.col(config)
+            report["notes"].append({"note": note})
+    kept = passing(runs.with_columns(**meant), flag, condition, report)
+    return kept.with_columns(pl.lit(None, dtype=runs.schema[name]).alias(name) for name in meant)
 
 
 def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Expr:
@@ -704,20 +649,16 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Exp
         raise ScriptError(f"{flag} is no predicate: it holds a query, which could read any file", WRONG_USAGE)
     try:
         keeps = pl.sql_expr(predicate)
-    except pl.exceptions.PolarsError as error:
-        hint = 'text stands in single quotes, and a column called like an SQL word in double ones: "group"'
-        raise ScriptError(f"{flag} is no SQL predicate: {first_line(error)}; {hint}", WRONG_USAGE) from error
-    for column in keeps.meta.root_names():
-        if column not in dtypes:
-            prefixed = [prefix + column for prefix in (CONFIG, METRIC) if prefix + column in dtypes]
-            near = f"; did you mean {' or '.join(prefixed)}?" if prefixed else did_you_mean(column, dtypes)
-            near = near or "; text stands in single quotes"
-            raise ScriptError(f"{flag}: there is no column {column}{near}", WRONG_USAGE)
-    try:
+        for column in keeps.meta.root_names():
+            if column not in dtypes:
+                prefixed = [prefix + column for prefix in (CONFIG, METRIC) if prefix + column in dtypes]
+                near = f"; did you mean {' or '.join(prefixed)}?" if prefixed else did_you_mean(column, dtypes)
+                near = near or "; text stands in single quotes"
+                raise ScriptError(f"{flag}: there is no column {column}{near}", WRONG_USAGE)
         kind = pl.DataFrame(schema=dict(dtypes)).select(keeps).dtypes[0]
     except pl.exceptions.PolarsError as error:
-        hint = "a time is written DATE '2026-01-31'"
-        raise ScriptError(f"{flag} does not fit the columns: {first_line(error)}; {hint}", WRONG_USAGE) from error
+        hint = """text is written 'a', a column called like an SQL word "group", a time DATE '2026-01-31'"""
+        raise ScriptError(f"{flag} is no SQL predicate: {first_line(error)}; {hint}", WRONG_USAGE) from error
     if kind != pl.Boolean:
         raise ScriptError(f"{flag} is no predicate: it gives {kind}, not true or false", WRONG_USAGE)
     return keeps
@@ -778,14 +719,11 @@ def read_rules(file: str) -> tuple[Rule, ...]:
 
     try:
         document = tomllib.loads(Path(file).read_text("utf-8"))
-    except OSError as error:
-        raise ScriptError(f"--rules {file} cannot be read: {error.strerror}; check the name", WRONG_USAGE) from error
-    except ValueError as error:  # no TOML, or no UTF-8
-        raise ScriptError(f"--rules {file} is no TOML file: {first_line(error)}", WRONG_USAGE) from error
+    except (OSError, ValueError) as error:  # not there, no UTF-8, or no TOML
+        raise ScriptError(f"--rules {file} cannot be read as TOML: {first_line(error)}", WRONG_USAGE) from error
     tables, replace = document.pop("rule", []), document.pop("replace", False)
     if document or not isinstance(tables, list) or not isinstance(replace, bool):
-        hint = f"; unknown key {next(iter(document))}" if document else ""
-        message = f"--rules {file}: rules are written as [[rule]], and replace is true or false{hint}"
+        message = f"--rules {file}: rules are written as [[rule]], and replace is true or false; there is nothing else"
         raise ScriptError(message, WRONG_USAGE)
     rules: list[Rule] = []
     for number, table in enumerate(tables, 1):
@@ -810,10 +748,9 @@ def flaw_of_table(table: Record) -> str | None:
     if "column" not in table or "pattern" not in table:
         return "it has no pattern" if "column" in table else "it has no column"
     column, pattern = table["column"], table["pattern"]
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
-        return "a column's name is made of letters, digits and _"
-    if column.lower() in contract_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY)):
-        return "that column holds what W&B says; choose another name"
+    taken = column.lower() in contract_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY))
+    if taken or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
+        return "a column's name is made of letters, digits and _, and not one that holds what W&B says"
     if table.get("dtype", "string") not in DTYPES:
         return f"unknown dtype {table['dtype']}; there are {', '.join(DTYPES)}"
     flaw = flaw_of(pattern)
@@ -835,27 +772,12 @@ def derived_dtypes(rules: Iterable[Rule]) -> dict[str, pl.DataType]:
 
 def with_derived(runs: pl.DataFrame, rules: Sequence[Rule], dtypes: Mapping[str, pl.DataType]) -> pl.DataFrame:
     """The runs with a column per derived one, in the rules' order; null where no rule matches or has its source."""
-    texts: dict[str, list[pl.Expr]] = {rule.column: [] for rule in rules}
-    for rule in rules:
-        pattern = f"(?i){rule.pattern}"
-        if rule.source not in dtypes:
-            continue
-        if rule.source == "name":
-            source = pl.col(LOWER)
-            if rule.pattern == rule.pattern.lower():  # matches the same, and is much faster
-                pattern = rule.pattern
-        elif isinstance(dtypes[rule.source], pl.List):  # tags: one text with commas
-            source = pl.col(rule.source).list.join(",")
-        else:
-            source = cast_column(rule.source, dtypes[rule.source], pl.String())
-        if rule.value is None:
-            texts[rule.column].append(source.str.extract(pattern, 1))
-        else:
-            given = rule.value if isinstance(rule.value, str) else json.dumps(rule.value)
-            texts[rule.column].append(pl.when(source.str.contains(pattern)).then(pl.lit(given)))
     derived = []
     for column, dtype in derived_dtypes(rules).items():
-        text = pl.coalesce(*texts[column], pl.lit(None, dtype=pl.String))
+        texts = [
+            text_by(rule, dtypes[rule.source]) for rule in rules if rule.column == column and rule.source in dtypes
+        ]
+        text = pl.coalesce(*texts, pl.lit(None, dtype=pl.String))
         if dtype == pl.Boolean:
             lower = text.str.to_lowercase()
             no = lower.is_in(["false", "0", "no", "off"])
@@ -867,47 +789,43 @@ def with_derived(runs: pl.DataFrame, rules: Sequence[Rule], dtypes: Mapping[str,
     return runs.with_columns(pl.col("name").str.to_lowercase().alias(LOWER)).with_columns(derived).drop(LOWER)
 
 
+def text_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
+    """The value, as text, that one rule reads off its source of this dtype; null where it does not match."""
+    pattern = f"(?i){rule.pattern}"
+    if rule.source == "name":
+        source = pl.col(LOWER)
+        if rule.pattern == rule.pattern.lower():  # matches the same, and is much faster
+            pattern = rule.pattern
+    elif isinstance(dtype, pl.List):  # tags: one text with commas
+        source = pl.col(rule.source).list.join(",")
+    else:
+        source = cast_column(rule.source, dtype, pl.String())
+    if rule.value is None:
+        return source.str.extract(pattern, 1)
+    value = rule.value if isinstance(rule.value, str) else json.dumps(rule.value)
+    return pl.when(source.str.contains(pattern)).then(pl.lit(value))
+
+
 def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
     """The answer to --explain: for each derived column the value and the first rule on names that matches."""
-    run, dtypes = pl.DataFrame({"name": [name]}), {"name": pl.String()}
-    values = with_derived(run, rules, dtypes).drop("name").row(0, named=True)
-    one_each = [rule._replace(column=f"rule {n}", dtype="string") for n, rule in enumerate(rules)]
-    matched = with_derived(run, one_each, dtypes).drop("name").row(0)
+    run, dtype = pl.DataFrame({"name": [name], LOWER: [name.lower()]}), pl.String()
+    on_names = [rule for rule in rules if rule.source == "name"]
+    matched = run.with_columns(text_by(rule, dtype).alias(f"{n}") for n, rule in enumerate(on_names)).row(0)[2:]
     found = []
-    for column, value in values.items():
-        hits = (r for r, text in zip(rules, matched, strict=True) if r.column == column and text is not None)
-        hit = next(hits, None)
-        pattern, origin = (hit.pattern, hit.origin) if hit else (None, None)
+    for column, value in with_derived(run, rules, {"name": dtype}).drop("name").row(0, named=True).items():
+        hits = [
+            rule for rule, text in zip(on_names, matched, strict=True) if rule.column == column and text is not None
+        ]
+        pattern, origin = (hits[0].pattern, hits[0].origin) if hits else (None, None)
         found.append({"column": column, "value": value, "pattern": pattern, "origin": origin})
     if as_json:
         return json_text({"version": 1, "explain": found})
-    width = max([len(rule.column) for rule in rules], default=0)
     lines = []
     for row in found:
         value = "no value" if row["value"] is None else row["value"]
-        by = f"{value}  by {row['pattern']}  ({row['origin']})" if row["pattern"] is not None else "no rule matches"
-        lines.append(f"{row['column']:<{width}}  {by}")
-    sources = dict.fromkeys(rule.source for rule in rules if rule.source != "name")
-    if sources:
-        lines.append(f"Not asked here, as a name alone has none: the rules on {', '.join(sources)}.")
+        by = f"{value}  by {row['pattern']}  ({row['origin']})" if row["origin"] else "no rule matches"
+        lines.append(f"{row['column']:<12} {by}")
     return "\n".join(map(printable, lines or ["There are no rules."]))
-
-
-def fit_of(column: str, runs: pl.DataFrame) -> Record:
-    """How many runs have a value in a derived column, the commonest values, and names that matched nothing."""
-    values = runs[column].drop_nulls()
-    commonest = values.value_counts().sort("count", column, descending=[True, False])
-    unmatched = runs["name"].filter(runs[column].is_null()).drop_nulls().unique().sort()
-    return {
-        "column": column,
-        "dtype": str(values.dtype),
-        "runs": len(values),
-        "missing": len(runs) - len(values),
-        "distinct": len(commonest),
-        "commonest": commonest[column].head(SHOWN).to_list(),
-        "commonest_runs": commonest["count"].head(SHOWN).to_list(),
-        "unmatched_names": unmatched.head(SHOWN).to_list(),
-    }
 
 
 # --- which way a metric is better (the same in analyze_runs) --------------------------------------------------
@@ -960,69 +878,47 @@ def words(name: str) -> list[str]:
 def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
     """The histories in the folders of the exports that `files` come from."""
     found: list[ParquetFile] = []
-    for folder in dict.fromkeys(folder_of(str(source["file"])) for file in files for source in file.sources):
-        there = (
-            files_at_url(f"{folder}/*{HISTORY_ENDING}", Report())
-            if is_url(folder)
-            else Path(folder).glob("[!.]*.parquet")
-        )
-        for file in sorted(map(str, there)):
+    sampled: list[str] = []
+    for folder in dict.fromkeys(Path(str(source["file"])).parent for file in files for source in file.sources):
+        for file in sorted(map(str, folder.glob("[!.]*.parquet"))):
             if file.endswith(SAMPLED_ENDING):
-                report.sampled.append(file)
+                sampled.append(file)
                 continue
             try:
                 header = read_header(file)
                 found += [header] if header.kind == "history" else []
             except reading_errors(ValueError) as error:
                 if HISTORY_ENDING in file:  # other files are inputs, or no export's
-                    report.skip_damaged(file, error)
+                    skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
+    if sampled:
+        note = f"sampled histories are passed over, as their best may be missing: {some(sampled)}"
+        report["notes"].append({"note": note})
     return found
 
 
-def folder_of(file: str) -> str:
-    """The folder of a file; also of one behind a URL."""
-    return file.rpartition("/")[0] if is_url(file) else str(Path(file).parent)
-
-
-def metrics_of(histories: Files) -> dict[KeyPath, Parts]:
-    """The numeric metrics of the histories, by W&B path."""
-    parts: dict[KeyPath, Parts] = {}
-    for number, file in enumerate(histories):
-        for column, dtype in file.dtypes.items():
-            if prefix_of(column) == METRIC and (dtype.is_numeric() or dtype == pl.Boolean):
-                path = file.paths.get(column, (column.removeprefix(METRIC),))
-                parts.setdefault(path, {})[number] = (column, dtype)
-    return parts
-
-
-def history_plan(  # noqa: C901
-    options: argparse.Namespace, files: Files, columns: ColumnList, goals: Mapping[KeyPath, str], report: Report
+def history_plan(
+    options: Options, files: Files, metrics: ColumnList, columns: ColumnList, goals: Goals, report: Report
 ) -> HistoryPlan:
     """What --history and its flags mean for these files."""
     if (options.at or options.history_metrics) and not files:
         message = "--history: there is none beside the inputs; export_runs.py --include-history writes them"
         raise ScriptError(message, NOTHING_USABLE)
-    parts = metrics_of(files)
-    settled = names_of({(prefix_of(c.name), c.path) for c in columns} | {(METRIC, path) for path in parts})
-    short = {path: settled[METRIC, path].removeprefix(METRIC) for path in parts}
-    # Beside `loss`, `step_loss` gets a hash: both would have a min_step_loss.
-    clashing = {f"{mark}{name.lower()}" for mark in ("step_", "nonfinite_") for name in short.values()}
-    metrics = []
-    for path, name in short.items():
-        own = f"{name}__{path_hash(path)[:8]}" if name.lower() in clashing else name
-        dtype = common_dtype([plain(dtype, METRIC) for _, dtype in parts[path].values()], METRIC)
-        metrics.append(Column(own, path, dtype, parts[path]))
-    metrics.sort()
     # What users may call them: by column, else by W&B's name, else by the flattened name.
-    known = {metric.name: metric for metric in metrics} | {".".join(metric.path): metric for metric in metrics}
-    known |= {METRIC + metric.name: metric for metric in metrics}
+    known = {metric.name.removeprefix(METRIC): metric for metric in metrics}
+    known |= {".".join(metric.path): metric for metric in metrics} | {metric.name: metric for metric in metrics}
+
+    def called(flag: str, pattern: str) -> list[Column]:
+        found = [metric for name, metric in known.items() if matches(name, pattern)]
+        if not found:
+            near = did_you_mean(pattern, known)
+            raise ScriptError(f"{flag} {pattern}: no history has such a metric{near}", WRONG_USAGE)
+        return [known[pattern]] if pattern in known else found
+
     best, lower = None, False
     if options.at:
         name, _, goal = options.at.rpartition(":")
         name, goal = (name, goal) if goal in {"min", "max"} else (options.at, None)
-        best = known.get(name) or {each.lower(): metric for each, metric in known.items()}.get(name.lower())
-        if not best:
-            raise ScriptError(f"--at {name}: no history has such a metric{did_you_mean(name, known)}", WRONG_USAGE)
+        best = called("--at", name)[0]
         why = "as said" if goal else "the stored goal" if best.path in goals else "by its name"
         goal = goal or goals.get(best.path) or goal_by_name(".".join(best.path))
         if goal is None:
@@ -1030,39 +926,42 @@ def history_plan(  # noqa: C901
             raise ScriptError(message, WRONG_USAGE)
         lower = goal in {"min", "minimize"}
         way = "lower" if lower else "higher"
-        report.remarks.append(f"history_at_*: where {'.'.join(best.path)} was best; {way} is better ({why})")
-    chosen = set() if options.history_metrics else {metric.path for metric in metrics}
-    for pattern in options.history_metrics:
-        found = {metric.path for name, metric in known.items() if matches(name, pattern)}
-        if not found:
-            near = did_you_mean(pattern, known)
-            raise ScriptError(f"--history-metrics {pattern}: no history has such a metric{near}", WRONG_USAGE)
-        chosen |= found
-    metrics = [metric for metric in metrics if metric.path in chosen]
+        note = f"history_at_*: where {'.'.join(best.path)} was best; {way} is better ({why})"
+        report["notes"].append({"note": note})
+    chosen = [metric for pattern in options.history_metrics for metric in called("--history-metrics", pattern)]
+    # Beside `loss`, `step_loss` gets a hash: both would have a min_step_loss.
+    clashing = {f"{mark}{name.lower()}" for mark in ("step_", "nonfinite_") for name in known}
+    names: dict[str, Column] = {}
     dtypes: dict[str, pl.DataType] = {}
     for metric in metrics:
+        if chosen and metric not in chosen:
+            continue
+        name = metric.name.removeprefix(METRIC)
+        name = f"{name}__{path_hash(metric.path)[:8]}" if name.lower() in clashing else name
+        names[name] = metric
         value, whole = metric.dtype, pl.Int64()
         told = {"min": value, "min_step": whole, "max": value, "max_step": whole, "last": value, "tail": pl.Float64()}
         told |= {"n": whole, "n_nonfinite": whole} | ({"at": value} if best else {})
-        dtypes |= {f"{HISTORY}{statistic}_{metric.name}": dtype for statistic, dtype in told.items()}
+        dtypes |= {f"{HISTORY}{statistic}_{name}": dtype for statistic, dtype in told.items()}
     for column in columns:
         if column.name in dtypes:  # of an earlier result
             dtypes[column.name] = common_dtype((dtypes[column.name], column.dtype), METRIC)
-    return HistoryPlan(files, metrics, best, lower, dtypes)
+    return HistoryPlan(files, names, best, lower, dtypes)
 
 
 def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.DataFrame:
     """The runs with what the histories beside their exports say, else what an earlier result says; ROWS is a count."""
-    folders = {file: folder_of(file) for file in runs["source_file"].unique()}
+    folders = {file: str(Path(file).parent) for file in runs["source_file"].unique()}
     runs = runs.with_columns(pl.col("source_file").replace_strict(folders, return_dtype=pl.String).alias(FOLDER))
-    key = ["id", "entity", "project", FOLDER]
-    wanted = runs.select(key).unique().sort(key)
+    key = [*RUN_KEY, FOLDER]
+    wanted = runs.select(key).unique().sort("id", "entity", "project", FOLDER)
     frames = [pl.DataFrame(schema=pl.Schema({**wanted.schema, ROWS: pl.Int64(), **plan.dtypes}))]
     for number, file in enumerate(plan.files):
+        beside = wanted.filter(pl.col(FOLDER) == str(Path(file.file).parent))
         try:
-            frames += list(statistics_by_run(plan, number, wanted.filter(pl.col(FOLDER) == folder_of(file.file))))
+            frames += [] if beside.is_empty() else statistics_by_run(plan, number, beside)
         except reading_errors() as error:  # a footer can be sound where the rows are not
-            report.skip_damaged(file.file, error)
+            skip(report, file.file, "damaged", f"it cannot be read: {first_line(error)}")
     found = pl.concat(frames, how="diagonal_relaxed")  # integers may meet floats
     # Of files that hold the same run, the one with the most rows of it counts.
     found = found.sort(ROWS, descending=True, maintain_order=True).unique(key, keep="first", maintain_order=True)
@@ -1075,60 +974,39 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
 
 
 def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """For each of the sorted `runs` that the file of this number has rows of: their number, and what they say.
-
-    Some runs and metrics are read at a time, so that a history need not fit in memory.
-    """
-    file = plan.files[number]
-    metrics = [metric for metric in plan.metrics if number in metric.parts]
-    best = plan.best.parts[number][0] if plan.best and number in plan.best.parts else None
-    at = None if best is None else pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
-    # Another tool's history may lack entity and project: there the id alone identifies a run, if no two share it.
-    own = {"id": "run_id"} | {key: key for key in ("entity", "project") if key in file.dtypes}
-    runs = runs.unique(list(own), keep="none", maintain_order=True)
-    if runs.is_empty():  # the file is not even opened
-        return
-    keys = scan_file(file.file).select(pl.col(name).cast(pl.String).alias(key) for key, name in own.items())
-    lengths = keys.group_by(list(own)).agg(pl.len().cast(pl.Int64).alias(ROWS)).collect(engine="streaming")
-    runs = runs.join(lengths, list(own), nulls_equal=True, maintain_order="left").with_row_index(RUN)
-    rows_at_once = max(1, CELLS // (len(metrics) + 2))
+    """For each of the sorted `runs` that the file of this number has rows of: its key, ROWS, and what they say."""
+    history = scan_file(plan.files[number].file).rename({"run_id": "id"})
+    metrics = [(name, metric) for name, metric in plan.metrics.items() if number in metric.parts]
+    columns, at = [*map(pl.col, RUN_KEY), pl.col("_step").cast(pl.Int64).alias(STEP)], None
+    if plan.best and number in plan.best.parts:
+        columns.append(finite_values(pl.col(plan.best.parts[number][0])).cast(pl.Float64).alias(BEST))
+        at = pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
+    lengths = history.group_by(RUN_KEY).agg(pl.len().cast(pl.Int64).alias(ROWS)).collect(engine="streaming")
+    runs = runs.join(lengths, RUN_KEY, nulls_equal=True, maintain_order="left").with_row_index(RUN)
     first_row = pl.col(ROWS).cum_sum() - pl.col(ROWS)
-    runs = runs.with_columns((first_row // rows_at_once).alias(POSITION))
-    for block in runs.partition_by(POSITION, maintain_order=True):
+    runs = runs.with_columns((first_row // max(1, CELLS // (len(metrics) + 2))).alias(POSITION))
+    run, step = pl.col(RUN), pl.col(STEP)
+    in_order = (run > run.shift()) | ((run == run.shift()) & (step > step.shift()))
+    for block in runs.partition_by(POSITION, maintain_order=True):  # some runs and metrics at a time: memory is bounded
+        first, last = pl.lit(block["id"].min()), pl.lit(block["id"].max())
+        here = pl.col("id").is_between(first, last) & pl.col("id").is_in(block["id"].implode())  # skips row groups
+        numbers = block.select(RUN, *RUN_KEY)
         at_once = max(1, CELLS // int(block[ROWS].sum()))
         parts = [block.drop(POSITION, RUN)]
         for start in range(0, len(metrics), at_once):
-            some_metrics = metrics[start : start + at_once]
-            columns = [(metric.parts[number][0], metric.dtype) for metric in some_metrics]
-            rows = history_rows(file.file, own, block, columns, best)
-            told = [each for n, metric in enumerate(some_metrics) for each in statistics(n, metric.name, at)]
+            values, finite, told = [], [], []
+            for name, metric in metrics[start : start + at_once]:
+                values.append(pl.col(metric.parts[number][0]).cast(metric.dtype).alias(METRIC + name))
+                finite.append(finite_values(pl.col(METRIC + name)).alias(f"finite {name}"))
+                told += statistics(name, at)
+            rows = history.filter(here).select(*columns, *values).collect(engine="streaming")
+            keys = rows.select(RUN_KEY).join(numbers, RUN_KEY, "left", nulls_equal=True, maintain_order="left")
+            rows = rows.drop(RUN_KEY).with_columns(keys[RUN]).drop_nulls(RUN)
+            if not rows.select(in_order.fill_null(True).all()).item():  # another tool's, or of overlapping exports
+                rows = rows.sort(RUN, STEP, maintain_order=True).unique(maintain_order=True)
+            rows = rows.with_columns(run.set_sorted(), *finite)
             parts.append(rows.group_by(RUN, maintain_order=True).agg(told).drop(RUN))
         yield pl.concat(parts, how="horizontal")
-
-
-def history_rows(
-    file: str, keys: Mapping[str, str], runs: pl.DataFrame, columns: Sequence[tuple[str, pl.DataType]], best: str | None
-) -> pl.DataFrame:
-    """The rows of some runs: RUN, the run's number, and STEP, sorted by both; column n of `columns` with its dtype as
-    `n`, its finite values, else null, as `finite n`; those of `best` as BEST.
-    """
-    run_id = pl.col("run_id").cast(pl.String)
-    first, last = pl.lit(runs["id"].min()), pl.lit(runs["id"].max())
-    here = run_id.is_between(first, last) & run_id.is_in(runs["id"].implode())  # the range skips row groups
-    values = [pl.col(column).cast(dtype).alias(f"{n}") for n, (column, dtype) in enumerate(columns)]
-    named = [pl.col(own).cast(pl.String).alias(key) for key, own in keys.items()]
-    goal = [finite_values(pl.col(best)).cast(pl.Float64).alias(BEST)] if best else []
-    rows = scan_file(file).filter(here).select(*named, pl.col("_step").cast(pl.Int64).alias(STEP), *values, *goal)
-    block = rows.collect(engine="streaming")
-    ids = list(keys)
-    numbers = block.select(ids).join(runs.select(RUN, *ids), ids, "left", nulls_equal=True, maintain_order="left")
-    block = block.drop(ids).with_columns(numbers[RUN]).drop_nulls(RUN)
-    run, step = pl.col(RUN), pl.col(STEP)
-    in_order = (run > run.shift()) | ((run == run.shift()) & (step > step.shift()))
-    if not block.select(in_order.fill_null(True).all()).item():  # another tool's file, or rows of overlapping exports
-        block = block.sort(RUN, STEP, maintain_order=True).unique(maintain_order=True)
-    finite = [finite_values(pl.col(f"{n}")).alias(f"finite {n}") for n in range(len(columns))]
-    return block.with_columns(run.set_sorted(), *finite)
 
 
 def finite_values(value: pl.Expr) -> pl.Expr:
@@ -1136,12 +1014,9 @@ def finite_values(value: pl.Expr) -> pl.Expr:
     return pl.when(value.is_finite()).then(value + 0)
 
 
-def statistics(number: int, metric: str, at: pl.Expr | None) -> list[pl.Expr]:
-    """What is said of one metric of one run, whose rows are in order.
-
-    The best value is finite, the first of equal ones; the last may be any.
-    """
-    value, finite, step = pl.col(f"{number}"), pl.col(f"finite {number}"), pl.col(STEP)
+def statistics(metric: str, at: pl.Expr | None) -> list[pl.Expr]:
+    """What is said of one metric of one run, whose rows are in order; the best is finite, the first of equal ones."""
+    value, finite, step = pl.col(METRIC + metric), pl.col(f"finite {metric}"), pl.col(STEP)
     told = {
         "min": finite.min(),
         "min_step": step.get(finite.arg_min(), null_on_oob=True),
@@ -1168,16 +1043,20 @@ def reading_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...
     return (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, *more)
 
 
+def first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0][:200] or type(error).__name__
+
+
 def rows_in_order(files: Files, columns: ColumnList, chosen: pl.DataFrame, new: Sequence[str]) -> pl.LazyFrame:
     """The chosen rows of all files, whole, in the result's order, with the `new` columns that `chosen` holds."""
-    from polars.io.plugins import register_io_source
-
     own = [column for column in columns if column.name not in new]
     in_order = chosen.sort("entity", "project", "created_at", "id", "source_file", FILE, ROW)
     placed = in_order.with_row_index(POSITION).select(POSITION, FILE, ROW, pl.col("id").alias(RUN), *new)
     by_file = placed.partition_by(FILE, maintain_order=True)
     if len(placed[FILE].rle()) == len(by_file) and all(rows[ROW].is_sorted() for rows in by_file):
         return pl.concat(placed_rows(files, own, rows) for rows in by_file)  # as exports are: one after the other
+    from polars.io.plugins import register_io_source
+
     at_once = max(1, CELLS // len(columns))
 
     def batches(names: list[str] | None, *_: object) -> Iterator[pl.DataFrame]:
@@ -1191,12 +1070,16 @@ def rows_in_order(files: Files, columns: ColumnList, chosen: pl.DataFrame, new: 
 
 
 def placed_rows(files: Files, columns: ColumnList, placed: pl.DataFrame) -> pl.LazyFrame:
-    """The rows of the one file of `placed`, in its order; without those whose id is another now: the file changed."""
+    """The rows of the one file of `placed`, in its order, beside `placed`; without those whose id is another now."""
     number = placed[FILE][0]
-    first, last = placed.select(pl.col(ROW).min().alias("first"), pl.col(ROW).max().alias("last")).row(0)
-    rows = file_rows(number, files[number], columns, first, last - first + 1)
-    there = placed.lazy().drop(FILE).rename({RUN: "id"})
-    return rows.join(there, [ROW, "id"], nulls_equal=True, maintain_order="left").drop(FILE, ROW)
+    first: Any = placed[ROW].min()
+    last: Any = placed[ROW].max()
+    stored = scan_file(files[number].file).slice(first, last - first + 1)
+    stored = stored.select(values_in(number, files[number], columns))
+    every = pl.int_range(first, last + 1, dtype=pl.UInt32, eager=True).alias(ROW).to_frame()
+    beside = every.join(placed, ROW, "left", maintain_order="left").drop(FILE, ROW)
+    chosen = pl.col(POSITION).is_not_null() & pl.col(RUN).eq_missing(pl.col("id"))
+    return pl.concat([stored, beside.lazy()], how="horizontal").filter(chosen).drop(RUN)
 
 
 def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition_by: Sequence[str] = ()) -> list[str]:
@@ -1209,8 +1092,8 @@ def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition
         row_group_size=ROW_GROUP_ROWS,
         data_page_size=PAGE_BYTES,
         metadata=dict(metadata),
-        mkdir=bool(partition_by) and not is_url(place),
-        sync_on_close=None if is_url(place) else "all",
+        mkdir=bool(partition_by),
+        sync_on_close="all",
         sinked_paths_callback=lambda sinked: written.extend(str(each.path) for each in sinked.paths),
     )
     return sorted(written) or [place]
@@ -1218,39 +1101,29 @@ def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition
 
 @contextmanager
 def published(output: str) -> Iterator[str]:
-    """Where to write what shall appear whole at `output`: a hidden place beside it; object storage needs none."""
+    """Where to write, in a hidden folder beside `output`; it replaces `output` once it is whole."""
     target = Path(output)
-    partial, old = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("partial", "old"))
+    hidden = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    new, old = hidden / target.name, hidden / "old"
     try:
-        if is_url(output):
-            yield output
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for rest in target.parent.glob(f".{glob.escape(target.name)}.*"):  # of a merge that was killed
-            process = re.fullmatch(r"\.([0-9]+)\.(partial|old)", rest.name.removeprefix(f".{target.name}"))
-            if process and not is_running(int(process[1])):
-                discard(rest)
-        yield str(partial)
+        for rest in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):  # of a merge that was killed
+            process = rest.name.split(".")[-2]
+            if process.isdecimal() and not is_running(int(process)):
+                shutil.rmtree(rest, ignore_errors=True)
+        hidden.mkdir(parents=True)
+        yield str(new)
         if target.is_dir():
             target.rename(old)
-        partial.replace(target)
+        new.replace(target)
     except OSError as error:
         # polars' own errors end in the hidden name, which users do not know.
         reason = error.strerror or first_line(error).partition(" (os error")[0]
-        hint = "check the place and the credentials" if is_url(output) else "free the place or choose another with -o"
+        hint = "free the place or choose another with -o"
         raise ScriptError(f"{output} was not written: {reason}; {hint}", NOTHING_USABLE) from error
     finally:
         if old.exists() and not target.exists():
             old.rename(target)
-        discard(partial)
-        discard(old)
-
-
-def discard(place: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    shutil.rmtree(place, ignore_errors=True)
-    with suppress(OSError):
-        place.unlink()
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def is_running(process: int) -> bool:
@@ -1264,75 +1137,62 @@ def is_running(process: int) -> bool:
     return True
 
 
-def check_output(output: str, *, folder: bool) -> None:
+def check_output(output: str) -> None:
     """Raise where the output holds anything but an earlier result; only those tell their rows' source_file."""
-    there = files_at(output, Report()) if folder else [output]
-    if folder and is_url(output) and there:
-        message = f"-o {output}: files of an earlier result would mix with this one; choose an empty place"
-        raise ScriptError(message, WRONG_USAGE)
-    if folder and not is_url(output):
-        files = [file for file in [Path(output), *Path(output).rglob("*")] if file.is_file()]
+    place = Path(output)
+    if place.is_dir():
+        files = [file for file in place.rglob("*") if file.is_file()]
         if any(file.suffix != ".parquet" or "=" not in file.parent.name for file in files):
             raise ScriptError(f"-o {output} holds other files, which would be lost; choose another name", WRONG_USAGE)
-    for file in there:
-        columns = []
-        with suppress(*reading_errors()):  # what is no parquet file, or not there
-            columns = scan_file(file).collect_schema().names() if is_url(file) or Path(file).is_file() else []
+    elif place.is_file():
+        columns: list[str] = []
+        with suppress(*reading_errors()):  # what is no parquet file
+            columns = scan_file(output).collect_schema().names()
         if kind_of(columns) != "foreign" and "source_file" not in columns:
             raise ScriptError(f"-o {output} holds an export, which would be lost; choose another name", WRONG_USAGE)
 
 
 # --- report ---------------------------------------------------------------------------------------------------
-def report_lines(document: Record, remarks: Iterable[str]) -> Iterator[str]:  # noqa: C901
+def report_lines(report: Report) -> Iterator[str]:  # noqa: C901
     """The report for people, from the document of --json."""
-    summary = document["summary"][0]
+    summary = report["summary"][0]
     yield f"{counted(summary['rows_read'], 'row')} in {counted(summary['inputs'], 'file')}"
     if summary["rows_read"] > summary["runs_found"]:
         yield f"{counted(summary['runs_found'], 'run')}, as newer or fuller exports of a run replace others"
-    sound = [skip for skip in document["skipped"] if not skip["failure"]]
-    kinds = Counter(skip["kind"] for skip in sound)
-    beside = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()) if kind in EXPORT_KINDS)
+    sound = [row for row in report["skipped"] if not row["failure"]]
+    kinds = Counter(row["kind"] for row in sound)
+    beside = [f"{kinds[kind]} {kind}" for kind in EXPORT_KINDS if kinds[kind]]
     if beside:
-        hint = "" if document["histories"] or not kinds["history"] else " (--history reads histories)"
-        yield f"beside the runs: {beside}{hint}"
-    others = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()) if kind not in EXPORT_KINDS)
+        hint = " (--history reads histories)" if kinds["history"] else ""
+        yield f"beside the runs: {', '.join(beside)}{hint}"
+    others = [f"{row['file']} ({row['kind']})" for row in sound if row["kind"] not in EXPORT_KINDS]
     if others:
-        files = some([skip["file"] for skip in sound if skip["kind"] not in EXPORT_KINDS])
-        yield f"passed over, as they hold no runs: {others} ({files})"
-    for row in document["filters"]:
+        yield f"passed over, as they hold no runs: {some(others)}"
+    for row in report["filters"]:
         yield f"{row['filter']}: {row['kept']:,} of {counted(row['before'], 'run')} kept"
-    for row in document["histories"]:
+    for row in report["histories"]:
         read = f"{counted(row['rows'], 'row')} of {counted(row['metrics'], 'metric')}"
         yield f"histories: {read} in {counted(len(row['files']), 'file')}, of {counted(row['runs_with'], 'run')}"
-        kept = "their history_* are null, or as in an earlier result"
-        if row["runs_without_file"]:
-            yield f"no history file beside the export of {counted(row['runs_without_file'], 'run')}: {kept}"
-        if row["runs_without"] > row["runs_without_file"]:
-            without = counted(row["runs_without"] - row["runs_without_file"], "run")
-            yield f"the histories hold no rows of {without} beside them: {kept}"
-        if row["sampled"]:
-            yield f"sampled histories are passed over, as their best may be missing: {some(row['sampled'])}"
-    yield from remarks
-
-    disagreements = []
-    for (column, kind), group in itertools.groupby(document["conflicts"], lambda row: (row["column"], row["kind"])):
-        rivals = list(group)
-        found = ", ".join(f"{rival['found']} in {counted(len(rival['files']), 'file')}" for rival in rivals)
-        line = f"files disagree on the {kind} of {column}: {found}; it is {rivals[0]['became']} here"
-        renamed = f"{found} is called {column} here, so that every column has a name of its own"
-        disagreements.append(renamed if kind == "name" else line)
-    yield from folded(disagreements, "files disagree on {} columns more; --json lists all")
-
-    fits = [fit for fit in document["derived"] if fit["runs"]]
+        if row["runs_without"]:
+            no_rows = row["runs_without"] - row["runs_without_file"]
+            why = f"{row['runs_without_file']:,} have no file beside their export, {no_rows:,} no rows in it"
+            yield f"no history of {counted(row['runs_without'], 'run')}: {why}; an earlier result's history_* are kept"
+    yield from (row["note"] for row in report["notes"])
     lines = []
-    for fit in fits:
-        values = [f"{value} ({n})" for value, n in zip(fit["commonest"], fit["commonest_runs"], strict=True)]
-        more = f" and {fit['distinct'] - len(values)} more" if fit["distinct"] > len(values) else ""
+    for (column, kind), rows in itertools.groupby(report["conflicts"], lambda row: (row["column"], row["kind"])):
+        rivals = list(rows)
+        found = ", ".join(f"{rival['found']} in {counted(len(rival['files']), 'file')}" for rival in rivals)
+        lines.append(f"files disagree on the {kind} of {column}: {found}; it is {rivals[0]['became']} here")
+    yield from folded(lines, "files disagree on {} columns more; --json lists all")
+    lines = []
+    for fit in report["derived"]:
         lacking = f"; no match in {', '.join(fit['unmatched_names'][:3])}" if fit["unmatched_names"] else ""
-        lines.append(f"{fit['column']}: {counted(fit['runs'], 'run')}: {', '.join(values)}{more}{lacking}")
+        if fit["runs"]:
+            lines.append(f"{fit['column']}: {counted(fit['runs'], 'run')}{lacking}")
     yield from folded(lines, "{} derived columns more; --json lists all")
-    if len(fits) < len(document["derived"]):
-        yield f"no match in any run for {', '.join(fit['column'] for fit in document['derived'] if not fit['runs'])}"
+    empty = [fit["column"] for fit in report["derived"] if not fit["runs"]]
+    if empty:
+        yield f"no match in any run for {', '.join(empty)}"
     yield f"written: {counted(summary['runs'], 'run')}, {counted(summary['columns'], 'column')}"
 
 
@@ -1356,6 +1216,20 @@ def folded(lines: Sequence[str], more: str) -> list[str]:
 
 
 # --- streams --------------------------------------------------------------------------------------------------
+def show(text: str) -> None:
+    """Print to stdout; nobody has to read it: a closed pipe (`| head`) does not change how the script ends."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def tell(message: str) -> None:
+    """Print one line to stderr; nobody has to read it."""
+    with suppress(BrokenPipeError):
+        print(printable(message), file=sys.stderr)
+
+
 def printable(text: str) -> str:
     """`text` on one line, with control characters and direction overrides made visible: names are data.
 
@@ -1395,7 +1269,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     listed: dict[str, Any] = {"type": lambda text: comma_separated([text]), "action": "extend", "default": []}
     add = parser.add_argument
     add("inputs", nargs="*", metavar="INPUT", help=f"file, folder or glob (default: {DEFAULT_INPUT})")
-    add("--output", "-o", metavar="FILE", help=f"file or URL (default: {DEFAULT_OUTPUT})")
+    add("--output", "-o", metavar="FILE", help=f"(default: {DEFAULT_OUTPUT})")
     add = parser.add_argument_group("which runs (flags repeat; each says how many runs it kept)").add_argument
     add("--state", "-s", **listed, metavar="STATE", help="finished, crashed, ... (default: all)")
     add("--filter", "-f", action="append", default=[], metavar="REGEX", help="on the run's name, in any case")
@@ -1421,17 +1295,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         if state not in (*STATES, "all"):
             parser.error(f"--state {state}: no such state{did_you_mean(state, STATES)}; there are {', '.join(STATES)}")
     args.output = args.output or (DEFAULT_OUTPUT.removesuffix(".parquet") if args.partition_by else DEFAULT_OUTPUT)
-    args.output = args.output.rstrip("/") if is_url(args.output) else str(Path(args.output))
-    for place in (*args.inputs, args.output):
-        if re.match("[a-z0-9]+:/", place) and not is_url(place):  # it would be taken for a folder
-            parser.error(f"{place}: URLs begin with {', '.join(CLOUD)}; download it first")
+    args.output = str(Path(args.output))
+    if re.match("[a-z0-9]+:/", args.output):  # it would be taken for a folder
+        parser.error(f"-o {args.output}: results are written to disk; copy them from there")
     if not args.partition_by and not args.output.endswith(".parquet"):  # folders are searched by this ending
         parser.error(f"-o {args.output}: the result is a parquet file, so its name must end in .parquet")
     if args.no_enrich and (args.rules or args.explain is not None):
-        flag = "--rules" if args.rules else "--explain"
-        parser.error(f"{flag} is about derived columns, --no-enrich leaves them out: choose one")
+        parser.error("--rules and --explain are about derived columns, --no-enrich leaves them out: choose one")
     if not args.history and (args.history_metrics or args.at):
-        parser.error(f"{'--at' if args.at else '--history-metrics'} needs --history")
+        parser.error("--at and --history-metrics need --history")
     return args
 
 
@@ -1480,7 +1352,7 @@ def import_libraries() -> None:
     import polars as pl
 
 
-def aggregate(options: argparse.Namespace) -> int:  # noqa: C901
+def aggregate(options: Options) -> int:  # noqa: C901
     """From inputs to one file and its report; the exit code says whether every input went in."""
     import_libraries()
     for regex in options.filter:
@@ -1489,57 +1361,59 @@ def aggregate(options: argparse.Namespace) -> int:  # noqa: C901
             raise ScriptError(f"--filter {regex} is no regular expression: {flaw}", WRONG_USAGE)
     rules = () if options.no_enrich else read_rules(options.rules) if options.rules else RULES
     if options.explain is not None:
-        print(explain(options.explain, rules, as_json=options.json))
+        show(explain(options.explain, rules, as_json=options.json))
         return OK
-    check_output(options.output, folder=bool(options.partition_by))
-    report = Report()
+    check_output(options.output)
+    report: Report = {key: [] for key in REPORT}
     files = read_inputs(options, report)
     try:
         try:
-            document = merge(files, rules, options, report)
-        except reading_errors() as error:  # a footer can be sound where the rows are not: read them all to find out
+            merge(files, rules, options, report)
+        except reading_errors():  # a footer can be sound where the rows are not: read them all to find out
             sound = []
             for file in files:
                 try:
                     for _ in scan_file(file.file).collect_batches():
                         pass
                     sound.append(file)
-                except reading_errors() as damage:
-                    report.skip_damaged(file.file, damage)
+                except reading_errors() as error:
+                    skip(report, file.file, "damaged", f"it cannot be read: {first_line(error)}")
             if len(sound) == len(files):
-                raise RuntimeError(first_line(error)) from error
-            report.conflicts, report.filters, report.remarks, report.sampled = {}, [], [], []
-            document = merge(sound, rules, options, report)
+                raise
+            report |= {key: [] for key in REPORT if key != "skipped"}
+            merge(sound, rules, options, report)
     finally:
-        failed = list({(skip["file"], skip["reason"]): skip for skip in report.skipped if skip["failure"]}.values())
-        lines = [f"error: {skip['file']} was left out: {skip['reason']}" for skip in failed]
+        failed = [row for row in report["skipped"] if row["failure"]]
+        lines = [f"error: {row['file']} was left out: {row['reason']}" for row in failed]
         for line in folded(lines, "error: {} inputs more were left out; --json lists all"):  # even when quiet
-            print(printable(line), file=sys.stderr)
-    read = {resolved(file) for row in document["histories"] for file in row["files"]}
-    passed_over = [skip for skip in report.skipped if not skip["failure"] and resolved(skip["file"]) not in read]
-    document["skipped"] = passed_over + failed
-    for line in () if options.quiet else report_lines(document, report.remarks):
-        with suppress(BrokenPipeError):  # nobody reads it; the result is still printed
-            print(printable(line), file=sys.stderr)
-    print(json_text(document) if options.json else "\n".join(document["files"]))
+            tell(line)
+    if not options.quiet:
+        for line in report_lines(report):
+            tell(line)
+    show(json_text({"version": 1} | report) if options.json else "\n".join(report["files"]))
     return PARTIAL if failed else OK
 
 
-def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, report: Report) -> Record:
-    """Write the runs of `files` to the output; the document of --json, but for what was skipped."""
+def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report) -> None:
+    """Write the runs of `files` to the output; the report has what was done."""
     if not files:
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
     histories = histories_beside(files, report) if options.history else []
     derived = derived_dtypes(rules)
-    columns = one_schema(files, derived, [(METRIC, path) for path in metrics_of(histories)], report)
+    columns, metrics = one_schema(files, histories, set(derived), report)
     metadata, goals = merged_metadata(files, columns, report)
-    plan = history_plan(options, histories, columns, goals, report) if options.history else HistoryPlan()
+    plan = history_plan(options, histories, metrics, columns, goals, report) if options.history else HistoryPlan()
     stored = {column.name: column.dtype for column in columns}
-    order = order_of_columns(stored, derived, plan.dtypes)
+    # The contract's columns, derived ones, others that the files brought along, config, metrics, histories', JSON.
+    *contract, config_json, summary_json = contract_dtypes()
+    rest = sorted(
+        {*stored} - {*contract_dtypes(), *derived, *plan.dtypes},
+        key=lambda name: (name.startswith(HISTORY), ("", CONFIG, METRIC).index(prefix_of(name)), name),
+    )
+    order = [*contract, *derived, *rest, *plan.dtypes, config_json, summary_json]
     for name in options.partition_by:
         if name not in order or name == "tags":  # lists name no folder
-            near = "; they are lists, which name no folder" if name == "tags" else did_you_mean(name, order)
-            raise ScriptError(f"--partition-by {name}: there is no such column{near}", WRONG_USAGE)
+            raise ScriptError(f"--partition-by {name}: no column to part by{did_you_mean(name, order)}", WRONG_USAGE)
     condition = None if options.where is None else where_condition(options.where, {**stored, **derived, **plan.dtypes})
 
     asked = [] if condition is None else condition.meta.root_names()
@@ -1548,7 +1422,6 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
     if rows.is_empty():
         raise ScriptError(f"the runs files in {some(options.inputs)} have no rows", NOTHING_USABLE)
     found = rows if options.keep == "all" else latest(rows)
-    report.remarks += remarks_on(files, rules, stored, plan)
     chosen = with_derived(filtered_runs(found, options, report), rules, stored)
     needs_histories = any(name in plan.dtypes for name in asked)  # else --where comes first: less is read
     if condition is not None and not needs_histories:
@@ -1559,125 +1432,70 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
         chosen = where(chosen, f"--where {options.where}", condition, derived, report)
 
     with published(options.output) as place:
-        in_order = rows_in_order(files, columns, chosen, [*derived, *plan.dtypes]).select(order)
-        written = write(in_order, place, metadata, options.partition_by)
+        changed = ScriptError("an input changed while it was read; run it again", NOTHING_USABLE)
+        rows_to_write = rows_in_order(files, columns, chosen, [*derived, *plan.dtypes]).select(order)
+        try:
+            written = write(rows_to_write, place, metadata, options.partition_by)
+        except pl.exceptions.ShapeError as error:
+            raise changed from error
         there = pl.scan_parquet(written, glob=False, hive_partitioning=False).select(pl.len()).collect().item()
         if there != len(chosen):
-            raise ScriptError("an input changed while it was read; run it again", NOTHING_USABLE)
-    keys = ("column", "kind", "found", "became", "files")
+            raise changed
     summary = {"file": options.output, "inputs": len(files), "rows_read": len(rows), "runs_found": len(found)}
-    return {
-        "version": 1,
-        "files": [options.output + file.removeprefix(place) for file in written],
-        "summary": [summary | {"runs": len(chosen), "columns": len(order)}],
-        "filters": report.filters,
-        "derived": [fit_of(column, chosen) for column in derived],
-        "histories": [history_report(plan, chosen, report)] if options.history else [],
-        "conflicts": [dict(zip(keys, (*claim, where), strict=True)) for claim, where in report.conflicts.items()],
-    }
+    report["summary"].append(summary | {"runs": len(chosen), "columns": len(order)})
+    report["files"] += [options.output + file.removeprefix(place) for file in written]
+    describe(chosen, derived, plan, files, report)
 
 
-def remarks_on(files: Files, rules: Iterable[Rule], dtypes: Mapping[str, pl.DataType], plan: HistoryPlan) -> list[str]:
-    """What else users should know: rules of theirs without a source, and mixed exports."""
-    absent = [rule for rule in rules if rule.source not in dtypes and rule.origin != "built in"]
-    lines = [f"{r.origin} ({r.column}): no column {r.source}{did_you_mean(r.source, dtypes)}" for r in absent]
-    remarks = folded(lines, "{} rules more read a column that is not there")
-    exports = [  # of the runs, of the histories
-        {
-            (folder_of(source["file"]), source.get("entity"), source.get("project"), source["export_id"])
-            for file in group
-            for source in file.sources
-            if "export_id" in source
-        }
-        for group in (files, plan.files)
-    ]
-    both = {each[:3] for each in exports[0]} & {each[:3] for each in exports[1]}
-    for folder, entity, name in sorted(both - {each[:3] for each in exports[0] & exports[1]}, key=str):
-        mixed = f"runs and history of {entity}/{name} in {folder} are of different exports"
-        remarks.append(f"{mixed}, one of which was killed: export again")
-    return remarks
-
-
-def history_report(plan: HistoryPlan, runs: pl.DataFrame, report: Report) -> Record:
-    """How much the histories gave these runs; a remark on metrics that were logged only after the best step."""
-    if plan.best:
-        at = {metric.name: pl.col(f"{HISTORY}at_{metric.name}") for metric in plan.metrics}
-        found = runs.filter(pl.any_horizontal(value.is_not_null() for value in at.values()))
-        only_later = [
-            (value.is_null() & pl.col(f"{HISTORY}last_{name}").is_not_null()).any().alias(name)
-            for name, value in at.items()
-        ]
-        late = [column.name for column in found.select(only_later) if column.item()]
-        if late:
-            report.remarks.append(f"{HISTORY}at_* is null where a metric was logged only later: {some(late)}")
+def describe(runs: pl.DataFrame, derived: Iterable[str], plan: HistoryPlan, files: Files, report: Report) -> None:
+    """Report how the rules fit, what histories gave, and runs and histories that different exports wrote."""
+    for column in derived:
+        unmatched = runs["name"].filter(runs[column].is_null())
+        fit = {"column": column, "dtype": str(runs.schema[column]), "runs": len(runs) - len(unmatched)}
+        names = unmatched.drop_nulls().unique().sort().head(SHOWN).to_list()
+        report["derived"].append(fit | {"missing": len(unmatched), "unmatched_names": names})
+    if ROWS not in runs.columns:  # no --history
+        return
     without = runs.filter(pl.col(ROWS).is_null())
-    with_file = pl.col(FOLDER).is_in([folder_of(file.file) for file in plan.files])
-    return {
-        "files": [file.file for file in plan.files],
-        "rows": runs[ROWS].sum(),
-        "metrics": len(plan.metrics),
-        "runs_with": len(runs) - len(without),
-        "runs_without": len(without),
-        "runs_without_file": len(without.filter(~with_file)),
-        "sampled": report.sampled,
-    }
-
-
-def tolerate_any_text() -> None:
-    """Let a name from W&B that the terminal's encoding lacks be printed all the same."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    with_file = pl.col(FOLDER).is_in([str(Path(file.file).parent) for file in plan.files])
+    read = {"files": [file.file for file in plan.files], "rows": runs[ROWS].sum(), "metrics": len(plan.metrics)}
+    missing = {"runs_without": len(without), "runs_without_file": len(without.filter(~with_file))}
+    report["histories"].append(read | {"runs_with": len(runs) - len(without)} | missing)
+    ids: dict[tuple[str, str, str], tuple[set[str], set[str]]] = {}  # of the runs, of the histories
+    for which, group in enumerate((files, plan.files)):
+        for source in (source for file in group for source in file.sources if "export_id" in source):
+            place = (str(Path(source["file"]).parent), str(source.get("entity")), str(source.get("project")))
+            ids.setdefault(place, (set(), set()))[which].add(source["export_id"])
+    for (folder, entity, project), (of_runs, of_histories) in ids.items():
+        if of_runs and of_histories and of_runs.isdisjoint(of_histories):  # one was killed while it published
+            mixed = f"runs and history of {entity}/{project} in {folder} are of different exports"
+            report["notes"].append({"note": f"{mixed}, one of which was killed: export again"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Options in, exit code out."""
+    """Options in, exit code out: the only place where exceptions become messages."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's SIGTERM ends it as Ctrl-C does
-    debug = "--debug" in (sys.argv[1:] if argv is None else argv)
-    return guarded(lambda: aggregate(parse_args(argv)), debug=debug)
-
-
-def guarded(work: Callable[[], int], *, debug: bool) -> int:
-    """The exit code of `work`: the only place where exceptions become messages."""
-    tolerate_any_text()
-    try:
-        code = work()
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except ScriptError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # the reader (`| head`) has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except OSError as error:
-        if debug:
-            raise
-        print(
-            f"error: {error.filename or 'stdout'}: {error.strerror or error}; see to it and run again", file=sys.stderr
-        )
-        return NOTHING_USABLE
-    except Exception as error:
-        if debug:
-            raise
-        bug = f"a bug in this script: {error!r}"
-        print(f"error: {printable(bug)}; run it again with --debug and report what it prints", file=sys.stderr)
-        return NOTHING_USABLE
-    return code
-
-
-def leave(code: int) -> NoReturn:
-    """End at once: all is written, and what is left, such as threads that wait for a server, would hold the process."""
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - closed ones are None
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # it may be closed, or None
-            stream.flush()
-    os._exit(code)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # names that the terminal's encoding lacks
+    try:
+        return aggregate(parse_args(argv))
+    except KeyboardInterrupt:
+        tell("interrupted")
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - each becomes a message
+        if "--debug" in (sys.argv if argv is None else argv):
+            traceback.print_exc()
+        code, message = NOTHING_USABLE, f"a bug in this script: {error!r}; run it again with --debug and report it"
+        if isinstance(error, ScriptError):
+            code, message = error.exit_code, str(error)
+        elif isinstance(error, OSError):
+            message = f"{error.filename or 'stdout'}: {error.strerror or error}; see to it and run again"
+        tell(f"error: {message}")
+        return code
 
 
 if __name__ == "__main__":
-    leave(main())
+    os._exit(main())  # all is written; Python's own end, with polars' threads, takes 30 ms more
