@@ -203,7 +203,7 @@ class Selection:
 class Place(NamedTuple):
     """What is asked for on the server: projects of an entity (by name or glob), or a run, sweep or group of one."""
 
-    entity: str | None  # None: the key's own
+    entity: str
     project: str
     run: str | None = None
     sweep: str | None = None
@@ -1764,19 +1764,18 @@ def place_of(text: str) -> Place:
 
 def filters_of(place: Place, selection: Selection) -> dict[str, object]:
     """The selection as W&B's filters, which the server evaluates; empty where nothing is filtered."""
-    created = {"$gte": iso(selection.since), "$lt": iso(selection.until)}
-    created = {operator: time_ for operator, time_ in created.items() if time_}
-    any_of_these = [
-        ("state", selection.state),
-        ("tags", selection.tag),
-        ("group", selection.group),
-        ("group", (place.group,)),
-        ("sweep", selection.sweep),
-        ("sweep", (place.sweep,)),
-        ("name", (place.run,)),
+    conditions = [
+        ("createdAt", "$gte", iso(selection.since)),
+        ("createdAt", "$lt", iso(selection.until)),
+        ("state", "$in", selection.state),
+        ("tags", "$in", selection.tag),
+        ("group", "$in", selection.group),
+        ("group", "$eq", place.group),
+        ("sweep", "$in", selection.sweep),
+        ("sweep", "$eq", place.sweep),
+        ("name", "$eq", place.run),
     ]
-    asked: list[Mapping[str, object]] = [{"createdAt": created}] if created else []
-    asked += [{name: {"$in": [*values]}} for name, values in any_of_these if any(values)]
+    asked: list[Mapping[str, object]] = [{key: {operator: value}} for key, operator, value in conditions if value]
     asked += [selection.where] if selection.where else []
     return {"$and": asked} if asked else {}
 
@@ -1785,28 +1784,25 @@ def iso(time_: datetime | None) -> str | None:
     return time_.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if time_ else None
 
 
-def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:  # noqa: C901 - each place in turn
-    """The projects that are asked for, each once, and the entities whose projects could not be had, unless all.
+def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
+    """The projects that are asked for, each once, and which could not be had, unless all.
 
     A project that only some of several entities have is no error.
     """
     selection, viewer = server.options.selection, sign_in(server.api)
-    places = list(server.options.places) or [
-        Place(entity, project) for entity in selection.entity or (None,) for project in selection.project or ("*",)
-    ]
-    own = viewer.get("entity") or viewer.get("username")
-    if not own and any(place.entity is None for place in places):
+    own: str = viewer.get("entity") or viewer.get("username") or ""
+    teams = [edge["node"]["name"] for edge in (viewer.get("teams") or {}).get("edges", ())]
+    pairs = itertools.product(selection.entity or [own], selection.project or ["*"])
+    places = server.options.places or [Place(*pair) for pair in pairs]
+    if not places[0].entity:
         raise ScriptError("the key has no entity of its own; name one with -e", NOTHING_USABLE)
-    places = [place._replace(entity=place.entity or own) for place in places]
     found: dict[tuple[str, str], Project] = {}
     failed: list[Failure] = []
     lacking: list[tuple[Place, list[str]]] = []
     outcomes = side_by_side(partial(projects_at, server), places, server.workers)
-    for place, (projects, names, error) in zip(places, outcomes, strict=True):
-        if error is not None:
-            message = f"its projects cannot be had: {error}"
-            failed.append(Failure(str(place.entity), "projects", message, error.attempts))
-        elif not projects:
+    for place, (projects, names, failures) in zip(places, outcomes, strict=True):
+        failed += failures
+        if not projects and not failures:
             lacking.append((place, names))
         for project in projects:
             known = found.setdefault((project.entity, project.name), project)
@@ -1815,47 +1811,39 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:  # noq
                 found[project.entity, project.name] = Project(project.entity, project.name, filters)
     if failed and not found:
         raise ScriptError(f"{failed[0].run}: {failed[0].error}; try it again later", NOTHING_USABLE)
-    teams = [edge["node"]["name"] for edge in (viewer.get("teams") or {}).get("edges", ())]
-    entities = [name for name in dict.fromkeys([viewer.get("entity"), *teams]) if name]
-    for place, names in lacking:
-        entity, pattern = str(place.entity), place.project
-        elsewhere = pattern == "*" or any(matches(name, pattern) for _, name in found)
-        if found and elsewhere and (names or entity in entities):
+    for (entity, pattern, *_), names in lacking:
+        is_elsewhere = any(matches(name, pattern) for _, name in found)
+        if is_elsewhere and (names or entity in (own, *teams)):
             continue
-        if names:
-            near = did_you_mean(pattern, names) or "; list_entities.py shows what it has"
-            raise ScriptError(f"{entity} has no project {pattern}{near}", NOTHING_USABLE)
-        others = [name for name in entities if name != entity]
-        near = did_you_mean(entity, others) or f"; there is {', '.join(others[:5])}" if others else "; see -e"
-        raise ScriptError(f"{entity} has no projects that this key can see{near}", NOTHING_USABLE)
-    return sorted(found.values(), key=lambda project: (project.entity, project.name)), failed
+        near = did_you_mean(pattern, names) if names else did_you_mean(entity, {own, *teams} - {entity})
+        what = f"no project {pattern}" if names else "no projects that this key can see"
+        raise ScriptError(f"{entity} has {what}{near}; list_entities.py shows what there is", NOTHING_USABLE)
+    return [found[key] for key in sorted(found)], failed
 
 
-def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str], RequestError | None]:
-    """The projects that a place means, all names that its entity has (listed only for a pattern: a team may have
-    thousands), and why these cannot be had.
+def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str], list[Failure]]:
+    """The projects that a place means; all names that its entity has, listed only where needed (a team may have
+    thousands); and what failed.
     """
-    project = Project(str(place.entity), place.project, filters_of(place, server.options.selection))
-    try:
-        if not is_glob(project.name) and plan(server, project):
-            return [project], [], None
-    except RequestError as error:  # it fails by itself, beside the others
-        project.failed.append(Failure(project.path, "project", str(error), error.attempts))
-        return [project], [], None
     question = """query Projects($entity: String, $after: String) {
         models(entityName: $entity, first: 200, after: $after) {
             edges { node { name } } pageInfo { endCursor hasNextPage } } }"""
+    project = Project(place.entity, place.project, filters_of(place, server.options.selection))
+    failing, what = project.path, ""
     names: list[str] = []
     after, more = None, True
     try:
+        if not is_glob(project.name) and plan(server, project):
+            return [project], [], []
+        failing, what = place.entity, "its projects cannot be had: "
         while more and (models := server.ask(question, {"entity": place.entity, "after": after})["models"]):
             names += [edge["node"]["name"] for edge in models["edges"]]
             after, more = models["pageInfo"]["endCursor"], models["pageInfo"]["hasNextPage"]
     except RequestError as error:
-        return [], [], error
-    exact = [name for name in names if name == place.project != "*"]
+        return [], names, [Failure(failing, "project", f"{what}{error}", error.attempts)]
+    exact = [name for name in names if name == place.project]
     meant = exact or [name for name in names if matches(name, place.project)]
-    return [Project(project.entity, name, project.filters) for name in meant], names, None
+    return [Project(place.entity, name, project.filters) for name in meant], names, []
 
 
 def side_by_side(work: Callable[[Subject], Found], subjects: Sequence[Subject], at_once: int) -> list[Found]:
@@ -1929,35 +1917,11 @@ def split(window: Window, first: datetime | None, last: datetime | None, runs: i
     return [Window(*ends) for ends in itertools.pairwise([window.start, *bounds, window.end])]
 
 
-def list_runs(server: Server, project: Project, work: Path) -> None:
-    """Fill in the project's selected runs, each once. If fewer come than the server counts, they are listed again."""
-    server.meter.add(runs_wanted=project.selected)
-    for _ in range(LISTINGS):
-        failed: list[Failure] = []
-        project.is_changing = False
-        inactive: set[str] = set()  # ids of runs that --active-since leaves out
-        project.pages = fetch_pages(server, project, work, failed, inactive)
-        project.runs = keys_of(project.pages)
-        got = project.runs.height + len(inactive)
-        if (got < project.selected or project.is_changing) and not any(failure.what == "runs" for failure in failed):
-            plan(server, project)  # runs may have been deleted meanwhile
-            if got < project.selected or project.is_changing:
-                continue
-        break
-    else:
-        if got < project.selected:
-            error = f"the server counts {project.selected:,} runs, but lists {got:,}"
-            failed.append(Failure(project.path, "runs", error, LISTINGS))
-    project.failed += failed
-    project.selected = max(project.selected, got) - len(inactive)
-    project.filtered += len(inactive)
-    if not (project.filters or failed or server.options.selection.active_since):
-        project.all_ids = set(project.runs["id"])
+def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C901 - in one sequence
+    """Fill in the project's selected runs, each once. If fewer come than the server counts, they are listed again.
 
-
-def fetch_pages(server: Server, project: Project, work: Path, failed: list[Failure], inactive: set[str]) -> list[Page]:
-    """All windows' runs as pages, fetched side by side; a window that cannot be had is a failure."""
-    pages: list[Page] = []
+    The windows are fetched side by side; one that cannot be had is a failure.
+    """
     active_since = server.options.selection.active_since
     url = "/".join([server.api.page_url, *(quote(name, safe="") for name in (project.entity, project.name)), "runs"])
 
@@ -1972,15 +1936,35 @@ def fetch_pages(server: Server, project: Project, work: Path, failed: list[Failu
             late = [node for node in nodes if (time_of(node["heartbeatAt"]) or EPOCH) >= active_since]
             inactive.update({node["name"] for node in nodes} - {node["name"] for node in late})
             nodes = late
-        pages.append(write_page([run_of_node(node, project, url, failed) for node in nodes], work))
+        project.pages.append(write_page([run_of_node(node, project, url, failed) for node in nodes], work))
         return rest
 
-    windows = project.windows
-    while windows:
-        windows = [window for rest in side_by_side(fetch, windows, PAGES_AT_ONCE) for window in rest]
-    if not pages and failed:
-        raise RequestError(failed[0].error, retries=0)
-    return sorted(pages, key=lambda page: (page.keys["created_at"].min() or EPOCH, page.keys["id"].min() or ""))
+    server.meter.add(runs_wanted=project.selected)
+    for tries in range(1, LISTINGS + 1):
+        failed: list[Failure] = []
+        inactive: set[str] = set()  # ids of runs that --active-since leaves out
+        project.pages, project.is_changing = [], False
+        windows = project.windows
+        while windows:
+            windows = [window for rest in side_by_side(fetch, windows, PAGES_AT_ONCE) for window in rest]
+        if not project.pages and failed:
+            raise RequestError(failed[0].error, retries=0)
+        project.runs = keys_of(project.pages)
+        got = project.runs.height + len(inactive)
+        if any(failure.what == "runs" for failure in failed):
+            break
+        if got < project.selected:
+            plan(server, project)  # runs may have been deleted meanwhile
+        if got >= project.selected and not project.is_changing:
+            break
+        if tries == LISTINGS and got < project.selected:
+            error = f"the server counts {project.selected:,} runs, but lists {got:,}"
+            failed.append(Failure(project.path, "runs", error, LISTINGS))
+    project.failed += failed
+    project.selected = max(project.selected, got) - len(inactive)
+    project.filtered += len(inactive)
+    if not (project.filters or failed or active_since):
+        project.all_ids = set(project.runs["id"])
 
 
 def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[Mapping[str, Any]], list[Window]]:
@@ -1988,8 +1972,9 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
 
     Cursors are offsets, which lead astray once a run is deleted: they are followed only among runs of one moment.
     """
-    created = {operator: iso(time_) for operator, time_ in (("$gte", window.start), ("$lt", window.end)) if time_}
-    filters = [each for each in (project.filters, {"createdAt": created} if created else {}) if each]
+    bounds = [{"createdAt": {"$gte": iso(window.start)}}] if window.start else []
+    bounds += [{"createdAt": {"$lt": iso(window.end)}}] if window.end else []
+    filters = [*([project.filters] if project.filters else []), *bounds]
     variables = {**project.place, "filters": json.dumps({"$and": filters} if filters else {}), "after": window.cursor}
     question = RUNS % (RUN_FIELDS if server.options.dry_run else f"{RUN_FIELDS} config summaryMetrics")
 
@@ -2876,7 +2861,8 @@ def keys_of(pages: Sequence[Page]) -> pl.DataFrame:
     numbered = [
         page.keys.with_row_index("row").with_columns(pl.lit(number).alias("page")) for number, page in enumerate(pages)
     ]
-    return pl.concat([pl.DataFrame(schema=schema), *numbered]).unique("id", keep="first", maintain_order=True)
+    keys = pl.concat([pl.DataFrame(schema=schema), *numbered])
+    return keys.unique("id", keep="first", maintain_order=True).sort("created_at", "id")
 
 
 def write_runs(
