@@ -346,6 +346,16 @@ class Table:
     dtypes: Mapping[KeyPath, str] = field(default_factory=dict)  # of what was logged: each holds the values of all rows
     names: Names = field(default_factory=dict)  # of these columns
 
+    @property
+    def histories(self) -> Mapping[str, History]:
+        return self.fetched or {}
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many rows of each run the file gets."""
+        rows = {run_id: history.rows for run_id, history in self.histories.items() if history.rows}
+        return rows | {run_id: self.earlier.rows[run_id] for run_id in self.staying if self.earlier}
+
 
 class Failure(NamedTuple):
     """What could not be had of a run (or of a file whose run is not known), while the rest went on."""
@@ -396,17 +406,13 @@ class Project:
     goals: Mapping[str, str] = field(default_factory=dict)  # of metrics, by sweeps
     failed: list[Failure] = field(default_factory=list)
     torn: list[str] = field(default_factory=list)
-    planned_rows: int | None = None  # of a dry run: history rows to fetch
+    planned_rows: int | None = None  # of a dry run: history rows to fetch; None: all
 
     # Of its files:
     files: list[dict[str, object]] = field(default_factory=list)  # as the metadata lists them
     kept: Collection[str] = ()  # ids of runs of an earlier export that are not in this one
     gone: Collection[str] = ()  # of these, the ids that the source no longer has
-    mismatched: Mapping[str, int] = field(default_factory=dict)  # rows of runs that have not as many as the server
-    kept_fuller: Collection[str] = ()  # ids of runs of which the earlier export has more rows
-    dropped: list[str] = field(default_factory=list)  # metrics that the earlier history had
-    history_rows: int = 0
-    history_runs: int = 0
+    kept_fuller: Sequence[str] = ()  # ids of runs of which the earlier export has more rows
 
     @property
     def path(self) -> str:
@@ -420,6 +426,14 @@ class Project:
     @property
     def status(self) -> str:
         return "partial" if self.failed else "complete"
+
+    @property
+    def mismatched(self) -> dict[str, int]:
+        """The rows of runs whose history has not as many as their source counts, by id."""
+        history = self.tables.get("history")
+        rows = history.rows if history and history.fetched is not None else None
+        counts = self.runs.select("id", "history_rows").iter_rows()
+        return {run_id: rows.get(run_id, 0) for run_id, n in counts if rows is not None and rows.get(run_id, 0) != n}
 
 
 # --- log bytes to records -------------------------------------------------------------------------------------
@@ -2749,29 +2763,17 @@ def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
     The texts of NON_FINITE beside numbers are numbers; other mixtures are text, numbers and Booleans as JSON.
     """
     kinds = set(map(type, values)) - {type(None)}
-    if kinds == {bool}:
-        return pl.Series(name, values, dtype=pl.Boolean)
-    if kinds == {float}:
-        return pl.Series(name, values, dtype=pl.Float64)
-    if kinds == {int} and all(value is None or -(2**63) <= cast("int", value) < 2**63 for value in values):
-        return pl.Series(name, values, dtype=pl.Int64)
+    for kind, dtype in ((bool, pl.Boolean), (float, pl.Float64), (int, pl.Int64)):
+        if kinds == {kind}:
+            with suppress(TypeError, OverflowError):  # of whole numbers past 64 bits
+                return pl.Series(name, values, dtype=dtype)
     texts = {value for value in values if isinstance(value, str)}
     if kinds & {int, float} and kinds <= {int, float, str} and texts <= NON_FINITE.keys():
-        return pl.Series(name, [as_float(value) for value in values], dtype=pl.Float64)
+        # By way of text, a whole number past all floats is infinite, as W&B has it.
+        numbers = [value if value is None or isinstance(value, float) else float(str(value)) for value in values]
+        return pl.Series(name, numbers, dtype=pl.Float64)
     spelt = (value if value is None or isinstance(value, str) else valid_json(value) for value in values)
     return pl.Series(name, [None if text is None else storable(text) for text in spelt], dtype=pl.String)
-
-
-def as_float(value: Scalar) -> float | None:
-    """A number, or the text of a non-finite one, as a float; an int past all floats is infinite, as W&B has it.
-
-    >>> as_float(2**63), as_float("-Infinity"), as_float(-(10**400))
-    (9.223372036854776e+18, -inf, -inf)
-    """
-    try:
-        return None if value is None else NON_FINITE[value] if isinstance(value, str) else float(value)
-    except OverflowError:
-        return math.inf if cast("int", value) > 0 else -math.inf
 
 
 def valid_json(value: object) -> str:
@@ -2780,16 +2782,12 @@ def valid_json(value: object) -> str:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:
         text = json_text(value)
-    return text if is_storable(text) else json.dumps(jsonable(value), allow_nan=False)
+    return text if storable(text) == text else json.dumps(jsonable(value), allow_nan=False)
 
 
 def storable(text: str) -> str:
     """The text with halves of surrogate pairs, which no UTF-8 file can hold, replaced."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def is_storable(text: str) -> bool:
-    return storable(text) == text
 
 
 # --- runs: pages of columns -----------------------------------------------------------------------------------
@@ -2829,22 +2827,21 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
             paths = frozenset(path[1:] for path, _ in run.leaves if path[0] == METRIC and len(path) > 2)
             nested[run.id] = shared.setdefault(paths, paths)
 
-    data = {name: [getattr(run, name) for run in runs] for name in identity_schema() if name != "tags"}
-    data |= {f"_{name}": [getattr(run, name) for run in runs] for name in ("config_json", "summary_json")}
+    schema = identity_schema() | {"_config_json": pl.String, "_summary_json": pl.String}
+    data = {name: [getattr(run, name.removeprefix("_")) for run in runs] for name in schema if name != "tags"}
     data = {name: [storable(v) if isinstance(v, str) else v for v in values] for name, values in data.items()}
     data["tags"] = [[storable(tag) for tag in run.tags or ()] for run in runs]
-    table = pl.DataFrame(data, schema=identity_schema() | {"_config_json": pl.String, "_summary_json": pl.String})
+    table = pl.DataFrame(data, schema=schema)
     kinds: dict[KeyPath, str] = {}
     flattened = []
     for path, values in columns.items():
         types_found = set(map(type, values)) - {type(None)}
         series = settled_series(column_key(path), values)
+        kinds[path] = str(series.dtype) if types_found else EMPTY
         is_mixed = len(types_found) > 1 or (types_found == {int} and series.dtype == pl.Float64)
         if is_mixed and path[0] == CONFIG:  # other pages may decide what becomes of it
-            series = pl.Series(series.name, [None if v is None else valid_json(v) for v in values], dtype=pl.String)
             kinds[path] = MIXED
-        else:
-            kinds[path] = str(series.dtype) if types_found else EMPTY
+            series = pl.Series(series.name, [None if v is None else valid_json(v) for v in values], dtype=pl.String)
         if types_found:
             flattened.append(series)
     file = work / f"{uuid.uuid4().hex}.parquet"
@@ -2871,23 +2868,9 @@ def write_runs(
     """Write the runs file: one scan over the pages, their columns cast and renamed."""
     bytes_a_row = sum(page.text_bytes for page in pages) // max(runs.height, 1)
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(bytes_a_row, 1)))
-    dtypes, settled = settled_dtypes(pages)
-    flat = sorted((names[path], path) for path in dtypes)
-    texts = dict.fromkeys(("_config_json", "_summary_json"), pl.String)
-    schema = identity_schema() | {column_key(path): dtypes[path] for _, path in flat} | texts
-    rows = scan_files(ordered_files(pages, runs, settled, group_rows, work), schema)
-    columns = [pl.col(column_key(path)).alias(name) for name, path in flat]
-    about = {**metadata, COLUMNS_KEY: json.dumps({name: path[1:] for name, path in flat})}
-    rows.select(*identity_schema(), *columns, *texts).sink_parquet(at, row_group_size=group_rows, metadata=about)
-
-
-def settled_dtypes(pages: Sequence[Page]) -> tuple[dict[KeyPath, Any], dict[KeyPath, pl.Series]]:
-    """The dtype of each flattened column that holds its values in all pages.
-
-    And the values, over all pages, of the columns whose dtypes differ in more than whole numbers and fractions.
-    """
-    dtypes: dict[KeyPath, Any] = {}
-    settled: dict[KeyPath, pl.Series] = {}
+    runs = runs.sort("created_at", "id")
+    dtypes: dict[KeyPath, Any] = {}  # of the flattened columns: each holds the values of all pages
+    settled: dict[KeyPath, pl.Series] = {}  # where dtypes differ in more than whole numbers and fractions: all values
     for path in sorted({path for page in pages for path in page.kinds}):
         kinds = {page.kinds.get(path, EMPTY) for page in pages} - {EMPTY}
         if len(kinds) < 2 and MIXED not in kinds:
@@ -2904,28 +2887,26 @@ def settled_dtypes(pages: Sequence[Page]) -> tuple[dict[KeyPath, Any], dict[KeyP
                     values += [json.loads(v) if kind == MIXED and v is not None else v for v in column]
             settled[path] = settled_series(column_key(path), values)
             dtypes[path] = settled[path].dtype
-    return dtypes, settled
 
-
-def ordered_files(
-    pages: Sequence[Page], runs: pl.DataFrame, settled: Mapping[KeyPath, pl.Series], rows_a_file: int, work: Path
-) -> list[Path]:
-    """Files that together hold `runs` in the order of the runs file: the pages, unless order or columns differ."""
-    runs = runs.sort("created_at", "id")
     starts = [0, *itertools.accumulate(page.keys.height for page in pages)]
     order = runs["page"].rle().struct.field("value").to_list()
-    if not settled and len(set(order)) == len(order) and runs.height == starts[-1]:
-        return [pages[number].file for number in order]
-    files = []
-    for some in runs.iter_slices(rows_a_file):
-        frames = []
-        for (number,), rows in some.group_by("page", maintain_order=True):
-            page = pages[number]
-            changed = [s.slice(starts[number], page.keys.height) for path, s in settled.items() if path in page.kinds]
-            frames.append(pl.read_parquet(page.file, glob=False).with_columns(changed)[rows["row"]])
-        files.append(work / f"{uuid.uuid4().hex}.parquet")
-        write_intermediate(pl.concat(frames, how="diagonal_relaxed").sort("created_at", "id"), files[-1])
-    return files
+    files = [pages[number].file for number in order]
+    if settled or len(set(order)) < len(order) or runs.height < starts[-1]:  # pages overlap, or have to be changed
+        files = []
+        for some in runs.iter_slices(group_rows):
+            frames = []
+            for (number,), rows in some.group_by("page", maintain_order=True):
+                kinds, start, height = pages[number].kinds, starts[number], pages[number].keys.height
+                changed = [series.slice(start, height) for path, series in settled.items() if path in kinds]
+                frames.append(pl.read_parquet(pages[number].file, glob=False).with_columns(changed)[rows["row"]])
+            files.append(work / f"{uuid.uuid4().hex}.parquet")
+            write_intermediate(pl.concat(frames, how="diagonal_relaxed").sort("created_at", "id"), files[-1])
+    flat = sorted((names[path], path) for path in dtypes)
+    texts = dict.fromkeys(("_config_json", "_summary_json"), pl.String)
+    rows_ = scan_files(files, identity_schema() | {column_key(path): dtypes[path] for _, path in flat} | texts)
+    columns = [pl.col(column_key(path)).alias(name) for name, path in flat]
+    about = {**metadata, COLUMNS_KEY: json.dumps({name: path[1:] for name, path in flat})}
+    rows_.select(*identity_schema(), *columns, *texts).sink_parquet(at, row_group_size=group_rows, metadata=about)
 
 
 def scan_files(files: Sequence[Path], schema: Mapping[str, Any]) -> pl.LazyFrame:
@@ -2946,8 +2927,10 @@ def metric_facts(
 ) -> dict[str, dict[str, str | None]]:
     """Goal, summary and step metric by column, where a sweep or `define_metric` states it, now or `earlier`.
 
-    A sweep's goal goes first; one on which runs differ is left out.
+    A sweep's goal goes first, then one that `define_metric` states, then the one that its summary implies; one on which
+    runs differ is left out.
     """
+    implied = {"min": "minimize", "max": "maximize"}
     facts: dict[str, dict[str, str | None]] = {}
     for path, name in ((path[1:], name) for path, name in names.items() if path[0] == METRIC):
         found: list[MetricDefinition] = []
@@ -2956,106 +2939,91 @@ def metric_facts(
             found = [d for d in definitions if d.pattern == path[0]] or [
                 d for d in definitions if d.pattern.endswith("*") and path[0].startswith(d.pattern[:-1])
             ]
-        stated: list[Mapping[str, str | None]] = [
-            {"goal": goal_of(d), "summary": d.summary, "step_metric": d.step_metric} for d in found
-        ]
-        stated += [earlier[path]] if path in earlier else []
-        agreement = {key: agreed(fact[key] for fact in stated) for key in ("goal", "summary", "step_metric")}
-        agreement["goal"] = sweep_goals.get(".".join(path), agreement["goal"])
-        if any(agreement.values()):
-            facts[name] = agreement
+        stated: defaultdict[str, set[str | None]] = defaultdict(set)
+        for definition in found:
+            goals = {implied[kind] for kind in (definition.summary or "").split(",") if kind in implied}
+            stated["goal"].add(definition.goal or (goals.pop() if len(goals) == 1 else None))
+            stated["summary"].add(definition.summary)
+            stated["step_metric"].add(definition.step_metric)
+        for key, value in earlier.get(path, {}).items():
+            stated[key].add(value)
+        fact: dict[str, str | None] = {}
+        for key in ("goal", "summary", "step_metric"):
+            values = stated[key] - {None}
+            fact[key] = values.pop() if len(values) == 1 else None
+        fact["goal"] = sweep_goals.get(".".join(path), fact["goal"])
+        if any(fact.values()):
+            facts[name] = fact
     return facts
-
-
-def goal_of(definition: MetricDefinition) -> str | None:
-    """The goal that a definition states, or that its summary implies."""
-    kinds = (definition.summary or "").split(",")
-    implied = {"min": "minimize", "max": "maximize"}
-    return definition.goal or agreed({implied[kind] for kind in kinds if kind in implied})
-
-
-def agreed(values: Iterable[str | None]) -> str | None:
-    """The one value that is stated; None where none is, or several are."""
-    stated = {value for value in values if value}
-    return stated.pop() if len(stated) == 1 else None
 
 
 # --- histories: parts to a file -------------------------------------------------------------------------------
 
 
-def settle_table(project: Project, table: Table, kept: Collection[str], *, prune: bool) -> None:
-    """Fill in which rows stay, and the dtypes of what was logged."""
-    before = table.earlier.rows.keys() if table.earlier else set()
-    ids = {*kept, *project.runs["id"]}
-    table.staying = (before & ids if prune or table.fetched is not None else before) - (table.fetched or {}).keys()
-    sources = [table.earlier.dtypes] if table.earlier and table.staying else []
-    sources += [part.dtypes for _, history in sorted((table.fetched or {}).items()) for part in history.parts]
-    table.dtypes = widest_dtypes(sources)
+def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *, prune: bool) -> Names:
+    """Fill in which rows of each earlier file stay, and the columns. The names of the runs file's, which has `paths`.
 
-
-def table_names(table: Table, names: Names) -> Names:
-    """The columns of what was logged; `names` are those of the runs file."""
-    if table.prefix == METRIC:
-        return {path: names[METRIC, *path] for path in table.dtypes}
-    own = {"run_id", "entity", "project", table.order, *table.columns}
-    return {
-        path: f"{name}__{path_hash(path)[:8]}" if name.lower() in own else name
-        for path, name in settled_names(table.dtypes).items()
-    }
-
-
-def is_current(table: Table, facts: Mapping[str, Any]) -> bool:
-    """Whether the table's earlier file is what would be written."""
-    earlier = table.earlier
-    return (
-        earlier is not None
-        and earlier.export_id is not None
-        and not table.fetched
-        and table.staying == earlier.rows.keys()
-        and table.names == earlier.columns
-        and earlier.facts == facts
-    )
+    `ids` are those of all runs in the runs file.
+    """
+    tables = project.tables.values()
+    for table in tables:
+        before = table.earlier.rows.keys() if table.earlier else set()
+        table.staying = (before & set(ids) if prune or table.fetched is not None else before) - table.histories.keys()
+        sources = [table.earlier.dtypes] if table.earlier and table.staying else []
+        sources += [part.dtypes for _, history in sorted(table.histories.items()) for part in history.parts]
+        table.dtypes = widest_dtypes(sources)
+        if table.prefix == METRIC:
+            paths |= {(METRIC, *path) for path in table.dtypes}
+    names: dict[KeyPath, str] = {}  # settled once, for the runs and the histories together
+    for prefix in (CONFIG, METRIC):
+        for path, name in settled_names(path[1:] for path in paths if path[0] == prefix).items():
+            names[prefix, *path] = prefix + name
+    for table in tables:
+        own = {"run_id", "entity", "project", table.order, *table.columns}
+        table.names = {
+            path: f"{name}__{path_hash(path)[:8]}" if name.lower() in own else name
+            for path, name in settled_names(table.dtypes).items()
+        }
+        if table.prefix == METRIC:
+            table.names = {path: names[METRIC, *path] for path in table.dtypes}
+    return names
 
 
 def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str, str]) -> None:
     """Write the rows by run id: those fetched, merged with those of the earlier file that stay."""
-    fetched, earlier = table.fetched or {}, table.earlier
+    earlier = table.earlier
     columns = [(table.names[path], path) for path in table.dtypes]  # of a W&B Table in their own order
     columns = columns if table.key else sorted(columns)
-    keys = ["run_id", "entity", "project", *([table.order] if table.order else []), *table.columns]
-    rows = scan_parts(table).select(
-        "run_id",
-        *(pl.lit(name).alias(column) for column, name in (("entity", project.entity), ("project", project.name))),
-        *([pl.col("order").alias(table.order)] if table.order else []),
-        *table.columns,
-        *(pl.col(column_key(path)).alias(name) for name, path in columns),
-    )
+    order = {"order": table.order} if table.order else {}
+    place = {"entity": pl.lit(project.entity), "project": pl.lit(project.name)}
+    logged = [pl.col(column_key(path)).alias(name) for name, path in columns]
+    rows = scan_parts(table).with_columns(**place).rename(order)
+    keys = ["run_id", "entity", "project", *order.values(), *table.columns]
+    rows = rows.select(*keys, *logged)
     if earlier and table.staying:
         stays = pl.scan_parquet(earlier.file, glob=False)
         if table.staying != earlier.rows.keys():
             stays = stays.filter(pl.col("run_id").is_in(list(table.staying)))
-        logged = []
+        known = []
         for name, path in columns:
+            column = pl.lit(None, getattr(pl, table.dtypes[path]))
             if path in earlier.columns:
-                logged.append(cast_logged(path, earlier.dtypes[path], table.dtypes[path], earlier.columns[path]))
-            else:
-                logged.append(pl.lit(None, getattr(pl, table.dtypes[path])))
-            logged[-1] = logged[-1].alias(name)
-        stays = stays.select(*keys, *logged)
-        rows = rows.merge_sorted(stays, "run_id") if any(history.parts for history in fetched.values()) else stays
-    marks = {run_id: history.mark for run_id, history in fetched.items() if history.mark and not history.is_short}
+                column = cast_logged(path, earlier.dtypes[path], table.dtypes[path], earlier.columns[path])
+            known.append(column.alias(name))
+        stays = stays.select(*keys, *known)
+        rows = rows.merge_sorted(stays, "run_id") if any(one.parts for one in table.histories.values()) else stays
+    marks = {run_id: one.mark for run_id, one in table.histories.items() if one.mark and not one.is_short}
     made_of = table.made_of if table.fetched is not None or not earlier else earlier.made_of
     if earlier and earlier.made_of == made_of:
         # Runs without rows have marks, too: else they would be asked for again each time.
-        known = table.staying | (earlier.marks.keys() - earlier.rows.keys() - fetched.keys())
-        marks |= {run_id: earlier.marks[run_id] for run_id in known if run_id in earlier.marks}
+        asked = table.staying | (earlier.marks.keys() - earlier.rows.keys() - table.histories.keys())
+        marks |= {run_id: earlier.marks[run_id] for run_id in asked if run_id in earlier.marks}
     about = {
-        **metadata,
         COLUMNS_KEY: json.dumps(dict(columns)),
         HISTORIES_KEY: json.dumps({"keys": made_of, "runs": marks}, sort_keys=True),
     }
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_CELLS // (len(keys) + len(columns))))
-    rows.sink_parquet(at, row_group_size=group_rows, metadata=about)
+    rows.sink_parquet(at, row_group_size=group_rows, metadata={**metadata, **about})
 
 
 def scan_parts(table: Table) -> pl.LazyFrame:
@@ -3063,7 +3031,7 @@ def scan_parts(table: Table) -> pl.LazyFrame:
     wanted: dict[Path, Counter[str]] = {}  # the rows of each run, by file
     part_of: dict[Path, Part] = {}
     odd: dict[Path, frozenset[KeyPath]] = {}  # what a file holds in a dtype from which a scan does not cast by itself
-    for run_id, history in sorted((table.fetched or {}).items()):
+    for run_id, history in sorted(table.histories.items()):
         for part in history.parts:
             wanted.setdefault(part.file, Counter())[run_id] += part.rows
             part_of[part.file] = part
@@ -3174,28 +3142,23 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     definitions = {definition for page in pages for definition in page.definitions}
     paths = {path for page in pages for path in page.kinds}
     paths |= {(METRIC, definition.pattern) for definition in definitions if not definition.pattern.endswith("*")}
-    for table in project.tables.values():
-        settle_table(project, table, stays, prune=options.prune)
-        if table.prefix == METRIC:
-            paths |= {(METRIC, *path) for path in table.dtypes}
-    names = {  # settled once, for the runs and the histories together
-        (prefix, *path): prefix + name
-        for prefix in (CONFIG, METRIC)
-        for path, name in settled_names(path[1:] for path in paths if path[0] == prefix).items()
-    }
-    for table in project.tables.values():
-        table.names = table_names(table, names)
+    names = settle_tables(project, runs["id"], paths, prune=options.prune)
     tables = sorted(project.tables.values(), key=lambda table: table.name)
-    known = {
-        path: each.facts[name]
-        for each in (*(table.earlier for table in tables if table.prefix == METRIC), earlier)
-        if each is not None
-        for path, name in each.columns.items()
-        if name in each.facts
+    known: dict[KeyPath, Mapping[str, str | None]] = {}
+    for each in (*(table.earlier for table in tables if table.prefix == METRIC), earlier):
+        if each is not None and stays:
+            known |= {path: each.facts[name] for path, name in each.columns.items() if name in each.facts}
+    facts = metric_facts(definitions, names, known, project.goals)
+    current = {  # the tables whose earlier files are what would be written
+        table.name: table.earlier.export_id
+        for table in tables
+        if table.earlier
+        and table.earlier.export_id
+        and not table.fetched
+        and (table.staying, table.names) == (table.earlier.rows.keys(), table.earlier.columns)
+        and table.earlier.facts == facts
     }
-    facts = metric_facts(definitions, names, known if stays else {}, project.goals)
-    current = [table.earlier for table in tables if table.earlier and is_current(table, facts)]
-    export_id = current[0].export_id if current else uuid.uuid4().hex
+    export_id = next(iter(current.values()), uuid.uuid4().hex)
     about = {
         **source,
         "entity": project.entity,
@@ -3207,21 +3170,18 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
         SCHEMA_KEY: SCHEMA_VERSION,
         METRICS_KEY: json.dumps(facts, sort_keys=True),
         SOURCE_KEY: json.dumps(about),
-        EXPORT_ID_KEY: str(export_id),
+        EXPORT_ID_KEY: export_id,
     }
     files = []
-    with publishing(options.output) as unfinished:
-        for table in tables:
-            file = options.output / f"{project.stem}_{table.name}.parquet"
-            at = file if table.earlier in current else unfinished(file)
-            if at != file:
-                write_table(table, at, project, metadata)
+    with publishing(options.output, work) as unfinished:
+        for name in [*(table.name for table in tables), "runs"]:
+            file = options.output / f"{project.stem}_{name}.parquet"
+            at = file if name in current else unfinished(file)
+            if name == "runs":
+                write_runs(at, pages, runs, names, metadata, work)
+            elif at != file:
+                write_table(project.tables[name], at, project, metadata)
             files.append(file_facts(file, at))
-            if table.prefix == METRIC and table.fetched is not None:
-                note_history(project, table, at, options)
-        file = options.output / f"{project.stem}_runs.parquet"
-        write_runs(unfinished(file), pages, runs, names, metadata, work)
-        files.append(file_facts(file, unfinished(file)))
         document = metadata_document(project, options, about) | {"files": files, "export_id": export_id}
         text = json.dumps(jsonable(document), indent=2, ensure_ascii=False) + "\n"
         unfinished(options.output / f"{project.stem}_metadata.json").write_text(storable(text), "utf-8")
@@ -3237,25 +3197,13 @@ def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
     shorter = set(fuller)
     for table in project.tables.values():
         had = table.earlier.rows if table.earlier else {}
-        for run_id, history in list((table.fetched or {}).items()):
+        for run_id, history in [*table.histories.items()]:
             is_less = history.is_short or run_id in project.cut or table.is_sample
-            if is_less and had.get(run_id, 0) > history.rows:
+            if table.fetched and is_less and had.get(run_id, 0) > history.rows:
                 shorter |= set() if table.is_sample else {run_id}
-                del cast("dict[str, History]", table.fetched)[run_id]
+                del table.fetched[run_id]
     project.kept_fuller = sorted(shorter)
     return fuller
-
-
-def note_history(project: Project, table: Table, at: Path, options: Options) -> None:
-    """Note what the metadata says of a history file, the full one before the sampled one."""
-    rows = dict(pl.scan_parquet(at, glob=False).group_by("run_id").len().collect().iter_rows())
-    if table.name == "history":
-        counts = project.runs.select("id", "history_rows").iter_rows()
-        project.mismatched = {run_id: rows.get(run_id, 0) for run_id, n in counts if rows.get(run_id, 0) != n}
-    if table.name == "history" or not options.include_history:
-        project.history_rows, project.history_runs = sum(rows.values()), len(rows)
-    if table.earlier:
-        project.dropped += [".".join(path) for path in table.earlier.columns if path not in table.dtypes]
 
 
 def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Page]:
@@ -3278,28 +3226,29 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Pa
     return pages
 
 
-def metadata_document(project: Project, options: Options, source: Mapping[str, object]) -> dict[str, object]:
+def metadata_document(project: Project, options: Options, about: Mapping[str, object]) -> dict[str, object]:
     """What was asked, what was got and what failed."""
-    written = project.runs.height
-    histories = [history for table in project.tables.values() for history in (table.fetched or {}).values()]
+    asked = [project.tables[name] for name in ("history", "history_sampled") if name in project.tables]
+    rows = next((table.rows for table in asked if table.fetched is not None), {})
+    histories = [history for table in project.tables.values() for history in table.histories.values()]
     return {
         "status": project.status,
         "entity": project.entity,
         "project": project.name,
-        "source": {key: source[key] for key in ("kind", "base_url", "directory") if key in source},
+        "source": {key: about[key] for key in ("kind", "base_url", "directory") if key in about},
         "filters": {name: value for name, value in asdict(options.selection).items() if value},
-        "exported_at": source["exported_at"],
-        "versions": source["versions"],
+        "exported_at": about["exported_at"],
+        "versions": about["versions"],
         "runs": {
             "listed": project.selected + project.filtered,
-            "written": written,
-            "failed": project.selected - written,
+            "written": project.runs.height,
+            "failed": project.selected - project.runs.height,
             "filtered": project.filtered,
             "by_state": dict(sorted(Counter(project.runs["state"]).items())),
         },
         "history": {
-            "rows": project.history_rows,
-            "runs": project.history_runs,
+            "rows": sum(rows.values()),
+            "runs": len(rows),
             "sampled": options.history_samples is not None and not options.include_history,
             "mismatched": sorted(project.mismatched),
         },
@@ -3318,12 +3267,12 @@ PUBLISHING = threading.Lock()  # held while files are renamed: the process ends 
 
 
 @contextmanager
-def publishing(output: Path) -> Iterator[Callable[[Path], Path]]:
-    """A function that gives the hidden name to which a file is to be written. At the end all are renamed, or none."""
+def publishing(output: Path, work: Path) -> Iterator[Callable[[Path], Path]]:
+    """A function that gives the place where a file is to be written. At the end all are renamed, or none."""
     files: dict[Path, Path] = {}
 
     def unfinished(file: Path) -> Path:
-        return files.setdefault(file, file.with_name(f".{file.name}.{os.getpid()}.partial"))
+        return files.setdefault(file, work / file.name)
 
     try:
         yield unfinished
@@ -3339,10 +3288,6 @@ def publishing(output: Path) -> Iterator[Callable[[Path], Path]]:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]
         message = f"{next(reversed(files), output)} was not written: {reason}; free the place or choose another with -o"
         raise ScriptError(message, NOTHING_USABLE) from error
-    finally:
-        for partial_file in files.values():
-            with suppress(OSError):
-                partial_file.unlink(missing_ok=True)
 
 
 def file_facts(file: Path, at: Path) -> dict[str, object]:
@@ -3415,18 +3360,15 @@ def working_folder(output: Path, say: Say, *, dry_run: bool) -> Iterator[Path]:
                     fcntl.flock(lock, fcntl.LOCK_EX)
             shutil.rmtree(work, ignore_errors=True)  # of an export that was killed: the lock is ours
             work.mkdir()
-            for file in output.glob(".*.partial"):
-                if re.search(
-                    r"_(runs|history|history_sampled|system|console|table_.*|metadata)\.(parquet|json)\.\d+\.partial$",
-                    file.name,
-                ):
-                    file.unlink(missing_ok=True)
         except OSError as error:
             reason = error.strerror or error
             message = f"cannot write to {output}: {reason}; choose another folder with -o"
             raise ScriptError(message, NOTHING_USABLE) from error
-        held.callback(shutil.rmtree, work, ignore_errors=True)
-        yield work
+        try:
+            yield work
+        finally:
+            with PUBLISHING:  # files are renamed out of it
+                shutil.rmtree(work, ignore_errors=True)
 
 
 # --- the report -----------------------------------------------------------------------------------------------
@@ -3435,44 +3377,50 @@ def working_folder(output: Path, say: Say, *, dry_run: bool) -> Iterator[Path]:
 def report(projects: Sequence[Project], failed: Sequence[Failure], options: Options, say: Say) -> int:  # noqa: C901, PLR0912
     """The paths on stdout, or all of it as JSON; a line on each project for people. Returns the exit code."""
     written = [project for project in projects if project.files]
-    planned = [project for project in projects if options.dry_run and project.selected]
+    planned = [project for project in projects if project.selected and project.pages]
     lost = [*failed, *(each for project in projects for each in project.failed if each.what == "project")]
     check_selection(projects, lost, options, say)
     if options.prune and any(project.all_ids is None for project in written):
         say("--prune dropped nothing: it needs an export without filters that lists every run")
-    metrics: set[KeyPath] = set()
-    for project in written:
-        for table in project.tables.values():
-            metrics.update(table.dtypes)
+    metrics = {path for project in written for table in project.tables.values() for path in table.dtypes}
     for glob in options.history_keys if written else ():
         if not any(names_match(path, [glob]) for path in metrics):
             say(f"--history-keys {glob} matches no metric of these runs")
     if options.tables and written and not any(table.key for project in written for table in project.tables.values()):
         say("--tables: none of these runs logged a W&B Table")
-    for project in written:
-        kept = f"; {counted(len(project.kept), 'run')} of an earlier export kept" if project.kept else ""
+    rows, files = [], []
+    for project in planned if options.dry_run else written:
+        counts = dict(project.runs.select("id", "history_rows").iter_rows()) | project.mismatched
+        history_rows = sum(counts.values()) if project.planned_rows is None else project.planned_rows
+        row = {"entity": project.entity, "project": project.name, "runs": project.runs.height}
+        row |= {"status": "planned" if options.dry_run else project.status, "history_rows": history_rows}
+        row |= {"filtered": project.filtered, "failed": len(project.failed), "torn": len(project.torn)}
+        rows.append(row | {"kept": len(project.kept)})
+        states = ", ".join(f"{count:,} {state}" for state, count in Counter(project.runs["state"]).most_common())
+        line = f"{project.path}: {counted(project.runs.height, 'run')}" + (f" ({states})" if states else "")
+        if options.include_history or options.offline:
+            line += f", {counted(history_rows, 'history row')}"
+        line += f", {counted(len(project.failed), 'failure')}" if project.failed else ""
+        if options.dry_run:
+            if not options.json:
+                show(printable(line))
+            continue
+        paths = [options.output / str(file["name"]) for file in project.files]
+        files += [*map(str, paths), str(options.output / f"{project.stem}_metadata.json")]
+        if not options.json:
+            show(str(paths[-1]))
+        line += f"; {counted(len(project.kept), 'run')} of an earlier export kept" if project.kept else ""
         if project.gone and not options.prune:
-            kept += f", {len(project.gone):,} of them no longer in the source (--prune drops those)"
-        say(sentence(project, options) + kept)
+            line += f", {len(project.gone):,} of them no longer in the source (--prune drops those)"
         if project.kept_fuller:
-            fuller = f"{counted(len(project.kept_fuller), 'run')} kept as exported earlier, with more history rows"
-            say(f"{project.path}: {fuller}: {first_of(project.kept_fuller)}")
-        if project.dropped:
-            before = "from an earlier export, which this one was not asked for"
-            say(f"the history there had {first_of(project.dropped)} {before}")
+            line += f"; {counted(len(project.kept_fuller), 'run')} kept as exported earlier, with more history rows: "
+            line += ", ".join(project.kept_fuller[:FAILURES_NAMED])
+        say(line)
+    for failure in lost:
+        entity, _, name = failure.run.partition("/")
+        rows.append({"entity": entity, "project": name or None, "status": "failed", "error": failure.error})
     if options.json:
-        rows = [json_row(project, options) for project in (*written, *planned)]
-        for failure in lost:
-            entity, _, name = failure.run.partition("/")
-            rows.append({"entity": entity, "project": name or None, "status": "failed", "error": failure.error})
-        names = [[*(file["name"] for file in project.files), f"{project.stem}_metadata.json"] for project in written]
-        files = [str(options.output / str(name)) for of_project in names for name in of_project]
         show(json_text({"version": 1, "exports": rows, "files": files}))
-    else:
-        for project in written:
-            show(str(options.output / f"{project.stem}_runs.parquet"))
-        for project in planned:
-            show(printable(sentence(project, options)))
     failures = [*failed]
     for project in projects:  # ids are only unique within a project
         prefix = f"{project.path}/" if len(projects) + len(failed) > 1 else ""
@@ -3491,43 +3439,14 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
     is_exported = any(project.files for project in projects)  # without runs: then it states that all are gone
     if is_exported or (selected and (options.dry_run or not lost)):
         return
-    paths = first_of([project.path for project in projects])
-    message = f"no runs in {paths}; list_entities.py shows what there is"
+    message = (
+        f"no such run in {', '.join(project.path for project in projects[:5])}; list_entities.py shows what there is"
+    )
     if lost:
         message = f"{lost[0].run}: {lost[0].error}; nothing could be exported"
     elif total and flags:
         message = f"{flags} leaves none of {total:,} runs; loosen it, or see what there is with --dry-run"
-    elif total:
-        message = f"{paths} has no such run; list_entities.py shows projects, W&B's pages the runs' ids"
     raise ScriptError(message, NOTHING_USABLE)
-
-
-def first_of(names: Collection[str]) -> str:
-    return ", ".join([*names][:5]) + (" and others" if len(names) > 5 else "")
-
-
-def json_row(project: Project, options: Options) -> dict[str, Any]:
-    """What `--json` holds of a project; `history_rows` of runs in their source, as far as they could be had."""
-    row = {"entity": project.entity, "project": project.name, "status": "planned", "filtered": project.filtered}
-    if options.dry_run and not options.offline:
-        return row | {"runs": project.selected, "history_rows": project.planned_rows}
-    rows: dict[str, int] = {**dict(project.runs.select("id", "history_rows").iter_rows()), **project.mismatched}
-    row |= {"status": project.status, "runs": project.runs.height, "history_rows": sum(rows.values())}
-    row |= {"failed": len(project.failed), "torn": len(project.torn)}
-    return row if options.dry_run else row | {"kept": len(project.kept)}
-
-
-def sentence(project: Project, options: Options) -> str:
-    """A project's runs in one line, and how many history rows there are, if that is of interest."""
-    row = json_row(project, options)
-    rows = f", {counted(row['history_rows'], 'history row')}" if row["history_rows"] is not None else ""
-    if row["status"] == "planned":
-        some = f"{row['runs']:,} of " if row["filtered"] else ""
-        return f"{project.path}: {some}{counted(row['runs'] + row['filtered'], 'run')}{rows}"
-    states = ", ".join(f"{count:,} {state}" for state, count in Counter(project.runs["state"]).most_common())
-    runs = counted(row["runs"], "run") + (f" ({states})" if states else "")
-    failures = f", {counted(row['failed'], 'failure')}" if row["failed"] else ""
-    return f"{project.path}: {runs}{rows if options.include_history or options.offline else ''}{failures}"
 
 
 def report_failures(failures: Iterable[Failure]) -> int:
@@ -3562,9 +3481,9 @@ class Meter:
         self.counts: Counter[str] = Counter()
         self.lock = threading.Lock()
         self.started = self.last_line = time.monotonic()
+        self.status: Any = None
 
     def __enter__(self) -> Self:
-        self.status = None
         if not self.quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
             from rich.console import Console
 
@@ -3577,35 +3496,27 @@ class Meter:
             self.status.stop()
 
     def add(self, **counts: int) -> None:
-        """Count what was done, and what is to be done (`runs_wanted`, `histories_wanted`)."""
+        """Count what was done, and what is to be done (`runs_wanted`, `histories_wanted`); show it if it is time."""
         with self.lock:
             self.counts.update(counts)
-            now_s = time.monotonic()
+            elapsed_s = time.monotonic() - self.started
+            if self.quiet or not (self.status or time.monotonic() - self.last_line > PLAIN_LINE_S):
+                return
+            parts, left_s = [], 0.0
+            for what in ("runs", "histories"):
+                done, wanted = self.counts[what], self.counts[f"{what}_wanted"]
+                if wanted:
+                    parts.append(f"{done:,} of {wanted:,} {what}")
+                    left_s = elapsed_s * (wanted - done) / done if done else 0.0  # not known yet
+            if rows := self.counts["rows"]:
+                parts.append(f"{rows:,} rows ({rows / elapsed_s:,.0f} a second)")
+            if left_s and elapsed_s >= PLAIN_LINE_S / 2:
+                parts.append(f"about {left_s:,.0f} s left")
             if self.status:
-                self.status.update(progress_sentence(self.counts, now_s - self.started))
-            elif not self.quiet and now_s - self.last_line > PLAIN_LINE_S:
-                self.last_line = now_s
-                tell(progress_sentence(self.counts, now_s - self.started))
-
-
-def progress_sentence(counts: Mapping[str, int], elapsed_s: float) -> str:
-    """What was done, at which rate, and how long the rest will take.
-
-    >>> progress_sentence({"runs": 10, "runs_wanted": 10, "histories": 2, "histories_wanted": 8, "rows": 500}, 10.0)
-    '10 of 10 runs, 2 of 8 histories, 500 rows (50 a second), about 30 s left'
-    """
-    parts = []
-    left_s = 0.0
-    for what in ("runs", "histories"):
-        done, wanted = counts.get(what, 0), counts.get(f"{what}_wanted", 0)
-        if wanted:
-            parts.append(f"{done:,} of {wanted:,} {what}")
-            left_s = elapsed_s * (wanted - done) / done if done else 0.0  # not known yet
-    if rows := counts.get("rows", 0):
-        parts.append(f"{rows:,} rows ({rows / elapsed_s:,.0f} a second)")
-    if left_s and elapsed_s >= PLAIN_LINE_S / 2:
-        parts.append(f"about {left_s:,.0f} s left")
-    return ", ".join(parts)
+                self.status.update(", ".join(parts))
+            else:
+                self.last_line = time.monotonic()
+                tell(", ".join(parts))
 
 
 def show(text: str) -> None:
@@ -3705,7 +3616,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list
         raise ScriptError("name projects either as entity/project or with -e and -p, not both", WRONG_USAGE)
     if given["history_keys"] and not (given["include_history"] or given["history_samples"]):
         raise ScriptError("--history-keys chooses among the history: add --include-history", WRONG_USAGE)
-    if not is_storable(str(given["output"])):  # polars writes to no such path
+    if storable(str(given["output"])) != str(given["output"]):  # polars writes to no such path
         raise ScriptError("the path of -o is no UTF-8 text; choose another", WRONG_USAGE)
     states = [state.lower() for state in given["state"]]
     for state in states:
