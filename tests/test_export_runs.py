@@ -980,7 +980,7 @@ def test_filters_are_in_the_metadata(study, tmp_path, export):
         (["--history-keys", "a"], "error: --history-keys chooses among the history: add --include-history"),
         (["--workers", "0"], "0 is no number from 1 on"),
         (["--workers", "many"], "many is no number from 1 on"),
-        (["somewhere"], "error: a PLACE means a server"),
+        (["somewhere"], "error: --offline asks no server: leave out PLACE, "),
         (["-o", "latin-\udce9"], "error: the path of -o is no UTF-8 text"),
     ],
 )

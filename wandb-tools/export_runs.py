@@ -201,13 +201,12 @@ class Selection:
 
 
 class Place(NamedTuple):
-    """What is asked for on the server: projects of an entity (by name or glob), or a run, sweep or group of one."""
+    """What is asked for on the server: projects of an entity (by name or glob), or some runs of one."""
 
     entity: str
     project: str
-    run: str | None = None
-    sweep: str | None = None
-    group: str | None = None
+    key: str = ""  # of W&B's filters: name (a run's id), sweep or group
+    value: str = ""
 
 
 @dataclass(frozen=True)
@@ -1754,7 +1753,7 @@ def place_of(text: str) -> Place:
     """What a W&B URL or an `entity/project[/run]` path means; ScriptError for what names no runs.
 
     >>> place_of("https://wandb.ai/team/demo/runs/abc/logs?nw=1")
-    Place(entity='team', project='demo', run='abc', sweep=None, group=None)
+    Place(entity='team', project='demo', key='name', value='abc')
     """
     url = urlsplit(f"https://{text}" if text.partition("/")[0] in PAGE_HOSTS else text)
     text = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()  # without a password
@@ -1767,9 +1766,9 @@ def place_of(text: str) -> Place:
     if not project or (url.scheme and (entity in NO_ENTITIES or url.hostname in CLOUD_HOSTS)):
         raise ScriptError(f"{text} is no project; write entity/project, entity/project/run or a W&B URL", WRONG_USAGE)
     if page and not name and not url.scheme:
-        return Place(entity, project, run=page)
+        return Place(entity, project, "name", page)
     if name and page in ("runs", "sweeps", "groups"):
-        return Place(entity, project, **{page.removesuffix("s"): name})
+        return Place(entity, project, {"runs": "name", "sweeps": "sweep", "groups": "group"}[page], name)
     if page not in ("", "runs", "table", "workspace", "overview"):
         what = {"reports": "a report", "artifacts": "an artifact"}.get(page, f"a page of {page}")
         raise ScriptError(f"{text} is {what}; give {entity}/{project}, or a run's or sweep's address", WRONG_USAGE)
@@ -1784,10 +1783,8 @@ def filters_of(place: Place, selection: Selection) -> dict[str, object]:
         ("state", "$in", selection.state),
         ("tags", "$in", selection.tag),
         ("group", "$in", selection.group),
-        ("group", "$eq", place.group),
         ("sweep", "$in", selection.sweep),
-        ("sweep", "$eq", place.sweep),
-        ("name", "$eq", place.run),
+        (place.key, "$eq", place.value),
     ]
     asked: list[Mapping[str, object]] = [{key: {operator: value}} for key, operator, value in conditions if value]
     asked += [selection.where] if selection.where else []
@@ -2020,17 +2017,22 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
     for key in texts:
         text = node.get(key) or "{}"
         try:
-            tree = parsed_object(text)
+            tree = parsed_json(text)
+            if not isinstance(tree, dict | None):
+                raise ValueError("it is no JSON object")  # noqa: TRY004, TRY301 - as what the parser raises
+            tree = tree or {}
             if key == "config":  # W&B wraps each value, once, but not always
                 wrappers = ({"value"}, {"value", "desc"})
                 config = {k: v["value"] if isinstance(v, dict) and v.keys() in wrappers else v for k, v in tree.items()}
-                given = without_notes(config)
-                texts[key] = compact_json(given)
-                leaves += flatten(given, (CONFIG,))
+                tree = without_notes(config)
+                leaves += flatten(tree, (CONFIG,))
             else:
                 summary = tree
-                texts[key] = compact_json(summary)
                 leaves += numeric_leaves(summary, (METRIC,))
+            try:
+                texts[key] = orjson.dumps(tree).decode()
+            except TypeError:  # ints past 64 bits, halves of surrogate pairs, or deeper than it goes
+                texts[key] = valid_json(tree)
         except (ValueError, RecursionError) as error:
             texts[key] = valid_json(text)
             failed.append(Failure(node["name"], key, f"cannot be parsed ({error}); its text is kept as it is"))
@@ -2062,28 +2064,12 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
     )
 
 
-def parsed_object(text: str) -> dict[str, Any]:
-    """The object in a JSON text, empty for null; ValueError if it is none."""
-    tree = parsed_json(text)
-    if tree is not None and not isinstance(tree, dict):
-        raise ValueError("it is no JSON object")
-    return tree or {}
-
-
 def parsed_json(text: str | bytes) -> Any:
     """The value of a JSON text; non-finite numbers, which the fast parser refuses, become texts."""
     if isinstance(text, bytes) or not LONG_NUMBER.search(text):
         with suppress(orjson.JSONDecodeError):
             return orjson.loads(text)
     return jsonable(json.loads(text))
-
-
-def compact_json(tree: Mapping[str, Any]) -> str:
-    """The same as valid_json, faster for most."""
-    try:
-        return orjson.dumps(tree).decode()
-    except TypeError:  # ints past 64 bits, halves of surrogate pairs, or deeper than it goes
-        return valid_json(tree)
 
 
 def definitions_in(config: Mapping[str, Any]) -> list[MetricDefinition]:
@@ -2623,43 +2609,42 @@ def is_wanted(path: KeyPath, keys: Sequence[str]) -> bool:
 # --- the server: its projects ---------------------------------------------------------------------------------
 
 
-def fetch_project(server: Server, project: Project, work: Path) -> None:
+def fetch_project(server: Server, project: Project, work: Path) -> None:  # noqa: C901 - in one sequence
     """Fill in the project's runs and what is asked for besides them."""
+    options = server.options
     if not project.windows and not plan(server, project):
         raise RequestError(f"there is no project {project.path}", retries=0)
     list_runs(server, project, work)
-    if server.options.dry_run and server.options.include_history:
-        history = new_table("history", *server.options.history_keys)
-        history.earlier = project.tables["history"].earlier if "history" in project.tables else None
+    tables, earlier = tables_asked(project, options), project.tables
+    if options.dry_run and options.include_history:
+        history = new_table("history", *options.history_keys)
+        history.earlier = earlier["history"].earlier if "history" in earlier else None
         project.planned_rows = sum(run.rows for run in changed_runs(project, history))
-    for table in tables_asked(project, server.options).values():
-        table.earlier = project.tables[table.name].earlier if table.name in project.tables else None
-        project.tables[table.name] = table
-        fetch_table(server, project, table, work.parent / HISTORIES / project.stem / table.name)
-    try:
-        project.goals = {} if server.options.dry_run else sweep_goals(server, project)
-    except RequestError as error:
-        project.failed.append(Failure(project.path, "sweeps", f"their goals cannot be had: {error}", error.attempts))
-
-
-def sweep_goals(server: Server, project: Project) -> dict[str, str]:
-    """The goal of each metric that a sweep optimises; one on which sweeps differ is left out."""
-    goals: dict[str, set[str]] = {}
-    for names in chunks(project.runs["sweep"].drop_nulls().unique().sort().to_list(), RUNS_A_QUESTION):
+    project.tables = earlier | tables
+    for name, table in tables.items():
+        table.earlier = earlier[name].earlier if name in earlier else None
+        fetch_table(server, project, table, work.parent / HISTORIES / project.stem / name)
+    goals: dict[str, set[str]] = {}  # of each metric that a sweep optimises
+    sweeps = [] if options.dry_run else project.runs["sweep"].drop_nulls().unique().sort().to_list()
+    for names in chunks(sweeps, RUNS_A_QUESTION):
         import yaml
 
-        head = "".join(f", $s{number}: String!" for number in range(len(names)))
-        body = " ".join(f"s{number}: sweep(sweepName: $s{number}) {{ config }}" for number in range(len(names)))
-        variables = {**project.place, **{f"s{number}": name for number, name in enumerate(names)}}
-        answer = server.ask(IN_PROJECT % ("Sweeps", head, body), variables)["project"] or {}
+        variables = {f"s{number}": name for number, name in enumerate(names)}
+        head = "".join(f", ${key}: String!" for key in variables)
+        body = " ".join(f"{key}: sweep(sweepName: ${key}) {{ config }}" for key in variables)
+        try:
+            answer = server.ask(IN_PROJECT % ("Sweeps", head, body), {**project.place, **variables})["project"] or {}
+        except RequestError as error:
+            project.failed.append(
+                Failure(project.path, "sweeps", f"their goals cannot be had: {error}", error.attempts)
+            )
+            break
         for sweep in filter(None, answer.values()):
-            config = None
-            with suppress(yaml.YAMLError):  # a sweep that W&B itself could not read has no goal
-                config = yaml.safe_load(sweep["config"] or "")
-            metric = config.get("metric") if isinstance(config, dict) else None
-            if isinstance(metric, dict) and isinstance(metric.get("name"), str):
-                goals.setdefault(metric["name"], set()).add(str(metric.get("goal") or "minimize"))
-    return {name: stated.pop() for name, stated in goals.items() if len(stated) == 1 and stated <= set(GOALS.values())}
+            with suppress(yaml.YAMLError, LookupError, TypeError):  # one that W&B itself could not read has no goal
+                metric = yaml.safe_load(sweep["config"] or "")["metric"]
+                goals.setdefault(str(metric["name"]), set()).add(metric.get("goal") or "minimize")
+    known = set(GOALS.values())
+    project.goals = {name: each.pop() for name, each in goals.items() if len(each) == 1 and each <= known}
 
 
 # --- names ----------------------------------------------------------------------------------------------------
@@ -3077,12 +3062,9 @@ def find_earlier(project: Project, output: Path) -> None:
     Where the files do not belong together, an export was killed while it published: none of them counts as current.
     """
     found: dict[str, Earlier] = {}
-    names = ["runs", "history", "history_sampled", "system", "console"]
-    tables = (file for file in output.glob("*_table_*.parquet") if file.name.startswith(f"{project.stem}_table_"))
-    names += sorted(file.stem.removeprefix(f"{project.stem}_") for file in tables)
-    for name in names:
-        file = output / f"{project.stem}_{name}.parquet"
-        if not file.exists():
+    for file in sorted(output.glob(f"{project.stem}_*.parquet")):
+        name = file.stem.removeprefix(f"{project.stem}_")
+        if not re.fullmatch("runs|history|history_sampled|system|console|table_.*", name):
             continue
         try:
             metadata = pl.read_parquet_metadata(file)
@@ -3106,13 +3088,12 @@ def find_earlier(project: Project, output: Path) -> None:
             )
         except (OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             raise unreadable(file, error) from error
-    ids = {each.export_id for each in found.values()}
-    try:
-        ids.add(json.loads((output / f"{project.stem}_metadata.json").read_text("utf-8"))["export_id"])
-    except (OSError, ValueError, LookupError, TypeError):
-        ids.add(None)
+    noted = None
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        noted = json.loads((output / f"{project.stem}_metadata.json").read_text("utf-8"))["export_id"]
+    is_whole = {each.export_id for each in found.values()} == {noted}
     for name, earlier in found.items():
-        current = earlier if len(ids) == 1 else replace(earlier, marks={}, export_id=None)
+        current = earlier if is_whole else replace(earlier, marks={}, export_id=None)
         if name == "runs":
             project.earlier = current
         else:
@@ -3181,7 +3162,12 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
                 write_runs(at, pages, runs, names, metadata, work)
             elif at != file:
                 write_table(project.tables[name], at, project, metadata)
-            files.append(file_facts(file, at))
+            with at.open("rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            rows = pl.scan_parquet(at, glob=False)
+            height, width = rows.select(pl.len()).collect().item(), len(rows.collect_schema())
+            facts_ = {"name": file.name, "bytes": at.stat().st_size, "rows": height, "columns": width}
+            files.append(facts_ | {"sha256": digest})
         document = metadata_document(project, options, about) | {"files": files, "export_id": export_id}
         text = json.dumps(jsonable(document), indent=2, ensure_ascii=False) + "\n"
         unfinished(options.output / f"{project.stem}_metadata.json").write_text(storable(text), "utf-8")
@@ -3288,16 +3274,6 @@ def publishing(output: Path, work: Path) -> Iterator[Callable[[Path], Path]]:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]
         message = f"{next(reversed(files), output)} was not written: {reason}; free the place or choose another with -o"
         raise ScriptError(message, NOTHING_USABLE) from error
-
-
-def file_facts(file: Path, at: Path) -> dict[str, object]:
-    """What the metadata lists of a parquet file that is, for now, at another place."""
-    with at.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    rows = pl.scan_parquet(at, glob=False)
-    height = rows.select(pl.len()).collect().item()
-    columns = len(rows.collect_schema())
-    return {"name": file.name, "bytes": at.stat().st_size, "rows": height, "columns": columns, "sha256": digest}
 
 
 def settle_stems(projects: list[Project], output: Path) -> None:
@@ -3451,12 +3427,11 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
 
 def report_failures(failures: Iterable[Failure]) -> int:
     """Name each failure once, also when quiet, and return the exit code that they mean."""
-    by_error: dict[tuple[str, bool], list[str]] = {}
+    by_error: defaultdict[tuple[str, bool], list[str]] = defaultdict(list)
     for failure in dict.fromkeys(failures):
-        in_metadata = failure.what not in ("project", "projects")
-        by_error.setdefault((failure.error, in_metadata), []).append(failure.run)
-    for (error, in_metadata), runs in by_error.items():
-        named = runs[:FAILURES_NAMED] if in_metadata else runs
+        by_error[failure.error, failure.what == "project"].append(failure.run)
+    for (error, is_project), runs in by_error.items():
+        named = runs if is_project else runs[:FAILURES_NAMED]  # what else fails is in the metadata
         for run in named:
             tell(f"error: {run}: {error}")
         if len(runs) > len(named):
@@ -3607,22 +3582,20 @@ def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list
     flag("--debug", action="store_true", help="show the traceback of an error")
     given = vars(parser.parse_strictly(argv))
     given["console"] = given["console"] or given["console_lines"] is not None
-    server_only = ("places", "where", "history_samples", "api_key_file")
-    for name in server_only if given["offline"] else ():
-        if given[name]:
-            what = "a PLACE" if name == "places" else f"--{name.replace('_', '-')}"
-            raise ScriptError(f"{what} means a server, --offline none; leave one of them out", WRONG_USAGE)
+    server_only = (given["places"], given["where"], given["history_samples"], given["api_key_file"])
+    if given["offline"] and any(server_only):
+        parser.error("--offline asks no server: leave out PLACE, --where, --history-samples and --api-key-file")
     if given["places"] and (given["entity"] or given["project"]):
-        raise ScriptError("name projects either as entity/project or with -e and -p, not both", WRONG_USAGE)
+        parser.error("name projects either as entity/project or with -e and -p, not both")
     if given["history_keys"] and not (given["include_history"] or given["history_samples"]):
-        raise ScriptError("--history-keys chooses among the history: add --include-history", WRONG_USAGE)
+        parser.error("--history-keys chooses among the history: add --include-history")
     if storable(str(given["output"])) != str(given["output"]):  # polars writes to no such path
-        raise ScriptError("the path of -o is no UTF-8 text; choose another", WRONG_USAGE)
+        parser.error("the path of -o is no UTF-8 text; choose another")
     states = [state.lower() for state in given["state"]]
     for state in states:
         if state not in (*STATES, "all"):
             known = f"{did_you_mean(state, STATES)}; there are {', '.join(STATES)}"
-            raise ScriptError(f"--state {state}: no such state{known}; --help shows how it is used", WRONG_USAGE)
+            parser.error(f"--state {state}: no such state{known}")
     given["state"] = [] if "all" in states else states
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     given["selection"] = Selection(**{each.name: given.pop(each.name) for each in fields(Selection)})
@@ -3645,19 +3618,13 @@ def mongo_filter(text: str) -> dict[str, object]:
 
 
 def moment(text: str) -> datetime:
-    """So long ago, or a date or time; UTC where no zone is given.
-
-    >>> moment("2026-01-15").isoformat()
-    '2026-01-15T00:00:00+00:00'
-    """
-    try:
+    """So long ago, or a date or time; UTC where no zone is given."""
+    with suppress(ValueError, OverflowError):
         if ago := re.fullmatch(r"(\d{1,6})([hdw])", text):
             return now() - int(ago[1]) * timedelta(hours={"h": 1, "d": 24, "w": 168}[ago[2]])
         given = datetime.fromisoformat(text)
         return given.replace(tzinfo=given.tzinfo or UTC).astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        message = f"{text}: no time; write 7d, 24h, 2w, 2026-01-15 or 2026-01-15T12:00"
-        raise argparse.ArgumentTypeError(message) from error
+    raise argparse.ArgumentTypeError(f"{text}: no time; write 7d, 24h, 2w, 2026-01-15 or 2026-01-15T12:00")
 
 
 def now() -> datetime:
@@ -3758,8 +3725,6 @@ def export_project(
     server: Server | None, project: Project, *, options: Options, source: Mapping[str, object], work: Path
 ) -> None:
     """Export one project; what goes wrong with it is its own failure and not the others'."""
-    if any(failure.what == "project" for failure in project.failed):
-        return
     try:
         find_earlier(project, options.output)
         if server is not None:
