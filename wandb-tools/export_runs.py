@@ -1750,11 +1750,7 @@ class Server:
 
 
 def place_of(text: str) -> Place:
-    """What a W&B URL or an `entity/project[/run]` path means; ScriptError for what names no runs.
-
-    >>> place_of("https://wandb.ai/team/demo/runs/abc/logs?nw=1")
-    Place(entity='team', project='demo', key='name', value='abc')
-    """
+    """What a W&B URL or an `entity/project[/run]` path means; ScriptError for what names no runs."""
     url = urlsplit(f"https://{text}" if text.partition("/")[0] in PAGE_HOSTS else text)
     text = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()  # without a password
     keys = [unquote(key) for key in url.path.split("/") if key]
@@ -1796,10 +1792,7 @@ def iso(time_: datetime | None) -> str | None:
 
 
 def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
-    """The projects that are asked for, each once, and which could not be had, unless all.
-
-    A project that only some of several entities have is no error.
-    """
+    """The projects that are asked for, each once, and which could not be had, unless all."""
     selection, viewer = server.options.selection, sign_in(server.api)
     own: str = viewer.get("entity") or viewer.get("username") or ""
     teams = [edge["node"]["name"] for edge in (viewer.get("teams") or {}).get("edges", ())]
@@ -1825,7 +1818,7 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
     for (entity, pattern, *_), names in lacking:
         is_elsewhere = any(matches(name, pattern) for _, name in found)
         if is_elsewhere and (names or entity in (own, *teams)):
-            continue
+            continue  # one of several entities lacks it
         near = did_you_mean(pattern, names) if names else did_you_mean(entity, {own, *teams} - {entity})
         what = f"no project {pattern}" if names else "no projects that this key can see"
         raise ScriptError(f"{entity} has {what}{near}; list_entities.py shows what there is", NOTHING_USABLE)
@@ -1833,9 +1826,7 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
 
 
 def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str], list[Failure]]:
-    """The projects that a place means; all names that its entity has, listed only where needed (a team may have
-    thousands); and what failed.
-    """
+    """The projects that a place means; all names that its entity has, if they were listed; and what failed."""
     question = """query Projects($entity: String, $after: String) {
         models(entityName: $entity, first: 200, after: $after) {
             edges { node { name } } pageInfo { endCursor hasNextPage } } }"""
@@ -1846,7 +1837,7 @@ def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str],
     try:
         if not is_glob(project.name) and plan(server, project):
             return [project], [], []
-        failing, what = place.entity, "its projects cannot be had: "
+        failing, what = place.entity, "its projects cannot be had: "  # a team may have thousands: listed if needed
         while more and (models := server.ask(question, {"entity": place.entity, "after": after})["models"]):
             names += [edge["node"]["name"] for edge in models["edges"]]
             after, more = models["pageInfo"]["endCursor"], models["pageInfo"]["hasNextPage"]
@@ -1929,10 +1920,7 @@ def split(window: Window, first: datetime | None, last: datetime | None, runs: i
 
 
 def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C901 - in one sequence
-    """Fill in the project's selected runs, each once. If fewer come than the server counts, they are listed again.
-
-    The windows are fetched side by side; one that cannot be had is a failure.
-    """
+    """Fill in the selected runs, each once. If fewer come than the server counts, they are listed again."""
     active_since = server.options.selection.active_since
     url = "/".join([server.api.page_url, *(quote(name, safe="") for name in (project.entity, project.name)), "runs"])
 
@@ -1979,10 +1967,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
 
 
 def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[Mapping[str, Any]], list[Window]]:
-    """A page of the window's runs in the server's form, and windows for the rest.
-
-    Cursors are offsets, which lead astray once a run is deleted: they are followed only among runs of one moment.
-    """
+    """A page of the window's runs in the server's form, and windows for the rest."""
     bounds = [{"createdAt": {"$gte": iso(window.start)}}] if window.start else []
     bounds += [{"createdAt": {"$lt": iso(window.end)}}] if window.end else []
     filters = [*([project.filters] if project.filters else []), *bounds]
@@ -2003,6 +1988,7 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
         return nodes, []
     first, last = time_of(nodes[0]["createdAt"]), time_of(nodes[-1]["createdAt"])
     if first is None or last is None or first == last:
+        # A cursor is an offset, which leads astray once a run is deleted: followed only among runs of one moment.
         return nodes, [window._replace(cursor=info["endCursor"], runs=runs)]
     rest = Window(last, window.end)  # the runs of that very moment come again, and are dropped later
     return nodes, split(rest, last, window.end or project.last_created, runs - len(nodes))
@@ -2609,7 +2595,7 @@ def is_wanted(path: KeyPath, keys: Sequence[str]) -> bool:
 # --- the server: its projects ---------------------------------------------------------------------------------
 
 
-def fetch_project(server: Server, project: Project, work: Path) -> None:  # noqa: C901 - in one sequence
+def fetch_project(server: Server, project: Project, work: Path) -> None:
     """Fill in the project's runs and what is asked for besides them."""
     options = server.options
     if not project.windows and not plan(server, project):
@@ -2912,8 +2898,7 @@ def metric_facts(
 ) -> dict[str, dict[str, str | None]]:
     """Goal, summary and step metric by column, where a sweep or `define_metric` states it, now or `earlier`.
 
-    A sweep's goal goes first, then one that `define_metric` states, then the one that its summary implies; one on which
-    runs differ is left out.
+    A sweep's goal goes first; one on which runs differ is left out.
     """
     implied = {"min": "minimize", "max": "maximize"}
     facts: dict[str, dict[str, str | None]] = {}
@@ -2946,10 +2931,7 @@ def metric_facts(
 
 
 def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *, prune: bool) -> Names:
-    """Fill in which rows of each earlier file stay, and the columns. The names of the runs file's, which has `paths`.
-
-    `ids` are those of all runs in the runs file.
-    """
+    """Fill in which earlier rows of the runs `ids` stay, and all columns; returns the names of the runs file."""
     tables = project.tables.values()
     for table in tables:
         before = table.earlier.rows.keys() if table.earlier else set()
@@ -3057,10 +3039,7 @@ def scan_parts(table: Table) -> pl.LazyFrame:
 
 
 def find_earlier(project: Project, output: Path) -> None:
-    """Fill in what an earlier export left of the project; ScriptError for an unreadable file.
-
-    Where the files do not belong together, an export was killed while it published: none of them counts as current.
-    """
+    """Fill in what an earlier export left of the project; ScriptError for an unreadable file."""
     found: dict[str, Earlier] = {}
     for file in sorted(output.glob(f"{project.stem}_*.parquet")):
         name = file.stem.removeprefix(f"{project.stem}_")
@@ -3088,6 +3067,7 @@ def find_earlier(project: Project, output: Path) -> None:
             )
         except (OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             raise unreadable(file, error) from error
+    # Where the files do not belong together, an export was killed while it published: none of them counts as current.
     noted = None
     with suppress(OSError, ValueError, LookupError, TypeError):
         noted = json.loads((output / f"{project.stem}_metadata.json").read_text("utf-8"))["export_id"]
@@ -3140,8 +3120,7 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
         and table.earlier.facts == facts
     }
     export_id = next(iter(current.values()), uuid.uuid4().hex)
-    about = {
-        **source,
+    about: dict[str, object] = {
         "entity": project.entity,
         "project": project.name,
         "exported_at": jsonable(now()),
@@ -3150,7 +3129,7 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     metadata = {
         SCHEMA_KEY: SCHEMA_VERSION,
         METRICS_KEY: json.dumps(facts, sort_keys=True),
-        SOURCE_KEY: json.dumps(about),
+        SOURCE_KEY: json.dumps({**source, **about}),
         EXPORT_ID_KEY: export_id,
     }
     files = []
@@ -3168,24 +3147,22 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
             height, width = rows.select(pl.len()).collect().item(), len(rows.collect_schema())
             facts_ = {"name": file.name, "bytes": at.stat().st_size, "rows": height, "columns": width}
             files.append(facts_ | {"sha256": digest})
-        document = metadata_document(project, options, about) | {"files": files, "export_id": export_id}
-        text = json.dumps(jsonable(document), indent=2, ensure_ascii=False) + "\n"
+        about |= {"source": source, "files": files, "export_id": export_id}
+        text = json.dumps(jsonable(metadata_document(project, options, about)), indent=2, ensure_ascii=False) + "\n"
         unfinished(options.output / f"{project.stem}_metadata.json").write_text(storable(text), "utf-8")
     project.files = files
 
 
 def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
-    """Drop fetched rows of which the earlier export has more, if they come from a log that was cut off, or are
-    incomplete; the ids of runs whose row in the runs file stays too.
-    """
+    """Drop fetched rows of which the earlier export has more; ids of runs whose row in the runs file stays, too."""
     rows = project.runs.select("id", "history_rows").iter_rows()
     fuller = {run_id for run_id, count in rows if run_id in project.cut and before.get(run_id, 0) > count}
     shorter = set(fuller)
     for table in project.tables.values():
         had = table.earlier.rows if table.earlier else {}
         for run_id, history in [*table.histories.items()]:
-            is_less = history.is_short or run_id in project.cut or table.is_sample
-            if table.fetched and is_less and had.get(run_id, 0) > history.rows:
+            may_lack_rows = history.is_short or run_id in project.cut or table.is_sample
+            if table.fetched and may_lack_rows and had.get(run_id, 0) > history.rows:
                 shorter |= set() if table.is_sample else {run_id}
                 del table.fetched[run_id]
     project.kept_fuller = sorted(shorter)
@@ -3218,13 +3195,9 @@ def metadata_document(project: Project, options: Options, about: Mapping[str, ob
     rows = next((table.rows for table in asked if table.fetched is not None), {})
     histories = [history for table in project.tables.values() for history in table.histories.values()]
     return {
+        **about,
         "status": project.status,
-        "entity": project.entity,
-        "project": project.name,
-        "source": {key: about[key] for key in ("kind", "base_url", "directory") if key in about},
         "filters": {name: value for name, value in asdict(options.selection).items() if value},
-        "exported_at": about["exported_at"],
-        "versions": about["versions"],
         "runs": {
             "listed": project.selected + project.filtered,
             "written": project.runs.height,
@@ -3238,7 +3211,6 @@ def metadata_document(project: Project, options: Options, about: Mapping[str, ob
             "sampled": options.history_samples is not None and not options.include_history,
             "mismatched": sorted(project.mismatched),
         },
-        "files": [],
         "failed": [failure._asdict() for failure in project.failed],
         "torn": project.torn,
         "missing_on_server": [] if options.prune else project.gone,
@@ -3311,35 +3283,22 @@ def owners_of(output: Path, stem: str) -> set[tuple[str, str]]:
 
 
 @contextmanager
-def working_folder(output: Path, say: Say, *, dry_run: bool) -> Iterator[Path]:
-    """A folder for intermediate files, empty at first, and the sole right to write to `output` meanwhile.
-
-    Beside it is HISTORIES, which holds what an interrupted export has finished.
-    """
-    if dry_run:
-        with tempfile.TemporaryDirectory(prefix="wandb-tools-") as folder:
-            yield Path(folder)
-        return
-    own = output / ".wandb_tools"
+def working_folder(output: Path, say: Say) -> Iterator[Path]:
+    """A folder for intermediate files, empty at first, and the sole right to write to `output` meanwhile."""
+    own = output / ".wandb_tools"  # which also has HISTORIES
     work = own / "work"
-    with ExitStack() as held:
-        try:
-            own.mkdir(parents=True, exist_ok=True)
-            lock = held.enter_context((own / "lock").open("w"))  # until the process ends
-            with suppress(ImportError, OSError):  # a file system or a system without such locks
-                import fcntl
+    own.mkdir(parents=True, exist_ok=True)
+    with (own / "lock").open("w") as lock:
+        with suppress(ImportError, OSError):  # a file system or a system without such locks
+            import fcntl
 
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    say(f"another export writes to {output}: waiting until it is done")
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-            shutil.rmtree(work, ignore_errors=True)  # of an export that was killed: the lock is ours
-            work.mkdir()
-        except OSError as error:
-            reason = error.strerror or error
-            message = f"cannot write to {output}: {reason}; choose another folder with -o"
-            raise ScriptError(message, NOTHING_USABLE) from error
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"another export writes to {output}: waiting until it is done")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        shutil.rmtree(work, ignore_errors=True)  # of an export that was killed: the lock is ours
+        work.mkdir()
         try:
             yield work
         finally:
@@ -3712,7 +3671,10 @@ def export(options: Options) -> int:
             asking = ThreadPoolExecutor(1).submit(find_projects, server)
             import_libraries()  # meanwhile
             projects, failed = asking.result()
-        work = at_end.enter_context(working_folder(options.output, say, dry_run=options.dry_run))
+        folder: Any = working_folder(options.output, say)
+        if options.dry_run:
+            folder = tempfile.TemporaryDirectory(prefix="wandb-tools-")
+        work = Path(at_end.enter_context(folder))
         if server is None:
             projects, failed = read_offline(options, work, say), []
         settle_stems(projects, options.output)
