@@ -329,11 +329,12 @@ def test_an_answer_that_cannot_be_understood_costs_its_project_alone(server, exp
 
 def test_what_a_killed_export_was_writing_is_removed(server, export, tmp_path):
     server.add_runs("team", "demo", 3, keys=8)
-    (tmp_path / "out").mkdir()
-    for name in (".team_demo_history.parquet.99999.partial", ".mine.parquet.99999.partial"):
-        (tmp_path / "out" / name).write_bytes(b"PAR1")
+    work = tmp_path / "out" / ".wandb_tools" / "work"
+    work.mkdir(parents=True)
+    (work / "team_demo_history.parquet").write_bytes(b"PAR1")
     assert export("-e", "team", *QUICK).code == 0
-    assert [file.name for file in (tmp_path / "out").glob(".*.partial")] == [".mine.parquet.99999.partial"]
+    assert not work.exists()
+    assert not (tmp_path / "out" / "team_demo_history.parquet").exists()
 
 
 def test_a_busy_storage_host_is_left_alone_for_as_long_as_it_asks(server, export, project):
@@ -770,7 +771,7 @@ def test_places_that_cannot_be_written_to(server, export, run_script, tmp_path):
     server.add_runs("team", "demo", 3, keys=8)
     done = export("-e", "team", "-o", tmp_path / "file" / "out")
     assert done.code == 1
-    assert error_line(done) == f"cannot write to {tmp_path}/file/out: Not a directory; choose another folder with -o"
+    assert error_line(done) == f"{tmp_path}/file/out/.wandb_tools: Not a directory; see to it and run again"
 
 
 LIMITED = """import os, resource, sys
@@ -923,7 +924,8 @@ def test_only_what_has_changed_is_fetched_again(server, export, project, tmp_pat
     assert export("-e", "team", "--include-history", *QUICK).code == 0
     server.reset()
     done = export("-e", "team", "--include-history", "--dry-run", *QUICK)
-    assert (done.out, asked_for(server)) == ("team/demo: 7 runs, 0 history rows\n", set())
+    assert done.out == "team/demo: 7 runs (4 finished, 2 running, 1 failed), 0 history rows\n"
+    assert asked_for(server) == set()
     assert export("-e", "team", "--include-history", *QUICK).code == 0
     assert asked_for(server) == set()
 
@@ -1151,7 +1153,7 @@ def test_a_dry_run_fetches_no_configs_and_no_histories(server, export, tmp_path)
     done = export(*arguments, "--tag", "old")
     assert (done.code, sorted(done.out.splitlines())) == (
         0,
-        ["team/demo: 3 runs, 15 history rows", "team/other: 2 runs, 10 history rows"],
+        ["team/demo: 3 runs (3 finished), 15 history rows", "team/other: 2 runs (2 finished), 10 history rows"],
     )
     assert asked_for(server) == set()
     assert server.counts()["bytes_sent"] < 3_000  # texts of configs and summaries alone are more
@@ -1265,7 +1267,7 @@ def test_without_a_place_the_keys_own_entity(server, export, tmp_path):
         (("-e", "team", "-p", "dmeo"), "team has no project dmeo; did you mean demo?"),
         (("teem/demo",), "teem has no projects that this key can see; did you mean team"),
         (("-e", "team,teem"), "teem has no projects that this key can see; did you mean team"),
-        (("team/demo/nosuchrun",), "team/demo has no such run"),
+        (("team/demo/nosuchrun",), "no such run in team/demo"),
     ],
 )
 def test_unknown_places_are_one_line(server, export, tmp_path, arguments, said):

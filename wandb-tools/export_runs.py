@@ -201,13 +201,12 @@ class Selection:
 
 
 class Place(NamedTuple):
-    """What is asked for on the server: projects of an entity (by name or glob), or a run, sweep or group of one."""
+    """What is asked for on the server: projects of an entity (by name or glob), or some runs of one."""
 
-    entity: str | None  # None: the key's own
+    entity: str
     project: str
-    run: str | None = None
-    sweep: str | None = None
-    group: str | None = None
+    key: str = ""  # of W&B's filters: name (a run's id), sweep or group
+    value: str = ""
 
 
 @dataclass(frozen=True)
@@ -353,6 +352,16 @@ class Table:
     dtypes: Mapping[KeyPath, str] = field(default_factory=dict)  # of what was logged: each holds the values of all rows
     names: Names = field(default_factory=dict)  # of these columns
 
+    @property
+    def histories(self) -> Mapping[str, History]:
+        return self.fetched or {}
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many rows of each run the file gets."""
+        rows = {run_id: history.rows for run_id, history in self.histories.items() if history.rows}
+        return rows | {run_id: self.earlier.rows[run_id] for run_id in self.staying if self.earlier}
+
 
 class Failure(NamedTuple):
     """What could not be had of a run (or of a file whose run is not known), while the rest went on."""
@@ -404,17 +413,13 @@ class Project:
     failed: list[Failure] = field(default_factory=list)
     torn: list[str] = field(default_factory=list)
     summary_restored: list[dict[str, str]] = field(default_factory=list)  # as the metadata lists them
-    planned_rows: int | None = None  # of a dry run: history rows to fetch
+    planned_rows: int | None = None  # of a dry run: history rows to fetch; None: all
 
     # Of its files:
     files: list[dict[str, object]] = field(default_factory=list)  # as the metadata lists them
     kept: Collection[str] = ()  # ids of runs of an earlier export that are not in this one
     gone: Collection[str] = ()  # of these, the ids that the source no longer has
-    mismatched: Mapping[str, int] = field(default_factory=dict)  # rows of runs that have not as many as the server
-    kept_fuller: Collection[str] = ()  # ids of runs of which the earlier export has more rows
-    dropped: list[str] = field(default_factory=list)  # metrics that the earlier history had
-    history_rows: int = 0
-    history_runs: int = 0
+    kept_fuller: Sequence[str] = ()  # ids of runs of which the earlier export has more rows
 
     @property
     def path(self) -> str:
@@ -428,6 +433,14 @@ class Project:
     @property
     def status(self) -> str:
         return "partial" if self.failed else "complete"
+
+    @property
+    def mismatched(self) -> dict[str, int]:
+        """The rows of runs whose history has not as many as their source counts, by id."""
+        history = self.tables.get("history")
+        rows = history.rows if history and history.fetched is not None else None
+        counts = self.runs.select("id", "history_rows").iter_rows()
+        return {run_id: rows.get(run_id, 0) for run_id, n in counts if rows is not None and rows.get(run_id, 0) != n}
 
 
 # --- log bytes to records -------------------------------------------------------------------------------------
@@ -1306,8 +1319,8 @@ def say_once(found: Sequence[FoundRun], projects: Sequence[Project], options: Op
     nameless = {project.name: project.selected for project in projects if project.entity == NO_ENTITY}
     known = sorted({run.entity for run, *_ in found if run.project in nameless} - {NO_ENTITY})
     if known and not options.selection.entity:
-        runs = f"{counted(sum(nameless.values()), 'run')} of {first_of(nameless)} without an entity"
-        say(f"{runs}, where others are {first_of(known)}'s: -e {known[0]} puts them together")
+        runs = f"{counted(sum(nameless.values()), 'run')} of {', '.join(sorted(nameless)[:5])} without an entity"
+        say(f"{runs}, where others are {', '.join(known[:5])}'s: -e {known[0]} puts them together")
 
 
 def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path], list[Failure]]:
@@ -1890,11 +1903,7 @@ class Server:
 
 
 def place_of(text: str) -> Place:
-    """What a W&B URL or an `entity/project[/run]` path means; ScriptError for what names no runs.
-
-    >>> place_of("https://wandb.ai/team/demo/runs/abc/logs?nw=1")
-    Place(entity='team', project='demo', run='abc', sweep=None, group=None)
-    """
+    """What a W&B URL or an `entity/project[/run]` path means; ScriptError for what names no runs."""
     url = urlsplit(f"https://{text}" if text.partition("/")[0] in PAGE_HOSTS else text)
     text = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()  # without a password
     keys = [unquote(key) for key in url.path.split("/") if key]
@@ -1906,9 +1915,9 @@ def place_of(text: str) -> Place:
     if not project or (url.scheme and (entity in NO_ENTITIES or url.hostname in CLOUD_HOSTS)):
         raise ScriptError(f"{text} is no project; write entity/project, entity/project/run or a W&B URL", WRONG_USAGE)
     if page and not name and not url.scheme:
-        return Place(entity, project, run=page)
+        return Place(entity, project, "name", page)
     if name and page in ("runs", "sweeps", "groups"):
-        return Place(entity, project, **{page.removesuffix("s"): name})
+        return Place(entity, project, {"runs": "name", "sweeps": "sweep", "groups": "group"}[page], name)
     if page not in ("", "runs", "table", "workspace", "overview"):
         what = {"reports": "a report", "artifacts": "an artifact"}.get(page, f"a page of {page}")
         raise ScriptError(f"{text} is {what}; give {entity}/{project}, or a run's or sweep's address", WRONG_USAGE)
@@ -1917,19 +1926,16 @@ def place_of(text: str) -> Place:
 
 def filters_of(place: Place, selection: Selection) -> dict[str, object]:
     """The selection as W&B's filters, which the server evaluates; empty where nothing is filtered."""
-    created = {"$gte": iso(selection.since), "$lt": iso(selection.until)}
-    created = {operator: time_ for operator, time_ in created.items() if time_}
-    any_of_these = [
-        ("state", selection.state),
-        ("tags", selection.tag),
-        ("group", selection.group),
-        ("group", (place.group,)),
-        ("sweep", selection.sweep),
-        ("sweep", (place.sweep,)),
-        ("name", (place.run,)),
+    conditions = [
+        ("createdAt", "$gte", iso(selection.since)),
+        ("createdAt", "$lt", iso(selection.until)),
+        ("state", "$in", selection.state),
+        ("tags", "$in", selection.tag),
+        ("group", "$in", selection.group),
+        ("sweep", "$in", selection.sweep),
+        (place.key, "$eq", place.value),
     ]
-    asked: list[Mapping[str, object]] = [{"createdAt": created}] if created else []
-    asked += [{name: {"$in": [*values]}} for name, values in any_of_these if any(values)]
+    asked: list[Mapping[str, object]] = [{key: {operator: value}} for key, operator, value in conditions if value]
     asked += [selection.where] if selection.where else []
     return {"$and": asked} if asked else {}
 
@@ -1938,27 +1944,20 @@ def iso(time_: datetime | None) -> str | None:
     return time_.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if time_ else None
 
 
-def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:  # noqa: C901 - each place in turn
-    """The projects that are asked for, each once, and the entities whose projects could not be had, unless all.
-
-    A project that only some of several entities have is no error.
-    """
+def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
+    """The projects that are asked for, each once, and which could not be had, unless all."""
     selection, (own, entities) = server.options.selection, sign_in(server.api)
-    places = list(server.options.places) or [
-        Place(entity, project) for entity in selection.entity or (None,) for project in selection.project or ("*",)
-    ]
-    if not own and any(place.entity is None for place in places):
+    pairs = itertools.product(selection.entity or [own or ""], selection.project or ["*"])
+    places = server.options.places or [Place(*pair) for pair in pairs]
+    if not places[0].entity:
         raise ScriptError("the key has no entity of its own; name one with -e", NOTHING_USABLE)
-    places = [place._replace(entity=place.entity or own) for place in places]
     found: dict[tuple[str, str], Project] = {}
     failed: list[Failure] = []
     lacking: list[tuple[Place, list[str]]] = []
     outcomes = side_by_side(partial(projects_at, server), places, server.workers)
-    for place, (projects, names, error) in zip(places, outcomes, strict=True):
-        if error is not None:
-            message = f"its projects cannot be had: {error}"
-            failed.append(Failure(str(place.entity), "projects", message, error.attempts))
-        elif not projects:
+    for place, (projects, names, failures) in zip(places, outcomes, strict=True):
+        failed += failures
+        if not projects and not failures:
             lacking.append((place, names))
         for project in projects:
             known = found.setdefault((project.entity, project.name), project)
@@ -1967,45 +1966,37 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:  # noq
                 found[project.entity, project.name] = Project(project.entity, project.name, filters)
     if failed and not found:
         raise ScriptError(f"{failed[0].run}: {failed[0].error}; try it again later", NOTHING_USABLE)
-    for place, names in lacking:
-        entity, pattern = str(place.entity), place.project
-        elsewhere = pattern == "*" or any(matches(name, pattern) for _, name in found)
-        if found and elsewhere and (names or entity in entities):
-            continue
-        if names:
-            near = did_you_mean(pattern, names) or "; list_entities.py shows what it has"
-            raise ScriptError(f"{entity} has no project {pattern}{near}", NOTHING_USABLE)
-        others = [name for name in entities if name != entity]
-        near = did_you_mean(entity, others) or f"; there is {', '.join(others[:5])}" if others else "; see -e"
-        raise ScriptError(f"{entity} has no projects that this key can see{near}", NOTHING_USABLE)
-    return sorted(found.values(), key=lambda project: (project.entity, project.name)), failed
+    for (entity, pattern, *_), names in lacking:
+        is_elsewhere = any(matches(name, pattern) for _, name in found)
+        if is_elsewhere and (names or entity in entities):
+            continue  # one of several entities lacks it
+        near = did_you_mean(pattern, names) if names else did_you_mean(entity, {*entities} - {entity})
+        what = f"no project {pattern}" if names else "no projects that this key can see"
+        raise ScriptError(f"{entity} has {what}{near}; list_entities.py shows what there is", NOTHING_USABLE)
+    return [found[key] for key in sorted(found)], failed
 
 
-def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str], RequestError | None]:
-    """The projects that a place means, all names that its entity has (listed only for a pattern: a team may have
-    thousands), and why these cannot be had.
-    """
-    project = Project(str(place.entity), place.project, filters_of(place, server.options.selection))
-    try:
-        if not is_glob(project.name) and plan(server, project):
-            return [project], [], None
-    except RequestError as error:  # it fails by itself, beside the others
-        project.failed.append(Failure(project.path, "project", str(error), error.attempts))
-        return [project], [], None
+def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str], list[Failure]]:
+    """The projects that a place means; all names that its entity has, if they were listed; and what failed."""
     question = """query Projects($entity: String, $after: String) {
         models(entityName: $entity, first: 200, after: $after) {
             edges { node { name } } pageInfo { endCursor hasNextPage } } }"""
+    project = Project(place.entity, place.project, filters_of(place, server.options.selection))
+    failing, what = project.path, ""
     names: list[str] = []
     after, more = None, True
     try:
+        if not is_glob(project.name) and plan(server, project):
+            return [project], [], []
+        failing, what = place.entity, "its projects cannot be had: "  # a team may have thousands: listed if needed
         while more and (models := server.ask(question, {"entity": place.entity, "after": after})["models"]):
             names += [edge["node"]["name"] for edge in models["edges"]]
             after, more = models["pageInfo"]["endCursor"], models["pageInfo"]["hasNextPage"]
     except RequestError as error:
-        return [], [], error
-    exact = [name for name in names if name == place.project != "*"]
+        return [], names, [Failure(failing, "project", f"{what}{error}", error.attempts)]
+    exact = [name for name in names if name == place.project]
     meant = exact or [name for name in names if matches(name, place.project)]
-    return [Project(project.entity, name, project.filters) for name in meant], names, None
+    return [Project(place.entity, name, project.filters) for name in meant], names, []
 
 
 def side_by_side(work: Callable[[Subject], Found], subjects: Sequence[Subject], at_once: int) -> list[Found]:
@@ -2079,35 +2070,8 @@ def split(window: Window, first: datetime | None, last: datetime | None, runs: i
     return [Window(*ends) for ends in itertools.pairwise([window.start, *bounds, window.end])]
 
 
-def list_runs(server: Server, project: Project, work: Path) -> None:
-    """Fill in the project's selected runs, each once. If fewer come than the server counts, they are listed again."""
-    server.meter.add(runs_wanted=project.selected)
-    for _ in range(LISTINGS):
-        failed: list[Failure] = []
-        project.is_changing = False
-        inactive: set[str] = set()  # ids of runs that --active-since leaves out
-        project.pages = fetch_pages(server, project, work, failed, inactive)
-        project.runs = keys_of(project.pages)
-        got = project.runs.height + len(inactive)
-        if (got < project.selected or project.is_changing) and not any(failure.what == "runs" for failure in failed):
-            plan(server, project)  # runs may have been deleted meanwhile
-            if got < project.selected or project.is_changing:
-                continue
-        break
-    else:
-        if got < project.selected:
-            error = f"the server counts {project.selected:,} runs, but lists {got:,}"
-            failed.append(Failure(project.path, "runs", error, LISTINGS))
-    project.failed += failed
-    project.selected = max(project.selected, got) - len(inactive)
-    project.filtered += len(inactive)
-    if not (project.filters or failed or server.options.selection.active_since):
-        project.all_ids = set(project.runs["id"])
-
-
-def fetch_pages(server: Server, project: Project, work: Path, failed: list[Failure], inactive: set[str]) -> list[Page]:
-    """All windows' runs as pages, fetched side by side; a window that cannot be had is a failure."""
-    pages: list[Page] = []
+def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C901 - in one sequence
+    """Fill in the selected runs, each once. If fewer come than the server counts, they are listed again."""
     active_since = server.options.selection.active_since
     names = (quote(name, safe="") for name in (project.entity, project.name))
     url = "/".join([page_url(server.api.base_url), *names, "runs"])
@@ -2123,24 +2087,42 @@ def fetch_pages(server: Server, project: Project, work: Path, failed: list[Failu
             late = [node for node in nodes if (time_of(node["heartbeatAt"]) or EPOCH) >= active_since]
             inactive.update({node["name"] for node in nodes} - {node["name"] for node in late})
             nodes = late
-        pages.append(write_page([run_of_node(node, project, url, failed) for node in nodes], work))
+        project.pages.append(write_page([run_of_node(node, project, url, failed) for node in nodes], work))
         return rest
 
-    windows = project.windows
-    while windows:
-        windows = [window for rest in side_by_side(fetch, windows, PAGES_AT_ONCE) for window in rest]
-    if not pages and failed:
-        raise RequestError(failed[0].error, retries=0)
-    return sorted(pages, key=lambda page: (page.keys["created_at"].min() or EPOCH, page.keys["id"].min() or ""))
+    server.meter.add(runs_wanted=project.selected)
+    for tries in range(1, LISTINGS + 1):
+        failed: list[Failure] = []
+        inactive: set[str] = set()  # ids of runs that --active-since leaves out
+        project.pages, project.is_changing = [], False
+        windows = project.windows
+        while windows:
+            windows = [window for rest in side_by_side(fetch, windows, PAGES_AT_ONCE) for window in rest]
+        if not project.pages and failed:
+            raise RequestError(failed[0].error, retries=0)
+        project.runs = keys_of(project.pages)
+        got = project.runs.height + len(inactive)
+        if any(failure.what == "runs" for failure in failed):
+            break
+        if got < project.selected:
+            plan(server, project)  # runs may have been deleted meanwhile
+        if got >= project.selected and not project.is_changing:
+            break
+        if tries == LISTINGS and got < project.selected:
+            error = f"the server counts {project.selected:,} runs, but lists {got:,}"
+            failed.append(Failure(project.path, "runs", error, LISTINGS))
+    project.failed += failed
+    project.selected = max(project.selected, got) - len(inactive)
+    project.filtered += len(inactive)
+    if not (project.filters or failed or active_since):
+        project.all_ids = set(project.runs["id"])
 
 
 def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[Mapping[str, Any]], list[Window]]:
-    """A page of the window's runs in the server's form, and windows for the rest.
-
-    Cursors are offsets, which lead astray once a run is deleted: they are followed only among runs of one moment.
-    """
-    created = {operator: iso(time_) for operator, time_ in (("$gte", window.start), ("$lt", window.end)) if time_}
-    filters = [each for each in (project.filters, {"createdAt": created} if created else {}) if each]
+    """A page of the window's runs in the server's form, and windows for the rest."""
+    bounds = [{"createdAt": {"$gte": iso(window.start)}}] if window.start else []
+    bounds += [{"createdAt": {"$lt": iso(window.end)}}] if window.end else []
+    filters = [*([project.filters] if project.filters else []), *bounds]
     variables = {**project.place, "filters": json.dumps({"$and": filters} if filters else {}), "after": window.cursor}
     question = RUNS % (RUN_FIELDS if server.options.dry_run else f"{RUN_FIELDS} config summaryMetrics")
 
@@ -2158,6 +2140,7 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
         return nodes, []
     first, last = time_of(nodes[0]["createdAt"]), time_of(nodes[-1]["createdAt"])
     if first is None or last is None or first == last:
+        # A cursor is an offset, which leads astray once a run is deleted: followed only among runs of one moment.
         return nodes, [window._replace(cursor=info["endCursor"], runs=runs)]
     rest = Window(last, window.end)  # the runs of that very moment come again, and are dropped later
     return nodes, split(rest, last, window.end or project.last_created, runs - len(nodes))
@@ -2175,13 +2158,15 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
             tree = parsed_object(text)
             if key == "config":
                 config = unwrapped(tree)
-                given = without_notes(config)
-                texts[key] = compact_json(given)
-                leaves += flatten(given, (CONFIG,))
+                tree = without_notes(config)
+                leaves += flatten(tree, (CONFIG,))
             else:
                 summary = tree
-                texts[key] = compact_json(summary)
                 leaves += numeric_leaves(summary, (METRIC,))
+            try:
+                texts[key] = orjson.dumps(tree).decode()
+            except TypeError:  # ints past 64 bits, halves of surrogate pairs, or deeper than it goes
+                texts[key] = valid_json(tree)
         except (ValueError, RecursionError) as error:
             texts[key] = valid_json(text)
             failed.append(Failure(node["name"], key, f"cannot be parsed ({error}); its text is kept as it is"))
@@ -2235,14 +2220,6 @@ def parsed_json(text: str | bytes) -> Any:
         with suppress(orjson.JSONDecodeError):
             return orjson.loads(text)
     return jsonable(json.loads(text))
-
-
-def compact_json(tree: Mapping[str, Any]) -> str:
-    """The same as valid_json, faster for most."""
-    try:
-        return orjson.dumps(tree).decode()
-    except TypeError:  # ints past 64 bits, halves of surrogate pairs, or deeper than it goes
-        return valid_json(tree)
 
 
 def definitions_in(config: Mapping[str, Any]) -> list[MetricDefinition]:
@@ -2783,41 +2760,40 @@ def is_wanted(path: KeyPath, keys: Sequence[str]) -> bool:
 
 def fetch_project(server: Server, project: Project, work: Path) -> None:
     """Fill in the project's runs and what is asked for besides them."""
+    options = server.options
     if not project.windows and not plan(server, project):
         raise RequestError(f"there is no project {project.path}", retries=0)
     list_runs(server, project, work)
-    if server.options.dry_run and server.options.include_history:
-        history = new_table("history", *server.options.history_keys)
-        history.earlier = project.tables["history"].earlier if "history" in project.tables else None
+    tables, earlier = tables_asked(project, options), project.tables
+    if options.dry_run and options.include_history:
+        history = new_table("history", *options.history_keys)
+        history.earlier = earlier["history"].earlier if "history" in earlier else None
         project.planned_rows = sum(run.rows for run in changed_runs(project, history))
-    for table in tables_asked(project, server.options).values():
-        table.earlier = project.tables[table.name].earlier if table.name in project.tables else None
-        project.tables[table.name] = table
-        fetch_table(server, project, table, work.parent / HISTORIES / project.stem / table.name)
-    try:
-        project.goals = {} if server.options.dry_run else sweep_goals(server, project)
-    except RequestError as error:
-        project.failed.append(Failure(project.path, "sweeps", f"their goals cannot be had: {error}", error.attempts))
-
-
-def sweep_goals(server: Server, project: Project) -> dict[str, str]:
-    """The goal of each metric that a sweep optimises; one on which sweeps differ is left out."""
-    goals: dict[str, set[str]] = {}
-    for names in chunks(project.runs["sweep"].drop_nulls().unique().sort().to_list(), RUNS_A_QUESTION):
+    project.tables = earlier | tables
+    for name, table in tables.items():
+        table.earlier = earlier[name].earlier if name in earlier else None
+        fetch_table(server, project, table, work.parent / HISTORIES / project.stem / name)
+    goals: dict[str, set[str]] = {}  # of each metric that a sweep optimises
+    sweeps = [] if options.dry_run else project.runs["sweep"].drop_nulls().unique().sort().to_list()
+    for names in chunks(sweeps, RUNS_A_QUESTION):
         import yaml
 
-        head = "".join(f", $s{number}: String!" for number in range(len(names)))
-        body = " ".join(f"s{number}: sweep(sweepName: $s{number}) {{ config }}" for number in range(len(names)))
-        variables = {**project.place, **{f"s{number}": name for number, name in enumerate(names)}}
-        answer = server.ask(IN_PROJECT % ("Sweeps", head, body), variables)["project"] or {}
+        variables = {f"s{number}": name for number, name in enumerate(names)}
+        head = "".join(f", ${key}: String!" for key in variables)
+        body = " ".join(f"{key}: sweep(sweepName: ${key}) {{ config }}" for key in variables)
+        try:
+            answer = server.ask(IN_PROJECT % ("Sweeps", head, body), {**project.place, **variables})["project"] or {}
+        except RequestError as error:
+            project.failed.append(
+                Failure(project.path, "sweeps", f"their goals cannot be had: {error}", error.attempts)
+            )
+            break
         for sweep in filter(None, answer.values()):
-            config = None
-            with suppress(yaml.YAMLError):  # a sweep that W&B itself could not read has no goal
-                config = yaml.safe_load(sweep["config"] or "")
-            metric = config.get("metric") if isinstance(config, dict) else None
-            if isinstance(metric, dict) and isinstance(metric.get("name"), str):
-                goals.setdefault(metric["name"], set()).add(str(metric.get("goal") or "minimize"))
-    return {name: stated.pop() for name, stated in goals.items() if len(stated) == 1 and stated <= set(GOALS.values())}
+            with suppress(yaml.YAMLError, LookupError, TypeError):  # one that W&B itself could not read has no goal
+                metric = yaml.safe_load(sweep["config"] or "")["metric"]
+                goals.setdefault(str(metric["name"]), set()).add(metric.get("goal") or "minimize")
+    known = set(GOALS.values())
+    project.goals = {name: each.pop() for name, each in goals.items() if len(each) == 1 and each <= known}
 
 
 # --- names ----------------------------------------------------------------------------------------------------
@@ -2921,29 +2897,17 @@ def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
     The texts of NON_FINITE beside numbers are numbers; other mixtures are text, numbers and Booleans as JSON.
     """
     kinds = set(map(type, values)) - {type(None)}
-    if kinds == {bool}:
-        return pl.Series(name, values, dtype=pl.Boolean)
-    if kinds == {float}:
-        return pl.Series(name, values, dtype=pl.Float64)
-    if kinds == {int} and all(value is None or -(2**63) <= cast("int", value) < 2**63 for value in values):
-        return pl.Series(name, values, dtype=pl.Int64)
+    for kind, dtype in ((bool, pl.Boolean), (float, pl.Float64), (int, pl.Int64)):
+        if kinds == {kind}:
+            with suppress(TypeError, OverflowError):  # of whole numbers past 64 bits
+                return pl.Series(name, values, dtype=dtype)
     texts = {value for value in values if isinstance(value, str)}
     if kinds & {int, float} and kinds <= {int, float, str} and texts <= NON_FINITE.keys():
-        return pl.Series(name, [as_float(value) for value in values], dtype=pl.Float64)
+        # By way of text, a whole number past all floats is infinite, as W&B has it.
+        numbers = [value if value is None or isinstance(value, float) else float(str(value)) for value in values]
+        return pl.Series(name, numbers, dtype=pl.Float64)
     spelt = (value if value is None or isinstance(value, str) else valid_json(value) for value in values)
     return pl.Series(name, [None if text is None else storable(text) for text in spelt], dtype=pl.String)
-
-
-def as_float(value: Scalar) -> float | None:
-    """A number, or the text of a non-finite one, as a float; an int past all floats is infinite, as W&B has it.
-
-    >>> as_float(2**63), as_float("-Infinity"), as_float(-(10**400))
-    (9.223372036854776e+18, -inf, -inf)
-    """
-    try:
-        return None if value is None else NON_FINITE[value] if isinstance(value, str) else float(value)
-    except OverflowError:
-        return math.inf if cast("int", value) > 0 else -math.inf
 
 
 def valid_json(value: object) -> str:
@@ -2952,16 +2916,12 @@ def valid_json(value: object) -> str:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:
         text = json_text(value)
-    return text if is_storable(text) else json.dumps(jsonable(value), allow_nan=False)
+    return text if storable(text) == text else json.dumps(jsonable(value), allow_nan=False)
 
 
 def storable(text: str) -> str:
     """The text with halves of surrogate pairs, which no UTF-8 file can hold, replaced."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def is_storable(text: str) -> bool:
-    return storable(text) == text
 
 
 # --- runs: pages of columns -----------------------------------------------------------------------------------
@@ -3002,22 +2962,21 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
             paths = frozenset(path[1:] for path, _ in run.leaves if path[0] == METRIC and len(path) > 2)
             nested[run.id] = shared.setdefault(paths, paths)
 
-    data = {name: [getattr(run, name) for run in runs] for name in identity_schema() if name != "tags"}
-    data |= {f"_{name}": [getattr(run, name) for run in runs] for name in ("config_json", "summary_json")}
+    schema = identity_schema() | {"_config_json": pl.String, "_summary_json": pl.String}
+    data = {name: [getattr(run, name.removeprefix("_")) for run in runs] for name in schema if name != "tags"}
     data = {name: [storable(v) if isinstance(v, str) else v for v in values] for name, values in data.items()}
     data["tags"] = [[storable(tag) for tag in run.tags or ()] for run in runs]
-    table = pl.DataFrame(data, schema=identity_schema() | {"_config_json": pl.String, "_summary_json": pl.String})
+    table = pl.DataFrame(data, schema=schema)
     kinds: dict[KeyPath, str] = {}
     flattened = []
     for path, values in columns.items():
         types_found = set(map(type, values)) - {type(None)}
         series = settled_series(column_key(path), values)
+        kinds[path] = str(series.dtype) if types_found else EMPTY
         is_mixed = len(types_found) > 1 or (types_found == {int} and series.dtype == pl.Float64)
         if is_mixed and path[0] == CONFIG:  # other pages may decide what becomes of it
-            series = pl.Series(series.name, [None if v is None else valid_json(v) for v in values], dtype=pl.String)
             kinds[path] = MIXED
-        else:
-            kinds[path] = str(series.dtype) if types_found else EMPTY
+            series = pl.Series(series.name, [None if v is None else valid_json(v) for v in values], dtype=pl.String)
         if types_found:
             flattened.append(series)
     file = work / f"{uuid.uuid4().hex}.parquet"
@@ -3034,7 +2993,8 @@ def keys_of(pages: Sequence[Page]) -> pl.DataFrame:
     numbered = [
         page.keys.with_row_index("row").with_columns(pl.lit(number).alias("page")) for number, page in enumerate(pages)
     ]
-    return pl.concat([pl.DataFrame(schema=schema), *numbered]).unique("id", keep="first", maintain_order=True)
+    keys = pl.concat([pl.DataFrame(schema=schema), *numbered])
+    return keys.unique("id", keep="first", maintain_order=True).sort("created_at", "id")
 
 
 def write_runs(
@@ -3043,23 +3003,9 @@ def write_runs(
     """Write the runs file: one scan over the pages, their columns cast and renamed."""
     bytes_a_row = sum(page.text_bytes for page in pages) // max(runs.height, 1)
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(bytes_a_row, 1)))
-    dtypes, settled = settled_dtypes(pages)
-    flat = sorted((names[path], path) for path in dtypes)
-    texts = dict.fromkeys(("_config_json", "_summary_json"), pl.String)
-    schema = identity_schema() | {column_key(path): dtypes[path] for _, path in flat} | texts
-    rows = scan_files(ordered_files(pages, runs, settled, group_rows, work), schema)
-    columns = [pl.col(column_key(path)).alias(name) for name, path in flat]
-    about = {**metadata, COLUMNS_KEY: json.dumps({name: path[1:] for name, path in flat})}
-    rows.select(*identity_schema(), *columns, *texts).sink_parquet(at, row_group_size=group_rows, metadata=about)
-
-
-def settled_dtypes(pages: Sequence[Page]) -> tuple[dict[KeyPath, Any], dict[KeyPath, pl.Series]]:
-    """The dtype of each flattened column that holds its values in all pages.
-
-    And the values, over all pages, of the columns whose dtypes differ in more than whole numbers and fractions.
-    """
-    dtypes: dict[KeyPath, Any] = {}
-    settled: dict[KeyPath, pl.Series] = {}
+    runs = runs.sort("created_at", "id")
+    dtypes: dict[KeyPath, Any] = {}  # of the flattened columns: each holds the values of all pages
+    settled: dict[KeyPath, pl.Series] = {}  # where dtypes differ in more than whole numbers and fractions: all values
     for path in sorted({path for page in pages for path in page.kinds}):
         kinds = {page.kinds.get(path, EMPTY) for page in pages} - {EMPTY}
         if len(kinds) < 2 and MIXED not in kinds:
@@ -3076,28 +3022,26 @@ def settled_dtypes(pages: Sequence[Page]) -> tuple[dict[KeyPath, Any], dict[KeyP
                     values += [json.loads(v) if kind == MIXED and v is not None else v for v in column]
             settled[path] = settled_series(column_key(path), values)
             dtypes[path] = settled[path].dtype
-    return dtypes, settled
 
-
-def ordered_files(
-    pages: Sequence[Page], runs: pl.DataFrame, settled: Mapping[KeyPath, pl.Series], rows_a_file: int, work: Path
-) -> list[Path]:
-    """Files that together hold `runs` in the order of the runs file: the pages, unless order or columns differ."""
-    runs = runs.sort("created_at", "id")
     starts = [0, *itertools.accumulate(page.keys.height for page in pages)]
     order = runs["page"].rle().struct.field("value").to_list()
-    if not settled and len(set(order)) == len(order) and runs.height == starts[-1]:
-        return [pages[number].file for number in order]
-    files = []
-    for some in runs.iter_slices(rows_a_file):
-        frames = []
-        for (number,), rows in some.group_by("page", maintain_order=True):
-            page = pages[number]
-            changed = [s.slice(starts[number], page.keys.height) for path, s in settled.items() if path in page.kinds]
-            frames.append(pl.read_parquet(page.file, glob=False).with_columns(changed)[rows["row"]])
-        files.append(work / f"{uuid.uuid4().hex}.parquet")
-        write_intermediate(pl.concat(frames, how="diagonal_relaxed").sort("created_at", "id"), files[-1])
-    return files
+    files = [pages[number].file for number in order]
+    if settled or len(set(order)) < len(order) or runs.height < starts[-1]:  # pages overlap, or have to be changed
+        files = []
+        for some in runs.iter_slices(group_rows):
+            frames = []
+            for (number,), rows in some.group_by("page", maintain_order=True):
+                kinds, start, height = pages[number].kinds, starts[number], pages[number].keys.height
+                changed = [series.slice(start, height) for path, series in settled.items() if path in kinds]
+                frames.append(pl.read_parquet(pages[number].file, glob=False).with_columns(changed)[rows["row"]])
+            files.append(work / f"{uuid.uuid4().hex}.parquet")
+            write_intermediate(pl.concat(frames, how="diagonal_relaxed").sort("created_at", "id"), files[-1])
+    flat = sorted((names[path], path) for path in dtypes)
+    texts = dict.fromkeys(("_config_json", "_summary_json"), pl.String)
+    rows_ = scan_files(files, identity_schema() | {column_key(path): dtypes[path] for _, path in flat} | texts)
+    columns = [pl.col(column_key(path)).alias(name) for name, path in flat]
+    about = {**metadata, COLUMNS_KEY: json.dumps({name: path[1:] for name, path in flat})}
+    rows_.select(*identity_schema(), *columns, *texts).sink_parquet(at, row_group_size=group_rows, metadata=about)
 
 
 def scan_files(files: Sequence[Path], schema: Mapping[str, Any]) -> pl.LazyFrame:
@@ -3120,6 +3064,7 @@ def metric_facts(
 
     A sweep's goal goes first; one on which runs differ is left out.
     """
+    implied = {"min": "minimize", "max": "maximize"}
     facts: dict[str, dict[str, str | None]] = {}
     for path, name in ((path[1:], name) for path, name in names.items() if path[0] == METRIC):
         found: list[MetricDefinition] = []
@@ -3128,106 +3073,88 @@ def metric_facts(
             found = [d for d in definitions if d.pattern == path[0]] or [
                 d for d in definitions if d.pattern.endswith("*") and path[0].startswith(d.pattern[:-1])
             ]
-        stated: list[Mapping[str, str | None]] = [
-            {"goal": goal_of(d), "summary": d.summary, "step_metric": d.step_metric} for d in found
-        ]
-        stated += [earlier[path]] if path in earlier else []
-        agreement = {key: agreed(fact[key] for fact in stated) for key in ("goal", "summary", "step_metric")}
-        agreement["goal"] = sweep_goals.get(".".join(path), agreement["goal"])
-        if any(agreement.values()):
-            facts[name] = agreement
+        stated: defaultdict[str, set[str | None]] = defaultdict(set)
+        for definition in found:
+            goals = {implied[kind] for kind in (definition.summary or "").split(",") if kind in implied}
+            stated["goal"].add(definition.goal or (goals.pop() if len(goals) == 1 else None))
+            stated["summary"].add(definition.summary)
+            stated["step_metric"].add(definition.step_metric)
+        for key, value in earlier.get(path, {}).items():
+            stated[key].add(value)
+        fact: dict[str, str | None] = {}
+        for key in ("goal", "summary", "step_metric"):
+            values = stated[key] - {None}
+            fact[key] = values.pop() if len(values) == 1 else None
+        fact["goal"] = sweep_goals.get(".".join(path), fact["goal"])
+        if any(fact.values()):
+            facts[name] = fact
     return facts
-
-
-def goal_of(definition: MetricDefinition) -> str | None:
-    """The goal that a definition states, or that its summary implies."""
-    kinds = (definition.summary or "").split(",")
-    implied = {"min": "minimize", "max": "maximize"}
-    return definition.goal or agreed({implied[kind] for kind in kinds if kind in implied})
-
-
-def agreed(values: Iterable[str | None]) -> str | None:
-    """The one value that is stated; None where none is, or several are."""
-    stated = {value for value in values if value}
-    return stated.pop() if len(stated) == 1 else None
 
 
 # --- histories: parts to a file -------------------------------------------------------------------------------
 
 
-def settle_table(project: Project, table: Table, kept: Collection[str], *, prune: bool) -> None:
-    """Fill in which rows stay, and the dtypes of what was logged."""
-    before = table.earlier.rows.keys() if table.earlier else set()
-    ids = {*kept, *project.runs["id"]}
-    table.staying = (before & ids if prune or table.fetched is not None else before) - (table.fetched or {}).keys()
-    sources = [table.earlier.dtypes] if table.earlier and table.staying else []
-    sources += [part.dtypes for _, history in sorted((table.fetched or {}).items()) for part in history.parts]
-    table.dtypes = widest_dtypes(sources)
-
-
-def table_names(table: Table, names: Names) -> Names:
-    """The columns of what was logged; `names` are those of the runs file."""
-    if table.prefix == METRIC:
-        return {path: names[METRIC, *path] for path in table.dtypes}
-    own = {"run_id", "entity", "project", table.order, *table.columns}
-    return {
-        path: f"{name}__{path_hash(path)[:8]}" if name.lower() in own else name
-        for path, name in settled_names(table.dtypes).items()
-    }
-
-
-def is_current(table: Table, facts: Mapping[str, Any]) -> bool:
-    """Whether the table's earlier file is what would be written."""
-    earlier = table.earlier
-    return (
-        earlier is not None
-        and earlier.export_id is not None
-        and not table.fetched
-        and table.staying == earlier.rows.keys()
-        and table.names == earlier.columns
-        and earlier.facts == facts
-    )
+def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *, prune: bool) -> Names:
+    """Fill in which earlier rows of the runs `ids` stay, and all columns; returns the names of the runs file."""
+    tables = project.tables.values()
+    for table in tables:
+        before = table.earlier.rows.keys() if table.earlier else set()
+        table.staying = (before & set(ids) if prune or table.fetched is not None else before) - table.histories.keys()
+        sources = [table.earlier.dtypes] if table.earlier and table.staying else []
+        sources += [part.dtypes for _, history in sorted(table.histories.items()) for part in history.parts]
+        table.dtypes = widest_dtypes(sources)
+        if table.prefix == METRIC:
+            paths |= {(METRIC, *path) for path in table.dtypes}
+    names: dict[KeyPath, str] = {}  # settled once, for the runs and the histories together
+    for prefix in (CONFIG, METRIC):
+        for path, name in settled_names(path[1:] for path in paths if path[0] == prefix).items():
+            names[prefix, *path] = prefix + name
+    for table in tables:
+        own = {"run_id", "entity", "project", table.order, *table.columns}
+        table.names = {
+            path: f"{name}__{path_hash(path)[:8]}" if name.lower() in own else name
+            for path, name in settled_names(table.dtypes).items()
+        }
+        if table.prefix == METRIC:
+            table.names = {path: names[METRIC, *path] for path in table.dtypes}
+    return names
 
 
 def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str, str]) -> None:
     """Write the rows by run id: those fetched, merged with those of the earlier file that stay."""
-    fetched, earlier = table.fetched or {}, table.earlier
+    earlier = table.earlier
     columns = [(table.names[path], path) for path in table.dtypes]  # of a W&B Table in their own order
     columns = columns if table.key else sorted(columns)
-    keys = ["run_id", "entity", "project", *([table.order] if table.order else []), *table.columns]
-    rows = scan_parts(table).select(
-        "run_id",
-        *(pl.lit(name).alias(column) for column, name in (("entity", project.entity), ("project", project.name))),
-        *([pl.col("order").alias(table.order)] if table.order else []),
-        *table.columns,
-        *(pl.col(column_key(path)).alias(name) for name, path in columns),
-    )
+    order = {"order": table.order} if table.order else {}
+    place = {"entity": pl.lit(project.entity), "project": pl.lit(project.name)}
+    logged = [pl.col(column_key(path)).alias(name) for name, path in columns]
+    rows = scan_parts(table).with_columns(**place).rename(order)
+    keys = ["run_id", "entity", "project", *order.values(), *table.columns]
+    rows = rows.select(*keys, *logged)
     if earlier and table.staying:
         stays = pl.scan_parquet(earlier.file, glob=False)
         if table.staying != earlier.rows.keys():
             stays = stays.filter(pl.col("run_id").is_in(list(table.staying)))
-        logged = []
+        known = []
         for name, path in columns:
+            column = pl.lit(None, getattr(pl, table.dtypes[path]))
             if path in earlier.columns:
-                logged.append(cast_logged(path, earlier.dtypes[path], table.dtypes[path], earlier.columns[path]))
-            else:
-                logged.append(pl.lit(None, getattr(pl, table.dtypes[path])))
-            logged[-1] = logged[-1].alias(name)
-        stays = stays.select(*keys, *logged)
-        rows = rows.merge_sorted(stays, "run_id") if any(history.parts for history in fetched.values()) else stays
-    marks = {run_id: history.mark for run_id, history in fetched.items() if history.mark and not history.is_short}
+                column = cast_logged(path, earlier.dtypes[path], table.dtypes[path], earlier.columns[path])
+            known.append(column.alias(name))
+        stays = stays.select(*keys, *known)
+        rows = rows.merge_sorted(stays, "run_id") if any(one.parts for one in table.histories.values()) else stays
+    marks = {run_id: one.mark for run_id, one in table.histories.items() if one.mark and not one.is_short}
     made_of = table.made_of if table.fetched is not None or not earlier else earlier.made_of
     if earlier and earlier.made_of == made_of:
         # Runs without rows have marks, too: else they would be asked for again each time.
-        known = table.staying | (earlier.marks.keys() - earlier.rows.keys() - fetched.keys())
-        marks |= {run_id: earlier.marks[run_id] for run_id in known if run_id in earlier.marks}
+        asked = table.staying | (earlier.marks.keys() - earlier.rows.keys() - table.histories.keys())
+        marks |= {run_id: earlier.marks[run_id] for run_id in asked if run_id in earlier.marks}
     about = {
-        **metadata,
         COLUMNS_KEY: json.dumps(dict(columns)),
         HISTORIES_KEY: json.dumps({"keys": made_of, "runs": marks}, sort_keys=True),
     }
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_CELLS // (len(keys) + len(columns))))
-    rows.sink_parquet(at, row_group_size=group_rows, metadata=about)
+    rows.sink_parquet(at, row_group_size=group_rows, metadata={**metadata, **about})
 
 
 def scan_parts(table: Table) -> pl.LazyFrame:
@@ -3235,7 +3162,7 @@ def scan_parts(table: Table) -> pl.LazyFrame:
     wanted: dict[Path, Counter[str]] = {}  # the rows of each run, by file
     part_of: dict[Path, Part] = {}
     odd: dict[Path, frozenset[KeyPath]] = {}  # what a file holds in a dtype from which a scan does not cast by itself
-    for run_id, history in sorted((table.fetched or {}).items()):
+    for run_id, history in sorted(table.histories.items()):
         for part in history.parts:
             wanted.setdefault(part.file, Counter())[run_id] += part.rows
             part_of[part.file] = part
@@ -3276,17 +3203,11 @@ def scan_parts(table: Table) -> pl.LazyFrame:
 
 
 def find_earlier(project: Project, output: Path) -> None:
-    """Fill in what an earlier export left of the project; ScriptError for an unreadable file.
-
-    Where the files do not belong together, an export was killed while it published: none of them counts as current.
-    """
+    """Fill in what an earlier export left of the project; ScriptError for an unreadable file."""
     found: dict[str, Earlier] = {}
-    names = ["runs", "history", "history_sampled", "system", "console"]
-    tables = (file for file in output.glob("*_table_*.parquet") if file.name.startswith(f"{project.stem}_table_"))
-    names += sorted(file.stem.removeprefix(f"{project.stem}_") for file in tables)
-    for name in names:
-        file = output / f"{project.stem}_{name}.parquet"
-        if not file.exists():
+    for file in sorted(output.glob(f"{project.stem}_*.parquet")):
+        name = file.stem.removeprefix(f"{project.stem}_")
+        if not re.fullmatch("runs|history|history_sampled|system|console|table_.*", name):
             continue
         try:
             metadata = pl.read_parquet_metadata(file)
@@ -3310,13 +3231,13 @@ def find_earlier(project: Project, output: Path) -> None:
             )
         except (OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             raise unreadable(file, error) from error
-    ids = {each.export_id for each in found.values()}
-    try:
-        ids.add(json.loads((output / f"{project.stem}_metadata.json").read_text("utf-8"))["export_id"])
-    except (OSError, ValueError, LookupError, TypeError):
-        ids.add(None)
+    # Where the files do not belong together, an export was killed while it published: none of them counts as current.
+    noted = None
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        noted = json.loads((output / f"{project.stem}_metadata.json").read_text("utf-8"))["export_id"]
+    is_whole = {each.export_id for each in found.values()} == {noted}
     for name, earlier in found.items():
-        current = earlier if len(ids) == 1 else replace(earlier, marks={}, export_id=None)
+        current = earlier if is_whole else replace(earlier, marks={}, export_id=None)
         if name == "runs":
             project.earlier = current
         else:
@@ -3346,30 +3267,24 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     definitions = {definition for page in pages for definition in page.definitions}
     paths = {path for page in pages for path in page.kinds}
     paths |= {(METRIC, definition.pattern) for definition in definitions if not definition.pattern.endswith("*")}
-    for table in project.tables.values():
-        settle_table(project, table, stays, prune=options.prune)
-        if table.prefix == METRIC:
-            paths |= {(METRIC, *path) for path in table.dtypes}
-    names = {  # settled once, for the runs and the histories together
-        (prefix, *path): prefix + name
-        for prefix in (CONFIG, METRIC)
-        for path, name in settled_names(path[1:] for path in paths if path[0] == prefix).items()
-    }
-    for table in project.tables.values():
-        table.names = table_names(table, names)
+    names = settle_tables(project, runs["id"], paths, prune=options.prune)
     tables = sorted(project.tables.values(), key=lambda table: table.name)
-    known = {
-        path: each.facts[name]
-        for each in (*(table.earlier for table in tables if table.prefix == METRIC), earlier)
-        if each is not None
-        for path, name in each.columns.items()
-        if name in each.facts
+    known: dict[KeyPath, Mapping[str, str | None]] = {}
+    for each in (*(table.earlier for table in tables if table.prefix == METRIC), earlier):
+        if each is not None and stays:
+            known |= {path: each.facts[name] for path, name in each.columns.items() if name in each.facts}
+    facts = metric_facts(definitions, names, known, project.goals)
+    current = {  # the tables whose earlier files are what would be written
+        table.name: table.earlier.export_id
+        for table in tables
+        if table.earlier
+        and table.earlier.export_id
+        and not table.fetched
+        and (table.staying, table.names) == (table.earlier.rows.keys(), table.earlier.columns)
+        and table.earlier.facts == facts
     }
-    facts = metric_facts(definitions, names, known if stays else {}, project.goals)
-    current = [table.earlier for table in tables if table.earlier and is_current(table, facts)]
-    export_id = current[0].export_id if current else uuid.uuid4().hex
-    about = {
-        **source,
+    export_id = next(iter(current.values()), uuid.uuid4().hex)
+    about: dict[str, object] = {
         "entity": project.entity,
         "project": project.name,
         "exported_at": jsonable(now()),
@@ -3378,56 +3293,44 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     metadata = {
         SCHEMA_KEY: SCHEMA_VERSION,
         METRICS_KEY: json.dumps(facts, sort_keys=True),
-        SOURCE_KEY: json.dumps(about),
-        EXPORT_ID_KEY: str(export_id),
+        SOURCE_KEY: json.dumps({**source, **about}),
+        EXPORT_ID_KEY: export_id,
     }
     files = []
-    with publishing(options.output) as unfinished:
-        for table in tables:
-            file = options.output / f"{project.stem}_{table.name}.parquet"
-            at = file if table.earlier in current else unfinished(file)
-            if at != file:
-                write_table(table, at, project, metadata)
-            files.append(file_facts(file, at))
-            if table.prefix == METRIC and table.fetched is not None:
-                note_history(project, table, at, options)
-        file = options.output / f"{project.stem}_runs.parquet"
-        write_runs(unfinished(file), pages, runs, names, metadata, work)
-        files.append(file_facts(file, unfinished(file)))
-        document = metadata_document(project, options, about) | {"files": files, "export_id": export_id}
-        text = json.dumps(jsonable(document), indent=2, ensure_ascii=False) + "\n"
+    with publishing(options.output, work) as unfinished:
+        for name in [*(table.name for table in tables), "runs"]:
+            file = options.output / f"{project.stem}_{name}.parquet"
+            at = file if name in current else unfinished(file)
+            if name == "runs":
+                write_runs(at, pages, runs, names, metadata, work)
+            elif at != file:
+                write_table(project.tables[name], at, project, metadata)
+            with at.open("rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            rows = pl.scan_parquet(at, glob=False)
+            height, width = rows.select(pl.len()).collect().item(), len(rows.collect_schema())
+            facts_ = {"name": file.name, "bytes": at.stat().st_size, "rows": height, "columns": width}
+            files.append(facts_ | {"sha256": digest})
+        about |= {"source": source, "files": files, "export_id": export_id}
+        text = json.dumps(jsonable(metadata_document(project, options, about)), indent=2, ensure_ascii=False) + "\n"
         unfinished(options.output / f"{project.stem}_metadata.json").write_text(storable(text), "utf-8")
     project.files = files
 
 
 def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
-    """Drop fetched rows of which the earlier export has more, if they come from a log that was cut off, or are
-    incomplete; the ids of runs whose row in the runs file stays too.
-    """
+    """Drop fetched rows of which the earlier export has more; ids of runs whose row in the runs file stays, too."""
     rows = project.runs.select("id", "history_rows").iter_rows()
     fuller = {run_id for run_id, count in rows if run_id in project.cut and before.get(run_id, 0) > count}
     shorter = set(fuller)
     for table in project.tables.values():
         had = table.earlier.rows if table.earlier else {}
-        for run_id, history in list((table.fetched or {}).items()):
-            is_less = history.is_short or run_id in project.cut or table.is_sample
-            if is_less and had.get(run_id, 0) > history.rows:
+        for run_id, history in [*table.histories.items()]:
+            may_lack_rows = history.is_short or run_id in project.cut or table.is_sample
+            if table.fetched and may_lack_rows and had.get(run_id, 0) > history.rows:
                 shorter |= set() if table.is_sample else {run_id}
-                del cast("dict[str, History]", table.fetched)[run_id]
+                del table.fetched[run_id]
     project.kept_fuller = sorted(shorter)
     return fuller
-
-
-def note_history(project: Project, table: Table, at: Path, options: Options) -> None:
-    """Note what the metadata says of a history file, the full one before the sampled one."""
-    rows = dict(pl.scan_parquet(at, glob=False).group_by("run_id").len().collect().iter_rows())
-    if table.name == "history":
-        counts = project.runs.select("id", "history_rows").iter_rows()
-        project.mismatched = {run_id: rows.get(run_id, 0) for run_id, n in counts if rows.get(run_id, 0) != n}
-    if table.name == "history" or not options.include_history:
-        project.history_rows, project.history_runs = sum(rows.values()), len(rows)
-    if table.earlier:
-        project.dropped += [".".join(path) for path in table.earlier.columns if path not in table.dtypes]
 
 
 def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Page]:
@@ -3450,32 +3353,28 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Pa
     return pages
 
 
-def metadata_document(project: Project, options: Options, source: Mapping[str, object]) -> dict[str, object]:
+def metadata_document(project: Project, options: Options, about: Mapping[str, object]) -> dict[str, object]:
     """What was asked, what was got and what failed."""
-    written = project.runs.height
-    histories = [history for table in project.tables.values() for history in (table.fetched or {}).values()]
+    asked = [project.tables[name] for name in ("history", "history_sampled") if name in project.tables]
+    rows = next((table.rows for table in asked if table.fetched is not None), {})
+    histories = [history for table in project.tables.values() for history in table.histories.values()]
     return {
+        **about,
         "status": project.status,
-        "entity": project.entity,
-        "project": project.name,
-        "source": {key: source[key] for key in ("kind", "base_url", "directory") if key in source},
         "filters": {name: value for name, value in asdict(options.selection).items() if value},
-        "exported_at": source["exported_at"],
-        "versions": source["versions"],
         "runs": {
             "listed": project.selected + project.filtered,
-            "written": written,
-            "failed": project.selected - written,
+            "written": project.runs.height,
+            "failed": project.selected - project.runs.height,
             "filtered": project.filtered,
             "by_state": dict(sorted(Counter(project.runs["state"]).items())),
         },
         "history": {
-            "rows": project.history_rows,
-            "runs": project.history_runs,
+            "rows": sum(rows.values()),
+            "runs": len(rows),
             "sampled": options.history_samples is not None and not options.include_history,
             "mismatched": sorted(project.mismatched),
         },
-        "files": [],
         "failed": [failure._asdict() for failure in project.failed],
         "torn": project.torn,
         "missing_on_server": [] if options.prune else project.gone,
@@ -3491,12 +3390,12 @@ PUBLISHING = threading.Lock()  # held while files are renamed: the process ends 
 
 
 @contextmanager
-def publishing(output: Path) -> Iterator[Callable[[Path], Path]]:
-    """A function that gives the hidden name to which a file is to be written. At the end all are renamed, or none."""
+def publishing(output: Path, work: Path) -> Iterator[Callable[[Path], Path]]:
+    """A function that gives the place where a file is to be written. At the end all are renamed, or none."""
     files: dict[Path, Path] = {}
 
     def unfinished(file: Path) -> Path:
-        return files.setdefault(file, file.with_name(f".{file.name}.{os.getpid()}.partial"))
+        return files.setdefault(file, work / file.name)
 
     try:
         yield unfinished
@@ -3512,20 +3411,6 @@ def publishing(output: Path) -> Iterator[Callable[[Path], Path]]:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]
         message = f"{next(reversed(files), output)} was not written: {reason}; free the place or choose another with -o"
         raise ScriptError(message, NOTHING_USABLE) from error
-    finally:
-        for partial_file in files.values():
-            with suppress(OSError):
-                partial_file.unlink(missing_ok=True)
-
-
-def file_facts(file: Path, at: Path) -> dict[str, object]:
-    """What the metadata lists of a parquet file that is, for now, at another place."""
-    with at.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    rows = pl.scan_parquet(at, glob=False)
-    height = rows.select(pl.len()).collect().item()
-    columns = len(rows.collect_schema())
-    return {"name": file.name, "bytes": at.stat().st_size, "rows": height, "columns": columns, "sha256": digest}
 
 
 def settle_stems(projects: list[Project], output: Path) -> None:
@@ -3563,43 +3448,27 @@ def owners_of(output: Path, stem: str) -> set[tuple[str, str]]:
 
 
 @contextmanager
-def working_folder(output: Path, say: Say, *, dry_run: bool) -> Iterator[Path]:
-    """A folder for intermediate files, empty at first, and the sole right to write to `output` meanwhile.
-
-    Beside it is HISTORIES, which holds what an interrupted export has finished.
-    """
-    if dry_run:
-        with tempfile.TemporaryDirectory(prefix="wandb-tools-") as folder:
-            yield Path(folder)
-        return
-    own = output / ".wandb_tools"
+def working_folder(output: Path, say: Say) -> Iterator[Path]:
+    """A folder for intermediate files, empty at first, and the sole right to write to `output` meanwhile."""
+    own = output / ".wandb_tools"  # which also has HISTORIES
     work = own / "work"
-    with ExitStack() as held:
-        try:
-            own.mkdir(parents=True, exist_ok=True)
-            lock = held.enter_context((own / "lock").open("w"))  # until the process ends
-            with suppress(ImportError, OSError):  # a file system or a system without such locks
-                import fcntl
+    own.mkdir(parents=True, exist_ok=True)
+    with (own / "lock").open("w") as lock:
+        with suppress(ImportError, OSError):  # a file system or a system without such locks
+            import fcntl
 
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    say(f"another export writes to {output}: waiting until it is done")
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-            shutil.rmtree(work, ignore_errors=True)  # of an export that was killed: the lock is ours
-            work.mkdir()
-            for file in output.glob(".*.partial"):
-                if re.search(
-                    r"_(runs|history|history_sampled|system|console|table_.*|metadata)\.(parquet|json)\.\d+\.partial$",
-                    file.name,
-                ):
-                    file.unlink(missing_ok=True)
-        except OSError as error:
-            reason = error.strerror or error
-            message = f"cannot write to {output}: {reason}; choose another folder with -o"
-            raise ScriptError(message, NOTHING_USABLE) from error
-        held.callback(shutil.rmtree, work, ignore_errors=True)
-        yield work
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"another export writes to {output}: waiting until it is done")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        shutil.rmtree(work, ignore_errors=True)  # of an export that was killed: the lock is ours
+        work.mkdir()
+        try:
+            yield work
+        finally:
+            with PUBLISHING:  # files are renamed out of it
+                shutil.rmtree(work, ignore_errors=True)
 
 
 # --- verifying ------------------------------------------------------------------------------------------------
@@ -3658,44 +3527,50 @@ def damage_of(file: Path, facts: Mapping[str, Any]) -> str | None:
 def report(projects: Sequence[Project], failed: Sequence[Failure], options: Options, say: Say) -> int:  # noqa: C901, PLR0912
     """The paths on stdout, or all of it as JSON; a line on each project for people. Returns the exit code."""
     written = [project for project in projects if project.files]
-    planned = [project for project in projects if options.dry_run and project.selected]
+    planned = [project for project in projects if project.selected and project.pages]
     lost = [*failed, *(each for project in projects for each in project.failed if each.what == "project")]
     check_selection(projects, lost, options, say)
     if options.prune and any(project.all_ids is None for project in written):
         say("--prune dropped nothing: it needs an export without filters that lists every run")
-    metrics: set[KeyPath] = set()
-    for project in written:
-        for table in project.tables.values():
-            metrics.update(table.dtypes)
+    metrics = {path for project in written for table in project.tables.values() for path in table.dtypes}
     for glob in options.history_keys if written else ():
         if not any(names_match(path, [glob]) for path in metrics):
             say(f"--history-keys {glob} matches no metric of these runs")
     if options.tables and written and not any(table.key for project in written for table in project.tables.values()):
         say("--tables: none of these runs logged a W&B Table")
-    for project in written:
-        kept = f"; {counted(len(project.kept), 'run')} of an earlier export kept" if project.kept else ""
+    rows, files = [], []
+    for project in planned if options.dry_run else written:
+        counts = dict(project.runs.select("id", "history_rows").iter_rows()) | project.mismatched
+        history_rows = sum(counts.values()) if project.planned_rows is None else project.planned_rows
+        row = {"entity": project.entity, "project": project.name, "runs": project.runs.height}
+        row |= {"status": "planned" if options.dry_run else project.status, "history_rows": history_rows}
+        row |= {"filtered": project.filtered, "failed": len(project.failed), "torn": len(project.torn)}
+        rows.append(row | {"kept": len(project.kept)})
+        states = ", ".join(f"{count:,} {state}" for state, count in Counter(project.runs["state"]).most_common())
+        line = f"{project.path}: {counted(project.runs.height, 'run')}" + (f" ({states})" if states else "")
+        if options.include_history or options.offline:
+            line += f", {counted(history_rows, 'history row')}"
+        line += f", {counted(len(project.failed), 'failure')}" if project.failed else ""
+        if options.dry_run:
+            if not options.json:
+                show(printable(line))
+            continue
+        paths = [options.output / str(file["name"]) for file in project.files]
+        files += [*map(str, paths), str(options.output / f"{project.stem}_metadata.json")]
+        if not options.json:
+            show(str(paths[-1]))
+        line += f"; {counted(len(project.kept), 'run')} of an earlier export kept" if project.kept else ""
         if project.gone and not options.prune:
-            kept += f", {len(project.gone):,} of them no longer in the source (--prune drops those)"
-        say(sentence(project, options) + kept)
+            line += f", {len(project.gone):,} of them no longer in the source (--prune drops those)"
         if project.kept_fuller:
-            fuller = f"{counted(len(project.kept_fuller), 'run')} kept as exported earlier, with more history rows"
-            say(f"{project.path}: {fuller}: {first_of(project.kept_fuller)}")
-        if project.dropped:
-            before = "from an earlier export, which this one was not asked for"
-            say(f"the history there had {first_of(project.dropped)} {before}")
+            line += f"; {counted(len(project.kept_fuller), 'run')} kept as exported earlier, with more history rows: "
+            line += ", ".join(project.kept_fuller[:FAILURES_NAMED])
+        say(line)
+    for failure in lost:
+        entity, _, name = failure.run.partition("/")
+        rows.append({"entity": entity, "project": name or None, "status": "failed", "error": failure.error})
     if options.json:
-        rows = [json_row(project, options) for project in (*written, *planned)]
-        for failure in lost:
-            entity, _, name = failure.run.partition("/")
-            rows.append({"entity": entity, "project": name or None, "status": "failed", "error": failure.error})
-        names = [[*(file["name"] for file in project.files), f"{project.stem}_metadata.json"] for project in written]
-        files = [str(options.output / str(name)) for of_project in names for name in of_project]
         show(json_text({"version": 1, "exports": rows, "files": files}))
-    else:
-        for project in written:
-            show(str(options.output / f"{project.stem}_runs.parquet"))
-        for project in planned:
-            show(printable(sentence(project, options)))
     failures = [*failed]
     for project in projects:  # ids are only unique within a project
         prefix = f"{project.path}/" if len(projects) + len(failed) > 1 else ""
@@ -3714,53 +3589,23 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
     is_exported = any(project.files for project in projects)  # without runs: then it states that all are gone
     if is_exported or (selected and (options.dry_run or not lost)):
         return
-    paths = first_of([project.path for project in projects])
-    message = f"no runs in {paths}; list_entities.py shows what there is"
+    message = (
+        f"no such run in {', '.join(project.path for project in projects[:5])}; list_entities.py shows what there is"
+    )
     if lost:
         message = f"{lost[0].run}: {lost[0].error}; nothing could be exported"
     elif total and flags:
         message = f"{flags} leaves none of {total:,} runs; loosen it, or see what there is with --dry-run"
-    elif total:
-        message = f"{paths} has no such run; list_entities.py shows projects, W&B's pages the runs' ids"
     raise ScriptError(message, NOTHING_USABLE)
-
-
-def first_of(names: Collection[str]) -> str:
-    return ", ".join([*names][:5]) + (" and others" if len(names) > 5 else "")
-
-
-def json_row(project: Project, options: Options) -> dict[str, Any]:
-    """What `--json` holds of a project; `history_rows` of runs in their source, as far as they could be had."""
-    row = {"entity": project.entity, "project": project.name, "status": "planned", "filtered": project.filtered}
-    if options.dry_run and not options.offline:
-        return row | {"runs": project.selected, "history_rows": project.planned_rows}
-    rows: dict[str, int] = {**dict(project.runs.select("id", "history_rows").iter_rows()), **project.mismatched}
-    row |= {"status": project.status, "runs": project.runs.height, "history_rows": sum(rows.values())}
-    row |= {"failed": len(project.failed), "torn": len(project.torn)}
-    return row if options.dry_run else row | {"kept": len(project.kept)}
-
-
-def sentence(project: Project, options: Options) -> str:
-    """A project's runs in one line, and how many history rows there are, if that is of interest."""
-    row = json_row(project, options)
-    rows = f", {counted(row['history_rows'], 'history row')}" if row["history_rows"] is not None else ""
-    if row["status"] == "planned":
-        some = f"{row['runs']:,} of " if row["filtered"] else ""
-        return f"{project.path}: {some}{counted(row['runs'] + row['filtered'], 'run')}{rows}"
-    states = ", ".join(f"{count:,} {state}" for state, count in Counter(project.runs["state"]).most_common())
-    runs = counted(row["runs"], "run") + (f" ({states})" if states else "")
-    failures = f", {counted(row['failed'], 'failure')}" if row["failed"] else ""
-    return f"{project.path}: {runs}{rows if options.include_history or options.offline else ''}{failures}"
 
 
 def report_failures(failures: Iterable[Failure]) -> int:
     """Name each failure once, also when quiet, and return the exit code that they mean."""
-    by_error: dict[tuple[str, bool], list[str]] = {}
+    by_error: defaultdict[tuple[str, bool], list[str]] = defaultdict(list)
     for failure in dict.fromkeys(failures):
-        in_metadata = failure.what not in ("project", "projects")
-        by_error.setdefault((failure.error, in_metadata), []).append(failure.run)
-    for (error, in_metadata), runs in by_error.items():
-        named = runs[:FAILURES_NAMED] if in_metadata else runs
+        by_error[failure.error, failure.what == "project"].append(failure.run)
+    for (error, is_project), runs in by_error.items():
+        named = runs if is_project else runs[:FAILURES_NAMED]  # what else fails is in the metadata
         for run in named:
             tell(f"error: {run}: {error}")
         if len(runs) > len(named):
@@ -3785,9 +3630,9 @@ class Meter:
         self.counts: Counter[str] = Counter()
         self.lock = threading.Lock()
         self.started = self.last_line = time.monotonic()
+        self.status: Any = None
 
     def __enter__(self) -> Self:
-        self.status = None
         if not self.quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
             from rich.console import Console
 
@@ -3800,35 +3645,27 @@ class Meter:
             self.status.stop()
 
     def add(self, **counts: int) -> None:
-        """Count what was done, and what is to be done (`runs_wanted`, `histories_wanted`)."""
+        """Count what was done, and what is to be done (`runs_wanted`, `histories_wanted`); show it if it is time."""
         with self.lock:
             self.counts.update(counts)
-            now_s = time.monotonic()
+            elapsed_s = time.monotonic() - self.started
+            if self.quiet or not (self.status or time.monotonic() - self.last_line > PLAIN_LINE_S):
+                return
+            parts, left_s = [], 0.0
+            for what in ("runs", "histories"):
+                done, wanted = self.counts[what], self.counts[f"{what}_wanted"]
+                if wanted:
+                    parts.append(f"{done:,} of {wanted:,} {what}")
+                    left_s = elapsed_s * (wanted - done) / done if done else 0.0  # not known yet
+            if rows := self.counts["rows"]:
+                parts.append(f"{rows:,} rows ({rows / elapsed_s:,.0f} a second)")
+            if left_s and elapsed_s >= PLAIN_LINE_S / 2:
+                parts.append(f"about {left_s:,.0f} s left")
             if self.status:
-                self.status.update(progress_sentence(self.counts, now_s - self.started))
-            elif not self.quiet and now_s - self.last_line > PLAIN_LINE_S:
-                self.last_line = now_s
-                tell(progress_sentence(self.counts, now_s - self.started))
-
-
-def progress_sentence(counts: Mapping[str, int], elapsed_s: float) -> str:
-    """What was done, at which rate, and how long the rest will take.
-
-    >>> progress_sentence({"runs": 10, "runs_wanted": 10, "histories": 2, "histories_wanted": 8, "rows": 500}, 10.0)
-    '10 of 10 runs, 2 of 8 histories, 500 rows (50 a second), about 30 s left'
-    """
-    parts = []
-    left_s = 0.0
-    for what in ("runs", "histories"):
-        done, wanted = counts.get(what, 0), counts.get(f"{what}_wanted", 0)
-        if wanted:
-            parts.append(f"{done:,} of {wanted:,} {what}")
-            left_s = elapsed_s * (wanted - done) / done if done else 0.0  # not known yet
-    if rows := counts.get("rows", 0):
-        parts.append(f"{rows:,} rows ({rows / elapsed_s:,.0f} a second)")
-    if left_s and elapsed_s >= PLAIN_LINE_S / 2:
-        parts.append(f"about {left_s:,.0f} s left")
-    return ", ".join(parts)
+                self.status.update(", ".join(parts))
+            else:
+                self.last_line = time.monotonic()
+                tell(", ".join(parts))
 
 
 def show(text: str) -> None:
@@ -3920,27 +3757,23 @@ def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list
     flag("--debug", action="store_true", help="show the traceback of an error")
     given = vars(parser.parse_strictly(argv))
     given["console"] = given["console"] or given["console_lines"] is not None
-    server_only = ("places", "where", "history_samples", "api_key_file")
-    for name in server_only if given["offline"] else ():
-        if given[name]:
-            what = "a PLACE" if name == "places" else f"--{name.replace('_', '-')}"
-            raise ScriptError(f"{what} means a server, --offline none; leave one of them out", WRONG_USAGE)
+    server_only = (given["places"], given["where"], given["history_samples"], given["api_key_file"])
+    if given["offline"] and any(server_only):
+        parser.error("--offline asks no server: leave out PLACE, --where, --history-samples and --api-key-file")
     if given["places"] and (given["entity"] or given["project"]):
-        raise ScriptError("name projects either as entity/project or with -e and -p, not both", WRONG_USAGE)
+        parser.error("name projects either as entity/project or with -e and -p, not both")
     if given["history_keys"] and not (given["include_history"] or given["history_samples"]):
-        raise ScriptError("--history-keys chooses among the history: add --include-history", WRONG_USAGE)
-    changed = [name for name, value in given.items() if value not in (parser.get_default(name), [])]
-    others = [name for name in changed if name not in ("verify", "json", "quiet", "debug")]
-    if given["verify"] and others:
-        what = "a PLACE" if others[0] == "places" else f"--{others[0].replace('_', '-')}"
-        raise ScriptError(f"--verify exports nothing; leave {what} out", WRONG_USAGE)
-    if not is_storable(str(given["output"])):  # polars writes to no such path
-        raise ScriptError("the path of -o is no UTF-8 text; choose another", WRONG_USAGE)
+        parser.error("--history-keys chooses among the history: add --include-history")
+    changed = {name for name, value in given.items() if value not in (parser.get_default(name), [])}
+    if given["verify"] and changed - {"verify", "json", "quiet", "debug"}:
+        parser.error("--verify exports nothing: leave out all other flags but --json and --quiet")
+    if storable(str(given["output"])) != str(given["output"]):  # polars writes to no such path
+        parser.error("the path of -o is no UTF-8 text; choose another")
     states = [state.lower() for state in given["state"]]
     for state in states:
         if state not in (*STATES, "all"):
             known = f"{did_you_mean(state, STATES)}; there are {', '.join(STATES)}"
-            raise ScriptError(f"--state {state}: no such state{known}; --help shows how it is used", WRONG_USAGE)
+            parser.error(f"--state {state}: no such state{known}")
     given["state"] = [] if "all" in states else states
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     given["selection"] = Selection(**{each.name: given.pop(each.name) for each in fields(Selection)})
@@ -3963,19 +3796,13 @@ def mongo_filter(text: str) -> dict[str, object]:
 
 
 def moment(text: str) -> datetime:
-    """So long ago, or a date or time; UTC where no zone is given.
-
-    >>> moment("2026-01-15").isoformat()
-    '2026-01-15T00:00:00+00:00'
-    """
-    try:
+    """So long ago, or a date or time; UTC where no zone is given."""
+    with suppress(ValueError, OverflowError):
         if ago := re.fullmatch(r"(\d{1,6})([hdw])", text):
             return now() - int(ago[1]) * timedelta(hours={"h": 1, "d": 24, "w": 168}[ago[2]])
         given = datetime.fromisoformat(text)
         return given.replace(tzinfo=given.tzinfo or UTC).astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        message = f"{text}: no time; write 7d, 24h, 2w, 2026-01-15 or 2026-01-15T12:00"
-        raise argparse.ArgumentTypeError(message) from error
+    raise argparse.ArgumentTypeError(f"{text}: no time; write 7d, 24h, 2w, 2026-01-15 or 2026-01-15T12:00")
 
 
 def now() -> datetime:
@@ -4064,7 +3891,10 @@ def export(options: Options) -> int:
             asking = ThreadPoolExecutor(1).submit(find_projects, server)
             import_libraries()  # meanwhile
             projects, failed = asking.result()
-        work = at_end.enter_context(working_folder(options.output, say, dry_run=options.dry_run))
+        folder: Any = working_folder(options.output, say)
+        if options.dry_run:
+            folder = tempfile.TemporaryDirectory(prefix="wandb-tools-")
+        work = Path(at_end.enter_context(folder))
         if server is None:
             projects, failed = read_offline(options, work, say), []
         settle_stems(projects, options.output)
@@ -4077,8 +3907,6 @@ def export_project(
     server: Server | None, project: Project, *, options: Options, source: Mapping[str, object], work: Path
 ) -> None:
     """Export one project; what goes wrong with it is its own failure and not the others'."""
-    if any(failure.what == "project" for failure in project.failed):
-        return
     try:
         find_earlier(project, options.output)
         if server is not None:
