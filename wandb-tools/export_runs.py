@@ -2424,7 +2424,10 @@ def sampled_rows(source: RowSource, rows: Sequence[str]) -> Fetched:
     """Rows of history or system metrics, as a server samples them."""
     skipped: set[KeyPath] = set()
     keys = source.server.options.history_keys if source.table.name == "history_sampled" else ()
-    frame = rows_of_json(list(map(as_row, rows)), keys, skipped)
+    parsed = list(map(as_row, rows))
+    if source.table.name == "system":  # some SDKs sent nested dicts, others the same with dots
+        parsed = [{".".join(path): value for path, value in flatten(row)} for row in parsed]
+    frame = rows_of_json(parsed, keys, skipped)
     if source.table.name == "system":  # which have times, no steps
         frame = frame.sort("_timestamp", maintain_order=True).with_columns(pl.int_range(pl.len()).alias("order"))
     return Fetched([frame.lazy()], skipped)
@@ -2483,7 +2486,10 @@ def logged_rows(source: RowSource, run: Wanted, found: Any) -> pl.LazyFrame:
 
 def table_rows(content: bytes) -> pl.DataFrame:
     """The rows of a W&B Table's file, with their number as `order`; ValueError if it holds none."""
-    table = parsed_json(content)
+    try:
+        table = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        table = json.loads(content)  # the SDK writes NaN as such, which is a number here
     names, rows = (table.get("columns"), table.get("data")) if isinstance(table, dict) else (None, None)
     if not (isinstance(names, list) and isinstance(rows, list)):
         raise ValueError("it is no table")  # noqa: TRY004 - of a file, as what the parser raises
@@ -3168,7 +3174,10 @@ def scan_parts(table: Table) -> pl.LazyFrame:
             wanted.setdefault(part.file, Counter())[run_id] += part.rows
             part_of[part.file] = part
             odd[part.file] = odd.get(part.file, frozenset()) | {
-                path for path in part.dtypes if part.stored[path] not in (table.dtypes[path], "Int64")
+                path
+                for path in part.dtypes
+                if (part.stored[path], table.dtypes[path]) != ("Int64", "Float64")
+                and part.stored[path] != table.dtypes[path]
             }
 
     def scan(files: Sequence[Path]) -> pl.LazyFrame:
