@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,6 +85,16 @@ def failed(out: Path, stem: str = "team_demo") -> list[tuple[str, str]]:
 def lines_of(out: Path, run_id: str, *columns: str, stem: str = "team_demo") -> list[Any]:
     rows = table_of(out, "console", stem).filter(pl.col("run_id") == run_id).select(columns or ("line", "text"))
     return rows.to_series().to_list() if len(columns) == 1 else rows.rows()
+
+
+def of_run(frame: pl.DataFrame, run_id: str) -> pl.DataFrame:
+    return frame.filter(pl.col("run_id") == run_id)
+
+
+def filled_rows(frame: pl.DataFrame, run_id: str) -> list[dict[str, Any]]:
+    """A run's rows without nulls."""
+    rows = of_run(frame, run_id).drop("run_id", "entity", "project").iter_rows(named=True)
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
 def asked(server: Server, field: str) -> list[list[str]]:
@@ -471,3 +481,327 @@ def test_a_dry_run_asks_for_no_rows(server, export, out):
     assert (done.code, done.out) == (0, "team/demo: 2 runs\n")
     assert not {"field:logLines", "field:files", "field:events", "download"} & server.counts().keys()
     assert not out.exists()
+
+
+# --- what the SDK itself logged: to a server, offline, and synced ---------------------------------------------
+
+PROGRAM = """
+import os, sys, time, wandb
+number, mode, run_id = sys.argv[1:]
+settings = wandb.Settings(x_stats_sampling_interval=0.1, x_disable_meta=True, x_save_requirements=False)
+with wandb.init(entity="team", project="demo", id=run_id, mode=mode, dir=".", settings=settings) as run:
+    print("first line")
+    print("a warning", file=sys.stderr)
+    for percent in range(0, 101, 25):
+        print(f"\\r{percent} %", end="")
+    print("\\n\\x1b[31mred\\x1b[0m größe")
+    print("ERROR in the text alone")
+    table = wandb.Table(columns=["text", "n", "score", "Entity"], data=[["a", 1, 0.5, 1], ["b", None, float("nan"), 2]])
+    run.log({"eval/cells": wandb.Table(columns=["old"], data=[[1]])})
+    run.log({"eval/cells": table})
+    time.sleep(1)
+    print("the end, without a newline", end="")
+"""
+PRINTED = [
+    ("stdout", "first line"),
+    ("stderr", "a warning"),
+    ("stdout", "100 %"),
+    ("stdout", "red größe"),
+    ("stdout", "ERROR in the text alone"),
+    ("stdout", "the end, without a newline"),
+]
+LOGGED_TABLE = [("a", 1, 0.5, 1), ("b", None, math.nan, 2)]
+
+
+def test_what_the_sdk_logged_is_the_same_from_everywhere(server, export, export_logs, clean_environment, tmp_path, out):
+    server.add_entity("team")
+    env = clean_environment | server.environment(tmp_path / "sdk") | {"PYTHONIOENCODING": "utf-8"}
+    logs = tmp_path / "logs"
+    for folder in (logs, tmp_path / "sdk", tmp_path / "online"):
+        folder.mkdir()
+    programs = [
+        subprocess.Popen([sys.executable, "-c", PROGRAM, "0", mode, run_id], env=env, cwd=folder, **SILENT)
+        for mode, run_id, folder in (("online", "online", tmp_path / "online"), ("offline", "synced", logs))
+    ]
+    assert [program.wait(LIMIT_S) for program in programs] == [0, 0]
+    done = export_logs("--console", "--tables", "--system-metrics")
+    assert done.code == 0, done.err
+    [log] = [file for file in logs.rglob("*.wandb") if not file.parent.is_symlink()]
+    command = [sys.executable, "-m", "wandb", "sync", "-e", "team", "-p", "demo", log.parent]
+    subprocess.run(command, env=env, cwd=tmp_path, check=True, **SILENT)
+    offline, out_server = {kind: table_of(out, kind) for kind in KINDS}, tmp_path / "server"
+    done = export("--console", "--tables", "--system-metrics", "-o", out_server)
+    assert done.code == 0, done.err
+    for kind in KINDS:
+        both = table_of(out_server, kind)
+        assert set(both["run_id"]) == {"online", "synced"}
+        frames = [offline[kind], *(both.filter(pl.col("run_id") == run_id) for run_id in ("synced", "online"))]
+        if kind == "console":
+            for frame in frames:
+                assert frame.select("stream", "text").rows() == PRINTED
+                assert frame["line"].to_list() == [*range(len(PRINTED))]
+                assert frame["time"].null_count() == 0
+        elif kind == "system":
+            rows, synced = (filled_rows(frame, "synced") for frame in frames[:2])
+            assert len(rows) > 1
+            assert rows == [pytest.approx(row, rel=1e-9, abs=2e-6) for row in synced]
+        else:
+            for frame in frames:
+                assert [name.partition("__")[0] for name in frame.columns[4:]] == ["text", "n", "score", "Entity"]
+                assert [repr(row[4:]) for row in frame.rows()] == [repr(row) for row in LOGGED_TABLE]
+
+
+SILENT: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+KINDS = ("console", "table_eval%2Fcells", "system")
+
+
+# --- offline --------------------------------------------------------------------------------------------------
+
+
+def raw_output(*texts: tuple[str, str]) -> list[Any]:
+    """Records of what a program wrote, one second apart: stream and text."""
+    proto = export_runs.wandb_proto()
+    found = []
+    for second, (stream, text) in enumerate(texts):
+        output = proto.OutputRawRecord(output_type=getattr(proto.OutputRawRecord, stream.upper()), line=text)
+        output.timestamp.FromSeconds(int(START.timestamp()) + second)
+        found.append(proto.Record(output_raw=output))
+    return found
+
+
+def add_records(file: Path, more: list[Any]) -> None:
+    """Put records before the last one of a log, which is its exit."""
+    payloads = [placed.payload for placed in records_of(file.read_bytes())]
+    file.write_bytes(log_of([*payloads[:-1], *(each.SerializeToString() for each in more), payloads[-1]]))
+
+
+def second(number: int) -> datetime:
+    return START + timedelta(seconds=number)
+
+
+def test_writes_become_lines(export_logs, tmp_path, out):
+    """A line has the place and time of its first character, whatever came between; the last needs no end."""
+    file = write_log(tmp_path / "logs", "r", entity="team", project="demo")
+    writes = [
+        ("stdout", "a"), ("stderr", "b1\nb2"), ("stdout", ""), ("stdout", "a\n\nc\r\n"), ("stderr", "\n"),
+        ("stderr", "  0%"), ("stdout", "d\n"), ("stderr", "\r 50%"), ("stderr", "\r100% done\n"), ("stdout", "e  "),
+    ]  # fmt: skip
+    add_records(file, raw_output(*writes))
+    assert export_logs("--console").code == 0
+    expected = [
+        (0, second(0), "stdout", "aa"), (1, second(1), "stderr", "b1"), (2, second(1), "stderr", "b2"),
+        (3, second(3), "stdout", ""), (4, second(3), "stdout", "c"), (5, second(5), "stderr", "100% done"),
+        (6, second(6), "stdout", "d"), (7, second(9), "stdout", "e"),
+    ]  # fmt: skip
+    assert dict(table_of(out, "console").schema) == CONSOLE
+    assert lines_of(out, "r", "line", "time", "stream", "text") == expected
+    assert export_logs("--console-lines", 3).code == 0
+    assert lines_of(out, "r", "line") == [*range(8)]  # a tail replaces nothing
+    shutil.rmtree(out)
+    assert export_logs("--console-lines", 3).code == 0
+    assert lines_of(out, "r", "line", "time", "stream", "text") == expected[-3:]
+
+
+def test_logs_of_one_run_are_one_console(export_logs, tmp_path, out):
+    for number in range(3):
+        started_at = START + timedelta(days=number)
+        resumed = {"resumed": number > 0}
+        file = write_log(tmp_path / "logs", "r", started_at=started_at, entity="team", project="demo", **resumed)
+        add_records(file, raw_output(("stdout", f"log {number}\n"), ("stderr", "more\n" * number)))
+    assert export_logs("--console").code == 0
+    assert lines_of(out, "r", "text") == ["log 0", "log 1", "more", "log 2", "more", "more"]
+    assert lines_of(out, "r", "line") == [*range(6)]
+
+
+def test_a_bar_that_stays_open_holds_nothing_back(tmp_path, monkeypatch):
+    """Lines are written while a progress bar goes on; the bar comes after the lines that were written before it."""
+    monkeypatch.setattr(export_runs, "LINES_HELD", 10)
+    export_runs.import_libraries()
+    writes = [("stderr", "  0%")]
+    for number in range(35):
+        writes += [("stdout", f"line {number}\n"), ("stderr", f"\r{number}%")]
+    file = write_log(tmp_path / "logs", "r")
+    add_records(file, [*raw_output(*writes), *raw_output(("stderr", "\rdone\n"), ("stdout", "last\n"))])
+    options = export_runs.parse_args(["--offline", str(tmp_path), "--console"])
+    [log] = export_runs.read_logs([file], tmp_path, options)
+    frames = [pl.read_parquet(part.file).sort("order") for part in log.parts["console"]]
+    assert all(frame.height <= 12 for frame in frames)
+    lines = pl.concat(frames)
+    assert lines["order"].to_list() == [*range(37)]
+    assert [text for text in lines["text"] if text.startswith("line")] == [f"line {number}" for number in range(35)]
+    assert lines.filter(pl.col("stream") == "stderr")["text"].to_list() == ["done"]
+
+
+def test_a_file_with_more_lines_than_the_log(export_logs, tmp_path, out):
+    """A crash cuts the log off; output.log may have gone on, or lag behind."""
+    for run_id, text in (("more", "a\nb\n\x1b[31mc\x1b[0m\n\r1%\r2%\nend"), ("fewer", "a\n"), ("blank", "a\nb\n\n\n")):
+        file = write_log(tmp_path / "logs", run_id, entity="team", project="demo")
+        add_records(file, raw_output(("stdout", "a\n"), ("stdout", "b\n")))
+        (file.parent / "files").mkdir()
+        (file.parent / "files" / "output.log").write_bytes(text.encode())
+    assert export_logs("--console").code == 0
+    assert lines_of(out, "more", "line", "stream", "time", "text") == [
+        (number, None, None, text) for number, text in enumerate(["a", "b", "c", "2%", "end"])
+    ]
+    for run_id in ("fewer", "blank"):
+        assert lines_of(out, run_id, "stream", "text") == [("stdout", "a"), ("stdout", "b")]
+
+
+def add_logged_table(folder: Path, run_id: str, content: str | None, entry: dict[str, Any] | None = None) -> None:
+    entry = entry or entry_of("cells")
+    summary = {"cells": json.dumps(entry)}
+    file = write_log(folder, run_id, summary=summary, entity="team", project="demo")
+    if content is not None:
+        place = file.parent / "files" / entry["path"]
+        place.parent.mkdir(parents=True)
+        place.write_text(content, encoding="utf-8")
+
+
+def test_tables_of_logs(export_logs, tmp_path, out):
+    logs = tmp_path / "logs"
+    add_logged_table(logs, "good", '{"columns": ["n", "score"], "data": [[1, NaN], [2, 0.5]]}')
+    add_logged_table(logs, "other", '{"columns": ["score", "n"], "data": [[1, 2.5]]}')
+    add_logged_table(logs, "missing", None)
+    add_logged_table(logs, "damaged", '{"columns": ["n"], "da')
+    add_logged_table(logs, "ragged", '{"columns": ["n"], "data": [1]}')
+    add_logged_table(logs, "up", None, entry_of("cells") | {"path": "../../x"})
+    (logs / "x").write_text('{"columns": ["secret"], "data": [[1]]}', encoding="utf-8")
+    done = export_logs("--tables")
+    assert done.code == 3, done.err
+    assert failed(out) == [(run_id, "table_cells") for run_id in ("damaged", "missing", "ragged")]
+    assert f"error: missing: its file {entry_of('cells')['path']} is not there" in done.err
+    table = table_of(out, "table_cells")
+    assert table.columns == ["run_id", "entity", "project", "row", "n", "score"]
+    rows = [("good", 0, 1.0, math.nan), ("good", 1, 2.0, 0.5), ("other", 0, 2.5, 1.0)]
+    assert repr_of(table.drop("entity", "project")) == [repr(row) for row in rows]
+    before = repr_of(table)
+    assert export_logs("--tables").code == 3
+    assert repr_of(table_of(out, "table_cells")) == before
+
+
+def test_a_dry_run_of_logs(export_logs, tmp_path, out):
+    add_logged_table(tmp_path / "logs", "r", '{"columns": ["n"], "data": [[1]]}')
+    done = export_logs("--dry-run", "--console", "--tables", "--system-metrics")
+    assert (done.code, done.out) == (0, "team/demo: 1 run (1 finished), 0 history rows\n")
+    assert not out.exists()
+
+
+# --- logs of every age, and the same runs once synced ---------------------------------------------------------
+
+AGES = [sdk for sdk in record.SDKS if not sdk.startswith(("0.8.", "0.9."))]  # these have no logs
+EMPTY = "crashed0198"  # SDK 0.19 writes whole blocks of 32 kB alone before the end
+OLD_RUNS = [run_id for run_id, truth in TRUTHS.items() if truth["sdk"] in AGES and run_id != EMPTY]
+
+
+class Old(NamedTuple):
+    """Exports of the recordings, and of what a server got of them when today's SDK synced them: frames by kind.
+
+    System metrics go by W&B's names: two of an age may be called alike once they are columns.
+    """
+
+    offline: dict[str, pl.DataFrame]
+    synced: dict[str, pl.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory, clean_environment, shared_server) -> Old:
+    folder = tmp_path_factory.mktemp("old")
+    (folder / "sdk").mkdir()
+    shared_server.add_entity("lab")
+    env = clean_environment | shared_server.environment(folder / "sdk")
+    for sdk in (*AGES, "damaged"):
+        for run in (record.RUNS / sdk).glob("*run-*"):
+            if run.name.rpartition("-")[2] in OLD_RUNS:
+                shutil.copytree(run, folder / "logs" / run.name)
+    flags = ("--console", "--system-metrics", "-e", "lab", "-p", "old-sdks", "--json", "--quiet")
+    script = [sys.executable, Path(export_runs.__file__), *flags]
+    folders = sorted((folder / "logs").glob("offline-run-*"))
+    sync = [sys.executable, "-m", "wandb", "sync", "-e", "lab", "-p", "old-sdks", *folders]
+    # -e gives the runs without an entity one, as for the sync.
+    for command in (
+        [*script, "--offline", folder / "logs", "-o", folder / "off"],
+        sync,
+        [*script, "-o", folder / "on"],
+    ):
+        subprocess.run(command, env=env, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return Old(*({kind: by_path(folder / place, kind) for kind in ("console", "system")} for place in ("off", "on")))
+
+
+def by_path(folder: Path, kind: str) -> pl.DataFrame:
+    about = pq.read_metadata(folder / f"lab_old-sdks_{kind}.parquet").metadata[b"wandb_tools.columns"]
+    return table_of(folder, kind, "lab_old-sdks").rename({name: path for name, (path,) in json.loads(about).items()})
+
+
+NEVER_RECORDED = ("0.10.33", "0.11.2", "0.12.21")  # offline, these write their output to the log at the end only
+
+
+@pytest.mark.parametrize("run_id", OLD_RUNS)
+def test_old_consoles(old, run_id):
+    """Every line that was printed, of each stream in its order; of a run that was killed, a beginning."""
+    truth, found = TRUTHS[run_id], of_run(old.offline["console"], run_id)
+    assert found["line"].to_list() == [*range(found.height)]
+    is_file = found.height > 0 and found["stream"].null_count() == found.height
+    assert is_file == (run_id.startswith(("cut", "lost")))  # there output.log has more
+    if is_file:
+        said = [text for _, text in truth["console"] if text]
+        shown = [text for text in found["text"] if text in said]
+        assert len(shown) == len(set(shown)) >= len(said) - 1
+        return
+    assert found["time"].null_count() == 0
+    for stream in ("stdout", "stderr"):
+        said = [text for at, text in truth["console"] if at == stream and text]
+        shown = [text for text in found.filter(pl.col("stream") == stream)["text"] if text]
+        if truth["kind"] == "finished":
+            assert shown == said
+        elif truth["kind"] == "failed":  # and the traceback, which the program did not print itself
+            assert shown[: len(said)] == said
+            assert stream == "stderr" or shown == said
+        elif truth["sdk"] in NEVER_RECORDED:
+            assert shown == []
+        else:
+            assert shown == said[: len(shown)]
+            assert len(shown) >= 2
+    if truth["kind"] == "failed" and truth["sdk"] not in ("0.10.33", "0.11.2"):
+        assert found.filter(pl.col("stream") == "stderr")["text"].to_list()[-1] == "RuntimeError: the loss went up"
+
+
+@pytest.mark.parametrize("run_id", [run_id for run_id in OLD_RUNS if not run_id.startswith(("cut", "copied"))])
+def test_old_system_metrics(old, run_id):
+    """Read from the log's records by other means: names, values and both clocks."""
+    [folder] = [folder for folder in FOLDERS if folder.name.endswith(f"-{run_id}")]
+    found = records(folder)
+    started_at = next(each.run.start_time for each in found if each.WhichOneof("record_type") == "run").ToNanoseconds()
+    expected = []
+    for each in found:
+        if each.WhichOneof("record_type") != "stats":
+            continue
+        at = each.stats.timestamp.ToNanoseconds()
+        row = {"_timestamp": at / 1e9, "_runtime": (at - started_at) / 1e9}
+        for item in each.stats.item:
+            value = json.loads(item.value_json)
+            inner = value if isinstance(value, dict) else {None: value}
+            row |= {f"system.{item.key}" + (f".{key}" if key else ""): float(n) for key, n in inner.items()}
+        expected.append(row)
+    rows = filled_rows(old.offline["system"], run_id)
+    assert rows == [pytest.approx(row, rel=1e-9, abs=2e-6) for row in expected]
+    if TRUTHS[run_id]["kind"] == "finished" and not run_id.endswith(("0198",)):
+        assert rows
+
+
+def test_old_runs_are_the_same_once_synced(old):
+    """Today's SDK sends neither the output that SDKs before 0.13 noted, nor their last system metrics."""
+    synced = [run_id for run_id in OLD_RUNS if run_id in set(old.synced["console"]["run_id"])]
+    assert {TRUTHS[run_id]["sdk"] for run_id in synced} == set(AGES) - set(NEVER_RECORDED)
+    for run_id in synced:
+        for stream in ("stdout", "stderr"):
+            here, there = (
+                of_run(source["console"], run_id).filter(pl.col("stream") == stream, pl.col("text") != "")["text"]
+                for source in (old.offline, old.synced)
+            )
+            assert here.to_list() == there.to_list(), run_id
+    synced = set(old.synced["system"]["run_id"])
+    assert len(synced) >= 6
+    for run_id in synced:
+        rows = {round(row["_timestamp"], 5): row for row in filled_rows(old.offline["system"], run_id)}
+        for row in filled_rows(old.synced["system"], run_id):
+            assert rows[round(row["_timestamp"], 5)] == pytest.approx(row, rel=1e-9, abs=2e-6), run_id
