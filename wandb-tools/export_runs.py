@@ -2451,11 +2451,18 @@ def console_rows(source: RowSource, run: Wanted, page: Any) -> Fetched:
             is_tail, nodes, after = False, [], ""  # from the start, then
         columns = {
             "order": [count + at if (n := node["number"]) is None else n for at, node in enumerate(nodes)],
-            "time": [time_of(node["timestamp"]) for node in nodes],
+            "time": [node["timestamp"] for node in nodes],
             "stream": ["stderr" if node["level"] == "error" else "stdout" for node in nodes],
             "text": [as_shown(node["line"]) for node in nodes],
         }
-        frames.append(pl.LazyFrame(columns, schema=schema))
+        if all(text is None or text[20:].isdigit() for text in columns["time"]):  # as the SDK writes it
+            as_time = pl.col("time").str.to_datetime(
+                "%Y-%m-%dT%H:%M:%S%.f", time_unit="us", time_zone="UTC", strict=False
+            )
+            frames.append(pl.LazyFrame(columns, schema=schema | {"time": pl.String}).with_columns(as_time))
+        else:
+            columns["time"] = list(map(time_of, columns["time"]))
+            frames.append(pl.LazyFrame(columns, schema=schema))
         count += len(nodes)
         if after is not None:
             files.append(source.folder / f"{uuid.uuid4().hex}.download")
