@@ -1043,7 +1043,8 @@ def as_shown(text: str) -> str:
         for piece in text.split("\r"):
             shown = piece + shown[len(piece) :]
         text = shown
-    return storable(text.rstrip(" "))
+    text = text.rstrip(" ")
+    return text if text.isascii() else storable(text)
 
 
 def json_numbers(texts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -2403,7 +2404,7 @@ def download(source: RowSource, url: str) -> Path:
     except OSError as error:
         message = f"{source.folder} cannot be written to ({error.strerror}); free the place or choose another with -o"
         raise ScriptError(message, NOTHING_USABLE) from error
-    if not (end == b"PAR1" or (source.table.key is not None and end.rstrip().endswith(b"}"))):
+    if end != b"PAR1":
         raise RequestError("a file was cut short")
     return file
 
@@ -2481,14 +2482,19 @@ def logged_rows(source: RowSource, run: Wanted, found: Any) -> pl.LazyFrame:
     urls = [edge["node"]["directUrl"] for edge in found["edges"] if edge["node"]]
     if not urls:
         raise RequestError(f"its file {run.file} is not there", status=404, retries=0)
-    file = download(source, urls[0])
+    storage = source.server.storage
+    try:
+        content = b"".join(answer_pieces(storage.session, "GET", urls[0], storage.timeout_s))
+    except RequestError as error:
+        error.retries = error.retries or 1  # new URLs may do
+        raise
+    if not content.rstrip().endswith(b"}"):
+        raise RequestError("a file was cut short")
     try:
         with source.server.conversions:
-            return table_rows(file.read_bytes()).lazy()
+            return table_rows(content).lazy()
     except ValueError as error:
         raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
-    finally:
-        file.unlink(missing_ok=True)
 
 
 def table_rows(content: bytes) -> pl.DataFrame:
@@ -2500,20 +2506,23 @@ def table_rows(content: bytes) -> pl.DataFrame:
     names, rows = (table.get("columns"), table.get("data")) if isinstance(table, dict) else (None, None)
     if not (isinstance(names, list) and isinstance(rows, list)):
         raise ValueError("it is no table")  # noqa: TRY004 - of a file, as what the parser raises
-    if any(not isinstance(row, list) or len(row) != len(names) for row in rows):
+    if not (set(map(type, rows)) <= {list} and set(map(len, rows)) <= {len(names)}):
         raise ValueError("its rows do not fit its columns")
-    columns: dict[KeyPath, list[Scalar]] = {}
-    for number, name in enumerate(names):
+    columns: dict[KeyPath, Sequence[Any]] = {}
+    for number, (name, values) in enumerate(
+        zip(names, zip(*rows, strict=True) if rows else [()] * len(names), strict=True)
+    ):
         path = (str(name),) if (str(name),) not in columns else (str(name), str(number))
-        values = [row[number] for row in rows]
-        columns[path] = [valid_json(value) if isinstance(value, dict | list) else value for value in values]
+        columns[path] = values
+        if not {dict, list}.isdisjoint(map(type, values)):
+            columns[path] = [valid_json(value) if isinstance(value, dict | list) else value for value in values]
     series = [
         settled_series(column_key(path), values)
         if any(value is not None for value in values)
         else pl.Series(column_key(path), values, dtype=pl.Null)  # other runs tell what it is
         for path, values in columns.items()
     ]
-    return pl.DataFrame([pl.Series("order", range(len(rows)), dtype=pl.Int64), *series])
+    return pl.DataFrame([pl.Series("order", [*range(len(rows))], dtype=pl.Int64), *series])
 
 
 def live_rows(source: RowSource, run: Wanted, answer: Any, *, has_exports: bool) -> tuple[list[str], str]:
@@ -2861,6 +2870,9 @@ def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
         return pl.Series(name, values, dtype=pl.Float64)
     if kinds == {int} and all(value is None or -(2**63) <= cast("int", value) < 2**63 for value in values):
         return pl.Series(name, values, dtype=pl.Int64)
+    if kinds == {str}:
+        with suppress(UnicodeEncodeError):
+            return pl.Series(name, values, dtype=pl.String)
     texts = {value for value in values if isinstance(value, str)}
     if kinds & {int, float} and kinds <= {int, float, str} and texts <= NON_FINITE.keys():
         return pl.Series(name, [as_float(value) for value in values], dtype=pl.Float64)
