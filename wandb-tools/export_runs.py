@@ -2304,7 +2304,7 @@ def fetch_table(server: Server, project: Project, table: Table, folder: Path) ->
         server.meter.add(histories=len(batch), rows=sum(history.rows for history in made.values()))
 
     missing.sort()  # so that part files hold ranges of run ids, as the history file does
-    at_once = server.downloads if table.name == "history" or table.key is not None else 2 * server.workers
+    at_once = server.downloads if table.name == "history" or table.key is not None else server.workers
     size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / at_once)))
     if table.name == "console" and server.options.console_lines:
         size = max(1, min(size, CONSOLE_PAGE // server.options.console_lines))
@@ -2590,7 +2590,8 @@ def histories_of(source: RowSource, fetched: Mapping[Wanted, Fetched]) -> dict[W
         owners = [run.id for run, found in fetched.items() for _ in found.frames]
         for run_id, have in zip(owners, logged, strict=True):
             by_run[run_id].append(have)
-        if sum(run.rows for run in fetched) * len(dtypes) <= BATCH_CELLS:
+        is_long = source.table.name == "console" and any(found.files for found in fetched.values())
+        if not is_long and sum(run.rows for run in fetched) * len(dtypes) <= BATCH_CELLS:
             rows = rows.collect().lazy()
         parts = write_part(rows, source.folder, {run_id: widest_dtypes(some) for run_id, some in by_run.items()})
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):  # an odd one must not cost the others theirs
