@@ -2156,6 +2156,7 @@ def time_of(text: str | None) -> datetime | None:
 # --- rows: which are asked for --------------------------------------------------------------------------------
 
 CONSOLE_PAGE = 10_000  # lines that a question asks for at most, over all its runs; a server gives no more of one
+LATER_PAGE = 5_000  # of one run, whose output is long
 
 
 class Wanted(NamedTuple):
@@ -2304,7 +2305,7 @@ def fetch_table(server: Server, project: Project, table: Table, folder: Path) ->
         server.meter.add(histories=len(batch), rows=sum(history.rows for history in made.values()))
 
     missing.sort()  # so that part files hold ranges of run ids, as the history file does
-    at_once = server.downloads if table.name == "history" or table.key is not None else server.workers
+    at_once = server.downloads if table.name == "history" or table.key is not None else 2 * server.workers
     size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / at_once)))
     if table.name == "console" and server.options.console_lines:
         size = max(1, min(size, CONSOLE_PAGE // server.options.console_lines))
@@ -2342,7 +2343,7 @@ def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None
         return f"rows: events(samples: {SYSTEM_SAMPLES})"
     if table.key is not None:
         return f"files(names: [{json.dumps(run.file)}]) {{ edges {{ node {{ directUrl }} }} }}"
-    where = f"first: {CONSOLE_PAGE // runs}"
+    where = f"first: {min(CONSOLE_PAGE // runs, LATER_PAGE)}"
     if after:
         where += f", after: {json.dumps(after)}"
     elif after is None and options.console_lines and options.console_lines <= CONSOLE_PAGE:
