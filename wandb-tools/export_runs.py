@@ -1043,8 +1043,7 @@ def as_shown(text: str) -> str:
         for piece in text.split("\r"):
             shown = piece + shown[len(piece) :]
         text = shown
-    text = text.rstrip(" ")
-    return text if text.isascii() else storable(text)
+    return storable(text.rstrip(" "))
 
 
 def json_numbers(texts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -2870,8 +2869,9 @@ def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
         return pl.Series(name, values, dtype=pl.Boolean)
     if kinds == {float}:
         return pl.Series(name, values, dtype=pl.Float64)
-    if kinds == {int} and all(value is None or -(2**63) <= cast("int", value) < 2**63 for value in values):
-        return pl.Series(name, values, dtype=pl.Int64)
+    if kinds == {int}:
+        with suppress(OverflowError, TypeError):  # past 64 bits
+            return pl.Series(name, values, dtype=pl.Int64)
     if kinds == {str}:
         with suppress(UnicodeEncodeError):
             return pl.Series(name, values, dtype=pl.String)
@@ -2894,10 +2894,13 @@ def as_float(value: Scalar) -> float | None:
         return math.inf if cast("int", value) > 0 else -math.inf
 
 
+STRICT_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)  # json.dumps would make one for each value
+
+
 def valid_json(value: object) -> str:
     """The value as valid JSON that any UTF-8 file can hold; non-finite numbers are texts."""
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = STRICT_JSON.encode(value)
     except ValueError:
         text = json_text(value)
     return text if is_storable(text) else json.dumps(jsonable(value), allow_nan=False)
@@ -2905,7 +2908,7 @@ def valid_json(value: object) -> str:
 
 def storable(text: str) -> str:
     """The text with halves of surrogate pairs, which no UTF-8 file can hold, replaced."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def is_storable(text: str) -> bool:
