@@ -19,7 +19,10 @@ crashed before a sync. Writes, for every entity and project, and prints the path
 
   <dir>/<entity>_<project>_runs.parquet      one row per run
   <dir>/<entity>_<project>_history.parquet   one row per run and step (with --include-history)
-  <dir>/<entity>_<project>_history_sampled.parquet and _system.parquet, sampled (--history-samples, --system-metrics)
+  <dir>/<entity>_<project>_history_sampled.parquet   as sampled by the server (--history-samples N)
+  <dir>/<entity>_<project>_system.parquet    system metrics: a server's sampled, of logs all (--system-metrics)
+  <dir>/<entity>_<project>_console.parquet   one row per run and line of output (--console, --console-lines N)
+  <dir>/<entity>_<project>_table_<key>.parquet   the rows of a W&B Table, of all runs (--tables)
   <dir>/<entity>_<project>_metadata.json     what was asked, what was got, what failed
 
 Again into the same folder, it refreshes all runs, fetches only histories that changed, and keeps runs that are not in
@@ -35,7 +38,8 @@ Examples:
   uv run wandb-tools/export_runs.py my-team/my-project --where '{"config.lr": {"$gt": 0.01}}' --dry-run
   uv run wandb-tools/export_runs.py https://wandb.ai/my-team/my-project/sweeps/abc123 -o sweep/
   uv run wandb-tools/export_runs.py my-team/my-project --include-history --history-keys 'val/*,epoch' --json
-  uv run wandb-tools/export_runs.py --offline wandb/ -o export/ --include-history
+  uv run wandb-tools/export_runs.py my-team/my-project --state crashed --console-lines 50 --tables --system-metrics
+  uv run wandb-tools/export_runs.py --offline wandb/ -o export/ --include-history --console
 
 Exit codes:
   0    all done (a log that a crash cut off is noted and is no failure)
