@@ -1671,13 +1671,9 @@ class Api:
         self.base_url, self.page_url = base_url, page_url(base_url)
         self.host = Host(key, **limits)
 
-    def ask(
-        self, question: str, variables: Mapping[str, object], *, limit_s: float = math.inf, parse: Parse = json.loads
-    ) -> Any:
+    def ask(self, question: str, variables: Mapping[str, object], *, limit_s: float = math.inf) -> Any:
         """The `data` of the answer; RequestError without one."""
-        return request(
-            self.host, lambda timeout_s: self.ask_once(question, variables, timeout_s, parse), limit_s=limit_s
-        )
+        return request(self.host, lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
 
     def ask_once(
         self, question: str, variables: Mapping[str, object], timeout_s: float, parse: Parse = json.loads
@@ -1735,7 +1731,7 @@ class Server:
     def ask(self, question: str, variables: Mapping[str, object], parse: Parse = json.loads) -> Any:
         """The answer's data; RequestError without one."""
         with self.questions:
-            return self.api.ask(question, variables, parse=parse)
+            return request(self.api.host, lambda timeout_s: self.api.ask_once(question, variables, timeout_s, parse))
 
     def ask_for_less(self, ask: Callable[[int, float], Any], size: int) -> tuple[Any, int]:
         """What `ask(size, timeout_s)` returns, and the size for which it did: asked for less after each failure."""
@@ -2378,7 +2374,7 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:  #
             if tries > 1 or error.status:  # signed URLs expire: ask for new ones
                 answer = None
             raise
-        return history_rows(source, run, answer, files)
+        return full_history(source, run, answer, files)
 
     try:
         return request(source.server.storage, attempt)
@@ -2413,7 +2409,7 @@ def download(source: RowSource, url: str) -> Path:
     return file
 
 
-def history_rows(source: RowSource, run: Wanted, answer: Any, files: Sequence[Path]) -> Fetched:
+def full_history(source: RowSource, run: Wanted, answer: Any, files: Sequence[Path]) -> Fetched:
     """The rows of W&B's exports, and after them those that are in none yet."""
     skipped: set[KeyPath] = set()
     rows, problem = live_rows(source, run, answer, has_exports=bool(files))
