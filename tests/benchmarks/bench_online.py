@@ -35,7 +35,7 @@ turn, and what is printed is the median of the pairs' ratios, with the least and
   the usual loop        api.runs(), and of each run its config and summary: measured on some runs and scaled, or --full
   the bare download     every parquet export, with 8 threads, in memory: nothing parsed, nothing written
   the bare questions    list, ask for all lines, 20 runs a question, with 8 threads: nothing parsed, nothing written
-  the bare tables       list, ask for URLs in the same way, download with 32 threads: nothing parsed, nothing written
+  the bare tables       list, ask for URLs so too, download with 32 threads: nothing parsed, nothing written
   scan_history()        run by run, rows counted and dropped: measured on some runs and scaled, or --full
 
 All commands find their modules compiled, by a first round that is not measured, as they do from the second start on.
@@ -268,8 +268,9 @@ def bare_tables(path: str, _runs: int | None) -> float:
         answer = json.loads(ask_for_runs(session, path, [run["name"] for run in batch], fields))["data"]["project"]
         return [run["files"]["edges"][0]["node"]["directUrl"] for run in answer.values()]
 
-    with ThreadPoolExecutor(TABLES_AT_ONCE) as threads:
+    with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as threads:
         found = [url for some in threads.map(urls, batches) for url in some]
+    with ThreadPoolExecutor(TABLES_AT_ONCE) as threads:
         assert all(threads.map(lambda url: storage.get(url, timeout=60).content, found))
     return 0
 
