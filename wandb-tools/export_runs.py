@@ -2515,7 +2515,7 @@ def table_rows(content: bytes) -> pl.DataFrame:
         path = (str(name),) if (str(name),) not in columns else (str(name), str(number))
         columns[path] = values
         if not {dict, list}.isdisjoint(map(type, values)):
-            columns[path] = [valid_json(value) if isinstance(value, dict | list) else value for value in values]
+            columns[path] = [valid_json(value) if type(value) in (dict, list) else value for value in values]
     series = [
         settled_series(column_key(path), values)
         if any(value is not None for value in values)
