@@ -357,7 +357,7 @@ def test_dtypes_settle_over_runs(server, export, out):
 def test_columns_and_keys_with_any_name(server, export, out):
     columns = ["run_id", "row", "Entity", "a/b", "a b", "n", "n", 5]
     add_table(server, "a", "cells", columns, [["x", 7, "y", 1, 2, 3, 4, 6]])
-    keys = ["eval/cells", "~größe: *?", "../../up", "." * 20, "x" * 300, "x" * 299 + "y"]
+    keys = ["eval/cells", "~größe: *?", "../../up", "." * 20, "x" * 300, "x" * 299 + "y", "../../UP"]
     summary = {key: entry_of(key, number) for number, key in enumerate(keys)}
     summary |= {"nested": {"cells": entry_of("nested", 9)}}
     server.add_run("team", "demo", "b", summary=summary)
@@ -383,7 +383,8 @@ def test_columns_and_keys_with_any_name(server, export, out):
     assert table_of(out, "table_eval%2Fcells")["key"].to_list() == [0]
     assert table_of(out, "table_nested.cells")["key"].to_list() == [9]
     values = [pl.read_parquet(file, glob=False).to_dicts() for file in files if "_table_" in file.name]
-    assert sorted(rows[0]["key"] for rows in values if "key" in rows[0]) == [0, 1, 2, 3, 4, 5, 9]
+    assert sorted(rows[0]["key"] for rows in values if "key" in rows[0]) == [0, 1, 2, 3, 4, 5, 6, 9]
+    assert len({file.name.lower() for file in files}) == len(files)
     server.reset()
     assert export("--tables").code == 0
     assert asked(server, "files") == []

@@ -2195,17 +2195,21 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
         tables[-1].extent = (f"last {options.console_lines}",) if options.console_lines else ()
     if options.tables:
         keys = {key for page in project.pages for of_run in page.tables.values() for key in of_run}
-        tables += [new_table(logged_table_name(project, key, options.output), key=key) for key in sorted(keys)]
+        taken: set[str] = set()
+        for key in sorted(keys):
+            name = logged_table_name(project, key, taken, options.output)
+            taken.add(name.lower())  # some file systems ignore case
+            tables.append(new_table(name, key=key))
     return {} if options.dry_run else {table.name: table for table in tables}
 
 
-def logged_table_name(project: Project, key: str, output: Path) -> str:
-    """The end of a W&B Table's file name; with a hash where the name is too long or may be another project's."""
+def logged_table_name(project: Project, key: str, taken: Collection[str], output: Path) -> str:
+    """The end of a W&B Table's file name; with a hash where it is too long, taken, or may be another project's."""
     name = quote(f"table_{key}".encode("utf-8", "surrogatepass"), safe="").replace("~", "%7E")
     stem = f"{project.stem}_{name}"
-    is_anothers = any(stem.lower().startswith(f"{other}_") for other in project.longer_stems)
+    is_taken = name.lower() in taken or any(stem.lower().startswith(f"{other}_") for other in project.longer_stems)
     owner = owner_of(output / f"{stem}.parquet")
-    if len(stem) <= LONGEST_STEM and not is_anothers and owner in (None, (project.entity, project.name)):
+    if len(stem) <= LONGEST_STEM and not is_taken and owner in (None, (project.entity, project.name)):
         return name
     suffix = f"__{path_hash((key,))[:8]}"
     return name[: max(LONGEST_STEM - len(f"{project.stem}_{suffix}"), len("table_"))] + suffix
