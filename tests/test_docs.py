@@ -41,12 +41,15 @@ def server_settings(tmp_path: Path) -> Iterator[dict[str, str]]:
         server.add_entity("my-team")
         for number in range(3):
             place = ("my-team", "my-project", f"run{number}")
+            file = "media/table/predictions_1_x.table.json"
             server.add_run(
                 *place,
                 created_at=CREATED,
                 config={"lr": 0.001 * (number + 1)},
-                summary={"test/mse": 0.5 - 0.1 * number},
+                summary={"test/mse": 0.5 - 0.1 * number, "predictions": {"_type": "table-file", "path": file}},
             )
+            server.add_file(*place, file, '{"columns": ["label", "score"], "data": [["a", 0.5], ["b", 1]]}')
+            server.add_console(*place, ["2026-01-01T00:00:01.5 epoch 0", "ERROR 2026-01-01T00:00:02.5 no more memory"])
             server.add_history(*place, rows=[{"_step": step, "loss": 1 / (step + 1)} for step in range(9)])
         yield server.environment(tmp_path / "sdk")
 

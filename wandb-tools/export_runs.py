@@ -41,7 +41,8 @@ Examples:
   uv run wandb-tools/export_runs.py my-team/my-project --where '{"config.lr": {"$gt": 0.01}}' --dry-run
   uv run wandb-tools/export_runs.py https://wandb.ai/my-team/my-project/sweeps/abc123 -o sweep/
   uv run wandb-tools/export_runs.py my-team/my-project --include-history --history-keys 'val/*,epoch' --json
-  uv run wandb-tools/export_runs.py --offline wandb/ -o export/ --include-history
+  uv run wandb-tools/export_runs.py my-team/my-project --state crashed --console-lines 50 --tables --system-metrics
+  uv run wandb-tools/export_runs.py --offline wandb/ -o export/ --include-history --console
   uv run wandb-tools/export_runs.py --verify export/   are all files as they were written? No account is needed
 
 Exit codes:
@@ -163,6 +164,7 @@ MANY_BYTES = 16_000_000  # logs of less than this in all are read sooner than a 
 FAILURES_NAMED = 10  # on stderr, of those with one cause
 PLAIN_LINE_S = 10  # between two lines of progress where there is no terminal
 LONG_NUMBER = re.compile(r"\d{19}")  # of whole numbers past 64 bits, the fast parser would make fractions
+LONGEST_STEM = 200 - len(".parquet")  # of a file's name
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 # --- nouns ----------------------------------------------------------------------------------------------------
@@ -343,8 +345,9 @@ class Table:
     order: str | None  # the column that holds a row's order; None: the file has none
     columns: Mapping[str, Any]  # the further columns that it has whatever was logged, with their dtypes
     prefix: str = ""  # of the columns of what was logged
-    key: str = ""  # of a W&B Table: under which runs logged it
+    key: str | None = None  # of a W&B Table: under which runs logged it
     made_of: tuple[str, ...] = ()  # what its rows depend on besides the runs; if it differs, they are fetched anew
+    extent: tuple[str, ...] = ()  # which of a run's rows are asked for; empty: all
     is_sample: bool = False  # of a run's rows: never replaces more
     fetched: dict[str, History] | None = None  # by run id; None: not asked for
     earlier: Earlier | None = None
@@ -394,6 +397,7 @@ class Project:
     name: str
     filters: Mapping[str, object] = field(default_factory=dict)  # W&B's own: which runs the server is asked for
     stem: str = ""  # what its files' names begin with
+    longer_stems: Collection[str] = ()  # those of other projects that begin so, in lower case
     earlier: Earlier | None = None  # runs file
 
     # From its source:
@@ -1078,8 +1082,18 @@ class LogRows:
             self.write_lines()
 
     def write_lines(self) -> None:
-        """Write the lines that have ended, and those before them."""
+        """Write the lines before the first one that has not ended yet.
+
+        A line that stays open while very many others come, such as a progress bar on stderr, goes behind these.
+        """
         end = min(self.open_lines.values(), default=len(self.lines["text"]))
+        if self.open_lines and end < LINES_HELD // 2:
+            opened = sorted(self.open_lines.values())
+            places = [at for at in range(len(self.lines["text"])) if at not in opened] + opened
+            moved = {name: [values[at] for at in places] for name, values in self.lines.items()}
+            self.lines = moved | {"order": self.lines["order"]}
+            end = len(places) - len(opened)
+            self.open_lines = {stream: end + opened.index(at) for stream, at in self.open_lines.items()}
         some = {name: values[:end] for name, values in self.lines.items()}
         self.lines = {name: values[end:] for name, values in self.lines.items()}
         self.open_lines = {stream: at - end for stream, at in self.open_lines.items()}
@@ -1152,11 +1166,15 @@ def logged_dtypes(schema: Mapping[str, pl.DataType]) -> dict[KeyPath, str]:
 
 
 def widest_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str]:
-    """The dtype that holds the values of all sources: whole numbers beside fractions are Float64, else text."""
+    """The dtype that holds the values of all sources: whole numbers beside fractions are Float64, else text.
+
+    A column without a value is Null, which is any other one's dtype.
+    """
     dtypes: dict[KeyPath, str] = {}
     for path, dtype in (item for source in sources for item in source.items()):
-        known = dtypes.get(path, dtype)
-        dtypes[path] = dtype if dtype == known else "Float64" if {dtype, known} == {"Int64", "Float64"} else "String"
+        both = {dtype, dtypes.get(path, dtype)}
+        both -= {"Null"} if len(both) > 1 else set()
+        dtypes[path] = both.pop() if len(both) == 1 else "Float64" if both == {"Int64", "Float64"} else "String"
     return dtypes
 
 
@@ -1266,11 +1284,12 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
         say(f"passed over: {', '.join(said)}")
 
     kept = runs_asked_for(found, failed, options, say)
-    projects = []
-    for entity, name in sorted({(run.entity, run.project) for run, *_ in kept}):
-        mine = [each for each in kept if (each.run.entity, each.run.project) == (entity, name)]
-        ids = {run.id for run, *_ in found if (run.entity, run.project) == (entity, name)}
-        project = Project(entity, name, failed=[*failed])
+    places = sorted({(run.entity, run.project) for run, *_ in kept})
+    projects = [Project(*place, failed=[*failed]) for place in places]
+    settle_stems(projects, options.output)
+    for project, place in zip(projects, places, strict=True):
+        mine = [each for each in kept if (each.run.entity, each.run.project) == place]
+        ids = {run.id for run, *_ in found if (run.entity, run.project) == place}
         project.unread = {log.run_id for log in logs if not log.records}
         project.all_ids = ids if sees_all else None
         project.selected, project.filtered = len(mine), len(ids) - len(mine)
@@ -1283,11 +1302,10 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
         project.runs = keys_of(project.pages)
         project.tables = tables_asked(project, options)
         for table in project.tables.values():
-            if table.key:
+            if table.key is not None:
                 logged_tables(project, table, {run.id: its_logs for run, _, its_logs in mine}, work)
             else:
                 table.fetched = {run.id: histories[table.name] for run, histories, _ in mine if table.name in histories}
-        projects.append(project)
     say_once(found, projects, options, say)
     return projects
 
@@ -1652,13 +1670,18 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
     table.fetched = {}
     for run in changed_runs(project, table):
         folders = [log.file.parent / name for log in reversed(logs[run.id]) for name in ("files", "")]
-        file = next((folder / run.file for folder in folders if (folder / run.file).exists()), folders[0] / run.file)
+        file = next((folder / run.file for folder in folders if (folder / run.file).is_file()), None)
+        if file is None:
+            project.failed.append(Failure(run.id, table.name, f"its file {run.file} is not there"))
+            continue
         try:
             rows = table_rows(file.read_bytes()).with_columns(run_id=pl.lit(run.id), frame=pl.lit(0))
-            parts = write_part(rows.lazy(), work, {run.id: logged_dtypes(rows.schema)})
-            table.fetched[run.id] = History([*parts.values()], mark=run.mark)
         except (OSError, ValueError) as error:
-            project.failed.append(Failure(run.id, table.name, f"its table cannot be read: {error}"))
+            why = getattr(error, "strerror", None) or error
+            project.failed.append(Failure(run.id, table.name, f"its file {run.file} cannot be read: {why}"))
+            continue
+        parts = write_part(rows.lazy(), work, {run.id: logged_dtypes(rows.schema)})
+        table.fetched[run.id] = History([*parts.values()], mark=run.mark)
 
 
 # --- the server: its address and the key ----------------------------------------------------------------------
@@ -1881,10 +1904,10 @@ class Server:
         self.questions = threading.BoundedSemaphore(self.workers)
         self.conversions = threading.BoundedSemaphore(os.cpu_count() or 1)  # bounds memory; more gain nothing
 
-    def ask(self, question: str, variables: Mapping[str, object]) -> Any:
+    def ask(self, question: str, variables: Mapping[str, object], parse: Parse = json.loads) -> Any:
         """The answer's data; RequestError without one."""
         with self.questions:
-            return self.api.ask(question, variables)
+            return self.api.retry(lambda timeout_s: self.api.ask_once(question, variables, timeout_s, parse))
 
     def ask_for_less(self, ask: Callable[[int, float], Any], size: int) -> tuple[Any, int]:
         """What `ask(size, timeout_s)` returns, and the size for which it did: asked for less after each failure."""
@@ -2251,8 +2274,8 @@ def time_of(text: str | None) -> datetime | None:
 
 # --- rows: which are asked for --------------------------------------------------------------------------------
 
-LONGEST_TABLE_NAME = 60  # characters: a file's name may have 255 bytes, of which the project takes most
-CONSOLE_PAGE = 10_000  # lines that a server gives at most for one question
+CONSOLE_PAGE = 10_000  # lines that a question asks for at most, over all its runs; a server gives no more of one
+LATER_PAGE = 5_000  # of one run, whose output is long
 
 
 class Wanted(NamedTuple):
@@ -2265,8 +2288,8 @@ class Wanted(NamedTuple):
     file: str = ""  # of the run's own files, that holds them
 
 
-def new_table(name: str, *made_of: str, is_sample: bool = False) -> Table:
-    """A table by the end of its file's name."""
+def new_table(name: str, *made_of: str, is_sample: bool = False, key: str = "") -> Table:
+    """A table by the end of its file's name; `key` is that of a W&B Table."""
     clocks = {"_runtime": pl.Float64, "_timestamp": pl.Float64}
     if name == "system":
         return Table(name, None, clocks, made_of=made_of, is_sample=is_sample)
@@ -2274,7 +2297,7 @@ def new_table(name: str, *made_of: str, is_sample: bool = False) -> Table:
         columns = {"time": pl.Datetime("us", "UTC"), "stream": pl.String, "text": pl.String}
         return Table(name, "line", columns, made_of=made_of, is_sample=is_sample)
     if name.startswith("table_"):
-        return Table(name, "row", {}, key=unquote(name.removeprefix("table_")))
+        return Table(name, "row", {}, key=key)
     return Table(name, "_step", clocks, METRIC, made_of=made_of)
 
 
@@ -2287,33 +2310,48 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
         tables.append(new_table("history_sampled", *options.history_keys, f"{options.history_samples} samples"))
     if options.system_metrics:
         tables.append(new_table("system", is_sample=options.offline is None))
-    if options.console_lines:
-        tables.append(new_table("console", f"last {options.console_lines}", is_sample=True))
-    elif options.console:
-        tables.append(new_table("console"))
+    if options.console:
+        tables.append(new_table("console", is_sample=options.console_lines is not None))
+        tables[-1].extent = (f"last {options.console_lines}",) if options.console_lines else ()
     if options.tables:
+        keys = {key for page in project.pages for of_run in page.tables.values() for key in of_run}
         taken: set[str] = set()
-        for key in sorted({key for page in project.pages for of_run in page.tables.values() for key in of_run}):
-            name = "table_" + quote(key.encode("utf-8", "surrogatepass"), safe="")
-            if len(name) > LONGEST_TABLE_NAME or name.lower() in taken:  # some file systems ignore case
-                name = f"{name[: LONGEST_TABLE_NAME - 10]}__{path_hash((key,))[:8]}"
-            taken.add(name.lower())
-            tables.append(replace(new_table(name), key=key))
+        for key in sorted(keys):
+            name = logged_table_name(project, key, taken, options.output)
+            taken.add(name.lower())  # some file systems ignore case
+            tables.append(new_table(name, key=key))
     return {} if options.dry_run else {table.name: table for table in tables}
+
+
+def logged_table_name(project: Project, key: str, taken: Collection[str], output: Path) -> str:
+    """The end of a W&B Table's file name; with a hash where it is too long, taken, or may be another project's."""
+    name = quote(f"table_{key}".encode("utf-8", "surrogatepass"), safe="").replace("~", "%7E")
+    stem = f"{project.stem}_{name}"
+    is_taken = name.lower() in taken or any(stem.lower().startswith(f"{other}_") for other in project.longer_stems)
+    owner = owner_of(output / f"{stem}.parquet")
+    if len(stem) <= LONGEST_STEM and not is_taken and owner in (None, (project.entity, project.name)):
+        return name
+    suffix = f"__{path_hash((key,))[:8]}"
+    return name[: max(LONGEST_STEM - len(f"{project.stem}_{suffix}"), len("table_"))] + suffix
 
 
 def changed_runs(project: Project, table: Table) -> list[Wanted]:
     """The runs whose rows are not what the earlier export has."""
     earlier = table.earlier
     known = earlier.marks if earlier and earlier.made_of == table.made_of else {}
-    files = {run_id: of_run.get(table.key) for page in project.pages for run_id, of_run in page.tables.items()}
+    key = table.key or ""
+    files = {run_id: of_run.get(key) for page in project.pages for run_id, of_run in page.tables.items()}
     wanted = []
     for run_id, rows, last_step, active_at in project.runs.select(
         "id", "history_rows", "last_step", "heartbeat_at"
     ).iter_rows():
-        file = files.get(run_id) or ""
-        run = Wanted(run_id, (file,) if table.key else (str(rows), iso(active_at) or ""), rows, last_step, file)
-        if known.get(run_id) != run.mark and (file or not table.key):
+        if table.key is not None:
+            if (file := files.get(run_id)) and known.get(run_id) != (file,):
+                wanted.append(Wanted(run_id, (file,), rows, last_step, file))
+            continue
+        whole = (str(rows), iso(active_at) or "")
+        run = Wanted(run_id, (*whole, *table.extent), rows, last_step)
+        if known.get(run_id) not in (whole, run.mark):
             wanted.append(run)
     return wanted
 
@@ -2390,29 +2428,35 @@ def fetch_table(server: Server, project: Project, table: Table, folder: Path) ->
         server.meter.add(histories=len(batch), rows=sum(history.rows for history in made.values()))
 
     missing.sort()  # so that part files hold ranges of run ids, as the history file does
-    size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / server.downloads)))
+    at_once = server.downloads if table.name == "history" or table.key is not None else 2 * server.workers
+    size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / at_once)))
+    if table.name == "console" and server.options.console_lines:
+        size = max(1, min(size, CONSOLE_PAGE // server.options.console_lines))
     batches: list[list[Wanted]] = []
     for run in missing:
         if not batches or len(batches[-1]) == size or sum(each.rows for each in batches[-1]) >= BATCH_ROWS:
             batches.append([])
         batches[-1].append(run)
-    side_by_side(fetch, batches, server.downloads)
+    side_by_side(fetch, batches, at_once)
 
 
 def ask_for_runs(source: RowSource, runs: Sequence[Wanted], more: str = "") -> dict[str, Any]:
     """The answer for each run by its id, in one question; None for a run that is not there."""
     names = [f"r{number}" for number in range(len(runs))]
     head = "".join(f", ${name}: String!" for name in names)
-    fields_ = [more or question_of(source, run) for run in runs]
+    fields_ = [more or question_of(source, run, len(runs)) for run in runs]
     body = " ".join(f"{name}: run(name: ${name}) {{ {asked} }}" for name, asked in zip(names, fields_, strict=True))
     variables = {name: run.id for name, run in zip(names, runs, strict=True)}
     question = IN_PROJECT % ("Rows", head, body)
-    answer = source.server.ask(question, {**source.project.place, **variables})["project"] or {}
+    answer = source.server.ask(question, {**source.project.place, **variables}, parsed_json)["project"] or {}
     return {run.id: answer.get(name) for name, run in zip(names, runs, strict=True)}
 
 
-def question_of(source: RowSource, run: Wanted, after: str = "") -> str:
-    """What to ask of a run for its rows, in GraphQL; `after` is the cursor of a page of output."""
+def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None = None) -> str:
+    """What to ask of a run for its rows, in GraphQL, in a question about so many runs.
+
+    `after` is the cursor of a page of output, empty for the first one; without it, a tail is asked for if it is wanted.
+    """
     options, table = source.server.options, source.table
     if table.name == "history":
         return 'historyLineCount parquetHistory(liveKeys: ["_step"]) { parquetUrls liveData }'
@@ -2420,16 +2464,18 @@ def question_of(source: RowSource, run: Wanted, after: str = "") -> str:
         return f"rows: history(samples: {options.history_samples})"
     if table.name == "system":
         return f"rows: events(samples: {SYSTEM_SAMPLES})"
-    if table.key:
+    if table.key is not None:
         return f"files(names: [{json.dumps(run.file)}]) {{ edges {{ node {{ directUrl }} }} }}"
-    is_tail = options.console_lines and options.console_lines <= CONSOLE_PAGE
-    where = f"last: {options.console_lines}" if is_tail else f"first: {CONSOLE_PAGE}"
-    where += f", after: {json.dumps(after)}" if after else ""
+    where = f"first: {min(CONSOLE_PAGE // runs, LATER_PAGE)}"
+    if after:
+        where += f", after: {json.dumps(after)}"
+    elif after is None and options.console_lines and options.console_lines <= CONSOLE_PAGE:
+        where = f"last: {options.console_lines}"
     lines = "edges { node { number timestamp level line } } pageInfo { endCursor hasNextPage }"
     return f"logLines({where}) {{ {lines} }}"
 
 
-def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:  # noqa: C901 - each kind of rows
+def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:  # noqa: C901 - each table in turn
     """A run's rows; None, with a failure noted, if they cannot be had after all tries."""
     table, tries = source.table, 0
 
@@ -2440,22 +2486,19 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:  #
         if answer is None:
             raise RequestError("the server no longer has this run", status=404, retries=0)
         if table.name == "console":
-            return console_rows(source, run, answer["logLines"])
-        if not (table.name == "history" or table.key):
+            page, answer = answer["logLines"], None  # another try asks anew
+            return console_rows(source, run, page)
+        if not (table.name == "history" or table.key is not None):
             return sampled_rows(source, answer["rows"] or ())
-        urls = [edge["node"]["directUrl"] for edge in answer["files"]["edges"] if edge["node"]] if table.key else None
-        if urls == []:
-            raise RequestError(f"its file {run.file} is not there", status=404, retries=0)
         try:
-            exports = urls or (answer["parquetHistory"] or {}).get("parquetUrls") or ()
-            files = [download(source, url) for url in exports]
+            if table.key is not None:
+                return Fetched([logged_rows(source, run, answer["files"])])
+            files = [download(source, url) for url in (answer["parquetHistory"] or {}).get("parquetUrls") or ()]
         except RequestError as error:
             if tries > 1 or error.status:  # signed URLs expire: ask for new ones
                 answer = None
             raise
-        if table.key:
-            return Fetched([table_rows(files[0].read_bytes()).lazy()], files=files)
-        return rows_of_history(source, run, answer, files)
+        return full_history(source, run, answer, files)
 
     try:
         return source.server.storage.retry(attempt)
@@ -2484,12 +2527,12 @@ def download(source: RowSource, url: str) -> Path:
     except OSError as error:
         message = f"{source.folder} cannot be written to ({error.strerror}); free the place or choose another with -o"
         raise ScriptError(message, NOTHING_USABLE) from error
-    if not (end == b"PAR1" or (source.table.key and end.rstrip().endswith(b"}"))):
+    if end != b"PAR1":
         raise RequestError("a file was cut short")
     return file
 
 
-def rows_of_history(source: RowSource, run: Wanted, answer: Any, files: Sequence[Path]) -> Fetched:
+def full_history(source: RowSource, run: Wanted, answer: Any, files: Sequence[Path]) -> Fetched:
     """The rows of W&B's exports, and after them those that are in none yet."""
     skipped: set[KeyPath] = set()
     rows, problem = live_rows(source, run, answer, has_exports=bool(files))
@@ -2505,7 +2548,10 @@ def sampled_rows(source: RowSource, rows: Sequence[str]) -> Fetched:
     """Rows of history or system metrics, as a server samples them."""
     skipped: set[KeyPath] = set()
     keys = source.server.options.history_keys if source.table.name == "history_sampled" else ()
-    frame = rows_of_json(list(map(as_row, rows)), keys, skipped)
+    parsed = list(map(as_row, rows))
+    if source.table.name == "system":  # some SDKs sent nested dicts, others the same with dots
+        parsed = [{".".join(path): value for path, value in flatten(row)} for row in parsed]
+    frame = rows_of_json(parsed, keys, skipped)
     if source.table.name == "system":  # which have times, no steps
         frame = frame.sort("_timestamp", maintain_order=True).with_columns(pl.int_range(pl.len()).alias("order"))
     return Fetched([frame.lazy()], skipped)
@@ -2513,50 +2559,93 @@ def sampled_rows(source: RowSource, rows: Sequence[str]) -> Fetched:
 
 def console_rows(source: RowSource, run: Wanted, page: Any) -> Fetched:
     """The lines of a run's output, page by page; pages wait in files, as there may be a million lines."""
-    schema: dict[str, Any] = {
-        "order": pl.Int64,
-        "time": pl.Datetime("us", "UTC"),
-        "stream": pl.String,
-        "text": pl.String,
-    }
+    schema: dict[str, Any] = {"order": pl.Int64, **source.table.columns}
     files: list[Path] = []
     frames: list[pl.LazyFrame] = []
     limit = source.server.options.console_lines
-    while page is not None:
-        nodes = [edge["node"] for edge in page["edges"]]
+    is_tail = limit is not None and limit <= CONSOLE_PAGE
+    count = 0
+    after: str | None = ""
+    while after is not None:
+        if page is None:
+            raise RequestError("an answer without its output", status=200, retries=1)
+        nodes, info = [edge["node"] for edge in page["edges"]], page["pageInfo"]
+        after = (info["endCursor"] or None) if info["hasNextPage"] and not is_tail else None
+        if is_tail and limit and nodes and nodes[0]["number"] and len(nodes) < limit:  # the server cuts long tails
+            is_tail, nodes, after = False, [], ""  # from the start, then
         columns = {
-            "order": [node["number"] for node in nodes],
-            "time": [time_of(node["timestamp"]) for node in nodes],
+            "order": [count + at if (n := node["number"]) is None else n for at, node in enumerate(nodes)],
+            "time": [node["timestamp"] for node in nodes],
             "stream": ["stderr" if node["level"] == "error" else "stdout" for node in nodes],
             "text": [as_shown(node["line"]) for node in nodes],
         }
-        frames.append(pl.LazyFrame(columns, schema=schema))
-        info = page["pageInfo"]
-        if not (nodes and info["hasNextPage"]) or (limit and limit <= CONSOLE_PAGE):
-            break
-        files.append(source.folder / f"{uuid.uuid4().hex}.download")
-        write_intermediate(frames[-1], files[-1])
-        frames[-1] = pl.scan_parquet(files[-1], glob=False)
-        answer = ask_for_runs(source, [run], question_of(source, run, info["endCursor"]))[run.id]
-        page = (answer or {}).get("logLines")
-    if limit and limit > CONSOLE_PAGE and frames:
+        if all(text is None or text[20:].isdigit() for text in columns["time"]):  # as the SDK writes it
+            as_time = pl.col("time").str.to_datetime(
+                "%Y-%m-%dT%H:%M:%S%.f", time_unit="us", time_zone="UTC", strict=False
+            )
+            frames.append(pl.LazyFrame(columns, schema=schema | {"time": pl.String}).with_columns(as_time))
+        else:
+            columns["time"] = list(map(time_of, columns["time"]))
+            frames.append(pl.LazyFrame(columns, schema=schema))
+        count += len(nodes)
+        if after is not None:
+            files.append(source.folder / f"{uuid.uuid4().hex}.download")
+            write_intermediate(frames[-1], files[-1])
+            frames[-1] = pl.scan_parquet(files[-1], glob=False)
+            page = (ask_for_runs(source, [run], question_of(source, run, after=after))[run.id] or {}).get("logLines")
+    if limit is not None and count > limit:
         frames = [pl.concat(frames).tail(limit)]
     return Fetched(frames, files=files)
 
 
+def logged_rows(source: RowSource, run: Wanted, found: Any) -> pl.LazyFrame:
+    """The rows of the W&B Table that a run's file holds."""
+    if found is None:
+        raise RequestError("an answer without its files", status=200, retries=1)
+    urls = [edge["node"]["directUrl"] for edge in found["edges"] if edge["node"]]
+    if not urls:
+        raise RequestError(f"its file {run.file} is not there", status=404, retries=0)
+    storage = source.server.storage
+    try:
+        content = b"".join(storage.pieces("GET", urls[0], storage.timeout_s))
+    except RequestError as error:
+        error.retries = error.retries or 1  # new URLs may do
+        raise
+    if not content.rstrip().endswith(b"}"):
+        raise RequestError("a file was cut short")
+    try:
+        with source.server.conversions:
+            return table_rows(content).lazy()
+    except ValueError as error:
+        raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
+
+
 def table_rows(content: bytes) -> pl.DataFrame:
     """The rows of a W&B Table's file, with their number as `order`; ValueError if it holds none."""
-    table = parsed_json(content)
+    try:
+        table = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        table = json.loads(content)  # the SDK writes NaN as such, which is a number here
     names, rows = (table.get("columns"), table.get("data")) if isinstance(table, dict) else (None, None)
-    if not isinstance(names, list) or not isinstance(rows, list) or any(len(row) != len(names) for row in rows):
-        raise ValueError("it is no table")
-    columns: dict[KeyPath, list[Scalar]] = {}
-    for number, name in enumerate(names):
+    if not (isinstance(names, list) and isinstance(rows, list)):
+        raise ValueError("it is no table")  # noqa: TRY004 - of a file, as what the parser raises
+    if not (set(map(type, rows)) <= {list} and set(map(len, rows)) <= {len(names)}):
+        raise ValueError("its rows do not fit its columns")
+    columns: dict[KeyPath, Sequence[Any]] = {}
+    for number, (name, values) in enumerate(
+        zip(names, zip(*rows, strict=True) if rows else [()] * len(names), strict=True)
+    ):
         path = (str(name),) if (str(name),) not in columns else (str(name), str(number))
-        values = [row[number] for row in rows]
-        columns[path] = [valid_json(value) if isinstance(value, dict | list) else value for value in values]
-    series = [settled_series(column_key(path), values) for path, values in columns.items()]
-    return pl.DataFrame([pl.Series("order", range(len(rows)), dtype=pl.Int64), *series])
+        columns[path] = values
+        if not {dict, list}.isdisjoint(map(type, values)):
+            columns[path] = [valid_json(value) if type(value) in (dict, list) else value for value in values]
+    series = [
+        settled_series(column_key(path), values)
+        if any(value is not None for value in values)
+        else pl.Series(column_key(path), values, dtype=pl.Null)  # other runs tell what it is
+        for path, values in columns.items()
+    ]
+    return pl.DataFrame([pl.Series("order", [*range(len(rows))], dtype=pl.Int64), *series])
 
 
 def live_rows(source: RowSource, run: Wanted, answer: Any, *, has_exports: bool) -> tuple[list[str], str]:
@@ -2624,7 +2713,8 @@ def histories_of(source: RowSource, fetched: Mapping[Wanted, Fetched]) -> dict[W
         owners = [run.id for run, found in fetched.items() for _ in found.frames]
         for run_id, have in zip(owners, logged, strict=True):
             by_run[run_id].append(have)
-        if sum(run.rows for run in fetched) * len(dtypes) <= BATCH_CELLS:
+        is_long = source.table.name == "console" and any(found.files for found in fetched.values())
+        if not is_long and sum(run.rows for run in fetched) * len(dtypes) <= BATCH_CELLS:
             rows = rows.collect().lazy()
         parts = write_part(rows, source.folder, {run_id: widest_dtypes(some) for run_id, some in by_run.items()})
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):  # an odd one must not cost the others theirs
@@ -2886,7 +2976,7 @@ def tables_in(summary: Mapping[str, object], above: KeyPath = ()) -> dict[str, s
             file = value.get("path")
             if value.get("_type") != "table-file":
                 found |= tables_in(value, (*above, key)) if "_type" not in value else {}
-            elif isinstance(file, str) and ".." not in file.split("/") and not file.startswith("/"):
+            elif isinstance(file, str) and ".." not in re.split(r"[/\\]", file) and not Path(file).is_absolute():
                 found[".".join((*above, key))] = file
     return found
 
@@ -2897,9 +2987,9 @@ def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
     The texts of NON_FINITE beside numbers are numbers; other mixtures are text, numbers and Booleans as JSON.
     """
     kinds = set(map(type, values)) - {type(None)}
-    for kind, dtype in ((bool, pl.Boolean), (float, pl.Float64), (int, pl.Int64)):
+    for kind, dtype in ((bool, pl.Boolean), (float, pl.Float64), (int, pl.Int64), (str, pl.String)):
         if kinds == {kind}:
-            with suppress(TypeError, OverflowError):  # of whole numbers past 64 bits
+            with suppress(TypeError, OverflowError, UnicodeEncodeError):  # of whole numbers past 64 bits, or surrogates
                 return pl.Series(name, values, dtype=dtype)
     texts = {value for value in values if isinstance(value, str)}
     if kinds & {int, float} and kinds <= {int, float, str} and texts <= NON_FINITE.keys():
@@ -2910,10 +3000,13 @@ def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
     return pl.Series(name, [None if text is None else storable(text) for text in spelt], dtype=pl.String)
 
 
+STRICT_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)  # json.dumps would make one for each value
+
+
 def valid_json(value: object) -> str:
     """The value as valid JSON that any UTF-8 file can hold; non-finite numbers are texts."""
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = STRICT_JSON.encode(value)
     except ValueError:
         text = json_text(value)
     return text if storable(text) == text else json.dumps(jsonable(value), allow_nan=False)
@@ -2921,7 +3014,7 @@ def valid_json(value: object) -> str:
 
 def storable(text: str) -> str:
     """The text with halves of surrogate pairs, which no UTF-8 file can hold, replaced."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 # --- runs: pages of columns -----------------------------------------------------------------------------------
@@ -3102,7 +3195,7 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
         table.staying = (before & set(ids) if prune or table.fetched is not None else before) - table.histories.keys()
         sources = [table.earlier.dtypes] if table.earlier and table.staying else []
         sources += [part.dtypes for _, history in sorted(table.histories.items()) for part in history.parts]
-        table.dtypes = widest_dtypes(sources)
+        table.dtypes = {path: "String" if dtype == "Null" else dtype for path, dtype in widest_dtypes(sources).items()}
         if table.prefix == METRIC:
             paths |= {(METRIC, *path) for path in table.dtypes}
     names: dict[KeyPath, str] = {}  # settled once, for the runs and the histories together
@@ -3124,7 +3217,7 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
     """Write the rows by run id: those fetched, merged with those of the earlier file that stay."""
     earlier = table.earlier
     columns = [(table.names[path], path) for path in table.dtypes]  # of a W&B Table in their own order
-    columns = columns if table.key else sorted(columns)
+    columns = columns if table.key is not None else sorted(columns)
     order = {"order": table.order} if table.order else {}
     place = {"entity": pl.lit(project.entity), "project": pl.lit(project.name)}
     logged = [pl.col(column_key(path)).alias(name) for name, path in columns]
@@ -3167,7 +3260,10 @@ def scan_parts(table: Table) -> pl.LazyFrame:
             wanted.setdefault(part.file, Counter())[run_id] += part.rows
             part_of[part.file] = part
             odd[part.file] = odd.get(part.file, frozenset()) | {
-                path for path in part.dtypes if part.stored[path] not in (table.dtypes[path], "Int64")
+                path
+                for path in part.dtypes
+                if (part.stored[path], table.dtypes[path]) != ("Int64", "Float64")
+                and part.stored[path] != table.dtypes[path]
             }
 
     def scan(files: Sequence[Path]) -> pl.LazyFrame:
@@ -3218,12 +3314,16 @@ def find_earlier(project: Project, output: Path) -> None:
             schema = rows.collect_schema()
             counts = rows.select("id", "history_rows") if name == "runs" else rows.group_by("run_id").len()
             columns = {tuple(path): column for column, path in json.loads(metadata.get(COLUMNS_KEY, "{}")).items()}
+            dtypes = {path: str(schema[column]) for path, column in columns.items() if column in schema}
+            if name.startswith("table_"):
+                filled = rows.select(pl.all().count()).collect().row(0, named=True)
+                dtypes |= {path: "Null" for path, column in columns.items() if not filled[column]}
             histories = json.loads(metadata.get(HISTORIES_KEY, "{}"))
             found[name] = Earlier(
                 file,
                 rows=dict(counts.collect().iter_rows()),
                 columns=columns,
-                dtypes={path: str(schema[column]) for path, column in columns.items() if column in schema},
+                dtypes=dtypes,
                 facts=json.loads(metadata.get(METRICS_KEY, "{}")),
                 made_of=tuple(histories.get("keys", ())),
                 marks={run_id: tuple(mark) for run_id, mark in histories.get("runs", {}).items()},
@@ -3418,7 +3518,7 @@ def settle_stems(projects: list[Project], output: Path) -> None:
 
     No name from W&B leaves the folder or takes another's files; a project that has files keeps their names.
     """
-    longest = 200 - len("_history_sampled.parquet")
+    longest = LONGEST_STEM - len("_history_sampled")
     stems: list[tuple[bool, str, str, Project]] = []  # whether it has no files yet, where they would be, and else
     for project in projects:
         suffix = f"__{path_hash((project.entity, project.name))[:8]}"
@@ -3435,16 +3535,23 @@ def settle_stems(projects: list[Project], output: Path) -> None:
     for is_new, stem, other, project in sorted(stems, key=lambda each: (each[0], each[3].entity, each[3].name)):
         project.stem = other if is_new and stem.lower() in taken else stem
         taken.add(project.stem.lower())
+    for project in projects:
+        project.longer_stems = [stem for stem in taken if stem.startswith(f"{project.stem.lower()}_")]
 
 
 def owners_of(output: Path, stem: str) -> set[tuple[str, str]]:
     """The entities and projects of the files whose names begin so, as these say themselves."""
-    owners = set()
-    for name in ("runs", "history", "history_sampled", "system", "console"):
-        with suppress(OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
-            about = json.loads(pl.read_parquet_metadata(output / f"{stem}_{name}.parquet")[SOURCE_KEY])
-            owners.add((about["entity"], about["project"]))
-    return owners
+    names = ("runs", "history", "history_sampled", "system", "console")
+    owners = {owner_of(output / f"{stem}_{name}.parquet") for name in names}
+    return {owner for owner in owners if owner}
+
+
+def owner_of(file: Path) -> tuple[str, str] | None:
+    """The entity and project that a file says it is of; None if it does not."""
+    with suppress(OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        about = json.loads(pl.read_parquet_metadata(file)[SOURCE_KEY])
+        return about["entity"], about["project"]
+    return None
 
 
 @contextmanager
@@ -3532,11 +3639,16 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     check_selection(projects, lost, options, say)
     if options.prune and any(project.all_ids is None for project in written):
         say("--prune dropped nothing: it needs an export without filters that lists every run")
-    metrics = {path for project in written for table in project.tables.values() for path in table.dtypes}
+    tables = [table for project in written for table in project.tables.values() if table.prefix == METRIC]
+    metrics = {path for table in tables for path in table.dtypes}
     for glob in options.history_keys if written else ():
         if not any(names_match(path, [glob]) for path in metrics):
             say(f"--history-keys {glob} matches no metric of these runs")
-    if options.tables and written and not any(table.key for project in written for table in project.tables.values()):
+    if (
+        options.tables
+        and written
+        and not any(table.key is not None for project in written for table in project.tables.values())
+    ):
         say("--tables: none of these runs logged a W&B Table")
     rows, files = [], []
     for project in planned if options.dry_run else written:
@@ -3897,7 +4009,8 @@ def export(options: Options) -> int:
         work = Path(at_end.enter_context(folder))
         if server is None:
             projects, failed = read_offline(options, work, say), []
-        settle_stems(projects, options.output)
+        else:
+            settle_stems(projects, options.output)
         one = partial(export_project, server, options=options, source=source, work=work)
         side_by_side(one, projects, PROJECTS_AT_ONCE if server else 1)
     return report(projects, failed, options, say)

@@ -26,6 +26,7 @@ turn, and what is printed is the median of the pairs' ratios, with the least and
   a  2,345 runs of 180 keys      b  20,000 of 100 keys      c  50 histories of 20,000 steps and 20 metrics, and 500
   d  b and c again, when nothing has changed                e  2,345 histories of 40 steps and 10 metrics
   f  2,600 such histories, every third run's first download cut short               g  200,000 runs of 100 keys, once
+  h  the consoles of 2,000 runs, 200 lines each      i  500 W&B Tables of 1,000 rows
   k  no key, a key that is refused, and --help
 
   the best plain loop   api.runs(lazy=False, per_page=1000), a list of dicts, one parquet file by polars
@@ -33,6 +34,8 @@ turn, and what is printed is the median of the pairs' ratios, with the least and
   the naive histories   list, ask for URLs 20 runs a question, download with 8 threads, concatenate, one file
   the usual loop        api.runs(), and of each run its config and summary: measured on some runs and scaled, or --full
   the bare download     every parquet export, with 8 threads, in memory: nothing parsed, nothing written
+  the bare questions    list, ask for all lines, 20 runs a question, with 8 threads: nothing parsed, nothing written
+  the bare tables       list, ask for URLs so too, download with 32 threads: nothing parsed, nothing written
   scan_history()        run by run, rows counted and dropped: measured on some runs and scaled, or --full
 
 All commands find their modules compiled, by a first round that is not measured, as they do from the second start on.
@@ -73,7 +76,11 @@ HISTORIES, MANY_HISTORIES, STEPS, METRICS = 50, 500, 20_000, 20
 RUNS_PATH, HISTORIES_PATH = "team/demo", "team/histories"
 USUAL_RUNS = 200  # of which the usual loop is measured
 SCANNED_RUNS = 2
+CONSOLES, LINES, TABLES, TABLE_ROWS = 2_000, 200, 500, 1_000
+CONSOLES_PATH, TABLES_PATH = "team/consoles", "team/tables"
+RUNS_A_QUESTION = 20
 DOWNLOADS_AT_ONCE = 8
+TABLES_AT_ONCE = 32  # as many as export_runs downloads at once
 SAMPLE_S = 0.03  # between two looks at the memory of all processes
 
 
@@ -213,6 +220,61 @@ def naive_histories(path: str, _runs: int | None) -> float:
     return 0
 
 
+def ask_for_runs(session, path: str, names: Sequence[str], fields: Sequence[str]) -> bytes:
+    """The answer to one question about several runs, with these fields each."""
+    entity, project = path.split("/")
+    head = "".join(f", $r{n}: String!" for n in range(len(names)))
+    body = " ".join(f"r{n}: run(name: $r{n}) {{ {asked} }}" for n, asked in enumerate(fields))
+    question = f"query Q($entity: String!, $project: String!{head}) {{"
+    question += f"project(name: $project, entityName: $entity) {{ {body} }} }}"
+    variables = {"entity": entity, "project": project} | {f"r{n}": name for n, name in enumerate(names)}
+    content = {"query": question, "variables": variables}
+    answer = session.post(os.environ["WANDB_BASE_URL"] + "/graphql", json=content)
+    answer.raise_for_status()
+    return answer.content
+
+
+def bare_questions(path: str, _runs: int | None) -> float:
+    import requests
+
+    session = requests.Session()
+    session.auth = ("api", os.environ["WANDB_API_KEY"])
+    session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=DOWNLOADS_AT_ONCE))
+    ids = [run["name"] for page in pages(session, path, "name") for run in page]
+    lines = "edges { node { number timestamp level line } } pageInfo { endCursor hasNextPage }"
+    batches = [ids[n : n + RUNS_A_QUESTION] for n in range(0, len(ids), RUNS_A_QUESTION)]
+    fields = f"logLines(first: {2 * LINES}) {{ {lines} }}"
+    with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as threads:
+        assert sum(threads.map(lambda some: len(ask_for_runs(session, path, some, [fields] * len(some))), batches))
+    return 0
+
+
+def bare_tables(path: str, _runs: int | None) -> float:
+    import json
+
+    import requests
+
+    session, storage = requests.Session(), requests.Session()
+    session.auth = ("api", os.environ["WANDB_API_KEY"])
+    for each in (session, storage):
+        each.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=TABLES_AT_ONCE))
+    runs = [run for page in pages(session, path, "name summaryMetrics") for run in page]
+    runs = [run for run in runs if "table-file" in run["summaryMetrics"]]
+    batches = [runs[n : n + RUNS_A_QUESTION] for n in range(0, len(runs), RUNS_A_QUESTION)]
+
+    def urls(batch: Sequence[dict]) -> list[str]:
+        names = [json.loads(run["summaryMetrics"])["predictions"]["path"] for run in batch]
+        fields = [f"files(names: [{json.dumps(name)}]) {{ edges {{ node {{ directUrl }} }} }}" for name in names]
+        answer = json.loads(ask_for_runs(session, path, [run["name"] for run in batch], fields))["data"]["project"]
+        return [run["files"]["edges"][0]["node"]["directUrl"] for run in answer.values()]
+
+    with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as threads:
+        found = [url for some in threads.map(urls, batches) for url in some]
+    with ThreadPoolExecutor(TABLES_AT_ONCE) as threads:
+        assert all(threads.map(lambda url: storage.get(url, timeout=60).content, found))
+    return 0
+
+
 def requests_alone(_path: str, _runs: int | None) -> float:
     import requests  # noqa: F401
 
@@ -259,7 +321,7 @@ PEERS: dict[str, Callable[[str, int | None], float]] = {
     peer.__name__: peer
     for peer in (
         *(start, plain_loop, naive_runs, naive_histories, requests_alone),
-        *(usual_loop, bare_download, scan_history),
+        *(usual_loop, bare_download, scan_history, bare_questions, bare_tables),
     )
 }
 
@@ -508,6 +570,38 @@ def cut_histories(options: argparse.Namespace) -> None:
     print_figure("time / without faults", "at most 3", ratios(costs[1:], costs[:1]))
 
 
+def consoles(options: argparse.Namespace) -> None:
+    print_head(f"h. consoles of {CONSOLES:,} runs, {LINES} lines each")
+    with serving(options.compiled, "--scenario", "consoles", "--runs", CONSOLES, "--lines", LINES) as bench:
+        bare, ours, repeated = in_turn(
+            options.pairs,
+            lambda: bench.peer("bare_questions", CONSOLES_PATH),
+            lambda: bench.export(CONSOLES_PATH, "--console"),
+            lambda: bench.export(CONSOLES_PATH, "--console", again=True),
+        )
+        assert bench.rows(CONSOLES_PATH, "console") == CONSOLES * LINES
+    print_costs({"bare questions": bare, "export_runs": ours, "export_runs again": repeated})
+    print_figure("time / bare questions", "at most 1.3", ratios(ours, bare))
+    print_figure("memory", "at most 400 MB", memory_of(ours))
+
+
+def tables(options: argparse.Namespace) -> None:
+    print_head(f"i. {TABLES} W&B Tables of {TABLE_ROWS:,} rows")
+    shape = ("--scenario", "tables", "--runs", TABLES, "--rows", TABLE_ROWS, "--distinct", TABLES)
+    with serving(options.compiled, *shape) as bench:
+        bare, ours, repeated = in_turn(
+            options.pairs,
+            lambda: bench.peer("bare_tables", TABLES_PATH),
+            lambda: bench.export(TABLES_PATH, "--tables"),
+            lambda: bench.export(TABLES_PATH, "--tables", again=True),
+        )
+        assert bench.rows(TABLES_PATH, "table_predictions") == TABLES * TABLE_ROWS
+    print_costs({"bare tables": bare, "export_runs": ours, "export_runs again": repeated})
+    print_figure("time / bare tables", "at most 1.5", ratios(ours, bare))
+    print_figure("memory", "at most 400 MB", memory_of(ours))
+    print_figure("downloads, repeated", "0", str(max(cost.downloads for cost in repeated)))
+
+
 def no_access(options: argparse.Namespace) -> None:
     print_head("k. no key, a key that is refused, --help")
     with serving(options.compiled, "--scenario", "empty") as bench:
@@ -610,7 +704,7 @@ def print_figure(name: str, demanded: str, measured: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="a,b,c,d,e,f,k", help="some of the figures (default: %(default)s)")
+    parser.add_argument("--only", default="a,b,c,d,e,f,h,i,k", help="some of the figures (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--full", action="store_true", help="scale nothing: some minutes more, and much memory")
     parser.add_argument("--peer", nargs="+", help=argparse.SUPPRESS)
@@ -623,9 +717,9 @@ def main() -> int:
         return 0
     options.only = set(options.only.split(","))
     measures = {"a": few_runs, "bd": many_runs, "cd": histories, "e": short_histories, "f": cut_histories}
-    measures |= {"g": most_runs, "k": no_access}
-    if unknown := options.only - set("abcdefgk"):
-        parser.error(f"--only takes some of a,b,c,d,e,f,g,k, not {','.join(sorted(unknown))}")
+    measures |= {"g": most_runs, "h": consoles, "i": tables, "k": no_access}
+    if unknown := options.only - set("abcdefghik"):
+        parser.error(f"--only takes some of a,b,c,d,e,f,g,h,i,k, not {','.join(sorted(unknown))}")
     print(f"medians of {options.pairs} (least to greatest); below each: figure, demanded, measured")
     with tempfile.TemporaryDirectory(prefix="bench-online-") as compiled:
         options.compiled = Path(compiled)

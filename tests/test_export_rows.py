@@ -1,0 +1,808 @@
+"""Console lines, W&B Tables and system metrics: from a server, from logs of every age, and the same from both."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import export_runs
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from conftest import LIMIT_S, Done, wait_until
+from log_files import START, log_of, records_of, write_log
+from old_sdks import record
+from test_old_sdks import FOLDERS, TRUTHS, records
+from wandb_server import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+QUICK = ("--timeout", 10, "--retries", 1)  # faults end soon
+TIME = "2026-01-01T00:00:01.5"
+AT = datetime(2026, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC)
+LATER = "2026-02-01T00:00:00Z"
+CONSOLE = {"run_id": pl.String, "entity": pl.String, "project": pl.String, "line": pl.Int64,
+           "time": pl.Datetime("us", "UTC"), "stream": pl.String, "text": pl.String}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[Server]:
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared_server) -> Server:
+    """A server without any run."""
+    shared_server.reset()
+    shared_server.configure(line_limit=10_000)
+    shared_server.store.entities.clear()
+    shared_server.store.add_entity("tester")
+    return shared_server
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def export(server, run_script, tmp_path, out) -> Callable[..., Done]:
+    """Export from the server into `out`."""
+
+    def call(*arguments: object) -> Done:
+        how = ("-e", "team", "-o", out, *QUICK)
+        return run_script("export_runs.py", *how, *arguments, env=server.environment(tmp_path / "sdk"))
+
+    return call
+
+
+@pytest.fixture
+def export_logs(run_script, tmp_path, out) -> Callable[..., Done]:
+    """Export the logs below `logs` into `out`."""
+    return lambda *arguments: run_script("export_runs.py", "--offline", tmp_path / "logs", "-o", out, *arguments)
+
+
+def table_of(out: Path, kind: str, stem: str = "team_demo") -> pl.DataFrame:
+    return pl.read_parquet(out / f"{stem}_{kind}.parquet", glob=False)
+
+
+def failed(out: Path, stem: str = "team_demo") -> list[tuple[str, str]]:
+    document = json.loads((out / f"{stem}_metadata.json").read_text("utf-8"))
+    assert document["status"] == ("partial" if document["failed"] else "complete")
+    return sorted((failure["run"], failure["what"]) for failure in document["failed"])
+
+
+def lines_of(out: Path, run_id: str, *columns: str, stem: str = "team_demo") -> list[Any]:
+    rows = table_of(out, "console", stem).filter(pl.col("run_id") == run_id).select(columns or ("line", "text"))
+    return rows.to_series().to_list() if len(columns) == 1 else rows.rows()
+
+
+def of_run(frame: pl.DataFrame, run_id: str) -> pl.DataFrame:
+    return frame.filter(pl.col("run_id") == run_id)
+
+
+def filled_rows(frame: pl.DataFrame, run_id: str) -> list[dict[str, Any]]:
+    """A run's rows without nulls."""
+    rows = of_run(frame, run_id).drop("run_id", "entity", "project").iter_rows(named=True)
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def asked(server: Server, field: str) -> list[list[str]]:
+    """The ids of the runs in each question with that field."""
+    return [request["runs"] for request in server.requests(kind="graphql") if field in request["fields"]]
+
+
+def plain(number: int, count: int) -> list[str]:
+    return [f"{TIME} run {number} line {line}" for line in range(count)]
+
+
+def add_console(server: Server, run_id: str, lines: list[str], **values: Any) -> None:
+    server.add_run("team", "demo", run_id, **values)
+    server.add_console("team", "demo", run_id, lines)
+
+
+# --- consoles from a server -----------------------------------------------------------------------------------
+
+ODD_LINES = [  # as the server has them, and what is exported: time, stream, text
+    (f"{TIME} hello", AT, "stdout", "hello"),
+    (f"ERROR {TIME} no such file", AT, "stderr", "no such file"),
+    (f"{TIME} ERROR in the text", AT, "stdout", "ERROR in the text"),
+    ("a line of an old SDK", None, "stdout", "a line of an old SDK"),
+    (f"{TIME}   indented, and blanks behind   ", AT, "stdout", "  indented, and blanks behind"),
+    (f"{TIME} \x1b[31mred\x1b[0m \x1b]0;title\x07\x1b[1Aup", AT, "stdout", "red up"),
+    (f"{TIME}   0%\r 50%\r100% done", AT, "stdout", "100% done"),
+    (f"{TIME} long long\rsho", AT, "stdout", "shog long"),
+    (f"{TIME} ends\r", AT, "stdout", "ends"),
+    (f"{TIME} ", AT, "stdout", ""),
+    (f"{TIME} tab\there, größe 🚀, =1+1", AT, "stdout", "tab\there, größe 🚀, =1+1"),
+]
+
+
+def test_consoles_value_for_value(server, export, out):
+    """25 runs need two questions, and pages of 7 lines some more; what has not changed is asked for no more."""
+    expected = {"odd": [(number, *line[1:]) for number, line in enumerate(ODD_LINES)], "empty": []}
+    add_console(server, "odd", [line[0] for line in ODD_LINES])
+    add_console(server, "empty", [])
+    for number in range(23):
+        run_id, count = f"r{number:02d}", number % 9
+        add_console(server, run_id, plain(number, count))
+        expected[run_id] = [(line, AT, "stdout", f"run {number} line {line}") for line in range(count)]
+    server.configure(line_limit=7)
+    done = export("--console", "--json")
+    assert done.code == 0, done.err
+    console = table_of(out, "console")
+    assert dict(console.schema) == CONSOLE
+    assert console.equals(console.sort("run_id", "line"))
+    assert console.select("entity", "project").unique().rows() == [("team", "demo")]
+    for run_id, lines in expected.items():
+        assert lines_of(out, run_id, "line", "time", "stream", "text") == lines, run_id
+    assert str(out / "team_demo_console.parquet") in json.loads(done.out)["files"]
+
+    server.reset()
+    assert export("--console").code == 0
+    assert asked(server, "logLines") == []
+    assert table_of(out, "console").equals(console)
+    server.add_console("team", "demo", "empty", plain(0, 2))
+    server.change_run("team", "demo", "empty", heartbeat_at=LATER)
+    assert export("--console").code == 0
+    assert asked(server, "logLines") == [["empty"]]
+    assert lines_of(out, "empty", "text") == ["run 0 line 0", "run 0 line 1"]
+    assert table_of(out, "console").filter(pl.col("run_id") != "empty").equals(console)
+
+
+def test_tails_never_undo_what_is_there(server, export, out):
+    for number in range(45):
+        add_console(server, f"r{number:02d}", plain(number, 30))
+    assert export("--console-lines", 5).code == 0
+    assert len(asked(server, "logLines")) <= 45 / 2
+    assert table_of(out, "console").height == 45 * 5
+    assert lines_of(out, "r07") == [(line, f"run 7 line {line}") for line in range(25, 30)]
+    server.reset()
+    assert export("--console-lines", 5).code == 0
+    assert asked(server, "logLines") == []
+
+    assert export("--console").code == 0
+    assert lines_of(out, "r07") == [(line, f"run 7 line {line}") for line in range(30)]
+    full = table_of(out, "console")
+    server.reset()
+    for run_id in ("r07", "r08"):
+        server.add_console("team", "demo", run_id, [f"{TIME} late"])
+    server.change_run("team", "demo", "r07", heartbeat_at=LATER)
+    server.change_run("team", "demo", "r08", heartbeat_at=LATER)
+    add_console(server, "new", plain(0, 30))
+    assert export("--console-lines", 5).code == 0
+    assert sorted(run_id for runs in asked(server, "logLines") for run_id in runs) == ["new", "r07", "r08"]
+    assert table_of(out, "console").filter(pl.col("run_id") != "new").equals(full)
+    assert lines_of(out, "new", "line") == [25, 26, 27, 28, 29]
+    server.reset()
+    assert export("--console").code == 0
+    assert sorted(run_id for runs in asked(server, "logLines") for run_id in runs) == ["new", "r07", "r08"]
+    assert lines_of(out, "r08", "text")[-1] == "late"
+    assert lines_of(out, "new", "line") == [*range(30)]
+
+
+def test_a_tail_that_the_server_cuts_is_completed(server, export, out):
+    add_console(server, "long", plain(0, 30))
+    add_console(server, "short", plain(1, 4))
+    server.configure(line_limit=3)
+    assert export("--console-lines", 5).code == 0
+    assert lines_of(out, "long", "line") == [25, 26, 27, 28, 29]
+    assert lines_of(out, "short", "line") == [0, 1, 2, 3]
+
+
+def test_a_console_that_fails_costs_itself_alone(server, export, out):
+    for number, run_id in enumerate(("good", "error", "middle", "null")):
+        add_console(server, run_id, plain(number, 10))
+    server.configure(line_limit=4)
+    server.fault("error", match={"field": "logLines", "run": "error"}, message="no console today")
+    server.fault("null", match={"field": "logLines", "run": "null"})
+    server.fault("null", match={"field": "logLines", "run": "middle"}, after=1)
+    done = export("--console")
+    assert done.code == 3, done.err
+    assert failed(out) == [(run_id, "console") for run_id in ("error", "middle", "null")]
+    assert "error: error: no console today" in done.err
+    assert set(table_of(out, "console")["run_id"]) == {"good"}
+    assert table_of(out, "runs").height == 4
+    server.reset()
+    assert export("--console").code == 0
+    assert {run_id for runs in asked(server, "logLines") for run_id in runs} == {"error", "middle", "null"}
+    assert failed(out) == []
+    for run_id in ("good", "error", "middle", "null"):
+        assert len(lines_of(out, run_id)) == 10
+
+    # Later the same failures take nothing away.
+    full = table_of(out, "console")
+    for run_id in ("error", "middle", "null"):
+        server.change_run("team", "demo", run_id, heartbeat_at=LATER)
+    server.fault("error", match={"field": "logLines", "run": "error"})
+    server.fault("null", match={"field": "logLines", "run": "null"})
+    server.fault("null", match={"field": "logLines", "run": "middle"}, after=1)
+    assert export("--console").code == 3
+    assert table_of(out, "console").equals(full)
+
+
+def test_consoles_of_runs_that_have_gone(server, export, out):
+    for number, run_id in enumerate("ab"):
+        add_console(server, run_id, plain(number, 3))
+    assert export("--console").code == 0
+    server.delete_run("team", "demo", "a")
+    assert export().code == 0
+    assert set(table_of(out, "console")["run_id"]) == {"a", "b"}
+    assert export("--prune").code == 0
+    assert set(table_of(out, "console")["run_id"]) == {"b"}
+
+
+def test_an_interrupted_export_goes_on_with_the_consoles_that_are_left(server, script_command, export, tmp_path, out):
+    for number in range(80):
+        add_console(server, f"r{number:02d}", plain(number, 3))
+    hang = server.fault("hang", match={"field": "logLines", "run": "r45"})
+    how = ("export_runs.py", "-e", "team", "-o", out, "--console", "--workers", 1)
+    command = script_command(*how, env=server.environment(tmp_path / "sdk"))
+    with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        server.app.faults.wait_for_hits(hang, 1, LIMIT_S)
+
+        def finished() -> set[str]:
+            notes = list((out / ".wandb_tools" / "histories").rglob("*.json"))  # written once a part is whole
+            files = [note.with_suffix(".parquet") for note in notes]
+            return {run_id for file in files for run_id in pl.read_parquet(file, columns=["run_id"])["run_id"]}
+
+        wait_until(lambda: len(finished()) >= 40)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=LIMIT_S) == ("", "interrupted\n")
+    assert process.returncode == 130
+    left = {f"r{number:02d}" for number in range(80)} - finished()
+    assert "r45" in left
+    server.reset()
+    assert export("--console").code == 0
+    assert {run_id for runs in asked(server, "logLines") for run_id in runs} == left
+    assert table_of(out, "console").group_by("run_id").len()["len"].to_list() == [3] * 80
+
+
+# --- tables from a server -------------------------------------------------------------------------------------
+
+
+def entry_of(key: str, number: int = 0) -> dict[str, Any]:
+    name = re.sub(r"\W", "_", key)[:50]
+    return {"_type": "table-file", "path": f"media/table/{name}_{number}_x.table.json", "nrows": 1, "ncols": 1}
+
+
+def add_table(server: Server, run_id: str, key: str, columns: list, rows: list, project: str = "demo") -> None:
+    """A run whose summary names a table, and the table's file."""
+    entry = entry_of(key)
+    server.add_run("team", project, run_id, summary={key: entry, "loss": 1})
+    server.add_file("team", project, run_id, entry["path"], json.dumps({"columns": columns, "data": rows}))
+
+
+def repr_of(frame: pl.DataFrame) -> list[str]:
+    """Rows that compare equal where NaN stands."""
+    return [repr(row) for row in frame.rows()]
+
+
+def test_tables_value_for_value(server, export, out):
+    image = {"_type": "image-file", "path": "media/images/1.png"}
+    columns = ["text", "n", "score", "image", "ok", "nothing", "z", "a"]
+    rows = [
+        ["a", 1, 0.5, image, True, None, 1, 2],
+        [None, None, math.nan, None, None, None, 3, 4],
+        ["c", 3, math.inf, [1, 2], False, None, 5, 6],
+    ]
+    add_table(server, "one", "cells", columns, rows)
+    add_table(server, "two", "cells", ["n", "score", "more"], [[4, 1, "x"]])
+    server.add_run("team", "demo", "none", summary={"loss": 1})
+    done = export("--tables", "--json")
+    assert done.code == 0, done.err
+    table = table_of(out, "table_cells")
+    assert table.columns == ["run_id", "entity", "project", "row", *columns, "more"]
+    dtypes = [pl.String, pl.Int64, pl.Float64, pl.String, pl.Boolean, pl.String, pl.Int64, pl.Int64, pl.String]
+    assert table.dtypes[3:] == [pl.Int64, *dtypes]
+    picture = json.dumps(image)
+    assert repr_of(table.drop("entity", "project")) == [
+        repr(row)
+        for row in [
+            ("one", 0, "a", 1, 0.5, picture, True, None, 1, 2, None),
+            ("one", 1, None, None, math.nan, None, None, None, 3, 4, None),
+            ("one", 2, "c", 3, math.inf, "[1, 2]", False, None, 5, 6, None),
+            ("two", 0, None, 4, 1.0, None, None, None, None, None, "x"),
+        ]
+    ]
+    assert str(out / "team_demo_table_cells.parquet") in json.loads(done.out)["files"]
+    assert not [r for r in server.requests(service="storage") if r["authorization"]]
+
+    # Again: only a run whose summary names another file is asked for.
+    server.reset()
+    assert export("--tables").code == 0
+    assert (asked(server, "files"), server.counts().get("download", 0)) == ([], 0)
+    assert repr_of(table_of(out, "table_cells")) == repr_of(table)
+    entry = entry_of("cells", 1)
+    server.add_file("team", "demo", "two", entry["path"], '{"columns": ["n"], "data": [[5], [6]]}')
+    server.change_run("team", "demo", "two", summary=json.dumps({"cells": entry}))
+    assert export("--tables").code == 0
+    assert asked(server, "files") == [["two"]]
+    table = table_of(out, "table_cells").filter(pl.col("run_id") == "two")
+    assert table["n"].to_list() == [5, 6]
+    assert table_of(out, "table_cells").columns[4:] == [*columns, "more"]  # of what the file had
+
+
+def test_dtypes_settle_over_runs(server, export, out):
+    """Each column differs from run to run, whatever the order in which they came."""
+    columns = ["int_float", "int_text", "flag_text", "float_text", "empty_int", "flag_int"]
+    add_table(server, "a", "t", columns, [[1, 1, True, 0.5, None, True]])
+    add_table(server, "b", "t", columns, [[2.5, "x", "x", "x", None, 2]])
+    assert export("--tables").code == 0
+    add_table(server, "c", "t", columns, [[math.nan, None, None, math.nan, 7, None], [None, 2**60, False, 1, 8, False]])
+    assert export("--tables").code == 0
+    table = table_of(out, "table_t")
+    assert dict(zip(columns, table.dtypes[4:], strict=True)) == {
+        "int_float": pl.Float64, "int_text": pl.String, "flag_text": pl.String, "float_text": pl.String,
+        "empty_int": pl.Int64, "flag_int": pl.String,
+    }  # fmt: skip
+    assert repr(table["int_float"].to_list()) == "[1.0, 2.5, nan, None]"
+    assert table["int_text"].to_list() == ["1", "x", None, str(2**60)]
+    assert table["flag_text"].to_list() == ["true", "x", None, "false"]
+    assert table["float_text"].to_list() == ["0.5", "x", "NaN", "1.0"]
+    assert table["empty_int"].to_list() == [None, None, 7, 8]
+    assert table["flag_int"].to_list() == ["true", "2", None, "false"]
+
+
+def test_columns_and_keys_with_any_name(server, export, out):
+    columns = ["run_id", "row", "Entity", "a/b", "a b", "n", "n", 5]
+    add_table(server, "a", "cells", columns, [["x", 7, "y", 1, 2, 3, 4, 6]])
+    keys = ["eval/cells", "~größe: *?", "../../up", "." * 20, "x" * 300, "x" * 299 + "y", "../../UP"]
+    summary = {key: entry_of(key, number) for number, key in enumerate(keys)}
+    summary |= {"nested": {"cells": entry_of("nested", 9)}}
+    server.add_run("team", "demo", "b", summary=summary)
+    for number, entry in enumerate([*summary.values()][:-1]):
+        server.add_file("team", "demo", "b", entry["path"], json.dumps({"columns": ["key"], "data": [[number]]}))
+    server.add_file("team", "demo", "b", entry_of("nested", 9)["path"], '{"columns": ["key"], "data": [[9]]}')
+    done = export("--tables")
+    assert done.code == 0, done.err
+    table = table_of(out, "table_cells")
+    paths = json.loads(pq.read_metadata(out / "team_demo_table_cells.parquet").metadata[b"wandb_tools.columns"])
+    assert table.columns[:4] == ["run_id", "entity", "project", "row"]
+    assert [paths[name] for name in table.columns[4:]] == [
+        ["run_id"], ["row"], ["Entity"], ["a/b"], ["a b"], ["n"], ["n", "6"], ["5"]
+    ]  # fmt: skip
+    assert [re.sub("__[0-9a-f]{8}$", "#", name) for name in table.columns[4:]] == [
+        "run_id#", "row#", "Entity#", "a_b#", "a_b#", "n", "n_6", "5",
+    ]  # fmt: skip
+    assert table.row(0)[4:] == ("x", 7, "y", 1, 2, 3, 4, 6)
+
+    files = sorted(out.parent.rglob("*.parquet"))
+    assert {file.parent for file in files} == {out}
+    assert all(re.fullmatch(r"[A-Za-z0-9._%-]{1,200}", file.name) for file in files)
+    assert table_of(out, "table_eval%2Fcells")["key"].to_list() == [0]
+    assert table_of(out, "table_nested.cells")["key"].to_list() == [9]
+    values = [pl.read_parquet(file, glob=False).to_dicts() for file in files if "_table_" in file.name]
+    assert sorted(rows[0]["key"] for rows in values if "key" in rows[0]) == [0, 1, 2, 3, 4, 5, 6, 9]
+    assert len({file.name.lower() for file in files}) == len(files)
+    server.reset()
+    assert export("--tables").code == 0
+    assert asked(server, "files") == []
+
+
+def test_a_tables_file_is_never_another_projects(server, export, out):
+    """The file of `demo`'s table `runs` would be called like the runs file of `demo_table`, and so on."""
+
+    def found() -> dict[tuple[str, str], set[str]]:
+        owners: dict[tuple[str, str], set[str]] = {}
+        for file in out.glob("*.parquet"):
+            frame = pl.read_parquet(file, glob=False)
+            kind = "runs" if "id" in frame.columns else "table"
+            owners.setdefault((frame["project"][0], kind), set()).add(file.name)
+        return owners
+
+    for key in ("runs", "x_table_k"):
+        add_table(server, f"of-{key}", key, ["n"], [[1]])
+    for project in ("demo_table", "demo_table_x"):
+        add_table(server, "r", "k", ["n"], [[2]], project)
+    assert export("--tables").code == 0  # all at once
+    first = found()
+    assert {place: len(files) for place, files in first.items()} == {
+        ("demo", "runs"): 1, ("demo", "table"): 2, ("demo_table", "runs"): 1, ("demo_table", "table"): 1,
+        ("demo_table_x", "runs"): 1, ("demo_table_x", "table"): 1,
+    }  # fmt: skip
+    assert export("--tables").code == 0
+    assert found() == first
+    shutil.rmtree(out)
+    for project in ("demo", "demo_table", "demo_table_x", "demo"):  # one after the other
+        assert export("-p", project, "--tables").code == 0
+    later = found()
+    assert {place: len(files) for place, files in later.items()} == {
+        place: len(files) for place, files in first.items()
+    }
+    for project in ("demo_table_x", "demo_table", "demo"):
+        assert export("-p", project, "--tables").code == 0
+    assert found() == later
+
+
+def test_a_table_that_cannot_be_had_costs_itself_alone(server, export, out):
+    for run_id in ("good", "once", "cut", "missing", "damaged", "ragged", "no-rows", "text", "null", "gone"):
+        add_table(server, run_id, "cells", ["n"], [[1], [2]])
+    path = entry_of("cells")["path"]
+    for run_id, content in (
+        ("damaged", '{"columns": ["n"], "data": [[1], }'),
+        ("ragged", '{"columns": ["n"], "data": [[1], 2]}'),
+        ("no-rows", '{"columns": ["n"]}'),
+        ("text", "no json}"),
+    ):
+        server.add_file("team", "demo", run_id, path, content)
+    del server.run("team", "demo", "missing").files[path]
+    server.fault("truncate", match={"kind": "download", "run": "once"}, times=1)
+    server.fault("truncate", match={"kind": "download", "run": "cut"})
+    server.fault("status", match={"kind": "download", "run": "gone"}, status=404)
+    server.fault("null", match={"field": "files", "run": "null"})
+    done = export("--tables")
+    assert done.code == 3, done.err
+    bad = ["cut", "damaged", "gone", "missing", "no-rows", "null", "ragged", "text"]
+    assert failed(out) == [(run_id, "table_cells") for run_id in bad]
+    assert f"error: missing: its file {path} is not there" in done.err
+    assert f"error: ragged: its file {path} cannot be read: its rows do not fit its columns" in done.err
+    assert "signature=" not in done.err + (out / "team_demo_metadata.json").read_text()
+    assert table_of(out, "table_cells").select("run_id", "n").rows() == [
+        ("good", 1), ("good", 2), ("once", 1), ("once", 2),
+    ]  # fmt: skip
+    server.reset()
+    for run_id in bad:
+        server.add_file("team", "demo", run_id, path, '{"columns": ["n"], "data": [[3]]}')
+    assert export("--tables").code == 0
+    assert sorted(run_id for runs in asked(server, "files") for run_id in runs) == bad
+    assert table_of(out, "table_cells").height == 4 + len(bad)
+
+
+def test_what_is_no_table_and_no_table_at_all(server, export, out):
+    summary = {
+        "up": {**entry_of("up"), "path": "../../x"},
+        "root": {**entry_of("root"), "path": "/etc/passwd"},
+        "windows": {**entry_of("windows"), "path": "..\\..\\x"},
+        "number": {**entry_of("number"), "path": 5},
+        "image": {"_type": "image-file", "path": "media/images/1.png"},
+    }
+    server.add_run("team", "demo", "a", summary=summary)
+    done = export("--tables")
+    assert (done.code, asked(server, "files")) == (0, [])
+    assert "team/demo: no run logged a W&B Table" in done.err
+    assert not list(out.glob("*_table_*"))
+
+
+def test_a_dry_run_asks_for_no_rows(server, export, out):
+    add_console(server, "a", plain(0, 3))
+    add_table(server, "b", "cells", ["n"], [[1]])
+    server.add_events("team", "demo", "a", [{"system.cpu": 1, "_timestamp": 1.0}])
+    done = export("--dry-run", "--console", "--console-lines", 5, "--tables", "--system-metrics")
+    assert (done.code, done.out) == (0, "team/demo: 2 runs\n")
+    assert not {"field:logLines", "field:files", "field:events", "download"} & server.counts().keys()
+    assert not out.exists()
+
+
+# --- what the SDK itself logged: to a server, offline, and synced ---------------------------------------------
+
+PROGRAM = """
+import os, sys, time, wandb
+number, mode, run_id = sys.argv[1:]
+settings = wandb.Settings(x_stats_sampling_interval=0.1, x_disable_meta=True, x_save_requirements=False)
+with wandb.init(entity="team", project="demo", id=run_id, mode=mode, dir=".", settings=settings) as run:
+    print("first line")
+    print("a warning", file=sys.stderr)
+    for percent in range(0, 101, 25):
+        print(f"\\r{percent} %", end="")
+    print("\\n\\x1b[31mred\\x1b[0m größe")
+    print("ERROR in the text alone")
+    table = wandb.Table(columns=["text", "n", "score", "Entity"], data=[["a", 1, 0.5, 1], ["b", None, float("nan"), 2]])
+    run.log({"eval/cells": wandb.Table(columns=["old"], data=[[1]])})
+    run.log({"eval/cells": table})
+    time.sleep(1)
+    print("the end, without a newline", end="")
+"""
+PRINTED = [
+    ("stdout", "first line"),
+    ("stderr", "a warning"),
+    ("stdout", "100 %"),
+    ("stdout", "red größe"),
+    ("stdout", "ERROR in the text alone"),
+    ("stdout", "the end, without a newline"),
+]
+LOGGED_TABLE = [("a", 1, 0.5, 1), ("b", None, math.nan, 2)]
+
+
+def test_what_the_sdk_logged_is_the_same_from_everywhere(server, export, export_logs, clean_environment, tmp_path, out):
+    server.add_entity("team")
+    env = clean_environment | server.environment(tmp_path / "sdk") | {"PYTHONIOENCODING": "utf-8"}
+    logs = tmp_path / "logs"
+    for folder in (logs, tmp_path / "sdk", tmp_path / "online"):
+        folder.mkdir()
+    programs = [
+        subprocess.Popen([sys.executable, "-c", PROGRAM, "0", mode, run_id], env=env, cwd=folder, **SILENT)
+        for mode, run_id, folder in (("online", "online", tmp_path / "online"), ("offline", "synced", logs))
+    ]
+    assert [program.wait(LIMIT_S) for program in programs] == [0, 0]
+    done = export_logs("--console", "--tables", "--system-metrics")
+    assert done.code == 0, done.err
+    [log] = [file for file in logs.rglob("*.wandb") if not file.parent.is_symlink()]
+    command = [sys.executable, "-m", "wandb", "sync", "-e", "team", "-p", "demo", log.parent]
+    subprocess.run(command, env=env, cwd=tmp_path, check=True, **SILENT)
+    offline, out_server = {kind: table_of(out, kind) for kind in KINDS}, tmp_path / "server"
+    done = export("--console", "--tables", "--system-metrics", "-o", out_server)
+    assert done.code == 0, done.err
+    for kind in KINDS:
+        both = table_of(out_server, kind)
+        assert set(both["run_id"]) == {"online", "synced"}
+        frames = [offline[kind], *(both.filter(pl.col("run_id") == run_id) for run_id in ("synced", "online"))]
+        if kind == "console":
+            for frame in frames:
+                assert frame.select("stream", "text").rows() == PRINTED
+                assert frame["line"].to_list() == [*range(len(PRINTED))]
+                assert frame["time"].null_count() == 0
+        elif kind == "system":
+            rows, synced = (filled_rows(frame, "synced") for frame in frames[:2])
+            assert len(rows) > 1
+            assert rows == [pytest.approx(row, rel=1e-9, abs=2e-6) for row in synced]
+        else:
+            for frame in frames:
+                assert [name.partition("__")[0] for name in frame.columns[4:]] == ["text", "n", "score", "Entity"]
+                assert [repr(row[4:]) for row in frame.rows()] == [repr(row) for row in LOGGED_TABLE]
+
+
+SILENT: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+KINDS = ("console", "table_eval%2Fcells", "system")
+
+
+# --- offline --------------------------------------------------------------------------------------------------
+
+
+def raw_output(*texts: tuple[str, str]) -> list[Any]:
+    """Records of what a program wrote, one second apart: stream and text."""
+    proto = export_runs.wandb_proto()
+    found = []
+    for second, (stream, text) in enumerate(texts):
+        output = proto.OutputRawRecord(output_type=getattr(proto.OutputRawRecord, stream.upper()), line=text)
+        output.timestamp.FromSeconds(int(START.timestamp()) + second)
+        found.append(proto.Record(output_raw=output))
+    return found
+
+
+def add_records(file: Path, more: list[Any]) -> None:
+    """Put records before the last one of a log, which is its exit."""
+    payloads = [placed.payload for placed in records_of(file.read_bytes())]
+    file.write_bytes(log_of([*payloads[:-1], *(each.SerializeToString() for each in more), payloads[-1]]))
+
+
+def second(number: int) -> datetime:
+    return START + timedelta(seconds=number)
+
+
+def test_writes_become_lines(export_logs, tmp_path, out):
+    """A line has the place and time of its first character, whatever came between; the last needs no end."""
+    file = write_log(tmp_path / "logs", "r", entity="team", project="demo")
+    writes = [
+        ("stdout", "a"), ("stderr", "b1\nb2"), ("stdout", ""), ("stdout", "a\n\nc\r\n"), ("stderr", "\n"),
+        ("stderr", "  0%"), ("stdout", "d\n"), ("stderr", "\r 50%"), ("stderr", "\r100% done\n"), ("stdout", "e  "),
+    ]  # fmt: skip
+    add_records(file, raw_output(*writes))
+    assert export_logs("--console").code == 0
+    expected = [
+        (0, second(0), "stdout", "aa"), (1, second(1), "stderr", "b1"), (2, second(1), "stderr", "b2"),
+        (3, second(3), "stdout", ""), (4, second(3), "stdout", "c"), (5, second(5), "stderr", "100% done"),
+        (6, second(6), "stdout", "d"), (7, second(9), "stdout", "e"),
+    ]  # fmt: skip
+    assert dict(table_of(out, "console").schema) == CONSOLE
+    assert lines_of(out, "r", "line", "time", "stream", "text") == expected
+    assert export_logs("--console-lines", 3).code == 0
+    assert lines_of(out, "r", "line") == [*range(8)]  # a tail replaces nothing
+    shutil.rmtree(out)
+    assert export_logs("--console-lines", 3).code == 0
+    assert lines_of(out, "r", "line", "time", "stream", "text") == expected[-3:]
+
+
+def test_logs_of_one_run_are_one_console(export_logs, tmp_path, out):
+    for number in range(3):
+        started_at = START + timedelta(days=number)
+        resumed = {"resumed": number > 0}
+        file = write_log(tmp_path / "logs", "r", started_at=started_at, entity="team", project="demo", **resumed)
+        add_records(file, raw_output(("stdout", f"log {number}\n"), ("stderr", "more\n" * number)))
+    assert export_logs("--console").code == 0
+    assert lines_of(out, "r", "text") == ["log 0", "log 1", "more", "log 2", "more", "more"]
+    assert lines_of(out, "r", "line") == [*range(6)]
+
+
+def test_a_bar_that_stays_open_holds_nothing_back(tmp_path, monkeypatch):
+    """Lines are written while a progress bar goes on; the bar comes after the lines that were written before it."""
+    monkeypatch.setattr(export_runs, "LINES_HELD", 10)
+    export_runs.import_libraries()
+    writes = [("stderr", "  0%")]
+    for number in range(35):
+        writes += [("stdout", f"line {number}\n"), ("stderr", f"\r{number}%")]
+    file = write_log(tmp_path / "logs", "r")
+    add_records(file, [*raw_output(*writes), *raw_output(("stderr", "\rdone\n"), ("stdout", "last\n"))])
+    options = export_runs.parse_args(["--offline", str(tmp_path), "--console"])
+    [log] = export_runs.read_logs([file], tmp_path, options)
+    frames = [pl.read_parquet(part.file).sort("order") for part in log.parts["console"]]
+    assert all(frame.height <= 12 for frame in frames)
+    lines = pl.concat(frames)
+    assert lines["order"].to_list() == [*range(37)]
+    assert [text for text in lines["text"] if text.startswith("line")] == [f"line {number}" for number in range(35)]
+    assert lines.filter(pl.col("stream") == "stderr")["text"].to_list() == ["done"]
+
+
+def test_a_file_with_more_lines_than_the_log(export_logs, tmp_path, out):
+    """A crash cuts the log off; output.log may have gone on, or lag behind."""
+    for run_id, text in (("more", "a\nb\n\x1b[31mc\x1b[0m\n\r1%\r2%\nend"), ("fewer", "a\n"), ("blank", "a\nb\n\n\n")):
+        file = write_log(tmp_path / "logs", run_id, entity="team", project="demo")
+        add_records(file, raw_output(("stdout", "a\n"), ("stdout", "b\n")))
+        (file.parent / "files").mkdir()
+        (file.parent / "files" / "output.log").write_bytes(text.encode())
+    assert export_logs("--console").code == 0
+    assert lines_of(out, "more", "line", "stream", "time", "text") == [
+        (number, None, None, text) for number, text in enumerate(["a", "b", "c", "2%", "end"])
+    ]
+    for run_id in ("fewer", "blank"):
+        assert lines_of(out, run_id, "stream", "text") == [("stdout", "a"), ("stdout", "b")]
+
+
+def add_logged_table(folder: Path, run_id: str, content: str | None, entry: dict[str, Any] | None = None) -> None:
+    entry = entry or entry_of("cells")
+    summary = {"cells": json.dumps(entry)}
+    file = write_log(folder, run_id, summary=summary, entity="team", project="demo")
+    if content is not None:
+        place = file.parent / "files" / entry["path"]
+        place.parent.mkdir(parents=True)
+        place.write_text(content, encoding="utf-8")
+
+
+def test_tables_of_logs(export_logs, tmp_path, out):
+    logs = tmp_path / "logs"
+    add_logged_table(logs, "good", '{"columns": ["n", "score"], "data": [[1, NaN], [2, 0.5]]}')
+    add_logged_table(logs, "other", '{"columns": ["score", "n"], "data": [[1, 2.5]]}')
+    add_logged_table(logs, "missing", None)
+    add_logged_table(logs, "damaged", '{"columns": ["n"], "da')
+    add_logged_table(logs, "ragged", '{"columns": ["n"], "data": [1]}')
+    add_logged_table(logs, "up", None, entry_of("cells") | {"path": "../../x"})
+    (logs / "x").write_text('{"columns": ["secret"], "data": [[1]]}', encoding="utf-8")
+    done = export_logs("--tables")
+    assert done.code == 3, done.err
+    assert failed(out) == [(run_id, "table_cells") for run_id in ("damaged", "missing", "ragged")]
+    assert f"error: missing: its file {entry_of('cells')['path']} is not there" in done.err
+    table = table_of(out, "table_cells")
+    assert table.columns == ["run_id", "entity", "project", "row", "n", "score"]
+    rows = [("good", 0, 1.0, math.nan), ("good", 1, 2.0, 0.5), ("other", 0, 2.5, 1.0)]
+    assert repr_of(table.drop("entity", "project")) == [repr(row) for row in rows]
+    before = repr_of(table)
+    assert export_logs("--tables").code == 3
+    assert repr_of(table_of(out, "table_cells")) == before
+
+
+def test_a_dry_run_of_logs(export_logs, tmp_path, out):
+    add_logged_table(tmp_path / "logs", "r", '{"columns": ["n"], "data": [[1]]}')
+    done = export_logs("--dry-run", "--console", "--tables", "--system-metrics")
+    assert (done.code, done.out) == (0, "team/demo: 1 run (1 finished), 0 history rows\n")
+    assert not out.exists()
+
+
+# --- logs of every age, and the same runs once synced ---------------------------------------------------------
+
+AGES = [sdk for sdk in record.SDKS if not sdk.startswith(("0.8.", "0.9."))]  # these have no logs
+EMPTY = "crashed0198"  # SDK 0.19 writes whole blocks of 32 kB alone before the end
+OLD_RUNS = [run_id for run_id, truth in TRUTHS.items() if truth["sdk"] in AGES and run_id != EMPTY]
+
+
+class Old(NamedTuple):
+    """Exports of the recordings, and of what a server got of them when today's SDK synced them: frames by kind.
+
+    System metrics go by W&B's names: two of an age may be called alike once they are columns.
+    """
+
+    offline: dict[str, pl.DataFrame]
+    synced: dict[str, pl.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory, clean_environment, shared_server) -> Old:
+    folder = tmp_path_factory.mktemp("old")
+    (folder / "sdk").mkdir()
+    shared_server.add_entity("lab")
+    env = clean_environment | shared_server.environment(folder / "sdk")
+    for sdk in (*AGES, "damaged"):
+        for run in (record.RUNS / sdk).glob("*run-*"):
+            if run.name.rpartition("-")[2] in OLD_RUNS:
+                shutil.copytree(run, folder / "logs" / run.name)
+    flags = ("--console", "--system-metrics", "-e", "lab", "-p", "old-sdks", "--json", "--quiet")
+    script = [sys.executable, Path(export_runs.__file__), *flags]
+    folders = sorted((folder / "logs").glob("offline-run-*"))
+    sync = [sys.executable, "-m", "wandb", "sync", "-e", "lab", "-p", "old-sdks", *folders]
+    # -e gives the runs without an entity one, as for the sync.
+    for command in (
+        [*script, "--offline", folder / "logs", "-o", folder / "off"],
+        sync,
+        [*script, "-o", folder / "on"],
+    ):
+        subprocess.run(command, env=env, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return Old(*({kind: by_path(folder / place, kind) for kind in ("console", "system")} for place in ("off", "on")))
+
+
+def by_path(folder: Path, kind: str) -> pl.DataFrame:
+    about = pq.read_metadata(folder / f"lab_old-sdks_{kind}.parquet").metadata[b"wandb_tools.columns"]
+    return table_of(folder, kind, "lab_old-sdks").rename({name: path for name, (path,) in json.loads(about).items()})
+
+
+NEVER_RECORDED = ("0.10.33", "0.11.2", "0.12.21")  # offline, these write their output to the log at the end only
+
+
+@pytest.mark.parametrize("run_id", OLD_RUNS)
+def test_old_consoles(old, run_id):
+    """Every line that was printed, of each stream in its order; of a run that was killed, a beginning."""
+    truth, found = TRUTHS[run_id], of_run(old.offline["console"], run_id)
+    assert found["line"].to_list() == [*range(found.height)]
+    is_file = found.height > 0 and found["stream"].null_count() == found.height
+    assert is_file == (run_id.startswith(("cut", "lost")))  # there output.log has more
+    if is_file:
+        said = [text for _, text in truth["console"] if text]
+        shown = [text for text in found["text"] if text in said]
+        assert len(shown) == len(set(shown)) >= len(said) - 1
+        return
+    assert found["time"].null_count() == 0
+    for stream in ("stdout", "stderr"):
+        said = [text for at, text in truth["console"] if at == stream and text]
+        shown = [text for text in found.filter(pl.col("stream") == stream)["text"] if text]
+        if truth["kind"] == "finished":
+            assert shown == said
+        elif truth["kind"] == "failed":  # and the traceback, which the program did not print itself
+            assert shown[: len(said)] == said
+            assert stream == "stderr" or shown == said
+        elif truth["sdk"] in NEVER_RECORDED:
+            assert shown == []
+        else:
+            assert shown == said[: len(shown)]
+            assert len(shown) >= 2
+    if truth["kind"] == "failed" and truth["sdk"] not in ("0.10.33", "0.11.2"):
+        assert found.filter(pl.col("stream") == "stderr")["text"].to_list()[-1] == "RuntimeError: the loss went up"
+
+
+@pytest.mark.parametrize("run_id", [run_id for run_id in OLD_RUNS if not run_id.startswith(("cut", "copied"))])
+def test_old_system_metrics(old, run_id):
+    """Read from the log's records by other means: names, values and both clocks."""
+    [folder] = [folder for folder in FOLDERS if folder.name.endswith(f"-{run_id}")]
+    found = records(folder)
+    started_at = next(each.run.start_time for each in found if each.WhichOneof("record_type") == "run").ToNanoseconds()
+    expected = []
+    for each in found:
+        if each.WhichOneof("record_type") != "stats":
+            continue
+        at = each.stats.timestamp.ToNanoseconds()
+        row = {"_timestamp": at / 1e9, "_runtime": (at - started_at) / 1e9}
+        for item in each.stats.item:
+            value = json.loads(item.value_json)
+            inner = value if isinstance(value, dict) else {None: value}
+            row |= {f"system.{item.key}" + (f".{key}" if key else ""): float(n) for key, n in inner.items()}
+        expected.append(row)
+    rows = filled_rows(old.offline["system"], run_id)
+    assert rows == [pytest.approx(row, rel=1e-9, abs=2e-6) for row in expected]
+    if TRUTHS[run_id]["kind"] == "finished" and not run_id.endswith(("0198",)):
+        assert rows
+
+
+def test_old_runs_are_the_same_once_synced(old):
+    """Today's SDK sends neither the output that SDKs before 0.13 noted, nor their last system metrics."""
+    synced = [run_id for run_id in OLD_RUNS if run_id in set(old.synced["console"]["run_id"])]
+    assert {TRUTHS[run_id]["sdk"] for run_id in synced} == set(AGES) - set(NEVER_RECORDED)
+    for run_id in synced:
+        for stream in ("stdout", "stderr"):
+            here, there = (
+                of_run(source["console"], run_id).filter(pl.col("stream") == stream, pl.col("text") != "")["text"]
+                for source in (old.offline, old.synced)
+            )
+            assert here.to_list() == there.to_list(), run_id
+    synced = set(old.synced["system"]["run_id"])
+    assert len(synced) >= 6
+    for run_id in synced:
+        rows = {round(row["_timestamp"], 5): row for row in filled_rows(old.offline["system"], run_id)}
+        for row in filled_rows(old.synced["system"], run_id):
+            assert rows[round(row["_timestamp"], 5)] == pytest.approx(row, rel=1e-9, abs=2e-6), run_id
