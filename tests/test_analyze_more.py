@@ -459,7 +459,7 @@ def test_a_report_is_a_page_that_needs_nothing_else(folder):
 def test_a_report_in_markdown(folder):
     answered(folder, "--report", folder / "report.md", "-m", "test/mse")
     text = (folder / "report.md").read_text("utf-8")
-    assert text.startswith("# Runs of ")
+    assert text.startswith("**18 runs in 1 project: team/demo**")
     assert re.search(r"^\| name +\| +test/mse \|", text, re.MULTILINE)
     assert len(text) < 20_000
 

@@ -151,7 +151,7 @@ def test_help_is_the_manual_and_needs_no_library() -> None:
         (["--filter", "(oops"], 2, "unclosed group"),
         (["-o", "results.xls"], 2, ".csv"),
         (["--ascending", "--descending"], 2, "--descending"),
-        (["--filter", "no such run"], 1, "--filter no such run: 0 of 15 runs kept"),
+        (["--filter", "no such run"], 1, "--filter no such run: 0 of 17 runs kept"),
         (["--state", "killed"], 1, "--state killed: 0 of 17 runs kept"),
         (["--filter", "boom", "--top", "1"], 2, "no metric"),
         (["--filter", "boom", "--top", "1", "--metric", "test/mse"], 1, "finite test/mse"),
@@ -171,10 +171,11 @@ def test_quiet_says_nothing(runs_file: Path) -> None:
 
 def test_filters_say_what_they_kept_and_lost(runs_file: Path) -> None:
     err = answered(runs_file, "--metric", "test/mse", "--filter", "LINEAR").err
-    assert "--state finished: 15 of 17 runs kept" in err
-    assert "--filter LINEAR: 6 of 15 runs kept" in err
+    assert "--filter LINEAR: 6 of 17 runs kept" in err
     assert "in other states" not in err  # none of those passes the other filter
-    assert "1 of 2 runs in other states hold test/mse" in answered(runs_file, "--top", 3, "-m", "test/mse").err
+    err = answered(runs_file, "--top", 3, "-m", "test/mse").err
+    assert "--state finished: 15 of 17 runs kept" in err
+    assert "1 of 2 runs in other states hold test/mse" in err
 
 
 def test_debug_shows_the_traceback(runs_file: Path) -> None:

@@ -146,9 +146,8 @@ SQL_MEMORY = "1GB"  # past it, DuckDB writes to a temporary folder
 DUCKDB_TYPES = {r"DECIMAL\([\d, ]+\)|U?HUGEINT|BIGNUM": "DOUBLE", r"TIMESTAMP\w*( WITH TIME ZONE)?": "TIMESTAMPTZ"}
 DUCKDB_TYPES |= {r"ENUM\(.*?\)|\b(INTERVAL|UUID|BLOB|BIT|DATE|TIME( WITH TIME ZONE)?)\b": "VARCHAR"}
 
-PICTURES = (".png", ".svg", ".html")
 FILE_FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
-FILE_FORMATS |= dict.fromkeys(PICTURES, "picture")
+FILE_FORMATS |= {".png": "picture", ".svg": "picture", ".html": "html"}
 DRAWN = ("curves", "pivot", "groups", "top")  # the questions that have a picture, the first ones first
 PICTURE_WIDTH, LABEL_WIDTH, MOST_DRAWN, MOST_LINES = 420, 48, 40, 10
 STYLE = """
@@ -299,7 +298,7 @@ class TableColumn(NamedTuple):
 # --- inputs ---------------------------------------------------------------------------------------------------
 
 
-def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:
+def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:  # noqa: C901 - a list of cases
     """The runs files to read, what to say about the choice, and how many files of folders are damaged.
 
     Where no place is named: the unified file, unless an export is newer.
@@ -311,39 +310,34 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:
         for file in sorted(place.rglob("*.parquet")) if place.is_dir() else [place]:
             if not any(part[0] == "." for part in file.relative_to(place).parts):  # unfinished, or not for readers
                 files.setdefault(file.resolve(), file)
-    parts, others, foreign, damaged = [], [], [], []
+    parts, damaged = [], []
     for file in files.values():
         try:
-            part = open_file(file)
+            parts.append(open_file(file))
         except ScriptError as error:
             if file in places:
                 raise
-            damaged.append(error)
-            continue
-        if part.holds_runs:
-            parts.append(part)
-        elif part.dtypes.keys() >= ROW_COLUMNS:
-            others.append(file)
-        elif not part.is_result:
-            foreign.append(str(file))
-    if not parts:
-        here = f"neither {UNIFIED_FILE} nor an export in {EXPORT_FOLDER}{os.sep} is here"
-        problem = f"no runs in {', '.join(map(str, places))}" if places else f"no input: {here}"
+            damaged.append(f"left out: {error}")
+    runs = [part for part in parts if part.holds_runs]
+    rest = [part for part in parts if not part.holds_runs and not part.is_result]
+    others = tuple(part.files[0] for part in rest if part.dtypes.keys() >= ROW_COLUMNS)
+    foreign = [str(part.files[0]) for part in rest if part.files[0] not in others]
+    if not runs:
+        here = f"no input: neither {UNIFIED_FILE} nor an export in {EXPORT_FOLDER}{os.sep} is here"
+        problem = f"no runs in {', '.join(map(str, places))}" if places else here
         advice = "name a runs file of export_runs.py or aggregate_runs.py, or a folder that holds one"
-        raise damaged[0] if damaged else ScriptError(f"{problem}; {advice}", NOTHING_USABLE)
-    remarks = [f"left out: {error}" for error in damaged]
-    if places and foreign:
-        remarks.append(f"{counted(len(foreign), 'parquet file')} without runs passed over: {some_of(foreign)}")
-    if not places:
-        exports = [part for part in parts if part.files[0] != UNIFIED_FILE]
-        newest = max(parts, key=lambda part: part.files[0].stat().st_mtime)
-        is_export = newest.files[0] != UNIFIED_FILE
-        among = f", the newest of {counted(len(exports), 'export')} there" if is_export else ""
-        remarks.append(f"reading {newest.files[0]}{among}")
-        if is_export and len(exports) < len(parts):
+        raise ScriptError("; ".join([*damaged, problem, advice]), NOTHING_USABLE)
+    if places:
+        passed = f"{counted(len(foreign), 'parquet file')} without runs passed over: {some_of(foreign)}"
+        return [replace(part, others=others) for part in runs], [*damaged, *[passed] * bool(foreign)], len(damaged)
+    newest = max(runs, key=lambda part: part.files[0].stat().st_mtime)
+    exports = [part for part in runs if part.files[0] != UNIFIED_FILE]
+    remarks = [*damaged, f"reading {newest.files[0]}"]
+    if newest.files[0] != UNIFIED_FILE:
+        remarks[-1] += f", the newest of {counted(len(exports), 'export')} there"
+        if len(exports) < len(runs):
             remarks.append(f"{UNIFIED_FILE} is older and was passed over: run aggregate_runs.py again")
-        parts = [newest]
-    return [replace(part, others=tuple(others)) for part in parts], remarks, len(damaged)
+    return [newest], remarks, len(damaged)
 
 
 def open_file(file: Path) -> Runs:
@@ -405,9 +399,9 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
         casts = [pl.col(c).cast(dtypes[c]) for c, dtype in part.dtypes.items() if dtype != dtypes[c]]
         frames.append(part.frame.with_columns(casts))
     frame = pl.concat(frames, how="diagonal")
-    repeated = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1)) if len(parts) > 1 else pl.DataFrame()
-    if repeated.height:
-        several = f"{repeated.height} runs are in several inputs, {path_text(min(repeated.rows())[:3])} among them"
+    repeated = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1)).rows() if len(parts) > 1 else []
+    if repeated:
+        several = f"{len(repeated)} runs are in several inputs, {path_text(min(repeated)[:3])} among them"
         raise ScriptError(f"{several}; make one file of them with aggregate_runs.py", WRONG_USAGE)
     goals = {(column, goal) for part in parts for column, goal in part.goals.items()}
     times = Counter(column for column, _ in goals)
@@ -651,7 +645,19 @@ def words(name: str) -> list[str]:
 
 def select_runs(options: Options, everything: Runs, say: Say) -> tuple[Runs, Runs]:
     """The runs that pass the filters, and of these the ones in the states that count; said how many each kept."""
-    filters: list[tuple[str, Callable[[pl.LazyFrame], pl.LazyFrame]]] = []  # flags and what they do
+    frame, number = everything.frame, collected(everything.frame.select(pl.len())).item()
+    if not number:
+        raise ScriptError("the input holds no runs; export some, or name another file", NOTHING_USABLE)
+
+    def kept(flag: str, after: pl.LazyFrame) -> pl.LazyFrame:
+        nonlocal number
+        before, number = number, collected(after.select(pl.len())).item()
+        line = f"{flag}: {number} of {counted(before, 'run')} kept"
+        if not number:
+            raise ScriptError(f"no run left: {line} (of {some_of([*map(str, everything.files)], 2)})", NOTHING_USABLE)
+        say(line)
+        return after
+
     if options.name_pattern is not None:
         flag, matches = f"--filter {options.name_pattern}", pl.col("name").str.contains(f"(?i){options.name_pattern}")
         try:
@@ -659,38 +665,21 @@ def select_runs(options: Options, everything: Runs, say: Say) -> tuple[Runs, Run
         except pl.exceptions.ComputeError as error:
             reasons = re.findall("^error: (.*)", str(error), re.MULTILINE) or ["it cannot be read"]
             raise ScriptError(f"{flag} is no regular expression: {reasons[0]}", WRONG_USAGE) from error
-        filters.append((flag, lambda frame: frame.filter(matches)))
+        frame = kept(flag, frame.filter(matches))
     if options.where is not None:
-        wanted = keys_where(options.where, everything).lazy()
-        in_order: Any = {"how": "semi", "nulls_equal": True, "maintain_order": "left"}
-        filters.append((f"--where {options.where}", lambda frame: frame.join(wanted, on=KEY, **in_order)))
-    passing = everything.frame
-    for _, kept in filters:
-        passing = kept(passing)
-    counts = pl.len(), in_states(["finished"]).sum().alias("finished")
-    total, finished = collected(everything.frame.select(counts)).row(0)
-    left, finished_left = collected(passing.select(counts)).row(0)
-    if not total:
-        raise ScriptError("the input holds no runs; export some, or name another file", NOTHING_USABLE)
-    states, asked, by_default = options.states, {*asked_questions(options)}, False
+        keys = keys_where(options.where, everything).lazy()
+        frame = frame.join(keys, on=KEY, how="semi", nulls_equal=True, maintain_order="left")
+        frame = kept(f"--where {options.where}", frame)
+    any_state, states, asked = frame, options.states, {*asked_questions(options)}
     if not states and (options.report or not asked or asked - {"schema", "sql", "health", "diff"}):
-        by_default = 0 < finished < total and (finished_left > 0 or not left)
-        states = ("finished",) if by_default else ()
-        if left and not finished_left:
+        finished = collected(frame.select(in_states(["finished"]).sum())).item()
+        states = ("finished",) if 0 < finished < number else ()
+        if not finished:
             say("no run is finished: runs in all states are taken")
     if states and "all" not in states:
-        filters.insert(0, (f"--state {','.join(states)}", lambda frame: frame.filter(in_states(states))))
-    frame, before = everything.frame, total
-    for flag, kept in filters:
-        frame = kept(frame)
-        after = collected(frame.select(pl.len())).item()
-        line = f"{flag}: {after} of {counted(before, 'run')} kept"
-        if not after:
-            raise ScriptError(f"no run left: {line} (of {some_of([*map(str, everything.files)], 2)})", NOTHING_USABLE)
-        say(line)
-        before = after
+        frame = kept(f"--state {','.join(states)}", frame.filter(in_states(states)))
     runs = replace(everything, frame=frame)
-    return replace(everything, frame=passing) if by_default else runs, runs
+    return runs if options.states or frame is any_state else replace(everything, frame=any_state), runs
 
 
 def in_states(states: Sequence[str]) -> pl.Expr:
@@ -739,8 +728,9 @@ def top(study: Study, options: Options) -> list[Result]:
     beside = [metric.beside(f"{options.value}_step"), metric.beside("n")] if options.value != "summary" else []
     named = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *beside]) if c in runs.dtypes]
     asked = [find_column(name, runs) for name in options.columns if name not in STATISTICS]
-    others = asked or runs.of_kind(*(KINDS if options.for_programs else ("derived", "config")))
-    held = dict.fromkeys(["name", *named, *KEY, "state", *(c for c in others if c[0] != "_")])
+    others = runs.of_kind("derived", "config")
+    all_kinds = runs.dtypes if options.for_programs else others
+    held = dict.fromkeys(["name", *named, *KEY, "state", *(asked or (c for c in all_kinds if c[0] != "_"))])
     links = ["url"] if "url" in runs.dtypes else []
     ids = pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)
     rows = collected(runs.frame.filter(ids).select({**held, **dict.fromkeys(links)}.keys()))
@@ -749,7 +739,17 @@ def top(study: Study, options: Options) -> list[Result]:
         more = [column for column in named if column not in asked and options.metrics]
         shown = [*asked[:1], *more, *asked[1:]] if asked[0] == "name" else [*more, *asked]
     else:
-        shown = ["name", *named, *telling_columns(table)]
+        # Settings that most of these runs have and that tell them apart; what is read off the name gives way to the
+        # config's own value, and columns with the same values stand once. Paths and the like come last.
+        distinct = {c: table[c].n_unique() for c in (*others, "entity", "project")}
+        common = [c for c in others if distinct[c] > 1 and 2 * table[c].null_count() <= table.height]
+        common.sort(key=lambda c: (not NOISE.isdisjoint(words(c)), kind(c) == "config", distinct[c] == table.height))
+        settings: dict[tuple[str, ...], str] = {}
+        for column in common:
+            own = f"_{column.removesuffix('_parsed')}"
+            if not column.endswith("_parsed") or not any(c.endswith(own) for c in common):
+                settings.setdefault(tuple(cells_of(table[column])), column)
+        shown = ["name", *named, *(c for c in ("entity", "project") if distinct[c] > 1), *settings.values()]
     last = best[metric.column][-1]
     counts = [pl.len(), value.is_finite().sum().alias("finite"), value.count().alias("n")]
     total, usable, n, ties = collected(runs.frame.select(*counts, (value == last).sum().alias("ties"))).row(0)
@@ -763,28 +763,6 @@ def top(study: Study, options: Options) -> list[Result]:
     return [Result("top", title, table.select(*held, *(c for c in links if c not in held)), view, notes, chart=chart)]
 
 
-def telling_columns(table: pl.DataFrame) -> list[str]:
-    """The settings, of those that most of the best runs have, that tell these apart, the weakest last.
-
-    Of columns with the same values the first is shown; what is read off the name gives way to the config's own value.
-    """
-    settings = [column for column in table.columns if kind(column) in {"derived", "config"}]
-    common = [column for column in settings if 2 * table[column].null_count() <= table.height]
-    distinct = {column: table[column].n_unique() for column in [*common, "entity", "project"]}
-
-    def weakness(column: str) -> tuple[bool, bool, bool]:
-        is_weak = not NOISE.isdisjoint(words(column)) or (distinct[column] == 2 and table[column].null_count() > 0)
-        return is_weak, kind(column) == "config", distinct[column] == table.height
-
-    shown: dict[tuple[str, ...], str] = {}
-    varying = sorted((column for column in common if distinct[column] > 1), key=weakness)
-    for column in varying:
-        own = f"_{column.removesuffix('_parsed')}"
-        if not column.endswith("_parsed") or not any(c.startswith("config_") and c.endswith(own) for c in varying):
-            shown.setdefault(tuple(map(cell_text, table[column].to_list())), column)
-    return [*(column for column in ("entity", "project") if distinct[column] > 1), *shown.values()]
-
-
 def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
     """A note that counts the runs that are neither averaged nor best, if there are any."""
     missing = total - n - nonfinite
@@ -795,7 +773,6 @@ def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
 def groups(study: Study, options: Options) -> list[Result]:
     """Statistics of each metric per combination of the values of --group-by, the best first."""
     runs, by, stat, results = study.runs, study.by, options.stat, []
-    refuse_ambiguous(by)
     for metric in study.metrics:
         step = metric.beside(f"{options.value}_step")
         table = group_statistics(runs, by, metric, stat, step if step in runs.dtypes else None)
@@ -840,13 +817,6 @@ def row_names(table: pl.DataFrame, by: Sequence[str], n: str = "") -> list[str]:
     """The values of some columns in a line each, with n where it is wanted."""
     names = ["/".join(map(cell_text, row)) for row in table.select(by).iter_rows()]
     return [f"{name}  (n={count})" for name, count in zip(names, table[n], strict=True)] if n else names
-
-
-def refuse_ambiguous(by: Sequence[str]) -> None:
-    """Raise where a column to group by is called like a column of the answer."""
-    if clashing := {*by} & {*STATISTICS, "iqm", "best_step", "metric", "x"}:
-        problem = f"--group-by {min(clashing)}: a column of the answer has this name"
-        raise ScriptError(f"{problem}; rename yours", WRONG_USAGE)
 
 
 def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat: str) -> list[str]:
@@ -951,6 +921,9 @@ def grouping(names: Sequence[str], runs: Runs, say: Say) -> tuple[Runs, list[str
         rival = known_column(name, replace(runs, empty=frozenset([name])))
         if known == name and rival not in {None, name}:
             say(f"{name} is the column of that name; the setting goes by {rival}")
+    if clashing := {*by} & {*STATISTICS, "iqm", "best_step", "metric", "x"}:
+        problem = f"--group-by {min(clashing)}: a column of the answer has this name"
+        raise ScriptError(f"{problem}; rename yours", WRONG_USAGE)
     return runs, list(dict.fromkeys(by))
 
 
@@ -1324,6 +1297,33 @@ def suggested_grouping(runs: Runs) -> list[str]:
     return chosen
 
 
+def introduction(study: Study, options: Options) -> list[Result]:
+    """What to show to someone who asks nothing: the input, the best runs, a first comparison."""
+    if not study.metrics:
+        return [overview(study), *varied(study, options)]
+    by = [*study.by] or suggested_grouping(study.runs)
+    first = groups(study._replace(by=by, metrics=study.metrics[:1]), options) if by else []
+    return [overview(study), *top(study, options), *first]
+
+
+def whole_report(study: Study, options: Options) -> list[Result]:
+    """The best runs, groups, a pivot, curves, problems, what was varied, as asked or as suggested."""
+    study = study._replace(by=[*study.by] or suggested_grouping(study.runs))
+    first, names, pair = study._replace(metrics=study.metrics[:1]), options.curves, options.pivot or study.by
+    results = [overview(study)]
+    if study.metrics:
+        results += [*top(study, options), *(groups(study, options) if study.by else [])]
+        results += pivot(first, pair) if len(pair) == 2 else []
+        # Curves of this metric's validation, else of its training, else of itself.
+        there = [part.label(column) for part in history_files(study.runs) for column in part.of_kind("metric")]
+        own = words(re.sub(r" \(.*", "", study.metrics[0].label))
+        tiers = VALIDATION, {"train", "training"}, {*own}
+        names = names or [n for tier in tiers for n in there if own[-1] in words(n) and tier & {*words(n)}][:1]
+    results += curves(study, options, names) if names else []
+    results += [*health(study, options), *varied(study, options)]
+    return results + (importance(first, options) if study.metrics and not options.curves else [])
+
+
 # --- questions: SQL -------------------------------------------------------------------------------------------
 
 
@@ -1506,7 +1506,6 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
         raise ScriptError("no history beside these runs; export_runs --include-history writes them", NOTHING_USABLE)
     if options.stat != "mean":
         study.say(f"--stat {options.stat} is for groups: curves show means")
-    refuse_ambiguous(study.by)
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
     keys, results = keys.with_row_index(RUN_NUMBER), []
     for name in names:
@@ -1572,7 +1571,7 @@ def curve_points(
         so_far = finite(VALUE).cum_min() if goal == "minimize" else finite(VALUE).cum_max()
         rows = rows.with_columns(so_far.forward_fill().over(RUN_NUMBER).alias(VALUE))
     points = rows["x"].unique().sort()
-    draws = options.report or (options.output and options.output.suffix.lower() in PICTURES)
+    draws = options.report or (options.output and FILE_FORMATS[options.output.suffix.lower()] in {"picture", "html"})
     most = options.points or (PICTURE_POINTS if draws else CURVE_POINTS)
     if len(points) > most:
         step = (points[-1] - points[0]) / max(1, most - 1)
@@ -1866,8 +1865,7 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
     for result in results:
         columns, notes = columns_of(result, most)
         columns, gap = fitted(columns, width, notes)
-        if colours:
-            columns = linked(columns, result, "\x1b]8;;{url}\x1b\\{name}\x1b]8;;\x1b\\")
+        links = links_of(result, "\x1b]8;;{url}\x1b\\{name}\x1b]8;;\x1b\\") if colours else []
         for n, column in enumerate(columns):
             best = [i for i, cell in enumerate(column.cells) if result.key == "pivot" and ROW_BEST in cell[-2:]]
             best = [0] if result.key in {"top", "groups"} else best
@@ -1877,15 +1875,20 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
         lines += map(bold.format, textwrap.wrap(printable(result.title), width, break_on_hyphens=False))
         if columns and columns[0].cells:
             row, rule = tabulate.DataRow("", gap, ""), tabulate.Line("", "─", "─" * len(gap), "")
-            head, *rest = made_table(columns, tabulate.TableFormat(None, rule, None, None, row, row, 0, None))
+            head, *rest = made_table(
+                columns, tabulate.TableFormat(None, rule, None, None, row, row, 0, None), str, links=links
+            )
             lines += [bold.format(head.rstrip()), *rest]
         for note in notes:
             lines += map(dim.format, textwrap.wrap(printable(note), width, break_on_hyphens=False))
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def page_text(results: Sequence[Result], form: str, most: int | None, *, log: bool = False) -> str:
-    """Tables in full length for Markdown, for LaTeX with booktabs, or as sections of a page with their pictures."""
+def page_text(results: Sequence[Result], form: str, most: int | None, *, log: bool) -> str:
+    """Tables in full length for Markdown, for LaTeX with booktabs, or as a page that needs nothing else, with pictures.
+
+    The page has no script and asks the network for nothing; it is light or dark as the reader has it.
+    """
     import vl_convert
 
     lines = ["% needs \\usepackage{booktabs}"] if form == "latex" else []
@@ -1893,23 +1896,24 @@ def page_text(results: Sequence[Result], form: str, most: int | None, *, log: bo
         columns, notes = columns_of(result, most)
         if form == "markdown":
             notes += left_off(columns[MARKDOWN_COLUMNS:])
-            table = made_table(escaped(columns[:MARKDOWN_COLUMNS], markdown), "pipe")
+            table = made_table(columns[:MARKDOWN_COLUMNS], "pipe", markdown)
             lines += [f"**{markdown(result.title)}**", "", *table, "", *(f"- {markdown(note)}" for note in notes), ""]
         elif form == "latex":
-            cells = escaped(columns[1:], latex_cell if result.key == "pivot" else latex)
             rules = iter((r"\toprule", r"\midrule", r"\bottomrule"))
-            table = made_table([*escaped(columns[:1], latex), *cells], "latex_raw")
+            table = made_table(columns, "latex_raw", latex, latex_cell if result.key == "pivot" else latex)
             table = [next(rules) if line == r"\hline" else line for line in table]
             lines += [f"% {printable(result.title)}", *table, *(f"% {printable(note)}" for note in notes)]
         else:
-            picture = ""
+            lines += [f"<section><h2>{html_text(result.title)}</h2>"]
             if result.chart and result.table.height:
-                picture = f"<figure>{vl_convert.vegalite_to_svg(chart_json(result, log=log, on_page=True))}</figure>"
-            columns = linked(escaped(columns, html_text), result, "<a href='{url}'>{name}</a>")
-            table = made_table(columns, "unsafehtml")
-            below = "".join(f"<p class='note'>{html_text(note)}</p>" for note in notes)
-            lines += ["<section>", f"<h2>{html_text(result.title)}</h2>", picture, "<div class='wide'>", *table]
-            lines += ["</div>", below, "</section>"]
+                lines.append(vl_convert.vegalite_to_svg(chart_json(result, log=log, on_page=True)))
+            table = made_table(columns, "unsafehtml", html_text, links=links_of(result, "<a href='{url}'>{name}</a>"))
+            lines += ["<div class='wide'>", *table, "</div>"]
+            lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
+    if form == "html":
+        head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+        head += f"<title>{html_text(results[0].title)}</title><style>{STYLE}</style>"
+        lines = ["<!doctype html>", f"<html lang='en'><head>{head}</head><body>", *lines, "</body></html>"]
     return "\n".join(lines) + "\n"
 
 
@@ -1927,27 +1931,32 @@ def columns_of(result: Result, most: int | None) -> tuple[list[TableColumn], lis
     return columns, notes
 
 
-def made_table(columns: Sequence[TableColumn], form: Any) -> list[str]:
-    """The lines of a table of cells that are text already, by tabulate."""
-    rows = [*zip(*(column.cells for column in columns), strict=True)]
+def made_table(
+    columns: Sequence[TableColumn],
+    form: Any,
+    escape: Callable[[str], str],
+    escape_more: Callable[[str], str] | None = None,
+    links: Sequence[str] = (),
+) -> list[str]:
+    """The lines of a table by tabulate, cells escaped: the first column's by `escape`, and put into `links`."""
+    if not columns:
+        return []
+    first, *rest = columns
+    cells = [[*map(escape, first.cells)], *([*map(escape_more or escape, column.cells)] for column in rest)]
+    cells[0] = [link.replace("{name}", name) for link, name in zip(links, cells[0], strict=False)] or cells[0]
+    rows = [*zip(*cells, strict=True)]
     align = ["right" if column.is_number else "left" for column in columns] if rows else None
-    heads = [column.label for column in columns]
-    made = tabulate.tabulate(rows, heads, tablefmt=form, colalign=align, disable_numparse=True)
-    return str(made).splitlines() if columns else []
+    heads = [escape(column.label) for column in columns]
+    return str(tabulate.tabulate(rows, heads, form, colalign=align, disable_numparse=True)).splitlines()
 
 
-def escaped(columns: Iterable[TableColumn], escape: Callable[[str], str]) -> list[TableColumn]:
-    return [c._replace(label=escape(c.label), cells=[*map(escape, c.cells)]) for c in columns]
-
-
-def linked(columns: list[TableColumn], result: Result, form: str) -> list[TableColumn]:
-    """`columns`, the first one's cells with links to W&B's pages if these can be followed: a URL is data, too."""
-    if result.key != "top" or "url" not in result.table.columns:
-        return columns
-    pairs = zip(columns[0].cells, result.table["url"], strict=False)
-    safe = r"https?://[\w./?=%:+@~#-]+"
-    cells = [form.format(url=url, name=name) if re.fullmatch(safe, url or "") else name for name, url in pairs]
-    return [columns[0]._replace(cells=cells), *columns[1:]]
+def links_of(result: Result, form: str) -> list[str]:
+    """For each row a link to W&B's page of its run, if it can be followed without harm: a URL is data, too."""
+    urls = result.table["url"] if result.key == "top" and "url" in result.table.columns else []
+    return [
+        form.replace("{url}", url) if re.fullmatch(r"https?://[\w./?=%:+@~#-]+", url or "") else "{name}"
+        for url in urls
+    ]
 
 
 def left_off(columns: Sequence[TableColumn]) -> list[str]:
@@ -2176,118 +2185,72 @@ def chart_json(result: Result, *, log: bool, on_page: bool = False) -> str:
     return json_text(chart | alone | {"layer": layers, "width": PICTURE_WIDTH, "height": height, "config": config})
 
 
-def html_page(title: str, body: str) -> str:
-    """A page that stands alone: no script, nothing from the network, light or dark as the reader has it."""
-    head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
-    head += f"<title>{html_text(title)}</title><style>{STYLE}</style>"
-    return f"<!doctype html>\n<html lang='en'><head>{head}</head>\n<body><main>{body}</main></body></html>\n"
-
-
-def introduction(study: Study, options: Options) -> list[Result]:
-    """What to show to someone who asks nothing: the input, the best runs, a first comparison."""
-    if not study.metrics:
-        return [overview(study), *varied(study, options)]
-    by = [*study.by] or suggested_grouping(study.runs)
-    first = groups(study._replace(by=by, metrics=study.metrics[:1]), options) if by else []
-    return [overview(study), *top(study, options), *first]
-
-
-def write_report(file: Path, study: Study, options: Options) -> None:
-    """Write a page, or Markdown: the best runs, groups, a pivot, curves, what was varied, as asked or as suggested."""
-    study = study._replace(by=[*study.by] or suggested_grouping(study.runs))
-    first = study._replace(metrics=study.metrics[:1])
-    results, names = [overview(study)], options.curves
-    if study.metrics:
-        results += [*top(study, options), *(groups(study, options) if study.by else [])]
-        pair = options.pivot or study.by
-        results += pivot(first, pair) if len(pair) == 2 else []
-        # Curves of this metric's validation, else of its training, else of itself.
-        there = [part.label(column) for part in history_files(study.runs) for column in part.of_kind("metric")]
-        own = words(re.sub(r" \(.*", "", study.metrics[0].label))
-        tiers = VALIDATION, {"train", "training"}, {*own}
-        names = (
-            names or [name for tier in tiers for name in there if own[-1] in words(name) and tier & {*words(name)}][:1]
-        )
-    results += curves(study, options, names) if names else []
-    results += [*health(study, options), *varied(study, options)]
-    results += importance(first, options) if study.metrics and not options.curves else []
-    title = printable(f"Runs of {some_of([*map(str, study.everything.files)], 3)}")
-    with replacing(file) as partial:
-        if file.suffix.lower() == ".md":
-            page = f"# {markdown(title)}\n\n{page_text(results, 'markdown', options.max_rows)}"
-        else:
-            sections = page_text(results, "html", options.max_rows, log=options.log)
-            page = html_page(title, f"<h1>{html.escape(title)}</h1>{sections}")
-        partial.write_text(page, encoding="utf-8")
-    if options.format != "json":
-        print(file)
-    elif not options.output:
-        print(text_of(results, "json", None, study.say, files=[str(file)]), end="")
-
-
 # --- output ---------------------------------------------------------------------------------------------------
 
 
-def deliver(results: Sequence[Result], options: Options, say: Say) -> None:
+def deliver(results: Sequence[Result], file: Path | None, options: Options, say: Say) -> None:
     """Write the file that was asked for, and show what is to be shown."""
-    output, most = options.output, options.max_rows
-    if sys.stdout is None and output is None:
+    if sys.stdout is None and file is None:
         hint = "the answer has no place to go; open it, or name a file with -o"
         raise ScriptError(f"stdout is closed: {hint}", NOTHING_USABLE)
-    shows = sys.stdout is not None and (output is None or options.format == "json" or sys.stdout.isatty())
-    if not shows or options.format in {"json", "csv"}:  # no table for people, which would say them
+    is_report, is_table = file is not None and file == options.report, options.format not in {"json", "csv"}
+    shows = sys.stdout is not None and (file is None or options.format == "json" or sys.stdout.isatty())
+    shows = shows and not (is_report and (options.output or options.format != "json"))
+    if not is_report and not (shows and is_table):  # no table for people, which would say them
         for line in (line for result in results for line in (result.title, *result.notes)):
             say(line)
-    if output:
-        with replacing(output) as partial:
-            write_file(partial, FILE_FORMATS[output.suffix.lower()], results, options, say)
+    if file:
+        with replacing(file) as partial:
+            write_file(partial, file.suffix.lower(), results, options.max_rows if is_report else 0, options, say)
     if shows:
-        if options.format in {"json", "csv"} and most:
-            results = [replace(r, table=r.table.head(most), rows=r.rows and r.rows[:most]) for r in results]
-        sys.stdout.write(text_of(results, options.format, most, say, **({"files": [str(output)]} if output else {})))
-    if output and options.format != "json":
-        print(output)
+        if not is_table and options.max_rows:
+            rows = options.max_rows
+            results = [replace(r, table=r.table.head(rows), rows=r.rows and r.rows[:rows]) for r in results]
+        sys.stdout.write(text_of(results, options.format, options.max_rows, options, say, file))
+    if file and options.format != "json":
+        print(file)
 
 
-def write_file(file: Path, form: str, results: Sequence[Result], options: Options, say: Say) -> None:
+def write_file(
+    file: Path, ending: str, results: Sequence[Result], most: int | None, options: Options, say: Say
+) -> None:
     """Write results to `file`: all of them, or those of one question where the format holds no more."""
     import vl_convert
 
-    if form == "parquet":
+    if ending == ".parquet":
         table = one_table(results, say).with_columns(pl.col(pl.Enum).cast(pl.String))
         table.write_parquet(file, compression="zstd", statistics=True, metadata={RESULT_KEY: "1"})
-    elif form == "picture":
+    elif ending in {".png", ".svg"}:
         drawable = [result for result in results if result.chart and result.table.height]
         if not drawable:
             raise ScriptError(f"there is nothing to draw; pictures show {', '.join(DRAWN)}", WRONG_USAGE)
         result, *others = of_one_question(drawable, say, DRAWN)
         if others:
             say(f"one picture fits; left out: {some_of([other.title for other in others])}")
-        ending = options.output.suffix.lower() if options.output else ""
         chart = chart_json(result, log=options.log)
-        if ending == ".png":
-            file.write_bytes(vl_convert.vegalite_to_png(chart, scale=2))
-        else:
-            page = html_page(result.title, page_text([result], "html", None, log=options.log))
-            file.write_text(vl_convert.vegalite_to_svg(chart) if ending == ".svg" else page, encoding="utf-8")
+        is_png = ending == ".png"
+        file.write_bytes(
+            vl_convert.vegalite_to_png(chart, scale=2) if is_png else vl_convert.vegalite_to_svg(chart).encode()
+        )
     else:
-        whole = of_one_question(results, say) if form == "latex" else results
-        file.write_text(text_of(whole, form, 0, say), encoding="utf-8")
+        file.write_text(text_of(results, FILE_FORMATS[ending], most, options, say), encoding="utf-8")
 
 
-def text_of(results: Sequence[Result], form: str, most: int | None, say: Say, **more: object) -> str:
-    """The results as text, in any of the formats of --format; `more` goes into the JSON."""
+def text_of(
+    results: Sequence[Result], form: str, most: int | None, options: Options, say: Say, file: Path | None = None
+) -> str:
+    """The results as text, in any of the formats; the name of the `file` that was written goes into the JSON."""
     if form == "json":
-        rows: dict[str, list[Mapping[str, object]]] = {}
+        rows: dict[str, Any] = {"version": 1}
         for result in results:
             rows.setdefault(result.key, []).extend(result.table.to_dicts() if result.rows is None else result.rows)
-        return json_text({"version": 1, **rows, **more}) + "\n"
+        return json_text(rows | ({"files": [str(file)]} if file else {})) + "\n"
     if form == "csv":
         return csv_text(one_table(results, say))
     if form == "table":
         width = shutil.get_terminal_size((80, 24)).columns
         return table_text(results, most, width=width, colours=is_terminal())
-    return page_text(results, form, most)
+    return page_text(of_one_question(results, say) if form == "latex" else results, form, most, log=options.log)
 
 
 def is_terminal() -> bool:
@@ -2500,9 +2463,9 @@ def analyze(options: Options) -> int:
     study = study._replace(runs=runs, by=by)
     if options.output or not options.report:
         results = [result for name in asked for result in QUESTIONS[name](study, options)]
-        deliver(results or introduction(study, options), options, say)
+        deliver(results or introduction(study, options), options.output, options, say)
     if options.report:
-        write_report(options.report, study, options)
+        deliver(whole_report(study, options), options.report, options, say)
     return PARTIAL if damaged else OK
 
 
