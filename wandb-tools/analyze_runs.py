@@ -443,13 +443,11 @@ def known_column(name: str, runs: Runs, prefixes: Sequence[str] = NAMED) -> str 
     return next((column for column in names if column in runs.dtypes), None)
 
 
-def find_column(name: str, runs: Runs) -> str:
-    """The column that a user names; a config before a metric of that name."""
-    return known_column(name, runs) or unknown("column", name, runs, [c for c in runs.dtypes if c[0] != "_"])
-
-
-def unknown(what: str, name: str, runs: Runs, columns: Sequence[str]) -> NoReturn:
-    """Raise with the nearest names, else the best-covered ones, in the form in which the user wrote."""
+def find_column(name: str, runs: Runs, what: str = "column", among: Sequence[str] = ()) -> str:
+    """The column that a user names; ScriptError with the nearest names, else the best-covered ones, where none is."""
+    if found := known_column(name, runs, NAMED if what == "column" else ["metric_"]):
+        return found
+    columns = among or [column for column in runs.dtypes if column[0] != "_"]
     spell = str if name.startswith(NAMED) else runs.label
     hint = did_you_mean(name, map(spell, columns))
     if not hint:
@@ -568,7 +566,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
             if any(known_column(name, part, ["metric_"]) for part in history_files(runs)):
                 how = f"aggregate_runs.py --history, then -m {name} --value last (or min, max); or --curves {name}"
                 raise ScriptError(f"{name} is in the histories alone: {how}", WRONG_USAGE)
-            unknown("metric", name, runs, metric_columns(runs))
+            find_column(name, runs, "metric", metric_columns(runs))
         stored = [runs.goals[summary] for summary in columns.values() if summary in runs.goals]
         goal = options.goal or next(iter(stored), None) or goal_by_name(name)
         best = {"minimize": "min", "maximize": "max", None: "last"}[goal]
@@ -1057,7 +1055,17 @@ def difference(study: Study, options: Options) -> list[Result]:
     """What differs between some runs: the config, then the metrics; numbers are equal however they were written."""
     runs = study.everything
     every = collected(runs.frame.select(*KEY, "name"))
-    keys = list(dict.fromkeys(find_run(name, every) for name in options.diff))
+    keys = []
+    for name in options.diff:  # by entity/project/id, by its id or by its name
+        called = (pl.concat_str(KEY, separator="/") == name, pl.col("id") == name, pl.col("name") == name)
+        hits = next((hits for each in called if (hits := every.filter(each).select(KEY).sort(KEY).rows())), [])
+        if len(hits) > 1:
+            some = some_of([*map(path_text, hits)], SUGGESTED_NAMES)
+            raise ScriptError(f"{len(hits)} runs are called {name}; say which: {some}", WRONG_USAGE)
+        if not hits:
+            near = did_you_mean(name, [*every["name"].drop_nulls(), *every["id"].drop_nulls()])
+            raise ScriptError(f"no run is called {name}{near}", WRONG_USAGE)
+        keys += hits if hits[0] not in keys else []
     if len(keys) < 2:
         raise ScriptError("--diff needs two different runs or more", WRONG_USAGE)
     facts = [c for c in ("name", "state", "group", "job_type", "sweep", "notes") if c in runs.dtypes]
@@ -1084,34 +1092,15 @@ def difference(study: Study, options: Options) -> list[Result]:
     return [Result("diff", title, table, view, rows=found)]
 
 
-def find_run(name: str, runs: pl.DataFrame) -> tuple[str, ...]:
-    """The key of the run that `name` names: by `entity/project/id`, by its id or by its name."""
-    path = pl.concat_str(KEY, separator="/")
-    for called in (path == name, pl.col("id") == name, pl.col("name") == name):
-        hits = runs.filter(called).select(KEY).sort(KEY).rows()
-        if len(hits) > 1:
-            some = ", ".join(map(path_text, hits[:SUGGESTED_NAMES]))
-            raise ScriptError(f"{len(hits)} runs are called {name}; say which: {some}", WRONG_USAGE)
-        if hits:
-            return hits[0]
-    near = did_you_mean(name, [*runs["name"].drop_nulls(), *runs["id"].drop_nulls()])
-    raise ScriptError(f"no run is called {name}{near}", WRONG_USAGE)
-
-
 def comparable(value: object) -> object:
-    """A value that equals what means the same: text that is a number equals the number, NaN itself.
-
-    >>> comparable("1e-3") == comparable(0.001), comparable(2**53) == comparable(str(2**53 + 1))
-    (True, False)
-    """
-    if isinstance(value, list):
-        return repr(value)
+    """A value that equals what means the same: text that is a number equals the number, NaN itself."""
     if isinstance(value, str):
         for number in (int, float):
             with suppress(ValueError):
                 value = number(value)
                 break
-    return "NaN" if isinstance(value, float) and math.isnan(value) else value
+    is_nan = isinstance(value, float) and math.isnan(value)
+    return repr(value) if is_nan or isinstance(value, list) else value
 
 
 # --- questions: which settings matter -------------------------------------------------------------------------
@@ -1178,45 +1167,13 @@ def association(column: str, table: pl.DataFrame) -> tuple[str, str, float | Non
 
 def schema(study: Study, options: Options) -> list[Result]:
     """Every column, or --columns, with dtype, coverage, range and an example; in each kind, what varies first."""
-    runs = study.any_state
+    runs, rows = study.any_state, []
     listed = [find_column(name, runs) for name in options.columns]
     listed = listed or [column for column in runs.dtypes if column[0] != "_" and column not in runs.empty]
-    of_kind, is_constant = pl.col("kind").cast(pl.Enum(KINDS)), pl.col("distinct") < 2
-    table = column_facts(listed, runs).sort(of_kind, is_constant, maintain_order=True)
-    most = 0 if options.output else MOST_ROWS["schema"] if options.max_rows is None else options.max_rows
-    rows, notes = table.to_dicts(), []
-    if not options.columns:
-        from_histories = "from histories (history_min_X, _max_X, _last_X, _tail_X, …, or --value) of X"
-        lists = {
-            "without any value": [r["column"] for r in rows if not r["coverage"] and r["kind"] != "history"],
-            from_histories: [c.removeprefix("history_min_step_") for c in listed if c.startswith("history_min_step_")],
-            "derived, but without any value": sorted(runs.empty),
-        }
-        notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
-        rows = [row for row in rows if row["coverage"] and row["kind"] != "history"]
-        rows = folded_schema(rows) if 0 < most < len(rows) else rows
-    if 0 < most < len(rows):
-        notes = [f"{counted(len(rows) - most, 'more row')}: --max-rows 0 shows all", *notes]
-        kinds = [[row for row in rows if row["kind"] == name] for name in KINDS]
-        in_turns = [row for turn in itertools.zip_longest(*kinds) for row in turn if row]  # each kind keeps its share
-        shown = {row["column"] for row in in_turns[:most]}
-        rows = [row for row in rows if row["column"] in shown]
-    seen = pl.DataFrame(rows, table.schema).with_columns(pl.col("dtype").str.replace(r"^Datetime.*", "Datetime"))
-    heads = {"column": "column", "cover": "coverage", "values": "distinct"}
-    heads |= {name: name for name in ("min", "max", "dtype", "example")}
-    title = f"{counted(table.height, 'column')}; coverage is the share of runs with a value"
-    return [Result("schema", title, table, [(head, seen[name]) for head, name in heads.items()], notes)]
-
-
-def column_facts(columns: Sequence[str], runs: Runs) -> pl.DataFrame:
-    """A row per column, read in blocks of columns, so that memory stays bounded whatever the width."""
-    dtypes: dict[str, Any] = dict.fromkeys(("column", "kind", "dtype", "path"), pl.String)
-    dtypes |= {"coverage": pl.Float64, "distinct": pl.Int64, "min": pl.Float64, "max": pl.Float64, "example": pl.String}
     height = max(1, collected(runs.frame.select(pl.len())).item())
-    at_once = max(1, CELLS_READ // height)
-    rows = []
-    for start in range(0, len(columns), at_once):
-        for column in collected(runs.frame.select(columns[start : start + at_once]), "in-memory"):
+    at_once = max(1, CELLS_READ // height)  # columns: memory stays bounded whatever the width
+    for start in range(0, len(listed), at_once):
+        for column in collected(runs.frame.select(listed[start : start + at_once]), "in-memory"):
             values = column.drop_nulls()
             numbers = (values if column.dtype.is_numeric() else values.clear()).cast(pl.Float64)
             numbers = numbers.filter(numbers.is_finite())
@@ -1225,33 +1182,54 @@ def column_facts(columns: Sequence[str], runs: Runs) -> pl.DataFrame:
             facts = round(len(values) / height, 4), values.n_unique(), numbers.min(), numbers.max()
             example = [*map(exact_text, values.head(1).to_list()), None][0]
             rows.append((column.name, kind(column.name), dtype, path, *facts, example))
-    return pl.DataFrame(rows, dtypes, orient="row")
+    dtypes: dict[str, Any] = dict.fromkeys(("column", "kind", "dtype", "path"), pl.String)
+    dtypes |= {"coverage": pl.Float64, "distinct": pl.Int64, "min": pl.Float64, "max": pl.Float64, "example": pl.String}
+    of_kind, is_constant = pl.col("kind").cast(pl.Enum(KINDS)), pl.col("distinct") < 2
+    table = pl.DataFrame(rows, dtypes, orient="row").sort(of_kind, is_constant, maintain_order=True)
+    most = 0 if options.output else MOST_ROWS["schema"] if options.max_rows is None else options.max_rows
+    seen, notes = table, []
+    if not options.columns:
+        from_histories, has_any = pl.col("kind") == "history", pl.col("coverage") > 0
+        seen = table.filter(has_any & ~from_histories)
+        lists = {
+            "without any value": table.filter(~has_any & ~from_histories)["column"].to_list() + sorted(runs.empty),
+            "of histories, as --value min, max, last, tail and at": [
+                column.removeprefix("history_min_step_") for column in listed if column.startswith("history_min_step_")
+            ],
+        }
+        notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
+        seen = folded_schema(seen) if 0 < most < seen.height else seen
+    if 0 < most < seen.height:
+        notes = [f"{counted(seen.height - most, 'more row')}: --max-rows 0 shows all", *notes]
+        turn = pl.int_range(pl.len()).over("kind")  # each kind keeps its share
+        seen = seen.with_row_index(RANK).sort(turn, RANK).head(most).sort(RANK)
+    heads = {"column": "column", "cover": "coverage", "values": "distinct"}
+    heads |= {name: name for name in ("min", "max", "dtype", "example")}
+    seen = seen.with_columns(pl.col("dtype").str.replace(r"^Datetime.*", "Datetime"))
+    title = f"{counted(table.height, 'column')}; coverage is the share of runs with a value"
+    return [Result("schema", title, table, [(head, seen[name]) for head, name in heads.items()], notes)]
 
 
-def folded_schema(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def folded_schema(table: pl.DataFrame) -> pl.DataFrame:
     """The rows of a schema, each family in one: names that differ in numbers, and of metrics in their middle."""
-    families: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = {}
-    for row in rows:
-        name, path = row["column"], row["path"] or ""
-        if row["kind"] == "metric" and len(re.split("[/.]", path)) > 2:
-            name = re.sub("([/.]).*([/.])", rf"\1…\2", path)
-        families.setdefault((row["kind"], re.sub(r"\d+", "#", name)), []).append((name, row))
-    found: list[dict[str, Any]] = []
-    for family in families.values():
-        names, members = zip(*family, strict=True)
-        if len(members) < FEWEST_IN_A_FAMILY:
-            found += members
+    is_deep = (pl.col("kind") == "metric") & (pl.col("path").str.count_matches("[/.]") > 1)
+    short = pl.when(is_deep).then(pl.col("path").str.replace("([/.]).*([/.])", "${1}…${2}")).otherwise("column")
+    patterns = {"family": short.str.replace_all(r"\d+", "#"), "own": pl.col("column").str.replace_all(r"\d+", "#")}
+    rows = table.with_row_index(RANK).with_columns(short.alias("short"), **patterns)
+    found = []
+    for members in rows.partition_by("kind", "family", maintain_order=True):
+        if members.height < FEWEST_IN_A_FAMILY:
+            found.append(members)
             continue
-        if len({re.sub(r"\d+", "#", row["column"]) for row in members}) == 1:  # these say more than a path's ends
-            names = tuple(row["column"] for row in members)
+        names = members["column" if members["own"].n_unique() == 1 else "short"]
         ranges = zip(*(map(int, re.findall(r"\d+", name)) for name in names), strict=True)
-        texts = iter([f"{min(each)}…{max(each)}" if len({*each}) > 1 else str(each[0]) for each in ranges])
-        folded: dict[str, Any] = {"example": f"{len(members):,} columns"}
-        folded["column"] = re.sub(r"\d+", lambda _: next(texts), names[0])  # noqa: B023 - called at once
-        for fact, best in {"min": min, "max": max, "coverage": max, "distinct": max}.items():
-            folded[fact] = best((row[fact] for row in members if row[fact] is not None), default=None)
-        found.append(members[0] | folded)
-    return found
+        texts = [f"{min(each)}…{max(each)}" if len({*each}) > 1 else str(each[0]) for each in ranges]
+        parts = re.split(r"\d+", names[0])
+        name = "".join(itertools.chain(*itertools.zip_longest(parts, texts, fillvalue="")))
+        facts = [pl.lit(name).alias("column"), pl.lit(f"{members.height:,} columns").alias("example")]
+        facts += [pl.col("min").min(), pl.col("coverage", "distinct", "max").max()]
+        found.append(members.with_columns(facts).head(1))
+    return pl.concat(found).select(table.columns)
 
 
 def overview(study: Study) -> Result:
@@ -1298,21 +1276,15 @@ def suggested_grouping(runs: Runs) -> list[str]:
 
 
 def introduction(study: Study, options: Options) -> list[Result]:
-    """What to show to someone who asks nothing: the input, the best runs, a first comparison."""
-    if not study.metrics:
-        return [overview(study), *varied(study, options)]
-    by = [*study.by] or suggested_grouping(study.runs)
-    first = groups(study._replace(by=by, metrics=study.metrics[:1]), options) if by else []
-    return [overview(study), *top(study, options), *first]
-
-
-def whole_report(study: Study, options: Options) -> list[Result]:
-    """The best runs, groups, a pivot, curves, problems, what was varied, as asked or as suggested."""
+    """What to show to someone who asks nothing: the input, the best runs, a first comparison; in a report all."""
     study = study._replace(by=[*study.by] or suggested_grouping(study.runs))
     first, names, pair = study._replace(metrics=study.metrics[:1]), options.curves, options.pivot or study.by
     results = [overview(study)]
     if study.metrics:
-        results += [*top(study, options), *(groups(study, options) if study.by else [])]
+        results += [*top(study, options), *(groups(study if options.report else first, options) if study.by else [])]
+    if not options.report:
+        return results if study.metrics else [*results, *varied(study, options)]
+    if study.metrics:
         results += pivot(first, pair) if len(pair) == 2 else []
         # Curves of this metric's validation, else of its training, else of itself.
         there = [part.label(column) for part in history_files(study.runs) for column in part.of_kind("metric")]
@@ -1375,9 +1347,8 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
 
     views = {"runs": [open_file(file) for file in runs.files]}
     names_others = re.search(r"history|console|system|table_", query, re.IGNORECASE)
-    for part in files_beside(runs) if names_others else []:
-        if view_name := view_of(part):
-            views.setdefault(view_name, []).append(part)
+    for view, part in files_beside(runs) if names_others else []:
+        views.setdefault(view, []).append(part)
     with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill, duckdb.connect() as connection:
         try:
             files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
@@ -1396,17 +1367,6 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             hint = "" if "history" in views or "history" not in query else "; no history lies beside these runs"
             hint = hint or "; text stands in single quotes, a W&B name or an SQL word in double ones"
             raise ScriptError(f"{flag}: {reason}{hint}", WRONG_USAGE) from error
-
-
-def view_of(part: Runs) -> str | None:
-    """The view that a file beside the runs belongs to: history, console, system or table_<key>."""
-    columns, name = part.dtypes.keys(), part.files[0].stem
-    if part.holds_runs or not columns >= ROW_COLUMNS or name.endswith("_history_sampled"):
-        return None
-    if "_table_" in name and "row" in columns:
-        return f"table_{name.split('_table_', 1)[1]}"
-    kinds = {"console": {"line", "text"}, "history": {"_step"}, "system": {"_timestamp"}}
-    return next((view for view, needed in kinds.items() if columns >= needed), None)
 
 
 def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -> dict[str, str]:
@@ -1448,23 +1408,32 @@ def sql_text(text: str) -> str:
 # --- questions: curves and health, from histories -------------------------------------------------------------
 
 
-def files_beside(runs: Runs) -> list[Runs]:
-    """The sound parquet files beside the inputs, or beside the exports that an aggregate was made of."""
+def files_beside(runs: Runs) -> list[tuple[str, Runs]]:
+    """The sound files of rows beside the inputs, or beside the exports that an aggregate was made of, by their views.
+
+    The views are history, console, system and table_<key>; sampled histories are never mixed with full ones.
+    """
     folders = {file.parent for file in runs.files}
     if "source_file" in runs.dtypes:
         sources = collected(runs.frame.select(pl.col("source_file").drop_nulls().unique()))["source_file"]
         folders |= {Path(source).parent for source in sources}
     beside = [file for folder in folders for file in folder.glob("*.parquet") if file.name[0] != "."]
-    parts = []
+    needed = {"console": {"line", "text"}, "history": {"_step"}, "system": {"_timestamp"}}
+    found: list[tuple[str, Runs]] = []
     for file in sorted({file.resolve(): file for file in (*runs.others, *beside)}.values()):
         with suppress(ScriptError):
-            parts.append(open_file(file))
-    return parts
+            part = open_file(file)
+            columns, key = part.dtypes.keys(), file.stem.partition("_table_")[2]
+            if part.holds_runs or not columns >= ROW_COLUMNS or file.stem.endswith("_history_sampled"):
+                continue
+            views = [view for view, names in needed.items() if columns >= names]
+            found += [(view, part) for view in ([f"table_{key}"] if key and "row" in columns else views)[:1]]
+    return found
 
 
 def history_files(runs: Runs) -> list[Runs]:
-    """The full histories beside the runs; sampled ones are never mixed with them."""
-    return [part for part in files_beside(runs) if view_of(part) == "history"]
+    """The full histories beside the runs."""
+    return [part for view, part in files_beside(runs) if view == "history"]
 
 
 def repeated_runs(parts: Sequence[Runs]) -> list[pl.DataFrame]:
@@ -1895,8 +1864,8 @@ def page_text(results: Sequence[Result], form: str, most: int | None, *, log: bo
     for result in results:
         columns, notes = columns_of(result, most)
         if form == "markdown":
-            notes += left_off(columns[MARKDOWN_COLUMNS:])
-            table = made_table(columns[:MARKDOWN_COLUMNS], "pipe", markdown)
+            columns = columns[:MARKDOWN_COLUMNS]
+            table = made_table(columns, "pipe", markdown)
             lines += [f"**{markdown(result.title)}**", "", *table, "", *(f"- {markdown(note)}" for note in notes), ""]
         elif form == "latex":
             rules = iter((r"\toprule", r"\midrule", r"\bottomrule"))
@@ -1957,12 +1926,6 @@ def links_of(result: Result, form: str) -> list[str]:
         form.replace("{url}", url) if re.fullmatch(r"https?://[\w./?=%:+@~#-]+", url or "") else "{name}"
         for url in urls
     ]
-
-
-def left_off(columns: Sequence[TableColumn]) -> list[str]:
-    """A note on columns for which the page is too narrow."""
-    names = some_of([column.label for column in columns], 3)
-    return [f"no room for {names}: --columns chooses, --json and -o hold all"] if columns else []
 
 
 def cells_of(values: pl.Series, null: str = "null") -> list[str]:
@@ -2029,7 +1992,8 @@ def fitted(columns: Sequence[TableColumn], width: int, notes: list[str]) -> tupl
         more = max(0, min(spare, natural[i] - widths[i]))
         widths[i] += more
         spare -= more
-    notes += left_off([column for i, column in enumerate(columns) if i not in widths])
+    if dropped := [column.label for i, column in enumerate(columns) if i not in widths]:
+        notes.append(f"no room for {some_of(dropped, 3)}: --columns chooses, --json and -o hold all")
     short = []
     for i, room in widths.items():
         label, cells = shortened(columns[i].label, room), short_names(columns[i].cells, room)
@@ -2218,7 +2182,8 @@ def write_file(
     import vl_convert
 
     if ending == ".parquet":
-        table = one_table(results, say).with_columns(pl.col(pl.Enum).cast(pl.String))
+        tables = [result.table for result in of_one_question(results, say)]
+        table = pl.concat(tables, how="vertical_relaxed").with_columns(pl.col(pl.Enum).cast(pl.String))
         table.write_parquet(file, compression="zstd", statistics=True, metadata={RESULT_KEY: "1"})
     elif ending in {".png", ".svg"}:
         drawable = [result for result in results if result.chart and result.table.height]
@@ -2246,7 +2211,8 @@ def text_of(
             rows.setdefault(result.key, []).extend(result.table.to_dicts() if result.rows is None else result.rows)
         return json_text(rows | ({"files": [str(file)]} if file else {})) + "\n"
     if form == "csv":
-        return csv_text(one_table(results, say))
+        tables = [result.table for result in of_one_question(results, say)]
+        return csv_text(pl.concat(tables, how="vertical_relaxed"))
     if form == "table":
         width = shutil.get_terminal_size((80, 24)).columns
         return table_text(results, most, width=width, colours=is_terminal())
@@ -2266,10 +2232,6 @@ def of_one_question(results: Sequence[Result], say: Say, keys: Sequence[str] = (
     if others := [other for other in there if other != key]:
         say(f"one table fits: {key}; left out: {', '.join(others)}")
     return [result for result in results if result.key == key]
-
-
-def one_table(results: Sequence[Result], say: Say) -> pl.DataFrame:
-    return pl.concat([result.table for result in of_one_question(results, say)], how="vertical_relaxed")
 
 
 @contextmanager
@@ -2307,7 +2269,6 @@ def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of fla
     """The command line as options: the flags, in the manual's order."""
     parser = Parser(__doc__ or "")
     parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="runs files, or folders that hold some")
-
     add = parser.add_argument_group("questions (several at once are welcome; none: an overview)").add_argument
     many: dict[str, Any] = {"action": "extend", "default": [], "type": lambda text: comma_separated([text])}
     flag: dict[str, Any] = {"action": "store_true"}
@@ -2322,18 +2283,15 @@ def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of fla
     add("--schema", **flag, help="the columns, what they hold and how completely")
     add("--sql", metavar="QUERY", help="a SELECT over the views runs and history, in DuckDB's SQL")
     add("--report", type=Path, metavar="FILE", help="all of it as one page: FILE.html or FILE.md")
-
     add = parser.add_argument_group("groups").add_argument
     add("--stat", choices=("mean", "median", "iqm"), default="mean", help="what groups are compared by (default: mean)")
     add("--best-per", **many, metavar="A,B", help="first keep each one's best setting, by its mean over seeds")
-
     add = parser.add_argument_group("curves and pictures").add_argument
     add("--x", metavar="AXIS", help="step, runtime, time or a metric (default: its step metric, else step)")
     add("--best-so-far", **flag, help="each run's best value up to there")
     add("--smooth", type=float, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
     add("--points", type=positive, metavar="N", help=f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS})")
     add("--log", **flag, help="pictures with a logarithmic value axis")
-
     group = parser.add_argument_group("metric")
     what = "what is compared (repeatable; --top takes the first)"
     group.add_argument("-m", "--metric", **many, dest="metrics", metavar="NAME", help=what)
@@ -2342,13 +2300,11 @@ def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of fla
     goal = group.add_mutually_exclusive_group()
     goal.add_argument("--ascending", dest="goal", action="store_const", const="minimize", help="lower is better")
     goal.add_argument("--descending", dest="goal", action="store_const", const="maximize", help="higher is better")
-
     add = parser.add_argument_group("which runs").add_argument
     add("-f", "--filter", dest="name_pattern", metavar="REGEX", help="runs whose name matches, in any case")
     add("--where", metavar="SQL", help="a predicate: \"config_lr < 0.01 AND created_at >= '2026-01-31'\"")
     lower = {**many, "type": lambda text: comma_separated([text.lower()]), "dest": "states", "metavar": "STATE"}
     add("-s", "--state", **lower, help="runs in this state, or all (default: finished, or all where none is)")
-
     add = parser.add_argument_group("output").add_argument
     add("-o", "--output", type=Path, metavar="FILE", help=f"write to FILE{', '.join(FILE_FORMATS)}")
     add("--columns", **many, metavar="A,B", help="show these columns, of the runs or of the statistics")
@@ -2358,7 +2314,6 @@ def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of fla
     add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     add("--quiet", **flag, help="nothing on stderr but errors")
     add("--debug", **flag, help="show the traceback of an error")
-
     args = Options(**vars(parser.parse_strictly(argv)))
     # An input that was named after --diff's runs is no run.
     args.inputs += [Path(name) for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
@@ -2465,7 +2420,7 @@ def analyze(options: Options) -> int:
         results = [result for name in asked for result in QUESTIONS[name](study, options)]
         deliver(results or introduction(study, options), options.output, options, say)
     if options.report:
-        deliver(whole_report(study, options), options.report, options, say)
+        deliver(introduction(study, options), options.report, options, say)
     return PARTIAL if damaged else OK
 
 
