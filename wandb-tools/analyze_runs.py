@@ -134,7 +134,7 @@ STATISTICS = (
 )
 # Columns of our own have a blank in their names, which no column of the contract's files has.
 FINITE, VALUE, RUN_NUMBER, BIN, RANK = "finite value", "a value", "run number", "bin number", "its rank"
-KEY_OF_BEST = ("best entity", "best project", "best id")
+BEST_RUN = {"entity": "best entity", "project": "best project", "id": "best_run_id", "name": "best_run"}
 CURVE_POINTS, PICTURE_POINTS, MOST_CURVES = 13, 200, 8
 MOST_RANGES = 64  # of run ids in one filter
 DIVERGED = 1000  # times its best
@@ -791,23 +791,15 @@ def groups(study: Study, options: Options) -> list[Result]:
         facts = [size, *(f"{heads[column]} is {cell_text(table[column][0])} in all" for column in constant)]
         title = f"{metric.label} by {', '.join(heads[c] for c in varying)}: {'; '.join(facts)}; {metric.direction}"
         held = [*STATISTICS[:3], *(["iqm"] if stat == "iqm" else []), *STATISTICS[3:], *steps]
-        best = table.select(*KEY_OF_BEST, "best_run").rename(
-            dict(zip((*KEY_OF_BEST, "best_run"), (*KEY, "name"), strict=True))
-        )
+        best = table.select(pl.col(BEST_RUN[new]).alias(new) for new in BEST_RUN)
         names = [name if n else None for name, n in zip(run_labels(best), table["n"], strict=True)]
         seen = table.with_columns(pl.Series("best_run", names, dtype=pl.String))
         drawn = table.head(MOST_DRAWN)
         bars = drawn.select("ci_low", "ci_high", pl.Series("name", row_names(drawn, by, "n")), value=stat)
-        results.append(
-            Result(
-                "groups",
-                title,
-                table.select(*by, pl.lit(metric.column).alias("metric"), *held),
-                [(heads.get(column, column), seen[column]) for column in shown],
-                remarks_on_groups(table, by, metric, stat),
-                chart=(f"{stat} and 95 % interval", bars),
-            )
-        )
+        view = [(heads.get(column, column), seen[column]) for column in shown]
+        notes, chart = remarks_on_groups(table, by, metric, stat), (f"{stat} and 95 % interval", bars)
+        held_rows = table.select(*by, pl.lit(metric.column).alias("metric"), *held)
+        results.append(Result("groups", title, held_rows, view, notes, chart=chart))
     return results
 
 
@@ -887,7 +879,7 @@ def pivot(study: Study, names: Sequence[str]) -> list[Result]:
 # --- questions: what was varied, what differs -----------------------------------------------------------------
 
 
-def grouping(names: Sequence[str], runs: Runs, say: Say) -> tuple[Runs, list[str]]:
+def grouping(names: Sequence[str], runs: Runs, say: Say) -> tuple[Runs, list[str]]:  # noqa: C901 - a list of cases
     """The columns to group by, `lr:4` and `!seed` understood; the runs with the ranges that they need."""
     excluded, by = [], []
     wanted = [name for name in names if name[0] != "!"]
@@ -1081,9 +1073,8 @@ def difference(study: Study, options: Options) -> list[Result]:
         values = chosen[column].to_list()
         if len({*map(comparable, values)}) > 1:
             found.append({"column": column, "kind": kind(column), **dict(zip(heads, values, strict=True))})
-    counts, sizes = Counter(row["kind"] for row in found), []
-    for which in ("config", "metric"):
-        sizes.append(f"{counts[which]} of {counted(len(runs.of_kind(which)), f'{which} column')}")
+    counts, of_all = Counter(row["kind"] for row in found), {which: len(runs.of_kind(which)) for which in KINDS}
+    sizes = [f"{counts[which]} of {counted(of_all[which], f'{which} column')}" for which in ("config", "metric")]
     texts = [{name: value if name == "column" else exact_text(value) for name, value in row.items()} for row in found]
     view = [("column", pl.Series([runs.label(row["column"]) for row in found], dtype=pl.String))]
     view += [(head, pl.Series([cell_text(row[head]) for row in found], dtype=pl.String)) for head in heads]
@@ -1109,15 +1100,14 @@ def comparable(value: object) -> object:
 def importance(study: Study, _: Options) -> list[Result]:
     """The settings that vary, by how closely each goes with a metric's rank; the closest first.
 
-    The effect is the eta squared of Kruskal and Wallis' H, (H - k + 1) / (n - k), over a setting's k values, or k ranges
-    of a number that has many; `spearman` tells the sign.
+    The effect is the eta squared of Kruskal and Wallis' H, (H - k + 1) / (n - k), over a setting's k values, or k
+    ranges of a number that has many; `spearman` tells the sign.
     """
     runs, results = study.runs, []
     for metric in study.metrics:
         columns, rows = runs.of_kind("config"), []
-        table = collected(
-            runs.frame.filter(finite(metric.column).is_not_null()).select(*columns, pl.col(metric.column).alias(VALUE))
-        )
+        usable = runs.frame.filter(pl.col(metric.column).is_finite())
+        table = collected(usable.select(*columns, pl.col(metric.column).alias(VALUE)))
         number = counted(table.height, "run")
         notes = [f"{number} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"]
         if table.height >= FEWEST_RUNS:
@@ -1449,7 +1439,7 @@ def repeated_runs(parts: Sequence[Runs]) -> list[pl.DataFrame]:
 
 
 def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.DataFrame) -> pl.DataFrame:
-    """The rows of the runs in `keys`: RUN_NUMBER, `_step` and columns by new names; a run's in the order of one file."""
+    """The rows of the runs in `keys`: RUN_NUMBER, `_step` and columns by new names; a run's as in one file."""
     # The files are sorted by run: ranges of ids let whole row groups be skipped.
     ids = keys["id"].drop_nulls().unique().sort().to_list()
     size = math.ceil(len(ids) / MOST_RANGES) or 1
@@ -1491,21 +1481,15 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
             how = "say --ascending or --descending"
             raise ScriptError(f"--best-so-far: which way {label} is better is not known; {how}", WRONG_USAGE)
         axis = options.x or next((part.axes[column] for part, column in logging if column in part.axes), "step")
-        points = curve_points(logging, axis, goal, keys, study, options)
+        points = curve_points(logging, axis, goal, keys, study.say, options)
         title = label + ", best so far" * options.best_so_far
         title += f", smoothed by {options.smooth}" if options.smooth else ""
-        points = points.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
         results.append(lines_of(points, f"{title} over {axis.removeprefix('_')}", logging[0][1], goal, study))
     return results
 
 
 def curve_points(
-    logging: Sequence[tuple[Runs, str]],
-    axis: str,
-    goal: Goal | None,
-    keys: pl.DataFrame,
-    study: Study,
-    options: Options,
+    logging: Sequence[tuple[Runs, str]], axis: str, goal: Goal | None, keys: pl.DataFrame, say: Say, options: Options
 ) -> pl.DataFrame:
     """Each run's last value, or its best, at each point from its first to its last x: RUN_NUMBER, BIN, x, VALUE.
 
@@ -1522,20 +1506,18 @@ def curve_points(
     logged = rows_of_histories(selected, keys).drop_nulls(VALUE)
     rows = logged.filter(pl.col("x").is_finite())
     if unplaced := logged[RUN_NUMBER].n_unique() - rows[RUN_NUMBER].n_unique():
-        study.say(f"left out, as they log no {axis} with it: {counted(unplaced, 'run')}; --x step shows them")
+        say(f"left out, as they log no {axis} with it: {counted(unplaced, 'run')}; --x step shows them")
     if rows.is_empty():
-        hint = "choose other runs, or see --schema"
+        label = logging[0][0].label(logging[0][1])
         raise ScriptError(
-            f"the histories hold no {logging[0][0].label(logging[0][1])} of these runs; {hint}", NOTHING_USABLE
+            f"the histories hold no {label} of these runs; choose others, or see --schema", NOTHING_USABLE
         )
     in_order = (pl.col("x") >= pl.col("x").shift()) | (pl.col(RUN_NUMBER) != pl.col(RUN_NUMBER).shift())
     if not rows.select(in_order.fill_null(value=True).all()).item():
         rows = rows.sort(RUN_NUMBER, "x", "_step")
-    value = pl.col(VALUE)
     if options.smooth:
         smooth = finite(VALUE).ewm_mean(alpha=1 - options.smooth, adjust=True, ignore_nulls=True).over(RUN_NUMBER)
-        value = pl.when(value.is_finite()).then(smooth).otherwise(value)
-    rows = rows.with_columns(value.alias(VALUE))
+        rows = rows.with_columns(pl.when(pl.col(VALUE).is_finite()).then(smooth).otherwise(VALUE).alias(VALUE))
     if options.best_so_far:
         so_far = finite(VALUE).cum_min() if goal == "minimize" else finite(VALUE).cum_max()
         rows = rows.with_columns(so_far.forward_fill().over(RUN_NUMBER).alias(VALUE))
@@ -1543,19 +1525,19 @@ def curve_points(
     draws = options.report or (options.output and FILE_FORMATS[options.output.suffix.lower()] in {"picture", "html"})
     most = options.points or (PICTURE_POINTS if draws else CURVE_POINTS)
     if len(points) > most:
-        step = (points[-1] - points[0]) / max(1, most - 1)
-        even = pl.DataFrame({"even": [points[0] + step * i for i in range(most)]})
+        gap = (points[-1] - points[0]) / max(1, most - 1)
+        even = pl.DataFrame({"even": [points[0] + gap * i for i in range(most)]})
         near = even.join_asof(points.to_frame(), left_on="even", right_on="x", strategy="nearest", coalesce=False)
         points = near["x"].unique().sort()
     spans = rows.group_by(RUN_NUMBER).agg(first=pl.col("x").first(), last=pl.col("x").last())
-    whole = spans.join(pl.DataFrame({"x": points}).with_row_index(BIN), how="cross")
+    whole = spans.join(points.to_frame().with_row_index(BIN), how="cross")
     whole = whole.filter(pl.col("x").is_between("first", "last")).sort(RUN_NUMBER, "x")
     values = rows.select(RUN_NUMBER, "x", VALUE)
     found = whole.join_asof(values, on="x", by=RUN_NUMBER, check_sortedness=False).drop_nulls(VALUE)
     if unseen := rows[RUN_NUMBER].n_unique() - found[RUN_NUMBER].n_unique():
         between = f"not shown, as they lie between two of the {len(points)} points"
-        study.say(f"{between}: {counted(unseen, 'run')}; --points")
-    return found
+        say(f"{between}: {counted(unseen, 'run')}; --points")
+    return found.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
 
 
 def lines_of(points: pl.DataFrame, what: str, column: str, goal: Goal | None, study: Study) -> Result:
@@ -1596,9 +1578,8 @@ def lines_of(points: pl.DataFrame, what: str, column: str, goal: Goal | None, st
     named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
     drawn = table.select("x", "value", *bounds, name=named, rank=RANK)
     title = f"{what}: {counted(len(names), 'group' if study.by else 'run')}{whose}"
-    return Result(
-        "curves", title, table.select(pl.lit(column).alias("metric"), *held), view, notes, chart=(what, drawn)
-    )
+    table = table.select(pl.lit(column).alias("metric"), *held)
+    return Result("curves", title, table, view, notes, chart=(what, drawn))
 
 
 def sparkline(values: pl.Series) -> str:
@@ -1679,29 +1660,29 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
 
 def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int]) -> Iterator[tuple[int, str, str]]:
     """Runs without a metric, with NaN or infinity in a summary without history, crashed, failed, or ended early."""
-    metrics = metric_columns(runs)
+    metrics, step, state = metric_columns(runs), pl.col("last_step"), pl.col("state").str.to_lowercase()
     needed = {"state": pl.String, "group": pl.String, "last_step": pl.Int64, "history_rows": pl.Int64}
     facts = [pl.col(c) if c in runs.dtypes else pl.lit(None, dtype).alias(c) for c, dtype in needed.items()]
     rows = collected(runs.frame.select(*KEY, *facts, *metrics), "in-memory")
     rows = keys.join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
-    unlogged, step = rows.filter(~pl.col(RUN_NUMBER).is_in([*logged])), pl.col("last_step")
-    has_any = pl.any_horizontal(pl.col("history_rows").fill_null(0) > 0, *(pl.col(c).is_not_null() for c in metrics))
-    for number in unlogged.filter(~has_any)[RUN_NUMBER]:
-        yield number, "no metric", "neither in summary nor history"
+    has_peers = pl.col("group").is_not_null() & (step.count().over("entity", "project", "group") >= FEWEST_PEERS)
+    has_more = step.count().over("entity", "project") >= FEWEST_PEERS
+    of_peers, of_all = step.median().over("entity", "project", "group"), step.median().over("entity", "project")
+    usual = pl.when(has_peers).then(of_peers).when(has_more).then(of_all)
+    is_alone = ~pl.col(RUN_NUMBER).is_in([*logged])  # no history tells of it
+    logs_any = pl.any_horizontal(pl.col("history_rows").fill_null(0) > 0, *(pl.col(c).is_not_null() for c in metrics))
+    is_broken, is_over = state.is_in(["crashed", "failed"]), ~state.is_in(["running", "pending", "preempting"])
+    where = pl.coalesce(pl.format("at step {}", step), pl.lit("before a step was logged"))
+    early = pl.format("at step {} of {} (its peers' median)", step, usual.cast(pl.Int64))
+    found = [(is_alone & ~logs_any, pl.lit("no metric"), pl.lit("neither in summary nor history"))]
     for column in metrics:
-        for number in unlogged.filter(~pl.col(column).is_finite())[RUN_NUMBER]:
-            yield number, "non-finite", f"{runs.label(column)} in the summary"
-    broken = rows.filter(in_states(["crashed", "failed"]))
-    for number, state, last in broken.select(RUN_NUMBER, "state", step).iter_rows():
-        yield number, state.lower(), "before a step was logged" if last is None else f"at step {last}"
-    of_group, of_project = ["entity", "project", "group"], ["entity", "project"]
-    has_peers = pl.col("group").is_not_null() & (step.count().over(of_group) >= FEWEST_PEERS)
-    enough = step.count().over(of_project) >= FEWEST_PEERS
-    median = pl.when(has_peers).then(step.median().over(of_group)).when(enough).then(step.median().over(of_project))
-    ended = rows.with_columns(median.alias(VALUE)).filter(~in_states(["running", "pending", "preempting"]))
-    early = ended.filter((step < STOPPED_SHARE * pl.col(VALUE)) & (pl.col(VALUE) > 0))
-    for number, last, usual in early.select(RUN_NUMBER, step, VALUE).iter_rows():
-        yield number, "stopped early", f"at step {last} of {usual:g} (its peers' median)"
+        detail = pl.lit(f"{runs.label(column)} in the summary")
+        found.append((is_alone & ~pl.col(column).is_finite(), pl.lit("non-finite"), detail))
+    found.append((is_broken, state, where))
+    found.append((is_over & (usual > 0) & (step < STOPPED_SHARE * usual), pl.lit("stopped early"), early))
+    for condition, problem, detail in found:
+        texts = {"problem": problem, "detail": detail}
+        yield from rows.with_columns(is_so=condition, **texts).filter("is_so").select(RUN_NUMBER, *texts).iter_rows()
 
 
 # --- statistics -----------------------------------------------------------------------------------------------
@@ -1714,8 +1695,7 @@ def group_statistics(
 
     Computed in memory, where sums come out alike every time.
     """
-    best_run = dict(zip((*KEY_OF_BEST, "best_run"), map(pl.col, (*KEY, "name")), strict=True))
-    best_run |= {"best_step": pl.col(step)} if step else {}
+    best_run = {new: pl.col(old) for old, new in BEST_RUN.items()} | ({"best_step": pl.col(step)} if step else {})
     numbers = {VALUE: pl.col(metric.column), FINITE: finite(metric.column)}
     rows = collected(runs.frame.select(*by, **numbers, **best_run), "in-memory")
     table = statistics_of(rows, by).sort(by)
@@ -1725,9 +1705,9 @@ def group_statistics(
         bounds = pl.DataFrame([bootstrap(each, stat) for each in lists], schema=columns, orient="row")
         table = table.with_columns(bounds.get_columns())
     best = table.select(*by, pl.col("min" if metric.goal == "minimize" else "max").alias(FINITE)).drop_nulls(FINITE)
-    first = rows.join(best, on=[*by, FINITE], how="semi", nulls_equal=True).sort(KEY_OF_BEST).unique(by, keep="first")
-    table = table.join(first.drop(VALUE, FINITE), on=by, how="left", nulls_equal=True)
-    return table.with_columns(best_run_id=KEY_OF_BEST[2])
+    first = rows.join(best, on=[*by, FINITE], how="semi", nulls_equal=True).sort(*BEST_RUN.values())
+    first = first.unique(by, keep="first").drop(VALUE, FINITE)
+    return table.join(first, on=by, how="left", nulls_equal=True)
 
 
 def statistics_of(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
@@ -1921,11 +1901,10 @@ def made_table(
 
 def links_of(result: Result, form: str) -> list[str]:
     """For each row a link to W&B's page of its run, if it can be followed without harm: a URL is data, too."""
-    urls = result.table["url"] if result.key == "top" and "url" in result.table.columns else []
-    return [
-        form.replace("{url}", url) if re.fullmatch(r"https?://[\w./?=%:+@~#-]+", url or "") else "{name}"
-        for url in urls
-    ]
+    has_urls = result.key == "top" and "url" in result.table.columns
+    urls = [url or "" for url in result.table["url"]] if has_urls else []
+    safe = re.compile(r"https?://[\w./?=%:+@~#-]+")
+    return [form.replace("{url}", url) if safe.fullmatch(url) else "{name}" for url in urls]
 
 
 def cells_of(values: pl.Series, null: str = "null") -> list[str]:
@@ -2127,7 +2106,7 @@ def chart_json(result: Result, *, log: bool, on_page: bool = False) -> str:
         legend = {"orient": "bottom", "columns": 2, "symbolOpacity": 1, **named}
         colour = channel("rank", "nominal", sort=None, legend=legend)
         other: dict[str, Any] = {"x": channel("x", title=label.partition(" over ")[2]), "color": colour}
-        axis, height = "y", 300
+        axis, height = "y", cast("Any", 300)
         mark, span = {"type": "line", "strokeWidth": 1.8}, {"type": "area", "opacity": 0.15}
     else:
         other, axis, height = {"y": channel("rank", "ordinal", axis=named)}, "x", {"step": 20}
