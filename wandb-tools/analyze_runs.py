@@ -93,6 +93,7 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias, cast
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     import polars as pl
@@ -167,10 +168,10 @@ MOST_ON_AN_AXIS, MOST_COMBINATIONS = 12, 10_000  # of a grid: settings with more
 ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
 OVERVIEW_TOP, REPORT_TOP, SUGGESTED_GROUPS = 5, 10, 12
 # Rows that people see of each answer, unless they ask for another number: about 4 kB in all.
-MOST_ROWS = {"overview": 8, "groups": 20, "pivot": 20, "sql": 20, "health": 20, "curves": 30, "grid": 10}
+MOST_ROWS = {"overview": 8, "groups": 20, "pivot": 20, "sql": 20, "health": 20, "curves": 30, "grid": 10, "machine": 10}
 MOST_ROWS |= {"varying": 38, "diff": 38, "importance": 38, "schema": 38}
 FEWEST_IN_A_FAMILY = 3  # columns whose names differ in numbers only
-WHOLE = {"column", "problem", "detail"}  # heads of columns that are not shortened, so that they can be copied
+WHOLE = {"column", "problem"}  # heads of columns that are not shortened, so that they can be copied
 NARROW, WIDE = 12, 24  # what a shortened text keeps at least: any column, the first one
 MARKDOWN_COLUMNS = 14  # a page scrolls sideways, but not for ever
 LATIN = 0x24F  # the last character that LaTeX prints from UTF-8 without a further package
@@ -1246,6 +1247,38 @@ def overview(study: Study) -> Result:
     return Result("overview", title, table, view, notes)
 
 
+def machine_use(study: Study) -> list[Result]:
+    """Run time by GPU, of runs in all states, and how busy the machines were where system metrics tell it."""
+    runs, busy = study.any_state, ("gpu_percent", "cpu_percent")
+    means = [pl.DataFrame(schema=dict.fromkeys(KEY, pl.String) | dict.fromkeys(("samples", *busy), pl.Float64))]
+    for part in (part for view, part in files_beside(runs) if view == "system"):
+        gpus = [pl.col(column) for column in part.dtypes if re.fullmatch(r"system_gpu_\d+_gpu", column)]
+        cpus = [pl.col(column) for column in part.dtypes if column == "system_cpu"]
+        values = {
+            name: pl.mean_horizontal(pl.lit(None, pl.Float64), *of) for name, of in zip(busy, (gpus, cpus), strict=True)
+        }
+        samples = part.frame.select("entity", "project", id="run_id", **values)
+        means.append(collected(samples.group_by(KEY).agg(pl.len().alias("samples"), pl.col(busy).mean())))
+    # Of a run in two exports the fuller one counts.
+    of_runs = pl.concat(means, how="diagonal_relaxed").sort("samples", *KEY, descending=True).unique(KEY, keep="first")
+    columns = {"gpu": pl.String, "gpu_count": pl.Int64, "runtime_s": pl.Float64}
+    held = [pl.col(c) if c in runs.dtypes else pl.lit(None, dtype).alias(c) for c, dtype in columns.items()]
+    rows = collected(runs.frame.select(*KEY, *held)).join(of_runs, on=KEY, how="left", nulls_equal=True)
+    if of_runs.is_empty() and rows["gpu"].null_count() == rows.height:
+        return []
+    time, weighted = pl.col("runtime_s"), {}
+    for name in busy:
+        known = pl.when(pl.col(name).is_finite()).then(time)
+        weighted[name] = (pl.col(name) * known).sum() / pl.when(known.sum() > 0).then(known.sum())
+    hours = {"hours": time.sum() / 3600, "gpu_hours": (time * pl.col("gpu_count")).sum() / 3600}
+    table = rows.group_by("gpu", "gpu_count").agg(runs=pl.len().cast(pl.Int64), **hours, **weighted)
+    table = table.sort("hours", "gpu", "gpu_count", descending=[True, False, False], nulls_last=True)
+    heads = ("gpu", "GPUs", "runs", "hours", "GPU hours", "GPU %", "CPU %")
+    title = f"Machine use: {table['hours'].sum():.4g} hours of run time of {counted(rows.height, 'run')} in all states"
+    note = "percentages are the mean use in each run, weighted by its run time"
+    return [Result("machine", title, table, [*zip(heads, table, strict=True)], [note])]
+
+
 def suggested_grouping(runs: Runs) -> list[str]:
     """One or two columns that split the runs into a few groups of more than one run: first those of the name."""
     named = [column for column in (*DERIVED, "group", "job_type") if column in runs.dtypes]
@@ -1282,7 +1315,7 @@ def introduction(study: Study, options: Options) -> list[Result]:
         tiers = VALIDATION, {"train", "training"}, {*own}
         names = names or [n for tier in tiers for n in there if own[-1] in words(n) and tier & {*words(n)}][:1]
     results += curves(study, options, names) if names else []
-    results += [*health(study, options), *varied(study, options)]
+    results += [*machine_use(study), *health(study, options), *varied(study, options)]
     return results + (importance(first, options) if study.metrics and not options.curves else [])
 
 
@@ -1347,8 +1380,10 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             connection.execute("SET python_enable_replacements = false; SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
             aliases: dict[str, str] = {}
-            for view_name, parts in views.items():
-                aliases |= create_view(connection, view_name, parts, runs)
+            for view, parts in views.items():
+                aliases |= create_view(connection, view, parts, runs)
+                if (plain := re.sub(r"\W", "_", view, flags=re.ASCII)) not in views:  # no quotes are needed then
+                    connection.execute(f"CREATE VIEW {plain} AS FROM {sql_name(view)}")
             yield connection, aliases
         except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
             raise ScriptError(f"{flag}: {' '.join(str(error).split())}", NOTHING_USABLE) from error
@@ -1408,16 +1443,19 @@ def files_beside(runs: Runs) -> list[tuple[str, Runs]]:
         sources = collected(runs.frame.select(pl.col("source_file").drop_nulls().unique()))["source_file"]
         folders |= {Path(source).parent for source in sources}
     beside = [file for folder in folders for file in folder.glob("*.parquet") if file.name[0] != "."]
+    stems = sorted((file.stem.removesuffix("runs") for file in beside if file.stem.endswith("_runs")), key=len)
     needed = {"console": {"line", "text"}, "history": {"_step"}, "system": {"_timestamp"}}
     found: list[tuple[str, Runs]] = []
     for file in sorted({file.resolve(): file for file in (*runs.others, *beside)}.values()):
         with suppress(ScriptError):
             part = open_file(file)
-            columns, key = part.dtypes.keys(), file.stem.partition("_table_")[2]
+            stem = next((stem for stem in reversed(stems) if file.stem.startswith(f"{stem}table_")), "")
+            key = file.stem.removeprefix(f"{stem}table_") if stem else file.stem.partition("_table_")[2]
+            columns, views = part.dtypes.keys(), [f"table_{unquote(key)}"] if key else []
             if part.holds_runs or not columns >= ROW_COLUMNS or file.stem.endswith("_history_sampled"):
                 continue
-            views = [view for view, names in needed.items() if columns >= names]
-            found += [(view, part) for view in ([f"table_{key}"] if key and "row" in columns else views)[:1]]
+            views = views if "row" in columns else [view for view, names in needed.items() if columns >= names]
+            found += [(view, part) for view in views[:1]]
     return found
 
 
@@ -1606,7 +1644,7 @@ def health(study: Study, _: Options) -> list[Result]:
             values = rows.select(RUN_NUMBER, "_step", pl.col(column).alias(VALUE)).drop_nulls(VALUE)
             logged |= {*values[RUN_NUMBER].unique()}
             found += metric_problems(values, label, columns[column].goals.get(column) or goal_by_name(label))
-    found += problems_of_runs(runs, keys, logged)
+    found += problems_of_runs(runs, keys, logged, last_lines(runs))
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
     most = pl.len().over(RUN_NUMBER)
     problems = problems.sort(most, RUN_NUMBER, descending=[True, False], maintain_order=True)
@@ -1618,7 +1656,9 @@ def health(study: Study, _: Options) -> list[Result]:
     folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg("detail")
     counts = ", ".join(f"{count} {problem}" for problem, count in Counter(folded["problem"]).most_common())
     names = pl.Series(run_labels(keys)).gather(folded[RUN_NUMBER])
-    details = pl.Series([some_of(details, 1) for details in folded["detail"].to_list()])
+    details = pl.Series(
+        [" and ".join([first, *([f"{len(rest)} more"] if rest else [])]) for first, *rest in folded["detail"].to_list()]
+    )
     title = f"{problems[RUN_NUMBER].n_unique()} of {counted(keys.height, 'run')} have problems{where}: {counts}"
     return [Result("health", title, table, [("run", names), ("problem", folded["problem"]), ("detail", details)])]
 
@@ -1658,13 +1698,29 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
             yield number, "past its best", detail
 
 
-def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int]) -> Iterator[tuple[int, str, str]]:
+def last_lines(runs: Runs) -> pl.DataFrame:
+    """The last line that is not empty of each crashed or failed run's stderr, else of its console: KEY and `line`."""
+    broken = runs.frame.filter(in_states(["crashed", "failed"])).select(KEY)
+    order = pl.col("line").fill_null(0) + pl.when(pl.col("stream") == "stderr").then(2**60).otherwise(0)
+    consoles = [part.frame for view, part in files_beside(runs) if view == "console"]
+    columns: dict[str, Any] = {"id": "run_id", "text": pl.col("text").str.strip_chars(), "order": order}
+    rows = [console.select("entity", "project", **columns) for console in consoles]
+    if not rows:
+        return pl.DataFrame(schema=dict.fromkeys((*KEY, "line"), pl.String))
+    lines = pl.concat(rows).filter(pl.col("text") != "").join(broken, on=KEY, how="semi", nulls_equal=True)
+    return collected(lines.group_by(KEY).agg(pl.col("text").get(pl.col("order").arg_max()).alias("line")))
+
+
+def problems_of_runs(
+    runs: Runs, keys: pl.DataFrame, logged: set[int], lines: pl.DataFrame
+) -> Iterator[tuple[int, str, str]]:
     """Runs without a metric, with NaN or infinity in a summary without history, crashed, failed, or ended early."""
     metrics, step, state = metric_columns(runs), pl.col("last_step"), pl.col("state").str.to_lowercase()
     needed = {"state": pl.String, "group": pl.String, "last_step": pl.Int64, "history_rows": pl.Int64}
     facts = [pl.col(c) if c in runs.dtypes else pl.lit(None, dtype).alias(c) for c, dtype in needed.items()]
     rows = collected(runs.frame.select(*KEY, *facts, *metrics), "in-memory")
-    rows = keys.join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
+    in_order: Any = {"nulls_equal": True, "maintain_order": "left"}
+    rows = keys.join(rows, on=KEY, how="left", **in_order).join(lines, on=KEY, how="left", **in_order)
     has_peers = pl.col("group").is_not_null() & (step.count().over("entity", "project", "group") >= FEWEST_PEERS)
     has_more = step.count().over("entity", "project") >= FEWEST_PEERS
     of_peers, of_all = step.median().over("entity", "project", "group"), step.median().over("entity", "project")
@@ -1673,6 +1729,7 @@ def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int]) -> Iterat
     logs_any = pl.any_horizontal(pl.col("history_rows").fill_null(0) > 0, *(pl.col(c).is_not_null() for c in metrics))
     is_broken, is_over = state.is_in(["crashed", "failed"]), ~state.is_in(["running", "pending", "preempting"])
     where = pl.coalesce(pl.format("at step {}", step), pl.lit("before a step was logged"))
+    where += pl.coalesce(pl.format(": {}", "line"), pl.lit(""))
     early = pl.format("at step {} of {} (its peers' median)", step, usual.cast(pl.Int64))
     found = [(is_alone & ~logs_any, pl.lit("no metric"), pl.lit("neither in summary nor history"))]
     for column in metrics:
