@@ -490,6 +490,13 @@ def test_a_text_compares_with_a_time(tmp_path, where, kept):
     assert f"{kept} of 4 runs kept" in answered(write_runs(tmp_path, runs), "--where", where, "--top", 1).err
 
 
+def test_nan_exceeds_every_number_in_a_condition(tmp_path):
+    values = [0.1, math.nan, 0.3, None]
+    file = write_runs(tmp_path, [Run(f"r{n}", summary={"test/mse": value}) for n, value in enumerate(values)])
+    rows = document(file, "--where", '"test/mse" > 1e300', "-g", "name", "-m", "test/mse")["groups"]
+    assert [row["name"] for row in rows] == ["r1"]
+
+
 def test_a_select_in_where_is_refused(tmp_path):
     file = write_runs(tmp_path, [Run("a")])
     for where in ("id IN (SELECT id FROM read_parquet('x'))", "(select 1) = 1"):

@@ -1360,7 +1360,8 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
         found = connection.sql(f"SELECT entity, project, id, ({named}) AS keep FROM runs")  # noqa: S608 - read-only
         if str(found.types[3]) != "BOOLEAN":
             raise ScriptError(f"{flag} is no predicate: it gives {found.types[3]}, not true or false", WRONG_USAGE)
-        return pl.DataFrame(found.filter("keep").project("entity, project, id"))
+        # Filtered here: DuckDB would skip blocks of rows by their greatest value, which leaves out NaN.
+        return pl.DataFrame(found).filter("keep").select(KEY)
 
 
 @contextmanager
@@ -1377,6 +1378,8 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
             connection.execute(f"SET memory_limit = '{SQL_MEMORY}'; SET temp_directory = {sql_text(spill)}")
             connection.execute(f"SET TimeZone = 'UTC'; SET allowed_paths = [{', '.join(files)}]")
+            # By the statistics of a file's blocks no value exceeds the greatest number: NaN does.
+            connection.execute("SET disabled_optimizers = 'statistics_propagation'")
             connection.execute("SET python_enable_replacements = false; SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
             aliases: dict[str, str] = {}
