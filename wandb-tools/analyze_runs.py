@@ -181,6 +181,8 @@ LATEX |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textles
 LATEX |= {"|": r"\textbar{}", "…": r"\ldots{}", "°": r"\textdegree{}", '"': r"\textquotedbl{}"}
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
+is_quiet = False  # --quiet: see say()
+
 # Words of a metric's name that tell which way is better. The last one decides: `loss_recall` is a recall.
 LOWER_IS_BETTER = """
     loss losses mse rmse nmse nrmse mae mape smape wape mase msle rmsle error errors err perplexity ppl nll bpb
@@ -207,7 +209,6 @@ PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvari
 
 KeyPath: TypeAlias = tuple[str, ...]
 Goal: TypeAlias = Literal["minimize", "maximize"]
-Say: TypeAlias = Callable[[str], None]
 Options: TypeAlias = argparse.Namespace  # the command line, as parse_args checked it
 
 
@@ -272,7 +273,6 @@ class Study(NamedTuple):
     runs: Runs  # those in the states that count
     by: Sequence[str]  # the columns to group by
     metrics: Sequence[Metric]
-    say: Say
 
 
 @dataclass(frozen=True)
@@ -501,6 +501,13 @@ def run_labels(runs: pl.DataFrame) -> list[str]:
     return texts
 
 
+def say(message: str) -> None:
+    """Tell people on stderr what was chosen, filtered or left out, unless --quiet."""
+    if not is_quiet:
+        with suppress(BrokenPipeError):  # nobody reads it; the work goes on
+            print(printable(message), file=sys.stderr)
+
+
 def path_text(key: Sequence[str | None]) -> str:
     return "/".join("null" if part is None else part for part in key)
 
@@ -642,7 +649,7 @@ def words(name: str) -> list[str]:
 # --- filters --------------------------------------------------------------------------------------------------
 
 
-def select_runs(options: Options, everything: Runs, say: Say) -> tuple[Runs, Runs]:
+def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
     """The runs that pass the filters, and of these the ones in the states that count; said how many each kept."""
     frame, number = everything.frame, collected(everything.frame.select(pl.len())).item()
     if not number:
@@ -769,39 +776,36 @@ def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
     return [f"{n} of {counted(total, 'run')} have a finite {what}; left out: {', '.join(parts)}"] if parts else []
 
 
-def groups(study: Study, options: Options) -> list[Result]:
-    """Statistics of each metric per combination of the values of --group-by, the best first."""
-    runs, by, stat, results = study.runs, study.by, options.stat, []
-    for metric in study.metrics:
-        step = metric.beside(f"{options.value}_step")
-        table = group_statistics(runs, by, metric, stat, step if step in runs.dtypes else None)
-        table = table.sort(stat, *by, descending=metric.descending(by), nulls_last=True)
-        steps = ["best_step"] if step in runs.dtypes else []
-        constant = [column for column in by if table.height > 1 and table[column].n_unique() == 1]
-        varying = [column for column in by if column not in constant]
-        asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
-        shown = [column for column in asked if column in {*by, *STATISTICS}]
-        if not shown:
-            sizes = ["n"] if (table["runs"] == table["n"]).all() else ["runs", "n"]
-            numbers = ["mean", "std", "min", "median", "max"]
-            numbers = numbers if stat == "mean" else [stat, "ci_low", "ci_high", "min", "max"]
-            shown = [*varying, *sizes, *numbers, "best_run", *steps]
-        heads = labels(by, runs) | {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
-        heads |= {"ci_low": "95 % from", "ci_high": "to"}
-        size = f"{counted(table.height, 'group')} of {counted(int(table['runs'].sum()), 'run')}"
-        facts = [size, *(f"{heads[column]} is {cell_text(table[column][0])} in all" for column in constant)]
-        title = f"{metric.label} by {', '.join(heads[c] for c in varying)}: {'; '.join(facts)}; {metric.direction}"
-        held = [*STATISTICS[:3], *(["iqm"] if stat == "iqm" else []), *STATISTICS[3:], *steps]
-        best = table.select(pl.col(BEST_RUN[new]).alias(new) for new in BEST_RUN)
-        names = [name if n else None for name, n in zip(run_labels(best), table["n"], strict=True)]
-        seen = table.with_columns(pl.Series("best_run", names, dtype=pl.String))
-        drawn = table.head(MOST_DRAWN)
-        bars = drawn.select("ci_low", "ci_high", pl.Series("name", row_names(drawn, by, "n")), value=stat)
-        view = [(heads.get(column, column), seen[column]) for column in shown]
-        notes, chart = remarks_on_groups(table, by, metric, stat), (f"{stat} and 95 % interval", bars)
-        held_rows = table.select(*by, pl.lit(metric.column).alias("metric"), *held)
-        results.append(Result("groups", title, held_rows, view, notes, chart=chart))
-    return results
+def groups(study: Study, metric: Metric, options: Options) -> Result:
+    """Statistics of a metric per combination of the values of --group-by, the best first."""
+    runs, by, stat, step = study.runs, study.by, options.stat, metric.beside(f"{options.value}_step")
+    steps = ["best_step"] if step in runs.dtypes else []
+    table = group_statistics(runs, by, metric, stat, step if steps else None)
+    table = table.sort(stat, *by, descending=metric.descending(by), nulls_last=True)
+    constant = [column for column in by if table.height > 1 and table[column].n_unique() == 1]
+    varying = [column for column in by if column not in constant]
+    asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
+    shown = [column for column in asked if column in {*by, *STATISTICS}]
+    if not shown:
+        sizes = ["n"] if (table["runs"] == table["n"]).all() else ["runs", "n"]
+        numbers = ["mean", "std", "min", "median", "max"]
+        numbers = numbers if stat == "mean" else [stat, "ci_low", "ci_high", "min", "max"]
+        shown = [*varying, *sizes, *numbers, "best_run", *steps]
+    heads = labels(by, runs) | {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
+    heads |= {"ci_low": "95 % from", "ci_high": "to"}
+    size = f"{counted(table.height, 'group')} of {counted(int(table['runs'].sum()), 'run')}"
+    facts = [size, *(f"{heads[column]} is {cell_text(table[column][0])} in all" for column in constant)]
+    title = f"{metric.label} by {', '.join(heads[c] for c in varying)}: {'; '.join(facts)}; {metric.direction}"
+    held = [*STATISTICS[:3], *(["iqm"] if stat == "iqm" else []), *STATISTICS[3:], *steps]
+    best = table.select(pl.col(BEST_RUN[new]).alias(new) for new in BEST_RUN)
+    names = [name if n else None for name, n in zip(run_labels(best), table["n"], strict=True)]
+    seen = table.with_columns(pl.Series("best_run", names, dtype=pl.String))
+    drawn = table.head(MOST_DRAWN)
+    bars = drawn.select("ci_low", "ci_high", pl.Series("name", row_names(drawn, by, "n")), value=stat)
+    view = [(heads.get(column, column), seen[column]) for column in shown]
+    notes, chart = remarks_on_groups(table, by, metric, stat), (f"{stat} and 95 % interval", bars)
+    table = table.select(*by, pl.lit(metric.column).alias("metric"), *held)
+    return Result("groups", title, table, view, notes, chart=chart)
 
 
 def row_names(table: pl.DataFrame, by: Sequence[str], n: str = "") -> list[str]:
@@ -837,50 +841,46 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     return remarks
 
 
-def pivot(study: Study, names: Sequence[str]) -> list[Result]:
-    """Each metric's mean, standard deviation and n per combination of two columns' values; the best are marked."""
-    runs, by = grouping(names, study.runs, study.say)
+def pivot(study: Study, metric: Metric, options: Options) -> Result:
+    """A metric's mean, standard deviation and n per combination of two columns' values; the best are marked."""
+    runs, by = grouping(options.pivot or study.by, study.runs)
     if len(by) != 2:
-        raise ScriptError(f"--pivot {','.join(names)}: write two columns, ROWS,COLUMNS", WRONG_USAGE)
-    rows, columns = map(runs.label, by)
-    results = []
-    for metric in study.metrics:
-        mean = pl.col("mean")
-        best = mean.min() if metric.goal == "minimize" else mean.max()
-        cells = group_statistics(runs, by, metric).sort(by, nulls_last=True)
-        cells = cells.select(
-            pl.col(by[0]).alias("rows"),
-            pl.col(by[1]).alias("columns"),
-            pl.lit(metric.column).alias("metric"),
-            *("n", "mean", "std"),
-            (mean == best.over(by[0])).fill_null(value=False).alias("best_in_row"),
-            (mean == best.over(by[1])).fill_null(value=False).alias("best_in_column"),
-        )
-        spell = float_format(cells["mean"].drop_nulls().to_list())
-        down, across = (cells[name].unique().sort(nulls_last=True).to_list() for name in ("rows", "columns"))
-        texts_of = [[""] * len(down) for _ in across]
-        for row in cells.filter(pl.col("n") > 0).iter_rows(named=True):
-            spread = "" if row["std"] is None else f"±{spell(row['std'])}"
-            marks = ROW_BEST * row["best_in_row"] + COLUMN_BEST * row["best_in_column"]
-            text = f"{spell(row['mean'])}{spread} ({row['n']}){marks}"
-            texts_of[across.index(row["columns"])][down.index(row["rows"])] = text
-        filled = cells.filter(pl.col("n") > 0)
-        note = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
-        if holes := len(across) * len(down) - filled.height:
-            note += f"; {counted(holes, 'cell')} without a value"
-        size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
-        view = [(rows, pl.Series(map(cell_text, down), dtype=pl.String))]
-        view += [(cell_text(head), pl.Series(texts)) for head, texts in zip(across, texts_of, strict=True)]
-        title = f"{metric.label}: {rows} by {columns}, {size}; {metric.direction}"
-        chart = "mean", filled.select(pl.Series("name", row_names(filled, ["rows", "columns"], "n")), value="mean")
-        results.append(Result("pivot", title, cells, view, [note], chart=chart))
-    return results
+        raise ScriptError(f"--pivot {','.join(options.pivot)}: write two columns, ROWS,COLUMNS", WRONG_USAGE)
+    mean, (rows, columns) = pl.col("mean"), map(runs.label, by)
+    best = mean.min() if metric.goal == "minimize" else mean.max()
+    cells = group_statistics(runs, by, metric).sort(by, nulls_last=True)
+    cells = cells.select(
+        pl.col(by[0]).alias("rows"),
+        pl.col(by[1]).alias("columns"),
+        pl.lit(metric.column).alias("metric"),
+        *("n", "mean", "std"),
+        (mean == best.over(by[0])).fill_null(value=False).alias("best_in_row"),
+        (mean == best.over(by[1])).fill_null(value=False).alias("best_in_column"),
+    )
+    filled = cells.filter(pl.col("n") > 0)
+    spell = float_format(filled["mean"].to_list())
+    down, across = (cells[name].unique().sort(nulls_last=True).to_list() for name in ("rows", "columns"))
+    texts = [[""] * len(down) for _ in across]
+    for row in filled.iter_rows(named=True):
+        spread = "" if row["std"] is None else f"±{spell(row['std'])}"
+        marks = ROW_BEST * row["best_in_row"] + COLUMN_BEST * row["best_in_column"]
+        text = f"{spell(row['mean'])}{spread} ({row['n']}){marks}"
+        texts[across.index(row["columns"])][down.index(row["rows"])] = text
+    note = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
+    if holes := len(across) * len(down) - filled.height:
+        note += f"; {counted(holes, 'cell')} without a value"
+    view = [(rows, pl.Series(map(cell_text, down), dtype=pl.String))]
+    view += [(cell_text(head), pl.Series(of_head)) for head, of_head in zip(across, texts, strict=True)]
+    size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
+    title = f"{metric.label}: {rows} by {columns}, {size}; {metric.direction}"
+    chart = "mean", filled.select(pl.Series("name", row_names(filled, ["rows", "columns"], "n")), value="mean")
+    return Result("pivot", title, cells, view, [note], chart=chart)
 
 
 # --- questions: what was varied, what differs -----------------------------------------------------------------
 
 
-def grouping(names: Sequence[str], runs: Runs, say: Say) -> tuple[Runs, list[str]]:  # noqa: C901 - a list of cases
+def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str]]:  # noqa: C901 - a list of cases
     """The columns to group by, `lr:4` and `!seed` understood; the runs with the ranges that they need."""
     excluded, by = [], []
     wanted = [name for name in names if name[0] != "!"]
@@ -968,9 +968,9 @@ def with_ranges(column: str, ranges: int, runs: Runs) -> tuple[Runs, str]:
     return replace(runs, frame=frame, dtypes={**runs.dtypes, name: pl.Enum(names)}, paths=paths), name
 
 
-def best_settings(runs: Runs, options: Options, metric: Metric, say: Say) -> Runs:
+def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
     """The runs of each group's best setting: the one with the best mean over its runs, which differ in their seeds."""
-    runs, per = grouping(options.best_per, runs, say)
+    runs, per = grouping(options.best_per, runs)
     table, settings, _ = varying_settings(runs)
     settings = independent(table, [c for c in settings if c not in per and "seed" not in words(runs.label(c))])
     if not settings:
@@ -1098,39 +1098,32 @@ def comparable(value: object) -> object:
 # --- questions: which settings matter -------------------------------------------------------------------------
 
 
-def importance(study: Study, _: Options) -> list[Result]:
+def importance(study: Study, metric: Metric, _: Options) -> Result:
     """The settings that vary, by how closely each goes with a metric's rank; the closest first.
 
     The effect is the eta squared of Kruskal and Wallis' H, (H - k + 1) / (n - k), over a setting's k values, or k
     ranges of a number that has many; `spearman` tells the sign.
     """
-    runs, results = study.runs, []
-    for metric in study.metrics:
-        columns, rows = runs.of_kind("config"), []
-        usable = runs.frame.filter(pl.col(metric.column).is_finite())
-        table = collected(usable.select(*columns, pl.col(metric.column).alias(VALUE)))
-        number = counted(table.height, "run")
-        notes = [f"{number} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"]
-        if table.height >= FEWEST_RUNS:
-            varying = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
-            noise = [column for column in varying if is_noise(table[column], runs.label(column))]
-            notes = ["settings that were varied together cannot be told apart"]
-            notes += [f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}"] if noise else []
-            rows = [(metric.column, *association(column, table)) for column in varying if column not in noise]
-        dtypes: dict[str, Any] = dict.fromkeys(("metric", "column", "kind"), pl.String)
-        dtypes |= {"effect": pl.Float64, "spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64}
-        found = pl.DataFrame(rows, dtypes, orient="row").drop_nulls("effect")
-        found = found.sort("effect", "column", descending=[True, False])
-        shown = found.unique(["effect", "spearman", "n", "distinct"], keep="first", maintain_order=True)
-        if shown.height < found.height:
-            hidden = counted(found.height - shown.height, "column")
-            notes.append(f"{hidden} that vary together with these are not listed")
-        sign = pl.col("spearman").sign().replace_strict({1.0: "+", -1.0: "-"}, default="", return_dtype=pl.String)
-        labelled = pl.Series("column", map(runs.label, shown["column"]), dtype=pl.String)
-        seen = shown.select(labelled, "kind", pl.col("effect").round(3), sign.alias("sign"), "n", "distinct")
-        title = f"What goes with {metric.label}, of {number}: association, not cause"
-        results.append(Result("importance", title, found, [(column.name, column) for column in seen], notes))
-    return results
+    runs, columns, rows = study.runs, study.runs.of_kind("config"), []
+    usable = runs.frame.filter(pl.col(metric.column).is_finite())
+    table = collected(usable.select(*columns, pl.col(metric.column).alias(VALUE)))
+    number = counted(table.height, "run")
+    notes = [f"{number} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"]
+    if table.height >= FEWEST_RUNS:
+        varying = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
+        noise = [column for column in varying if is_noise(table[column], runs.label(column))]
+        notes = ["settings that were varied together cannot be told apart"]
+        notes += [f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}"] if noise else []
+        rows = [(metric.column, *association(column, table)) for column in varying if column not in noise]
+    dtypes: dict[str, Any] = dict.fromkeys(("metric", "column", "kind"), pl.String)
+    dtypes |= {"effect": pl.Float64, "spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64}
+    found = pl.DataFrame(rows, dtypes, orient="row").drop_nulls("effect")
+    found = found.sort("effect", "column", descending=[True, False])
+    sign = pl.col("spearman").sign().replace_strict({1.0: "+", -1.0: "-"}, default="", return_dtype=pl.String)
+    named = pl.Series("column", map(runs.label, found["column"]), dtype=pl.String)
+    seen = found.select(named, "kind", pl.col("effect").round(3), sign.alias("sign"), "n", "distinct")
+    title = f"What goes with {metric.label}, of {number}: association, not cause"
+    return Result("importance", title, found, [(column.name, column) for column in seen], notes)
 
 
 def association(column: str, table: pl.DataFrame) -> tuple[str, str, float | None, float | None, int, int]:
@@ -1301,22 +1294,22 @@ def suggested_grouping(runs: Runs) -> list[str]:
 def introduction(study: Study, options: Options) -> list[Result]:
     """What to show to someone who asks nothing: the input, the best runs, a first comparison; in a report all."""
     study = study._replace(by=[*study.by] or suggested_grouping(study.runs))
-    first, names, pair = study._replace(metrics=study.metrics[:1]), options.curves, options.pivot or study.by
-    results = [overview(study)]
-    if study.metrics:
-        results += [*top(study, options), *(groups(study if options.report else first, options) if study.by else [])]
+    metrics = study.metrics if options.report else study.metrics[:1]
+    results = [overview(study), *(top(study, options) if metrics else [])]
+    results += [groups(study, metric, options) for metric in metrics if study.by]
     if not options.report:
-        return results if study.metrics else [*results, *varied(study, options)]
-    if study.metrics:
-        results += pivot(first, pair) if len(pair) == 2 else []
+        return results if metrics else [*results, *varied(study, options)]
+    names = options.curves
+    for metric in metrics[:1]:
+        results += [pivot(study, metric, options)] if options.pivot or len(study.by) == 2 else []
         # Curves of this metric's validation, else of its training, else of itself.
         there = [part.label(column) for part in history_files(study.runs) for column in part.of_kind("metric")]
-        own = words(re.sub(r" \(.*", "", study.metrics[0].label))
+        own = words(re.sub(r" \(.*", "", metric.label))
         tiers = VALIDATION, {"train", "training"}, {*own}
         names = names or [n for tier in tiers for n in there if own[-1] in words(n) and tier & {*words(n)}][:1]
     results += curves(study, options, names) if names else []
     results += [*machine_use(study), *health(study, options), *varied(study, options)]
-    return results + (importance(first, options) if study.metrics and not options.curves else [])
+    return results + [importance(study, metric, options) for metric in metrics[:1] if not options.curves]
 
 
 # --- questions: SQL -------------------------------------------------------------------------------------------
@@ -1505,7 +1498,7 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
     if not histories:
         raise ScriptError("no history beside these runs; export_runs --include-history writes them", NOTHING_USABLE)
     if options.stat != "mean":
-        study.say(f"--stat {options.stat} is for groups: curves show means")
+        say(f"--stat {options.stat} is for groups: curves show means")
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
     keys, results = keys.with_row_index(RUN_NUMBER), []
     for name in names:
@@ -1522,7 +1515,7 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
             how = "say --ascending or --descending"
             raise ScriptError(f"--best-so-far: which way {label} is better is not known; {how}", WRONG_USAGE)
         axis = options.x or next((part.axes[column] for part, column in logging if column in part.axes), "step")
-        points = curve_points(logging, axis, goal, keys, study.say, options)
+        points = curve_points(logging, axis, goal, keys, options)
         title = label + ", best so far" * options.best_so_far
         title += f", smoothed by {options.smooth}" if options.smooth else ""
         results.append(lines_of(points, f"{title} over {axis.removeprefix('_')}", logging[0][1], goal, study))
@@ -1530,7 +1523,7 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
 
 
 def curve_points(
-    logging: Sequence[tuple[Runs, str]], axis: str, goal: Goal | None, keys: pl.DataFrame, say: Say, options: Options
+    logging: Sequence[tuple[Runs, str]], axis: str, goal: Goal | None, keys: pl.DataFrame, options: Options
 ) -> pl.DataFrame:
     """Each run's last value, or its best, at each point from its first to its last x: RUN_NUMBER, BIN, x, VALUE.
 
@@ -1598,8 +1591,8 @@ def lines_of(points: pl.DataFrame, what: str, column: str, goal: Goal | None, st
     names = row_names(firsts, by) if study.by else run_labels(firsts)
     spread = table["n"].n_unique() > 1
     if study.by:
-        reach = "the mean over the runs that reach it" + " (their number)" * spread
-        notes.append(f"at each point {reach}; ends are not extrapolated")
+        means = "the mean over the runs that reach it" + " (their number)" * spread
+        notes.append(f"at each point {means}; ends are not extrapolated")
         if diverged := points.filter(~pl.col(VALUE).is_finite())[RUN_NUMBER].n_unique():
             notes.append(f"NaN or infinity is reached by {counted(diverged, 'run')}, averaged up to there")
     if len(names) > MOST_CURVES:
@@ -1613,22 +1606,19 @@ def lines_of(points: pl.DataFrame, what: str, column: str, goal: Goal | None, st
         cells = line.select("x", "value", "n").iter_rows()
         texts = {x: "" if value is None else f"{value:.4g}" + f" ({n})" * spread for x, value, n in cells}
         view.append((name, pl.Series([texts.get(x, "") for x in xs])))
-        if is_terminal():
-            notes.append(f"{shortened(printable(name), WIDE)}  {sparkline(line['value'])}")
+        if is_terminal():  # the curve's shape, with an x where it has no finite value
+            value = finite("value")
+            reach = value.max() - value.min()
+            level = ((value - value.min()) / pl.when(reach > 0).then(reach).otherwise(1.0) * 7).round().cast(pl.Int64)
+            blocks = dict(enumerate("▁▂▃▄▅▆▇█"))
+            shape = line.select(level.replace_strict(blocks, default="x", return_dtype=pl.String).str.join()).item()
+            notes.append(f"{shortened(printable(name), WIDE)}  {shape}")
     bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
     named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
     drawn = table.select("x", "value", *bounds, name=named, rank=RANK)
     title = f"{what}: {counted(len(names), 'group' if study.by else 'run')}{whose}"
     table = table.select(pl.lit(column).alias("metric"), *held)
     return Result("curves", title, table, view, notes, chart=(what, drawn))
-
-
-def sparkline(values: pl.Series) -> str:
-    """The shape of a curve in block characters; an x where it has no finite value."""
-    there = [value for value in values if value is not None and math.isfinite(value)]
-    low, high = min(there, default=0.0), max(there, default=0.0)
-    levels = [round((value - low) / ((high - low) or 1.0) * 7) if value in there else None for value in values]
-    return "".join("x" if level is None else "▁▂▃▄▅▆▇█"[level] for level in levels)
 
 
 def health(study: Study, _: Options) -> list[Result]:
@@ -2191,7 +2181,7 @@ def chart_json(result: Result, *, log: bool, on_page: bool = False) -> str:
 # --- output ---------------------------------------------------------------------------------------------------
 
 
-def deliver(results: Sequence[Result], file: Path | None, options: Options, say: Say) -> None:
+def deliver(results: Sequence[Result], file: Path | None, options: Options) -> None:
     """Write the file that was asked for, and show what is to be shown."""
     if sys.stdout is None and file is None:
         hint = "the answer has no place to go; open it, or name a file with -o"
@@ -2204,31 +2194,29 @@ def deliver(results: Sequence[Result], file: Path | None, options: Options, say:
             say(line)
     if file:
         with replacing(file) as partial:
-            write_file(partial, file.suffix.lower(), results, options.max_rows if is_report else 0, options, say)
+            write_file(partial, file.suffix.lower(), results, options.max_rows if is_report else 0, options)
     if shows:
         if not is_table and options.max_rows:
             rows = options.max_rows
             results = [replace(r, table=r.table.head(rows), rows=r.rows and r.rows[:rows]) for r in results]
-        sys.stdout.write(text_of(results, options.format, options.max_rows, options, say, file))
+        sys.stdout.write(text_of(results, options.format, options.max_rows, options, file))
     if file and options.format != "json":
         print(file)
 
 
-def write_file(
-    file: Path, ending: str, results: Sequence[Result], most: int | None, options: Options, say: Say
-) -> None:
+def write_file(file: Path, ending: str, results: Sequence[Result], most: int | None, options: Options) -> None:
     """Write results to `file`: all of them, or those of one question where the format holds no more."""
     import vl_convert
 
     if ending == ".parquet":
-        tables = [result.table for result in of_one_question(results, say)]
+        tables = [result.table for result in of_one_question(results)]
         table = pl.concat(tables, how="vertical_relaxed").with_columns(pl.col(pl.Enum).cast(pl.String))
         table.write_parquet(file, compression="zstd", statistics=True, metadata={RESULT_KEY: "1"})
     elif ending in {".png", ".svg"}:
         drawable = [result for result in results if result.chart and result.table.height]
         if not drawable:
             raise ScriptError(f"there is nothing to draw; pictures show {', '.join(DRAWN)}", WRONG_USAGE)
-        result, *others = of_one_question(drawable, say, DRAWN)
+        result, *others = of_one_question(drawable, DRAWN)
         if others:
             say(f"one picture fits; left out: {some_of([other.title for other in others])}")
         chart = chart_json(result, log=options.log)
@@ -2237,12 +2225,10 @@ def write_file(
             vl_convert.vegalite_to_png(chart, scale=2) if is_png else vl_convert.vegalite_to_svg(chart).encode()
         )
     else:
-        file.write_text(text_of(results, FILE_FORMATS[ending], most, options, say), encoding="utf-8")
+        file.write_text(text_of(results, FILE_FORMATS[ending], most, options), encoding="utf-8")
 
 
-def text_of(
-    results: Sequence[Result], form: str, most: int | None, options: Options, say: Say, file: Path | None = None
-) -> str:
+def text_of(results: Sequence[Result], form: str, most: int | None, options: Options, file: Path | None = None) -> str:
     """The results as text, in any of the formats; the name of the `file` that was written goes into the JSON."""
     if form == "json":
         rows: dict[str, Any] = {"version": 1}
@@ -2250,12 +2236,12 @@ def text_of(
             rows.setdefault(result.key, []).extend(result.table.to_dicts() if result.rows is None else result.rows)
         return json_text(rows | ({"files": [str(file)]} if file else {})) + "\n"
     if form == "csv":
-        tables = [result.table for result in of_one_question(results, say)]
+        tables = [result.table for result in of_one_question(results)]
         return csv_text(pl.concat(tables, how="vertical_relaxed"))
     if form == "table":
         width = shutil.get_terminal_size((80, 24)).columns
         return table_text(results, most, width=width, colours=is_terminal())
-    return page_text(of_one_question(results, say) if form == "latex" else results, form, most, log=options.log)
+    return page_text(of_one_question(results) if form == "latex" else results, form, most, log=options.log)
 
 
 def is_terminal() -> bool:
@@ -2264,7 +2250,7 @@ def is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty() and not is_plain
 
 
-def of_one_question(results: Sequence[Result], say: Say, keys: Sequence[str] = ("groups", "top")) -> list[Result]:
+def of_one_question(results: Sequence[Result], keys: Sequence[str] = ("groups", "top")) -> list[Result]:
     """The results for a format that holds one question, of the first of `keys` that there is; the rest is named."""
     there = list(dict.fromkeys(result.key for result in results))
     key = next(key for key in (*keys, *there) if key in there)
@@ -2425,12 +2411,8 @@ def import_libraries() -> None:
 
 def analyze(options: Options) -> int:
     """Answer what was asked."""
-
-    def say(message: str) -> None:
-        if not options.quiet:
-            with suppress(BrokenPipeError):  # nobody reads it; the work goes on
-                print(printable(message), file=sys.stderr)
-
+    global is_quiet
+    is_quiet = options.quiet
     import_libraries()
     parts, remarks, damaged = choose_inputs(options.inputs)
     everything = join_inputs(parts)
@@ -2441,33 +2423,38 @@ def analyze(options: Options) -> int:
         raise ScriptError(f"-o {output} holds runs, which would be lost; choose another name", WRONG_USAGE)
     for line in remarks:
         say(line)
-    any_state, runs = select_runs(options, everything, say)
+    any_state, runs = select_runs(options, everything)
     asked = asked_questions(options)
     compares = options.report or options.best_per or not asked or not NEED_METRIC.isdisjoint(asked)
     metrics = chosen_metrics(options, runs) if compares else []
     if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
         problem = "no metric has values and a name that tells which way is better"
         raise ScriptError(f"{problem}; name one with -m", WRONG_USAGE)
-    study = Study(everything, any_state, runs, (), metrics, say)
+    study = Study(everything, any_state, runs, (), metrics)
     for line in (line for metric in metrics for line in remarks_on_metric(metric, study, options)):
         say(line)
     if options.best_per:
-        runs = best_settings(runs, options, metrics[0], say)
-    runs, by = grouping(options.group_by, runs, say)
+        runs = best_settings(runs, options, metrics[0])
+    runs, by = grouping(options.group_by, runs)
     study = study._replace(runs=runs, by=by)
     if options.output or not options.report:
-        results = [result for name in asked for result in QUESTIONS[name](study, options)]
-        deliver(results or introduction(study, options), options.output, options, say)
+        results: list[Result] = []
+        for name in asked:
+            if name in OF_METRIC:
+                results += [QUESTIONS[name](study, metric, options) for metric in metrics]
+            else:
+                results += QUESTIONS[name](study, options)
+        deliver(results or introduction(study, options), options.output, options)
     if options.report:
-        deliver(introduction(study, options), options.report, options, say)
+        deliver(introduction(study, options), options.report, options)
     return PARTIAL if damaged else OK
 
 
-QUESTIONS: dict[str, Callable[[Study, Options], list[Result]]] = {"schema": schema, "sql": sql, "health": health}
-QUESTIONS |= {"varying": varied, "diff": difference, "top": top, "groups": groups, "importance": importance}
-QUESTIONS |= {"pivot": lambda study, options: pivot(study, options.pivot)}
+QUESTIONS: dict[str, Callable[..., Any]] = {"schema": schema, "sql": sql, "health": health, "varying": varied}
+QUESTIONS |= {"diff": difference, "top": top, "groups": groups, "pivot": pivot, "importance": importance}
 QUESTIONS |= {"curves": lambda study, options: curves(study, options, options.curves)}
-NEED_METRIC = {"top", "groups", "pivot", "importance"}
+OF_METRIC = {"groups", "pivot", "importance"}  # answered for each metric
+NEED_METRIC = {"top", *OF_METRIC}
 
 
 def asked_questions(options: Options) -> list[str]:
