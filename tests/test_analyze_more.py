@@ -129,7 +129,7 @@ def test_what_another_column_decides_is_not_grouped_by(tmp_path):
         run.config["width"] = run.config["k"] * 2
     done = answered(write_runs(tmp_path, runs), "--group-by", "!seed", "-m", "test/mse", "--json")
     assert len(json.loads(done.out)["groups"]) == 6
-    assert "decided by these, and not shown: " in done.err
+    assert "grouped by all that varies but seed: model, width" in done.err
 
 
 def test_quantile_bins(tmp_path):

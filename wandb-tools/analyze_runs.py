@@ -117,6 +117,7 @@ KINDS = ("derived", "config", "metric", "history", "identity")  # of columns, in
 DERIVED = ("stage", "arch", "model_type", "protocol", "k", "lr_parsed", "wd_parsed", "eps_parsed")  # in this order
 NAMED = ("config_", "metric_")  # the columns that W&B's names stand for, in this order
 SUMMARIES = {"min": "minimum", "max": "maximum", "last": "last value", "mean": "mean"}  # of define_metric
+SAY_GOAL = "say --ascending or --descending"
 VALIDATION = {"val", "valid", "validation", "eval"}
 # Which value stands for a run: the summary's, or one that aggregate_runs --history computed.
 VALUES = {"summary": "summary", "min": "lowest of its history", "max": "highest of its history"}
@@ -152,11 +153,11 @@ FILE_FORMATS |= {".png": "picture", ".svg": "picture", ".html": "html"}
 DRAWN = ("curves", "pivot", "groups", "top")  # the questions that have a picture, the first ones first
 PICTURE_WIDTH, LABEL_WIDTH, MOST_DRAWN, MOST_LINES = 420, 48, 40, 10
 STYLE = """
-:root { color-scheme: light dark } a { color: inherit } svg { max-width: 100%; height: auto }
+svg { max-width: 100%; height: auto }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #8884; white-space: nowrap }
-.note { color: GrayText }
+.note { color: #666 }
 """
 # Words of a setting's name that tell where or when a run ran, and not what was tried.
 NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
@@ -324,10 +325,9 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]: 
     others = tuple(part.files[0] for part in rest if part.dtypes.keys() >= ROW_COLUMNS)
     foreign = [str(part.files[0]) for part in rest if part.files[0] not in others]
     if not runs:
-        here = f"no input: neither {UNIFIED_FILE} nor an export in {EXPORT_FOLDER}{os.sep} is here"
-        problem = f"no runs in {', '.join(map(str, places))}" if places else here
-        advice = "name a runs file of export_runs.py or aggregate_runs.py, or a folder that holds one"
-        raise ScriptError("; ".join([*damaged, problem, advice]), NOTHING_USABLE)
+        looked_at = places or (UNIFIED_FILE, EXPORT_FOLDER)
+        problem = f"no runs in {', '.join(map(str, looked_at))}; name a file of export_runs.py or aggregate_runs.py"
+        raise ScriptError("; ".join([*damaged, problem]), NOTHING_USABLE)
     if places:
         passed = f"{counted(len(foreign), 'parquet file')} without runs passed over: {some_of(foreign)}"
         return [replace(part, others=others) for part in runs], [*damaged, *[passed] * bool(foreign)], len(damaged)
@@ -363,8 +363,8 @@ def open_file(file: Path) -> Runs:
         paths = json.loads(metadata.get("wandb_tools.columns", "{}"))
         metrics = json.loads(metadata.get("wandb_tools.metrics", "{}"))
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        problem = f"{file} cannot be read as parquet: {str(error).splitlines()[0]}"
-        raise ScriptError(f"{problem}; export it again or leave it out", NOTHING_USABLE) from error
+        reason = str(error).splitlines()[0]
+        raise ScriptError(f"{file} cannot be read: {reason}; export it again", NOTHING_USABLE) from error
     return Runs(
         frame=frame,
         dtypes=dtypes,
@@ -423,8 +423,8 @@ def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "
     try:
         return frame.collect(engine=engine)
     except (pl.exceptions.ComputeError, OSError) as error:
-        problem = f"the input is damaged: {str(error).splitlines()[0]}"
-        raise ScriptError(f"{problem}; export it again", NOTHING_USABLE) from error
+        reason = str(error).splitlines()[0]
+        raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
 
 
 # --- columns by name ------------------------------------------------------------------------------------------
@@ -585,15 +585,13 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         shown = column
     label = runs.label(column) if column else name.removeprefix("metric_")
     if not runs.dtypes[shown].is_numeric():
-        hint = "no numbers; --group-by takes it, --metric does not"
-        raise ScriptError(f"{label} holds {runs.dtypes[shown]}, {hint}", WRONG_USAGE)
+        raise ScriptError(f"{label} holds {runs.dtypes[shown]}, no numbers; --group-by takes it", WRONG_USAGE)
     stored_goal = runs.goals.get(column or name)
     why = "as asked" if options.goal else "its stored goal" if stored_goal else "by its name"
     if goal := options.goal or stored_goal or goal_by_name(label):
         direction = f"{'lower' if goal == 'minimize' else 'higher'} is better ({why})"
         return Metric(shown, label + what, goal, direction, remark)
-    how = "say --ascending where lower is, --descending where higher is"
-    raise ScriptError(f"whether lower or higher is better cannot be read off the name {label}; {how}", WRONG_USAGE)
+    raise ScriptError(f"which way {label} is better its name does not tell; {SAY_GOAL}", WRONG_USAGE)
 
 
 def metric_columns(runs: Runs) -> list[str]:
@@ -880,7 +878,7 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
 # --- questions: what was varied, what differs -----------------------------------------------------------------
 
 
-def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str]]:  # noqa: C901 - a list of cases
+def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str]]:
     """The columns to group by, `lr:4` and `!seed` understood; the runs with the ranges that they need."""
     excluded, by = [], []
     wanted = [name for name in names if name[0] != "!"]
@@ -893,14 +891,12 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str]]:  # noq
     if len(wanted) < len(names):
         table, settings, noise = varying_settings(runs)
         by = independent(table, [column for column in settings if column not in excluded])
-        decided = [column for column in settings if column not in [*by, *excluded]]
-        but, chosen, given, told = (some_of([*map(runs.label, of)]) for of in (excluded, by, decided, noise))
+        but, chosen, told = (some_of([*map(runs.label, of)]) for of in (excluded, by, noise))
         if not by:
-            hint = "name the columns to group by"
-            raise ScriptError(f"--group-by: no config column varies but {but or 'nothing'}; {hint}", WRONG_USAGE)
+            raise ScriptError(
+                f"--group-by: nothing in the config varies but {but or 'nothing'}; name columns", WRONG_USAGE
+            )
         say(f"grouped by all that varies but {but or 'nothing'}: {chosen}")
-        if decided:
-            say(f"decided by these, and not shown: {given}")
         if noise:
             say(f"left out, as they only tell runs apart: {told}")
     for name in wanted:
@@ -913,8 +909,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str]]:  # noq
         if known == name and rival not in {None, name}:
             say(f"{name} is the column of that name; the setting goes by {rival}")
     if clashing := {*by} & {*STATISTICS, "iqm", "best_step", "metric", "x"}:
-        problem = f"--group-by {min(clashing)}: a column of the answer has this name"
-        raise ScriptError(f"{problem}; rename yours", WRONG_USAGE)
+        raise ScriptError(f"--group-by {min(clashing)}: the answer has a column of this name; rename it", WRONG_USAGE)
     return runs, list(dict.fromkeys(by))
 
 
@@ -1512,8 +1507,9 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
         stored = [part.goals[column] for part, column in logging if column in part.goals]
         goal = options.goal or next(iter(stored), None) or goal_by_name(label)
         if options.best_so_far and goal is None:
-            how = "say --ascending or --descending"
-            raise ScriptError(f"--best-so-far: which way {label} is better is not known; {how}", WRONG_USAGE)
+            raise ScriptError(
+                f"--best-so-far: which way {label} is better its name does not tell; {SAY_GOAL}", WRONG_USAGE
+            )
         axis = options.x or next((part.axes[column] for part, column in logging if column in part.axes), "step")
         points = curve_points(logging, axis, goal, keys, options)
         title = label + ", best so far" * options.best_so_far
@@ -1535,8 +1531,7 @@ def curve_points(
         x = clock if clock.startswith("_") and clock in part.dtypes else known_column(axis, part, ["metric_"])
         selected += [(part, {VALUE: column, "x": x})] if x else []
     if not selected:
-        hint = "there are step, runtime, time and the metrics"
-        raise ScriptError(f"--x {axis}: no history has such a column; {hint}", WRONG_USAGE)
+        raise ScriptError(f"--x {axis}: no history has such a column; there are step, runtime, time", WRONG_USAGE)
     logged = rows_of_histories(selected, keys).drop_nulls(VALUE)
     rows = logged.filter(pl.col("x").is_finite())
     if unplaced := logged[RUN_NUMBER].n_unique() - rows[RUN_NUMBER].n_unique():
@@ -1886,7 +1881,7 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
 def page_text(results: Sequence[Result], form: str, most: int | None, *, log: bool) -> str:
     """Tables in full length for Markdown, for LaTeX with booktabs, or as a page that needs nothing else, with pictures.
 
-    The page has no script and asks the network for nothing; it is light or dark as the reader has it.
+    The page has no script and asks the network for nothing.
     """
     import vl_convert
 
@@ -1905,7 +1900,7 @@ def page_text(results: Sequence[Result], form: str, most: int | None, *, log: bo
         else:
             lines += [f"<section><h2>{html_text(result.title)}</h2>"]
             if result.chart and result.table.height:
-                lines.append(vl_convert.vegalite_to_svg(chart_json(result, log=log, on_page=True)))
+                lines.append(vl_convert.vegalite_to_svg(chart_json(result, log=log)))
             table = made_table(columns, "unsafehtml", html_text, links=links_of(result, "<a href='{url}'>{name}</a>"))
             lines += ["<div class='wide'>", *table, "</div>"]
             lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
@@ -1966,22 +1961,19 @@ def cells_of(values: pl.Series, null: str = "null") -> list[str]:
 def float_format(values: Sequence[float]) -> Callable[[float], str]:
     """How to spell the numbers of a column, their points below each other: four significant digits of the largest.
 
-    The smallest has three at least; more where fewer would make different numbers look alike. Where four digits say
-    all, as for most settings, each number stands as it is.
+    More where fewer would make different numbers look alike; where four digits say all, each stands as it is.
     """
     usable = {value for value in values if math.isfinite(value)}
     sizes = [math.floor(math.log10(abs(value))) for value in usable if value]
     if not sizes or all(float(f"{value:.4g}") == value for value in usable):
         return cell_text
-    least, most = min(sizes), max(sizes)
-    lines_up = most - least <= 2 and -5 < least < 7  # else too far apart, too small or too large
+    lines_up = max(sizes) - min(sizes) <= 2 and -5 < min(sizes) < 7  # else too far apart, too small or too large
     forms = []
     for digits in range(4, 10):
-        places = max(0, digits - 1 - most, digits - 2 - least)
+        places = max(0, digits - 1 - max(sizes), digits - 2 - min(sizes))  # the smallest has three digits at least
         forms.append(f"{{:.{places}f}}" if lines_up else f"{{:.{digits}g}}")
-        if len(set(map(forms[-1].format, usable))) == len(usable):
-            return forms[-1].format
-    return forms[0].format
+    distinct = [form for form in forms if len(set(map(form.format, usable))) == len(usable)]
+    return [*distinct, forms[0]][0].format
 
 
 def cell_text(value: object) -> str:
@@ -2126,11 +2118,10 @@ def csv_text(table: pl.DataFrame) -> str:
 # --- pictures and pages ---------------------------------------------------------------------------------------
 
 
-def chart_json(result: Result, *, log: bool, on_page: bool = False) -> str:
-    """A Vega-Lite chart of a result, on white with its title, or in the ink of the page that it is part of.
+def chart_json(result: Result, *, log: bool) -> str:
+    """A Vega-Lite chart of a result: lines, or a point per run, group or cell, with their intervals.
 
-    Lines, or a point per run, group or cell, with their intervals. Only finite values are drawn, and with `log` only
-    those above 0; what is left out is said in the title.
+    Only finite values are drawn, and with `log` only those above 0; what is left out is said in the title.
     """
     label, table = result.chart or ("", pl.DataFrame())
     is_curve = result.key == "curves"
@@ -2150,8 +2141,6 @@ def chart_json(result: Result, *, log: bool, on_page: bool = False) -> str:
     def channel(name: str, measure: str = "quantitative", **more: Any) -> dict[str, Any]:
         return {"field": name, "type": measure, "title": None, **more}
 
-    ink = "currentColor" if on_page else "#222222"
-    text = {"labelColor": ink, "titleColor": ink, "labelLimit": 400}
     if is_curve:
         legend = {"orient": "bottom", "columns": 2, "symbolOpacity": 1, **named}
         colour = channel("rank", "nominal", sort=None, legend=legend)
@@ -2169,13 +2158,17 @@ def chart_json(result: Result, *, log: bool, on_page: bool = False) -> str:
     if bounds:
         ends = {axis: channel("ci_low", **value), f"{axis}2": {"field": "ci_high"}, **other}
         layers.append({"transform": [{"filter": "isValid(datum.ci_low)"}], "mark": span, "encoding": ends})
-    axes = {**text, "titleLimit": 400, "titleFontWeight": "normal", "domainColor": ink, "tickColor": ink}
-    config = {"axis": axes | {"gridColor": ink, "gridOpacity": 0.15}, "legend": {**text, "symbolLimit": 40}}
-    config |= {"title": {"color": ink, "anchor": "start", "fontSize": 13}, "view": {"stroke": None}}
-    title = textwrap.wrap(printable(result.title + left_out), 80)
-    alone: dict[str, Any] = {"background": "transparent"} if on_page else {"background": "white", "title": title}
-    chart = {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", "data": {"values": rows.to_dicts()}}
-    return json_text(chart | alone | {"layer": layers, "width": PICTURE_WIDTH, "height": height, "config": config})
+    config: dict[str, Any] = {
+        "axis": {"labelLimit": 400, "titleLimit": 400},
+        "legend": {"labelLimit": 400, "symbolLimit": 40},
+    }
+    config |= {"title": {"anchor": "start", "fontSize": 13}, "view": {"stroke": None}, "background": "white"}
+    chart: dict[str, Any] = {
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+        "data": {"values": rows.to_dicts()},
+    }
+    chart |= {"title": textwrap.wrap(printable(result.title + left_out), 80), "layer": layers, "config": config}
+    return json_text(chart | {"width": PICTURE_WIDTH, "height": height})
 
 
 # --- output ---------------------------------------------------------------------------------------------------
@@ -2184,8 +2177,7 @@ def chart_json(result: Result, *, log: bool, on_page: bool = False) -> str:
 def deliver(results: Sequence[Result], file: Path | None, options: Options) -> None:
     """Write the file that was asked for, and show what is to be shown."""
     if sys.stdout is None and file is None:
-        hint = "the answer has no place to go; open it, or name a file with -o"
-        raise ScriptError(f"stdout is closed: {hint}", NOTHING_USABLE)
+        raise ScriptError("stdout is closed: open it, or name a file with -o", NOTHING_USABLE)
     is_report, is_table = file is not None and file == options.report, options.format not in {"json", "csv"}
     shows = sys.stdout is not None and (file is None or options.format == "json" or sys.stdout.isatty())
     shows = shows and not (is_report and (options.output or options.format != "json"))
@@ -2428,8 +2420,7 @@ def analyze(options: Options) -> int:
     compares = options.report or options.best_per or not asked or not NEED_METRIC.isdisjoint(asked)
     metrics = chosen_metrics(options, runs) if compares else []
     if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
-        problem = "no metric has values and a name that tells which way is better"
-        raise ScriptError(f"{problem}; name one with -m", WRONG_USAGE)
+        raise ScriptError("no metric with values tells which way is better; name one with -m", WRONG_USAGE)
     study = Study(everything, any_state, runs, (), metrics)
     for line in (line for metric in metrics for line in remarks_on_metric(metric, study, options)):
         say(line)
