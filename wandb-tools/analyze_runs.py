@@ -138,12 +138,7 @@ STATISTICS = (
 FINITE, VALUE, RUN_NUMBER, BIN, RANK = "finite value", "a value", "run number", "bin number", "its rank"
 BEST_RUN = {"entity": "best entity", "project": "best project", "id": "best_run_id", "name": "best_run"}
 CURVE_POINTS, PICTURE_POINTS, MOST_CURVES = 13, 200, 8
-MOST_RANGES = 64  # of run ids in one filter
-DIVERGED = 1000  # times its best
-PAST_BEST, EARLY_SHARE = 0.1, 2 / 3  # of a metric's range; of its values
-SPIKE_WINDOW, SPIKE_DEVIATIONS = 101, 10  # a value and the hundred around it
-FEWEST_PEERS, STOPPED_SHARE = 3, 0.5  # runs of a group; of their median last step
-SQL_MEMORY = "1GB"  # past it, DuckDB writes to a temporary folder
+SPIKE_WINDOW = 101  # a value and the hundred around it; the other limits of --health stand in the manual and there
 # Types of DuckDB's that JSON or polars lack, and what they become.
 DUCKDB_TYPES = {r"DECIMAL\([\d, ]+\)|U?HUGEINT|BIGNUM": "DOUBLE", r"TIMESTAMP\w*( WITH TIME ZONE)?": "TIMESTAMPTZ"}
 DUCKDB_TYPES |= {r"ENUM\(.*?\)|\b(INTERVAL|UUID|BLOB|BIT|DATE|TIME( WITH TIME ZONE)?)\b": "VARCHAR"}
@@ -151,7 +146,7 @@ DUCKDB_TYPES |= {r"ENUM\(.*?\)|\b(INTERVAL|UUID|BLOB|BIT|DATE|TIME( WITH TIME ZO
 FILE_FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
 FILE_FORMATS |= {".png": "picture", ".svg": "picture", ".html": "html"}
 DRAWN = ("curves", "pivot", "groups", "top")  # the questions that have a picture, the first ones first
-PICTURE_WIDTH, LABEL_WIDTH, MOST_DRAWN, MOST_LINES = 420, 48, 40, 10
+LABEL_WIDTH, MOST_DRAWN, MOST_LINES = 48, 40, 10
 STYLE = """
 svg { max-width: 100%; height: auto }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -163,19 +158,14 @@ th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px soli
 NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
 NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
-DATE_OR_PATH = r"^(\d{4}-\d\d-\d\d|\d{8}[-_T]\d{4}|[~.]{0,2}/|[A-Za-z]:\\)"
 MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
-MOST_ON_AN_AXIS, MOST_COMBINATIONS = 12, 10_000  # of a grid: settings with more values were drawn at random
 ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
 OVERVIEW_TOP, REPORT_TOP, SUGGESTED_GROUPS = 5, 10, 12
 # Rows that people see of each answer, unless they ask for another number: about 4 kB in all.
 MOST_ROWS = {"overview": 8, "groups": 20, "pivot": 20, "sql": 20, "health": 20, "curves": 30, "grid": 10, "machine": 10}
 MOST_ROWS |= {"varying": 38, "diff": 38, "importance": 38, "schema": 38}
-FEWEST_IN_A_FAMILY = 3  # columns whose names differ in numbers only
 WHOLE = {"column", "problem"}  # heads of columns that are not shortened, so that they can be copied
 NARROW, WIDE = 12, 24  # what a shortened text keeps at least: any column, the first one
-MARKDOWN_COLUMNS = 14  # a page scrolls sideways, but not for ever
-LATIN = 0x24F  # the last character that LaTeX prints from UTF-8 without a further package
 # Characters that mean something to LaTeX, and what prints them.
 LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "[": "{[}", "]": "{]}", "~": r"\textasciitilde{}"}
 LATEX |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textless{}", ">": r"\textgreater{}"}
@@ -427,7 +417,7 @@ def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "
         raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
 
 
-# --- columns by name ------------------------------------------------------------------------------------------
+# --- columns and metrics --------------------------------------------------------------------------------------
 
 
 def known_column(name: str, runs: Runs, prefixes: Sequence[str] = NAMED) -> str | None:
@@ -525,9 +515,6 @@ def some_of(names: Sequence[str], most: int = MOST_SAID) -> str:
     """A list in a line, cut where it is long."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(shortened(printable(name), LABEL_WIDTH) for name in names[:most]) + more
-
-
-# --- metrics and their direction ------------------------------------------------------------------------------
 
 
 def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
@@ -644,7 +631,7 @@ def words(name: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+", name)]
 
 
-# --- filters --------------------------------------------------------------------------------------------------
+# --- which runs -----------------------------------------------------------------------------------------------
 
 
 def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
@@ -875,7 +862,7 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     return Result("pivot", title, cells, view, [note], chart=chart)
 
 
-# --- questions: what was varied, what differs -----------------------------------------------------------------
+# --- questions: settings --------------------------------------------------------------------------------------
 
 
 def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str]]:
@@ -928,7 +915,8 @@ def is_noise(values: pl.Series, path: str) -> bool:
     there = values.drop_nulls()
     one_each = there.n_unique() == len(there) > 3  # fewer may differ in everything
     if values.dtype == pl.String:
-        return one_each or bool(there.str.contains(DATE_OR_PATH).all())
+        date_or_path = r"^(\d{4}-\d\d-\d\d|\d{8}[-_T]\d{4}|[~.]{0,2}/|[A-Za-z]:\\)"
+        return one_each or bool(there.str.contains(date_or_path).all())
     return bool(one_each and values.dtype.is_integer() and (there > 1e9).all())  # seconds since 1970, or finer
 
 
@@ -936,7 +924,7 @@ def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     """As few of the columns as tell all their combinations apart: `data.nodes` goes where `data.name` decides it."""
     combinations = table.select(columns).unique()
     chosen = list(columns)
-    if combinations.height <= MOST_COMBINATIONS:
+    if combinations.height <= 10_000:
         for column in sorted(columns, key=lambda column: combinations[column].n_unique()):
             rest = [other for other in chosen if other != column]
             if rest and combinations.select(rest).n_unique() == combinations.height:
@@ -1013,7 +1001,9 @@ def varied(study: Study, _: Options) -> list[Result]:
 def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[Result]:
     """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
     seeds = [c for c in settings if "seed" in words(runs.label(c))][:1]
-    few = [c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= MOST_ON_AN_AXIS]
+    few = [
+        c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= 12
+    ]  # more were drawn at random
     axes = independent(table, few)
     complete = table.select(*axes, *seeds).drop_nulls()
     if not axes or len(axes) + len(seeds) < 2 or complete.is_empty():
@@ -1090,9 +1080,6 @@ def comparable(value: object) -> object:
     return repr(value) if is_nan or isinstance(value, list) else value
 
 
-# --- questions: which settings matter -------------------------------------------------------------------------
-
-
 def importance(study: Study, metric: Metric, _: Options) -> Result:
     """The settings that vary, by how closely each goes with a metric's rank; the closest first.
 
@@ -1141,7 +1128,7 @@ def association(column: str, table: pl.DataFrame) -> tuple[str, str, float | Non
     return column, "number" if is_number else "category", effect, spearman, n, distinct
 
 
-# --- questions: what there is ---------------------------------------------------------------------------------
+# --- questions: what there is, SQL ----------------------------------------------------------------------------
 
 
 def schema(study: Study, options: Options) -> list[Result]:
@@ -1197,7 +1184,7 @@ def folded_schema(table: pl.DataFrame) -> pl.DataFrame:
     rows = table.with_row_index(RANK).with_columns(short.alias("short"), **patterns)
     found = []
     for members in rows.partition_by("kind", "family", maintain_order=True):
-        if members.height < FEWEST_IN_A_FAMILY:
+        if members.height < 3:
             found.append(members)
             continue
         names = members["column" if members["own"].n_unique() == 1 else "short"]
@@ -1307,9 +1294,6 @@ def introduction(study: Study, options: Options) -> list[Result]:
     return results + [importance(study, metric, options) for metric in metrics[:1] if not options.curves]
 
 
-# --- questions: SQL -------------------------------------------------------------------------------------------
-
-
 def sql(study: Study, options: Options) -> list[Result]:
     """The rows of a SELECT in DuckDB's dialect over views of the parquet files."""
     import duckdb
@@ -1364,7 +1348,7 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
     with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill, duckdb.connect() as connection:
         try:
             files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
-            connection.execute(f"SET memory_limit = '{SQL_MEMORY}'; SET temp_directory = {sql_text(spill)}")
+            connection.execute(f"SET memory_limit = '1GB'; SET temp_directory = {sql_text(spill)}")
             connection.execute(f"SET TimeZone = 'UTC'; SET allowed_paths = [{', '.join(files)}]")
             # By the statistics of a file's blocks no value exceeds the greatest number: NaN does.
             connection.execute("SET disabled_optimizers = 'statistics_propagation'")
@@ -1471,7 +1455,7 @@ def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.
     """The rows of the runs in `keys`: RUN_NUMBER, `_step` and columns by new names; a run's as in one file."""
     # The files are sorted by run: ranges of ids let whole row groups be skipped.
     ids = keys["id"].drop_nulls().unique().sort().to_list()
-    size = math.ceil(len(ids) / MOST_RANGES) or 1
+    size = math.ceil(len(ids) / 64) or 1
     ranges = [ids[start : start + size] for start in range(0, len(ids), size)]
     near = [pl.col("run_id").is_between(pl.lit(each[0]), pl.lit(each[-1])) for each in ranges]
     numbers, frames = keys.lazy().select(RUN_NUMBER, *KEY), []
@@ -1668,7 +1652,7 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
             windows = np.lib.stride_tricks.sliding_window_view(block, SPIKE_WINDOW)
             above = windows - np.median(windows, axis=1)[:, None]
             deviations = np.median(np.abs(above), axis=1)
-            spikes += int(((above[:, SPIKE_WINDOW // 2] > SPIKE_DEVIATIONS * deviations) & (deviations > 0)).sum())
+            spikes += int(((above[:, SPIKE_WINDOW // 2] > 10 * deviations) & (deviations > 0)).sum())
         if spikes:
             yield cast("int", number), "spikes", f"{label}, {spikes}"
     if goal is None:
@@ -1680,9 +1664,9 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     facts = of_runs.agg(best, step.get(where), last, share, span)
     for number, top_, at, end, early, width in facts.iter_rows():
         detail = f"{label} {top_:.4g} at step {at}, ends at {end:.4g}"
-        if goal == "minimize" and top_ > 0 and end > DIVERGED * top_:
+        if goal == "minimize" and top_ > 0 and end > 1000 * top_:
             yield number, "diverged", detail
-        if is_validation and abs(end - top_) > PAST_BEST * width and early <= EARLY_SHARE:
+        if is_validation and abs(end - top_) > 0.1 * width and early <= 2 / 3:
             yield number, "past its best", detail
 
 
@@ -1709,8 +1693,8 @@ def problems_of_runs(
     rows = collected(runs.frame.select(*KEY, *facts, *metrics), "in-memory")
     in_order: Any = {"nulls_equal": True, "maintain_order": "left"}
     rows = keys.join(rows, on=KEY, how="left", **in_order).join(lines, on=KEY, how="left", **in_order)
-    has_peers = pl.col("group").is_not_null() & (step.count().over("entity", "project", "group") >= FEWEST_PEERS)
-    has_more = step.count().over("entity", "project") >= FEWEST_PEERS
+    has_peers = pl.col("group").is_not_null() & (step.count().over("entity", "project", "group") >= 3)
+    has_more = step.count().over("entity", "project") >= 3
     of_peers, of_all = step.median().over("entity", "project", "group"), step.median().over("entity", "project")
     usual = pl.when(has_peers).then(of_peers).when(has_more).then(of_all)
     is_alone = ~pl.col(RUN_NUMBER).is_in([*logged])  # no history tells of it
@@ -1724,7 +1708,7 @@ def problems_of_runs(
         detail = pl.lit(f"{runs.label(column)} in the summary")
         found.append((is_alone & ~pl.col(column).is_finite(), pl.lit("non-finite"), detail))
     found.append((is_broken, state, where))
-    found.append((is_over & (usual > 0) & (step < STOPPED_SHARE * usual), pl.lit("stopped early"), early))
+    found.append((is_over & (usual > 0) & (step < 0.5 * usual), pl.lit("stopped early"), early))
     for condition, problem, detail in found:
         texts = {"problem": problem, "detail": detail}
         yield from rows.with_columns(is_so=condition, **texts).filter("is_so").select(RUN_NUMBER, *texts).iter_rows()
@@ -1849,7 +1833,7 @@ def incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
     return math.exp(front) * fraction / a
 
 
-# --- tables: results in, text out -----------------------------------------------------------------------------
+# --- tables and pictures: results in, text out ----------------------------------------------------------------
 
 
 def table_text(results: Sequence[Result], most: int | None, *, width: int, colours: bool) -> str:
@@ -1889,8 +1873,7 @@ def page_text(results: Sequence[Result], form: str, most: int | None, *, log: bo
     for result in results:
         columns, notes = columns_of(result, most)
         if form == "markdown":
-            columns = columns[:MARKDOWN_COLUMNS]
-            table = made_table(columns, "pipe", markdown)
+            table = made_table(columns[:14], "pipe", markdown)  # a page scrolls sideways, but not for ever
             lines += [f"**{markdown(result.title)}**", "", *table, "", *(f"- {markdown(note)}" for note in notes), ""]
         elif form == "latex":
             rules = iter((r"\toprule", r"\midrule", r"\bottomrule"))
@@ -2062,7 +2045,8 @@ def markdown(text: str) -> str:
 
 def latex(text: str) -> str:
     """`text` as LaTeX that prints it literally."""
-    return "".join(LATEX.get(c, c if ord(c) <= LATIN else f"{{[}}U+{ord(c):04X}{{]}}") for c in printable(text))
+    # U+024F is the last character that LaTeX prints from UTF-8 without a further package.
+    return "".join(LATEX.get(c, c if ord(c) <= 0x24F else f"{{[}}U+{ord(c):04X}{{]}}") for c in printable(text))
 
 
 def latex_cell(text: str) -> str:
@@ -2115,9 +2099,6 @@ def csv_text(table: pl.DataFrame) -> str:
     return harmless.write_csv(datetime_format="%Y-%m-%dT%H:%M:%S%.fZ")
 
 
-# --- pictures and pages ---------------------------------------------------------------------------------------
-
-
 def chart_json(result: Result, *, log: bool) -> str:
     """A Vega-Lite chart of a result: lines, or a point per run, group or cell, with their intervals.
 
@@ -2168,7 +2149,7 @@ def chart_json(result: Result, *, log: bool) -> str:
         "data": {"values": rows.to_dicts()},
     }
     chart |= {"title": textwrap.wrap(printable(result.title + left_out), 80), "layer": layers, "config": config}
-    return json_text(chart | {"width": PICTURE_WIDTH, "height": height})
+    return json_text(chart | {"width": 420, "height": height})
 
 
 # --- output ---------------------------------------------------------------------------------------------------
