@@ -490,6 +490,14 @@ def test_a_text_compares_with_a_time(tmp_path, where, kept):
     assert f"{kept} of 4 runs kept" in answered(write_runs(tmp_path, runs), "--where", where, "--top", 1).err
 
 
+@pytest.mark.parametrize(
+    "where", ["model.k > 1", "model_k > 1", "config_model_k > 1", '"model.k" > 1', "greatest(model.k, 0) > 1 AND true"]
+)
+def test_a_column_goes_by_three_names_in_a_condition(tmp_path, where):
+    file = write_runs(tmp_path, [Run(f"r{n}", config={"model": {"k": n}}, summary={"x_loss": 1.0}) for n in range(4)])
+    assert "2 of 4 runs kept" in answered(file, "--where", where, "--top", 1).err
+
+
 def test_nan_exceeds_every_number_in_a_condition(tmp_path):
     values = [0.1, math.nan, 0.3, None]
     file = write_runs(tmp_path, [Run(f"r{n}", summary={"test/mse": value}) for n, value in enumerate(values)])

@@ -140,8 +140,11 @@ BEST_RUN = {"entity": "best entity", "project": "best project", "id": "best_run_
 CURVE_POINTS, PICTURE_POINTS, MOST_CURVES = 13, 200, 8
 SPIKE_WINDOW = 101  # a value and the hundred around it; the other limits of --health stand in the manual and there
 # Types of DuckDB's that JSON or polars lack, and what they become.
-DUCKDB_TYPES = {r"DECIMAL\([\d, ]+\)|U?HUGEINT|BIGNUM": "DOUBLE", r"TIMESTAMP\w*( WITH TIME ZONE)?": "TIMESTAMPTZ"}
-DUCKDB_TYPES |= {r"ENUM\(.*?\)|\b(INTERVAL|UUID|BLOB|BIT|DATE|TIME( WITH TIME ZONE)?)\b": "VARCHAR"}
+DUCKDB_TYPES = {r"DECIMAL\([\d, ]+\)|BIGNUM": "DOUBLE", r"U?HUGEINT": "BIGINT"}
+DUCKDB_TYPES |= {
+    r"TIMESTAMP\w*( WITH TIME ZONE)?": "TIMESTAMPTZ",
+    r"ENUM\(.*?\)|\b(INTERVAL|UUID|BLOB|BIT|DATE|TIME( WITH TIME ZONE)?)\b": "VARCHAR",
+}
 
 FILE_FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
 FILE_FORMATS |= {".png": "picture", ".svg": "picture", ".html": "html"}
@@ -1326,12 +1329,19 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
     flag, quoted = f"--where {predicate}", r"""'(?:[^']|'')*'|"[^"]*\""""
     if re.search(r"\b(select|from)\b", re.sub(quoted, "", predicate), re.IGNORECASE):
         raise ScriptError(f"{flag}: a predicate alone, no SELECT; --sql takes queries", WRONG_USAGE)
-    # W&B's names with dots, such as `model.k`, need no quotes here.
-    named = re.sub(rf"({quoted})|\b[A-Za-z_]\w*(?:\.\w+)+", lambda found: found[1] or f'"{found[0]}"', predicate)
+
+    def named(found: re.Match[str]) -> str:
+        """W&B's names with dots, such as `model.k`, need no quotes here; `model_k` is understood, too."""
+        known = known_column(found[0], runs)
+        is_name = not found[1] and (known or "." in found[0])
+        return sql_name(known or found[0]) if is_name else found[0]
+
+    names = rf"({quoted})|\b[A-Za-z]\w*(?:[._]\w+)+\b(?!\s*\()"
     with database(runs, flag, "") as (connection, _):
-        found = connection.sql(f"SELECT entity, project, id, ({named}) AS keep FROM runs")  # noqa: S608 - read-only
-        if str(found.types[3]) != "BOOLEAN":
-            raise ScriptError(f"{flag} is no predicate: it gives {found.types[3]}, not true or false", WRONG_USAGE)
+        query = f"SELECT entity, project, id, ({re.sub(names, named, predicate)}) AS keep FROM runs"  # noqa: S608 - read-only
+        found = connection.sql(query)
+        if (dtype := ", ".join(map(str, found.types[3:]))) != "BOOLEAN":
+            raise ScriptError(f"{flag} is no predicate: it gives {dtype}, not true or false", WRONG_USAGE)
         # Filtered here: DuckDB would skip blocks of rows by their greatest value, which leaves out NaN.
         return pl.DataFrame(found).filter("keep").select(KEY)
 
