@@ -756,12 +756,12 @@ def test_select_all_gives_every_column_once(asked):
 )
 def test_what_is_no_select_or_reads_elsewhere_is_refused(asked, tmp_path, query, said):
     secret = tmp_path / "secret.csv"
-    secret.write_text("hidden\n42\n")
+    secret.write_text("hidden\n7391640285\n")
     answer = ask(asked, "--sql", query.replace("{secret}", str(secret)), "--quiet", cwd=tmp_path)
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.count("\n") == 1
     assert said in answer.err
-    assert "42" not in answer.err
+    assert "7391640285" not in answer.err
     assert not (tmp_path / "x.csv").exists()
 
 

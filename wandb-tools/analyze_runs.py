@@ -1988,31 +1988,26 @@ def exact_text(value: object) -> str | None:
 
 
 def fitted(columns: Sequence[TableColumn], width: int, notes: list[str]) -> tuple[list[TableColumn], str]:
-    """Columns shortened to fit `width` together, and the gap between them; `notes` get those without room."""
+    """As many columns as fit `width`, texts cut where need be, and the gap between them; `notes` get the others."""
     natural = [max(map(cell_count, (column.label, *column.cells))) for column in columns]
-    least: list[int] = []
-    for column, whole in zip(columns, natural, strict=True):  # what a column needs to say anything
-        enough = NARROW if least else WIDE
-        numbers = max(map(cell_count, column.cells), default=0) if column.is_number else 0  # never shortened
-        least.append(whole if column.label in WHOLE else max(min(whole, enough), numbers))
-    if len(columns) > 1:  # the second is a metric, where the first is a name
-        least[0] = min(least[0], max(width - least[1] - 1, 1))
-    widths: dict[int, int] = {}
-    for i, needed in enumerate(least):
-        if not widths or sum(widths.values()) + len(widths) + needed <= width:  # with a blank between columns
-            widths[i] = min(needed, width)
-    spare = width - sum(widths.values()) - len(widths) + 1
-    for i in sorted(widths, key=lambda i: (i > 0, natural[i])):  # makes the first whole, then as many as it can
-        more = max(0, min(spare, natural[i] - widths[i]))
-        widths[i] += more
-        spare -= more
-    if dropped := [column.label for i, column in enumerate(columns) if i not in widths]:
+    numbers = [max(map(cell_count, column.cells), default=0) * column.is_number for column in columns]  # are not cut
+
+    def widths(count: int, limit: int) -> list[int]:
+        least = [size if column.label in WHOLE else limit for column, size in zip(columns, natural, strict=True)]
+        return [max(number, min(sizes)) for number, *sizes in zip(numbers, natural, least, strict=True)][:count]
+
+    limits = ((count, limit) for count in range(len(columns), 0, -1) for limit in range(width, 11 * (count > 2), -1))
+    count, limit = next((each for each in limits if sum(widths(*each)) + each[0] - 1 <= width), (1, width))
+    if dropped := [column.label for column in columns[count:]]:
         notes.append(f"no room for {some_of(dropped, 3)}: --columns chooses, --json and -o hold all")
-    short = []
-    for i, room in widths.items():
-        label, cells = shortened(columns[i].label, room), short_names(columns[i].cells, room)
-        short.append(columns[i]._replace(label=label, cells=cells))
-    return short, " " * (2 if spare >= len(short) - 1 else 1)
+    rooms, short = widths(count, limit), []
+    spare = width - sum(rooms) - count + 1
+    for column, room, size in zip(columns, rooms, natural, strict=False):
+        more = size - room if size - room <= spare else 0  # what makes a column whole
+        spare -= more
+        label, cells = shortened(column.label, room + more), short_names(column.cells, room + more)
+        short.append(TableColumn(label, cells, column.is_number))
+    return short, " " * (2 if spare >= count - 1 else 1)
 
 
 def short_names(names: Sequence[str], width: int) -> list[str]:
