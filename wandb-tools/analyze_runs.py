@@ -147,7 +147,7 @@ DUCKDB_TYPES |= {
 }
 
 FILE_FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
-FILE_FORMATS |= {".png": "picture", ".svg": "picture", ".html": "html"}
+FILE_FORMATS |= {".png": "png", ".svg": "svg", ".html": "html"}
 DRAWN = ("curves", "pivot", "groups", "top")  # the questions that have a picture, the first ones first
 LABEL_WIDTH, MOST_DRAWN, MOST_LINES = 48, 40, 10
 STYLE = """
@@ -1545,7 +1545,7 @@ def curve_points(
         so_far = finite(VALUE).cum_min() if goal == "minimize" else finite(VALUE).cum_max()
         rows = rows.with_columns(so_far.forward_fill().over(RUN_NUMBER).alias(VALUE))
     points = rows["x"].unique().sort()
-    draws = options.report or (options.output and FILE_FORMATS[options.output.suffix.lower()] in {"picture", "html"})
+    draws = options.report or (options.output and FILE_FORMATS[options.output.suffix.lower()] in {"png", "svg", "html"})
     most = options.points or (PICTURE_POINTS if draws else CURVE_POINTS)
     if len(points) > most:
         gap = (points[-1] - points[0]) / max(1, most - 1)
@@ -2171,70 +2171,65 @@ def deliver(results: Sequence[Result], file: Path | None, options: Options) -> N
         for line in (line for result in results for line in (result.title, *result.notes)):
             say(line)
     if file:
+        most = options.max_rows if is_report else 0
         with replacing(file) as partial:
-            write_file(partial, file.suffix.lower(), results, options.max_rows if is_report else 0, options)
+            partial.write_bytes(content(results, FILE_FORMATS[file.suffix.lower()], most, options))
     if shows:
         if not is_table and options.max_rows:
             rows = options.max_rows
             results = [replace(r, table=r.table.head(rows), rows=r.rows and r.rows[:rows]) for r in results]
-        sys.stdout.write(text_of(results, options.format, options.max_rows, options, file))
+        sys.stdout.write(content(results, options.format, options.max_rows, options, file).decode())
     if file and options.format != "json":
         print(file)
 
 
-def write_file(file: Path, ending: str, results: Sequence[Result], most: int | None, options: Options) -> None:
-    """Write results to `file`: all of them, or those of one question where the format holds no more."""
+def content(  # noqa: C901 - a list of formats
+    results: Sequence[Result], form: str, most: int | None, options: Options, written: Path | None = None
+) -> bytes:
+    """The results in any of the formats; those of one question where it holds no more. JSON names what is `written`."""
     import vl_convert
 
-    if ending == ".parquet":
-        tables = [result.table for result in of_one_question(results)]
-        table = pl.concat(tables, how="vertical_relaxed").with_columns(pl.col(pl.Enum).cast(pl.String))
-        table.write_parquet(file, compression="zstd", statistics=True, metadata={RESULT_KEY: "1"})
-    elif ending in {".png", ".svg"}:
-        drawable = [result for result in results if result.chart and result.table.height]
-        if not drawable:
-            raise ScriptError(f"there is nothing to draw; pictures show {', '.join(DRAWN)}", WRONG_USAGE)
-        result, *others = of_one_question(drawable, DRAWN)
-        if others:
-            say(f"one picture fits; left out: {some_of([other.title for other in others])}")
-        chart = chart_json(result, log=options.log)
-        is_png = ending == ".png"
-        file.write_bytes(
-            vl_convert.vegalite_to_png(chart, scale=2) if is_png else vl_convert.vegalite_to_svg(chart).encode()
-        )
-    else:
-        file.write_text(text_of(results, FILE_FORMATS[ending], most, options), encoding="utf-8")
-
-
-def text_of(results: Sequence[Result], form: str, most: int | None, options: Options, file: Path | None = None) -> str:
-    """The results as text, in any of the formats; the name of the `file` that was written goes into the JSON."""
+    if form == "table":
+        width = shutil.get_terminal_size((80, 24)).columns
+        return table_text(results, most, width=width, colours=is_terminal()).encode()
     if form == "json":
         rows: dict[str, Any] = {"version": 1}
         for result in results:
             rows.setdefault(result.key, []).extend(result.table.to_dicts() if result.rows is None else result.rows)
-        return json_text(rows | ({"files": [str(file)]} if file else {})) + "\n"
+        return (json_text(rows | ({"files": [str(written)]} if written else {})) + "\n").encode()
+    if form in {"markdown", "html"}:
+        return page_text(results, form, most, log=options.log).encode()
+    drawn = [result for result in results if result.chart and result.table.height]
+    if form in {"png", "svg"} and not drawn:
+        raise ScriptError(f"there is nothing to draw; pictures show {', '.join(DRAWN)}", WRONG_USAGE)
+    # One question fits: the first of these that was asked.
+    candidates, keys = (drawn, DRAWN) if form in {"png", "svg"} else (results, ("groups", "top"))
+    there = list(dict.fromkeys(result.key for result in candidates))
+    key = next(key for key in (*keys, *there) if key in there)
+    chosen = [result for result in candidates if result.key == key]
+    if form in {"png", "svg"}:
+        chosen = chosen[:1]
+    kept = {*map(id, chosen)}
+    if others := dict.fromkeys(result.key for result in results if id(result) not in kept):
+        say(f"one {'table' if candidates is results else 'picture'} fits: {key}; left out: {', '.join(others)}")
+    if form == "latex":
+        return page_text(chosen, form, most, log=options.log).encode()
+    if form == "png":
+        return bytes(vl_convert.vegalite_to_png(chart_json(chosen[0], log=options.log), scale=2))
+    if form == "svg":
+        return str(vl_convert.vegalite_to_svg(chart_json(chosen[0], log=options.log))).encode()
+    table = pl.concat([result.table for result in chosen], how="vertical_relaxed")
     if form == "csv":
-        tables = [result.table for result in of_one_question(results)]
-        return csv_text(pl.concat(tables, how="vertical_relaxed"))
-    if form == "table":
-        width = shutil.get_terminal_size((80, 24)).columns
-        return table_text(results, most, width=width, colours=is_terminal())
-    return page_text(of_one_question(results) if form == "latex" else results, form, most, log=options.log)
+        return csv_text(table).encode()
+    file = io.BytesIO()
+    table.with_columns(pl.col(pl.Enum).cast(pl.String)).write_parquet(file, metadata={RESULT_KEY: "1"})
+    return file.getvalue()
 
 
 def is_terminal() -> bool:
     """Whether colours, links and shapes are welcome on stdout."""
     is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return sys.stdout is not None and sys.stdout.isatty() and not is_plain
-
-
-def of_one_question(results: Sequence[Result], keys: Sequence[str] = ("groups", "top")) -> list[Result]:
-    """The results for a format that holds one question, of the first of `keys` that there is; the rest is named."""
-    there = list(dict.fromkeys(result.key for result in results))
-    key = next(key for key in (*keys, *there) if key in there)
-    if others := [other for other in there if other != key]:
-        say(f"one table fits: {key}; left out: {', '.join(others)}")
-    return [result for result in results if result.key == key]
 
 
 @contextmanager
