@@ -130,10 +130,8 @@ CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
 CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
 FEWEST_RUNS = 10  # fewer, and an association is chance
 MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # a number with more values is cut in ranges of at least so many runs
-STATISTICS = (
-    *("runs", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high", "min", "median", "max"),
-    *("best_run", "best_run_id"),
-)
+STATISTICS: tuple[str, ...] = ("runs", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high")
+STATISTICS += ("min", "median", "max", "best_run", "best_run_id")
 # Columns of our own have a blank in their names, which no column of the contract's files has.
 FINITE, VALUE, RUN_NUMBER, BIN, RANK = "finite value", "a value", "run number", "bin number", "its rank"
 BEST_RUN = {"entity": "best entity", "project": "best project", "id": "best_run_id", "name": "best_run"}
@@ -556,10 +554,8 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
             how = did_you_mean(plain_name, there) if there else f"; aggregate_runs --history{flag} adds such columns"
             raise ScriptError(f"--value {options.value}: there is no column {shown}{how}", WRONG_USAGE)
     elif column is None:  # define_metric may keep a summary of it: the best value as the goal wants, else the last one
-        found = [
-            (child, known_column(f"{name}{mark}{child}", runs, ["metric_"])) for mark in "_." for child in SUMMARIES
-        ]
-        columns = {child: summary for child, summary in found if summary}
+        names = {f"{name}{mark}{child}": child for mark in "_." for child in SUMMARIES}
+        columns = {child: found for n, child in names.items() if (found := known_column(n, runs, ["metric_"]))}
         if not columns:
             if any(known_column(name, part, ["metric_"]) for part in history_files(runs)):
                 how = f"aggregate_runs.py --history, then -m {name} --value last (or min, max); or --curves {name}"
@@ -883,9 +879,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str]]:
         by = independent(table, [column for column in settings if column not in excluded])
         but, chosen, told = (some_of([*map(runs.label, of)]) for of in (excluded, by, noise))
         if not by:
-            raise ScriptError(
-                f"--group-by: nothing in the config varies but {but or 'nothing'}; name columns", WRONG_USAGE
-            )
+            raise ScriptError(f"--group-by: no setting varies but {but or 'nothing'}; name columns", WRONG_USAGE)
         say(f"grouped by all that varies but {but or 'nothing'}: {chosen}")
         if noise:
             say(f"left out, as they only tell runs apart: {told}")
@@ -986,12 +980,10 @@ def varied(study: Study, _: Options) -> list[Result]:
     notes += [f"with one value where they have any: {some_of(single)}"] if single else []
     rows, texts = [], []
     for column in settings:
-        counts = table[column].value_counts(name="runs").sort("runs", column, descending=[True, False])
-        rows += [{"column": column, "value": value, "runs": number} for value, number in counts.iter_rows()]
+        counts = table[column].value_counts(name="runs").sort("runs", column, descending=[True, False]).rows()
+        rows += [{"column": column, "value": value, "runs": number} for value, number in counts]
         if column in several:
-            texts.append(
-                (counts.height, some_of([f"{cell_text(v)} ({number})" for v, number in counts.iter_rows()], 8))
-            )
+            texts.append((len(counts), some_of([f"{cell_text(value)} ({number})" for value, number in counts], 8)))
     number = table.height or collected(runs.frame.select(pl.len())).item()
     seen = pl.DataFrame(texts, {"values": pl.Int64, "value (runs)": pl.String}, orient="row")
     view = [("config", pl.Series(labels(several, runs).values(), dtype=pl.String)), *((c.name, c) for c in seen)]
@@ -1004,9 +996,7 @@ def varied(study: Study, _: Options) -> list[Result]:
 def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[Result]:
     """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
     seeds = [c for c in settings if "seed" in words(runs.label(c))][:1]
-    few = [
-        c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= 12
-    ]  # more were drawn at random
+    few = [c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= 12]  # more: at random
     axes = independent(table, few)
     complete = table.select(*axes, *seeds).drop_nulls()
     if not axes or len(axes) + len(seeds) < 2 or complete.is_empty():
@@ -1232,9 +1222,8 @@ def machine_use(study: Study) -> list[Result]:
     for part in (part for view, part in files_beside(runs) if view == "system"):
         gpus = [pl.col(column) for column in part.dtypes if re.fullmatch(r"system_gpu_\d+_gpu", column)]
         cpus = [pl.col(column) for column in part.dtypes if column == "system_cpu"]
-        values = {
-            name: pl.mean_horizontal(pl.lit(None, pl.Float64), *of) for name, of in zip(busy, (gpus, cpus), strict=True)
-        }
+        nothing = pl.lit(None, pl.Float64)
+        values = {"gpu_percent": pl.mean_horizontal(nothing, *gpus), "cpu_percent": pl.mean_horizontal(nothing, *cpus)}
         samples = part.frame.select("entity", "project", id="run_id", **values)
         means.append(collected(samples.group_by(KEY).agg(pl.len().alias("samples"), pl.col(busy).mean())))
     # Of a run in two exports the fuller one counts.
@@ -1501,9 +1490,7 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
         stored = [part.goals[column] for part, column in logging if column in part.goals]
         goal = options.goal or next(iter(stored), None) or goal_by_name(label)
         if options.best_so_far and goal is None:
-            raise ScriptError(
-                f"--best-so-far: which way {label} is better its name does not tell; {SAY_GOAL}", WRONG_USAGE
-            )
+            raise ScriptError(f"--best-so-far: {label} does not tell which way is better; {SAY_GOAL}", WRONG_USAGE)
         axis = options.x or next((part.axes[column] for part, column in logging if column in part.axes), "step")
         points = curve_points(logging, axis, goal, keys, options)
         title = label + ", best so far" * options.best_so_far
@@ -1532,9 +1519,7 @@ def curve_points(
         say(f"left out, as they log no {axis} with it: {counted(unplaced, 'run')}; --x step shows them")
     if rows.is_empty():
         label = logging[0][0].label(logging[0][1])
-        raise ScriptError(
-            f"the histories hold no {label} of these runs; choose others, or see --schema", NOTHING_USABLE
-        )
+        raise ScriptError(f"the histories hold no {label} of these runs; choose others", NOTHING_USABLE)
     in_order = (pl.col("x") >= pl.col("x").shift()) | (pl.col(RUN_NUMBER) != pl.col(RUN_NUMBER).shift())
     if not rows.select(in_order.fill_null(value=True).all()).item():
         rows = rows.sort(RUN_NUMBER, "x", "_step")
@@ -1638,9 +1623,8 @@ def health(study: Study, _: Options) -> list[Result]:
     folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg("detail")
     counts = ", ".join(f"{count} {problem}" for problem, count in Counter(folded["problem"]).most_common())
     names = pl.Series(run_labels(keys)).gather(folded[RUN_NUMBER])
-    details = pl.Series(
-        [" and ".join([first, *([f"{len(rest)} more"] if rest else [])]) for first, *rest in folded["detail"].to_list()]
-    )
+    more = pl.when(pl.col("detail").list.len() > 1).then(pl.format(" and {} more", pl.col("detail").list.len() - 1))
+    details = folded.select(pl.col("detail").list.first() + more.otherwise(pl.lit("")))["detail"]
     title = f"{problems[RUN_NUMBER].n_unique()} of {counted(keys.height, 'run')} have problems{where}: {counts}"
     return [Result("health", title, table, [("run", names), ("problem", folded["problem"]), ("detail", details)])]
 
@@ -1863,9 +1847,8 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
         lines += map(bold.format, textwrap.wrap(printable(result.title), width, break_on_hyphens=False))
         if columns and columns[0].cells:
             row, rule = tabulate.DataRow("", gap, ""), tabulate.Line("", "─", "─" * len(gap), "")
-            head, *rest = made_table(
-                columns, tabulate.TableFormat(None, rule, None, None, row, row, 0, None), str, links=links
-            )
+            form = tabulate.TableFormat(None, rule, None, None, row, row, 0, None)
+            head, *rest = made_table(columns, form, str, links=links)
             lines += [bold.format(head.rstrip()), *rest]
         for note in notes:
             lines += map(dim.format, textwrap.wrap(printable(note), width, break_on_hyphens=False))
@@ -2136,25 +2119,17 @@ def chart_json(result: Result, *, log: bool) -> str:
     else:
         other, axis, height = {"y": channel("rank", "ordinal", axis=named)}, "x", {"step": 20}
         mark, span = {"type": "point", "filled": True, "size": 70, "opacity": 1}, {"type": "rule", "strokeWidth": 2}
-    value: dict[str, Any] = {
-        "title": label.partition(" over ")[0],
-        "scale": {"type": "log"} if log else {"zero": False},
-    }
+    scale = {"type": "log"} if log else {"zero": False}
+    value: dict[str, Any] = {"title": label.partition(" over ")[0], "scale": scale}
     layers: list[dict[str, Any]] = [{"mark": mark, "encoding": {axis: channel("value", **value), **other}}]
     if bounds:
         ends = {axis: channel("ci_low", **value), f"{axis}2": {"field": "ci_high"}, **other}
         layers.append({"transform": [{"filter": "isValid(datum.ci_low)"}], "mark": span, "encoding": ends})
-    config: dict[str, Any] = {
-        "axis": {"labelLimit": 400, "titleLimit": 400},
-        "legend": {"labelLimit": 400, "symbolLimit": 40},
-    }
-    config |= {"title": {"anchor": "start", "fontSize": 13}, "view": {"stroke": None}, "background": "white"}
-    chart: dict[str, Any] = {
-        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
-        "data": {"values": rows.to_dicts()},
-    }
-    chart |= {"title": textwrap.wrap(printable(result.title + left_out), 80), "layer": layers, "config": config}
-    return json_text(chart | {"width": 420, "height": height})
+    config: dict[str, Any] = {"axis": {"labelLimit": 400, "titleLimit": 400}, "title": {"anchor": "start"}}
+    config |= {"legend": {"labelLimit": 400}, "view": {"stroke": None}, "background": "white"}
+    chart: dict[str, Any] = {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", "config": config}
+    chart |= {"title": textwrap.wrap(printable(result.title + left_out), 80), "data": {"values": rows.to_dicts()}}
+    return json_text(chart | {"layer": layers, "width": 420, "height": height})
 
 
 # --- output ---------------------------------------------------------------------------------------------------
