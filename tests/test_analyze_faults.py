@@ -795,6 +795,7 @@ def test_further_files_are_views(asked, tmp_path):
     write_rows(tmp_path, "console", CONSOLE)
     write_rows(tmp_path, "system", {"run_id": ["r0"], "_runtime": [1.0], "_timestamp": [2.0], "system_cpu": [50.0]})
     write_rows(tmp_path, "table_val%2Fsamples", {"run_id": ["r0"], "row": [0], "guess": ["cat"]})
+    write_rows(tmp_path, "table_val%3Fsamples", {"run_id": ["r0"], "row": [0], "other": ["dog"]})
     query = (
         "SELECT text, guess, system_cpu FROM console JOIN {} USING (run_id) JOIN system USING (run_id) WHERE line = 0"
     )

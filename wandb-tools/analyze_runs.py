@@ -719,11 +719,10 @@ def top(study: Study, options: Options) -> list[Result]:
     named = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *beside]) if c in runs.dtypes]
     asked = [find_column(name, runs) for name in options.columns if name not in STATISTICS]
     others = runs.of_kind("derived", "config")
-    all_kinds = runs.dtypes if options.for_programs else others
-    held = dict.fromkeys(["name", *named, *KEY, "state", *(asked or (c for c in all_kinds if c[0] != "_"))])
-    links = ["url"] if "url" in runs.dtypes else []
+    more = asked or [c for c in (runs.dtypes if options.for_programs else others) if c[0] != "_"]
+    held = [c for c in dict.fromkeys(["name", *named, *KEY, "state", "url", *more]) if c in runs.dtypes]
     ids = pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)
-    rows = collected(runs.frame.filter(ids).select({**held, **dict.fromkeys(links)}.keys()))
+    rows = collected(runs.frame.filter(ids).select(held))
     table = best.select(KEY).join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
     if asked:
         more = [column for column in named if column not in asked and options.metrics]
@@ -750,7 +749,7 @@ def top(study: Study, options: Options) -> list[Result]:
     view = [(heads[column], names if column == "name" else table[column]) for column in shown]
     title = f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}"
     chart = metric.label, table.select(names, value=metric.column)
-    return [Result("top", title, table.select(*held, *(c for c in links if c not in held)), view, notes, chart=chart)]
+    return [Result("top", title, table.select(held), view, notes, chart=chart)]
 
 
 def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
@@ -1356,8 +1355,8 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             aliases: dict[str, str] = {}
             for view, parts in views.items():
                 aliases |= create_view(connection, view, parts, runs)
-                if (plain := re.sub(r"\W", "_", view, flags=re.ASCII)) not in views:  # no quotes are needed then
-                    connection.execute(f"CREATE VIEW {plain} AS FROM {sql_name(view)}")
+                plain = re.sub(r"\W", "_", view, flags=re.ASCII)  # a name that needs no quotes
+                connection.execute(f"CREATE VIEW IF NOT EXISTS {plain} AS FROM {sql_name(view)}")
             yield connection, aliases
         except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
             raise ScriptError(f"{flag}: {' '.join(str(error).split())}", NOTHING_USABLE) from error
@@ -1400,8 +1399,8 @@ def sql_name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def sql_text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def sql_text(text: str | None) -> str:
+    return "NULL" if text is None else "'" + text.replace("'", "''") + "'"
 
 
 # --- questions: curves and health, from histories -------------------------------------------------------------
