@@ -1667,13 +1667,16 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     """The last line that is not empty of each crashed or failed run's stderr, else of its console: KEY and `line`."""
     broken = runs.frame.filter(in_states(["crashed", "failed"])).select(KEY)
     order = pl.col("line").fill_null(0) + pl.when(pl.col("stream") == "stderr").then(2**60).otherwise(0)
-    consoles = [part.frame for view, part in files_beside(runs) if view == "console"]
-    columns: dict[str, Any] = {"id": "run_id", "text": pl.col("text").str.strip_chars(), "order": order}
-    rows = [console.select("entity", "project", **columns) for console in consoles]
-    if not rows:
+    consoles = [
+        part.frame.filter(pl.col("text").str.contains(r"\S")) for view, part in files_beside(runs) if view == "console"
+    ]
+    if not consoles:
         return pl.DataFrame(schema=dict.fromkeys((*KEY, "line"), pl.String))
-    lines = pl.concat(rows).filter(pl.col("text") != "").join(broken, on=KEY, how="semi", nulls_equal=True)
-    return collected(lines.group_by(KEY).agg(pl.col("text").get(pl.col("order").arg_max()).alias("line")))
+    lines = pl.concat(each.select("entity", "project", "text", id="run_id", order=order) for each in consoles)
+    lines = lines.join(broken, on=KEY, how="semi", nulls_equal=True)
+    last = collected(lines.group_by(KEY).agg(pl.col("order").max())).lazy()  # first without texts: these may be many
+    found = lines.join(last, on=[*KEY, "order"], how="semi", nulls_equal=True).unique(KEY, keep="first")
+    return collected(found.select(*KEY, line=pl.col("text").str.strip_chars()))
 
 
 def problems_of_runs(
@@ -1987,8 +1990,9 @@ def fitted(columns: Sequence[TableColumn], width: int, notes: list[str]) -> tupl
     for column, room, size in zip(columns, rooms, natural, strict=False):
         more = size - room if size - room <= spare else 0  # what makes a column whole
         spare -= more
-        label, cells = shortened(column.label, room + more), short_names(column.cells, room + more)
-        short.append(TableColumn(label, cells, column.is_number))
+        is_name = column.label != "detail"  # in sentences nothing but the middle may go
+        cells = short_names(column.cells, room + more) if is_name else [shortened(c, room + more) for c in column.cells]
+        short.append(TableColumn(shortened(column.label, room + more), cells, column.is_number))
     return short, " " * (2 if spare >= count - 1 else 1)
 
 
