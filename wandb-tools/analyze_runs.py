@@ -1974,20 +1974,24 @@ def exact_text(value: object) -> str | None:
 
 def fitted(columns: Sequence[TableColumn], width: int, notes: list[str]) -> tuple[list[TableColumn], str]:
     """As many columns as fit `width`, texts cut where need be, and the gap between them; `notes` get the others."""
-    natural = [max(map(cell_count, (column.label, *column.cells))) for column in columns]
-    numbers = [max(map(cell_count, column.cells), default=0) * column.is_number for column in columns]  # are not cut
+    there = columns[: width // 2 + 1]  # each takes a blank and a character at least
+    natural = [max(map(cell_count, (column.label, *column.cells))) for column in there]
+    numbers = [max(map(cell_count, column.cells), default=0) for column in there]  # are not cut, but their heads are
 
     def widths(count: int, limit: int) -> list[int]:
-        least = [size if column.label in WHOLE else limit for column, size in zip(columns, natural, strict=True)]
-        return [max(number, min(sizes)) for number, *sizes in zip(numbers, natural, least, strict=True)][:count]
+        sizes = []
+        for column, size, number in zip(there[:count], natural, numbers, strict=False):
+            least = max(number, min(size, limit, NARROW)) if column.is_number else min(size, limit)
+            sizes.append(size if column.label in WHOLE else least)
+        return sizes
 
-    limits = ((count, limit) for count in range(len(columns), 0, -1) for limit in range(width, 11 * (count > 2), -1))
+    limits = ((count, limit) for count in range(len(there), 0, -1) for limit in range(width, 11 * (count > 2), -1))
     count, limit = next((each for each in limits if sum(widths(*each)) + each[0] - 1 <= width), (1, width))
     if dropped := [column.label for column in columns[count:]]:
         notes.append(f"no room for {some_of(dropped, 3)}: --columns chooses, --json and -o hold all")
     rooms, short = widths(count, limit), []
     spare = width - sum(rooms) - count + 1
-    for column, room, size in zip(columns, rooms, natural, strict=False):
+    for column, room, size in zip(there, rooms, natural, strict=False):
         more = size - room if size - room <= spare else 0  # what makes a column whole
         spare -= more
         is_name = column.label != "detail"  # in sentences nothing but the middle may go
