@@ -1453,7 +1453,7 @@ def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.
     """The rows of the runs in `keys`: RUN_NUMBER, `_step` and columns by new names; a run's as in one file."""
     # The files are sorted by run: ranges of ids let whole row groups be skipped.
     ids = keys["id"].drop_nulls().unique().sort().to_list()
-    size = math.ceil(len(ids) / 64) or 1
+    size = math.ceil(len(ids) / 16) or 1
     ranges = [ids[start : start + size] for start in range(0, len(ids), size)]
     near = [pl.col("run_id").is_between(pl.lit(each[0]), pl.lit(each[-1])) for each in ranges]
     numbers, frames = keys.lazy().select(RUN_NUMBER, *KEY), []
@@ -1604,7 +1604,8 @@ def health(study: Study, _: Options) -> list[Result]:
     at_once = max(1, CELLS_READ // max(1, sum(collected(part.frame.select(pl.len())).item() for part in histories)))
     for start in range(0, len(columns), at_once):
         block = sorted(columns)[start : start + at_once]
-        rows = rows_of_histories([(p, {c: c for c in block if c in p.dtypes}) for p in histories], keys)
+        held = [(part, {column: column for column in block if column in part.dtypes}) for part in histories]
+        rows = rows_of_histories([(part, of_part) for part, of_part in held if of_part], keys)
         for column in block:
             label = columns[column].label(column)
             values = rows.select(RUN_NUMBER, "_step", pl.col(column).alias(VALUE)).drop_nulls(VALUE)
