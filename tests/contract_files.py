@@ -113,3 +113,13 @@ def write_runs(
         },
     )
     return file
+
+
+def write_rows(folder: Path, name: str, columns: dict, *, entity: str = "team", project: str = "demo") -> Path:
+    """Write `<folder>/<entity>_<project>_<name>.parquet`: rows of console output, system metrics or a W&B Table."""
+    frame = pl.DataFrame(columns).with_columns(entity=pl.lit(entity), project=pl.lit(project))
+    order = ["run_id", "entity", "project"]
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{entity}_{project}_{name}.parquet"
+    frame.select(*order, pl.exclude(order)).write_parquet(file, compression="zstd")
+    return file

@@ -74,13 +74,14 @@ def test_where_takes_wandbs_names(file, where):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--where", "config_q > 1"], 2, "there is no column config_q; did you mean config_k"),
-        (["--where", "config_k >"], 2, "is no SQL predicate"),
-        (["--where", "group = 'x'"], 2, "in double ones"),
+        (["--where", "config_q > 1"], 2, '"config_q" not found in FROM clause! Candidate bindings: "config_k"'),
+        (["--where", "config_k >"], 2, "syntax error"),
+        (["--where", "group = 'x'"], 2, "an SQL word in double ones"),
         (["--where", "config_k"], 2, "is no predicate"),
+        (["--where", "true) AS keep, (2"], 2, "is no predicate"),
         (["--where", "config_k > 99"], 1, "--where config_k > 99: 0 of 18 runs kept"),
         (["--pivot", "k"], 2, "write two columns"),
-        (["--diff", "a_4_0"], 2, "--diff needs two runs"),
+        (["--diff", "a_4_0"], 2, "--diff needs two different runs"),
         (["--diff", "a_4_0", "a_4_9"], 2, "no run is called a_4_9; did you mean a_4_"),
         (["--value", "min", "--top", "3", "-m", "test/mse"], 2, "aggregate_runs --history adds such columns"),
         (["--value", "at", "--top", "3", "-m", "test/mse"], 2, "aggregate_runs --history and --at METRIC"),
@@ -129,7 +130,7 @@ def test_what_another_column_decides_is_not_grouped_by(tmp_path):
         run.config["width"] = run.config["k"] * 2
     done = answered(write_runs(tmp_path, runs), "--group-by", "!seed", "-m", "test/mse", "--json")
     assert len(json.loads(done.out)["groups"]) == 6
-    assert "decided by these, and not shown: " in done.err
+    assert "grouped by all that varies but seed: model, width" in done.err
 
 
 def test_quantile_bins(tmp_path):
@@ -258,8 +259,7 @@ def test_a_planted_effect_comes_first(tmp_path):
         *([v for v, run in zip(values, runs, strict=True) if run.config["opt"] == o] for o in ("adam", "sgd"))
     ).statistic
     assert rows[1]["effect"] == pytest.approx((h - 1) / (120 - 2))
-    assert rows[0]["p"] < 0.001
-    assert all(row["p"] > 0.01 for row in rows[2:])
+    assert all(row["effect"] < 0.1 for row in rows[2:])
     assert "association, not cause" in answered(file, "--importance", "-m", "test/mse").out
 
 
@@ -460,7 +460,7 @@ def test_a_report_is_a_page_that_needs_nothing_else(folder):
 def test_a_report_in_markdown(folder):
     answered(folder, "--report", folder / "report.md", "-m", "test/mse")
     text = (folder / "report.md").read_text("utf-8")
-    assert text.startswith("# Runs of ")
+    assert text.startswith("**18 runs in 1 project: team/demo**")
     assert re.search(r"^\| name +\| +test/mse \|", text, re.MULTILINE)
     assert len(text) < 20_000
 

@@ -91,6 +91,7 @@ def test_aggregate_runs(run_script, tmp_path):
         ("--health",),
         ("--sql", "SELECT name, tags, created_at, runtime_s FROM runs"),
         ("--top", 3, "--value", "min"),
+        ("--report", "report.html"),
     ],
     ids=lambda question: " ".join(map(str, question)) or "nothing",
 )
