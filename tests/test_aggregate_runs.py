@@ -176,7 +176,7 @@ def test_help_has_the_manuals_every_flag():
         (["--filter", "ok", "--filter", "a(?=b)"], "look-ahead"),
         (["--output", "x.csv"], "its name must end in .parquet"),
         (["--output"], "expected one argument"),
-        (["--output", "s3://bucket/x.parquet"], "results are written to disk"),
+        (["--output", "https://host/x.parquet"], "URLs begin with s3://, gs://, az://; download it first"),
     ],
 )
 def test_wrong_usage(arguments, message):

@@ -42,6 +42,7 @@ its finite values, at least one), history_n_X, history_n_nonfinite_X; with --at 
 where M was best, else X's last value before it (M:min or M:max where neither a stored goal nor the name says which
 way is better). --history-metrics takes globs. A run whose history is gone keeps what an earlier result says of it.
 
+INPUTS and -o may be s3://, gs:// or az:// URLs, with the usual environment variables for credentials.
 --partition-by project writes a folder of hive partitions, whose files keep that column too.
 
 The path of the written file goes to stdout, all else to stderr; with --json, one object with all of the report.
@@ -89,6 +90,7 @@ RESULT_KEY = "wandb_tools.result"  # marks a result of analyze_runs: its rows ma
 
 DEFAULT_INPUT, DEFAULT_OUTPUT = "wandb_export/", "analysis/unified.parquet"
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
+CLOUD = ("s3://", "gs://", "az://")  # object storage that polars reads and writes by itself
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of columns that stand for W&B paths
@@ -154,7 +156,7 @@ class ScriptError(Exception):
 class ParquetFile(NamedTuple):
     """A parquet file as its footer describes it."""
 
-    file: str
+    file: str  # a path or URL
     kind: str  # runs, history, console, system, table, result or foreign
     dtypes: Mapping[str, pl.DataType]
     paths: Mapping[str, KeyPath]  # W&B's path by column; empty where the file carries no metadata
@@ -196,17 +198,16 @@ class HistoryPlan(NamedTuple):
 # --- inputs ---------------------------------------------------------------------------------------------------
 def read_inputs(options: Options, report: Report) -> list[ParquetFile]:
     """The inputs that hold runs, in order of their paths; the report has the others. No row is read yet."""
-    named = {Path(place).resolve() for place in options.inputs}
+    named = {Path(place).resolve() for place in options.inputs}  # of URLs too: one spelling for one place
     earlier = Path(options.output).resolve()
-    found: dict[Path, Path] = {}  # the file's name by its place
+    found: dict[Path, str] = {}  # the file's name by its place
     for place in options.inputs:
-        for path in files_at(place, report):
-            key = path.resolve()
+        for file in files_at(place, report):
+            key = Path(file).resolve()
             if key in named or not key.is_relative_to(earlier):  # an earlier output is an input only if named
-                found.setdefault(key, path)
+                found.setdefault(key, file)
     runs_files: list[ParquetFile] = []
-    for key, path in sorted(found.items(), key=lambda each: each[1]):
-        file = str(path)
+    for key, file in sorted(found.items(), key=lambda each: Path(each[1])):
         try:
             header = read_header(file)
             if header.kind == "runs":
@@ -221,25 +222,63 @@ def read_inputs(options: Options, report: Report) -> list[ParquetFile]:
     return runs_files
 
 
-def files_at(place: str, report: Report) -> list[Path]:
-    """The files of a name, folder (at any depth, without hidden ones) or glob."""
+def files_at(place: str, report: Report) -> list[str]:
+    """The files of a name, folder (at any depth, without hidden ones), glob or URL."""
     # An existing path first: a file's name may hold brackets. (Path.exists raises for what cannot be a name.)
     paths = [place] if os.path.exists(place) else glob.glob(place, recursive=True)  # noqa: PTH110, PTH207
+    if place.startswith(CLOUD):
+        paths = [place]
+        with suppress(*reading_errors()):  # what cannot be listed cannot be read either, and then is named
+            paths = files_at_url(place)
     if not paths:
         skip(report, place, "missing", "there is no such file or directory")
-    files: list[Path] = []
+    files: list[str] = []
     errors: list[OSError] = []
     for path in paths:
         if not Path(path).is_dir():
-            files.append(Path(path))
+            files.append(path if path.startswith(CLOUD) else str(Path(path)))
             continue
         for folder, subfolders, names in os.walk(path, onerror=errors.append):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             visible = [Path(folder, name) for name in names if name.endswith(".parquet") and name[0] != "."]
-            files += [file for file in visible if file.is_file()]
+            files += [str(file) for file in visible if file.is_file()]
     for error in errors:
         skip(report, str(error.filename), "unreadable", f"it cannot be read: {error.strerror or error}")
     return files
+
+
+def files_at_url(url: str) -> list[str]:
+    """The file at `url`, or the visible parquet files that polars finds below it or by its pattern."""
+    if url.endswith(".parquet") and "*" not in url:
+        return [url]
+    from polars.io.external_reader import FileReader, FileReaderBuilder
+
+    found: list[str] = []
+
+    class Listing(FileReaderBuilder, FileReader):
+        """Notes the files that polars finds, and opens none: scan_parquet would stop at a damaged one."""
+
+        def build_file_reader(self, source: str | bytes, *_: object) -> FileReader:
+            found.append(str(source))
+            return self
+
+        def schema(self) -> dict[str, Any]:
+            return {"id": pl.String}
+
+        def n_rows_in_file(self, *_: object) -> int:
+            return 0
+
+        def collect_batches(self, **_: object) -> Iterator[pl.DataFrame]:
+            return iter(())
+
+    pattern = url if "*" in url else f"{url.rstrip('/')}/**/*.parquet"
+    pl.scan_external_reader(Listing(), sources=[pattern], schema={"id": pl.String}, expand_paths=True).collect()
+    return [file for file in found if "/." not in file]
+
+
+def folder_of(file: str) -> str:
+    """The folder of a file on disk or in object storage."""
+    return os.path.dirname(file) or "."  # noqa: PTH120 - a Path loses one of the slashes in s3://
 
 
 def skip(report: Report, file: str, kind: str, reason: str, *, failure: bool = True) -> None:
@@ -879,8 +918,10 @@ def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
     """The histories in the folders of the exports that `files` come from."""
     found: list[ParquetFile] = []
     sampled: list[str] = []
-    for folder in dict.fromkeys(Path(str(source["file"])).parent for file in files for source in file.sources):
-        for file in sorted(map(str, folder.glob("[!.]*.parquet"))):
+    for folder in dict.fromkeys(folder_of(str(source["file"])) for file in files for source in file.sources):
+        cloud = folder.startswith(CLOUD)
+        there = files_at(f"{folder}/*.parquet", {"skipped": []}) if cloud else Path(folder).glob("[!.]*.parquet")
+        for file in sorted(map(str, there)):
             if file.endswith(SAMPLED_ENDING):
                 sampled.append(file)
                 continue
@@ -951,13 +992,13 @@ def history_plan(
 
 def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.DataFrame:
     """The runs with what the histories beside their exports say, else what an earlier result says; ROWS is a count."""
-    folders = {file: str(Path(file).parent) for file in runs["source_file"].unique()}
+    folders = {file: folder_of(file) for file in runs["source_file"].unique()}
     runs = runs.with_columns(pl.col("source_file").replace_strict(folders, return_dtype=pl.String).alias(FOLDER))
     key = [*RUN_KEY, FOLDER]
     wanted = runs.select(key).unique().sort("id", "entity", "project", FOLDER)
     frames = [pl.DataFrame(schema=pl.Schema({**wanted.schema, ROWS: pl.Int64(), **plan.dtypes}))]
     for number, file in enumerate(plan.files):
-        beside = wanted.filter(pl.col(FOLDER) == str(Path(file.file).parent))
+        beside = wanted.filter(pl.col(FOLDER) == folder_of(file.file))
         try:
             frames += [] if beside.is_empty() else statistics_by_run(plan, number, beside)
         except reading_errors() as error:  # a footer can be sound where the rows are not
@@ -1106,6 +1147,12 @@ def published(output: str) -> Iterator[str]:
     hidden = target.with_name(f".{target.name}.{os.getpid()}.partial")
     new, old = hidden / target.name, hidden / "old"
     try:
+        if output.startswith(CLOUD):  # an object appears whole or not at all
+            if not output.endswith(".parquet") and files_at_url(output):
+                hint = "files of an earlier result would mix with this one; choose an empty place"
+                raise ScriptError(f"-o {output}: {hint}", WRONG_USAGE)
+            yield output
+            return
         for rest in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):  # of a merge that was killed
             process = rest.name.split(".")[-2]
             if process.isdecimal() and not is_running(int(process)):
@@ -1118,7 +1165,7 @@ def published(output: str) -> Iterator[str]:
     except OSError as error:
         # polars' own errors end in the hidden name, which users do not know.
         reason = error.strerror or first_line(error).partition(" (os error")[0]
-        hint = "free the place or choose another with -o"
+        hint = "free the place, see to your credentials or choose another with -o"
         raise ScriptError(f"{output} was not written: {reason}; {hint}", NOTHING_USABLE) from error
     finally:
         if old.exists() and not target.exists():
@@ -1144,7 +1191,7 @@ def check_output(output: str) -> None:
         files = [file for file in place.rglob("*") if file.is_file()]
         if any(file.suffix != ".parquet" or "=" not in file.parent.name for file in files):
             raise ScriptError(f"-o {output} holds other files, which would be lost; choose another name", WRONG_USAGE)
-    elif place.is_file():
+    elif output.startswith(CLOUD) or place.is_file():
         columns: list[str] = []
         with suppress(*reading_errors()):  # what is no parquet file
             columns = scan_file(output).collect_schema().names()
@@ -1268,8 +1315,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__ or "")
     listed: dict[str, Any] = {"type": lambda text: comma_separated([text]), "action": "extend", "default": []}
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="INPUT", help=f"file, folder or glob (default: {DEFAULT_INPUT})")
-    add("--output", "-o", metavar="FILE", help=f"(default: {DEFAULT_OUTPUT})")
+    add("inputs", nargs="*", metavar="INPUT", help=f"file, folder, glob or URL (default: {DEFAULT_INPUT})")
+    add("--output", "-o", metavar="FILE", help=f"file or URL (default: {DEFAULT_OUTPUT})")
     add = parser.add_argument_group("which runs (flags repeat; each says how many runs it kept)").add_argument
     add("--state", "-s", **listed, metavar="STATE", help="finished, crashed, ... (default: all)")
     add("--filter", "-f", action="append", default=[], metavar="REGEX", help="on the run's name, in any case")
@@ -1295,9 +1342,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         if state not in (*STATES, "all"):
             parser.error(f"--state {state}: no such state{did_you_mean(state, STATES)}; there are {', '.join(STATES)}")
     args.output = args.output or (DEFAULT_OUTPUT.removesuffix(".parquet") if args.partition_by else DEFAULT_OUTPUT)
-    args.output = str(Path(args.output))
-    if re.match("[a-z0-9]+:/", args.output):  # it would be taken for a folder
-        parser.error(f"-o {args.output}: results are written to disk; copy them from there")
+    args.output = args.output.rstrip("/") if args.output.startswith(CLOUD) else str(Path(args.output))
+    for place in (*args.inputs, args.output):
+        if re.match("[a-z0-9]+:/", place) and not place.startswith(CLOUD):  # it would be taken for a folder
+            parser.error(f"{place}: URLs begin with {', '.join(CLOUD)}; download it first")
     if not args.partition_by and not args.output.endswith(".parquet"):  # folders are searched by this ending
         parser.error(f"-o {args.output}: the result is a parquet file, so its name must end in .parquet")
     if args.no_enrich and (args.rules or args.explain is not None):
@@ -1457,14 +1505,14 @@ def describe(runs: pl.DataFrame, derived: Iterable[str], plan: HistoryPlan, file
     if ROWS not in runs.columns:  # no --history
         return
     without = runs.filter(pl.col(ROWS).is_null())
-    with_file = pl.col(FOLDER).is_in([str(Path(file.file).parent) for file in plan.files])
+    with_file = pl.col(FOLDER).is_in([folder_of(file.file) for file in plan.files])
     read = {"files": [file.file for file in plan.files], "rows": runs[ROWS].sum(), "metrics": len(plan.metrics)}
     missing = {"runs_without": len(without), "runs_without_file": len(without.filter(~with_file))}
     report["histories"].append(read | {"runs_with": len(runs) - len(without)} | missing)
     ids: dict[tuple[str, str, str], tuple[set[str], set[str]]] = {}  # of the runs, of the histories
     for which, group in enumerate((files, plan.files)):
         for source in (source for file in group for source in file.sources if "export_id" in source):
-            place = (str(Path(source["file"]).parent), str(source.get("entity")), str(source.get("project")))
+            place = (folder_of(source["file"]), str(source.get("entity")), str(source.get("project")))
             ids.setdefault(place, (set(), set()))[which].add(source["export_id"])
     for (folder, entity, project), (of_runs, of_histories) in ids.items():
         if of_runs and of_histories and of_runs.isdisjoint(of_histories):  # one was killed while it published
