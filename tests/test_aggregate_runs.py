@@ -823,7 +823,7 @@ def test_the_fit_of_the_rules_is_told():
     names = ["a_k1", "b_k1", "c_k2", "none", "none", "nought"]
     write_runs(Path("x"), [Run(str(n), name) for n, name in enumerate(names)])
     _, err = run("x")
-    assert "k: 3 runs; no match in none, nought\n" in err
+    assert "k: 3 runs, most with 1 (2), 2 (1); no match in none, nought\n" in err
     assert "no match in any run for stage, arch, model_type, protocol, seed_parsed, lr_parsed, " in err
     fits = {row["column"]: row for row in report("x")["derived"]}
     assert list(fits) == DERIVED
@@ -832,6 +832,8 @@ def test_the_fit_of_the_rules_is_told():
         "dtype": "Int64",
         "runs": 3,
         "missing": 3,
+        "commonest": [1, 2],
+        "commonest_runs": [2, 1],
         "unmatched_names": ["none", "nought"],
     }
 
@@ -840,9 +842,9 @@ def test_names_without_a_match_are_shown():
     write_runs(Path("x"), [Run("0", "stage1_k1_s1"), Run("1", "stage2_k2"), Run("2", "odd")])
     _, err = run("x")
     assert err.splitlines()[1:-1] == [
-        "stage: 2 runs; no match in odd",
-        "k: 2 runs; no match in odd",
-        "seed_parsed: 1 run; no match in odd, stage2_k2",
+        "stage: 2 runs, most with stage1 (1), stage2 (1); no match in odd",
+        "k: 2 runs, most with 1 (1), 2 (1); no match in odd",
+        "seed_parsed: 1 run, most with 1 (1); no match in odd, stage2_k2",
         "no match in any run for arch, model_type, protocol, lr_parsed, wd_parsed, eps_parsed",
     ]
 

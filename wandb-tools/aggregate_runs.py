@@ -1235,7 +1235,8 @@ def report_lines(report: Report) -> Iterator[str]:  # noqa: C901
     for fit in report["derived"]:
         lacking = f"; no match in {', '.join(fit['unmatched_names'][:3])}" if fit["unmatched_names"] else ""
         if fit["runs"]:
-            lines.append(f"{fit['column']}: {counted(fit['runs'], 'run')}{lacking}")
+            values = [f"{value} ({n})" for value, n in zip(fit["commonest"], fit["commonest_runs"], strict=True)]
+            lines.append(f"{fit['column']}: {counted(fit['runs'], 'run')}, most with {', '.join(values)}{lacking}")
     yield from folded(lines, "{} derived columns more; --json lists all")
     empty = [fit["column"] for fit in report["derived"] if not fit["runs"]]
     if empty:
@@ -1466,6 +1467,9 @@ def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report)
 
     asked = [] if condition is None else condition.meta.root_names()
     also = {*(rule.source for rule in rules), *asked, *(CONFIG + name for name in asked), *plan.dtypes}
+    absent = [f"{r.origin} ({r.source})" for r in rules if r.source not in stored and r.origin != "built in"]
+    if absent:
+        report["notes"].append({"note": f"no input has the source column of {some(absent)}"})
     rows = deciding_rows(files, columns, also)
     if rows.is_empty():
         raise ScriptError(f"the runs files in {some(options.inputs)} have no rows", NOTHING_USABLE)
@@ -1500,10 +1504,21 @@ def describe(runs: pl.DataFrame, derived: Iterable[str], plan: HistoryPlan, file
     for column in derived:
         unmatched = runs["name"].filter(runs[column].is_null())
         fit = {"column": column, "dtype": str(runs.schema[column]), "runs": len(runs) - len(unmatched)}
+        counts = runs[column].drop_nulls().value_counts().sort("count", column, descending=[True, False]).head(SHOWN)
+        fit |= {"commonest": counts[column].to_list(), "commonest_runs": counts["count"].to_list()}
         names = unmatched.drop_nulls().unique().sort().head(SHOWN).to_list()
         report["derived"].append(fit | {"missing": len(unmatched), "unmatched_names": names})
     if ROWS not in runs.columns:  # no --history
         return
+    at, last = [[pl.col(f"{HISTORY}{what}_{name}") for name in plan.metrics] for what in ("at", "last")]
+    if plan.best:
+        null = runs.select((at[n].is_null() & last[n].is_not_null()).any() for n in range(len(at))).row(0)
+        late = [name for name, is_null in zip(plan.metrics, null, strict=True) if is_null]
+        if late:
+            note = (
+                f"{HISTORY}at_* is null where a metric was logged only later, or {plan.best.name} never: {some(late)}"
+            )
+            report["notes"].append({"note": note})
     without = runs.filter(pl.col(ROWS).is_null())
     with_file = pl.col(FOLDER).is_in([folder_of(file.file) for file in plan.files])
     read = {"files": [file.file for file in plan.files], "rows": runs[ROWS].sum(), "metrics": len(plan.metrics)}
