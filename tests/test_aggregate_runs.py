@@ -375,7 +375,7 @@ def test_damage_that_the_footer_does_not_show_costs_that_file_only():
 @pytest.mark.parametrize(
     ("key", "document", "reason"),
     [
-        ("columns", [], "its wandb_tools.columns is no JSON object"),
+        ("columns", [], "its metadata holds something else than JSON objects"),
         ("columns", {"config_a": "a"}, "no list of keys"),
         ("columns", {"config_a": ["a"], "config_b": ["a"]}, "gives one path to two columns"),
     ],
@@ -1180,14 +1180,14 @@ def test_partitions_replace_an_earlier_result_alone():
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ('[[rule]]\ncolumn = "x"\n', "rule 1 (x): it has no pattern"),
-        ('[[rule]]\ncolumn = "x"\npattern = "("\n', "rule 1 (x): its pattern ( is no regular expression"),
-        ('[[rule]]\ncolumn = "x"\npattern = "a"\n', "rule 1 (x): its pattern a has no group"),
+        ('[[rule]]\ncolumn = "x"\n', "rule 1: it needs column and pattern"),
+        ('[[rule]]\ncolumn = "x"\npattern = "("\n', "rule 1: its pattern ( is no regular expression"),
+        ('[[rule]]\ncolumn = "x"\npattern = "a"\n', "rule 1: its pattern a has no group"),
         (
             '[[rule]]\ncolumn = "config_lr"\npattern = "(a)"\n',
-            "rule 1 (config_lr): a column's name is made of letters, digits and _, and not one",
+            "rule 1: a column's name is made of letters, digits and _, and not one",
         ),
-        ('[[rule]]\ncolumn = "x"\npattern = "(a)"\ndtype = "number"\n', "rule 1 (x): unknown dtype number"),
+        ('[[rule]]\ncolumn = "x"\npattern = "(a)"\ndtype = "number"\n', "rule 1: unknown dtype number"),
         ("rule = 1", "rules are written as [[rule]]"),
         ("[[", "cannot be read as TOML"),
     ],

@@ -233,17 +233,18 @@ def files_at(place: str, report: Report) -> list[str]:
     if not paths:
         skip(report, place, "missing", "there is no such file or directory")
     files: list[str] = []
-    errors: list[OSError] = []
+
+    def unreadable(error: OSError) -> None:
+        skip(report, str(error.filename), "unreadable", f"it cannot be read: {error.strerror or error}")
+
     for path in paths:
         if not Path(path).is_dir():
             files.append(path if path.startswith(CLOUD) else str(Path(path)))
             continue
-        for folder, subfolders, names in os.walk(path, onerror=errors.append):
+        for folder, subfolders, names in os.walk(path, onerror=unreadable):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             visible = [Path(folder, name) for name in names if name.endswith(".parquet") and name[0] != "."]
             files += [str(file) for file in visible if file.is_file()]
-    for error in errors:
-        skip(report, str(error.filename), "unreadable", f"it cannot be read: {error.strerror or error}")
     return files
 
 
@@ -292,10 +293,10 @@ def read_header(file: str) -> ParquetFile:
     """The file's footer; ValueError where its metadata is not what the contract says."""
     dtypes = dict(scan_file(file).collect_schema())
     metadata = pl.read_parquet_metadata(file)
-    columns, metrics, source = (json.loads(metadata.get(key, "{}")) for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY))
-    for key, document in ((COLUMNS_KEY, columns), (METRICS_KEY, metrics), (SOURCE_KEY, source)):
-        if not isinstance(document, dict):
-            raise ValueError(f"its {key} is no JSON object")  # noqa: TRY004
+    documents = [json.loads(metadata.get(key, "{}")) for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY)]
+    if not all(isinstance(document, dict) for document in documents):
+        raise ValueError("its metadata holds something else than JSON objects")
+    columns, metrics, source = documents
     paths: dict[str, KeyPath] = {}
     for column, path in columns.items():
         if not isinstance(path, list) or not path or not all(isinstance(key, str) for key in path):
@@ -767,25 +768,21 @@ def read_rules(file: str) -> tuple[Rule, ...]:
     rules: list[Rule] = []
     for number, table in enumerate(tables, 1):
         origin = f"{file}: rule {number}"
-        flaw = flaw_of_table(table) if isinstance(table, dict) else "it is no table"
+        flaw = flaw_of_table(table)
         if flaw:
-            named = f" ({table['column']})" if isinstance(table, dict) and "column" in table else ""
-            raise ScriptError(f"--rules {origin}{named}: {flaw}", WRONG_USAGE)
+            raise ScriptError(f"--rules {origin}: {flaw}; it is {json_text(table)}", WRONG_USAGE)
         known = [rule.dtype for rule in (*rules, *RULES) if rule.column == table["column"]]
         rules.append(Rule(**{"dtype": known[0] if known else "string", "origin": origin, **table}))
     return tuple(rules) if replace else (*rules, *RULES)
 
 
-def flaw_of_table(table: Record) -> str | None:
+def flaw_of_table(table: Any) -> str | None:
     """What is wrong with a [[rule]]; None where it is a good one."""
-    keys = Rule._fields[:-1]
-    for key, value in table.items():
-        if key not in keys:
-            return f"unknown key {key}{did_you_mean(key, keys)}; there are {', '.join(keys)}"
-        if not isinstance(value, str) and (key != "value" or isinstance(value, list | dict)):
-            return f"its {key} is no text"
-    if "column" not in table or "pattern" not in table:
-        return "it has no pattern" if "column" in table else "it has no column"
+    if not isinstance(table, dict) or not {"column", "pattern"} <= table.keys() <= {*Rule._fields[:-1]}:
+        return "it needs column and pattern, and may have source, value and dtype"
+    texts = [text for key, text in table.items() if key != "value"]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(table.get("value", ""), str | float | int):
+        return "it holds something else than text (value: or a number, true or false)"
     column, pattern = table["column"], table["pattern"]
     taken = column.lower() in contract_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY))
     if taken or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
@@ -848,15 +845,12 @@ def text_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
 def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
     """The answer to --explain: for each derived column the value and the first rule on names that matches."""
     run, dtype = pl.DataFrame({"name": [name], LOWER: [name.lower()]}), pl.String()
-    on_names = [rule for rule in rules if rule.source == "name"]
-    matched = run.with_columns(text_by(rule, dtype).alias(f"{n}") for n, rule in enumerate(on_names)).row(0)[2:]
     found = []
     for column, value in with_derived(run, rules, {"name": dtype}).drop("name").row(0, named=True).items():
-        hits = [
-            rule for rule, text in zip(on_names, matched, strict=True) if rule.column == column and text is not None
-        ]
-        pattern, origin = (hits[0].pattern, hits[0].origin) if hits else (None, None)
-        found.append({"column": column, "value": value, "pattern": pattern, "origin": origin})
+        found.append({"column": column, "value": value, "pattern": None, "origin": None})
+        for rule in reversed(rules):  # of several that match the first counts
+            if rule.column == column and rule.source == "name" and run.select(text_by(rule, dtype)).item() is not None:
+                found[-1] |= {"pattern": rule.pattern, "origin": rule.origin}
     if as_json:
         return json_text({"version": 1, "explain": found})
     lines = []
@@ -919,9 +913,8 @@ def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
     found: list[ParquetFile] = []
     sampled: list[str] = []
     for folder in dict.fromkeys(folder_of(str(source["file"])) for file in files for source in file.sources):
-        cloud = folder.startswith(CLOUD)
-        there = files_at(f"{folder}/*.parquet", {"skipped": []}) if cloud else Path(folder).glob("[!.]*.parquet")
-        for file in sorted(map(str, there)):
+        pattern = folder if folder.startswith(CLOUD) else glob.escape(folder)
+        for file in sorted(files_at(f"{pattern}/*.parquet", {"skipped": []})):
             if file.endswith(SAMPLED_ENDING):
                 sampled.append(file)
                 continue
@@ -1467,9 +1460,6 @@ def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report)
 
     asked = [] if condition is None else condition.meta.root_names()
     also = {*(rule.source for rule in rules), *asked, *(CONFIG + name for name in asked), *plan.dtypes}
-    absent = [f"{r.origin} ({r.source})" for r in rules if r.source not in stored and r.origin != "built in"]
-    if absent:
-        report["notes"].append({"note": f"no input has the source column of {some(absent)}"})
     rows = deciding_rows(files, columns, also)
     if rows.is_empty():
         raise ScriptError(f"the runs files in {some(options.inputs)} have no rows", NOTHING_USABLE)
@@ -1496,12 +1486,17 @@ def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report)
     summary = {"file": options.output, "inputs": len(files), "rows_read": len(rows), "runs_found": len(found)}
     report["summary"].append(summary | {"runs": len(chosen), "columns": len(order)})
     report["files"] += [options.output + file.removeprefix(place) for file in written]
-    describe(chosen, derived, plan, files, report)
+    describe(chosen, rules, plan, files, report)
 
 
-def describe(runs: pl.DataFrame, derived: Iterable[str], plan: HistoryPlan, files: Files, report: Report) -> None:
+def describe(  # noqa: C901
+    runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files: Files, report: Report
+) -> None:
     """Report how the rules fit, what histories gave, and runs and histories that different exports wrote."""
-    for column in derived:
+    absent = [f"{r.origin} ({r.source})" for r in rules if r.source not in runs.columns and r.origin != "built in"]
+    if absent:
+        report["notes"].append({"note": f"no input has the source column of {some(absent)}"})
+    for column in derived_dtypes(rules):
         unmatched = runs["name"].filter(runs[column].is_null())
         fit = {"column": column, "dtype": str(runs.schema[column]), "runs": len(runs) - len(unmatched)}
         counts = runs[column].drop_nulls().value_counts().sort("count", column, descending=[True, False]).head(SHOWN)
@@ -1510,15 +1505,13 @@ def describe(runs: pl.DataFrame, derived: Iterable[str], plan: HistoryPlan, file
         report["derived"].append(fit | {"missing": len(unmatched), "unmatched_names": names})
     if ROWS not in runs.columns:  # no --history
         return
-    at, last = [[pl.col(f"{HISTORY}{what}_{name}") for name in plan.metrics] for what in ("at", "last")]
-    if plan.best:
-        null = runs.select((at[n].is_null() & last[n].is_not_null()).any() for n in range(len(at))).row(0)
-        late = [name for name, is_null in zip(plan.metrics, null, strict=True) if is_null]
-        if late:
-            note = (
-                f"{HISTORY}at_* is null where a metric was logged only later, or {plan.best.name} never: {some(late)}"
-            )
-            report["notes"].append({"note": note})
+    late = []
+    for name in plan.metrics if plan.best else ():
+        if runs[f"{HISTORY}at_{name}"].count() < runs[f"{HISTORY}last_{name}"].count():
+            late.append(name)
+    if plan.best and late:
+        note = f"{HISTORY}at_* is null where a metric was logged only later, or {plan.best.name} never: {some(late)}"
+        report["notes"].append({"note": note})
     without = runs.filter(pl.col(ROWS).is_null())
     with_file = pl.col(FOLDER).is_in([folder_of(file.file) for file in plan.files])
     read = {"files": [file.file for file in plan.files], "rows": runs[ROWS].sum(), "metrics": len(plan.metrics)}
