@@ -701,7 +701,7 @@ def test_no_value_is_lost_when_dtypes_meet(values_by_file):
 
 @given(st.lists(st.floats(), min_size=1, max_size=200))
 def test_floats_become_text_as_json_spells_them(values):
-    frame = pl.DataFrame({"x": values}).select(aggregate_runs.spelt_as_json(pl.col("x")))
+    frame = pl.DataFrame({"x": values}).select(aggregate_runs.cast_column("x", pl.Float64(), pl.String()))
     assert frame["x"].to_list() == [json.dumps(value) for value in values]
 
 
@@ -1160,7 +1160,7 @@ def test_an_input_that_changes_while_it_is_read_is_noticed(monkeypatch, ids):
         assert aggregated("x")["k"].to_list() == [1, 2]
     else:
         _, err = run("x", code=1)
-        assert re.fullmatch("error: an input (changed|shrank) while it was read; run it again\n", err)
+        assert re.fullmatch(r"error: an input changed while it was read \(.*\); run it again\n", err)
         assert list(Path("analysis").iterdir()) == []
 
 

@@ -549,8 +549,10 @@ def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr
     values = exact_column(column)
     if dtype == wanted:
         return values
-    if wanted == pl.String and dtype.is_float():
-        return spelt_as_json(values.cast(pl.Float64))
+    if wanted == pl.String and dtype.is_float():  # as Python's json spells them: `1e-05`, where polars has `0.00001`
+        text = values.cast(pl.Float64).cast(pl.String).str.replace("inf", "Infinity", literal=True)
+        text = text.str.replace(r"^(-?)0\.0000([1-9])([0-9]*)$", "${1}${2}.${3}e-05")
+        return text.str.replace(".e-05", "e-05", literal=True).str.replace(r"e-([0-9])$", "e-0${1}")
     if column not in contract_dtypes():
         return values.cast(wanted)
     if isinstance(wanted, pl.Datetime) and not dtype.is_temporal():  # ISO text, perhaps without a clock or a zone
@@ -568,13 +570,6 @@ def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr
 def exact_column(name: str) -> pl.Expr:
     """The column of this very name: `pl.col` takes some names for patterns."""
     return pl.selectors.by_name(name).as_expr() if name == "*" or name.startswith("^") else pl.col(name)
-
-
-def spelt_as_json(number: pl.Expr) -> pl.Expr:
-    """Floats as Python's json, and so export_runs, spells them: `1e-05`, where polars has `0.00001`."""
-    text = number.cast(pl.String).str.replace("inf", "Infinity", literal=True)
-    text = text.str.replace(r"^(-?)0\.0000([1-9])([0-9]*)$", "${1}${2}.${3}e-05")
-    return text.str.replace(".e-05", "e-05", literal=True).str.replace(r"e-([0-9])$", "e-0${1}")
 
 
 # --- one schema: metadata -------------------------------------------------------------------------------------
@@ -1148,8 +1143,13 @@ def published(output: str) -> Iterator[str]:
             return
         for rest in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):  # of a merge that was killed
             process = rest.name.split(".")[-2]
-            if process.isdecimal() and not is_running(int(process)):
-                shutil.rmtree(rest, ignore_errors=True)
+            if process.isdecimal() and sys.platform != "win32":  # where asking for a process would end it
+                try:
+                    os.kill(int(process), 0)
+                except ProcessLookupError:
+                    shutil.rmtree(rest, ignore_errors=True)
+                except (PermissionError, OverflowError):  # somebody else's, or no process's name
+                    pass
         hidden.mkdir(parents=True)
         yield str(new)
         if target.is_dir():
@@ -1164,17 +1164,6 @@ def published(output: str) -> Iterator[str]:
         if old.exists() and not target.exists():
             old.rename(target)
         shutil.rmtree(hidden, ignore_errors=True)
-
-
-def is_running(process: int) -> bool:
-    """Whether there is such a process; on Windows, where asking would end it, always."""
-    if sys.platform == "win32":
-        return True
-    try:
-        os.kill(process, 0)
-    except (OSError, OverflowError) as error:
-        return isinstance(error, PermissionError)  # somebody else's
-    return True
 
 
 def check_output(output: str) -> None:
@@ -1411,7 +1400,7 @@ def aggregate(options: Options) -> int:  # noqa: C901
     try:
         try:
             merge(files, rules, options, report)
-        except reading_errors():  # a footer can be sound where the rows are not: read them all to find out
+        except reading_errors() as failure:  # a footer can be sound where the rows are not: read them all to find out
             sound = []
             for file in files:
                 try:
@@ -1421,7 +1410,8 @@ def aggregate(options: Options) -> int:  # noqa: C901
                 except reading_errors() as error:
                     skip(report, file.file, "damaged", f"it cannot be read: {first_line(error)}")
             if len(sound) == len(files):
-                raise
+                message = f"an input changed while it was read ({first_line(failure)}); run it again"
+                raise ScriptError(message, NOTHING_USABLE) from failure
             report |= {key: [] for key in REPORT if key != "skipped"}
             merge(sound, rules, options, report)
     finally:
@@ -1474,24 +1464,18 @@ def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report)
         chosen = where(chosen, f"--where {options.where}", condition, derived, report)
 
     with published(options.output) as place:
-        changed = ScriptError("an input changed while it was read; run it again", NOTHING_USABLE)
         rows_to_write = rows_in_order(files, columns, chosen, [*derived, *plan.dtypes]).select(order)
-        try:
-            written = write(rows_to_write, place, metadata, options.partition_by)
-        except pl.exceptions.ShapeError as error:
-            raise changed from error
+        written = write(rows_to_write, place, metadata, options.partition_by)
         there = pl.scan_parquet(written, glob=False, hive_partitioning=False).select(pl.len()).collect().item()
         if there != len(chosen):
-            raise changed
+            raise pl.exceptions.ShapeError("some rows are missing")
     summary = {"file": options.output, "inputs": len(files), "rows_read": len(rows), "runs_found": len(found)}
     report["summary"].append(summary | {"runs": len(chosen), "columns": len(order)})
     report["files"] += [options.output + file.removeprefix(place) for file in written]
     describe(chosen, rules, plan, files, report)
 
 
-def describe(  # noqa: C901
-    runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files: Files, report: Report
-) -> None:
+def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files: Files, report: Report) -> None:
     """Report how the rules fit, what histories gave, and runs and histories that different exports wrote."""
     absent = [f"{r.origin} ({r.source})" for r in rules if r.source not in runs.columns and r.origin != "built in"]
     if absent:
@@ -1505,10 +1489,10 @@ def describe(  # noqa: C901
         report["derived"].append(fit | {"missing": len(unmatched), "unmatched_names": names})
     if ROWS not in runs.columns:  # no --history
         return
-    late = []
-    for name in plan.metrics if plan.best else ():
-        if runs[f"{HISTORY}at_{name}"].count() < runs[f"{HISTORY}last_{name}"].count():
-            late.append(name)
+    count = {name: runs[name].count() for name in plan.dtypes}
+    late = [
+        name for name in plan.metrics if plan.best and count[f"{HISTORY}at_{name}"] < count[f"{HISTORY}last_{name}"]
+    ]
     if plan.best and late:
         note = f"{HISTORY}at_* is null where a metric was logged only later, or {plan.best.name} never: {some(late)}"
         report["notes"].append({"note": note})
