@@ -583,8 +583,8 @@ def test_goals_are_carried_on_and_a_disputed_one_is_none():
     conflicts = report("x", "-o", "y.parquet")["conflicts"]
     assert metadata("y.parquet")["metrics"] == {"metric_m": {"summary": "min"}, "metric_n": {"goal": "maximize"}}
     assert [(row["column"], row["kind"], row["found"], row["files"]) for row in conflicts] == [
-        ("metric_m", "goal", "minimize", ["x/1/team_demo_runs.parquet"]),
         ("metric_m", "goal", "maximize", ["x/2/team_demo_runs.parquet"]),
+        ("metric_m", "goal", "minimize", ["x/1/team_demo_runs.parquet"]),
     ]
     assert metadata("y.parquet")["schema"] == 1
 

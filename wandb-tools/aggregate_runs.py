@@ -68,7 +68,7 @@ import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -137,11 +137,12 @@ KeyPath: TypeAlias = tuple[str, ...]
 Identity: TypeAlias = tuple[str, KeyPath]  # of a column over all files: its prefix ("" for other columns) and its path
 Goal: TypeAlias = Literal["minimize", "maximize"]
 Goals: TypeAlias = dict[KeyPath, str]  # the stored ones, by metric
+Conflicts: TypeAlias = dict[tuple[str, ...], list[str]]  # files by column, kind, what they say, what it became
 Record: TypeAlias = dict[str, Any]  # a JSON object
 Report: TypeAlias = dict[str, list[Any]]  # what --json prints: rows by key, as in REPORT
 Files: TypeAlias = Sequence["ParquetFile"]
 Parts: TypeAlias = "dict[int, tuple[str, pl.DataType]]"  # of a column: its name and dtype by number of the file
-ColumnList: TypeAlias = Sequence["Column"]
+Columns: TypeAlias = Sequence["Column"]
 Options: TypeAlias = argparse.Namespace
 
 
@@ -345,7 +346,7 @@ def check_columns(file: ParquetFile) -> None:
 
 
 # --- one schema: which columns are the same -------------------------------------------------------------------
-def one_schema(files: Files, histories: Files, derived: set[str], report: Report) -> tuple[ColumnList, ColumnList]:
+def one_schema(files: Files, histories: Files, derived: set[str], conflicts: Conflicts) -> tuple[Columns, Columns]:
     """The columns of all files as columns of one, whose `derived` names are taken; and the metrics of the histories."""
     parts, beside = parts_by_identity(files, derived), parts_by_identity(histories, set())
     names = names_of({*parts, *beside})
@@ -360,16 +361,11 @@ def one_schema(files: Files, histories: Files, derived: set[str], report: Report
         columns.append(column)
         seen = {n: dtype for n, dtype in stored.items() if held[n] != pl.Null}  # no values disagree with nothing
         agree = {*seen.values()} <= {column.dtype} if name in contract else not disputed(seen.values())
-        claims: dict[tuple[str, str, str], list[str]] = {}  # kind, what a file has, what it became: the files
         for n, (own, _) in members.items():
             if own != name:
-                claims.setdefault(("name", own, name), []).append(files[n].file)
+                conflicts.setdefault((name, "name", own, name), []).append(files[n].file)
             if not agree and n in seen:
-                claims.setdefault(("dtype", str(seen[n]), str(column.dtype)), []).append(files[n].file)
-        for (kind, what, became), where in claims.items():
-            conflict = {"column": name, "kind": kind, "found": what, "became": became, "files": where}
-            report["conflicts"].append(conflict)
-    report["conflicts"].sort(key=lambda row: (row["column"], row["kind"], row["found"]))
+                conflicts.setdefault((name, "dtype", str(seen[n]), str(column.dtype)), []).append(files[n].file)
     metrics = []
     for (prefix, path), members in beside.items():
         numbers = {n: part for n, part in members.items() if part[1].is_numeric() or part[1] == pl.Boolean}
@@ -381,7 +377,7 @@ def one_schema(files: Files, histories: Files, derived: set[str], report: Report
 
 def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, Parts]:
     """Every column over all files."""
-    known = names_of((prefix_of(column), path) for file in files for column, path in file.paths.items())
+    known = names_of({(prefix_of(column), path) for file in files for column, path in file.paths.items()})
     by_name = {name: identity for identity, name in known.items()}
     contract = contract_dtypes()
     ours = {column.lower() for column in (*contract, *derived)}
@@ -414,14 +410,12 @@ def prefix_of(column: str) -> str:
     return CONFIG if column.startswith(CONFIG) else METRIC if column.startswith(METRIC) else ""
 
 
-def names_of(identities: Iterable[Identity]) -> dict[Identity, str]:
+def names_of(identities: Set[Identity]) -> dict[Identity, str]:
     """A name of its own for every column: config and metrics settled over all paths, others as they are."""
-    by_prefix: dict[str, list[KeyPath]] = {"": [], CONFIG: [], METRIC: []}
-    for prefix, path in identities:
-        by_prefix[prefix].append(path)
-    names = {("", path): path[0] for path in by_prefix.pop("")}
-    for prefix, paths in by_prefix.items():
-        names |= {(prefix, path): prefix + name for path, name in settled_names(paths).items()}
+    names = {(prefix, path): path[0] for prefix, path in identities}
+    for prefix in (CONFIG, METRIC):
+        settled = settled_names(path for each, path in identities if each == prefix)
+        names |= {(prefix, path): prefix + name for path, name in settled.items()}
     return names
 
 
@@ -573,7 +567,7 @@ def exact_column(name: str) -> pl.Expr:
 
 
 # --- one schema: metadata -------------------------------------------------------------------------------------
-def merged_metadata(files: Files, columns: ColumnList, report: Report) -> tuple[dict[str, str], Goals]:
+def merged_metadata(files: Files, columns: Columns, conflicts: Conflicts) -> tuple[dict[str, str], Goals]:
     """The result's key-value metadata, without what files disagree on, and the stored goals by metric."""
     metrics: dict[str, Record] = {}
     for column, key in itertools.product(columns, ("goal", "summary", "step_metric")):
@@ -584,10 +578,8 @@ def merged_metadata(files: Files, columns: ColumnList, report: Report) -> tuple[
                 claims.setdefault(str(value), []).append(files[number].file)
         if len(claims) == 1:
             metrics.setdefault(column.name, {})[key] = next(iter(claims))
-            continue
-        for value, where in claims.items():
-            conflict = {"column": column.name, "kind": key, "found": value, "became": "not stored", "files": where}
-            report["conflicts"].append(conflict)
+        else:
+            conflicts |= {(column.name, key, value, "not stored"): where for value, where in claims.items()}
     goals = {c.path: metrics[c.name]["goal"] for c in columns if metrics.get(c.name, {}).get("goal")}
     paths = {column.name: column.path for column in columns if prefix_of(column.name)}
     sources = {json_text(source): source for file in files for source in file.sources}
@@ -596,7 +588,7 @@ def merged_metadata(files: Files, columns: ColumnList, report: Report) -> tuple[
 
 
 # --- rows -----------------------------------------------------------------------------------------------------
-def deciding_rows(files: Files, columns: ColumnList, also: Iterable[str]) -> pl.DataFrame:
+def deciding_rows(files: Files, columns: Columns, also: Iterable[str]) -> pl.DataFrame:
     """Of all rows, with file and row number: what decides which are written and in which order. It fits in memory."""
     wanted = {*RUN_KEY, "name", "state", "created_at", "history_rows", "exported_at", "source_file", *also}
     needed = [column for column in columns if column.name in wanted]
@@ -609,7 +601,7 @@ def deciding_rows(files: Files, columns: ColumnList, also: Iterable[str]) -> pl.
     return pl.concat(frames).with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE)).collect()
 
 
-def values_in(number: int, file: ParquetFile, columns: ColumnList) -> list[pl.Expr]:
+def values_in(number: int, file: ParquetFile, columns: Columns) -> list[pl.Expr]:
     """The result's columns as the file of this number has them; null where it has no such column."""
     empty = {"source_file": pl.lit(file.file), "tags": pl.lit([], dtype=pl.List(pl.String))}  # in place of null
     values = []
@@ -926,7 +918,7 @@ def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
 
 
 def history_plan(
-    options: Options, files: Files, metrics: ColumnList, columns: ColumnList, goals: Goals, report: Report
+    options: Options, files: Files, metrics: Columns, columns: Columns, goals: Goals, report: Report
 ) -> HistoryPlan:
     """What --history and its flags mean for these files."""
     if (options.at or options.history_metrics) and not files:
@@ -1025,9 +1017,22 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
         for start in range(0, len(metrics), at_once):
             values, finite, told = [], [], []
             for name, metric in metrics[start : start + at_once]:
+                value, good = pl.col(METRIC + name), pl.col(f"finite {name}")
                 values.append(pl.col(metric.parts[number][0]).cast(metric.dtype).alias(METRIC + name))
-                finite.append(finite_values(pl.col(METRIC + name)).alias(f"finite {name}"))
-                told += statistics(name, at)
+                finite.append(finite_values(value).alias(f"finite {name}"))
+                statistics = {  # the best is finite, the first of equal ones
+                    "min": good.min(),
+                    "min_step": step.get(good.arg_min(), null_on_oob=True),
+                    "max": good.max(),
+                    "max_step": step.get(good.arg_max(), null_on_oob=True),
+                    "last": value.drop_nulls().last(),
+                    "tail": good.drop_nulls().tail(pl.max_horizontal(good.count() // 10, 1)).cast(pl.Float64).mean(),
+                    "n": good.count().cast(pl.Int64),
+                    "n_nonfinite": value.count().cast(pl.Int64) - good.count().cast(pl.Int64),
+                }
+                if at is not None:
+                    statistics["at"] = value.slice(0, at.fill_null(-1) + 1).drop_nulls().last()
+                told += [each.alias(f"{HISTORY}{statistic}_{name}") for statistic, each in statistics.items()]
             rows = history.filter(here).select(*columns, *values).collect(engine="streaming")
             keys = rows.select(RUN_KEY).join(numbers, RUN_KEY, "left", nulls_equal=True, maintain_order="left")
             rows = rows.drop(RUN_KEY).with_columns(keys[RUN]).drop_nulls(RUN)
@@ -1041,24 +1046,6 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
 def finite_values(value: pl.Expr) -> pl.Expr:
     """The finite values, null for others; adding 0 makes -0.0 into 0.0, as polars may rank the one before the other."""
     return pl.when(value.is_finite()).then(value + 0)
-
-
-def statistics(metric: str, at: pl.Expr | None) -> list[pl.Expr]:
-    """What is said of one metric of one run, whose rows are in order; the best is finite, the first of equal ones."""
-    value, finite, step = pl.col(METRIC + metric), pl.col(f"finite {metric}"), pl.col(STEP)
-    told = {
-        "min": finite.min(),
-        "min_step": step.get(finite.arg_min(), null_on_oob=True),
-        "max": finite.max(),
-        "max_step": step.get(finite.arg_max(), null_on_oob=True),
-        "last": value.drop_nulls().last(),
-        "tail": finite.drop_nulls().tail(pl.max_horizontal(finite.count() // 10, 1)).cast(pl.Float64).mean(),
-        "n": finite.count().cast(pl.Int64),
-        "n_nonfinite": value.count().cast(pl.Int64) - finite.count().cast(pl.Int64),
-    }
-    if at is not None:
-        told["at"] = value.slice(0, at.fill_null(-1) + 1).drop_nulls().last()
-    return [expression.alias(f"{HISTORY}{statistic}_{metric}") for statistic, expression in told.items()]
 
 
 # --- files ----------------------------------------------------------------------------------------------------
@@ -1076,7 +1063,7 @@ def first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0][:200] or type(error).__name__
 
 
-def rows_in_order(files: Files, columns: ColumnList, chosen: pl.DataFrame, new: Sequence[str]) -> pl.LazyFrame:
+def rows_in_order(files: Files, columns: Columns, chosen: pl.DataFrame, new: Sequence[str]) -> pl.LazyFrame:
     """The chosen rows of all files, whole, in the result's order, with the `new` columns that `chosen` holds."""
     own = [column for column in columns if column.name not in new]
     in_order = chosen.sort("entity", "project", "created_at", "id", "source_file", FILE, ROW)
@@ -1098,7 +1085,7 @@ def rows_in_order(files: Files, columns: ColumnList, chosen: pl.DataFrame, new: 
     return register_io_source(batches, schema=placed_rows(files, own, placed).collect_schema())
 
 
-def placed_rows(files: Files, columns: ColumnList, placed: pl.DataFrame) -> pl.LazyFrame:
+def placed_rows(files: Files, columns: Columns, placed: pl.DataFrame) -> pl.LazyFrame:
     """The rows of the one file of `placed`, in its order, beside `placed`; without those whose id is another now."""
     number = placed[FILE][0]
     first: Any = placed[ROW].min()
@@ -1432,8 +1419,12 @@ def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report)
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
     histories = histories_beside(files, report) if options.history else []
     derived = derived_dtypes(rules)
-    columns, metrics = one_schema(files, histories, set(derived), report)
-    metadata, goals = merged_metadata(files, columns, report)
+    conflicts: Conflicts = {}
+    columns, metrics = one_schema(files, histories, set(derived), conflicts)
+    metadata, goals = merged_metadata(files, columns, conflicts)
+    for (column, kind, said, became), where_said in sorted(conflicts.items()):
+        conflict = {"column": column, "kind": kind, "found": said, "became": became, "files": where_said}
+        report["conflicts"].append(conflict)
     plan = history_plan(options, histories, metrics, columns, goals, report) if options.history else HistoryPlan()
     stored = {column.name: column.dtype for column in columns}
     # The contract's columns, derived ones, others that the files brought along, config, metrics, histories', JSON.
