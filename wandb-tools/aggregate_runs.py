@@ -68,7 +68,7 @@ import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -410,7 +410,7 @@ def prefix_of(column: str) -> str:
     return CONFIG if column.startswith(CONFIG) else METRIC if column.startswith(METRIC) else ""
 
 
-def names_of(identities: Set[Identity]) -> dict[Identity, str]:
+def names_of(identities: set[Identity]) -> dict[Identity, str]:
     """A name of its own for every column: config and metrics settled over all paths, others as they are."""
     names = {(prefix, path): path[0] for prefix, path in identities}
     for prefix in (CONFIG, METRIC):
