@@ -125,6 +125,15 @@ def test_damaged_foreign_and_hidden_objects_cost_themselves_only(settings, store
     assert found == {f"s3://{BUCKET}/more/{name}" for name in names if not name.startswith(".")}
 
 
+def test_patterns_of_objects_and_places_without_any(settings, store, exports, run_script, tmp_path):
+    inputs = (f"s3://{BUCKET}/*/team_p2_*.parquet", f"s3://{BUCKET}/none/", f"s3://{BUCKET}/none.parquet")
+    done = run_script("aggregate_runs.py", *inputs, "-o", tmp_path / "x.parquet", env=settings)
+    assert done.code == 3
+    assert f"error: s3://{BUCKET}/none/ was left out: there is no such file or directory\n" in done.err
+    assert f"error: s3://{BUCKET}/none.parquet was left out: it cannot be read: " in done.err
+    assert set(pl.read_parquet(tmp_path / "x.parquet")["project"]) == {"p2"}
+
+
 @pytest.mark.parametrize(
     ("inputs", "output"), [(["s3://nowhere/exports/"], "x.parquet"), (["{exports}"], "s3://nowhere/x.parquet")]
 )

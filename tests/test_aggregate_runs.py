@@ -174,7 +174,7 @@ def test_help_has_the_manuals_every_flag():
         (["--state", "finishd"], "did you mean finished?"),
         (["--filter", "("], "--filter ( is no regular expression: unclosed group"),
         (["--filter", "ok", "--filter", "a(?=b)"], "look-ahead"),
-        (["--output", "x.csv"], "its name must end in .parquet"),
+        (["--output", "x.csv"], "a file's name must end in .parquet"),
         (["--output"], "expected one argument"),
         (["--output", "https://host/x.parquet"], "URLs begin with s3://, gs://, az://; download it first"),
     ],

@@ -713,15 +713,13 @@ def flaw_of(regex: str) -> str | None:
 # --- derived columns ------------------------------------------------------------------------------------------
 WORD_START, WORD_END = r"(?:^|[_\-/\s])", r"(?:[_\-/\s]|$)"
 NUMBER = r"((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?)"
-ARCHITECTURES = (  # the longer names first, where one holds another
-    *("gnn_all", "gnn_qk", "gnn_v", "filter_bank", "linear_pe"),
-    *("self_attention_mlp", "multilayer_self_attention", "self_attention"),
-    *("digress_transformer", "digress_default", "asymmetric", "spectral_linear", "spectral"),
-    *("mlp", "linear", "digress"),
-)
+ARCHITECTURES = """
+    gnn_all gnn_qk gnn_v filter_bank linear_pe self_attention_mlp multilayer_self_attention self_attention
+    digress_transformer digress_default asymmetric spectral_linear spectral mlp linear digress
+"""  # the longer names first, where one holds another
 RULES = (  # of one column's rules the first that matches gives the value
     Rule("stage", r"(stage[0-9]+[a-z]?)"),
-    *(Rule("arch", f"{WORD_START}({name}){WORD_END}") for name in ARCHITECTURES),
+    *(Rule("arch", f"{WORD_START}({name}){WORD_END}") for name in ARCHITECTURES.split()),
     *(
         Rule("model_type", word, source, value=word)
         for source in ("config_model__target_", "config_model_target")
@@ -946,8 +944,7 @@ def history_plan(
             message = f"--at {name}: which way is better cannot be read off its name; add :min or :max"
             raise ScriptError(message, WRONG_USAGE)
         lower = goal in {"min", "minimize"}
-        way = "lower" if lower else "higher"
-        note = f"history_at_*: where {'.'.join(best.path)} was best; {way} is better ({why})"
+        note = f"history_at_*: where {'.'.join(best.path)} was best; {'lower' if lower else 'higher'} is better ({why})"
         report["notes"].append({"note": note})
     chosen = [metric for pattern in options.history_metrics for metric in called("--history-metrics", pattern)]
     # Beside `loss`, `step_loss` gets a hash: both would have a min_step_loss.
@@ -1316,8 +1313,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     for place in (*args.inputs, args.output):
         if re.match("[a-z0-9]+:/", place) and not place.startswith(CLOUD):  # it would be taken for a folder
             parser.error(f"{place}: URLs begin with {', '.join(CLOUD)}; download it first")
-    if not args.partition_by and not args.output.endswith(".parquet"):  # folders are searched by this ending
-        parser.error(f"-o {args.output}: the result is a parquet file, so its name must end in .parquet")
+    if bool(args.partition_by) == args.output.endswith(".parquet"):  # folders are searched by this ending
+        parser.error(f"-o {args.output}: a file's name must end in .parquet, a folder's (--partition-by) must not")
     if args.no_enrich and (args.rules or args.explain is not None):
         parser.error("--rules and --explain are about derived columns, --no-enrich leaves them out: choose one")
     if not args.history and (args.history_metrics or args.at):
