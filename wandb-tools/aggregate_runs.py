@@ -986,9 +986,8 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
     joined = runs.join(found, key, "left", suffix=INTERNAL, nulls_equal=True, maintain_order="left")
     earlier = [name for name in plan.dtypes if name in runs.columns]  # of runs whose histories are gone since
     gone = pl.col(ROWS).is_null()
-    values = [pl.when(gone).then(pl.col(name)).otherwise(name + INTERNAL).alias(name) for name in earlier]
-    joined = joined.with_columns(values).drop(name + INTERNAL for name in earlier)
-    return joined.cast({name: plan.dtypes[name] for name in earlier})
+    values = {name: pl.when(gone).then(name).otherwise(name + INTERNAL).cast(plan.dtypes[name]) for name in earlier}
+    return joined.with_columns(**values).drop(name + INTERNAL for name in earlier)
 
 
 def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
