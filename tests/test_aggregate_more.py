@@ -63,6 +63,8 @@ def test_what_was_logged_at_other_steps_counts_with_its_last_value_before():
     frame = aggregated("x", "--history", "--at", "loss")
     assert frame["history_at_acc"].to_list() == [0.2, None, None]
     assert frame["history_at_late"].to_list() == [None, None, None]
+    _, err = run("x", "--history", "--at", "loss")
+    assert "history_at_* is null where a metric was logged only later, or metric_loss never: " in err
 
 
 def test_histories_of_dropped_runs_are_neither_read_nor_reported():
@@ -201,7 +203,7 @@ def test_many_notes_of_one_kind_are_folded():
     assert len(report("x", code=3)["skipped"]) == 9
 
 
-def test_many_derived_columns_are_folded_and_rules_without_a_source_give_none():
+def test_many_derived_columns_and_rules_without_a_source_are_folded():
     write_runs(Path("x"), [Run("a", "one"), Run("b", "two")])
     rules = "replace = true\n"
     rules += "".join(f'[[rule]]\ncolumn = "c{n}"\npattern = "(o)"\n' for n in range(9))
@@ -210,6 +212,8 @@ def test_many_derived_columns_are_folded_and_rules_without_a_source_give_none():
     _, err = run("x", "--rules", "r.toml")
     assert sum(line.startswith("c") for line in err.splitlines()) == 5
     assert "4 derived columns more; --json lists all" in err
+    assert "no input has the source column of r.toml: rule 10 (none0), r.toml: rule 11 (none1), " in err
+    assert "r.toml: rule 14 (none4) and 4 more\n" in err
     assert "no match in any run for d0, d1, d2, d3, d4, d5, d6, d7, d8\n" in err
 
 
@@ -348,22 +352,6 @@ def test_what_a_running_merge_writes_and_files_of_others_stay():
         Path("analysis", name).touch()
     run("x", start=True)
     assert sorted(path.name for path in Path("analysis").iterdir()) == sorted([*names, "unified.parquet"])
-
-
-def test_spark_reads_partitions():
-    sql = pytest.importorskip("pyspark.sql", reason="pyspark is not installed: `uv run --with pyspark pytest` has it")
-    for project in ("p1", "p2"):
-        write_runs(
-            Path("x"), [Run(f"{project}-{n}", f"gnn_k{n}", summary={"loss": n}) for n in range(3)], project=project
-        )
-    run("x", "-o", "parts", "--partition-by", "project")
-    builder = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
-    spark = builder.config("spark.driver.bindAddress", "127.0.0.1").getOrCreate()
-    try:
-        rows = spark.read.parquet("parts").groupBy("project").sum("k", "metric_loss").orderBy("project").collect()
-    finally:
-        spark.stop()
-    assert [tuple(row) for row in rows] == [("p1", 3, 3), ("p2", 3, 3)]
 
 
 def test_a_folder_that_is_called_like_a_parquet_file_is_not_replaced():

@@ -174,9 +174,9 @@ def test_help_has_the_manuals_every_flag():
         (["--state", "finishd"], "did you mean finished?"),
         (["--filter", "("], "--filter ( is no regular expression: unclosed group"),
         (["--filter", "ok", "--filter", "a(?=b)"], "look-ahead"),
-        (["--output", "x.csv"], "its name must end in .parquet"),
+        (["--output", "x.csv"], "a file's name must end in .parquet"),
         (["--output"], "expected one argument"),
-        (["--output", "s3://bucket/x.parquet"], "results are written to disk"),
+        (["--output", "https://host/x.parquet"], "URLs begin with s3://, gs://, az://; download it first"),
     ],
 )
 def test_wrong_usage(arguments, message):
@@ -375,7 +375,7 @@ def test_damage_that_the_footer_does_not_show_costs_that_file_only():
 @pytest.mark.parametrize(
     ("key", "document", "reason"),
     [
-        ("columns", [], "its wandb_tools.columns is no JSON object"),
+        ("columns", [], "its metadata holds something else than JSON objects"),
         ("columns", {"config_a": "a"}, "no list of keys"),
         ("columns", {"config_a": ["a"], "config_b": ["a"]}, "gives one path to two columns"),
     ],
@@ -583,8 +583,8 @@ def test_goals_are_carried_on_and_a_disputed_one_is_none():
     conflicts = report("x", "-o", "y.parquet")["conflicts"]
     assert metadata("y.parquet")["metrics"] == {"metric_m": {"summary": "min"}, "metric_n": {"goal": "maximize"}}
     assert [(row["column"], row["kind"], row["found"], row["files"]) for row in conflicts] == [
-        ("metric_m", "goal", "minimize", ["x/1/team_demo_runs.parquet"]),
         ("metric_m", "goal", "maximize", ["x/2/team_demo_runs.parquet"]),
+        ("metric_m", "goal", "minimize", ["x/1/team_demo_runs.parquet"]),
     ]
     assert metadata("y.parquet")["schema"] == 1
 
@@ -701,7 +701,7 @@ def test_no_value_is_lost_when_dtypes_meet(values_by_file):
 
 @given(st.lists(st.floats(), min_size=1, max_size=200))
 def test_floats_become_text_as_json_spells_them(values):
-    frame = pl.DataFrame({"x": values}).select(aggregate_runs.spelt_as_json(pl.col("x")))
+    frame = pl.DataFrame({"x": values}).select(aggregate_runs.cast_column("x", pl.Float64(), pl.String()))
     assert frame["x"].to_list() == [json.dumps(value) for value in values]
 
 
@@ -823,7 +823,7 @@ def test_the_fit_of_the_rules_is_told():
     names = ["a_k1", "b_k1", "c_k2", "none", "none", "nought"]
     write_runs(Path("x"), [Run(str(n), name) for n, name in enumerate(names)])
     _, err = run("x")
-    assert "k: 3 runs; no match in none, nought\n" in err
+    assert "k: 3 runs, most with 1 (2), 2 (1); no match in none, nought\n" in err
     assert "no match in any run for stage, arch, model_type, protocol, seed_parsed, lr_parsed, " in err
     fits = {row["column"]: row for row in report("x")["derived"]}
     assert list(fits) == DERIVED
@@ -832,6 +832,8 @@ def test_the_fit_of_the_rules_is_told():
         "dtype": "Int64",
         "runs": 3,
         "missing": 3,
+        "commonest": [1, 2],
+        "commonest_runs": [2, 1],
         "unmatched_names": ["none", "nought"],
     }
 
@@ -840,9 +842,9 @@ def test_names_without_a_match_are_shown():
     write_runs(Path("x"), [Run("0", "stage1_k1_s1"), Run("1", "stage2_k2"), Run("2", "odd")])
     _, err = run("x")
     assert err.splitlines()[1:-1] == [
-        "stage: 2 runs; no match in odd",
-        "k: 2 runs; no match in odd",
-        "seed_parsed: 1 run; no match in odd, stage2_k2",
+        "stage: 2 runs, most with stage1 (1), stage2 (1); no match in odd",
+        "k: 2 runs, most with 1 (1), 2 (1); no match in odd",
+        "seed_parsed: 1 run, most with 1 (1); no match in odd, stage2_k2",
         "no match in any run for arch, model_type, protocol, lr_parsed, wd_parsed, eps_parsed",
     ]
 
@@ -1158,7 +1160,7 @@ def test_an_input_that_changes_while_it_is_read_is_noticed(monkeypatch, ids):
         assert aggregated("x")["k"].to_list() == [1, 2]
     else:
         _, err = run("x", code=1)
-        assert re.fullmatch("error: an input (changed|shrank) while it was read; run it again\n", err)
+        assert re.fullmatch(r"error: an input changed while it was read \(.*\); run it again\n", err)
         assert list(Path("analysis").iterdir()) == []
 
 
@@ -1178,14 +1180,14 @@ def test_partitions_replace_an_earlier_result_alone():
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ('[[rule]]\ncolumn = "x"\n', "rule 1 (x): it has no pattern"),
-        ('[[rule]]\ncolumn = "x"\npattern = "("\n', "rule 1 (x): its pattern ( is no regular expression"),
-        ('[[rule]]\ncolumn = "x"\npattern = "a"\n', "rule 1 (x): its pattern a has no group"),
+        ('[[rule]]\ncolumn = "x"\n', "rule 1: it needs column and pattern"),
+        ('[[rule]]\ncolumn = "x"\npattern = "("\n', "rule 1: its pattern ( is no regular expression"),
+        ('[[rule]]\ncolumn = "x"\npattern = "a"\n', "rule 1: its pattern a has no group"),
         (
             '[[rule]]\ncolumn = "config_lr"\npattern = "(a)"\n',
-            "rule 1 (config_lr): a column's name is made of letters, digits and _, and not one",
+            "rule 1: a column's name is made of letters, digits and _, and not one",
         ),
-        ('[[rule]]\ncolumn = "x"\npattern = "(a)"\ndtype = "number"\n', "rule 1 (x): unknown dtype number"),
+        ('[[rule]]\ncolumn = "x"\npattern = "(a)"\ndtype = "number"\n', "rule 1: unknown dtype number"),
         ("rule = 1", "rules are written as [[rule]]"),
         ("[[", "cannot be read as TOML"),
     ],

@@ -42,6 +42,7 @@ its finite values, at least one), history_n_X, history_n_nonfinite_X; with --at 
 where M was best, else X's last value before it (M:min or M:max where neither a stored goal nor the name says which
 way is better). --history-metrics takes globs. A run whose history is gone keeps what an earlier result says of it.
 
+INPUTS and -o may be s3://, gs:// or az:// URLs, with the usual environment variables for credentials.
 --partition-by project writes a folder of hive partitions, whose files keep that column too.
 
 The path of the written file goes to stdout, all else to stderr; with --json, one object with all of the report.
@@ -89,6 +90,7 @@ RESULT_KEY = "wandb_tools.result"  # marks a result of analyze_runs: its rows ma
 
 DEFAULT_INPUT, DEFAULT_OUTPUT = "wandb_export/", "analysis/unified.parquet"
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
+CLOUD = ("s3://", "gs://", "az://")  # object storage that polars reads and writes by itself
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of columns that stand for W&B paths
@@ -135,11 +137,12 @@ KeyPath: TypeAlias = tuple[str, ...]
 Identity: TypeAlias = tuple[str, KeyPath]  # of a column over all files: its prefix ("" for other columns) and its path
 Goal: TypeAlias = Literal["minimize", "maximize"]
 Goals: TypeAlias = dict[KeyPath, str]  # the stored ones, by metric
+Conflicts: TypeAlias = dict[tuple[str, ...], list[str]]  # files by column, kind, what they say, what it became
 Record: TypeAlias = dict[str, Any]  # a JSON object
 Report: TypeAlias = dict[str, list[Any]]  # what --json prints: rows by key, as in REPORT
 Files: TypeAlias = Sequence["ParquetFile"]
 Parts: TypeAlias = "dict[int, tuple[str, pl.DataType]]"  # of a column: its name and dtype by number of the file
-ColumnList: TypeAlias = Sequence["Column"]
+Columns: TypeAlias = Sequence["Column"]
 Options: TypeAlias = argparse.Namespace
 
 
@@ -154,7 +157,7 @@ class ScriptError(Exception):
 class ParquetFile(NamedTuple):
     """A parquet file as its footer describes it."""
 
-    file: str
+    file: str  # a path or URL
     kind: str  # runs, history, console, system, table, result or foreign
     dtypes: Mapping[str, pl.DataType]
     paths: Mapping[str, KeyPath]  # W&B's path by column; empty where the file carries no metadata
@@ -196,17 +199,16 @@ class HistoryPlan(NamedTuple):
 # --- inputs ---------------------------------------------------------------------------------------------------
 def read_inputs(options: Options, report: Report) -> list[ParquetFile]:
     """The inputs that hold runs, in order of their paths; the report has the others. No row is read yet."""
-    named = {Path(place).resolve() for place in options.inputs}
+    named = {Path(place).resolve() for place in options.inputs}  # of URLs too: one spelling for one place
     earlier = Path(options.output).resolve()
-    found: dict[Path, Path] = {}  # the file's name by its place
+    found: dict[Path, str] = {}  # the file's name by its place
     for place in options.inputs:
-        for path in files_at(place, report):
-            key = path.resolve()
+        for file in files_at(place, report):
+            key = Path(file).resolve()
             if key in named or not key.is_relative_to(earlier):  # an earlier output is an input only if named
-                found.setdefault(key, path)
+                found.setdefault(key, file)
     runs_files: list[ParquetFile] = []
-    for key, path in sorted(found.items(), key=lambda each: each[1]):
-        file = str(path)
+    for key, file in sorted(found.items(), key=lambda each: Path(each[1])):
         try:
             header = read_header(file)
             if header.kind == "runs":
@@ -221,25 +223,64 @@ def read_inputs(options: Options, report: Report) -> list[ParquetFile]:
     return runs_files
 
 
-def files_at(place: str, report: Report) -> list[Path]:
-    """The files of a name, folder (at any depth, without hidden ones) or glob."""
+def files_at(place: str, report: Report) -> list[str]:
+    """The files of a name, folder (at any depth, without hidden ones), glob or URL."""
     # An existing path first: a file's name may hold brackets. (Path.exists raises for what cannot be a name.)
     paths = [place] if os.path.exists(place) else glob.glob(place, recursive=True)  # noqa: PTH110, PTH207
+    if place.startswith(CLOUD):
+        paths = [place]
+        with suppress(*reading_errors()):  # what cannot be listed cannot be read either, and then is named
+            paths = files_at_url(place)
     if not paths:
         skip(report, place, "missing", "there is no such file or directory")
-    files: list[Path] = []
-    errors: list[OSError] = []
+    files: list[str] = []
+
+    def unreadable(error: OSError) -> None:
+        skip(report, str(error.filename), "unreadable", f"it cannot be read: {error.strerror or error}")
+
     for path in paths:
         if not Path(path).is_dir():
-            files.append(Path(path))
+            files.append(path if path.startswith(CLOUD) else str(Path(path)))
             continue
-        for folder, subfolders, names in os.walk(path, onerror=errors.append):
+        for folder, subfolders, names in os.walk(path, onerror=unreadable):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             visible = [Path(folder, name) for name in names if name.endswith(".parquet") and name[0] != "."]
-            files += [file for file in visible if file.is_file()]
-    for error in errors:
-        skip(report, str(error.filename), "unreadable", f"it cannot be read: {error.strerror or error}")
+            files += [str(file) for file in visible if file.is_file()]
     return files
+
+
+def files_at_url(url: str) -> list[str]:
+    """The file at `url`, or the visible parquet files that polars finds below it or by its pattern."""
+    if url.endswith(".parquet") and "*" not in url:
+        return [url]
+    from polars.io.external_reader import FileReader, FileReaderBuilder
+
+    found: list[str] = []
+
+    class Listing(FileReaderBuilder, FileReader):
+        """Notes the files that polars finds, and opens none: scan_parquet would stop at a damaged one."""
+
+        def build_file_reader(self, source: str | bytes, *_: object) -> FileReader:
+            found.append(str(source))
+            return self
+
+        def schema(self) -> dict[str, Any]:
+            return {"id": pl.String}
+
+        def n_rows_in_file(self, *_: object) -> int:
+            return 0
+
+        def collect_batches(self, **_: object) -> Iterator[pl.DataFrame]:
+            return iter(())
+
+    pattern = url if "*" in url else f"{url.rstrip('/')}/**/*.parquet"
+    pl.scan_external_reader(Listing(), sources=[pattern], schema={"id": pl.String}, expand_paths=True).collect()
+    return [file for file in found if "/." not in file]
+
+
+def folder_of(file: str) -> str:
+    """The folder of a file on disk or in object storage."""
+    return os.path.dirname(file) or "."  # noqa: PTH120 - a Path loses one of the slashes in s3://
 
 
 def skip(report: Report, file: str, kind: str, reason: str, *, failure: bool = True) -> None:
@@ -253,10 +294,10 @@ def read_header(file: str) -> ParquetFile:
     """The file's footer; ValueError where its metadata is not what the contract says."""
     dtypes = dict(scan_file(file).collect_schema())
     metadata = pl.read_parquet_metadata(file)
-    columns, metrics, source = (json.loads(metadata.get(key, "{}")) for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY))
-    for key, document in ((COLUMNS_KEY, columns), (METRICS_KEY, metrics), (SOURCE_KEY, source)):
-        if not isinstance(document, dict):
-            raise ValueError(f"its {key} is no JSON object")  # noqa: TRY004
+    documents = [json.loads(metadata.get(key, "{}")) for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY)]
+    if not all(isinstance(document, dict) for document in documents):
+        raise ValueError("its metadata holds something else than JSON objects")
+    columns, metrics, source = documents
     paths: dict[str, KeyPath] = {}
     for column, path in columns.items():
         if not isinstance(path, list) or not path or not all(isinstance(key, str) for key in path):
@@ -305,7 +346,7 @@ def check_columns(file: ParquetFile) -> None:
 
 
 # --- one schema: which columns are the same -------------------------------------------------------------------
-def one_schema(files: Files, histories: Files, derived: set[str], report: Report) -> tuple[ColumnList, ColumnList]:
+def one_schema(files: Files, histories: Files, derived: set[str], conflicts: Conflicts) -> tuple[Columns, Columns]:
     """The columns of all files as columns of one, whose `derived` names are taken; and the metrics of the histories."""
     parts, beside = parts_by_identity(files, derived), parts_by_identity(histories, set())
     names = names_of({*parts, *beside})
@@ -320,16 +361,11 @@ def one_schema(files: Files, histories: Files, derived: set[str], report: Report
         columns.append(column)
         seen = {n: dtype for n, dtype in stored.items() if held[n] != pl.Null}  # no values disagree with nothing
         agree = {*seen.values()} <= {column.dtype} if name in contract else not disputed(seen.values())
-        claims: dict[tuple[str, str, str], list[str]] = {}  # kind, what a file has, what it became: the files
         for n, (own, _) in members.items():
             if own != name:
-                claims.setdefault(("name", own, name), []).append(files[n].file)
+                conflicts.setdefault((name, "name", own, name), []).append(files[n].file)
             if not agree and n in seen:
-                claims.setdefault(("dtype", str(seen[n]), str(column.dtype)), []).append(files[n].file)
-        for (kind, what, became), where in claims.items():
-            conflict = {"column": name, "kind": kind, "found": what, "became": became, "files": where}
-            report["conflicts"].append(conflict)
-    report["conflicts"].sort(key=lambda row: (row["column"], row["kind"], row["found"]))
+                conflicts.setdefault((name, "dtype", str(seen[n]), str(column.dtype)), []).append(files[n].file)
     metrics = []
     for (prefix, path), members in beside.items():
         numbers = {n: part for n, part in members.items() if part[1].is_numeric() or part[1] == pl.Boolean}
@@ -341,7 +377,7 @@ def one_schema(files: Files, histories: Files, derived: set[str], report: Report
 
 def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, Parts]:
     """Every column over all files."""
-    known = names_of((prefix_of(column), path) for file in files for column, path in file.paths.items())
+    known = names_of({(prefix_of(column), path) for file in files for column, path in file.paths.items()})
     by_name = {name: identity for identity, name in known.items()}
     contract = contract_dtypes()
     ours = {column.lower() for column in (*contract, *derived)}
@@ -374,14 +410,12 @@ def prefix_of(column: str) -> str:
     return CONFIG if column.startswith(CONFIG) else METRIC if column.startswith(METRIC) else ""
 
 
-def names_of(identities: Iterable[Identity]) -> dict[Identity, str]:
+def names_of(identities: set[Identity]) -> dict[Identity, str]:
     """A name of its own for every column: config and metrics settled over all paths, others as they are."""
-    by_prefix: dict[str, list[KeyPath]] = {"": [], CONFIG: [], METRIC: []}
-    for prefix, path in identities:
-        by_prefix[prefix].append(path)
-    names = {("", path): path[0] for path in by_prefix.pop("")}
-    for prefix, paths in by_prefix.items():
-        names |= {(prefix, path): prefix + name for path, name in settled_names(paths).items()}
+    names = {(prefix, path): path[0] for prefix, path in identities}
+    for prefix in (CONFIG, METRIC):
+        settled = settled_names(path for each, path in identities if each == prefix)
+        names |= {(prefix, path): prefix + name for path, name in settled.items()}
     return names
 
 
@@ -509,8 +543,10 @@ def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr
     values = exact_column(column)
     if dtype == wanted:
         return values
-    if wanted == pl.String and dtype.is_float():
-        return spelt_as_json(values.cast(pl.Float64))
+    if wanted == pl.String and dtype.is_float():  # as Python's json spells them: `1e-05`, where polars has `0.00001`
+        text = values.cast(pl.Float64).cast(pl.String).str.replace("inf", "Infinity", literal=True)
+        text = text.str.replace(r"^(-?)0\.0000([1-9])([0-9]*)$", "${1}${2}.${3}e-05")
+        return text.str.replace(".e-05", "e-05", literal=True).str.replace(r"e-([0-9])$", "e-0${1}")
     if column not in contract_dtypes():
         return values.cast(wanted)
     if isinstance(wanted, pl.Datetime) and not dtype.is_temporal():  # ISO text, perhaps without a clock or a zone
@@ -530,15 +566,8 @@ def exact_column(name: str) -> pl.Expr:
     return pl.selectors.by_name(name).as_expr() if name == "*" or name.startswith("^") else pl.col(name)
 
 
-def spelt_as_json(number: pl.Expr) -> pl.Expr:
-    """Floats as Python's json, and so export_runs, spells them: `1e-05`, where polars has `0.00001`."""
-    text = number.cast(pl.String).str.replace("inf", "Infinity", literal=True)
-    text = text.str.replace(r"^(-?)0\.0000([1-9])([0-9]*)$", "${1}${2}.${3}e-05")
-    return text.str.replace(".e-05", "e-05", literal=True).str.replace(r"e-([0-9])$", "e-0${1}")
-
-
 # --- one schema: metadata -------------------------------------------------------------------------------------
-def merged_metadata(files: Files, columns: ColumnList, report: Report) -> tuple[dict[str, str], Goals]:
+def merged_metadata(files: Files, columns: Columns, conflicts: Conflicts) -> tuple[dict[str, str], Goals]:
     """The result's key-value metadata, without what files disagree on, and the stored goals by metric."""
     metrics: dict[str, Record] = {}
     for column, key in itertools.product(columns, ("goal", "summary", "step_metric")):
@@ -549,10 +578,8 @@ def merged_metadata(files: Files, columns: ColumnList, report: Report) -> tuple[
                 claims.setdefault(str(value), []).append(files[number].file)
         if len(claims) == 1:
             metrics.setdefault(column.name, {})[key] = next(iter(claims))
-            continue
-        for value, where in claims.items():
-            conflict = {"column": column.name, "kind": key, "found": value, "became": "not stored", "files": where}
-            report["conflicts"].append(conflict)
+        else:
+            conflicts |= {(column.name, key, value, "not stored"): where for value, where in claims.items()}
     goals = {c.path: metrics[c.name]["goal"] for c in columns if metrics.get(c.name, {}).get("goal")}
     paths = {column.name: column.path for column in columns if prefix_of(column.name)}
     sources = {json_text(source): source for file in files for source in file.sources}
@@ -561,7 +588,7 @@ def merged_metadata(files: Files, columns: ColumnList, report: Report) -> tuple[
 
 
 # --- rows -----------------------------------------------------------------------------------------------------
-def deciding_rows(files: Files, columns: ColumnList, also: Iterable[str]) -> pl.DataFrame:
+def deciding_rows(files: Files, columns: Columns, also: Iterable[str]) -> pl.DataFrame:
     """Of all rows, with file and row number: what decides which are written and in which order. It fits in memory."""
     wanted = {*RUN_KEY, "name", "state", "created_at", "history_rows", "exported_at", "source_file", *also}
     needed = [column for column in columns if column.name in wanted]
@@ -574,7 +601,7 @@ def deciding_rows(files: Files, columns: ColumnList, also: Iterable[str]) -> pl.
     return pl.concat(frames).with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE)).collect()
 
 
-def values_in(number: int, file: ParquetFile, columns: ColumnList) -> list[pl.Expr]:
+def values_in(number: int, file: ParquetFile, columns: Columns) -> list[pl.Expr]:
     """The result's columns as the file of this number has them; null where it has no such column."""
     empty = {"source_file": pl.lit(file.file), "tags": pl.lit([], dtype=pl.List(pl.String))}  # in place of null
     values = []
@@ -686,15 +713,13 @@ def flaw_of(regex: str) -> str | None:
 # --- derived columns ------------------------------------------------------------------------------------------
 WORD_START, WORD_END = r"(?:^|[_\-/\s])", r"(?:[_\-/\s]|$)"
 NUMBER = r"((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?)"
-ARCHITECTURES = (  # the longer names first, where one holds another
-    *("gnn_all", "gnn_qk", "gnn_v", "filter_bank", "linear_pe"),
-    *("self_attention_mlp", "multilayer_self_attention", "self_attention"),
-    *("digress_transformer", "digress_default", "asymmetric", "spectral_linear", "spectral"),
-    *("mlp", "linear", "digress"),
-)
+ARCHITECTURES = """
+    gnn_all gnn_qk gnn_v filter_bank linear_pe self_attention_mlp multilayer_self_attention self_attention
+    digress_transformer digress_default asymmetric spectral_linear spectral mlp linear digress
+"""  # the longer names first, where one holds another
 RULES = (  # of one column's rules the first that matches gives the value
     Rule("stage", r"(stage[0-9]+[a-z]?)"),
-    *(Rule("arch", f"{WORD_START}({name}){WORD_END}") for name in ARCHITECTURES),
+    *(Rule("arch", f"{WORD_START}({name}){WORD_END}") for name in ARCHITECTURES.split()),
     *(
         Rule("model_type", word, source, value=word)
         for source in ("config_model__target_", "config_model_target")
@@ -728,25 +753,21 @@ def read_rules(file: str) -> tuple[Rule, ...]:
     rules: list[Rule] = []
     for number, table in enumerate(tables, 1):
         origin = f"{file}: rule {number}"
-        flaw = flaw_of_table(table) if isinstance(table, dict) else "it is no table"
+        flaw = flaw_of_table(table)
         if flaw:
-            named = f" ({table['column']})" if isinstance(table, dict) and "column" in table else ""
-            raise ScriptError(f"--rules {origin}{named}: {flaw}", WRONG_USAGE)
+            raise ScriptError(f"--rules {origin}: {flaw}; it is {json_text(table)}", WRONG_USAGE)
         known = [rule.dtype for rule in (*rules, *RULES) if rule.column == table["column"]]
         rules.append(Rule(**{"dtype": known[0] if known else "string", "origin": origin, **table}))
     return tuple(rules) if replace else (*rules, *RULES)
 
 
-def flaw_of_table(table: Record) -> str | None:
+def flaw_of_table(table: Any) -> str | None:
     """What is wrong with a [[rule]]; None where it is a good one."""
-    keys = Rule._fields[:-1]
-    for key, value in table.items():
-        if key not in keys:
-            return f"unknown key {key}{did_you_mean(key, keys)}; there are {', '.join(keys)}"
-        if not isinstance(value, str) and (key != "value" or isinstance(value, list | dict)):
-            return f"its {key} is no text"
-    if "column" not in table or "pattern" not in table:
-        return "it has no pattern" if "column" in table else "it has no column"
+    if not isinstance(table, dict) or not {"column", "pattern"} <= table.keys() <= {*Rule._fields[:-1]}:
+        return "it needs column and pattern, and may have source, value and dtype"
+    texts = [text for key, text in table.items() if key != "value"]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(table.get("value", ""), str | float | int):
+        return "it holds something else than text (value: or a number, true or false)"
     column, pattern = table["column"], table["pattern"]
     taken = column.lower() in contract_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY))
     if taken or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
@@ -809,15 +830,12 @@ def text_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
 def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
     """The answer to --explain: for each derived column the value and the first rule on names that matches."""
     run, dtype = pl.DataFrame({"name": [name], LOWER: [name.lower()]}), pl.String()
-    on_names = [rule for rule in rules if rule.source == "name"]
-    matched = run.with_columns(text_by(rule, dtype).alias(f"{n}") for n, rule in enumerate(on_names)).row(0)[2:]
     found = []
     for column, value in with_derived(run, rules, {"name": dtype}).drop("name").row(0, named=True).items():
-        hits = [
-            rule for rule, text in zip(on_names, matched, strict=True) if rule.column == column and text is not None
-        ]
-        pattern, origin = (hits[0].pattern, hits[0].origin) if hits else (None, None)
-        found.append({"column": column, "value": value, "pattern": pattern, "origin": origin})
+        found.append({"column": column, "value": value, "pattern": None, "origin": None})
+        for rule in reversed(rules):  # of several that match the first counts
+            if rule.column == column and rule.source == "name" and run.select(text_by(rule, dtype)).item() is not None:
+                found[-1] |= {"pattern": rule.pattern, "origin": rule.origin}
     if as_json:
         return json_text({"version": 1, "explain": found})
     lines = []
@@ -879,8 +897,9 @@ def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
     """The histories in the folders of the exports that `files` come from."""
     found: list[ParquetFile] = []
     sampled: list[str] = []
-    for folder in dict.fromkeys(Path(str(source["file"])).parent for file in files for source in file.sources):
-        for file in sorted(map(str, folder.glob("[!.]*.parquet"))):
+    for folder in dict.fromkeys(folder_of(str(source["file"])) for file in files for source in file.sources):
+        pattern = folder if folder.startswith(CLOUD) else glob.escape(folder)
+        for file in sorted(files_at(f"{pattern}/*.parquet", {"skipped": []})):
             if file.endswith(SAMPLED_ENDING):
                 sampled.append(file)
                 continue
@@ -897,7 +916,7 @@ def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
 
 
 def history_plan(
-    options: Options, files: Files, metrics: ColumnList, columns: ColumnList, goals: Goals, report: Report
+    options: Options, files: Files, metrics: Columns, columns: Columns, goals: Goals, report: Report
 ) -> HistoryPlan:
     """What --history and its flags mean for these files."""
     if (options.at or options.history_metrics) and not files:
@@ -925,8 +944,7 @@ def history_plan(
             message = f"--at {name}: which way is better cannot be read off its name; add :min or :max"
             raise ScriptError(message, WRONG_USAGE)
         lower = goal in {"min", "minimize"}
-        way = "lower" if lower else "higher"
-        note = f"history_at_*: where {'.'.join(best.path)} was best; {way} is better ({why})"
+        note = f"history_at_*: where {'.'.join(best.path)} was best; {'lower' if lower else 'higher'} is better ({why})"
         report["notes"].append({"note": note})
     chosen = [metric for pattern in options.history_metrics for metric in called("--history-metrics", pattern)]
     # Beside `loss`, `step_loss` gets a hash: both would have a min_step_loss.
@@ -951,13 +969,13 @@ def history_plan(
 
 def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.DataFrame:
     """The runs with what the histories beside their exports say, else what an earlier result says; ROWS is a count."""
-    folders = {file: str(Path(file).parent) for file in runs["source_file"].unique()}
+    folders = {file: folder_of(file) for file in runs["source_file"].unique()}
     runs = runs.with_columns(pl.col("source_file").replace_strict(folders, return_dtype=pl.String).alias(FOLDER))
     key = [*RUN_KEY, FOLDER]
     wanted = runs.select(key).unique().sort("id", "entity", "project", FOLDER)
     frames = [pl.DataFrame(schema=pl.Schema({**wanted.schema, ROWS: pl.Int64(), **plan.dtypes}))]
     for number, file in enumerate(plan.files):
-        beside = wanted.filter(pl.col(FOLDER) == str(Path(file.file).parent))
+        beside = wanted.filter(pl.col(FOLDER) == folder_of(file.file))
         try:
             frames += [] if beside.is_empty() else statistics_by_run(plan, number, beside)
         except reading_errors() as error:  # a footer can be sound where the rows are not
@@ -968,9 +986,8 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
     joined = runs.join(found, key, "left", suffix=INTERNAL, nulls_equal=True, maintain_order="left")
     earlier = [name for name in plan.dtypes if name in runs.columns]  # of runs whose histories are gone since
     gone = pl.col(ROWS).is_null()
-    values = [pl.when(gone).then(pl.col(name)).otherwise(name + INTERNAL).alias(name) for name in earlier]
-    joined = joined.with_columns(values).drop(name + INTERNAL for name in earlier)
-    return joined.cast({name: plan.dtypes[name] for name in earlier})
+    values = {name: pl.when(gone).then(name).otherwise(name + INTERNAL).cast(plan.dtypes[name]) for name in earlier}
+    return joined.with_columns(**values).drop(name + INTERNAL for name in earlier)
 
 
 def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -996,9 +1013,22 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
         for start in range(0, len(metrics), at_once):
             values, finite, told = [], [], []
             for name, metric in metrics[start : start + at_once]:
+                value, good = pl.col(METRIC + name), pl.col(f"finite {name}")
                 values.append(pl.col(metric.parts[number][0]).cast(metric.dtype).alias(METRIC + name))
-                finite.append(finite_values(pl.col(METRIC + name)).alias(f"finite {name}"))
-                told += statistics(name, at)
+                finite.append(finite_values(value).alias(f"finite {name}"))
+                statistics = {  # the best is finite, the first of equal ones
+                    "min": good.min(),
+                    "min_step": step.get(good.arg_min(), null_on_oob=True),
+                    "max": good.max(),
+                    "max_step": step.get(good.arg_max(), null_on_oob=True),
+                    "last": value.drop_nulls().last(),
+                    "tail": good.drop_nulls().tail(pl.max_horizontal(good.count() // 10, 1)).cast(pl.Float64).mean(),
+                    "n": good.count().cast(pl.Int64),
+                    "n_nonfinite": value.count().cast(pl.Int64) - good.count().cast(pl.Int64),
+                }
+                if at is not None:
+                    statistics["at"] = value.slice(0, at.fill_null(-1) + 1).drop_nulls().last()
+                told += [each.alias(f"{HISTORY}{statistic}_{name}") for statistic, each in statistics.items()]
             rows = history.filter(here).select(*columns, *values).collect(engine="streaming")
             keys = rows.select(RUN_KEY).join(numbers, RUN_KEY, "left", nulls_equal=True, maintain_order="left")
             rows = rows.drop(RUN_KEY).with_columns(keys[RUN]).drop_nulls(RUN)
@@ -1012,24 +1042,6 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
 def finite_values(value: pl.Expr) -> pl.Expr:
     """The finite values, null for others; adding 0 makes -0.0 into 0.0, as polars may rank the one before the other."""
     return pl.when(value.is_finite()).then(value + 0)
-
-
-def statistics(metric: str, at: pl.Expr | None) -> list[pl.Expr]:
-    """What is said of one metric of one run, whose rows are in order; the best is finite, the first of equal ones."""
-    value, finite, step = pl.col(METRIC + metric), pl.col(f"finite {metric}"), pl.col(STEP)
-    told = {
-        "min": finite.min(),
-        "min_step": step.get(finite.arg_min(), null_on_oob=True),
-        "max": finite.max(),
-        "max_step": step.get(finite.arg_max(), null_on_oob=True),
-        "last": value.drop_nulls().last(),
-        "tail": finite.drop_nulls().tail(pl.max_horizontal(finite.count() // 10, 1)).cast(pl.Float64).mean(),
-        "n": finite.count().cast(pl.Int64),
-        "n_nonfinite": value.count().cast(pl.Int64) - finite.count().cast(pl.Int64),
-    }
-    if at is not None:
-        told["at"] = value.slice(0, at.fill_null(-1) + 1).drop_nulls().last()
-    return [expression.alias(f"{HISTORY}{statistic}_{metric}") for statistic, expression in told.items()]
 
 
 # --- files ----------------------------------------------------------------------------------------------------
@@ -1047,7 +1059,7 @@ def first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0][:200] or type(error).__name__
 
 
-def rows_in_order(files: Files, columns: ColumnList, chosen: pl.DataFrame, new: Sequence[str]) -> pl.LazyFrame:
+def rows_in_order(files: Files, columns: Columns, chosen: pl.DataFrame, new: Sequence[str]) -> pl.LazyFrame:
     """The chosen rows of all files, whole, in the result's order, with the `new` columns that `chosen` holds."""
     own = [column for column in columns if column.name not in new]
     in_order = chosen.sort("entity", "project", "created_at", "id", "source_file", FILE, ROW)
@@ -1069,7 +1081,7 @@ def rows_in_order(files: Files, columns: ColumnList, chosen: pl.DataFrame, new: 
     return register_io_source(batches, schema=placed_rows(files, own, placed).collect_schema())
 
 
-def placed_rows(files: Files, columns: ColumnList, placed: pl.DataFrame) -> pl.LazyFrame:
+def placed_rows(files: Files, columns: Columns, placed: pl.DataFrame) -> pl.LazyFrame:
     """The rows of the one file of `placed`, in its order, beside `placed`; without those whose id is another now."""
     number = placed[FILE][0]
     first: Any = placed[ROW].min()
@@ -1106,10 +1118,21 @@ def published(output: str) -> Iterator[str]:
     hidden = target.with_name(f".{target.name}.{os.getpid()}.partial")
     new, old = hidden / target.name, hidden / "old"
     try:
+        if output.startswith(CLOUD):  # an object appears whole or not at all
+            if not output.endswith(".parquet") and files_at_url(output):
+                hint = "files of an earlier result would mix with this one; choose an empty place"
+                raise ScriptError(f"-o {output}: {hint}", WRONG_USAGE)
+            yield output
+            return
         for rest in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):  # of a merge that was killed
             process = rest.name.split(".")[-2]
-            if process.isdecimal() and not is_running(int(process)):
-                shutil.rmtree(rest, ignore_errors=True)
+            if process.isdecimal() and sys.platform != "win32":  # where asking for a process would end it
+                try:
+                    os.kill(int(process), 0)
+                except ProcessLookupError:
+                    shutil.rmtree(rest, ignore_errors=True)
+                except (PermissionError, OverflowError):  # somebody else's, or no process's name
+                    pass
         hidden.mkdir(parents=True)
         yield str(new)
         if target.is_dir():
@@ -1118,23 +1141,12 @@ def published(output: str) -> Iterator[str]:
     except OSError as error:
         # polars' own errors end in the hidden name, which users do not know.
         reason = error.strerror or first_line(error).partition(" (os error")[0]
-        hint = "free the place or choose another with -o"
+        hint = "free the place, see to your credentials or choose another with -o"
         raise ScriptError(f"{output} was not written: {reason}; {hint}", NOTHING_USABLE) from error
     finally:
         if old.exists() and not target.exists():
             old.rename(target)
         shutil.rmtree(hidden, ignore_errors=True)
-
-
-def is_running(process: int) -> bool:
-    """Whether there is such a process; on Windows, where asking would end it, always."""
-    if sys.platform == "win32":
-        return True
-    try:
-        os.kill(process, 0)
-    except (OSError, OverflowError) as error:
-        return isinstance(error, PermissionError)  # somebody else's
-    return True
 
 
 def check_output(output: str) -> None:
@@ -1144,7 +1156,7 @@ def check_output(output: str) -> None:
         files = [file for file in place.rglob("*") if file.is_file()]
         if any(file.suffix != ".parquet" or "=" not in file.parent.name for file in files):
             raise ScriptError(f"-o {output} holds other files, which would be lost; choose another name", WRONG_USAGE)
-    elif place.is_file():
+    elif output.startswith(CLOUD) or place.is_file():
         columns: list[str] = []
         with suppress(*reading_errors()):  # what is no parquet file
             columns = scan_file(output).collect_schema().names()
@@ -1188,7 +1200,8 @@ def report_lines(report: Report) -> Iterator[str]:  # noqa: C901
     for fit in report["derived"]:
         lacking = f"; no match in {', '.join(fit['unmatched_names'][:3])}" if fit["unmatched_names"] else ""
         if fit["runs"]:
-            lines.append(f"{fit['column']}: {counted(fit['runs'], 'run')}{lacking}")
+            values = [f"{value} ({n})" for value, n in zip(fit["commonest"], fit["commonest_runs"], strict=True)]
+            lines.append(f"{fit['column']}: {counted(fit['runs'], 'run')}, most with {', '.join(values)}{lacking}")
     yield from folded(lines, "{} derived columns more; --json lists all")
     empty = [fit["column"] for fit in report["derived"] if not fit["runs"]]
     if empty:
@@ -1268,8 +1281,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__ or "")
     listed: dict[str, Any] = {"type": lambda text: comma_separated([text]), "action": "extend", "default": []}
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="INPUT", help=f"file, folder or glob (default: {DEFAULT_INPUT})")
-    add("--output", "-o", metavar="FILE", help=f"(default: {DEFAULT_OUTPUT})")
+    add("inputs", nargs="*", metavar="INPUT", help=f"file, folder, glob or URL (default: {DEFAULT_INPUT})")
+    add("--output", "-o", metavar="FILE", help=f"file or URL (default: {DEFAULT_OUTPUT})")
     add = parser.add_argument_group("which runs (flags repeat; each says how many runs it kept)").add_argument
     add("--state", "-s", **listed, metavar="STATE", help="finished, crashed, ... (default: all)")
     add("--filter", "-f", action="append", default=[], metavar="REGEX", help="on the run's name, in any case")
@@ -1295,11 +1308,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         if state not in (*STATES, "all"):
             parser.error(f"--state {state}: no such state{did_you_mean(state, STATES)}; there are {', '.join(STATES)}")
     args.output = args.output or (DEFAULT_OUTPUT.removesuffix(".parquet") if args.partition_by else DEFAULT_OUTPUT)
-    args.output = str(Path(args.output))
-    if re.match("[a-z0-9]+:/", args.output):  # it would be taken for a folder
-        parser.error(f"-o {args.output}: results are written to disk; copy them from there")
-    if not args.partition_by and not args.output.endswith(".parquet"):  # folders are searched by this ending
-        parser.error(f"-o {args.output}: the result is a parquet file, so its name must end in .parquet")
+    args.output = args.output.rstrip("/") if args.output.startswith(CLOUD) else str(Path(args.output))
+    for place in (*args.inputs, args.output):
+        if re.match("[a-z0-9]+:/", place) and not place.startswith(CLOUD):  # it would be taken for a folder
+            parser.error(f"{place}: URLs begin with {', '.join(CLOUD)}; download it first")
+    if bool(args.partition_by) == args.output.endswith(".parquet"):  # folders are searched by this ending
+        parser.error(f"-o {args.output}: a file's name must end in .parquet, a folder's (--partition-by) must not")
     if args.no_enrich and (args.rules or args.explain is not None):
         parser.error("--rules and --explain are about derived columns, --no-enrich leaves them out: choose one")
     if not args.history and (args.history_metrics or args.at):
@@ -1369,7 +1383,7 @@ def aggregate(options: Options) -> int:  # noqa: C901
     try:
         try:
             merge(files, rules, options, report)
-        except reading_errors():  # a footer can be sound where the rows are not: read them all to find out
+        except reading_errors() as failure:  # a footer can be sound where the rows are not: read them all to find out
             sound = []
             for file in files:
                 try:
@@ -1379,7 +1393,8 @@ def aggregate(options: Options) -> int:  # noqa: C901
                 except reading_errors() as error:
                     skip(report, file.file, "damaged", f"it cannot be read: {first_line(error)}")
             if len(sound) == len(files):
-                raise
+                message = f"an input changed while it was read ({first_line(failure)}); run it again"
+                raise ScriptError(message, NOTHING_USABLE) from failure
             report |= {key: [] for key in REPORT if key != "skipped"}
             merge(sound, rules, options, report)
     finally:
@@ -1400,8 +1415,12 @@ def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report)
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
     histories = histories_beside(files, report) if options.history else []
     derived = derived_dtypes(rules)
-    columns, metrics = one_schema(files, histories, set(derived), report)
-    metadata, goals = merged_metadata(files, columns, report)
+    conflicts: Conflicts = {}
+    columns, metrics = one_schema(files, histories, set(derived), conflicts)
+    metadata, goals = merged_metadata(files, columns, conflicts)
+    for (column, kind, said, became), where_said in sorted(conflicts.items()):
+        conflict = {"column": column, "kind": kind, "found": said, "became": became, "files": where_said}
+        report["conflicts"].append(conflict)
     plan = history_plan(options, histories, metrics, columns, goals, report) if options.history else HistoryPlan()
     stored = {column.name: column.dtype for column in columns}
     # The contract's columns, derived ones, others that the files brought along, config, metrics, histories', JSON.
@@ -1432,39 +1451,47 @@ def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report)
         chosen = where(chosen, f"--where {options.where}", condition, derived, report)
 
     with published(options.output) as place:
-        changed = ScriptError("an input changed while it was read; run it again", NOTHING_USABLE)
         rows_to_write = rows_in_order(files, columns, chosen, [*derived, *plan.dtypes]).select(order)
-        try:
-            written = write(rows_to_write, place, metadata, options.partition_by)
-        except pl.exceptions.ShapeError as error:
-            raise changed from error
+        written = write(rows_to_write, place, metadata, options.partition_by)
         there = pl.scan_parquet(written, glob=False, hive_partitioning=False).select(pl.len()).collect().item()
         if there != len(chosen):
-            raise changed
+            raise pl.exceptions.ShapeError("some rows are missing")
     summary = {"file": options.output, "inputs": len(files), "rows_read": len(rows), "runs_found": len(found)}
     report["summary"].append(summary | {"runs": len(chosen), "columns": len(order)})
     report["files"] += [options.output + file.removeprefix(place) for file in written]
-    describe(chosen, derived, plan, files, report)
+    describe(chosen, rules, plan, files, report)
 
 
-def describe(runs: pl.DataFrame, derived: Iterable[str], plan: HistoryPlan, files: Files, report: Report) -> None:
+def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files: Files, report: Report) -> None:
     """Report how the rules fit, what histories gave, and runs and histories that different exports wrote."""
-    for column in derived:
+    absent = [f"{r.origin} ({r.source})" for r in rules if r.source not in runs.columns and r.origin != "built in"]
+    if absent:
+        report["notes"].append({"note": f"no input has the source column of {some(absent)}"})
+    for column in derived_dtypes(rules):
         unmatched = runs["name"].filter(runs[column].is_null())
         fit = {"column": column, "dtype": str(runs.schema[column]), "runs": len(runs) - len(unmatched)}
+        counts = runs[column].drop_nulls().value_counts().sort("count", column, descending=[True, False]).head(SHOWN)
+        fit |= {"commonest": counts[column].to_list(), "commonest_runs": counts["count"].to_list()}
         names = unmatched.drop_nulls().unique().sort().head(SHOWN).to_list()
         report["derived"].append(fit | {"missing": len(unmatched), "unmatched_names": names})
     if ROWS not in runs.columns:  # no --history
         return
+    count = {name: runs[name].count() for name in plan.dtypes}
+    late = [
+        name for name in plan.metrics if plan.best and count[f"{HISTORY}at_{name}"] < count[f"{HISTORY}last_{name}"]
+    ]
+    if plan.best and late:
+        note = f"{HISTORY}at_* is null where a metric was logged only later, or {plan.best.name} never: {some(late)}"
+        report["notes"].append({"note": note})
     without = runs.filter(pl.col(ROWS).is_null())
-    with_file = pl.col(FOLDER).is_in([str(Path(file.file).parent) for file in plan.files])
+    with_file = pl.col(FOLDER).is_in([folder_of(file.file) for file in plan.files])
     read = {"files": [file.file for file in plan.files], "rows": runs[ROWS].sum(), "metrics": len(plan.metrics)}
     missing = {"runs_without": len(without), "runs_without_file": len(without.filter(~with_file))}
     report["histories"].append(read | {"runs_with": len(runs) - len(without)} | missing)
     ids: dict[tuple[str, str, str], tuple[set[str], set[str]]] = {}  # of the runs, of the histories
     for which, group in enumerate((files, plan.files)):
         for source in (source for file in group for source in file.sources if "export_id" in source):
-            place = (str(Path(source["file"]).parent), str(source.get("entity")), str(source.get("project")))
+            place = (folder_of(source["file"]), str(source.get("entity")), str(source.get("project")))
             ids.setdefault(place, (set(), set()))[which].add(source["export_id"])
     for (folder, entity, project), (of_runs, of_histories) in ids.items():
         if of_runs and of_histories and of_runs.isdisjoint(of_histories):  # one was killed while it published
