@@ -1809,7 +1809,7 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
                 filters = {"$or": [known.filters, project.filters]} if known.filters and project.filters else {}
                 found[project.entity, project.name] = Project(project.entity, project.name, filters)
     if failed and not found:
-        raise ScriptError(f"{failed[0].run}: {failed[0].error}; try it again later", NOTHING_USABLE)
+        raise ScriptError(f"{failed[0].run}: {failed[0].error}; nothing could be exported", NOTHING_USABLE)
     for (entity, pattern, *_), names in lacking:
         is_elsewhere = any(matches(name, pattern) for _, name in found)
         if is_elsewhere and (names or entity in (own, *teams)):
