@@ -1817,7 +1817,7 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
         near = did_you_mean(pattern, names) if names else did_you_mean(entity, {own, *teams} - {entity})
         what = f"no project {pattern}" if names else "no projects that this key can see"
         raise ScriptError(f"{entity} has {what}{near}; list_entities.py shows what there is", NOTHING_USABLE)
-    return [found[key] for key in sorted(found)], failed
+    return [found[key] for key in sorted(found)], list(dict.fromkeys(failed))
 
 
 def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str], list[Failure]]:
