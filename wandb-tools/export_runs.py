@@ -131,7 +131,7 @@ CLOCKS: dict[tuple[str, ...], str] = {
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # as W&B's JSON spells them in text
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
-EMPTY, MIXED = "empty", "mixed"  # kinds of a page's columns besides the dtypes
+EMPTY, MIXED = "empty", "mixed"  # kinds of a page's columns: nothing but nulls (the file lacks it); values as JSON
 KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "sweep")  # of Run, kept in memory
 
 WORKERS = 8  # questions at once: a shared server bears that; more gain little
@@ -285,15 +285,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Page:
-    """Up to PAGE_RUNS runs as a parquet file in the working folder, whose flattened columns `column_key` names.
-
-    `kinds` are the kinds of these columns, by prefix and path: a dtype, EMPTY (nothing but nulls; the file lacks the
-    column), or MIXED (the values as JSON, since no one dtype has them all).
-    """
+    """Up to PAGE_RUNS runs as a parquet file in the working folder, whose flattened columns `column_key` names."""
 
     file: Path
     keys: pl.DataFrame  # the columns KEYS
-    kinds: Mapping[KeyPath, str]
+    kinds: Mapping[KeyPath, str]  # of these columns, by prefix and path: a dtype, EMPTY or MIXED
     nested: Mapping[str, frozenset[KeyPath]]  # by run id: paths of more than one key among the summary's numbers
     tables: Mapping[str, Mapping[str, str]]  # by run id: see Run
     definitions: frozenset[MetricDefinition]
@@ -1888,7 +1884,6 @@ def sign_in(client: Client) -> tuple[str | None, list[str]]:
 # A question about one project: its name, its further variables, and what is asked of the project.
 IN_PROJECT = """query %s($entity: String!, $project: String!%s) {
     project(name: $project, entityName: $entity) { %s } }"""
-NO_ENTITIES = ("home", "links", "login", "settings", "authorize", "profile", "signup", "site", "registry", "orgs")
 
 
 class Server:
@@ -1933,17 +1928,17 @@ def place_of(text: str) -> Place:
     if url.scheme and url.hostname == FORGE and keys[:1] == ["wandb"]:
         keys = keys[1:]  # where the pages are on that host
     entity, project, page, name = (*keys, "", "", "", "")[:4]
-    if url.scheme and entity not in ("", *NO_ENTITIES) and (project, page) in (("", ""), ("projects", "")):
+    if url.scheme and entity not in ("", "home") and project in ("", "projects") and not page:
         return Place(entity, "*")
-    if not project or (url.scheme and (entity in NO_ENTITIES or url.hostname in CLOUD_HOSTS)):
+    if not project or (url.scheme and url.hostname in CLOUD_HOSTS):
         raise ScriptError(f"{text} is no project; write entity/project, entity/project/run or a W&B URL", WRONG_USAGE)
     if page and not name and not url.scheme:
         return Place(entity, project, "name", page)
     if name and page in ("runs", "sweeps", "groups"):
         return Place(entity, project, {"runs": "name", "sweeps": "sweep", "groups": "group"}[page], name)
     if page not in ("", "runs", "table", "workspace", "overview"):
-        what = {"reports": "a report", "artifacts": "an artifact"}.get(page, f"a page of {page}")
-        raise ScriptError(f"{text} is {what}; give {entity}/{project}, or a run's or sweep's address", WRONG_USAGE)
+        advice = f"give {entity}/{project}, or a run's or sweep's address"
+        raise ScriptError(f"{text} is a page of {page}, which shows no runs; {advice}", WRONG_USAGE)
     return Place(entity, project)
 
 
@@ -1988,7 +1983,7 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
                 filters = {"$or": [known.filters, project.filters]} if known.filters and project.filters else {}
                 found[project.entity, project.name] = Project(project.entity, project.name, filters)
     if failed and not found:
-        raise ScriptError(f"{failed[0].run}: {failed[0].error}; try it again later", NOTHING_USABLE)
+        raise ScriptError(f"{failed[0].run}: {failed[0].error}; nothing could be exported", NOTHING_USABLE)
     for (entity, pattern, *_), names in lacking:
         is_elsewhere = any(matches(name, pattern) for _, name in found)
         if is_elsewhere and (names or entity in entities):
@@ -1996,7 +1991,7 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
         near = did_you_mean(pattern, names) if names else did_you_mean(entity, {*entities} - {entity})
         what = f"no project {pattern}" if names else "no projects that this key can see"
         raise ScriptError(f"{entity} has {what}{near}; list_entities.py shows what there is", NOTHING_USABLE)
-    return [found[key] for key in sorted(found)], failed
+    return [found[key] for key in sorted(found)], list(dict.fromkeys(failed))
 
 
 def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str], list[Failure]]:
@@ -2054,11 +2049,10 @@ RUNS = IN_PROJECT % (
     ", $filters: JSONString, $first: Int, $after: String",
     """runs(filters: $filters, first: $first, after: $after, order: "+created_at") {
             pageInfo { endCursor hasNextPage }
-            edges { node { %s } } }
+            edges { node { name displayName state createdAt heartbeatAt tags group jobType sweepName notes commit
+                historyLineCount user { username } %s } } }
         inWindow: runCount(filters: $filters)""",
 )
-RUN_FIELDS = """name displayName state createdAt heartbeatAt tags group jobType sweepName notes commit
-    historyLineCount user { username }"""
 
 
 class Window(NamedTuple):
@@ -2143,11 +2137,11 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
 
 def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[Mapping[str, Any]], list[Window]]:
     """A page of the window's runs in the server's form, and windows for the rest."""
-    bounds = [{"createdAt": {"$gte": iso(window.start)}}] if window.start else []
-    bounds += [{"createdAt": {"$lt": iso(window.end)}}] if window.end else []
-    filters = [*([project.filters] if project.filters else []), *bounds]
+    filters: list[Mapping[str, object]] = [project.filters] if project.filters else []
+    for operator, time_ in (("$gte", window.start), ("$lt", window.end)):
+        filters += [{"createdAt": {operator: iso(time_)}}] if time_ else []
     variables = {**project.place, "filters": json.dumps({"$and": filters} if filters else {}), "after": window.cursor}
-    question = RUNS % (RUN_FIELDS if server.options.dry_run else f"{RUN_FIELDS} config summaryMetrics")
+    question = RUNS % ("" if server.options.dry_run else "config summaryMetrics")
 
     def ask(size: int, timeout_s: float) -> Any:
         return server.api.ask_once(question, {**variables, "first": size}, timeout_s, orjson.loads)["project"]
@@ -2247,19 +2241,16 @@ def parsed_json(text: str | bytes) -> Any:
 
 def definitions_in(config: Mapping[str, Any]) -> list[MetricDefinition]:
     """What `define_metric` set, from where the SDK notes it in a config: protobuf fields by their numbers."""
-    notes = config.get("_wandb")
-    noted = notes.get("m") if isinstance(notes, dict) else None
-    records = [record for record in noted if isinstance(record, dict)] if isinstance(noted, list) else []
-    names = [name if isinstance(name := record.get("1") or record.get("2"), str) else None for record in records]
     definitions = []
-    for record, name in zip(records, names, strict=True):
-        numbers = record["7"] if isinstance(record.get("7"), list) else ()
-        kinds = ",".join(kind for number, kind in enumerate(SUMMARY_KINDS, 1) if number in numbers)
-        number = record.get("5")  # the step metric's place among the records, from 1
-        step_metric = names[number - 1] if isinstance(number, int) and 0 < number <= len(names) else None
-        if name:
-            goal = next((goal for number, goal in GOALS.items() if number == record.get("8")), None)
-            definitions.append(MetricDefinition(name, goal, kinds or None, step_metric))
+    with suppress(LookupError, TypeError, AttributeError):  # a config may hold anything there
+        records = config["_wandb"]["m"]
+        for record in records:
+            name = record.get("1") or record.get("2")
+            kinds = ",".join(kind for number, kind in enumerate(SUMMARY_KINDS, 1) if number in record.get("7", ()))
+            step = records[record["5"] - 1] if record.get("5") else {}  # the step metric's place among them, from 1
+            step_metric = step.get("1") or step.get("2")
+            if name:
+                definitions.append(MetricDefinition(str(name), GOALS.get(record.get("8")), kinds or None, step_metric))
     return definitions
 
 
@@ -3153,10 +3144,7 @@ def metric_facts(
     earlier: Mapping[KeyPath, Mapping[str, str | None]],
     sweep_goals: Mapping[str, str],
 ) -> dict[str, dict[str, str | None]]:
-    """Goal, summary and step metric by column, where a sweep or `define_metric` states it, now or `earlier`.
-
-    A sweep's goal goes first; one on which runs differ is left out.
-    """
+    """Goal, summary and step metric by column, where a sweep, `define_metric` or the `earlier` export states it."""
     implied = {"min": "minimize", "max": "maximize"}
     facts: dict[str, dict[str, str | None]] = {}
     for path, name in ((path[1:], name) for path, name in names.items() if path[0] == METRIC):
@@ -3177,7 +3165,7 @@ def metric_facts(
         fact: dict[str, str | None] = {}
         for key in ("goal", "summary", "step_metric"):
             values = stated[key] - {None}
-            fact[key] = values.pop() if len(values) == 1 else None
+            fact[key] = values.pop() if len(values) == 1 else None  # runs may differ
         fact["goal"] = sweep_goals.get(".".join(path), fact["goal"])
         if any(fact.values()):
             facts[name] = fact
@@ -3409,8 +3397,8 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
             rows = pl.scan_parquet(at, glob=False)
             height, width = rows.select(pl.len()).collect().item(), len(rows.collect_schema())
-            facts_ = {"name": file.name, "bytes": at.stat().st_size, "rows": height, "columns": width}
-            files.append(facts_ | {"sha256": digest})
+            listed = {"name": file.name, "bytes": at.stat().st_size, "rows": height, "columns": width}
+            files.append(listed | {"sha256": digest})
         about |= {"source": source, "files": files, "export_id": export_id}
         text = json.dumps(jsonable(metadata_document(project, options, about)), indent=2, ensure_ascii=False) + "\n"
         unfinished(options.output / f"{project.stem}_metadata.json").write_text(storable(text), "utf-8")
@@ -3514,26 +3502,24 @@ def publishing(output: Path, work: Path) -> Iterator[Callable[[Path], Path]]:
 
 
 def settle_stems(projects: list[Project], output: Path) -> None:
-    """Give each project what its files' names begin with: settled for all of them, before any is written.
-
-    No name from W&B leaves the folder or takes another's files; a project that has files keeps their names.
-    """
+    """Give each project what its files' names begin with: settled for all of them, before any is written."""
     longest = LONGEST_STEM - len("_history_sampled")
-    stems: list[tuple[bool, str, str, Project]] = []  # whether it has no files yet, where they would be, and else
+    taken: set[str] = set()  # in lower case, as some file systems ignore it
+    new: list[tuple[Project, str]] = []
     for project in projects:
         suffix = f"__{path_hash((project.entity, project.name))[:8]}"
         stem = quote(f"{project.entity}_{project.name}".encode("utf-8", "surrogatepass"), safe="").replace("~", "%7E")
-        stem = re.sub(r"^\.", "%2E", stem)
+        stem = re.sub(r"^\.", "%2E", stem)  # no name from W&B leaves the folder, or hides its files
         other = stem[: longest - len(suffix)] + suffix
-        stem = other if len(stem) > longest else stem
         mine = {(project.entity, project.name)}
-        has_files = [owners_of(output, each) == mine for each in (stem, other)]
-        if has_files[1] or owners_of(output, stem) - mine:
-            stem = other
-        stems.append((not any(has_files), stem, other, project))
-    taken: set[str] = set()
-    for is_new, stem, other, project in sorted(stems, key=lambda each: (each[0], each[3].entity, each[3].name)):
-        project.stem = other if is_new and stem.lower() in taken else stem
+        is_free = len(stem) <= longest and not owners_of(output, stem) - mine
+        project.stem = other if owners_of(output, other) == mine or not is_free else stem
+        if owners_of(output, project.stem) == mine:  # a project that has files keeps their names
+            taken.add(project.stem.lower())
+        else:
+            new.append((project, other))
+    for project, other in new:
+        project.stem = other if project.stem.lower() in taken else project.stem
         taken.add(project.stem.lower())
     for project in projects:
         project.longer_stems = [stem for stem in taken if stem.startswith(f"{project.stem.lower()}_")]
@@ -3654,10 +3640,12 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     for project in planned if options.dry_run else written:
         counts = dict(project.runs.select("id", "history_rows").iter_rows()) | project.mismatched
         history_rows = sum(counts.values()) if project.planned_rows is None else project.planned_rows
-        row = {"entity": project.entity, "project": project.name, "runs": project.runs.height}
-        row |= {"status": "planned" if options.dry_run else project.status, "history_rows": history_rows}
-        row |= {"filtered": project.filtered, "failed": len(project.failed), "torn": len(project.torn)}
-        rows.append(row | {"kept": len(project.kept)})
+        row: dict[str, Any] = {"entity": project.entity, "project": project.name, "status": "planned"}
+        row |= {"runs": project.runs.height, "filtered": project.filtered, "history_rows": history_rows}
+        if options.offline or not options.dry_run:
+            row |= {"status": project.status, "failed": len(project.failed), "torn": len(project.torn)}
+            row["kept"] = len(project.kept)
+        rows.append(row)
         states = ", ".join(f"{count:,} {state}" for state, count in Counter(project.runs["state"]).most_common())
         line = f"{project.path}: {counted(project.runs.height, 'run')}" + (f" ({states})" if states else "")
         if options.include_history or options.offline:
@@ -4029,12 +4017,13 @@ def export_project(
         if is_news and not options.dry_run:
             write_project(project, options, source, work)
             shutil.rmtree(work.parent / HISTORIES / project.stem, ignore_errors=True)
-    except (RequestError, ScriptError) as error:  # the second of its files
-        project.failed.append(Failure(project.path, "project", str(error), getattr(error, "attempts", 1)))
     except (Exception, pl.exceptions.PanicException) as error:
-        if options.debug:
-            raise
-        project.failed.append(Failure(project.path, "project", f"cannot be understood: {error!r}"[:300]))
+        message = str(error)
+        if not isinstance(error, RequestError | ScriptError):
+            if options.debug:
+                raise
+            message = f"cannot be understood: {error!r}"[:300]
+        project.failed.append(Failure(project.path, "project", message, getattr(error, "attempts", 1)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
