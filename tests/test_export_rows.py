@@ -470,7 +470,7 @@ def test_what_is_no_table_and_no_table_at_all(server, export, out):
     server.add_run("team", "demo", "a", summary=summary)
     done = export("--tables")
     assert (done.code, asked(server, "files")) == (0, [])
-    assert "team/demo: no run logged a W&B Table" in done.err
+    assert "--tables: none of these runs logged a W&B Table" in done.err
     assert not list(out.glob("*_table_*"))
 
 
@@ -479,7 +479,7 @@ def test_a_dry_run_asks_for_no_rows(server, export, out):
     add_table(server, "b", "cells", ["n"], [[1]])
     server.add_events("team", "demo", "a", [{"system.cpu": 1, "_timestamp": 1.0}])
     done = export("--dry-run", "--console", "--console-lines", 5, "--tables", "--system-metrics")
-    assert (done.code, done.out) == (0, "team/demo: 2 runs\n")
+    assert (done.code, done.out) == (0, "team/demo: 2 runs (2 finished)\n")
     assert not {"field:logLines", "field:files", "field:events", "download"} & server.counts().keys()
     assert not out.exists()
 

@@ -1567,6 +1567,14 @@ def test_a_history_that_was_not_asked_for_stays_listed(earlier, tmp_path, export
     assert project.metadata["history"]["rows"] == 0  # of this export
 
 
+def test_other_keys_drop_columns_and_say_so(logs, tmp_path, export):
+    out = tmp_path / "out"
+    assert export("--offline", logs, "-o", out, "--include-history").code == 0
+    done = export("--offline", logs, "-o", out, "--include-history", "--history-keys", "no such metric")
+    assert done.code == 0
+    assert "from an earlier export, which this one was not asked for" in done.err
+
+
 def test_damage_is_named_even_if_a_filter_leaves_nothing(logs, tmp_path, export):
     file = next(logs.rglob("*.wandb"))
     content = bytearray(file.read_bytes())

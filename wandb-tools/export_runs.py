@@ -1884,6 +1884,7 @@ def sign_in(client: Client) -> tuple[str | None, list[str]]:
 # A question about one project: its name, its further variables, and what is asked of the project.
 IN_PROJECT = """query %s($entity: String!, $project: String!%s) {
     project(name: $project, entityName: $entity) { %s } }"""
+NO_ENTITIES = ("home", "links", "login", "settings", "authorize", "profile", "signup", "site", "registry", "orgs")
 
 
 class Server:
@@ -1928,9 +1929,9 @@ def place_of(text: str) -> Place:
     if url.scheme and url.hostname == FORGE and keys[:1] == ["wandb"]:
         keys = keys[1:]  # where the pages are on that host
     entity, project, page, name = (*keys, "", "", "", "")[:4]
-    if url.scheme and entity not in ("", "home") and project in ("", "projects") and not page:
+    if url.scheme and entity not in ("", *NO_ENTITIES) and project in ("", "projects") and not page:
         return Place(entity, "*")
-    if not project or (url.scheme and url.hostname in CLOUD_HOSTS):
+    if not project or (url.scheme and (entity in NO_ENTITIES or url.hostname in CLOUD_HOSTS)):
         raise ScriptError(f"{text} is no project; write entity/project, entity/project/run or a W&B URL", WRONG_USAGE)
     if page and not name and not url.scheme:
         return Place(entity, project, "name", page)
@@ -2820,7 +2821,7 @@ def rows_of_json(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], skipped
         skipped |= {path for path in others if is_private(path) or is_wanted(path, keys)}
     clocks_dtypes: dict[str, Any] = {"order": pl.Int64, "_runtime": pl.Float64, "_timestamp": pl.Float64}
     series = {name: pl.Series(name, [], dtype=dtype) for name, dtype in clocks_dtypes.items()}
-    for path, values in columns_of(logged).items():
+    for path, values in leaf_columns(logged).items():
         name = CLOCKS.get(path) or column_key(path)
         made = settled_series(name, values)
         series[name] = made.cast(clocks_dtypes.get(name, made.dtype))
@@ -3011,7 +3012,7 @@ def storable(text: str) -> str:
 # --- runs: pages of columns -----------------------------------------------------------------------------------
 
 
-def columns_of(rows: Iterable[Iterable[tuple[KeyPath, Scalar]]]) -> dict[KeyPath, list[Scalar]]:
+def leaf_columns(rows: Iterable[Iterable[tuple[KeyPath, Scalar]]]) -> dict[KeyPath, list[Scalar]]:
     """The leaves of rows by path: a list with the value of each row, None where it lacks the path."""
     columns: defaultdict[KeyPath, list[Scalar]] = defaultdict(list)
     number = -1
@@ -3038,7 +3039,7 @@ def identity_schema() -> dict[str, Any]:
 def write_page(runs: Iterable[Run], work: Path) -> Page:
     """Turn runs into typed columns, sorted as the runs file is. Pages of a project are made independently."""
     runs = sorted(runs, key=lambda run: (run.created_at or EPOCH, run.id))
-    columns = columns_of(run.leaves for run in runs)
+    columns = leaf_columns(run.leaves for run in runs)
     nested: dict[str, frozenset[KeyPath]] = {}
     if any(path[0] == METRIC and len(path) > 2 for path in columns):
         shared: dict[frozenset[KeyPath], frozenset[KeyPath]] = {}  # each set once, though thousands of runs have it
@@ -3630,11 +3631,8 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     for glob in options.history_keys if written else ():
         if not any(names_match(path, [glob]) for path in metrics):
             say(f"--history-keys {glob} matches no metric of these runs")
-    if (
-        options.tables
-        and written
-        and not any(table.key is not None for project in written for table in project.tables.values())
-    ):
+    has_tables = any(table.key is not None for project in written for table in project.tables.values())
+    if options.tables and written and not has_tables:
         say("--tables: none of these runs logged a W&B Table")
     rows, files = [], []
     for project in planned if options.dry_run else written:
@@ -3665,6 +3663,11 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         if project.kept_fuller:
             line += f"; {counted(len(project.kept_fuller), 'run')} kept as exported earlier, with more history rows: "
             line += ", ".join(project.kept_fuller[:FAILURES_NAMED])
+        for table in project.tables.values():
+            lacking = {*table.earlier.columns} - {*table.dtypes} if table.earlier and table.prefix == METRIC else ()
+            if lacking:
+                some = ", ".join(".".join(path) for path in sorted(lacking)[:5])
+                line += f"; its {table.name} had {some} from an earlier export, which this one was not asked for"
         say(line)
     for failure in lost:
         entity, _, name = failure.run.partition("/")
@@ -3864,9 +3867,11 @@ def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list
         parser.error("name projects either as entity/project or with -e and -p, not both")
     if given["history_keys"] and not (given["include_history"] or given["history_samples"]):
         parser.error("--history-keys chooses among the history: add --include-history")
-    changed = {name for name, value in given.items() if value not in (parser.get_default(name), [])}
-    if given["verify"] and changed - {"verify", "json", "quiet", "debug"}:
-        parser.error("--verify exports nothing: leave out all other flags but --json and --quiet")
+    changed = [name for name, value in given.items() if value not in (parser.get_default(name), [])]
+    others = [name for name in changed if name not in ("verify", "json", "quiet", "debug")]
+    if given["verify"] and others:
+        what = "a PLACE" if others[0] == "places" else f"--{others[0].replace('_', '-')}"
+        parser.error(f"--verify exports nothing; leave {what} out")
     if storable(str(given["output"])) != str(given["output"]):  # polars writes to no such path
         parser.error("the path of -o is no UTF-8 text; choose another")
     states = [state.lower() for state in given["state"]]
