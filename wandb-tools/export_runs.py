@@ -3618,7 +3618,7 @@ def damage_of(file: Path, facts: Mapping[str, Any]) -> str | None:
 # --- the report -----------------------------------------------------------------------------------------------
 
 
-def report(projects: Sequence[Project], failed: Sequence[Failure], options: Options, say: Say) -> int:  # noqa: C901, PLR0912
+def report(projects: Sequence[Project], failed: Sequence[Failure], options: Options, say: Say) -> int:  # noqa: C901, PLR0912, PLR0915
     """The paths on stdout, or all of it as JSON; a line on each project for people. Returns the exit code."""
     written = [project for project in projects if project.files]
     planned = [project for project in projects if project.selected and project.pages]
