@@ -354,9 +354,9 @@ def test_many_torn_logs_are_not_all_listed(tmp_path, export):  # noqa: F811
         log.write_bytes(log.read_bytes()[:-3])
     done = export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
     assert done.code == 0
-    torn = [line for line in done.err.splitlines() if line.startswith("torn: ")]
-    assert len(torn) == 11
-    assert torn[-1] == "torn: 2 more logs of offline/uncategorized, all named in the metadata"
+    (torn,) = [line for line in done.err.splitlines() if line.startswith("torn ")]
+    assert torn.count(".wandb") == 5
+    assert torn.endswith(" and others")
     assert len(exported(tmp_path / "out", "offline_uncategorized").metadata["torn"]) == 12
 
 
