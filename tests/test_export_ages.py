@@ -275,7 +275,7 @@ def test_the_file_itself_may_be_named(old_folder, tmp_path, export):  # noqa: F8
 
 def test_a_history_in_many_pieces(old_folder, export_old, monkeypatch):
     whole = rows_of(export_old()[1], "an-id")
-    monkeypatch.setattr(export_runs, "TASK_BYTES", 500)
+    monkeypatch.setattr(export_runs, "PART_ITEMS", 50)
     shutil.rmtree(old_folder.parent.parent / "out")
     assert repr(rows_of(export_old()[1], "an-id")) == repr(whole)
 

@@ -943,14 +943,14 @@ def test_selection(study, tmp_path, export, flags, kept, said):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--tag", "red", "--group", "g2"], "error: --group leaves no run of 1; "),
-        (["--since", "1h"], "error: --since leaves no run of 4; "),
-        (["--state", "killed"], "error: --state leaves no run of 4; "),
+        (["--tag", "red", "--group", "g2"], "error: --group leaves no run of 1 in "),
+        (["--since", "1h"], "error: --since leaves no run of 4 in "),
+        (["--state", "killed"], "error: --state leaves no run of 4 in "),
+        (["-p", "nowhere*"], "error: -p leaves no run of 4 in Team/demo-1, Team/demo-2, offline/uncategorized; "),
         (
-            ["-p", "nowhere*"],
-            "error: no runs to export: there is Team/demo-1, Team/demo-2, offline/uncategorized; see -e and -p",
+            ["-e", "nobody", "-p", "demo*"],
+            "error: -p leaves no run of 1 in Team/demo-1, Team/demo-2, nobody/uncategorized; ",
         ),
-        (["-e", "nobody", "-p", "demo*"], "error: no runs to export: "),
     ],
 )
 def test_selection_that_leaves_nothing(study, tmp_path, export, flags, said):

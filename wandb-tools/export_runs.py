@@ -158,7 +158,7 @@ LINES_HELD, STATS_HELD = 50_000, 5_000  # of console output and system metrics, 
 LONG_LINE = 1_000  # characters of output without an end
 BATCH_ROWS = 20_000  # of histories that are asked for and stored together
 BATCH_CELLS = 1_000_000  # fetched rows x columns that are converted in memory: 8 MB a thread
-TASK_BYTES, TASK_LOGS = 4_000_000, 100  # small logs that are read together
+TASK_LOGS = 100  # that are read together
 MANY_BYTES = 16_000_000  # logs of less than this in all are read sooner than a second process starts
 
 FAILURES_NAMED = 10  # on stderr, of those with one cause
@@ -501,6 +501,8 @@ def next_chunk(block: bytes, at: int) -> tuple[int, int] | None:
 
 VALUE_TAG = b"\x82\x01"  # the protobuf tag of `value_json` (field 16, length-delimited), which comes last in an item
 GONE = ...  # stands for a value that was removed
+RECORD_FIELDS = {"id": "run_id", "name": "display_name", "group": "run_group", "sweep": "sweep_id"}  # of a run record
+RECORD_FIELDS |= {name: name for name in ("entity", "notes", "job_type")}
 
 # The same record seen with its history and summary items left as bytes: protobuf lets a `bytes` field stand for an
 # embedded message. A training log is nearly all such items; as bytes they cost a third of what as many objects would.
@@ -534,16 +536,14 @@ def wandb_proto() -> Any:
 
     While it loads, an empty stand-in for the package spares 0.8 s of the SDK's other imports.
     """
-    name = "wandb.proto.wandb_internal_pb2"
-    if "wandb" in sys.modules:
-        return importlib.import_module(name)
     spec = importlib.util.find_spec("wandb")
-    sys.modules["wandb"] = types.ModuleType("wandb")
-    sys.modules["wandb"].__path__ = list(spec.submodule_search_locations or ()) if spec else []
-    try:
-        return importlib.import_module(name)
-    finally:
+    stand_in = types.ModuleType("wandb")
+    stand_in.__path__ = list(spec.submodule_search_locations or ()) if spec else []
+    sys.modules.setdefault("wandb", stand_in)
+    proto = importlib.import_module("wandb.proto.wandb_internal_pb2")
+    if sys.modules["wandb"] is stand_in:
         del sys.modules["wandb"]
+    return proto
 
 
 @dataclass
@@ -556,7 +556,7 @@ class Log:
     damage: list[str] = field(default_factory=list)  # places in the middle that cannot be read
     error: str = ""  # why it could not be read, or not to its end
     failed: list[Failure] = field(default_factory=list)  # what is said of both
-    run: Mapping[str, Any] = field(default_factory=dict)  # the last run record's plain fields
+    run: dict[str, Any] = field(default_factory=dict)  # the last run record's plain fields
     started_at: datetime | None = None
     newest_at: datetime | None = None
     exit_code: int | None = None
@@ -603,9 +603,7 @@ def read_logs(files: Sequence[Path], folder: Path, options: Options) -> list[Log
         read = read_folder if file.name == OLD_HISTORY else read_log
         read(rows.logs[-1], rows)
         rows.end_log()
-    rows.write_history()
-    rows.write_lines()
-    rows.write_stats()
+    rows.flush()
     return rows.logs
 
 
@@ -671,21 +669,11 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
         log.config = config | log.config
         log.started_at = log.started_at or time_at(run.start_time.seconds, run.start_time.nanos)
         log.note_time(log.started_at)
-        log.run = {
-            "id": run.run_id,
-            "entity": run.entity,
-            "project": run.project if run.project != NO_PROJECT else "",
-            "name": run.display_name,
-            "notes": run.notes,
-            "tags": tuple(run.tags),
-            "group": run.run_group,
-            "job_type": run.job_type,
-            "sweep": run.sweep_id,
-            "commit": run.git.commit,
-            "resumed": run.resume or run.resumed,
-            "offline": run.telemetry.feature.offline,
-            "rewound_to": run.branch_point.value if run.branch_point.run == run.run_id != "" else None,
-        }
+        log.run = {name: getattr(run, theirs) for name, theirs in RECORD_FIELDS.items()}
+        log.run |= {"tags": [*run.tags], "commit": run.git.commit, "offline": run.telemetry.feature.offline}
+        log.run |= {"resumed": run.resume or run.resumed, "project": run.project if run.project != NO_PROJECT else ""}
+        if run.branch_point.run and run.branch_point.run == run.run_id:
+            log.run["rewound_to"] = run.branch_point.value
     elif kind == "config":
         for item in record.config.update:
             put(log.config, path_of(item), from_json(item.value_json))
@@ -714,7 +702,7 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
         if kind != "stats":
             rows.add_output(noted.line, time_, "stdout" if noted.output_type == noted.STDOUT else "stderr")
         elif time_ is not None and rows.options.system_metrics:
-            stats: dict[str, Any] = {"_timestamp": time_.timestamp()}
+            stats: dict[str, Any] = {"_step": log.records, "_timestamp": time_.timestamp()}
             if log.started_at is not None:
                 stats["_runtime"] = (time_ - log.started_at).total_seconds()
             for item in noted.item:
@@ -856,7 +844,7 @@ class LogRows:
         self.folder = folder
         self.options = options
         self.logs: list[Log] = []  # the last is the one that is read
-        self.lines: list[list[Any]] = []  # of output: number of the log, time, stream and text
+        self.lines: list[list[Any]] = []  # of output: numbers of the log and of the line, time, stream, text
         self.open_lines: dict[str | None, list[Any]] = {}  # the line of each stream that has not ended yet
         self.log_lines = 0  # of the log that is read
         self.stats: list[tuple[int, Mapping[str, Any]]] = []  # number of the log, and what it noted
@@ -889,7 +877,7 @@ class LogRows:
         self.owners.append(len(self.logs) - 1)
         self.items += len(row.item)
         if self.items >= PART_ITEMS or len(self.owners) * len(self.columns) >= PART_CELLS:
-            self.write_history()
+            self.flush()
 
     def parsed(self, item: bytes, keys: bytes) -> tuple[list[bytes | None], bytes]:
         """Column and value of an item whose keys are new, or whose value is no short JSON or an object."""
@@ -924,6 +912,19 @@ class LogRows:
         # Without the history, its steps alone say how many rows there are.
         keys = () if path[-1] == "_type" else self.options.history_keys
         return self.options.include_history and is_wanted(path, keys)
+
+    def flush(self) -> None:
+        """Write what has come so far, but for lines of output that have not ended and those after them."""
+        self.write_history()
+        owners = pl.Series("log", [number for number, _ in self.stats], dtype=pl.Int64)
+        self.write("system", rows_of_json([row for _, row in self.stats], (), set()).with_columns(owners))
+        self.stats = []
+        not_ended = {id(line) for line in self.open_lines.values()}
+        end = next((at for at, line in enumerate(self.lines) if id(line) in not_ended), len(self.lines))
+        ended = [(*line, as_shown(text)) for *line, text in self.lines[:end]]
+        schema: dict[str, Any] = {"log": pl.Int64, "order": pl.Int64, **new_table("console").columns}
+        self.write("console", pl.DataFrame(ended, schema=schema, orient="row"))
+        self.lines = self.lines[end:]
 
     def write_history(self) -> None:
         """Write the numbers of the history rows; each log learns what was left out."""
@@ -960,13 +961,7 @@ class LogRows:
         """Add a row of system metrics."""
         self.stats.append((len(self.logs) - 1, row))
         if len(self.stats) >= STATS_HELD:
-            self.write_stats()
-
-    def write_stats(self) -> None:
-        owners = pl.Series("log", [number for number, _ in self.stats], dtype=pl.Int64)
-        rows = rows_of_json([row for _, row in self.stats], (), set())
-        self.write("system", rows.drop("order").with_columns(owners))
-        self.stats = []
+            self.flush()
 
     def add_output(self, text: str, time_: datetime | None, stream: str | None) -> None:
         """Add what the program wrote; the place and the time of a line are those of its beginning."""
@@ -975,7 +970,7 @@ class LogRows:
         for piece in re.findall(r"[^\n]*\n|[^\n]+", text):
             line = self.open_lines.get(stream)
             if line is None:
-                line = self.open_lines[stream] = [len(self.logs) - 1, time_, stream, ""]
+                line = self.open_lines[stream] = [len(self.logs) - 1, self.log_lines, time_, stream, ""]
                 self.lines.append(line)
                 self.log_lines += 1
             line[-1] += piece.removesuffix("\n")
@@ -985,16 +980,7 @@ class LogRows:
                 before, _, last = line[-1].rpartition("\r")
                 line[-1] = f"{as_shown(before)}\r{last}"
         if len(self.lines) >= LINES_HELD:
-            self.write_lines()
-
-    def write_lines(self) -> None:
-        """Write the lines before the first that has not ended."""
-        not_ended = {id(line) for line in self.open_lines.values()}
-        end = next((at for at, line in enumerate(self.lines) if id(line) in not_ended), len(self.lines))
-        ended = [(*line, as_shown(text)) for *line, text in self.lines[:end]]
-        schema: dict[str, Any] = {"log": pl.Int64, **new_table("console").columns}
-        self.write("console", pl.DataFrame(ended, schema=schema, orient="row"))
-        self.lines = self.lines[end:]
+            self.flush()
 
     def end_log(self) -> None:
         """Where output.log holds more lines than the log's records, it counts: a crash cuts the log off."""
@@ -1007,6 +993,7 @@ class LogRows:
                     continue
                 held = self.log_lines - sum(part.rows for part in log.parts.pop("console", ()))
                 del self.lines[len(self.lines) - held :]
+                self.log_lines = 0
                 opened.seek(0)
                 for line in opened:
                     self.add_output(line, None, None)
@@ -1038,26 +1025,14 @@ class LogRows:
             run_id = self.logs[number].run_id
             groups[number if number in alone else "together", seen[run_id]].append(number)
             seen[run_id] += 1
-        if "order" not in rows.columns:  # system metrics and output are numbered as they come
-            before = {number: sum(part.rows for part in self.logs[number].parts.get(table, ())) for number in dtypes}
-            first = pl.col("log").replace_strict(before, return_dtype=pl.Int64)
-            rows = rows.with_columns(order=first + pl.int_range(pl.len()).over("log"))
         for numbers in groups.values():
             ids = {number: self.logs[number].run_id for number in numbers}
             logged = widest_dtypes(dtypes[number] for number in numbers)
             values = [(whole if dtype == "Int64" else rows)[column_key(path)] for path, dtype in logged.items()]
-            some = rows.select("order", ~cs.starts_with("[") - cs.by_name("order")).with_columns(values)
-            some = some.filter(pl.col("log").is_in(numbers))
-            some = some.select(
-                pl.col("log").replace_strict(ids, return_dtype=pl.String).alias("run_id"),
-                pl.exclude("log"),
-                frame=pl.lit(0),
-            )
-            parts = write_part(
-                some.sort("run_id", maintain_order=True).lazy(),
-                self.folder,
-                {ids[number]: dtypes[number] for number in numbers},
-            )
+            some = rows.select(~cs.starts_with("[")).with_columns(values).filter(pl.col("log").is_in(numbers))
+            its_run = pl.col("log").replace_strict(ids, return_dtype=pl.String).alias("run_id")
+            some = some.select(its_run, pl.exclude("log"), frame=pl.lit(0)).sort("run_id", maintain_order=True)
+            parts = write_part(some.lazy(), self.folder, {ids[number]: dtypes[number] for number in numbers})
             for number in numbers:
                 self.logs[number].parts[table].append(parts[ids[number]])
 
@@ -1306,36 +1281,28 @@ def stand_in(chosen: Sequence[str], default: str) -> str:
 
 
 def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> list[Log]:
-    """The logs, in the files' order; where they are many bytes, by several processes, the largest first.
+    """The logs, in the files' order; where they are many bytes, by several processes.
 
-    Small logs are read together and share part files, which hold the runs in the order of their ids, as the history
-    file does.
+    Logs that are read together share part files, which so hold ranges of run ids, as the history file does.
     """
     from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor  # which a server needs not
     from multiprocessing import active_children, get_context
 
-    tasks: list[tuple[int, list[Path]]] = []  # bytes and logs
-    for file in sorted(files, key=lambda file: (file.stem, file)):
-        size = 0
-        with suppress(OSError):
-            size = file.stat().st_size
-        if tasks and tasks[-1][0] + size <= TASK_BYTES and len(tasks[-1][1]) < TASK_LOGS:
-            tasks[-1] = (tasks[-1][0] + size, [*tasks[-1][1], file])
-        else:
-            tasks.append((size, [file]))
-    tasks.sort(key=lambda task: -task[0])
-    processes = min(options.workers or os.cpu_count() or 1, len(tasks))
+    processes = min(options.workers or os.cpu_count() or 1, len(files))
+    in_order = sorted(files, key=lambda file: (file.stem, file))
+    tasks = chunks(in_order, max(1, min(TASK_LOGS, len(files) // (4 * processes))))
+    size_bytes = sum(file.stat().st_size for file in files if os.access(file, os.R_OK))
     read = partial(read_logs, folder=work, options=options)
     logs: dict[Path, Log] = {}
     with Meter(quiet=options.quiet) as meter, ExitStack() as stack:
         meter.add(runs_wanted=len(files))
         each_by_each: Callable[..., Iterable[list[Log]]] = map
-        if processes > 1 and sum(size for size, _ in tasks) >= MANY_BYTES:
+        if processes > 1 and size_bytes >= MANY_BYTES:
             pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=prepare_process)
             stack.callback(pool.shutdown, cancel_futures=True)
             each_by_each = pool.map
         try:
-            for batch in each_by_each(read, [some for _, some in tasks]):
+            for batch in each_by_each(read, tasks):
                 logs |= {log.file: log for log in batch}
                 meter.add(runs=len(batch))
         except BrokenProcessPool as error:
@@ -1361,24 +1328,12 @@ def prepare_process() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def runs_asked_for(
-    found: Sequence[FoundRun], failed: Sequence[Failure], options: Options, say: Say
-) -> Sequence[FoundRun]:
+def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options: Options, say: Say) -> list[FoundRun]:
     """The runs that are asked for. What each filter keeps is said; ScriptError if none is left."""
-    selection = options.selection
-    entities = [entity.lower() for entity in selection.entity]
-    kept = [
-        each
-        for each in found
-        if (not entities or each[0].entity.lower() in entities)
-        and (not selection.project or any(matches(each[0].project, glob) for glob in selection.project))
-    ]
-    if not kept:
-        places = sorted({f"{run.entity}/{run.project}" for run, *_ in found})
-        there = f"there is {first_of(places)}" if places else "nothing was recorded in these logs"
-        reasons = "; ".join([there, *(f"{failure.run}: {failure.error}" for failure in failed[:3])])
-        raise ScriptError(f"no runs to export: {reasons}; see -e and -p", NOTHING_USABLE)
+    selection, kept = options.selection, [*found]
     filters: list[tuple[str, Any, Callable[[Run, Any], bool]]] = [
+        ("-e", selection.entity, lambda run, names: run.entity.lower() in [name.lower() for name in names]),
+        ("-p", selection.project, lambda run, globs: any(matches(run.project, glob) for glob in globs)),
         ("--since", selection.since, lambda run, since: (run.created_at or EPOCH) >= since),
         ("--until", selection.until, lambda run, until: (run.created_at or EPOCH) < until),
         ("--active-since", selection.active_since, lambda run, since: (run.heartbeat_at or EPOCH) >= since),
@@ -1388,14 +1343,18 @@ def runs_asked_for(
         ("--sweep", selection.sweep, lambda run, sweeps: run.sweep in sweeps),
     ]
     for flag, wanted, test in filters:
-        if not wanted:
-            continue
-        before, kept = kept, [each for each in kept if test(each[0], wanted)]
-        say(f"{flag} kept {len(kept):,} of {len(before):,} runs")
-        if not kept:
+        before = kept
+        kept = [each for each in before if not wanted or test(each[0], wanted)]
+        if wanted and flag.startswith("--"):
+            say(f"{flag} kept {len(kept):,} of {len(before):,} runs")
+        if before and not kept:
             report_failures([*failed, *(each for *_, logs in before for log in logs for each in log.failed)])
+            there = first_of(sorted({f"{run.entity}/{run.project}" for run, *_ in found}))
             advice = "loosen it, or see what there is with --dry-run"
-            raise ScriptError(f"{flag} leaves no run of {len(before):,}; {advice}", NOTHING_USABLE)
+            raise ScriptError(f"{flag} leaves no run of {len(before):,} in {there}; {advice}", NOTHING_USABLE)
+    if not kept:
+        reasons = [f"{failure.run}: {failure.error}" for failure in failed[:3]] or ["name another folder"]
+        raise ScriptError(f"no runs to export: these logs hold none; {'; '.join(reasons)}", NOTHING_USABLE)
     return kept
 
 
@@ -1419,7 +1378,7 @@ def combined(
         record |= {name: value for name, value in log.run.items() if value}
         given |= log.config
         definitions |= log.definitions
-    config = cast("dict[str, object]", jsonable(without_notes(given)))
+    config: Any = jsonable({key: value for key, value in given.items() if key not in NOT_CONFIG})
     names = sorted({name for log in logs for name in log.parts})
     rows = {name: joined_parts(run_id, name, logs, work, say) for name in names}
     parts = rows.get("history", ())
@@ -1446,12 +1405,7 @@ def combined(
         last_step=parts[-1].last if parts else None,
         history_rows=sum(part.rows for part in parts),
         tags=record.get("tags", ()),
-        group=record.get("group"),
-        job_type=record.get("job_type"),
-        sweep=record.get("sweep"),
-        user=None,
-        notes=record.get("notes"),
-        url=None,
+        **{name: record.get(name) for name in ("group", "job_type", "sweep", "user", "notes", "url")},
         **machine([notes for log in logs for notes in log.machines.values()], record.get("commit")),
         exported_at=now(),
         config_json=valid_json(config),
@@ -1466,20 +1420,11 @@ def combined(
 
 
 def offline_state(exit_code: int | None, heartbeat_at: datetime | None) -> str:
-    """The state by the exit code; without one, by the newest time inside the log.
-
-    >>> offline_state(0, None), offline_state(1, None), offline_state(None, None)
-    ('finished', 'failed', 'crashed')
-    """
+    """The state by the exit code; without one, by the newest time inside the log."""
     if exit_code is None:
         is_fresh = heartbeat_at is not None and abs(now() - heartbeat_at) < FRESH  # a clock may go wrong either way
         return "running" if is_fresh else "crashed"
     return {0: "finished", 254: "crashed"}.get(exit_code, "failed")  # 254: the SDK found it dead
-
-
-def without_notes(config: Mapping[str, object]) -> dict[str, object]:
-    """The config without what W&B noted in it for itself."""
-    return {key: value for key, value in config.items() if key not in NOT_CONFIG}
 
 
 def runtime_s(summary: Mapping[str, Any]) -> float | None:
@@ -1492,11 +1437,7 @@ def runtime_s(summary: Mapping[str, Any]) -> float | None:
 
 
 def machine(writers: Iterable[object], commit: str | None = None) -> dict[str, Any]:
-    """The columns on code and machine, from what each process that wrote to the run noted: the first one counts.
-
-    >>> machine([{"program": "train.py", "args": ["--name", "a b"], "gpu": "T4", "gpu_count": 2}])["command"]
-    "train.py --name 'a b'"
-    """
+    """The columns on code and machine, from what each process that wrote to the run noted: the first one counts."""
     noted = [notes for notes in writers if isinstance(notes, dict)]
     notes = min(noted, key=lambda notes: time_of(str(notes.get("startedAt"))) or now(), default={})
     git, args, gpus = notes.get("git"), notes.get("args"), notes.get("gpu_count")
@@ -2135,7 +2076,7 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
             tree = parsed_object(text)
             if key == "config":
                 config = unwrapped(tree)
-                given = without_notes(config)
+                given = {k: v for k, v in config.items() if k not in NOT_CONFIG}
                 texts[key] = compact_json(given)
                 leaves += flatten(given, (CONFIG,))
             else:
