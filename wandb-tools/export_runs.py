@@ -504,29 +504,26 @@ GONE = ...  # stands for a value that was removed
 RECORD_FIELDS = {"id": "run_id", "name": "display_name", "group": "run_group", "sweep": "sweep_id"}  # of a run record
 RECORD_FIELDS |= {name: name for name in ("entity", "notes", "job_type")}
 
-# The same record seen with its history and summary items left as bytes: protobuf lets a `bytes` field stand for an
-# embedded message. A training log is nearly all such items; as bytes they cost a third of what as many objects would.
-GLANCE = """
-    name: "wandb_tools/glance.proto" package: "wandb_tools"
-    message_type {
-      name: "Items"
-      field { name: "item" number: 1 label: LABEL_REPEATED type: TYPE_BYTES }
-      field { name: "other" number: 2 label: LABEL_REPEATED type: TYPE_BYTES }  # a row's step, or summary items removed
-    }
-    message_type {
-      name: "Glance"
-      field { name: "history" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".wandb_tools.Items" }
-      field { name: "summary" number: 3 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".wandb_tools.Items" }
-    }
-"""
-
 
 @cache
 def glance_class() -> Any:
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+    """A class that sees a record with its history and summary items left as bytes.
 
+    Protobuf lets a `bytes` field stand for an embedded message. A training log is nearly all such items; as bytes they
+    cost a third of what as many objects would.
+    """
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="wandb_tools/glance.proto", package="wandb_tools")
+    items, glance = file.message_type.add(name="Items"), file.message_type.add(name="Glance")
+    for number, name in ((1, "item"), (2, "other")):  # `other`: a row's step, or summary items removed
+        items.field.add(name=name, number=number, label=kinds.LABEL_REPEATED, type=kinds.TYPE_BYTES)
+    for number, name in ((2, "history"), (3, "summary")):  # their numbers in the record
+        field_ = glance.field.add(name=name, number=number, label=kinds.LABEL_OPTIONAL, type=kinds.TYPE_MESSAGE)
+        field_.type_name = ".wandb_tools.Items"
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(text_format.Parse(GLANCE, descriptor_pb2.FileDescriptorProto()))
+    pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("wandb_tools.Glance"))
 
 
@@ -857,7 +854,7 @@ class LogRows:
         self.by_keys: dict[bytes, list[bytes | None]] = {}
 
     def add(self, row: Any) -> None:
-        """Add one row; `row` is a history record of GLANCE."""
+        """Add one row; `row` is the history of a `glance_class`."""
         rows, by_keys, steps = len(self.owners), self.by_keys, self.columns[("_step",)]
         for item in row.item:
             keys, _, value = item.rpartition(VALUE_TAG)
@@ -1104,14 +1101,10 @@ def as_shown(text: str) -> str:
     >>> as_shown("  0%\r 50%\r100% done\r"), as_shown("long long\rsho"), as_shown("\x1b[31mred\x1b[0m ")
     ('100% done', 'shog long', 'red')
     """
-    if "\x1b" in text:
-        text = ESCAPE.sub("", text)
-    if "\r" in text:
-        shown = ""
-        for piece in text.split("\r"):
-            shown = piece + shown[len(piece) :]
-        text = shown
-    return storable(text.rstrip(" "))
+    shown = ""
+    for piece in ESCAPE.sub("", text).split("\r"):
+        shown = piece + shown[len(piece) :]
+    return storable(shown.rstrip(" "))
 
 
 def json_numbers(texts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -1162,13 +1155,14 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
     folder = cast("Path", options.offline)
     passed: Counter[tuple[str, str]] = Counter()  # what is passed over: a noun, and of what kind
     files, failed = find_logs(folder, passed)
+    top = folder.parent if folder.is_file() else folder
     sees_all = not failed
     logs = read_side_by_side(files, options, work)
     torn: list[str] = []
     by_run: dict[tuple[str, str, str], list[Log]] = {}  # one id may occur in several projects
     any_record = {log.run_id: log.run for log in reversed(logs) if log.run}  # for logs that lost theirs to damage
     for log in logs:
-        shown = relative(log.file, folder)
+        shown = str(log.file.relative_to(top))
         places = log.damage[:3] + [f"{len(log.damage) - 3} more places"] * (len(log.damage) > 3)
         damage = f"damaged log {shown}: unreadable at {', '.join(places)}; the rest is kept" if places else ""
         run_id = log.run_id if log.records else shown
@@ -1199,13 +1193,12 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
         project.unread = {log.run_id for log in logs if not log.records}
         project.all_ids = ids if sees_all else None
         project.selected, project.filtered = len(mine), len(ids) - len(mine)
-        project.cut = {
-            run.id for run, _, its_logs in mine if any(log.is_cut for log in its_logs) or its_logs[0].run.get("resumed")
-        }
-        cut_off = []
+        project.cut, cut_off = set(), []
         for run, _, its_logs in mine:
+            if any(log.is_cut for log in its_logs) or its_logs[0].run.get("resumed"):
+                project.cut.add(run.id)
             project.failed += [failure for log in its_logs for failure in log.failed]
-            cut_off += [relative(log.file, folder) for log in its_logs if log.torn]
+            cut_off += [str(log.file.relative_to(top)) for log in its_logs if log.torn]
             sources = {log.summary_from for log in its_logs} - {""}
             if sources and "log" not in sources:
                 project.summary_restored.append({"run": run.id, "from": min(sources)})
@@ -1262,17 +1255,12 @@ def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path
             else:
                 passed["folder", "without a log"] += 1
     failed = [
-        Failure(relative(Path(error.filename), folder), "folder", f"cannot be read: {error.strerror}")
-        for error in errors
+        Failure(str(Path(e.filename).relative_to(folder)), "folder", f"cannot be read: {e.strerror}") for e in errors
     ]
     if not found:
         why = f" ({errors[0].filename} {failed[0].error})" if failed else ""
         raise ScriptError(f"no W&B run logs (*.wandb) below {folder}{why}; name another folder", NOTHING_USABLE)
     return sorted(found.values()), failed
-
-
-def relative(file: Path, folder: Path) -> str:
-    return str(file.relative_to(folder)) if file != folder and file.is_relative_to(folder) else file.name
 
 
 def stand_in(chosen: Sequence[str], default: str) -> str:
@@ -1365,12 +1353,8 @@ def combined(
     entity: str, project: str, run_id: str, logs: Sequence[Log], options: Options, work: Path, say: Say
 ) -> FoundRun:
     """One run from its logs: later ones add to or override the earlier. Of copies of a log, the longest counts."""
-    by_start: dict[object, Log] = {}
-    for log in sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.file)):
-        start = log.started_at or log.file
-        if start not in by_start or by_start[start].records < log.records:
-            by_start[start] = log
-    logs = [*by_start.values()]
+    logs = sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.records, log.file))
+    logs = [*{log.started_at or log.file: log for log in logs}.values()]
     record: dict[str, Any] = {}
     given: dict[str, object] = {}
     definitions: dict[str, MetricDefinition] = {}
