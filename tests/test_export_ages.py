@@ -261,10 +261,13 @@ def test_system_metrics_and_output(old_folder, export_old, tmp_path):
     assert cells.select(table["columns"]).rows() == [tuple(row) for row in table["data"]]
 
 
-def test_a_history_of_an_odd_step_costs_itself(old_folder, export_old):
-    (old_folder / "wandb-history.jsonl").write_text('{"loss": 1, "_step": "first"}\n')
+def test_a_row_of_an_odd_step_costs_itself(old_folder, export_old):
+    rows = ['{"loss": 1, "_step": "first"}', '{"loss": 2, "_step": 4.0}', '{"loss": 3, "\\ud800": 1}']
+    (old_folder / "wandb-history.jsonl").write_text("\n".join(rows) + "\n")
     done, project = export_old()
-    assert (done.code, project.run["history_rows"], project.run["metric_loss"] > 0) == (3, 0, True)
+    assert (done.code, project.run["history_rows"], project.run["metric_loss"] > 0) == (3, 2, True)
+    assert "unreadable at line 1 of wandb-history.jsonl; the rest is kept" in done.err
+    assert project.rows() == [(2, {("loss",): 3, ("\N{REPLACEMENT CHARACTER}",): 1}), (4, {("loss",): 2})]
 
 
 def test_the_file_itself_may_be_named(old_folder, tmp_path, export):  # noqa: F811

@@ -464,20 +464,19 @@ def log_records(opened: BinaryIO, log: Log) -> Iterator[bytes]:  # noqa: C901
                 log.damage.append(f"byte {offset + at if gap is None else gap}")
                 pieces = gap = None
             at = end
-            kind, payload = block[start + 6], block[start + CHUNK_HEADER.size : end]
+            kind = block[start + 6]
             if kind in (FULL, FIRST):
                 if pieces is not None:
                     log.damage.append(f"byte {offset + start}: the record before it has no end")
-                pieces = [payload] if kind == FIRST else None
-                if kind == FULL:
-                    yield payload
-            elif pieces is not None:
-                pieces.append(payload)
-                if kind == LAST:
-                    yield b"".join(pieces)
-                    pieces = None
-            elif not log.damage:  # else it is the rest of a record whose loss is noted already
-                log.damage.append(f"byte {offset + start}: a record without its beginning")
+                pieces = []
+            if pieces is None:
+                if not log.damage:  # else it is the rest of a record whose loss is noted already
+                    log.damage.append(f"byte {offset + start}: a record without its beginning")
+                continue
+            pieces.append(block[start + CHUNK_HEADER.size : end])
+            if kind in (FULL, LAST):
+                yield b"".join(pieces)
+                pieces = None
         is_padding = len(block) == BLOCK_BYTES and len(block) - at < CHUNK_HEADER.size and not any(block[at:])
         if at < len(block) and not is_padding and gap is None:
             gap = offset + at
@@ -760,15 +759,11 @@ def read_folder(log: Log, rows: LogRows) -> None:
         settings.read(folder.parent / "settings", encoding="utf-8")
     log.records = 1
     log.machines = {"file": notes}
-    log.run = {
-        "id": run_id,
-        "entity": settings.get("default", "entity", fallback=None),
-        "project": texts.get("project") or settings.get("default", "project", fallback=None),
-        "name": texts.get("name"),
-        "notes": texts.get("notes"),
-        "job_type": texts.get("jobType"),
-        "state": texts.get("state") if texts.get("state") in {"finished", "failed", "killed"} else None,
-    }
+    log.run = {name: texts.get(name) for name in ("name", "notes")} | {"id": run_id, "job_type": texts.get("jobType")}
+    log.run["entity"] = settings.get("default", "entity", fallback=None)
+    log.run["project"] = texts.get("project") or settings.get("default", "project", fallback=None)
+    if texts.get("state") in {"finished", "failed", "killed"}:
+        log.run["state"] = texts["state"]
     log.started_at = time_of(texts.get("startedAt")) or time_of(started)
     log.exit_code = notes.get("exitcode")  # without one, it was not ended
     log.newest_at = time_of(texts.get("heartbeatAt")) or log.started_at
@@ -838,8 +833,7 @@ class LogRows:
 
     def __init__(self, folder: Path, options: Options) -> None:
         self.proto = wandb_proto()
-        self.folder = folder
-        self.options = options
+        self.folder, self.options = folder, options
         self.logs: list[Log] = []  # the last is the one that is read
         self.lines: list[list[Any]] = []  # of output: numbers of the log and of the line, time, stream, text
         self.open_lines: dict[str | None, list[Any]] = {}  # the line of each stream that has not ended yet
@@ -983,19 +977,16 @@ class LogRows:
         """Where output.log holds more lines than the log's records, it counts: a crash cuts the log off."""
         self.open_lines.clear()
         log = self.logs[-1]
-        folder = log.file.parent
-        for file in (folder / "files" / "output.log", folder / "output.log") if self.options.console else ():
-            with suppress(OSError), file.open(encoding="utf-8", errors="replace", newline="\n") as opened:
-                if sum(not line.isspace() for line in opened) <= self.log_lines:
-                    continue
+        file = log.file.parent / ("output.log" if log.file.name == OLD_HISTORY else "files/output.log")
+        with suppress(OSError), file.open(encoding="utf-8", errors="replace", newline="\n") as opened:
+            if self.options.console and sum(not line.isspace() for line in opened) > self.log_lines:
                 held = self.log_lines - sum(part.rows for part in log.parts.pop("console", ()))
                 del self.lines[len(self.lines) - held :]
                 self.log_lines = 0
                 opened.seek(0)
                 for line in opened:
                     self.add_output(line, None, None)
-                self.open_lines.clear()
-                break
+        self.open_lines.clear()
         self.log_lines = 0
 
     def write(self, table: str, rows: pl.DataFrame, integers: pl.DataFrame | None = None) -> None:
@@ -1006,7 +997,8 @@ class LogRows:
         if not rows.height:
             return
         whole = rows if integers is None else integers
-        columns = [(name, tuple(json.loads(name))) for name in rows.columns if name.startswith("[")]
+        stored, stored_whole = logged_dtypes(rows.schema), logged_dtypes(whole.schema)
+        columns = [(column_key(path), path) for path in stored]
         is_inexact = pl.any_horizontal(pl.lit(value=False), (cs.starts_with("[") & cs.integer()).abs() > EXACT_FLOAT)
         alone = set(whole.filter(is_inexact)["log"])  # a Float64 column of other logs would round them
         dtypes: dict[int, dict[KeyPath, str]] = {}
@@ -1017,8 +1009,8 @@ class LogRows:
             dtypes[number] = {}
             for name, path in columns:
                 if counts[name]:
-                    is_whole = whole.schema[name] == pl.Int64 and whole_counts[number][name] == counts[name]
-                    dtypes[number][path] = "Int64" if is_whole else str(rows.schema[name])
+                    is_whole = whole_counts[number][name] == counts[name]
+                    dtypes[number][path] = stored_whole[path] if is_whole else stored[path]
             run_id = self.logs[number].run_id
             groups[number if number in alone else "together", seen[run_id]].append(number)
             seen[run_id] += 1
@@ -1427,12 +1419,12 @@ def machine(writers: Iterable[object], commit: str | None = None) -> dict[str, A
     git, args, gpus = notes.get("git"), notes.get("args"), notes.get("gpu_count")
     given = {**notes, "commit": commit or (git.get("commit") if isinstance(git, dict) else None)}
     texts = {key: value for key, value in given.items() if isinstance(value, str) and value}
-    columns: dict[str, Any] = {name: texts.get(name) for name in ("commit", "host", "os", "python", "gpu")}
-    columns["command"] = command = texts.get("program")
+    command = texts.get("program")
     if command and args and isinstance(args, list):
-        columns["command"] = f"{command} {shlex.join(map(str, args))}"
-    columns["gpu_count"] = int(gpus) if isinstance(gpus, int) and 0 < gpus < 2**31 else None  # 0 is unknown
-    return columns
+        command = f"{command} {shlex.join(map(str, args))}"
+    gpu_count = int(gpus) if isinstance(gpus, int) and 0 < gpus < 2**31 else None  # 0 is unknown
+    columns = {name: texts.get(name) for name in ("commit", "host", "os", "python", "gpu")}
+    return {**columns, "command": command, "gpu_count": gpu_count}
 
 
 def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path, say: Say) -> Sequence[Part]:
