@@ -789,9 +789,8 @@ def read_folder(log: Log, rows: LogRows) -> None:
 
 def json_lines(log: Log, file: Path) -> Iterator[dict[str, Any]]:
     """The objects in a file of JSON lines, with their steps; `log` gets to know of the lines that are none."""
-    number, line = 0, b""
     try:
-        with file.open("rb") as opened:
+        with suppress(FileNotFoundError), file.open("rb") as opened:
             for number, line in enumerate(opened, 1):
                 if line.startswith(LFS_POINTER):
                     log.error = NOT_PULLED
@@ -806,8 +805,6 @@ def json_lines(log: Log, file: Path) -> Iterator[dict[str, Any]]:
                         log.torn = True
                 else:
                     yield row
-    except FileNotFoundError:
-        pass
     except OSError as error:
         log.error = f"cannot be read: {error.strerror or error}"
 
@@ -919,12 +916,12 @@ class LogRows:
 
     def write_history(self) -> None:
         """Write the numbers of the history rows; each log learns what was left out."""
-        height, owners = len(self.owners), pl.Series("log", self.owners)
+        owners = pl.Series("log", self.owners)
         paths = {CLOCKS.get(path) or column_key(path): path for path in sorted(self.columns)}
-        padded = {
-            name: self.columns[path] + [None] * (height - len(self.columns[path])) for name, path in paths.items()
-        }
-        texts = pl.DataFrame(padded, schema=dict.fromkeys(padded, pl.Binary))
+        for column in self.columns.values():
+            column.extend([None] * (len(owners) - len(column)))
+        columns = {name: self.columns[path] for name, path in paths.items()}
+        texts = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Binary))
         texts = texts.select(pl.all().cast(pl.String, strict=False).str.slice(1).replace("null", None))
 
         # What is below a media object, which has a `_type`, is no metric.
