@@ -158,7 +158,7 @@ LINES_HELD, STATS_HELD = 50_000, 5_000  # of console output and system metrics, 
 LONG_LINE = 1_000  # characters of output without an end
 BATCH_ROWS = 20_000  # of histories that are asked for and stored together
 BATCH_CELLS = 1_000_000  # fetched rows x columns that are converted in memory: 8 MB a thread
-TASK_BYTES, TASK_LOGS = 4_000_000, 100  # small logs that are read together
+TASK_LOGS = 100  # that are read together
 MANY_BYTES = 16_000_000  # logs of less than this in all are read sooner than a second process starts
 
 FAILURES_NAMED = 10  # on stderr, of those with one cause
@@ -455,59 +455,47 @@ LFS_POINTER = b"version https://git-lfs."  # what git leaves in place of a large
 NOT_PULLED = "a git-LFS pointer, not the log itself; run `git lfs pull` there, and this again"
 
 
-@dataclass
-class Integrity:
-    """What a reader noticed about a log, besides the records in it."""
-
-    is_log: bool = True
-    torn: bool = False  # ends in the middle of a record: what every crash leaves
-    damage: list[str] = field(default_factory=list)  # places in the middle that cannot be read
-
-
-def log_records(log: BinaryIO, integrity: Integrity) -> Iterator[bytes]:  # noqa: C901, PLR0912
-    """The payload of every record that can be read, in order; `integrity` holds, at the end, what cannot be.
+def log_records(opened: BinaryIO, log: Log) -> Iterator[bytes]:  # noqa: C901
+    """The payload of every record that can be read, in order; what cannot be is noted in `log`.
 
     A record counts only if its checksums hold. After damage, reading goes on at the next valid chunk. Unreadable bytes
-    that nothing valid follows are a torn end.
+    that nothing valid follows are a torn end. Of a file that is no log, nothing is noted.
     """
     pieces: list[bytes] | None = None  # of a record in several chunks; None: none has begun
     gap: int | None = None  # where bytes became unreadable
     offset, at = 0, len(LOG_HEADER)  # of the block in the file, and of the next chunk in the block
-    while block := log.read(BLOCK_BYTES):
+    while block := opened.read(BLOCK_BYTES):
         if offset == 0 and not block.startswith(LOG_HEADER):
-            integrity.torn = LOG_HEADER.startswith(block)  # killed within the first seven bytes
-            integrity.is_log = integrity.torn or next_chunk(block, at) is not None
-            if integrity.torn or not integrity.is_log:
+            log.torn = LOG_HEADER.startswith(block)  # killed within the first seven bytes
+            log.error = NOT_PULLED if block.startswith(LFS_POINTER) else ""
+            if log.torn or next_chunk(block, at) is None:
                 return
-            integrity.damage.append("the header")
+            log.damage.append("the header")
         while found := next_chunk(block, at):
             start, end = found
-            if start > at and gap is None:
-                gap = offset + at
-            if gap is not None:
-                integrity.damage.append(f"byte {gap}")
+            if gap is not None or start > at:
+                log.damage.append(f"byte {offset + at if gap is None else gap}")
                 pieces = gap = None
             at = end
-            kind, payload = block[start + 6], block[start + CHUNK_HEADER.size : end]
+            kind = block[start + 6]
             if kind in (FULL, FIRST):
                 if pieces is not None:
-                    integrity.damage.append(f"byte {offset + start}: the record before it has no end")
-                pieces = [payload] if kind == FIRST else None
-                if kind == FULL:
-                    yield payload
-            elif pieces is not None:
-                pieces.append(payload)
-                if kind == LAST:
-                    yield b"".join(pieces)
-                    pieces = None
-            elif not integrity.damage:  # else it is the rest of a record whose loss is noted already
-                integrity.damage.append(f"byte {offset + start}: a record without its beginning")
+                    log.damage.append(f"byte {offset + start}: the record before it has no end")
+                pieces = []
+            if pieces is None:
+                if not log.damage:  # else it is the rest of a record whose loss is noted already
+                    log.damage.append(f"byte {offset + start}: a record without its beginning")
+                continue
+            pieces.append(block[start + CHUNK_HEADER.size : end])
+            if kind in (FULL, LAST):
+                yield b"".join(pieces)
+                pieces = None
         is_padding = len(block) == BLOCK_BYTES and len(block) - at < CHUNK_HEADER.size and not any(block[at:])
         if at < len(block) and not is_padding and gap is None:
             gap = offset + at
         offset, at = offset + len(block), 0
     # Nothing behind the header: killed before the first record.
-    integrity.torn |= pieces is not None or gap is not None or offset <= len(LOG_HEADER)
+    log.torn |= pieces is not None or gap is not None or offset <= len(LOG_HEADER)
 
 
 def next_chunk(block: bytes, at: int) -> tuple[int, int] | None:
@@ -523,26 +511,71 @@ def next_chunk(block: bytes, at: int) -> tuple[int, int] | None:
 
 # --- records to a log -----------------------------------------------------------------------------------------
 
+VALUE_TAG = b"\x82\x01"  # the protobuf tag of `value_json` (field 16, length-delimited), which comes last in an item
+GONE = ...  # stands for a value that was removed
+RECORD_FIELDS = {"id": "run_id", "name": "display_name", "group": "run_group", "sweep": "sweep_id"}  # of a run record
+RECORD_FIELDS |= {name: name for name in ("entity", "notes", "job_type")}
+
+
+@cache
+def glance_class() -> Any:
+    """A class that sees a record with its history and summary items left as bytes.
+
+    Protobuf lets a `bytes` field stand for an embedded message. A training log is nearly all such items; as bytes they
+    cost a third of what as many objects would.
+    """
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="wandb_tools/glance.proto", package="wandb_tools")
+    items, glance = file.message_type.add(name="Items"), file.message_type.add(name="Glance")
+    for number, name in ((1, "item"), (2, "other")):  # `other`: a row's step, or summary items removed
+        items.field.add(name=name, number=number, label=kinds.LABEL_REPEATED, type=kinds.TYPE_BYTES)
+    for number, name in ((2, "history"), (3, "summary")):  # their numbers in the record
+        field_ = glance.field.add(name=name, number=number, label=kinds.LABEL_OPTIONAL, type=kinds.TYPE_MESSAGE)
+        field_.type_name = ".wandb_tools.Items"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("wandb_tools.Glance"))
+
+
+@cache
+def wandb_proto() -> Any:
+    """The SDK's module of record classes (no public part of it: the log format has none).
+
+    While it loads, an empty stand-in for the package spares 0.8 s of the SDK's other imports.
+    """
+    spec = importlib.util.find_spec("wandb")
+    stand_in = types.ModuleType("wandb")
+    stand_in.__path__ = list(spec.submodule_search_locations or ()) if spec else []
+    sys.modules.setdefault("wandb", stand_in)
+    proto = importlib.import_module("wandb.proto.wandb_internal_pb2")
+    if sys.modules["wandb"] is stand_in:
+        del sys.modules["wandb"]
+    return proto
+
 
 @dataclass
 class Log:
     """What one `.wandb` file holds, or a run's folder of an SDK before 0.10."""
 
     file: Path
-    integrity: Integrity = field(default_factory=Integrity)
     records: int = 0
-    run: Mapping[str, Any] = field(default_factory=dict)  # the last run record's plain fields
+    torn: bool = False  # ends in the middle of a record: what every crash leaves
+    damage: list[str] = field(default_factory=list)  # places in the middle that cannot be read
+    error: str = ""  # why it could not be read, or not to its end
+    failed: list[Failure] = field(default_factory=list)  # what is said of both
+    run: dict[str, Any] = field(default_factory=dict)  # the last run record's plain fields
     started_at: datetime | None = None
     newest_at: datetime | None = None
     exit_code: int | None = None
     config: dict[str, object] = field(default_factory=dict)
-    summary: list[tuple[KeyPath, bool, bool, object]] = field(default_factory=list)  # see read_log
+    summary: list[tuple[KeyPath, object]] = field(default_factory=list)  # the last change of each path, in their order
     summary_from: str = ""  # "log"; without a summary there, "file" or "history"
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)  # what each process noted of its machine
     definitions: dict[str, MetricDefinition] = field(default_factory=dict)
     parts: defaultdict[str, list[Part]] = field(default_factory=lambda: defaultdict(list))  # by the table's name
     skipped: set[KeyPath] = field(default_factory=set)
-    error: str = ""  # why it could not be read
 
     @property
     def run_id(self) -> str:
@@ -552,7 +585,7 @@ class Log:
     @property
     def is_cut(self) -> bool:
         """Whether the run may have logged more than was read."""
-        return self.integrity.torn or bool(self.integrity.damage or self.error) or self.exit_code is None
+        return self.torn or bool(self.damage or self.error) or self.exit_code is None
 
     def note_time(self, time_: datetime | None) -> None:
         if time_ is not None:
@@ -561,21 +594,25 @@ class Log:
     def take_summary(self, summary: Mapping[str, object], source: str) -> None:
         """Take a summary from a file, if it is one: some SDKs wrote only their own notes there."""
         if summary.keys() - {"_wandb"}:
-            self.summary = [((key,), True, False, value) for key, value in summary.items()]
+            self.summary = [((key,), value) for key, value in summary.items()]
             self.summary_from = source
+
+
+class WholeDict(dict[str, object]):
+    """A dict that the user set as one summary value: a deeper path that is set later replaces it."""
 
 
 def read_logs(files: Sequence[Path], folder: Path, options: Options) -> list[Log]:
     """Everything that the files hold; the rows that are asked for, in the files' order, as parts in `folder`."""
+    if options.dry_run:
+        options = replace(options, include_history=False, system_metrics=False, console=False)
     rows = LogRows(folder, options)
     for file in files:
         rows.logs.append(Log(file))
         read = read_folder if file.name == OLD_HISTORY else read_log
         read(rows.logs[-1], rows)
         rows.end_log()
-    rows.write_history()
-    rows.write_lines()
-    rows.write_stats()
+    rows.flush()
     return rows.logs
 
 
@@ -584,13 +621,13 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
     from google.protobuf.message import DecodeError
 
     proto, glance_type = wandb_proto(), glance_class()
-    # The last change of each path, in the order in which they came: earlier ones have no effect. The bytes of an item
-    # before its value stand for the path, and for whether the user set the value as a whole (`key`, not `nested_key`).
-    changes: dict[tuple[bytes, bool], bytes] = {}
+    # The last item of each path, in the order in which they came: earlier ones have no effect. The bytes before the
+    # value stand for the path, and for whether the user set the value as a whole (`key`, not `nested_key`).
+    changes: dict[bytes, bytes] = {}
     last_values: dict[bytes, bytes] = {}  # of the history, in case that there is no summary
     try:
         with log.file.open("rb", buffering=32 * BLOCK_BYTES) as opened:
-            for payload in log_records(opened, log.integrity):
+            for payload in log_records(opened, log):
                 log.records += 1
                 try:
                     glance = glance_type.FromString(payload)
@@ -599,34 +636,29 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
                         for item in () if changes else glance.history.item:
                             last_values[item.rpartition(VALUE_TAG)[0] or item] = item
                     elif glance.HasField("summary"):
-                        for item in glance.summary.item:
-                            change = (item.rpartition(VALUE_TAG)[0] or item, False)
-                            changes.pop(change, None)
-                            changes[change] = item
-                        for item in glance.summary.other:
-                            changes.pop((item, True), None)
-                            changes[item, True] = item
+                        for item in (*glance.summary.item, *glance.summary.other):
+                            path = item.rpartition(VALUE_TAG)[0] or item
+                            changes.pop(path, None)
+                            changes[path] = item
                     else:
                         apply_record(log, proto.Record.FromString(payload), rows)
                 except DecodeError as error:
                     for column in rows.columns.values():  # take back what was added of the row
                         del column[len(rows.owners) :]
-                    log.integrity.damage.append(f"record {log.records}: {error}")
-            opened.seek(0)
-            if not log.integrity.is_log and opened.readline().startswith(LFS_POINTER):
-                log.error = NOT_PULLED
+                    log.damage.append(f"record {log.records}: {error}")
     except OSError as error:
         log.error = f"cannot be read: {error.strerror or error}"
     log.summary_from = "log" if changes else "history" if last_values else ""
-    changes = changes or {(keys, False): item for keys, item in last_values.items()}
-    for (_, removed), encoded in changes.items():
+    for encoded in (changes or last_values).values():
         try:
             item = proto.SummaryItem.FromString(encoded)
         except DecodeError as error:
-            log.integrity.damage.append(f"the summary: {error}")
-        else:
-            value = None if removed else from_json(item.value_json)
-            log.summary.append((path_of(item), not item.nested_key, removed, value))
+            log.damage.append(f"the summary: {error}")
+            continue
+        value = from_json(item.value_json) if item.value_json else GONE
+        if isinstance(value, dict) and not item.nested_key:
+            value = WholeDict(value)
+        log.summary.append((path_of(item), value))
     files = log.file.resolve().parent / "files"
     if log.records and log.summary_from != "log":
         log.take_summary(json_object(files / "wandb-summary.json"), "file")
@@ -634,7 +666,7 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
         log.machines["file"] = json_object(files / "wandb-metadata.json")
 
 
-def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - each kind in turn
+def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, PLR0912 - each kind in turn
     """Take from a record, other than of history and summary, what an export needs."""
     kind = record.WhichOneof("record_type")
     if kind == "run":
@@ -646,26 +678,16 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - 
         log.config = config | log.config
         log.started_at = log.started_at or time_at(run.start_time.seconds, run.start_time.nanos)
         log.note_time(log.started_at)
-        log.run = {
-            "id": run.run_id,
-            "entity": run.entity,
-            "project": run.project if run.project != NO_PROJECT else "",
-            "name": run.display_name,
-            "notes": run.notes,
-            "tags": tuple(run.tags),
-            "group": run.run_group,
-            "job_type": run.job_type,
-            "sweep": run.sweep_id,
-            "commit": run.git.commit,
-            "resumed": run.resume or run.resumed,
-            "offline": run.telemetry.feature.offline,
-            "rewound_to": run.branch_point.value if run.branch_point.run == run.run_id != "" else None,
-        }
+        log.run = {name: getattr(run, theirs) for name, theirs in RECORD_FIELDS.items()}
+        log.run |= {"tags": [*run.tags], "commit": run.git.commit, "offline": run.telemetry.feature.offline}
+        log.run |= {"resumed": run.resume or run.resumed, "project": run.project if run.project != NO_PROJECT else ""}
+        if run.branch_point.run and run.branch_point.run == run.run_id:
+            log.run["rewound_to"] = run.branch_point.value
     elif kind == "config":
         for item in record.config.update:
             put(log.config, path_of(item), from_json(item.value_json))
         for item in record.config.remove:
-            remove(log.config, path_of(item))
+            put(log.config, path_of(item), GONE)
     elif kind == "metric":
         metric = record.metric
         pattern = metric.name or metric.glob_name
@@ -686,10 +708,16 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - 
         noted = getattr(record, kind)
         time_ = time_at(noted.timestamp.seconds, noted.timestamp.nanos)
         log.note_time(time_)
-        if kind == "stats":
-            rows.add_stats(noted.item, time_)
-        else:
+        if kind != "stats":
             rows.add_output(noted.line, time_, "stdout" if noted.output_type == noted.STDOUT else "stderr")
+        elif time_ is not None and rows.options.system_metrics:
+            stats: dict[str, Any] = {"_step": log.records, "_timestamp": time_.timestamp()}
+            if log.started_at is not None:
+                stats["_runtime"] = (time_ - log.started_at).total_seconds()
+            for item in noted.item:
+                for path, value in flatten({item.key: from_json(item.value_json)}):
+                    stats["system." + ".".join(path)] = value
+            rows.add_stats(stats)
 
 
 def path_of(item: Any) -> KeyPath:
@@ -697,21 +725,16 @@ def path_of(item: Any) -> KeyPath:
 
 
 def put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
-    """Set the value at `path`; what is no dict on the way there gives way to one."""
+    """Set the value at `path`, or remove it where it is GONE; what is no plain dict on the way there gives way."""
     for key in path[:-1]:
-        if not isinstance(tree.get(key), dict):
+        if type(tree.get(key)) is not dict:
+            if value is GONE:
+                return
             tree[key] = {}
         tree = tree[key]
     tree[path[-1]] = value
-
-
-def remove(tree: dict[str, Any], path: KeyPath) -> None:
-    """Remove what is at `path`, if anything is."""
-    for key in path[:-1]:
-        tree = tree.get(key, {})
-        if not isinstance(tree, dict):
-            return
-    tree.pop(path[-1], None)
+    if value is GONE:
+        del tree[path[-1]]
 
 
 def from_json(text: str) -> object:
@@ -749,15 +772,11 @@ def read_folder(log: Log, rows: LogRows) -> None:
         settings.read(folder.parent / "settings", encoding="utf-8")
     log.records = 1
     log.machines = {"file": notes}
-    log.run = {
-        "id": run_id,
-        "entity": settings.get("default", "entity", fallback=None),
-        "project": texts.get("project") or settings.get("default", "project", fallback=None),
-        "name": texts.get("name"),
-        "notes": texts.get("notes"),
-        "job_type": texts.get("jobType"),
-        "state": texts.get("state") if texts.get("state") in {"finished", "failed", "killed"} else None,
-    }
+    log.run = {name: texts.get(name) for name in ("name", "notes")} | {"id": run_id, "job_type": texts.get("jobType")}
+    log.run["entity"] = settings.get("default", "entity", fallback=None)
+    log.run["project"] = texts.get("project") or settings.get("default", "project", fallback=None)
+    if texts.get("state") in {"finished", "failed", "killed"}:
+        log.run["state"] = texts["state"]
     log.started_at = time_of(texts.get("startedAt")) or time_of(started)
     log.exit_code = notes.get("exitcode")  # without one, it was not ended
     log.newest_at = time_of(texts.get("heartbeatAt")) or log.started_at
@@ -767,48 +786,40 @@ def read_folder(log: Log, rows: LogRows) -> None:
     except FileNotFoundError:
         pass
     except (OSError, ValueError, yaml.YAMLError):
-        log.integrity.damage.append("config.yaml")
+        log.damage.append("config.yaml")
+    proto, glance_type = wandb_proto(), glance_class()
     last_values: dict[str, object] = {}
-    number = pl.lit(len(rows.logs) - 1).alias("log")
-    try:
-        for found in json_lines(log, log.file):
-            for row in found:
-                last_values |= row
-            frame = rows_of_json(found, rows.options.history_keys, log.skipped)
-            rows.write("history", frame.with_columns(number))
-            log.records += len(found)
-            log.note_time(time_at(cast("float", frame["_timestamp"].max())))
-        steps = itertools.count()
-        for found in json_lines(log, place / "wandb-events.jsonl") if rows.options.system_metrics else ():
-            events = [{**row, "_step": next(steps)} for row in found]
-            rows.write("system", rows_of_json(events, (), set()).with_columns(number))
-    except (OSError, pl.exceptions.PolarsError) as error:
-        log.error = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    for row in json_lines(log, log.file):  # which become history records of a log
+        items = [proto.HistoryItem(key=storable(key), value_json=json.dumps(value)) for key, value in row.items()]
+        rows.add(glance_type(history={"item": [item.SerializeToString() for item in items]}).history)
+        last_values |= row
+        log.records += 1
+    for row in json_lines(log, place / "wandb-events.jsonl") if rows.options.system_metrics else ():
+        rows.add_stats(row)
     log.take_summary(last_values, "history")
     log.take_summary(json_object(place / "wandb-summary.json"), "log")
 
 
-def json_lines(log: Log, file: Path) -> Iterator[list[dict[str, Any]]]:
-    """The objects in a file of JSON lines, some megabytes at once; `log` gets to know of the lines that are none."""
-    bad: list[int] = []
-    number = 0  # of a line
-    with suppress(FileNotFoundError), file.open("rb") as opened:
-        while lines := opened.readlines(TASK_BYTES):
-            if lines[0].startswith(LFS_POINTER):
-                log.error = NOT_PULLED
-                return
-            found = []
-            for line in lines:
-                number += 1
+def json_lines(log: Log, file: Path) -> Iterator[dict[str, Any]]:
+    """The objects in a file of JSON lines, with their steps; `log` gets to know of the lines that are none."""
+    try:
+        with suppress(FileNotFoundError), file.open("rb") as opened:
+            for number, line in enumerate(opened, 1):
+                if line.startswith(LFS_POINTER):
+                    log.error = NOT_PULLED
+                    return
                 try:
-                    found.append(parsed_object(line.decode()))
-                except (ValueError, RecursionError):
-                    bad.append(number)
-            yield found
-    if bad and bad[-1] == number:  # the last line
-        bad.pop()
-        log.integrity.torn = True
-    log.integrity.damage += [f"line {each} of {file.name}" for each in bad]
+                    row = parsed_object(line.decode())
+                    row["_step"] = int(row.get("_step", number - 1))
+                except (ValueError, TypeError, OverflowError, RecursionError):
+                    if line.endswith(b"\n"):
+                        log.damage.append(f"line {number} of {file.name}")
+                    else:  # the last one
+                        log.torn = True
+                else:
+                    yield row
+    except OSError as error:
+        log.error = f"cannot be read: {error.strerror or error}"
 
 
 def json_object(file: Path) -> dict[str, Any]:
@@ -820,51 +831,7 @@ def json_object(file: Path) -> dict[str, Any]:
 
 # --- rows of logs: history items, the bulk of a log, are kept as bytes and parsed by the column ----------------
 
-VALUE_TAG = b"\x82\x01"  # the protobuf tag of `value_json` (field 16, length-delimited), which comes last in an item
 DROPPED: list[bytes | None] = []  # stands for the column of a key that is not wanted
-
-# The same record seen with its history and summary items left as bytes: protobuf lets a `bytes` field stand for an
-# embedded message. A training log is nearly all such items; as bytes they cost a third of what as many objects would.
-GLANCE = """
-    name: "wandb_tools/glance.proto" package: "wandb_tools"
-    message_type {
-      name: "Items"
-      field { name: "item" number: 1 label: LABEL_REPEATED type: TYPE_BYTES }
-      field { name: "other" number: 2 label: LABEL_REPEATED type: TYPE_BYTES }  # a row's step, or summary items removed
-    }
-    message_type {
-      name: "Glance"
-      field { name: "history" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".wandb_tools.Items" }
-      field { name: "summary" number: 3 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".wandb_tools.Items" }
-    }
-"""
-
-
-@cache
-def glance_class() -> Any:
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
-
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(text_format.Parse(GLANCE, descriptor_pb2.FileDescriptorProto()))
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("wandb_tools.Glance"))
-
-
-@cache
-def wandb_proto() -> Any:
-    """The SDK's module of record classes, without the SDK's other 0.8 s of imports.
-
-    It is no public part of wandb: the log format has none. The package's own `__init__` is passed over by an empty
-    stand-in while the module loads.
-    """
-    if "wandb" in sys.modules:
-        return importlib.import_module("wandb.proto.wandb_internal_pb2")
-    spec = importlib.util.find_spec("wandb")
-    sys.modules["wandb"] = types.ModuleType("wandb")
-    sys.modules["wandb"].__path__ = list(spec.submodule_search_locations or ()) if spec else []
-    try:
-        return importlib.import_module("wandb.proto.wandb_internal_pb2")
-    finally:
-        del sys.modules["wandb"]
 
 
 class LogRows:
@@ -876,15 +843,13 @@ class LogRows:
 
     def __init__(self, folder: Path, options: Options) -> None:
         self.proto = wandb_proto()
-        self.folder = folder
-        self.options = options
+        self.folder, self.options = folder, options
         self.logs: list[Log] = []  # the last is the one that is read
-        self.start_part()
-        self.lines: dict[str, list[Any]] = {name: [] for name in ("log", "order", "time", "stream", "text")}
-        self.open_lines: dict[str | None, int] = {}  # the line of each stream that has not ended yet
+        self.lines: list[list[Any]] = []  # of output: numbers of the log and of the line, time, stream, text
+        self.open_lines: dict[str | None, list[Any]] = {}  # the line of each stream that has not ended yet
         self.log_lines = 0  # of the log that is read
-        self.stats: list[dict[str, Any]] = []
-        self.log_stats = 0
+        self.stats: list[tuple[int, Mapping[str, Any]]] = []  # number of the log, and what it noted
+        self.start_part()
 
     def start_part(self) -> None:
         self.owners: list[int] = []  # of each row: the number of its log
@@ -893,7 +858,7 @@ class LogRows:
         self.by_keys: dict[bytes, list[bytes | None]] = {}
 
     def add(self, row: Any) -> None:
-        """Add one row; `row` is a history record of GLANCE."""
+        """Add one row; `row` is the history of a `glance_class`."""
         rows, by_keys, steps = len(self.owners), self.by_keys, self.columns[("_step",)]
         for item in row.item:
             keys, _, value = item.rpartition(VALUE_TAG)
@@ -913,19 +878,26 @@ class LogRows:
         self.owners.append(len(self.logs) - 1)
         self.items += len(row.item)
         if self.items >= PART_ITEMS or len(self.owners) * len(self.columns) >= PART_CELLS:
-            self.write_history()
+            self.flush()
 
     def parsed(self, item: bytes, keys: bytes) -> tuple[list[bytes | None], bytes]:
         """Column and value of an item whose keys are new, or whose value is no short JSON or an object."""
         parsed = self.proto.HistoryItem.FromString(item)
-        path = path_of(parsed)
-        if parsed.value_json[:1] == "{" and self.add_nested(path, parsed.value_json):
-            return DROPPED, b""
+        path, text = path_of(parsed), parsed.value_json
+        if text[:1] == "{":  # SDKs before 0.17 wrote nested metrics as one object; a media object has no numbers
+            tree = {} if text.startswith('{"_type"') else from_json(text)
+            numbers = numeric_leaves({path[-1]: tree}, path[:-1])
+            for leaf, number in numbers:
+                if self.is_wanted(leaf):
+                    column = self.columns.setdefault(leaf, [])
+                    column.extend([None] * (len(self.owners) - len(column)))
+                    column[len(self.owners) :] = [b"\0" + json.dumps(number).encode()]
+            if numbers:
+                return DROPPED, b""
         column = self.columns.setdefault(path, []) if self.is_wanted(path) else DROPPED
         # Items of one metric begin with the same bytes, so that its keys are parsed once: if these bytes are the keys.
         if self.proto.HistoryItem(key=parsed.key, nested_key=parsed.nested_key).SerializeToString() == keys:
             self.by_keys[keys] = column
-        text = parsed.value_json
         if not text:  # written in typed fields, a setting of the SDK
             kind = parsed.WhichOneof("value") or "none"
             text = parsed.json if kind == "json" else json.dumps(getattr(parsed, kind) if kind != "none" else None)
@@ -933,36 +905,44 @@ class LogRows:
             text = '"…"'
         return column, b"\0" + text.encode()
 
-    def add_nested(self, path: KeyPath, text: str) -> bool:
-        """Add the numbers in an object, as SDKs before 0.17 wrote nested metrics; whether there are any."""
-        tree = {} if text.startswith('{"_type"') else from_json(text)  # a media object has none
-        numbers = numeric_leaves({path[-1]: tree}, path[:-1])
-        for leaf, number in numbers:
-            if self.is_wanted(leaf):
-                column = self.columns.setdefault(leaf, [])
-                column.extend([None] * (len(self.owners) - len(column)))
-                column[len(self.owners) :] = [b"\0" + json.dumps(number).encode()]
-        return bool(numbers)
-
     def is_wanted(self, path: KeyPath) -> bool:
         if path in CLOCKS:
             return True
         if path[0].startswith("_"):
             self.logs[-1].skipped.add(path)
-            return False
-        if not self.options.include_history or self.options.dry_run:
-            return False  # the steps alone say how many rows there are
-        keys = self.options.history_keys
-        return not keys or path[-1] == "_type" or names_match(path, keys)
+        # Without the history, its steps alone say how many rows there are.
+        keys = () if path[-1] == "_type" else self.options.history_keys
+        return self.options.include_history and is_wanted(path, keys)
+
+    def flush(self) -> None:
+        """Write what has come so far, but for lines of output that have not ended and those after them."""
+        self.write_history()
+        owners = pl.Series("log", [number for number, _ in self.stats], dtype=pl.Int64)
+        self.write("system", rows_of_json([row for _, row in self.stats], (), set()).with_columns(owners))
+        self.stats = []
+        not_ended = {id(line) for line in self.open_lines.values()}
+        end = next((at for at, line in enumerate(self.lines) if id(line) in not_ended), len(self.lines))
+        if (
+            not_ended and end < LINES_HELD // 2
+        ):  # a line that stays open, such as a progress bar, goes behind the others
+            numbers = [line[1] for line in self.lines]
+            self.lines.sort(key=lambda line: id(line) in not_ended)
+            for line, number in zip(self.lines, numbers, strict=True):
+                line[1] = number
+            end = len(self.lines) - len(not_ended)
+        ended = [(*line, as_shown(text)) for *line, text in self.lines[:end]]
+        schema: dict[str, Any] = {"log": pl.Int64, "order": pl.Int64, **new_table("console").columns}
+        self.write("console", pl.DataFrame(ended, schema=schema, orient="row"))
+        self.lines = self.lines[end:]
 
     def write_history(self) -> None:
         """Write the numbers of the history rows; each log learns what was left out."""
-        if not self.owners:
-            return
-        rows = len(self.owners)
+        owners = pl.Series("log", self.owners)
         paths = {CLOCKS.get(path) or column_key(path): path for path in sorted(self.columns)}
-        padded = {name: self.columns[path] + [None] * (rows - len(self.columns[path])) for name, path in paths.items()}
-        texts = pl.DataFrame(padded, schema=dict.fromkeys(padded, pl.Binary))
+        for column in self.columns.values():
+            column.extend([None] * (len(owners) - len(column)))
+        columns = {name: self.columns[path] for name, path in paths.items()}
+        texts = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Binary))
         texts = texts.select(pl.all().cast(pl.String, strict=False).str.slice(1).replace("null", None))
 
         # What is below a media object, which has a `_type`, is no metric.
@@ -972,157 +952,101 @@ class LogRows:
             above = [media[path[:depth]] for depth in range(1, len(path)) if path[:depth] in media]
             if above:
                 outside.append(pl.when(pl.all_horizontal(pl.col(above).is_null())).then(pl.col(name)).alias(name))
-        objects, texts = texts.select(media.values()), texts.with_columns(outside)
+        typed = counts_by(texts.select(owners, *media.values()))
+        texts = texts.with_columns(outside)
         integers, floats = json_numbers(texts)
-
-        owners = pl.Series("log", self.owners)
-        typed, logged, whole, numeric = (counts_by(owners, frame) for frame in (objects, texts, integers, floats))
-        dtypes: dict[int, dict[KeyPath, str]] = {}
-        for number, counts in numeric.items():
-            log = self.logs[number]
-            log.skipped |= {paths[name] for name, count in counts.items() if logged[number][name] > count}
-            log.skipped |= {top for top, name in media.items() if typed[number][name] and self.is_wanted(top)}
-            dtypes[number] = {
-                paths[name]: "Int64" if whole[number][name] == count else "Float64"
-                for name, count in counts.items()
-                if count and paths[name] not in CLOCKS
-            }
-        is_inexact = pl.any_horizontal(pl.lit(value=False), cs.starts_with("[").abs() > EXACT_FLOAT)
-        alone = set(integers.with_columns(owners).filter(is_inexact)["log"])
-        for numbers in self.groups(owners, alone):
-            columns = [owners, integers["order"], floats["_runtime"], floats["_timestamp"]]
-            for path, dtype in widest_dtypes(dtypes[number] for number in numbers).items():
-                columns.append((integers if dtype == "Int64" else floats)[column_key(path)])
-            rows_ = pl.DataFrame(columns).filter(pl.col("log").is_in(numbers))
-            self.write_group("history", numbers, rows_, dtypes)
-            for number, newest_s in rows_.group_by("log").agg(pl.col("_timestamp").max()).iter_rows():
-                self.logs[number].note_time(time_at(newest_s))
+        rows = floats.with_columns(owners, integers["order"])
+        numbers = counts_by(rows)
+        for number, counts in counts_by(texts.with_columns(owners)).items():
+            skipped = {paths[name] for name, count in counts.items() if count > numbers[number][name]}
+            skipped |= {path for path, name in media.items() if typed[number][name] and self.is_wanted(path)}
+            self.logs[number].skipped |= skipped
+        for number, newest_s in rows.group_by("log").agg(pl.max("_timestamp")).iter_rows():
+            self.logs[number].note_time(time_at(newest_s))
+        self.write("history", rows, integers.with_columns(owners))
         self.start_part()
 
-    def groups(self, owners: pl.Series, alone: Collection[int] = ()) -> list[list[int]]:
-        """The numbers of logs whose rows may share a file: each of another run, none of `alone`."""
-        groups: defaultdict[object, list[int]] = defaultdict(list)
-        for number in owners.unique(maintain_order=True):
-            log = self.logs[number]
-            again = sum(self.logs[other].run_id == log.run_id for others in groups.values() for other in others)
-            groups[number if number in alone else "together", again].append(number)
-        return list(groups.values())
-
-    def write(self, table: str, rows: pl.DataFrame) -> None:
-        """Write rows, whose column `log` is the number of their log, as part files that the logs get."""
-        names = [name for name in rows.columns if name.startswith("[")]
-        counts = counts_by(rows["log"], rows.select(names))
-        dtypes = {
-            number: {tuple(json.loads(name)): str(rows.schema[name]) for name, count in of_log.items() if count}
-            for number, of_log in counts.items()
-        }
-        for numbers in self.groups(rows["log"]):
-            self.write_group(table, numbers, rows.filter(pl.col("log").is_in(numbers)), dtypes)
-
-    def write_group(
-        self, table: str, numbers: Sequence[int], rows: pl.DataFrame, dtypes: Mapping[int, Mapping[KeyPath, str]]
-    ) -> None:
-        ids = {number: self.logs[number].run_id for number in numbers}
-        run_id = pl.col("log").replace_strict(ids, return_dtype=pl.String).alias("run_id")
-        by_run = rows.select(run_id, pl.exclude("log"), pl.lit(0).alias("frame")).sort("run_id", maintain_order=True)
-        parts = write_part(by_run.lazy(), self.folder, {ids[number]: dtypes[number] for number in numbers})
-        for number in numbers:
-            self.logs[number].parts[table].append(parts[ids[number]])
-
-    def add_stats(self, items: Iterable[Any], time_: datetime | None) -> None:
+    def add_stats(self, row: Mapping[str, Any]) -> None:
         """Add a row of system metrics."""
-        if not self.options.system_metrics or self.options.dry_run or time_ is None:
-            return
-        row: dict[str, Any] = {"log": len(self.logs) - 1, "_step": self.log_stats, "_timestamp": time_.timestamp()}
-        if (started_at := self.logs[-1].started_at) is not None:
-            row["_runtime"] = (time_ - started_at).total_seconds()
-        for item in items:
-            for path, value in flatten({item.key: from_json(item.value_json)}):
-                row["system." + ".".join(path)] = value
-        self.stats.append(row)
-        self.log_stats += 1
+        self.stats.append((len(self.logs) - 1, row))
         if len(self.stats) >= STATS_HELD:
-            self.write_stats()
-
-    def write_stats(self) -> None:
-        if self.stats:
-            owners = pl.Series("log", [row.pop("log") for row in self.stats])
-            self.write("system", rows_of_json(self.stats, (), set()).with_columns(owners))
-            self.stats = []
+            self.flush()
 
     def add_output(self, text: str, time_: datetime | None, stream: str | None) -> None:
-        """Add what the program wrote: the place and the time of a line are those of its beginning."""
-        if not self.options.console or self.options.dry_run:
+        """Add what the program wrote; the place and the time of a line are those of its beginning."""
+        if not self.options.console:
             return
-        texts = self.lines["text"]
-        *ended, rest = text.split("\n")
-        for number, piece in enumerate([*ended, rest]):
-            if number == len(ended) and not rest:
-                break
-            at = self.open_lines.get(stream)
-            if at is None:
-                at = self.open_lines[stream] = len(texts)
-                for name, value in (("log", len(self.logs) - 1), ("order", self.log_lines), ("time", time_)):
-                    self.lines[name].append(value)
-                self.lines["stream"].append(stream)
-                texts.append(piece)
+        for piece in re.findall(r"[^\n]*\n|[^\n]+", text):
+            line = self.open_lines.get(stream)
+            if line is None:
+                line = self.open_lines[stream] = [len(self.logs) - 1, self.log_lines, time_, stream, ""]
+                self.lines.append(line)
                 self.log_lines += 1
-            else:
-                texts[at] += piece
-                if len(texts[at]) > LONG_LINE and "\r" in texts[at]:  # a progress bar, which is one line for hours
-                    before, _, last = texts[at].rpartition("\r")
-                    texts[at] = f"{as_shown(before)}\r{last}"
-            if number < len(ended):
+            line[-1] += piece.removesuffix("\n")
+            if piece.endswith("\n"):
                 del self.open_lines[stream]
-        if len(texts) >= LINES_HELD:
-            self.write_lines()
-
-    def write_lines(self) -> None:
-        """Write the lines before the first one that has not ended yet.
-
-        A line that stays open while very many others come, such as a progress bar on stderr, goes behind these.
-        """
-        end = min(self.open_lines.values(), default=len(self.lines["text"]))
-        if self.open_lines and end < LINES_HELD // 2:
-            opened = sorted(self.open_lines.values())
-            places = [at for at in range(len(self.lines["text"])) if at not in opened] + opened
-            moved = {name: [values[at] for at in places] for name, values in self.lines.items()}
-            self.lines = moved | {"order": self.lines["order"]}
-            end = len(places) - len(opened)
-            self.open_lines = {stream: end + opened.index(at) for stream, at in self.open_lines.items()}
-        some = {name: values[:end] for name, values in self.lines.items()}
-        self.lines = {name: values[end:] for name, values in self.lines.items()}
-        self.open_lines = {stream: at - end for stream, at in self.open_lines.items()}
-        if end:
-            texts = [as_shown(text) for text in some["text"]]
-            schema: dict[str, Any] = {"log": pl.Int64, "order": pl.Int64, "time": pl.Datetime("us", "UTC")}
-            schema |= {"stream": pl.String, "text": pl.String}
-            self.write("console", pl.DataFrame(some | {"text": texts}, schema=schema))
+            elif len(line[-1]) > LONG_LINE and "\r" in line[-1]:  # a progress bar, which is one line for hours
+                before, _, last = line[-1].rpartition("\r")
+                line[-1] = f"{as_shown(before)}\r{last}"
+        if len(self.lines) >= LINES_HELD:
+            self.flush()
 
     def end_log(self) -> None:
         """Where output.log holds more lines than the log's records, it counts: a crash cuts the log off."""
-        log, number = self.logs[-1], len(self.logs) - 1
         self.open_lines.clear()
-        folder = log.file.parent
-        for file in (folder / "files" / "output.log", folder / "output.log") if self.options.console else ():
-            with suppress(OSError), file.open(encoding="utf-8", errors="replace", newline="\n") as opened:
-                if sum(not line.isspace() for line in opened) <= self.log_lines:
-                    continue
-                log.parts.pop("console", None)
-                held = len(self.lines["log"]) - self.lines["log"].count(number)
-                self.lines = {name: values[:held] for name, values in self.lines.items()}
+        log = self.logs[-1]
+        file = log.file.parent / ("output.log" if log.file.name == OLD_HISTORY else "files/output.log")
+        with suppress(OSError), file.open(encoding="utf-8", errors="replace", newline="\n") as opened:
+            if self.options.console and sum(not line.isspace() for line in opened) > self.log_lines:
+                held = self.log_lines - sum(part.rows for part in log.parts.pop("console", ()))
+                del self.lines[len(self.lines) - held :]
                 self.log_lines = 0
                 opened.seek(0)
                 for line in opened:
                     self.add_output(line, None, None)
-                self.open_lines.clear()
-                break
-        self.log_lines = self.log_stats = 0
+        self.open_lines.clear()
+        self.log_lines = 0
+
+    def write(self, table: str, rows: pl.DataFrame, integers: pl.DataFrame | None = None) -> None:
+        """Write rows, whose column `log` is the number of their log, as part files, which the logs get.
+
+        Where all logs that share a file have whole numbers in a column, it is taken from `integers`.
+        """
+        if not rows.height:
+            return
+        whole = rows if integers is None else integers
+        stored, stored_whole = logged_dtypes(rows.schema), logged_dtypes(whole.schema)
+        columns = [(column_key(path), path) for path in stored]
+        is_inexact = pl.any_horizontal(pl.lit(value=False), (cs.starts_with("[") & cs.integer()).abs() > EXACT_FLOAT)
+        alone = set(whole.filter(is_inexact)["log"])  # a Float64 column of other logs would round them
+        dtypes: dict[int, dict[KeyPath, str]] = {}
+        groups: defaultdict[object, list[int]] = defaultdict(list)  # logs that share a file: each of another run
+        seen: Counter[str] = Counter()
+        whole_counts = counts_by(whole)
+        for number, counts in counts_by(rows).items():
+            dtypes[number] = {}
+            for name, path in columns:
+                if counts[name]:
+                    is_whole = whole_counts[number][name] == counts[name]
+                    dtypes[number][path] = stored_whole[path] if is_whole else stored[path]
+            run_id = self.logs[number].run_id
+            groups[number if number in alone else "together", seen[run_id]].append(number)
+            seen[run_id] += 1
+        for numbers in groups.values():
+            ids = {number: self.logs[number].run_id for number in numbers}
+            logged = widest_dtypes(dtypes[number] for number in numbers)
+            values = [(whole if dtype == "Int64" else rows)[column_key(path)] for path, dtype in logged.items()]
+            some = rows.select(~cs.starts_with("[")).with_columns(values).filter(pl.col("log").is_in(numbers))
+            its_run = pl.col("log").replace_strict(ids, return_dtype=pl.String).alias("run_id")
+            some = some.select(its_run, pl.exclude("log"), frame=pl.lit(0)).sort("run_id", maintain_order=True)
+            parts = write_part(some.lazy(), self.folder, {ids[number]: dtypes[number] for number in numbers})
+            for number in numbers:
+                self.logs[number].parts[table].append(parts[ids[number]])
 
 
-def counts_by(owners: pl.Series, frame: pl.DataFrame) -> dict[int, dict[str, int]]:
-    """How many values, other than null, each column has in the rows of each owner."""
-    counts = pl.DataFrame([owners, *frame]).group_by("log", maintain_order=True).agg(pl.all().count())
+def counts_by(rows: pl.DataFrame) -> dict[int, dict[str, int]]:
+    """How many values, other than null, each column has in the rows of each log."""
+    counts = rows.group_by("log", maintain_order=True).agg(pl.all().count())
     return {row.pop("log"): row for row in counts.iter_rows(named=True)}
 
 
@@ -1191,14 +1115,10 @@ def as_shown(text: str) -> str:
     >>> as_shown("  0%\r 50%\r100% done\r"), as_shown("long long\rsho"), as_shown("\x1b[31mred\x1b[0m ")
     ('100% done', 'shog long', 'red')
     """
-    if "\x1b" in text:
-        text = ESCAPE.sub("", text)
-    if "\r" in text:
-        shown = ""
-        for piece in text.split("\r"):
-            shown = piece + shown[len(piece) :]
-        text = shown
-    return storable(text.rstrip(" "))
+    shown = ""
+    for piece in ESCAPE.sub("", text).split("\r"):
+        shown = piece + shown[len(piece) :]
+    return storable(shown.rstrip(" "))
 
 
 def json_numbers(texts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -1241,59 +1161,64 @@ def matches(name: str, pattern: str) -> bool:
 
 # --- offline source -------------------------------------------------------------------------------------------
 
-
-class FoundRun(NamedTuple):
-    """A run, its rows by the table's name, and the logs that both were read from."""
-
-    run: Run
-    histories: Mapping[str, History]
-    logs: Sequence[Log]
+FoundRun: TypeAlias = tuple[Run, dict[str, History], list[Log]]  # with its rows by the table's name
 
 
-def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
-    """The projects below the folder that are asked for: their selected runs as pages, their histories as parts."""
+def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # noqa: C901, PLR0912, PLR0915 - one sequence
+    """The projects below the folder that are asked for: their selected runs as pages, their rows as parts."""
     folder = cast("Path", options.offline)
     passed: Counter[tuple[str, str]] = Counter()  # what is passed over: a noun, and of what kind
     files, failed = find_logs(folder, passed)
+    top = folder.parent if folder.is_file() else folder
     sees_all = not failed
     logs = read_side_by_side(files, options, work)
     torn: list[str] = []
     by_run: dict[tuple[str, str, str], list[Log]] = {}  # one id may occur in several projects
     any_record = {log.run_id: log.run for log in reversed(logs) if log.run}  # for logs that lost theirs to damage
     for log in logs:
+        shown = str(log.file.relative_to(top))
+        damage = f"damaged log {shown}: unreadable at {first_of(log.damage)}; the rest is kept" if log.damage else ""
+        run_id = log.run_id if log.records else shown
+        log.failed = [Failure(run_id, "log", error) for error in (log.error, damage) if error]
         if log.records:
             record = log.run or any_record.get(log.run_id, {})
             entity_name = record.get("entity") or stand_in(options.selection.entity, NO_ENTITY)
             project_name = record.get("project") or stand_in(options.selection.project, NO_PROJECT)
-            by_run.setdefault((log.run_id, entity_name, project_name), []).append(log)
+            by_run.setdefault((entity_name, project_name, log.run_id), []).append(log)
             continue
-        shown = relative(log.file, folder)
-        if log.integrity.torn:
+        failed += log.failed
+        if log.torn:
             torn.append(shown)
             passed["log", "that ended before its first record"] += 1
-        elif not (log.integrity.is_log or log.error):
+        elif not log.failed:
             passed["file", "that is no log"] += 1
-        failed += failures_of(log, folder, shown)
     found = [combined(*names, of_run, options, work, say) for names, of_run in sorted(by_run.items())]
-    passed["log", "of which there is a copy"] = sum(map(len, by_run.values())) - sum(len(each.logs) for each in found)
+    passed["log", "of which there is a copy"] = sum(map(len, by_run.values())) - sum(len(each) for *_, each in found)
     if said := [f"{counted(n, noun)} {kind}" for (noun, kind), n in sorted(passed.items()) if n]:
         say(f"passed over: {', '.join(said)}")
 
     kept = runs_asked_for(found, failed, options, say)
     places = sorted({(run.entity, run.project) for run, *_ in kept})
-    projects = [Project(*place, failed=[*failed]) for place in places]
+    projects = [Project(*place, failed=[*failed], torn=[*torn]) for place in places]
     settle_stems(projects, options.output)
     for project, place in zip(projects, places, strict=True):
-        mine = [each for each in kept if (each.run.entity, each.run.project) == place]
+        mine = [each for each in kept if (each[0].entity, each[0].project) == place]
         ids = {run.id for run, *_ in found if (run.entity, run.project) == place}
         project.unread = {log.run_id for log in logs if not log.records}
         project.all_ids = ids if sees_all else None
         project.selected, project.filtered = len(mine), len(ids) - len(mine)
-        project.cut = {
-            run.id for run, _, its_logs in mine if any(log.is_cut for log in its_logs) or its_logs[0].run.get("resumed")
-        }
-        project.torn = [*torn]
-        note_logs(project, mine, folder, say)
+        project.cut, cut_off = set(), []
+        for run, _, its_logs in mine:
+            if any(log.is_cut for log in its_logs) or its_logs[0].run.get("resumed"):
+                project.cut.add(run.id)
+            project.failed += [failure for log in its_logs for failure in log.failed]
+            cut_off += [str(log.file.relative_to(top)) for log in its_logs if log.torn]
+            sources = {log.summary_from for log in its_logs} - {""}
+            if sources and "log" not in sources:
+                project.summary_restored.append({"run": run.id, "from": min(sources)})
+        if cut_off:
+            say(f"torn in the middle of a record, as by a crash; all rows before are kept: {first_of(cut_off)}")
+        project.torn = sorted([*torn, *cut_off])
         project.pages = [write_page([run for run, *_ in some], work) for some in chunks(mine, PAGE_RUNS)]
         project.runs = keys_of(project.pages)
         project.tables = tables_asked(project, options)
@@ -1302,44 +1227,21 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
                 logged_tables(project, table, {run.id: its_logs for run, _, its_logs in mine}, work)
             else:
                 table.fetched = {run.id: histories[table.name] for run, histories, _ in mine if table.name in histories}
-    say_once(found, projects, options, say)
-    return projects
 
-
-def note_logs(project: Project, runs: Sequence[FoundRun], folder: Path, say: Say) -> None:
-    """Note what the metadata says of the logs of a project's runs: failures, torn ends and restored summaries."""
-    rows: dict[str, int] = {}  # of torn logs
-    for run, _, logs in runs:
-        for log in logs:
-            project.failed += failures_of(log, folder, run.id)
-            if log.integrity.torn:
-                rows[relative(log.file, folder)] = sum(part.rows for part in log.parts["history"])
-        sources = {log.summary_from for log in logs} - {""}
-        if sources and "log" not in sources:
-            project.summary_restored.append({"run": run.id, "from": min(sources)})
-    for shown in [*rows][:FAILURES_NAMED]:
-        kept_rows = f"the {rows[shown]:,} history rows before are kept"
-        say(f"torn: {shown} ends in the middle of a record, as a crash leaves it; {kept_rows}")
-    if len(rows) > FAILURES_NAMED:
-        say(f"torn: {counted(len(rows) - FAILURES_NAMED, 'more log')} of {project.path}, all named in the metadata")
-    project.torn = sorted([*project.torn, *rows])
-
-
-def say_once(found: Sequence[FoundRun], projects: Sequence[Project], options: Options, say: Say) -> None:
-    """Say, once for all projects, how summaries were restored, and which runs another -e would put together."""
     if restored := Counter(each["from"] for project in projects for each in project.summary_restored):
         counts = f"{restored['file']:,} from files/wandb-summary.json, {restored['history']:,} from the history"
         say(f"summaries that a crash left out of the log were restored: {counts}")
     nameless = {project.name: project.selected for project in projects if project.entity == NO_ENTITY}
     known = sorted({run.entity for run, *_ in found if run.project in nameless} - {NO_ENTITY})
     if known and not options.selection.entity:
-        runs = f"{counted(sum(nameless.values()), 'run')} of {', '.join(sorted(nameless)[:5])} without an entity"
-        say(f"{runs}, where others are {', '.join(known[:5])}'s: -e {known[0]} puts them together")
+        runs = f"{counted(sum(nameless.values()), 'run')} of {first_of(sorted(nameless))} without an entity"
+        say(f"{runs}, where others are {first_of(known)}'s: -e {known[0]} puts them together")
+    return projects
 
 
 def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path], list[Failure]]:
-    """Every `.wandb` file at or below `folder`, and OLD_HISTORY for every run's folder of an SDK before 0.10; each
-    once, though links may lead to it more than once, sorted by name; and the folders that cannot be read.
+    """Every `.wandb` file at or below `folder`, and OLD_HISTORY for every run's folder of an SDK before 0.10, each once
+    and sorted by name, though links may lead to it more than once; and the folders that cannot be read.
     """
     if folder.is_file():
         return [folder], []
@@ -1366,8 +1268,7 @@ def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path
             else:
                 passed["folder", "without a log"] += 1
     failed = [
-        Failure(relative(Path(error.filename), folder), "folder", f"cannot be read: {error.strerror}")
-        for error in errors
+        Failure(str(Path(e.filename).relative_to(folder)), "folder", f"cannot be read: {e.strerror}") for e in errors
     ]
     if not found:
         why = f" ({errors[0].filename} {failed[0].error})" if failed else ""
@@ -1375,41 +1276,34 @@ def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path
     return sorted(found.values()), failed
 
 
-def relative(file: Path, folder: Path) -> str:
-    return str(file.relative_to(folder)) if file != folder and file.is_relative_to(folder) else file.name
+def stand_in(chosen: Sequence[str], default: str) -> str:
+    """What stands for an entity or project that a log does not name: the one that was asked for, if it is plain."""
+    return storable(chosen[0]) if len(chosen) == 1 and not is_glob(chosen[0]) else default
 
 
 def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> list[Log]:
-    """The logs, in the files' order; where they are many bytes, by several processes, the largest first.
+    """The logs, in the files' order; where they are many bytes, by several processes.
 
-    Small logs are read together and share part files, which hold the runs in the order of their ids, as the history
-    file does.
+    Logs that are read together share part files, which so hold ranges of run ids, as the history file does.
     """
     from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor  # which a server needs not
     from multiprocessing import active_children, get_context
 
-    tasks: list[tuple[int, list[Path]]] = []  # bytes and logs
-    for file in sorted(files, key=lambda file: (file.stem, file)):
-        size = 0
-        with suppress(OSError):
-            size = file.stat().st_size
-        if tasks and tasks[-1][0] + size <= TASK_BYTES and len(tasks[-1][1]) < TASK_LOGS:
-            tasks[-1] = (tasks[-1][0] + size, [*tasks[-1][1], file])
-        else:
-            tasks.append((size, [file]))
-    tasks.sort(key=lambda task: -task[0])
-    processes = min(options.workers or os.cpu_count() or 1, len(tasks))
+    processes = min(options.workers or os.cpu_count() or 1, len(files))
+    in_order = sorted(files, key=lambda file: (file.stem, file))
+    tasks = chunks(in_order, max(1, min(TASK_LOGS, len(files) // (4 * processes))))
+    size_bytes = sum(file.stat().st_size for file in files if os.access(file, os.R_OK))
+    read = partial(read_logs, folder=work, options=options)
     logs: dict[Path, Log] = {}
     with Meter(quiet=options.quiet) as meter, ExitStack() as stack:
         meter.add(runs_wanted=len(files))
-        batches: Iterable[list[Log]] = (read_logs(some, work, options) for _, some in tasks)
-        if processes > 1 and sum(size for size, _ in tasks) >= MANY_BYTES:
+        each_by_each: Callable[..., Iterable[list[Log]]] = map
+        if processes > 1 and size_bytes >= MANY_BYTES:
             pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=prepare_process)
             stack.callback(pool.shutdown, cancel_futures=True)
-            work_of = partial(read_logs, folder=work, options=options)
-            batches = pool.map(work_of, [some for _, some in tasks])
+            each_by_each = pool.map
         try:
-            for batch in batches:
+            for batch in each_by_each(read, tasks):
                 logs |= {log.file: log for log in batch}
                 meter.add(runs=len(batch))
         except BrokenProcessPool as error:
@@ -1435,38 +1329,12 @@ def prepare_process() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def failures_of(log: Log, folder: Path, run: str) -> list[Failure]:
-    """Why the log, or some of it, could not be read; a torn end is no failure."""
-    errors = [log.error] if log.error else []
-    if places := log.integrity.damage:
-        where = ", ".join(places[:3]) + (f" and {len(places) - 3} more places" if len(places) > 3 else "")
-        errors.append(f"damaged log {relative(log.file, folder)}: unreadable at {where}; the rest is kept")
-    return [Failure(run, "log", error) for error in errors]
-
-
-def stand_in(chosen: Sequence[str], default: str) -> str:
-    """What stands for an entity or project that a log does not name: the one that was asked for, if it is plain."""
-    return storable(chosen[0]) if len(chosen) == 1 and not is_glob(chosen[0]) else default
-
-
-def runs_asked_for(
-    found: Sequence[FoundRun], failed: Sequence[Failure], options: Options, say: Say
-) -> Sequence[FoundRun]:
+def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options: Options, say: Say) -> list[FoundRun]:
     """The runs that are asked for. What each filter keeps is said; ScriptError if none is left."""
-    selection = options.selection
-    entities = [entity.lower() for entity in selection.entity]
-    kept = [
-        each
-        for each in found
-        if (not entities or each.run.entity.lower() in entities)
-        and (not selection.project or any(matches(each.run.project, glob) for glob in selection.project))
-    ]
-    if not kept:
-        places = sorted({f"{run.entity}/{run.project}" for run, *_ in found})
-        there = f"there is {', '.join(places[:5])}" if places else "nothing was recorded in these logs"
-        reasons = "; ".join([there, *(f"{failure.run}: {failure.error}" for failure in failed[:3])])
-        raise ScriptError(f"no runs to export: {reasons}; see -e and -p", NOTHING_USABLE)
+    selection, kept = options.selection, [*found]
     filters: list[tuple[str, Any, Callable[[Run, Any], bool]]] = [
+        ("-e", selection.entity, lambda run, names: run.entity.lower() in [name.lower() for name in names]),
+        ("-p", selection.project, lambda run, globs: any(matches(run.project, glob) for glob in globs)),
         ("--since", selection.since, lambda run, since: (run.created_at or EPOCH) >= since),
         ("--until", selection.until, lambda run, until: (run.created_at or EPOCH) < until),
         ("--active-since", selection.active_since, lambda run, since: (run.heartbeat_at or EPOCH) >= since),
@@ -1476,16 +1344,18 @@ def runs_asked_for(
         ("--sweep", selection.sweep, lambda run, sweeps: run.sweep in sweeps),
     ]
     for flag, wanted, test in filters:
-        if not wanted:
-            continue
-        before, kept = kept, [each for each in kept if test(each.run, wanted)]
-        say(f"{flag} kept {len(kept):,} of {len(before):,} runs")
-        if not kept:
-            folder = cast("Path", options.offline)
-            damage = [each for run, _, logs in before for log in logs for each in failures_of(log, folder, run.id)]
-            report_failures([*failed, *damage])  # may be why none is left
+        before = kept
+        kept = [each for each in before if not wanted or test(each[0], wanted)]
+        if wanted and flag.startswith("--"):
+            say(f"{flag} kept {len(kept):,} of {len(before):,} runs")
+        if before and not kept:
+            report_failures([*failed, *(each for *_, logs in before for log in logs for each in log.failed)])
+            there = first_of(sorted({f"{run.entity}/{run.project}" for run, *_ in found}))
             advice = "loosen it, or see what there is with --dry-run"
-            raise ScriptError(f"{flag} leaves no run of {len(before):,}; {advice}", NOTHING_USABLE)
+            raise ScriptError(f"{flag} leaves no run of {len(before):,} in {there}; {advice}", NOTHING_USABLE)
+    if not kept:
+        reasons = [f"{failure.run}: {failure.error}" for failure in failed[:3]] or ["name another folder"]
+        raise ScriptError(f"no runs to export: these logs hold none; {'; '.join(reasons)}", NOTHING_USABLE)
     return kept
 
 
@@ -1493,15 +1363,11 @@ def runs_asked_for(
 
 
 def combined(
-    run_id: str, entity: str, project: str, logs: Sequence[Log], options: Options, work: Path, say: Say
+    entity: str, project: str, run_id: str, logs: Sequence[Log], options: Options, work: Path, say: Say
 ) -> FoundRun:
     """One run from its logs: later ones add to or override the earlier. Of copies of a log, the longest counts."""
-    by_start: dict[object, Log] = {}
-    for log in sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.file)):
-        start = log.started_at or log.file
-        if start not in by_start or by_start[start].records < log.records:
-            by_start[start] = log
-    logs = [*by_start.values()]
+    logs = sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.records, log.file))
+    logs = [*{log.started_at or log.file: log for log in logs}.values()]
     record: dict[str, Any] = {}
     given: dict[str, object] = {}
     definitions: dict[str, MetricDefinition] = {}
@@ -1509,15 +1375,19 @@ def combined(
         record |= {name: value for name, value in log.run.items() if value}
         given |= log.config
         definitions |= log.definitions
-    config = cast("dict[str, object]", jsonable(without_notes(given)))
-    rows = {
-        name: joined_parts(run_id, name, logs, work, say)
-        for name in sorted({name for log in logs for name in log.parts})
-    }
+    config: Any = jsonable({key: value for key, value in given.items() if key not in NOT_CONFIG})
+    names = sorted({name for log in logs for name in log.parts})
+    rows = {name: joined_parts(run_id, name, logs, work, say) for name in names}
     parts = rows.get("history", ())
     if options.console_lines and (lines := sum(part.rows for part in rows.get("console", ()))) > options.console_lines:
         rows["console"] = [rewritten(run_id, rows["console"], work, first=lines - options.console_lines)]
-    summary = folded_summary(logs, parts)
+    summary: dict[str, Any] = {}  # as W&B would hold it after these logs
+    for log in [log for log in logs if log.summary_from == "log"] or logs:
+        for path, value in log.summary:
+            put(summary, path, value)
+    if len(logs) > 1 and parts and "_step" in summary:
+        summary["_step"] = parts[-1].last
+    summary = dict(sorted(summary.items()))  # the log's order is random
     times = [log.newest_at for log in logs if log.newest_at is not None]
     heartbeat_at = max(times, default=None)
     run = Run(
@@ -1532,12 +1402,7 @@ def combined(
         last_step=parts[-1].last if parts else None,
         history_rows=sum(part.rows for part in parts),
         tags=record.get("tags", ()),
-        group=record.get("group"),
-        job_type=record.get("job_type"),
-        sweep=record.get("sweep"),
-        user=None,
-        notes=record.get("notes"),
-        url=None,
+        **{name: record.get(name) for name in ("group", "job_type", "sweep", "user", "notes", "url")},
         **machine([notes for log in logs for notes in log.machines.values()], record.get("commit")),
         exported_at=now(),
         config_json=valid_json(config),
@@ -1547,47 +1412,16 @@ def combined(
         tables=tables_in(summary),
     )
     skipped = {path for log in logs for path in log.skipped}
-    return FoundRun(
-        run, {name: History(parts_, skipped if name == "history" else ()) for name, parts_ in rows.items()}, logs
-    )
+    histories = {name: History(parts_, skipped if name == "history" else ()) for name, parts_ in rows.items()}
+    return run, histories, logs
 
 
 def offline_state(exit_code: int | None, heartbeat_at: datetime | None) -> str:
-    """The state by the exit code; without one, by the newest time inside the log.
-
-    >>> offline_state(0, None), offline_state(1, None), offline_state(None, None)
-    ('finished', 'failed', 'crashed')
-    """
+    """The state by the exit code; without one, by the newest time inside the log."""
     if exit_code is None:
         is_fresh = heartbeat_at is not None and abs(now() - heartbeat_at) < FRESH  # a clock may go wrong either way
         return "running" if is_fresh else "crashed"
     return {0: "finished", 254: "crashed"}.get(exit_code, "failed")  # 254: the SDK found it dead
-
-
-def without_notes(config: Mapping[str, object]) -> dict[str, object]:
-    """The config without what W&B noted in it for itself."""
-    return {key: value for key, value in config.items() if key not in NOT_CONFIG}
-
-
-def folded_summary(logs: Sequence[Log], parts: Sequence[Part]) -> dict[str, Any]:
-    """The summary that W&B would hold after these logs, keys sorted (the log's order is random)."""
-    summary: dict[str, Any] = {}
-    set_whole: set[KeyPath] = set()  # dicts that the user set as one value; a deeper path set later replaces them
-    recorded = [log for log in logs if log.summary_from == "log"] or logs
-    for path, whole, removed, value in (change for log in recorded for change in log.summary):
-        for above in (path[:depth] for depth in range(1, len(path))):
-            if above in set_whole:
-                set_whole.discard(above)
-                put(summary, above, {})
-        set_whole.discard(path)
-        if removed:
-            remove(summary, path)
-        else:
-            put(summary, path, value)
-            set_whole |= {path} if whole else set()
-    if len(logs) > 1 and parts and "_step" in summary:
-        summary["_step"] = parts[-1].last
-    return dict(sorted(summary.items()))
 
 
 def runtime_s(summary: Mapping[str, Any]) -> float | None:
@@ -1600,22 +1434,18 @@ def runtime_s(summary: Mapping[str, Any]) -> float | None:
 
 
 def machine(writers: Iterable[object], commit: str | None = None) -> dict[str, Any]:
-    """The columns on code and machine, from what each process that wrote to the run noted: the first one counts.
-
-    >>> machine([{"program": "train.py", "args": ["--name", "a b"], "gpu": "T4", "gpu_count": 2}])["command"]
-    "train.py --name 'a b'"
-    """
+    """The columns on code and machine, from what each process that wrote to the run noted: the first one counts."""
     noted = [notes for notes in writers if isinstance(notes, dict)]
     notes = min(noted, key=lambda notes: time_of(str(notes.get("startedAt"))) or now(), default={})
     git, args, gpus = notes.get("git"), notes.get("args"), notes.get("gpu_count")
     given = {**notes, "commit": commit or (git.get("commit") if isinstance(git, dict) else None)}
     texts = {key: value for key, value in given.items() if isinstance(value, str) and value}
-    columns: dict[str, Any] = {name: texts.get(name) for name in ("commit", "host", "os", "python", "gpu")}
-    columns["command"] = command = texts.get("program")
+    command = texts.get("program")
     if command and args and isinstance(args, list):
-        columns["command"] = f"{command} {shlex.join(map(str, args))}"
-    columns["gpu_count"] = int(gpus) if isinstance(gpus, int) and 0 < gpus < 2**31 else None  # 0 is unknown
-    return columns
+        command = f"{command} {shlex.join(map(str, args))}"
+    gpu_count = int(gpus) if isinstance(gpus, int) and 0 < gpus < 2**31 else None  # 0 is unknown
+    columns = {name: texts.get(name) for name in ("commit", "host", "os", "python", "gpu")}
+    return {**columns, "command": command, "gpu_count": gpu_count}
 
 
 def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path, say: Say) -> Sequence[Part]:
@@ -2176,7 +2006,7 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
             tree = parsed_object(text)
             if key == "config":
                 config = unwrapped(tree)
-                tree = without_notes(config)
+                tree = {k: v for k, v in config.items() if k not in NOT_CONFIG}
                 leaves += flatten(tree, (CONFIG,))
             else:
                 summary = tree
@@ -3714,6 +3544,10 @@ def report_failures(failures: Iterable[Failure]) -> int:
         if len(runs) > len(named):
             tell(f"error: {len(runs) - len(named):,} more, all named in the metadata: {error}")
     return PARTIAL if by_error else OK
+
+
+def first_of(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
 def counted(number: int, noun: str) -> str:
