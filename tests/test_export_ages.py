@@ -359,7 +359,7 @@ def test_many_torn_logs_are_not_all_listed(tmp_path, export):  # noqa: F811
     assert done.code == 0
     (torn,) = [line for line in done.err.splitlines() if line.startswith("torn ")]
     assert torn.count(".wandb") == 5
-    assert torn.endswith(" and others")
+    assert torn.endswith(" and 7 more")
     assert len(exported(tmp_path / "out", "offline_uncategorized").metadata["torn"]) == 12
 
 

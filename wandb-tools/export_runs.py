@@ -1752,7 +1752,11 @@ class Server:
 
 
 def place_of(text: str) -> Place:
-    """What a W&B URL or an `entity/project[/run]` path means; ScriptError for what names no runs."""
+    """What a W&B URL or an `entity/project[/run]` path means; ScriptError for what names no runs.
+
+    >>> place_of("https://wandb.ai/team/demo/runs/abc/logs?nw=1")
+    Place(entity='team', project='demo', key='name', value='abc')
+    """
     url = urlsplit(f"https://{text}" if text.partition("/")[0] in PAGE_HOSTS else text)
     text = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()  # without a password
     keys = [unquote(key) for key in url.path.split("/") if key]
