@@ -163,7 +163,6 @@ MANY_BYTES = 16_000_000  # logs of less than this in all are read sooner than a 
 
 FAILURES_NAMED = 10  # on stderr, of those with one cause
 PLAIN_LINE_S = 10  # between two lines of progress where there is no terminal
-LONG_NUMBER = re.compile(r"\d{19}")  # of whole numbers past 64 bits, the fast parser would make fractions
 LONGEST_STEM = 200 - len(".parquet")  # of a file's name
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
@@ -782,7 +781,7 @@ def read_folder(log: Log, rows: LogRows) -> None:
     log.newest_at = time_of(texts.get("heartbeatAt")) or log.started_at
     try:
         config = yaml.safe_load((place / "config.yaml").read_bytes())
-        log.config = unwrapped(parsed_object(json.dumps(config, skipkeys=True, default=str)))
+        log.config = unwrapped(parsed_object(json.dumps(config, skipkeys=True, default=str), exact=True)[1])
     except FileNotFoundError:
         pass
     except (OSError, ValueError, yaml.YAMLError):
@@ -809,7 +808,7 @@ def json_lines(log: Log, file: Path) -> Iterator[dict[str, Any]]:
                     log.error = NOT_PULLED
                     return
                 try:
-                    row = parsed_object(line.decode())
+                    row = parsed_object(line.decode())[1]
                     row["_step"] = int(row.get("_step", number - 1))
                 except (ValueError, TypeError, OverflowError, RecursionError):
                     if line.endswith(b"\n"):
@@ -825,7 +824,7 @@ def json_lines(log: Log, file: Path) -> Iterator[dict[str, Any]]:
 def json_object(file: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where there is none."""
     with suppress(OSError, ValueError, RecursionError):
-        return parsed_object(file.read_text("utf-8"))
+        return parsed_object(file.read_text("utf-8"), exact=True)[1]
     return {}
 
 
@@ -1979,7 +1978,7 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
     question = RUNS % ("" if server.options.dry_run else "config summaryMetrics")
 
     def ask(size: int, timeout_s: float) -> Any:
-        return server.api.ask_once(question, {**variables, "first": size}, timeout_s, orjson.loads)["project"]
+        return server.api.ask_once(question, {**variables, "first": size}, timeout_s, parsed_answer)["project"]
 
     answer, size = server.ask_for_less(ask, project.page_runs)
     project.page_runs = min(size * 4, PAGE_RUNS)
@@ -2007,19 +2006,21 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
     for key in texts:
         text = node.get(key) or "{}"
         try:
-            tree = parsed_object(text)
-            if key == "config":
-                config = unwrapped(tree)
-                tree = {k: v for k, v in config.items() if k not in NOT_CONFIG}
-                leaves += flatten(tree, (CONFIG,))
-            else:
-                summary = tree
+            if key == "summaryMetrics":
+                is_strict, summary = parsed_object(text)
+                texts[key] = text if is_strict and summary else valid_json(summary)
                 leaves += numeric_leaves(summary, (METRIC,))
-            try:
-                texts[key] = orjson.dumps(tree).decode()
-            except TypeError:  # ints past 64 bits, halves of surrogate pairs, or deeper than it goes
-                texts[key] = valid_json(tree)
-        except (ValueError, RecursionError) as error:
+                continue
+            for exact in (False, True):
+                is_strict, tree = parsed_object(text, exact=exact)
+                config = unwrapped(tree)
+                given = {k: v for k, v in config.items() if k not in NOT_CONFIG}
+                found = flatten(given, (CONFIG,))
+                if not any(map(may_be_rounded, found)):
+                    break
+            texts[key] = orjson.dumps(given).decode() if is_strict else valid_json(given)
+            leaves += found
+        except (ValueError, TypeError, RecursionError) as error:
             texts[key] = valid_json(text)
             failed.append(Failure(node["name"], key, f"cannot be parsed ({error}); its text is kept as it is"))
     notes = config.get("_wandb")
@@ -2048,7 +2049,7 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
         summary_json=texts["summaryMetrics"],
         leaves=leaves,
         definitions=definitions_in(config),
-        tables=tables_in(summary),
+        tables=tables_in(summary) if '"table-file"' in texts["summaryMetrics"] else {},
     )
 
 
@@ -2058,20 +2059,33 @@ def unwrapped(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v["value"] if isinstance(v, dict) and v.keys() in wrappers else v for k, v in config.items()}
 
 
-def parsed_object(text: str) -> dict[str, Any]:
-    """The object in a JSON text, empty for null; ValueError if it is none."""
-    tree = parsed_json(text)
-    if tree is not None and not isinstance(tree, dict):
-        raise ValueError("it is no JSON object")
-    return tree or {}
+def parsed_answer(body: bytes) -> Any:
+    """The value of a server's JSON, which may hold bare NaN: as text, like all non-finite numbers."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return jsonable(json.loads(body))
 
 
-def parsed_json(text: str | bytes) -> Any:
-    """The value of a JSON text; non-finite numbers, which the fast parser refuses, become texts."""
-    if isinstance(text, bytes) or not LONG_NUMBER.search(text):
-        with suppress(orjson.JSONDecodeError):
-            return orjson.loads(text)
-    return jsonable(json.loads(text))
+def may_be_rounded(leaf: tuple[KeyPath, Scalar]) -> bool:
+    """True for a float past the range of ints, and for the JSON of a list that may hold one."""
+    value = leaf[1]
+    return abs(value) >= 2**63 if type(value) is float else type(value) is str and "e+" in value
+
+
+def parsed_object(text: str, *, exact: bool = False) -> tuple[bool, dict[str, Any]]:
+    """Whether the fast parser understands a JSON text, and the object in it, empty for null; ValueError if it is none.
+
+    `exact`: whole numbers past 64 bits, too, which the fast parser makes fractions. Non-finite numbers become texts.
+    """
+    is_strict, tree = not exact, None
+    try:
+        tree = jsonable(json.loads(text)) if exact else orjson.loads(text)
+    except orjson.JSONDecodeError:
+        is_strict, tree = False, jsonable(json.loads(text))
+    if not isinstance(tree, dict | None):
+        raise ValueError("it is no JSON object")  # noqa: TRY004 - as what the parsers raise
+    return is_strict, tree or {}
 
 
 def definitions_in(config: Mapping[str, Any]) -> list[MetricDefinition]:
@@ -2274,7 +2288,7 @@ def ask_for_runs(source: RowSource, runs: Sequence[Wanted], more: str = "") -> d
     body = " ".join(f"{name}: run(name: ${name}) {{ {asked} }}" for name, asked in zip(names, fields_, strict=True))
     variables = {name: run.id for name, run in zip(names, runs, strict=True)}
     question = IN_PROJECT % ("Rows", head, body)
-    answer = source.server.ask(question, {**source.project.place, **variables}, parsed_json)["project"] or {}
+    answer = source.server.ask(question, {**source.project.place, **variables}, parsed_answer)["project"] or {}
     return {run.id: answer.get(name) for name, run in zip(names, runs, strict=True)}
 
 
@@ -2510,7 +2524,7 @@ def live_rows(source: RowSource, run: Wanted, answer: Any, *, has_exports: bool)
 
 def as_row(live: object) -> Mapping[str, Any]:
     """A live row, which comes as an object or as its JSON."""
-    row = parsed_json(live) if isinstance(live, str) else live
+    row = parsed_object(live)[1] if isinstance(live, str) else live
     return row if isinstance(row, dict) else {}
 
 
