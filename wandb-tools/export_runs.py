@@ -171,7 +171,7 @@ ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it un
 KeyPath: TypeAlias = tuple[str, ...]
 Scalar: TypeAlias = bool | int | float | str | None
 Say: TypeAlias = Callable[[str], None]
-Names: TypeAlias = Mapping[KeyPath, str]  # of columns, by their paths behind CONFIG, METRIC or SYSTEM
+Names: TypeAlias = Mapping[KeyPath, str]  # of columns, by their paths
 Parse: TypeAlias = Callable[[bytes], Any]
 Subject = TypeVar("Subject")
 Found = TypeVar("Found")
@@ -828,7 +828,7 @@ def json_object(file: Path) -> dict[str, Any]:
     return {}
 
 
-# --- rows of logs: history items, the bulk of a log, are kept as bytes and parsed by the column ----------------
+# --- rows of logs to parts ------------------------------------------------------------------------------------
 
 DROPPED: list[bytes | None] = []  # stands for the column of a key that is not wanted
 
@@ -2112,7 +2112,7 @@ def time_of(text: str | None) -> datetime | None:
     return time_.astimezone(UTC) if time_.tzinfo else time_.replace(tzinfo=UTC)
 
 
-# --- rows: which are asked for --------------------------------------------------------------------------------
+# --- tables of rows: which are asked for ----------------------------------------------------------------------
 
 CONSOLE_PAGE = 10_000  # lines that a question asks for at most, over all its runs; a server gives no more of one
 LATER_PAGE = 5_000  # of one run, whose output is long
@@ -2196,7 +2196,7 @@ def changed_runs(project: Project, table: Table) -> list[Wanted]:
     return wanted
 
 
-# --- the server: rows of histories, system metrics, consoles and tables ----------------------------------------
+# --- the server: rows of histories, consoles and tables -------------------------------------------------------
 
 LIVE_ROWS = IN_PROJECT % (
     "LiveRows",
@@ -2528,7 +2528,7 @@ def as_row(live: object) -> Mapping[str, Any]:
     return row if isinstance(row, dict) else {}
 
 
-# --- the server: rows of histories ----------------------------------------------------------------------------
+# --- the server: fetched rows to parts ------------------------------------------------------------------------
 
 
 def histories_of(source: RowSource, fetched: Mapping[Wanted, Fetched]) -> dict[Wanted, History]:
@@ -3021,7 +3021,7 @@ def metric_facts(
     return facts
 
 
-# --- histories: parts to a file -------------------------------------------------------------------------------
+# --- tables of rows: parts to a file --------------------------------------------------------------------------
 
 
 def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *, prune: bool) -> Names:
