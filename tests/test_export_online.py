@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -1022,8 +1023,12 @@ def test_an_interrupted_export_goes_on_where_it_was(server, export, start, proje
     server.app.faults.wait_for_hits(hang, 1, LIMIT_S)
 
     def finished() -> set[str]:
-        files = (tmp_path / "out" / ".wandb_tools" / "histories").rglob("*.parquet")
-        return {run_id for file in files for run_id in pl.read_parquet(file, columns=["run_id"])["run_id"]}
+        ids: set[str] = set()
+        for noted in (tmp_path / "out" / ".wandb_tools" / "histories").rglob("*.json"):
+            with suppress(ValueError):  # not written to its end: what it notes is asked for again
+                json.loads(noted.read_text("utf-8"))
+                ids |= set(pl.read_parquet(noted.with_suffix(".parquet"), columns=["run_id"])["run_id"])
+        return ids
 
     wait_until(lambda: len(finished()) >= n / 2)
     process.send_signal(signal.SIGINT)
