@@ -379,6 +379,7 @@ def test_importance_finds_an_effect_with_its_best_in_the_middle(tmp_path):
     assert rows[0]["column"] == "config_u"
     assert rows[0]["effect"] > 0.7
     assert abs(rows[0]["spearman"]) < 0.4
+    assert rows[0]["p"] < 0.01
 
 
 def test_the_effect_of_a_number_is_that_of_its_groups(tmp_path):

@@ -259,7 +259,8 @@ def test_a_planted_effect_comes_first(tmp_path):
         *([v for v, run in zip(values, runs, strict=True) if run.config["opt"] == o] for o in ("adam", "sgd"))
     ).statistic
     assert rows[1]["effect"] == pytest.approx((h - 1) / (120 - 2))
-    assert all(row["effect"] < 0.1 for row in rows[2:])
+    assert rows[0]["p"] < 0.001
+    assert all(row["effect"] < 0.1 and row["p"] > 0.01 for row in rows[2:])
     assert "association, not cause" in answered(file, "--importance", "-m", "test/mse").out
 
 

@@ -62,7 +62,7 @@ Health has a row for each problem of a run:
   crashed        or failed: its state says so
 
 Importance is association, not cause: the eta squared of Kruskal and Wallis' test over a setting's values, or over
-ranges of them where a number has many; too few runs give no ranking.
+ranges of them where a number has many, with a permutation p-value; too few runs give no ranking.
 
 Exit codes: 0 answered; 1 nothing usable: no input, unreadable input, no run left (the filter that left none is named);
 2 wrong usage: an unknown flag, column or metric, a query that is no SELECT, or inputs that do not fit together;
@@ -124,11 +124,11 @@ VALUES = {"summary": "summary", "min": "lowest of its history", "max": "highest 
 VALUES |= {"last": "last of its history", "tail": "mean of its history's last tenth", "at": "at the best step"}
 
 SIGNIFICANT = 0.05  # p-values from here on are noise; intervals hold the rest, 95 %
-RESAMPLES, SEED = 10_000, 0  # of the bootstrap
+RESAMPLES, PERMUTATIONS, SEED = 10_000, 2_000, 0  # of the bootstrap and of the permutation test
 FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # percentile intervals cover 77 % at n = 3: none below, rough below
 CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
 CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
-FEWEST_RUNS = 10  # fewer, and an association is chance
+FEWEST_RUNS, MOST_RUNS = 10, 20_000  # below, an association is chance; above, a random sample is looked at
 MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # a number with more values is cut in ranges of at least so many runs
 STATISTICS: tuple[str, ...] = ("runs", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high")
 STATISTICS += ("min", "median", "max", "best_run", "best_run_id")
@@ -149,11 +149,12 @@ FILE_FORMATS |= {".png": "png", ".svg": "svg", ".html": "html"}
 DRAWN = ("curves", "pivot", "groups", "top")  # the questions that have a picture, the first ones first
 LABEL_WIDTH, MOST_DRAWN, MOST_LINES = 48, 40, 10
 STYLE = """
+:root { color-scheme: light dark; background: Canvas; color: CanvasText } a { color: inherit }
 svg { max-width: 100%; height: auto }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #8884; white-space: nowrap }
-.note { color: #666 }
+.note { color: GrayText }
 """
 # Words of a setting's name that tell where or when a run ran, and not what was tried.
 NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
@@ -201,7 +202,6 @@ PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvari
 
 KeyPath: TypeAlias = tuple[str, ...]
 Goal: TypeAlias = Literal["minimize", "maximize"]
-Options: TypeAlias = argparse.Namespace  # the command line, as parse_args checked it
 
 
 class ScriptError(Exception):
@@ -210,6 +210,47 @@ class ScriptError(Exception):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line, checked."""
+
+    inputs: Sequence[Path]
+    top: int | None
+    group_by: Sequence[str]
+    pivot: Sequence[str]
+    curves: Sequence[str]
+    varying: bool
+    diff: Sequence[str]
+    importance: bool
+    health: bool
+    schema: bool
+    sql: str | None
+    report: Path | None
+    stat: str  # mean, median or iqm: what groups are compared by
+    best_per: Sequence[str]
+    x: str | None
+    best_so_far: bool
+    smooth: float | None
+    points: int | None
+    log: bool
+    metrics: Sequence[str]
+    value: str  # which value stands for a run: see VALUES
+    goal: Goal | None
+    name_pattern: str | None
+    where: str | None
+    states: Sequence[str]  # in lower case; empty: the default
+    output: Path | None
+    columns: Sequence[str]
+    max_rows: int | None  # 0: all
+    format: str
+    quiet: bool
+    debug: bool
+
+    @property
+    def for_programs(self) -> bool:
+        return self.format in {"json", "csv"} or self.output is not None
 
 
 @dataclass(frozen=True)
@@ -856,7 +897,9 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     view += [(cell_text(head), pl.Series(of_head)) for head, of_head in zip(across, texts, strict=True)]
     size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
     title = f"{metric.label}: {rows} by {columns}, {size}; {metric.direction}"
-    chart = "mean", filled.select(pl.Series("name", row_names(filled, ["rows", "columns"], "n")), value="mean")
+    place = {"down": row_names(filled, ["rows"]), "across": row_names(filled, ["columns"])}
+    drawn = [f"{spell(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
+    chart = "mean", pl.DataFrame({**place, "name": drawn, "value": filled["mean"]})
     return Result("pivot", title, cells, view, [note], chart=chart)
 
 
@@ -1076,7 +1119,8 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     """The settings that vary, by how closely each goes with a metric's rank; the closest first.
 
     The effect is the eta squared of Kruskal and Wallis' H, (H - k + 1) / (n - k), over a setting's k values, or k
-    ranges of a number that has many; `spearman` tells the sign.
+    ranges of a number that has many; `p` is the share of random permutations with as large an effect, `spearman`
+    tells the sign.
     """
     runs, columns, rows = study.runs, study.runs.of_kind("config"), []
     usable = runs.frame.filter(pl.col(metric.column).is_finite())
@@ -1084,40 +1128,78 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     number = counted(table.height, "run")
     notes = [f"{number} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"]
     if table.height >= FEWEST_RUNS:
+        notes = ["settings that were varied together cannot be told apart; p is not corrected for their number"]
+        if table.height > MOST_RUNS:
+            table = table.sample(MOST_RUNS, seed=SEED)
+            notes.append(f"computed on {MOST_RUNS:,} runs, chosen at random with seed {SEED}")
         varying = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
         noise = [column for column in varying if is_noise(table[column], runs.label(column))]
-        notes = ["settings that were varied together cannot be told apart"]
         notes += [f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}"] if noise else []
-        rows = [(metric.column, *association(column, table)) for column in varying if column not in noise]
+        ranks = table[VALUE].rank() - (table.height + 1) / 2  # about 0, so that sums of squares stay exact
+        table = table.with_columns(ranks.alias(RANK))
+        found = [association(column, table) for column in varying if column not in noise]
+        known = [each for each in found if each is not None]
+        p_values = permutation_p(ranks, [(share, sizes) for _, share, sizes in known])
+        rows = [(metric.column, *facts, p) for (facts, _, _), p in zip(known, p_values, strict=True)]
     dtypes: dict[str, Any] = dict.fromkeys(("metric", "column", "kind"), pl.String)
-    dtypes |= {"effect": pl.Float64, "spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64}
-    found = pl.DataFrame(rows, dtypes, orient="row").drop_nulls("effect")
-    found = found.sort("effect", "column", descending=[True, False])
+    dtypes |= {"effect": pl.Float64, "spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
+    answer = pl.DataFrame(rows, dtypes, orient="row").sort("effect", "column", descending=[True, False])
     sign = pl.col("spearman").sign().replace_strict({1.0: "+", -1.0: "-"}, default="", return_dtype=pl.String)
-    named = pl.Series("column", map(runs.label, found["column"]), dtype=pl.String)
-    seen = found.select(named, "kind", pl.col("effect").round(3), sign.alias("sign"), "n", "distinct")
+    named = pl.Series("column", map(runs.label, answer["column"]), dtype=pl.String)
+    rounded = pl.col("effect").round(3), sign.alias("sign"), "n", "distinct", pl.col("p").round(4)
+    seen = answer.select(named, "kind", *rounded)
     title = f"What goes with {metric.label}, of {number}: association, not cause"
-    return Result("importance", title, found, [(column.name, column) for column in seen], notes)
+    return Result("importance", title, answer, [(column.name, column) for column in seen], notes)
 
 
-def association(column: str, table: pl.DataFrame) -> tuple[str, str, float | None, float | None, int, int]:
-    """How a setting and the metric go together over the runs that have both: see `importance` for the columns."""
+def association(column: str, table: pl.DataFrame) -> tuple[tuple[Any, ...], float, list[int]] | None:
+    """How a setting and the metric go together over the runs that have both; None where that cannot be said.
+
+    First the columns of `importance` but p, then what `permutation_p` needs: the share of the variance of RANK, the
+    metric's rank among all runs, that lies between the setting's levels, and how many runs each level has.
+    """
     is_number = table[column].dtype.is_numeric()
-    pairs = table.select(x=finite(column) if is_number else column, y=VALUE).drop_nulls()
+    pairs = table.select(RANK, x=finite(column) if is_number else column, y=VALUE).drop_nulls()
     x, n, distinct = pairs["x"], pairs.height, pairs["x"].n_unique()
     if n < FEWEST_RUNS or distinct < 2 or (distinct == n and not is_number):
-        return column, "number" if is_number else "category", None, None, n, distinct
+        return None
     level = x
     if is_number and distinct > MOST_LEVELS:
         ranges = max(3, min(MOST_LEVELS, n // RUNS_A_LEVEL))
         level = ((x.rank("average") - 0.5) * ranges / n).cast(pl.Int64)
-    ranks = pl.DataFrame({"level": level, "rank": pairs["y"].rank() - (n + 1) / 2})
-    of_level = ranks.group_by("level").agg(pl.col("rank").sum() ** 2 / pl.len())
-    total = float((ranks["rank"] ** 2).sum())
-    h = (n - 1) * float(of_level["rank"].sum()) / total if total else 0.0  # Kruskal and Wallis' H, ties corrected
-    effect = max(0.0, (h - of_level.height + 1) / (n - of_level.height))
-    spearman = pairs.select(pl.corr(pl.col("x").rank(), pl.col("y").rank())).item() if is_number and total else None
-    return column, "number" if is_number else "category", effect, spearman, n, distinct
+    ranks = pl.DataFrame({"level": level, "own": pairs["y"].rank(), "among all": pairs[RANK]})
+    each = pl.col("own", "among all")
+    own, among_all = ranks.select(each.mean().over("level").var() / each.var()).fill_nan(0.0).row(0)
+    sizes = ranks["level"].value_counts()["count"].to_list()
+    h = (n - 1) * own  # Kruskal and Wallis' H, ties corrected
+    effect = max(0.0, (h - len(sizes) + 1) / (n - len(sizes)))
+    correlation = pl.corr(pl.col("x").rank(), pl.col("y").rank()).fill_nan(None)
+    spearman = pairs.select(correlation).item() if is_number else None
+    return (column, "number" if is_number else "category", effect, spearman, n, distinct), among_all, sizes
+
+
+def permutation_p(ranks: pl.Series, tests: Sequence[tuple[float, Sequence[int]]]) -> list[float]:
+    """The p-value of each test: in which part of random permutations of `ranks` a setting has as large a share.
+
+    A test is the share of the variance between a setting's levels, and their sizes. After a permutation the first
+    runs are as good a level as any others: one set of permutations and its running sums serve all tests.
+    """
+    import numpy as np
+
+    values, random = ranks.to_numpy(), np.random.default_rng(SEED)
+    larger, at_once = [0 for _ in tests], max(1, CELLS_AT_ONCE // len(values))
+    for start in range(0, PERMUTATIONS, at_once):
+        size = min(at_once, PERMUTATIONS - start)
+        shuffled = random.permuted(np.broadcast_to(values, (size, len(values))), axis=1)
+        sums, squares = np.cumsum(shuffled, axis=1), np.cumsum(shuffled**2, axis=1)
+        for i, (share, sizes) in enumerate(tests):
+            ends = np.cumsum(sizes) - 1
+            of_levels = np.diff(sums[:, ends], axis=1, prepend=0.0)
+            of_mean = sums[:, ends[-1]] ** 2 / sum(sizes)
+            between = (of_levels**2 / sizes).sum(axis=1) - of_mean
+            total = squares[:, ends[-1]] - of_mean
+            larger[i] += int((between >= (share - 1e-9) * total).sum())
+    return [(count + 1) / (PERMUTATIONS + 1) for count in larger]
 
 
 # --- questions: what there is, SQL ----------------------------------------------------------------------------
@@ -1861,10 +1943,8 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
 def page_text(results: Sequence[Result], form: str, most: int | None, *, log: bool) -> str:
     """Tables in full length for Markdown, for LaTeX with booktabs, or as a page that needs nothing else, with pictures.
 
-    The page has no script and asks the network for nothing.
+    The page has no script, asks the network for nothing, and is light or dark as its reader has it.
     """
-    import vl_convert
-
     lines = ["% needs \\usepackage{booktabs}"] if form == "latex" else []
     for result in results:
         columns, notes = columns_of(result, most)
@@ -1879,7 +1959,9 @@ def page_text(results: Sequence[Result], form: str, most: int | None, *, log: bo
         else:
             lines += [f"<section><h2>{html_text(result.title)}</h2>"]
             if result.chart and result.table.height:
-                lines.append(vl_convert.vegalite_to_svg(chart_json(result, log=log)))
+                import vl_convert
+
+                lines.append(vl_convert.vegalite_to_svg(chart_json(result, log=log, in_page=True)))
             table = made_table(columns, "unsafehtml", html_text, links=links_of(result, "<a href='{url}'>{name}</a>"))
             lines += ["<div class='wide'>", *table, "</div>"]
             lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
@@ -2095,10 +2177,11 @@ def csv_text(table: pl.DataFrame) -> str:
     return harmless.write_csv(datetime_format="%Y-%m-%dT%H:%M:%S%.fZ")
 
 
-def chart_json(result: Result, *, log: bool) -> str:
-    """A Vega-Lite chart of a result: lines, or a point per run, group or cell, with their intervals.
+def chart_json(result: Result, *, log: bool, in_page: bool = False) -> str:
+    """A Vega-Lite chart of a result: lines, a pivot's heat map, or a point per run or group, with their intervals.
 
-    Only finite values are drawn, and with `log` only those above 0; what is left out is said in the title.
+    Only finite values are drawn, and with `log` only those above 0; what is left out is said in the title. In a page
+    the text has the page's colour, light or dark, and the heading above it is the title.
     """
     label, table = result.chart or ("", pl.DataFrame())
     is_curve = result.key == "curves"
@@ -2109,7 +2192,8 @@ def chart_json(result: Result, *, log: bool) -> str:
         above = usable.filter(pl.col("value") > 0)
         left_out += f"; {usable.height - above.height} not above 0 cannot be drawn" * (above.height < usable.height)
         usable = above.with_columns(pl.when(pl.col(name) > 0).then(pl.col(name)) for name in bounds)
-    most, number = MOST_LINES if is_curve else MOST_DRAWN, usable["rank"].n_unique()
+    number = usable["rank"].n_unique()
+    most = {"curves": MOST_LINES, "pivot": number}.get(result.key, MOST_DRAWN)
     left_out += f"; the first {most} of {number} are drawn" * (number > most)
     rows = usable.with_columns(pl.col("rank").rank("dense") - 1).filter(pl.col("rank") < most)
     names = [printable(name) for name in rows.unique("rank", maintain_order=True)["name"]]
@@ -2127,17 +2211,40 @@ def chart_json(result: Result, *, log: bool) -> str:
     else:
         other, axis, height = {"y": channel("rank", "ordinal", axis=named)}, "x", {"step": 20}
         mark, span = {"type": "point", "filled": True, "size": 70, "opacity": 1}, {"type": "rule", "strokeWidth": 2}
-    scale = {"type": "log"} if log else {"zero": False}
+    scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
     value: dict[str, Any] = {"title": label.partition(" over ")[0], "scale": scale}
     layers: list[dict[str, Any]] = [{"mark": mark, "encoding": {axis: channel("value", **value), **other}}]
+    width: Any = 420
+    if result.key == "pivot":
+        layers, width, height = heat_map(rows, label, scale), {"step": 110}, {"step": 30}
     if bounds:
         ends = {axis: channel("ci_low", **value), f"{axis}2": {"field": "ci_high"}, **other}
         layers.append({"transform": [{"filter": "isValid(datum.ci_low)"}], "mark": span, "encoding": ends})
-    config: dict[str, Any] = {"axis": {"labelLimit": 400, "titleLimit": 400}, "title": {"anchor": "start"}}
-    config |= {"legend": {"labelLimit": 400}, "view": {"stroke": None}, "background": "white"}
+    ink = "currentColor" if in_page else "#222222"
+    text = {"labelColor": ink, "titleColor": ink, "labelLimit": 400}
+    lines = {"domainColor": ink, "tickColor": ink, "gridColor": ink, "gridOpacity": 0.15}
+    config: dict[str, Any] = {"axis": {**text, **lines, "titleLimit": 400}, "legend": text, "view": {"stroke": None}}
+    config |= {"title": {"anchor": "start", "color": ink}, "background": "transparent" if in_page else "white"}
     chart: dict[str, Any] = {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", "config": config}
-    chart |= {"title": textwrap.wrap(printable(result.title + left_out), 80), "data": {"values": rows.to_dicts()}}
-    return json_text(chart | {"layer": layers, "width": 420, "height": height})
+    title = left_out.removeprefix("; ") if in_page else result.title + left_out
+    chart |= {"title": textwrap.wrap(printable(title), 80), "data": {"values": rows.to_dicts()}}
+    return json_text(chart | {"layer": layers, "width": width, "height": height})
+
+
+def heat_map(rows: pl.DataFrame, label: str, scale: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A field per cell of a pivot, coloured by its value, with its text in it: white where the field is dark."""
+    values = rows["value"].to_list() or [1.0]
+    low, high = min(values), max(values)
+    middle = math.sqrt(low * high) if "type" in scale else (low + high) / 2
+    ink = {"condition": {"test": f"datum.value > {middle}", "value": "white"}, "value": "black"}
+    plain = {"type": "nominal", "title": None, "sort": None}  # in the rows' own order
+    x = {"field": "across", "axis": {"labelAngle": 0, "orient": "top"}, **plain}
+    place = {"x": x, "y": {"field": "down", **plain}}
+    colour = {"field": "value", "type": "quantitative", "title": label, "scale": {"scheme": "blues", **scale}}
+    return [
+        {"mark": "rect", "encoding": {**place, "color": colour}},
+        {"mark": "text", "encoding": {**place, "text": {"field": "name"}, "color": ink}},
+    ]
 
 
 # --- output ---------------------------------------------------------------------------------------------------
@@ -2170,8 +2277,6 @@ def content(  # noqa: C901 - a list of formats
     results: Sequence[Result], form: str, most: int | None, options: Options, written: Path | None = None
 ) -> bytes:
     """The results in any of the formats; those of one question where it holds no more. JSON names what is `written`."""
-    import vl_convert
-
     if form == "table":
         width = shutil.get_terminal_size((80, 24)).columns
         return table_text(results, most, width=width, colours=is_terminal()).encode()
@@ -2197,10 +2302,12 @@ def content(  # noqa: C901 - a list of formats
         say(f"one {'table' if candidates is results else 'picture'} fits: {key}; left out: {', '.join(others)}")
     if form == "latex":
         return page_text(chosen, form, most, log=options.log).encode()
-    if form == "png":
-        return bytes(vl_convert.vegalite_to_png(chart_json(chosen[0], log=options.log), scale=2))
-    if form == "svg":
-        return str(vl_convert.vegalite_to_svg(chart_json(chosen[0], log=options.log))).encode()
+    if form in {"png", "svg"}:
+        import vl_convert
+
+        chart = chart_json(chosen[0], log=options.log)
+        svg = form == "svg"
+        return vl_convert.vegalite_to_svg(chart).encode() if svg else vl_convert.vegalite_to_png(chart, scale=2)
     table = pl.concat([result.table for result in chosen], how="vertical_relaxed")
     if form == "csv":
         return csv_text(table).encode()
@@ -2295,7 +2402,7 @@ def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of fla
     add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     add("--quiet", **flag, help="nothing on stderr but errors")
     add("--debug", **flag, help="show the traceback of an error")
-    args = Options(**vars(parser.parse_strictly(argv)))
+    args = parser.parse_strictly(argv)
     # An input that was named after --diff's runs is no run.
     args.inputs += [Path(name) for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
     args.diff = [name for name in args.diff if Path(name) not in args.inputs]
@@ -2310,8 +2417,7 @@ def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of fla
             raise ScriptError(f"--{flag_} {file}: the name must end in {' or '.join(endings)}", WRONG_USAGE)
     if not 0 <= (args.smooth or 0) < 1:
         raise ScriptError(f"--smooth {args.smooth:g} is no number from 0 on, below 1", WRONG_USAGE)
-    args.for_programs = args.format in {"json", "csv"} or args.output is not None
-    return args
+    return Options(**vars(args))
 
 
 def positive(text: str) -> int:
