@@ -124,7 +124,7 @@ VALUES = {"summary": "summary", "min": "lowest of its history", "max": "highest 
 VALUES |= {"last": "last of its history", "tail": "mean of its history's last tenth", "at": "at the best step"}
 
 SIGNIFICANT = 0.05  # p-values from here on are noise; intervals hold the rest, 95 %
-RESAMPLES, PERMUTATIONS, SEED = 10_000, 2_000, 0  # of the bootstrap and of the permutation test
+RESAMPLES, PERMUTATIONS, SEED = 10_000, 1_000, 0  # of the bootstrap and of the permutation test
 FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # percentile intervals cover 77 % at n = 3: none below, rough below
 CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
 CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
@@ -897,7 +897,8 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     view += [(cell_text(head), pl.Series(of_head)) for head, of_head in zip(across, texts, strict=True)]
     size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
     title = f"{metric.label}: {rows} by {columns}, {size}; {metric.direction}"
-    place = {"down": row_names(filled, ["rows"]), "across": row_names(filled, ["columns"])}
+    place: dict[str, Any] = {"down": row_names(filled, ["rows"]), "across": row_names(filled, ["columns"])}
+    place["number"] = [across.index(value) for value in filled["columns"].to_list()]
     drawn = [f"{spell(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
     chart = "mean", pl.DataFrame({**place, "name": drawn, "value": filled["mean"]})
     return Result("pivot", title, cells, view, [note], chart=chart)
@@ -1135,12 +1136,10 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
         varying = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
         noise = [column for column in varying if is_noise(table[column], runs.label(column))]
         notes += [f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}"] if noise else []
-        ranks = table[VALUE].rank() - (table.height + 1) / 2  # about 0, so that sums of squares stay exact
-        table = table.with_columns(ranks.alias(RANK))
         found = [association(column, table) for column in varying if column not in noise]
         known = [each for each in found if each is not None]
-        p_values = permutation_p(ranks, [(share, sizes) for _, share, sizes in known])
-        rows = [(metric.column, *facts, p) for (facts, _, _), p in zip(known, p_values, strict=True)]
+        p_values = permutation_p([test for _, test in known])
+        rows = [(metric.column, *facts, p) for (facts, _), p in zip(known, p_values, strict=True)]
     dtypes: dict[str, Any] = dict.fromkeys(("metric", "column", "kind"), pl.String)
     dtypes |= {"effect": pl.Float64, "spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
     answer = pl.DataFrame(rows, dtypes, orient="row").sort("effect", "column", descending=[True, False])
@@ -1152,14 +1151,13 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     return Result("importance", title, answer, [(column.name, column) for column in seen], notes)
 
 
-def association(column: str, table: pl.DataFrame) -> tuple[tuple[Any, ...], float, list[int]] | None:
+def association(column: str, table: pl.DataFrame) -> tuple[tuple[Any, ...], tuple[float, list[int], pl.Series]] | None:
     """How a setting and the metric go together over the runs that have both; None where that cannot be said.
 
-    First the columns of `importance` but p, then what `permutation_p` needs: the share of the variance of RANK, the
-    metric's rank among all runs, that lies between the setting's levels, and how many runs each level has.
+    First the columns of `importance` but p, then the test that `permutation_p` takes.
     """
     is_number = table[column].dtype.is_numeric()
-    pairs = table.select(RANK, x=finite(column) if is_number else column, y=VALUE).drop_nulls()
+    pairs = table.select(x=finite(column) if is_number else column, y=VALUE).drop_nulls()
     x, n, distinct = pairs["x"], pairs.height, pairs["x"].n_unique()
     if n < FEWEST_RUNS or distinct < 2 or (distinct == n and not is_number):
         return None
@@ -1167,38 +1165,41 @@ def association(column: str, table: pl.DataFrame) -> tuple[tuple[Any, ...], floa
     if is_number and distinct > MOST_LEVELS:
         ranges = max(3, min(MOST_LEVELS, n // RUNS_A_LEVEL))
         level = ((x.rank("average") - 0.5) * ranges / n).cast(pl.Int64)
-    ranks = pl.DataFrame({"level": level, "own": pairs["y"].rank(), "among all": pairs[RANK]})
-    each = pl.col("own", "among all")
-    own, among_all = ranks.select(each.mean().over("level").var() / each.var()).fill_nan(0.0).row(0)
+    ranks = pl.DataFrame({"level": level, "rank": pairs["y"].rank() - (n + 1) / 2})
+    rank = pl.col("rank")
+    share = ranks.select(rank.mean().over("level").var() / rank.var()).fill_nan(0.0).item()
     sizes = ranks["level"].value_counts()["count"].to_list()
-    h = (n - 1) * own  # Kruskal and Wallis' H, ties corrected
+    h = (n - 1) * share  # Kruskal and Wallis' H, ties corrected
     effect = max(0.0, (h - len(sizes) + 1) / (n - len(sizes)))
     correlation = pl.corr(pl.col("x").rank(), pl.col("y").rank()).fill_nan(None)
     spearman = pairs.select(correlation).item() if is_number else None
-    return (column, "number" if is_number else "category", effect, spearman, n, distinct), among_all, sizes
+    facts = column, "number" if is_number else "category", effect, spearman, n, distinct
+    return facts, (share, sizes, ranks["rank"].sort())
 
 
-def permutation_p(ranks: pl.Series, tests: Sequence[tuple[float, Sequence[int]]]) -> list[float]:
-    """The p-value of each test: in which part of random permutations of `ranks` a setting has as large a share.
+def permutation_p(tests: Sequence[tuple[float, Sequence[int], pl.Series]]) -> list[float]:
+    """The p-value of each test: in which part of random permutations the levels account for as much of the variance.
 
-    A test is the share of the variance between a setting's levels, and their sizes. After a permutation the first
-    runs are as good a level as any others: one set of permutations and its running sums serve all tests.
+    A test is that share of the variance, the sizes of its levels, and its centred ranks. In a permutation the first
+    ranks are as good a level as any others, so that tests of the same ranks share permutations and their running sums.
     """
     import numpy as np
 
-    values, random = ranks.to_numpy(), np.random.default_rng(SEED)
-    larger, at_once = [0 for _ in tests], max(1, CELLS_AT_ONCE // len(values))
-    for start in range(0, PERMUTATIONS, at_once):
-        size = min(at_once, PERMUTATIONS - start)
-        shuffled = random.permuted(np.broadcast_to(values, (size, len(values))), axis=1)
-        sums, squares = np.cumsum(shuffled, axis=1), np.cumsum(shuffled**2, axis=1)
-        for i, (share, sizes) in enumerate(tests):
-            ends = np.cumsum(sizes) - 1
-            of_levels = np.diff(sums[:, ends], axis=1, prepend=0.0)
-            of_mean = sums[:, ends[-1]] ** 2 / sum(sizes)
-            between = (of_levels**2 / sizes).sum(axis=1) - of_mean
-            total = squares[:, ends[-1]] - of_mean
-            larger[i] += int((between >= (share - 1e-9) * total).sum())
+    larger = [0 for _ in tests]
+    same_ranks: dict[bytes, list[int]] = {}
+    for i, (_, _, series) in enumerate(tests):
+        same_ranks.setdefault(series.to_numpy().tobytes(), []).append(i)
+    for members in same_ranks.values():
+        ranks, random = tests[members[0]][2].to_numpy(), np.random.default_rng(SEED)
+        at_once = max(1, CELLS_AT_ONCE // len(ranks))
+        for start in range(0, PERMUTATIONS, at_once):
+            rows = np.broadcast_to(ranks, (min(at_once, PERMUTATIONS - start), len(ranks)))
+            sums = random.permuted(rows, axis=1).cumsum(axis=1)
+            for i in members:
+                share, sizes, _ = tests[i]
+                of_levels = np.diff(sums[:, np.cumsum(sizes) - 1], axis=1, prepend=0.0)
+                between = (of_levels**2 / sizes).sum(axis=1)
+                larger[i] += int((between >= (share - 1e-9) * (ranks**2).sum()).sum())
     return [(count + 1) / (PERMUTATIONS + 1) for count in larger]
 
 
@@ -2207,11 +2208,16 @@ def chart_json(result: Result, *, log: bool, in_page: bool = False) -> str:
         colour = channel("rank", "nominal", sort=None, legend=legend)
         other: dict[str, Any] = {"x": channel("x", title=label.partition(" over ")[2]), "color": colour}
         axis, height = "y", cast("Any", 300)
-        mark, span = {"type": "line", "strokeWidth": 1.8}, {"type": "area", "opacity": 0.15}
+        mark = {"type": "line", "strokeWidth": 1.8, "clip": True}
+        span = {"type": "area", "opacity": 0.15, "clip": True}
     else:
         other, axis, height = {"y": channel("rank", "ordinal", axis=named)}, "x", {"step": 20}
-        mark, span = {"type": "point", "filled": True, "size": 70, "opacity": 1}, {"type": "rule", "strokeWidth": 2}
+        mark = {"type": "point", "filled": True, "size": 70, "opacity": 1}
+        span = {"type": "rule", "strokeWidth": 2, "color": "#4c78a8"}  # the points' blue
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
+    if is_curve and not log and (domain := usual_range(rows["value"])):
+        scale["domain"] = domain
+        left_out += "; values far beyond the others are cut off"
     value: dict[str, Any] = {"title": label.partition(" over ")[0], "scale": scale}
     layers: list[dict[str, Any]] = [{"mark": mark, "encoding": {axis: channel("value", **value), **other}}]
     width: Any = 420
@@ -2231,15 +2237,23 @@ def chart_json(result: Result, *, log: bool, in_page: bool = False) -> str:
     return json_text(chart | {"layer": layers, "width": width, "height": height})
 
 
+def usual_range(values: pl.Series) -> list[float] | None:
+    """The range to draw where some values lie so far beyond the others that these would be a flat line; else None."""
+    low, middle, high = (values.quantile(share) or 0.0 for share in (0.02, 0.5, 0.9))
+    least, most, size = min(values, default=0.0), max(values, default=0.0), max(high - low, abs(middle) * 1e-3)
+    is_far = most > high + 20 * size or least < low - 20 * size
+    return [max(least, low - size), min(most, high + size)] if is_far else None
+
+
 def heat_map(rows: pl.DataFrame, label: str, scale: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A field per cell of a pivot, coloured by its value, with its text in it: white where the field is dark."""
     values = rows["value"].to_list() or [1.0]
     low, high = min(values), max(values)
     middle = math.sqrt(low * high) if "type" in scale else (low + high) / 2
     ink = {"condition": {"test": f"datum.value > {middle}", "value": "white"}, "value": "black"}
-    plain = {"type": "nominal", "title": None, "sort": None}  # in the rows' own order
-    x = {"field": "across", "axis": {"labelAngle": 0, "orient": "top"}, **plain}
-    place = {"x": x, "y": {"field": "down", **plain}}
+    axis = {"labelAngle": 0, "labelLimit": 105, "orient": "top"}
+    x = {"field": "across", "type": "nominal", "title": None, "sort": {"field": "number", "op": "min"}, "axis": axis}
+    place = {"x": x, "y": {"field": "down", "type": "nominal", "title": None, "sort": None}}
     colour = {"field": "value", "type": "quantitative", "title": label, "scale": {"scheme": "blues", **scale}}
     return [
         {"mark": "rect", "encoding": {**place, "color": colour}},
