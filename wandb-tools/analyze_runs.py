@@ -786,7 +786,8 @@ def top(study: Study, options: Options) -> list[Result]:
     notes = without_value(metric.label, total, usable, n - usable)
     if hidden := ties - int((best[metric.column] == last).sum()):
         notes.append(f"{counted(hidden, 'more run')} tie with the last one shown")
-    heads, names = labels(shown, runs), pl.Series("name", run_labels(table), dtype=pl.String)
+    heads = labels(shown, runs) | dict(zip(beside, ("at step", "of values"), strict=False))
+    names = pl.Series("name", run_labels(table), dtype=pl.String)
     view = [(heads[column], names if column == "name" else table[column]) for column in shown]
     title = f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}"
     chart = metric.label, table.select(names, value=metric.column)
@@ -1018,7 +1019,7 @@ def varied(study: Study, _: Options) -> list[Result]:
     runs = study.runs
     table, settings, noise = varying_settings(runs)
     several = [column for column in settings if table[column].drop_nulls().n_unique() > 1]
-    single = [runs.label(column) for column in settings if column not in several]
+    single = [*labels([column for column in settings if column not in several], runs).values()]
     notes = [f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}"] if noise else []
     notes += [f"with one value where they have any: {some_of(single)}"] if single else []
     rows, texts = [], []
@@ -1398,7 +1399,7 @@ def sql(study: Study, options: Options) -> list[Result]:
 def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
     """The keys of the runs for which an SQL predicate over the columns is true."""
     flag, quoted = f"--where {predicate}", r"""'(?:[^']|'')*'|"[^"]*\""""
-    if re.search(r"\b(select|from)\b", re.sub(quoted, "", predicate), re.IGNORECASE):
+    if re.search(r"\bselect\b|(^|\()\s*from\b", re.sub(quoted, "", predicate), re.IGNORECASE):
         raise ScriptError(f"{flag}: a predicate alone, no SELECT; --sql takes queries", WRONG_USAGE)
 
     def named(found: re.Match[str]) -> str:
