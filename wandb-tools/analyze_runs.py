@@ -1169,7 +1169,7 @@ def association(column: str, table: pl.DataFrame) -> tuple[tuple[Any, ...], tupl
     ranks = pl.DataFrame({"level": level, "rank": pairs["y"].rank() - (n + 1) / 2})
     rank = pl.col("rank")
     share = ranks.select(rank.mean().over("level").var() / rank.var()).fill_nan(0.0).item()
-    sizes = ranks["level"].value_counts()["count"].to_list()
+    sizes = ranks["level"].value_counts()["count"].sort().to_list()
     h = (n - 1) * share  # Kruskal and Wallis' H, ties corrected
     effect = max(0.0, (h - len(sizes) + 1) / (n - len(sizes)))
     correlation = pl.corr(pl.col("x").rank(), pl.col("y").rank()).fill_nan(None)
