@@ -826,17 +826,16 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     names = [name if n else None for name, n in zip(run_labels(best), table["n"], strict=True)]
     seen = table.with_columns(pl.Series("best_run", names, dtype=pl.String))
     drawn = table.head(MOST_DRAWN)
-    bars = drawn.select("ci_low", "ci_high", pl.Series("name", row_names(drawn, by, "n")), value=stat)
+    bars = drawn.select("ci_low", "ci_high", "n", pl.Series("name", row_names(drawn, by)), value=stat)
     view = [(heads.get(column, column), seen[column]) for column in shown]
     notes, chart = remarks_on_groups(table, by, metric, stat), (f"{stat} and 95 % interval", bars)
     table = table.select(*by, pl.lit(metric.column).alias("metric"), *held)
     return Result("groups", title, table, view, notes, chart=chart)
 
 
-def row_names(table: pl.DataFrame, by: Sequence[str], n: str = "") -> list[str]:
-    """The values of some columns in a line each, with n where it is wanted."""
-    names = ["/".join(map(cell_text, row)) for row in table.select(by).iter_rows()]
-    return [f"{name}  (n={count})" for name, count in zip(names, table[n], strict=True)] if n else names
+def row_names(table: pl.DataFrame, by: Sequence[str]) -> list[str]:
+    """The values of some columns in a line each."""
+    return ["/".join(map(cell_text, row)) for row in table.select(by).iter_rows()]
 
 
 def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat: str) -> list[str]:
@@ -898,10 +897,11 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     view += [(cell_text(head), pl.Series(of_head)) for head, of_head in zip(across, texts, strict=True)]
     size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
     title = f"{metric.label}: {rows} by {columns}, {size}; {metric.direction}"
-    place: dict[str, Any] = {"down": row_names(filled, ["rows"]), "across": row_names(filled, ["columns"])}
-    place["number"] = [across.index(value) for value in filled["columns"].to_list()]
-    drawn = [f"{spell(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
-    chart = "mean", pl.DataFrame({**place, "name": drawn, "value": filled["mean"]})
+    fields = [
+        (down.index(row), cell_text(row), across.index(column), cell_text(column), f"{spell(mean)} ({n})", mean)
+        for row, column, mean, n in filled.select("rows", "columns", "mean", "n").iter_rows()
+    ]
+    chart = "mean", pl.DataFrame(fields, ["row", "row name", "column", "column name", "name", "value"], orient="row")
     return Result("pivot", title, cells, view, [note], chart=chart)
 
 
@@ -2198,8 +2198,10 @@ def chart_json(result: Result, *, log: bool, in_page: bool = False) -> str:
     most = {"curves": MOST_LINES, "pivot": number}.get(result.key, MOST_DRAWN)
     left_out += f"; the first {most} of {number} are drawn" * (number > most)
     rows = usable.with_columns(pl.col("rank").rank("dense") - 1).filter(pl.col("rank") < most)
-    names = [printable(name) for name in rows.unique("rank", maintain_order=True)["name"]]
-    named = {"labelExpr": f"{json.dumps(short_names(names, LABEL_WIDTH))}[datum.value]"}  # names may repeat
+    marked = rows.unique("rank", maintain_order=True)
+    names = short_names([*map(printable, marked["name"])], LABEL_WIDTH)
+    names = [f"{name}  (n={n})" for name, n in zip(names, marked["n"], strict=True)] if "n" in rows.columns else names
+    named = {"labelExpr": f"{json.dumps(names)}[datum.value]"}  # names may repeat
 
     def channel(name: str, measure: str = "quantitative", **more: Any) -> dict[str, Any]:
         return {"field": name, "type": measure, "title": None, **more}
@@ -2207,7 +2209,10 @@ def chart_json(result: Result, *, log: bool, in_page: bool = False) -> str:
     if is_curve:
         legend = {"orient": "bottom", "columns": 2, "symbolOpacity": 1, **named}
         colour = channel("rank", "nominal", sort=None, legend=legend)
-        other: dict[str, Any] = {"x": channel("x", title=label.partition(" over ")[2]), "color": colour}
+        other: dict[str, Any] = {
+            "x": channel("x", title=label.partition(" over ")[2].partition(", mean by ")[0]),
+            "color": colour,
+        }
         axis, height = "y", cast("Any", 300)
         mark = {"type": "line", "strokeWidth": 1.8, "clip": True}
         span = {"type": "area", "opacity": 0.15, "clip": True}
@@ -2226,7 +2231,8 @@ def chart_json(result: Result, *, log: bool, in_page: bool = False) -> str:
         layers, width, height = heat_map(rows, label, scale), {"step": 110}, {"step": 30}
     if bounds:
         ends = {axis: channel("ci_low", **value), f"{axis}2": {"field": "ci_high"}, **other}
-        layers.append({"transform": [{"filter": "isValid(datum.ci_low)"}], "mark": span, "encoding": ends})
+        # First, so that it lies below the values.
+        layers.insert(0, {"transform": [{"filter": "isValid(datum.ci_low)"}], "mark": span, "encoding": ends})
     ink = "currentColor" if in_page else "#222222"
     text = {"labelColor": ink, "titleColor": ink, "labelLimit": 400}
     lines = {"domainColor": ink, "tickColor": ink, "gridColor": ink, "gridOpacity": 0.15}
@@ -2252,9 +2258,13 @@ def heat_map(rows: pl.DataFrame, label: str, scale: Mapping[str, Any]) -> list[d
     low, high = min(values), max(values)
     middle = math.sqrt(low * high) if "type" in scale else (low + high) / 2
     ink = {"condition": {"test": f"datum.value > {middle}", "value": "white"}, "value": "black"}
-    axis = {"labelAngle": 0, "labelLimit": 105, "orient": "top"}
-    x = {"field": "across", "type": "nominal", "title": None, "sort": {"field": "number", "op": "min"}, "axis": axis}
-    place = {"x": x, "y": {"field": "down", "type": "nominal", "title": None, "sort": None}}
+
+    def axis(number: str, width: int, **more: Any) -> dict[str, Any]:
+        names = dict(zip(rows[number], short_names([*rows[f"{number} name"]], width), strict=True))
+        labels = {"labelExpr": f"({json.dumps(names)})[datum.value]", **more}  # names may look alike
+        return {"field": number, "type": "ordinal", "title": None, "axis": labels}
+
+    place = {"x": axis("column", 16, labelAngle=0, orient="top"), "y": axis("row", LABEL_WIDTH)}
     colour = {"field": "value", "type": "quantitative", "title": label, "scale": {"scheme": "blues", **scale}}
     return [
         {"mark": "rect", "encoding": {**place, "color": colour}},
