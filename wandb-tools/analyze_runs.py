@@ -1079,6 +1079,7 @@ def difference(study: Study, options: Options) -> list[Result]:
             raise ScriptError(f"{len(hits)} runs are called {name}; say which: {some}", WRONG_USAGE)
         if not hits:
             near = did_you_mean(name, [*every["name"].drop_nulls(), *every["id"].drop_nulls()])
+            near = near or "; --sql 'SELECT name, id FROM runs' lists them"
             raise ScriptError(f"no run is called {name}{near}", WRONG_USAGE)
         keys += hits if hits[0] not in keys else []
     if len(keys) < 2:
