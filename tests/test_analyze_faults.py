@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import analyze_runs
 import numpy as np
@@ -22,9 +22,6 @@ from contract_files import START, Run, write_rows, write_runs
 from hypothesis import given
 from hypothesis import strategies as st
 from test_analyze_runs import answered, ask, document
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MSE = "metric_test_mse"
 analyze_runs.import_libraries()
@@ -352,6 +349,7 @@ def with_history_columns(folder: Path) -> Path:
 def test_a_value_shows_its_step_and_what_it_rests_on(tmp_path):
     file = with_history_columns(tmp_path)
     answer = answered(file, "--top", 2, "-m", "test/mse", "--value", "min", "--columns", "name")
+    assert re.split("  +", answer.out.splitlines()[1])[-2:] == ["at step", "of values"]
     assert answer.out.splitlines()[3].split() == ["run3", "1", "10", "1"]
     assert "1 run logged fewer than 10 values" in answer.err
     rows = document(file, "-g", "g", "-m", "test/mse", "--value", "min")["groups"]
@@ -379,6 +377,7 @@ def test_importance_finds_an_effect_with_its_best_in_the_middle(tmp_path):
     assert rows[0]["column"] == "config_u"
     assert rows[0]["effect"] > 0.7
     assert abs(rows[0]["spearman"]) < 0.4
+    assert rows[0]["p"] < 0.01
 
 
 def test_the_effect_of_a_number_is_that_of_its_groups(tmp_path):
@@ -505,9 +504,32 @@ def test_nan_exceeds_every_number_in_a_condition(tmp_path):
     assert [row["name"] for row in rows] == ["r1"]
 
 
+def test_predicates_of_duckdb_are_understood(tmp_path):
+    runs = [Run(f"r{n}", config={"opt": "adam" if n else None}, tags=["new"] * n, group=f"g{n}") for n in range(3)]
+    file = write_runs(tmp_path, runs)
+    for where, kept in {
+        "ARRAY_CONTAINS(tags, 'new')": 2,
+        "opt IS DISTINCT FROM 'adam'": 1,
+        "extract(year FROM created_at) = 2026": 3,
+        "name <> 'SELECT' AND \"group\" = 'g1'": 1,
+    }.items():
+        assert f"--where {where}: {kept} of 3 runs kept" in answered(file, "--where", where, "--varying").err
+
+
+def test_slow_libraries_are_imported_only_where_they_are_needed(tmp_path):
+    file, needed = write_runs(tmp_path, [Run("a", summary={"test/mse": 1.0})]), {}
+    for flags in ((), ("--where", "id = 'a'"), ("-o", f"{tmp_path / 'x.svg'}")):
+        code = "import analyze_runs, sys; analyze_runs.main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+        command = [sys.executable, "-c", code, str(file), "--top", "1", *flags]
+        environment = {**os.environ, "PYTHONPATH": str(Path(analyze_runs.__file__).parent)}
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=True)
+        needed[flags[:1]] = {"duckdb", "numpy", "vl_convert", "scipy", "rich"} & {*done.stderr.split()}
+    assert needed == {(): set(), ("--where",): {"duckdb"}, ("-o",): {"vl_convert"}}
+
+
 def test_a_select_in_where_is_refused(tmp_path):
     file = write_runs(tmp_path, [Run("a")])
-    for where in ("id IN (SELECT id FROM read_parquet('x'))", "(select 1) = 1"):
+    for where in ("id IN (SELECT id FROM read_parquet('x'))", "(select 1) = 1", "id IN ( FROM runs)"):
         answer = ask(file, "--where", where)
         assert answer.code == 2
         assert "no SELECT" in answer.err

@@ -259,8 +259,42 @@ def test_a_planted_effect_comes_first(tmp_path):
         *([v for v, run in zip(values, runs, strict=True) if run.config["opt"] == o] for o in ("adam", "sgd"))
     ).statistic
     assert rows[1]["effect"] == pytest.approx((h - 1) / (120 - 2))
-    assert all(row["effect"] < 0.1 for row in rows[2:])
+    assert rows[0]["p"] < 0.001
+    assert all(row["effect"] < 0.1 and row["p"] > 0.01 for row in rows[2:])
     assert "association, not cause" in answered(file, "--importance", "-m", "test/mse").out
+
+
+def test_the_p_value_of_an_importance_is_that_of_a_permutation_test(tmp_path):
+    random = np.random.default_rng(5)
+    values = random.normal(size=60).round(1)  # with ties
+    groups = {
+        "chance": random.integers(0, 4, 60).tolist(),
+        "some": [int(value > 0.3) if n % 3 else n % 2 for n, value in enumerate(values)],
+        "rare": [n if n < 3 else None for n in random.integers(0, 5, 60).tolist()],
+    }
+    columns = {name: [*map(str, column)] if name == "some" else column for name, column in groups.items()}
+    runs = [
+        Run(f"r{n}", config={k: c[n] for k, c in columns.items()}, summary={"test/mse": v})
+        for n, v in enumerate(values.tolist())
+    ]
+    file = write_runs(tmp_path, runs)
+    rows = {row["column"]: row for row in document(file, "--importance", "-m", "test/mse")["importance"]}
+    for name, column in groups.items():
+        samples = [[v for v, g in zip(values, column, strict=True) if g == group] for group in {*column} - {None}]
+        expected = scipy.stats.kruskal(*samples)
+        row, n, k = rows[f"config_{name}"], sum(map(len, samples)), len(samples)
+        assert row["effect"] == pytest.approx(max(0, (expected.statistic - k + 1) / (n - k)))
+        assert row["p"] == pytest.approx(expected.pvalue, abs=0.06)
+    again = document(file, "--importance", "-m", "test/mse")["importance"]
+    assert {row["column"]: row for row in again} == rows  # seeded
+
+
+def test_a_single_run_is_no_proof(tmp_path):
+    """A setting of one run, the worst one, has p near 2 / n, whatever a run without the setting reached."""
+    configs = [{"steps": 3}, {}] + [{"steps": 240} for _ in range(40)]
+    runs = [Run(f"r{n}", config=config, summary={"test/mse": n + 1.0}) for n, config in enumerate(configs)]
+    row = document(write_runs(tmp_path, runs), "--importance", "-m", "test/mse")["importance"][0]
+    assert row["p"] == pytest.approx(2 / 41, abs=0.03)
 
 
 def test_too_few_runs_are_not_ranked(tmp_path):
@@ -411,6 +445,41 @@ def test_pictures(folder, question, ending):
         text = content.decode()
         ET.fromstring(text[text.index("<svg") : text.rindex("</svg>") + 6])
         assert not re.findall(r"(?:href|src)\s*=\s*['\"]https?:", text)
+
+
+def test_a_pivot_is_drawn_as_a_heat_map(folder):
+    answered(folder, *QUESTIONS["pivot"], "-o", folder / "pivot.svg")
+    text = (folder / "pivot.svg").read_text("utf-8")
+    assert len(re.findall('aria-roledescription="rect mark"', text)) == 6
+    assert len(re.findall(r">0\.\d+ \(3\)<", text)) == 6
+
+
+def test_one_diverged_run_does_not_flatten_all_curves(tmp_path):
+    file = write_runs(tmp_path, [Run("a"), Run("b")])
+    write_history(
+        tmp_path, [(run, s, s, 1e30 if run == "b" and s == 9 else 1 / (s + 1)) for run in "ab" for s in range(10)]
+    )
+    answered(file, "--curves", "loss", "-o", tmp_path / "c.svg")
+    text = (tmp_path / "c.svg").read_text("utf-8")
+    assert "values far beyond the others are cut off" in text
+    assert "e+29" not in text
+
+
+def test_pages_are_light_or_dark_and_pictures_white(folder):
+    """A page's charts have its own colour and no ground, and nothing in them is black but a heat map's text."""
+    for question, arguments in QUESTIONS.items():
+        page, svg = folder / "x.html", folder / "x.svg"
+        answered(folder, *arguments, "-o", page)
+        answered(folder, *arguments, "-o", svg)
+        text = page.read_text("utf-8")
+        assert "color-scheme: light dark" in text
+        chart = text[text.index("<svg") :]
+        assert "currentColor" in chart
+        assert not re.search(r'fill="(white|#fff)"', re.sub(r"<text.*?</text>", "", chart))
+        black = re.findall(r'<(\w+)[^>]*(?:fill|stroke)="(?:black|#000|#222222)"', chart)
+        assert {*black} <= ({"text"} if question == "pivot" else set())
+        assert 'fill="white"' in svg.read_text("utf-8")
+        assert "currentColor" not in svg.read_text("utf-8")
 
 
 def test_latex_escapes_and_compiles(folder):

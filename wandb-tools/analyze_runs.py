@@ -62,7 +62,7 @@ Health has a row for each problem of a run:
   crashed        or failed: its state says so
 
 Importance is association, not cause: the eta squared of Kruskal and Wallis' test over a setting's values, or over
-ranges of them where a number has many; too few runs give no ranking.
+ranges of them where a number has many, with a permutation p-value; too few runs give no ranking.
 
 Exit codes: 0 answered; 1 nothing usable: no input, unreadable input, no run left (the filter that left none is named);
 2 wrong usage: an unknown flag, column or metric, a query that is no SELECT, or inputs that do not fit together;
@@ -124,11 +124,11 @@ VALUES = {"summary": "summary", "min": "lowest of its history", "max": "highest 
 VALUES |= {"last": "last of its history", "tail": "mean of its history's last tenth", "at": "at the best step"}
 
 SIGNIFICANT = 0.05  # p-values from here on are noise; intervals hold the rest, 95 %
-RESAMPLES, SEED = 10_000, 0  # of the bootstrap
+RESAMPLES, PERMUTATIONS, SEED = 10_000, 1_000, 0  # of the bootstrap and of the permutation test
 FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # percentile intervals cover 77 % at n = 3: none below, rough below
 CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
 CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
-FEWEST_RUNS = 10  # fewer, and an association is chance
+FEWEST_RUNS, MOST_RUNS = 10, 20_000  # below, an association is chance; above, a random sample is looked at
 MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # a number with more values is cut in ranges of at least so many runs
 STATISTICS: tuple[str, ...] = ("runs", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high")
 STATISTICS += ("min", "median", "max", "best_run", "best_run_id")
@@ -149,11 +149,12 @@ FILE_FORMATS |= {".png": "png", ".svg": "svg", ".html": "html"}
 DRAWN = ("curves", "pivot", "groups", "top")  # the questions that have a picture, the first ones first
 LABEL_WIDTH, MOST_DRAWN, MOST_LINES = 48, 40, 10
 STYLE = """
+:root { color-scheme: light dark; background: Canvas; color: CanvasText } a { color: inherit }
 svg { max-width: 100%; height: auto }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #8884; white-space: nowrap }
-.note { color: #666 }
+.note { color: GrayText }
 """
 # Words of a setting's name that tell where or when a run ran, and not what was tried.
 NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
@@ -201,7 +202,6 @@ PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvari
 
 KeyPath: TypeAlias = tuple[str, ...]
 Goal: TypeAlias = Literal["minimize", "maximize"]
-Options: TypeAlias = argparse.Namespace  # the command line, as parse_args checked it
 
 
 class ScriptError(Exception):
@@ -210,6 +210,47 @@ class ScriptError(Exception):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line, checked."""
+
+    inputs: Sequence[Path]
+    top: int | None
+    group_by: Sequence[str]
+    pivot: Sequence[str]
+    curves: Sequence[str]
+    varying: bool
+    diff: Sequence[str]
+    importance: bool
+    health: bool
+    schema: bool
+    sql: str | None
+    report: Path | None
+    stat: str  # mean, median or iqm: what groups are compared by
+    best_per: Sequence[str]
+    x: str | None
+    best_so_far: bool
+    smooth: float | None
+    points: int | None
+    log: bool
+    metrics: Sequence[str]
+    value: str  # which value stands for a run: see VALUES
+    goal: Goal | None
+    name_pattern: str | None
+    where: str | None
+    states: Sequence[str]  # in lower case; empty: the default
+    output: Path | None
+    columns: Sequence[str]
+    max_rows: int | None  # 0: all
+    format: str
+    quiet: bool
+    debug: bool
+
+    @property
+    def for_programs(self) -> bool:
+        return self.format in {"json", "csv"} or self.output is not None
 
 
 @dataclass(frozen=True)
@@ -745,7 +786,8 @@ def top(study: Study, options: Options) -> list[Result]:
     notes = without_value(metric.label, total, usable, n - usable)
     if hidden := ties - int((best[metric.column] == last).sum()):
         notes.append(f"{counted(hidden, 'more run')} tie with the last one shown")
-    heads, names = labels(shown, runs), pl.Series("name", run_labels(table), dtype=pl.String)
+    heads = labels(shown, runs) | dict(zip(beside, ("at step", "of values"), strict=False))
+    names = pl.Series("name", run_labels(table), dtype=pl.String)
     view = [(heads[column], names if column == "name" else table[column]) for column in shown]
     title = f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}"
     chart = metric.label, table.select(names, value=metric.column)
@@ -784,17 +826,16 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     names = [name if n else None for name, n in zip(run_labels(best), table["n"], strict=True)]
     seen = table.with_columns(pl.Series("best_run", names, dtype=pl.String))
     drawn = table.head(MOST_DRAWN)
-    bars = drawn.select("ci_low", "ci_high", pl.Series("name", row_names(drawn, by, "n")), value=stat)
+    bars = drawn.select("ci_low", "ci_high", "n", pl.Series("name", row_names(drawn, by)), value=stat)
     view = [(heads.get(column, column), seen[column]) for column in shown]
     notes, chart = remarks_on_groups(table, by, metric, stat), (f"{stat} and 95 % interval", bars)
     table = table.select(*by, pl.lit(metric.column).alias("metric"), *held)
     return Result("groups", title, table, view, notes, chart=chart)
 
 
-def row_names(table: pl.DataFrame, by: Sequence[str], n: str = "") -> list[str]:
-    """The values of some columns in a line each, with n where it is wanted."""
-    names = ["/".join(map(cell_text, row)) for row in table.select(by).iter_rows()]
-    return [f"{name}  (n={count})" for name, count in zip(names, table[n], strict=True)] if n else names
+def row_names(table: pl.DataFrame, by: Sequence[str]) -> list[str]:
+    """The values of some columns in a line each."""
+    return ["/".join(map(cell_text, row)) for row in table.select(by).iter_rows()]
 
 
 def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat: str) -> list[str]:
@@ -856,7 +897,11 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     view += [(cell_text(head), pl.Series(of_head)) for head, of_head in zip(across, texts, strict=True)]
     size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
     title = f"{metric.label}: {rows} by {columns}, {size}; {metric.direction}"
-    chart = "mean", filled.select(pl.Series("name", row_names(filled, ["rows", "columns"], "n")), value="mean")
+    fields = [
+        (down.index(row), cell_text(row), across.index(column), cell_text(column), f"{spell(mean)} ({n})", mean)
+        for row, column, mean, n in filled.select("rows", "columns", "mean", "n").iter_rows()
+    ]
+    chart = "mean", pl.DataFrame(fields, ["row", "row name", "column", "column name", "name", "value"], orient="row")
     return Result("pivot", title, cells, view, [note], chart=chart)
 
 
@@ -974,7 +1019,7 @@ def varied(study: Study, _: Options) -> list[Result]:
     runs = study.runs
     table, settings, noise = varying_settings(runs)
     several = [column for column in settings if table[column].drop_nulls().n_unique() > 1]
-    single = [runs.label(column) for column in settings if column not in several]
+    single = [*labels([column for column in settings if column not in several], runs).values()]
     notes = [f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}"] if noise else []
     notes += [f"with one value where they have any: {some_of(single)}"] if single else []
     rows, texts = [], []
@@ -1034,6 +1079,7 @@ def difference(study: Study, options: Options) -> list[Result]:
             raise ScriptError(f"{len(hits)} runs are called {name}; say which: {some}", WRONG_USAGE)
         if not hits:
             near = did_you_mean(name, [*every["name"].drop_nulls(), *every["id"].drop_nulls()])
+            near = near or "; --sql 'SELECT name, id FROM runs' lists them"
             raise ScriptError(f"no run is called {name}{near}", WRONG_USAGE)
         keys += hits if hits[0] not in keys else []
     if len(keys) < 2:
@@ -1076,7 +1122,8 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     """The settings that vary, by how closely each goes with a metric's rank; the closest first.
 
     The effect is the eta squared of Kruskal and Wallis' H, (H - k + 1) / (n - k), over a setting's k values, or k
-    ranges of a number that has many; `spearman` tells the sign.
+    ranges of a number that has many; `p` is the share of random permutations with as large an effect, `spearman`
+    tells the sign.
     """
     runs, columns, rows = study.runs, study.runs.of_kind("config"), []
     usable = runs.frame.filter(pl.col(metric.column).is_finite())
@@ -1084,40 +1131,78 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     number = counted(table.height, "run")
     notes = [f"{number} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"]
     if table.height >= FEWEST_RUNS:
+        notes = ["settings that were varied together cannot be told apart; p is not corrected for their number"]
+        if table.height > MOST_RUNS:
+            table = table.sample(MOST_RUNS, seed=SEED)
+            notes.append(f"computed on {MOST_RUNS:,} runs, chosen at random with seed {SEED}")
         varying = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
         noise = [column for column in varying if is_noise(table[column], runs.label(column))]
-        notes = ["settings that were varied together cannot be told apart"]
         notes += [f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}"] if noise else []
-        rows = [(metric.column, *association(column, table)) for column in varying if column not in noise]
+        found = [association(column, table) for column in varying if column not in noise]
+        known = [each for each in found if each is not None]
+        p_values = permutation_p([test for _, test in known])
+        rows = [(metric.column, *facts, p) for (facts, _), p in zip(known, p_values, strict=True)]
     dtypes: dict[str, Any] = dict.fromkeys(("metric", "column", "kind"), pl.String)
-    dtypes |= {"effect": pl.Float64, "spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64}
-    found = pl.DataFrame(rows, dtypes, orient="row").drop_nulls("effect")
-    found = found.sort("effect", "column", descending=[True, False])
+    dtypes |= {"effect": pl.Float64, "spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
+    answer = pl.DataFrame(rows, dtypes, orient="row").sort("effect", "column", descending=[True, False])
     sign = pl.col("spearman").sign().replace_strict({1.0: "+", -1.0: "-"}, default="", return_dtype=pl.String)
-    named = pl.Series("column", map(runs.label, found["column"]), dtype=pl.String)
-    seen = found.select(named, "kind", pl.col("effect").round(3), sign.alias("sign"), "n", "distinct")
+    named = pl.Series("column", map(runs.label, answer["column"]), dtype=pl.String)
+    rounded = pl.col("effect").round(3), sign.alias("sign"), "n", "distinct", pl.col("p").round(4)
+    seen = answer.select(named, "kind", *rounded)
     title = f"What goes with {metric.label}, of {number}: association, not cause"
-    return Result("importance", title, found, [(column.name, column) for column in seen], notes)
+    return Result("importance", title, answer, [(column.name, column) for column in seen], notes)
 
 
-def association(column: str, table: pl.DataFrame) -> tuple[str, str, float | None, float | None, int, int]:
-    """How a setting and the metric go together over the runs that have both: see `importance` for the columns."""
+def association(column: str, table: pl.DataFrame) -> tuple[tuple[Any, ...], tuple[float, list[int], pl.Series]] | None:
+    """How a setting and the metric go together over the runs that have both; None where that cannot be said.
+
+    First the columns of `importance` but p, then the test that `permutation_p` takes.
+    """
     is_number = table[column].dtype.is_numeric()
     pairs = table.select(x=finite(column) if is_number else column, y=VALUE).drop_nulls()
     x, n, distinct = pairs["x"], pairs.height, pairs["x"].n_unique()
     if n < FEWEST_RUNS or distinct < 2 or (distinct == n and not is_number):
-        return column, "number" if is_number else "category", None, None, n, distinct
+        return None
     level = x
     if is_number and distinct > MOST_LEVELS:
         ranges = max(3, min(MOST_LEVELS, n // RUNS_A_LEVEL))
         level = ((x.rank("average") - 0.5) * ranges / n).cast(pl.Int64)
     ranks = pl.DataFrame({"level": level, "rank": pairs["y"].rank() - (n + 1) / 2})
-    of_level = ranks.group_by("level").agg(pl.col("rank").sum() ** 2 / pl.len())
-    total = float((ranks["rank"] ** 2).sum())
-    h = (n - 1) * float(of_level["rank"].sum()) / total if total else 0.0  # Kruskal and Wallis' H, ties corrected
-    effect = max(0.0, (h - of_level.height + 1) / (n - of_level.height))
-    spearman = pairs.select(pl.corr(pl.col("x").rank(), pl.col("y").rank())).item() if is_number and total else None
-    return column, "number" if is_number else "category", effect, spearman, n, distinct
+    rank = pl.col("rank")
+    share = ranks.select(rank.mean().over("level").var() / rank.var()).fill_nan(0.0).item()
+    sizes = ranks["level"].value_counts()["count"].sort().to_list()
+    h = (n - 1) * share  # Kruskal and Wallis' H, ties corrected
+    effect = max(0.0, (h - len(sizes) + 1) / (n - len(sizes)))
+    correlation = pl.corr(pl.col("x").rank(), pl.col("y").rank()).fill_nan(None)
+    spearman = pairs.select(correlation).item() if is_number else None
+    facts = column, "number" if is_number else "category", effect, spearman, n, distinct
+    return facts, (share, sizes, ranks["rank"].sort())
+
+
+def permutation_p(tests: Sequence[tuple[float, Sequence[int], pl.Series]]) -> list[float]:
+    """The p-value of each test: in which part of random permutations the levels account for as much of the variance.
+
+    A test is that share of the variance, the sizes of its levels, and its centred ranks. In a permutation the first
+    ranks are as good a level as any others, so that tests of the same ranks share permutations and their running sums.
+    """
+    import numpy as np
+
+    larger = [0 for _ in tests]
+    same_ranks: dict[bytes, list[int]] = {}
+    for i, (_, _, series) in enumerate(tests):
+        same_ranks.setdefault(series.to_numpy().tobytes(), []).append(i)
+    for members in same_ranks.values():
+        ranks, random = tests[members[0]][2].to_numpy(), np.random.default_rng(SEED)
+        at_once = max(1, CELLS_AT_ONCE // len(ranks))
+        for start in range(0, PERMUTATIONS, at_once):
+            rows = np.broadcast_to(ranks, (min(at_once, PERMUTATIONS - start), len(ranks)))
+            sums = random.permuted(rows, axis=1).cumsum(axis=1)
+            for i in members:
+                share, sizes, _ = tests[i]
+                of_levels = np.diff(sums[:, np.cumsum(sizes) - 1], axis=1, prepend=0.0)
+                between = (of_levels**2 / sizes).sum(axis=1)
+                larger[i] += int((between >= (share - 1e-9) * (ranks**2).sum()).sum())
+    return [(count + 1) / (PERMUTATIONS + 1) for count in larger]
 
 
 # --- questions: what there is, SQL ----------------------------------------------------------------------------
@@ -1315,7 +1400,7 @@ def sql(study: Study, options: Options) -> list[Result]:
 def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
     """The keys of the runs for which an SQL predicate over the columns is true."""
     flag, quoted = f"--where {predicate}", r"""'(?:[^']|'')*'|"[^"]*\""""
-    if re.search(r"\b(select|from)\b", re.sub(quoted, "", predicate), re.IGNORECASE):
+    if re.search(r"\bselect\b|(^|\()\s*from\b", re.sub(quoted, "", predicate), re.IGNORECASE):
         raise ScriptError(f"{flag}: a predicate alone, no SELECT; --sql takes queries", WRONG_USAGE)
 
     def named(found: re.Match[str]) -> str:
@@ -1861,10 +1946,8 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
 def page_text(results: Sequence[Result], form: str, most: int | None, *, log: bool) -> str:
     """Tables in full length for Markdown, for LaTeX with booktabs, or as a page that needs nothing else, with pictures.
 
-    The page has no script and asks the network for nothing.
+    The page has no script, asks the network for nothing, and is light or dark as its reader has it.
     """
-    import vl_convert
-
     lines = ["% needs \\usepackage{booktabs}"] if form == "latex" else []
     for result in results:
         columns, notes = columns_of(result, most)
@@ -1879,7 +1962,9 @@ def page_text(results: Sequence[Result], form: str, most: int | None, *, log: bo
         else:
             lines += [f"<section><h2>{html_text(result.title)}</h2>"]
             if result.chart and result.table.height:
-                lines.append(vl_convert.vegalite_to_svg(chart_json(result, log=log)))
+                import vl_convert
+
+                lines.append(vl_convert.vegalite_to_svg(chart_json(result, log=log, in_page=True)))
             table = made_table(columns, "unsafehtml", html_text, links=links_of(result, "<a href='{url}'>{name}</a>"))
             lines += ["<div class='wide'>", *table, "</div>"]
             lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
@@ -2095,10 +2180,11 @@ def csv_text(table: pl.DataFrame) -> str:
     return harmless.write_csv(datetime_format="%Y-%m-%dT%H:%M:%S%.fZ")
 
 
-def chart_json(result: Result, *, log: bool) -> str:
-    """A Vega-Lite chart of a result: lines, or a point per run, group or cell, with their intervals.
+def chart_json(result: Result, *, log: bool, in_page: bool = False) -> str:
+    """A Vega-Lite chart of a result: lines, a pivot's heat map, or a point per run or group, with their intervals.
 
-    Only finite values are drawn, and with `log` only those above 0; what is left out is said in the title.
+    Only finite values are drawn, and with `log` only those above 0; what is left out is said in the title. In a page
+    the text has the page's colour, light or dark, and the heading above it is the title.
     """
     label, table = result.chart or ("", pl.DataFrame())
     is_curve = result.key == "curves"
@@ -2109,11 +2195,14 @@ def chart_json(result: Result, *, log: bool) -> str:
         above = usable.filter(pl.col("value") > 0)
         left_out += f"; {usable.height - above.height} not above 0 cannot be drawn" * (above.height < usable.height)
         usable = above.with_columns(pl.when(pl.col(name) > 0).then(pl.col(name)) for name in bounds)
-    most, number = MOST_LINES if is_curve else MOST_DRAWN, usable["rank"].n_unique()
+    number = usable["rank"].n_unique()
+    most = {"curves": MOST_LINES, "pivot": number}.get(result.key, MOST_DRAWN)
     left_out += f"; the first {most} of {number} are drawn" * (number > most)
     rows = usable.with_columns(pl.col("rank").rank("dense") - 1).filter(pl.col("rank") < most)
-    names = [printable(name) for name in rows.unique("rank", maintain_order=True)["name"]]
-    named = {"labelExpr": f"{json.dumps(short_names(names, LABEL_WIDTH))}[datum.value]"}  # names may repeat
+    marked = rows.unique("rank", maintain_order=True)
+    names = short_names([*map(printable, marked["name"])], LABEL_WIDTH)
+    names = [f"{name}  (n={n})" for name, n in zip(names, marked["n"], strict=True)] if "n" in rows.columns else names
+    named = {"labelExpr": f"{json.dumps(names)}[datum.value]"}  # names may repeat
 
     def channel(name: str, measure: str = "quantitative", **more: Any) -> dict[str, Any]:
         return {"field": name, "type": measure, "title": None, **more}
@@ -2121,23 +2210,67 @@ def chart_json(result: Result, *, log: bool) -> str:
     if is_curve:
         legend = {"orient": "bottom", "columns": 2, "symbolOpacity": 1, **named}
         colour = channel("rank", "nominal", sort=None, legend=legend)
-        other: dict[str, Any] = {"x": channel("x", title=label.partition(" over ")[2]), "color": colour}
+        other: dict[str, Any] = {
+            "x": channel("x", title=label.partition(" over ")[2].partition(", mean by ")[0]),
+            "color": colour,
+        }
         axis, height = "y", cast("Any", 300)
-        mark, span = {"type": "line", "strokeWidth": 1.8}, {"type": "area", "opacity": 0.15}
+        mark = {"type": "line", "strokeWidth": 1.8, "clip": True}
+        span = {"type": "area", "opacity": 0.15, "clip": True}
     else:
         other, axis, height = {"y": channel("rank", "ordinal", axis=named)}, "x", {"step": 20}
-        mark, span = {"type": "point", "filled": True, "size": 70, "opacity": 1}, {"type": "rule", "strokeWidth": 2}
-    scale = {"type": "log"} if log else {"zero": False}
+        mark = {"type": "point", "filled": True, "size": 70, "opacity": 1}
+        span = {"type": "rule", "strokeWidth": 2, "color": "#4c78a8"}  # the points' blue
+    scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
+    if is_curve and not log and (domain := usual_range(rows["value"])):
+        scale["domain"] = domain
+        left_out += "; values far beyond the others are cut off"
     value: dict[str, Any] = {"title": label.partition(" over ")[0], "scale": scale}
     layers: list[dict[str, Any]] = [{"mark": mark, "encoding": {axis: channel("value", **value), **other}}]
+    width: Any = 420
+    if result.key == "pivot":
+        layers, width, height = heat_map(rows, label, scale), {"step": 110}, {"step": 30}
     if bounds:
         ends = {axis: channel("ci_low", **value), f"{axis}2": {"field": "ci_high"}, **other}
-        layers.append({"transform": [{"filter": "isValid(datum.ci_low)"}], "mark": span, "encoding": ends})
-    config: dict[str, Any] = {"axis": {"labelLimit": 400, "titleLimit": 400}, "title": {"anchor": "start"}}
-    config |= {"legend": {"labelLimit": 400}, "view": {"stroke": None}, "background": "white"}
+        # First, so that it lies below the values.
+        layers.insert(0, {"transform": [{"filter": "isValid(datum.ci_low)"}], "mark": span, "encoding": ends})
+    ink = "currentColor" if in_page else "#222222"
+    text = {"labelColor": ink, "titleColor": ink, "labelLimit": 400}
+    lines = {"domainColor": ink, "tickColor": ink, "gridColor": ink, "gridOpacity": 0.15}
+    config: dict[str, Any] = {"axis": {**text, **lines, "titleLimit": 400}, "legend": text, "view": {"stroke": None}}
+    config |= {"title": {"anchor": "start", "color": ink}, "background": "transparent" if in_page else "white"}
     chart: dict[str, Any] = {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", "config": config}
-    chart |= {"title": textwrap.wrap(printable(result.title + left_out), 80), "data": {"values": rows.to_dicts()}}
-    return json_text(chart | {"layer": layers, "width": 420, "height": height})
+    title = left_out.removeprefix("; ") if in_page else result.title + left_out
+    chart |= {"title": textwrap.wrap(printable(title), 80), "data": {"values": rows.to_dicts()}}
+    return json_text(chart | {"layer": layers, "width": width, "height": height})
+
+
+def usual_range(values: pl.Series) -> list[float] | None:
+    """The range to draw where some values lie so far beyond the others that these would be a flat line; else None."""
+    low, middle, high = (values.quantile(share) or 0.0 for share in (0.02, 0.5, 0.9))
+    least, most, size = min(values, default=0.0), max(values, default=0.0), max(high - low, abs(middle) * 1e-3)
+    is_far = most > high + 20 * size or least < low - 20 * size
+    return [max(least, low - size), min(most, high + size)] if is_far else None
+
+
+def heat_map(rows: pl.DataFrame, label: str, scale: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A field per cell of a pivot, coloured by its value, with its text in it: white where the field is dark."""
+    values = rows["value"].to_list() or [1.0]
+    low, high = min(values), max(values)
+    middle = math.sqrt(low * high) if "type" in scale else (low + high) / 2
+    ink = {"condition": {"test": f"datum.value > {middle}", "value": "white"}, "value": "black"}
+
+    def axis(number: str, width: int, **more: Any) -> dict[str, Any]:
+        names = dict(zip(rows[number], short_names([*rows[f"{number} name"]], width), strict=True))
+        labels = {"labelExpr": f"({json.dumps(names)})[datum.value]", **more}  # names may look alike
+        return {"field": number, "type": "ordinal", "title": None, "axis": labels}
+
+    place = {"x": axis("column", 16, labelAngle=0, orient="top"), "y": axis("row", LABEL_WIDTH)}
+    colour = {"field": "value", "type": "quantitative", "title": label, "scale": {"scheme": "blues", **scale}}
+    return [
+        {"mark": "rect", "encoding": {**place, "color": colour}},
+        {"mark": "text", "encoding": {**place, "text": {"field": "name"}, "color": ink}},
+    ]
 
 
 # --- output ---------------------------------------------------------------------------------------------------
@@ -2170,8 +2303,6 @@ def content(  # noqa: C901 - a list of formats
     results: Sequence[Result], form: str, most: int | None, options: Options, written: Path | None = None
 ) -> bytes:
     """The results in any of the formats; those of one question where it holds no more. JSON names what is `written`."""
-    import vl_convert
-
     if form == "table":
         width = shutil.get_terminal_size((80, 24)).columns
         return table_text(results, most, width=width, colours=is_terminal()).encode()
@@ -2197,10 +2328,12 @@ def content(  # noqa: C901 - a list of formats
         say(f"one {'table' if candidates is results else 'picture'} fits: {key}; left out: {', '.join(others)}")
     if form == "latex":
         return page_text(chosen, form, most, log=options.log).encode()
-    if form == "png":
-        return bytes(vl_convert.vegalite_to_png(chart_json(chosen[0], log=options.log), scale=2))
-    if form == "svg":
-        return str(vl_convert.vegalite_to_svg(chart_json(chosen[0], log=options.log))).encode()
+    if form in {"png", "svg"}:
+        import vl_convert
+
+        chart = chart_json(chosen[0], log=options.log)
+        svg = form == "svg"
+        return vl_convert.vegalite_to_svg(chart).encode() if svg else vl_convert.vegalite_to_png(chart, scale=2)
     table = pl.concat([result.table for result in chosen], how="vertical_relaxed")
     if form == "csv":
         return csv_text(table).encode()
@@ -2295,7 +2428,7 @@ def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of fla
     add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     add("--quiet", **flag, help="nothing on stderr but errors")
     add("--debug", **flag, help="show the traceback of an error")
-    args = Options(**vars(parser.parse_strictly(argv)))
+    args = parser.parse_strictly(argv)
     # An input that was named after --diff's runs is no run.
     args.inputs += [Path(name) for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
     args.diff = [name for name in args.diff if Path(name) not in args.inputs]
@@ -2310,8 +2443,7 @@ def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of fla
             raise ScriptError(f"--{flag_} {file}: the name must end in {' or '.join(endings)}", WRONG_USAGE)
     if not 0 <= (args.smooth or 0) < 1:
         raise ScriptError(f"--smooth {args.smooth:g} is no number from 0 on, below 1", WRONG_USAGE)
-    args.for_programs = args.format in {"json", "csv"} or args.output is not None
-    return args
+    return Options(**vars(args))
 
 
 def positive(text: str) -> int:
