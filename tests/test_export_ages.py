@@ -142,7 +142,7 @@ def test_what_is_said(tmp_path, export):  # noqa: F811
     assert f"{restored}3 from files/wandb-summary.json, 7 from the history\n" in done.err
     assert done.err.count("without an entity") == 1
     assert "19 runs of old-sdks without an entity, where others are lab's: -e lab puts them together\n" in done.err
-    assert f"/{shown}: a git-LFS pointer, not the log itself; run `git lfs pull` there" in done.err
+    assert f"/{shown}: a git-LFS pointer, not the file itself; run `git lfs pull` there" in done.err
     together = export("--offline", record.RUNS, "-o", tmp_path / "together", "-e", "lab")
     assert "without an entity" not in together.err
     project = exported(tmp_path / "together", "lab_old-sdks")
@@ -451,3 +451,43 @@ def test_earlier_exports_without_these_columns(tmp_path, export, run_script):  #
     done = run_script("analyze_runs.py", "unified.parquet", "--sql", query, "--json")
     assert done.code == 0, done.err
     assert [row["gpu"] for row in json.loads(done.out)["sql"]] == ["T4", None]
+
+
+def write_old_folder(folder: Path, **files: str | bytes) -> None:
+    """A run's folder of SDK 0.9; keyword arguments replace its files, with `_` for `-` and without endings."""
+    run = folder / "run-20200328_193221-odd"
+    run.mkdir(parents=True)
+    names = {"metadata": "wandb-metadata.json", "config": "config.yaml", "events": "wandb-events.jsonl"}
+    names |= {"history": "wandb-history.jsonl", "summary": "wandb-summary.json", "output": "output.log"}
+    plain = {
+        "metadata": '{"project": "demo", "state": "finished", "exitcode": 0}',
+        "history": '{"loss": 1, "_step": 0}\n',
+    }
+    for name, content in (plain | files).items():
+        (run / names[name]).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+DEEP = 100_000
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "code"),
+    [
+        ({"metadata": '{"project": "demo", "exitcode": [1]}'}, 0),
+        ({"events": '{"system.cpu": 1, "_timestamp": "soon", "_runtime": 1}\n'}, 0),
+        ({"config": "a: " + "[" * DEEP + "]" * DEEP}, 3),
+        ({"config": LFS}, 3),
+        ({"summary": LFS}, 3),
+        ({"output": LFS}, 3),
+        ({"summary": '{"a": ' * 500 + "1" + "}" * 500}, 0),
+    ],
+)
+def test_one_odd_file_costs_itself_alone(tmp_path, export, files, code):  # noqa: F811
+    write_old_folder(tmp_path / "logs", **files)
+    write_log(tmp_path / "logs", "good", entity="offline", project="demo", rows=ROWS)
+    flags = ("--include-history", "--console", "--system-metrics", "--tables")
+    done = export("--offline", tmp_path / "logs", "-o", tmp_path / "out", *flags)
+    assert done.code == code, done.err
+    assert "good" in set(exported(tmp_path / "out", "offline_demo").runs["id"])
+    assert ("git lfs pull" in done.err) == (LFS in files.values() and "config" not in files)

@@ -680,6 +680,48 @@ def test_tables_of_logs(export_logs, tmp_path, out):
     assert repr_of(table_of(out, "table_cells")) == before
 
 
+def test_the_latest_table_of_a_run_that_goes_on(export_logs, tmp_path, out):
+    """Its log has no end yet; the table that it logged last has fewer rows than the one before."""
+    for number, rows in enumerate(["[1], [2], [3]", "[4]"]):
+        shutil.rmtree(tmp_path / "logs", ignore_errors=True)
+        entry, history = entry_of("cells", number), [{"loss": "1"}] * (number + 1)
+        summary = {"cells": json.dumps(entry)}
+        file = write_log(
+            tmp_path / "logs", "r", summary=summary, entity="team", project="demo", rows=history, exit_code=None
+        )
+        place = file.parent / "files" / entry["path"]
+        place.parent.mkdir(parents=True)
+        place.write_text(f'{{"columns": ["n"], "data": [{rows}]}}', encoding="utf-8")
+        assert export_logs("--tables").code == 0
+    assert table_of(out, "table_cells")["n"].to_list() == [4]
+
+
+def test_keys_that_join_to_one_name(export_logs, tmp_path, out):
+    nested, dotted = entry_of("nested"), entry_of("dotted")
+    summary = {"a": json.dumps({"b": nested}), "a.b": json.dumps(dotted)}
+    file = write_log(tmp_path / "logs", "r", summary=summary, entity="team", project="demo")
+    for number, entry in enumerate((nested, dotted)):
+        place = file.parent / "files" / entry["path"]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(f'{{"columns": ["n"], "data": [[{number}]]}}', encoding="utf-8")
+    assert export_logs("--tables").code == 0
+    files = sorted(out.glob("*_table_*.parquet"))
+    assert sorted(pl.read_parquet(file)["n"].item() for file in files) == [0, 1]
+    assert {pl.read_parquet_metadata(file)["wandb_tools.table"].partition("__")[0] for file in files} == {"a.b"}
+
+
+def test_a_later_sample_of_system_metrics_replaces_an_earlier(server, export, out):
+    server.add_run("team", "demo", "r", state="running")
+    for count, beat in ((5, "2026-01-01T01:00:00Z"), (3, "2026-01-01T02:00:00Z")):
+        server.change_run("team", "demo", "r", heartbeat_at=beat)
+        project = server.run("team", "demo", "r")
+        project.events[:] = [
+            json.dumps({"_timestamp": count * 10 + n, "_runtime": n, "system.cpu": n}) for n in range(count)
+        ]
+        assert export("--system-metrics").code == 0
+        assert table_of(out, "system")["_timestamp"].to_list() == [count * 10.0 + n for n in range(count)]
+
+
 def test_a_dry_run_of_logs(export_logs, tmp_path, out):
     add_logged_table(tmp_path / "logs", "r", '{"columns": ["n"], "data": [[1]]}')
     done = export_logs("--dry-run", "--console", "--tables", "--system-metrics")

@@ -254,3 +254,18 @@ def test_a_source_beside_it_is_wrong_usage(verify, copy, arguments, named):
     done = verify(copy, *arguments)
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(f"error: --verify exports nothing; leave {named} out; ")
+
+
+def test_files_whose_metadata_has_gone_are_named(verify, copy):
+    listed = [facts["name"] for facts in json.loads((copy / METADATA).read_text())["files"]]
+    (copy / METADATA).unlink()
+    done = verify(copy, "--json")
+    assert done.code == 3
+    assert {file for file, error in verified(done).items() if error} == set(listed)
+
+
+def test_metadata_that_is_nested_deeply(verify, copy):
+    (copy / METADATA).write_text('{"files": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    done = verify(copy)
+    assert done.code == 3
+    assert f"error: {copy / METADATA} is damaged" in done.err

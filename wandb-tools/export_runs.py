@@ -114,6 +114,7 @@ METRICS_KEY = "wandb_tools.metrics"
 SOURCE_KEY = "wandb_tools.source"
 HISTORIES_KEY = "wandb_tools.histories"  # of a history file: in which state each run was when it was fetched
 EXPORT_ID_KEY = "wandb_tools.export_id"
+TABLE_KEY = "wandb_tools.table"  # of a W&B Table's file: the key under which runs logged it
 SCHEMA_VERSION = "1"
 VERSION = "0.1.0"
 
@@ -451,7 +452,7 @@ CHUNK_HEADER = struct.Struct("<IHB")  # CRC-32 of kind and payload, payload's le
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # kinds: a whole record, or a part of one
 KIND = re.compile(rb"[\x01-\x04]")
 LFS_POINTER = b"version https://git-lfs."  # what git leaves in place of a large file until it is asked for it
-NOT_PULLED = "a git-LFS pointer, not the log itself; run `git lfs pull` there, and this again"
+NOT_PULLED = "a git-LFS pointer, not the file itself; run `git lfs pull` there, and this again"
 
 
 def log_records(opened: BinaryIO, log: Log) -> Iterator[bytes]:  # noqa: C901
@@ -658,11 +659,11 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
         if isinstance(value, dict) and not item.nested_key:
             value = WholeDict(value)
         log.summary.append((path_of(item), value))
-    files = log.file.resolve().parent / "files"
+    files = log.file.parent / "files"
     if log.records and log.summary_from != "log":
-        log.take_summary(json_object(files / "wandb-summary.json"), "file")
+        log.take_summary(json_object(log, files / "wandb-summary.json"), "file")
     if log.records and not log.machines:
-        log.machines["file"] = json_object(files / "wandb-metadata.json")
+        log.machines["file"] = json_object(log, files / "wandb-metadata.json")
 
 
 def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, PLR0912 - each kind in turn
@@ -740,8 +741,12 @@ def from_json(text: str) -> object:
     """The value of W&B's JSON, which has bare NaN and Infinity; text that is no JSON stays text."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
+
+
+def as_number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def time_at(seconds: float | None, nanos: int = 0) -> datetime | None:
@@ -764,27 +769,30 @@ def read_folder(log: Log, rows: LogRows) -> None:
     place = log.file.parent.resolve()
     folder = place.parent if place.name == "files" else place
     *_, started, run_id = ["", *folder.name.split("-", 2)]  # run-20200328_193221-id; times are UTC
-    notes = json_object(place / "wandb-metadata.json")
+    notes = json_object(log, place / "wandb-metadata.json")
     texts = {key: value for key, value in notes.items() if isinstance(value, str)}
     settings = configparser.ConfigParser(interpolation=None)
     with suppress(configparser.Error, UnicodeDecodeError):
         settings.read(folder.parent / "settings", encoding="utf-8")
     log.records = 1
     log.machines = {"file": notes}
-    log.run = {name: texts.get(name) for name in ("name", "notes")} | {"id": run_id, "job_type": texts.get("jobType")}
+    log.run = {name: texts.get(name) for name in ("name", "notes")} | {
+        "id": storable(run_id),
+        "job_type": texts.get("jobType"),
+    }
     log.run["entity"] = settings.get("default", "entity", fallback=None)
     log.run["project"] = texts.get("project") or settings.get("default", "project", fallback=None)
     if texts.get("state") in {"finished", "failed", "killed"}:
         log.run["state"] = texts["state"]
     log.started_at = time_of(texts.get("startedAt")) or time_of(started)
-    log.exit_code = notes.get("exitcode")  # without one, it was not ended
+    log.exit_code = notes["exitcode"] if isinstance(notes.get("exitcode"), int) else None  # None: it was not ended
     log.newest_at = time_of(texts.get("heartbeatAt")) or log.started_at
     try:
         config = yaml.safe_load((place / "config.yaml").read_bytes())
         log.config = unwrapped(parsed_object(json.dumps(config, skipkeys=True, default=str), exact=True)[1])
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         log.damage.append("config.yaml")
     proto, glance_type = wandb_proto(), glance_class()
     last_values: dict[str, object] = {}
@@ -796,7 +804,7 @@ def read_folder(log: Log, rows: LogRows) -> None:
     for row in json_lines(log, place / "wandb-events.jsonl") if rows.options.system_metrics else ():
         rows.add_stats(row)
     log.take_summary(last_values, "history")
-    log.take_summary(json_object(place / "wandb-summary.json"), "log")
+    log.take_summary(json_object(log, place / "wandb-summary.json"), "log")
 
 
 def json_lines(log: Log, file: Path) -> Iterator[dict[str, Any]]:
@@ -821,10 +829,13 @@ def json_lines(log: Log, file: Path) -> Iterator[dict[str, Any]]:
         log.error = f"cannot be read: {error.strerror or error}"
 
 
-def json_object(file: Path) -> dict[str, Any]:
+def json_object(log: Log, file: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where there is none."""
     with suppress(OSError, ValueError, RecursionError):
-        return parsed_object(file.read_text("utf-8"), exact=True)[1]
+        text = file.read_text("utf-8")
+        if text.startswith(LFS_POINTER.decode()):
+            log.damage.append(f"{file.name}, {NOT_PULLED}")
+        return parsed_object(text, exact=True)[1]
     return {}
 
 
@@ -917,13 +928,15 @@ class LogRows:
         """Write what has come so far, but for lines of output that have not ended and those after them."""
         self.write_history()
         owners = pl.Series("log", [number for number, _ in self.stats], dtype=pl.Int64)
-        self.write("system", rows_of_json([row for _, row in self.stats], (), set()).with_columns(owners))
+        steps = [row["_step"] for _, row in self.stats]
+        self.stats.sort(key=lambda each: (each[0], as_number(each[1].get("_timestamp"))))
+        stats = [{**row, "_step": step} for (_, row), step in zip(self.stats, steps, strict=True)]
+        self.write("system", rows_of_json(stats, (), set()).with_columns(owners))
         self.stats = []
         not_ended = {id(line) for line in self.open_lines.values()}
         end = next((at for at, line in enumerate(self.lines) if id(line) in not_ended), len(self.lines))
-        if (
-            not_ended and end < LINES_HELD // 2
-        ):  # a line that stays open, such as a progress bar, goes behind the others
+        if not_ended and end < LINES_HELD // 2:
+            # A line that stays open, such as a progress bar, goes behind the others.
             numbers = [line[1] for line in self.lines]
             self.lines.sort(key=lambda line: id(line) in not_ended)
             for line, number in zip(self.lines, numbers, strict=True):
@@ -996,7 +1009,11 @@ class LogRows:
         log = self.logs[-1]
         file = log.file.parent / ("output.log" if log.file.name == OLD_HISTORY else "files/output.log")
         with suppress(OSError), file.open(encoding="utf-8", errors="replace", newline="\n") as opened:
-            if self.options.console and sum(not line.isspace() for line in opened) > self.log_lines:
+            is_pointer = opened.read(len(LFS_POINTER)) == LFS_POINTER.decode()
+            opened.seek(0)
+            if self.options.console and is_pointer:
+                log.damage.append(f"{file.name}, {NOT_PULLED}")
+            elif self.options.console and sum(not line.isspace() for line in opened) > self.log_lines:
                 held = self.log_lines - sum(part.rows for part in log.parts.pop("console", ()))
                 del self.lines[len(self.lines) - held :]
                 self.log_lines = 0
@@ -1191,7 +1208,12 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
             passed["log", "that ended before its first record"] += 1
         elif not log.failed:
             passed["file", "that is no log"] += 1
-    found = [combined(*names, of_run, options, work, say) for names, of_run in sorted(by_run.items())]
+    found: list[FoundRun] = []
+    for names, of_run in sorted(by_run.items()):
+        try:
+            found.append(combined(*names, of_run, options, work, say))
+        except RecursionError:
+            failed.append(Failure(names[-1], "run", "its config or summary is nested too deeply to be read"))
     passed["log", "of which there is a copy"] = sum(map(len, by_run.values())) - sum(len(each) for *_, each in found)
     if said := [f"{counted(n, noun)} {kind}" for (noun, kind), n in sorted(passed.items()) if n]:
         say(f"passed over: {', '.join(said)}")
@@ -1495,15 +1517,15 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
     table.fetched = {}
     for run in changed_runs(project, table):
         folders = [log.file.parent / name for log in reversed(logs[run.id]) for name in ("files", "")]
-        file = next((folder / run.file for folder in folders if (folder / run.file).is_file()), None)
-        if file is None:
-            project.failed.append(Failure(run.id, table.name, f"its file {run.file} is not there"))
-            continue
         try:
+            file = next(
+                (folder / run.file for folder in folders if (folder / run.file).is_file()), folders[0] / run.file
+            )
             rows = table_rows(file.read_bytes()).with_columns(run_id=pl.lit(run.id), frame=pl.lit(0))
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            project.failed.append(Failure(run.id, table.name, f"its file {run.file} cannot be read: {why}"))
+        except (OSError, ValueError, RecursionError) as error:
+            why = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+            why = "is not there" if isinstance(error, FileNotFoundError) else why
+            project.failed.append(Failure(run.id, table.name, f"its file {run.file[:200]} {why}"))
             continue
         parts = write_part(rows.lazy(), work, {run.id: logged_dtypes(rows.schema)})
         table.fetched[run.id] = History([*parts.values()], mark=run.mark)
@@ -2462,6 +2484,8 @@ def logged_rows(source: RowSource, run: Wanted, found: Any) -> pl.LazyFrame:
 
 def table_rows(content: bytes) -> pl.DataFrame:
     """The rows of a W&B Table's file, with their number as `order`; ValueError if it holds none."""
+    if content.startswith(LFS_POINTER):
+        raise ValueError(NOT_PULLED)
     try:
         table = orjson.loads(content)
     except orjson.JSONDecodeError:
@@ -2672,7 +2696,7 @@ def rows_of_json(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], skipped
     for path, values in leaf_columns(logged).items():
         name = CLOCKS.get(path) or column_key(path)
         made = settled_series(name, values)
-        series[name] = made.cast(clocks_dtypes.get(name, made.dtype))
+        series[name] = made.cast(clocks_dtypes.get(name, made.dtype), strict=False)
     return pl.DataFrame(list(series.values()))
 
 
@@ -2808,16 +2832,20 @@ def numeric_leaves(summary: Mapping[str, object], above: KeyPath = ()) -> list[t
     return leaves
 
 
-def tables_in(summary: Mapping[str, object], above: KeyPath = ()) -> dict[str, str]:
+def tables_in(summary: Mapping[str, object]) -> dict[str, str]:
     """The file of each W&B Table that a summary names, by its key; keys of nested dicts are joined by dots."""
     found: dict[str, str] = {}
-    for key, value in summary.items():
-        if isinstance(value, dict):
-            file = value.get("path")
-            if value.get("_type") != "table-file":
-                found |= tables_in(value, (*above, key)) if "_type" not in value else {}
-            elif isinstance(file, str) and ".." not in re.split(r"[/\\]", file) and not Path(file).is_absolute():
-                found[".".join((*above, key))] = file
+    inner: list[tuple[KeyPath, object]] = [((key,), value) for key, value in summary.items()]
+    for path, value in inner:  # which grows by what nested dicts hold
+        if not isinstance(value, dict):
+            continue
+        file = value.get("path")
+        if "_type" not in value:
+            inner += [((*path, key), below) for key, below in value.items()]
+        elif value["_type"] == "table-file" and isinstance(file, str) and not Path(file or "/").is_absolute():
+            key = ".".join(path)
+            if ".." not in re.split(r"[/\\]", file):
+                found[f"{key}__{path_hash(path)[:8]}" if key in found else key] = file
     return found
 
 
@@ -3079,7 +3107,8 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
         # Runs without rows have marks, too: else they would be asked for again each time.
         asked = table.staying | (earlier.marks.keys() - earlier.rows.keys() - table.histories.keys())
         marks |= {run_id: earlier.marks[run_id] for run_id in asked if run_id in earlier.marks}
-    about = {
+    about = {} if table.key is None else {TABLE_KEY: storable(table.key)}
+    about |= {
         COLUMNS_KEY: json.dumps(dict(columns)),
         HISTORIES_KEY: json.dumps({"keys": made_of, "runs": marks}, sort_keys=True),
     }
@@ -3261,11 +3290,16 @@ def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
     shorter = set(fuller)
     for table in project.tables.values():
         had = table.earlier.rows if table.earlier else {}
-        for run_id, history in [*table.histories.items()]:
-            may_lack_rows = history.is_short or run_id in project.cut or table.is_sample
-            if table.fetched and may_lack_rows and had.get(run_id, 0) > history.rows:
+        fetched = table.fetched or {}
+        for run_id, history in [*fetched.items()]:
+            # A W&B Table may have fewer rows than the one logged before. A server's sample replaces another one of its.
+            is_cut = run_id in (project.cut if table.key is None else fuller)
+            is_tail = table.is_sample and not (
+                table.name == "system" and table.earlier and run_id in table.earlier.marks
+            )
+            if (history.is_short or is_cut or is_tail) and had.get(run_id, 0) > history.rows:
                 shorter |= set() if table.is_sample else {run_id}
-                del table.fetched[run_id]
+                del fetched[run_id]
     project.kept_fuller = sorted(shorter)
     return fuller
 
@@ -3312,7 +3346,7 @@ def metadata_document(project: Project, options: Options, about: Mapping[str, ob
             "sampled": options.history_samples is not None and not options.include_history,
             "mismatched": sorted(project.mismatched),
         },
-        "failed": [failure._asdict() for failure in project.failed],
+        "failed": [failure._asdict() for failure in sorted(project.failed)],
         "torn": project.torn,
         "missing_on_server": [] if options.prune else project.gone,
         "kept_fuller": project.kept_fuller,
@@ -3430,10 +3464,16 @@ def verify(folder: Path, options: Options, say: Say) -> int:
             about |= {name: document[name] for name in about}
             listed = {Path(facts["name"]).name: facts for facts in document["files"]}
             problems = {name: damage_of(folder / name, facts) for name, facts in listed.items()}
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             problems = {}
         problems = problems or {export.name: "is damaged, so the files of its project cannot be checked"}
         rows += [about | {"file": name, "error": problem} for name, problem in problems.items()]
+    stems = tuple(export.name.removesuffix("metadata.json") for export in exports)
+    for file in sorted(folder.glob("*.parquet")):  # whose metadata may be gone
+        with suppress(OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+            if not file.name.startswith(stems) and EXPORT_ID_KEY in pl.read_parquet_metadata(file):
+                error = "stands in no metadata file, so it cannot be checked"
+                rows.append({"entity": None, "project": None, "file": file.name, "error": error})
     damaged = [row for row in rows if row["error"]]
     for row in damaged:
         tell(f"error: {folder / str(row['file'])} {row['error']}; restore it from a copy, or export again")
@@ -3457,7 +3497,8 @@ def damage_of(file: Path, facts: Mapping[str, Any]) -> str | None:
         frame = pl.scan_parquet(file, glob=False)
         height, width = frame.select(pl.len()).collect().item(), len(frame.collect_schema())
     except (OSError, pl.exceptions.PolarsError) as error:
-        return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
+        why = getattr(error, "strerror", None) or error
+        return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {why}"
     if (height, width) != (facts["rows"], facts["columns"]):
         return f"has {height:,} rows of {width:,} columns, not {facts['rows']:,} of {facts['columns']:,}"
     return None
@@ -3509,7 +3550,7 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         if project.gone and not options.prune:
             line += f", {len(project.gone):,} of them no longer in the source (--prune drops those)"
         if project.kept_fuller:
-            line += f"; {counted(len(project.kept_fuller), 'run')} kept as exported earlier, with more history rows: "
+            line += f"; {counted(len(project.kept_fuller), 'run')} kept as exported earlier, with more rows: "
             line += ", ".join(project.kept_fuller[:FAILURES_NAMED])
         for table in project.tables.values():
             lacking = {*table.earlier.columns} - {*table.dtypes} if table.earlier and table.prefix == METRIC else ()
@@ -3525,7 +3566,7 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     failures = [*failed]
     for project in projects:  # ids are only unique within a project
         prefix = f"{project.path}/" if len(projects) + len(failed) > 1 else ""
-        failures += [f._replace(run=f.run if f.run == project.path else prefix + f.run) for f in project.failed]
+        failures += [f._replace(run=f.run if f.run == project.path else prefix + f.run) for f in sorted(project.failed)]
     return report_failures(failures)
 
 
