@@ -115,11 +115,17 @@ def write_runs(
     return file
 
 
-def write_rows(folder: Path, name: str, columns: dict, *, entity: str = "team", project: str = "demo") -> Path:
-    """Write `<folder>/<entity>_<project>_<name>.parquet`: rows of console output, system metrics or a W&B Table."""
+def write_rows(
+    folder: Path, name: str, columns: dict, *, entity: str = "team", project: str = "demo", key: str | None = None
+) -> Path:
+    """Write `<folder>/<entity>_<project>_<name>.parquet`: rows of console output, system metrics or a W&B Table.
+
+    `key` is the one that a W&B Table was logged under; older files do not tell it.
+    """
     frame = pl.DataFrame(columns).with_columns(entity=pl.lit(entity), project=pl.lit(project))
     order = ["run_id", "entity", "project"]
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{entity}_{project}_{name}.parquet"
-    frame.select(*order, pl.exclude(order)).write_parquet(file, compression="zstd")
+    metadata = {} if key is None else {"wandb_tools.table": key}
+    frame.lazy().select(*order, pl.exclude(order)).sink_parquet(file, compression="zstd", metadata=metadata)
     return file

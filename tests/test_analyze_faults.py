@@ -846,6 +846,92 @@ def test_further_files_beside_the_sources_of_an_aggregate_are_views(tmp_path):
         assert json.loads(answer.out)["sql"] == rows
 
 
+def one_row(run: str = "r0", **columns: object) -> dict:
+    return {"run_id": [run], "row": [0], **{name: [value] for name, value in columns.items()}}
+
+
+def test_table_keys_that_are_alike_are_views_of_their_own(asked, tmp_path):
+    for n, key in enumerate(["val/preds", "val_preds", "Preds", "preds", "PREDS", ""]):
+        write_rows(tmp_path, f"table_{n}", one_row(guess=key), key=key)
+    write_rows(tmp_path, "table_p", one_row("r1", guess="of another project"), project="other", key="preds")
+    for view, guesses in {
+        '"table_val/preds"': ["val/preds"],
+        "table_val_preds": ["val_preds"],  # an exact name comes before a flattened one
+        "table_preds": ["Preds"],
+        "table_preds_2": ["of another project", "preds"],
+        "table_preds_2_2": ["PREDS"],
+        "table_": [""],
+    }.items():
+        rows = document(asked, "--sql", f"SELECT guess FROM {view} ORDER BY guess")["sql"]
+        assert [row["guess"] for row in rows] == guesses, view
+    said = answered(asked, "--sql", "SELECT count(*) FROM table_preds").err
+    assert "table_preds is the view table_preds_2" in said
+
+
+def test_the_key_of_a_table_is_read_from_its_metadata_else_from_its_name(asked, tmp_path):
+    write_rows(tmp_path, "table_val%2Fpre__0123abcd", one_row(guess="cat"), key="val/predictions")
+    write_rows(tmp_path, "table_val%2Fold_table_x", one_row(guess="dog"))
+    for view, guess in {
+        '"table_val/predictions"': "cat",
+        "table_val_predictions": "cat",
+        '"table_val/old_table_x"': "dog",
+        "table_val_old_table_x": "dog",
+    }.items():
+        assert document(asked, "--sql", f"SELECT guess FROM {view}")["sql"] == [{"guess": guess}]
+
+
+def test_a_table_with_the_columns_of_runs_is_a_table(tmp_path):
+    write_runs(tmp_path, [Run("r0")])
+    write_rows(tmp_path, "table_t", one_row(id="x", name="x", state="finished", created_at=START), key="t")
+    query = "SELECT (SELECT count(*) FROM runs) AS runs, t.id FROM table_t AS t"
+    assert document(tmp_path, "--sql", query)["sql"] == [{"runs": 1, "id": "x"}]
+
+
+def test_rows_of_a_run_in_two_exports_come_from_the_one_beside_its_source(tmp_path):
+    file = with_machines(tmp_path / "new")
+    for folder, rows, text in (("new", 1, "new words"), ("old", 3, "old words")):
+        of_run = {"run_id": ["r1"] * rows}
+        lines = {"line": [*range(rows)], "time": [START] * rows, "stream": ["stderr"] * rows, "text": [text] * rows}
+        write_rows(tmp_path / folder, "console", of_run | lines)
+        write_rows(tmp_path / folder, "table_t", of_run | {"row": [*range(rows)], "text": [text] * rows}, key="t")
+        clocks = {"_runtime": [1.0] * rows, "_timestamp": [2.0] * rows}
+        write_rows(tmp_path / folder, "system", of_run | clocks | {"system_cpu": [10.0 * rows] * rows})
+    sources = pl.Series([f"{folder}/team_demo_runs.parquet" for folder in ("old", "new", "old", "old")])
+    write_rows(tmp_path / "old", "table_u", {"run_id": ["r1"], "row": [0], "text": ["only here"]}, key="u")
+    unified = rewrite(file, source_file=sources).rename(tmp_path / "unified.parquet")
+    for view, text in (("console", "new words"), ("table_t", "new words"), ("table_u", "only here")):
+        answer = answered(unified, "--sql", f"SELECT text FROM {view}", "--json", cwd=tmp_path)
+        assert json.loads(answer.out)["sql"] == [{"text": text}]
+    answer = answered(unified, "--sql", "SELECT system_cpu AS cpu FROM system", "--json", cwd=tmp_path)
+    assert json.loads(answer.out)["sql"] == [{"cpu": 10.0}]
+    health = json.loads(answered(unified, "--health", "--json", cwd=tmp_path).out)["health"]
+    assert [row["detail"] for row in health if row["problem"] == "crashed"] == ["at step -1: new words"]
+    answered(unified, "--report", "r.md", cwd=tmp_path)
+    machines = (tmp_path / "r.md").read_text().partition("Machine use")[2].partition("##")[0]
+    assert re.search(r"\| *10 *\|", machines)
+
+
+@pytest.mark.parametrize(
+    ("view", "flag"),
+    [
+        ("history", "--include-history"),
+        ("Console", "--console"),
+        ("system", "--system-metrics"),
+        ("table_x", "--tables"),
+        ('"table_val/x"', "--tables"),
+    ],
+)
+def test_sql_over_rows_that_are_not_there_says_what_writes_them(tmp_path, view, flag):
+    file = write_runs(tmp_path, [Run("r0")])
+    answer = ask(file, "--sql", f"SELECT * FROM {view}")
+    name = view.strip('"')
+    said = f"no {name} lies beside these runs; export_runs.py {flag} writes such files"
+    assert (answer.code, said in answer.err, "id you mean" in answer.err) == (2, True, False), answer.err
+    if flag == "--tables":
+        write_rows(tmp_path, "table_y", one_row(guess="cat"), key="y")
+        assert "; there are table_y" in ask(file, "--sql", f"SELECT * FROM {view}").err
+
+
 # --- why runs ended, machines ---------------------------------------------------------------------------------
 
 

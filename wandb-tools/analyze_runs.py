@@ -104,6 +104,7 @@ if TYPE_CHECKING:
 OK, NOTHING_USABLE, WRONG_USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130  # exit codes, the same in all scripts
 
 RESULT_KEY = "wandb_tools.result"  # in the metadata of a parquet file that this script wrote: it is no input
+TABLE_KEY = "wandb_tools.table"  # in the metadata of a W&B Table's file: the key that it was logged under
 UNIFIED_FILE, EXPORT_FOLDER = Path("analysis/unified.parquet"), Path("wandb_export")  # the default inputs
 
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
@@ -115,6 +116,8 @@ IDENTITY |= {"sweep", "user", "notes", "commit", "url", "host", "os", "python", 
 IDENTITY |= {"exported_at", "source_file", "_config_json", "_summary_json"}
 KINDS = ("derived", "config", "metric", "history", "identity")  # of columns, in the order of --schema
 DERIVED = ("stage", "arch", "model_type", "protocol", "k", "lr_parsed", "wd_parsed", "eps_parsed")  # in this order
+# Views of --sql and the flags of export_runs.py that write their files.
+FLAGS = {"history": "--include-history", "console": "--console", "system": "--system-metrics", "table_": "--tables"}
 NAMED = ("config_", "metric_")  # the columns that W&B's names stand for, in this order
 SUMMARIES = {"min": "minimum", "max": "maximum", "last": "last value", "mean": "mean"}  # of define_metric
 SAY_GOAL = "say --ascending or --descending"
@@ -266,10 +269,11 @@ class Runs:
     files: tuple[Path, ...] = ()
     others: tuple[Path, ...] = ()  # histories and the like among the inputs
     is_result: bool = False  # an answer of this script
+    table: str | None = None  # of a W&B Table: its key
 
     @property
     def holds_runs(self) -> bool:
-        return self.dtypes.keys() >= RUN_COLUMNS and not self.is_result
+        return self.dtypes.keys() >= RUN_COLUMNS and not self.is_result and self.table is None
 
     def label(self, column: str) -> str:
         """A column's W&B name, or the column's own; a history may be no file of ours."""
@@ -405,6 +409,7 @@ def open_file(file: Path) -> Runs:
         axes={c: facts["step_metric"] for c, facts in metrics.items() if facts.get("step_metric")},
         files=(file,),
         is_result=RESULT_KEY in metadata,
+        table=metadata.get(TABLE_KEY),
     )
 
 
@@ -1303,15 +1308,14 @@ def machine_use(study: Study) -> list[Result]:
     """Run time by GPU, of runs in all states, and how busy the machines were where system metrics tell it."""
     runs, busy = study.any_state, ("gpu_percent", "cpu_percent")
     means = [pl.DataFrame(schema=dict.fromkeys(KEY, pl.String) | dict.fromkeys(("samples", *busy), pl.Float64))]
-    for part in (part for view, part in files_beside(runs) if view == "system"):
+    for part in rows_beside(runs, "system"):
         gpus = [pl.col(column) for column in part.dtypes if re.fullmatch(r"system_gpu_\d+_gpu", column)]
         cpus = [pl.col(column) for column in part.dtypes if column == "system_cpu"]
         nothing = pl.lit(None, pl.Float64)
         values = {"gpu_percent": pl.mean_horizontal(nothing, *gpus), "cpu_percent": pl.mean_horizontal(nothing, *cpus)}
         samples = part.frame.select("entity", "project", id="run_id", **values)
         means.append(collected(samples.group_by(KEY).agg(pl.len().alias("samples"), pl.col(busy).mean())))
-    # Of a run in two exports the fuller one counts.
-    of_runs = pl.concat(means, how="diagonal_relaxed").sort("samples", *KEY, descending=True).unique(KEY, keep="first")
+    of_runs = pl.concat(means, how="diagonal_relaxed")
     columns = {"gpu": pl.String, "gpu_count": pl.Int64, "runtime_s": pl.Float64}
     held = [pl.col(c) if c in runs.dtypes else pl.lit(None, dtype).alias(c) for c, dtype in columns.items()]
     rows = collected(runs.frame.select(*KEY, *held)).join(of_runs, on=KEY, how="left", nulls_equal=True)
@@ -1428,6 +1432,15 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
     names_others = re.search(r"history|console|system|table_", query, re.IGNORECASE)
     for view, part in files_beside(runs) if names_others else []:
         views.setdefault(view, []).append(part)
+    taken: set[str] = set()
+    for view in [*views]:  # names in SQL are the same in any case, keys are not
+        name = view
+        while name.lower() in taken:
+            name += "_2"
+        taken.add(name.lower())
+        if name != view:
+            views[name] = views.pop(view)
+            say(f"{view} is the view {name}: another table's key differs by case alone")
     with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill, duckdb.connect() as connection:
         try:
             files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
@@ -1440,6 +1453,7 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             aliases: dict[str, str] = {}
             for view, parts in views.items():
                 aliases |= create_view(connection, view, parts, runs)
+            for view in views:
                 plain = re.sub(r"\W", "_", view, flags=re.ASCII)  # a name that needs no quotes
                 connection.execute(f"CREATE VIEW IF NOT EXISTS {plain} AS FROM {sql_name(view)}")
             yield connection, aliases
@@ -1447,8 +1461,13 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             raise ScriptError(f"{flag}: {' '.join(str(error).split())}", NOTHING_USABLE) from error
         except duckdb.Error as error:
             reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
-            hint = "" if "history" in views or "history" not in query else "; no history lies beside these runs"
-            hint = hint or "; text stands in single quotes, a W&B name or an SQL word in double ones"
+            hint = "; text stands in single quotes, a W&B name or an SQL word in double ones"
+            pattern = rf"Table with name (({'|'.join(FLAGS)}).*) does not exist"
+            if missing := re.search(pattern, reason, re.IGNORECASE):
+                there = [view for view in views if view.startswith(missing[2].lower())]
+                reason = f"no {missing[1]} lies beside these runs"
+                how = f"export_runs.py {FLAGS[missing[2].lower()]} writes such files"
+                hint = f"; there are {some_of(there)}" if there else f"; {how}"
             raise ScriptError(f"{flag}: {reason}{hint}", WRONG_USAGE) from error
 
 
@@ -1468,7 +1487,8 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
         rival = known_column(column, runs, ["config_"])
         replaced += [f"{sql_name(rival)} AS {sql_name(column)}"] if rival and rival != column else []
     sources = [f"SELECT * FROM read_parquet({sql_text(str(part.files[0].absolute()))})" for part in parts]  # noqa: S608 - quoted
-    for i, others in enumerate(repeated_runs(parts) if name != "runs" else ()):
+    homes = None if name == "history" else runs
+    for i, others in enumerate(repeated_runs(parts, homes) if name != "runs" else ()):
         if others.height:
             rows = ", ".join(f"({', '.join(map(sql_text, row))})" for row in others.iter_rows())
             key = "(entity, project, run_id)"
@@ -1508,11 +1528,14 @@ def files_beside(runs: Runs) -> list[tuple[str, Runs]]:
         with suppress(ScriptError):
             part = open_file(file)
             stem = next((stem for stem in reversed(stems) if file.stem.startswith(f"{stem}table_")), "")
-            key = file.stem.removeprefix(f"{stem}table_") if stem else file.stem.partition("_table_")[2]
-            columns, views = part.dtypes.keys(), [f"table_{unquote(key)}"] if key else []
+            _, mark, key = file.stem.removeprefix(stem.removesuffix("_")).partition("_table_")
+            tables = [f"table_{unquote(key) if part.table is None else part.table}"]
+            columns = part.dtypes.keys()
             if part.holds_runs or not columns >= ROW_COLUMNS or file.stem.endswith("_history_sampled"):
                 continue
-            views = views if "row" in columns else [view for view, names in needed.items() if columns >= names]
+            views = [view for view, names in needed.items() if columns >= names]
+            if part.table is not None or "row" in columns:
+                views = tables if mark or part.table is not None else []
             found += [(view, part) for view in views[:1]]
     return found
 
@@ -1522,14 +1545,37 @@ def history_files(runs: Runs) -> list[Runs]:
     return [part for view, part in files_beside(runs) if view == "history"]
 
 
-def repeated_runs(parts: Sequence[Runs]) -> list[pl.DataFrame]:
-    """For each file the runs of which another one holds more rows, or as many and comes first."""
+def rows_beside(runs: Runs, view: str) -> list[Runs]:
+    """The files of consoles or system metrics beside the runs, each run's rows in one of them."""
+    parts = [part for name, part in files_beside(runs) if name == view]
+    found = []
+    for part, others in zip(parts, repeated_runs(parts, runs), strict=True):
+        own_rows = part.frame.join(others.lazy(), on=others.columns, how="anti", nulls_equal=True)
+        found.append(replace(part, frame=own_rows))
+    return found
+
+
+def repeated_runs(parts: Sequence[Runs], runs: Runs | None = None) -> list[pl.DataFrame]:
+    """For each file the runs whose rows another file gives: entity, project, run_id.
+
+    That is the file with the most rows of the run, the first of several. Where `runs` are given, a file beside the
+    run's source_file comes before all others: for consoles, system metrics and tables the newer export counts.
+    """
     names = ["entity", "project", "run_id"]
     if len(parts) < 2:
         return [pl.DataFrame(schema=dict.fromkeys(names, pl.String)) for _ in parts]
     files = [collected(part.frame.group_by(names).len()) for part in parts]
+    folders = [str(part.files[0].parent.resolve()) for part in parts]
     table = pl.concat(rows.with_columns(pl.lit(number).alias(BIN)) for number, rows in enumerate(files))
-    ranked = table.sort(*names, pl.col("len"), BIN, descending=[*[False] * 3, True, False])
+    table = table.with_columns(is_home=pl.lit(value=False))
+    if runs and "source_file" in runs.dtypes:
+        sources = collected(runs.frame.select("entity", "project", "source_file", run_id="id"))
+        home = {source: str(Path(source).parent.resolve()) for source in sources["source_file"].drop_nulls().unique()}
+        sources = sources.with_columns(pl.col("source_file").replace(home)).unique(names)
+        is_home = pl.col("source_file") == pl.col(BIN).replace_strict([*range(len(parts))], folders)
+        table = table.join(sources, on=names, how="left", nulls_equal=True)
+        table = table.with_columns(is_home=is_home.fill_null(value=False))
+    ranked = table.sort(*names, "is_home", "len", BIN, descending=[*[False] * 3, True, True, False])
     others = ranked.filter(~pl.struct(names).is_first_distinct())
     return [others.filter(pl.col(BIN) == number).select(names) for number in range(len(parts))]
 
@@ -1753,9 +1799,7 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     """The last line that is not empty of each crashed or failed run's stderr, else of its console: KEY and `line`."""
     broken = runs.frame.filter(in_states(["crashed", "failed"])).select(KEY)
     order = pl.col("line").fill_null(0) + pl.when(pl.col("stream") == "stderr").then(2**60).otherwise(0)
-    consoles = [
-        part.frame.filter(pl.col("text").str.contains(r"\S")) for view, part in files_beside(runs) if view == "console"
-    ]
+    consoles = [part.frame.filter(pl.col("text").str.contains(r"\S")) for part in rows_beside(runs, "console")]
     if not consoles:
         return pl.DataFrame(schema=dict.fromkeys((*KEY, "line"), pl.String))
     lines = pl.concat(each.select("entity", "project", "text", id="run_id", order=order) for each in consoles)
