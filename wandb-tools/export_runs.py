@@ -114,7 +114,7 @@ METRICS_KEY = "wandb_tools.metrics"
 SOURCE_KEY = "wandb_tools.source"
 HISTORIES_KEY = "wandb_tools.histories"  # of a history file: in which state each run was when it was fetched
 EXPORT_ID_KEY = "wandb_tools.export_id"
-TABLE_KEY = "wandb_tools.table"  # of a W&B Table's file: the key under which runs logged it
+TABLE_KEY = "wandb_tools.table"  # in the metadata of a W&B Table's file: the key that it was logged under
 SCHEMA_VERSION = "1"
 VERSION = "0.1.0"
 
