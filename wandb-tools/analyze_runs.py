@@ -2115,8 +2115,11 @@ def fitted(columns: Sequence[TableColumn], width: int, notes: list[str]) -> tupl
             sizes.append(size if column.label in WHOLE else least)
         return sizes
 
-    limits = ((count, limit) for count in range(len(there), 0, -1) for limit in range(width, 11 * (count > 2), -1))
-    count, limit = next((each for each in limits if sum(widths(*each)) + each[0] - 1 <= width), (1, width))
+    def fits(count: int, limit: int) -> bool:
+        return sum(widths(count, limit)) + count - 1 <= width
+
+    count = next((n for n in range(len(there), 0, -1) if fits(n, 12 if n > 2 else 1)), 1)
+    limit = next((cells for cells in range(width, 0, -1) if fits(count, cells)), width)
     if dropped := [column.label for column in columns[count:]]:
         notes.append(f"no room for {some_of(dropped, 3)}: --columns chooses, --json and -o hold all")
     rooms, short = widths(count, limit), []
