@@ -626,7 +626,7 @@ def test_odd_runs_spoil_nothing(server, export, project):
     ]
     assert sorted(names_of_failed(odd)) == bad
     assert [line.split(":")[1].strip() for line in done.err.splitlines() if line.startswith("error")] == [
-        f"team/odd/{run_id}" for run_id in ("broken-config", "broken-summary", "list-config", "deep")
+        f"team/odd/{run_id}" for run_id in ("broken-config", "broken-summary", "deep", "list-config")
     ]
     assert project("good").metadata["status"] == "complete"
     rows = {row["id"]: row for row in odd.runs.iter_rows(named=True)}
