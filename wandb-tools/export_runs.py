@@ -624,7 +624,6 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
     # The last item of each path, in the order in which they came: earlier ones have no effect. The bytes before the
     # value stand for the path, and for whether the user set the value as a whole (`key`, not `nested_key`).
     changes: dict[bytes, bytes] = {}
-    last_values: dict[bytes, bytes] = {}  # of the history, in case that there is no summary
     try:
         with log.file.open("rb", buffering=32 * BLOCK_BYTES) as opened:
             for payload in log_records(opened, log):
@@ -633,8 +632,6 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
                     glance = glance_type.FromString(payload)
                     if glance.HasField("history"):
                         rows.add(glance.history)
-                        for item in () if changes else glance.history.item:
-                            last_values[item.rpartition(VALUE_TAG)[0] or item] = item
                     elif glance.HasField("summary"):
                         for item in (*glance.summary.item, *glance.summary.other):
                             path = item.rpartition(VALUE_TAG)[0] or item
@@ -648,8 +645,8 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
                     log.damage.append(f"record {log.records}: {error}")
     except OSError as error:
         log.error = f"cannot be read: {error.strerror or error}"
-    log.summary_from = "log" if changes else "history" if last_values else ""
-    for encoded in (changes or last_values).values():
+    log.summary_from = "log" if changes else "history" if rows.last_items else ""
+    for encoded in (changes or rows.last_items).values():
         try:
             item = proto.SummaryItem.FromString(encoded)
         except DecodeError as error:
@@ -841,6 +838,7 @@ def json_object(log: Log, file: Path) -> dict[str, Any]:
 
 # --- rows of logs to parts ------------------------------------------------------------------------------------
 
+OBJECT_END = ord("}")
 DROPPED: list[bytes | None] = []  # stands for the column of a key that is not wanted
 
 
@@ -858,6 +856,7 @@ class LogRows:
         self.lines: list[list[Any]] = []  # of output: numbers of the log and of the line, time, stream, text
         self.open_lines: dict[str | None, list[Any]] = {}  # the line of each stream that has not ended yet
         self.log_lines = 0  # of the log that is read
+        self.last_items: dict[bytes, bytes] = {}  # of its history, by their keys: its summary, where there is no other
         self.stats: list[tuple[int, Mapping[str, Any]]] = []  # number of the log, and what it noted
         self.start_part()
 
@@ -869,11 +868,12 @@ class LogRows:
 
     def add(self, row: Any) -> None:
         """Add one row; `row` is the history of a `glance_class`."""
-        rows, by_keys, steps = len(self.owners), self.by_keys, self.columns[("_step",)]
+        rows, by_keys, steps, last_items = len(self.owners), self.by_keys, self.columns[("_step",)], self.last_items
         for item in row.item:
             keys, _, value = item.rpartition(VALUE_TAG)
+            last_items[keys or item] = item
             column = by_keys.get(keys)
-            if column is None or not value or value[0] != len(value) - 1 or value.endswith(b"}"):
+            if column is None or not value or value[0] != len(value) - 1 or value[-1] == OBJECT_END:
                 column, value = self.parsed(item, keys)
             if column is DROPPED:
                 continue
@@ -1022,6 +1022,7 @@ class LogRows:
                     self.add_output(line, None, None)
         self.open_lines.clear()
         self.log_lines = 0
+        self.last_items = {}
 
     def write(self, table: str, rows: pl.DataFrame, integers: pl.DataFrame | None = None) -> None:
         """Write rows, whose column `log` is the number of their log, as part files, which the logs get.
