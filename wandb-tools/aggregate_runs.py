@@ -853,12 +853,12 @@ def goal_by_name(name: str) -> Goal | None:
     >>> goal_by_name("test/mse"), goal_by_name("val_acc_top5"), goal_by_name("loss_weight"), goal_by_name("k")
     ('minimize', 'maximize', None, None)
     """
-    told = telling_words(name)
-    if not NO_METRIC.isdisjoint(told):
+    hints = telling_words(name)
+    if not NO_METRIC.isdisjoint(hints):
         return None
-    negated = not NEGATING.isdisjoint(told)
+    negated = not NEGATING.isdisjoint(hints)
     goals = goal_words()
-    for word in sorted(told, key=WEAK.__contains__):  # stable: weak words last
+    for word in sorted(hints, key=lambda word: word in WEAK):  # weak words decide only where no other does
         if word in goals:
             return goals[word] if not negated else OPPOSITE[goals[word]]
     return None
@@ -1230,7 +1230,7 @@ def folded(lines: Sequence[str], more: str) -> list[str]:
 
 # --- streams --------------------------------------------------------------------------------------------------
 def show(text: str) -> None:
-    """Print to stdout; nobody has to read it: a closed pipe (`| head`) does not change how the script ends."""
+    """Print to stdout. A closed pipe (`| head`) is ignored, so that the exit code stays what it would be."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -1238,7 +1238,7 @@ def show(text: str) -> None:
 
 
 def tell(message: str) -> None:
-    """Print one line to stderr; nobody has to read it."""
+    """Print one line to stderr; a closed pipe is ignored."""
     with suppress(BrokenPipeError):
         print(printable(message), file=sys.stderr)
 

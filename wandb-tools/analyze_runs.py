@@ -276,7 +276,7 @@ class Runs:
         return self.dtypes.keys() >= RUN_COLUMNS and not self.is_result and self.table is None
 
     def label(self, column: str) -> str:
-        """A column's W&B name, or the column's own; a history may be no file of ours."""
+        """A column's W&B name; the column's own where the file holds no W&B names, as one of another tool."""
         own = column if self.holds_runs else column.removeprefix("metric_")
         return ".".join(self.paths.get(column, (own,)))
 
@@ -541,7 +541,7 @@ def run_labels(runs: pl.DataFrame) -> list[str]:
 def say(message: str) -> None:
     """Tell people on stderr what was chosen, filtered or left out, unless --quiet."""
     if not is_quiet:
-        with suppress(BrokenPipeError):  # nobody reads it; the work goes on
+        with suppress(BrokenPipeError):  # stderr was closed: the result still goes to stdout
             print(printable(message), file=sys.stderr)
 
 
@@ -637,12 +637,12 @@ def goal_by_name(name: str) -> Goal | None:
     >>> goal_by_name("test/mse"), goal_by_name("val_acc_top5"), goal_by_name("loss_weight"), goal_by_name("k")
     ('minimize', 'maximize', None, None)
     """
-    told = telling_words(name)
-    if not NO_METRIC.isdisjoint(told):
+    hints = telling_words(name)
+    if not NO_METRIC.isdisjoint(hints):
         return None
-    negated = not NEGATING.isdisjoint(told)
+    negated = not NEGATING.isdisjoint(hints)
     goals = goal_words()
-    for word in sorted(told, key=WEAK.__contains__):  # stable: weak words last
+    for word in sorted(hints, key=lambda word: word in WEAK):  # weak words decide only where no other does
         if word in goals:
             return goals[word] if not negated else OPPOSITE[goals[word]]
     return None

@@ -1662,7 +1662,7 @@ class Client:
                 error.attempts = max(error.attempts, number)
                 if number > min(error.retries, self.retries) or limit_s < FIRST_WAIT_S:
                     self.failures = self.failures + 1 if error.retries > 1 else 0  # 0 and 1: the server has answered
-                    error.retries = 0  # whoever catches it need not try again
+                    error.retries = 0  # all tries are used up: a caller must not start over
                     raise
                 wait_s = max(error.pause_s, min(FIRST_WAIT_S * 4.0 ** (number - 1), LONGEST_WAIT_S))
                 if not error.pause_s:
@@ -1979,7 +1979,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
         if any(failure.what == "runs" for failure in failed):
             break
         if got < project.selected:
-            plan(server, project)  # runs may have been deleted meanwhile
+            plan(server, project)  # counts again: runs may have been deleted while they were listed
         if got >= project.selected and not project.is_changing:
             break
         if tries == LISTINGS and got < project.selected:
@@ -3358,7 +3358,7 @@ def metadata_document(project: Project, options: Options, about: Mapping[str, ob
 
 # --- files ----------------------------------------------------------------------------------------------------
 
-PUBLISHING = threading.Lock()  # held while files are renamed: the process ends before or after, never meanwhile
+PUBLISHING = threading.Lock()  # held while files are renamed, so that the process never ends between two of them
 
 
 @contextmanager
@@ -3666,7 +3666,7 @@ class Meter:
 
 
 def show(text: str) -> None:
-    """Print to stdout; nobody has to read it: a closed pipe (`| head`) does not change how the script ends."""
+    """Print to stdout. A closed pipe (`| head`) is ignored, so that the exit code stays what it would be."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -3674,7 +3674,7 @@ def show(text: str) -> None:
 
 
 def tell(message: str) -> None:
-    """Print one line to stderr; nobody has to read it."""
+    """Print one line to stderr; a closed pipe is ignored."""
     with suppress(BrokenPipeError):
         print(printable(message), file=sys.stderr)
 
@@ -3888,7 +3888,7 @@ def export(options: Options) -> int:
             server = Server(address, key, options, meter, say)
             source = {"kind": "server", "base_url": address}
             asking = ThreadPoolExecutor(1).submit(find_projects, server)
-            import_libraries()  # meanwhile
+            import_libraries()  # while the server is asked
             projects, failed = asking.result()
         folder: Any = working_folder(options.output, say)
         if options.dry_run:

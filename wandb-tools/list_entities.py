@@ -206,7 +206,7 @@ class Client:
                 error.attempts = max(error.attempts, number)
                 if number > min(error.retries, self.retries) or limit_s < FIRST_WAIT_S:
                     self.failures = self.failures + 1 if error.retries > 1 else 0  # 0 and 1: the server has answered
-                    error.retries = 0  # whoever catches it need not try again
+                    error.retries = 0  # all tries are used up: a caller must not start over
                     raise
                 wait_s = max(error.pause_s, min(FIRST_WAIT_S * 4.0 ** (number - 1), LONGEST_WAIT_S))
                 if not error.pause_s:
@@ -383,7 +383,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def show(text: str) -> None:
-    """Print to stdout; nobody has to read it: a closed pipe (`| head`) does not change how the script ends."""
+    """Print to stdout. A closed pipe (`| head`) is ignored, so that the exit code stays what it would be."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -391,7 +391,7 @@ def show(text: str) -> None:
 
 
 def tell(message: str) -> None:
-    """Print one line to stderr; nobody has to read it."""
+    """Print one line to stderr; a closed pipe is ignored."""
     with suppress(BrokenPipeError):
         print(printable(message), file=sys.stderr)
 
