@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import hypothesis
 import pytest
+from wandb_server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 hypothesis.settings.register_profile("no clock", deadline=None)  # how fast the machine is proves nothing
 hypothesis.settings.load_profile("no clock")
@@ -80,6 +81,21 @@ def run_script(script_command):
         return Done(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[Server]:
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture
+def empty_server(shared_server) -> Server:
+    """One server for all tests of a module; each starts with nothing in it but the user's own entity."""
+    shared_server.reset()
+    shared_server.store.entities.clear()
+    shared_server.add_entity("tester")
+    return shared_server
 
 
 def pytest_xdist_auto_num_workers(config) -> int:

@@ -31,20 +31,10 @@ SCRIPTS = ("list_entities.py", "export_runs.py")
 WRONG_KEY = "1" * 40
 
 
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[Server]:
-    with Server() as server:
-        yield server
-
-
 @pytest.fixture
-def server(shared_server) -> Server:
-    """One server for all tests of a process, with a run in one project."""
-    shared_server.reset()
-    shared_server.store.entities.clear()
-    shared_server.add_entity("tester")
-    add_run(shared_server)
-    return shared_server
+def server(empty_server) -> Server:
+    add_run(empty_server)
+    return empty_server
 
 
 def add_run(server: Server) -> None:

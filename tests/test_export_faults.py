@@ -19,28 +19,19 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import LIMIT_S, Done, wait_until
 from log_files import HEADER, START, records_of, write_log
-from wandb_server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from wandb_server import Server
 
 SCRIPT = "export_runs.py"
 QUICK = ("--timeout", 10, "--retries", 2)  # faults end soon
 
 
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[Server]:
-    with Server() as server:
-        yield server
-
-
 @pytest.fixture
-def server(shared_server) -> Server:
-    """One server for all tests of a process; each starts with nothing in it."""
-    shared_server.reset()
-    shared_server.store.entities.clear()
-    shared_server.add_entity("tester")
-    return shared_server
+def server(empty_server) -> Server:
+    return empty_server
 
 
 @pytest.fixture

@@ -21,10 +21,11 @@ from conftest import LIMIT_S, Done, wait_until
 from log_files import START, log_of, records_of, write_log
 from old_sdks import record
 from test_old_sdks import FOLDERS, TRUTHS, records
-from wandb_server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from wandb_server import Server
 
 QUICK = ("--timeout", 10, "--retries", 1)  # faults end soon
 TIME = "2026-01-01T00:00:01.5"
@@ -34,20 +35,10 @@ CONSOLE = {"run_id": pl.String, "entity": pl.String, "project": pl.String, "line
            "time": pl.Datetime("us", "UTC"), "stream": pl.String, "text": pl.String}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[Server]:
-    with Server() as server:
-        yield server
-
-
 @pytest.fixture
-def server(shared_server) -> Server:
-    """A server without any run."""
-    shared_server.reset()
-    shared_server.configure(line_limit=10_000)
-    shared_server.store.entities.clear()
-    shared_server.store.add_entity("tester")
-    return shared_server
+def server(empty_server) -> Server:
+    empty_server.configure(line_limit=10_000)
+    return empty_server
 
 
 @pytest.fixture

@@ -12,28 +12,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import LIMIT_S
-from wandb_server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from wandb_server import Server
 
 SCRIPT = "list_entities.py"
 
 
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[Server]:
-    with Server() as server:
-        yield server
-
-
 @pytest.fixture
-def server(shared_server) -> Server:
-    shared_server.reset()
-    shared_server.store.entities.clear()
-    shared_server.add_entity("tester")
+def server(empty_server) -> Server:
     for project in ("good", "bad"):
-        shared_server.add_run("team", project, "abc", state="finished")
-    return shared_server
+        empty_server.add_run("team", project, "abc", state="finished")
+    return empty_server
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
