@@ -64,7 +64,7 @@ def test_what_was_logged_at_other_steps_counts_with_its_last_value_before():
     assert frame["history_at_acc"].to_list() == [0.2, None, None]
     assert frame["history_at_late"].to_list() == [None, None, None]
     _, err = run("x", "--history", "--at", "loss")
-    assert "history_at_* is null where a metric was logged only later, or metric_loss never: " in err
+    assert "history_at_* is null if the metric was logged only later, or metric_loss never: " in err
 
 
 def test_histories_of_dropped_runs_are_neither_read_nor_reported():
@@ -112,7 +112,7 @@ def test_runs_without_history_are_told_from_exports_without_one():
     write_runs(Path("y"), [Run("c")], project="other")
     write_history(Path("x/team_demo_history.parquet"), [("a", 0, {"loss": 1.0})])
     _, err = run("x", "y", "--history")
-    assert "no history of 2 runs: 1 have no file beside their export, 1 no rows in it" in err
+    assert "without history: 2 runs (1 have no history file, 1 no rows in it)" in err
 
 
 def test_a_run_id_is_text_in_every_place():
@@ -136,9 +136,9 @@ def test_runs_and_histories_of_different_exports_are_warned_of(ids, warned):
     more = {"export_id": ids[1]} if ids[1] else {}
     write_history(Path("x/h.parquet"), [("a", 0, {"loss": 1.0})], source=json.dumps(source), **more)
     _, err = run("x", "--history", "-o", "first.parquet")
-    assert ("runs and history of team/demo in x are of different exports" in err) == warned
+    assert ("runs and history of team/demo in x come from different exports" in err) == warned
     _, err = run("first.parquet", "--history", "-o", "second.parquet")
-    assert ("runs and history of team/demo in x are of different exports" in err) == warned
+    assert ("runs and history of team/demo in x come from different exports" in err) == warned
 
 
 def test_a_metric_may_be_called_like_a_column_of_the_history():
@@ -166,9 +166,9 @@ def test_the_tools_own_files_are_no_foreign_ones():
     pl.DataFrame(keys | table).write_parquet("x/team_demo_table_eval.parquet")
     out, err = run("x")
     assert pl.read_parquet(out.strip())["id"].to_list() == ["a"]
-    assert "passed over" not in err
+    assert "skipped" not in err
     assert "foreign" not in err
-    assert "beside the runs: 1 console, 1 history, 1 system, 1 table (--history reads histories)" in err
+    assert "other files of these exports: 1 console, 1 history, 1 system, 1 table (use --history" in err
     kinds = {row["file"]: row["kind"] for row in report("x")["skipped"]}
     assert kinds["x/team_demo_console.parquet"] == "console"
     assert kinds["x/team_demo_table_eval.parquet"] == "table"
@@ -199,7 +199,7 @@ def test_many_notes_of_one_kind_are_folded():
     lines = err.splitlines()
     assert len(lines) == 6
     assert all(line.startswith("error: x/cut") for line in lines[:5])
-    assert lines[5] == "error: 4 inputs more were left out; --json lists all"
+    assert lines[5] == "error: 4 more inputs were left out; --json lists all"
     assert len(report("x", code=3)["skipped"]) == 9
 
 
@@ -211,8 +211,8 @@ def test_many_derived_columns_and_rules_without_a_source_are_folded():
     Path("r.toml").write_text(rules)
     _, err = run("x", "--rules", "r.toml")
     assert sum(line.startswith("c") for line in err.splitlines()) == 5
-    assert "4 derived columns more; --json lists all" in err
-    assert "no input has the source column of r.toml: rule 10 (none0), r.toml: rule 11 (none1), " in err
+    assert "4 more derived columns; --json lists all" in err
+    assert "no input has the column that is the source of r.toml: rule 10 (none0), r.toml: rule 11 (none1), " in err
     assert "r.toml: rule 14 (none4) and 4 more\n" in err
     assert "no match in any run for d0, d1, d2, d3, d4, d5, d6, d7, d8\n" in err
 
@@ -281,11 +281,11 @@ def test_an_empty_derived_column_does_not_hide_the_config_of_its_name():
     out, err = run("x", "--where", "k = 16")
     frame = pl.read_parquet(out.strip())
     assert (frame["id"].to_list(), frame["k"].to_list()) == (["a"], [None])
-    assert "k is empty in every run, so --where takes config_k for it" in err
+    assert "k is null in all runs, so --where uses config_k instead" in err
     write_runs(Path("x"), [Run("a", "n_k4", config={"k": 16}), Run("b", config={"k": 8})])
     out, err = run("x", "--where", "k = 4")
     assert pl.read_parquet(out.strip())["id"].to_list() == ["a"]
-    assert "--where takes the derived k; config_k holds values too" in err
+    assert "--where uses the derived column k; config_k has values too" in err
 
 
 @pytest.mark.parametrize(

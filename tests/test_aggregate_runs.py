@@ -176,7 +176,7 @@ def test_help_has_the_manuals_every_flag():
         (["--filter", "ok", "--filter", "a(?=b)"], "look-ahead"),
         (["--output", "x.csv"], "a file's name must end in .parquet"),
         (["--output"], "expected one argument"),
-        (["--output", "https://host/x.parquet"], "URLs begin with s3://, gs://, az://; download it first"),
+        (["--output", "https://host/x.parquet"], "URLs must begin with s3://, gs://, az://; download it first"),
     ],
 )
 def test_wrong_usage(arguments, message):
@@ -277,8 +277,8 @@ def test_a_directory_gives_its_runs_files_at_any_depth_and_says_what_it_passes_o
     Path("x/metadata.json").write_text("{}")
     out, err = run("x", "-o", "y.parquet")
     assert pl.read_parquet(out.strip())["id"].to_list() == ["a"]
-    assert "passed over, as they hold no runs: x/foreign_runs.parquet (foreign)\n" in err
-    assert "beside the runs: 1 history, 1 system (--history reads histories)\n" in err
+    assert "skipped, because they hold no runs: x/foreign_runs.parquet (foreign)\n" in err
+    assert "other files of these exports: 1 history, 1 system (use --history to read histories)\n" in err
     skipped = report("x", "-o", "y.parquet")["skipped"]
     assert {(row["file"], row["kind"], row["failure"]) for row in skipped} == {
         ("x/looks_like_runs.parquet", "history", False),
@@ -375,7 +375,7 @@ def test_damage_that_the_footer_does_not_show_costs_that_file_only():
 @pytest.mark.parametrize(
     ("key", "document", "reason"),
     [
-        ("columns", [], "its metadata holds something else than JSON objects"),
+        ("columns", [], "its metadata is not made of JSON objects"),
         ("columns", {"config_a": "a"}, "no list of keys"),
         ("columns", {"config_a": ["a"], "config_b": ["a"]}, "gives one path to two columns"),
     ],
@@ -521,9 +521,9 @@ def test_filters(arguments, ids, said):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-s", "crashed"], "no run left: --state crashed kept none of 2 runs; their states: finished"),
-        (["-f", "zzz"], "no run left: --filter zzz kept none of 2 runs; their names: a, b"),
-        (["-p", "nope"], "no run left: --project nope kept none of 2 runs; their projects: demo"),
+        (["-s", "crashed"], "no run left: --state crashed kept none of 2 runs; states of these runs: finished"),
+        (["-f", "zzz"], "no run left: --filter zzz kept none of 2 runs; names of these runs: a, b"),
+        (["-p", "nope"], "no run left: --project nope kept none of 2 runs; projects of these runs: demo"),
     ],
 )
 def test_the_filter_that_leaves_nothing_is_named(arguments, message):
@@ -550,7 +550,7 @@ def test_columns_meet_by_path_and_two_paths_never_share_a_column():
     assert len({column.lower() for column in frame.columns}) == len(frame.columns)
     _, err = run("x")
     name = "config_model_k__7bf4c82d"
-    assert f"files disagree on the name of {name}: config_model_k in 1 file; it is {name} here" in err
+    assert f"files disagree on the name of {name}: config_model_k in 1 file; the result has {name}" in err
 
 
 def test_a_column_without_a_stored_path_keeps_its_data_beside_one_that_has_its_path():
@@ -565,7 +565,7 @@ def test_a_column_that_regains_its_plain_name_is_said_so():
     hashed = pl.read_parquet(file).rename({"config_b": "config_b__12345678"})
     rewritten(file, hashed, columns={"config_b__12345678": ["b"]})
     _, err = run("x")
-    assert "files disagree on the name of config_b: config_b__12345678 in 1 file; it is config_b here\n" in err
+    assert "files disagree on the name of config_b: config_b__12345678 in 1 file; the result has config_b\n" in err
 
 
 def test_columns_that_a_file_lacks_are_null_there():
@@ -653,7 +653,7 @@ def test_conflicts_are_said_briefly_and_listed_in_full():
         shared | {"found": "String", "files": [files[1]]},
     ]
     _, err = run("x")
-    assert "files disagree on the dtype of config_v: Int64 in 2 files, String in 1 file; it is String" in err
+    assert "files disagree on the dtype of config_v: Int64 in 2 files, String in 1 file; the result has String" in err
 
 
 def test_many_conflicts_stay_short_on_stderr():
@@ -661,7 +661,7 @@ def test_many_conflicts_stay_short_on_stderr():
     write_runs(Path("x/2"), [Run("b", config={f"c{n}": "x" for n in range(40)})])
     _, err = run("x")
     assert err.count("disagree on the dtype of") == aggregate_runs.SHOWN
-    assert "files disagree on 35 columns more; --json lists all" in err
+    assert "files disagree on 35 more columns; --json lists all" in err
     assert len(report("x")["conflicts"]) == 80
 
 
@@ -823,7 +823,7 @@ def test_the_fit_of_the_rules_is_told():
     names = ["a_k1", "b_k1", "c_k2", "none", "none", "nought"]
     write_runs(Path("x"), [Run(str(n), name) for n, name in enumerate(names)])
     _, err = run("x")
-    assert "k: 3 runs, most with 1 (2), 2 (1); no match in none, nought\n" in err
+    assert "k: 3 runs, most often 1 (2), 2 (1); no match in none, nought\n" in err
     assert "no match in any run for stage, arch, model_type, protocol, seed_parsed, lr_parsed, " in err
     fits = {row["column"]: row for row in report("x")["derived"]}
     assert list(fits) == DERIVED
@@ -842,9 +842,9 @@ def test_names_without_a_match_are_shown():
     write_runs(Path("x"), [Run("0", "stage1_k1_s1"), Run("1", "stage2_k2"), Run("2", "odd")])
     _, err = run("x")
     assert err.splitlines()[1:-1] == [
-        "stage: 2 runs, most with stage1 (1), stage2 (1); no match in odd",
-        "k: 2 runs, most with 1 (1), 2 (1); no match in odd",
-        "seed_parsed: 1 run, most with 1 (1); no match in odd, stage2_k2",
+        "stage: 2 runs, most often stage1 (1), stage2 (1); no match in odd",
+        "k: 2 runs, most often 1 (1), 2 (1); no match in odd",
+        "seed_parsed: 1 run, most often 1 (1); no match in odd, stage2_k2",
         "no match in any run for arch, model_type, protocol, lr_parsed, wd_parsed, eps_parsed",
     ]
 
@@ -950,8 +950,8 @@ def test_where(where, ids):
         (["--where", "CAST(name AS INT) > 1"], "cannot be evaluated: conversion from `str` to `i32` failed"),
         (["--where", "tags = 'a'"], "cannot be evaluated: "),
         (["--where", "created_at > '2026'"], "a time DATE '2026-01-31'"),
-        (["--partition-by", "tags"], "no column to part by"),
-        (["--no-enrich", "--explain", "x"], "--rules and --explain are about derived columns"),
+        (["--partition-by", "tags"], "no such column"),
+        (["--no-enrich", "--explain", "x"], "--rules and --explain need derived columns"),
         (["--at", "loss"], "--at and --history-metrics need --history"),
         (["--rules", "none.toml"], "--rules none.toml cannot be read"),
     ],
@@ -1031,7 +1031,7 @@ def test_a_column_that_is_called_like_a_derived_one_is_not_lost():
         (None, None, 2.5, None),
     ]
     _, err = run("x", "-o", "one.parquet")
-    assert "files disagree on the name of k__own: k in 1 file; it is k__own here\n" in err
+    assert "files disagree on the name of k__own: k in 1 file; the result has k__own\n" in err
     assert aggregated("one.parquet", "-o", "two.parquet").equals(frame)  # and in an aggregate it is a derived column
     assert aggregated("x", "--no-enrich")["k"].to_list() == [1.5, 2.5]
 
@@ -1040,7 +1040,7 @@ def test_a_name_of_our_own_making_is_refused():
     write_runs(Path("x"), [Run("a")])
     foreign({"wandb_tools.row": [1, 2]})
     _, err = run("x", code=3)
-    reason = "its column wandb_tools.row has a name that this script uses"
+    reason = "its column wandb_tools.row has a name that is reserved for this script"
     assert f"x/foreign.parquet was left out: it cannot be used: {reason}" in err
     foreign({"__index_level_0__": [1, 2]})  # pandas'
     assert len(aggregated("x")) == 3
@@ -1070,11 +1070,11 @@ def test_histories_in_any_order_count_and_sampled_or_damaged_ones_do_not():
     assert frame["history_min_step_loss"].to_list() == [1, 0, None]  # the first of two equal ones
     assert frame["history_at_acc"].to_list() == [9.0, 2.0, None]
     assert frame["history_last_acc"].to_list() == [3.0, 1.0, None]
-    assert "sampled histories are passed over" in err
+    assert "sampled histories are skipped" in err
     assert err.count("error: x/other_history.parquet was left out: it cannot be read") == 1
     _, err = run("x", "x/team_demo_history.parquet", "--history", code=3)  # named, and no runs file
     assert "error: x/team_demo_history.parquet was left out: it holds no runs but is history\n" in err
-    assert "no history of 1 run: 0 have no file beside their export, 1 no rows in it" in err
+    assert "without history: 1 run (0 have no history file, 1 no rows in it)" in err
 
 
 def test_damage_in_a_history_that_its_footer_does_not_show_costs_that_history_only():
@@ -1109,9 +1109,9 @@ def test_what_an_earlier_result_says_of_histories_that_are_gone_is_kept():
         ("b", 4.0, 7, None),
     ]
     _, err = run("y", "--history")
-    assert "passed over" not in err  # it is read
+    assert "skipped" not in err  # it is read
     _, err = run("x", "--history", "--at", "loss", code=1)
-    assert err == "error: --history: there is none beside the inputs; export_runs.py --include-history writes them\n"
+    assert err == "error: --history: there are no history files; export_runs.py --include-history writes them\n"
 
 
 @pytest.mark.parametrize(
@@ -1174,7 +1174,7 @@ def test_partitions_replace_an_earlier_result_alone():
     _, err = run("x", "--partition-by", "project", "-o", "parts", code=2)
     assert "holds other files, which would be lost" in err
     _, err = run("x", "--partition-by", "projct", "-o", "more", code=2)
-    assert "no column to part by; did you mean project" in err
+    assert "no such column; did you mean project" in err
 
 
 @pytest.mark.parametrize(
@@ -1185,10 +1185,10 @@ def test_partitions_replace_an_earlier_result_alone():
         ('[[rule]]\ncolumn = "x"\npattern = "a"\n', "rule 1: its pattern a has no group"),
         (
             '[[rule]]\ncolumn = "config_lr"\npattern = "(a)"\n',
-            "rule 1: a column's name is made of letters, digits and _, and not one",
+            "rule 1: a column's name has only letters, digits and _, and must not",
         ),
         ('[[rule]]\ncolumn = "x"\npattern = "(a)"\ndtype = "number"\n', "rule 1: unknown dtype number"),
-        ("rule = 1", "rules are written as [[rule]]"),
+        ("rule = 1", "it may hold only [[rule]] tables"),
         ("[[", "cannot be read as TOML"),
     ],
 )

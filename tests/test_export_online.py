@@ -772,7 +772,7 @@ def test_places_that_cannot_be_written_to(server, export, run_script, tmp_path):
     server.add_runs("team", "demo", 3, keys=8)
     done = export("-e", "team", "-o", tmp_path / "file" / "out")
     assert done.code == 1
-    assert error_line(done) == f"{tmp_path}/file/out/.wandb_tools: Not a directory; see to it and run again"
+    assert error_line(done) == f"{tmp_path}/file/out/.wandb_tools: Not a directory; fix this and run again"
 
 
 LIMITED = """import os, resource, sys

@@ -1084,7 +1084,7 @@ def test_output_that_cannot_be_written(logs, tmp_path, export):
     (tmp_path / "file").touch()
     done = export("--offline", logs, "-o", tmp_path / "file")
     assert (done.code, done.out) == (1, "")
-    assert done.err == f"error: {tmp_path / 'file' / '.wandb_tools'}: Not a directory; see to it and run again\n"
+    assert done.err == f"error: {tmp_path / 'file' / '.wandb_tools'}: Not a directory; fix this and run again\n"
     (tmp_path / "out" / "team_demo_metadata.json").mkdir(parents=True)
     done = export("--offline", logs, "-o", tmp_path / "out")
     assert (done.code, done.out) == (1, "")

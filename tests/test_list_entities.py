@@ -190,7 +190,7 @@ def test_few_requests_and_no_runs(server, as_call):
             "WANDB_IDENTITY_TOKEN_FILE is not supported: unset it, and run `wandb login`, set WANDB_API_KEY or ",
         ),
         (["--api-key-file", os.devnull], {}, f"no API key in {os.devnull}; run "),
-        (["--api-key-file", "none.txt"], {}, "none.txt: No such file or directory; see to it and run again"),
+        (["--api-key-file", "none.txt"], {}, "none.txt: No such file or directory; fix this and run again"),
         (["-e", "taem"], {}, "taem: no entity that this key can see; did you mean team?"),
         (["-p", "deno"], {}, "deno: no such project here; did you mean demo?"),
         (["-e", "tester"], {}, "no projects there; name another entity with -e"),
@@ -470,7 +470,7 @@ def test_full_disk(server, script_command, tmp_path):
     with Path("/dev/full").open("w") as full:
         command = script_command(SCRIPT, "--quiet", env=server.environment(tmp_path))
         done = subprocess.run(**command, stdout=full, stderr=subprocess.PIPE, timeout=30, check=False)
-    assert (done.returncode, done.stderr) == (1, "error: stdout: No space left on device; see to it and run again\n")
+    assert (done.returncode, done.stderr) == (1, "error: stdout: No space left on device; fix this and run again\n")
 
 
 # --- manners --------------------------------------------------------------------------------------------------

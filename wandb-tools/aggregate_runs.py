@@ -11,43 +11,42 @@
   uv run wandb-tools/aggregate_runs.py exports/ --where 'config_lr < 0.01 AND k = 16' --history --at val/loss
   uv run wandb-tools/aggregate_runs.py --rules rules.toml --explain gnn_all_k16_s3
 
-INPUTS are runs files as export_runs.py writes them, earlier results of this script, directories (searched to any
-depth) and globs. A file's columns decide what it holds, not its name: in directories, all other parquet files are
-passed over. A file that is named but holds no runs, or a damaged file anywhere, is left out and named (exit code 3).
+INPUTS are runs files of export_runs.py, earlier results of this script, directories (with all their
+subdirectories) and globs. Runs files are recognized by their columns, whatever they are called; other parquet files in
+a directory are skipped. A damaged file, or a file named as INPUT that holds no runs, is left out (exit code 3).
 
-ROWS. Each run gives one row, from its newest export; where it was exported both from the server and from its
-offline logs, the one with more history decides. Filters look at that row, and each says how many it keeps.
---where takes an SQL predicate over the result's columns; --keep all keeps every export of a run.
-Rows are sorted by entity, project, created_at and id; source_file says which file a row comes from.
+ROWS. The result has one row per run, from its newest export. Of an export from the server and one from offline logs,
+the one with the longer history is taken. Filters apply to these rows; each reports how many it keeps. --where takes an
+SQL condition on the result's columns; --keep all keeps all exports of a run. Rows are sorted by entity, project,
+created_at and id; source_file is the file that a row comes from.
 
-COLUMNS are matched by their W&B path, not by their name. A column that is missing in a file is null there. Where
-files disagree on a type, the narrowest type that holds every value wins: integers with floats become floats;
-text whose every value is a number, such as 1e-3, becomes numbers; any other mixture becomes text and is reported.
+COLUMNS are matched by their W&B path, not by their name. A column that a file lacks is null in its rows. Where files
+disagree on a type, the column gets the narrowest type that holds all values: integers and floats become floats; text
+becomes numbers if each value is a number, such as 1e-3; any other mixture becomes text and is reported.
 
-DERIVED COLUMNS are read off the run's name, or off the config where that says more. No match, no value:
+DERIVED COLUMNS are parsed from the run's name or config. They are null where nothing matches:
   stage        stage2c                       model_type   spectral, digress, gnn, attention, hybrid
   arch         a known name as a whole word  protocol     single_graph, distribution
   k, seed_parsed                 _k16, _s3   lr_parsed, wd_parsed, eps_parsed   _lr1e-3, _wd1e-4, _eps0.1
-Another tool's column of such a name is kept as stage__own, k__own and so on. Where a derived column is empty
-in every run, --where takes the config column of its name instead (k: config_k).
+If an input has another column with such a name, it becomes stage__own, k__own and so on. If a derived column is null
+in all runs, --where uses the config column of the same name (k: config_k).
 
---rules FILE adds rules of your own, tried before these (replace = true at the top: instead of these):
-  [[rule]]  column, pattern (its first group is the value, or value where given), source (default name),
+--rules FILE adds your own rules, which are tried first (with replace = true at the top, only they are tried):
+  [[rule]]  column, pattern (the value is its first group, or `value` if given), source (a column, default name),
             dtype (string, int, float, bool)
---explain NAME prints what the rules make of a name, and by which of them; --no-enrich derives no columns.
+--explain NAME shows which values the rules derive from a name; --no-enrich adds no derived columns.
 
-HISTORIES. --history reads the full history files beside the exports and adds, for each metric X, history_min_X,
-history_min_step_X, history_max_X, history_max_step_X, history_last_X, history_tail_X (mean of the last tenth of
-its finite values, at least one), history_n_X, history_n_nonfinite_X; with --at M also history_at_X, X at the step
-where M was best, else X's last value before it (M:min or M:max where neither a stored goal nor the name says which
-way is better). --history-metrics takes globs. A run whose history is gone keeps what an earlier result says of it.
+HISTORIES. --history reads the history files in the folders of the exports and adds, for each metric X, history_min_X,
+history_min_step_X, history_max_X, history_max_step_X, history_last_X, history_tail_X (mean of the last tenth of its
+finite values), history_n_X and history_n_nonfinite_X. --at M adds history_at_X: the value of X at the step where M was
+best, or the last one before it. Write M:min or M:max if neither define_metric nor the name says which is better.
+--history-metrics takes globs. Runs without a history file keep the values of an earlier result.
 
 INPUTS and -o may be s3://, gs:// or az:// URLs, with the usual environment variables for credentials.
 --partition-by project writes a folder of hive partitions, whose files keep that column too.
 
-The path of the written file goes to stdout, all else to stderr; with --json, one object with all of the report.
-Exit codes: 0 all done; 1 nothing usable, or no run left; 2 wrong usage; 3 some inputs were left out; 130
-interrupted.
+The path of the written file goes to stdout, messages go to stderr; --json prints the whole report as one object.
+Exit codes: 0 all done; 1 nothing usable, or no run left; 2 wrong usage; 3 some inputs were left out; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -296,7 +295,7 @@ def read_header(file: str) -> ParquetFile:
     metadata = pl.read_parquet_metadata(file)
     documents = [json.loads(metadata.get(key, "{}")) for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY)]
     if not all(isinstance(document, dict) for document in documents):
-        raise ValueError("its metadata holds something else than JSON objects")
+        raise ValueError("its metadata is not made of JSON objects")
     columns, metrics, source = documents
     paths: dict[str, KeyPath] = {}
     for column, path in columns.items():
@@ -331,7 +330,7 @@ def check_columns(file: ParquetFile) -> None:
     for column, dtype in file.dtypes.items():
         wanted = contract_dtypes().get(column)
         if column.startswith(INTERNAL):
-            raise ValueError(f"its column {column} has a name that this script uses itself")
+            raise ValueError(f"its column {column} has a name that is reserved for this script")
         if wanted is None and (dtype.is_nested() or dtype in (pl.Binary, pl.Object, pl.Duration)):
             raise ValueError(f"its column {column} is {dtype}, neither number nor text")
         if wanted is None or dtype in (wanted, pl.Null):
@@ -647,7 +646,7 @@ def passing(runs: pl.DataFrame, flag: str, keeps: pl.Expr, report: Report, shown
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ScriptError(f"{flag} cannot be evaluated: {first_line(error)}", WRONG_USAGE) from error
     if kept.is_empty():
-        there = f"; their {shown}s: {some(runs[shown].drop_nulls().unique().sort().to_list())}" if shown else ""
+        there = f"; {shown}s of these runs: {some(runs[shown].drop_nulls().unique().sort().to_list())}" if shown else ""
         raise ScriptError(f"no run left: {flag} kept none of {counted(len(runs), 'run')}{there}", NOTHING_USABLE)
     report["filters"].append({"filter": flag, "before": len(runs), "kept": len(kept)})
     return kept
@@ -659,9 +658,9 @@ def where(runs: pl.DataFrame, flag: str, condition: pl.Expr, derived: Iterable[s
     for name in condition.meta.root_names():
         config = CONFIG + name
         if name in derived and config in runs.columns and runs[config].count():
-            note = f"--where takes the derived {name}; {config} holds values too"
+            note = f"--where uses the derived column {name}; {config} has values too"
             if runs[name].is_null().all():
-                note = f"{name} is empty in every run, so --where takes {config} for it"
+                note = f"{name} is null in all runs, so --where uses {config} instead"
                 meant[name] = pl.col(config)
             report["notes"].append({"note": note})
     kept = passing(runs.with_columns(**meant), flag, condition, report)
@@ -673,7 +672,7 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Exp
     flag = f"--where {predicate}"
     unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "''", predicate)
     if re.search(r"(?i)\bselect\b|\(\s*(from|with|values|table)\b|\b(read|scan)_\w+\s*\(", unquoted):
-        raise ScriptError(f"{flag} is no predicate: it holds a query, which could read any file", WRONG_USAGE)
+        raise ScriptError(f"{flag} is no predicate: it holds a query, which could read other files", WRONG_USAGE)
     try:
         keeps = pl.sql_expr(predicate)
         for column in keeps.meta.root_names():
@@ -706,7 +705,7 @@ def flaw_of(regex: str) -> str | None:
         pl.select(pl.lit("").str.contains(f"(?i){regex}"))
     except pl.exceptions.ComputeError as error:
         reason = re.search(r"^error: (.*)$", str(error), re.MULTILINE)
-        return reason[1] if reason else "it cannot be understood"
+        return reason[1] if reason else "it cannot be parsed"
     return None
 
 
@@ -748,7 +747,7 @@ def read_rules(file: str) -> tuple[Rule, ...]:
         raise ScriptError(f"--rules {file} cannot be read as TOML: {first_line(error)}", WRONG_USAGE) from error
     tables, replace = document.pop("rule", []), document.pop("replace", False)
     if document or not isinstance(tables, list) or not isinstance(replace, bool):
-        message = f"--rules {file}: rules are written as [[rule]], and replace is true or false; there is nothing else"
+        message = f"--rules {file}: it may hold only [[rule]] tables, and replace = true or false"
         raise ScriptError(message, WRONG_USAGE)
     rules: list[Rule] = []
     for number, table in enumerate(tables, 1):
@@ -767,11 +766,11 @@ def flaw_of_table(table: Any) -> str | None:
         return "it needs column and pattern, and may have source, value and dtype"
     texts = [text for key, text in table.items() if key != "value"]
     if not all(isinstance(text, str) for text in texts) or not isinstance(table.get("value", ""), str | float | int):
-        return "it holds something else than text (value: or a number, true or false)"
+        return "all entries must be text; only value may be a number, true or false"
     column, pattern = table["column"], table["pattern"]
     taken = column.lower() in contract_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY))
     if taken or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
-        return "a column's name is made of letters, digits and _, and not one that holds what W&B says"
+        return "a column's name has only letters, digits and _, and must not be one of W&B's columns"
     if table.get("dtype", "string") not in DTYPES:
         return f"unknown dtype {table['dtype']}; there are {', '.join(DTYPES)}"
     flaw = flaw_of(pattern)
@@ -910,7 +909,7 @@ def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
                 if HISTORY_ENDING in file:  # other files are inputs, or no export's
                     skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
     if sampled:
-        note = f"sampled histories are passed over, as their best may be missing: {some(sampled)}"
+        note = f"sampled histories are skipped, because they may lack the best value: {some(sampled)}"
         report["notes"].append({"note": note})
     return found
 
@@ -920,7 +919,7 @@ def history_plan(
 ) -> HistoryPlan:
     """What --history and its flags mean for these files."""
     if (options.at or options.history_metrics) and not files:
-        message = "--history: there is none beside the inputs; export_runs.py --include-history writes them"
+        message = "--history: there are no history files; export_runs.py --include-history writes them"
         raise ScriptError(message, NOTHING_USABLE)
     # What users may call them: by column, else by W&B's name, else by the flattened name.
     known = {metric.name.removeprefix(METRIC): metric for metric in metrics}
@@ -938,13 +937,14 @@ def history_plan(
         name, _, goal = options.at.rpartition(":")
         name, goal = (name, goal) if goal in {"min", "max"} else (options.at, None)
         best = called("--at", name)[0]
-        why = "as said" if goal else "the stored goal" if best.path in goals else "by its name"
+        why = "as given" if goal else "set by define_metric" if best.path in goals else "guessed from its name"
         goal = goal or goals.get(best.path) or goal_by_name(".".join(best.path))
         if goal is None:
-            message = f"--at {name}: which way is better cannot be read off its name; add :min or :max"
+            message = f"--at {name}: its name does not say whether lower or higher is better; add :min or :max"
             raise ScriptError(message, WRONG_USAGE)
         lower = goal in {"min", "minimize"}
-        note = f"history_at_*: where {'.'.join(best.path)} was best; {'lower' if lower else 'higher'} is better ({why})"
+        better = f"{'lower' if lower else 'higher'} is better ({why})"
+        note = f"history_at_*: values where {'.'.join(best.path)} was best; {better}"
         report["notes"].append({"note": note})
     chosen = [metric for pattern in options.history_metrics for metric in called("--history-metrics", pattern)]
     # Beside `loss`, `step_loss` gets a hash: both would have a min_step_loss.
@@ -1120,7 +1120,7 @@ def published(output: str) -> Iterator[str]:
     try:
         if output.startswith(CLOUD):  # an object appears whole or not at all
             if not output.endswith(".parquet") and files_at_url(output):
-                hint = "files of an earlier result would mix with this one; choose an empty place"
+                hint = "it holds files that would mix with the result; choose an empty place"
                 raise ScriptError(f"-o {output}: {hint}", WRONG_USAGE)
             yield output
             return
@@ -1141,7 +1141,7 @@ def published(output: str) -> Iterator[str]:
     except OSError as error:
         # polars' own errors end in the hidden name, which users do not know.
         reason = error.strerror or first_line(error).partition(" (os error")[0]
-        hint = "free the place, see to your credentials or choose another with -o"
+        hint = "free disk space, check your credentials, or choose another place with -o"
         raise ScriptError(f"{output} was not written: {reason}; {hint}", NOTHING_USABLE) from error
     finally:
         if old.exists() and not target.exists():
@@ -1170,16 +1170,16 @@ def report_lines(report: Report) -> Iterator[str]:  # noqa: C901
     summary = report["summary"][0]
     yield f"{counted(summary['rows_read'], 'row')} in {counted(summary['inputs'], 'file')}"
     if summary["rows_read"] > summary["runs_found"]:
-        yield f"{counted(summary['runs_found'], 'run')}, as newer or fuller exports of a run replace others"
+        yield f"{counted(summary['runs_found'], 'run')}, after duplicates of a run were dropped"
     sound = [row for row in report["skipped"] if not row["failure"]]
     kinds = Counter(row["kind"] for row in sound)
     beside = [f"{kinds[kind]} {kind}" for kind in EXPORT_KINDS if kinds[kind]]
     if beside:
-        hint = " (--history reads histories)" if kinds["history"] else ""
-        yield f"beside the runs: {', '.join(beside)}{hint}"
+        hint = " (use --history to read histories)" if kinds["history"] else ""
+        yield f"other files of these exports: {', '.join(beside)}{hint}"
     others = [f"{row['file']} ({row['kind']})" for row in sound if row["kind"] not in EXPORT_KINDS]
     if others:
-        yield f"passed over, as they hold no runs: {some(others)}"
+        yield f"skipped, because they hold no runs: {some(others)}"
     for row in report["filters"]:
         yield f"{row['filter']}: {row['kept']:,} of {counted(row['before'], 'run')} kept"
     for row in report["histories"]:
@@ -1187,22 +1187,22 @@ def report_lines(report: Report) -> Iterator[str]:  # noqa: C901
         yield f"histories: {read} in {counted(len(row['files']), 'file')}, of {counted(row['runs_with'], 'run')}"
         if row["runs_without"]:
             no_rows = row["runs_without"] - row["runs_without_file"]
-            why = f"{row['runs_without_file']:,} have no file beside their export, {no_rows:,} no rows in it"
-            yield f"no history of {counted(row['runs_without'], 'run')}: {why}; an earlier result's history_* are kept"
+            why = f"{row['runs_without_file']:,} have no history file, {no_rows:,} no rows in it"
+            yield f"without history: {counted(row['runs_without'], 'run')} ({why})"
     yield from (row["note"] for row in report["notes"])
     lines = []
     for (column, kind), rows in itertools.groupby(report["conflicts"], lambda row: (row["column"], row["kind"])):
         rivals = list(rows)
         found = ", ".join(f"{rival['found']} in {counted(len(rival['files']), 'file')}" for rival in rivals)
-        lines.append(f"files disagree on the {kind} of {column}: {found}; it is {rivals[0]['became']} here")
-    yield from folded(lines, "files disagree on {} columns more; --json lists all")
+        lines.append(f"files disagree on the {kind} of {column}: {found}; the result has {rivals[0]['became']}")
+    yield from folded(lines, "files disagree on {} more columns; --json lists all")
     lines = []
     for fit in report["derived"]:
         lacking = f"; no match in {', '.join(fit['unmatched_names'][:3])}" if fit["unmatched_names"] else ""
         if fit["runs"]:
             values = [f"{value} ({n})" for value, n in zip(fit["commonest"], fit["commonest_runs"], strict=True)]
-            lines.append(f"{fit['column']}: {counted(fit['runs'], 'run')}, most with {', '.join(values)}{lacking}")
-    yield from folded(lines, "{} derived columns more; --json lists all")
+            lines.append(f"{fit['column']}: {counted(fit['runs'], 'run')}, most often {', '.join(values)}{lacking}")
+    yield from folded(lines, "{} more derived columns; --json lists all")
     empty = [fit["column"] for fit in report["derived"] if not fit["runs"]]
     if empty:
         yield f"no match in any run for {', '.join(empty)}"
@@ -1283,23 +1283,23 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("inputs", nargs="*", metavar="INPUT", help=f"file, folder, glob or URL (default: {DEFAULT_INPUT})")
     add("--output", "-o", metavar="FILE", help=f"file or URL (default: {DEFAULT_OUTPUT})")
-    add = parser.add_argument_group("which runs (flags repeat; each says how many runs it kept)").add_argument
+    add = parser.add_argument_group("which runs (flags may repeat)").add_argument
     add("--state", "-s", **listed, metavar="STATE", help="finished, crashed, ... (default: all)")
-    add("--filter", "-f", action="append", default=[], metavar="REGEX", help="on the run's name, in any case")
-    add("--project", "-p", **listed, metavar="NAME", help="name or glob, in any case")
-    add("--where", metavar="SQL", help="a predicate over the result's columns")
-    add("--keep", choices=("latest", "all"), default="latest", help="of each run (default: latest)")
+    add("--filter", "-f", action="append", default=[], metavar="REGEX", help="regex for the name (case ignored)")
+    add("--project", "-p", **listed, metavar="NAME", help="name or glob (case ignored)")
+    add("--where", metavar="SQL", help="condition on the result's columns")
+    add("--keep", choices=("latest", "all"), default="latest", help="exports to keep of each run (default: latest)")
     add = parser.add_argument_group("which columns").add_argument
     add("--no-enrich", action="store_true", help="add no derived columns")
-    add("--rules", metavar="TOML", help="more rules for derived columns, or others")
-    add("--explain", metavar="NAME", help="print what the rules make of a name, and end")
-    add("--history", action="store_true", help="add history_* columns from the histories beside")
-    add("--history-metrics", **listed, metavar="GLOB", help="of these only (default: all)")
-    add("--at", metavar="METRIC", help="also each metric at the step where this one was best")
+    add("--rules", metavar="TOML", help="file with your rules for derived columns")
+    add("--explain", metavar="NAME", help="show what the rules derive from NAME, and exit")
+    add("--history", action="store_true", help="add history_* columns from the history files")
+    add("--history-metrics", **listed, metavar="GLOB", help="only of these metrics (default: all)")
+    add("--at", metavar="METRIC", help="add each metric at the step where METRIC was best")
     add("--partition-by", **listed, metavar="COLUMN", help="write a folder of hive partitions")
     add = parser.add_argument_group("streams").add_argument
-    add("--json", action="store_true", help="the report as JSON on stdout")
-    add("--quiet", action="store_true", help="only errors on stderr")
+    add("--json", action="store_true", help="print the report as JSON")
+    add("--quiet", action="store_true", help="print only errors on stderr")
     add("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_strictly(argv)
     args.inputs = args.inputs or [DEFAULT_INPUT]
@@ -1311,11 +1311,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args.output = args.output.rstrip("/") if args.output.startswith(CLOUD) else str(Path(args.output))
     for place in (*args.inputs, args.output):
         if re.match("[a-z0-9]+:/", place) and not place.startswith(CLOUD):  # it would be taken for a folder
-            parser.error(f"{place}: URLs begin with {', '.join(CLOUD)}; download it first")
+            parser.error(f"{place}: URLs must begin with {', '.join(CLOUD)}; download it first")
     if bool(args.partition_by) == args.output.endswith(".parquet"):  # folders are searched by this ending
         parser.error(f"-o {args.output}: a file's name must end in .parquet, a folder's (--partition-by) must not")
     if args.no_enrich and (args.rules or args.explain is not None):
-        parser.error("--rules and --explain are about derived columns, --no-enrich leaves them out: choose one")
+        parser.error("--rules and --explain need derived columns, which --no-enrich turns off")
     if not args.history and (args.history_metrics or args.at):
         parser.error("--at and --history-metrics need --history")
     return args
@@ -1400,7 +1400,7 @@ def aggregate(options: Options) -> int:  # noqa: C901
     finally:
         failed = [row for row in report["skipped"] if row["failure"]]
         lines = [f"error: {row['file']} was left out: {row['reason']}" for row in failed]
-        for line in folded(lines, "error: {} inputs more were left out; --json lists all"):  # even when quiet
+        for line in folded(lines, "error: {} more inputs were left out; --json lists all"):  # even when quiet
             tell(line)
     if not options.quiet:
         for line in report_lines(report):
@@ -1432,7 +1432,7 @@ def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report)
     order = [*contract, *derived, *rest, *plan.dtypes, config_json, summary_json]
     for name in options.partition_by:
         if name not in order or name == "tags":  # lists name no folder
-            raise ScriptError(f"--partition-by {name}: no column to part by{did_you_mean(name, order)}", WRONG_USAGE)
+            raise ScriptError(f"--partition-by {name}: no such column{did_you_mean(name, order)}", WRONG_USAGE)
     condition = None if options.where is None else where_condition(options.where, {**stored, **derived, **plan.dtypes})
 
     asked = [] if condition is None else condition.meta.root_names()
@@ -1466,7 +1466,7 @@ def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files
     """Report how the rules fit, what histories gave, and runs and histories that different exports wrote."""
     absent = [f"{r.origin} ({r.source})" for r in rules if r.source not in runs.columns and r.origin != "built in"]
     if absent:
-        report["notes"].append({"note": f"no input has the source column of {some(absent)}"})
+        report["notes"].append({"note": f"no input has the column that is the source of {some(absent)}"})
     for column in derived_dtypes(rules):
         unmatched = runs["name"].filter(runs[column].is_null())
         fit = {"column": column, "dtype": str(runs.schema[column]), "runs": len(runs) - len(unmatched)}
@@ -1481,7 +1481,7 @@ def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files
         name for name in plan.metrics if plan.best and count[f"{HISTORY}at_{name}"] < count[f"{HISTORY}last_{name}"]
     ]
     if plan.best and late:
-        note = f"{HISTORY}at_* is null where a metric was logged only later, or {plan.best.name} never: {some(late)}"
+        note = f"{HISTORY}at_* is null if the metric was logged only later, or {plan.best.name} never: {some(late)}"
         report["notes"].append({"note": note})
     without = runs.filter(pl.col(ROWS).is_null())
     with_file = pl.col(FOLDER).is_in([folder_of(file.file) for file in plan.files])
@@ -1495,8 +1495,8 @@ def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files
             ids.setdefault(place, (set(), set()))[which].add(source["export_id"])
     for (folder, entity, project), (of_runs, of_histories) in ids.items():
         if of_runs and of_histories and of_runs.isdisjoint(of_histories):  # one was killed while it published
-            mixed = f"runs and history of {entity}/{project} in {folder} are of different exports"
-            report["notes"].append({"note": f"{mixed}, one of which was killed: export again"})
+            mixed = f"runs and history of {entity}/{project} in {folder} come from different exports"
+            report["notes"].append({"note": f"{mixed}, because one was killed: export again"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -1519,7 +1519,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, ScriptError):
             code, message = error.exit_code, str(error)
         elif isinstance(error, OSError):
-            message = f"{error.filename or 'stdout'}: {error.strerror or error}; see to it and run again"
+            message = f"{error.filename or 'stdout'}: {error.strerror or error}; fix this and run again"
         tell(f"error: {message}")
         return code
 

@@ -3945,7 +3945,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, ScriptError):
             code, message = error.exit_code, str(error)
         elif isinstance(error, OSError):
-            message = f"{error.filename or 'stdout'}: {error.strerror or error}; see to it and run again"
+            message = f"{error.filename or 'stdout'}: {error.strerror or error}; fix this and run again"
         tell(f"error: {message}")
         return code
 
