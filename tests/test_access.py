@@ -220,7 +220,7 @@ def test_a_server_is_read_without_wandb(server, ask, without_wandb):
 
 def test_a_refused_key_costs_one_question(server, ask):
     line = error_line(ask(WANDB_BASE_URL=server.url, WANDB_API_KEY=WRONG_KEY))
-    assert "refuses the API key" in line
+    assert "the API key is wrong" in line
     assert WRONG_KEY not in line
     assert len(server.requests()) == 1
 

@@ -137,12 +137,13 @@ def test_which_summaries_were_restored(ages):
 def test_what_is_said(tmp_path, export):  # noqa: F811
     done = export("--offline", record.RUNS, "-o", tmp_path / "out")
     shown = "damaged/offline-run-20220101_000000-pointer1/run-pointer1.wandb"
-    assert "passed over: 1 log of which there is a copy, 3 logs that ended before its first record\n" in done.err
-    restored = "summaries that a crash left out of the log were restored: "
+    assert "skipped: 1 log that is a copy, 3 logs without a record\n" in done.err
+    restored = "summaries missing in the logs were restored: "
     assert f"{restored}3 from files/wandb-summary.json, 7 from the history\n" in done.err
     assert done.err.count("without an entity") == 1
-    assert "19 runs of old-sdks without an entity, where others are lab's: -e lab puts them together\n" in done.err
-    assert f"/{shown}: a git-LFS pointer, not the file itself; run `git lfs pull` there" in done.err
+    advice = "other runs of this project belong to lab: use -e lab to put them together"
+    assert f"19 runs of old-sdks without an entity; {advice}\n" in done.err
+    assert f"/{shown}: a git-LFS pointer instead of the file; run `git lfs pull` there" in done.err
     together = export("--offline", record.RUNS, "-o", tmp_path / "together", "-e", "lab")
     assert "without an entity" not in together.err
     project = exported(tmp_path / "together", "lab_old-sdks")
@@ -240,7 +241,7 @@ def test_a_damaged_line_costs_itself(old_folder, export_old):
     (old_folder / "config.yaml").write_text("a: [1, 2\n")
     done, project = export_old()
     assert (done.code, project.run["history_rows"], project.run["_config_json"]) == (3, 31, "{}")
-    assert "unreadable at config.yaml, line 4 of wandb-history.jsonl, line 5 of wandb-history.jsonl" in done.err
+    assert "is damaged at config.yaml, line 4 of wandb-history.jsonl, line 5 of wandb-history.jsonl" in done.err
     assert len(project.metadata["torn"]) == 1
 
 
@@ -266,7 +267,7 @@ def test_a_row_of_an_odd_step_costs_itself(old_folder, export_old):
     (old_folder / "wandb-history.jsonl").write_text("\n".join(rows) + "\n")
     done, project = export_old()
     assert (done.code, project.run["history_rows"], project.run["metric_loss"] > 0) == (3, 2, True)
-    assert "unreadable at line 1 of wandb-history.jsonl; the rest is kept" in done.err
+    assert "is damaged at line 1 of wandb-history.jsonl; the rest was read" in done.err
     assert project.rows() == [(2, {("loss",): 3, ("\N{REPLACEMENT CHARACTER}",): 1}), (4, {("loss",): 2})]
 
 
@@ -357,7 +358,7 @@ def test_many_torn_logs_are_not_all_listed(tmp_path, export):  # noqa: F811
         log.write_bytes(log.read_bytes()[:-3])
     done = export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
     assert done.code == 0
-    (torn,) = [line for line in done.err.splitlines() if line.startswith("torn ")]
+    (torn,) = [line for line in done.err.splitlines() if line.startswith("these logs end early")]
     assert torn.count(".wandb") == 5
     assert torn.endswith(" and 7 more")
     assert len(exported(tmp_path / "out", "offline_uncategorized").metadata["torn"]) == 12

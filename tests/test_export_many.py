@@ -183,7 +183,11 @@ def test_processes_that_read_logs_may_end(tmp_path, script_command, what):
             process.send_signal(signal.SIGTERM)  # as Ctrl-C, which may be ignored where no terminal is
         out, err = process.communicate(timeout=60)
     said = {
-        "killed": (1, "", "error: a process that read logs died, of too little memory perhaps; try --workers 1\n"),
+        "killed": (
+            1,
+            "",
+            "error: a process that read logs was killed, maybe because memory ran out; try --workers 1\n",
+        ),
         "interrupted": (130, "", "interrupted\n"),
     }
     assert (process.returncode, out, err) == said[what]

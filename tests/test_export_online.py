@@ -246,7 +246,7 @@ def test_histories_that_fail_for_a_while_or_for_good(server, export, project):
         assert failure["error"] in done.err
         assert f"error: {failure['run']}: " in done.err
         assert failure["attempts"] == (2 if failure["run"] in ("short", "no-answer") else 3)
-    assert "200 of 250 rows could be had" in done.err
+    assert "only 200 of 250 rows were downloaded" in done.err
     expected = [(step, {("loss",): step / 7}) for step in range(200)]
     for run_id in server.run_ids("team", "faulty"):
         assert rows_of(faulty, run_id) == ([] if run_id in bad else expected), run_id
@@ -272,8 +272,8 @@ def test_a_dead_storage_host_is_not_asked_for_every_run(server, export, project)
     assert len(names_of_failed(project("demo"))) == len(ids_of(project("demo"))) == n
     told = [line for line in done.err.splitlines() if line.startswith("error: ")]
     assert told[-2].startswith("error: r")
-    assert told[-2].endswith(": not asked, as the server no longer answers")
-    assert "more, all named in the metadata: not asked, as the server no longer answers" in told[-1]
+    assert told[-2].endswith(": not requested, because the server no longer answers")
+    assert "more, all listed in the metadata file: not requested, because the server no longer answers" in told[-1]
 
 
 def test_runs_whose_files_are_gone_cost_the_others_nothing(server, export, project):
@@ -312,7 +312,7 @@ def test_a_tail_that_fails_leaves_what_was_exported(server, export, project):
     server.fault("error", match={"field": "history"})
     done = export("-e", "team", "--include-history", *QUICK)
     assert done.code == 3
-    assert "error: one: 20 of 22 rows could be had: " in done.err
+    assert "error: one: only 20 of 22 rows were downloaded: " in done.err
     assert "team/demo: 1 run (1 finished), 20 history rows, 1 failure" in done.err
     assert project("demo").history["_step"].to_list() == list(range(20))
     assert project("demo").metadata["history"]["mismatched"] == ["one"]
@@ -324,7 +324,7 @@ def test_an_answer_that_cannot_be_understood_costs_its_project_alone(server, exp
     server.fault("null", match={"field": "runs", "project": "bad"})
     done = export("-e", "team", *QUICK)
     assert done.code == 3
-    assert "error: team/bad: an answer without runs" in done.err
+    assert "error: team/bad: the answer has no runs" in done.err
     assert len(ids_of(project("good"))) == 3
 
 
@@ -716,9 +716,9 @@ def test_a_server_in_trouble(server, export, project):
     ("settings", "said"),
     [
         ({"WANDB_API_KEY": ""}, "no API key for http://127.0.0.1"),
-        ({"WANDB_API_KEY": "1" * 39}, "unusable API key"),
-        ({"WANDB_API_KEY": "1" * 40}, "refuses the API key"),
-        ({"WANDB_BASE_URL": "nowhere"}, "WANDB_BASE_URL is unusable"),
+        ({"WANDB_API_KEY": "1" * 39}, "invalid API key"),
+        ({"WANDB_API_KEY": "1" * 40}, "the API key is wrong"),
+        ({"WANDB_BASE_URL": "nowhere"}, "WANDB_BASE_URL is not a valid address"),
         ({"WANDB_BASE_URL": "http://127.0.0.1:1"}, "cannot sign in to http://127.0.0.1:1"),
     ],
 )
@@ -736,7 +736,7 @@ def test_a_server_that_tells_no_projects(server, export):
     server.fault("status", match={"field": "models"}, status=503)
     done = export("-e", "team", "--timeout", 5, "--retries", 0)
     assert done.code == 1
-    assert "team: its projects cannot be had: simulated failure (HTTP 503)" in error_line(done)
+    assert "team: its projects cannot be listed: simulated failure (HTTP 503)" in error_line(done)
 
 
 def test_an_entity_that_tells_no_projects_costs_the_others_nothing(server, export, project):
@@ -745,7 +745,7 @@ def test_an_entity_that_tells_no_projects_costs_the_others_nothing(server, expor
     server.fault("status", match={"field": "models", "entity": "silent"}, status=503)
     done = export("-e", "silent,team", "--timeout", 5, "--retries", 0)
     assert done.code == 3
-    assert "error: silent: its projects cannot be had: " in done.err
+    assert "error: silent: its projects cannot be listed: " in done.err
     assert len(ids_of(project("demo"))) == 3
 
 
@@ -790,7 +790,7 @@ os.execv(sys.argv[2], sys.argv[2:])"""
     ],
 )
 def test_a_full_disk(server, script_command, tmp_path, limit, files):
-    """Told apart by size: the first to become too long is a page of runs, a download, the history file."""
+    """Told apart by size: the first to become too long is a page without runs (runs, a download, the history file."""
     if limit < 100_000:
         server.add_runs("team", "demo", 500)
     server.add_histories("team", "demo", 2, steps=20_000, metrics=5)
@@ -1064,7 +1064,7 @@ def test_two_exports_into_one_folder(server, start, project, tmp_path):
     server.app.faults.wait_for_hits(hang, 1, LIMIT_S)
     second = start("--include-history", *QUICK)
     assert second.stderr is not None
-    assert second.stderr.readline() == f"another export writes to {tmp_path}/out: waiting until it is done\n"
+    assert second.stderr.readline() == f"another export is writing to {tmp_path}/out: waiting until it is done\n"
     server.clear_faults()
     assert [ended(first).code, ended(second).code] == [0, 0]
     for run_id in "abc":
@@ -1115,7 +1115,7 @@ def test_a_filter_that_leaves_nothing(server, export, tmp_path, flags):
     assert (done.code, done.out) == (1, "")
     assert done.err.splitlines() == [
         f"{flags[0]} kept 0 of 2 runs",
-        f"error: {flags[0]} leaves none of 2 runs; loosen it, or see what there is with --dry-run",
+        f"error: no run left: {flags[0]} matches none of 2 runs; --dry-run shows what there is",
     ]
     assert not snapshot(tmp_path / "out")
     assert asked_for(server) == set()
@@ -1138,7 +1138,7 @@ def test_a_busy_server_lets_us_in_later(server, export, status):
     assert (done.code, done.out) == (1, "")
     *waits, line = done.err.splitlines()
     assert line.startswith(f"error: cannot sign in to {server.url}: ")
-    assert line.endswith("it is too busy: try again later")
+    assert line.endswith("the server is busy: try again later")
     assert f"HTTP {status}" in line
     assert all("waiting" in wait for wait in waits)
 
@@ -1254,7 +1254,7 @@ def test_a_place_and_a_flag_are_both_meant(server, export, project):
     assert ids_of(project("swept")) == ["of-s1"]
     done = export("https://wandb.ai/team/swept/sweeps/s1", "--sweep", "s2,s3", *QUICK)
     assert done.code == 1
-    assert "--sweep leaves none of 3 runs" in done.err
+    assert "--sweep matches none of 3 runs" in done.err
 
 
 def test_without_a_place_the_keys_own_entity(server, export, tmp_path):
@@ -1270,8 +1270,8 @@ def test_without_a_place_the_keys_own_entity(server, export, tmp_path):
     ("arguments", "said"),
     [
         (("-e", "team", "-p", "dmeo"), "team has no project dmeo; did you mean demo?"),
-        (("teem/demo",), "teem has no projects that this key can see; did you mean team"),
-        (("-e", "team,teem"), "teem has no projects that this key can see; did you mean team"),
+        (("teem/demo",), "teem has no projects that your API key can see; did you mean team"),
+        (("-e", "team,teem"), "teem has no projects that your API key can see; did you mean team"),
         (("team/demo/nosuchrun",), "no such run in team/demo"),
     ],
 )

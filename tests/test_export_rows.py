@@ -436,7 +436,7 @@ def test_a_table_that_cannot_be_had_costs_itself_alone(server, export, out):
     assert done.code == 3, done.err
     bad = ["cut", "damaged", "gone", "missing", "no-rows", "null", "ragged", "text"]
     assert failed(out) == [(run_id, "table_cells") for run_id in bad]
-    assert f"error: missing: its file {path} is not there" in done.err
+    assert f"error: missing: its file {path} does not exist" in done.err
     assert f"error: ragged: its file {path} cannot be read: its rows do not fit its columns" in done.err
     assert "signature=" not in done.err + (out / "team_demo_metadata.json").read_text()
     assert table_of(out, "table_cells").select("run_id", "n").rows() == [
@@ -661,7 +661,7 @@ def test_tables_of_logs(export_logs, tmp_path, out):
     done = export_logs("--tables")
     assert done.code == 3, done.err
     assert failed(out) == [(run_id, "table_cells") for run_id in ("damaged", "missing", "ragged")]
-    assert f"error: missing: its file {entry_of('cells')['path']} is not there" in done.err
+    assert f"error: missing: its file {entry_of('cells')['path']} does not exist" in done.err
     table = table_of(out, "table_cells")
     assert table.columns == ["run_id", "entity", "project", "row", "n", "score"]
     rows = [("good", 0, 1.0, math.nan), ("good", 1, 2.0, 0.5), ("other", 0, 2.5, 1.0)]

@@ -401,7 +401,7 @@ def test_killed_in_the_middle_of_a_record(recorded):
 def test_killed_at_once(recorded):
     (file,) = recorded.logs.rglob("offline-run-*/run-killed-at-once.wandb")
     assert file.read_bytes() == HEADER
-    assert "passed over: 1 log that ended before its first record\n" in recorded.done.err
+    assert "skipped: 1 log without a record\n" in recorded.done.err
     assert not list(recorded.folder.glob("*killed-at-once*"))
     noted = recorded.project("many").metadata["torn"]  # no project is known: every one's metadata name it
     assert [Path(name).name for name in noted] == ["run-killed-at-once.wandb"]
@@ -418,7 +418,7 @@ def test_resumed_steps_go_on(recorded):
 
 def test_steps_logged_again_without_resume(recorded):
     assert numbers(recorded.project("repeated").rows()) == [(0, 10), (1, 20), (2, 3), (3, 4)]
-    assert "run repeated: 2 steps were logged again" in recorded.done.err
+    assert "run repeated: 2 steps are in two logs" in recorded.done.err
 
 
 def test_rewound_run_loses_what_it_voided(recorded):
@@ -561,7 +561,7 @@ def test_examples_with_their_oddities(examples):
     folder, err = examples
     project = exported(folder, EXAMPLE_STEMS[0])
     (torn,) = project.metadata["torn"]
-    assert f"torn in the middle of a record, as by a crash; all rows before are kept: {torn}\n" in err
+    assert f"these logs end early, as after a crash; all rows before the end were read: {torn}\n" in err
     (crashed,) = project.runs.filter(state="crashed").iter_rows(named=True)
     assert crashed["id"] in torn
     diverged = project.runs.filter(pl.col("name") == "stage1a_spectral_lr1e0_wd1e-4_k16_s0")["id"].item()
@@ -769,7 +769,7 @@ def test_record_that_protobuf_refuses(tmp_path, export):
     assert b"\xff" in bad
     (tmp_path / "run-x.wandb").write_bytes(log_of([row(0, a=1, b=1), bad, row(1, a=2), row(2, b=3)]))
     done = export("--offline", tmp_path, "-o", tmp_path / "out", "--include-history")
-    assert (done.code, done.err.count("error: x: damaged log")) == (3, 1)
+    assert (done.code, done.err.count("error: x: log ")) == (3, 1)
     project = exported(tmp_path / "out", "offline_uncategorized")
     assert len(project.metadata["failed"]) == 1
     assert project.rows() == [(0, {("a",): 1, ("b",): 1}), (1, {("a",): 2}), (2, {("b",): 3})]
@@ -804,7 +804,7 @@ def test_torn_log(logs, tmp_path, run_script):
     assert done.code == 0
     assert done.out == "out/team_demo_runs.parquet\n"
     shown = str(file.relative_to(logs))
-    assert f"torn in the middle of a record, as by a crash; all rows before are kept: {shown}\n" in done.err
+    assert f"these logs end early, as after a crash; all rows before the end were read: {shown}\n" in done.err
     assert (project.metadata["torn"], project.metadata["status"]) == ([shown], "complete")
     assert project.runs.select("id", "state", "history_rows").rows() == [
         ("good0", "finished", 400),
@@ -823,7 +823,7 @@ def test_damaged_log(logs, tmp_path, run_script, quiet):
     assert done.code == 3
     assert done.out == "out/team_demo_runs.parquet\n"
     assert re.search(
-        rf"^error: damaged: damaged log {shown}: unreadable at byte \d+; the rest is kept$", done.err, re.MULTILINE
+        rf"^error: damaged: log {shown} is damaged at byte \d+; the rest was read$", done.err, re.MULTILINE
     )
     assert project.metadata["status"] == "partial"
     (failure,) = project.metadata["failed"]
@@ -840,7 +840,7 @@ def test_log_that_lost_its_run_record(tmp_path, export):
     done = export(
         "--offline", tmp_path / "logs", "-o", tmp_path / "out", "--include-history", "-e", "team", "-p", "demo"
     )
-    assert (done.code, "error: lost: damaged log" in done.err) == (3, True)
+    assert (done.code, "error: lost: log " in done.err) == (3, True)
     project = exported(tmp_path / "out", "team_demo")
     assert (project.run["id"], project.run["name"], project.run["history_rows"]) == ("lost", "lost", 400)
     assert project.rows() == [(step, {("loss",): 1 / (step + 1)}) for step in range(400)]
@@ -853,8 +853,8 @@ def test_foreign_and_unreadable_files(logs, tmp_path, export):
         (logs / f"{kind}-20260101_000000-nothing").mkdir()
     done = export("--offline", logs, "-o", tmp_path / "out")
     assert done.code == 0
-    passed = "1 file that is no log, 3 folders without a log, 1 log that ended before its first record"
-    assert f"passed over: {passed}\n" in done.err
+    passed = "1 file that is not a log, 3 folders without a log, 1 log without a record"
+    assert f"skipped: {passed}\n" in done.err
     assert exported(tmp_path / "out", "team_demo").metadata["torn"] == ["empty.wandb"]
     (logs / "gone.wandb").symlink_to(tmp_path / "nowhere")
     done = export("--offline", logs, "-o", tmp_path / "out")
@@ -870,7 +870,7 @@ def test_nothing_there(tmp_path, export):
     (tmp_path / "empty").mkdir()
     done = export("--offline", tmp_path / "empty", "-o", tmp_path / "out")
     assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("error: no W&B run logs (*.wandb) below")
+    assert done.err.startswith("error: no W&B run logs (*.wandb) in")
     (tmp_path / "empty" / "run-dangling.wandb").symlink_to(tmp_path / "nowhere")
     done = export("--offline", tmp_path / "empty", "-o", tmp_path / "out")
     assert (done.code, done.out) == (1, "")
@@ -943,13 +943,16 @@ def test_selection(study, tmp_path, export, flags, kept, said):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--tag", "red", "--group", "g2"], "error: --group leaves no run of 1 in "),
-        (["--since", "1h"], "error: --since leaves no run of 4 in "),
-        (["--state", "killed"], "error: --state leaves no run of 4 in "),
-        (["-p", "nowhere*"], "error: -p leaves no run of 4 in Team/demo-1, Team/demo-2, offline/uncategorized; "),
+        (["--tag", "red", "--group", "g2"], "error: no run left: --group matches none of 1 runs in "),
+        (["--since", "1h"], "error: no run left: --since matches none of 4 runs in "),
+        (["--state", "killed"], "error: no run left: --state matches none of 4 runs in "),
+        (
+            ["-p", "nowhere*"],
+            "error: no run left: -p matches none of 4 runs in Team/demo-1, Team/demo-2, offline/uncategorized; ",
+        ),
         (
             ["-e", "nobody", "-p", "demo*"],
-            "error: -p leaves no run of 1 in Team/demo-1, Team/demo-2, nobody/uncategorized; ",
+            "error: no run left: -p matches none of 1 runs in Team/demo-1, Team/demo-2, nobody/uncategorized; ",
         ),
     ],
 )
@@ -979,14 +982,14 @@ def test_filters_are_in_the_metadata(study, tmp_path, export):
         (["--offlin", "x"], "error: unknown argument --offlin; did you mean --offline?; --help lists all"),
         (["--stat", "finished"], "did you mean --state or --tag?"),
         (["--state", "finishd"], "error: --state finishd: no such state; did you mean finished?; there are running, "),
-        (["--since", "yesterday"], "error: argument --since: yesterday: no time; write 7d, 24h, 2w, 2026-01-15"),
-        (["--since", "999999w"], "error: argument --since: 999999w: no time"),
+        (["--since", "yesterday"], "error: argument --since: yesterday is not a time; write 7d, 24h, 2w, 2026-01-15"),
+        (["--since", "999999w"], "error: argument --since: 999999w is not a time"),
         (["--until", "0001-01-01T00:00+23:00"], "error: argument --until: 0001"),
-        (["--history-keys", "a"], "error: --history-keys chooses among the history: add --include-history"),
-        (["--workers", "0"], "0 is no number from 1 on"),
-        (["--workers", "many"], "many is no number from 1 on"),
-        (["somewhere"], "error: --offline asks no server: leave out PLACE, "),
-        (["-o", "latin-\udce9"], "error: the path of -o is no UTF-8 text"),
+        (["--history-keys", "a"], "error: --history-keys needs --include-history or --history-samples"),
+        (["--workers", "0"], "0 is not a whole number of 1 or more"),
+        (["--workers", "many"], "many is not a whole number of 1 or more"),
+        (["somewhere"], "error: --offline uses no server: remove PLACE, "),
+        (["-o", "latin-\udce9"], "error: the path of -o is not valid UTF-8"),
     ],
 )
 def test_wrong_usage(tmp_path, export, flags, said):
@@ -1105,7 +1108,7 @@ def test_each_log_is_read_once(logs, tmp_path, export):
     (second / "copy.wandb").write_bytes((second / "run-good1.wandb").read_bytes())
     done = export("--offline", logs, "-o", tmp_path / "out", "--include-history")
     assert done.code == 0
-    copies = "passed over: 2 logs of which there is a copy\n"
+    copies = "skipped: 2 logs that is a copy\n"
     assert done.err == f"{copies}team/demo: 2 runs (2 finished), 800 history rows\n"
     assert exported(tmp_path / "out", "team_demo").history.height == 800
 
@@ -1254,7 +1257,7 @@ def test_two_exports_into_one_folder(logs, tmp_path, script_command):
             signals.append(signal.SIGINT)
         for number in signals:
             with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-                assert process.stderr.readline() == "another export writes to out: waiting until it is done\n"
+                assert process.stderr.readline() == "another export is writing to out: waiting until it is done\n"
                 process.send_signal(number)
                 out, err = process.communicate(timeout=LIMIT_S)
             assert (process.returncode, out, err) == (130, "", "interrupted\n")
@@ -1574,7 +1577,7 @@ def test_other_keys_drop_columns_and_say_so(logs, tmp_path, export):
     assert export("--offline", logs, "-o", out, "--include-history").code == 0
     done = export("--offline", logs, "-o", out, "--include-history", "--history-keys", "no such metric")
     assert done.code == 0
-    assert "from an earlier export, which this one was not asked for" in done.err
+    assert "removed from the history, because they were not asked for this time" in done.err
 
 
 def test_damage_is_named_even_if_a_filter_leaves_nothing(logs, tmp_path, export):
@@ -1584,8 +1587,8 @@ def test_damage_is_named_even_if_a_filter_leaves_nothing(logs, tmp_path, export)
     file.write_bytes(content)
     done = export("--offline", logs, "-o", tmp_path / "out", "--group", "no such group")
     assert done.code == 1
-    assert "damaged log" in done.err
-    assert "--group leaves no run" in done.err
+    assert "is damaged at" in done.err
+    assert "no run left: --group" in done.err
 
 
 @pytest.mark.parametrize("states", ["all", "FINISHED,all"])

@@ -73,7 +73,7 @@ def test_an_archive_that_is_as_it_was_written(verify, copy):
     before = contents(copy)
     done = verify(copy)
     assert (done.code, done.out) == (0, "")
-    assert done.err == f"4 files of 2 exports in {copy}: all as they were written\n"
+    assert done.err == f"4 files of 2 exports in {copy}: all unchanged\n"
     assert contents(copy) == before
     done = verify(copy, "--json", "--quiet")
     assert (done.code, done.err) == (0, "")
@@ -98,7 +98,7 @@ def test_what_else_lies_there_is_no_part_of_an_export(verify, copy):
     (copy / "below").mkdir()
     (copy / "below" / "team_demo_metadata.json").write_text("{")
     done = verify(copy)
-    assert (done.code, done.err) == (0, f"4 files of 2 exports in {copy}: all as they were written\n")
+    assert (done.code, done.err) == (0, f"4 files of 2 exports in {copy}: all unchanged\n")
 
 
 # --- damaged --------------------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def test_no_export_there(verify, tmp_path, name):
     (tmp_path / "file").write_text("{}")
     done = verify(tmp_path / name)
     assert (done.code, done.out) == (1, "")
-    assert done.err == f"error: {tmp_path / name} holds no export; name a folder that -o had\n"
+    assert done.err == f"error: {tmp_path / name} contains no export; name the folder that you gave as -o\n"
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_no_export_there(verify, tmp_path, name):
 def test_a_source_beside_it_is_wrong_usage(verify, copy, arguments, named):
     done = verify(copy, *arguments)
     assert (done.code, done.out) == (2, "")
-    assert done.err.startswith(f"error: --verify exports nothing; leave {named} out; ")
+    assert done.err.startswith(f"error: --verify exports nothing: remove {named}; ")
 
 
 def test_files_whose_metadata_has_gone_are_named(verify, copy):

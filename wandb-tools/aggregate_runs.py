@@ -1337,7 +1337,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        raise ScriptError(f"{message}; --help shows how it is used", WRONG_USAGE)
+        raise ScriptError(f"{message}; see --help", WRONG_USAGE)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

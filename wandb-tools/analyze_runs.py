@@ -2496,14 +2496,14 @@ def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of fla
 def positive(text: str) -> int:
     """A whole number from 1 on."""
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is no number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
     return int(text)
 
 
 def not_negative(text: str) -> int:
     """A whole number from 0 on."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is no number from 0 on")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 0 or more")
     return int(text)
 
 
@@ -2523,7 +2523,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        raise ScriptError(f"{message}; --help shows how it is used", WRONG_USAGE)
+        raise ScriptError(f"{message}; see --help", WRONG_USAGE)
 
 
 def comma_separated(values: Sequence[str] | None) -> tuple[str, ...]:

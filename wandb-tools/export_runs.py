@@ -11,29 +11,29 @@
 #   "wandb>=0.31,<0.32",
 # ]
 # ///
-"""Export W&B runs to parquet: every config, summary and history row, nothing sampled, nothing lost.
+"""Export W&B runs to parquet files: each config, summary and history row, nothing sampled, nothing lost.
 
-From a server: the projects, runs or sweeps named as PLACE, or the projects of -e and -p; it evaluates the filters.
-With --offline, from the run folders that the W&B SDK, of whatever version, leaves on disk: no server, no account, no
-key; also runs that crashed before a sync. Writes, for every entity and project, and prints the path of each runs file:
+From a server: name projects, runs or sweeps as PLACE, or choose projects with -e and -p. The server filters them.
+With --offline: from the run folders of the W&B SDK on disk (any version), without a server or an account; this includes
+crashed runs that were never synced. Each project gives these files; the path of each runs file is printed:
 
   <dir>/<entity>_<project>_runs.parquet      one row per run
-  <dir>/<entity>_<project>_metadata.json     what was asked, what was got, what failed
+  <dir>/<entity>_<project>_metadata.json     filters, counts, failures, checksums
 
-and beside them what is asked for, with many rows a run:
+and, if asked for, these:
 
-  ..._history.parquet        one row per step (--include-history)
-  ..._history_sampled.parquet   about N of these a run (--history-samples N)
-  ..._console.parquet        one row per line of output (--console, or the last N with --console-lines N)
-  ..._table_<key>.parquet    the rows of the W&B Tables logged under one key (--tables)
-  ..._system.parquet         CPU, GPU and memory over time (--system-metrics), which a server samples
+  ..._history.parquet           one row per run and step (--include-history)
+  ..._history_sampled.parquet   about N rows per run, sampled by the server (--history-samples N)
+  ..._console.parquet           one row per line of output (--console, or --console-lines N for the last N)
+  ..._table_<key>.parquet       the rows of all W&B Tables with this key (--tables)
+  ..._system.parquet            CPU, GPU and memory over time (--system-metrics); a server samples them
 
-Again into the same folder, it refreshes all runs, fetches only histories that changed, and keeps runs that are not in
-this export. A history is never replaced by a shorter one of a log that was cut off. Interrupted, an export goes on from
-the histories that it has.
+A second export into the same folder updates all runs, downloads only histories that changed, and keeps runs that are
+not part of this export. A shorter history never replaces a longer one. After an interruption, the next export continues
+with what is missing.
 
-The API key comes from --api-key-file, WANDB_API_KEY, `wandb login` (netrc) or the SDK's settings file, never from an
-argument. For a self-hosted server set WANDB_BASE_URL, and SSL_CERT_FILE if its certificate is private.
+The API key is read from --api-key-file, WANDB_API_KEY, `wandb login` (netrc) or the SDK's settings file, never from an
+argument. For a self-hosted server, set WANDB_BASE_URL, and SSL_CERT_FILE if its certificate is private.
 
 Examples:
   uv run wandb-tools/export_runs.py my-team/my-project -o export/ --include-history
@@ -43,15 +43,15 @@ Examples:
   uv run wandb-tools/export_runs.py my-team/my-project --include-history --history-keys 'val/*,epoch' --json
   uv run wandb-tools/export_runs.py my-team/my-project --state crashed --console-lines 50 --tables --system-metrics
   uv run wandb-tools/export_runs.py --offline wandb/ -o export/ --include-history --console
-  uv run wandb-tools/export_runs.py --verify export/   are all files as they were written? No account is needed
+  uv run wandb-tools/export_runs.py --verify export/   checks files against their checksums, without an account
 
 Exit codes:
-  0    all done (a log that a crash cut off is noted and is no failure)
-  1    nothing usable: no access, no run there, none left after the filters, or the output cannot be written
+  0    all done (also if a log ends early, as after a crash)
+  1    nothing usable: no access, no such run, no run left after the filters, or the output cannot be written
   2    wrong usage
-  3    partial: some projects, runs or logs failed; the rest is written, the failures are named.
-       --verify: the files that it names are damaged or missing
-  130  interrupted: a project's files are all new or all as they were; finished histories are kept
+  3    partial: some projects, runs or logs failed and are named; the rest is written
+       --verify: some files are damaged or missing
+  130  interrupted: the files of each project are all new or all as before
 """
 
 from __future__ import annotations
@@ -452,7 +452,7 @@ CHUNK_HEADER = struct.Struct("<IHB")  # CRC-32 of kind and payload, payload's le
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # kinds: a whole record, or a part of one
 KIND = re.compile(rb"[\x01-\x04]")
 LFS_POINTER = b"version https://git-lfs."  # what git leaves in place of a large file until it is asked for it
-NOT_PULLED = "a git-LFS pointer, not the file itself; run `git lfs pull` there, and this again"
+NOT_PULLED = "a git-LFS pointer instead of the file; run `git lfs pull` there, then export again"
 
 
 def log_records(opened: BinaryIO, log: Log) -> Iterator[bytes]:  # noqa: C901
@@ -1152,7 +1152,7 @@ def write_intermediate(frame: pl.DataFrame | pl.LazyFrame, file: Path) -> None:
     try:
         frame.lazy().sink_parquet(file, compression="lz4", statistics=False)
     except (OSError, pl.exceptions.ComputeError) as error:  # the disk is full, which polars may call either
-        message = f"{file.parent} cannot be written to ({error}); free the place or choose another with -o"
+        message = f"{file.parent} cannot be written to ({error}); free disk space or use another -o"
         raise ScriptError(message, NOTHING_USABLE) from error
 
 
@@ -1194,7 +1194,7 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
     any_record = {log.run_id: log.run for log in reversed(logs) if log.run}  # for logs that lost theirs to damage
     for log in logs:
         shown = str(log.file.relative_to(top))
-        damage = f"damaged log {shown}: unreadable at {first_of(log.damage)}; the rest is kept" if log.damage else ""
+        damage = f"log {shown} is damaged at {first_of(log.damage)}; the rest was read" if log.damage else ""
         run_id = log.run_id if log.records else shown
         log.failed = [Failure(run_id, "log", error) for error in (log.error, damage) if error]
         if log.records:
@@ -1206,18 +1206,18 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
         failed += log.failed
         if log.torn:
             torn.append(shown)
-            passed["log", "that ended before its first record"] += 1
+            passed["log", "without a record"] += 1
         elif not log.failed:
-            passed["file", "that is no log"] += 1
+            passed["file", "that is not a log"] += 1
     found: list[FoundRun] = []
     for names, of_run in sorted(by_run.items()):
         try:
             found.append(combined(*names, of_run, options, work, say))
         except RecursionError:
-            failed.append(Failure(names[-1], "run", "its config or summary is nested too deeply to be read"))
-    passed["log", "of which there is a copy"] = sum(map(len, by_run.values())) - sum(len(each) for *_, each in found)
+            failed.append(Failure(names[-1], "run", "its config or summary is nested too deeply"))
+    passed["log", "that is a copy"] = sum(map(len, by_run.values())) - sum(len(each) for *_, each in found)
     if said := [f"{counted(n, noun)} {kind}" for (noun, kind), n in sorted(passed.items()) if n]:
-        say(f"passed over: {', '.join(said)}")
+        say(f"skipped: {', '.join(said)}")
 
     kept = runs_asked_for(found, failed, options, say)
     places = sorted({(run.entity, run.project) for run, *_ in kept})
@@ -1239,7 +1239,7 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
             if sources and "log" not in sources:
                 project.summary_restored.append({"run": run.id, "from": min(sources)})
         if cut_off:
-            say(f"torn in the middle of a record, as by a crash; all rows before are kept: {first_of(cut_off)}")
+            say(f"these logs end early, as after a crash; all rows before the end were read: {first_of(cut_off)}")
         project.torn = sorted([*torn, *cut_off])
         project.pages = [write_page([run for run, *_ in some], work) for some in chunks(mine, PAGE_RUNS)]
         project.runs = keys_of(project.pages)
@@ -1252,12 +1252,12 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
 
     if restored := Counter(each["from"] for project in projects for each in project.summary_restored):
         counts = f"{restored['file']:,} from files/wandb-summary.json, {restored['history']:,} from the history"
-        say(f"summaries that a crash left out of the log were restored: {counts}")
+        say(f"summaries missing in the logs were restored: {counts}")
     nameless = {project.name: project.selected for project in projects if project.entity == NO_ENTITY}
     known = sorted({run.entity for run, *_ in found if run.project in nameless} - {NO_ENTITY})
     if known and not options.selection.entity:
         runs = f"{counted(sum(nameless.values()), 'run')} of {first_of(sorted(nameless))} without an entity"
-        say(f"{runs}, where others are {first_of(known)}'s: -e {known[0]} puts them together")
+        say(f"{runs}; other runs of this project belong to {first_of(known)}: use -e {known[0]} to put them together")
     return projects
 
 
@@ -1268,7 +1268,7 @@ def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path
     if folder.is_file():
         return [folder], []
     if not folder.is_dir():
-        raise ScriptError(f"no folder {folder}; name the one that holds offline-run-* or run-* folders", NOTHING_USABLE)
+        raise ScriptError(f"no folder {folder}; name the one with the offline-run-* or run-* folders", NOTHING_USABLE)
     errors: list[OSError] = []
     found: dict[str, Path] = {}
     seen: set[str] = set()
@@ -1294,7 +1294,7 @@ def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path
     ]
     if not found:
         why = f" ({errors[0].filename} {failed[0].error})" if failed else ""
-        raise ScriptError(f"no W&B run logs (*.wandb) below {folder}{why}; name another folder", NOTHING_USABLE)
+        raise ScriptError(f"no W&B run logs (*.wandb) in {folder}{why}; name another folder", NOTHING_USABLE)
     return sorted(found.values()), failed
 
 
@@ -1329,7 +1329,7 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
                 logs |= {log.file: log for log in batch}
                 meter.add(runs=len(batch))
         except BrokenProcessPool as error:
-            message = "a process that read logs died, of too little memory perhaps; try --workers 1"
+            message = "a process that read logs was killed, maybe because memory ran out; try --workers 1"
             raise ScriptError(message, NOTHING_USABLE) from error
         finally:
             for process in active_children() if len(logs) < len(files) else ():  # Ctrl-C waits for none of them
@@ -1373,11 +1373,11 @@ def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options
         if before and not kept:
             report_failures([*failed, *(each for *_, logs in before for log in logs for each in log.failed)])
             there = first_of(sorted({f"{run.entity}/{run.project}" for run, *_ in found}))
-            advice = "loosen it, or see what there is with --dry-run"
-            raise ScriptError(f"{flag} leaves no run of {len(before):,} in {there}; {advice}", NOTHING_USABLE)
+            message = f"no run left: {flag} matches none of {len(before):,} runs in {there}"
+            raise ScriptError(f"{message}; --dry-run shows what there is", NOTHING_USABLE)
     if not kept:
         reasons = [f"{failure.run}: {failure.error}" for failure in failed[:3]] or ["name another folder"]
-        raise ScriptError(f"no runs to export: these logs hold none; {'; '.join(reasons)}", NOTHING_USABLE)
+        raise ScriptError(f"no runs in these logs; {'; '.join(reasons)}", NOTHING_USABLE)
     return kept
 
 
@@ -1495,7 +1495,7 @@ def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path, say: 
         return parts
     unique = rewritten(run_id, parts, work)
     if again := sum(part.rows for part in parts) - unique.rows:
-        say(f"run {run_id}: {again:,} steps were logged again by a later log; the later rows are kept")
+        say(f"run {run_id}: {again:,} steps are in two logs; the rows of the later log were taken")
     return [unique]
 
 
@@ -1525,7 +1525,7 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
             rows = table_rows(file.read_bytes()).with_columns(run_id=pl.lit(run.id), frame=pl.lit(0))
         except (OSError, ValueError, RecursionError) as error:
             why = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-            why = "is not there" if isinstance(error, FileNotFoundError) else why
+            why = "does not exist" if isinstance(error, FileNotFoundError) else why
             project.failed.append(Failure(run.id, table.name, f"its file {run.file[:200]} {why}"))
             continue
         parts = write_part(rows.lazy(), work, {run.id: logged_dtypes(rows.schema)})
@@ -1545,7 +1545,7 @@ def base_url() -> str:
     given = (os.environ.get("WANDB_BASE_URL") or sdk_setting("base_url") or CLOUD_URL).strip().rstrip("/")
     url = re.fullmatch(r"(https?://)(?:[^/]*@)?([^/@?#\s]+)([^@?#\s]*)", given)
     if url is None or (url[1] == "http://" and url[2] in CLOUD_HOSTS):
-        raise ScriptError(f"WANDB_BASE_URL is unusable; write a server's URL, such as {CLOUD_URL}", NOTHING_USABLE)
+        raise ScriptError(f"WANDB_BASE_URL is not a valid address; write for example {CLOUD_URL}", NOTHING_USABLE)
     return CLOUD_URL if url[2] in PAGE_HOSTS else "".join(url.groups())
 
 
@@ -1580,7 +1580,7 @@ def netrc_key(base_url: str) -> str | None:
 
 def api_key(file: Path | None, base_url: str) -> str:
     """The API key for the server: from `file`, WANDB_API_KEY, netrc or the SDK's settings, the first that has one."""
-    where, how = f"for {base_url}", "run `wandb login`, set WANDB_API_KEY or name a file with --api-key-file"
+    where, how = f"for {base_url}", "run `wandb login`, set WANDB_API_KEY or use --api-key-file"
     if file:
         key, where = file.read_text("utf-8", errors="replace"), f"in {file}"
     elif os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
@@ -1589,7 +1589,7 @@ def api_key(file: Path | None, base_url: str) -> str:
         key = os.environ.get("WANDB_API_KEY") or netrc_key(base_url) or sdk_setting("api_key") or ""
     key = key.strip()
     if not re.fullmatch(r"[\w-]{40,}|([\w-]+\.){2}[\w-]+", key, re.ASCII):
-        what = f"unusable API key (of {len(key)} characters, not 40 or more letters and digits)"
+        what = f"invalid API key ({len(key)} characters, instead of 40 or more letters and digits)"
         raise ScriptError(f"{what if key else 'no API key'} {where}; {how}", NOTHING_USABLE)
     return key
 
@@ -1641,9 +1641,9 @@ class Client:
         try:
             answer = parse(body)
         except ValueError as error:
-            raise RequestError("an answer that is no JSON, or was cut short") from error
+            raise RequestError("the answer is incomplete, or not JSON") from error
         if not isinstance(answer, dict) or answer.get("errors") or not answer.get("data"):
-            raise RequestError(stated_error(body) or "an answer without data", status=200, retries=1)
+            raise RequestError(stated_error(body) or "the answer has no data", status=200, retries=1)
         return answer["data"]
 
     def retry(self, attempt: Callable[[float], Found], *, limit_s: float = math.inf) -> Found:
@@ -1670,7 +1670,7 @@ class Client:
                 elif time.monotonic() + wait_s > self.resume_at + SHORTEST_PAUSE_S:  # said once, not by each thread
                     self.resume_at = time.monotonic() + wait_s
                     self.say(f"the server is busy (HTTP {error.status}): waiting {wait_s:.0f} s")
-        raise RequestError("not asked, as the server no longer answers", retries=0)
+        raise RequestError("not requested, because the server no longer answers", retries=0)
 
     def pieces(self, method: str, url: str, timeout_s: float, **how: Any) -> Iterator[bytes]:
         """The body of a successful answer, piece by piece; how long it may take grows with how much has come."""
@@ -1684,7 +1684,7 @@ class Client:
                     yield piece
                     received += len(piece)
                     if time.monotonic() - started > timeout_s + received / LEAST_BYTES_S:
-                        raise RequestError(f"{received:,} bytes in {timeout_s:.0f} s are too slow")
+                        raise RequestError(f"too slow: {received:,} bytes in {timeout_s:.0f} s")
                 self.failures = 0
         except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
             raise RequestError(f"no answer within {timeout_s:.0f} s") from error
@@ -1722,9 +1722,9 @@ def sign_in(client: Client) -> tuple[str | None, list[str]]:
     except RequestError as error:
         hint = "check WANDB_BASE_URL, the network and its proxy, and SSL_CERT_FILE for a private certificate"
         if error.status in (401, 403):
-            hint = "it refuses the API key: copy it again from W&B's user settings"
+            hint = "the API key is wrong: copy it again from your W&B settings"
         elif error.status == 429 or error.status >= 500:
-            hint = "it is too busy: try again later"
+            hint = "the server is busy: try again later"
         raise ScriptError(f"cannot sign in to {client.base_url}: {error}; {hint}", NOTHING_USABLE) from error
     own = viewer.get("entity") or viewer.get("username")
     teams = [edge["node"]["name"] for edge in (viewer.get("teams") or {"edges": ()})["edges"]]
@@ -1788,14 +1788,14 @@ def place_of(text: str) -> Place:
     if url.scheme and entity not in ("", *NO_ENTITIES) and project in ("", "projects") and not page:
         return Place(entity, "*")
     if not project or (url.scheme and (entity in NO_ENTITIES or url.hostname in CLOUD_HOSTS)):
-        raise ScriptError(f"{text} is no project; write entity/project, entity/project/run or a W&B URL", WRONG_USAGE)
+        raise ScriptError(f"{text} is no project: write entity/project, entity/project/run or a W&B URL", WRONG_USAGE)
     if page and not name and not url.scheme:
         return Place(entity, project, "name", page)
     if name and page in ("runs", "sweeps", "groups"):
         return Place(entity, project, {"runs": "name", "sweeps": "sweep", "groups": "group"}[page], name)
     if page not in ("", "runs", "table", "workspace", "overview"):
-        advice = f"give {entity}/{project}, or a run's or sweep's address"
-        raise ScriptError(f"{text} is a page of {page}, which shows no runs; {advice}", WRONG_USAGE)
+        advice = f"write {entity}/{project}, or the address of a run or sweep"
+        raise ScriptError(f"{text} is a page without runs ({page}); {advice}", WRONG_USAGE)
     return Place(entity, project)
 
 
@@ -1825,7 +1825,7 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
     pairs = itertools.product(selection.entity or [own or ""], selection.project or ["*"])
     places = server.options.places or [Place(*pair) for pair in pairs]
     if not places[0].entity:
-        raise ScriptError("the key has no entity of its own; name one with -e", NOTHING_USABLE)
+        raise ScriptError("your API key has no default entity; name one with -e", NOTHING_USABLE)
     found: dict[tuple[str, str], Project] = {}
     failed: list[Failure] = []
     lacking: list[tuple[Place, list[str]]] = []
@@ -1846,7 +1846,7 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
         if is_elsewhere and (names or entity in entities):
             continue  # one of several entities lacks it
         near = did_you_mean(pattern, names) if names else did_you_mean(entity, {*entities} - {entity})
-        what = f"no project {pattern}" if names else "no projects that this key can see"
+        what = f"no project {pattern}" if names else "no projects that your API key can see"
         raise ScriptError(f"{entity} has {what}{near}; list_entities.py shows what there is", NOTHING_USABLE)
     return [found[key] for key in sorted(found)], list(dict.fromkeys(failed))
 
@@ -1863,7 +1863,7 @@ def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str],
     try:
         if not is_glob(project.name) and plan(server, project):
             return [project], [], []
-        failing, what = place.entity, "its projects cannot be had: "  # a team may have thousands: listed if needed
+        failing, what = place.entity, "its projects cannot be listed: "  # a team may have thousands: listed if needed
         while more and (models := server.ask(question, {"entity": place.entity, "after": after})["models"]):
             names += [edge["node"]["name"] for edge in models["edges"]]
             after, more = models["pageInfo"]["endCursor"], models["pageInfo"]["hasNextPage"]
@@ -1927,7 +1927,7 @@ def plan(server: Server, project: Project) -> bool:
     if answer is None:
         return False
     if None in answer.values():
-        raise RequestError("an answer without runs", status=200, retries=0)
+        raise RequestError("the answer has no runs", status=200, retries=0)
     project.selected, project.filtered = answer["selected"], answer["all"] - answer["selected"]
     first, last = ([time_of(edge["node"]["createdAt"]) for edge in answer[key]["edges"]] for key in ("first", "last"))
     project.last_created = last[0] if last else None
@@ -2006,7 +2006,7 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
     answer, size = server.ask_for_less(ask, project.page_runs)
     project.page_runs = min(size * 4, PAGE_RUNS)
     if answer is None or answer["runs"] is None:
-        raise RequestError("the project is gone" if answer is None else "an answer without runs", retries=0)
+        raise RequestError("the project no longer exists" if answer is None else "the answer has no runs", retries=0)
     nodes = [edge["node"] for edge in answer["runs"]["edges"]]
     info, runs = answer["runs"]["pageInfo"], answer["inWindow"]
     project.is_changing |= window.cursor is not None and runs != window.runs
@@ -2045,7 +2045,7 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
             leaves += found
         except (ValueError, TypeError, RecursionError) as error:
             texts[key] = valid_json(text)
-            failed.append(Failure(node["name"], key, f"cannot be parsed ({error}); its text is kept as it is"))
+            failed.append(Failure(node["name"], key, f"cannot be parsed ({error}); it is stored as text"))
     notes = config.get("_wandb")
     writers = notes.get("e") if isinstance(notes, dict) else None
     return Run(
@@ -2107,7 +2107,7 @@ def parsed_object(text: str, *, exact: bool = False) -> tuple[bool, dict[str, An
     except orjson.JSONDecodeError:
         is_strict, tree = False, jsonable(json.loads(text))
     if not isinstance(tree, dict | None):
-        raise ValueError("it is no JSON object")  # noqa: TRY004 - as what the parsers raise
+        raise ValueError("it is not a JSON object")  # noqa: TRY004 - as what the parsers raise
     return is_strict, tree or {}
 
 
@@ -2285,8 +2285,8 @@ def fetch_table(server: Server, project: Project, table: Table, folder: Path) ->
             if history is not None:
                 fetched[run.id] = history
             if history is None or history.is_short:
-                had = f"{history.rows:,} of {history.counted:,} rows could be had" if history else ""
-                error = ": ".join(filter(None, (had, problem))) or "what was fetched cannot be read"
+                had = f"only {history.rows:,} of {history.counted:,} rows were downloaded" if history else ""
+                error = ": ".join(filter(None, (had, problem))) or "the download cannot be read"
                 project.failed.append(Failure(run.id, table.name, error, 1 if one.problem else 2))
         server.meter.add(histories=len(batch), rows=sum(history.rows for history in made.values()))
 
@@ -2347,7 +2347,7 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:  #
         tries += 1
         answer = answer or ask_for_runs(source, [run])[run.id]
         if answer is None:
-            raise RequestError("the server no longer has this run", status=404, retries=0)
+            raise RequestError("the run no longer exists on the server", status=404, retries=0)
         if table.name == "console":
             page, answer = answer["logLines"], None  # another try asks anew
             return console_rows(source, run, page)
@@ -2370,7 +2370,7 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:  #
     except (ScriptError, OSError):  # no place to write to: of no run alone
         raise
     except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001 - one odd run must not cost the others theirs
-        failure = Failure(run.id, table.name, f"cannot be understood: {error!r}"[:300], tries)
+        failure = Failure(run.id, table.name, f"cannot be read: {error!r}"[:300], tries)
     source.project.failed.append(failure)
     return None
 
@@ -2388,10 +2388,10 @@ def download(source: RowSource, url: str) -> Path:
         error.retries = error.retries or 1  # new URLs may do
         raise
     except OSError as error:
-        message = f"{source.folder} cannot be written to ({error.strerror}); free the place or choose another with -o"
+        message = f"{source.folder} cannot be written to ({error.strerror}); free disk space or use another -o"
         raise ScriptError(message, NOTHING_USABLE) from error
     if end != b"PAR1":
-        raise RequestError("a file was cut short")
+        raise RequestError("the download is incomplete")
     return file
 
 
@@ -2431,7 +2431,7 @@ def console_rows(source: RowSource, run: Wanted, page: Any) -> Fetched:
     after: str | None = ""
     while after is not None:
         if page is None:
-            raise RequestError("an answer without its output", status=200, retries=1)
+            raise RequestError("the answer has no console output", status=200, retries=1)
         nodes, info = [edge["node"] for edge in page["edges"]], page["pageInfo"]
         after = (info["endCursor"] or None) if info["hasNextPage"] and not is_tail else None
         if is_tail and limit and nodes and nodes[0]["number"] and len(nodes) < limit:  # the server cuts long tails
@@ -2464,10 +2464,10 @@ def console_rows(source: RowSource, run: Wanted, page: Any) -> Fetched:
 def logged_rows(source: RowSource, run: Wanted, found: Any) -> pl.LazyFrame:
     """The rows of the W&B Table that a run's file holds."""
     if found is None:
-        raise RequestError("an answer without its files", status=200, retries=1)
+        raise RequestError("the answer has no files", status=200, retries=1)
     urls = [edge["node"]["directUrl"] for edge in found["edges"] if edge["node"]]
     if not urls:
-        raise RequestError(f"its file {run.file} is not there", status=404, retries=0)
+        raise RequestError(f"its file {run.file} does not exist", status=404, retries=0)
     storage = source.server.storage
     try:
         content = b"".join(storage.pieces("GET", urls[0], storage.timeout_s))
@@ -2475,7 +2475,7 @@ def logged_rows(source: RowSource, run: Wanted, found: Any) -> pl.LazyFrame:
         error.retries = error.retries or 1  # new URLs may do
         raise
     if not content.rstrip().endswith(b"}"):
-        raise RequestError("a file was cut short")
+        raise RequestError("the download is incomplete")
     try:
         with source.server.conversions:
             return table_rows(content).lazy()
@@ -2493,7 +2493,7 @@ def table_rows(content: bytes) -> pl.DataFrame:
         table = json.loads(content)  # the SDK writes NaN as such, which is a number here
     names, rows = (table.get("columns"), table.get("data")) if isinstance(table, dict) else (None, None)
     if not (isinstance(names, list) and isinstance(rows, list)):
-        raise ValueError("it is no table")  # noqa: TRY004 - of a file, as what the parser raises
+        raise ValueError("it is not a table")  # noqa: TRY004 - of a file, as what the parser raises
     if not (set(map(type, rows)) <= {list} and set(map(len, rows)) <= {len(names)}):
         raise ValueError("its rows do not fit its columns")
     columns: dict[KeyPath, Sequence[Any]] = {}
@@ -2678,7 +2678,7 @@ def export_rows(file: Path, nested: Collection[KeyPath], keys: Sequence[str], sk
                 skipped |= {path} if values > numbers else set()
                 columns |= {path: number} if numbers else {}
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise RequestError("an export was cut short or damaged", retries=1) from error
+        raise RequestError("the download is incomplete or damaged", retries=1) from error
     return rows.select(column.alias(CLOCKS.get(path) or column_key(path)) for path, column in columns.items())
 
 
@@ -2740,7 +2740,7 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
             answer = server.ask(IN_PROJECT % ("Sweeps", head, body), {**project.place, **variables})["project"] or {}
         except RequestError as error:
             project.failed.append(
-                Failure(project.path, "sweeps", f"their goals cannot be had: {error}", error.attempts)
+                Failure(project.path, "sweeps", f"the goals of its sweeps cannot be read: {error}", error.attempts)
             )
             break
         for sweep in filter(None, answer.values()):
@@ -3213,7 +3213,7 @@ def find_earlier(project: Project, output: Path) -> None:
 
 def unreadable(file: Path, error: BaseException) -> ScriptError:
     reason = str(error).partition("\n")[0]
-    advice = "move it away or choose another -o"
+    advice = "move it away or choose another folder with -o"
     return ScriptError(f"the earlier export {file} cannot be read ({reason}); {advice}", NOTHING_USABLE)
 
 
@@ -3381,7 +3381,7 @@ def publishing(output: Path, work: Path) -> Iterator[Callable[[Path], Path]]:
                 partial_file.replace(file)
     except (OSError, pl.exceptions.ComputeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]
-        message = f"{next(reversed(files), output)} was not written: {reason}; free the place or choose another with -o"
+        message = f"{next(reversed(files), output)} was not written: {reason}; free disk space or use another -o"
         raise ScriptError(message, NOTHING_USABLE) from error
 
 
@@ -3437,7 +3437,7 @@ def working_folder(output: Path, say: Say) -> Iterator[Path]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say(f"another export writes to {output}: waiting until it is done")
+                say(f"another export is writing to {output}: waiting until it is done")
                 fcntl.flock(lock, fcntl.LOCK_EX)
         shutil.rmtree(work, ignore_errors=True)  # of an export that was killed: the lock is ours
         work.mkdir()
@@ -3455,7 +3455,7 @@ def verify(folder: Path, options: Options, say: Say) -> int:
     """Compare the files of every export in `folder` with its metadata; nothing is changed. Returns the exit code."""
     exports = sorted(file for file in folder.glob("*_metadata.json") if not file.name.startswith("."))
     if not exports:
-        raise ScriptError(f"{folder} holds no export; name a folder that -o had", NOTHING_USABLE)
+        raise ScriptError(f"{folder} contains no export; name the folder that you gave as -o", NOTHING_USABLE)
     import_libraries()
     rows: list[dict[str, str | None]] = []
     for export in exports:
@@ -3473,12 +3473,12 @@ def verify(folder: Path, options: Options, say: Say) -> int:
     for file in sorted(folder.glob("*.parquet")):  # whose metadata may be gone
         with suppress(OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
             if not file.name.startswith(stems) and EXPORT_ID_KEY in pl.read_parquet_metadata(file):
-                error = "stands in no metadata file, so it cannot be checked"
+                error = "is not listed in any metadata file, so it cannot be checked"
                 rows.append({"entity": None, "project": None, "file": file.name, "error": error})
     damaged = [row for row in rows if row["error"]]
     for row in damaged:
         tell(f"error: {folder / str(row['file'])} {row['error']}; restore it from a copy, or export again")
-    outcome = f"{len(damaged):,} damaged or missing" if damaged else "all as they were written"
+    outcome = f"{len(damaged):,} damaged or missing" if damaged else "all unchanged"
     say(f"{counted(len(rows), 'file')} of {counted(len(exports), 'export')} in {folder}: {outcome}")
     if options.json:
         show(json_text({"version": 1, "verified": rows}))
@@ -3494,7 +3494,7 @@ def damage_of(file: Path, facts: Mapping[str, Any]) -> str | None:
         if size != facts["bytes"]:
             return f"has {size:,} bytes instead of {facts['bytes']:,}"
         if digest != facts["sha256"]:
-            return "holds other bytes than were written: its checksum differs"
+            return "was changed: its checksum differs"
         frame = pl.scan_parquet(file, glob=False)
         height, width = frame.select(pl.len()).collect().item(), len(frame.collect_schema())
     except (OSError, pl.exceptions.PolarsError) as error:
@@ -3515,7 +3515,7 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     lost = [*failed, *(each for project in projects for each in project.failed if each.what == "project")]
     check_selection(projects, lost, options, say)
     if options.prune and any(project.all_ids is None for project in written):
-        say("--prune dropped nothing: it needs an export without filters that lists every run")
+        say("--prune removed nothing: it needs an export of all runs, without filters")
     tables = [table for project in written for table in project.tables.values() if table.prefix == METRIC]
     metrics = {path for table in tables for path in table.dtypes}
     for glob in options.history_keys if written else ():
@@ -3549,15 +3549,15 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
             show(str(paths[-1]))
         line += f"; {counted(len(project.kept), 'run')} of an earlier export kept" if project.kept else ""
         if project.gone and not options.prune:
-            line += f", {len(project.gone):,} of them no longer in the source (--prune drops those)"
+            line += f", {len(project.gone):,} of them no longer in the source (--prune removes them)"
         if project.kept_fuller:
-            line += f"; {counted(len(project.kept_fuller), 'run')} kept as exported earlier, with more rows: "
+            line += f"; {counted(len(project.kept_fuller), 'run')} kept from the earlier export, which has more rows: "
             line += ", ".join(project.kept_fuller[:FAILURES_NAMED])
         for table in project.tables.values():
             lacking = {*table.earlier.columns} - {*table.dtypes} if table.earlier and table.prefix == METRIC else ()
             if lacking:
                 some = ", ".join(".".join(path) for path in sorted(lacking)[:5])
-                line += f"; its {table.name} had {some} from an earlier export, which this one was not asked for"
+                line += f"; removed from the {table.name}, because they were not asked for this time: {some}"
         say(line)
     for failure in lost:
         entity, _, name = failure.run.partition("/")
@@ -3588,7 +3588,7 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
     if lost:
         message = f"{lost[0].run}: {lost[0].error}; nothing could be exported"
     elif total and flags:
-        message = f"{flags} leaves none of {total:,} runs; loosen it, or see what there is with --dry-run"
+        message = f"no run left: {flags} matches none of {total:,} runs; --dry-run shows what there is"
     raise ScriptError(message, NOTHING_USABLE)
 
 
@@ -3602,7 +3602,7 @@ def report_failures(failures: Iterable[Failure]) -> int:
         for run in named:
             tell(f"error: {run}: {error}")
         if len(runs) > len(named):
-            tell(f"error: {len(runs) - len(named):,} more, all named in the metadata: {error}")
+            tell(f"error: {len(runs) - len(named):,} more, all listed in the metadata file: {error}")
     return PARTIAL if by_error else OK
 
 
@@ -3718,56 +3718,56 @@ def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list
     """The command line as Options; the only place that knows argparse."""
     parser = Parser(__doc__ or "")
     flag = parser.add_argument_group("source").add_argument
-    flag("places", nargs="*", metavar="PLACE", help="entity/project[/run], or a W&B URL of a project, run or sweep")
-    flag("--api-key-file", metavar="FILE", type=Path, help="a file that holds the API key")
-    flag("--offline", metavar="DIR", type=Path, help="no server: the folder that holds run folders, at any depth")
-    flag("--verify", metavar="DIR", type=Path, help="export nothing: compare earlier exports with their checksums")
+    flag("places", nargs="*", metavar="PLACE", help="entity/project[/run], or the W&B URL of a project, run or sweep")
+    flag("--api-key-file", metavar="FILE", type=Path, help="file with the API key")
+    flag("--offline", metavar="DIR", type=Path, help="read run folders below DIR; no server is used")
+    flag("--verify", metavar="DIR", type=Path, help="check the files of earlier exports against their checksums")
     flag = parser.add_argument_group("which runs (values of one flag are ORed, flags are ANDed)").add_argument
     several: dict[str, Any] = {"action": "extend", "type": comma_list, "default": []}
-    flag("-e", "--entity", **several, help="of this entity (default: the key's own; offline: any)")
-    flag("-p", "--project", **several, metavar="GLOB", help="of these projects (default: all)")
+    flag("-e", "--entity", **several, help="entity (default: your own; offline: all)")
+    flag("-p", "--project", **several, metavar="GLOB", help="project or glob (default: all)")
     flag("--since", type=moment, metavar="WHEN", help="created at or after: 7d, 24h, 2w, 2026-01-15, an ISO time (UTC)")
     flag("--until", type=moment, metavar="WHEN", help="created before")
     flag("--active-since", type=moment, metavar="WHEN", help="last heartbeat at or after")
     flag("--state", **several, help=", ".join(STATES))
-    flag("--tag", **several, help="with this tag")
-    flag("--group", **several, help="of this group")
-    flag("--sweep", **several, metavar="ID", help="of this sweep")
-    flag("--where", type=mongo_filter, default={}, metavar="JSON", help="W&B's own Mongo-style filter; server only")
+    flag("--tag", **several, help="runs with one of these tags")
+    flag("--group", **several, help="runs of one of these groups")
+    flag("--sweep", **several, metavar="ID", help="runs of one of these sweeps")
+    flag("--where", type=mongo_filter, default={}, metavar="JSON", help="filter in W&B's Mongo syntax; server only")
     flag = parser.add_argument_group("what is written").add_argument
     flag("-o", "--output", metavar="DIR", type=Path, default=Path("wandb_export"), help="default: wandb_export/")
-    flag("--include-history", action="store_true", help="also every history row, unsampled")
-    flag("--history-keys", **several, metavar="GLOBS", help="only these metrics, by W&B or flattened name")
-    flag("--history-samples", type=positive, metavar="N", help="about N rows a run, sampled, in a file of its own")
-    flag("--system-metrics", action="store_true", help="also system metrics: all of logs, a server's sampled")
-    flag("--console", action="store_true", help="also what the runs printed, line by line")
-    flag("--console-lines", type=positive, metavar="N", help="only the last N lines of each run")
-    flag("--tables", action="store_true", help="also the W&B Tables that the runs logged: a file for each key")
-    flag("--prune", action="store_true", help="drop runs of an earlier export that the source no longer has")
-    flag("--dry-run", action="store_true", help="say which projects, runs and rows would be fetched; write nothing")
-    flag = parser.add_argument_group("how (numbers with their defaults)").add_argument
-    flag("--workers", type=positive, metavar="N", help=f"questions at once ({WORKERS}); offline: processes (all cores)")
-    flag("--timeout", type=positive, metavar="S", default=TIMEOUT_S, help="seconds for an answer (%(default)s)")
-    flag("--retries", type=not_negative, metavar="N", default=RETRIES, help="further tries of what fails (%(default)s)")
-    flag("--json", action="store_true", help="the result as one JSON object on stdout")
-    flag("--quiet", action="store_true", help="nothing on stderr but errors")
+    flag("--include-history", action="store_true", help="write all history rows, not sampled")
+    flag("--history-keys", **several, metavar="GLOBS", help="only these metrics (W&B or column name)")
+    flag("--history-samples", type=positive, metavar="N", help="write about N sampled history rows per run")
+    flag("--system-metrics", action="store_true", help="write system metrics; a server samples them")
+    flag("--console", action="store_true", help="write the console output of the runs")
+    flag("--console-lines", type=positive, metavar="N", help="write only the last N lines of each run")
+    flag("--tables", action="store_true", help="write the W&B Tables of the runs: one file per key")
+    flag("--prune", action="store_true", help="remove runs that no longer exist in the source")
+    flag("--dry-run", action="store_true", help="show what would be exported, write nothing")
+    flag = parser.add_argument_group("other options (defaults in brackets)").add_argument
+    flag("--workers", type=positive, metavar="N", help=f"requests at once ({WORKERS}); offline: processes (all cores)")
+    flag("--timeout", type=positive, metavar="S", default=TIMEOUT_S, help="seconds to wait for an answer (%(default)s)")
+    flag("--retries", type=not_negative, metavar="N", default=RETRIES, help="repeats of a failed request (%(default)s)")
+    flag("--json", action="store_true", help="print the result as one JSON object")
+    flag("--quiet", action="store_true", help="print only errors on stderr")
     flag("--debug", action="store_true", help="show the traceback of an error")
     given = vars(parser.parse_strictly(argv))
     given["console"] = given["console"] or given["console_lines"] is not None
     server_only = (given["places"], given["where"], given["history_samples"], given["api_key_file"])
     if given["offline"] and any(server_only):
-        parser.error("--offline asks no server: leave out PLACE, --where, --history-samples and --api-key-file")
+        parser.error("--offline uses no server: remove PLACE, --where, --history-samples and --api-key-file")
     if given["places"] and (given["entity"] or given["project"]):
         parser.error("name projects either as entity/project or with -e and -p, not both")
     if given["history_keys"] and not (given["include_history"] or given["history_samples"]):
-        parser.error("--history-keys chooses among the history: add --include-history")
+        parser.error("--history-keys needs --include-history or --history-samples")
     changed = [name for name, value in given.items() if value not in (parser.get_default(name), [])]
     others = [name for name in changed if name not in ("verify", "json", "quiet", "debug")]
     if given["verify"] and others:
         what = "a PLACE" if others[0] == "places" else f"--{others[0].replace('_', '-')}"
-        parser.error(f"--verify exports nothing; leave {what} out")
+        parser.error(f"--verify exports nothing: remove {what}")
     if storable(str(given["output"])) != str(given["output"]):  # polars writes to no such path
-        parser.error("the path of -o is no UTF-8 text; choose another")
+        parser.error("the path of -o is not valid UTF-8; choose another")
     states = [state.lower() for state in given["state"]]
     for state in states:
         if state not in (*STATES, "all"):
@@ -3791,7 +3791,7 @@ def mongo_filter(text: str) -> dict[str, object]:
     with suppress(ValueError):
         if isinstance(value := json.loads(text), dict):
             return value
-    raise argparse.ArgumentTypeError("takes a JSON object, as in W&B's filters")
+    raise argparse.ArgumentTypeError("must be a JSON object, as in W&B's filters")
 
 
 def moment(text: str) -> datetime:
@@ -3801,7 +3801,7 @@ def moment(text: str) -> datetime:
             return now() - int(ago[1]) * timedelta(hours={"h": 1, "d": 24, "w": 168}[ago[2]])
         given = datetime.fromisoformat(text)
         return given.replace(tzinfo=given.tzinfo or UTC).astimezone(UTC)
-    raise argparse.ArgumentTypeError(f"{text}: no time; write 7d, 24h, 2w, 2026-01-15 or 2026-01-15T12:00")
+    raise argparse.ArgumentTypeError(f"{text} is not a time; write 7d, 24h, 2w, 2026-01-15 or 2026-01-15T12:00")
 
 
 def now() -> datetime:
@@ -3811,14 +3811,14 @@ def now() -> datetime:
 def positive(text: str) -> int:
     """A whole number from 1 on."""
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is no number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
     return int(text)
 
 
 def not_negative(text: str) -> int:
     """A whole number from 0 on."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is no number from 0 on")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 0 or more")
     return int(text)
 
 
@@ -3838,7 +3838,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        raise ScriptError(f"{message}; --help shows how it is used", WRONG_USAGE)
+        raise ScriptError(f"{message}; see --help", WRONG_USAGE)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -3921,7 +3921,7 @@ def export_project(
         if not isinstance(error, RequestError | ScriptError):
             if options.debug:
                 raise
-            message = f"cannot be understood: {error!r}"[:300]
+            message = f"cannot be read: {error!r}"[:300]
         project.failed.append(Failure(project.path, "project", message, getattr(error, "attempts", 1)))
 
 

@@ -3,24 +3,24 @@
 # requires-python = ">=3.11"
 # dependencies = ["requests>=2.30,<3", "rich>=12,<16", "urllib3>=2.2,<3"]
 # ///
-"""List what a W&B key can see: entities, their projects, and each project's runs by state.
+"""List the W&B entities and projects that you can see, and count the runs of each project by state.
 
-  uv run wandb-tools/list_entities.py                               all entities of the key: the user's own and teams
+  uv run wandb-tools/list_entities.py                               your own entity and your teams
   uv run wandb-tools/list_entities.py -e my-team -p 'graph*,denoising' --sort runs
   uv run wandb-tools/list_entities.py --json | jq -r '.projects[] | select(.running > 0) | .entity + "/" + .project'
 
-One row per project: its runs, how many of them are finished, running, failed, crashed or killed (other states count
-among the runs alone), when it was created and when a run of it was last active (UTC). The server counts; no run is
-downloaded. The table stays near 4 kB and says how many projects it leaves out; --max-rows 0 shows all. In a terminal,
-a project's name links to its page. With --json, stdout carries one object instead: version, projects (entity, project,
-runs, finished, running, failed, crashed, killed, created_at, last_active, url) and failed (entity, project, error).
+One row per project: how many runs it has, how many of them are finished, running, failed, crashed or killed, when it
+was created, and when a run was last active (UTC). The server counts the runs; none is downloaded. The table shows about
+40 projects and says how many it leaves out; --max-rows 0 shows all. In a terminal, a project's name links to its page.
+--json prints one object instead: version, projects (entity, project, runs, finished, running, failed, crashed, killed,
+created_at, last_active, url) and failed (entity, project, error).
 
-The API key comes from --api-key-file, WANDB_API_KEY or `wandb login`, never from an argument. For a self-hosted server
-set WANDB_BASE_URL, and SSL_CERT_FILE if its certificate is private. A question that fails is asked again, up to
---retries times, until --timeout is over; when the server is busy, all questions wait as long as it asks for.
+The API key is read from --api-key-file, WANDB_API_KEY or `wandb login`, never from an argument. For a self-hosted
+server, set WANDB_BASE_URL, and SSL_CERT_FILE if its certificate is private. A failed request is repeated up to
+--retries times; if the server is busy, all requests wait for as long as it asks.
 
 Exit codes: 0 all done; 1 nothing usable (no access, no such entity or project); 2 wrong usage; 3 some entities or
-projects could not be read: the others are listed, these are named; 130 interrupted.
+projects could not be read and are named; the others are listed; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def base_url() -> str:
     given = (os.environ.get("WANDB_BASE_URL") or sdk_setting("base_url") or CLOUD_URL).strip().rstrip("/")
     url = re.fullmatch(r"(https?://)(?:[^/]*@)?([^/@?#\s]+)([^@?#\s]*)", given)
     if url is None or (url[1] == "http://" and url[2] in CLOUD_HOSTS):
-        raise ScriptError(f"WANDB_BASE_URL is unusable; write a server's URL, such as {CLOUD_URL}", NOTHING_USABLE)
+        raise ScriptError(f"WANDB_BASE_URL is not a valid address; write for example {CLOUD_URL}", NOTHING_USABLE)
     return CLOUD_URL if url[2] in PAGE_HOSTS else "".join(url.groups())
 
 
@@ -124,7 +124,7 @@ def netrc_key(base_url: str) -> str | None:
 
 def api_key(file: Path | None, base_url: str) -> str:
     """The API key for the server: from `file`, WANDB_API_KEY, netrc or the SDK's settings, the first that has one."""
-    where, how = f"for {base_url}", "run `wandb login`, set WANDB_API_KEY or name a file with --api-key-file"
+    where, how = f"for {base_url}", "run `wandb login`, set WANDB_API_KEY or use --api-key-file"
     if file:
         key, where = file.read_text("utf-8", errors="replace"), f"in {file}"
     elif os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
@@ -133,7 +133,7 @@ def api_key(file: Path | None, base_url: str) -> str:
         key = os.environ.get("WANDB_API_KEY") or netrc_key(base_url) or sdk_setting("api_key") or ""
     key = key.strip()
     if not re.fullmatch(r"[\w-]{40,}|([\w-]+\.){2}[\w-]+", key, re.ASCII):
-        what = f"unusable API key (of {len(key)} characters, not 40 or more letters and digits)"
+        what = f"invalid API key ({len(key)} characters, instead of 40 or more letters and digits)"
         raise ScriptError(f"{what if key else 'no API key'} {where}; {how}", NOTHING_USABLE)
     return key
 
@@ -185,9 +185,9 @@ class Client:
         try:
             answer = parse(body)
         except ValueError as error:
-            raise RequestError("an answer that is no JSON, or was cut short") from error
+            raise RequestError("the answer is incomplete, or not JSON") from error
         if not isinstance(answer, dict) or answer.get("errors") or not answer.get("data"):
-            raise RequestError(stated_error(body) or "an answer without data", status=200, retries=1)
+            raise RequestError(stated_error(body) or "the answer has no data", status=200, retries=1)
         return answer["data"]
 
     def retry(self, attempt: Callable[[float], Found], *, limit_s: float = math.inf) -> Found:
@@ -214,7 +214,7 @@ class Client:
                 elif time.monotonic() + wait_s > self.resume_at + SHORTEST_PAUSE_S:  # said once, not by each thread
                     self.resume_at = time.monotonic() + wait_s
                     self.say(f"the server is busy (HTTP {error.status}): waiting {wait_s:.0f} s")
-        raise RequestError("not asked, as the server no longer answers", retries=0)
+        raise RequestError("not requested, because the server no longer answers", retries=0)
 
     def pieces(self, method: str, url: str, timeout_s: float, **how: Any) -> Iterator[bytes]:
         """The body of a successful answer, piece by piece; how long it may take grows with how much has come."""
@@ -228,7 +228,7 @@ class Client:
                     yield piece
                     received += len(piece)
                     if time.monotonic() - started > timeout_s + received / LEAST_BYTES_S:
-                        raise RequestError(f"{received:,} bytes in {timeout_s:.0f} s are too slow")
+                        raise RequestError(f"too slow: {received:,} bytes in {timeout_s:.0f} s")
                 self.failures = 0
         except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
             raise RequestError(f"no answer within {timeout_s:.0f} s") from error
@@ -266,9 +266,9 @@ def sign_in(client: Client) -> tuple[str | None, list[str]]:
     except RequestError as error:
         hint = "check WANDB_BASE_URL, the network and its proxy, and SSL_CERT_FILE for a private certificate"
         if error.status in (401, 403):
-            hint = "it refuses the API key: copy it again from W&B's user settings"
+            hint = "the API key is wrong: copy it again from your W&B settings"
         elif error.status == 429 or error.status >= 500:
-            hint = "it is too busy: try again later"
+            hint = "the server is busy: try again later"
         raise ScriptError(f"cannot sign in to {client.base_url}: {error}; {hint}", NOTHING_USABLE) from error
     own = viewer.get("entity") or viewer.get("username")
     teams = [edge["node"]["name"] for edge in (viewer.get("teams") or {"edges": ()})["edges"]]
@@ -297,7 +297,7 @@ def projects_of(client: Client, entity: str, visible: Sequence[str]) -> list[Row
             page = answer["models"]
             if answer["entity"] is None or page is None:
                 near = did_you_mean(entity, {*visible} - {entity})
-                return [{"entity": entity, "project": None, "error": f"no entity that this key can see{near}"}]
+                return [{"entity": entity, "project": None, "error": f"your API key can see no such entity{near}"}]
             for node in (edge["node"] for edge in page["edges"]):
                 name = node["name"]
                 counts = dict.fromkeys(("runs", *COUNTED_STATES), 0)
@@ -327,7 +327,7 @@ def with_counts(client: Client, projects: list[Row]) -> list[Row]:
     except (RequestError, KeyError, TypeError) as error:
         if len(projects) > 1:
             return [row for project in projects for row in with_counts(client, [project])]
-        why = str(error) if isinstance(error, RequestError) else "the server lists this project but does not find it"
+        why = str(error) if isinstance(error, RequestError) else "the server lists this project, but cannot find it"
         return [{"entity": projects[0]["entity"], "project": projects[0]["project"], "error": why}]
     return projects
 
@@ -369,7 +369,7 @@ def for_people(projects: Sequence[Row], max_rows: int | None) -> str:
     with out.capture() as captured:
         out.print(grid)
         if left_out := len(projects) - len(shown):
-            out.print(f"{counted(left_out, 'more project')}: --max-rows 0 shows all, --json too", style="dim")
+            out.print(f"{counted(left_out, 'more project')}: use --max-rows 0 or --json for all", style="dim")
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
@@ -411,24 +411,24 @@ def printable(text: str) -> str:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked."""
     parser = Parser(__doc__ or "")
-    which = parser.add_argument_group("which projects (flags repeat or take commas)")
+    which = parser.add_argument_group("which projects (flags may repeat or take commas)")
     several: dict[str, Any] = {"action": "extend", "type": comma_list, "default": []}
     flag = which.add_mutually_exclusive_group().add_argument
-    flag("-e", "--entity", **several, metavar="NAME", help="only this entity")
-    flag("--discover", action="store_true", help="every entity that the key can see (the default)")
-    which.add_argument("-p", "--project", **several, metavar="GLOB", help="only projects like this, in any case")
+    flag("-e", "--entity", **several, metavar="NAME", help="entity (default: all that you can see)")
+    flag("--discover", action="store_true", help="all entities that you can see (the default)")
+    which.add_argument("-p", "--project", **several, metavar="GLOB", help="project or glob (case ignored)")
     flag = parser.add_argument_group("what is shown").add_argument
     flag("--sort", choices=("active", "created", "name", "runs"), default="active", help="default: %(default)s")
-    flag("--max-rows", type=not_negative, metavar="N", help="at most N projects (0: all)")
-    flag("--json", action="store_true", help="one JSON object on stdout, with all projects")
-    flag("--quiet", action="store_true", help="only errors on stderr")
+    flag("--max-rows", type=not_negative, metavar="N", help="show at most N projects (0: all)")
+    flag("--json", action="store_true", help="print all projects as one JSON object")
+    flag("--quiet", action="store_true", help="print only errors on stderr")
     flag("--debug", action="store_true", help="show the traceback of an error")
-    flag = parser.add_argument_group("server (numbers with their defaults)").add_argument
-    flag("--api-key-file", type=Path, metavar="FILE", help="a file that holds the API key alone")
+    flag = parser.add_argument_group("server (defaults in brackets)").add_argument
+    flag("--api-key-file", type=Path, metavar="FILE", help="file with the API key")
     # Counting in a project of a million runs takes seconds; longer than 20 looks like a hang.
-    flag("--timeout", type=positive, default=20, metavar="S", help="seconds for an answer (%(default)s)")
-    flag("--retries", type=positive, default=2, metavar="N", help="of what fails (%(default)s)")
-    flag("--workers", type=positive, default=10, metavar="N", help="questions at a time (%(default)s)")
+    flag("--timeout", type=positive, default=20, metavar="S", help="seconds to wait for an answer (%(default)s)")
+    flag("--retries", type=positive, default=2, metavar="N", help="repeats of a failed request (%(default)s)")
+    flag("--workers", type=positive, default=10, metavar="N", help="requests at once (%(default)s)")
     return parser.parse_strictly(argv)
 
 
@@ -442,14 +442,14 @@ def comma_list(text: str) -> list[str]:
 def positive(text: str) -> int:
     """A whole number from 1 on."""
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is no number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
     return int(text)
 
 
 def not_negative(text: str) -> int:
     """A whole number from 0 on."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is no number from 0 on")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 0 or more")
     return int(text)
 
 
@@ -469,7 +469,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        raise ScriptError(f"{message}; --help shows how it is used", WRONG_USAGE)
+        raise ScriptError(f"{message}; see --help", WRONG_USAGE)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -501,7 +501,7 @@ def list_projects(options: argparse.Namespace) -> int:
     names = [row["project"] for row in rows if "error" not in row]
     for glob in options.project:
         if not any(matches(name, glob) for name in names):
-            error = f"no such project here{did_you_mean(glob, names)}"
+            error = f"no such project{did_you_mean(glob, names)}"
             failed.append({"entity": None, "project": glob, "error": error})
     globs = options.project or ["*"]
     rows = [row for row in rows if "error" not in row and any(matches(row["project"], glob) for glob in globs)]
@@ -515,7 +515,7 @@ def list_projects(options: argparse.Namespace) -> int:
     projects = [row for row in rows if "error" not in row]
     if not projects:
         others = f" (and {counted(len(errors) - 1, 'more failure')})" if len(errors) > 1 else ""
-        why = f"{errors[0]}{others}" if errors else "no projects there; name another entity with -e"
+        why = f"{errors[0]}{others}" if errors else "there are no projects; name another entity with -e"
         raise ScriptError(why, NOTHING_USABLE)
     projects.sort(key=lambda row: (row["entity"].lower(), row["project"].lower()))
     if column := {"runs": "runs", "created": "created_at", "active": "last_active"}.get(options.sort):
