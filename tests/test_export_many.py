@@ -121,7 +121,7 @@ def assert_same_frames(one: tuple[pl.DataFrame, ...], other: tuple[pl.DataFrame,
 @pytest.mark.parametrize("flags", [(), ("--state", "finished")])
 def test_small_logs_share_files_and_nothing_else(tmp_path, run_script, export, monkeypatch, flags):
     """Exported by one process, by two, and each log by itself: the same, and what was logged."""
-    n, logs = 150, tmp_path / "logs"
+    n, logs = 60, tmp_path / "logs"
     truth = write_small_logs(logs, n)
     kept = {run_id: rows for run_id, rows in truth.items() if not flags or run_id not in failed_runs(n)}
     for number in range(2):
@@ -172,7 +172,7 @@ def test_processes_that_read_logs_may_end(tmp_path, script_command, what):
         write_log(tmp_path / "logs", f"big{number}", filler_bytes=BIG_LOG_BYTES)
     pipe = tmp_path / "logs" / "run-pipe.wandb"
     os.mkfifo(pipe)
-    command = script_command(SCRIPT, "--offline", tmp_path / "logs", "-o", "out", "--workers", 2)
+    command = script_command(SCRIPT, "--offline", tmp_path / "logs", "-o", "out", "--workers", 2, "--quiet")
     with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         written: list[int] = []
         wait_until(lambda: written.extend(open_to_write(pipe)) or bool(written))
