@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import export_runs
 import hypothesis
 import pytest
 from wandb_server import Server
@@ -81,6 +84,37 @@ def run_script(script_command):
         return Done(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture
+def call_export(clean_environment, tmp_path, monkeypatch, capsys):
+    """export_runs.main() in this process, since a start costs half a second; as a process it is run_script."""
+
+    def call(*arguments: object, env: dict[str, str] | None = None) -> Done:
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            with monkeypatch.context() as patch:
+                patch.chdir(tmp_path)
+                for name in [name for name in os.environ if name.startswith("WANDB_")]:
+                    patch.delenv(name)
+                for name, value in (clean_environment | (env or {})).items():
+                    patch.setenv(name, value)
+                code = export_runs.main([*map(str, arguments)])
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+            gc.enable()
+        done = Done(code, *capsys.readouterr())
+        assert "a bug in this script" not in done.err
+        assert "Traceback" not in done.err or "--debug" in arguments
+        return done
+
+    return call
+
+
+@pytest.fixture
+def export(call_export):
+    """The same; modules that test a server have an `export` of their own, which asks that server."""
+    return call_export
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import analyze_runs
 import numpy as np
 import polars as pl
 import pytest
-import scipy.stats
+import scipy
 from contract_files import START, Run, write_rows, write_runs
 from hypothesis import given
 from hypothesis import strategies as st

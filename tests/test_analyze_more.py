@@ -17,7 +17,7 @@ import analyze_runs
 import numpy as np
 import polars as pl
 import pytest
-import scipy.stats
+import scipy
 from contract_files import Run, write_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import analyze_runs
 import polars as pl
 import pytest
-import scipy.stats
+import scipy
 from contract_files import START, Run, write_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st

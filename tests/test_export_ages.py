@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from log_files import START, log_of, write_log
 from old_sdks import record
-from test_export_runs import Exported, export, exported, libraries, paths_of  # noqa: F401 - fixtures
+from test_export_runs import Exported, exported, libraries, paths_of  # noqa: F401 - fixtures
 from wandb_server import Server
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def test_which_summaries_were_restored(ages):
     assert {each["run"]: each["from"] for each in restored} == RESTORED
 
 
-def test_what_is_said(tmp_path, export):  # noqa: F811
+def test_what_is_said(tmp_path, export):
     done = export("--offline", record.RUNS, "-o", tmp_path / "out")
     shown = "damaged/offline-run-20220101_000000-pointer1/run-pointer1.wandb"
     assert "skipped: 1 log that is a copy, 3 logs without a record\n" in done.err
@@ -158,7 +158,7 @@ def test_what_is_said(tmp_path, export):  # noqa: F811
     assert [failure["run"] for failure in project.metadata["failed"]] == [shown]
 
 
-def test_a_dry_run_and_chosen_metrics(tmp_path, export):  # noqa: F811
+def test_a_dry_run_and_chosen_metrics(tmp_path, export):
     logs = record.RUNS / "0.9.7"
     assert "3 runs (1 crashed, 1 failed, 1 finished), 74 history rows" in export("--offline", logs, "--dry-run").out
     export("--offline", logs, "-o", tmp_path, "--include-history", "--history-keys", "deep.*")
@@ -184,7 +184,7 @@ def changed(file: Path, **values: object) -> None:
 
 
 @pytest.fixture
-def export_old(old_folder, tmp_path, export) -> Callable[..., tuple[Done, Exported]]:  # noqa: F811
+def export_old(old_folder, tmp_path, export) -> Callable[..., tuple[Done, Exported]]:
     def call(*arguments: object, stem: str = "offline_old-sdks") -> tuple[Done, Exported]:
         done = export("--offline", old_folder.parent, "-o", tmp_path / "out", "--include-history", *arguments)
         return done, exported(tmp_path / "out", stem)
@@ -271,7 +271,7 @@ def test_a_row_of_an_odd_step_costs_itself(old_folder, export_old):
     assert project.rows() == [(2, {("loss",): 3, ("\N{REPLACEMENT CHARACTER}",): 1}), (4, {("loss",): 2})]
 
 
-def test_the_file_itself_may_be_named(old_folder, tmp_path, export):  # noqa: F811
+def test_the_file_itself_may_be_named(old_folder, tmp_path, export):
     file = old_folder.rename(tmp_path / "odd") / "wandb-history.jsonl"
     assert export("--offline", file, "-o", tmp_path / "out").code == 0
     assert exported(tmp_path / "out", "offline_old-sdks").run["id"] == "odd"
@@ -307,7 +307,7 @@ def test_no_summary_is_the_historys_last_values(old_folder, export_old, text):
 ROWS = [{"loss": "0.5", "deep": '{"x": 1}'}, {"loss": "NaN", "deep": '{"x": 2, "name": "n"}'}, {"acc": "1"}]
 
 
-def test_nested_metrics_as_one_value(tmp_path, export):  # noqa: F811
+def test_nested_metrics_as_one_value(tmp_path, export):
     media = {"image": '{"_type": "image-file", "width": 3}', "deep": '{"y": {"z": -Infinity, "t": "text"}, "big": 1e3}'}
     rows = [{"deep": '{"x": 1}', "deep2": "{}"}, media, {"deep": "7"}, {"deep": '{"x": true}'}]
     write_log(tmp_path / "logs", "nested", rows=rows)
@@ -330,7 +330,7 @@ def test_nested_metrics_as_one_value(tmp_path, export):  # noqa: F811
         ("{", "history", None),
     ],
 )
-def test_a_summary_that_the_log_lacks(tmp_path, export, file, source, loss):  # noqa: F811
+def test_a_summary_that_the_log_lacks(tmp_path, export, file, source, loss):
     log = write_log(tmp_path / "logs", "lost", rows=ROWS, exit_code=None)
     (log.parent / "files").mkdir()
     (log.parent / "files" / "wandb-summary.json").write_text(file)
@@ -343,7 +343,7 @@ def test_a_summary_that_the_log_lacks(tmp_path, export, file, source, loss):  # 
         assert json.loads(project.run["_summary_json"])["deep"] == {"x": 2, "name": "n"}
 
 
-def test_a_summary_of_one_log_is_that_of_the_run(tmp_path, export):  # noqa: F811
+def test_a_summary_of_one_log_is_that_of_the_run(tmp_path, export):
     write_log(tmp_path / "logs", "a", rows=ROWS, summary={"loss": "0.5"})
     later = START.replace(month=2)
     write_log(tmp_path / "logs", "a", rows=ROWS, started_at=later, exit_code=None, resumed=True)
@@ -352,7 +352,7 @@ def test_a_summary_of_one_log_is_that_of_the_run(tmp_path, export):  # noqa: F81
     assert (project.run["metric_loss"], project.metadata["summary_restored"]) == (0.5, [])
 
 
-def test_many_torn_logs_are_not_all_listed(tmp_path, export):  # noqa: F811
+def test_many_torn_logs_are_not_all_listed(tmp_path, export):
     for number in range(12):
         log = write_log(tmp_path / "logs", f"r{number:02}", rows=ROWS)
         log.write_bytes(log.read_bytes()[:-3])
@@ -375,7 +375,7 @@ def environment(writer_id: str, started: str | None = None, **values: Any) -> by
     return proto.Record(environment=found).SerializeToString()
 
 
-def test_the_process_that_started_first_counts(tmp_path, export):  # noqa: F811
+def test_the_process_that_started_first_counts(tmp_path, export):
     """Each process notes its machine in several records that add to each other."""
     proto = export_runs.wandb_proto()
     folder = tmp_path / "logs" / "run-20260101_000000-a"
@@ -422,7 +422,7 @@ def test_the_machine_on_a_server(tmp_path, run_script):
                 assert row[name] == first.get(name)
 
 
-def test_earlier_exports_without_these_columns(tmp_path, export, run_script):  # noqa: F811
+def test_earlier_exports_without_these_columns(tmp_path, export, run_script):
     """They are read and merged: null until the run is exported again. aggregate_runs.py carries the columns."""
     machine = environment("w", host="node", gpu_type="T4", gpu_count=2)
     for name in ("old", "new"):
@@ -484,7 +484,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
         ({"summary": '{"a": ' * 500 + "1" + "}" * 500}, 0),
     ],
 )
-def test_one_odd_file_costs_itself_alone(tmp_path, export, files, code):  # noqa: F811
+def test_one_odd_file_costs_itself_alone(tmp_path, export, files, code):
     write_old_folder(tmp_path / "logs", **files)
     write_log(tmp_path / "logs", "good", entity="offline", project="demo", rows=ROWS)
     flags = ("--include-history", "--console", "--system-metrics", "--tables")

@@ -40,19 +40,19 @@ def out(tmp_path) -> Path:
 
 
 @pytest.fixture
-def export(server, run_script, tmp_path, out) -> Callable[..., Done]:
+def export(call_export, server, tmp_path, out) -> Callable[..., Done]:
     """Export from the server into `out`."""
 
     def call(*arguments: object) -> Done:
-        return run_script(SCRIPT, "-o", out, *arguments, env=server.environment(tmp_path / "sdk"))
+        return call_export("-o", out, *arguments, env=server.environment(tmp_path / "sdk"))
 
     return call
 
 
 @pytest.fixture
-def export_logs(run_script, tmp_path, out) -> Callable[..., Done]:
+def export_logs(call_export, tmp_path, out) -> Callable[..., Done]:
     """Export the logs below `logs` into `out`."""
-    return lambda *arguments: run_script(SCRIPT, "--offline", tmp_path / "logs", "-o", out, *arguments)
+    return lambda *arguments: call_export("--offline", tmp_path / "logs", "-o", out, *arguments)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import Done, wait_until
 from log_files import START, write_log
-from test_export_runs import export, exported, paths_of  # noqa: F401 - a fixture
+from test_export_runs import exported, paths_of
 from wandb_server import Server
 
 if TYPE_CHECKING:
@@ -119,9 +119,9 @@ def assert_same_frames(one: tuple[pl.DataFrame, ...], other: tuple[pl.DataFrame,
 
 
 @pytest.mark.parametrize("flags", [(), ("--state", "finished")])
-def test_small_logs_share_files_and_nothing_else(tmp_path, run_script, export, monkeypatch, flags):  # noqa: F811
+def test_small_logs_share_files_and_nothing_else(tmp_path, run_script, export, monkeypatch, flags):
     """Exported by one process, by two, and each log by itself: the same, and what was logged."""
-    n, logs = 150, tmp_path / "logs"
+    n, logs = 60, tmp_path / "logs"
     truth = write_small_logs(logs, n)
     kept = {run_id: rows for run_id, rows in truth.items() if not flags or run_id not in failed_runs(n)}
     for number in range(2):
@@ -172,7 +172,7 @@ def test_processes_that_read_logs_may_end(tmp_path, script_command, what):
         write_log(tmp_path / "logs", f"big{number}", filler_bytes=BIG_LOG_BYTES)
     pipe = tmp_path / "logs" / "run-pipe.wandb"
     os.mkfifo(pipe)
-    command = script_command(SCRIPT, "--offline", tmp_path / "logs", "-o", "out", "--workers", 2)
+    command = script_command(SCRIPT, "--offline", tmp_path / "logs", "-o", "out", "--workers", 2, "--quiet")
     with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         written: list[int] = []
         wait_until(lambda: written.extend(open_to_write(pipe)) or bool(written))
@@ -234,9 +234,9 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def ask(server, run_script, tmp_path) -> Callable[..., Done]:
-    return lambda *how: run_script(
-        SCRIPT, "team/demo", "-o", tmp_path / "out", *how, *QUICK, env=server.environment(tmp_path / "sdk")
+def ask(server, export, tmp_path) -> Callable[..., Done]:
+    return lambda *how: export(
+        "team/demo", "-o", tmp_path / "out", *how, *QUICK, env=server.environment(tmp_path / "sdk")
     )
 
 
@@ -261,7 +261,7 @@ def test_kept_runs_between_fresh_ones_in_time(server, ask, tmp_path):
     assert exported(tmp_path / "out", "team_demo").metadata["runs"]["written"] == n // 2
 
 
-def test_pages_of_logs_are_in_the_order_of_time(tmp_path, export, monkeypatch):  # noqa: F811
+def test_pages_of_logs_are_in_the_order_of_time(tmp_path, export, monkeypatch):
     """Logs are found in the order of ids: their pages, and those of an earlier export, overlap in time."""
     monkeypatch.setattr(export_runs, "PAGE_RUNS", 10)
     out = tmp_path / "out"
@@ -276,7 +276,7 @@ def test_pages_of_logs_are_in_the_order_of_time(tmp_path, export, monkeypatch): 
         assert moments_of(out).rows() == [(run_id, moment, number) for moment, run_id, number in sorted(expected)]
 
 
-def test_histories_of_several_exports_in_the_order_of_runs(tmp_path, export):  # noqa: F811
+def test_histories_of_several_exports_in_the_order_of_runs(tmp_path, export):
     """Kept rows between fresh ones, whole numbers beside fractions, and logs that are not called like their runs."""
     out = tmp_path / "out"
 

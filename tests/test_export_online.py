@@ -42,12 +42,12 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def export(server, run_script, tmp_path) -> Callable[..., Done]:
+def export(call_export, server, tmp_path) -> Callable[..., Done]:
     """Run the script against the server; its files go to `out`."""
 
     def call(*arguments: object, env: dict[str, str] | None = None) -> Done:
         settings = server.environment(tmp_path / "sdk") | (env or {})
-        return run_script("export_runs.py", "-o", tmp_path / "out", *arguments, env=settings)
+        return call_export("-o", tmp_path / "out", *arguments, env=settings)
 
     return call
 

@@ -47,20 +47,20 @@ def out(tmp_path) -> Path:
 
 
 @pytest.fixture
-def export(server, run_script, tmp_path, out) -> Callable[..., Done]:
+def export(call_export, server, tmp_path, out) -> Callable[..., Done]:
     """Export from the server into `out`."""
 
     def call(*arguments: object) -> Done:
         how = ("-e", "team", "-o", out, *QUICK)
-        return run_script("export_runs.py", *how, *arguments, env=server.environment(tmp_path / "sdk"))
+        return call_export(*how, *arguments, env=server.environment(tmp_path / "sdk"))
 
     return call
 
 
 @pytest.fixture
-def export_logs(run_script, tmp_path, out) -> Callable[..., Done]:
+def export_logs(call_export, tmp_path, out) -> Callable[..., Done]:
     """Export the logs below `logs` into `out`."""
-    return lambda *arguments: run_script("export_runs.py", "--offline", tmp_path / "logs", "-o", out, *arguments)
+    return lambda *arguments: call_export("--offline", tmp_path / "logs", "-o", out, *arguments)
 
 
 def table_of(out: Path, kind: str, stem: str = "team_demo") -> pl.DataFrame:

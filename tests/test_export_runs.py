@@ -50,23 +50,6 @@ def libraries() -> None:
     export_runs.import_libraries()
 
 
-@pytest.fixture
-def export(capsys):
-    """The script's main() in this process, since a start costs half a second; as a process it is run_script."""
-
-    def call(*arguments: object) -> Done:
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            code = export_runs.main([*map(str, arguments)])
-        finally:
-            signal.signal(signal.SIGTERM, handler)
-        done = Done(code, *capsys.readouterr())
-        assert "a bug in this script" not in done.err
-        return done
-
-    return call
-
-
 # --- what an export holds -------------------------------------------------------------------------------------
 
 
