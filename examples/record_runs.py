@@ -64,6 +64,13 @@ class Plan(NamedTuple):
     empty_config: bool = False
 
 
+TARGETS = {  # how configs call the models
+    "filter_bank": "SpectralFilterBank",
+    "spectral": "SpectralPolynomial",
+    "self_attention": "SelfAttention",
+    "gnn_all": "GNN",
+    "linear": "Linear",
+}
 SEEDS = (0, 1, 2)
 BASELINE = {"k": None, "weight_decay": "1e-2", "tags": ("baseline",)}
 ABLATION = {"tags": ("sweep-by-hand",), "notes": "How much resolution does lr pay for?"}
@@ -96,9 +103,8 @@ STUDY: list[tuple[str, str, tuple[int, ...], dict[str, Any]]] = [  # stage, arch
 
 def config_of(plan: Plan) -> dict[str, Any]:
     _, _, graph, one_graph, _ = STAGES[plan.stage]
-    target, _ = MODELS[plan.arch]
     return {
-        "model": {"_target_": f"denoising.models.{target}"} | ({"k": plan.k} if plan.k else {}),
+        "model": {"_target_": f"denoising.models.{TARGETS[plan.arch]}"} | ({"k": plan.k} if plan.k else {}),
         "optim": {"lr": float(plan.lr), "weight_decay": float(plan.weight_decay), "momentum": MOMENTUM},
         "data": {
             "_target_": f"denoising.data.{'SingleGraph' if one_graph else 'GraphDistribution'}",
@@ -113,164 +119,125 @@ def config_of(plan: Plan) -> dict[str, Any]:
     } | (plan.more_config or {})
 
 
-# --- data -------------------------------------------------------------------------------------------------
-
-
-class Batch(NamedTuple):
-    """Signals (nodes x signals) on one undirected graph."""
-
-    neighbours: np.ndarray  # nodes x nodes: the normalized adjacency, 1 - Laplacian
-    frequencies: np.ndarray  # the Laplacian's eigenvalues, 0 to 2, ascending
-    modes: np.ndarray  # its eigenvectors, a column each
-    clean: np.ndarray
-    noisy: np.ndarray
-
-
-def draw_data(stage: str, rng: np.random.Generator) -> list[list[Batch]]:
-    """Draw the batches for training, validation and test."""
-    _, _, kind, one_graph, _ = STAGES[stage]
-    the_graph = draw_graph(kind, rng)
-    data = []
-    for count in BATCHES:
-        graphs = [the_graph if one_graph else draw_graph(kind, rng) for _ in range(count)]
-        data.append([draw_batch(graph, rng) for graph in graphs])
-    return data
+# --- the experiment ---------------------------------------------------------------------------------------
 
 
 def draw_graph(kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Return the adjacency matrix, nodes x nodes."""
+    """Return the adjacency matrix (nodes x nodes) of a connected graph."""
     nodes = np.arange(NODES)
-    if kind == "tree":  # each node is linked to one before it
-        links = np.zeros((NODES, NODES))
-        for node in range(1, NODES):
-            links[node, rng.integers(node)] = 1
-    elif kind == "sbm":  # four blocks, dense within and sparse between, and a path that keeps all connected
+    links = np.roll(np.eye(NODES), 1, axis=1)  # a ring
+    if kind == "sbm":  # four blocks, dense within and sparse between
         block = nodes * 4 // NODES
-        probability = np.where(block[:, None] == block, 0.5, 0.05)
-        links = np.triu(rng.random((NODES, NODES)) < probability, 1) + np.eye(NODES, k=1)
-    else:  # cliques of 3 to 10 nodes, and a ring through all nodes
-        ends = np.cumsum(rng.integers(3, 9, size=NODES))
-        clique = np.searchsorted(ends[ends <= NODES - 3], nodes, side="right")
-        links = (clique[:, None] == clique) - np.eye(NODES) + np.roll(np.eye(NODES), 1, axis=1)
-    return np.sign(links + links.T)
+        links += rng.random((NODES, NODES)) < np.where(block[:, None] == block, 0.3, 0.03)
+    elif kind == "ring_of_cliques":  # of five nodes on average
+        clique = np.cumsum(rng.random(NODES) < 0.2)
+        links += clique[:, None] == clique
+    else:  # a tree: each node is linked to one before it
+        links = np.zeros((NODES, NODES))
+        links[nodes[1:], rng.integers(nodes[1:])] = 1
+    return np.sign(links + links.T) * (1 - np.eye(NODES))
 
 
-def draw_batch(graph: np.ndarray, rng: np.random.Generator) -> Batch:
+def model_matrices(arch: str, k: int | None, frequencies: np.ndarray, modes: np.ndarray) -> np.ndarray:
+    """Return the matrices F (parameters x nodes x nodes) of the model `y = sum_i w_i F_i x` on one graph.
+
+    The graph is given by its normalized Laplacian: eigenvalues (0 to 2, ascending) and eigenvectors (a column each).
+    """
+    if arch == "linear" or k is None:  # any matrix; the baseline, which does not use the graph
+        return np.eye(NODES**2).reshape(-1, NODES, NODES)
+    i = np.arange(k)[:, None]
+    if arch == "self_attention":  # a softmax of the nodes' similarities, sharper with each i
+        similarities = (modes * np.exp(-frequencies)) @ modes.T
+        attention = np.exp(i[:, None] * similarities)
+        return attention / attention.sum(axis=2, keepdims=True)
+    if arch == "filter_bank":  # k triangular bands over the frequencies
+        responses = np.maximum(0, 1 - np.abs(frequencies * (k - 1) / 2 - i))
+    elif arch == "spectral":  # Chebyshev polynomials of the Laplacian
+        responses = np.cos(i * np.arccos(np.clip(frequencies - 1, -1, 1)))
+    else:  # gnn_all: i steps to the neighbours, by the normalized adjacency
+        responses = (1 - frequencies) ** i
+    return modes * responses[:, None] @ modes.T
+
+
+class Batch(NamedTuple):
+    """Signals on one graph: what the model makes of the noisy ones, before its parameters weigh it, and the clean."""
+
+    features: np.ndarray  # parameters x nodes x signals
+    clean: np.ndarray  # nodes x signals
+    edges: int
+
+
+def draw_batch(plan: Plan, graph: np.ndarray, rng: np.random.Generator) -> Batch:
     """Clean signals have low frequencies and a narrow band around 1.2, which a smoothing filter would lose."""
     degrees = graph.sum(axis=0)
-    neighbours = graph / np.sqrt(np.outer(degrees, degrees))
-    frequencies, modes = np.linalg.eigh(np.eye(NODES) - neighbours)
+    frequencies, modes = np.linalg.eigh(np.eye(NODES) - graph / np.sqrt(np.outer(degrees, degrees)))
     amplitudes = np.exp(-4 * frequencies) + 0.8 * np.exp(-(((frequencies - 1.2) / 0.1) ** 2))
     amplitudes /= np.sqrt(np.mean(amplitudes**2))
     clean = modes @ (amplitudes[:, None] * rng.normal(size=(NODES, BATCH_SIGNALS)))
     noisy = clean + NOISE * rng.normal(size=clean.shape)
-    return Batch(neighbours, frequencies, modes, clean, noisy)
+    return Batch(model_matrices(plan.arch, plan.k, frequencies, modes) @ noisy, clean, int(graph.sum()) // 2)
 
 
-# --- models -----------------------------------------------------------------------------------------------
-
-Params = dict[str, np.ndarray]
-Output = tuple[np.ndarray, Params]  # denoised minus clean signals, and the gradients of half its squared sum
-
-
-def filter_bank(params: Params, batch: Batch) -> Output:
-    """A spectral filter: k triangular bands, one gain each."""
-    distances = np.abs(batch.frequencies - np.linspace(0, 2, params["weights"].size)[:, None])
-    return spectral_filter(params, batch, np.maximum(0, 1 - distances * (params["weights"].size - 1) / 2))
+def errors(weights: np.ndarray, batch: Batch) -> np.ndarray:
+    """Denoised minus clean signals."""
+    return np.tensordot(weights, batch.features, axes=1) - batch.clean
 
 
-def spectral(params: Params, batch: Batch) -> Output:
-    """A polynomial of the graph Laplacian, degree k - 1, in the Chebyshev basis."""
-    angles = np.arccos(np.clip(batch.frequencies - 1, -1, 1))
-    return spectral_filter(params, batch, np.cos(np.arange(params["weights"].size)[:, None] * angles))
-
-
-def spectral_filter(params: Params, batch: Batch, atoms: np.ndarray) -> Output:
-    """`y = U g U' x`, where the response g is a weighted sum of the atoms (k x nodes)."""
-    spectrum = batch.modes.T @ batch.noisy
-    error = batch.modes @ ((params["weights"] @ atoms)[:, None] * spectrum) - batch.clean
-    return error, {"weights": atoms @ np.sum(spectrum * (batch.modes.T @ error), axis=1)}
-
-
-def self_attention(params: Params, batch: Batch) -> Output:
-    """`y = a x + b S x`, S the row-wise softmax of `P diag(w) P' / sqrt(k)`, P the k lowest modes."""
-    weights, (own, smooth), noisy = params["weights"], params["mix"], batch.noisy
-    positions = math.sqrt(NODES) * batch.modes[:, : weights.size]
-    scores = (positions * weights) @ positions.T / math.sqrt(weights.size)
-    attention = np.exp(scores - scores.max(axis=1, keepdims=True))
-    attention /= attention.sum(axis=1, keepdims=True)
-    error = own * noisy + smooth * (attention @ noisy) - batch.clean
-    by_attention = smooth * (error @ noisy.T)
-    by_score = attention * (by_attention - np.sum(by_attention * attention, axis=1, keepdims=True))
-    return error, {
-        "weights": np.sum(positions * (by_score @ positions), axis=0) / math.sqrt(weights.size),
-        "mix": np.array([np.sum(error * noisy), np.sum(error * (attention @ noisy))]),
-    }
-
-
-def graph_network(params: Params, batch: Batch) -> Output:
-    """`y = a x + sum over k channels of (v + u A) tanh(p x + q A x)`, A the normalized adjacency."""
-    noisy, near, outer = batch.noisy, batch.neighbours @ batch.noisy, np.multiply.outer
-    hidden = np.tanh(outer(params["p"], noisy) + outer(params["q"], near))
-    own, passed_on = (np.tensordot(params[name], hidden, axes=1) for name in "vu")
-    error = params["a"] * noisy + own + batch.neighbours @ passed_on - batch.clean
-    near_error = batch.neighbours @ error
-    by_input = (outer(params["v"], error) + outer(params["u"], near_error)) * (1 - hidden**2)
-    products = {"v": hidden * error, "u": hidden * near_error, "p": by_input * noisy, "q": by_input * near}
-    gradients = {name: np.sum(product, axis=(1, 2)) for name, product in products.items()}
-    return error, {"a": np.array([np.sum(error * noisy)])} | gradients
-
-
-def linear(params: Params, batch: Batch) -> Output:
-    """`y = W x`: any matrix; the baseline, which does not use the graph."""
-    error = params["weights"] @ batch.noisy - batch.clean
-    return error, {"weights": error @ batch.noisy.T}
-
-
-MODELS = {  # how configs call the model, and its function
-    "filter_bank": ("SpectralFilterBank", filter_bank),
-    "spectral": ("SpectralPolynomial", spectral),
-    "self_attention": ("SelfAttention", self_attention),
-    "gnn_all": ("GNN", graph_network),
-    "linear": ("Linear", linear),
-}
-
-
-def initial_params(arch: str, k: int | None, rng: np.random.Generator) -> Params:
-    if arch == "self_attention":
-        return {"weights": rng.normal(1, 0.1, k), "mix": np.array([0.5, 0.5])}
-    if arch == "gnn_all":
-        return {name: rng.normal(0, 0.3, k) for name in "pquv"} | {"a": np.array([0.5])}
-    if arch == "linear":
-        return {"weights": rng.normal(0, 0.01, (NODES, NODES))}
-    return {"weights": rng.normal(0, 0.1, k)}
-
-
-def fit(plan: Plan, train: list[Batch], rng: np.random.Generator) -> list[tuple[Params, float, float]]:
-    """Gradient descent with momentum and weight decay; for each step the parameters, loss and gradient norm."""
-    _, model = MODELS[plan.arch]
-    params = initial_params(plan.arch, plan.k, rng)
-    velocity = {name: np.zeros_like(values) for name, values in params.items()}
-    progress = []
-    for step in range(plan.steps + 1):
-        error, gradients = model(params, train[step % len(train)])
-        gradients = {name: gradient / BATCH_SIGNALS for name, gradient in gradients.items()}
-        norm = math.sqrt(sum(np.sum(gradient**2) for gradient in gradients.values()))
-        progress.append((params, float(np.mean(error**2)), norm))
-        velocity = {name: MOMENTUM * velocity[name] + gradients[name] for name in params}
-        decay = float(plan.weight_decay)
-        params = {name: params[name] - float(plan.lr) * (velocity[name] + decay * params[name]) for name in params}
-    return progress
-
-
-def evaluate(plan: Plan, params: Params, batches: list[Batch], prefix: str) -> dict[str, Any]:
+def evaluate(weights: np.ndarray, batches: list[Batch], prefix: str) -> dict[str, Any]:
     """Return the mean squared error and the signal-to-noise ratio; a clean signal's mean square is 1."""
-    _, model = MODELS[plan.arch]
-    mse = float(np.mean([np.square(model(params, batch)[0]) for batch in batches]))
+    mse = float(np.mean([errors(weights, batch) ** 2 for batch in batches]))
     return {f"{prefix}/mse": mse, f"{prefix}/snr_db": -10 * math.log10(mse) if mse > 0 else math.nan}
 
 
 # --- recording --------------------------------------------------------------------------------------------
+
+
+def record(plan: Plan, scratch: Path) -> None:
+    """Fit the plan's model by gradient descent with momentum and weight decay, and log it as one run."""
+    _, _, kind, one_graph, _ = STAGES[plan.stage]
+    rng = np.random.default_rng(plan.seed)
+    graph = draw_graph(kind, rng)
+    train, validation, test = (
+        [draw_batch(plan, graph if one_graph else draw_graph(kind, rng), rng) for _ in range(count)]
+        for count in BATCHES
+    )
+    weights = rng.normal(0, 0.03, len(train[0].features))
+    velocity = np.zeros_like(weights)
+    run = start_run(plan, scratch)
+    first = 0  # step of this log
+    for step in range(plan.steps + 1):
+        if plan.ending == "resumed" and step == plan.steps // 2:
+            run.finish()
+            run = start_run(plan, scratch)
+            first = step  # the second log counts its steps from 0 again
+        batch = train[step % len(train)]
+        error = errors(weights, batch)
+        gradient = np.tensordot(batch.features, error, axes=2) / BATCH_SIGNALS
+        loss = float(np.mean(error**2))
+        if step % plan.log_every == 0:
+            norm = float(np.linalg.norm(gradient))
+            row = {"epoch": step // len(train), "train/loss": loss, "train/grad_norm": norm}
+            if "optim_momentum" in run.config:
+                row["train_loss"] = loss * NODES  # how the first version of the code named and counted it
+            if step % VALIDATE_EVERY == 0:
+                row |= evaluate(weights, validation, "val")
+            run.log(row, step=step - first)
+        if plan.ending == "failed" and not math.isfinite(loss):
+            run.finish(exit_code=1)
+            return
+        velocity = MOMENTUM * velocity + gradient
+        weights = weights - float(plan.lr) * (velocity + float(plan.weight_decay) * weights)
+    step = plan.steps + 1 - first
+    row = evaluate(weights, test, "test")
+    if plan.seed == 0 and math.isfinite(row["test/mse"]):
+        rows = [[i, each.edges, evaluate(weights, [each], "test")["test/mse"]] for i, each in enumerate(test)]
+        row["test/by_graph"] = wandb.Table(columns=["graph", "edges", "mse"], data=rows)
+        # Unbound, it would be logged as an artifact too, and that record holds a path of this machine.
+        row["test/by_graph"].bind_to_run(run, "test/by_graph", step)
+        row["params"] = wandb.Histogram(np_histogram=np.histogram(weights, bins=8))
+    run.log(row, step=step)
+    run.summary["model/parameters"] = weights.size
+    run.finish()
 
 
 def start_run(plan: Plan, scratch: Path) -> wandb.Run:
@@ -309,49 +276,6 @@ def start_run(plan: Plan, scratch: Path) -> wandb.Run:
     run.define_metric("val/*", step_metric="epoch")
     run.define_metric("val/mse", step_metric="epoch", summary="min")
     return run
-
-
-def record(plan: Plan, scratch: Path) -> None:
-    """Fit the plan's model and log it as one run."""
-    rng = np.random.default_rng(plan.seed)
-    train, validation, test = draw_data(plan.stage, rng)
-    progress = fit(plan, train, rng)
-    run = start_run(plan, scratch)
-    first = 0  # step of this log
-    for step, (params, loss, gradient_norm) in enumerate(progress):
-        if plan.ending == "resumed" and step == plan.steps // 2:
-            run.finish()
-            run = start_run(plan, scratch)
-            first = step  # the second log counts its steps from 0 again
-        if step % plan.log_every == 0:
-            row = {"epoch": step // len(train), "train/loss": loss, "train/grad_norm": gradient_norm}
-            if "optim_momentum" in run.config:
-                row["train_loss"] = loss * NODES  # how the first version of the code named and counted it
-            if step % VALIDATE_EVERY == 0:
-                row |= evaluate(plan, params, validation, "val")
-            run.log(row, step=step - first)
-        if plan.ending == "failed" and not math.isfinite(loss):
-            run.finish(exit_code=1)
-            return
-    log_test(run, plan, progress[-1][0], test, step=plan.steps + 1 - first)
-    run.finish()
-
-
-def log_test(run: wandb.Run, plan: Plan, params: Params, batches: list[Batch], step: int) -> None:
-    row = evaluate(plan, params, batches, "test")
-    if plan.seed == 0 and math.isfinite(row["test/mse"]):
-        errors = [evaluate(plan, params, [batch], "test")["test/mse"] for batch in batches]
-        rows = [
-            [i, np.count_nonzero(batch.neighbours) // 2, error]
-            for i, (batch, error) in enumerate(zip(batches, errors, strict=True))
-        ]
-        row["test/by_graph"] = wandb.Table(columns=["graph", "edges", "mse"], data=rows)
-        # Unbound, it would be logged as an artifact too, and that record holds a path of this machine.
-        row["test/by_graph"].bind_to_run(run, "test/by_graph", step)
-        values = np.concatenate([values.ravel() for values in params.values()])
-        row["params"] = wandb.Histogram(np_histogram=np.histogram(values, bins=8))
-    run.log(row, step=step)
-    run.summary["model/parameters"] = sum(values.size for values in params.values())
 
 
 def main() -> int:
