@@ -8,19 +8,14 @@
 Stage 1a of the study trains and tests on one graph, stage 2c tests on graphs that were not in the training data,
 stage 3b varies k and the learning rate. README.md in this folder lists the runs that have something odd.
 
-Writes DIR/<project>/offline-run-<date>_<time>-<id>/run-<id>.wandb, and files/media/ beside it if the run logged a
-table. Needs no account and no network, and takes about ten seconds. Names, ids and numbers are the same every time;
-only the times differ.
+Writes DIR/<project>/offline-run-<date>_<time>-<id>/. Needs no account and no network, and takes under a minute.
 """
-
-from __future__ import annotations
 
 import argparse
 import hashlib
 import math
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,10 +28,6 @@ NOISE = 0.7  # standard deviation; that of a clean signal is 1
 BATCHES = [4, 3, 3]  # for training, validation and test; each batch is on one graph
 BATCH_SIGNALS = 16
 MOMENTUM = 0.9
-VALIDATE_EVERY = 20  # steps
-KILLED_LOG_BYTES = 65_536  # two of the blocks in which the SDK writes its log
-
-# --- the runs ---------------------------------------------------------------------------------------------
 
 STAGES = {  # project, entity, graph, the same graph for training and test, job type
     "stage1a": ("graph-denoising", "graph-lab", "sbm", True, "train"),
@@ -78,9 +69,7 @@ SPELLINGS = {"optim_momentum": MOMENTUM, "optim.momentum": str(MOMENTUM)}
 
 STUDY: list[tuple[str, str, tuple[int, ...], dict[str, Any]]] = [  # stage, arch, seeds, other settings
     ("stage1a", "filter_bank", (0,), {"steps": 3, "log_every": 1, "title": "smoke-test", "tags": ("debug",)}),
-    ("stage1a", "filter_bank", SEEDS, {}),
-    ("stage1a", "spectral", SEEDS, {}),
-    ("stage1a", "self_attention", SEEDS, {}),
+    *(("stage1a", arch, SEEDS, {}) for arch in ("filter_bank", "spectral", "self_attention")),
     ("stage1a", "linear", SEEDS, BASELINE),
     ("stage1a", "spectral", (0,), {"lr": "1e0", "tags": ("debug",), "notes": "lr far too large, left to run"}),
     ("stage2c", "filter_bank", SEEDS, {}),
@@ -91,105 +80,102 @@ STUDY: list[tuple[str, str, tuple[int, ...], dict[str, Any]]] = [  # stage, arch
     ("stage2c", "filter_bank", (4,), {"ending": "killed", "log_every": 1}),
     ("stage2c", "self_attention", (0,), {"ending": "failed", "lr": "1e0", "notes": "stops at a loss of inf"}),
     ("stage2c", "filter_bank", (0,), {"k": 8, "title": "[red]boom[/red] 🚀 a/b", "tags": ("[bold]", "a/b")}),
-    ("stage3b", "filter_bank", SEEDS, ABLATION | {"k": 4, "lr": "1e-4"}),
-    ("stage3b", "filter_bank", SEEDS, ABLATION | {"k": 4}),
-    ("stage3b", "filter_bank", SEEDS, ABLATION | {"lr": "1e-4"}),
-    ("stage3b", "filter_bank", SEEDS, ABLATION),
+    *(("stage3b", "filter_bank", SEEDS, ABLATION | {"k": k, "lr": lr}) for k in (4, 16) for lr in ("1e-4", "1e-3")),
     ("stage3b", "filter_bank", (3,), {"more_config": {"seed": "three"}, "notes": "started from a notebook"}),
     ("stage3b", "filter_bank", (0,), {"k": 8, "more_config": SPELLINGS, "notes": "from the first version of the code"}),
     ("stage3b", "linear", (0,), ABLATION | {"k": None, "title": "quick-look", "tags": (), "empty_config": True}),
 ]
 
 
-def config_of(plan: Plan) -> dict[str, Any]:
-    _, _, graph, one_graph, _ = STAGES[plan.stage]
-    return {
-        "model": {"_target_": f"denoising.models.{TARGETS[plan.arch]}"} | ({"k": plan.k} if plan.k else {}),
-        "optim": {"lr": float(plan.lr), "weight_decay": float(plan.weight_decay), "momentum": MOMENTUM},
-        "data": {
-            "_target_": f"denoising.data.{'SingleGraph' if one_graph else 'GraphDistribution'}",
-            "graph": graph,
-            "nodes": NODES,
-            "noise": NOISE,
-            "batches": BATCHES,
-            "same_graph_all_splits": one_graph,
-        },
-        "steps": plan.steps,
-        "seed": plan.seed,
-    } | (plan.more_config or {})
-
-
-# --- the experiment ---------------------------------------------------------------------------------------
-
-
 def draw_graph(kind: str, rng: np.random.Generator) -> np.ndarray:
     """Return the adjacency matrix (nodes x nodes) of a connected graph."""
-    nodes = np.arange(NODES)
-    links = np.roll(np.eye(NODES), 1, axis=1)  # a ring
-    if kind == "sbm":  # four blocks, dense within and sparse between
+    nodes, ring = np.arange(NODES), np.roll(np.eye(NODES), 1, axis=1)
+    if kind == "tree":  # each node but the first hangs on one before it
+        links = np.eye(NODES)[rng.integers(np.maximum(nodes, 1))]
+    elif kind == "sbm":  # four blocks, dense within and sparse between, and a ring through all nodes
         block = nodes * 4 // NODES
-        links += rng.random((NODES, NODES)) < np.where(block[:, None] == block, 0.3, 0.03)
-    elif kind == "ring_of_cliques":  # of five nodes on average
+        links = ring + (rng.random((NODES, NODES)) < np.where(np.equal.outer(block, block), 0.3, 0.03))
+    else:  # cliques of five nodes on average, and a ring through all nodes
         clique = np.cumsum(rng.random(NODES) < 0.2)
-        links += clique[:, None] == clique
-    else:  # a tree: each node is linked to one before it
-        links = np.zeros((NODES, NODES))
-        links[nodes[1:], rng.integers(nodes[1:])] = 1
+        links = ring + np.equal.outer(clique, clique)
     return np.sign(links + links.T) * (1 - np.eye(NODES))
 
 
 def model_matrices(arch: str, k: int | None, frequencies: np.ndarray, modes: np.ndarray) -> np.ndarray:
-    """Return the matrices F (parameters x nodes x nodes) of the model `y = sum_i w_i F_i x` on one graph.
-
-    The graph is given by its normalized Laplacian: eigenvalues (0 to 2, ascending) and eigenvectors (a column each).
-    """
-    if arch == "linear" or k is None:  # any matrix; the baseline, which does not use the graph
+    """Return F (parameters x nodes x nodes) of the model `y = sum_i w_i F_i x`, given the Laplacian's eigensystem."""
+    if k is None:  # linear, the baseline: any matrix, whatever the graph
         return np.eye(NODES**2).reshape(-1, NODES, NODES)
     i = np.arange(k)[:, None]
     if arch == "self_attention":  # a softmax of the nodes' similarities, sharper with each i
-        similarities = (modes * np.exp(-frequencies)) @ modes.T
-        attention = np.exp(i[:, None] * similarities)
-        return attention / attention.sum(axis=2, keepdims=True)
-    if arch == "filter_bank":  # k triangular bands over the frequencies
+        attention = np.exp(i[:, None] / 2 * (modes * np.exp(-frequencies) @ modes.T))
+        return np.asarray(attention / attention.sum(axis=2, keepdims=True))
+    if arch == "filter_bank":  # triangular bands over the frequencies
         responses = np.maximum(0, 1 - np.abs(frequencies * (k - 1) / 2 - i))
     elif arch == "spectral":  # Chebyshev polynomials of the Laplacian
         responses = np.cos(i * np.arccos(np.clip(frequencies - 1, -1, 1)))
     else:  # gnn_all: i steps to the neighbours, by the normalized adjacency
-        responses = (1 - frequencies) ** i
-    return modes * responses[:, None] @ modes.T
+        responses = (1 - frequencies) ** i / k
+    return np.asarray(modes * responses[:, None] @ modes.T)
 
 
-class Batch(NamedTuple):
-    """Signals on one graph: what the model makes of the noisy ones, before its parameters weigh it, and the clean."""
+class Batch:
+    """Signals on one graph; clean ones have low frequencies and a narrow band that a smoothing filter would lose."""
 
-    features: np.ndarray  # parameters x nodes x signals
-    clean: np.ndarray  # nodes x signals
-    edges: int
+    def __init__(self, plan: Plan, graph: np.ndarray, rng: np.random.Generator) -> None:
+        self.edges = int(graph.sum()) // 2
+        degrees = graph.sum(axis=0)
+        frequencies, modes = np.linalg.eigh(np.eye(NODES) - graph / np.sqrt(np.outer(degrees, degrees)))
+        amplitudes = np.exp(-4 * frequencies) + 0.8 * np.exp(-(((frequencies - 1.2) / 0.1) ** 2))
+        amplitudes /= np.sqrt(np.mean(amplitudes**2))
+        self.clean = modes @ (amplitudes[:, None] * rng.normal(size=(NODES, BATCH_SIGNALS)))
+        noisy = self.clean + NOISE * rng.normal(size=self.clean.shape)
+        self.features = model_matrices(plan.arch, plan.k, frequencies, modes) @ noisy  # parameters x nodes x signals
 
-
-def draw_batch(plan: Plan, graph: np.ndarray, rng: np.random.Generator) -> Batch:
-    """Clean signals have low frequencies and a narrow band around 1.2, which a smoothing filter would lose."""
-    degrees = graph.sum(axis=0)
-    frequencies, modes = np.linalg.eigh(np.eye(NODES) - graph / np.sqrt(np.outer(degrees, degrees)))
-    amplitudes = np.exp(-4 * frequencies) + 0.8 * np.exp(-(((frequencies - 1.2) / 0.1) ** 2))
-    amplitudes /= np.sqrt(np.mean(amplitudes**2))
-    clean = modes @ (amplitudes[:, None] * rng.normal(size=(NODES, BATCH_SIGNALS)))
-    noisy = clean + NOISE * rng.normal(size=clean.shape)
-    return Batch(model_matrices(plan.arch, plan.k, frequencies, modes) @ noisy, clean, int(graph.sum()) // 2)
-
-
-def errors(weights: np.ndarray, batch: Batch) -> np.ndarray:
-    """Denoised minus clean signals."""
-    return np.tensordot(weights, batch.features, axes=1) - batch.clean
+    def errors(self, weights: np.ndarray) -> np.ndarray:
+        return np.asarray(np.tensordot(weights, self.features, axes=1) - self.clean)
 
 
 def evaluate(weights: np.ndarray, batches: list[Batch], prefix: str) -> dict[str, Any]:
     """Return the mean squared error and the signal-to-noise ratio; a clean signal's mean square is 1."""
-    mse = float(np.mean([errors(weights, batch) ** 2 for batch in batches]))
+    mse = float(np.mean([batch.errors(weights) ** 2 for batch in batches]))
     return {f"{prefix}/mse": mse, f"{prefix}/snr_db": -10 * math.log10(mse) if mse > 0 else math.nan}
 
 
-# --- recording --------------------------------------------------------------------------------------------
+def start_run(plan: Plan, scratch: Path) -> wandb.Run:
+    project, entity, graph, one_graph, job_type = STAGES[plan.stage]
+    k = f"_k{plan.k}" if plan.k else ""
+    name = plan.title or f"{plan.stage}_{plan.arch}_lr{plan.lr}_wd{plan.weight_decay}{k}_s{plan.seed}"
+    dataset = "SingleGraph" if one_graph else "GraphDistribution"
+    data = {"graph": graph, "nodes": NODES, "noise": NOISE, "batches": BATCHES, "same_graph_all_splits": one_graph}
+    config = {
+        "model": {"_target_": f"denoising.models.{TARGETS[plan.arch]}"} | ({"k": plan.k} if plan.k else {}),
+        "optim": {"lr": float(plan.lr), "weight_decay": float(plan.weight_decay), "momentum": MOMENTUM},
+        "data": {"_target_": f"denoising.data.{dataset}"} | data,
+        "steps": plan.steps,
+        "seed": plan.seed,
+    }
+    folder = scratch / plan.ending / project
+    folder.mkdir(parents=True, exist_ok=True)
+    run = wandb.init(
+        dir=folder,
+        project=project,
+        entity=entity,
+        id=hashlib.sha256(f"{project}/{name}".encode()).hexdigest()[:8],
+        name=name,
+        config={} if plan.empty_config else config | (plan.more_config or {}),
+        group=f"{plan.stage}_{plan.arch}",
+        job_type="debug" if "debug" in plan.tags else job_type,
+        tags=[graph, *plan.tags],
+        notes=plan.notes,
+        resume="allow" if plan.ending == "resumed" else None,
+        settings=wandb.Settings(  # as little as possible about this machine and its user
+            program="record_runs.py", x_executable="python", x_disable_machine_info=True, x_save_requirements=False
+        ),
+    )
+    run.define_metric("epoch", hidden=True)
+    run.define_metric("val/*", step_metric="epoch")
+    run.define_metric("val/mse", step_metric="epoch", summary="min")
+    return run
 
 
 def record(plan: Plan, scratch: Path) -> None:
@@ -198,8 +184,7 @@ def record(plan: Plan, scratch: Path) -> None:
     rng = np.random.default_rng(plan.seed)
     graph = draw_graph(kind, rng)
     train, validation, test = (
-        [draw_batch(plan, graph if one_graph else draw_graph(kind, rng), rng) for _ in range(count)]
-        for count in BATCHES
+        [Batch(plan, graph if one_graph else draw_graph(kind, rng), rng) for _ in range(count)] for count in BATCHES
     )
     weights = rng.normal(0, 0.03, len(train[0].features))
     velocity = np.zeros_like(weights)
@@ -211,15 +196,14 @@ def record(plan: Plan, scratch: Path) -> None:
             run = start_run(plan, scratch)
             first = step  # the second log counts its steps from 0 again
         batch = train[step % len(train)]
-        error = errors(weights, batch)
+        error = batch.errors(weights)
         gradient = np.tensordot(batch.features, error, axes=2) / BATCH_SIGNALS
-        loss = float(np.mean(error**2))
+        loss, norm = float(np.mean(error**2)), float(np.linalg.norm(gradient))
         if step % plan.log_every == 0:
-            norm = float(np.linalg.norm(gradient))
-            row = {"epoch": step // len(train), "train/loss": loss, "train/grad_norm": norm}
+            row: dict[str, Any] = {"epoch": step // len(train), "train/loss": loss, "train/grad_norm": norm}
             if "optim_momentum" in run.config:
                 row["train_loss"] = loss * NODES  # how the first version of the code named and counted it
-            if step % VALIDATE_EVERY == 0:
+            if step % 20 == 0:
                 row |= evaluate(weights, validation, "val")
             run.log(row, step=step - first)
         if plan.ending == "failed" and not math.isfinite(loss):
@@ -240,68 +224,27 @@ def record(plan: Plan, scratch: Path) -> None:
     run.finish()
 
 
-def start_run(plan: Plan, scratch: Path) -> wandb.Run:
-    project, entity, graph, _, job_type = STAGES[plan.stage]
-    k = f"_k{plan.k}" if plan.k else ""
-    name = plan.title or f"{plan.stage}_{plan.arch}_lr{plan.lr}_wd{plan.weight_decay}{k}_s{plan.seed}"
-    print(f"{project}: {name}", file=sys.stderr)
-    folder = scratch / plan.ending / project
-    folder.mkdir(parents=True, exist_ok=True)
-    run = wandb.init(
-        dir=folder,
-        project=project,
-        entity=entity,
-        id=hashlib.sha256(f"{project}/{name}".encode()).hexdigest()[:8],
-        name=name,
-        config={} if plan.empty_config else config_of(plan),
-        group=f"{plan.stage}_{plan.arch}",
-        job_type="debug" if "debug" in plan.tags else job_type,
-        tags=[graph, *plan.tags],
-        notes=plan.notes,
-        resume="allow" if plan.ending == "resumed" else None,
-        # Nothing in the logs about this machine, its user, or the folders they work in.
-        settings=wandb.Settings(
-            mode="offline",
-            silent=True,
-            symlink=False,
-            host="localhost",
-            program="record_runs.py",
-            x_executable="python",
-            console="off",
-            x_disable_machine_info=True,
-            x_save_requirements=False,
-        ),
-    )
-    run.define_metric("epoch", hidden=True)
-    run.define_metric("val/*", step_metric="epoch")
-    run.define_metric("val/mse", step_metric="epoch", summary="min")
-    return run
-
-
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "-o", "--output", metavar="DIR", type=Path, default=Path("example-runs"), help="default: %(default)s"
-    )
+    parser.add_argument("-o", "--output", metavar="DIR", type=Path, default="example-runs", help="default: %(default)s")
     output = parser.parse_args().output
     if output.exists() and any(output.iterdir()):
         parser.error(f"{output} is not empty: name another folder with -o")
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         del os.environ[name]  # the user's own settings
+    os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_CONSOLE": "off", "WANDB_HOST": "localhost"}
     with tempfile.TemporaryDirectory() as scratch, np.errstate(over="ignore", invalid="ignore"):
         for stage, arch, seeds, settings in STUDY:
             for seed in seeds:
                 record(Plan(stage, arch, seed, **settings), Path(scratch))
         wandb.teardown()  # from here on all logs are complete
-        for run_folder in sorted(Path(scratch).glob("*/*/wandb/offline-run-*")):
-            ending, project, *_ = run_folder.relative_to(scratch).parts
-            copy = output / project / run_folder.name
-            shutil.copytree(run_folder, copy, ignore=shutil.ignore_patterns("logs", "tmp"))
+        for folder in sorted(Path(scratch).glob("*/*/wandb/offline-run-*")):
+            ending, project, *_ = folder.relative_to(scratch).parts
+            copy = shutil.copytree(folder, output / project / folder.name, ignore=shutil.ignore_patterns("logs", "tmp"))
             if ending == "killed":  # the log ends in the middle of a record, as after SIGKILL
-                os.truncate(next(copy.glob("*.wandb")), KILLED_LOG_BYTES)
+                os.truncate(next(copy.glob("*.wandb")), 65_536)
     print(output)
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()
