@@ -59,6 +59,7 @@ from __future__ import annotations
 import argparse
 import configparser
 import difflib
+import errno
 import fnmatch
 import gc
 import hashlib
@@ -625,7 +626,7 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
     # value stand for the path, and for whether the user set the value as a whole (`key`, not `nested_key`).
     changes: dict[bytes, bytes] = {}
     try:
-        with log.file.open("rb", buffering=32 * BLOCK_BYTES) as opened:
+        with regular(log.file).open("rb", buffering=32 * BLOCK_BYTES) as opened:
             for payload in log_records(opened, log):
                 log.records += 1
                 try:
@@ -717,6 +718,13 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
             rows.add_stats(stats)
 
 
+def regular(file: Path) -> Path:
+    """The path of a file that ends; OSError for a pipe or a device in its place."""
+    if file.exists() and not file.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return file
+
+
 def path_of(item: Any) -> KeyPath:
     return tuple(item.nested_key) or (item.key,)
 
@@ -735,9 +743,9 @@ def put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
 
 
 def from_json(text: str) -> object:
-    """The value of W&B's JSON, which has bare NaN and Infinity; text that is no JSON stays text."""
+    """The value of W&B's JSON, non-finite numbers as text; what is no JSON, or nested too deeply, stays text."""
     try:
-        return json.loads(text)
+        return jsonable(json.loads(text))
     except (ValueError, RecursionError):
         return text
 
@@ -756,13 +764,12 @@ def time_at(seconds: float | None, nanos: int = 0) -> datetime | None:
 
 # --- folders of SDKs before 0.10 to a log ---------------------------------------------------------------------
 
+YAML_BYTES = 10_000_000  # that a short text may become as JSON
 OLD_HISTORY = "wandb-history.jsonl"  # stands for such a folder, also where it is missing: nothing was logged then
 
 
 def read_folder(log: Log, rows: LogRows) -> None:
     """Fill in what the folder's files hold: JSON and YAML, of which any may be missing or empty."""
-    import yaml
-
     place = log.file.parent.resolve()
     folder = place.parent if place.name == "files" else place
     *_, started, run_id = ["", *folder.name.split("-", 2)]  # run-20200328_193221-id; times are UTC
@@ -785,11 +792,10 @@ def read_folder(log: Log, rows: LogRows) -> None:
     log.exit_code = notes["exitcode"] if isinstance(notes.get("exitcode"), int) else None  # None: it was not ended
     log.newest_at = time_of(texts.get("heartbeatAt")) or log.started_at
     try:
-        config = yaml.safe_load((place / "config.yaml").read_bytes())
-        log.config = unwrapped(parsed_object(json.dumps(config, skipkeys=True, default=str), exact=True)[1])
+        log.config = unwrapped(yaml_object(regular(place / "config.yaml").read_bytes()))
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError):
         log.damage.append("config.yaml")
     proto, glance_type = wandb_proto(), glance_class()
     last_values: dict[str, object] = {}
@@ -804,10 +810,30 @@ def read_folder(log: Log, rows: LogRows) -> None:
     log.take_summary(json_object(log, place / "wandb-summary.json"), "log")
 
 
+def yaml_object(content: bytes) -> dict[str, Any]:
+    """The object in a YAML text, as JSON has it; ValueError if it is none.
+
+    Few lines whose aliases and merge keys refer to each other can stand for more than any memory holds: YAML_BYTES
+    bounds these; W&B writes no merge keys.
+    """
+    import yaml
+
+    loader = type("NoMergeKeys", (yaml.SafeLoader,), {"flatten_mapping": lambda *_: None})
+    text, most = io.StringIO(), YAML_BYTES + 10 * len(content)
+    try:
+        for piece in json.JSONEncoder(skipkeys=True, default=str).iterencode(yaml.load(content, loader)):  # noqa: S506
+            if text.tell() > most:
+                raise ValueError("its aliases stand for too much")
+            text.write(piece)
+    except yaml.YAMLError as error:
+        raise ValueError("it is no YAML") from error
+    return parsed_object(text.getvalue(), exact=True)[1]
+
+
 def json_lines(log: Log, file: Path) -> Iterator[dict[str, Any]]:
     """The objects in a file of JSON lines, with their steps; `log` gets to know of the lines that are none."""
     try:
-        with suppress(FileNotFoundError), file.open("rb") as opened:
+        with suppress(FileNotFoundError), regular(file).open("rb") as opened:
             for number, line in enumerate(opened, 1):
                 if line.startswith(LFS_POINTER):
                     log.error = NOT_PULLED
@@ -829,7 +855,7 @@ def json_lines(log: Log, file: Path) -> Iterator[dict[str, Any]]:
 def json_object(log: Log, file: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where there is none."""
     with suppress(OSError, ValueError, RecursionError):
-        text = file.read_text("utf-8")
+        text = regular(file).read_text("utf-8")
         if text.startswith(LFS_POINTER.decode()):
             log.damage.append(f"{file.name}, {NOT_PULLED}")
         return parsed_object(text, exact=True)[1]
@@ -1008,7 +1034,7 @@ class LogRows:
         self.open_lines.clear()
         log = self.logs[-1]
         file = log.file.parent / ("output.log" if log.file.name == OLD_HISTORY else "files/output.log")
-        with suppress(OSError), file.open(encoding="utf-8", errors="replace", newline="\n") as opened:
+        with suppress(OSError), regular(file).open(encoding="utf-8", errors="replace", newline="\n") as opened:
             is_pointer = opened.read(len(LFS_POINTER)) == LFS_POINTER.decode()
             opened.seek(0)
             if self.options.console and is_pointer:
@@ -1133,8 +1159,8 @@ def as_shown(text: str) -> str:
     ('100% done', 'shog long', 'red')
     """
     shown = ""
-    for piece in ESCAPE.sub("", text).split("\r"):
-        shown = piece + shown[len(piece) :]
+    for piece in reversed(ESCAPE.sub("", text).split("\r")):
+        shown += piece[len(shown) :]
     return storable(shown.rstrip(" "))
 
 
@@ -1524,7 +1550,7 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
             file = next(
                 (folder / run.file for folder in folders if (folder / run.file).is_file()), folders[0] / run.file
             )
-            rows = table_rows(file.read_bytes()).with_columns(run_id=pl.lit(run.id), frame=pl.lit(0))
+            rows = table_rows(regular(file).read_bytes()).with_columns(run_id=pl.lit(run.id), frame=pl.lit(0))
         except (OSError, ValueError, RecursionError) as error:
             why = f"cannot be read: {getattr(error, 'strerror', None) or error}"
             why = "is not there" if isinstance(error, FileNotFoundError) else why
@@ -1781,7 +1807,10 @@ def place_of(text: str) -> Place:
     >>> place_of("https://wandb.ai/team/demo/runs/abc/logs?nw=1")
     Place(entity='team', project='demo', key='name', value='abc')
     """
-    url = urlsplit(f"https://{text}" if text.partition("/")[0] in PAGE_HOSTS else text)
+    try:
+        url = urlsplit(f"https://{text}" if text.partition("/")[0] in PAGE_HOSTS else text)
+    except ValueError as error:
+        raise ScriptError(f"{text} is no address: {error}", WRONG_USAGE) from error
     text = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()  # without a password
     keys = [unquote(key) for key in url.path.split("/") if key]
     if url.scheme and url.hostname == FORGE and keys[:1] == ["wandb"]:
@@ -1818,7 +1847,7 @@ def filters_of(place: Place, selection: Selection) -> dict[str, object]:
 
 
 def iso(time_: datetime | None) -> str | None:
-    return time_.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if time_ else None
+    return time_.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z") if time_ else None
 
 
 def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
@@ -2733,8 +2762,6 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
     goals: dict[str, set[str]] = {}  # of each metric that a sweep optimises
     sweeps = [] if options.dry_run else project.runs["sweep"].drop_nulls().unique().sort().to_list()
     for names in chunks(sweeps, RUNS_A_QUESTION):
-        import yaml
-
         variables = {f"s{number}": name for number, name in enumerate(names)}
         head = "".join(f", ${key}: String!" for key in variables)
         body = " ".join(f"{key}: sweep(sweepName: ${key}) {{ config }}" for key in variables)
@@ -2746,8 +2773,8 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
             )
             break
         for sweep in filter(None, answer.values()):
-            with suppress(yaml.YAMLError, LookupError, TypeError):  # one that W&B itself could not read has no goal
-                metric = yaml.safe_load(sweep["config"] or "")["metric"]
+            with suppress(ValueError, LookupError, TypeError, RecursionError):  # W&B itself could not read it
+                metric = yaml_object((sweep["config"] or "").encode())["metric"]
                 goals.setdefault(str(metric["name"]), set()).add(metric.get("goal") or "minimize")
     known = set(GOALS.values())
     project.goals = {name: each.pop() for name, each in goals.items() if len(each) == 1 and each <= known}
@@ -3790,7 +3817,7 @@ def comma_list(text: str) -> list[str]:
 
 
 def mongo_filter(text: str) -> dict[str, object]:
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         if isinstance(value := json.loads(text), dict):
             return value
     raise argparse.ArgumentTypeError("takes a JSON object, as in W&B's filters")
