@@ -157,7 +157,7 @@ PART_ITEMS = 300_000  # logged values that a reader holds before it writes them 
 EXACT_FLOAT = 2**53  # whole numbers up to this are exact as Float64
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
 LINES_HELD, STATS_HELD = 50_000, 5_000  # of console output and system metrics, the same bound
-LONG_LINE = 1_000  # characters of output without an end
+PIECES_HELD = 1_000  # of a line of output without an end
 BATCH_ROWS = 20_000  # of histories that are asked for and stored together
 BATCH_CELLS = 1_000_000  # fetched rows x columns that are converted in memory: 8 MB a thread
 TASK_LOGS = 100  # that are read together
@@ -879,7 +879,7 @@ class LogRows:
         self.proto = wandb_proto()
         self.folder, self.options = folder, options
         self.logs: list[Log] = []  # the last is the one that is read
-        self.lines: list[list[Any]] = []  # of output: numbers of the log and of the line, time, stream, text
+        self.lines: list[list[Any]] = []  # of output: numbers of the log and of the line, time, stream, pieces of text
         self.open_lines: dict[str | None, list[Any]] = {}  # the line of each stream that has not ended yet
         self.log_lines = 0  # of the log that is read
         self.last_items: dict[bytes, bytes] = {}  # of its history, by their keys: its summary, where there is no other
@@ -968,7 +968,7 @@ class LogRows:
             for line, number in zip(self.lines, numbers, strict=True):
                 line[1] = number
             end = len(self.lines) - len(not_ended)
-        ended = [(*line, as_shown(text)) for *line, text in self.lines[:end]]
+        ended = [(*line, as_shown("".join(pieces))) for *line, pieces in self.lines[:end]]
         schema: dict[str, Any] = {"log": pl.Int64, "order": pl.Int64, **new_table("console").columns}
         self.write("console", pl.DataFrame(ended, schema=schema, orient="row"))
         self.lines = self.lines[end:]
@@ -1017,15 +1017,15 @@ class LogRows:
         for piece in re.findall(r"[^\n]*\n|[^\n]+", text):
             line = self.open_lines.get(stream)
             if line is None:
-                line = self.open_lines[stream] = [len(self.logs) - 1, self.log_lines, time_, stream, ""]
+                line = self.open_lines[stream] = [len(self.logs) - 1, self.log_lines, time_, stream, []]
                 self.lines.append(line)
                 self.log_lines += 1
-            line[-1] += piece.removesuffix("\n")
+            line[-1].append(piece.removesuffix("\n"))
             if piece.endswith("\n"):
                 del self.open_lines[stream]
-            elif len(line[-1]) > LONG_LINE and "\r" in line[-1]:  # a progress bar, which is one line for hours
-                before, _, last = line[-1].rpartition("\r")
-                line[-1] = f"{as_shown(before)}\r{last}"
+            elif len(line[-1]) == PIECES_HELD:  # a progress bar, which is one line for hours
+                before, end, last = "".join(line[-1]).rpartition("\r")
+                line[-1] = [as_shown(before) + end + last]
         if len(self.lines) >= LINES_HELD:
             self.flush()
 
