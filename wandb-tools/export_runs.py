@@ -147,6 +147,7 @@ WINDOW_RUNS = 400  # that a window should hold: small enough to parse one while 
 LISTINGS = 3  # before a project that keeps changing is taken as it is
 RUNS_A_QUESTION = 20  # histories or sweeps
 LIVE_ROWS_A_QUESTION = 5_000
+SPARE_ROWS = 100_000  # that exports may have beyond twice what the server counts: live runs go on, steps may repeat
 SYSTEM_SAMPLES = 1_000  # rows of system metrics a run
 
 HISTORIES = "histories"  # the folder that keeps what an interrupted export has finished
@@ -581,7 +582,7 @@ class Log:
     @property
     def run_id(self) -> str:
         """From the file's name where damage or a kill took the record that holds it."""
-        return str(self.run.get("id") or self.file.stem.removeprefix("run-"))
+        return str(self.run.get("id") or storable(self.file.stem.removeprefix("run-")))
 
     @property
     def is_cut(self) -> bool:
@@ -2431,7 +2432,8 @@ def full_history(source: RowSource, run: Wanted, answer: Any, files: Sequence[Pa
     skipped: set[KeyPath] = set()
     rows, problem = live_rows(source, run, answer, has_exports=bool(files))
     keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
-    frames = [export_rows(file, nested, keys, skipped) for file in files]
+    most_rows = 2 * (answer["historyLineCount"] or 0) + SPARE_ROWS
+    frames = [export_rows(file, nested, keys, skipped, most_rows) for file in files]
     if len(frames) > 1:  # where they overlap, the one that begins later is the newer
         frames.sort(key=lambda frame: frame.select(pl.col("order").min()).collect().item() or 0)
     frames += [rows_of_json(list(map(as_row, rows)), keys, skipped).lazy()] if rows else []
@@ -2663,14 +2665,20 @@ def stored_histories(folder: Path) -> dict[str, History]:
     return stored
 
 
-def export_rows(file: Path, nested: Collection[KeyPath], keys: Sequence[str], skipped: set[KeyPath]) -> pl.LazyFrame:
+def export_rows(  # noqa: C901 - each kind of column in turn
+    file: Path, nested: Collection[KeyPath], keys: Sequence[str], skipped: set[KeyPath], most_rows: int
+) -> pl.LazyFrame:
     """The clocks and numbers of one of W&B's parquet exports; keys of other things are added to `skipped`.
 
     Structs are taken apart, and a dotted name is the path that the summary nests so; beside a struct of the name before
-    its first dot, it is a key of its own. RequestError if the file cannot be read.
+    its first dot, it is a key of its own. RequestError if the file cannot be read, or has more rows than `most_rows`: a
+    small file can stand for more than any memory holds.
     """
     try:
         rows = pl.scan_parquet(file, glob=False)
+        height = rows.select(pl.len()).collect().item()
+        if height > most_rows:
+            raise RequestError(f"an export has {height:,} rows, far more than the server counts", retries=1)
         schema = rows.collect_schema()
         leaves: list[tuple[KeyPath, pl.Expr, Any]] = [((name,), pl.col(name), dtype) for name, dtype in schema.items()]
         columns: dict[KeyPath, pl.Expr] = {

@@ -324,7 +324,7 @@ def downloaded_history(data: bytes) -> None:
         (place / "part.download").write_bytes(data)
         errors = (pl.exceptions.PolarsError, pl.exceptions.PanicException, export_runs.RequestError)
         with contextlib.suppress(*errors):
-            rows = export_runs.export_rows(place / "part.download", [("val", "acc")], (), set())
+            rows = export_runs.export_rows(place / "part.download", [("val", "acc")], (), set(), 1_000_000)
             rows = rows.with_columns(run_id=pl.lit("a"), frame=pl.lit(0))
             export_runs.write_part(rows, place, {"a": export_runs.logged_dtypes(rows.collect_schema())})
 
