@@ -765,7 +765,7 @@ def time_at(seconds: float | None, nanos: int = 0) -> datetime | None:
 
 # --- folders of SDKs before 0.10 to a log ---------------------------------------------------------------------
 
-YAML_BYTES = 10_000_000  # that a short text may become as JSON
+YAML_BYTES = 1_000_000  # that a short text may become as JSON
 OLD_HISTORY = "wandb-history.jsonl"  # stands for such a folder, also where it is missing: nothing was logged then
 
 
@@ -3357,7 +3357,7 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Pa
                 leaves = [*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))]
                 runs.append(Run(**cast("Any", dict.fromkeys(identity_schema()) | row | texts), leaves=leaves))
             pages += [write_page(runs, work)] if runs else []
-    except (pl.exceptions.PolarsError, ValueError, TypeError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, TypeError) as error:
         raise unreadable(earlier.file, error) from error
     return pages
 

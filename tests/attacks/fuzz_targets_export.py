@@ -89,7 +89,7 @@ def bytes_of_a_log(data: bytes) -> None:
     again = export_runs.Log(Path("run-a.wandb"))
     assert [*export_runs.log_records(io.BytesIO(log_files.log_of(payloads)), again)] == payloads
     assert (again.damage, again.error, again.torn) == ([], "", not payloads)
-    if not (log.damage or log.error or log.torn):
+    if data.startswith(log_files.HEADER) and not (log.damage or log.error or log.torn):
         assert payloads == [placed.payload for placed in log_files.records_of(data)]
 
 
@@ -138,8 +138,7 @@ def whole_logs() -> list[bytes]:
 
 def rows_of_a_history(data: bytes) -> None:
     """JSON lines as rows of a log, of an old folder and of a server's answer: all give the plain numbers."""
-    rows = [plain_json(line) for line in data.decode("utf-8", "replace").splitlines()]
-    rows = [row for row in rows if isinstance(row, dict)]
+    rows = rows_in(data)
     for step, row in enumerate(rows):
         row |= {"_step": step, "_timestamp": 1_767_225_600 + step}
     truth = [plain_numbers(row) for row in rows]
@@ -161,6 +160,13 @@ def rows_of_a_history(data: bytes) -> None:
             assert not made.error, made.error
             frames = [pl.read_parquet(part.file) for part in made.parts.get("history", ())]
             compare(pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame(), truth)
+
+
+def rows_in(data: bytes) -> list[dict]:
+    """The objects among an input's lines, without halves of surrogate pairs, which logs hold differently."""
+    rows = [plain_json(line) for line in data.decode("utf-8", "replace").splitlines()]
+    whole = [plain_json(export_runs.storable(json.dumps(row, ensure_ascii=False))) for row in rows]
+    return [row for row in whole if isinstance(row, dict)]
 
 
 def plain_numbers(tree: dict, above: tuple[str, ...] = ()) -> dict[tuple[str, ...], float]:
@@ -319,25 +325,42 @@ def tables() -> list[bytes]:
 
 
 def downloaded_history(data: bytes) -> None:
-    """A parquet file in place of a part of a history: rows, or the errors that cost one run its history."""
+    """A part of a history as W&B exports it, whose columns are these lists: the plain numbers."""
+    tree = plain_json(data.decode("utf-8", "replace"))
+    try:
+        frame = pl.DataFrame({"_step": range(3)} | {key: values for key, values in tree.items() if key[:1] != "_"})
+        frame = frame.with_columns(_step=pl.int_range(pl.len()))
+    except Exception:  # noqa: BLE001 - polars makes no columns of this
+        return
     with folder() as place:
-        (place / "part.download").write_bytes(data)
-        errors = (pl.exceptions.PolarsError, pl.exceptions.PanicException, export_runs.RequestError)
-        with contextlib.suppress(*errors):
-            rows = export_runs.export_rows(place / "part.download", [("val", "acc")], (), set(), 1_000_000)
-            rows = rows.with_columns(run_id=pl.lit("a"), frame=pl.lit(0))
-            export_runs.write_part(rows, place, {"a": export_runs.logged_dtypes(rows.collect_schema())})
+        try:
+            frame.write_parquet(place / "part.download")
+        except Exception:  # noqa: BLE001
+            return
+        skipped: set = set()
+        rows = export_runs.export_rows(place / "part.download", [("val", "acc")], (), skipped, 1_000_000)
+        rows = rows.with_columns(run_id=pl.lit("a"), frame=pl.lit(0))
+        parts = export_runs.write_part(rows, place, {"a": export_runs.logged_dtypes(rows.collect_schema())})
+        ours = pl.read_parquet(parts["a"].file) if parts else pl.DataFrame()
+    for name, dtype in frame.schema.items():
+        if (dtype.is_integer() or dtype.is_float() or dtype == pl.Boolean) and name[:1] != "_" and "." not in name:
+            theirs = ours[export_runs.column_key((name,))]
+            assert all(map(same_or_null, theirs, frame[name])), (name, theirs, frame[name])
+
+
+def same_or_null(ours: object, truth: object) -> bool:
+    return ours is truth if ours is None or truth is None else same(ours, truth)
 
 
 def downloads() -> list[bytes]:
-    columns = {"_step": [0, 1, 2], "_timestamp": [1.5, 2.5, None], "loss": [0.5, None, math.nan]}
+    columns = {
+        "_timestamp": [1.5, 2.5, None],
+        "loss": [0.5, None, math.nan],
+        "n": [2**62, 1, None],
+        "b": [True, False, None],
+    }
     columns |= {"text": ["NaN", "a", None], "val": [{"acc": 1, "deep": {"x": 0.5}}] * 3, "image._type": ["image"] * 3}
-    files = []
-    for compression in ("uncompressed", "zstd"):
-        file = io.BytesIO()
-        pl.DataFrame(columns).write_parquet(file, compression=compression)
-        files.append(file.getvalue())
-    return files
+    return [json.dumps(columns).encode(), b'{"val.acc": [1, 2, 3], "list": [[1], [2], []], "none": [null, null, null]}']
 
 
 # --- old folders ----------------------------------------------------------------------------------------------
@@ -374,12 +397,19 @@ def old_folders() -> list[bytes]:
 
 
 def earlier_export(data: bytes) -> None:
-    """An export into a folder whose runs file is this: goes on from it, or says what to do."""
+    """An export into a folder whose runs file says these things of itself: goes on from it, or says what to do."""
+    texts = [part.decode("utf-8", "replace") for part in [*data.split(SEPARATOR), *[b""] * 6][:6]]
     with folder() as place:
         log_files.write_log(place / "runs", "a", rows=[{"loss": "0.5"}], entity="team", project="demo")
         (place / "out").mkdir()
-        (place / "out" / "team_demo_runs.parquet").write_bytes(data)
+        columns = {"id": ["b"], "history_rows": [1], "config_lr": [0.5], "metric_loss": [1]}
+        columns |= {"_config_json": [texts[0]], "_summary_json": [texts[1]]}
+        told = {f"wandb_tools.{name}": text for name, text in zip(TOLD, texts[2:], strict=True)}
+        pl.DataFrame(columns).write_parquet(place / "out" / "team_demo_runs.parquet", metadata=told)
         export(place / "runs", place / "out")
+
+
+TOLD = ("columns", "source", "metrics", "histories")  # in the metadata of our parquet files
 
 
 def metadata_file(data: bytes) -> None:
@@ -393,10 +423,15 @@ def metadata_file(data: bytes) -> None:
 
 
 def earlier_exports() -> list[bytes]:
-    with folder() as place:
-        log_files.write_log(place / "runs", "b", rows=[{"loss": "0.5"}], entity="team", project="demo")
-        export(place / "runs", place / "out")
-        return [(place / "out" / "team_demo_runs.parquet").read_bytes()]
+    parts = [
+        b'{"lr": 0.5, "m": {"k": [1]}}',
+        b'{"loss": 1, "_step": 3}',
+        b'{"config_lr": ["lr"], "metric_loss": ["loss"]}',
+        b'{"entity": "team", "project": "demo"}',
+        b'{"metric_loss": {"goal": "minimize", "summary": "min", "step_metric": null}}',
+        b'{"keys": [], "runs": {"b": ["1", ""]}}',
+    ]
+    return [SEPARATOR.join(parts), SEPARATOR.join(parts[:2])]
 
 
 def metadata_files() -> list[bytes]:
