@@ -3233,7 +3233,7 @@ def find_earlier(project: Project, output: Path) -> None:
                 marks={run_id: tuple(mark) for run_id, mark in histories.get("runs", {}).items()},
                 export_id=metadata.get(EXPORT_ID_KEY),
             )
-        except (OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        except (Exception, pl.exceptions.PanicException) as error:  # damaged, or made by something else
             raise unreadable(file, error) from error
     # Where the files do not belong together, an export was killed while it published: none of them counts as current.
     noted = None
