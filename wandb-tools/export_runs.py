@@ -922,7 +922,7 @@ class LogRows:
         parsed = self.proto.HistoryItem.FromString(item)
         path, text = path_of(parsed), parsed.value_json
         if text[:1] == "{":  # SDKs before 0.17 wrote nested metrics as one object; a media object has no numbers
-            tree = {} if text.startswith('{"_type"') else from_json(text)
+            tree = {} if text.startswith(('{"_type":"', '{"_type": "')) else from_json(text)
             numbers = numeric_leaves({path[-1]: tree}, path[:-1])
             for leaf, number in numbers:
                 if self.is_wanted(leaf):
@@ -984,14 +984,19 @@ class LogRows:
         texts = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Binary))
         texts = texts.select(pl.all().cast(pl.String, strict=False).str.slice(1).replace("null", None))
 
-        # What is below a media object, which has a `_type`, is no metric.
+        # What is below a media object, whose `_type` is a text, is no metric.
+        quote_mark = '^(")'
         media = {path[:-1]: name for name, path in paths.items() if len(path) > 1 and path[-1] == "_type"}
         outside = []
         for name, path in paths.items():
             above = [media[path[:depth]] for depth in range(1, len(path)) if path[:depth] in media]
             if above:
-                outside.append(pl.when(pl.all_horizontal(pl.col(above).is_null())).then(pl.col(name)).alias(name))
-        typed = counts_by(texts.select(owners, *media.values()))
+                outside.append(
+                    pl.when(pl.all_horizontal(pl.col(above).str.extract(quote_mark).is_null()))
+                    .then(pl.col(name))
+                    .alias(name)
+                )
+        typed = counts_by(texts.select(owners, pl.col([*media.values()]).str.extract(quote_mark)))
         texts = texts.with_columns(outside)
         integers, floats = json_numbers(texts)
         rows = floats.with_columns(owners, integers["order"])
