@@ -59,6 +59,7 @@ from __future__ import annotations
 import argparse
 import configparser
 import difflib
+import errno
 import fnmatch
 import gc
 import hashlib
@@ -146,6 +147,7 @@ WINDOW_RUNS = 400  # that a window should hold: small enough to parse one while 
 LISTINGS = 3  # before a project that keeps changing is taken as it is
 RUNS_A_QUESTION = 20  # histories or sweeps
 LIVE_ROWS_A_QUESTION = 5_000
+SPARE_ROWS = 100_000  # that exports may have beyond twice what the server counts: live runs go on, steps may repeat
 SYSTEM_SAMPLES = 1_000  # rows of system metrics a run
 
 HISTORIES = "histories"  # the folder that keeps what an interrupted export has finished
@@ -156,7 +158,7 @@ PART_ITEMS = 300_000  # logged values that a reader holds before it writes them 
 EXACT_FLOAT = 2**53  # whole numbers up to this are exact as Float64
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
 LINES_HELD, STATS_HELD = 50_000, 5_000  # of console output and system metrics, the same bound
-LONG_LINE = 1_000  # characters of output without an end
+PIECES_HELD = 1_000  # of a line of output without an end
 BATCH_ROWS = 20_000  # of histories that are asked for and stored together
 BATCH_CELLS = 1_000_000  # fetched rows x columns that are converted in memory: 8 MB a thread
 TASK_LOGS = 100  # that are read together
@@ -450,7 +452,6 @@ LOG_HEADER = bytes.fromhex("3a572642e1be00")  # ":W&B", the magic 0xBEE1 in litt
 BLOCK_BYTES = 32_768
 CHUNK_HEADER = struct.Struct("<IHB")  # CRC-32 of kind and payload, payload's length, kind
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # kinds: a whole record, or a part of one
-KIND = re.compile(rb"[\x01-\x04]")
 LFS_POINTER = b"version https://git-lfs."  # what git leaves in place of a large file until it is asked for it
 NOT_PULLED = "a git-LFS pointer instead of the file; run `git lfs pull` there, then export again"
 
@@ -500,11 +501,10 @@ def log_records(opened: BinaryIO, log: Log) -> Iterator[bytes]:  # noqa: C901
 
 def next_chunk(block: bytes, at: int) -> tuple[int, int] | None:
     """Start and end of the first valid chunk from `at` on: its checksum of 32 bits makes it no coincidence."""
-    for kind in KIND.finditer(block, at + 6):  # the kind is the header's seventh byte
-        start = kind.start() - 6
-        crc, length, _ = CHUNK_HEADER.unpack_from(block, start)
-        end = kind.end() + length
-        if end <= len(block) and zlib.crc32(block[start + 6 : end]) == crc:
+    for start in range(at, len(block) - CHUNK_HEADER.size + 1):
+        crc, length, kind = CHUNK_HEADER.unpack_from(block, start)
+        end = start + CHUNK_HEADER.size + length
+        if FULL <= kind <= LAST and end <= len(block) and zlib.crc32(block[start + 6 : end]) == crc:
             return start, end
     return None
 
@@ -568,6 +568,7 @@ class Log:
     run: dict[str, Any] = field(default_factory=dict)  # the last run record's plain fields
     started_at: datetime | None = None
     newest_at: datetime | None = None
+    last_stamp: tuple[int, int] = (0, 0)  # of output and system metrics: seconds since 1970, and nanoseconds
     exit_code: int | None = None
     config: dict[str, object] = field(default_factory=dict)
     summary: list[tuple[KeyPath, object]] = field(default_factory=list)  # the last change of each path, in their order
@@ -580,7 +581,7 @@ class Log:
     @property
     def run_id(self) -> str:
         """From the file's name where damage or a kill took the record that holds it."""
-        return str(self.run.get("id") or self.file.stem.removeprefix("run-"))
+        return str(self.run.get("id") or storable(self.file.stem.removeprefix("run-")))
 
     @property
     def is_cut(self) -> bool:
@@ -625,7 +626,7 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
     # value stand for the path, and for whether the user set the value as a whole (`key`, not `nested_key`).
     changes: dict[bytes, bytes] = {}
     try:
-        with log.file.open("rb", buffering=32 * BLOCK_BYTES) as opened:
+        with regular(log.file).open("rb", buffering=32 * BLOCK_BYTES) as opened:
             for payload in log_records(opened, log):
                 log.records += 1
                 try:
@@ -645,6 +646,7 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
                     log.damage.append(f"record {log.records}: {error}")
     except OSError as error:
         log.error = f"cannot be read: {error.strerror or error}"
+    log.note_time(time_at(*log.last_stamp))
     log.summary_from = "log" if changes else "history" if rows.last_items else ""
     for encoded in (changes or rows.last_items).values():
         try:
@@ -703,11 +705,11 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
             log.note_time(log.started_at + timedelta(seconds=record.exit.runtime))
     elif kind in ("stats", "output", "output_raw"):
         noted = getattr(record, kind)
-        time_ = time_at(noted.timestamp.seconds, noted.timestamp.nanos)
-        log.note_time(time_)
-        if kind != "stats":
-            rows.add_output(noted.line, time_, "stdout" if noted.output_type == noted.STDOUT else "stderr")
-        elif time_ is not None and rows.options.system_metrics:
+        stamp = (noted.timestamp.seconds, noted.timestamp.nanos)
+        log.last_stamp = max(stamp, log.last_stamp)
+        if kind != "stats" and rows.options.console:
+            rows.add_output(noted.line, time_at(*stamp), "stdout" if noted.output_type == noted.STDOUT else "stderr")
+        elif kind == "stats" and rows.options.system_metrics and (time_ := time_at(*stamp)):
             stats: dict[str, Any] = {"_step": log.records, "_timestamp": time_.timestamp()}
             if log.started_at is not None:
                 stats["_runtime"] = (time_ - log.started_at).total_seconds()
@@ -715,6 +717,13 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
                 for path, value in flatten({item.key: from_json(item.value_json)}):
                     stats["system." + ".".join(path)] = value
             rows.add_stats(stats)
+
+
+def regular(file: Path) -> Path:
+    """The path of a file that ends; OSError for a pipe or a device in its place."""
+    if file.exists() and not file.is_file():
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return file
 
 
 def path_of(item: Any) -> KeyPath:
@@ -735,9 +744,9 @@ def put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
 
 
 def from_json(text: str) -> object:
-    """The value of W&B's JSON, which has bare NaN and Infinity; text that is no JSON stays text."""
+    """The value of W&B's JSON, non-finite numbers as text; what is no JSON, or nested too deeply, stays text."""
     try:
-        return json.loads(text)
+        return jsonable(json.loads(text))
     except (ValueError, RecursionError):
         return text
 
@@ -756,13 +765,12 @@ def time_at(seconds: float | None, nanos: int = 0) -> datetime | None:
 
 # --- folders of SDKs before 0.10 to a log ---------------------------------------------------------------------
 
+YAML_BYTES = 1_000_000  # that a short text may become as JSON
 OLD_HISTORY = "wandb-history.jsonl"  # stands for such a folder, also where it is missing: nothing was logged then
 
 
 def read_folder(log: Log, rows: LogRows) -> None:
     """Fill in what the folder's files hold: JSON and YAML, of which any may be missing or empty."""
-    import yaml
-
     place = log.file.parent.resolve()
     folder = place.parent if place.name == "files" else place
     *_, started, run_id = ["", *folder.name.split("-", 2)]  # run-20200328_193221-id; times are UTC
@@ -785,11 +793,10 @@ def read_folder(log: Log, rows: LogRows) -> None:
     log.exit_code = notes["exitcode"] if isinstance(notes.get("exitcode"), int) else None  # None: it was not ended
     log.newest_at = time_of(texts.get("heartbeatAt")) or log.started_at
     try:
-        config = yaml.safe_load((place / "config.yaml").read_bytes())
-        log.config = unwrapped(parsed_object(json.dumps(config, skipkeys=True, default=str), exact=True)[1])
+        log.config = unwrapped(yaml_object(regular(place / "config.yaml").read_bytes()))
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError):
         log.damage.append("config.yaml")
     proto, glance_type = wandb_proto(), glance_class()
     last_values: dict[str, object] = {}
@@ -804,10 +811,30 @@ def read_folder(log: Log, rows: LogRows) -> None:
     log.take_summary(json_object(log, place / "wandb-summary.json"), "log")
 
 
+def yaml_object(content: bytes) -> dict[str, Any]:
+    """The object in a YAML text, as JSON has it; ValueError if it is none.
+
+    Few lines whose aliases and merge keys refer to each other can stand for more than any memory holds: YAML_BYTES
+    bounds these; W&B writes no merge keys.
+    """
+    import yaml
+
+    loader = type("NoMergeKeys", (yaml.SafeLoader,), {"flatten_mapping": lambda *_: None})
+    text, most = io.StringIO(), YAML_BYTES + 10 * len(content)
+    try:
+        for piece in json.JSONEncoder(skipkeys=True, default=str).iterencode(yaml.load(content, loader)):  # noqa: S506
+            if text.tell() > most:
+                raise ValueError("its aliases expand to too much text")
+            text.write(piece)
+    except yaml.YAMLError as error:
+        raise ValueError("it is not YAML") from error
+    return parsed_object(text.getvalue(), exact=True)[1]
+
+
 def json_lines(log: Log, file: Path) -> Iterator[dict[str, Any]]:
     """The objects in a file of JSON lines, with their steps; `log` gets to know of the lines that are none."""
     try:
-        with suppress(FileNotFoundError), file.open("rb") as opened:
+        with suppress(FileNotFoundError), regular(file).open("rb") as opened:
             for number, line in enumerate(opened, 1):
                 if line.startswith(LFS_POINTER):
                     log.error = NOT_PULLED
@@ -829,7 +856,7 @@ def json_lines(log: Log, file: Path) -> Iterator[dict[str, Any]]:
 def json_object(log: Log, file: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where there is none."""
     with suppress(OSError, ValueError, RecursionError):
-        text = file.read_text("utf-8")
+        text = regular(file).read_text("utf-8")
         if text.startswith(LFS_POINTER.decode()):
             log.damage.append(f"{file.name}, {NOT_PULLED}")
         return parsed_object(text, exact=True)[1]
@@ -853,7 +880,7 @@ class LogRows:
         self.proto = wandb_proto()
         self.folder, self.options = folder, options
         self.logs: list[Log] = []  # the last is the one that is read
-        self.lines: list[list[Any]] = []  # of output: numbers of the log and of the line, time, stream, text
+        self.lines: list[list[Any]] = []  # of output: numbers of the log and of the line, time, stream, pieces of text
         self.open_lines: dict[str | None, list[Any]] = {}  # the line of each stream that has not ended yet
         self.log_lines = 0  # of the log that is read
         self.last_items: dict[bytes, bytes] = {}  # of its history, by their keys: its summary, where there is no other
@@ -895,7 +922,7 @@ class LogRows:
         parsed = self.proto.HistoryItem.FromString(item)
         path, text = path_of(parsed), parsed.value_json
         if text[:1] == "{":  # SDKs before 0.17 wrote nested metrics as one object; a media object has no numbers
-            tree = {} if text.startswith('{"_type"') else from_json(text)
+            tree = {} if text.startswith(('{"_type":"', '{"_type": "')) else from_json(text)
             numbers = numeric_leaves({path[-1]: tree}, path[:-1])
             for leaf, number in numbers:
                 if self.is_wanted(leaf):
@@ -942,7 +969,7 @@ class LogRows:
             for line, number in zip(self.lines, numbers, strict=True):
                 line[1] = number
             end = len(self.lines) - len(not_ended)
-        ended = [(*line, as_shown(text)) for *line, text in self.lines[:end]]
+        ended = [(*line, as_shown("".join(pieces))) for *line, pieces in self.lines[:end]]
         schema: dict[str, Any] = {"log": pl.Int64, "order": pl.Int64, **new_table("console").columns}
         self.write("console", pl.DataFrame(ended, schema=schema, orient="row"))
         self.lines = self.lines[end:]
@@ -957,14 +984,19 @@ class LogRows:
         texts = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Binary))
         texts = texts.select(pl.all().cast(pl.String, strict=False).str.slice(1).replace("null", None))
 
-        # What is below a media object, which has a `_type`, is no metric.
+        # What is below a media object, whose `_type` is a text, is no metric.
+        quote_mark = '^(")'
         media = {path[:-1]: name for name, path in paths.items() if len(path) > 1 and path[-1] == "_type"}
         outside = []
         for name, path in paths.items():
             above = [media[path[:depth]] for depth in range(1, len(path)) if path[:depth] in media]
             if above:
-                outside.append(pl.when(pl.all_horizontal(pl.col(above).is_null())).then(pl.col(name)).alias(name))
-        typed = counts_by(texts.select(owners, *media.values()))
+                outside.append(
+                    pl.when(pl.all_horizontal(pl.col(above).str.extract(quote_mark).is_null()))
+                    .then(pl.col(name))
+                    .alias(name)
+                )
+        typed = counts_by(texts.select(owners, pl.col([*media.values()]).str.extract(quote_mark)))
         texts = texts.with_columns(outside)
         integers, floats = json_numbers(texts)
         rows = floats.with_columns(owners, integers["order"])
@@ -991,15 +1023,15 @@ class LogRows:
         for piece in re.findall(r"[^\n]*\n|[^\n]+", text):
             line = self.open_lines.get(stream)
             if line is None:
-                line = self.open_lines[stream] = [len(self.logs) - 1, self.log_lines, time_, stream, ""]
+                line = self.open_lines[stream] = [len(self.logs) - 1, self.log_lines, time_, stream, []]
                 self.lines.append(line)
                 self.log_lines += 1
-            line[-1] += piece.removesuffix("\n")
+            line[-1].append(piece.removesuffix("\n"))
             if piece.endswith("\n"):
                 del self.open_lines[stream]
-            elif len(line[-1]) > LONG_LINE and "\r" in line[-1]:  # a progress bar, which is one line for hours
-                before, _, last = line[-1].rpartition("\r")
-                line[-1] = f"{as_shown(before)}\r{last}"
+            elif len(line[-1]) == PIECES_HELD:  # a progress bar, which is one line for hours
+                before, end, last = "".join(line[-1]).rpartition("\r")
+                line[-1] = [as_shown(before) + end + last]
         if len(self.lines) >= LINES_HELD:
             self.flush()
 
@@ -1008,7 +1040,7 @@ class LogRows:
         self.open_lines.clear()
         log = self.logs[-1]
         file = log.file.parent / ("output.log" if log.file.name == OLD_HISTORY else "files/output.log")
-        with suppress(OSError), file.open(encoding="utf-8", errors="replace", newline="\n") as opened:
+        with suppress(OSError), regular(file).open(encoding="utf-8", errors="replace", newline="\n") as opened:
             is_pointer = opened.read(len(LFS_POINTER)) == LFS_POINTER.decode()
             opened.seek(0)
             if self.options.console and is_pointer:
@@ -1133,8 +1165,8 @@ def as_shown(text: str) -> str:
     ('100% done', 'shog long', 'red')
     """
     shown = ""
-    for piece in ESCAPE.sub("", text).split("\r"):
-        shown = piece + shown[len(piece) :]
+    for piece in reversed(ESCAPE.sub("", text).split("\r")):
+        shown += piece[len(shown) :]
     return storable(shown.rstrip(" "))
 
 
@@ -1152,6 +1184,8 @@ def write_intermediate(frame: pl.DataFrame | pl.LazyFrame, file: Path) -> None:
     try:
         frame.lazy().sink_parquet(file, compression="lz4", statistics=False)
     except (OSError, pl.exceptions.ComputeError) as error:  # the disk is full, which polars may call either
+        if isinstance(error, pl.exceptions.ComputeError) and "os error" not in str(error):
+            raise  # what the rows are read from is damaged
         message = f"{file.parent} cannot be written to ({error}); free disk space or use another -o"
         raise ScriptError(message, NOTHING_USABLE) from error
 
@@ -1522,7 +1556,7 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
             file = next(
                 (folder / run.file for folder in folders if (folder / run.file).is_file()), folders[0] / run.file
             )
-            rows = table_rows(file.read_bytes()).with_columns(run_id=pl.lit(run.id), frame=pl.lit(0))
+            rows = table_rows(regular(file).read_bytes()).with_columns(run_id=pl.lit(run.id), frame=pl.lit(0))
         except (OSError, ValueError, RecursionError) as error:
             why = f"cannot be read: {getattr(error, 'strerror', None) or error}"
             why = "does not exist" if isinstance(error, FileNotFoundError) else why
@@ -1779,7 +1813,10 @@ def place_of(text: str) -> Place:
     >>> place_of("https://wandb.ai/team/demo/runs/abc/logs?nw=1")
     Place(entity='team', project='demo', key='name', value='abc')
     """
-    url = urlsplit(f"https://{text}" if text.partition("/")[0] in PAGE_HOSTS else text)
+    try:
+        url = urlsplit(f"https://{text}" if text.partition("/")[0] in PAGE_HOSTS else text)
+    except ValueError as error:
+        raise ScriptError(f"{text} is not an address: {error}", WRONG_USAGE) from error
     text = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()  # without a password
     keys = [unquote(key) for key in url.path.split("/") if key]
     if url.scheme and url.hostname == FORGE and keys[:1] == ["wandb"]:
@@ -1816,7 +1853,7 @@ def filters_of(place: Place, selection: Selection) -> dict[str, object]:
 
 
 def iso(time_: datetime | None) -> str | None:
-    return time_.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if time_ else None
+    return time_.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z") if time_ else None
 
 
 def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
@@ -2370,7 +2407,7 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:  #
     except (ScriptError, OSError):  # no place to write to: of no run alone
         raise
     except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001 - one odd run must not cost the others theirs
-        failure = Failure(run.id, table.name, f"cannot be read: {error!r}"[:300], tries)
+        failure = Failure(run.id, table.name, f"unexpected data: {error!r}"[:300], tries)
     source.project.failed.append(failure)
     return None
 
@@ -2400,7 +2437,8 @@ def full_history(source: RowSource, run: Wanted, answer: Any, files: Sequence[Pa
     skipped: set[KeyPath] = set()
     rows, problem = live_rows(source, run, answer, has_exports=bool(files))
     keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
-    frames = [export_rows(file, nested, keys, skipped) for file in files]
+    most_rows = 2 * (answer["historyLineCount"] or 0) + SPARE_ROWS
+    frames = [export_rows(file, nested, keys, skipped, most_rows) for file in files]
     if len(frames) > 1:  # where they overlap, the one that begins later is the newer
         frames.sort(key=lambda frame: frame.select(pl.col("order").min()).collect().item() or 0)
     frames += [rows_of_json(list(map(as_row, rows)), keys, skipped).lazy()] if rows else []
@@ -2632,14 +2670,20 @@ def stored_histories(folder: Path) -> dict[str, History]:
     return stored
 
 
-def export_rows(file: Path, nested: Collection[KeyPath], keys: Sequence[str], skipped: set[KeyPath]) -> pl.LazyFrame:
+def export_rows(  # noqa: C901 - each kind of column in turn
+    file: Path, nested: Collection[KeyPath], keys: Sequence[str], skipped: set[KeyPath], most_rows: int
+) -> pl.LazyFrame:
     """The clocks and numbers of one of W&B's parquet exports; keys of other things are added to `skipped`.
 
     Structs are taken apart, and a dotted name is the path that the summary nests so; beside a struct of the name before
-    its first dot, it is a key of its own. RequestError if the file cannot be read.
+    its first dot, it is a key of its own. RequestError if the file cannot be read, or has more rows than `most_rows`: a
+    small file can stand for more than any memory holds.
     """
     try:
         rows = pl.scan_parquet(file, glob=False)
+        height = rows.select(pl.len()).collect().item()
+        if height > most_rows:
+            raise RequestError(f"an export has {height:,} rows, far more than the server counts", retries=1)
         schema = rows.collect_schema()
         leaves: list[tuple[KeyPath, pl.Expr, Any]] = [((name,), pl.col(name), dtype) for name, dtype in schema.items()]
         columns: dict[KeyPath, pl.Expr] = {
@@ -2731,8 +2775,6 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
     goals: dict[str, set[str]] = {}  # of each metric that a sweep optimises
     sweeps = [] if options.dry_run else project.runs["sweep"].drop_nulls().unique().sort().to_list()
     for names in chunks(sweeps, RUNS_A_QUESTION):
-        import yaml
-
         variables = {f"s{number}": name for number, name in enumerate(names)}
         head = "".join(f", ${key}: String!" for key in variables)
         body = " ".join(f"{key}: sweep(sweepName: ${key}) {{ config }}" for key in variables)
@@ -2744,8 +2786,8 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
             )
             break
         for sweep in filter(None, answer.values()):
-            with suppress(yaml.YAMLError, LookupError, TypeError):  # one that W&B itself could not read has no goal
-                metric = yaml.safe_load(sweep["config"] or "")["metric"]
+            with suppress(ValueError, LookupError, TypeError, RecursionError):  # W&B itself could not read it
+                metric = yaml_object((sweep["config"] or "").encode())["metric"]
                 goals.setdefault(str(metric["name"]), set()).add(metric.get("goal") or "minimize")
     known = set(GOALS.values())
     project.goals = {name: each.pop() for name, each in goals.items() if len(each) == 1 and each <= known}
@@ -3196,7 +3238,7 @@ def find_earlier(project: Project, output: Path) -> None:
                 marks={run_id: tuple(mark) for run_id, mark in histories.get("runs", {}).items()},
                 export_id=metadata.get(EXPORT_ID_KEY),
             )
-        except (OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        except (Exception, pl.exceptions.PanicException) as error:  # damaged, or made by something else
             raise unreadable(file, error) from error
     # Where the files do not belong together, an export was killed while it published: none of them counts as current.
     noted = None
@@ -3320,7 +3362,7 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Pa
                 leaves = [*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))]
                 runs.append(Run(**cast("Any", dict.fromkeys(identity_schema()) | row | texts), leaves=leaves))
             pages += [write_page(runs, work)] if runs else []
-    except (pl.exceptions.PolarsError, ValueError, TypeError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, TypeError) as error:
         raise unreadable(earlier.file, error) from error
     return pages
 
@@ -3788,7 +3830,7 @@ def comma_list(text: str) -> list[str]:
 
 
 def mongo_filter(text: str) -> dict[str, object]:
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         if isinstance(value := json.loads(text), dict):
             return value
     raise argparse.ArgumentTypeError("must be a JSON object, as in W&B's filters")
@@ -3921,7 +3963,7 @@ def export_project(
         if not isinstance(error, RequestError | ScriptError):
             if options.debug:
                 raise
-            message = f"cannot be read: {error!r}"[:300]
+            message = f"unexpected data: {error!r}"[:300]
         project.failed.append(Failure(project.path, "project", message, getattr(error, "attempts", 1)))
 
 
