@@ -108,6 +108,7 @@ PAGE_BYTES = 32 * 1024  # a reader that wants single runs then skips most of a c
 ROW_GROUP_ROWS = 100_000  # large enough to scan fast, small enough to skip most of a big file
 CELLS = 10_000_000  # values held in memory where rows have to be sorted or grouped: 80 MB of numbers
 FIRST_ROWS = 100  # most columns of text show here already that they hold no numbers
+MOST_OPERATORS = 300  # in --where: polars works through them by recursion, which 500 can crash
 SHOWN = 5  # examples in a line, and lines of one kind; --json holds all
 
 # Words of a metric's name that tell which way is better. The last one decides: `loss_recall` is a recall.
@@ -672,8 +673,13 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Exp
     """The condition that an SQL predicate over the result's columns means; ScriptError where it means none."""
     flag = f"--where {predicate}"
     unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "''", predicate)
-    if re.search(r"(?i)\bselect\b|\(\s*(from|with|values|table)\b|\b(read|scan)_\w+\s*\(", unquoted):
-        raise ScriptError(f"{flag} is no predicate: it holds a query, which could read any file", WRONG_USAGE)
+    # Comments and other kinds of quotes could hide a query.
+    if re.search(r"(?i)\bselect\b|\(\s*(from|with|values|table)\b|\b(read|scan)_\w+\s*\(|--|/\*|[$`]", unquoted):
+        what = "it holds a query, a comment, $ or `"
+        raise ScriptError(f"{flag} is no predicate: {what}, by which any file could be read", WRONG_USAGE)
+    operators = re.findall(r"(?i)[^\w\s,'().]+|\b(and|or|not|is|like|ilike|between|when)\b", unquoted)
+    if len(operators) > MOST_OPERATORS:
+        raise ScriptError(f"--where has over {MOST_OPERATORS} operators; name IN ('a', 'b') takes a list", WRONG_USAGE)
     try:
         keeps = pl.sql_expr(predicate)
         for column in keeps.meta.root_names():

@@ -1384,7 +1384,8 @@ def sql(study: Study, options: Options) -> list[Result]:
         statements = duckdb.extract_statements(query)
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
             raise ScriptError("--sql takes one SELECT, and nothing that writes or changes", WRONG_USAGE)
-        found = connection.sql(statements[0].query)
+        # As a subquery: elsewhere DuckDB takes WITH x AS (COPY ...), which could write over the input.
+        found = connection.sql(f"FROM (\n{statements[0].query.rstrip('; ')}\n)")
         columns = []
         for name, dtype in zip(found.columns, map(str, found.types), strict=True):
             # Dtypes that JSON and polars know; times are in UTC.
@@ -1403,6 +1404,8 @@ def sql(study: Study, options: Options) -> list[Result]:
 
 def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
     """The keys of the runs for which an SQL predicate over the columns is true."""
+    import duckdb
+
     flag, quoted = f"--where {predicate}", r"""'(?:[^']|'')*'|"[^"]*\""""
     if re.search(r"\bselect\b|(^|\()\s*from\b", re.sub(quoted, "", predicate), re.IGNORECASE):
         raise ScriptError(f"{flag}: a predicate alone, no SELECT; --sql takes queries", WRONG_USAGE)
@@ -1415,8 +1418,8 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
 
     names = rf"({quoted})|\b[A-Za-z]\w*(?:[._]\w+)+\b(?!\s*\()"
     with database(runs, flag, "") as (connection, _):
-        query = f"SELECT entity, project, id, ({re.sub(names, named, predicate)}) AS keep FROM runs"  # noqa: S608 - read-only
-        found = connection.sql(query)
+        keep = duckdb.SQLExpression(re.sub(names, named, predicate))  # a single one, and nothing after it
+        found = connection.view("runs").select("entity", "project", "id", keep.alias("keep"))
         if (dtype := ", ".join(map(str, found.types[3:]))) != "BOOLEAN":
             raise ScriptError(f"{flag} is no predicate: it gives {dtype}, not true or false", WRONG_USAGE)
         # Filtered here: DuckDB would skip blocks of rows by their greatest value, which leaves out NaN.
