@@ -1152,6 +1152,8 @@ def write_intermediate(frame: pl.DataFrame | pl.LazyFrame, file: Path) -> None:
     try:
         frame.lazy().sink_parquet(file, compression="lz4", statistics=False)
     except (OSError, pl.exceptions.ComputeError) as error:  # the disk is full, which polars may call either
+        if isinstance(error, pl.exceptions.ComputeError) and "os error" not in str(error):
+            raise  # what the rows are read from is damaged
         message = f"{file.parent} cannot be written to ({error}); free the place or choose another with -o"
         raise ScriptError(message, NOTHING_USABLE) from error
 
