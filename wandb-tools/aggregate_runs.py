@@ -217,8 +217,8 @@ def read_inputs(options: Options, report: Report) -> list[ParquetFile]:
                 runs_files.append(header)
             elif key in named or not (options.history and header.kind == "history"):  # else it is read later
                 skip(report, file, header.kind, f"it holds no runs but is {header.kind}", failure=key in named)
-        except ValueError as error:
-            skip(report, file, "foreign", f"it cannot be used: {error}")
+        except (ValueError, RecursionError) as error:
+            skip(report, file, "foreign", f"it cannot be used: {first_line(error)}")
         except reading_errors() as error:
             skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
     return runs_files
@@ -912,7 +912,7 @@ def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
             try:
                 header = read_header(file)
                 found += [header] if header.kind == "history" else []
-            except reading_errors(ValueError) as error:
+            except reading_errors(ValueError, RecursionError) as error:
                 if HISTORY_ENDING in file:  # other files are inputs, or no export's
                     skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
     if sampled:

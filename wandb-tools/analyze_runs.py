@@ -114,6 +114,8 @@ ROW_COLUMNS = {"run_id", "entity", "project"}  # what all other files of an expo
 IDENTITY = {*RUN_COLUMNS, "heartbeat_at", "runtime_s", "last_step", "history_rows", "tags", "group", "job_type"}
 IDENTITY |= {"sweep", "user", "notes", "commit", "url", "host", "os", "python", "command", "gpu", "gpu_count"}
 IDENTITY |= {"exported_at", "source_file", "_config_json", "_summary_json"}
+TIMES = {"created_at", "heartbeat_at", "exported_at"}  # of these; tags are lists, the rest is text
+NUMBERS = {"runtime_s", "last_step", "history_rows", "gpu_count", "_step", "_runtime", "_timestamp", "line"}
 KINDS = ("derived", "config", "metric", "history", "identity")  # of columns, in the order of --schema
 DERIVED = ("stage", "arch", "model_type", "protocol", "k", "lr_parsed", "wd_parsed", "eps_parsed")  # in this order
 # Views of --sql and the flags of export_runs.py that write their files.
@@ -143,8 +145,9 @@ SPIKE_WINDOW = 101  # a value and the hundred around it; the other limits of --h
 # Types of DuckDB's that JSON or polars lack, and what they become.
 DUCKDB_TYPES = {r"DECIMAL\([\d, ]+\)|BIGNUM": "DOUBLE", r"U?HUGEINT": "BIGINT"}
 DUCKDB_TYPES |= {
+    r".*\b(UNION\(|VARIANT|GEOMETRY).*": "VARCHAR",
     r"TIMESTAMP\w*( WITH TIME ZONE)?": "TIMESTAMPTZ",
-    r"ENUM\(.*?\)|\b(INTERVAL|UUID|BLOB|BIT|DATE|TIME( WITH TIME ZONE)?)\b": "VARCHAR",
+    r"ENUM\(('([^']|'')*'(, )?)*\)|\b(INTERVAL|UUID|BLOB|BIT|DATE|TIME( WITH TIME ZONE)?)\b": "VARCHAR",
 }
 
 FILE_FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
@@ -386,8 +389,10 @@ def open_file(file: Path) -> Runs:
 
     try:
         metadata = pl.read_parquet_metadata(file)
-        frame = pl.scan_parquet(file, glob=False).with_columns(  # a file's name is no pattern
-            (cs.date() | cs.datetime(time_zone=None)).cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
+        frame = pl.scan_parquet(file, glob=False)  # a file's name is no pattern
+        paths, metrics = metadata_of_columns(frame.collect_schema(), metadata)
+        frame = frame.with_columns(
+            (cs.date() | cs.datetime()).cast(pl.Datetime("us", "UTC")),
             cs.duration().dt.total_microseconds() / 1e6,
             cs.decimal().cast(pl.Float64),
             cs.binary().bin.encode("hex"),
@@ -395,22 +400,70 @@ def open_file(file: Path) -> Runs:
             cs.array().arr.to_list(),
             pl.col(pl.Time, pl.Categorical, pl.Enum).cast(pl.String),
         )
+        frame = frame.with_columns(known_times())
+        frame = frame.with_columns(pl.col(c).cast(to) for c, to in missing_casts(frame.collect_schema()).items())
         dtypes = frame.collect_schema()
-        paths = json.loads(metadata.get("wandb_tools.columns", "{}"))
-        metrics = json.loads(metadata.get("wandb_tools.metrics", "{}"))
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise ScriptError(f"{file} cannot be read: {reason}; export it again", NOTHING_USABLE) from error
     return Runs(
         frame=frame,
         dtypes=dtypes,
-        paths={column: tuple(path) for column, path in paths.items()},
-        goals={c: facts["goal"] for c, facts in metrics.items() if facts.get("goal") in {"minimize", "maximize"}},
-        axes={c: facts["step_metric"] for c, facts in metrics.items() if facts.get("step_metric")},
+        paths=paths,
+        goals={c: facts["goal"] for c, facts in metrics.items() if facts.get("goal") in ("minimize", "maximize")},
+        axes={c: facts["step_metric"] for c, facts in metrics.items() if isinstance(facts.get("step_metric"), str)},
         files=(file,),
         is_result=RESULT_KEY in metadata,
         table=metadata.get(TABLE_KEY),
     )
+
+
+def metadata_of_columns(
+    columns: Iterable[str], metadata: Mapping[str, str]
+) -> tuple[dict[str, KeyPath], dict[str, Any]]:
+    """The W&B paths of columns, and what the metadata say of metrics; ValueError where a file of ours differs."""
+    for name in columns:
+        if name == "*" or name.startswith("^"):
+            raise ValueError(f"its column {name} has a name that stands for several")
+    paths, metrics = (json.loads(metadata.get(f"wandb_tools.{key}", "{}")) for key in ("columns", "metrics"))
+    lists = paths.values() if isinstance(paths, dict) and isinstance(metrics, dict) else [None]
+    if not all(isinstance(keys, list) and all(isinstance(key, str) for key in keys) for keys in lists):
+        raise ValueError("its metadata is not what export_runs.py writes")
+    json.dumps(paths, ensure_ascii=False).encode()  # a lone surrogate is a ValueError
+    facts = {column: said for column, said in metrics.items() if isinstance(said, dict)}
+    return {column: tuple(path) for column, path in paths.items()}, facts
+
+
+def known_times() -> pl.Expr:
+    """Times, with null in place of those that Python lacks: it has the years from 1 to 9999."""
+    import polars.selectors as cs
+
+    return pl.when(cs.datetime().dt.year().is_between(1, 9999)).then(cs.datetime())
+
+
+def missing_casts(dtypes: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
+    """The casts that give the contract's columns their dtypes; ValueError for a column that no question can take."""
+    texts, numbers, times = ROW_COLUMNS | {"text", "stream"}, NUMBERS, set[str]()
+    if dtypes.keys() >= RUN_COLUMNS:
+        texts, times = IDENTITY - TIMES - NUMBERS - {"tags"}, TIMES
+    elif "row" in dtypes:  # a W&B Table may have any other column
+        texts, numbers = ROW_COLUMNS, set()
+    casts: dict[str, pl.DataType] = {}
+    for column, dtype in dtypes.items():
+        inner = dtype.inner if isinstance(dtype, pl.List) else dtype
+        is_plain = inner.is_integer() or inner.is_float() or inner in (pl.String, pl.Boolean, pl.Null)
+        to, fits = dtype, is_plain or isinstance(dtype, pl.Datetime)
+        if column in texts:
+            to, fits = pl.String(), not dtype.is_nested()
+        elif column in numbers and not dtype.is_numeric():
+            to, fits = pl.Float64(), dtype == pl.Null
+        elif column in times and not isinstance(dtype, pl.Datetime):
+            to, fits = pl.Datetime("us", "UTC"), dtype == pl.Null
+        if not fits:
+            raise ValueError(f"its column {column} is {dtype}")
+        if to != dtype:
+            casts[column] = to
+    return casts
 
 
 def join_inputs(parts: Sequence[Runs]) -> Runs:
@@ -459,7 +512,7 @@ def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "
     """The rows of `frame`: where the files are really read."""
     try:
         return frame.collect(engine=engine)
-    except (pl.exceptions.ComputeError, OSError) as error:
+    except (pl.exceptions.ComputeError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
 
@@ -1396,6 +1449,7 @@ def sql(study: Study, options: Options) -> list[Result]:
                 cell = sql_name(name) if dtype == '"NULL"' else f"CAST({sql_name(name)} AS {dtype})"
                 columns.append(f"{cell} AS {sql_name(name)}")
         table = pl.DataFrame(found.project(", ".join(columns)).limit(most + 1 if most else sys.maxsize))
+        table = table.with_columns(known_times())
     more = ["more rows: --max-rows 0 shows all, --json and -o hold all"] if 0 < most < table.height else []
     table = table.head(most or table.height)
     title = f"the first {table.height} rows" if more else counted(table.height, "row")
@@ -1423,7 +1477,7 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
         if (dtype := ", ".join(map(str, found.types[3:]))) != "BOOLEAN":
             raise ScriptError(f"{flag} is no predicate: it gives {dtype}, not true or false", WRONG_USAGE)
         # Filtered here: DuckDB would skip blocks of rows by their greatest value, which leaves out NaN.
-        return pl.DataFrame(found).filter("keep").select(KEY)
+        return pl.DataFrame(found).filter("keep").select(pl.col(KEY).cast(pl.String))
 
 
 @contextmanager
@@ -1930,11 +1984,12 @@ def t_test_p(t_squared: float, freedom: float) -> float:
 def welch_p(one: Sequence[float], other: Sequence[float]) -> float | None:
     """The p-value of Welch's t-test from mean, standard deviation and n of two groups; None if neither varies."""
     (mean_a, std_a, n_a), (mean_b, std_b, n_b) = one, other
-    a, b = std_a**2 / n_a, std_b**2 / n_b
-    if a + b == 0:
+    a, b = std_a * std_a / n_a, std_b * std_b / n_b
+    if not 0 < a + b < math.inf:
         return None
-    freedom = (a + b) ** 2 / (a**2 / (n_a - 1) + b**2 / (n_b - 1))  # by Welch and Satterthwaite
-    return t_test_p((mean_a - mean_b) ** 2 / (a + b), freedom)
+    share, difference = a / (a + b), mean_a - mean_b
+    freedom = 1 / (share * share / (n_a - 1) + (1 - share) ** 2 / (n_b - 1))  # by Welch and Satterthwaite
+    return t_test_p(difference * difference / (a + b), freedom)
 
 
 def incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
