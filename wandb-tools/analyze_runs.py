@@ -538,7 +538,7 @@ def find_column(name: str, runs: Runs, what: str = "column", among: Sequence[str
     """The column that a user names; ScriptError with the nearest names, else the best-covered ones, where none is."""
     if found := known_column(name, runs, NAMED if what == "column" else ["metric_"]):
         return found
-    columns = among or [column for column in runs.dtypes if column[0] != "_"]
+    columns = among or [column for column in runs.dtypes if column[:1] != "_"]
     spell = str if name.startswith(NAMED) else runs.label
     hint = did_you_mean(name, map(spell, columns))
     if not hint:
@@ -551,7 +551,7 @@ def find_column(name: str, runs: Runs, what: str = "column", among: Sequence[str
 def kind(column: str) -> str:
     """Which part of the contract a column belongs to: see KINDS."""
     prefix = column.split("_", 1)[0]
-    return "identity" if column in IDENTITY else prefix if prefix in KINDS else "derived"
+    return "identity" if column in IDENTITY or column[:1] == "_" else prefix if prefix in KINDS else "derived"
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -818,7 +818,7 @@ def top(study: Study, options: Options) -> list[Result]:
     named = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *beside]) if c in runs.dtypes]
     asked = [find_column(name, runs) for name in options.columns if name not in STATISTICS]
     others = runs.of_kind("derived", "config")
-    more = asked or [c for c in (runs.dtypes if options.for_programs else others) if c[0] != "_"]
+    more = asked or [c for c in (runs.dtypes if options.for_programs else others) if c[:1] != "_"]
     held = [c for c in dict.fromkeys(["name", *named, *KEY, "state", "url", *more]) if c in runs.dtypes]
     ids = pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)
     rows = collected(runs.frame.filter(ids).select(held))
@@ -1270,7 +1270,7 @@ def schema(study: Study, options: Options) -> list[Result]:
     """Every column, or --columns, with dtype, coverage, range and an example; in each kind, what varies first."""
     runs, rows = study.any_state, []
     listed = [find_column(name, runs) for name in options.columns]
-    listed = listed or [column for column in runs.dtypes if column[0] != "_" and column not in runs.empty]
+    listed = listed or [column for column in runs.dtypes if column[:1] != "_" and column not in runs.empty]
     height = max(1, collected(runs.frame.select(pl.len())).item())
     at_once = max(1, CELLS_READ // height)  # columns: memory stays bounded whatever the width
     for start in range(0, len(listed), at_once):
@@ -1477,7 +1477,8 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
         if (dtype := ", ".join(map(str, found.types[3:]))) != "BOOLEAN":
             raise ScriptError(f"{flag} is no predicate: it gives {dtype}, not true or false", WRONG_USAGE)
         # Filtered here: DuckDB would skip blocks of rows by their greatest value, which leaves out NaN.
-        return pl.DataFrame(found).filter("keep").select(pl.col(KEY).cast(pl.String))
+        keys = pl.DataFrame(found).filter("keep").select(KEY)
+        return keys.with_columns(pl.col(pl.Binary).bin.encode("hex")).cast(pl.String)  # as open_file has them
 
 
 @contextmanager
@@ -2655,7 +2656,7 @@ def asked_questions(options: Options) -> list[str]:
     return [name for name in QUESTIONS if asked.get(name, getattr(options, name, False))]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:  # noqa: C901 - a list of cases
     """Options in, exit code out: the only place where exceptions become messages."""
     arguments = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
@@ -2671,7 +2672,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - each becomes a message
+    except SystemExit:  # of --help
+        raise
+    except BaseException as error:  # noqa: BLE001 - each becomes a message, polars' panics too
         if "--debug" in arguments:
             traceback.print_exc()
         code, message = NOTHING_USABLE, f"a bug in this script: {error!r}; run it again with --debug and report it"
