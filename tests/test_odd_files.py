@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import tempfile
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -135,6 +138,26 @@ def test_metadata_that_is_no_text_is_one_line(value, capsys):
 def test_sql_values_that_few_tools_hold(query, row, capsys):
     assert analyze_runs.main([rewritten(), "--sql", query, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sql"] == [row]
+
+
+@given(places=st.lists(st.tuples(st.integers(4, 2_000), st.integers(0, 255)), min_size=1, max_size=4))
+@settings(max_examples=25)
+def test_damage_is_told_alike_by_every_question(places):
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_runs(Path(folder), RUNS)
+        content = bytearray(file.read_bytes())
+        for place, value in places:
+            content[min(place, len(content) - 5)] = value
+        file.write_bytes(content)
+        for question in (["--schema", "--columns", "loss"], ["--sql", "SELECT metric_loss FROM runs"]):
+            out, err = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                code = analyze_runs.main([str(file), *question, "--quiet"])
+            said = err.getvalue()
+            assert "a bug in this script" not in said
+            assert (code, said.count("\n")) in {(0, 0), (1, 1)} or "column is called" in said or "not found" in said, (
+                said
+            )
 
 
 @settings(max_examples=60)

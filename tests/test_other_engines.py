@@ -90,6 +90,7 @@ def test_spark_computes_the_same_statistics(partitions, groups):
     if shutil.which("java") is None:
         pytest.skip("Spark needs Java, which is not installed")
     builder = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
+    builder = builder.config("spark.sql.shuffle.partitions", "1").config("spark.driver.host", "127.0.0.1")
     spark = builder.config("spark.driver.bindAddress", "127.0.0.1").getOrCreate()
     try:
         spark.read.parquet(str(partitions)).createOrReplaceTempView("runs")

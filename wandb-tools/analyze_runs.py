@@ -1482,7 +1482,7 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
 
 
 @contextmanager
-def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str, str]]]:
+def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str, str]]]:  # noqa: C901
     """A DuckDB connection with the views that a query names, which can read nothing else; W&B's names of columns."""
     import duckdb
 
@@ -1519,6 +1519,8 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             raise ScriptError(f"{flag}: {' '.join(str(error).split())}", NOTHING_USABLE) from error
         except duckdb.Error as error:
             reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
+            if type(error) is duckdb.Error or re.search("Failed to read file|in Parquet file", reason):
+                raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
             hint = "; text stands in single quotes, a W&B name or an SQL word in double ones"
             pattern = rf"Table with name (({'|'.join(FLAGS)}).*) does not exist"
             if missing := re.search(pattern, reason, re.IGNORECASE):
