@@ -169,3 +169,12 @@ def test_welch_takes_all_finite_numbers(one, other):
     pairs = [pl.Series(values) for values in (one, other)]
     p = analyze_runs.welch_p(*((pair.mean(), pair.std(), len(pair)) for pair in pairs))
     assert p is None or 0 <= p <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("text", ["name = '\udc80'", "SELECT '\udcff'"])
+@pytest.mark.parametrize("flag", ["--where", "--sql", "--explain", "-o"])
+def test_bytes_that_are_no_utf8_are_one_line(flag, text, capsys):
+    for main in (analyze_runs.main, aggregate_runs.main):
+        assert main(["x", flag, text]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err) == ("", "error: an argument is no UTF-8 text; --help shows how it is used\n")

@@ -1307,6 +1307,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--json", action="store_true", help="the report as JSON on stdout")
     add("--quiet", action="store_true", help="only errors on stderr")
     add("--debug", action="store_true", help="show the traceback of an error")
+    typed = "".join(sys.argv[1:] if argv is None else argv)
+    if typed != typed.encode(errors="replace").decode():  # bytes of another encoding
+        parser.error("an argument is no UTF-8 text")
     args = parser.parse_strictly(argv)
     args.inputs = args.inputs or [DEFAULT_INPUT]
     args.state = [state.lower() for state in args.state]

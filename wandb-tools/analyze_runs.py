@@ -2536,6 +2536,8 @@ def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of fla
     add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     add("--quiet", **flag, help="nothing on stderr but errors")
     add("--debug", **flag, help="show the traceback of an error")
+    if "".join(argv) != "".join(argv).encode(errors="replace").decode():  # bytes of another encoding
+        parser.error("an argument is no UTF-8 text")
     args = parser.parse_strictly(argv)
     # An input that was named after --diff's runs is no run.
     args.inputs += [Path(name) for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
