@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import tempfile
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -123,6 +124,21 @@ def test_metadata_that_is_no_text_is_one_line(value, capsys):
         assert "a bug in this script" not in err
 
 
+@pytest.mark.parametrize("flags", [["--json"], [], ["-o", "y.svg"]])
+def test_a_pivot_takes_nan_and_null_as_values(flags, capsys):
+    settings_ = [(k, arch) for k in (math.nan, 1.0, math.inf, None) for arch in ("a", "b")]
+    runs = [Run(f"r{n}", config={"k": k, "arch": arch}, summary={"loss": n}) for n, (k, arch) in enumerate(settings_)]
+    file = str(write_runs(Path("x"), runs))
+    assert analyze_runs.main([file, "--pivot", "k,arch", "-m", "loss", *flags]) == 0
+    out = capsys.readouterr().out
+    if flags == ["--json"]:
+        means = {(row["rows"], row["columns"]): row["mean"] for row in json.loads(out)["pivot"]}
+        spelt = {math.inf: "Infinity"}
+        assert means == {("NaN" if k != k else spelt.get(k, k), arch): n for n, (k, arch) in enumerate(settings_)}
+    elif not flags:
+        assert [line.split() for line in out.splitlines()[3:7]][2][0] == "nan"
+
+
 @pytest.mark.parametrize(
     ("query", "row"),
     [
@@ -178,3 +194,20 @@ def test_bytes_that_are_no_utf8_are_one_line(flag, text, capsys):
         assert main(["x", flag, text]) == 2
         out, err = capsys.readouterr()
         assert (out, err) == ("", "error: an argument is no UTF-8 text; --help shows how it is used\n")
+
+
+@pytest.mark.parametrize("flags", [["--max-rows", "9" * 30], ["--top", "9" * 30, "-m", "loss"], ["--points", "9" * 30]])
+def test_numbers_past_64_bits_mean_all(flags, capsys):
+    assert analyze_runs.main([rewritten(), *flags, "--json"]) == 0
+
+
+@pytest.mark.parametrize("ranges", ["1000", "9" * 30, "9" * 5000])
+def test_so_many_ranges_are_no_column(ranges, capsys):
+    assert analyze_runs.main([rewritten(), "--group-by", f"k:{ranges}", "-m", "loss"]) == 2
+    assert f"no column is called k:{ranges}" in capsys.readouterr().err
+
+
+def test_a_rule_of_dates_is_named(capsys):
+    Path("rules.toml").write_text("[[rule]]\ncolumn = 'x'\npattern = '(a)'\nvalue = 2026-01-31\n")
+    assert aggregate_runs.main([rewritten(), "--rules", "rules.toml"]) == 2
+    assert "rules.toml: rule 1: it holds something else than text" in capsys.readouterr().err

@@ -761,7 +761,8 @@ def read_rules(file: str) -> tuple[Rule, ...]:
         origin = f"{file}: rule {number}"
         flaw = flaw_of_table(table)
         if flaw:
-            raise ScriptError(f"--rules {origin}: {flaw}; it is {json_text(table)}", WRONG_USAGE)
+            shown = json.dumps(table, ensure_ascii=False, default=str)  # TOML has dates
+            raise ScriptError(f"--rules {origin}: {flaw}; it is {shown}", WRONG_USAGE)
         known = [rule.dtype for rule in (*rules, *RULES) if rule.column == table["column"]]
         rules.append(Rule(**{"dtype": known[0] if known else "string", "origin": origin, **table}))
     return tuple(rules) if replace else (*rules, *RULES)

@@ -167,6 +167,7 @@ NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url
 NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
 MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
+MOST_TYPED = 10**9  # what a larger number of rows or points means
 ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
 OVERVIEW_TOP, REPORT_TOP, SUGGESTED_GROUPS = 5, 10, 12
 # Rows that people see of each answer, unless they ask for another number: about 4 kB in all.
@@ -942,12 +943,15 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     filled = cells.filter(pl.col("n") > 0)
     spell = float_format(filled["mean"].to_list())
     down, across = (cells[name].unique().sort(nulls_last=True).to_list() for name in ("rows", "columns"))
+    for name in ("rows", "columns"):  # numbered by polars, to which NaN equals itself
+        numbers = cells.select(name).unique().sort(name, nulls_last=True).with_row_index(f"{name} number")
+        filled = filled.join(numbers, on=name, how="left", nulls_equal=True, maintain_order="left")
     texts = [[""] * len(down) for _ in across]
     for row in filled.iter_rows(named=True):
         spread = "" if row["std"] is None else f"±{spell(row['std'])}"
         marks = ROW_BEST * row["best_in_row"] + COLUMN_BEST * row["best_in_column"]
         text = f"{spell(row['mean'])}{spread} ({row['n']}){marks}"
-        texts[across.index(row["columns"])][down.index(row["rows"])] = text
+        texts[row["columns number"]][row["rows number"]] = text
     note = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
     if holes := len(across) * len(down) - filled.height:
         note += f"; {counted(holes, 'cell')} without a value"
@@ -956,8 +960,8 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
     title = f"{metric.label}: {rows} by {columns}, {size}; {metric.direction}"
     fields = [
-        (down.index(row), cell_text(row), across.index(column), cell_text(column), f"{spell(mean)} ({n})", mean)
-        for row, column, mean, n in filled.select("rows", "columns", "mean", "n").iter_rows()
+        (row, cell_text(down[row]), column, cell_text(across[column]), f"{spell(mean)} ({n})", mean)
+        for row, column, mean, n in filled.select("rows number", "columns number", "mean", "n").iter_rows()
     ]
     chart = "mean", pl.DataFrame(fields, ["row", "row name", "column", "column name", "name", "value"], orient="row")
     return Result("pivot", title, cells, view, [note], chart=chart)
@@ -988,7 +992,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str]]:
     for name in wanted:
         known = known_column(name, runs)
         column, _, ranges = name.rpartition(":")
-        if known is None and ranges.isdecimal() and int(ranges) > 0:
+        if known is None and ranges.isdecimal() and 0 < int(ranges[:5]) < 1000:
             runs, known = with_ranges(find_column(column, runs), int(ranges), runs)
         by.append(known or find_column(name, runs))
         rival = known_column(name, replace(runs, empty=frozenset([name])))
@@ -2560,14 +2564,14 @@ def positive(text: str) -> int:
     """A whole number from 1 on."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text} is no number from 1 on")
-    return int(text)
+    return min(int(text), MOST_TYPED)
 
 
 def not_negative(text: str) -> int:
     """A whole number from 0 on."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text} is no number from 0 on")
-    return int(text)
+    return min(int(text), MOST_TYPED)
 
 
 class Parser(argparse.ArgumentParser):
