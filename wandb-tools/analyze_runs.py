@@ -2543,6 +2543,7 @@ def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of fla
     if "".join(argv) != "".join(argv).encode(errors="replace").decode():  # bytes of another encoding
         parser.error("an argument is no UTF-8 text")
     args = parser.parse_strictly(argv)
+    args.top, args.points, args.max_rows = (n and min(n, MOST_TYPED) for n in (args.top, args.points, args.max_rows))
     # An input that was named after --diff's runs is no run.
     args.inputs += [Path(name) for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
     args.diff = [name for name in args.diff if Path(name) not in args.inputs]
@@ -2564,14 +2565,14 @@ def positive(text: str) -> int:
     """A whole number from 1 on."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text} is no number from 1 on")
-    return min(int(text), MOST_TYPED)
+    return int(text)
 
 
 def not_negative(text: str) -> int:
     """A whole number from 0 on."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text} is no number from 0 on")
-    return min(int(text), MOST_TYPED)
+    return int(text)
 
 
 class Parser(argparse.ArgumentParser):
