@@ -1438,7 +1438,7 @@ def sql(study: Study, options: Options) -> list[Result]:
     query, most = options.sql or "", options.max_rows
     most = most if most is not None else 0 if options.for_programs else MOST_ROWS["sql"]
     with database(study.everything, "--sql", query) as (connection, aliases):
-        statements = duckdb.extract_statements(query)
+        statements = connection.extract_statements(query)  # duckdb's own connection would read files for IMPORT
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
             raise ScriptError("--sql takes one SELECT, and nothing that writes or changes", WRONG_USAGE)
         # As a subquery: elsewhere DuckDB takes WITH x AS (COPY ...), which could write over the input.
