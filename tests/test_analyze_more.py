@@ -78,7 +78,7 @@ def test_where_takes_wandbs_names(file, where):
         (["--where", "config_k >"], 2, "syntax error"),
         (["--where", "group = 'x'"], 2, "an SQL word in double ones"),
         (["--where", "config_k"], 2, "is no predicate"),
-        (["--where", "true) AS keep, (2"], 2, "is no predicate"),
+        (["--where", "true) AS keep, (2"], 2, 'syntax error at or near ")"'),
         (["--where", "config_k > 99"], 1, "--where config_k > 99: 0 of 18 runs kept"),
         (["--pivot", "k"], 2, "write two columns"),
         (["--diff", "a_4_0"], 2, "--diff needs two different runs"),

@@ -107,6 +107,7 @@ PAGE_BYTES = 32 * 1024  # a reader that wants single runs then skips most of a c
 ROW_GROUP_ROWS = 100_000  # large enough to scan fast, small enough to skip most of a big file
 CELLS = 10_000_000  # values held in memory where rows have to be sorted or grouped: 80 MB of numbers
 FIRST_ROWS = 100  # most columns of text show here already that they hold no numbers
+MOST_OPERATORS = 300  # in --where: polars works through them by recursion, which 500 can crash
 SHOWN = 5  # examples in a line, and lines of one kind; --json holds all
 
 # Words of a metric's name that tell which way is better. The last one decides: `loss_recall` is a recall.
@@ -215,8 +216,8 @@ def read_inputs(options: Options, report: Report) -> list[ParquetFile]:
                 runs_files.append(header)
             elif key in named or not (options.history and header.kind == "history"):  # else it is read later
                 skip(report, file, header.kind, f"it holds no runs but is {header.kind}", failure=key in named)
-        except ValueError as error:
-            skip(report, file, "foreign", f"it cannot be used: {error}")
+        except (ValueError, RecursionError) as error:
+            skip(report, file, "foreign", f"it cannot be used: {first_line(error)}")
         except reading_errors() as error:
             skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
     return runs_files
@@ -671,8 +672,13 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Exp
     """The condition that an SQL predicate over the result's columns means; ScriptError where it means none."""
     flag = f"--where {predicate}"
     unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "''", predicate)
-    if re.search(r"(?i)\bselect\b|\(\s*(from|with|values|table)\b|\b(read|scan)_\w+\s*\(", unquoted):
-        raise ScriptError(f"{flag} is no predicate: it holds a query, which could read other files", WRONG_USAGE)
+    # Comments and other kinds of quotes could hide a query.
+    if re.search(r"(?i)\bselect\b|\(\s*(from|with|values|table)\b|\b(read|scan)_\w+\s*\(|--|/\*|[$`]", unquoted):
+        what = "it holds a query, a comment, $ or `"
+        raise ScriptError(f"{flag} is no predicate: {what}, which could read other files", WRONG_USAGE)
+    operators = re.findall(r"(?i)[^\w\s,'().]+|\b(and|or|not|is|like|ilike|between|when)\b", unquoted)
+    if len(operators) > MOST_OPERATORS:
+        raise ScriptError(f"--where has over {MOST_OPERATORS} operators; name IN ('a', 'b') takes a list", WRONG_USAGE)
     try:
         keeps = pl.sql_expr(predicate)
         for column in keeps.meta.root_names():
@@ -754,7 +760,8 @@ def read_rules(file: str) -> tuple[Rule, ...]:
         origin = f"{file}: rule {number}"
         flaw = flaw_of_table(table)
         if flaw:
-            raise ScriptError(f"--rules {origin}: {flaw}; it is {json_text(table)}", WRONG_USAGE)
+            shown = json.dumps(table, ensure_ascii=False, default=str)  # TOML has dates
+            raise ScriptError(f"--rules {origin}: {flaw}; it is {shown}", WRONG_USAGE)
         known = [rule.dtype for rule in (*rules, *RULES) if rule.column == table["column"]]
         rules.append(Rule(**{"dtype": known[0] if known else "string", "origin": origin, **table}))
     return tuple(rules) if replace else (*rules, *RULES)
@@ -905,7 +912,7 @@ def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
             try:
                 header = read_header(file)
                 found += [header] if header.kind == "history" else []
-            except reading_errors(ValueError) as error:
+            except reading_errors(ValueError, RecursionError) as error:
                 if HISTORY_ENDING in file:  # other files are inputs, or no export's
                     skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
     if sampled:
@@ -1301,6 +1308,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--json", action="store_true", help="print the report as JSON")
     add("--quiet", action="store_true", help="print only errors on stderr")
     add("--debug", action="store_true", help="show the traceback of an error")
+    typed = "".join(sys.argv[1:] if argv is None else argv)
+    if typed != typed.encode(errors="replace").decode():  # bytes of another encoding
+        parser.error("an argument is no UTF-8 text")
     args = parser.parse_strictly(argv)
     args.inputs = args.inputs or [DEFAULT_INPUT]
     args.state = [state.lower() for state in args.state]

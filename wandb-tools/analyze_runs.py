@@ -114,6 +114,8 @@ ROW_COLUMNS = {"run_id", "entity", "project"}  # what all other files of an expo
 IDENTITY = {*RUN_COLUMNS, "heartbeat_at", "runtime_s", "last_step", "history_rows", "tags", "group", "job_type"}
 IDENTITY |= {"sweep", "user", "notes", "commit", "url", "host", "os", "python", "command", "gpu", "gpu_count"}
 IDENTITY |= {"exported_at", "source_file", "_config_json", "_summary_json"}
+TIMES = {"created_at", "heartbeat_at", "exported_at"}  # of these; tags are lists, the rest is text
+NUMBERS = {"runtime_s", "last_step", "history_rows", "gpu_count", "_step", "_runtime", "_timestamp", "line"}
 KINDS = ("derived", "config", "metric", "history", "identity")  # of columns, in the order of --schema
 DERIVED = ("stage", "arch", "model_type", "protocol", "k", "lr_parsed", "wd_parsed", "eps_parsed")  # in this order
 # Views of --sql and the flags of export_runs.py that write their files.
@@ -143,8 +145,9 @@ SPIKE_WINDOW = 101  # a value and the hundred around it; the other limits of --h
 # Types of DuckDB's that JSON or polars lack, and what they become.
 DUCKDB_TYPES = {r"DECIMAL\([\d, ]+\)|BIGNUM": "DOUBLE", r"U?HUGEINT": "BIGINT"}
 DUCKDB_TYPES |= {
+    r".*\b(UNION\(|VARIANT|GEOMETRY).*": "VARCHAR",
     r"TIMESTAMP\w*( WITH TIME ZONE)?": "TIMESTAMPTZ",
-    r"ENUM\(.*?\)|\b(INTERVAL|UUID|BLOB|BIT|DATE|TIME( WITH TIME ZONE)?)\b": "VARCHAR",
+    r"ENUM\(('([^']|'')*'(, )?)*\)|\b(INTERVAL|UUID|BLOB|BIT|DATE|TIME( WITH TIME ZONE)?)\b": "VARCHAR",
 }
 
 FILE_FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
@@ -164,6 +167,7 @@ NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url
 NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
 MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
+MOST_TYPED = 10**9  # what a larger number of rows or points means
 ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
 OVERVIEW_TOP, REPORT_TOP, SUGGESTED_GROUPS = 5, 10, 12
 # Rows that people see of each answer, unless they ask for another number: about 4 kB in all.
@@ -386,8 +390,10 @@ def open_file(file: Path) -> Runs:
 
     try:
         metadata = pl.read_parquet_metadata(file)
-        frame = pl.scan_parquet(file, glob=False).with_columns(  # a file's name is no pattern
-            (cs.date() | cs.datetime(time_zone=None)).cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
+        frame = pl.scan_parquet(file, glob=False)  # a file's name is no pattern
+        paths, metrics = metadata_of_columns(frame.collect_schema(), metadata)
+        frame = frame.with_columns(
+            (cs.date() | cs.datetime()).cast(pl.Datetime("us", "UTC")),
             cs.duration().dt.total_microseconds() / 1e6,
             cs.decimal().cast(pl.Float64),
             cs.binary().bin.encode("hex"),
@@ -395,22 +401,70 @@ def open_file(file: Path) -> Runs:
             cs.array().arr.to_list(),
             pl.col(pl.Time, pl.Categorical, pl.Enum).cast(pl.String),
         )
+        frame = frame.with_columns(known_times())
+        frame = frame.with_columns(pl.col(c).cast(to) for c, to in missing_casts(frame.collect_schema()).items())
         dtypes = frame.collect_schema()
-        paths = json.loads(metadata.get("wandb_tools.columns", "{}"))
-        metrics = json.loads(metadata.get("wandb_tools.metrics", "{}"))
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise ScriptError(f"{file} cannot be read: {reason}; export it again", NOTHING_USABLE) from error
     return Runs(
         frame=frame,
         dtypes=dtypes,
-        paths={column: tuple(path) for column, path in paths.items()},
-        goals={c: facts["goal"] for c, facts in metrics.items() if facts.get("goal") in {"minimize", "maximize"}},
-        axes={c: facts["step_metric"] for c, facts in metrics.items() if facts.get("step_metric")},
+        paths=paths,
+        goals={c: facts["goal"] for c, facts in metrics.items() if facts.get("goal") in ("minimize", "maximize")},
+        axes={c: facts["step_metric"] for c, facts in metrics.items() if isinstance(facts.get("step_metric"), str)},
         files=(file,),
         is_result=RESULT_KEY in metadata,
         table=metadata.get(TABLE_KEY),
     )
+
+
+def metadata_of_columns(
+    columns: Iterable[str], metadata: Mapping[str, str]
+) -> tuple[dict[str, KeyPath], dict[str, Any]]:
+    """The W&B paths of columns, and what the metadata say of metrics; ValueError where a file of ours differs."""
+    for name in columns:
+        if name == "*" or name.startswith("^"):
+            raise ValueError(f"its column {name} has a name that stands for several")
+    paths, metrics = (json.loads(metadata.get(f"wandb_tools.{key}", "{}")) for key in ("columns", "metrics"))
+    lists = paths.values() if isinstance(paths, dict) and isinstance(metrics, dict) else [None]
+    if not all(isinstance(keys, list) and all(isinstance(key, str) for key in keys) for keys in lists):
+        raise ValueError("its metadata is not what export_runs.py writes")
+    json.dumps(paths, ensure_ascii=False).encode()  # a lone surrogate is a ValueError
+    facts = {column: said for column, said in metrics.items() if isinstance(said, dict)}
+    return {column: tuple(path) for column, path in paths.items()}, facts
+
+
+def known_times() -> pl.Expr:
+    """Times, with null in place of those that Python lacks: it has the years from 1 to 9999."""
+    import polars.selectors as cs
+
+    return pl.when(cs.datetime().dt.year().is_between(1, 9999)).then(cs.datetime())
+
+
+def missing_casts(dtypes: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
+    """The casts that give the contract's columns their dtypes; ValueError for a column that no question can take."""
+    texts, numbers, times = ROW_COLUMNS | {"text", "stream"}, NUMBERS, set[str]()
+    if dtypes.keys() >= RUN_COLUMNS:
+        texts, times = IDENTITY - TIMES - NUMBERS - {"tags"}, TIMES
+    elif "row" in dtypes:  # a W&B Table may have any other column
+        texts, numbers = ROW_COLUMNS, set()
+    casts: dict[str, pl.DataType] = {}
+    for column, dtype in dtypes.items():
+        inner = dtype.inner if isinstance(dtype, pl.List) else dtype
+        is_plain = inner.is_integer() or inner.is_float() or inner in (pl.String, pl.Boolean, pl.Null)
+        to, fits = dtype, is_plain or isinstance(dtype, pl.Datetime)
+        if column in texts:
+            to, fits = pl.String(), not dtype.is_nested()
+        elif column in numbers and not dtype.is_numeric():
+            to, fits = pl.Float64(), dtype == pl.Null
+        elif column in times and not isinstance(dtype, pl.Datetime):
+            to, fits = pl.Datetime("us", "UTC"), dtype == pl.Null
+        if not fits:
+            raise ValueError(f"its column {column} is {dtype}")
+        if to != dtype:
+            casts[column] = to
+    return casts
 
 
 def join_inputs(parts: Sequence[Runs]) -> Runs:
@@ -459,7 +513,7 @@ def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "
     """The rows of `frame`: where the files are really read."""
     try:
         return frame.collect(engine=engine)
-    except (pl.exceptions.ComputeError, OSError) as error:
+    except (pl.exceptions.ComputeError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
 
@@ -485,7 +539,7 @@ def find_column(name: str, runs: Runs, what: str = "column", among: Sequence[str
     """The column that a user names; ScriptError with the nearest names, else the best-covered ones, where none is."""
     if found := known_column(name, runs, NAMED if what == "column" else ["metric_"]):
         return found
-    columns = among or [column for column in runs.dtypes if column[0] != "_"]
+    columns = among or [column for column in runs.dtypes if column[:1] != "_"]
     spell = str if name.startswith(NAMED) else runs.label
     hint = did_you_mean(name, map(spell, columns))
     if not hint:
@@ -498,7 +552,7 @@ def find_column(name: str, runs: Runs, what: str = "column", among: Sequence[str
 def kind(column: str) -> str:
     """Which part of the contract a column belongs to: see KINDS."""
     prefix = column.split("_", 1)[0]
-    return "identity" if column in IDENTITY else prefix if prefix in KINDS else "derived"
+    return "identity" if column in IDENTITY or column[:1] == "_" else prefix if prefix in KINDS else "derived"
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -765,7 +819,7 @@ def top(study: Study, options: Options) -> list[Result]:
     named = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *beside]) if c in runs.dtypes]
     asked = [find_column(name, runs) for name in options.columns if name not in STATISTICS]
     others = runs.of_kind("derived", "config")
-    more = asked or [c for c in (runs.dtypes if options.for_programs else others) if c[0] != "_"]
+    more = asked or [c for c in (runs.dtypes if options.for_programs else others) if c[:1] != "_"]
     held = [c for c in dict.fromkeys(["name", *named, *KEY, "state", "url", *more]) if c in runs.dtypes]
     ids = pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)
     rows = collected(runs.frame.filter(ids).select(held))
@@ -889,12 +943,15 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     filled = cells.filter(pl.col("n") > 0)
     spell = float_format(filled["mean"].to_list())
     down, across = (cells[name].unique().sort(nulls_last=True).to_list() for name in ("rows", "columns"))
+    for name in ("rows", "columns"):  # numbered by polars, to which NaN equals itself
+        numbers = cells.select(name).unique().sort(name, nulls_last=True).with_row_index(f"{name} number")
+        filled = filled.join(numbers, on=name, how="left", nulls_equal=True, maintain_order="left")
     texts = [[""] * len(down) for _ in across]
     for row in filled.iter_rows(named=True):
         spread = "" if row["std"] is None else f"±{spell(row['std'])}"
         marks = ROW_BEST * row["best_in_row"] + COLUMN_BEST * row["best_in_column"]
         text = f"{spell(row['mean'])}{spread} ({row['n']}){marks}"
-        texts[across.index(row["columns"])][down.index(row["rows"])] = text
+        texts[row["columns number"]][row["rows number"]] = text
     note = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
     if holes := len(across) * len(down) - filled.height:
         note += f"; {counted(holes, 'cell')} without a value"
@@ -903,8 +960,8 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
     title = f"{metric.label}: {rows} by {columns}, {size}; {metric.direction}"
     fields = [
-        (down.index(row), cell_text(row), across.index(column), cell_text(column), f"{spell(mean)} ({n})", mean)
-        for row, column, mean, n in filled.select("rows", "columns", "mean", "n").iter_rows()
+        (row, cell_text(down[row]), column, cell_text(across[column]), f"{spell(mean)} ({n})", mean)
+        for row, column, mean, n in filled.select("rows number", "columns number", "mean", "n").iter_rows()
     ]
     chart = "mean", pl.DataFrame(fields, ["row", "row name", "column", "column name", "name", "value"], orient="row")
     return Result("pivot", title, cells, view, [note], chart=chart)
@@ -935,7 +992,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str]]:
     for name in wanted:
         known = known_column(name, runs)
         column, _, ranges = name.rpartition(":")
-        if known is None and ranges.isdecimal() and int(ranges) > 0:
+        if known is None and ranges.isdecimal() and 0 < int(ranges[:5]) < 1000:
             runs, known = with_ranges(find_column(column, runs), int(ranges), runs)
         by.append(known or find_column(name, runs))
         rival = known_column(name, replace(runs, empty=frozenset([name])))
@@ -1217,7 +1274,7 @@ def schema(study: Study, options: Options) -> list[Result]:
     """Every column, or --columns, with dtype, coverage, range and an example; in each kind, what varies first."""
     runs, rows = study.any_state, []
     listed = [find_column(name, runs) for name in options.columns]
-    listed = listed or [column for column in runs.dtypes if column[0] != "_" and column not in runs.empty]
+    listed = listed or [column for column in runs.dtypes if column[:1] != "_" and column not in runs.empty]
     height = max(1, collected(runs.frame.select(pl.len())).item())
     at_once = max(1, CELLS_READ // height)  # columns: memory stays bounded whatever the width
     for start in range(0, len(listed), at_once):
@@ -1381,10 +1438,11 @@ def sql(study: Study, options: Options) -> list[Result]:
     query, most = options.sql or "", options.max_rows
     most = most if most is not None else 0 if options.for_programs else MOST_ROWS["sql"]
     with database(study.everything, "--sql", query) as (connection, aliases):
-        statements = duckdb.extract_statements(query)
+        statements = connection.extract_statements(query)  # duckdb's own connection would read files for IMPORT
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
             raise ScriptError("--sql takes one SELECT, and nothing that writes or changes", WRONG_USAGE)
-        found = connection.sql(statements[0].query)
+        # As a subquery: elsewhere DuckDB takes WITH x AS (COPY ...), which could write over the input.
+        found = connection.sql(f"FROM (\n{statements[0].query.rstrip('; ')}\n)")
         columns = []
         for name, dtype in zip(found.columns, map(str, found.types), strict=True):
             # Dtypes that JSON and polars know; times are in UTC.
@@ -1395,6 +1453,7 @@ def sql(study: Study, options: Options) -> list[Result]:
                 cell = sql_name(name) if dtype == '"NULL"' else f"CAST({sql_name(name)} AS {dtype})"
                 columns.append(f"{cell} AS {sql_name(name)}")
         table = pl.DataFrame(found.project(", ".join(columns)).limit(most + 1 if most else sys.maxsize))
+        table = table.with_columns(known_times())
     more = ["more rows: --max-rows 0 shows all, --json and -o hold all"] if 0 < most < table.height else []
     table = table.head(most or table.height)
     title = f"the first {table.height} rows" if more else counted(table.height, "row")
@@ -1403,6 +1462,8 @@ def sql(study: Study, options: Options) -> list[Result]:
 
 def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
     """The keys of the runs for which an SQL predicate over the columns is true."""
+    import duckdb
+
     flag, quoted = f"--where {predicate}", r"""'(?:[^']|'')*'|"[^"]*\""""
     if re.search(r"\bselect\b|(^|\()\s*from\b", re.sub(quoted, "", predicate), re.IGNORECASE):
         raise ScriptError(f"{flag}: a predicate alone, no SELECT; --sql takes queries", WRONG_USAGE)
@@ -1415,16 +1476,17 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
 
     names = rf"({quoted})|\b[A-Za-z]\w*(?:[._]\w+)+\b(?!\s*\()"
     with database(runs, flag, "") as (connection, _):
-        query = f"SELECT entity, project, id, ({re.sub(names, named, predicate)}) AS keep FROM runs"  # noqa: S608 - read-only
-        found = connection.sql(query)
+        keep = duckdb.SQLExpression(re.sub(names, named, predicate))  # a single one, and nothing after it
+        found = connection.view("runs").select("entity", "project", "id", keep.alias("keep"))
         if (dtype := ", ".join(map(str, found.types[3:]))) != "BOOLEAN":
             raise ScriptError(f"{flag} is no predicate: it gives {dtype}, not true or false", WRONG_USAGE)
         # Filtered here: DuckDB would skip blocks of rows by their greatest value, which leaves out NaN.
-        return pl.DataFrame(found).filter("keep").select(KEY)
+        keys = pl.DataFrame(found).filter("keep").select(KEY)
+        return keys.with_columns(pl.col(pl.Binary).bin.encode("hex")).cast(pl.String)  # as open_file has them
 
 
 @contextmanager
-def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str, str]]]:
+def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str, str]]]:  # noqa: C901
     """A DuckDB connection with the views that a query names, which can read nothing else; W&B's names of columns."""
     import duckdb
 
@@ -1461,6 +1523,8 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             raise ScriptError(f"{flag}: {' '.join(str(error).split())}", NOTHING_USABLE) from error
         except duckdb.Error as error:
             reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
+            if type(error) is duckdb.Error or re.search("Failed to read file|in Parquet file", reason):
+                raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
             hint = "; text stands in single quotes, a W&B name or an SQL word in double ones"
             pattern = rf"Table with name (({'|'.join(FLAGS)}).*) does not exist"
             if missing := re.search(pattern, reason, re.IGNORECASE):
@@ -1927,11 +1991,12 @@ def t_test_p(t_squared: float, freedom: float) -> float:
 def welch_p(one: Sequence[float], other: Sequence[float]) -> float | None:
     """The p-value of Welch's t-test from mean, standard deviation and n of two groups; None if neither varies."""
     (mean_a, std_a, n_a), (mean_b, std_b, n_b) = one, other
-    a, b = std_a**2 / n_a, std_b**2 / n_b
-    if a + b == 0:
+    a, b = std_a * std_a / n_a, std_b * std_b / n_b
+    if not 0 < a + b < math.inf:
         return None
-    freedom = (a + b) ** 2 / (a**2 / (n_a - 1) + b**2 / (n_b - 1))  # by Welch and Satterthwaite
-    return t_test_p((mean_a - mean_b) ** 2 / (a + b), freedom)
+    share, difference = a / (a + b), mean_a - mean_b
+    freedom = 1 / (share * share / (n_a - 1) + (1 - share) ** 2 / (n_b - 1))  # by Welch and Satterthwaite
+    return t_test_p(difference * difference / (a + b), freedom)
 
 
 def incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
@@ -2475,7 +2540,10 @@ def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of fla
     add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     add("--quiet", **flag, help="nothing on stderr but errors")
     add("--debug", **flag, help="show the traceback of an error")
+    if "".join(argv) != "".join(argv).encode(errors="replace").decode():  # bytes of another encoding
+        parser.error("an argument is no UTF-8 text")
     args = parser.parse_strictly(argv)
+    args.top, args.points, args.max_rows = (n and min(n, MOST_TYPED) for n in (args.top, args.points, args.max_rows))
     # An input that was named after --diff's runs is no run.
     args.inputs += [Path(name) for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
     args.diff = [name for name in args.diff if Path(name) not in args.inputs]
@@ -2597,7 +2665,7 @@ def asked_questions(options: Options) -> list[str]:
     return [name for name in QUESTIONS if asked.get(name, getattr(options, name, False))]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:  # noqa: C901 - a list of cases
     """Options in, exit code out: the only place where exceptions become messages."""
     arguments = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
@@ -2613,7 +2681,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - each becomes a message
+    except SystemExit:  # of --help
+        raise
+    except BaseException as error:  # noqa: BLE001 - each becomes a message, polars' panics too
         if "--debug" in arguments:
             traceback.print_exc()
         code, message = NOTHING_USABLE, f"a bug in this script: {error!r}; run it again with --debug and report it"
