@@ -2387,9 +2387,6 @@ def download(source: RowSource, url: str) -> Path:
     except RequestError as error:
         error.retries = error.retries or 1  # new URLs may do
         raise
-    except OSError as error:
-        message = f"{source.folder} cannot be written to ({error.strerror}); free the place or choose another with -o"
-        raise ScriptError(message, NOTHING_USABLE) from error
     if end != b"PAR1":
         raise RequestError("a file was cut short")
     return file
@@ -3198,13 +3195,14 @@ def find_earlier(project: Project, output: Path) -> None:
             )
         except (OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             raise unreadable(file, error) from error
-    # Where the files do not belong together, an export was killed while it published: none of them counts as current.
+    # Where the files do not belong together, an export was killed while it published: all are written anew. What a file
+    # notes of its own rows holds all the same.
     noted = None
     with suppress(OSError, ValueError, LookupError, TypeError):
         noted = json.loads((output / f"{project.stem}_metadata.json").read_text("utf-8"))["export_id"]
     is_whole = {each.export_id for each in found.values()} == {noted}
     for name, earlier in found.items():
-        current = earlier if is_whole else replace(earlier, marks={}, export_id=None)
+        current = earlier if is_whole else replace(earlier, export_id=None)
         if name == "runs":
             project.earlier = current
         else:
@@ -3922,6 +3920,9 @@ def export_project(
             if options.debug:
                 raise
             message = f"cannot be understood: {error!r}"[:300]
+            if isinstance(error, OSError):  # a request's is a RequestError: this one is a file's
+                place, hint = error.filename or options.output, "free the place or choose another with -o"
+                message = f"{place} cannot be written to ({error.strerror or error}); {hint}"
         project.failed.append(Failure(project.path, "project", message, getattr(error, "attempts", 1)))
 
 

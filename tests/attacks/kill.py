@@ -64,7 +64,7 @@ from wandb_server import Server
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-RUNS, ROWS, LINES = 30, 20, 10
+RUNS, ROWS, LINES = 12, 20, 10
 ATTACKS = ("export", "incremental", "merge", "signals", "mergesignals")
 
 
@@ -100,13 +100,14 @@ def carry_out(attack: Attack, work: Path, moments: int, chance: random.Random) -
         ended = run(attack.command(folder), folder, by=by, **moment)
         where = f"{attack.name}, {by.name} {moment} ({ended.operations[-1] if ended.operations else 'at once'})"
         attack.moments["ended by itself" if ended.code == 0 else "ended before its end"] += 1
-        for problem in problems_left(attack, ended, old, folder, by):
-            attack.findings.append(f"{where}: {problem}")
+        problems = list(problems_left(attack, ended, old, folder, by))
         code, err = here(export_runs if attack.is_export else aggregate_runs, *attack.command(folder)["args"][2:])
         if code != 0:
-            attack.findings.append(f"{where}: the next run ended with {code}: {err}")
-        for name in differences(content(folder), truth):
-            attack.findings.append(f"{where}: after the next run, {name} is not as undisturbed")
+            problems.append(f"the next run ended with {code}: {err}")
+        problems += [f"after the next run, {name} is not as undisturbed" for name in differences(content(folder), truth)]
+        for problem in problems:
+            print(f"  {where}: {problem}", flush=True)
+        attack.findings += problems
         if number % 20 == 19:
             print(f"  {number + 1} of {len(timed) + operations}, {len(attack.findings)} findings", flush=True)
 
@@ -217,8 +218,6 @@ def main() -> int:
     for each in done:
         counts = ", ".join(f"{count} {what}" for what, count in sorted(each.moments.items()))
         print(f"{each.name}: {counts}; {len(each.findings)} findings")
-        for finding in each.findings:
-            print(f"  {finding}")
     print(f"{time.monotonic() - started:.0f} s, seed {options.seed}")
     return 1 if any(each.findings for each in done) else 0
 
