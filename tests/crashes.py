@@ -28,11 +28,13 @@ KINDS = ("console", "history", "runs", "table_predictions")  # of the files that
 EXPORT = (f"{ENTITY}/{PROJECT}", "--include-history", "--console", "--tables", "--workers", "2")
 
 # As `sitecustomize.py` it runs in the script's own process before the script does. It counts what Python does to files
-# in one folder (each is audited before it is done), and sends a signal at the n-th. polars writes without Python.
+# in one folder (each is audited before it is done); at the chosen one it sends a signal, or makes it fail. polars
+# writes without Python.
 AUDIT = """
-import itertools, os, signal, sys
+import itertools, os, re, sys
 
-folder, at, number = os.environ["END_IN"], int(os.environ["END_AT"]), int(os.environ["END_BY"])
+folder, at, before = os.environ["END_IN"], int(os.environ["END_AT"]), os.environ["END_BEFORE"]
+by, failing = int(os.environ["END_BY"]), int(os.environ["END_FAILING"])
 log = os.open(os.environ["END_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 counted = itertools.count(1)  # threads share it
 events = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "fcntl.flock")
@@ -48,8 +50,10 @@ def operation(event, arguments):
     if is_ours:
         line = f"{event} {' '.join(path.removeprefix(folder) for path in paths)}\\n"
         os.write(log, line.encode("utf-8", "replace"))
-        if next(counted) == at:
-            os.kill(os.getpid(), number)
+        if next(counted) == at or (before and re.search(before, line)):
+            if failing:
+                raise OSError(failing, os.strerror(failing))
+            os.kill(os.getpid(), by)
 
 
 sys.addaudithook(operation)
@@ -70,13 +74,17 @@ def run(  # noqa: D417
     folder: Path,
     *,
     at: int = 0,
+    before: str = "",
     after_s: float | None = None,
     by: signal.Signals = signal.SIGKILL,
+    failing: int = 0,
 ) -> Ended:
     """Run `command` (what subprocess takes), and send it a signal.
 
     at: before its so-maniest operation on files in `folder` (1 is the first; 0: none).
+    before: before operations that match this regular expression, such as `os.rename .*_runs`.
     after_s: so many seconds after its start.
+    failing: send no signal, but let these operations fail with this `errno`.
     """
     own = Path(f"{folder}.audit")
     own.mkdir(parents=True, exist_ok=True)
@@ -84,7 +92,7 @@ def run(  # noqa: D417
     log = own / "operations"
     log.unlink(missing_ok=True)
     more = {"PYTHONPATH": str(own), "END_IN": f"{folder}{os.sep}", "END_LOG": str(log)}
-    more |= {"END_AT": str(at), "END_BY": str(int(by))}
+    more |= {"END_AT": str(at), "END_BEFORE": before, "END_BY": str(int(by)), "END_FAILING": str(failing)}
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(**{**command, "env": {**command["env"], **more}}, **pipes) as process:
         if after_s is not None:
