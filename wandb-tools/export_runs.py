@@ -3429,7 +3429,7 @@ def working_folder(output: Path, say: Say) -> Iterator[Path]:
     work = own / "work"
     own.mkdir(parents=True, exist_ok=True)
     with (own / "lock").open("w") as lock:
-        with suppress(ImportError, OSError):  # a file system or a system without such locks
+        with suppress(ImportError):  # a system without such locks
             import fcntl
 
             try:
@@ -3437,6 +3437,8 @@ def working_folder(output: Path, say: Say) -> Iterator[Path]:
             except BlockingIOError:
                 say(f"another export writes to {output}: waiting until it is done")
                 fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:  # as on some network file systems
+                say(f"{output} cannot be locked ({error.strerror}): start no other export into it meanwhile")
         shutil.rmtree(work, ignore_errors=True)  # of an export that was killed: the lock is ours
         work.mkdir()
         try:

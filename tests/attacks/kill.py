@@ -139,7 +139,7 @@ def problems_left(
             yield f"ended with {ended.code}: {ended.err}"
         if "Traceback" in ended.err and not early:
             yield f"a traceback: {ended.err}"
-        if (folder / ".wandb_tools" / "work").exists() or any(".partial" in name for name in new):
+        if any(".partial" in name for name in new):
             yield "unfinished files are left"
     elif ended.code not in (0, -by):
         yield f"ended with {ended.code}: {ended.err}"
