@@ -69,7 +69,7 @@ class Ended(NamedTuple):
     operations: list[str]
 
 
-def run(  # noqa: D417
+def run(
     command: Mapping[str, Any],
     folder: Path,
     *,

@@ -82,9 +82,7 @@ def assert_same_runs(found: pl.DataFrame, expected: pl.DataFrame, *, ordered: bo
 
 
 @pytest.mark.parametrize(
-    "machines",
-    [[("-e", "team", *window) for window in WINDOWS], PROJECTS],
-    ids=["windows", "projects"],
+    "machines", [[("-e", "team", *window) for window in WINDOWS], PROJECTS], ids=["windows", "projects"]
 )
 def test_folders_of_several_machines_are_merged(export_at_once, expected, run_script, tmp_path, machines):
     folders = export_at_once(*machines)

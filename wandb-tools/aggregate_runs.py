@@ -1393,10 +1393,12 @@ def aggregate(options: Options) -> int:  # noqa: C901
                 except reading_errors() as error:
                     skip(report, file.file, "damaged", f"it cannot be read: {first_line(error)}")
             if len(sound) == len(files):
-                message = f"an input changed while it was read ({first_line(failure)}); run it again"
-                if not isinstance(failure, pl.exceptions.ShapeError):  # rows that fit no longer
-                    hint = "free the place or choose another with -o"
-                    message = f"{options.output} was not written: {first_line(failure)}; {hint}"
+                reason = first_line(failure)
+                message = (
+                    f"an input changed while it was read ({reason}); run it again"
+                    if isinstance(failure, pl.exceptions.ShapeError)  # its rows fit no longer
+                    else f"{options.output} was not written: {reason}; free the place or choose another with -o"
+                )
                 raise ScriptError(message, NOTHING_USABLE) from failure
             report |= {key: [] for key in REPORT if key != "skipped"}
             merge(sound, rules, options, report)

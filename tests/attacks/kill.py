@@ -46,7 +46,6 @@ import statistics
 import sys
 import tempfile
 import time
-import types
 from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -56,12 +55,13 @@ from typing import TYPE_CHECKING, Any
 TESTS = Path(__file__).parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "wandb-tools")]
 
-import aggregate_runs
-import export_runs
-from crashes import EXPORT, Ended, change, command, content, differences, export_ids, fill, run, snapshot
-from wandb_server import Server
+import aggregate_runs  # noqa: E402
+import export_runs  # noqa: E402
+from crashes import EXPORT, Ended, change, command, content, differences, export_ids, fill, run, snapshot  # noqa: E402
+from wandb_server import Server  # noqa: E402
 
 if TYPE_CHECKING:
+    import types
     from collections.abc import Callable, Iterator
 
 RUNS, ROWS, LINES = 12, 20, 10
@@ -104,7 +104,9 @@ def carry_out(attack: Attack, work: Path, moments: int, chance: random.Random) -
         code, err = here(export_runs if attack.is_export else aggregate_runs, *attack.command(folder)["args"][2:])
         if code != 0:
             problems.append(f"the next run ended with {code}: {err}")
-        problems += [f"after the next run, {name} is not as undisturbed" for name in differences(content(folder), truth)]
+        problems += [
+            f"after the next run, {name} is not as undisturbed" for name in differences(content(folder), truth)
+        ]
         for problem in problems:
             print(f"  {where}: {problem}", flush=True)
         attack.findings += problems

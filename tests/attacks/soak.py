@@ -215,7 +215,7 @@ class Soak:
                 self.findings.append(f"{name} differ from what the server was given: {error}")
 
 
-def soak(soak: Soak, runs: int, exports: int) -> list[tuple[int, float, int, str]]:
+def carry_out(soak: Soak, runs: int, exports: int) -> list[tuple[int, float, int, str]]:
     """Export again and again; the figures of each export."""
     started = time.monotonic()
     soak.add_runs(runs)
@@ -278,7 +278,7 @@ def main() -> int:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
         env = kept | server.environment(work / "sdk")
         state = Soak(server, work / "out", env, random.Random(options.seed))
-        figures = soak(state, options.runs, options.exports)
+        figures = carry_out(state, options.runs, options.exports)
         in_one_process = loop(state, 10)
     memory = [memory_kb / 1024 for _, _, memory_kb, _ in figures]
     print(f"memory: {min(memory):.0f} to {max(memory):.0f} MiB")
