@@ -151,6 +151,18 @@ def test_an_export_that_is_told_to_end_leaves_no_mixture(prepared, out, by, befo
     assert differences(content(out), content(prepared.later)) == []
 
 
+def test_a_merge_killed_between_its_two_renames_leaves_the_earlier_partitions(prepared, out):
+    """A folder cannot be replaced at once: the next merge puts it back, even if it fails itself."""
+    partitions = writers(prepared, out)["partitions"]
+    assert done(partitions, out).code == 0
+    old = snapshot(out)
+    assert done(partitions, out, before=r"os\.rename .*\.partial/parts parts").code == -signal.SIGKILL
+    assert done(partitions, out, before=r"os\.rename parts ", failing=errno.EACCES).code == 1
+    assert snapshot(out) == old
+    assert done(partitions, out).code == 0
+    assert set(snapshot(out)) == set(old)
+
+
 def test_a_merge_that_is_told_to_end_leaves_nothing_unfinished(prepared, out):
     shutil.copytree(prepared.merged, out, dirs_exist_ok=True)
     ended = done(prepared.merge(out), out, before=r"os\.rename", by=signal.SIGTERM)

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 STEPS, KINDS = 5, 200  # rows of a history at first, and histories that differ
-EXPORT = (f"{ENTITY}/{PROJECT}", "--include-history", "--timeout", "5", "--quiet")
+EXPORT = (f"{ENTITY}/{PROJECT}", "--include-history", "--timeout", "20", "--quiet")
 MOST_GROWTH = 1.2  # of memory, beyond that of the runs: against the first incremental export
 STATES = ("finished", "failed", "crashed", "killed", "running")
 
@@ -155,15 +155,15 @@ class Soak:
             ("truncate", {"match": {"kind": "download"}, "fraction": self.chance.random()}),
             ("cut", {"match": {"field": "runs"}, "fraction": self.chance.random()}),
             ("drop", {"match": {"kind": "graphql"}}),
-            ("hang", {"match": {"kind": "download"}, "seconds": 20, "times": 2}),
-            ("hang", {"match": {"field": "parquetHistory"}, "seconds": 20, "times": 2}),
+            ("hang", {"match": {"kind": "download"}, "seconds": 60, "times": 2}),
+            ("hang", {"match": {"field": "parquetHistory"}, "seconds": 60, "times": 2}),
             ("expired", {"match": {"kind": "download"}}),
             ("error", {"match": {"field": "parquetHistory"}}),
             ("repeat", {"match": {"field": "runs"}}),
         ]
         chosen = self.chance.sample(choices, 4)
         for action, how in chosen:
-            every, after = self.chance.choice((3, 7, 31)), self.chance.randrange(20)
+            every, after = self.chance.choice((7, 31, 101)), self.chance.randrange(20)
             self.server.fault(action, **{"every": every, "after": after, **how})
         return ", ".join(f"{action} {how.get('status', '')}".strip() for action, how in chosen)
 
