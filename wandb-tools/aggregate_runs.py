@@ -1130,7 +1130,7 @@ def published(output: str) -> Iterator[str]:
                 try:
                     os.kill(int(process), 0)
                 except ProcessLookupError:
-                    if (rest / old.name).exists() and not target.exists():  # killed between its two renames
+                    with suppress(OSError):  # killed between its two renames: the earlier result is put back
                         (rest / old.name).rename(target)
                     shutil.rmtree(rest, ignore_errors=True)
                 except (PermissionError, OverflowError):  # somebody else's, or no process's name

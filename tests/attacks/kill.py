@@ -29,8 +29,9 @@
 Each is ended at --moments random moments of its duration, and before each operation on a file that Python does for it.
 After each, the files that are there must open, and be all the earlier ones or all the new ones; --verify must agree.
 Between the renames of one project, or of a folder of partitions, no kill -9 can be undone: then --verify has to name
-the files, and the next run to mend it (these moments are counted as "between renames"). After a signal it must never be so. Then the same command must complete, and leave
-the same names, rows, columns and metadata as if it had never been disturbed.
+the files, and the next run has to mend it (these moments are counted as "between renames"). After a signal it must
+never be so. Then the same command must complete, and leave the same names, rows, columns and metadata as if it had
+never been disturbed.
 
 Prints what was found at the end; exit code 1 if there was anything.
 """

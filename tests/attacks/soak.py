@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 STEPS, KINDS = 5, 200  # rows of a history at first, and histories that differ
-EXPORT = (f"{ENTITY}/{PROJECT}", "--include-history", "--timeout", "20", "--quiet")
+EXPORT = (f"{ENTITY}/{PROJECT}", "--include-history", "--quiet")
 MOST_GROWTH = 1.2  # of memory, beyond that of the runs: against the first incremental export
 STATES = ("finished", "failed", "crashed", "killed", "running")
 
@@ -91,6 +91,7 @@ class Soak:
     folder: Path
     env: Mapping[str, str]
     chance: random.Random
+    timeout_s: int = 20
     truth: Truth = field(default_factory=Truth)
     files: list[Path] = field(default_factory=list)  # a history of each kind
     findings: list[str] = field(default_factory=list)
@@ -169,7 +170,17 @@ class Soak:
 
     def export(self, *flags: str) -> tuple[int, float, int, str]:
         """Exit code, seconds, resident memory at most in kB, and stderr of an export; its files are looked at."""
-        how = command("export_runs.py", *EXPORT, "-o", self.folder, *flags, env=self.env, cwd=self.folder.parent)
+        how = command(
+            "export_runs.py",
+            *EXPORT,
+            "--timeout",
+            self.timeout_s,
+            "-o",
+            self.folder,
+            *flags,
+            env=self.env,
+            cwd=self.folder.parent,
+        )
         started = time.monotonic()
         with tempfile.TemporaryFile("w+") as err:
             process = subprocess.Popen(**how, stdout=subprocess.DEVNULL, stderr=err)
@@ -228,7 +239,7 @@ def carry_out(soak: Soak, runs: int, exports: int) -> list[tuple[int, float, int
         faults = "none" if is_last else soak.set_faults()
         if is_last:
             soak.server.reset()
-        code, seconds, memory_kb, said = soak.export(*(("--prune",) if is_last else ()))
+        code, seconds, memory_kb, said = soak.export(*(("--prune", "--timeout", "60") if is_last else ()))
         figures.append((code, seconds, memory_kb, said))
         failed = len(json.loads((soak.folder / f"{ENTITY}_{PROJECT}_metadata.json").read_text())["failed"])
         print(f"export {number + 1}: {len(soak.truth.runs):,} runs, exit code {code}, {failed:,} failures, "
@@ -237,7 +248,7 @@ def carry_out(soak: Soak, runs: int, exports: int) -> list[tuple[int, float, int
             soak.findings.append(f"the last export ended with {code}: {said}")
     soak.compare()
     memory = [memory_kb for _, _, memory_kb, _ in figures]
-    if len(memory) > 4 and max(memory[len(memory) // 2 :]) > MOST_GROWTH * max(memory[: len(memory) // 2]):
+    if len(memory) >= 10 and max(memory[len(memory) // 2 :]) > MOST_GROWTH * max(memory[: len(memory) // 2]):
         soak.findings.append(f"memory grows: {memory} kB")
     return figures
 
