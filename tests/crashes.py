@@ -176,17 +176,18 @@ def content(folder: Path) -> dict[str, Any]:
     """All that two exports of the same runs have in common: names of files, rows, columns, dtypes and metadata."""
     found: dict[str, Any] = {}
     for file in sorted(folder.rglob("*")):
-        name = str(file.relative_to(folder))
-        if file.suffix == ".parquet" and ".wandb_tools" not in file.parts:
+        name = file.relative_to(folder)
+        is_ours = not any(part.startswith(".") for part in name.parts)  # else it may be unfinished
+        if is_ours and file.suffix == ".parquet":
             frame = pl.read_parquet(file, glob=False, hive_partitioning=False)
             texts = pq.read_metadata(file).metadata
             about = {key.decode(): text.decode() for key, text in texts.items() if key.startswith(b"wandb_tools.")}
             frame = frame.drop("exported_at", "source_file", strict=False)
-            found[name] = frame, {key: settled(text) for key, text in about.items()}
-        elif file.suffix == ".json" and ".wandb_tools" not in file.parts:
-            found[name] = settled(file.read_text("utf-8"))
+            found[str(name)] = frame, {key: settled(text) for key, text in about.items()}
+        elif is_ours and file.suffix == ".json":
+            found[str(name)] = settled(file.read_text("utf-8"))
         else:
-            found[name] = None
+            found[str(name)] = None
     return found
 
 

@@ -138,7 +138,7 @@ def problems_left(
     is_graceful = by != signal.SIGKILL
     new = snapshot(folder)
     if is_graceful:
-        early = not ended.operations  # it was not yet told what to do at a signal
+        early = ended.code == -by and not ended.operations  # before main(): the system's way to end it
         if ended.code not in (0, 130) and not early:
             yield f"ended with {ended.code}: {ended.err}"
         if "Traceback" in ended.err and not early:
