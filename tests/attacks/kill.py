@@ -138,7 +138,8 @@ def problems_left(
     is_graceful = by != signal.SIGKILL
     new = snapshot(folder)
     if is_graceful:
-        early = ended.code == -by and not ended.operations  # before main(): the system's way to end it
+        # Before main() Python itself says what it likes.
+        early = not ended.operations and "in main" not in ended.err and "error: " not in ended.err
         if ended.code not in (0, 130) and not early:
             yield f"ended with {ended.code}: {ended.err}"
         if "Traceback" in ended.err and not early:
