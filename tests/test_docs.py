@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "SKILL.md", "examples/recipes.md")
-NOT_RUN = ("uv run pytest", "uv run tests/benchmarks/")  # this very test; minutes of measuring
+NOT_RUN = ("uv run pytest", "uv run tests/benchmarks/", "uv run tests/attacks/")  # this very test; minutes of measuring
 CREATED = datetime.now(UTC).isoformat()  # of the runs on the server: "--since" looks back from now
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

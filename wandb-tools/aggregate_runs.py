@@ -1137,6 +1137,8 @@ def published(output: str) -> Iterator[str]:
                 try:
                     os.kill(int(process), 0)
                 except ProcessLookupError:
+                    with suppress(OSError):  # killed between its two renames: the earlier result is put back
+                        (rest / old.name).rename(target)
                     shutil.rmtree(rest, ignore_errors=True)
                 except (PermissionError, OverflowError):  # somebody else's, or no process's name
                     pass
@@ -1148,7 +1150,7 @@ def published(output: str) -> Iterator[str]:
     except OSError as error:
         # polars' own errors end in the hidden name, which users do not know.
         reason = error.strerror or first_line(error).partition(" (os error")[0]
-        hint = "free disk space, check your credentials, or choose another place with -o"
+        hint = "free disk space, check your credentials, or use another -o"
         raise ScriptError(f"{output} was not written: {reason}; {hint}", NOTHING_USABLE) from error
     finally:
         if old.exists() and not target.exists():
@@ -1403,7 +1405,9 @@ def aggregate(options: Options) -> int:  # noqa: C901
                 except reading_errors() as error:
                     skip(report, file.file, "damaged", f"it cannot be read: {first_line(error)}")
             if len(sound) == len(files):
-                message = f"an input changed while it was read ({first_line(failure)}); run it again"
+                message = f"{options.output} was not written: {first_line(failure)}; free disk space or use another -o"
+                if isinstance(failure, pl.exceptions.ShapeError):
+                    message = f"an input changed while it was read ({first_line(failure)}); run it again"
                 raise ScriptError(message, NOTHING_USABLE) from failure
             report |= {key: [] for key in REPORT if key != "skipped"}
             merge(sound, rules, options, report)

@@ -2472,7 +2472,7 @@ def replacing(file: Path) -> Iterator[Path]:
         unfinished.replace(file)
     except OSError as error:
         reason = error.strerror or str(error).partition(" (os error")[0]  # polars would name the unfinished file
-        hint = "free the place or choose another with -o"
+        hint = "free disk space or use another -o"
         raise ScriptError(f"{file} was not written: {reason}; {hint}", NOTHING_USABLE) from error
     finally:
         with suppress(OSError):

@@ -2424,9 +2424,6 @@ def download(source: RowSource, url: str) -> Path:
     except RequestError as error:
         error.retries = error.retries or 1  # new URLs may do
         raise
-    except OSError as error:
-        message = f"{source.folder} cannot be written to ({error.strerror}); free disk space or use another -o"
-        raise ScriptError(message, NOTHING_USABLE) from error
     if end != b"PAR1":
         raise RequestError("the download is incomplete")
     return file
@@ -3240,13 +3237,14 @@ def find_earlier(project: Project, output: Path) -> None:
             )
         except (Exception, pl.exceptions.PanicException) as error:  # damaged, or made by something else
             raise unreadable(file, error) from error
-    # Where the files do not belong together, an export was killed while it published: none of them counts as current.
+    # Where the files do not belong together, an export was killed while it published: all are written anew. What a file
+    # notes of its own rows holds all the same.
     noted = None
     with suppress(OSError, ValueError, LookupError, TypeError):
         noted = json.loads((output / f"{project.stem}_metadata.json").read_text("utf-8"))["export_id"]
     is_whole = {each.export_id for each in found.values()} == {noted}
     for name, earlier in found.items():
-        current = earlier if is_whole else replace(earlier, marks={}, export_id=None)
+        current = earlier if is_whole else replace(earlier, export_id=None)
         if name == "runs":
             project.earlier = current
         else:
@@ -3473,7 +3471,7 @@ def working_folder(output: Path, say: Say) -> Iterator[Path]:
     work = own / "work"
     own.mkdir(parents=True, exist_ok=True)
     with (own / "lock").open("w") as lock:
-        with suppress(ImportError, OSError):  # a file system or a system without such locks
+        with suppress(ImportError):  # a system without such locks
             import fcntl
 
             try:
@@ -3481,6 +3479,8 @@ def working_folder(output: Path, say: Say) -> Iterator[Path]:
             except BlockingIOError:
                 say(f"another export is writing to {output}: waiting until it is done")
                 fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:  # as on some network file systems
+                say(f"{output} cannot be locked ({error.strerror}): start no other export into it meanwhile")
         shutil.rmtree(work, ignore_errors=True)  # of an export that was killed: the lock is ours
         work.mkdir()
         try:
@@ -3964,6 +3964,9 @@ def export_project(
             if options.debug:
                 raise
             message = f"unexpected data: {error!r}"[:300]
+            if isinstance(error, OSError):  # a request's is a RequestError: this one is a file's
+                place, hint = error.filename or options.output, "free disk space or use another -o"
+                message = f"{place} cannot be written to ({error.strerror or error}); {hint}"
         project.failed.append(Failure(project.path, "project", message, getattr(error, "attempts", 1)))
 
 
