@@ -1112,7 +1112,7 @@ def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition
 
 
 @contextmanager
-def published(output: str) -> Iterator[str]:
+def published(output: str) -> Iterator[str]:  # noqa: C901 - one sequence
     """Where to write, in a hidden folder beside `output`; it replaces `output` once it is whole."""
     target = Path(output)
     hidden = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -1133,8 +1133,10 @@ def published(output: str) -> Iterator[str]:
                     shutil.rmtree(rest, ignore_errors=True)
                 except (PermissionError, OverflowError):  # somebody else's, or no process's name
                     pass
-        hidden.mkdir(parents=True)
+        hidden.mkdir(mode=0o700, parents=True)  # nobody else reads it before it is done
         yield str(new)
+        if target.is_file():
+            new.chmod(target.stat().st_mode)  # one that is private stays so
         if target.is_dir():
             target.rename(old)
         new.replace(target)

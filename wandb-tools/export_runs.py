@@ -1628,7 +1628,7 @@ class Client:
         self.session = requests.Session()
         self.session.trust_env = False  # else it sends what netrc has for a host
         self.session.auth = ("api", key) if key else None
-        # requests would read the whole body of a redirect, even of one that it does not follow.
+        # Else requests reads the whole body of a redirect, also of one that it does not follow.
         self.session.hooks["response"].append(lambda answer, **_: answer.raw.close() if answer.is_redirect else None)
         self.session.verify = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE") or True
         if os.environ.get("WANDB_INSECURE_DISABLE_SSL", "").lower() in ("1", "true", "t", "yes", "y", "on"):
@@ -1648,7 +1648,7 @@ class Client:
         try:
             answer = parse(body)
         except (ValueError, RecursionError) as error:
-            raise RequestError("an answer that is no JSON, is nested too deeply, or was cut short") from error
+            raise RequestError("an answer that is no JSON, or was cut short") from error
         if not isinstance(answer, dict) or answer.get("errors") or not answer.get("data"):
             raise RequestError(stated_error(body) or "an answer without data", status=200, retries=1)
         return answer["data"]
@@ -1708,7 +1708,8 @@ class Client:
 def status_error(answer: requests.Response) -> RequestError:
     """What an answer says that is no success, and whether and when to ask again."""
     status, after, pause_s = answer.status_code, answer.headers.get("Retry-After", ""), 0.0
-    message = f"{stated_error(answer.raw.read1(1 << 20, decode_content=True)) or answer.reason} (HTTP {status})"
+    body = b"" if answer.is_redirect else answer.raw.read1(1 << 20, decode_content=True)  # a redirect's is not read
+    message = f"{stated_error(body) or answer.reason} (HTTP {status})"
     if status not in (408, 429) and status < 500:
         return RequestError(message, status=status, retries=0)
     if after or status in (429, 503):
@@ -2260,7 +2261,7 @@ LIVE_ROWS = IN_PROJECT % (
     ", $run: String!, $min: Int64, $max: Int64, $samples: Int",
     "run(name: $run) { history(minStep: $min, maxStep: $max, samples: $samples) }",
 )
-MOST_ROWS = 1_000_000_000  # of one run that are in no export: 200,000 questions
+MOST_LIVE_ROWS = 1_000_000_000  # of one run that are in no export: 200,000 questions
 MOST_SAMPLES = 2**31 - 1  # GraphQL's ints are short
 
 
@@ -2568,7 +2569,7 @@ def live_rows(source: RowSource, run: Wanted, answer: Any, *, has_exports: bool)
     counted = answer["historyLineCount"] or 0
     rows: list[str] = []
     try:
-        if counted > MOST_ROWS:
+        if counted > MOST_LIVE_ROWS:
             return [], f"the server counts {counted:,} rows, too many to ask for"
         if counted and not has_exports and not steps:  # a server without exports: everything is live
             keys = (ask_for_runs(source, [run], "historyKeys")[run.id] or {}).get("historyKeys")
@@ -3423,6 +3424,8 @@ def publishing(output: Path, work: Path) -> Iterator[Callable[[Path], Path]]:
                 os.fsync(whole.fileno())
             if file.is_dir():  # then none is renamed
                 raise IsADirectoryError(None, "a folder has that name", file)
+            if file.exists():
+                partial_file.chmod(file.stat().st_mode)  # one that is private stays so
         with PUBLISHING:
             for file, partial_file in files.items():
                 partial_file.replace(file)
@@ -3487,7 +3490,8 @@ def working_folder(output: Path, say: Say) -> Iterator[Path]:
                 say(f"another export writes to {output}: waiting until it is done")
                 fcntl.flock(lock, fcntl.LOCK_EX)
         shutil.rmtree(work, ignore_errors=True)  # of an export that was killed: the lock is ours
-        work.mkdir()
+        for folder in (work, own / HISTORIES):  # nobody else reads what is not published yet
+            folder.mkdir(mode=0o700, exist_ok=True)
         try:
             yield work
         finally:

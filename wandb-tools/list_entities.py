@@ -59,7 +59,11 @@ PROJECTS_PER_PAGE = 200  # as W&B's SDK asks for
 PROJECTS_PER_QUESTION = 5  # seven numbers each: few requests, and none that keeps a database busy for long
 COUNTED_STATES = ("finished", "running", "failed", "crashed", "killed")
 TABLE_LINES = 44  # of 80 characters: near 4 kB with what stands around them
-NAME_WIDTH = 18  # what an 80-column table leaves for a name; longer ones take several lines
+NAME_WIDTH = 30  # of a name, if it is as long; where there is no room for it, columns are left out
+COUNT_HEADINGS = dict(
+    zip(("runs", "fin.", "running", "failed", "crash", "kill"), ("runs", *COUNTED_STATES), strict=True)
+)
+LEAST_NEEDED = ("created", "kill", "crash", "fin.", "failed", "running")  # the first is left out first
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 Row: TypeAlias = dict[str, Any]  # of the table and of the JSON: a project, or what could not be read
@@ -170,7 +174,7 @@ class Client:
         self.session = requests.Session()
         self.session.trust_env = False  # else it sends what netrc has for a host
         self.session.auth = ("api", key) if key else None
-        # requests would read the whole body of a redirect, even of one that it does not follow.
+        # Else requests reads the whole body of a redirect, also of one that it does not follow.
         self.session.hooks["response"].append(lambda answer, **_: answer.raw.close() if answer.is_redirect else None)
         self.session.verify = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE") or True
         if os.environ.get("WANDB_INSECURE_DISABLE_SSL", "").lower() in ("1", "true", "t", "yes", "y", "on"):
@@ -190,7 +194,7 @@ class Client:
         try:
             answer = parse(body)
         except (ValueError, RecursionError) as error:
-            raise RequestError("an answer that is no JSON, is nested too deeply, or was cut short") from error
+            raise RequestError("an answer that is no JSON, or was cut short") from error
         if not isinstance(answer, dict) or answer.get("errors") or not answer.get("data"):
             raise RequestError(stated_error(body) or "an answer without data", status=200, retries=1)
         return answer["data"]
@@ -250,7 +254,8 @@ class Client:
 def status_error(answer: requests.Response) -> RequestError:
     """What an answer says that is no success, and whether and when to ask again."""
     status, after, pause_s = answer.status_code, answer.headers.get("Retry-After", ""), 0.0
-    message = f"{stated_error(answer.raw.read1(1 << 20, decode_content=True)) or answer.reason} (HTTP {status})"
+    body = b"" if answer.is_redirect else answer.raw.read1(1 << 20, decode_content=True)  # a redirect's is not read
+    message = f"{stated_error(body) or answer.reason} (HTTP {status})"
     if status not in (408, 429) and status < 500:
         return RequestError(message, status=status, retries=0)
     if after or status in (429, 503):
@@ -369,27 +374,52 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def for_people(projects: Sequence[Row], max_rows: int | None) -> str:
-    """A table as wide as the terminal at most, and how many projects it leaves out; names are Text, never markup."""
-    from rich import box, console, style, table, text  # 0.1 s that JSON does without
+    """A table as wide as the terminal at most, a line a project, and how many it leaves out."""
+    from rich import box, cells, console, style, table, text  # 0.1 s that JSON does without
 
-    lines = itertools.accumulate(1 + len(f"{row['entity']}/{row['project']}") // NAME_WIDTH for row in projects)
-    fitting = sum(line <= TABLE_LINES for line in lines)
-    shown = projects[: fitting if max_rows is None else max_rows or None]
+    shown = projects[: TABLE_LINES if max_rows is None else max_rows or None]
+    out = console.Console(highlight=False, markup=False, emoji=False)  # names are data
+    names = [printable(f"{row['entity']}/{row['project']}") for row in shown]
+    columns = {heading: [str(row[count]) for row in shown] for heading, count in COUNT_HEADINGS.items()}
+    columns |= {
+        heading: [printable((row[time_] or "")[:10]) for row in shown]
+        for heading, time_ in (("created", "created_at"), ("active", "last_active"))
+    }
+    longest = max(map(cells.cell_len, names))
+    for heading in (None, *LEAST_NEEDED):
+        columns.pop(heading or "", None)
+        room = out.width - sum(
+            1 + max(map(len, column)) for column in ([name, *rows] for name, rows in columns.items())
+        )
+        if room >= min(longest, NAME_WIDTH):
+            break
     grid = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
-    grid.add_column("project", overflow="fold")
-    for heading in ("runs", "fin.", "running", "failed", "crash", "kill", "created", "active"):
+    grid.add_column("project", no_wrap=True)
+    for heading in columns:
         grid.add_column(heading, justify="right", no_wrap=True)
-    for row in shown:
-        name = text.Text(printable(f"{row['entity']}/{row['project']}"), style=style.Style(link=row["url"]))
-        counts = [str(row[count]) for count in ("runs", *COUNTED_STATES)]
-        days = [(row[time_] or "")[:10] for time_ in ("created_at", "last_active")]
-        grid.add_row(name, *counts, *days)
-    out = console.Console(highlight=False)
+    for row, name, *values in zip(shown, shortened(names, max(room, 1)), *columns.values(), strict=True):
+        grid.add_row(text.Text(name, style=style.Style(link=row["url"])), *values)
     with out.capture() as captured:
         out.print(grid)
         if left_out := len(projects) - len(shown):
             out.print(f"{counted(left_out, 'more project')}: --max-rows 0 shows all, --json too", style="dim")
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def shortened(names: Sequence[str], width: int) -> list[str]:
+    """The names in at most `width` cells of a terminal: without a part in the place where most of them stay different.
+
+    >>> shortened(["sweep-of-the-learning-rate-1", "sweep-of-the-learning-rate-2", "mlp"], 12)
+    ['swee…-rate-1', 'swee…-rate-2', 'mlp']
+    """
+    from rich.cells import cell_len, set_cell_size
+
+    def cut(name: str, head: int) -> str:
+        tail = set_cell_size(name[::-1], width - 1 - head)[::-1]
+        return name if cell_len(name) <= width else f"{set_cell_size(name, head)}…{tail}"
+
+    heads = sorted(range(width), key=lambda head: abs(head - width // 3))
+    return max(([cut(name, head) for name in names] for head in heads), key=lambda each: len(set(each)))
 
 
 def counted(number: int, noun: str) -> str:
