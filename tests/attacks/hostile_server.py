@@ -74,6 +74,7 @@ def try_values(script: str, values: tuple[str, ...], like: str, folder: Path) ->
         here = folder / "here"
         here.mkdir()
         earlier.make(server, here)
+        hostile.change(server)
         for answered in hostile.answers_of(script, server, here):
             if like not in answered.operation:
                 continue
