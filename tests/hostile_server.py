@@ -331,9 +331,9 @@ def same_page(operation: str, *place: str, field: str | None = None) -> Callable
             for key in place if request.operation == operation else ():
                 page = (page or {}).get(key)
             if isinstance(page, dict) and request.operation == operation:
-                first = server.first_pages.setdefault((operation, *request.runs), json.loads(json.dumps(page)))
+                first = server.first_pages.setdefault((operation, *request.projects, *request.runs), json.loads(json.dumps(page)))
                 page |= first
-                page["pageInfo"] = {"hasNextPage": True, "endCursor": "again"}
+                page["pageInfo"] |= {"hasNextPage": True}
             return values, errors
 
         server.first_pages = {}

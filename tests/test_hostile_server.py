@@ -24,7 +24,6 @@ SAMPLE = (
     "a redirect that expands to 3 GB",
     "an answer that is nested 100,000 deep",
     "a message of 1 MB",
-    "projects without an end",
     "runs that come again and again",
     "output that comes again and again",
     "a signed URL 'file:///etc/passwd'",
