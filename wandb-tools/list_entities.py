@@ -397,7 +397,7 @@ def for_people(projects: Sequence[Row], max_rows: int | None) -> str:
     grid.add_column("project", no_wrap=True)
     for heading in columns:
         grid.add_column(heading, justify="right", no_wrap=True)
-    for row, name, *values in zip(shown, short_names(names, max(room, 1)), *columns.values(), strict=True):
+    for row, name, *values in zip(shown, middles_left_out(names, max(room, 1)), *columns.values(), strict=True):
         grid.add_row(text.Text(name, style=style.Style(link=row["url"])), *values)
     with out.capture() as captured:
         out.print(grid)
@@ -406,10 +406,10 @@ def for_people(projects: Sequence[Row], max_rows: int | None) -> str:
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
-def short_names(names: Sequence[str], width: int) -> list[str]:
+def middles_left_out(names: Sequence[str], width: int) -> list[str]:
     """The names in at most `width` cells of a terminal: without a part in the place where most of them stay different.
 
-    >>> short_names(["sweep-of-the-learning-rate-1", "sweep-of-the-learning-rate-2", "mlp"], 12)
+    >>> middles_left_out(["sweep-of-the-learning-rate-1", "sweep-of-the-learning-rate-2", "mlp"], 12)
     ['swee…-rate-1', 'swee…-rate-2', 'mlp']
     """
     from rich.cells import cell_len, set_cell_size
