@@ -2000,7 +2000,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
         listed: list[int] = []  # runs a page; those at its end may come again in the next one
         windows = project.windows
         while windows:
-            if sum(listed) > 3 * project.selected + 3 * PAGE_RUNS:
+            if sum(listed) > 3 * project.selected + 100:
                 raise RequestError("its list of runs has no end", retries=0)
             windows = [window for rest in side_by_side(fetch, windows, PAGES_AT_ONCE) for window in rest]
         if not project.pages and failed:
