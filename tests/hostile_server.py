@@ -331,7 +331,9 @@ def same_page(operation: str, *place: str, field: str | None = None) -> Callable
             for key in place if request.operation == operation else ():
                 page = (page or {}).get(key)
             if isinstance(page, dict) and request.operation == operation:
-                first = server.first_pages.setdefault((operation, *request.projects, *request.runs), json.loads(json.dumps(page)))
+                first = server.first_pages.setdefault(
+                    (operation, *request.projects, *request.runs), json.loads(json.dumps(page))
+                )
                 page |= first
                 page["pageInfo"] |= {"hasNextPage": True}
             return values, errors
@@ -370,7 +372,9 @@ CASES: dict[str, Case] = {
     "an error that is nested 100,000 deep": Case(
         fault("status", GRAPHQL, status=400, body='{"errors": ' + "[" * 100_000), codes=(1,), said="HTTP 400"
     ),
-    "a message of 1 MB": Case(fault("status", GRAPHQL, status=400, message="x" * 1_000_000), codes=(1,), said="xxx"),
+    "a message of 1 MB": Case(
+        fault("status", GRAPHQL, status=400, message="x" * 1_000_000), codes=(1,), said="HTTP 400"
+    ),
     "a Content-Length that is too short": Case(
         fault("headers", GRAPHQL, headers={"Content-Length": "9"}), codes=(1,), said="cut short"
     ),
