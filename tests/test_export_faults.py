@@ -684,10 +684,10 @@ def test_every_third_run_cut_short_at_first_loses_nothing(server, export, out):
 
 @pytest.mark.parametrize("fault", [{"action": "cut"}, {"action": "status", "status": 500}])
 def test_a_download_that_fails_waits_by_itself(server, export, out, fault):
-    n = 200
+    n = 100
     for number in range(n):
         add_run(server, "demo", f"r{number:03d}", rows=3)
-    server.fault(match={"kind": "download", "run": "r000"}, times=5, **fault)
+    server.fault(match={"kind": "download", "run": "r000"}, times=4, **fault)
     done = export("team/demo", "--include-history", "--timeout", 10, "--retries", 5)
     assert done.code == 0, done.err
     assert history(out).height == 3 * n

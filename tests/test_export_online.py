@@ -783,14 +783,10 @@ os.execv(sys.argv[2], sys.argv[2:])"""
 
 @pytest.mark.parametrize(
     ("limit", "files"),
-    [
-        (20_000, "out/.wandb_tools/work"),
-        (100_000, "out/.wandb_tools/histories/team_demo/history"),
-        (1_500_000, "out/team_demo_history.parquet"),
-    ],
+    [(20_000, "out/.wandb_tools/work"), (100_000, "out"), (1_500_000, "out/team_demo_history.parquet")],
 )
 def test_a_full_disk(server, script_command, tmp_path, limit, files):
-    """Told apart by size: the first to become too long is a page without runs (runs, a download, the history file."""
+    """Told apart by size: the first to become too long is a page of runs, a download, the history file."""
     if limit < 100_000:
         server.add_runs("team", "demo", 500)
     server.add_histories("team", "demo", 2, steps=20_000, metrics=5)

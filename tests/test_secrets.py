@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import aggregate_runs
+import analyze_runs
 import polars as pl
 import pytest
-from conftest import Done
+from conftest import Done, wait_until
 from wandb_server import Server
 
 if TYPE_CHECKING:
@@ -168,3 +171,63 @@ def test_no_argument_of_a_process_holds_a_secret(canaries, script_command, tmp_p
         canaries.server.clear_faults()
         done = Done(process.wait(60), *process.communicate())
     canaries.assert_not_in(done.out, done.err)
+
+
+# --- in files that others can read ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def usual_umask() -> Iterator[None]:
+    """Others may read what a process writes, unless it says otherwise."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def readable_by_others(folder: Path) -> set[str]:
+    """The files below a folder that other users can reach and read."""
+    found = set()
+    for path, folders, files in os.walk(folder):
+        here = Path(path)
+        folders[:] = [name for name in folders if (here / name).stat().st_mode & 0o005 == 0o005]
+        found |= {name for name in files if (here / name).stat().st_mode & 0o004}
+    return found
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_others_read_an_export_when_it_is_done(canaries, script_command, tmp_path):
+    """While it is made, the rows that were fetched are in files of the user alone."""
+    canaries.server.clear_faults()
+    canaries.server.fault("hang", match={"kind": "download", "run": "r1"})
+    out = tmp_path / "out"
+    arguments = ["-e", "team", "-p", "demo", "-o", out, "--include-history", "--workers", 1]
+    command = script_command("export_runs.py", *arguments, env=canaries.environment(tmp_path))
+    with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        canaries.server.wait_for_hits()
+        wait_until(lambda: len([*out.rglob("*.parquet")]) > 1)  # a page of runs, and the history of another run
+        assert readable_by_others(out) <= {"lock"}
+        canaries.server.clear_faults()
+        done = Done(process.wait(60), *process.communicate())
+    assert done.code == 0, done.err
+    assert {"team_demo_runs.parquet", "team_demo_history.parquet"} <= readable_by_others(out)
+    private = out / "team_demo_runs.parquet"
+    private.chmod(0o600)
+    canaries.server.change_run("team", "demo", "r0", display_name="other")
+    with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.wait(60) == 0
+    assert private.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.usefixtures("usual_umask")
+@pytest.mark.parametrize("place", [aggregate_runs.published, analyze_runs.replacing])
+def test_others_read_a_result_when_it_is_done(tmp_path, place):
+    """Until then it is in a folder of the user alone; one that replaces a private file is private, too."""
+    for mode in (0o644, 0o600):
+        target = tmp_path / "result.parquet"
+        with place(str(target) if place is aggregate_runs.published else target) as unfinished:
+            Path(unfinished).write_text("x")
+            assert not Path(unfinished).parent.stat().st_mode & 0o077
+            assert readable_by_others(tmp_path) <= {target.name if target.exists() else ""}
+        assert target.stat().st_mode & 0o777 == mode
+        assert [*tmp_path.iterdir()] == [target]
+        target.chmod(0o600)

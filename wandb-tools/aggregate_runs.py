@@ -1119,7 +1119,7 @@ def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition
 
 
 @contextmanager
-def published(output: str) -> Iterator[str]:
+def published(output: str) -> Iterator[str]:  # noqa: C901 - one sequence
     """Where to write, in a hidden folder beside `output`; it replaces `output` once it is whole."""
     target = Path(output)
     hidden = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -1142,8 +1142,10 @@ def published(output: str) -> Iterator[str]:
                     shutil.rmtree(rest, ignore_errors=True)
                 except (PermissionError, OverflowError):  # somebody else's, or no process's name
                     pass
-        hidden.mkdir(parents=True)
+        hidden.mkdir(mode=0o700, parents=True)  # nobody else reads it before it is done
         yield str(new)
+        if target.is_file():
+            new.chmod(target.stat().st_mode)  # one that is private stays so
         if target.is_dir():
             target.rename(old)
         new.replace(target)
@@ -1405,10 +1407,10 @@ def aggregate(options: Options) -> int:  # noqa: C901
                 except reading_errors() as error:
                     skip(report, file.file, "damaged", f"it cannot be read: {first_line(error)}")
             if len(sound) == len(files):
-                message = f"{options.output} was not written: {first_line(failure)}; free disk space or use another -o"
-                if isinstance(failure, pl.exceptions.ShapeError):
-                    message = f"an input changed while it was read ({first_line(failure)}); run it again"
-                raise ScriptError(message, NOTHING_USABLE) from failure
+                what, hint = f"{options.output} was not written", "free disk space or use another -o"
+                rows_changed = isinstance(failure, pl.exceptions.ShapeError)
+                what, hint = ("an input changed while it was read", "run it again") if rows_changed else (what, hint)
+                raise ScriptError(f"{what}: {first_line(failure)}; {hint}", NOTHING_USABLE) from failure
             report |= {key: [] for key in REPORT if key != "skipped"}
             merge(sound, rules, options, report)
     finally:

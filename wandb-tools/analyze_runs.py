@@ -2462,21 +2462,22 @@ def is_terminal() -> bool:
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A hidden name beside `file` to write to: renamed over `file` once it is whole, removed on failure."""
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    """A file in a hidden folder beside `file` to write to: renamed over `file` once it is whole, removed on failure."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        with unfinished.open("rb+") as whole:
-            os.fsync(whole.fileno())
-        unfinished.replace(file)
+        # Nobody else can read this folder.
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=file.parent) as folder:
+            unfinished = Path(folder, file.name)
+            yield unfinished
+            with unfinished.open("rb+") as whole:
+                os.fsync(whole.fileno())
+            if file.is_file():
+                unfinished.chmod(file.stat().st_mode)  # one that is private stays so
+            unfinished.replace(file)
     except OSError as error:
         reason = error.strerror or str(error).partition(" (os error")[0]  # polars would name the unfinished file
         hint = "free disk space or use another -o"
         raise ScriptError(f"{file} was not written: {reason}; {hint}", NOTHING_USABLE) from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
 
 
 def printable(text: str) -> str:

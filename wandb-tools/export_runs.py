@@ -7,7 +7,7 @@
 #   "pyyaml>=6,<7",
 #   "requests>=2.30,<3",
 #   "rich>=12,<16",
-#   "urllib3>=2.2,<3",
+#   "urllib3>=2.6.3,<3",
 #   "wandb>=0.31,<0.32",
 # ]
 # ///
@@ -130,6 +130,7 @@ CLOCKS: dict[tuple[str, ...], str] = {
     ("_runtime",): "_runtime",
     ("_timestamp",): "_timestamp",
 }  # of history rows: see Part
+DEEPEST = 200  # nested levels of a config or summary that orjson writes, and that can be read again
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # as W&B's JSON spells them in text
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
@@ -144,6 +145,7 @@ TIMEOUT_S = 60  # enough for the largest page from a busy server; longer looks l
 RETRIES = 4
 PAGE_RUNS = 1_000  # runs a question, the most that a server gives, and rows that are made together
 WINDOW_RUNS = 400  # that a window should hold: small enough to parse one while others are fetched
+MOST_WINDOWS = 10_000  # whatever number of runs a server states
 LISTINGS = 3  # before a project that keeps changing is taken as it is
 RUNS_A_QUESTION = 20  # histories or sweeps
 LIVE_ROWS_A_QUESTION = 5_000
@@ -1484,7 +1486,7 @@ def runtime_s(summary: Mapping[str, Any]) -> float | None:
     """Seconds of run time by the summary's `_wandb.runtime`, else its `_runtime`."""
     wandb = summary.get("_wandb")
     for value in (wandb.get("runtime") if isinstance(wandb, dict) else None, summary.get("_runtime")):
-        if isinstance(value, int | float):
+        if isinstance(value, int | float) and abs(value) < 2**63:
             return float(value)
     return None
 
@@ -1633,6 +1635,9 @@ def api_key(file: Path | None, base_url: str) -> str:
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 30.0  # between two tries: each wait is four times the one before
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0  # of all threads, for a busy server; a longer one looks like a hang
 LEAST_BYTES_S = 10_000  # a slower answer is given up once the timeout is over
+ANSWER_BYTES = 100_000_000  # an answer has at most as many; the largest pages of runs have 15 MB
+MOST_PAGES = 500  # of 200 projects: a list that goes on has no end
+OTHER_FORM = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)  # where an answer is taken apart
 SIGN_IN_LIMIT_S = 6  # for the first question: a server that cannot be reached is named within 10 s
 
 
@@ -1640,7 +1645,7 @@ class RequestError(Exception):
     """A request that failed, and why, without its URL, which may be signed."""
 
     def __init__(self, message: str, *, status: int = 0, retries: int = 100, pause_s: float = 0.0) -> None:
-        super().__init__(message)
+        super().__init__(message[:300])  # a server may say anything
         self.status = status  # HTTP's; 0 without an answer
         self.retries = retries  # how often trying again may help
         self.pause_s = pause_s  # how long a busy server is to be left alone
@@ -1657,6 +1662,8 @@ class Client:
         self.session = requests.Session()
         self.session.trust_env = False  # else it sends what netrc has for a host
         self.session.auth = ("api", key) if key else None
+        # Else requests reads the whole body of a redirect, also of one that it does not follow.
+        self.session.hooks["response"].append(lambda answer, **_: answer.raw.close() if answer.is_redirect else None)
         self.session.verify = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE") or True
         if os.environ.get("WANDB_INSECURE_DISABLE_SSL", "").lower() in ("1", "true", "t", "yes", "y", "on"):
             self.session.verify = False
@@ -1674,7 +1681,7 @@ class Client:
         body = b"".join(self.pieces("POST", url, timeout_s, json=content, allow_redirects=False))
         try:
             answer = parse(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError("the answer is incomplete, or not JSON") from error
         if not isinstance(answer, dict) or answer.get("errors") or not answer.get("data"):
             raise RequestError(stated_error(body) or "the answer has no data", status=200, retries=1)
@@ -1706,7 +1713,7 @@ class Client:
                     self.say(f"the server is busy (HTTP {error.status}): waiting {wait_s:.0f} s")
         raise RequestError("not requested, because the server no longer answers", retries=0)
 
-    def pieces(self, method: str, url: str, timeout_s: float, **how: Any) -> Iterator[bytes]:
+    def pieces(self, method: str, url: str, timeout_s: float, limit: int = ANSWER_BYTES, **how: Any) -> Iterator[bytes]:
         """The body of a successful answer, piece by piece; how long it may take grows with how much has come."""
         started, received = time.monotonic(), 0
         how |= {"stream": True, "timeout": timeout_s, "proxies": requests.utils.get_environ_proxies(url)}
@@ -1717,6 +1724,8 @@ class Client:
                 while piece := answer.raw.read1(1 << 20, decode_content=True):
                     yield piece
                     received += len(piece)
+                    if received > limit:
+                        raise RequestError(f"the answer is longer than {limit / 1e6:,.0f} MB", retries=1)
                     if time.monotonic() - started > timeout_s + received / LEAST_BYTES_S:
                         raise RequestError(f"too slow: {received:,} bytes in {timeout_s:.0f} s")
                 self.failures = 0
@@ -1733,7 +1742,8 @@ class Client:
 def status_error(answer: requests.Response) -> RequestError:
     """What an answer says that is no success, and whether and when to ask again."""
     status, after, pause_s = answer.status_code, answer.headers.get("Retry-After", ""), 0.0
-    message = f"{stated_error(answer.raw.read1(1 << 20, decode_content=True)) or answer.reason} (HTTP {status})"
+    body = b"" if answer.is_redirect else answer.raw.read1(1 << 20, decode_content=True)  # a redirect's is not read
+    message = f"{stated_error(body) or answer.reason} (HTTP {status})"
     if status not in (408, 429) and status < 500:
         return RequestError(message, status=status, retries=0)
     if after or status in (429, 503):
@@ -1743,16 +1753,28 @@ def status_error(answer: requests.Response) -> RequestError:
 
 def stated_error(body: bytes) -> str:
     """The first message among an answer's `errors`, on one line; empty without one."""
-    with suppress(ValueError, LookupError, TypeError):
+    with suppress(ValueError, LookupError, TypeError, RecursionError):
         return " ".join(str(json.loads(body)["errors"][0]["message"]).split())
     return ""
 
 
-def sign_in(client: Client) -> tuple[str | None, list[str]]:
-    """The key's own entity, and all entities that it can see. ScriptError without access."""
+@contextmanager
+def understood() -> Iterator[None]:
+    """Where an answer is taken apart: a RequestError if it has another form than it should."""
+    try:
+        yield
+    except OTHER_FORM as error:
+        raise RequestError(f"the answer has an unexpected form ({error!r})", status=200, retries=0) from error
+
+
+def sign_in(client: Client) -> tuple[str, list[str]]:
+    """The key's own entity, empty if it has none, and all entities that it can see. ScriptError without access."""
     question = "query Viewer { viewer { username entity teams { edges { node { name } } } } }"
     try:
-        viewer = client.ask(question, {}, limit_s=SIGN_IN_LIMIT_S).get("viewer") or {}
+        with understood():
+            viewer = client.ask(question, {}, limit_s=SIGN_IN_LIMIT_S).get("viewer") or {}
+            own = str(viewer.get("entity") or viewer.get("username") or "")
+            teams = [str(edge["node"]["name"]) for edge in (viewer.get("teams") or {"edges": ()})["edges"]]
     except RequestError as error:
         hint = "check WANDB_BASE_URL, the network and its proxy, and SSL_CERT_FILE for a private certificate"
         if error.status in (401, 403):
@@ -1760,8 +1782,6 @@ def sign_in(client: Client) -> tuple[str | None, list[str]]:
         elif error.status == 429 or error.status >= 500:
             hint = "the server is busy: try again later"
         raise ScriptError(f"cannot sign in to {client.base_url}: {error}; {hint}", NOTHING_USABLE) from error
-    own = viewer.get("entity") or viewer.get("username")
-    teams = [edge["node"]["name"] for edge in (viewer.get("teams") or {"edges": ()})["edges"]]
     return own, [name for name in dict.fromkeys([own, *teams]) if name]  # the own one may be among the teams
 
 
@@ -1859,7 +1879,7 @@ def iso(time_: datetime | None) -> str | None:
 def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
     """The projects that are asked for, each once, and which could not be had, unless all."""
     selection, (own, entities) = server.options.selection, sign_in(server.api)
-    pairs = itertools.product(selection.entity or [own or ""], selection.project or ["*"])
+    pairs = itertools.product(selection.entity or [own], selection.project or ["*"])
     places = server.options.places or [Place(*pair) for pair in pairs]
     if not places[0].entity:
         raise ScriptError("your API key has no default entity; name one with -e", NOTHING_USABLE)
@@ -1896,14 +1916,24 @@ def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str],
     project = Project(place.entity, place.project, filters_of(place, server.options.selection))
     failing, what = project.path, ""
     names: list[str] = []
-    after, more = None, True
+    after = None
     try:
-        if not is_glob(project.name) and plan(server, project):
-            return [project], [], []
-        failing, what = place.entity, "its projects cannot be listed: "  # a team may have thousands: listed if needed
-        while more and (models := server.ask(question, {"entity": place.entity, "after": after})["models"]):
-            names += [edge["node"]["name"] for edge in models["edges"]]
-            after, more = models["pageInfo"]["endCursor"], models["pageInfo"]["hasNextPage"]
+        with understood():
+            if not is_glob(project.name) and plan(server, project):
+                return [project], [], []
+            failing, what = (
+                place.entity,
+                "its projects cannot be listed: ",
+            )  # a team may have thousands: listed if needed
+            for _ in range(MOST_PAGES):
+                if not (models := server.ask(question, {"entity": place.entity, "after": after})["models"]):
+                    break
+                names += [str(edge["node"]["name"]) for edge in models["edges"]]
+                after = models["pageInfo"]["endCursor"]
+                if not (models["pageInfo"]["hasNextPage"] and models["edges"]):
+                    break
+            else:
+                return [], names, [Failure(failing, "project", f"{what}their list has no end")]
     except RequestError as error:
         return [], names, [Failure(failing, "project", f"{what}{error}", error.attempts)]
     exact = [name for name in names if name == place.project]
@@ -1974,7 +2004,7 @@ def plan(server: Server, project: Project) -> bool:
 
 def split(window: Window, first: datetime | None, last: datetime | None, runs: int) -> list[Window]:
     """The window in equal parts, each with a page of runs if these lie evenly between `first` and `last`."""
-    parts = math.ceil(runs / WINDOW_RUNS)
+    parts = min(math.ceil(runs / WINDOW_RUNS), MOST_WINDOWS)
     if parts < 2 or first is None or last is None or last - first < timedelta(seconds=parts):
         return [window]
     bounds = [first + (last - first) * number / parts for number in range(1, parts)]
@@ -1994,6 +2024,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
             failed.append(Failure(project.path, "runs", str(error), error.attempts))
             return []
         server.meter.add(runs=len(nodes))
+        listed.append(len(nodes))
         if active_since is not None:
             late = [node for node in nodes if (time_of(node["heartbeatAt"]) or EPOCH) >= active_since]
             inactive.update({node["name"] for node in nodes} - {node["name"] for node in late})
@@ -2006,8 +2037,11 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
         failed: list[Failure] = []
         inactive: set[str] = set()  # ids of runs that --active-since leaves out
         project.pages, project.is_changing = [], False
+        listed: list[int] = []  # runs a page; those at its end may come again in the next one
         windows = project.windows
         while windows:
+            if sum(listed) > 3 * project.selected + 100:
+                raise RequestError("its list of runs has no end", retries=0)
             windows = [window for rest in side_by_side(fetch, windows, PAGES_AT_ONCE) for window in rest]
         if not project.pages and failed:
             raise RequestError(failed[0].error, retries=0)
@@ -2068,6 +2102,8 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
         try:
             if key == "summaryMetrics":
                 is_strict, summary = parsed_object(text)
+                if text.count("{") + text.count("[") > DEEPEST:
+                    orjson.dumps(summary)  # raises where it is nested deeper, as for a config
                 texts[key] = text if is_strict and summary else valid_json(summary)
                 leaves += numeric_leaves(summary, (METRIC,))
                 continue
@@ -2094,7 +2130,7 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
         created_at=time_of(node["createdAt"]),
         heartbeat_at=time_of(node["heartbeatAt"]),
         runtime_s=runtime_s(summary),
-        last_step=summary["_step"] if type(summary.get("_step")) is int else None,
+        last_step=step if type(step := summary.get("_step")) is int and abs(step) < 2**63 else None,
         history_rows=node["historyLineCount"] or 0,
         tags=node["tags"] or (),
         group=node["group"] or None,
@@ -2159,6 +2195,7 @@ def definitions_in(config: Mapping[str, Any]) -> list[MetricDefinition]:
             step = records[record["5"] - 1] if record.get("5") else {}  # the step metric's place among them, from 1
             step_metric = step.get("1") or step.get("2")
             if name:
+                step_metric = str(step_metric) if step_metric else None
                 definitions.append(MetricDefinition(str(name), GOALS.get(record.get("8")), kinds or None, step_metric))
     return definitions
 
@@ -2175,6 +2212,7 @@ def time_of(text: str | None) -> datetime | None:
 # --- tables of rows: which are asked for ----------------------------------------------------------------------
 
 CONSOLE_PAGE = 10_000  # lines that a question asks for at most, over all its runs; a server gives no more of one
+EXPORT_BYTES, TABLE_BYTES = 10_000_000_000, 500_000_000  # of one file at most: tables are read whole
 LATER_PAGE = 5_000  # of one run, whose output is long
 
 
@@ -2263,6 +2301,7 @@ LIVE_ROWS = IN_PROJECT % (
     ", $run: String!, $min: Int64, $max: Int64, $samples: Int",
     "run(name: $run) { history(minStep: $min, maxStep: $max, samples: $samples) }",
 )
+MOST_LIVE_ROWS = 1_000_000_000  # of one run that are in no export: 200,000 questions
 MOST_SAMPLES = 2**31 - 1  # GraphQL's ints are short
 
 
@@ -2393,7 +2432,8 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:  #
         try:
             if table.key is not None:
                 return Fetched([logged_rows(source, run, answer["files"])])
-            files = [download(source, url) for url in (answer["parquetHistory"] or {}).get("parquetUrls") or ()]
+            urls = (answer["parquetHistory"] or {}).get("parquetUrls") or ()
+            files = [download(source, url, last=b"PAR1", limit=EXPORT_BYTES) for url in urls]
         except RequestError as error:
             if tries > 1 or error.status:  # signed URLs expire: ask for new ones
                 answer = None
@@ -2412,19 +2452,22 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:  #
     return None
 
 
-def download(source: RowSource, url: str) -> Path:
-    """A file with what a signed URL has; a RequestError, which never holds the URL, if it does not come whole."""
+def download(source: RowSource, url: str, *, last: bytes, limit: int) -> Path:
+    """A file with what a signed URL has, whose last bytes are known, and which has at most `limit` bytes.
+
+    A RequestError, which never holds the URL, if it does not come whole.
+    """
     storage = source.server.storage
     file, end = source.folder / f"{uuid.uuid4().hex}.download", b""
     try:
         with file.open("wb") as opened:
-            for piece in storage.pieces("GET", url, storage.timeout_s):
+            for piece in storage.pieces("GET", url, storage.timeout_s, limit):
                 opened.write(piece)
-                end = (end + piece)[-4:]
+                end = (end + piece)[-10:]
     except RequestError as error:
         error.retries = error.retries or 1  # new URLs may do
         raise
-    if end != b"PAR1":
+    if not end.rstrip().endswith(last):
         raise RequestError("the download is incomplete")
     return file
 
@@ -2434,12 +2477,12 @@ def full_history(source: RowSource, run: Wanted, answer: Any, files: Sequence[Pa
     skipped: set[KeyPath] = set()
     rows, problem = live_rows(source, run, answer, has_exports=bool(files))
     keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
-    most_rows = 2 * (answer["historyLineCount"] or 0) + SPARE_ROWS
-    frames = [export_rows(file, nested, keys, skipped, most_rows) for file in files]
+    counted = answer["historyLineCount"] or 0
+    frames = [export_rows(file, nested, keys, skipped, 2 * counted + SPARE_ROWS) for file in files]
     if len(frames) > 1:  # where they overlap, the one that begins later is the newer
         frames.sort(key=lambda frame: frame.select(pl.col("order").min()).collect().item() or 0)
     frames += [rows_of_json(list(map(as_row, rows)), keys, skipped).lazy()] if rows else []
-    return Fetched(frames, skipped, answer["historyLineCount"] or 0, problem, files)
+    return Fetched(frames, skipped, counted, problem, files)
 
 
 def sampled_rows(source: RowSource, rows: Sequence[str]) -> Fetched:
@@ -2468,7 +2511,9 @@ def console_rows(source: RowSource, run: Wanted, page: Any) -> Fetched:
         if page is None:
             raise RequestError("the answer has no console output", status=200, retries=1)
         nodes, info = [edge["node"] for edge in page["edges"]], page["pageInfo"]
-        after = (info["endCursor"] or None) if info["hasNextPage"] and not is_tail else None
+        asked, after = after, (info["endCursor"] or None) if info["hasNextPage"] and not is_tail else None
+        if after is not None and (after == asked or not nodes):
+            raise RequestError("its output has no end", retries=0)
         if is_tail and limit and nodes and nodes[0]["number"] and len(nodes) < limit:  # the server cuts long tails
             is_tail, nodes, after = False, [], ""  # from the start, then
         columns = {
@@ -2503,19 +2548,14 @@ def logged_rows(source: RowSource, run: Wanted, found: Any) -> pl.LazyFrame:
     urls = [edge["node"]["directUrl"] for edge in found["edges"] if edge["node"]]
     if not urls:
         raise RequestError(f"its file {run.file} does not exist", status=404, retries=0)
-    storage = source.server.storage
-    try:
-        content = b"".join(storage.pieces("GET", urls[0], storage.timeout_s))
-    except RequestError as error:
-        error.retries = error.retries or 1  # new URLs may do
-        raise
-    if not content.rstrip().endswith(b"}"):
-        raise RequestError("the download is incomplete")
+    file = download(source, urls[0], last=b"}", limit=TABLE_BYTES)
     try:
         with source.server.conversions:
-            return table_rows(content).lazy()
+            return table_rows(file.read_bytes()).lazy()
     except ValueError as error:
         raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
+    finally:
+        file.unlink()
 
 
 def table_rows(content: bytes) -> pl.DataFrame:
@@ -2560,6 +2600,8 @@ def live_rows(source: RowSource, run: Wanted, answer: Any, *, has_exports: bool)
     counted = answer["historyLineCount"] or 0
     rows: list[str] = []
     try:
+        if counted > MOST_LIVE_ROWS:
+            return [], f"the server counts {counted:,} rows, too many to ask for"
         if counted and not has_exports and not steps:  # a server without exports: everything is live
             keys = (ask_for_runs(source, [run], "historyKeys")[run.id] or {}).get("historyKeys")
             end = max(as_row(keys).get("lastStep") or 0, run.last_step or 0, counted) + 1
@@ -2614,7 +2656,7 @@ def histories_of(source: RowSource, fetched: Mapping[Wanted, Fetched]) -> dict[W
         for run_id, have in zip(owners, logged, strict=True):
             by_run[run_id].append(have)
         is_long = source.table.name == "console" and any(found.files for found in fetched.values())
-        if not is_long and sum(run.rows for run in fetched) * len(dtypes) <= BATCH_CELLS:
+        if not is_long and rows.select(pl.len()).collect().item() * len(dtypes) <= BATCH_CELLS:
             rows = rows.collect().lazy()
         parts = write_part(rows, source.folder, {run_id: widest_dtypes(some) for run_id, some in by_run.items()})
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):  # an odd one must not cost the others theirs
@@ -3416,6 +3458,8 @@ def publishing(output: Path, work: Path) -> Iterator[Callable[[Path], Path]]:
                 os.fsync(whole.fileno())
             if file.is_dir():  # then none is renamed
                 raise IsADirectoryError(None, "a folder has that name", file)
+            if file.exists():
+                partial_file.chmod(file.stat().st_mode)  # one that is private stays so
         with PUBLISHING:
             for file, partial_file in files.items():
                 partial_file.replace(file)
@@ -3482,7 +3526,8 @@ def working_folder(output: Path, say: Say) -> Iterator[Path]:
             except OSError as error:  # as on some network file systems
                 say(f"{output} cannot be locked ({error.strerror}): start no other export into it meanwhile")
         shutil.rmtree(work, ignore_errors=True)  # of an export that was killed: the lock is ours
-        work.mkdir()
+        for folder in (work, own / HISTORIES):  # nobody else reads what is not published yet
+            folder.mkdir(mode=0o700, exist_ok=True)
         try:
             yield work
         finally:
@@ -3639,7 +3684,8 @@ def report_failures(failures: Iterable[Failure]) -> int:
     by_error: defaultdict[tuple[str, bool], list[str]] = defaultdict(list)
     for failure in dict.fromkeys(failures):
         by_error[failure.error, failure.what == "project"].append(failure.run)
-    for (error, is_project), runs in by_error.items():
+    for (error, is_project), failing in by_error.items():
+        runs = [*dict.fromkeys(failing)]  # one may fail in several tables
         named = runs if is_project else runs[:FAILURES_NAMED]  # what else fails is in the metadata
         for run in named:
             tell(f"error: {run}: {error}")

@@ -1,7 +1,7 @@
 #!/usr/bin/env -S uv run --script
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["requests>=2.30,<3", "rich>=12,<16", "urllib3>=2.2,<3"]
+# dependencies = ["requests>=2.30,<3", "rich>=12,<16", "urllib3>=2.6.3,<3"]
 # ///
 """List the W&B entities and projects that you can see, and count the runs of each project by state.
 
@@ -42,7 +42,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 from urllib.parse import quote
@@ -59,7 +59,11 @@ PROJECTS_PER_PAGE = 200  # as W&B's SDK asks for
 PROJECTS_PER_QUESTION = 5  # seven numbers each: few requests, and none that keeps a database busy for long
 COUNTED_STATES = ("finished", "running", "failed", "crashed", "killed")
 TABLE_LINES = 44  # of 80 characters: near 4 kB with what stands around them
-NAME_WIDTH = 18  # what an 80-column table leaves for a name; longer ones take several lines
+NAME_WIDTH = 30  # of a name, if it is as long; where there is no room for it, columns are left out
+COUNT_HEADINGS = dict(
+    zip(("runs", "fin.", "running", "failed", "crash", "kill"), ("runs", *COUNTED_STATES), strict=True)
+)
+LEAST_NEEDED = ("created", "kill", "crash", "fin.", "failed", "running")  # the first is left out first
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 Row: TypeAlias = dict[str, Any]  # of the table and of the JSON: a project, or what could not be read
@@ -143,6 +147,9 @@ def api_key(file: Path | None, base_url: str) -> str:
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 30.0  # between two tries: each wait is four times the one before
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0  # of all threads, for a busy server; a longer one looks like a hang
 LEAST_BYTES_S = 10_000  # a slower answer is given up once the timeout is over
+ANSWER_BYTES = 100_000_000  # an answer has at most as many; the largest pages of runs have 15 MB
+MOST_PAGES = 500  # of 200 projects: a list that goes on has no end
+OTHER_FORM = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)  # where an answer is taken apart
 SIGN_IN_LIMIT_S = 6  # for the first question: a server that cannot be reached is named within 10 s
 
 
@@ -150,7 +157,7 @@ class RequestError(Exception):
     """A request that failed, and why, without its URL, which may be signed."""
 
     def __init__(self, message: str, *, status: int = 0, retries: int = 100, pause_s: float = 0.0) -> None:
-        super().__init__(message)
+        super().__init__(message[:300])  # a server may say anything
         self.status = status  # HTTP's; 0 without an answer
         self.retries = retries  # how often trying again may help
         self.pause_s = pause_s  # how long a busy server is to be left alone
@@ -167,6 +174,8 @@ class Client:
         self.session = requests.Session()
         self.session.trust_env = False  # else it sends what netrc has for a host
         self.session.auth = ("api", key) if key else None
+        # Else requests reads the whole body of a redirect, also of one that it does not follow.
+        self.session.hooks["response"].append(lambda answer, **_: answer.raw.close() if answer.is_redirect else None)
         self.session.verify = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE") or True
         if os.environ.get("WANDB_INSECURE_DISABLE_SSL", "").lower() in ("1", "true", "t", "yes", "y", "on"):
             self.session.verify = False
@@ -184,7 +193,7 @@ class Client:
         body = b"".join(self.pieces("POST", url, timeout_s, json=content, allow_redirects=False))
         try:
             answer = parse(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError("the answer is incomplete, or not JSON") from error
         if not isinstance(answer, dict) or answer.get("errors") or not answer.get("data"):
             raise RequestError(stated_error(body) or "the answer has no data", status=200, retries=1)
@@ -216,7 +225,7 @@ class Client:
                     self.say(f"the server is busy (HTTP {error.status}): waiting {wait_s:.0f} s")
         raise RequestError("not requested, because the server no longer answers", retries=0)
 
-    def pieces(self, method: str, url: str, timeout_s: float, **how: Any) -> Iterator[bytes]:
+    def pieces(self, method: str, url: str, timeout_s: float, limit: int = ANSWER_BYTES, **how: Any) -> Iterator[bytes]:
         """The body of a successful answer, piece by piece; how long it may take grows with how much has come."""
         started, received = time.monotonic(), 0
         how |= {"stream": True, "timeout": timeout_s, "proxies": requests.utils.get_environ_proxies(url)}
@@ -227,6 +236,8 @@ class Client:
                 while piece := answer.raw.read1(1 << 20, decode_content=True):
                     yield piece
                     received += len(piece)
+                    if received > limit:
+                        raise RequestError(f"the answer is longer than {limit / 1e6:,.0f} MB", retries=1)
                     if time.monotonic() - started > timeout_s + received / LEAST_BYTES_S:
                         raise RequestError(f"too slow: {received:,} bytes in {timeout_s:.0f} s")
                 self.failures = 0
@@ -243,7 +254,8 @@ class Client:
 def status_error(answer: requests.Response) -> RequestError:
     """What an answer says that is no success, and whether and when to ask again."""
     status, after, pause_s = answer.status_code, answer.headers.get("Retry-After", ""), 0.0
-    message = f"{stated_error(answer.raw.read1(1 << 20, decode_content=True)) or answer.reason} (HTTP {status})"
+    body = b"" if answer.is_redirect else answer.raw.read1(1 << 20, decode_content=True)  # a redirect's is not read
+    message = f"{stated_error(body) or answer.reason} (HTTP {status})"
     if status not in (408, 429) and status < 500:
         return RequestError(message, status=status, retries=0)
     if after or status in (429, 503):
@@ -253,16 +265,28 @@ def status_error(answer: requests.Response) -> RequestError:
 
 def stated_error(body: bytes) -> str:
     """The first message among an answer's `errors`, on one line; empty without one."""
-    with suppress(ValueError, LookupError, TypeError):
+    with suppress(ValueError, LookupError, TypeError, RecursionError):
         return " ".join(str(json.loads(body)["errors"][0]["message"]).split())
     return ""
 
 
-def sign_in(client: Client) -> tuple[str | None, list[str]]:
-    """The key's own entity, and all entities that it can see. ScriptError without access."""
+@contextmanager
+def understood() -> Iterator[None]:
+    """Where an answer is taken apart: a RequestError if it has another form than it should."""
+    try:
+        yield
+    except OTHER_FORM as error:
+        raise RequestError(f"the answer has an unexpected form ({error!r})", status=200, retries=0) from error
+
+
+def sign_in(client: Client) -> tuple[str, list[str]]:
+    """The key's own entity, empty if it has none, and all entities that it can see. ScriptError without access."""
     question = "query Viewer { viewer { username entity teams { edges { node { name } } } } }"
     try:
-        viewer = client.ask(question, {}, limit_s=SIGN_IN_LIMIT_S).get("viewer") or {}
+        with understood():
+            viewer = client.ask(question, {}, limit_s=SIGN_IN_LIMIT_S).get("viewer") or {}
+            own = str(viewer.get("entity") or viewer.get("username") or "")
+            teams = [str(edge["node"]["name"]) for edge in (viewer.get("teams") or {"edges": ()})["edges"]]
     except RequestError as error:
         hint = "check WANDB_BASE_URL, the network and its proxy, and SSL_CERT_FILE for a private certificate"
         if error.status in (401, 403):
@@ -270,8 +294,6 @@ def sign_in(client: Client) -> tuple[str | None, list[str]]:
         elif error.status == 429 or error.status >= 500:
             hint = "the server is busy: try again later"
         raise ScriptError(f"cannot sign in to {client.base_url}: {error}; {hint}", NOTHING_USABLE) from error
-    own = viewer.get("entity") or viewer.get("username")
-    teams = [edge["node"]["name"] for edge in (viewer.get("teams") or {"edges": ()})["edges"]]
     return own, [name for name in dict.fromkeys([own, *teams]) if name]  # the own one may be among the teams
 
 
@@ -288,26 +310,28 @@ COUNTS %= " ".join(f'{state}: runCount(filters: "{{\\"state\\": \\"{state}\\"}}"
 def projects_of(client: Client, entity: str, visible: Sequence[str]) -> list[Row]:
     """All projects of one entity, each once and not yet counted; or a row with the error."""
     found: dict[str, Row] = {}
-    url = f"{page_url(client.base_url)}/{quote(entity, safe='')}"
+    url = f"{page_url(client.base_url)}/{quote(entity, safe='', errors='replace')}"
     variables: Row = {"entity": entity, "first": PROJECTS_PER_PAGE}
-    more = True
     try:
-        while more:
-            answer = client.ask(PROJECTS, variables, limit_s=client.timeout_s)
-            page = answer["models"]
-            if answer["entity"] is None or page is None:
-                near = did_you_mean(entity, {*visible} - {entity})
-                return [{"entity": entity, "project": None, "error": f"your API key can see no such entity{near}"}]
-            for node in (edge["node"] for edge in page["edges"]):
-                name = node["name"]
-                counts = dict.fromkeys(("runs", *COUNTED_STATES), 0)
-                times = {"created_at": utc(node["createdAt"]), "last_active": None}
-                row = {"entity": entity, "project": name, **counts, **times}
-                found[name] = row | {"url": f"{url}/{quote(name, safe='')}"}
-            variables["cursor"], more = page["pageInfo"]["endCursor"], page["pageInfo"]["hasNextPage"] and page["edges"]
+        with understood():
+            for _ in range(MOST_PAGES):
+                answer = client.ask(PROJECTS, variables, limit_s=client.timeout_s)
+                page = answer["models"]
+                if answer["entity"] is None or page is None:
+                    near = did_you_mean(entity, {*visible} - {entity})
+                    return [{"entity": entity, "project": None, "error": f"your API key can see no such entity{near}"}]
+                for node in (edge["node"] for edge in page["edges"]):
+                    name = node["name"]
+                    row = {"entity": entity, "project": name, **dict.fromkeys(("runs", *COUNTED_STATES), 0)}
+                    row |= {"created_at": utc(node["createdAt"]), "last_active": None}
+                    found[name] = row | {"url": f"{url}/{quote(name, safe='', errors='replace')}"}
+                variables["cursor"] = page["pageInfo"]["endCursor"]
+                if not (page["pageInfo"]["hasNextPage"] and page["edges"]):
+                    return list(found.values())
+        why = "its list of projects has no end"
     except RequestError as error:
-        return [{"entity": entity, "project": None, "error": str(error)}]
-    return list(found.values())
+        why = str(error)
+    return [{"entity": entity, "project": None, "error": why}]
 
 
 def with_counts(client: Client, projects: list[Row]) -> list[Row]:
@@ -321,10 +345,10 @@ def with_counts(client: Client, projects: list[Row]) -> list[Row]:
         answer = client.ask(question, variables, limit_s=client.timeout_s)
         for n, project in enumerate(projects):
             counts = answer[f"p{n}"]
-            project |= {name: counts[name] for name in ("runs", *COUNTED_STATES)}
+            project |= {name: int(counts[name]) for name in ("runs", *COUNTED_STATES)}
             for latest in (edge["node"] for edge in counts["latest"]["edges"]):
                 project["last_active"] = utc(latest["heartbeatAt"] or latest["createdAt"])
-    except (RequestError, KeyError, TypeError) as error:
+    except (RequestError, *OTHER_FORM) as error:
         if len(projects) > 1:
             return [row for project in projects for row in with_counts(client, [project])]
         why = str(error) if isinstance(error, RequestError) else "the server lists this project, but cannot find it"
@@ -350,27 +374,52 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def for_people(projects: Sequence[Row], max_rows: int | None) -> str:
-    """A table as wide as the terminal at most, and how many projects it leaves out; names are Text, never markup."""
-    from rich import box, console, style, table, text  # 0.1 s that JSON does without
+    """A table as wide as the terminal at most, a line a project, and how many it leaves out."""
+    from rich import box, cells, console, style, table, text  # 0.1 s that JSON does without
 
-    lines = itertools.accumulate(1 + len(f"{row['entity']}/{row['project']}") // NAME_WIDTH for row in projects)
-    fitting = sum(line <= TABLE_LINES for line in lines)
-    shown = projects[: fitting if max_rows is None else max_rows or None]
+    shown = projects[: TABLE_LINES if max_rows is None else max_rows or None]
+    out = console.Console(highlight=False, markup=False, emoji=False)  # names are data
+    names = [printable(f"{row['entity']}/{row['project']}") for row in shown]
+    columns = {heading: [str(row[count]) for row in shown] for heading, count in COUNT_HEADINGS.items()}
+    columns |= {
+        heading: [printable((row[time_] or "")[:10]) for row in shown]
+        for heading, time_ in (("created", "created_at"), ("active", "last_active"))
+    }
+    longest = max(map(cells.cell_len, names))
+    for heading in (None, *LEAST_NEEDED):
+        columns.pop(heading or "", None)
+        room = out.width - sum(
+            1 + max(map(len, column)) for column in ([name, *rows] for name, rows in columns.items())
+        )
+        if room >= min(longest, NAME_WIDTH):
+            break
     grid = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
-    grid.add_column("project", overflow="fold")
-    for heading in ("runs", "fin.", "running", "failed", "crash", "kill", "created", "active"):
+    grid.add_column("project", no_wrap=True)
+    for heading in columns:
         grid.add_column(heading, justify="right", no_wrap=True)
-    for row in shown:
-        name = text.Text(printable(f"{row['entity']}/{row['project']}"), style=style.Style(link=row["url"]))
-        counts = [str(row[count]) for count in ("runs", *COUNTED_STATES)]
-        days = [(row[time_] or "")[:10] for time_ in ("created_at", "last_active")]
-        grid.add_row(name, *counts, *days)
-    out = console.Console(highlight=False)
+    for row, name, *values in zip(shown, middles_left_out(names, max(room, 1)), *columns.values(), strict=True):
+        grid.add_row(text.Text(name, style=style.Style(link=row["url"])), *values)
     with out.capture() as captured:
         out.print(grid)
         if left_out := len(projects) - len(shown):
             out.print(f"{counted(left_out, 'more project')}: use --max-rows 0 or --json for all", style="dim")
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def middles_left_out(names: Sequence[str], width: int) -> list[str]:
+    """The names in at most `width` cells of a terminal: without a part in the place where most of them stay different.
+
+    >>> middles_left_out(["sweep-of-the-learning-rate-1", "sweep-of-the-learning-rate-2", "mlp"], 12)
+    ['swee…-rate-1', 'swee…-rate-2', 'mlp']
+    """
+    from rich.cells import cell_len, set_cell_size
+
+    def cut(name: str, head: int) -> str:
+        tail = set_cell_size(name[::-1], width - 1 - head)[::-1]
+        return name if cell_len(name) <= width else f"{set_cell_size(name, head)}…{tail}"
+
+    heads = sorted(range(width), key=lambda head: abs(head - width // 3))
+    return max(([cut(name, head) for name in names] for head in heads), key=lambda each: len(set(each)))
 
 
 def counted(number: int, noun: str) -> str:

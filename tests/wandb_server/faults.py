@@ -15,6 +15,9 @@ r"""Faults as rules: which requests, how often, what happens to them.
 | trickle | the real answer, a byte at a time, one every `seconds` | seconds |
 | slow | the real answer, `seconds` later | seconds |
 | headers | the real answer with further headers | headers |
+| endless | `body` again and again, for as long as the client reads | body, headers |
+| bomb | `size` zero bytes as gzip, which are a thousandth of that on the wire | size, status, headers |
+| replace | the real answer's JSON with another value at a place, or without that place | place, value |
 | expired | what a storage service says of an outdated signed URL (403) | |
 | call | first a method of the server is called, then the real answer given | method, arguments |
 | error | status 200, `errors`, and null for the field that matched (GraphQL only) | message |
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 IN_RESOLVERS = {"error", "null", "repeat"}
 IN_FRONT = {"status", "hang", "drop", "cut", "truncate", "trickle", "slow", "headers", "expired", "call"}
+IN_FRONT |= {"endless", "bomb", "replace"}
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,9 @@ class Rule:
     fraction: float = 0.5
     method: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
+    size: int = 0
+    place: list[str | int] = field(default_factory=list)  # keys and indexes from the answer's top
+    value: str = ""  # as JSON; empty: none
     seen: int = 0  # matching requests so far
     hits: int = 0  # those that met the action
 

@@ -7,10 +7,13 @@ files, which knows signed URLs alone and must never see a key.
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import hashlib
 import hmac
+import itertools
 import json
+import operator
 import re
 import socket
 import ssl
@@ -18,6 +21,7 @@ import sys
 import threading
 import time
 import traceback
+import zlib
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,7 +36,7 @@ from .schema import BadQueryError, Question, Resolvers
 from .store import RunFile, now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from .store import Run, Store
 
@@ -94,6 +98,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     sent_bytes: int | None = None  # fewer than the body has: the connection is closed there
     byte_s: float = 0.0  # between two bytes of the body
+    pieces: Iterator[bytes] | None = None  # in place of the body, of a length that is not said
 
 
 class NoAnswer(Exception):  # noqa: N818
@@ -207,6 +212,14 @@ class App:
             case "headers":
                 answer = make()
                 answer.headers |= rule.headers
+            case "endless":
+                answer = Answer(headers=rule.headers, pieces=itertools.repeat((rule.body or "x").encode() * 10_000))
+            case "bomb":
+                headers = {"Content-Encoding": "gzip", **rule.headers}
+                answer = Answer(rule.status, headers=headers, pieces=zeros_as_gzip(rule.size))
+            case "replace":
+                answer = make()
+                answer.body = with_value(answer.body, rule.place, rule.value)
             case "expired":
                 answer = denied("Request has expired")
             case _:  # call
@@ -360,6 +373,30 @@ def part_of(content: bytes, wanted: str | None) -> Answer:
     return Answer(206, content[start:end], kind, {"Content-Range": f"bytes {start}-{end - 1}/{len(content)}"})
 
 
+def with_value(body: bytes, place: Sequence[str | int], value: str) -> bytes:
+    """A JSON text with another value at a place, if it has that; the value may be one that is not JSON, such as NaN."""
+    answer = orjson.loads(body)
+    try:
+        above = functools.reduce(operator.getitem, place[:-1], answer)
+        above[place[-1]]
+    except (LookupError, TypeError):
+        return body
+    if not value:
+        del above[place[-1]]
+        return orjson.dumps(answer)
+    mark = "the value is put here"
+    above[place[-1]] = mark
+    return orjson.dumps(answer).replace(orjson.dumps(mark), value.encode("utf-8", "surrogatepass"))
+
+
+def zeros_as_gzip(size: int) -> Iterator[bytes]:
+    """`size` zero bytes, in units of 10 MB, compressed."""
+    packer, unit = zlib.compressobj(9, wbits=31), bytes(10_000_000)
+    yield packer.compress(unit[:0]) + packer.flush(zlib.Z_FULL_FLUSH)
+    packed = packer.compress(unit) + packer.flush(zlib.Z_FULL_FLUSH)
+    yield from itertools.repeat(packed, size // len(unit))
+
+
 # --- sockets -----------------------------------------------------------------------------------------------------
 
 
@@ -469,9 +506,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.app.settings.gzip and "gzip" in (self.headers["Accept-Encoding"] or "") and body:
             body, headers = gzip.compress(body, 1), {**headers, "Content-Encoding": "gzip"}
         self.send_response_only(answer.status)
-        self.send_header("Content-Type", answer.content_type)
-        self.send_header("Content-Length", str(len(body)))
-        for name, value in headers.items():
+        self.close_connection |= answer.pieces is not None
+        length = {"Connection": "close"} if answer.pieces else {"Content-Length": str(len(body))}
+        for name, value in {"Content-Type": answer.content_type, **length, **headers}.items():
             self.send_header(name, value)
         sent = b"" if self.command == "HEAD" else body[: answer.sent_bytes]
         request.status, request.bytes_sent = answer.status, len(sent)  # before the client can ask for it
@@ -481,6 +518,8 @@ class Handler(BaseHTTPRequestHandler):
         for number in range(len(sent) if answer.byte_s else 0):
             self.server.app.pause(answer.byte_s)
             self.wfile.write(sent[number : number + 1])
+        for piece in answer.pieces or ():
+            self.wfile.write(piece)
         if answer.sent_bytes is not None:
             self.close_connection = True
 
