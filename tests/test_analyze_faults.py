@@ -58,7 +58,7 @@ def test_runs_of_one_name_are_two_curves(tmp_path):
     rows = document(file, "--curves", "loss")["curves"]
     assert {(r["id"], r["x"]): r["value"] for r in rows} == {("a", 0): 3, ("a", 1): 2, ("b", 0): 9, ("b", 1): 8}
     out = answered(file, "--curves", "loss").out.splitlines()
-    assert re.split(r"  +", out[1].strip()) == ["x", "same (a)", "same (b)"]
+    assert re.split(r"  +", out[1].strip()) == ["step", "same (a)", "same (b)"]
     assert [line.split() for line in out[3:5]] == [["0", "3", "9"], ["1", "2", "8"]]
     answered(file, "--curves", "loss", "-o", tmp_path / "x.svg")
     text = (tmp_path / "x.svg").read_text()
@@ -349,8 +349,10 @@ def with_history_columns(folder: Path) -> Path:
 def test_a_value_shows_its_step_and_what_it_rests_on(tmp_path):
     file = with_history_columns(tmp_path)
     answer = answered(file, "--top", 2, "-m", "test/mse", "--value", "min", "--columns", "name")
-    assert re.split("  +", answer.out.splitlines()[1])[-2:] == ["at step", "of values"]
-    assert answer.out.splitlines()[3].split() == ["run3", "1", "10", "1"]
+    head, rule, first = [line for line in answer.out.splitlines() if line.strip()][-4:-1]  # titles may be broken
+    assert re.split("  +", head)[-2:] == ["at step", "of values"]
+    assert set(rule) == {"─"}
+    assert first.split() == ["run3", "1", "10", "1"]
     assert "1 run logged fewer than 10 values" in answer.err
     rows = document(file, "-g", "g", "-m", "test/mse", "--value", "min")["groups"]
     assert [(row["best_run"], row["best_step"]) for row in rows] == [("run3", 10), ("run1", 30)]
@@ -1010,7 +1012,7 @@ def test_the_report_tells_of_machine_use_and_problems(tmp_path):
     assert rows[0]["cpu_percent"] == pytest.approx((15 * 1 + 30 * 2) / 3)
     assert (rows[1]["gpu_percent"], rows[1]["cpu_percent"], rows[2]["gpu_percent"]) == (None, 50.0, None)
     page = (tmp_path / "r.html").read_text("utf-8")
-    assert "Machine use: 3.517 hours of run time of 4 runs in all states" in page
+    assert "<h2>Machine use</h2>\n<p class='about'>3.517 hours of run time of 4 runs in all states</p>" in page
     assert "1 of 4 runs have problems" in page
 
 
@@ -1048,6 +1050,26 @@ def test_a_terminal_has_links_and_the_shapes_of_curves(tmp_path):
     page = (tmp_path / "r.html").read_text()
     assert "<a href='https://wandb.ai/team/demo/runs/a'>" in page
     assert "javascript" not in page
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_heads_and_details_are_whole_at_any_width(tmp_path, width):
+    """Heads that would look alike when shortened, and sentences, are broken into lines."""
+    archs = ["stage1a/filter_bank", "stage2c/filter_bank", "stage3b/filter_bank"]
+    runs = [Run(f"run_with_quite_a_long_name_{n}", config={"arch": arch}) for n, arch in enumerate(archs)]
+    runs.append(Run("crashed_after_a_while", state="crashed", history_rows=123_457))
+    file = write_runs(tmp_path, runs)
+    rows = [row for run in runs[:3] for row in steps(run.id, [1.0, 0.5, 1001.0])]
+    write_history(tmp_path, rows)
+    out = answered(file, "--curves", "loss", "-g", "arch", "--health", "-s", "all", COLUMNS=str(width)).out
+    assert max(map(len, out.splitlines())) <= width
+    details = [" ".join(part.split()) for part in re.findall(r"diverged +(.*\n?.*)\n", out)]
+    assert "loss 0.5 at step 1, ends at 1001" in details[0].replace("\n", " ")
+    table = out[out.index("loss over step") :]
+    heads = table[: table.index("────")].splitlines()
+    assert "stage1a/" in " ".join(heads)
+    shown = sum(f"{arch.partition('/')[0]}/" in " ".join(heads) for arch in archs)
+    assert shown == 3 or "no room for" in table
 
 
 def test_runs_that_do_not_log_the_axis_are_counted(tmp_path):

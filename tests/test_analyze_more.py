@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import xml.etree.ElementTree as ET
 from collections import defaultdict
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,6 +19,7 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy
+import vl_convert
 from contract_files import Run, write_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -108,7 +110,7 @@ def test_values_from_histories(tmp_path):
     rows = document(file, "--top", 3, "-m", "test/mse", "--value", "min")["top"]
     assert [row["history_min_test_mse"] for row in rows] == [1.0, 2.0, 3.0]
     done = answered(file, "--top", 1, "-m", "test/mse", "--value", "at")
-    assert "Best 1 run by test/mse (at the best step); lower is better (by its name)" in done.out
+    assert "Best 1 run by test/mse (at the best step); lower is better (guessed by name)" in done.out
 
 
 # --- groups ---------------------------------------------------------------------------------------------------
@@ -197,7 +199,7 @@ def test_a_pivot_has_mean_spread_and_n_and_marks_the_best(tmp_path):
         assert row["std"] == pytest.approx(statistics.stdev(values))
         assert row["best_in_row"] == (row["columns"] == max(k for m, k in cells if m == row["rows"]))
     out = answered(file, "--pivot", "model,k", "-m", "test/mse").out.splitlines()
-    assert out[0] == "test/mse: model by k, 2 rows x 3 columns; lower is better (by its name)"
+    assert out[0] == "test/mse by model and k: 2 rows x 3 columns; lower is better (guessed by name)"
     assert out[3].split() == ["a", "0.5100±0.0100", "(3)", "0.4100±0.0100", "(3)*"]
     assert out[4].split() == ["b", "0.4100±0.0100", "(3)°", "0.3100±0.0100", "(3)°", "0.2100±0.0100", "(3)*°"]
     assert "1 cell without a value" in out[5]
@@ -306,15 +308,28 @@ def test_too_few_runs_are_not_ranked(tmp_path):
 # --- curves ---------------------------------------------------------------------------------------------------
 
 
+def diverged_at(rows: list[tuple[int, float]]) -> float:
+    """The x from which all values are NaN, infinite or over a thousand times the lowest before."""
+    found, lowest, good = math.inf, math.inf, []
+    for _, value in rows:
+        lowest = min(lowest, value) if math.isfinite(value) else lowest
+        good.append(math.isfinite(value) and not (lowest > 0 and value > 1000 * lowest))
+    for (x, _), is_good in zip(reversed(rows), reversed(good), strict=True):
+        if is_good:
+            break
+        found = x
+    return found
+
+
 def plain_curve(rows: list[tuple[int, float]], grid: list[float], better=None) -> dict[float, float]:
-    """The last value, or the best so far, at each point between a run's first and last x."""
+    """The last value, or the best so far, at each point between a run's first and last x; NaN where it has diverged."""
     found = {}
     for x in grid:
         if rows and rows[0][0] <= x <= rows[-1][0]:
             values = [value for step, value in rows if step <= x]
             usable = [value for value in values if not math.isnan(value)]
             if better is None:
-                found[x] = values[-1]
+                found[x] = values[-1] if x < diverged_at(rows) else math.nan
             elif usable:
                 found[x] = better(usable)
     return found
@@ -355,7 +370,7 @@ def test_curves_of_unequal_length_are_not_extrapolated(tmp_path):
     rows = {row["x"]: row for row in document(file, "--curves", "loss", "--group-by", "g")["curves"]}
     assert (rows[4]["n"], rows[4]["mean"], rows[5]["n"], rows[5]["mean"]) == (2, 2.0, 1, 1.0)
     out = " ".join(answered(file, "--curves", "loss", "--group-by", "g").out.split())
-    assert "the mean over the runs that reach it (their number); ends are not extrapolated" in out
+    assert "the mean of the runs that have one there, their number in brackets; a curve ends with its last run" in out
 
 
 def test_curves_per_run_on_another_axis(tmp_path):
@@ -441,10 +456,13 @@ def test_pictures(folder, question, ending):
     content = out.read_bytes()
     if ending == "png":
         assert content.startswith(b"\x89PNG") and len(content) > 5_000  # noqa: PT018
+    elif ending == "svg":
+        ET.fromstring(content.decode())
+        assert not re.findall(r"(?:href|src)\s*=\s*['\"]https?:", content.decode())
     else:
-        text = content.decode()
-        ET.fromstring(text[text.index("<svg") : text.rindex("</svg>") + 6])
-        assert not re.findall(r"(?:href|src)\s*=\s*['\"]https?:", text)
+        charts = json.loads(content.decode().rpartition("<script>")[2].partition(".forEach((chart")[0])
+        assert len(charts) == 1
+        assert vl_convert.vegalite_to_svg(charts[0] | {"width": 700}).startswith("<svg")
 
 
 def test_a_pivot_is_drawn_as_a_heat_map(folder):
@@ -461,23 +479,107 @@ def test_one_diverged_run_does_not_flatten_all_curves(tmp_path):
     )
     answered(file, "--curves", "loss", "-o", tmp_path / "c.svg")
     text = (tmp_path / "c.svg").read_text("utf-8")
-    assert "values far beyond the others are cut off" in text
+    assert "values far beyond the others are off the scale" in text
     assert "e+29" not in text
+
+
+@pytest.mark.parametrize("boom", [1e98, 1001.0, math.inf, math.nan])
+def test_a_diverged_run_does_not_rule_the_mean_of_its_group(tmp_path, boom):
+    """It is left out from where it diverges, and counted; one that comes back has not diverged."""
+    file = write_runs(tmp_path, [Run(run, config={"g": "x" if run in "abc" else "y"}) for run in "abcd"])
+    rows = [("a", s, s, 1.0 + s) for s in range(10)] + [("b", s, s, 1.0 if s < 5 else boom) for s in range(10)]
+    rows += [("c", s, s, math.nan if s == 2 else 3.0) for s in range(10)] + [("d", s, s, 1.0) for s in range(10)]
+    write_history(tmp_path, rows)
+    answer = answered(file, "--curves", "loss", "-g", "g")
+    assert "2 groups of 4 runs, 1 diverged" in answer.out
+    assert "left out from where they diverge: 1 of x" in answer.out
+    found = {row["x"]: row for row in document(file, "--curves", "loss", "-g", "g")["curves"] if row["config_g"] == "x"}
+    assert [found[x]["n"] for x in (0, 2, 4, 5, 9)] == [3, 2, 3, 2, 2]
+    assert [found[x]["mean"] for x in (4, 5, 9)] == pytest.approx([3.0, 4.5, 6.5])
+    runs = document(file, "--curves", "loss")["curves"]  # of runs themselves nothing is left out
+    assert len(runs) == 40
+    best = document(file, "--curves", "loss", "-g", "g", "--best-so-far")["curves"]
+    assert [row["n"] for row in best if row["config_g"] == "x"] == [3] * 10
+
+
+def test_a_far_off_value_in_a_group_is_named(tmp_path):
+    runs = [Run(f"r{n}", config={"g": n % 2}, summary={"test/mse": 1.0 + n}) for n in range(8)]
+    runs += [Run("boom", config={"g": 1}, summary={"test/mse": 2e98}), Run("nan", config={"g": 0})]
+    runs[-1].summary["test/mse"] = math.inf
+    answer = answered(write_runs(tmp_path, runs), "-g", "g", "-m", "test/mse")
+    assert "highest value over 1,000 times the median, so that the mean says little: 1" in answer.out
+    assert re.search(r"^g +runs +n +mean +std +NaN +min", answer.out, re.MULTILINE)
+    assert re.search(r"^0 +5 +4 +4 +[\d.]+ +1 +1 ", answer.out, re.MULTILINE)
+
+
+def test_values_over_ten_decades_are_drawn_on_a_logarithmic_axis(tmp_path):
+    runs = [Run(f"r{n}", config={"g": n}, summary={"test/mse": 10.0 ** (2 * n - 5)}) for n in range(6)]
+    answered(write_runs(tmp_path, runs), "-g", "g", "-o", tmp_path / "x.svg")
+    text = (tmp_path / "x.svg").read_text("utf-8")
+    assert "values far beyond" not in text
+    assert {"0.0001", "10,000"} <= {*re.findall(">([^<>]+)</text>", text)}
+
+
+def test_a_line_far_outside_of_the_picture_costs_no_memory(tmp_path):
+    """The renderer allocates all that is drawn, even if it is clipped."""
+    file = write_runs(tmp_path, [Run(name) for name in "abc"])
+    values = {"a": 0.0, "b": -1e5, "c": 3.0}
+    write_history(tmp_path, [(run, s, s, value) for run, value in values.items() for s in range(40)])
+    answered(file, "--curves", "loss", "-o", tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_single_point_is_drawn(tmp_path):
+    file = write_runs(tmp_path, [Run("a"), Run("b")])
+    write_history(tmp_path, [("a", 0, 0, 1.0), ("b", 0, 0, 2.0)])
+    answered(file, "--curves", "loss", "-o", tmp_path / "x.svg")
+    assert (tmp_path / "x.svg").read_text("utf-8").count('aria-roledescription="point"') == 2
+
+
+def test_times_are_times(tmp_path):
+    """In tables, in JSON and on the axis of a picture, in UTC."""
+    file = write_runs(tmp_path, [Run("a")])
+    history = write_history(tmp_path, [("a", s, s, float(s)) for s in range(4)])
+    seconds = datetime(2026, 11, 24, 6, 6, tzinfo=UTC).timestamp()
+    pl.read_parquet(history).with_columns(_timestamp=seconds + 3600.0 * pl.col("_step")).write_parquet(history)
+    question = (file, "--curves", "loss", "--x", "time")
+    assert "2026-11-24 06:06  " in answered(*question).out
+    assert document(*question)["curves"][1]["x"] == "2026-11-24T07:06:00Z"
+    answered(*question, "-o", tmp_path / "x.svg")
+    assert ">2026-11-24 07:00</text>" in (tmp_path / "x.svg").read_text("utf-8")
+
+
+def test_a_page_for_reading_and_one_for_looking_closer(folder):
+    """A report has no script. A page by -o holds all that its charts need: it may load nothing from anywhere."""
+    question = ("-m", "test/mse", "--top", "20")
+    answered(folder, *question, "--curves", "loss", "-o", folder / "x.html")
+    text = (folder / "x.html").read_text("utf-8")
+    policy = re.search('Content-Security-Policy\' content="(.*?)"', text)[1]
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+    assert "window.vegaEmbed" in text
+    assert not re.search(r"(src|href)=|<link|@import", re.sub("<script>.*?</script>", "", text, flags=re.DOTALL))
+    for part in ('"bind": "scales"', '"bind": "legend"', '"tooltip"', "50% 日 \\u003cb>"):
+        assert part in text.rpartition("<script>")[2]
+    answered(folder, *question, "--report", folder / "r.html")
+    assert not re.search("<script|script-src", (folder / "r.html").read_text("utf-8"))
 
 
 def test_pages_are_light_or_dark_and_pictures_white(folder):
     """A page's charts have its own colour and no ground, and nothing in them is black but a heat map's text."""
-    for question, arguments in QUESTIONS.items():
-        page, svg = folder / "x.html", folder / "x.svg"
-        answered(folder, *arguments, "-o", page)
-        answered(folder, *arguments, "-o", svg)
-        text = page.read_text("utf-8")
-        assert "color-scheme: light dark" in text
-        chart = text[text.index("<svg") :]
+    page, svg = folder / "x.html", folder / "x.svg"
+    answered(folder, "-m", "test/mse", "--group-by", "model,k", "--curves", "loss", "--report", page)
+    text = page.read_text("utf-8")
+    assert "color-scheme: light dark" in text
+    charts = re.findall("<svg.*?</svg>", text, re.DOTALL)
+    assert len(charts) == 4
+    for chart in charts:
         assert "currentColor" in chart
         assert not re.search(r'fill="(white|#fff)"', re.sub(r"<text.*?</text>", "", chart))
         black = re.findall(r'<(\w+)[^>]*(?:fill|stroke)="(?:black|#000|#222222)"', chart)
-        assert {*black} <= ({"text"} if question == "pivot" else set())
+        assert {*black} <= ({"text"} if "rect mark" in chart else set())
+    for arguments in QUESTIONS.values():
+        answered(folder, *arguments, "-o", svg)
         assert 'fill="white"' in svg.read_text("utf-8")
         assert "currentColor" not in svg.read_text("utf-8")
 
@@ -534,15 +636,25 @@ def test_a_report_in_markdown(folder):
     assert len(text) < 20_000
 
 
-def test_the_report_in_a_browser(folder):
-    """It renders, shows the numbers, and asks the network for nothing."""
+@pytest.mark.parametrize(
+    ("arguments", "charts"),
+    [(("--group-by", "model,k", "--curves", "loss", "--report"), 4), (("--pivot", "model,k", "--top", "9", "-o"), 2)],
+)
+def test_pages_in_a_browser(folder, arguments, charts):
+    """They render, show the numbers, and ask the network for nothing."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
-        pytest.skip("no Chromium is installed: the report is not opened in a browser")
+        pytest.skip("no Chromium is installed: the pages are not opened in a browser")
     report = folder / "report.html"
-    answered(folder, "--report", report, "-m", "test/mse", "--group-by", "model,k", "--curves", "loss")
+    answered(folder, "-m", "test/mse", *arguments, report)
     log = folder / "net.json"
-    quiet = ("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+    quiet = (
+        "--virtual-time-budget=20000",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    )
     command = [
         chromium,
         "--headless",
@@ -555,7 +667,7 @@ def test_the_report_in_a_browser(folder):
     command += [f"--user-data-dir={folder / 'browser'}", "--dump-dom", report.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("<svg") == 4
+    assert done.stdout.count('class="marks"') == charts
     assert "0.2100" in done.stdout or "0.210" in done.stdout
     asked = re.findall(r'"url":"(https?://[^"]+)"', log.read_text(errors="replace"))
     of_the_page = [url for url in asked if "google" not in url and "gstatic" not in url]  # the browser's own start

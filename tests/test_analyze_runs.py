@@ -396,7 +396,7 @@ def test_default_metric(tmp_path: Path) -> None:
 def test_no_question_gives_an_overview(runs_file: Path) -> None:
     answer = answered(runs_file)
     assert "17 runs in 1 project" in answer.out
-    assert "Best 5 runs by test/mse; lower is better (by its name)" in answer.out
+    assert "Best 5 runs by test/mse; lower is better (guessed by name)" in answer.out
     assert "test/mse by model.arch, model.k: 6 groups of 15 runs" in answer.out
     assert len(answer.out) < 4096
     states = document(runs_file)["overview"][0]
@@ -414,7 +414,7 @@ def test_an_overview_needs_no_metric(tmp_path: Path) -> None:
 def test_top_is_best_first_with_what_distinguishes(runs_file: Path) -> None:
     answer = answered(runs_file, "--top", 4, "--metric", "test/mse")
     text = " ".join(answer.out.split())
-    assert text.startswith("Best 4 runs by test/mse; lower is better (by its name)")
+    assert text.startswith("Best 4 runs by test/mse; lower is better (guessed by name)")
     assert "12 of 15 runs have a finite test/mse; left out: 1 without a value, 2 with NaN or infinity" in text
     assert "optim.lr" not in answer.out  # the same in all of them
     rows = document(runs_file, "--top", 4, "--metric", "test/mse")["top"]

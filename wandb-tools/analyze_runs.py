@@ -41,10 +41,15 @@ of about equal size. The best two groups are compared by Welch's t-test; "within
 above. --best-per arch first keeps each arch's best setting, by its mean over seeds. --stat median or iqm compares by
 these, with percentile bootstrap intervals (10,000 resamples, seeded) from 8 values on, approximate below 20.
 
-Curves need the histories (export_runs --include-history), which are found beside the inputs. At each point a run
-stands with its last value up to there, from its first to its last step: nothing is extrapolated, and n is told.
---smooth is W&B's exponential moving average, corrected for its start. --value min, max, last, tail or at compares
-runs by what aggregate_runs --history computed instead of the summary.
+Curves need the histories (export_runs --include-history), which are found beside the inputs. At each point a run has
+the last value that it logged, from its first to its last step; a group has the mean of its runs, and n is their number.
+A run is left out of its group from where it has diverged: up to its end its values are NaN, infinite or, where lower is
+better, over a thousand times its lowest value before. --smooth is W&B's exponential moving average, corrected for its
+start. --value min, max, last, tail or at compares runs by what aggregate_runs --history computed, not by the summary.
+
+Pictures: an axis is logarithmic by --log, and where positive values span over four decades. Values too far from all
+others are off the scale, which the picture says. -o FILE.html can be zoomed and tells values under the pointer; a click
+in its legend hides a curve. --report has no script. Neither loads anything from the network.
 
 SQL: --where takes a condition and --sql one SELECT, in DuckDB's dialect. There are the views runs and history, and
 console, system and table_<key> where such files lie beside the input; columns go by their names and by W&B's in
@@ -139,8 +144,10 @@ STATISTICS: tuple[str, ...] = ("runs", "n", "n_nonfinite", "mean", "std", "sem",
 STATISTICS += ("min", "median", "max", "best_run", "best_run_id")
 # Columns of our own have a blank in their names, which no column of the contract's files has.
 FINITE, VALUE, RUN_NUMBER, BIN, RANK = "finite value", "a value", "run number", "bin number", "its rank"
+DIVERGED_AT = "x from which a run has diverged"
 BEST_RUN = {"entity": "best entity", "project": "best project", "id": "best_run_id", "name": "best_run"}
 CURVE_POINTS, PICTURE_POINTS, MOST_CURVES = 13, 200, 8
+DIVERGED = 1000  # a value this many times the lowest before it, where lower is better
 SPIKE_WINDOW = 101  # a value and the hundred around it; the other limits of --health stand in the manual and there
 # Types of DuckDB's that JSON or polars lack, and what they become.
 DUCKDB_TYPES = {r"DECIMAL\([\d, ]+\)|BIGNUM": "DOUBLE", r"U?HUGEINT": "BIGINT"}
@@ -153,15 +160,25 @@ DUCKDB_TYPES |= {
 FILE_FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
 FILE_FORMATS |= {".png": "png", ".svg": "svg", ".html": "html"}
 DRAWN = ("curves", "pivot", "groups", "top")  # the questions that have a picture, the first ones first
-LABEL_WIDTH, MOST_DRAWN, MOST_LINES = 48, 40, 10
+LABEL_WIDTH, LEGEND_WIDTH, MOST_DRAWN, MOST_LINES = 48, 32, 40, 10
+CHART_WIDTH = 720  # pixels: a page's text is as wide
+CHART_FONT = "Arial, 'Liberation Sans', Helvetica, sans-serif"  # of one width everywhere, so that labels fit
 STYLE = """
 :root { color-scheme: light dark; background: Canvas; color: CanvasText } a { color: inherit }
-svg { max-width: 100%; height: auto }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #8884; white-space: nowrap }
-.note { color: GrayText }
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 720px; margin: 2.5rem auto; padding: 0 1rem }
+h1, h2 { line-height: 1.25; margin: 0 } h1 { font-size: 1.7rem } h2 { font-size: 1.25rem }
+section { margin-bottom: 3rem } .about { margin: .2rem 0 0 } h1, h2, .about { break-after: avoid }
+svg, .chart { width: 100%; height: auto; overflow: visible; margin-top: 1rem } svg, tr { break-inside: avoid }
+.wide { overflow-x: auto; margin: 1rem 0 } .note { font-size: .85rem; margin: .3rem 0; color: GrayText }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
+th, td { text-align: left; vertical-align: top; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #8884 }
+td:not(:last-child) { white-space: nowrap } td { overflow-wrap: break-word; max-width: 28rem }
+@page { size: A4; margin: 18mm }
+@media print { :root { color-scheme: light; font-size: 12px } body { margin: 0; padding: 0 } }
 """
+# Nothing is loaded from anywhere; only pages with interactive charts have scripts, their own.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+SCRIPTS = "; script-src 'unsafe-inline' 'unsafe-eval'"  # Vega makes functions of a chart's expressions
 # Words of a setting's name that tell where or when a run ran, and not what was tried.
 NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
 NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir"}
@@ -173,8 +190,9 @@ OVERVIEW_TOP, REPORT_TOP, SUGGESTED_GROUPS = 5, 10, 12
 # Rows that people see of each answer, unless they ask for another number: about 4 kB in all.
 MOST_ROWS = {"overview": 8, "groups": 20, "pivot": 20, "sql": 20, "health": 20, "curves": 30, "grid": 10, "machine": 10}
 MOST_ROWS |= {"varying": 38, "diff": 38, "importance": 38, "schema": 38}
+PAGE_CELLS = 96  # characters across a page's text
 WHOLE = {"column", "problem"}  # heads of columns that are not shortened, so that they can be copied
-NARROW, WIDE = 12, 24  # what a shortened text keeps at least: any column, the first one
+NARROW = 14  # characters that a shortened text keeps at least
 # Characters that mean something to LaTeX, and what prints them.
 LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "[": "{[}", "]": "{]}", "~": r"\textasciitilde{}"}
 LATEX |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textless{}", ">": r"\textgreater{}"}
@@ -326,7 +344,7 @@ class Result:
     view: Sequence[tuple[str, pl.Series]]  # what people see: heads and values; the last columns are the first to go
     notes: Sequence[str] = ()
     rows: Sequence[Mapping[str, object]] | None = None  # for JSON, where the table holds values of all types as text
-    chart: tuple[str, pl.DataFrame] | None = None  # what a picture's axis says, and its values: see chart_json
+    chart: tuple[str, str, pl.DataFrame] | None = None  # titles of the values and of x, and what is drawn: chart_json
 
 
 class TableColumn(NamedTuple):
@@ -335,6 +353,7 @@ class TableColumn(NamedTuple):
     label: str
     cells: Sequence[str]
     is_number: bool  # to the right, and never shortened
+    room: int | None = None  # heads, and sentences, that are longer are broken into lines
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------
@@ -673,7 +692,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     if not runs.dtypes[shown].is_numeric():
         raise ScriptError(f"{label} holds {runs.dtypes[shown]}, no numbers; --group-by takes it", WRONG_USAGE)
     stored_goal = runs.goals.get(column or name)
-    why = "as asked" if options.goal else "its stored goal" if stored_goal else "by its name"
+    why = "as asked" if options.goal else "its stored goal" if stored_goal else "guessed by name"
     if goal := options.goal or stored_goal or goal_by_name(label):
         direction = f"{'lower' if goal == 'minimize' else 'higher'} is better ({why})"
         return Metric(shown, label + what, goal, direction, remark)
@@ -849,7 +868,7 @@ def top(study: Study, options: Options) -> list[Result]:
     names = pl.Series("name", run_labels(table), dtype=pl.String)
     view = [(heads[column], names if column == "name" else table[column]) for column in shown]
     title = f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}"
-    chart = metric.label, table.select(names, value=metric.column)
+    chart = metric.label, "", table.select(names, value=metric.column)
     return [Result("top", title, table.select(held), view, notes, chart=chart)]
 
 
@@ -872,11 +891,12 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     shown = [column for column in asked if column in {*by, *STATISTICS}]
     if not shown:
         sizes = ["n"] if (table["runs"] == table["n"]).all() else ["runs", "n"]
-        numbers = ["mean", "std", "min", "median", "max"]
-        numbers = numbers if stat == "mean" else [stat, "ci_low", "ci_high", "min", "max"]
+        lost = ["n_nonfinite"] * bool(table["n_nonfinite"].sum())
+        numbers = ["mean", "std", *lost, "min", "median", "max"]
+        numbers = numbers if stat == "mean" else [stat, "ci_low", "ci_high", *lost, "min", "max"]
         shown = [*varying, *sizes, *numbers, "best_run", *steps]
     heads = labels(by, runs) | {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
-    heads |= {"ci_low": "95 % from", "ci_high": "to"}
+    heads |= {"ci_low": "95 % from", "ci_high": "to", "n_nonfinite": "NaN"}  # or infinity, as the note says
     size = f"{counted(table.height, 'group')} of {counted(int(table['runs'].sum()), 'run')}"
     facts = [size, *(f"{heads[column]} is {cell_text(table[column][0])} in all" for column in constant)]
     title = f"{metric.label} by {', '.join(heads[c] for c in varying)}: {'; '.join(facts)}; {metric.direction}"
@@ -887,7 +907,7 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     drawn = table.head(MOST_DRAWN)
     bars = drawn.select("ci_low", "ci_high", "n", pl.Series("name", row_names(drawn, by)), value=stat)
     view = [(heads.get(column, column), seen[column]) for column in shown]
-    notes, chart = remarks_on_groups(table, by, metric, stat), (f"{stat} and 95 % interval", bars)
+    notes, chart = remarks_on_groups(table, by, metric, stat), (f"{metric.label}: {stat} and 95 % interval", "", bars)
     table = table.select(*by, pl.lit(metric.column).alias("metric"), *held)
     return Result("groups", title, table, view, notes, chart=chart)
 
@@ -902,6 +922,10 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     remarks = without_value("value", *table.select("runs", "n", "n_nonfinite").sum().row(0))
     if singles := int((table["n"] == 1).sum()):
         remarks.append(f"{counted(singles, 'group')} of one run: no spread, no interval")
+    far = table.filter((pl.col("median") > 0) & (pl.col("max") > DIVERGED * pl.col("median")))
+    if far.height and stat == "mean" and metric.goal == "minimize":
+        whose = some_of(row_names(far, by), SUGGESTED_NAMES)
+        remarks.append(f"highest value over {DIVERGED:,} times the median, so that the mean says little: {whose}")
     if stat != "mean":
         what = "median" if stat == "median" else "iqm, the mean of the middle half"
         rough = f", approximate below {ROUGHLY_RESAMPLED}" if (table["n"] < ROUGHLY_RESAMPLED).any() else ""
@@ -958,12 +982,16 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     view = [(rows, pl.Series(map(cell_text, down), dtype=pl.String))]
     view += [(cell_text(head), pl.Series(of_head)) for head, of_head in zip(across, texts, strict=True)]
     size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
-    title = f"{metric.label}: {rows} by {columns}, {size}; {metric.direction}"
+    title = f"{metric.label} by {rows} and {columns}: {size}; {metric.direction}"
     fields = [
         (row, cell_text(down[row]), column, cell_text(across[column]), f"{spell(mean)} ({n})", mean)
         for row, column, mean, n in filled.select("rows number", "columns number", "mean", "n").iter_rows()
     ]
-    chart = "mean", pl.DataFrame(fields, ["row", "row name", "column", "column name", "name", "value"], orient="row")
+    chart = (
+        "mean",
+        "",
+        pl.DataFrame(fields, ["row", "row name", "column", "column name", "name", "value"], orient="row"),
+    )
     return Result("pivot", title, cells, view, [note], chart=chart)
 
 
@@ -1125,7 +1153,7 @@ def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[Resul
     rows, heads = pl.concat(odd), labels(axes, runs)
     names = some_of([f"{heads[c]} ({size})" for c, size in zip(axes, sizes, strict=True)])
     title = f"grid of {names}: {present.height} of {counted(math.prod(sizes), 'combination')} have a run"
-    return [Result("grid", title, rows, [(heads.get(column.name, column.name), column) for column in rows])]
+    return [Result("grid", title, rows, [(heads.get(name, name), rows[name]) for name in ("problem", *axes)])]
 
 
 def difference(study: Study, options: Options) -> list[Result]:
@@ -1163,7 +1191,11 @@ def difference(study: Study, options: Options) -> list[Result]:
     sizes = [f"{counts[which]} of {counted(of_all[which], f'{which} column')}" for which in ("config", "metric")]
     texts = [{name: value if name == "column" else exact_text(value) for name, value in row.items()} for row in found]
     view = [("column", pl.Series([runs.label(row["column"]) for row in found], dtype=pl.String))]
-    view += [(head, pl.Series([cell_text(row[head]) for row in found], dtype=pl.String)) for head in heads]
+    spelled = []  # of numbers as many digits as tell them apart
+    for row in found:
+        spell = float_format([row[head] for head in heads if isinstance(row[head], float)])
+        spelled.append([spell(v) if isinstance(v, float) else cell_text(v) for v in (row[head] for head in heads)])
+    view += [(head, pl.Series([row[n] for row in spelled], dtype=pl.String)) for n, head in enumerate(heads)]
     title = f"{' and '.join(sizes)} differ between {some_of(run_labels(chosen))}"
     table = pl.DataFrame(texts, dict.fromkeys(["column", "kind", *heads], pl.String))
     return [Result("diff", title, table, view, rows=found)]
@@ -1687,18 +1719,20 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
             raise ScriptError(f"--best-so-far: {label} does not tell which way is better; {SAY_GOAL}", WRONG_USAGE)
         axis = options.x or next((part.axes[column] for part, column in logging if column in part.axes), "step")
         points = curve_points(logging, axis, goal, keys, options)
-        title = label + ", best so far" * options.best_so_far
-        title += f", smoothed by {options.smooth}" if options.smooth else ""
-        results.append(lines_of(points, f"{title} over {axis.removeprefix('_')}", logging[0][1], goal, study))
+        value = label + ", best so far" * options.best_so_far
+        value += f", smoothed by {options.smooth}" if options.smooth else ""
+        axis = axis.removeprefix("_")
+        results.append(lines_of(points, value, axis, logging[0][1], goal, study))
     return results
 
 
 def curve_points(
     logging: Sequence[tuple[Runs, str]], axis: str, goal: Goal | None, keys: pl.DataFrame, options: Options
 ) -> pl.DataFrame:
-    """Each run's last value, or its best, at each point from its first to its last x: RUN_NUMBER, BIN, x, VALUE.
+    """Each run's last value, or its best, at each point from its first to its last x.
 
-    The points are every x that was logged if these are few, else some of them.
+    RUN_NUMBER, BIN, x (Float64, or Datetime in UTC), VALUE, DIVERGED_AT (an x; null where a run does not diverge) and
+    the columns of `keys`. The points are every x that was logged if these are few, else some of them.
     """
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
     selected: list[tuple[Runs, dict[str, str]]] = []
@@ -1717,12 +1751,7 @@ def curve_points(
     in_order = (pl.col("x") >= pl.col("x").shift()) | (pl.col(RUN_NUMBER) != pl.col(RUN_NUMBER).shift())
     if not rows.select(in_order.fill_null(value=True).all()).item():
         rows = rows.sort(RUN_NUMBER, "x", "_step")
-    if options.smooth:
-        smooth = finite(VALUE).ewm_mean(alpha=1 - options.smooth, adjust=True, ignore_nulls=True).over(RUN_NUMBER)
-        rows = rows.with_columns(pl.when(pl.col(VALUE).is_finite()).then(smooth).otherwise(VALUE).alias(VALUE))
-    if options.best_so_far:
-        so_far = finite(VALUE).cum_min() if goal == "minimize" else finite(VALUE).cum_max()
-        rows = rows.with_columns(so_far.forward_fill().over(RUN_NUMBER).alias(VALUE))
+    rows = with_divergence(rows, goal, options)
     points = rows["x"].unique().sort()
     draws = options.report or (options.output and FILE_FORMATS[options.output.suffix.lower()] in {"png", "svg", "html"})
     most = options.points or (PICTURE_POINTS if draws else CURVE_POINTS)
@@ -1731,7 +1760,7 @@ def curve_points(
         even = pl.DataFrame({"even": [points[0] + gap * i for i in range(most)]})
         near = even.join_asof(points.to_frame(), left_on="even", right_on="x", strategy="nearest", coalesce=False)
         points = near["x"].unique().sort()
-    spans = rows.group_by(RUN_NUMBER).agg(first=pl.col("x").first(), last=pl.col("x").last())
+    spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), first=pl.col("x").first(), last=pl.col("x").last())
     whole = spans.join(points.to_frame().with_row_index(BIN), how="cross")
     whole = whole.filter(pl.col("x").is_between("first", "last")).sort(RUN_NUMBER, "x")
     values = rows.select(RUN_NUMBER, "x", VALUE)
@@ -1739,19 +1768,41 @@ def curve_points(
     if unseen := rows[RUN_NUMBER].n_unique() - found[RUN_NUMBER].n_unique():
         between = f"not shown, as they lie between two of the {len(points)} points"
         say(f"{between}: {counted(unseen, 'run')}; --points")
+    if clock == "_timestamp":
+        found = found.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
     return found.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
 
 
-def lines_of(points: pl.DataFrame, what: str, column: str, goal: Goal | None, study: Study) -> Result:
+def with_divergence(rows: pl.DataFrame, goal: Goal | None, options: Options) -> pl.DataFrame:
+    """VALUE smoothed, or the best so far, and DIVERGED_AT: the x of each row from which its run has diverged.
+
+    From there to the run's end all values are NaN, infinite or over DIVERGED times its lowest value before.
+    """
+    is_bad, lowest = ~pl.col(VALUE).is_finite(), finite(VALUE).cum_min().forward_fill()
+    if goal == "minimize":
+        is_bad |= ((lowest > 0) & (pl.col(VALUE) > DIVERGED * lowest)).fill_null(value=False)
+    to_its_end = is_bad.cast(pl.Int8).cum_min(reverse=True).over(RUN_NUMBER) == 1
+    rows = rows.with_columns(pl.when(to_its_end).then("x").alias(DIVERGED_AT))
+    if options.smooth:
+        smooth = finite(VALUE).ewm_mean(alpha=1 - options.smooth, adjust=True, ignore_nulls=True).over(RUN_NUMBER)
+        rows = rows.with_columns(pl.when(pl.col(VALUE).is_finite()).then(smooth).otherwise(VALUE).alias(VALUE))
+    if options.best_so_far:
+        so_far = finite(VALUE).cum_min() if goal == "minimize" else finite(VALUE).cum_max()
+        never = pl.lit(None, pl.Float64).alias(DIVERGED_AT)  # the best stays the best
+        rows = rows.with_columns(so_far.forward_fill().over(RUN_NUMBER).alias(VALUE), never)
+    return rows
+
+
+def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goal | None, study: Study) -> Result:
     """Curves as a result: statistics over the runs of each group; without groups each run is a line of its own."""
     by, held, notes = [*study.by] or [RUN_NUMBER], [*KEY, "name", "x", "value"], []
     table, whose = points.with_columns(n=pl.lit(1), value=VALUE), ""
     if study.by:
         held = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
-        table = statistics_of(points.with_columns(finite(VALUE).alias(FINITE)), [*by, BIN, "x"])
+        sound = pl.when((pl.col("x") < pl.col(DIVERGED_AT)).fill_null(value=True)).then(finite(VALUE))
+        table = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, BIN, "x"])
         table = table.with_columns(value="mean")
         whose = f" of {counted(points[RUN_NUMBER].n_unique(), 'run')}"
-        what += f", mean by {', '.join(map(study.runs.label, by))}"
     last = table.sort(BIN).group_by(by).agg(finite("value").last().alias(RANK))
     last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
     table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, BIN)
@@ -1759,34 +1810,50 @@ def lines_of(points: pl.DataFrame, what: str, column: str, goal: Goal | None, st
     names = row_names(firsts, by) if study.by else run_labels(firsts)
     spread = table["n"].n_unique() > 1
     if study.by:
-        means = "the mean over the runs that reach it" + " (their number)" * spread
-        notes.append(f"at each point {means}; ends are not extrapolated")
-        if diverged := points.filter(~pl.col(VALUE).is_finite())[RUN_NUMBER].n_unique():
-            notes.append(f"NaN or infinity is reached by {counted(diverged, 'run')}, averaged up to there")
+        number = ", their number in brackets" * spread
+        notes.append(f"each value is the mean of the runs that have one there{number}; a curve ends with its last run")
+        lost = points.unique(RUN_NUMBER).filter(pl.col(DIVERGED_AT).is_not_null())
+        if lost.height:
+            whose += f", {lost.height} diverged"
+            counts = sorted(Counter(row_names(lost, by)).items())
+            of_groups = some_of([f"{count} of {name}" for name, count in counts])
+            notes.append(f"runs are left out from where they diverge: {of_groups}")
+            bad = f"NaN, infinite or over {DIVERGED:,} times their lowest value before"
+            notes.append(f"runs have diverged if all their values to the end are {bad}")
     if len(names) > MOST_CURVES:
         more = f"{len(names) - MOST_CURVES} more: --group-by, --filter or --json"
         notes.append(f"the {MOST_CURVES} with the best last value are shown; {more}")
     # A row per x, a column per curve; empty where a curve has no value.
     shown = table.filter(pl.col(RANK) < MOST_CURVES)
-    xs = shown["x"].unique().sort().to_list()
-    view = [("x", pl.Series([f"{x:.10g}" for x in xs]))]
+    xs = shown.select(pl.col("x").unique().sort())
+    if xs["x"].dtype.is_float():
+        view = [(axis, pl.Series([f"{x:.10g}" for x in xs["x"]]))]
+    else:
+        minutes = xs["x"].dt.to_string("%Y-%m-%d %H:%M")
+        view = [(axis, minutes if minutes.is_unique().all() else xs["x"].dt.to_string("%Y-%m-%d %H:%M:%S"))]
     for name, line in zip(names, shown.partition_by(RANK, maintain_order=True), strict=False):
-        cells = line.select("x", "value", "n").iter_rows()
-        texts = {x: "" if value is None else f"{value:.4g}" + f" ({n})" * spread for x, value, n in cells}
-        view.append((name, pl.Series([texts.get(x, "") for x in xs])))
-        if is_terminal():  # the curve's shape, with an x where it has no finite value
-            value = finite("value")
-            reach = value.max() - value.min()
-            level = ((value - value.min()) / pl.when(reach > 0).then(reach).otherwise(1.0) * 7).round().cast(pl.Int64)
-            blocks = dict(enumerate("▁▂▃▄▅▆▇█"))
-            shape = line.select(level.replace_strict(blocks, default="x", return_dtype=pl.String).str.join()).item()
-            notes.append(f"{shortened(printable(name), WIDE)}  {shape}")
+        at_x = xs.join(line, on="x", how="left", maintain_order="left")
+        cells = at_x.select("value", "n").iter_rows()
+        texts = ["" if value is None else f"{value:.4g}" + f" ({n})" * spread for value, n in cells]
+        view.append((name, pl.Series(texts)))
+        if is_terminal():
+            notes.append(f"{shape(at_x)}  {printable(name)}")
     bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
     named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
-    drawn = table.select("x", "value", *bounds, name=named, rank=RANK)
-    title = f"{what}: {counted(len(names), 'group' if study.by else 'run')}{whose}"
+    drawn = table.select("x", "value", "n", *bounds, name=named, rank=RANK)
+    grouped = f", mean by {', '.join(map(study.runs.label, by))}" if study.by else ""
+    title = f"{value} over {axis}{grouped}: {counted(len(names), 'group' if study.by else 'run')}{whose}"
     table = table.select(pl.lit(column).alias("metric"), *held)
-    return Result("curves", title, table, view, notes, chart=(what, drawn))
+    return Result("curves", title, table, view, notes, chart=(value, axis, drawn))
+
+
+def shape(line: pl.DataFrame) -> str:
+    """A curve as blocks of eight heights: x where it has no finite value, blank before its start and after its end."""
+    height, blocks = finite("value"), dict(enumerate("▁▂▃▄▅▆▇█"))
+    reach = height.max() - height.min()
+    level = (height - height.min()) / pl.when(reach > 0).then(reach).otherwise(1.0) * 7
+    block = level.round().cast(pl.Int64).replace_strict(blocks, default="x", return_dtype=pl.String)
+    return str(line.select(pl.when(pl.col("n").is_null()).then(pl.lit(" ")).otherwise(block).str.join()).item())
 
 
 def health(study: Study, _: Options) -> list[Result]:
@@ -1853,7 +1920,7 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     facts = of_runs.agg(best, step.get(where), last, share, span)
     for number, top_, at, end, early, width in facts.iter_rows():
         detail = f"{label} {top_:.4g} at step {at}, ends at {end:.4g}"
-        if goal == "minimize" and top_ > 0 and end > 1000 * top_:
+        if goal == "minimize" and top_ > 0 and end > DIVERGED * top_:
             yield number, "diverged", detail
         if is_validation and abs(end - top_) > 0.1 * width and early <= 2 / 3:
             yield number, "past its best", detail
@@ -2033,7 +2100,7 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
     lines: list[str] = []
     for result in results:
         columns, notes = columns_of(result, most)
-        columns, gap = fitted(columns, width, notes)
+        columns = fitted(columns, width, notes)
         links = links_of(result, "\x1b]8;;{url}\x1b\\{name}\x1b]8;;\x1b\\") if colours else []
         for n, column in enumerate(columns):
             best = [i for i, cell in enumerate(column.cells) if result.key == "pivot" and ROW_BEST in cell[-2:]]
@@ -2043,45 +2110,66 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
         lines += [""] if lines else []
         lines += map(bold.format, textwrap.wrap(printable(result.title), width, break_on_hyphens=False))
         if columns and columns[0].cells:
-            row, rule = tabulate.DataRow("", gap, ""), tabulate.Line("", "─", "─" * len(gap), "")
-            form = tabulate.TableFormat(None, rule, None, None, row, row, 0, None)
-            head, *rest = made_table(columns, form, str, links=links)
-            lines += [bold.format(head.rstrip()), *rest]
+            table = made_table(columns, "simple", str, links=links)
+            rule = next(n for n, line in enumerate(table) if not line.strip(" -"))
+            lines += [*map(bold.format, table[:rule]), "─" * len(table[rule]), *table[rule + 1 :]]
         for note in notes:
             lines += map(dim.format, textwrap.wrap(printable(note), width, break_on_hyphens=False))
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def page_text(results: Sequence[Result], form: str, most: int | None, *, log: bool) -> str:
-    """Tables in full length for Markdown, for LaTeX with booktabs, or as a page that needs nothing else, with pictures.
-
-    The page has no script, asks the network for nothing, and is light or dark as its reader has it.
-    """
+def page_text(results: Sequence[Result], form: str, most: int | None) -> str:
+    """Tables in full length for Markdown, or for LaTeX with booktabs."""
     lines = ["% needs \\usepackage{booktabs}"] if form == "latex" else []
     for result in results:
         columns, notes = columns_of(result, most)
         if form == "markdown":
             table = made_table(columns[:14], "pipe", markdown)  # a page scrolls sideways, but not for ever
             lines += [f"**{markdown(result.title)}**", "", *table, "", *(f"- {markdown(note)}" for note in notes), ""]
-        elif form == "latex":
+        else:
             rules = iter((r"\toprule", r"\midrule", r"\bottomrule"))
             table = made_table(columns, "latex_raw", latex, latex_cell if result.key == "pivot" else latex)
             table = [next(rules) if line == r"\hline" else line for line in table]
             lines += [f"% {printable(result.title)}", *table, *(f"% {printable(note)}" for note in notes)]
-        else:
-            lines += [f"<section><h2>{html_text(result.title)}</h2>"]
-            if result.chart and result.table.height:
-                import vl_convert
-
-                lines.append(vl_convert.vegalite_to_svg(chart_json(result, log=log, in_page=True)))
-            table = made_table(columns, "unsafehtml", html_text, links=links_of(result, "<a href='{url}'>{name}</a>"))
-            lines += ["<div class='wide'>", *table, "</div>"]
-            lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
-    if form == "html":
-        head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
-        head += f"<title>{html_text(results[0].title)}</title><style>{STYLE}</style>"
-        lines = ["<!doctype html>", f"<html lang='en'><head>{head}</head><body>", *lines, "</body></html>"]
     return "\n".join(lines) + "\n"
+
+
+def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bool) -> str:
+    """A page that needs nothing else and loads nothing, light or dark as its reader has it.
+
+    Its charts are pictures in a `report`, which has no script, and can be zoomed and asked for values in `html`.
+    """
+    import vl_convert
+
+    lines: list[str] = []
+    charts: list[str] = []
+    for result in results:
+        columns, notes = columns_of(result, most)
+        shown = columns[: len(fitted(columns, PAGE_CELLS, notes, 36))]  # longer cells are broken into lines
+        name, _, about = re.sub("[:;] ", "\n", result.title, count=1).partition("\n")
+        heading = "h1" if result is results[0] else "h2"
+        lines += [f"<section><{heading}>{html_text(name)}</{heading}>", f"<p class='about'>{html_text(about)}</p>"]
+        if result.chart and result.table.height:
+            chart = chart_json(result, form, log=log)
+            place = f"<div class='chart' id='chart{len(charts)}'></div>"
+            lines.append(place if form == "html" else vl_convert.vegalite_to_svg(chart))
+            charts.append(chart)
+        links = links_of(result, "<a href='{url}'>{name}</a>")
+        table = made_table(shown, "unsafehtml", html_text, links=links)
+        lines += ["<div class='wide'>", *table, "</div>"]
+        lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
+    policy = POLICY
+    if form == "html" and charts:
+        policy += SCRIPTS
+        specs = ", ".join(charts).replace("<", "\\u003c")  # no text of theirs ends the script
+        options = {"actions": False, "renderer": "svg"}
+        start = f"[{specs}].forEach((chart, i) => vegaEmbed(`#chart${{i}}`, chart, {json.dumps(options)}))"
+        library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed")
+        lines += [f"<script>{library}</script>", f"<script>{start}</script>"]
+    head = f"<meta charset='utf-8'><meta http-equiv='Content-Security-Policy' content=\"{policy}\">"
+    head += f"<meta name='viewport' content='width=device-width'><title>{html_text(results[0].title)}</title>"
+    head += f"<style>{STYLE}</style>"
+    return "\n".join(["<!doctype html>", f"<html lang='en'><head>{head}</head><body>", *lines, "</body></html>"]) + "\n"
 
 
 def columns_of(result: Result, most: int | None) -> tuple[list[TableColumn], list[str]]:
@@ -2093,7 +2181,7 @@ def columns_of(result: Result, most: int | None) -> tuple[list[TableColumn], lis
     null = "-" if result.key in {"top", "schema"} else "null"
     columns = []
     for n, (label, values) in enumerate(result.view):
-        is_number = values.dtype.is_numeric() or (n > 0 and result.key in {"pivot", "curves"})
+        is_number = values.dtype.is_numeric() or result.key == "curves" or (n > 0 and result.key == "pivot")
         columns.append(TableColumn(printable(label), cells_of(values.head(most or height), null), is_number))
     return columns, notes
 
@@ -2114,7 +2202,9 @@ def made_table(
     rows = [*zip(*cells, strict=True)]
     align = ["right" if column.is_number else "left" for column in columns] if rows else None
     heads = [escape(column.label) for column in columns]
-    return str(tabulate.tabulate(rows, heads, form, colalign=align, disable_numparse=True)).splitlines()
+    rooms = [column.room if column.label == "detail" else None for column in columns]
+    broken: dict[str, Any] = {"maxheadercolwidths": [column.room for column in columns], "maxcolwidths": rooms}
+    return str(tabulate.tabulate(rows, heads, form, colalign=align, disable_numparse=True, **broken)).splitlines()
 
 
 def links_of(result: Result, form: str) -> list[str]:
@@ -2167,35 +2257,32 @@ def exact_text(value: object) -> str | None:
     return value if value is None or isinstance(value, str) else json_text(value).strip('"')
 
 
-def fitted(columns: Sequence[TableColumn], width: int, notes: list[str]) -> tuple[list[TableColumn], str]:
-    """As many columns as fit `width`, texts cut where need be, and the gap between them; `notes` get the others."""
-    there = columns[: width // 2 + 1]  # each takes a blank and a character at least
+def fitted(columns: Sequence[TableColumn], width: int, notes: list[str], least: int = NARROW) -> list[TableColumn]:
+    """As many columns as fit `width`, texts and heads of numbers cut to `least` at most; `notes` get the others."""
+    there = columns[: width // 3 + 1]  # each takes a character and two blanks at least
     natural = [max(map(cell_count, (column.label, *column.cells))) for column in there]
-    numbers = [max(map(cell_count, column.cells), default=0) for column in there]  # are not cut, but their heads are
+    numbers = [max(map(cell_count, column.cells), default=0) * column.is_number for column in there]
 
-    def widths(count: int, limit: int) -> list[int]:
-        sizes = []
-        for column, size, number in zip(there[:count], natural, numbers, strict=False):
-            least = max(number, min(size, limit, NARROW)) if column.is_number else min(size, limit)
-            sizes.append(size if column.label in WHOLE else least)
-        return sizes
+    def widths(count: int, text: int, head: int) -> list[int]:
+        sizes = zip(there[:count], natural, numbers, strict=False)
+        cut = [(c, size, max(number, min(size, head if c.is_number else text))) for c, size, number in sizes]
+        return [size if c.label in WHOLE else room for c, size, room in cut]
 
-    def fits(count: int, limit: int) -> bool:
-        return sum(widths(count, limit)) + count - 1 <= width
+    def fits(count: int, text: int, head: int) -> bool:
+        return sum(widths(count, text, head)) + 2 * (count - 1) <= width
 
-    count = next((n for n in range(len(there), 0, -1) if fits(n, 12 if n > 2 else 1)), 1)
-    limit = next((cells for cells in range(width, 0, -1) if fits(count, cells)), width)
+    count = next((n for n in range(len(there), 0, -1) if fits(n, least if n > 2 else 1, least)), 1)
+    text = next((cells for cells in range(width, 0, -1) if fits(count, cells, least)), width)
+    head = next((cells for cells in range(width, 0, -1) if fits(count, text, cells)), least)
     if dropped := [column.label for column in columns[count:]]:
         notes.append(f"no room for {some_of(dropped, 3)}: --columns chooses, --json and -o hold all")
-    rooms, short = widths(count, limit), []
-    spare = width - sum(rooms) - count + 1
-    for column, room, size in zip(there, rooms, natural, strict=False):
-        more = size - room if size - room <= spare else 0  # what makes a column whole
-        spare -= more
-        is_name = column.label != "detail"  # in sentences nothing but the middle may go
-        cells = short_names(column.cells, room + more) if is_name else [shortened(c, room + more) for c in column.cells]
-        short.append(TableColumn(shortened(column.label, room + more), cells, column.is_number))
-    return short, " " * (2 if spare >= count - 1 else 1)
+    short = []
+    for column, room in zip(there, widths(count, text, head), strict=False):
+        is_whole = column.is_number or column.label == "detail"
+        cells = column.cells if is_whole else short_names(column.cells, room)
+        label = column.label if cell_count(column.label) <= room else column.label.replace("/", "/ ")  # breaks there
+        short.append(TableColumn(label, cells, column.is_number, room))
+    return short
 
 
 def short_names(names: Sequence[str], width: int) -> list[str]:
@@ -2292,93 +2379,142 @@ def csv_text(table: pl.DataFrame) -> str:
     return harmless.write_csv(datetime_format="%Y-%m-%dT%H:%M:%S%.fZ")
 
 
-def chart_json(result: Result, *, log: bool, in_page: bool = False) -> str:
+def chart_json(result: Result, form: str, *, log: bool) -> str:
     """A Vega-Lite chart of a result: lines, a pivot's heat map, or a point per run or group, with their intervals.
 
-    Only finite values are drawn, and with `log` only those above 0; what is left out is said in the title. In a page
-    the text has the page's colour, light or dark, and the heading above it is the title.
+    Only finite values are drawn, and on a logarithmic axis only those above 0; what is left out stands below the
+    title. In a page the text has the page's colour, light or dark, and the heading is the title. In an `html` page
+    the pointer zooms, finds values, and hides the line whose entry in the legend it clicks.
     """
-    label, table = result.chart or ("", pl.DataFrame())
-    is_curve = result.key == "curves"
+    value_title, x_title, table = result.chart or ("", "", pl.DataFrame())
+    is_curve, is_picture = result.key == "curves", form in {"png", "svg"}
     table = table if is_curve else table.with_row_index("rank")
-    usable, left_out = table.filter(pl.col("value").is_finite()), ""
-    bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
-    if log:
-        above = usable.filter(pl.col("value") > 0)
-        left_out += f"; {usable.height - above.height} not above 0 cannot be drawn" * (above.height < usable.height)
-        usable = above.with_columns(pl.when(pl.col(name) > 0).then(pl.col(name)) for name in bounds)
-    number = usable["rank"].n_unique()
+    number = table["rank"].n_unique()
     most = {"curves": MOST_LINES, "pivot": number}.get(result.key, MOST_DRAWN)
-    left_out += f"; the first {most} of {number} are drawn" * (number > most)
-    rows = usable.with_columns(pl.col("rank").rank("dense") - 1).filter(pl.col("rank") < most)
-    marked = rows.unique("rank", maintain_order=True)
-    names = short_names([*map(printable, marked["name"])], LABEL_WIDTH)
-    names = [f"{name}  (n={n})" for name, n in zip(names, marked["n"], strict=True)] if "n" in rows.columns else names
-    named = {"labelExpr": f"{json.dumps(names)}[datum.value]"}  # names may repeat
-
-    def channel(name: str, measure: str = "quantitative", **more: Any) -> dict[str, Any]:
-        return {"field": name, "type": measure, "title": None, **more}
-
-    if is_curve:
-        legend = {"orient": "bottom", "columns": 2, "symbolOpacity": 1, **named}
-        colour = channel("rank", "nominal", sort=None, legend=legend)
-        other: dict[str, Any] = {
-            "x": channel("x", title=label.partition(" over ")[2].partition(", mean by ")[0]),
-            "color": colour,
-        }
-        axis, height = "y", cast("Any", 300)
-        mark = {"type": "line", "strokeWidth": 1.8, "clip": True}
-        span = {"type": "area", "opacity": 0.15, "clip": True}
+    rows, scale, remarks = scaled(table.filter(pl.col("rank") < most), result.key, log=log, is_live=form == "html")
+    remarks += [f"the best {most} of {number} are drawn"] if number > most else []
+    value = {"field": "value", "type": "quantitative", "title": value_title, "scale": scale}
+    chart: dict[str, Any] = {"width": CHART_WIDTH, "height": 320 if is_curve else {"step": 22}}
+    if result.key == "pivot":
+        chart |= {"layer": heat_map(rows, value), "height": {"step": 30}}
+        chart["width"] = max(CHART_WIDTH, 80 * rows["column"].n_unique())
     else:
-        other, axis, height = {"y": channel("rank", "ordinal", axis=named)}, "x", {"step": 20}
+        chart["layer"] = marks(rows, result.key, value, x_title, is_live=form == "html")
+    if form == "html":
+        chart["width"] = "container"
+    ink, ground = ("#222222", "white") if is_picture else ("currentColor", "transparent")
+    text = {"labelColor": ink, "titleColor": ink, "labelLimit": 400, "titleLimit": 400}
+    lines = {"domainColor": ink, "tickColor": ink, "gridColor": ink, "gridOpacity": 0.12}
+    config: dict[str, Any] = {"axis": {**text, **lines}, "axisQuantitative": {"labelFlush": False, "tickCount": 6}}
+    config |= {"legend": {**text, "symbolType": "stroke", "symbolStrokeWidth": 3, "symbolOpacity": 1}}
+    config |= {"view": {"stroke": None}, "font": CHART_FONT, "background": ground}
+    title: dict[str, Any] = {"text": remarks or "", "fontWeight": "normal"}
+    if is_picture:
+        title = {"text": textwrap.wrap(printable(result.title), 85), "subtitle": remarks or ""}
+    chart |= {"title": {**title, "anchor": "start", "color": ink, "subtitleColor": ink}, "config": config}
+    chart |= {"autosize": {"type": "fit-x", "contains": "padding"}, "data": {"values": rows.to_dicts()}}
+    return json_text(chart)
+
+
+def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[pl.DataFrame, dict[str, Any], list[str]]:
+    """What can be drawn of some values and bounds, the rest null; their scale; and a line about what is left out."""
+    numbers, remarks = [name for name in ("value", "ci_low", "ci_high") if name in rows.columns], []
+    rows = rows.with_columns(map(finite, numbers))
+    domain, log = usual_range(rows["value"], log=log)
+    if log:
+        if lost := int((rows["value"] <= 0).sum()):
+            remarks.append(f"{counted(lost, 'value')} not above 0 cannot be drawn on a logarithmic axis")
+        rows = rows.with_columns(pl.when(pl.col(name) > 0).then(pl.col(name)) for name in numbers)
+    scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
+    if domain:
+        remarks.append("values far beyond the others are off the scale")
+    if key == "curves" and not domain:  # bands may leave the picture, lines not
+        domain = rows.select(low=pl.col("value").min(), high=pl.col("value").max()).row(0)
+    if domain and domain[0] != domain[1]:
+        low, high = domain
+        scale |= {"domain": domain, "nice": True} | ({"padding": 8} if key in {"top", "groups"} else {})  # whole points
+        if not is_live:  # renderers hold all that they draw, though it is far outside of the picture
+            ends = (low * low / high, high * high / low) if log else (low + low - high, high + high - low)
+            rows = rows.with_columns(pl.col(numbers).clip(*ends))
+    return rows, scale, remarks
+
+
+def usual_range(values: pl.Series, *, log: bool) -> tuple[tuple[float, float] | None, bool]:
+    """The range to draw where some values lie so far off that the others would be a flat line; and if it wants logs.
+
+    Far off are positive values a million times the median or a millionth of it, and others at a thousand times the
+    usual distance from it.
+    """
+    drawn = values.filter(values > 0) if log else values.drop_nulls()
+    if drawn.is_empty():
+        return None, log
+    is_positive = log or bool((drawn > 0).all())
+    places = drawn.log10() if is_positive else drawn
+    distances = (places - places.median()).abs()
+    usual = cast("float", distances.median())
+    near = drawn.filter(distances <= (max(6.0, 10 * usual) if is_positive else 1000 * usual or math.inf))
+    low, high = near.to_frame().select(low=pl.first().min(), high=pl.first().max()).row(0)
+    return (low, high) if len(near) < len(drawn) else None, log or (is_positive and high > 10_000 * low)
+
+
+def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, is_live: bool) -> list[dict[str, Any]]:
+    """Layers of a chart: curves with bands for their intervals, or a point with a bar per run or group.
+
+    The legend has the curves in the order in which they end, the highest first. In a live chart the pointer zooms, and
+    a click in the legend hides the curve.
+    """
+    firsts = rows.unique("rank", maintain_order=True)
+    names = short_names([*map(printable, firsts["name"])], LEGEND_WIDTH if key == "curves" else LABEL_WIDTH)
+    if key == "groups":
+        names = [f"{name}  (n={n})" for name, n in zip(names, firsts["n"], strict=True)]
+    named = {"title": None, "labelExpr": f"{json.dumps(names)}[datum.value]"}  # names may repeat
+    heads = {"name": "name", "x": x_title, "value": value["title"], "ci_low": "95 % from", "ci_high": "to"}
+    tips: list[dict[str, Any]] = [{"field": c, "title": head} for c, head in heads.items() if c in rows.columns]
+    if key == "curves":
+        x: dict[str, Any] = {"field": "x", "title": x_title, "type": "quantitative"}
+        x["scale"] = {"nice": False, "zero": False}
+        if rows["x"].dtype.is_temporal():
+            minute = dict.fromkeys(("year", "month", "date", "hours", "minutes"), "%Y-%m-%d %H:%M")
+            form = {**minute, "seconds": "%H:%M:%S", "milliseconds": "%H:%M:%S.%L"}
+            x |= {"type": "temporal", "scale": {"type": "utc"}, "axis": {"format": form, "tickCount": 5}}
+            tips[1] |= {"timeUnit": "utcyearmonthdatehoursminutesseconds", "format": "%Y-%m-%d %H:%M:%S"}
+        last = rows.drop_nulls("value").unique("rank", keep="last").sort("value", descending=True)["rank"]
+        legend = {**named, "values": [*dict.fromkeys([*last, *firsts["rank"]])]}
+        axis, other = "y", {"x": x, "color": {"field": "rank", "type": "nominal", "legend": legend}}
+        point = rows["x"].n_unique() <= 30 or "transparent"  # where the pointer finds values
+        mark = {"type": "line", "strokeWidth": 1.8, "strokeCap": "round", "point": point}
+        span: dict[str, Any] = {"type": "area", "opacity": 0.15}
+    else:
+        axis, other = "x", {"y": {"field": "rank", "type": "ordinal", "axis": named}}
         mark = {"type": "point", "filled": True, "size": 70, "opacity": 1}
         span = {"type": "rule", "strokeWidth": 2, "color": "#4c78a8"}  # the points' blue
-    scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
-    if is_curve and not log and (domain := usual_range(rows["value"])):
-        scale["domain"] = domain
-        left_out += "; values far beyond the others are cut off"
-    value: dict[str, Any] = {"title": label.partition(" over ")[0], "scale": scale}
-    layers: list[dict[str, Any]] = [{"mark": mark, "encoding": {axis: channel("value", **value), **other}}]
-    width: Any = 420
-    if result.key == "pivot":
-        layers, width, height = heat_map(rows, label, scale), {"step": 110}, {"step": 30}
-    if bounds:
-        ends = {axis: channel("ci_low", **value), f"{axis}2": {"field": "ci_high"}, **other}
-        # First, so that it lies below the values.
-        layers.insert(0, {"transform": [{"filter": "isValid(datum.ci_low)"}], "mark": span, "encoding": ends})
-    ink = "currentColor" if in_page else "#222222"
-    text = {"labelColor": ink, "titleColor": ink, "labelLimit": 400}
-    lines = {"domainColor": ink, "tickColor": ink, "gridColor": ink, "gridOpacity": 0.15}
-    config: dict[str, Any] = {"axis": {**text, **lines, "titleLimit": 400}, "legend": text, "view": {"stroke": None}}
-    config |= {"title": {"anchor": "start", "color": ink}, "background": "transparent" if in_page else "white"}
-    chart: dict[str, Any] = {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", "config": config}
-    title = left_out.removeprefix("; ") if in_page else result.title + left_out
-    chart |= {"title": textwrap.wrap(printable(title), 80), "data": {"values": rows.to_dicts()}}
-    return json_text(chart | {"layer": layers, "width": width, "height": height})
+    layers: list[dict[str, Any]] = [
+        {"mark": {**mark, "clip": True}, "encoding": {**other, axis: value, "tooltip": tips}}
+    ]
+    if "ci_low" in rows.columns:  # first, so that it lies below the values
+        ends = {axis: {**value, "field": "ci_low"}, f"{axis}2": {"field": "ci_high"}}
+        layers.insert(0, {"mark": {**span, "clip": True}, "encoding": {**other, **ends}})
+    if is_live and key == "curves":
+        click = {"type": "point", "fields": ["rank"], "toggle": "true"}
+        zoom = {"name": "zoom", "bind": "scales", "select": "interval"}
+        layers[-1]["params"] = [zoom, {"name": "hidden", "bind": "legend", "select": click}]
+        for layer in layers:
+            hidden, opacity = {"param": "hidden", "empty": False, "value": 0}, layer["mark"].get("opacity", 1)
+            layer["encoding"]["opacity"] = {"condition": hidden, "value": opacity}
+    return layers
 
 
-def usual_range(values: pl.Series) -> list[float] | None:
-    """The range to draw where some values lie so far beyond the others that these would be a flat line; else None."""
-    low, middle, high = (values.quantile(share) or 0.0 for share in (0.02, 0.5, 0.9))
-    least, most, size = min(values, default=0.0), max(values, default=0.0), max(high - low, abs(middle) * 1e-3)
-    is_far = most > high + 20 * size or least < low - 20 * size
-    return [max(least, low - size), min(most, high + size)] if is_far else None
-
-
-def heat_map(rows: pl.DataFrame, label: str, scale: Mapping[str, Any]) -> list[dict[str, Any]]:
+def heat_map(rows: pl.DataFrame, value: dict[str, Any]) -> list[dict[str, Any]]:
     """A field per cell of a pivot, coloured by its value, with its text in it: white where the field is dark."""
-    values = rows["value"].to_list() or [1.0]
-    low, high = min(values), max(values)
-    middle = math.sqrt(low * high) if "type" in scale else (low + high) / 2
-    ink = {"condition": {"test": f"datum.value > {middle}", "value": "white"}, "value": "black"}
 
     def axis(number: str, width: int, **more: Any) -> dict[str, Any]:
         names = dict(zip(rows[number], short_names([*rows[f"{number} name"]], width), strict=True))
-        labels = {"labelExpr": f"({json.dumps(names)})[datum.value]", **more}  # names may look alike
-        return {"field": number, "type": "ordinal", "title": None, "axis": labels}
+        labels = {"labelExpr": f"({json.dumps(names)})[datum.value]", "domain": False, "ticks": False, **more}
+        return {"field": number, "type": "ordinal", "title": None, "axis": labels}  # names may look alike
 
-    place = {"x": axis("column", 16, labelAngle=0, orient="top"), "y": axis("row", LABEL_WIDTH)}
-    colour = {"field": "value", "type": "quantitative", "title": label, "scale": {"scheme": "blues", **scale}}
+    place = {"x": axis("column", 16, labelAngle=0, orient="top"), "y": axis("row", LEGEND_WIDTH)}
+    colour = {**value, "legend": None, "scale": {"scheme": "blues", "clamp": True, **value["scale"]}}
+    ink = {"condition": {"test": "luminance(scale('color', datum.value)) < 0.2", "value": "white"}, "value": "black"}
     return [
         {"mark": "rect", "encoding": {**place, "color": colour}},
         {"mark": "text", "encoding": {**place, "text": {"field": "name"}, "color": ink}},
@@ -2401,7 +2537,8 @@ def deliver(results: Sequence[Result], file: Path | None, options: Options) -> N
     if file:
         most = options.max_rows if is_report else 0
         with replacing(file) as partial:
-            partial.write_bytes(content(results, FILE_FORMATS[file.suffix.lower()], most, options))
+            form = FILE_FORMATS[file.suffix.lower()]
+            partial.write_bytes(content(results, "report" if is_report and form == "html" else form, most, options))
     if shows:
         if not is_table and options.max_rows:
             rows = options.max_rows
@@ -2423,8 +2560,10 @@ def content(  # noqa: C901 - a list of formats
         for result in results:
             rows.setdefault(result.key, []).extend(result.table.to_dicts() if result.rows is None else result.rows)
         return (json_text(rows | ({"files": [str(written)]} if written else {})) + "\n").encode()
-    if form in {"markdown", "html"}:
-        return page_text(results, form, most, log=options.log).encode()
+    if form in {"html", "report"}:
+        return html_page(results, form, most, log=options.log).encode()
+    if form == "markdown":
+        return page_text(results, form, most).encode()
     drawn = [result for result in results if result.chart and result.table.height]
     if form in {"png", "svg"} and not drawn:
         raise ScriptError(f"there is nothing to draw; pictures show {', '.join(DRAWN)}", WRONG_USAGE)
@@ -2439,11 +2578,11 @@ def content(  # noqa: C901 - a list of formats
     if others := dict.fromkeys(result.key for result in results if id(result) not in kept):
         say(f"one {'table' if candidates is results else 'picture'} fits: {key}; left out: {', '.join(others)}")
     if form == "latex":
-        return page_text(chosen, form, most, log=options.log).encode()
+        return page_text(chosen, form, most).encode()
     if form in {"png", "svg"}:
         import vl_convert
 
-        chart = chart_json(chosen[0], log=options.log)
+        chart = chart_json(chosen[0], form, log=options.log)
         svg = form == "svg"
         return vl_convert.vegalite_to_svg(chart).encode() if svg else vl_convert.vegalite_to_png(chart, scale=2)
     table = pl.concat([result.table for result in chosen], how="vertical_relaxed")
