@@ -78,17 +78,17 @@ def test_where_takes_wandbs_names(file, where):
     [
         (["--where", "config_q > 1"], 2, '"config_q" not found in FROM clause! Candidate bindings: "config_k"'),
         (["--where", "config_k >"], 2, "syntax error"),
-        (["--where", "group = 'x'"], 2, "an SQL word in double ones"),
-        (["--where", "config_k"], 2, "is no predicate"),
+        (["--where", "group = 'x'"], 2, "W&B names in double quotes"),
+        (["--where", "config_k"], 2, "is not a condition"),
         (["--where", "true) AS keep, (2"], 2, 'syntax error at or near ")"'),
         (["--where", "config_k > 99"], 1, "--where config_k > 99: 0 of 18 runs kept"),
         (["--pivot", "k"], 2, "write two columns"),
-        (["--diff", "a_4_0"], 2, "--diff needs two different runs"),
+        (["--diff", "a_4_0"], 2, "--diff needs at least two different runs"),
         (["--diff", "a_4_0", "a_4_9"], 2, "no run is called a_4_9; did you mean a_4_"),
-        (["--value", "min", "--top", "3", "-m", "test/mse"], 2, "aggregate_runs --history adds such columns"),
-        (["--value", "at", "--top", "3", "-m", "test/mse"], 2, "aggregate_runs --history and --at METRIC"),
-        (["--curves", "loss"], 1, "no history beside these runs"),
-        (["--group-by", "model:3"], 2, "holds no numbers"),
+        (["--value", "min", "--top", "3", "-m", "test/mse"], 2, "aggregate_runs.py --history adds such columns"),
+        (["--value", "at", "--top", "3", "-m", "test/mse"], 2, "aggregate_runs.py --history and --at METRIC"),
+        (["--curves", "loss"], 1, "these runs have no history file"),
+        (["--group-by", "model:3"], 2, "ranges need a column of numbers"),
         (["--report", "x.pdf"], 2, "must end in .html or .md"),
         (["--schema", "-o", "x.png"], 2, "there is nothing to draw"),
     ],
@@ -123,7 +123,7 @@ def test_all_but_the_seed(file):
     assert {(row["config_model"], row["config_k"], row["n"]) for row in rows} == {
         (m, k, 3) for m in "ab" for k in (4, 8, 16)
     }
-    assert "left out, as they only tell runs apart: out_dir" in done.err
+    assert "not used, as nearly every run has its own value: out_dir" in done.err
 
 
 def test_what_another_column_decides_is_not_grouped_by(tmp_path):
@@ -132,7 +132,7 @@ def test_what_another_column_decides_is_not_grouped_by(tmp_path):
         run.config["width"] = run.config["k"] * 2
     done = answered(write_runs(tmp_path, runs), "--group-by", "!seed", "-m", "test/mse", "--json")
     assert len(json.loads(done.out)["groups"]) == 6
-    assert "grouped by all that varies but seed: model, width" in done.err
+    assert "grouped by all settings that vary, except seed: model, width" in done.err
 
 
 def test_quantile_bins(tmp_path):
@@ -240,7 +240,7 @@ def test_a_run_that_several_are_called_is_refused(tmp_path):
     file = write_runs(tmp_path, [Run("a", "same"), Run("b", "same")])
     done = ask(file, "--diff", "same", "a")
     assert done.code == 2
-    assert "2 runs are called same; say which: team/demo/a, team/demo/b" in done.err
+    assert "2 runs are called same; choose one: team/demo/a, team/demo/b" in done.err
 
 
 def test_a_planted_effect_comes_first(tmp_path):
@@ -263,7 +263,7 @@ def test_a_planted_effect_comes_first(tmp_path):
     assert rows[1]["effect"] == pytest.approx((h - 1) / (120 - 2))
     assert rows[0]["p"] < 0.001
     assert all(row["effect"] < 0.1 and row["p"] > 0.01 for row in rows[2:])
-    assert "association, not cause" in answered(file, "--importance", "-m", "test/mse").out
+    assert "association is not cause" in answered(file, "--importance", "-m", "test/mse").out
 
 
 def test_the_p_value_of_an_importance_is_that_of_a_permutation_test(tmp_path):
@@ -381,7 +381,7 @@ def test_curves_per_run_on_another_axis(tmp_path):
     assert curve == {0: 0.1, 1: 0.3, 2: 0.5}  # of rows with one x the last one written
     assert [row["name"] for row in rows[:1]] == ["second"]  # the lower last value first
     done = ask(file, "--curves", "loss", "--x", "nothing")
-    assert (done.code, "no history has such a column" in done.err) == (2, True)
+    assert (done.code, "no history has it" in done.err) == (2, True)
     done = ask(file, "--curves", "los")
     assert (done.code, "did you mean loss" in done.err) == (2, True)
 
@@ -479,7 +479,7 @@ def test_one_diverged_run_does_not_flatten_all_curves(tmp_path):
     )
     answered(file, "--curves", "loss", "-o", tmp_path / "c.svg")
     text = (tmp_path / "c.svg").read_text("utf-8")
-    assert "values far beyond the others are off the scale" in text
+    assert "extreme values are cut off" in text
     assert "e+29" not in text
 
 
@@ -492,7 +492,7 @@ def test_a_diverged_run_does_not_rule_the_mean_of_its_group(tmp_path, boom):
     write_history(tmp_path, rows)
     answer = answered(file, "--curves", "loss", "-g", "g")
     assert "2 groups of 4 runs, 1 diverged" in answer.out
-    assert "left out from where they diverge: 1 of x" in answer.out
+    assert "left out from that point on: 1 of x" in answer.out
     found = {row["x"]: row for row in document(file, "--curves", "loss", "-g", "g")["curves"] if row["config_g"] == "x"}
     assert [found[x]["n"] for x in (0, 2, 4, 5, 9)] == [3, 2, 3, 2, 2]
     assert [found[x]["mean"] for x in (4, 5, 9)] == pytest.approx([3.0, 4.5, 6.5])

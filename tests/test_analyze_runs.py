@@ -123,7 +123,7 @@ def test_help_is_the_manual_and_needs_no_library() -> None:
     done = subprocess.run([sys.executable, "-S", SCRIPT, "--help"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Exit codes:" in done.stdout
-    assert "95 percent interval" in done.stdout
+    assert "95 % interval" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -131,15 +131,15 @@ def test_help_is_the_manual_and_needs_no_library() -> None:
     [
         (["--metric", "tset/mse"], 2, "test/mse"),
         (["--metric", "metric_tset_mse"], 2, "metric_test_mse"),
-        (["--metric", "model.arch"], 2, "no numbers"),
+        (["--metric", "model.arch"], 2, "not a number"),
         (
             ["--metric", "nonsense"],
             2,
-            "called nonsense; there are test/acc, test/mse, val.loss.last, val.loss.min, epoch;",
+            "no metric nonsense; there are test/acc, test/mse, val.loss.last, val.loss.min, epoch;",
         ),
         (["--metric", "metric_xyzzy"], 2, "; there are metric_test_acc, metric_test_mse, "),
-        (["--metric", "model.q"], 2, "no metric is called model.q; there are test/acc,"),  # model.k is none
-        (["--group-by", "xyzzy"], 2, "called xyzzy; there are model.arch, model.k, optim.lr, seed;"),
+        (["--metric", "model.q"], 2, "there is no metric model.q; there are test/acc,"),  # model.k is none
+        (["--group-by", "xyzzy"], 2, "no column xyzzy; there are model.arch, model.k, optim.lr, seed;"),
         (["--group-by", "model.arhc"], 2, "model.arch"),
         (["--columns", "model.arhc", "--top", "1"], 2, "model.arch"),
         (["--metric", "epoch", "--top", "1"], 2, "--ascending"),
@@ -175,7 +175,7 @@ def test_filters_say_what_they_kept_and_lost(runs_file: Path) -> None:
     assert "in other states" not in err  # none of those passes the other filter
     err = answered(runs_file, "--top", 3, "-m", "test/mse").err
     assert "--state finished: 15 of 17 runs kept" in err
-    assert "1 of 2 runs in other states hold test/mse" in err
+    assert "1 of 2 runs in other states have test/mse" in err
 
 
 def test_debug_shows_the_traceback(runs_file: Path) -> None:
@@ -213,7 +213,7 @@ def test_all_states_count_where_no_run_is_finished(tmp_path: Path) -> None:
     file = write_runs(tmp_path, [Run("a", state="crashed", summary={"test/mse": 1.0})])
     answer = answered(file, "--top", 1, "--json")
     assert [row["id"] for row in json.loads(answer.out)["top"]] == ["a"]
-    assert "no run is finished: runs in all states are taken" in answer.err
+    assert "no run is finished: runs in all states are used" in answer.err
     assert "no run left: --state finished: 0 of 1 run kept" in ask(file, "--state", "finished").err
 
 
@@ -226,7 +226,7 @@ def test_default_input_is_the_newest(tmp_path: Path) -> None:
     new = write_runs(tmp_path / "wandb_export", [Run("b", summary={"test/mse": 2.0})], project="new")
     os.utime(old, (1, 1))
     err = answered(cwd=tmp_path).err
-    assert "reading wandb_export/team_new_runs.parquet, the newest of 2 exports there" in err
+    assert "reading wandb_export/team_new_runs.parquet, the newest of 2 exports" in err
     unified = write_runs(tmp_path / "analysis", [Run("c", summary={"test/mse": 3.0})])
     unified = unified.rename(tmp_path / "analysis" / "unified.parquet")
     assert "reading analysis/unified.parquet\n" in answered(cwd=tmp_path).err
@@ -244,7 +244,7 @@ def test_folders_are_searched_and_foreign_files_passed_over(tmp_path: Path) -> N
     pl.DataFrame({"run_id": ["a"], "_step": [1]}).write_parquet(tmp_path / "team_one_history.parquet")
     answer = answered(tmp_path, "--top", "9", "--json")
     assert [row["id"] for row in json.loads(answer.out)["top"]] == ["a", "b"]
-    assert "1 parquet file without runs passed over" in answer.err
+    assert "skipped 1 parquet file without runs" in answer.err
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all"])
@@ -272,7 +272,7 @@ def test_missing_and_empty_inputs(tmp_path: Path) -> None:
     assert "no runs in" in ask(tmp_path / "foreign.parquet").err
     answer = ask(write_runs(tmp_path, []))
     assert (answer.code, answer.out) == (1, "")
-    assert "holds no runs" in answer.err
+    assert "has no runs" in answer.err
 
 
 def test_inputs_that_clash_name_aggregate_runs(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_runs_are_not_overwritten_but_earlier_answers_are(runs_file: Path, tmp_p
     before = export.read_bytes()
     answer = ask(runs_file, "--top", 1, "-o", export)
     assert (answer.code, answer.out) == (2, "")
-    assert answer.err == f"error: -o {export} holds runs, which would be lost; choose another name\n"
+    assert answer.err == f"error: -o {export} is a file of runs, which would be lost; choose another name\n"
     assert export.read_bytes() == before
     (tmp_path / "noise.parquet").write_bytes(b"no parquet")
     for name in ("noise.parquet", "top.parquet", "top.parquet"):
@@ -361,8 +361,8 @@ def test_a_column_goes_by_three_names(runs_file: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["val.loss", "val_loss", "metric_val_loss"])
 def test_a_summary_stands_for_its_metric(runs_file: Path, name: str) -> None:
     answer = answered(runs_file, "--metric", name, "--top", 1)
-    assert f"{name} has no value of its own: val.loss.min, its minimum, is used" in answer.err
-    assert "lower is better (its stored goal)" in answer.out
+    assert f"{name} has only its minimum: val.loss.min is used" in answer.err
+    assert "lower is better (set by define_metric or the sweep)" in answer.out
     flipped = answered(runs_file, "--metric", name, "--top", 1, "--descending")
     assert "val.loss.last" in flipped.err  # no maximum there: the last value
 
@@ -370,7 +370,7 @@ def test_a_summary_stands_for_its_metric(runs_file: Path, name: str) -> None:
 def test_stored_goal_beats_the_name_and_a_flag_beats_both(tmp_path: Path) -> None:
     runs = [Run("low", summary={"x/loss": 1.0}), Run("high", summary={"x/loss": 2.0})]
     file = write_runs(tmp_path, runs, metrics={"metric_x_loss": {"goal": "maximize"}})
-    for flags, best, why in (([], "high", "its stored goal"), (["--ascending"], "low", "as asked")):
+    for flags, best, why in (([], "high", "set by define_metric or the sweep"), (["--ascending"], "low", "as given")):
         answer = answered(file, "--top", 1, *flags)
         assert f"\n{best}" in answer.out
         assert why in answer.out
@@ -433,7 +433,7 @@ def test_all_states_bring_the_crashed_run_back(runs_file: Path) -> None:
 def test_ties_are_said_and_ordered_by_key(tmp_path: Path) -> None:
     file = write_runs(tmp_path, [Run(name, summary={"test/mse": 1.0}) for name in "dbca"])
     answer = answered(file, "--top", 3)
-    assert "1 more run tie with the last one shown" in answer.out
+    assert "1 more run have the same value as the last one shown" in answer.out
     assert [row["id"] for row in document(file, "--top", 3)["top"]] == ["a", "b", "c"]
 
 
@@ -480,7 +480,7 @@ def test_a_group_of_one_has_no_interval_and_says_so(tmp_path: Path) -> None:
     file = write_runs(tmp_path, [Run(i, config={"g": i}, summary={"test/mse": 1.0}) for i in "ab"])
     row = document(file, "--group-by", "g")["groups"][0]
     assert (row["n"], row["std"], row["sem"], row["ci_low"], row["ci_high"]) == (1, None, None, None, None)
-    assert "2 groups of one run: no spread, no interval" in answered(file, "--group-by", "g").out
+    assert "2 groups with one run only: no std and no interval" in answered(file, "--group-by", "g").out
 
 
 @pytest.mark.parametrize(("shift", "noisy"), [(0.5, True), (50.0, False)])
@@ -493,7 +493,7 @@ def test_noise_is_said_of_the_best_two_as_ranked(tmp_path: Path) -> None:
     values = {"best": [1.0], "second": [2.0, 2.1, 1.9], "third": [2.0, 2.2, 2.1]}
     runs = [Run(f"{g}{x}", config={"g": g}, summary={"x_loss": x}) for g, xs in values.items() for x in xs]
     out = answered(write_runs(tmp_path, runs), "--group-by", "g").out
-    assert "no comparison of the best two is possible: one run only in best\n" in out
+    assert "the best two cannot be compared: best has only one run\n" in out
     assert "within noise" not in out
 
 
@@ -534,7 +534,7 @@ def test_statistics_equal_plain_python(rows: list[tuple[str | None, float | None
         schema_overrides={"g": pl.String, "m": pl.Float64},
     )
     runs = analyze_runs.Runs(frame.lazy(), frame.schema)
-    metric = analyze_runs.Metric("m", "m", goal, "as asked")
+    metric = analyze_runs.Metric("m", "m", goal, "as given")
     study = analyze_runs.Study(runs, runs, runs, ["g"], [metric])
     table = analyze_runs.groups(study, metric, analyze_runs.parse_args([])).table
     assert table["runs"].sum() == len(rows)
@@ -604,7 +604,7 @@ def test_a_long_schema_keeps_some_of_every_kind(tmp_path: Path) -> None:
     assert "created_at" in out
     assert "config_option_aa" in out
     assert len(out.encode()) < 4096
-    assert "more rows: --max-rows 0 shows all" in out
+    assert "more rows: use --max-rows 0 for all" in out
 
 
 # --- what people see ------------------------------------------------------------------------------------------
@@ -637,7 +637,7 @@ def test_tables_fit_the_page(tmp_path: Path, arguments: list, width: int) -> Non
 def test_a_group_table_shows_the_contracts_columns(tmp_path: Path) -> None:
     out = answered(write_runs(tmp_path, many_groups()), "--group-by", "model.arch").out
     assert " ".join(out.splitlines()[1].split()) == "model.arch n mean std min median max best run"
-    assert "10 more rows: --max-rows 0 shows all" in out
+    assert "10 more rows: use --max-rows 0 for all" in out
     assert "0.0124 " in out  # the mean of the best group
     everything = answered(write_runs(tmp_path, many_groups()), "--group-by", "model.arch", "--max-rows", 0).out
     assert len(everything.splitlines()) == len(out.splitlines()) + 9

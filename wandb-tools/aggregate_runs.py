@@ -944,7 +944,7 @@ def history_plan(
         name, _, goal = options.at.rpartition(":")
         name, goal = (name, goal) if goal in {"min", "max"} else (options.at, None)
         best = called("--at", name)[0]
-        why = "as given" if goal else "set by define_metric" if best.path in goals else "guessed from its name"
+        why = "as given" if goal else "set by define_metric" if best.path in goals else "guessed by name"
         goal = goal or goals.get(best.path) or goal_by_name(".".join(best.path))
         if goal is None:
             message = f"--at {name}: its name does not say whether lower or higher is better; add :min or :max"

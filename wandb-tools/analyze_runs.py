@@ -9,11 +9,11 @@
 #   "vl-convert-python>=1.8,<2",
 # ]
 # ///
-"""Answer questions about W&B runs: which are best, which settings are better, what was tried, how it went.
+"""Answer questions about W&B runs: which are best, which settings are better, what was tried, how training went.
 
-Reads the runs files that export_runs.py writes, or the one file that aggregate_runs.py makes of many. Where no
-input is named: analysis/unified.parquet if it is newer than every export in wandb_export/, else the newest
-export there. Where no question is asked: an overview, the best runs and a first comparison.
+Reads the runs files of export_runs.py, or the merged file of aggregate_runs.py. Without an input, it reads
+analysis/unified.parquet if that is newer than all exports in wandb_export/, else the newest export there. Without a
+question, it shows an overview, the best runs and a first comparison.
 
 Examples:
   uv run wandb-tools/analyze_runs.py wandb_export/ --schema
@@ -25,53 +25,54 @@ Examples:
   uv run wandb-tools/analyze_runs.py --sql 'SELECT arch, corr("optim.lr", "test/mse") FROM runs GROUP BY arch'
   uv run wandb-tools/analyze_runs.py --varying --importance --health --report report.html
 
-Names: a column or metric goes by its column (metric_test_mse), its W&B name (test/mse) or its flattened name
-(test_mse). A metric of which define_metric keeps only the minimum, maximum, mean or last value is found too. A run
-is its entity, project and id; names are labels, and where they repeat the id stands beside them.
+Names. Write a metric or setting as its column (metric_test_mse), as in W&B (test/mse), or flattened (test_mse). Runs
+are identified by entity, project and id. Where run names repeat, the output shows the id too.
 
-Runs: finished ones, or all where none is finished; --state chooses. --schema, --sql and --health take all states.
+Runs. Only finished runs are used, or all runs if none is finished; --state changes this. --schema, --sql and --health
+use runs in all states.
 
-Best: lower or higher, as --ascending or --descending say, else as the stored goal (define_metric, a sweep), else as
-the metric's name suggests; the reason is printed. NaN and infinities are counted, never averaged, never best.
+Direction. Whether lower or higher is better is taken from --ascending or --descending, else from define_metric or the
+sweep, else from the metric's name. The output says which. NaN and infinity are counted, but they are never part of a
+mean and never the best.
 
-Groups: runs counts a group's runs, n those with a finite value; std has n - 1 in its denominator; sem is the
-standard error of the mean; ci_low and ci_high bound the mean's 95 percent interval by Student's t. A missing value
-is a group, null. --group-by takes columns, '!seed' for all settings that vary but the seed, and lr:4 for four ranges
-of about equal size. The best two groups are compared by Welch's t-test; "within noise" stands for p of 0.05 and
-above. --best-per arch first keeps each arch's best setting, by its mean over seeds. --stat median or iqm compares by
-these, with percentile bootstrap intervals (10,000 resamples, seeded) from 8 values on, approximate below 20.
+Groups. `runs` is the number of runs of a group, `n` the number with a finite value; std is computed with n - 1; sem is
+the standard error of the mean; ci_low and ci_high are the 95 % interval of the mean by Student's t. A missing value
+forms a group called null. --group-by takes columns; '!seed' stands for all settings that vary, except the seed; lr:4
+makes four ranges with about equally many runs. The best two groups are compared by Welch's t-test; "within noise" means
+p of 0.05 or more. --best-per arch uses only the best setting of each arch, by the mean over its seeds. --stat median or
+iqm compares groups by these, with bootstrap intervals (10,000 resamples, fixed seed) for 8 values or more.
 
-Curves need the histories (export_runs --include-history), which are found beside the inputs. At each point a run has
-the last value that it logged, from its first to its last step; a group has the mean of its runs, and n is their number.
-A run is left out of its group from where it has diverged: up to its end its values are NaN, infinite or, where lower is
-better, over a thousand times its lowest value before. --smooth is W&B's exponential moving average, corrected for its
-start. --value min, max, last, tail or at compares runs by what aggregate_runs --history computed, not by the summary.
+Curves need history files (export_runs.py --include-history) next to the input. At each point, a run counts with its
+last value before that point, between its first and its last step; a group has the mean of its runs, and n is their
+number. A diverged run is left out of its group from the point where it diverged: from there to its end, all its values
+are NaN, infinite or, where lower is better, more than a thousand times its lowest value before. --smooth is W&B's
+exponential moving average. --value min, max, last, tail or at compares values of the history instead of the summary
+(aggregate_runs.py --history).
 
-Pictures: an axis is logarithmic by --log, and where positive values span over four decades. Values too far from all
-others are off the scale, which the picture says. -o FILE.html can be zoomed and tells values under the pointer; a click
-in its legend hides a curve. --report has no script. Neither loads anything from the network.
+Pictures. The value axis is logarithmic with --log, and if positive values span more than four decades. Extreme values
+are cut off, and the picture says so. -o FILE.html is interactive: zoom, values under the pointer, a click in the legend
+hides a curve. --report contains no script. Neither loads anything from the network.
 
-SQL: --where takes a condition and --sql one SELECT, in DuckDB's dialect. There are the views runs and history, and
-console, system and table_<key> where such files lie beside the input; columns go by their names and by W&B's in
-double quotes; times are in UTC. Nothing else can be read, and nothing written.
+SQL. --sql takes one SELECT, and --where a condition, in DuckDB's dialect. The views are runs, history, console, system
+and table_<key>, as far as these files were exported. Columns go by their names, or by their W&B names in double
+quotes; times are in UTC. Other files cannot be read, and nothing can be written.
 
-Health has a row for each problem of a run:
-  non-finite     NaN or infinity in a metric, and from which step
-  diverged       a metric whose lower values are better, with a positive best, ends above a thousand times its best
-  past its best  a validation metric ends worse than its best by over 10 percent of its range, the best in the first
-                 two thirds of its values
-  spikes         values of a loss that exceed the median of the hundred around them by ten median absolute
-                 deviations; counted
-  stopped early  its last step is under half the median of its W&B group of at least three runs, else of its project
-  no metric      it logged none
-  crashed        or failed: its state says so
+Health shows each problem of each run:
+  non-finite     NaN or infinity in a metric, and its first step
+  diverged       a metric that should be low ends at more than a thousand times its best (positive) value
+  past its best  a validation metric ends worse than its best by more than 10 % of its range, and the best is in the
+                 first two thirds of its values
+  spikes         loss values far above their neighbors: by ten median absolute deviations over the median of a hundred
+  stopped early  the last step is below half the median of its W&B group (three runs or more), else of its project
+  no metric      nothing was logged
+  crashed        the state is crashed or failed
 
-Importance is association, not cause: the eta squared of Kruskal and Wallis' test over a setting's values, or over
-ranges of them where a number has many, with a permutation p-value; too few runs give no ranking.
+Importance is association, not cause: eta squared of the Kruskal-Wallis test over the values of a setting (or over
+ranges, for numbers with many values), with a permutation p-value.
 
-Exit codes: 0 answered; 1 nothing usable: no input, unreadable input, no run left (the filter that left none is named);
-2 wrong usage: an unknown flag, column or metric, a query that is no SELECT, or inputs that do not fit together;
-3 answered without the damaged files of a folder, which are named; 130 interrupted
+Exit codes: 0 answered; 1 nothing usable: no input, an unreadable input, or no run left (the filter is named); 2 wrong
+usage: an unknown flag, column or metric, an SQL statement other than SELECT, or inputs that do not fit together; 3 some
+damaged files in a folder were left out and are named; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ DERIVED = ("stage", "arch", "model_type", "protocol", "k", "lr_parsed", "wd_pars
 FLAGS = {"history": "--include-history", "console": "--console", "system": "--system-metrics", "table_": "--tables"}
 NAMED = ("config_", "metric_")  # the columns that W&B's names stand for, in this order
 SUMMARIES = {"min": "minimum", "max": "maximum", "last": "last value", "mean": "mean"}  # of define_metric
-SAY_GOAL = "say --ascending or --descending"
+SAY_GOAL = "add --ascending or --descending"
 VALIDATION = {"val", "valid", "validation", "eval"}
 # Which value stands for a run: the summary's, or one that aggregate_runs --history computed.
 VALUES = {"summary": "summary", "min": "lowest of its history", "max": "highest of its history"}
@@ -388,15 +389,15 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]: 
         problem = f"no runs in {', '.join(map(str, looked_at))}; name a file of export_runs.py or aggregate_runs.py"
         raise ScriptError("; ".join([*damaged, problem]), NOTHING_USABLE)
     if places:
-        passed = f"{counted(len(foreign), 'parquet file')} without runs passed over: {some_of(foreign)}"
+        passed = f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}"
         return [replace(part, others=others) for part in runs], [*damaged, *[passed] * bool(foreign)], len(damaged)
     newest = max(runs, key=lambda part: part.files[0].stat().st_mtime)
     exports = [part for part in runs if part.files[0] != UNIFIED_FILE]
     remarks = [*damaged, f"reading {newest.files[0]}"]
     if newest.files[0] != UNIFIED_FILE:
-        remarks[-1] += f", the newest of {counted(len(exports), 'export')} there"
+        remarks[-1] += f", the newest of {counted(len(exports), 'export')}"
         if len(exports) < len(runs):
-            remarks.append(f"{UNIFIED_FILE} is older and was passed over: run aggregate_runs.py again")
+            remarks.append(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
     return [newest], remarks, len(damaged)
 
 
@@ -502,7 +503,7 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
             holders = [part for part in holders if coverage([column], part)[column]] or holders[:1]
         if clashing := clash(column, holders):
             facts = ", ".join(f"{what} in {part.files[0]}" for what, part in clashing.items())
-            raise ScriptError(f"{column} is {facts}; make one file of them with aggregate_runs.py", WRONG_USAGE)
+            raise ScriptError(f"{column} is {facts}; merge them with aggregate_runs.py", WRONG_USAGE)
         found = [part.dtypes[column] for part in holders]
         dtypes[column] = next((dtype for dtype in found if dtype.is_float()), found[0])
     frames = []
@@ -512,8 +513,8 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
     frame = pl.concat(frames, how="diagonal")
     repeated = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1)).rows() if len(parts) > 1 else []
     if repeated:
-        several = f"{len(repeated)} runs are in several inputs, {path_text(min(repeated)[:3])} among them"
-        raise ScriptError(f"{several}; make one file of them with aggregate_runs.py", WRONG_USAGE)
+        several = f"{len(repeated)} runs are in several inputs, for example {path_text(min(repeated)[:3])}"
+        raise ScriptError(f"{several}; merge them with aggregate_runs.py", WRONG_USAGE)
     goals = {(column, goal) for part in parts for column, goal in part.goals.items()}
     times = Counter(column for column, _ in goals)
     runs = Runs(
@@ -565,7 +566,7 @@ def find_column(name: str, runs: Runs, what: str = "column", among: Sequence[str
         settings = [column for column in columns if kind(column) in {"derived", "config"}]
         there = [spell(column) for column, count in coverage(settings or columns, runs).items() if count]
         hint = f"; there are {', '.join(there[:SUGGESTED_NAMES])}" if there else ""
-    raise ScriptError(f"no {what} is called {name}{hint}; --schema lists all", WRONG_USAGE)
+    raise ScriptError(f"there is no {what} {name}{hint}; --schema lists all", WRONG_USAGE)
 
 
 def kind(column: str) -> str:
@@ -656,7 +657,7 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
     usual = [column for column in ["metric_test_mse"] if covered.get(column)]
     found = usual or sorted((column for column in readable if covered[column] >= max(least, 1)), key=rank)[:1]
     metrics = [find_metric(column, runs, options) for column in found]
-    return [each._replace(remark=f"metric: {each.label} (--metric chooses another)") for each in metrics]
+    return [each._replace(remark=f"metric: {each.label} (use --metric to choose another)") for each in metrics]
 
 
 def find_metric(name: str, runs: Runs, options: Options) -> Metric:
@@ -670,7 +671,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         if shown not in runs.dtypes:
             there = [c.removeprefix(prefix) for c in runs.dtypes if c.startswith(prefix)]
             flag = " and --at METRIC" if options.value == "at" else ""
-            how = did_you_mean(plain_name, there) if there else f"; aggregate_runs --history{flag} adds such columns"
+            how = did_you_mean(plain_name, there) if there else f"; aggregate_runs.py --history{flag} adds such columns"
             raise ScriptError(f"--value {options.value}: there is no column {shown}{how}", WRONG_USAGE)
     elif column is None:  # define_metric may keep a summary of it: the best value as the goal wants, else the last one
         names = {f"{name}{mark}{child}": child for mark in "_." for child in SUMMARIES}
@@ -678,25 +679,25 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         if not columns:
             if any(known_column(name, part, ["metric_"]) for part in history_files(runs)):
                 how = f"aggregate_runs.py --history, then -m {name} --value last (or min, max); or --curves {name}"
-                raise ScriptError(f"{name} is in the histories alone: {how}", WRONG_USAGE)
+                raise ScriptError(f"{name} is only in the histories: use {how}", WRONG_USAGE)
             find_column(name, runs, "metric", metric_columns(runs))
         stored = [runs.goals[summary] for summary in columns.values() if summary in runs.goals]
         goal = options.goal or next(iter(stored), None) or goal_by_name(name)
         best = {"minimize": "min", "maximize": "max", None: "last"}[goal]
         child = next(child for child in (best, "last", "mean", *SUMMARIES) if child in columns)
         shown = column = columns[child]
-        remark = f"{name} has no value of its own: {runs.label(column)}, its {SUMMARIES[child]}, is used"
+        remark = f"{name} has only its {SUMMARIES[child]}: {runs.label(column)} is used"
     else:
         shown = column
     label = runs.label(column) if column else name.removeprefix("metric_")
     if not runs.dtypes[shown].is_numeric():
-        raise ScriptError(f"{label} holds {runs.dtypes[shown]}, no numbers; --group-by takes it", WRONG_USAGE)
+        raise ScriptError(f"{label} is {runs.dtypes[shown]}, not a number; use it with --group-by", WRONG_USAGE)
     stored_goal = runs.goals.get(column or name)
-    why = "as asked" if options.goal else "its stored goal" if stored_goal else "guessed by name"
+    why = "as given" if options.goal else "set by define_metric or the sweep" if stored_goal else "guessed by name"
     if goal := options.goal or stored_goal or goal_by_name(label):
         direction = f"{'lower' if goal == 'minimize' else 'higher'} is better ({why})"
         return Metric(shown, label + what, goal, direction, remark)
-    raise ScriptError(f"which way {label} is better its name does not tell; {SAY_GOAL}", WRONG_USAGE)
+    raise ScriptError(f"the name {label} does not say whether lower or higher is better; {SAY_GOAL}", WRONG_USAGE)
 
 
 def metric_columns(runs: Runs) -> list[str]:
@@ -756,7 +757,7 @@ def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
     """The runs that pass the filters, and of these the ones in the states that count; said how many each kept."""
     frame, number = everything.frame, collected(everything.frame.select(pl.len())).item()
     if not number:
-        raise ScriptError("the input holds no runs; export some, or name another file", NOTHING_USABLE)
+        raise ScriptError("the input has no runs; export some, or name another file", NOTHING_USABLE)
 
     def kept(flag: str, after: pl.LazyFrame) -> pl.LazyFrame:
         nonlocal number
@@ -773,7 +774,7 @@ def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
             pl.DataFrame({"name": [""]}).select(matches)
         except pl.exceptions.ComputeError as error:
             reasons = re.findall("^error: (.*)", str(error), re.MULTILINE) or ["it cannot be read"]
-            raise ScriptError(f"{flag} is no regular expression: {reasons[0]}", WRONG_USAGE) from error
+            raise ScriptError(f"{flag} is not a regular expression: {reasons[0]}", WRONG_USAGE) from error
         frame = kept(flag, frame.filter(matches))
     if options.where is not None:
         keys = keys_where(options.where, everything).lazy()
@@ -784,7 +785,7 @@ def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
         finished = collected(frame.select(in_states(["finished"]).sum())).item()
         states = ("finished",) if 0 < finished < number else ()
         if not finished:
-            say("no run is finished: runs in all states are taken")
+            say("no run is finished: runs in all states are used")
     if states and "all" not in states:
         frame = kept(f"--state {','.join(states)}", frame.filter(in_states(states)))
     runs = replace(everything, frame=frame)
@@ -804,18 +805,18 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[st
         other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
         dropped, held = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
         of_them = f"{held} of {counted(dropped, 'run')} in other states"
-        remarks += [f"{of_them} hold {metric.label} (--state all keeps them)"] if held else []
+        remarks += [f"{of_them} have {metric.label} (use --state all to include them)"] if held else []
     number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
     if options.value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
         few = (column.is_not_null() & (pl.col(number) < 10)).sum().alias("few")
         missed = (column.is_null() & (pl.col(number) > 0)).sum().alias("missed")
         n_few, n_missed, n_bad = collected(runs.frame.select(few, missed, (pl.col(nonfinite) > 0).sum())).row(0)
         if n_few:
-            remarks.append(f"{counted(n_few, 'run')} logged fewer than 10 values of {metric.label}: theirs say little")
+            remarks.append(f"{counted(n_few, 'run')} logged fewer than 10 values of {metric.label}")
         if n_missed and options.value == "at":
-            remarks.append(f"{counted(n_missed, 'run')} logged it, but not up to the best step: no value there")
+            remarks.append(f"{counted(n_missed, 'run')} logged it only after the best step: no value")
         if n_bad:
-            remarks.append(f"{counted(n_bad, 'run')} reached NaN or infinity, and count by their finite values")
+            remarks.append(f"{counted(n_bad, 'run')} reached NaN or infinity; only their finite values count")
     return remarks
 
 
@@ -833,7 +834,7 @@ def top(study: Study, options: Options) -> list[Result]:
     ranked = candidates.sort(metric.column, *KEY, descending=metric.descending(KEY), nulls_last=True)
     best = collected(ranked.head(options.top or (REPORT_TOP if options.report else OVERVIEW_TOP)))
     if best.is_empty():
-        raise ScriptError(f"no run has a finite {metric.label}; -m names another, --schema lists all", NOTHING_USABLE)
+        raise ScriptError(f"no run has a finite {metric.label}; use another -m (--schema lists all)", NOTHING_USABLE)
     beside = [metric.beside(f"{options.value}_step"), metric.beside("n")] if options.value != "summary" else []
     named = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *beside]) if c in runs.dtypes]
     asked = [find_column(name, runs) for name in options.columns if name not in STATISTICS]
@@ -863,7 +864,7 @@ def top(study: Study, options: Options) -> list[Result]:
     total, usable, n, ties = collected(runs.frame.select(*counts, (value == last).sum().alias("ties"))).row(0)
     notes = without_value(metric.label, total, usable, n - usable)
     if hidden := ties - int((best[metric.column] == last).sum()):
-        notes.append(f"{counted(hidden, 'more run')} tie with the last one shown")
+        notes.append(f"{counted(hidden, 'more run')} have the same value as the last one shown")
     heads = labels(shown, runs) | dict(zip(beside, ("at step", "of values"), strict=False))
     names = pl.Series("name", run_labels(table), dtype=pl.String)
     view = [(heads[column], names if column == "name" else table[column]) for column in shown]
@@ -898,7 +899,7 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     heads = labels(by, runs) | {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
     heads |= {"ci_low": "95 % from", "ci_high": "to", "n_nonfinite": "NaN"}  # or infinity, as the note says
     size = f"{counted(table.height, 'group')} of {counted(int(table['runs'].sum()), 'run')}"
-    facts = [size, *(f"{heads[column]} is {cell_text(table[column][0])} in all" for column in constant)]
+    facts = [size, *(f"{heads[column]} is always {cell_text(table[column][0])}" for column in constant)]
     title = f"{metric.label} by {', '.join(heads[c] for c in varying)}: {'; '.join(facts)}; {metric.direction}"
     held = [*STATISTICS[:3], *(["iqm"] if stat == "iqm" else []), *STATISTICS[3:], *steps]
     best = table.select(pl.col(BEST_RUN[new]).alias(new) for new in BEST_RUN)
@@ -921,7 +922,7 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     """What keeps a reader from taking chance for an effect."""
     remarks = without_value("value", *table.select("runs", "n", "n_nonfinite").sum().row(0))
     if singles := int((table["n"] == 1).sum()):
-        remarks.append(f"{counted(singles, 'group')} of one run: no spread, no interval")
+        remarks.append(f"{counted(singles, 'group')} with one run only: no std and no interval")
     far = table.filter((pl.col("median") > 0) & (pl.col("max") > DIVERGED * pl.col("median")))
     if far.height and stat == "mean" and metric.goal == "minimize":
         whose = some_of(row_names(far, by), SUGGESTED_NAMES)
@@ -929,17 +930,17 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     if stat != "mean":
         what = "median" if stat == "median" else "iqm, the mean of the middle half"
         rough = f", approximate below {ROUGHLY_RESAMPLED}" if (table["n"] < ROUGHLY_RESAMPLED).any() else ""
-        how = f"the percentile bootstrap's, {RESAMPLES:,} resamples, seed {SEED}: none below {FEWEST_RESAMPLED} values"
-        remarks.append(f"sorted by {what}; its 95 % interval is {how}{rough}")
+        how = f"by bootstrap ({RESAMPLES:,} resamples, seed {SEED}), for {FEWEST_RESAMPLED} values or more"
+        remarks.append(f"sorted by {what}; 95 % interval {how}{rough}")
     best = table.filter(pl.col("n") > 0).head(2)
     names = row_names(best, by)
     alone = [name for name, n in zip(names, best["n"], strict=True) if n == 1]
     if table.height == 1:
-        remarks.append("one group only: nothing to compare it with")
+        remarks.append("there is only one group: nothing to compare")
     elif best.height < 2 or not metric.column.startswith(("metric_", "history_")):
         return remarks
     elif alone:
-        remarks.append(f"no comparison of the best two is possible: one run only in {' and '.join(alone)}")
+        remarks.append(f"the best two cannot be compared: {' and '.join(alone)} has only one run")
     elif (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
         verdict = "within noise: " if p >= SIGNIFICANT else ""
         means = " (of the means)" if stat != "mean" else ""
@@ -1013,10 +1014,10 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str]]:
         by = independent(table, [column for column in settings if column not in excluded])
         but, chosen, told = (some_of([*map(runs.label, of)]) for of in (excluded, by, noise))
         if not by:
-            raise ScriptError(f"--group-by: no setting varies but {but or 'nothing'}; name columns", WRONG_USAGE)
-        say(f"grouped by all that varies but {but or 'nothing'}: {chosen}")
+            raise ScriptError(f"--group-by: no setting varies, except {but or 'nothing'}; name columns", WRONG_USAGE)
+        say(f"grouped by all settings that vary, except {but or 'nothing'}: {chosen}")
         if noise:
-            say(f"left out, as they only tell runs apart: {told}")
+            say(f"not used, as nearly every run has its own value: {told}")
     for name in wanted:
         known = known_column(name, runs)
         column, _, ranges = name.rpartition(":")
@@ -1025,9 +1026,9 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str]]:
         by.append(known or find_column(name, runs))
         rival = known_column(name, replace(runs, empty=frozenset([name])))
         if known == name and rival not in {None, name}:
-            say(f"{name} is the column of that name; the setting goes by {rival}")
+            say(f"{name} means the column with this name; write {rival} for the setting")
     if clashing := {*by} & {*STATISTICS, "iqm", "best_step", "metric", "x"}:
-        raise ScriptError(f"--group-by {min(clashing)}: the answer has a column of this name; rename it", WRONG_USAGE)
+        raise ScriptError(f"--group-by {min(clashing)}: the result has a column with this name", WRONG_USAGE)
     return runs, list(dict.fromkeys(by))
 
 
@@ -1067,7 +1068,7 @@ def with_ranges(column: str, ranges: int, runs: Runs) -> tuple[Runs, str]:
     """The runs with a further column: in which of `ranges` ranges of about equal size a number lies."""
     name, label = f"{column}:{ranges}", f"{runs.label(column)}:{ranges}"  # which no column of a file is called
     if not runs.dtypes[column].is_numeric():
-        raise ScriptError(f"--group-by {label}: it holds no numbers to cut", WRONG_USAGE)
+        raise ScriptError(f"--group-by {label}: ranges need a column of numbers", WRONG_USAGE)
     shares = [i / ranges for i in range(1, ranges)]
     edges = sorted({*collected(runs.frame.select(finite(column).quantile(shares, "linear"))).item()} - {None})
     texts = [f"{edge:.6g}" for edge in edges]
@@ -1088,7 +1089,7 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
     table, settings, _ = varying_settings(runs)
     settings = independent(table, [c for c in settings if c not in per and "seed" not in words(runs.label(c))])
     if not settings:
-        raise ScriptError("--best-per: no config column but the seed varies: nothing to choose", WRONG_USAGE)
+        raise ScriptError("--best-per: only the seed varies: there is nothing to choose", WRONG_USAGE)
     keys = [*per, *settings]
     values = runs.frame.select(*keys, finite(metric.column).alias(VALUE)).drop_nulls(VALUE)
     means = collected(values.group_by(keys).agg(pl.col(VALUE).mean(), pl.len().alias(RUN_NUMBER)), "in-memory")
@@ -1098,8 +1099,8 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
         group = "/".join(cell_text(row[column]) for column in per)
         say(f"best of {group}: {chosen} (mean {row[VALUE]:.4g} of {counted(row[RUN_NUMBER], 'run')})")
     if singles := int((best[RUN_NUMBER] == 1).sum()):
-        say(f"{singles} of {counted(best.height, 'chosen setting')} have one run only: a lucky one may have won")
-    say(f"settings were chosen by {metric.label} itself, so that its values below are too good; see a test metric too")
+        say(f"{singles} of {counted(best.height, 'chosen setting')} have only one run, which may just be lucky")
+    say(f"settings were chosen by {metric.label} itself, so its values are too optimistic; look at a test metric too")
     kept = runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True)
     return replace(runs, frame=kept)
 
@@ -1110,8 +1111,8 @@ def varied(study: Study, _: Options) -> list[Result]:
     table, settings, noise = varying_settings(runs)
     several = [column for column in settings if table[column].drop_nulls().n_unique() > 1]
     single = [*labels([column for column in settings if column not in several], runs).values()]
-    notes = [f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}"] if noise else []
-    notes += [f"with one value where they have any: {some_of(single)}"] if single else []
+    notes = [f"not used, as nearly every run has its own value: {some_of([*map(runs.label, noise)])}"] if noise else []
+    notes += [f"missing in some runs, the same in all others: {some_of(single)}"] if single else []
     rows, texts = [], []
     for column in settings:
         counts = table[column].value_counts(name="runs").sort("runs", column, descending=[True, False]).rows()
@@ -1166,14 +1167,14 @@ def difference(study: Study, options: Options) -> list[Result]:
         hits = next((hits for each in called if (hits := every.filter(each).select(KEY).sort(KEY).rows())), [])
         if len(hits) > 1:
             some = some_of([*map(path_text, hits)], SUGGESTED_NAMES)
-            raise ScriptError(f"{len(hits)} runs are called {name}; say which: {some}", WRONG_USAGE)
+            raise ScriptError(f"{len(hits)} runs are called {name}; choose one: {some}", WRONG_USAGE)
         if not hits:
             near = did_you_mean(name, [*every["name"].drop_nulls(), *every["id"].drop_nulls()])
             near = near or "; --sql 'SELECT name, id FROM runs' lists them"
             raise ScriptError(f"no run is called {name}{near}", WRONG_USAGE)
         keys += hits if hits[0] not in keys else []
     if len(keys) < 2:
-        raise ScriptError("--diff needs two different runs or more", WRONG_USAGE)
+        raise ScriptError("--diff needs at least two different runs", WRONG_USAGE)
     facts = [c for c in ("name", "state", "group", "job_type", "sweep", "notes") if c in runs.dtypes]
     columns = [*facts, *runs.of_kind("config"), *runs.of_kind("metric")]
     ids = pl.col("id").is_in([key[2] for key in keys], nulls_equal=True)
@@ -1223,15 +1224,16 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     usable = runs.frame.filter(pl.col(metric.column).is_finite())
     table = collected(usable.select(*columns, pl.col(metric.column).alias(VALUE)))
     number = counted(table.height, "run")
-    notes = [f"{number} with a finite value are too few to rank settings by: {FEWEST_RUNS} are needed"]
+    notes = [f"{number} with a finite value are too few to rank settings; {FEWEST_RUNS} are needed"]
     if table.height >= FEWEST_RUNS:
-        notes = ["settings that were varied together cannot be told apart; p is not corrected for their number"]
+        notes = ["settings that vary together cannot be separated; p is not corrected for many settings"]
         if table.height > MOST_RUNS:
             table = table.sample(MOST_RUNS, seed=SEED)
             notes.append(f"computed on {MOST_RUNS:,} runs, chosen at random with seed {SEED}")
         varying = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
         noise = [column for column in varying if is_noise(table[column], runs.label(column))]
-        notes += [f"left out, as they only tell runs apart: {some_of([*map(runs.label, noise)])}"] if noise else []
+        if noise:
+            notes.append(f"not used, as nearly every run has its own value: {some_of([*map(runs.label, noise)])}")
         found = [association(column, table) for column in varying if column not in noise]
         known = [each for each in found if each is not None]
         p_values = permutation_p([test for _, test in known])
@@ -1243,7 +1245,7 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     named = pl.Series("column", map(runs.label, answer["column"]), dtype=pl.String)
     rounded = pl.col("effect").round(3), sign.alias("sign"), "n", "distinct", pl.col("p").round(4)
     seen = answer.select(named, "kind", *rounded)
-    title = f"What goes with {metric.label}, of {number}: association, not cause"
+    title = f"Settings associated with {metric.label}, {number}; association is not cause"
     return Result("importance", title, answer, [(column.name, column) for column in seen], notes)
 
 
@@ -1330,14 +1332,14 @@ def schema(study: Study, options: Options) -> list[Result]:
         seen = table.filter(has_any & ~from_histories)
         lists = {
             "without any value": table.filter(~has_any & ~from_histories)["column"].to_list() + sorted(runs.empty),
-            "of histories, as --value min, max, last, tail and at": [
+            "from histories, for --value min, max, last, tail and at": [
                 column.removeprefix("history_min_step_") for column in listed if column.startswith("history_min_step_")
             ],
         }
         notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
         seen = folded_schema(seen) if 0 < most < seen.height else seen
     if 0 < most < seen.height:
-        notes = [f"{counted(seen.height - most, 'more row')}: --max-rows 0 shows all", *notes]
+        notes = [f"{counted(seen.height - most, 'more row')}: use --max-rows 0 for all", *notes]
         turn = pl.int_range(pl.len()).over("kind")  # each kind keeps its share
         seen = seen.with_row_index(RANK).sort(turn, RANK).head(most).sort(RANK)
     heads = {"column": "column", "cover": "coverage", "values": "distinct"}
@@ -1381,9 +1383,9 @@ def overview(study: Study) -> Result:
     if not study.metrics:
         there = [study.runs.label(c) for c, n in coverage(metric_columns(study.runs), study.runs).items() if n]
         logged = sorted({part.label(c) for part in history_files(runs) for c in part.of_kind("metric")})
-        unclear = "no metric's name tells which way is better: -m with --ascending or --descending compares"
-        alone = "metrics are in the histories alone, for --curves or aggregate_runs --history and then --value last"
-        note = f"{unclear} {some_of(there, SUGGESTED_NAMES)}" if there else "no run of these has a metric"
+        unclear = "no metric's name says whether lower or higher is better: use --ascending or --descending with -m"
+        alone = "metrics are only in the histories: use --curves, or aggregate_runs.py --history and then --value last"
+        note = f"{unclear} {some_of(there, SUGGESTED_NAMES)}" if there else "none of these runs has a metric"
         notes.append(f"{alone}: {some_of(logged, SUGGESTED_NAMES)}" if logged and not there else note)
     states = [name for name in STATES if table[name].sum()]
     shown = [*(["entity", "project"] if table.height > 1 else []), "runs", *states, "first_created", "last_created"]
@@ -1419,7 +1421,7 @@ def machine_use(study: Study) -> list[Result]:
     table = table.sort("hours", "gpu", "gpu_count", descending=[True, False, False], nulls_last=True)
     heads = ("gpu", "GPUs", "runs", "hours", "GPU hours", "GPU %", "CPU %")
     title = f"Machine use: {table['hours'].sum():.4g} hours of run time of {counted(rows.height, 'run')} in all states"
-    note = "percentages are the mean use in each run, weighted by its run time"
+    note = "percentages are means over the runs, weighted by run time"
     return [Result("machine", title, table, [*zip(heads, table, strict=True)], [note])]
 
 
@@ -1472,7 +1474,7 @@ def sql(study: Study, options: Options) -> list[Result]:
     with database(study.everything, "--sql", query) as (connection, aliases):
         statements = connection.extract_statements(query)  # duckdb's own connection would read files for IMPORT
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
-            raise ScriptError("--sql takes one SELECT, and nothing that writes or changes", WRONG_USAGE)
+            raise ScriptError("--sql takes one SELECT statement, which cannot write", WRONG_USAGE)
         # As a subquery: elsewhere DuckDB takes WITH x AS (COPY ...), which could write over the input.
         found = connection.sql(f"FROM (\n{statements[0].query.rstrip('; ')}\n)")
         columns = []
@@ -1486,7 +1488,7 @@ def sql(study: Study, options: Options) -> list[Result]:
                 columns.append(f"{cell} AS {sql_name(name)}")
         table = pl.DataFrame(found.project(", ".join(columns)).limit(most + 1 if most else sys.maxsize))
         table = table.with_columns(known_times())
-    more = ["more rows: --max-rows 0 shows all, --json and -o hold all"] if 0 < most < table.height else []
+    more = ["more rows: use --max-rows 0, --json or -o for all"] if 0 < most < table.height else []
     table = table.head(most or table.height)
     title = f"the first {table.height} rows" if more else counted(table.height, "row")
     return [Result("sql", title, table, [(column.name, column) for column in table], more)]
@@ -1498,7 +1500,7 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
 
     flag, quoted = f"--where {predicate}", r"""'(?:[^']|'')*'|"[^"]*\""""
     if re.search(r"\bselect\b|(^|\()\s*from\b", re.sub(quoted, "", predicate), re.IGNORECASE):
-        raise ScriptError(f"{flag}: a predicate alone, no SELECT; --sql takes queries", WRONG_USAGE)
+        raise ScriptError(f"{flag}: it takes a condition, not a query; use --sql for queries", WRONG_USAGE)
 
     def named(found: re.Match[str]) -> str:
         """W&B's names with dots, such as `model.k`, need no quotes here; `model_k` is understood, too."""
@@ -1511,7 +1513,7 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
         keep = duckdb.SQLExpression(re.sub(names, named, predicate))  # a single one, and nothing after it
         found = connection.view("runs").select("entity", "project", "id", keep.alias("keep"))
         if (dtype := ", ".join(map(str, found.types[3:]))) != "BOOLEAN":
-            raise ScriptError(f"{flag} is no predicate: it gives {dtype}, not true or false", WRONG_USAGE)
+            raise ScriptError(f"{flag} is not a condition: it gives {dtype}, not true or false", WRONG_USAGE)
         # Filtered here: DuckDB would skip blocks of rows by their greatest value, which leaves out NaN.
         keys = pl.DataFrame(found).filter("keep").select(KEY)
         return keys.with_columns(pl.col(pl.Binary).bin.encode("hex")).cast(pl.String)  # as open_file has them
@@ -1534,7 +1536,7 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
         taken.add(name.lower())
         if name != view:
             views[name] = views.pop(view)
-            say(f"{view} is the view {name}: another table's key differs by case alone")
+            say(f"{view} is the view {name}, because the key of another table differs only in case")
     with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill, duckdb.connect() as connection:
         try:
             files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
@@ -1557,12 +1559,12 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
             if type(error) is duckdb.Error or re.search("Failed to read file|in Parquet file", reason):
                 raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
-            hint = "; text stands in single quotes, a W&B name or an SQL word in double ones"
+            hint = "; write text in single quotes, and W&B names in double quotes"
             pattern = rf"Table with name (({'|'.join(FLAGS)}).*) does not exist"
             if missing := re.search(pattern, reason, re.IGNORECASE):
                 there = [view for view in views if view.startswith(missing[2].lower())]
-                reason = f"no {missing[1]} lies beside these runs"
-                how = f"export_runs.py {FLAGS[missing[2].lower()]} writes such files"
+                reason = f"these runs have no {missing[1]} file"
+                how = f"export_runs.py {FLAGS[missing[2].lower()]} writes it"
                 hint = f"; there are {some_of(there)}" if there else f"; {how}"
             raise ScriptError(f"{flag}: {reason}{hint}", WRONG_USAGE) from error
 
@@ -1700,9 +1702,9 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
     """Metrics over the steps, or another axis: per group the mean over its runs with its interval, else per run."""
     histories = history_files(study.runs)
     if not histories:
-        raise ScriptError("no history beside these runs; export_runs --include-history writes them", NOTHING_USABLE)
+        raise ScriptError("these runs have no history file; export_runs.py --include-history writes it", NOTHING_USABLE)
     if options.stat != "mean":
-        say(f"--stat {options.stat} is for groups: curves show means")
+        say(f"--stat {options.stat} works for groups only; curves show means")
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
     keys, results = keys.with_row_index(RUN_NUMBER), []
     for name in names:
@@ -1711,12 +1713,13 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
         if not logging:
             there = {part.label(c) for part in histories for c in part.of_kind("metric")}
             hint = did_you_mean(name, there) or f"; there are {some_of(sorted(there), SUGGESTED_NAMES)}"
-            raise ScriptError(f"no history has a metric called {name}{hint}", WRONG_USAGE)
+            raise ScriptError(f"no history has a metric {name}{hint}", WRONG_USAGE)
         label = logging[0][0].label(logging[0][1])
         stored = [part.goals[column] for part, column in logging if column in part.goals]
         goal = options.goal or next(iter(stored), None) or goal_by_name(label)
         if options.best_so_far and goal is None:
-            raise ScriptError(f"--best-so-far: {label} does not tell which way is better; {SAY_GOAL}", WRONG_USAGE)
+            what = f"--best-so-far: the name {label} does not say whether lower or higher is better"
+            raise ScriptError(f"{what}; {SAY_GOAL}", WRONG_USAGE)
         axis = options.x or next((part.axes[column] for part, column in logging if column in part.axes), "step")
         points = curve_points(logging, axis, goal, keys, options)
         value = label + ", best so far" * options.best_so_far
@@ -1740,14 +1743,14 @@ def curve_points(
         x = clock if clock.startswith("_") and clock in part.dtypes else known_column(axis, part, ["metric_"])
         selected += [(part, {VALUE: column, "x": x})] if x else []
     if not selected:
-        raise ScriptError(f"--x {axis}: no history has such a column; there are step, runtime, time", WRONG_USAGE)
+        raise ScriptError(f"--x {axis}: no history has it; choose step, runtime, time or a metric", WRONG_USAGE)
     logged = rows_of_histories(selected, keys).drop_nulls(VALUE)
     rows = logged.filter(pl.col("x").is_finite())
     if unplaced := logged[RUN_NUMBER].n_unique() - rows[RUN_NUMBER].n_unique():
-        say(f"left out, as they log no {axis} with it: {counted(unplaced, 'run')}; --x step shows them")
+        say(f"left out, because they did not log {axis} with it: {counted(unplaced, 'run')}; use --x step to see them")
     if rows.is_empty():
         label = logging[0][0].label(logging[0][1])
-        raise ScriptError(f"the histories hold no {label} of these runs; choose others", NOTHING_USABLE)
+        raise ScriptError(f"the histories of these runs have no {label}; choose other runs", NOTHING_USABLE)
     in_order = (pl.col("x") >= pl.col("x").shift()) | (pl.col(RUN_NUMBER) != pl.col(RUN_NUMBER).shift())
     if not rows.select(in_order.fill_null(value=True).all()).item():
         rows = rows.sort(RUN_NUMBER, "x", "_step")
@@ -1766,8 +1769,8 @@ def curve_points(
     values = rows.select(RUN_NUMBER, "x", VALUE)
     found = whole.join_asof(values, on="x", by=RUN_NUMBER, check_sortedness=False).drop_nulls(VALUE)
     if unseen := rows[RUN_NUMBER].n_unique() - found[RUN_NUMBER].n_unique():
-        between = f"not shown, as they lie between two of the {len(points)} points"
-        say(f"{between}: {counted(unseen, 'run')}; --points")
+        between = f"not shown, because they end between two of the {len(points)} points"
+        say(f"{between}: {counted(unseen, 'run')}; use --points for more")
     if clock == "_timestamp":
         found = found.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
     return found.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
@@ -1817,11 +1820,11 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
             whose += f", {lost.height} diverged"
             counts = sorted(Counter(row_names(lost, by)).items())
             of_groups = some_of([f"{count} of {name}" for name, count in counts])
-            notes.append(f"runs are left out from where they diverge: {of_groups}")
+            notes.append(f"diverged runs are left out from that point on: {of_groups}")
             bad = f"NaN, infinite or over {DIVERGED:,} times their lowest value before"
-            notes.append(f"runs have diverged if all their values to the end are {bad}")
+            notes.append(f"a run has diverged if all its values to the end are {bad}")
     if len(names) > MOST_CURVES:
-        more = f"{len(names) - MOST_CURVES} more: --group-by, --filter or --json"
+        more = f"{len(names) - MOST_CURVES} more: use --group-by, --filter or --json"
         notes.append(f"the {MOST_CURVES} with the best last value are shown; {more}")
     # A row per x, a column per curve; empty where a curve has no value.
     shown = table.filter(pl.col(RANK) < MOST_CURVES)
@@ -1879,7 +1882,7 @@ def health(study: Study, _: Options) -> list[Result]:
     problems = problems.sort(most, RUN_NUMBER, descending=[True, False], maintain_order=True)
     table = problems.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
     table = table.select("entity", "project", pl.col("id").alias("run"), "name", "problem", "detail")
-    where = "" if histories else " (no histories lie beside them: by summaries and states alone)"
+    where = "" if histories else " (no history files: only summaries and states were checked)"
     if not found:
         return [Result("health", f"{counted(keys.height, 'run')}: no problem found{where}", table, [])]
     folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg("detail")
@@ -1957,10 +1960,10 @@ def problems_of_runs(
     is_alone = ~pl.col(RUN_NUMBER).is_in([*logged])  # no history tells of it
     logs_any = pl.any_horizontal(pl.col("history_rows").fill_null(0) > 0, *(pl.col(c).is_not_null() for c in metrics))
     is_broken, is_over = state.is_in(["crashed", "failed"]), ~state.is_in(["running", "pending", "preempting"])
-    where = pl.coalesce(pl.format("at step {}", step), pl.lit("before a step was logged"))
+    where = pl.coalesce(pl.format("at step {}", step), pl.lit("before the first step"))
     where += pl.coalesce(pl.format(": {}", "line"), pl.lit(""))
     early = pl.format("at step {} of {} (its peers' median)", step, usual.cast(pl.Int64))
-    found = [(is_alone & ~logs_any, pl.lit("no metric"), pl.lit("neither in summary nor history"))]
+    found = [(is_alone & ~logs_any, pl.lit("no metric"), pl.lit("in summary and history"))]
     for column in metrics:
         detail = pl.lit(f"{runs.label(column)} in the summary")
         found.append((is_alone & ~pl.col(column).is_finite(), pl.lit("non-finite"), detail))
@@ -2177,7 +2180,7 @@ def columns_of(result: Result, most: int | None) -> tuple[list[TableColumn], lis
     most = MOST_ROWS.get(result.key) if most is None else most
     height, notes = max((len(values) for _, values in result.view), default=0), [*result.notes]
     if most and height > most:
-        notes.append(f"{counted(height - most, 'more row')}: --max-rows 0 shows all")
+        notes.append(f"{counted(height - most, 'more row')}: use --max-rows 0 for all")
     null = "-" if result.key in {"top", "schema"} else "null"
     columns = []
     for n, (label, values) in enumerate(result.view):
@@ -2275,7 +2278,7 @@ def fitted(columns: Sequence[TableColumn], width: int, notes: list[str], least: 
     text = next((cells for cells in range(width, 0, -1) if fits(count, cells, least)), width)
     head = next((cells for cells in range(width, 0, -1) if fits(count, text, cells)), least)
     if dropped := [column.label for column in columns[count:]]:
-        notes.append(f"no room for {some_of(dropped, 3)}: --columns chooses, --json and -o hold all")
+        notes.append(f"no room for {some_of(dropped, 3)}: use --columns, --json or -o")
     short = []
     for column, room in zip(there, widths(count, text, head), strict=False):
         is_whole = column.is_number or column.label == "detail"
@@ -2427,7 +2430,7 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
         rows = rows.with_columns(pl.when(pl.col(name) > 0).then(pl.col(name)) for name in numbers)
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
     if domain:
-        remarks.append("values far beyond the others are off the scale")
+        remarks.append("extreme values are cut off")
     if key == "curves" and not domain:  # bands may leave the picture, lines not
         domain = rows.select(low=pl.col("value").min(), high=pl.col("value").max()).row(0)
     if domain and domain[0] != domain[1]:
@@ -2527,7 +2530,7 @@ def heat_map(rows: pl.DataFrame, value: dict[str, Any]) -> list[dict[str, Any]]:
 def deliver(results: Sequence[Result], file: Path | None, options: Options) -> None:
     """Write the file that was asked for, and show what is to be shown."""
     if sys.stdout is None and file is None:
-        raise ScriptError("stdout is closed: open it, or name a file with -o", NOTHING_USABLE)
+        raise ScriptError("stdout is closed: write to a file with -o", NOTHING_USABLE)
     is_report, is_table = file is not None and file == options.report, options.format not in {"json", "csv"}
     shows = sys.stdout is not None and (file is None or options.format == "json" or sys.stdout.isatty())
     shows = shows and not (is_report and (options.output or options.format != "json"))
@@ -2566,7 +2569,7 @@ def content(  # noqa: C901 - a list of formats
         return page_text(results, form, most).encode()
     drawn = [result for result in results if result.chart and result.table.height]
     if form in {"png", "svg"} and not drawn:
-        raise ScriptError(f"there is nothing to draw; pictures show {', '.join(DRAWN)}", WRONG_USAGE)
+        raise ScriptError(f"there is nothing to draw; pictures can show {', '.join(DRAWN)}", WRONG_USAGE)
     # One question fits: the first of these that was asked.
     candidates, keys = (drawn, DRAWN) if form in {"png", "svg"} else (results, ("groups", "top"))
     there = list(dict.fromkeys(result.key for result in candidates))
@@ -2576,7 +2579,8 @@ def content(  # noqa: C901 - a list of formats
         chosen = chosen[:1]
     kept = {*map(id, chosen)}
     if others := dict.fromkeys(result.key for result in results if id(result) not in kept):
-        say(f"one {'table' if candidates is results else 'picture'} fits: {key}; left out: {', '.join(others)}")
+        what = "table" if candidates is results else "picture"
+        say(f"the file holds one {what}: {key}; left out: {', '.join(others)}")
     if form == "latex":
         return page_text(chosen, form, most).encode()
     if form in {"png", "svg"}:
@@ -2634,51 +2638,51 @@ def printable(text: str) -> str:
 def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of flags
     """The command line as options: the flags, in the manual's order."""
     parser = Parser(__doc__ or "")
-    parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="runs files, or folders that hold some")
-    add = parser.add_argument_group("questions (several at once are welcome; none: an overview)").add_argument
+    parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="runs files, or folders with runs files")
+    add = parser.add_argument_group("questions (one or more; without one: an overview)").add_argument
     many: dict[str, Any] = {"action": "extend", "default": [], "type": lambda text: comma_separated([text])}
     flag: dict[str, Any] = {"action": "store_true"}
     add("-t", "--top", type=positive, metavar="N", help="the N best runs and how they differ")
-    add("-g", "--group-by", **many, metavar="A,B", help="statistics per value of these columns")
-    add("--pivot", **many, metavar="ROWS,COLUMNS", help="mean ± std (n) per combination of values")
-    add("--curves", **many, metavar="METRIC", help="over the steps, per run or by --group-by")
-    add("--varying", **flag, help="which config columns vary, their values, the grid's holes")
-    add("--diff", nargs="+", default=[], metavar="RUN", help="what differs between runs, by id or name")
-    add("--importance", **flag, help="which settings go with the metric")
-    add("--health", **flag, help="NaN, divergence, spikes, runs that crashed or stopped early")
-    add("--schema", **flag, help="the columns, what they hold and how completely")
-    add("--sql", metavar="QUERY", help="a SELECT over the views runs and history, in DuckDB's SQL")
-    add("--report", type=Path, metavar="FILE", help="all of it as one page: FILE.html or FILE.md")
+    add("-g", "--group-by", **many, metavar="A,B", help="statistics for each value of these columns")
+    add("--pivot", **many, metavar="ROWS,COLUMNS", help="mean ± std (n) for each combination of values")
+    add("--curves", **many, metavar="METRIC", help="values over the steps, per run or by --group-by")
+    add("--varying", **flag, help="settings that vary, their values, missing combinations")
+    add("--diff", nargs="+", default=[], metavar="RUN", help="differences between runs (ids or names)")
+    add("--importance", **flag, help="settings that are associated with the metric")
+    add("--health", **flag, help="runs with NaN, divergence, spikes, crashes, early stops")
+    add("--schema", **flag, help="all columns, their values, and how many runs have them")
+    add("--sql", metavar="QUERY", help="a SELECT on the views runs and history (DuckDB)")
+    add("--report", type=Path, metavar="FILE", help="write a page with all of this: FILE.html or FILE.md")
     add = parser.add_argument_group("groups").add_argument
-    add("--stat", choices=("mean", "median", "iqm"), default="mean", help="what groups are compared by (default: mean)")
-    add("--best-per", **many, metavar="A,B", help="first keep each one's best setting, by its mean over seeds")
+    add("--stat", choices=("mean", "median", "iqm"), default="mean", help="compare groups by this (default: mean)")
+    add("--best-per", **many, metavar="A,B", help="use only the best setting of each value")
     add = parser.add_argument_group("curves and pictures").add_argument
     add("--x", metavar="AXIS", help="step, runtime, time or a metric (default: its step metric, else step)")
-    add("--best-so-far", **flag, help="each run's best value up to there")
+    add("--best-so-far", **flag, help="the best value so far, instead of the current one")
     add("--smooth", type=float, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
     add("--points", type=positive, metavar="N", help=f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS})")
-    add("--log", **flag, help="pictures with a logarithmic value axis")
+    add("--log", **flag, help="logarithmic value axis in pictures")
     group = parser.add_argument_group("metric")
-    what = "what is compared (repeatable; --top takes the first)"
+    what = "metric to compare (may repeat; --top uses the first)"
     group.add_argument("-m", "--metric", **many, dest="metrics", metavar="NAME", help=what)
-    of_run = "of each run (default: the summary's; others: aggregate_runs --history)"
+    of_run = "value of each run (default: its summary; others need aggregate_runs.py --history)"
     group.add_argument("--value", choices=tuple(VALUES), default="summary", help=of_run)
     goal = group.add_mutually_exclusive_group()
     goal.add_argument("--ascending", dest="goal", action="store_const", const="minimize", help="lower is better")
     goal.add_argument("--descending", dest="goal", action="store_const", const="maximize", help="higher is better")
     add = parser.add_argument_group("which runs").add_argument
-    add("-f", "--filter", dest="name_pattern", metavar="REGEX", help="runs whose name matches, in any case")
-    add("--where", metavar="SQL", help="a predicate: \"config_lr < 0.01 AND created_at >= '2026-01-31'\"")
+    add("-f", "--filter", dest="name_pattern", metavar="REGEX", help="runs whose name matches (case ignored)")
+    add("--where", metavar="SQL", help="condition: \"config_lr < 0.01 AND created_at >= '2026-01-31'\"")
     lower = {**many, "type": lambda text: comma_separated([text.lower()]), "dest": "states", "metavar": "STATE"}
-    add("-s", "--state", **lower, help="runs in this state, or all (default: finished, or all where none is)")
+    add("-s", "--state", **lower, help="state of the runs, or all (default: finished, or all if none is)")
     add = parser.add_argument_group("output").add_argument
     add("-o", "--output", type=Path, metavar="FILE", help=f"write to FILE{', '.join(FILE_FORMATS)}")
-    add("--columns", **many, metavar="A,B", help="show these columns, of the runs or of the statistics")
+    add("--columns", **many, metavar="A,B", help="show these columns")
     add("--max-rows", type=not_negative, metavar="N", help="show at most N rows of each table (0: all)")
     formats = ("table", "json", "csv", "markdown", "latex")
-    add("--format", choices=formats, default="table", help="of stdout (default: table)")
+    add("--format", choices=formats, default="table", help="format of stdout (default: table)")
     add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
-    add("--quiet", **flag, help="nothing on stderr but errors")
+    add("--quiet", **flag, help="print only errors on stderr")
     add("--debug", **flag, help="show the traceback of an error")
     if "".join(argv) != "".join(argv).encode(errors="replace").decode():  # bytes of another encoding
         parser.error("an argument is no UTF-8 text")
@@ -2688,7 +2692,7 @@ def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of fla
     args.inputs += [Path(name) for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
     args.diff = [name for name in args.diff if Path(name) not in args.inputs]
     if args.sql is not None and (args.name_pattern or args.where or args.states):
-        raise ScriptError("--sql asks all runs: put the condition into its WHERE", WRONG_USAGE)
+        raise ScriptError("--sql uses all runs: write the condition into its WHERE", WRONG_USAGE)
     for state in args.states:
         if state not in {*STATES, "all"}:
             near = did_you_mean(state, [*STATES, "all"]) or f"; there are all, {', '.join(STATES)}"
@@ -2697,7 +2701,7 @@ def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of fla
         if file and file.suffix.lower() not in endings:
             raise ScriptError(f"--{flag_} {file}: the name must end in {' or '.join(endings)}", WRONG_USAGE)
     if not 0 <= (args.smooth or 0) < 1:
-        raise ScriptError(f"--smooth {args.smooth:g} is no number from 0 on, below 1", WRONG_USAGE)
+        raise ScriptError(f"--smooth {args.smooth:g} must be 0 or more, and below 1", WRONG_USAGE)
     return Options(**vars(args))
 
 
@@ -2763,7 +2767,7 @@ def analyze(options: Options) -> int:
     with suppress(ScriptError):  # raised if it is no parquet file
         is_runs = output is not None and output.is_file() and open_file(output).holds_runs
     if is_runs:
-        raise ScriptError(f"-o {output} holds runs, which would be lost; choose another name", WRONG_USAGE)
+        raise ScriptError(f"-o {output} is a file of runs, which would be lost; choose another name", WRONG_USAGE)
     for line in remarks:
         say(line)
     any_state, runs = select_runs(options, everything)
@@ -2771,7 +2775,7 @@ def analyze(options: Options) -> int:
     compares = options.report or options.best_per or not asked or not NEED_METRIC.isdisjoint(asked)
     metrics = chosen_metrics(options, runs) if compares else []
     if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
-        raise ScriptError("no metric with values tells which way is better; name one with -m", WRONG_USAGE)
+        raise ScriptError("no metric's name says whether lower or higher is better; name one with -m", WRONG_USAGE)
     study = Study(everything, any_state, runs, (), metrics)
     for line in (line for metric in metrics for line in remarks_on_metric(metric, study, options)):
         say(line)
