@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 from contextlib import suppress
@@ -167,16 +168,22 @@ def test_some_keys_of_small_logs(tmp_path, run_script):
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the script's own processes there")
 @pytest.mark.parametrize("what", ["killed", "interrupted"])
 def test_processes_that_read_logs_may_end(tmp_path, script_command, what):
-    """While they read a log that does not come: killed, as where memory is short, or interrupted with the script."""
+    """While they read their logs: killed, as where memory is short, or interrupted with the script."""
     for number in range(2):
-        write_log(tmp_path / "logs", f"big{number}", filler_bytes=BIG_LOG_BYTES)
-    pipe = tmp_path / "logs" / "run-pipe.wandb"
-    os.mkfifo(pipe)
+        write_log(tmp_path / "logs", f"big{number}", rows=[{"loss": "1"}] * 60_000, filler_bytes=BIG_LOG_BYTES)
     command = script_command(SCRIPT, "--offline", tmp_path / "logs", "-o", "out", "--workers", 2, "--quiet")
     with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        written: list[int] = []
-        wait_until(lambda: written.extend(open_to_write(pipe)) or bool(written))
-        readers = [child for child in children_of(process.pid) if b"spawn_main" in command_line(child)]
+        readers: list[int] = []
+
+        def both_read() -> bool:
+            spawned = [child for child in children_of(process.pid) if b"spawn_main" in command_line(child)]
+            for child in spawned:
+                if child not in readers and ignores_ctrl_c(child):  # the last step before it reads
+                    os.kill(child, signal.SIGSTOP)
+                    readers.append(child)
+            return len(readers) == 2
+
+        wait_until(both_read)
         for reader in readers if what == "killed" else ():
             os.kill(reader, signal.SIGKILL)
         if what == "interrupted":
@@ -192,21 +199,21 @@ def test_processes_that_read_logs_may_end(tmp_path, script_command, what):
     }
     assert (process.returncode, out, err) == said[what]
     wait_until(lambda: not any(b"spawn_main" in command_line(reader) for reader in readers))
-    os.close(written[0])
     assert not list((tmp_path / "out").glob("*.parquet"))
+
+
+def ignores_ctrl_c(process: int) -> bool:
+    with suppress(OSError):  # it may have ended
+        status = Path(f"/proc/{process}/status").read_text("utf-8")
+        ignored = re.search(r"^SigIgn:\s*([0-9a-f]+)$", status, re.MULTILINE)
+        return bool(ignored and int(ignored[1], 16) & 1 << (signal.SIGINT - 1))
+    return False
 
 
 def command_line(process: int) -> bytes:
     with suppress(OSError):
         return Path(f"/proc/{process}/cmdline").read_bytes()
     return b""
-
-
-def open_to_write(pipe: Path) -> list[int]:
-    """A named pipe opened to write to, once a process has opened it to read from it."""
-    with suppress(OSError):
-        return [os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)]
-    return []
 
 
 def children_of(process: int) -> list[int]:

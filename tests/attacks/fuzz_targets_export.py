@@ -354,7 +354,9 @@ def downloaded_history(data: bytes) -> None:
     for name, dtype in frame.schema.items():
         if (dtype.is_integer() or dtype.is_float() or dtype == pl.Boolean) and name[:1] != "_" and "." not in name:
             kept = ours[export_runs.column_key((name,))]
-            logged = frame[name].cast(pl.Float64) if dtype == pl.UInt64 else frame[name]  # may be past Int64
+            logged = frame[name]
+            if dtype in (pl.UInt64, pl.Int128, pl.UInt128):  # may be past Int64
+                logged = logged.cast(pl.Float64)
             assert all(map(same_or_null, kept, logged)), (name, kept, logged)
 
 
