@@ -1,7 +1,7 @@
 #!/usr/bin/env -S uv run --script
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["numpy>=2,<3", "wandb>=0.31,<0.32"]
+# dependencies = ["numpy>=2.1,<3", "wandb>=0.31,<0.32"]
 # ///
 """Record the example runs: models that remove noise from signals on graphs, logged by the W&B SDK offline.
 

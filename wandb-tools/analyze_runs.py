@@ -3,7 +3,7 @@
 # requires-python = ">=3.11"
 # dependencies = [
 #   "duckdb>=1.4,<3",
-#   "numpy>=2,<3",
+#   "numpy>=2.1,<3",
 #   "polars>=2.1,<3",
 #   "tabulate[widechars]>=0.10,<0.11",
 #   "vl-convert-python>=1.8,<2",

@@ -4,7 +4,7 @@
 # dependencies = [
 #   "orjson>=3.11,<4",
 #   "polars>=2.1,<3",
-#   "pyyaml>=6,<7",
+#   "pyyaml>=6.0.2,<7",
 #   "requests>=2.30,<3",
 #   "rich>=12,<16",
 #   "urllib3>=2.6.3,<3",

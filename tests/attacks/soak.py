@@ -2,11 +2,11 @@
 # requires-python = ">=3.11"
 # dependencies = [
 #   "graphql-core>=3.3.2,<3.4",
-#   "numpy>=2,<3",
+#   "numpy>=2.1,<3",
 #   "orjson>=3.11,<4",
 #   "polars>=2.1,<3",
 #   "pyarrow>=26,<27",
-#   "pyyaml>=6,<7",
+#   "pyyaml>=6.0.2,<7",
 #   "requests>=2.30,<3",
 #   "rich>=12,<16",
 #   "urllib3>=2.2,<3",

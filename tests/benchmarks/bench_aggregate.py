@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["duckdb>=1.4,<3", "numpy>=2,<3", "polars>=2.1,<3", "pyarrow>=26,<27"]
+# dependencies = ["duckdb>=1.4,<3", "numpy>=2.1,<3", "polars>=2.1,<3", "pyarrow>=26,<27"]
 # ///
 """What merging exports costs, beside DuckDB doing the least that could be called the same. Run by hand:
 

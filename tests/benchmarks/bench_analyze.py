@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["numpy>=2,<3", "polars>=2.1,<3", "pyarrow>=26,<27"]
+# dependencies = ["numpy>=2.1,<3", "polars>=2.1,<3", "pyarrow>=26,<27"]
 # ///
 """What answers cost, beside a bare polars script that computes the same numbers. Run by hand:
 

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = [
 #   "graphql-core>=3.3.2,<3.4",
-#   "numpy>=2,<3",
+#   "numpy>=2.1,<3",
 #   "orjson>=3.11,<4",
 #   "pyarrow>=26,<27",
 #   "requests>=2.30,<3",
