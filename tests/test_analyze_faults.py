@@ -1087,3 +1087,28 @@ def test_runs_between_two_points_are_counted(tmp_path):
     answer = answered(file, "--curves", "loss", "--points", 3)
     assert "not shown, because they end between two of the 3 points: 1 run; use --points" in answer.err
     assert "loss over step: 1 run" in answer.out
+
+
+def test_histories_are_joined_by_path_not_by_column(tmp_path):
+    """Two exports of which one settled a clash of names: train/loss has another column there."""
+    for project, paths in {
+        "plain": {"metric_train_loss": ["train/loss"]},
+        "clash": {"metric_train_loss": ["train_loss"], "metric_train_loss__d5308e80": ["train/loss"]},
+    }.items():
+        write_runs(tmp_path, [Run(project)], project=project)
+        rows = {"run_id": [project] * 3, "_step": [0, 1, 2]}
+        values = {
+            column: [1.0, math.inf, math.nan] if path == ["train/loss"] else [7.0] * 3 for column, path in paths.items()
+        }
+        frame = pl.DataFrame(rows | values).with_columns(entity=pl.lit("team"), project=pl.lit(project))
+        metadata = {"wandb_tools.columns": json.dumps(paths)}
+        frame.lazy().sink_parquet(tmp_path / f"team_{project}_history.parquet", metadata=metadata)
+    query = (
+        'SELECT project, count("train/loss") AS slash, sum(train_loss) AS flat FROM history GROUP BY ALL ORDER BY ALL'
+    )
+    rows = json.loads(ask(tmp_path, "--sql", query, "--json").out)["sql"]
+    assert rows == [{"project": "clash", "slash": 3, "flat": 21}, {"project": "plain", "slash": 3, "flat": None}]
+    problems = json.loads(ask(tmp_path, "--health", "--json").out)["health"]
+    assert {row["detail"] for row in problems if row["problem"] == "non-finite"} == {
+        "train/loss from step 1 on, 2 values"
+    }

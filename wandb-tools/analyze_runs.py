@@ -1571,10 +1571,15 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
 
 def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -> dict[str, str]:
     """Create a view of files with both names of each column; W&B's names and the columns that they stand for."""
-    dtypes = {column: dtype for part in parts for column, dtype in part.dtypes.items()}
-    paths = {column: path for part in parts for column, path in part.paths.items() if column in dtypes}
+    columns = {column.lower() for part in parts for column in part.dtypes}
+    stored = {(column, path) for part in parts for column, path in part.paths.items() if column.lower() in columns}
+    # Exports settle clashes of names each for itself: columns that mean different things, or one thing under different
+    # names, go by W&B's names alone.
+    of_column, of_path = Counter(column for column, _ in stored), Counter((kind(c), path) for c, path in stored)
+    unsettled = {c: path for c, path in stored if of_column[c] > 1 or of_path[kind(c), path] > 1}
+    paths = {column: path for column, path in stored if column not in unsettled}
     aliases: dict[str, str] = {}
-    taken = {column.lower() for column in dtypes}
+    taken = columns - {column.lower() for column in unsettled}
     for column in sorted(paths, key=lambda column: (column.startswith("metric_"), len(paths[column]), len(column))):
         label = ".".join(paths[column])
         if label.lower() not in taken:
@@ -1584,7 +1589,11 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
     for column in runs.empty if name == "runs" else ():  # it gives way to the setting of its name
         rival = known_column(column, runs, ["config_"])
         replaced += [f"{sql_name(rival)} AS {sql_name(column)}"] if rival and rival != column else []
-    sources = [f"SELECT * FROM read_parquet({sql_text(str(part.files[0].absolute()))})" for part in parts]  # noqa: S608 - quoted
+    sources = []
+    for part in parts:
+        renamed = [f"{sql_name(c)} AS {sql_name('.'.join(part.paths[c]))}" for c in part.dtypes if c in unsettled]
+        own = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
+        sources.append(f"SELECT {own} FROM read_parquet({sql_text(str(part.files[0].absolute()))})")  # noqa: S608 - quoted
     homes = None if name == "history" else runs
     for i, others in enumerate(repeated_runs(parts, homes) if name != "runs" else ()):
         if others.height:
@@ -1865,17 +1874,24 @@ def health(study: Study, _: Options) -> list[Result]:
     keys = collected(runs.frame.select(*KEY, "name")).sort(KEY).with_row_index(RUN_NUMBER)
     found: list[tuple[int, str, str]] = []  # run number, problem, detail
     logged: set[int] = set()
-    columns = {column: part for part in histories for column in metric_columns(part)}
+    metrics = [{part.label(column): column for column in metric_columns(part)} for part in histories]
+    goals = {
+        label: part.goals.get(column)
+        for part, own in zip(histories, metrics, strict=True)
+        for label, column in own.items()
+    }
     at_once = max(1, CELLS_READ // max(1, sum(collected(part.frame.select(pl.len())).item() for part in histories)))
-    for start in range(0, len(columns), at_once):
-        block = sorted(columns)[start : start + at_once]
-        held = [(part, {column: column for column in block if column in part.dtypes}) for part in histories]
+    for start in range(0, len(goals), at_once):
+        block = sorted(goals)[start : start + at_once]
+        held = [
+            (part, {label: own[label] for label in block if label in own})
+            for part, own in zip(histories, metrics, strict=True)
+        ]
         rows = rows_of_histories([(part, of_part) for part, of_part in held if of_part], keys)
-        for column in block:
-            label = columns[column].label(column)
-            values = rows.select(RUN_NUMBER, "_step", pl.col(column).alias(VALUE)).drop_nulls(VALUE)
+        for label in block:
+            values = rows.select(RUN_NUMBER, "_step", pl.col(label).alias(VALUE)).drop_nulls(VALUE)
             logged |= {*values[RUN_NUMBER].unique()}
-            found += metric_problems(values, label, columns[column].goals.get(column) or goal_by_name(label))
+            found += metric_problems(values, label, goals[label] or goal_by_name(label))
     found += problems_of_runs(runs, keys, logged, last_lines(runs))
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
     most = pl.len().over(RUN_NUMBER)
