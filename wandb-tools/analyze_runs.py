@@ -642,7 +642,10 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
     """The metrics that the user names, else the default one: a test metric of most runs, else one of validation."""
     if options.metrics:
         return [find_metric(name, runs, options) for name in options.metrics]
-    covered = coverage(metric_columns(runs), runs)
+    columns = metric_columns(runs)
+    if "metric_test_mse" in columns and coverage(["metric_test_mse"], runs)["metric_test_mse"]:
+        columns = ["metric_test_mse"]
+    covered = coverage(columns, runs)
     readable = [column for column in covered if column in runs.goals or goal_by_name(runs.label(column))]
     least = 0.8 * max((covered[column] for column in readable), default=0)
 
@@ -654,8 +657,7 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
         is_plain = segments[-1] in {"loss", "error", "accuracy", "acc", "score", "reward"}
         return is_cost, not is_test, is_other, len(segments), not is_plain, runs.label(column)
 
-    usual = [column for column in ["metric_test_mse"] if covered.get(column)]
-    found = usual or sorted((column for column in readable if covered[column] >= max(least, 1)), key=rank)[:1]
+    found = sorted((column for column in readable if covered[column] >= max(least, 1)), key=rank)[:1]
     metrics = [find_metric(column, runs, options) for column in found]
     return [each._replace(remark=f"metric: {each.label} (use --metric to choose another)") for each in metrics]
 
@@ -2261,26 +2263,27 @@ def exact_text(value: object) -> str | None:
 
 
 def fitted(columns: Sequence[TableColumn], width: int, notes: list[str], least: int = NARROW) -> list[TableColumn]:
-    """As many columns as fit `width`, texts and heads of numbers cut to `least` at most; `notes` get the others."""
-    there = columns[: width // 3 + 1]  # each takes a character and two blanks at least
-    natural = [max(map(cell_count, (column.label, *column.cells))) for column in there]
-    numbers = [max(map(cell_count, column.cells), default=0) * column.is_number for column in there]
+    """As many columns as fit `width`, cut to one limit that is at least `least`; a note names the others.
 
-    def widths(count: int, text: int, head: int) -> list[int]:
-        sizes = zip(there[:count], natural, numbers, strict=False)
-        cut = [(c, size, max(number, min(size, head if c.is_number else text))) for c, size, number in sizes]
-        return [size if c.label in WHOLE else room for c, size, room in cut]
+    Numbers are never cut, only the heads above them.
+    """
+    natural = [max(map(cell_count, (column.label, *column.cells))) for column in columns]
+    numbers = [max(map(cell_count, column.cells), default=0) * column.is_number for column in columns]
+    needed = [size if c.label in WHOLE else number for c, size, number in zip(columns, natural, numbers, strict=True)]
 
-    def fits(count: int, text: int, head: int) -> bool:
-        return sum(widths(count, text, head)) + 2 * (count - 1) <= width
+    def widths(count: int, limit: int) -> list[int]:
+        return [max(least_, min(size, limit)) for least_, size in zip(needed[:count], natural, strict=False)]
 
-    count = next((n for n in range(len(there), 0, -1) if fits(n, least if n > 2 else 1, least)), 1)
-    text = next((cells for cells in range(width, 0, -1) if fits(count, cells, least)), width)
-    head = next((cells for cells in range(width, 0, -1) if fits(count, text, cells)), least)
+    def fits(count: int, limit: int) -> bool:
+        return sum(widths(count, limit)) + 2 * (count - 1) <= width
+
+    most = min(len(columns), width // 3 + 1)  # each takes a character and two blanks at least
+    count = next((n for n in range(most, 0, -1) if fits(n, least if n > 2 else 1)), 1)
+    limit = next((cells for cells in range(width, 0, -1) if fits(count, cells)), width)
     if dropped := [column.label for column in columns[count:]]:
         notes.append(f"no room for {some_of(dropped, 3)}: use --columns, --json or -o")
     short = []
-    for column, room in zip(there, widths(count, text, head), strict=False):
+    for column, room in zip(columns, widths(count, limit), strict=False):
         is_whole = column.is_number or column.label == "detail"
         cells = column.cells if is_whole else short_names(column.cells, room)
         label = column.label if cell_count(column.label) <= room else column.label.replace("/", "/ ")  # breaks there
@@ -2431,14 +2434,12 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
     if domain:
         remarks.append("extreme values are cut off")
-    if key == "curves" and not domain:  # bands may leave the picture, lines not
+    elif key == "curves":  # bands may leave the picture, lines not
         domain = rows.select(low=pl.col("value").min(), high=pl.col("value").max()).row(0)
     if domain and domain[0] != domain[1]:
-        low, high = domain
-        scale |= {"domain": domain, "nice": True} | ({"padding": 8} if key in {"top", "groups"} else {})  # whole points
-        if not is_live:  # renderers hold all that they draw, though it is far outside of the picture
-            ends = (low * low / high, high * high / low) if log else (low + low - high, high + high - low)
-            rows = rows.with_columns(pl.col(numbers).clip(*ends))
+        # Clamped, as the renderer stores also what lies far outside; zooming needs the true places.
+        scale |= {"domain": domain, "nice": True, "clamp": not is_live}
+        scale |= {"padding": 8} if key in {"top", "groups"} else {}  # points at the edges are whole
     return rows, scale, remarks
 
 
@@ -2477,9 +2478,8 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
         x: dict[str, Any] = {"field": "x", "title": x_title, "type": "quantitative"}
         x["scale"] = {"nice": False, "zero": False}
         if rows["x"].dtype.is_temporal():
-            minute = dict.fromkeys(("year", "month", "date", "hours", "minutes"), "%Y-%m-%d %H:%M")
-            form = {**minute, "seconds": "%H:%M:%S", "milliseconds": "%H:%M:%S.%L"}
-            x |= {"type": "temporal", "scale": {"type": "utc"}, "axis": {"format": form, "tickCount": 5}}
+            times = {"format": "%Y-%m-%d %H:%M", "tickCount": 5}
+            x |= {"type": "temporal", "scale": {"type": "utc"}, "axis": times}
             tips[1] |= {"timeUnit": "utcyearmonthdatehoursminutesseconds", "format": "%Y-%m-%d %H:%M:%S"}
         last = rows.drop_nulls("value").unique("rank", keep="last").sort("value", descending=True)["rank"]
         legend = {**named, "values": [*dict.fromkeys([*last, *firsts["rank"]])]}
