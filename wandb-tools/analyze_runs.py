@@ -104,7 +104,6 @@ from urllib.parse import unquote
 if TYPE_CHECKING:
     import polars as pl
     import polars.selectors as cs
-    import tabulate
 
 # --- constants ------------------------------------------------------------------------------------------------
 
@@ -912,7 +911,7 @@ def row_names(table: pl.DataFrame, by: Sequence[str]) -> list[str]:
 
 
 def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat: str) -> list[str]:
-    """Notes on the limits of the comparison: missing values, small groups, far-off values, and the test of the best two."""
+    """Notes on missing values, groups of one run and extreme values, and the test of the best two groups."""
     remarks = without_value("value", *table.select("runs", "n", "n_nonfinite").sum().row(0))
     if singles := int((table["n"] == 1).sum()):
         remarks.append(f"{counted(singles, 'group')} with one run only: no std and no interval")
@@ -2192,8 +2191,11 @@ def made_table(
     links: Sequence[str] = (),
 ) -> list[str]:
     """The lines of a table by tabulate, cells escaped: the first column's by `escape`, and put into `links`."""
+    import tabulate
+
     if not columns:
         return []
+    tabulate.MIN_PADDING = 0  # heads take no more room than they need
     first, *rest = columns
     cells = [[*map(escape, first.cells)], *([*map(escape_more or escape, column.cells)] for column in rest)]
     cells[0] = [link.replace("{name}", name) for link, name in zip(links, cells[0], strict=False)] or cells[0]
@@ -2256,16 +2258,18 @@ def exact_text(value: object) -> str | None:
 
 
 def fitted(columns: Sequence[TableColumn], width: int, notes: list[str], least: int = NARROW) -> list[TableColumn]:
-    """As many columns as fit `width`, cut to one limit that is at least `least`; a note names the others.
+    """As many columns as fit `width`; a note names the others.
 
-    Numbers are never cut, only the heads above them.
+    Headings of numbers are broken into lines first, then texts are cut to one limit that is at least `least`.
     """
     natural = [max(map(cell_count, (column.label, *column.cells))) for column in columns]
     numbers = [max(map(cell_count, column.cells), default=0) * column.is_number for column in columns]
+    if sum(natural) + 2 * (len(columns) - 1) > width:
+        natural = [max(n, min(size, least)) if n else size for size, n in zip(natural, numbers, strict=True)]
     needed = [size if c.label in WHOLE else number for c, size, number in zip(columns, natural, numbers, strict=True)]
 
     def widths(count: int, limit: int) -> list[int]:
-        return [max(least_, min(size, limit)) for least_, size in zip(needed[:count], natural, strict=False)]
+        return [max(cells, min(size, limit)) for cells, size in zip(needed[:count], natural, strict=False)]
 
     def fits(count: int, limit: int) -> bool:
         return sum(widths(count, limit)) + 2 * (count - 1) <= width
@@ -2736,12 +2740,9 @@ def comma_separated(values: Sequence[str] | None) -> tuple[str, ...]:
 
 def import_libraries() -> None:
     """Import what takes time, once the command line is right."""
-    global pl, cs, tabulate
+    global pl, cs
     import polars as pl
     import polars.selectors as cs
-    import tabulate
-
-    tabulate.MIN_PADDING = 0  # heads take no more room than they need
 
 
 def analyze(options: Options) -> int:
