@@ -103,7 +103,7 @@ from urllib.parse import unquote
 
 if TYPE_CHECKING:
     import polars as pl
-    import tabulate
+    import polars.selectors as cs
 
 # --- constants ------------------------------------------------------------------------------------------------
 
@@ -139,8 +139,8 @@ RESAMPLES, PERMUTATIONS, SEED = 10_000, 1_000, 0  # of the bootstrap and of the 
 FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # percentile intervals cover 77 % at n = 3: none below, rough below
 CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
 CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
-FEWEST_RUNS, MOST_RUNS = 10, 20_000  # below, an association is chance; above, a random sample is looked at
-MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # a number with more values is cut in ranges of at least so many runs
+FEWEST_RUNS, MOST_RUNS = 10, 20_000  # of --importance: fewer are refused, of more a random sample is used
+MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # of --importance: numbers with more values form ranges with at least so many runs
 STATISTICS: tuple[str, ...] = ("runs", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high")
 STATISTICS += ("min", "median", "max", "best_run", "best_run_id")
 # Columns of our own have a blank in their names, which no column of the contract's files has.
@@ -152,11 +152,8 @@ DIVERGED = 1000  # a value this many times the lowest before it, where lower is 
 SPIKE_WINDOW = 101  # a value and the hundred around it; the other limits of --health stand in the manual and there
 # Types of DuckDB's that JSON or polars lack, and what they become.
 DUCKDB_TYPES = {r"DECIMAL\([\d, ]+\)|BIGNUM": "DOUBLE", r"U?HUGEINT": "BIGINT"}
-DUCKDB_TYPES |= {
-    r".*\b(UNION\(|VARIANT|GEOMETRY).*": "VARCHAR",
-    r"TIMESTAMP\w*( WITH TIME ZONE)?": "TIMESTAMPTZ",
-    r"ENUM\(('([^']|'')*'(, )?)*\)|\b(INTERVAL|UUID|BLOB|BIT|DATE|TIME( WITH TIME ZONE)?)\b": "VARCHAR",
-}
+DUCKDB_TYPES |= {r"TIMESTAMP\w*( WITH TIME ZONE)?": "TIMESTAMPTZ", r".*\b(UNION\(|VARIANT|GEOMETRY).*": "VARCHAR"}
+DUCKDB_TYPES |= {r"ENUM\(('([^']|'')*'(, )?)*\)|\b(INTERVAL|UUID|BLOB|BIT|DATE|TIME( WITH TIME ZONE)?)\b": "VARCHAR"}
 
 FILE_FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
 FILE_FORMATS |= {".png": "png", ".svg": "svg", ".html": "html"}
@@ -180,12 +177,12 @@ td:not(:last-child) { white-space: nowrap } td { overflow-wrap: break-word; max-
 # Nothing is loaded from anywhere; only pages with interactive charts have scripts, their own.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 SCRIPTS = "; script-src 'unsafe-inline' 'unsafe-eval'"  # Vega makes functions of a chart's expressions
-# Words of a setting's name that tell where or when a run ran, and not what was tried.
+# Words in the names of settings that say where or when a run ran, and not what was tried.
 NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
 NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
 MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
-MOST_TYPED = 10**9  # what a larger number of rows or points means
+MOST_TYPED = 10**9  # larger numbers of rows or points mean this
 ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
 OVERVIEW_TOP, REPORT_TOP, SUGGESTED_GROUPS = 5, 10, 12
 # Rows that people see of each answer, unless they ask for another number: about 4 kB in all.
@@ -342,7 +339,7 @@ class Result:
     key: str  # in JSON
     title: str
     table: pl.DataFrame  # everything, at full precision
-    view: Sequence[tuple[str, pl.Series]]  # what people see: heads and values; the last columns are the first to go
+    view: Sequence[tuple[str, pl.Series]]  # for people: headings and values; what does not fit is dropped from the end
     notes: Sequence[str] = ()
     rows: Sequence[Mapping[str, object]] | None = None  # for JSON, where the table holds values of all types as text
     chart: tuple[str, str, pl.DataFrame] | None = None  # titles of the values and of x, and what is drawn: chart_json
@@ -354,7 +351,7 @@ class TableColumn(NamedTuple):
     label: str
     cells: Sequence[str]
     is_number: bool  # to the right, and never shortened
-    room: int | None = None  # heads, and sentences, that are longer are broken into lines
+    room: int | None = None  # characters; longer headings and details are wrapped
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------
@@ -406,12 +403,10 @@ def open_file(file: Path) -> Runs:
 
     Dtypes that the contract's files do not have, but those of others may, become similar ones that they have.
     """
-    import polars.selectors as cs
-
     try:
         metadata = pl.read_parquet_metadata(file)
         frame = pl.scan_parquet(file, glob=False)  # a file's name is no pattern
-        paths, metrics = metadata_of_columns(frame.collect_schema(), metadata)
+        paths, metrics = metadata_of_columns(metadata)
         frame = frame.with_columns(
             (cs.date() | cs.datetime()).cast(pl.Datetime("us", "UTC")),
             cs.duration().dt.total_microseconds() / 1e6,
@@ -439,13 +434,8 @@ def open_file(file: Path) -> Runs:
     )
 
 
-def metadata_of_columns(
-    columns: Iterable[str], metadata: Mapping[str, str]
-) -> tuple[dict[str, KeyPath], dict[str, Any]]:
-    """The W&B paths of columns, and what the metadata say of metrics; ValueError where a file of ours differs."""
-    for name in columns:
-        if name == "*" or name.startswith("^"):
-            raise ValueError(f"its column {name} has a name that stands for several")
+def metadata_of_columns(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[str, Any]]:
+    """The W&B paths of columns, and the facts of define_metric about metrics; ValueError if they are damaged."""
     paths, metrics = (json.loads(metadata.get(f"wandb_tools.{key}", "{}")) for key in ("columns", "metrics"))
     lists = paths.values() if isinstance(paths, dict) and isinstance(metrics, dict) else [None]
     if not all(isinstance(keys, list) and all(isinstance(key, str) for key in keys) for keys in lists):
@@ -456,9 +446,7 @@ def metadata_of_columns(
 
 
 def known_times() -> pl.Expr:
-    """Times, with null in place of those that Python lacks: it has the years from 1 to 9999."""
-    import polars.selectors as cs
-
+    """Times, with null for those outside of the years 1 to 9999, which Python does not support."""
     return pl.when(cs.datetime().dt.year().is_between(1, 9999)).then(cs.datetime())
 
 
@@ -471,6 +459,8 @@ def missing_casts(dtypes: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
         texts, numbers = ROW_COLUMNS, set()
     casts: dict[str, pl.DataType] = {}
     for column, dtype in dtypes.items():
+        if column == "*" or column.startswith("^"):
+            raise ValueError(f"its column {column} has a name that stands for several")
         inner = dtype.inner if isinstance(dtype, pl.List) else dtype
         is_plain = inner.is_integer() or inner.is_float() or inner in (pl.String, pl.Boolean, pl.Null)
         to, fits = dtype, is_plain or isinstance(dtype, pl.Datetime)
@@ -491,7 +481,7 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
     """The runs of several files as one: integers beside floats are floats, columns without a value fit all."""
 
     def clash(column: str, parts: Sequence[Runs]) -> dict[str, Runs]:
-        """What a column is in files that differ, each with a file: its dtype, all numbers being one, or its path."""
+        """The dtypes of a column, else its paths, if files differ in these; each with a file. Numbers are one dtype."""
         dtypes = {"a number" if p.dtypes[column].is_numeric() else str(p.dtypes[column]): p for p in parts}
         paths = {json.dumps(p.paths[column]): p for p in parts if column in p.paths}
         return next((found for found in (dtypes, paths) if len(found) > 1), {})
@@ -595,14 +585,14 @@ def coverage(columns: Sequence[str], runs: Runs) -> dict[str, int]:
 
 
 def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
-    """How people know columns, where that tells them apart."""
+    """The W&B names of columns; where two columns have the same one, their own names."""
     names = {column: runs.label(column) for column in columns}
     spoken = Counter(names.values())
     return {column: name if spoken[name] == 1 else column for column, name in names.items()}
 
 
 def run_labels(runs: pl.DataFrame) -> list[str]:
-    """How people know each of some runs: its name, with the id where names repeat, or the path where ids do too."""
+    """A label for each run: its name, with the id where names repeat, or with the path where ids repeat too."""
     ids, names = Counter(runs["id"]), Counter(runs["name"])
     texts = []
     for *key, name in runs.select(*KEY, "name").iter_rows():
@@ -613,7 +603,7 @@ def run_labels(runs: pl.DataFrame) -> list[str]:
 
 
 def say(message: str) -> None:
-    """Tell people on stderr what was chosen, filtered or left out, unless --quiet."""
+    """Print a message on stderr, unless --quiet."""
     if not is_quiet:
         with suppress(BrokenPipeError):  # stderr was closed: the result still goes to stdout
             print(printable(message), file=sys.stderr)
@@ -642,7 +632,10 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
     """The metrics that the user names, else the default one: a test metric of most runs, else one of validation."""
     if options.metrics:
         return [find_metric(name, runs, options) for name in options.metrics]
-    covered = coverage(metric_columns(runs), runs)
+    columns = metric_columns(runs)
+    if "metric_test_mse" in columns and coverage(["metric_test_mse"], runs)["metric_test_mse"]:
+        columns = ["metric_test_mse"]
+    covered = coverage(columns, runs)
     readable = [column for column in covered if column in runs.goals or goal_by_name(runs.label(column))]
     least = 0.8 * max((covered[column] for column in readable), default=0)
 
@@ -654,8 +647,7 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
         is_plain = segments[-1] in {"loss", "error", "accuracy", "acc", "score", "reward"}
         return is_cost, not is_test, is_other, len(segments), not is_plain, runs.label(column)
 
-    usual = [column for column in ["metric_test_mse"] if covered.get(column)]
-    found = usual or sorted((column for column in readable if covered[column] >= max(least, 1)), key=rank)[:1]
+    found = sorted((column for column in readable if covered[column] >= max(least, 1)), key=rank)[:1]
     metrics = [find_metric(column, runs, options) for column in found]
     return [each._replace(remark=f"metric: {each.label} (use --metric to choose another)") for each in metrics]
 
@@ -754,7 +746,7 @@ def words(name: str) -> list[str]:
 
 
 def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
-    """The runs that pass the filters, and of these the ones in the states that count; said how many each kept."""
+    """The runs that pass the filters, and those of them in the states that count; prints how many each filter kept."""
     frame, number = everything.frame, collected(everything.frame.select(pl.len())).item()
     if not number:
         raise ScriptError("the input has no runs; export some, or name another file", NOTHING_USABLE)
@@ -919,7 +911,7 @@ def row_names(table: pl.DataFrame, by: Sequence[str]) -> list[str]:
 
 
 def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat: str) -> list[str]:
-    """What keeps a reader from taking chance for an effect."""
+    """Notes on missing values, groups of one run and extreme values, and the test of the best two groups."""
     remarks = without_value("value", *table.select("runs", "n", "n_nonfinite").sum().row(0))
     if singles := int((table["n"] == 1).sum()):
         remarks.append(f"{counted(singles, 'group')} with one run only: no std and no interval")
@@ -965,34 +957,26 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
         (mean == best.over(by[0])).fill_null(value=False).alias("best_in_row"),
         (mean == best.over(by[1])).fill_null(value=False).alias("best_in_column"),
     )
-    filled = cells.filter(pl.col("n") > 0)
-    spell = float_format(filled["mean"].to_list())
     down, across = (cells[name].unique().sort(nulls_last=True).to_list() for name in ("rows", "columns"))
-    for name in ("rows", "columns"):  # numbered by polars, to which NaN equals itself
-        numbers = cells.select(name).unique().sort(name, nulls_last=True).with_row_index(f"{name} number")
-        filled = filled.join(numbers, on=name, how="left", nulls_equal=True, maintain_order="left")
-    texts = [[""] * len(down) for _ in across]
-    for row in filled.iter_rows(named=True):
-        spread = "" if row["std"] is None else f"±{spell(row['std'])}"
-        marks = ROW_BEST * row["best_in_row"] + COLUMN_BEST * row["best_in_column"]
-        text = f"{spell(row['mean'])}{spread} ({row['n']}){marks}"
-        texts[row["columns number"]][row["rows number"]] = text
+    cells_in_order = cells.with_columns(row=pl.col("rows").rle_id()).sort("columns", nulls_last=True)
+    filled = cells_in_order.with_columns(column=pl.col("columns").rle_id()).filter(pl.col("n") > 0)
+    spell, texts = float_format(filled["mean"].to_list()), dict[tuple[int, int], str]()
+    for cell in filled.iter_rows(named=True):
+        spread = "" if cell["std"] is None else f"±{spell(cell['std'])}"
+        marks = ROW_BEST * cell["best_in_row"] + COLUMN_BEST * cell["best_in_column"]
+        texts[cell["row"], cell["column"]] = f"{spell(cell['mean'])}{spread} ({cell['n']}){marks}"
     note = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
     if holes := len(across) * len(down) - filled.height:
         note += f"; {counted(holes, 'cell')} without a value"
     view = [(rows, pl.Series(map(cell_text, down), dtype=pl.String))]
-    view += [(cell_text(head), pl.Series(of_head)) for head, of_head in zip(across, texts, strict=True)]
+    for column, head in enumerate(across):
+        view.append((cell_text(head), pl.Series([texts.get((row, column), "") for row in range(len(down))])))
     size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
     title = f"{metric.label} by {rows} and {columns}: {size}; {metric.direction}"
-    fields = [
-        (row, cell_text(down[row]), column, cell_text(across[column]), f"{spell(mean)} ({n})", mean)
-        for row, column, mean, n in filled.select("rows number", "columns number", "mean", "n").iter_rows()
-    ]
-    chart = (
-        "mean",
-        "",
-        pl.DataFrame(fields, ["row", "row name", "column", "column name", "name", "value"], orient="row"),
-    )
+    names = {"row name": row_names(filled, ["rows"]), "column name": row_names(filled, ["columns"])}
+    names["name"] = [f"{spell(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
+    drawn = filled.select("row", "column", value="mean").hstack(pl.DataFrame(names, dict.fromkeys(names, pl.String)))
+    chart = "mean", "", drawn
     return Result("pivot", title, cells, view, [note], chart=chart)
 
 
@@ -1000,7 +984,7 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
 
 
 def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str]]:
-    """The columns to group by, `lr:4` and `!seed` understood; the runs with the ranges that they need."""
+    """The columns to group by, with `lr:4` and `!seed` resolved; and the runs, with a column for the ranges."""
     excluded, by = [], []
     wanted = [name for name in names if name[0] != "!"]
     for name in (name[1:] for name in names if name[0] == "!"):
@@ -1012,12 +996,12 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str]]:
     if len(wanted) < len(names):
         table, settings, noise = varying_settings(runs)
         by = independent(table, [column for column in settings if column not in excluded])
-        but, chosen, told = (some_of([*map(runs.label, of)]) for of in (excluded, by, noise))
+        exceptions = some_of([*map(runs.label, excluded)]) or "nothing"
         if not by:
-            raise ScriptError(f"--group-by: no setting varies, except {but or 'nothing'}; name columns", WRONG_USAGE)
-        say(f"grouped by all settings that vary, except {but or 'nothing'}: {chosen}")
-        if noise:
-            say(f"not used, as nearly every run has its own value: {told}")
+            raise ScriptError(f"--group-by: no setting varies, except {exceptions}; name columns", WRONG_USAGE)
+        say(f"grouped by all settings that vary, except {exceptions}: {some_of([*map(runs.label, by)])}")
+        for note in noise_note(noise, runs):
+            say(note)
     for name in wanted:
         known = known_column(name, runs)
         column, _, ranges = name.rpartition(":")
@@ -1052,8 +1036,13 @@ def is_noise(values: pl.Series, path: str) -> bool:
     return bool(one_each and values.dtype.is_integer() and (there > 1e9).all())  # seconds since 1970, or finer
 
 
+def noise_note(noise: Sequence[str], runs: Runs) -> list[str]:
+    """A note that names the columns that are noise, if there are any."""
+    return [f"not used, as nearly every run has its own value: {some_of([*map(runs.label, noise)])}"] if noise else []
+
+
 def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
-    """As few of the columns as tell all their combinations apart: `data.nodes` goes where `data.name` decides it."""
+    """Few of the columns that still distinguish all combinations: without `data.nodes` if `data.name` determines it."""
     combinations = table.select(columns).unique()
     chosen = list(columns)
     if combinations.height <= 10_000:
@@ -1111,7 +1100,7 @@ def varied(study: Study, _: Options) -> list[Result]:
     table, settings, noise = varying_settings(runs)
     several = [column for column in settings if table[column].drop_nulls().n_unique() > 1]
     single = [*labels([column for column in settings if column not in several], runs).values()]
-    notes = [f"not used, as nearly every run has its own value: {some_of([*map(runs.label, noise)])}"] if noise else []
+    notes = noise_note(noise, runs)
     notes += [f"missing in some runs, the same in all others: {some_of(single)}"] if single else []
     rows, texts = [], []
     for column in settings:
@@ -1203,7 +1192,7 @@ def difference(study: Study, options: Options) -> list[Result]:
 
 
 def comparable(value: object) -> object:
-    """A value that equals what means the same: text that is a number equals the number, NaN itself."""
+    """A form of a value in which equal meanings are equal: "1e-3" equals 0.001, and NaN equals NaN."""
     if isinstance(value, str):
         for number in (int, float):
             with suppress(ValueError):
@@ -1232,8 +1221,7 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
             notes.append(f"computed on {MOST_RUNS:,} runs, chosen at random with seed {SEED}")
         varying = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
         noise = [column for column in varying if is_noise(table[column], runs.label(column))]
-        if noise:
-            notes.append(f"not used, as nearly every run has its own value: {some_of([*map(runs.label, noise)])}")
+        notes += noise_note(noise, runs)
         found = [association(column, table) for column in varying if column not in noise]
         known = [each for each in found if each is not None]
         p_values = permutation_p([test for _, test in known])
@@ -1400,16 +1388,13 @@ def machine_use(study: Study) -> list[Result]:
     runs, busy = study.any_state, ("gpu_percent", "cpu_percent")
     means = [pl.DataFrame(schema=dict.fromkeys(KEY, pl.String) | dict.fromkeys(("samples", *busy), pl.Float64))]
     for part in rows_beside(runs, "system"):
-        gpus = [pl.col(column) for column in part.dtypes if re.fullmatch(r"system_gpu_\d+_gpu", column)]
-        cpus = [pl.col(column) for column in part.dtypes if column == "system_cpu"]
-        nothing = pl.lit(None, pl.Float64)
-        values = {"gpu_percent": pl.mean_horizontal(nothing, *gpus), "cpu_percent": pl.mean_horizontal(nothing, *cpus)}
+        columns = {"gpu_percent": cs.matches(r"^system_gpu_\d+_gpu$"), "cpu_percent": cs.matches("^system_cpu$")}
+        values = {name: pl.mean_horizontal(pl.lit(None, pl.Float64), column) for name, column in columns.items()}
         samples = part.frame.select("entity", "project", id="run_id", **values)
         means.append(collected(samples.group_by(KEY).agg(pl.len().alias("samples"), pl.col(busy).mean())))
     of_runs = pl.concat(means, how="diagonal_relaxed")
-    columns = {"gpu": pl.String, "gpu_count": pl.Int64, "runtime_s": pl.Float64}
-    held = [pl.col(c) if c in runs.dtypes else pl.lit(None, dtype).alias(c) for c, dtype in columns.items()]
-    rows = collected(runs.frame.select(*KEY, *held)).join(of_runs, on=KEY, how="left", nulls_equal=True)
+    facts = columns_or_null(runs, {"gpu": pl.String, "gpu_count": pl.Int64, "runtime_s": pl.Float64})
+    rows = collected(runs.frame.select(*KEY, *facts)).join(of_runs, on=KEY, how="left", nulls_equal=True)
     if of_runs.is_empty() and rows["gpu"].null_count() == rows.height:
         return []
     time, weighted = pl.col("runtime_s"), {}
@@ -1423,6 +1408,11 @@ def machine_use(study: Study) -> list[Result]:
     title = f"Machine use: {table['hours'].sum():.4g} hours of run time of {counted(rows.height, 'run')} in all states"
     note = "percentages are means over the runs, weighted by run time"
     return [Result("machine", title, table, [*zip(heads, table, strict=True)], [note])]
+
+
+def columns_or_null(runs: Runs, dtypes: Mapping[str, Any]) -> list[pl.Expr]:
+    """The columns with these names, null where the file lacks them."""
+    return [pl.col(c) if c in runs.dtypes else pl.lit(None, dtype).alias(c) for c, dtype in dtypes.items()]
 
 
 def suggested_grouping(runs: Runs) -> list[str]:
@@ -1619,9 +1609,9 @@ def sql_text(text: str | None) -> str:
 
 
 def files_beside(runs: Runs) -> list[tuple[str, Runs]]:
-    """The sound files of rows beside the inputs, or beside the exports that an aggregate was made of, by their views.
+    """The files that hold no runs beside the inputs, or beside the exports that an aggregate was made of, as views.
 
-    The views are history, console, system and table_<key>; sampled histories are never mixed with full ones.
+    The views are history, console, system and table_<key>. Damaged files and sampled histories are left out.
     """
     folders = {file.parent for file in runs.files}
     if "source_file" in runs.dtypes:
@@ -1688,7 +1678,11 @@ def repeated_runs(parts: Sequence[Runs], runs: Runs | None = None) -> list[pl.Da
 
 
 def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.DataFrame) -> pl.DataFrame:
-    """The rows of the runs in `keys`: RUN_NUMBER, `_step` and columns by new names; a run's as in one file."""
+    """The rows of the runs in `keys`, in each run's order: RUN_NUMBER, `_step`, and columns renamed by `parts`.
+
+    `parts` are files, each with its columns: their names in the result, and in the file. Rows of a run that stand in
+    several files are taken from one of them.
+    """
     # The files are sorted by run: ranges of ids let whole row groups be skipped.
     ids = keys["id"].drop_nulls().unique().sort().to_list()
     size = math.ceil(len(ids) / 16) or 1
@@ -1964,8 +1958,8 @@ def problems_of_runs(
 ) -> Iterator[tuple[int, str, str]]:
     """Runs without a metric, with NaN or infinity in a summary without history, crashed, failed, or ended early."""
     metrics, step, state = metric_columns(runs), pl.col("last_step"), pl.col("state").str.to_lowercase()
-    needed = {"state": pl.String, "group": pl.String, "last_step": pl.Int64, "history_rows": pl.Int64}
-    facts = [pl.col(c) if c in runs.dtypes else pl.lit(None, dtype).alias(c) for c, dtype in needed.items()]
+    numbers = {"last_step": pl.Int64, "history_rows": pl.Int64}
+    facts = columns_or_null(runs, {"state": pl.String, "group": pl.String, **numbers})
     rows = collected(runs.frame.select(*KEY, *facts, *metrics), "in-memory")
     in_order: Any = {"nulls_equal": True, "maintain_order": "left"}
     rows = keys.join(rows, on=KEY, how="left", **in_order).join(lines, on=KEY, how="left", **in_order)
@@ -2180,7 +2174,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     policy = POLICY
     if form == "html" and charts:
         policy += SCRIPTS
-        specs = ", ".join(charts).replace("<", "\\u003c")  # no text of theirs ends the script
+        specs = ", ".join(charts).replace("<", "\\u003c")  # no name can end the script
         options = {"actions": False, "renderer": "svg"}
         start = f"[{specs}].forEach((chart, i) => vegaEmbed(`#chart${{i}}`, chart, {json.dumps(options)}))"
         library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed")
@@ -2213,8 +2207,11 @@ def made_table(
     links: Sequence[str] = (),
 ) -> list[str]:
     """The lines of a table by tabulate, cells escaped: the first column's by `escape`, and put into `links`."""
+    import tabulate
+
     if not columns:
         return []
+    tabulate.MIN_PADDING = 0  # heads take no more room than they need
     first, *rest = columns
     cells = [[*map(escape, first.cells)], *([*map(escape_more or escape, column.cells)] for column in rest)]
     cells[0] = [link.replace("{name}", name) for link, name in zip(links, cells[0], strict=False)] or cells[0]
@@ -2277,26 +2274,29 @@ def exact_text(value: object) -> str | None:
 
 
 def fitted(columns: Sequence[TableColumn], width: int, notes: list[str], least: int = NARROW) -> list[TableColumn]:
-    """As many columns as fit `width`, texts and heads of numbers cut to `least` at most; `notes` get the others."""
-    there = columns[: width // 3 + 1]  # each takes a character and two blanks at least
-    natural = [max(map(cell_count, (column.label, *column.cells))) for column in there]
-    numbers = [max(map(cell_count, column.cells), default=0) * column.is_number for column in there]
+    """As many columns as fit `width`; a note names the others.
 
-    def widths(count: int, text: int, head: int) -> list[int]:
-        sizes = zip(there[:count], natural, numbers, strict=False)
-        cut = [(c, size, max(number, min(size, head if c.is_number else text))) for c, size, number in sizes]
-        return [size if c.label in WHOLE else room for c, size, room in cut]
+    Headings of numbers are broken into lines first, then texts are cut to one limit that is at least `least`.
+    """
+    natural = [max(map(cell_count, (column.label, *column.cells))) for column in columns]
+    numbers = [max(map(cell_count, column.cells), default=0) * column.is_number for column in columns]
+    if sum(natural) + 2 * (len(columns) - 1) > width:
+        natural = [max(n, min(size, least)) if n else size for size, n in zip(natural, numbers, strict=True)]
+    needed = [size if c.label in WHOLE else number for c, size, number in zip(columns, natural, numbers, strict=True)]
 
-    def fits(count: int, text: int, head: int) -> bool:
-        return sum(widths(count, text, head)) + 2 * (count - 1) <= width
+    def widths(count: int, limit: int) -> list[int]:
+        return [max(cells, min(size, limit)) for cells, size in zip(needed[:count], natural, strict=False)]
 
-    count = next((n for n in range(len(there), 0, -1) if fits(n, least if n > 2 else 1, least)), 1)
-    text = next((cells for cells in range(width, 0, -1) if fits(count, cells, least)), width)
-    head = next((cells for cells in range(width, 0, -1) if fits(count, text, cells)), least)
+    def fits(count: int, limit: int) -> bool:
+        return sum(widths(count, limit)) + 2 * (count - 1) <= width
+
+    most = min(len(columns), width // 3 + 1)  # each takes a character and two blanks at least
+    count = next((n for n in range(most, 0, -1) if fits(n, least if n > 2 else 1)), 1)
+    limit = next((cells for cells in range(width, 0, -1) if fits(count, cells)), width)
     if dropped := [column.label for column in columns[count:]]:
         notes.append(f"no room for {some_of(dropped, 3)}: use --columns, --json or -o")
     short = []
-    for column, room in zip(there, widths(count, text, head), strict=False):
+    for column, room in zip(columns, widths(count, limit), strict=False):
         is_whole = column.is_number or column.label == "detail"
         cells = column.cells if is_whole else short_names(column.cells, room)
         label = column.label if cell_count(column.label) <= room else column.label.replace("/", "/ ")  # breaks there
@@ -2436,51 +2436,43 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
 
 
 def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[pl.DataFrame, dict[str, Any], list[str]]:
-    """What can be drawn of some values and bounds, the rest null; their scale; and a line about what is left out."""
+    """What can be drawn of values and bounds, the rest null; their scale; and a line about what is left out.
+
+    The scale is logarithmic if asked for, or if positive values span more than four decades. Values are cut off where
+    the others would be a flat line beside them: positive ones from a million times the median on, or below a millionth
+    of it, others from a thousand times the usual distance to it on.
+    """
     numbers, remarks = [name for name in ("value", "ci_low", "ci_high") if name in rows.columns], []
     rows = rows.with_columns(map(finite, numbers))
-    domain, log = usual_range(rows["value"], log=log)
+    values = rows["value"].drop_nulls()
+    drawn = values.filter(values > 0) if log else values
+    if len(drawn) < len(values):
+        lost = counted(len(values) - len(drawn), "value")
+        remarks.append(f"{lost} not above 0 cannot be drawn on a logarithmic axis")
+    domain, near, is_positive = (0.0, 0.0), drawn, bool((drawn > 0).all())
+    if len(drawn):
+        places = drawn.log10() if is_positive else drawn
+        distances = (places - places.median()).abs()
+        usual = cast("float", distances.median())
+        near = drawn.filter(distances <= (max(6.0, 10 * usual) if is_positive else 1000 * usual or math.inf))
+        domain = cast("tuple[float, float]", (near.min(), near.max()))
+    log |= is_positive and domain[1] > 10_000 * domain[0]
     if log:
-        if lost := int((rows["value"] <= 0).sum()):
-            remarks.append(f"{counted(lost, 'value')} not above 0 cannot be drawn on a logarithmic axis")
         rows = rows.with_columns(pl.when(pl.col(name) > 0).then(pl.col(name)) for name in numbers)
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
-    if domain:
+    if len(near) < len(drawn):
         remarks.append("extreme values are cut off")
-    if key == "curves" and not domain:  # bands may leave the picture, lines not
-        domain = rows.select(low=pl.col("value").min(), high=pl.col("value").max()).row(0)
-    if domain and domain[0] != domain[1]:
-        low, high = domain
-        scale |= {"domain": domain, "nice": True} | ({"padding": 8} if key in {"top", "groups"} else {})  # whole points
-        if not is_live:  # renderers hold all that they draw, though it is far outside of the picture
-            ends = (low * low / high, high * high / low) if log else (low + low - high, high + high - low)
-            rows = rows.with_columns(pl.col(numbers).clip(*ends))
+    if domain[0] < domain[1] and (key == "curves" or len(near) < len(drawn)):  # bands may leave the picture
+        # Clamped, as the renderer stores also what lies far outside; zooming needs the true places.
+        scale |= {"domain": domain, "nice": True, "clamp": not is_live}
+        scale |= {"padding": 8} if key in {"top", "groups"} else {}  # points at the edges are whole
     return rows, scale, remarks
-
-
-def usual_range(values: pl.Series, *, log: bool) -> tuple[tuple[float, float] | None, bool]:
-    """The range to draw where some values lie so far off that the others would be a flat line; and if it wants logs.
-
-    Far off are positive values a million times the median or a millionth of it, and others at a thousand times the
-    usual distance from it.
-    """
-    drawn = values.filter(values > 0) if log else values.drop_nulls()
-    if drawn.is_empty():
-        return None, log
-    is_positive = log or bool((drawn > 0).all())
-    places = drawn.log10() if is_positive else drawn
-    distances = (places - places.median()).abs()
-    usual = cast("float", distances.median())
-    near = drawn.filter(distances <= (max(6.0, 10 * usual) if is_positive else 1000 * usual or math.inf))
-    low, high = near.to_frame().select(low=pl.first().min(), high=pl.first().max()).row(0)
-    return (low, high) if len(near) < len(drawn) else None, log or (is_positive and high > 10_000 * low)
 
 
 def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, is_live: bool) -> list[dict[str, Any]]:
     """Layers of a chart: curves with bands for their intervals, or a point with a bar per run or group.
 
-    The legend has the curves in the order in which they end, the highest first. In a live chart the pointer zooms, and
-    a click in the legend hides the curve.
+    In a live chart the pointer zooms, and a click in the legend hides the curve.
     """
     firsts = rows.unique("rank", maintain_order=True)
     names = short_names([*map(printable, firsts["name"])], LEGEND_WIDTH if key == "curves" else LABEL_WIDTH)
@@ -2493,13 +2485,10 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
         x: dict[str, Any] = {"field": "x", "title": x_title, "type": "quantitative"}
         x["scale"] = {"nice": False, "zero": False}
         if rows["x"].dtype.is_temporal():
-            minute = dict.fromkeys(("year", "month", "date", "hours", "minutes"), "%Y-%m-%d %H:%M")
-            form = {**minute, "seconds": "%H:%M:%S", "milliseconds": "%H:%M:%S.%L"}
-            x |= {"type": "temporal", "scale": {"type": "utc"}, "axis": {"format": form, "tickCount": 5}}
+            times = {"format": "%Y-%m-%d %H:%M", "tickCount": 5}
+            x |= {"type": "temporal", "scale": {"type": "utc"}, "axis": times}
             tips[1] |= {"timeUnit": "utcyearmonthdatehoursminutesseconds", "format": "%Y-%m-%d %H:%M:%S"}
-        last = rows.drop_nulls("value").unique("rank", keep="last").sort("value", descending=True)["rank"]
-        legend = {**named, "values": [*dict.fromkeys([*last, *firsts["rank"]])]}
-        axis, other = "y", {"x": x, "color": {"field": "rank", "type": "nominal", "legend": legend}}
+        axis, other = "y", {"x": x, "color": {"field": "rank", "type": "nominal", "legend": named}}
         point = rows["x"].n_unique() <= 30 or "transparent"  # where the pointer finds values
         mark = {"type": "line", "strokeWidth": 1.8, "strokeCap": "round", "point": point}
         span: dict[str, Any] = {"type": "area", "opacity": 0.15}
@@ -2583,23 +2572,20 @@ def content(  # noqa: C901 - a list of formats
         return html_page(results, form, most, log=options.log).encode()
     if form == "markdown":
         return page_text(results, form, most).encode()
-    drawn = [result for result in results if result.chart and result.table.height]
-    if form in {"png", "svg"} and not drawn:
-        raise ScriptError(f"there is nothing to draw; pictures can show {', '.join(DRAWN)}", WRONG_USAGE)
     # One question fits: the first of these that was asked.
-    candidates, keys = (drawn, DRAWN) if form in {"png", "svg"} else (results, ("groups", "top"))
+    is_picture = form in {"png", "svg"}
+    candidates = [result for result in results if not is_picture or (result.chart and result.table.height)]
+    if not candidates:
+        raise ScriptError(f"there is nothing to draw; pictures can show {', '.join(DRAWN)}", WRONG_USAGE)
     there = list(dict.fromkeys(result.key for result in candidates))
-    key = next(key for key in (*keys, *there) if key in there)
-    chosen = [result for result in candidates if result.key == key]
-    if form in {"png", "svg"}:
-        chosen = chosen[:1]
-    kept = {*map(id, chosen)}
-    if others := dict.fromkeys(result.key for result in results if id(result) not in kept):
-        what = "table" if candidates is results else "picture"
+    key = next(key for key in (*(DRAWN if is_picture else ("groups", "top")), *there) if key in there)
+    chosen = [result for result in candidates if result.key == key][: 1 if is_picture else None]
+    if others := dict.fromkeys(result.key for result in results if not any(result is each for each in chosen)):
+        what = "picture" if is_picture else "table"
         say(f"the file holds one {what}: {key}; left out: {', '.join(others)}")
     if form == "latex":
         return page_text(chosen, form, most).encode()
-    if form in {"png", "svg"}:
+    if is_picture:
         import vl_convert
 
         chart = chart_json(chosen[0], form, log=options.log)
@@ -2624,7 +2610,7 @@ def replacing(file: Path) -> Iterator[Path]:
     """A file in a hidden folder beside `file` to write to: renamed over `file` once it is whole, removed on failure."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Nobody else can read this folder.
+        # No other user can read this folder.
         with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=file.parent) as folder:
             unfinished = Path(folder, file.name)
             yield unfinished
@@ -2651,9 +2637,33 @@ def printable(text: str) -> str:
 # --- command line ---------------------------------------------------------------------------------------------
 
 
-def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of flags
-    """The command line as options: the flags, in the manual's order."""
+def parse_args(argv: Sequence[str]) -> Options:
+    """The command line as options, checked."""
     parser = Parser(__doc__ or "")
+    add_flags(parser)
+    if "".join(argv) != "".join(argv).encode(errors="replace").decode():  # bytes of another encoding
+        parser.error("an argument is no UTF-8 text")
+    args = parser.parse_strictly(argv)
+    args.top, args.points, args.max_rows = (n and min(n, MOST_TYPED) for n in (args.top, args.points, args.max_rows))
+    # An input that was named after --diff's runs is no run.
+    args.inputs += [Path(name) for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
+    args.diff = [name for name in args.diff if Path(name) not in args.inputs]
+    if args.sql is not None and (args.name_pattern or args.where or args.states):
+        raise ScriptError("--sql uses all runs: write the condition into its WHERE", WRONG_USAGE)
+    for state in args.states:
+        if state not in {*STATES, "all"}:
+            near = did_you_mean(state, [*STATES, "all"]) or f"; there are all, {', '.join(STATES)}"
+            raise ScriptError(f"--state {state}: no such state{near}", WRONG_USAGE)
+    for flag, file, endings in (("output", args.output, [*FILE_FORMATS]), ("report", args.report, [".html", ".md"])):
+        if file and file.suffix.lower() not in endings:
+            raise ScriptError(f"--{flag} {file}: the name must end in {' or '.join(endings)}", WRONG_USAGE)
+    if not 0 <= (args.smooth or 0) < 1:
+        raise ScriptError(f"--smooth {args.smooth:g} must be 0 or more, and below 1", WRONG_USAGE)
+    return Options(**vars(args))
+
+
+def add_flags(parser: Parser) -> None:
+    """The flags, in the manual's order."""
     parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="runs files, or folders with runs files")
     add = parser.add_argument_group("questions (one or more; without one: an overview)").add_argument
     many: dict[str, Any] = {"action": "extend", "default": [], "type": lambda text: comma_separated([text])}
@@ -2700,25 +2710,6 @@ def parse_args(argv: Sequence[str]) -> Options:  # noqa: PLR0915 - a list of fla
     add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     add("--quiet", **flag, help="print only errors on stderr")
     add("--debug", **flag, help="show the traceback of an error")
-    if "".join(argv) != "".join(argv).encode(errors="replace").decode():  # bytes of another encoding
-        parser.error("an argument is no UTF-8 text")
-    args = parser.parse_strictly(argv)
-    args.top, args.points, args.max_rows = (n and min(n, MOST_TYPED) for n in (args.top, args.points, args.max_rows))
-    # An input that was named after --diff's runs is no run.
-    args.inputs += [Path(name) for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
-    args.diff = [name for name in args.diff if Path(name) not in args.inputs]
-    if args.sql is not None and (args.name_pattern or args.where or args.states):
-        raise ScriptError("--sql uses all runs: write the condition into its WHERE", WRONG_USAGE)
-    for state in args.states:
-        if state not in {*STATES, "all"}:
-            near = did_you_mean(state, [*STATES, "all"]) or f"; there are all, {', '.join(STATES)}"
-            raise ScriptError(f"--state {state}: no such state{near}", WRONG_USAGE)
-    for flag_, file, endings in (("output", args.output, [*FILE_FORMATS]), ("report", args.report, [".html", ".md"])):
-        if file and file.suffix.lower() not in endings:
-            raise ScriptError(f"--{flag_} {file}: the name must end in {' or '.join(endings)}", WRONG_USAGE)
-    if not 0 <= (args.smooth or 0) < 1:
-        raise ScriptError(f"--smooth {args.smooth:g} must be 0 or more, and below 1", WRONG_USAGE)
-    return Options(**vars(args))
 
 
 def positive(text: str) -> int:
@@ -2765,11 +2756,9 @@ def comma_separated(values: Sequence[str] | None) -> tuple[str, ...]:
 
 def import_libraries() -> None:
     """Import what takes time, once the command line is right."""
-    global pl, tabulate
+    global pl, cs
     import polars as pl
-    import tabulate
-
-    tabulate.MIN_PADDING = 0  # heads take no more room than they need
+    import polars.selectors as cs
 
 
 def analyze(options: Options) -> int:
