@@ -494,7 +494,7 @@ def test_noise_is_said_of_the_best_two_as_ranked(tmp_path: Path) -> None:
     runs = [Run(f"{g}{x}", config={"g": g}, summary={"x_loss": x}) for g, xs in values.items() for x in xs]
     out = answered(write_runs(tmp_path, runs), "--group-by", "g").out
     assert "the best two cannot be compared: best has only one run\n" in out
-    assert "within noise" not in out
+    assert "within noise: the best two," not in out
 
 
 def test_several_metrics_give_a_row_each(runs_file: Path) -> None:

@@ -928,16 +928,18 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     names = row_names(best, by)
     alone = [name for name, n in zip(names, best["n"], strict=True) if n == 1]
     if table.height == 1:
-        remarks.append("there is only one group: nothing to compare")
-    elif best.height < 2 or not metric.column.startswith(("metric_", "history_")):
+        return [*remarks, "there is only one group: nothing to compare"]
+    if best.height < 2 or not metric.column.startswith(("metric_", "history_")):
         return remarks
-    elif alone:
+    which = "best two"
+    if alone:
         remarks.append(f"the best two cannot be compared: {' and '.join(alone)} has only one run")
-    elif (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
+        best, which = table.filter(pl.col("n") > 1).head(2), "best two with several runs"
+    if best.height == 2 and (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
+        one, other = row_names(best, by)
         verdict = "within noise: " if p >= SIGNIFICANT else ""
         means = " (of the means)" if stat != "mean" else ""
-        found = f"the best two, {names[0]} and {names[1]}, differ with p = {p:.2g} by Welch's t-test{means}"
-        remarks.append(verdict + found)
+        remarks.append(f"{verdict}the {which}, {one} and {other}, differ with p = {p:.2g} by Welch's t-test{means}")
     return remarks
 
 
