@@ -1106,28 +1106,27 @@ def write_part(rows: pl.LazyFrame, folder: Path, dtypes: Mapping[str, Mapping[Ke
 
     The rows come by run; of those with one `order` the last counts. The column `frame` tells which came together.
     """
-    order = pl.col("order")
-    about = [
-        pl.len().alias("rows"),
-        order.min().fill_null(0).alias("first"),
-        order.max().fill_null(0).alias("last"),
-        (order.diff().drop_nulls() > 0).all().alias("ascends"),
-    ]
-    facts = rows.group_by("run_id").agg(about).collect()
+    order, run_id = pl.col("order"), pl.col("run_id")
     repeated: dict[str, int] = {}
-    if not facts["ascends"].all():
-        by_frame = rows.group_by("run_id", "frame").agg((pl.len() - order.n_unique()).cast(pl.Int64).alias("again"))
-        repeated = dict(by_frame.group_by("run_id").agg(pl.sum("again")).collect().iter_rows())
-        unique = rows.collect().unique(["run_id", "order"], keep="last", maintain_order=True)
-        rows = unique.sort("run_id", "order").lazy()
-        facts = rows.group_by("run_id").agg(about).collect()
+    is_ascending = ((order > order.shift()) | (run_id != run_id.shift())).all()
+    if not rows.select(is_ascending).collect(engine="streaming").item():
+        again = (pl.len() - order.n_unique()).cast(pl.Int64).alias("again")
+        by_frame = rows.group_by("run_id", "frame").agg(again).group_by("run_id").agg(pl.sum("again"))
+        repeated = dict(by_frame.collect(engine="streaming").iter_rows())
+        # Only the last rows are held in memory: a small file can stand for hundreds of millions of rows with one step.
+        numbered = rows.with_row_index("number")
+        last = numbered.group_by("run_id", "order").agg(pl.max("number"))
+        unique = numbered.join(last.select("number"), on="number", how="semi").drop("number")
+        rows = unique.sort("run_id", "order").collect(engine="streaming").lazy()
+    about = [pl.len().alias("rows"), order.min().alias("first"), order.max().alias("last")]
+    facts = rows.group_by("run_id").agg(about).fill_null(0).collect(engine="streaming")
     file, height = folder / f"{uuid.uuid4().hex}.parquet", int(facts["rows"].sum())
     rows = rows.drop("frame")
     stored = logged_dtypes(rows.collect_schema())
     write_intermediate(rows, file)
     return {
         run_id: Part(file, count, first, last, repeated.get(run_id, 0), dtypes[run_id], stored, height)
-        for run_id, count, first, last, _ in facts.iter_rows()
+        for run_id, count, first, last in facts.iter_rows()
     }
 
 
@@ -1572,12 +1571,12 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
 
 FORGE = "forge.coreweave.com"  # W&B's own server
 CLOUD_URL = f"https://api.{FORGE}"
-CLOUD_HOSTS = (f"api.{FORGE}", "api.wandb.ai")  # where it answers questions
-PAGE_HOSTS = (FORGE, "wandb.ai", "www.wandb.ai", "app.wandb.ai")  # where its pages are, or were
+CLOUD_HOSTS = (f"api.{FORGE}", "api.wandb.ai")  # of its API
+PAGE_HOSTS = (FORGE, "wandb.ai", "www.wandb.ai", "app.wandb.ai")  # of its pages, now or earlier
 
 
 def base_url() -> str:
-    """The server's address, found as the SDK finds it, without a password, and without a slash at the end."""
+    """The server's address, found as the SDK finds it, without a password and without a slash at the end."""
     given = (os.environ.get("WANDB_BASE_URL") or sdk_setting("base_url") or CLOUD_URL).strip().rstrip("/")
     url = re.fullmatch(r"(https?://)(?:[^/]*@)?([^/@?#\s]+)([^@?#\s]*)", given)
     if url is None or (url[1] == "http://" and url[2] in CLOUD_HOSTS):
@@ -1586,24 +1585,24 @@ def base_url() -> str:
 
 
 def page_url(base_url: str) -> str:
-    """Where the server at `base_url` shows its pages, without a slash at the end."""
+    """The address of the web pages of the server at `base_url`, without a slash at the end."""
     if base_url.partition("://")[2] in CLOUD_HOSTS:
         return f"https://{FORGE}/wandb"
     return base_url.replace("://api.", "://" if "://api.wandb." in base_url else "://app.")
 
 
 def sdk_setting(name: str) -> str | None:
-    """A value from the SDK's settings files; the one of the working folder goes before the user's."""
+    """A value from the SDK's settings files; the working folder's overrides the user's."""
     settings = configparser.ConfigParser(interpolation=None)
     user = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
     for file in (f"{user}/settings", "wandb/settings", ".wandb/settings"):
-        with suppress(configparser.Error, UnicodeDecodeError):  # the SDK passes over what it cannot read, too
+        with suppress(configparser.Error, UnicodeDecodeError):  # the SDK ignores unreadable files, too
             settings.read(os.path.expanduser(file), encoding="utf-8")  # noqa: PTH111 - there may be no home
     return settings.get("default", name, fallback=None)
 
 
 def netrc_key(base_url: str) -> str | None:
-    """What `wandb login` stored for the server; None if nothing, or nothing readable, is there."""
+    """The key that `wandb login` stored for the server; None without a readable one."""
     host = base_url.partition("://")[2].partition("/")[0]
     names = (host, "api.wandb.ai") if host in CLOUD_HOSTS else (host,)
     files = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
@@ -1615,7 +1614,7 @@ def netrc_key(base_url: str) -> str | None:
 
 
 def api_key(file: Path | None, base_url: str) -> str:
-    """The API key for the server: from `file`, WANDB_API_KEY, netrc or the SDK's settings, the first that has one."""
+    """The API key for the server: the first found in `file`, WANDB_API_KEY, netrc and the SDK's settings."""
     where, how = f"for {base_url}", "run `wandb login`, set WANDB_API_KEY or use --api-key-file"
     if file:
         key, where = file.read_text("utf-8", errors="replace"), f"in {file}"
@@ -1632,37 +1631,36 @@ def api_key(file: Path | None, base_url: str) -> str:
 
 # --- the server: requests, in bounded time --------------------------------------------------------------------
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 30.0  # between two tries: each wait is four times the one before
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0  # of all threads, for a busy server; a longer one looks like a hang
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 30.0  # before a request is repeated: each wait is four times the one before
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0  # of all threads, if the server is busy; longer looks like a hang
 LEAST_BYTES_S = 10_000  # a slower answer is given up once the timeout is over
-ANSWER_BYTES = 100_000_000  # an answer has at most as many; the largest pages of runs have 15 MB
-MOST_PAGES = 500  # of 200 projects: a list that goes on has no end
-OTHER_FORM = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)  # where an answer is taken apart
-SIGN_IN_LIMIT_S = 6  # for the first question: a server that cannot be reached is named within 10 s
+ANSWER_BYTES = 100_000_000  # of an answer at most, uncompressed; the largest pages of runs have 15 MB
+MOST_PAGES = 500  # of 200 projects: a longer list is taken for endless
+SIGN_IN_LIMIT_S = 6  # for the first question: an unreachable server is reported within 10 s
 
 
 class RequestError(Exception):
-    """A request that failed, and why, without its URL, which may be signed."""
+    """A request failed. The message never contains the URL, which may be signed."""
 
     def __init__(self, message: str, *, status: int = 0, retries: int = 100, pause_s: float = 0.0) -> None:
-        super().__init__(message[:300])  # a server may say anything
-        self.status = status  # HTTP's; 0 without an answer
-        self.retries = retries  # how often trying again may help
-        self.pause_s = pause_s  # how long a busy server is to be left alone
+        super().__init__(message[:300])  # it may come from the server
+        self.status = status  # HTTP status; 0 without an answer
+        self.retries = retries  # repeats that may help at most; 0 if the same answer would come again
+        self.pause_s = pause_s  # how long all threads have to wait for a busy server
         self.attempts = 1
 
 
 class Client:
-    """Asks one server, from many threads, with a key or without any credentials."""
+    """Sends requests to one server from many threads, with an API key or without any credentials."""
 
     def __init__(self, url: str, key: str | None, *, timeout_s: float, retries: int, threads: int, say: Say) -> None:
         self.base_url, self.timeout_s, self.retries, self.say = url, timeout_s, retries, say
         self.resume_at = 0.0  # by time.monotonic(): no request starts earlier
-        self.failures, self.most_failures = 0, 2 * threads  # in a row, before the server is asked no more
+        self.failures, self.most_failures = 0, 2 * threads  # circuit breaker: consecutive failures, and their limit
         self.session = requests.Session()
-        self.session.trust_env = False  # else it sends what netrc has for a host
+        self.session.trust_env = False  # else it sends the password that netrc has for a host
         self.session.auth = ("api", key) if key else None
-        # Else requests reads the whole body of a redirect, also of one that it does not follow.
+        # Without this, requests reads the whole body of a redirect, even of one that it does not follow.
         self.session.hooks["response"].append(lambda answer, **_: answer.raw.close() if answer.is_redirect else None)
         self.session.verify = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE") or True
         if os.environ.get("WANDB_INSECURE_DISABLE_SSL", "").lower() in ("1", "true", "t", "yes", "y", "on"):
@@ -1672,11 +1670,11 @@ class Client:
             self.session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=threads))
 
     def ask(self, question: str, variables: Mapping[str, Any], *, limit_s: float = math.inf) -> Any:
-        """The `data` of GraphQL's answer; RequestError without one."""
+        """The `data` of the answer to a GraphQL question. RequestError if all attempts fail."""
         return self.retry(lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
 
     def ask_once(self, question: str, variables: Mapping[str, Any], timeout_s: float, parse: Parse = json.loads) -> Any:
-        """The same without another try; an error that GraphQL states is worth one more."""
+        """The same in one attempt. An error that the server states is worth one repeat."""
         content, url = {"query": question, "variables": variables}, f"{self.base_url}/graphql"
         body = b"".join(self.pieces("POST", url, timeout_s, json=content, allow_redirects=False))
         try:
@@ -1688,8 +1686,8 @@ class Client:
         return answer["data"]
 
     def retry(self, attempt: Callable[[float], Found], *, limit_s: float = math.inf) -> Found:
-        """What `attempt(timeout_s)` returns; after a RequestError it is tried again, as long as that may help.
-        A thread whose request fails waits by itself; while a server is busy, all wait. `limit_s` is without the waits.
+        """What `attempt(timeout_s)` returns; it is repeated after a RequestError, as long as a repeat may help.
+        After a failure only this thread waits; if the server is busy, all do. `limit_s` does not include the waits.
         """
         number = 0
         while self.failures < self.most_failures:
@@ -1703,18 +1701,18 @@ class Client:
                 error.attempts = max(error.attempts, number)
                 if number > min(error.retries, self.retries) or limit_s < FIRST_WAIT_S:
                     self.failures = self.failures + 1 if error.retries > 1 else 0  # 0 and 1: the server has answered
-                    error.retries = 0  # all tries are used up: a caller must not start over
+                    error.retries = 0  # a caller that has its own attempts must not start over
                     raise
                 wait_s = max(error.pause_s, min(FIRST_WAIT_S * 4.0 ** (number - 1), LONGEST_WAIT_S))
                 if not error.pause_s:
                     time.sleep(wait_s)
-                elif time.monotonic() + wait_s > self.resume_at + SHORTEST_PAUSE_S:  # said once, not by each thread
+                elif time.monotonic() + wait_s > self.resume_at + SHORTEST_PAUSE_S:  # reported once, not by each thread
                     self.resume_at = time.monotonic() + wait_s
                     self.say(f"the server is busy (HTTP {error.status}): waiting {wait_s:.0f} s")
         raise RequestError("not requested, because the server no longer answers", retries=0)
 
     def pieces(self, method: str, url: str, timeout_s: float, limit: int = ANSWER_BYTES, **how: Any) -> Iterator[bytes]:
-        """The body of a successful answer, piece by piece; how long it may take grows with how much has come."""
+        """The body of a successful answer, piece by piece. The more bytes have come, the longer it may take."""
         started, received = time.monotonic(), 0
         how |= {"stream": True, "timeout": timeout_s, "proxies": requests.utils.get_environ_proxies(url)}
         try:
@@ -1731,18 +1729,18 @@ class Client:
                 self.failures = 0
         except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
             raise RequestError(f"no answer within {timeout_s:.0f} s") from error
-        except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' own are OSErrors
+        except (OSError, urllib3.exceptions.HTTPError) as error:  # exceptions of requests are OSErrors
             cause: BaseException = error
             while deeper := cause.__cause__ or cause.__context__:
                 cause = deeper
-            why = getattr(cause, "strerror", None) or type(error).__name__  # more than that may hold the URL
+            why = getattr(cause, "strerror", None) or type(error).__name__  # other texts may contain the URL
             raise RequestError(f"the connection failed ({why})") from error
 
 
 def status_error(answer: requests.Response) -> RequestError:
-    """What an answer says that is no success, and whether and when to ask again."""
+    """The error that an unsuccessful answer states, and whether and when to repeat the request."""
     status, after, pause_s = answer.status_code, answer.headers.get("Retry-After", ""), 0.0
-    body = b"" if answer.is_redirect else answer.raw.read1(1 << 20, decode_content=True)  # a redirect's is not read
+    body = b"" if answer.is_redirect else answer.raw.read1(1 << 20, decode_content=True)  # a redirect's is closed
     message = f"{stated_error(body) or answer.reason} (HTTP {status})"
     if status not in (408, 429) and status < 500:
         return RequestError(message, status=status, retries=0)
@@ -1759,11 +1757,11 @@ def stated_error(body: bytes) -> str:
 
 
 @contextmanager
-def understood() -> Iterator[None]:
-    """Where an answer is taken apart: a RequestError if it has another form than it should."""
+def reading_answer() -> Iterator[None]:
+    """For code that reads an answer's values: raises a RequestError if these have an unexpected form."""
     try:
         yield
-    except OTHER_FORM as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise RequestError(f"the answer has an unexpected form ({error!r})", status=200, retries=0) from error
 
 
@@ -1771,7 +1769,7 @@ def sign_in(client: Client) -> tuple[str, list[str]]:
     """The key's own entity, empty if it has none, and all entities that it can see. ScriptError without access."""
     question = "query Viewer { viewer { username entity teams { edges { node { name } } } } }"
     try:
-        with understood():
+        with reading_answer():
             viewer = client.ask(question, {}, limit_s=SIGN_IN_LIMIT_S).get("viewer") or {}
             own = str(viewer.get("entity") or viewer.get("username") or "")
             teams = [str(edge["node"]["name"]) for edge in (viewer.get("teams") or {"edges": ()})["edges"]]
@@ -1782,7 +1780,7 @@ def sign_in(client: Client) -> tuple[str, list[str]]:
         elif error.status == 429 or error.status >= 500:
             hint = "the server is busy: try again later"
         raise ScriptError(f"cannot sign in to {client.base_url}: {error}; {hint}", NOTHING_USABLE) from error
-    return own, [name for name in dict.fromkeys([own, *teams]) if name]  # the own one may be among the teams
+    return own, [name for name in dict.fromkeys([own, *teams]) if name]  # `own` may be among the teams
 
 
 # --- the server: which projects are meant ---------------------------------------------------------------------
@@ -1918,7 +1916,7 @@ def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str],
     names: list[str] = []
     after = None
     try:
-        with understood():
+        with reading_answer():
             if not is_glob(project.name) and plan(server, project):
                 return [project], [], []
             failing, what = (
