@@ -105,6 +105,8 @@ if TYPE_CHECKING:
     import requests
     import urllib3
 
+    DAMAGED: tuple[type[BaseException], ...]  # what polars raises for a file that it cannot read
+
 # --- constants ------------------------------------------------------------------------------------------------
 
 OK, NOTHING_USABLE, WRONG_USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130  # exit codes, the same in all scripts
@@ -130,7 +132,6 @@ CLOCKS: dict[tuple[str, ...], str] = {
     ("_runtime",): "_runtime",
     ("_timestamp",): "_timestamp",
 }  # of history rows: see Part
-DEEPEST = 200  # nested levels of a config or summary that orjson writes, and that can be read again
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # as W&B's JSON spells them in text
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
@@ -145,12 +146,21 @@ TIMEOUT_S = 60  # enough for the largest page from a busy server; longer looks l
 RETRIES = 4
 PAGE_RUNS = 1_000  # runs a question, the most that a server gives, and rows that are made together
 WINDOW_RUNS = 400  # that a window should hold: small enough to parse one while others are fetched
-MOST_WINDOWS = 10_000  # whatever number of runs a server states
 LISTINGS = 3  # before a project that keeps changing is taken as it is
 RUNS_A_QUESTION = 20  # histories or sweeps
 LIVE_ROWS_A_QUESTION = 5_000
-SPARE_ROWS = 100_000  # that exports may have beyond twice what the server counts: live runs go on, steps may repeat
 SYSTEM_SAMPLES = 1_000  # rows of system metrics a run
+
+# Limits of what a server or a file may state or hold; ANSWER_BYTES and MOST_PAGES are two more.
+MOST_WINDOWS = 10_000  # of creation times
+MOST_LIVE_ROWS = 1_000_000_000  # of one run that are in no export yet: 200,000 questions
+MOST_SAMPLES = 2**31 - 1  # GraphQL's ints have 32 bits
+SPARE_ROWS = (
+    100_000  # an export may have twice the rows that the server counts, and these: live runs go on, steps repeat
+)
+EXPORT_BYTES, TABLE_BYTES = 10_000_000_000, 500_000_000  # of a download, uncompressed; tables are read whole
+YAML_BYTES = 1_000_000  # of a YAML text's JSON, beyond ten times its own length
+DEEPEST = 200  # nested levels that orjson surely writes: a summary with more brackets is checked
 
 HISTORIES = "histories"  # the folder that keeps what an interrupted export has finished
 ROW_GROUP_ROWS = 100_000
@@ -367,12 +377,18 @@ class Table:
 
 
 class Failure(NamedTuple):
-    """What could not be had of a run (or of a file whose run is not known), while the rest went on."""
+    """What could not be exported of a run (or of a project, or of a file whose run is unknown)."""
 
     run: str
     what: str
     error: str
     attempts: int = 1
+
+    @classmethod
+    def of(cls, error: BaseException, run: str, what: str) -> Self:
+        """The failure that an exception means. One of another class than our own is unexpected and says so."""
+        message = str(error) if isinstance(error, RequestError | ScriptError) else f"unexpected data: {error!r}"[:300]
+        return cls(run, what, message, getattr(error, "attempts", 1))
 
 
 @dataclass(frozen=True)
@@ -767,7 +783,6 @@ def time_at(seconds: float | None, nanos: int = 0) -> datetime | None:
 
 # --- folders of SDKs before 0.10 to a log ---------------------------------------------------------------------
 
-YAML_BYTES = 1_000_000  # that a short text may become as JSON
 OLD_HISTORY = "wandb-history.jsonl"  # stands for such a folder, also where it is missing: nothing was logged then
 
 
@@ -1110,13 +1125,13 @@ def write_part(rows: pl.LazyFrame, folder: Path, dtypes: Mapping[str, Mapping[Ke
     repeated: dict[str, int] = {}
     is_ascending = ((order > order.shift()) | (run_id != run_id.shift())).all()
     if not rows.select(is_ascending).collect(engine="streaming").item():
-        again = (pl.len() - order.n_unique()).cast(pl.Int64).alias("again")
-        by_frame = rows.group_by("run_id", "frame").agg(again).group_by("run_id").agg(pl.sum("again"))
-        repeated = dict(by_frame.collect(engine="streaming").iter_rows())
-        # Only the last rows are held in memory: a small file can stand for hundreds of millions of rows with one step.
+        # One row per step is held in memory: a small file can stand for hundreds of millions of rows with one step.
         numbered = rows.with_row_index("number")
-        last = numbered.group_by("run_id", "order").agg(pl.max("number"))
-        unique = numbered.join(last.select("number"), on="number", how="semi").drop("number")
+        again = (pl.len() - 1).alias("again")
+        steps = numbered.group_by("run_id", "frame", "order").agg(pl.max("number"), again).collect(engine="streaming")
+        repeated = dict(steps.group_by("run_id").agg(pl.sum("again")).iter_rows())
+        last = steps.lazy().group_by("run_id", "order").agg(pl.max("number")).select("number")
+        unique = numbered.join(last, on="number", how="semi").drop("number")
         rows = unique.sort("run_id", "order").collect(engine="streaming").lazy()
     about = [pl.len().alias("rows"), order.min().alias("first"), order.max().alias("last")]
     facts = rows.group_by("run_id").agg(about).fill_null(0).collect(engine="streaming")
@@ -1181,14 +1196,18 @@ def json_numbers(texts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def write_intermediate(frame: pl.DataFrame | pl.LazyFrame, file: Path) -> None:
-    """Write a file of the working folder; ScriptError if there is no place for it."""
+    """Write a file of the working folder; ScriptError if it cannot be written."""
     try:
         frame.lazy().sink_parquet(file, compression="lz4", statistics=False)
-    except (OSError, pl.exceptions.ComputeError) as error:  # the disk is full, which polars may call either
+    except (OSError, pl.exceptions.ComputeError) as error:  # polars reports a full disk as either
         if isinstance(error, pl.exceptions.ComputeError) and "os error" not in str(error):
-            raise  # what the rows are read from is damaged
-        message = f"{file.parent} cannot be written to ({error}); free disk space or use another -o"
-        raise ScriptError(message, NOTHING_USABLE) from error
+            raise  # the rows come from a damaged file
+        raise not_written(file.parent, error) from error
+
+
+def not_written(place: Path, error: Exception) -> ScriptError:
+    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    return ScriptError(f"{place} was not written: {reason}; free disk space or use another -o", NOTHING_USABLE)
 
 
 def column_key(path: KeyPath) -> str:
@@ -1907,36 +1926,32 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
 
 
 def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str], list[Failure]]:
-    """The projects that a place means; all names that its entity has, if they were listed; and what failed."""
+    """The projects of a place; the names of all projects of its entity, if these were listed; and failures."""
     question = """query Projects($entity: String, $after: String) {
         models(entityName: $entity, first: 200, after: $after) {
             edges { node { name } } pageInfo { endCursor hasNextPage } } }"""
     project = Project(place.entity, place.project, filters_of(place, server.options.selection))
     failing, what = project.path, ""
     names: list[str] = []
-    after = None
+    variables = {"entity": place.entity, "after": None}
     try:
         with reading_answer():
             if not is_glob(project.name) and plan(server, project):
                 return [project], [], []
-            failing, what = (
-                place.entity,
-                "its projects cannot be listed: ",
-            )  # a team may have thousands: listed if needed
+            # Only now all are listed: a team may have thousands.
+            failing, what = place.entity, "its projects cannot be listed: "
             for _ in range(MOST_PAGES):
-                if not (models := server.ask(question, {"entity": place.entity, "after": after})["models"]):
-                    break
+                models = server.ask(question, variables)["models"] or {"edges": (), "pageInfo": {"hasNextPage": False}}
                 names += [str(edge["node"]["name"]) for edge in models["edges"]]
-                after = models["pageInfo"]["endCursor"]
                 if not (models["pageInfo"]["hasNextPage"] and models["edges"]):
                     break
+                variables["after"] = models["pageInfo"]["endCursor"]
             else:
                 return [], names, [Failure(failing, "project", f"{what}their list has no end")]
     except RequestError as error:
         return [], names, [Failure(failing, "project", f"{what}{error}", error.attempts)]
-    exact = [name for name in names if name == place.project]
-    meant = exact or [name for name in names if matches(name, place.project)]
-    return [Project(place.entity, name, project.filters) for name in meant], names, []
+    chosen = [name for name in names if name == place.project] or [n for n in names if matches(n, place.project)]
+    return [Project(place.entity, name, project.filters) for name in chosen], names, []
 
 
 def side_by_side(work: Callable[[Subject], Found], subjects: Sequence[Subject], at_once: int) -> list[Found]:
@@ -2019,7 +2034,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
         try:
             nodes, rest = fetch_page(server, project, window)
         except RequestError as error:
-            failed.append(Failure(project.path, "runs", str(error), error.attempts))
+            failed.append(Failure.of(error, project.path, "runs"))
             return []
         server.meter.add(runs=len(nodes))
         listed.append(len(nodes))
@@ -2209,9 +2224,8 @@ def time_of(text: str | None) -> datetime | None:
 
 # --- tables of rows: which are asked for ----------------------------------------------------------------------
 
-CONSOLE_PAGE = 10_000  # lines that a question asks for at most, over all its runs; a server gives no more of one
-EXPORT_BYTES, TABLE_BYTES = 10_000_000_000, 500_000_000  # of one file at most: tables are read whole
-LATER_PAGE = 5_000  # of one run, whose output is long
+CONSOLE_PAGE = 10_000  # lines of output per question, over all its runs: a server returns no more
+LATER_PAGE = 5_000  # lines per question about one run with long output
 
 
 class Wanted(NamedTuple):
@@ -2299,8 +2313,6 @@ LIVE_ROWS = IN_PROJECT % (
     ", $run: String!, $min: Int64, $max: Int64, $samples: Int",
     "run(name: $run) { history(minStep: $min, maxStep: $max, samples: $samples) }",
 )
-MOST_LIVE_ROWS = 1_000_000_000  # of one run that are in no export: 200,000 questions
-MOST_SAMPLES = 2**31 - 1  # GraphQL's ints are short
 
 
 class RowSource(NamedTuple):
@@ -2412,7 +2424,7 @@ def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None
     return f"logLines({where}) {{ {lines} }}"
 
 
-def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:  # noqa: C901 - each table in turn
+def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:
     """A run's rows; None, with a failure noted, if they cannot be had after all tries."""
     table, tries = source.table, 0
 
@@ -2440,14 +2452,11 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:  #
 
     try:
         return source.server.storage.retry(attempt)
-    except RequestError as error:
-        failure = Failure(run.id, table.name, str(error), error.attempts)
-    except (ScriptError, OSError):  # no place to write to: of no run alone
+    except (ScriptError, OSError):  # the folder cannot be written to: not a failure of this run alone
         raise
-    except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001 - one odd run must not cost the others theirs
-        failure = Failure(run.id, table.name, f"unexpected data: {error!r}"[:300], tries)
-    source.project.failed.append(failure)
-    return None
+    except (Exception, *DAMAGED) as error:  # noqa: BLE001 - one run with odd data must not stop the others
+        source.project.failed.append(Failure.of(error, run.id, table.name))
+        return None
 
 
 def download(source: RowSource, url: str, *, last: bytes, limit: int) -> Path:
@@ -2516,18 +2525,11 @@ def console_rows(source: RowSource, run: Wanted, page: Any) -> Fetched:
             is_tail, nodes, after = False, [], ""  # from the start, then
         columns = {
             "order": [count + at if (n := node["number"]) is None else n for at, node in enumerate(nodes)],
-            "time": [node["timestamp"] for node in nodes],
+            "time": [time_of(node["timestamp"]) for node in nodes],
             "stream": ["stderr" if node["level"] == "error" else "stdout" for node in nodes],
             "text": [as_shown(node["line"]) for node in nodes],
         }
-        if all(text is None or text[20:].isdigit() for text in columns["time"]):  # as the SDK writes it
-            as_time = pl.col("time").str.to_datetime(
-                "%Y-%m-%dT%H:%M:%S%.f", time_unit="us", time_zone="UTC", strict=False
-            )
-            frames.append(pl.LazyFrame(columns, schema=schema | {"time": pl.String}).with_columns(as_time))
-        else:
-            columns["time"] = list(map(time_of, columns["time"]))
-            frames.append(pl.LazyFrame(columns, schema=schema))
+        frames.append(pl.LazyFrame(columns, schema=schema))
         count += len(nodes)
         if after is not None:
             files.append(source.folder / f"{uuid.uuid4().hex}.download")
@@ -2657,7 +2659,7 @@ def histories_of(source: RowSource, fetched: Mapping[Wanted, Fetched]) -> dict[W
         if not is_long and rows.select(pl.len()).collect().item() * len(dtypes) <= BATCH_CELLS:
             rows = rows.collect().lazy()
         parts = write_part(rows, source.folder, {run_id: widest_dtypes(some) for run_id, some in by_run.items()})
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):  # an odd one must not cost the others theirs
+    except DAMAGED:  # an odd one must not cost the others theirs
         each = [{run: found} for run, found in fetched.items()] if len(fetched) > 1 else []
         return {run: history for one in each for run, history in histories_of(source, one).items()}
     finally:
@@ -2702,7 +2704,7 @@ def stored_histories(folder: Path) -> dict[str, History]:
                     part.update(about, dtypes={tuple(path): dtype for path, dtype in part["dtypes"]})
                 parts = [Part(**part) for part in fact["parts"]]
                 stored[key] = History(**fact | {"parts": parts, "skipped": [*map(tuple, fact["skipped"])]})
-        except (OSError, ValueError, LookupError, TypeError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        except (OSError, ValueError, LookupError, TypeError, *DAMAGED):
             file.unlink()  # damaged, or of another version: it is fetched again
     return stored
 
@@ -2758,7 +2760,7 @@ def export_rows(  # noqa: C901 - each kind of column in turn
                 values, numbers = rows.select(column.count(), number.count().alias("numbers")).collect().row(0)
                 skipped |= {path} if values > numbers else set()
                 columns |= {path: number} if numbers else {}
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except DAMAGED as error:
         raise RequestError("the download is incomplete or damaged", retries=1) from error
     return rows.select(column.alias(CLOCKS.get(path) or column_key(path)) for path, column in columns.items())
 
@@ -3400,7 +3402,7 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Pa
                 leaves = [*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))]
                 runs.append(Run(**cast("Any", dict.fromkeys(identity_schema()) | row | texts), leaves=leaves))
             pages += [write_page(runs, work)] if runs else []
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, TypeError) as error:
+    except (*DAMAGED, ValueError, TypeError) as error:
         raise unreadable(earlier.file, error) from error
     return pages
 
@@ -3462,9 +3464,7 @@ def publishing(output: Path, work: Path) -> Iterator[Callable[[Path], Path]]:
             for file, partial_file in files.items():
                 partial_file.replace(file)
     except (OSError, pl.exceptions.ComputeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]
-        message = f"{next(reversed(files), output)} was not written: {reason}; free disk space or use another -o"
-        raise ScriptError(message, NOTHING_USABLE) from error
+        raise not_written(next(reversed(files), output), error) from error
 
 
 def settle_stems(projects: list[Project], output: Path) -> None:
@@ -3500,7 +3500,7 @@ def owners_of(output: Path, stem: str) -> set[tuple[str, str]]:
 
 def owner_of(file: Path) -> tuple[str, str] | None:
     """The entity and project that a file says it is of; None if it does not."""
-    with suppress(OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+    with suppress(OSError, ValueError, LookupError, *DAMAGED):
         about = json.loads(pl.read_parquet_metadata(file)[SOURCE_KEY])
         return about["entity"], about["project"]
     return None
@@ -3556,7 +3556,7 @@ def verify(folder: Path, options: Options, say: Say) -> int:
         rows += [about | {"file": name, "error": problem} for name, problem in problems.items()]
     stems = tuple(export.name.removesuffix("metadata.json") for export in exports)
     for file in sorted(folder.glob("*.parquet")):  # whose metadata may be gone
-        with suppress(OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        with suppress(OSError, *DAMAGED):
             if not file.name.startswith(stems) and EXPORT_ID_KEY in pl.read_parquet_metadata(file):
                 error = "is not listed in any metadata file, so it cannot be checked"
                 rows.append({"entity": None, "project": None, "file": file.name, "error": error})
@@ -3582,7 +3582,7 @@ def damage_of(file: Path, facts: Mapping[str, Any]) -> str | None:
             return "was changed: its checksum differs"
         frame = pl.scan_parquet(file, glob=False)
         height, width = frame.select(pl.len()).collect().item(), len(frame.collect_schema())
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, *DAMAGED) as error:
         why = getattr(error, "strerror", None) or error
         return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {why}"
     if (height, width) != (facts["rows"], facts["columns"]):
@@ -3800,7 +3800,7 @@ def jsonable(value: object) -> object:
 # --- command line ---------------------------------------------------------------------------------------------
 
 
-def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list of flags
+def parse_args(argv: Sequence[str] | None) -> Options:
     """The command line as Options; the only place that knows argparse."""
     parser = Parser(__doc__ or "")
     flag = parser.add_argument_group("source").add_argument
@@ -3838,7 +3838,11 @@ def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list
     flag("--json", action="store_true", help="print the result as one JSON object")
     flag("--quiet", action="store_true", help="print only errors on stderr")
     flag("--debug", action="store_true", help="show the traceback of an error")
-    given = vars(parser.parse_strictly(argv))
+    return checked_options(parser, vars(parser.parse_strictly(argv)))
+
+
+def checked_options(parser: Parser, given: dict[str, Any]) -> Options:
+    """The values of the flags as Options; ScriptError if they do not go together."""
     given["console"] = given["console"] or given["console_lines"] is not None
     server_only = (given["places"], given["where"], given["history_samples"], given["api_key_file"])
     if given["offline"] and any(server_only):
@@ -3942,13 +3946,14 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 def import_libraries() -> None:
     """Import what takes time: once the command line is right, before threads use it."""
-    global version, orjson, pl, cs
+    global version, orjson, pl, cs, DAMAGED
     from importlib.metadata import version
 
     import orjson
     import polars as pl
     import polars.selectors as cs
 
+    DAMAGED = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
     if hasattr(signal, "siginterrupt"):  # polars' own handler lets a wait for a lock go on after Ctrl-C
         signal.siginterrupt(signal.SIGINT, True)
 
@@ -3992,7 +3997,7 @@ def export(options: Options) -> int:
 def export_project(
     server: Server | None, project: Project, *, options: Options, source: Mapping[str, object], work: Path
 ) -> None:
-    """Export one project; what goes wrong with it is its own failure and not the others'."""
+    """Export one project. An exception becomes a failure of this project, so that the others go on."""
     try:
         find_earlier(project, options.output)
         if server is not None:
@@ -4002,16 +4007,13 @@ def export_project(
         if is_news and not options.dry_run:
             write_project(project, options, source, work)
             shutil.rmtree(work.parent / HISTORIES / project.stem, ignore_errors=True)
-    except (Exception, pl.exceptions.PanicException) as error:
-        message = str(error)
-        if not isinstance(error, RequestError | ScriptError):
-            if options.debug:
-                raise
-            message = f"unexpected data: {error!r}"[:300]
-            if isinstance(error, OSError):  # a request's is a RequestError: this one is a file's
-                place, hint = error.filename or options.output, "free disk space or use another -o"
-                message = f"{place} cannot be written to ({error.strerror or error}); {hint}"
-        project.failed.append(Failure(project.path, "project", message, getattr(error, "attempts", 1)))
+    except (Exception, *DAMAGED) as error:
+        reason: BaseException = error
+        if isinstance(error, OSError):  # those of requests are RequestErrors: this one is about a file
+            reason = not_written(Path(error.filename or options.output), error)
+        elif options.debug and not isinstance(error, RequestError | ScriptError):
+            raise
+        project.failed.append(Failure.of(reason, project.path, "project"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
