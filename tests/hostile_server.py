@@ -390,7 +390,7 @@ CASES: dict[str, Case] = {
         fault("status", GRAPHQL, status=400, message="x" * 1_000_000), codes=(1,), said="HTTP 400"
     ),
     "a Content-Length that is too short": Case(
-        fault("headers", GRAPHQL, headers={"Content-Length": "9"}), codes=(1,), said="cut short"
+        fault("headers", GRAPHQL, headers={"Content-Length": "9"}), codes=(1,), said="incomplete"
     ),
     "a Content-Length that is too long": Case(
         fault("cut", GRAPHQL, headers={}, fraction=0.5), codes=(1,), said="connection failed"
@@ -400,7 +400,7 @@ CASES: dict[str, Case] = {
     ),
     "a table file without an end": Case(fault("endless", TABLE), ("export_runs",), (3,), "longer than 500 MB"),
     "an export that expands to 500 MB": Case(
-        fault("bomb", EXPORT, **BOMB | {"size": 500_000_000}), ("export_runs",), (3,), "cut short"
+        fault("bomb", EXPORT, **BOMB | {"size": 500_000_000}), ("export_runs",), (3,), "download is incomplete"
     ),
     "a redirect of an export that expands": Case(
         fault("bomb", EXPORT, **BOMB | {"status": 302}, headers={"Location": "/x"}), ("export_runs",), (3,), "HTTP 403"

@@ -833,15 +833,18 @@ def read_folder(log: Log, rows: LogRows) -> None:
 def yaml_object(content: bytes) -> dict[str, Any]:
     """The object in a YAML text, as JSON has it; ValueError if it is none.
 
-    Few lines whose aliases and merge keys refer to each other can stand for more than any memory holds: YAML_BYTES
-    bounds these; W&B writes no merge keys.
+    A few lines whose aliases or merge keys refer to each other can expand to more than fits into memory. The text is
+    limited, and merge keys, which W&B does not write, are not expanded.
     """
     import yaml
 
-    loader = type("NoMergeKeys", (yaml.SafeLoader,), {"flatten_mapping": lambda *_: None})
+    class NoMergeKeys(yaml.SafeLoader):  # type: ignore[misc]
+        def flatten_mapping(self, node: object) -> None:
+            """Leave the mapping as it is."""
+
     text, most = io.StringIO(), YAML_BYTES + 10 * len(content)
     try:
-        for piece in json.JSONEncoder(skipkeys=True, default=str).iterencode(yaml.load(content, loader)):  # noqa: S506
+        for piece in json.JSONEncoder(skipkeys=True, default=str).iterencode(yaml.load(content, NoMergeKeys)):  # noqa: S506
             if text.tell() > most:
                 raise ValueError("its aliases expand to too much text")
             text.write(piece)
@@ -1037,8 +1040,6 @@ class LogRows:
 
     def add_output(self, text: str, time_: datetime | None, stream: str | None) -> None:
         """Add output of the program. A line has the number and the time of its beginning."""
-        if not self.options.console:
-            return
         for piece in re.findall(r"[^\n]*\n|[^\n]+", text):
             line = self.open_lines.get(stream)
             if line is None:
@@ -1055,25 +1056,29 @@ class LogRows:
             self.flush()
 
     def end_log(self) -> None:
-        """Finish the log. If output.log has more lines than the log, whose end a crash may cut off, use its lines."""
+        """Finish the log that is being read."""
         self.open_lines.clear()
-        log = self.logs[-1]
+        if self.options.console:
+            self.take_longer_output(self.logs[-1])
+        self.open_lines.clear()
+        self.log_lines = 0
+        self.last_items = {}
+
+    def take_longer_output(self, log: Log) -> None:
+        """Replace the log's lines by those of output.log if these are more: a crash may cut off the log's end."""
         file = log.file.parent / ("output.log" if log.file.name == OLD_HISTORY else "files/output.log")
         with suppress(OSError), regular(file).open(encoding="utf-8", errors="replace", newline="\n") as opened:
-            is_pointer = opened.read(len(LFS_POINTER)) == LFS_POINTER.decode()
-            opened.seek(0)
-            if self.options.console and is_pointer:
+            if opened.read(len(LFS_POINTER)) == LFS_POINTER.decode():
                 log.damage.append(f"{file.name}, {NOT_PULLED}")
-            elif self.options.console and sum(not line.isspace() for line in opened) > self.log_lines:
+                return
+            opened.seek(0)
+            if sum(not line.isspace() for line in opened) > self.log_lines:
                 held = self.log_lines - sum(part.rows for part in log.parts.pop("console", ()))
                 del self.lines[len(self.lines) - held :]
                 self.log_lines = 0
                 opened.seek(0)
                 for line in opened:
                     self.add_output(line, None, None)
-        self.open_lines.clear()
-        self.log_lines = 0
-        self.last_items = {}
 
     def write(self, table: str, rows: pl.DataFrame, integers: pl.DataFrame | None = None) -> None:
         """Write rows to part files, and add these to their logs; the column `log` has the log's number.
@@ -1238,7 +1243,7 @@ def matches(name: str, pattern: str) -> bool:
 FoundRun: TypeAlias = tuple[Run, dict[str, History], list[Log]]  # with its rows by the table's name
 
 
-def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # noqa: C901 - one sequence
+def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # noqa: C901, PLR0915 - one sequence
     """The selected projects below the folder: their selected runs as pages, their rows as parts."""
     folder = cast("Path", options.offline)
     passed: Counter[tuple[str, str]] = Counter()  # what is skipped: a noun, and why
@@ -2480,9 +2485,11 @@ def download(source: RowSource, url: str, *, last: bytes, limit: int) -> Path:
                 opened.write(piece)
                 end = (end + piece)[-10:]
     except RequestError as error:
+        file.unlink()  # it may have many GB
         error.retries = error.retries or 1  # with new URLs
         raise
     if not end.rstrip().endswith(last):
+        file.unlink()
         raise RequestError("the download is incomplete")
     return file
 
@@ -2724,8 +2731,8 @@ def export_rows(  # noqa: C901 - each kind of column in turn
     """The clocks and numbers of one of W&B's parquet exports; keys of other things are added to `skipped`.
 
     A struct becomes one column per field. A dotted name is a nested path if the summary nests it so, and if there is no
-    struct with the name before its first dot. RequestError if the file is unreadable, or has more than `most_rows` rows:
-    a small file can expand to more than fits into memory.
+    struct with the name before its first dot. RequestError if the file is unreadable, or has more than `most_rows`
+    rows: a small file can expand to more than fits into memory.
     """
     try:
         rows = pl.scan_parquet(file, glob=False)
@@ -3365,12 +3372,9 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
                 write_runs(at, pages, runs, names, metadata, work)
             elif at != file:
                 write_table(project.tables[name], at, project, metadata)
-            with at.open("rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            rows = pl.scan_parquet(at, glob=False)
-            height, width = rows.select(pl.len()).collect().item(), len(rows.collect_schema())
+            height, width = shape_of(at)
             listed = {"name": file.name, "bytes": at.stat().st_size, "rows": height, "columns": width}
-            files.append(listed | {"sha256": digest})
+            files.append(listed | {"sha256": sha256(at)})
         about |= {"source": source, "files": files, "export_id": export_id}
         text = json.dumps(jsonable(metadata_document(project, options, about)), indent=2, ensure_ascii=False) + "\n"
         unfinished(options.output / f"{project.stem}_metadata.json").write_text(storable(text), "utf-8")
@@ -3452,6 +3456,17 @@ def metadata_document(project: Project, options: Options, about: Mapping[str, ob
 # --- files ----------------------------------------------------------------------------------------------------
 
 PUBLISHING = threading.Lock()  # held while files are renamed: the process must not end between two of them
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def shape_of(file: Path) -> tuple[int, int]:
+    """Rows and columns of a parquet file."""
+    rows = pl.scan_parquet(file, glob=False)
+    return rows.select(pl.len()).collect().item(), len(rows.collect_schema())
 
 
 @contextmanager
@@ -3584,15 +3599,11 @@ def verify(folder: Path, options: Options, say: Say) -> int:
 def damage_of(file: Path, facts: Mapping[str, Any]) -> str | None:
     """How a parquet file differs from the facts in the metadata; None if it does not."""
     try:
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        size = file.stat().st_size
-        if size != facts["bytes"]:
+        if (size := file.stat().st_size) != facts["bytes"]:
             return f"has {size:,} bytes instead of {facts['bytes']:,}"
-        if digest != facts["sha256"]:
+        if sha256(file) != facts["sha256"]:
             return "was changed: its checksum differs"
-        frame = pl.scan_parquet(file, glob=False)
-        height, width = frame.select(pl.len()).collect().item(), len(frame.collect_schema())
+        height, width = shape_of(file)
     except (OSError, *DAMAGED) as error:
         why = getattr(error, "strerror", None) or error
         return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {why}"
