@@ -105,7 +105,7 @@ if TYPE_CHECKING:
     import requests
     import urllib3
 
-    DAMAGED: tuple[type[BaseException], ...]  # what polars raises for a file that it cannot read
+    DAMAGED: tuple[type[pl.exceptions.PolarsError], type[pl.exceptions.PanicException]]  # raised for unreadable files
 
 # --- constants ------------------------------------------------------------------------------------------------
 
@@ -771,10 +771,6 @@ def from_json(text: str) -> object:
         return text
 
 
-def as_number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
-
-
 def time_at(seconds: float | None, nanos: int = 0) -> datetime | None:
     """A time in UTC from seconds since 1970; None if it is 0, missing, or outside of the calendar."""
     try:
@@ -977,10 +973,8 @@ class LogRows:
         """Write all rows so far, except for unfinished lines of output and those after them."""
         self.write_history()
         owners = pl.Series("log", [number for number, _ in self.stats], dtype=pl.Int64)
-        steps = [row["_step"] for _, row in self.stats]
-        self.stats.sort(key=lambda each: (each[0], as_number(each[1].get("_timestamp"))))
-        stats = [{**row, "_step": step} for (_, row), step in zip(self.stats, steps, strict=True)]
-        self.write("system", rows_of_json(stats, (), set()).with_columns(owners))
+        stats = rows_of_json([row for _, row in self.stats], (), set()).with_columns(owners)
+        self.write("system", stats.sort("log", "_timestamp", maintain_order=True).with_columns(stats["order"]))
         self.stats = []
         not_ended = {id(line) for line in self.open_lines.values()}
         end = next((at for at, line in enumerate(self.lines) if id(line) in not_ended), len(self.lines))
@@ -1584,11 +1578,9 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
     """Fill in the rows of a W&B Table from the files beside the logs of the project's runs, by id."""
     table.fetched = {}
     for run in changed_runs(project, table):
-        folders = [log.file.parent / name for log in reversed(logs[run.id]) for name in ("files", "")]
+        files = [log.file.parent / name / run.file for log in reversed(logs[run.id]) for name in ("files", "")]
         try:
-            file = next(
-                (folder / run.file for folder in folders if (folder / run.file).is_file()), folders[0] / run.file
-            )
+            file = next(filter(Path.is_file, files), files[0])
             rows = table_rows(regular(file).read_bytes()).with_columns(run_id=pl.lit(run.id), frame=pl.lit(0))
         except (OSError, ValueError, RecursionError) as error:
             why = f"cannot be read: {getattr(error, 'strerror', None) or error}"
@@ -2183,10 +2175,15 @@ def unwrapped(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def parsed_answer(body: bytes) -> Any:
     """The value of a server's JSON; non-finite numbers, which it may contain, become text."""
+    return parsed(body)[1]
+
+
+def parsed(text: bytes | str) -> tuple[bool, Any]:
+    """Whether a JSON text is strictly valid, and its value; non-finite numbers become text."""
     try:
-        return orjson.loads(body)
+        return True, orjson.loads(text)
     except orjson.JSONDecodeError:
-        return jsonable(json.loads(body))
+        return False, jsonable(json.loads(text))
 
 
 def may_be_rounded(leaf: tuple[KeyPath, Scalar]) -> bool:
@@ -2200,11 +2197,7 @@ def parsed_object(text: str, *, exact: bool = False) -> tuple[bool, dict[str, An
 
     `exact`: slower, but whole numbers beyond 64 bits do not become floats. Non-finite numbers become text.
     """
-    is_strict, tree = not exact, None
-    try:
-        tree = jsonable(json.loads(text)) if exact else orjson.loads(text)
-    except orjson.JSONDecodeError:
-        is_strict, tree = False, jsonable(json.loads(text))
+    is_strict, tree = (False, jsonable(json.loads(text))) if exact else parsed(text)
     if not isinstance(tree, dict | None):
         raise ValueError("it is not a JSON object")  # noqa: TRY004 - as what the parsers raise
     return is_strict, tree or {}
@@ -2767,12 +2760,9 @@ def export_rows(  # noqa: C901 - each kind of column in turn
                 is_whole = (dtype.is_integer() or dtype == pl.Boolean) and dtype not in (pl.UInt64, pl.Int128)
                 columns[path] = column.cast(pl.Int64 if is_whole else pl.Float64)
             else:  # texts may spell non-finite numbers
-                is_text = dtype == pl.String
-                number = (
-                    column.replace_strict(NON_FINITE, default=None, return_dtype=pl.Float64)
-                    if is_text
-                    else pl.lit(None)
-                )
+                number = pl.lit(None)
+                if dtype == pl.String:
+                    number = column.replace_strict(NON_FINITE, default=None, return_dtype=pl.Float64)
                 values, numbers = rows.select(column.count(), number.count().alias("numbers")).collect().row(0)
                 skipped |= {path} if values > numbers else set()
                 columns |= {path: number} if numbers else {}
