@@ -2851,10 +2851,10 @@ def column_name(path: KeyPath) -> str:
 
 
 def settled_names(paths: Iterable[KeyPath]) -> dict[KeyPath, str]:
-    """A unique name for every path; the order of the paths does not matter.
+    """A name of its own for every path, alike for the same paths in any order.
 
-    Names are compared without case, as DuckDB and Spark do. If several paths have one name, the first one-key path that
-    equals it keeps it; the others get a hash of their path.
+    Names are compared without case, as DuckDB and Spark do. Where several paths want one name, the first one-key path
+    that is exactly that name keeps it; the others get a hash of their path.
 
     >>> settled_names([("a", "b"), ("a_b",)])
     {('a', 'b'): 'a_b__d12e2238', ('a_b',): 'a_b'}
@@ -2869,9 +2869,7 @@ def settled_names(paths: Iterable[KeyPath]) -> dict[KeyPath, str]:
             names[path] = column_name(path) if path == keeper else f"{column_name(path)}__{path_hash(path)[:8]}"
     wanted = Counter(name.lower() for name in names.values())
     for path, name in names.items():
-        if wanted[name.lower()] > 1 and name != column_name(
-            path
-        ):  # a key equals a name with our short hash: use the long one
+        if wanted[name.lower()] > 1 and name != column_name(path):  # a key that looks like our hash: take all of it
             names[path] = f"{column_name(path)}__{path_hash(path)}"
     return dict(sorted(names.items()))
 
@@ -3589,9 +3587,10 @@ def verify(folder: Path, options: Options, say: Say) -> int:
 def damage_of(file: Path, facts: Mapping[str, Any]) -> str | None:
     """How a parquet file differs from the facts in the metadata; None if it does not."""
     try:
-        if (size := file.stat().st_size) != facts["bytes"]:
+        digest, size = sha256(file), file.stat().st_size
+        if size != facts["bytes"]:
             return f"has {size:,} bytes instead of {facts['bytes']:,}"
-        if sha256(file) != facts["sha256"]:
+        if digest != facts["sha256"]:
             return "was changed: its checksum differs"
         height, width = shape_of(file)
     except (OSError, *DAMAGED) as error:
