@@ -105,6 +105,8 @@ if TYPE_CHECKING:
     import requests
     import urllib3
 
+    DAMAGED: tuple[type[pl.exceptions.PolarsError], type[pl.exceptions.PanicException]]  # raised for unreadable files
+
 # --- constants ------------------------------------------------------------------------------------------------
 
 OK, NOTHING_USABLE, WRONG_USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130  # exit codes, the same in all scripts
@@ -113,7 +115,7 @@ SCHEMA_KEY = "wandb_tools.schema"  # keys of the parquet files' key-value metada
 COLUMNS_KEY = "wandb_tools.columns"
 METRICS_KEY = "wandb_tools.metrics"
 SOURCE_KEY = "wandb_tools.source"
-HISTORIES_KEY = "wandb_tools.histories"  # of a history file: in which state each run was when it was fetched
+HISTORIES_KEY = "wandb_tools.histories"  # of a history file: the state of each run when its rows were read
 EXPORT_ID_KEY = "wandb_tools.export_id"
 TABLE_KEY = "wandb_tools.table"  # in the metadata of a W&B Table's file: the key that it was logged under
 SCHEMA_VERSION = "1"
@@ -122,7 +124,7 @@ VERSION = "0.1.0"
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
 NO_ENTITY, NO_PROJECT = "offline", "uncategorized"  # stand-ins; the second is the SDK's own
 FRESH = timedelta(minutes=5)  # W&B's own limit: a run without a heartbeat for longer has crashed
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # stands for an unknown time
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # in place of an unknown time
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of flattened columns
 NOT_CONFIG = ("_wandb", "wandb_version")  # W&B's own notes in a config
 CLOCKS: dict[tuple[str, ...], str] = {
@@ -130,43 +132,51 @@ CLOCKS: dict[tuple[str, ...], str] = {
     ("_runtime",): "_runtime",
     ("_timestamp",): "_timestamp",
 }  # of history rows: see Part
-DEEPEST = 200  # nested levels of a config or summary that orjson writes, and that can be read again
-NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # as W&B's JSON spells them in text
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # by their spelling in W&B's JSON
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
-EMPTY, MIXED = "empty", "mixed"  # kinds of a page's columns: nothing but nulls (the file lacks it); values as JSON
+EMPTY, MIXED = "empty", "mixed"  # kinds of a page's columns: all null (not in the file); several types, as JSON
 KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "sweep")  # of Run, kept in memory
 
-WORKERS = 8  # questions at once: a shared server bears that; more gain little
-DOWNLOADS_A_WORKER = 4  # at once, from the storage host, which is not the API
+WORKERS = 8  # requests at once: more gain little and burden a shared server
+DOWNLOADS_A_WORKER = 4  # at once, from the storage host, not from the API
 PROJECTS_AT_ONCE = 4
-PAGES_AT_ONCE = 8  # answers that are waited for or parsed: 15 MB each
+PAGES_AT_ONCE = 8  # pages of runs in memory: 15 MB each
 TIMEOUT_S = 60  # enough for the largest page from a busy server; longer looks like a hang
 RETRIES = 4
-PAGE_RUNS = 1_000  # runs a question, the most that a server gives, and rows that are made together
-WINDOW_RUNS = 400  # that a window should hold: small enough to parse one while others are fetched
-MOST_WINDOWS = 10_000  # whatever number of runs a server states
-LISTINGS = 3  # before a project that keeps changing is taken as it is
-RUNS_A_QUESTION = 20  # histories or sweeps
+PAGE_RUNS = 1_000  # runs per question, the most that a server returns
+WINDOW_RUNS = 400  # runs per window of creation times: one is parsed while others are fetched
+LISTINGS = 3  # attempts to list a project that changes meanwhile
+RUNS_A_QUESTION = 20  # runs or sweeps per question
 LIVE_ROWS_A_QUESTION = 5_000
-SPARE_ROWS = 100_000  # that exports may have beyond twice what the server counts: live runs go on, steps may repeat
 SYSTEM_SAMPLES = 1_000  # rows of system metrics a run
 
-HISTORIES = "histories"  # the folder that keeps what an interrupted export has finished
+# Limits of what a server or a file may state or hold; ANSWER_BYTES and MOST_PAGES are two more.
+MOST_WINDOWS = 10_000  # of creation times
+MOST_LIVE_ROWS = 1_000_000_000  # of one run that are in no export yet: 200,000 questions
+MOST_SAMPLES = 2**31 - 1  # GraphQL's ints have 32 bits
+SPARE_ROWS = (
+    100_000  # an export may have twice the rows that the server counts, and these: live runs go on, steps repeat
+)
+EXPORT_BYTES, TABLE_BYTES = 10_000_000_000, 500_000_000  # of a download, uncompressed; tables are read whole
+YAML_BYTES = 1_000_000  # of a YAML text's JSON, beyond ten times its own length
+DEEPEST = 200  # nested levels that orjson surely writes: a summary with more brackets is checked
+
+HISTORIES = "histories"  # the folder with the finished histories of an interrupted export
 ROW_GROUP_ROWS = 100_000
 ROW_GROUP_BYTES = 16_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
-PART_ITEMS = 300_000  # logged values that a reader holds before it writes them away: about 40 MB
+PART_ITEMS = 300_000  # logged values in memory before they are written to a part file: about 40 MB
 EXACT_FLOAT = 2**53  # whole numbers up to this are exact as Float64
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
-LINES_HELD, STATS_HELD = 50_000, 5_000  # of console output and system metrics, the same bound
-PIECES_HELD = 1_000  # of a line of output without an end
-BATCH_ROWS = 20_000  # of histories that are asked for and stored together
+LINES_HELD, STATS_HELD = 50_000, 5_000  # the same for lines of output and rows of system metrics
+PIECES_HELD = 1_000  # of one line of output, such as a progress bar
+BATCH_ROWS = 20_000  # of histories that are fetched by one question and share a part file
 BATCH_CELLS = 1_000_000  # fetched rows x columns that are converted in memory: 8 MB a thread
-TASK_LOGS = 100  # that are read together
-MANY_BYTES = 16_000_000  # logs of less than this in all are read sooner than a second process starts
+TASK_LOGS = 100  # logs per task of a process
+MANY_BYTES = 16_000_000  # of logs: less is read faster than a second process starts
 
-FAILURES_NAMED = 10  # on stderr, of those with one cause
+FAILURES_NAMED = 10  # on stderr, of the runs with the same error
 PLAIN_LINE_S = 10  # between two lines of progress where there is no terminal
 LONGEST_STEM = 200 - len(".parquet")  # of a file's name
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
@@ -192,7 +202,7 @@ class ScriptError(Exception):
 
 @dataclass(frozen=True)
 class Selection:
-    """Which runs are wanted: the values of a field are ORed, the fields ANDed; an empty field selects all."""
+    """Filters of runs: the values of a field are ORed, the fields ANDed; an empty field selects all."""
 
     entity: tuple[str, ...] = ()
     project: tuple[str, ...] = ()  # globs
@@ -207,7 +217,7 @@ class Selection:
 
 
 class Place(NamedTuple):
-    """What is asked for on the server: projects of an entity (by name or glob), or some runs of one."""
+    """Projects of an entity on the server, by name or glob, or some runs of one project."""
 
     entity: str
     project: str
@@ -243,7 +253,7 @@ class Options:
 
 
 class MetricDefinition(NamedTuple):
-    """What `define_metric` set for a metric, or for all that a pattern with a trailing `*` matches."""
+    """The settings of `define_metric` for a metric, or for all that match a pattern with a trailing `*`."""
 
     pattern: str
     goal: str | None
@@ -253,7 +263,7 @@ class MetricDefinition(NamedTuple):
 
 @dataclass(slots=True)
 class Run:
-    """One run, whatever it was read from: the columns of the runs file, and what makes the others."""
+    """One run, from a server or from logs: the plain columns of the runs file, and the source of its other columns."""
 
     id: str
     name: str
@@ -282,18 +292,18 @@ class Run:
     exported_at: datetime
     config_json: str
     summary_json: str
-    leaves: Sequence[tuple[KeyPath, Scalar]]  # by path behind CONFIG or METRIC; of the summary only the numbers
+    leaves: Sequence[tuple[KeyPath, Scalar]]  # config values and the summary's numbers; paths begin with CONFIG, METRIC
     definitions: Sequence[MetricDefinition] = ()
-    tables: Mapping[str, str] = field(default_factory=dict)  # of W&B Tables: the file among the run's own, by key
+    tables: Mapping[str, str] = field(default_factory=dict)  # key of a W&B Table -> its path among the run's files
 
 
 @dataclass(frozen=True)
 class Page:
-    """Up to PAGE_RUNS runs as a parquet file in the working folder, whose flattened columns `column_key` names."""
+    """Up to PAGE_RUNS runs in a parquet file of the working folder; its flattened columns are named by `column_key`."""
 
     file: Path
     keys: pl.DataFrame  # the columns KEYS
-    kinds: Mapping[KeyPath, str]  # of these columns, by prefix and path: a dtype, EMPTY or MIXED
+    kinds: Mapping[KeyPath, str]  # of the flattened columns: a dtype, EMPTY or MIXED
     nested: Mapping[str, frozenset[KeyPath]]  # by run id: paths of more than one key among the summary's numbers
     tables: Mapping[str, Mapping[str, str]]  # by run id: see Run
     definitions: frozenset[MetricDefinition]
@@ -302,20 +312,20 @@ class Page:
 
 @dataclass(frozen=True)
 class Part:
-    """One run's rows in a parquet file of the working folder, which other runs may share; sorted by run and order.
+    """One run's rows in a parquet file of the working folder. Other runs may share it; it is sorted by run and order.
 
-    The file's columns are `run_id`, `order` (Int64: the step, line or row), the further columns of its Table and, named
-    by `column_key`, what was logged.
+    Its columns: `run_id`, `order` (Int64: the step, line or row number), those of `Table.columns`, and the logged
+    values, named by `column_key`.
     """
 
     file: Path
     rows: int
-    first: int  # order
-    last: int
-    repeated: int  # rows that came besides, but whose order another one has
-    dtypes: Mapping[KeyPath, str]  # of what the run logged
-    stored: Mapping[KeyPath, str]  # of the file's columns, which hold all its runs'
-    file_rows: int  # of all its runs
+    first: int  # lowest order
+    last: int  # highest order
+    repeated: int  # rows dropped, as a later one has the same order
+    dtypes: Mapping[KeyPath, str]  # of the run's logged values
+    stored: Mapping[KeyPath, str]  # of the file's columns: they fit the values of all its runs
+    file_rows: int  # of all runs in the file
 
 
 @dataclass(frozen=True)
@@ -323,8 +333,8 @@ class History:
     """One run's rows for one Table, in their order."""
 
     parts: Sequence[Part] = ()
-    skipped: Collection[KeyPath] = ()  # keys of what is no number
-    counted: int | None = None  # rows that the source counts; None where it does not
+    skipped: Collection[KeyPath] = ()  # keys whose values are no numbers
+    counted: int | None = None  # rows by the server's count; None without one
     mark: tuple[str, ...] = ()  # see Wanted
 
     @property
@@ -339,20 +349,20 @@ class History:
 
 @dataclass
 class Table:
-    """A file with many rows a run, on its way from the source: each step fills in what it found or did."""
+    """A file with many rows per run, such as the history. Each step of the export fills in more fields."""
 
     name: str  # the end of the file's name: history, history_sampled, system, console or table_<key>
-    order: str | None  # the column that holds a row's order; None: the file has none
-    columns: Mapping[str, Any]  # the further columns that it has whatever was logged, with their dtypes
-    prefix: str = ""  # of the columns of what was logged
-    key: str | None = None  # of a W&B Table: under which runs logged it
-    made_of: tuple[str, ...] = ()  # what its rows depend on besides the runs; if it differs, they are fetched anew
-    extent: tuple[str, ...] = ()  # which of a run's rows are asked for; empty: all
-    is_sample: bool = False  # of a run's rows: never replaces more
-    fetched: dict[str, History] | None = None  # by run id; None: not asked for
+    order: str | None  # the file's name for the column `order`; None: it is not written
+    columns: Mapping[str, Any]  # dtypes of its fixed columns
+    prefix: str = ""  # of the columns with logged values
+    key: str | None = None  # of a W&B Table: the key that it was logged under
+    made_of: tuple[str, ...] = ()  # the options that its rows depend on; if these differ, all are fetched again
+    extent: tuple[str, ...] = ()  # which rows of a run are exported; empty: all
+    is_sample: bool = False  # it has some rows of a run only, and never replaces more
+    fetched: dict[str, History] | None = None  # by run id; None: not part of this export
     earlier: Earlier | None = None
     staying: AbstractSet[str] = frozenset()  # ids of runs whose rows in the earlier file stay
-    dtypes: Mapping[KeyPath, str] = field(default_factory=dict)  # of what was logged: each holds the values of all rows
+    dtypes: Mapping[KeyPath, str] = field(default_factory=dict)  # of the logged values of all rows
     names: Names = field(default_factory=dict)  # of these columns
 
     @property
@@ -367,12 +377,18 @@ class Table:
 
 
 class Failure(NamedTuple):
-    """What could not be had of a run (or of a file whose run is not known), while the rest went on."""
+    """What could not be exported of a run (or of a project, or of a file whose run is unknown)."""
 
     run: str
     what: str
     error: str
     attempts: int = 1
+
+    @classmethod
+    def of(cls, error: BaseException, run: str, what: str) -> Self:
+        """The failure that an exception means. One of another class than our own is unexpected and says so."""
+        message = str(error) if isinstance(error, RequestError | ScriptError) else f"unexpected data: {error!r}"[:300]
+        return cls(run, what, message, getattr(error, "attempts", 1))
 
 
 @dataclass(frozen=True)
@@ -381,8 +397,8 @@ class Earlier:
 
     file: Path
     rows: Mapping[str, int]  # by run id: its rows in the file; of the runs file: its history's rows
-    columns: Names  # of what was logged
-    dtypes: Mapping[KeyPath, str]
+    columns: Names  # of the columns with logged values
+    dtypes: Mapping[KeyPath, str]  # of the same
     facts: Mapping[str, Mapping[str, str | None]]  # by column: goal, summary and step metric
     made_of: tuple[str, ...]  # see Table
     marks: Mapping[str, tuple[str, ...]]  # by run id: see Wanted
@@ -391,25 +407,25 @@ class Earlier:
 
 @dataclass
 class Project:
-    """A project on its way from its source to its files: each step fills in what it found or did."""
+    """A project and all that is known of its export. Each step fills in more fields."""
 
     entity: str
     name: str
-    filters: Mapping[str, object] = field(default_factory=dict)  # W&B's own: which runs the server is asked for
-    stem: str = ""  # what its files' names begin with
-    longer_stems: Collection[str] = ()  # those of other projects that begin so, in lower case
+    filters: Mapping[str, object] = field(default_factory=dict)  # W&B's filters of its runs
+    stem: str = ""  # the beginning of its files' names
+    longer_stems: Collection[str] = ()  # stems of other projects that begin with it, in lower case
     earlier: Earlier | None = None  # runs file
 
     # From its source:
-    windows: list[Window] = field(default_factory=list)  # of creation times, by which the server is asked
+    windows: list[Window] = field(default_factory=list)  # of creation times: its runs are listed by these
     last_created: datetime | None = None
     is_changing: bool = False  # runs were added or deleted while they were listed
-    page_runs: int = PAGE_RUNS  # runs that a page may hold; fewer for a while after one that failed
+    page_runs: int = PAGE_RUNS  # runs per question; fewer for a while after one that failed
     selected: int = 0  # runs that pass the filters
-    filtered: int = 0  # and that do not
-    all_ids: Collection[str] | None = None  # of all runs in the source; None where it did not tell all
-    unread: Collection[str] = ()  # ids of runs of which nothing could be read: not known to be gone
-    cut: Collection[str] = ()  # ids of runs whose logs were cut off: an earlier export may have more of them
+    filtered: int = 0  # runs that do not
+    all_ids: Collection[str] | None = None  # of all runs in the source; None if not all were listed
+    unread: Collection[str] = ()  # ids of runs with unreadable logs: they are not gone
+    cut: Collection[str] = ()  # ids of runs whose logs end early: an earlier export may have more rows
     pages: list[Page] = field(default_factory=list)
     runs: pl.DataFrame = cast("pl.DataFrame", None)  # noqa: RUF009 - KEYS of the selected runs, and their `page` and `row`
     tables: dict[str, Table] = field(default_factory=dict)  # by their names
@@ -431,7 +447,7 @@ class Project:
 
     @property
     def place(self) -> dict[str, object]:
-        """The variables that every question about the project has."""
+        """The variables of every question about the project."""
         return {"entity": self.entity, "project": self.name}
 
     @property
@@ -440,7 +456,7 @@ class Project:
 
     @property
     def mismatched(self) -> dict[str, int]:
-        """The rows of runs whose history has not as many as their source counts, by id."""
+        """By run id: the rows of histories whose number differs from the source's count."""
         history = self.tables.get("history")
         rows = history.rows if history and history.fetched is not None else None
         counts = self.runs.select("id", "history_rows").iter_rows()
@@ -459,10 +475,10 @@ NOT_PULLED = "a git-LFS pointer instead of the file; run `git lfs pull` there, t
 
 
 def log_records(opened: BinaryIO, log: Log) -> Iterator[bytes]:  # noqa: C901
-    """The payload of every record that can be read, in order; what cannot be is noted in `log`.
+    """The payload of every readable record, in order; damage is noted in `log`.
 
     A record counts only if its checksums hold. After damage, reading goes on at the next valid chunk. Unreadable bytes
-    that nothing valid follows are a torn end. Of a file that is no log, nothing is noted.
+    with no valid chunk after them are a torn end. For a file that is no log, nothing is noted.
     """
     pieces: list[bytes] | None = None  # of a record in several chunks; None: none has begun
     gap: int | None = None  # where bytes became unreadable
@@ -514,17 +530,17 @@ def next_chunk(block: bytes, at: int) -> tuple[int, int] | None:
 # --- records to a log -----------------------------------------------------------------------------------------
 
 VALUE_TAG = b"\x82\x01"  # the protobuf tag of `value_json` (field 16, length-delimited), which comes last in an item
-GONE = ...  # stands for a value that was removed
+GONE = ...  # in place of a value that was removed
 RECORD_FIELDS = {"id": "run_id", "name": "display_name", "group": "run_group", "sweep": "sweep_id"}  # of a run record
 RECORD_FIELDS |= {name: name for name in ("entity", "notes", "job_type")}
 
 
 @cache
 def glance_class() -> Any:
-    """A class that sees a record with its history and summary items left as bytes.
+    """A protobuf class for records that leaves their history and summary items as bytes.
 
-    Protobuf lets a `bytes` field stand for an embedded message. A training log is nearly all such items; as bytes they
-    cost a third of what as many objects would.
+    Protobuf allows a `bytes` field in place of an embedded message. A training log consists mostly of such items; as
+    bytes they take a third of the time that as many objects would.
     """
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
@@ -543,9 +559,9 @@ def glance_class() -> Any:
 
 @cache
 def wandb_proto() -> Any:
-    """The SDK's module of record classes (no public part of it: the log format has none).
+    """The SDK's module of record classes. It is not public; there is no public module for the log format.
 
-    While it loads, an empty stand-in for the package spares 0.8 s of the SDK's other imports.
+    An empty module in place of `wandb` saves 0.8 s, which the SDK's other imports would take.
     """
     spec = importlib.util.find_spec("wandb")
     stand_in = types.ModuleType("wandb")
@@ -559,30 +575,32 @@ def wandb_proto() -> Any:
 
 @dataclass
 class Log:
-    """What one `.wandb` file holds, or a run's folder of an SDK before 0.10."""
+    """The contents of one `.wandb` file, or of a run's folder of an SDK before 0.10."""
 
     file: Path
     records: int = 0
-    torn: bool = False  # ends in the middle of a record: what every crash leaves
-    damage: list[str] = field(default_factory=list)  # places in the middle that cannot be read
+    torn: bool = False  # ends in the middle of a record, as after a crash
+    damage: list[str] = field(default_factory=list)  # unreadable places in the middle
     error: str = ""  # why it could not be read, or not to its end
-    failed: list[Failure] = field(default_factory=list)  # what is said of both
+    failed: list[Failure] = field(default_factory=list)  # one each for damage and error
     run: dict[str, Any] = field(default_factory=dict)  # the last run record's plain fields
     started_at: datetime | None = None
     newest_at: datetime | None = None
     last_stamp: tuple[int, int] = (0, 0)  # of output and system metrics: seconds since 1970, and nanoseconds
     exit_code: int | None = None
     config: dict[str, object] = field(default_factory=dict)
-    summary: list[tuple[KeyPath, object]] = field(default_factory=list)  # the last change of each path, in their order
+    summary: list[tuple[KeyPath, object]] = field(
+        default_factory=list
+    )  # the last change of each path, in order of time
     summary_from: str = ""  # "log"; without a summary there, "file" or "history"
-    machines: dict[str, dict[str, Any]] = field(default_factory=dict)  # what each process noted of its machine
+    machines: dict[str, dict[str, Any]] = field(default_factory=dict)  # each process's notes on its machine
     definitions: dict[str, MetricDefinition] = field(default_factory=dict)
     parts: defaultdict[str, list[Part]] = field(default_factory=lambda: defaultdict(list))  # by the table's name
     skipped: set[KeyPath] = field(default_factory=set)
 
     @property
     def run_id(self) -> str:
-        """From the file's name where damage or a kill took the record that holds it."""
+        """The run's id; from the file's name if its record is lost."""
         return str(self.run.get("id") or storable(self.file.stem.removeprefix("run-")))
 
     @property
@@ -595,18 +613,18 @@ class Log:
             self.newest_at = max(time_, self.newest_at or time_)
 
     def take_summary(self, summary: Mapping[str, object], source: str) -> None:
-        """Take a summary from a file, if it is one: some SDKs wrote only their own notes there."""
+        """Use this summary, unless it holds nothing but the SDK's own notes, as some SDKs wrote."""
         if summary.keys() - {"_wandb"}:
             self.summary = [((key,), value) for key, value in summary.items()]
             self.summary_from = source
 
 
 class WholeDict(dict[str, object]):
-    """A dict that the user set as one summary value: a deeper path that is set later replaces it."""
+    """A dict that the user set as one summary value. A deeper path that is set later replaces all of it."""
 
 
 def read_logs(files: Sequence[Path], folder: Path, options: Options) -> list[Log]:
-    """Everything that the files hold; the rows that are asked for, in the files' order, as parts in `folder`."""
+    """The contents of the files, in their order. The rows that `options` name are written to part files in `folder`."""
     if options.dry_run:
         options = replace(options, include_history=False, system_metrics=False, console=False)
     rows = LogRows(folder, options)
@@ -620,12 +638,12 @@ def read_logs(files: Sequence[Path], folder: Path, options: Options) -> list[Log
 
 
 def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequence
-    """Fill in what the log's file holds; its history, output and system metrics go to `rows`."""
+    """Fill in the contents of the log's file; its history, output and system metrics go to `rows`."""
     from google.protobuf.message import DecodeError
 
     proto, glance_type = wandb_proto(), glance_class()
-    # The last item of each path, in the order in which they came: earlier ones have no effect. The bytes before the
-    # value stand for the path, and for whether the user set the value as a whole (`key`, not `nested_key`).
+    # The last item of each path, in order of time: earlier ones have no effect. The bytes before the value identify
+    # the path, and whether the user set the value as a whole (`key`, not `nested_key`).
     changes: dict[bytes, bytes] = {}
     try:
         with regular(log.file).open("rb", buffering=32 * BLOCK_BYTES) as opened:
@@ -643,7 +661,7 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
                     else:
                         apply_record(log, proto.Record.FromString(payload), rows)
                 except DecodeError as error:
-                    for column in rows.columns.values():  # take back what was added of the row
+                    for column in rows.columns.values():  # remove what was added of this row
                         del column[len(rows.owners) :]
                     log.damage.append(f"record {log.records}: {error}")
     except OSError as error:
@@ -668,10 +686,10 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
 
 
 def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, PLR0912 - each kind in turn
-    """Take from a record, other than of history and summary, what an export needs."""
+    """Store in `log` and `rows` what a record other than history and summary holds for an export."""
     kind = record.WhichOneof("record_type")
     if kind == "run":
-        # It comes again, whole, when name, notes or tags change, but with large ints as floats in its config.
+        # It is repeated as a whole when name, notes or tags change, but then its config has large ints as floats.
         run = record.run
         config: dict[str, object] = {}
         for item in run.config.update:
@@ -722,7 +740,7 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
 
 
 def regular(file: Path) -> Path:
-    """The path of a file that ends; OSError for a pipe or a device in its place."""
+    """The path itself. OSError for a pipe or a device, which may never end."""
     if file.exists() and not file.is_file():
         raise OSError(errno.EINVAL, "it is not a regular file")
     return file
@@ -733,7 +751,7 @@ def path_of(item: Any) -> KeyPath:
 
 
 def put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
-    """Set the value at `path`, or remove it where it is GONE; what is no plain dict on the way there gives way."""
+    """Set the value at `path`, or remove it if the value is GONE. On the way, a dict replaces what is no plain dict."""
     for key in path[:-1]:
         if type(tree.get(key)) is not dict:
             if value is GONE:
@@ -746,19 +764,15 @@ def put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
 
 
 def from_json(text: str) -> object:
-    """The value of W&B's JSON, non-finite numbers as text; what is no JSON, or nested too deeply, stays text."""
+    """The value of W&B's JSON, non-finite numbers as text. Invalid or too deeply nested JSON is returned as it is."""
     try:
         return jsonable(json.loads(text))
     except (ValueError, RecursionError):
         return text
 
 
-def as_number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
-
-
 def time_at(seconds: float | None, nanos: int = 0) -> datetime | None:
-    """Time since 1970 in UTC; None where it is not set or no date."""
+    """A time in UTC from seconds since 1970; None if it is 0, missing, or outside of the calendar."""
     try:
         return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=nanos // 1000) if seconds else None
     except (ValueError, OverflowError, OSError):
@@ -767,12 +781,11 @@ def time_at(seconds: float | None, nanos: int = 0) -> datetime | None:
 
 # --- folders of SDKs before 0.10 to a log ---------------------------------------------------------------------
 
-YAML_BYTES = 1_000_000  # that a short text may become as JSON
-OLD_HISTORY = "wandb-history.jsonl"  # stands for such a folder, also where it is missing: nothing was logged then
+OLD_HISTORY = "wandb-history.jsonl"  # this path identifies such a folder, even if the file is missing (no history)
 
 
 def read_folder(log: Log, rows: LogRows) -> None:
-    """Fill in what the folder's files hold: JSON and YAML, of which any may be missing or empty."""
+    """Fill in the contents of the folder's JSON and YAML files. Any of them may be missing or empty."""
     place = log.file.parent.resolve()
     folder = place.parent if place.name == "files" else place
     *_, started, run_id = ["", *folder.name.split("-", 2)]  # run-20200328_193221-id; times are UTC
@@ -816,15 +829,18 @@ def read_folder(log: Log, rows: LogRows) -> None:
 def yaml_object(content: bytes) -> dict[str, Any]:
     """The object in a YAML text, as JSON has it; ValueError if it is none.
 
-    Few lines whose aliases and merge keys refer to each other can stand for more than any memory holds: YAML_BYTES
-    bounds these; W&B writes no merge keys.
+    A few lines whose aliases or merge keys refer to each other can expand to more than fits into memory. The text is
+    limited, and merge keys, which W&B does not write, are not expanded.
     """
     import yaml
 
-    loader = type("NoMergeKeys", (yaml.SafeLoader,), {"flatten_mapping": lambda *_: None})
+    class NoMergeKeys(yaml.SafeLoader):  # type: ignore[misc]
+        def flatten_mapping(self, node: object) -> None:
+            """Leave the mapping as it is."""
+
     text, most = io.StringIO(), YAML_BYTES + 10 * len(content)
     try:
-        for piece in json.JSONEncoder(skipkeys=True, default=str).iterencode(yaml.load(content, loader)):  # noqa: S506
+        for piece in json.JSONEncoder(skipkeys=True, default=str).iterencode(yaml.load(content, NoMergeKeys)):  # noqa: S506
             if text.tell() > most:
                 raise ValueError("its aliases expand to too much text")
             text.write(piece)
@@ -834,7 +850,7 @@ def yaml_object(content: bytes) -> dict[str, Any]:
 
 
 def json_lines(log: Log, file: Path) -> Iterator[dict[str, Any]]:
-    """The objects in a file of JSON lines, with their steps; `log` gets to know of the lines that are none."""
+    """The objects in a file of JSON lines, with their steps; damaged lines are noted in `log`."""
     try:
         with suppress(FileNotFoundError), regular(file).open("rb") as opened:
             for number, line in enumerate(opened, 1):
@@ -856,7 +872,7 @@ def json_lines(log: Log, file: Path) -> Iterator[dict[str, Any]]:
 
 
 def json_object(log: Log, file: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is none."""
+    """The object in a JSON file; empty without one."""
     with suppress(OSError, ValueError, RecursionError):
         text = regular(file).read_text("utf-8")
         if text.startswith(LFS_POINTER.decode()):
@@ -868,25 +884,25 @@ def json_object(log: Log, file: Path) -> dict[str, Any]:
 # --- rows of logs to parts ------------------------------------------------------------------------------------
 
 OBJECT_END = ord("}")
-DROPPED: list[bytes | None] = []  # stands for the column of a key that is not wanted
+DROPPED: list[bytes | None] = []  # in place of a column that is not exported
 
 
 class LogRows:
-    """Collects the rows of logs, and writes them to part files whenever enough have come.
+    """Collects the rows of logs, and writes them to part files whenever there are enough.
 
-    A column of history is a list of the values' JSON, each after one byte (its length), None where a row lacks the key;
-    it may be shorter than there are rows, until the part is written.
+    A column of history is a list of the values' JSON, each after one byte (its length); None if a row lacks the key. It
+    may be shorter than the number of rows until the part is written.
     """
 
     def __init__(self, folder: Path, options: Options) -> None:
         self.proto = wandb_proto()
         self.folder, self.options = folder, options
-        self.logs: list[Log] = []  # the last is the one that is read
-        self.lines: list[list[Any]] = []  # of output: numbers of the log and of the line, time, stream, pieces of text
-        self.open_lines: dict[str | None, list[Any]] = {}  # the line of each stream that has not ended yet
-        self.log_lines = 0  # of the log that is read
-        self.last_items: dict[bytes, bytes] = {}  # of its history, by their keys: its summary, where there is no other
-        self.stats: list[tuple[int, Mapping[str, Any]]] = []  # number of the log, and what it noted
+        self.logs: list[Log] = []  # the last one is being read
+        self.lines: list[list[Any]] = []  # of output: log number, line number, time, stream, pieces of text
+        self.open_lines: dict[str | None, list[Any]] = {}  # by stream: its line that has no end yet
+        self.log_lines = 0  # of the log being read
+        self.last_items: dict[bytes, bytes] = {}  # the last of its history by keys: its summary if there is no other
+        self.stats: list[tuple[int, Mapping[str, Any]]] = []  # log number, and a row of system metrics
         self.start_part()
 
     def start_part(self) -> None:
@@ -909,7 +925,7 @@ class LogRows:
             missing = rows - len(column)
             if missing > 0:
                 column.extend([None] * missing)
-            elif missing < 0:  # the key twice in one row: the later value holds
+            elif missing < 0:  # the key twice in one row: the later value replaces the earlier
                 column.pop()
             column.append(value)
         if len(steps) == rows:
@@ -920,10 +936,10 @@ class LogRows:
             self.flush()
 
     def parsed(self, item: bytes, keys: bytes) -> tuple[list[bytes | None], bytes]:
-        """Column and value of an item whose keys are new, or whose value is no short JSON or an object."""
+        """Column and value of an item whose keys are new, or whose value is an object or not shorter than 128 bytes."""
         parsed = self.proto.HistoryItem.FromString(item)
         path, text = path_of(parsed), parsed.value_json
-        if text[:1] == "{":  # SDKs before 0.17 wrote nested metrics as one object; a media object has no numbers
+        if text[:1] == "{":  # SDKs before 0.17 wrote nested metrics as one object; media objects are no metrics
             tree = {} if text.startswith(('{"_type":"', '{"_type": "')) else from_json(text)
             numbers = numeric_leaves({path[-1]: tree}, path[:-1])
             for leaf, number in numbers:
@@ -934,13 +950,13 @@ class LogRows:
             if numbers:
                 return DROPPED, b""
         column = self.columns.setdefault(path, []) if self.is_wanted(path) else DROPPED
-        # Items of one metric begin with the same bytes, so that its keys are parsed once: if these bytes are the keys.
+        # Items of one metric begin with the same bytes. If these are nothing but its keys, they are parsed only once.
         if self.proto.HistoryItem(key=parsed.key, nested_key=parsed.nested_key).SerializeToString() == keys:
             self.by_keys[keys] = column
         if not text:  # written in typed fields, a setting of the SDK
             kind = parsed.WhichOneof("value") or "none"
             text = parsed.json if kind == "json" else json.dumps(getattr(parsed, kind) if kind != "none" else None)
-        if len(text) > 100 and text[0] in '"[{':  # not a number: which text it is does not matter
+        if len(text) > 100 and text[0] in '"[{':  # no number: its keys are listed, its text is not used
             text = '"…"'
         return column, b"\0" + text.encode()
 
@@ -949,23 +965,21 @@ class LogRows:
             return True
         if path[0].startswith("_"):
             self.logs[-1].skipped.add(path)
-        # Without the history, its steps alone say how many rows there are.
+        # Without --include-history only the steps are read, to count the rows.
         keys = () if path[-1] == "_type" else self.options.history_keys
         return self.options.include_history and is_wanted(path, keys)
 
     def flush(self) -> None:
-        """Write what has come so far, but for lines of output that have not ended and those after them."""
+        """Write all rows so far, except for unfinished lines of output and those after them."""
         self.write_history()
         owners = pl.Series("log", [number for number, _ in self.stats], dtype=pl.Int64)
-        steps = [row["_step"] for _, row in self.stats]
-        self.stats.sort(key=lambda each: (each[0], as_number(each[1].get("_timestamp"))))
-        stats = [{**row, "_step": step} for (_, row), step in zip(self.stats, steps, strict=True)]
-        self.write("system", rows_of_json(stats, (), set()).with_columns(owners))
+        stats = rows_of_json([row for _, row in self.stats], (), set()).with_columns(owners)
+        self.write("system", stats.sort("log", "_timestamp", maintain_order=True).with_columns(stats["order"]))
         self.stats = []
         not_ended = {id(line) for line in self.open_lines.values()}
         end = next((at for at, line in enumerate(self.lines) if id(line) in not_ended), len(self.lines))
         if not_ended and end < LINES_HELD // 2:
-            # A line that stays open, such as a progress bar, goes behind the others.
+            # A long unfinished line, such as a progress bar, is moved behind the others.
             numbers = [line[1] for line in self.lines]
             self.lines.sort(key=lambda line: id(line) in not_ended)
             for line, number in zip(self.lines, numbers, strict=True):
@@ -977,7 +991,7 @@ class LogRows:
         self.lines = self.lines[end:]
 
     def write_history(self) -> None:
-        """Write the numbers of the history rows; each log learns what was left out."""
+        """Write the numbers of the history rows; other keys are added to `skipped` of their log."""
         owners = pl.Series("log", self.owners)
         paths = {CLOCKS.get(path) or column_key(path): path for path in sorted(self.columns)}
         for column in self.columns.values():
@@ -986,7 +1000,7 @@ class LogRows:
         texts = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Binary))
         texts = texts.select(pl.all().cast(pl.String, strict=False).str.slice(1).replace("null", None))
 
-        # What is below a media object, whose `_type` is a text, is no metric.
+        # Values inside of a media object, whose `_type` is a text, are no metrics.
         quote_mark = '^(")'
         media = {path[:-1]: name for name, path in paths.items() if len(path) > 1 and path[-1] == "_type"}
         outside = []
@@ -1019,9 +1033,7 @@ class LogRows:
             self.flush()
 
     def add_output(self, text: str, time_: datetime | None, stream: str | None) -> None:
-        """Add what the program wrote; the place and the time of a line are those of its beginning."""
-        if not self.options.console:
-            return
+        """Add output of the program. A line has the number and the time of its beginning."""
         for piece in re.findall(r"[^\n]*\n|[^\n]+", text):
             line = self.open_lines.get(stream)
             if line is None:
@@ -1038,30 +1050,34 @@ class LogRows:
             self.flush()
 
     def end_log(self) -> None:
-        """Where output.log holds more lines than the log's records, it counts: a crash cuts the log off."""
+        """Finish the log that is being read."""
         self.open_lines.clear()
-        log = self.logs[-1]
+        if self.options.console:
+            self.take_longer_output(self.logs[-1])
+        self.open_lines.clear()
+        self.log_lines = 0
+        self.last_items = {}
+
+    def take_longer_output(self, log: Log) -> None:
+        """Replace the log's lines by those of output.log if these are more: a crash may cut off the log's end."""
         file = log.file.parent / ("output.log" if log.file.name == OLD_HISTORY else "files/output.log")
         with suppress(OSError), regular(file).open(encoding="utf-8", errors="replace", newline="\n") as opened:
-            is_pointer = opened.read(len(LFS_POINTER)) == LFS_POINTER.decode()
-            opened.seek(0)
-            if self.options.console and is_pointer:
+            if opened.read(len(LFS_POINTER)) == LFS_POINTER.decode():
                 log.damage.append(f"{file.name}, {NOT_PULLED}")
-            elif self.options.console and sum(not line.isspace() for line in opened) > self.log_lines:
+                return
+            opened.seek(0)
+            if sum(not line.isspace() for line in opened) > self.log_lines:
                 held = self.log_lines - sum(part.rows for part in log.parts.pop("console", ()))
                 del self.lines[len(self.lines) - held :]
                 self.log_lines = 0
                 opened.seek(0)
                 for line in opened:
                     self.add_output(line, None, None)
-        self.open_lines.clear()
-        self.log_lines = 0
-        self.last_items = {}
 
     def write(self, table: str, rows: pl.DataFrame, integers: pl.DataFrame | None = None) -> None:
-        """Write rows, whose column `log` is the number of their log, as part files, which the logs get.
+        """Write rows to part files, and add these to their logs; the column `log` has the log's number.
 
-        Where all logs that share a file have whole numbers in a column, it is taken from `integers`.
+        `integers` has the same rows as Int64: used for a column if all values of the logs that share a file are whole.
         """
         if not rows.height:
             return
@@ -1069,9 +1085,9 @@ class LogRows:
         stored, stored_whole = logged_dtypes(rows.schema), logged_dtypes(whole.schema)
         columns = [(column_key(path), path) for path in stored]
         is_inexact = pl.any_horizontal(pl.lit(value=False), (cs.starts_with("[") & cs.integer()).abs() > EXACT_FLOAT)
-        alone = set(whole.filter(is_inexact)["log"])  # a Float64 column of other logs would round them
+        alone = set(whole.filter(is_inexact)["log"])  # a Float64 column shared with other logs would round them
         dtypes: dict[int, dict[KeyPath, str]] = {}
-        groups: defaultdict[object, list[int]] = defaultdict(list)  # logs that share a file: each of another run
+        groups: defaultdict[object, list[int]] = defaultdict(list)  # logs that share a file, each of a different run
         seen: Counter[str] = Counter()
         whole_counts = counts_by(whole)
         for number, counts in counts_by(rows).items():
@@ -1096,50 +1112,50 @@ class LogRows:
 
 
 def counts_by(rows: pl.DataFrame) -> dict[int, dict[str, int]]:
-    """How many values, other than null, each column has in the rows of each log."""
+    """By log number: how many values, without nulls, each column has."""
     counts = rows.group_by("log", maintain_order=True).agg(pl.all().count())
     return {row.pop("log"): row for row in counts.iter_rows(named=True)}
 
 
 def write_part(rows: pl.LazyFrame, folder: Path, dtypes: Mapping[str, Mapping[KeyPath, str]]) -> dict[str, Part]:
-    """Write rows as a file of the working folder, each `order` of a run once; its parts by run id, as `dtypes` are.
+    """Write rows to a file of the working folder; returns the parts by run id, as `dtypes` are given.
 
-    The rows come by run; of those with one `order` the last counts. The column `frame` tells which came together.
+    The rows of a run are together. Of rows with the same `order`, the last is written; the others are counted as
+    repeated if they have the same `frame`, too.
     """
-    order = pl.col("order")
-    about = [
-        pl.len().alias("rows"),
-        order.min().fill_null(0).alias("first"),
-        order.max().fill_null(0).alias("last"),
-        (order.diff().drop_nulls() > 0).all().alias("ascends"),
-    ]
-    facts = rows.group_by("run_id").agg(about).collect()
+    order, run_id = pl.col("order"), pl.col("run_id")
     repeated: dict[str, int] = {}
-    if not facts["ascends"].all():
-        by_frame = rows.group_by("run_id", "frame").agg((pl.len() - order.n_unique()).cast(pl.Int64).alias("again"))
-        repeated = dict(by_frame.group_by("run_id").agg(pl.sum("again")).collect().iter_rows())
-        unique = rows.collect().unique(["run_id", "order"], keep="last", maintain_order=True)
-        rows = unique.sort("run_id", "order").lazy()
-        facts = rows.group_by("run_id").agg(about).collect()
+    is_ascending = ((order > order.shift()) | (run_id != run_id.shift())).all()
+    if not rows.select(is_ascending).collect(engine="streaming").item():
+        # One row per step is held in memory: a small file can stand for hundreds of millions of rows with one step.
+        numbered = rows.with_row_index("number")
+        again = (pl.len() - 1).alias("again")
+        steps = numbered.group_by("run_id", "frame", "order").agg(pl.max("number"), again).collect(engine="streaming")
+        repeated = dict(steps.group_by("run_id").agg(pl.sum("again")).iter_rows())
+        last = steps.lazy().group_by("run_id", "order").agg(pl.max("number")).select("number")
+        unique = numbered.join(last, on="number", how="semi").drop("number")
+        rows = unique.sort("run_id", "order").collect(engine="streaming").lazy()
+    about = [pl.len().alias("rows"), order.min().alias("first"), order.max().alias("last")]
+    facts = rows.group_by("run_id").agg(about).fill_null(0).collect(engine="streaming")
     file, height = folder / f"{uuid.uuid4().hex}.parquet", int(facts["rows"].sum())
     rows = rows.drop("frame")
     stored = logged_dtypes(rows.collect_schema())
     write_intermediate(rows, file)
     return {
         run_id: Part(file, count, first, last, repeated.get(run_id, 0), dtypes[run_id], stored, height)
-        for run_id, count, first, last, _ in facts.iter_rows()
+        for run_id, count, first, last in facts.iter_rows()
     }
 
 
 def logged_dtypes(schema: Mapping[str, pl.DataType]) -> dict[KeyPath, str]:
-    """The dtypes of what was logged, by path, among the columns of rows."""
+    """The dtypes of the columns with logged values, by path."""
     return {tuple(json.loads(name)): str(dtype) for name, dtype in schema.items() if name.startswith("[")}
 
 
 def widest_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str]:
-    """The dtype that holds the values of all sources: whole numbers beside fractions are Float64, else text.
+    """By path, a dtype that fits the values of all sources: Float64 for Int64 and Float64, else String.
 
-    A column without a value is Null, which is any other one's dtype.
+    Null, for a column without values, fits every dtype.
     """
     dtypes: dict[KeyPath, str] = {}
     for path, dtype in (item for source in sources for item in source.items()):
@@ -1150,7 +1166,7 @@ def widest_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str
 
 
 def cast_logged(path: KeyPath, dtype: str, wanted: str, name: str | None = None) -> pl.Expr:
-    """The column of a path in another dtype; as text, numbers and Booleans are spelt as in JSON."""
+    """The column of a path in another dtype. Numbers and Booleans become text as in JSON."""
     column = pl.col(name or column_key(path)).cast(getattr(pl, wanted)).alias(column_key(path))
     if dtype == "Float64" and wanted == "String":
         return column.replace({"inf": "Infinity", "-inf": "-Infinity"})
@@ -1182,18 +1198,22 @@ def json_numbers(texts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def write_intermediate(frame: pl.DataFrame | pl.LazyFrame, file: Path) -> None:
-    """Write a file of the working folder; ScriptError if there is no place for it."""
+    """Write a file of the working folder; ScriptError if it cannot be written."""
     try:
         frame.lazy().sink_parquet(file, compression="lz4", statistics=False)
-    except (OSError, pl.exceptions.ComputeError) as error:  # the disk is full, which polars may call either
+    except (OSError, pl.exceptions.ComputeError) as error:  # polars reports a full disk as either
         if isinstance(error, pl.exceptions.ComputeError) and "os error" not in str(error):
-            raise  # what the rows are read from is damaged
-        message = f"{file.parent} cannot be written to ({error}); free disk space or use another -o"
-        raise ScriptError(message, NOTHING_USABLE) from error
+            raise  # the rows come from a damaged file
+        raise not_written(file.parent, error) from error
+
+
+def not_written(place: Path, error: Exception) -> ScriptError:
+    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    return ScriptError(f"{place} was not written: {reason}; free disk space or use another -o", NOTHING_USABLE)
 
 
 def column_key(path: KeyPath) -> str:
-    """The name of a path's column in our own intermediate files: unique, whatever the keys hold."""
+    """The column name of a path in intermediate files: unique for any keys."""
     return json.dumps(path)
 
 
@@ -1217,17 +1237,17 @@ def matches(name: str, pattern: str) -> bool:
 FoundRun: TypeAlias = tuple[Run, dict[str, History], list[Log]]  # with its rows by the table's name
 
 
-def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # noqa: C901, PLR0912, PLR0915 - one sequence
-    """The projects below the folder that are asked for: their selected runs as pages, their rows as parts."""
+def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # noqa: C901, PLR0915 - one sequence
+    """The selected projects below the folder: their selected runs as pages, their rows as parts."""
     folder = cast("Path", options.offline)
-    passed: Counter[tuple[str, str]] = Counter()  # what is passed over: a noun, and of what kind
+    passed: Counter[tuple[str, str]] = Counter()  # what is skipped: a noun, and why
     files, failed = find_logs(folder, passed)
     top = folder.parent if folder.is_file() else folder
     sees_all = not failed
     logs = read_side_by_side(files, options, work)
     torn: list[str] = []
     by_run: dict[tuple[str, str, str], list[Log]] = {}  # one id may occur in several projects
-    any_record = {log.run_id: log.run for log in reversed(logs) if log.run}  # for logs that lost theirs to damage
+    any_record = {log.run_id: log.run for log in reversed(logs) if log.run}  # for logs whose run record is damaged
     for log in logs:
         shown = str(log.file.relative_to(top))
         damage = f"log {shown} is damaged at {first_of(log.damage)}; the rest was read" if log.damage else ""
@@ -1259,32 +1279,13 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
     places = sorted({(run.entity, run.project) for run, *_ in kept})
     projects = [Project(*place, failed=[*failed], torn=[*torn]) for place in places]
     settle_stems(projects, options.output)
-    for project, place in zip(projects, places, strict=True):
-        mine = [each for each in kept if (each[0].entity, each[0].project) == place]
-        ids = {run.id for run, *_ in found if (run.entity, run.project) == place}
+    for project in projects:
+        ids = {run.id for run, *_ in found if (run.entity, run.project) == (project.entity, project.name)}
+        own = [each for each in kept if (each[0].entity, each[0].project) == (project.entity, project.name)]
         project.unread = {log.run_id for log in logs if not log.records}
         project.all_ids = ids if sees_all else None
-        project.selected, project.filtered = len(mine), len(ids) - len(mine)
-        project.cut, cut_off = set(), []
-        for run, _, its_logs in mine:
-            if any(log.is_cut for log in its_logs) or its_logs[0].run.get("resumed"):
-                project.cut.add(run.id)
-            project.failed += [failure for log in its_logs for failure in log.failed]
-            cut_off += [str(log.file.relative_to(top)) for log in its_logs if log.torn]
-            sources = {log.summary_from for log in its_logs} - {""}
-            if sources and "log" not in sources:
-                project.summary_restored.append({"run": run.id, "from": min(sources)})
-        if cut_off:
-            say(f"these logs end early, as after a crash; all rows before the end were read: {first_of(cut_off)}")
-        project.torn = sorted([*torn, *cut_off])
-        project.pages = [write_page([run for run, *_ in some], work) for some in chunks(mine, PAGE_RUNS)]
-        project.runs = keys_of(project.pages)
-        project.tables = tables_asked(project, options)
-        for table in project.tables.values():
-            if table.key is not None:
-                logged_tables(project, table, {run.id: its_logs for run, _, its_logs in mine}, work)
-            else:
-                table.fetched = {run.id: histories[table.name] for run, histories, _ in mine if table.name in histories}
+        project.selected, project.filtered = len(own), len(ids) - len(own)
+        take_runs(project, own, options, work, top, say)
 
     if restored := Counter(each["from"] for project in projects for each in project.summary_restored):
         counts = f"{restored['file']:,} from files/wandb-summary.json, {restored['history']:,} from the history"
@@ -1295,6 +1296,30 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
         runs = f"{counted(sum(nameless.values()), 'run')} of {first_of(sorted(nameless))} without an entity"
         say(f"{runs}; other runs of this project belong to {first_of(known)}: use -e {known[0]} to put them together")
     return projects
+
+
+def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work: Path, top: Path, say: Say) -> None:
+    """Fill in the project's runs, tables and failures; logs are named by their path below `top`."""
+    project.cut, cut_off = set(), []
+    for run, _, logs in own:
+        if any(log.is_cut for log in logs) or logs[0].run.get("resumed"):
+            project.cut.add(run.id)
+        project.failed += [failure for log in logs for failure in log.failed]
+        cut_off += [str(log.file.relative_to(top)) for log in logs if log.torn]
+        sources = {log.summary_from for log in logs} - {""}
+        if sources and "log" not in sources:
+            project.summary_restored.append({"run": run.id, "from": min(sources)})
+    if cut_off:
+        say(f"these logs end early, as after a crash; all rows before the end were read: {first_of(cut_off)}")
+    project.torn = sorted([*project.torn, *cut_off])
+    project.pages = [write_page([run for run, *_ in some], work) for some in chunks(own, PAGE_RUNS)]
+    project.runs = keys_of(project.pages)
+    project.tables = tables_asked(project, options)
+    for table in project.tables.values():
+        if table.key is not None:
+            logged_tables(project, table, {run.id: logs for run, _, logs in own}, work)
+        else:
+            table.fetched = {run.id: histories[table.name] for run, histories, _ in own if table.name in histories}
 
 
 def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path], list[Failure]]:
@@ -1335,16 +1360,16 @@ def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path
 
 
 def stand_in(chosen: Sequence[str], default: str) -> str:
-    """What stands for an entity or project that a log does not name: the one that was asked for, if it is plain."""
+    """The entity or project of logs that name none: the value of -e or -p if it is a single plain name."""
     return storable(chosen[0]) if len(chosen) == 1 and not is_glob(chosen[0]) else default
 
 
 def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> list[Log]:
-    """The logs, in the files' order; where they are many bytes, by several processes.
+    """The logs, in the files' order; large ones are read by several processes.
 
-    Logs that are read together share part files, which so hold ranges of run ids, as the history file does.
+    Each process reads logs with neighbouring run ids: these share part files, and the history file is sorted by run id.
     """
-    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor  # which a server needs not
+    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor  # only needed here
     from multiprocessing import active_children, get_context
 
     processes = min(options.workers or os.cpu_count() or 1, len(files))
@@ -1368,13 +1393,13 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
             message = "a process that read logs was killed, maybe because memory ran out; try --workers 1"
             raise ScriptError(message, NOTHING_USABLE) from error
         finally:
-            for process in active_children() if len(logs) < len(files) else ():  # Ctrl-C waits for none of them
+            for process in active_children() if len(logs) < len(files) else ():  # after Ctrl-C or an error
                 process.kill()
     return [logs[file] for file in files]
 
 
 def prepare_process() -> None:
-    """Of a process that reads logs: it leaves Ctrl-C to its parent, and ends with it."""
+    """Set up a process that reads logs: it ignores Ctrl-C, which its parent handles, and ends with its parent."""
     from multiprocessing import parent_process
 
     import_libraries()
@@ -1388,7 +1413,7 @@ def prepare_process() -> None:
 
 
 def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options: Options, say: Say) -> list[FoundRun]:
-    """The runs that are asked for. What each filter keeps is said; ScriptError if none is left."""
+    """The runs that pass the filters. Prints how many each one keeps; ScriptError if no run is left."""
     selection, kept = options.selection, [*found]
     filters: list[tuple[str, Any, Callable[[Run, Any], bool]]] = [
         ("-e", selection.entity, lambda run, names: run.entity.lower() in [name.lower() for name in names]),
@@ -1423,7 +1448,7 @@ def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options
 def combined(
     entity: str, project: str, run_id: str, logs: Sequence[Log], options: Options, work: Path, say: Say
 ) -> FoundRun:
-    """One run from its logs: later ones add to or override the earlier. Of copies of a log, the longest counts."""
+    """One run from its logs: later ones extend or override the earlier. Of copies of a log, the longest is used."""
     logs = sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.records, log.file))
     logs = [*{log.started_at or log.file: log for log in logs}.values()]
     record: dict[str, Any] = {}
@@ -1439,7 +1464,7 @@ def combined(
     parts = rows.get("history", ())
     if options.console_lines and (lines := sum(part.rows for part in rows.get("console", ()))) > options.console_lines:
         rows["console"] = [rewritten(run_id, rows["console"], work, first=lines - options.console_lines)]
-    summary: dict[str, Any] = {}  # as W&B would hold it after these logs
+    summary: dict[str, Any] = {}  # as W&B would have it after `wandb sync`
     for log in [log for log in logs if log.summary_from == "log"] or logs:
         for path, value in log.summary:
             put(summary, path, value)
@@ -1477,7 +1502,7 @@ def combined(
 def offline_state(exit_code: int | None, heartbeat_at: datetime | None) -> str:
     """The state by the exit code; without one, by the newest time inside the log."""
     if exit_code is None:
-        is_fresh = heartbeat_at is not None and abs(now() - heartbeat_at) < FRESH  # a clock may go wrong either way
+        is_fresh = heartbeat_at is not None and abs(now() - heartbeat_at) < FRESH  # a clock may be wrong in both ways
         return "running" if is_fresh else "crashed"
     return {0: "finished", 254: "crashed"}.get(exit_code, "failed")  # 254: the SDK found it dead
 
@@ -1492,7 +1517,7 @@ def runtime_s(summary: Mapping[str, Any]) -> float | None:
 
 
 def machine(writers: Iterable[object], commit: str | None = None) -> dict[str, Any]:
-    """The columns on code and machine, from what each process that wrote to the run noted: the first one counts."""
+    """The columns about code and machine. Each process that wrote to the run has notes; the first one's are used."""
     noted = [notes for notes in writers if isinstance(notes, dict)]
     notes = min(noted, key=lambda notes: time_of(str(notes.get("startedAt"))) or now(), default={})
     git, args, gpus = notes.get("git"), notes.get("args"), notes.get("gpu_count")
@@ -1517,7 +1542,7 @@ def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path, say: 
     for log in logs:
         new = log.parts.get(table, [])
         back_to = log.run.get("rewound_to")
-        # The log of an online run, resumed, goes on where the server was: only offline ones count from 0 again.
+        # The steps of a resumed online run continue in its next log; those of an offline run start at 0 again.
         is_offline = log.run.get("offline") or log.file.parent.name.startswith("offline-run-")
         if table != "history" or (log.run.get("resumed") and is_offline and back_to is None):
             if parts and new:
@@ -1553,11 +1578,9 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
     """Fill in the rows of a W&B Table from the files beside the logs of the project's runs, by id."""
     table.fetched = {}
     for run in changed_runs(project, table):
-        folders = [log.file.parent / name for log in reversed(logs[run.id]) for name in ("files", "")]
+        files = [log.file.parent / name / run.file for log in reversed(logs[run.id]) for name in ("files", "")]
         try:
-            file = next(
-                (folder / run.file for folder in folders if (folder / run.file).is_file()), folders[0] / run.file
-            )
+            file = next(filter(Path.is_file, files), files[0])
             rows = table_rows(regular(file).read_bytes()).with_columns(run_id=pl.lit(run.id), frame=pl.lit(0))
         except (OSError, ValueError, RecursionError) as error:
             why = f"cannot be read: {getattr(error, 'strerror', None) or error}"
@@ -1572,12 +1595,12 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
 
 FORGE = "forge.coreweave.com"  # W&B's own server
 CLOUD_URL = f"https://api.{FORGE}"
-CLOUD_HOSTS = (f"api.{FORGE}", "api.wandb.ai")  # where it answers questions
-PAGE_HOSTS = (FORGE, "wandb.ai", "www.wandb.ai", "app.wandb.ai")  # where its pages are, or were
+CLOUD_HOSTS = (f"api.{FORGE}", "api.wandb.ai")  # of its API
+PAGE_HOSTS = (FORGE, "wandb.ai", "www.wandb.ai", "app.wandb.ai")  # of its pages, now or earlier
 
 
 def base_url() -> str:
-    """The server's address, found as the SDK finds it, without a password, and without a slash at the end."""
+    """The server's address, found as the SDK finds it, without a password and without a slash at the end."""
     given = (os.environ.get("WANDB_BASE_URL") or sdk_setting("base_url") or CLOUD_URL).strip().rstrip("/")
     url = re.fullmatch(r"(https?://)(?:[^/]*@)?([^/@?#\s]+)([^@?#\s]*)", given)
     if url is None or (url[1] == "http://" and url[2] in CLOUD_HOSTS):
@@ -1586,24 +1609,24 @@ def base_url() -> str:
 
 
 def page_url(base_url: str) -> str:
-    """Where the server at `base_url` shows its pages, without a slash at the end."""
+    """The address of the web pages of the server at `base_url`, without a slash at the end."""
     if base_url.partition("://")[2] in CLOUD_HOSTS:
         return f"https://{FORGE}/wandb"
     return base_url.replace("://api.", "://" if "://api.wandb." in base_url else "://app.")
 
 
 def sdk_setting(name: str) -> str | None:
-    """A value from the SDK's settings files; the one of the working folder goes before the user's."""
+    """A value from the SDK's settings files; the working folder's overrides the user's."""
     settings = configparser.ConfigParser(interpolation=None)
     user = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
     for file in (f"{user}/settings", "wandb/settings", ".wandb/settings"):
-        with suppress(configparser.Error, UnicodeDecodeError):  # the SDK passes over what it cannot read, too
+        with suppress(configparser.Error, UnicodeDecodeError):  # the SDK ignores unreadable files, too
             settings.read(os.path.expanduser(file), encoding="utf-8")  # noqa: PTH111 - there may be no home
     return settings.get("default", name, fallback=None)
 
 
 def netrc_key(base_url: str) -> str | None:
-    """What `wandb login` stored for the server; None if nothing, or nothing readable, is there."""
+    """The key that `wandb login` stored for the server; None without a readable one."""
     host = base_url.partition("://")[2].partition("/")[0]
     names = (host, "api.wandb.ai") if host in CLOUD_HOSTS else (host,)
     files = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
@@ -1615,7 +1638,7 @@ def netrc_key(base_url: str) -> str | None:
 
 
 def api_key(file: Path | None, base_url: str) -> str:
-    """The API key for the server: from `file`, WANDB_API_KEY, netrc or the SDK's settings, the first that has one."""
+    """The API key for the server: the first found in `file`, WANDB_API_KEY, netrc and the SDK's settings."""
     where, how = f"for {base_url}", "run `wandb login`, set WANDB_API_KEY or use --api-key-file"
     if file:
         key, where = file.read_text("utf-8", errors="replace"), f"in {file}"
@@ -1632,37 +1655,36 @@ def api_key(file: Path | None, base_url: str) -> str:
 
 # --- the server: requests, in bounded time --------------------------------------------------------------------
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 30.0  # between two tries: each wait is four times the one before
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0  # of all threads, for a busy server; a longer one looks like a hang
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 30.0  # before a request is repeated: each wait is four times the one before
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0  # of all threads, if the server is busy; longer looks like a hang
 LEAST_BYTES_S = 10_000  # a slower answer is given up once the timeout is over
-ANSWER_BYTES = 100_000_000  # an answer has at most as many; the largest pages of runs have 15 MB
-MOST_PAGES = 500  # of 200 projects: a list that goes on has no end
-OTHER_FORM = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)  # where an answer is taken apart
-SIGN_IN_LIMIT_S = 6  # for the first question: a server that cannot be reached is named within 10 s
+ANSWER_BYTES = 100_000_000  # of an answer at most, uncompressed; the largest pages of runs have 15 MB
+MOST_PAGES = 500  # of 200 projects: a longer list is taken for endless
+SIGN_IN_LIMIT_S = 6  # for the first question: an unreachable server is reported within 10 s
 
 
 class RequestError(Exception):
-    """A request that failed, and why, without its URL, which may be signed."""
+    """A request failed. The message never contains the URL, which may be signed."""
 
     def __init__(self, message: str, *, status: int = 0, retries: int = 100, pause_s: float = 0.0) -> None:
-        super().__init__(message[:300])  # a server may say anything
-        self.status = status  # HTTP's; 0 without an answer
-        self.retries = retries  # how often trying again may help
-        self.pause_s = pause_s  # how long a busy server is to be left alone
+        super().__init__(message[:300])  # it may come from the server
+        self.status = status  # HTTP status; 0 without an answer
+        self.retries = retries  # repeats that may help at most; 0 if the same answer would come again
+        self.pause_s = pause_s  # how long all threads have to wait for a busy server
         self.attempts = 1
 
 
 class Client:
-    """Asks one server, from many threads, with a key or without any credentials."""
+    """Sends requests to one server from many threads, with an API key or without any credentials."""
 
     def __init__(self, url: str, key: str | None, *, timeout_s: float, retries: int, threads: int, say: Say) -> None:
         self.base_url, self.timeout_s, self.retries, self.say = url, timeout_s, retries, say
         self.resume_at = 0.0  # by time.monotonic(): no request starts earlier
-        self.failures, self.most_failures = 0, 2 * threads  # in a row, before the server is asked no more
+        self.failures, self.most_failures = 0, 2 * threads  # circuit breaker: consecutive failures, and their limit
         self.session = requests.Session()
-        self.session.trust_env = False  # else it sends what netrc has for a host
+        self.session.trust_env = False  # else it sends the password that netrc has for a host
         self.session.auth = ("api", key) if key else None
-        # Else requests reads the whole body of a redirect, also of one that it does not follow.
+        # Without this, requests reads the whole body of a redirect, even of one that it does not follow.
         self.session.hooks["response"].append(lambda answer, **_: answer.raw.close() if answer.is_redirect else None)
         self.session.verify = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE") or True
         if os.environ.get("WANDB_INSECURE_DISABLE_SSL", "").lower() in ("1", "true", "t", "yes", "y", "on"):
@@ -1672,11 +1694,11 @@ class Client:
             self.session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=threads))
 
     def ask(self, question: str, variables: Mapping[str, Any], *, limit_s: float = math.inf) -> Any:
-        """The `data` of GraphQL's answer; RequestError without one."""
+        """The `data` of the answer to a GraphQL question. RequestError if all attempts fail."""
         return self.retry(lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
 
     def ask_once(self, question: str, variables: Mapping[str, Any], timeout_s: float, parse: Parse = json.loads) -> Any:
-        """The same without another try; an error that GraphQL states is worth one more."""
+        """The same in one attempt. An error that the server states is worth one repeat."""
         content, url = {"query": question, "variables": variables}, f"{self.base_url}/graphql"
         body = b"".join(self.pieces("POST", url, timeout_s, json=content, allow_redirects=False))
         try:
@@ -1688,8 +1710,8 @@ class Client:
         return answer["data"]
 
     def retry(self, attempt: Callable[[float], Found], *, limit_s: float = math.inf) -> Found:
-        """What `attempt(timeout_s)` returns; after a RequestError it is tried again, as long as that may help.
-        A thread whose request fails waits by itself; while a server is busy, all wait. `limit_s` is without the waits.
+        """What `attempt(timeout_s)` returns; it is repeated after a RequestError, as long as a repeat may help.
+        After a failure only this thread waits; if the server is busy, all do. `limit_s` does not include the waits.
         """
         number = 0
         while self.failures < self.most_failures:
@@ -1703,18 +1725,18 @@ class Client:
                 error.attempts = max(error.attempts, number)
                 if number > min(error.retries, self.retries) or limit_s < FIRST_WAIT_S:
                     self.failures = self.failures + 1 if error.retries > 1 else 0  # 0 and 1: the server has answered
-                    error.retries = 0  # all tries are used up: a caller must not start over
+                    error.retries = 0  # a caller that has its own attempts must not start over
                     raise
                 wait_s = max(error.pause_s, min(FIRST_WAIT_S * 4.0 ** (number - 1), LONGEST_WAIT_S))
                 if not error.pause_s:
                     time.sleep(wait_s)
-                elif time.monotonic() + wait_s > self.resume_at + SHORTEST_PAUSE_S:  # said once, not by each thread
+                elif time.monotonic() + wait_s > self.resume_at + SHORTEST_PAUSE_S:  # reported once, not by each thread
                     self.resume_at = time.monotonic() + wait_s
                     self.say(f"the server is busy (HTTP {error.status}): waiting {wait_s:.0f} s")
         raise RequestError("not requested, because the server no longer answers", retries=0)
 
     def pieces(self, method: str, url: str, timeout_s: float, limit: int = ANSWER_BYTES, **how: Any) -> Iterator[bytes]:
-        """The body of a successful answer, piece by piece; how long it may take grows with how much has come."""
+        """The body of a successful answer, piece by piece. The more bytes have come, the longer it may take."""
         started, received = time.monotonic(), 0
         how |= {"stream": True, "timeout": timeout_s, "proxies": requests.utils.get_environ_proxies(url)}
         try:
@@ -1731,18 +1753,18 @@ class Client:
                 self.failures = 0
         except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
             raise RequestError(f"no answer within {timeout_s:.0f} s") from error
-        except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' own are OSErrors
+        except (OSError, urllib3.exceptions.HTTPError) as error:  # exceptions of requests are OSErrors
             cause: BaseException = error
             while deeper := cause.__cause__ or cause.__context__:
                 cause = deeper
-            why = getattr(cause, "strerror", None) or type(error).__name__  # more than that may hold the URL
+            why = getattr(cause, "strerror", None) or type(error).__name__  # other texts may contain the URL
             raise RequestError(f"the connection failed ({why})") from error
 
 
 def status_error(answer: requests.Response) -> RequestError:
-    """What an answer says that is no success, and whether and when to ask again."""
+    """The error that an unsuccessful answer states, and whether and when to repeat the request."""
     status, after, pause_s = answer.status_code, answer.headers.get("Retry-After", ""), 0.0
-    body = b"" if answer.is_redirect else answer.raw.read1(1 << 20, decode_content=True)  # a redirect's is not read
+    body = b"" if answer.is_redirect else answer.raw.read1(1 << 20, decode_content=True)  # a redirect's is closed
     message = f"{stated_error(body) or answer.reason} (HTTP {status})"
     if status not in (408, 429) and status < 500:
         return RequestError(message, status=status, retries=0)
@@ -1759,11 +1781,11 @@ def stated_error(body: bytes) -> str:
 
 
 @contextmanager
-def understood() -> Iterator[None]:
-    """Where an answer is taken apart: a RequestError if it has another form than it should."""
+def reading_answer() -> Iterator[None]:
+    """For code that reads an answer's values: raises a RequestError if these have an unexpected form."""
     try:
         yield
-    except OTHER_FORM as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise RequestError(f"the answer has an unexpected form ({error!r})", status=200, retries=0) from error
 
 
@@ -1771,7 +1793,7 @@ def sign_in(client: Client) -> tuple[str, list[str]]:
     """The key's own entity, empty if it has none, and all entities that it can see. ScriptError without access."""
     question = "query Viewer { viewer { username entity teams { edges { node { name } } } } }"
     try:
-        with understood():
+        with reading_answer():
             viewer = client.ask(question, {}, limit_s=SIGN_IN_LIMIT_S).get("viewer") or {}
             own = str(viewer.get("entity") or viewer.get("username") or "")
             teams = [str(edge["node"]["name"]) for edge in (viewer.get("teams") or {"edges": ()})["edges"]]
@@ -1782,10 +1804,10 @@ def sign_in(client: Client) -> tuple[str, list[str]]:
         elif error.status == 429 or error.status >= 500:
             hint = "the server is busy: try again later"
         raise ScriptError(f"cannot sign in to {client.base_url}: {error}; {hint}", NOTHING_USABLE) from error
-    return own, [name for name in dict.fromkeys([own, *teams]) if name]  # the own one may be among the teams
+    return own, [name for name in dict.fromkeys([own, *teams]) if name]  # `own` may be among the teams
 
 
-# --- the server: which projects are meant ---------------------------------------------------------------------
+# --- the server: which projects are selected ------------------------------------------------------------------
 
 # A question about one project: its name, its further variables, and what is asked of the project.
 IN_PROJECT = """query %s($entity: String!, $project: String!%s) {
@@ -1794,7 +1816,7 @@ NO_ENTITIES = ("home", "links", "login", "settings", "authorize", "profile", "si
 
 
 class Server:
-    """What all questions to a server share."""
+    """The server's API and its storage, with the limits for requests at once."""
 
     def __init__(self, base_url: str, key: str, options: Options, meter: Meter, say: Say) -> None:
         limits: dict[str, Any] = {"timeout_s": options.timeout, "retries": options.retries, "say": say}
@@ -1804,15 +1826,15 @@ class Server:
         self.api = Client(base_url, key, threads=self.workers, **limits)
         self.storage = Client("", None, threads=self.downloads, **limits)
         self.questions = threading.BoundedSemaphore(self.workers)
-        self.conversions = threading.BoundedSemaphore(os.cpu_count() or 1)  # bounds memory; more gain nothing
+        self.conversions = threading.BoundedSemaphore(os.cpu_count() or 1)  # at once: bounds memory
 
     def ask(self, question: str, variables: Mapping[str, object], parse: Parse = json.loads) -> Any:
-        """The answer's data; RequestError without one."""
+        """The answer's data. RequestError if all attempts fail."""
         with self.questions:
             return self.api.retry(lambda timeout_s: self.api.ask_once(question, variables, timeout_s, parse))
 
     def ask_for_less(self, ask: Callable[[int, float], Any], size: int) -> tuple[Any, int]:
-        """What `ask(size, timeout_s)` returns, and the size for which it did: asked for less after each failure."""
+        """What `ask(size, timeout_s)` returns, and its size: a quarter of the one before after each failure."""
 
         def attempt(timeout_s: float) -> Any:
             nonlocal size
@@ -1820,7 +1842,7 @@ class Server:
                 return ask(size, timeout_s)
             except RequestError as error:
                 size = max(size // 4, 1)
-                error.retries = 100 if error.retries else 0  # a smaller answer may come where a large one never does
+                error.retries = 100 if error.retries else 0  # a smaller answer may succeed
                 raise
 
         with self.questions:
@@ -1828,7 +1850,7 @@ class Server:
 
 
 def place_of(text: str) -> Place:
-    """What a W&B URL or an `entity/project[/run]` path means; ScriptError for what names no runs.
+    """The place that a W&B URL or an `entity/project[/run]` path names. ScriptError if it names no runs.
 
     >>> place_of("https://wandb.ai/team/demo/runs/abc/logs?nw=1")
     Place(entity='team', project='demo', key='name', value='abc')
@@ -1840,7 +1862,7 @@ def place_of(text: str) -> Place:
     text = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()  # without a password
     keys = [unquote(key) for key in url.path.split("/") if key]
     if url.scheme and url.hostname == FORGE and keys[:1] == ["wandb"]:
-        keys = keys[1:]  # where the pages are on that host
+        keys = keys[1:]  # the folder of W&B's pages on that host
     entity, project, page, name = (*keys, "", "", "", "")[:4]
     if url.scheme and entity not in ("", *NO_ENTITIES) and project in ("", "projects") and not page:
         return Place(entity, "*")
@@ -1857,7 +1879,7 @@ def place_of(text: str) -> Place:
 
 
 def filters_of(place: Place, selection: Selection) -> dict[str, object]:
-    """The selection as W&B's filters, which the server evaluates; empty where nothing is filtered."""
+    """The selection as W&B's filters, which the server evaluates; empty if all runs are selected."""
     conditions = [
         ("createdAt", "$gte", iso(selection.since)),
         ("createdAt", "$lt", iso(selection.until)),
@@ -1877,7 +1899,7 @@ def iso(time_: datetime | None) -> str | None:
 
 
 def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
-    """The projects that are asked for, each once, and which could not be had, unless all."""
+    """The selected projects, each once, and failures. ScriptError if there is no project."""
     selection, (own, entities) = server.options.selection, sign_in(server.api)
     pairs = itertools.product(selection.entity or [own], selection.project or ["*"])
     places = server.options.places or [Place(*pair) for pair in pairs]
@@ -1901,7 +1923,7 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
     for (entity, pattern, *_), names in lacking:
         is_elsewhere = any(matches(name, pattern) for _, name in found)
         if is_elsewhere and (names or entity in entities):
-            continue  # one of several entities lacks it
+            continue  # another entity has such a project
         near = did_you_mean(pattern, names) if names else did_you_mean(entity, {*entities} - {entity})
         what = f"no project {pattern}" if names else "no projects that your API key can see"
         raise ScriptError(f"{entity} has {what}{near}; list_entities.py shows what there is", NOTHING_USABLE)
@@ -1909,40 +1931,36 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
 
 
 def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str], list[Failure]]:
-    """The projects that a place means; all names that its entity has, if they were listed; and what failed."""
+    """The projects of a place; the names of all projects of its entity, if these were listed; and failures."""
     question = """query Projects($entity: String, $after: String) {
         models(entityName: $entity, first: 200, after: $after) {
             edges { node { name } } pageInfo { endCursor hasNextPage } } }"""
     project = Project(place.entity, place.project, filters_of(place, server.options.selection))
     failing, what = project.path, ""
     names: list[str] = []
-    after = None
+    variables = {"entity": place.entity, "after": None}
     try:
-        with understood():
+        with reading_answer():
             if not is_glob(project.name) and plan(server, project):
                 return [project], [], []
-            failing, what = (
-                place.entity,
-                "its projects cannot be listed: ",
-            )  # a team may have thousands: listed if needed
+            # Only now all are listed: a team may have thousands.
+            failing, what = place.entity, "its projects cannot be listed: "
             for _ in range(MOST_PAGES):
-                if not (models := server.ask(question, {"entity": place.entity, "after": after})["models"]):
-                    break
+                models = server.ask(question, variables)["models"] or {"edges": (), "pageInfo": {"hasNextPage": False}}
                 names += [str(edge["node"]["name"]) for edge in models["edges"]]
-                after = models["pageInfo"]["endCursor"]
                 if not (models["pageInfo"]["hasNextPage"] and models["edges"]):
                     break
+                variables["after"] = models["pageInfo"]["endCursor"]
             else:
                 return [], names, [Failure(failing, "project", f"{what}their list has no end")]
     except RequestError as error:
         return [], names, [Failure(failing, "project", f"{what}{error}", error.attempts)]
-    exact = [name for name in names if name == place.project]
-    meant = exact or [name for name in names if matches(name, place.project)]
-    return [Project(place.entity, name, project.filters) for name in meant], names, []
+    chosen = [name for name in names if name == place.project] or [n for n in names if matches(n, place.project)]
+    return [Project(place.entity, name, project.filters) for name in chosen], names, []
 
 
 def side_by_side(work: Callable[[Subject], Found], subjects: Sequence[Subject], at_once: int) -> list[Found]:
-    """The results for all subjects, in their order. An interrupt waits for none of the threads."""
+    """The results for all subjects, in their order. After Ctrl-C the threads are not waited for."""
     threads = ThreadPoolExecutor(max(1, min(at_once, len(subjects))))
     try:
         return list(threads.map(work, subjects))
@@ -1980,16 +1998,16 @@ RUNS = IN_PROJECT % (
 
 
 class Window(NamedTuple):
-    """Runs created from `start` on and before `end`; None is no bound. A run's creation time never changes."""
+    """Runs with start <= createdAt < end; None is no bound. `createdAt` never changes, so a run stays in its window."""
 
     start: datetime | None = None
     end: datetime | None = None
-    cursor: str | None = None  # after which the server goes on
-    runs: int = 0  # that it had when the cursor was given
+    cursor: str | None = None  # of the server: the next page begins after it
+    runs: int = 0  # the window's runs when the server returned the cursor
 
 
 def plan(server: Server, project: Project) -> bool:
-    """Note how many runs the project has, and windows with about a page of the selected ones; False if it is gone."""
+    """Fill in the numbers of runs, and windows with about a page of runs each. False if there is no such project."""
     answer = server.ask(PLAN, {**project.place, "filters": json.dumps(project.filters)})["project"]
     if answer is None:
         return False
@@ -2003,7 +2021,7 @@ def plan(server: Server, project: Project) -> bool:
 
 
 def split(window: Window, first: datetime | None, last: datetime | None, runs: int) -> list[Window]:
-    """The window in equal parts, each with a page of runs if these lie evenly between `first` and `last`."""
+    """The window in equal parts: about a page of runs each if their times are spread evenly from `first` to `last`."""
     parts = min(math.ceil(runs / WINDOW_RUNS), MOST_WINDOWS)
     if parts < 2 or first is None or last is None or last - first < timedelta(seconds=parts):
         return [window]
@@ -2012,7 +2030,7 @@ def split(window: Window, first: datetime | None, last: datetime | None, runs: i
 
 
 def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C901 - in one sequence
-    """Fill in the selected runs, each once. If fewer come than the server counts, they are listed again."""
+    """Fill in the selected runs, each once. If there are fewer than the server counts, they are listed again."""
     active_since = server.options.selection.active_since
     names = (quote(name, safe="") for name in (project.entity, project.name))
     url = "/".join([page_url(server.api.base_url), *names, "runs"])
@@ -2021,7 +2039,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
         try:
             nodes, rest = fetch_page(server, project, window)
         except RequestError as error:
-            failed.append(Failure(project.path, "runs", str(error), error.attempts))
+            failed.append(Failure.of(error, project.path, "runs"))
             return []
         server.meter.add(runs=len(nodes))
         listed.append(len(nodes))
@@ -2037,7 +2055,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
         failed: list[Failure] = []
         inactive: set[str] = set()  # ids of runs that --active-since leaves out
         project.pages, project.is_changing = [], False
-        listed: list[int] = []  # runs a page; those at its end may come again in the next one
+        listed: list[int] = []  # runs per page; two pages may share runs
         windows = project.windows
         while windows:
             if sum(listed) > 3 * project.selected + 100:
@@ -2064,7 +2082,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
 
 
 def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[Mapping[str, Any]], list[Window]]:
-    """A page of the window's runs in the server's form, and windows for the rest."""
+    """A page of the window's runs as the server returns them, and windows for the rest."""
     filters: list[Mapping[str, object]] = [project.filters] if project.filters else []
     for operator, time_ in (("$gte", window.start), ("$lt", window.end)):
         filters += [{"createdAt": {operator: iso(time_)}}] if time_ else []
@@ -2085,14 +2103,14 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
         return nodes, []
     first, last = time_of(nodes[0]["createdAt"]), time_of(nodes[-1]["createdAt"])
     if first is None or last is None or first == last:
-        # A cursor is an offset, which leads astray once a run is deleted: followed only among runs of one moment.
+        # A cursor is an offset, and wrong once a run is deleted: used only for runs with the same creation time.
         return nodes, [window._replace(cursor=info["endCursor"], runs=runs)]
-    rest = Window(last, window.end)  # the runs of that very moment come again, and are dropped later
+    rest = Window(last, window.end)  # runs created at `last` are listed twice; keys_of() drops one
     return nodes, split(rest, last, window.end or project.last_created, runs - len(nodes))
 
 
 def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: list[Failure]) -> Run:
-    """One run of the server's answer; a config or summary that is no JSON object becomes empty and is noted."""
+    """One run of the server's answer. A config or summary that is no JSON object is a failure and stored as text."""
     leaves: list[tuple[KeyPath, Any]] = []
     config: dict[str, Any] = {}
     summary: dict[str, Any] = {}
@@ -2150,42 +2168,43 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
 
 
 def unwrapped(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config without what W&B wraps each value in, once, but not always: `{"value": ..., "desc": ...}`."""
+    """The config without W&B's wrappers, `{"value": ..., "desc": ...}`, removed once. Not all values have one."""
     wrappers = ({"value"}, {"value", "desc"})
     return {k: v["value"] if isinstance(v, dict) and v.keys() in wrappers else v for k, v in config.items()}
 
 
 def parsed_answer(body: bytes) -> Any:
-    """The value of a server's JSON, which may hold bare NaN: as text, like all non-finite numbers."""
+    """The value of a server's JSON; non-finite numbers, which it may contain, become text."""
+    return parsed(body)[1]
+
+
+def parsed(text: bytes | str) -> tuple[bool, Any]:
+    """Whether a JSON text is strictly valid, and its value; non-finite numbers become text."""
     try:
-        return orjson.loads(body)
+        return True, orjson.loads(text)
     except orjson.JSONDecodeError:
-        return jsonable(json.loads(body))
+        return False, jsonable(json.loads(text))
 
 
 def may_be_rounded(leaf: tuple[KeyPath, Scalar]) -> bool:
-    """True for a float past the range of ints, and for the JSON of a list that may hold one."""
+    """True for a float beyond 64-bit integers, and for a list (as JSON) that may hold one."""
     value = leaf[1]
     return abs(value) >= 2**63 if type(value) is float else type(value) is str and "e+" in value
 
 
 def parsed_object(text: str, *, exact: bool = False) -> tuple[bool, dict[str, Any]]:
-    """Whether the fast parser understands a JSON text, and the object in it, empty for null; ValueError if it is none.
+    """Whether a JSON text is strictly valid, and its object, empty for null. ValueError if it is no object.
 
-    `exact`: whole numbers past 64 bits, too, which the fast parser makes fractions. Non-finite numbers become texts.
+    `exact`: slower, but whole numbers beyond 64 bits do not become floats. Non-finite numbers become text.
     """
-    is_strict, tree = not exact, None
-    try:
-        tree = jsonable(json.loads(text)) if exact else orjson.loads(text)
-    except orjson.JSONDecodeError:
-        is_strict, tree = False, jsonable(json.loads(text))
+    is_strict, tree = (False, jsonable(json.loads(text))) if exact else parsed(text)
     if not isinstance(tree, dict | None):
         raise ValueError("it is not a JSON object")  # noqa: TRY004 - as what the parsers raise
     return is_strict, tree or {}
 
 
 def definitions_in(config: Mapping[str, Any]) -> list[MetricDefinition]:
-    """What `define_metric` set, from where the SDK notes it in a config: protobuf fields by their numbers."""
+    """The settings of `define_metric`, as the SDK stores them in a config: by numbers of protobuf fields."""
     definitions = []
     with suppress(LookupError, TypeError, AttributeError):  # a config may hold anything there
         records = config["_wandb"]["m"]
@@ -2201,29 +2220,28 @@ def definitions_in(config: Mapping[str, Any]) -> list[MetricDefinition]:
 
 
 def time_of(text: str | None) -> datetime | None:
-    """A time as the server writes it, UTC where it does not say; None for what is no time."""
+    """A time in ISO format, in UTC if it names no zone; None for other texts."""
     try:
         time_ = datetime.fromisoformat(text or "")
-    except ValueError:  # one odd time is no reason to lose a run
+    except ValueError:  # the run is exported without it
         return None
     return time_.astimezone(UTC) if time_.tzinfo else time_.replace(tzinfo=UTC)
 
 
-# --- tables of rows: which are asked for ----------------------------------------------------------------------
+# --- tables of rows: which are exported ----------------------------------------------------------------------
 
-CONSOLE_PAGE = 10_000  # lines that a question asks for at most, over all its runs; a server gives no more of one
-EXPORT_BYTES, TABLE_BYTES = 10_000_000_000, 500_000_000  # of one file at most: tables are read whole
-LATER_PAGE = 5_000  # of one run, whose output is long
+CONSOLE_PAGE = 10_000  # lines of output per question, over all its runs: a server returns no more
+LATER_PAGE = 5_000  # lines per question about one run with long output
 
 
 class Wanted(NamedTuple):
-    """A run whose rows are to be fetched for a table."""
+    """A run whose rows have to be fetched for a table."""
 
     id: str
-    mark: tuple[str, ...]  # changes with the rows
+    mark: tuple[str, ...]  # if it is the same as in the earlier export, the rows are the same
     rows: int  # of its history
     last_step: int | None
-    file: str = ""  # of the run's own files, that holds them
+    file: str = ""  # of a W&B Table: its path among the run's files
 
 
 def new_table(name: str, *made_of: str, is_sample: bool = False, key: str = "") -> Table:
@@ -2240,7 +2258,7 @@ def new_table(name: str, *made_of: str, is_sample: bool = False, key: str = "") 
 
 
 def tables_asked(project: Project, options: Options) -> dict[str, Table]:
-    """The tables that are asked for besides the runs, by name."""
+    """The tables to export besides the runs, by name."""
     tables = []
     if options.include_history:
         tables.append(new_table("history", *options.history_keys))
@@ -2262,7 +2280,7 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
 
 
 def logged_table_name(project: Project, key: str, taken: Collection[str], output: Path) -> str:
-    """The end of a W&B Table's file name; with a hash where it is too long, taken, or may be another project's."""
+    """The end of a W&B Table's file name; with a hash if it is too long, taken, or may belong to another project."""
     name = quote(f"table_{key}".encode("utf-8", "surrogatepass"), safe="").replace("~", "%7E")
     stem = f"{project.stem}_{name}"
     is_taken = name.lower() in taken or any(stem.lower().startswith(f"{other}_") for other in project.longer_stems)
@@ -2274,7 +2292,7 @@ def logged_table_name(project: Project, key: str, taken: Collection[str], output
 
 
 def changed_runs(project: Project, table: Table) -> list[Wanted]:
-    """The runs whose rows are not what the earlier export has."""
+    """The runs whose rows differ from the earlier export."""
     earlier = table.earlier
     known = earlier.marks if earlier and earlier.made_of == table.made_of else {}
     key = table.key or ""
@@ -2301,12 +2319,10 @@ LIVE_ROWS = IN_PROJECT % (
     ", $run: String!, $min: Int64, $max: Int64, $samples: Int",
     "run(name: $run) { history(minStep: $min, maxStep: $max, samples: $samples) }",
 )
-MOST_LIVE_ROWS = 1_000_000_000  # of one run that are in no export: 200,000 questions
-MOST_SAMPLES = 2**31 - 1  # GraphQL's ints are short
 
 
 class RowSource(NamedTuple):
-    """From where the rows of a table come, and where they go."""
+    """What the functions that fetch a table have in common."""
 
     server: Server
     project: Project
@@ -2316,17 +2332,17 @@ class RowSource(NamedTuple):
 
 
 class Fetched(NamedTuple):
-    """What was fetched of a run, to become a History."""
+    """The rows of a run as they were fetched: histories_of() makes a History of them."""
 
-    frames: Sequence[pl.LazyFrame]  # columns as in Part; of rows with one order the last counts
+    frames: Sequence[pl.LazyFrame]  # columns as in Part; of rows with the same order the last one is used
     skipped: Collection[KeyPath] = ()
     counted: int | None = None
-    problem: str = ""  # why there are no more rows
-    files: Sequence[Path] = ()  # downloads, which the frames read
+    problem: str = ""  # why rows are missing
+    files: Sequence[Path] = ()  # downloads that the frames read
 
 
 def fetch_table(server: Server, project: Project, table: Table, folder: Path) -> None:  # noqa: C901 - in one sequence
-    """Fill in the rows of the runs that changed; what is finished stays in `folder` for an export to come."""
+    """Fill in the rows of the runs that changed. After an interruption the next export uses the files in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     fetched: dict[str, History] = {}
     table.fetched = fetched
@@ -2346,7 +2362,7 @@ def fetch_table(server: Server, project: Project, table: Table, folder: Path) ->
 
     def fetch(batch: Sequence[Wanted]) -> None:
         answers: dict[str, Any] = {}
-        with suppress(RequestError):  # one run may spoil the question: then each is asked for alone
+        with suppress(RequestError):  # one run may cause the error: then there is a question for each
             answers = ask_for_runs(source, batch) if len(batch) > 1 else {}
         found = {run: one for run in batch if (one := fetch_run(source, run, answers.get(run.id)))}
         with server.conversions:
@@ -2354,7 +2370,7 @@ def fetch_table(server: Server, project: Project, table: Table, folder: Path) ->
         for run, one in found.items():
             history, problem = made.get(run), one.problem
             if not problem and (history is None or history.is_short) and (again := fetch_run(source, run, None)):
-                # Rows move from the live tail to exports, and a download may have been damaged.
+                # The server may have moved rows into an export meanwhile, or a download was damaged: once more.
                 other = histories_of(source, {run: again}).get(run)
                 history = max(filter(None, (history, other)), key=lambda each: each.rows, default=None)
                 problem = again.problem
@@ -2366,7 +2382,7 @@ def fetch_table(server: Server, project: Project, table: Table, folder: Path) ->
                 project.failed.append(Failure(run.id, table.name, error, 1 if one.problem else 2))
         server.meter.add(histories=len(batch), rows=sum(history.rows for history in made.values()))
 
-    missing.sort()  # so that part files hold ranges of run ids, as the history file does
+    missing.sort()  # so that part files hold ranges of run ids: the history file is sorted by these
     at_once = server.downloads if table.name == "history" or table.key is not None else 2 * server.workers
     size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / at_once)))
     if table.name == "console" and server.options.console_lines:
@@ -2380,7 +2396,7 @@ def fetch_table(server: Server, project: Project, table: Table, folder: Path) ->
 
 
 def ask_for_runs(source: RowSource, runs: Sequence[Wanted], more: str = "") -> dict[str, Any]:
-    """The answer for each run by its id, in one question; None for a run that is not there."""
+    """The answers to one question, by run id; None for a run that does not exist."""
     names = [f"r{number}" for number in range(len(runs))]
     head = "".join(f", ${name}: String!" for name in names)
     fields_ = [more or question_of(source, run, len(runs)) for run in runs]
@@ -2392,9 +2408,9 @@ def ask_for_runs(source: RowSource, runs: Sequence[Wanted], more: str = "") -> d
 
 
 def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None = None) -> str:
-    """What to ask of a run for its rows, in GraphQL, in a question about so many runs.
+    """The GraphQL fields of a run that hold its rows, for a question about this number of runs.
 
-    `after` is the cursor of a page of output, empty for the first one; without it, a tail is asked for if it is wanted.
+    `after` is the cursor of a page of output, empty for the first page; None: only the last lines if these suffice.
     """
     options, table = source.server.options, source.table
     if table.name == "history":
@@ -2414,8 +2430,8 @@ def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None
     return f"logLines({where}) {{ {lines} }}"
 
 
-def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:  # noqa: C901 - each table in turn
-    """A run's rows; None, with a failure noted, if they cannot be had after all tries."""
+def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:
+    """A run's rows; None, with a failure added to the project, if all attempts fail."""
     table, tries = source.table, 0
 
     def attempt(_timeout_s: float) -> Fetched:
@@ -2425,7 +2441,7 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:  #
         if answer is None:
             raise RequestError("the run no longer exists on the server", status=404, retries=0)
         if table.name == "console":
-            page, answer = answer["logLines"], None  # another try asks anew
+            page, answer = answer["logLines"], None  # the next attempt asks again
             return console_rows(source, run, page)
         if not (table.name == "history" or table.key is not None):
             return sampled_rows(source, answer["rows"] or ())
@@ -2442,20 +2458,17 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:  #
 
     try:
         return source.server.storage.retry(attempt)
-    except RequestError as error:
-        failure = Failure(run.id, table.name, str(error), error.attempts)
-    except (ScriptError, OSError):  # no place to write to: of no run alone
+    except (ScriptError, OSError):  # the folder cannot be written to: not a failure of this run alone
         raise
-    except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001 - one odd run must not cost the others theirs
-        failure = Failure(run.id, table.name, f"unexpected data: {error!r}"[:300], tries)
-    source.project.failed.append(failure)
-    return None
+    except (Exception, *DAMAGED) as error:  # noqa: BLE001 - one run with odd data must not stop the others
+        source.project.failed.append(Failure.of(error, run.id, table.name))
+        return None
 
 
 def download(source: RowSource, url: str, *, last: bytes, limit: int) -> Path:
-    """A file with what a signed URL has, whose last bytes are known, and which has at most `limit` bytes.
+    """Download a signed URL, at most `limit` bytes; a complete file ends with `last`.
 
-    A RequestError, which never holds the URL, if it does not come whole.
+    RequestError, without the URL, if it is incomplete.
     """
     storage = source.server.storage
     file, end = source.folder / f"{uuid.uuid4().hex}.download", b""
@@ -2465,21 +2478,23 @@ def download(source: RowSource, url: str, *, last: bytes, limit: int) -> Path:
                 opened.write(piece)
                 end = (end + piece)[-10:]
     except RequestError as error:
-        error.retries = error.retries or 1  # new URLs may do
+        file.unlink()  # it may have many GB
+        error.retries = error.retries or 1  # with new URLs
         raise
     if not end.rstrip().endswith(last):
+        file.unlink()
         raise RequestError("the download is incomplete")
     return file
 
 
 def full_history(source: RowSource, run: Wanted, answer: Any, files: Sequence[Path]) -> Fetched:
-    """The rows of W&B's exports, and after them those that are in none yet."""
+    """The rows of W&B's parquet exports, then those that are in no export yet."""
     skipped: set[KeyPath] = set()
     rows, problem = live_rows(source, run, answer, has_exports=bool(files))
     keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
     counted = answer["historyLineCount"] or 0
     frames = [export_rows(file, nested, keys, skipped, 2 * counted + SPARE_ROWS) for file in files]
-    if len(frames) > 1:  # where they overlap, the one that begins later is the newer
+    if len(frames) > 1:  # if they overlap, the one that begins later is the newer
         frames.sort(key=lambda frame: frame.select(pl.col("order").min()).collect().item() or 0)
     frames += [rows_of_json(list(map(as_row, rows)), keys, skipped).lazy()] if rows else []
     return Fetched(frames, skipped, counted, problem, files)
@@ -2493,13 +2508,13 @@ def sampled_rows(source: RowSource, rows: Sequence[str]) -> Fetched:
     if source.table.name == "system":  # some SDKs sent nested dicts, others the same with dots
         parsed = [{".".join(path): value for path, value in flatten(row)} for row in parsed]
     frame = rows_of_json(parsed, keys, skipped)
-    if source.table.name == "system":  # which have times, no steps
+    if source.table.name == "system":  # numbered by time, as they have no steps
         frame = frame.sort("_timestamp", maintain_order=True).with_columns(pl.int_range(pl.len()).alias("order"))
     return Fetched([frame.lazy()], skipped)
 
 
 def console_rows(source: RowSource, run: Wanted, page: Any) -> Fetched:
-    """The lines of a run's output, page by page; pages wait in files, as there may be a million lines."""
+    """The lines of a run's output. Each page is stored in a file, as there may be millions of lines."""
     schema: dict[str, Any] = {"order": pl.Int64, **source.table.columns}
     files: list[Path] = []
     frames: list[pl.LazyFrame] = []
@@ -2514,22 +2529,15 @@ def console_rows(source: RowSource, run: Wanted, page: Any) -> Fetched:
         asked, after = after, (info["endCursor"] or None) if info["hasNextPage"] and not is_tail else None
         if after is not None and (after == asked or not nodes):
             raise RequestError("its output has no end", retries=0)
-        if is_tail and limit and nodes and nodes[0]["number"] and len(nodes) < limit:  # the server cuts long tails
-            is_tail, nodes, after = False, [], ""  # from the start, then
+        if is_tail and limit and nodes and nodes[0]["number"] and len(nodes) < limit:  # the server returned fewer
+            is_tail, nodes, after = False, [], ""  # read all pages instead
         columns = {
             "order": [count + at if (n := node["number"]) is None else n for at, node in enumerate(nodes)],
-            "time": [node["timestamp"] for node in nodes],
+            "time": [time_of(node["timestamp"]) for node in nodes],
             "stream": ["stderr" if node["level"] == "error" else "stdout" for node in nodes],
             "text": [as_shown(node["line"]) for node in nodes],
         }
-        if all(text is None or text[20:].isdigit() for text in columns["time"]):  # as the SDK writes it
-            as_time = pl.col("time").str.to_datetime(
-                "%Y-%m-%dT%H:%M:%S%.f", time_unit="us", time_zone="UTC", strict=False
-            )
-            frames.append(pl.LazyFrame(columns, schema=schema | {"time": pl.String}).with_columns(as_time))
-        else:
-            columns["time"] = list(map(time_of, columns["time"]))
-            frames.append(pl.LazyFrame(columns, schema=schema))
+        frames.append(pl.LazyFrame(columns, schema=schema))
         count += len(nodes)
         if after is not None:
             files.append(source.folder / f"{uuid.uuid4().hex}.download")
@@ -2565,7 +2573,7 @@ def table_rows(content: bytes) -> pl.DataFrame:
     try:
         table = orjson.loads(content)
     except orjson.JSONDecodeError:
-        table = json.loads(content)  # the SDK writes NaN as such, which is a number here
+        table = json.loads(content)  # accepts NaN, as the SDK writes it
     names, rows = (table.get("columns"), table.get("data")) if isinstance(table, dict) else (None, None)
     if not (isinstance(names, list) and isinstance(rows, list)):
         raise ValueError("it is not a table")  # noqa: TRY004 - of a file, as what the parser raises
@@ -2582,16 +2590,17 @@ def table_rows(content: bytes) -> pl.DataFrame:
     series = [
         settled_series(column_key(path), values)
         if any(value is not None for value in values)
-        else pl.Series(column_key(path), values, dtype=pl.Null)  # other runs tell what it is
+        else pl.Series(column_key(path), values, dtype=pl.Null)  # other runs decide its dtype
         for path, values in columns.items()
     ]
     return pl.DataFrame([pl.Series("order", [*range(len(rows))], dtype=pl.Int64), *series])
 
 
 def live_rows(source: RowSource, run: Wanted, answer: Any, *, has_exports: bool) -> tuple[list[str], str]:
-    """The rows that are in no export yet, as JSON, and why there are no more, if so.
+    """The rows that are in no export yet, as JSON, and why rows are missing, if so.
 
-    They are asked for by ranges of steps, some thousand rows each, and unsampled: for more samples than there are rows.
+    A question covers a range of steps with some thousand rows. It asks for more samples than there are rows, so that
+    none is left out.
     """
     server, project = source.server, source.project
     live = map(as_row, (answer["parquetHistory"] or {}).get("liveData") or ())
@@ -2602,7 +2611,7 @@ def live_rows(source: RowSource, run: Wanted, answer: Any, *, has_exports: bool)
     try:
         if counted > MOST_LIVE_ROWS:
             return [], f"the server counts {counted:,} rows, too many to ask for"
-        if counted and not has_exports and not steps:  # a server without exports: everything is live
+        if counted and not has_exports and not steps:  # a server without exports: all rows are live
             keys = (ask_for_runs(source, [run], "historyKeys")[run.id] or {}).get("historyKeys")
             end = max(as_row(keys).get("lastStep") or 0, run.last_step or 0, counted) + 1
             width = math.ceil(end / math.ceil(counted / LIVE_ROWS_A_QUESTION))
@@ -2625,7 +2634,7 @@ def live_rows(source: RowSource, run: Wanted, answer: Any, *, has_exports: bool)
 
 
 def as_row(live: object) -> Mapping[str, Any]:
-    """A live row, which comes as an object or as its JSON."""
+    """A live row from its JSON, or as it is if it is an object."""
     row = parsed_object(live)[1] if isinstance(live, str) else live
     return row if isinstance(row, dict) else {}
 
@@ -2634,7 +2643,7 @@ def as_row(live: object) -> Mapping[str, Any]:
 
 
 def histories_of(source: RowSource, fetched: Mapping[Wanted, Fetched]) -> dict[Wanted, History]:
-    """The histories of runs, written as one part file; without those that cannot be read."""
+    """The histories of runs, written to one part file. Runs with unreadable downloads are left out."""
     made = {run: History((), found.skipped, found.counted, run.mark) for run, found in fetched.items()}
     frames = [
         frame.with_columns(run_id=pl.lit(run.id), frame=pl.lit(number))
@@ -2659,7 +2668,7 @@ def histories_of(source: RowSource, fetched: Mapping[Wanted, Fetched]) -> dict[W
         if not is_long and rows.select(pl.len()).collect().item() * len(dtypes) <= BATCH_CELLS:
             rows = rows.collect().lazy()
         parts = write_part(rows, source.folder, {run_id: widest_dtypes(some) for run_id, some in by_run.items()})
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):  # an odd one must not cost the others theirs
+    except DAMAGED:  # of one run, maybe: each by itself
         each = [{run: found} for run, found in fetched.items()] if len(fetched) > 1 else []
         return {run: history for one in each for run, history in histories_of(source, one).items()}
     finally:
@@ -2672,14 +2681,14 @@ def histories_of(source: RowSource, fetched: Mapping[Wanted, Fetched]) -> dict[W
 
 
 def stored_key(source: RowSource, run: Wanted) -> str:
-    """Changes with whatever makes a run's rows other ones."""
+    """A key that changes whenever a run's rows may change."""
     project, table = source.project, source.table
     place = (source.server.api.base_url, project.entity, project.name)
     return path_hash((*place, run.id, *run.mark, *table.made_of))
 
 
 def store_histories(source: RowSource, histories: Mapping[Wanted, History]) -> None:
-    """Note beside their part file which histories it holds, for an export that goes on from here."""
+    """Write the facts about histories beside their part file, for the next export after an interruption."""
     whole = {stored_key(source, run): history for run, history in histories.items() if not history.is_short}
     facts = {key: {**vars(history), "skipped": [*history.skipped]} for key, history in whole.items()}
     for fact in facts.values():
@@ -2692,7 +2701,7 @@ def store_histories(source: RowSource, histories: Mapping[Wanted, History]) -> N
 
 
 def stored_histories(folder: Path) -> dict[str, History]:
-    """The histories that an interrupted export finished, by their `stored_key`."""
+    """The finished histories of an interrupted export, by their `stored_key`."""
     stored: dict[str, History] = {}
     for unfinished in folder.glob("*.download"):
         unfinished.unlink()
@@ -2704,8 +2713,8 @@ def stored_histories(folder: Path) -> dict[str, History]:
                     part.update(about, dtypes={tuple(path): dtype for path, dtype in part["dtypes"]})
                 parts = [Part(**part) for part in fact["parts"]]
                 stored[key] = History(**fact | {"parts": parts, "skipped": [*map(tuple, fact["skipped"])]})
-        except (OSError, ValueError, LookupError, TypeError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
-            file.unlink()  # damaged, or of another version: it is fetched again
+        except (OSError, ValueError, LookupError, TypeError, *DAMAGED):
+            file.unlink()  # damaged, or of another version: its runs are fetched again
     return stored
 
 
@@ -2714,9 +2723,9 @@ def export_rows(  # noqa: C901 - each kind of column in turn
 ) -> pl.LazyFrame:
     """The clocks and numbers of one of W&B's parquet exports; keys of other things are added to `skipped`.
 
-    Structs are taken apart, and a dotted name is the path that the summary nests so; beside a struct of the name before
-    its first dot, it is a key of its own. RequestError if the file cannot be read, or has more rows than `most_rows`: a
-    small file can stand for more than any memory holds.
+    A struct becomes one column per field. A dotted name is a nested path if the summary nests it so, and if there is no
+    struct with the name before its first dot. RequestError if the file is unreadable, or has more than `most_rows`
+    rows: a small file can expand to more than fits into memory.
     """
     try:
         rows = pl.scan_parquet(file, glob=False)
@@ -2751,16 +2760,13 @@ def export_rows(  # noqa: C901 - each kind of column in turn
                 is_whole = (dtype.is_integer() or dtype == pl.Boolean) and dtype not in (pl.UInt64, pl.Int128)
                 columns[path] = column.cast(pl.Int64 if is_whole else pl.Float64)
             else:  # texts may spell non-finite numbers
-                is_text = dtype == pl.String
-                number = (
-                    column.replace_strict(NON_FINITE, default=None, return_dtype=pl.Float64)
-                    if is_text
-                    else pl.lit(None)
-                )
+                number = pl.lit(None)
+                if dtype == pl.String:
+                    number = column.replace_strict(NON_FINITE, default=None, return_dtype=pl.Float64)
                 values, numbers = rows.select(column.count(), number.count().alias("numbers")).collect().row(0)
                 skipped |= {path} if values > numbers else set()
                 columns |= {path: number} if numbers else {}
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except DAMAGED as error:
         raise RequestError("the download is incomplete or damaged", retries=1) from error
     return rows.select(column.alias(CLOCKS.get(path) or column_key(path)) for path, column in columns.items())
 
@@ -2785,7 +2791,7 @@ def rows_of_json(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], skipped
 
 
 def is_private(path: KeyPath) -> bool:
-    """Whether the user logged it under a name that W&B keeps for itself."""
+    """True for a metric of the user whose name is reserved for W&B."""
     return path[0].startswith("_") and path not in CLOCKS and path[0] not in NOT_CONFIG
 
 
@@ -2797,7 +2803,7 @@ def is_wanted(path: KeyPath, keys: Sequence[str]) -> bool:
 
 
 def fetch_project(server: Server, project: Project, work: Path) -> None:
-    """Fill in the project's runs and what is asked for besides them."""
+    """Fill in the project's runs and tables, and the goals of its sweeps."""
     options = server.options
     if not project.windows and not plan(server, project):
         raise RequestError(f"there is no project {project.path}", retries=0)
@@ -2943,7 +2949,7 @@ def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
                 return pl.Series(name, values, dtype=dtype)
     texts = {value for value in values if isinstance(value, str)}
     if kinds & {int, float} and kinds <= {int, float, str} and texts <= NON_FINITE.keys():
-        # By way of text, a whole number past all floats is infinite, as W&B has it.
+        # Read from text, a whole number beyond the range of floats is infinite, as in W&B.
         numbers = [value if value is None or isinstance(value, float) else float(str(value)) for value in values]
         return pl.Series(name, numbers, dtype=pl.Float64)
     spelt = (value if value is None or isinstance(value, str) else valid_json(value) for value in values)
@@ -2954,7 +2960,7 @@ STRICT_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)  # json.dump
 
 
 def valid_json(value: object) -> str:
-    """The value as valid JSON that any UTF-8 file can hold; non-finite numbers are texts."""
+    """The value as valid JSON in valid UTF-8; non-finite numbers are text."""
     try:
         text = STRICT_JSON.encode(value)
     except ValueError:
@@ -2963,7 +2969,7 @@ def valid_json(value: object) -> str:
 
 
 def storable(text: str) -> str:
-    """The text with halves of surrogate pairs, which no UTF-8 file can hold, replaced."""
+    """The text in valid UTF-8: halves of surrogate pairs are replaced."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -2986,7 +2992,7 @@ def leaf_columns(rows: Iterable[Iterable[tuple[KeyPath, Scalar]]]) -> dict[KeyPa
 
 
 def identity_schema() -> dict[str, Any]:
-    """The columns that every runs file has, in order, with their dtypes."""
+    """The first columns of every runs file, in order, with their dtypes."""
     dtypes: dict[str, Any] = dict.fromkeys(("created_at", "heartbeat_at", "exported_at"), pl.Datetime("us", "UTC"))
     dtypes |= dict.fromkeys(("last_step", "history_rows", "gpu_count"), pl.Int64)
     dtypes |= {"runtime_s": pl.Float64, "tags": pl.List(pl.String)}
@@ -2995,7 +3001,7 @@ def identity_schema() -> dict[str, Any]:
 
 
 def write_page(runs: Iterable[Run], work: Path) -> Page:
-    """Turn runs into typed columns, sorted as the runs file is. Pages of a project are made independently."""
+    """Write runs to a page with typed columns, sorted like the runs file. Pages do not depend on each other."""
     runs = sorted(runs, key=lambda run: (run.created_at or EPOCH, run.id))
     columns = leaf_columns(run.leaves for run in runs)
     nested: dict[str, frozenset[KeyPath]] = {}
@@ -3017,7 +3023,7 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
         series = settled_series(column_key(path), values)
         kinds[path] = str(series.dtype) if types_found else EMPTY
         is_mixed = len(types_found) > 1 or (types_found == {int} and series.dtype == pl.Float64)
-        if is_mixed and path[0] == CONFIG:  # other pages may decide what becomes of it
+        if is_mixed and path[0] == CONFIG:  # write_runs() settles the dtype for all pages
             kinds[path] = MIXED
             series = pl.Series(series.name, [None if v is None else valid_json(v) for v in values], dtype=pl.String)
         if types_found:
@@ -3031,7 +3037,7 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
 
 
 def keys_of(pages: Sequence[Page]) -> pl.DataFrame:
-    """The keys of all pages' runs, each run once; `page` and `row` are its place in the pages."""
+    """KEYS of all pages' runs, each run once, with the numbers of its `page` and of its `row` there."""
     schema = {"row": pl.UInt32} | {name: identity_schema()[name] for name in KEYS} | {"page": pl.Int32}
     numbered = [
         page.keys.with_row_index("row").with_columns(pl.lit(number).alias("page")) for number, page in enumerate(pages)
@@ -3048,7 +3054,7 @@ def write_runs(
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(bytes_a_row, 1)))
     runs = runs.sort("created_at", "id")
     dtypes: dict[KeyPath, Any] = {}  # of the flattened columns: each holds the values of all pages
-    settled: dict[KeyPath, pl.Series] = {}  # where dtypes differ in more than whole numbers and fractions: all values
+    settled: dict[KeyPath, pl.Series] = {}  # columns whose dtypes do not fit together: the values of all pages
     for path in sorted({path for page in pages for path in page.kinds}):
         kinds = {page.kinds.get(path, EMPTY) for page in pages} - {EMPTY}
         if len(kinds) < 2 and MIXED not in kinds:
@@ -3088,7 +3094,7 @@ def write_runs(
 
 
 def scan_files(files: Sequence[Path], schema: Mapping[str, Any]) -> pl.LazyFrame:
-    """The rows of our own files, one after the other, in these columns; what a file lacks is null."""
+    """The rows of intermediate files in these columns; a column that a file lacks is null."""
     if not files:
         return pl.LazyFrame(schema=schema)
     casts = pl.ScanCastOptions(integer_cast="allow-float")
@@ -3135,7 +3141,7 @@ def metric_facts(
 
 
 def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *, prune: bool) -> Names:
-    """Fill in which earlier rows of the runs `ids` stay, and all columns; returns the names of the runs file."""
+    """Fill in each table's columns, and which runs' rows stay from the earlier file; returns the runs file's names."""
     tables = project.tables.values()
     for table in tables:
         before = table.earlier.rows.keys() if table.earlier else set()
@@ -3161,7 +3167,7 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
 
 
 def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str, str]) -> None:
-    """Write the rows by run id: those fetched, merged with those of the earlier file that stay."""
+    """Write a table's file, sorted by run id: fetched rows merged with rows that stay from the earlier file."""
     earlier = table.earlier
     columns = [(table.names[path], path) for path in table.dtypes]  # of a W&B Table in their own order
     columns = columns if table.key is not None else sorted(columns)
@@ -3186,7 +3192,7 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
     marks = {run_id: one.mark for run_id, one in table.histories.items() if one.mark and not one.is_short}
     made_of = table.made_of if table.fetched is not None or not earlier else earlier.made_of
     if earlier and earlier.made_of == made_of:
-        # Runs without rows have marks, too: else they would be asked for again each time.
+        # Runs without rows have marks, too: otherwise every export would ask for them again.
         asked = table.staying | (earlier.marks.keys() - earlier.rows.keys() - table.histories.keys())
         marks |= {run_id: earlier.marks[run_id] for run_id in asked if run_id in earlier.marks}
     about = {} if table.key is None else {TABLE_KEY: storable(table.key)}
@@ -3199,10 +3205,10 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
 
 
 def scan_parts(table: Table) -> pl.LazyFrame:
-    """The rows of all parts by run and order; columns as in Part, those of what was logged in the table's dtypes."""
+    """The rows of all parts, sorted by run and order. Columns as in Part, with the table's dtypes."""
     wanted: dict[Path, Counter[str]] = {}  # the rows of each run, by file
     part_of: dict[Path, Part] = {}
-    odd: dict[Path, frozenset[KeyPath]] = {}  # what a file holds in a dtype from which a scan does not cast by itself
+    odd: dict[Path, frozenset[KeyPath]] = {}  # by file: columns that a scan cannot cast by itself
     for run_id, history in sorted(table.histories.items()):
         for part in history.parts:
             wanted.setdefault(part.file, Counter())[run_id] += part.rows
@@ -3215,7 +3221,7 @@ def scan_parts(table: Table) -> pl.LazyFrame:
             }
 
     def scan(files: Sequence[Path]) -> pl.LazyFrame:
-        """The rows of files that are odd in the same columns."""
+        """The rows of files with the same `odd` columns."""
         stored = {path: part_of[files[0]].stored[path] for path in (odd[files[0]] if files else ())}
         logged = {column_key(path): getattr(pl, stored.get(path, dtype)) for path, dtype in table.dtypes.items()}
         rows = scan_files(files, {"run_id": pl.String, "order": pl.Int64, **table.columns, **logged})
@@ -3247,7 +3253,7 @@ def scan_parts(table: Table) -> pl.LazyFrame:
 
 
 def find_earlier(project: Project, output: Path) -> None:
-    """Fill in what an earlier export left of the project; ScriptError for an unreadable file."""
+    """Fill in the files of an earlier export. ScriptError if one is unreadable."""
     found: dict[str, Earlier] = {}
     for file in sorted(output.glob(f"{project.stem}_*.parquet")):
         name = file.stem.removeprefix(f"{project.stem}_")
@@ -3279,8 +3285,8 @@ def find_earlier(project: Project, output: Path) -> None:
             )
         except (Exception, pl.exceptions.PanicException) as error:  # damaged, or made by something else
             raise unreadable(file, error) from error
-    # Where the files do not belong together, an export was killed while it published: all are written anew. What a file
-    # notes of its own rows holds all the same.
+    # Files with different export ids: an export was killed while it renamed them. All are written again; what each file
+    # states about its own rows is still true.
     noted = None
     with suppress(OSError, ValueError, LookupError, TypeError):
         noted = json.loads((output / f"{project.stem}_metadata.json").read_text("utf-8"))["export_id"]
@@ -3300,7 +3306,7 @@ def unreadable(file: Path, error: BaseException) -> ScriptError:
 
 
 def write_project(project: Project, options: Options, source: Mapping[str, object], work: Path) -> None:
-    """Merge a project's runs with what an earlier export left, and publish its files."""
+    """Merge a project's runs and tables with an earlier export, and write its files."""
     earlier = project.earlier
     before = earlier.rows if earlier else {}
     fuller = drop_shorter(project, before)
@@ -3323,7 +3329,7 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
         if each is not None and stays:
             known |= {path: each.facts[name] for path, name in each.columns.items() if name in each.facts}
     facts = metric_facts(definitions, names, known, project.goals)
-    current = {  # the tables whose earlier files are what would be written
+    current = {  # tables whose earlier files would not change
         table.name: table.earlier.export_id
         for table in tables
         if table.earlier
@@ -3354,12 +3360,9 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
                 write_runs(at, pages, runs, names, metadata, work)
             elif at != file:
                 write_table(project.tables[name], at, project, metadata)
-            with at.open("rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            rows = pl.scan_parquet(at, glob=False)
-            height, width = rows.select(pl.len()).collect().item(), len(rows.collect_schema())
+            height, width = shape_of(at)
             listed = {"name": file.name, "bytes": at.stat().st_size, "rows": height, "columns": width}
-            files.append(listed | {"sha256": digest})
+            files.append(listed | {"sha256": sha256(at)})
         about |= {"source": source, "files": files, "export_id": export_id}
         text = json.dumps(jsonable(metadata_document(project, options, about)), indent=2, ensure_ascii=False) + "\n"
         unfinished(options.output / f"{project.stem}_metadata.json").write_text(storable(text), "utf-8")
@@ -3367,7 +3370,7 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
 
 
 def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
-    """Drop fetched rows of which the earlier export has more; ids of runs whose row in the runs file stays, too."""
+    """Drop fetched rows of runs of which the earlier export has more. Returns the runs whose row stays as well."""
     rows = project.runs.select("id", "history_rows").iter_rows()
     fuller = {run_id for run_id, count in rows if run_id in project.cut and before.get(run_id, 0) > count}
     shorter = set(fuller)
@@ -3388,7 +3391,7 @@ def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
 
 
 def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Page]:
-    """The rows of an earlier export's runs, made anew from their configs and summaries."""
+    """The runs of an earlier export, as pages made from their configs and summaries."""
     pages: list[Page] = []
     try:
         rows = pl.scan_parquet(earlier.file, glob=False)
@@ -3402,13 +3405,13 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Pa
                 leaves = [*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))]
                 runs.append(Run(**cast("Any", dict.fromkeys(identity_schema()) | row | texts), leaves=leaves))
             pages += [write_page(runs, work)] if runs else []
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, TypeError) as error:
+    except (*DAMAGED, ValueError, TypeError) as error:
         raise unreadable(earlier.file, error) from error
     return pages
 
 
 def metadata_document(project: Project, options: Options, about: Mapping[str, object]) -> dict[str, object]:
-    """What was asked, what was got and what failed."""
+    """The content of metadata.json."""
     asked = [project.tables[name] for name in ("history", "history_sampled") if name in project.tables]
     rows = next((table.rows for table in asked if table.fetched is not None), {})
     histories = [history for table in project.tables.values() for history in table.histories.values()]
@@ -3440,12 +3443,23 @@ def metadata_document(project: Project, options: Options, about: Mapping[str, ob
 
 # --- files ----------------------------------------------------------------------------------------------------
 
-PUBLISHING = threading.Lock()  # held while files are renamed, so that the process never ends between two of them
+PUBLISHING = threading.Lock()  # held while files are renamed: the process must not end between two of them
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def shape_of(file: Path) -> tuple[int, int]:
+    """Rows and columns of a parquet file."""
+    rows = pl.scan_parquet(file, glob=False)
+    return rows.select(pl.len()).collect().item(), len(rows.collect_schema())
 
 
 @contextmanager
 def publishing(output: Path, work: Path) -> Iterator[Callable[[Path], Path]]:
-    """A function that gives the place where a file is to be written. At the end all are renamed, or none."""
+    """Gives a function from a file to the path where it is written first. At the end all are renamed, or none."""
     files: dict[Path, Path] = {}
 
     def unfinished(file: Path) -> Path:
@@ -3464,13 +3478,11 @@ def publishing(output: Path, work: Path) -> Iterator[Callable[[Path], Path]]:
             for file, partial_file in files.items():
                 partial_file.replace(file)
     except (OSError, pl.exceptions.ComputeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]
-        message = f"{next(reversed(files), output)} was not written: {reason}; free disk space or use another -o"
-        raise ScriptError(message, NOTHING_USABLE) from error
+        raise not_written(next(reversed(files), output), error) from error
 
 
 def settle_stems(projects: list[Project], output: Path) -> None:
-    """Give each project what its files' names begin with: settled for all of them, before any is written."""
+    """Fill in the beginning of each project's file names, for all projects before any file is written."""
     longest = LONGEST_STEM - len("_history_sampled")
     taken: set[str] = set()  # in lower case, as some file systems ignore it
     new: list[tuple[Project, str]] = []
@@ -3494,15 +3506,15 @@ def settle_stems(projects: list[Project], output: Path) -> None:
 
 
 def owners_of(output: Path, stem: str) -> set[tuple[str, str]]:
-    """The entities and projects of the files whose names begin so, as these say themselves."""
+    """The entities and projects in the metadata of the files with this stem."""
     names = ("runs", "history", "history_sampled", "system", "console")
     owners = {owner_of(output / f"{stem}_{name}.parquet") for name in names}
     return {owner for owner in owners if owner}
 
 
 def owner_of(file: Path) -> tuple[str, str] | None:
-    """The entity and project that a file says it is of; None if it does not."""
-    with suppress(OSError, ValueError, LookupError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+    """The entity and project in a file's metadata; None without."""
+    with suppress(OSError, ValueError, LookupError, *DAMAGED):
         about = json.loads(pl.read_parquet_metadata(file)[SOURCE_KEY])
         return about["entity"], about["project"]
     return None
@@ -3510,7 +3522,7 @@ def owner_of(file: Path) -> tuple[str, str] | None:
 
 @contextmanager
 def working_folder(output: Path, say: Say) -> Iterator[Path]:
-    """A folder for intermediate files, empty at first, and the sole right to write to `output` meanwhile."""
+    """An empty folder for intermediate files, while a lock keeps other exports from writing to `output`."""
     own = output / ".wandb_tools"  # which also has HISTORIES
     work = own / "work"
     own.mkdir(parents=True, exist_ok=True)
@@ -3558,7 +3570,7 @@ def verify(folder: Path, options: Options, say: Say) -> int:
         rows += [about | {"file": name, "error": problem} for name, problem in problems.items()]
     stems = tuple(export.name.removesuffix("metadata.json") for export in exports)
     for file in sorted(folder.glob("*.parquet")):  # whose metadata may be gone
-        with suppress(OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        with suppress(OSError, *DAMAGED):
             if not file.name.startswith(stems) and EXPORT_ID_KEY in pl.read_parquet_metadata(file):
                 error = "is not listed in any metadata file, so it cannot be checked"
                 rows.append({"entity": None, "project": None, "file": file.name, "error": error})
@@ -3573,18 +3585,15 @@ def verify(folder: Path, options: Options, say: Say) -> int:
 
 
 def damage_of(file: Path, facts: Mapping[str, Any]) -> str | None:
-    """In what a parquet file differs from the metadata's facts about it; None where it does not."""
+    """How a parquet file differs from the facts in the metadata; None if it does not."""
     try:
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        size = file.stat().st_size
+        digest, size = sha256(file), file.stat().st_size
         if size != facts["bytes"]:
             return f"has {size:,} bytes instead of {facts['bytes']:,}"
         if digest != facts["sha256"]:
             return "was changed: its checksum differs"
-        frame = pl.scan_parquet(file, glob=False)
-        height, width = frame.select(pl.len()).collect().item(), len(frame.collect_schema())
-    except (OSError, pl.exceptions.PolarsError) as error:
+        height, width = shape_of(file)
+    except (OSError, *DAMAGED) as error:
         why = getattr(error, "strerror", None) or error
         return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {why}"
     if (height, width) != (facts["rows"], facts["columns"]):
@@ -3595,8 +3604,8 @@ def damage_of(file: Path, facts: Mapping[str, Any]) -> str | None:
 # --- the report -----------------------------------------------------------------------------------------------
 
 
-def report(projects: Sequence[Project], failed: Sequence[Failure], options: Options, say: Say) -> int:  # noqa: C901, PLR0912, PLR0915
-    """The paths on stdout, or all of it as JSON; a line on each project for people. Returns the exit code."""
+def report(projects: Sequence[Project], failed: Sequence[Failure], options: Options, say: Say) -> int:  # noqa: C901, PLR0912
+    """Print the paths or the JSON on stdout, and a line per project on stderr. Returns the exit code."""
     written = [project for project in projects if project.files]
     planned = [project for project in projects if project.selected and project.pages]
     lost = [*failed, *(each for project in projects for each in project.failed if each.what == "project")]
@@ -3621,8 +3630,9 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
             row |= {"status": project.status, "failed": len(project.failed), "torn": len(project.torn)}
             row["kept"] = len(project.kept)
         rows.append(row)
-        states = ", ".join(f"{count:,} {state}" for state, count in Counter(project.runs["state"]).most_common())
-        line = f"{project.path}: {counted(project.runs.height, 'run')}" + (f" ({states})" if states else "")
+        line = f"{project.path}: {counted(project.runs.height, 'run')}"
+        if states := Counter(project.runs["state"]).most_common():
+            line += f" ({', '.join(f'{count:,} {state}' for state, count in states)})"
         if options.include_history or options.offline:
             line += f", {counted(history_rows, 'history row')}"
         line += f", {counted(len(project.failed), 'failure')}" if project.failed else ""
@@ -3634,18 +3644,7 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         files += [*map(str, paths), str(options.output / f"{project.stem}_metadata.json")]
         if not options.json:
             show(str(paths[-1]))
-        line += f"; {counted(len(project.kept), 'run')} of an earlier export kept" if project.kept else ""
-        if project.gone and not options.prune:
-            line += f", {len(project.gone):,} of them no longer in the source (--prune removes them)"
-        if project.kept_fuller:
-            line += f"; {counted(len(project.kept_fuller), 'run')} kept from the earlier export, which has more rows: "
-            line += ", ".join(project.kept_fuller[:FAILURES_NAMED])
-        for table in project.tables.values():
-            lacking = {*table.earlier.columns} - {*table.dtypes} if table.earlier and table.prefix == METRIC else ()
-            if lacking:
-                some = ", ".join(".".join(path) for path in sorted(lacking)[:5])
-                line += f"; removed from the {table.name}, because they were not asked for this time: {some}"
-        say(line)
+        say(line + changes_of(project, options))
     for failure in lost:
         entity, _, name = failure.run.partition("/")
         rows.append({"entity": entity, "project": name or None, "status": "failed", "error": failure.error})
@@ -3658,15 +3657,31 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     return report_failures(failures)
 
 
+def changes_of(project: Project, options: Options) -> str:
+    """The end of a project's line: how its files differ from the runs and metrics that were read."""
+    line = f"; {counted(len(project.kept), 'run')} of an earlier export kept" if project.kept else ""
+    if project.gone and not options.prune:
+        line += f", {len(project.gone):,} of them no longer in the source (--prune removes them)"
+    if project.kept_fuller:
+        line += f"; {counted(len(project.kept_fuller), 'run')} kept from the earlier export, which has more rows: "
+        line += ", ".join(project.kept_fuller[:FAILURES_NAMED])
+    for table in project.tables.values():
+        lacking = {*table.earlier.columns} - {*table.dtypes} if table.earlier and table.prefix == METRIC else ()
+        if lacking:
+            some = ", ".join(".".join(path) for path in sorted(lacking)[:5])
+            line += f"; removed from the {table.name}, because they were not asked for this time: {some}"
+    return line
+
+
 def check_selection(projects: Sequence[Project], lost: Sequence[Failure], options: Options, say: Say) -> None:
-    """Say what the server's filters kept; ScriptError if nothing is left, or nothing could be exported."""
+    """Print how many runs the server's filters keep. ScriptError if no run is left or none could be exported."""
     selected = sum(project.selected for project in projects)
     total = selected + sum(project.filtered for project in projects)
     given = [name for name, value in vars(options.selection).items() if value and name not in ("entity", "project")]
     flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
     if flags and total and not options.offline:  # there each filter has said it
         say(f"{flags} kept {selected:,} of {total:,} runs")
-    is_exported = any(project.files for project in projects)  # without runs: then it states that all are gone
+    is_exported = any(project.files for project in projects)  # maybe without runs: all of them are gone
     if is_exported or (selected and (options.dry_run or not lost)):
         return
     message = (
@@ -3680,13 +3695,13 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
 
 
 def report_failures(failures: Iterable[Failure]) -> int:
-    """Name each failure once, also when quiet, and return the exit code that they mean."""
+    """Print each failure once, also with --quiet, and return the exit code."""
     by_error: defaultdict[tuple[str, bool], list[str]] = defaultdict(list)
     for failure in dict.fromkeys(failures):
         by_error[failure.error, failure.what == "project"].append(failure.run)
     for (error, is_project), failing in by_error.items():
         runs = [*dict.fromkeys(failing)]  # one may fail in several tables
-        named = runs if is_project else runs[:FAILURES_NAMED]  # what else fails is in the metadata
+        named = runs if is_project else runs[:FAILURES_NAMED]  # the metadata lists all of a project's
         for run in named:
             tell(f"error: {run}: {error}")
         if len(runs) > len(named):
@@ -3708,7 +3723,7 @@ def counted(number: int, noun: str) -> str:
 
 
 class Meter:
-    """Progress on stderr: a live line at a terminal, elsewhere a plain one now and then, nothing when quiet."""
+    """Progress on stderr: a live line in a terminal, else a plain line every PLAIN_LINE_S; nothing with --quiet."""
 
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet
@@ -3730,7 +3745,7 @@ class Meter:
             self.status.stop()
 
     def add(self, **counts: int) -> None:
-        """Count what was done, and what is to be done (`runs_wanted`, `histories_wanted`); show it if it is time."""
+        """Add to the counts of what is done, and of what is to do (`runs_wanted`, `histories_wanted`); show them."""
         with self.lock:
             self.counts.update(counts)
             elapsed_s = time.monotonic() - self.started
@@ -3802,7 +3817,7 @@ def jsonable(value: object) -> object:
 # --- command line ---------------------------------------------------------------------------------------------
 
 
-def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list of flags
+def parse_args(argv: Sequence[str] | None) -> Options:
     """The command line as Options; the only place that knows argparse."""
     parser = Parser(__doc__ or "")
     flag = parser.add_argument_group("source").add_argument
@@ -3840,7 +3855,11 @@ def parse_args(argv: Sequence[str] | None) -> Options:  # noqa: PLR0915 - a list
     flag("--json", action="store_true", help="print the result as one JSON object")
     flag("--quiet", action="store_true", help="print only errors on stderr")
     flag("--debug", action="store_true", help="show the traceback of an error")
-    given = vars(parser.parse_strictly(argv))
+    return checked_options(parser, vars(parser.parse_strictly(argv)))
+
+
+def checked_options(parser: Parser, given: dict[str, Any]) -> Options:
+    """The values of the flags as Options; ScriptError if they do not go together."""
     given["console"] = given["console"] or given["console_lines"] is not None
     server_only = (given["places"], given["where"], given["history_samples"], given["api_key_file"])
     if given["offline"] and any(server_only):
@@ -3883,7 +3902,7 @@ def mongo_filter(text: str) -> dict[str, object]:
 
 
 def moment(text: str) -> datetime:
-    """So long ago, or a date or time; UTC where no zone is given."""
+    """A time given as an age (`7d`), a date or an ISO time; UTC if it names no zone."""
     with suppress(ValueError, OverflowError):
         if ago := re.fullmatch(r"(\d{1,6})([hdw])", text):
             return now() - int(ago[1]) * timedelta(hours={"h": 1, "d": 24, "w": 168}[ago[2]])
@@ -3943,14 +3962,15 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def import_libraries() -> None:
-    """Import what takes time: once the command line is right, before threads use it."""
-    global version, orjson, pl, cs
+    """Import slow libraries: after the command line is checked, before threads use them."""
+    global version, orjson, pl, cs, DAMAGED
     from importlib.metadata import version
 
     import orjson
     import polars as pl
     import polars.selectors as cs
 
+    DAMAGED = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
     if hasattr(signal, "siginterrupt"):  # polars' own handler lets a wait for a lock go on after Ctrl-C
         signal.siginterrupt(signal.SIGINT, True)
 
@@ -3958,7 +3978,7 @@ def import_libraries() -> None:
 def export(options: Options) -> int:
     """From the source to the files: the summary of this script."""
     global requests, urllib3
-    gc.disable()  # runs are many small objects without cycles: looking for these took a tenth of the time
+    gc.disable()  # there are no cycles among the many small objects, and looking for some took a tenth of the time
     say: Say = (lambda _: None) if options.quiet else tell
     if options.verify:
         return verify(options.verify, options, say)
@@ -3994,26 +4014,23 @@ def export(options: Options) -> int:
 def export_project(
     server: Server | None, project: Project, *, options: Options, source: Mapping[str, object], work: Path
 ) -> None:
-    """Export one project; what goes wrong with it is its own failure and not the others'."""
+    """Export one project. An exception becomes a failure of this project, so that the others go on."""
     try:
         find_earlier(project, options.output)
         if server is not None:
             fetch_project(server, project, work)
-        # An export of a whole project without runs states that all runs of an earlier one are gone.
+        # A whole project without runs is exported, too: all runs of the earlier export are gone.
         is_news = project.runs.height or project.failed or (project.all_ids is not None and project.earlier is not None)
         if is_news and not options.dry_run:
             write_project(project, options, source, work)
             shutil.rmtree(work.parent / HISTORIES / project.stem, ignore_errors=True)
-    except (Exception, pl.exceptions.PanicException) as error:
-        message = str(error)
-        if not isinstance(error, RequestError | ScriptError):
-            if options.debug:
-                raise
-            message = f"unexpected data: {error!r}"[:300]
-            if isinstance(error, OSError):  # a request's is a RequestError: this one is a file's
-                place, hint = error.filename or options.output, "free disk space or use another -o"
-                message = f"{place} cannot be written to ({error.strerror or error}); {hint}"
-        project.failed.append(Failure(project.path, "project", message, getattr(error, "attempts", 1)))
+    except (Exception, *DAMAGED) as error:
+        reason: BaseException = error
+        if isinstance(error, OSError):  # those of requests are RequestErrors: this one is about a file
+            reason = not_written(Path(error.filename or options.output), error)
+        elif options.debug and not isinstance(error, RequestError | ScriptError):
+            raise
+        project.failed.append(Failure.of(reason, project.path, "project"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -4042,7 +4059,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def end_at_once(code: int) -> NoReturn:
-    """End at once, but for files that are being renamed: threads that wait for a server would hold the process."""
+    """End the process without waiting for threads, which may wait for a server, but not while files are renamed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):

@@ -58,15 +58,14 @@ OK, NOTHING_USABLE, WRONG_USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130  # exit 
 PROJECTS_PER_PAGE = 200  # as W&B's SDK asks for
 PROJECTS_PER_QUESTION = 5  # seven numbers each: few requests, and none that keeps a database busy for long
 COUNTED_STATES = ("finished", "running", "failed", "crashed", "killed")
-TABLE_LINES = 44  # of 80 characters: near 4 kB with what stands around them
-NAME_WIDTH = 30  # of a name, if it is as long; where there is no room for it, columns are left out
-COUNT_HEADINGS = dict(
-    zip(("runs", "fin.", "running", "failed", "crash", "kill"), ("runs", *COUNTED_STATES), strict=True)
-)
+TABLE_LINES = 44  # of 80 characters: near 4 kB with heading and notes
+NAME_WIDTH = 30  # columns are left out, from LEAST_NEEDED, until names have this width (if they are as long)
+COLUMNS = {"runs": "runs", "fin.": "finished", "running": "running", "failed": "failed", "crash": "crashed"}
+COLUMNS |= {"kill": "killed", "created": "created_at", "active": "last_active"}  # of the table, by their headings
 LEAST_NEEDED = ("created", "kill", "crash", "fin.", "failed", "running")  # the first is left out first
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
-Row: TypeAlias = dict[str, Any]  # of the table and of the JSON: a project, or what could not be read
+Row: TypeAlias = dict[str, Any]  # of the table and of the JSON: a project or a failure
 Say: TypeAlias = Callable[[str], None]
 Parse: TypeAlias = Callable[[bytes], Any]
 Found = TypeVar("Found")
@@ -84,12 +83,12 @@ class ScriptError(Exception):
 
 FORGE = "forge.coreweave.com"  # W&B's own server
 CLOUD_URL = f"https://api.{FORGE}"
-CLOUD_HOSTS = (f"api.{FORGE}", "api.wandb.ai")  # where it answers questions
-PAGE_HOSTS = (FORGE, "wandb.ai", "www.wandb.ai", "app.wandb.ai")  # where its pages are, or were
+CLOUD_HOSTS = (f"api.{FORGE}", "api.wandb.ai")  # of its API
+PAGE_HOSTS = (FORGE, "wandb.ai", "www.wandb.ai", "app.wandb.ai")  # of its pages, now or earlier
 
 
 def base_url() -> str:
-    """The server's address, found as the SDK finds it, without a password, and without a slash at the end."""
+    """The server's address, found as the SDK finds it, without a password and without a slash at the end."""
     given = (os.environ.get("WANDB_BASE_URL") or sdk_setting("base_url") or CLOUD_URL).strip().rstrip("/")
     url = re.fullmatch(r"(https?://)(?:[^/]*@)?([^/@?#\s]+)([^@?#\s]*)", given)
     if url is None or (url[1] == "http://" and url[2] in CLOUD_HOSTS):
@@ -98,24 +97,24 @@ def base_url() -> str:
 
 
 def page_url(base_url: str) -> str:
-    """Where the server at `base_url` shows its pages, without a slash at the end."""
+    """The address of the web pages of the server at `base_url`, without a slash at the end."""
     if base_url.partition("://")[2] in CLOUD_HOSTS:
         return f"https://{FORGE}/wandb"
     return base_url.replace("://api.", "://" if "://api.wandb." in base_url else "://app.")
 
 
 def sdk_setting(name: str) -> str | None:
-    """A value from the SDK's settings files; the one of the working folder goes before the user's."""
+    """A value from the SDK's settings files; the working folder's overrides the user's."""
     settings = configparser.ConfigParser(interpolation=None)
     user = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
     for file in (f"{user}/settings", "wandb/settings", ".wandb/settings"):
-        with suppress(configparser.Error, UnicodeDecodeError):  # the SDK passes over what it cannot read, too
+        with suppress(configparser.Error, UnicodeDecodeError):  # the SDK ignores unreadable files, too
             settings.read(os.path.expanduser(file), encoding="utf-8")  # noqa: PTH111 - there may be no home
     return settings.get("default", name, fallback=None)
 
 
 def netrc_key(base_url: str) -> str | None:
-    """What `wandb login` stored for the server; None if nothing, or nothing readable, is there."""
+    """The key that `wandb login` stored for the server; None without a readable one."""
     host = base_url.partition("://")[2].partition("/")[0]
     names = (host, "api.wandb.ai") if host in CLOUD_HOSTS else (host,)
     files = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
@@ -127,7 +126,7 @@ def netrc_key(base_url: str) -> str | None:
 
 
 def api_key(file: Path | None, base_url: str) -> str:
-    """The API key for the server: from `file`, WANDB_API_KEY, netrc or the SDK's settings, the first that has one."""
+    """The API key for the server: the first found in `file`, WANDB_API_KEY, netrc and the SDK's settings."""
     where, how = f"for {base_url}", "run `wandb login`, set WANDB_API_KEY or use --api-key-file"
     if file:
         key, where = file.read_text("utf-8", errors="replace"), f"in {file}"
@@ -144,37 +143,36 @@ def api_key(file: Path | None, base_url: str) -> str:
 
 # --- the server: requests, in bounded time --------------------------------------------------------------------
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 30.0  # between two tries: each wait is four times the one before
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0  # of all threads, for a busy server; a longer one looks like a hang
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 30.0  # before a request is repeated: each wait is four times the one before
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0  # of all threads, if the server is busy; longer looks like a hang
 LEAST_BYTES_S = 10_000  # a slower answer is given up once the timeout is over
-ANSWER_BYTES = 100_000_000  # an answer has at most as many; the largest pages of runs have 15 MB
-MOST_PAGES = 500  # of 200 projects: a list that goes on has no end
-OTHER_FORM = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)  # where an answer is taken apart
-SIGN_IN_LIMIT_S = 6  # for the first question: a server that cannot be reached is named within 10 s
+ANSWER_BYTES = 100_000_000  # of an answer at most, uncompressed; the largest pages of runs have 15 MB
+MOST_PAGES = 500  # of 200 projects: a longer list is taken for endless
+SIGN_IN_LIMIT_S = 6  # for the first question: an unreachable server is reported within 10 s
 
 
 class RequestError(Exception):
-    """A request that failed, and why, without its URL, which may be signed."""
+    """A request failed. The message never contains the URL, which may be signed."""
 
     def __init__(self, message: str, *, status: int = 0, retries: int = 100, pause_s: float = 0.0) -> None:
-        super().__init__(message[:300])  # a server may say anything
-        self.status = status  # HTTP's; 0 without an answer
-        self.retries = retries  # how often trying again may help
-        self.pause_s = pause_s  # how long a busy server is to be left alone
+        super().__init__(message[:300])  # it may come from the server
+        self.status = status  # HTTP status; 0 without an answer
+        self.retries = retries  # repeats that may help at most; 0 if the same answer would come again
+        self.pause_s = pause_s  # how long all threads have to wait for a busy server
         self.attempts = 1
 
 
 class Client:
-    """Asks one server, from many threads, with a key or without any credentials."""
+    """Sends requests to one server from many threads, with an API key or without any credentials."""
 
     def __init__(self, url: str, key: str | None, *, timeout_s: float, retries: int, threads: int, say: Say) -> None:
         self.base_url, self.timeout_s, self.retries, self.say = url, timeout_s, retries, say
         self.resume_at = 0.0  # by time.monotonic(): no request starts earlier
-        self.failures, self.most_failures = 0, 2 * threads  # in a row, before the server is asked no more
+        self.failures, self.most_failures = 0, 2 * threads  # circuit breaker: consecutive failures, and their limit
         self.session = requests.Session()
-        self.session.trust_env = False  # else it sends what netrc has for a host
+        self.session.trust_env = False  # else it sends the password that netrc has for a host
         self.session.auth = ("api", key) if key else None
-        # Else requests reads the whole body of a redirect, also of one that it does not follow.
+        # Without this, requests reads the whole body of a redirect, even of one that it does not follow.
         self.session.hooks["response"].append(lambda answer, **_: answer.raw.close() if answer.is_redirect else None)
         self.session.verify = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE") or True
         if os.environ.get("WANDB_INSECURE_DISABLE_SSL", "").lower() in ("1", "true", "t", "yes", "y", "on"):
@@ -184,11 +182,11 @@ class Client:
             self.session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=threads))
 
     def ask(self, question: str, variables: Mapping[str, Any], *, limit_s: float = math.inf) -> Any:
-        """The `data` of GraphQL's answer; RequestError without one."""
+        """The `data` of the answer to a GraphQL question. RequestError if all attempts fail."""
         return self.retry(lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
 
     def ask_once(self, question: str, variables: Mapping[str, Any], timeout_s: float, parse: Parse = json.loads) -> Any:
-        """The same without another try; an error that GraphQL states is worth one more."""
+        """The same in one attempt. An error that the server states is worth one repeat."""
         content, url = {"query": question, "variables": variables}, f"{self.base_url}/graphql"
         body = b"".join(self.pieces("POST", url, timeout_s, json=content, allow_redirects=False))
         try:
@@ -200,8 +198,8 @@ class Client:
         return answer["data"]
 
     def retry(self, attempt: Callable[[float], Found], *, limit_s: float = math.inf) -> Found:
-        """What `attempt(timeout_s)` returns; after a RequestError it is tried again, as long as that may help.
-        A thread whose request fails waits by itself; while a server is busy, all wait. `limit_s` is without the waits.
+        """What `attempt(timeout_s)` returns; it is repeated after a RequestError, as long as a repeat may help.
+        After a failure only this thread waits; if the server is busy, all do. `limit_s` does not include the waits.
         """
         number = 0
         while self.failures < self.most_failures:
@@ -215,18 +213,18 @@ class Client:
                 error.attempts = max(error.attempts, number)
                 if number > min(error.retries, self.retries) or limit_s < FIRST_WAIT_S:
                     self.failures = self.failures + 1 if error.retries > 1 else 0  # 0 and 1: the server has answered
-                    error.retries = 0  # all tries are used up: a caller must not start over
+                    error.retries = 0  # a caller that has its own attempts must not start over
                     raise
                 wait_s = max(error.pause_s, min(FIRST_WAIT_S * 4.0 ** (number - 1), LONGEST_WAIT_S))
                 if not error.pause_s:
                     time.sleep(wait_s)
-                elif time.monotonic() + wait_s > self.resume_at + SHORTEST_PAUSE_S:  # said once, not by each thread
+                elif time.monotonic() + wait_s > self.resume_at + SHORTEST_PAUSE_S:  # reported once, not by each thread
                     self.resume_at = time.monotonic() + wait_s
                     self.say(f"the server is busy (HTTP {error.status}): waiting {wait_s:.0f} s")
         raise RequestError("not requested, because the server no longer answers", retries=0)
 
     def pieces(self, method: str, url: str, timeout_s: float, limit: int = ANSWER_BYTES, **how: Any) -> Iterator[bytes]:
-        """The body of a successful answer, piece by piece; how long it may take grows with how much has come."""
+        """The body of a successful answer, piece by piece. The more bytes have come, the longer it may take."""
         started, received = time.monotonic(), 0
         how |= {"stream": True, "timeout": timeout_s, "proxies": requests.utils.get_environ_proxies(url)}
         try:
@@ -243,18 +241,18 @@ class Client:
                 self.failures = 0
         except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
             raise RequestError(f"no answer within {timeout_s:.0f} s") from error
-        except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' own are OSErrors
+        except (OSError, urllib3.exceptions.HTTPError) as error:  # exceptions of requests are OSErrors
             cause: BaseException = error
             while deeper := cause.__cause__ or cause.__context__:
                 cause = deeper
-            why = getattr(cause, "strerror", None) or type(error).__name__  # more than that may hold the URL
+            why = getattr(cause, "strerror", None) or type(error).__name__  # other texts may contain the URL
             raise RequestError(f"the connection failed ({why})") from error
 
 
 def status_error(answer: requests.Response) -> RequestError:
-    """What an answer says that is no success, and whether and when to ask again."""
+    """The error that an unsuccessful answer states, and whether and when to repeat the request."""
     status, after, pause_s = answer.status_code, answer.headers.get("Retry-After", ""), 0.0
-    body = b"" if answer.is_redirect else answer.raw.read1(1 << 20, decode_content=True)  # a redirect's is not read
+    body = b"" if answer.is_redirect else answer.raw.read1(1 << 20, decode_content=True)  # a redirect's is closed
     message = f"{stated_error(body) or answer.reason} (HTTP {status})"
     if status not in (408, 429) and status < 500:
         return RequestError(message, status=status, retries=0)
@@ -271,11 +269,11 @@ def stated_error(body: bytes) -> str:
 
 
 @contextmanager
-def understood() -> Iterator[None]:
-    """Where an answer is taken apart: a RequestError if it has another form than it should."""
+def reading_answer() -> Iterator[None]:
+    """For code that reads an answer's values: raises a RequestError if these have an unexpected form."""
     try:
         yield
-    except OTHER_FORM as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise RequestError(f"the answer has an unexpected form ({error!r})", status=200, retries=0) from error
 
 
@@ -283,7 +281,7 @@ def sign_in(client: Client) -> tuple[str, list[str]]:
     """The key's own entity, empty if it has none, and all entities that it can see. ScriptError without access."""
     question = "query Viewer { viewer { username entity teams { edges { node { name } } } } }"
     try:
-        with understood():
+        with reading_answer():
             viewer = client.ask(question, {}, limit_s=SIGN_IN_LIMIT_S).get("viewer") or {}
             own = str(viewer.get("entity") or viewer.get("username") or "")
             teams = [str(edge["node"]["name"]) for edge in (viewer.get("teams") or {"edges": ()})["edges"]]
@@ -294,7 +292,7 @@ def sign_in(client: Client) -> tuple[str, list[str]]:
         elif error.status == 429 or error.status >= 500:
             hint = "the server is busy: try again later"
         raise ScriptError(f"cannot sign in to {client.base_url}: {error}; {hint}", NOTHING_USABLE) from error
-    return own, [name for name in dict.fromkeys([own, *teams]) if name]  # the own one may be among the teams
+    return own, [name for name in dict.fromkeys([own, *teams]) if name]  # `own` may be among the teams
 
 
 # --- projects and their runs ----------------------------------------------------------------------------------
@@ -307,52 +305,55 @@ COUNTS = """fragment Counts on Project { runs: runCount %s
 COUNTS %= " ".join(f'{state}: runCount(filters: "{{\\"state\\": \\"{state}\\"}}")' for state in COUNTED_STATES)
 
 
-def projects_of(client: Client, entity: str, visible: Sequence[str]) -> list[Row]:
-    """All projects of one entity, each once and not yet counted; or a row with the error."""
+def projects_of(client: Client, entity: str, visible: Sequence[str], failed: list[Row]) -> list[Row]:
+    """All projects of one entity, each once and not yet counted; a failure is added to `failed`."""
     found: dict[str, Row] = {}
     url = f"{page_url(client.base_url)}/{quote(entity, safe='', errors='replace')}"
     variables: Row = {"entity": entity, "first": PROJECTS_PER_PAGE}
+    why = "its list of projects has no end"
     try:
-        with understood():
+        with reading_answer():
             for _ in range(MOST_PAGES):
                 answer = client.ask(PROJECTS, variables, limit_s=client.timeout_s)
                 page = answer["models"]
                 if answer["entity"] is None or page is None:
-                    near = did_you_mean(entity, {*visible} - {entity})
-                    return [{"entity": entity, "project": None, "error": f"your API key can see no such entity{near}"}]
+                    why = f"your API key can see no such entity{did_you_mean(entity, {*visible} - {entity})}"
+                    break
                 for node in (edge["node"] for edge in page["edges"]):
                     name = node["name"]
-                    row = {"entity": entity, "project": name, **dict.fromkeys(("runs", *COUNTED_STATES), 0)}
-                    row |= {"created_at": utc(node["createdAt"]), "last_active": None}
+                    row = {"entity": entity, "project": name, "created_at": utc(node["createdAt"]), "last_active": None}
                     found[name] = row | {"url": f"{url}/{quote(name, safe='', errors='replace')}"}
                 variables["cursor"] = page["pageInfo"]["endCursor"]
                 if not (page["pageInfo"]["hasNextPage"] and page["edges"]):
                     return list(found.values())
-        why = "its list of projects has no end"
     except RequestError as error:
         why = str(error)
-    return [{"entity": entity, "project": None, "error": why}]
+    failed.append({"entity": entity, "project": None, "error": why})
+    return []
 
 
-def with_counts(client: Client, projects: list[Row]) -> list[Row]:
-    """A few projects with their runs counted, by one question; if that fails, they are asked for one by one."""
-    variables = {f"entity{n}": project["entity"] for n, project in enumerate(projects)}  # names are no part of the text
+def with_counts(client: Client, projects: list[Row], failed: list[Row]) -> list[Row]:
+    """A few projects with their runs counted, by one question; if that fails, by a question each."""
+    variables = {f"entity{n}": project["entity"] for n, project in enumerate(projects)}
     variables |= {f"project{n}": project["project"] for n, project in enumerate(projects)}
     parameters = ", ".join(f"${name}: String" for name in variables)
     fields = [f"p{n}: project(entityName: $entity{n}, name: $project{n}) {{ ...Counts }}" for n in range(len(projects))]
     question = f"query Counts({parameters}) {{ {' '.join(fields)} }} {COUNTS}"
+    answer: Row = {}
     try:
-        answer = client.ask(question, variables, limit_s=client.timeout_s)
-        for n, project in enumerate(projects):
-            counts = answer[f"p{n}"]
-            project |= {name: int(counts[name]) for name in ("runs", *COUNTED_STATES)}
-            for latest in (edge["node"] for edge in counts["latest"]["edges"]):
-                project["last_active"] = utc(latest["heartbeatAt"] or latest["createdAt"])
-    except (RequestError, *OTHER_FORM) as error:
+        with reading_answer():
+            answer = client.ask(question, variables, limit_s=client.timeout_s)
+            for n, project in enumerate(projects):
+                counts = answer[f"p{n}"]
+                project |= {name: int(counts[name]) for name in ("runs", *COUNTED_STATES)}
+                for latest in (edge["node"] for edge in counts["latest"]["edges"]):
+                    project["last_active"] = utc(latest["heartbeatAt"] or latest["createdAt"])
+    except RequestError as error:
         if len(projects) > 1:
-            return [row for project in projects for row in with_counts(client, [project])]
-        why = str(error) if isinstance(error, RequestError) else "the server lists this project, but cannot find it"
-        return [{"entity": projects[0]["entity"], "project": projects[0]["project"], "error": why}]
+            return [row for project in projects for row in with_counts(client, [project], failed)]
+        why = str(error) if answer.get("p0", True) else "the server lists this project, but cannot find it"
+        failed.append({"entity": projects[0]["entity"], "project": projects[0]["project"], "error": why})
+        return []
     return projects
 
 
@@ -374,31 +375,27 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def for_people(projects: Sequence[Row], max_rows: int | None) -> str:
-    """A table as wide as the terminal at most, a line a project, and how many it leaves out."""
-    from rich import box, cells, console, style, table, text  # 0.1 s that JSON does without
+    """A table with a line per project, at most as wide as the terminal; its last line counts the rows left out."""
+    from rich import box, cells, console, style, table, text  # takes 0.1 s, and JSON needs none of it
 
     shown = projects[: TABLE_LINES if max_rows is None else max_rows or None]
     out = console.Console(highlight=False, markup=False, emoji=False)  # names are data
     names = [printable(f"{row['entity']}/{row['project']}") for row in shown]
-    columns = {heading: [str(row[count]) for row in shown] for heading, count in COUNT_HEADINGS.items()}
-    columns |= {
-        heading: [printable((row[time_] or "")[:10]) for row in shown]
-        for heading, time_ in (("created", "created_at"), ("active", "last_active"))
-    }
+    columns = {heading: [str(row[key]) for row in shown] for heading, key in COLUMNS.items()}
+    for heading in ("created", "active"):  # the days alone
+        columns[heading] = [printable((row[COLUMNS[heading]] or "")[:10]) for row in shown]
+    widths = {heading: 1 + max(map(len, (heading, *column))) for heading, column in columns.items()}
     longest = max(map(cells.cell_len, names))
-    for heading in (None, *LEAST_NEEDED):
-        columns.pop(heading or "", None)
-        room = out.width - sum(
-            1 + max(map(len, column)) for column in ([name, *rows] for name, rows in columns.items())
-        )
-        if room >= min(longest, NAME_WIDTH):
-            break
+    for heading in LEAST_NEEDED:
+        if out.width - sum(widths.values()) < min(longest, NAME_WIDTH):
+            del columns[heading], widths[heading]
+    room = max(out.width - sum(widths.values()), 1)
     grid = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     grid.add_column("project", no_wrap=True)
     for heading in columns:
         grid.add_column(heading, justify="right", no_wrap=True)
-    for row, name, *values in zip(shown, middles_left_out(names, max(room, 1)), *columns.values(), strict=True):
-        grid.add_row(text.Text(name, style=style.Style(link=row["url"])), *values)
+    for row, name, *cells_ in zip(shown, names, *columns.values(), strict=True):
+        grid.add_row(text.Text(without_middle(name, room), style=style.Style(link=row["url"])), *cells_)
     with out.capture() as captured:
         out.print(grid)
         if left_out := len(projects) - len(shown):
@@ -406,20 +403,17 @@ def for_people(projects: Sequence[Row], max_rows: int | None) -> str:
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
-def middles_left_out(names: Sequence[str], width: int) -> list[str]:
-    """The names in at most `width` cells of a terminal: without a part in the place where most of them stay different.
+def without_middle(name: str, width: int) -> str:
+    """The name in at most `width` cells of a terminal. Its end stays: there, names of one kind differ most often.
 
-    >>> middles_left_out(["sweep-of-the-learning-rate-1", "sweep-of-the-learning-rate-2", "mlp"], 12)
-    ['swee…-rate-1', 'swee…-rate-2', 'mlp']
+    >>> without_middle("sweep-of-the-learning-rate-1", 12)
+    'swee…-rate-1'
     """
     from rich.cells import cell_len, set_cell_size
 
-    def cut(name: str, head: int) -> str:
-        tail = set_cell_size(name[::-1], width - 1 - head)[::-1]
-        return name if cell_len(name) <= width else f"{set_cell_size(name, head)}…{tail}"
-
-    heads = sorted(range(width), key=lambda head: abs(head - width // 3))
-    return max(([cut(name, head) for name in names] for head in heads), key=lambda each: len(set(each)))
+    head = width // 3
+    tail = set_cell_size(name[::-1], width - 1 - head)[::-1]
+    return name if cell_len(name) <= width else f"{set_cell_size(name, head)}…{tail}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -532,36 +526,33 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def list_projects(options: argparse.Namespace) -> int:
-    """From the key to the table; the exit code says whether all could be read."""
+    """From the key to the table; returns the exit code."""
     global requests, urllib3
     address = base_url()
     key = api_key(options.api_key_file, address)
-    import requests  # takes time: once there is a key
+    import requests  # takes time: only once there is a key
     import urllib3
 
     say = (lambda _: None) if options.quiet else tell
     client = Client(address, key, timeout_s=options.timeout, retries=options.retries, threads=options.workers, say=say)
     _, visible = sign_in(client)
     entities = list(dict.fromkeys(options.entity)) or visible
+    failed: list[Row] = []
     threads = ThreadPoolExecutor(options.workers)
-    answers = threads.map(lambda entity: projects_of(client, entity, visible), entities)
-    rows = list(itertools.chain.from_iterable(answers))
-    failed = [row for row in rows if "error" in row]
-    names = [row["project"] for row in rows if "error" not in row]
-    for glob in options.project:
-        if not any(matches(name, glob) for name in names):
-            error = f"no such project{did_you_mean(glob, names)}"
-            failed.append({"entity": None, "project": glob, "error": error})
-    globs = options.project or ["*"]
-    rows = [row for row in rows if "error" not in row and any(matches(row["project"], glob) for glob in globs)]
-    if rows:
-        say(f"counting the runs of {counted(len(rows), 'project')} in {', '.join(entities)}")
-    groups = [rows[n : n + PROJECTS_PER_QUESTION] for n in range(0, len(rows), PROJECTS_PER_QUESTION)]
-    answers = threads.map(lambda group: with_counts(client, group), groups)
-    rows = list(itertools.chain.from_iterable(answers))
-    failed += [row for row in rows if "error" in row]
+    answers = threads.map(lambda entity: projects_of(client, entity, visible, failed), entities)
+    projects = list(itertools.chain.from_iterable(answers))
+    names = [project["project"] for project in projects]
+    if options.project:
+        projects = [row for row in projects if any(matches(row["project"], glob) for glob in options.project)]
+    unknown = [glob for glob in options.project if not any(matches(name, glob) for name in names)]
+    failed += [{"entity": None, "project": g, "error": f"no such project{did_you_mean(g, names)}"} for g in unknown]
+    if projects:
+        say(f"counting the runs of {counted(len(projects), 'project')} in {', '.join(entities)}")
+    groups = [projects[n : n + PROJECTS_PER_QUESTION] for n in range(0, len(projects), PROJECTS_PER_QUESTION)]
+    answers = threads.map(lambda group: with_counts(client, group, failed), groups)
+    projects = list(itertools.chain.from_iterable(answers))
+    failed.sort(key=lambda row: (row["entity"] or "~", row["project"] or ""))  # threads end in any order
     errors = ["/".join(filter(None, (row["entity"], row["project"]))) + f": {row['error']}" for row in failed]
-    projects = [row for row in rows if "error" not in row]
     if not projects:
         others = f" (and {counted(len(errors) - 1, 'more failure')})" if len(errors) > 1 else ""
         why = f"{errors[0]}{others}" if errors else "there are no projects; name another entity with -e"
