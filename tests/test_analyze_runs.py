@@ -845,3 +845,26 @@ def test_paths_of_columns_decide_which_is_meant(tmp_path: Path) -> None:
 
 def test_doctests() -> None:
     assert doctest.testmod(analyze_runs).failed == 0
+
+
+# --- parts whose mistakes nothing else noticed ----------------------------------------------------------------
+
+
+def test_words_that_all_names_share_go_first() -> None:
+    names = ["stage2_gnn_k16_seed_long_run", "stage2_mlp_k16_seed_long_run"]
+    assert analyze_runs.short_names(names, 10) == ["…gnn_…", "…mlp_…"]
+    assert analyze_runs.short_names(["same_" * 4] * 2, 7) == ["sam…me_"] * 2
+
+
+@pytest.mark.parametrize("word", ["loss", "error", "accuracy", "acc", "score", "reward"])
+def test_plain_words_name_the_default_metric(tmp_path: Path, word: str) -> None:
+    file = write_runs(tmp_path, [Run("a", summary={"val/auc": 1.0, f"val/{word}": 2.0})])
+    answer = answered(file, "--top", 1)
+    assert f"metric: val/{word} (use --metric" in answer.out + answer.err
+
+
+def test_a_setting_of_one_finite_value_is_not_ranked() -> None:
+    values = [float(n) for n in range(12)]
+    table = pl.DataFrame({"x": [1.0] * 11 + [math.nan], "y": values, analyze_runs.VALUE: values})
+    assert analyze_runs.association("x", table) is None
+    assert analyze_runs.association("y", table) is not None
