@@ -1301,3 +1301,9 @@ def test_the_words_for_true_and_false():
     write_runs(Path("x"), [Run(str(number), name) for number, name in enumerate(wanted)])
     frame = aggregated("x", "--rules", "r.toml")
     assert dict(frame.select("name", "x").iter_rows()) == wanted
+
+
+def test_a_pattern_with_capitals_matches_names_in_any_case():
+    Path("r.toml").write_text("[[rule]]\ncolumn = 'x'\npattern = '(Adam)'\n")
+    write_runs(Path("x"), [Run("a", "run_ADAM"), Run("b", "Run_adam")])
+    assert aggregated("x", "--rules", "r.toml")["x"].to_list() == ["adam", "adam"]

@@ -868,3 +868,17 @@ def test_a_setting_of_one_finite_value_is_not_ranked() -> None:
     table = pl.DataFrame({"x": [1.0] * 11 + [math.nan], "y": values, analyze_runs.VALUE: values})
     assert analyze_runs.association("x", table) is None
     assert analyze_runs.association("y", table) is not None
+
+
+def test_incomplete_beta_equals_scipy() -> None:
+    for a, b, x in [(1.0, 0.5, 0.0), (1.0, 0.5, 1.0), (0.5, 0.5, 0.3), (40.0, 0.5, 0.999), (2.0, 9.0, 1e-9)]:
+        assert analyze_runs.incomplete_beta(a, b, x, 1 - x) == pytest.approx(scipy.special.betainc(a, b, x), rel=1e-9)
+
+
+def test_welch_p_equals_scipy() -> None:
+    groups = [(1.0, 0.5, 3), (1.2, 0.0, 5), (-4.0, 2.5, 12), (1.0, 0.1, 40), (1e9, 0.1, 2)]
+    for one in groups:
+        for other in groups:
+            wanted = scipy.stats.ttest_ind_from_stats(*one, *other, equal_var=False).pvalue
+            found = analyze_runs.welch_p(one, other)
+            assert found is None if one[1] == other[1] == 0 else found == pytest.approx(wanted, rel=1e-9)
