@@ -882,3 +882,16 @@ def test_welch_p_equals_scipy() -> None:
             wanted = scipy.stats.ttest_ind_from_stats(*one, *other, equal_var=False).pvalue
             found = analyze_runs.welch_p(one, other)
             assert found is None if one[1] == other[1] == 0 else found == pytest.approx(wanted, rel=1e-9)
+
+
+def test_a_value_ten_usual_distances_off_is_not_drawn() -> None:
+    near = [1.0, 10.0, 100.0, 1e3, 1e4]  # half of them lie within a decade of the median
+    assert analyze_runs.usual_range(pl.Series([*near, 1e20]), log=True)[0] == (1.0, 1e4)
+    assert analyze_runs.usual_range(pl.Series([*near, 1e10]), log=True)[0] is None
+
+
+def test_a_metric_of_the_histories_alone_is_called_as_logged(runs_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.parquet"
+    pl.read_parquet(runs_file).with_columns(history_min_loss=pl.lit(1.0)).write_parquet(file)
+    for name in ("loss", "metric_loss"):
+        assert "metric_" not in answered(file, "--top", 1, "-m", name, "--value", "min").out
