@@ -895,3 +895,10 @@ def test_a_metric_of_the_histories_alone_is_called_as_logged(runs_file: Path, tm
     pl.read_parquet(runs_file).with_columns(history_min_loss=pl.lit(1.0)).write_parquet(file)
     for name in ("loss", "metric_loss"):
         assert "metric_" not in answered(file, "--top", 1, "-m", name, "--value", "min").out
+
+
+def test_the_sign_of_an_association(tmp_path: Path) -> None:
+    runs = [Run(f"{n}", config={"up": n, "down": -n}, summary={"test/mse": float(n)}) for n in range(12)]
+    lines = answered(write_runs(tmp_path, runs), "--importance", "-m", "test/mse").out.splitlines()
+    signs = {words[0]: sign for line in lines if (words := line.split()) for sign in "+-" if sign in words}
+    assert (signs["up"], signs["down"]) == ("+", "-")

@@ -92,9 +92,14 @@ TESTS = {
 }
 EXPLAINED = {  # (function, a part of the line with the mistake): why no test can notice it
     ("jsonable", "if value > 1 else"): "only infinite numbers get there",
+    ("filtered_runs", "{',X'.join"): "the words of a message",
+    ("for_people", 'add_column("project", no_wrap=False)'): "the names are cut to the column's width before",
     ("group_statistics", "= 'meanX'"): "the default is a pivot's, which shows no interval",
     ("select_runs", "{reasons[ -1]}"): "polars gives one such line",
+    ("shortened", "if width > 0 else"): "the loop below cuts all of it",
     ("statistics_by_run", "CELLS // (len(metrics) + "): "how many rows are read at a time: memory alone",
+    ("status_error", "retries= -1"): "none, as with 0",
+    ("status_error", "read1(1 << 19"): "a bound on memory: no error is as long",
     ("t_quantile", "low, high = 1.0,"): "all are above 1.9: it is found from there, too",
     ("where_condition", "what = 'it holds"): "the words of a message",
 }
