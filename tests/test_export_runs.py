@@ -1593,7 +1593,13 @@ def test_damage_is_noted_where_it_is(damaged):
 
 
 @pytest.mark.parametrize(
-    "text", ["wandb/demo", "https://wandb.ai/wandb/demo", "https://forge.coreweave.com/wandb/wandb/demo"]
+    "text",
+    [
+        "wandb/demo",
+        "wandb.ai/wandb/demo",
+        "https://wandb.ai/wandb/demo",
+        "https://forge.coreweave.com/wandb/wandb/demo",
+    ],
 )
 def test_an_entity_may_be_called_wandb(text):
     assert export_runs.place_of(text) == export_runs.Place("wandb", "demo")

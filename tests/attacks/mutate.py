@@ -15,7 +15,8 @@ cosmic-ray's, and three of ours that it lacks. Those that change annotations or 
 
 For each script its tests run once under coverage. A mutant then meets the tests that reach its line, the fastest
 first, until one fails; then those that start the script as a process, where coverage does not look. All happens in
-copies of the repository in a temporary folder; the repository itself is only read.
+copies of the repository in a temporary folder; the repository itself is only read. On a busy machine fewer tests fit
+into a mutant's time, and more mutants survive.
 
 Prints killed, survived, timed out and the score (killed and timed out of all but the explained ones), and each
 survivor as a diff. EXPLAINED lists mutants that no test can kill, with the reason. Exit code 1 if any other survived.
