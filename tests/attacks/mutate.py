@@ -7,7 +7,7 @@
 # ///
 """Makes small mistakes in the pure functions of the scripts, and looks whether the tests notice. Run by hand:
 
-  uv run tests/attacks/mutate.py                                   # 60 mutants of each script: about 45 minutes
+  uv run tests/attacks/mutate.py                                   # up to 60 mutants of each script, in 55 minutes
   uv run tests/attacks/mutate.py --script analyze_runs --functions t_quantile,welch_p --sample 500 --seed 7
 
 A mutant is a script with one mistake: "<" for "<=", "and" for "or", 2 for 1, another text, no result. The mistakes are
@@ -19,7 +19,7 @@ copies of the repository in a temporary folder; the repository itself is only re
 into a mutant's time, and more mutants survive.
 
 Prints killed, survived, timed out and the score (killed and timed out of all but the explained ones), and each
-survivor as a diff. EXPLAINED lists mutants that no test can kill, with the reason. Exit code 1 if any other survived.
+survivor as a diff. EXPLAINED lists mutants that no test need kill, with the reason. Exit code 1 if any other survived.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ TESTS = {
     "aggregate_runs": "aggregate_runs aggregate_more odd_files read_only other_engines",
     "analyze_runs": "analyze_runs analyze_more analyze_faults odd_files read_only other_engines",
 }
-EXPLAINED = {  # (function, a part of the line with the mistake): why no test can notice it
+EXPLAINED = {  # (function, a part of the line with the mistake): why no test need notice it
     ("jsonable", "if value > 1 else"): "only infinite numbers get there",
     ("filtered_runs", "{',X'.join"): "the words of a message",
     ("for_people", 'add_column("project", no_wrap=False)'): "the names are cut to the column's width before",
