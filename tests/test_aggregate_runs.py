@@ -1262,3 +1262,52 @@ def test_duckdb_sees_the_same_in_the_result_as_in_the_exports():
     assert duckdb.sql(query.format(k="k", files="'one.parquet'")).fetchall() == duckdb.sql(exported).fetchall()
     order = "select entity, project, epoch_us(created_at), id from 'one.parquet'"
     assert duckdb.sql(order).fetchall() == duckdb.sql(f"{order} order by all").fetchall()
+
+
+# ---- parts whose mistakes nothing else noticed ---------------------------------
+@pytest.mark.parametrize(
+    ("dtype", "prefix", "wanted"),
+    [
+        (pl.Date(), "", pl.Date()),  # of another tool: neither of the contract nor of W&B
+        (pl.Duration("us"), "", pl.Duration("us")),
+        (pl.List(pl.Int8), "", pl.List(pl.Int8)),
+        (pl.Date(), "config_", pl.String()),
+        (pl.Int8(), "", pl.Int64()),
+        (pl.UInt64(), "config_", pl.Float64()),
+        (pl.Float32(), "", pl.Float64()),
+        (pl.Boolean(), "metric_", pl.Int64()),
+        (pl.Boolean(), "config_", pl.Boolean()),
+    ],
+)
+def test_the_plain_dtype(dtype, prefix, wanted):
+    assert aggregate_runs.plain(dtype, prefix) == wanted
+
+
+def test_the_tail_is_the_mean_of_the_last_tenth():
+    write_runs(Path("x"), [Run("a")])
+    write_history("x", [("a", step, float(step), None) for step in range(20)])
+    assert aggregated("x", "--history")["history_tail_loss"].to_list() == [18.5]
+
+
+def test_a_rule_may_have_all_its_entries():
+    rule = {"column": "x", "pattern": "a", "source": "notes", "value": 1, "dtype": "int"}
+    assert aggregate_runs.flaw_of_table(rule) is None
+
+
+def test_the_words_for_true_and_false():
+    Path("r.toml").write_text("[[rule]]\ncolumn = 'x'\npattern = 'x=(.*)'\ndtype = 'bool'\n")
+    words = {True: ["true", "1", "Yes", "on"], False: ["False", "0", "no", "off"], None: ["2", ""]}
+    wanted = {f"x={word}": value for value, texts in words.items() for word in texts}
+    write_runs(Path("x"), [Run(str(number), name) for number, name in enumerate(wanted)])
+    frame = aggregated("x", "--rules", "r.toml")
+    assert dict(frame.select("name", "x").iter_rows()) == wanted
+
+
+def test_a_pattern_with_capitals_matches_names_in_any_case():
+    Path("r.toml").write_text("[[rule]]\ncolumn = 'x'\npattern = '(Adam)'\n")
+    write_runs(Path("x"), [Run("a", "run_ADAM"), Run("b", "Run_adam")])
+    assert aggregated("x", "--rules", "r.toml")["x"].to_list() == ["adam", "adam"]
+
+
+def test_far_names_are_no_suggestion():
+    assert aggregate_runs.did_you_mean("zzzz", ["abc"]) == ""

@@ -845,3 +845,60 @@ def test_paths_of_columns_decide_which_is_meant(tmp_path: Path) -> None:
 
 def test_doctests() -> None:
     assert doctest.testmod(analyze_runs).failed == 0
+
+
+# --- parts whose mistakes nothing else noticed ----------------------------------------------------------------
+
+
+def test_words_that_all_names_share_go_first() -> None:
+    names = ["stage2_gnn_k16_seed_long_run", "stage2_mlp_k16_seed_long_run"]
+    assert analyze_runs.short_names(names, 10) == ["…gnn_…", "…mlp_…"]
+    assert analyze_runs.short_names(["same_" * 4] * 2, 7) == ["sam…me_"] * 2
+
+
+@pytest.mark.parametrize("word", ["loss", "error", "accuracy", "acc", "score", "reward"])
+def test_plain_words_name_the_default_metric(tmp_path: Path, word: str) -> None:
+    file = write_runs(tmp_path, [Run("a", summary={"val/auc": 1.0, f"val/{word}": 2.0})])
+    answer = answered(file, "--top", 1)
+    assert f"metric: val/{word} (use --metric" in answer.out + answer.err
+
+
+def test_a_setting_of_one_finite_value_is_not_ranked() -> None:
+    values = [float(n) for n in range(12)]
+    table = pl.DataFrame({"x": [1.0] * 11 + [math.nan], "y": values, analyze_runs.VALUE: values})
+    assert analyze_runs.association("x", table) is None
+    assert analyze_runs.association("y", table) is not None
+
+
+def test_incomplete_beta_equals_scipy() -> None:
+    for a, b, x in [(1.0, 0.5, 0.0), (1.0, 0.5, 1.0), (0.5, 0.5, 0.3), (40.0, 0.5, 0.999), (2.0, 9.0, 1e-9)]:
+        assert analyze_runs.incomplete_beta(a, b, x, 1 - x) == pytest.approx(scipy.special.betainc(a, b, x), rel=1e-9)
+
+
+def test_welch_p_equals_scipy() -> None:
+    groups = [(1.0, 0.5, 3), (1.2, 0.0, 5), (-4.0, 2.5, 12), (1.0, 0.1, 40), (1e9, 0.1, 2)]
+    for one in groups:
+        for other in groups:
+            wanted = scipy.stats.ttest_ind_from_stats(*one, *other, equal_var=False).pvalue
+            found = analyze_runs.welch_p(one, other)
+            assert found is None if one[1] == other[1] == 0 else found == pytest.approx(wanted, rel=1e-9)
+
+
+def test_a_value_ten_usual_distances_off_is_not_drawn() -> None:
+    near = [1.0, 10.0, 100.0, 1e3, 1e4]  # half of them lie within a decade of the median
+    assert analyze_runs.usual_range(pl.Series([*near, 1e18]), log=True)[0] == (1.0, 1e4)
+    assert analyze_runs.usual_range(pl.Series([*near, 1e10]), log=True)[0] is None
+
+
+def test_a_metric_of_the_histories_alone_is_called_as_logged(runs_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.parquet"
+    pl.read_parquet(runs_file).with_columns(history_min_loss=pl.lit(1.0)).write_parquet(file)
+    for name in ("loss", "metric_loss"):
+        assert "metric_" not in answered(file, "--top", 1, "-m", name, "--value", "min").out
+
+
+def test_the_sign_of_an_association(tmp_path: Path) -> None:
+    runs = [Run(f"{n}", config={"up": n, "down": -n}, summary={"test/mse": float(n)}) for n in range(12)]
+    lines = answered(write_runs(tmp_path, runs), "--importance", "-m", "test/mse").out.splitlines()
+    signs = {words[0]: sign for line in lines if (words := line.split()) for sign in "+-" if sign in words}
+    assert (signs["up"], signs["down"]) == ("+", "-")

@@ -1577,3 +1577,56 @@ def test_damage_is_named_even_if_a_filter_leaves_nothing(logs, tmp_path, export)
 @pytest.mark.parametrize("states", ["all", "FINISHED,all"])
 def test_all_states(logs, tmp_path, export, states):
     assert export("--offline", logs, "-o", tmp_path / "out", "--state", states).code == 0
+
+
+# --- parts whose mistakes nothing else noticed ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damaged", [1, 5])  # in the first block and in the second
+def test_damage_is_noted_where_it_is(damaged):
+    log = log_of([bytes([number]) * 9_000 for number in range(7)])
+    placed = records_of(log)
+    broken = bytearray(log)
+    broken[placed[damaged].start + 100] ^= 1
+    _, found = read(bytes(broken))
+    assert found.damage == [f"byte {placed[damaged].start}"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "wandb/demo",
+        "wandb.ai/wandb/demo",
+        "https://wandb.ai/wandb/demo",
+        "https://forge.coreweave.com/wandb/wandb/demo",
+    ],
+)
+def test_an_entity_may_be_called_wandb(text):
+    assert export_runs.place_of(text) == export_runs.Place("wandb", "demo")
+
+
+def test_times_have_microseconds():
+    assert export_runs.time_at(1, 500_000_999) == datetime(1970, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC)
+    assert export_runs.time_at(0) is None
+    assert export_runs.time_at(1e20) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (2.0**63, True),
+        (-(2.0**63), True),
+        (1.5, False),
+        ("[1e+20]", True),
+        ("text", False),
+        (2**70, False),
+        (None, False),
+    ],
+)
+def test_what_may_be_rounded(value, wanted):
+    assert export_runs.may_be_rounded((("a",), value)) is wanted
+
+
+def test_private_is_what_the_first_key_says():
+    assert export_runs.is_private(("_x", "a"))
+    assert not export_runs.is_private(("a", "_x"))
