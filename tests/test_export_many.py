@@ -372,3 +372,14 @@ def test_row_groups_of_long_configs_are_bounded(server, ask, tmp_path):
     assert done.code == 0, done.err
     assert moments_of(tmp_path / "out").height == 1_500
     assert max(group_sizes(tmp_path / "out" / "team_demo_runs.parquet")) <= 1_000
+
+
+def test_many_projects_are_folded_on_stderr(tmp_path, call_export):
+    for number in range(13):
+        write_log(tmp_path / "logs", f"r{number:02}", project=f"p{number:02}", exit_code=0)
+    done = call_export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
+    assert (done.code, done.out.count("\n")) == (0, 13)
+    assert [line.partition(":")[0] for line in done.err.splitlines() if line.startswith("offline/")] == [
+        f"offline/p{number:02}" for number in range(10)
+    ]
+    assert done.err.endswith("3 more projects without failures; --json lists all\n")

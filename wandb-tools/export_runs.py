@@ -176,7 +176,7 @@ BATCH_CELLS = 1_000_000  # fetched rows x columns that are converted in memory: 
 TASK_LOGS = 100  # logs per task of a process
 MANY_BYTES = 16_000_000  # of logs: less is read faster than a second process starts
 
-FAILURES_NAMED = 10  # on stderr, of the runs with the same error
+MOST_NAMED = 10  # on stderr: runs with the same error, and projects without failures
 PLAIN_LINE_S = 10  # between two lines of progress where there is no terminal
 LONGEST_STEM = 200 - len(".parquet")  # of a file's name
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
@@ -3620,7 +3620,7 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     has_tables = any(table.key is not None for project in written for table in project.tables.values())
     if options.tables and written and not has_tables:
         say("--tables: none of these runs logged a W&B Table")
-    rows, files = [], []
+    rows, files, uneventful = [], [], 0
     for project in planned if options.dry_run else written:
         counts = dict(project.runs.select("id", "history_rows").iter_rows()) | project.mismatched
         history_rows = sum(counts.values()) if project.planned_rows is None else project.planned_rows
@@ -3644,7 +3644,12 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         files += [*map(str, paths), str(options.output / f"{project.stem}_metadata.json")]
         if not options.json:
             show(str(paths[-1]))
-        say(line + changes_of(project, options))
+        end = changes_of(project, options)
+        uneventful += not (end or project.failed)
+        if end or project.failed or uneventful <= MOST_NAMED:
+            say(line + end)
+    if uneventful > MOST_NAMED:
+        say(f"{counted(uneventful - MOST_NAMED, 'more project')} without failures; --json lists all")
     for failure in lost:
         entity, _, name = failure.run.partition("/")
         rows.append({"entity": entity, "project": name or None, "status": "failed", "error": failure.error})
@@ -3664,7 +3669,7 @@ def changes_of(project: Project, options: Options) -> str:
         line += f", {len(project.gone):,} of them no longer in the source (--prune removes them)"
     if project.kept_fuller:
         line += f"; {counted(len(project.kept_fuller), 'run')} kept from the earlier export, which has more rows: "
-        line += ", ".join(project.kept_fuller[:FAILURES_NAMED])
+        line += ", ".join(project.kept_fuller[:MOST_NAMED])
     for table in project.tables.values():
         lacking = {*table.earlier.columns} - {*table.dtypes} if table.earlier and table.prefix == METRIC else ()
         if lacking:
@@ -3701,7 +3706,7 @@ def report_failures(failures: Iterable[Failure]) -> int:
         by_error[failure.error, failure.what == "project"].append(failure.run)
     for (error, is_project), failing in by_error.items():
         runs = [*dict.fromkeys(failing)]  # one may fail in several tables
-        named = runs if is_project else runs[:FAILURES_NAMED]  # the metadata lists all of a project's
+        named = runs if is_project else runs[:MOST_NAMED]  # the metadata lists all of a project's
         for run in named:
             tell(f"error: {run}: {error}")
         if len(runs) > len(named):
