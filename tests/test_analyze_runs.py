@@ -884,10 +884,10 @@ def test_welch_p_equals_scipy() -> None:
             assert found is None if one[1] == other[1] == 0 else found == pytest.approx(wanted, rel=1e-9)
 
 
-def test_a_value_ten_usual_distances_off_is_not_drawn() -> None:
-    near = [1.0, 10.0, 100.0, 1e3, 1e4]  # half of them lie within a decade of the median
-    assert analyze_runs.usual_range(pl.Series([*near, 1e18]), log=True)[0] == (1.0, 1e4)
-    assert analyze_runs.usual_range(pl.Series([*near, 1e10]), log=True)[0] is None
+@pytest.mark.parametrize(("far", "remarks"), [(1e18, ["extreme values are cut off"]), (1e10, [])])
+def test_a_value_ten_usual_distances_off_is_cut_off(far: float, remarks: list[str]) -> None:
+    rows = pl.DataFrame({"value": [1.0, 10.0, 100.0, 1e3, 1e4, far]})  # half lie within 1.5 decades of the median
+    assert analyze_runs.scaled(rows, "top", log=True, is_live=False)[2] == remarks
 
 
 def test_a_metric_of_the_histories_alone_is_called_as_logged(runs_file: Path, tmp_path: Path) -> None:
