@@ -34,7 +34,7 @@ def test_fuzz(tmp_path):
 
 
 @given(st.lists(OBJECTS, max_size=5))
-@settings(max_examples=40)
+@settings(max_examples=25)
 @example([{"a": {"_type": 0, "b": 1}}])  # it is no media object
 def test_rows_of_logs_old_folders_and_servers_hold_the_same_numbers(rows):
     targets.rows_of_a_history("\n".join(map(json.dumps, rows)).encode())
@@ -56,7 +56,7 @@ def rows_for(names: list[str]) -> st.SearchStrategy[list[list]]:
 
 
 @given(st.dictionaries(KEYS, st.lists(NUMBERS | st.none(), min_size=3, max_size=3), max_size=4))
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_downloads(columns):
     targets.downloaded_history(json.dumps(columns).encode())
 
