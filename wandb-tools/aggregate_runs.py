@@ -1142,7 +1142,7 @@ def published(output: str) -> Iterator[str]:  # noqa: C901 - one sequence
                     shutil.rmtree(rest, ignore_errors=True)
                 except (PermissionError, OverflowError):  # somebody else's, or no process's name
                     pass
-        hidden.mkdir(mode=0o700, parents=True)  # nobody else reads it before it is done
+        hidden.mkdir(mode=0o700, parents=True)  # private until the result is complete
         yield str(new)
         if target.is_file():
             new.chmod(target.stat().st_mode)  # one that is private stays so

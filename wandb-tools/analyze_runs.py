@@ -1153,7 +1153,7 @@ def difference(study: Study, options: Options) -> list[Result]:
     runs = study.everything
     every = collected(runs.frame.select(*KEY, "name"))
     keys = []
-    for name in options.diff:  # by entity/project/id, by its id or by its name
+    for name in options.diff:  # entity/project/id, id or name
         called = (pl.concat_str(KEY, separator="/") == name, pl.col("id") == name, pl.col("name") == name)
         hits = next((hits for each in called if (hits := every.filter(each).select(KEY).sort(KEY).rows())), [])
         if len(hits) > 1:
@@ -2438,7 +2438,7 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
 
 
 def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[pl.DataFrame, dict[str, Any], list[str]]:
-    """What can be drawn of values and bounds, the rest null; their scale; and a line about what is left out.
+    """The values and bounds with those that cannot be drawn as null, the axis's scale, and notes on what is cut off.
 
     The scale is logarithmic if asked for, or if positive values span more than four decades. Values are cut off where
     the others would be a flat line beside them: positive ones from a million times the median on, or below a millionth

@@ -146,7 +146,7 @@ TIMEOUT_S = 60  # enough for the largest page from a busy server; longer looks l
 RETRIES = 4
 PAGE_RUNS = 1_000  # runs per question, the most that a server returns
 WINDOW_RUNS = 400  # runs per window of creation times: one is parsed while others are fetched
-LISTINGS = 3  # attempts to list a project that changes meanwhile
+LISTINGS = 3  # attempts to list a project whose runs change during the listing
 RUNS_A_QUESTION = 20  # runs or sweeps per question
 LIVE_ROWS_A_QUESTION = 5_000
 SYSTEM_SAMPLES = 1_000  # rows of system metrics a run
@@ -2370,7 +2370,7 @@ def fetch_table(server: Server, project: Project, table: Table, folder: Path) ->
         for run, one in found.items():
             history, problem = made.get(run), one.problem
             if not problem and (history is None or history.is_short) and (again := fetch_run(source, run, None)):
-                # The server may have moved rows into an export meanwhile, or a download was damaged: once more.
+                # Retry once: a download may be damaged, or the server has just moved live rows into an export.
                 other = histories_of(source, {run: again}).get(run)
                 history = max(filter(None, (history, other)), key=lambda each: each.rows, default=None)
                 problem = again.problem
@@ -3538,7 +3538,7 @@ def working_folder(output: Path, say: Say) -> Iterator[Path]:
             except OSError as error:  # as on some network file systems
                 say(f"{output} cannot be locked ({error.strerror}): start no other export into it meanwhile")
         shutil.rmtree(work, ignore_errors=True)  # of an export that was killed: the lock is ours
-        for folder in (work, own / HISTORIES):  # nobody else reads what is not published yet
+        for folder in (work, own / HISTORIES):  # private: unpublished files are for this user only
             folder.mkdir(mode=0o700, exist_ok=True)
         try:
             yield work

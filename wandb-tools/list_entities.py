@@ -597,4 +597,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    os._exit(main())  # threads may still wait for the server, and nobody waits for them
+    os._exit(main())  # exits at once, although threads may still wait for the server
