@@ -207,6 +207,16 @@ class Answered(NamedTuple):
 FIELDS = ("parquetHistory", "logLines", "events", "files", "historyKeys")  # by which questions of one name differ
 
 
+def prepared(server: Server, folder: Path) -> tuple[Earlier, Path]:
+    """Fill the server, export from it into a folder, and change what it holds; the earlier export, and the folder."""
+    fill(server)
+    earlier, here = Earlier(folder / "earlier"), folder / "here"
+    here.mkdir()
+    earlier.make(server, here)
+    change(server)
+    return earlier, here
+
+
 def answers_of(script: str, server: Server, folder: Path) -> list[Answered]:
     """The questions that the script asks, each once, with all places of their answers."""
     found: dict[tuple[str, str], Answered] = {}

@@ -45,12 +45,7 @@ def test_cases(folder, name):
 def test_wrong_values_in_answers(tmp_path, script):
     """Some of all places of all answers, and at each another value."""
     with Server() as server:
-        hostile.fill(server)
-        earlier = hostile.Earlier(tmp_path / "earlier")
-        here = tmp_path / "here"
-        here.mkdir()
-        earlier.make(server, here)
-        hostile.change(server)
+        earlier, here = hostile.prepared(server, tmp_path)
         answers = hostile.answers_of(script, server, here)
         places = [(answered, place) for answered in answers for place in answered.places]
         found = []

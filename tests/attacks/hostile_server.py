@@ -69,12 +69,7 @@ def try_values(script: str, values: tuple[str, ...], like: str, folder: Path) ->
     folder.mkdir()
     found, tried = [], 0
     with Server() as server:
-        hostile.fill(server)
-        earlier = hostile.Earlier(folder / "earlier")
-        here = folder / "here"
-        here.mkdir()
-        earlier.make(server, here)
-        hostile.change(server)
+        earlier, here = hostile.prepared(server, folder)
         for answered in hostile.answers_of(script, server, here):
             if like not in answered.operation:
                 continue
