@@ -328,14 +328,26 @@ class Part:
     file_rows: int  # of all runs in the file
 
 
-@dataclass(frozen=True)
+@dataclass
 class History:
-    """One run's rows for one Table, in their order."""
+    """One run's rows for one Table, in their order. Each step of the export fills in more fields."""
 
     parts: Sequence[Part] = ()
-    skipped: Collection[KeyPath] = ()  # keys whose values are no numbers
+    skipped: set[KeyPath] = field(default_factory=set)  # keys whose values are no numbers
     counted: int | None = None  # rows by the server's count; None without one
-    mark: tuple[str, ...] = ()  # see Wanted
+    mark: tuple[str, ...] = ()  # if it is the same as in the earlier export, the rows are the same
+
+    # Of a run whose rows have to be fetched from a server:
+    id: str = ""
+    listed: int = 0  # rows of its history, as its page of runs has it
+    last_step: int | None = None
+    file: str = ""  # of a W&B Table: its path among the run's files
+    frames: list[pl.LazyFrame] = field(
+        default_factory=list
+    )  # columns as in Part; of rows with one order the last counts
+    downloads: list[Path] = field(default_factory=list)  # files that the frames read
+    is_read: bool = False  # the frames were readable, and are in `parts`
+    problem: str = ""  # why rows are missing
 
     @property
     def rows(self) -> int:
@@ -401,7 +413,7 @@ class Earlier:
     dtypes: Mapping[KeyPath, str]  # of the same
     facts: Mapping[str, Mapping[str, str | None]]  # by column: goal, summary and step metric
     made_of: tuple[str, ...]  # see Table
-    marks: Mapping[str, tuple[str, ...]]  # by run id: see Wanted
+    marks: Mapping[str, tuple[str, ...]]  # by run id: see History
     export_id: str | None  # None where a file of an older version, or of a killed export, has to be written anew
 
 
@@ -1495,7 +1507,7 @@ def combined(
         tables=tables_in(summary),
     )
     skipped = {path for log in logs for path in log.skipped}
-    histories = {name: History(parts_, skipped if name == "history" else ()) for name, parts_ in rows.items()}
+    histories = {name: History(parts_, skipped if name == "history" else set()) for name, parts_ in rows.items()}
     return run, histories, logs
 
 
@@ -2234,16 +2246,6 @@ CONSOLE_PAGE = 10_000  # lines of output per question, over all its runs: a serv
 LATER_PAGE = 5_000  # lines per question about one run with long output
 
 
-class Wanted(NamedTuple):
-    """A run whose rows have to be fetched for a table."""
-
-    id: str
-    mark: tuple[str, ...]  # if it is the same as in the earlier export, the rows are the same
-    rows: int  # of its history
-    last_step: int | None
-    file: str = ""  # of a W&B Table: its path among the run's files
-
-
 def new_table(name: str, *made_of: str, is_sample: bool = False, key: str = "") -> Table:
     """A table by the end of its file's name; `key` is that of a W&B Table."""
     clocks = {"_runtime": pl.Float64, "_timestamp": pl.Float64}
@@ -2291,25 +2293,20 @@ def logged_table_name(project: Project, key: str, taken: Collection[str], output
     return name[: max(LONGEST_STEM - len(f"{project.stem}_{suffix}"), len("table_"))] + suffix
 
 
-def changed_runs(project: Project, table: Table) -> list[Wanted]:
+def changed_runs(project: Project, table: Table) -> list[History]:
     """The runs whose rows differ from the earlier export."""
     earlier = table.earlier
     known = earlier.marks if earlier and earlier.made_of == table.made_of else {}
-    key = table.key or ""
-    files = {run_id: of_run.get(key) for page in project.pages for run_id, of_run in page.tables.items()}
-    wanted = []
-    for run_id, rows, last_step, active_at in project.runs.select(
-        "id", "history_rows", "last_step", "heartbeat_at"
-    ).iter_rows():
-        if table.key is not None:
-            if (file := files.get(run_id)) and known.get(run_id) != (file,):
-                wanted.append(Wanted(run_id, (file,), rows, last_step, file))
-            continue
-        whole = (str(rows), iso(active_at) or "")
-        run = Wanted(run_id, (*whole, *table.extent), rows, last_step)
-        if known.get(run_id) not in (whole, run.mark):
-            wanted.append(run)
-    return wanted
+    files = {run_id: of_run.get(table.key or "") for page in project.pages for run_id, of_run in page.tables.items()}
+    changed = []
+    about_runs = project.runs.select("id", "history_rows", "last_step", "heartbeat_at")
+    for run_id, rows, last_step, active_at in about_runs.iter_rows():
+        run = History(id=run_id, listed=rows, last_step=last_step, file=files.get(run_id) or "")
+        whole = (run.file,) if table.key is not None else (str(rows), iso(active_at) or "")
+        run.mark = (*whole, *table.extent)
+        if known.get(run_id) not in (whole, run.mark) and (run.file or table.key is None):
+            changed.append(run)
+    return changed
 
 
 # --- the server: rows of histories, consoles and tables -------------------------------------------------------
@@ -2331,17 +2328,7 @@ class RowSource(NamedTuple):
     nested: Mapping[str, Collection[KeyPath]]  # see Page
 
 
-class Fetched(NamedTuple):
-    """The rows of a run as they were fetched: histories_of() makes a History of them."""
-
-    frames: Sequence[pl.LazyFrame]  # columns as in Part; of rows with the same order the last one is used
-    skipped: Collection[KeyPath] = ()
-    counted: int | None = None
-    problem: str = ""  # why rows are missing
-    files: Sequence[Path] = ()  # downloads that the frames read
-
-
-def fetch_table(server: Server, project: Project, table: Table, folder: Path) -> None:  # noqa: C901 - in one sequence
+def fetch_table(server: Server, project: Project, table: Table, folder: Path) -> None:
     """Fill in the rows of the runs that changed. After an interruption the next export uses the files in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     fetched: dict[str, History] = {}
@@ -2351,51 +2338,56 @@ def fetch_table(server: Server, project: Project, table: Table, folder: Path) ->
     stored = stored_histories(folder)
     missing = []
     for run in changed_runs(project, table):
-        if history := stored.get(stored_key(source, run)):
-            fetched[run.id] = replace(history, mark=run.mark)
-        elif table.name == "history" and run.rows == 0:
-            fetched[run.id] = History(mark=run.mark)
+        if facts := stored.get(stored_key(source, run)):
+            fetched[run.id] = replace(run, **facts)
+        elif table.name == "history" and run.listed == 0:
+            fetched[run.id] = run
         else:
             missing.append(run)
     done = [history.rows for history in fetched.values() if history.rows]
     server.meter.add(histories_wanted=len(missing) + len(done), histories=len(done), rows=sum(done))
 
-    def fetch(batch: Sequence[Wanted]) -> None:
-        answers: dict[str, Any] = {}
-        with suppress(RequestError):  # one run may cause the error: then there is a question for each
-            answers = ask_for_runs(source, batch) if len(batch) > 1 else {}
-        found = {run: one for run in batch if (one := fetch_run(source, run, answers.get(run.id)))}
-        with server.conversions:
-            made = histories_of(source, found)
-        for run, one in found.items():
-            history, problem = made.get(run), one.problem
-            if not problem and (history is None or history.is_short) and (again := fetch_run(source, run, None)):
-                # Retry once: a download may be damaged, or the server has just moved live rows into an export.
-                other = histories_of(source, {run: again}).get(run)
-                history = max(filter(None, (history, other)), key=lambda each: each.rows, default=None)
-                problem = again.problem
-            if history is not None:
-                fetched[run.id] = history
-            if history is None or history.is_short:
-                had = f"only {history.rows:,} of {history.counted:,} rows were downloaded" if history else ""
-                error = ": ".join(filter(None, (had, problem))) or "the download cannot be read"
-                project.failed.append(Failure(run.id, table.name, error, 1 if one.problem else 2))
-        server.meter.add(histories=len(batch), rows=sum(history.rows for history in made.values()))
-
-    missing.sort()  # so that part files hold ranges of run ids: the history file is sorted by these
+    missing.sort(key=lambda run: run.id)  # part files hold ranges of run ids, as the history file is sorted by these
     at_once = server.downloads if table.name == "history" or table.key is not None else 2 * server.workers
     size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / at_once)))
     if table.name == "console" and server.options.console_lines:
         size = max(1, min(size, CONSOLE_PAGE // server.options.console_lines))
-    batches: list[list[Wanted]] = []
+    batches: list[list[History]] = []
     for run in missing:
-        if not batches or len(batches[-1]) == size or sum(each.rows for each in batches[-1]) >= BATCH_ROWS:
+        if not batches or len(batches[-1]) == size or sum(each.listed for each in batches[-1]) >= BATCH_ROWS:
             batches.append([])
         batches[-1].append(run)
-    side_by_side(fetch, batches, at_once)
+    side_by_side(partial(fetch_batch, source, fetched), batches, at_once)
 
 
-def ask_for_runs(source: RowSource, runs: Sequence[Wanted], more: str = "") -> dict[str, Any]:
+def fetch_batch(source: RowSource, fetched: dict[str, History], batch: Sequence[History]) -> None:
+    """Fetch the rows of some runs, with one question for all; what cannot be fetched is a failure of the project."""
+    answers: dict[str, Any] = {}
+    with suppress(RequestError):  # one run may cause the error: then there is a question for each
+        answers = ask_for_runs(source, batch) if len(batch) > 1 else {}
+    found = [run for run in batch if fetch_rows(source, run, answers.get(run.id))]
+    with source.server.conversions:
+        make_parts(source, found)
+    for run in found:
+        best, attempts = run, 1
+        if not run.problem and (run.is_short or not run.is_read):
+            # Retry once: a download may be damaged, or the server has just moved live rows into an export.
+            again = replace(run, parts=(), skipped=set(), is_read=False)
+            attempts = 2
+            if fetch_rows(source, again, None):
+                make_parts(source, [again])
+                best = max(run, again, key=lambda each: (each.is_read, each.rows))
+                best.problem = again.problem
+        if best.is_read:
+            fetched[run.id] = best
+        if best.is_short or not best.is_read:
+            had = f"only {best.rows:,} of {best.counted:,} rows were downloaded" if best.is_read else ""
+            error = ": ".join(filter(None, (had, best.problem))) or "the download cannot be read"
+            source.project.failed.append(Failure(run.id, source.table.name, error, attempts))
+    source.server.meter.add(histories=len(batch), rows=sum(run.rows for run in found))
+
+
+def ask_for_runs(source: RowSource, runs: Sequence[History], more: str = "") -> dict[str, Any]:
     """The answers to one question, by run id; None for a run that does not exist."""
     names = [f"r{number}" for number in range(len(runs))]
     head = "".join(f", ${name}: String!" for name in names)
@@ -2407,7 +2399,7 @@ def ask_for_runs(source: RowSource, runs: Sequence[Wanted], more: str = "") -> d
     return {run.id: answer.get(name) for name, run in zip(names, runs, strict=True)}
 
 
-def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None = None) -> str:
+def question_of(source: RowSource, run: History, runs: int = 1, after: str | None = None) -> str:
     """The GraphQL fields of a run that hold its rows, for a question about this number of runs.
 
     `after` is the cursor of a page of output, empty for the first page; None: only the last lines if these suffice.
@@ -2430,31 +2422,26 @@ def question_of(source: RowSource, run: Wanted, runs: int = 1, after: str | None
     return f"logLines({where}) {{ {lines} }}"
 
 
-def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:
-    """A run's rows; None, with a failure added to the project, if all attempts fail."""
+def fetch_rows(source: RowSource, run: History, answer: Any) -> bool:
+    """Fill in the run's frames. False, with a failure added to the project, if all attempts fail."""
     table, tries = source.table, 0
+    read = {"history": full_history, "console": console_rows}.get(table.name, sampled_rows)
+    read = logged_rows if table.key is not None else read
 
-    def attempt(_timeout_s: float) -> Fetched:
+    def attempt(_timeout_s: float) -> bool:
         nonlocal answer, tries
         tries += 1
+        run.frames, run.downloads = [], []
         answer = answer or ask_for_runs(source, [run])[run.id]
         if answer is None:
             raise RequestError("the run no longer exists on the server", status=404, retries=0)
-        if table.name == "console":
-            page, answer = answer["logLines"], None  # the next attempt asks again
-            return console_rows(source, run, page)
-        if not (table.name == "history" or table.key is not None):
-            return sampled_rows(source, answer["rows"] or ())
         try:
-            if table.key is not None:
-                return Fetched([logged_rows(source, run, answer["files"])])
-            urls = (answer["parquetHistory"] or {}).get("parquetUrls") or ()
-            files = [download(source, url, last=b"PAR1", limit=EXPORT_BYTES) for url in urls]
+            read(source, run, answer)
         except RequestError as error:
-            if tries > 1 or error.status:  # signed URLs expire: ask for new ones
+            if tries > 1 or error.status:  # signed URLs expire: ask again, for new ones
                 answer = None
             raise
-        return full_history(source, run, answer, files)
+        return True
 
     try:
         return source.server.storage.retry(attempt)
@@ -2462,7 +2449,7 @@ def fetch_run(source: RowSource, run: Wanted, answer: Any) -> Fetched | None:
         raise
     except (Exception, *DAMAGED) as error:  # noqa: BLE001 - one run with odd data must not stop the others
         source.project.failed.append(Failure.of(error, run.id, table.name))
-        return None
+        return False
 
 
 def download(source: RowSource, url: str, *, last: bytes, limit: int) -> Path:
@@ -2487,40 +2474,39 @@ def download(source: RowSource, url: str, *, last: bytes, limit: int) -> Path:
     return file
 
 
-def full_history(source: RowSource, run: Wanted, answer: Any, files: Sequence[Path]) -> Fetched:
-    """The rows of W&B's parquet exports, then those that are in no export yet."""
-    skipped: set[KeyPath] = set()
-    rows, problem = live_rows(source, run, answer, has_exports=bool(files))
+def full_history(source: RowSource, run: History, answer: Any) -> None:
+    """Read W&B's parquet exports, then the rows that are in no export yet."""
+    for url in (answer["parquetHistory"] or {}).get("parquetUrls") or ():
+        run.downloads.append(download(source, url, last=b"PAR1", limit=EXPORT_BYTES))
+    rows, run.problem = live_rows(source, run, answer)
     keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
-    counted = answer["historyLineCount"] or 0
-    frames = [export_rows(file, nested, keys, skipped, 2 * counted + SPARE_ROWS) for file in files]
-    if len(frames) > 1:  # if they overlap, the one that begins later is the newer
-        frames.sort(key=lambda frame: frame.select(pl.col("order").min()).collect().item() or 0)
-    frames += [rows_of_json(list(map(as_row, rows)), keys, skipped).lazy()] if rows else []
-    return Fetched(frames, skipped, counted, problem, files)
+    run.counted = answer["historyLineCount"] or 0
+    most_rows = 2 * run.counted + SPARE_ROWS
+    run.frames = [export_rows(file, nested, keys, run.skipped, most_rows) for file in run.downloads]
+    if len(run.frames) > 1:  # if they overlap, the one that begins later is the newer
+        run.frames.sort(key=lambda frame: frame.select(pl.col("order").min()).collect().item() or 0)
+    if rows:
+        run.frames.append(rows_of_json(list(map(as_row, rows)), keys, run.skipped).lazy())
 
 
-def sampled_rows(source: RowSource, rows: Sequence[str]) -> Fetched:
-    """Rows of history or system metrics, as a server samples them."""
-    skipped: set[KeyPath] = set()
-    keys = source.server.options.history_keys if source.table.name == "history_sampled" else ()
-    parsed = list(map(as_row, rows))
-    if source.table.name == "system":  # some SDKs sent nested dicts, others the same with dots
-        parsed = [{".".join(path): value for path, value in flatten(row)} for row in parsed]
-    frame = rows_of_json(parsed, keys, skipped)
-    if source.table.name == "system":  # numbered by time, as they have no steps
-        frame = frame.sort("_timestamp", maintain_order=True).with_columns(pl.int_range(pl.len()).alias("order"))
-    return Fetched([frame.lazy()], skipped)
+def sampled_rows(source: RowSource, run: History, answer: Any) -> None:
+    """Read rows of history or system metrics that the server samples."""
+    rows = list(map(as_row, answer["rows"] or ()))
+    if source.table.name == "history_sampled":
+        run.frames = [rows_of_json(rows, source.server.options.history_keys, run.skipped).lazy()]
+        return
+    # Some SDKs sent nested dicts, others the same with dots. The rows have no steps: they are numbered by time.
+    rows = [{".".join(path): value for path, value in flatten(row)} for row in rows]
+    frame = rows_of_json(rows, (), run.skipped).sort("_timestamp", maintain_order=True)
+    run.frames = [frame.with_columns(pl.int_range(pl.len()).alias("order")).lazy()]
 
 
-def console_rows(source: RowSource, run: Wanted, page: Any) -> Fetched:
-    """The lines of a run's output. Each page is stored in a file, as there may be millions of lines."""
+def console_rows(source: RowSource, run: History, answer: Any) -> None:
+    """Read the lines of a run's output. Each page but the last is stored in a file: there may be millions of lines."""
     schema: dict[str, Any] = {"order": pl.Int64, **source.table.columns}
-    files: list[Path] = []
-    frames: list[pl.LazyFrame] = []
     limit = source.server.options.console_lines
     is_tail = limit is not None and limit <= CONSOLE_PAGE
-    count = 0
+    count, page = 0, answer["logLines"]
     after: str | None = ""
     while after is not None:
         if page is None:
@@ -2537,29 +2523,28 @@ def console_rows(source: RowSource, run: Wanted, page: Any) -> Fetched:
             "stream": ["stderr" if node["level"] == "error" else "stdout" for node in nodes],
             "text": [as_shown(node["line"]) for node in nodes],
         }
-        frames.append(pl.LazyFrame(columns, schema=schema))
+        run.frames.append(pl.LazyFrame(columns, schema=schema))
         count += len(nodes)
         if after is not None:
-            files.append(source.folder / f"{uuid.uuid4().hex}.download")
-            write_intermediate(frames[-1], files[-1])
-            frames[-1] = pl.scan_parquet(files[-1], glob=False)
+            run.downloads.append(source.folder / f"{uuid.uuid4().hex}.download")
+            write_intermediate(run.frames[-1], run.downloads[-1])
+            run.frames[-1] = pl.scan_parquet(run.downloads[-1], glob=False)
             page = (ask_for_runs(source, [run], question_of(source, run, after=after))[run.id] or {}).get("logLines")
     if limit is not None and count > limit:
-        frames = [pl.concat(frames).tail(limit)]
-    return Fetched(frames, files=files)
+        run.frames = [pl.concat(run.frames).tail(limit)]
 
 
-def logged_rows(source: RowSource, run: Wanted, found: Any) -> pl.LazyFrame:
-    """The rows of the W&B Table that a run's file holds."""
-    if found is None:
+def logged_rows(source: RowSource, run: History, answer: Any) -> None:
+    """Read the file of a W&B Table."""
+    if answer["files"] is None:
         raise RequestError("the answer has no files", status=200, retries=1)
-    urls = [edge["node"]["directUrl"] for edge in found["edges"] if edge["node"]]
+    urls = [edge["node"]["directUrl"] for edge in answer["files"]["edges"] if edge["node"]]
     if not urls:
         raise RequestError(f"its file {run.file} does not exist", status=404, retries=0)
     file = download(source, urls[0], last=b"}", limit=TABLE_BYTES)
     try:
         with source.server.conversions:
-            return table_rows(file.read_bytes()).lazy()
+            run.frames = [table_rows(file.read_bytes()).lazy()]
     except ValueError as error:
         raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
     finally:
@@ -2596,7 +2581,7 @@ def table_rows(content: bytes) -> pl.DataFrame:
     return pl.DataFrame([pl.Series("order", [*range(len(rows))], dtype=pl.Int64), *series])
 
 
-def live_rows(source: RowSource, run: Wanted, answer: Any, *, has_exports: bool) -> tuple[list[str], str]:
+def live_rows(source: RowSource, run: History, answer: Any) -> tuple[list[str], str]:
     """The rows that are in no export yet, as JSON, and why rows are missing, if so.
 
     A question covers a range of steps with some thousand rows. It asks for more samples than there are rows, so that
@@ -2611,7 +2596,7 @@ def live_rows(source: RowSource, run: Wanted, answer: Any, *, has_exports: bool)
     try:
         if counted > MOST_LIVE_ROWS:
             return [], f"the server counts {counted:,} rows, too many to ask for"
-        if counted and not has_exports and not steps:  # a server without exports: all rows are live
+        if counted and not run.downloads and not steps:  # a server without exports: all rows are live
             keys = (ask_for_runs(source, [run], "historyKeys")[run.id] or {}).get("historyKeys")
             end = max(as_row(keys).get("lastStep") or 0, run.last_step or 0, counted) + 1
             width = math.ceil(end / math.ceil(counted / LIVE_ROWS_A_QUESTION))
@@ -2642,77 +2627,74 @@ def as_row(live: object) -> Mapping[str, Any]:
 # --- the server: fetched rows to parts ------------------------------------------------------------------------
 
 
-def histories_of(source: RowSource, fetched: Mapping[Wanted, Fetched]) -> dict[Wanted, History]:
-    """The histories of runs, written to one part file. Runs with unreadable downloads are left out."""
-    made = {run: History((), found.skipped, found.counted, run.mark) for run, found in fetched.items()}
+def make_parts(source: RowSource, runs: Sequence[History]) -> None:
+    """Write the fetched rows of runs to one part file. Runs with unreadable downloads stay as they are."""
+    owners = [run.id for run in runs for _ in run.frames]
     frames = [
         frame.with_columns(run_id=pl.lit(run.id), frame=pl.lit(number))
-        for run, found in fetched.items()
-        for number, frame in enumerate(found.frames)
+        for run in runs
+        for number, frame in enumerate(run.frames)
     ]
-    if not frames:
-        return made
+    parts: dict[str, Part] = {}
     try:
         logged = [logged_dtypes(frame.collect_schema()) for frame in frames]
         dtypes = widest_dtypes(logged)
-        for number, (frame, have) in enumerate(zip(frames, logged, strict=True)):
-            odd = [path for path, dtype in have.items() if dtype != dtypes[path]]
-            casts = [cast_logged(path, have[path], dtypes[path]) for path in odd]
-            frames[number] = frame.with_columns(casts)
-        rows = pl.concat(frames, how="diagonal")
         by_run: defaultdict[str, list[Mapping[KeyPath, str]]] = defaultdict(list)
-        owners = [run.id for run, found in fetched.items() for _ in found.frames]
-        for run_id, have in zip(owners, logged, strict=True):
+        for number, (run_id, have) in enumerate(zip(owners, logged, strict=True)):
+            casts = [cast_logged(path, dtype, dtypes[path]) for path, dtype in have.items() if dtype != dtypes[path]]
+            frames[number] = frames[number].with_columns(casts)
             by_run[run_id].append(have)
-        is_long = source.table.name == "console" and any(found.files for found in fetched.values())
-        if not is_long and rows.select(pl.len()).collect().item() * len(dtypes) <= BATCH_CELLS:
-            rows = rows.collect().lazy()
-        parts = write_part(rows, source.folder, {run_id: widest_dtypes(some) for run_id, some in by_run.items()})
-    except DAMAGED:  # of one run, maybe: each by itself
-        each = [{run: found} for run, found in fetched.items()] if len(fetched) > 1 else []
-        return {run: history for one in each for run, history in histories_of(source, one).items()}
+        if frames:
+            rows = pl.concat(frames, how="diagonal")
+            is_long = source.table.name == "console" and any(run.downloads for run in runs)
+            if not is_long and rows.select(pl.len()).collect().item() * len(dtypes) <= BATCH_CELLS:
+                rows = rows.collect().lazy()
+            parts = write_part(rows, source.folder, {run_id: widest_dtypes(each) for run_id, each in by_run.items()})
+    except DAMAGED:
+        for run in runs if len(runs) > 1 else ():  # one of them, maybe: each by itself
+            make_parts(source, [run])
+        return
     finally:
-        for file in (file for found in fetched.values() for file in found.files):
+        for file in (file for run in runs for file in run.downloads):
             file.unlink(missing_ok=True)
-    for run in fetched:
-        made[run] = replace(made[run], parts=[parts[run.id]] if run.id in parts else [])
-    store_histories(source, made)
-    return made
+    for run in runs:
+        run.parts, run.is_read, run.frames = [parts[run.id]] if run.id in parts else [], True, []
+    store_histories(source, runs)
 
 
-def stored_key(source: RowSource, run: Wanted) -> str:
+def stored_key(source: RowSource, run: History) -> str:
     """A key that changes whenever a run's rows may change."""
     project, table = source.project, source.table
     place = (source.server.api.base_url, project.entity, project.name)
     return path_hash((*place, run.id, *run.mark, *table.made_of))
 
 
-def store_histories(source: RowSource, histories: Mapping[Wanted, History]) -> None:
+def store_histories(source: RowSource, runs: Sequence[History]) -> None:
     """Write the facts about histories beside their part file, for the next export after an interruption."""
-    whole = {stored_key(source, run): history for run, history in histories.items() if not history.is_short}
-    facts = {key: {**vars(history), "skipped": [*history.skipped]} for key, history in whole.items()}
-    for fact in facts.values():
-        fact["parts"] = [
-            {**vars(part), "file": "", "stored": (), "dtypes": [*part.dtypes.items()]} for part in fact["parts"]
-        ]
-    files = [part.file for history in histories.values() for part in history.parts]
+    facts: dict[str, dict[str, object]] = {}
+    for run in runs:
+        parts = [{**vars(part), "file": "", "stored": (), "dtypes": [*part.dtypes.items()]} for part in run.parts]
+        if not run.is_short:
+            facts[stored_key(source, run)] = {"parts": parts, "skipped": [*run.skipped], "counted": run.counted}
+    files = [part.file for run in runs for part in run.parts]
     if files:
         files[0].with_suffix(".json").write_text(json.dumps(facts), "utf-8")
 
 
-def stored_histories(folder: Path) -> dict[str, History]:
-    """The finished histories of an interrupted export, by their `stored_key`."""
-    stored: dict[str, History] = {}
+def stored_histories(folder: Path) -> dict[str, dict[str, Any]]:
+    """The facts about the finished histories of an interrupted export, by their `stored_key`."""
+    stored: dict[str, dict[str, Any]] = {}
     for unfinished in folder.glob("*.download"):
         unfinished.unlink()
     for file in folder.glob("*.parquet"):
         try:
             about = {"file": file, "stored": logged_dtypes(pl.scan_parquet(file, glob=False).collect_schema())}
-            for key, fact in json.loads(file.with_suffix(".json").read_text("utf-8")).items():
-                for part in fact["parts"]:
+            for key, facts in json.loads(file.with_suffix(".json").read_text("utf-8")).items():
+                for part in facts["parts"]:
                     part.update(about, dtypes={tuple(path): dtype for path, dtype in part["dtypes"]})
-                parts = [Part(**part) for part in fact["parts"]]
-                stored[key] = History(**fact | {"parts": parts, "skipped": [*map(tuple, fact["skipped"])]})
+                parts = [Part(**part) for part in facts["parts"]]
+                skipped = {tuple(path) for path in facts["skipped"]}
+                stored[key] = {"parts": parts, "skipped": skipped, "counted": facts["counted"]}
         except (OSError, ValueError, LookupError, TypeError, *DAMAGED):
             file.unlink()  # damaged, or of another version: its runs are fetched again
     return stored
@@ -2812,7 +2794,7 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
     if options.dry_run and options.include_history:
         history = new_table("history", *options.history_keys)
         history.earlier = earlier["history"].earlier if "history" in earlier else None
-        project.planned_rows = sum(run.rows for run in changed_runs(project, history))
+        project.planned_rows = sum(run.listed for run in changed_runs(project, history))
     project.tables = earlier | tables
     for name, table in tables.items():
         table.earlier = earlier[name].earlier if name in earlier else None
