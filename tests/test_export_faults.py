@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -224,7 +225,8 @@ def test_a_truncated_log_leaves_the_fuller_history(tmp_path, export_logs, out, i
     assert steps_of(out, "other") == list(range(7))
     assert metadata(out)["kept_fuller"] == ["abc"]
     assert "abc" in done.err
-    assert metadata(out)["history"]["rows"] == 307
+    assert metadata(out)["history"] == {"rows": 307, "runs": 2, "sampled": False, "mismatched": []}
+    assert metadata(out)["runs"]["by_state"] == Counter(runs(out)["state"])  # of the rows that are written
     file.write_bytes(whole)
     assert export_logs("--include-history").code == 0
     assert metadata(out)["kept_fuller"] == []

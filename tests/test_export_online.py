@@ -1267,7 +1267,6 @@ def test_without_a_place_the_keys_own_entity(server, export, tmp_path):
     [
         (("-e", "team", "-p", "dmeo"), "team has no project dmeo; did you mean demo?"),
         (("teem/demo",), "teem has no projects that your API key can see; did you mean team"),
-        (("-e", "team,teem"), "teem has no projects that your API key can see; did you mean team"),
         (("team/demo/nosuchrun",), "no such run in team/demo"),
     ],
 )
@@ -1278,3 +1277,32 @@ def test_unknown_places_are_one_line(server, export, tmp_path, arguments, said):
     assert said in done.err.splitlines()[-1]
     assert len(done.err.splitlines()) == 1
     assert not snapshot(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-e", "team,teem"), "error: teem/*: teem has no projects that your API key can see; did you mean team"),
+        (("-e", "team", "-p", "de*", "-p", "zzz*"), "error: team/zzz*: team has no project zzz*"),
+        (("team/demo", "team/dmeo"), "error: team/dmeo: team has no project dmeo; did you mean demo?"),
+        (("team/demo/one", "team/demo/zzz"), "error: zzz: there is no such run"),
+        (("team/demo/one", "https://wandb.ai/team/demo/sweeps/s9"), "error: s9: there is no such sweep"),
+        (("team/demo/one", "https://wandb.ai/team/demo/groups/g9"), "error: g9: there is no such group"),
+    ],
+)
+def test_unknown_places_beside_known_ones_are_named_and_cost_nothing_else(server, export, project, arguments, said):
+    server.add_run("team", "demo", "one")
+    done = export(*arguments, *QUICK)
+    assert done.code == 3
+    assert said in done.err
+    assert ids_of(project("demo")) == ["one"]
+
+
+def test_the_metadata_name_the_runs_and_sweeps_that_were_asked_for(server, export, tmp_path):
+    for run_id, sweep in (("one", "s1"), ("two", "s2"), ("three", "")):
+        server.add_run("team", "demo", run_id, sweep=sweep)
+    done = export("team/demo/one", "https://wandb.ai/team/demo/sweeps/s2", *QUICK)
+    assert done.code == 0, done.err
+    about = json.loads((tmp_path / "out" / "team_demo_metadata.json").read_text())
+    assert about["filters"] == {"run": ["one"], "sweep": ["s2"]}
+    assert about["runs"]["filtered"] == 1

@@ -136,7 +136,7 @@ NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # 
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
 EMPTY, MIXED = "empty", "mixed"  # kinds of a page's columns: all null (not in the file); several types, as JSON
-KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "sweep")  # of Run, kept in memory
+KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "group", "sweep")  # of Run, in memory
 
 WORKERS = 8  # requests at once: more gain little and burden a shared server
 DOWNLOADS_A_WORKER = 4  # at once, from the storage host, not from the API
@@ -214,6 +214,11 @@ class Selection:
     group: tuple[str, ...] = ()
     sweep: tuple[str, ...] = ()
     where: Mapping[str, object] = field(default_factory=dict)  # W&B's own filter, for the server
+
+    @property
+    def is_open(self) -> bool:
+        """Whether all runs of the chosen projects are selected."""
+        return not any(value for name, value in vars(self).items() if name not in ("entity", "project"))
 
 
 class Place(NamedTuple):
@@ -424,6 +429,7 @@ class Project:
     entity: str
     name: str
     filters: Mapping[str, object] = field(default_factory=dict)  # W&B's filters of its runs
+    places: list[Place] = field(default_factory=list)  # by which it was named
     stem: str = ""  # the beginning of its files' names
     longer_stems: Collection[str] = ()  # stems of other projects that begin with it, in lower case
     earlier: Earlier | None = None  # runs file
@@ -1186,6 +1192,7 @@ def cast_logged(path: KeyPath, dtype: str, wanted: str, name: str | None = None)
 
 
 ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\^_])")
+ERASED = re.compile(r".*\x1b\[2K|\x1b\[0?K")  # the whole line up to here, or what was written before behind the cursor
 
 
 def as_shown(text: str) -> str:
@@ -1193,10 +1200,16 @@ def as_shown(text: str) -> str:
 
     >>> as_shown("  0%\r 50%\r100% done\r"), as_shown("long long\rsho"), as_shown("\x1b[31mred\x1b[0m ")
     ('100% done', 'shog long', 'red')
+    >>> as_shown("Downloading\x1b[2K\rdone"), as_shown("Downloading\rdone\x1b[K")
+    ('done', 'done')
     """
     shown = ""
-    for piece in reversed(ESCAPE.sub("", text).split("\r")):
-        shown += piece[len(shown) :]
+    for piece in reversed(text.split("\r")):
+        # The cursor stays where it was when a line is erased.
+        plain = ESCAPE.sub("", ERASED.sub(lambda erased: " " * len(ESCAPE.sub("", erased[0])), piece))
+        shown += plain[len(shown) :]
+        if ERASED.search(piece):
+            break
     return storable(shown.rstrip(" "))
 
 
@@ -1929,7 +1942,8 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
             known = found.setdefault((project.entity, project.name), project)
             if known is not project:  # several places in one project: the runs that any of them selects
                 filters = {"$or": [known.filters, project.filters]} if known.filters and project.filters else {}
-                found[project.entity, project.name] = Project(project.entity, project.name, filters)
+                places_ = [*known.places, *project.places]
+                found[project.entity, project.name] = Project(project.entity, project.name, filters, places_)
     if failed and not found:
         raise ScriptError(f"{failed[0].run}: {failed[0].error}; nothing could be exported", NOTHING_USABLE)
     for (entity, pattern, *_), names in lacking:
@@ -1938,7 +1952,10 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
             continue  # another entity has such a project
         near = did_you_mean(pattern, names) if names else did_you_mean(entity, {*entities} - {entity})
         what = f"no project {pattern}" if names else "no projects that your API key can see"
-        raise ScriptError(f"{entity} has {what}{near}; list_entities.py shows what there is", NOTHING_USABLE)
+        error = f"{entity} has {what}{near}; list_entities.py shows what there is"
+        if not found:
+            raise ScriptError(error, NOTHING_USABLE)
+        failed.append(Failure(f"{entity}/{pattern}", "project", error))
     return [found[key] for key in sorted(found)], list(dict.fromkeys(failed))
 
 
@@ -1947,7 +1964,7 @@ def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str],
     question = """query Projects($entity: String, $after: String) {
         models(entityName: $entity, first: 200, after: $after) {
             edges { node { name } } pageInfo { endCursor hasNextPage } } }"""
-    project = Project(place.entity, place.project, filters_of(place, server.options.selection))
+    project = Project(place.entity, place.project, filters_of(place, server.options.selection), [place])
     failing, what = project.path, ""
     names: list[str] = []
     variables = {"entity": place.entity, "after": None}
@@ -1968,7 +1985,7 @@ def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str],
     except RequestError as error:
         return [], names, [Failure(failing, "project", f"{what}{error}", error.attempts)]
     chosen = [name for name in names if name == place.project] or [n for n in names if matches(n, place.project)]
-    return [Project(place.entity, name, project.filters) for name in chosen], names, []
+    return [Project(place.entity, name, project.filters, [place]) for name in chosen], names, []
 
 
 def side_by_side(work: Callable[[Subject], Found], subjects: Sequence[Subject], at_once: int) -> list[Found]:
@@ -2086,6 +2103,10 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
         if tries == LISTINGS and got < project.selected:
             error = f"the server counts {project.selected:,} runs, but lists {got:,}"
             failed.append(Failure(project.path, "runs", error, LISTINGS))
+    for place in project.places if server.options.selection.is_open else ():
+        what = {"name": "run"}.get(place.key, place.key)
+        if what and place.value not in set(project.runs["id" if what == "run" else what]):
+            failed.append(Failure(place.value, "place", f"there is no such {what}"))
     project.failed += failed
     project.selected = max(project.selected, got) - len(inactive)
     project.filtered += len(inactive)
@@ -3300,6 +3321,7 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     pages = [*project.pages, *kept_pages]
     kept_runs = keys_of(kept_pages).with_columns(pl.col("page") + len(project.pages))
     runs = pl.concat([project.runs.filter(~pl.col("id").is_in(list(fuller))), kept_runs])
+    project.runs = runs.filter(pl.col("id").is_in(project.runs["id"].to_list()))  # as they are written
 
     definitions = {definition for page in pages for definition in page.definitions}
     paths = {path for page in pages for path in page.kinds}
@@ -3395,12 +3417,17 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Pa
 def metadata_document(project: Project, options: Options, about: Mapping[str, object]) -> dict[str, object]:
     """The content of metadata.json."""
     asked = [project.tables[name] for name in ("history", "history_sampled") if name in project.tables]
-    rows = next((table.rows for table in asked if table.fetched is not None), {})
+    written = next((table.rows for table in asked if table.fetched is not None), {})
+    rows = {run_id: written[run_id] for run_id in project.runs["id"] if run_id in written}  # not of runs only kept
     histories = [history for table in project.tables.values() for history in table.histories.values()]
+    filters: dict[str, Any] = {name: value for name, value in asdict(options.selection).items() if value}
+    for place in project.places if project.filters else ():
+        what = {"name": "run"}.get(place.key, place.key)
+        filters |= {what: [*filters.get(what, ()), place.value]} if what else {}
     return {
         **about,
         "status": project.status,
-        "filters": {name: value for name, value in asdict(options.selection).items() if value},
+        "filters": filters,
         "runs": {
             "listed": project.selected + project.filtered,
             "written": project.runs.height,
@@ -3607,10 +3634,10 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         counts = dict(project.runs.select("id", "history_rows").iter_rows()) | project.mismatched
         history_rows = sum(counts.values()) if project.planned_rows is None else project.planned_rows
         row: dict[str, Any] = {"entity": project.entity, "project": project.name, "status": "planned"}
-        row |= {"runs": project.runs.height, "filtered": project.filtered, "history_rows": history_rows}
+        row |= {"runs": project.runs.height, "filtered": project.filtered, "failed": len(project.failed)}
+        row["history_rows"] = history_rows
         if options.offline or not options.dry_run:
-            row |= {"status": project.status, "failed": len(project.failed), "torn": len(project.torn)}
-            row["kept"] = len(project.kept)
+            row |= {"status": project.status, "torn": len(project.torn), "kept": len(project.kept)}
         rows.append(row)
         line = f"{project.path}: {counted(project.runs.height, 'run')}"
         if states := Counter(project.runs["state"]).most_common():
@@ -4007,7 +4034,8 @@ def export_project(
         if server is not None:
             fetch_project(server, project, work)
         # A whole project without runs is exported, too: all runs of the earlier export are gone.
-        is_news = project.runs.height or project.failed or (project.all_ids is not None and project.earlier is not None)
+        is_news = project.runs.height or any(failure.what != "place" for failure in project.failed)
+        is_news |= project.all_ids is not None and project.earlier is not None
         if is_news and not options.dry_run:
             write_project(project, options, source, work)
             shutil.rmtree(work.parent / HISTORIES / project.stem, ignore_errors=True)
