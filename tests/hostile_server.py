@@ -421,12 +421,15 @@ CASES: dict[str, Case] = {
     "an export of 200 million rows with one step": Case(
         lambda server: parquet_bomb(server, is_counted=True), ("export_runs",), (0, 3), limit_mb=6_000
     ),
-    "projects without an end": Case(same_page("Projects", "models"), codes=(1,), said="no end"),
+    "projects without an end": Case(same_page("Projects", "models"), codes=(1,), said="its list of projects "),
     "runs that come again and again": Case(
-        same_page("Runs", "project", "runs"), ("export_runs",), (1, 3), "its list of runs has no end"
+        same_page("Runs", "project", "runs"), ("export_runs",), (1, 3), "repeats its list of runs without end"
     ),
     "output that comes again and again": Case(
-        same_page("Rows", "project", "r0", "logLines"), ("export_runs",), (3,), "its output has no end"
+        same_page("Rows", "project", "r0", "logLines"),
+        ("export_runs",),
+        (3,),
+        "repeats lines of its output without end",
     ),
 }
 for scheme in (

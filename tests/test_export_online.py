@@ -1111,7 +1111,7 @@ def test_a_filter_that_leaves_nothing(server, export, tmp_path, flags):
     assert (done.code, done.out) == (1, "")
     assert done.err.splitlines() == [
         f"{flags[0]} kept 0 of 2 runs",
-        f"error: no run left: {flags[0]} matches none of 2 runs; --dry-run shows what there is",
+        f"error: no run left: {flags[0]} matches none of 2 runs; leave a filter out or loosen it",
     ]
     assert not snapshot(tmp_path / "out")
     assert asked_for(server) == set()
@@ -1267,7 +1267,7 @@ def test_without_a_place_the_keys_own_entity(server, export, tmp_path):
     [
         (("-e", "team", "-p", "dmeo"), "team has no project dmeo; did you mean demo?"),
         (("teem/demo",), "teem has no projects that your API key can see; did you mean team"),
-        (("team/demo/nosuchrun",), "no such run in team/demo"),
+        (("team/demo/nosuchrun",), "no runs found in team/demo: it is empty, or has no such run"),
     ],
 )
 def test_unknown_places_are_one_line(server, export, tmp_path, arguments, said):

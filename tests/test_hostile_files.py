@@ -347,7 +347,7 @@ def test_a_damaged_download_of_a_long_history(empty_server, ask, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["http://["], "http://[ is not an address"),
+        (["http://["], "http://[ is not a URL"),
         (["--where", nested(5_000)], "must be a JSON object"),
         (["--since", "9999-12-31T23:59-12:00"], "is not a time"),
         (["--state", "\x1b[31m\u202ered"], "no such state"),

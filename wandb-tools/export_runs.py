@@ -13,7 +13,7 @@
 # ///
 """Export W&B runs to parquet files: each config, summary and history row, nothing sampled, nothing lost.
 
-From a server: name projects, runs or sweeps as PLACE, or choose projects with -e and -p. The server filters them.
+From a server: name projects, runs, sweeps or groups as PLACE, or projects with -e and -p. The server filters the runs.
 With --offline: from the run folders of the W&B SDK on disk (any version), without a server or an account; this includes
 crashed runs that were never synced. Each project gives these files; the path of each runs file is printed:
 
@@ -31,6 +31,10 @@ and, if asked for, these:
 A second export into the same folder updates all runs, downloads only histories that changed, and keeps runs that are
 not part of this export. A shorter history never replaces a longer one. After an interruption, the next export continues
 with what is missing.
+
+--json prints one object instead of the paths: version, exports (entity, project, status, runs; filtered: runs left out
+by the filters; history_rows; failed: number of failures; torn: number of logs that end early; kept: runs of an earlier
+export) and files (paths). With --verify: version and verified (entity, project, file, error).
 
 The API key is read from --api-key-file, WANDB_API_KEY, `wandb login` (netrc) or the SDK's settings file, never from an
 argument. For a self-hosted server, set WANDB_BASE_URL, and SSL_CERT_FILE if its certificate is private.
@@ -1460,7 +1464,7 @@ def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options
             report_failures([*failed, *(each for *_, logs in before for log in logs for each in log.failed)])
             there = first_of(sorted({f"{run.entity}/{run.project}" for run, *_ in found}))
             message = f"no run left: {flag} matches none of {len(before):,} runs in {there}"
-            raise ScriptError(f"{message}; --dry-run shows what there is", NOTHING_USABLE)
+            raise ScriptError(f"{message}; leave this filter out or loosen it", NOTHING_USABLE)
     if not kept:
         reasons = [f"{failure.run}: {failure.error}" for failure in failed[:3]] or ["name another folder"]
         raise ScriptError(f"no runs in these logs; {'; '.join(reasons)}", NOTHING_USABLE)
@@ -1883,7 +1887,7 @@ def place_of(text: str) -> Place:
     try:
         url = urlsplit(f"https://{text}" if text.partition("/")[0] in PAGE_HOSTS else text)
     except ValueError as error:
-        raise ScriptError(f"{text} is not an address: {error}", WRONG_USAGE) from error
+        raise ScriptError(f"{text} is not a URL: {error}", WRONG_USAGE) from error
     text = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()  # without a password
     keys = [unquote(key) for key in url.path.split("/") if key]
     if url.scheme and url.hostname == FORGE and keys[:1] == ["wandb"]:
@@ -1892,13 +1896,13 @@ def place_of(text: str) -> Place:
     if url.scheme and entity not in ("", *NO_ENTITIES) and project in ("", "projects") and not page:
         return Place(entity, "*")
     if not project or (url.scheme and (entity in NO_ENTITIES or url.hostname in CLOUD_HOSTS)):
-        raise ScriptError(f"{text} is no project: write entity/project, entity/project/run or a W&B URL", WRONG_USAGE)
+        raise ScriptError(f"{text} is not a project: write entity/project, entity/project/run or a URL", WRONG_USAGE)
     if page and not name and not url.scheme:
         return Place(entity, project, "name", page)
     if name and page in ("runs", "sweeps", "groups"):
         return Place(entity, project, {"runs": "name", "sweeps": "sweep", "groups": "group"}[page], name)
     if page not in ("", "runs", "table", "workspace", "overview"):
-        advice = f"write {entity}/{project}, or the address of a run or sweep"
+        advice = f"write {entity}/{project}, or the URL of a run, sweep or group"
         raise ScriptError(f"{text} is a page without runs ({page}); {advice}", WRONG_USAGE)
     return Place(entity, project)
 
@@ -1981,7 +1985,8 @@ def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str],
                     break
                 variables["after"] = models["pageInfo"]["endCursor"]
             else:
-                return [], names, [Failure(failing, "project", f"{what}their list has no end")]
+                why = "the server repeats its list of projects without end; try again later"
+                return [], names, [Failure(failing, "project", what + why)]
     except RequestError as error:
         return [], names, [Failure(failing, "project", f"{what}{error}", error.attempts)]
     chosen = [name for name in names if name == place.project] or [n for n in names if matches(n, place.project)]
@@ -2088,7 +2093,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
         windows = project.windows
         while windows:
             if sum(listed) > 3 * project.selected + 100:
-                raise RequestError("its list of runs has no end", retries=0)
+                raise RequestError("the server repeats its list of runs without end; try again later", retries=0)
             windows = [window for rest in side_by_side(fetch, windows, PAGES_AT_ONCE) for window in rest]
         if not project.pages and failed:
             raise RequestError(failed[0].error, retries=0)
@@ -2403,7 +2408,7 @@ def fetch_batch(source: RowSource, fetched: dict[str, History], batch: Sequence[
             fetched[run.id] = best
         if best.is_short or not best.is_read:
             had = f"only {best.rows:,} of {best.counted:,} rows were downloaded" if best.is_read else ""
-            error = ": ".join(filter(None, (had, best.problem))) or "the download cannot be read"
+            error = ": ".join(filter(None, (had, best.problem))) or "the download cannot be read; export again"
             source.project.failed.append(Failure(run.id, source.table.name, error, attempts))
     source.server.meter.add(histories=len(batch), rows=sum(run.rows for run in found))
 
@@ -2535,7 +2540,7 @@ def console_rows(source: RowSource, run: History, answer: Any) -> None:
         nodes, info = [edge["node"] for edge in page["edges"]], page["pageInfo"]
         asked, after = after, (info["endCursor"] or None) if info["hasNextPage"] and not is_tail else None
         if after is not None and (after == asked or not nodes):
-            raise RequestError("its output has no end", retries=0)
+            raise RequestError("the server repeats lines of its output without end; try again later", retries=0)
         if is_tail and limit and nodes and nodes[0]["number"] and len(nodes) < limit:  # the server returned fewer
             is_tail, nodes, after = False, [], ""  # read all pages instead
         columns = {
@@ -3698,13 +3703,12 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
     is_exported = any(project.files for project in projects)  # maybe without runs: all of them are gone
     if is_exported or (selected and (options.dry_run or not lost)):
         return
-    message = (
-        f"no such run in {', '.join(project.path for project in projects[:5])}; list_entities.py shows what there is"
-    )
+    message = f"no runs found in {first_of([project.path for project in projects])}: "
+    message += "it is empty, or has no such run, sweep or group; check the name or the URL on W&B's page"
     if lost:
         message = f"{lost[0].run}: {lost[0].error}; nothing could be exported"
     elif total and flags:
-        message = f"no run left: {flags} matches none of {total:,} runs; --dry-run shows what there is"
+        message = f"no run left: {flags} matches none of {total:,} runs; leave a filter out or loosen it"
     raise ScriptError(message, NOTHING_USABLE)
 
 
@@ -3835,14 +3839,16 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     """The command line as Options; the only place that knows argparse."""
     parser = Parser(__doc__ or "")
     flag = parser.add_argument_group("source").add_argument
-    flag("places", nargs="*", metavar="PLACE", help="entity/project[/run], or the W&B URL of a project, run or sweep")
+    flag(
+        "places", nargs="*", metavar="PLACE", help="entity/project[/run], or the URL of a project, run, sweep or group"
+    )
     flag("--api-key-file", metavar="FILE", type=Path, help="file with the API key")
     flag("--offline", metavar="DIR", type=Path, help="read run folders below DIR; no server is used")
     flag("--verify", metavar="DIR", type=Path, help="check the files of earlier exports against their checksums")
     flag = parser.add_argument_group("which runs (values of one flag are ORed, flags are ANDed)").add_argument
     several: dict[str, Any] = {"action": "extend", "type": comma_list, "default": []}
     flag("-e", "--entity", **several, help="entity (default: your own; offline: all)")
-    flag("-p", "--project", **several, metavar="GLOB", help="project or glob (default: all)")
+    flag("-p", "--project", **several, metavar="GLOB", help="project or glob, case ignored (default: all)")
     flag("--since", type=moment, metavar="WHEN", help="created at or after: 7d, 24h, 2w, 2026-01-15, an ISO time (UTC)")
     flag("--until", type=moment, metavar="WHEN", help="created before")
     flag("--active-since", type=moment, metavar="WHEN", help="last heartbeat at or after")
