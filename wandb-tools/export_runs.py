@@ -469,62 +469,57 @@ class Project:
 LOG_HEADER = bytes.fromhex("3a572642e1be00")  # ":W&B", the magic 0xBEE1 in little-endian order, version 0
 BLOCK_BYTES = 32_768
 CHUNK_HEADER = struct.Struct("<IHB")  # CRC-32 of kind and payload, payload's length, kind
+HEADER_BYTES = CHUNK_HEADER.size
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # kinds: a whole record, or a part of one
 LFS_POINTER = b"version https://git-lfs."  # what git leaves in place of a large file until it is asked for it
 NOT_PULLED = "a git-LFS pointer instead of the file; run `git lfs pull` there, then export again"
 
 
-def log_records(opened: BinaryIO, log: Log) -> Iterator[bytes]:  # noqa: C901
+def log_records(opened: BinaryIO, log: Log) -> Iterator[bytes]:  # noqa: C901 - one sequence
     """The payload of every readable record, in order; damage is noted in `log`.
 
-    A record counts only if its checksums hold. After damage, reading goes on at the next valid chunk. Unreadable bytes
-    with no valid chunk after them are a torn end. For a file that is no log, nothing is noted.
+    A record counts only if its checksums hold. After damage, reading goes on at the next valid chunk: a checksum of 32
+    bits makes it no coincidence. Unreadable bytes with no valid chunk after them are a torn end. For a file that is no
+    log, nothing is noted.
     """
     pieces: list[bytes] | None = None  # of a record in several chunks; None: none has begun
     gap: int | None = None  # where bytes became unreadable
     offset, at = 0, len(LOG_HEADER)  # of the block in the file, and of the next chunk in the block
     while block := opened.read(BLOCK_BYTES):
         if offset == 0 and not block.startswith(LOG_HEADER):
-            log.torn = LOG_HEADER.startswith(block)  # killed within the first seven bytes
             log.error = NOT_PULLED if block.startswith(LFS_POINTER) else ""
-            if log.torn or next_chunk(block, at) is None:
-                return
-            log.damage.append("the header")
-        while found := next_chunk(block, at):
-            start, end = found
-            if gap is not None or start > at:
-                log.damage.append(f"byte {offset + at if gap is None else gap}")
+            gap = 0
+        while len(block) - at >= HEADER_BYTES:
+            crc, length, kind = CHUNK_HEADER.unpack_from(block, at)
+            end = at + HEADER_BYTES + length
+            if end > len(block) or not FULL <= kind <= LAST or zlib.crc32(block[at + 6 : end]) != crc:
+                gap = offset + at if gap is None else gap
+                at += 1
+                continue
+            if gap is not None:
+                log.damage.append(f"byte {gap}")
                 pieces = gap = None
-            at = end
-            kind = block[start + 6]
             if kind in (FULL, FIRST):
                 if pieces is not None:
-                    log.damage.append(f"byte {offset + start}: the record before it has no end")
+                    log.damage.append(f"byte {offset + at}: the record before it has no end")
                 pieces = []
-            if pieces is None:
-                if not log.damage:  # else it is the rest of a record whose loss is noted already
-                    log.damage.append(f"byte {offset + start}: a record without its beginning")
-                continue
-            pieces.append(block[start + CHUNK_HEADER.size : end])
-            if kind in (FULL, LAST):
-                yield b"".join(pieces)
-                pieces = None
-        is_padding = len(block) == BLOCK_BYTES and len(block) - at < CHUNK_HEADER.size and not any(block[at:])
+            elif pieces is None and not log.damage:  # else it is the rest of a record whose loss is noted already
+                log.damage.append(f"byte {offset + at}: a record without its beginning")
+            payload, at = block[at + HEADER_BYTES : end], end
+            if pieces is not None:
+                pieces.append(payload)
+                if kind in (FULL, LAST):
+                    yield b"".join(pieces)
+                    pieces = None
+        if gap == 0:  # no valid chunk in the first block: no log, or killed within the first seven bytes
+            log.torn = LOG_HEADER.startswith(block)
+            return
+        is_padding = len(block) == BLOCK_BYTES and not any(block[at:])
         if at < len(block) and not is_padding and gap is None:
             gap = offset + at
         offset, at = offset + len(block), 0
     # Nothing behind the header: killed before the first record.
     log.torn |= pieces is not None or gap is not None or offset <= len(LOG_HEADER)
-
-
-def next_chunk(block: bytes, at: int) -> tuple[int, int] | None:
-    """Start and end of the first valid chunk from `at` on: its checksum of 32 bits makes it no coincidence."""
-    for start in range(at, len(block) - CHUNK_HEADER.size + 1):
-        crc, length, kind = CHUNK_HEADER.unpack_from(block, start)
-        end = start + CHUNK_HEADER.size + length
-        if FULL <= kind <= LAST and end <= len(block) and zlib.crc32(block[start + 6 : end]) == crc:
-            return start, end
-    return None
 
 
 # --- records to a log -----------------------------------------------------------------------------------------
