@@ -637,9 +637,8 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
     from google.protobuf.message import DecodeError
 
     proto, glance_type = wandb_proto(), glance_class()
-    # The last item of each path, in order of time: earlier ones have no effect. The bytes before the value identify
-    # the path, and whether the user set the value as a whole (`key`, not `nested_key`).
-    changes: dict[bytes, bytes] = {}
+    changes: dict[bytes, bytes] = {}  # of the summary
+    logged: dict[bytes, bytes] = {}  # the last items of the history: its summary if there is no other
     try:
         with regular(log.file).open("rb", buffering=32 * BLOCK_BYTES) as opened:
             for payload in log_records(opened, log):
@@ -648,11 +647,10 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
                     glance = glance_type.FromString(payload)
                     if glance.HasField("history"):
                         rows.add(glance.history)
+                        if not changes:
+                            update_items(logged, glance.history.item)
                     elif glance.HasField("summary"):
-                        for item in (*glance.summary.item, *glance.summary.other):
-                            path = item.rpartition(VALUE_TAG)[0] or item
-                            changes.pop(path, None)
-                            changes[path] = item
+                        update_items(changes, (*glance.summary.item, *glance.summary.other))
                     else:
                         apply_record(log, proto.Record.FromString(payload), rows)
                 except DecodeError as error:
@@ -662,8 +660,8 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
     except OSError as error:
         log.error = f"cannot be read: {error.strerror or error}"
     log.note_time(time_at(*log.last_stamp))
-    log.summary_from = "log" if changes else "history" if rows.last_items else ""
-    for encoded in (changes or rows.last_items).values():
+    log.summary_from = "log" if changes else "history" if logged else ""
+    for encoded in (changes or logged).values():
         try:
             item = proto.SummaryItem.FromString(encoded)
         except DecodeError as error:
@@ -678,6 +676,18 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
         log.take_summary(json_object(log, files / "wandb-summary.json"), "file")
     if log.records and not log.machines:
         log.machines["file"] = json_object(log, files / "wandb-metadata.json")
+
+
+def update_items(items: dict[bytes, bytes], later: Iterable[bytes]) -> None:
+    """Put the items of one record behind the earlier ones, in place of these for the same paths.
+
+    The bytes before the value identify the path, and whether the user set the value as a whole (`key`, not
+    `nested_key`).
+    """
+    for item in later:
+        path = item.rpartition(VALUE_TAG)[0] or item
+        items.pop(path, None)
+        items[path] = item
 
 
 def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, PLR0912 - each kind in turn
@@ -896,7 +906,6 @@ class LogRows:
         self.lines: list[list[Any]] = []  # of output: log number, line number, time, stream, pieces of text
         self.open_lines: dict[str | None, list[Any]] = {}  # by stream: its line that has no end yet
         self.log_lines = 0  # of the log being read
-        self.last_items: dict[bytes, bytes] = {}  # the last of its history by keys: its summary if there is no other
         self.stats: list[tuple[int, Mapping[str, Any]]] = []  # log number, and a row of system metrics
         self.start_part()
 
@@ -904,24 +913,20 @@ class LogRows:
         self.owners: list[int] = []  # of each row: the number of its log
         self.items = 0
         self.columns: dict[KeyPath, list[bytes | None]] = {clock: [] for clock in CLOCKS}
-        self.by_keys: dict[bytes, list[bytes | None]] = {}
+        self.by_keys: dict[bytes, list[bytes | None]] = {}  # the columns by the bytes of an item before its value
 
     def add(self, row: Any) -> None:
         """Add one row; `row` is the history of a `glance_class`."""
-        rows, by_keys, steps, last_items = len(self.owners), self.by_keys, self.columns[("_step",)], self.last_items
+        rows, by_keys, steps = len(self.owners), self.by_keys, self.columns[("_step",)]
         for item in row.item:
             keys, _, value = item.rpartition(VALUE_TAG)
-            last_items[keys or item] = item
             column = by_keys.get(keys)
             if column is None or not value or value[0] != len(value) - 1 or value[-1] == OBJECT_END:
                 column, value = self.parsed(item, keys)
             if column is DROPPED:
                 continue
-            missing = rows - len(column)
-            if missing > 0:
-                column.extend([None] * missing)
-            elif missing < 0:  # the key twice in one row: the later value replaces the earlier
-                column.pop()
+            if len(column) != rows:
+                resize(column, rows)
             column.append(value)
         if len(steps) == rows:
             steps.append(b"\0%d" % self.proto.HistoryStep.FromString(b"".join(row.other)).num)
@@ -940,8 +945,8 @@ class LogRows:
             for leaf, number in numbers:
                 if self.is_wanted(leaf):
                     column = self.columns.setdefault(leaf, [])
-                    column.extend([None] * (len(self.owners) - len(column)))
-                    column[len(self.owners) :] = [b"\0" + json.dumps(number).encode()]
+                    resize(column, len(self.owners))
+                    column.append(b"\0" + json.dumps(number).encode())
             if numbers:
                 return DROPPED, b""
         column = self.columns.setdefault(path, []) if self.is_wanted(path) else DROPPED
@@ -990,7 +995,7 @@ class LogRows:
         owners = pl.Series("log", self.owners)
         paths = {CLOCKS.get(path) or column_key(path): path for path in sorted(self.columns)}
         for column in self.columns.values():
-            column.extend([None] * (len(owners) - len(column)))
+            resize(column, len(owners))
         columns = {name: self.columns[path] for name, path in paths.items()}
         texts = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Binary))
         texts = texts.select(pl.all().cast(pl.String, strict=False).str.slice(1).replace("null", None))
@@ -1051,7 +1056,6 @@ class LogRows:
             self.take_longer_output(self.logs[-1])
         self.open_lines.clear()
         self.log_lines = 0
-        self.last_items = {}
 
     def take_longer_output(self, log: Log) -> None:
         """Replace the log's lines by those of output.log if these are more: a crash may cut off the log's end."""
@@ -1104,6 +1108,12 @@ class LogRows:
             parts = write_part(some.lazy(), self.folder, {ids[number]: dtypes[number] for number in numbers})
             for number in numbers:
                 self.logs[number].parts[table].append(parts[ids[number]])
+
+
+def resize(column: list[bytes | None], rows: int) -> None:
+    """Let a column end before row number `rows`: the rows that lack the key are None."""
+    del column[rows:]  # the key twice in one row: the later value replaces the earlier
+    column.extend([None] * (rows - len(column)))
 
 
 def counts_by(rows: pl.DataFrame) -> dict[int, dict[str, int]]:
