@@ -166,6 +166,7 @@ HISTORIES = "histories"  # the folder with the finished histories of an interrup
 ROW_GROUP_ROWS = 100_000
 ROW_GROUP_BYTES = 16_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
+SUMMARY_BYTES = 2_000_000  # of records of a log until replaced summary items are removed from memory
 PART_ITEMS = 300_000  # logged values in memory before they are written to a part file: about 40 MB
 EXACT_FLOAT = 2**53  # whole numbers up to this are exact as Float64
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
@@ -637,20 +638,24 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
     from google.protobuf.message import DecodeError
 
     proto, glance_type = wandb_proto(), glance_class()
-    changes: dict[bytes, bytes] = {}  # of the summary
-    logged: dict[bytes, bytes] = {}  # the last items of the history: its summary if there is no other
+    changes: list[bytes] = []  # items of summary records, without earlier ones that are replaced
+    logged: list[bytes] = []  # those of the history: its summary if there is no other
+    new_bytes = 0  # of the records since replaced items were removed
     try:
         with regular(log.file).open("rb", buffering=32 * BLOCK_BYTES) as opened:
             for payload in log_records(opened, log):
                 log.records += 1
+                new_bytes += len(payload)
+                if new_bytes > SUMMARY_BYTES:
+                    changes, logged, new_bytes = last_of_each(changes), last_of_each(logged), 0
                 try:
                     glance = glance_type.FromString(payload)
                     if glance.HasField("history"):
                         rows.add(glance.history)
-                        if not changes:
-                            update_items(logged, glance.history.item)
+                        logged += () if changes else glance.history.item
                     elif glance.HasField("summary"):
-                        update_items(changes, (*glance.summary.item, *glance.summary.other))
+                        changes += glance.summary.item
+                        changes += glance.summary.other
                     else:
                         apply_record(log, proto.Record.FromString(payload), rows)
                 except DecodeError as error:
@@ -661,7 +666,7 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
         log.error = f"cannot be read: {error.strerror or error}"
     log.note_time(time_at(*log.last_stamp))
     log.summary_from = "log" if changes else "history" if logged else ""
-    for encoded in (changes or logged).values():
+    for encoded in last_of_each(changes or logged):
         try:
             item = proto.SummaryItem.FromString(encoded)
         except DecodeError as error:
@@ -678,16 +683,14 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
         log.machines["file"] = json_object(log, files / "wandb-metadata.json")
 
 
-def update_items(items: dict[bytes, bytes], later: Iterable[bytes]) -> None:
-    """Put the items of one record behind the earlier ones, in place of these for the same paths.
+def last_of_each(items: Sequence[bytes]) -> list[bytes]:
+    """The last item of each path, in their order.
 
     The bytes before the value identify the path, and whether the user set the value as a whole (`key`, not
     `nested_key`).
     """
-    for item in later:
-        path = item.rpartition(VALUE_TAG)[0] or item
-        items.pop(path, None)
-        items[path] = item
+    last = {item.rpartition(VALUE_TAG)[0] or item: number for number, item in enumerate(items)}
+    return [items[number] for number in sorted(last.values())]
 
 
 def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, PLR0912 - each kind in turn
