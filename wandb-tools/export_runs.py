@@ -166,7 +166,7 @@ HISTORIES = "histories"  # the folder with the finished histories of an interrup
 ROW_GROUP_ROWS = 100_000
 ROW_GROUP_BYTES = 16_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
-SUMMARY_BYTES = 2_000_000  # of records of a log until replaced summary items are removed from memory
+SUMMARY_BYTES = 2_000_000  # of a log's records, after which replaced summary items are removed from memory
 PART_ITEMS = 300_000  # logged values in memory before they are written to a part file: about 40 MB
 EXACT_FLOAT = 2**53  # whole numbers up to this are exact as Float64
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
@@ -640,14 +640,16 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
     proto, glance_type = wandb_proto(), glance_class()
     changes: list[bytes] = []  # items of summary records, without earlier ones that are replaced
     logged: list[bytes] = []  # those of the history: its summary if there is no other
-    new_bytes = 0  # of the records since replaced items were removed
+    held_bytes, most_bytes = 0, SUMMARY_BYTES
     try:
         with regular(log.file).open("rb", buffering=32 * BLOCK_BYTES) as opened:
             for payload in log_records(opened, log):
                 log.records += 1
-                new_bytes += len(payload)
-                if new_bytes > SUMMARY_BYTES:
-                    changes, logged, new_bytes = last_of_each(changes), last_of_each(logged), 0
+                held_bytes += len(payload)
+                if held_bytes > most_bytes:
+                    changes, logged = last_of_each(changes), last_of_each(logged)
+                    held_bytes = sum(map(len, changes + logged))
+                    most_bytes = SUMMARY_BYTES + 2 * held_bytes
                 try:
                     glance = glance_type.FromString(payload)
                     if glance.HasField("history"):
