@@ -127,11 +127,8 @@ FRESH = timedelta(minutes=5)  # W&B's own limit: a run without a heartbeat for l
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # in place of an unknown time
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of flattened columns
 NOT_CONFIG = ("_wandb", "wandb_version")  # W&B's own notes in a config
-CLOCKS: dict[tuple[str, ...], str] = {
-    ("_step",): "order",
-    ("_runtime",): "_runtime",
-    ("_timestamp",): "_timestamp",
-}  # of history rows: see Part
+# Of history rows, by their paths: see Part.
+CLOCKS: dict[KeyPath, str] = {("_step",): "order", ("_runtime",): "_runtime", ("_timestamp",): "_timestamp"}
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # by their spelling in W&B's JSON
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
@@ -155,9 +152,8 @@ SYSTEM_SAMPLES = 1_000  # rows of system metrics a run
 MOST_WINDOWS = 10_000  # of creation times
 MOST_LIVE_ROWS = 1_000_000_000  # of one run that are in no export yet: 200,000 questions
 MOST_SAMPLES = 2**31 - 1  # GraphQL's ints have 32 bits
-SPARE_ROWS = (
-    100_000  # an export may have twice the rows that the server counts, and these: live runs go on, steps repeat
-)
+# An export may have twice the rows that the server counts, and these: live runs go on, steps repeat.
+SPARE_ROWS = 100_000
 EXPORT_BYTES, TABLE_BYTES = 10_000_000_000, 500_000_000  # of a download, uncompressed; tables are read whole
 YAML_BYTES = 1_000_000  # of a YAML text's JSON, beyond ten times its own length
 DEEPEST = 200  # nested levels that orjson surely writes: a summary with more brackets is checked
@@ -585,9 +581,7 @@ class Log:
     last_stamp: tuple[int, int] = (0, 0)  # of output and system metrics: seconds since 1970, and nanoseconds
     exit_code: int | None = None
     config: dict[str, object] = field(default_factory=dict)
-    summary: list[tuple[KeyPath, object]] = field(
-        default_factory=list
-    )  # the last change of each path, in order of time
+    summary: list[tuple[KeyPath, object]] = field(default_factory=list)  # each path's last change, in order of time
     summary_from: str = ""  # "log"; without a summary there, "file" or "history"
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)  # each process's notes on its machine
     definitions: dict[str, MetricDefinition] = field(default_factory=dict)
