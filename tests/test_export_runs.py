@@ -301,6 +301,16 @@ def test_parts_are_one_history(recorded, tmp_path, monkeypatch):
     assert rows_of(whole) == rows_of(in_parts) == rows_of(in_cells)
 
 
+def test_replaced_summary_items_leave_memory(recorded, tmp_path, monkeypatch):
+    """How soon they do makes no difference; of SDKs that wrote no summary, it is the history's last values."""
+    files = sorted([*recorded.logs.rglob("*.wandb"), *(Path(__file__).parent / "old_sdks").rglob("*.wandb")])
+    late = [read_alone(file, tmp_path) for file in files]
+    monkeypatch.setattr(export_runs, "SUMMARY_BYTES", 0)
+    soon = [read_alone(file, tmp_path) for file in files]
+    assert [(log.summary, log.summary_from) for log in soon] == [(log.summary, log.summary_from) for log in late]
+    assert {log.summary_from for log in soon} >= {"log", "history"}
+
+
 def test_summaries_of_define_metric(recorded):
     project = recorded.project("defined")
     summary = json.loads(project.run["_summary_json"])

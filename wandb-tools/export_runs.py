@@ -131,11 +131,8 @@ FRESH = timedelta(minutes=5)  # W&B's own limit: a run without a heartbeat for l
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # in place of an unknown time
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of flattened columns
 NOT_CONFIG = ("_wandb", "wandb_version")  # W&B's own notes in a config
-CLOCKS: dict[tuple[str, ...], str] = {
-    ("_step",): "order",
-    ("_runtime",): "_runtime",
-    ("_timestamp",): "_timestamp",
-}  # of history rows: see Part
+# Of history rows, by their paths: see Part.
+CLOCKS: dict[KeyPath, str] = {("_step",): "order", ("_runtime",): "_runtime", ("_timestamp",): "_timestamp"}
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # by their spelling in W&B's JSON
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
@@ -159,9 +156,8 @@ SYSTEM_SAMPLES = 1_000  # rows of system metrics a run
 MOST_WINDOWS = 10_000  # of creation times
 MOST_LIVE_ROWS = 1_000_000_000  # of one run that are in no export yet: 200,000 questions
 MOST_SAMPLES = 2**31 - 1  # GraphQL's ints have 32 bits
-SPARE_ROWS = (
-    100_000  # an export may have twice the rows that the server counts, and these: live runs go on, steps repeat
-)
+# An export may have twice the rows that the server counts, and these: live runs go on, steps repeat.
+SPARE_ROWS = 100_000
 EXPORT_BYTES, TABLE_BYTES = 10_000_000_000, 500_000_000  # of a download, uncompressed; tables are read whole
 YAML_BYTES = 1_000_000  # of a YAML text's JSON, beyond ten times its own length
 DEEPEST = 200  # nested levels that orjson surely writes: a summary with more brackets is checked
@@ -170,6 +166,7 @@ HISTORIES = "histories"  # the folder with the finished histories of an interrup
 ROW_GROUP_ROWS = 100_000
 ROW_GROUP_BYTES = 16_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
+SUMMARY_BYTES = 2_000_000  # of a log's records, after which replaced summary items are removed from memory
 PART_ITEMS = 300_000  # logged values in memory before they are written to a part file: about 40 MB
 EXACT_FLOAT = 2**53  # whole numbers up to this are exact as Float64
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
@@ -491,62 +488,57 @@ class Project:
 LOG_HEADER = bytes.fromhex("3a572642e1be00")  # ":W&B", the magic 0xBEE1 in little-endian order, version 0
 BLOCK_BYTES = 32_768
 CHUNK_HEADER = struct.Struct("<IHB")  # CRC-32 of kind and payload, payload's length, kind
+HEADER_BYTES = CHUNK_HEADER.size
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # kinds: a whole record, or a part of one
 LFS_POINTER = b"version https://git-lfs."  # what git leaves in place of a large file until it is asked for it
 NOT_PULLED = "a git-LFS pointer instead of the file; run `git lfs pull` there, then export again"
 
 
-def log_records(opened: BinaryIO, log: Log) -> Iterator[bytes]:  # noqa: C901
+def log_records(opened: BinaryIO, log: Log) -> Iterator[bytes]:  # noqa: C901 - one sequence
     """The payload of every readable record, in order; damage is noted in `log`.
 
-    A record counts only if its checksums hold. After damage, reading goes on at the next valid chunk. Unreadable bytes
-    with no valid chunk after them are a torn end. For a file that is no log, nothing is noted.
+    A record counts only if its checksums hold. After damage, reading goes on at the next valid chunk: a checksum of 32
+    bits makes it no coincidence. Unreadable bytes with no valid chunk after them are a torn end. For a file that is no
+    log, nothing is noted.
     """
     pieces: list[bytes] | None = None  # of a record in several chunks; None: none has begun
     gap: int | None = None  # where bytes became unreadable
     offset, at = 0, len(LOG_HEADER)  # of the block in the file, and of the next chunk in the block
     while block := opened.read(BLOCK_BYTES):
         if offset == 0 and not block.startswith(LOG_HEADER):
-            log.torn = LOG_HEADER.startswith(block)  # killed within the first seven bytes
             log.error = NOT_PULLED if block.startswith(LFS_POINTER) else ""
-            if log.torn or next_chunk(block, at) is None:
-                return
-            log.damage.append("the header")
-        while found := next_chunk(block, at):
-            start, end = found
-            if gap is not None or start > at:
-                log.damage.append(f"byte {offset + at if gap is None else gap}")
+            gap = 0
+        while len(block) - at >= HEADER_BYTES:
+            crc, length, kind = CHUNK_HEADER.unpack_from(block, at)
+            end = at + HEADER_BYTES + length
+            if end > len(block) or not FULL <= kind <= LAST or zlib.crc32(block[at + 6 : end]) != crc:
+                gap = offset + at if gap is None else gap
+                at += 1
+                continue
+            if gap is not None:
+                log.damage.append(f"byte {gap}")
                 pieces = gap = None
-            at = end
-            kind = block[start + 6]
             if kind in (FULL, FIRST):
                 if pieces is not None:
-                    log.damage.append(f"byte {offset + start}: the record before it has no end")
+                    log.damage.append(f"byte {offset + at}: the record before it has no end")
                 pieces = []
-            if pieces is None:
-                if not log.damage:  # else it is the rest of a record whose loss is noted already
-                    log.damage.append(f"byte {offset + start}: a record without its beginning")
-                continue
-            pieces.append(block[start + CHUNK_HEADER.size : end])
-            if kind in (FULL, LAST):
-                yield b"".join(pieces)
-                pieces = None
-        is_padding = len(block) == BLOCK_BYTES and len(block) - at < CHUNK_HEADER.size and not any(block[at:])
+            elif pieces is None and not log.damage:  # else it is the rest of a record whose loss is noted already
+                log.damage.append(f"byte {offset + at}: a record without its beginning")
+            payload, at = block[at + HEADER_BYTES : end], end
+            if pieces is not None:
+                pieces.append(payload)
+                if kind in (FULL, LAST):
+                    yield b"".join(pieces)
+                    pieces = None
+        if gap == 0:  # no valid chunk in the first block: no log, or killed within the first seven bytes
+            log.torn = LOG_HEADER.startswith(block)
+            return
+        is_padding = len(block) == BLOCK_BYTES and not any(block[at:])
         if at < len(block) and not is_padding and gap is None:
             gap = offset + at
         offset, at = offset + len(block), 0
     # Nothing behind the header: killed before the first record.
     log.torn |= pieces is not None or gap is not None or offset <= len(LOG_HEADER)
-
-
-def next_chunk(block: bytes, at: int) -> tuple[int, int] | None:
-    """Start and end of the first valid chunk from `at` on: its checksum of 32 bits makes it no coincidence."""
-    for start in range(at, len(block) - CHUNK_HEADER.size + 1):
-        crc, length, kind = CHUNK_HEADER.unpack_from(block, start)
-        end = start + CHUNK_HEADER.size + length
-        if FULL <= kind <= LAST and end <= len(block) and zlib.crc32(block[start + 6 : end]) == crc:
-            return start, end
-    return None
 
 
 # --- records to a log -----------------------------------------------------------------------------------------
@@ -611,9 +603,7 @@ class Log:
     last_stamp: tuple[int, int] = (0, 0)  # of output and system metrics: seconds since 1970, and nanoseconds
     exit_code: int | None = None
     config: dict[str, object] = field(default_factory=dict)
-    summary: list[tuple[KeyPath, object]] = field(
-        default_factory=list
-    )  # the last change of each path, in order of time
+    summary: list[tuple[KeyPath, object]] = field(default_factory=list)  # each path's last change, in order of time
     summary_from: str = ""  # "log"; without a summary there, "file" or "history"
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)  # each process's notes on its machine
     definitions: dict[str, MetricDefinition] = field(default_factory=dict)
@@ -664,22 +654,26 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
     from google.protobuf.message import DecodeError
 
     proto, glance_type = wandb_proto(), glance_class()
-    # The last item of each path, in order of time: earlier ones have no effect. The bytes before the value identify
-    # the path, and whether the user set the value as a whole (`key`, not `nested_key`).
-    changes: dict[bytes, bytes] = {}
+    changes: list[bytes] = []  # items of summary records, without earlier ones that are replaced
+    logged: list[bytes] = []  # those of the history: its summary if there is no other
+    held_bytes, most_bytes = 0, SUMMARY_BYTES
     try:
         with regular(log.file).open("rb", buffering=32 * BLOCK_BYTES) as opened:
             for payload in log_records(opened, log):
                 log.records += 1
+                held_bytes += len(payload)
+                if held_bytes > most_bytes:
+                    changes, logged = last_of_each(changes), last_of_each(logged)
+                    held_bytes = sum(map(len, changes + logged))
+                    most_bytes = SUMMARY_BYTES + 2 * held_bytes
                 try:
                     glance = glance_type.FromString(payload)
                     if glance.HasField("history"):
                         rows.add(glance.history)
+                        logged += () if changes else glance.history.item
                     elif glance.HasField("summary"):
-                        for item in (*glance.summary.item, *glance.summary.other):
-                            path = item.rpartition(VALUE_TAG)[0] or item
-                            changes.pop(path, None)
-                            changes[path] = item
+                        changes += glance.summary.item
+                        changes += glance.summary.other
                     else:
                         apply_record(log, proto.Record.FromString(payload), rows)
                 except DecodeError as error:
@@ -689,8 +683,8 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
     except OSError as error:
         log.error = f"cannot be read: {error.strerror or error}"
     log.note_time(time_at(*log.last_stamp))
-    log.summary_from = "log" if changes else "history" if rows.last_items else ""
-    for encoded in (changes or rows.last_items).values():
+    log.summary_from = "log" if changes else "history" if logged else ""
+    for encoded in last_of_each(changes or logged):
         try:
             item = proto.SummaryItem.FromString(encoded)
         except DecodeError as error:
@@ -705,6 +699,16 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
         log.take_summary(json_object(log, files / "wandb-summary.json"), "file")
     if log.records and not log.machines:
         log.machines["file"] = json_object(log, files / "wandb-metadata.json")
+
+
+def last_of_each(items: Sequence[bytes]) -> list[bytes]:
+    """The last item of each path, in their order.
+
+    The bytes before the value identify the path, and whether the user set the value as a whole (`key`, not
+    `nested_key`).
+    """
+    last = {item.rpartition(VALUE_TAG)[0] or item: number for number, item in enumerate(items)}
+    return [items[number] for number in sorted(last.values())]
 
 
 def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, PLR0912 - each kind in turn
@@ -923,7 +927,6 @@ class LogRows:
         self.lines: list[list[Any]] = []  # of output: log number, line number, time, stream, pieces of text
         self.open_lines: dict[str | None, list[Any]] = {}  # by stream: its line that has no end yet
         self.log_lines = 0  # of the log being read
-        self.last_items: dict[bytes, bytes] = {}  # the last of its history by keys: its summary if there is no other
         self.stats: list[tuple[int, Mapping[str, Any]]] = []  # log number, and a row of system metrics
         self.start_part()
 
@@ -931,24 +934,20 @@ class LogRows:
         self.owners: list[int] = []  # of each row: the number of its log
         self.items = 0
         self.columns: dict[KeyPath, list[bytes | None]] = {clock: [] for clock in CLOCKS}
-        self.by_keys: dict[bytes, list[bytes | None]] = {}
+        self.by_keys: dict[bytes, list[bytes | None]] = {}  # the columns by the bytes of an item before its value
 
     def add(self, row: Any) -> None:
         """Add one row; `row` is the history of a `glance_class`."""
-        rows, by_keys, steps, last_items = len(self.owners), self.by_keys, self.columns[("_step",)], self.last_items
+        rows, by_keys, steps = len(self.owners), self.by_keys, self.columns[("_step",)]
         for item in row.item:
             keys, _, value = item.rpartition(VALUE_TAG)
-            last_items[keys or item] = item
             column = by_keys.get(keys)
             if column is None or not value or value[0] != len(value) - 1 or value[-1] == OBJECT_END:
                 column, value = self.parsed(item, keys)
             if column is DROPPED:
                 continue
-            missing = rows - len(column)
-            if missing > 0:
-                column.extend([None] * missing)
-            elif missing < 0:  # the key twice in one row: the later value replaces the earlier
-                column.pop()
+            if len(column) != rows:
+                resize(column, rows)
             column.append(value)
         if len(steps) == rows:
             steps.append(b"\0%d" % self.proto.HistoryStep.FromString(b"".join(row.other)).num)
@@ -967,8 +966,8 @@ class LogRows:
             for leaf, number in numbers:
                 if self.is_wanted(leaf):
                     column = self.columns.setdefault(leaf, [])
-                    column.extend([None] * (len(self.owners) - len(column)))
-                    column[len(self.owners) :] = [b"\0" + json.dumps(number).encode()]
+                    resize(column, len(self.owners))
+                    column.append(b"\0" + json.dumps(number).encode())
             if numbers:
                 return DROPPED, b""
         column = self.columns.setdefault(path, []) if self.is_wanted(path) else DROPPED
@@ -1017,7 +1016,7 @@ class LogRows:
         owners = pl.Series("log", self.owners)
         paths = {CLOCKS.get(path) or column_key(path): path for path in sorted(self.columns)}
         for column in self.columns.values():
-            column.extend([None] * (len(owners) - len(column)))
+            resize(column, len(owners))
         columns = {name: self.columns[path] for name, path in paths.items()}
         texts = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Binary))
         texts = texts.select(pl.all().cast(pl.String, strict=False).str.slice(1).replace("null", None))
@@ -1078,7 +1077,6 @@ class LogRows:
             self.take_longer_output(self.logs[-1])
         self.open_lines.clear()
         self.log_lines = 0
-        self.last_items = {}
 
     def take_longer_output(self, log: Log) -> None:
         """Replace the log's lines by those of output.log if these are more: a crash may cut off the log's end."""
@@ -1131,6 +1129,12 @@ class LogRows:
             parts = write_part(some.lazy(), self.folder, {ids[number]: dtypes[number] for number in numbers})
             for number in numbers:
                 self.logs[number].parts[table].append(parts[ids[number]])
+
+
+def resize(column: list[bytes | None], rows: int) -> None:
+    """Let a column end before row number `rows`: the rows that lack the key are None."""
+    del column[rows:]  # the key twice in one row: the later value replaces the earlier
+    column.extend([None] * (rows - len(column)))
 
 
 def counts_by(rows: pl.DataFrame) -> dict[int, dict[str, int]]:
