@@ -65,12 +65,12 @@ def export_at_once(server, script_command, tmp_path) -> Callable[..., list[Path]
 
 
 @pytest.fixture
-def expected(server, run_script, tmp_path) -> pl.DataFrame:
+def expected(server, call_script, tmp_path) -> pl.DataFrame:
     """One export of all, merged."""
     env = server.environment(tmp_path / "sdk")
-    done = run_script("export_runs.py", "-e", "team", "-o", tmp_path / "one", "--include-history", env=env)
+    done = call_script("export_runs.py", "-e", "team", "-o", tmp_path / "one", "--include-history", env=env)
     assert done.code == 0, done.err
-    done = run_script("aggregate_runs.py", tmp_path / "one", "-o", tmp_path / "one.parquet", "--history")
+    done = call_script("aggregate_runs.py", tmp_path / "one", "-o", tmp_path / "one.parquet", "--history")
     assert done.code == 0, done.err
     return pl.read_parquet(tmp_path / "one.parquet")
 
@@ -84,10 +84,10 @@ def assert_same_runs(found: pl.DataFrame, expected: pl.DataFrame, *, ordered: bo
 @pytest.mark.parametrize(
     "machines", [[("-e", "team", *window) for window in WINDOWS], PROJECTS], ids=["windows", "projects"]
 )
-def test_folders_of_several_machines_are_merged(export_at_once, expected, run_script, tmp_path, machines):
+def test_folders_of_several_machines_are_merged(export_at_once, expected, call_script, tmp_path, machines):
     folders = export_at_once(*machines)
     merged = tmp_path / "merged.parquet"
-    done = run_script("aggregate_runs.py", *folders, "-o", merged, "--history")
+    done = call_script("aggregate_runs.py", *folders, "-o", merged, "--history")
     assert done.code == 0, done.err
     assert_same_runs(pl.read_parquet(merged), expected)
 
