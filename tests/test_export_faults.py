@@ -597,7 +597,7 @@ def children_of(process: subprocess.Popen[str]) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the script's own processes there")
-@pytest.mark.parametrize("n", [3, 20_000])
+@pytest.mark.parametrize("n", [3, 5_000])  # one page, or several at once
 def test_whatever_becomes_of_its_processes_the_export_ends(server, start, out, n):
     """Processes that it starts, if any, may be killed, as where memory is short: no hang, and no useless advice."""
     server.add_runs("team", "demo", n, keys=8)
