@@ -47,7 +47,8 @@ def add_run(server: Server) -> None:
 def ask(request, run_script, call_script, script_command, tmp_path) -> Callable[..., Done]:
     """Run a script with these variables and no others of W&B, in an empty home and an empty folder.
 
-    With `start`, it is a process of its own. Where it says that all went well, it must have found the run, and its history if it is the one to fetch it.
+    With `start`, it is a process of its own. Where it says that all went well, it must have found the run, and its
+    history if it is the one to fetch it.
     """
     home, folder, out = (tmp_path / name for name in ("home", "cwd", "out"))
     home.mkdir()

@@ -148,9 +148,9 @@ def test_such_a_value_beside_a_place_and_a_flag(server, export, out):
 
 
 @pytest.mark.parametrize("flag", ["--entity", "--project", "--tag", "--group", "--sweep", "--state", "--where"])
-def test_a_filter_without_a_value_is_no_filter(tmp_path, run_script, flag):
+def test_a_filter_without_a_value_is_no_filter(tmp_path, call_export, flag):
     """As of `--tag "$TAG"` where the variable is not set: everything would be exported."""
-    done = run_script(SCRIPT, flag, "", "-o", tmp_path / "out", env={"WANDB_BASE_URL": "http://127.0.0.1:1"})
+    done = call_export(flag, "", "-o", tmp_path / "out", env={"WANDB_BASE_URL": "http://127.0.0.1:1"})
     assert (done.code, done.out) == (2, "")
     assert flag in done.err
     assert done.err.count("\n") == 1

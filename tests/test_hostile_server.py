@@ -56,7 +56,8 @@ def test_wrong_values_in_answers(tmp_path, call_script, script):
                 earlier.put(here)
             env = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": API_KEY, "HOME": str(here), "COLUMNS": "120"}
             done = call_script(f"{script}.py", *hostile.arguments_of(script, here), env=env, cwd=here)
-            new = hostile.faults_of(hostile.Ended(*done, seconds=0, peak_mb=0)) + (list(hostile.lost(here, earlier)) if script == "export_runs" else [])
+            new = hostile.faults_of(hostile.Ended(*done, seconds=0, peak_mb=0))
+            new += hostile.lost(here, earlier) if script == "export_runs" else []
             found += [f"{value or 'nothing'} at {answered.operation} {place}: {each}" for each in new]
         assert found == []
 
