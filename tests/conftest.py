@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import importlib
 import math
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import export_runs
 import hypothesis
 import pytest
 from wandb_server import Server
@@ -87,19 +89,25 @@ def run_script(script_command):
 
 
 @pytest.fixture
-def call_export(clean_environment, tmp_path, monkeypatch, capsys):
-    """export_runs.main() in this process, since a start costs half a second; as a process it is run_script."""
+def call_script(clean_environment, tmp_path, monkeypatch, capsys):
+    """As `run_script`, but main() in this process, since a start costs half a second of a core.
 
-    def call(*arguments: object, env: dict[str, str] | None = None) -> Done:
+    For tests of what a script does with a command line, its variables, and files. What depends on the process, such as
+    signals, exit, pipes, memory, or what is imported, is for `run_script`, and so are a few cases of everything else.
+    """
+
+    def call(name: str, *arguments: object, env: dict[str, str] | None = None, cwd: Path | None = None) -> Done:
+        script = importlib.import_module(name.removesuffix(".py"))
         handler = signal.getsignal(signal.SIGTERM)
         try:
             with monkeypatch.context() as patch:
-                patch.chdir(tmp_path)
-                for name in [name for name in os.environ if name.startswith("WANDB_")]:
-                    patch.delenv(name)
-                for name, value in (clean_environment | (env or {})).items():
-                    patch.setenv(name, value)
-                code = export_runs.main([*map(str, arguments)])
+                patch.chdir(cwd or tmp_path)
+                patch.setattr(tempfile, "tempdir", None)  # TMPDIR is read anew
+                for variable in [variable for variable in os.environ if variable.startswith("WANDB_")]:
+                    patch.delenv(variable)
+                for variable, value in (clean_environment | (env or {})).items():
+                    patch.setenv(variable, value)
+                code = script.main([*map(str, arguments)])
         finally:
             signal.signal(signal.SIGTERM, handler)
             gc.enable()
@@ -109,6 +117,11 @@ def call_export(clean_environment, tmp_path, monkeypatch, capsys):
         return done
 
     return call
+
+
+@pytest.fixture
+def call_export(call_script):
+    return functools.partial(call_script, "export_runs.py")
 
 
 @pytest.fixture

@@ -5,18 +5,22 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import export_runs
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -174,14 +178,13 @@ def faults_of(ended: Ended, *, limit_mb: float = LIMIT_MB) -> list[str]:
 
 def lost(folder: Path, earlier: Earlier) -> Iterator[str]:
     """What an earlier export had and this folder has not; or files that are not whole."""
-    damaged = subprocess.run(
-        [sys.executable, str(ROOT / "wandb-tools" / "export_runs.py"), "--verify", str(folder / "out")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if damaged.returncode:
-        yield f"--verify: {damaged.stdout}{damaged.stderr}"
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        code = export_runs.main(["--verify", str(folder / "out")])
+    gc.enable()  # which it disables
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if code:
+        yield f"--verify: {said.getvalue()}"
         return
     now = rows_in(folder / "out")
     for name, rows in earlier.rows.items():

@@ -1,6 +1,6 @@
 """How the scripts that talk to a server reach it: keys, addresses, certificates, proxies, busy servers.
 
-Each test is of list_entities.py and of export_runs.py alike, as processes, against a server on loopback.
+Each test is of list_entities.py and of export_runs.py alike, against a server on loopback.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ def add_run(server: Server) -> None:
 
 
 @pytest.fixture(params=SCRIPTS)
-def ask(request, run_script, script_command, tmp_path) -> Callable[..., Done]:
+def ask(request, run_script, call_script, script_command, tmp_path) -> Callable[..., Done]:
     """Run a script with these variables and no others of W&B, in an empty home and an empty folder.
 
-    Where it says that all went well, it must have found the run, and its history if it is the one to fetch it.
+    With `start`, it is a process of its own. Where it says that all went well, it must have found the run, and its
+    history if it is the one to fetch it.
     """
     home, folder, out = (tmp_path / name for name in ("home", "cwd", "out"))
     home.mkdir()
@@ -58,9 +59,9 @@ def ask(request, run_script, script_command, tmp_path) -> Callable[..., Done]:
     }[request.param]
     nowhere = {"HOME": str(home), "NETRC": str(home / "netrc"), "WANDB_CONFIG_DIR": str(home / "config")}
 
-    def call(*arguments: object, **variables: str) -> Done:
+    def call(*arguments: object, start: bool = False, **variables: str) -> Done:
         env = nowhere | {f"WANDB_{name}_DIR": str(home) for name in ("CACHE", "DATA")} | variables
-        done = run_script(request.param, *about, *arguments, env=env, cwd=folder)
+        done = (run_script if start else call_script)(request.param, *about, *arguments, env=env, cwd=folder)
         if done.code == 0:
             assert '"demo"' in done.out
             assert request.param == "list_entities.py" or pl.read_parquet(out / "team_demo_history.parquet").height == 5
@@ -207,14 +208,14 @@ def without_wandb(tmp_path) -> dict[str, str]:
 
 
 def test_no_key_is_said_without_wandb(server, ask, without_wandb):
-    line = error_line(ask(WANDB_BASE_URL=server.url, **without_wandb))
+    line = error_line(ask(start=True, WANDB_BASE_URL=server.url, **without_wandb))
     assert "no API key" in line
     assert "--api-key-file" in line
     assert server.requests() == []
 
 
 def test_a_server_is_read_without_wandb(server, ask, without_wandb):
-    done = ask(WANDB_BASE_URL=server.url, WANDB_API_KEY=API_KEY, **without_wandb)
+    done = ask(start=True, WANDB_BASE_URL=server.url, WANDB_API_KEY=API_KEY, **without_wandb)
     assert done.code == 0, done.err
 
 

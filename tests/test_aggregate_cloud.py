@@ -80,11 +80,11 @@ def fetched(store, name: str, folder: Path) -> Path:
     return file
 
 
-def test_from_a_folder_of_objects_to_an_object(settings, store, exports, run_script, tmp_path):
+def test_from_a_folder_of_objects_to_an_object(settings, store, exports, run_script, call_script, tmp_path):
     out = f"s3://{BUCKET}/analysis/unified.parquet"
     done = run_script("aggregate_runs.py", f"s3://{BUCKET}/exports/", "-o", out, "--history", env=settings)
     assert (done.code, done.out) == (0, f"{out}\n"), done.err
-    local = run_script("aggregate_runs.py", exports, "-o", tmp_path / "local.parquet", "--history")
+    local = call_script("aggregate_runs.py", exports, "-o", tmp_path / "local.parquet", "--history")
     assert local.code == 0, local.err
     found = pl.read_parquet(fetched(store, "analysis/unified.parquet", tmp_path))
     assert_frame_equal(found.drop("source_file"), pl.read_parquet(tmp_path / "local.parquet").drop("source_file"))
@@ -146,8 +146,8 @@ def test_a_bucket_that_is_not_there_is_one_line(settings, exports, run_script, i
 
 
 @pytest.fixture
-def partitions(run_script, exports, tmp_path) -> Path:
-    done = run_script("aggregate_runs.py", exports, "-o", tmp_path / "parts", "--partition-by", "project")
+def partitions(call_script, exports, tmp_path) -> Path:
+    done = call_script("aggregate_runs.py", exports, "-o", tmp_path / "parts", "--partition-by", "project")
     assert done.code == 0, done.err
     return tmp_path / "parts"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -27,6 +28,13 @@ from test_analyze_runs import answered, ask, document
 
 MSE = "metric_test_mse"
 analyze_runs.import_libraries()
+bundle = functools.cache(vl_convert.javascript_bundle)
+
+
+@pytest.fixture(autouse=True)
+def one_bundle(monkeypatch) -> None:
+    """The library that draws charts in pages is the same in all of them, and takes a second to put together."""
+    monkeypatch.setattr(vl_convert, "javascript_bundle", bundle)
 
 
 def grid_runs() -> list[Run]:

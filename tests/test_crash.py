@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from conftest import LIMIT_S
+from conftest import LIMIT_S, Done
 from crashes import EXPORT, Ended, change, command, content, differences, export_ids, fill, run, snapshot
 from wandb_server import Server
 
@@ -75,6 +75,17 @@ def done(how: dict[str, Any], folder: Path, **ending: Any) -> Ended:
     return ended
 
 
+@pytest.fixture
+def undisturbed(call_script) -> Callable[[dict[str, Any]], Done]:
+    """What `done` does for a script that nothing ends, without a process for it."""
+
+    def call(how: dict[str, Any]) -> Done:
+        _, script, *arguments = how["args"]
+        return call_script(Path(script).name, *arguments, env=how["env"], cwd=how["cwd"])
+
+    return call
+
+
 # --- killed, interrupted --------------------------------------------------------------------------------------
 
 
@@ -86,13 +97,13 @@ def done(how: dict[str, Any], folder: Path, **ending: Any) -> Ended:
         (r"os\.rmdir history", "new"),  # all is published, and what was for an interruption goes
     ],
 )
-def test_an_export_killed_before_an_operation_loses_nothing(prepared, out, before, left):
+def test_an_export_killed_before_an_operation_loses_nothing(prepared, out, undisturbed, before, left):
     shutil.copytree(prepared.earlier, out, dirs_exist_ok=True)
     old = snapshot(out)
     assert done(prepared.export(out), out, before=before).code == -signal.SIGKILL
     new, ids = snapshot(out), export_ids(out)  # which opens all files
     changed = {name for name in new if new[name] != old.get(name)}
-    verified = done(command("export_runs.py", "--verify", out, env=prepared.env, cwd=out), out)
+    verified = undisturbed(command("export_runs.py", "--verify", out, env=prepared.env, cwd=out))
     if left == "mixed":  # between two renames nothing can be undone: it is named
         assert 0 < len(changed) < len(old)
         assert verified.code == 3
@@ -101,45 +112,45 @@ def test_an_export_killed_before_an_operation_loses_nothing(prepared, out, befor
         assert changed == (set(old) if left == "new" else set())
         assert len(set(ids.values())) == 1
         assert verified.code == 0
-    assert done(prepared.export(out), out).code == 0
+    assert undisturbed(prepared.export(out)).code == 0
     assert differences(content(out), content(prepared.later)) == []
 
 
-def test_a_first_export_that_was_killed_is_completed_by_the_next(prepared, out, tmp_path):
-    undisturbed = tmp_path / "undisturbed"
-    undisturbed.mkdir()
-    assert done(prepared.export(undisturbed), undisturbed).code == 0
+def test_a_first_export_that_was_killed_is_completed_by_the_next(prepared, out, undisturbed, tmp_path):
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    assert undisturbed(prepared.export(whole)).code == 0
     assert done(prepared.export(out), out, before=r"os\.rename .*_runs").code == -signal.SIGKILL
     assert not list(out.glob("*_metadata.json"))
-    assert done(prepared.export(out), out).code == 0
-    assert differences(content(out), content(undisturbed)) == []
+    assert undisturbed(prepared.export(out)).code == 0
+    assert differences(content(out), content(whole)) == []
 
 
-def test_after_a_kill_between_two_renames_no_history_is_fetched_again(prepared, out):
+def test_after_a_kill_between_two_renames_no_history_is_fetched_again(prepared, out, undisturbed):
     shutil.copytree(prepared.earlier, out, dirs_exist_ok=True)
     assert done(prepared.export(out), out, before=r"os\.rename .*_runs").code == -signal.SIGKILL
     prepared.server.reset()
-    assert done(prepared.export(out), out).code == 0
+    assert undisturbed(prepared.export(out)).code == 0
     assert prepared.server.requests(kind="download") == []
     assert differences(content(out), content(prepared.later)) == []
 
 
 @pytest.mark.parametrize("before", [r"os\.rename", r"os\.rmdir"])
-def test_a_killed_merge_leaves_a_whole_result(prepared, out, tmp_path, before):
+def test_a_killed_merge_leaves_a_whole_result(prepared, out, undisturbed, tmp_path, before):
     shutil.copytree(prepared.merged, out, dirs_exist_ok=True)
     assert done(prepared.merge(out), out, before=before).code == -signal.SIGKILL
     assert (snapshot(out)["unified.parquet"] == snapshot(prepared.merged)["unified.parquet"]) == ("rmdir" not in before)
-    assert done(prepared.merge(out), out).code == 0
-    undisturbed = tmp_path / "undisturbed"
-    undisturbed.mkdir()
-    assert done(prepared.merge(undisturbed), undisturbed).code == 0
-    assert differences(content(out), content(undisturbed)) == []
+    assert undisturbed(prepared.merge(out)).code == 0
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    assert undisturbed(prepared.merge(whole)).code == 0
+    assert differences(content(out), content(whole)) == []
 
 
 @pytest.mark.parametrize(
     ("by", "before"), [(signal.SIGINT, r"open .*/history/\w+\.json w"), (signal.SIGTERM, r"os\.rename .*_runs")]
 )
-def test_an_export_that_is_told_to_end_leaves_no_mixture(prepared, out, by, before):
+def test_an_export_that_is_told_to_end_leaves_no_mixture(prepared, out, undisturbed, by, before):
     shutil.copytree(prepared.earlier, out, dirs_exist_ok=True)
     old = snapshot(out)
     ended = done(prepared.export(out), out, before=before, by=by)
@@ -147,19 +158,19 @@ def test_an_export_that_is_told_to_end_leaves_no_mixture(prepared, out, by, befo
     new = snapshot(out)
     assert len({new[name] == old[name] for name in old}) == 1
     assert len(set(export_ids(out).values())) == 1
-    assert done(prepared.export(out), out).code == 0
+    assert undisturbed(prepared.export(out)).code == 0
     assert differences(content(out), content(prepared.later)) == []
 
 
-def test_a_merge_killed_between_its_two_renames_leaves_the_earlier_partitions(prepared, out):
+def test_a_merge_killed_between_its_two_renames_leaves_the_earlier_partitions(prepared, out, undisturbed):
     """A folder cannot be replaced at once: the next merge puts it back, even if it fails itself."""
     partitions = writers(prepared, out)["partitions"]
-    assert done(partitions, out).code == 0
+    assert undisturbed(partitions).code == 0
     old = snapshot(out)
     assert done(partitions, out, before=r"os\.rename .*\.partial/parts parts").code == -signal.SIGKILL
     assert done(partitions, out, before=r"os\.rename parts ", failing=errno.EACCES).code == 1
     assert snapshot(out) == old
-    assert done(partitions, out).code == 0
+    assert undisturbed(partitions).code == 0
     assert set(snapshot(out)) == set(old)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -58,6 +59,11 @@ def run(command: list[str], folder: Path, settings: dict[str, str] | None = None
     foreign = ("WANDB_", "VIRTUAL_ENV", "COLUMNS")
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | (settings or {})
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=300)
+
+
+@functools.cache
+def help_of(script: str) -> str:
+    return run([sys.executable, str(ROOT / "wandb-tools" / script), "--help"], ROOT).stdout
 
 
 def blocks(page: str) -> list[tuple[str, str, str | None]]:
@@ -116,7 +122,7 @@ def test_every_flag_on_the_page_exists(page: str) -> None:
 def test_every_flag_is_in_the_readme_or_in_the_manual() -> None:
     readme = (ROOT / "README.md").read_text("utf-8") + (ROOT / "SKILL.md").read_text("utf-8")
     for script in sorted((ROOT / "wandb-tools").glob("*.py")):
-        shown = run([sys.executable, str(script), "--help"], ROOT).stdout
+        shown = help_of(script.name)
         flags = set(re.findall(r"--[a-z][a-z-]+", shown)) - {"--help", "--script"}
         assert {flag for flag in flags if flag not in readme} == set(), script.name
 
@@ -145,13 +151,10 @@ def test_the_skill_names_flags_that_its_scripts_have() -> None:
     """Each command of the table goes with flags of the script that it starts."""
     text = (ROOT / "SKILL.md").read_text("utf-8")
     rows = re.findall(r"`(A|\w+\.py)([^`]*)`", text)
-    shown = {}
     for script, rest in rows:
         name = "analyze_runs.py" if script == "A" else script
-        if name not in shown:
-            shown[name] = run([sys.executable, str(ROOT / "wandb-tools" / name), "--help"], ROOT).stdout
         for flag in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", rest):
-            assert flag in shown[name], f"{name} has no {flag}"
+            assert flag in help_of(name), f"{name} has no {flag}"
     assert len(rows) > 20
 
 

@@ -404,11 +404,11 @@ def test_odd_notes_of_a_machine():
     assert export_runs.machine([{"program": "t.py", "args": "x"}])["command"] == "t.py"
 
 
-def test_the_machine_on_a_server(tmp_path, run_script):
+def test_the_machine_on_a_server(tmp_path, call_script):
     """Offline and online: the same columns, so that GPU hours by GPU are one question."""
     with Server() as server:
         ids = server.add_runs("team", "demo", 50, keys=9)
-        done = run_script("export_runs.py", "team/demo", "-o", "out", env=server.environment(tmp_path / "sdk"))
+        done = call_script("export_runs.py", "team/demo", "-o", "out", env=server.environment(tmp_path / "sdk"))
         assert done.code == 0, done.err
         rows = {row["id"]: row for row in exported(tmp_path / "out", "team_demo").runs.iter_rows(named=True)}
         for run_id in ids:
@@ -422,7 +422,7 @@ def test_the_machine_on_a_server(tmp_path, run_script):
                 assert row[name] == first.get(name)
 
 
-def test_earlier_exports_without_these_columns(tmp_path, export, run_script):
+def test_earlier_exports_without_these_columns(tmp_path, export, call_script):
     """They are read and merged: null until the run is exported again. aggregate_runs.py carries the columns."""
     machine = environment("w", host="node", gpu_type="T4", gpu_count=2)
     for name in ("old", "new"):
@@ -440,7 +440,7 @@ def test_earlier_exports_without_these_columns(tmp_path, export, run_script):
         "old": (None, None, None),
     }
     export("--offline", tmp_path / "new", "-o", tmp_path / "both" / "later")
-    done = run_script("aggregate_runs.py", "both", "-o", "unified.parquet")
+    done = call_script("aggregate_runs.py", "both", "-o", "unified.parquet")
     assert done.code == 0, done.err
     unified = pl.read_parquet(tmp_path / "unified.parquet")
     assert unified.select("id", *MACHINE).sort("id").rows() == [
@@ -449,7 +449,7 @@ def test_earlier_exports_without_these_columns(tmp_path, export, run_script):
     ]
     assert unified.schema["gpu_count"] == pl.Int64
     query = "SELECT gpu, SUM(runtime_s * gpu_count) / 3600 AS hours FROM runs GROUP BY gpu ORDER BY gpu"
-    done = run_script("analyze_runs.py", "unified.parquet", "--sql", query, "--json")
+    done = call_script("analyze_runs.py", "unified.parquet", "--sql", query, "--json")
     assert done.code == 0, done.err
     assert [row["gpu"] for row in json.loads(done.out)["sql"]] == ["T4", None]
 

@@ -806,7 +806,7 @@ def test_a_full_disk(server, script_command, tmp_path, limit, files):
 
 
 @pytest.mark.parametrize("place", ["file", "netrc"])
-def test_the_key_goes_to_the_server_alone(run_script, clean_environment, tmp_path, place):
+def test_the_key_goes_to_the_server_alone(run_script, call_script, tmp_path, place):
     canary = secrets.token_hex(20)
     key_file = tmp_path / "key"
     with Server(api_key=canary) as server:
@@ -835,7 +835,7 @@ def test_the_key_goes_to_the_server_alone(run_script, clean_environment, tmp_pat
         shown = first.out + first.err
         if place == "file":
             server.fault("status", match={"kind": "graphql"}, status=401, message="invalid API key")
-            refused = run_script("export_runs.py", "-e", "team", *arguments, env=settings)
+            refused = call_script("export_runs.py", "-e", "team", *arguments, env=settings)
             assert refused.code == 1
             shown += refused.out + refused.err
     assert canary not in shown

@@ -807,10 +807,10 @@ def test_torn_log(logs, tmp_path, run_script):
 
 
 @pytest.mark.parametrize("quiet", [[], ["--quiet"]])
-def test_damaged_log(logs, tmp_path, run_script, quiet):
+def test_damaged_log(logs, tmp_path, call_export, quiet):
     file = write_log(logs, "damaged", rows=ROW_TEXTS, entity="team", project="demo")
     flip(file, records_of(file.read_bytes())[200].end - 1)
-    done = run_script("export_runs.py", "--offline", logs, "-o", "out", "--include-history", *quiet)
+    done = call_export("--offline", logs, "-o", "out", "--include-history", *quiet)
     project = exported(tmp_path / "out", "team_demo")
     shown = file.relative_to(logs)
     assert done.code == 3
@@ -822,7 +822,7 @@ def test_damaged_log(logs, tmp_path, run_script, quiet):
     (failure,) = project.metadata["failed"]
     assert (failure["run"], failure["what"], failure["attempts"]) == ("damaged", "log", 1)
     assert project.runs["history_rows"].to_list() == [399, 400, 400]
-    dry = run_script("export_runs.py", "--offline", logs, "-o", "out2", "--dry-run", *quiet)
+    dry = call_export("--offline", logs, "-o", "out2", "--dry-run", *quiet)
     assert (dry.code, "error: damaged: " in dry.err, dry.out.count("\n")) == (3, True, 1)
 
 
@@ -1025,17 +1025,17 @@ def test_without_history(logs, tmp_path, export):
     assert runs["heartbeat_at"].to_list() == [START + timedelta(seconds=399)] * 2
 
 
-def test_dry_run_writes_nothing(logs, tmp_path, run_script):
-    done = run_script("export_runs.py", "--offline", logs, "--dry-run", "--include-history", cwd=tmp_path)
+def test_dry_run_writes_nothing(logs, tmp_path, call_export):
+    done = call_export("--offline", logs, "--dry-run", "--include-history", cwd=tmp_path)
     assert done == Done(0, "team/demo: 2 runs (2 finished), 800 history rows\n", "")
     assert [path.name for path in tmp_path.iterdir()] == ["logs"]
-    done = run_script("export_runs.py", "--offline", logs, "--dry-run", "--json", cwd=tmp_path)
+    done = call_export("--offline", logs, "--dry-run", "--json", cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     assert json.loads(done.out)["exports"][0]["history_rows"] == 800
 
 
-def test_json_and_quiet(logs, tmp_path, run_script):
-    done = run_script("export_runs.py", "--offline", logs, "-o", "out", "--json", "--quiet")
+def test_json_and_quiet(logs, tmp_path, call_export):
+    done = call_export("--offline", logs, "-o", "out", "--json", "--quiet")
     assert (done.code, done.err) == (0, "")
     answer = json.loads(done.out)
     assert answer["version"] == 1

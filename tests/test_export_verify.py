@@ -48,11 +48,8 @@ def copy(archive, tmp_path) -> Path:
 
 
 @pytest.fixture
-def verify(run_script) -> Callable[..., Done]:
-    def call(*arguments: object) -> Done:
-        return run_script(SCRIPT, "--verify", *arguments, env=NO_ACCOUNT)
-
-    return call
+def verify(call_script) -> Callable[..., Done]:
+    return lambda *arguments: call_script(SCRIPT, "--verify", *arguments, env=NO_ACCOUNT)
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -69,9 +66,9 @@ def verified(done: Done) -> dict[str, str | None]:
 # --- whole ----------------------------------------------------------------------------------------------------
 
 
-def test_an_archive_that_is_as_it_was_written(verify, copy):
+def test_an_archive_that_is_as_it_was_written(verify, run_script, copy):
     before = contents(copy)
-    done = verify(copy)
+    done = run_script(SCRIPT, "--verify", copy, env=NO_ACCOUNT)
     assert (done.code, done.out) == (0, "")
     assert done.err == f"4 files of 2 exports in {copy}: all unchanged\n"
     assert contents(copy) == before
@@ -145,10 +142,10 @@ def test_a_damaged_file_is_named(verify, copy, name, damage):
     assert contents(copy) == before
 
 
-def test_each_damaged_file_of_each_project_is_a_line(verify, copy):
+def test_each_damaged_file_of_each_project_is_a_line(run_script, copy):
     for name in FILES[1:]:
         flip(copy / name)
-    done = verify(copy, "--quiet")
+    done = run_script(SCRIPT, "--verify", copy, "--quiet", env=NO_ACCOUNT)
     assert (done.code, done.out) == (3, "")
     assert [line.split()[1] for line in done.err.splitlines()] == [str(copy / name) for name in FILES[1:]]
 

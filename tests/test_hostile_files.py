@@ -58,6 +58,20 @@ def export(script_command, tmp_path) -> Callable[..., Done]:
     return call
 
 
+@pytest.fixture
+def export_here(call_script, tmp_path) -> Callable[..., Done]:
+    """The same in this process: for what is small, and costs neither time nor memory."""
+
+    def call(*flags: object) -> tuple[int, str]:
+        done = call_script(SCRIPT, "--offline", tmp_path / "logs", "-o", tmp_path / "out", *EVERYTHING, *flags)
+        for line in (done.out + done.err).splitlines():
+            assert line.isprintable(), line
+        assert "unexpected data" not in done.err
+        return done.code, done.err
+
+    return call
+
+
 def table(tmp_path: Path, name: str = "runs", stem: str = "team_demo") -> pl.DataFrame:
     return pl.read_parquet(tmp_path / "out" / f"{stem}_{name}.parquet", glob=False)
 
@@ -104,19 +118,19 @@ def test_names_are_data(tmp_path, export):
     )
 
 
-def test_ids_of_runs_are_data(tmp_path, export):
+def test_ids_of_runs_are_data(tmp_path, export_here):
     for number, name in enumerate(NAMES):
         log = write_log(tmp_path / "logs", f"r{number}", rows=[{"loss": "1.5"}], **PLACE)
         first, *rest = [placed.payload for placed in records_of(log.read_bytes())]
         record = export_runs.wandb_proto().Record.FromString(first)
         record.run.run_id = name
         log.write_bytes(log_of([record.SerializeToString(), *rest]))
-    assert export()[0] == 0
+    assert export_here()[0] == 0
     assert sorted(table(tmp_path)["id"]) == sorted(table(tmp_path, "history")["run_id"]) == sorted(NAMES)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such file names")
-def test_names_of_files_are_data(tmp_path, export):
+def test_names_of_files_are_data(tmp_path, export_here):
     """A log whose name is all that tells its run's id."""
     names = [name for name in NAMES if not {"/", "\0"} & {*name} and len(name) < 200] + ["\udcff"]
     for number, name in enumerate(names):
@@ -124,7 +138,7 @@ def test_names_of_files_are_data(tmp_path, export):
         payloads = [placed.payload for placed in records_of(log.read_bytes())]
         log.write_bytes(log_of(payloads[1:])[:-5])
         log.rename(log.parent / f"run-{name}.wandb")
-    assert export("-p", "demo", "-e", "team")[0] == 0
+    assert export_here("-p", "demo", "-e", "team")[0] == 0
     assert sorted(table(tmp_path)["id"]) == sorted([*names[:-1], "\ufffd"])
 
 
@@ -174,10 +188,10 @@ def test_many_keys_and_a_long_config(tmp_path, export):
     assert table(tmp_path, "history").select(pl.col("^metric_key.*$").count()).sum_horizontal().item() == 2_000
 
 
-def test_numbers_past_all_limits_and_keys_that_repeat(tmp_path, export):
+def test_numbers_past_all_limits_and_keys_that_repeat(tmp_path, export_here):
     values = {"huge": "1e400", "minus": "-1e400", "big": str(10**30), "twice": '{"a": 1, "a": 2}'}
     write_log(tmp_path / "logs", "a", rows=[values], config=values, summary=values, **PLACE)
-    assert export()[0] == 0
+    assert export_here()[0] == 0
     metrics = {"metric_huge": float("inf"), "metric_minus": -float("inf"), "metric_big": 1e30, "metric_twice_a": 2}
     (row,) = table(tmp_path).iter_rows(named=True)
     assert {name: row[name] for name in metrics} == metrics
@@ -187,13 +201,13 @@ def test_numbers_past_all_limits_and_keys_that_repeat(tmp_path, export):
     assert {name: row[name] for name in metrics} == metrics
 
 
-def test_lists_where_objects_belong(tmp_path, export):
+def test_lists_where_objects_belong(tmp_path, export_here):
     """A summary or notes of a machine that are no objects are none; a config or a line is named."""
     place = old_folder(tmp_path / "logs", config_yaml="[1, 2]")
     for name in ("wandb-summary.json", "wandb-metadata.json"):
         (place / name).write_text("[1, 2]", "utf-8")
     (place / "wandb-history.jsonl").write_text('{"loss": 1}\n[1]\n"x"\nnull\n{"loss": 2}\n', "utf-8")
-    code, said = export()
+    code, said = export_here()
     assert code == 3
     assert "config.yaml, line 2 of wandb-history.jsonl, line 3 of wandb-history.jsonl" in said
     assert table(tmp_path, stem="offline_uncategorized")["metric_loss"].to_list() == [2]
@@ -216,10 +230,10 @@ def test_yaml_that_refers_to_itself(tmp_path, export, text):
     assert table(tmp_path, "history", "offline_uncategorized")["metric_loss"].to_list() == [1]
 
 
-def test_yaml_that_repeats_a_little(tmp_path, export):
+def test_yaml_that_repeats_a_little(tmp_path, export_here):
     """The SDK writes a list that stands in two places once, and refers to it."""
     old_folder(tmp_path / "logs", config_yaml="a: &id001\n- 1\n- 2\nb: *id001\n")
-    assert export()[0] == 0
+    assert export_here()[0] == 0
     assert table(tmp_path, stem="offline_uncategorized").select("config_a", "config_b").row(0) == ("[1, 2]", "[1, 2]")
 
 
@@ -248,7 +262,7 @@ def test_pipes_and_devices_are_not_read(tmp_path, export):
     assert table(tmp_path, "history")["run_id"].to_list() == ["good"]
 
 
-def test_tables_whose_names_lead_elsewhere(tmp_path, export):
+def test_tables_whose_names_lead_elsewhere(tmp_path, export_here):
     """A name that leaves the run's folder is no table; links are followed, but what is no table tells nothing."""
     logs = tmp_path / "logs"
     (tmp_path / "secret").write_text("a secret", "utf-8")
@@ -272,7 +286,7 @@ def test_tables_whose_names_lead_elsewhere(tmp_path, export):
             os.mkfifo(place / "pipe")
             (place / "circle").symlink_to("circle")
             (place / "link").symlink_to(tmp_path / "secret")
-    code, said = export()
+    code, said = export_here()
     assert code == 3
     assert "secret" not in said
     assert len(table(tmp_path)) == len(paths) + 3
@@ -296,14 +310,14 @@ def test_output_in_many_pieces(tmp_path, export):
 
 
 @pytest.fixture
-def ask(empty_server, run_script, tmp_path):
+def ask(empty_server, call_export, tmp_path):
     for run_id in ("a", "bad", "c"):
         empty_server.add_run("team", "demo", run_id, summary={"loss": 1.0})
         empty_server.add_history("team", "demo", run_id, rows=[{"_step": n, "loss": n / 2} for n in range(3)])
 
     def call(*flags: object) -> Done:
         place = ("team/demo", "-o", tmp_path / "out", "--include-history", "--timeout", 10, "--retries", 1)
-        return run_script(SCRIPT, *place, *flags, env=empty_server.environment(tmp_path / "sdk"))
+        return call_export(*place, *flags, env=empty_server.environment(tmp_path / "sdk"))
 
     return call
 
@@ -353,8 +367,8 @@ def test_a_damaged_download_of_a_long_history(empty_server, ask, tmp_path):
         (["--state", "\x1b[31m\u202ered"], "no such state"),
     ],
 )
-def test_odd_arguments_are_wrong_usage(run_script, arguments, said):
-    done = run_script(SCRIPT, *arguments)
+def test_odd_arguments_are_wrong_usage(call_export, arguments, said):
+    done = call_export(*arguments)
     assert (done.code, said in done.err) == (2, True), done.err
     assert done.err.removesuffix("\n").isprintable()
 

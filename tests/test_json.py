@@ -33,19 +33,19 @@ def server(tmp_path):
         yield server
 
 
-def test_list_entities(server, run_script, tmp_path):
+def test_list_entities(server, run_script, call_script, tmp_path):
     settings = server.environment(tmp_path / "sdk")
     document = checked("list_entities", run_script("list_entities.py", "--json", env=settings))
     assert [row["project"] for row in document["projects"]] == ["demo", "other"]
     server.fault("status", match={"project": "other"}, status=500)
-    document = checked("list_entities", run_script("list_entities.py", "--json", "--retries", 1, env=settings))
+    document = checked("list_entities", call_script("list_entities.py", "--json", "--retries", 1, env=settings))
     assert document["failed"]
 
 
-def test_export_runs_from_a_server(server, run_script, tmp_path):
+def test_export_runs_from_a_server(server, call_export, tmp_path):
     def export(*arguments: object) -> dict:
         common = ("-e", "team", "-o", tmp_path / "out", "--json", "--retries", 0, "--timeout", 5)
-        done = run_script("export_runs.py", *common, *arguments, env=server.environment(tmp_path / "sdk"))
+        done = call_export(*common, *arguments, env=server.environment(tmp_path / "sdk"))
         return checked("export_runs", done)
 
     assert {row["status"] for row in export("--dry-run", "--include-history")["exports"]} == {"planned"}
@@ -61,7 +61,7 @@ def test_export_runs_offline(run_script, tmp_path, how):
     assert len(checked("export_runs", done)["exports"]) == 2
 
 
-def test_aggregate_runs(run_script, tmp_path):
+def test_aggregate_runs(run_script, call_script, tmp_path):
     write_runs(tmp_path / "x", [Run("a", "gnn_all_k16", {"lr": 0.1}), Run("b", state="crashed")])
     write_runs(tmp_path / "x", [Run("c", config={"lr": "high"})], project="other")
     (tmp_path / "x" / "cut.parquet").write_bytes(b"PAR1")
@@ -71,7 +71,7 @@ def test_aggregate_runs(run_script, tmp_path):
     assert done.code == 3
     document = checked("aggregate_runs", done)
     assert all(document[key] for key in document)  # so that every kind of row was looked at
-    done = run_script("aggregate_runs.py", "--explain", "gnn_all_k16", "--json")
+    done = call_script("aggregate_runs.py", "--explain", "gnn_all_k16", "--json")
     assert {row["column"]: row["value"] for row in checked("aggregate_runs_explain", done)["explain"]}["k"] == 16
 
 
@@ -95,16 +95,17 @@ def test_aggregate_runs(run_script, tmp_path):
     ],
     ids=lambda question: " ".join(map(str, question)) or "nothing",
 )
-def test_analyze_runs(run_script, tmp_path_factory, question):
+def test_analyze_runs(run_script, call_script, tmp_path_factory, question):
     folder = tmp_path_factory.getbasetemp() / "analyzed"
     file = folder / "unified.parquet"
     if not file.exists():
         exported = ("export_runs.py", "--offline", ROOT / "examples" / "offline-runs", "-o", folder / "export")
-        assert run_script(*exported, "--include-history").code == 0
-        assert run_script("aggregate_runs.py", folder / "export", "-o", file, "--history").code == 0
+        assert call_script(*exported, "--include-history").code == 0
+        assert call_script("aggregate_runs.py", folder / "export", "-o", file, "--history").code == 0
     flags = (
         ("-m", "test/mse")
         if question and question[0] not in {"--schema", "--varying", "--diff", "--health", "--sql"}
         else ()
     )
-    checked("analyze_runs", run_script("analyze_runs.py", file, *question, *flags, "--json"))
+    call = call_script if question else run_script  # one of them as a process
+    checked("analyze_runs", call("analyze_runs.py", file, *question, *flags, "--json"))

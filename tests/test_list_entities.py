@@ -14,12 +14,15 @@ import subprocess
 import time
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import list_entities
 import pytest
-from conftest import Done
 from list_entities import COUNTED_STATES, NOTHING_USABLE, PROJECTS_PER_QUESTION, ScriptError
 from wandb_server import Server
+
+if TYPE_CHECKING:
+    from conftest import Done
 
 SCRIPT = "list_entities.py"
 FAST = ("--retries", "1")  # where a test waits for the end of all tries
@@ -53,19 +56,11 @@ def as_process(run_script, tmp_path):
 
 
 @pytest.fixture
-def as_call(capsys, monkeypatch, tmp_path):
+def as_call(call_script, tmp_path):
     """The same without a process of its own, which takes its time to start."""
 
     def run(server, *arguments, **variables) -> Done:
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "environ", os.environ.copy() | server.environment(tmp_path) | variables)
-            patch.chdir(tmp_path)
-            handler = signal.getsignal(signal.SIGTERM)
-            code = list_entities.main([*map(str, arguments)])
-            signal.signal(signal.SIGTERM, handler)
-        done = Done(code, *capsys.readouterr())
-        assert "a bug in this script" not in done.err
-        return done
+        return call_script(SCRIPT, *arguments, env=server.environment(tmp_path) | variables)
 
     return run
 
@@ -479,7 +474,7 @@ def test_full_disk(server, script_command, tmp_path):
 @pytest.mark.parametrize(
     ("way", "code"), [("variable", 0), ("variable", 1), ("file", 0), ("netrc", 0), ("settings", 0), ("own settings", 0)]
 )
-def test_the_key_is_found_and_appears_nowhere(run_script, tmp_path, way, code):
+def test_the_key_is_found_and_appears_nowhere(call_script, tmp_path, way, code):
     key = secrets.token_hex(20)
     folders = {name: tmp_path / name for name in ("home", "tmp", "cwd")}
     for folder in folders.values():
@@ -510,7 +505,7 @@ def test_the_key_is_found_and_appears_nowhere(run_script, tmp_path, way, code):
         before = key_file.read_bytes() if key_file.exists() else b""
         if code == NOTHING_USABLE:
             server.fault("status", match={"field": "models"}, status=403)
-        done = run_script(SCRIPT, *arguments, env=env, cwd=folders["cwd"])
+        done = call_script(SCRIPT, *arguments, env=env, cwd=folders["cwd"])
     assert done.code == code, done.err
     assert ("Traceback" in done.err) is (code != 0)
     assert key not in done.out + done.err
@@ -531,8 +526,8 @@ def test_a_password_in_the_address_appears_nowhere(server, as_call, password, ke
 
 
 @pytest.mark.parametrize("argument", ["--api-key=canary", "--json-api-key=canary", "--api-key"])
-def test_an_unknown_argument_is_named_without_its_value(run_script, argument):
-    done = run_script(SCRIPT, argument, "canary", "--debug")
+def test_an_unknown_argument_is_named_without_its_value(call_script, argument):
+    done = call_script(SCRIPT, argument, "canary", "--debug")
     assert (done.code, done.out) == (2, "")
     assert f"error: unknown argument {argument.partition('=')[0]}; did you mean --" in done.err
     assert "canary" not in done.err

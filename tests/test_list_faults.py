@@ -42,9 +42,9 @@ def test_a_closed_pipe_does_not_hide_a_failure(server, script_command, tmp_path,
 
 
 @pytest.mark.parametrize("flag", ["--entity", "--project"])
-def test_a_filter_without_a_value_is_no_filter(run_script, flag):
+def test_a_filter_without_a_value_is_no_filter(call_script, flag):
     """As of `-e "$TEAM"` where the variable is not set: everything would be listed."""
-    done = run_script(SCRIPT, flag, "", env={"WANDB_BASE_URL": "http://127.0.0.1:1"})
+    done = call_script(SCRIPT, flag, "", env={"WANDB_BASE_URL": "http://127.0.0.1:1"})
     assert (done.code, done.out) == (2, "")
     assert flag in done.err
     assert done.err.count("\n") == 1

@@ -32,10 +32,10 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def export(server, run_script, tmp_path) -> Callable[..., Done]:
+def export(server, call_export, tmp_path) -> Callable[..., Done]:
     def call(*places: str) -> Done:
         env = server.environment(tmp_path / "sdk")
-        return run_script("export_runs.py", *places, "-o", tmp_path / "out", "--retries", 1, env=env)
+        return call_export(*places, "-o", tmp_path / "out", "--retries", 1, env=env)
 
     return call
 
@@ -112,11 +112,11 @@ def test_the_pages_of_a_project_its_runs_its_sweeps_and_groups(many_projects, ru
 
 
 @pytest.mark.parametrize("start", HOSTS)
-def test_the_hosts_of_wandb_and_the_servers_own_mean_the_same(many_projects, run_script, tmp_path, found, start):
+def test_the_hosts_of_wandb_and_the_servers_own_mean_the_same(many_projects, call_export, tmp_path, found, start):
     start = start.format(server=many_projects.url)
     env = many_projects.environment(tmp_path / "sdk")
     places = (f"{start}team/p0/runs/abc", f"{start}team/p1/sweeps/s1")
-    done = run_script("export_runs.py", *places, "-o", tmp_path / "out", "--retries", 1, env=env)
+    done = call_export(*places, "-o", tmp_path / "out", "--retries", 1, env=env)
     assert done.code == 0, done.err
     assert found() == {"team/p0": {"abc"}, "team/p1": SWEPT}
 
@@ -187,7 +187,7 @@ def test_pages_that_show_no_runs_are_said_to_be_that(export, place, said):
     refused(export(place), *said)
 
 
-def test_names_that_are_words_of_addresses_too(run_script, tmp_path, found):
+def test_names_that_are_words_of_addresses_too(call_export, tmp_path, found):
     """As a path, `team/projects` is a project, and `team/runs/reports` a run of another."""
     with Server() as server:
         server.add_run("team", "projects", "abc")
@@ -195,6 +195,6 @@ def test_names_that_are_words_of_addresses_too(run_script, tmp_path, found):
         server.add_run("team", "runs", "sweeps")
         env = server.environment(tmp_path / "sdk")
         places = ("team/projects", "team/runs/reports")
-        done = run_script("export_runs.py", *places, "-o", tmp_path / "out", "--retries", 1, env=env)
+        done = call_export(*places, "-o", tmp_path / "out", "--retries", 1, env=env)
     assert done.code == 0, done.err
     assert found() == {"team/projects": {"abc"}, "team/runs": {"reports"}}

@@ -167,8 +167,8 @@ def folder(tmp_path_factory) -> Path:
     """Where the four-step workflow of SKILL.md has been followed."""
     folder = tmp_path_factory.mktemp("newcomer")
     (folder / "examples").symlink_to(ROOT / "examples")
-    run_command(f"export_runs.py --offline {LOGS} -o export/ --include-history --quiet", folder)
-    run_command("aggregate_runs.py export/ -o analysis/unified.parquet --history --at val/mse --quiet", folder)
+    started(f"export_runs.py --offline {LOGS} -o export/ --include-history --quiet", folder)
+    started("aggregate_runs.py export/ -o analysis/unified.parquet --history --at val/mse --quiet", folder)
     return folder
 
 
@@ -177,8 +177,8 @@ def runs() -> list[TrueRun]:
     return true_runs()
 
 
-def run_command(command: str, folder: Path) -> str:
-    """All that a command prints; what it wrote as CSV counts as printed."""
+def started(command: str, folder: Path) -> str:
+    """All that a command prints, as a process."""
     name, *arguments = shlex.split(command)
     script = ROOT / "wandb-tools" / name
     done = subprocess.run(
@@ -186,6 +186,18 @@ def run_command(command: str, folder: Path) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
+
+
+@pytest.fixture
+def printed(folder, call_script) -> Callable[[str], str]:
+    """The same, in this process."""
+
+    def call(command: str) -> str:
+        done = call_script(*shlex.split(command), cwd=folder)
+        assert done.code == 0, done.err
+        return done.out + done.err
+
+    return call
 
 
 def holds(output: str, fact: Fact) -> bool:
@@ -201,14 +213,19 @@ def stands_in(line: str, part: Any) -> bool:
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.text)
-def test_the_question_is_answered(question: Question, folder: Path, runs: list[TrueRun]) -> None:
-    output = "".join(run_command(command, folder) for command in question.commands)
+def test_the_question_is_answered(question: Question, printed: Callable[[str], str], runs: list[TrueRun]) -> None:
+    output = "".join(map(printed, question.commands))
     answer = question.answer(runs)
     assert answer
     missing = [fact for fact in answer if not holds(output, fact)]
     assert not missing, f"{missing}\n{output}"
     assert len(question.commands) <= MOST_COMMANDS
     assert len(output) <= MOST_CHARACTERS
+
+
+def test_a_process_prints_the_same(folder: Path, printed: Callable[[str], str]) -> None:
+    command = f"{A} --group-by arch -m test/mse"
+    assert started(command, folder) == printed(command)
 
 
 def test_there_are_thirty() -> None:

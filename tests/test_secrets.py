@@ -31,10 +31,10 @@ NO_SERVER = "127.0.0.1:1"
 @pytest.mark.parametrize(
     "form", [("--api-key={}",), ("--api-key", "{}"), ("--quiet", "--api_key={}", "--debug"), ("--wandb-api-key={}",)]
 )
-def test_a_key_given_as_an_argument_is_not_repeated(run_script, script, form):
+def test_a_key_given_as_an_argument_is_not_repeated(call_script, script, form):
     canary = secrets.token_hex(20)
     arguments = [part.format(canary) for part in form]
-    done = run_script(script, *arguments, env={"WANDB_BASE_URL": f"http://{NO_SERVER}"})
+    done = call_script(script, *arguments, env={"WANDB_BASE_URL": f"http://{NO_SERVER}"})
     assert (done.code, done.out) == (2, "")
     assert canary not in done.err
     assert next(part for part in form if "key" in part).removesuffix("={}") in done.err
@@ -45,10 +45,10 @@ PLACES = ("https://user:{}@wandb.ai/team", "https://user:{}@wandb.ai", "https://
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_password_in_a_pasted_address_is_not_repeated(run_script, place):
+def test_a_password_in_a_pasted_address_is_not_repeated(call_export, place):
     canary = secrets.token_hex(20)
     env = {"WANDB_BASE_URL": f"http://{NO_SERVER}", "WANDB_API_KEY": "0" * 40}
-    done = run_script("export_runs.py", place.format(canary), "--retries", 0, env=env)
+    done = call_export(place.format(canary), "--retries", 0, env=env)
     assert done.code in (1, 2)
     assert canary not in done.err + done.out
 
@@ -133,15 +133,15 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("script", SERVER_SCRIPTS)
-def test_no_message_holds_a_secret(canaries, run_script, tmp_path, script):
+def test_no_message_holds_a_secret(canaries, call_script, tmp_path, script):
     for fault in FAULTS:
         canaries.server.clear_faults()
         canaries.server.fault(match={"kind": "graphql"}, **fault)
-        done = run_script(script, *arguments_for(script, tmp_path), env=canaries.environment(tmp_path))
+        done = call_script(script, *arguments_for(script, tmp_path), env=canaries.environment(tmp_path))
         assert done.code == 1, done
         canaries.assert_not_in(done.out, done.err)
     gone = canaries.environment(tmp_path) | {"WANDB_BASE_URL": f"http://user:{canaries.password}@{NO_SERVER}"}
-    done = run_script(script, *arguments_for(script, tmp_path), env=gone)
+    done = call_script(script, *arguments_for(script, tmp_path), env=gone)
     assert done.code == 1
     assert NO_SERVER in done.err
     canaries.assert_not_in(done.out, done.err)

@@ -35,10 +35,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "wandb-tools")]
 
-import hostile_server as hostile
-from wandb_server import Server
+import hostile_server as hostile  # noqa: E402
+from wandb_server import Server  # noqa: E402
 
 
 def main() -> int:
