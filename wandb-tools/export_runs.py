@@ -4068,10 +4068,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # names that the terminal's encoding lacks
     try:
         return export(parse_args(argv))
-    except KeyboardInterrupt:
-        tell("interrupted")
-        return INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - each becomes a message
+    except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - each becomes a message
+        if KeyboardInterrupt in (type(error), type(error.__context__)):  # or it failed to tidy up after one
+            tell("interrupted")
+            return INTERRUPTED
         if "--debug" in (sys.argv if argv is None else argv):
             traceback.print_exc()
         code, message = NOTHING_USABLE, f"a bug in this script: {error!r}; run it again with --debug and report it"
