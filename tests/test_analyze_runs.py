@@ -789,26 +789,6 @@ def test_derived_columns_come_first_and_repeats_are_left_out(tmp_path: Path) -> 
     assert header == ["name", "test/mse", "k", "seed"]
 
 
-def with_derived(file: Path, **columns: pl.Expr) -> Path:
-    metadata = {k: v for k, v in pl.read_parquet_metadata(file).items() if k.startswith("wandb_tools")}
-    pl.read_parquet(file).with_columns(**columns).write_parquet(file, metadata=metadata)
-    return file
-
-
-@pytest.mark.parametrize(
-    ("seeds", "shown"),
-    [
-        (["0", "1", "2", "3", "4"], ["a.seed"]),  # equal, though text
-        (["0", "1", "2", "three", "4"], ["a.seed"]),
-        (["0", "0", "0", "0", "0"], ["seed_parsed"]),
-    ],
-)
-def test_what_is_read_off_the_name_gives_way_to_the_config(tmp_path: Path, seeds: list, shown: list) -> None:
-    runs = [Run(f"r{i}", config={"a": {"seed": s}}, summary={"test/mse": i}) for i, s in enumerate(seeds)]
-    file = with_derived(write_runs(tmp_path, runs), seed_parsed=pl.int_range(pl.len()))
-    assert answered(file, "--top", 5).out.splitlines()[1].split() == ["name", "test/mse", *shown]
-
-
 def test_columns_that_most_rows_lack_are_not_shown(tmp_path: Path) -> None:
     configs = [{"half": 1, "rare": 1}, {"half": 2, "rare": 2}, {}, {}, {"half": 3}]
     runs = [Run(f"r{i}", config=config, summary={"test/mse": i}) for i, config in enumerate(configs)]

@@ -68,7 +68,7 @@ Health shows each problem of each run:
   crashed        the state is crashed or failed
 
 Importance is association, not cause: eta squared of the Kruskal-Wallis test over the values of a setting (or over
-ranges, for numbers with many values), with a permutation p-value.
+ranges, for numbers with many values), with the p-value of the F-test on the ranks.
 
 Exit codes: 0 answered; 1 nothing usable: no input, an unreadable input, or no run left (the filter is named); 2 wrong
 usage: an unknown flag, column or metric, an SQL statement other than SELECT, or inputs that do not fit together; 3 some
@@ -135,7 +135,7 @@ VALUES = {"summary": "summary", "min": "lowest of its history", "max": "highest 
 VALUES |= {"last": "last of its history", "tail": "mean of its history's last tenth", "at": "at the best step"}
 
 SIGNIFICANT = 0.05  # p-values from here on are noise; intervals hold the rest, 95 %
-RESAMPLES, PERMUTATIONS, SEED = 10_000, 1_000, 0  # of the bootstrap and of the permutation test
+RESAMPLES, SEED = 10_000, 0  # of the bootstrap
 FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # percentile intervals cover 77 % at n = 3: none below, rough below
 CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
 CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
@@ -840,16 +840,14 @@ def top(study: Study, options: Options) -> list[Result]:
         more = [column for column in named if column not in asked and options.metrics]
         shown = [*asked[:1], *more, *asked[1:]] if asked[0] == "name" else [*more, *asked]
     else:
-        # Settings that most of these runs have and that tell them apart; what is read off the name gives way to the
-        # config's own value, and columns with the same values stand once. Paths and the like come last.
+        # Settings that most of these runs have and that tell them apart; columns with the same values stand once.
+        # Paths and the like come last.
         distinct = {c: table[c].n_unique() for c in (*others, "entity", "project")}
         common = [c for c in others if distinct[c] > 1 and 2 * table[c].null_count() <= table.height]
         common.sort(key=lambda c: (not NOISE.isdisjoint(words(c)), kind(c) == "config", distinct[c] == table.height))
         settings: dict[tuple[str, ...], str] = {}
         for column in common:
-            own = f"_{column.removesuffix('_parsed')}"
-            if not column.endswith("_parsed") or not any(c.endswith(own) for c in common):
-                settings.setdefault(tuple(cells_of(table[column])), column)
+            settings.setdefault(tuple(cells_of(table[column])), column)
         shown = ["name", *named, *(c for c in ("entity", "project") if distinct[c] > 1), *settings.values()]
     last = best[metric.column][-1]
     counts = [pl.len(), value.is_finite().sum().alias("finite"), value.count().alias("n")]
@@ -931,15 +929,14 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
         return [*remarks, "there is only one group: nothing to compare"]
     if best.height < 2 or not metric.column.startswith(("metric_", "history_")):
         return remarks
-    which = "best two"
     if alone:
         remarks.append(f"the best two cannot be compared: {' and '.join(alone)} has only one run")
-        best, which = table.filter(pl.col("n") > 1).head(2), "best two with several runs"
-    if best.height == 2 and (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
-        one, other = row_names(best, by)
+    elif (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
         verdict = "within noise: " if p >= SIGNIFICANT else ""
         means = " (of the means)" if stat != "mean" else ""
-        remarks.append(f"{verdict}the {which}, {one} and {other}, differ with p = {p:.2g} by Welch's t-test{means}")
+        remarks.append(
+            f"{verdict}the best two, {' and '.join(names)}, differ with p = {p:.2g} by Welch's t-test{means}"
+        )
     return remarks
 
 
@@ -1208,8 +1205,7 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     """The settings that vary, by how closely each goes with a metric's rank; the closest first.
 
     The effect is the eta squared of Kruskal and Wallis' H, (H - k + 1) / (n - k), over a setting's k values, or k
-    ranges of a number that has many; `p` is the share of random permutations with as large an effect, `spearman`
-    tells the sign.
+    ranges of a number that has many; `p` is that of the F-test on the ranks, `spearman` tells the sign.
     """
     runs, columns, rows = study.runs, study.runs.of_kind("config"), []
     usable = runs.frame.filter(pl.col(metric.column).is_finite())
@@ -1225,24 +1221,22 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
         noise = [column for column in varying if is_noise(table[column], runs.label(column))]
         notes += noise_note(noise, runs)
         found = [association(column, table) for column in varying if column not in noise]
-        known = [each for each in found if each is not None]
-        p_values = permutation_p([test for _, test in known])
-        rows = [(metric.column, *facts, p) for (facts, _), p in zip(known, p_values, strict=True)]
+        rows = [(metric.column, *facts) for facts in found if facts]
     dtypes: dict[str, Any] = dict.fromkeys(("metric", "column", "kind"), pl.String)
     dtypes |= {"effect": pl.Float64, "spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
     answer = pl.DataFrame(rows, dtypes, orient="row").sort("effect", "column", descending=[True, False])
     sign = pl.col("spearman").sign().replace_strict({1.0: "+", -1.0: "-"}, default="", return_dtype=pl.String)
     named = pl.Series("column", map(runs.label, answer["column"]), dtype=pl.String)
-    rounded = pl.col("effect").round(3), sign.alias("sign"), "n", "distinct", pl.col("p").round(4)
+    rounded = pl.col("effect").round(3), sign.alias("sign"), "n", "distinct", pl.col("p").round_sig_figs(2)
     seen = answer.select(named, "kind", *rounded)
     title = f"Settings associated with {metric.label}, {number}; association is not cause"
     return Result("importance", title, answer, [(column.name, column) for column in seen], notes)
 
 
-def association(column: str, table: pl.DataFrame) -> tuple[tuple[Any, ...], tuple[float, list[int], pl.Series]] | None:
+def association(column: str, table: pl.DataFrame) -> tuple[Any, ...] | None:
     """How a setting and the metric go together over the runs that have both; None where that cannot be said.
 
-    First the columns of `importance` but p, then the test that `permutation_p` takes.
+    The columns of `importance`: column, kind, effect, spearman, n, distinct, p.
     """
     is_number = table[column].dtype.is_numeric()
     pairs = table.select(x=finite(column) if is_number else column, y=VALUE).drop_nulls()
@@ -1253,42 +1247,15 @@ def association(column: str, table: pl.DataFrame) -> tuple[tuple[Any, ...], tupl
     if is_number and distinct > MOST_LEVELS:
         ranges = max(3, min(MOST_LEVELS, n // RUNS_A_LEVEL))
         level = ((x.rank("average") - 0.5) * ranges / n).cast(pl.Int64)
-    ranks = pl.DataFrame({"level": level, "rank": pairs["y"].rank() - (n + 1) / 2})
-    rank = pl.col("rank")
-    share = ranks.select(rank.mean().over("level").var() / rank.var()).fill_nan(0.0).item()
-    sizes = ranks["level"].value_counts()["count"].sort().to_list()
-    h = (n - 1) * share  # Kruskal and Wallis' H, ties corrected
-    effect = max(0.0, (h - len(sizes) + 1) / (n - len(sizes)))
+    ranks = pl.DataFrame({"level": level, "rank": pairs["y"].rank()})
+    # The part of the ranks' variance that the levels account for; H = (n - 1) * share, ties corrected.
+    share = ranks.select(pl.col("rank").mean().over("level").var() / pl.col("rank").var()).fill_nan(0.0).item()
+    within = n - ranks["level"].n_unique()
+    effect = max(0.0, ((n - 1) * share - (n - 1 - within)) / within)
+    p = incomplete_beta(within / 2, (n - 1 - within) / 2, 1 - share, share)
     correlation = pl.corr(pl.col("x").rank(), pl.col("y").rank()).fill_nan(None)
     spearman = pairs.select(correlation).item() if is_number else None
-    facts = column, "number" if is_number else "category", effect, spearman, n, distinct
-    return facts, (share, sizes, ranks["rank"].sort())
-
-
-def permutation_p(tests: Sequence[tuple[float, Sequence[int], pl.Series]]) -> list[float]:
-    """The p-value of each test: in which part of random permutations the levels account for as much of the variance.
-
-    A test is that share of the variance, the sizes of its levels, and its centred ranks. In a permutation the first
-    ranks are as good a level as any others, so that tests of the same ranks share permutations and their running sums.
-    """
-    import numpy as np
-
-    larger = [0 for _ in tests]
-    same_ranks: dict[bytes, list[int]] = {}
-    for i, (_, _, series) in enumerate(tests):
-        same_ranks.setdefault(series.to_numpy().tobytes(), []).append(i)
-    for members in same_ranks.values():
-        ranks, random = tests[members[0]][2].to_numpy(), np.random.default_rng(SEED)
-        at_once = max(1, CELLS_AT_ONCE // len(ranks))
-        for start in range(0, PERMUTATIONS, at_once):
-            rows = np.broadcast_to(ranks, (min(at_once, PERMUTATIONS - start), len(ranks)))
-            sums = random.permuted(rows, axis=1).cumsum(axis=1)
-            for i in members:
-                share, sizes, _ = tests[i]
-                of_levels = np.diff(sums[:, np.cumsum(sizes) - 1], axis=1, prepend=0.0)
-                between = (of_levels**2 / sizes).sum(axis=1)
-                larger[i] += int((between >= (share - 1e-9) * (ranks**2).sum()).sum())
-    return [(count + 1) / (PERMUTATIONS + 1) for count in larger]
+    return column, "number" if is_number else "category", effect, spearman, n, distinct, p
 
 
 # --- questions: what there is, SQL ----------------------------------------------------------------------------
@@ -1908,30 +1875,24 @@ def health(study: Study, _: Options) -> list[Result]:
 
 def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iterator[tuple[int, str, str]]:
     """The problems of one metric: `values` are RUN_NUMBER, `_step` and VALUE, without nulls, by step."""
-    import numpy as np
-
     is_finite, value, step = pl.col(VALUE).is_finite(), pl.col(VALUE), pl.col("_step")
     bad = values.filter(~is_finite).group_by(RUN_NUMBER, maintain_order=True).agg(step.first(), pl.len())
     for number, first, count in bad.iter_rows():
         yield number, "non-finite", f"{label} from step {first} on, {counted(count, 'value')}"
-    of_runs = values.filter(is_finite).group_by(RUN_NUMBER, maintain_order=True)
-    for (number, *_), of_run in of_runs if "loss" in words(label) else ():
-        spikes, at_once = 0, CELLS_AT_ONCE // SPIKE_WINDOW
-        losses = of_run[VALUE].to_numpy()
-        for start in range(0, len(losses) - SPIKE_WINDOW + 1, at_once):
-            block = losses[start : start + at_once + SPIKE_WINDOW - 1]
-            windows = np.lib.stride_tricks.sliding_window_view(block, SPIKE_WINDOW)
-            above = windows - np.median(windows, axis=1)[:, None]
-            deviations = np.median(np.abs(above), axis=1)
-            spikes += int(((above[:, SPIKE_WINDOW // 2] > 10 * deviations) & (deviations > 0)).sum())
-        if spikes:
-            yield cast("int", number), "spikes", f"{label}, {spikes}"
+    finite_values = values.filter(is_finite)
+    if "loss" in words(label):
+        typical = value.rolling_median(SPIKE_WINDOW, center=True)
+        usual = (value - typical).abs().rolling_median(SPIKE_WINDOW, min_samples=SPIKE_WINDOW // 2, center=True)
+        spikes = ((usual > 0) & (value - typical > 10 * usual)).over(RUN_NUMBER)
+        counts = finite_values.filter(spikes).group_by(RUN_NUMBER, maintain_order=True).len()
+        yield from ((number, "spikes", f"{label}, {count}") for number, count in counts.iter_rows())
     if goal is None:
         return
     where = value.arg_min() if goal == "minimize" else value.arg_max()
     best, last = value.get(where).alias("best"), value.last().alias("last")
     share, span = ((where + 1) / pl.len()).alias("share"), (value.max() - value.min()).alias("span")
     is_validation = not VALIDATION.isdisjoint(re.split(r"[^a-z0-9]+", label.lower()))
+    of_runs = finite_values.group_by(RUN_NUMBER, maintain_order=True)
     facts = of_runs.agg(best, step.get(where), last, share, span)
     for number, top_, at, end, early, width in facts.iter_rows():
         detail = f"{label} {top_:.4g} at step {at}, ends at {end:.4g}"
