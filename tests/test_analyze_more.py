@@ -222,6 +222,15 @@ def test_varying_names_values_holes_missing_seeds_and_doubles(tmp_path):
     assert "grid of k (3), model (2): 5 of 6 combinations have a run" in done.err
 
 
+def test_varying_marks_what_only_failed(tmp_path):
+    runs = [run for run in grid_runs() if run.id not in {"b40", "b41", "b42"}]
+    for run in runs:
+        run.state = "crashed" if run.id.startswith("a16") else "finished"
+    grid = document(write_runs(tmp_path, runs), "--varying")["grid"]
+    problems = {(row["config_model"], row["config_k"]): row["problem"] for row in grid}
+    assert problems == {("a", 16): "other states only", ("b", 4): "no run"}
+
+
 def test_diff_shows_only_what_differs(tmp_path):
     one = Run("a", "first", {"lr": "1e-3", "k": 4, "same": 1, "nan": math.nan}, {"loss": 1.0})
     two = Run(

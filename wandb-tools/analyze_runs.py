@@ -669,7 +669,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         names = {f"{name}{mark}{child}": child for mark in "_." for child in SUMMARIES}
         columns = {child: found for n, child in names.items() if (found := known_column(n, runs, ["metric_"]))}
         if not columns:
-            if any(known_column(name, part, ["metric_"]) for part in history_files(runs)):
+            if any(known_column(name, part, ["metric_"]) for part in rows_beside(runs, "history")):
                 how = f"aggregate_runs.py --history, then -m {name} --value last (or min, max); or --curves {name}"
                 raise ScriptError(f"{name} is only in the histories: use {how}", WRONG_USAGE)
             find_column(name, runs, "metric", metric_columns(runs))
@@ -1113,12 +1113,12 @@ def varied(study: Study, _: Options) -> list[Result]:
     title = f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary"
     dtypes = {"column": pl.String, "value": pl.String, "runs": pl.Int64}
     found = pl.DataFrame([row | {"value": exact_text(row["value"])} for row in rows], dtypes)
-    return [Result("varying", title, found, view, notes, rows), *grid(table, several, runs)]
+    return [Result("varying", title, found, view, notes, rows), *grid(table, several, study)]
 
 
-def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[Result]:
+def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Result]:
     """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
-    seeds = [c for c in settings if "seed" in words(runs.label(c))][:1]
+    runs, seeds = study.runs, [c for c in settings if "seed" in words(study.runs.label(c))][:1]
     few = [c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= 12]  # more: at random
     axes = independent(table, few)
     complete = table.select(*axes, *seeds).drop_nulls()
@@ -1138,7 +1138,9 @@ def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[Resul
         whole = complete.select(axes[0]).unique()
         for column in axes[1:]:
             whole = whole.join(complete.select(column).unique(), how="cross")
-        odd.append(whole.join(present, on=axes, how="anti").with_columns(problem=pl.lit("no run")).sort(axes))
+        tried = collected(study.any_state.frame.select(axes).unique().with_columns(problem=pl.lit("other states only")))
+        holes = whole.join(present, on=axes, how="anti").join(tried, on=axes, how="left")
+        odd.append(holes.with_columns(pl.col("problem").fill_null("no run")).sort(axes))
     rows, heads = pl.concat(odd), labels(axes, runs)
     names = some_of([f"{heads[c]} ({size})" for c, size in zip(axes, sizes, strict=True)])
     title = f"grid of {names}: {present.height} of {counted(math.prod(sizes), 'combination')} have a run"
@@ -1310,14 +1312,13 @@ def folded_schema(table: pl.DataFrame) -> pl.DataFrame:
     """The rows of a schema, each family in one: names that differ in numbers, and of metrics in their middle."""
     is_deep = (pl.col("kind") == "metric") & (pl.col("path").str.count_matches("[/.]") > 1)
     short = pl.when(is_deep).then(pl.col("path").str.replace("([/.]).*([/.])", "${1}…${2}")).otherwise("column")
-    patterns = {"family": short.str.replace_all(r"\d+", "#"), "own": pl.col("column").str.replace_all(r"\d+", "#")}
-    rows = table.with_row_index(RANK).with_columns(short.alias("short"), **patterns)
+    rows = table.with_columns(short=short, family=short.str.replace_all(r"\d+", "#"))
     found = []
     for members in rows.partition_by("kind", "family", maintain_order=True):
         if members.height < 3:
             found.append(members)
             continue
-        names = members["column" if members["own"].n_unique() == 1 else "short"]
+        names = members["short"]
         ranges = zip(*(map(int, re.findall(r"\d+", name)) for name in names), strict=True)
         texts = [f"{min(each)}…{max(each)}" if len({*each}) > 1 else str(each[0]) for each in ranges]
         parts = re.split(r"\d+", names[0])
@@ -1339,7 +1340,7 @@ def overview(study: Study) -> Result:
     notes = [f"columns: {', '.join(f'{kinds[k]} {k}' for k in KINDS if kinds[k])}; --schema lists them"]
     if not study.metrics:
         there = [study.runs.label(c) for c, n in coverage(metric_columns(study.runs), study.runs).items() if n]
-        logged = sorted({part.label(c) for part in history_files(runs) for c in part.of_kind("metric")})
+        logged = sorted({part.label(c) for part in rows_beside(runs, "history") for c in part.of_kind("metric")})
         unclear = "no metric's name says whether lower or higher is better: use --ascending or --descending with -m"
         alone = "metrics are only in the histories: use --curves, or aggregate_runs.py --history and then --value last"
         note = f"{unclear} {some_of(there, SUGGESTED_NAMES)}" if there else "none of these runs has a metric"
@@ -1415,7 +1416,7 @@ def introduction(study: Study, options: Options) -> list[Result]:
     for metric in metrics[:1]:
         results += [pivot(study, metric, options)] if options.pivot or len(study.by) == 2 else []
         # Curves of this metric's validation, else of its training, else of itself.
-        there = [part.label(column) for part in history_files(study.runs) for column in part.of_kind("metric")]
+        there = [part.label(column) for part in rows_beside(study.runs, "history") for column in part.of_kind("metric")]
         own = words(re.sub(r" \(.*", "", metric.label))
         tiers = VALIDATION, {"train", "training"}, {*own}
         names = names or [n for tier in tiers for n in there if own[-1] in words(n) and tier & {*words(n)}][:1]
@@ -1479,23 +1480,17 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
 
 
 @contextmanager
-def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str, str]]]:  # noqa: C901
+def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str, str]]]:
     """A DuckDB connection with the views that a query names, which can read nothing else; W&B's names of columns."""
     import duckdb
 
     views = {"runs": [open_file(file) for file in runs.files]}
     names_others = re.search(r"history|console|system|table_", query, re.IGNORECASE)
     for view, part in files_beside(runs) if names_others else []:
-        views.setdefault(view, []).append(part)
-    taken: set[str] = set()
-    for view in [*views]:  # names in SQL are the same in any case, keys are not
-        name = view
-        while name.lower() in taken:
-            name += "_2"
-        taken.add(name.lower())
-        if name != view:
-            views[name] = views.pop(view)
-            say(f"{view} is the view {name}, because the key of another table differs only in case")
+        if view not in views and view.lower() in map(str.lower, views):  # names in SQL are the same in any case
+            say(f"left out: {part.files[0]}, because the key of another table differs only in case")
+        else:
+            views.setdefault(view, []).append(part)
     with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill, duckdb.connect() as connection:
         try:
             files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
@@ -1553,8 +1548,7 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
         renamed = [f"{sql_name(c)} AS {sql_name('.'.join(part.paths[c]))}" for c in part.dtypes if c in unsettled]
         own = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
         sources.append(f"SELECT {own} FROM read_parquet({sql_text(str(part.files[0].absolute()))})")  # noqa: S608 - quoted
-    homes = None if name == "history" else runs
-    for i, others in enumerate(repeated_runs(parts, homes) if name != "runs" else ()):
+    for i, others in enumerate(repeated_runs(parts, name, runs) if name != "runs" else ()):
         if others.height:
             rows = ", ".join(f"({', '.join(map(sql_text, row))})" for row in others.iter_rows())
             key = "(entity, project, run_id)"
@@ -1587,45 +1581,38 @@ def files_beside(runs: Runs) -> list[tuple[str, Runs]]:
         sources = collected(runs.frame.select(pl.col("source_file").drop_nulls().unique()))["source_file"]
         folders |= {Path(source).parent for source in sources}
     beside = [file for folder in folders for file in folder.glob("*.parquet") if file.name[0] != "."]
-    stems = sorted((file.stem.removesuffix("runs") for file in beside if file.stem.endswith("_runs")), key=len)
     needed = {"console": {"line", "text"}, "history": {"_step"}, "system": {"_timestamp"}}
     found: list[tuple[str, Runs]] = []
     for file in sorted({file.resolve(): file for file in (*runs.others, *beside)}.values()):
         with suppress(ScriptError):
             part = open_file(file)
-            stem = next((stem for stem in reversed(stems) if file.stem.startswith(f"{stem}table_")), "")
-            _, mark, key = file.stem.removeprefix(stem.removesuffix("_")).partition("_table_")
-            tables = [f"table_{unquote(key) if part.table is None else part.table}"]
             columns = part.dtypes.keys()
             if part.holds_runs or not columns >= ROW_COLUMNS or file.stem.endswith("_history_sampled"):
                 continue
             views = [view for view, names in needed.items() if columns >= names]
             if part.table is not None or "row" in columns:
-                views = tables if mark or part.table is not None else []
+                views = [f"table_{unquote(file.stem.partition('_table_')[2]) if part.table is None else part.table}"]
             found += [(view, part) for view in views[:1]]
     return found
 
 
-def history_files(runs: Runs) -> list[Runs]:
-    """The full histories beside the runs."""
-    return [part for view, part in files_beside(runs) if view == "history"]
-
-
 def rows_beside(runs: Runs, view: str) -> list[Runs]:
-    """The files of consoles or system metrics beside the runs, each run's rows in one of them."""
+    """The files of a view beside the runs, each run's rows in one of them."""
     parts = [part for name, part in files_beside(runs) if name == view]
     found = []
-    for part, others in zip(parts, repeated_runs(parts, runs), strict=True):
-        own_rows = part.frame.join(others.lazy(), on=others.columns, how="anti", nulls_equal=True)
-        found.append(replace(part, frame=own_rows))
+    for part, others in zip(parts, repeated_runs(parts, view, runs), strict=True):
+        rows, anti = part.frame, cast("Any", {"how": "anti", "nulls_equal": True, "maintain_order": "left"})
+        found.append(
+            replace(part, frame=rows.join(others.lazy(), on=others.columns, **anti) if others.height else rows)
+        )
     return found
 
 
-def repeated_runs(parts: Sequence[Runs], runs: Runs | None = None) -> list[pl.DataFrame]:
-    """For each file the runs whose rows another file gives: entity, project, run_id.
+def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataFrame]:
+    """For each file of a view the runs whose rows another file gives: entity, project, run_id.
 
-    That is the file with the most rows of the run, the first of several. Where `runs` are given, a file beside the
-    run's source_file comes before all others: for consoles, system metrics and tables the newer export counts.
+    That is the file with the most rows of the run, the first of several. Where the view is no history, a file beside
+    the run's source_file comes before all others: for consoles, system metrics and tables the newer export counts.
     """
     names = ["entity", "project", "run_id"]
     if len(parts) < 2:
@@ -1634,7 +1621,7 @@ def repeated_runs(parts: Sequence[Runs], runs: Runs | None = None) -> list[pl.Da
     folders = [str(part.files[0].parent.resolve()) for part in parts]
     table = pl.concat(rows.with_columns(pl.lit(number).alias(BIN)) for number, rows in enumerate(files))
     table = table.with_columns(is_home=pl.lit(value=False))
-    if runs and "source_file" in runs.dtypes:
+    if view != "history" and "source_file" in runs.dtypes:
         sources = collected(runs.frame.select("entity", "project", "source_file", run_id="id"))
         home = {source: str(Path(source).parent.resolve()) for source in sources["source_file"].drop_nulls().unique()}
         sources = sources.with_columns(pl.col("source_file").replace(home)).unique(names)
@@ -1649,8 +1636,7 @@ def repeated_runs(parts: Sequence[Runs], runs: Runs | None = None) -> list[pl.Da
 def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.DataFrame) -> pl.DataFrame:
     """The rows of the runs in `keys`, in each run's order: RUN_NUMBER, `_step`, and columns renamed by `parts`.
 
-    `parts` are files, each with its columns: their names in the result, and in the file. Rows of a run that stand in
-    several files are taken from one of them.
+    `parts` are files, each with its columns: their names in the result, and in the file.
     """
     # The files are sorted by run: ranges of ids let whole row groups be skipped.
     ids = keys["id"].drop_nulls().unique().sort().to_list()
@@ -1659,10 +1645,8 @@ def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.
     near = [pl.col("run_id").is_between(pl.lit(each[0]), pl.lit(each[-1])) for each in ranges]
     numbers, frames = keys.lazy().select(RUN_NUMBER, *KEY), []
     in_order: Any = {"nulls_equal": True, "maintain_order": "left"}
-    for (part, columns), others in zip(parts, repeated_runs([part for part, _ in parts]), strict=True):
+    for part, columns in parts:
         rows = part.frame.filter(pl.any_horizontal(pl.lit(value=False), *near))
-        if others.height:
-            rows = rows.join(others.lazy(), on=others.columns, how="anti", **in_order)
         values = {new: pl.col(old).cast(pl.Float64) for new, old in columns.items()}
         rows = rows.select("entity", "project", "_step", id="run_id", **values)
         rows = rows.filter(pl.any_horizontal(pl.col(list(columns)).is_not_null()))
@@ -1672,7 +1656,7 @@ def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.
 
 def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]:
     """Metrics over the steps, or another axis: per group the mean over its runs with its interval, else per run."""
-    histories = history_files(study.runs)
+    histories = rows_beside(study.runs, "history")
     if not histories:
         raise ScriptError("these runs have no history file; export_runs.py --include-history writes it", NOTHING_USABLE)
     if options.stat != "mean":
@@ -1833,7 +1817,7 @@ def shape(line: pl.DataFrame) -> str:
 
 def health(study: Study, _: Options) -> list[Result]:
     """A row for each problem of each run, of the kinds that the manual defines; the runs with most problems first."""
-    runs, histories = study.any_state, history_files(study.any_state)
+    runs, histories = study.any_state, rows_beside(study.any_state, "history")
     keys = collected(runs.frame.select(*KEY, "name")).sort(KEY).with_row_index(RUN_NUMBER)
     found: list[tuple[int, str, str]] = []  # run number, problem, detail
     logged: set[int] = set()
