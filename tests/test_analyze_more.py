@@ -515,8 +515,8 @@ def test_a_far_off_value_in_a_group_is_named(tmp_path):
     runs[-1].summary["test/mse"] = math.inf
     answer = answered(write_runs(tmp_path, runs), "-g", "g", "-m", "test/mse")
     assert "highest value over 1,000 times the median, so that the mean says little: 1" in answer.out
-    assert re.search(r"^g +runs +n +mean +std +NaN +min", answer.out, re.MULTILINE)
-    assert re.search(r"^0 +5 +4 +4 +[\d.]+ +1 +1 ", answer.out, re.MULTILINE)
+    assert re.search(r"^g +runs +n +mean +std +NaN +best run +min", answer.out, re.MULTILINE)
+    assert re.search(r"^0 +5 +4 +4 +[\d.]+ +1 +r0 +1 ", answer.out, re.MULTILINE)
 
 
 def test_values_over_ten_decades_are_drawn_on_a_logarithmic_axis(tmp_path):

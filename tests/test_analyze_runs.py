@@ -636,7 +636,7 @@ def test_tables_fit_the_page(tmp_path: Path, arguments: list, width: int) -> Non
 
 def test_a_group_table_shows_the_contracts_columns(tmp_path: Path) -> None:
     out = answered(write_runs(tmp_path, many_groups()), "--group-by", "model.arch").out
-    assert " ".join(out.splitlines()[1].split()) == "model.arch n mean std min median max best run"
+    assert " ".join(out.splitlines()[1].split()) == "model.arch n mean std best run min median max"
     assert "10 more rows: use --max-rows 0 for all" in out
     assert "0.0124 " in out  # the mean of the best group
     everything = answered(write_runs(tmp_path, many_groups()), "--group-by", "model.arch", "--max-rows", 0).out
@@ -816,6 +816,25 @@ def test_columns_of_statistics_and_of_runs_go_to_their_tables(runs_file: Path) -
     assert "best run" in answered(runs_file, "-g", "model.k", "-m", "test/mse", "--columns", "name").out
 
 
+def test_what_is_named_is_shown_at_any_width(tmp_path: Path) -> None:
+    """Columns by --columns, and the runs of --diff: the table is wider than the page instead."""
+    names = [f"option_{n:02}" for n in range(9)]
+    config = [{name: f"a long text of {n} and {run}" for n, name in enumerate(names)} for run in range(9)]
+    runs = [Run(f"run_{n}_" + "x" * 20, config=values, summary={"test/mse": n}) for n, values in enumerate(config)]
+    file = write_runs(tmp_path, runs)
+    top = answered(file, "--top", 3, "-m", "test/mse", "--columns", ",".join(names)).out
+    assert top.splitlines()[1].split() == ["test/mse", *names]
+    assert "no room" not in top
+    chosen = ["model.k", *analyze_runs.STATISTICS]
+    config_k = [Run(f"r{n}", config={"model": {"k": n % 2}}, summary={"test/mse": n}) for n in range(4)]
+    groups = answered(write_runs(tmp_path / "k", config_k), "-g", "model.k", "--columns", ",".join(chosen)).out
+    assert "no room" not in groups
+    assert len(groups.splitlines()[1].split()) >= len(chosen)
+    out = answered(file, "--diff", *(run.id for run in runs)).out
+    assert "no room" not in out
+    assert all(f"run_{n}_" in out for n in range(9))
+
+
 def test_paths_of_columns_decide_which_is_meant(tmp_path: Path) -> None:
     config = {"lr": 1, "optim": {"lr": 2}, "optim.lr": 3}
     file = write_runs(tmp_path, [Run("a", config=config | {"x": i}, summary={"test/mse": 1.0}) for i in range(1)])
@@ -832,7 +851,7 @@ def test_doctests() -> None:
 
 def test_words_that_all_names_share_go_first() -> None:
     names = ["stage2_gnn_k16_seed_long_run", "stage2_mlp_k16_seed_long_run"]
-    assert analyze_runs.short_names(names, 10) == ["…gnn_…", "…mlp_…"]
+    assert analyze_runs.short_names(names, 10) == ["…gnn…", "…mlp…"]
     assert analyze_runs.short_names(["same_" * 4] * 2, 7) == ["sam…me_"] * 2
 
 

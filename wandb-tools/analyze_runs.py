@@ -190,7 +190,7 @@ MOST_ROWS = {"overview": 8, "groups": 20, "pivot": 20, "sql": 20, "health": 20, 
 MOST_ROWS |= {"varying": 38, "diff": 38, "importance": 38, "schema": 38}
 PAGE_CELLS = 96  # characters across a page's text
 WHOLE = {"column", "problem"}  # heads of columns that are not shortened, so that they can be copied
-NARROW = 14  # characters that a shortened text keeps at least
+NARROW = 16  # characters that a shortened text keeps at least: as many as a time has
 # Characters that mean something to LaTeX, and what prints them.
 LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "[": "{[}", "]": "{]}", "~": r"\textasciitilde{}"}
 LATEX |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textless{}", ">": r"\textgreater{}"}
@@ -343,6 +343,7 @@ class Result:
     notes: Sequence[str] = ()
     rows: Sequence[Mapping[str, object]] | None = None  # for JSON, where the table holds values of all types as text
     chart: tuple[str, str, pl.DataFrame] | None = None  # titles of the values and of x, and what is drawn: chart_json
+    kept: int = 0  # how many columns of the view are shown even if they do not fit: those that were asked for by name
 
 
 class TableColumn(NamedTuple):
@@ -860,7 +861,7 @@ def top(study: Study, options: Options) -> list[Result]:
     view = [(heads[column], names if column == "name" else table[column]) for column in shown]
     title = f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}"
     chart = metric.label, "", table.select(names, value=metric.column)
-    return [Result("top", title, table.select(held), view, notes, chart=chart)]
+    return [Result("top", title, table.select(held), view, notes, chart=chart, kept=len(view) if asked else 0)]
 
 
 def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
@@ -880,12 +881,12 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     varying = [column for column in by if column not in constant]
     asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
     shown = [column for column in asked if column in {*by, *STATISTICS}]
+    kept = len(shown)
     if not shown:
         sizes = ["n"] if (table["runs"] == table["n"]).all() else ["runs", "n"]
         lost = ["n_nonfinite"] * bool(table["n_nonfinite"].sum())
-        numbers = ["mean", "std", *lost, "min", "median", "max"]
-        numbers = numbers if stat == "mean" else [stat, "ci_low", "ci_high", *lost, "min", "max"]
-        shown = [*varying, *sizes, *numbers, "best_run", *steps]
+        numbers = ["mean", "std"] if stat == "mean" else [stat, "ci_low", "ci_high"]
+        shown = [*varying, *sizes, *numbers, *lost, "best_run", *steps, "min", "median", "max"]
     heads = labels(by, runs) | {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
     heads |= {"ci_low": "95 % from", "ci_high": "to", "n_nonfinite": "NaN"}  # or infinity, as the note says
     size = f"{counted(table.height, 'group')} of {counted(int(table['runs'].sum()), 'run')}"
@@ -900,7 +901,7 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     view = [(heads.get(column, column), seen[column]) for column in shown]
     notes, chart = remarks_on_groups(table, by, metric, stat), (f"{metric.label}: {stat} and 95 % interval", "", bars)
     table = table.select(*by, pl.lit(metric.column).alias("metric"), *held)
-    return Result("groups", title, table, view, notes, chart=chart)
+    return Result("groups", title, table, view, notes, chart=chart, kept=kept)
 
 
 def row_names(table: pl.DataFrame, by: Sequence[str]) -> list[str]:
@@ -1189,7 +1190,7 @@ def difference(study: Study, options: Options) -> list[Result]:
     view += [(head, pl.Series([row[n] for row in spelled], dtype=pl.String)) for n, head in enumerate(heads)]
     title = f"{' and '.join(sizes)} differ between {some_of(run_labels(chosen))}"
     table = pl.DataFrame(texts, dict.fromkeys(["column", "kind", *heads], pl.String))
-    return [Result("diff", title, table, view, rows=found)]
+    return [Result("diff", title, table, view, rows=found, kept=len(view))]
 
 
 def comparable(value: object) -> object:
@@ -2060,7 +2061,7 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
     lines: list[str] = []
     for result in results:
         columns, notes = columns_of(result, most)
-        columns = fitted(columns, width, notes)
+        columns = fitted(columns, width, notes, result.kept)
         links = links_of(result, "\x1b]8;;{url}\x1b\\{name}\x1b]8;;\x1b\\") if colours else []
         for n, column in enumerate(columns):
             best = [i for i, cell in enumerate(column.cells) if result.key == "pivot" and ROW_BEST in cell[-2:]]
@@ -2084,7 +2085,9 @@ def page_text(results: Sequence[Result], form: str, most: int | None) -> str:
     for result in results:
         columns, notes = columns_of(result, most)
         if form == "markdown":
-            table = made_table(columns[:14], "pipe", markdown)  # a page scrolls sideways, but not for ever
+            table = made_table(
+                columns[: max(14, result.kept)], "pipe", markdown
+            )  # a page scrolls sideways, not for ever
             lines += [f"**{markdown(result.title)}**", "", *table, "", *(f"- {markdown(note)}" for note in notes), ""]
         else:
             rules = iter((r"\toprule", r"\midrule", r"\bottomrule"))
@@ -2105,7 +2108,9 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     charts: list[str] = []
     for result in results:
         columns, notes = columns_of(result, most)
-        shown = columns[: len(fitted(columns, PAGE_CELLS, notes, 36))]  # longer cells are broken into lines
+        shown = columns[
+            : len(fitted(columns, PAGE_CELLS, notes, result.kept, 36))
+        ]  # longer cells are broken into lines
         name, _, about = re.sub("[:;] ", "\n", result.title, count=1).partition("\n")
         heading = "h1" if result is results[0] else "h2"
         lines += [f"<section><{heading}>{html_text(name)}</{heading}>", f"<p class='about'>{html_text(about)}</p>"]
@@ -2220,47 +2225,49 @@ def exact_text(value: object) -> str | None:
     return value if value is None or isinstance(value, str) else json_text(value).strip('"')
 
 
-def fitted(columns: Sequence[TableColumn], width: int, notes: list[str], least: int = NARROW) -> list[TableColumn]:
-    """As many columns as fit `width`; a note names the others.
+def fitted(
+    columns: Sequence[TableColumn], width: int, notes: list[str], kept: int, least: int = NARROW
+) -> list[TableColumn]:
+    """As many columns as fit `width`, the first `kept` in any case; a note names the others.
 
     Headings of numbers are broken into lines first, then texts are cut to one limit that is at least `least`.
     """
-    natural = [max(map(cell_count, (column.label, *column.cells))) for column in columns]
-    numbers = [max(map(cell_count, column.cells), default=0) * column.is_number for column in columns]
-    if sum(natural) + 2 * (len(columns) - 1) > width:
-        natural = [max(n, min(size, least)) if n else size for size, n in zip(natural, numbers, strict=True)]
-    needed = [size if c.label in WHOLE else number for c, size, number in zip(columns, natural, numbers, strict=True)]
+    most = max(kept, min(len(columns), width // 3 + 1))  # each takes a character and two blanks at least
+    sizes = [(max(map(cell_count, c.cells), default=0), cell_count(c.label)) for c in columns[:most]]
+    if len(columns) == most and sum(map(max, sizes)) + 2 * (most - 1) <= width:
+        least = width
 
-    def widths(count: int, limit: int) -> list[int]:
-        return [max(cells, min(size, limit)) for cells, size in zip(needed[:count], natural, strict=False)]
+    def widths(limit: int) -> list[int]:
+        found = []
+        for column, (cells, head) in zip(columns, sizes, strict=False):
+            whole, broken = max(cells, head), max(cells, min(head, least))
+            found.append(broken if column.is_number else whole if column.label in WHOLE else min(whole, limit))
+        return found
 
     def fits(count: int, limit: int) -> bool:
-        return sum(widths(count, limit)) + 2 * (count - 1) <= width
+        return sum(widths(limit)[:count]) + 2 * (count - 1) <= width
 
-    most = min(len(columns), width // 3 + 1)  # each takes a character and two blanks at least
-    count = next((n for n in range(most, 0, -1) if fits(n, least if n > 2 else 1)), 1)
-    limit = next((cells for cells in range(width, 0, -1) if fits(count, cells)), width)
+    count = max(kept, next((n for n in range(most, 0, -1) if fits(n, least if n > 2 else 1)), 1))
+    limit = next((limit for limit in range(width, least if kept else 0, -1) if fits(count, limit)), least)
     if dropped := [column.label for column in columns[count:]]:
         notes.append(f"no room for {some_of(dropped, 3)}: use --columns, --json or -o")
     short = []
-    for column, room in zip(columns, widths(count, limit), strict=False):
+    for column, room in zip(columns[:count], widths(limit), strict=False):
         is_whole = column.is_number or column.label == "detail"
-        cells = column.cells if is_whole else short_names(column.cells, room)
+        texts = column.cells if is_whole else short_names(column.cells, room)
         label = column.label if cell_count(column.label) <= room else column.label.replace("/", "/ ")  # breaks there
-        short.append(TableColumn(label, cells, column.is_number, room))
+        short.append(TableColumn(label, texts, column.is_number, room))
     return short
 
 
 def short_names(names: Sequence[str], width: int) -> list[str]:
     """Names within `width` terminal cells, so that what differs stays visible: the words that all share go first."""
     if len({*names}) > 1 and max(map(cell_count, names)) > width:
-        words_ = [re.findall(r"[^_/. ,=-]*[_/. ,=-]|[^_/. ,=-]+$", name) for name in names]
-        first, last = 0, 0  # how many words all begin and end with
-        while min(map(len, words_)) > first and len({of[first] for of in words_}) == 1:
-            first += 1
-        while min(map(len, words_)) > first + last and len({of[-1 - last] for of in words_}) == 1:
-            last += 1
-        names = ["…" * (first > 0) + "".join(of[first : len(of) - last]) + "…" * (last > 0) for of in words_]
+        shared = os.path.commonprefix  # whole words of it
+        first = re.sub("[^_/. ,=-]*$", "", shared(names))
+        rest = [name.removeprefix(first) for name in names]
+        last = re.sub("^[^_/. ,=-]*", "", shared([name[::-1] for name in rest])[::-1])
+        names = [f"{'…' * bool(first)}{name.removesuffix(last)}{'…' * bool(last)}" for name in rest]
     return [shortened(name, width) for name in names]
 
 
