@@ -826,6 +826,8 @@ def test_further_files_are_views(asked, tmp_path):
     for view in ('"table_val/samples"', "table_val_samples"):
         rows = document(asked, "--sql", query.format(view))["sql"]
         assert rows == [{"text": "step 1", "guess": "cat", "system_cpu": 50.0}]
+    said = " ".join(answered(asked, "--schema").out.split())
+    assert 'further views of --sql: console, history, system, "table_val/samples", "table_val?samples"' in said
 
 
 def test_further_files_beside_the_sources_of_an_aggregate_are_views(tmp_path):

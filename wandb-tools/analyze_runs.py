@@ -139,7 +139,7 @@ RESAMPLES, SEED = 10_000, 0  # of the bootstrap
 FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # percentile intervals cover 77 % at n = 3: none below, rough below
 CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
 CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
-FEWEST_RUNS, MOST_RUNS = 10, 20_000  # of --importance: fewer are refused, of more a random sample is used
+FEWEST_RUNS = 10  # of --importance: fewer are refused
 MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # of --importance: numbers with more values form ranges with at least so many runs
 STATISTICS: tuple[str, ...] = ("runs", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high")
 STATISTICS += ("min", "median", "max", "best_run", "best_run_id")
@@ -1174,20 +1174,17 @@ def difference(study: Study, options: Options) -> list[Result]:
     chosen = chosen.join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
     taken = Counter([*chosen["id"], "column", "kind"])
     heads = [str(key[2]) if taken[key[2]] == 1 else path_text(key) for key in keys]
-    found = []
+    found, cells = [], []
     for column in columns:
         values = chosen[column].to_list()
         if len({*map(comparable, values)}) > 1:
             found.append({"column": column, "kind": kind(column), **dict(zip(heads, values, strict=True))})
+            cells.append(cells_of(chosen[column]))
     counts, of_all = Counter(row["kind"] for row in found), {which: len(runs.of_kind(which)) for which in KINDS}
     sizes = [f"{counts[which]} of {counted(of_all[which], f'{which} column')}" for which in ("config", "metric")]
     texts = [{name: value if name == "column" else exact_text(value) for name, value in row.items()} for row in found]
     view = [("column", pl.Series([runs.label(row["column"]) for row in found], dtype=pl.String))]
-    spelled = []  # of numbers as many digits as tell them apart
-    for row in found:
-        spell = float_format([row[head] for head in heads if isinstance(row[head], float)])
-        spelled.append([spell(v) if isinstance(v, float) else cell_text(v) for v in (row[head] for head in heads)])
-    view += [(head, pl.Series([row[n] for row in spelled], dtype=pl.String)) for n, head in enumerate(heads)]
+    view += [(head, pl.Series([row[n] for row in cells], dtype=pl.String)) for n, head in enumerate(heads)]
     title = f"{' and '.join(sizes)} differ between {some_of(run_labels(chosen))}"
     table = pl.DataFrame(texts, dict.fromkeys(["column", "kind", *heads], pl.String))
     return [Result("diff", title, table, view, rows=found, kept=len(view))]
@@ -1217,9 +1214,6 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     notes = [f"{number} with a finite value are too few to rank settings; {FEWEST_RUNS} are needed"]
     if table.height >= FEWEST_RUNS:
         notes = ["settings that vary together cannot be separated; p is not corrected for many settings"]
-        if table.height > MOST_RUNS:
-            table = table.sample(MOST_RUNS, seed=SEED)
-            notes.append(f"computed on {MOST_RUNS:,} runs, chosen at random with seed {SEED}")
         varying = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
         noise = [column for column in varying if is_noise(table[column], runs.label(column))]
         notes += noise_note(noise, runs)
@@ -1296,6 +1290,8 @@ def schema(study: Study, options: Options) -> list[Result]:
                 column.removeprefix("history_min_step_") for column in listed if column.startswith("history_min_step_")
             ],
         }
+        beside = dict.fromkeys(view for view, _ in files_beside(runs))
+        lists["further views of --sql"] = [view if view.isidentifier() else sql_name(view) for view in beside]
         notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
         seen = folded_schema(seen) if 0 < most < seen.height else seen
     if 0 < most < seen.height:
@@ -1646,7 +1642,7 @@ def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.
     near = [pl.col("run_id").is_between(pl.lit(each[0]), pl.lit(each[-1])) for each in ranges]
     numbers, frames = keys.lazy().select(RUN_NUMBER, *KEY), []
     in_order: Any = {"nulls_equal": True, "maintain_order": "left"}
-    for part, columns in parts:
+    for part, columns in (each for each in parts if each[1]):
         rows = part.frame.filter(pl.any_horizontal(pl.lit(value=False), *near))
         values = {new: pl.col(old).cast(pl.Float64) for new, old in columns.items()}
         rows = rows.select("entity", "project", "_step", id="run_id", **values)
@@ -1716,10 +1712,7 @@ def curve_points(
     draws = options.report or (options.output and FILE_FORMATS[options.output.suffix.lower()] in {"png", "svg", "html"})
     most = options.points or (PICTURE_POINTS if draws else CURVE_POINTS)
     if len(points) > most:
-        gap = (points[-1] - points[0]) / max(1, most - 1)
-        even = pl.DataFrame({"even": [points[0] + gap * i for i in range(most)]})
-        near = even.join_asof(points.to_frame(), left_on="even", right_on="x", strategy="nearest", coalesce=False)
-        points = near["x"].unique().sort()
+        points = points.gather([round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)])
     spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), first=pl.col("x").first(), last=pl.col("x").last())
     whole = spans.join(points.to_frame().with_row_index(BIN), how="cross")
     whole = whole.filter(pl.col("x").is_between("first", "last")).sort(RUN_NUMBER, "x")
@@ -1831,11 +1824,8 @@ def health(study: Study, _: Options) -> list[Result]:
     at_once = max(1, CELLS_READ // max(1, sum(collected(part.frame.select(pl.len())).item() for part in histories)))
     for start in range(0, len(goals), at_once):
         block = sorted(goals)[start : start + at_once]
-        held = [
-            (part, {label: own[label] for label in block if label in own})
-            for part, own in zip(histories, metrics, strict=True)
-        ]
-        rows = rows_of_histories([(part, of_part) for part, of_part in held if of_part], keys)
+        held = [{label: own[label] for label in block if label in own} for own in metrics]
+        rows = rows_of_histories([*zip(histories, held, strict=True)], keys)
         for label in block:
             values = rows.select(RUN_NUMBER, "_step", pl.col(label).alias(VALUE)).drop_nulls(VALUE)
             logged |= {*values[RUN_NUMBER].unique()}
