@@ -1080,14 +1080,13 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
     if not settings:
         raise ScriptError("--best-per: only the seed varies: there is nothing to choose", WRONG_USAGE)
     keys = [*per, *settings]
-    values = runs.frame.select(*keys, finite(metric.column).alias(VALUE)).drop_nulls(VALUE)
-    means = collected(values.group_by(keys).agg(pl.col(VALUE).mean(), pl.len().alias(RUN_NUMBER)), "in-memory")
-    best = means.sort(VALUE, *keys, descending=metric.descending(keys)).unique(per, keep="first", maintain_order=True)
+    means = group_statistics(runs, keys, metric).drop_nulls("mean")
+    best = means.sort("mean", *keys, descending=metric.descending(keys)).unique(per, keep="first", maintain_order=True)
     for row in best.head(MOST_SAID).iter_rows(named=True):
         chosen = some_of([f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None])
         group = "/".join(cell_text(row[column]) for column in per)
-        say(f"best of {group}: {chosen} (mean {row[VALUE]:.4g} of {counted(row[RUN_NUMBER], 'run')})")
-    if singles := int((best[RUN_NUMBER] == 1).sum()):
+        say(f"best of {group}: {chosen} (mean {row['mean']:.4g} of {counted(row['n'], 'run')})")
+    if singles := int((best["n"] == 1).sum()):
         say(f"{singles} of {counted(best.height, 'chosen setting')} have only one run, which may just be lucky")
     say(f"settings were chosen by {metric.label} itself, so its values are too optimistic; look at a test metric too")
     kept = runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True)
@@ -2521,8 +2520,8 @@ def content(  # noqa: C901 - a list of formats
     candidates = [result for result in results if not is_picture or (result.chart and result.table.height)]
     if not candidates:
         raise ScriptError(f"there is nothing to draw; pictures can show {', '.join(DRAWN)}", WRONG_USAGE)
-    there = list(dict.fromkeys(result.key for result in candidates))
-    key = next(key for key in (*(DRAWN if is_picture else ("groups", "top")), *there) if key in there)
+    first = DRAWN if is_picture else ("groups", "top")
+    key = min(candidates, key=lambda result: first.index(result.key) if result.key in first else len(first)).key
     chosen = [result for result in candidates if result.key == key][: 1 if is_picture else None]
     if others := dict.fromkeys(result.key for result in results if not any(result is each for each in chosen)):
         what = "picture" if is_picture else "table"
