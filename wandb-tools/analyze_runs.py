@@ -124,8 +124,6 @@ TIMES = {"created_at", "heartbeat_at", "exported_at"}  # of these; tags are list
 NUMBERS = {"runtime_s", "last_step", "history_rows", "gpu_count", "_step", "_runtime", "_timestamp", "line"}
 KINDS = ("derived", "config", "metric", "history", "identity")  # of columns, in the order of --schema
 DERIVED = ("stage", "arch", "model_type", "protocol", "k", "lr_parsed", "wd_parsed", "eps_parsed")  # in this order
-# Views of --sql and the flags of export_runs.py that write their files.
-FLAGS = {"history": "--include-history", "console": "--console", "system": "--system-metrics", "table_": "--tables"}
 NAMED = ("config_", "metric_")  # the columns that W&B's names stand for, in this order
 SUMMARIES = {"min": "minimum", "max": "maximum", "last": "last value", "mean": "mean"}  # of define_metric
 SAY_GOAL = "add --ascending or --descending"
@@ -325,7 +323,6 @@ class Metric(NamedTuple):
 class Study(NamedTuple):
     """What questions are asked about."""
 
-    everything: Runs
     any_state: Runs  # those that pass the filters
     runs: Runs  # those in the states that count
     by: Sequence[str]  # the columns to group by
@@ -547,16 +544,11 @@ def known_column(name: str, runs: Runs, prefixes: Sequence[str] = NAMED) -> str 
 
 
 def find_column(name: str, runs: Runs, what: str = "column", among: Sequence[str] = ()) -> str:
-    """The column that a user names; ScriptError with the nearest names, else the best-covered ones, where none is."""
+    """The column that a user names; ScriptError with the nearest names where there is none."""
     if found := known_column(name, runs, NAMED if what == "column" else ["metric_"]):
         return found
     columns = among or [column for column in runs.dtypes if column[:1] != "_"]
-    spell = str if name.startswith(NAMED) else runs.label
-    hint = did_you_mean(name, map(spell, columns))
-    if not hint:
-        settings = [column for column in columns if kind(column) in {"derived", "config"}]
-        there = [spell(column) for column, count in coverage(settings or columns, runs).items() if count]
-        hint = f"; there are {', '.join(there[:SUGGESTED_NAMES])}" if there else ""
+    hint = did_you_mean(name, columns if name.startswith(NAMED) else map(runs.label, columns))
     raise ScriptError(f"there is no {what} {name}{hint}; --schema lists all", WRONG_USAGE)
 
 
@@ -1097,29 +1089,24 @@ def varied(study: Study, _: Options) -> list[Result]:
     """The config columns with more than one value, how many runs have each, and what the grid of them lacks."""
     runs = study.runs
     table, settings, noise = varying_settings(runs)
-    several = [column for column in settings if table[column].drop_nulls().n_unique() > 1]
-    single = [*labels([column for column in settings if column not in several], runs).values()]
-    notes = noise_note(noise, runs)
-    notes += [f"missing in some runs, the same in all others: {some_of(single)}"] if single else []
     rows, texts = [], []
     for column in settings:
         counts = table[column].value_counts(name="runs").sort("runs", column, descending=[True, False]).rows()
         rows += [{"column": column, "value": value, "runs": number} for value, number in counts]
-        if column in several:
-            texts.append((len(counts), some_of([f"{cell_text(value)} ({number})" for value, number in counts], 8)))
+        texts.append((len(counts), some_of([f"{cell_text(value)} ({number})" for value, number in counts], 8)))
     number = table.height or collected(runs.frame.select(pl.len())).item()
     seen = pl.DataFrame(texts, {"values": pl.Int64, "value (runs)": pl.String}, orient="row")
-    view = [("config", pl.Series(labels(several, runs).values(), dtype=pl.String)), *((c.name, c) for c in seen)]
+    view = [("config", pl.Series(labels(settings, runs).values(), dtype=pl.String)), *((c.name, c) for c in seen)]
     title = f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary"
     dtypes = {"column": pl.String, "value": pl.String, "runs": pl.Int64}
     found = pl.DataFrame([row | {"value": exact_text(row["value"])} for row in rows], dtypes)
-    return [Result("varying", title, found, view, notes, rows), *grid(table, several, study)]
+    return [Result("varying", title, found, view, noise_note(noise, runs), rows), *grid(table, settings, study)]
 
 
 def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Result]:
     """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
     runs, seeds = study.runs, [c for c in settings if "seed" in words(study.runs.label(c))][:1]
-    few = [c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= 12]  # more: at random
+    few = [c for c in settings if c not in seeds and 1 < table[c].drop_nulls().n_unique() <= 12]  # more: at random
     axes = independent(table, few)
     complete = table.select(*axes, *seeds).drop_nulls()
     if not axes or len(axes) + len(seeds) < 2 or complete.is_empty():
@@ -1149,7 +1136,7 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
 
 def difference(study: Study, options: Options) -> list[Result]:
     """What differs between some runs: the config, then the metrics; numbers are equal however they were written."""
-    runs = study.everything
+    runs = study.any_state
     every = collected(runs.frame.select(*KEY, "name"))
     keys = []
     for name in options.diff:  # entity/project/id, id or name
@@ -1327,7 +1314,7 @@ def folded_schema(table: pl.DataFrame) -> pl.DataFrame:
 
 def overview(study: Study) -> Result:
     """What the input holds: its projects, their runs by state, the days between which they were made."""
-    runs, state = study.everything, pl.col("state").str.to_lowercase()
+    runs, state = study.any_state, pl.col("state").str.to_lowercase()
     days = pl.col("created_at").dt.strftime("%Y-%m-%d")
     counts = [pl.len().alias("runs"), *((state == name).sum().alias(name) for name in STATES)]
     first_last = days.min().alias("first_created"), days.max().alias("last_created")
@@ -1427,7 +1414,7 @@ def sql(study: Study, options: Options) -> list[Result]:
 
     query, most = options.sql or "", options.max_rows
     most = most if most is not None else 0 if options.for_programs else MOST_ROWS["sql"]
-    with database(study.everything, "--sql", query) as (connection, aliases):
+    with database(study.any_state, "--sql", query) as (connection, aliases):
         statements = connection.extract_statements(query)  # duckdb's own connection would read files for IMPORT
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
             raise ScriptError("--sql takes one SELECT statement, which cannot write", WRONG_USAGE)
@@ -1510,12 +1497,11 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             if type(error) is duckdb.Error or re.search("Failed to read file|in Parquet file", reason):
                 raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
             hint = "; write text in single quotes, and W&B names in double quotes"
-            pattern = rf"Table with name (({'|'.join(FLAGS)}).*) does not exist"
-            if missing := re.search(pattern, reason, re.IGNORECASE):
-                there = [view for view in views if view.startswith(missing[2].lower())]
-                reason = f"these runs have no {missing[1]} file"
-                how = f"export_runs.py {FLAGS[missing[2].lower()]} writes it"
-                hint = f"; there are {some_of(there)}" if there else f"; {how}"
+            if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
+                reason, hint = (
+                    missing[0],
+                    f"; there are {some_of([*views])} (export_runs.py --help: how to export others)",
+                )
             raise ScriptError(f"{flag}: {reason}{hint}", WRONG_USAGE) from error
 
 
@@ -2724,7 +2710,7 @@ def analyze(options: Options) -> int:
     metrics = chosen_metrics(options, runs) if compares else []
     if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
         raise ScriptError("no metric's name says whether lower or higher is better; name one with -m", WRONG_USAGE)
-    study = Study(everything, any_state, runs, (), metrics)
+    study = Study(any_state, runs, (), metrics)
     for line in (line for metric in metrics for line in remarks_on_metric(metric, study, options)):
         say(line)
     if options.best_per:
