@@ -878,7 +878,8 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
         sizes = ["n"] if (table["runs"] == table["n"]).all() else ["runs", "n"]
         lost = ["n_nonfinite"] * bool(table["n_nonfinite"].sum())
         numbers = ["mean", "std"] if stat == "mean" else [stat, "ci_low", "ci_high"]
-        shown = [*varying, *sizes, *numbers, *lost, "best_run", *steps, "min", "median", "max"]
+        rest = [name for name in ("min", "median", "max") if name != stat]
+        shown = [*varying, *sizes, *numbers, *lost, "best_run", *steps, *rest]
     heads = labels(by, runs) | {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
     heads |= {"ci_low": "95 % from", "ci_high": "to", "n_nonfinite": "NaN"}  # or infinity, as the note says
     size = f"{counted(table.height, 'group')} of {counted(int(table['runs'].sum()), 'run')}"
@@ -2083,9 +2084,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     charts: list[str] = []
     for result in results:
         columns, notes = columns_of(result, most)
-        shown = columns[
-            : len(fitted(columns, PAGE_CELLS, notes, result.kept, 36))
-        ]  # longer cells are broken into lines
+        count = len(fitted(columns, PAGE_CELLS, notes, result.kept, 36))  # longer cells are broken into lines
         name, _, about = re.sub("[:;] ", "\n", result.title, count=1).partition("\n")
         heading = "h1" if result is results[0] else "h2"
         lines += [f"<section><{heading}>{html_text(name)}</{heading}>", f"<p class='about'>{html_text(about)}</p>"]
@@ -2095,7 +2094,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
             lines.append(place if form == "html" else vl_convert.vegalite_to_svg(chart))
             charts.append(chart)
         links = links_of(result, "<a href='{url}'>{name}</a>")
-        table = made_table(shown, "unsafehtml", html_text, links=links)
+        table = made_table(columns[:count], "unsafehtml", html_text, links=links)
         lines += ["<div class='wide'>", *table, "</div>"]
         lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
     policy = POLICY
