@@ -92,7 +92,7 @@ import tempfile
 import textwrap
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -286,16 +286,11 @@ class Runs:
     empty: frozenset[str] = frozenset()  # derived columns without any value
     files: tuple[Path, ...] = ()
     others: tuple[Path, ...] = ()  # histories and the like among the inputs
-    is_result: bool = False  # an answer of this script
-    table: str | None = None  # of a W&B Table: its key
-
-    @property
-    def holds_runs(self) -> bool:
-        return self.dtypes.keys() >= RUN_COLUMNS and not self.is_result and self.table is None
+    view: str = "runs"  # of --sql that the file belongs to: see view_of()
 
     def label(self, column: str) -> str:
         """A column's W&B name; the column's own where the file holds no W&B names, as one of another tool."""
-        own = column if self.holds_runs else column.removeprefix("metric_")
+        own = column if self.view == "runs" else column.removeprefix("metric_")
         return ".".join(self.paths.get(column, (own,)))
 
     def of_kind(self, *kinds: str) -> list[str]:
@@ -375,10 +370,9 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]: 
             if file in places:
                 raise
             damaged.append(f"left out: {error}")
-    runs = [part for part in parts if part.holds_runs]
-    rest = [part for part in parts if not part.holds_runs and not part.is_result]
-    others = tuple(part.files[0] for part in rest if part.dtypes.keys() >= ROW_COLUMNS)
-    foreign = [str(part.files[0]) for part in rest if part.files[0] not in others]
+    runs = [part for part in parts if part.view == "runs"]
+    others = tuple(part.files[0] for part in parts if part.view not in {"runs", ""})
+    foreign = [str(part.files[0]) for part in parts if not part.view]
     if not runs:
         looked_at = places or (UNIFIED_FILE, EXPORT_FOLDER)
         problem = f"no runs in {', '.join(map(str, looked_at))}; name a file of export_runs.py or aggregate_runs.py"
@@ -415,7 +409,8 @@ def open_file(file: Path) -> Runs:
             pl.col(pl.Time, pl.Categorical, pl.Enum).cast(pl.String),
         )
         frame = frame.with_columns(known_times())
-        frame = frame.with_columns(pl.col(c).cast(to) for c, to in missing_casts(frame.collect_schema()).items())
+        view = view_of(file, frame.collect_schema().keys(), metadata)
+        frame = frame.with_columns(pl.col(c).cast(to) for c, to in missing_casts(frame.collect_schema(), view).items())
         dtypes = frame.collect_schema()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
@@ -427,9 +422,17 @@ def open_file(file: Path) -> Runs:
         goals={c: facts["goal"] for c, facts in metrics.items() if facts.get("goal") in ("minimize", "maximize")},
         axes={c: facts["step_metric"] for c, facts in metrics.items() if isinstance(facts.get("step_metric"), str)},
         files=(file,),
-        is_result=RESULT_KEY in metadata,
-        table=metadata.get(TABLE_KEY),
+        view=view,
     )
+
+
+def view_of(file: Path, columns: Collection[str], metadata: Mapping[str, str]) -> str:
+    """runs, history, console, system or table_<key>; empty for answers of this script and files of other tools."""
+    if TABLE_KEY in metadata or {*ROW_COLUMNS, "row"} <= {*columns}:
+        return f"table_{metadata.get(TABLE_KEY, unquote(file.stem.partition('_table_')[2]))}"
+    needed = {"runs": RUN_COLUMNS, "console": {*ROW_COLUMNS, "line", "text"}, "history": {*ROW_COLUMNS, "_step"}}
+    needed["system"] = {*ROW_COLUMNS, "_timestamp"}
+    return "" if RESULT_KEY in metadata else next((view for view in needed if needed[view] <= {*columns}), "")
 
 
 def metadata_of_columns(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[str, Any]]:
@@ -448,12 +451,12 @@ def known_times() -> pl.Expr:
     return pl.when(cs.datetime().dt.year().is_between(1, 9999)).then(cs.datetime())
 
 
-def missing_casts(dtypes: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
+def missing_casts(dtypes: Mapping[str, pl.DataType], view: str) -> dict[str, pl.DataType]:
     """The casts that give the contract's columns their dtypes; ValueError for a column that no question can take."""
     texts, numbers, times = ROW_COLUMNS | {"text", "stream"}, NUMBERS, set[str]()
-    if dtypes.keys() >= RUN_COLUMNS:
+    if view == "runs":
         texts, times = IDENTITY - TIMES - NUMBERS - {"tags"}, TIMES
-    elif "row" in dtypes:  # a W&B Table may have any other column
+    elif view.startswith("table_"):  # a W&B Table may have any other column
         texts, numbers = ROW_COLUMNS, set()
     casts: dict[str, pl.DataType] = {}
     for column, dtype in dtypes.items():
@@ -1277,7 +1280,7 @@ def schema(study: Study, options: Options) -> list[Result]:
                 column.removeprefix("history_min_step_") for column in listed if column.startswith("history_min_step_")
             ],
         }
-        beside = dict.fromkeys(view for view, _ in files_beside(runs))
+        beside = dict.fromkeys(part.view for part in files_beside(runs))
         lists["further views of --sql"] = [view if view.isidentifier() else sql_name(view) for view in beside]
         notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
         seen = folded_schema(seen) if 0 < most < seen.height else seen
@@ -1470,11 +1473,11 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
 
     views = {"runs": [open_file(file) for file in runs.files]}
     names_others = re.search(r"history|console|system|table_", query, re.IGNORECASE)
-    for view, part in files_beside(runs) if names_others else []:
-        if view not in views and view.lower() in map(str.lower, views):  # names in SQL are the same in any case
+    for part in files_beside(runs) if names_others else []:
+        if part.view not in views and part.view.lower() in map(str.lower, views):  # names in SQL are alike in any case
             say(f"left out: {part.files[0]}, because the key of another table differs only in case")
         else:
-            views.setdefault(view, []).append(part)
+            views.setdefault(part.view, []).append(part)
     with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill, duckdb.connect() as connection:
         try:
             files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
@@ -1554,34 +1557,28 @@ def sql_text(text: str | None) -> str:
 # --- questions: curves and health, from histories -------------------------------------------------------------
 
 
-def files_beside(runs: Runs) -> list[tuple[str, Runs]]:
-    """The files that hold no runs beside the inputs, or beside the exports that an aggregate was made of, as views.
+def files_beside(runs: Runs) -> list[Runs]:
+    """The files of further views beside the inputs, or beside the exports that an aggregate was made of.
 
-    The views are history, console, system and table_<key>. Damaged files and sampled histories are left out.
+    Damaged files and sampled histories are left out.
     """
     folders = {file.parent for file in runs.files}
     if "source_file" in runs.dtypes:
         sources = collected(runs.frame.select(pl.col("source_file").drop_nulls().unique()))["source_file"]
         folders |= {Path(source).parent for source in sources}
     beside = [file for folder in folders for file in folder.glob("*.parquet") if file.name[0] != "."]
-    needed = {"console": {"line", "text"}, "history": {"_step"}, "system": {"_timestamp"}}
-    found: list[tuple[str, Runs]] = []
+    found = []
     for file in sorted({file.resolve(): file for file in (*runs.others, *beside)}.values()):
         with suppress(ScriptError):
             part = open_file(file)
-            columns = part.dtypes.keys()
-            if part.holds_runs or not columns >= ROW_COLUMNS or file.stem.endswith("_history_sampled"):
-                continue
-            views = [view for view, names in needed.items() if columns >= names]
-            if part.table is not None or "row" in columns:
-                views = [f"table_{unquote(file.stem.partition('_table_')[2]) if part.table is None else part.table}"]
-            found += [(view, part) for view in views[:1]]
+            if part.view not in {"runs", ""} and not file.stem.endswith("_history_sampled"):
+                found.append(part)
     return found
 
 
 def rows_beside(runs: Runs, view: str) -> list[Runs]:
     """The files of a view beside the runs, each run's rows in one of them."""
-    parts = [part for name, part in files_beside(runs) if name == view]
+    parts = [part for part in files_beside(runs) if part.view == view]
     found = []
     for part, others in zip(parts, repeated_runs(parts, view, runs), strict=True):
         rows, anti = part.frame, cast("Any", {"how": "anti", "nulls_equal": True, "maintain_order": "left"})
@@ -1600,18 +1597,17 @@ def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataF
     names = ["entity", "project", "run_id"]
     if len(parts) < 2:
         return [pl.DataFrame(schema=dict.fromkeys(names, pl.String)) for _ in parts]
-    files = [collected(part.frame.group_by(names).len()) for part in parts]
-    folders = [str(part.files[0].parent.resolve()) for part in parts]
-    table = pl.concat(rows.with_columns(pl.lit(number).alias(BIN)) for number, rows in enumerate(files))
-    table = table.with_columns(is_home=pl.lit(value=False))
+    sizes = []
+    for number, part in enumerate(parts):
+        of_file = {BIN: pl.lit(number), "folder": pl.lit(str(part.files[0].parent.resolve()))}
+        sizes.append(collected(part.frame.group_by(names).len()).with_columns(**of_file))
+    table, is_home = pl.concat(sizes), pl.col(BIN) < 0  # no file's, unless a source_file tells it
     if view != "history" and "source_file" in runs.dtypes:
-        sources = collected(runs.frame.select("entity", "project", "source_file", run_id="id"))
+        sources = collected(runs.frame.select("entity", "project", "source_file", run_id="id")).unique(names)
         home = {source: str(Path(source).parent.resolve()) for source in sources["source_file"].drop_nulls().unique()}
-        sources = sources.with_columns(pl.col("source_file").replace(home)).unique(names)
-        is_home = pl.col("source_file") == pl.col(BIN).replace_strict([*range(len(parts))], folders)
         table = table.join(sources, on=names, how="left", nulls_equal=True)
-        table = table.with_columns(is_home=is_home.fill_null(value=False))
-    ranked = table.sort(*names, "is_home", "len", BIN, descending=[*[False] * 3, True, True, False])
+        is_home = (pl.col("source_file").replace(home) == pl.col("folder")).fill_null(value=False)
+    ranked = table.sort(*names, is_home, "len", BIN, descending=[*[False] * 3, True, True, False])
     others = ranked.filter(~pl.struct(names).is_first_distinct())
     return [others.filter(pl.col(BIN) == number).select(names) for number in range(len(parts))]
 
@@ -2698,7 +2694,7 @@ def analyze(options: Options) -> int:
     everything = join_inputs(parts)
     output, is_runs = options.output or options.report, False
     with suppress(ScriptError):  # raised if it is no parquet file
-        is_runs = output is not None and output.is_file() and open_file(output).holds_runs
+        is_runs = output is not None and output.is_file() and open_file(output).view == "runs"
     if is_runs:
         raise ScriptError(f"-o {output} is a file of runs, which would be lost; choose another name", WRONG_USAGE)
     for line in remarks:
