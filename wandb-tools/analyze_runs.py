@@ -54,8 +54,8 @@ are cut off, and the picture says so. -o FILE.html is interactive: zoom, values 
 hides a curve. --report contains no script. Neither loads anything from the network.
 
 SQL. --sql takes one SELECT, and --where a condition, in DuckDB's dialect. The views are runs, history, console, system
-and table_<key>, as far as these files were exported. Columns go by their names, or by their W&B names in double
-quotes; times are in UTC. Other files cannot be read, and nothing can be written.
+and table_<key>, as far as these files were exported; --schema names them. Columns go by their names, or by their W&B
+names in double quotes; times are in UTC. Other files cannot be read, and nothing can be written.
 
 Health shows each problem of each run:
   non-finite     NaN or infinity in a metric, and its first step
@@ -1172,7 +1172,7 @@ def difference(study: Study, options: Options) -> list[Result]:
             cells.append(cells_of(chosen[column]))
     counts, of_all = Counter(row["kind"] for row in found), {which: len(runs.of_kind(which)) for which in KINDS}
     sizes = [f"{counts[which]} of {counted(of_all[which], f'{which} column')}" for which in ("config", "metric")]
-    texts = [{name: value if name == "column" else exact_text(value) for name, value in row.items()} for row in found]
+    texts = [{name: exact_text(value) for name, value in row.items()} for row in found]
     view = [("column", pl.Series([runs.label(row["column"]) for row in found], dtype=pl.String))]
     view += [(head, pl.Series([row[n] for row in cells], dtype=pl.String)) for n, head in enumerate(heads)]
     title = f"{' and '.join(sizes)} differ between {some_of(run_labels(chosen))}"
@@ -1798,20 +1798,17 @@ def health(study: Study, _: Options) -> list[Result]:
     found: list[tuple[int, str, str]] = []  # run number, problem, detail
     logged: set[int] = set()
     metrics = [{part.label(column): column for column in metric_columns(part)} for part in histories]
-    goals = {
-        label: part.goals.get(column)
-        for part, own in zip(histories, metrics, strict=True)
-        for label, column in own.items()
-    }
+    goals = {part.label(column): goal for part in histories for column, goal in part.goals.items()}
+    names = sorted({label for own in metrics for label in own})
     at_once = max(1, CELLS_READ // max(1, sum(collected(part.frame.select(pl.len())).item() for part in histories)))
-    for start in range(0, len(goals), at_once):
-        block = sorted(goals)[start : start + at_once]
+    for start in range(0, len(names), at_once):
+        block = names[start : start + at_once]
         held = [{label: own[label] for label in block if label in own} for own in metrics]
         rows = rows_of_histories([*zip(histories, held, strict=True)], keys)
         for label in block:
             values = rows.select(RUN_NUMBER, "_step", pl.col(label).alias(VALUE)).drop_nulls(VALUE)
             logged |= {*values[RUN_NUMBER].unique()}
-            found += metric_problems(values, label, goals[label] or goal_by_name(label))
+            found += metric_problems(values, label, goals.get(label) or goal_by_name(label))
     found += problems_of_runs(runs, keys, logged, last_lines(runs))
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
     most = pl.len().over(RUN_NUMBER)
@@ -1823,11 +1820,11 @@ def health(study: Study, _: Options) -> list[Result]:
         return [Result("health", f"{counted(keys.height, 'run')}: no problem found{where}", table, [])]
     folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg("detail")
     counts = ", ".join(f"{count} {problem}" for problem, count in Counter(folded["problem"]).most_common())
-    names = pl.Series(run_labels(keys)).gather(folded[RUN_NUMBER])
+    labelled = pl.Series(run_labels(keys)).gather(folded[RUN_NUMBER])
     more = pl.when(pl.col("detail").list.len() > 1).then(pl.format(" and {} more", pl.col("detail").list.len() - 1))
     details = folded.select(pl.col("detail").list.first() + more.otherwise(pl.lit("")))["detail"]
     title = f"{problems[RUN_NUMBER].n_unique()} of {counted(keys.height, 'run')} have problems{where}: {counts}"
-    return [Result("health", title, table, [("run", names), ("problem", folded["problem"]), ("detail", details)])]
+    return [Result("health", title, table, [("run", labelled), ("problem", folded["problem"]), ("detail", details)])]
 
 
 def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iterator[tuple[int, str, str]]:
