@@ -710,6 +710,15 @@ def test_nothing_wrong_is_one_line(tmp_path):
 # --- SQL ------------------------------------------------------------------------------------------------------
 
 
+def test_an_answer_is_no_further_view(asked, tmp_path):
+    for name, query in {"history": "FROM history", "t_table_x": "SELECT *, 1 AS row FROM history"}.items():
+        answered(asked, "--sql", query, "-o", tmp_path / f"{name}.parquet")
+    out = answered(asked, "--schema").out
+    assert "further views of --sql: history\n" in out
+    query = "SELECT count(DISTINCT filename) AS files, count(*) AS n FROM (SELECT 1 AS filename FROM history)"
+    assert document(asked, "--sql", query)["sql"] == [{"files": 1, "n": 15}]
+
+
 @pytest.fixture
 def asked(tmp_path):
     runs = [

@@ -428,11 +428,13 @@ def open_file(file: Path) -> Runs:
 
 def view_of(file: Path, columns: Collection[str], metadata: Mapping[str, str]) -> str:
     """runs, history, console, system or table_<key>; empty for answers of this script and files of other tools."""
+    if RESULT_KEY in metadata:
+        return ""
     if TABLE_KEY in metadata or {*ROW_COLUMNS, "row"} <= {*columns}:
         return f"table_{metadata.get(TABLE_KEY, unquote(file.stem.partition('_table_')[2]))}"
     needed = {"runs": RUN_COLUMNS, "console": {*ROW_COLUMNS, "line", "text"}, "history": {*ROW_COLUMNS, "_step"}}
     needed["system"] = {*ROW_COLUMNS, "_timestamp"}
-    return "" if RESULT_KEY in metadata else next((view for view in needed if needed[view] <= {*columns}), "")
+    return next((view for view in needed if needed[view] <= {*columns}), "")
 
 
 def metadata_of_columns(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[str, Any]]:
@@ -1581,10 +1583,10 @@ def rows_beside(runs: Runs, view: str) -> list[Runs]:
     parts = [part for part in files_beside(runs) if part.view == view]
     found = []
     for part, others in zip(parts, repeated_runs(parts, view, runs), strict=True):
-        rows, anti = part.frame, cast("Any", {"how": "anti", "nulls_equal": True, "maintain_order": "left"})
-        found.append(
-            replace(part, frame=rows.join(others.lazy(), on=others.columns, **anti) if others.height else rows)
-        )
+        frame = part.frame
+        if others.height:
+            frame = frame.join(others.lazy(), on=others.columns, how="anti", nulls_equal=True, maintain_order="left")
+        found.append(replace(part, frame=frame))
     return found
 
 
