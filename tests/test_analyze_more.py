@@ -228,7 +228,7 @@ def test_varying_marks_what_only_failed(tmp_path):
         run.state = "crashed" if run.id.startswith("a16") else "finished"
     grid = document(write_runs(tmp_path, runs), "--varying")["grid"]
     problems = {(row["config_model"], row["config_k"]): row["problem"] for row in grid}
-    assert problems == {("a", 16): "other states only", ("b", 4): "no run"}
+    assert problems == {("a", 16): "only runs in other states", ("b", 4): "no run"}
 
 
 def test_diff_shows_only_what_differs(tmp_path):

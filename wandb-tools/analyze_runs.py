@@ -499,11 +499,8 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
             raise ScriptError(f"{column} is {facts}; merge them with aggregate_runs.py", WRONG_USAGE)
         found = [part.dtypes[column] for part in holders]
         dtypes[column] = next((dtype for dtype in found if dtype.is_float()), found[0])
-    frames = []
-    for part in parts:
-        casts = [pl.col(c).cast(dtypes[c]) for c, dtype in part.dtypes.items() if dtype != dtypes[c]]
-        frames.append(part.frame.with_columns(casts))
-    frame = pl.concat(frames, how="diagonal")
+    casts: list[Any] = [{c: dtypes[c] for c, dtype in part.dtypes.items() if dtype != dtypes[c]} for part in parts]
+    frame = pl.concat([part.frame.cast(to) for part, to in zip(parts, casts, strict=True)], how="diagonal")
     repeated = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1)).rows() if len(parts) > 1 else []
     if repeated:
         several = f"{len(repeated)} runs are in several inputs, for example {path_text(min(repeated)[:3])}"
@@ -1131,8 +1128,8 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
         whole = complete.select(axes[0]).unique()
         for column in axes[1:]:
             whole = whole.join(complete.select(column).unique(), how="cross")
-        tried = collected(study.any_state.frame.select(axes).unique().with_columns(problem=pl.lit("other states only")))
-        holes = whole.join(present, on=axes, how="anti").join(tried, on=axes, how="left")
+        tried = study.any_state.frame.select(axes).unique().with_columns(problem=pl.lit("only runs in other states"))
+        holes = whole.join(present, on=axes, how="anti").join(collected(tried), on=axes, how="left")
         odd.append(holes.with_columns(pl.col("problem").fill_null("no run")).sort(axes))
     rows, heads = pl.concat(odd), labels(axes, runs)
     names = some_of([f"{heads[c]} ({size})" for c, size in zip(axes, sizes, strict=True)])
