@@ -3,7 +3,6 @@
 # requires-python = ">=3.11"
 # dependencies = [
 #   "duckdb>=1.4,<3",
-#   "numpy>=2.1,<3",
 #   "polars>=2.1,<3",
 #   "tabulate[widechars]>=0.10,<0.11",
 #   "vl-convert-python>=1.8,<2",
@@ -1271,16 +1270,16 @@ def schema(study: Study, options: Options) -> list[Result]:
     most = 0 if options.output else MOST_ROWS["schema"] if options.max_rows is None else options.max_rows
     seen, notes = table, []
     if not options.columns:
-        from_histories, has_any = pl.col("kind") == "history", pl.col("coverage") > 0
+        from_histories, has_any, best_at = pl.col("kind") == "history", pl.col("coverage") > 0, "history_min_step_"
         seen = table.filter(has_any & ~from_histories)
+        views = dict.fromkeys(part.view for part in files_beside(runs))
         lists = {
             "without any value": table.filter(~has_any & ~from_histories)["column"].to_list() + sorted(runs.empty),
             "from histories, for --value min, max, last, tail and at": [
-                column.removeprefix("history_min_step_") for column in listed if column.startswith("history_min_step_")
+                column.removeprefix(best_at) for column in listed if column.startswith(best_at)
             ],
+            "further views of --sql": [view if view.isidentifier() else sql_name(view) for view in views],
         }
-        beside = dict.fromkeys(part.view for part in files_beside(runs))
-        lists["further views of --sql"] = [view if view.isidentifier() else sql_name(view) for view in beside]
         notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
         seen = folded_schema(seen) if 0 < most < seen.height else seen
     if 0 < most < seen.height:
@@ -1950,24 +1949,23 @@ def bootstrap(values: Sequence[float], stat: str) -> tuple[float | None, float |
 
     The iqm is the mean of the middle half: a quarter of the values, rounded down, is cut off at each end.
     """
-    import numpy as np
+    sample, n = pl.Series(values, dtype=pl.Float64), len(values)
 
-    def statistic(samples: Any) -> Any:
+    def statistics(samples: pl.Series) -> pl.Series:
+        rows = samples.reshape((-1, n))
         if stat == "median":
-            return np.median(samples, axis=1)
-        cut_off = len(values) // 4
-        return np.sort(samples, axis=1)[:, cut_off : len(values) - cut_off].mean(axis=1)
+            return rows.arr.median()
+        return rows.arr.sort().arr.to_list().list.slice(n // 4, n - 2 * (n // 4)).list.mean()
 
-    if not values:
-        return None, None, None
-    sample, random = np.asarray(values, dtype=float), np.random.default_rng(SEED)
-    estimate, at_once = float(statistic(sample[None, :])[0]), max(1, CELLS_AT_ONCE // len(values))
-    if len(sample) < FEWEST_RESAMPLED:
+    estimate: float | None = statistics(sample).item() if n else None
+    if n < FEWEST_RESAMPLED:
         return estimate, None, None
-    sizes = [min(at_once, RESAMPLES - start) for start in range(0, RESAMPLES, at_once)]
-    found = [statistic(sample[random.integers(0, len(sample), (size, len(sample)))]) for size in sizes]
-    low, high = np.quantile(np.concatenate(found), [SIGNIFICANT / 2, 1 - SIGNIFICANT / 2])
-    return estimate, float(low), float(high)
+    at_once = max(1, CELLS_AT_ONCE // n)
+    sizes = {start: min(at_once, RESAMPLES - start) * n for start in range(0, RESAMPLES, at_once)}
+    samples = (sample.sample(size, with_replacement=True, seed=SEED + start) for start, size in sizes.items())
+    found = pl.concat(map(statistics, samples))
+    low, high = (found.quantile(share, "linear") for share in (SIGNIFICANT / 2, 1 - SIGNIFICANT / 2))
+    return estimate, low, high
 
 
 @cache
