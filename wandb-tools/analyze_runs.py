@@ -929,9 +929,8 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     elif (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
         verdict = "within noise: " if p >= SIGNIFICANT else ""
         means = " (of the means)" if stat != "mean" else ""
-        remarks.append(
-            f"{verdict}the best two, {' and '.join(names)}, differ with p = {p:.2g} by Welch's t-test{means}"
-        )
+        two = " and ".join(names)
+        remarks.append(f"{verdict}the best two, {two}, differ with p = {p:.2g} by Welch's t-test{means}")
     return remarks
 
 
@@ -1270,13 +1269,13 @@ def schema(study: Study, options: Options) -> list[Result]:
     most = 0 if options.output else MOST_ROWS["schema"] if options.max_rows is None else options.max_rows
     seen, notes = table, []
     if not options.columns:
-        from_histories, has_any, best_at = pl.col("kind") == "history", pl.col("coverage") > 0, "history_min_step_"
+        from_histories, has_any, step = pl.col("kind") == "history", pl.col("coverage") > 0, "history_min_step_"
         seen = table.filter(has_any & ~from_histories)
         views = dict.fromkeys(part.view for part in files_beside(runs))
         lists = {
             "without any value": table.filter(~has_any & ~from_histories)["column"].to_list() + sorted(runs.empty),
             "from histories, for --value min, max, last, tail and at": [
-                column.removeprefix(best_at) for column in listed if column.startswith(best_at)
+                column.removeprefix(step) for column in listed if column.startswith(step)
             ],
             "further views of --sql": [view if view.isidentifier() else sql_name(view) for view in views],
         }
@@ -1500,10 +1499,8 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
                 raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
             hint = "; write text in single quotes, and W&B names in double quotes"
             if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
-                reason, hint = (
-                    missing[0],
-                    f"; there are {some_of([*views])} (export_runs.py --help: how to export others)",
-                )
+                reason = missing[0]
+                hint = f"; there are {some_of([*views])} (export_runs.py --help: how to export others)"
             raise ScriptError(f"{flag}: {reason}{hint}", WRONG_USAGE) from error
 
 
@@ -2051,9 +2048,8 @@ def page_text(results: Sequence[Result], form: str, most: int | None) -> str:
     for result in results:
         columns, notes = columns_of(result, most)
         if form == "markdown":
-            table = made_table(
-                columns[: max(14, result.kept)], "pipe", markdown
-            )  # a page scrolls sideways, not for ever
+            shown = columns[: max(14, result.kept)]  # a page scrolls sideways, but not for ever
+            table = made_table(shown, "pipe", markdown)
             lines += [f"**{markdown(result.title)}**", "", *table, "", *(f"- {markdown(note)}" for note in notes), ""]
         else:
             rules = iter((r"\toprule", r"\midrule", r"\bottomrule"))
