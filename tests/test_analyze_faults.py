@@ -710,6 +710,15 @@ def test_nothing_wrong_is_one_line(tmp_path):
 # --- SQL ------------------------------------------------------------------------------------------------------
 
 
+def test_an_answer_is_no_further_view(asked, tmp_path):
+    for name, query in {"history": "FROM history", "t_table_x": "SELECT *, 1 AS row FROM history"}.items():
+        answered(asked, "--sql", query, "-o", tmp_path / f"{name}.parquet")
+    out = answered(asked, "--schema").out
+    assert "further views of --sql: history\n" in out
+    query = "SELECT count(DISTINCT filename) AS files, count(*) AS n FROM (SELECT 1 AS filename FROM history)"
+    assert document(asked, "--sql", query)["sql"] == [{"files": 1, "n": 15}]
+
+
 @pytest.fixture
 def asked(tmp_path):
     runs = [
@@ -826,6 +835,8 @@ def test_further_files_are_views(asked, tmp_path):
     for view in ('"table_val/samples"', "table_val_samples"):
         rows = document(asked, "--sql", query.format(view))["sql"]
         assert rows == [{"text": "step 1", "guess": "cat", "system_cpu": 50.0}]
+    said = " ".join(answered(asked, "--schema").out.split())
+    assert 'further views of --sql: console, history, system, "table_val/samples", "table_val?samples"' in said
 
 
 def test_further_files_beside_the_sources_of_an_aggregate_are_views(tmp_path):
@@ -833,9 +844,7 @@ def test_further_files_beside_the_sources_of_an_aggregate_are_views(tmp_path):
     write_runs(tmp_path / "b", [Run("r1")], project="my_table_x")
     write_rows(tmp_path / "a", "console", CONSOLE)
     write_rows(tmp_path / "b", "console", CONSOLE, project="my_table_x")
-    write_rows(
-        tmp_path / "b", "table_of_table_y", {"run_id": ["r1"], "row": [0], "guess": ["cat"]}, project="my_table_x"
-    )
+    write_rows(tmp_path / "b", "table_y", one_row("r1", guess="cat"), project="my_table_x", key="of_table_y")
     both = pl.concat([pl.read_parquet(one), pl.read_parquet(tmp_path / "b" / "team_my_table_x_runs.parquet")])
     sources = pl.Series("source_file", ["a/team_demo_runs.parquet", "b/team_my_table_x_runs.parquet"])
     (tmp_path / "merged").mkdir()
@@ -853,21 +862,19 @@ def one_row(run: str = "r0", **columns: object) -> dict:
 
 
 def test_table_keys_that_are_alike_are_views_of_their_own(asked, tmp_path):
-    for n, key in enumerate(["val/preds", "val_preds", "Preds", "preds", "PREDS", ""]):
+    for n, key in enumerate(["val/preds", "val_preds", "Preds", "preds", ""]):
         write_rows(tmp_path, f"table_{n}", one_row(guess=key), key=key)
-    write_rows(tmp_path, "table_p", one_row("r1", guess="of another project"), project="other", key="preds")
+    write_rows(tmp_path, "table_p", one_row("r1", guess="of another project"), project="other", key="Preds")
     for view, guesses in {
         '"table_val/preds"': ["val/preds"],
         "table_val_preds": ["val_preds"],  # an exact name comes before a flattened one
-        "table_preds": ["Preds"],
-        "table_preds_2": ["of another project", "preds"],
-        "table_preds_2_2": ["PREDS"],
+        "table_preds": ["Preds", "of another project"],
         "table_": [""],
     }.items():
         rows = document(asked, "--sql", f"SELECT guess FROM {view} ORDER BY guess")["sql"]
         assert [row["guess"] for row in rows] == guesses, view
     said = answered(asked, "--sql", "SELECT count(*) FROM table_preds").err
-    assert "table_preds is the view table_preds_2" in said
+    assert "table_3.parquet, because the key of another table differs only in case" in said
 
 
 def test_the_key_of_a_table_is_read_from_its_metadata_else_from_its_name(asked, tmp_path):
@@ -913,25 +920,13 @@ def test_rows_of_a_run_in_two_exports_come_from_the_one_beside_its_source(tmp_pa
     assert re.search(r"\| *10 *\|", machines)
 
 
-@pytest.mark.parametrize(
-    ("view", "flag"),
-    [
-        ("history", "--include-history"),
-        ("Console", "--console"),
-        ("system", "--system-metrics"),
-        ("table_x", "--tables"),
-        ('"table_val/x"', "--tables"),
-    ],
-)
-def test_sql_over_rows_that_are_not_there_says_what_writes_them(tmp_path, view, flag):
+@pytest.mark.parametrize("view", ["history", "Console", "system", "table_x", '"table_val/x"'])
+def test_sql_over_rows_that_are_not_there_names_those_that_are(tmp_path, view):
     file = write_runs(tmp_path, [Run("r0")])
+    write_rows(tmp_path, "table_y", one_row(guess="cat"), key="y")
     answer = ask(file, "--sql", f"SELECT * FROM {view}")
-    name = view.strip('"')
-    said = f"no {name} file; export_runs.py {flag} writes it"
+    said = f"Table with name {view.strip(chr(34))} does not exist; there are runs, table_y (export_runs.py"
     assert (answer.code, said in answer.err, "id you mean" in answer.err) == (2, True, False), answer.err
-    if flag == "--tables":
-        write_rows(tmp_path, "table_y", one_row(guess="cat"), key="y")
-        assert "; there are table_y" in ask(file, "--sql", f"SELECT * FROM {view}").err
 
 
 # --- why runs ended, machines ---------------------------------------------------------------------------------

@@ -230,6 +230,15 @@ def test_varying_names_values_holes_missing_seeds_and_doubles(tmp_path):
     assert "grid of k (3), model (2): 5 of 6 combinations have a run" in done.err
 
 
+def test_varying_marks_what_only_failed(tmp_path):
+    runs = [run for run in grid_runs() if run.id not in {"b40", "b41", "b42"}]
+    for run in runs:
+        run.state = "crashed" if run.id.startswith("a16") else "finished"
+    grid = document(write_runs(tmp_path, runs), "--varying")["grid"]
+    problems = {(row["config_model"], row["config_k"]): row["problem"] for row in grid}
+    assert problems == {("a", 16): "only runs in other states", ("b", 4): "no run"}
+
+
 def test_diff_shows_only_what_differs(tmp_path):
     one = Run("a", "first", {"lr": "1e-3", "k": 4, "same": 1, "nan": math.nan}, {"loss": 1.0})
     two = Run(
@@ -274,7 +283,7 @@ def test_a_planted_effect_comes_first(tmp_path):
     assert "association is not cause" in answered(file, "--importance", "-m", "test/mse").out
 
 
-def test_the_p_value_of_an_importance_is_that_of_a_permutation_test(tmp_path):
+def test_the_p_value_of_an_importance_is_near_that_of_kruskal_and_wallis(tmp_path):
     random = np.random.default_rng(5)
     values = random.normal(size=60).round(1)  # with ties
     groups = {
@@ -295,16 +304,14 @@ def test_the_p_value_of_an_importance_is_that_of_a_permutation_test(tmp_path):
         row, n, k = rows[f"config_{name}"], sum(map(len, samples)), len(samples)
         assert row["effect"] == pytest.approx(max(0, (expected.statistic - k + 1) / (n - k)))
         assert row["p"] == pytest.approx(expected.pvalue, abs=0.06)
-    again = document(file, "--importance", "-m", "test/mse")["importance"]
-    assert {row["column"]: row for row in again} == rows  # seeded
 
 
 def test_a_single_run_is_no_proof(tmp_path):
-    """A setting of one run, the worst one, has p near 2 / n, whatever a run without the setting reached."""
+    """A setting of one run, the worst one, is not significant, whatever a run without the setting reached."""
     configs = [{"steps": 3}, {}] + [{"steps": 240} for _ in range(40)]
     runs = [Run(f"r{n}", config=config, summary={"test/mse": n + 1.0}) for n, config in enumerate(configs)]
     row = document(write_runs(tmp_path, runs), "--importance", "-m", "test/mse")["importance"][0]
-    assert row["p"] == pytest.approx(2 / 41, abs=0.03)
+    assert 0.05 < row["p"] < 0.15
 
 
 def test_too_few_runs_are_not_ranked(tmp_path):
@@ -516,8 +523,8 @@ def test_a_far_off_value_in_a_group_is_named(tmp_path):
     runs[-1].summary["test/mse"] = math.inf
     answer = answered(write_runs(tmp_path, runs), "-g", "g", "-m", "test/mse")
     assert "highest value over 1,000 times the median, so that the mean says little: 1" in answer.out
-    assert re.search(r"^g +runs +n +mean +std +NaN +min", answer.out, re.MULTILINE)
-    assert re.search(r"^0 +5 +4 +4 +[\d.]+ +1 +1 ", answer.out, re.MULTILINE)
+    assert re.search(r"^g +runs +n +mean +std +NaN +best run +min", answer.out, re.MULTILINE)
+    assert re.search(r"^0 +5 +4 +4 +[\d.]+ +1 +r0 +1 ", answer.out, re.MULTILINE)
 
 
 def test_values_over_ten_decades_are_drawn_on_a_logarithmic_axis(tmp_path):

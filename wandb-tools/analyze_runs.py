@@ -3,7 +3,6 @@
 # requires-python = ">=3.11"
 # dependencies = [
 #   "duckdb>=1.4,<3",
-#   "numpy>=2.1,<3",
 #   "polars>=2.1,<3",
 #   "tabulate[widechars]>=0.10,<0.11",
 #   "vl-convert-python>=1.8,<2",
@@ -54,8 +53,8 @@ are cut off, and the picture says so. -o FILE.html is interactive: zoom, values 
 hides a curve. --report contains no script. Neither loads anything from the network.
 
 SQL. --sql takes one SELECT, and --where a condition, in DuckDB's dialect. The views are runs, history, console, system
-and table_<key>, as far as these files were exported. Columns go by their names, or by their W&B names in double
-quotes; times are in UTC. Other files cannot be read, and nothing can be written.
+and table_<key>, as far as these files were exported; --schema names them. Columns go by their names, or by their W&B
+names in double quotes; times are in UTC. Other files cannot be read, and nothing can be written.
 
 Health shows each problem of each run:
   non-finite     NaN or infinity in a metric, and its first step
@@ -68,7 +67,7 @@ Health shows each problem of each run:
   crashed        the state is crashed or failed
 
 Importance is association, not cause: eta squared of the Kruskal-Wallis test over the values of a setting (or over
-ranges, for numbers with many values), with a permutation p-value.
+ranges, for numbers with many values), with the p-value of the F-test on the ranks.
 
 Exit codes: 0 answered; 1 nothing usable: no input, an unreadable input, or no run left (the filter is named); 2 wrong
 usage: an unknown flag, column or metric, an SQL statement other than SELECT, or inputs that do not fit together; 3 some
@@ -92,7 +91,7 @@ import tempfile
 import textwrap
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -124,8 +123,6 @@ TIMES = {"created_at", "heartbeat_at", "exported_at"}  # of these; tags are list
 NUMBERS = {"runtime_s", "last_step", "history_rows", "gpu_count", "_step", "_runtime", "_timestamp", "line"}
 KINDS = ("derived", "config", "metric", "history", "identity")  # of columns, in the order of --schema
 DERIVED = ("stage", "arch", "model_type", "protocol", "k", "lr_parsed", "wd_parsed", "eps_parsed")  # in this order
-# Views of --sql and the flags of export_runs.py that write their files.
-FLAGS = {"history": "--include-history", "console": "--console", "system": "--system-metrics", "table_": "--tables"}
 NAMED = ("config_", "metric_")  # the columns that W&B's names stand for, in this order
 SUMMARIES = {"min": "minimum", "max": "maximum", "last": "last value", "mean": "mean"}  # of define_metric
 SAY_GOAL = "add --ascending or --descending"
@@ -135,11 +132,11 @@ VALUES = {"summary": "summary", "min": "lowest of its history", "max": "highest 
 VALUES |= {"last": "last of its history", "tail": "mean of its history's last tenth", "at": "at the best step"}
 
 SIGNIFICANT = 0.05  # p-values from here on are noise; intervals hold the rest, 95 %
-RESAMPLES, PERMUTATIONS, SEED = 10_000, 1_000, 0  # of the bootstrap and of the permutation test
+RESAMPLES, SEED = 10_000, 0  # of the bootstrap
 FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # percentile intervals cover 77 % at n = 3: none below, rough below
 CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
 CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
-FEWEST_RUNS, MOST_RUNS = 10, 20_000  # of --importance: fewer are refused, of more a random sample is used
+FEWEST_RUNS = 10  # of --importance: fewer are refused
 MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # of --importance: numbers with more values form ranges with at least so many runs
 STATISTICS: tuple[str, ...] = ("runs", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high")
 STATISTICS += ("min", "median", "max", "best_run", "best_run_id")
@@ -190,7 +187,7 @@ MOST_ROWS = {"overview": 8, "groups": 20, "pivot": 20, "sql": 20, "health": 20, 
 MOST_ROWS |= {"varying": 38, "diff": 38, "importance": 38, "schema": 38}
 PAGE_CELLS = 96  # characters across a page's text
 WHOLE = {"column", "problem"}  # heads of columns that are not shortened, so that they can be copied
-NARROW = 14  # characters that a shortened text keeps at least
+NARROW = 16  # characters that a shortened text keeps at least: as many as a time has
 # Characters that mean something to LaTeX, and what prints them.
 LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "[": "{[}", "]": "{]}", "~": r"\textasciitilde{}"}
 LATEX |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textless{}", ">": r"\textgreater{}"}
@@ -288,16 +285,11 @@ class Runs:
     empty: frozenset[str] = frozenset()  # derived columns without any value
     files: tuple[Path, ...] = ()
     others: tuple[Path, ...] = ()  # histories and the like among the inputs
-    is_result: bool = False  # an answer of this script
-    table: str | None = None  # of a W&B Table: its key
-
-    @property
-    def holds_runs(self) -> bool:
-        return self.dtypes.keys() >= RUN_COLUMNS and not self.is_result and self.table is None
+    view: str = "runs"  # of --sql that the file belongs to: see view_of()
 
     def label(self, column: str) -> str:
         """A column's W&B name; the column's own where the file holds no W&B names, as one of another tool."""
-        own = column if self.holds_runs else column.removeprefix("metric_")
+        own = column if self.view == "runs" else column.removeprefix("metric_")
         return ".".join(self.paths.get(column, (own,)))
 
     def of_kind(self, *kinds: str) -> list[str]:
@@ -325,7 +317,6 @@ class Metric(NamedTuple):
 class Study(NamedTuple):
     """What questions are asked about."""
 
-    everything: Runs
     any_state: Runs  # those that pass the filters
     runs: Runs  # those in the states that count
     by: Sequence[str]  # the columns to group by
@@ -343,6 +334,7 @@ class Result:
     notes: Sequence[str] = ()
     rows: Sequence[Mapping[str, object]] | None = None  # for JSON, where the table holds values of all types as text
     chart: tuple[str, str, pl.DataFrame] | None = None  # titles of the values and of x, and what is drawn: chart_json
+    kept: int = 0  # how many columns of the view are shown even if they do not fit: those that were asked for by name
 
 
 class TableColumn(NamedTuple):
@@ -377,10 +369,9 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]: 
             if file in places:
                 raise
             damaged.append(f"left out: {error}")
-    runs = [part for part in parts if part.holds_runs]
-    rest = [part for part in parts if not part.holds_runs and not part.is_result]
-    others = tuple(part.files[0] for part in rest if part.dtypes.keys() >= ROW_COLUMNS)
-    foreign = [str(part.files[0]) for part in rest if part.files[0] not in others]
+    runs = [part for part in parts if part.view == "runs"]
+    others = tuple(part.files[0] for part in parts if part.view not in {"runs", ""})
+    foreign = [str(part.files[0]) for part in parts if not part.view]
     if not runs:
         looked_at = places or (UNIFIED_FILE, EXPORT_FOLDER)
         problem = f"no runs in {', '.join(map(str, looked_at))}; name a file of export_runs.py or aggregate_runs.py"
@@ -417,7 +408,8 @@ def open_file(file: Path) -> Runs:
             pl.col(pl.Time, pl.Categorical, pl.Enum).cast(pl.String),
         )
         frame = frame.with_columns(known_times())
-        frame = frame.with_columns(pl.col(c).cast(to) for c, to in missing_casts(frame.collect_schema()).items())
+        view = view_of(file, frame.collect_schema().keys(), metadata)
+        frame = frame.with_columns(pl.col(c).cast(to) for c, to in missing_casts(frame.collect_schema(), view).items())
         dtypes = frame.collect_schema()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
@@ -429,9 +421,19 @@ def open_file(file: Path) -> Runs:
         goals={c: facts["goal"] for c, facts in metrics.items() if facts.get("goal") in ("minimize", "maximize")},
         axes={c: facts["step_metric"] for c, facts in metrics.items() if isinstance(facts.get("step_metric"), str)},
         files=(file,),
-        is_result=RESULT_KEY in metadata,
-        table=metadata.get(TABLE_KEY),
+        view=view,
     )
+
+
+def view_of(file: Path, columns: Collection[str], metadata: Mapping[str, str]) -> str:
+    """runs, history, console, system or table_<key>; empty for answers of this script and files of other tools."""
+    if RESULT_KEY in metadata:
+        return ""
+    if TABLE_KEY in metadata or {*ROW_COLUMNS, "row"} <= {*columns}:
+        return f"table_{metadata.get(TABLE_KEY, unquote(file.stem.partition('_table_')[2]))}"
+    needed = {"runs": RUN_COLUMNS, "console": {*ROW_COLUMNS, "line", "text"}, "history": {*ROW_COLUMNS, "_step"}}
+    needed["system"] = {*ROW_COLUMNS, "_timestamp"}
+    return next((view for view in needed if needed[view] <= {*columns}), "")
 
 
 def metadata_of_columns(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[str, Any]]:
@@ -450,12 +452,12 @@ def known_times() -> pl.Expr:
     return pl.when(cs.datetime().dt.year().is_between(1, 9999)).then(cs.datetime())
 
 
-def missing_casts(dtypes: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
+def missing_casts(dtypes: Mapping[str, pl.DataType], view: str) -> dict[str, pl.DataType]:
     """The casts that give the contract's columns their dtypes; ValueError for a column that no question can take."""
     texts, numbers, times = ROW_COLUMNS | {"text", "stream"}, NUMBERS, set[str]()
-    if dtypes.keys() >= RUN_COLUMNS:
+    if view == "runs":
         texts, times = IDENTITY - TIMES - NUMBERS - {"tags"}, TIMES
-    elif "row" in dtypes:  # a W&B Table may have any other column
+    elif view.startswith("table_"):  # a W&B Table may have any other column
         texts, numbers = ROW_COLUMNS, set()
     casts: dict[str, pl.DataType] = {}
     for column, dtype in dtypes.items():
@@ -496,11 +498,8 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
             raise ScriptError(f"{column} is {facts}; merge them with aggregate_runs.py", WRONG_USAGE)
         found = [part.dtypes[column] for part in holders]
         dtypes[column] = next((dtype for dtype in found if dtype.is_float()), found[0])
-    frames = []
-    for part in parts:
-        casts = [pl.col(c).cast(dtypes[c]) for c, dtype in part.dtypes.items() if dtype != dtypes[c]]
-        frames.append(part.frame.with_columns(casts))
-    frame = pl.concat(frames, how="diagonal")
+    casts: list[Any] = [{c: dtypes[c] for c, dtype in part.dtypes.items() if dtype != dtypes[c]} for part in parts]
+    frame = pl.concat([part.frame.cast(to) for part, to in zip(parts, casts, strict=True)], how="diagonal")
     repeated = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1)).rows() if len(parts) > 1 else []
     if repeated:
         several = f"{len(repeated)} runs are in several inputs, for example {path_text(min(repeated)[:3])}"
@@ -546,16 +545,11 @@ def known_column(name: str, runs: Runs, prefixes: Sequence[str] = NAMED) -> str 
 
 
 def find_column(name: str, runs: Runs, what: str = "column", among: Sequence[str] = ()) -> str:
-    """The column that a user names; ScriptError with the nearest names, else the best-covered ones, where none is."""
+    """The column that a user names; ScriptError with the nearest names where there is none."""
     if found := known_column(name, runs, NAMED if what == "column" else ["metric_"]):
         return found
     columns = among or [column for column in runs.dtypes if column[:1] != "_"]
-    spell = str if name.startswith(NAMED) else runs.label
-    hint = did_you_mean(name, map(spell, columns))
-    if not hint:
-        settings = [column for column in columns if kind(column) in {"derived", "config"}]
-        there = [spell(column) for column, count in coverage(settings or columns, runs).items() if count]
-        hint = f"; there are {', '.join(there[:SUGGESTED_NAMES])}" if there else ""
+    hint = did_you_mean(name, columns if name.startswith(NAMED) else map(runs.label, columns))
     raise ScriptError(f"there is no {what} {name}{hint}; --schema lists all", WRONG_USAGE)
 
 
@@ -669,7 +663,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         names = {f"{name}{mark}{child}": child for mark in "_." for child in SUMMARIES}
         columns = {child: found for n, child in names.items() if (found := known_column(n, runs, ["metric_"]))}
         if not columns:
-            if any(known_column(name, part, ["metric_"]) for part in history_files(runs)):
+            if any(known_column(name, part, ["metric_"]) for part in rows_beside(runs, "history")):
                 how = f"aggregate_runs.py --history, then -m {name} --value last (or min, max); or --curves {name}"
                 raise ScriptError(f"{name} is only in the histories: use {how}", WRONG_USAGE)
             find_column(name, runs, "metric", metric_columns(runs))
@@ -840,16 +834,14 @@ def top(study: Study, options: Options) -> list[Result]:
         more = [column for column in named if column not in asked and options.metrics]
         shown = [*asked[:1], *more, *asked[1:]] if asked[0] == "name" else [*more, *asked]
     else:
-        # Settings that most of these runs have and that tell them apart; what is read off the name gives way to the
-        # config's own value, and columns with the same values stand once. Paths and the like come last.
+        # Settings that most of these runs have and that tell them apart; columns with the same values stand once.
+        # Paths and the like come last.
         distinct = {c: table[c].n_unique() for c in (*others, "entity", "project")}
         common = [c for c in others if distinct[c] > 1 and 2 * table[c].null_count() <= table.height]
         common.sort(key=lambda c: (not NOISE.isdisjoint(words(c)), kind(c) == "config", distinct[c] == table.height))
         settings: dict[tuple[str, ...], str] = {}
         for column in common:
-            own = f"_{column.removesuffix('_parsed')}"
-            if not column.endswith("_parsed") or not any(c.endswith(own) for c in common):
-                settings.setdefault(tuple(cells_of(table[column])), column)
+            settings.setdefault(tuple(cells_of(table[column])), column)
         shown = ["name", *named, *(c for c in ("entity", "project") if distinct[c] > 1), *settings.values()]
     last = best[metric.column][-1]
     counts = [pl.len(), value.is_finite().sum().alias("finite"), value.count().alias("n")]
@@ -862,7 +854,7 @@ def top(study: Study, options: Options) -> list[Result]:
     view = [(heads[column], names if column == "name" else table[column]) for column in shown]
     title = f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}"
     chart = metric.label, "", table.select(names, value=metric.column)
-    return [Result("top", title, table.select(held), view, notes, chart=chart)]
+    return [Result("top", title, table.select(held), view, notes, chart=chart, kept=len(view) if asked else 0)]
 
 
 def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
@@ -882,12 +874,13 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     varying = [column for column in by if column not in constant]
     asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
     shown = [column for column in asked if column in {*by, *STATISTICS}]
+    kept = len(shown)
     if not shown:
         sizes = ["n"] if (table["runs"] == table["n"]).all() else ["runs", "n"]
         lost = ["n_nonfinite"] * bool(table["n_nonfinite"].sum())
-        numbers = ["mean", "std", *lost, "min", "median", "max"]
-        numbers = numbers if stat == "mean" else [stat, "ci_low", "ci_high", *lost, "min", "max"]
-        shown = [*varying, *sizes, *numbers, "best_run", *steps]
+        numbers = ["mean", "std"] if stat == "mean" else [stat, "ci_low", "ci_high"]
+        rest = [name for name in ("min", "median", "max") if name != stat]
+        shown = [*varying, *sizes, *numbers, *lost, "best_run", *steps, *rest]
     heads = labels(by, runs) | {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
     heads |= {"ci_low": "95 % from", "ci_high": "to", "n_nonfinite": "NaN"}  # or infinity, as the note says
     size = f"{counted(table.height, 'group')} of {counted(int(table['runs'].sum()), 'run')}"
@@ -902,7 +895,7 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     view = [(heads.get(column, column), seen[column]) for column in shown]
     notes, chart = remarks_on_groups(table, by, metric, stat), (f"{metric.label}: {stat} and 95 % interval", "", bars)
     table = table.select(*by, pl.lit(metric.column).alias("metric"), *held)
-    return Result("groups", title, table, view, notes, chart=chart)
+    return Result("groups", title, table, view, notes, chart=chart, kept=kept)
 
 
 def row_names(table: pl.DataFrame, by: Sequence[str]) -> list[str]:
@@ -931,15 +924,13 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
         return [*remarks, "there is only one group: nothing to compare"]
     if best.height < 2 or not metric.column.startswith(("metric_", "history_")):
         return remarks
-    which = "best two"
     if alone:
         remarks.append(f"the best two cannot be compared: {' and '.join(alone)} has only one run")
-        best, which = table.filter(pl.col("n") > 1).head(2), "best two with several runs"
-    if best.height == 2 and (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
-        one, other = row_names(best, by)
+    elif (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
         verdict = "within noise: " if p >= SIGNIFICANT else ""
         means = " (of the means)" if stat != "mean" else ""
-        remarks.append(f"{verdict}the {which}, {one} and {other}, differ with p = {p:.2g} by Welch's t-test{means}")
+        two = " and ".join(names)
+        remarks.append(f"{verdict}the best two, {two}, differ with p = {p:.2g} by Welch's t-test{means}")
     return remarks
 
 
@@ -1082,14 +1073,13 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
     if not settings:
         raise ScriptError("--best-per: only the seed varies: there is nothing to choose", WRONG_USAGE)
     keys = [*per, *settings]
-    values = runs.frame.select(*keys, finite(metric.column).alias(VALUE)).drop_nulls(VALUE)
-    means = collected(values.group_by(keys).agg(pl.col(VALUE).mean(), pl.len().alias(RUN_NUMBER)), "in-memory")
-    best = means.sort(VALUE, *keys, descending=metric.descending(keys)).unique(per, keep="first", maintain_order=True)
+    means = group_statistics(runs, keys, metric).drop_nulls("mean")
+    best = means.sort("mean", *keys, descending=metric.descending(keys)).unique(per, keep="first", maintain_order=True)
     for row in best.head(MOST_SAID).iter_rows(named=True):
         chosen = some_of([f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None])
         group = "/".join(cell_text(row[column]) for column in per)
-        say(f"best of {group}: {chosen} (mean {row[VALUE]:.4g} of {counted(row[RUN_NUMBER], 'run')})")
-    if singles := int((best[RUN_NUMBER] == 1).sum()):
+        say(f"best of {group}: {chosen} (mean {row['mean']:.4g} of {counted(row['n'], 'run')})")
+    if singles := int((best["n"] == 1).sum()):
         say(f"{singles} of {counted(best.height, 'chosen setting')} have only one run, which may just be lucky")
     say(f"settings were chosen by {metric.label} itself, so its values are too optimistic; look at a test metric too")
     kept = runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True)
@@ -1100,29 +1090,24 @@ def varied(study: Study, _: Options) -> list[Result]:
     """The config columns with more than one value, how many runs have each, and what the grid of them lacks."""
     runs = study.runs
     table, settings, noise = varying_settings(runs)
-    several = [column for column in settings if table[column].drop_nulls().n_unique() > 1]
-    single = [*labels([column for column in settings if column not in several], runs).values()]
-    notes = noise_note(noise, runs)
-    notes += [f"missing in some runs, the same in all others: {some_of(single)}"] if single else []
     rows, texts = [], []
     for column in settings:
         counts = table[column].value_counts(name="runs").sort("runs", column, descending=[True, False]).rows()
         rows += [{"column": column, "value": value, "runs": number} for value, number in counts]
-        if column in several:
-            texts.append((len(counts), some_of([f"{cell_text(value)} ({number})" for value, number in counts], 8)))
+        texts.append((len(counts), some_of([f"{cell_text(value)} ({number})" for value, number in counts], 8)))
     number = table.height or collected(runs.frame.select(pl.len())).item()
     seen = pl.DataFrame(texts, {"values": pl.Int64, "value (runs)": pl.String}, orient="row")
-    view = [("config", pl.Series(labels(several, runs).values(), dtype=pl.String)), *((c.name, c) for c in seen)]
+    view = [("config", pl.Series(labels(settings, runs).values(), dtype=pl.String)), *((c.name, c) for c in seen)]
     title = f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary"
     dtypes = {"column": pl.String, "value": pl.String, "runs": pl.Int64}
     found = pl.DataFrame([row | {"value": exact_text(row["value"])} for row in rows], dtypes)
-    return [Result("varying", title, found, view, notes, rows), *grid(table, several, runs)]
+    return [Result("varying", title, found, view, noise_note(noise, runs), rows), *grid(table, settings, study)]
 
 
-def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[Result]:
+def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Result]:
     """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
-    seeds = [c for c in settings if "seed" in words(runs.label(c))][:1]
-    few = [c for c in settings if c not in seeds and table[c].drop_nulls().n_unique() <= 12]  # more: at random
+    runs, seeds = study.runs, [c for c in settings if "seed" in words(study.runs.label(c))][:1]
+    few = [c for c in settings if c not in seeds and 1 < table[c].drop_nulls().n_unique() <= 12]  # more: at random
     axes = independent(table, few)
     complete = table.select(*axes, *seeds).drop_nulls()
     if not axes or len(axes) + len(seeds) < 2 or complete.is_empty():
@@ -1141,7 +1126,9 @@ def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[Resul
         whole = complete.select(axes[0]).unique()
         for column in axes[1:]:
             whole = whole.join(complete.select(column).unique(), how="cross")
-        odd.append(whole.join(present, on=axes, how="anti").with_columns(problem=pl.lit("no run")).sort(axes))
+        tried = study.any_state.frame.select(axes).unique().with_columns(problem=pl.lit("only runs in other states"))
+        holes = whole.join(present, on=axes, how="anti").join(collected(tried), on=axes, how="left")
+        odd.append(holes.with_columns(pl.col("problem").fill_null("no run")).sort(axes))
     rows, heads = pl.concat(odd), labels(axes, runs)
     names = some_of([f"{heads[c]} ({size})" for c, size in zip(axes, sizes, strict=True)])
     title = f"grid of {names}: {present.height} of {counted(math.prod(sizes), 'combination')} have a run"
@@ -1150,7 +1137,7 @@ def grid(table: pl.DataFrame, settings: Sequence[str], runs: Runs) -> list[Resul
 
 def difference(study: Study, options: Options) -> list[Result]:
     """What differs between some runs: the config, then the metrics; numbers are equal however they were written."""
-    runs = study.everything
+    runs = study.any_state
     every = collected(runs.frame.select(*KEY, "name"))
     keys = []
     for name in options.diff:  # entity/project/id, id or name
@@ -1174,23 +1161,20 @@ def difference(study: Study, options: Options) -> list[Result]:
     chosen = chosen.join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
     taken = Counter([*chosen["id"], "column", "kind"])
     heads = [str(key[2]) if taken[key[2]] == 1 else path_text(key) for key in keys]
-    found = []
+    found, cells = [], []
     for column in columns:
         values = chosen[column].to_list()
         if len({*map(comparable, values)}) > 1:
             found.append({"column": column, "kind": kind(column), **dict(zip(heads, values, strict=True))})
+            cells.append(cells_of(chosen[column]))
     counts, of_all = Counter(row["kind"] for row in found), {which: len(runs.of_kind(which)) for which in KINDS}
     sizes = [f"{counts[which]} of {counted(of_all[which], f'{which} column')}" for which in ("config", "metric")]
-    texts = [{name: value if name == "column" else exact_text(value) for name, value in row.items()} for row in found]
+    texts = [{name: exact_text(value) for name, value in row.items()} for row in found]
     view = [("column", pl.Series([runs.label(row["column"]) for row in found], dtype=pl.String))]
-    spelled = []  # of numbers as many digits as tell them apart
-    for row in found:
-        spell = float_format([row[head] for head in heads if isinstance(row[head], float)])
-        spelled.append([spell(v) if isinstance(v, float) else cell_text(v) for v in (row[head] for head in heads)])
-    view += [(head, pl.Series([row[n] for row in spelled], dtype=pl.String)) for n, head in enumerate(heads)]
+    view += [(head, pl.Series([row[n] for row in cells], dtype=pl.String)) for n, head in enumerate(heads)]
     title = f"{' and '.join(sizes)} differ between {some_of(run_labels(chosen))}"
     table = pl.DataFrame(texts, dict.fromkeys(["column", "kind", *heads], pl.String))
-    return [Result("diff", title, table, view, rows=found)]
+    return [Result("diff", title, table, view, rows=found, kept=len(view))]
 
 
 def comparable(value: object) -> object:
@@ -1208,8 +1192,7 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     """The settings that vary, by how closely each goes with a metric's rank; the closest first.
 
     The effect is the eta squared of Kruskal and Wallis' H, (H - k + 1) / (n - k), over a setting's k values, or k
-    ranges of a number that has many; `p` is the share of random permutations with as large an effect, `spearman`
-    tells the sign.
+    ranges of a number that has many; `p` is that of the F-test on the ranks, `spearman` tells the sign.
     """
     runs, columns, rows = study.runs, study.runs.of_kind("config"), []
     usable = runs.frame.filter(pl.col(metric.column).is_finite())
@@ -1218,31 +1201,26 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     notes = [f"{number} with a finite value are too few to rank settings; {FEWEST_RUNS} are needed"]
     if table.height >= FEWEST_RUNS:
         notes = ["settings that vary together cannot be separated; p is not corrected for many settings"]
-        if table.height > MOST_RUNS:
-            table = table.sample(MOST_RUNS, seed=SEED)
-            notes.append(f"computed on {MOST_RUNS:,} runs, chosen at random with seed {SEED}")
         varying = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
         noise = [column for column in varying if is_noise(table[column], runs.label(column))]
         notes += noise_note(noise, runs)
         found = [association(column, table) for column in varying if column not in noise]
-        known = [each for each in found if each is not None]
-        p_values = permutation_p([test for _, test in known])
-        rows = [(metric.column, *facts, p) for (facts, _), p in zip(known, p_values, strict=True)]
+        rows = [(metric.column, *facts) for facts in found if facts]
     dtypes: dict[str, Any] = dict.fromkeys(("metric", "column", "kind"), pl.String)
     dtypes |= {"effect": pl.Float64, "spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
     answer = pl.DataFrame(rows, dtypes, orient="row").sort("effect", "column", descending=[True, False])
     sign = pl.col("spearman").sign().replace_strict({1.0: "+", -1.0: "-"}, default="", return_dtype=pl.String)
     named = pl.Series("column", map(runs.label, answer["column"]), dtype=pl.String)
-    rounded = pl.col("effect").round(3), sign.alias("sign"), "n", "distinct", pl.col("p").round(4)
+    rounded = pl.col("effect").round(3), sign.alias("sign"), "n", "distinct", pl.col("p").round_sig_figs(2)
     seen = answer.select(named, "kind", *rounded)
     title = f"Settings associated with {metric.label}, {number}; association is not cause"
     return Result("importance", title, answer, [(column.name, column) for column in seen], notes)
 
 
-def association(column: str, table: pl.DataFrame) -> tuple[tuple[Any, ...], tuple[float, list[int], pl.Series]] | None:
+def association(column: str, table: pl.DataFrame) -> tuple[Any, ...] | None:
     """How a setting and the metric go together over the runs that have both; None where that cannot be said.
 
-    First the columns of `importance` but p, then the test that `permutation_p` takes.
+    The columns of `importance`: column, kind, effect, spearman, n, distinct, p.
     """
     is_number = table[column].dtype.is_numeric()
     pairs = table.select(x=finite(column) if is_number else column, y=VALUE).drop_nulls()
@@ -1253,42 +1231,15 @@ def association(column: str, table: pl.DataFrame) -> tuple[tuple[Any, ...], tupl
     if is_number and distinct > MOST_LEVELS:
         ranges = max(3, min(MOST_LEVELS, n // RUNS_A_LEVEL))
         level = ((x.rank("average") - 0.5) * ranges / n).cast(pl.Int64)
-    ranks = pl.DataFrame({"level": level, "rank": pairs["y"].rank() - (n + 1) / 2})
-    rank = pl.col("rank")
-    share = ranks.select(rank.mean().over("level").var() / rank.var()).fill_nan(0.0).item()
-    sizes = ranks["level"].value_counts()["count"].sort().to_list()
-    h = (n - 1) * share  # Kruskal and Wallis' H, ties corrected
-    effect = max(0.0, (h - len(sizes) + 1) / (n - len(sizes)))
+    ranks = pl.DataFrame({"level": level, "rank": pairs["y"].rank()})
+    # The part of the ranks' variance that the levels account for; H = (n - 1) * share, ties corrected.
+    share = ranks.select(pl.col("rank").mean().over("level").var() / pl.col("rank").var()).fill_nan(0.0).item()
+    within = n - ranks["level"].n_unique()
+    effect = max(0.0, ((n - 1) * share - (n - 1 - within)) / within)
+    p = incomplete_beta(within / 2, (n - 1 - within) / 2, 1 - share, share)
     correlation = pl.corr(pl.col("x").rank(), pl.col("y").rank()).fill_nan(None)
     spearman = pairs.select(correlation).item() if is_number else None
-    facts = column, "number" if is_number else "category", effect, spearman, n, distinct
-    return facts, (share, sizes, ranks["rank"].sort())
-
-
-def permutation_p(tests: Sequence[tuple[float, Sequence[int], pl.Series]]) -> list[float]:
-    """The p-value of each test: in which part of random permutations the levels account for as much of the variance.
-
-    A test is that share of the variance, the sizes of its levels, and its centred ranks. In a permutation the first
-    ranks are as good a level as any others, so that tests of the same ranks share permutations and their running sums.
-    """
-    import numpy as np
-
-    larger = [0 for _ in tests]
-    same_ranks: dict[bytes, list[int]] = {}
-    for i, (_, _, series) in enumerate(tests):
-        same_ranks.setdefault(series.to_numpy().tobytes(), []).append(i)
-    for members in same_ranks.values():
-        ranks, random = tests[members[0]][2].to_numpy(), np.random.default_rng(SEED)
-        at_once = max(1, CELLS_AT_ONCE // len(ranks))
-        for start in range(0, PERMUTATIONS, at_once):
-            rows = np.broadcast_to(ranks, (min(at_once, PERMUTATIONS - start), len(ranks)))
-            sums = random.permuted(rows, axis=1).cumsum(axis=1)
-            for i in members:
-                share, sizes, _ = tests[i]
-                of_levels = np.diff(sums[:, np.cumsum(sizes) - 1], axis=1, prepend=0.0)
-                between = (of_levels**2 / sizes).sum(axis=1)
-                larger[i] += int((between >= (share - 1e-9) * (ranks**2).sum()).sum())
-    return [(count + 1) / (PERMUTATIONS + 1) for count in larger]
+    return column, "number" if is_number else "category", effect, spearman, n, distinct, p
 
 
 # --- questions: what there is, SQL ----------------------------------------------------------------------------
@@ -1318,13 +1269,15 @@ def schema(study: Study, options: Options) -> list[Result]:
     most = 0 if options.output else MOST_ROWS["schema"] if options.max_rows is None else options.max_rows
     seen, notes = table, []
     if not options.columns:
-        from_histories, has_any = pl.col("kind") == "history", pl.col("coverage") > 0
+        from_histories, has_any, step = pl.col("kind") == "history", pl.col("coverage") > 0, "history_min_step_"
         seen = table.filter(has_any & ~from_histories)
+        views = dict.fromkeys(part.view for part in files_beside(runs))
         lists = {
             "without any value": table.filter(~has_any & ~from_histories)["column"].to_list() + sorted(runs.empty),
             "from histories, for --value min, max, last, tail and at": [
-                column.removeprefix("history_min_step_") for column in listed if column.startswith("history_min_step_")
+                column.removeprefix(step) for column in listed if column.startswith(step)
             ],
+            "further views of --sql": [view if view.isidentifier() else sql_name(view) for view in views],
         }
         notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
         seen = folded_schema(seen) if 0 < most < seen.height else seen
@@ -1343,14 +1296,13 @@ def folded_schema(table: pl.DataFrame) -> pl.DataFrame:
     """The rows of a schema, each family in one: names that differ in numbers, and of metrics in their middle."""
     is_deep = (pl.col("kind") == "metric") & (pl.col("path").str.count_matches("[/.]") > 1)
     short = pl.when(is_deep).then(pl.col("path").str.replace("([/.]).*([/.])", "${1}…${2}")).otherwise("column")
-    patterns = {"family": short.str.replace_all(r"\d+", "#"), "own": pl.col("column").str.replace_all(r"\d+", "#")}
-    rows = table.with_row_index(RANK).with_columns(short.alias("short"), **patterns)
+    rows = table.with_columns(short=short, family=short.str.replace_all(r"\d+", "#"))
     found = []
     for members in rows.partition_by("kind", "family", maintain_order=True):
         if members.height < 3:
             found.append(members)
             continue
-        names = members["column" if members["own"].n_unique() == 1 else "short"]
+        names = members["short"]
         ranges = zip(*(map(int, re.findall(r"\d+", name)) for name in names), strict=True)
         texts = [f"{min(each)}…{max(each)}" if len({*each}) > 1 else str(each[0]) for each in ranges]
         parts = re.split(r"\d+", names[0])
@@ -1363,7 +1315,7 @@ def folded_schema(table: pl.DataFrame) -> pl.DataFrame:
 
 def overview(study: Study) -> Result:
     """What the input holds: its projects, their runs by state, the days between which they were made."""
-    runs, state = study.everything, pl.col("state").str.to_lowercase()
+    runs, state = study.any_state, pl.col("state").str.to_lowercase()
     days = pl.col("created_at").dt.strftime("%Y-%m-%d")
     counts = [pl.len().alias("runs"), *((state == name).sum().alias(name) for name in STATES)]
     first_last = days.min().alias("first_created"), days.max().alias("last_created")
@@ -1372,7 +1324,7 @@ def overview(study: Study) -> Result:
     notes = [f"columns: {', '.join(f'{kinds[k]} {k}' for k in KINDS if kinds[k])}; --schema lists them"]
     if not study.metrics:
         there = [study.runs.label(c) for c, n in coverage(metric_columns(study.runs), study.runs).items() if n]
-        logged = sorted({part.label(c) for part in history_files(runs) for c in part.of_kind("metric")})
+        logged = sorted({part.label(c) for part in rows_beside(runs, "history") for c in part.of_kind("metric")})
         unclear = "no metric's name says whether lower or higher is better: use --ascending or --descending with -m"
         alone = "metrics are only in the histories: use --curves, or aggregate_runs.py --history and then --value last"
         note = f"{unclear} {some_of(there, SUGGESTED_NAMES)}" if there else "none of these runs has a metric"
@@ -1448,7 +1400,7 @@ def introduction(study: Study, options: Options) -> list[Result]:
     for metric in metrics[:1]:
         results += [pivot(study, metric, options)] if options.pivot or len(study.by) == 2 else []
         # Curves of this metric's validation, else of its training, else of itself.
-        there = [part.label(column) for part in history_files(study.runs) for column in part.of_kind("metric")]
+        there = [part.label(column) for part in rows_beside(study.runs, "history") for column in part.of_kind("metric")]
         own = words(re.sub(r" \(.*", "", metric.label))
         tiers = VALIDATION, {"train", "training"}, {*own}
         names = names or [n for tier in tiers for n in there if own[-1] in words(n) and tier & {*words(n)}][:1]
@@ -1463,7 +1415,7 @@ def sql(study: Study, options: Options) -> list[Result]:
 
     query, most = options.sql or "", options.max_rows
     most = most if most is not None else 0 if options.for_programs else MOST_ROWS["sql"]
-    with database(study.everything, "--sql", query) as (connection, aliases):
+    with database(study.any_state, "--sql", query) as (connection, aliases):
         statements = connection.extract_statements(query)  # duckdb's own connection would read files for IMPORT
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
             raise ScriptError("--sql takes one SELECT statement, which cannot write", WRONG_USAGE)
@@ -1512,23 +1464,17 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
 
 
 @contextmanager
-def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str, str]]]:  # noqa: C901
+def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str, str]]]:
     """A DuckDB connection with the views that a query names, which can read nothing else; W&B's names of columns."""
     import duckdb
 
     views = {"runs": [open_file(file) for file in runs.files]}
     names_others = re.search(r"history|console|system|table_", query, re.IGNORECASE)
-    for view, part in files_beside(runs) if names_others else []:
-        views.setdefault(view, []).append(part)
-    taken: set[str] = set()
-    for view in [*views]:  # names in SQL are the same in any case, keys are not
-        name = view
-        while name.lower() in taken:
-            name += "_2"
-        taken.add(name.lower())
-        if name != view:
-            views[name] = views.pop(view)
-            say(f"{view} is the view {name}, because the key of another table differs only in case")
+    for part in files_beside(runs) if names_others else []:
+        if part.view not in views and part.view.lower() in map(str.lower, views):  # names in SQL are alike in any case
+            say(f"left out: {part.files[0]}, because the key of another table differs only in case")
+        else:
+            views.setdefault(part.view, []).append(part)
     with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill, duckdb.connect() as connection:
         try:
             files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
@@ -1552,12 +1498,9 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             if type(error) is duckdb.Error or re.search("Failed to read file|in Parquet file", reason):
                 raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
             hint = "; write text in single quotes, and W&B names in double quotes"
-            pattern = rf"Table with name (({'|'.join(FLAGS)}).*) does not exist"
-            if missing := re.search(pattern, reason, re.IGNORECASE):
-                there = [view for view in views if view.startswith(missing[2].lower())]
-                reason = f"these runs have no {missing[1]} file"
-                how = f"export_runs.py {FLAGS[missing[2].lower()]} writes it"
-                hint = f"; there are {some_of(there)}" if there else f"; {how}"
+            if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
+                reason = missing[0]
+                hint = f"; there are {some_of([*views])} (export_runs.py --help: how to export others)"
             raise ScriptError(f"{flag}: {reason}{hint}", WRONG_USAGE) from error
 
 
@@ -1586,8 +1529,7 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
         renamed = [f"{sql_name(c)} AS {sql_name('.'.join(part.paths[c]))}" for c in part.dtypes if c in unsettled]
         own = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
         sources.append(f"SELECT {own} FROM read_parquet({sql_text(str(part.files[0].absolute()))})")  # noqa: S608 - quoted
-    homes = None if name == "history" else runs
-    for i, others in enumerate(repeated_runs(parts, homes) if name != "runs" else ()):
+    for i, others in enumerate(repeated_runs(parts, name, runs) if name != "runs" else ()):
         if others.height:
             rows = ", ".join(f"({', '.join(map(sql_text, row))})" for row in others.iter_rows())
             key = "(entity, project, run_id)"
@@ -1610,71 +1552,57 @@ def sql_text(text: str | None) -> str:
 # --- questions: curves and health, from histories -------------------------------------------------------------
 
 
-def files_beside(runs: Runs) -> list[tuple[str, Runs]]:
-    """The files that hold no runs beside the inputs, or beside the exports that an aggregate was made of, as views.
+def files_beside(runs: Runs) -> list[Runs]:
+    """The files of further views beside the inputs, or beside the exports that an aggregate was made of.
 
-    The views are history, console, system and table_<key>. Damaged files and sampled histories are left out.
+    Damaged files and sampled histories are left out.
     """
     folders = {file.parent for file in runs.files}
     if "source_file" in runs.dtypes:
         sources = collected(runs.frame.select(pl.col("source_file").drop_nulls().unique()))["source_file"]
         folders |= {Path(source).parent for source in sources}
     beside = [file for folder in folders for file in folder.glob("*.parquet") if file.name[0] != "."]
-    stems = sorted((file.stem.removesuffix("runs") for file in beside if file.stem.endswith("_runs")), key=len)
-    needed = {"console": {"line", "text"}, "history": {"_step"}, "system": {"_timestamp"}}
-    found: list[tuple[str, Runs]] = []
+    found = []
     for file in sorted({file.resolve(): file for file in (*runs.others, *beside)}.values()):
         with suppress(ScriptError):
             part = open_file(file)
-            stem = next((stem for stem in reversed(stems) if file.stem.startswith(f"{stem}table_")), "")
-            _, mark, key = file.stem.removeprefix(stem.removesuffix("_")).partition("_table_")
-            tables = [f"table_{unquote(key) if part.table is None else part.table}"]
-            columns = part.dtypes.keys()
-            if part.holds_runs or not columns >= ROW_COLUMNS or file.stem.endswith("_history_sampled"):
-                continue
-            views = [view for view, names in needed.items() if columns >= names]
-            if part.table is not None or "row" in columns:
-                views = tables if mark or part.table is not None else []
-            found += [(view, part) for view in views[:1]]
+            if part.view not in {"runs", ""} and not file.stem.endswith("_history_sampled"):
+                found.append(part)
     return found
-
-
-def history_files(runs: Runs) -> list[Runs]:
-    """The full histories beside the runs."""
-    return [part for view, part in files_beside(runs) if view == "history"]
 
 
 def rows_beside(runs: Runs, view: str) -> list[Runs]:
-    """The files of consoles or system metrics beside the runs, each run's rows in one of them."""
-    parts = [part for name, part in files_beside(runs) if name == view]
+    """The files of a view beside the runs, each run's rows in one of them."""
+    parts = [part for part in files_beside(runs) if part.view == view]
     found = []
-    for part, others in zip(parts, repeated_runs(parts, runs), strict=True):
-        own_rows = part.frame.join(others.lazy(), on=others.columns, how="anti", nulls_equal=True)
-        found.append(replace(part, frame=own_rows))
+    for part, others in zip(parts, repeated_runs(parts, view, runs), strict=True):
+        frame = part.frame
+        if others.height:
+            frame = frame.join(others.lazy(), on=others.columns, how="anti", nulls_equal=True, maintain_order="left")
+        found.append(replace(part, frame=frame))
     return found
 
 
-def repeated_runs(parts: Sequence[Runs], runs: Runs | None = None) -> list[pl.DataFrame]:
-    """For each file the runs whose rows another file gives: entity, project, run_id.
+def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataFrame]:
+    """For each file of a view the runs whose rows another file gives: entity, project, run_id.
 
-    That is the file with the most rows of the run, the first of several. Where `runs` are given, a file beside the
-    run's source_file comes before all others: for consoles, system metrics and tables the newer export counts.
+    That is the file with the most rows of the run, the first of several. Where the view is no history, a file beside
+    the run's source_file comes before all others: for consoles, system metrics and tables the newer export counts.
     """
     names = ["entity", "project", "run_id"]
     if len(parts) < 2:
         return [pl.DataFrame(schema=dict.fromkeys(names, pl.String)) for _ in parts]
-    files = [collected(part.frame.group_by(names).len()) for part in parts]
-    folders = [str(part.files[0].parent.resolve()) for part in parts]
-    table = pl.concat(rows.with_columns(pl.lit(number).alias(BIN)) for number, rows in enumerate(files))
-    table = table.with_columns(is_home=pl.lit(value=False))
-    if runs and "source_file" in runs.dtypes:
-        sources = collected(runs.frame.select("entity", "project", "source_file", run_id="id"))
+    sizes = []
+    for number, part in enumerate(parts):
+        of_file = {BIN: pl.lit(number), "folder": pl.lit(str(part.files[0].parent.resolve()))}
+        sizes.append(collected(part.frame.group_by(names).len()).with_columns(**of_file))
+    table, is_home = pl.concat(sizes), pl.col(BIN) < 0  # no file's, unless a source_file tells it
+    if view != "history" and "source_file" in runs.dtypes:
+        sources = collected(runs.frame.select("entity", "project", "source_file", run_id="id")).unique(names)
         home = {source: str(Path(source).parent.resolve()) for source in sources["source_file"].drop_nulls().unique()}
-        sources = sources.with_columns(pl.col("source_file").replace(home)).unique(names)
-        is_home = pl.col("source_file") == pl.col(BIN).replace_strict([*range(len(parts))], folders)
         table = table.join(sources, on=names, how="left", nulls_equal=True)
-        table = table.with_columns(is_home=is_home.fill_null(value=False))
-    ranked = table.sort(*names, "is_home", "len", BIN, descending=[*[False] * 3, True, True, False])
+        is_home = (pl.col("source_file").replace(home) == pl.col("folder")).fill_null(value=False)
+    ranked = table.sort(*names, is_home, "len", BIN, descending=[*[False] * 3, True, True, False])
     others = ranked.filter(~pl.struct(names).is_first_distinct())
     return [others.filter(pl.col(BIN) == number).select(names) for number in range(len(parts))]
 
@@ -1682,8 +1610,7 @@ def repeated_runs(parts: Sequence[Runs], runs: Runs | None = None) -> list[pl.Da
 def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.DataFrame) -> pl.DataFrame:
     """The rows of the runs in `keys`, in each run's order: RUN_NUMBER, `_step`, and columns renamed by `parts`.
 
-    `parts` are files, each with its columns: their names in the result, and in the file. Rows of a run that stand in
-    several files are taken from one of them.
+    `parts` are files, each with its columns: their names in the result, and in the file.
     """
     # The files are sorted by run: ranges of ids let whole row groups be skipped.
     ids = keys["id"].drop_nulls().unique().sort().to_list()
@@ -1692,10 +1619,8 @@ def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.
     near = [pl.col("run_id").is_between(pl.lit(each[0]), pl.lit(each[-1])) for each in ranges]
     numbers, frames = keys.lazy().select(RUN_NUMBER, *KEY), []
     in_order: Any = {"nulls_equal": True, "maintain_order": "left"}
-    for (part, columns), others in zip(parts, repeated_runs([part for part, _ in parts]), strict=True):
+    for part, columns in (each for each in parts if each[1]):
         rows = part.frame.filter(pl.any_horizontal(pl.lit(value=False), *near))
-        if others.height:
-            rows = rows.join(others.lazy(), on=others.columns, how="anti", **in_order)
         values = {new: pl.col(old).cast(pl.Float64) for new, old in columns.items()}
         rows = rows.select("entity", "project", "_step", id="run_id", **values)
         rows = rows.filter(pl.any_horizontal(pl.col(list(columns)).is_not_null()))
@@ -1705,7 +1630,7 @@ def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.
 
 def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]:
     """Metrics over the steps, or another axis: per group the mean over its runs with its interval, else per run."""
-    histories = history_files(study.runs)
+    histories = rows_beside(study.runs, "history")
     if not histories:
         raise ScriptError("these runs have no history file; export_runs.py --include-history writes it", NOTHING_USABLE)
     if options.stat != "mean":
@@ -1764,10 +1689,7 @@ def curve_points(
     draws = options.report or (options.output and FILE_FORMATS[options.output.suffix.lower()] in {"png", "svg", "html"})
     most = options.points or (PICTURE_POINTS if draws else CURVE_POINTS)
     if len(points) > most:
-        gap = (points[-1] - points[0]) / max(1, most - 1)
-        even = pl.DataFrame({"even": [points[0] + gap * i for i in range(most)]})
-        near = even.join_asof(points.to_frame(), left_on="even", right_on="x", strategy="nearest", coalesce=False)
-        points = near["x"].unique().sort()
+        points = points.gather([round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)])
     spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), first=pl.col("x").first(), last=pl.col("x").last())
     whole = spans.join(points.to_frame().with_row_index(BIN), how="cross")
     whole = whole.filter(pl.col("x").is_between("first", "last")).sort(RUN_NUMBER, "x")
@@ -1866,28 +1788,22 @@ def shape(line: pl.DataFrame) -> str:
 
 def health(study: Study, _: Options) -> list[Result]:
     """A row for each problem of each run, of the kinds that the manual defines; the runs with most problems first."""
-    runs, histories = study.any_state, history_files(study.any_state)
+    runs, histories = study.any_state, rows_beside(study.any_state, "history")
     keys = collected(runs.frame.select(*KEY, "name")).sort(KEY).with_row_index(RUN_NUMBER)
     found: list[tuple[int, str, str]] = []  # run number, problem, detail
     logged: set[int] = set()
     metrics = [{part.label(column): column for column in metric_columns(part)} for part in histories]
-    goals = {
-        label: part.goals.get(column)
-        for part, own in zip(histories, metrics, strict=True)
-        for label, column in own.items()
-    }
+    goals = {part.label(column): goal for part in histories for column, goal in part.goals.items()}
+    names = sorted({label for own in metrics for label in own})
     at_once = max(1, CELLS_READ // max(1, sum(collected(part.frame.select(pl.len())).item() for part in histories)))
-    for start in range(0, len(goals), at_once):
-        block = sorted(goals)[start : start + at_once]
-        held = [
-            (part, {label: own[label] for label in block if label in own})
-            for part, own in zip(histories, metrics, strict=True)
-        ]
-        rows = rows_of_histories([(part, of_part) for part, of_part in held if of_part], keys)
+    for start in range(0, len(names), at_once):
+        block = names[start : start + at_once]
+        held = [{label: own[label] for label in block if label in own} for own in metrics]
+        rows = rows_of_histories([*zip(histories, held, strict=True)], keys)
         for label in block:
             values = rows.select(RUN_NUMBER, "_step", pl.col(label).alias(VALUE)).drop_nulls(VALUE)
             logged |= {*values[RUN_NUMBER].unique()}
-            found += metric_problems(values, label, goals[label] or goal_by_name(label))
+            found += metric_problems(values, label, goals.get(label) or goal_by_name(label))
     found += problems_of_runs(runs, keys, logged, last_lines(runs))
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
     most = pl.len().over(RUN_NUMBER)
@@ -1899,39 +1815,33 @@ def health(study: Study, _: Options) -> list[Result]:
         return [Result("health", f"{counted(keys.height, 'run')}: no problem found{where}", table, [])]
     folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg("detail")
     counts = ", ".join(f"{count} {problem}" for problem, count in Counter(folded["problem"]).most_common())
-    names = pl.Series(run_labels(keys)).gather(folded[RUN_NUMBER])
+    labelled = pl.Series(run_labels(keys)).gather(folded[RUN_NUMBER])
     more = pl.when(pl.col("detail").list.len() > 1).then(pl.format(" and {} more", pl.col("detail").list.len() - 1))
     details = folded.select(pl.col("detail").list.first() + more.otherwise(pl.lit("")))["detail"]
     title = f"{problems[RUN_NUMBER].n_unique()} of {counted(keys.height, 'run')} have problems{where}: {counts}"
-    return [Result("health", title, table, [("run", names), ("problem", folded["problem"]), ("detail", details)])]
+    return [Result("health", title, table, [("run", labelled), ("problem", folded["problem"]), ("detail", details)])]
 
 
 def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iterator[tuple[int, str, str]]:
     """The problems of one metric: `values` are RUN_NUMBER, `_step` and VALUE, without nulls, by step."""
-    import numpy as np
-
     is_finite, value, step = pl.col(VALUE).is_finite(), pl.col(VALUE), pl.col("_step")
     bad = values.filter(~is_finite).group_by(RUN_NUMBER, maintain_order=True).agg(step.first(), pl.len())
     for number, first, count in bad.iter_rows():
         yield number, "non-finite", f"{label} from step {first} on, {counted(count, 'value')}"
-    of_runs = values.filter(is_finite).group_by(RUN_NUMBER, maintain_order=True)
-    for (number, *_), of_run in of_runs if "loss" in words(label) else ():
-        spikes, at_once = 0, CELLS_AT_ONCE // SPIKE_WINDOW
-        losses = of_run[VALUE].to_numpy()
-        for start in range(0, len(losses) - SPIKE_WINDOW + 1, at_once):
-            block = losses[start : start + at_once + SPIKE_WINDOW - 1]
-            windows = np.lib.stride_tricks.sliding_window_view(block, SPIKE_WINDOW)
-            above = windows - np.median(windows, axis=1)[:, None]
-            deviations = np.median(np.abs(above), axis=1)
-            spikes += int(((above[:, SPIKE_WINDOW // 2] > 10 * deviations) & (deviations > 0)).sum())
-        if spikes:
-            yield cast("int", number), "spikes", f"{label}, {spikes}"
+    finite_values = values.filter(is_finite)
+    if "loss" in words(label):
+        typical = value.rolling_median(SPIKE_WINDOW, center=True)
+        usual = (value - typical).abs().rolling_median(SPIKE_WINDOW, min_samples=SPIKE_WINDOW // 2, center=True)
+        spikes = ((usual > 0) & (value - typical > 10 * usual)).over(RUN_NUMBER)
+        counts = finite_values.filter(spikes).group_by(RUN_NUMBER, maintain_order=True).len()
+        yield from ((number, "spikes", f"{label}, {count}") for number, count in counts.iter_rows())
     if goal is None:
         return
     where = value.arg_min() if goal == "minimize" else value.arg_max()
     best, last = value.get(where).alias("best"), value.last().alias("last")
     share, span = ((where + 1) / pl.len()).alias("share"), (value.max() - value.min()).alias("span")
     is_validation = not VALIDATION.isdisjoint(re.split(r"[^a-z0-9]+", label.lower()))
+    of_runs = finite_values.group_by(RUN_NUMBER, maintain_order=True)
     facts = of_runs.agg(best, step.get(where), last, share, span)
     for number, top_, at, end, early, width in facts.iter_rows():
         detail = f"{label} {top_:.4g} at step {at}, ends at {end:.4g}"
@@ -2036,24 +1946,23 @@ def bootstrap(values: Sequence[float], stat: str) -> tuple[float | None, float |
 
     The iqm is the mean of the middle half: a quarter of the values, rounded down, is cut off at each end.
     """
-    import numpy as np
+    sample, n = pl.Series(values, dtype=pl.Float64), len(values)
 
-    def statistic(samples: Any) -> Any:
+    def statistics(samples: pl.Series) -> pl.Series:
+        rows = samples.reshape((-1, n))
         if stat == "median":
-            return np.median(samples, axis=1)
-        cut_off = len(values) // 4
-        return np.sort(samples, axis=1)[:, cut_off : len(values) - cut_off].mean(axis=1)
+            return rows.arr.median()
+        return rows.arr.sort().arr.to_list().list.slice(n // 4, n - 2 * (n // 4)).list.mean()
 
-    if not values:
-        return None, None, None
-    sample, random = np.asarray(values, dtype=float), np.random.default_rng(SEED)
-    estimate, at_once = float(statistic(sample[None, :])[0]), max(1, CELLS_AT_ONCE // len(values))
-    if len(sample) < FEWEST_RESAMPLED:
+    estimate: float | None = statistics(sample).item() if n else None
+    if n < FEWEST_RESAMPLED:
         return estimate, None, None
-    sizes = [min(at_once, RESAMPLES - start) for start in range(0, RESAMPLES, at_once)]
-    found = [statistic(sample[random.integers(0, len(sample), (size, len(sample)))]) for size in sizes]
-    low, high = np.quantile(np.concatenate(found), [SIGNIFICANT / 2, 1 - SIGNIFICANT / 2])
-    return estimate, float(low), float(high)
+    at_once = max(1, CELLS_AT_ONCE // n)
+    sizes = {start: min(at_once, RESAMPLES - start) * n for start in range(0, RESAMPLES, at_once)}
+    samples = (sample.sample(size, with_replacement=True, seed=SEED + start) for start, size in sizes.items())
+    found = pl.concat(map(statistics, samples))
+    low, high = (found.quantile(share, "linear") for share in (SIGNIFICANT / 2, 1 - SIGNIFICANT / 2))
+    return estimate, low, high
 
 
 @cache
@@ -2115,7 +2024,7 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
     lines: list[str] = []
     for result in results:
         columns, notes = columns_of(result, most)
-        columns = fitted(columns, width, notes)
+        columns = fitted(columns, width, notes, result.kept)
         links = links_of(result, "\x1b]8;;{url}\x1b\\{name}\x1b]8;;\x1b\\") if colours else []
         for n, column in enumerate(columns):
             best = [i for i, cell in enumerate(column.cells) if result.key == "pivot" and ROW_BEST in cell[-2:]]
@@ -2139,7 +2048,8 @@ def page_text(results: Sequence[Result], form: str, most: int | None) -> str:
     for result in results:
         columns, notes = columns_of(result, most)
         if form == "markdown":
-            table = made_table(columns[:14], "pipe", markdown)  # a page scrolls sideways, but not for ever
+            shown = columns[: max(14, result.kept)]  # a page scrolls sideways, but not for ever
+            table = made_table(shown, "pipe", markdown)
             lines += [f"**{markdown(result.title)}**", "", *table, "", *(f"- {markdown(note)}" for note in notes), ""]
         else:
             rules = iter((r"\toprule", r"\midrule", r"\bottomrule"))
@@ -2160,7 +2070,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     charts: list[str] = []
     for result in results:
         columns, notes = columns_of(result, most)
-        shown = columns[: len(fitted(columns, PAGE_CELLS, notes, 36))]  # longer cells are broken into lines
+        count = len(fitted(columns, PAGE_CELLS, notes, result.kept, 36))  # longer cells are broken into lines
         name, _, about = re.sub("[:;] ", "\n", result.title, count=1).partition("\n")
         heading = "h1" if result is results[0] else "h2"
         lines += [f"<section><{heading}>{html_text(name)}</{heading}>", f"<p class='about'>{html_text(about)}</p>"]
@@ -2170,7 +2080,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
             lines.append(place if form == "html" else vl_convert.vegalite_to_svg(chart))
             charts.append(chart)
         links = links_of(result, "<a href='{url}'>{name}</a>")
-        table = made_table(shown, "unsafehtml", html_text, links=links)
+        table = made_table(columns[:count], "unsafehtml", html_text, links=links)
         lines += ["<div class='wide'>", *table, "</div>"]
         lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
     policy = POLICY
@@ -2275,47 +2185,49 @@ def exact_text(value: object) -> str | None:
     return value if value is None or isinstance(value, str) else json_text(value).strip('"')
 
 
-def fitted(columns: Sequence[TableColumn], width: int, notes: list[str], least: int = NARROW) -> list[TableColumn]:
-    """As many columns as fit `width`; a note names the others.
+def fitted(
+    columns: Sequence[TableColumn], width: int, notes: list[str], kept: int, least: int = NARROW
+) -> list[TableColumn]:
+    """As many columns as fit `width`, the first `kept` in any case; a note names the others.
 
     Headings of numbers are broken into lines first, then texts are cut to one limit that is at least `least`.
     """
-    natural = [max(map(cell_count, (column.label, *column.cells))) for column in columns]
-    numbers = [max(map(cell_count, column.cells), default=0) * column.is_number for column in columns]
-    if sum(natural) + 2 * (len(columns) - 1) > width:
-        natural = [max(n, min(size, least)) if n else size for size, n in zip(natural, numbers, strict=True)]
-    needed = [size if c.label in WHOLE else number for c, size, number in zip(columns, natural, numbers, strict=True)]
+    most = max(kept, min(len(columns), width // 3 + 1))  # each takes a character and two blanks at least
+    sizes = [(max(map(cell_count, c.cells), default=0), cell_count(c.label)) for c in columns[:most]]
+    if len(columns) == most and sum(map(max, sizes)) + 2 * (most - 1) <= width:
+        least = width
 
-    def widths(count: int, limit: int) -> list[int]:
-        return [max(cells, min(size, limit)) for cells, size in zip(needed[:count], natural, strict=False)]
+    def widths(limit: int) -> list[int]:
+        found = []
+        for column, (cells, head) in zip(columns, sizes, strict=False):
+            whole, broken = max(cells, head), max(cells, min(head, least))
+            found.append(broken if column.is_number else whole if column.label in WHOLE else min(whole, limit))
+        return found
 
     def fits(count: int, limit: int) -> bool:
-        return sum(widths(count, limit)) + 2 * (count - 1) <= width
+        return sum(widths(limit)[:count]) + 2 * (count - 1) <= width
 
-    most = min(len(columns), width // 3 + 1)  # each takes a character and two blanks at least
-    count = next((n for n in range(most, 0, -1) if fits(n, least if n > 2 else 1)), 1)
-    limit = next((cells for cells in range(width, 0, -1) if fits(count, cells)), width)
+    count = max(kept, next((n for n in range(most, 0, -1) if fits(n, least if n > 2 else 1)), 1))
+    limit = next((limit for limit in range(width, least if kept else 0, -1) if fits(count, limit)), least)
     if dropped := [column.label for column in columns[count:]]:
         notes.append(f"no room for {some_of(dropped, 3)}: use --columns, --json or -o")
     short = []
-    for column, room in zip(columns, widths(count, limit), strict=False):
+    for column, room in zip(columns[:count], widths(limit), strict=False):
         is_whole = column.is_number or column.label == "detail"
-        cells = column.cells if is_whole else short_names(column.cells, room)
+        texts = column.cells if is_whole else short_names(column.cells, room)
         label = column.label if cell_count(column.label) <= room else column.label.replace("/", "/ ")  # breaks there
-        short.append(TableColumn(label, cells, column.is_number, room))
+        short.append(TableColumn(label, texts, column.is_number, room))
     return short
 
 
 def short_names(names: Sequence[str], width: int) -> list[str]:
     """Names within `width` terminal cells, so that what differs stays visible: the words that all share go first."""
     if len({*names}) > 1 and max(map(cell_count, names)) > width:
-        words_ = [re.findall(r"[^_/. ,=-]*[_/. ,=-]|[^_/. ,=-]+$", name) for name in names]
-        first, last = 0, 0  # how many words all begin and end with
-        while min(map(len, words_)) > first and len({of[first] for of in words_}) == 1:
-            first += 1
-        while min(map(len, words_)) > first + last and len({of[-1 - last] for of in words_}) == 1:
-            last += 1
-        names = ["…" * (first > 0) + "".join(of[first : len(of) - last]) + "…" * (last > 0) for of in words_]
+        shared = os.path.commonprefix  # whole words of it
+        first = re.sub("[^_/. ,=-]*$", "", shared(names))
+        rest = [name.removeprefix(first) for name in names]
+        last = re.sub("^[^_/. ,=-]*", "", shared([name[::-1] for name in rest])[::-1])
+        names = [f"{'…' * bool(first)}{name.removesuffix(last)}{'…' * bool(last)}" for name in rest]
     return [shortened(name, width) for name in names]
 
 
@@ -2579,8 +2491,8 @@ def content(  # noqa: C901 - a list of formats
     candidates = [result for result in results if not is_picture or (result.chart and result.table.height)]
     if not candidates:
         raise ScriptError(f"there is nothing to draw; pictures can show {', '.join(DRAWN)}", WRONG_USAGE)
-    there = list(dict.fromkeys(result.key for result in candidates))
-    key = next(key for key in (*(DRAWN if is_picture else ("groups", "top")), *there) if key in there)
+    first = DRAWN if is_picture else ("groups", "top")
+    key = min(candidates, key=lambda result: first.index(result.key) if result.key in first else len(first)).key
     chosen = [result for result in candidates if result.key == key][: 1 if is_picture else None]
     if others := dict.fromkeys(result.key for result in results if not any(result is each for each in chosen)):
         what = "picture" if is_picture else "table"
@@ -2772,7 +2684,7 @@ def analyze(options: Options) -> int:
     everything = join_inputs(parts)
     output, is_runs = options.output or options.report, False
     with suppress(ScriptError):  # raised if it is no parquet file
-        is_runs = output is not None and output.is_file() and open_file(output).holds_runs
+        is_runs = output is not None and output.is_file() and open_file(output).view == "runs"
     if is_runs:
         raise ScriptError(f"-o {output} is a file of runs, which would be lost; choose another name", WRONG_USAGE)
     for line in remarks:
@@ -2783,7 +2695,7 @@ def analyze(options: Options) -> int:
     metrics = chosen_metrics(options, runs) if compares else []
     if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
         raise ScriptError("no metric's name says whether lower or higher is better; name one with -m", WRONG_USAGE)
-    study = Study(everything, any_state, runs, (), metrics)
+    study = Study(any_state, runs, (), metrics)
     for line in (line for metric in metrics for line in remarks_on_metric(metric, study, options)):
         say(line)
     if options.best_per:
