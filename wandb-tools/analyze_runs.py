@@ -67,7 +67,7 @@ Health shows each problem of each run:
   crashed        the state is crashed or failed
 
 Importance is association, not cause: eta squared of the Kruskal-Wallis test over the values of a setting (or over
-ranges, for numbers with many values), with the p-value of the F-test on the ranks.
+ranges, for numbers with many values), with a permutation p-value.
 
 Exit codes: 0 answered; 1 nothing usable: no input, an unreadable input, or no run left (the filter is named); 2 wrong
 usage: an unknown flag, column or metric, an SQL statement other than SELECT, or inputs that do not fit together; 3 some
@@ -95,7 +95,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias, cast
 from urllib.parse import unquote
@@ -132,11 +132,11 @@ VALUES = {"summary": "summary", "min": "lowest of its history", "max": "highest 
 VALUES |= {"last": "last of its history", "tail": "mean of its history's last tenth", "at": "at the best step"}
 
 SIGNIFICANT = 0.05  # p-values from here on are noise; intervals hold the rest, 95 %
-RESAMPLES, SEED = 10_000, 0  # of the bootstrap
+RESAMPLES, PERMUTATIONS, SEED = 10_000, 1_000, 0  # of the bootstrap and of the permutation test
 FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # percentile intervals cover 77 % at n = 3: none below, rough below
 CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
 CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
-FEWEST_RUNS = 10  # of --importance: fewer are refused
+FEWEST_RUNS, MOST_RUNS = 10, 5_000  # of --importance: fewer are refused, of more a random sample is used
 MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # of --importance: numbers with more values form ranges with at least so many runs
 STATISTICS: tuple[str, ...] = ("runs", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high")
 STATISTICS += ("min", "median", "max", "best_run", "best_run_id")
@@ -1192,7 +1192,8 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     """The settings that vary, by how closely each goes with a metric's rank; the closest first.
 
     The effect is the eta squared of Kruskal and Wallis' H, (H - k + 1) / (n - k), over a setting's k values, or k
-    ranges of a number that has many; `p` is that of the F-test on the ranks, `spearman` tells the sign.
+    ranges of a number that has many; `p` is the share of random permutations with as large an effect, `spearman`
+    tells the sign.
     """
     runs, columns, rows = study.runs, study.runs.of_kind("config"), []
     usable = runs.frame.filter(pl.col(metric.column).is_finite())
@@ -1201,6 +1202,9 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     notes = [f"{number} with a finite value are too few to rank settings; {FEWEST_RUNS} are needed"]
     if table.height >= FEWEST_RUNS:
         notes = ["settings that vary together cannot be separated; p is not corrected for many settings"]
+        if table.height > MOST_RUNS:
+            table = table.sample(MOST_RUNS, seed=SEED)
+            notes.append(f"computed on {MOST_RUNS:,} runs, chosen at random with seed {SEED}")
         varying = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
         noise = [column for column in varying if is_noise(table[column], runs.label(column))]
         notes += noise_note(noise, runs)
@@ -1211,7 +1215,7 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     answer = pl.DataFrame(rows, dtypes, orient="row").sort("effect", "column", descending=[True, False])
     sign = pl.col("spearman").sign().replace_strict({1.0: "+", -1.0: "-"}, default="", return_dtype=pl.String)
     named = pl.Series("column", map(runs.label, answer["column"]), dtype=pl.String)
-    rounded = pl.col("effect").round(3), sign.alias("sign"), "n", "distinct", pl.col("p").round_sig_figs(2)
+    rounded = pl.col("effect").round(3), sign.alias("sign"), "n", "distinct", pl.col("p").round(4)
     seen = answer.select(named, "kind", *rounded)
     title = f"Settings associated with {metric.label}, {number}; association is not cause"
     return Result("importance", title, answer, [(column.name, column) for column in seen], notes)
@@ -1231,15 +1235,25 @@ def association(column: str, table: pl.DataFrame) -> tuple[Any, ...] | None:
     if is_number and distinct > MOST_LEVELS:
         ranges = max(3, min(MOST_LEVELS, n // RUNS_A_LEVEL))
         level = ((x.rank("average") - 0.5) * ranges / n).cast(pl.Int64)
-    ranks = pl.DataFrame({"level": level, "rank": pairs["y"].rank()})
+    ranks = pl.DataFrame({"level": level, "rank": pairs["y"].rank() - (n + 1) / 2})
     # The part of the ranks' variance that the levels account for; H = (n - 1) * share, ties corrected.
     share = ranks.select(pl.col("rank").mean().over("level").var() / pl.col("rank").var()).fill_nan(0.0).item()
     within = n - ranks["level"].n_unique()
     effect = max(0.0, ((n - 1) * share - (n - 1 - within)) / within)
-    p = incomplete_beta(within / 2, (n - 1 - within) / 2, 1 - share, share)
+    squares = permuted(tuple(ranks["rank"].sort())).group_by(ranks["level"]).agg(pl.all().sum() ** 2 / pl.len())
+    least = (share - 1e-9) * (ranks["rank"] ** 2).sum()
+    larger = sum(between >= least for between in squares.select(pl.exclude("level").sum()).row(0))
+    p = (larger + 1) / (PERMUTATIONS + 1)
     correlation = pl.corr(pl.col("x").rank(), pl.col("y").rank()).fill_nan(None)
     spearman = pairs.select(correlation).item() if is_number else None
     return column, "number" if is_number else "category", effect, spearman, n, distinct, p
+
+
+@lru_cache(maxsize=1)  # most settings are set in the same runs, and share it
+def permuted(ranks: tuple[float, ...]) -> pl.DataFrame:
+    """Ranks in random orders, a column each."""
+    series = pl.Series(ranks)
+    return pl.DataFrame([series.shuffle(seed).alias(str(seed)) for seed in range(SEED, SEED + PERMUTATIONS)])
 
 
 # --- questions: what there is, SQL ----------------------------------------------------------------------------

@@ -80,7 +80,7 @@ FUNCTIONS = {
     "where_condition matches flaw_of flaw_of_table derived_dtypes with_derived text_by statistics_by_run "
     "finite_values rows_in_order counted some folded printable jsonable did_you_mean comma_separated",
     "analyze_runs": f"{WORDS} group_statistics statistics_of finite bootstrap t_quantile t_test_p welch_p "
-    "incomplete_beta association importance varied with_ranges comparable difference independent "
+    "incomplete_beta association permuted importance varied with_ranges comparable difference independent "
     "is_noise select_runs in_states find_column find_metric chosen_metrics kind keys_where known_times missing_casts "
     "curve_points with_divergence usual_range scaled float_format cell_text exact_text short_names shortened counted "
     "some_of printable jsonable did_you_mean comma_separated positive not_negative",
