@@ -126,6 +126,9 @@ HIGHER_IS_BETTER = """
     modularity explainedvariance
 """
 NO_DIRECTION = "weight weights scale scaling coef coeff coefficient lambda threshold count num"  # loss_weight
+GOAL_WORDS: dict[str, Goal | None] = dict.fromkeys(NO_DIRECTION.split())
+GOAL_WORDS |= dict.fromkeys(LOWER_IS_BETTER.split(), "minimize")
+GOAL_WORDS |= dict.fromkeys(HIGHER_IS_BETTER.split(), "maximize")
 NO_METRIC = {"std", "stdev", "stddev", "var", "variance", "sem", "stderr", "time", "steps", "epochs"}  # std_loss
 WEAK = {"score", "scores", "top"}  # tell only where no other word does: fid_score, error_top5
 NEGATING = {"neg", "negative"}  # neg_mean_squared_error
@@ -859,34 +862,17 @@ def goal_by_name(name: str) -> Goal | None:
     >>> goal_by_name("test/mse"), goal_by_name("val_acc_top5"), goal_by_name("loss_weight"), goal_by_name("k")
     ('minimize', 'maximize', None, None)
     """
-    hints = telling_words(name)
-    if not NO_METRIC.isdisjoint(hints):
-        return None
-    negated = not NEGATING.isdisjoint(hints)
-    goals = goal_words()
-    for word in sorted(hints, key=lambda word: word in WEAK):  # weak words decide only where no other does
-        if word in goals:
-            return goals[word] if not negated else OPPOSITE[goals[word]]
-    return None
-
-
-def telling_words(name: str) -> list[str]:
-    """The words of a name, the last first, as the lists of telling words spell them.
-
-    >>> telling_words("val_cross_entropy"), telling_words("test/ap50")
-    (['crossentropy', 'val'], ['ap', 'test'])
-    """
     text = "_".join(words(name))
     for phrase, word in PHRASES.items():
         text = text.replace(phrase, word)
-    return [word if word in goal_words() else word.rstrip("0123456789") for word in reversed(text.split("_"))]
-
-
-@cache
-def goal_words() -> dict[str, Goal | None]:
-    """What each telling word of a metric's name says."""
-    lists: dict[Goal | None, str] = {"minimize": LOWER_IS_BETTER, "maximize": HIGHER_IS_BETTER, None: NO_DIRECTION}
-    return {word: goal for goal, text in lists.items() for word in text.split()}
+    hints = [word if word in GOAL_WORDS else word.rstrip("0123456789") for word in reversed(text.split("_"))]
+    if not NO_METRIC.isdisjoint(hints):
+        return None
+    negated = not NEGATING.isdisjoint(hints)
+    for word in sorted(hints, key=lambda word: word in WEAK):  # weak words decide only where no other does
+        if word in GOAL_WORDS:
+            return OPPOSITE[GOAL_WORDS[word]] if negated else GOAL_WORDS[word]
+    return None
 
 
 def words(name: str) -> list[str]:
@@ -1290,7 +1276,7 @@ def jsonable(value: object) -> object:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; the only place that knows argparse."""
     parser = Parser(__doc__ or "")
-    listed: dict[str, Any] = {"type": lambda text: comma_separated([text]), "action": "extend", "default": []}
+    listed: dict[str, Any] = {"type": comma_list, "action": "extend", "default": []}
     add = parser.add_argument
     add("inputs", nargs="*", metavar="INPUT", help=f"file, folder, glob or URL (default: {DEFAULT_INPUT})")
     add("--output", "-o", metavar="FILE", help=f"file or URL (default: {DEFAULT_OUTPUT})")
@@ -1335,6 +1321,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def comma_list(text: str) -> list[str]:
+    """The values of a flag that takes commas: `a, b` is a and b."""
+    if parts := [part.strip() for part in text.split(",") if part.strip()]:
+        return parts
+    raise argparse.ArgumentTypeError("needs a value")
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose help is the manual, and whose errors are one line that names the nearest flag."""
 
@@ -1362,15 +1355,6 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(name, sorted(set(names)), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(near)}?" if near else ""
-
-
-def comma_separated(values: Sequence[str] | None) -> tuple[str, ...]:
-    """The values of a flag that repeats or takes commas.
-
-    >>> comma_separated(["a,b", "c"])
-    ('a', 'b', 'c')
-    """
-    return tuple(part.strip() for value in values or () for part in value.split(",") if part.strip())
 
 
 # --- the whole ------------------------------------------------------------------------------------------------
