@@ -106,7 +106,6 @@ DTYPES = ("string", "int", "float", "bool")  # of derived columns
 PAGE_BYTES = 32 * 1024  # a reader that wants single runs then skips most of a column
 ROW_GROUP_ROWS = 100_000  # large enough to scan fast, small enough to skip most of a big file
 CELLS = 10_000_000  # values held in memory where rows have to be sorted or grouped: 80 MB of numbers
-FIRST_ROWS = 100  # most columns of text show here already that they hold no numbers
 MOST_OPERATORS = 300  # in --where: polars works through them by recursion, which 500 can crash
 SHOWN = 5  # examples in a line, and lines of one kind; --json holds all
 
@@ -354,7 +353,7 @@ def one_schema(files: Files, histories: Files, derived: set[str], conflicts: Con
     parts, beside = parts_by_identity(files, derived), parts_by_identity(histories, set())
     names = names_of({*parts, *beside})
     contract = contract_dtypes()
-    found = dtypes_of_values(files, {key: parts[key] for key in parts if names[key] not in contract})
+    found = dtypes_of_values(files, [(key[0], parts[key]) for key in parts if names[key] not in contract])
     columns = []
     for (prefix, path), members in parts.items():
         name = names[prefix, path]
@@ -504,41 +503,34 @@ def disputed(dtypes: Iterable[pl.DataType]) -> bool:
     return len(present) > 1 and common_dtype(present, "") == pl.String
 
 
-def dtypes_of_values(  # noqa: C901
-    files: Files, parts: Mapping[Identity, Parts]
-) -> dict[tuple[int, str], pl.DataType]:
+def dtypes_of_values(files: Files, parts: Iterable[tuple[str, Parts]]) -> dict[tuple[int, str], pl.DataType]:
     """By file number and column, where files disagree: Null without values, a number's dtype if all texts are such."""
     asked: dict[int, dict[str, pl.DataType]] = {}
-    for (prefix, _), members in parts.items():
+    for prefix, members in parts:
         dtypes = {n: plain(dtype, prefix) for n, (_, dtype) in members.items()}
         if disputed(dtypes.values()):
-            for n, dtype in dtypes.items():
-                asked.setdefault(n, {})[members[n][0]] = dtype
-    # Integers as JSON spells them, in 64 bits (`007` is a name); numbers that a float holds, or words that JSON lacks.
-    text = pl.col("value")
-    whole = text.str.contains(r"^(0|-?[1-9][0-9]*)$") & text.cast(pl.Int64, strict=False).is_not_null()
-    decimal = text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
-    in_range = text.cast(pl.Float64, strict=False).is_finite().fill_null(False)
-    number = (decimal & in_range) | text.is_in(["NaN", "Infinity", "-Infinity"])
+            for n, (own, _) in members.items():
+                asked.setdefault(n, {})[own] = dtypes[n]
     found: dict[tuple[int, str], pl.DataType] = {}
-    for rows in (FIRST_ROWS, None):  # all rows are read only where the first ones leave it open
-        texts = []
-        for n, columns in asked.items():
-            values = []
-            for column, dtype in columns.items():
-                if found.get((n, column)) != dtype:
-                    found[n, column] = pl.Null()
-                    value = exact_column(column)  # of other values than text it counts only whether there are some
-                    value = value if dtype == pl.String else pl.when(value.is_not_null()).then(pl.lit("-"))
-                    values.append(value.cast(pl.String).alias(column))
-            if values:
-                head = scan_file(files[n].file).select(values).slice(0, rows)
-                texts.append(head.unpivot().with_columns(pl.lit(n).alias(FILE)).drop_nulls("value"))
-        if texts:
-            by_column = pl.concat(texts).group_by(FILE, "variable").agg(whole.all(), number.all().alias("number"))
-            for n, column, all_whole, all_numbers in by_column.collect(engine="streaming").iter_rows():
-                found[n, column] = pl.Int64() if all_whole else pl.Float64() if all_numbers else asked[n][column]
+    for n, columns in asked.items():
+        query = [numbers_in(column, dtype).alias(column) for column, dtype in columns.items()]
+        for column, count in scan_file(files[n].file).select(query).collect().row(0, named=True).items():
+            number = pl.Int64() if count["whole"] == count["all"] else pl.Float64()
+            fits = number if count["numbers"] == count["all"] else columns[column]
+            found[n, column] = fits if count["all"] else pl.Null()
     return found
+
+
+def numbers_in(column: str, dtype: pl.DataType) -> pl.Expr:
+    """Counts: of all values, of those that are text and a number in JSON, and of those that are 64-bit integers."""
+    text = exact_column(column)
+    if dtype != pl.String:
+        return pl.struct(all=text.count(), numbers=pl.lit(-1), whole=pl.lit(-1))
+    number = pl.when(text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")).then(text)  # `007` is none
+    finite = number.cast(pl.Float64, strict=False).is_finite().sum()
+    others = text.is_in(["NaN", "Infinity", "-Infinity"]).sum()
+    whole = number.cast(pl.Int64, strict=False).count() - (text == "-0").sum()
+    return pl.struct(all=text.count(), numbers=finite + others, whole=whole)
 
 
 def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
