@@ -139,7 +139,6 @@ KeyPath: TypeAlias = tuple[str, ...]
 Identity: TypeAlias = tuple[str, KeyPath]  # of a column over all files: its prefix ("" for other columns) and its path
 Goal: TypeAlias = Literal["minimize", "maximize"]
 Goals: TypeAlias = dict[KeyPath, str]  # the stored ones, by metric
-Conflicts: TypeAlias = dict[tuple[str, ...], list[str]]  # files by column, kind, what they say, what it became
 Record: TypeAlias = dict[str, Any]  # a JSON object
 Report: TypeAlias = dict[str, list[Any]]  # what --json prints: rows by key, as in REPORT
 Files: TypeAlias = Sequence["ParquetFile"]
@@ -348,7 +347,7 @@ def check_columns(file: ParquetFile) -> None:
 
 
 # --- one schema: which columns are the same -------------------------------------------------------------------
-def one_schema(files: Files, histories: Files, derived: set[str], conflicts: Conflicts) -> tuple[Columns, Columns]:
+def one_schema(files: Files, histories: Files, derived: set[str], report: Report) -> tuple[Columns, Columns]:
     """The columns of all files as columns of one, whose `derived` names are taken; and the metrics of the histories."""
     parts, beside = parts_by_identity(files, derived), parts_by_identity(histories, set())
     names = names_of({*parts, *beside})
@@ -363,11 +362,11 @@ def one_schema(files: Files, histories: Files, derived: set[str], conflicts: Con
         columns.append(column)
         seen = {n: dtype for n, dtype in stored.items() if held[n] != pl.Null}  # no values disagree with nothing
         agree = {*seen.values()} <= {column.dtype} if name in contract else not disputed(seen.values())
-        for n, (own, _) in members.items():
-            if own != name:
-                conflicts.setdefault((name, "name", own, name), []).append(files[n].file)
-            if not agree and n in seen:
-                conflicts.setdefault((name, "dtype", str(seen[n]), str(column.dtype)), []).append(files[n].file)
+        if not agree:
+            said = {files[n].file: str(dtype) for n, dtype in seen.items()}
+            disagree(report, name, "dtype", said, str(column.dtype))
+        renamed = {files[n].file: own for n, (own, _) in members.items() if own != name}
+        disagree(report, name, "name", renamed, name)
     metrics = []
     for (prefix, path), members in beside.items():
         numbers = {n: part for n, part in members.items() if part[1].is_numeric() or part[1] == pl.Boolean}
@@ -375,6 +374,13 @@ def one_schema(files: Files, histories: Files, derived: set[str], conflicts: Con
             dtype = common_dtype([plain(dtype, METRIC) for _, dtype in numbers.values()], METRIC)
             metrics.append(Column(names[prefix, path], path, dtype, numbers))
     return sorted(columns), sorted(metrics)
+
+
+def disagree(report: Report, column: str, kind: str, said: Mapping[str, str], became: str) -> None:
+    """Note what each file says about a column, where this is not what the result has."""
+    for found in sorted({*said.values()}):
+        files = [file for file, own in said.items() if own == found]
+        report["conflicts"].append({"column": column, "kind": kind, "found": found, "became": became, "files": files})
 
 
 def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, Parts]:
@@ -562,19 +568,16 @@ def exact_column(name: str) -> pl.Expr:
 
 
 # --- one schema: metadata -------------------------------------------------------------------------------------
-def merged_metadata(files: Files, columns: Columns, conflicts: Conflicts) -> tuple[dict[str, str], Goals]:
+def merged_metadata(files: Files, columns: Columns, report: Report) -> tuple[dict[str, str], Goals]:
     """The result's key-value metadata, without what files disagree on, and the stored goals by metric."""
     metrics: dict[str, Record] = {}
     for column, key in itertools.product(columns, ("goal", "summary", "step_metric")):
-        claims: dict[str, list[str]] = {}  # the files by what they say
-        for number, (own, _) in column.parts.items():
-            value = files[number].goals.get(own, {}).get(key)
-            if value is not None:
-                claims.setdefault(str(value), []).append(files[number].file)
-        if len(claims) == 1:
-            metrics.setdefault(column.name, {})[key] = next(iter(claims))
+        stored = {files[n].file: files[n].goals.get(own, {}).get(key) for n, (own, _) in column.parts.items()}
+        said = {file: str(value) for file, value in stored.items() if value is not None}
+        if len({*said.values()}) == 1:
+            metrics.setdefault(column.name, {})[key] = next(iter(said.values()))
         else:
-            conflicts |= {(column.name, key, value, "not stored"): where for value, where in claims.items()}
+            disagree(report, column.name, key, said, "not stored")
     goals = {c.path: metrics[c.name]["goal"] for c in columns if metrics.get(c.name, {}).get("goal")}
     paths = {column.name: column.path for column in columns if prefix_of(column.name)}
     sources = {json_text(source): source for file in files for source in file.sources}
@@ -1407,12 +1410,9 @@ def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report)
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
     histories = histories_beside(files, report) if options.history else []
     derived = derived_dtypes(rules)
-    conflicts: Conflicts = {}
-    columns, metrics = one_schema(files, histories, set(derived), conflicts)
-    metadata, goals = merged_metadata(files, columns, conflicts)
-    for (column, kind, said, became), where_said in sorted(conflicts.items()):
-        conflict = {"column": column, "kind": kind, "found": said, "became": became, "files": where_said}
-        report["conflicts"].append(conflict)
+    columns, metrics = one_schema(files, histories, set(derived), report)
+    metadata, goals = merged_metadata(files, columns, report)
+    report["conflicts"].sort(key=lambda row: (row["column"], row["kind"], row["found"]))
     plan = history_plan(options, histories, metrics, columns, goals, report) if options.history else HistoryPlan()
     stored = {column.name: column.dtype for column in columns}
     # The contract's columns, derived ones, others that the files brought along, config, metrics, histories', JSON.
