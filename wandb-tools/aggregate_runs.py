@@ -59,7 +59,6 @@ import hashlib
 import io
 import itertools
 import json
-import math
 import os
 import re
 import shutil
@@ -69,7 +68,6 @@ import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias
@@ -94,8 +92,6 @@ ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it un
 
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of columns that stand for W&B paths
 HISTORY = "history_"  # and of those computed from histories
-HISTORY_ENDING, SAMPLED_ENDING = "_history.parquet", "_history_sampled.parquet"
-EXPORT_KINDS = ("console", "history", "system", "table")  # what lies beside the runs in an export's folder
 RUN_KEY = ("entity", "project", "id")  # identifies a run
 INTERNAL = "wandb_tools."  # prefix of columns that exist only while the script works
 FILE, ROW, POSITION, OFFLINE, LOWER = (INTERNAL + name for name in ("file", "row", "position", "offline", "lower"))
@@ -103,7 +99,6 @@ FOLDER, RUN, STEP, BEST, ROWS = (INTERNAL + name for name in ("folder", "run", "
 REPORT = ("files", "summary", "filters", "derived", "histories", "notes", "conflicts", "skipped")  # keys of --json
 DTYPES = ("string", "int", "float", "bool")  # of derived columns
 
-PAGE_BYTES = 32 * 1024  # a reader that wants single runs then skips most of a column
 ROW_GROUP_ROWS = 100_000  # large enough to scan fast, small enough to skip most of a big file
 CELLS = 10_000_000  # values held in memory where rows have to be sorted or grouped: 80 MB of numbers
 MOST_OPERATORS = 300  # in --where: polars works through them by recursion, which 500 can crash
@@ -217,9 +212,7 @@ def read_inputs(options: Options, report: Report) -> list[ParquetFile]:
                 runs_files.append(header)
             elif key in named or not (options.history and header.kind == "history"):  # else it is read later
                 skip(report, file, header.kind, f"it holds no runs but is {header.kind}", failure=key in named)
-        except (ValueError, RecursionError) as error:
-            skip(report, file, "foreign", f"it cannot be used: {first_line(error)}")
-        except reading_errors() as error:
+        except reading_errors(ValueError, RecursionError) as error:
             skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
     return runs_files
 
@@ -295,14 +288,15 @@ def read_header(file: str) -> ParquetFile:
     """The file's footer; ValueError where its metadata is not what the contract says."""
     dtypes = dict(scan_file(file).collect_schema())
     metadata = pl.read_parquet_metadata(file)
-    documents = [json.loads(metadata.get(key, "{}")) for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY)]
+    texts = [metadata.get(key, "{}") for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY)]
+    documents = [json.loads(text, parse_constant=str) for text in texts]  # NaN, if a file holds it, is text
     if not all(isinstance(document, dict) for document in documents):
         raise ValueError("its metadata is not made of JSON objects")
     columns, metrics, source = documents
     paths: dict[str, KeyPath] = {}
     for column, path in columns.items():
         if not isinstance(path, list) or not path or not all(isinstance(key, str) for key in path):
-            raise ValueError(f"its {COLUMNS_KEY} holds {json_text(path)}, which is no list of keys")
+            raise ValueError(f"its {COLUMNS_KEY} holds {to_json(path)}, which is no list of keys")
         if column in dtypes and prefix_of(column):
             paths[column] = tuple(path)
     if len({(prefix_of(column), path) for column, path in paths.items()}) < len(paths):
@@ -331,8 +325,8 @@ def check_columns(file: ParquetFile) -> None:
     """Raise ValueError for a column that the result cannot hold: by its dtype, or by a value of it."""
     for column, dtype in file.dtypes.items():
         wanted = contract_dtypes().get(column)
-        if column.startswith(INTERNAL):
-            raise ValueError(f"its column {column} has a name that is reserved for this script")
+        if column.startswith((INTERNAL, "^")) or column == "*":  # polars takes these for patterns
+            raise ValueError(f"its column {column} has a name that is reserved")
         if wanted is None and (dtype.is_nested() or dtype in (pl.Binary, pl.Object, pl.Duration)):
             raise ValueError(f"its column {column} is {dtype}, neither number nor text")
         if wanted is None or dtype in (wanted, pl.Null):
@@ -402,9 +396,8 @@ def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, Parts]:
                 identity = identity if identity not in stored else (prefix, (column,))
             elif column in contract or (file.aggregate and column in derived):
                 identity = ("", (column,))
-            else:  # another tool's column: not a name of the contract in any case, and no pattern to polars
-                pattern = column == "*" or column.startswith("^")
-                name = column_name((column,)) if pattern else column
+            else:  # another tool's column, which must not be called like one of ours
+                name = column
                 while name.lower() in ours or (name != column and name.lower() in taken):
                     name += "__own"
                 taken.add(name.lower())
@@ -529,7 +522,7 @@ def dtypes_of_values(files: Files, parts: Iterable[tuple[str, Parts]]) -> dict[t
 
 def numbers_in(column: str, dtype: pl.DataType) -> pl.Expr:
     """Counts: of all values, of those that are text and a number in JSON, and of those that are 64-bit integers."""
-    text = exact_column(column)
+    text = pl.col(column)
     if dtype != pl.String:
         return pl.struct(all=text.count(), numbers=pl.lit(-1), whole=pl.lit(-1))
     number = pl.when(text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")).then(text)  # `007` is none
@@ -541,7 +534,7 @@ def numbers_in(column: str, dtype: pl.DataType) -> pl.Expr:
 
 def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
     """The values of `column` in the `wanted` dtype, which holds them all: check_columns refuses other files."""
-    values = exact_column(column)
+    values = pl.col(column)
     if dtype == wanted:
         return values
     if wanted == pl.String and dtype.is_float():  # as Python's json spells them: `1e-05`, where polars has `0.00001`
@@ -562,11 +555,6 @@ def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr
     return values.cast(wanted, strict=False)
 
 
-def exact_column(name: str) -> pl.Expr:
-    """The column of this very name: `pl.col` takes some names for patterns."""
-    return pl.selectors.by_name(name).as_expr() if name == "*" or name.startswith("^") else pl.col(name)
-
-
 # --- one schema: metadata -------------------------------------------------------------------------------------
 def merged_metadata(files: Files, columns: Columns, report: Report) -> tuple[dict[str, str], Goals]:
     """The result's key-value metadata, without what files disagree on, and the stored goals by metric."""
@@ -580,9 +568,9 @@ def merged_metadata(files: Files, columns: Columns, report: Report) -> tuple[dic
             disagree(report, column.name, key, said, "not stored")
     goals = {c.path: metrics[c.name]["goal"] for c in columns if metrics.get(c.name, {}).get("goal")}
     paths = {column.name: column.path for column in columns if prefix_of(column.name)}
-    sources = {json_text(source): source for file in files for source in file.sources}
+    sources = {to_json(source): source for file in files for source in file.sources}
     documents = {COLUMNS_KEY: paths, METRICS_KEY: metrics, SOURCE_KEY: {"sources": list(sources.values())}}
-    return {SCHEMA_KEY: "1"} | {key: json_text(text) for key, text in documents.items()}, goals
+    return {SCHEMA_KEY: "1"} | {key: to_json(text) for key, text in documents.items()}, goals
 
 
 # --- rows -----------------------------------------------------------------------------------------------------
@@ -613,8 +601,6 @@ def values_in(number: int, file: ParquetFile, columns: Columns) -> list[pl.Expr]
 
 def latest(rows: pl.DataFrame) -> pl.DataFrame:
     """One row per run: the newest export; between an offline and a server row the one with more history."""
-    if rows.n_unique(RUN_KEY) == len(rows):
-        return rows
     newest_first = rows.sort("exported_at", FILE, ROW, descending=[True, False, False], nulls_last=True)
     newest = newest_first.unique([*RUN_KEY, OFFLINE], keep="first", maintain_order=True)
     fullest_first = newest.sort("history_rows", descending=True, nulls_last=True, maintain_order=True)
@@ -751,13 +737,11 @@ def read_rules(file: str) -> tuple[Rule, ...]:
         raise ScriptError(f"--rules {file} cannot be read as TOML: {first_line(error)}", WRONG_USAGE) from error
     tables, replace = document.pop("rule", []), document.pop("replace", False)
     if document or not isinstance(tables, list) or not isinstance(replace, bool):
-        message = f"--rules {file}: it may hold only [[rule]] tables, and replace = true or false"
-        raise ScriptError(message, WRONG_USAGE)
+        raise ScriptError(f"--rules {file}: it may hold only [[rule]] tables, and replace = true", WRONG_USAGE)
     rules: list[Rule] = []
     for number, table in enumerate(tables, 1):
         origin = f"{file}: rule {number}"
-        flaw = flaw_of_table(table)
-        if flaw:
+        if flaw := flaw_of_table(table):
             shown = json.dumps(table, ensure_ascii=False, default=str)  # TOML has dates
             raise ScriptError(f"--rules {origin}: {flaw}; it is {shown}", WRONG_USAGE)
         known = [rule.dtype for rule in (*rules, *RULES) if rule.column == table["column"]]
@@ -778,8 +762,7 @@ def flaw_of_table(table: Any) -> str | None:
         return "a column's name has only letters, digits and _, and must not be one of W&B's columns"
     if table.get("dtype", "string") not in DTYPES:
         return f"unknown dtype {table['dtype']}; there are {', '.join(DTYPES)}"
-    flaw = flaw_of(pattern)
-    if flaw:
+    if flaw := flaw_of(pattern):
         return f"its pattern {pattern} is no regular expression: {flaw}"
     if "value" not in table and not pl.Series([""]).str.extract_groups(f"(?i){pattern}").struct.fields:
         return f"its pattern {pattern} has no group to take the value from; add parentheses or a value"
@@ -797,19 +780,16 @@ def derived_dtypes(rules: Iterable[Rule]) -> dict[str, pl.DataType]:
 
 def with_derived(runs: pl.DataFrame, rules: Sequence[Rule], dtypes: Mapping[str, pl.DataType]) -> pl.DataFrame:
     """The runs with a column per derived one, in the rules' order; null where no rule matches or has its source."""
-    derived = []
+    derived, usable = [], [rule for rule in rules if rule.source in dtypes]
     for column, dtype in derived_dtypes(rules).items():
-        texts = [
-            text_by(rule, dtypes[rule.source]) for rule in rules if rule.column == column and rule.source in dtypes
-        ]
+        texts = [text_by(rule, dtypes[rule.source]) for rule in usable if rule.column == column]
         text = pl.coalesce(*texts, pl.lit(None, dtype=pl.String))
         if dtype == pl.Boolean:
-            lower = text.str.to_lowercase()
-            no = lower.is_in(["false", "0", "no", "off"])
-            value: pl.Expr = pl.when(lower.is_in(["true", "1", "yes", "on"])).then(True).when(no).then(False)
+            truths = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
+            value = text.str.to_lowercase().replace_strict(truths, default=None, return_dtype=dtype)
         else:  # an integer past 64 bits is no value, nor is 1e999
             value = text.cast(dtype, strict=False)
-            value = value.replace([math.inf, -math.inf], None) if dtype == pl.Float64 else value
+            value = pl.when(value.is_finite()).then(value) if dtype == pl.Float64 else value
         derived.append(value.alias(column))
     return runs.with_columns(pl.col("name").str.to_lowercase().alias(LOWER)).with_columns(derived).drop(LOWER)
 
@@ -841,7 +821,7 @@ def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
             if rule.column == column and rule.source == "name" and run.select(text_by(rule, dtype)).item() is not None:
                 found[-1] |= {"pattern": rule.pattern, "origin": rule.origin}
     if as_json:
-        return json_text({"version": 1, "explain": found})
+        return to_json({"version": 1, "explain": found})
     lines = []
     for row in found:
         value = "no value" if row["value"] is None else row["value"]
@@ -883,22 +863,19 @@ def words(name: str) -> list[str]:
 def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
     """The histories in the folders of the exports that `files` come from."""
     found: list[ParquetFile] = []
-    sampled: list[str] = []
     for folder in dict.fromkeys(folder_of(str(source["file"])) for file in files for source in file.sources):
         pattern = folder if folder.startswith(CLOUD) else glob.escape(folder)
         for file in sorted(files_at(f"{pattern}/*.parquet", {"skipped": []})):
-            if file.endswith(SAMPLED_ENDING):
-                sampled.append(file)
-                continue
             try:
                 header = read_header(file)
-                found += [header] if header.kind == "history" else []
             except reading_errors(ValueError, RecursionError) as error:
-                if HISTORY_ENDING in file:  # other files are inputs, or no export's
+                if "_history.parquet" in file:  # other files are inputs, or no export's
                     skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
-    if sampled:
-        note = f"sampled histories are skipped, because they may lack the best value: {some(sampled)}"
-        report["notes"].append({"note": note})
+                continue
+            if header.kind == "history" and file.endswith("_history_sampled.parquet"):
+                skip(report, file, "sampled history", "it may lack the best value", failure=False)
+            elif header.kind == "history":
+                found.append(header)
     return found
 
 
@@ -907,8 +884,7 @@ def history_plan(
 ) -> HistoryPlan:
     """What --history and its flags mean for these files."""
     if (options.at or options.history_metrics) and not files:
-        message = "--history: there are no history files; export_runs.py --include-history writes them"
-        raise ScriptError(message, NOTHING_USABLE)
+        raise ScriptError("--history: no history files; export_runs.py --include-history writes them", NOTHING_USABLE)
     # What users may call them: by column, else by W&B's name, else by the flattened name.
     known = {metric.name.removeprefix(METRIC): metric for metric in metrics}
     known |= {".".join(metric.path): metric for metric in metrics} | {metric.name: metric for metric in metrics}
@@ -928,8 +904,7 @@ def history_plan(
         why = "as given" if goal else "set by define_metric" if best.path in goals else "guessed by name"
         goal = goal or goals.get(best.path) or goal_by_name(".".join(best.path))
         if goal is None:
-            message = f"--at {name}: its name does not say whether lower or higher is better; add :min or :max"
-            raise ScriptError(message, WRONG_USAGE)
+            raise ScriptError(f"--at {name}: add :min or :max, as its name does not say which is better", WRONG_USAGE)
         lower = goal in {"min", "minimize"}
         better = f"{'lower' if lower else 'higher'} is better ({why})"
         note = f"history_at_*: values where {'.'.join(best.path)} was best; {better}"
@@ -984,7 +959,8 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
     metrics = [(name, metric) for name, metric in plan.metrics.items() if number in metric.parts]
     columns, at = [*map(pl.col, RUN_KEY), pl.col("_step").cast(pl.Int64).alias(STEP)], None
     if plan.best and number in plan.best.parts:
-        columns.append(finite_values(pl.col(plan.best.parts[number][0])).cast(pl.Float64).alias(BEST))
+        best = pl.col(plan.best.parts[number][0])
+        columns.append(pl.when(best.is_finite()).then(best).cast(pl.Float64).alias(BEST))
         at = pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
     lengths = history.group_by(RUN_KEY).agg(pl.len().cast(pl.Int64).alias(ROWS)).collect(engine="streaming")
     runs = runs.join(lengths, RUN_KEY, nulls_equal=True, maintain_order="left").with_row_index(RUN)
@@ -1003,7 +979,7 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
             for name, metric in metrics[start : start + at_once]:
                 value, good = pl.col(METRIC + name), pl.col(f"finite {name}")
                 values.append(pl.col(metric.parts[number][0]).cast(metric.dtype).alias(METRIC + name))
-                finite.append(finite_values(value).alias(f"finite {name}"))
+                finite.append(pl.when(value.is_finite()).then(value).alias(f"finite {name}"))
                 statistics = {  # the best is finite, the first of equal ones
                     "min": good.min(),
                     "min_step": step.get(good.arg_min(), null_on_oob=True),
@@ -1025,11 +1001,6 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
             rows = rows.with_columns(run.set_sorted(), *finite)
             parts.append(rows.group_by(RUN, maintain_order=True).agg(told).drop(RUN))
         yield pl.concat(parts, how="horizontal")
-
-
-def finite_values(value: pl.Expr) -> pl.Expr:
-    """The finite values, null for others; adding 0 makes -0.0 into 0.0, as polars may rank the one before the other."""
-    return pl.when(value.is_finite()).then(value + 0)
 
 
 # --- files ----------------------------------------------------------------------------------------------------
@@ -1090,7 +1061,7 @@ def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition
         compression="zstd",
         compression_level=1,  # on columns as these no larger than 3, the default, and faster
         row_group_size=ROW_GROUP_ROWS,
-        data_page_size=PAGE_BYTES,
+        data_page_size=32 * 1024,  # a reader that wants single runs then skips most of a column
         metadata=dict(metadata),
         mkdir=bool(partition_by),
         sync_on_close="all",
@@ -1157,21 +1128,16 @@ def check_output(output: str) -> None:
 
 
 # --- report ---------------------------------------------------------------------------------------------------
-def report_lines(report: Report) -> Iterator[str]:  # noqa: C901
+def report_lines(report: Report) -> Iterator[str]:
     """The report for people, from the document of --json."""
     summary = report["summary"][0]
     yield f"{counted(summary['rows_read'], 'row')} in {counted(summary['inputs'], 'file')}"
     if summary["rows_read"] > summary["runs_found"]:
         yield f"{counted(summary['runs_found'], 'run')}, after duplicates of a run were dropped"
-    sound = [row for row in report["skipped"] if not row["failure"]]
-    kinds = Counter(row["kind"] for row in sound)
-    beside = [f"{kinds[kind]} {kind}" for kind in EXPORT_KINDS if kinds[kind]]
-    if beside:
-        hint = " (use --history to read histories)" if kinds["history"] else ""
-        yield f"other files of these exports: {', '.join(beside)}{hint}"
-    others = [f"{row['file']} ({row['kind']})" for row in sound if row["kind"] not in EXPORT_KINDS]
-    if others:
-        yield f"skipped, because they hold no runs: {some(others)}"
+    if kinds := Counter(row["kind"] for row in report["skipped"] if not row["failure"]):
+        hint = "use --history to read histories, " if kinds["history"] else ""
+        found = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+        yield f"other files in these folders: {found} ({hint}--json lists them)"
     for row in report["filters"]:
         yield f"{row['filter']}: {row['kept']:,} of {counted(row['before'], 'run')} kept"
     for row in report["histories"]:
@@ -1195,8 +1161,7 @@ def report_lines(report: Report) -> Iterator[str]:  # noqa: C901
             values = [f"{value} ({n})" for value, n in zip(fit["commonest"], fit["commonest_runs"], strict=True)]
             lines.append(f"{fit['column']}: {counted(fit['runs'], 'run')}, most often {', '.join(values)}{lacking}")
     yield from folded(lines, "{} more derived columns; --json lists all")
-    empty = [fit["column"] for fit in report["derived"] if not fit["runs"]]
-    if empty:
+    if empty := [fit["column"] for fit in report["derived"] if not fit["runs"]]:
         yield f"no match in any run for {', '.join(empty)}"
     yield f"written: {counted(summary['runs'], 'run')}, {counted(summary['columns'], 'column')}"
 
@@ -1244,27 +1209,10 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == ZERO_WIDTH_JOINER else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def json_text(document: object) -> str:
-    """`document` as valid JSON: NaN and infinities as strings, times as ISO text in UTC.
-
-    >>> json_text({"loss": float("nan"), "at": datetime(2026, 1, 2, tzinfo=UTC)})
-    '{"loss": "NaN", "at": "2026-01-02T00:00:00Z"}'
-    """
-    text = json.dumps(jsonable(document), ensure_ascii=False, allow_nan=False)
-    return re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", text)  # terminals may obey these
-
-
-def jsonable(value: object) -> object:
-    """`value` with what JSON lacks replaced, at any depth."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    if isinstance(value, Mapping):
-        return {key: jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    return value
+def to_json(document: object) -> str:
+    """`document` as JSON: it holds no NaN, and no character that a terminal may obey."""
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    return re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", text)
 
 
 # --- command line ---------------------------------------------------------------------------------------------
@@ -1273,10 +1221,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__ or "")
     listed: dict[str, Any] = {"type": comma_list, "action": "extend", "default": []}
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="INPUT", help=f"file, folder, glob or URL (default: {DEFAULT_INPUT})")
+    add(
+        "inputs",
+        nargs="*",
+        default=[DEFAULT_INPUT],
+        metavar="INPUT",
+        help=f"file, folder, glob or URL (default: {DEFAULT_INPUT})",
+    )
     add("--output", "-o", metavar="FILE", help=f"file or URL (default: {DEFAULT_OUTPUT})")
     add = parser.add_argument_group("which runs (flags may repeat)").add_argument
-    add("--state", "-s", **listed, metavar="STATE", help="finished, crashed, ... (default: all)")
+    lower = listed | {"type": lambda text: comma_list(text.lower())}
+    add("--state", "-s", **lower, metavar="STATE", help="finished, crashed, ... (default: all)")
     add("--filter", "-f", action="append", default=[], metavar="REGEX", help="regex for the name (case ignored)")
     add("--project", "-p", **listed, metavar="NAME", help="name or glob (case ignored)")
     add("--where", metavar="SQL", help="condition on the result's columns")
@@ -1297,8 +1252,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if typed != typed.encode(errors="replace").decode():  # bytes of another encoding
         parser.error("an argument is no UTF-8 text")
     args = parser.parse_strictly(argv)
-    args.inputs = args.inputs or [DEFAULT_INPUT]
-    args.state = [state.lower() for state in args.state]
     for state in args.state:
         if state not in (*STATES, "all"):
             parser.error(f"--state {state}: no such state{did_you_mean(state, STATES)}; there are {', '.join(STATES)}")
@@ -1363,8 +1316,7 @@ def aggregate(options: Options) -> int:  # noqa: C901
     """From inputs to one file and its report; the exit code says whether every input went in."""
     import_libraries()
     for regex in options.filter:
-        flaw = flaw_of(regex)
-        if flaw:
+        if flaw := flaw_of(regex):
             raise ScriptError(f"--filter {regex} is no regular expression: {flaw}", WRONG_USAGE)
     rules = () if options.no_enrich else read_rules(options.rules) if options.rules else RULES
     if options.explain is not None:
@@ -1400,7 +1352,7 @@ def aggregate(options: Options) -> int:  # noqa: C901
     if not options.quiet:
         for line in report_lines(report):
             tell(line)
-    show(json_text({"version": 1} | report) if options.json else "\n".join(report["files"]))
+    show(to_json({"version": 1} | report) if options.json else "\n".join(report["files"]))
     return PARTIAL if failed else OK
 
 
@@ -1456,8 +1408,8 @@ def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report)
 
 def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files: Files, report: Report) -> None:
     """Report how the rules fit, what histories gave, and runs and histories that different exports wrote."""
-    absent = [f"{r.origin} ({r.source})" for r in rules if r.source not in runs.columns and r.origin != "built in"]
-    if absent:
+    own = [rule for rule in rules if rule.origin != "built in"]
+    if absent := [f"{rule.origin} ({rule.source})" for rule in own if rule.source not in runs.columns]:
         report["notes"].append({"note": f"no input has the column that is the source of {some(absent)}"})
     for column in derived_dtypes(rules):
         unmatched = runs["name"].filter(runs[column].is_null())
