@@ -1079,8 +1079,7 @@ def published(output: str) -> Iterator[str]:  # noqa: C901 - one sequence
     try:
         if output.startswith(CLOUD):  # an object appears whole or not at all
             if not output.endswith(".parquet") and files_at_url(output):
-                hint = "it holds files that would mix with the result; choose an empty place"
-                raise ScriptError(f"-o {output}: {hint}", WRONG_USAGE)
+                raise ScriptError(f"-o {output} holds files already; choose an empty place", WRONG_USAGE)
             yield output
             return
         for rest in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):  # of a merge that was killed
@@ -1338,10 +1337,8 @@ def aggregate(options: Options) -> int:  # noqa: C901
                 except reading_errors() as error:
                     skip(report, file.file, "damaged", f"it cannot be read: {first_line(error)}")
             if len(sound) == len(files):
-                what, hint = f"{options.output} was not written", "free disk space or use another -o"
-                rows_changed = isinstance(failure, pl.exceptions.ShapeError)
-                what, hint = ("an input changed while it was read", "run it again") if rows_changed else (what, hint)
-                raise ScriptError(f"{what}: {first_line(failure)}; {hint}", NOTHING_USABLE) from failure
+                what = f"an input changed while it was read, or {options.output} cannot be written"
+                raise ScriptError(f"{what}: {first_line(failure)}; run it again", NOTHING_USABLE) from failure
             report |= {key: [] for key in REPORT if key != "skipped"}
             merge(sound, rules, options, report)
     finally:
@@ -1399,7 +1396,7 @@ def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report)
         written = write(rows_to_write, place, metadata, options.partition_by)
         there = pl.scan_parquet(written, glob=False, hive_partitioning=False).select(pl.len()).collect().item()
         if there != len(chosen):
-            raise pl.exceptions.ShapeError("some rows are missing")
+            raise ScriptError("an input changed while it was read: rows are missing; run it again", NOTHING_USABLE)
     summary = {"file": options.output, "inputs": len(files), "rows_read": len(rows), "runs_found": len(found)}
     report["summary"].append(summary | {"runs": len(chosen), "columns": len(order)})
     report["files"] += [options.output + file.removeprefix(place) for file in written]
