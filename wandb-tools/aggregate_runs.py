@@ -134,12 +134,10 @@ KeyPath: TypeAlias = tuple[str, ...]
 Identity: TypeAlias = tuple[str, KeyPath]  # of a column over all files: its prefix ("" for other columns) and its path
 Goal: TypeAlias = Literal["minimize", "maximize"]
 Goals: TypeAlias = dict[KeyPath, str]  # the stored ones, by metric
-Record: TypeAlias = dict[str, Any]  # a JSON object
 Report: TypeAlias = dict[str, list[Any]]  # what --json prints: rows by key, as in REPORT
 Files: TypeAlias = Sequence["ParquetFile"]
 Parts: TypeAlias = "dict[int, tuple[str, pl.DataType]]"  # of a column: its name and dtype by number of the file
 Columns: TypeAlias = Sequence["Column"]
-Options: TypeAlias = argparse.Namespace
 
 
 class ScriptError(Exception):
@@ -157,8 +155,8 @@ class ParquetFile(NamedTuple):
     kind: str  # runs, history, console, system, table, result or foreign
     dtypes: Mapping[str, pl.DataType]
     paths: Mapping[str, KeyPath]  # W&B's path by column; empty where the file carries no metadata
-    goals: Mapping[str, Record]  # by metric column: goal, summary, step_metric
-    sources: Sequence[Record]  # the exports that its rows come from; several in an aggregate
+    goals: Mapping[str, dict[str, Any]]  # by metric column: goal, summary, step_metric
+    sources: Sequence[dict[str, Any]]  # the exports that its rows come from; several in an aggregate
     aggregate: bool  # an earlier result of this script: its derived columns are computed again
 
 
@@ -193,7 +191,7 @@ class HistoryPlan(NamedTuple):
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------
-def read_inputs(options: Options, report: Report) -> list[ParquetFile]:
+def read_inputs(options: argparse.Namespace, report: Report) -> list[ParquetFile]:
     """The inputs that hold runs, in order of their paths; the report has the others. No row is read yet."""
     named = {Path(place).resolve() for place in options.inputs}  # of URLs too: one spelling for one place
     earlier = Path(options.output).resolve()
@@ -558,7 +556,7 @@ def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr
 # --- one schema: metadata -------------------------------------------------------------------------------------
 def merged_metadata(files: Files, columns: Columns, report: Report) -> tuple[dict[str, str], Goals]:
     """The result's key-value metadata, without what files disagree on, and the stored goals by metric."""
-    metrics: dict[str, Record] = {}
+    metrics: dict[str, dict[str, Any]] = {}
     for column, key in itertools.product(columns, ("goal", "summary", "step_metric")):
         stored = {files[n].file: files[n].goals.get(own, {}).get(key) for n, (own, _) in column.parts.items()}
         said = {file: str(value) for file, value in stored.items() if value is not None}
@@ -608,7 +606,7 @@ def latest(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 # --- filters --------------------------------------------------------------------------------------------------
-def filtered_runs(runs: pl.DataFrame, options: Options, report: Report) -> pl.DataFrame:
+def filtered_runs(runs: pl.DataFrame, options: argparse.Namespace, report: Report) -> pl.DataFrame:
     """The runs that pass --project, --state and --filter; the report has what each did."""
     if options.project:
         projects = runs["project"].drop_nulls().unique().to_list()
@@ -880,7 +878,7 @@ def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
 
 
 def history_plan(
-    options: Options, files: Files, metrics: Columns, columns: Columns, goals: Goals, report: Report
+    options: argparse.Namespace, files: Files, metrics: Columns, columns: Columns, goals: Goals, report: Report
 ) -> HistoryPlan:
     """What --history and its flags mean for these files."""
     if (options.at or options.history_metrics) and not files:
@@ -906,17 +904,14 @@ def history_plan(
         if goal is None:
             raise ScriptError(f"--at {name}: add :min or :max, as its name does not say which is better", WRONG_USAGE)
         lower = goal in {"min", "minimize"}
-        better = f"{'lower' if lower else 'higher'} is better ({why})"
-        note = f"history_at_*: values where {'.'.join(best.path)} was best; {better}"
-        report["notes"].append({"note": note})
+        at_best = f"{'lowest' if lower else 'highest'} {'.'.join(best.path)} ({why})"
+        report["notes"].append({"note": f"history_at_*: values at the {at_best}"})
     chosen = [metric for pattern in options.history_metrics for metric in called("--history-metrics", pattern)]
     # Beside `loss`, `step_loss` gets a hash: both would have a min_step_loss.
     clashing = {f"{mark}{name.lower()}" for mark in ("step_", "nonfinite_") for name in known}
     names: dict[str, Column] = {}
     dtypes: dict[str, pl.DataType] = {}
-    for metric in metrics:
-        if chosen and metric not in chosen:
-            continue
+    for metric in [metric for metric in metrics if metric in chosen] or metrics:
         name = metric.name.removeprefix(METRIC)
         name = f"{name}__{path_hash(metric.path)[:8]}" if name.lower() in clashing else name
         names[name] = metric
@@ -986,9 +981,9 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
                     "max": good.max(),
                     "max_step": step.get(good.arg_max(), null_on_oob=True),
                     "last": value.drop_nulls().last(),
-                    "tail": good.drop_nulls().tail(pl.max_horizontal(good.count() // 10, 1)).cast(pl.Float64).mean(),
-                    "n": good.count().cast(pl.Int64),
-                    "n_nonfinite": value.count().cast(pl.Int64) - good.count().cast(pl.Int64),
+                    "tail": good.drop_nulls().tail(pl.max_horizontal(good.count() // 10, 1)).mean(),
+                    "n": good.count(),
+                    "n_nonfinite": value.count() - good.count(),
                 }
                 if at is not None:
                     statistics["at"] = value.slice(0, at.fill_null(-1) + 1).drop_nulls().last()
@@ -1311,7 +1306,7 @@ def import_libraries() -> None:
     import polars as pl
 
 
-def aggregate(options: Options) -> int:  # noqa: C901
+def aggregate(options: argparse.Namespace) -> int:  # noqa: C901
     """From inputs to one file and its report; the exit code says whether every input went in."""
     import_libraries()
     for regex in options.filter:
@@ -1353,7 +1348,7 @@ def aggregate(options: Options) -> int:  # noqa: C901
     return PARTIAL if failed else OK
 
 
-def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report) -> None:
+def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, report: Report) -> None:
     """Write the runs of `files` to the output; the report has what was done."""
     if not files:
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
