@@ -154,7 +154,7 @@ class ParquetFile(NamedTuple):
     file: str  # a path or URL
     kind: str  # runs, history, console, system, table, result or foreign
     dtypes: Mapping[str, pl.DataType]
-    paths: Mapping[str, KeyPath]  # W&B's path by column; empty where the file carries no metadata
+    identities: Mapping[str, Identity]  # of its columns for config and metrics; empty without metadata
     goals: Mapping[str, dict[str, Any]]  # by metric column: goal, summary, step_metric
     sources: Sequence[dict[str, Any]]  # the exports that its rows come from; several in an aggregate
     aggregate: bool  # an earlier result of this script: its derived columns are computed again
@@ -291,13 +291,13 @@ def read_header(file: str) -> ParquetFile:
     if not all(isinstance(document, dict) for document in documents):
         raise ValueError("its metadata is not made of JSON objects")
     columns, metrics, source = documents
-    paths: dict[str, KeyPath] = {}
+    identities: dict[str, Identity] = {}
     for column, path in columns.items():
         if not isinstance(path, list) or not path or not all(isinstance(key, str) for key in path):
             raise ValueError(f"its {COLUMNS_KEY} holds {to_json(path)}, which is no list of keys")
         if column in dtypes and prefix_of(column):
-            paths[column] = tuple(path)
-    if len({(prefix_of(column), path) for column, path in paths.items()}) < len(paths):
+            identities[column] = (prefix_of(column), tuple(path))
+    if len({*identities.values()}) < len(identities):
         raise ValueError(f"its {COLUMNS_KEY} gives one path to two columns")
     kind = "result" if RESULT_KEY in metadata else kind_of(dtypes)
     goals = {column: said for column, said in metrics.items() if isinstance(said, dict)}
@@ -305,7 +305,7 @@ def read_header(file: str) -> ParquetFile:
     aggregate = isinstance(source.get("sources"), list)
     sources = source["sources"] if aggregate else [source | export]
     sources = [{"file": file, **each} for each in sources if isinstance(each, dict)]
-    return ParquetFile(file, kind, dtypes, paths, goals, sources, aggregate)
+    return ParquetFile(file, kind, dtypes, identities, goals, sources, aggregate)
 
 
 def kind_of(columns: Iterable[str]) -> str:
@@ -377,18 +377,18 @@ def disagree(report: Report, column: str, kind: str, said: Mapping[str, str], be
 
 def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, Parts]:
     """Every column over all files."""
-    known = names_of({(prefix_of(column), path) for file in files for column, path in file.paths.items()})
+    known = names_of({identity for file in files for identity in file.identities.values()})
     by_name = {name: identity for identity, name in known.items()}
     contract = contract_dtypes()
     ours = {column.lower() for column in (*contract, *derived)}
     parts: dict[Identity, Parts] = {("", (column,)): {} for column in contract}
     for number, file in enumerate(files):
-        stored = {(prefix_of(column), path) for column, path in file.paths.items()}
+        stored = {*file.identities.values()}
         taken = {column.lower() for column in file.dtypes}
         for column, dtype in file.dtypes.items():
             prefix = prefix_of(column)
-            if column in file.paths:
-                identity = (prefix, file.paths[column])
+            if column in file.identities:
+                identity = file.identities[column]
             elif prefix:  # without metadata: what columns of this name stand for in other files
                 identity = by_name.get(column) or (prefix, (column.removeprefix(prefix),))
                 identity = identity if identity not in stored else (prefix, (column,))
@@ -1361,11 +1361,9 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
     stored = {column.name: column.dtype for column in columns}
     # The contract's columns, derived ones, others that the files brought along, config, metrics, histories', JSON.
     *contract, config_json, summary_json = contract_dtypes()
-    rest = sorted(
-        {*stored} - {*contract_dtypes(), *derived, *plan.dtypes},
-        key=lambda name: (name.startswith(HISTORY), ("", CONFIG, METRIC).index(prefix_of(name)), name),
-    )
-    order = [*contract, *derived, *rest, *plan.dtypes, config_json, summary_json]
+    rest = stored.keys() - {*contract_dtypes(), *derived, *plan.dtypes}
+    rest_in_order = sorted(rest, key=lambda name: (name.startswith(HISTORY), prefix_of(name), name))
+    order = [*contract, *derived, *rest_in_order, *plan.dtypes, config_json, summary_json]
     for name in options.partition_by:
         if name not in order or name == "tags":  # lists name no folder
             raise ScriptError(f"--partition-by {name}: no such column{did_you_mean(name, order)}", WRONG_USAGE)
@@ -1412,13 +1410,11 @@ def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files
         report["derived"].append(fit | {"missing": len(unmatched), "unmatched_names": names})
     if ROWS not in runs.columns:  # no --history
         return
-    count = {name: runs[name].count() for name in plan.dtypes}
-    late = [
-        name for name in plan.metrics if plan.best and count[f"{HISTORY}at_{name}"] < count[f"{HISTORY}last_{name}"]
-    ]
+    at, last = f"{HISTORY}at_", f"{HISTORY}last_"
+    late = [name for name in plan.metrics if plan.best and runs[at + name].count() < runs[last + name].count()]
     if plan.best and late:
-        note = f"{HISTORY}at_* is null if the metric was logged only later, or {plan.best.name} never: {some(late)}"
-        report["notes"].append({"note": note})
+        why = f"is null if the metric was logged only later, or {plan.best.name} never"
+        report["notes"].append({"note": f"{at}* {why}: {some(late)}"})
     without = runs.filter(pl.col(ROWS).is_null())
     with_file = pl.col(FOLDER).is_in([folder_of(file.file) for file in plan.files])
     read = {"files": [file.file for file in plan.files], "rows": runs[ROWS].sum(), "metrics": len(plan.metrics)}
