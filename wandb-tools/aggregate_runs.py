@@ -1212,7 +1212,7 @@ def to_json(document: object) -> str:
 # --- command line ---------------------------------------------------------------------------------------------
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; the only place that knows argparse."""
-    parser = Parser(__doc__ or "")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     listed: dict[str, Any] = {"type": comma_list, "action": "extend", "default": []}
     add = parser.add_argument
     add(
@@ -1271,10 +1271,7 @@ def comma_list(text: str) -> list[str]:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose help is the manual, and whose errors are one line that names the nearest flag."""
-
-    def __init__(self, manual: str) -> None:
-        super().__init__(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    """An ArgumentParser whose errors are one line that names the nearest flag."""
 
     def parse_strictly(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """The parsed command line; an unknown argument is a ScriptError."""

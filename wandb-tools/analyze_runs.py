@@ -2627,7 +2627,7 @@ def printable(text: str) -> str:
 
 def parse_args(argv: Sequence[str]) -> Options:
     """The command line as options, checked."""
-    parser = Parser(__doc__ or "")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add_flags(parser)
     if "".join(argv) != "".join(argv).encode(errors="replace").decode():  # bytes of another encoding
         parser.error("an argument is no UTF-8 text")
@@ -2722,10 +2722,7 @@ def not_negative(text: str) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose help is the manual, and whose errors are one line that names the nearest flag."""
-
-    def __init__(self, manual: str) -> None:
-        super().__init__(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    """An ArgumentParser whose errors are one line that names the nearest flag."""
 
     def parse_strictly(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """The parsed command line; an unknown argument is a ScriptError."""
