@@ -378,3 +378,13 @@ def test_not_a_number_never_stands_for_the_best():
     frame = aggregated("x", "--history", "--at", "loss")
     columns = ["min_loss", "min_step_loss", "max_loss", "max_step_loss", "n_loss", "n_nonfinite_loss", "at_n"]
     assert frame.select(f"history_{name}" for name in columns).row(0) == (1.0, 4, 2.0, 2, 2, 4, 4)
+
+
+@pytest.mark.parametrize("values", [(0.0, -0.0), (-0.0, 0.0), (-0.0, math.nan, 0.0)])
+def test_of_zeros_of_either_sign_the_first_is_the_best(values):
+    write_runs(Path("x"), [Run("a")])
+    rows = [("a", step, {"loss": value, "n": step}) for step, value in enumerate(values)]
+    write_history(Path("x/team_demo_history.parquet"), rows)
+    for goal in ("min", "max"):
+        frame = aggregated("x", "--history", "--at", f"loss:{goal}")
+        assert frame.select("history_min_step_loss", "history_max_step_loss", "history_at_n").row(0) == (0, 0, 0)

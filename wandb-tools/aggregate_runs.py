@@ -97,7 +97,7 @@ INTERNAL = "wandb_tools."  # prefix of columns that exist only while the script 
 FILE, ROW, POSITION, OFFLINE, LOWER = (INTERNAL + name for name in ("file", "row", "position", "offline", "lower"))
 FOLDER, RUN, STEP, BEST, ROWS = (INTERNAL + name for name in ("folder", "run", "step", "best", "rows"))
 REPORT = ("files", "summary", "filters", "derived", "histories", "notes", "conflicts", "skipped")  # keys of --json
-DTYPES = ("string", "int", "float", "bool")  # of derived columns
+DTYPES = {"string": "String", "int": "Int64", "float": "Float64", "bool": "Boolean"}  # of derived columns
 
 ROW_GROUP_ROWS = 100_000  # large enough to scan fast, small enough to skip most of a big file
 CELLS = 10_000_000  # values held in memory where rows have to be sorted or grouped: 80 MB of numbers
@@ -133,7 +133,7 @@ PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvari
 KeyPath: TypeAlias = tuple[str, ...]
 Identity: TypeAlias = tuple[str, KeyPath]  # of a column over all files: its prefix ("" for other columns) and its path
 Goal: TypeAlias = Literal["minimize", "maximize"]
-Goals: TypeAlias = dict[KeyPath, str]  # the stored ones, by metric
+Goals: TypeAlias = Mapping[KeyPath, str]  # the stored ones, by metric
 Report: TypeAlias = dict[str, list[Any]]  # what --json prints: rows by key, as in REPORT
 Files: TypeAlias = Sequence["ParquetFile"]
 Parts: TypeAlias = "dict[int, tuple[str, pl.DataType]]"  # of a column: its name and dtype by number of the file
@@ -217,12 +217,12 @@ def read_inputs(options: argparse.Namespace, report: Report) -> list[ParquetFile
 
 def files_at(place: str, report: Report) -> list[str]:
     """The files of a name, folder (at any depth, without hidden ones), glob or URL."""
-    # An existing path first: a file's name may hold brackets. (Path.exists raises for what cannot be a name.)
-    paths = [place] if os.path.exists(place) else glob.glob(place, recursive=True)  # noqa: PTH110, PTH207
     if place.startswith(CLOUD):
         paths = [place]
         with suppress(*reading_errors()):  # what cannot be listed cannot be read either, and then is named
             paths = files_at_url(place)
+    else:  # an existing path first: its name may hold brackets (Path.exists raises for what cannot be a name)
+        paths = [place] if os.path.exists(place) else glob.glob(place, recursive=True)  # noqa: PTH110, PTH207
     if not paths:
         skip(report, place, "missing", "there is no such file or directory")
     files: list[str] = []
@@ -740,8 +740,7 @@ def read_rules(file: str) -> tuple[Rule, ...]:
     for number, table in enumerate(tables, 1):
         origin = f"{file}: rule {number}"
         if flaw := flaw_of_table(table):
-            shown = json.dumps(table, ensure_ascii=False, default=str)  # TOML has dates
-            raise ScriptError(f"--rules {origin}: {flaw}; it is {shown}", WRONG_USAGE)
+            raise ScriptError(f"--rules {origin}: {flaw}; it is {table}", WRONG_USAGE)
         known = [rule.dtype for rule in (*rules, *RULES) if rule.column == table["column"]]
         rules.append(Rule(**{"dtype": known[0] if known else "string", "origin": origin, **table}))
     return tuple(rules) if replace else (*rules, *RULES)
@@ -769,10 +768,9 @@ def flaw_of_table(table: Any) -> str | None:
 
 def derived_dtypes(rules: Iterable[Rule]) -> dict[str, pl.DataType]:
     """The derived columns in order; the first rule of each says its dtype."""
-    dtypes = dict(zip(DTYPES, (pl.String(), pl.Int64(), pl.Float64(), pl.Boolean()), strict=True))
     derived: dict[str, pl.DataType] = {}
     for rule in rules:
-        derived.setdefault(rule.column, dtypes[rule.dtype])
+        derived.setdefault(rule.column, getattr(pl, DTYPES[rule.dtype])())
     return derived
 
 
