@@ -952,7 +952,7 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
     metrics = [(name, metric) for name, metric in plan.metrics.items() if number in metric.parts]
     columns, at = [*map(pl.col, RUN_KEY), pl.col("_step").cast(pl.Int64).alias(STEP)], None
     if plan.best and number in plan.best.parts:
-        best = pl.col(plan.best.parts[number][0])
+        best = pl.col(plan.best.parts[number][0]) + 0  # makes -0.0 into 0.0, which arg_max may rank differently
         columns.append(pl.when(best.is_finite()).then(best).cast(pl.Float64).alias(BEST))
         at = pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
     lengths = history.group_by(RUN_KEY).agg(pl.len().cast(pl.Int64).alias(ROWS)).collect(engine="streaming")
@@ -972,7 +972,7 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
             for name, metric in metrics[start : start + at_once]:
                 value, good = pl.col(METRIC + name), pl.col(f"finite {name}")
                 values.append(pl.col(metric.parts[number][0]).cast(metric.dtype).alias(METRIC + name))
-                finite.append(pl.when(value.is_finite()).then(value).alias(f"finite {name}"))
+                finite.append(pl.when(value.is_finite()).then(value + 0).alias(f"finite {name}"))
                 statistics = {  # the best is finite, the first of equal ones
                     "min": good.min(),
                     "min_step": step.get(good.arg_min(), null_on_oob=True),
