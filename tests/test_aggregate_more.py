@@ -265,6 +265,15 @@ def test_a_number_that_no_float_holds_is_no_value(name, value):
     assert aggregated("x")["lr_parsed"].to_list() == [value]
 
 
+@pytest.mark.parametrize(("dtype", "text"), [(pl.Date, "2026-01-01"), (pl.Categorical, "big"), (pl.Time, "10:00:00")])
+def test_text_of_other_dtypes_beside_numbers_is_text(dtype, text):
+    write_runs(Path("x/1"), [Run("a", config={"v": 7})])
+    file = write_runs(Path("x/2"), [Run("b", config={"v": text})])
+    value = pl.Series([text]).str.strptime(dtype) if dtype.is_temporal() else pl.Series([text], dtype=dtype)
+    rewritten(file, pl.read_parquet(file).with_columns(config_v=value))
+    assert aggregated("x")["config_v"].to_list() == ["7", text]
+
+
 # ---- filters ------------------------------------------------------------------------
 def test_an_empty_derived_column_does_not_hide_the_config_of_its_name():
     write_runs(Path("x"), [Run("a", config={"k": 16}), Run("b", config={"k": 8})])

@@ -520,14 +520,15 @@ def dtypes_of_values(files: Files, parts: Iterable[tuple[str, Parts]]) -> dict[t
 
 def numbers_in(column: str, dtype: pl.DataType) -> pl.Expr:
     """Counts: of all values, of those that are text and a number in JSON, and of those that are 64-bit integers."""
-    text = pl.col(column)
+    values = pl.col(column).count()
     if dtype != pl.String:
-        return pl.struct(all=text.count(), numbers=pl.lit(-1), whole=pl.lit(-1))
+        return pl.struct(all=values, numbers=pl.lit(-1), whole=pl.lit(-1))
+    text = pl.col(column).cast(pl.String)  # dates and categories, too
     number = pl.when(text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")).then(text)  # `007` is none
     finite = number.cast(pl.Float64, strict=False).is_finite().sum()
     others = text.is_in(["NaN", "Infinity", "-Infinity"]).sum()
     whole = number.cast(pl.Int64, strict=False).count() - (text == "-0").sum()
-    return pl.struct(all=text.count(), numbers=finite + others, whole=whole)
+    return pl.struct(all=values, numbers=finite + others, whole=whole)
 
 
 def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
