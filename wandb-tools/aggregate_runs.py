@@ -85,7 +85,6 @@ SOURCE_KEY = "wandb_tools.source"
 EXPORT_KEY = "wandb_tools.export_id"  # files that one export wrote carry the same
 RESULT_KEY = "wandb_tools.result"  # marks a result of analyze_runs: its rows may look like runs, but are no input
 
-DEFAULT_INPUT, DEFAULT_OUTPUT = "wandb_export/", "analysis/unified.parquet"
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
 CLOUD = ("s3://", "gs://", "az://")  # object storage that polars reads and writes by itself
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
@@ -1217,11 +1216,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "inputs",
         nargs="*",
-        default=[DEFAULT_INPUT],
+        default=["wandb_export/"],
         metavar="INPUT",
-        help=f"file, folder, glob or URL (default: {DEFAULT_INPUT})",
+        help="file, folder or URL (default: wandb_export/)",
     )
-    add("--output", "-o", metavar="FILE", help=f"file or URL (default: {DEFAULT_OUTPUT})")
+    add("--output", "-o", metavar="FILE", help="file or URL (default: analysis/unified.parquet)")
     add = parser.add_argument_group("which runs (flags may repeat)").add_argument
     lower = listed | {"type": lambda text: comma_list(text.lower())}
     add("--state", "-s", **lower, metavar="STATE", help="finished, crashed, ... (default: all)")
@@ -1248,7 +1247,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     for state in args.state:
         if state not in (*STATES, "all"):
             parser.error(f"--state {state}: no such state{did_you_mean(state, STATES)}; there are {', '.join(STATES)}")
-    args.output = args.output or (DEFAULT_OUTPUT.removesuffix(".parquet") if args.partition_by else DEFAULT_OUTPUT)
+    args.output = args.output or ("analysis/unified" if args.partition_by else "analysis/unified.parquet")
     args.output = args.output.rstrip("/") if args.output.startswith(CLOUD) else str(Path(args.output))
     for place in (*args.inputs, args.output):
         if re.match("[a-z0-9]+:/", place) and not place.startswith(CLOUD):  # it would be taken for a folder
