@@ -1213,13 +1213,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     listed: dict[str, Any] = {"type": comma_list, "action": "extend", "default": []}
     add = parser.add_argument
-    add(
-        "inputs",
-        nargs="*",
-        default=["wandb_export/"],
-        metavar="INPUT",
-        help="file, folder or URL (default: wandb_export/)",
-    )
+    add("inputs", nargs="*", default=["wandb_export/"], metavar="INPUT", help="what to merge (default: wandb_export/)")
     add("--output", "-o", metavar="FILE", help="file or URL (default: analysis/unified.parquet)")
     add = parser.add_argument_group("which runs (flags may repeat)").add_argument
     lower = listed | {"type": lambda text: comma_list(text.lower())}
