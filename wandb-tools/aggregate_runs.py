@@ -1036,8 +1036,7 @@ def rows_in_order(files: Files, columns: Columns, chosen: pl.DataFrame, new: Seq
 def placed_rows(files: Files, columns: Columns, placed: pl.DataFrame) -> pl.LazyFrame:
     """The rows of the one file of `placed`, in its order, beside `placed`; without those whose id is another now."""
     number = placed[FILE][0]
-    first: Any = placed[ROW].min()
-    last: Any = placed[ROW].max()
+    first, last = placed.select(pl.col(ROW).min(), pl.col(ROW).max().alias("last")).row(0)
     stored = scan_file(files[number].file).slice(first, last - first + 1)
     stored = stored.select(values_in(number, files[number], columns))
     every = pl.int_range(first, last + 1, dtype=pl.UInt32, eager=True).alias(ROW).to_frame()

@@ -200,7 +200,7 @@ class Client:
     def ask_once(self, question: str, variables: Mapping[str, Any], timeout_s: float) -> Any:
         """The same in one attempt. The more bytes have come, the longer it may take."""
         started, body, url = time.monotonic(), bytearray(), f"{self.base_url}/graphql"
-        how: Row = {"stream": True, "timeout": timeout_s, "proxies": requests.utils.get_environ_proxies(url)}
+        how: dict[str, Any] = {"stream": True, "timeout": timeout_s, "proxies": requests.utils.get_environ_proxies(url)}
         how |= {"json": {"query": question, "variables": variables}, "allow_redirects": False}
         try:
             with self.session.post(url, **how) as response:
