@@ -511,17 +511,17 @@ def dtypes_of_values(files: Files, parts: Iterable[tuple[str, Parts]]) -> dict[t
     for n, columns in asked.items():
         query = [numbers_in(column, dtype).alias(column) for column, dtype in columns.items()]
         for column, count in scan_file(files[n].file).select(query).collect().row(0, named=True).items():
-            number = pl.Int64() if count["whole"] == count["all"] else pl.Float64()
-            fits = number if count["numbers"] == count["all"] else columns[column]
+            number = pl.Int64() if count.get("whole") == count["all"] else pl.Float64()
+            fits = number if count.get("numbers") == count["all"] else columns[column]
             found[n, column] = fits if count["all"] else pl.Null()
     return found
 
 
 def numbers_in(column: str, dtype: pl.DataType) -> pl.Expr:
-    """Counts: of all values, of those that are text and a number in JSON, and of those that are 64-bit integers."""
+    """Counts: of all values; of text also of those that are a number in JSON, and a 64-bit integer."""
     values = pl.col(column).count()
     if dtype != pl.String:
-        return pl.struct(all=values, numbers=pl.lit(-1), whole=pl.lit(-1))
+        return pl.struct(all=values)
     text = pl.col(column).cast(pl.String)  # dates and categories, too
     number = pl.when(text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")).then(text)  # `007` is none
     finite = number.cast(pl.Float64, strict=False).is_finite().sum()
@@ -599,6 +599,8 @@ def values_in(number: int, file: ParquetFile, columns: Columns) -> list[pl.Expr]
 
 def latest(rows: pl.DataFrame) -> pl.DataFrame:
     """One row per run: the newest export; between an offline and a server row the one with more history."""
+    if rows.n_unique(RUN_KEY) == len(rows):
+        return rows
     newest_first = rows.sort("exported_at", FILE, ROW, descending=[True, False, False], nulls_last=True)
     newest = newest_first.unique([*RUN_KEY, OFFLINE], keep="first", maintain_order=True)
     fullest_first = newest.sort("history_rows", descending=True, nulls_last=True, maintain_order=True)
