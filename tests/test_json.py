@@ -62,11 +62,13 @@ def test_export_runs_offline(run_script, tmp_path, how):
 
 
 def test_aggregate_runs(run_script, call_script, tmp_path):
-    write_runs(tmp_path / "x", [Run("a", "gnn_all_k16", {"lr": 0.1}), Run("b", state="crashed")])
+    write_runs(tmp_path / "x", [Run("a", "gnn_all_k16", {"lr": 0.1, "k": 8}), Run("b", state="crashed")])
     write_runs(tmp_path / "x", [Run("c", config={"lr": "high"})], project="other")
     (tmp_path / "x" / "cut.parquet").write_bytes(b"PAR1")
-    pl.DataFrame({"run_id": ["a"], "_step": [0]}).write_parquet(tmp_path / "x" / "team_demo_history_sampled.parquet")
-    flags = ("--history", "--state", "finished", "--json")
+    rows = pl.DataFrame({"run_id": ["a"], "entity": ["team"], "project": ["demo"], "_step": [0]})
+    rows.write_parquet(tmp_path / "x" / "team_demo_history_sampled.parquet")
+    # k of the name, while config_k has values
+    flags = ("--history", "--state", "finished", "--where", "k = 16", "--json")
     done = run_script("aggregate_runs.py", "x", "nowhere", *flags)
     assert done.code == 3
     document = checked("aggregate_runs", done)

@@ -156,6 +156,11 @@ def test_few_requests_and_no_runs(server, as_call):
     assert counts["runs_returned"] == 1  # the latest, of the one project that has runs
 
 
+def test_a_run_without_a_heartbeat_was_active_when_it_was_created(server, as_call):
+    add_runs(server, "team", "demo", "f", heartbeat_at=None)
+    assert projects(as_call(server, "--json"))["team/demo"]["last_active"] == "2026-01-01T00:00:00Z"
+
+
 # --- no access ------------------------------------------------------------------------------------------------
 
 

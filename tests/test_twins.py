@@ -15,10 +15,10 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "wandb-tools").glob("*.py"))
 
 # Names that several scripts define, each in its own way.
-DIFFERENT = {"Options", "import_libraries", "main", "parse_args"}
+DIFFERENT = {"Client", "Options", "import_libraries", "main", "parse_args"}  # export_runs' Client downloads, too
 # One rule in both readers: which way a metric is better.
 DIRECTION = {"LOWER_IS_BETTER", "HIGHER_IS_BETTER", "NO_DIRECTION", "NO_METRIC", "WEAK", "NEGATING", "OPPOSITE"}
-DIRECTION |= {"PHRASES", "goal_by_name", "telling_words", "goal_words", "words"}
+DIRECTION |= {"PHRASES", "GOAL_WORDS", "goal_by_name", "words"}
 LONGEST_TWIN = 40  # lines of a function or method; a longer one is a question of design
 
 

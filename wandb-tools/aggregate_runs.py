@@ -59,7 +59,6 @@ import hashlib
 import io
 import itertools
 import json
-import math
 import os
 import re
 import shutil
@@ -69,7 +68,6 @@ import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias
@@ -87,26 +85,21 @@ SOURCE_KEY = "wandb_tools.source"
 EXPORT_KEY = "wandb_tools.export_id"  # files that one export wrote carry the same
 RESULT_KEY = "wandb_tools.result"  # marks a result of analyze_runs: its rows may look like runs, but are no input
 
-DEFAULT_INPUT, DEFAULT_OUTPUT = "wandb_export/", "analysis/unified.parquet"
 STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "preempted", "pending")
 CLOUD = ("s3://", "gs://", "az://")  # object storage that polars reads and writes by itself
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of columns that stand for W&B paths
 HISTORY = "history_"  # and of those computed from histories
-HISTORY_ENDING, SAMPLED_ENDING = "_history.parquet", "_history_sampled.parquet"
-EXPORT_KINDS = ("console", "history", "system", "table")  # what lies beside the runs in an export's folder
 RUN_KEY = ("entity", "project", "id")  # identifies a run
 INTERNAL = "wandb_tools."  # prefix of columns that exist only while the script works
 FILE, ROW, POSITION, OFFLINE, LOWER = (INTERNAL + name for name in ("file", "row", "position", "offline", "lower"))
 FOLDER, RUN, STEP, BEST, ROWS = (INTERNAL + name for name in ("folder", "run", "step", "best", "rows"))
 REPORT = ("files", "summary", "filters", "derived", "histories", "notes", "conflicts", "skipped")  # keys of --json
-DTYPES = ("string", "int", "float", "bool")  # of derived columns
+DTYPES = {"string": "String", "int": "Int64", "float": "Float64", "bool": "Boolean"}  # of derived columns
 
-PAGE_BYTES = 32 * 1024  # a reader that wants single runs then skips most of a column
 ROW_GROUP_ROWS = 100_000  # large enough to scan fast, small enough to skip most of a big file
 CELLS = 10_000_000  # values held in memory where rows have to be sorted or grouped: 80 MB of numbers
-FIRST_ROWS = 100  # most columns of text show here already that they hold no numbers
 MOST_OPERATORS = 300  # in --where: polars works through them by recursion, which 500 can crash
 SHOWN = 5  # examples in a line, and lines of one kind; --json holds all
 
@@ -126,6 +119,9 @@ HIGHER_IS_BETTER = """
     modularity explainedvariance
 """
 NO_DIRECTION = "weight weights scale scaling coef coeff coefficient lambda threshold count num"  # loss_weight
+GOAL_WORDS: dict[str, Goal | None] = dict.fromkeys(NO_DIRECTION.split())
+GOAL_WORDS |= dict.fromkeys(LOWER_IS_BETTER.split(), "minimize")
+GOAL_WORDS |= dict.fromkeys(HIGHER_IS_BETTER.split(), "maximize")
 NO_METRIC = {"std", "stdev", "stddev", "var", "variance", "sem", "stderr", "time", "steps", "epochs"}  # std_loss
 WEAK = {"score", "scores", "top"}  # tell only where no other word does: fid_score, error_top5
 NEGATING = {"neg", "negative"}  # neg_mean_squared_error
@@ -136,14 +132,11 @@ PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvari
 KeyPath: TypeAlias = tuple[str, ...]
 Identity: TypeAlias = tuple[str, KeyPath]  # of a column over all files: its prefix ("" for other columns) and its path
 Goal: TypeAlias = Literal["minimize", "maximize"]
-Goals: TypeAlias = dict[KeyPath, str]  # the stored ones, by metric
-Conflicts: TypeAlias = dict[tuple[str, ...], list[str]]  # files by column, kind, what they say, what it became
-Record: TypeAlias = dict[str, Any]  # a JSON object
+Goals: TypeAlias = Mapping[KeyPath, str]  # the stored ones, by metric
 Report: TypeAlias = dict[str, list[Any]]  # what --json prints: rows by key, as in REPORT
 Files: TypeAlias = Sequence["ParquetFile"]
 Parts: TypeAlias = "dict[int, tuple[str, pl.DataType]]"  # of a column: its name and dtype by number of the file
 Columns: TypeAlias = Sequence["Column"]
-Options: TypeAlias = argparse.Namespace
 
 
 class ScriptError(Exception):
@@ -160,9 +153,9 @@ class ParquetFile(NamedTuple):
     file: str  # a path or URL
     kind: str  # runs, history, console, system, table, result or foreign
     dtypes: Mapping[str, pl.DataType]
-    paths: Mapping[str, KeyPath]  # W&B's path by column; empty where the file carries no metadata
-    goals: Mapping[str, Record]  # by metric column: goal, summary, step_metric
-    sources: Sequence[Record]  # the exports that its rows come from; several in an aggregate
+    identities: Mapping[str, Identity]  # of its columns for config and metrics; empty without metadata
+    goals: Mapping[str, dict[str, Any]]  # by metric column: goal, summary, step_metric
+    sources: Sequence[dict[str, Any]]  # the exports that its rows come from; several in an aggregate
     aggregate: bool  # an earlier result of this script: its derived columns are computed again
 
 
@@ -197,7 +190,7 @@ class HistoryPlan(NamedTuple):
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------
-def read_inputs(options: Options, report: Report) -> list[ParquetFile]:
+def read_inputs(options: argparse.Namespace, report: Report) -> list[ParquetFile]:
     """The inputs that hold runs, in order of their paths; the report has the others. No row is read yet."""
     named = {Path(place).resolve() for place in options.inputs}  # of URLs too: one spelling for one place
     earlier = Path(options.output).resolve()
@@ -216,21 +209,19 @@ def read_inputs(options: Options, report: Report) -> list[ParquetFile]:
                 runs_files.append(header)
             elif key in named or not (options.history and header.kind == "history"):  # else it is read later
                 skip(report, file, header.kind, f"it holds no runs but is {header.kind}", failure=key in named)
-        except (ValueError, RecursionError) as error:
-            skip(report, file, "foreign", f"it cannot be used: {first_line(error)}")
-        except reading_errors() as error:
+        except reading_errors(ValueError, RecursionError) as error:
             skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
     return runs_files
 
 
 def files_at(place: str, report: Report) -> list[str]:
     """The files of a name, folder (at any depth, without hidden ones), glob or URL."""
-    # An existing path first: a file's name may hold brackets. (Path.exists raises for what cannot be a name.)
-    paths = [place] if os.path.exists(place) else glob.glob(place, recursive=True)  # noqa: PTH110, PTH207
     if place.startswith(CLOUD):
         paths = [place]
         with suppress(*reading_errors()):  # what cannot be listed cannot be read either, and then is named
             paths = files_at_url(place)
+    else:  # an existing path first: its name may hold brackets (Path.exists raises for what cannot be a name)
+        paths = [place] if os.path.exists(place) else glob.glob(place, recursive=True)  # noqa: PTH110, PTH207
     if not paths:
         skip(report, place, "missing", "there is no such file or directory")
     files: list[str] = []
@@ -294,17 +285,18 @@ def read_header(file: str) -> ParquetFile:
     """The file's footer; ValueError where its metadata is not what the contract says."""
     dtypes = dict(scan_file(file).collect_schema())
     metadata = pl.read_parquet_metadata(file)
-    documents = [json.loads(metadata.get(key, "{}")) for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY)]
+    texts = [metadata.get(key, "{}") for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY)]
+    documents = [json.loads(text, parse_constant=str) for text in texts]  # NaN, if a file holds it, is text
     if not all(isinstance(document, dict) for document in documents):
         raise ValueError("its metadata is not made of JSON objects")
     columns, metrics, source = documents
-    paths: dict[str, KeyPath] = {}
+    identities: dict[str, Identity] = {}
     for column, path in columns.items():
         if not isinstance(path, list) or not path or not all(isinstance(key, str) for key in path):
-            raise ValueError(f"its {COLUMNS_KEY} holds {json_text(path)}, which is no list of keys")
+            raise ValueError(f"its {COLUMNS_KEY} holds {to_json(path)}, which is no list of keys")
         if column in dtypes and prefix_of(column):
-            paths[column] = tuple(path)
-    if len({(prefix_of(column), path) for column, path in paths.items()}) < len(paths):
+            identities[column] = (prefix_of(column), tuple(path))
+    if len({*identities.values()}) < len(identities):
         raise ValueError(f"its {COLUMNS_KEY} gives one path to two columns")
     kind = "result" if RESULT_KEY in metadata else kind_of(dtypes)
     goals = {column: said for column, said in metrics.items() if isinstance(said, dict)}
@@ -312,7 +304,7 @@ def read_header(file: str) -> ParquetFile:
     aggregate = isinstance(source.get("sources"), list)
     sources = source["sources"] if aggregate else [source | export]
     sources = [{"file": file, **each} for each in sources if isinstance(each, dict)]
-    return ParquetFile(file, kind, dtypes, paths, goals, sources, aggregate)
+    return ParquetFile(file, kind, dtypes, identities, goals, sources, aggregate)
 
 
 def kind_of(columns: Iterable[str]) -> str:
@@ -330,8 +322,8 @@ def check_columns(file: ParquetFile) -> None:
     """Raise ValueError for a column that the result cannot hold: by its dtype, or by a value of it."""
     for column, dtype in file.dtypes.items():
         wanted = contract_dtypes().get(column)
-        if column.startswith(INTERNAL):
-            raise ValueError(f"its column {column} has a name that is reserved for this script")
+        if column.startswith((INTERNAL, "^")) or column == "*":  # polars takes these for patterns
+            raise ValueError(f"its column {column} has a name that is reserved")
         if wanted is None and (dtype.is_nested() or dtype in (pl.Binary, pl.Object, pl.Duration)):
             raise ValueError(f"its column {column} is {dtype}, neither number nor text")
         if wanted is None or dtype in (wanted, pl.Null):
@@ -346,12 +338,12 @@ def check_columns(file: ParquetFile) -> None:
 
 
 # --- one schema: which columns are the same -------------------------------------------------------------------
-def one_schema(files: Files, histories: Files, derived: set[str], conflicts: Conflicts) -> tuple[Columns, Columns]:
+def one_schema(files: Files, histories: Files, derived: set[str], report: Report) -> tuple[Columns, Columns]:
     """The columns of all files as columns of one, whose `derived` names are taken; and the metrics of the histories."""
     parts, beside = parts_by_identity(files, derived), parts_by_identity(histories, set())
     names = names_of({*parts, *beside})
     contract = contract_dtypes()
-    found = dtypes_of_values(files, {key: parts[key] for key in parts if names[key] not in contract})
+    found = dtypes_of_values(files, [(key[0], parts[key]) for key in parts if names[key] not in contract])
     columns = []
     for (prefix, path), members in parts.items():
         name = names[prefix, path]
@@ -361,11 +353,11 @@ def one_schema(files: Files, histories: Files, derived: set[str], conflicts: Con
         columns.append(column)
         seen = {n: dtype for n, dtype in stored.items() if held[n] != pl.Null}  # no values disagree with nothing
         agree = {*seen.values()} <= {column.dtype} if name in contract else not disputed(seen.values())
-        for n, (own, _) in members.items():
-            if own != name:
-                conflicts.setdefault((name, "name", own, name), []).append(files[n].file)
-            if not agree and n in seen:
-                conflicts.setdefault((name, "dtype", str(seen[n]), str(column.dtype)), []).append(files[n].file)
+        if not agree:
+            said = {files[n].file: str(dtype) for n, dtype in seen.items()}
+            disagree(report, name, "dtype", said, str(column.dtype))
+        renamed = {files[n].file: own for n, (own, _) in members.items() if own != name}
+        disagree(report, name, "name", renamed, name)
     metrics = []
     for (prefix, path), members in beside.items():
         numbers = {n: part for n, part in members.items() if part[1].is_numeric() or part[1] == pl.Boolean}
@@ -375,28 +367,34 @@ def one_schema(files: Files, histories: Files, derived: set[str], conflicts: Con
     return sorted(columns), sorted(metrics)
 
 
+def disagree(report: Report, column: str, kind: str, said: Mapping[str, str], became: str) -> None:
+    """Note what each file says about a column, where this is not what the result has."""
+    for found in sorted({*said.values()}):
+        files = [file for file, own in said.items() if own == found]
+        report["conflicts"].append({"column": column, "kind": kind, "found": found, "became": became, "files": files})
+
+
 def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, Parts]:
     """Every column over all files."""
-    known = names_of({(prefix_of(column), path) for file in files for column, path in file.paths.items()})
+    known = names_of({identity for file in files for identity in file.identities.values()})
     by_name = {name: identity for identity, name in known.items()}
     contract = contract_dtypes()
     ours = {column.lower() for column in (*contract, *derived)}
     parts: dict[Identity, Parts] = {("", (column,)): {} for column in contract}
     for number, file in enumerate(files):
-        stored = {(prefix_of(column), path) for column, path in file.paths.items()}
+        stored = {*file.identities.values()}
         taken = {column.lower() for column in file.dtypes}
         for column, dtype in file.dtypes.items():
             prefix = prefix_of(column)
-            if column in file.paths:
-                identity = (prefix, file.paths[column])
+            if column in file.identities:
+                identity = file.identities[column]
             elif prefix:  # without metadata: what columns of this name stand for in other files
                 identity = by_name.get(column) or (prefix, (column.removeprefix(prefix),))
                 identity = identity if identity not in stored else (prefix, (column,))
             elif column in contract or (file.aggregate and column in derived):
                 identity = ("", (column,))
-            else:  # another tool's column: not a name of the contract in any case, and no pattern to polars
-                pattern = column == "*" or column.startswith("^")
-                name = column_name((column,)) if pattern else column
+            else:  # another tool's column, which must not be called like one of ours
+                name = column
                 while name.lower() in ours or (name != column and name.lower() in taken):
                     name += "__own"
                 taken.add(name.lower())
@@ -501,46 +499,40 @@ def disputed(dtypes: Iterable[pl.DataType]) -> bool:
     return len(present) > 1 and common_dtype(present, "") == pl.String
 
 
-def dtypes_of_values(  # noqa: C901
-    files: Files, parts: Mapping[Identity, Parts]
-) -> dict[tuple[int, str], pl.DataType]:
+def dtypes_of_values(files: Files, parts: Iterable[tuple[str, Parts]]) -> dict[tuple[int, str], pl.DataType]:
     """By file number and column, where files disagree: Null without values, a number's dtype if all texts are such."""
     asked: dict[int, dict[str, pl.DataType]] = {}
-    for (prefix, _), members in parts.items():
+    for prefix, members in parts:
         dtypes = {n: plain(dtype, prefix) for n, (_, dtype) in members.items()}
         if disputed(dtypes.values()):
-            for n, dtype in dtypes.items():
-                asked.setdefault(n, {})[members[n][0]] = dtype
-    # Integers as JSON spells them, in 64 bits (`007` is a name); numbers that a float holds, or words that JSON lacks.
-    text = pl.col("value")
-    whole = text.str.contains(r"^(0|-?[1-9][0-9]*)$") & text.cast(pl.Int64, strict=False).is_not_null()
-    decimal = text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
-    in_range = text.cast(pl.Float64, strict=False).is_finite().fill_null(False)
-    number = (decimal & in_range) | text.is_in(["NaN", "Infinity", "-Infinity"])
+            for n, (own, _) in members.items():
+                asked.setdefault(n, {})[own] = dtypes[n]
     found: dict[tuple[int, str], pl.DataType] = {}
-    for rows in (FIRST_ROWS, None):  # all rows are read only where the first ones leave it open
-        texts = []
-        for n, columns in asked.items():
-            values = []
-            for column, dtype in columns.items():
-                if found.get((n, column)) != dtype:
-                    found[n, column] = pl.Null()
-                    value = exact_column(column)  # of other values than text it counts only whether there are some
-                    value = value if dtype == pl.String else pl.when(value.is_not_null()).then(pl.lit("-"))
-                    values.append(value.cast(pl.String).alias(column))
-            if values:
-                head = scan_file(files[n].file).select(values).slice(0, rows)
-                texts.append(head.unpivot().with_columns(pl.lit(n).alias(FILE)).drop_nulls("value"))
-        if texts:
-            by_column = pl.concat(texts).group_by(FILE, "variable").agg(whole.all(), number.all().alias("number"))
-            for n, column, all_whole, all_numbers in by_column.collect(engine="streaming").iter_rows():
-                found[n, column] = pl.Int64() if all_whole else pl.Float64() if all_numbers else asked[n][column]
+    for n, columns in asked.items():
+        query = [numbers_in(column, dtype).alias(column) for column, dtype in columns.items()]
+        for column, count in scan_file(files[n].file).select(query).collect().row(0, named=True).items():
+            number = pl.Int64() if count.get("whole") == count["all"] else pl.Float64()
+            fits = number if count.get("numbers") == count["all"] else columns[column]
+            found[n, column] = fits if count["all"] else pl.Null()
     return found
+
+
+def numbers_in(column: str, dtype: pl.DataType) -> pl.Expr:
+    """Counts: of all values; of text also of those that are a number in JSON, and a 64-bit integer."""
+    values = pl.col(column).count()
+    if dtype != pl.String:
+        return pl.struct(all=values)
+    text = pl.col(column).cast(pl.String)  # dates and categories, too
+    number = pl.when(text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")).then(text)  # `007` is none
+    finite = number.cast(pl.Float64, strict=False).is_finite().sum()
+    others = text.is_in(["NaN", "Infinity", "-Infinity"]).sum()
+    whole = number.cast(pl.Int64, strict=False).count() - (text == "-0").sum()
+    return pl.struct(all=values, numbers=finite + others, whole=whole)
 
 
 def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
     """The values of `column` in the `wanted` dtype, which holds them all: check_columns refuses other files."""
-    values = exact_column(column)
+    values = pl.col(column)
     if dtype == wanted:
         return values
     if wanted == pl.String and dtype.is_float():  # as Python's json spells them: `1e-05`, where polars has `0.00001`
@@ -561,30 +553,22 @@ def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr
     return values.cast(wanted, strict=False)
 
 
-def exact_column(name: str) -> pl.Expr:
-    """The column of this very name: `pl.col` takes some names for patterns."""
-    return pl.selectors.by_name(name).as_expr() if name == "*" or name.startswith("^") else pl.col(name)
-
-
 # --- one schema: metadata -------------------------------------------------------------------------------------
-def merged_metadata(files: Files, columns: Columns, conflicts: Conflicts) -> tuple[dict[str, str], Goals]:
+def merged_metadata(files: Files, columns: Columns, report: Report) -> tuple[dict[str, str], Goals]:
     """The result's key-value metadata, without what files disagree on, and the stored goals by metric."""
-    metrics: dict[str, Record] = {}
+    metrics: dict[str, dict[str, Any]] = {}
     for column, key in itertools.product(columns, ("goal", "summary", "step_metric")):
-        claims: dict[str, list[str]] = {}  # the files by what they say
-        for number, (own, _) in column.parts.items():
-            value = files[number].goals.get(own, {}).get(key)
-            if value is not None:
-                claims.setdefault(str(value), []).append(files[number].file)
-        if len(claims) == 1:
-            metrics.setdefault(column.name, {})[key] = next(iter(claims))
+        stored = {files[n].file: files[n].goals.get(own, {}).get(key) for n, (own, _) in column.parts.items()}
+        said = {file: str(value) for file, value in stored.items() if value is not None}
+        if len({*said.values()}) == 1:
+            metrics.setdefault(column.name, {})[key] = next(iter(said.values()))
         else:
-            conflicts |= {(column.name, key, value, "not stored"): where for value, where in claims.items()}
+            disagree(report, column.name, key, said, "not stored")
     goals = {c.path: metrics[c.name]["goal"] for c in columns if metrics.get(c.name, {}).get("goal")}
     paths = {column.name: column.path for column in columns if prefix_of(column.name)}
-    sources = {json_text(source): source for file in files for source in file.sources}
+    sources = {to_json(source): source for file in files for source in file.sources}
     documents = {COLUMNS_KEY: paths, METRICS_KEY: metrics, SOURCE_KEY: {"sources": list(sources.values())}}
-    return {SCHEMA_KEY: "1"} | {key: json_text(text) for key, text in documents.items()}, goals
+    return {SCHEMA_KEY: "1"} | {key: to_json(text) for key, text in documents.items()}, goals
 
 
 # --- rows -----------------------------------------------------------------------------------------------------
@@ -624,7 +608,7 @@ def latest(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 # --- filters --------------------------------------------------------------------------------------------------
-def filtered_runs(runs: pl.DataFrame, options: Options, report: Report) -> pl.DataFrame:
+def filtered_runs(runs: pl.DataFrame, options: argparse.Namespace, report: Report) -> pl.DataFrame:
     """The runs that pass --project, --state and --filter; the report has what each did."""
     if options.project:
         projects = runs["project"].drop_nulls().unique().to_list()
@@ -753,15 +737,12 @@ def read_rules(file: str) -> tuple[Rule, ...]:
         raise ScriptError(f"--rules {file} cannot be read as TOML: {first_line(error)}", WRONG_USAGE) from error
     tables, replace = document.pop("rule", []), document.pop("replace", False)
     if document or not isinstance(tables, list) or not isinstance(replace, bool):
-        message = f"--rules {file}: it may hold only [[rule]] tables, and replace = true or false"
-        raise ScriptError(message, WRONG_USAGE)
+        raise ScriptError(f"--rules {file}: it may hold only [[rule]] tables, and replace = true", WRONG_USAGE)
     rules: list[Rule] = []
     for number, table in enumerate(tables, 1):
         origin = f"{file}: rule {number}"
-        flaw = flaw_of_table(table)
-        if flaw:
-            shown = json.dumps(table, ensure_ascii=False, default=str)  # TOML has dates
-            raise ScriptError(f"--rules {origin}: {flaw}; it is {shown}", WRONG_USAGE)
+        if flaw := flaw_of_table(table):
+            raise ScriptError(f"--rules {origin}: {flaw}; it is {table}", WRONG_USAGE)
         known = [rule.dtype for rule in (*rules, *RULES) if rule.column == table["column"]]
         rules.append(Rule(**{"dtype": known[0] if known else "string", "origin": origin, **table}))
     return tuple(rules) if replace else (*rules, *RULES)
@@ -780,8 +761,7 @@ def flaw_of_table(table: Any) -> str | None:
         return "a column's name has only letters, digits and _, and must not be one of W&B's columns"
     if table.get("dtype", "string") not in DTYPES:
         return f"unknown dtype {table['dtype']}; there are {', '.join(DTYPES)}"
-    flaw = flaw_of(pattern)
-    if flaw:
+    if flaw := flaw_of(pattern):
         return f"its pattern {pattern} is no regular expression: {flaw}"
     if "value" not in table and not pl.Series([""]).str.extract_groups(f"(?i){pattern}").struct.fields:
         return f"its pattern {pattern} has no group to take the value from; add parentheses or a value"
@@ -790,28 +770,24 @@ def flaw_of_table(table: Any) -> str | None:
 
 def derived_dtypes(rules: Iterable[Rule]) -> dict[str, pl.DataType]:
     """The derived columns in order; the first rule of each says its dtype."""
-    dtypes = dict(zip(DTYPES, (pl.String(), pl.Int64(), pl.Float64(), pl.Boolean()), strict=True))
     derived: dict[str, pl.DataType] = {}
     for rule in rules:
-        derived.setdefault(rule.column, dtypes[rule.dtype])
+        derived.setdefault(rule.column, getattr(pl, DTYPES[rule.dtype])())
     return derived
 
 
 def with_derived(runs: pl.DataFrame, rules: Sequence[Rule], dtypes: Mapping[str, pl.DataType]) -> pl.DataFrame:
     """The runs with a column per derived one, in the rules' order; null where no rule matches or has its source."""
-    derived = []
+    derived, usable = [], [rule for rule in rules if rule.source in dtypes]
     for column, dtype in derived_dtypes(rules).items():
-        texts = [
-            text_by(rule, dtypes[rule.source]) for rule in rules if rule.column == column and rule.source in dtypes
-        ]
+        texts = [text_by(rule, dtypes[rule.source]) for rule in usable if rule.column == column]
         text = pl.coalesce(*texts, pl.lit(None, dtype=pl.String))
         if dtype == pl.Boolean:
-            lower = text.str.to_lowercase()
-            no = lower.is_in(["false", "0", "no", "off"])
-            value: pl.Expr = pl.when(lower.is_in(["true", "1", "yes", "on"])).then(True).when(no).then(False)
+            truths = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
+            value = text.str.to_lowercase().replace_strict(truths, default=None, return_dtype=dtype)
         else:  # an integer past 64 bits is no value, nor is 1e999
             value = text.cast(dtype, strict=False)
-            value = value.replace([math.inf, -math.inf], None) if dtype == pl.Float64 else value
+            value = pl.when(value.is_finite()).then(value) if dtype == pl.Float64 else value
         derived.append(value.alias(column))
     return runs.with_columns(pl.col("name").str.to_lowercase().alias(LOWER)).with_columns(derived).drop(LOWER)
 
@@ -843,7 +819,7 @@ def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
             if rule.column == column and rule.source == "name" and run.select(text_by(rule, dtype)).item() is not None:
                 found[-1] |= {"pattern": rule.pattern, "origin": rule.origin}
     if as_json:
-        return json_text({"version": 1, "explain": found})
+        return to_json({"version": 1, "explain": found})
     lines = []
     for row in found:
         value = "no value" if row["value"] is None else row["value"]
@@ -859,34 +835,17 @@ def goal_by_name(name: str) -> Goal | None:
     >>> goal_by_name("test/mse"), goal_by_name("val_acc_top5"), goal_by_name("loss_weight"), goal_by_name("k")
     ('minimize', 'maximize', None, None)
     """
-    hints = telling_words(name)
-    if not NO_METRIC.isdisjoint(hints):
-        return None
-    negated = not NEGATING.isdisjoint(hints)
-    goals = goal_words()
-    for word in sorted(hints, key=lambda word: word in WEAK):  # weak words decide only where no other does
-        if word in goals:
-            return goals[word] if not negated else OPPOSITE[goals[word]]
-    return None
-
-
-def telling_words(name: str) -> list[str]:
-    """The words of a name, the last first, as the lists of telling words spell them.
-
-    >>> telling_words("val_cross_entropy"), telling_words("test/ap50")
-    (['crossentropy', 'val'], ['ap', 'test'])
-    """
     text = "_".join(words(name))
     for phrase, word in PHRASES.items():
         text = text.replace(phrase, word)
-    return [word if word in goal_words() else word.rstrip("0123456789") for word in reversed(text.split("_"))]
-
-
-@cache
-def goal_words() -> dict[str, Goal | None]:
-    """What each telling word of a metric's name says."""
-    lists: dict[Goal | None, str] = {"minimize": LOWER_IS_BETTER, "maximize": HIGHER_IS_BETTER, None: NO_DIRECTION}
-    return {word: goal for goal, text in lists.items() for word in text.split()}
+    hints = [word if word in GOAL_WORDS else word.rstrip("0123456789") for word in reversed(text.split("_"))]
+    if not NO_METRIC.isdisjoint(hints):
+        return None
+    negated = not NEGATING.isdisjoint(hints)
+    for word in sorted(hints, key=lambda word: word in WEAK):  # weak words decide only where no other does
+        if word in GOAL_WORDS:
+            return OPPOSITE[GOAL_WORDS[word]] if negated else GOAL_WORDS[word]
+    return None
 
 
 def words(name: str) -> list[str]:
@@ -902,32 +861,28 @@ def words(name: str) -> list[str]:
 def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
     """The histories in the folders of the exports that `files` come from."""
     found: list[ParquetFile] = []
-    sampled: list[str] = []
     for folder in dict.fromkeys(folder_of(str(source["file"])) for file in files for source in file.sources):
         pattern = folder if folder.startswith(CLOUD) else glob.escape(folder)
         for file in sorted(files_at(f"{pattern}/*.parquet", {"skipped": []})):
-            if file.endswith(SAMPLED_ENDING):
-                sampled.append(file)
-                continue
             try:
                 header = read_header(file)
-                found += [header] if header.kind == "history" else []
             except reading_errors(ValueError, RecursionError) as error:
-                if HISTORY_ENDING in file:  # other files are inputs, or no export's
+                if "_history.parquet" in file:  # other files are inputs, or no export's
                     skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
-    if sampled:
-        note = f"sampled histories are skipped, because they may lack the best value: {some(sampled)}"
-        report["notes"].append({"note": note})
+                continue
+            if header.kind == "history" and file.endswith("_history_sampled.parquet"):
+                skip(report, file, "sampled history", "it may lack the best value", failure=False)
+            elif header.kind == "history":
+                found.append(header)
     return found
 
 
 def history_plan(
-    options: Options, files: Files, metrics: Columns, columns: Columns, goals: Goals, report: Report
+    options: argparse.Namespace, files: Files, metrics: Columns, columns: Columns, goals: Goals, report: Report
 ) -> HistoryPlan:
     """What --history and its flags mean for these files."""
     if (options.at or options.history_metrics) and not files:
-        message = "--history: there are no history files; export_runs.py --include-history writes them"
-        raise ScriptError(message, NOTHING_USABLE)
+        raise ScriptError("--history: no history files; export_runs.py --include-history writes them", NOTHING_USABLE)
     # What users may call them: by column, else by W&B's name, else by the flattened name.
     known = {metric.name.removeprefix(METRIC): metric for metric in metrics}
     known |= {".".join(metric.path): metric for metric in metrics} | {metric.name: metric for metric in metrics}
@@ -947,20 +902,16 @@ def history_plan(
         why = "as given" if goal else "set by define_metric" if best.path in goals else "guessed by name"
         goal = goal or goals.get(best.path) or goal_by_name(".".join(best.path))
         if goal is None:
-            message = f"--at {name}: its name does not say whether lower or higher is better; add :min or :max"
-            raise ScriptError(message, WRONG_USAGE)
+            raise ScriptError(f"--at {name}: add :min or :max, as its name does not say which is better", WRONG_USAGE)
         lower = goal in {"min", "minimize"}
-        better = f"{'lower' if lower else 'higher'} is better ({why})"
-        note = f"history_at_*: values where {'.'.join(best.path)} was best; {better}"
-        report["notes"].append({"note": note})
+        at_best = f"{'lowest' if lower else 'highest'} {'.'.join(best.path)} ({why})"
+        report["notes"].append({"note": f"history_at_*: values at the {at_best}"})
     chosen = [metric for pattern in options.history_metrics for metric in called("--history-metrics", pattern)]
     # Beside `loss`, `step_loss` gets a hash: both would have a min_step_loss.
     clashing = {f"{mark}{name.lower()}" for mark in ("step_", "nonfinite_") for name in known}
     names: dict[str, Column] = {}
     dtypes: dict[str, pl.DataType] = {}
-    for metric in metrics:
-        if chosen and metric not in chosen:
-            continue
+    for metric in [metric for metric in metrics if metric in chosen] or metrics:
         name = metric.name.removeprefix(METRIC)
         name = f"{name}__{path_hash(metric.path)[:8]}" if name.lower() in clashing else name
         names[name] = metric
@@ -1003,7 +954,8 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
     metrics = [(name, metric) for name, metric in plan.metrics.items() if number in metric.parts]
     columns, at = [*map(pl.col, RUN_KEY), pl.col("_step").cast(pl.Int64).alias(STEP)], None
     if plan.best and number in plan.best.parts:
-        columns.append(finite_values(pl.col(plan.best.parts[number][0])).cast(pl.Float64).alias(BEST))
+        best = pl.col(plan.best.parts[number][0]) + 0  # makes -0.0 into 0.0, which arg_max may rank differently
+        columns.append(pl.when(best.is_finite()).then(best).cast(pl.Float64).alias(BEST))
         at = pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
     lengths = history.group_by(RUN_KEY).agg(pl.len().cast(pl.Int64).alias(ROWS)).collect(engine="streaming")
     runs = runs.join(lengths, RUN_KEY, nulls_equal=True, maintain_order="left").with_row_index(RUN)
@@ -1022,16 +974,16 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
             for name, metric in metrics[start : start + at_once]:
                 value, good = pl.col(METRIC + name), pl.col(f"finite {name}")
                 values.append(pl.col(metric.parts[number][0]).cast(metric.dtype).alias(METRIC + name))
-                finite.append(finite_values(value).alias(f"finite {name}"))
+                finite.append(pl.when(value.is_finite()).then(value + 0).alias(f"finite {name}"))
                 statistics = {  # the best is finite, the first of equal ones
                     "min": good.min(),
                     "min_step": step.get(good.arg_min(), null_on_oob=True),
                     "max": good.max(),
                     "max_step": step.get(good.arg_max(), null_on_oob=True),
                     "last": value.drop_nulls().last(),
-                    "tail": good.drop_nulls().tail(pl.max_horizontal(good.count() // 10, 1)).cast(pl.Float64).mean(),
-                    "n": good.count().cast(pl.Int64),
-                    "n_nonfinite": value.count().cast(pl.Int64) - good.count().cast(pl.Int64),
+                    "tail": good.drop_nulls().tail(pl.max_horizontal(good.count() // 10, 1)).mean(),
+                    "n": good.count(),
+                    "n_nonfinite": value.count() - good.count(),
                 }
                 if at is not None:
                     statistics["at"] = value.slice(0, at.fill_null(-1) + 1).drop_nulls().last()
@@ -1044,11 +996,6 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
             rows = rows.with_columns(run.set_sorted(), *finite)
             parts.append(rows.group_by(RUN, maintain_order=True).agg(told).drop(RUN))
         yield pl.concat(parts, how="horizontal")
-
-
-def finite_values(value: pl.Expr) -> pl.Expr:
-    """The finite values, null for others; adding 0 makes -0.0 into 0.0, as polars may rank the one before the other."""
-    return pl.when(value.is_finite()).then(value + 0)
 
 
 # --- files ----------------------------------------------------------------------------------------------------
@@ -1091,8 +1038,7 @@ def rows_in_order(files: Files, columns: Columns, chosen: pl.DataFrame, new: Seq
 def placed_rows(files: Files, columns: Columns, placed: pl.DataFrame) -> pl.LazyFrame:
     """The rows of the one file of `placed`, in its order, beside `placed`; without those whose id is another now."""
     number = placed[FILE][0]
-    first: Any = placed[ROW].min()
-    last: Any = placed[ROW].max()
+    first, last = placed.select(pl.col(ROW).min(), pl.col(ROW).max().alias("last")).row(0)
     stored = scan_file(files[number].file).slice(first, last - first + 1)
     stored = stored.select(values_in(number, files[number], columns))
     every = pl.int_range(first, last + 1, dtype=pl.UInt32, eager=True).alias(ROW).to_frame()
@@ -1109,7 +1055,7 @@ def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition
         compression="zstd",
         compression_level=1,  # on columns as these no larger than 3, the default, and faster
         row_group_size=ROW_GROUP_ROWS,
-        data_page_size=PAGE_BYTES,
+        data_page_size=32 * 1024,  # a reader that wants single runs then skips most of a column
         metadata=dict(metadata),
         mkdir=bool(partition_by),
         sync_on_close="all",
@@ -1127,8 +1073,7 @@ def published(output: str) -> Iterator[str]:  # noqa: C901 - one sequence
     try:
         if output.startswith(CLOUD):  # an object appears whole or not at all
             if not output.endswith(".parquet") and files_at_url(output):
-                hint = "it holds files that would mix with the result; choose an empty place"
-                raise ScriptError(f"-o {output}: {hint}", WRONG_USAGE)
+                raise ScriptError(f"-o {output} holds files already; choose an empty place", WRONG_USAGE)
             yield output
             return
         for rest in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):  # of a merge that was killed
@@ -1176,21 +1121,16 @@ def check_output(output: str) -> None:
 
 
 # --- report ---------------------------------------------------------------------------------------------------
-def report_lines(report: Report) -> Iterator[str]:  # noqa: C901
+def report_lines(report: Report) -> Iterator[str]:
     """The report for people, from the document of --json."""
     summary = report["summary"][0]
     yield f"{counted(summary['rows_read'], 'row')} in {counted(summary['inputs'], 'file')}"
     if summary["rows_read"] > summary["runs_found"]:
         yield f"{counted(summary['runs_found'], 'run')}, after duplicates of a run were dropped"
-    sound = [row for row in report["skipped"] if not row["failure"]]
-    kinds = Counter(row["kind"] for row in sound)
-    beside = [f"{kinds[kind]} {kind}" for kind in EXPORT_KINDS if kinds[kind]]
-    if beside:
-        hint = " (use --history to read histories)" if kinds["history"] else ""
-        yield f"other files of these exports: {', '.join(beside)}{hint}"
-    others = [f"{row['file']} ({row['kind']})" for row in sound if row["kind"] not in EXPORT_KINDS]
-    if others:
-        yield f"skipped, because they hold no runs: {some(others)}"
+    if kinds := Counter(row["kind"] for row in report["skipped"] if not row["failure"]):
+        hint = "use --history to read histories, " if kinds["history"] else ""
+        found = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+        yield f"other files in these folders: {found} ({hint}--json lists them)"
     for row in report["filters"]:
         yield f"{row['filter']}: {row['kept']:,} of {counted(row['before'], 'run')} kept"
     for row in report["histories"]:
@@ -1214,8 +1154,7 @@ def report_lines(report: Report) -> Iterator[str]:  # noqa: C901
             values = [f"{value} ({n})" for value, n in zip(fit["commonest"], fit["commonest_runs"], strict=True)]
             lines.append(f"{fit['column']}: {counted(fit['runs'], 'run')}, most often {', '.join(values)}{lacking}")
     yield from folded(lines, "{} more derived columns; --json lists all")
-    empty = [fit["column"] for fit in report["derived"] if not fit["runs"]]
-    if empty:
+    if empty := [fit["column"] for fit in report["derived"] if not fit["runs"]]:
         yield f"no match in any run for {', '.join(empty)}"
     yield f"written: {counted(summary['runs'], 'run')}, {counted(summary['columns'], 'column')}"
 
@@ -1263,39 +1202,23 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == ZERO_WIDTH_JOINER else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def json_text(document: object) -> str:
-    """`document` as valid JSON: NaN and infinities as strings, times as ISO text in UTC.
-
-    >>> json_text({"loss": float("nan"), "at": datetime(2026, 1, 2, tzinfo=UTC)})
-    '{"loss": "NaN", "at": "2026-01-02T00:00:00Z"}'
-    """
-    text = json.dumps(jsonable(document), ensure_ascii=False, allow_nan=False)
-    return re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", text)  # terminals may obey these
-
-
-def jsonable(value: object) -> object:
-    """`value` with what JSON lacks replaced, at any depth."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    if isinstance(value, Mapping):
-        return {key: jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    return value
+def to_json(document: object) -> str:
+    """`document` as JSON: it holds no NaN, and no character that a terminal may obey."""
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    return re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", text)
 
 
 # --- command line ---------------------------------------------------------------------------------------------
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; the only place that knows argparse."""
-    parser = Parser(__doc__ or "")
-    listed: dict[str, Any] = {"type": lambda text: comma_separated([text]), "action": "extend", "default": []}
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    listed: dict[str, Any] = {"type": comma_list, "action": "extend", "default": []}
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="INPUT", help=f"file, folder, glob or URL (default: {DEFAULT_INPUT})")
-    add("--output", "-o", metavar="FILE", help=f"file or URL (default: {DEFAULT_OUTPUT})")
+    add("inputs", nargs="*", default=["wandb_export/"], metavar="INPUT", help="what to merge (default: wandb_export/)")
+    add("--output", "-o", metavar="FILE", help="file or URL (default: analysis/unified.parquet)")
     add = parser.add_argument_group("which runs (flags may repeat)").add_argument
-    add("--state", "-s", **listed, metavar="STATE", help="finished, crashed, ... (default: all)")
+    lower = listed | {"type": lambda text: comma_list(text.lower())}
+    add("--state", "-s", **lower, metavar="STATE", help="finished, crashed, ... (default: all)")
     add("--filter", "-f", action="append", default=[], metavar="REGEX", help="regex for the name (case ignored)")
     add("--project", "-p", **listed, metavar="NAME", help="name or glob (case ignored)")
     add("--where", metavar="SQL", help="condition on the result's columns")
@@ -1316,12 +1239,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if typed != typed.encode(errors="replace").decode():  # bytes of another encoding
         parser.error("an argument is no UTF-8 text")
     args = parser.parse_strictly(argv)
-    args.inputs = args.inputs or [DEFAULT_INPUT]
-    args.state = [state.lower() for state in args.state]
     for state in args.state:
         if state not in (*STATES, "all"):
             parser.error(f"--state {state}: no such state{did_you_mean(state, STATES)}; there are {', '.join(STATES)}")
-    args.output = args.output or (DEFAULT_OUTPUT.removesuffix(".parquet") if args.partition_by else DEFAULT_OUTPUT)
+    args.output = args.output or ("analysis/unified" if args.partition_by else "analysis/unified.parquet")
     args.output = args.output.rstrip("/") if args.output.startswith(CLOUD) else str(Path(args.output))
     for place in (*args.inputs, args.output):
         if re.match("[a-z0-9]+:/", place) and not place.startswith(CLOUD):  # it would be taken for a folder
@@ -1335,11 +1256,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose help is the manual, and whose errors are one line that names the nearest flag."""
+def comma_list(text: str) -> list[str]:
+    """The values of a flag that takes commas: `a, b` is a and b."""
+    if parts := [part.strip() for part in text.split(",") if part.strip()]:
+        return parts
+    raise argparse.ArgumentTypeError("needs a value")
 
-    def __init__(self, manual: str) -> None:
-        super().__init__(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line that names the nearest flag."""
 
     def parse_strictly(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """The parsed command line; an unknown argument is a ScriptError."""
@@ -1364,15 +1289,6 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def comma_separated(values: Sequence[str] | None) -> tuple[str, ...]:
-    """The values of a flag that repeats or takes commas.
-
-    >>> comma_separated(["a,b", "c"])
-    ('a', 'b', 'c')
-    """
-    return tuple(part.strip() for value in values or () for part in value.split(",") if part.strip())
-
-
 # --- the whole ------------------------------------------------------------------------------------------------
 def import_libraries() -> None:
     """Import what takes time: once the command line is right."""
@@ -1380,12 +1296,11 @@ def import_libraries() -> None:
     import polars as pl
 
 
-def aggregate(options: Options) -> int:  # noqa: C901
+def aggregate(options: argparse.Namespace) -> int:  # noqa: C901
     """From inputs to one file and its report; the exit code says whether every input went in."""
     import_libraries()
     for regex in options.filter:
-        flaw = flaw_of(regex)
-        if flaw:
+        if flaw := flaw_of(regex):
             raise ScriptError(f"--filter {regex} is no regular expression: {flaw}", WRONG_USAGE)
     rules = () if options.no_enrich else read_rules(options.rules) if options.rules else RULES
     if options.explain is not None:
@@ -1407,10 +1322,8 @@ def aggregate(options: Options) -> int:  # noqa: C901
                 except reading_errors() as error:
                     skip(report, file.file, "damaged", f"it cannot be read: {first_line(error)}")
             if len(sound) == len(files):
-                what, hint = f"{options.output} was not written", "free disk space or use another -o"
-                rows_changed = isinstance(failure, pl.exceptions.ShapeError)
-                what, hint = ("an input changed while it was read", "run it again") if rows_changed else (what, hint)
-                raise ScriptError(f"{what}: {first_line(failure)}; {hint}", NOTHING_USABLE) from failure
+                what = f"an input changed while it was read, or {options.output} cannot be written"
+                raise ScriptError(f"{what}: {first_line(failure)}; run it again", NOTHING_USABLE) from failure
             report |= {key: [] for key in REPORT if key != "skipped"}
             merge(sound, rules, options, report)
     finally:
@@ -1421,31 +1334,26 @@ def aggregate(options: Options) -> int:  # noqa: C901
     if not options.quiet:
         for line in report_lines(report):
             tell(line)
-    show(json_text({"version": 1} | report) if options.json else "\n".join(report["files"]))
+    show(to_json({"version": 1} | report) if options.json else "\n".join(report["files"]))
     return PARTIAL if failed else OK
 
 
-def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report) -> None:
+def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, report: Report) -> None:
     """Write the runs of `files` to the output; the report has what was done."""
     if not files:
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
     histories = histories_beside(files, report) if options.history else []
     derived = derived_dtypes(rules)
-    conflicts: Conflicts = {}
-    columns, metrics = one_schema(files, histories, set(derived), conflicts)
-    metadata, goals = merged_metadata(files, columns, conflicts)
-    for (column, kind, said, became), where_said in sorted(conflicts.items()):
-        conflict = {"column": column, "kind": kind, "found": said, "became": became, "files": where_said}
-        report["conflicts"].append(conflict)
+    columns, metrics = one_schema(files, histories, set(derived), report)
+    metadata, goals = merged_metadata(files, columns, report)
+    report["conflicts"].sort(key=lambda row: (row["column"], row["kind"], row["found"]))
     plan = history_plan(options, histories, metrics, columns, goals, report) if options.history else HistoryPlan()
     stored = {column.name: column.dtype for column in columns}
     # The contract's columns, derived ones, others that the files brought along, config, metrics, histories', JSON.
     *contract, config_json, summary_json = contract_dtypes()
-    rest = sorted(
-        {*stored} - {*contract_dtypes(), *derived, *plan.dtypes},
-        key=lambda name: (name.startswith(HISTORY), ("", CONFIG, METRIC).index(prefix_of(name)), name),
-    )
-    order = [*contract, *derived, *rest, *plan.dtypes, config_json, summary_json]
+    rest = stored.keys() - {*contract_dtypes(), *derived, *plan.dtypes}
+    rest_in_order = sorted(rest, key=lambda name: (name.startswith(HISTORY), prefix_of(name), name))
+    order = [*contract, *derived, *rest_in_order, *plan.dtypes, config_json, summary_json]
     for name in options.partition_by:
         if name not in order or name == "tags":  # lists name no folder
             raise ScriptError(f"--partition-by {name}: no such column{did_you_mean(name, order)}", WRONG_USAGE)
@@ -1471,7 +1379,7 @@ def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report)
         written = write(rows_to_write, place, metadata, options.partition_by)
         there = pl.scan_parquet(written, glob=False, hive_partitioning=False).select(pl.len()).collect().item()
         if there != len(chosen):
-            raise pl.exceptions.ShapeError("some rows are missing")
+            raise ScriptError("an input changed while it was read: rows are missing; run it again", NOTHING_USABLE)
     summary = {"file": options.output, "inputs": len(files), "rows_read": len(rows), "runs_found": len(found)}
     report["summary"].append(summary | {"runs": len(chosen), "columns": len(order)})
     report["files"] += [options.output + file.removeprefix(place) for file in written]
@@ -1480,8 +1388,8 @@ def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report)
 
 def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files: Files, report: Report) -> None:
     """Report how the rules fit, what histories gave, and runs and histories that different exports wrote."""
-    absent = [f"{r.origin} ({r.source})" for r in rules if r.source not in runs.columns and r.origin != "built in"]
-    if absent:
+    own = [rule for rule in rules if rule.origin != "built in"]
+    if absent := [f"{rule.origin} ({rule.source})" for rule in own if rule.source not in runs.columns]:
         report["notes"].append({"note": f"no input has the column that is the source of {some(absent)}"})
     for column in derived_dtypes(rules):
         unmatched = runs["name"].filter(runs[column].is_null())
@@ -1492,13 +1400,11 @@ def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files
         report["derived"].append(fit | {"missing": len(unmatched), "unmatched_names": names})
     if ROWS not in runs.columns:  # no --history
         return
-    count = {name: runs[name].count() for name in plan.dtypes}
-    late = [
-        name for name in plan.metrics if plan.best and count[f"{HISTORY}at_{name}"] < count[f"{HISTORY}last_{name}"]
-    ]
+    at, last = f"{HISTORY}at_", f"{HISTORY}last_"
+    late = [name for name in plan.metrics if plan.best and runs[at + name].count() < runs[last + name].count()]
     if plan.best and late:
-        note = f"{HISTORY}at_* is null if the metric was logged only later, or {plan.best.name} never: {some(late)}"
-        report["notes"].append({"note": note})
+        why = f"is null if the metric was logged only later, or {plan.best.name} never"
+        report["notes"].append({"note": f"{at}* {why}: {some(late)}"})
     without = runs.filter(pl.col(ROWS).is_null())
     with_file = pl.col(FOLDER).is_in([folder_of(file.file) for file in plan.files])
     read = {"files": [file.file for file in plan.files], "rows": runs[ROWS].sum(), "metrics": len(plan.metrics)}

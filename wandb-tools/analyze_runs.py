@@ -212,6 +212,9 @@ HIGHER_IS_BETTER = """
     modularity explainedvariance
 """
 NO_DIRECTION = "weight weights scale scaling coef coeff coefficient lambda threshold count num"  # loss_weight
+GOAL_WORDS: dict[str, Goal | None] = dict.fromkeys(NO_DIRECTION.split())
+GOAL_WORDS |= dict.fromkeys(LOWER_IS_BETTER.split(), "minimize")
+GOAL_WORDS |= dict.fromkeys(HIGHER_IS_BETTER.split(), "maximize")
 NO_METRIC = {"std", "stdev", "stddev", "var", "variance", "sem", "stderr", "time", "steps", "epochs"}  # std_loss
 WEAK = {"score", "scores", "top"}  # tell only where no other word does: fid_score, error_top5
 NEGATING = {"neg", "negative"}  # neg_mean_squared_error
@@ -697,34 +700,17 @@ def goal_by_name(name: str) -> Goal | None:
     >>> goal_by_name("test/mse"), goal_by_name("val_acc_top5"), goal_by_name("loss_weight"), goal_by_name("k")
     ('minimize', 'maximize', None, None)
     """
-    hints = telling_words(name)
-    if not NO_METRIC.isdisjoint(hints):
-        return None
-    negated = not NEGATING.isdisjoint(hints)
-    goals = goal_words()
-    for word in sorted(hints, key=lambda word: word in WEAK):  # weak words decide only where no other does
-        if word in goals:
-            return goals[word] if not negated else OPPOSITE[goals[word]]
-    return None
-
-
-def telling_words(name: str) -> list[str]:
-    """The words of a name, the last first, as the lists of telling words spell them.
-
-    >>> telling_words("val_cross_entropy"), telling_words("test/ap50")
-    (['crossentropy', 'val'], ['ap', 'test'])
-    """
     text = "_".join(words(name))
     for phrase, word in PHRASES.items():
         text = text.replace(phrase, word)
-    return [word if word in goal_words() else word.rstrip("0123456789") for word in reversed(text.split("_"))]
-
-
-@cache
-def goal_words() -> dict[str, Goal | None]:
-    """What each telling word of a metric's name says."""
-    lists: dict[Goal | None, str] = {"minimize": LOWER_IS_BETTER, "maximize": HIGHER_IS_BETTER, None: NO_DIRECTION}
-    return {word: goal for goal, text in lists.items() for word in text.split()}
+    hints = [word if word in GOAL_WORDS else word.rstrip("0123456789") for word in reversed(text.split("_"))]
+    if not NO_METRIC.isdisjoint(hints):
+        return None
+    negated = not NEGATING.isdisjoint(hints)
+    for word in sorted(hints, key=lambda word: word in WEAK):  # weak words decide only where no other does
+        if word in GOAL_WORDS:
+            return OPPOSITE[GOAL_WORDS[word]] if negated else GOAL_WORDS[word]
+    return None
 
 
 def words(name: str) -> list[str]:
@@ -2567,7 +2553,7 @@ def printable(text: str) -> str:
 
 def parse_args(argv: Sequence[str]) -> Options:
     """The command line as options, checked."""
-    parser = Parser(__doc__ or "")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add_flags(parser)
     if "".join(argv) != "".join(argv).encode(errors="replace").decode():  # bytes of another encoding
         parser.error("an argument is no UTF-8 text")
@@ -2594,7 +2580,7 @@ def add_flags(parser: Parser) -> None:
     """The flags, in the manual's order."""
     parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="runs files, or folders with runs files")
     add = parser.add_argument_group("questions (one or more; without one: an overview)").add_argument
-    many: dict[str, Any] = {"action": "extend", "default": [], "type": lambda text: comma_separated([text])}
+    many: dict[str, Any] = {"action": "extend", "default": [], "type": comma_list}
     flag: dict[str, Any] = {"action": "store_true"}
     add("-t", "--top", type=positive, metavar="N", help="the N best runs and how they differ")
     add("-g", "--group-by", **many, metavar="A,B", help="statistics for each value of these columns")
@@ -2627,7 +2613,7 @@ def add_flags(parser: Parser) -> None:
     add = parser.add_argument_group("which runs").add_argument
     add("-f", "--filter", dest="name_pattern", metavar="REGEX", help="runs whose name matches (case ignored)")
     add("--where", metavar="SQL", help="condition: \"config_lr < 0.01 AND created_at >= '2026-01-31'\"")
-    lower = {**many, "type": lambda text: comma_separated([text.lower()]), "dest": "states", "metavar": "STATE"}
+    lower = {**many, "type": lambda text: comma_list(text.lower()), "dest": "states", "metavar": "STATE"}
     add("-s", "--state", **lower, help="state of the runs, or all (default: finished, or all if none is)")
     add = parser.add_argument_group("output").add_argument
     add("-o", "--output", type=Path, metavar="FILE", help=f"write to FILE{', '.join(FILE_FORMATS)}")
@@ -2638,6 +2624,13 @@ def add_flags(parser: Parser) -> None:
     add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     add("--quiet", **flag, help="print only errors on stderr")
     add("--debug", **flag, help="show the traceback of an error")
+
+
+def comma_list(text: str) -> list[str]:
+    """The values of a flag that takes commas: `a, b` is a and b."""
+    if parts := [part.strip() for part in text.split(",") if part.strip()]:
+        return parts
+    raise argparse.ArgumentTypeError("needs a value")
 
 
 def positive(text: str) -> int:
@@ -2655,10 +2648,7 @@ def not_negative(text: str) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose help is the manual, and whose errors are one line that names the nearest flag."""
-
-    def __init__(self, manual: str) -> None:
-        super().__init__(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    """An ArgumentParser whose errors are one line that names the nearest flag."""
 
     def parse_strictly(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """The parsed command line; an unknown argument is a ScriptError."""
@@ -2671,15 +2661,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ScriptError(f"{message}; see --help", WRONG_USAGE)
-
-
-def comma_separated(values: Sequence[str] | None) -> tuple[str, ...]:
-    """The values of a flag that repeats or takes commas.
-
-    >>> comma_separated(["a,b", "c"])
-    ('a', 'b', 'c')
-    """
-    return tuple(part.strip() for value in values or () for part in value.split(",") if part.strip())
 
 
 def import_libraries() -> None:

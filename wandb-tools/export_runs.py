@@ -3841,7 +3841,7 @@ def jsonable(value: object) -> object:
 
 def parse_args(argv: Sequence[str] | None) -> Options:
     """The command line as Options; the only place that knows argparse."""
-    parser = Parser(__doc__ or "")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     flag = parser.add_argument_group("source").add_argument
     flag(
         "places", nargs="*", metavar="PLACE", help="entity/project[/run], or the URL of a project, run, sweep or group"
@@ -3954,10 +3954,7 @@ def not_negative(text: str) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose help is the manual, and whose errors are one line that names the nearest flag."""
-
-    def __init__(self, manual: str) -> None:
-        super().__init__(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    """An ArgumentParser whose errors are one line that names the nearest flag."""
 
     def parse_strictly(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """The parsed command line; an unknown argument is a ScriptError."""

@@ -44,7 +44,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from urllib.parse import quote
 
 if TYPE_CHECKING:
@@ -52,10 +52,8 @@ if TYPE_CHECKING:
     import urllib3
 
 # --- constants and nouns --------------------------------------------------------------------------------------
-
 OK, NOTHING_USABLE, WRONG_USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130  # exit codes, the same in all scripts
 
-PROJECTS_PER_PAGE = 200  # as W&B's SDK asks for
 PROJECTS_PER_QUESTION = 5  # seven numbers each: few requests, and none that keeps a database busy for long
 COUNTED_STATES = ("finished", "running", "failed", "crashed", "killed")
 TABLE_LINES = 44  # of 80 characters: near 4 kB with heading and notes
@@ -67,8 +65,6 @@ ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it un
 
 Row: TypeAlias = dict[str, Any]  # of the table and of the JSON: a project or a failure
 Say: TypeAlias = Callable[[str], None]
-Parse: TypeAlias = Callable[[bytes], Any]
-Found = TypeVar("Found")
 
 
 class ScriptError(Exception):
@@ -80,7 +76,6 @@ class ScriptError(Exception):
 
 
 # --- the server: its address and the key ----------------------------------------------------------------------
-
 FORGE = "forge.coreweave.com"  # W&B's own server
 CLOUD_URL = f"https://api.{FORGE}"
 CLOUD_HOSTS = (f"api.{FORGE}", "api.wandb.ai")  # of its API
@@ -142,7 +137,6 @@ def api_key(file: Path | None, base_url: str) -> str:
 
 
 # --- the server: requests, in bounded time --------------------------------------------------------------------
-
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 30.0  # before a request is repeated: each wait is four times the one before
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0  # of all threads, if the server is busy; longer looks like a hang
 LEAST_BYTES_S = 10_000  # a slower answer is given up once the timeout is over
@@ -163,57 +157,37 @@ class RequestError(Exception):
 
 
 class Client:
-    """Sends requests to one server from many threads, with an API key or without any credentials."""
+    """Asks one server, from many threads."""
 
-    def __init__(self, url: str, key: str | None, *, timeout_s: float, retries: int, threads: int, say: Say) -> None:
+    def __init__(self, url: str, key: str, *, timeout_s: float, retries: int, threads: int, say: Say) -> None:
         self.base_url, self.timeout_s, self.retries, self.say = url, timeout_s, retries, say
         self.resume_at = 0.0  # by time.monotonic(): no request starts earlier
         self.failures, self.most_failures = 0, 2 * threads  # circuit breaker: consecutive failures, and their limit
         self.session = requests.Session()
         self.session.trust_env = False  # else it sends the password that netrc has for a host
-        self.session.auth = ("api", key) if key else None
+        self.session.auth = ("api", key)
         # Without this, requests reads the whole body of a redirect, even of one that it does not follow.
         self.session.hooks["response"].append(lambda answer, **_: answer.raw.close() if answer.is_redirect else None)
         self.session.verify = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE") or True
         if os.environ.get("WANDB_INSECURE_DISABLE_SSL", "").lower() in ("1", "true", "t", "yes", "y", "on"):
             self.session.verify = False
             urllib3.disable_warnings()
-        for scheme in ("http://", "https://"):
-            self.session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=threads))
 
     def ask(self, question: str, variables: Mapping[str, Any], *, limit_s: float = math.inf) -> Any:
-        """The `data` of the answer to a GraphQL question. RequestError if all attempts fail."""
-        return self.retry(lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
-
-    def ask_once(self, question: str, variables: Mapping[str, Any], timeout_s: float, parse: Parse = json.loads) -> Any:
-        """The same in one attempt. An error that the server states is worth one repeat."""
-        content, url = {"query": question, "variables": variables}, f"{self.base_url}/graphql"
-        body = b"".join(self.pieces("POST", url, timeout_s, json=content, allow_redirects=False))
-        try:
-            answer = parse(body)
-        except (ValueError, RecursionError) as error:
-            raise RequestError("the answer is incomplete, or not JSON") from error
-        if not isinstance(answer, dict) or answer.get("errors") or not answer.get("data"):
-            raise RequestError(stated_error(body) or "the answer has no data", status=200, retries=1)
-        return answer["data"]
-
-    def retry(self, attempt: Callable[[float], Found], *, limit_s: float = math.inf) -> Found:
-        """What `attempt(timeout_s)` returns; it is repeated after a RequestError, as long as a repeat may help.
-        After a failure only this thread waits; if the server is busy, all do. `limit_s` does not include the waits.
+        """The `data` of the answer to a GraphQL question. RequestError if all attempts fail.
+        After a failure only this thread waits; if the server is busy, all do.
         """
-        number = 0
+        number, limit_s = 0, min(limit_s, self.timeout_s)  # for all attempts together, without the waits
         while self.failures < self.most_failures:
             while (wait_s := self.resume_at - time.monotonic()) > 0:
                 time.sleep(wait_s)
             started = time.monotonic()
             try:
-                return attempt(min(self.timeout_s, limit_s))
+                return self.ask_once(question, variables, limit_s)
             except RequestError as error:
                 number, limit_s = number + 1, limit_s - (time.monotonic() - started)
-                error.attempts = max(error.attempts, number)
                 if number > min(error.retries, self.retries) or limit_s < FIRST_WAIT_S:
                     self.failures = self.failures + 1 if error.retries > 1 else 0  # 0 and 1: the server has answered
-                    error.retries = 0  # a caller that has its own attempts must not start over
                     raise
                 wait_s = max(error.pause_s, min(FIRST_WAIT_S * 4.0 ** (number - 1), LONGEST_WAIT_S))
                 if not error.pause_s:
@@ -223,22 +197,23 @@ class Client:
                     self.say(f"the server is busy (HTTP {error.status}): waiting {wait_s:.0f} s")
         raise RequestError("not requested, because the server no longer answers", retries=0)
 
-    def pieces(self, method: str, url: str, timeout_s: float, limit: int = ANSWER_BYTES, **how: Any) -> Iterator[bytes]:
-        """The body of a successful answer, piece by piece. The more bytes have come, the longer it may take."""
-        started, received = time.monotonic(), 0
-        how |= {"stream": True, "timeout": timeout_s, "proxies": requests.utils.get_environ_proxies(url)}
+    def ask_once(self, question: str, variables: Mapping[str, Any], timeout_s: float) -> Any:
+        """The same in one attempt. The more bytes have come, the longer it may take."""
+        started, body, url = time.monotonic(), bytearray(), f"{self.base_url}/graphql"
+        how: dict[str, Any] = {"stream": True, "timeout": timeout_s, "proxies": requests.utils.get_environ_proxies(url)}
+        how |= {"json": {"query": question, "variables": variables}, "allow_redirects": False}
         try:
-            with self.session.request(method, url, **how) as answer:
-                if answer.status_code >= 300:
-                    raise status_error(answer)
-                while piece := answer.raw.read1(1 << 20, decode_content=True):
-                    yield piece
-                    received += len(piece)
-                    if received > limit:
-                        raise RequestError(f"the answer is longer than {limit / 1e6:,.0f} MB", retries=1)
-                    if time.monotonic() - started > timeout_s + received / LEAST_BYTES_S:
-                        raise RequestError(f"too slow: {received:,} bytes in {timeout_s:.0f} s")
-                self.failures = 0
+            with self.session.post(url, **how) as response:
+                if response.status_code >= 300:
+                    raise status_error(response)
+                while piece := response.raw.read1(1 << 20, decode_content=True):
+                    body += piece
+                    if len(body) > ANSWER_BYTES:
+                        raise RequestError(f"the answer is longer than {ANSWER_BYTES / 1e6:,.0f} MB", retries=1)
+                    if time.monotonic() - started > timeout_s + len(body) / LEAST_BYTES_S:
+                        raise RequestError(f"too slow: {len(body):,} bytes in {timeout_s:.0f} s")
+            self.failures = 0
+            answer = json.loads(body)
         except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
             raise RequestError(f"no answer within {timeout_s:.0f} s") from error
         except (OSError, urllib3.exceptions.HTTPError) as error:  # exceptions of requests are OSErrors
@@ -247,6 +222,11 @@ class Client:
                 cause = deeper
             why = getattr(cause, "strerror", None) or type(error).__name__  # other texts may contain the URL
             raise RequestError(f"the connection failed ({why})") from error
+        except (ValueError, RecursionError) as error:
+            raise RequestError("the answer is incomplete, or not JSON") from error
+        if not isinstance(answer, dict) or answer.get("errors") or not answer.get("data"):
+            raise RequestError(stated_error(bytes(body)) or "the answer has no data", status=200, retries=1)
+        return answer["data"]
 
 
 def status_error(answer: requests.Response) -> RequestError:
@@ -296,9 +276,8 @@ def sign_in(client: Client) -> tuple[str, list[str]]:
 
 
 # --- projects and their runs ----------------------------------------------------------------------------------
-
-PROJECTS = """query Projects($entity: String!, $cursor: String, $first: Int) { entity(name: $entity) { name }
-    models(entityName: $entity, after: $cursor, first: $first) {
+PROJECTS = """query Projects($entity: String!, $cursor: String) { entity(name: $entity) { name }
+    models(entityName: $entity, after: $cursor, first: 200) {
         edges { node { name createdAt } } pageInfo { endCursor hasNextPage } } }"""
 COUNTS = """fragment Counts on Project { runs: runCount %s
     latest: runs(first: 1, order: "-heartbeat_at") { edges { node { createdAt heartbeatAt } } } }"""
@@ -309,12 +288,12 @@ def projects_of(client: Client, entity: str, visible: Sequence[str], failed: lis
     """All projects of one entity, each once and not yet counted; a failure is added to `failed`."""
     found: dict[str, Row] = {}
     url = f"{page_url(client.base_url)}/{quote(entity, safe='', errors='replace')}"
-    variables: Row = {"entity": entity, "first": PROJECTS_PER_PAGE}
+    variables: Row = {"entity": entity}
     why = "its list of projects has no end"
     try:
         with reading_answer():
             for _ in range(MOST_PAGES):
-                answer = client.ask(PROJECTS, variables, limit_s=client.timeout_s)
+                answer = client.ask(PROJECTS, variables)
                 page = answer["models"]
                 if answer["entity"] is None or page is None:
                     why = f"your API key can see no such entity{did_you_mean(entity, {*visible} - {entity})}"
@@ -342,7 +321,7 @@ def with_counts(client: Client, projects: list[Row], failed: list[Row]) -> list[
     answer: Row = {}
     try:
         with reading_answer():
-            answer = client.ask(question, variables, limit_s=client.timeout_s)
+            answer = client.ask(question, variables)
             for n, project in enumerate(projects):
                 counts = answer[f"p{n}"]
                 project |= {name: int(counts[name]) for name in ("runs", *COUNTED_STATES)}
@@ -372,8 +351,6 @@ def matches(name: str, pattern: str) -> bool:
 
 
 # --- what is shown --------------------------------------------------------------------------------------------
-
-
 def for_people(projects: Sequence[Row], max_rows: int | None) -> str:
     """A table with a line per project, at most as wide as the terminal; its last line counts the rows left out."""
     from rich import box, cells, console, style, table, text  # takes 0.1 s, and JSON needs none of it
@@ -390,10 +367,9 @@ def for_people(projects: Sequence[Row], max_rows: int | None) -> str:
         if out.width - sum(widths.values()) < min(longest, NAME_WIDTH):
             del columns[heading], widths[heading]
     room = max(out.width - sum(widths.values()), 1)
-    grid = table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
-    grid.add_column("project", no_wrap=True)
-    for heading in columns:
-        grid.add_column(heading, justify="right", no_wrap=True)
+    headings = [table.Column("project", no_wrap=True)]
+    headings += [table.Column(heading, justify="right", no_wrap=True) for heading in columns]
+    grid = table.Table(*headings, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     for row, name, *cells_ in zip(shown, names, *columns.values(), strict=True):
         grid.add_row(text.Text(without_middle(name, room), style=style.Style(link=row["url"])), *cells_)
     with out.capture() as captured:
@@ -449,11 +425,9 @@ def printable(text: str) -> str:
 
 
 # --- command line ---------------------------------------------------------------------------------------------
-
-
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked."""
-    parser = Parser(__doc__ or "")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     which = parser.add_argument_group("which projects (flags may repeat or take commas)")
     several: dict[str, Any] = {"action": "extend", "type": comma_list, "default": []}
     flag = which.add_mutually_exclusive_group().add_argument
@@ -497,10 +471,7 @@ def not_negative(text: str) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose help is the manual, and whose errors are one line that names the nearest flag."""
-
-    def __init__(self, manual: str) -> None:
-        super().__init__(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    """An ArgumentParser whose errors are one line that names the nearest flag."""
 
     def parse_strictly(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """The parsed command line; an unknown argument is a ScriptError."""
@@ -542,8 +513,8 @@ def list_projects(options: argparse.Namespace) -> int:
     answers = threads.map(lambda entity: projects_of(client, entity, visible, failed), entities)
     projects = list(itertools.chain.from_iterable(answers))
     names = [project["project"] for project in projects]
-    if options.project:
-        projects = [row for row in projects if any(matches(row["project"], glob) for glob in options.project)]
+    wanted = options.project or ["*"]
+    projects = [row for row in projects if any(matches(row["project"], glob) for glob in wanted)]
     unknown = [glob for glob in options.project if not any(matches(name, glob) for name in names)]
     failed += [{"entity": None, "project": g, "error": f"no such project{did_you_mean(g, names)}"} for g in unknown]
     if projects:

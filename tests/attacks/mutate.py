@@ -66,9 +66,9 @@ OTHERS = """
 """
 
 NAMES = "column_name settled_names path_hash"
-WORDS = "goal_by_name telling_words words"
+WORDS = "goal_by_name words"
 FUNCTIONS = {
-    "list_entities": "page_url with_counts utc matches for_people middles_left_out counted printable comma_list "
+    "list_entities": "page_url with_counts utc matches for_people without_middle counted printable comma_list "
     "positive not_negative did_you_mean stated_error status_error",
     "export_runs": f"{NAMES} log_records regular path_of put from_json as_number time_at logged_dtypes "
     "widest_dtypes cast_logged as_shown json_numbers column_key names_match matches runs_asked_for offline_state "
@@ -76,14 +76,14 @@ FUNCTIONS = {
     "time_of is_private is_wanted flatten numeric_leaves tables_in settled_series valid_json storable leaf_columns "
     "counted printable jsonable comma_list mongo_filter moment positive not_negative did_you_mean",
     "aggregate_runs": f"{NAMES} {WORDS} kind_of one_schema parts_by_identity prefix_of names_of plain common_dtype "
-    "disputed dtypes_of_values cast_column exact_column merged_metadata latest filtered_runs passing where "
+    "disputed dtypes_of_values numbers_in cast_column merged_metadata latest filtered_runs passing where "
     "where_condition matches flaw_of flaw_of_table derived_dtypes with_derived text_by statistics_by_run "
-    "finite_values rows_in_order counted some folded printable jsonable did_you_mean comma_separated",
+    "rows_in_order counted some folded printable did_you_mean comma_list",
     "analyze_runs": f"{WORDS} group_statistics statistics_of finite bootstrap t_quantile t_test_p welch_p "
     "incomplete_beta association permuted importance varied with_ranges comparable difference independent "
     "is_noise select_runs in_states find_column find_metric chosen_metrics kind keys_where known_times missing_casts "
     "curve_points with_divergence usual_range scaled float_format cell_text exact_text short_names shortened counted "
-    "some_of printable jsonable did_you_mean comma_separated positive not_negative",
+    "some_of printable jsonable did_you_mean comma_list positive not_negative",
 }
 TESTS = {
     "list_entities": "list_entities list_faults",
