@@ -159,10 +159,10 @@ class RequestError(Exception):
 class Client:
     """Asks one server, from many threads."""
 
-    def __init__(self, url: str, key: str, *, timeout_s: float, retries: int, threads: int, say: Say) -> None:
-        self.base_url, self.timeout_s, self.retries, self.say = url, timeout_s, retries, say
+    def __init__(self, url: str, key: str, options: argparse.Namespace, say: Say) -> None:
+        self.base_url, self.timeout_s, self.retries, self.say = url, options.timeout, options.retries, say
         self.resume_at = 0.0  # by time.monotonic(): no request starts earlier
-        self.failures, self.most_failures = 0, 2 * threads  # circuit breaker: consecutive failures, and their limit
+        self.failures, self.most_failures = 0, 2 * options.workers  # circuit breaker: consecutive failures, and limit
         self.session = requests.Session()
         self.session.trust_env = False  # else it sends the password that netrc has for a host
         self.session.auth = ("api", key)
@@ -174,9 +174,7 @@ class Client:
             urllib3.disable_warnings()
 
     def ask(self, question: str, variables: Mapping[str, Any], *, limit_s: float = math.inf) -> Any:
-        """The `data` of the answer to a GraphQL question. RequestError if all attempts fail.
-        After a failure only this thread waits; if the server is busy, all do.
-        """
+        """The answer's `data`; RequestError if all attempts fail. If the server is busy, all threads wait."""
         number, limit_s = 0, min(limit_s, self.timeout_s)  # for all attempts together, without the waits
         while self.failures < self.most_failures:
             while (wait_s := self.resume_at - time.monotonic()) > 0:
@@ -313,8 +311,7 @@ def projects_of(client: Client, entity: str, visible: Sequence[str], failed: lis
 
 def with_counts(client: Client, projects: list[Row], failed: list[Row]) -> list[Row]:
     """A few projects with their runs counted, by one question; if that fails, by a question each."""
-    variables = {f"entity{n}": project["entity"] for n, project in enumerate(projects)}
-    variables |= {f"project{n}": project["project"] for n, project in enumerate(projects)}
+    variables = {f"{key}{n}": project[key] for n, project in enumerate(projects) for key in ("entity", "project")}
     parameters = ", ".join(f"${name}: String" for name in variables)
     fields = [f"p{n}: project(entityName: $entity{n}, name: $project{n}) {{ ...Counts }}" for n in range(len(projects))]
     question = f"query Counts({parameters}) {{ {' '.join(fields)} }} {COUNTS}"
@@ -358,9 +355,8 @@ def for_people(projects: Sequence[Row], max_rows: int | None) -> str:
     shown = projects[: TABLE_LINES if max_rows is None else max_rows or None]
     out = console.Console(highlight=False, markup=False, emoji=False)  # names are data
     names = [printable(f"{row['entity']}/{row['project']}") for row in shown]
-    columns = {heading: [str(row[key]) for row in shown] for heading, key in COLUMNS.items()}
-    for heading in ("created", "active"):  # the days alone
-        columns[heading] = [printable((row[COLUMNS[heading]] or "")[:10]) for row in shown]
+    values = {heading: ["" if row[key] is None else row[key] for row in shown] for heading, key in COLUMNS.items()}
+    columns = {heading: [printable(str(v)[:10]) for v in column] for heading, column in values.items()}  # days alone
     widths = {heading: 1 + max(map(len, (heading, *column))) for heading, column in columns.items()}
     longest = max(map(cells.cell_len, names))
     for heading in LEAST_NEEDED:
@@ -387,9 +383,8 @@ def without_middle(name: str, width: int) -> str:
     """
     from rich.cells import cell_len, set_cell_size
 
-    head = width // 3
-    tail = set_cell_size(name[::-1], width - 1 - head)[::-1]
-    return name if cell_len(name) <= width else f"{set_cell_size(name, head)}…{tail}"
+    head, tail = set_cell_size(name, width // 3), set_cell_size(name[::-1], width - 1 - width // 3)[::-1]
+    return name if cell_len(name) <= width else f"{head}…{tail}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -444,7 +439,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     flag("--api-key-file", type=Path, metavar="FILE", help="file with the API key")
     # Counting in a project of a million runs takes seconds; longer than 20 looks like a hang.
     flag("--timeout", type=positive, default=20, metavar="S", help="seconds to wait for an answer (%(default)s)")
-    flag("--retries", type=positive, default=2, metavar="N", help="repeats of a failed request (%(default)s)")
+    flag("--retries", type=not_negative, default=2, metavar="N", help="repeats of a failed request (%(default)s)")
     flag("--workers", type=positive, default=10, metavar="N", help="requests at once (%(default)s)")
     return parser.parse_strictly(argv)
 
@@ -505,7 +500,7 @@ def list_projects(options: argparse.Namespace) -> int:
     import urllib3
 
     say = (lambda _: None) if options.quiet else tell
-    client = Client(address, key, timeout_s=options.timeout, retries=options.retries, threads=options.workers, say=say)
+    client = Client(address, key, options, say)
     _, visible = sign_in(client)
     entities = list(dict.fromkeys(options.entity)) or visible
     failed: list[Row] = []
@@ -513,8 +508,7 @@ def list_projects(options: argparse.Namespace) -> int:
     answers = threads.map(lambda entity: projects_of(client, entity, visible, failed), entities)
     projects = list(itertools.chain.from_iterable(answers))
     names = [project["project"] for project in projects]
-    wanted = options.project or ["*"]
-    projects = [row for row in projects if any(matches(row["project"], glob) for glob in wanted)]
+    projects = [row for row in projects if any(matches(row["project"], glob) for glob in options.project or ["*"])]
     unknown = [glob for glob in options.project if not any(matches(name, glob) for name in names)]
     failed += [{"entity": None, "project": g, "error": f"no such project{did_you_mean(g, names)}"} for g in unknown]
     if projects:
@@ -525,18 +519,16 @@ def list_projects(options: argparse.Namespace) -> int:
     failed.sort(key=lambda row: (row["entity"] or "~", row["project"] or ""))  # threads end in any order
     errors = ["/".join(filter(None, (row["entity"], row["project"]))) + f": {row['error']}" for row in failed]
     if not projects:
-        others = f" (and {counted(len(errors) - 1, 'more failure')})" if len(errors) > 1 else ""
-        why = f"{errors[0]}{others}" if errors else "there are no projects; name another entity with -e"
-        raise ScriptError(why, NOTHING_USABLE)
+        errors = errors or ["there are no projects; name another entity with -e"]
+        others = f" (and {counted(len(errors) - 1, 'more failure')})" if errors[1:] else ""
+        raise ScriptError(errors[0] + others, NOTHING_USABLE)
     projects.sort(key=lambda row: (row["entity"].lower(), row["project"].lower()))
     if column := {"runs": "runs", "created": "created_at", "active": "last_active"}.get(options.sort):
         projects.sort(key=lambda row: (row[column] is not None, row[column]), reverse=True)  # most or newest first
-    if options.json:
-        document = {"version": 1, "projects": projects[: options.max_rows or None], "failed": failed}
-        text = json.dumps(document, ensure_ascii=False)
-        show(re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", text))  # terminals may obey these
-    else:
-        show(for_people(projects, options.max_rows))
+    document = {"version": 1, "projects": projects[: options.max_rows or None], "failed": failed}
+    text = json.dumps(document, ensure_ascii=False)
+    text = re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", text)  # terminals may obey these
+    show(text if options.json else for_people(projects, options.max_rows))
     for error in errors:
         tell(f"error: {error}")
     return PARTIAL if failed else OK
