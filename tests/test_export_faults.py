@@ -19,7 +19,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from conftest import LIMIT_S, Done, wait_until
-from log_files import HEADER, START, records_of, write_log
+from log_files import HEADER, START, log_of, records_of, write_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -233,6 +233,18 @@ def test_a_truncated_log_leaves_the_fuller_history(tmp_path, export_logs, out, i
     assert steps_of(out, "abc") == list(range(300))
 
 
+def test_a_value_that_is_no_utf8_costs_only_itself(tmp_path, export_logs, out):
+    rows = [{"loss": "1.5", "other": "1"}, {"loss": "2.5", "other": "2"}, {"loss": "3.5", "other": "3"}]
+    file = write_log(tmp_path / "logs", "abc", entity="team", project="demo", rows=rows)
+    payloads = [record.payload.replace(b"2.5", b"2\xff5") for record in records_of(file.read_bytes())]
+    file.write_bytes(log_of(payloads))
+    done = export_logs("--include-history")
+    assert done.code == 0, done.err
+    history = pl.read_parquet(out / "team_demo_history.parquet", columns=["metric_loss", "metric_other"])
+    assert history.rows() == [(1.5, 1), (None, 2), (3.5, 3)]
+    assert metadata(out)["skipped_history_keys"] == ["loss"]
+
+
 def test_a_cut_log_that_has_more_than_before_does_replace(tmp_path, export_logs, out):
     file = write_log(tmp_path / "logs", "abc", entity="team", project="demo", rows=log_rows(60))
     whole = file.read_bytes()
@@ -399,6 +411,15 @@ def test_history_keys_leave_system_metrics_alone(server, export, out):
 
 
 # --- whose file it is -----------------------------------------------------------------------------------------
+
+
+def test_a_file_whose_owner_is_no_object_is_not_taken_for_ours(tmp_path, export_logs, out):
+    out.mkdir()
+    pl.DataFrame({"id": ["x"]}).write_parquet(out / "team_demo_runs.parquet", metadata={"wandb_tools.source": '"team"'})
+    write_log(tmp_path / "logs", "abc", entity="team", project="demo")
+    done = export_logs()
+    assert done.code == 1
+    assert f"the earlier export {out / 'team_demo_runs.parquet'} cannot be read" in done.err
 
 
 @pytest.mark.parametrize("left", [("runs", "history"), ("history",)])

@@ -1018,8 +1018,12 @@ class LogRows:
         for column in self.columns.values():
             resize(column, len(owners))
         columns = {name: self.columns[path] for name, path in paths.items()}
-        texts = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Binary))
-        texts = texts.select(pl.all().cast(pl.String, strict=False).str.slice(1).replace("null", None))
+        binary, as_text = dict.fromkeys(columns, pl.Binary), pl.all().cast(pl.String).str.slice(1).replace("null", None)
+        try:
+            texts = pl.DataFrame(columns, schema=binary).select(as_text)
+        except pl.exceptions.ComputeError:  # a value that is no UTF-8, so no JSON
+            valid = {name: [v and v.decode(errors="replace").encode() for v in vs] for name, vs in columns.items()}
+            texts = pl.DataFrame(valid, schema=binary).select(as_text)
 
         # Values inside of a media object, whose `_type` is a text, are no metrics.
         quote_mark = '^(")'
@@ -3532,7 +3536,7 @@ def owners_of(output: Path, stem: str) -> set[tuple[str, str]]:
 
 def owner_of(file: Path) -> tuple[str, str] | None:
     """The entity and project in a file's metadata; None without."""
-    with suppress(OSError, ValueError, LookupError, *DAMAGED):
+    with suppress(OSError, ValueError, LookupError, TypeError, *DAMAGED):
         about = json.loads(pl.read_parquet_metadata(file)[SOURCE_KEY])
         return about["entity"], about["project"]
     return None
