@@ -95,6 +95,15 @@ def test_a_run_without_an_entity_is_found_again(tmp_path):
     assert [(row["name"], row["config_k"], row["entity"]) for row in rows] == [("a", "a", None), ("b", "b", None)]
 
 
+@pytest.mark.parametrize("name", ["val/score", "val_score", "metric_val_score"])
+def test_the_goal_of_a_metric_without_a_column_of_its_own_counts(tmp_path, name):
+    facts = {"metric_val_score": {"goal": "minimize"}}
+    file = write_runs(tmp_path, [Run(each, summary={"val/score": {"min": 1.0}}) for each in "ab"], metrics=facts)
+    last = rewrite(file, history_last_val_score=pl.Series([5.0, 2.0]))
+    answer = answered(last, "--top", 2, "--json", "-m", name, "--value", "last")
+    assert [row["id"] for row in json.loads(answer.out)["top"]] == ["b", "a"]
+
+
 # --- less than everything -------------------------------------------------------------------------------------
 
 

@@ -567,20 +567,28 @@ def exact_column(name: str) -> pl.Expr:
 
 
 # --- one schema: metadata -------------------------------------------------------------------------------------
-def merged_metadata(files: Files, columns: Columns, conflicts: Conflicts) -> tuple[dict[str, str], Goals]:
+def merged_metadata(
+    files: Files, columns: Columns, histories: Files, logged: Columns, conflicts: Conflicts
+) -> tuple[dict[str, str], Goals]:
     """The result's key-value metadata, without what files disagree on, and the stored goals by metric."""
-    metrics: dict[str, Record] = {}
-    for column, key in itertools.product(columns, ("goal", "summary", "step_metric")):
-        claims: dict[str, list[str]] = {}  # the files by what they say
+    facts: dict[str, dict[str, Record]] = {}  # what each file says, by the result's column
+    for group, column in [*((files, column) for column in columns), *((histories, metric) for metric in logged)]:
         for number, (own, _) in column.parts.items():
-            value = files[number].goals.get(own, {}).get(key)
-            if value is not None:
-                claims.setdefault(str(value), []).append(files[number].file)
+            facts.setdefault(column.name, {})[group[number].file] = group[number].goals.get(own, {})
+    for file in files:  # also of metrics of which the summary has only the minimum or the like
+        for own in (own for own in file.goals if own not in file.dtypes):
+            facts.setdefault(own, {})[file.file] = file.goals[own]
+    metrics: dict[str, Record] = {}
+    for (name, said), key in itertools.product(facts.items(), ("goal", "summary", "step_metric")):
+        claims: dict[str, list[str]] = {}  # the files by what they say
+        for where, fact in said.items():
+            if fact.get(key) is not None:
+                claims.setdefault(str(fact[key]), []).append(where)
         if len(claims) == 1:
-            metrics.setdefault(column.name, {})[key] = next(iter(claims))
+            metrics.setdefault(name, {})[key] = next(iter(claims))
         else:
-            conflicts |= {(column.name, key, value, "not stored"): where for value, where in claims.items()}
-    goals = {c.path: metrics[c.name]["goal"] for c in columns if metrics.get(c.name, {}).get("goal")}
+            conflicts |= {(name, key, value, "not stored"): where for value, where in claims.items()}
+    goals = {c.path: metrics[c.name]["goal"] for c in (*columns, *logged) if metrics.get(c.name, {}).get("goal")}
     paths = {column.name: column.path for column in columns if prefix_of(column.name)}
     sources = {json_text(source): source for file in files for source in file.sources}
     documents = {COLUMNS_KEY: paths, METRICS_KEY: metrics, SOURCE_KEY: {"sources": list(sources.values())}}
@@ -1433,7 +1441,7 @@ def merge(files: Files, rules: Sequence[Rule], options: Options, report: Report)
     derived = derived_dtypes(rules)
     conflicts: Conflicts = {}
     columns, metrics = one_schema(files, histories, set(derived), conflicts)
-    metadata, goals = merged_metadata(files, columns, conflicts)
+    metadata, goals = merged_metadata(files, columns, histories, metrics, conflicts)
     for (column, kind, said, became), where_said in sorted(conflicts.items()):
         conflict = {"column": column, "kind": kind, "found": said, "became": became, "files": where_said}
         report["conflicts"].append(conflict)

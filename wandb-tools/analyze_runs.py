@@ -651,10 +651,10 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
 def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     """The metric called `name`, or the column of its histories for --value, or the summary that fits its goal."""
     column, remark, what = known_column(name, runs, ["metric_"]), "", ""
+    plain_name = re.sub(r"[^A-Za-z0-9_]", "_", (column or name).removeprefix("metric_"))
     column = column or (known_column(name, runs, ["config_"]) if options.value == "summary" else None)
     if options.value != "summary":
         prefix = f"history_{options.value}_"
-        plain_name = re.sub(r"[^A-Za-z0-9_]", "_", (column or name).removeprefix("metric_"))
         shown, what = prefix + plain_name, f" ({VALUES[options.value]})"
         if shown not in runs.dtypes:
             there = [c.removeprefix(prefix) for c in runs.dtypes if c.startswith(prefix)]
@@ -680,7 +680,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     label = runs.label(column) if column else name.removeprefix("metric_")
     if not runs.dtypes[shown].is_numeric():
         raise ScriptError(f"{label} is {runs.dtypes[shown]}, not a number; use it with --group-by", WRONG_USAGE)
-    stored_goal = runs.goals.get(column or name)
+    stored_goal = runs.goals.get(column or f"metric_{plain_name}")  # some metrics are only in the histories
     why = "as given" if options.goal else "set by define_metric or the sweep" if stored_goal else "guessed by name"
     if goal := options.goal or stored_goal or goal_by_name(label):
         direction = f"{'lower' if goal == 'minimize' else 'higher'} is better ({why})"
