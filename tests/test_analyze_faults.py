@@ -1107,3 +1107,75 @@ def test_histories_are_joined_by_path_not_by_column(tmp_path):
     assert {row["detail"] for row in problems if row["problem"] == "non-finite"} == {
         "train/loss from step 1 on, 2 values"
     }
+
+
+# --- what an outside tester found -----------------------------------------------------------------------------
+
+
+def test_an_empty_key_of_the_config_does_no_harm_to_sql(tmp_path):
+    runs = [Run("a", config={"": 1, "k": 2}, summary={"": 3.0}), Run("b", config={"": 2, "k": 3})]
+    file = write_runs(tmp_path, runs)
+    assert document(file, "--sql", "SELECT id, config_, k FROM runs ORDER BY id LIMIT 1")["sql"] == [
+        {"id": "a", "config_": 1, "k": 2}
+    ]
+    assert document(file, "--where", "k = 3", "--schema", "--columns", "config_")["schema"][0]["max"] == 2
+
+
+@pytest.mark.parametrize(("flag", "text"), [("--where", "group = 'g'"), ("--sql", "SELECT group FROM runs")])
+def test_an_error_says_that_sql_words_are_quoted(tmp_path, flag, text):
+    answer = ask(write_runs(tmp_path, [Run("a", group="g")]), flag, text, "--schema")
+    assert answer.code == 2
+    assert '("group") and W&B names in double quotes' in answer.err
+
+
+def test_an_unknown_view_is_answered_with_those_that_are_there(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    write_history(tmp_path, steps("a", [1.0]))
+    write_rows(tmp_path, "table_t", {"run_id": ["a"], "row": [0]}, key="t")
+    answer = ask(file, "--sql", "FROM nope")
+    assert answer.code == 2
+    assert "Table with name nope does not exist; there are runs, history, table_t " in answer.err
+
+
+def test_near_names_are_found_in_any_case(tmp_path):
+    file = write_runs(tmp_path, [Run("a", summary={"val/loss": 1.0, "Acc": 1.0})])
+    assert "did you mean val/loss?" in ask(file, "-t", 1, "-m", "VAL/LOSS").err
+    assert "did you mean Acc?" in ask(file, "-t", 1, "-m", "acc").err
+
+
+def test_a_sampled_history_is_named_where_there_is_no_other(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    write_history(tmp_path, steps("a", [1.0]), "team_demo_history_sampled")
+    answer = ask(file, "--curves", "loss")
+    assert (answer.code, "only a sampled history, which is not used" in answer.err) == (1, True)
+
+
+def test_the_schema_for_programs_is_exact(tmp_path):
+    large = 2**63 - 1
+    runs = [Run(f"r{n}", config={"big": large - n, "x": n / 2} if n else {}) for n in range(3)]
+    file = write_runs(tmp_path, runs)
+    big, x = document(file, "--schema", "--columns", "big,x")["schema"]
+    assert (big["min"], big["max"], big["coverage"]) == (large - 2, large - 1, 2 / 3)
+    assert (x["min"], x["max"]) == (0.5, 1.0)
+    for ending in ("csv", "parquet"):
+        answered(file, "--schema", "--columns", "big", "-o", tmp_path / f"s.{ending}")
+    assert f",{2 / 3},2,{large - 2},{large - 1}," in (tmp_path / "s.csv").read_text()
+    assert pl.read_parquet(tmp_path / "s.parquet").row(0)[4:8] == (2 / 3, 2, str(large - 2), str(large - 1))
+
+
+@pytest.mark.parametrize("output", [["--json"], ["--format", "csv"], ["-o", "c.parquet"], ["-o", "c.csv", "--json"]])
+def test_programs_get_all_and_are_not_told_what_people_do_not_see(tmp_path, output):
+    runs = [Run(f"r{n:02}", config={"x" * m: n for m in range(1, 60)}) for n in range(12)]
+    file = write_runs(tmp_path, runs)
+    write_history(tmp_path, [row for n in range(12) for row in steps(f"r{n:02}", [1.0, float(n)])])
+    for question in (["--curves", "loss"], ["--schema"]):
+        assert " more" not in answered(file, *question, *output, cwd=tmp_path).err
+        assert " more" in answered(file, *question).out
+    answered(file, "--curves", "loss", "-o", "c.md", cwd=tmp_path)
+    assert "4 more: use " in (tmp_path / "c.md").read_text()
+
+
+@pytest.mark.parametrize("output", [["--json"], ["--format", "csv"]])
+def test_rows_that_max_rows_cuts_are_counted_for_programs_too(tmp_path, output):
+    file = write_runs(tmp_path, [Run(f"r{n}", config={"k": n}, summary={"test/mse": 1.0}) for n in range(5)])
+    assert "groups: 3 more rows: use --max-rows 0 for all" in answered(file, "-g", "k", "--max-rows", 2, *output).err

@@ -191,6 +191,13 @@ def test_a_closed_pipe_ends_quietly(runs_file: Path) -> None:
     assert done.stderr == "code 0\n"
 
 
+def test_a_closed_pipe_does_not_hide_a_damaged_file(runs_file: Path) -> None:
+    (runs_file.parent / "bad.parquet").write_bytes(b"PAR1")
+    command = f"'{sys.executable}' '{SCRIPT}' '{runs_file.parent}' --quiet --schema --max-rows 0; echo code $? >&2"
+    done = subprocess.run(["bash", "-c", f"({command}) | head -c 0"], capture_output=True, text=True, check=False)
+    assert done.stderr == "code 3\n"
+
+
 @pytest.mark.parametrize(
     ("more", "code", "message"), [([], 1, "error: stdout is closed: "), (["-o", "top.csv"], 0, "")]
 )

@@ -336,6 +336,7 @@ class Result:
     rows: Sequence[Mapping[str, object]] | None = None  # for JSON, where the table holds values of all types as text
     chart: tuple[str, str, pl.DataFrame] | None = None  # titles of the values and of x, and what is drawn: chart_json
     kept: int = 0  # how many columns of the view are shown even if they do not fit: those that were asked for by name
+    unseen: Sequence[str] = ()  # what the view leaves out of the table
 
 
 class TableColumn(NamedTuple):
@@ -567,7 +568,8 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     >>> did_you_mean("--stat", ["--state", "--since"])
     '; did you mean --state?'
     """
-    near = difflib.get_close_matches(name, sorted(set(names)), n=3, cutoff=0.6)
+    known = {each.lower(): each for each in sorted(set(names))}
+    near = [known[each] for each in difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
@@ -1250,7 +1252,7 @@ def association(column: str, table: pl.DataFrame) -> tuple[Any, ...] | None:
 
 def schema(study: Study, options: Options) -> list[Result]:
     """Every column, or --columns, with dtype, coverage, range and an example; in each kind, what varies first."""
-    runs, rows = study.any_state, []
+    runs, rows, bounds = study.any_state, [], {}
     listed = [find_column(name, runs) for name in options.columns]
     listed = listed or [column for column in runs.dtypes if column[:1] != "_" and column not in runs.empty]
     height = max(1, collected(runs.frame.select(pl.len())).item())
@@ -1258,11 +1260,12 @@ def schema(study: Study, options: Options) -> list[Result]:
     for start in range(0, len(listed), at_once):
         for column in collected(runs.frame.select(listed[start : start + at_once]), "in-memory"):
             values = column.drop_nulls()
-            numbers = (values if column.dtype.is_numeric() else values.clear()).cast(pl.Float64)
+            numbers = values if column.dtype.is_numeric() else values.clear().cast(pl.Float64)
             numbers = numbers.filter(numbers.is_finite())
             dtype = re.sub(r"\w+='?(\w+)'?", r"\1", str(column.dtype)).replace("(", "[").replace(")", "]")
             path = runs.label(column.name) if column.name in runs.paths else None
-            facts = round(len(values) / height, 4), values.n_unique(), numbers.min(), numbers.max()
+            bounds[column.name] = {"min": numbers.min(), "max": numbers.max()}
+            facts = len(values) / height, values.n_unique(), *bounds[column.name].values()
             example = [*map(exact_text, values.head(1).to_list()), None][0]
             rows.append((column.name, kind(column.name), dtype, path, *facts, example))
     dtypes: dict[str, Any] = dict.fromkeys(("column", "kind", "dtype", "path"), pl.String)
@@ -1270,7 +1273,7 @@ def schema(study: Study, options: Options) -> list[Result]:
     of_kind, is_constant = pl.col("kind").cast(pl.Enum(KINDS)), pl.col("distinct") < 2
     table = pl.DataFrame(rows, dtypes, orient="row").sort(of_kind, is_constant, maintain_order=True)
     most = 0 if options.output else MOST_ROWS["schema"] if options.max_rows is None else options.max_rows
-    seen, notes = table, []
+    seen, notes, unseen = table, [], []
     if not options.columns:
         from_histories, has_any = pl.col("kind") == "history", pl.col("coverage") > 0
         seen = table.filter(has_any & ~from_histories)
@@ -1285,14 +1288,17 @@ def schema(study: Study, options: Options) -> list[Result]:
         notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
         seen = folded_schema(seen) if 0 < most < seen.height else seen
     if 0 < most < seen.height:
-        notes = [f"{counted(seen.height - most, 'more row')}: use --max-rows 0 for all", *notes]
+        unseen = [f"{counted(seen.height - most, 'more row')}: use --max-rows 0 for all"]
         turn = pl.int_range(pl.len()).over("kind")  # each kind keeps its share
         seen = seen.with_row_index(RANK).sort(turn, RANK).head(most).sort(RANK)
     heads = {"column": "column", "cover": "coverage", "values": "distinct"}
     heads |= {name: name for name in ("min", "max", "dtype", "example")}
-    seen = seen.with_columns(pl.col("dtype").str.replace(r"^Datetime.*", "Datetime"))
+    seen = seen.with_columns(pl.col("dtype").str.replace(r"^Datetime.*", "Datetime"), pl.col("coverage").round(4))
     title = f"{counted(table.height, 'column')}; coverage is the share of runs with a value"
-    return [Result("schema", title, table, [(head, seen[name]) for head, name in heads.items()], notes)]
+    exact = [row | bounds[row["column"]] for row in table.to_dicts()]  # integers stay what they are
+    texts = {name: pl.Series([exact_text(row[name]) for row in exact], dtype=pl.String) for name in ("min", "max")}
+    view = [(head, seen[name]) for head, name in heads.items()]
+    return [Result("schema", title, table.with_columns(**texts), view, notes, exact, unseen=unseen)]
 
 
 def folded_schema(table: pl.DataFrame) -> pl.DataFrame:
@@ -1500,12 +1506,12 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
             if type(error) is duckdb.Error or re.search("Failed to read file|in Parquet file", reason):
                 raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
-            hint = "; write text in single quotes, and W&B names in double quotes"
+            hint = (
+                '; write text in single quotes, columns called like SQL words ("group") and W&B names in double quotes'
+            )
             if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
-                reason, hint = (
-                    missing[0],
-                    f"; there are {some_of([*views])} (export_runs.py --help: how to export others)",
-                )
+                there = [*dict.fromkeys([*views, *(part.view for part in files_beside(runs))])]
+                reason, hint = missing[0], f"; there are {some_of(there)} (export_runs.py --help: how to export others)"
             raise ScriptError(f"{flag}: {reason}{hint}", WRONG_USAGE) from error
 
 
@@ -1513,6 +1519,7 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
     """Create a view of files with both names of each column; W&B's names and the columns that they stand for."""
     columns = {column.lower() for part in parts for column in part.dtypes}
     stored = {(column, path) for part in parts for column, path in part.paths.items() if column.lower() in columns}
+    stored = {(column, path) for column, path in stored if any(path)}  # a name in SQL cannot be empty
     # Exports settle clashes of names each for itself: columns that mean different things, or one thing under different
     # names, go by W&B's names alone.
     of_column, of_path = Counter(column for column, _ in stored), Counter((kind(c), path) for c, path in stored)
@@ -1637,7 +1644,9 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
     """Metrics over the steps, or another axis: per group the mean over its runs with its interval, else per run."""
     histories = rows_beside(study.runs, "history")
     if not histories:
-        raise ScriptError("these runs have no history file; export_runs.py --include-history writes it", NOTHING_USABLE)
+        sampled = [file for each in study.runs.files for file in each.parent.glob("*_history_sampled.parquet")]
+        what = "only a sampled history, which is not used" if sampled else "no history file"
+        raise ScriptError(f"these runs have {what}; export_runs.py --include-history writes it", NOTHING_USABLE)
     if options.stat != "mean":
         say(f"--stat {options.stat} works for groups only; curves show means")
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
@@ -1730,7 +1739,7 @@ def with_divergence(rows: pl.DataFrame, goal: Goal | None, options: Options) -> 
 
 def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goal | None, study: Study) -> Result:
     """Curves as a result: statistics over the runs of each group; without groups each run is a line of its own."""
-    by, held, notes = [*study.by] or [RUN_NUMBER], [*KEY, "name", "x", "value"], []
+    by, held, notes, unseen = [*study.by] or [RUN_NUMBER], [*KEY, "name", "x", "value"], [], []
     table, whose = points.with_columns(n=pl.lit(1), value=VALUE), ""
     if study.by:
         held = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
@@ -1757,7 +1766,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
             notes.append(f"a run has diverged if all its values to the end are {bad}")
     if len(names) > MOST_CURVES:
         more = f"{len(names) - MOST_CURVES} more: use --group-by, --filter or --json"
-        notes.append(f"the {MOST_CURVES} with the best last value are shown; {more}")
+        unseen.append(f"the {MOST_CURVES} with the best last value are shown; {more}")
     # A row per x, a column per curve; empty where a curve has no value.
     shown = table.filter(pl.col(RANK) < MOST_CURVES)
     xs = shown.select(pl.col("x").unique().sort())
@@ -1779,7 +1788,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     grouped = f", mean by {', '.join(map(study.runs.label, by))}" if study.by else ""
     title = f"{value} over {axis}{grouped}: {counted(len(names), 'group' if study.by else 'run')}{whose}"
     table = table.select(pl.lit(column).alias("metric"), *held)
-    return Result("curves", title, table, view, notes, chart=(value, axis, drawn))
+    return Result("curves", title, table, view, notes, chart=(value, axis, drawn), unseen=unseen)
 
 
 def shape(line: pl.DataFrame) -> str:
@@ -2107,7 +2116,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
 def columns_of(result: Result, most: int | None) -> tuple[list[TableColumn], list[str]]:
     """What people see of a result as text, with as many rows as they want, or take by default; and its notes."""
     most = MOST_ROWS.get(result.key) if most is None else most
-    height, notes = max((len(values) for _, values in result.view), default=0), [*result.notes]
+    height, notes = max((len(values) for _, values in result.view), default=0), [*result.unseen, *result.notes]
     if most and height > most:
         notes.append(f"{counted(height - most, 'more row')}: use --max-rows 0 for all")
     null = "-" if result.key in {"top", "schema"} else "null"
@@ -2471,10 +2480,20 @@ def deliver(results: Sequence[Result], file: Path | None, options: Options) -> N
     if shows:
         if not is_table and options.max_rows:
             rows = options.max_rows
+            for cut in (result for result in results if result.table.height > rows):
+                say(f"{cut.key}: {counted(cut.table.height - rows, 'more row')}: use --max-rows 0 for all")
             results = [replace(r, table=r.table.head(rows), rows=r.rows and r.rows[:rows]) for r in results]
-        sys.stdout.write(content(results, options.format, options.max_rows, options, file).decode())
+        show(content(results, options.format, options.max_rows, options, file).decode().removesuffix("\n"))
     if file and options.format != "json":
-        print(file)
+        show(str(file))
+
+
+def show(text: str) -> None:
+    """Print to stdout. A closed pipe (`| head`) is ignored, so that the exit code stays what it would be."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def content(  # noqa: C901 - a list of formats
@@ -2735,7 +2754,7 @@ def asked_questions(options: Options) -> list[str]:
     return [name for name in QUESTIONS if asked.get(name, getattr(options, name, False))]
 
 
-def main(argv: Sequence[str] | None = None) -> int:  # noqa: C901 - a list of cases
+def main(argv: Sequence[str] | None = None) -> int:
     """Options in, exit code out: the only place where exceptions become messages."""
     arguments = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
@@ -2743,11 +2762,6 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: C901 - a list of ca
             stream.reconfigure(errors="replace")  # names that the terminal's encoding lacks
     try:
         code = analyze(parse_args(arguments))
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:  # the reader (`| head`) has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
