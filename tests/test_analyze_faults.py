@@ -696,6 +696,30 @@ def test_health_names_each_kind_of_problem(tmp_path):
     assert out.startswith(f"{len(found)} of 11 runs have problems: ")
 
 
+def test_a_run_that_logged_only_text_has_no_metric(tmp_path):
+    file = write_runs(tmp_path, [Run(name, history_rows=2) for name in ("text", "number", "other")])
+    assert problems(file) == {}
+    write_history(tmp_path, [("text", 0, None), ("text", 1, None), ("number", 0, None), ("number", 1, 1.0)])
+    assert problems(file) == {"text": {"no metric"}}  # the history of the third one is not there
+
+
+def test_spikes_are_found_at_both_ends_and_in_short_runs(tmp_path):
+    random = np.random.default_rng(0)
+    runs = {f"{n}_{at}": (n, at) for n in (51, 99, 300) for at in (1, 20, n // 2, n - 21, n - 2)}
+    rows = []
+    for name, (n, at) in runs.items():
+        noise = 1 + 0.1 * random.random(n)
+        rows += steps(name, [9.0 if step == at else value for step, value in enumerate(noise)])
+    for n in (60, 300):  # steep, but without a spike
+        fall = np.exp(-np.arange(n) / 10)
+        rows += steps(f"falls_{n}", [*fall]) + steps(f"rises_{n}", [*fall[::-1]])
+    rows += steps("short", [1.0 + step % 7 / 70 if step != 20 else 9.0 for step in range(50)])
+    file = write_runs(tmp_path, [Run(name, summary={"loss": 1.0}) for name in {row[0] for row in rows}])
+    write_history(tmp_path, rows)
+    found = {row["run"]: row["detail"] for row in document(file, "--health")["health"] if row["problem"] == "spikes"}
+    assert found == dict.fromkeys(runs, "loss, 1")
+
+
 def test_a_validation_metric_past_its_best(tmp_path):
     file = write_runs(tmp_path, [Run(name, summary={"val/loss": 1.0}) for name in ("over", "late", "near")])
     curves = {

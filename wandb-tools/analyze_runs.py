@@ -62,9 +62,10 @@ Health shows each problem of each run:
   diverged       a metric that should be low ends at more than a thousand times its best (positive) value
   past its best  a validation metric ends worse than its best by more than 10 % of its range, and the best is in the
                  first two thirds of its values
-  spikes         loss values far above their neighbors: by ten median absolute deviations over the median of a hundred
+  spikes         loss values far above their neighbors: by ten median absolute deviations over the medians of the fifty
+                 values before and of the fifty after; not of runs below 51 values, nor the first or last value
   stopped early  the last step is below half the median of its W&B group (three runs or more), else of its project
-  no metric      nothing was logged
+  no metric      no number is in the summary or in the history
   crashed        the state is crashed or failed
 
 Importance is association, not cause: eta squared of the Kruskal-Wallis test over the values of a setting (or over
@@ -147,7 +148,9 @@ DIVERGED_AT = "x from which a run has diverged"
 BEST_RUN = {"entity": "best entity", "project": "best project", "id": "best_run_id", "name": "best_run"}
 CURVE_POINTS, PICTURE_POINTS, MOST_CURVES = 13, 200, 8
 DIVERGED = 1000  # a value this many times the lowest before it, where lower is better
-SPIKE_WINDOW = 101  # a value and the hundred around it; the other limits of --health stand in the manual and there
+SPIKE_WINDOW = (
+    51  # a value and the fifty before or after it; the other limits of --health stand in the manual and there
+)
 # Types of DuckDB's that JSON or polars lack, and what they become.
 DUCKDB_TYPES = {r"DECIMAL\([\d, ]+\)|BIGNUM": "DOUBLE", r"U?HUGEINT": "BIGINT"}
 DUCKDB_TYPES |= {r"TIMESTAMP\w*( WITH TIME ZONE)?": "TIMESTAMPTZ", r".*\b(UNION\(|VARIANT|GEOMETRY).*": "VARCHAR"}
@@ -1809,7 +1812,9 @@ def health(study: Study, _: Options) -> list[Result]:
     metrics = [{part.label(column): column for column in metric_columns(part)} for part in histories]
     goals = {part.label(column): goal for part in histories for column, goal in part.goals.items()}
     names = sorted({label for own in metrics for label in own})
-    at_once = max(1, CELLS_READ // max(1, sum(collected(part.frame.select(pl.len())).item() for part in histories)))
+    sizes = [collected(part.frame.group_by("entity", "project", id="run_id").len()) for part in histories]
+    read = {number for each in sizes for number in keys.join(each, on=KEY, nulls_equal=True)[RUN_NUMBER]}
+    at_once = max(1, CELLS_READ // max(1, sum(int(each["len"].sum()) for each in sizes)))
     for start in range(0, len(names), at_once):
         block = names[start : start + at_once]
         held = [{label: own[label] for label in block if label in own} for own in metrics]
@@ -1818,7 +1823,7 @@ def health(study: Study, _: Options) -> list[Result]:
             values = rows.select(RUN_NUMBER, "_step", pl.col(label).alias(VALUE)).drop_nulls(VALUE)
             logged |= {*values[RUN_NUMBER].unique()}
             found += metric_problems(values, label, goals.get(label) or goal_by_name(label))
-    found += problems_of_runs(runs, keys, logged, last_lines(runs))
+    found += problems_of_runs(runs, keys, logged, read, last_lines(runs))
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
     most = pl.len().over(RUN_NUMBER)
     problems = problems.sort(most, RUN_NUMBER, descending=[True, False], maintain_order=True)
@@ -1844,8 +1849,11 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
         yield number, "non-finite", f"{label} from step {first} on, {counted(count, 'value')}"
     finite_values = values.filter(is_finite)
     if "loss" in words(label):
-        typical = value.rolling_median(SPIKE_WINDOW, center=True)
-        usual = (value - typical).abs().rolling_median(SPIKE_WINDOW, min_samples=SPIKE_WINDOW // 2, center=True)
+        # Above both sides, as the steep start of a curve is far above its rest. Near the ends the windows are shorter.
+        before = value.rolling_median(SPIKE_WINDOW, min_samples=1)
+        after = value.reverse().rolling_median(SPIKE_WINDOW, min_samples=1).reverse()
+        typical, around = pl.max_horizontal(before, after), 2 * SPIKE_WINDOW - 1
+        usual = (value - typical).abs().rolling_median(around, min_samples=SPIKE_WINDOW, center=True)
         spikes = ((usual > 0) & (value - typical > 10 * usual)).over(RUN_NUMBER)
         counts = finite_values.filter(spikes).group_by(RUN_NUMBER, maintain_order=True).len()
         yield from ((number, "spikes", f"{label}, {count}") for number, count in counts.iter_rows())
@@ -1880,9 +1888,12 @@ def last_lines(runs: Runs) -> pl.DataFrame:
 
 
 def problems_of_runs(
-    runs: Runs, keys: pl.DataFrame, logged: set[int], lines: pl.DataFrame
+    runs: Runs, keys: pl.DataFrame, logged: set[int], read: set[int], lines: pl.DataFrame
 ) -> Iterator[tuple[int, str, str]]:
-    """Runs without a metric, with NaN or infinity in a summary without history, crashed, failed, or ended early."""
+    """Runs without a metric, with NaN or infinity in a summary without history, crashed, failed, or ended early.
+
+    `read` are the numbers of the runs that have rows in a history, `logged` those of them that have a number there.
+    """
     metrics, step, state = metric_columns(runs), pl.col("last_step"), pl.col("state").str.to_lowercase()
     numbers = {"last_step": pl.Int64, "history_rows": pl.Int64}
     facts = columns_or_null(runs, {"state": pl.String, "group": pl.String, **numbers})
@@ -1894,7 +1905,8 @@ def problems_of_runs(
     of_peers, of_all = step.median().over("entity", "project", "group"), step.median().over("entity", "project")
     usual = pl.when(has_peers).then(of_peers).when(has_more).then(of_all)
     is_alone = ~pl.col(RUN_NUMBER).is_in([*logged])  # no history tells of it
-    logs_any = pl.any_horizontal(pl.col("history_rows").fill_null(0) > 0, *(pl.col(c).is_not_null() for c in metrics))
+    unread = (pl.col("history_rows").fill_null(0) > 0) & ~pl.col(RUN_NUMBER).is_in([*read])  # it may hold numbers
+    logs_any = pl.any_horizontal(unread, *(pl.col(c).is_not_null() for c in metrics))
     is_broken, is_over = state.is_in(["crashed", "failed"]), ~state.is_in(["running", "pending", "preempting"])
     where = pl.coalesce(pl.format("at step {}", step), pl.lit("before the first step"))
     where += pl.coalesce(pl.format(": {}", "line"), pl.lit(""))
