@@ -1152,6 +1152,48 @@ def test_an_error_says_that_sql_words_are_quoted(tmp_path, flag, text):
     assert '("group") and W&B names in double quotes' in answer.err
 
 
+def write_export(folder: Path, view: str, project: str = "demo", export_id: str | None = None) -> Path:
+    """A file of an export: its one run, or rows of it."""
+    rows = {
+        "history": {"_step": [0], "metric_loss": [1.0]},
+        "console": {"line": [0], "stream": [None], "text": ["Boom"]},
+    }
+    if view == "runs":
+        file = write_runs(folder, [Run("a", state="failed")], project=project)
+    else:
+        file = write_rows(folder, view, {"run_id": ["a"], **rows[view]}, project=project)
+    pairs = {k: v for k, v in pl.read_parquet_metadata(file).items() if k.startswith("wandb_tools")}
+    pairs["wandb_tools.source"] = json.dumps({"entity": "team", "project": project})
+    pairs |= {"wandb_tools.export_id": export_id} if export_id else {}
+    pl.read_parquet(file).write_parquet(file, metadata=pairs)
+    return file
+
+
+@pytest.mark.parametrize(("ids", "warned"), [(("one", "one"), 0), (("one", "two"), 1), (("one", None), 0)])
+def test_files_of_different_exports_are_warned_of(tmp_path, ids, warned):
+    runs = write_export(tmp_path, "runs", export_id=ids[0])
+    write_export(tmp_path, "history", export_id=ids[1])
+    write_export(tmp_path, "console", export_id=ids[1])
+    write_export(tmp_path, "history", project="other", export_id="three")  # not of these runs
+    text = f"of team/demo in {tmp_path} come from different exports, because one was killed: export again\n"
+    said = answered(runs, "--curves", "loss", "--health").err
+    assert (said.count(f"runs and history {text}"), said.count(f"runs and console {text}")) == (warned, warned)
+    assert answered(runs, "--sql", "FROM history").err.count(f"runs and history {text}") == warned
+    assert text not in answered(runs, "--schema").err
+
+
+def test_histories_alone_are_read_with_the_runs_beside_them(tmp_path):
+    history = write_export(tmp_path, "history")
+    write_export(tmp_path, "runs", project="other").rename(tmp_path / "team_demo_runs.parquet")  # names tell nothing
+    answer = ask(history, "--curves", "loss")
+    assert answer.code == 1
+    assert "the runs file of team/demo is missing there" in answer.err
+    runs = write_export(tmp_path / "x", "runs").rename(tmp_path / "any.parquet")
+    answer = answered(history, "--curves", "loss", "--json")
+    assert [(row["id"], row["value"]) for row in json.loads(answer.out)["curves"]] == [("a", 1.0)]
+    assert f"reading {runs}, the runs of team/demo\n" in answer.err
+
+
 def test_an_unknown_view_is_answered_with_those_that_are_there(tmp_path):
     file = write_runs(tmp_path, [Run("a")])
     write_history(tmp_path, steps("a", [1.0]))

@@ -111,6 +111,7 @@ if TYPE_CHECKING:
 OK, NOTHING_USABLE, WRONG_USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130  # exit codes, the same in all scripts
 
 RESULT_KEY = "wandb_tools.result"  # in the metadata of a parquet file that this script wrote: it is no input
+EXPORT_KEY = "wandb_tools.export_id"  # files that one export wrote carry the same
 TABLE_KEY = "wandb_tools.table"  # in the metadata of a W&B Table's file: the key that it was logged under
 UNIFIED_FILE, EXPORT_FOLDER = Path("analysis/unified.parquet"), Path("wandb_export")  # the default inputs
 
@@ -288,8 +289,15 @@ class Runs:
     axes: Mapping[str, str] = field(default_factory=dict)  # metrics to the step metrics that define_metric gave them
     empty: frozenset[str] = frozenset()  # derived columns without any value
     files: tuple[Path, ...] = ()
+    source: Mapping[str, Any] = field(default_factory=dict)  # of a file: entity, project and export_id of its export
+    parts: tuple[Runs, ...] = ()  # the inputs of runs
     others: tuple[Path, ...] = ()  # histories and the like among the inputs
     view: str = "runs"  # of --sql that the file belongs to: see view_of()
+
+    @property
+    def project(self) -> tuple[str, str]:
+        """The entity and the project of an export's file, which its name does not tell."""
+        return str(self.source.get("entity")), str(self.source.get("project"))
 
     def label(self, column: str) -> str:
         """A column's W&B name; the column's own where the file holds no W&B names, as one of another tool."""
@@ -377,13 +385,19 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]: 
     runs = [part for part in parts if part.view == "runs"]
     others = tuple(part.files[0] for part in parts if part.view not in {"runs", ""})
     foreign = [str(part.files[0]) for part in parts if not part.view]
+    whose = sorted({part.project for part in parts if part.view and "project" in part.source})
+    beside = [] if runs else runs_beside(others, whose)
+    runs = runs or beside
     if not runs:
-        looked_at = places or (UNIFIED_FILE, EXPORT_FOLDER)
-        problem = f"no runs in {', '.join(map(str, looked_at))}; name a file of export_runs.py or aggregate_runs.py"
+        looked_at = ", ".join(map(str, places or (UNIFIED_FILE, EXPORT_FOLDER)))
+        missing = f"; the runs file of {some_of([*map(path_text, whose)])} is missing there" if whose else ""
+        problem = f"no runs in {looked_at}{missing}; name a file of export_runs.py or aggregate_runs.py"
         raise ScriptError("; ".join([*damaged, problem]), NOTHING_USABLE)
     if places:
         passed = f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}"
-        return [replace(part, others=others) for part in runs], [*damaged, *[passed] * bool(foreign)], len(damaged)
+        read = [f"reading {part.files[0]}, the runs of {path_text(part.project)}" for part in beside]
+        remarks = [*damaged, *[passed] * bool(foreign), *read]
+        return [replace(part, others=others) for part in runs], remarks, len(damaged)
     newest = max(runs, key=lambda part: part.files[0].stat().st_mtime)
     exports = [part for part in runs if part.files[0] != UNIFIED_FILE]
     remarks = [*damaged, f"reading {newest.files[0]}"]
@@ -394,6 +408,16 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]: 
     return [newest], remarks, len(damaged)
 
 
+def runs_beside(others: Iterable[Path], projects: Collection[tuple[str, str]]) -> list[Runs]:
+    """The runs files of these projects in the folders of histories, consoles and the like."""
+    found = []
+    for file in sorted({file for other in others for file in other.parent.glob("*.parquet") if file.name[0] != "."}):
+        with suppress(ScriptError):
+            part = open_file(file)
+            found += [part] if part.view == "runs" and part.project in projects else []
+    return found
+
+
 def open_file(file: Path) -> Runs:
     """What one parquet file holds; nothing but its footer is read yet.
 
@@ -402,7 +426,7 @@ def open_file(file: Path) -> Runs:
     try:
         metadata = pl.read_parquet_metadata(file)
         frame = pl.scan_parquet(file, glob=False)  # a file's name is no pattern
-        paths, metrics = metadata_of_columns(metadata)
+        paths, metrics, source = documents_of(metadata)
         frame = frame.with_columns(
             (cs.date() | cs.datetime()).cast(pl.Datetime("us", "UTC")),
             cs.duration().dt.total_microseconds() / 1e6,
@@ -426,6 +450,7 @@ def open_file(file: Path) -> Runs:
         goals={c: facts["goal"] for c, facts in metrics.items() if facts.get("goal") in ("minimize", "maximize")},
         axes={c: facts["step_metric"] for c, facts in metrics.items() if isinstance(facts.get("step_metric"), str)},
         files=(file,),
+        source=source,
         view=view,
     )
 
@@ -439,15 +464,17 @@ def view_of(file: Path, columns: Collection[str], metadata: Mapping[str, str]) -
     return "" if RESULT_KEY in metadata else next((view for view in needed if needed[view] <= {*columns}), "")
 
 
-def metadata_of_columns(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[str, Any]]:
-    """The W&B paths of columns, and the facts of define_metric about metrics; ValueError if they are damaged."""
-    paths, metrics = (json.loads(metadata.get(f"wandb_tools.{key}", "{}")) for key in ("columns", "metrics"))
-    lists = paths.values() if isinstance(paths, dict) and isinstance(metrics, dict) else [None]
+def documents_of(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[str, Any], dict[str, Any]]:
+    """W&B's paths of columns, define_metric's facts about metrics, and the export; ValueError if they are damaged."""
+    documents = [json.loads(metadata.get(f"wandb_tools.{key}", "{}")) for key in ("columns", "metrics", "source")]
+    paths, metrics, source = documents
+    lists = paths.values() if all(isinstance(each, dict) for each in documents) else [None]
     if not all(isinstance(keys, list) and all(isinstance(key, str) for key in keys) for keys in lists):
         raise ValueError("its metadata is not what export_runs.py writes")
     json.dumps(paths, ensure_ascii=False).encode()  # a lone surrogate is a ValueError
     facts = {column: said for column, said in metrics.items() if isinstance(said, dict)}
-    return {column: tuple(path) for column, path in paths.items()}, facts
+    source["export_id"] = metadata.get(EXPORT_KEY)
+    return {column: tuple(path) for column, path in paths.items()}, facts, source
 
 
 def known_times() -> pl.Expr:
@@ -518,6 +545,7 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
         paths={column: path for part in parts for column, path in part.paths.items()},
         goals={column: goal for column, goal in goals if times[column] == 1},  # where files disagree, none counts
         files=tuple(file for part in parts for file in part.files),
+        parts=tuple(parts),
         others=parts[0].others,
     )
     counts = coverage(runs.of_kind("derived"), runs)
@@ -608,6 +636,12 @@ def say(message: str) -> None:
     if not is_quiet:
         with suppress(BrokenPipeError):  # stderr was closed: the result still goes to stdout
             print(printable(message), file=sys.stderr)
+
+
+@cache
+def say_once(message: str) -> None:
+    """Say what several questions would repeat."""
+    say(message)
 
 
 def path_text(key: Sequence[str | None]) -> str:
@@ -1480,13 +1514,14 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
     """A DuckDB connection with the views that a query names, which can read nothing else; W&B's names of columns."""
     import duckdb
 
-    views = {"runs": [open_file(file) for file in runs.files]}
+    views = {"runs": [*runs.parts]}
     names_others = re.search(r"history|console|system|table_", query, re.IGNORECASE)
     for part in files_beside(runs) if names_others else []:
         if part.view not in views and part.view.lower() in map(str.lower, views):  # names in SQL are alike in any case
             say(f"left out: {part.files[0]}, because the key of another table differs only in case")
         else:
             views.setdefault(part.view, []).append(part)
+    warn_of_other_exports((part for parts in views.values() for part in parts), runs)
     with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill, duckdb.connect() as connection:
         try:
             files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
@@ -1586,9 +1621,20 @@ def files_beside(runs: Runs) -> list[Runs]:
     return found
 
 
+def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
+    """Warn of files that another export wrote than the runs of their project in their folder."""
+    for part, own in itertools.product(parts, runs.parts):
+        places = {(each.files[0].parent.resolve(), each.project) for each in (part, own)}
+        ids = {each.source["export_id"] for each in (part, own)} - {None}
+        if len(places) == 1 and len(ids) > 1:
+            mixed = f"runs and {part.view} of {path_text(part.project)} in {part.files[0].parent}"
+            say_once(f"{mixed} come from different exports, because one was killed: export again")
+
+
 def rows_beside(runs: Runs, view: str) -> list[Runs]:
     """The files of a view beside the runs, each run's rows in one of them."""
     parts = [part for part in files_beside(runs) if part.view == view]
+    warn_of_other_exports(parts, runs)
     found = []
     for part, others in zip(parts, repeated_runs(parts, view, runs), strict=True):
         rows, anti = part.frame, cast("Any", {"how": "anti", "nulls_equal": True, "maintain_order": "left"})
@@ -2717,6 +2763,7 @@ def analyze(options: Options) -> int:
     """Answer what was asked."""
     global is_quiet
     is_quiet = options.quiet
+    say_once.cache_clear()
     import_libraries()
     parts, remarks, damaged = choose_inputs(options.inputs)
     everything = join_inputs(parts)
