@@ -1194,6 +1194,38 @@ def test_histories_alone_are_read_with_the_runs_beside_them(tmp_path):
     assert f"reading {runs}, the runs of team/demo\n" in answer.err
 
 
+def test_rows_of_groups_hold_every_setting_that_varies(tmp_path):
+    settings = {"small": {"name": "s", "width": 8}, "large": {"name": "l", "width": 16}}
+    runs = [Run(f"{n}{s}", config={"model": m, "seed": s}) for n, m in settings.items() for s in range(2)]
+    for run in runs:
+        run.summary = {"test/mse": run.config["model"]["width"] + run.config["seed"]}
+    file = write_runs(tmp_path, runs)
+    write_history(tmp_path, [row for run in runs for row in steps(run.id, [2.0, 1.0])])
+    found = [("s", 8, 8.5), ("l", 16, 16.5)]
+    rows = document(file, "-g", "!seed")["groups"]
+    assert [(row["config_model_name"], row["config_model_width"], row["mean"]) for row in rows] == found
+    assert "config_seed" not in rows[0]
+    answered(file, "-g", "!seed", "-o", tmp_path / "g.parquet")
+    names = ["config_model_name", "config_model_width", "mean"]
+    assert pl.read_parquet(tmp_path / "g.parquet").select(names).rows() == found
+    for row in document(file, "--curves", "loss", "-g", "!seed")["curves"]:
+        assert row.keys() >= {"config_model_name", "config_model_width"}
+    out = answered(file, "-g", "!seed").out
+    assert ("model.name" in out) != ("model.width" in out)  # the one follows from the other
+    out = answered(file, "-g", "!seed,model.name,model.width").out
+    assert re.search(r"^model.width +model.name ", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("condition", "named"), [("k = 8", True), ("\"k\"=8 AND id = 'k'", True), ("model.k = 8", False)]
+)
+def test_a_condition_says_which_of_two_columns_it_means(tmp_path, condition, named):
+    runs = [Run(each, config={"k": n, "model": {"k": 8 * n}}) for n, each in enumerate("ak", 1)]
+    file = write_runs(tmp_path, runs)
+    said = ask(rewrite(file, k=pl.Series([8, 8])), "--where", condition, "--schema").err
+    assert ("k means the column with this name; write config_k for the setting" in said) == named
+
+
 def test_an_unknown_view_is_answered_with_those_that_are_there(tmp_path):
     file = write_runs(tmp_path, [Run("a")])
     write_history(tmp_path, steps("a", [1.0]))

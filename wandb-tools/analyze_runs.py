@@ -332,6 +332,7 @@ class Study(NamedTuple):
     any_state: Runs  # those that pass the filters
     runs: Runs  # those in the states that count
     by: Sequence[str]  # the columns to group by
+    apart: Sequence[str]  # those of them that tell the groups apart, for people: others follow from these
     metrics: Sequence[Metric]
 
 
@@ -907,12 +908,13 @@ def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
 
 def groups(study: Study, metric: Metric, options: Options) -> Result:
     """Statistics of a metric per combination of the values of --group-by, the best first."""
-    runs, by, stat, step = study.runs, study.by, options.stat, metric.beside(f"{options.value}_step")
+    runs, by, apart, stat = study.runs, study.by, study.apart, options.stat
+    step = metric.beside(f"{options.value}_step")
     steps = ["best_step"] if step in runs.dtypes else []
     table = group_statistics(runs, by, metric, stat, step if steps else None)
     table = table.sort(stat, *by, descending=metric.descending(by), nulls_last=True)
-    constant = [column for column in by if table.height > 1 and table[column].n_unique() == 1]
-    varying = [column for column in by if column not in constant]
+    constant = [column for column in apart if table.height > 1 and table[column].n_unique() == 1]
+    varying = [column for column in apart if column not in constant]
     asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
     shown = [column for column in asked if column in {*by, *STATISTICS}]
     kept = len(shown)
@@ -932,9 +934,12 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     names = [name if n else None for name, n in zip(run_labels(best), table["n"], strict=True)]
     seen = table.with_columns(pl.Series("best_run", names, dtype=pl.String))
     drawn = table.head(MOST_DRAWN)
-    bars = drawn.select("ci_low", "ci_high", "n", pl.Series("name", row_names(drawn, by)), value=stat)
+    bars = drawn.select("ci_low", "ci_high", "n", pl.Series("name", row_names(drawn, apart)), value=stat)
     view = [(heads.get(column, column), seen[column]) for column in shown]
-    notes, chart = remarks_on_groups(table, by, metric, stat), (f"{metric.label}: {stat} and 95 % interval", "", bars)
+    notes, chart = (
+        remarks_on_groups(table, apart, metric, stat),
+        (f"{metric.label}: {stat} and 95 % interval", "", bars),
+    )
     table = table.select(*by, pl.lit(metric.column).alias("metric"), *held)
     return Result("groups", title, table, view, notes, chart=chart, kept=kept)
 
@@ -978,7 +983,7 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
 
 def pivot(study: Study, metric: Metric, options: Options) -> Result:
     """A metric's mean, standard deviation and n per combination of two columns' values; the best are marked."""
-    runs, by = grouping(options.pivot or study.by, study.runs)
+    runs, by, _ = grouping(options.pivot or study.apart, study.runs)
     if len(by) != 2:
         raise ScriptError(f"--pivot {','.join(options.pivot)}: write two columns, ROWS,COLUMNS", WRONG_USAGE)
     mean, (rows, columns) = pl.col("mean"), map(runs.label, by)
@@ -1018,9 +1023,12 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
 # --- questions: settings --------------------------------------------------------------------------------------
 
 
-def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str]]:
-    """The columns to group by, with `lr:4` and `!seed` resolved; and the runs, with a column for the ranges."""
-    excluded, by = [], []
+def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[str]]:
+    """The columns to group by, with `lr:4` and `!seed` resolved, and those of them that tell the groups apart.
+
+    First come the runs, with a column for the ranges.
+    """
+    excluded, by, apart = [], [], []
     wanted = [name for name in names if name[0] != "!"]
     for name in (name[1:] for name in names if name[0] == "!"):
         known = known_column(name, runs)
@@ -1030,11 +1038,12 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str]]:
             excluded.append(known or find_column(name, runs))
     if len(wanted) < len(names):
         table, settings, noise = varying_settings(runs)
-        by = independent(table, [column for column in settings if column not in excluded])
+        by = [column for column in settings if column not in excluded]
+        apart = independent(table, by)
         exceptions = some_of([*map(runs.label, excluded)]) or "nothing"
         if not by:
             raise ScriptError(f"--group-by: no setting varies, except {exceptions}; name columns", WRONG_USAGE)
-        say(f"grouped by all settings that vary, except {exceptions}: {some_of([*map(runs.label, by)])}")
+        say(f"grouped by all settings that vary, except {exceptions}: {some_of([*map(runs.label, apart)])}")
         for note in noise_note(noise, runs):
             say(note)
     for name in wanted:
@@ -1043,12 +1052,18 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str]]:
         if known is None and ranges.isdecimal() and 0 < int(ranges[:5]) < 1000:
             runs, known = with_ranges(find_column(column, runs), int(ranges), runs)
         by.append(known or find_column(name, runs))
-        rival = known_column(name, replace(runs, empty=frozenset([name])))
-        if known == name and rival not in {None, name}:
-            say(f"{name} means the column with this name; write {rival} for the setting")
+        apart.append(by[-1])
+        say_rival(name, runs)
     if clashing := {*by} & {*STATISTICS, "iqm", "best_step", "metric", "x"}:
         raise ScriptError(f"--group-by {min(clashing)}: the result has a column with this name", WRONG_USAGE)
-    return runs, list(dict.fromkeys(by))
+    return runs, list(dict.fromkeys(by)), list(dict.fromkeys(apart))
+
+
+def say_rival(name: str, runs: Runs) -> None:
+    """Say if a column that is called by its name has a setting of this name beside it."""
+    rival = known_column(name, replace(runs, empty=frozenset([name])))
+    if known_column(name, runs) == name and rival not in {None, name}:
+        say(f"{name} means the column with this name; write {rival} for the setting")
 
 
 def varying_settings(runs: Runs) -> tuple[pl.DataFrame, list[str], list[str]]:
@@ -1109,7 +1124,7 @@ def with_ranges(column: str, ranges: int, runs: Runs) -> tuple[Runs, str]:
 
 def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
     """The runs of each group's best setting: the one with the best mean over its runs, which differ in their seeds."""
-    runs, per = grouping(options.best_per, runs)
+    runs, per, _ = grouping(options.best_per, runs)
     table, settings, _ = varying_settings(runs)
     settings = independent(table, [c for c in settings if c not in per and "seed" not in words(runs.label(c))])
     if not settings:
@@ -1436,7 +1451,9 @@ def suggested_grouping(runs: Runs) -> list[str]:
 
 def introduction(study: Study, options: Options) -> list[Result]:
     """What to show to someone who asks nothing: the input, the best runs, a first comparison; in a report all."""
-    study = study._replace(by=[*study.by] or suggested_grouping(study.runs))
+    if not study.by:
+        by = suggested_grouping(study.runs)
+        study = study._replace(by=by, apart=by)
     metrics = study.metrics if options.report else study.metrics[:1]
     results = [overview(study), *(top(study, options) if metrics else [])]
     results += [groups(study, metric, options) for metric in metrics if study.by]
@@ -1444,7 +1461,7 @@ def introduction(study: Study, options: Options) -> list[Result]:
         return results if metrics else [*results, *varied(study, options)]
     names = options.curves
     for metric in metrics[:1]:
-        results += [pivot(study, metric, options)] if options.pivot or len(study.by) == 2 else []
+        results += [pivot(study, metric, options)] if options.pivot or len(study.apart) == 2 else []
         # Curves of this metric's validation, else of its training, else of itself.
         there = [part.label(column) for part in rows_beside(study.runs, "history") for column in part.of_kind("metric")]
         own = words(re.sub(r" \(.*", "", metric.label))
@@ -1498,6 +1515,8 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
         is_name = not found[1] and (known or "." in found[0])
         return sql_name(known or found[0]) if is_name else found[0]
 
+    for name in dict.fromkeys(re.findall(r"(?<![\w.])\w+(?![\w.])", re.sub("'[^']*'", "", predicate))):
+        say_rival(name, runs)
     names = rf"({quoted})|\b[A-Za-z]\w*(?:[._]\w+)+\b(?!\s*\()"
     with database(runs, flag, "") as (connection, _):
         keep = duckdb.SQLExpression(re.sub(names, named, predicate))  # a single one, and nothing after it
@@ -1800,7 +1819,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
     table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, BIN)
     firsts = table.unique(RANK, keep="first", maintain_order=True)
-    names = row_names(firsts, by) if study.by else run_labels(firsts)
+    names = row_names(firsts, study.apart) if study.by else run_labels(firsts)
     spread = table["n"].n_unique() > 1
     if study.by:
         number = ", their number in brackets" * spread
@@ -1808,7 +1827,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
         lost = points.unique(RUN_NUMBER).filter(pl.col(DIVERGED_AT).is_not_null())
         if lost.height:
             whose += f", {lost.height} diverged"
-            counts = sorted(Counter(row_names(lost, by)).items())
+            counts = sorted(Counter(row_names(lost, study.apart)).items())
             of_groups = some_of([f"{count} of {name}" for name, count in counts])
             notes.append(f"diverged runs are left out from that point on: {of_groups}")
             bad = f"NaN, infinite or over {DIVERGED:,} times their lowest value before"
@@ -1834,7 +1853,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
     named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
     drawn = table.select("x", "value", "n", *bounds, name=named, rank=RANK)
-    grouped = f", mean by {', '.join(map(study.runs.label, by))}" if study.by else ""
+    grouped = f", mean by {', '.join(map(study.runs.label, study.apart))}" if study.by else ""
     title = f"{value} over {axis}{grouped}: {counted(len(names), 'group' if study.by else 'run')}{whose}"
     table = table.select(pl.lit(column).alias("metric"), *held)
     return Result("curves", title, table, view, notes, chart=(value, axis, drawn), unseen=unseen)
@@ -2780,13 +2799,13 @@ def analyze(options: Options) -> int:
     metrics = chosen_metrics(options, runs) if compares else []
     if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
         raise ScriptError("no metric's name says whether lower or higher is better; name one with -m", WRONG_USAGE)
-    study = Study(any_state, runs, (), metrics)
+    study = Study(any_state, runs, (), (), metrics)
     for line in (line for metric in metrics for line in remarks_on_metric(metric, study, options)):
         say(line)
     if options.best_per:
         runs = best_settings(runs, options, metrics[0])
-    runs, by = grouping(options.group_by, runs)
-    study = study._replace(runs=runs, by=by)
+    runs, by, apart = grouping(options.group_by, runs)
+    study = study._replace(runs=runs, by=by, apart=apart)
     if options.output or not options.report:
         results: list[Result] = []
         for name in asked:
