@@ -149,9 +149,7 @@ DIVERGED_AT = "x from which a run has diverged"
 BEST_RUN = {"entity": "best entity", "project": "best project", "id": "best_run_id", "name": "best_run"}
 CURVE_POINTS, PICTURE_POINTS, MOST_CURVES = 13, 200, 8
 DIVERGED = 1000  # a value this many times the lowest before it, where lower is better
-SPIKE_WINDOW = (
-    51  # a value and the fifty before or after it; the other limits of --health stand in the manual and there
-)
+SPIKE_WINDOW = 51  # a value and the fifty before or after it; --health's other limits stand in the manual and there
 # Types of DuckDB's that JSON or polars lack, and what they become.
 DUCKDB_TYPES = {r"DECIMAL\([\d, ]+\)|BIGNUM": "DOUBLE", r"U?HUGEINT": "BIGINT"}
 DUCKDB_TYPES |= {r"TIMESTAMP\w*( WITH TIME ZONE)?": "TIMESTAMPTZ", r".*\b(UNION\(|VARIANT|GEOMETRY).*": "VARCHAR"}
@@ -936,10 +934,8 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     drawn = table.head(MOST_DRAWN)
     bars = drawn.select("ci_low", "ci_high", "n", pl.Series("name", row_names(drawn, apart)), value=stat)
     view = [(heads.get(column, column), seen[column]) for column in shown]
-    notes, chart = (
-        remarks_on_groups(table, apart, metric, stat),
-        (f"{metric.label}: {stat} and 95 % interval", "", bars),
-    )
+    notes = remarks_on_groups(table, apart, metric, stat)
+    chart = f"{metric.label}: {stat} and 95 % interval", "", bars
     table = table.select(*by, pl.lit(metric.column).alias("metric"), *held)
     return Result("groups", title, table, view, notes, chart=chart, kept=kept)
 
@@ -1024,10 +1020,7 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
 
 
 def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[str]]:
-    """The columns to group by, with `lr:4` and `!seed` resolved, and those of them that tell the groups apart.
-
-    First come the runs, with a column for the ranges.
-    """
+    """The runs, with ranges such as `lr:4`; the columns to group by; and those of them that tell the groups apart."""
     excluded, by, apart = [], [], []
     wanted = [name for name in names if name[0] != "!"]
     for name in (name[1:] for name in names if name[0] == "!"):
@@ -1540,7 +1533,7 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             say(f"left out: {part.files[0]}, because the key of another table differs only in case")
         else:
             views.setdefault(part.view, []).append(part)
-    warn_of_other_exports((part for parts in views.values() for part in parts), runs)
+    warn_of_other_exports((part for view, parts in views.items() if view != "runs" for part in parts), runs)
     with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill, duckdb.connect() as connection:
         try:
             files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
@@ -1564,7 +1557,7 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             if type(error) is duckdb.Error or re.search("Failed to read file|in Parquet file", reason):
                 raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
             hint = (
-                '; write text in single quotes, columns called like SQL words ("group") and W&B names in double quotes'
+                '; text stands in single quotes, columns called like SQL words ("group") and W&B names in double quotes'
             )
             if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
                 there = [*dict.fromkeys([*views, *(part.view for part in files_beside(runs))])]
