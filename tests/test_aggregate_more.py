@@ -77,7 +77,7 @@ def test_the_goal_of_a_metric_without_a_column_of_its_own_is_carried_on(of_runs)
     paths = {"metric_val_score": ["val/score"], "metric_acc": ["acc"]}
     write_history(Path("x/team_demo_history.parquet"), rows, columns=json.dumps(paths), **more)
     out, err = run("x", "--history", "--at", "val/score")
-    assert "lower is better (set by define_metric)" in err
+    assert "(set by define_metric)" in err
     assert pl.read_parquet(out.strip())["history_at_acc"].to_list() == [11]
     stored = {"metric_val_score": {"goal": "minimize", "summary": "min"}}
     assert metadata(out.strip())["metrics"] == stored
