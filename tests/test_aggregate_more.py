@@ -22,6 +22,7 @@ from test_aggregate_runs import (
     foreign,
     in_a_folder_of_its_own,
     libraries,
+    metadata,
     report,
     rewritten,
     run,
@@ -65,6 +66,24 @@ def test_what_was_logged_at_other_steps_counts_with_its_last_value_before():
     assert frame["history_at_late"].to_list() == [None, None, None]
     _, err = run("x", "--history", "--at", "loss")
     assert "history_at_* is null if the metric was logged only later, or metric_loss never: " in err
+
+
+@pytest.mark.parametrize("of_runs", [True, False])
+def test_the_goal_of_a_metric_without_a_column_of_its_own_is_carried_on(of_runs):
+    facts = {"metric_val_score": {"goal": "minimize", "summary": "min", "step_metric": None}}
+    write_runs(Path("x"), [Run("a", summary={"val/score": {"min": 1.0}})], metrics=facts if of_runs else None)
+    rows = [("a", 0, {"val_score": 5.0, "acc": 10}), ("a", 1, {"val_score": 1.0, "acc": 11})]
+    more = {} if of_runs else {"metrics": json.dumps(facts)}
+    paths = {"metric_val_score": ["val/score"], "metric_acc": ["acc"]}
+    write_history(Path("x/team_demo_history.parquet"), rows, columns=json.dumps(paths), **more)
+    out, err = run("x", "--history", "--at", "val/score")
+    assert "(set by define_metric)" in err
+    assert pl.read_parquet(out.strip())["history_at_acc"].to_list() == [11]
+    stored = {"metric_val_score": {"goal": "minimize", "summary": "min"}}
+    assert metadata(out.strip())["metrics"] == stored
+    if of_runs:
+        out, _ = run(out.strip(), "-o", "second.parquet")
+        assert metadata("second.parquet")["metrics"] == stored
 
 
 def test_histories_of_dropped_runs_are_neither_read_nor_reported():

@@ -95,6 +95,15 @@ def test_a_run_without_an_entity_is_found_again(tmp_path):
     assert [(row["name"], row["config_k"], row["entity"]) for row in rows] == [("a", "a", None), ("b", "b", None)]
 
 
+@pytest.mark.parametrize("name", ["val/score", "val_score", "metric_val_score"])
+def test_the_goal_of_a_metric_without_a_column_of_its_own_counts(tmp_path, name):
+    facts = {"metric_val_score": {"goal": "minimize"}}
+    file = write_runs(tmp_path, [Run(each, summary={"val/score": {"min": 1.0}}) for each in "ab"], metrics=facts)
+    last = rewrite(file, history_last_val_score=pl.Series([5.0, 2.0]))
+    answer = answered(last, "--top", 2, "--json", "-m", name, "--value", "last")
+    assert [row["id"] for row in json.loads(answer.out)["top"]] == ["b", "a"]
+
+
 # --- less than everything -------------------------------------------------------------------------------------
 
 
@@ -687,6 +696,30 @@ def test_health_names_each_kind_of_problem(tmp_path):
     assert out.startswith(f"{len(found)} of 11 runs have problems: ")
 
 
+def test_a_run_that_logged_only_text_has_no_metric(tmp_path):
+    file = write_runs(tmp_path, [Run(name, history_rows=2) for name in ("text", "number", "other")])
+    assert problems(file) == {}
+    write_history(tmp_path, [("text", 0, None), ("text", 1, None), ("number", 0, None), ("number", 1, 1.0)])
+    assert problems(file) == {"text": {"no metric"}}  # the history of the third one is not there
+
+
+def test_spikes_are_found_at_both_ends_and_in_short_runs(tmp_path):
+    random = np.random.default_rng(0)
+    runs = {f"{n}_{at}": (n, at) for n in (51, 99, 300) for at in (1, 20, n // 2, n - 21, n - 2)}
+    rows = []
+    for name, (n, at) in runs.items():
+        noise = 1 + 0.1 * random.random(n)
+        rows += steps(name, [9.0 if step == at else value for step, value in enumerate(noise)])
+    for n in (60, 300):  # steep, but without a spike
+        fall = np.exp(-np.arange(n) / 10)
+        rows += steps(f"falls_{n}", [*fall]) + steps(f"rises_{n}", [*fall[::-1]])
+    rows += steps("short", [1.0 + step % 7 / 70 if step != 20 else 9.0 for step in range(50)])
+    file = write_runs(tmp_path, [Run(name, summary={"loss": 1.0}) for name in {row[0] for row in rows}])
+    write_history(tmp_path, rows)
+    found = {row["run"]: row["detail"] for row in document(file, "--health")["health"] if row["problem"] == "spikes"}
+    assert found == dict.fromkeys(runs, "loss, 1")
+
+
 def test_a_validation_metric_past_its_best(tmp_path):
     file = write_runs(tmp_path, [Run(name, summary={"val/loss": 1.0}) for name in ("over", "late", "near")])
     curves = {
@@ -1107,3 +1140,149 @@ def test_histories_are_joined_by_path_not_by_column(tmp_path):
     assert {row["detail"] for row in problems if row["problem"] == "non-finite"} == {
         "train/loss from step 1 on, 2 values"
     }
+
+
+# --- what an outside tester found -----------------------------------------------------------------------------
+
+
+def test_an_empty_key_of_the_config_does_no_harm_to_sql(tmp_path):
+    runs = [Run("a", config={"": 1, "k": 2}, summary={"": 3.0}), Run("b", config={"": 2, "k": 3})]
+    file = write_runs(tmp_path, runs)
+    assert document(file, "--sql", "SELECT id, config_, k FROM runs ORDER BY id LIMIT 1")["sql"] == [
+        {"id": "a", "config_": 1, "k": 2}
+    ]
+    assert document(file, "--where", "k = 3", "--schema", "--columns", "config_")["schema"][0]["max"] == 2
+
+
+@pytest.mark.parametrize(("flag", "text"), [("--where", "group = 'g'"), ("--sql", "SELECT group FROM runs")])
+def test_an_error_says_that_sql_words_are_quoted(tmp_path, flag, text):
+    answer = ask(write_runs(tmp_path, [Run("a", group="g")]), flag, text, "--schema")
+    assert answer.code == 2
+    assert '("group") and W&B names in double quotes' in answer.err
+
+
+def write_export(folder: Path, view: str, project: str = "demo", export_id: str | None = None) -> Path:
+    """A file of an export: its one run, or rows of it."""
+    rows = {
+        "history": {"_step": [0], "metric_loss": [1.0]},
+        "console": {"line": [0], "stream": [None], "text": ["Boom"]},
+    }
+    if view == "runs":
+        file = write_runs(folder, [Run("a", state="failed")], project=project)
+    else:
+        file = write_rows(folder, view, {"run_id": ["a"], **rows[view]}, project=project)
+    pairs = {k: v for k, v in pl.read_parquet_metadata(file).items() if k.startswith("wandb_tools")}
+    pairs["wandb_tools.source"] = json.dumps({"entity": "team", "project": project})
+    pairs |= {"wandb_tools.export_id": export_id} if export_id else {}
+    pl.read_parquet(file).write_parquet(file, metadata=pairs)
+    return file
+
+
+@pytest.mark.parametrize(("ids", "warned"), [(("one", "one"), 0), (("one", "two"), 1), (("one", None), 0)])
+def test_files_of_different_exports_are_warned_of(tmp_path, ids, warned):
+    runs = write_export(tmp_path, "runs", export_id=ids[0])
+    write_export(tmp_path, "history", export_id=ids[1])
+    write_export(tmp_path, "console", export_id=ids[1])
+    write_export(tmp_path, "history", project="other", export_id="three")  # not of these runs
+    text = f"of team/demo in {tmp_path} come from different exports, because one was killed: export again\n"
+    said = answered(runs, "--curves", "loss", "--health").err
+    assert (said.count(f"runs and history {text}"), said.count(f"runs and console {text}")) == (warned, warned)
+    assert answered(runs, "--sql", "FROM history").err.count(f"runs and history {text}") == warned
+    assert text not in answered(runs, "--schema").err
+
+
+def test_histories_alone_are_read_with_the_runs_beside_them(tmp_path):
+    history = write_export(tmp_path, "history")
+    write_export(tmp_path, "runs", project="other").rename(tmp_path / "team_demo_runs.parquet")  # names tell nothing
+    answer = ask(history, "--curves", "loss")
+    assert answer.code == 1
+    assert "the runs file of team/demo is missing there" in answer.err
+    runs = write_export(tmp_path / "x", "runs").rename(tmp_path / "any.parquet")
+    answer = answered(history, "--curves", "loss", "--json")
+    assert [(row["id"], row["value"]) for row in json.loads(answer.out)["curves"]] == [("a", 1.0)]
+    assert f"reading {runs}, the runs of team/demo\n" in answer.err
+
+
+def test_rows_of_groups_hold_every_setting_that_varies(tmp_path):
+    settings = {"small": {"name": "s", "width": 8}, "large": {"name": "l", "width": 16}}
+    runs = [Run(f"{n}{s}", config={"model": m, "seed": s}) for n, m in settings.items() for s in range(2)]
+    for run in runs:
+        run.summary = {"test/mse": run.config["model"]["width"] + run.config["seed"]}
+    file = write_runs(tmp_path, runs)
+    write_history(tmp_path, [row for run in runs for row in steps(run.id, [2.0, 1.0])])
+    found = [("s", 8, 8.5), ("l", 16, 16.5)]
+    rows = document(file, "-g", "!seed")["groups"]
+    assert [(row["config_model_name"], row["config_model_width"], row["mean"]) for row in rows] == found
+    assert "config_seed" not in rows[0]
+    answered(file, "-g", "!seed", "-o", tmp_path / "g.parquet")
+    names = ["config_model_name", "config_model_width", "mean"]
+    assert pl.read_parquet(tmp_path / "g.parquet").select(names).rows() == found
+    for row in document(file, "--curves", "loss", "-g", "!seed")["curves"]:
+        assert row.keys() >= {"config_model_name", "config_model_width"}
+    out = answered(file, "-g", "!seed").out
+    assert ("model.name" in out) != ("model.width" in out)  # the one follows from the other
+    out = answered(file, "-g", "!seed,model.name,model.width").out
+    assert re.search(r"^model.width +model.name ", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("condition", "named"), [("k = 8", True), ("\"k\"=8 AND id = 'k'", True), ("model.k = 8", False)]
+)
+def test_a_condition_says_which_of_two_columns_it_means(tmp_path, condition, named):
+    runs = [Run(each, config={"k": n, "model": {"k": 8 * n}}) for n, each in enumerate("ak", 1)]
+    file = write_runs(tmp_path, runs)
+    said = ask(rewrite(file, k=pl.Series([8, 8])), "--where", condition, "--schema").err
+    assert ("k means the column with this name; write config_k for the setting" in said) == named
+
+
+def test_an_unknown_view_is_answered_with_those_that_are_there(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    write_history(tmp_path, steps("a", [1.0]))
+    write_rows(tmp_path, "table_t", {"run_id": ["a"], "row": [0]}, key="t")
+    answer = ask(file, "--sql", "FROM nope")
+    assert answer.code == 2
+    assert "Table with name nope does not exist; there are runs, history, table_t " in answer.err
+
+
+def test_near_names_are_found_in_any_case(tmp_path):
+    file = write_runs(tmp_path, [Run("a", summary={"val/loss": 1.0, "Acc": 1.0})])
+    assert "did you mean val/loss?" in ask(file, "-t", 1, "-m", "VAL/LOSS").err
+    assert "did you mean Acc?" in ask(file, "-t", 1, "-m", "acc").err
+
+
+def test_a_sampled_history_is_named_where_there_is_no_other(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    write_history(tmp_path, steps("a", [1.0]), "team_demo_history_sampled")
+    answer = ask(file, "--curves", "loss")
+    assert (answer.code, "only a sampled history, which is not used" in answer.err) == (1, True)
+
+
+def test_the_schema_for_programs_is_exact(tmp_path):
+    large = 2**63 - 1
+    runs = [Run(f"r{n}", config={"big": large - n, "x": n / 2} if n else {}) for n in range(3)]
+    file = write_runs(tmp_path, runs)
+    big, x = document(file, "--schema", "--columns", "big,x")["schema"]
+    assert (big["min"], big["max"], big["coverage"]) == (large - 2, large - 1, 2 / 3)
+    assert (x["min"], x["max"]) == (0.5, 1.0)
+    for ending in ("csv", "parquet"):
+        answered(file, "--schema", "--columns", "big", "-o", tmp_path / f"s.{ending}")
+    assert f",{2 / 3},2,{large - 2},{large - 1}," in (tmp_path / "s.csv").read_text()
+    assert pl.read_parquet(tmp_path / "s.parquet").row(0)[4:8] == (2 / 3, 2, str(large - 2), str(large - 1))
+
+
+@pytest.mark.parametrize("output", [["--json"], ["--format", "csv"], ["-o", "c.parquet"], ["-o", "c.csv", "--json"]])
+def test_programs_get_all_and_are_not_told_what_people_do_not_see(tmp_path, output):
+    runs = [Run(f"r{n:02}", config={"x" * m: n for m in range(1, 60)}) for n in range(12)]
+    file = write_runs(tmp_path, runs)
+    write_history(tmp_path, [row for n in range(12) for row in steps(f"r{n:02}", [1.0, float(n)])])
+    for question in (["--curves", "loss"], ["--schema"]):
+        assert " more" not in answered(file, *question, *output, cwd=tmp_path).err
+        assert " more" in answered(file, *question).out
+    answered(file, "--curves", "loss", "-o", "c.md", cwd=tmp_path)
+    assert "4 more: use " in (tmp_path / "c.md").read_text()
+
+
+@pytest.mark.parametrize("output", [["--json"], ["--format", "csv"]])
+def test_rows_that_max_rows_cuts_are_counted_for_programs_too(tmp_path, output):
+    file = write_runs(tmp_path, [Run(f"r{n}", config={"k": n}, summary={"test/mse": 1.0}) for n in range(5)])
+    assert "groups: 3 more rows: use --max-rows 0 for all" in answered(file, "-g", "k", "--max-rows", 2, *output).err

@@ -191,6 +191,14 @@ def test_a_closed_pipe_ends_quietly(runs_file: Path) -> None:
     assert done.stderr == "code 0\n"
 
 
+def test_a_closed_pipe_does_not_hide_a_damaged_file(tmp_path: Path) -> None:
+    write_runs(tmp_path, [Run("a")])
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1")
+    command = f"'{sys.executable}' '{SCRIPT}' '{tmp_path}' --quiet --schema --max-rows 0; echo code $? >&2"
+    done = subprocess.run(["bash", "-c", f"({command}) | head -c 0"], capture_output=True, text=True, check=False)
+    assert done.stderr == "code 3\n"
+
+
 @pytest.mark.parametrize(
     ("more", "code", "message"), [([], 1, "error: stdout is closed: "), (["-o", "top.csv"], 0, "")]
 )
@@ -530,7 +538,7 @@ def test_statistics_equal_plain_python(rows: list[tuple[str | None, float | None
     )
     runs = analyze_runs.Runs(frame.lazy(), frame.schema)
     metric = analyze_runs.Metric("m", "m", goal, "as given")
-    study = analyze_runs.Study(runs, runs, ["g"], [metric])
+    study = analyze_runs.Study(runs, runs, ["g"], ["g"], [metric])
     table = analyze_runs.groups(study, metric, analyze_runs.parse_args([])).table
     assert table["runs"].sum() == len(rows)
     for row in table.to_dicts():
@@ -575,7 +583,7 @@ def test_schema_describes_every_column(runs_file: Path) -> None:
         "kind": "config",
         "dtype": "Int64",
         "path": "model.k",
-        "coverage": 0.7059,  # of all runs, whatever their state
+        "coverage": 12 / 17,  # of all runs, whatever their state
         "distinct": 2,
         "min": 8.0,
         "max": 16.0,

@@ -554,17 +554,25 @@ def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr
 
 
 # --- one schema: metadata -------------------------------------------------------------------------------------
-def merged_metadata(files: Files, columns: Columns, report: Report) -> tuple[dict[str, str], Goals]:
+def merged_metadata(
+    files: Files, columns: Columns, histories: Files, logged: Columns, report: Report
+) -> tuple[dict[str, str], Goals]:
     """The result's key-value metadata, without what files disagree on, and the stored goals by metric."""
+    facts: dict[str, dict[str, dict[str, Any]]] = {}  # what each file says, by the result's column
+    for group, column in [*((files, column) for column in columns), *((histories, metric) for metric in logged)]:
+        for number, (own, _) in column.parts.items():
+            facts.setdefault(column.name, {})[group[number].file] = group[number].goals.get(own, {})
+    for file in files:  # also of metrics of which the summary has only the minimum or the like
+        for own in (own for own in file.goals if own not in file.dtypes):
+            facts.setdefault(own, {})[file.file] = file.goals[own]
     metrics: dict[str, dict[str, Any]] = {}
-    for column, key in itertools.product(columns, ("goal", "summary", "step_metric")):
-        stored = {files[n].file: files[n].goals.get(own, {}).get(key) for n, (own, _) in column.parts.items()}
-        said = {file: str(value) for file, value in stored.items() if value is not None}
+    for (name, by_file), key in itertools.product(facts.items(), ("goal", "summary", "step_metric")):
+        said = {file: str(fact[key]) for file, fact in by_file.items() if fact.get(key) is not None}
         if len({*said.values()}) == 1:
-            metrics.setdefault(column.name, {})[key] = next(iter(said.values()))
+            metrics.setdefault(name, {})[key] = next(iter(said.values()))
         else:
-            disagree(report, column.name, key, said, "not stored")
-    goals = {c.path: metrics[c.name]["goal"] for c in columns if metrics.get(c.name, {}).get("goal")}
+            disagree(report, name, key, said, "not stored")
+    goals = {c.path: metrics[c.name]["goal"] for c in (*columns, *logged) if metrics.get(c.name, {}).get("goal")}
     paths = {column.name: column.path for column in columns if prefix_of(column.name)}
     sources = {to_json(source): source for file in files for source in file.sources}
     documents = {COLUMNS_KEY: paths, METRICS_KEY: metrics, SOURCE_KEY: {"sources": list(sources.values())}}
@@ -1285,7 +1293,8 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     >>> did_you_mean("--stat", ["--state", "--since"])
     '; did you mean --state?'
     """
-    near = difflib.get_close_matches(name, sorted(set(names)), n=3, cutoff=0.6)
+    known = {each.lower(): each for each in sorted(set(names))}
+    near = [known[each] for each in difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
@@ -1345,7 +1354,7 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
     histories = histories_beside(files, report) if options.history else []
     derived = derived_dtypes(rules)
     columns, metrics = one_schema(files, histories, set(derived), report)
-    metadata, goals = merged_metadata(files, columns, report)
+    metadata, goals = merged_metadata(files, columns, histories, metrics, report)
     report["conflicts"].sort(key=lambda row: (row["column"], row["kind"], row["found"]))
     plan = history_plan(options, histories, metrics, columns, goals, report) if options.history else HistoryPlan()
     stored = {column.name: column.dtype for column in columns}

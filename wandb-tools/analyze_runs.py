@@ -61,9 +61,10 @@ Health shows each problem of each run:
   diverged       a metric that should be low ends at more than a thousand times its best (positive) value
   past its best  a validation metric ends worse than its best by more than 10 % of its range, and the best is in the
                  first two thirds of its values
-  spikes         loss values far above their neighbors: by ten median absolute deviations over the median of a hundred
+  spikes         loss values far above their neighbors: by ten median absolute deviations over the medians of the fifty
+                 values before and of the fifty after; not of runs below 51 values, nor the first or last value
   stopped early  the last step is below half the median of its W&B group (three runs or more), else of its project
-  no metric      nothing was logged
+  no metric      no number is in the summary or in the history
   crashed        the state is crashed or failed
 
 Importance is association, not cause: eta squared of the Kruskal-Wallis test over the values of a setting (or over
@@ -109,6 +110,7 @@ if TYPE_CHECKING:
 OK, NOTHING_USABLE, WRONG_USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130  # exit codes, the same in all scripts
 
 RESULT_KEY = "wandb_tools.result"  # in the metadata of a parquet file that this script wrote: it is no input
+EXPORT_KEY = "wandb_tools.export_id"  # files that one export wrote carry the same
 TABLE_KEY = "wandb_tools.table"  # in the metadata of a W&B Table's file: the key that it was logged under
 UNIFIED_FILE, EXPORT_FOLDER = Path("analysis/unified.parquet"), Path("wandb_export")  # the default inputs
 
@@ -146,7 +148,7 @@ DIVERGED_AT = "x from which a run has diverged"
 BEST_RUN = {"entity": "best entity", "project": "best project", "id": "best_run_id", "name": "best_run"}
 CURVE_POINTS, PICTURE_POINTS, MOST_CURVES = 13, 200, 8
 DIVERGED = 1000  # a value this many times the lowest before it, where lower is better
-SPIKE_WINDOW = 101  # a value and the hundred around it; the other limits of --health stand in the manual and there
+SPIKE_WINDOW = 51  # a value and the fifty before or after it; --health's other limits stand in the manual and there
 # Types of DuckDB's that JSON or polars lack, and what they become.
 DUCKDB_TYPES = {r"DECIMAL\([\d, ]+\)|BIGNUM": "DOUBLE", r"U?HUGEINT": "BIGINT"}
 DUCKDB_TYPES |= {r"TIMESTAMP\w*( WITH TIME ZONE)?": "TIMESTAMPTZ", r".*\b(UNION\(|VARIANT|GEOMETRY).*": "VARCHAR"}
@@ -287,8 +289,15 @@ class Runs:
     axes: Mapping[str, str] = field(default_factory=dict)  # metrics to the step metrics that define_metric gave them
     empty: frozenset[str] = frozenset()  # derived columns without any value
     files: tuple[Path, ...] = ()
+    source: Mapping[str, Any] = field(default_factory=dict)  # of a file: entity, project and export_id of its export
+    parts: tuple[Runs, ...] = ()  # the inputs of runs
     others: tuple[Path, ...] = ()  # histories and the like among the inputs
     view: str = "runs"  # of --sql that the file belongs to: see view_of()
+
+    @property
+    def project(self) -> tuple[str, str]:
+        """The entity and the project of an export's file, which its name does not tell."""
+        return str(self.source.get("entity")), str(self.source.get("project"))
 
     def label(self, column: str) -> str:
         """A column's W&B name; the column's own where the file holds no W&B names, as one of another tool."""
@@ -323,6 +332,7 @@ class Study(NamedTuple):
     any_state: Runs  # those that pass the filters
     runs: Runs  # those in the states that count
     by: Sequence[str]  # the columns to group by
+    apart: Sequence[str]  # those of them that tell the groups apart, for people: others follow from these
     metrics: Sequence[Metric]
 
 
@@ -338,6 +348,7 @@ class Result:
     rows: Sequence[Mapping[str, object]] | None = None  # for JSON, where the table holds values of all types as text
     chart: tuple[str, str, pl.DataFrame] | None = None  # titles of the values and of x, and what is drawn: chart_json
     kept: int = 0  # how many columns of the view are shown even if they do not fit: those that were asked for by name
+    unseen: Sequence[str] = ()  # what the view leaves out of the table
 
 
 class TableColumn(NamedTuple):
@@ -375,13 +386,19 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]: 
     runs = [part for part in parts if part.view == "runs"]
     others = tuple(part.files[0] for part in parts if part.view not in {"runs", ""})
     foreign = [str(part.files[0]) for part in parts if not part.view]
+    whose = sorted({part.project for part in parts if part.view and "project" in part.source})
+    beside = [] if runs else runs_beside(others, whose)
+    runs = runs or beside
     if not runs:
-        looked_at = places or (UNIFIED_FILE, EXPORT_FOLDER)
-        problem = f"no runs in {', '.join(map(str, looked_at))}; name a file of export_runs.py or aggregate_runs.py"
+        looked_at = ", ".join(map(str, places or (UNIFIED_FILE, EXPORT_FOLDER)))
+        missing = f"; the runs file of {some_of([*map(path_text, whose)])} is missing there" if whose else ""
+        problem = f"no runs in {looked_at}{missing}; name a file of export_runs.py or aggregate_runs.py"
         raise ScriptError("; ".join([*damaged, problem]), NOTHING_USABLE)
     if places:
         passed = f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}"
-        return [replace(part, others=others) for part in runs], [*damaged, *[passed] * bool(foreign)], len(damaged)
+        read = [f"reading {part.files[0]}, the runs of {path_text(part.project)}" for part in beside]
+        remarks = [*damaged, *[passed] * bool(foreign), *read]
+        return [replace(part, others=others) for part in runs], remarks, len(damaged)
     newest = max(runs, key=lambda part: part.files[0].stat().st_mtime)
     exports = [part for part in runs if part.files[0] != UNIFIED_FILE]
     remarks = [*damaged, f"reading {newest.files[0]}"]
@@ -392,6 +409,16 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]: 
     return [newest], remarks, len(damaged)
 
 
+def runs_beside(others: Iterable[Path], projects: Collection[tuple[str, str]]) -> list[Runs]:
+    """The runs files of these projects in the folders of histories, consoles and the like."""
+    found = []
+    for file in sorted({file for other in others for file in other.parent.glob("*.parquet") if file.name[0] != "."}):
+        with suppress(ScriptError):
+            part = open_file(file)
+            found += [part] if part.view == "runs" and part.project in projects else []
+    return found
+
+
 def open_file(file: Path) -> Runs:
     """What one parquet file holds; nothing but its footer is read yet.
 
@@ -400,7 +427,7 @@ def open_file(file: Path) -> Runs:
     try:
         metadata = pl.read_parquet_metadata(file)
         frame = pl.scan_parquet(file, glob=False)  # a file's name is no pattern
-        paths, metrics = metadata_of_columns(metadata)
+        paths, metrics, source = documents_of(metadata)
         frame = frame.with_columns(
             (cs.date() | cs.datetime()).cast(pl.Datetime("us", "UTC")),
             cs.duration().dt.total_microseconds() / 1e6,
@@ -424,6 +451,7 @@ def open_file(file: Path) -> Runs:
         goals={c: facts["goal"] for c, facts in metrics.items() if facts.get("goal") in ("minimize", "maximize")},
         axes={c: facts["step_metric"] for c, facts in metrics.items() if isinstance(facts.get("step_metric"), str)},
         files=(file,),
+        source=source,
         view=view,
     )
 
@@ -439,15 +467,17 @@ def view_of(file: Path, columns: Collection[str], metadata: Mapping[str, str]) -
     return next((view for view in needed if needed[view] <= {*columns}), "")
 
 
-def metadata_of_columns(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[str, Any]]:
-    """The W&B paths of columns, and the facts of define_metric about metrics; ValueError if they are damaged."""
-    paths, metrics = (json.loads(metadata.get(f"wandb_tools.{key}", "{}")) for key in ("columns", "metrics"))
-    lists = paths.values() if isinstance(paths, dict) and isinstance(metrics, dict) else [None]
+def documents_of(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[str, Any], dict[str, Any]]:
+    """W&B's paths of columns, define_metric's facts about metrics, and the export; ValueError if they are damaged."""
+    documents = [json.loads(metadata.get(f"wandb_tools.{key}", "{}")) for key in ("columns", "metrics", "source")]
+    paths, metrics, source = documents
+    lists = paths.values() if all(isinstance(each, dict) for each in documents) else [None]
     if not all(isinstance(keys, list) and all(isinstance(key, str) for key in keys) for keys in lists):
         raise ValueError("its metadata is not what export_runs.py writes")
     json.dumps(paths, ensure_ascii=False).encode()  # a lone surrogate is a ValueError
     facts = {column: said for column, said in metrics.items() if isinstance(said, dict)}
-    return {column: tuple(path) for column, path in paths.items()}, facts
+    source["export_id"] = metadata.get(EXPORT_KEY)
+    return {column: tuple(path) for column, path in paths.items()}, facts, source
 
 
 def known_times() -> pl.Expr:
@@ -515,6 +545,7 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
         paths={column: path for part in parts for column, path in part.paths.items()},
         goals={column: goal for column, goal in goals if times[column] == 1},  # where files disagree, none counts
         files=tuple(file for part in parts for file in part.files),
+        parts=tuple(parts),
         others=parts[0].others,
     )
     counts = coverage(runs.of_kind("derived"), runs)
@@ -568,7 +599,8 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     >>> did_you_mean("--stat", ["--state", "--since"])
     '; did you mean --state?'
     """
-    near = difflib.get_close_matches(name, sorted(set(names)), n=3, cutoff=0.6)
+    known = {each.lower(): each for each in sorted(set(names))}
+    near = [known[each] for each in difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
@@ -604,6 +636,12 @@ def say(message: str) -> None:
     if not is_quiet:
         with suppress(BrokenPipeError):  # stderr was closed: the result still goes to stdout
             print(printable(message), file=sys.stderr)
+
+
+@cache
+def say_once(message: str) -> None:
+    """Say what several questions would repeat."""
+    say(message)
 
 
 def path_text(key: Sequence[str | None]) -> str:
@@ -652,10 +690,10 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
 def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     """The metric called `name`, or the column of its histories for --value, or the summary that fits its goal."""
     column, remark, what = known_column(name, runs, ["metric_"]), "", ""
+    plain_name = re.sub(r"[^A-Za-z0-9_]", "_", (column or name).removeprefix("metric_"))
     column = column or (known_column(name, runs, ["config_"]) if options.value == "summary" else None)
     if options.value != "summary":
         prefix = f"history_{options.value}_"
-        plain_name = re.sub(r"[^A-Za-z0-9_]", "_", (column or name).removeprefix("metric_"))
         shown, what = prefix + plain_name, f" ({VALUES[options.value]})"
         if shown not in runs.dtypes:
             there = [c.removeprefix(prefix) for c in runs.dtypes if c.startswith(prefix)]
@@ -681,7 +719,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     label = runs.label(column) if column else name.removeprefix("metric_")
     if not runs.dtypes[shown].is_numeric():
         raise ScriptError(f"{label} is {runs.dtypes[shown]}, not a number; use it with --group-by", WRONG_USAGE)
-    stored_goal = runs.goals.get(column or name)
+    stored_goal = runs.goals.get(column or f"metric_{plain_name}")  # some metrics are only in the histories
     why = "as given" if options.goal else "set by define_metric or the sweep" if stored_goal else "guessed by name"
     if goal := options.goal or stored_goal or goal_by_name(label):
         direction = f"{'lower' if goal == 'minimize' else 'higher'} is better ({why})"
@@ -852,12 +890,13 @@ def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
 
 def groups(study: Study, metric: Metric, options: Options) -> Result:
     """Statistics of a metric per combination of the values of --group-by, the best first."""
-    runs, by, stat, step = study.runs, study.by, options.stat, metric.beside(f"{options.value}_step")
+    runs, by, apart, stat = study.runs, study.by, study.apart, options.stat
+    step = metric.beside(f"{options.value}_step")
     steps = ["best_step"] if step in runs.dtypes else []
     table = group_statistics(runs, by, metric, stat, step if steps else None)
     table = table.sort(stat, *by, descending=metric.descending(by), nulls_last=True)
-    constant = [column for column in by if table.height > 1 and table[column].n_unique() == 1]
-    varying = [column for column in by if column not in constant]
+    constant = [column for column in apart if table.height > 1 and table[column].n_unique() == 1]
+    varying = [column for column in apart if column not in constant]
     asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
     shown = [column for column in asked if column in {*by, *STATISTICS}]
     kept = len(shown)
@@ -877,9 +916,10 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     names = [name if n else None for name, n in zip(run_labels(best), table["n"], strict=True)]
     seen = table.with_columns(pl.Series("best_run", names, dtype=pl.String))
     drawn = table.head(MOST_DRAWN)
-    bars = drawn.select("ci_low", "ci_high", "n", pl.Series("name", row_names(drawn, by)), value=stat)
+    bars = drawn.select("ci_low", "ci_high", "n", pl.Series("name", row_names(drawn, apart)), value=stat)
     view = [(heads.get(column, column), seen[column]) for column in shown]
-    notes, chart = remarks_on_groups(table, by, metric, stat), (f"{metric.label}: {stat} and 95 % interval", "", bars)
+    notes = remarks_on_groups(table, apart, metric, stat)
+    chart = f"{metric.label}: {stat} and 95 % interval", "", bars
     table = table.select(*by, pl.lit(metric.column).alias("metric"), *held)
     return Result("groups", title, table, view, notes, chart=chart, kept=kept)
 
@@ -922,7 +962,7 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
 
 def pivot(study: Study, metric: Metric, options: Options) -> Result:
     """A metric's mean, standard deviation and n per combination of two columns' values; the best are marked."""
-    runs, by = grouping(options.pivot or study.by, study.runs)
+    runs, by, _ = grouping(options.pivot or study.apart, study.runs)
     if len(by) != 2:
         raise ScriptError(f"--pivot {','.join(options.pivot)}: write two columns, ROWS,COLUMNS", WRONG_USAGE)
     mean, (rows, columns) = pl.col("mean"), map(runs.label, by)
@@ -962,9 +1002,9 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
 # --- questions: settings --------------------------------------------------------------------------------------
 
 
-def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str]]:
-    """The columns to group by, with `lr:4` and `!seed` resolved; and the runs, with a column for the ranges."""
-    excluded, by = [], []
+def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[str]]:
+    """The runs, with ranges such as `lr:4`; the columns to group by; and those of them that tell the groups apart."""
+    excluded, by, apart = [], [], []
     wanted = [name for name in names if name[0] != "!"]
     for name in (name[1:] for name in names if name[0] == "!"):
         known = known_column(name, runs)
@@ -974,11 +1014,12 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str]]:
             excluded.append(known or find_column(name, runs))
     if len(wanted) < len(names):
         table, settings, noise = varying_settings(runs)
-        by = independent(table, [column for column in settings if column not in excluded])
+        by = [column for column in settings if column not in excluded]
+        apart = independent(table, by)
         exceptions = some_of([*map(runs.label, excluded)]) or "nothing"
         if not by:
             raise ScriptError(f"--group-by: no setting varies, except {exceptions}; name columns", WRONG_USAGE)
-        say(f"grouped by all settings that vary, except {exceptions}: {some_of([*map(runs.label, by)])}")
+        say(f"grouped by all settings that vary, except {exceptions}: {some_of([*map(runs.label, apart)])}")
         for note in noise_note(noise, runs):
             say(note)
     for name in wanted:
@@ -987,12 +1028,18 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str]]:
         if known is None and ranges.isdecimal() and 0 < int(ranges[:5]) < 1000:
             runs, known = with_ranges(find_column(column, runs), int(ranges), runs)
         by.append(known or find_column(name, runs))
-        rival = known_column(name, replace(runs, empty=frozenset([name])))
-        if known == name and rival not in {None, name}:
-            say(f"{name} means the column with this name; write {rival} for the setting")
+        apart.append(by[-1])
+        say_rival(name, runs)
     if clashing := {*by} & {*STATISTICS, "iqm", "best_step", "metric", "x"}:
         raise ScriptError(f"--group-by {min(clashing)}: the result has a column with this name", WRONG_USAGE)
-    return runs, list(dict.fromkeys(by))
+    return runs, list(dict.fromkeys(by)), list(dict.fromkeys(apart))
+
+
+def say_rival(name: str, runs: Runs) -> None:
+    """Say if a column that is called by its name has a setting of this name beside it."""
+    rival = known_column(name, replace(runs, empty=frozenset([name])))
+    if known_column(name, runs) == name and rival not in {None, name}:
+        say(f"{name} means the column with this name; write {rival} for the setting")
 
 
 def varying_settings(runs: Runs) -> tuple[pl.DataFrame, list[str], list[str]]:
@@ -1053,7 +1100,7 @@ def with_ranges(column: str, ranges: int, runs: Runs) -> tuple[Runs, str]:
 
 def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
     """The runs of each group's best setting: the one with the best mean over its runs, which differ in their seeds."""
-    runs, per = grouping(options.best_per, runs)
+    runs, per, _ = grouping(options.best_per, runs)
     table, settings, _ = varying_settings(runs)
     settings = independent(table, [c for c in settings if c not in per and "seed" not in words(runs.label(c))])
     if not settings:
@@ -1247,7 +1294,7 @@ def permuted(ranks: tuple[float, ...]) -> pl.DataFrame:
 
 def schema(study: Study, options: Options) -> list[Result]:
     """Every column, or --columns, with dtype, coverage, range and an example; in each kind, what varies first."""
-    runs, rows = study.any_state, []
+    runs, rows, bounds = study.any_state, [], {}
     listed = [find_column(name, runs) for name in options.columns]
     listed = listed or [column for column in runs.dtypes if column[:1] != "_" and column not in runs.empty]
     height = max(1, collected(runs.frame.select(pl.len())).item())
@@ -1255,11 +1302,12 @@ def schema(study: Study, options: Options) -> list[Result]:
     for start in range(0, len(listed), at_once):
         for column in collected(runs.frame.select(listed[start : start + at_once]), "in-memory"):
             values = column.drop_nulls()
-            numbers = (values if column.dtype.is_numeric() else values.clear()).cast(pl.Float64)
+            numbers = values if column.dtype.is_numeric() else values.clear().cast(pl.Float64)
             numbers = numbers.filter(numbers.is_finite())
             dtype = re.sub(r"\w+='?(\w+)'?", r"\1", str(column.dtype)).replace("(", "[").replace(")", "]")
             path = runs.label(column.name) if column.name in runs.paths else None
-            facts = round(len(values) / height, 4), values.n_unique(), numbers.min(), numbers.max()
+            bounds[column.name] = {"min": numbers.min(), "max": numbers.max()}
+            facts = len(values) / height, values.n_unique(), *bounds[column.name].values()
             example = [*map(exact_text, values.head(1).to_list()), None][0]
             rows.append((column.name, kind(column.name), dtype, path, *facts, example))
     dtypes: dict[str, Any] = dict.fromkeys(("column", "kind", "dtype", "path"), pl.String)
@@ -1267,7 +1315,7 @@ def schema(study: Study, options: Options) -> list[Result]:
     of_kind, is_constant = pl.col("kind").cast(pl.Enum(KINDS)), pl.col("distinct") < 2
     table = pl.DataFrame(rows, dtypes, orient="row").sort(of_kind, is_constant, maintain_order=True)
     most = 0 if options.output else MOST_ROWS["schema"] if options.max_rows is None else options.max_rows
-    seen, notes = table, []
+    seen, notes, unseen = table, [], []
     if not options.columns:
         from_histories, has_any, step = pl.col("kind") == "history", pl.col("coverage") > 0, "history_min_step_"
         seen = table.filter(has_any & ~from_histories)
@@ -1282,14 +1330,17 @@ def schema(study: Study, options: Options) -> list[Result]:
         notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
         seen = folded_schema(seen) if 0 < most < seen.height else seen
     if 0 < most < seen.height:
-        notes = [f"{counted(seen.height - most, 'more row')}: use --max-rows 0 for all", *notes]
+        unseen = [f"{counted(seen.height - most, 'more row')}: use --max-rows 0 for all"]
         turn = pl.int_range(pl.len()).over("kind")  # each kind keeps its share
         seen = seen.with_row_index(RANK).sort(turn, RANK).head(most).sort(RANK)
     heads = {"column": "column", "cover": "coverage", "values": "distinct"}
     heads |= {name: name for name in ("min", "max", "dtype", "example")}
-    seen = seen.with_columns(pl.col("dtype").str.replace(r"^Datetime.*", "Datetime"))
+    seen = seen.with_columns(pl.col("dtype").str.replace(r"^Datetime.*", "Datetime"), pl.col("coverage").round(4))
     title = f"{counted(table.height, 'column')}; coverage is the share of runs with a value"
-    return [Result("schema", title, table, [(head, seen[name]) for head, name in heads.items()], notes)]
+    exact = [row | bounds[row["column"]] for row in table.to_dicts()]  # integers stay what they are
+    texts = {name: pl.Series([exact_text(row[name]) for row in exact], dtype=pl.String) for name in ("min", "max")}
+    view = [(head, seen[name]) for head, name in heads.items()]
+    return [Result("schema", title, table.with_columns(**texts), view, notes, exact, unseen=unseen)]
 
 
 def folded_schema(table: pl.DataFrame) -> pl.DataFrame:
@@ -1390,7 +1441,9 @@ def suggested_grouping(runs: Runs) -> list[str]:
 
 def introduction(study: Study, options: Options) -> list[Result]:
     """What to show to someone who asks nothing: the input, the best runs, a first comparison; in a report all."""
-    study = study._replace(by=[*study.by] or suggested_grouping(study.runs))
+    if not study.by:
+        by = suggested_grouping(study.runs)
+        study = study._replace(by=by, apart=by)
     metrics = study.metrics if options.report else study.metrics[:1]
     results = [overview(study), *(top(study, options) if metrics else [])]
     results += [groups(study, metric, options) for metric in metrics if study.by]
@@ -1398,7 +1451,7 @@ def introduction(study: Study, options: Options) -> list[Result]:
         return results if metrics else [*results, *varied(study, options)]
     names = options.curves
     for metric in metrics[:1]:
-        results += [pivot(study, metric, options)] if options.pivot or len(study.by) == 2 else []
+        results += [pivot(study, metric, options)] if options.pivot or len(study.apart) == 2 else []
         # Curves of this metric's validation, else of its training, else of itself.
         there = [part.label(column) for part in rows_beside(study.runs, "history") for column in part.of_kind("metric")]
         own = words(re.sub(r" \(.*", "", metric.label))
@@ -1452,6 +1505,8 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
         is_name = not found[1] and (known or "." in found[0])
         return sql_name(known or found[0]) if is_name else found[0]
 
+    for name in dict.fromkeys(re.findall(r"(?<![\w.])\w+(?![\w.])", re.sub("'[^']*'", "", predicate))):
+        say_rival(name, runs)
     names = rf"({quoted})|\b[A-Za-z]\w*(?:[._]\w+)+\b(?!\s*\()"
     with database(runs, flag, "") as (connection, _):
         keep = duckdb.SQLExpression(re.sub(names, named, predicate))  # a single one, and nothing after it
@@ -1468,13 +1523,14 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
     """A DuckDB connection with the views that a query names, which can read nothing else; W&B's names of columns."""
     import duckdb
 
-    views = {"runs": [open_file(file) for file in runs.files]}
+    views = {"runs": [*runs.parts]}
     names_others = re.search(r"history|console|system|table_", query, re.IGNORECASE)
     for part in files_beside(runs) if names_others else []:
         if part.view not in views and part.view.lower() in map(str.lower, views):  # names in SQL are alike in any case
             say(f"left out: {part.files[0]}, because the key of another table differs only in case")
         else:
             views.setdefault(part.view, []).append(part)
+    warn_of_other_exports((part for view, parts in views.items() if view != "runs" for part in parts), runs)
     with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill, duckdb.connect() as connection:
         try:
             files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
@@ -1497,10 +1553,12 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
             if type(error) is duckdb.Error or re.search("Failed to read file|in Parquet file", reason):
                 raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
-            hint = "; write text in single quotes, and W&B names in double quotes"
+            hint = (
+                '; text stands in single quotes, columns called like SQL words ("group") and W&B names in double quotes'
+            )
             if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
-                reason = missing[0]
-                hint = f"; there are {some_of([*views])} (export_runs.py --help: how to export others)"
+                there = [*dict.fromkeys([*views, *(part.view for part in files_beside(runs))])]
+                reason, hint = missing[0], f"; there are {some_of(there)} (export_runs.py --help: how to export others)"
             raise ScriptError(f"{flag}: {reason}{hint}", WRONG_USAGE) from error
 
 
@@ -1508,6 +1566,7 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
     """Create a view of files with both names of each column; W&B's names and the columns that they stand for."""
     columns = {column.lower() for part in parts for column in part.dtypes}
     stored = {(column, path) for part in parts for column, path in part.paths.items() if column.lower() in columns}
+    stored = {(column, path) for column, path in stored if any(path)}  # a name in SQL cannot be empty
     # Exports settle clashes of names each for itself: columns that mean different things, or one thing under different
     # names, go by W&B's names alone.
     of_column, of_path = Counter(column for column, _ in stored), Counter((kind(c), path) for c, path in stored)
@@ -1571,9 +1630,20 @@ def files_beside(runs: Runs) -> list[Runs]:
     return found
 
 
+def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
+    """Warn of files that another export wrote than the runs of their project in their folder."""
+    for part, own in itertools.product(parts, runs.parts):
+        places = {(each.files[0].parent.resolve(), each.project) for each in (part, own)}
+        ids = {each.source["export_id"] for each in (part, own)} - {None}
+        if len(places) == 1 and len(ids) > 1:
+            mixed = f"runs and {part.view} of {path_text(part.project)} in {part.files[0].parent}"
+            say_once(f"{mixed} come from different exports, because one was killed: export again")
+
+
 def rows_beside(runs: Runs, view: str) -> list[Runs]:
     """The files of a view beside the runs, each run's rows in one of them."""
     parts = [part for part in files_beside(runs) if part.view == view]
+    warn_of_other_exports(parts, runs)
     found = []
     for part, others in zip(parts, repeated_runs(parts, view, runs), strict=True):
         frame = part.frame
@@ -1632,7 +1702,9 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
     """Metrics over the steps, or another axis: per group the mean over its runs with its interval, else per run."""
     histories = rows_beside(study.runs, "history")
     if not histories:
-        raise ScriptError("these runs have no history file; export_runs.py --include-history writes it", NOTHING_USABLE)
+        sampled = [file for each in study.runs.files for file in each.parent.glob("*_history_sampled.parquet")]
+        what = "only a sampled history, which is not used" if sampled else "no history file"
+        raise ScriptError(f"these runs have {what}; export_runs.py --include-history writes it", NOTHING_USABLE)
     if options.stat != "mean":
         say(f"--stat {options.stat} works for groups only; curves show means")
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
@@ -1725,7 +1797,7 @@ def with_divergence(rows: pl.DataFrame, goal: Goal | None, options: Options) -> 
 
 def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goal | None, study: Study) -> Result:
     """Curves as a result: statistics over the runs of each group; without groups each run is a line of its own."""
-    by, held, notes = [*study.by] or [RUN_NUMBER], [*KEY, "name", "x", "value"], []
+    by, held, notes, unseen = [*study.by] or [RUN_NUMBER], [*KEY, "name", "x", "value"], [], []
     table, whose = points.with_columns(n=pl.lit(1), value=VALUE), ""
     if study.by:
         held = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
@@ -1737,7 +1809,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
     table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, BIN)
     firsts = table.unique(RANK, keep="first", maintain_order=True)
-    names = row_names(firsts, by) if study.by else run_labels(firsts)
+    names = row_names(firsts, study.apart) if study.by else run_labels(firsts)
     spread = table["n"].n_unique() > 1
     if study.by:
         number = ", their number in brackets" * spread
@@ -1745,14 +1817,14 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
         lost = points.unique(RUN_NUMBER).filter(pl.col(DIVERGED_AT).is_not_null())
         if lost.height:
             whose += f", {lost.height} diverged"
-            counts = sorted(Counter(row_names(lost, by)).items())
+            counts = sorted(Counter(row_names(lost, study.apart)).items())
             of_groups = some_of([f"{count} of {name}" for name, count in counts])
             notes.append(f"diverged runs are left out from that point on: {of_groups}")
             bad = f"NaN, infinite or over {DIVERGED:,} times their lowest value before"
             notes.append(f"a run has diverged if all its values to the end are {bad}")
     if len(names) > MOST_CURVES:
         more = f"{len(names) - MOST_CURVES} more: use --group-by, --filter or --json"
-        notes.append(f"the {MOST_CURVES} with the best last value are shown; {more}")
+        unseen.append(f"the {MOST_CURVES} with the best last value are shown; {more}")
     # A row per x, a column per curve; empty where a curve has no value.
     shown = table.filter(pl.col(RANK) < MOST_CURVES)
     xs = shown.select(pl.col("x").unique().sort())
@@ -1771,10 +1843,10 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
     named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
     drawn = table.select("x", "value", "n", *bounds, name=named, rank=RANK)
-    grouped = f", mean by {', '.join(map(study.runs.label, by))}" if study.by else ""
+    grouped = f", mean by {', '.join(map(study.runs.label, study.apart))}" if study.by else ""
     title = f"{value} over {axis}{grouped}: {counted(len(names), 'group' if study.by else 'run')}{whose}"
     table = table.select(pl.lit(column).alias("metric"), *held)
-    return Result("curves", title, table, view, notes, chart=(value, axis, drawn))
+    return Result("curves", title, table, view, notes, chart=(value, axis, drawn), unseen=unseen)
 
 
 def shape(line: pl.DataFrame) -> str:
@@ -1795,7 +1867,9 @@ def health(study: Study, _: Options) -> list[Result]:
     metrics = [{part.label(column): column for column in metric_columns(part)} for part in histories]
     goals = {part.label(column): goal for part in histories for column, goal in part.goals.items()}
     names = sorted({label for own in metrics for label in own})
-    at_once = max(1, CELLS_READ // max(1, sum(collected(part.frame.select(pl.len())).item() for part in histories)))
+    sizes = [collected(part.frame.group_by("entity", "project", id="run_id").len()) for part in histories]
+    read = {number for each in sizes for number in keys.join(each, on=KEY, nulls_equal=True)[RUN_NUMBER]}
+    at_once = max(1, CELLS_READ // max(1, sum(int(each["len"].sum()) for each in sizes)))
     for start in range(0, len(names), at_once):
         block = names[start : start + at_once]
         held = [{label: own[label] for label in block if label in own} for own in metrics]
@@ -1804,7 +1878,7 @@ def health(study: Study, _: Options) -> list[Result]:
             values = rows.select(RUN_NUMBER, "_step", pl.col(label).alias(VALUE)).drop_nulls(VALUE)
             logged |= {*values[RUN_NUMBER].unique()}
             found += metric_problems(values, label, goals.get(label) or goal_by_name(label))
-    found += problems_of_runs(runs, keys, logged, last_lines(runs))
+    found += problems_of_runs(runs, keys, logged, read, last_lines(runs))
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
     most = pl.len().over(RUN_NUMBER)
     problems = problems.sort(most, RUN_NUMBER, descending=[True, False], maintain_order=True)
@@ -1830,8 +1904,11 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
         yield number, "non-finite", f"{label} from step {first} on, {counted(count, 'value')}"
     finite_values = values.filter(is_finite)
     if "loss" in words(label):
-        typical = value.rolling_median(SPIKE_WINDOW, center=True)
-        usual = (value - typical).abs().rolling_median(SPIKE_WINDOW, min_samples=SPIKE_WINDOW // 2, center=True)
+        # Above both sides, as the steep start of a curve is far above its rest. Near the ends the windows are shorter.
+        before = value.rolling_median(SPIKE_WINDOW, min_samples=1)
+        after = value.reverse().rolling_median(SPIKE_WINDOW, min_samples=1).reverse()
+        typical, around = pl.max_horizontal(before, after), 2 * SPIKE_WINDOW - 1
+        usual = (value - typical).abs().rolling_median(around, min_samples=SPIKE_WINDOW, center=True)
         spikes = ((usual > 0) & (value - typical > 10 * usual)).over(RUN_NUMBER)
         counts = finite_values.filter(spikes).group_by(RUN_NUMBER, maintain_order=True).len()
         yield from ((number, "spikes", f"{label}, {count}") for number, count in counts.iter_rows())
@@ -1866,9 +1943,12 @@ def last_lines(runs: Runs) -> pl.DataFrame:
 
 
 def problems_of_runs(
-    runs: Runs, keys: pl.DataFrame, logged: set[int], lines: pl.DataFrame
+    runs: Runs, keys: pl.DataFrame, logged: set[int], read: set[int], lines: pl.DataFrame
 ) -> Iterator[tuple[int, str, str]]:
-    """Runs without a metric, with NaN or infinity in a summary without history, crashed, failed, or ended early."""
+    """Runs without a metric, with NaN or infinity in a summary without history, crashed, failed, or ended early.
+
+    `read` are the numbers of the runs that have rows in a history, `logged` those of them that have a number there.
+    """
     metrics, step, state = metric_columns(runs), pl.col("last_step"), pl.col("state").str.to_lowercase()
     numbers = {"last_step": pl.Int64, "history_rows": pl.Int64}
     facts = columns_or_null(runs, {"state": pl.String, "group": pl.String, **numbers})
@@ -1880,7 +1960,8 @@ def problems_of_runs(
     of_peers, of_all = step.median().over("entity", "project", "group"), step.median().over("entity", "project")
     usual = pl.when(has_peers).then(of_peers).when(has_more).then(of_all)
     is_alone = ~pl.col(RUN_NUMBER).is_in([*logged])  # no history tells of it
-    logs_any = pl.any_horizontal(pl.col("history_rows").fill_null(0) > 0, *(pl.col(c).is_not_null() for c in metrics))
+    unread = (pl.col("history_rows").fill_null(0) > 0) & ~pl.col(RUN_NUMBER).is_in([*read])  # it may hold numbers
+    logs_any = pl.any_horizontal(unread, *(pl.col(c).is_not_null() for c in metrics))
     is_broken, is_over = state.is_in(["crashed", "failed"]), ~state.is_in(["running", "pending", "preempting"])
     where = pl.coalesce(pl.format("at step {}", step), pl.lit("before the first step"))
     where += pl.coalesce(pl.format(": {}", "line"), pl.lit(""))
@@ -2100,7 +2181,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
 def columns_of(result: Result, most: int | None) -> tuple[list[TableColumn], list[str]]:
     """What people see of a result as text, with as many rows as they want, or take by default; and its notes."""
     most = MOST_ROWS.get(result.key) if most is None else most
-    height, notes = max((len(values) for _, values in result.view), default=0), [*result.notes]
+    height, notes = max((len(values) for _, values in result.view), default=0), [*result.unseen, *result.notes]
     if most and height > most:
         notes.append(f"{counted(height - most, 'more row')}: use --max-rows 0 for all")
     null = "-" if result.key in {"top", "schema"} else "null"
@@ -2464,10 +2545,20 @@ def deliver(results: Sequence[Result], file: Path | None, options: Options) -> N
     if shows:
         if not is_table and options.max_rows:
             rows = options.max_rows
+            for cut in (result for result in results if result.table.height > rows):
+                say(f"{cut.key}: {counted(cut.table.height - rows, 'more row')}: use --max-rows 0 for all")
             results = [replace(r, table=r.table.head(rows), rows=r.rows and r.rows[:rows]) for r in results]
-        sys.stdout.write(content(results, options.format, options.max_rows, options, file).decode())
+        show(content(results, options.format, options.max_rows, options, file).decode().removesuffix("\n"))
     if file and options.format != "json":
-        print(file)
+        show(str(file))
+
+
+def show(text: str) -> None:
+    """Print to stdout. A closed pipe (`| head`) is ignored, so that the exit code stays what it would be."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def content(  # noqa: C901 - a list of formats
@@ -2674,6 +2765,7 @@ def analyze(options: Options) -> int:
     """Answer what was asked."""
     global is_quiet
     is_quiet = options.quiet
+    say_once.cache_clear()
     import_libraries()
     parts, remarks, damaged = choose_inputs(options.inputs)
     everything = join_inputs(parts)
@@ -2690,13 +2782,13 @@ def analyze(options: Options) -> int:
     metrics = chosen_metrics(options, runs) if compares else []
     if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
         raise ScriptError("no metric's name says whether lower or higher is better; name one with -m", WRONG_USAGE)
-    study = Study(any_state, runs, (), metrics)
+    study = Study(any_state, runs, (), (), metrics)
     for line in (line for metric in metrics for line in remarks_on_metric(metric, study, options)):
         say(line)
     if options.best_per:
         runs = best_settings(runs, options, metrics[0])
-    runs, by = grouping(options.group_by, runs)
-    study = study._replace(runs=runs, by=by)
+    runs, by, apart = grouping(options.group_by, runs)
+    study = study._replace(runs=runs, by=by, apart=apart)
     if options.output or not options.report:
         results: list[Result] = []
         for name in asked:
@@ -2723,7 +2815,7 @@ def asked_questions(options: Options) -> list[str]:
     return [name for name in QUESTIONS if asked.get(name, getattr(options, name, False))]
 
 
-def main(argv: Sequence[str] | None = None) -> int:  # noqa: C901 - a list of cases
+def main(argv: Sequence[str] | None = None) -> int:
     """Options in, exit code out: the only place where exceptions become messages."""
     arguments = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
@@ -2731,11 +2823,6 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: C901 - a list of ca
             stream.reconfigure(errors="replace")  # names that the terminal's encoding lacks
     try:
         code = analyze(parse_args(arguments))
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:  # the reader (`| head`) has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -487,7 +487,8 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     >>> did_you_mean("--stat", ["--state", "--since"])
     '; did you mean --state?'
     """
-    near = difflib.get_close_matches(name, sorted(set(names)), n=3, cutoff=0.6)
+    known = {each.lower(): each for each in sorted(set(names))}
+    near = [known[each] for each in difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
