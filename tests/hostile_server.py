@@ -424,7 +424,9 @@ CASES: dict[str, Case] = {
     "an export of 200 million rows with one step": Case(
         lambda server: parquet_bomb(server, is_counted=True), ("export_runs",), (0, 3), limit_mb=6_000
     ),
-    "projects without an end": Case(same_page("Projects", "models"), codes=(1,), said="its list of projects "),
+    "projects without an end": Case(
+        same_page("Projects", "models"), codes=(1,), said="repeats its list of projects without end"
+    ),
     "runs that come again and again": Case(
         same_page("Runs", "project", "runs"), ("export_runs",), (1, 3), "repeats its list of runs without end"
     ),

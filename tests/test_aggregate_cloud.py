@@ -120,7 +120,7 @@ def test_damaged_foreign_and_hidden_objects_cost_themselves_only(settings, store
     done = run_script("aggregate_runs.py", f"s3://{BUCKET}/more/", *flags, env=settings)
     assert done.code == 3
     assert f"error: s3://{BUCKET}/more/cut_runs.parquet was left out: it cannot be read: " in done.err
-    assert "other files in these folders: 1 foreign (--json lists them)" in done.err
+    assert "not read: 1 foreign file (--json lists all)" in done.err
     found = set(pl.read_parquet(tmp_path / "y.parquet")["source_file"])
     assert found == {f"s3://{BUCKET}/more/{name}" for name in names if not name.startswith(".")}
 
@@ -129,7 +129,7 @@ def test_patterns_of_objects_and_places_without_any(settings, store, exports, ru
     inputs = (f"s3://{BUCKET}/*/team_p2_*.parquet", f"s3://{BUCKET}/none/", f"s3://{BUCKET}/none.parquet")
     done = run_script("aggregate_runs.py", *inputs, "-o", tmp_path / "x.parquet", env=settings)
     assert done.code == 3
-    assert f"error: s3://{BUCKET}/none/ was left out: there is no such file or directory\n" in done.err
+    assert f"error: s3://{BUCKET}/none/ was left out: there is no such file or folder\n" in done.err
     assert f"error: s3://{BUCKET}/none.parquet was left out: it cannot be read: " in done.err
     assert set(pl.read_parquet(tmp_path / "x.parquet")["project"]) == {"p2"}
 

@@ -65,7 +65,7 @@ def test_what_was_logged_at_other_steps_counts_with_its_last_value_before():
     assert frame["history_at_acc"].to_list() == [0.2, None, None]
     assert frame["history_at_late"].to_list() == [None, None, None]
     _, err = run("x", "--history", "--at", "loss")
-    assert "history_at_* is null if the metric was logged only later, or metric_loss never: " in err
+    assert "they were logged only after the best step, or metric_loss was not logged" in err
 
 
 @pytest.mark.parametrize("of_runs", [True, False])
@@ -186,12 +186,12 @@ def test_the_tools_own_files_are_no_foreign_ones():
     out, err = run("x")
     assert pl.read_parquet(out.strip())["id"].to_list() == ["a"]
     assert "foreign" not in err
-    assert "other files in these folders: 1 console, 1 history, 1 system, 1 table (use --history" in err
+    assert "not read: 1 console file, 1 history file, 1 system file, 1 table file (--history" in err
     kinds = {row["file"]: row["kind"] for row in report("x")["skipped"]}
     assert kinds["x/team_demo_console.parquet"] == "console"
     assert kinds["x/team_demo_table_eval.parquet"] == "table"
     _, err = run("x", "x/team_demo_table_eval.parquet", "--quiet", code=3)
-    assert err == "error: x/team_demo_table_eval.parquet was left out: it holds no runs but is table\n"
+    assert "error: x/team_demo_table_eval.parquet was left out: it holds no runs: it is a table file; " in err
 
 
 def test_the_machines_columns_stand_in_the_contracts_order_and_may_be_absent():
@@ -303,7 +303,7 @@ def test_an_empty_derived_column_does_not_hide_the_config_of_its_name():
     write_runs(Path("x"), [Run("a", "n_k4", config={"k": 16}), Run("b", config={"k": 8})])
     out, err = run("x", "--where", "k = 4")
     assert pl.read_parquet(out.strip())["id"].to_list() == ["a"]
-    assert "--where uses the derived column k; config_k has values too" in err
+    assert "--where uses the derived column k; write config_k to use the config's value" in err
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_a_predicate_reads_no_file(where):
     Path("secret.csv").write_text("id\na\n")
     out, err = run("x", "--where", where, code=2)
     assert out == ""
-    assert "is no predicate: it holds a query" in err
+    assert "is not a condition: it holds a query" in err
     assert run("x", "--where", "name != 'select' AND EXTRACT(YEAR FROM created_at) = 2026")[0]
 
 

@@ -172,7 +172,7 @@ def test_help_has_the_manuals_every_flag():
     [
         (["--stats", "x"], "did you mean --state or --at?"),
         (["--state", "finishd"], "did you mean finished?"),
-        (["--filter", "("], "--filter ( is no regular expression: unclosed group"),
+        (["--filter", "("], "--filter ( is not a regular expression: unclosed group"),
         (["--filter", "ok", "--filter", "a(?=b)"], "look-ahead"),
         (["--output", "x.csv"], "a file's name must end in .parquet"),
         (["--output"], "expected one argument"),
@@ -278,8 +278,8 @@ def test_a_directory_gives_its_runs_files_at_any_depth_and_says_what_it_passes_o
     Path("x/metadata.json").write_text("{}")
     out, err = run("x", "-o", "y.parquet")
     assert pl.read_parquet(out.strip())["id"].to_list() == ["a"]
-    hint = "use --history to read histories, --json lists them"
-    assert f"other files in these folders: 1 foreign, 1 history, 1 system ({hint})\n" in err
+    hint = "--history reads histories, --json lists all"
+    assert f"not read: 1 foreign file, 1 history file, 1 system file ({hint})\n" in err
     skipped = report("x", "-o", "y.parquet")["skipped"]
     assert {(row["file"], row["kind"], row["failure"]) for row in skipped} == {
         ("x/looks_like_runs.parquet", "history", False),
@@ -331,11 +331,14 @@ def test_an_earlier_result_that_is_merely_found_is_no_input():
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (history, "it holds no runs but is history"),
-        (lambda file: pl.DataFrame({"x": [1]}).write_parquet(file), "it holds no runs but is foreign"),
+        (history, "it holds no runs: it is a history file; name a runs file of export_runs.py"),
+        (
+            lambda file: pl.DataFrame({"x": [1]}).write_parquet(file),
+            "it holds no runs; name a runs file of export_runs.py",
+        ),
         (lambda file: file.write_bytes(b""), "it cannot be read: "),
         (lambda file: file.write_text("id,name,state\n" * 9), "it cannot be read: "),
-        (lambda file: None, "there is no such file or directory"),
+        (lambda file: None, "there is no such file or folder"),
     ],
 )
 def test_a_named_input_without_runs_is_named_and_left_out(make, reason):
@@ -377,7 +380,7 @@ def test_damage_that_the_footer_does_not_show_costs_that_file_only():
     ("key", "document", "reason"),
     [
         ("columns", [], "its metadata is not made of JSON objects"),
-        ("columns", {"config_a": "a"}, "no list of keys"),
+        ("columns", {"config_a": "a"}, "not a list of keys"),
         ("columns", {"config_a": ["a"], "config_b": ["a"]}, "gives one path to two columns"),
     ],
 )
@@ -412,7 +415,7 @@ def test_nothing_usable(arguments):
     out, err = run(*arguments, code=1)
     assert out == ""
     place = arguments[0] if arguments else "wandb_export/"
-    missing = "" if place == "empty/" else f"error: {place} was left out: there is no such file or directory\n"
+    missing = "" if place == "empty/" else f"error: {place} was left out: there is no such file or folder\n"
     assert err == f"{missing}error: no runs in {place}; export_runs.py writes runs files\n"
 
 
@@ -551,7 +554,7 @@ def test_columns_meet_by_path_and_two_paths_never_share_a_column():
     assert len({column.lower() for column in frame.columns}) == len(frame.columns)
     _, err = run("x")
     name = "config_model_k__7bf4c82d"
-    assert f"files disagree on the name of {name}: config_model_k in 1 file; the result has {name}" in err
+    assert f"files disagree on the name of {name}: config_model_k in 1 file" in err
 
 
 def test_a_column_without_a_stored_path_keeps_its_data_beside_one_that_has_its_path():
@@ -566,7 +569,7 @@ def test_a_column_that_regains_its_plain_name_is_said_so():
     hashed = pl.read_parquet(file).rename({"config_b": "config_b__12345678"})
     rewritten(file, hashed, columns={"config_b__12345678": ["b"]})
     _, err = run("x")
-    assert "files disagree on the name of config_b: config_b__12345678 in 1 file; the result has config_b\n" in err
+    assert "files disagree on the name of config_b: config_b__12345678 in 1 file\n" in err
 
 
 def test_columns_that_a_file_lacks_are_null_there():
@@ -944,13 +947,13 @@ def test_where(where, ids):
     ("arguments", "message"),
     [
         (["--where", "config_l > 1"], "there is no column config_l; did you mean config_lr or _config_json?"),
-        (["--where", "config_lr"], "is no predicate: it gives Float64"),
-        (["--where", "name = = 1"], "is no SQL predicate"),
-        (["--where", ""], "is no SQL predicate"),
+        (["--where", "config_lr"], "is not a condition: it gives Float64"),
+        (["--where", "name = = 1"], "is not an SQL condition"),
+        (["--where", ""], "is not an SQL condition"),
         (["--where", "lr > 1"], "there is no column lr; did you mean config_lr?"),
         (["--where", "CAST(name AS INT) > 1"], "cannot be evaluated: conversion from `str` to `i32` failed"),
         (["--where", "tags = 'a'"], "cannot be evaluated: "),
-        (["--where", "created_at > '2026'"], "a time DATE '2026-01-31'"),
+        (["--where", "created_at > '2026'"], "a time as DATE '2026-01-31'"),
         (["--partition-by", "tags"], "no such column"),
         (["--no-enrich", "--explain", "x"], "--rules and --explain need derived columns"),
         (["--at", "loss"], "--at and --history-metrics need --history"),
@@ -977,7 +980,7 @@ def test_rules_read_tags_and_there_may_be_none():
     write_runs(Path("x"), [Run("a", tags=["new", "SGD"]), Run("b")])
     assert aggregated("x", "--rules", "r.toml")["opt"].to_list() == ["SGD", None]
     Path("r.toml").write_text("replace = true")
-    assert run("--rules", "r.toml", "--explain", "a")[0] == "There are no rules.\n"
+    assert run("--rules", "r.toml", "--explain", "a")[0] == "no rules: --rules has replace = true and no [[rule]]\n"
     assert aggregated("x", "--rules", "r.toml").width == 37 - len(DERIVED)
 
 
@@ -1032,7 +1035,7 @@ def test_a_column_that_is_called_like_a_derived_one_is_not_lost():
         (None, None, 2.5, None),
     ]
     _, err = run("x", "-o", "one.parquet")
-    assert "files disagree on the name of k__own: k in 1 file; the result has k__own\n" in err
+    assert "files disagree on the name of k__own: k in 1 file\n" in err
     assert aggregated("one.parquet", "-o", "two.parquet").equals(frame)  # and in an aggregate it is a derived column
     assert aggregated("x", "--no-enrich")["k"].to_list() == [1.5, 2.5]
 
@@ -1072,10 +1075,10 @@ def test_histories_in_any_order_count_and_sampled_or_damaged_ones_do_not():
     assert frame["history_min_step_loss"].to_list() == [1, 0, None]  # the first of two equal ones
     assert frame["history_at_acc"].to_list() == [9.0, 2.0, None]
     assert frame["history_last_acc"].to_list() == [3.0, 1.0, None]
-    assert "other files in these folders: 1 sampled history (--json lists them)\n" in err
+    assert "not read: 1 sampled history file (--json lists all)\n" in err
     assert err.count("error: x/other_history.parquet was left out: it cannot be read") == 1
     _, err = run("x", "x/team_demo_history.parquet", "--history", code=3)  # named, and no runs file
-    assert "error: x/team_demo_history.parquet was left out: it holds no runs but is history\n" in err
+    assert "error: x/team_demo_history.parquet was left out: it holds no runs: it is a history file; " in err
     assert "without history: 1 run (0 have no history file, 1 no rows in it)" in err
 
 
@@ -1183,11 +1186,11 @@ def test_partitions_replace_an_earlier_result_alone():
     ("rules", "message"),
     [
         ('[[rule]]\ncolumn = "x"\n', "rule 1: it needs column and pattern"),
-        ('[[rule]]\ncolumn = "x"\npattern = "("\n', "rule 1: its pattern ( is no regular expression"),
+        ('[[rule]]\ncolumn = "x"\npattern = "("\n', "rule 1: its pattern ( is not a regular expression"),
         ('[[rule]]\ncolumn = "x"\npattern = "a"\n', "rule 1: its pattern a has no group"),
         (
             '[[rule]]\ncolumn = "config_lr"\npattern = "(a)"\n',
-            "rule 1: a column's name has only letters, digits and _, and must not",
+            "rule 1: column may have only letters, digits and _, and may not",
         ),
         ('[[rule]]\ncolumn = "x"\npattern = "(a)"\ndtype = "number"\n', "rule 1: unknown dtype number"),
         ("rule = 1", "it may hold only [[rule]] tables"),

@@ -400,7 +400,7 @@ def test_no_question_gives_an_overview(runs_file: Path) -> None:
     answer = answered(runs_file)
     assert "17 runs in 1 project" in answer.out
     assert "Best 5 runs by test/mse; lower is better (guessed by name)" in answer.out
-    assert "test/mse by model.arch, model.k: 6 groups of 15 runs" in answer.out
+    assert "test/mse by model.arch, model.k: 15 runs in 6 groups" in answer.out
     assert len(answer.out) < 4096
     states = document(runs_file)["overview"][0]
     assert (states["runs"], states["finished"], states["crashed"], states["failed"]) == (17, 15, 1, 1)
@@ -496,7 +496,7 @@ def test_noise_is_said_of_the_best_two_as_ranked(tmp_path: Path) -> None:
     values = {"best": [1.0], "second": [2.0, 2.1, 1.9], "third": [2.0, 2.2, 2.1]}
     runs = [Run(f"{g}{x}", config={"g": g}, summary={"x_loss": x}) for g, xs in values.items() for x in xs]
     out = answered(write_runs(tmp_path, runs), "--group-by", "g").out
-    assert "the best two cannot be compared: best has only one run\n" in out
+    assert "the best two cannot be compared: only one run in best\n" in out
     assert "within noise: the best two," not in out
 
 
@@ -506,8 +506,8 @@ def test_several_metrics_give_a_row_each(runs_file: Path) -> None:
     assert [row["metric"] for row in rows] == [MSE] * 3 + ["metric_test_acc"] * 3
     assert rows[0]["config_model_k"] == rows[3]["config_model_k"] == 16
     out = answered(*arguments).out
-    assert "test/mse by model.k: 3 groups of 15 runs; lower is better" in out
-    assert "test/acc by model.k: 3 groups of 15 runs; higher is better" in out
+    assert "test/mse by model.k: 15 runs in 3 groups; lower is better" in out
+    assert "test/acc by model.k: 15 runs in 3 groups; higher is better" in out
 
 
 def test_grouping_by_lists_times_and_booleans(runs_file: Path) -> None:

@@ -272,7 +272,7 @@ def test_a_dead_storage_host_is_not_asked_for_every_run(server, export, project)
     assert len(names_of_failed(project("demo"))) == len(ids_of(project("demo"))) == n
     told = [line for line in done.err.splitlines() if line.startswith("error: ")]
     assert told[-2].startswith("error: r")
-    assert told[-2].endswith(": not requested, because the server no longer answers")
+    assert told[-2].endswith("because the server no longer answers; run this again later")
     assert "more, all listed in the metadata file: not requested, because the server no longer answers" in told[-1]
 
 
@@ -718,7 +718,7 @@ def test_a_server_in_trouble(server, export, project):
         ({"WANDB_API_KEY": ""}, "no API key for http://127.0.0.1"),
         ({"WANDB_API_KEY": "1" * 39}, "invalid API key"),
         ({"WANDB_API_KEY": "1" * 40}, "the API key is wrong"),
-        ({"WANDB_BASE_URL": "nowhere"}, "WANDB_BASE_URL is not a valid address"),
+        ({"WANDB_BASE_URL": "nowhere"}, "WANDB_BASE_URL is not a valid URL"),
         ({"WANDB_BASE_URL": "http://127.0.0.1:1"}, "cannot sign in to http://127.0.0.1:1"),
     ],
 )

@@ -178,7 +178,7 @@ def test_a_run_without_a_heartbeat_was_active_when_it_was_created(server, as_cal
             "invalid API key (4 characters, instead of 40 or more letters and digits) for {url}; run ",
         ),
         ([], {"WANDB_API_KEY": ""}, "no API key for {url}; run `wandb login`, set WANDB_API_KEY or use --api-key-file"),
-        ([], {"WANDB_BASE_URL": "wandb"}, "WANDB_BASE_URL is not a valid address; write for example https://api."),
+        ([], {"WANDB_BASE_URL": "wandb"}, "WANDB_BASE_URL is not a valid URL; write for example https://api."),
         (
             FAST,
             {"WANDB_BASE_URL": "http://127.0.0.1:1"},
@@ -685,7 +685,7 @@ def test_addresses_and_login_are_the_sdks(url, monkeypatch, tmp_path):
 @pytest.mark.parametrize("url", ["wandb", "http://api.wandb.ai", "ftp://example.org", "https://", "http://a b", "//x"])
 def test_no_address(url, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", url)
-    with pytest.raises(ScriptError, match="WANDB_BASE_URL is not a valid address"):
+    with pytest.raises(ScriptError, match="WANDB_BASE_URL is not a valid URL"):
         list_entities.base_url()
 
 

@@ -72,14 +72,14 @@ def test_columns_of_other_dtypes_are_understood(columns, capsys):
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"id": three([["a"]], pl.List(pl.String))}, "its column id is List(String)"),
-        ({"created_at": three(["2026-01-01"], pl.String)}, "its column created_at is String"),
-        ({"last_step": three(["7"], pl.String)}, "its column last_step is String"),
-        ({"odd": three([[b"\xff"]], pl.List(pl.Binary))}, "its column odd is List(Binary)"),
-        ({"odd": three([[Decimal("1.5")]], pl.List(pl.Decimal(20, 2)))}, "its column odd is List(Decimal"),
-        ({"odd": three([[timedelta(1)]], pl.List(pl.Duration("us")))}, "its column odd is List(Duration"),
-        ({"*": three([1.5], pl.Float64)}, "its column * has a name that stands for several"),
-        ({"^m.*$": three([1.5], pl.Float64)}, "its column ^m.*$ has a name that stands for several"),
+        ({"id": three([["a"]], pl.List(pl.String))}, "its column id has the type List(String)"),
+        ({"created_at": three(["2026-01-01"], pl.String)}, "its column created_at has the type String"),
+        ({"last_step": three(["7"], pl.String)}, "its column last_step has the type String"),
+        ({"odd": three([[b"\xff"]], pl.List(pl.Binary))}, "its column odd has the type List(Binary)"),
+        ({"odd": three([[Decimal("1.5")]], pl.List(pl.Decimal(20, 2)))}, "its column odd has the type List(Decimal"),
+        ({"odd": three([[timedelta(1)]], pl.List(pl.Duration("us")))}, "its column odd has the type List(Duration"),
+        ({"*": three([1.5], pl.Float64)}, "its column * has a name that means a pattern"),
+        ({"^m.*$": three([1.5], pl.Float64)}, "its column ^m.*$ has a name that means a pattern"),
     ],
     ids=str,
 )
@@ -192,7 +192,7 @@ def test_bytes_that_are_no_utf8_are_one_line(flag, text, capsys):
     for main in (analyze_runs.main, aggregate_runs.main):
         assert main(["x", flag, text]) == 2
         out, err = capsys.readouterr()
-        assert (out, err) == ("", "error: an argument is no UTF-8 text; see --help\n")
+        assert (out, err) == ("", "error: an argument is not UTF-8 text; see --help\n")
 
 
 @pytest.mark.parametrize("flags", [["--max-rows", "9" * 30], ["--top", "9" * 30, "-m", "loss"], ["--points", "9" * 30]])

@@ -11,9 +11,9 @@
   uv run wandb-tools/aggregate_runs.py exports/ --where 'config_lr < 0.01 AND k = 16' --history --at val/loss
   uv run wandb-tools/aggregate_runs.py --rules rules.toml --explain gnn_all_k16_s3
 
-INPUTS are runs files of export_runs.py, earlier results of this script, directories (with all their
-subdirectories) and globs. Runs files are recognized by their columns, whatever they are called; other parquet files in
-a directory are skipped. A damaged file, or a file named as INPUT that holds no runs, is left out (exit code 3).
+INPUTS are runs files of export_runs.py, earlier results of this script, folders (with all their subfolders) and globs.
+Runs files are recognized by their columns, whatever they are called; other parquet files in a folder are skipped.
+A damaged file, or a file named as INPUT that holds no runs, is left out (exit code 3).
 
 ROWS. The result has one row per run, from its newest export. Of an export from the server and one from offline logs,
 the one with the longer history is taken. Filters apply to these rows; each reports how many it keeps. --where takes an
@@ -208,7 +208,10 @@ def read_inputs(options: argparse.Namespace, report: Report) -> list[ParquetFile
                 check_columns(header)
                 runs_files.append(header)
             elif key in named or not (options.history and header.kind == "history"):  # else it is read later
-                skip(report, file, header.kind, f"it holds no runs but is {header.kind}", failure=key in named)
+                is_a = {"foreign": "", "result": ": it is a result of analyze_runs.py"}
+                what = is_a.get(header.kind, f": it is a {header.kind} file")
+                reason = f"it holds no runs{what}; name a runs file of export_runs.py"
+                skip(report, file, header.kind, reason, failure=key in named)
         except reading_errors(ValueError, RecursionError) as error:
             skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
     return runs_files
@@ -223,7 +226,7 @@ def files_at(place: str, report: Report) -> list[str]:
     else:  # an existing path first: its name may hold brackets (Path.exists raises for what cannot be a name)
         paths = [place] if os.path.exists(place) else glob.glob(place, recursive=True)  # noqa: PTH110, PTH207
     if not paths:
-        skip(report, place, "missing", "there is no such file or directory")
+        skip(report, place, "missing", "there is no such file or folder")
     files: list[str] = []
 
     def unreadable(error: OSError) -> None:
@@ -293,7 +296,7 @@ def read_header(file: str) -> ParquetFile:
     identities: dict[str, Identity] = {}
     for column, path in columns.items():
         if not isinstance(path, list) or not path or not all(isinstance(key, str) for key in path):
-            raise ValueError(f"its {COLUMNS_KEY} holds {to_json(path)}, which is no list of keys")
+            raise ValueError(f"its {COLUMNS_KEY} holds {to_json(path)}, which is not a list of keys")
         if column in dtypes and prefix_of(column):
             identities[column] = (prefix_of(column), tuple(path))
     if len({*identities.values()}) < len(identities):
@@ -334,7 +337,7 @@ def check_columns(file: ParquetFile) -> None:
         except pl.exceptions.PolarsError as error:  # no value can be cast
             raise ValueError(f"its column {column} is {dtype} instead of {wanted}") from error
         if value is not None and value == value:  # noqa: PLR0124 - NaN is how pandas says null
-            raise ValueError(f"its column {column} holds {value!r}, which is no {wanted}")
+            raise ValueError(f"its column {column} holds {value!r}, which is not of the type {wanted}")
 
 
 # --- one schema: which columns are the same -------------------------------------------------------------------
@@ -651,7 +654,7 @@ def where(runs: pl.DataFrame, flag: str, condition: pl.Expr, derived: Iterable[s
     for name in condition.meta.root_names():
         config = CONFIG + name
         if name in derived and config in runs.columns and runs[config].count():
-            note = f"--where uses the derived column {name}; {config} has values too"
+            note = f"--where uses the derived column {name}; write {config} to use the config's value"
             if runs[name].is_null().all():
                 note = f"{name} is null in all runs, so --where uses {config} instead"
                 meant[name] = pl.col(config)
@@ -667,7 +670,7 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Exp
     # Comments and other kinds of quotes could hide a query.
     if re.search(r"(?i)\bselect\b|\(\s*(from|with|values|table)\b|\b(read|scan)_\w+\s*\(|--|/\*|[$`]", unquoted):
         what = "it holds a query, a comment, $ or `"
-        raise ScriptError(f"{flag} is no predicate: {what}, which could read other files", WRONG_USAGE)
+        raise ScriptError(f"{flag} is not a condition: {what}, which could read other files", WRONG_USAGE)
     operators = re.findall(r"(?i)[^\w\s,'().]+|\b(and|or|not|is|like|ilike|between|when)\b", unquoted)
     if len(operators) > MOST_OPERATORS:
         raise ScriptError(f"--where has over {MOST_OPERATORS} operators; name IN ('a', 'b') takes a list", WRONG_USAGE)
@@ -681,10 +684,10 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Exp
                 raise ScriptError(f"{flag}: there is no column {column}{near}", WRONG_USAGE)
         kind = pl.DataFrame(schema=dict(dtypes)).select(keeps).dtypes[0]
     except pl.exceptions.PolarsError as error:
-        hint = """text is written 'a', a column called like an SQL word "group", a time DATE '2026-01-31'"""
-        raise ScriptError(f"{flag} is no SQL predicate: {first_line(error)}; {hint}", WRONG_USAGE) from error
+        hint = "write text as 'a', a time as DATE '2026-01-31', and a column named like an SQL word as \"group\""
+        raise ScriptError(f"{flag} is not an SQL condition: {first_line(error)}; {hint}", WRONG_USAGE) from error
     if kind != pl.Boolean:
-        raise ScriptError(f"{flag} is no predicate: it gives {kind}, not true or false", WRONG_USAGE)
+        raise ScriptError(f"{flag} is not a condition: it gives {kind}, not true or false", WRONG_USAGE)
     return keeps
 
 
@@ -766,11 +769,11 @@ def flaw_of_table(table: Any) -> str | None:
     column, pattern = table["column"], table["pattern"]
     taken = column.lower() in contract_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY))
     if taken or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
-        return "a column's name has only letters, digits and _, and must not be one of W&B's columns"
+        return "column may have only letters, digits and _, and may not be a column that every export has"
     if table.get("dtype", "string") not in DTYPES:
         return f"unknown dtype {table['dtype']}; there are {', '.join(DTYPES)}"
     if flaw := flaw_of(pattern):
-        return f"its pattern {pattern} is no regular expression: {flaw}"
+        return f"its pattern {pattern} is not a regular expression: {flaw}"
     if "value" not in table and not pl.Series([""]).str.extract_groups(f"(?i){pattern}").struct.fields:
         return f"its pattern {pattern} has no group to take the value from; add parentheses or a value"
     return None
@@ -831,9 +834,9 @@ def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
     lines = []
     for row in found:
         value = "no value" if row["value"] is None else row["value"]
-        by = f"{value}  by {row['pattern']}  ({row['origin']})" if row["origin"] else "no rule matches"
+        by = f"{value}  by {row['pattern']}  ({row['origin']})" if row["origin"] else "no rule on names matches"
         lines.append(f"{row['column']:<12} {by}")
-    return "\n".join(map(printable, lines or ["There are no rules."]))
+    return "\n".join(map(printable, lines or ["no rules: --rules has replace = true and no [[rule]]"]))
 
 
 # --- which way a metric is better (the same in analyze_runs) --------------------------------------------------
@@ -1136,9 +1139,9 @@ def report_lines(report: Report) -> Iterator[str]:
     if summary["rows_read"] > summary["runs_found"]:
         yield f"{counted(summary['runs_found'], 'run')}, after duplicates of a run were dropped"
     if kinds := Counter(row["kind"] for row in report["skipped"] if not row["failure"]):
-        hint = "use --history to read histories, " if kinds["history"] else ""
-        found = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
-        yield f"other files in these folders: {found} ({hint}--json lists them)"
+        hint = "--history reads histories, " if kinds["history"] else ""
+        found = ", ".join(counted(number, f"{kind} file") for kind, number in sorted(kinds.items()))
+        yield f"not read: {found} ({hint}--json lists all)"
     for row in report["filters"]:
         yield f"{row['filter']}: {row['kept']:,} of {counted(row['before'], 'run')} kept"
     for row in report["histories"]:
@@ -1153,7 +1156,8 @@ def report_lines(report: Report) -> Iterator[str]:
     for (column, kind), rows in itertools.groupby(report["conflicts"], lambda row: (row["column"], row["kind"])):
         rivals = list(rows)
         found = ", ".join(f"{rival['found']} in {counted(len(rival['files']), 'file')}" for rival in rivals)
-        lines.append(f"files disagree on the {kind} of {column}: {found}; the result has {rivals[0]['became']}")
+        end = "" if kind == "name" else f"; the result has {rivals[0]['became']}"
+        lines.append(f"files disagree on the {kind} of {column}: {found}{end}")
     yield from folded(lines, "files disagree on {} more columns; --json lists all")
     lines = []
     for fit in report["derived"]:
@@ -1228,7 +1232,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     lower = listed | {"type": lambda text: comma_list(text.lower())}
     add("--state", "-s", **lower, metavar="STATE", help="finished, crashed, ... (default: all)")
     add("--filter", "-f", action="append", default=[], metavar="REGEX", help="regex for the name (case ignored)")
-    add("--project", "-p", **listed, metavar="NAME", help="name or glob (case ignored)")
+    add("--project", "-p", **listed, metavar="GLOB", help="project or glob, case ignored (default: all)")
     add("--where", metavar="SQL", help="condition on the result's columns")
     add("--keep", choices=("latest", "all"), default="latest", help="exports to keep of each run (default: latest)")
     add = parser.add_argument_group("which columns").add_argument
@@ -1245,7 +1249,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--debug", action="store_true", help="show the traceback of an error")
     typed = "".join(sys.argv[1:] if argv is None else argv)
     if typed != typed.encode(errors="replace").decode():  # bytes of another encoding
-        parser.error("an argument is no UTF-8 text")
+        parser.error("an argument is not UTF-8 text")
     args = parser.parse_strictly(argv)
     for state in args.state:
         if state not in (*STATES, "all"):
@@ -1310,7 +1314,7 @@ def aggregate(options: argparse.Namespace) -> int:  # noqa: C901
     import_libraries()
     for regex in options.filter:
         if flaw := flaw_of(regex):
-            raise ScriptError(f"--filter {regex} is no regular expression: {flaw}", WRONG_USAGE)
+            raise ScriptError(f"--filter {regex} is not a regular expression: {flaw}", WRONG_USAGE)
     rules = () if options.no_enrich else read_rules(options.rules) if options.rules else RULES
     if options.explain is not None:
         show(explain(options.explain, rules, as_json=options.json))
@@ -1412,8 +1416,8 @@ def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files
     at, last = f"{HISTORY}at_", f"{HISTORY}last_"
     late = [name for name in plan.metrics if plan.best and runs[at + name].count() < runs[last + name].count()]
     if plan.best and late:
-        why = f"is null if the metric was logged only later, or {plan.best.name} never"
-        report["notes"].append({"note": f"{at}* {why}: {some(late)}"})
+        why = f"they were logged only after the best step, or {plan.best.name} was not logged"
+        report["notes"].append({"note": f"{at}* is null in some runs for {some(late)}: {why}"})
     without = runs.filter(pl.col(ROWS).is_null())
     with_file = pl.col(FOLDER).is_in([folder_of(file.file) for file in plan.files])
     read = {"files": [file.file for file in plan.files], "rows": runs[ROWS].sum(), "metrics": len(plan.metrics)}

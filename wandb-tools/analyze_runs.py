@@ -15,7 +15,7 @@ analysis/unified.parquet if that is newer than all exports in wandb_export/, els
 question, it shows an overview, the best runs and a first comparison.
 
 Examples:
-  uv run wandb-tools/analyze_runs.py wandb_export/ --schema
+  uv run wandb-tools/analyze_runs.py --schema
   uv run wandb-tools/analyze_runs.py --top 10 --metric test/mse --state all
   uv run wandb-tools/analyze_runs.py --group-by '!seed' --where "optim.lr < 0.1" --json | jq '.groups[0]'
   uv run wandb-tools/analyze_runs.py --best-per arch --group-by arch --stat iqm --filter 'stage2.*gnn'
@@ -37,9 +37,9 @@ mean and never the best.
 Groups. `runs` is the number of runs of a group, `n` the number with a finite value; std is computed with n - 1; sem is
 the standard error of the mean; ci_low and ci_high are the 95 % interval of the mean by Student's t. A missing value
 forms a group called null. --group-by takes columns; '!seed' stands for all settings that vary, except the seed; lr:4
-makes four ranges with about equally many runs. The best two groups are compared by Welch's t-test; "within noise" means
-p of 0.05 or more. --best-per arch uses only the best setting of each arch, by the mean over its seeds. --stat median or
-iqm compares groups by these, with bootstrap intervals (10,000 resamples, fixed seed) for 8 values or more.
+makes up to four ranges with about equally many runs. The best two groups are compared by Welch's t-test; "within noise"
+means p of 0.05 or more. --best-per arch uses only the best setting of each arch, by the mean over its seeds. --stat
+median or iqm compares groups by these, with bootstrap intervals (10,000 resamples, fixed seed) for 8 values or more.
 
 Curves need history files (export_runs.py --include-history) next to the input. At each point, a run counts with its
 last value before that point, between its first and its last step; a group has the mean of its runs, and n is their
@@ -65,10 +65,11 @@ Health shows each problem of each run:
                  values before and of the fifty after; not of runs below 51 values, nor the first or last value
   stopped early  the last step is below half the median of its W&B group (three runs or more), else of its project
   no metric      no number is in the summary or in the history
-  crashed        the state is crashed or failed
+  crashed        the state of the run is crashed
+  failed         the state of the run is failed
 
-Importance is association, not cause: eta squared of the Kruskal-Wallis test over the values of a setting (or over
-ranges, for numbers with many values), with a permutation p-value.
+Importance is association, not cause: effect is eta squared of the Kruskal-Wallis test over the values of a setting (or
+over ranges, for numbers with many values); sign is + if the metric grows with the setting; p is a permutation p-value.
 
 Exit codes: 0 answered; 1 nothing usable: no input, an unreadable input, or no run left (the filter is named); 2 wrong
 usage: an unknown flag, column or metric, an SQL statement other than SELECT, or inputs that do not fit together; 3 some
@@ -495,7 +496,7 @@ def missing_casts(dtypes: Mapping[str, pl.DataType], view: str) -> dict[str, pl.
     casts: dict[str, pl.DataType] = {}
     for column, dtype in dtypes.items():
         if column == "*" or column.startswith("^"):
-            raise ValueError(f"its column {column} has a name that stands for several")
+            raise ValueError(f"its column {column} has a name that means a pattern (* or ^…); rename it")
         inner = dtype.inner if isinstance(dtype, pl.List) else dtype
         is_plain = inner.is_integer() or inner.is_float() or inner in (pl.String, pl.Boolean, pl.Null)
         to, fits = dtype, is_plain or isinstance(dtype, pl.Datetime)
@@ -506,7 +507,7 @@ def missing_casts(dtypes: Mapping[str, pl.DataType], view: str) -> dict[str, pl.
         elif column in times and not isinstance(dtype, pl.Datetime):
             to, fits = pl.Datetime("us", "UTC"), dtype == pl.Null
         if not fits:
-            raise ValueError(f"its column {column} is {dtype}")
+            raise ValueError(f"its column {column} has the type {dtype}, which cannot be used")
         if to != dtype:
             casts[column] = to
     return casts
@@ -528,15 +529,15 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
             holders = [part for part in holders if coverage([column], part)[column]] or holders[:1]
         if clashing := clash(column, holders):
             facts = ", ".join(f"{what} in {part.files[0]}" for what, part in clashing.items())
-            raise ScriptError(f"{column} is {facts}; merge them with aggregate_runs.py", WRONG_USAGE)
+            raise ScriptError(f"{column} is {facts}; merge these files with aggregate_runs.py", WRONG_USAGE)
         found = [part.dtypes[column] for part in holders]
         dtypes[column] = next((dtype for dtype in found if dtype.is_float()), found[0])
     casts: list[Any] = [{c: dtypes[c] for c, dtype in part.dtypes.items() if dtype != dtypes[c]} for part in parts]
     frame = pl.concat([part.frame.cast(to) for part, to in zip(parts, casts, strict=True)], how="diagonal")
     repeated = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1)).rows() if len(parts) > 1 else []
     if repeated:
-        several = f"{len(repeated)} runs are in several inputs, for example {path_text(min(repeated)[:3])}"
-        raise ScriptError(f"{several}; merge them with aggregate_runs.py", WRONG_USAGE)
+        several = f"{counted(len(repeated), 'run')} in several inputs, for example {path_text(min(repeated)[:3])}"
+        raise ScriptError(f"{several}; merge these files with aggregate_runs.py", WRONG_USAGE)
     goals = {(column, goal) for part in parts for column, goal in part.goals.items()}
     times = Counter(column for column, _ in goals)
     runs = Runs(
@@ -774,7 +775,8 @@ def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
         before, number = number, collected(after.select(pl.len())).item()
         line = f"{flag}: {number} of {counted(before, 'run')} kept"
         if not number:
-            raise ScriptError(f"no run left: {line} (of {some_of([*map(str, everything.files)], 2)})", NOTHING_USABLE)
+            files = some_of([*map(str, everything.files)], 2)
+            raise ScriptError(f"no run left: {line} (of {files}); change or remove this filter", NOTHING_USABLE)
         say(line)
         return after
 
@@ -824,7 +826,10 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[st
         if n_few:
             remarks.append(f"{counted(n_few, 'run')} logged fewer than 10 values of {metric.label}")
         if n_missed and options.value == "at":
-            remarks.append(f"{counted(n_missed, 'run')} logged it only after the best step: no value")
+            remarks.append(
+                f"{counted(n_missed, 'run')} without a value: it was logged only after the best step;"
+                " --value last takes the last one"
+            )
         if n_bad:
             remarks.append(f"{counted(n_bad, 'run')} reached NaN or infinity; only their finite values count")
     return remarks
@@ -908,7 +913,7 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
         shown = [*varying, *sizes, *numbers, *lost, "best_run", *steps, *rest]
     heads = labels(by, runs) | {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
     heads |= {"ci_low": "95 % from", "ci_high": "to", "n_nonfinite": "NaN"}  # or infinity, as the note says
-    size = f"{counted(table.height, 'group')} of {counted(int(table['runs'].sum()), 'run')}"
+    size = f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'group')}"
     facts = [size, *(f"{heads[column]} is always {cell_text(table[column][0])}" for column in constant)]
     title = f"{metric.label} by {', '.join(heads[c] for c in varying)}: {'; '.join(facts)}; {metric.direction}"
     held = [*STATISTICS[:3], *(["iqm"] if stat == "iqm" else []), *STATISTICS[3:], *steps]
@@ -937,7 +942,7 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     far = table.filter((pl.col("median") > 0) & (pl.col("max") > DIVERGED * pl.col("median")))
     if far.height and stat == "mean" and metric.goal == "minimize":
         whose = some_of(row_names(far, by), SUGGESTED_NAMES)
-        remarks.append(f"highest value over {DIVERGED:,} times the median, so that the mean says little: {whose}")
+        remarks.append(f"the mean says little where one value is over {DIVERGED:,} times the median: {whose}")
     if stat != "mean":
         what = "median" if stat == "median" else "iqm, the mean of the middle half"
         rough = f", approximate below {ROUGHLY_RESAMPLED}" if (table["n"] < ROUGHLY_RESAMPLED).any() else ""
@@ -951,12 +956,12 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     if best.height < 2 or not metric.column.startswith(("metric_", "history_")):
         return remarks
     if alone:
-        remarks.append(f"the best two cannot be compared: {' and '.join(alone)} has only one run")
+        remarks.append(f"the best two cannot be compared: only one run in {' and '.join(alone)}")
     elif (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
-        verdict = "within noise: " if p >= SIGNIFICANT else ""
-        means = " (of the means)" if stat != "mean" else ""
-        two = " and ".join(names)
-        remarks.append(f"{verdict}the best two, {two}, differ with p = {p:.2g} by Welch's t-test{means}")
+        means, two = " of the means" * (stat != "mean"), " and ".join(names)
+        verdict = f"within noise: the best two, {two}, may differ only by chance"
+        verdict = verdict if p >= SIGNIFICANT else f"the best two, {two}, differ"
+        remarks.append(f"{verdict} (p = {p:.2g}, Welch's t-test{means})")
     return remarks
 
 
@@ -1113,8 +1118,9 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
         group = "/".join(cell_text(row[column]) for column in per)
         say(f"best of {group}: {chosen} (mean {row['mean']:.4g} of {counted(row['n'], 'run')})")
     if singles := int((best["n"] == 1).sum()):
-        say(f"{singles} of {counted(best.height, 'chosen setting')} have only one run, which may just be lucky")
-    say(f"settings were chosen by {metric.label} itself, so its values are too optimistic; look at a test metric too")
+        say(f"{singles} of {counted(best.height, 'chosen setting')}: only one run, so a good value may be luck")
+    advice = "choose with -m VALIDATION, judge by a second -m TEST"
+    say(f"settings were chosen by {metric.label}, so its values look better than they are; {advice}")
     kept = runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True)
     return replace(runs, frame=kept)
 
@@ -1378,7 +1384,11 @@ def overview(study: Study) -> Result:
         logged = sorted({part.label(c) for part in rows_beside(runs, "history") for c in part.of_kind("metric")})
         unclear = "no metric's name says whether lower or higher is better: use --ascending or --descending with -m"
         alone = "metrics are only in the histories: use --curves, or aggregate_runs.py --history and then --value last"
-        note = f"{unclear} {some_of(there, SUGGESTED_NAMES)}" if there else "none of these runs has a metric"
+        note = (
+            f"{unclear} {some_of(there, SUGGESTED_NAMES)}"
+            if there
+            else "none of these runs has a metric; name another input, or use --varying"
+        )
         notes.append(f"{alone}: {some_of(logged, SUGGESTED_NAMES)}" if logged and not there else note)
     states = [name for name in STATES if table[name].sum()]
     shown = [*(["entity", "project"] if table.height > 1 else []), "runs", *states, "first_created", "last_created"]
@@ -1471,7 +1481,8 @@ def sql(study: Study, options: Options) -> list[Result]:
     with database(study.any_state, "--sql", query) as (connection, aliases):
         statements = connection.extract_statements(query)  # duckdb's own connection would read files for IMPORT
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
-            raise ScriptError("--sql takes one SELECT statement, which cannot write", WRONG_USAGE)
+            what = "--sql takes one SELECT; other statements are refused, because they could write"
+            raise ScriptError(what, WRONG_USAGE)
         # As a subquery: elsewhere DuckDB takes WITH x AS (COPY ...), which could write over the input.
         found = connection.sql(f"FROM (\n{statements[0].query.rstrip('; ')}\n)")
         columns = []
@@ -1798,13 +1809,13 @@ def with_divergence(rows: pl.DataFrame, goal: Goal | None, options: Options) -> 
 def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goal | None, study: Study) -> Result:
     """Curves as a result: statistics over the runs of each group; without groups each run is a line of its own."""
     by, held, notes, unseen = [*study.by] or [RUN_NUMBER], [*KEY, "name", "x", "value"], [], []
-    table, whose = points.with_columns(n=pl.lit(1), value=VALUE), ""
+    table, size, lost_runs = points.with_columns(n=pl.lit(1), value=VALUE), "", ""
     if study.by:
         held = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
         sound = pl.when((pl.col("x") < pl.col(DIVERGED_AT)).fill_null(value=True)).then(finite(VALUE))
         table = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, BIN, "x"])
         table = table.with_columns(value="mean")
-        whose = f" of {counted(points[RUN_NUMBER].n_unique(), 'run')}"
+        size = f"{counted(points[RUN_NUMBER].n_unique(), 'run')} in "
     last = table.sort(BIN).group_by(by).agg(finite("value").last().alias(RANK))
     last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
     table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, BIN)
@@ -1816,7 +1827,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
         notes.append(f"each value is the mean of the runs that have one there{number}; a curve ends with its last run")
         lost = points.unique(RUN_NUMBER).filter(pl.col(DIVERGED_AT).is_not_null())
         if lost.height:
-            whose += f", {lost.height} diverged"
+            lost_runs = f", {lost.height} diverged"
             counts = sorted(Counter(row_names(lost, study.apart)).items())
             of_groups = some_of([f"{count} of {name}" for name, count in counts])
             notes.append(f"diverged runs are left out from that point on: {of_groups}")
@@ -1844,7 +1855,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
     drawn = table.select("x", "value", "n", *bounds, name=named, rank=RANK)
     grouped = f", mean by {', '.join(map(study.runs.label, study.apart))}" if study.by else ""
-    title = f"{value} over {axis}{grouped}: {counted(len(names), 'group' if study.by else 'run')}{whose}"
+    title = f"{value} over {axis}{grouped}: {size}{counted(len(names), 'group' if study.by else 'run')}{lost_runs}"
     table = table.select(pl.lit(column).alias("metric"), *held)
     return Result("curves", title, table, view, notes, chart=(value, axis, drawn), unseen=unseen)
 
@@ -2291,7 +2302,9 @@ def fitted(
     count = max(kept, next((n for n in range(most, 0, -1) if fits(n, least if n > 2 else 1)), 1))
     limit = next((limit for limit in range(width, least if kept else 0, -1) if fits(count, limit)), least)
     if dropped := [column.label for column in columns[count:]]:
-        notes.append(f"no room for {some_of(dropped, 3)}: use --columns, --json or -o")
+        notes.append(
+            f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use --columns, --json or -o"
+        )
     short = []
     for column, room in zip(columns[:count], widths(limit), strict=False):
         is_whole = column.is_number or column.label == "detail"
@@ -2647,7 +2660,7 @@ def parse_args(argv: Sequence[str]) -> Options:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add_flags(parser)
     if "".join(argv) != "".join(argv).encode(errors="replace").decode():  # bytes of another encoding
-        parser.error("an argument is no UTF-8 text")
+        parser.error("an argument is not UTF-8 text")
     args = parser.parse_strictly(argv)
     args.top, args.points, args.max_rows = (n and min(n, MOST_TYPED) for n in (args.top, args.points, args.max_rows))
     # An input that was named after --diff's runs is no run.
@@ -2781,7 +2794,8 @@ def analyze(options: Options) -> int:
     compares = options.report or options.best_per or not asked or not NEED_METRIC.isdisjoint(asked)
     metrics = chosen_metrics(options, runs) if compares else []
     if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
-        raise ScriptError("no metric's name says whether lower or higher is better; name one with -m", WRONG_USAGE)
+        what = "no metric's name says whether lower or higher is better"
+        raise ScriptError(f"{what}; name one with -m and add --ascending or --descending", WRONG_USAGE)
     study = Study(any_state, runs, (), (), metrics)
     for line in (line for metric in metrics for line in remarks_on_metric(metric, study, options)):
         say(line)

@@ -902,7 +902,7 @@ def json_object(log: Log, file: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError, RecursionError):
         text = regular(file).read_text("utf-8")
         if text.startswith(LFS_POINTER.decode()):
-            log.damage.append(f"{file.name}, {NOT_PULLED}")
+            log.damage.append(f"{file.name}: {NOT_PULLED}")
         return parsed_object(text, exact=True)[1]
     return {}
 
@@ -1087,7 +1087,7 @@ class LogRows:
         file = log.file.parent / ("output.log" if log.file.name == OLD_HISTORY else "files/output.log")
         with suppress(OSError), regular(file).open(encoding="utf-8", errors="replace", newline="\n") as opened:
             if opened.read(len(LFS_POINTER)) == LFS_POINTER.decode():
-                log.damage.append(f"{file.name}, {NOT_PULLED}")
+                log.damage.append(f"{file.name}: {NOT_PULLED}")
                 return
             opened.seek(0)
             if sum(not line.isspace() for line in opened) > self.log_lines:
@@ -1628,7 +1628,7 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
         table.fetched[run.id] = History([*parts.values()], mark=run.mark)
 
 
-# --- the server: its address and the key ----------------------------------------------------------------------
+# --- the server: its URL and the key --------------------------------------------------------------------------
 
 FORGE = "forge.coreweave.com"  # W&B's own server
 CLOUD_URL = f"https://api.{FORGE}"
@@ -1637,16 +1637,16 @@ PAGE_HOSTS = (FORGE, "wandb.ai", "www.wandb.ai", "app.wandb.ai")  # of its pages
 
 
 def base_url() -> str:
-    """The server's address, found as the SDK finds it, without a password and without a slash at the end."""
+    """The server's URL, found as the SDK finds it, without a password and without a slash at the end."""
     given = (os.environ.get("WANDB_BASE_URL") or sdk_setting("base_url") or CLOUD_URL).strip().rstrip("/")
     url = re.fullmatch(r"(https?://)(?:[^/]*@)?([^/@?#\s]+)([^@?#\s]*)", given)
     if url is None or (url[1] == "http://" and url[2] in CLOUD_HOSTS):
-        raise ScriptError(f"WANDB_BASE_URL is not a valid address; write for example {CLOUD_URL}", NOTHING_USABLE)
+        raise ScriptError(f"WANDB_BASE_URL is not a valid URL; write for example {CLOUD_URL}", NOTHING_USABLE)
     return CLOUD_URL if url[2] in PAGE_HOSTS else "".join(url.groups())
 
 
 def page_url(base_url: str) -> str:
-    """The address of the web pages of the server at `base_url`, without a slash at the end."""
+    """The URL of the web pages of the server at `base_url`, without a slash at the end."""
     if base_url.partition("://")[2] in CLOUD_HOSTS:
         return f"https://{FORGE}/wandb"
     return base_url.replace("://api.", "://" if "://api.wandb." in base_url else "://app.")
@@ -1770,7 +1770,7 @@ class Client:
                 elif time.monotonic() + wait_s > self.resume_at + SHORTEST_PAUSE_S:  # reported once, not by each thread
                     self.resume_at = time.monotonic() + wait_s
                     self.say(f"the server is busy (HTTP {error.status}): waiting {wait_s:.0f} s")
-        raise RequestError("not requested, because the server no longer answers", retries=0)
+        raise RequestError("not requested, because the server no longer answers; run this again later", retries=0)
 
     def pieces(self, method: str, url: str, timeout_s: float, limit: int = ANSWER_BYTES, **how: Any) -> Iterator[bytes]:
         """The body of a successful answer, piece by piece. The more bytes have come, the longer it may take."""

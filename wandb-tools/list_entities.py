@@ -15,9 +15,9 @@ was created, and when a run was last active (UTC). The server counts the runs; n
 --json prints one object instead: version, projects (entity, project, runs, finished, running, failed, crashed, killed,
 created_at, last_active, url) and failed (entity, project, error).
 
-The API key is read from --api-key-file, WANDB_API_KEY or `wandb login`, never from an argument. For a self-hosted
-server, set WANDB_BASE_URL, and SSL_CERT_FILE if its certificate is private. A failed request is repeated up to
---retries times; if the server is busy, all requests wait for as long as it asks.
+The API key is read from --api-key-file, WANDB_API_KEY, `wandb login` (netrc) or the SDK's settings file, never from an
+argument. For a self-hosted server, set WANDB_BASE_URL, and SSL_CERT_FILE if its certificate is private. A failed
+request is repeated up to --retries times; if the server is busy, all requests wait for as long as it asks.
 
 Exit codes: 0 all done; 1 nothing usable (no access, no such entity or project); 2 wrong usage; 3 some entities or
 projects could not be read and are named; the others are listed; 130 interrupted.
@@ -75,7 +75,7 @@ class ScriptError(Exception):
         self.exit_code = exit_code
 
 
-# --- the server: its address and the key ----------------------------------------------------------------------
+# --- the server: its URL and the key --------------------------------------------------------------------------
 FORGE = "forge.coreweave.com"  # W&B's own server
 CLOUD_URL = f"https://api.{FORGE}"
 CLOUD_HOSTS = (f"api.{FORGE}", "api.wandb.ai")  # of its API
@@ -83,16 +83,16 @@ PAGE_HOSTS = (FORGE, "wandb.ai", "www.wandb.ai", "app.wandb.ai")  # of its pages
 
 
 def base_url() -> str:
-    """The server's address, found as the SDK finds it, without a password and without a slash at the end."""
+    """The server's URL, found as the SDK finds it, without a password and without a slash at the end."""
     given = (os.environ.get("WANDB_BASE_URL") or sdk_setting("base_url") or CLOUD_URL).strip().rstrip("/")
     url = re.fullmatch(r"(https?://)(?:[^/]*@)?([^/@?#\s]+)([^@?#\s]*)", given)
     if url is None or (url[1] == "http://" and url[2] in CLOUD_HOSTS):
-        raise ScriptError(f"WANDB_BASE_URL is not a valid address; write for example {CLOUD_URL}", NOTHING_USABLE)
+        raise ScriptError(f"WANDB_BASE_URL is not a valid URL; write for example {CLOUD_URL}", NOTHING_USABLE)
     return CLOUD_URL if url[2] in PAGE_HOSTS else "".join(url.groups())
 
 
 def page_url(base_url: str) -> str:
-    """The address of the web pages of the server at `base_url`, without a slash at the end."""
+    """The URL of the web pages of the server at `base_url`, without a slash at the end."""
     if base_url.partition("://")[2] in CLOUD_HOSTS:
         return f"https://{FORGE}/wandb"
     return base_url.replace("://api.", "://" if "://api.wandb." in base_url else "://app.")
@@ -193,7 +193,7 @@ class Client:
                 elif time.monotonic() + wait_s > self.resume_at + SHORTEST_PAUSE_S:  # reported once, not by each thread
                     self.resume_at = time.monotonic() + wait_s
                     self.say(f"the server is busy (HTTP {error.status}): waiting {wait_s:.0f} s")
-        raise RequestError("not requested, because the server no longer answers", retries=0)
+        raise RequestError("not requested, because the server no longer answers; run this again later", retries=0)
 
     def ask_once(self, question: str, variables: Mapping[str, Any], timeout_s: float) -> Any:
         """The same in one attempt. The more bytes have come, the longer it may take."""
@@ -287,7 +287,7 @@ def projects_of(client: Client, entity: str, visible: Sequence[str], failed: lis
     found: dict[str, Row] = {}
     url = f"{page_url(client.base_url)}/{quote(entity, safe='', errors='replace')}"
     variables: Row = {"entity": entity}
-    why = "its list of projects has no end"
+    why = "the server repeats its list of projects without end; try again later"
     try:
         with reading_answer():
             for _ in range(MOST_PAGES):
@@ -428,7 +428,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     flag = which.add_mutually_exclusive_group().add_argument
     flag("-e", "--entity", **several, metavar="NAME", help="entity (default: all that you can see)")
     flag("--discover", action="store_true", help="all entities that you can see (the default)")
-    which.add_argument("-p", "--project", **several, metavar="GLOB", help="project or glob (case ignored)")
+    which.add_argument(
+        "-p", "--project", **several, metavar="GLOB", help="project or glob, case ignored (default: all)"
+    )
     flag = parser.add_argument_group("what is shown").add_argument
     flag("--sort", choices=("active", "created", "name", "runs"), default="active", help="default: %(default)s")
     flag("--max-rows", type=not_negative, metavar="N", help="show at most N projects (0: all)")
