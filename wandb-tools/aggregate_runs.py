@@ -1335,8 +1335,9 @@ def aggregate(options: argparse.Namespace) -> int:  # noqa: C901
                 except reading_errors() as error:
                     skip(report, file.file, "damaged", f"it cannot be read: {first_line(error)}")
             if len(sound) == len(files):
-                what = f"an input changed while it was read, or {options.output} cannot be written"
-                raise ScriptError(f"{what}: {first_line(failure)}; run it again", NOTHING_USABLE) from failure
+                what = f"{options.output} was not written, or an input changed meanwhile: {first_line(failure)}"
+                advice = "run it again; if that does not help, free disk space or use another -o"
+                raise ScriptError(f"{what}; {advice}", NOTHING_USABLE) from failure
             report |= {key: [] for key in REPORT if key != "skipped"}
             merge(sound, rules, options, report)
     finally:

@@ -1204,7 +1204,6 @@ def cast_logged(path: KeyPath, dtype: str, wanted: str, name: str | None = None)
 
 
 ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\^_])")
-ERASED = re.compile(r".*\x1b\[2K|\x1b\[0?K")  # the whole line up to here, or what was written before behind the cursor
 
 
 def as_shown(text: str) -> str:
@@ -1217,10 +1216,10 @@ def as_shown(text: str) -> str:
     """
     shown = ""
     for piece in reversed(text.split("\r")):
-        # The cursor stays where it was when a line is erased.
-        plain = ESCAPE.sub("", ERASED.sub(lambda erased: " " * len(ESCAPE.sub("", erased[0])), piece))
+        before, erased, after = piece.rpartition("\x1b[2K")  # erases the line; the cursor stays where it was
+        plain = " " * len(ESCAPE.sub("", before)) + ESCAPE.sub("", after)
         shown += plain[len(shown) :]
-        if ERASED.search(piece):
+        if erased or "\x1b[K" in after or "\x1b[0K" in after:  # these erase what was behind the cursor
             break
     return storable(shown.rstrip(" "))
 
