@@ -1214,6 +1214,8 @@ def as_shown(text: str) -> str:
     >>> as_shown("Downloading\x1b[2K\rdone"), as_shown("Downloading\rdone\x1b[K")
     ('done', 'done')
     """
+    if "\r" not in text and "\x1b" not in text:  # as nearly all lines
+        return storable(text.rstrip(" "))
     shown = ""
     for piece in reversed(text.split("\r")):
         before, erased, after = piece.rpartition("\x1b[2K")  # erases the line; the cursor stays where it was
