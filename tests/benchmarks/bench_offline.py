@@ -32,7 +32,7 @@ BYTES_PER_ROW = 1_850  # at 20 metrics: the row, and the summary that follows it
 METRICS = 20
 MANY_LOGS = 8
 ROWS_PER_LINE = 5
-DEMANDED_RATIO, DEMANDED_MB = 2.0, 300
+DEMANDED_RATIO, DEMANDED_MB = 1.3, 250
 DEMANDED_MORE = 1.3  # with console and system metrics
 
 
