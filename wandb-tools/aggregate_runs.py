@@ -396,7 +396,7 @@ def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, Parts]:
                 identity = identity if identity not in stored else (prefix, (column,))
             elif column in contract or (file.aggregate and column in derived):
                 identity = ("", (column,))
-            else:  # another tool's column, which must not be called like one of ours
+            else:  # a column of another tool: it is renamed if this script makes a column of that name
                 name = column
                 while name.lower() in ours or (name != column and name.lower() in taken):
                     name += "__own"

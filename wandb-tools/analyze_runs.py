@@ -1041,7 +1041,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
 
 
 def say_rival(name: str, runs: Runs) -> None:
-    """Say if a column that is called by its name has a setting of this name beside it."""
+    """Print a note if `name` is a column and also the W&B name of a setting: the column is used."""
     rival = known_column(name, replace(runs, empty=frozenset([name])))
     if known_column(name, runs) == name and rival not in {None, name}:
         say(f"{name} means the column with this name; write {rival} for the setting")

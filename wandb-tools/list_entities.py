@@ -356,7 +356,7 @@ def for_people(projects: Sequence[Row], max_rows: int | None) -> str:
     out = console.Console(highlight=False, markup=False, emoji=False)  # names are data
     names = [printable(f"{row['entity']}/{row['project']}") for row in shown]
     values = {heading: ["" if row[key] is None else row[key] for row in shown] for heading, key in COLUMNS.items()}
-    columns = {heading: [printable(str(v)[:10]) for v in column] for heading, column in values.items()}  # days alone
+    columns = {heading: [printable(str(v)[:10]) for v in column] for heading, column in values.items()}  # a time's day
     widths = {heading: 1 + max(map(len, (heading, *column))) for heading, column in columns.items()}
     longest = max(map(cells.cell_len, names))
     for heading in LEAST_NEEDED:
