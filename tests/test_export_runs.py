@@ -1506,6 +1506,18 @@ def test_state_of_a_log(monkeypatch, exit_code, age, state):
     assert export_runs.offline_state(exit_code, START - timedelta(seconds=age)) == state
 
 
+def test_an_interruption_whose_tidying_up_fails_is_one_all_the_same(monkeypatch, tmp_path, capsys):
+    def interrupted(_: object) -> int:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            os.close(999_999)  # as rmtree does, where it is interrupted between two steps
+
+    monkeypatch.setattr(export_runs, "export", interrupted)
+    assert export_runs.main(["--offline", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_doctests():
     import doctest
 
