@@ -45,7 +45,18 @@ IDS = ("a1", "a2", "a3")
 
 # In place of what a field of an answer should hold, as JSON; empty: the field is missing.
 WRONG_VALUES = ("", "null", "[]", '"\\ud800 \\u001b[31m\\n"', "7", f"{10**30}", '{"a": [1]}')
-MORE_WRONG_VALUES = ("{}", '""', "-1", "true", "1e400", "[null]", "[[1]]", f"{2**63 - 1}", "NaN")
+MORE_WRONG_VALUES = (
+    "{}",
+    '""',
+    "-1",
+    "true",
+    "1e400",
+    "[null]",
+    "[[1]]",
+    f"{2**63 - 1}",
+    "NaN",
+    '"0001-01-01T00:00:00+02:00"',
+)
 
 
 class Ended(NamedTuple):

@@ -2268,11 +2268,21 @@ def definitions_in(config: Mapping[str, Any]) -> list[MetricDefinition]:
 
 def time_of(text: str | None) -> datetime | None:
     """A time in ISO format, in UTC if it names no zone; None for other texts."""
+    time_ = utc_of(text)
+    return time_ and time_.replace(tzinfo=UTC)
+
+
+def utc_of(text: str | None) -> datetime | None:
+    """As `time_of`, but without a time zone: polars reads such times three times faster.
+
+    >>> str(utc_of("2026-01-31T02:00:00+02:00")), utc_of("0001-01-01T00:00:00+02:00"), utc_of("soon")
+    ('2026-01-31 00:00:00', None, None)
+    """
     try:
         time_ = datetime.fromisoformat(text or "")
-    except ValueError:  # the run is exported without it
+        return time_.astimezone(UTC).replace(tzinfo=None) if time_.tzinfo else time_
+    except (ValueError, OverflowError):  # the run is exported without it
         return None
-    return time_.astimezone(UTC) if time_.tzinfo else time_.replace(tzinfo=UTC)
 
 
 # --- tables of rows: which are exported ----------------------------------------------------------------------
@@ -2554,7 +2564,7 @@ def console_rows(source: RowSource, run: History, answer: Any) -> None:
             is_tail, nodes, after = False, [], ""  # read all pages instead
         columns = {
             "order": [count + at if (n := node["number"]) is None else n for at, node in enumerate(nodes)],
-            "time": [time_of(node["timestamp"]) for node in nodes],
+            "time": [utc_of(node["timestamp"]) for node in nodes],
             "stream": ["stderr" if node["level"] == "error" else "stdout" for node in nodes],
             "text": [as_shown(node["line"]) for node in nodes],
         }
@@ -2599,21 +2609,17 @@ def table_rows(content: bytes) -> pl.DataFrame:
         raise ValueError("it is not a table")  # noqa: TRY004 - of a file, as what the parser raises
     if not (set(map(type, rows)) <= {list} and set(map(len, rows)) <= {len(names)}):
         raise ValueError("its rows do not fit its columns")
-    columns: dict[KeyPath, Sequence[Any]] = {}
-    for number, (name, values) in enumerate(
-        zip(names, zip(*rows, strict=True) if rows else [()] * len(names), strict=True)
-    ):
-        path = (str(name),) if (str(name),) not in columns else (str(name), str(number))
-        columns[path] = values
-        if not {dict, list}.isdisjoint(map(type, values)):
-            columns[path] = [valid_json(value) if type(value) in (dict, list) else value for value in values]
-    series = [
-        settled_series(column_key(path), values)
-        if any(value is not None for value in values)
-        else pl.Series(column_key(path), values, dtype=pl.Null)  # other runs decide its dtype
-        for path, values in columns.items()
-    ]
-    return pl.DataFrame([pl.Series("order", [*range(len(rows))], dtype=pl.Int64), *series])
+    series = {"order": pl.Series("order", range(len(rows)), dtype=pl.Int64)}
+    columns: Iterable[Sequence[Any]] = zip(*rows, strict=True) if rows else [()] * len(names)
+    for number, (name, values) in enumerate(zip(names, columns, strict=True)):
+        key = column_key((str(name),))
+        key = column_key((str(name), str(number))) if key in series else key
+        kinds = set(map(type, values))
+        if not kinds.isdisjoint((dict, list)):
+            values = [valid_json(value) if type(value) in (dict, list) else value for value in values]  # noqa: PLW2901
+        is_empty = kinds <= {type(None)}  # then other runs decide its dtype
+        series[key] = pl.Series(key, values, dtype=pl.Null) if is_empty else settled_series(key, values)
+    return pl.DataFrame(list(series.values()))
 
 
 def live_rows(source: RowSource, run: History, answer: Any) -> tuple[list[str], str]:
@@ -2681,8 +2687,9 @@ def make_parts(source: RowSource, runs: Sequence[History]) -> None:
             by_run[run_id].append(have)
         if frames:
             rows = pl.concat(frames, how="diagonal")
-            is_long = source.table.name == "console" and any(run.downloads for run in runs)
-            if not is_long and rows.select(pl.len()).collect().item() * len(dtypes) <= BATCH_CELLS:
+            is_held = not any(run.downloads for run in runs)  # in memory, in many pieces
+            is_console = source.table.name == "console"
+            if is_held or (not is_console and rows.select(pl.len()).collect().item() * len(dtypes) <= BATCH_CELLS):
                 rows = rows.collect().lazy()
             parts = write_part(rows, source.folder, {run_id: widest_dtypes(each) for run_id, each in by_run.items()})
     except DAMAGED:
