@@ -97,7 +97,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, Self, TypeAlias, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, TypeAlias, TypeVar, cast
 from urllib.parse import quote, unquote, urlsplit
 
 if TYPE_CHECKING:
@@ -159,6 +159,7 @@ MOST_SAMPLES = 2**31 - 1  # GraphQL's ints have 32 bits
 # An export may have twice the rows that the server counts, and these: live runs go on, steps repeat.
 SPARE_ROWS = 100_000
 EXPORT_BYTES, TABLE_BYTES = 10_000_000_000, 500_000_000  # of a download, uncompressed; tables are read whole
+TABLE_HELD_BYTES = 2_000_000  # a longer table waits in a file until it is its turn to be read
 YAML_BYTES = 1_000_000  # of a YAML text's JSON, beyond ten times its own length
 DEEPEST = 200  # nested levels that orjson surely writes: a summary with more brackets is checked
 
@@ -364,6 +365,12 @@ class History:
         repeated = sum(part.repeated for part in self.parts)  # the server counts them
         return self.counted is not None and self.rows + repeated < self.counted
 
+    def drop_frames(self) -> None:
+        """Forget the frames, and remove the files that they read: these may have many GB."""
+        for file in self.downloads:
+            file.unlink(missing_ok=True)
+        self.frames, self.downloads = [], []
+
 
 @dataclass
 class Table:
@@ -494,7 +501,7 @@ LFS_POINTER = b"version https://git-lfs."  # what git leaves in place of a large
 NOT_PULLED = "a git-LFS pointer instead of the file; run `git lfs pull` there, then export again"
 
 
-def log_records(opened: BinaryIO, log: Log) -> Iterator[bytes]:  # noqa: C901 - one sequence
+def log_records(opened: IO[bytes], log: Log) -> Iterator[bytes]:  # noqa: C901 - one sequence
     """The payload of every readable record, in order; damage is noted in `log`.
 
     A record counts only if its checksums hold. After damage, reading goes on at the next valid chunk: a checksum of 32
@@ -2476,7 +2483,7 @@ def fetch_rows(source: RowSource, run: History, answer: Any) -> bool:
     def attempt(_timeout_s: float) -> bool:
         nonlocal answer, tries
         tries += 1
-        run.frames, run.downloads = [], []
+        run.drop_frames()
         answer = answer or ask_for_runs(source, [run])[run.id]
         if answer is None:
             raise RequestError("the run no longer exists on the server", status=404, retries=0)
@@ -2493,36 +2500,34 @@ def fetch_rows(source: RowSource, run: History, answer: Any) -> bool:
     except (ScriptError, OSError):  # the folder cannot be written to: not a failure of this run alone
         raise
     except (Exception, *DAMAGED) as error:  # noqa: BLE001 - one run with odd data must not stop the others
+        run.drop_frames()
         source.project.failed.append(Failure.of(error, run.id, table.name))
         return False
 
 
-def download(source: RowSource, url: str, *, last: bytes, limit: int) -> Path:
-    """Download a signed URL, at most `limit` bytes; a complete file ends with `last`.
+def download(source: RowSource, url: str, file: IO[bytes], *, last: bytes, limit: int) -> None:
+    """Download a signed URL into `file`, at most `limit` bytes; a complete body ends with `last`.
 
     RequestError, without the URL, if it is incomplete.
     """
-    storage = source.server.storage
-    file, end = source.folder / f"{uuid.uuid4().hex}.download", b""
+    storage, end = source.server.storage, b""
     try:
-        with file.open("wb") as opened:
-            for piece in storage.pieces("GET", url, storage.timeout_s, limit):
-                opened.write(piece)
-                end = (end + piece)[-10:]
+        for piece in storage.pieces("GET", url, storage.timeout_s, limit):
+            file.write(piece)
+            end = (end + piece)[-10:]
     except RequestError as error:
-        file.unlink()  # it may have many GB
         error.retries = error.retries or 1  # with new URLs
         raise
     if not end.rstrip().endswith(last):
-        file.unlink()
         raise RequestError("the download is incomplete")
-    return file
 
 
 def full_history(source: RowSource, run: History, answer: Any) -> None:
     """Read W&B's parquet exports, then the rows that are in no export yet."""
     for url in (answer["parquetHistory"] or {}).get("parquetUrls") or ():
-        run.downloads.append(download(source, url, last=b"PAR1", limit=EXPORT_BYTES))
+        run.downloads.append(source.folder / f"{uuid.uuid4().hex}.download")
+        with run.downloads[-1].open("wb") as file:
+            download(source, url, file, last=b"PAR1", limit=EXPORT_BYTES)
     rows, run.problem = live_rows(source, run, answer)
     keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
     run.counted = answer["historyLineCount"] or 0
@@ -2586,14 +2591,14 @@ def logged_rows(source: RowSource, run: History, answer: Any) -> None:
     urls = [edge["node"]["directUrl"] for edge in answer["files"]["edges"] if edge["node"]]
     if not urls:
         raise RequestError(f"its file {run.file} does not exist", status=404, retries=0)
-    file = download(source, urls[0], last=b"}", limit=TABLE_BYTES)
-    try:
-        with source.server.conversions:
-            run.frames = [table_rows(file.read_bytes()).lazy()]
-    except ValueError as error:
-        raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
-    finally:
-        file.unlink()
+    with tempfile.SpooledTemporaryFile(TABLE_HELD_BYTES, dir=str(source.folder)) as file:
+        download(source, urls[0], file, last=b"}", limit=TABLE_BYTES)
+        file.seek(0)
+        try:
+            with source.server.conversions:
+                run.frames = [table_rows(file.read()).lazy()]
+        except ValueError as error:
+            raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
 
 
 def table_rows(content: bytes) -> pl.DataFrame:
@@ -2697,10 +2702,10 @@ def make_parts(source: RowSource, runs: Sequence[History]) -> None:
             make_parts(source, [run])
         return
     finally:
-        for file in (file for run in runs for file in run.downloads):
-            file.unlink(missing_ok=True)
+        for run in runs:
+            run.drop_frames()
     for run in runs:
-        run.parts, run.is_read, run.frames = [parts[run.id]] if run.id in parts else [], True, []
+        run.parts, run.is_read = [parts[run.id]] if run.id in parts else [], True
     store_histories(source, runs)
 
 
