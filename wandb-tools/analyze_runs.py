@@ -534,10 +534,6 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
         dtypes[column] = next((dtype for dtype in found if dtype.is_float()), found[0])
     casts: list[Any] = [{c: dtypes[c] for c, dtype in part.dtypes.items() if dtype != dtypes[c]} for part in parts]
     frame = pl.concat([part.frame.cast(to) for part, to in zip(parts, casts, strict=True)], how="diagonal")
-    repeated = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1)).rows() if len(parts) > 1 else []
-    if repeated:
-        several = f"{counted(len(repeated), 'run')} in several inputs, for example {path_text(min(repeated)[:3])}"
-        raise ScriptError(f"{several}; merge these files with aggregate_runs.py", WRONG_USAGE)
     goals = {(column, goal) for part in parts for column, goal in part.goals.items()}
     times = Counter(column for column, _ in goals)
     runs = Runs(
@@ -591,7 +587,9 @@ def find_column(name: str, runs: Runs, what: str = "column", among: Sequence[str
 def kind(column: str) -> str:
     """Which part of the contract a column belongs to: see KINDS."""
     prefix = column.split("_", 1)[0]
-    return "identity" if column in IDENTITY or column[:1] == "_" else prefix if prefix in KINDS else "derived"
+    if column in IDENTITY or column[:1] == "_":
+        return "identity"
+    return prefix if prefix in KINDS and ":" not in column else "derived"  # ranges such as `config_lr:3` are no setting
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -766,9 +764,8 @@ def words(name: str) -> list[str]:
 
 def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
     """The runs that pass the filters, and those of them in the states that count; prints how many each filter kept."""
-    frame, number = everything.frame, collected(everything.frame.select(pl.len())).item()
-    if not number:
-        raise ScriptError("the input has no runs; export some, or name another file", NOTHING_USABLE)
+    frame, asked = everything.frame, {*asked_questions(options)}
+    number = count_runs(everything, asked)
 
     def kept(flag: str, after: pl.LazyFrame) -> pl.LazyFrame:
         nonlocal number
@@ -792,7 +789,7 @@ def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
         keys = keys_where(options.where, everything).lazy()
         frame = frame.join(keys, on=KEY, how="semi", nulls_equal=True, maintain_order="left")
         frame = kept(f"--where {options.where}", frame)
-    any_state, states, asked = frame, options.states, {*asked_questions(options)}
+    any_state, states = frame, options.states
     if not states and (options.report or not asked or asked - {"schema", "sql", "health", "diff"}):
         finished = collected(frame.select(in_states(["finished"]).sum())).item()
         states = ("finished",) if 0 < finished < number else ()
@@ -802,6 +799,19 @@ def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
         frame = kept(f"--state {','.join(states)}", frame.filter(in_states(states)))
     runs = replace(everything, frame=frame)
     return runs if options.states or frame is any_state else replace(everything, frame=any_state), runs
+
+
+def count_runs(runs: Runs, asked: Collection[str]) -> int:
+    """How many runs there are; ScriptError if there is none, or if one has several rows and would count twice."""
+    keys, one_file = collected(runs.frame.select(KEY)), len(runs.parts) == 1
+    if keys.is_empty():
+        raise ScriptError("the input has no runs; export some, or name another file", NOTHING_USABLE)
+    if keys.n_unique() < keys.height and not (one_file and asked and {*asked} <= {"schema", "sql"}):
+        repeated = keys.filter(keys.is_duplicated()).unique().sort(KEY)
+        what = f"{counted(repeated.height, 'run')} in several {'rows' if one_file else 'inputs'}"
+        how = "aggregate_runs.py, without --keep all (whose rows --sql reads)" if one_file else "aggregate_runs.py"
+        raise ScriptError(f"{what}, for example {path_text(repeated.row(0))}; merge with {how}", WRONG_USAGE)
+    return keys.height
 
 
 def in_states(states: Sequence[str]) -> pl.Expr:
@@ -1625,18 +1635,22 @@ def sql_text(text: str | None) -> str:
 def files_beside(runs: Runs) -> list[Runs]:
     """The files of further views beside the inputs, or beside the exports that an aggregate was made of.
 
-    Damaged files and sampled histories are left out.
+    Damaged files, sampled histories and files of projects that have no run here are left out.
     """
+    facts = columns_or_null(runs, {"source_file": pl.String})
+    rows = collected(runs.frame.select("entity", "project", *facts).unique())
     folders = {file.parent for file in runs.files}
-    if "source_file" in runs.dtypes:
-        sources = collected(runs.frame.select(pl.col("source_file").drop_nulls().unique()))["source_file"]
-        folders |= {Path(source).parent for source in sources}
+    folders |= {Path(source).parent for source in rows["source_file"].drop_nulls()}
+    if gone := sorted(str(folder) for folder in folders if not folder.is_dir()):
+        which = f"histories and the like are not read from {some_of(gone)}, where source_file says that they are"
+        say_once(f"{which}: no such folder here; start in the folder where aggregate_runs.py ran")
     beside = [file for folder in folders for file in folder.glob("*.parquet") if file.name[0] != "."]
-    found = []
+    found, projects = [], {*rows.select("entity", "project").iter_rows()}
     for file in sorted({file.resolve(): file for file in (*runs.others, *beside)}.values()):
         with suppress(ScriptError):
             part = open_file(file)
-            if part.view not in {"runs", ""} and not file.stem.endswith("_history_sampled"):
+            is_foreign = "project" in part.source and part.project not in projects
+            if part.view not in {"runs", ""} and not is_foreign and not file.stem.endswith("_history_sampled"):
                 found.append(part)
     return found
 
@@ -1644,11 +1658,19 @@ def files_beside(runs: Runs) -> list[Runs]:
 def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
     """Warn of files that another export wrote than the runs of their project in their folder."""
     for part, own in itertools.product(parts, runs.parts):
-        places = {(each.files[0].parent.resolve(), each.project) for each in (part, own)}
-        ids = {each.source["export_id"] for each in (part, own)} - {None}
-        if len(places) == 1 and len(ids) > 1:
-            mixed = f"runs and {part.view} of {path_text(part.project)} in {part.files[0].parent}"
-            say_once(f"{mixed} come from different exports, because one was killed: export again")
+        folder, exports, how = part.files[0].parent, own.source.get("sources"), "; run aggregate_runs.py again"
+        if not isinstance(exports, list):  # the file of one export
+            exports, how = [{**own.source, "file": own.files[0]}], ", because one was killed: export again"
+        for export in (each for each in exports if isinstance(each, dict)):
+            place = (
+                Path(str(export.get("file"))).parent.resolve(),
+                str(export.get("entity")),
+                str(export.get("project")),
+            )
+            ids = {export.get("export_id"), part.source["export_id"]} - {None}
+            if place == (folder.resolve(), *part.project) and len(ids) > 1:
+                mixed = f"runs and {part.view} of {path_text(part.project)} in {folder}"
+                say_once(f"{mixed} come from different exports{how}")
 
 
 def rows_beside(runs: Runs, view: str) -> list[Runs]:
