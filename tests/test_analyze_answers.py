@@ -89,3 +89,78 @@ def test_ranges_of_a_group_are_no_setting(tmp_path):
     assert {row["column"] for row in found["varying"] + found["importance"]} == {"config_lr", "config_k"}
     assert len(found["groups"]) == 3
     assert answered(file, "-g", "lr:3", "--report", tmp_path / "r.md").code == 0
+
+
+@pytest.fixture
+def grouped(tmp_path):
+    """Two groups of two runs; the settings are called like columns of ours."""
+    runs = [
+        Run(f"r{n}", config={"group": f"own{n % 2}", "state": n, "seed": n}, summary={"test/mse": n + 0.5}, group="wb")
+        for n in range(4)
+    ]
+    return write_runs(tmp_path, runs)
+
+
+def test_a_setting_called_like_a_column_of_ours_is_not_headed_like_it(grouped):
+    assert "config_group" in answered(grouped, "--top", 2).out.splitlines()[1].split()
+    assert answered(grouped, "-g", "config_group").out.startswith("test/mse by config_group: ")
+    assert answered(grouped, "--pivot", "config_group,seed").out.startswith("test/mse by config_group and seed: ")
+    firsts = [line.split()[0] for line in answered(grouped, "--diff", "r0", "r1").out.splitlines()]
+    assert {"config_group", "config_state", "seed"} <= {*firsts}
+
+
+def test_a_report_holds_what_else_was_asked(grouped, tmp_path):
+    write_history(tmp_path, steps("r0", [3.0, 2.0]))
+    more = ["--sql", "SELECT 41 + 1 AS answer", "--diff", "r0", "r1", "--schema", "--importance", "--curves", "loss"]
+    answered(grouped, "--report", tmp_path / "r.md", "--state", "all", *more[2:])
+    answered(grouped, "--report", tmp_path / "sql.md", *more[:2])
+    text = (tmp_path / "r.md").read_text()
+    assert "differ between r0, r1" in text
+    assert "coverage is the share of runs with a value" in text
+    assert text.count("Settings associated with test/mse") == 1
+    assert "| answer" in (tmp_path / "sql.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flags"),
+    [
+        (["--top", 1, "--x", "time", "--best-so-far", "--smooth", 0.5, "--points", 2], "x best-so-far smooth points"),
+        (["--top", 1, "--stat", "iqm", "--log"], "stat log"),
+        (["--pivot", "seed,state", "--stat", "median", "--columns", "seed"], "stat columns"),
+        (["--varying", "-m", "test/mse", "--descending"], "metric ascending"),
+        (["--schema", "--best-per", "config_group"], "best-per"),
+        (["--top", 1, "-o", "x.csv", "--max-rows", 1, "--format", "latex"], "format max-rows"),
+        (["-g", "seed", "--stat", "iqm", "--columns", "n", "--max-rows", 1, "-m", "test/mse", "--ascending"], ""),
+        (["--top", 1, "--log", "-o", "x.svg"], ""),
+        (["--report", "x.md", "--smooth", 0.5, "--stat", "iqm", "--max-rows", 2, "--columns", "seed"], ""),
+        (["--columns", "seed", "-m", "test/mse", "--format", "markdown"], ""),
+        (["--best-per", "config_group", "-m", "test/mse", "--varying", "--state", "all"], ""),
+    ],
+)
+def test_a_flag_without_effect_is_named(grouped, arguments, flags):
+    err = ask(grouped, *arguments, cwd=grouped.parent).err
+    named = [line.split()[0].removeprefix("--") for line in err.splitlines() if "has no effect here: it is for" in line]
+    assert sorted(named) == sorted(flags.split())
+
+
+def test_columns_of_groups_may_be_all_that_they_have(grouped):
+    out = answered(grouped, "-g", "config_group", "--stat", "iqm", "--columns", "config_group,iqm").out
+    assert out.splitlines()[1].split() == ["config_group", "iqm"]
+    assert "--columns seed: a table of groups has only config_group, runs" in (
+        answered(grouped, "-g", "config_group", "--columns", "seed").err
+    )
+    assert ask(grouped, "--top", 1, "--columns", "mean").code == 2  # no run has a mean
+
+
+def test_advice_names_columns_only_where_they_have_an_effect(grouped):
+    names = ", ".join(f"1 AS a_long_name_of_a_column_{n}" for n in range(9))
+    assert "wide: a_long" in (out := answered(grouped, "--sql", f"SELECT {names}").out.replace("\n", " "))
+    assert out.rstrip().endswith("more; use --json or -o")
+
+
+def test_empty_lists_and_single_values_are_told_apart_from_blanks_and_runs(tmp_path):
+    runs = [Run(f"r{n}", summary={"test/mse": 1.0 + n} if n else {}, tags=["x"] * (n > 1)) for n in range(4)]
+    out = answered(write_runs(tmp_path, runs), "-g", "tags").out
+    assert [line.split()[:3] for line in out.splitlines()[3:5]] == [["[]", "2", "1"], ["x", "2", "2"]]
+    assert "1 group with one value only" in out
+    assert "the best two cannot be compared: only one value in []" in out

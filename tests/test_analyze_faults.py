@@ -323,7 +323,7 @@ def test_a_history_elsewhere_is_an_input(tmp_path):
 def test_stat_beside_curves_is_said(tmp_path):
     file = write_runs(tmp_path, [Run("a")])
     write_history(tmp_path, steps("a", [1.0]))
-    assert "curves show means" in answered(file, "--curves", "loss", "--stat", "median").err
+    assert "--stat has no effect here: it is for groups\n" in answered(file, "--curves", "loss", "--stat", "median").err
 
 
 def test_the_file_is_named_when_no_run_is_left(tmp_path):

@@ -25,7 +25,7 @@ Examples:
   uv run wandb-tools/analyze_runs.py --varying --importance --health --report report.html
 
 Names. Write a metric or setting as its column (metric_test_mse), as in W&B (test/mse), or flattened (test_mse). Runs
-are identified by entity, project and id. Where run names repeat, the output shows the id too.
+are identified by entity, project and id. Where two runs that are shown have one name, the id stands beside it.
 
 Runs. Only finished runs are used, or all runs if none is finished; --state changes this. --schema, --sql and --health
 use runs in all states.
@@ -613,9 +613,9 @@ def coverage(columns: Sequence[str], runs: Runs) -> dict[str, int]:
 
 
 def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
-    """The W&B names of columns; where two columns have the same one, their own names."""
+    """The W&B names of columns; their own names where another column, shown or not, has the same one."""
     names = {column: runs.label(column) for column in columns}
-    spoken = Counter(names.values())
+    spoken = Counter([*names.values(), *(runs.dtypes.keys() - names.keys() - runs.empty)])
     return {column: name if spoken[name] == 1 else column for column, name in names.items()}
 
 
@@ -862,7 +862,8 @@ def top(study: Study, options: Options) -> list[Result]:
         raise ScriptError(f"no run has a finite {metric.label}; use another -m (--schema lists all)", NOTHING_USABLE)
     beside = [metric.beside(f"{options.value}_step"), metric.beside("n")] if options.value != "summary" else []
     named = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *beside]) if c in runs.dtypes]
-    asked = [find_column(name, runs) for name in options.columns if name not in STATISTICS]
+    is_alone = options.top and not options.group_by
+    asked = [find_column(name, runs) for name in options.columns if is_alone or name not in STATISTICS]
     others = runs.of_kind("derived", "config")
     more = asked or [c for c in (runs.dtypes if options.for_programs else others) if c[:1] != "_"]
     held = [c for c in dict.fromkeys(["name", *named, *KEY, "state", "url", *more]) if c in runs.dtypes]
@@ -912,8 +913,11 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     table = table.sort(stat, *by, descending=metric.descending(by), nulls_last=True)
     constant = [column for column in apart if table.height > 1 and table[column].n_unique() == 1]
     varying = [column for column in apart if column not in constant]
-    asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
-    shown = [column for column in asked if column in {*by, *STATISTICS}]
+    held = [*STATISTICS[:3], *(["iqm"] if stat == "iqm" else []), *STATISTICS[3:], *steps]
+    asked = [name if name in held else find_column(name, runs) for name in options.columns]
+    shown = [column for column in asked if column in {*by, *held}]
+    if len(shown) < len(asked) and options.group_by and not (options.top or options.schema):
+        say_once(f"--columns {','.join(options.columns)}: a table of groups has only {', '.join([*by, *held])}")
     kept = len(shown)
     if not shown:
         sizes = ["n"] if (table["runs"] == table["n"]).all() else ["runs", "n"]
@@ -926,7 +930,6 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     size = f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'group')}"
     facts = [size, *(f"{heads[column]} is always {cell_text(table[column][0])}" for column in constant)]
     title = f"{metric.label} by {', '.join(heads[c] for c in varying)}: {'; '.join(facts)}; {metric.direction}"
-    held = [*STATISTICS[:3], *(["iqm"] if stat == "iqm" else []), *STATISTICS[3:], *steps]
     best = table.select(pl.col(BEST_RUN[new]).alias(new) for new in BEST_RUN)
     names = [name if n else None for name, n in zip(run_labels(best), table["n"], strict=True)]
     seen = table.with_columns(pl.Series("best_run", names, dtype=pl.String))
@@ -948,7 +951,7 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     """Notes on missing values, groups of one run and extreme values, and the test of the best two groups."""
     remarks = without_value("value", *table.select("runs", "n", "n_nonfinite").sum().row(0))
     if singles := int((table["n"] == 1).sum()):
-        remarks.append(f"{counted(singles, 'group')} with one run only: no std and no interval")
+        remarks.append(f"{counted(singles, 'group')} with one value only: no std and no interval")
     far = table.filter((pl.col("median") > 0) & (pl.col("max") > DIVERGED * pl.col("median")))
     if far.height and stat == "mean" and metric.goal == "minimize":
         whose = some_of(row_names(far, by), SUGGESTED_NAMES)
@@ -966,7 +969,7 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     if best.height < 2 or not metric.column.startswith(("metric_", "history_")):
         return remarks
     if alone:
-        remarks.append(f"the best two cannot be compared: only one run in {' and '.join(alone)}")
+        remarks.append(f"the best two cannot be compared: only one value in {' and '.join(alone)}")
     elif (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
         means, two = " of the means" * (stat != "mean"), " and ".join(names)
         verdict = f"within noise: the best two, {two}, may differ only by chance"
@@ -980,7 +983,7 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     runs, by, _ = grouping(options.pivot or study.apart, study.runs)
     if len(by) != 2:
         raise ScriptError(f"--pivot {','.join(options.pivot)}: write two columns, ROWS,COLUMNS", WRONG_USAGE)
-    mean, (rows, columns) = pl.col("mean"), map(runs.label, by)
+    mean, (rows, columns) = pl.col("mean"), labels(by, runs).values()
     best = mean.min() if metric.goal == "minimize" else mean.max()
     cells = group_statistics(runs, by, metric).sort(by, nulls_last=True)
     cells = cells.select(
@@ -1054,7 +1057,7 @@ def say_rival(name: str, runs: Runs) -> None:
     """Print a note if `name` is a column and also the W&B name of a setting: the column is used."""
     rival = known_column(name, replace(runs, empty=frozenset([name])))
     if known_column(name, runs) == name and rival not in {None, name}:
-        say(f"{name} means the column with this name; write {rival} for the setting")
+        say_once(f"{name} means the column with this name; write {rival} for the setting")
 
 
 def varying_settings(runs: Runs) -> tuple[pl.DataFrame, list[str], list[str]]:
@@ -1079,7 +1082,8 @@ def is_noise(values: pl.Series, path: str) -> bool:
 
 def noise_note(noise: Sequence[str], runs: Runs) -> list[str]:
     """A note that names the columns that are noise, if there are any."""
-    return [f"not used, as nearly every run has its own value: {some_of([*map(runs.label, noise)])}"] if noise else []
+    what = "not used, because they are paths, times or the like, or differ in every run"
+    return [f"{what}: {some_of([*map(runs.label, noise)])}"] if noise else []
 
 
 def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
@@ -1219,7 +1223,8 @@ def difference(study: Study, options: Options) -> list[Result]:
     counts, of_all = Counter(row["kind"] for row in found), {which: len(runs.of_kind(which)) for which in KINDS}
     sizes = [f"{counts[which]} of {counted(of_all[which], f'{which} column')}" for which in ("config", "metric")]
     texts = [{name: exact_text(value) for name, value in row.items()} for row in found]
-    view = [("column", pl.Series([runs.label(row["column"]) for row in found], dtype=pl.String))]
+    names = labels([row["column"] for row in found], runs).values()
+    view = [("column", pl.Series(names, dtype=pl.String))]
     view += [(head, pl.Series([row[n] for row in cells], dtype=pl.String)) for n, head in enumerate(heads)]
     title = f"{' and '.join(sizes)} differ between {some_of(run_labels(chosen))}"
     table = pl.DataFrame(texts, dict.fromkeys(["column", "kind", *heads], pl.String))
@@ -1263,7 +1268,7 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     dtypes |= {"effect": pl.Float64, "spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
     answer = pl.DataFrame(rows, dtypes, orient="row").sort("effect", "column", descending=[True, False])
     sign = pl.col("spearman").sign().replace_strict({1.0: "+", -1.0: "-"}, default="", return_dtype=pl.String)
-    named = pl.Series("column", map(runs.label, answer["column"]), dtype=pl.String)
+    named = pl.Series("column", labels(answer["column"], runs).values(), dtype=pl.String)
     rounded = pl.col("effect").round(3), sign.alias("sign"), "n", "distinct", pl.col("p").round(4)
     seen = answer.select(named, "kind", *rounded)
     title = f"Settings associated with {metric.label}, {number}; association is not cause"
@@ -1738,8 +1743,6 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
         sampled = [file for each in study.runs.files for file in each.parent.glob("*_history_sampled.parquet")]
         what = "only a sampled history, which is not used" if sampled else "no history file"
         raise ScriptError(f"these runs have {what}; export_runs.py --include-history writes it", NOTHING_USABLE)
-    if options.stat != "mean":
-        say(f"--stat {options.stat} works for groups only; curves show means")
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
     keys, results = keys.with_row_index(RUN_NUMBER), []
     for name in names:
@@ -1876,7 +1879,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
     named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
     drawn = table.select("x", "value", "n", *bounds, name=named, rank=RANK)
-    grouped = f", mean by {', '.join(map(study.runs.label, study.apart))}" if study.by else ""
+    grouped = f", mean by {', '.join(labels(study.apart, study.runs).values())}" if study.by else ""
     title = f"{value} over {axis}{grouped}: {size}{counted(len(names), 'group' if study.by else 'run')}{lost_runs}"
     table = table.select(pl.lit(column).alias("metric"), *held)
     return Result("curves", title, table, view, notes, chart=(value, axis, drawn), unseen=unseen)
@@ -2138,7 +2141,7 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
     lines: list[str] = []
     for result in results:
         columns, notes = columns_of(result, most)
-        columns = fitted(columns, width, notes, result.kept)
+        columns = fitted(columns, width, notes, result)
         links = links_of(result, "\x1b]8;;{url}\x1b\\{name}\x1b]8;;\x1b\\") if colours else []
         for n, column in enumerate(columns):
             best = [i for i, cell in enumerate(column.cells) if result.key == "pivot" and ROW_BEST in cell[-2:]]
@@ -2184,7 +2187,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     charts: list[str] = []
     for result in results:
         columns, notes = columns_of(result, most)
-        count = len(fitted(columns, PAGE_CELLS, notes, result.kept, 36))  # longer cells are broken into lines
+        count = len(fitted(columns, PAGE_CELLS, notes, result, 36))  # longer cells are broken into lines
         name, _, about = re.sub("[:;] ", "\n", result.title, count=1).partition("\n")
         heading = "h1" if result is results[0] else "h2"
         lines += [f"<section><{heading}>{html_text(name)}</{heading}>", f"<p class='about'>{html_text(about)}</p>"]
@@ -2291,7 +2294,9 @@ def cell_text(value: object) -> str:
         return f"{value:g}" if float(f"{value:g}") == value or not math.isfinite(value) else repr(value)
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M")
-    return ", ".join(map(cell_text, value)) if isinstance(value, list) else printable(str(value))
+    if isinstance(value, list):
+        return ", ".join(map(cell_text, value)) or "[]"
+    return printable(str(value))
 
 
 def exact_text(value: object) -> str | None:
@@ -2300,12 +2305,13 @@ def exact_text(value: object) -> str | None:
 
 
 def fitted(
-    columns: Sequence[TableColumn], width: int, notes: list[str], kept: int, least: int = NARROW
+    columns: Sequence[TableColumn], width: int, notes: list[str], result: Result, least: int = NARROW
 ) -> list[TableColumn]:
-    """As many columns as fit `width`, the first `kept` in any case; a note names the others.
+    """As many columns of a result as fit `width`, those asked for by name in any case; a note names the others.
 
     Headings of numbers are broken into lines first, then texts are cut to one limit that is at least `least`.
     """
+    kept = result.kept
     most = max(kept, min(len(columns), width // 3 + 1))  # each takes a character and two blanks at least
     sizes = [(max(map(cell_count, c.cells), default=0), cell_count(c.label)) for c in columns[:most]]
     if len(columns) == most and sum(map(max, sizes)) + 2 * (most - 1) <= width:
@@ -2324,9 +2330,8 @@ def fitted(
     count = max(kept, next((n for n in range(most, 0, -1) if fits(n, least if n > 2 else 1)), 1))
     limit = next((limit for limit in range(width, least if kept else 0, -1) if fits(count, limit)), least)
     if dropped := [column.label for column in columns[count:]]:
-        notes.append(
-            f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use --columns, --json or -o"
-        )
+        choice = "--columns, " if result.key in FLAGS_FOR["columns"] else ""
+        notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
     short = []
     for column, room in zip(columns[:count], widths(limit), strict=False):
         is_whole = column.is_number or column.label == "detail"
@@ -2813,6 +2818,8 @@ def analyze(options: Options) -> int:
         say(line)
     any_state, runs = select_runs(options, everything)
     asked = asked_questions(options)
+    for line in unused_flags(options, asked):
+        say(line)
     compares = options.report or options.best_per or not asked or not NEED_METRIC.isdisjoint(asked)
     metrics = chosen_metrics(options, runs) if compares else []
     if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
@@ -2826,16 +2833,22 @@ def analyze(options: Options) -> int:
     runs, by, apart = grouping(options.group_by, runs)
     study = study._replace(runs=runs, by=by, apart=apart)
     if options.output or not options.report:
-        results: list[Result] = []
-        for name in asked:
-            if name in OF_METRIC:
-                results += [QUESTIONS[name](study, metric, options) for metric in metrics]
-            else:
-                results += QUESTIONS[name](study, options)
-        deliver(results or introduction(study, options), options.output, options)
+        deliver(answers(asked, study, options) or introduction(study, options), options.output, options)
     if options.report:
-        deliver(introduction(study, options), options.report, options)
+        results = introduction(study, options)
+        more = [name for name in asked if name not in {result.key for result in results}]
+        deliver([*results, *answers(more, study, options)], options.report, options)
     return PARTIAL if damaged else OK
+
+
+def answers(questions: Iterable[str], study: Study, options: Options) -> list[Result]:
+    results: list[Result] = []
+    for name in questions:
+        if name in OF_METRIC:
+            results += [QUESTIONS[name](study, metric, options) for metric in study.metrics]
+        else:
+            results += QUESTIONS[name](study, options)
+    return results
 
 
 QUESTIONS: dict[str, Callable[..., Any]] = {"schema": schema, "sql": sql, "health": health, "varying": varied}
@@ -2843,6 +2856,28 @@ QUESTIONS |= {"diff": difference, "top": top, "groups": groups, "pivot": pivot, 
 QUESTIONS |= {"curves": lambda study, options: curves(study, options, options.curves)}
 OF_METRIC = {"groups", "pivot", "importance"}  # answered for each metric
 NEED_METRIC = {"top", *OF_METRIC}
+# What each flag is for: it has no effect on anything else.
+OF_CURVES, COMPARED = {"curves"}, {"best-per", *NEED_METRIC}
+FLAGS_FOR = {"x": OF_CURVES, "best_so_far": OF_CURVES, "smooth": OF_CURVES, "points": OF_CURVES, "stat": {"groups"}}
+FLAGS_FOR |= {"metrics": COMPARED, "value": COMPARED, "goal": {"curves", *COMPARED}, "log": {"pictures"}}
+FLAGS_FOR |= {"columns": {"groups", "schema", "top"}, "best_per": {"curves", "varying", *NEED_METRIC}}
+FLAGS_FOR |= {"format": {"tables on stdout"}, "max_rows": {"tables on stdout"}}
+
+
+def unused_flags(options: Options, asked: Sequence[str]) -> Iterator[str]:
+    """A note for each flag that has no effect on these answers."""
+    present = {*(asked or ["groups", "top"])} | ({"best-per"} if options.best_per else set())
+    if options.report:
+        present |= {"groups", "curves", "varying", *NEED_METRIC, "tables on stdout"}
+    if options.output is None or (sys.stdout and sys.stdout.isatty()):
+        present.add("tables on stdout")
+    endings = {file.suffix.lower() for file in (options.output, options.report) if file}
+    present |= {"pictures"} if endings & {".png", ".svg", ".html"} else set()
+    for name, uses in FLAGS_FOR.items():
+        value = getattr(options, name)
+        if value and value not in ("mean", "summary", "table", "json") and present.isdisjoint(uses):
+            flag = {"metrics": "metric", "goal": "ascending or --descending"}.get(name, name.replace("_", "-"))
+            yield f"--{flag} has no effect here: it is for {', '.join(sorted(uses))}"
 
 
 def asked_questions(options: Options) -> list[str]:
