@@ -164,3 +164,49 @@ def test_empty_lists_and_single_values_are_told_apart_from_blanks_and_runs(tmp_p
     assert [line.split()[:3] for line in out.splitlines()[3:5]] == [["[]", "2", "1"], ["x", "2", "2"]]
     assert "1 group with one value only" in out
     assert "the best two cannot be compared: only one value in []" in out
+
+
+def test_a_metric_that_diverged_in_some_runs_stays_the_default(tmp_path):
+    """Runs hold it, if NaN; one that is never finite cannot be compared."""
+    lost = float("nan")
+    runs = [Run(f"r{n}", summary={"test/loss": lost if n < 4 else n, "test/error": lost, "acc": n}) for n in range(10)]
+    assert "metric: test/loss (use" in answered(write_runs(tmp_path, runs), "--top", 1).err
+
+
+@pytest.mark.parametrize("more", [[], ["--format", "csv"], ["-o", "x.parquet"], ["--json"]])
+def test_points_that_curves_leave_out_are_counted(tmp_path, more):
+    file = write_runs(tmp_path, [Run("a")])
+    write_history(tmp_path, steps("a", [float(n) for n in range(60)]))
+    assert "13 of 60 points of step: use --points for more\n" in answered(file, "--curves", "loss", *more).err
+    assert "--points" not in answered(file, "--curves", "loss", "--points", 60, *more).err
+    assert "--points" not in answered(file, "--curves", "loss", "-o", tmp_path / "x.svg").err
+
+
+def test_runs_that_diverged_are_counted_beside_pivots_and_importance(tmp_path):
+    runs = [Run(f"r{n}", config={"a": n % 2, "b": n % 3}, summary={"test/mse": float(n)}) for n in range(12)]
+    runs += [Run("nan", config={"a": 1, "b": 1}, summary={"test/mse": float("nan")}), Run("none")]
+    text = "12 of 14 runs have a finite {}; left out: 1 without a value, 1 with NaN or infinity"
+    file = write_runs(tmp_path, runs)
+    assert text.format("value") in " ".join(answered(file, "--pivot", "a,b").out.split())
+    assert text.format("test/mse") in " ".join(answered(file, "--importance").out.split())
+
+
+def test_a_spike_in_a_loss_that_is_constant_or_rounded_is_found(tmp_path):
+    levels = {"constant": [1.0] * 200, "rounded": [round(1 / (n + 1), 2) for n in range(200)], "zero": [0.0] * 200}
+    file = write_runs(tmp_path, [Run(n) for n in levels])
+    spiky = {n: [50.0 if step == 120 and n != "zero" else x for step, x in enumerate(xs)] for n, xs in levels.items()}
+    spiky["zero"][120] = 1e-9
+    write_history(tmp_path, [row for n, xs in spiky.items() for row in steps(n, xs)])
+    rows = document(file, "--health")["health"]
+    assert [(r["run"], r["problem"], r["detail"]) for r in rows] == [
+        ("constant", "spikes", "loss, 1"),
+        ("rounded", "spikes", "loss, 1"),
+    ]
+
+
+def test_a_diff_tells_of_tags_and_code(tmp_path):
+    file = write_runs(tmp_path, [Run("a", tags=["x"]), Run("b")])
+    rewrite(file, commit=pl.Series(["1f", "2e"]), command=pl.Series(["a.py", "a.py --fast"]))
+    rows = {row["column"]: row for row in document(file, "--diff", "a", "b")["diff"]}
+    assert rows["tags"] == {"column": "tags", "kind": "identity", "a": ["x"], "b": []}
+    assert {"commit", "command"} <= rows.keys()

@@ -62,7 +62,8 @@ Health shows each problem of each run:
   past its best  a validation metric ends worse than its best by more than 10 % of its range, and the best is in the
                  first two thirds of its values
   spikes         loss values far above their neighbors: by ten median absolute deviations over the medians of the fifty
-                 values before and of the fifty after; not of runs below 51 values, nor the first or last value
+                 values before and of the fifty after (where most values are equal, above twice these medians); not of
+                 runs below 51 values, nor the first or last value
   stopped early  the last step is below half the median of its W&B group (three runs or more), else of its project
   no metric      no number is in the summary or in the history
   crashed        the state of the run is crashed
@@ -364,8 +365,8 @@ class TableColumn(NamedTuple):
 # --- inputs ---------------------------------------------------------------------------------------------------
 
 
-def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:  # noqa: C901 - a list of cases
-    """The runs files to read, what to say about the choice, and how many files of folders are damaged.
+def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], list[str]]:  # noqa: C901 - a list of cases
+    """The runs files to read, what to say about the choice, and which files of folders are damaged.
 
     Where no place is named: the unified file, unless an export is newer.
     """
@@ -398,16 +399,15 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]: 
     if places:
         passed = f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}"
         read = [f"reading {part.files[0]}, the runs of {path_text(part.project)}" for part in beside]
-        remarks = [*damaged, *[passed] * bool(foreign), *read]
-        return [replace(part, others=others) for part in runs], remarks, len(damaged)
+        return [replace(part, others=others) for part in runs], [*[passed] * bool(foreign), *read], damaged
     newest = max(runs, key=lambda part: part.files[0].stat().st_mtime)
     exports = [part for part in runs if part.files[0] != UNIFIED_FILE]
-    remarks = [*damaged, f"reading {newest.files[0]}"]
+    remarks = [f"reading {newest.files[0]}"]
     if newest.files[0] != UNIFIED_FILE:
         remarks[-1] += f", the newest of {counted(len(exports), 'export')}"
         if len(exports) < len(runs):
             remarks.append(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
-    return [newest], remarks, len(damaged)
+    return [newest], remarks, damaged
 
 
 def runs_beside(others: Iterable[Path], projects: Collection[tuple[str, str]]) -> list[Runs]:
@@ -604,12 +604,13 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def coverage(columns: Sequence[str], runs: Runs) -> dict[str, int]:
-    """How many runs have a value of each column, those with the most first; of numbers the finite ones count."""
+    """How many runs have a value of each column, those with the most first; 0 for numbers of which none is finite."""
     if not columns:
         return {}
-    values = [finite(column) if runs.dtypes[column].is_numeric() else pl.col(column) for column in columns]
-    counts = collected(runs.frame.select(each.count() for each in values), engine="in-memory").row(0, named=True)
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+    any_finite = {c: finite(c).count() > 0 if runs.dtypes[c].is_numeric() else pl.lit(value=True) for c in columns}
+    counts = [pl.when(usable).then(pl.col(column).count()).otherwise(0) for column, usable in any_finite.items()]
+    found = collected(runs.frame.select(counts), engine="in-memory").row(0, named=True)
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
@@ -986,6 +987,7 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     mean, (rows, columns) = pl.col("mean"), labels(by, runs).values()
     best = mean.min() if metric.goal == "minimize" else mean.max()
     cells = group_statistics(runs, by, metric).sort(by, nulls_last=True)
+    lost = without_value("value", *cells.select("runs", "n", "n_nonfinite").sum().row(0))
     cells = cells.select(
         pl.col(by[0]).alias("rows"),
         pl.col(by[1]).alias("columns"),
@@ -1014,7 +1016,7 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     names["name"] = [f"{spell(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
     drawn = filled.select("row", "column", value="mean").hstack(pl.DataFrame(names, dict.fromkeys(names, pl.String)))
     chart = "mean", "", drawn
-    return Result("pivot", title, cells, view, [note], chart=chart)
+    return Result("pivot", title, cells, view, [note, *lost], chart=chart)
 
 
 # --- questions: settings --------------------------------------------------------------------------------------
@@ -1206,7 +1208,11 @@ def difference(study: Study, options: Options) -> list[Result]:
         keys += hits if hits[0] not in keys else []
     if len(keys) < 2:
         raise ScriptError("--diff needs at least two different runs", WRONG_USAGE)
-    facts = [c for c in ("name", "state", "group", "job_type", "sweep", "notes") if c in runs.dtypes]
+    facts = [
+        c
+        for c in ("name", "state", "tags", "group", "job_type", "sweep", "notes", "commit", "command", "gpu")
+        if c in runs.dtypes
+    ]
     columns = [*facts, *runs.of_kind("config"), *runs.of_kind("metric")]
     ids = pl.col("id").is_in([key[2] for key in keys], nulls_equal=True)
     rows = collected(runs.frame.filter(ids).select(*KEY, *columns))
@@ -1253,6 +1259,8 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     usable = runs.frame.filter(pl.col(metric.column).is_finite())
     table = collected(usable.select(*columns, pl.col(metric.column).alias(VALUE)))
     number = counted(table.height, "run")
+    total, n = collected(runs.frame.select(pl.len(), pl.col(metric.column).count())).row(0)
+    lost = without_value(metric.label, total, table.height, n - table.height)
     notes = [f"{number} with a finite value are too few to rank settings; {FEWEST_RUNS} are needed"]
     if table.height >= FEWEST_RUNS:
         notes = ["settings that vary together cannot be separated; p is not corrected for many settings"]
@@ -1272,7 +1280,7 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     rounded = pl.col("effect").round(3), sign.alias("sign"), "n", "distinct", pl.col("p").round(4)
     seen = answer.select(named, "kind", *rounded)
     title = f"Settings associated with {metric.label}, {number}; association is not cause"
-    return Result("importance", title, answer, [(column.name, column) for column in seen], notes)
+    return Result("importance", title, answer, [(column.name, column) for column in seen], [*lost, *notes])
 
 
 def association(column: str, table: pl.DataFrame) -> tuple[Any, ...] | None:
@@ -1797,6 +1805,8 @@ def curve_points(
     draws = options.report or (options.output and FILE_FORMATS[options.output.suffix.lower()] in {"png", "svg", "html"})
     most = options.points or (PICTURE_POINTS if draws else CURVE_POINTS)
     if len(points) > most:
+        if not draws:
+            say(f"{most} of {len(points):,} points of {axis.removeprefix('_')}: use --points for more")
         points = points.gather([round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)])
     spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), first=pl.col("x").first(), last=pl.col("x").last())
     whole = spans.join(points.to_frame().with_row_index(BIN), how="cross")
@@ -1945,6 +1955,7 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
         after = value.reverse().rolling_median(SPIKE_WINDOW, min_samples=1).reverse()
         typical, around = pl.max_horizontal(before, after), 2 * SPIKE_WINDOW - 1
         usual = (value - typical).abs().rolling_median(around, min_samples=SPIKE_WINDOW, center=True)
+        usual = pl.when(usual == 0).then(typical.abs() / 10).otherwise(usual)  # most values are equal
         spikes = ((usual > 0) & (value - typical > 10 * usual)).over(RUN_NUMBER)
         counts = finite_values.filter(spikes).group_by(RUN_NUMBER, maintain_order=True).len()
         yield from ((number, "spikes", f"{label}, {count}") for number, count in counts.iter_rows())
@@ -2804,10 +2815,13 @@ def import_libraries() -> None:
 def analyze(options: Options) -> int:
     """Answer what was asked."""
     global is_quiet
-    is_quiet = options.quiet
+    is_quiet = False
     say_once.cache_clear()
     import_libraries()
     parts, remarks, damaged = choose_inputs(options.inputs)
+    for line in damaged:  # even with --quiet
+        say(line)
+    is_quiet = options.quiet
     everything = join_inputs(parts)
     output, is_runs = options.output or options.report, False
     with suppress(ScriptError):  # raised if it is no parquet file
