@@ -229,6 +229,7 @@ PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvari
 
 KeyPath: TypeAlias = tuple[str, ...]
 Goal: TypeAlias = Literal["minimize", "maximize"]
+Options: TypeAlias = argparse.Namespace  # the flags of add_flags(), checked, and `for_programs`
 
 
 class ScriptError(Exception):
@@ -237,47 +238,6 @@ class ScriptError(Exception):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-@dataclass(frozen=True)
-class Options:
-    """The command line, checked."""
-
-    inputs: Sequence[Path]
-    top: int | None
-    group_by: Sequence[str]
-    pivot: Sequence[str]
-    curves: Sequence[str]
-    varying: bool
-    diff: Sequence[str]
-    importance: bool
-    health: bool
-    schema: bool
-    sql: str | None
-    report: Path | None
-    stat: str  # mean, median or iqm: what groups are compared by
-    best_per: Sequence[str]
-    x: str | None
-    best_so_far: bool
-    smooth: float | None
-    points: int | None
-    log: bool
-    metrics: Sequence[str]
-    value: str  # which value stands for a run: see VALUES
-    goal: Goal | None
-    name_pattern: str | None
-    where: str | None
-    states: Sequence[str]  # in lower case; empty: the default
-    output: Path | None
-    columns: Sequence[str]
-    max_rows: int | None  # 0: all
-    format: str
-    quiet: bool
-    debug: bool
-
-    @property
-    def for_programs(self) -> bool:
-        return self.format in {"json", "csv"} or self.output is not None
 
 
 @dataclass(frozen=True)
@@ -2715,7 +2675,8 @@ def parse_args(argv: Sequence[str]) -> Options:
             raise ScriptError(f"--{flag} {file}: the name must end in {' or '.join(endings)}", WRONG_USAGE)
     if not 0 <= (args.smooth or 0) < 1:
         raise ScriptError(f"--smooth {args.smooth:g} must be 0 or more, and below 1", WRONG_USAGE)
-    return Options(**vars(args))
+    args.for_programs = args.format in {"json", "csv"} or args.output is not None  # nothing is left out
+    return args
 
 
 def add_flags(parser: Parser) -> None:
@@ -2724,7 +2685,7 @@ def add_flags(parser: Parser) -> None:
     add = parser.add_argument_group("questions (one or more; without one: an overview)").add_argument
     many: dict[str, Any] = {"action": "extend", "default": [], "type": comma_list}
     flag: dict[str, Any] = {"action": "store_true"}
-    add("-t", "--top", type=positive, metavar="N", help="the N best runs and how they differ")
+    add("-t", "--top", type=whole_from(1), metavar="N", help="the N best runs and how they differ")
     add("-g", "--group-by", **many, metavar="A,B", help="statistics for each value of these columns")
     add("--pivot", **many, metavar="ROWS,COLUMNS", help="mean ± std (n) for each combination of values")
     add("--curves", **many, metavar="METRIC", help="values over the steps, per run or by --group-by")
@@ -2742,7 +2703,12 @@ def add_flags(parser: Parser) -> None:
     add("--x", metavar="AXIS", help="step, runtime, time or a metric (default: its step metric, else step)")
     add("--best-so-far", **flag, help="the best value so far, instead of the current one")
     add("--smooth", type=float, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
-    add("--points", type=positive, metavar="N", help=f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS})")
+    add(
+        "--points",
+        type=whole_from(1),
+        metavar="N",
+        help=f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS})",
+    )
     add("--log", **flag, help="logarithmic value axis in pictures")
     group = parser.add_argument_group("metric")
     what = "metric to compare (may repeat; --top uses the first)"
@@ -2760,7 +2726,7 @@ def add_flags(parser: Parser) -> None:
     add = parser.add_argument_group("output").add_argument
     add("-o", "--output", type=Path, metavar="FILE", help=f"write to FILE{', '.join(FILE_FORMATS)}")
     add("--columns", **many, metavar="A,B", help="show these columns")
-    add("--max-rows", type=not_negative, metavar="N", help="show at most N rows of each table (0: all)")
+    add("--max-rows", type=whole_from(0), metavar="N", help="show at most N rows of each table (0: all)")
     formats = ("table", "json", "csv", "markdown", "latex")
     add("--format", choices=formats, default="table", help="format of stdout (default: table)")
     add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
@@ -2775,18 +2741,15 @@ def comma_list(text: str) -> list[str]:
     raise argparse.ArgumentTypeError("needs a value")
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
-    return int(text)
+def whole_from(least: int) -> Callable[[str], int]:
+    """A converter of text to a whole number that is not below `least`."""
 
+    def whole(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} or more")
+        return int(text)
 
-def not_negative(text: str) -> int:
-    """A whole number from 0 on."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 0 or more")
-    return int(text)
+    return whole
 
 
 class Parser(argparse.ArgumentParser):
