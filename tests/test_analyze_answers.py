@@ -210,3 +210,10 @@ def test_a_diff_tells_of_tags_and_code(tmp_path):
     rows = {row["column"]: row for row in document(file, "--diff", "a", "b")["diff"]}
     assert rows["tags"] == {"column": "tags", "kind": "identity", "a": ["x"], "b": []}
     assert {"commit", "command"} <= rows.keys()
+
+
+def test_a_value_of_the_history_is_headed_by_wandb_s_name(tmp_path):
+    file = write_runs(tmp_path, [Run("a", summary={"train/loss": 1.0})])
+    unified = rewrite(file, history_min_train_loss=pl.lit(0.5))
+    heads = answered(unified, "--top", 1, "-m", "train/loss", "--value", "min").out.splitlines()[2]
+    assert heads.split() == ["name", "train/loss", "(min)"]

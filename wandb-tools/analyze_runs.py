@@ -591,9 +591,9 @@ def run_labels(runs: pl.DataFrame) -> list[str]:
     return texts
 
 
-def say(message: str) -> None:
-    """Print a message on stderr, unless --quiet."""
-    if not is_quiet:
+def say(*messages: str) -> None:
+    """Print messages on stderr, a line each, unless --quiet."""
+    for message in messages if not is_quiet else ():
         with suppress(BrokenPipeError):  # stderr was closed: the result still goes to stdout
             print(printable(message), file=sys.stderr)
 
@@ -851,6 +851,8 @@ def top(study: Study, options: Options) -> list[Result]:
     if hidden := ties - int((best[metric.column] == last).sum()):
         notes.append(f"{counted(hidden, 'more run')} have the same value as the last one shown")
     heads = labels(shown, runs) | dict(zip(beside, ("at step", "of values"), strict=False))
+    for each in study.metrics if options.value != "summary" else ():
+        heads[each.column] = each.label.removesuffix(f" ({VALUES[options.value]})") + f" ({options.value})"
     names = pl.Series("name", run_labels(table), dtype=pl.String)
     view = [(heads[column], names if column == "name" else table[column]) for column in shown]
     title = f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}"
@@ -1000,8 +1002,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
         if not by:
             raise ScriptError(f"--group-by: no setting varies, except {exceptions}; name columns", WRONG_USAGE)
         say(f"grouped by all settings that vary, except {exceptions}: {some_of([*map(runs.label, apart)])}")
-        for note in noise_note(noise, runs):
-            say(note)
+        say(*noise_note(noise, runs))
     for name in wanted:
         known = known_column(name, runs)
         column, _, ranges = name.rpartition(":")
@@ -2546,8 +2547,8 @@ def deliver(results: Sequence[Result], file: Path | None, options: Options) -> N
     shows = sys.stdout is not None and (file is None or options.format == "json" or sys.stdout.isatty())
     shows = shows and not (is_report and (options.output or options.format != "json"))
     if not is_report and not (shows and is_table):  # no table for people, which would say them
-        for line in (line for result in results for line in (result.title, *result.notes)):
-            say(line)
+        for result in results:
+            say(result.title, *result.notes)
     if file:
         most = options.max_rows if is_report else 0
         with replacing(file) as partial:
@@ -2782,8 +2783,7 @@ def analyze(options: Options) -> int:
     say_once.cache_clear()
     import_libraries()
     parts, remarks, damaged = choose_inputs(options.inputs)
-    for line in damaged:  # even with --quiet
-        say(line)
+    say(*damaged)  # even with --quiet
     is_quiet = options.quiet
     everything = join_inputs(parts)
     output, is_runs = options.output or options.report, False
@@ -2791,20 +2791,18 @@ def analyze(options: Options) -> int:
         is_runs = output is not None and output.is_file() and open_file(output).view == "runs"
     if is_runs:
         raise ScriptError(f"-o {output} is a file of runs, which would be lost; choose another name", WRONG_USAGE)
-    for line in remarks:
-        say(line)
+    say(*remarks)
     any_state, runs = select_runs(options, everything)
     asked = asked_questions(options)
-    for line in unused_flags(options, asked):
-        say(line)
+    say(*unused_flags(options, asked))
     compares = options.report or options.best_per or not asked or not NEED_METRIC.isdisjoint(asked)
     metrics = chosen_metrics(options, runs) if compares else []
     if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
         what = "no metric's name says whether lower or higher is better"
         raise ScriptError(f"{what}; name one with -m and add --ascending or --descending", WRONG_USAGE)
     study = Study(any_state, runs, (), (), metrics)
-    for line in (line for metric in metrics for line in remarks_on_metric(metric, study, options)):
-        say(line)
+    for metric in metrics:
+        say(*remarks_on_metric(metric, study, options))
     if options.best_per:
         runs = best_settings(runs, options, metrics[0])
     runs, by, apart = grouping(options.group_by, runs)
