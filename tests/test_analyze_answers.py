@@ -30,7 +30,9 @@ def test_several_exports_of_a_run_do_not_count_as_several_runs(tmp_path, questio
     pl.concat([pl.read_parquet(file)] * 2).write_parquet(file)
     answer = ask(file, *question)
     assert (answer.code, answer.out) == (2, "")
-    assert "2 runs in several rows, for example team/demo/a; merge with aggregate_runs.py, without --keep" in answer.err
+    assert (
+        "2 runs in several rows or inputs, for example team/demo/a; merge with aggregate_runs.py, without" in answer.err
+    )
     assert document(file, "--sql", "SELECT count(*) AS n FROM runs")["sql"] == [{"n": 4}]
 
 
@@ -40,7 +42,7 @@ def test_runs_without_identity_in_two_inputs_are_refused(tmp_path):
         rewrite(file, entity=pl.Series([None, "team"], dtype=pl.String))
     answer = ask(tmp_path)
     assert answer.code == 2
-    assert "2 runs in several inputs, for example null/demo/a; merge with aggregate_runs.py\n" in answer.err
+    assert "2 runs in several rows or inputs, for example null/demo/a; merge with aggregate_runs.py" in answer.err
 
 
 def test_histories_of_other_projects_are_not_those_of_these_runs(tmp_path):
@@ -217,3 +219,13 @@ def test_a_value_of_the_history_is_headed_by_wandb_s_name(tmp_path):
     unified = rewrite(file, history_min_train_loss=pl.lit(0.5))
     heads = answered(unified, "--top", 1, "-m", "train/loss", "--value", "min").out.splitlines()[2]
     assert heads.split() == ["name", "train/loss", "(min)"]
+
+
+def test_many_damaged_files_are_not_a_line_each(tmp_path):
+    write_runs(tmp_path, [Run("a")])
+    for n in range(14):
+        (tmp_path / f"bad{n:02}.parquet").write_bytes(b"PAR1")
+    answer = ask(tmp_path, "--schema", "--quiet")
+    assert answer.code == 3
+    assert answer.err.count("cannot be read: parquet") == 10
+    assert answer.err.endswith("left out: 4 more files that cannot be read\n")

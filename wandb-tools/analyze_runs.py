@@ -355,7 +355,7 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], list[s
         looked_at = ", ".join(map(str, places or (UNIFIED_FILE, EXPORT_FOLDER)))
         missing = f"; the runs file of {some_of([*map(path_text, whose)])} is missing there" if whose else ""
         problem = f"no runs in {looked_at}{missing}; name a file of export_runs.py or aggregate_runs.py"
-        raise ScriptError("; ".join([*damaged, problem]), NOTHING_USABLE)
+        raise ScriptError("; ".join([*damaged[:MOST_SAID], problem]), NOTHING_USABLE)
     if places:
         passed = f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}"
         read = [f"reading {part.files[0]}, the runs of {path_text(part.project)}" for part in beside]
@@ -764,14 +764,14 @@ def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
 
 def count_runs(runs: Runs, asked: Collection[str]) -> int:
     """How many runs there are; ScriptError if there is none, or if one has several rows and would count twice."""
-    keys, one_file = collected(runs.frame.select(KEY)), len(runs.parts) == 1
+    keys = collected(runs.frame.select(KEY))
     if keys.is_empty():
         raise ScriptError("the input has no runs; export some, or name another file", NOTHING_USABLE)
-    if keys.n_unique() < keys.height and not (one_file and asked and {*asked} <= {"schema", "sql"}):
+    counts_rows = len(runs.parts) == 1 and asked and {*asked} <= {"schema", "sql"}
+    if keys.n_unique() < keys.height and not counts_rows:
         repeated = keys.filter(keys.is_duplicated()).unique().sort(KEY)
-        what = f"{counted(repeated.height, 'run')} in several {'rows' if one_file else 'inputs'}"
-        how = "aggregate_runs.py, without --keep all (whose rows --sql reads)" if one_file else "aggregate_runs.py"
-        raise ScriptError(f"{what}, for example {path_text(repeated.row(0))}; merge with {how}", WRONG_USAGE)
+        what = f"{counted(repeated.height, 'run')} in several rows or inputs, for example {path_text(repeated.row(0))}"
+        raise ScriptError(f"{what}; merge with aggregate_runs.py, without --keep all", WRONG_USAGE)
     return keys.height
 
 
@@ -1323,13 +1323,12 @@ def schema(study: Study, options: Options) -> list[Result]:
         unseen = [f"{counted(seen.height - most, 'more row')}: use --max-rows 0 for all"]
         turn = pl.int_range(pl.len()).over("kind")  # each kind keeps its share
         seen = seen.with_row_index(RANK).sort(turn, RANK).head(most).sort(RANK)
-    heads = {"column": "column", "cover": "coverage", "values": "distinct"}
-    heads |= {name: name for name in ("min", "max", "dtype", "example")}
+    heads = {"cover": "coverage", "values": "distinct"}  # others are headed by their names
     seen = seen.with_columns(pl.col("dtype").str.replace(r"^Datetime.*", "Datetime"), pl.col("coverage").round(4))
     title = f"{counted(table.height, 'column')}; coverage is the share of runs with a value"
     exact = [row | bounds[row["column"]] for row in table.to_dicts()]  # integers stay what they are
     texts = {name: pl.Series([exact_text(row[name]) for row in exact], dtype=pl.String) for name in ("min", "max")}
-    view = [(head, seen[name]) for head, name in heads.items()]
+    view = [(h, seen[heads.get(h, h)]) for h in ("column", "cover", "values", "min", "max", "dtype", "example")]
     return [Result("schema", title, table.with_columns(**texts), view, notes, exact, unseen=unseen)]
 
 
@@ -1366,14 +1365,14 @@ def overview(study: Study) -> Result:
     if not study.metrics:
         there = [study.runs.label(c) for c, n in coverage(metric_columns(study.runs), study.runs).items() if n]
         logged = sorted({part.label(c) for part in rows_beside(runs, "history") for c in part.of_kind("metric")})
-        unclear = "no metric's name says whether lower or higher is better: use --ascending or --descending with -m"
-        alone = "metrics are only in the histories: use --curves, or aggregate_runs.py --history and then --value last"
-        note = (
-            f"{unclear} {some_of(there, SUGGESTED_NAMES)}"
-            if there
-            else "none of these runs has a metric; name another input, or use --varying"
-        )
-        notes.append(f"{alone}: {some_of(logged, SUGGESTED_NAMES)}" if logged and not there else note)
+        note = "none of these runs has a metric; name another input, or use --varying"
+        if there:
+            how = "use --ascending or --descending with -m"
+            note = f"no metric's name says whether lower or higher is better: {how} {some_of(there, SUGGESTED_NAMES)}"
+        elif logged:
+            how = "use --curves, or aggregate_runs.py --history and then --value last"
+            note = f"metrics are only in the histories: {how}: {some_of(logged, SUGGESTED_NAMES)}"
+        notes.append(note)
     states = [name for name in STATES if table[name].sum()]
     shown = [*(["entity", "project"] if table.height > 1 else []), "runs", *states, "first_created", "last_created"]
     whose = f": {path_text(table.row(0)[:2])}" if table.height == 1 else ""
@@ -2783,7 +2782,9 @@ def analyze(options: Options) -> int:
     say_once.cache_clear()
     import_libraries()
     parts, remarks, damaged = choose_inputs(options.inputs)
-    say(*damaged)  # even with --quiet
+    say(*damaged[:MOST_SAID])  # even with --quiet
+    if (more := len(damaged) - MOST_SAID) > 0:
+        say(f"left out: {counted(more, 'more file')} that cannot be read")
     is_quiet = options.quiet
     everything = join_inputs(parts)
     output, is_runs = options.output or options.report, False
@@ -2811,8 +2812,8 @@ def analyze(options: Options) -> int:
         deliver(answers(asked, study, options) or introduction(study, options), options.output, options)
     if options.report:
         results = introduction(study, options)
-        more = [name for name in asked if name not in {result.key for result in results}]
-        deliver([*results, *answers(more, study, options)], options.report, options)
+        missing = [name for name in asked if name not in {result.key for result in results}]
+        deliver([*results, *answers(missing, study, options)], options.report, options)
     return PARTIAL if damaged else OK
 
 
