@@ -229,3 +229,13 @@ def test_many_damaged_files_are_not_a_line_each(tmp_path):
     assert answer.code == 3
     assert answer.err.count("cannot be read: parquet") == 10
     assert answer.err.endswith("left out: 4 more files that cannot be read\n")
+
+
+def test_views_hold_the_runs_of_a_filtered_aggregate_alone(tmp_path):
+    file = write_runs(tmp_path / "export", [Run("a"), Run("b")])
+    write_history(tmp_path / "export", steps("a", [1.0, 2.0]) + steps("b", [9.0]))
+    unified = rewrite(file, source_file=pl.lit(str(file))).rename(tmp_path / "unified.parquet")
+    query = 'SELECT sum("loss") AS total FROM history'
+    assert document(unified, "--sql", query)["sql"] == [{"total": 12.0}]
+    pl.read_parquet(unified).filter(pl.col("id") == "a").write_parquet(unified)
+    assert document(unified, "--sql", query)["sql"] == [{"total": 3.0}]

@@ -53,8 +53,8 @@ are cut off, and the picture says so. -o FILE.html is interactive: zoom, values 
 hides a curve. --report contains no script. Neither loads anything from the network.
 
 SQL. --sql takes one SELECT, and --where a condition, in DuckDB's dialect. The views are runs, history, console, system
-and table_<key>, as far as these files were exported; --schema names them. Columns go by their names, or by their W&B
-names in double quotes; times are in UTC. Other files cannot be read, and nothing can be written.
+and table_<key> of these runs, as far as they were exported; --schema names them. Columns go by their names, or by their
+W&B names in double quotes; times are in UTC. Other files cannot be read, and nothing can be written.
 
 Health shows each problem of each run:
   non-finite     NaN or infinity in a metric, and its first step
@@ -1589,8 +1589,11 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
             sources[i] += f" ANTI JOIN (VALUES {rows}) AS other{key} USING {key}"
     star = f"* REPLACE ({', '.join(replaced)})" if replaced else "*"
     extra = "".join(f", {sql_name(column)} AS {sql_name(label)}" for label, column in aliases.items())
-    source = " UNION ALL BY NAME ".join(sources)
-    connection.execute(f"CREATE VIEW {sql_name(name)} AS SELECT {star}{extra} FROM ({source})")  # noqa: S608 - quoted
+    source = f"({' UNION ALL BY NAME '.join(sources)}) AS part"
+    if name != "runs" and "source_file" in runs.dtypes:  # the files hold runs that a filter left out of an aggregate
+        same = [f"part.{c} IS NOT DISTINCT FROM runs.{c}" for c in ("entity", "project")]
+        source += f" SEMI JOIN runs ON part.run_id = runs.id AND {' AND '.join(same)}"
+    connection.execute(f"CREATE VIEW {sql_name(name)} AS SELECT {star}{extra} FROM {source}")  # noqa: S608 - quoted
     return aliases
 
 
