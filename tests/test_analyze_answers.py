@@ -239,3 +239,14 @@ def test_views_hold_the_runs_of_a_filtered_aggregate_alone(tmp_path):
     assert document(unified, "--sql", query)["sql"] == [{"total": 12.0}]
     pl.read_parquet(unified).filter(pl.col("id") == "a").write_parquet(unified)
     assert document(unified, "--sql", query)["sql"] == [{"total": 3.0}]
+
+
+def test_best_per_says_how_many_runs_of_the_chosen_setting_diverged(tmp_path):
+    values = {0.1: [0.1, float("nan"), float("inf")], 0.01: [0.5, 0.5, 0.5]}
+    runs = [
+        Run(f"{lr}/{seed}", config={"lr": lr, "seed": seed, "arch": "a"}, summary={"val/loss": value})
+        for lr, losses in values.items()
+        for seed, value in enumerate(losses)
+    ]
+    err = answered(write_runs(tmp_path, runs), "--best-per", "arch", "--top", 1).err
+    assert "lr 0.1 (mean 0.1 of 1 run, 2 more with NaN or infinity)" in err

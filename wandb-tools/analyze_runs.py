@@ -24,8 +24,9 @@ Examples:
   uv run wandb-tools/analyze_runs.py --sql 'SELECT arch, corr("optim.lr", "test/mse") FROM runs GROUP BY arch'
   uv run wandb-tools/analyze_runs.py --varying --importance --health --report report.html
 
-Names. Write a metric or setting as its column (metric_test_mse), as in W&B (test/mse), or flattened (test_mse). Runs
-are identified by entity, project and id. Where two runs that are shown have one name, the id stands beside it.
+Names. Write a metric or setting as its column (metric_test_mse), as in W&B (test/mse), or flattened (test_mse). A name
+of both means the setting, except for --metric, --curves and --x. Runs are identified by entity, project and id. Where
+two runs that are shown have one name, the id stands beside it.
 
 Runs. Only finished runs are used, or all runs if none is finished; --state changes this. --schema, --sql and --health
 use runs in all states.
@@ -1093,7 +1094,8 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
     for row in best.head(MOST_SAID).iter_rows(named=True):
         chosen = some_of([f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None])
         group = "/".join(cell_text(row[column]) for column in per)
-        say(f"best of {group}: {chosen} (mean {row['mean']:.4g} of {counted(row['n'], 'run')})")
+        lost = f", {row['n_nonfinite']} more with NaN or infinity" if row["n_nonfinite"] else ""
+        say(f"best of {group}: {chosen} (mean {row['mean']:.4g} of {counted(row['n'], 'run')}{lost})")
     if singles := int((best["n"] == 1).sum()):
         say(f"{singles} of {counted(best.height, 'chosen setting')}: only one run, so a good value may be luck")
     advice = "choose with -m VALIDATION, judge by a second -m TEST"
@@ -2663,7 +2665,6 @@ def parse_args(argv: Sequence[str]) -> Options:
     if "".join(argv) != "".join(argv).encode(errors="replace").decode():  # bytes of another encoding
         parser.error("an argument is not UTF-8 text")
     args = parser.parse_strictly(argv)
-    args.top, args.points, args.max_rows = (n and min(n, MOST_TYPED) for n in (args.top, args.points, args.max_rows))
     # An input that was named after --diff's runs is no run.
     args.inputs += [Path(name) for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
     args.diff = [name for name in args.diff if Path(name) not in args.inputs]
@@ -2750,7 +2751,7 @@ def whole_from(least: int) -> Callable[[str], int]:
     def whole(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
             raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} or more")
-        return int(text)
+        return min(int(text), MOST_TYPED)
 
     return whole
 
