@@ -175,13 +175,20 @@ def test_a_metric_that_diverged_in_some_runs_stays_the_default(tmp_path):
     assert "metric: test/loss (use" in answered(write_runs(tmp_path, runs), "--top", 1).err
 
 
-@pytest.mark.parametrize("more", [[], ["--format", "csv"], ["-o", "x.parquet"], ["--json"]])
-def test_points_that_curves_leave_out_are_counted(tmp_path, more):
+@pytest.mark.parametrize(
+    ("more", "points"),
+    [([], 13), (["-o", "x.md"], 13), (["--format", "csv"], 60), (["--json"], 60), (["-o", "x.parquet"], 60)],
+)
+def test_curves_for_programs_hold_all_points_and_others_say_how_many(tmp_path, more, points):
     file = write_runs(tmp_path, [Run("a")])
     write_history(tmp_path, steps("a", [float(n) for n in range(60)]))
-    assert "13 of 60 points of step: use --points for more\n" in answered(file, "--curves", "loss", *more).err
-    assert "--points" not in answered(file, "--curves", "loss", "--points", 60, *more).err
+    answer = answered(file, "--curves", "loss", *more, cwd=tmp_path)
+    assert ("13 of 60 points of step: use --points for more\n" in answer.err) == (points == 13)
+    texts = {"--json": answer.out.count('"x": '), "csv": answer.out.count("team,demo,a,a")}
+    found = pl.read_parquet(tmp_path / "x.parquet").height if "x.parquet" in more else texts.get((more or [""])[-1], 13)
+    assert found == points
     assert "--points" not in answered(file, "--curves", "loss", "-o", tmp_path / "x.svg").err
+    assert "7 of 60 points of step" in answered(file, "--curves", "loss", "--points", 7, *more, cwd=tmp_path).err
 
 
 def test_runs_that_diverged_are_counted_beside_pivots_and_importance(tmp_path):

@@ -149,7 +149,7 @@ STATISTICS += ("min", "median", "max", "best_run", "best_run_id")
 FINITE, VALUE, RUN_NUMBER, BIN, RANK = "finite value", "a value", "run number", "bin number", "its rank"
 DIVERGED_AT = "x from which a run has diverged"
 BEST_RUN = {"entity": "best entity", "project": "best project", "id": "best_run_id", "name": "best_run"}
-CURVE_POINTS, PICTURE_POINTS, MOST_CURVES = 13, 200, 8
+CURVE_POINTS, PICTURE_POINTS, MOST_CURVES, MOST_CURVE_ROWS = 13, 200, 8, 200_000
 DIVERGED = 1000  # a value this many times the lowest before it, where lower is better
 SPIKE_WINDOW = 51  # a value and the fifty before or after it; --health's other limits stand in the manual and there
 # Types of DuckDB's that JSON or polars lack, and what they become.
@@ -1767,11 +1767,9 @@ def curve_points(
         rows = rows.sort(RUN_NUMBER, "x", "_step")
     rows = with_divergence(rows, goal, options)
     points = rows["x"].unique().sort()
-    draws = options.report or (options.output and FILE_FORMATS[options.output.suffix.lower()] in {"png", "svg", "html"})
-    most = options.points or (PICTURE_POINTS if draws else CURVE_POINTS)
+    most = most_points(options, keys.height)
     if len(points) > most:
-        if not draws:
-            say(f"{most} of {len(points):,} points of {axis.removeprefix('_')}: use --points for more")
+        say(f"{most} of {len(points):,} points of {axis.removeprefix('_')}: use --points for more")
         points = points.gather([round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)])
     spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), first=pl.col("x").first(), last=pl.col("x").last())
     whole = spans.join(points.to_frame().with_row_index(BIN), how="cross")
@@ -1784,6 +1782,15 @@ def curve_points(
     if clock == "_timestamp":
         found = found.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
     return found.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
+
+
+def most_points(options: Options, runs: int) -> int:
+    """How many points curves have at most: those of so many runs; for programs all, unless that is too many rows."""
+    form = FILE_FORMATS[options.output.suffix.lower()] if options.output else options.format
+    if options.points or options.report or form in {"png", "svg", "html"}:
+        return options.points or PICTURE_POINTS
+    holds_all = "json" in {form, options.format} or form in {"csv", "parquet"}
+    return max(CURVE_POINTS, MOST_CURVE_ROWS // runs if holds_all else 0)
 
 
 def with_divergence(rows: pl.DataFrame, goal: Goal | None, options: Options) -> pl.DataFrame:
@@ -2711,7 +2718,7 @@ def add_flags(parser: Parser) -> None:
         "--points",
         type=whole_from(1),
         metavar="N",
-        help=f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS})",
+        help=f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS}; JSON, csv and parquet all)",
     )
     add("--log", **flag, help="logarithmic value axis in pictures")
     group = parser.add_argument_group("metric")
