@@ -678,12 +678,11 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: 
         raise ScriptError(f"--where has over {MOST_OPERATORS} operators; name IN ('a', 'b') takes a list", WRONG_USAGE)
     try:
         keeps = pl.sql_expr(predicate)
-        known = [name for name in keeps.meta.root_names() if name in names and name not in dtypes]
-        if known:  # W&B's and flattened names: the columns are put in their places
+        # W&B's and flattened names: the columns are put in their places.
+        if known := [name for name in keeps.meta.root_names() if name in names and name not in dtypes]:
             name = "|".join(map(re.escape, known))
             places = rf"""('[^']*')|"({name})"|(?<![\w."])({name})(?![\w."])"""
-            columns_in = re.sub(places, lambda found: found[1] or f'"{names[found[2] or found[3]]}"', predicate)
-            keeps = pl.sql_expr(columns_in)
+            keeps = pl.sql_expr(re.sub(places, lambda found: found[1] or f'"{names[found[2] or found[3]]}"', predicate))
         for column in keeps.meta.root_names():
             if column not in dtypes:
                 near = did_you_mean(column, [*dtypes, *names])
@@ -1380,9 +1379,8 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
     for name in options.partition_by:
         if name not in order or name == "tags":  # lists name no folder
             raise ScriptError(f"--partition-by {name}: no such column{did_you_mean(name, order)}", WRONG_USAGE)
-    dtypes, condition = {**stored, **derived, **plan.dtypes}, None
-    if options.where is not None:
-        condition = where_condition(options.where, dtypes, columns)
+    dtypes = {**stored, **derived, **plan.dtypes}
+    condition = None if options.where is None else where_condition(options.where, dtypes, columns)
     asked = [] if condition is None else condition.meta.root_names()
     also = {*(rule.source for rule in rules), *asked, *(CONFIG + name for name in asked), *plan.dtypes}
     rows = deciding_rows(files, columns, also)

@@ -599,10 +599,7 @@ def say(*messages: str) -> None:
             print(printable(message), file=sys.stderr)
 
 
-@cache
-def say_once(message: str) -> None:
-    """Say what several questions would repeat."""
-    say(message)
+say_once = cache(say)  # for what several questions would repeat
 
 
 def path_text(key: Sequence[str | None]) -> str:
@@ -798,10 +795,8 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[st
         if n_few:
             remarks.append(f"{counted(n_few, 'run')} logged fewer than 10 values of {metric.label}")
         if n_missed and options.value == "at":
-            remarks.append(
-                f"{counted(n_missed, 'run')} without a value: it was logged only after the best step;"
-                " --value last takes the last one"
-            )
+            why = "it was logged only after the best step; --value last takes the last one"
+            remarks.append(f"{counted(n_missed, 'run')} without a value: {why}")
         if n_bad:
             remarks.append(f"{counted(n_bad, 'run')} reached NaN or infinity; only their finite values count")
     return remarks
@@ -1171,12 +1166,8 @@ def difference(study: Study, options: Options) -> list[Result]:
         keys += hits if hits[0] not in keys else []
     if len(keys) < 2:
         raise ScriptError("--diff needs at least two different runs", WRONG_USAGE)
-    facts = [
-        c
-        for c in ("name", "state", "tags", "group", "job_type", "sweep", "notes", "commit", "command", "gpu")
-        if c in runs.dtypes
-    ]
-    columns = [*facts, *runs.of_kind("config"), *runs.of_kind("metric")]
+    facts = ("name", "state", "tags", "group", "job_type", "sweep", "notes", "commit", "command", "gpu")
+    columns = [*(c for c in facts if c in runs.dtypes), *runs.of_kind("config"), *runs.of_kind("metric")]
     ids = pl.col("id").is_in([key[2] for key in keys], nulls_equal=True)
     rows = collected(runs.frame.filter(ids).select(*KEY, *columns))
     chosen = pl.DataFrame(keys, dict.fromkeys(KEY, pl.String), orient="row")
@@ -1312,11 +1303,10 @@ def schema(study: Study, options: Options) -> list[Result]:
         from_histories, has_any, step = pl.col("kind") == "history", pl.col("coverage") > 0, "history_min_step_"
         seen = table.filter(has_any & ~from_histories)
         views = dict.fromkeys(part.view for part in files_beside(runs))
+        logged = [column.removeprefix(step) for column in listed if column.startswith(step)]
         lists = {
             "without any value": table.filter(~has_any & ~from_histories)["column"].to_list() + sorted(runs.empty),
-            "from histories, for --value min, max, last, tail and at": [
-                column.removeprefix(step) for column in listed if column.startswith(step)
-            ],
+            "from histories, for --value min, max, last, tail and at": logged,
             "further views of --sql": [view if view.isidentifier() else sql_name(view) for view in views],
         }
         notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
@@ -1549,9 +1539,8 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
             if type(error) is duckdb.Error or re.search("Failed to read file|in Parquet file", reason):
                 raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
-            hint = (
-                '; text stands in single quotes, columns called like SQL words ("group") and W&B names in double quotes'
-            )
+            quoted = 'columns called like SQL words ("group") and W&B names in double quotes'
+            hint = f"; text stands in single quotes, {quoted}"
             if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
                 there = [*dict.fromkeys([*views, *(part.view for part in files_beside(runs))])]
                 reason, hint = missing[0], f"; there are {some_of(there)} (export_runs.py --help: how to export others)"
@@ -1640,13 +1629,10 @@ def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
         if not isinstance(exports, list):  # the file of one export
             exports, how = [{**own.source, "file": own.files[0]}], ", because one was killed: export again"
         for export in (each for each in exports if isinstance(each, dict)):
-            place = (
-                Path(str(export.get("file"))).parent.resolve(),
-                str(export.get("entity")),
-                str(export.get("project")),
-            )
+            place = Path(str(export.get("file"))).parent.resolve()
+            whose = str(export.get("entity")), str(export.get("project"))
             ids = {export.get("export_id"), part.source["export_id"]} - {None}
-            if place == (folder.resolve(), *part.project) and len(ids) > 1:
+            if (place, whose) == (folder.resolve(), part.project) and len(ids) > 1:
                 mixed = f"runs and {part.view} of {path_text(part.project)} in {folder}"
                 say_once(f"{mixed} come from different exports{how}")
 
@@ -2514,9 +2500,8 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
         axis, other = "x", {"y": {"field": "rank", "type": "ordinal", "axis": named}}
         mark = {"type": "point", "filled": True, "size": 70, "opacity": 1}
         span = {"type": "rule", "strokeWidth": 2, "color": "#4c78a8"}  # the points' blue
-    layers: list[dict[str, Any]] = [
-        {"mark": {**mark, "clip": True}, "encoding": {**other, axis: value, "tooltip": tips}}
-    ]
+    encoding = {**other, axis: value, "tooltip": tips}
+    layers: list[dict[str, Any]] = [{"mark": {**mark, "clip": True}, "encoding": encoding}]
     if "ci_low" in rows.columns:  # first, so that it lies below the values
         ends = {axis: {**value, "field": "ci_low"}, f"{axis}2": {"field": "ci_high"}}
         layers.insert(0, {"mark": {**span, "clip": True}, "encoding": {**other, **ends}})
@@ -2714,12 +2699,8 @@ def add_flags(parser: Parser) -> None:
     add("--x", metavar="AXIS", help="step, runtime, time or a metric (default: its step metric, else step)")
     add("--best-so-far", **flag, help="the best value so far, instead of the current one")
     add("--smooth", type=float, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
-    add(
-        "--points",
-        type=whole_from(1),
-        metavar="N",
-        help=f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS}; JSON, csv and parquet all)",
-    )
+    points = f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS}; JSON, csv and parquet all)"
+    add("--points", type=whole_from(1), metavar="N", help=points)
     add("--log", **flag, help="logarithmic value axis in pictures")
     group = parser.add_argument_group("metric")
     what = "metric to compare (may repeat; --top uses the first)"
