@@ -56,6 +56,45 @@ def test_the_direction_is_read_off_the_name_as_analyze_runs_does(metric, step):
     assert aggregated("x", "--history", "--at", metric)["history_at_acc"].to_list() == [10.0 + step]
 
 
+def test_a_metric_that_a_file_of_histories_lacks_was_logged_no_times():
+    """As if another run of the same file had it: a count does not depend on the neighbors."""
+    for project, values in (("demo", {"loss": 1.0, "acc": 1.0}), ("other", {"loss": 1.0})):
+        write_runs(Path("x"), [Run("a"), Run("b"), Run("c")], project=project)
+        rows = [("a", 0, values), ("b", 0, {"loss": 2.0})]
+        write_history(Path(f"x/team_{project}_history.parquet"), rows, project=project)
+    frame = aggregated("x", "--history")
+    assert frame["history_n_acc"].to_list() == [1, 0, None, 0, 0, None]  # c has no history
+    assert frame["history_n_nonfinite_acc"].to_list() == [0, 0, None, 0, 0, None]
+    assert frame["history_last_acc"].to_list() == [1.0, *[None] * 5]
+
+
+@pytest.mark.parametrize(
+    ("condition", "kept"),
+    [
+        ('"test/mse" < 1', "a"),
+        ("test_mse < 1 AND name <> 'test_mse'", "a"),
+        ("metric_test_mse >= 1", "b"),
+        ('"optim.lr" = 1', "a"),
+        ("lr = 2 AND optim_lr = 2", "b"),
+        ("loss = 5", "b"),  # the config before the metric
+        ('"loss" = 5 AND "loss" <> 6', "b"),
+    ],
+)
+def test_where_takes_the_names_of_wandb(condition, kept):
+    runs = [
+        Run(name, config={"optim": {"lr": n}, "lr": n, "loss": n + 3}, summary={"test/mse": n - 0.5, "loss": 7.0})
+        for n, name in ((1, "a"), (2, "b"))
+    ]
+    write_runs(Path("x"), runs)
+    assert aggregated("x", "--where", condition)["id"].to_list() == [kept]
+
+
+def test_where_says_how_a_name_with_dots_is_written():
+    write_runs(Path("x"), [Run("a", config={"optim": {"lr": 1}})])
+    _, err = run("x", "--where", "optim.lr = 1", code=2)
+    assert 'W&B names such as "optim.lr" in double quotes' in err
+
+
 def test_what_was_logged_at_other_steps_counts_with_its_last_value_before():
     write_runs(Path("x"), [Run("a"), Run("b"), Run("c")])
     rows = [("a", 0, {"acc": 0.1}), ("a", 1, {"loss": 2.0}), ("a", 2, {"acc": 0.2}), ("a", 3, {"loss": 1.0})]

@@ -950,7 +950,7 @@ def test_where(where, ids):
         (["--where", "config_lr"], "is not a condition: it gives Float64"),
         (["--where", "name = = 1"], "is not an SQL condition"),
         (["--where", ""], "is not an SQL condition"),
-        (["--where", "lr > 1"], "there is no column lr; did you mean config_lr?"),
+        (["--where", "lrr > 1"], "there is no column lrr; did you mean lr?"),
         (["--where", "CAST(name AS INT) > 1"], "cannot be evaluated: conversion from `str` to `i32` failed"),
         (["--where", "tags = 'a'"], "cannot be evaluated: "),
         (["--where", "created_at > '2026'"], "a time as DATE '2026-01-31'"),

@@ -323,7 +323,7 @@ def test_a_history_elsewhere_is_an_input(tmp_path):
 def test_stat_beside_curves_is_said(tmp_path):
     file = write_runs(tmp_path, [Run("a")])
     write_history(tmp_path, steps("a", [1.0]))
-    assert "curves show means" in answered(file, "--curves", "loss", "--stat", "median").err
+    assert "--stat has no effect here: it is for groups\n" in answered(file, "--curves", "loss", "--stat", "median").err
 
 
 def test_the_file_is_named_when_no_run_is_left(tmp_path):
@@ -883,7 +883,7 @@ def test_further_files_beside_the_sources_of_an_aggregate_are_views(tmp_path):
     (tmp_path / "merged").mkdir()
     both.with_columns(sources).write_parquet(tmp_path / "merged" / "unified.parquet")
     for query, rows in (
-        ("SELECT count(*) AS n FROM console", [{"n": 16}]),
+        ("SELECT count(*) AS n FROM console", [{"n": CONSOLE["run_id"].count("r0") + CONSOLE["run_id"].count("r1")}]),
         ("SELECT project, guess FROM table_of_table_y", [{"project": "my_table_x", "guess": "cat"}]),
     ):
         answer = answered("merged/unified.parquet", "--sql", query, "--json", cwd=tmp_path)

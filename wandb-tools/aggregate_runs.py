@@ -17,8 +17,8 @@ A damaged file, or a file named as INPUT that holds no runs, is left out (exit c
 
 ROWS. The result has one row per run, from its newest export. Of an export from the server and one from offline logs,
 the one with the longer history is taken. Filters apply to these rows; each reports how many it keeps. --where takes an
-SQL condition on the result's columns; --keep all keeps all exports of a run. Rows are sorted by entity, project,
-created_at and id; source_file is the file that a row comes from.
+SQL condition on columns or W&B names ("test/mse"); --keep all keeps all exports of a run. Rows are sorted by entity,
+project, created_at and id; source_file is the file that a row comes from.
 
 COLUMNS are matched by their W&B path, not by their name. A column that a file lacks is null in its rows. Where files
 disagree on a type, the column gets the narrowest type that holds all values: integers and floats become floats; text
@@ -663,8 +663,10 @@ def where(runs: pl.DataFrame, flag: str, condition: pl.Expr, derived: Iterable[s
     return kept.with_columns(pl.lit(None, dtype=runs.schema[name]).alias(name) for name in meant)
 
 
-def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Expr:
+def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: Columns) -> pl.Expr:
     """The condition that an SQL predicate over the result's columns means; ScriptError where it means none."""
+    paths = sorted((c for c in columns if prefix_of(c.name)), key=lambda c: c.name, reverse=True)  # config goes last
+    names = {c.name.removeprefix(prefix_of(c.name)): c.name for c in paths} | {".".join(c.path): c.name for c in paths}
     flag = f"--where {predicate}"
     unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "''", predicate)
     # Comments and other kinds of quotes could hide a query.
@@ -676,12 +678,16 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Exp
         raise ScriptError(f"--where has over {MOST_OPERATORS} operators; name IN ('a', 'b') takes a list", WRONG_USAGE)
     try:
         keeps = pl.sql_expr(predicate)
+        # W&B's and flattened names: the columns are put in their places.
+        if known := [name for name in keeps.meta.root_names() if name in names and name not in dtypes]:
+            name = "|".join(map(re.escape, known))
+            places = rf"""('[^']*')|"({name})"|(?<![\w."])({name})(?![\w."])"""
+            keeps = pl.sql_expr(re.sub(places, lambda found: found[1] or f'"{names[found[2] or found[3]]}"', predicate))
         for column in keeps.meta.root_names():
             if column not in dtypes:
-                prefixed = [prefix + column for prefix in (CONFIG, METRIC) if prefix + column in dtypes]
-                near = f"; did you mean {' or '.join(prefixed)}?" if prefixed else did_you_mean(column, dtypes)
-                near = near or "; text stands in single quotes"
-                raise ScriptError(f"{flag}: there is no column {column}{near}", WRONG_USAGE)
+                near = did_you_mean(column, [*dtypes, *names])
+                quotes = 'text stands in single quotes, W&B names such as "optim.lr" in double quotes'
+                raise ScriptError(f"{flag}: there is no column {column}{near}; {quotes}", WRONG_USAGE)
         kind = pl.DataFrame(schema=dict(dtypes)).select(keeps).dtypes[0]
     except pl.exceptions.PolarsError as error:
         hint = "write text as 'a', a time as DATE '2026-01-31', and a column named like an SQL word as \"group\""
@@ -952,6 +958,8 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
     found = pl.concat(frames, how="diagonal_relaxed")  # integers may meet floats
     # Of files that hold the same run, the one with the most rows of it counts.
     found = found.sort(ROWS, descending=True, maintain_order=True).unique(key, keep="first", maintain_order=True)
+    # A metric that the file of a run's rows lacks was logged 0 times, as if another run of the file had it.
+    found = found.with_columns(pl.col(name).fill_null(0) for name in plan.dtypes if name.startswith(f"{HISTORY}n_"))
     joined = runs.join(found, key, "left", suffix=INTERNAL, nulls_equal=True, maintain_order="left")
     earlier = [name for name in plan.dtypes if name in runs.columns]  # of runs whose histories are gone since
     gone = pl.col(ROWS).is_null()
@@ -1371,8 +1379,8 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
     for name in options.partition_by:
         if name not in order or name == "tags":  # lists name no folder
             raise ScriptError(f"--partition-by {name}: no such column{did_you_mean(name, order)}", WRONG_USAGE)
-    condition = None if options.where is None else where_condition(options.where, {**stored, **derived, **plan.dtypes})
-
+    dtypes = {**stored, **derived, **plan.dtypes}
+    condition = None if options.where is None else where_condition(options.where, dtypes, columns)
     asked = [] if condition is None else condition.meta.root_names()
     also = {*(rule.source for rule in rules), *asked, *(CONFIG + name for name in asked), *plan.dtypes}
     rows = deciding_rows(files, columns, also)

@@ -24,8 +24,9 @@ Examples:
   uv run wandb-tools/analyze_runs.py --sql 'SELECT arch, corr("optim.lr", "test/mse") FROM runs GROUP BY arch'
   uv run wandb-tools/analyze_runs.py --varying --importance --health --report report.html
 
-Names. Write a metric or setting as its column (metric_test_mse), as in W&B (test/mse), or flattened (test_mse). Runs
-are identified by entity, project and id. Where run names repeat, the output shows the id too.
+Names. Write a metric or setting as its column (metric_test_mse), as in W&B (test/mse), or flattened (test_mse). A name
+of both means the setting, except for --metric, --curves and --x. Runs are identified by entity, project and id. Where
+two runs that are shown have one name, the id stands beside it.
 
 Runs. Only finished runs are used, or all runs if none is finished; --state changes this. --schema, --sql and --health
 use runs in all states.
@@ -53,8 +54,8 @@ are cut off, and the picture says so. -o FILE.html is interactive: zoom, values 
 hides a curve. --report contains no script. Neither loads anything from the network.
 
 SQL. --sql takes one SELECT, and --where a condition, in DuckDB's dialect. The views are runs, history, console, system
-and table_<key>, as far as these files were exported; --schema names them. Columns go by their names, or by their W&B
-names in double quotes; times are in UTC. Other files cannot be read, and nothing can be written.
+and table_<key> of these runs, as far as they were exported; --schema names them. Columns go by their names, or by their
+W&B names in double quotes; times are in UTC. Other files cannot be read, and nothing can be written.
 
 Health shows each problem of each run:
   non-finite     NaN or infinity in a metric, and its first step
@@ -62,7 +63,8 @@ Health shows each problem of each run:
   past its best  a validation metric ends worse than its best by more than 10 % of its range, and the best is in the
                  first two thirds of its values
   spikes         loss values far above their neighbors: by ten median absolute deviations over the medians of the fifty
-                 values before and of the fifty after; not of runs below 51 values, nor the first or last value
+                 values before and of the fifty after (where most values are equal, above twice these medians); not of
+                 runs below 51 values, nor the first or last value
   stopped early  the last step is below half the median of its W&B group (three runs or more), else of its project
   no metric      no number is in the summary or in the history
   crashed        the state of the run is crashed
@@ -147,7 +149,7 @@ STATISTICS += ("min", "median", "max", "best_run", "best_run_id")
 FINITE, VALUE, RUN_NUMBER, BIN, RANK = "finite value", "a value", "run number", "bin number", "its rank"
 DIVERGED_AT = "x from which a run has diverged"
 BEST_RUN = {"entity": "best entity", "project": "best project", "id": "best_run_id", "name": "best_run"}
-CURVE_POINTS, PICTURE_POINTS, MOST_CURVES = 13, 200, 8
+CURVE_POINTS, PICTURE_POINTS, MOST_CURVES, MOST_CURVE_ROWS = 13, 200, 8, 200_000
 DIVERGED = 1000  # a value this many times the lowest before it, where lower is better
 SPIKE_WINDOW = 51  # a value and the fifty before or after it; --health's other limits stand in the manual and there
 # Types of DuckDB's that JSON or polars lack, and what they become.
@@ -228,6 +230,7 @@ PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvari
 
 KeyPath: TypeAlias = tuple[str, ...]
 Goal: TypeAlias = Literal["minimize", "maximize"]
+Options: TypeAlias = argparse.Namespace  # the flags of add_flags(), checked, and `for_programs`
 
 
 class ScriptError(Exception):
@@ -236,47 +239,6 @@ class ScriptError(Exception):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-@dataclass(frozen=True)
-class Options:
-    """The command line, checked."""
-
-    inputs: Sequence[Path]
-    top: int | None
-    group_by: Sequence[str]
-    pivot: Sequence[str]
-    curves: Sequence[str]
-    varying: bool
-    diff: Sequence[str]
-    importance: bool
-    health: bool
-    schema: bool
-    sql: str | None
-    report: Path | None
-    stat: str  # mean, median or iqm: what groups are compared by
-    best_per: Sequence[str]
-    x: str | None
-    best_so_far: bool
-    smooth: float | None
-    points: int | None
-    log: bool
-    metrics: Sequence[str]
-    value: str  # which value stands for a run: see VALUES
-    goal: Goal | None
-    name_pattern: str | None
-    where: str | None
-    states: Sequence[str]  # in lower case; empty: the default
-    output: Path | None
-    columns: Sequence[str]
-    max_rows: int | None  # 0: all
-    format: str
-    quiet: bool
-    debug: bool
-
-    @property
-    def for_programs(self) -> bool:
-        return self.format in {"json", "csv"} or self.output is not None
 
 
 @dataclass(frozen=True)
@@ -364,8 +326,8 @@ class TableColumn(NamedTuple):
 # --- inputs ---------------------------------------------------------------------------------------------------
 
 
-def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]:  # noqa: C901 - a list of cases
-    """The runs files to read, what to say about the choice, and how many files of folders are damaged.
+def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], list[str]]:  # noqa: C901 - a list of cases
+    """The runs files to read, what to say about the choice, and which files of folders are damaged.
 
     Where no place is named: the unified file, unless an export is newer.
     """
@@ -394,20 +356,19 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], int]: 
         looked_at = ", ".join(map(str, places or (UNIFIED_FILE, EXPORT_FOLDER)))
         missing = f"; the runs file of {some_of([*map(path_text, whose)])} is missing there" if whose else ""
         problem = f"no runs in {looked_at}{missing}; name a file of export_runs.py or aggregate_runs.py"
-        raise ScriptError("; ".join([*damaged, problem]), NOTHING_USABLE)
+        raise ScriptError("; ".join([*damaged[:MOST_SAID], problem]), NOTHING_USABLE)
     if places:
         passed = f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}"
         read = [f"reading {part.files[0]}, the runs of {path_text(part.project)}" for part in beside]
-        remarks = [*damaged, *[passed] * bool(foreign), *read]
-        return [replace(part, others=others) for part in runs], remarks, len(damaged)
+        return [replace(part, others=others) for part in runs], [*[passed] * bool(foreign), *read], damaged
     newest = max(runs, key=lambda part: part.files[0].stat().st_mtime)
     exports = [part for part in runs if part.files[0] != UNIFIED_FILE]
-    remarks = [*damaged, f"reading {newest.files[0]}"]
+    remarks = [f"reading {newest.files[0]}"]
     if newest.files[0] != UNIFIED_FILE:
         remarks[-1] += f", the newest of {counted(len(exports), 'export')}"
         if len(exports) < len(runs):
             remarks.append(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
-    return [newest], remarks, len(damaged)
+    return [newest], remarks, damaged
 
 
 def runs_beside(others: Iterable[Path], projects: Collection[tuple[str, str]]) -> list[Runs]:
@@ -534,10 +495,6 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
         dtypes[column] = next((dtype for dtype in found if dtype.is_float()), found[0])
     casts: list[Any] = [{c: dtypes[c] for c, dtype in part.dtypes.items() if dtype != dtypes[c]} for part in parts]
     frame = pl.concat([part.frame.cast(to) for part, to in zip(parts, casts, strict=True)], how="diagonal")
-    repeated = collected(frame.group_by(KEY).len().filter(pl.col("len") > 1)).rows() if len(parts) > 1 else []
-    if repeated:
-        several = f"{counted(len(repeated), 'run')} in several inputs, for example {path_text(min(repeated)[:3])}"
-        raise ScriptError(f"{several}; merge these files with aggregate_runs.py", WRONG_USAGE)
     goals = {(column, goal) for part in parts for column, goal in part.goals.items()}
     times = Counter(column for column, _ in goals)
     runs = Runs(
@@ -591,7 +548,9 @@ def find_column(name: str, runs: Runs, what: str = "column", among: Sequence[str
 def kind(column: str) -> str:
     """Which part of the contract a column belongs to: see KINDS."""
     prefix = column.split("_", 1)[0]
-    return "identity" if column in IDENTITY or column[:1] == "_" else prefix if prefix in KINDS else "derived"
+    if column in IDENTITY or column[:1] == "_":
+        return "identity"
+    return prefix if prefix in KINDS and ":" not in column else "derived"  # ranges such as `config_lr:3` are no setting
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -606,18 +565,19 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def coverage(columns: Sequence[str], runs: Runs) -> dict[str, int]:
-    """How many runs have a value of each column, those with the most first; of numbers the finite ones count."""
+    """How many runs have a value of each column, those with the most first; 0 for numbers of which none is finite."""
     if not columns:
         return {}
-    values = [finite(column) if runs.dtypes[column].is_numeric() else pl.col(column) for column in columns]
-    counts = collected(runs.frame.select(each.count() for each in values), engine="in-memory").row(0, named=True)
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+    any_finite = {c: finite(c).count() > 0 if runs.dtypes[c].is_numeric() else pl.lit(value=True) for c in columns}
+    counts = [pl.when(usable).then(pl.col(column).count()).otherwise(0) for column, usable in any_finite.items()]
+    found = collected(runs.frame.select(counts), engine="in-memory").row(0, named=True)
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
-    """The W&B names of columns; where two columns have the same one, their own names."""
+    """The W&B names of columns; their own names where another column, shown or not, has the same one."""
     names = {column: runs.label(column) for column in columns}
-    spoken = Counter(names.values())
+    spoken = Counter([*names.values(), *(runs.dtypes.keys() - names.keys() - runs.empty)])
     return {column: name if spoken[name] == 1 else column for column, name in names.items()}
 
 
@@ -632,17 +592,14 @@ def run_labels(runs: pl.DataFrame) -> list[str]:
     return texts
 
 
-def say(message: str) -> None:
-    """Print a message on stderr, unless --quiet."""
-    if not is_quiet:
+def say(*messages: str) -> None:
+    """Print messages on stderr, a line each, unless --quiet."""
+    for message in messages if not is_quiet else ():
         with suppress(BrokenPipeError):  # stderr was closed: the result still goes to stdout
             print(printable(message), file=sys.stderr)
 
 
-@cache
-def say_once(message: str) -> None:
-    """Say what several questions would repeat."""
-    say(message)
+say_once = cache(say)  # for what several questions would repeat
 
 
 def path_text(key: Sequence[str | None]) -> str:
@@ -766,9 +723,8 @@ def words(name: str) -> list[str]:
 
 def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
     """The runs that pass the filters, and those of them in the states that count; prints how many each filter kept."""
-    frame, number = everything.frame, collected(everything.frame.select(pl.len())).item()
-    if not number:
-        raise ScriptError("the input has no runs; export some, or name another file", NOTHING_USABLE)
+    frame, asked = everything.frame, {*asked_questions(options)}
+    number = count_runs(everything, asked)
 
     def kept(flag: str, after: pl.LazyFrame) -> pl.LazyFrame:
         nonlocal number
@@ -792,7 +748,7 @@ def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
         keys = keys_where(options.where, everything).lazy()
         frame = frame.join(keys, on=KEY, how="semi", nulls_equal=True, maintain_order="left")
         frame = kept(f"--where {options.where}", frame)
-    any_state, states, asked = frame, options.states, {*asked_questions(options)}
+    any_state, states = frame, options.states
     if not states and (options.report or not asked or asked - {"schema", "sql", "health", "diff"}):
         finished = collected(frame.select(in_states(["finished"]).sum())).item()
         states = ("finished",) if 0 < finished < number else ()
@@ -802,6 +758,19 @@ def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
         frame = kept(f"--state {','.join(states)}", frame.filter(in_states(states)))
     runs = replace(everything, frame=frame)
     return runs if options.states or frame is any_state else replace(everything, frame=any_state), runs
+
+
+def count_runs(runs: Runs, asked: Collection[str]) -> int:
+    """How many runs there are; ScriptError if there is none, or if one has several rows and would count twice."""
+    keys = collected(runs.frame.select(KEY))
+    if keys.is_empty():
+        raise ScriptError("the input has no runs; export some, or name another file", NOTHING_USABLE)
+    counts_rows = len(runs.parts) == 1 and asked and {*asked} <= {"schema", "sql"}
+    if keys.n_unique() < keys.height and not counts_rows:
+        repeated = keys.filter(keys.is_duplicated()).unique().sort(KEY)
+        what = f"{counted(repeated.height, 'run')} in several rows or inputs, for example {path_text(repeated.row(0))}"
+        raise ScriptError(f"{what}; merge with aggregate_runs.py, without --keep all", WRONG_USAGE)
+    return keys.height
 
 
 def in_states(states: Sequence[str]) -> pl.Expr:
@@ -826,10 +795,8 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[st
         if n_few:
             remarks.append(f"{counted(n_few, 'run')} logged fewer than 10 values of {metric.label}")
         if n_missed and options.value == "at":
-            remarks.append(
-                f"{counted(n_missed, 'run')} without a value: it was logged only after the best step;"
-                " --value last takes the last one"
-            )
+            why = "it was logged only after the best step; --value last takes the last one"
+            remarks.append(f"{counted(n_missed, 'run')} without a value: {why}")
         if n_bad:
             remarks.append(f"{counted(n_bad, 'run')} reached NaN or infinity; only their finite values count")
     return remarks
@@ -852,7 +819,8 @@ def top(study: Study, options: Options) -> list[Result]:
         raise ScriptError(f"no run has a finite {metric.label}; use another -m (--schema lists all)", NOTHING_USABLE)
     beside = [metric.beside(f"{options.value}_step"), metric.beside("n")] if options.value != "summary" else []
     named = [c for c in dict.fromkeys([*(each.column for each in study.metrics), *beside]) if c in runs.dtypes]
-    asked = [find_column(name, runs) for name in options.columns if name not in STATISTICS]
+    is_alone = options.top and not options.group_by
+    asked = [find_column(name, runs) for name in options.columns if is_alone or name not in STATISTICS]
     others = runs.of_kind("derived", "config")
     more = asked or [c for c in (runs.dtypes if options.for_programs else others) if c[:1] != "_"]
     held = [c for c in dict.fromkeys(["name", *named, *KEY, "state", "url", *more]) if c in runs.dtypes]
@@ -879,6 +847,8 @@ def top(study: Study, options: Options) -> list[Result]:
     if hidden := ties - int((best[metric.column] == last).sum()):
         notes.append(f"{counted(hidden, 'more run')} have the same value as the last one shown")
     heads = labels(shown, runs) | dict(zip(beside, ("at step", "of values"), strict=False))
+    for each in study.metrics if options.value != "summary" else ():
+        heads[each.column] = each.label.removesuffix(f" ({VALUES[options.value]})") + f" ({options.value})"
     names = pl.Series("name", run_labels(table), dtype=pl.String)
     view = [(heads[column], names if column == "name" else table[column]) for column in shown]
     title = f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}"
@@ -902,8 +872,11 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     table = table.sort(stat, *by, descending=metric.descending(by), nulls_last=True)
     constant = [column for column in apart if table.height > 1 and table[column].n_unique() == 1]
     varying = [column for column in apart if column not in constant]
-    asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
-    shown = [column for column in asked if column in {*by, *STATISTICS}]
+    held = [*STATISTICS[:3], *(["iqm"] if stat == "iqm" else []), *STATISTICS[3:], *steps]
+    asked = [name if name in held else find_column(name, runs) for name in options.columns]
+    shown = [column for column in asked if column in {*by, *held}]
+    if len(shown) < len(asked) and options.group_by and not (options.top or options.schema):
+        say_once(f"--columns {','.join(options.columns)}: a table of groups has only {', '.join([*by, *held])}")
     kept = len(shown)
     if not shown:
         sizes = ["n"] if (table["runs"] == table["n"]).all() else ["runs", "n"]
@@ -916,7 +889,6 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     size = f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'group')}"
     facts = [size, *(f"{heads[column]} is always {cell_text(table[column][0])}" for column in constant)]
     title = f"{metric.label} by {', '.join(heads[c] for c in varying)}: {'; '.join(facts)}; {metric.direction}"
-    held = [*STATISTICS[:3], *(["iqm"] if stat == "iqm" else []), *STATISTICS[3:], *steps]
     best = table.select(pl.col(BEST_RUN[new]).alias(new) for new in BEST_RUN)
     names = [name if n else None for name, n in zip(run_labels(best), table["n"], strict=True)]
     seen = table.with_columns(pl.Series("best_run", names, dtype=pl.String))
@@ -938,7 +910,7 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     """Notes on missing values, groups of one run and extreme values, and the test of the best two groups."""
     remarks = without_value("value", *table.select("runs", "n", "n_nonfinite").sum().row(0))
     if singles := int((table["n"] == 1).sum()):
-        remarks.append(f"{counted(singles, 'group')} with one run only: no std and no interval")
+        remarks.append(f"{counted(singles, 'group')} with one value only: no std and no interval")
     far = table.filter((pl.col("median") > 0) & (pl.col("max") > DIVERGED * pl.col("median")))
     if far.height and stat == "mean" and metric.goal == "minimize":
         whose = some_of(row_names(far, by), SUGGESTED_NAMES)
@@ -956,7 +928,7 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     if best.height < 2 or not metric.column.startswith(("metric_", "history_")):
         return remarks
     if alone:
-        remarks.append(f"the best two cannot be compared: only one run in {' and '.join(alone)}")
+        remarks.append(f"the best two cannot be compared: only one value in {' and '.join(alone)}")
     elif (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
         means, two = " of the means" * (stat != "mean"), " and ".join(names)
         verdict = f"within noise: the best two, {two}, may differ only by chance"
@@ -970,9 +942,10 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     runs, by, _ = grouping(options.pivot or study.apart, study.runs)
     if len(by) != 2:
         raise ScriptError(f"--pivot {','.join(options.pivot)}: write two columns, ROWS,COLUMNS", WRONG_USAGE)
-    mean, (rows, columns) = pl.col("mean"), map(runs.label, by)
+    mean, (rows, columns) = pl.col("mean"), labels(by, runs).values()
     best = mean.min() if metric.goal == "minimize" else mean.max()
     cells = group_statistics(runs, by, metric).sort(by, nulls_last=True)
+    lost = without_value("value", *cells.select("runs", "n", "n_nonfinite").sum().row(0))
     cells = cells.select(
         pl.col(by[0]).alias("rows"),
         pl.col(by[1]).alias("columns"),
@@ -1001,7 +974,7 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     names["name"] = [f"{spell(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
     drawn = filled.select("row", "column", value="mean").hstack(pl.DataFrame(names, dict.fromkeys(names, pl.String)))
     chart = "mean", "", drawn
-    return Result("pivot", title, cells, view, [note], chart=chart)
+    return Result("pivot", title, cells, view, [note, *lost], chart=chart)
 
 
 # --- questions: settings --------------------------------------------------------------------------------------
@@ -1025,8 +998,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
         if not by:
             raise ScriptError(f"--group-by: no setting varies, except {exceptions}; name columns", WRONG_USAGE)
         say(f"grouped by all settings that vary, except {exceptions}: {some_of([*map(runs.label, apart)])}")
-        for note in noise_note(noise, runs):
-            say(note)
+        say(*noise_note(noise, runs))
     for name in wanted:
         known = known_column(name, runs)
         column, _, ranges = name.rpartition(":")
@@ -1044,7 +1016,7 @@ def say_rival(name: str, runs: Runs) -> None:
     """Print a note if `name` is a column and also the W&B name of a setting: the column is used."""
     rival = known_column(name, replace(runs, empty=frozenset([name])))
     if known_column(name, runs) == name and rival not in {None, name}:
-        say(f"{name} means the column with this name; write {rival} for the setting")
+        say_once(f"{name} means the column with this name; write {rival} for the setting")
 
 
 def varying_settings(runs: Runs) -> tuple[pl.DataFrame, list[str], list[str]]:
@@ -1069,7 +1041,8 @@ def is_noise(values: pl.Series, path: str) -> bool:
 
 def noise_note(noise: Sequence[str], runs: Runs) -> list[str]:
     """A note that names the columns that are noise, if there are any."""
-    return [f"not used, as nearly every run has its own value: {some_of([*map(runs.label, noise)])}"] if noise else []
+    what = "not used, because they are paths, times or the like, or differ in every run"
+    return [f"{what}: {some_of([*map(runs.label, noise)])}"] if noise else []
 
 
 def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
@@ -1116,7 +1089,8 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
     for row in best.head(MOST_SAID).iter_rows(named=True):
         chosen = some_of([f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None])
         group = "/".join(cell_text(row[column]) for column in per)
-        say(f"best of {group}: {chosen} (mean {row['mean']:.4g} of {counted(row['n'], 'run')})")
+        lost = f", {row['n_nonfinite']} more with NaN or infinity" if row["n_nonfinite"] else ""
+        say(f"best of {group}: {chosen} (mean {row['mean']:.4g} of {counted(row['n'], 'run')}{lost})")
     if singles := int((best["n"] == 1).sum()):
         say(f"{singles} of {counted(best.height, 'chosen setting')}: only one run, so a good value may be luck")
     advice = "choose with -m VALIDATION, judge by a second -m TEST"
@@ -1192,8 +1166,8 @@ def difference(study: Study, options: Options) -> list[Result]:
         keys += hits if hits[0] not in keys else []
     if len(keys) < 2:
         raise ScriptError("--diff needs at least two different runs", WRONG_USAGE)
-    facts = [c for c in ("name", "state", "group", "job_type", "sweep", "notes") if c in runs.dtypes]
-    columns = [*facts, *runs.of_kind("config"), *runs.of_kind("metric")]
+    facts = ("name", "state", "tags", "group", "job_type", "sweep", "notes", "commit", "command", "gpu")
+    columns = [*(c for c in facts if c in runs.dtypes), *runs.of_kind("config"), *runs.of_kind("metric")]
     ids = pl.col("id").is_in([key[2] for key in keys], nulls_equal=True)
     rows = collected(runs.frame.filter(ids).select(*KEY, *columns))
     chosen = pl.DataFrame(keys, dict.fromkeys(KEY, pl.String), orient="row")
@@ -1209,7 +1183,8 @@ def difference(study: Study, options: Options) -> list[Result]:
     counts, of_all = Counter(row["kind"] for row in found), {which: len(runs.of_kind(which)) for which in KINDS}
     sizes = [f"{counts[which]} of {counted(of_all[which], f'{which} column')}" for which in ("config", "metric")]
     texts = [{name: exact_text(value) for name, value in row.items()} for row in found]
-    view = [("column", pl.Series([runs.label(row["column"]) for row in found], dtype=pl.String))]
+    names = labels([row["column"] for row in found], runs).values()
+    view = [("column", pl.Series(names, dtype=pl.String))]
     view += [(head, pl.Series([row[n] for row in cells], dtype=pl.String)) for n, head in enumerate(heads)]
     title = f"{' and '.join(sizes)} differ between {some_of(run_labels(chosen))}"
     table = pl.DataFrame(texts, dict.fromkeys(["column", "kind", *heads], pl.String))
@@ -1238,6 +1213,8 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     usable = runs.frame.filter(pl.col(metric.column).is_finite())
     table = collected(usable.select(*columns, pl.col(metric.column).alias(VALUE)))
     number = counted(table.height, "run")
+    total, n = collected(runs.frame.select(pl.len(), pl.col(metric.column).count())).row(0)
+    lost = without_value(metric.label, total, table.height, n - table.height)
     notes = [f"{number} with a finite value are too few to rank settings; {FEWEST_RUNS} are needed"]
     if table.height >= FEWEST_RUNS:
         notes = ["settings that vary together cannot be separated; p is not corrected for many settings"]
@@ -1253,11 +1230,11 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     dtypes |= {"effect": pl.Float64, "spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
     answer = pl.DataFrame(rows, dtypes, orient="row").sort("effect", "column", descending=[True, False])
     sign = pl.col("spearman").sign().replace_strict({1.0: "+", -1.0: "-"}, default="", return_dtype=pl.String)
-    named = pl.Series("column", map(runs.label, answer["column"]), dtype=pl.String)
+    named = pl.Series("column", labels(answer["column"], runs).values(), dtype=pl.String)
     rounded = pl.col("effect").round(3), sign.alias("sign"), "n", "distinct", pl.col("p").round(4)
     seen = answer.select(named, "kind", *rounded)
     title = f"Settings associated with {metric.label}, {number}; association is not cause"
-    return Result("importance", title, answer, [(column.name, column) for column in seen], notes)
+    return Result("importance", title, answer, [(column.name, column) for column in seen], [*lost, *notes])
 
 
 def association(column: str, table: pl.DataFrame) -> tuple[Any, ...] | None:
@@ -1326,11 +1303,10 @@ def schema(study: Study, options: Options) -> list[Result]:
         from_histories, has_any, step = pl.col("kind") == "history", pl.col("coverage") > 0, "history_min_step_"
         seen = table.filter(has_any & ~from_histories)
         views = dict.fromkeys(part.view for part in files_beside(runs))
+        logged = [column.removeprefix(step) for column in listed if column.startswith(step)]
         lists = {
             "without any value": table.filter(~has_any & ~from_histories)["column"].to_list() + sorted(runs.empty),
-            "from histories, for --value min, max, last, tail and at": [
-                column.removeprefix(step) for column in listed if column.startswith(step)
-            ],
+            "from histories, for --value min, max, last, tail and at": logged,
             "further views of --sql": [view if view.isidentifier() else sql_name(view) for view in views],
         }
         notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
@@ -1339,13 +1315,12 @@ def schema(study: Study, options: Options) -> list[Result]:
         unseen = [f"{counted(seen.height - most, 'more row')}: use --max-rows 0 for all"]
         turn = pl.int_range(pl.len()).over("kind")  # each kind keeps its share
         seen = seen.with_row_index(RANK).sort(turn, RANK).head(most).sort(RANK)
-    heads = {"column": "column", "cover": "coverage", "values": "distinct"}
-    heads |= {name: name for name in ("min", "max", "dtype", "example")}
+    heads = {"cover": "coverage", "values": "distinct"}  # others are headed by their names
     seen = seen.with_columns(pl.col("dtype").str.replace(r"^Datetime.*", "Datetime"), pl.col("coverage").round(4))
     title = f"{counted(table.height, 'column')}; coverage is the share of runs with a value"
     exact = [row | bounds[row["column"]] for row in table.to_dicts()]  # integers stay what they are
     texts = {name: pl.Series([exact_text(row[name]) for row in exact], dtype=pl.String) for name in ("min", "max")}
-    view = [(head, seen[name]) for head, name in heads.items()]
+    view = [(h, seen[heads.get(h, h)]) for h in ("column", "cover", "values", "min", "max", "dtype", "example")]
     return [Result("schema", title, table.with_columns(**texts), view, notes, exact, unseen=unseen)]
 
 
@@ -1382,14 +1357,14 @@ def overview(study: Study) -> Result:
     if not study.metrics:
         there = [study.runs.label(c) for c, n in coverage(metric_columns(study.runs), study.runs).items() if n]
         logged = sorted({part.label(c) for part in rows_beside(runs, "history") for c in part.of_kind("metric")})
-        unclear = "no metric's name says whether lower or higher is better: use --ascending or --descending with -m"
-        alone = "metrics are only in the histories: use --curves, or aggregate_runs.py --history and then --value last"
-        note = (
-            f"{unclear} {some_of(there, SUGGESTED_NAMES)}"
-            if there
-            else "none of these runs has a metric; name another input, or use --varying"
-        )
-        notes.append(f"{alone}: {some_of(logged, SUGGESTED_NAMES)}" if logged and not there else note)
+        note = "none of these runs has a metric; name another input, or use --varying"
+        if there:
+            how = "use --ascending or --descending with -m"
+            note = f"no metric's name says whether lower or higher is better: {how} {some_of(there, SUGGESTED_NAMES)}"
+        elif logged:
+            how = "use --curves, or aggregate_runs.py --history and then --value last"
+            note = f"metrics are only in the histories: {how}: {some_of(logged, SUGGESTED_NAMES)}"
+        notes.append(note)
     states = [name for name in STATES if table[name].sum()]
     shown = [*(["entity", "project"] if table.height > 1 else []), "runs", *states, "first_created", "last_created"]
     whose = f": {path_text(table.row(0)[:2])}" if table.height == 1 else ""
@@ -1564,9 +1539,8 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
             if type(error) is duckdb.Error or re.search("Failed to read file|in Parquet file", reason):
                 raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
-            hint = (
-                '; text stands in single quotes, columns called like SQL words ("group") and W&B names in double quotes'
-            )
+            quoted = 'columns called like SQL words ("group") and W&B names in double quotes'
+            hint = f"; text stands in single quotes, {quoted}"
             if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
                 there = [*dict.fromkeys([*views, *(part.view for part in files_beside(runs))])]
                 reason, hint = missing[0], f"; there are {some_of(there)} (export_runs.py --help: how to export others)"
@@ -1606,8 +1580,11 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
             sources[i] += f" ANTI JOIN (VALUES {rows}) AS other{key} USING {key}"
     star = f"* REPLACE ({', '.join(replaced)})" if replaced else "*"
     extra = "".join(f", {sql_name(column)} AS {sql_name(label)}" for label, column in aliases.items())
-    source = " UNION ALL BY NAME ".join(sources)
-    connection.execute(f"CREATE VIEW {sql_name(name)} AS SELECT {star}{extra} FROM ({source})")  # noqa: S608 - quoted
+    source = f"({' UNION ALL BY NAME '.join(sources)}) AS part"
+    if name != "runs" and "source_file" in runs.dtypes:  # the files hold runs that a filter left out of an aggregate
+        same = [f"part.{c} IS NOT DISTINCT FROM runs.{c}" for c in ("entity", "project")]
+        source += f" SEMI JOIN runs ON part.run_id = runs.id AND {' AND '.join(same)}"
+    connection.execute(f"CREATE VIEW {sql_name(name)} AS SELECT {star}{extra} FROM {source}")  # noqa: S608 - quoted
     return aliases
 
 
@@ -1625,18 +1602,22 @@ def sql_text(text: str | None) -> str:
 def files_beside(runs: Runs) -> list[Runs]:
     """The files of further views beside the inputs, or beside the exports that an aggregate was made of.
 
-    Damaged files and sampled histories are left out.
+    Damaged files, sampled histories and files of projects that have no run here are left out.
     """
+    facts = columns_or_null(runs, {"source_file": pl.String})
+    rows = collected(runs.frame.select("entity", "project", *facts).unique())
     folders = {file.parent for file in runs.files}
-    if "source_file" in runs.dtypes:
-        sources = collected(runs.frame.select(pl.col("source_file").drop_nulls().unique()))["source_file"]
-        folders |= {Path(source).parent for source in sources}
+    folders |= {Path(source).parent for source in rows["source_file"].drop_nulls()}
+    if gone := sorted(str(folder) for folder in folders if not folder.is_dir()):
+        which = f"histories and the like are not read from {some_of(gone)}, where source_file says that they are"
+        say_once(f"{which}: no such folder here; start in the folder where aggregate_runs.py ran")
     beside = [file for folder in folders for file in folder.glob("*.parquet") if file.name[0] != "."]
-    found = []
+    found, projects = [], {*rows.select("entity", "project").iter_rows()}
     for file in sorted({file.resolve(): file for file in (*runs.others, *beside)}.values()):
         with suppress(ScriptError):
             part = open_file(file)
-            if part.view not in {"runs", ""} and not file.stem.endswith("_history_sampled"):
+            is_foreign = "project" in part.source and part.project not in projects
+            if part.view not in {"runs", ""} and not is_foreign and not file.stem.endswith("_history_sampled"):
                 found.append(part)
     return found
 
@@ -1644,11 +1625,16 @@ def files_beside(runs: Runs) -> list[Runs]:
 def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
     """Warn of files that another export wrote than the runs of their project in their folder."""
     for part, own in itertools.product(parts, runs.parts):
-        places = {(each.files[0].parent.resolve(), each.project) for each in (part, own)}
-        ids = {each.source["export_id"] for each in (part, own)} - {None}
-        if len(places) == 1 and len(ids) > 1:
-            mixed = f"runs and {part.view} of {path_text(part.project)} in {part.files[0].parent}"
-            say_once(f"{mixed} come from different exports, because one was killed: export again")
+        folder, exports, how = part.files[0].parent, own.source.get("sources"), "; run aggregate_runs.py again"
+        if not isinstance(exports, list):  # the file of one export
+            exports, how = [{**own.source, "file": own.files[0]}], ", because one was killed: export again"
+        for export in (each for each in exports if isinstance(each, dict)):
+            place = Path(str(export.get("file"))).parent.resolve()
+            whose = str(export.get("entity")), str(export.get("project"))
+            ids = {export.get("export_id"), part.source["export_id"]} - {None}
+            if (place, whose) == (folder.resolve(), part.project) and len(ids) > 1:
+                mixed = f"runs and {part.view} of {path_text(part.project)} in {folder}"
+                say_once(f"{mixed} come from different exports{how}")
 
 
 def rows_beside(runs: Runs, view: str) -> list[Runs]:
@@ -1716,8 +1702,6 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
         sampled = [file for each in study.runs.files for file in each.parent.glob("*_history_sampled.parquet")]
         what = "only a sampled history, which is not used" if sampled else "no history file"
         raise ScriptError(f"these runs have {what}; export_runs.py --include-history writes it", NOTHING_USABLE)
-    if options.stat != "mean":
-        say(f"--stat {options.stat} works for groups only; curves show means")
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
     keys, results = keys.with_row_index(RUN_NUMBER), []
     for name in names:
@@ -1769,9 +1753,9 @@ def curve_points(
         rows = rows.sort(RUN_NUMBER, "x", "_step")
     rows = with_divergence(rows, goal, options)
     points = rows["x"].unique().sort()
-    draws = options.report or (options.output and FILE_FORMATS[options.output.suffix.lower()] in {"png", "svg", "html"})
-    most = options.points or (PICTURE_POINTS if draws else CURVE_POINTS)
+    most = most_points(options, keys.height)
     if len(points) > most:
+        say(f"{most} of {len(points):,} points of {axis.removeprefix('_')}: use --points for more")
         points = points.gather([round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)])
     spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), first=pl.col("x").first(), last=pl.col("x").last())
     whole = spans.join(points.to_frame().with_row_index(BIN), how="cross")
@@ -1784,6 +1768,15 @@ def curve_points(
     if clock == "_timestamp":
         found = found.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
     return found.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
+
+
+def most_points(options: Options, runs: int) -> int:
+    """How many points curves have at most: those of so many runs; for programs all, unless that is too many rows."""
+    form = FILE_FORMATS[options.output.suffix.lower()] if options.output else options.format
+    if options.points or options.report or form in {"png", "svg", "html"}:
+        return options.points or PICTURE_POINTS
+    holds_all = "json" in {form, options.format} or form in {"csv", "parquet"}
+    return max(CURVE_POINTS, MOST_CURVE_ROWS // runs if holds_all else 0)
 
 
 def with_divergence(rows: pl.DataFrame, goal: Goal | None, options: Options) -> pl.DataFrame:
@@ -1854,7 +1847,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
     named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
     drawn = table.select("x", "value", "n", *bounds, name=named, rank=RANK)
-    grouped = f", mean by {', '.join(map(study.runs.label, study.apart))}" if study.by else ""
+    grouped = f", mean by {', '.join(labels(study.apart, study.runs).values())}" if study.by else ""
     title = f"{value} over {axis}{grouped}: {size}{counted(len(names), 'group' if study.by else 'run')}{lost_runs}"
     table = table.select(pl.lit(column).alias("metric"), *held)
     return Result("curves", title, table, view, notes, chart=(value, axis, drawn), unseen=unseen)
@@ -1920,6 +1913,7 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
         after = value.reverse().rolling_median(SPIKE_WINDOW, min_samples=1).reverse()
         typical, around = pl.max_horizontal(before, after), 2 * SPIKE_WINDOW - 1
         usual = (value - typical).abs().rolling_median(around, min_samples=SPIKE_WINDOW, center=True)
+        usual = pl.when(usual == 0).then(typical.abs() / 10).otherwise(usual)  # most values are equal
         spikes = ((usual > 0) & (value - typical > 10 * usual)).over(RUN_NUMBER)
         counts = finite_values.filter(spikes).group_by(RUN_NUMBER, maintain_order=True).len()
         yield from ((number, "spikes", f"{label}, {count}") for number, count in counts.iter_rows())
@@ -2116,7 +2110,7 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
     lines: list[str] = []
     for result in results:
         columns, notes = columns_of(result, most)
-        columns = fitted(columns, width, notes, result.kept)
+        columns = fitted(columns, width, notes, result)
         links = links_of(result, "\x1b]8;;{url}\x1b\\{name}\x1b]8;;\x1b\\") if colours else []
         for n, column in enumerate(columns):
             best = [i for i, cell in enumerate(column.cells) if result.key == "pivot" and ROW_BEST in cell[-2:]]
@@ -2162,7 +2156,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     charts: list[str] = []
     for result in results:
         columns, notes = columns_of(result, most)
-        count = len(fitted(columns, PAGE_CELLS, notes, result.kept, 36))  # longer cells are broken into lines
+        count = len(fitted(columns, PAGE_CELLS, notes, result, 36))  # longer cells are broken into lines
         name, _, about = re.sub("[:;] ", "\n", result.title, count=1).partition("\n")
         heading = "h1" if result is results[0] else "h2"
         lines += [f"<section><{heading}>{html_text(name)}</{heading}>", f"<p class='about'>{html_text(about)}</p>"]
@@ -2269,7 +2263,9 @@ def cell_text(value: object) -> str:
         return f"{value:g}" if float(f"{value:g}") == value or not math.isfinite(value) else repr(value)
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M")
-    return ", ".join(map(cell_text, value)) if isinstance(value, list) else printable(str(value))
+    if isinstance(value, list):
+        return ", ".join(map(cell_text, value)) or "[]"
+    return printable(str(value))
 
 
 def exact_text(value: object) -> str | None:
@@ -2278,12 +2274,13 @@ def exact_text(value: object) -> str | None:
 
 
 def fitted(
-    columns: Sequence[TableColumn], width: int, notes: list[str], kept: int, least: int = NARROW
+    columns: Sequence[TableColumn], width: int, notes: list[str], result: Result, least: int = NARROW
 ) -> list[TableColumn]:
-    """As many columns as fit `width`, the first `kept` in any case; a note names the others.
+    """As many columns of a result as fit `width`, those asked for by name in any case; a note names the others.
 
     Headings of numbers are broken into lines first, then texts are cut to one limit that is at least `least`.
     """
+    kept = result.kept
     most = max(kept, min(len(columns), width // 3 + 1))  # each takes a character and two blanks at least
     sizes = [(max(map(cell_count, c.cells), default=0), cell_count(c.label)) for c in columns[:most]]
     if len(columns) == most and sum(map(max, sizes)) + 2 * (most - 1) <= width:
@@ -2302,9 +2299,8 @@ def fitted(
     count = max(kept, next((n for n in range(most, 0, -1) if fits(n, least if n > 2 else 1)), 1))
     limit = next((limit for limit in range(width, least if kept else 0, -1) if fits(count, limit)), least)
     if dropped := [column.label for column in columns[count:]]:
-        notes.append(
-            f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use --columns, --json or -o"
-        )
+        choice = "--columns, " if result.key in FLAGS_FOR["columns"] else ""
+        notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
     short = []
     for column, room in zip(columns[:count], widths(limit), strict=False):
         is_whole = column.is_number or column.label == "detail"
@@ -2504,9 +2500,8 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
         axis, other = "x", {"y": {"field": "rank", "type": "ordinal", "axis": named}}
         mark = {"type": "point", "filled": True, "size": 70, "opacity": 1}
         span = {"type": "rule", "strokeWidth": 2, "color": "#4c78a8"}  # the points' blue
-    layers: list[dict[str, Any]] = [
-        {"mark": {**mark, "clip": True}, "encoding": {**other, axis: value, "tooltip": tips}}
-    ]
+    encoding = {**other, axis: value, "tooltip": tips}
+    layers: list[dict[str, Any]] = [{"mark": {**mark, "clip": True}, "encoding": encoding}]
     if "ci_low" in rows.columns:  # first, so that it lies below the values
         ends = {axis: {**value, "field": "ci_low"}, f"{axis}2": {"field": "ci_high"}}
         layers.insert(0, {"mark": {**span, "clip": True}, "encoding": {**other, **ends}})
@@ -2548,8 +2543,8 @@ def deliver(results: Sequence[Result], file: Path | None, options: Options) -> N
     shows = sys.stdout is not None and (file is None or options.format == "json" or sys.stdout.isatty())
     shows = shows and not (is_report and (options.output or options.format != "json"))
     if not is_report and not (shows and is_table):  # no table for people, which would say them
-        for line in (line for result in results for line in (result.title, *result.notes)):
-            say(line)
+        for result in results:
+            say(result.title, *result.notes)
     if file:
         most = options.max_rows if is_report else 0
         with replacing(file) as partial:
@@ -2662,7 +2657,6 @@ def parse_args(argv: Sequence[str]) -> Options:
     if "".join(argv) != "".join(argv).encode(errors="replace").decode():  # bytes of another encoding
         parser.error("an argument is not UTF-8 text")
     args = parser.parse_strictly(argv)
-    args.top, args.points, args.max_rows = (n and min(n, MOST_TYPED) for n in (args.top, args.points, args.max_rows))
     # An input that was named after --diff's runs is no run.
     args.inputs += [Path(name) for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
     args.diff = [name for name in args.diff if Path(name) not in args.inputs]
@@ -2677,7 +2671,8 @@ def parse_args(argv: Sequence[str]) -> Options:
             raise ScriptError(f"--{flag} {file}: the name must end in {' or '.join(endings)}", WRONG_USAGE)
     if not 0 <= (args.smooth or 0) < 1:
         raise ScriptError(f"--smooth {args.smooth:g} must be 0 or more, and below 1", WRONG_USAGE)
-    return Options(**vars(args))
+    args.for_programs = args.format in {"json", "csv"} or args.output is not None  # nothing is left out
+    return args
 
 
 def add_flags(parser: Parser) -> None:
@@ -2686,7 +2681,7 @@ def add_flags(parser: Parser) -> None:
     add = parser.add_argument_group("questions (one or more; without one: an overview)").add_argument
     many: dict[str, Any] = {"action": "extend", "default": [], "type": comma_list}
     flag: dict[str, Any] = {"action": "store_true"}
-    add("-t", "--top", type=positive, metavar="N", help="the N best runs and how they differ")
+    add("-t", "--top", type=whole_from(1), metavar="N", help="the N best runs and how they differ")
     add("-g", "--group-by", **many, metavar="A,B", help="statistics for each value of these columns")
     add("--pivot", **many, metavar="ROWS,COLUMNS", help="mean ± std (n) for each combination of values")
     add("--curves", **many, metavar="METRIC", help="values over the steps, per run or by --group-by")
@@ -2704,7 +2699,8 @@ def add_flags(parser: Parser) -> None:
     add("--x", metavar="AXIS", help="step, runtime, time or a metric (default: its step metric, else step)")
     add("--best-so-far", **flag, help="the best value so far, instead of the current one")
     add("--smooth", type=float, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
-    add("--points", type=positive, metavar="N", help=f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS})")
+    points = f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS}; JSON, csv and parquet all)"
+    add("--points", type=whole_from(1), metavar="N", help=points)
     add("--log", **flag, help="logarithmic value axis in pictures")
     group = parser.add_argument_group("metric")
     what = "metric to compare (may repeat; --top uses the first)"
@@ -2722,7 +2718,7 @@ def add_flags(parser: Parser) -> None:
     add = parser.add_argument_group("output").add_argument
     add("-o", "--output", type=Path, metavar="FILE", help=f"write to FILE{', '.join(FILE_FORMATS)}")
     add("--columns", **many, metavar="A,B", help="show these columns")
-    add("--max-rows", type=not_negative, metavar="N", help="show at most N rows of each table (0: all)")
+    add("--max-rows", type=whole_from(0), metavar="N", help="show at most N rows of each table (0: all)")
     formats = ("table", "json", "csv", "markdown", "latex")
     add("--format", choices=formats, default="table", help="format of stdout (default: table)")
     add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
@@ -2737,18 +2733,15 @@ def comma_list(text: str) -> list[str]:
     raise argparse.ArgumentTypeError("needs a value")
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
-    return int(text)
+def whole_from(least: int) -> Callable[[str], int]:
+    """A converter of text to a whole number that is not below `least`."""
 
+    def whole(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} or more")
+        return min(int(text), MOST_TYPED)
 
-def not_negative(text: str) -> int:
-    """A whole number from 0 on."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 0 or more")
-    return int(text)
+    return whole
 
 
 class Parser(argparse.ArgumentParser):
@@ -2777,43 +2770,53 @@ def import_libraries() -> None:
 def analyze(options: Options) -> int:
     """Answer what was asked."""
     global is_quiet
-    is_quiet = options.quiet
+    is_quiet = False
     say_once.cache_clear()
     import_libraries()
     parts, remarks, damaged = choose_inputs(options.inputs)
+    say(*damaged[:MOST_SAID])  # even with --quiet
+    if (more := len(damaged) - MOST_SAID) > 0:
+        say(f"left out: {counted(more, 'more file')} that cannot be read")
+    is_quiet = options.quiet
     everything = join_inputs(parts)
     output, is_runs = options.output or options.report, False
     with suppress(ScriptError):  # raised if it is no parquet file
         is_runs = output is not None and output.is_file() and open_file(output).view == "runs"
     if is_runs:
         raise ScriptError(f"-o {output} is a file of runs, which would be lost; choose another name", WRONG_USAGE)
-    for line in remarks:
-        say(line)
+    say(*remarks)
     any_state, runs = select_runs(options, everything)
     asked = asked_questions(options)
+    say(*unused_flags(options, asked))
     compares = options.report or options.best_per or not asked or not NEED_METRIC.isdisjoint(asked)
     metrics = chosen_metrics(options, runs) if compares else []
     if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
         what = "no metric's name says whether lower or higher is better"
         raise ScriptError(f"{what}; name one with -m and add --ascending or --descending", WRONG_USAGE)
     study = Study(any_state, runs, (), (), metrics)
-    for line in (line for metric in metrics for line in remarks_on_metric(metric, study, options)):
-        say(line)
+    for metric in metrics:
+        say(*remarks_on_metric(metric, study, options))
     if options.best_per:
         runs = best_settings(runs, options, metrics[0])
     runs, by, apart = grouping(options.group_by, runs)
     study = study._replace(runs=runs, by=by, apart=apart)
     if options.output or not options.report:
-        results: list[Result] = []
-        for name in asked:
-            if name in OF_METRIC:
-                results += [QUESTIONS[name](study, metric, options) for metric in metrics]
-            else:
-                results += QUESTIONS[name](study, options)
-        deliver(results or introduction(study, options), options.output, options)
+        deliver(answers(asked, study, options) or introduction(study, options), options.output, options)
     if options.report:
-        deliver(introduction(study, options), options.report, options)
+        results = introduction(study, options)
+        missing = [name for name in asked if name not in {result.key for result in results}]
+        deliver([*results, *answers(missing, study, options)], options.report, options)
     return PARTIAL if damaged else OK
+
+
+def answers(questions: Iterable[str], study: Study, options: Options) -> list[Result]:
+    results: list[Result] = []
+    for name in questions:
+        if name in OF_METRIC:
+            results += [QUESTIONS[name](study, metric, options) for metric in study.metrics]
+        else:
+            results += QUESTIONS[name](study, options)
+    return results
 
 
 QUESTIONS: dict[str, Callable[..., Any]] = {"schema": schema, "sql": sql, "health": health, "varying": varied}
@@ -2821,6 +2824,28 @@ QUESTIONS |= {"diff": difference, "top": top, "groups": groups, "pivot": pivot, 
 QUESTIONS |= {"curves": lambda study, options: curves(study, options, options.curves)}
 OF_METRIC = {"groups", "pivot", "importance"}  # answered for each metric
 NEED_METRIC = {"top", *OF_METRIC}
+# What each flag is for: it has no effect on anything else.
+OF_CURVES, COMPARED = {"curves"}, {"best-per", *NEED_METRIC}
+FLAGS_FOR = {"x": OF_CURVES, "best_so_far": OF_CURVES, "smooth": OF_CURVES, "points": OF_CURVES, "stat": {"groups"}}
+FLAGS_FOR |= {"metrics": COMPARED, "value": COMPARED, "goal": {"curves", *COMPARED}, "log": {"pictures"}}
+FLAGS_FOR |= {"columns": {"groups", "schema", "top"}, "best_per": {"curves", "varying", *NEED_METRIC}}
+FLAGS_FOR |= {"format": {"tables on stdout"}, "max_rows": {"tables on stdout"}}
+
+
+def unused_flags(options: Options, asked: Sequence[str]) -> Iterator[str]:
+    """A note for each flag that has no effect on these answers."""
+    present = {*(asked or ["groups", "top"])} | ({"best-per"} if options.best_per else set())
+    if options.report:
+        present |= {"groups", "curves", "varying", *NEED_METRIC, "tables on stdout"}
+    if options.output is None or (sys.stdout and sys.stdout.isatty()):
+        present.add("tables on stdout")
+    endings = {file.suffix.lower() for file in (options.output, options.report) if file}
+    present |= {"pictures"} if endings & {".png", ".svg", ".html"} else set()
+    for name, uses in FLAGS_FOR.items():
+        value = getattr(options, name)
+        if value and value not in ("mean", "summary", "table", "json") and present.isdisjoint(uses):
+            flag = {"metrics": "metric", "goal": "ascending or --descending"}.get(name, name.replace("_", "-"))
+            yield f"--{flag} has no effect here: it is for {', '.join(sorted(uses))}"
 
 
 def asked_questions(options: Options) -> list[str]:

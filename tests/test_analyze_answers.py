@@ -1,0 +1,259 @@
+"""Answers of analyze_runs.py that were wrong or misled: each of these tests failed before its mend."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pytest
+from contract_files import Run, write_runs
+from test_analyze_faults import rewrite, steps, write_export, write_history
+from test_analyze_runs import answered, ask, document
+
+
+def with_metadata(file, **texts: str):
+    """The parquet file with further metadata."""
+    pairs = {k: v for k, v in pl.read_parquet_metadata(file).items() if k.startswith("wandb_tools")}
+    more = {f"wandb_tools.{key}": text for key, text in texts.items()}
+    pl.read_parquet(file).write_parquet(file, metadata=pairs | more)
+    return file
+
+
+# --- which runs and which files ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("question", [[], ["--top", 1], ["-g", "g"], ["--curves", "loss"], ["--diff", "a", "b"]])
+def test_several_exports_of_a_run_do_not_count_as_several_runs(tmp_path, question):
+    """A file of `aggregate_runs.py --keep all`: n would be doubled, and a p-value come from copies."""
+    runs = [Run(n, config={"g": 1}, summary={"test/mse": 1.0}) for n in "ab"]
+    file = write_runs(tmp_path, runs)
+    pl.concat([pl.read_parquet(file)] * 2).write_parquet(file)
+    answer = ask(file, *question)
+    assert (answer.code, answer.out) == (2, "")
+    assert (
+        "2 runs in several rows or inputs, for example team/demo/a; merge with aggregate_runs.py, without" in answer.err
+    )
+    assert document(file, "--sql", "SELECT count(*) AS n FROM runs")["sql"] == [{"n": 4}]
+
+
+def test_runs_without_identity_in_two_inputs_are_refused(tmp_path):
+    for n, entity in enumerate(("team", "other")):
+        file = write_runs(tmp_path / str(n), [Run("a"), Run("b")], entity=entity)
+        rewrite(file, entity=pl.Series([None, "team"], dtype=pl.String))
+    answer = ask(tmp_path)
+    assert answer.code == 2
+    assert "2 runs in several rows or inputs, for example null/demo/a; merge with aggregate_runs.py" in answer.err
+
+
+def test_histories_of_other_projects_are_not_those_of_these_runs(tmp_path):
+    runs = write_export(tmp_path, "runs")
+    write_export(tmp_path, "history")
+    write_export(tmp_path, "history", project="other")
+    write_export(tmp_path, "console", project="other")
+    assert document(runs, "--sql", "SELECT DISTINCT project FROM history")["sql"] == [{"project": "demo"}]
+    assert "there are runs, history (" in ask(runs, "--sql", "FROM console").err
+    both = write_export(tmp_path, "runs", project="other").parent
+    assert len(document(both, "--sql", "SELECT DISTINCT project FROM history")["sql"]) == 2
+    alone = write_export(tmp_path / "x", "runs", project="empty")
+    write_export(tmp_path / "x", "history")
+    assert "none of these runs has a metric" in answered(alone).out
+
+
+def test_a_folder_of_source_file_that_is_not_here_is_named(tmp_path):
+    """Relative, it is found from where the runs were merged: elsewhere --health would find nothing wrong."""
+    file = write_runs(tmp_path / "export", [Run("a", history_rows=2)])
+    write_history(tmp_path / "export", steps("a", [1.0, float("nan")]))
+    unified = rewrite(file, source_file=pl.lit("export/team_demo_runs.parquet")).rename(tmp_path / "unified.parquet")
+    assert "non-finite" in answered(unified, "--health", cwd=tmp_path).out
+    (tmp_path / "elsewhere").mkdir()
+    answer = answered(unified, "--health", cwd=tmp_path / "elsewhere")
+    assert "not read from export, where source_file says that they are: no such folder here; start in" in answer.err
+
+
+@pytest.mark.parametrize(("export_id", "warned"), [("one", False), ("two", True)])
+def test_a_merged_file_that_is_older_than_the_histories_is_warned_of(tmp_path, export_id, warned):
+    file = write_export(tmp_path / "export", "runs")
+    write_export(tmp_path / "export", "history", export_id="one")
+    unified = rewrite(file, source_file=pl.lit(str(file))).rename(tmp_path / "unified.parquet")
+    source = {"file": str(file), "entity": "team", "project": "demo", "export_id": export_id}
+    with_metadata(unified, source=json.dumps({"sources": [source, 7]}))
+    err = answered(unified, "--curves", "loss").err
+    assert ("come from different exports; run aggregate_runs.py again" in err) == warned
+
+
+# --- questions ----------------------------------------------------------------------------------------------------
+
+
+def test_ranges_of_a_group_are_no_setting(tmp_path):
+    runs = [Run(f"r{n}", config={"lr": n, "k": n % 3}, summary={"test/mse": float(n)}) for n in range(12)]
+    file = write_runs(tmp_path, runs)
+    found = document(file, "-g", "lr:3", "--varying", "--importance", "--state", "all")
+    assert {row["column"] for row in found["varying"] + found["importance"]} == {"config_lr", "config_k"}
+    assert len(found["groups"]) == 3
+    assert answered(file, "-g", "lr:3", "--report", tmp_path / "r.md").code == 0
+
+
+@pytest.fixture
+def grouped(tmp_path):
+    """Two groups of two runs; the settings are called like columns of ours."""
+    runs = [
+        Run(f"r{n}", config={"group": f"own{n % 2}", "state": n, "seed": n}, summary={"test/mse": n + 0.5}, group="wb")
+        for n in range(4)
+    ]
+    return write_runs(tmp_path, runs)
+
+
+def test_a_setting_called_like_a_column_of_ours_is_not_headed_like_it(grouped):
+    assert "config_group" in answered(grouped, "--top", 2).out.splitlines()[1].split()
+    assert answered(grouped, "-g", "config_group").out.startswith("test/mse by config_group: ")
+    assert answered(grouped, "--pivot", "config_group,seed").out.startswith("test/mse by config_group and seed: ")
+    firsts = [line.split()[0] for line in answered(grouped, "--diff", "r0", "r1").out.splitlines()]
+    assert {"config_group", "config_state", "seed"} <= {*firsts}
+
+
+def test_a_report_holds_what_else_was_asked(grouped, tmp_path):
+    write_history(tmp_path, steps("r0", [3.0, 2.0]))
+    more = ["--sql", "SELECT 41 + 1 AS answer", "--diff", "r0", "r1", "--schema", "--importance", "--curves", "loss"]
+    answered(grouped, "--report", tmp_path / "r.md", "--state", "all", *more[2:])
+    answered(grouped, "--report", tmp_path / "sql.md", *more[:2])
+    text = (tmp_path / "r.md").read_text()
+    assert "differ between r0, r1" in text
+    assert "coverage is the share of runs with a value" in text
+    assert text.count("Settings associated with test/mse") == 1
+    assert "| answer" in (tmp_path / "sql.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flags"),
+    [
+        (["--top", 1, "--x", "time", "--best-so-far", "--smooth", 0.5, "--points", 2], "x best-so-far smooth points"),
+        (["--top", 1, "--stat", "iqm", "--log"], "stat log"),
+        (["--pivot", "seed,state", "--stat", "median", "--columns", "seed"], "stat columns"),
+        (["--varying", "-m", "test/mse", "--descending"], "metric ascending"),
+        (["--schema", "--best-per", "config_group"], "best-per"),
+        (["--top", 1, "-o", "x.csv", "--max-rows", 1, "--format", "latex"], "format max-rows"),
+        (["-g", "seed", "--stat", "iqm", "--columns", "n", "--max-rows", 1, "-m", "test/mse", "--ascending"], ""),
+        (["--top", 1, "--log", "-o", "x.svg"], ""),
+        (["--report", "x.md", "--smooth", 0.5, "--stat", "iqm", "--max-rows", 2, "--columns", "seed"], ""),
+        (["--columns", "seed", "-m", "test/mse", "--format", "markdown"], ""),
+        (["--best-per", "config_group", "-m", "test/mse", "--varying", "--state", "all"], ""),
+    ],
+)
+def test_a_flag_without_effect_is_named(grouped, arguments, flags):
+    err = ask(grouped, *arguments, cwd=grouped.parent).err
+    named = [line.split()[0].removeprefix("--") for line in err.splitlines() if "has no effect here: it is for" in line]
+    assert sorted(named) == sorted(flags.split())
+
+
+def test_columns_of_groups_may_be_all_that_they_have(grouped):
+    out = answered(grouped, "-g", "config_group", "--stat", "iqm", "--columns", "config_group,iqm").out
+    assert out.splitlines()[1].split() == ["config_group", "iqm"]
+    assert "--columns seed: a table of groups has only config_group, runs" in (
+        answered(grouped, "-g", "config_group", "--columns", "seed").err
+    )
+    assert ask(grouped, "--top", 1, "--columns", "mean").code == 2  # no run has a mean
+
+
+def test_advice_names_columns_only_where_they_have_an_effect(grouped):
+    names = ", ".join(f"1 AS a_long_name_of_a_column_{n}" for n in range(9))
+    assert "wide: a_long" in (out := answered(grouped, "--sql", f"SELECT {names}").out.replace("\n", " "))
+    assert out.rstrip().endswith("more; use --json or -o")
+
+
+def test_empty_lists_and_single_values_are_told_apart_from_blanks_and_runs(tmp_path):
+    runs = [Run(f"r{n}", summary={"test/mse": 1.0 + n} if n else {}, tags=["x"] * (n > 1)) for n in range(4)]
+    out = answered(write_runs(tmp_path, runs), "-g", "tags").out
+    assert [line.split()[:3] for line in out.splitlines()[3:5]] == [["[]", "2", "1"], ["x", "2", "2"]]
+    assert "1 group with one value only" in out
+    assert "the best two cannot be compared: only one value in []" in out
+
+
+def test_a_metric_that_diverged_in_some_runs_stays_the_default(tmp_path):
+    """Runs hold it, if NaN; one that is never finite cannot be compared."""
+    lost = float("nan")
+    runs = [Run(f"r{n}", summary={"test/loss": lost if n < 4 else n, "test/error": lost, "acc": n}) for n in range(10)]
+    assert "metric: test/loss (use" in answered(write_runs(tmp_path, runs), "--top", 1).err
+
+
+@pytest.mark.parametrize(
+    ("more", "points"),
+    [([], 13), (["-o", "x.md"], 13), (["--format", "csv"], 60), (["--json"], 60), (["-o", "x.parquet"], 60)],
+)
+def test_curves_for_programs_hold_all_points_and_others_say_how_many(tmp_path, more, points):
+    file = write_runs(tmp_path, [Run("a")])
+    write_history(tmp_path, steps("a", [float(n) for n in range(60)]))
+    answer = answered(file, "--curves", "loss", *more, cwd=tmp_path)
+    assert ("13 of 60 points of step: use --points for more\n" in answer.err) == (points == 13)
+    texts = {"--json": answer.out.count('"x": '), "csv": answer.out.count("team,demo,a,a")}
+    found = pl.read_parquet(tmp_path / "x.parquet").height if "x.parquet" in more else texts.get((more or [""])[-1], 13)
+    assert found == points
+    assert "--points" not in answered(file, "--curves", "loss", "-o", tmp_path / "x.svg").err
+    assert "7 of 60 points of step" in answered(file, "--curves", "loss", "--points", 7, *more, cwd=tmp_path).err
+
+
+def test_runs_that_diverged_are_counted_beside_pivots_and_importance(tmp_path):
+    runs = [Run(f"r{n}", config={"a": n % 2, "b": n % 3}, summary={"test/mse": float(n)}) for n in range(12)]
+    runs += [Run("nan", config={"a": 1, "b": 1}, summary={"test/mse": float("nan")}), Run("none")]
+    text = "12 of 14 runs have a finite {}; left out: 1 without a value, 1 with NaN or infinity"
+    file = write_runs(tmp_path, runs)
+    assert text.format("value") in " ".join(answered(file, "--pivot", "a,b").out.split())
+    assert text.format("test/mse") in " ".join(answered(file, "--importance").out.split())
+
+
+def test_a_spike_in_a_loss_that_is_constant_or_rounded_is_found(tmp_path):
+    levels = {"constant": [1.0] * 200, "rounded": [round(1 / (n + 1), 2) for n in range(200)], "zero": [0.0] * 200}
+    file = write_runs(tmp_path, [Run(n) for n in levels])
+    spiky = {n: [50.0 if step == 120 and n != "zero" else x for step, x in enumerate(xs)] for n, xs in levels.items()}
+    spiky["zero"][120] = 1e-9
+    write_history(tmp_path, [row for n, xs in spiky.items() for row in steps(n, xs)])
+    rows = document(file, "--health")["health"]
+    assert [(r["run"], r["problem"], r["detail"]) for r in rows] == [
+        ("constant", "spikes", "loss, 1"),
+        ("rounded", "spikes", "loss, 1"),
+    ]
+
+
+def test_a_diff_tells_of_tags_and_code(tmp_path):
+    file = write_runs(tmp_path, [Run("a", tags=["x"]), Run("b")])
+    rewrite(file, commit=pl.Series(["1f", "2e"]), command=pl.Series(["a.py", "a.py --fast"]))
+    rows = {row["column"]: row for row in document(file, "--diff", "a", "b")["diff"]}
+    assert rows["tags"] == {"column": "tags", "kind": "identity", "a": ["x"], "b": []}
+    assert {"commit", "command"} <= rows.keys()
+
+
+def test_a_value_of_the_history_is_headed_by_wandb_s_name(tmp_path):
+    file = write_runs(tmp_path, [Run("a", summary={"train/loss": 1.0})])
+    unified = rewrite(file, history_min_train_loss=pl.lit(0.5))
+    heads = answered(unified, "--top", 1, "-m", "train/loss", "--value", "min").out.splitlines()[2]
+    assert heads.split() == ["name", "train/loss", "(min)"]
+
+
+def test_many_damaged_files_are_not_a_line_each(tmp_path):
+    write_runs(tmp_path, [Run("a")])
+    for n in range(14):
+        (tmp_path / f"bad{n:02}.parquet").write_bytes(b"PAR1")
+    answer = ask(tmp_path, "--schema", "--quiet")
+    assert answer.code == 3
+    assert answer.err.count("cannot be read: parquet") == 10
+    assert answer.err.endswith("left out: 4 more files that cannot be read\n")
+
+
+def test_views_hold_the_runs_of_a_filtered_aggregate_alone(tmp_path):
+    file = write_runs(tmp_path / "export", [Run("a"), Run("b")])
+    write_history(tmp_path / "export", steps("a", [1.0, 2.0]) + steps("b", [9.0]))
+    unified = rewrite(file, source_file=pl.lit(str(file))).rename(tmp_path / "unified.parquet")
+    query = 'SELECT sum("loss") AS total FROM history'
+    assert document(unified, "--sql", query)["sql"] == [{"total": 12.0}]
+    pl.read_parquet(unified).filter(pl.col("id") == "a").write_parquet(unified)
+    assert document(unified, "--sql", query)["sql"] == [{"total": 3.0}]
+
+
+def test_best_per_says_how_many_runs_of_the_chosen_setting_diverged(tmp_path):
+    values = {0.1: [0.1, float("nan"), float("inf")], 0.01: [0.5, 0.5, 0.5]}
+    runs = [
+        Run(f"{lr}/{seed}", config={"lr": lr, "seed": seed, "arch": "a"}, summary={"val/loss": value})
+        for lr, losses in values.items()
+        for seed, value in enumerate(losses)
+    ]
+    err = answered(write_runs(tmp_path, runs), "--best-per", "arch", "--top", 1).err
+    assert "lr 0.1 (mean 0.1 of 1 run, 2 more with NaN or infinity)" in err
