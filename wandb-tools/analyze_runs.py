@@ -230,7 +230,6 @@ PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvari
 
 KeyPath: TypeAlias = tuple[str, ...]
 Goal: TypeAlias = Literal["minimize", "maximize"]
-Options: TypeAlias = argparse.Namespace  # the flags of add_flags(), checked, and `for_programs`
 
 
 class ScriptError(Exception):
@@ -239,6 +238,47 @@ class ScriptError(Exception):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line, checked."""
+
+    inputs: Sequence[Path]
+    top: int | None
+    group_by: Sequence[str]
+    pivot: Sequence[str]
+    curves: Sequence[str]
+    varying: bool
+    diff: Sequence[str]
+    importance: bool
+    health: bool
+    schema: bool
+    sql: str | None
+    report: Path | None
+    stat: str  # mean, median or iqm: what groups are compared by
+    best_per: Sequence[str]
+    x: str | None
+    best_so_far: bool
+    smooth: float | None
+    points: int | None
+    log: bool
+    metrics: Sequence[str]
+    value: str  # which value stands for a run: see VALUES
+    goal: Goal | None
+    name_pattern: str | None
+    where: str | None
+    states: Sequence[str]  # in lower case; empty: the default
+    output: Path | None
+    columns: Sequence[str]
+    max_rows: int | None  # 0: all
+    format: str
+    quiet: bool
+    debug: bool
+
+    @property
+    def for_programs(self) -> bool:
+        return self.format in {"json", "csv"} or self.output is not None
 
 
 @dataclass(frozen=True)
@@ -2671,8 +2711,7 @@ def parse_args(argv: Sequence[str]) -> Options:
             raise ScriptError(f"--{flag} {file}: the name must end in {' or '.join(endings)}", WRONG_USAGE)
     if not 0 <= (args.smooth or 0) < 1:
         raise ScriptError(f"--smooth {args.smooth:g} must be 0 or more, and below 1", WRONG_USAGE)
-    args.for_programs = args.format in {"json", "csv"} or args.output is not None  # nothing is left out
-    return args
+    return Options(**vars(args))
 
 
 def add_flags(parser: Parser) -> None:
