@@ -388,6 +388,12 @@ class Table:
         return self.fetched or {}
 
     @property
+    def skipped(self) -> set[str]:
+        """Keys of the file's runs whose values are no numbers."""
+        stays = self.earlier.skipped if self.earlier and self.staying else ()
+        return {".".join(path) for history in self.histories.values() for path in history.skipped}.union(stays)
+
+    @property
     def rows(self) -> dict[str, int]:
         """How many rows of each run the file gets."""
         rows = {run_id: history.rows for run_id, history in self.histories.items() if history.rows}
@@ -420,6 +426,7 @@ class Earlier:
     facts: Mapping[str, Mapping[str, str | None]]  # by column: goal, summary and step metric
     made_of: tuple[str, ...]  # see Table
     marks: Mapping[str, tuple[str, ...]]  # by run id: see History
+    skipped: Sequence[str]  # see Table
     export_id: str | None  # None where a file of an older version, or of a killed export, has to be written anew
 
 
@@ -444,7 +451,7 @@ class Project:
     filtered: int = 0  # runs that do not
     all_ids: Collection[str] | None = None  # of all runs in the source; None if not all were listed
     unread: Collection[str] = ()  # ids of runs with unreadable logs: they are not gone
-    cut: Collection[str] = ()  # ids of runs whose logs end early: an earlier export may have more rows
+    cut: Collection[str] = ()  # ids of runs of which logs or their ends may be missing: an earlier export may have more
     pages: list[Page] = field(default_factory=list)
     runs: pl.DataFrame = cast("pl.DataFrame", None)  # noqa: RUF009 - KEYS of the selected runs, and their `page` and `row`
     tables: dict[str, Table] = field(default_factory=dict)  # by their names
@@ -1256,8 +1263,8 @@ def column_key(path: KeyPath) -> str:
 
 
 def names_match(path: KeyPath, globs: Iterable[str]) -> bool:
-    """Whether a metric matches one of the patterns, by its W&B name or its flattened one."""
-    names = (".".join(path), column_name(path))
+    """Whether a metric matches one of the patterns, by its column, its W&B name or its flattened one."""
+    names = (METRIC + column_name(path), ".".join(path), column_name(path))
     return any(matches(name, glob) for glob in globs for name in names)
 
 
@@ -1313,6 +1320,8 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
     if said := [f"{counted(n, noun)} {kind}" for (noun, kind), n in sorted(passed.items()) if n]:
         say(f"skipped: {', '.join(said)}")
 
+    lost = {log.run_id for log in logs if log.failed and not log.records}  # their project is unknown
+    lost |= {failure.run for failure in failed if failure.what == "run"}
     kept = runs_asked_for(found, failed, options, say)
     places = sorted({(run.entity, run.project) for run, *_ in kept})
     projects = [Project(*place, failed=[*failed], torn=[*torn]) for place in places]
@@ -1322,14 +1331,15 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
         own = [each for each in kept if (each[0].entity, each[0].project) == (project.entity, project.name)]
         project.unread = {log.run_id for log in logs if not log.records}
         project.all_ids = ids if sees_all else None
-        project.selected, project.filtered = len(own), len(ids) - len(own)
+        project.selected, project.filtered = len(own) + len(lost - ids), len(ids) - len(own)
         take_runs(project, own, options, work, top, say)
 
     if restored := Counter(each["from"] for project in projects for each in project.summary_restored):
         counts = f"{restored['file']:,} from files/wandb-summary.json, {restored['history']:,} from the history"
         say(f"summaries missing in the logs were restored: {counts}")
-    nameless = {project.name: project.selected for project in projects if project.entity == NO_ENTITY}
-    known = sorted({run.entity for run, *_ in found if run.project in nameless} - {NO_ENTITY})
+    owners = {run.project: run.entity for run, *_ in found if run.entity != NO_ENTITY}
+    nameless = {one.name: one.runs.height for one in projects if one.entity == NO_ENTITY and one.name in owners}
+    known = sorted({owners[name] for name in nameless})
     if known and not options.selection.entity:
         runs = f"{counted(sum(nameless.values()), 'run')} of {first_of(sorted(nameless))} without an entity"
         say(f"{runs}; other runs of this project belong to {first_of(known)}: use -e {known[0]} to put them together")
@@ -1340,7 +1350,8 @@ def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work:
     """Fill in the project's runs, tables and failures; logs are named by their path below `top`."""
     project.cut, cut_off = set(), []
     for run, _, logs in own:
-        if any(log.is_cut for log in logs) or logs[0].run.get("resumed"):
+        # A log may also be missing. Only a run that was rewound has fewer rows than before.
+        if any(log.is_cut for log in logs) or not any("rewound_to" in log.run for log in logs):
             project.cut.add(run.id)
         project.failed += [failure for log in logs for failure in log.failed]
         cut_off += [str(log.file.relative_to(top)) for log in logs if log.torn]
@@ -1467,7 +1478,7 @@ def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options
     for flag, wanted, test in filters:
         before = kept
         kept = [each for each in before if not wanted or test(each[0], wanted)]
-        if wanted and flag.startswith("--"):
+        if wanted:
             say(f"{flag} kept {len(kept):,} of {len(before):,} runs")
         if before and not kept:
             report_failures([*failed, *(each for *_, logs in before for log in logs for each in log.failed)])
@@ -3215,7 +3226,7 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
     about = {} if table.key is None else {TABLE_KEY: storable(table.key)}
     about |= {
         COLUMNS_KEY: json.dumps(dict(columns)),
-        HISTORIES_KEY: json.dumps({"keys": made_of, "runs": marks}, sort_keys=True),
+        HISTORIES_KEY: json.dumps({"keys": made_of, "runs": marks, "skipped": sorted(table.skipped)}, sort_keys=True),
     }
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_CELLS // (len(keys) + len(columns))))
     rows.sink_parquet(at, row_group_size=group_rows, metadata={**metadata, **about})
@@ -3298,6 +3309,7 @@ def find_earlier(project: Project, output: Path) -> None:
                 facts=json.loads(metadata.get(METRICS_KEY, "{}")),
                 made_of=tuple(histories.get("keys", ())),
                 marks={run_id: tuple(mark) for run_id, mark in histories.get("runs", {}).items()},
+                skipped=histories.get("skipped", ()),
                 export_id=metadata.get(EXPORT_ID_KEY),
             )
         except (Exception, pl.exceptions.PanicException) as error:  # damaged, or made by something else
@@ -3329,6 +3341,9 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     fuller = drop_shorter(project, before)
     if project.all_ids is not None:
         project.gone = sorted(before.keys() - {*project.all_ids, *project.unread})
+        if earlier and source["kind"] == "offline":  # runs with a URL are on the server
+            rows = pl.scan_parquet(earlier.file, glob=False).filter(pl.col("id").is_in(project.gone))
+            project.gone = sorted(rows.filter(pl.col("url").is_null()).select("id").collect()["id"])
     stays = before.keys() - (set(project.runs["id"]) - fuller) - set(project.gone if options.prune else ())
     project.kept = sorted(stays - fuller)
     kept_pages = earlier_pages(earlier, stays, work) if earlier and stays else []
@@ -3433,7 +3448,6 @@ def metadata_document(project: Project, options: Options, about: Mapping[str, ob
     asked = [project.tables[name] for name in ("history", "history_sampled") if name in project.tables]
     written = next((table.rows for table in asked if table.fetched is not None), {})
     rows = {run_id: written[run_id] for run_id in project.runs["id"] if run_id in written}  # not of runs only kept
-    histories = [history for table in project.tables.values() for history in table.histories.values()]
     filters: dict[str, Any] = {name: value for name, value in asdict(options.selection).items() if value}
     for place in project.places if project.filters else ():
         what = {"name": "run"}.get(place.key, place.key)
@@ -3460,7 +3474,7 @@ def metadata_document(project: Project, options: Options, about: Mapping[str, ob
         "missing_on_server": [] if options.prune else project.gone,
         "kept_fuller": project.kept_fuller,
         "summary_restored": project.summary_restored,
-        "skipped_history_keys": sorted({".".join(path) for history in histories for path in history.skipped}),
+        "skipped_history_keys": sorted({key for table in project.tables.values() for key in table.skipped}),
     }
 
 
@@ -3678,25 +3692,32 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         rows.append({"entity": entity, "project": name or None, "status": "failed", "error": failure.error})
     if options.json:
         show(json_text({"version": 1, "exports": rows, "files": files}))
-    failures = [*failed]
-    for project in projects:  # ids are only unique within a project
-        prefix = f"{project.path}/" if len(projects) + len(failed) > 1 else ""
-        failures += [f._replace(run=f.run if f.run == project.path else prefix + f.run) for f in sorted(project.failed)]
-    return report_failures(failures)
+    is_one = len(projects) + len(failed) == 1
+    # Logs whose project is unknown are failures of all projects.
+    of_all = set.intersection(*(set(project.failed) for project in projects)) if options.offline else set()
+    named = [  # ids are only unique within a project
+        f if is_one or f in of_all or f.run == project.path else f._replace(run=f"{project.path}/{f.run}")
+        for project in projects
+        for f in sorted(project.failed)
+    ]
+    return report_failures([*failed, *named])
 
 
 def changes_of(project: Project, options: Options) -> str:
     """The end of a project's line: how its files differ from the runs and metrics that were read."""
     line = f"; {counted(len(project.kept), 'run')} of an earlier export kept" if project.kept else ""
-    if project.gone and not options.prune:
-        line += f", {len(project.gone):,} of them no longer in the source (--prune removes them)"
+    if project.gone:
+        removed = f"; {counted(len(project.gone), 'run')} removed, because no longer in the source"
+        kept = f", {len(project.gone):,} of them no longer in the source (--prune removes them)"
+        line += removed if options.prune else kept
     if project.kept_fuller:
         line += f"; {counted(len(project.kept_fuller), 'run')} kept from the earlier export, which has more rows: "
         line += ", ".join(project.kept_fuller[:MOST_NAMED])
     for table in project.tables.values():
-        lacking = {*table.earlier.columns} - {*table.dtypes} if table.earlier and table.prefix == METRIC else ()
-        if lacking:
-            some = ", ".join(".".join(path) for path in sorted(lacking)[:5])
+        if not (table.fetched and table.prefix == METRIC and table.earlier and table.earlier.made_of != table.made_of):
+            continue
+        if lacking := sorted(path for path in table.earlier.columns if not is_wanted(path, options.history_keys)):
+            some = first_of([".".join(path) for path in lacking])
             line += f"; removed from the {table.name}, because they were not asked for this time: {some}"
     return line
 
