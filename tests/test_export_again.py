@@ -157,3 +157,42 @@ def test_only_projects_that_have_another_entity_are_said_to(tmp_path, export_log
     done = export_logs()
     advice = "other runs of this project belong to team: use -e team to put them together"
     assert f"1 run of demo without an entity; {advice}\n" in done.err
+
+
+def lines(number: int) -> list[str]:
+    return [f"2026-01-01T00:00:00.{number:03} line {number}" for number in range(number)]
+
+
+def test_newer_output_that_a_tail_leaves_out_is_named(empty_server, export):
+    add_runs(empty_server, one="g", two="h")
+    for run_id in ("one", "two"):
+        empty_server.add_console("team", "demo", run_id, lines(9))
+    assert export("team/demo", "--console").code == 0
+    assert "newer output" not in export("team/demo", "--console-lines", 3).err
+    empty_server.add_console("team", "demo", "one", lines(2))
+    empty_server.change_run("team", "demo", "one", heartbeat_at="2026-02-01T00:00:00Z")
+    said = "; newer output of one is left out, as more lines are there: use --console\n"
+    assert said in export("team/demo", "--console-lines", 3).err
+    assert "newer output" not in export("team/demo", "--console").err
+
+
+def test_a_failing_table_is_named_as_in_wandb(empty_server, export, demo):
+    entry = {"_type": "table-file", "path": "media/table/gone.table.json"}
+    empty_server.add_run("team", "demo", "one", summary={"eval/a b": entry})
+    assert export("team/demo", "--tables", "--retries", 0).code == 3
+    assert [failure["what"] for failure in demo().metadata["failed"]] == ["table_eval/a b"]
+
+
+def test_a_place_among_the_filters_that_leave_nothing(empty_server, export):
+    add_runs(empty_server, one="g", two="h")
+    done = export("team/demo/nope", "--state", "finished")
+    assert (done.code, done.out) == (1, "")
+    assert "error: no run left: PLACE, --state matches none of 2 runs; " in done.err
+
+
+def test_the_home_folder(tmp_path, call_export):
+    add_log(tmp_path, "abc")
+    arguments = ("--offline", tmp_path / "logs", "--output=~/out")
+    done = call_export(*arguments, env={"HOME": str(tmp_path / "home")}, cwd=tmp_path)
+    assert (done.code, done.out) == (0, f"{tmp_path}/home/out/team_demo_runs.parquet\n")
+    assert not (tmp_path / "~").exists()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import export_runs
 import polars as pl
 import pytest
 from wandb_server import Server
@@ -119,6 +120,28 @@ def test_the_hosts_of_wandb_and_the_servers_own_mean_the_same(many_projects, cal
     done = call_export(*places, "-o", tmp_path / "out", "--retries", 1, env=env)
     assert done.code == 0, done.err
     assert found() == {"team/p0": {"abc"}, "team/p1": SWEPT}
+
+
+@pytest.mark.parametrize(
+    ("start", "host"),
+    [
+        ("https://wandb.ai/", "wandb.ai"),
+        ("http://user:secret@Other.example:8080/", "other.example:8080"),
+        ("{server}/", ""),
+        ("", ""),
+    ],
+)
+def test_a_url_of_another_server_is_said_to_be_one(export, server, found, start, host):
+    done = export(f"{start.format(server=server.url)}team/demo/runs/abc")
+    assert (done.code, found()) == (0, {"team/demo": {"abc"}})
+    said = f"URLs on {host} are looked up on {server.url}; for another server set WANDB_BASE_URL\n"
+    assert done.err.startswith(said) if host else "looked up" not in done.err
+
+
+@pytest.mark.parametrize("host", ["wandb.ai", "www.wandb.ai", "forge.coreweave.com", "api.wandb.ai"])
+def test_all_hosts_of_wandb_are_one_server(host):
+    places = [export_runs.Place("team", "demo", host=host), export_runs.Place("team", "demo")]
+    assert export_runs.other_hosts(places, export_runs.CLOUD_URL) == []
 
 
 @pytest.mark.parametrize("place", ["wandb.ai/team/demo/runs/abc", "forge.coreweave.com/wandb/team/demo/runs/abc?nw=a"])

@@ -33,8 +33,9 @@ not part of this export. A shorter history never replaces a longer one. After an
 with what is missing.
 
 --json prints one object instead of the paths: version, exports (entity, project, status, runs; filtered: runs left out
-by the filters; history_rows; failed: number of failures; torn: number of logs that end early; kept: runs of an earlier
-export) and files (paths). With --verify: version and verified (entity, project, file, error).
+by the filters; history_rows, also without --include-history; failed: number of failures; torn: number of logs that end
+early; kept: runs of an earlier export) and files (paths). With --verify: version and verified (entity, project, file,
+error).
 
 The API key is read from --api-key-file, WANDB_API_KEY, `wandb login` (netrc) or the SDK's settings file, never from an
 argument. For a self-hosted server, set WANDB_BASE_URL, and SSL_CERT_FILE if its certificate is private.
@@ -229,6 +230,7 @@ class Place(NamedTuple):
     project: str
     key: str = ""  # of W&B's filters: name (a run's id), sweep or group
     value: str = ""
+    host: str = ""  # of a URL
 
 
 @dataclass(frozen=True)
@@ -380,12 +382,18 @@ class Table:
     fetched: dict[str, History] | None = None  # by run id; None: not part of this export
     earlier: Earlier | None = None
     staying: AbstractSet[str] = frozenset()  # ids of runs whose rows in the earlier file stay
+    outdated: list[str] = field(default_factory=list)  # of these, runs that have newer rows, but were asked for fewer
     dtypes: Mapping[KeyPath, str] = field(default_factory=dict)  # of the logged values of all rows
     names: Names = field(default_factory=dict)  # of these columns
 
     @property
     def histories(self) -> Mapping[str, History]:
         return self.fetched or {}
+
+    @property
+    def what(self) -> str:
+        """The table's name in failures."""
+        return self.name if self.key is None else f"table_{self.key}"
 
     @property
     def skipped(self) -> set[str]:
@@ -1634,7 +1642,7 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
         except (OSError, ValueError, RecursionError) as error:
             why = f"cannot be read: {getattr(error, 'strerror', None) or error}"
             why = "does not exist" if isinstance(error, FileNotFoundError) else why
-            project.failed.append(Failure(run.id, table.name, f"its file {run.file[:200]} {why}"))
+            project.failed.append(Failure(run.id, table.what, f"its file {run.file[:200]} {why}"))
             continue
         parts = write_part(rows.lazy(), work, {run.id: logged_dtypes(rows.schema)})
         table.fetched[run.id] = History([*parts.values()], mark=run.mark)
@@ -1818,7 +1826,9 @@ def status_error(answer: requests.Response) -> RequestError:
     if status not in (408, 429) and status < 500:
         return RequestError(message, status=status, retries=0)
     if after or status in (429, 503):
-        pause_s = min(max(float(after) if after.isdecimal() else 0.0, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
+        with suppress(urllib3.exceptions.InvalidHeader):  # or none; it may be a date
+            pause_s = urllib3.Retry().parse_retry_after(after)
+        pause_s = min(max(pause_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
     return RequestError(message, status=status, pause_s=pause_s)
 
 
@@ -1902,29 +1912,37 @@ def place_of(text: str) -> Place:
     """The place that a W&B URL or an `entity/project[/run]` path names. ScriptError if it names no runs.
 
     >>> place_of("https://wandb.ai/team/demo/runs/abc/logs?nw=1")
-    Place(entity='team', project='demo', key='name', value='abc')
+    Place(entity='team', project='demo', key='name', value='abc', host='wandb.ai')
     """
     try:
         url = urlsplit(f"https://{text}" if text.partition("/")[0] in PAGE_HOSTS else text)
     except ValueError as error:
         raise ScriptError(f"{text} is not a URL: {error}", WRONG_USAGE) from error
-    text = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()  # without a password
+    host = url.netloc.rpartition("@")[2].lower()  # without a password
+    text = url._replace(netloc=host).geturl()
     keys = [unquote(key) for key in url.path.split("/") if key]
     if url.scheme and url.hostname == FORGE and keys[:1] == ["wandb"]:
         keys = keys[1:]  # the folder of W&B's pages on that host
     entity, project, page, name = (*keys, "", "", "", "")[:4]
     if url.scheme and entity not in ("", *NO_ENTITIES) and project in ("", "projects") and not page:
-        return Place(entity, "*")
+        return Place(entity, "*", host=host)
     if not project or (url.scheme and (entity in NO_ENTITIES or url.hostname in CLOUD_HOSTS)):
         raise ScriptError(f"{text} is not a project: write entity/project, entity/project/run or a URL", WRONG_USAGE)
     if page and not name and not url.scheme:
         return Place(entity, project, "name", page)
     if name and page in ("runs", "sweeps", "groups"):
-        return Place(entity, project, {"runs": "name", "sweeps": "sweep", "groups": "group"}[page], name)
+        return Place(entity, project, {"runs": "name", "sweeps": "sweep", "groups": "group"}[page], name, host)
     if page not in ("", "runs", "table", "workspace", "overview"):
         advice = f"write {entity}/{project}, or the URL of a run, sweep or group"
         raise ScriptError(f"{text} is a page without runs ({page}); {advice}", WRONG_USAGE)
-    return Place(entity, project)
+    return Place(entity, project, host=host)
+
+
+def other_hosts(places: Iterable[Place], base_url: str) -> list[str]:
+    """The hosts of URLs that are not of the server at `base_url`."""
+    own = {urlsplit(url).netloc.lower() for url in (base_url, page_url(base_url))}
+    own |= set(PAGE_HOSTS + CLOUD_HOSTS) if own & set(CLOUD_HOSTS) else set()
+    return sorted({place.host for place in places} - own - {""})
 
 
 def filters_of(place: Place, selection: Selection) -> dict[str, object]:
@@ -2429,7 +2447,7 @@ def fetch_batch(source: RowSource, fetched: dict[str, History], batch: Sequence[
         if best.is_short or not best.is_read:
             had = f"only {best.rows:,} of {best.counted:,} rows were downloaded" if best.is_read else ""
             error = ": ".join(filter(None, (had, best.problem))) or "the download cannot be read; export again"
-            source.project.failed.append(Failure(run.id, source.table.name, error, attempts))
+            source.project.failed.append(Failure(run.id, source.table.what, error, attempts))
     source.server.meter.add(histories=len(batch), rows=sum(run.rows for run in found))
 
 
@@ -2494,7 +2512,7 @@ def fetch_rows(source: RowSource, run: History, answer: Any) -> bool:
     except (ScriptError, OSError):  # the folder cannot be written to: not a failure of this run alone
         raise
     except (Exception, *DAMAGED) as error:  # noqa: BLE001 - one run with odd data must not stop the others
-        source.project.failed.append(Failure.of(error, run.id, table.name))
+        source.project.failed.append(Failure.of(error, run.id, table.what))
         return False
 
 
@@ -3418,6 +3436,12 @@ def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
             )
             if (history.is_short or is_cut or is_tail) and had.get(run_id, 0) > history.rows:
                 shorter |= set() if table.is_sample else {run_id}
+                if (
+                    table.extent
+                    and table.earlier
+                    and table.earlier.marks.get(run_id, history.mark)[:2] != history.mark[:2]
+                ):
+                    table.outdated.append(run_id)
                 del fetched[run_id]
     project.kept_fuller = sorted(shorter)
     return fuller
@@ -3714,6 +3738,8 @@ def changes_of(project: Project, options: Options) -> str:
         line += f"; {counted(len(project.kept_fuller), 'run')} kept from the earlier export, which has more rows: "
         line += ", ".join(project.kept_fuller[:MOST_NAMED])
     for table in project.tables.values():
+        if table.outdated:
+            line += f"; newer output of {first_of(table.outdated)} is left out, as more lines are there: use --console"
         if not (table.fetched and table.prefix == METRIC and table.earlier and table.earlier.made_of != table.made_of):
             continue
         if lacking := sorted(path for path in table.earlier.columns if not is_wanted(path, options.history_keys)):
@@ -3728,6 +3754,8 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
     total = selected + sum(project.filtered for project in projects)
     given = [name for name, value in vars(options.selection).items() if value and name not in ("entity", "project")]
     flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    if flags and any(place.value for project in projects for place in project.places):
+        flags = f"PLACE, {flags}"
     if flags and total and not options.offline:  # there each filter has said it
         say(f"{flags} kept {selected:,} of {total:,} runs")
     is_exported = any(project.files for project in projects)  # maybe without runs: all of them are gone
@@ -3923,6 +3951,7 @@ def checked_options(parser: Parser, given: dict[str, Any]) -> Options:
     if given["verify"] and others:
         what = "a PLACE" if others[0] == "places" else f"--{others[0].replace('_', '-')}"
         parser.error(f"--verify exports nothing: remove {what}")
+    given["output"] = Path(os.path.expanduser(given["output"]))  # noqa: PTH111 - shells leave `--output=~/x` as it is
     if storable(str(given["output"])) != str(given["output"]):  # polars writes to no such path
         parser.error("the path of -o is not valid UTF-8; choose another")
     states = [state.lower() for state in given["state"]]
@@ -4043,6 +4072,8 @@ def export(options: Options) -> int:
             meter = at_end.enter_context(Meter(quiet=options.quiet))
             server = Server(address, key, options, meter, say)
             source = {"kind": "server", "base_url": address}
+            for host in other_hosts(options.places, address):
+                say(f"URLs on {host} are looked up on {address}; for another server set WANDB_BASE_URL")
             asking = ThreadPoolExecutor(1).submit(find_projects, server)
             import_libraries()  # while the server is asked
             projects, failed = asking.result()
