@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import export_runs
 import polars as pl
 import pytest
 from wandb_server import Server
@@ -138,10 +137,12 @@ def test_a_url_of_another_server_is_said_to_be_one(export, server, found, start,
     assert done.err.startswith(said) if host else "looked up" not in done.err
 
 
-@pytest.mark.parametrize("host", ["wandb.ai", "www.wandb.ai", "forge.coreweave.com", "api.wandb.ai"])
-def test_all_hosts_of_wandb_are_one_server(host):
-    places = [export_runs.Place("team", "demo", host=host), export_runs.Place("team", "demo")]
-    assert export_runs.other_hosts(places, export_runs.CLOUD_URL) == []
+def test_all_hosts_of_wandb_are_one_server(call_export):
+    places = [f"https://{host}/team/demo" for host in ("wandb.ai", "www.wandb.ai", "forge.coreweave.com/wandb")]
+    nowhere = {"https_proxy": "http://127.0.0.1:1", "WANDB_API_KEY": "0" * 40}
+    done = call_export(*places, "http://example.org/team/demo", "--retries", 0, env=nowhere)
+    assert done.code == 1
+    assert (done.err.count("looked up"), done.err.count("URLs on example.org are looked up")) == (1, 1)
 
 
 @pytest.mark.parametrize("place", ["wandb.ai/team/demo/runs/abc", "forge.coreweave.com/wandb/team/demo/runs/abc?nw=a"])

@@ -33,9 +33,8 @@ not part of this export. A shorter history never replaces a longer one. After an
 with what is missing.
 
 --json prints one object instead of the paths: version, exports (entity, project, status, runs; filtered: runs left out
-by the filters; history_rows, also without --include-history; failed: number of failures; torn: number of logs that end
-early; kept: runs of an earlier export) and files (paths). With --verify: version and verified (entity, project, file,
-error).
+by the filters; history_rows, also without --include-history; failed: failures; torn: logs that end early; kept: runs of
+an earlier export) and files (paths). With --verify: version and verified (entity, project, file, error).
 
 The API key is read from --api-key-file, WANDB_API_KEY, `wandb login` (netrc) or the SDK's settings file, never from an
 argument. For a self-hosted server, set WANDB_BASE_URL, and SSL_CERT_FILE if its certificate is private.
@@ -218,9 +217,10 @@ class Selection:
     where: Mapping[str, object] = field(default_factory=dict)  # W&B's own filter, for the server
 
     @property
-    def is_open(self) -> bool:
-        """Whether all runs of the chosen projects are selected."""
-        return not any(value for name, value in vars(self).items() if name not in ("entity", "project"))
+    def flags(self) -> list[str]:
+        """The flags given that select some of the projects' runs."""
+        given = [name for name, value in vars(self).items() if value and name not in ("entity", "project")]
+        return [f"--{name.replace('_', '-')}" for name in given]
 
 
 class Place(NamedTuple):
@@ -350,9 +350,8 @@ class History:
     listed: int = 0  # rows of its history, as its page of runs has it
     last_step: int | None = None
     file: str = ""  # of a W&B Table: its path among the run's files
-    frames: list[pl.LazyFrame] = field(
-        default_factory=list
-    )  # columns as in Part; of rows with one order the last counts
+    # Columns as in Part; of rows with one order the last counts.
+    frames: list[pl.LazyFrame] = field(default_factory=list)
     downloads: list[Path] = field(default_factory=list)  # files that the frames read
     is_read: bool = False  # the frames were readable, and are in `parts`
     problem: str = ""  # why rows are missing
@@ -385,21 +384,11 @@ class Table:
     outdated: list[str] = field(default_factory=list)  # of these, runs that have newer rows, but were asked for fewer
     dtypes: Mapping[KeyPath, str] = field(default_factory=dict)  # of the logged values of all rows
     names: Names = field(default_factory=dict)  # of these columns
+    skipped: set[str] = field(default_factory=set)  # keys of the file's runs whose values are no numbers
 
     @property
     def histories(self) -> Mapping[str, History]:
         return self.fetched or {}
-
-    @property
-    def what(self) -> str:
-        """The table's name in failures."""
-        return self.name if self.key is None else f"table_{self.key}"
-
-    @property
-    def skipped(self) -> set[str]:
-        """Keys of the file's runs whose values are no numbers."""
-        stays = self.earlier.skipped if self.earlier and self.staying else ()
-        return {".".join(path) for history in self.histories.values() for path in history.skipped}.union(stays)
 
     @property
     def rows(self) -> dict[str, int]:
@@ -630,11 +619,6 @@ class Log:
         """The run's id; from the file's name if its record is lost."""
         return str(self.run.get("id") or storable(self.file.stem.removeprefix("run-")))
 
-    @property
-    def is_cut(self) -> bool:
-        """Whether the run may have logged more than was read."""
-        return self.torn or bool(self.damage or self.error) or self.exit_code is None
-
     def note_time(self, time_: datetime | None) -> None:
         if time_ is not None:
             self.newest_at = max(time_, self.newest_at or time_)
@@ -837,10 +821,8 @@ def read_folder(log: Log, rows: LogRows) -> None:
         settings.read(folder.parent / "settings", encoding="utf-8")
     log.records = 1
     log.machines = {"file": notes}
-    log.run = {name: texts.get(name) for name in ("name", "notes")} | {
-        "id": storable(run_id),
-        "job_type": texts.get("jobType"),
-    }
+    log.run = {"id": storable(run_id), "job_type": texts.get("jobType")}
+    log.run |= {name: texts.get(name) for name in ("name", "notes")}
     log.run["entity"] = settings.get("default", "entity", fallback=None)
     log.run["project"] = texts.get("project") or settings.get("default", "project", fallback=None)
     if texts.get("state") in {"finished", "failed", "killed"}:
@@ -1047,11 +1029,8 @@ class LogRows:
         for name, path in paths.items():
             above = [media[path[:depth]] for depth in range(1, len(path)) if path[:depth] in media]
             if above:
-                outside.append(
-                    pl.when(pl.all_horizontal(pl.col(above).str.extract(quote_mark).is_null()))
-                    .then(pl.col(name))
-                    .alias(name)
-                )
+                is_outside = pl.all_horizontal(pl.col(above).str.extract(quote_mark).is_null())
+                outside.append(pl.when(is_outside).then(pl.col(name)))
         typed = counts_by(texts.select(owners, pl.col([*media.values()]).str.extract(quote_mark)))
         texts = texts.with_columns(outside)
         integers, floats = json_numbers(texts)
@@ -1358,8 +1337,9 @@ def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work:
     """Fill in the project's runs, tables and failures; logs are named by their path below `top`."""
     project.cut, cut_off = set(), []
     for run, _, logs in own:
-        # A log may also be missing. Only a run that was rewound has fewer rows than before.
-        if any(log.is_cut for log in logs) or not any("rewound_to" in log.run for log in logs):
+        # A log may be missing. Only a run that was rewound, and whose logs are whole, may have fewer rows than before.
+        is_whole = all(log.exit_code is not None and not log.torn and not log.failed for log in logs)
+        if not is_whole or not any("rewound_to" in log.run for log in logs):
             project.cut.add(run.id)
         project.failed += [failure for log in logs for failure in log.failed]
         cut_off += [str(log.file.relative_to(top)) for log in logs if log.torn]
@@ -1407,9 +1387,7 @@ def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path
                 found[real] = Path(parent, "files", OLD_HISTORY)
             else:
                 passed["folder", "without a log"] += 1
-    failed = [
-        Failure(str(Path(e.filename).relative_to(folder)), "folder", f"cannot be read: {e.strerror}") for e in errors
-    ]
+    failed = [Failure(os.path.relpath(e.filename, folder), "folder", f"cannot be read: {e.strerror}") for e in errors]
     if not found:
         why = f" ({errors[0].filename} {failed[0].error})" if failed else ""
         raise ScriptError(f"no W&B run logs (*.wandb) in {folder}{why}; name another folder", NOTHING_USABLE)
@@ -1642,7 +1620,7 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
         except (OSError, ValueError, RecursionError) as error:
             why = f"cannot be read: {getattr(error, 'strerror', None) or error}"
             why = "does not exist" if isinstance(error, FileNotFoundError) else why
-            project.failed.append(Failure(run.id, table.what, f"its file {run.file[:200]} {why}"))
+            project.failed.append(Failure(run.id, unquote(table.name), f"its file {run.file[:200]} {why}"))
             continue
         parts = write_part(rows.lazy(), work, {run.id: logged_dtypes(rows.schema)})
         table.fetched[run.id] = History([*parts.values()], mark=run.mark)
@@ -1938,13 +1916,6 @@ def place_of(text: str) -> Place:
     return Place(entity, project, host=host)
 
 
-def other_hosts(places: Iterable[Place], base_url: str) -> list[str]:
-    """The hosts of URLs that are not of the server at `base_url`."""
-    own = {urlsplit(url).netloc.lower() for url in (base_url, page_url(base_url))}
-    own |= set(PAGE_HOSTS + CLOUD_HOSTS) if own & set(CLOUD_HOSTS) else set()
-    return sorted({place.host for place in places} - own - {""})
-
-
 def filters_of(place: Place, selection: Selection) -> dict[str, object]:
     """The selection as W&B's filters, which the server evaluates; empty if all runs are selected."""
     conditions = [
@@ -2146,7 +2117,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
         if tries == LISTINGS and got < project.selected:
             error = f"the server counts {project.selected:,} runs, but lists {got:,}"
             failed.append(Failure(project.path, "runs", error, LISTINGS))
-    for place in project.places if server.options.selection.is_open else ():
+    for place in () if server.options.selection.flags else project.places:
         what = {"name": "run"}.get(place.key, place.key)
         if what and place.value not in set(project.runs["id" if what == "run" else what]):
             failed.append(Failure(place.value, "place", f"there is no such {what}"))
@@ -2375,11 +2346,8 @@ def changed_runs(project: Project, table: Table) -> list[History]:
 
 # --- the server: rows of histories, consoles and tables -------------------------------------------------------
 
-LIVE_ROWS = IN_PROJECT % (
-    "LiveRows",
-    ", $run: String!, $min: Int64, $max: Int64, $samples: Int",
-    "run(name: $run) { history(minStep: $min, maxStep: $max, samples: $samples) }",
-)
+LIVE_FIELDS = "run(name: $run) { history(minStep: $min, maxStep: $max, samples: $samples) }"
+LIVE_ROWS = IN_PROJECT % ("LiveRows", ", $run: String!, $min: Int64, $max: Int64, $samples: Int", LIVE_FIELDS)
 
 
 class RowSource(NamedTuple):
@@ -2447,7 +2415,7 @@ def fetch_batch(source: RowSource, fetched: dict[str, History], batch: Sequence[
         if best.is_short or not best.is_read:
             had = f"only {best.rows:,} of {best.counted:,} rows were downloaded" if best.is_read else ""
             error = ": ".join(filter(None, (had, best.problem))) or "the download cannot be read; export again"
-            source.project.failed.append(Failure(run.id, source.table.what, error, attempts))
+            source.project.failed.append(Failure(run.id, unquote(source.table.name), error, attempts))
     source.server.meter.add(histories=len(batch), rows=sum(run.rows for run in found))
 
 
@@ -2512,7 +2480,7 @@ def fetch_rows(source: RowSource, run: History, answer: Any) -> bool:
     except (ScriptError, OSError):  # the folder cannot be written to: not a failure of this run alone
         raise
     except (Exception, *DAMAGED) as error:  # noqa: BLE001 - one run with odd data must not stop the others
-        source.project.failed.append(Failure.of(error, run.id, table.what))
+        source.project.failed.append(Failure.of(error, run.id, unquote(table.name)))
         return False
 
 
@@ -2872,9 +2840,8 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
         try:
             answer = server.ask(IN_PROJECT % ("Sweeps", head, body), {**project.place, **variables})["project"] or {}
         except RequestError as error:
-            project.failed.append(
-                Failure(project.path, "sweeps", f"the goals of its sweeps cannot be read: {error}", error.attempts)
-            )
+            why = f"the goals of its sweeps cannot be read: {error}"
+            project.failed.append(Failure(project.path, "sweeps", why, error.attempts))
             break
         for sweep in filter(None, answer.values()):
             with suppress(ValueError, LookupError, TypeError, RecursionError):  # W&B itself could not read it
@@ -3085,9 +3052,7 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
 def keys_of(pages: Sequence[Page]) -> pl.DataFrame:
     """KEYS of all pages' runs, each run once, with the numbers of its `page` and of its `row` there."""
     schema = {"row": pl.UInt32} | {name: identity_schema()[name] for name in KEYS} | {"page": pl.Int32}
-    numbered = [
-        page.keys.with_row_index("row").with_columns(pl.lit(number).alias("page")) for number, page in enumerate(pages)
-    ]
+    numbered = [page.keys.with_row_index("row").with_columns(page=pl.lit(number)) for number, page in enumerate(pages)]
     keys = pl.concat([pl.DataFrame(schema=schema), *numbered])
     return keys.unique("id", keep="first", maintain_order=True).sort("created_at", "id")
 
@@ -3162,9 +3127,8 @@ def metric_facts(
         found: list[MetricDefinition] = []
         # define_metric reaches top-level keys and the values it derives from them.
         if len(path) == 1 or (len(path) == 2 and path[1] in SUMMARY_KINDS):
-            found = [d for d in definitions if d.pattern == path[0]] or [
-                d for d in definitions if d.pattern.endswith("*") and path[0].startswith(d.pattern[:-1])
-            ]
+            found = [d for d in definitions if d.pattern == path[0]]
+            found = found or [d for d in definitions if d.pattern[-1:] == "*" and path[0].startswith(d.pattern[:-1])]
         stated: defaultdict[str, set[str | None]] = defaultdict(set)
         for definition in found:
             goals = {implied[kind] for kind in (definition.summary or "").split(",") if kind in implied}
@@ -3192,7 +3156,10 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
     for table in tables:
         before = table.earlier.rows.keys() if table.earlier else set()
         table.staying = (before & set(ids) if prune or table.fetched is not None else before) - table.histories.keys()
-        sources = [table.earlier.dtypes] if table.earlier and table.staying else []
+        stays = [table.earlier] if table.earlier and table.staying else []
+        table.skipped = {".".join(path) for history in table.histories.values() for path in history.skipped}
+        table.skipped.update(*(earlier.skipped for earlier in stays))
+        sources = [earlier.dtypes for earlier in stays]
         sources += [part.dtypes for _, history in sorted(table.histories.items()) for part in history.parts]
         table.dtypes = {path: "String" if dtype == "Null" else dtype for path, dtype in widest_dtypes(sources).items()}
         if table.prefix == METRIC:
@@ -3242,10 +3209,8 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
         asked = table.staying | (earlier.marks.keys() - earlier.rows.keys() - table.histories.keys())
         marks |= {run_id: earlier.marks[run_id] for run_id in asked if run_id in earlier.marks}
     about = {} if table.key is None else {TABLE_KEY: storable(table.key)}
-    about |= {
-        COLUMNS_KEY: json.dumps(dict(columns)),
-        HISTORIES_KEY: json.dumps({"keys": made_of, "runs": marks, "skipped": sorted(table.skipped)}, sort_keys=True),
-    }
+    histories = {"keys": made_of, "runs": marks, "skipped": sorted(table.skipped)}
+    about |= {COLUMNS_KEY: json.dumps(dict(columns)), HISTORIES_KEY: json.dumps(histories, sort_keys=True)}
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_CELLS // (len(keys) + len(columns))))
     rows.sink_parquet(at, row_group_size=group_rows, metadata={**metadata, **about})
 
@@ -3282,9 +3247,7 @@ def scan_parts(table: Table) -> pl.LazyFrame:
             groups.append([file])
         reached = max(reached, *ids)
     scans: list[pl.LazyFrame] = []
-    is_plain = {
-        files[0]: len(files) == 1 and wanted[files[0]].total() == part_of[files[0]].file_rows for files in groups
-    }
+    is_plain = {file: not more and wanted[file].total() == part_of[file].file_rows for file, *more in groups}
     for (is_whole, _), alike in itertools.groupby(groups, lambda files: (is_plain[files[0]], odd[files[0]])):
         if is_whole:  # one scan of many files is far cheaper than many scans
             scans.append(scan([files[0] for files in alike]))
@@ -3426,21 +3389,15 @@ def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
     fuller = {run_id for run_id, count in rows if run_id in project.cut and before.get(run_id, 0) > count}
     shorter = set(fuller)
     for table in project.tables.values():
-        had = table.earlier.rows if table.earlier else {}
+        had, marks = (table.earlier.rows, table.earlier.marks) if table.earlier else ({}, {})
         fetched = table.fetched or {}
         for run_id, history in [*fetched.items()]:
             # A W&B Table may have fewer rows than the one logged before. A server's sample replaces another one of its.
             is_cut = run_id in (project.cut if table.key is None else fuller)
-            is_tail = table.is_sample and not (
-                table.name == "system" and table.earlier and run_id in table.earlier.marks
-            )
+            is_tail = table.is_sample and not (table.name == "system" and run_id in marks)
             if (history.is_short or is_cut or is_tail) and had.get(run_id, 0) > history.rows:
                 shorter |= set() if table.is_sample else {run_id}
-                if (
-                    table.extent
-                    and table.earlier
-                    and table.earlier.marks.get(run_id, history.mark)[:2] != history.mark[:2]
-                ):
+                if table.extent and marks.get(run_id, history.mark)[:2] != history.mark[:2]:
                     table.outdated.append(run_id)
                 del fetched[run_id]
     project.kept_fuller = sorted(shorter)
@@ -3673,24 +3630,21 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     check_selection(projects, lost, options, say)
     if options.prune and any(project.all_ids is None for project in written):
         say("--prune removed nothing: it needs an export of all runs, without filters")
-    tables = [table for project in written for table in project.tables.values() if table.prefix == METRIC]
-    metrics = {path for table in tables for path in table.dtypes}
+    tables = [table for project in written for table in project.tables.values()]
+    metrics = {path for table in tables if table.prefix == METRIC for path in table.dtypes}
     for glob in options.history_keys if written else ():
         if not any(names_match(path, [glob]) for path in metrics):
             say(f"--history-keys {glob} matches no metric of these runs")
-    has_tables = any(table.key is not None for project in written for table in project.tables.values())
-    if options.tables and written and not has_tables:
+    if options.tables and written and all(table.key is None for table in tables):
         say("--tables: none of these runs logged a W&B Table")
     rows, files, uneventful = [], [], 0
     for project in planned if options.dry_run else written:
         counts = dict(project.runs.select("id", "history_rows").iter_rows()) | project.mismatched
         history_rows = sum(counts.values()) if project.planned_rows is None else project.planned_rows
-        row: dict[str, Any] = {"entity": project.entity, "project": project.name, "status": "planned"}
-        row |= {"runs": project.runs.height, "filtered": project.filtered, "failed": len(project.failed)}
-        row["history_rows"] = history_rows
-        if options.offline or not options.dry_run:
-            row |= {"status": project.status, "torn": len(project.torn), "kept": len(project.kept)}
-        rows.append(row)
+        row: dict[str, Any] = {"entity": project.entity, "project": project.name}
+        row |= {"status": "planned" if options.dry_run else project.status, "runs": project.runs.height}
+        row |= {"filtered": project.filtered, "failed": len(project.failed), "history_rows": history_rows}
+        rows.append(row | ({} if options.dry_run else {"torn": len(project.torn), "kept": len(project.kept)}))
         line = f"{project.path}: {counted(project.runs.height, 'run')}"
         if states := Counter(project.runs["state"]).most_common():
             line += f" ({', '.join(f'{count:,} {state}' for state, count in states)})"
@@ -3717,10 +3671,10 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     if options.json:
         show(json_text({"version": 1, "exports": rows, "files": files}))
     is_one = len(projects) + len(failed) == 1
-    # Logs whose project is unknown are failures of all projects.
-    of_all = set.intersection(*(set(project.failed) for project in projects)) if options.offline else set()
-    named = [  # ids are only unique within a project
-        f if is_one or f in of_all or f.run == project.path else f._replace(run=f"{project.path}/{f.run}")
+    named = [  # ids are only unique within a project; a log of an unknown project is a failure of all
+        f
+        if is_one or f.what in ("log", "folder") or f.run == project.path
+        else f._replace(run=f"{project.path}/{f.run}")
         for project in projects
         for f in sorted(project.failed)
     ]
@@ -3752,8 +3706,7 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
     """Print how many runs the server's filters keep. ScriptError if no run is left or none could be exported."""
     selected = sum(project.selected for project in projects)
     total = selected + sum(project.filtered for project in projects)
-    given = [name for name, value in vars(options.selection).items() if value and name not in ("entity", "project")]
-    flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    flags = ", ".join(options.selection.flags)
     if flags and any(place.value for project in projects for place in project.places):
         flags = f"PLACE, {flags}"
     if flags and total and not options.offline:  # there each filter has said it
@@ -3897,9 +3850,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     """The command line as Options; the only place that knows argparse."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     flag = parser.add_argument_group("source").add_argument
-    flag(
-        "places", nargs="*", metavar="PLACE", help="entity/project[/run], or the URL of a project, run, sweep or group"
-    )
+    flag("places", nargs="*", metavar="PLACE", help="entity/project[/run], or URL of a project, run, sweep or group")
     flag("--api-key-file", metavar="FILE", type=Path, help="file with the API key")
     flag("--offline", metavar="DIR", type=Path, help="read run folders below DIR; no server is used")
     flag("--verify", metavar="DIR", type=Path, help="check the files of earlier exports against their checksums")
@@ -4072,7 +4023,9 @@ def export(options: Options) -> int:
             meter = at_end.enter_context(Meter(quiet=options.quiet))
             server = Server(address, key, options, meter, say)
             source = {"kind": "server", "base_url": address}
-            for host in other_hosts(options.places, address):
+            own = {urlsplit(url).netloc.lower() for url in (address, page_url(address))}
+            own |= {*PAGE_HOSTS} if FORGE in own else set()
+            for host in sorted({place.host for place in options.places} - own - {""}):
                 say(f"URLs on {host} are looked up on {address}; for another server set WANDB_BASE_URL")
             asking = ThreadPoolExecutor(1).submit(find_projects, server)
             import_libraries()  # while the server is asked
