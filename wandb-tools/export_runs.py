@@ -1486,14 +1486,10 @@ def combined(
     """One run from its logs: later ones extend or override the earlier. Of copies of a log, the longest is used."""
     logs = sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.records, log.file))
     logs = [*{log.started_at or log.file: log for log in logs}.values()]
-    record: dict[str, Any] = {}
-    given: dict[str, object] = {}
-    definitions: dict[str, MetricDefinition] = {}
-    for log in logs:
-        record |= {name: value for name, value in log.run.items() if value}
-        given |= log.config
-        definitions |= log.definitions
-    config: Any = jsonable({key: value for key, value in given.items() if key not in NOT_CONFIG})
+    record = {name: value for log in logs for name, value in log.run.items() if value}
+    given = {key: value for log in logs for key, value in log.config.items() if key not in NOT_CONFIG}
+    definitions = {pattern: definition for log in logs for pattern, definition in log.definitions.items()}
+    config: Any = jsonable(given)
     names = sorted({name for log in logs for name in log.parts})
     rows = {name: joined_parts(run_id, name, logs, work, say) for name in names}
     parts = rows.get("history", ())
@@ -3670,15 +3666,13 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         rows.append({"entity": entity, "project": name or None, "status": "failed", "error": failure.error})
     if options.json:
         show(json_text({"version": 1, "exports": rows, "files": files}))
-    is_one = len(projects) + len(failed) == 1
-    named = [  # ids are only unique within a project; a log of an unknown project is a failure of all
-        f
-        if is_one or f.what in ("log", "folder") or f.run == project.path
-        else f._replace(run=f"{project.path}/{f.run}")
-        for project in projects
-        for f in sorted(project.failed)
-    ]
-    return report_failures([*failed, *named])
+    failures = [*failed]
+    for project in projects:  # ids are only unique within a project; a log of an unknown project is a failure of all
+        prefix = f"{project.path}/" if len(projects) + len(failed) > 1 else ""
+        for failure in sorted(project.failed):
+            is_named = failure.what in ("log", "folder") or failure.run == project.path
+            failures.append(failure if is_named else failure._replace(run=prefix + failure.run))
+    return report_failures(failures)
 
 
 def changes_of(project: Project, options: Options) -> str:
