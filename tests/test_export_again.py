@@ -203,3 +203,10 @@ def test_a_dry_run_says_that_it_is_one(tmp_path, export_logs):
     add_log(tmp_path, "abc")
     (planned,) = json.loads(export_logs("--dry-run", "--json").out)["exports"]
     assert (planned["status"], planned["runs"], "kept" in planned) == ("planned", 1, False)
+
+
+def test_any_number_of_workers(empty_server, run_script, tmp_path):
+    add_runs(empty_server, one="g")
+    arguments = ("team/demo", "-o", tmp_path / "out", "--include-history", "--workers", 10**12)
+    done = run_script("export_runs.py", *arguments, env=empty_server.environment(tmp_path / "sdk"))
+    assert done.code == 0, done.err

@@ -1854,7 +1854,7 @@ class Server:
     def __init__(self, base_url: str, key: str, options: Options, meter: Meter, say: Say) -> None:
         limits: dict[str, Any] = {"timeout_s": options.timeout, "retries": options.retries, "say": say}
         self.options, self.meter = options, meter
-        self.workers = options.workers or WORKERS
+        self.workers = min(options.workers or WORKERS, 1_000)  # memory for each connection is reserved at the start
         self.downloads = DOWNLOADS_A_WORKER * self.workers
         self.api = Client(base_url, key, threads=self.workers, **limits)
         self.storage = Client("", None, threads=self.downloads, **limits)
