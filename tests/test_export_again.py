@@ -70,9 +70,12 @@ def test_values_that_only_some_runs_lose_are_named(empty_server, export, demo):
     assert demo().history.filter(run_id="one")["metric_b_y"].count() == 0
     again = export("team/demo", "--include-history", "--group", "g", "--history-keys", "a/x")
     assert removed not in again.err  # only once
+    assert removed in export("team/demo", "--include-history", "--group", "h", "--history-keys", "a/x").err
+    add_runs(empty_server, three="i")
+    assert removed not in export("team/demo", "--include-history", "--group", "i", "--history-keys", "b/y").err
     all_ = export("team/demo", "--include-history")
     assert removed not in all_.err
-    assert demo().history["metric_b_y"].count() == 10
+    assert demo().history["metric_b_y"].count() == 15
 
 
 def test_runs_that_are_removed_are_counted(empty_server, export, demo):
@@ -202,7 +205,7 @@ def test_the_home_folder(tmp_path, call_export):
 def test_a_dry_run_says_that_it_is_one(tmp_path, export_logs):
     add_log(tmp_path, "abc")
     (planned,) = json.loads(export_logs("--dry-run", "--json").out)["exports"]
-    assert (planned["status"], planned["runs"], "kept" in planned) == ("planned", 1, False)
+    assert (planned["status"], planned["runs"], planned["torn"], "kept" in planned) == ("planned", 1, 0, False)
 
 
 def test_any_number_of_workers(empty_server, run_script, tmp_path):

@@ -3640,21 +3640,19 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         row: dict[str, Any] = {"entity": project.entity, "project": project.name}
         row |= {"status": "planned" if options.dry_run else project.status, "runs": project.runs.height}
         row |= {"filtered": project.filtered, "failed": len(project.failed), "history_rows": history_rows}
-        rows.append(row | ({} if options.dry_run else {"torn": len(project.torn), "kept": len(project.kept)}))
+        rows.append(row | {"torn": len(project.torn)} | ({} if options.dry_run else {"kept": len(project.kept)}))
         line = f"{project.path}: {counted(project.runs.height, 'run')}"
         if states := Counter(project.runs["state"]).most_common():
             line += f" ({', '.join(f'{count:,} {state}' for state, count in states)})"
         if options.include_history or options.offline:
             line += f", {counted(history_rows, 'history row')}"
         line += f", {counted(len(project.failed), 'failure')}" if project.failed else ""
-        if options.dry_run:
-            if not options.json:
-                show(printable(line))
-            continue
-        paths = [options.output / str(file["name"]) for file in project.files]
-        files += [*map(str, paths), str(options.output / f"{project.stem}_metadata.json")]
+        paths = [str(options.output / str(file["name"])) for file in project.files]
         if not options.json:
-            show(str(paths[-1]))
+            show(printable(line) if options.dry_run else paths[-1])
+        if options.dry_run:
+            continue
+        files += [*paths, str(options.output / f"{project.stem}_metadata.json")]
         end = changes_of(project, options)
         uneventful += not (end or project.failed)
         if end or project.failed or uneventful <= MOST_NAMED:
@@ -3688,9 +3686,12 @@ def changes_of(project: Project, options: Options) -> str:
     for table in project.tables.values():
         if table.outdated:
             line += f"; newer output of {first_of(table.outdated)} is left out, as more lines are there: use --console"
-        if not (table.fetched and table.prefix == METRIC and table.earlier and table.earlier.made_of != table.made_of):
+        earlier = table.earlier
+        if not earlier or table.prefix != METRIC:
             continue
-        if lacking := sorted(path for path in table.earlier.columns if not is_wanted(path, options.history_keys)):
+        known = earlier.marks.keys() if earlier.made_of == table.made_of else set()  # these had the same metrics before
+        lacking = sorted(path for path in earlier.columns if not is_wanted(path, options.history_keys))
+        if lacking and (earlier.rows.keys() & table.histories.keys()) - known:
             some = first_of([".".join(path) for path in lacking])
             line += f"; removed from the {table.name}, because they were not asked for this time: {some}"
     return line

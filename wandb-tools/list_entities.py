@@ -432,7 +432,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     flag = which.add_mutually_exclusive_group().add_argument
     flag("-e", "--entity", **several, metavar="NAME", help="entity (default: all that you can see)")
     flag("--discover", action="store_true", help="all entities that you can see (the default)")
-    which.add_argument("-p", "--project", **several, metavar="GLOB", help="name or glob, case ignored (default: all)")
+    which.add_argument(
+        "-p", "--project", **several, metavar="GLOB", help="project or glob, case ignored (default: all)"
+    )
     flag = parser.add_argument_group("what is shown").add_argument
     flag("--sort", choices=("active", "created", "name", "runs"), default="active", help="default: %(default)s")
     flag("--max-rows", type=not_negative, metavar="N", help="show at most N projects (0: all)")
