@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -200,12 +199,6 @@ def test_the_home_folder(tmp_path, call_export):
     done = call_export(*arguments, env={"HOME": str(tmp_path / "home")}, cwd=tmp_path)
     assert (done.code, done.out) == (0, f"{tmp_path}/home/out/team_demo_runs.parquet\n")
     assert not (tmp_path / "~").exists()
-
-
-def test_a_dry_run_says_that_it_is_one(tmp_path, export_logs):
-    add_log(tmp_path, "abc")
-    (planned,) = json.loads(export_logs("--dry-run", "--json").out)["exports"]
-    assert (planned["status"], planned["runs"], planned["torn"], "kept" in planned) == ("planned", 1, 0, False)
 
 
 def test_any_number_of_workers(empty_server, run_script, tmp_path):

@@ -737,9 +737,8 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
         pattern = metric.name or metric.glob_name
         known = log.definitions.get(pattern, MetricDefinition(pattern, None, None, None))  # later ones add to it
         kinds = ",".join(kind for kind in SUMMARY_KINDS if getattr(metric.summary, kind))
-        log.definitions[pattern] = MetricDefinition(
-            pattern, GOALS.get(metric.goal, known.goal), kinds or known.summary, metric.step_metric or known.step_metric
-        )
+        goal, step_metric = GOALS.get(metric.goal, known.goal), metric.step_metric or known.step_metric
+        log.definitions[pattern] = MetricDefinition(pattern, goal, kinds or known.summary, step_metric)
     elif kind == "environment":  # several of one process add to each other
         from google.protobuf.json_format import MessageToDict
 
@@ -3637,10 +3636,12 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     for project in planned if options.dry_run else written:
         counts = dict(project.runs.select("id", "history_rows").iter_rows()) | project.mismatched
         history_rows = sum(counts.values()) if project.planned_rows is None else project.planned_rows
-        row: dict[str, Any] = {"entity": project.entity, "project": project.name}
-        row |= {"status": "planned" if options.dry_run else project.status, "runs": project.runs.height}
-        row |= {"filtered": project.filtered, "failed": len(project.failed), "history_rows": history_rows}
-        rows.append(row | {"torn": len(project.torn)} | ({} if options.dry_run else {"kept": len(project.kept)}))
+        row: dict[str, Any] = {"entity": project.entity, "project": project.name, "status": "planned"}
+        row |= {"runs": project.runs.height, "filtered": project.filtered, "failed": len(project.failed)}
+        row["history_rows"] = history_rows
+        if options.offline or not options.dry_run:
+            row |= {"status": project.status, "torn": len(project.torn), "kept": len(project.kept)}
+        rows.append(row)
         line = f"{project.path}: {counted(project.runs.height, 'run')}"
         if states := Counter(project.runs["state"]).most_common():
             line += f" ({', '.join(f'{count:,} {state}' for state, count in states)})"
@@ -3680,9 +3681,8 @@ def changes_of(project: Project, options: Options) -> str:
         removed = f"; {counted(len(project.gone), 'run')} removed, because no longer in the source"
         kept = f", {len(project.gone):,} of them no longer in the source (--prune removes them)"
         line += removed if options.prune else kept
-    if project.kept_fuller:
-        line += f"; {counted(len(project.kept_fuller), 'run')} kept from the earlier export, which has more rows: "
-        line += ", ".join(project.kept_fuller[:MOST_NAMED])
+    if fuller := project.kept_fuller:
+        line += f"; {counted(len(fuller), 'run')} kept from the earlier export, which has more rows: {first_of(fuller)}"
     for table in project.tables.values():
         if table.outdated:
             line += f"; newer output of {first_of(table.outdated)} is left out, as more lines are there: use --console"
