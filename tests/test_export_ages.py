@@ -143,7 +143,8 @@ def test_what_is_said(tmp_path, export):
     assert done.err.count("without an entity") == 1
     advice = "other runs of this project belong to lab: use -e lab to put them together"
     assert f"19 runs of old-sdks without an entity; {advice}\n" in done.err
-    assert f"/{shown}: a git-LFS pointer instead of the file; run `git lfs pull` there" in done.err
+    error = f"error: {shown}: a git-LFS pointer instead of the file; run `git lfs pull` there"
+    assert done.err.count(error) == done.err.count("pointer instead") == 1  # though no project can be told from it
     together = export("--offline", record.RUNS, "-o", tmp_path / "together", "-e", "lab")
     assert "without an entity" not in together.err
     project = exported(tmp_path / "together", "lab_old-sdks")

@@ -895,12 +895,12 @@ ALL = ["a", "b", "c", "d"]
     ("flags", "kept", "said"),
     [
         ([], "abcd", []),
-        (["-e", "team"], "abcd", []),  # also the entity of d, which has none
-        (["-e", "Team", "-p", "DEMO-*"], "abc", []),
-        (["-p", "demo-2,demo-1"], "abc", []),
-        (["-p", "demo-1", "-p", "demo-2"], "abc", []),
-        (["-p", "demo-1"], "abd", []),  # a plain name is also the project of d, which has none
-        (["-p", "uncat*"], "d", []),
+        (["-e", "team"], "abcd", ["-e kept 4 of 4 runs"]),  # also the entity of d, which has none
+        (["-e", "Team", "-p", "DEMO-*"], "abc", ["-e kept 4 of 4 runs", "-p kept 3 of 4 runs"]),
+        (["-p", "demo-2,demo-1"], "abc", ["-p kept 3 of 4 runs"]),
+        (["-p", "demo-1", "-p", "demo-2"], "abc", ["-p kept 3 of 4 runs"]),
+        (["-p", "demo-1"], "abd", ["-p kept 3 of 4 runs"]),  # a plain name is also the project of d, which has none
+        (["-p", "uncat*"], "d", ["-p kept 1 of 4 runs"]),
         (["--since", "2026-01-02"], "bcd", ["--since kept 3 of 4 runs"]),
         (
             ["--since", "2026-01-02T01:00+01:00", "--until", "2026-01-03"],
@@ -918,7 +918,7 @@ ALL = ["a", "b", "c", "d"]
             ["--tag kept 2 of 4 runs", "--group kept 1 of 2 runs"],
         ),
         (["--sweep", "s1"], "a", ["--sweep kept 1 of 4 runs"]),
-        (["-p", "demo-*", "--state", "finished"], "ac", ["--state kept 2 of 3 runs"]),
+        (["-p", "demo-*", "--state", "finished"], "ac", ["-p kept 3 of 4 runs", "--state kept 2 of 3 runs"]),
     ],
 )
 def test_selection(study, tmp_path, export, flags, kept, said):
@@ -1624,7 +1624,7 @@ def test_damage_is_noted_where_it_is(damaged):
     ],
 )
 def test_an_entity_may_be_called_wandb(text):
-    assert export_runs.place_of(text) == export_runs.Place("wandb", "demo")
+    assert export_runs.place_of(text)[:4] == ("wandb", "demo", "", "")
 
 
 def test_times_have_microseconds():

@@ -624,6 +624,14 @@ def test_the_table_is_bounded(name, monkeypatch):
     assert list_entities.for_people(rows, 299).splitlines()[-1].startswith("1 more project: ")
 
 
+def test_no_two_projects_look_alike(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    names = [f"pretraining-of-the-{kind}-transformer-with-learning-rate-warmup" for kind in ("large", "small")]
+    text = list_entities.for_people([row(name) for name in [*names, "alone-" * 20]], None)
+    assert all(f"team/{name}" in "".join(line.split()[0] for line in text.splitlines()) for name in names)
+    assert "…" in text.splitlines()[-1]
+
+
 def test_names_in_a_table_are_data(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     text = list_entities.for_people([row(name) for name in (*ODD_NAMES, "[link=x]:eye:[/link]", "b\u202ea")], None)

@@ -121,6 +121,30 @@ def test_the_hosts_of_wandb_and_the_servers_own_mean_the_same(many_projects, cal
     assert found() == {"team/p0": {"abc"}, "team/p1": SWEPT}
 
 
+@pytest.mark.parametrize(
+    ("start", "host"),
+    [
+        ("https://wandb.ai/", "wandb.ai"),
+        ("http://user:secret@Other.example:8080/", "other.example:8080"),
+        ("{server}/", ""),
+        ("", ""),
+    ],
+)
+def test_a_url_of_another_server_is_said_to_be_one(export, server, found, start, host):
+    done = export(f"{start.format(server=server.url)}team/demo/runs/abc")
+    assert (done.code, found()) == (0, {"team/demo": {"abc"}})
+    said = f"URLs on {host} are looked up on {server.url}; for another server set WANDB_BASE_URL\n"
+    assert done.err.startswith(said) if host else "looked up" not in done.err
+
+
+def test_all_hosts_of_wandb_are_one_server(call_export):
+    places = [f"https://{host}/team/demo" for host in ("wandb.ai", "www.wandb.ai", "forge.coreweave.com/wandb")]
+    nowhere = {"https_proxy": "http://127.0.0.1:1", "WANDB_API_KEY": "0" * 40}
+    done = call_export(*places, "http://example.org/team/demo", "--retries", 0, env=nowhere)
+    assert done.code == 1
+    assert (done.err.count("looked up"), done.err.count("URLs on example.org are looked up")) == (1, 1)
+
+
 @pytest.mark.parametrize("place", ["wandb.ai/team/demo/runs/abc", "forge.coreweave.com/wandb/team/demo/runs/abc?nw=a"])
 def test_an_address_without_its_beginning(export, found, place):
     """As some browsers show it: it means the same, or the line says how it has to begin."""

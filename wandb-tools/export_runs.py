@@ -33,8 +33,8 @@ not part of this export. A shorter history never replaces a longer one. After an
 with what is missing.
 
 --json prints one object instead of the paths: version, exports (entity, project, status, runs; filtered: runs left out
-by the filters; history_rows; failed: number of failures; torn: number of logs that end early; kept: runs of an earlier
-export) and files (paths). With --verify: version and verified (entity, project, file, error).
+by the filters; history_rows, also without --include-history; failed: failures; torn: logs that end early; kept: runs of
+an earlier export) and files (paths). With --verify: version and verified (entity, project, file, error).
 
 The API key is read from --api-key-file, WANDB_API_KEY, `wandb login` (netrc) or the SDK's settings file, never from an
 argument. For a self-hosted server, set WANDB_BASE_URL, and SSL_CERT_FILE if its certificate is private.
@@ -218,9 +218,10 @@ class Selection:
     where: Mapping[str, object] = field(default_factory=dict)  # W&B's own filter, for the server
 
     @property
-    def is_open(self) -> bool:
-        """Whether all runs of the chosen projects are selected."""
-        return not any(value for name, value in vars(self).items() if name not in ("entity", "project"))
+    def flags(self) -> list[str]:
+        """The flags given that select some of the projects' runs."""
+        given = [name for name, value in vars(self).items() if value and name not in ("entity", "project")]
+        return [f"--{name.replace('_', '-')}" for name in given]
 
 
 class Place(NamedTuple):
@@ -230,6 +231,7 @@ class Place(NamedTuple):
     project: str
     key: str = ""  # of W&B's filters: name (a run's id), sweep or group
     value: str = ""
+    host: str = ""  # of a URL
 
 
 @dataclass(frozen=True)
@@ -349,9 +351,8 @@ class History:
     listed: int = 0  # rows of its history, as its page of runs has it
     last_step: int | None = None
     file: str = ""  # of a W&B Table: its path among the run's files
-    frames: list[pl.LazyFrame] = field(
-        default_factory=list
-    )  # columns as in Part; of rows with one order the last counts
+    # Columns as in Part; of rows with one order the last counts.
+    frames: list[pl.LazyFrame] = field(default_factory=list)
     downloads: list[Path] = field(default_factory=list)  # files that the frames read
     is_read: bool = False  # the frames were readable, and are in `parts`
     problem: str = ""  # why rows are missing
@@ -387,8 +388,10 @@ class Table:
     fetched: dict[str, History] | None = None  # by run id; None: not part of this export
     earlier: Earlier | None = None
     staying: AbstractSet[str] = frozenset()  # ids of runs whose rows in the earlier file stay
+    outdated: list[str] = field(default_factory=list)  # of these, runs that have newer rows, but were asked for fewer
     dtypes: Mapping[KeyPath, str] = field(default_factory=dict)  # of the logged values of all rows
     names: Names = field(default_factory=dict)  # of these columns
+    skipped: set[str] = field(default_factory=set)  # keys of the file's runs whose values are no numbers
 
     @property
     def histories(self) -> Mapping[str, History]:
@@ -427,6 +430,7 @@ class Earlier:
     facts: Mapping[str, Mapping[str, str | None]]  # by column: goal, summary and step metric
     made_of: tuple[str, ...]  # see Table
     marks: Mapping[str, tuple[str, ...]]  # by run id: see History
+    skipped: Sequence[str]  # see Table
     export_id: str | None  # None where a file of an older version, or of a killed export, has to be written anew
 
 
@@ -451,7 +455,7 @@ class Project:
     filtered: int = 0  # runs that do not
     all_ids: Collection[str] | None = None  # of all runs in the source; None if not all were listed
     unread: Collection[str] = ()  # ids of runs with unreadable logs: they are not gone
-    cut: Collection[str] = ()  # ids of runs whose logs end early: an earlier export may have more rows
+    cut: Collection[str] = ()  # ids of runs of which logs or their ends may be missing: an earlier export may have more
     pages: list[Page] = field(default_factory=list)
     runs: pl.DataFrame = cast("pl.DataFrame", None)  # noqa: RUF009 - KEYS of the selected runs, and their `page` and `row`
     tables: dict[str, Table] = field(default_factory=dict)  # by their names
@@ -622,11 +626,6 @@ class Log:
         """The run's id; from the file's name if its record is lost."""
         return str(self.run.get("id") or storable(self.file.stem.removeprefix("run-")))
 
-    @property
-    def is_cut(self) -> bool:
-        """Whether the run may have logged more than was read."""
-        return self.torn or bool(self.damage or self.error) or self.exit_code is None
-
     def note_time(self, time_: datetime | None) -> None:
         if time_ is not None:
             self.newest_at = max(time_, self.newest_at or time_)
@@ -745,9 +744,8 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
         pattern = metric.name or metric.glob_name
         known = log.definitions.get(pattern, MetricDefinition(pattern, None, None, None))  # later ones add to it
         kinds = ",".join(kind for kind in SUMMARY_KINDS if getattr(metric.summary, kind))
-        log.definitions[pattern] = MetricDefinition(
-            pattern, GOALS.get(metric.goal, known.goal), kinds or known.summary, metric.step_metric or known.step_metric
-        )
+        goal, step_metric = GOALS.get(metric.goal, known.goal), metric.step_metric or known.step_metric
+        log.definitions[pattern] = MetricDefinition(pattern, goal, kinds or known.summary, step_metric)
     elif kind == "environment":  # several of one process add to each other
         from google.protobuf.json_format import MessageToDict
 
@@ -829,10 +827,8 @@ def read_folder(log: Log, rows: LogRows) -> None:
         settings.read(folder.parent / "settings", encoding="utf-8")
     log.records = 1
     log.machines = {"file": notes}
-    log.run = {name: texts.get(name) for name in ("name", "notes")} | {
-        "id": storable(run_id),
-        "job_type": texts.get("jobType"),
-    }
+    log.run = {"id": storable(run_id), "job_type": texts.get("jobType")}
+    log.run |= {name: texts.get(name) for name in ("name", "notes")}
     log.run["entity"] = settings.get("default", "entity", fallback=None)
     log.run["project"] = texts.get("project") or settings.get("default", "project", fallback=None)
     if texts.get("state") in {"finished", "failed", "killed"}:
@@ -1039,11 +1035,8 @@ class LogRows:
         for name, path in paths.items():
             above = [media[path[:depth]] for depth in range(1, len(path)) if path[:depth] in media]
             if above:
-                outside.append(
-                    pl.when(pl.all_horizontal(pl.col(above).str.extract(quote_mark).is_null()))
-                    .then(pl.col(name))
-                    .alias(name)
-                )
+                is_outside = pl.all_horizontal(pl.col(above).str.extract(quote_mark).is_null())
+                outside.append(pl.when(is_outside).then(pl.col(name)))
         typed = counts_by(texts.select(owners, pl.col([*media.values()]).str.extract(quote_mark)))
         texts = texts.with_columns(outside)
         integers, floats = json_numbers(texts)
@@ -1263,8 +1256,8 @@ def column_key(path: KeyPath) -> str:
 
 
 def names_match(path: KeyPath, globs: Iterable[str]) -> bool:
-    """Whether a metric matches one of the patterns, by its W&B name or its flattened one."""
-    names = (".".join(path), column_name(path))
+    """Whether a metric matches one of the patterns, by its column, its W&B name or its flattened one."""
+    names = (METRIC + column_name(path), ".".join(path), column_name(path))
     return any(matches(name, glob) for glob in globs for name in names)
 
 
@@ -1320,6 +1313,8 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
     if said := [f"{counted(n, noun)} {kind}" for (noun, kind), n in sorted(passed.items()) if n]:
         say(f"skipped: {', '.join(said)}")
 
+    lost = {log.run_id for log in logs if log.failed and not log.records}  # their project is unknown
+    lost |= {failure.run for failure in failed if failure.what == "run"}
     kept = runs_asked_for(found, failed, options, say)
     places = sorted({(run.entity, run.project) for run, *_ in kept})
     projects = [Project(*place, failed=[*failed], torn=[*torn]) for place in places]
@@ -1329,14 +1324,15 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
         own = [each for each in kept if (each[0].entity, each[0].project) == (project.entity, project.name)]
         project.unread = {log.run_id for log in logs if not log.records}
         project.all_ids = ids if sees_all else None
-        project.selected, project.filtered = len(own), len(ids) - len(own)
+        project.selected, project.filtered = len(own) + len(lost - ids), len(ids) - len(own)
         take_runs(project, own, options, work, top, say)
 
     if restored := Counter(each["from"] for project in projects for each in project.summary_restored):
         counts = f"{restored['file']:,} from files/wandb-summary.json, {restored['history']:,} from the history"
         say(f"summaries missing in the logs were restored: {counts}")
-    nameless = {project.name: project.selected for project in projects if project.entity == NO_ENTITY}
-    known = sorted({run.entity for run, *_ in found if run.project in nameless} - {NO_ENTITY})
+    owners = {run.project: run.entity for run, *_ in found if run.entity != NO_ENTITY}
+    nameless = {one.name: one.runs.height for one in projects if one.entity == NO_ENTITY and one.name in owners}
+    known = sorted({owners[name] for name in nameless})
     if known and not options.selection.entity:
         runs = f"{counted(sum(nameless.values()), 'run')} of {first_of(sorted(nameless))} without an entity"
         say(f"{runs}; other runs of this project belong to {first_of(known)}: use -e {known[0]} to put them together")
@@ -1347,7 +1343,9 @@ def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work:
     """Fill in the project's runs, tables and failures; logs are named by their path below `top`."""
     project.cut, cut_off = set(), []
     for run, _, logs in own:
-        if any(log.is_cut for log in logs) or logs[0].run.get("resumed"):
+        # A log may be missing. Only a run that was rewound, and whose logs are whole, may have fewer rows than before.
+        is_whole = all(log.exit_code is not None and not log.torn and not log.failed for log in logs)
+        if not is_whole or not any("rewound_to" in log.run for log in logs):
             project.cut.add(run.id)
         project.failed += [failure for log in logs for failure in log.failed]
         cut_off += [str(log.file.relative_to(top)) for log in logs if log.torn]
@@ -1395,9 +1393,7 @@ def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path
                 found[real] = Path(parent, "files", OLD_HISTORY)
             else:
                 passed["folder", "without a log"] += 1
-    failed = [
-        Failure(str(Path(e.filename).relative_to(folder)), "folder", f"cannot be read: {e.strerror}") for e in errors
-    ]
+    failed = [Failure(os.path.relpath(e.filename, folder), "folder", f"cannot be read: {e.strerror}") for e in errors]
     if not found:
         why = f" ({errors[0].filename} {failed[0].error})" if failed else ""
         raise ScriptError(f"no W&B run logs (*.wandb) in {folder}{why}; name another folder", NOTHING_USABLE)
@@ -1474,7 +1470,7 @@ def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options
     for flag, wanted, test in filters:
         before = kept
         kept = [each for each in before if not wanted or test(each[0], wanted)]
-        if wanted and flag.startswith("--"):
+        if wanted:
             say(f"{flag} kept {len(kept):,} of {len(before):,} runs")
         if before and not kept:
             report_failures([*failed, *(each for *_, logs in before for log in logs for each in log.failed)])
@@ -1496,14 +1492,10 @@ def combined(
     """One run from its logs: later ones extend or override the earlier. Of copies of a log, the longest is used."""
     logs = sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.records, log.file))
     logs = [*{log.started_at or log.file: log for log in logs}.values()]
-    record: dict[str, Any] = {}
-    given: dict[str, object] = {}
-    definitions: dict[str, MetricDefinition] = {}
-    for log in logs:
-        record |= {name: value for name, value in log.run.items() if value}
-        given |= log.config
-        definitions |= log.definitions
-    config: Any = jsonable({key: value for key, value in given.items() if key not in NOT_CONFIG})
+    record = {name: value for log in logs for name, value in log.run.items() if value}
+    given = {key: value for log in logs for key, value in log.config.items() if key not in NOT_CONFIG}
+    definitions = {pattern: definition for log in logs for pattern, definition in log.definitions.items()}
+    config: Any = jsonable(given)
     names = sorted({name for log in logs for name in log.parts})
     rows = {name: joined_parts(run_id, name, logs, work, say) for name in names}
     parts = rows.get("history", ())
@@ -1630,7 +1622,7 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
         except (OSError, ValueError, RecursionError) as error:
             why = f"cannot be read: {getattr(error, 'strerror', None) or error}"
             why = "does not exist" if isinstance(error, FileNotFoundError) else why
-            project.failed.append(Failure(run.id, table.name, f"its file {run.file[:200]} {why}"))
+            project.failed.append(Failure(run.id, unquote(table.name), f"its file {run.file[:200]} {why}"))
             continue
         parts = write_part(rows.lazy(), work, {run.id: logged_dtypes(rows.schema)})
         table.fetched[run.id] = History([*parts.values()], mark=run.mark)
@@ -1814,7 +1806,9 @@ def status_error(answer: requests.Response) -> RequestError:
     if status not in (408, 429) and status < 500:
         return RequestError(message, status=status, retries=0)
     if after or status in (429, 503):
-        pause_s = min(max(float(after) if after.isdecimal() else 0.0, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
+        with suppress(urllib3.exceptions.InvalidHeader):  # or none; it may be a date
+            pause_s = urllib3.Retry().parse_retry_after(after)
+        pause_s = min(max(pause_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
     return RequestError(message, status=status, pause_s=pause_s)
 
 
@@ -1866,7 +1860,7 @@ class Server:
     def __init__(self, base_url: str, key: str, options: Options, meter: Meter, say: Say) -> None:
         limits: dict[str, Any] = {"timeout_s": options.timeout, "retries": options.retries, "say": say}
         self.options, self.meter = options, meter
-        self.workers = options.workers or WORKERS
+        self.workers = min(options.workers or WORKERS, 1_000)  # memory for each connection is reserved at the start
         self.downloads = DOWNLOADS_A_WORKER * self.workers
         self.api = Client(base_url, key, threads=self.workers, **limits)
         self.storage = Client("", None, threads=self.downloads, **limits)
@@ -1898,29 +1892,30 @@ def place_of(text: str) -> Place:
     """The place that a W&B URL or an `entity/project[/run]` path names. ScriptError if it names no runs.
 
     >>> place_of("https://wandb.ai/team/demo/runs/abc/logs?nw=1")
-    Place(entity='team', project='demo', key='name', value='abc')
+    Place(entity='team', project='demo', key='name', value='abc', host='wandb.ai')
     """
     try:
         url = urlsplit(f"https://{text}" if text.partition("/")[0] in PAGE_HOSTS else text)
     except ValueError as error:
         raise ScriptError(f"{text} is not a URL: {error}", WRONG_USAGE) from error
-    text = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()  # without a password
+    host = url.netloc.rpartition("@")[2].lower()  # without a password
+    text = url._replace(netloc=host).geturl()
     keys = [unquote(key) for key in url.path.split("/") if key]
     if url.scheme and url.hostname == FORGE and keys[:1] == ["wandb"]:
         keys = keys[1:]  # the folder of W&B's pages on that host
     entity, project, page, name = (*keys, "", "", "", "")[:4]
     if url.scheme and entity not in ("", *NO_ENTITIES) and project in ("", "projects") and not page:
-        return Place(entity, "*")
+        return Place(entity, "*", host=host)
     if not project or (url.scheme and (entity in NO_ENTITIES or url.hostname in CLOUD_HOSTS)):
         raise ScriptError(f"{text} is not a project: write entity/project, entity/project/run or a URL", WRONG_USAGE)
     if page and not name and not url.scheme:
         return Place(entity, project, "name", page)
     if name and page in ("runs", "sweeps", "groups"):
-        return Place(entity, project, {"runs": "name", "sweeps": "sweep", "groups": "group"}[page], name)
+        return Place(entity, project, {"runs": "name", "sweeps": "sweep", "groups": "group"}[page], name, host)
     if page not in ("", "runs", "table", "workspace", "overview"):
         advice = f"write {entity}/{project}, or the URL of a run, sweep or group"
         raise ScriptError(f"{text} is a page without runs ({page}); {advice}", WRONG_USAGE)
-    return Place(entity, project)
+    return Place(entity, project, host=host)
 
 
 def filters_of(place: Place, selection: Selection) -> dict[str, object]:
@@ -2124,7 +2119,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
         if tries == LISTINGS and got < project.selected:
             error = f"the server counts {project.selected:,} runs, but lists {got:,}"
             failed.append(Failure(project.path, "runs", error, LISTINGS))
-    for place in project.places if server.options.selection.is_open else ():
+    for place in () if server.options.selection.flags else project.places:
         what = {"name": "run"}.get(place.key, place.key)
         if what and place.value not in set(project.runs["id" if what == "run" else what]):
             failed.append(Failure(place.value, "place", f"there is no such {what}"))
@@ -2363,11 +2358,8 @@ def changed_runs(project: Project, table: Table) -> list[History]:
 
 # --- the server: rows of histories, consoles and tables -------------------------------------------------------
 
-LIVE_ROWS = IN_PROJECT % (
-    "LiveRows",
-    ", $run: String!, $min: Int64, $max: Int64, $samples: Int",
-    "run(name: $run) { history(minStep: $min, maxStep: $max, samples: $samples) }",
-)
+LIVE_FIELDS = "run(name: $run) { history(minStep: $min, maxStep: $max, samples: $samples) }"
+LIVE_ROWS = IN_PROJECT % ("LiveRows", ", $run: String!, $min: Int64, $max: Int64, $samples: Int", LIVE_FIELDS)
 
 
 class RowSource(NamedTuple):
@@ -2435,7 +2427,7 @@ def fetch_batch(source: RowSource, fetched: dict[str, History], batch: Sequence[
         if best.is_short or not best.is_read:
             had = f"only {best.rows:,} of {best.counted:,} rows were downloaded" if best.is_read else ""
             error = ": ".join(filter(None, (had, best.problem))) or "the download cannot be read; export again"
-            source.project.failed.append(Failure(run.id, source.table.name, error, attempts))
+            source.project.failed.append(Failure(run.id, unquote(source.table.name), error, attempts))
     source.server.meter.add(histories=len(batch), rows=sum(run.rows for run in found))
 
 
@@ -2501,7 +2493,7 @@ def fetch_rows(source: RowSource, run: History, answer: Any) -> bool:
         raise
     except (Exception, *DAMAGED) as error:  # noqa: BLE001 - one run with odd data must not stop the others
         run.drop_frames()
-        source.project.failed.append(Failure.of(error, run.id, table.name))
+        source.project.failed.append(Failure.of(error, run.id, unquote(table.name)))
         return False
 
 
@@ -2855,9 +2847,8 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
         try:
             answer = server.ask(IN_PROJECT % ("Sweeps", head, body), {**project.place, **variables})["project"] or {}
         except RequestError as error:
-            project.failed.append(
-                Failure(project.path, "sweeps", f"the goals of its sweeps cannot be read: {error}", error.attempts)
-            )
+            why = f"the goals of its sweeps cannot be read: {error}"
+            project.failed.append(Failure(project.path, "sweeps", why, error.attempts))
             break
         for sweep in filter(None, answer.values()):
             with suppress(ValueError, LookupError, TypeError, RecursionError):  # W&B itself could not read it
@@ -3068,9 +3059,7 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
 def keys_of(pages: Sequence[Page]) -> pl.DataFrame:
     """KEYS of all pages' runs, each run once, with the numbers of its `page` and of its `row` there."""
     schema = {"row": pl.UInt32} | {name: identity_schema()[name] for name in KEYS} | {"page": pl.Int32}
-    numbered = [
-        page.keys.with_row_index("row").with_columns(pl.lit(number).alias("page")) for number, page in enumerate(pages)
-    ]
+    numbered = [page.keys.with_row_index("row").with_columns(page=pl.lit(number)) for number, page in enumerate(pages)]
     keys = pl.concat([pl.DataFrame(schema=schema), *numbered])
     return keys.unique("id", keep="first", maintain_order=True).sort("created_at", "id")
 
@@ -3145,9 +3134,8 @@ def metric_facts(
         found: list[MetricDefinition] = []
         # define_metric reaches top-level keys and the values it derives from them.
         if len(path) == 1 or (len(path) == 2 and path[1] in SUMMARY_KINDS):
-            found = [d for d in definitions if d.pattern == path[0]] or [
-                d for d in definitions if d.pattern.endswith("*") and path[0].startswith(d.pattern[:-1])
-            ]
+            found = [d for d in definitions if d.pattern == path[0]]
+            found = found or [d for d in definitions if d.pattern[-1:] == "*" and path[0].startswith(d.pattern[:-1])]
         stated: defaultdict[str, set[str | None]] = defaultdict(set)
         for definition in found:
             goals = {implied[kind] for kind in (definition.summary or "").split(",") if kind in implied}
@@ -3175,7 +3163,10 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
     for table in tables:
         before = table.earlier.rows.keys() if table.earlier else set()
         table.staying = (before & set(ids) if prune or table.fetched is not None else before) - table.histories.keys()
-        sources = [table.earlier.dtypes] if table.earlier and table.staying else []
+        stays = [table.earlier] if table.earlier and table.staying else []
+        table.skipped = {".".join(path) for history in table.histories.values() for path in history.skipped}
+        table.skipped.update(*(earlier.skipped for earlier in stays))
+        sources = [earlier.dtypes for earlier in stays]
         sources += [part.dtypes for _, history in sorted(table.histories.items()) for part in history.parts]
         table.dtypes = {path: "String" if dtype == "Null" else dtype for path, dtype in widest_dtypes(sources).items()}
         if table.prefix == METRIC:
@@ -3225,10 +3216,8 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
         asked = table.staying | (earlier.marks.keys() - earlier.rows.keys() - table.histories.keys())
         marks |= {run_id: earlier.marks[run_id] for run_id in asked if run_id in earlier.marks}
     about = {} if table.key is None else {TABLE_KEY: storable(table.key)}
-    about |= {
-        COLUMNS_KEY: json.dumps(dict(columns)),
-        HISTORIES_KEY: json.dumps({"keys": made_of, "runs": marks}, sort_keys=True),
-    }
+    histories = {"keys": made_of, "runs": marks, "skipped": sorted(table.skipped)}
+    about |= {COLUMNS_KEY: json.dumps(dict(columns)), HISTORIES_KEY: json.dumps(histories, sort_keys=True)}
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_CELLS // (len(keys) + len(columns))))
     rows.sink_parquet(at, row_group_size=group_rows, metadata={**metadata, **about})
 
@@ -3265,9 +3254,7 @@ def scan_parts(table: Table) -> pl.LazyFrame:
             groups.append([file])
         reached = max(reached, *ids)
     scans: list[pl.LazyFrame] = []
-    is_plain = {
-        files[0]: len(files) == 1 and wanted[files[0]].total() == part_of[files[0]].file_rows for files in groups
-    }
+    is_plain = {file: not more and wanted[file].total() == part_of[file].file_rows for file, *more in groups}
     for (is_whole, _), alike in itertools.groupby(groups, lambda files: (is_plain[files[0]], odd[files[0]])):
         if is_whole:  # one scan of many files is far cheaper than many scans
             scans.append(scan([files[0] for files in alike]))
@@ -3310,6 +3297,7 @@ def find_earlier(project: Project, output: Path) -> None:
                 facts=json.loads(metadata.get(METRICS_KEY, "{}")),
                 made_of=tuple(histories.get("keys", ())),
                 marks={run_id: tuple(mark) for run_id, mark in histories.get("runs", {}).items()},
+                skipped=histories.get("skipped", ()),
                 export_id=metadata.get(EXPORT_ID_KEY),
             )
         except (Exception, pl.exceptions.PanicException) as error:  # damaged, or made by something else
@@ -3341,6 +3329,9 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     fuller = drop_shorter(project, before)
     if project.all_ids is not None:
         project.gone = sorted(before.keys() - {*project.all_ids, *project.unread})
+        if earlier and source["kind"] == "offline":  # runs with a URL are on the server
+            rows = pl.scan_parquet(earlier.file, glob=False).filter(pl.col("id").is_in(project.gone))
+            project.gone = sorted(rows.filter(pl.col("url").is_null()).select("id").collect()["id"])
     stays = before.keys() - (set(project.runs["id"]) - fuller) - set(project.gone if options.prune else ())
     project.kept = sorted(stays - fuller)
     kept_pages = earlier_pages(earlier, stays, work) if earlier and stays else []
@@ -3405,16 +3396,16 @@ def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
     fuller = {run_id for run_id, count in rows if run_id in project.cut and before.get(run_id, 0) > count}
     shorter = set(fuller)
     for table in project.tables.values():
-        had = table.earlier.rows if table.earlier else {}
+        had, marks = (table.earlier.rows, table.earlier.marks) if table.earlier else ({}, {})
         fetched = table.fetched or {}
         for run_id, history in [*fetched.items()]:
             # A W&B Table may have fewer rows than the one logged before. A server's sample replaces another one of its.
             is_cut = run_id in (project.cut if table.key is None else fuller)
-            is_tail = table.is_sample and not (
-                table.name == "system" and table.earlier and run_id in table.earlier.marks
-            )
+            is_tail = table.is_sample and not (table.name == "system" and run_id in marks)
             if (history.is_short or is_cut or is_tail) and had.get(run_id, 0) > history.rows:
                 shorter |= set() if table.is_sample else {run_id}
+                if table.extent and marks.get(run_id, history.mark)[:2] != history.mark[:2]:
+                    table.outdated.append(run_id)
                 del fetched[run_id]
     project.kept_fuller = sorted(shorter)
     return fuller
@@ -3445,7 +3436,6 @@ def metadata_document(project: Project, options: Options, about: Mapping[str, ob
     asked = [project.tables[name] for name in ("history", "history_sampled") if name in project.tables]
     written = next((table.rows for table in asked if table.fetched is not None), {})
     rows = {run_id: written[run_id] for run_id in project.runs["id"] if run_id in written}  # not of runs only kept
-    histories = [history for table in project.tables.values() for history in table.histories.values()]
     filters: dict[str, Any] = {name: value for name, value in asdict(options.selection).items() if value}
     for place in project.places if project.filters else ():
         what = {"name": "run"}.get(place.key, place.key)
@@ -3472,7 +3462,7 @@ def metadata_document(project: Project, options: Options, about: Mapping[str, ob
         "missing_on_server": [] if options.prune else project.gone,
         "kept_fuller": project.kept_fuller,
         "summary_restored": project.summary_restored,
-        "skipped_history_keys": sorted({".".join(path) for history in histories for path in history.skipped}),
+        "skipped_history_keys": sorted({key for table in project.tables.values() for key in table.skipped}),
     }
 
 
@@ -3647,13 +3637,12 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     check_selection(projects, lost, options, say)
     if options.prune and any(project.all_ids is None for project in written):
         say("--prune removed nothing: it needs an export of all runs, without filters")
-    tables = [table for project in written for table in project.tables.values() if table.prefix == METRIC]
-    metrics = {path for table in tables for path in table.dtypes}
+    tables = [table for project in written for table in project.tables.values()]
+    metrics = {path for table in tables if table.prefix == METRIC for path in table.dtypes}
     for glob in options.history_keys if written else ():
         if not any(names_match(path, [glob]) for path in metrics):
             say(f"--history-keys {glob} matches no metric of these runs")
-    has_tables = any(table.key is not None for project in written for table in project.tables.values())
-    if options.tables and written and not has_tables:
+    if options.tables and written and all(table.key is None for table in tables):
         say("--tables: none of these runs logged a W&B Table")
     rows, files, uneventful = [], [], 0
     for project in planned if options.dry_run else written:
@@ -3671,14 +3660,12 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         if options.include_history or options.offline:
             line += f", {counted(history_rows, 'history row')}"
         line += f", {counted(len(project.failed), 'failure')}" if project.failed else ""
-        if options.dry_run:
-            if not options.json:
-                show(printable(line))
-            continue
-        paths = [options.output / str(file["name"]) for file in project.files]
-        files += [*map(str, paths), str(options.output / f"{project.stem}_metadata.json")]
+        paths = [str(options.output / str(file["name"])) for file in project.files]
         if not options.json:
-            show(str(paths[-1]))
+            show(printable(line) if options.dry_run else paths[-1])
+        if options.dry_run:
+            continue
+        files += [*paths, str(options.output / f"{project.stem}_metadata.json")]
         end = changes_of(project, options)
         uneventful += not (end or project.failed)
         if end or project.failed or uneventful <= MOST_NAMED:
@@ -3691,24 +3678,33 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     if options.json:
         show(json_text({"version": 1, "exports": rows, "files": files}))
     failures = [*failed]
-    for project in projects:  # ids are only unique within a project
+    for project in projects:  # ids are only unique within a project; a log of an unknown project is a failure of all
         prefix = f"{project.path}/" if len(projects) + len(failed) > 1 else ""
-        failures += [f._replace(run=f.run if f.run == project.path else prefix + f.run) for f in sorted(project.failed)]
+        for failure in sorted(project.failed):
+            is_named = failure.what in ("log", "folder") or failure.run == project.path
+            failures.append(failure if is_named else failure._replace(run=prefix + failure.run))
     return report_failures(failures)
 
 
 def changes_of(project: Project, options: Options) -> str:
     """The end of a project's line: how its files differ from the runs and metrics that were read."""
     line = f"; {counted(len(project.kept), 'run')} of an earlier export kept" if project.kept else ""
-    if project.gone and not options.prune:
-        line += f", {len(project.gone):,} of them no longer in the source (--prune removes them)"
-    if project.kept_fuller:
-        line += f"; {counted(len(project.kept_fuller), 'run')} kept from the earlier export, which has more rows: "
-        line += ", ".join(project.kept_fuller[:MOST_NAMED])
+    if project.gone:
+        removed = f"; {counted(len(project.gone), 'run')} removed, because no longer in the source"
+        kept = f", {len(project.gone):,} of them no longer in the source (--prune removes them)"
+        line += removed if options.prune else kept
+    if fuller := project.kept_fuller:
+        line += f"; {counted(len(fuller), 'run')} kept from the earlier export, which has more rows: {first_of(fuller)}"
     for table in project.tables.values():
-        lacking = {*table.earlier.columns} - {*table.dtypes} if table.earlier and table.prefix == METRIC else ()
-        if lacking:
-            some = ", ".join(".".join(path) for path in sorted(lacking)[:5])
+        if table.outdated:
+            line += f"; newer output of {first_of(table.outdated)} is left out, as more lines are there: use --console"
+        earlier = table.earlier
+        if not earlier or table.prefix != METRIC:
+            continue
+        known = earlier.marks.keys() if earlier.made_of == table.made_of else set()  # these had the same metrics before
+        lacking = sorted(path for path in earlier.columns if not is_wanted(path, options.history_keys))
+        if lacking and (earlier.rows.keys() & table.histories.keys()) - known:
+            some = first_of([".".join(path) for path in lacking])
             line += f"; removed from the {table.name}, because they were not asked for this time: {some}"
     return line
 
@@ -3717,8 +3713,9 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
     """Print how many runs the server's filters keep. ScriptError if no run is left or none could be exported."""
     selected = sum(project.selected for project in projects)
     total = selected + sum(project.filtered for project in projects)
-    given = [name for name, value in vars(options.selection).items() if value and name not in ("entity", "project")]
-    flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    flags = ", ".join(options.selection.flags)
+    if flags and any(place.value for project in projects for place in project.places):
+        flags = f"PLACE, {flags}"
     if flags and total and not options.offline:  # there each filter has said it
         say(f"{flags} kept {selected:,} of {total:,} runs")
     is_exported = any(project.files for project in projects)  # maybe without runs: all of them are gone
@@ -3860,9 +3857,7 @@ def parse_args(argv: Sequence[str] | None) -> Options:
     """The command line as Options; the only place that knows argparse."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     flag = parser.add_argument_group("source").add_argument
-    flag(
-        "places", nargs="*", metavar="PLACE", help="entity/project[/run], or the URL of a project, run, sweep or group"
-    )
+    flag("places", nargs="*", metavar="PLACE", help="entity/project[/run], or URL of a project, run, sweep or group")
     flag("--api-key-file", metavar="FILE", type=Path, help="file with the API key")
     flag("--offline", metavar="DIR", type=Path, help="read run folders below DIR; no server is used")
     flag("--verify", metavar="DIR", type=Path, help="check the files of earlier exports against their checksums")
@@ -3914,6 +3909,7 @@ def checked_options(parser: Parser, given: dict[str, Any]) -> Options:
     if given["verify"] and others:
         what = "a PLACE" if others[0] == "places" else f"--{others[0].replace('_', '-')}"
         parser.error(f"--verify exports nothing: remove {what}")
+    given["output"] = Path(os.path.expanduser(given["output"]))  # noqa: PTH111 - shells leave `--output=~/x` as it is
     if storable(str(given["output"])) != str(given["output"]):  # polars writes to no such path
         parser.error("the path of -o is not valid UTF-8; choose another")
     states = [state.lower() for state in given["state"]]
@@ -4034,6 +4030,10 @@ def export(options: Options) -> int:
             meter = at_end.enter_context(Meter(quiet=options.quiet))
             server = Server(address, key, options, meter, say)
             source = {"kind": "server", "base_url": address}
+            own = {urlsplit(url).netloc.lower() for url in (address, page_url(address))}
+            own |= {*PAGE_HOSTS} if FORGE in own else set()
+            for host in sorted({place.host for place in options.places} - own - {""}):
+                say(f"URLs on {host} are looked up on {address}; for another server set WANDB_BASE_URL")
             asking = ThreadPoolExecutor(1).submit(find_projects, server)
             import_libraries()  # while the server is asked
             projects, failed = asking.result()

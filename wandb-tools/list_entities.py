@@ -235,7 +235,9 @@ def status_error(answer: requests.Response) -> RequestError:
     if status not in (408, 429) and status < 500:
         return RequestError(message, status=status, retries=0)
     if after or status in (429, 503):
-        pause_s = min(max(float(after) if after.isdecimal() else 0.0, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
+        with suppress(urllib3.exceptions.InvalidHeader):  # or none; it may be a date
+            pause_s = urllib3.Retry().parse_retry_after(after)
+        pause_s = min(max(pause_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
     return RequestError(message, status=status, pause_s=pause_s)
 
 
@@ -363,11 +365,13 @@ def for_people(projects: Sequence[Row], max_rows: int | None) -> str:
         if out.width - sum(widths.values()) < min(longest, NAME_WIDTH):
             del columns[heading], widths[heading]
     room = max(out.width - sum(widths.values()), 1)
-    headings = [table.Column("project", no_wrap=True)]
+    short = [without_middle(name, room) for name in names]
+    names = [name if short.count(cut) > 1 else cut for name, cut in zip(names, short, strict=True)]  # each is unique
+    headings = [table.Column("project", overflow="fold")]
     headings += [table.Column(heading, justify="right", no_wrap=True) for heading in columns]
     grid = table.Table(*headings, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     for row, name, *cells_ in zip(shown, names, *columns.values(), strict=True):
-        grid.add_row(text.Text(without_middle(name, room), style=style.Style(link=row["url"])), *cells_)
+        grid.add_row(text.Text(name, style=style.Style(link=row["url"])), *cells_)
     with out.capture() as captured:
         out.print(grid)
         if left_out := len(projects) - len(shown):

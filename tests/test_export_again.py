@@ -1,0 +1,208 @@
+"""Later exports into the same folder, with other flags or from another source, each as a fault that they had."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from log_files import START, write_log
+from test_export_runs import Exported, exported
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Done
+    from wandb_server import Server
+
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\n"
+
+
+@pytest.fixture
+def export(call_export, empty_server, tmp_path) -> Callable[..., Done]:
+    """Export from the server into `out`."""
+    settings = empty_server.environment(tmp_path / "sdk")
+    return lambda *arguments: call_export("-o", tmp_path / "out", *arguments, env=settings)
+
+
+@pytest.fixture
+def export_logs(call_export, tmp_path) -> Callable[..., Done]:
+    """Export the logs below `logs` into `out`."""
+    return lambda *arguments: call_export("--offline", tmp_path / "logs", "-o", tmp_path / "out", *arguments)
+
+
+@pytest.fixture
+def demo(tmp_path) -> Callable[[], Exported]:
+    """The files of team/demo in `out`."""
+    return lambda: exported(tmp_path / "out", "team_demo")
+
+
+def add_runs(server: Server, **groups: str) -> None:
+    """A run of five history rows for each name, in its group."""
+    for run_id, group in groups.items():
+        server.add_run("team", "demo", run_id, group=group, summary={"a/x": 4.5})
+        rows = [{"_step": step, "a/x": step + 0.5, "b/y": step, "note": "text"} for step in range(5)]
+        server.add_history("team", "demo", run_id, rows=rows)
+
+
+def add_log(folder: Path, run_id: str, rows: int = 2, **values: object) -> Path:
+    place = {"entity": "team", "project": "demo"}
+    return write_log(folder / "logs", run_id, rows=[{"loss": "1"}] * rows, **place | values)
+
+
+@pytest.mark.parametrize("key", ["metric_a_x", "METRIC_A_*", "a/x", "a_x", "A*"])
+def test_a_metric_is_named_by_its_column_too(empty_server, export, demo, key):
+    add_runs(empty_server, one="g")
+    done = export("team/demo", "--include-history", "--history-keys", key)
+    assert (done.code, "matches no metric" in done.err) == (0, False)
+    assert [column for column in demo().history.columns if column.startswith("metric_")] == ["metric_a_x"]
+
+
+def test_values_that_only_some_runs_lose_are_named(empty_server, export, demo):
+    add_runs(empty_server, one="g", two="h")
+    assert export("team/demo", "--include-history").code == 0
+    done = export("team/demo", "--include-history", "--group", "g", "--history-keys", "a/x")
+    removed = "removed from the history, because they were not asked for this time: "
+    assert f"{removed}b/y\n" in done.err
+    assert demo().history.filter(run_id="one")["metric_b_y"].count() == 0
+    again = export("team/demo", "--include-history", "--group", "g", "--history-keys", "a/x")
+    assert removed not in again.err  # only once
+    assert removed in export("team/demo", "--include-history", "--group", "h", "--history-keys", "a/x").err
+    add_runs(empty_server, three="i")
+    assert removed not in export("team/demo", "--include-history", "--group", "i", "--history-keys", "b/y").err
+    all_ = export("team/demo", "--include-history")
+    assert removed not in all_.err
+    assert demo().history["metric_b_y"].count() == 15
+
+
+def test_runs_that_are_removed_are_counted(empty_server, export, demo):
+    add_runs(empty_server, one="g", two="h")
+    assert export("team/demo", "--include-history").code == 0
+    empty_server.delete_run("team", "demo", "two")
+    done = export("team/demo", "--include-history", "--prune")
+    assert "team/demo: 1 run (1 finished), 5 history rows; 1 run removed, because no longer in the source\n" in done.err
+    empty_server.delete_run("team", "demo", "one")
+    done = export("team/demo", "--include-history", "--prune")
+    assert "not asked for" not in done.err
+
+
+def test_keys_that_were_left_out_stay_listed(empty_server, export, demo):
+    add_runs(empty_server, one="g", two="h")
+    for flags in (["--include-history"], ["--include-history"], [], ["--include-history", "--group", "g"]):
+        assert export("team/demo", *flags).code == 0
+        assert demo().metadata["skipped_history_keys"] == ["note"], flags
+    empty_server.delete_run("team", "demo", "one")
+    empty_server.delete_run("team", "demo", "two")
+    assert export("team/demo", "--include-history", "--prune").code == 0
+    assert demo().metadata["skipped_history_keys"] == []
+
+
+def test_a_log_that_was_moved_away_costs_its_run_nothing(tmp_path, export_logs, demo):
+    add_log(tmp_path, "abc", rows=20)
+    second = add_log(tmp_path, "abc", rows=9, started_at=START + timedelta(hours=1), resumed=True)
+    assert export_logs("--include-history").code == 0
+    shutil.rmtree(second.parent)
+    done = export_logs("--include-history")
+    assert done.code == 0
+    assert demo().history["_step"].to_list() == list(range(29))
+    assert demo().runs["history_rows"].to_list() == [29]
+    assert demo().metadata["kept_fuller"] == ["abc"]
+    assert "1 run kept from the earlier export, which has more rows: abc" in done.err
+
+
+def test_a_rewound_run_may_have_fewer_rows(tmp_path, export_logs, demo):
+    import export_runs
+
+    add_log(tmp_path, "abc", rows=20)
+    assert export_logs("--include-history").code == 0
+    branch = export_runs.wandb_proto().BranchPoint(run="abc", metric="_step", value=4)
+    add_log(tmp_path, "abc", rows=0, started_at=START + timedelta(hours=1), branch_point=branch)
+    assert export_logs("--include-history").code == 0
+    assert demo().history["_step"].to_list() == list(range(5))
+    assert demo().metadata["kept_fuller"] == []
+
+
+@pytest.mark.parametrize("flags", [[], ["--prune"]])
+def test_an_offline_export_knows_nothing_of_what_the_server_lacks(
+    empty_server, tmp_path, export, export_logs, demo, flags
+):
+    add_runs(empty_server, one="g", two="h")
+    assert export("team/demo", "--include-history").code == 0
+    gone = add_log(tmp_path, "gone")
+    assert export_logs().code == 0
+    shutil.rmtree(gone.parent)
+    add_log(tmp_path, "one", rows=5)
+    done = export_logs("--include-history", *flags)
+    assert done.code == 0
+    assert set(demo().runs["id"]) == {"one", "two"} | ({"gone"} if not flags else set())
+    assert demo().metadata["missing_on_server"] == (["gone"] if not flags else [])
+    assert demo().history["run_id"].unique().sort().to_list() == ["one", "two"]
+
+
+def test_a_run_without_a_row_is_counted(tmp_path, export_logs, demo):
+    add_log(tmp_path, "abc")
+    add_log(tmp_path, "half")
+    lost = add_log(tmp_path, "lost")
+    lost.write_text(LFS_POINTER)
+    add_log(tmp_path, "half", started_at=START + timedelta(hours=1)).write_text(LFS_POINTER)  # has a row all the same
+    assert export_logs().code == 3
+    counts = {"listed": 3, "written": 2, "failed": 1, "filtered": 0, "by_state": {"finished": 2}}
+    assert demo().metadata["runs"] == counts
+    assert len(demo().metadata["failed"]) == 2
+
+
+def test_only_projects_that_have_another_entity_are_said_to(tmp_path, export_logs):
+    add_log(tmp_path, "a")
+    add_log(tmp_path, "b", entity="")
+    add_log(tmp_path, "c", entity="", project="")
+    done = export_logs()
+    advice = "other runs of this project belong to team: use -e team to put them together"
+    assert f"1 run of demo without an entity; {advice}\n" in done.err
+
+
+def lines(number: int) -> list[str]:
+    return [f"2026-01-01T00:00:00.{number:03} line {number}" for number in range(number)]
+
+
+def test_newer_output_that_a_tail_leaves_out_is_named(empty_server, export):
+    add_runs(empty_server, one="g", two="h")
+    for run_id in ("one", "two"):
+        empty_server.add_console("team", "demo", run_id, lines(9))
+    assert export("team/demo", "--console").code == 0
+    assert "newer output" not in export("team/demo", "--console-lines", 3).err
+    empty_server.add_console("team", "demo", "one", lines(2))
+    empty_server.change_run("team", "demo", "one", heartbeat_at="2026-02-01T00:00:00Z")
+    said = "; newer output of one is left out, as more lines are there: use --console\n"
+    assert said in export("team/demo", "--console-lines", 3).err
+    assert "newer output" not in export("team/demo", "--console").err
+
+
+def test_a_failing_table_is_named_as_in_wandb(empty_server, export, demo):
+    entry = {"_type": "table-file", "path": "media/table/gone.table.json"}
+    empty_server.add_run("team", "demo", "one", summary={"eval/a b": entry})
+    assert export("team/demo", "--tables", "--retries", 0).code == 3
+    assert [failure["what"] for failure in demo().metadata["failed"]] == ["table_eval/a b"]
+
+
+def test_a_place_among_the_filters_that_leave_nothing(empty_server, export):
+    add_runs(empty_server, one="g", two="h")
+    done = export("team/demo/nope", "--state", "finished")
+    assert (done.code, done.out) == (1, "")
+    assert "error: no run left: PLACE, --state matches none of 2 runs; " in done.err
+
+
+def test_the_home_folder(tmp_path, call_export):
+    add_log(tmp_path, "abc")
+    arguments = ("--offline", tmp_path / "logs", "--output=~/out")
+    done = call_export(*arguments, env={"HOME": str(tmp_path / "home")}, cwd=tmp_path)
+    assert (done.code, done.out) == (0, f"{tmp_path}/home/out/team_demo_runs.parquet\n")
+    assert not (tmp_path / "~").exists()
+
+
+def test_any_number_of_workers(empty_server, run_script, tmp_path):
+    add_runs(empty_server, one="g")
+    arguments = ("team/demo", "-o", tmp_path / "out", "--include-history", "--workers", 10**12)
+    done = run_script("export_runs.py", *arguments, env=empty_server.environment(tmp_path / "sdk"))
+    assert done.code == 0, done.err
