@@ -132,10 +132,9 @@ PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvari
 KeyPath: TypeAlias = tuple[str, ...]
 Identity: TypeAlias = tuple[str, KeyPath]  # of a column over all files: its prefix ("" for other columns) and its path
 Goal: TypeAlias = Literal["minimize", "maximize"]
-Goals: TypeAlias = Mapping[KeyPath, str]  # the stored ones, by metric
+Facts: TypeAlias = dict[str, dict[str, Any]]  # of metrics, by column: goal, summary, step_metric
 Report: TypeAlias = dict[str, list[Any]]  # what --json prints: rows by key, as in REPORT
 Files: TypeAlias = Sequence["ParquetFile"]
-Parts: TypeAlias = "dict[int, tuple[str, pl.DataType]]"  # of a column: its name and dtype by number of the file
 Columns: TypeAlias = Sequence["Column"]
 
 
@@ -154,9 +153,17 @@ class ParquetFile(NamedTuple):
     kind: str  # runs, history, console, system, table, result or foreign
     dtypes: Mapping[str, pl.DataType]
     identities: Mapping[str, Identity]  # of its columns for config and metrics; empty without metadata
-    goals: Mapping[str, dict[str, Any]]  # by metric column: goal, summary, step_metric
+    facts: Facts
     sources: Sequence[dict[str, Any]]  # the exports that its rows come from; several in an aggregate
     aggregate: bool  # an earlier result of this script: its derived columns are computed again
+
+
+class Part(NamedTuple):
+    """A column as one file has it."""
+
+    name: str
+    dtype: pl.DataType
+    facts: dict[str, Any]  # of a metric
 
 
 class Column(NamedTuple):
@@ -165,7 +172,7 @@ class Column(NamedTuple):
     name: str
     path: KeyPath
     dtype: pl.DataType
-    parts: Parts
+    parts: Mapping[str, Part]  # by file
 
 
 class Rule(NamedTuple):
@@ -183,7 +190,7 @@ class HistoryPlan(NamedTuple):
     """What is read of which histories, and the columns that this gives."""
 
     files: Files = ()
-    metrics: Mapping[str, Column] = {}  # by the name that their statistics end in; their parts by number of the file
+    metrics: Mapping[str, Column] = {}  # by the name that their statistics end in
     best: Column | None = None  # the metric of --at
     lower: bool = False  # is better
     dtypes: Mapping[str, pl.DataType] = {}
@@ -302,12 +309,12 @@ def read_header(file: str) -> ParquetFile:
     if len({*identities.values()}) < len(identities):
         raise ValueError(f"its {COLUMNS_KEY} gives one path to two columns")
     kind = "result" if RESULT_KEY in metadata else kind_of(dtypes)
-    goals = {column: said for column, said in metrics.items() if isinstance(said, dict)}
+    facts = {column: said for column, said in metrics.items() if isinstance(said, dict)}
     export = {"export_id": metadata[EXPORT_KEY]} if EXPORT_KEY in metadata else {}
     aggregate = isinstance(source.get("sources"), list)
     sources = source["sources"] if aggregate else [source | export]
     sources = [{"file": file, **each} for each in sources if isinstance(each, dict)]
-    return ParquetFile(file, kind, dtypes, identities, goals, sources, aggregate)
+    return ParquetFile(file, kind, dtypes, identities, facts, sources, aggregate)
 
 
 def kind_of(columns: Iterable[str]) -> str:
@@ -343,29 +350,26 @@ def check_columns(file: ParquetFile) -> None:
 # --- one schema: which columns are the same -------------------------------------------------------------------
 def one_schema(files: Files, histories: Files, derived: set[str], report: Report) -> tuple[Columns, Columns]:
     """The columns of all files as columns of one, whose `derived` names are taken; and the metrics of the histories."""
-    parts, beside = parts_by_identity(files, derived), parts_by_identity(histories, set())
-    names = names_of({*parts, *beside})
+    merged, beside = parts_by_identity(files, derived), parts_by_identity(histories, set())
+    names = names_of({*merged, *beside})
     contract = contract_dtypes()
-    found = dtypes_of_values(files, [(key[0], parts[key]) for key in parts if names[key] not in contract])
+    found = dtypes_of_values((key[0], parts) for key, parts in merged.items() if names[key] not in contract)
     columns = []
-    for (prefix, path), members in parts.items():
+    for (prefix, path), parts in merged.items():
         name = names[prefix, path]
-        stored = {n: plain(dtype, prefix) for n, (_, dtype) in members.items()}
-        held = {n: found.get((n, own), stored[n]) for n, (own, _) in members.items()}
-        column = Column(name, path, contract.get(name) or common_dtype(held.values(), prefix), members)
-        columns.append(column)
-        seen = {n: dtype for n, dtype in stored.items() if held[n] != pl.Null}  # no values disagree with nothing
-        agree = {*seen.values()} <= {column.dtype} if name in contract else not disputed(seen.values())
-        if not agree:
-            said = {files[n].file: str(dtype) for n, dtype in seen.items()}
-            disagree(report, name, "dtype", said, str(column.dtype))
-        renamed = {files[n].file: own for n, (own, _) in members.items() if own != name}
-        disagree(report, name, "name", renamed, name)
+        stored = {file: plain(part.dtype, prefix) for file, part in parts.items()}
+        held = {file: found.get((file, part.name), stored[file]) for file, part in parts.items()}
+        dtype = contract.get(name) or common_dtype(held.values(), prefix)
+        columns.append(Column(name, path, dtype, parts))
+        disputed = {file: str(own) for file, own in stored.items() if held[file] != pl.Null}  # others have no values
+        if not {*disputed.values()} <= ({"Int64", "Float64"} if dtype == pl.Float64 else {str(dtype)}):
+            disagree(report, name, "dtype", disputed, str(dtype))
+        disagree(report, name, "name", {file: part.name for file, part in parts.items() if part.name != name}, name)
     metrics = []
-    for (prefix, path), members in beside.items():
-        numbers = {n: part for n, part in members.items() if part[1].is_numeric() or part[1] == pl.Boolean}
+    for (prefix, path), parts in beside.items():
+        numbers = {file: part for file, part in parts.items() if part.dtype.is_numeric() or part.dtype == pl.Boolean}
         if prefix == METRIC and numbers:
-            dtype = common_dtype([plain(dtype, METRIC) for _, dtype in numbers.values()], METRIC)
+            dtype = common_dtype([plain(part.dtype, METRIC) for part in numbers.values()], METRIC)
             metrics.append(Column(names[prefix, path], path, dtype, numbers))
     return sorted(columns), sorted(metrics)
 
@@ -377,14 +381,14 @@ def disagree(report: Report, column: str, kind: str, said: Mapping[str, str], be
         report["conflicts"].append({"column": column, "kind": kind, "found": found, "became": became, "files": files})
 
 
-def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, Parts]:
-    """Every column over all files."""
+def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, dict[str, Part]]:
+    """Every column over all files, by file."""
     known = names_of({identity for file in files for identity in file.identities.values()})
     by_name = {name: identity for identity, name in known.items()}
     contract = contract_dtypes()
     ours = {column.lower() for column in (*contract, *derived)}
-    parts: dict[Identity, Parts] = {("", (column,)): {} for column in contract}
-    for number, file in enumerate(files):
+    parts: dict[Identity, dict[str, Part]] = {("", (column,)): {} for column in contract}
+    for file in files:
         stored = {*file.identities.values()}
         taken = {column.lower() for column in file.dtypes}
         for column, dtype in file.dtypes.items():
@@ -402,7 +406,7 @@ def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, Parts]:
                     name += "__own"
                 taken.add(name.lower())
                 identity = ("", (name,))
-            parts.setdefault(identity, {})[number] = (column, dtype)
+            parts.setdefault(identity, {})[file.file] = Part(column, dtype, file.facts.get(column, {}))
     return parts
 
 
@@ -496,27 +500,21 @@ def common_dtype(dtypes: Iterable[pl.DataType], prefix: str) -> pl.DataType:
     return present.pop() if len(present) == 1 else pl.String()
 
 
-def disputed(dtypes: Iterable[pl.DataType]) -> bool:
-    """Whether columns of these plain dtypes meet in text alone."""
-    present = {*dtypes} - {pl.Null()}
-    return len(present) > 1 and common_dtype(present, "") == pl.String
-
-
-def dtypes_of_values(files: Files, parts: Iterable[tuple[str, Parts]]) -> dict[tuple[int, str], pl.DataType]:
-    """By file number and column, where files disagree: Null without values, a number's dtype if all texts are such."""
-    asked: dict[int, dict[str, pl.DataType]] = {}
-    for prefix, members in parts:
-        dtypes = {n: plain(dtype, prefix) for n, (_, dtype) in members.items()}
-        if disputed(dtypes.values()):
-            for n, (own, _) in members.items():
-                asked.setdefault(n, {})[own] = dtypes[n]
-    found: dict[tuple[int, str], pl.DataType] = {}
-    for n, columns in asked.items():
-        query = [numbers_in(column, dtype).alias(column) for column, dtype in columns.items()]
-        for column, count in scan_file(files[n].file).select(query).collect().row(0, named=True).items():
+def dtypes_of_values(columns: Iterable[tuple[str, dict[str, Part]]]) -> dict[tuple[str, str], pl.DataType]:
+    """By file and column, where files disagree: Null without values, a number's dtype if all texts are such."""
+    asked: dict[str, dict[str, pl.DataType]] = {}
+    for prefix, parts in columns:
+        dtypes = {file: plain(part.dtype, prefix) for file, part in parts.items()}
+        if common_dtype(dtypes.values(), prefix) == pl.String and {*dtypes.values()} - {pl.String(), pl.Null()}:
+            for file, part in parts.items():
+                asked.setdefault(file, {})[part.name] = dtypes[file]
+    found: dict[tuple[str, str], pl.DataType] = {}
+    for file, stored in asked.items():
+        query = [numbers_in(column, dtype).alias(column) for column, dtype in stored.items()]
+        for column, count in scan_file(file).select(query).collect().row(0, named=True).items():
             number = pl.Int64() if count.get("whole") == count["all"] else pl.Float64()
-            fits = number if count.get("numbers") == count["all"] else columns[column]
-            found[n, column] = fits if count["all"] else pl.Null()
+            fits = number if count.get("numbers") == count["all"] else stored[column]
+            found[file, column] = fits if count["all"] else pl.Null()
     return found
 
 
@@ -557,29 +555,25 @@ def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr
 
 
 # --- one schema: metadata -------------------------------------------------------------------------------------
-def merged_metadata(
-    files: Files, columns: Columns, histories: Files, logged: Columns, report: Report
-) -> tuple[dict[str, str], Goals]:
-    """The result's key-value metadata, without what files disagree on, and the stored goals by metric."""
-    facts: dict[str, dict[str, dict[str, Any]]] = {}  # what each file says, by the result's column
-    for group, column in [*((files, column) for column in columns), *((histories, metric) for metric in logged)]:
-        for number, (own, _) in column.parts.items():
-            facts.setdefault(column.name, {})[group[number].file] = group[number].goals.get(own, {})
+def merged_metadata(files: Files, columns: Columns, logged: Columns, report: Report) -> tuple[dict[str, str], Facts]:
+    """The result's key-value metadata, and its part on metrics; what files disagree on is left out."""
+    found: dict[str, Facts] = {}  # what each file says, by the result's column
+    for column in (*columns, *logged):
+        found.setdefault(column.name, {}).update({file: part.facts for file, part in column.parts.items()})
     for file in files:  # also of metrics of which the summary has only the minimum or the like
-        for own in (own for own in file.goals if own not in file.dtypes):
-            facts.setdefault(own, {})[file.file] = file.goals[own]
-    metrics: dict[str, dict[str, Any]] = {}
-    for (name, by_file), key in itertools.product(facts.items(), ("goal", "summary", "step_metric")):
-        said = {file: str(fact[key]) for file, fact in by_file.items() if fact.get(key) is not None}
+        for own in (own for own in file.facts if own not in file.dtypes):
+            found.setdefault(own, {})[file.file] = file.facts[own]
+    metrics: Facts = {}
+    for (name, by_file), key in itertools.product(found.items(), ("goal", "summary", "step_metric")):
+        said = {file: str(facts[key]) for file, facts in by_file.items() if facts.get(key) is not None}
         if len({*said.values()}) == 1:
             metrics.setdefault(name, {})[key] = next(iter(said.values()))
         else:
             disagree(report, name, key, said, "not stored")
-    goals = {c.path: metrics[c.name]["goal"] for c in (*columns, *logged) if metrics.get(c.name, {}).get("goal")}
     paths = {column.name: column.path for column in columns if prefix_of(column.name)}
     sources = {to_json(source): source for file in files for source in file.sources}
     documents = {COLUMNS_KEY: paths, METRICS_KEY: metrics, SOURCE_KEY: {"sources": list(sources.values())}}
-    return {SCHEMA_KEY: "1"} | {key: to_json(text) for key, text in documents.items()}, goals
+    return {SCHEMA_KEY: "1"} | {key: to_json(text) for key, text in documents.items()}, metrics
 
 
 # --- rows -----------------------------------------------------------------------------------------------------
@@ -590,19 +584,19 @@ def deciding_rows(files: Files, columns: Columns, also: Iterable[str]) -> pl.Dat
     frames = []
     for number, file in enumerate(files):
         place = [pl.lit(number, dtype=pl.UInt32).alias(FILE), pl.col(ROW)]
-        frames.append(scan_file(file.file).with_row_index(ROW).select(*place, *values_in(number, file, needed)))
+        frames.append(scan_file(file.file).with_row_index(ROW).select(*place, *values_in(file.file, needed)))
     # Files whose runs were read from logs on disk, those that went into an aggregate included.
     offline = {str(source["file"]) for file in files for source in file.sources if source.get("kind") == "offline"}
     return pl.concat(frames).with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE)).collect()
 
 
-def values_in(number: int, file: ParquetFile, columns: Columns) -> list[pl.Expr]:
-    """The result's columns as the file of this number has them; null where it has no such column."""
-    empty = {"source_file": pl.lit(file.file), "tags": pl.lit([], dtype=pl.List(pl.String))}  # in place of null
+def values_in(file: str, columns: Columns) -> list[pl.Expr]:
+    """The result's columns as this file has them; null where it has no such column."""
+    empty = {"source_file": pl.lit(file), "tags": pl.lit([], dtype=pl.List(pl.String))}  # in place of null
     values = []
     for column in columns:
-        part = column.parts.get(number)
-        value = cast_column(*part, column.dtype) if part else pl.lit(None, dtype=column.dtype)
+        part = column.parts.get(file)
+        value = cast_column(part.name, part.dtype, column.dtype) if part else pl.lit(None, dtype=column.dtype)
         value = value.fill_null(empty[column.name]) if column.name in empty else value
         values.append(value.alias(column.name))
     return values
@@ -889,7 +883,7 @@ def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
 
 
 def history_plan(
-    options: argparse.Namespace, files: Files, metrics: Columns, columns: Columns, goals: Goals, report: Report
+    options: argparse.Namespace, files: Files, metrics: Columns, columns: Columns, facts: Facts, report: Report
 ) -> HistoryPlan:
     """What --history and its flags mean for these files."""
     if (options.at or options.history_metrics) and not files:
@@ -910,8 +904,9 @@ def history_plan(
         name, _, goal = options.at.rpartition(":")
         name, goal = (name, goal) if goal in {"min", "max"} else (options.at, None)
         best = called("--at", name)[0]
-        why = "as given" if goal else "set by define_metric" if best.path in goals else "guessed by name"
-        goal = goal or goals.get(best.path) or goal_by_name(".".join(best.path))
+        stored = facts.get(best.name, {}).get("goal")
+        why = "as given" if goal else "set by define_metric" if stored else "guessed by name"
+        goal = goal or stored or goal_by_name(".".join(best.path))
         if goal is None:
             raise ScriptError(f"--at {name}: add :min or :max, as its name does not say which is better", WRONG_USAGE)
         lower = goal in {"min", "minimize"}
@@ -943,12 +938,12 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
     key = [*RUN_KEY, FOLDER]
     wanted = runs.select(key).unique().sort("id", "entity", "project", FOLDER)
     frames = [pl.DataFrame(schema=pl.Schema({**wanted.schema, ROWS: pl.Int64(), **plan.dtypes}))]
-    for number, file in enumerate(plan.files):
-        beside = wanted.filter(pl.col(FOLDER) == folder_of(file.file))
+    for file in [header.file for header in plan.files]:
+        beside = wanted.filter(pl.col(FOLDER) == folder_of(file))
         try:
-            frames += [] if beside.is_empty() else statistics_by_run(plan, number, beside)
+            frames += [] if beside.is_empty() else statistics_by_run(plan, file, beside)
         except reading_errors() as error:  # a footer can be sound where the rows are not
-            skip(report, file.file, "damaged", f"it cannot be read: {first_line(error)}")
+            skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
     found = pl.concat(frames, how="diagonal_relaxed")  # integers may meet floats
     # Of files that hold the same run, the one with the most rows of it counts.
     found = found.sort(ROWS, descending=True, maintain_order=True).unique(key, keep="first", maintain_order=True)
@@ -959,13 +954,13 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
     return joined.with_columns(**values).drop(name + INTERNAL for name in earlier)
 
 
-def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """For each of the sorted `runs` that the file of this number has rows of: its key, ROWS, and what they say."""
-    history = scan_file(plan.files[number].file).rename({"run_id": "id"})
-    metrics = [(name, metric) for name, metric in plan.metrics.items() if number in metric.parts]
+def statistics_by_run(plan: HistoryPlan, file: str, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """For each of the sorted `runs` that the file has rows of: its key, ROWS, and what they say."""
+    history = scan_file(file).rename({"run_id": "id"})
+    metrics = [(name, metric) for name, metric in plan.metrics.items() if file in metric.parts]
     columns, at = [*map(pl.col, RUN_KEY), pl.col("_step").cast(pl.Int64).alias(STEP)], None
-    if plan.best and number in plan.best.parts:
-        best = pl.col(plan.best.parts[number][0]) + 0  # makes -0.0 into 0.0, which arg_max may rank differently
+    if plan.best and file in plan.best.parts:
+        best = pl.col(plan.best.parts[file].name) + 0  # makes -0.0 into 0.0, which arg_max may rank differently
         columns.append(pl.when(best.is_finite()).then(best).cast(pl.Float64).alias(BEST))
         at = pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
     lengths = history.group_by(RUN_KEY).agg(pl.len().cast(pl.Int64).alias(ROWS)).collect(engine="streaming")
@@ -984,7 +979,7 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
             values, finite, told = [], [], []
             for name, metric in metrics[start : start + at_once]:
                 value, good = pl.col(METRIC + name), pl.col(f"finite {name}")
-                values.append(pl.col(metric.parts[number][0]).cast(metric.dtype).alias(METRIC + name))
+                values.append(pl.col(metric.parts[file].name).cast(metric.dtype).alias(METRIC + name))
                 finite.append(pl.when(value.is_finite()).then(value + 0).alias(f"finite {name}"))
                 statistics = {  # the best is finite, the first of equal ones
                     "min": good.min(),
@@ -1048,10 +1043,9 @@ def rows_in_order(files: Files, columns: Columns, chosen: pl.DataFrame, new: Seq
 
 def placed_rows(files: Files, columns: Columns, placed: pl.DataFrame) -> pl.LazyFrame:
     """The rows of the one file of `placed`, in its order, beside `placed`; without those whose id is another now."""
-    number = placed[FILE][0]
+    file = files[placed[FILE][0]].file
     first, last = placed.select(pl.col(ROW).min(), pl.col(ROW).max().alias("last")).row(0)
-    stored = scan_file(files[number].file).slice(first, last - first + 1)
-    stored = stored.select(values_in(number, files[number], columns))
+    stored = scan_file(file).slice(first, last - first + 1).select(values_in(file, columns))
     every = pl.int_range(first, last + 1, dtype=pl.UInt32, eager=True).alias(ROW).to_frame()
     beside = every.join(placed, ROW, "left", maintain_order="left").drop(FILE, ROW)
     chosen = pl.col(POSITION).is_not_null() & pl.col(RUN).eq_missing(pl.col("id"))
@@ -1359,9 +1353,9 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
     histories = histories_beside(files, report) if options.history else []
     derived = derived_dtypes(rules)
     columns, metrics = one_schema(files, histories, set(derived), report)
-    metadata, goals = merged_metadata(files, columns, histories, metrics, report)
+    metadata, facts = merged_metadata(files, columns, metrics, report)
     report["conflicts"].sort(key=lambda row: (row["column"], row["kind"], row["found"]))
-    plan = history_plan(options, histories, metrics, columns, goals, report) if options.history else HistoryPlan()
+    plan = history_plan(options, histories, metrics, columns, facts, report) if options.history else HistoryPlan()
     stored = {column.name: column.dtype for column in columns}
     # The contract's columns, derived ones, others that the files brought along, config, metrics, histories', JSON.
     *contract, config_json, summary_json = contract_dtypes()
