@@ -367,24 +367,15 @@ def for_people(projects: Sequence[Row], max_rows: int | None) -> str:
     headings += [table.Column(heading, justify="right", no_wrap=True) for heading in columns]
     grid = table.Table(*headings, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     for row, name, *cells_ in zip(shown, names, *columns.values(), strict=True):
-        grid.add_row(text.Text(without_middle(name, room), style=style.Style(link=row["url"])), *cells_)
+        if cells.cell_len(name) > room:  # its middle is left out: most names of one kind differ in their ends
+            head, tail = cells.set_cell_size(name, room // 3), cells.set_cell_size(name[::-1], room - 1 - room // 3)
+            name = f"{head}…{tail[::-1]}"  # noqa: PLW2901
+        grid.add_row(text.Text(name, style=style.Style(link=row["url"])), *cells_)
     with out.capture() as captured:
         out.print(grid)
         if left_out := len(projects) - len(shown):
             out.print(f"{counted(left_out, 'more project')}: use --max-rows 0 or --json for all", style="dim")
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
-
-
-def without_middle(name: str, width: int) -> str:
-    """The name in at most `width` cells of a terminal. Its end stays: there, names of one kind differ most often.
-
-    >>> without_middle("sweep-of-the-learning-rate-1", 12)
-    'swee…-rate-1'
-    """
-    from rich.cells import cell_len, set_cell_size
-
-    head, tail = set_cell_size(name, width // 3), set_cell_size(name[::-1], width - 1 - width // 3)[::-1]
-    return name if cell_len(name) <= width else f"{head}…{tail}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -428,9 +419,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     flag = which.add_mutually_exclusive_group().add_argument
     flag("-e", "--entity", **several, metavar="NAME", help="entity (default: all that you can see)")
     flag("--discover", action="store_true", help="all entities that you can see (the default)")
-    which.add_argument(
-        "-p", "--project", **several, metavar="GLOB", help="project or glob, case ignored (default: all)"
-    )
+    flag = which.add_argument
+    flag("-p", "--project", **several, metavar="GLOB", help="project or glob, case ignored (default: all)")
     flag = parser.add_argument_group("what is shown").add_argument
     flag("--sort", choices=("active", "created", "name", "runs"), default="active", help="default: %(default)s")
     flag("--max-rows", type=not_negative, metavar="N", help="show at most N projects (0: all)")
