@@ -334,7 +334,7 @@ def test_an_earlier_result_that_is_merely_found_is_no_input():
         (history, "it holds no runs: it is a history file; name a runs file of export_runs.py"),
         (
             lambda file: pl.DataFrame({"x": [1]}).write_parquet(file),
-            "it holds no runs; name a runs file of export_runs.py",
+            "it holds no runs: it is a foreign file; name a runs file of export_runs.py",
         ),
         (lambda file: file.write_bytes(b""), "it cannot be read: "),
         (lambda file: file.write_text("id,name,state\n" * 9), "it cannot be read: "),

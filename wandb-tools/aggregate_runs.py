@@ -64,6 +64,7 @@ import re
 import shutil
 import signal
 import sys
+import tomllib
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -93,7 +94,7 @@ CONFIG, METRIC = "config_", "metric_"  # the prefixes of columns that stand for 
 HISTORY = "history_"  # and of those computed from histories
 RUN_KEY = ("entity", "project", "id")  # identifies a run
 INTERNAL = "wandb_tools."  # prefix of columns that exist only while the script works
-FILE, ROW, POSITION, OFFLINE, LOWER = (INTERNAL + name for name in ("file", "row", "position", "offline", "lower"))
+FILE, ROW, POSITION, OFFLINE = (INTERNAL + name for name in ("file", "row", "position", "offline"))
 FOLDER, RUN, STEP, BEST, ROWS = (INTERNAL + name for name in ("folder", "run", "step", "best", "rows"))
 REPORT = ("files", "summary", "filters", "derived", "histories", "notes", "conflicts", "skipped")  # keys of --json
 DTYPES = {"string": "String", "int": "Int64", "float": "Float64", "bool": "Boolean"}  # of derived columns
@@ -158,7 +159,7 @@ class ParquetFile(NamedTuple):
     aggregate: bool  # an earlier result of this script: its derived columns are computed again
 
 
-class Part(NamedTuple):
+class FileColumn(NamedTuple):
     """A column as one file has it."""
 
     name: str
@@ -172,7 +173,7 @@ class Column(NamedTuple):
     name: str
     path: KeyPath
     dtype: pl.DataType
-    parts: Mapping[str, Part]  # by file
+    parts: Mapping[str, FileColumn]  # by file
 
 
 class Rule(NamedTuple):
@@ -215,16 +216,14 @@ def read_inputs(options: argparse.Namespace, report: Report) -> list[ParquetFile
                 check_columns(header)
                 runs_files.append(header)
             elif key in named or not (options.history and header.kind == "history"):  # else it is read later
-                is_a = {"foreign": "", "result": ": it is a result of analyze_runs.py"}
-                what = is_a.get(header.kind, f": it is a {header.kind} file")
-                reason = f"it holds no runs{what}; name a runs file of export_runs.py"
+                reason = f"it holds no runs: it is a {header.kind} file; name a runs file of export_runs.py"
                 skip(report, file, header.kind, reason, failure=key in named)
         except reading_errors(ValueError, RecursionError) as error:
             skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
     return runs_files
 
 
-def files_at(place: str, report: Report) -> list[str]:
+def files_at(place: str, report: Report) -> Iterator[str]:
     """The files of a name, folder (at any depth, without hidden ones), glob or URL."""
     if place.startswith(CLOUD):
         paths = [place]
@@ -234,20 +233,17 @@ def files_at(place: str, report: Report) -> list[str]:
         paths = [place] if os.path.exists(place) else glob.glob(place, recursive=True)  # noqa: PTH110, PTH207
     if not paths:
         skip(report, place, "missing", "there is no such file or folder")
-    files: list[str] = []
-
-    def unreadable(error: OSError) -> None:
-        skip(report, str(error.filename), "unreadable", f"it cannot be read: {error.strerror or error}")
-
     for path in paths:
         if not Path(path).is_dir():
-            files.append(path if path.startswith(CLOUD) else str(Path(path)))
+            yield path if path.startswith(CLOUD) else str(Path(path))
             continue
-        for folder, subfolders, names in os.walk(path, onerror=unreadable):
+        errors: list[OSError] = []
+        for folder, subfolders, names in os.walk(path, onerror=errors.append):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             visible = [Path(folder, name) for name in names if name.endswith(".parquet") and name[0] != "."]
-            files += [str(file) for file in visible if file.is_file()]
-    return files
+            yield from (str(file) for file in visible if file.is_file())
+        for error in errors:
+            skip(report, str(error.filename), "unreadable", f"it cannot be read: {error.strerror or error}")
 
 
 def files_at_url(url: str) -> list[str]:
@@ -381,13 +377,13 @@ def disagree(report: Report, column: str, kind: str, said: Mapping[str, str], be
         report["conflicts"].append({"column": column, "kind": kind, "found": found, "became": became, "files": files})
 
 
-def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, dict[str, Part]]:
+def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, dict[str, FileColumn]]:
     """Every column over all files, by file."""
     known = names_of({identity for file in files for identity in file.identities.values()})
     by_name = {name: identity for identity, name in known.items()}
     contract = contract_dtypes()
     ours = {column.lower() for column in (*contract, *derived)}
-    parts: dict[Identity, dict[str, Part]] = {("", (column,)): {} for column in contract}
+    parts: dict[Identity, dict[str, FileColumn]] = {("", (column,)): {} for column in contract}
     for file in files:
         stored = {*file.identities.values()}
         taken = {column.lower() for column in file.dtypes}
@@ -406,7 +402,7 @@ def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, dict[st
                     name += "__own"
                 taken.add(name.lower())
                 identity = ("", (name,))
-            parts.setdefault(identity, {})[file.file] = Part(column, dtype, file.facts.get(column, {}))
+            parts.setdefault(identity, {})[file.file] = FileColumn(column, dtype, file.facts.get(column, {}))
     return parts
 
 
@@ -500,7 +496,7 @@ def common_dtype(dtypes: Iterable[pl.DataType], prefix: str) -> pl.DataType:
     return present.pop() if len(present) == 1 else pl.String()
 
 
-def dtypes_of_values(columns: Iterable[tuple[str, dict[str, Part]]]) -> dict[tuple[str, str], pl.DataType]:
+def dtypes_of_values(columns: Iterable[tuple[str, dict[str, FileColumn]]]) -> dict[tuple[str, str], pl.DataType]:
     """By file and column, where files disagree: Null without values, a number's dtype if all texts are such."""
     asked: dict[str, dict[str, pl.DataType]] = {}
     for prefix, parts in columns:
@@ -734,8 +730,6 @@ RULES = (  # of one column's rules the first that matches gives the value
 
 def read_rules(file: str) -> tuple[Rule, ...]:
     """The rules of `file` before the built-in ones, or instead of them; ScriptError that names a bad rule."""
-    import tomllib
-
     try:
         document = tomllib.loads(Path(file).read_text("utf-8"))
     except (OSError, ValueError) as error:  # not there, no UTF-8, or no TOML
@@ -794,14 +788,14 @@ def with_derived(runs: pl.DataFrame, rules: Sequence[Rule], dtypes: Mapping[str,
             value = text.cast(dtype, strict=False)
             value = pl.when(value.is_finite()).then(value) if dtype == pl.Float64 else value
         derived.append(value.alias(column))
-    return runs.with_columns(pl.col("name").str.to_lowercase().alias(LOWER)).with_columns(derived).drop(LOWER)
+    return runs.lazy().with_columns(derived).collect()  # lazily: what several rules read is computed once
 
 
 def text_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
     """The value, as text, that one rule reads off its source of this dtype; null where it does not match."""
     pattern = f"(?i){rule.pattern}"
     if rule.source == "name":
-        source = pl.col(LOWER)
+        source = pl.col("name").str.to_lowercase()
         if rule.pattern == rule.pattern.lower():  # matches the same, and is much faster
             pattern = rule.pattern
     elif isinstance(dtype, pl.List):  # tags: one text with commas
@@ -816,20 +810,23 @@ def text_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
 
 def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
     """The answer to --explain: for each derived column the value and the first rule on names that matches."""
-    run, dtype = pl.DataFrame({"name": [name], LOWER: [name.lower()]}), pl.String()
-    found = []
+    run, dtype, on_names = (
+        pl.DataFrame({"name": [name]}),
+        pl.String(),
+        [rule for rule in rules if rule.source == "name"],
+    )
+    matching = [rule for rule in on_names if run.select(text_by(rule, dtype)).item() is not None]
+    first = {rule.column: rule for rule in reversed(matching)}
+    found, lines = [], []
     for column, value in with_derived(run, rules, {"name": dtype}).drop("name").row(0, named=True).items():
+        rule, by = first.get(column), "no rule on names matches"
         found.append({"column": column, "value": value, "pattern": None, "origin": None})
-        for rule in reversed(rules):  # of several that match the first counts
-            if rule.column == column and rule.source == "name" and run.select(text_by(rule, dtype)).item() is not None:
-                found[-1] |= {"pattern": rule.pattern, "origin": rule.origin}
+        if rule:
+            found[-1] |= {"pattern": rule.pattern, "origin": rule.origin}
+            by = f"{'no value' if value is None else value}  by {rule.pattern}  ({rule.origin})"
+        lines.append(f"{column:<12} {by}")
     if as_json:
         return to_json({"version": 1, "explain": found})
-    lines = []
-    for row in found:
-        value = "no value" if row["value"] is None else row["value"]
-        by = f"{value}  by {row['pattern']}  ({row['origin']})" if row["origin"] else "no rule on names matches"
-        lines.append(f"{row['column']:<12} {by}")
     return "\n".join(map(printable, lines or ["no rules: --rules has replace = true and no [[rule]]"]))
 
 
@@ -1374,12 +1371,11 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
         raise ScriptError(f"the runs files in {some(options.inputs)} have no rows", NOTHING_USABLE)
     found = rows if options.keep == "all" else latest(rows)
     chosen = with_derived(filtered_runs(found, options, report), rules, stored)
-    needs_histories = any(name in plan.dtypes for name in asked)  # else --where comes first: less is read
-    if condition is not None and not needs_histories:
-        chosen = where(chosen, f"--where {options.where}", condition, derived, report)
+    if condition is not None and plan.dtypes.keys().isdisjoint(asked):  # before the histories: less is read
+        chosen, condition = where(chosen, f"--where {options.where}", condition, derived, report), None
     if options.history:
         chosen = with_histories(chosen, plan, report)
-    if condition is not None and needs_histories:
+    if condition is not None:
         chosen = where(chosen, f"--where {options.where}", condition, derived, report)
 
     with published(options.output) as place:
