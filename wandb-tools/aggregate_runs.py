@@ -34,7 +34,6 @@ in all runs, --where uses the config column of the same name (k: config_k).
 --rules FILE adds your own rules, which are tried first (with replace = true at the top, only they are tried):
   [[rule]]  column, pattern (the value is its first group, or `value` if given), source (a column, default name),
             dtype (string, int, float, bool)
---explain NAME shows which values the rules derive from a name; --no-enrich adds no derived columns.
 
 HISTORIES. --history reads the history files in the folders of the exports and adds, for each metric X, history_min_X,
 history_min_step_X, history_max_X, history_max_step_X, history_last_X, history_tail_X (mean of the last tenth of its
@@ -198,7 +197,7 @@ class HistoryPlan(NamedTuple):
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------
-def read_inputs(options: argparse.Namespace, report: Report) -> list[ParquetFile]:
+def read_inputs(options: argparse.Namespace, report: Report) -> Iterator[ParquetFile]:
     """The inputs that hold runs, in order of their paths; the report has the others. No row is read yet."""
     named = {Path(place).resolve() for place in options.inputs}  # of URLs too: one spelling for one place
     earlier = Path(options.output).resolve()
@@ -208,19 +207,17 @@ def read_inputs(options: argparse.Namespace, report: Report) -> list[ParquetFile
             key = Path(file).resolve()
             if key in named or not key.is_relative_to(earlier):  # an earlier output is an input only if named
                 found.setdefault(key, file)
-    runs_files: list[ParquetFile] = []
     for key, file in sorted(found.items(), key=lambda each: Path(each[1])):
         try:
             header = read_header(file)
             if header.kind == "runs":
                 check_columns(header)
-                runs_files.append(header)
+                yield header
             elif key in named or not (options.history and header.kind == "history"):  # else it is read later
                 reason = f"it holds no runs: it is a {header.kind} file; name a runs file of export_runs.py"
                 skip(report, file, header.kind, reason, failure=key in named)
         except reading_errors(ValueError, RecursionError) as error:
             skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
-    return runs_files
 
 
 def files_at(place: str, report: Report) -> Iterator[str]:
@@ -506,25 +503,22 @@ def dtypes_of_values(columns: Iterable[tuple[str, dict[str, FileColumn]]]) -> di
                 asked.setdefault(file, {})[part.name] = dtypes[file]
     found: dict[tuple[str, str], pl.DataType] = {}
     for file, stored in asked.items():
-        query = [numbers_in(column, dtype).alias(column) for column, dtype in stored.items()]
-        for column, count in scan_file(file).select(query).collect().row(0, named=True).items():
-            number = pl.Int64() if count.get("whole") == count["all"] else pl.Float64()
-            fits = number if count.get("numbers") == count["all"] else stored[column]
+        counts = scan_file(file).select(numbers_in(column).alias(column) for column in stored).collect()
+        for column, count in counts.row(0, named=True).items():
+            number = pl.Int64() if count["whole"] == count["all"] else pl.Float64()
+            fits = number if count["numbers"] == count["all"] else stored[column]
             found[file, column] = fits if count["all"] else pl.Null()
     return found
 
 
-def numbers_in(column: str, dtype: pl.DataType) -> pl.Expr:
-    """Counts: of all values; of text also of those that are a number in JSON, and a 64-bit integer."""
-    values = pl.col(column).count()
-    if dtype != pl.String:
-        return pl.struct(all=values)
-    text = pl.col(column).cast(pl.String)  # dates and categories, too
+def numbers_in(column: str) -> pl.Expr:
+    """Counts: of all values, of those whose text is a number in JSON, and of those that are a 64-bit integer."""
+    text = pl.col(column).cast(pl.String)
     number = pl.when(text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")).then(text)  # `007` is none
     finite = number.cast(pl.Float64, strict=False).is_finite().sum()
     others = text.is_in(["NaN", "Infinity", "-Infinity"]).sum()
     whole = number.cast(pl.Int64, strict=False).count() - (text == "-0").sum()
-    return pl.struct(all=values, numbers=finite + others, whole=whole)
+    return pl.struct(all=text.count(), numbers=finite + others, whole=whole)
 
 
 def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
@@ -586,16 +580,14 @@ def deciding_rows(files: Files, columns: Columns, also: Iterable[str]) -> pl.Dat
     return pl.concat(frames).with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE)).collect()
 
 
-def values_in(file: str, columns: Columns) -> list[pl.Expr]:
+def values_in(file: str, columns: Columns) -> Iterator[pl.Expr]:
     """The result's columns as this file has them; null where it has no such column."""
     empty = {"source_file": pl.lit(file), "tags": pl.lit([], dtype=pl.List(pl.String))}  # in place of null
-    values = []
     for column in columns:
         part = column.parts.get(file)
         value = cast_column(part.name, part.dtype, column.dtype) if part else pl.lit(None, dtype=column.dtype)
         value = value.fill_null(empty[column.name]) if column.name in empty else value
-        values.append(value.alias(column.name))
-    return values
+        yield value.alias(column.name)
 
 
 def latest(rows: pl.DataFrame) -> pl.DataFrame:
@@ -722,9 +714,7 @@ RULES = (  # of one column's rules the first that matches gives the value
     Rule("protocol", "", "config_data__target_", value="distribution"),
     Rule("k", f"_k([0-9]+){WORD_END}", dtype="int"),
     Rule("seed_parsed", f"_s([0-9]+){WORD_END}", dtype="int"),
-    Rule("lr_parsed", f"_lr{NUMBER}{WORD_END}", dtype="float"),
-    Rule("wd_parsed", f"_wd{NUMBER}{WORD_END}", dtype="float"),
-    Rule("eps_parsed", f"_eps{NUMBER}{WORD_END}", dtype="float"),
+    *(Rule(f"{name}_parsed", f"_{name}{NUMBER}{WORD_END}", dtype="float") for name in ("lr", "wd", "eps")),
 )
 
 
@@ -860,9 +850,8 @@ def words(name: str) -> list[str]:
 
 
 # --- columns from histories -----------------------------------------------------------------------------------
-def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
+def histories_beside(files: Files, report: Report) -> Iterator[ParquetFile]:
     """The histories in the folders of the exports that `files` come from."""
-    found: list[ParquetFile] = []
     for folder in dict.fromkeys(folder_of(str(source["file"])) for file in files for source in file.sources):
         pattern = folder if folder.startswith(CLOUD) else glob.escape(folder)
         for file in sorted(files_at(f"{pattern}/*.parquet", {"skipped": []})):
@@ -875,8 +864,7 @@ def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
             if header.kind == "history" and file.endswith("_history_sampled.parquet"):
                 skip(report, file, "sampled history", "it may lack the best value", failure=False)
             elif header.kind == "history":
-                found.append(header)
-    return found
+                yield header
 
 
 def history_plan(
@@ -1115,11 +1103,10 @@ def check_output(output: str) -> None:
         if any(file.suffix != ".parquet" or "=" not in file.parent.name for file in files):
             raise ScriptError(f"-o {output} holds other files, which would be lost; choose another name", WRONG_USAGE)
     elif output.startswith(CLOUD) or place.is_file():
-        columns: list[str] = []
-        with suppress(*reading_errors()):  # what is no parquet file
-            columns = scan_file(output).collect_schema().names()
-        if kind_of(columns) != "foreign" and "source_file" not in columns:
-            raise ScriptError(f"-o {output} holds an export, which would be lost; choose another name", WRONG_USAGE)
+        with suppress(*reading_errors()):  # what is no parquet file is no export
+            columns = scan_file(output).collect_schema()
+            if kind_of(columns) != "foreign" and "source_file" not in columns:
+                raise ScriptError(f"-o {output} holds an export, which would be lost; choose another name", WRONG_USAGE)
 
 
 # --- report ---------------------------------------------------------------------------------------------------
@@ -1312,7 +1299,7 @@ def aggregate(options: argparse.Namespace) -> int:  # noqa: C901
         return OK
     check_output(options.output)
     report: Report = {key: [] for key in REPORT}
-    files = read_inputs(options, report)
+    files = [*read_inputs(options, report)]
     try:
         try:
             merge(files, rules, options, report)
@@ -1347,7 +1334,7 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
     """Write the runs of `files` to the output; the report has what was done."""
     if not files:
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
-    histories = histories_beside(files, report) if options.history else []
+    histories = [*histories_beside(files, report)] if options.history else []
     derived = derived_dtypes(rules)
     columns, metrics = one_schema(files, histories, set(derived), report)
     metadata, facts = merged_metadata(files, columns, metrics, report)
