@@ -172,7 +172,7 @@ def test_help_has_the_manuals_every_flag():
     [
         (["--stats", "x"], "did you mean --state or --at?"),
         (["--state", "finishd"], "did you mean finished?"),
-        (["--filter", "("], "--filter ( is not a regular expression: unclosed group"),
+        (["--filter", "("], "--filter ( cannot be evaluated: unclosed group"),
         (["--filter", "ok", "--filter", "a(?=b)"], "look-ahead"),
         (["--output", "x.csv"], "a file's name must end in .parquet"),
         (["--output"], "expected one argument"),

@@ -217,7 +217,7 @@ def read_inputs(options: argparse.Namespace, report: Report) -> Iterator[Parquet
                 reason = f"it holds no runs: it is a {header.kind} file; name a runs file of export_runs.py"
                 skip(report, file, header.kind, reason, failure=key in named)
         except reading_errors(ValueError, RecursionError) as error:
-            skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
+            skip(report, file, "damaged", f"it cannot be read: {reason_of(error)}")
 
 
 def files_at(place: str, report: Report) -> Iterator[str]:
@@ -622,7 +622,7 @@ def passing(runs: pl.DataFrame, flag: str, keeps: pl.Expr, report: Report, shown
     try:
         kept = runs.filter(keeps)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise ScriptError(f"{flag} cannot be evaluated: {first_line(error)}", WRONG_USAGE) from error
+        raise ScriptError(f"{flag} cannot be evaluated: {reason_of(error)}", WRONG_USAGE) from error
     if kept.is_empty():
         there = f"; {shown}s of these runs: {some(runs[shown].drop_nulls().unique().sort().to_list())}" if shown else ""
         raise ScriptError(f"no run left: {flag} kept none of {counted(len(runs), 'run')}{there}", NOTHING_USABLE)
@@ -667,7 +667,7 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Exp
         kind = pl.DataFrame(schema=dict(dtypes)).select(keeps).dtypes[0]
     except pl.exceptions.PolarsError as error:
         hint = "write text as 'a', a time as DATE '2026-01-31', and a column named like an SQL word as \"group\""
-        raise ScriptError(f"{flag} is not an SQL condition: {first_line(error)}; {hint}", WRONG_USAGE) from error
+        raise ScriptError(f"{flag} is not an SQL condition: {reason_of(error)}; {hint}", WRONG_USAGE) from error
     if kind != pl.Boolean:
         raise ScriptError(f"{flag} is not a condition: it gives {kind}, not true or false", WRONG_USAGE)
     return keeps
@@ -680,16 +680,6 @@ def matches(name: str, pattern: str) -> bool:
     (True, True)
     """
     return name == pattern or fnmatch.fnmatchcase(name.lower(), pattern.lower())
-
-
-def flaw_of(regex: str) -> str | None:
-    """Why `regex` is no regular expression; None where it is one."""
-    try:
-        pl.select(pl.lit("").str.contains(f"(?i){regex}"))
-    except pl.exceptions.ComputeError as error:
-        reason = re.search(r"^error: (.*)$", str(error), re.MULTILINE)
-        return reason[1] if reason else "it cannot be parsed"
-    return None
 
 
 # --- derived columns ------------------------------------------------------------------------------------------
@@ -723,7 +713,7 @@ def read_rules(file: str) -> tuple[Rule, ...]:
     try:
         document = tomllib.loads(Path(file).read_text("utf-8"))
     except (OSError, ValueError) as error:  # not there, no UTF-8, or no TOML
-        raise ScriptError(f"--rules {file} cannot be read as TOML: {first_line(error)}", WRONG_USAGE) from error
+        raise ScriptError(f"--rules {file} cannot be read as TOML: {reason_of(error)}", WRONG_USAGE) from error
     tables, replace = document.pop("rule", []), document.pop("replace", False)
     if document or not isinstance(tables, list) or not isinstance(replace, bool):
         raise ScriptError(f"--rules {file}: it may hold only [[rule]] tables, and replace = true", WRONG_USAGE)
@@ -750,9 +740,11 @@ def flaw_of_table(table: Any) -> str | None:
         return "column may have only letters, digits and _, and may not be a column that every export has"
     if table.get("dtype", "string") not in DTYPES:
         return f"unknown dtype {table['dtype']}; there are {', '.join(DTYPES)}"
-    if flaw := flaw_of(pattern):
-        return f"its pattern {pattern} is not a regular expression: {flaw}"
-    if "value" not in table and not pl.Series([""]).str.extract_groups(f"(?i){pattern}").struct.fields:
+    try:
+        groups = pl.Series([""]).str.extract_groups(f"(?i){pattern}").struct.fields
+    except pl.exceptions.ComputeError as error:
+        return f"its pattern {pattern} is not a regular expression: {reason_of(error)}"
+    if "value" not in table and not groups:
         return f"its pattern {pattern} has no group to take the value from; add parentheses or a value"
     return None
 
@@ -859,7 +851,7 @@ def histories_beside(files: Files, report: Report) -> Iterator[ParquetFile]:
                 header = read_header(file)
             except reading_errors(ValueError, RecursionError) as error:
                 if "_history.parquet" in file:  # other files are inputs, or no export's
-                    skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
+                    skip(report, file, "damaged", f"it cannot be read: {reason_of(error)}")
                 continue
             if header.kind == "history" and file.endswith("_history_sampled.parquet"):
                 skip(report, file, "sampled history", "it may lack the best value", failure=False)
@@ -928,7 +920,7 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
         try:
             frames += [] if beside.is_empty() else statistics_by_run(plan, file, beside)
         except reading_errors() as error:  # a footer can be sound where the rows are not
-            skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
+            skip(report, file, "damaged", f"it cannot be read: {reason_of(error)}")
     found = pl.concat(frames, how="diagonal_relaxed")  # integers may meet floats
     # Of files that hold the same run, the one with the most rows of it counts.
     found = found.sort(ROWS, descending=True, maintain_order=True).unique(key, keep="first", maintain_order=True)
@@ -1000,8 +992,10 @@ def reading_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...
     return (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, *more)
 
 
-def first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:200] or type(error).__name__
+def reason_of(error: BaseException) -> str:
+    """The first line of an error's text; of one about a regular expression the line below a picture of that."""
+    flaw = re.search(r"^error: (.*)$", str(error), re.MULTILINE)
+    return flaw[1] if flaw else str(error).partition("\n")[0][:200] or type(error).__name__
 
 
 def rows_in_order(files: Files, columns: Columns, chosen: pl.DataFrame, new: Sequence[str]) -> pl.LazyFrame:
@@ -1086,7 +1080,7 @@ def published(output: str) -> Iterator[str]:  # noqa: C901 - one sequence
         new.replace(target)
     except OSError as error:
         # polars' own errors end in the hidden name, which users do not know.
-        reason = error.strerror or first_line(error).partition(" (os error")[0]
+        reason = error.strerror or reason_of(error).partition(" (os error")[0]
         hint = "free disk space, check your credentials, or use another -o"
         raise ScriptError(f"{output} was not written: {reason}; {hint}", NOTHING_USABLE) from error
     finally:
@@ -1287,12 +1281,9 @@ def import_libraries() -> None:
     import polars as pl
 
 
-def aggregate(options: argparse.Namespace) -> int:  # noqa: C901
+def aggregate(options: argparse.Namespace) -> int:
     """From inputs to one file and its report; the exit code says whether every input went in."""
     import_libraries()
-    for regex in options.filter:
-        if flaw := flaw_of(regex):
-            raise ScriptError(f"--filter {regex} is not a regular expression: {flaw}", WRONG_USAGE)
     rules = () if options.no_enrich else read_rules(options.rules) if options.rules else RULES
     if options.explain is not None:
         show(explain(options.explain, rules, as_json=options.json))
@@ -1311,9 +1302,9 @@ def aggregate(options: argparse.Namespace) -> int:  # noqa: C901
                         pass
                     sound.append(file)
                 except reading_errors() as error:
-                    skip(report, file.file, "damaged", f"it cannot be read: {first_line(error)}")
+                    skip(report, file.file, "damaged", f"it cannot be read: {reason_of(error)}")
             if len(sound) == len(files):
-                what = f"{options.output} was not written, or an input changed meanwhile: {first_line(failure)}"
+                what = f"{options.output} was not written, or an input changed meanwhile: {reason_of(failure)}"
                 advice = "run it again; if that does not help, free disk space or use another -o"
                 raise ScriptError(f"{what}; {advice}", NOTHING_USABLE) from failure
             report |= {key: [] for key in REPORT if key != "skipped"}
