@@ -245,8 +245,6 @@ def files_at(place: str, report: Report) -> Iterator[str]:
 
 def files_at_url(url: str) -> list[str]:
     """The file at `url`, or the visible parquet files that polars finds below it or by its pattern."""
-    if url.endswith(".parquet") and "*" not in url:
-        return [url]
     from polars.io.external_reader import FileReader, FileReaderBuilder
 
     found: list[str] = []
@@ -267,7 +265,7 @@ def files_at_url(url: str) -> list[str]:
         def collect_batches(self, **_: object) -> Iterator[pl.DataFrame]:
             return iter(())
 
-    pattern = url if "*" in url else f"{url.rstrip('/')}/**/*.parquet"
+    pattern = url if "*" in url or url.endswith(".parquet") else f"{url.rstrip('/')}/**/*.parquet"
     pl.scan_external_reader(Listing(), sources=[pattern], schema={"id": pl.String}, expand_paths=True).collect()
     return [file for file in found if "/." not in file]
 
@@ -860,7 +858,7 @@ def histories_beside(files: Files, report: Report) -> Iterator[ParquetFile]:
 
 
 def history_plan(
-    options: argparse.Namespace, files: Files, metrics: Columns, columns: Columns, facts: Facts, report: Report
+    options: argparse.Namespace, files: Files, metrics: Columns, facts: Facts, report: Report
 ) -> HistoryPlan:
     """What --history and its flags mean for these files."""
     if (options.at or options.history_metrics) and not files:
@@ -902,9 +900,6 @@ def history_plan(
         told = {"min": value, "min_step": whole, "max": value, "max_step": whole, "last": value, "tail": pl.Float64()}
         told |= {"n": whole, "n_nonfinite": whole} | ({"at": value} if best else {})
         dtypes |= {f"{HISTORY}{statistic}_{name}": dtype for statistic, dtype in told.items()}
-    for column in columns:
-        if column.name in dtypes:  # of an earlier result
-            dtypes[column.name] = common_dtype((dtypes[column.name], column.dtype), METRIC)
     return HistoryPlan(files, names, best, lower, dtypes)
 
 
@@ -924,11 +919,9 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
     found = pl.concat(frames, how="diagonal_relaxed")  # integers may meet floats
     # Of files that hold the same run, the one with the most rows of it counts.
     found = found.sort(ROWS, descending=True, maintain_order=True).unique(key, keep="first", maintain_order=True)
-    joined = runs.join(found, key, "left", suffix=INTERNAL, nulls_equal=True, maintain_order="left")
-    earlier = [name for name in plan.dtypes if name in runs.columns]  # of runs whose histories are gone since
-    gone = pl.col(ROWS).is_null()
-    values = {name: pl.when(gone).then(name).otherwise(name + INTERNAL).cast(plan.dtypes[name]) for name in earlier}
-    return joined.with_columns(**values).drop(name + INTERNAL for name in earlier)
+    read = runs.drop(plan.dtypes, strict=False).join(found, key, nulls_equal=True)
+    others = runs.join(found, key, "anti", nulls_equal=True)  # perhaps with values of an earlier result
+    return pl.concat([read, others], how="diagonal_relaxed")
 
 
 def statistics_by_run(plan: HistoryPlan, file: str, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -1330,7 +1323,7 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
     columns, metrics = one_schema(files, histories, set(derived), report)
     metadata, facts = merged_metadata(files, columns, metrics, report)
     report["conflicts"].sort(key=lambda row: (row["column"], row["kind"], row["found"]))
-    plan = history_plan(options, histories, metrics, columns, facts, report) if options.history else HistoryPlan()
+    plan = history_plan(options, histories, metrics, facts, report) if options.history else HistoryPlan()
     stored = {column.name: column.dtype for column in columns}
     # The contract's columns, derived ones, others that the files brought along, config, metrics, histories', JSON.
     *contract, config_json, summary_json = contract_dtypes()
