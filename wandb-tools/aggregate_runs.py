@@ -380,7 +380,6 @@ def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, dict[st
     ours = {column.lower() for column in (*contract, *derived)}
     parts: dict[Identity, dict[str, FileColumn]] = {("", (column,)): {} for column in contract}
     for file in files:
-        stored = {*file.identities.values()}
         taken = {column.lower() for column in file.dtypes}
         for column, dtype in file.dtypes.items():
             prefix = prefix_of(column)
@@ -388,7 +387,7 @@ def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, dict[st
                 identity = file.identities[column]
             elif prefix:  # without metadata: what columns of this name stand for in other files
                 identity = by_name.get(column) or (prefix, (column.removeprefix(prefix),))
-                identity = identity if identity not in stored else (prefix, (column,))
+                identity = identity if identity not in file.identities.values() else (prefix, (column,))
             elif column in contract or (file.aggregate and column in derived):
                 identity = ("", (column,))
             else:  # a column of another tool: it is renamed if this script makes a column of that name
@@ -458,15 +457,13 @@ def path_hash(path: KeyPath) -> str:
 @cache
 def contract_dtypes() -> Mapping[str, pl.DataType]:
     """The columns that every result has, in their order, with their dtypes."""
-    text, time, whole = pl.String(), pl.Datetime("us", "UTC"), pl.Int64()
-    identity = dict.fromkeys(("id", "name", "state", "entity", "project"), text)
-    times = dict.fromkeys(("created_at", "heartbeat_at"), time)
-    extent = {"runtime_s": pl.Float64(), "last_step": whole, "history_rows": whole, "tags": pl.List(pl.String)}
-    labels = dict.fromkeys(("group", "job_type", "sweep", "user", "notes", "commit", "url"), text)
-    machine = dict.fromkeys(("host", "os", "python", "command", "gpu"), text) | {"gpu_count": whole}
-    origin = {"exported_at": time, "source_file": text}
-    texts = dict.fromkeys(("_config_json", "_summary_json"), text)
-    return identity | times | extent | labels | machine | origin | texts
+    names = """
+        id name state entity project created_at heartbeat_at runtime_s last_step history_rows tags group job_type sweep
+        user notes commit url host os python command gpu gpu_count exported_at source_file _config_json _summary_json
+    """
+    times = dict.fromkeys(("created_at", "heartbeat_at", "exported_at"), pl.Datetime("us", "UTC"))
+    numbers = dict.fromkeys(("last_step", "history_rows", "gpu_count"), pl.Int64()) | {"runtime_s": pl.Float64()}
+    return dict.fromkeys(names.split(), pl.String()) | times | numbers | {"tags": pl.List(pl.String)}
 
 
 @cache
@@ -501,22 +498,25 @@ def dtypes_of_values(columns: Iterable[tuple[str, dict[str, FileColumn]]]) -> di
                 asked.setdefault(file, {})[part.name] = dtypes[file]
     found: dict[tuple[str, str], pl.DataType] = {}
     for file, stored in asked.items():
-        counts = scan_file(file).select(numbers_in(column).alias(column) for column in stored).collect()
-        for column, count in counts.row(0, named=True).items():
-            number = pl.Int64() if count["whole"] == count["all"] else pl.Float64()
-            fits = number if count["numbers"] == count["all"] else stored[column]
+        query = [numbers_in(column, dtype).alias(column) for column, dtype in stored.items()]
+        for column, count in scan_file(file).select(query).collect().row(0, named=True).items():
+            number = pl.Int64() if count.get("whole") == count["all"] else pl.Float64()
+            fits = number if count.get("numbers") == count["all"] else stored[column]
             found[file, column] = fits if count["all"] else pl.Null()
     return found
 
 
-def numbers_in(column: str) -> pl.Expr:
-    """Counts: of all values, of those whose text is a number in JSON, and of those that are a 64-bit integer."""
-    text = pl.col(column).cast(pl.String)
+def numbers_in(column: str, dtype: pl.DataType) -> pl.Expr:
+    """Counts: of all values; of text also of those that are a number in JSON, and a 64-bit integer."""
+    values = pl.col(column).count()
+    if dtype != pl.String:
+        return pl.struct(all=values)
+    text = pl.col(column).cast(pl.String)  # dates and categories, too
     number = pl.when(text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")).then(text)  # `007` is none
     finite = number.cast(pl.Float64, strict=False).is_finite().sum()
     others = text.is_in(["NaN", "Infinity", "-Infinity"]).sum()
     whole = number.cast(pl.Int64, strict=False).count() - (text == "-0").sum()
-    return pl.struct(all=text.count(), numbers=finite + others, whole=whole)
+    return pl.struct(all=values, numbers=finite + others, whole=whole)
 
 
 def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
@@ -799,12 +799,11 @@ def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
     first = {rule.column: rule for rule in reversed(matching)}
     found, lines = [], []
     for column, value in with_derived(run, rules, {"name": dtype}).drop("name").row(0, named=True).items():
-        rule, by = first.get(column), "no rule on names matches"
-        found.append({"column": column, "value": value, "pattern": None, "origin": None})
-        if rule:
-            found[-1] |= {"pattern": rule.pattern, "origin": rule.origin}
-            by = f"{'no value' if value is None else value}  by {rule.pattern}  ({rule.origin})"
+        rule, shown = first.get(column), "no value" if value is None else value
+        by = f"{shown}  by {rule.pattern}  ({rule.origin})" if rule else "no rule on names matches"
         lines.append(f"{column:<12} {by}")
+        by_rule = {"pattern": rule.pattern, "origin": rule.origin} if rule else {"pattern": None, "origin": None}
+        found.append({"column": column, "value": value} | by_rule)
     if as_json:
         return to_json({"version": 1, "explain": found})
     return "\n".join(map(printable, lines or ["no rules: --rules has replace = true and no [[rule]]"]))
@@ -847,14 +846,13 @@ def histories_beside(files: Files, report: Report) -> Iterator[ParquetFile]:
         for file in sorted(files_at(f"{pattern}/*.parquet", {"skipped": []})):
             try:
                 header = read_header(file)
+                if header.kind == "history" and file.endswith("_history_sampled.parquet"):
+                    skip(report, file, "sampled history", "it may lack the best value", failure=False)
+                elif header.kind == "history":
+                    yield header
             except reading_errors(ValueError, RecursionError) as error:
                 if "_history.parquet" in file:  # other files are inputs, or no export's
                     skip(report, file, "damaged", f"it cannot be read: {reason_of(error)}")
-                continue
-            if header.kind == "history" and file.endswith("_history_sampled.parquet"):
-                skip(report, file, "sampled history", "it may lack the best value", failure=False)
-            elif header.kind == "history":
-                yield header
 
 
 def history_plan(
@@ -942,7 +940,6 @@ def statistics_by_run(plan: HistoryPlan, file: str, runs: pl.DataFrame) -> Itera
     for block in runs.partition_by(POSITION, maintain_order=True):  # some runs and metrics at a time: memory is bounded
         first, last = pl.lit(block["id"].min()), pl.lit(block["id"].max())
         here = pl.col("id").is_between(first, last) & pl.col("id").is_in(block["id"].implode())  # skips row groups
-        numbers = block.select(RUN, *RUN_KEY)
         at_once = max(1, CELLS // int(block[ROWS].sum()))
         parts = [block.drop(POSITION, RUN)]
         for start in range(0, len(metrics), at_once):
@@ -965,7 +962,7 @@ def statistics_by_run(plan: HistoryPlan, file: str, runs: pl.DataFrame) -> Itera
                     statistics["at"] = value.slice(0, at.fill_null(-1) + 1).drop_nulls().last()
                 told += [each.alias(f"{HISTORY}{statistic}_{name}") for statistic, each in statistics.items()]
             rows = history.filter(here).select(*columns, *values).collect(engine="streaming")
-            keys = rows.select(RUN_KEY).join(numbers, RUN_KEY, "left", nulls_equal=True, maintain_order="left")
+            keys = rows.select(RUN_KEY).join(block, RUN_KEY, "left", nulls_equal=True, maintain_order="left")
             rows = rows.drop(RUN_KEY).with_columns(keys[RUN]).drop_nulls(RUN)
             if not rows.select(in_order.fill_null(True).all()).item():  # another tool's, or of overlapping exports
                 rows = rows.sort(RUN, STEP, maintain_order=True).unique(maintain_order=True)
