@@ -947,7 +947,10 @@ def test_where(where, ids):
     ("arguments", "message"),
     [
         (["--where", "config_l > 1"], "there is no column config_l; did you mean config_lr or _config_json?"),
-        (["--where", "config_lr"], "is not a condition: it gives Float64"),
+        (
+            ["--where", "config_lr"],
+            "is not an SQL condition: filter predicate must be of type `Boolean`, got `Float64`",
+        ),
         (["--where", "name = = 1"], "is not an SQL condition"),
         (["--where", ""], "is not an SQL condition"),
         (["--where", "lr > 1"], "there is no column lr; did you mean config_lr?"),

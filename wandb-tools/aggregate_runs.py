@@ -16,9 +16,8 @@ Runs files are recognized by their columns, whatever they are called; other parq
 A damaged file, or a file named as INPUT that holds no runs, is left out (exit code 3).
 
 ROWS. The result has one row per run, from its newest export. Of an export from the server and one from offline logs,
-the one with the longer history is taken. Filters apply to these rows; each reports how many it keeps. --where takes an
-SQL condition on the result's columns; --keep all keeps all exports of a run. Rows are sorted by entity, project,
-created_at and id; source_file is the file that a row comes from.
+the one with the longer history is taken. Filters apply to these rows; each reports how many it keeps. Rows are sorted
+by entity, project, created_at and id; source_file is the file that a row comes from.
 
 COLUMNS are matched by their W&B path, not by their name. A column that a file lacks is null in its rows. Where files
 disagree on a type, the column gets the narrowest type that holds all values: integers and floats become floats; text
@@ -98,7 +97,6 @@ FOLDER, RUN, STEP, BEST, ROWS = (INTERNAL + name for name in ("folder", "run", "
 REPORT = ("files", "summary", "filters", "derived", "histories", "notes", "conflicts", "skipped")  # keys of --json
 DTYPES = {"string": "String", "int": "Int64", "float": "Float64", "bool": "Boolean"}  # of derived columns
 
-ROW_GROUP_ROWS = 100_000  # large enough to scan fast, small enough to skip most of a big file
 CELLS = 10_000_000  # values held in memory where rows have to be sorted or grouped: 80 MB of numbers
 MOST_OPERATORS = 300  # in --where: polars works through them by recursion, which 500 can crash
 SHOWN = 5  # examples in a line, and lines of one kind; --json holds all
@@ -189,11 +187,11 @@ class Rule(NamedTuple):
 class HistoryPlan(NamedTuple):
     """What is read of which histories, and the columns that this gives."""
 
-    files: Files = ()
-    metrics: Mapping[str, Column] = {}  # by the name that their statistics end in
-    best: Column | None = None  # the metric of --at
-    lower: bool = False  # is better
-    dtypes: Mapping[str, pl.DataType] = {}
+    files: Files
+    metrics: Mapping[str, Column]  # by the name that their statistics end in
+    best: Column | None  # the metric of --at
+    lower: bool  # is better
+    dtypes: Mapping[str, pl.DataType]
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------
@@ -201,13 +199,10 @@ def read_inputs(options: argparse.Namespace, report: Report) -> Iterator[Parquet
     """The inputs that hold runs, in order of their paths; the report has the others. No row is read yet."""
     named = {Path(place).resolve() for place in options.inputs}  # of URLs too: one spelling for one place
     earlier = Path(options.output).resolve()
-    found: dict[Path, str] = {}  # the file's name by its place
-    for place in options.inputs:
-        for file in files_at(place, report):
-            key = Path(file).resolve()
-            if key in named or not key.is_relative_to(earlier):  # an earlier output is an input only if named
-                found.setdefault(key, file)
+    found = {Path(file).resolve(): file for place in options.inputs for file in files_at(place, report)}
     for key, file in sorted(found.items(), key=lambda each: Path(each[1])):
+        if key not in named and key.is_relative_to(earlier):  # an earlier output is an input only if named
+            continue
         try:
             header = read_header(file)
             if header.kind == "runs":
@@ -245,14 +240,12 @@ def files_at(place: str, report: Report) -> Iterator[str]:
 
 def files_at_url(url: str) -> list[str]:
     """The file at `url`, or the visible parquet files that polars finds below it or by its pattern."""
-    from polars.io.external_reader import FileReader, FileReaderBuilder
-
     found: list[str] = []
 
-    class Listing(FileReaderBuilder, FileReader):
+    class Listing(pl.io.external_reader.FileReaderBuilder, pl.io.external_reader.FileReader):
         """Notes the files that polars finds, and opens none: scan_parquet would stop at a damaged one."""
 
-        def build_file_reader(self, source: str | bytes, *_: object) -> FileReader:
+        def build_file_reader(self, source: str | bytes, *_: object) -> Listing:
             found.append(str(source))
             return self
 
@@ -343,14 +336,13 @@ def one_schema(files: Files, histories: Files, derived: set[str], report: Report
     """The columns of all files as columns of one, whose `derived` names are taken; and the metrics of the histories."""
     merged, beside = parts_by_identity(files, derived), parts_by_identity(histories, set())
     names = names_of({*merged, *beside})
-    contract = contract_dtypes()
-    found = dtypes_of_values((key[0], parts) for key, parts in merged.items() if names[key] not in contract)
+    found = dtypes_of_values((key[0], parts) for key, parts in merged.items() if names[key] not in contract_dtypes())
     columns = []
     for (prefix, path), parts in merged.items():
         name = names[prefix, path]
         stored = {file: plain(part.dtype, prefix) for file, part in parts.items()}
         held = {file: found.get((file, part.name), stored[file]) for file, part in parts.items()}
-        dtype = contract.get(name) or common_dtype(held.values(), prefix)
+        dtype = contract_dtypes().get(name) or common_dtype(held.values(), prefix)
         columns.append(Column(name, path, dtype, parts))
         disputed = {file: str(own) for file, own in stored.items() if held[file] != pl.Null}  # others have no values
         if not {*disputed.values()} <= ({"Int64", "Float64"} if dtype == pl.Float64 else {str(dtype)}):
@@ -662,12 +654,10 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType]) -> pl.Exp
                 near = f"; did you mean {' or '.join(prefixed)}?" if prefixed else did_you_mean(column, dtypes)
                 near = near or "; text stands in single quotes"
                 raise ScriptError(f"{flag}: there is no column {column}{near}", WRONG_USAGE)
-        kind = pl.DataFrame(schema=dict(dtypes)).select(keeps).dtypes[0]
+        pl.DataFrame(schema=dict(dtypes)).filter(keeps)
     except pl.exceptions.PolarsError as error:
         hint = "write text as 'a', a time as DATE '2026-01-31', and a column named like an SQL word as \"group\""
         raise ScriptError(f"{flag} is not an SQL condition: {reason_of(error)}; {hint}", WRONG_USAGE) from error
-    if kind != pl.Boolean:
-        raise ScriptError(f"{flag} is not a condition: it gives {kind}, not true or false", WRONG_USAGE)
     return keeps
 
 
@@ -996,8 +986,6 @@ def rows_in_order(files: Files, columns: Columns, chosen: pl.DataFrame, new: Seq
     by_file = placed.partition_by(FILE, maintain_order=True)
     if len(placed[FILE].rle()) == len(by_file) and all(rows[ROW].is_sorted() for rows in by_file):
         return pl.concat(placed_rows(files, own, rows) for rows in by_file)  # as exports are: one after the other
-    from polars.io.plugins import register_io_source
-
     at_once = max(1, CELLS // len(columns))
 
     def batches(names: list[str] | None, *_: object) -> Iterator[pl.DataFrame]:
@@ -1007,7 +995,7 @@ def rows_in_order(files: Files, columns: Columns, chosen: pl.DataFrame, new: Seq
             block = pl.concat(pl.collect_all(placed_rows(files, own, rows) for rows in parts)).sort(POSITION)
             yield block.select(names or block.columns)
 
-    return register_io_source(batches, schema=placed_rows(files, own, placed).collect_schema())
+    return pl.io.plugins.register_io_source(batches, schema=placed_rows(files, own, placed).collect_schema())
 
 
 def placed_rows(files: Files, columns: Columns, placed: pl.DataFrame) -> pl.LazyFrame:
@@ -1028,7 +1016,7 @@ def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition
         pl.PartitionBy(place, key=list(partition_by)) if partition_by else place,
         compression="zstd",
         compression_level=1,  # on columns as these no larger than 3, the default, and faster
-        row_group_size=ROW_GROUP_ROWS,
+        row_group_size=100_000,  # large enough to scan fast, small enough to skip most of a big file
         data_page_size=32 * 1024,  # a reader that wants single runs then skips most of a column
         metadata=dict(metadata),
         mkdir=bool(partition_by),
@@ -1288,8 +1276,7 @@ def aggregate(options: argparse.Namespace) -> int:
             sound = []
             for file in files:
                 try:
-                    for _ in scan_file(file.file).collect_batches():
-                        pass
+                    scan_file(file.file).sink_batches(lambda _: None)
                     sound.append(file)
                 except reading_errors() as error:
                     skip(report, file.file, "damaged", f"it cannot be read: {reason_of(error)}")
@@ -1320,7 +1307,7 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
     columns, metrics = one_schema(files, histories, set(derived), report)
     metadata, facts = merged_metadata(files, columns, metrics, report)
     report["conflicts"].sort(key=lambda row: (row["column"], row["kind"], row["found"]))
-    plan = history_plan(options, histories, metrics, facts, report) if options.history else HistoryPlan()
+    plan = history_plan(options, histories, metrics, facts, report)
     stored = {column.name: column.dtype for column in columns}
     # The contract's columns, derived ones, others that the files brought along, config, metrics, histories', JSON.
     *contract, config_json, summary_json = contract_dtypes()
