@@ -198,11 +198,10 @@ class HistoryPlan(NamedTuple):
 def read_inputs(options: argparse.Namespace, report: Report) -> Iterator[ParquetFile]:
     """The inputs that hold runs, in order of their paths; the report has the others. No row is read yet."""
     named = {Path(place).resolve() for place in options.inputs}  # of URLs too: one spelling for one place
-    earlier = Path(options.output).resolve()
     found = {Path(file).resolve(): file for place in options.inputs for file in files_at(place, report)}
     for key, file in sorted(found.items(), key=lambda each: Path(each[1])):
-        if key not in named and key.is_relative_to(earlier):  # an earlier output is an input only if named
-            continue
+        if key not in named and key.is_relative_to(Path(options.output).resolve()):
+            continue  # an earlier output is an input only if it is named
         try:
             header = read_header(file)
             if header.kind == "runs":
@@ -596,8 +595,7 @@ def filtered_runs(runs: pl.DataFrame, options: argparse.Namespace, report: Repor
     if options.project:
         projects = runs["project"].drop_nulls().unique().to_list()
         hits = [name for name in projects if any(matches(name, pattern) for pattern in options.project)]
-        flag = f"--project {','.join(options.project)}"
-        runs = passing(runs, flag, pl.col("project").is_in(hits), report, "project")
+        runs = passing(runs, f"--project {','.join(options.project)}", pl.col("project").is_in(hits), report, "project")
     if options.state and "all" not in options.state:
         in_state = pl.col("state").str.to_lowercase().is_in(options.state)
         runs = passing(runs, f"--state {','.join(options.state)}", in_state, report, "state")
@@ -677,15 +675,13 @@ ARCHITECTURES = """
     gnn_all gnn_qk gnn_v filter_bank linear_pe self_attention_mlp multilayer_self_attention self_attention
     digress_transformer digress_default asymmetric spectral_linear spectral mlp linear digress
 """  # the longer names first, where one holds another
+MODEL_TYPES = ("spectral", "digress", "gnn", "attention", "hybrid")  # the first three also in names
 RULES = (  # of one column's rules the first that matches gives the value
     Rule("stage", r"(stage[0-9]+[a-z]?)"),
     *(Rule("arch", f"{WORD_START}({name}){WORD_END}") for name in ARCHITECTURES.split()),
-    *(
-        Rule("model_type", word, source, value=word)
-        for source in ("config_model__target_", "config_model_target")
-        for word in ("spectral", "digress", "gnn", "attention", "hybrid")
-    ),
-    *(Rule("model_type", word, value=word) for word in ("spectral", "digress", "gnn")),
+    *(Rule("model_type", word, "config_model__target_", value=word) for word in MODEL_TYPES),
+    *(Rule("model_type", word, "config_model_target", value=word) for word in MODEL_TYPES),
+    *(Rule("model_type", word, value=word) for word in MODEL_TYPES[:3]),
     Rule("protocol", "^true$", "config_data_same_graph_all_splits", value="single_graph"),
     Rule("protocol", "SingleGraph", "config_data__target_", value="single_graph"),
     Rule("protocol", "", "config_data_same_graph_all_splits", value="distribution"),  # any value but null
@@ -780,20 +776,16 @@ def text_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
 
 def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
     """The answer to --explain: for each derived column the value and the first rule on names that matches."""
-    run, dtype, on_names = (
-        pl.DataFrame({"name": [name]}),
-        pl.String(),
-        [rule for rule in rules if rule.source == "name"],
-    )
+    run, dtype = pl.DataFrame({"name": [name]}), pl.String()
+    on_names = [rule for rule in rules if rule.source == "name"]
     matching = [rule for rule in on_names if run.select(text_by(rule, dtype)).item() is not None]
-    first = {rule.column: rule for rule in reversed(matching)}
+    first = {rule.column: (rule.pattern, rule.origin) for rule in reversed(matching)}
     found, lines = [], []
     for column, value in with_derived(run, rules, {"name": dtype}).drop("name").row(0, named=True).items():
-        rule, shown = first.get(column), "no value" if value is None else value
-        by = f"{shown}  by {rule.pattern}  ({rule.origin})" if rule else "no rule on names matches"
-        lines.append(f"{column:<12} {by}")
-        by_rule = {"pattern": rule.pattern, "origin": rule.origin} if rule else {"pattern": None, "origin": None}
-        found.append({"column": column, "value": value} | by_rule)
+        pattern, origin = first.get(column, (None, None))
+        found.append({"column": column, "value": value, "pattern": pattern, "origin": origin})
+        by = f"{'no value' if value is None else value}  by {pattern}  ({origin})"
+        lines.append(f"{column:<12} {by if origin else 'no rule on names matches'}")
     if as_json:
         return to_json({"version": 1, "explain": found})
     return "\n".join(map(printable, lines or ["no rules: --rules has replace = true and no [[rule]]"]))
@@ -928,8 +920,7 @@ def statistics_by_run(plan: HistoryPlan, file: str, runs: pl.DataFrame) -> Itera
     run, step = pl.col(RUN), pl.col(STEP)
     in_order = (run > run.shift()) | ((run == run.shift()) & (step > step.shift()))
     for block in runs.partition_by(POSITION, maintain_order=True):  # some runs and metrics at a time: memory is bounded
-        first, last = pl.lit(block["id"].min()), pl.lit(block["id"].max())
-        here = pl.col("id").is_between(first, last) & pl.col("id").is_in(block["id"].implode())  # skips row groups
+        here = pl.col("id").is_in(block["id"].implode())  # skips row groups
         at_once = max(1, CELLS // int(block[ROWS].sum()))
         parts = [block.drop(POSITION, RUN)]
         for start in range(0, len(metrics), at_once):
