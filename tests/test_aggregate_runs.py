@@ -172,7 +172,7 @@ def test_help_has_the_manuals_every_flag():
     [
         (["--stats", "x"], "did you mean --state or --at?"),
         (["--state", "finishd"], "did you mean finished?"),
-        (["--filter", "("], "--filter ( is not a regular expression: unclosed group"),
+        (["--filter", "("], "--filter ( cannot be evaluated: unclosed group"),
         (["--filter", "ok", "--filter", "a(?=b)"], "look-ahead"),
         (["--output", "x.csv"], "a file's name must end in .parquet"),
         (["--output"], "expected one argument"),
@@ -334,7 +334,7 @@ def test_an_earlier_result_that_is_merely_found_is_no_input():
         (history, "it holds no runs: it is a history file; name a runs file of export_runs.py"),
         (
             lambda file: pl.DataFrame({"x": [1]}).write_parquet(file),
-            "it holds no runs; name a runs file of export_runs.py",
+            "it holds no runs: it is a foreign file; name a runs file of export_runs.py",
         ),
         (lambda file: file.write_bytes(b""), "it cannot be read: "),
         (lambda file: file.write_text("id,name,state\n" * 9), "it cannot be read: "),
@@ -947,7 +947,10 @@ def test_where(where, ids):
     ("arguments", "message"),
     [
         (["--where", "config_l > 1"], "there is no column config_l; did you mean config_lr or _config_json?"),
-        (["--where", "config_lr"], "is not a condition: it gives Float64"),
+        (
+            ["--where", "config_lr"],
+            "is not an SQL condition: filter predicate must be of type `Boolean`, got `Float64`",
+        ),
         (["--where", "name = = 1"], "is not an SQL condition"),
         (["--where", ""], "is not an SQL condition"),
         (["--where", "lrr > 1"], "there is no column lrr; did you mean lr?"),

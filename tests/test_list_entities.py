@@ -632,6 +632,19 @@ def test_no_two_projects_look_alike(monkeypatch):
     assert "…" in text.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("fits-" * 5 + "1", "team/" + "fits-" * 5 + "1  123 "),
+        ("sweep-of-the-learning-rate-" * 3 + "17", "team/sweep-o…-of-the-learning-rate-17  123 "),
+        ("プロジェクト" * 9 + "7", "team/プロジ … ロジェクトプロジェクト7  123 "),
+    ],
+)
+def test_the_middle_of_a_long_name_is_left_out(monkeypatch, name, shown):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert shown in list_entities.for_people([row(name, 123)], None)
+
+
 def test_names_in_a_table_are_data(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     text = list_entities.for_people([row(name) for name in (*ODD_NAMES, "[link=x]:eye:[/link]", "b\u202ea")], None)

@@ -16,9 +16,8 @@ Runs files are recognized by their columns, whatever they are called; other parq
 A damaged file, or a file named as INPUT that holds no runs, is left out (exit code 3).
 
 ROWS. The result has one row per run, from its newest export. Of an export from the server and one from offline logs,
-the one with the longer history is taken. Filters apply to these rows; each reports how many it keeps. --where takes an
-SQL condition on columns or W&B names ("test/mse"); --keep all keeps all exports of a run. Rows are sorted by entity,
-project, created_at and id; source_file is the file that a row comes from.
+the one with the longer history is taken. Filters apply to these rows; each reports how many it keeps. Rows are sorted
+by entity, project, created_at and id; source_file is the file that a row comes from.
 
 COLUMNS are matched by their W&B path, not by their name. A column that a file lacks is null in its rows. Where files
 disagree on a type, the column gets the narrowest type that holds all values: integers and floats become floats; text
@@ -34,7 +33,6 @@ in all runs, --where uses the config column of the same name (k: config_k).
 --rules FILE adds your own rules, which are tried first (with replace = true at the top, only they are tried):
   [[rule]]  column, pattern (the value is its first group, or `value` if given), source (a column, default name),
             dtype (string, int, float, bool)
---explain NAME shows which values the rules derive from a name; --no-enrich adds no derived columns.
 
 HISTORIES. --history reads the history files in the folders of the exports and adds, for each metric X, history_min_X,
 history_min_step_X, history_max_X, history_max_step_X, history_last_X, history_tail_X (mean of the last tenth of its
@@ -64,6 +62,7 @@ import re
 import shutil
 import signal
 import sys
+import tomllib
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -93,12 +92,11 @@ CONFIG, METRIC = "config_", "metric_"  # the prefixes of columns that stand for 
 HISTORY = "history_"  # and of those computed from histories
 RUN_KEY = ("entity", "project", "id")  # identifies a run
 INTERNAL = "wandb_tools."  # prefix of columns that exist only while the script works
-FILE, ROW, POSITION, OFFLINE, LOWER = (INTERNAL + name for name in ("file", "row", "position", "offline", "lower"))
+FILE, ROW, POSITION, OFFLINE = (INTERNAL + name for name in ("file", "row", "position", "offline"))
 FOLDER, RUN, STEP, BEST, ROWS = (INTERNAL + name for name in ("folder", "run", "step", "best", "rows"))
 REPORT = ("files", "summary", "filters", "derived", "histories", "notes", "conflicts", "skipped")  # keys of --json
 DTYPES = {"string": "String", "int": "Int64", "float": "Float64", "bool": "Boolean"}  # of derived columns
 
-ROW_GROUP_ROWS = 100_000  # large enough to scan fast, small enough to skip most of a big file
 CELLS = 10_000_000  # values held in memory where rows have to be sorted or grouped: 80 MB of numbers
 MOST_OPERATORS = 300  # in --where: polars works through them by recursion, which 500 can crash
 SHOWN = 5  # examples in a line, and lines of one kind; --json holds all
@@ -132,10 +130,9 @@ PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvari
 KeyPath: TypeAlias = tuple[str, ...]
 Identity: TypeAlias = tuple[str, KeyPath]  # of a column over all files: its prefix ("" for other columns) and its path
 Goal: TypeAlias = Literal["minimize", "maximize"]
-Goals: TypeAlias = Mapping[KeyPath, str]  # the stored ones, by metric
+Facts: TypeAlias = dict[str, dict[str, Any]]  # of metrics, by column: goal, summary, step_metric
 Report: TypeAlias = dict[str, list[Any]]  # what --json prints: rows by key, as in REPORT
 Files: TypeAlias = Sequence["ParquetFile"]
-Parts: TypeAlias = "dict[int, tuple[str, pl.DataType]]"  # of a column: its name and dtype by number of the file
 Columns: TypeAlias = Sequence["Column"]
 
 
@@ -154,9 +151,17 @@ class ParquetFile(NamedTuple):
     kind: str  # runs, history, console, system, table, result or foreign
     dtypes: Mapping[str, pl.DataType]
     identities: Mapping[str, Identity]  # of its columns for config and metrics; empty without metadata
-    goals: Mapping[str, dict[str, Any]]  # by metric column: goal, summary, step_metric
+    facts: Facts
     sources: Sequence[dict[str, Any]]  # the exports that its rows come from; several in an aggregate
     aggregate: bool  # an earlier result of this script: its derived columns are computed again
+
+
+class FileColumn(NamedTuple):
+    """A column as one file has it."""
+
+    name: str
+    dtype: pl.DataType
+    facts: dict[str, Any]  # of a metric
 
 
 class Column(NamedTuple):
@@ -165,7 +170,7 @@ class Column(NamedTuple):
     name: str
     path: KeyPath
     dtype: pl.DataType
-    parts: Parts
+    parts: Mapping[str, FileColumn]  # by file
 
 
 class Rule(NamedTuple):
@@ -182,42 +187,34 @@ class Rule(NamedTuple):
 class HistoryPlan(NamedTuple):
     """What is read of which histories, and the columns that this gives."""
 
-    files: Files = ()
-    metrics: Mapping[str, Column] = {}  # by the name that their statistics end in; their parts by number of the file
-    best: Column | None = None  # the metric of --at
-    lower: bool = False  # is better
-    dtypes: Mapping[str, pl.DataType] = {}
+    files: Files
+    metrics: Mapping[str, Column]  # by the name that their statistics end in
+    best: Column | None  # the metric of --at
+    lower: bool  # is better
+    dtypes: Mapping[str, pl.DataType]
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------
-def read_inputs(options: argparse.Namespace, report: Report) -> list[ParquetFile]:
+def read_inputs(options: argparse.Namespace, report: Report) -> Iterator[ParquetFile]:
     """The inputs that hold runs, in order of their paths; the report has the others. No row is read yet."""
     named = {Path(place).resolve() for place in options.inputs}  # of URLs too: one spelling for one place
-    earlier = Path(options.output).resolve()
-    found: dict[Path, str] = {}  # the file's name by its place
-    for place in options.inputs:
-        for file in files_at(place, report):
-            key = Path(file).resolve()
-            if key in named or not key.is_relative_to(earlier):  # an earlier output is an input only if named
-                found.setdefault(key, file)
-    runs_files: list[ParquetFile] = []
+    found = {Path(file).resolve(): file for place in options.inputs for file in files_at(place, report)}
     for key, file in sorted(found.items(), key=lambda each: Path(each[1])):
+        if key not in named and key.is_relative_to(Path(options.output).resolve()):
+            continue  # an earlier output is an input only if it is named
         try:
             header = read_header(file)
             if header.kind == "runs":
                 check_columns(header)
-                runs_files.append(header)
+                yield header
             elif key in named or not (options.history and header.kind == "history"):  # else it is read later
-                is_a = {"foreign": "", "result": ": it is a result of analyze_runs.py"}
-                what = is_a.get(header.kind, f": it is a {header.kind} file")
-                reason = f"it holds no runs{what}; name a runs file of export_runs.py"
+                reason = f"it holds no runs: it is a {header.kind} file; name a runs file of export_runs.py"
                 skip(report, file, header.kind, reason, failure=key in named)
         except reading_errors(ValueError, RecursionError) as error:
-            skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
-    return runs_files
+            skip(report, file, "damaged", f"it cannot be read: {reason_of(error)}")
 
 
-def files_at(place: str, report: Report) -> list[str]:
+def files_at(place: str, report: Report) -> Iterator[str]:
     """The files of a name, folder (at any depth, without hidden ones), glob or URL."""
     if place.startswith(CLOUD):
         paths = [place]
@@ -227,34 +224,27 @@ def files_at(place: str, report: Report) -> list[str]:
         paths = [place] if os.path.exists(place) else glob.glob(place, recursive=True)  # noqa: PTH110, PTH207
     if not paths:
         skip(report, place, "missing", "there is no such file or folder")
-    files: list[str] = []
-
-    def unreadable(error: OSError) -> None:
-        skip(report, str(error.filename), "unreadable", f"it cannot be read: {error.strerror or error}")
-
     for path in paths:
         if not Path(path).is_dir():
-            files.append(path if path.startswith(CLOUD) else str(Path(path)))
+            yield path if path.startswith(CLOUD) else str(Path(path))
             continue
-        for folder, subfolders, names in os.walk(path, onerror=unreadable):
+        errors: list[OSError] = []
+        for folder, subfolders, names in os.walk(path, onerror=errors.append):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             visible = [Path(folder, name) for name in names if name.endswith(".parquet") and name[0] != "."]
-            files += [str(file) for file in visible if file.is_file()]
-    return files
+            yield from (str(file) for file in visible if file.is_file())
+        for error in errors:
+            skip(report, str(error.filename), "unreadable", f"it cannot be read: {error.strerror or error}")
 
 
 def files_at_url(url: str) -> list[str]:
     """The file at `url`, or the visible parquet files that polars finds below it or by its pattern."""
-    if url.endswith(".parquet") and "*" not in url:
-        return [url]
-    from polars.io.external_reader import FileReader, FileReaderBuilder
-
     found: list[str] = []
 
-    class Listing(FileReaderBuilder, FileReader):
+    class Listing(pl.io.external_reader.FileReaderBuilder, pl.io.external_reader.FileReader):
         """Notes the files that polars finds, and opens none: scan_parquet would stop at a damaged one."""
 
-        def build_file_reader(self, source: str | bytes, *_: object) -> FileReader:
+        def build_file_reader(self, source: str | bytes, *_: object) -> Listing:
             found.append(str(source))
             return self
 
@@ -267,7 +257,7 @@ def files_at_url(url: str) -> list[str]:
         def collect_batches(self, **_: object) -> Iterator[pl.DataFrame]:
             return iter(())
 
-    pattern = url if "*" in url else f"{url.rstrip('/')}/**/*.parquet"
+    pattern = url if "*" in url or url.endswith(".parquet") else f"{url.rstrip('/')}/**/*.parquet"
     pl.scan_external_reader(Listing(), sources=[pattern], schema={"id": pl.String}, expand_paths=True).collect()
     return [file for file in found if "/." not in file]
 
@@ -302,12 +292,12 @@ def read_header(file: str) -> ParquetFile:
     if len({*identities.values()}) < len(identities):
         raise ValueError(f"its {COLUMNS_KEY} gives one path to two columns")
     kind = "result" if RESULT_KEY in metadata else kind_of(dtypes)
-    goals = {column: said for column, said in metrics.items() if isinstance(said, dict)}
+    facts = {column: said for column, said in metrics.items() if isinstance(said, dict)}
     export = {"export_id": metadata[EXPORT_KEY]} if EXPORT_KEY in metadata else {}
     aggregate = isinstance(source.get("sources"), list)
     sources = source["sources"] if aggregate else [source | export]
     sources = [{"file": file, **each} for each in sources if isinstance(each, dict)]
-    return ParquetFile(file, kind, dtypes, identities, goals, sources, aggregate)
+    return ParquetFile(file, kind, dtypes, identities, facts, sources, aggregate)
 
 
 def kind_of(columns: Iterable[str]) -> str:
@@ -343,29 +333,25 @@ def check_columns(file: ParquetFile) -> None:
 # --- one schema: which columns are the same -------------------------------------------------------------------
 def one_schema(files: Files, histories: Files, derived: set[str], report: Report) -> tuple[Columns, Columns]:
     """The columns of all files as columns of one, whose `derived` names are taken; and the metrics of the histories."""
-    parts, beside = parts_by_identity(files, derived), parts_by_identity(histories, set())
-    names = names_of({*parts, *beside})
-    contract = contract_dtypes()
-    found = dtypes_of_values(files, [(key[0], parts[key]) for key in parts if names[key] not in contract])
+    merged, beside = parts_by_identity(files, derived), parts_by_identity(histories, set())
+    names = names_of({*merged, *beside})
+    found = dtypes_of_values((key[0], parts) for key, parts in merged.items() if names[key] not in contract_dtypes())
     columns = []
-    for (prefix, path), members in parts.items():
+    for (prefix, path), parts in merged.items():
         name = names[prefix, path]
-        stored = {n: plain(dtype, prefix) for n, (_, dtype) in members.items()}
-        held = {n: found.get((n, own), stored[n]) for n, (own, _) in members.items()}
-        column = Column(name, path, contract.get(name) or common_dtype(held.values(), prefix), members)
-        columns.append(column)
-        seen = {n: dtype for n, dtype in stored.items() if held[n] != pl.Null}  # no values disagree with nothing
-        agree = {*seen.values()} <= {column.dtype} if name in contract else not disputed(seen.values())
-        if not agree:
-            said = {files[n].file: str(dtype) for n, dtype in seen.items()}
-            disagree(report, name, "dtype", said, str(column.dtype))
-        renamed = {files[n].file: own for n, (own, _) in members.items() if own != name}
-        disagree(report, name, "name", renamed, name)
+        stored = {file: plain(part.dtype, prefix) for file, part in parts.items()}
+        held = {file: found.get((file, part.name), stored[file]) for file, part in parts.items()}
+        dtype = contract_dtypes().get(name) or common_dtype(held.values(), prefix)
+        columns.append(Column(name, path, dtype, parts))
+        disputed = {file: str(own) for file, own in stored.items() if held[file] != pl.Null}  # others have no values
+        if not {*disputed.values()} <= ({"Int64", "Float64"} if dtype == pl.Float64 else {str(dtype)}):
+            disagree(report, name, "dtype", disputed, str(dtype))
+        disagree(report, name, "name", {file: part.name for file, part in parts.items() if part.name != name}, name)
     metrics = []
-    for (prefix, path), members in beside.items():
-        numbers = {n: part for n, part in members.items() if part[1].is_numeric() or part[1] == pl.Boolean}
+    for (prefix, path), parts in beside.items():
+        numbers = {file: part for file, part in parts.items() if part.dtype.is_numeric() or part.dtype == pl.Boolean}
         if prefix == METRIC and numbers:
-            dtype = common_dtype([plain(dtype, METRIC) for _, dtype in numbers.values()], METRIC)
+            dtype = common_dtype([plain(part.dtype, METRIC) for part in numbers.values()], METRIC)
             metrics.append(Column(names[prefix, path], path, dtype, numbers))
     return sorted(columns), sorted(metrics)
 
@@ -377,15 +363,14 @@ def disagree(report: Report, column: str, kind: str, said: Mapping[str, str], be
         report["conflicts"].append({"column": column, "kind": kind, "found": found, "became": became, "files": files})
 
 
-def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, Parts]:
-    """Every column over all files."""
+def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, dict[str, FileColumn]]:
+    """Every column over all files, by file."""
     known = names_of({identity for file in files for identity in file.identities.values()})
     by_name = {name: identity for identity, name in known.items()}
     contract = contract_dtypes()
     ours = {column.lower() for column in (*contract, *derived)}
-    parts: dict[Identity, Parts] = {("", (column,)): {} for column in contract}
-    for number, file in enumerate(files):
-        stored = {*file.identities.values()}
+    parts: dict[Identity, dict[str, FileColumn]] = {("", (column,)): {} for column in contract}
+    for file in files:
         taken = {column.lower() for column in file.dtypes}
         for column, dtype in file.dtypes.items():
             prefix = prefix_of(column)
@@ -393,7 +378,7 @@ def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, Parts]:
                 identity = file.identities[column]
             elif prefix:  # without metadata: what columns of this name stand for in other files
                 identity = by_name.get(column) or (prefix, (column.removeprefix(prefix),))
-                identity = identity if identity not in stored else (prefix, (column,))
+                identity = identity if identity not in file.identities.values() else (prefix, (column,))
             elif column in contract or (file.aggregate and column in derived):
                 identity = ("", (column,))
             else:  # a column of another tool: it is renamed if this script makes a column of that name
@@ -402,7 +387,7 @@ def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, Parts]:
                     name += "__own"
                 taken.add(name.lower())
                 identity = ("", (name,))
-            parts.setdefault(identity, {})[number] = (column, dtype)
+            parts.setdefault(identity, {})[file.file] = FileColumn(column, dtype, file.facts.get(column, {}))
     return parts
 
 
@@ -463,15 +448,13 @@ def path_hash(path: KeyPath) -> str:
 @cache
 def contract_dtypes() -> Mapping[str, pl.DataType]:
     """The columns that every result has, in their order, with their dtypes."""
-    text, time, whole = pl.String(), pl.Datetime("us", "UTC"), pl.Int64()
-    identity = dict.fromkeys(("id", "name", "state", "entity", "project"), text)
-    times = dict.fromkeys(("created_at", "heartbeat_at"), time)
-    extent = {"runtime_s": pl.Float64(), "last_step": whole, "history_rows": whole, "tags": pl.List(pl.String)}
-    labels = dict.fromkeys(("group", "job_type", "sweep", "user", "notes", "commit", "url"), text)
-    machine = dict.fromkeys(("host", "os", "python", "command", "gpu"), text) | {"gpu_count": whole}
-    origin = {"exported_at": time, "source_file": text}
-    texts = dict.fromkeys(("_config_json", "_summary_json"), text)
-    return identity | times | extent | labels | machine | origin | texts
+    names = """
+        id name state entity project created_at heartbeat_at runtime_s last_step history_rows tags group job_type sweep
+        user notes commit url host os python command gpu gpu_count exported_at source_file _config_json _summary_json
+    """
+    times = dict.fromkeys(("created_at", "heartbeat_at", "exported_at"), pl.Datetime("us", "UTC"))
+    numbers = dict.fromkeys(("last_step", "history_rows", "gpu_count"), pl.Int64()) | {"runtime_s": pl.Float64()}
+    return dict.fromkeys(names.split(), pl.String()) | times | numbers | {"tags": pl.List(pl.String)}
 
 
 @cache
@@ -496,27 +479,21 @@ def common_dtype(dtypes: Iterable[pl.DataType], prefix: str) -> pl.DataType:
     return present.pop() if len(present) == 1 else pl.String()
 
 
-def disputed(dtypes: Iterable[pl.DataType]) -> bool:
-    """Whether columns of these plain dtypes meet in text alone."""
-    present = {*dtypes} - {pl.Null()}
-    return len(present) > 1 and common_dtype(present, "") == pl.String
-
-
-def dtypes_of_values(files: Files, parts: Iterable[tuple[str, Parts]]) -> dict[tuple[int, str], pl.DataType]:
-    """By file number and column, where files disagree: Null without values, a number's dtype if all texts are such."""
-    asked: dict[int, dict[str, pl.DataType]] = {}
-    for prefix, members in parts:
-        dtypes = {n: plain(dtype, prefix) for n, (_, dtype) in members.items()}
-        if disputed(dtypes.values()):
-            for n, (own, _) in members.items():
-                asked.setdefault(n, {})[own] = dtypes[n]
-    found: dict[tuple[int, str], pl.DataType] = {}
-    for n, columns in asked.items():
-        query = [numbers_in(column, dtype).alias(column) for column, dtype in columns.items()]
-        for column, count in scan_file(files[n].file).select(query).collect().row(0, named=True).items():
+def dtypes_of_values(columns: Iterable[tuple[str, dict[str, FileColumn]]]) -> dict[tuple[str, str], pl.DataType]:
+    """By file and column, where files disagree: Null without values, a number's dtype if all texts are such."""
+    asked: dict[str, dict[str, pl.DataType]] = {}
+    for prefix, parts in columns:
+        dtypes = {file: plain(part.dtype, prefix) for file, part in parts.items()}
+        if common_dtype(dtypes.values(), prefix) == pl.String and {*dtypes.values()} - {pl.String(), pl.Null()}:
+            for file, part in parts.items():
+                asked.setdefault(file, {})[part.name] = dtypes[file]
+    found: dict[tuple[str, str], pl.DataType] = {}
+    for file, stored in asked.items():
+        query = [numbers_in(column, dtype).alias(column) for column, dtype in stored.items()]
+        for column, count in scan_file(file).select(query).collect().row(0, named=True).items():
             number = pl.Int64() if count.get("whole") == count["all"] else pl.Float64()
-            fits = number if count.get("numbers") == count["all"] else columns[column]
-            found[n, column] = fits if count["all"] else pl.Null()
+            fits = number if count.get("numbers") == count["all"] else stored[column]
+            found[file, column] = fits if count["all"] else pl.Null()
     return found
 
 
@@ -557,29 +534,25 @@ def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr
 
 
 # --- one schema: metadata -------------------------------------------------------------------------------------
-def merged_metadata(
-    files: Files, columns: Columns, histories: Files, logged: Columns, report: Report
-) -> tuple[dict[str, str], Goals]:
-    """The result's key-value metadata, without what files disagree on, and the stored goals by metric."""
-    facts: dict[str, dict[str, dict[str, Any]]] = {}  # what each file says, by the result's column
-    for group, column in [*((files, column) for column in columns), *((histories, metric) for metric in logged)]:
-        for number, (own, _) in column.parts.items():
-            facts.setdefault(column.name, {})[group[number].file] = group[number].goals.get(own, {})
+def merged_metadata(files: Files, columns: Columns, logged: Columns, report: Report) -> tuple[dict[str, str], Facts]:
+    """The result's key-value metadata, and its part on metrics; what files disagree on is left out."""
+    found: dict[str, Facts] = {}  # what each file says, by the result's column
+    for column in (*columns, *logged):
+        found.setdefault(column.name, {}).update({file: part.facts for file, part in column.parts.items()})
     for file in files:  # also of metrics of which the summary has only the minimum or the like
-        for own in (own for own in file.goals if own not in file.dtypes):
-            facts.setdefault(own, {})[file.file] = file.goals[own]
-    metrics: dict[str, dict[str, Any]] = {}
-    for (name, by_file), key in itertools.product(facts.items(), ("goal", "summary", "step_metric")):
-        said = {file: str(fact[key]) for file, fact in by_file.items() if fact.get(key) is not None}
+        for own in (own for own in file.facts if own not in file.dtypes):
+            found.setdefault(own, {})[file.file] = file.facts[own]
+    metrics: Facts = {}
+    for (name, by_file), key in itertools.product(found.items(), ("goal", "summary", "step_metric")):
+        said = {file: str(facts[key]) for file, facts in by_file.items() if facts.get(key) is not None}
         if len({*said.values()}) == 1:
             metrics.setdefault(name, {})[key] = next(iter(said.values()))
         else:
             disagree(report, name, key, said, "not stored")
-    goals = {c.path: metrics[c.name]["goal"] for c in (*columns, *logged) if metrics.get(c.name, {}).get("goal")}
     paths = {column.name: column.path for column in columns if prefix_of(column.name)}
     sources = {to_json(source): source for file in files for source in file.sources}
     documents = {COLUMNS_KEY: paths, METRICS_KEY: metrics, SOURCE_KEY: {"sources": list(sources.values())}}
-    return {SCHEMA_KEY: "1"} | {key: to_json(text) for key, text in documents.items()}, goals
+    return {SCHEMA_KEY: "1"} | {key: to_json(text) for key, text in documents.items()}, metrics
 
 
 # --- rows -----------------------------------------------------------------------------------------------------
@@ -590,22 +563,20 @@ def deciding_rows(files: Files, columns: Columns, also: Iterable[str]) -> pl.Dat
     frames = []
     for number, file in enumerate(files):
         place = [pl.lit(number, dtype=pl.UInt32).alias(FILE), pl.col(ROW)]
-        frames.append(scan_file(file.file).with_row_index(ROW).select(*place, *values_in(number, file, needed)))
+        frames.append(scan_file(file.file).with_row_index(ROW).select(*place, *values_in(file.file, needed)))
     # Files whose runs were read from logs on disk, those that went into an aggregate included.
     offline = {str(source["file"]) for file in files for source in file.sources if source.get("kind") == "offline"}
     return pl.concat(frames).with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE)).collect()
 
 
-def values_in(number: int, file: ParquetFile, columns: Columns) -> list[pl.Expr]:
-    """The result's columns as the file of this number has them; null where it has no such column."""
-    empty = {"source_file": pl.lit(file.file), "tags": pl.lit([], dtype=pl.List(pl.String))}  # in place of null
-    values = []
+def values_in(file: str, columns: Columns) -> Iterator[pl.Expr]:
+    """The result's columns as this file has them; null where it has no such column."""
+    empty = {"source_file": pl.lit(file), "tags": pl.lit([], dtype=pl.List(pl.String))}  # in place of null
     for column in columns:
-        part = column.parts.get(number)
-        value = cast_column(*part, column.dtype) if part else pl.lit(None, dtype=column.dtype)
+        part = column.parts.get(file)
+        value = cast_column(part.name, part.dtype, column.dtype) if part else pl.lit(None, dtype=column.dtype)
         value = value.fill_null(empty[column.name]) if column.name in empty else value
-        values.append(value.alias(column.name))
-    return values
+        yield value.alias(column.name)
 
 
 def latest(rows: pl.DataFrame) -> pl.DataFrame:
@@ -624,8 +595,7 @@ def filtered_runs(runs: pl.DataFrame, options: argparse.Namespace, report: Repor
     if options.project:
         projects = runs["project"].drop_nulls().unique().to_list()
         hits = [name for name in projects if any(matches(name, pattern) for pattern in options.project)]
-        flag = f"--project {','.join(options.project)}"
-        runs = passing(runs, flag, pl.col("project").is_in(hits), report, "project")
+        runs = passing(runs, f"--project {','.join(options.project)}", pl.col("project").is_in(hits), report, "project")
     if options.state and "all" not in options.state:
         in_state = pl.col("state").str.to_lowercase().is_in(options.state)
         runs = passing(runs, f"--state {','.join(options.state)}", in_state, report, "state")
@@ -640,7 +610,7 @@ def passing(runs: pl.DataFrame, flag: str, keeps: pl.Expr, report: Report, shown
     try:
         kept = runs.filter(keeps)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise ScriptError(f"{flag} cannot be evaluated: {first_line(error)}", WRONG_USAGE) from error
+        raise ScriptError(f"{flag} cannot be evaluated: {reason_of(error)}", WRONG_USAGE) from error
     if kept.is_empty():
         there = f"; {shown}s of these runs: {some(runs[shown].drop_nulls().unique().sort().to_list())}" if shown else ""
         raise ScriptError(f"no run left: {flag} kept none of {counted(len(runs), 'run')}{there}", NOTHING_USABLE)
@@ -688,12 +658,10 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: 
                 near = did_you_mean(column, [*dtypes, *names])
                 quotes = 'text stands in single quotes, W&B names such as "optim.lr" in double quotes'
                 raise ScriptError(f"{flag}: there is no column {column}{near}; {quotes}", WRONG_USAGE)
-        kind = pl.DataFrame(schema=dict(dtypes)).select(keeps).dtypes[0]
+        pl.DataFrame(schema=dict(dtypes)).filter(keeps)
     except pl.exceptions.PolarsError as error:
         hint = "write text as 'a', a time as DATE '2026-01-31', and a column named like an SQL word as \"group\""
-        raise ScriptError(f"{flag} is not an SQL condition: {first_line(error)}; {hint}", WRONG_USAGE) from error
-    if kind != pl.Boolean:
-        raise ScriptError(f"{flag} is not a condition: it gives {kind}, not true or false", WRONG_USAGE)
+        raise ScriptError(f"{flag} is not an SQL condition: {reason_of(error)}; {hint}", WRONG_USAGE) from error
     return keeps
 
 
@@ -706,16 +674,6 @@ def matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatch.fnmatchcase(name.lower(), pattern.lower())
 
 
-def flaw_of(regex: str) -> str | None:
-    """Why `regex` is no regular expression; None where it is one."""
-    try:
-        pl.select(pl.lit("").str.contains(f"(?i){regex}"))
-    except pl.exceptions.ComputeError as error:
-        reason = re.search(r"^error: (.*)$", str(error), re.MULTILINE)
-        return reason[1] if reason else "it cannot be parsed"
-    return None
-
-
 # --- derived columns ------------------------------------------------------------------------------------------
 WORD_START, WORD_END = r"(?:^|[_\-/\s])", r"(?:[_\-/\s]|$)"
 NUMBER = r"((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?)"
@@ -723,35 +681,29 @@ ARCHITECTURES = """
     gnn_all gnn_qk gnn_v filter_bank linear_pe self_attention_mlp multilayer_self_attention self_attention
     digress_transformer digress_default asymmetric spectral_linear spectral mlp linear digress
 """  # the longer names first, where one holds another
+MODEL_TYPES = ("spectral", "digress", "gnn", "attention", "hybrid")  # the first three also in names
 RULES = (  # of one column's rules the first that matches gives the value
     Rule("stage", r"(stage[0-9]+[a-z]?)"),
     *(Rule("arch", f"{WORD_START}({name}){WORD_END}") for name in ARCHITECTURES.split()),
-    *(
-        Rule("model_type", word, source, value=word)
-        for source in ("config_model__target_", "config_model_target")
-        for word in ("spectral", "digress", "gnn", "attention", "hybrid")
-    ),
-    *(Rule("model_type", word, value=word) for word in ("spectral", "digress", "gnn")),
+    *(Rule("model_type", word, "config_model__target_", value=word) for word in MODEL_TYPES),
+    *(Rule("model_type", word, "config_model_target", value=word) for word in MODEL_TYPES),
+    *(Rule("model_type", word, value=word) for word in MODEL_TYPES[:3]),
     Rule("protocol", "^true$", "config_data_same_graph_all_splits", value="single_graph"),
     Rule("protocol", "SingleGraph", "config_data__target_", value="single_graph"),
     Rule("protocol", "", "config_data_same_graph_all_splits", value="distribution"),  # any value but null
     Rule("protocol", "", "config_data__target_", value="distribution"),
     Rule("k", f"_k([0-9]+){WORD_END}", dtype="int"),
     Rule("seed_parsed", f"_s([0-9]+){WORD_END}", dtype="int"),
-    Rule("lr_parsed", f"_lr{NUMBER}{WORD_END}", dtype="float"),
-    Rule("wd_parsed", f"_wd{NUMBER}{WORD_END}", dtype="float"),
-    Rule("eps_parsed", f"_eps{NUMBER}{WORD_END}", dtype="float"),
+    *(Rule(f"{name}_parsed", f"_{name}{NUMBER}{WORD_END}", dtype="float") for name in ("lr", "wd", "eps")),
 )
 
 
 def read_rules(file: str) -> tuple[Rule, ...]:
     """The rules of `file` before the built-in ones, or instead of them; ScriptError that names a bad rule."""
-    import tomllib
-
     try:
         document = tomllib.loads(Path(file).read_text("utf-8"))
     except (OSError, ValueError) as error:  # not there, no UTF-8, or no TOML
-        raise ScriptError(f"--rules {file} cannot be read as TOML: {first_line(error)}", WRONG_USAGE) from error
+        raise ScriptError(f"--rules {file} cannot be read as TOML: {reason_of(error)}", WRONG_USAGE) from error
     tables, replace = document.pop("rule", []), document.pop("replace", False)
     if document or not isinstance(tables, list) or not isinstance(replace, bool):
         raise ScriptError(f"--rules {file}: it may hold only [[rule]] tables, and replace = true", WRONG_USAGE)
@@ -778,9 +730,11 @@ def flaw_of_table(table: Any) -> str | None:
         return "column may have only letters, digits and _, and may not be a column that every export has"
     if table.get("dtype", "string") not in DTYPES:
         return f"unknown dtype {table['dtype']}; there are {', '.join(DTYPES)}"
-    if flaw := flaw_of(pattern):
-        return f"its pattern {pattern} is not a regular expression: {flaw}"
-    if "value" not in table and not pl.Series([""]).str.extract_groups(f"(?i){pattern}").struct.fields:
+    try:
+        groups = pl.Series([""]).str.extract_groups(f"(?i){pattern}").struct.fields
+    except pl.exceptions.ComputeError as error:
+        return f"its pattern {pattern} is not a regular expression: {reason_of(error)}"
+    if "value" not in table and not groups:
         return f"its pattern {pattern} has no group to take the value from; add parentheses or a value"
     return None
 
@@ -806,14 +760,14 @@ def with_derived(runs: pl.DataFrame, rules: Sequence[Rule], dtypes: Mapping[str,
             value = text.cast(dtype, strict=False)
             value = pl.when(value.is_finite()).then(value) if dtype == pl.Float64 else value
         derived.append(value.alias(column))
-    return runs.with_columns(pl.col("name").str.to_lowercase().alias(LOWER)).with_columns(derived).drop(LOWER)
+    return runs.lazy().with_columns(derived).collect()  # lazily: what several rules read is computed once
 
 
 def text_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
     """The value, as text, that one rule reads off its source of this dtype; null where it does not match."""
     pattern = f"(?i){rule.pattern}"
     if rule.source == "name":
-        source = pl.col(LOWER)
+        source = pl.col("name").str.to_lowercase()
         if rule.pattern == rule.pattern.lower():  # matches the same, and is much faster
             pattern = rule.pattern
     elif isinstance(dtype, pl.List):  # tags: one text with commas
@@ -828,20 +782,18 @@ def text_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
 
 def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
     """The answer to --explain: for each derived column the value and the first rule on names that matches."""
-    run, dtype = pl.DataFrame({"name": [name], LOWER: [name.lower()]}), pl.String()
-    found = []
+    run, dtype = pl.DataFrame({"name": [name]}), pl.String()
+    on_names = [rule for rule in rules if rule.source == "name"]
+    matching = [rule for rule in on_names if run.select(text_by(rule, dtype)).item() is not None]
+    first = {rule.column: (rule.pattern, rule.origin) for rule in reversed(matching)}
+    found, lines = [], []
     for column, value in with_derived(run, rules, {"name": dtype}).drop("name").row(0, named=True).items():
-        found.append({"column": column, "value": value, "pattern": None, "origin": None})
-        for rule in reversed(rules):  # of several that match the first counts
-            if rule.column == column and rule.source == "name" and run.select(text_by(rule, dtype)).item() is not None:
-                found[-1] |= {"pattern": rule.pattern, "origin": rule.origin}
+        pattern, origin = first.get(column, (None, None))
+        found.append({"column": column, "value": value, "pattern": pattern, "origin": origin})
+        by = f"{'no value' if value is None else value}  by {pattern}  ({origin})"
+        lines.append(f"{column:<12} {by if origin else 'no rule on names matches'}")
     if as_json:
         return to_json({"version": 1, "explain": found})
-    lines = []
-    for row in found:
-        value = "no value" if row["value"] is None else row["value"]
-        by = f"{value}  by {row['pattern']}  ({row['origin']})" if row["origin"] else "no rule on names matches"
-        lines.append(f"{row['column']:<12} {by}")
     return "\n".join(map(printable, lines or ["no rules: --rules has replace = true and no [[rule]]"]))
 
 
@@ -875,27 +827,24 @@ def words(name: str) -> list[str]:
 
 
 # --- columns from histories -----------------------------------------------------------------------------------
-def histories_beside(files: Files, report: Report) -> list[ParquetFile]:
+def histories_beside(files: Files, report: Report) -> Iterator[ParquetFile]:
     """The histories in the folders of the exports that `files` come from."""
-    found: list[ParquetFile] = []
     for folder in dict.fromkeys(folder_of(str(source["file"])) for file in files for source in file.sources):
         pattern = folder if folder.startswith(CLOUD) else glob.escape(folder)
         for file in sorted(files_at(f"{pattern}/*.parquet", {"skipped": []})):
             try:
                 header = read_header(file)
+                if header.kind == "history" and file.endswith("_history_sampled.parquet"):
+                    skip(report, file, "sampled history", "it may lack the best value", failure=False)
+                elif header.kind == "history":
+                    yield header
             except reading_errors(ValueError, RecursionError) as error:
                 if "_history.parquet" in file:  # other files are inputs, or no export's
-                    skip(report, file, "damaged", f"it cannot be read: {first_line(error)}")
-                continue
-            if header.kind == "history" and file.endswith("_history_sampled.parquet"):
-                skip(report, file, "sampled history", "it may lack the best value", failure=False)
-            elif header.kind == "history":
-                found.append(header)
-    return found
+                    skip(report, file, "damaged", f"it cannot be read: {reason_of(error)}")
 
 
 def history_plan(
-    options: argparse.Namespace, files: Files, metrics: Columns, columns: Columns, goals: Goals, report: Report
+    options: argparse.Namespace, files: Files, metrics: Columns, facts: Facts, report: Report
 ) -> HistoryPlan:
     """What --history and its flags mean for these files."""
     if (options.at or options.history_metrics) and not files:
@@ -916,8 +865,9 @@ def history_plan(
         name, _, goal = options.at.rpartition(":")
         name, goal = (name, goal) if goal in {"min", "max"} else (options.at, None)
         best = called("--at", name)[0]
-        why = "as given" if goal else "set by define_metric" if best.path in goals else "guessed by name"
-        goal = goal or goals.get(best.path) or goal_by_name(".".join(best.path))
+        stored = facts.get(best.name, {}).get("goal")
+        why = "as given" if goal else "set by define_metric" if stored else "guessed by name"
+        goal = goal or stored or goal_by_name(".".join(best.path))
         if goal is None:
             raise ScriptError(f"--at {name}: add :min or :max, as its name does not say which is better", WRONG_USAGE)
         lower = goal in {"min", "minimize"}
@@ -936,9 +886,6 @@ def history_plan(
         told = {"min": value, "min_step": whole, "max": value, "max_step": whole, "last": value, "tail": pl.Float64()}
         told |= {"n": whole, "n_nonfinite": whole} | ({"at": value} if best else {})
         dtypes |= {f"{HISTORY}{statistic}_{name}": dtype for statistic, dtype in told.items()}
-    for column in columns:
-        if column.name in dtypes:  # of an earlier result
-            dtypes[column.name] = common_dtype((dtypes[column.name], column.dtype), METRIC)
     return HistoryPlan(files, names, best, lower, dtypes)
 
 
@@ -949,31 +896,29 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
     key = [*RUN_KEY, FOLDER]
     wanted = runs.select(key).unique().sort("id", "entity", "project", FOLDER)
     frames = [pl.DataFrame(schema=pl.Schema({**wanted.schema, ROWS: pl.Int64(), **plan.dtypes}))]
-    for number, file in enumerate(plan.files):
-        beside = wanted.filter(pl.col(FOLDER) == folder_of(file.file))
+    for file in [header.file for header in plan.files]:
+        beside = wanted.filter(pl.col(FOLDER) == folder_of(file))
         try:
-            frames += [] if beside.is_empty() else statistics_by_run(plan, number, beside)
+            frames += [] if beside.is_empty() else statistics_by_run(plan, file, beside)
         except reading_errors() as error:  # a footer can be sound where the rows are not
-            skip(report, file.file, "damaged", f"it cannot be read: {first_line(error)}")
+            skip(report, file, "damaged", f"it cannot be read: {reason_of(error)}")
     found = pl.concat(frames, how="diagonal_relaxed")  # integers may meet floats
     # Of files that hold the same run, the one with the most rows of it counts.
     found = found.sort(ROWS, descending=True, maintain_order=True).unique(key, keep="first", maintain_order=True)
     # A metric that the file of a run's rows lacks was logged 0 times, as if another run of the file had it.
-    found = found.with_columns(pl.col(name).fill_null(0) for name in plan.dtypes if name.startswith(f"{HISTORY}n_"))
-    joined = runs.join(found, key, "left", suffix=INTERNAL, nulls_equal=True, maintain_order="left")
-    earlier = [name for name in plan.dtypes if name in runs.columns]  # of runs whose histories are gone since
-    gone = pl.col(ROWS).is_null()
-    values = {name: pl.when(gone).then(name).otherwise(name + INTERNAL).cast(plan.dtypes[name]) for name in earlier}
-    return joined.with_columns(**values).drop(name + INTERNAL for name in earlier)
+    found = found.with_columns(pl.col(f"^{HISTORY}n_.*$").fill_null(0))
+    read = runs.drop(plan.dtypes, strict=False).join(found, key, nulls_equal=True)
+    others = runs.join(found, key, "anti", nulls_equal=True)  # perhaps with values of an earlier result
+    return pl.concat([read, others], how="diagonal_relaxed")
 
 
-def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """For each of the sorted `runs` that the file of this number has rows of: its key, ROWS, and what they say."""
-    history = scan_file(plan.files[number].file).rename({"run_id": "id"})
-    metrics = [(name, metric) for name, metric in plan.metrics.items() if number in metric.parts]
+def statistics_by_run(plan: HistoryPlan, file: str, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """For each of the sorted `runs` that the file has rows of: its key, ROWS, and what they say."""
+    history = scan_file(file).rename({"run_id": "id"})
+    metrics = [(name, metric) for name, metric in plan.metrics.items() if file in metric.parts]
     columns, at = [*map(pl.col, RUN_KEY), pl.col("_step").cast(pl.Int64).alias(STEP)], None
-    if plan.best and number in plan.best.parts:
-        best = pl.col(plan.best.parts[number][0]) + 0  # makes -0.0 into 0.0, which arg_max may rank differently
+    if plan.best and file in plan.best.parts:
+        best = pl.col(plan.best.parts[file].name) + 0  # makes -0.0 into 0.0, which arg_max may rank differently
         columns.append(pl.when(best.is_finite()).then(best).cast(pl.Float64).alias(BEST))
         at = pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
     lengths = history.group_by(RUN_KEY).agg(pl.len().cast(pl.Int64).alias(ROWS)).collect(engine="streaming")
@@ -983,16 +928,14 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
     run, step = pl.col(RUN), pl.col(STEP)
     in_order = (run > run.shift()) | ((run == run.shift()) & (step > step.shift()))
     for block in runs.partition_by(POSITION, maintain_order=True):  # some runs and metrics at a time: memory is bounded
-        first, last = pl.lit(block["id"].min()), pl.lit(block["id"].max())
-        here = pl.col("id").is_between(first, last) & pl.col("id").is_in(block["id"].implode())  # skips row groups
-        numbers = block.select(RUN, *RUN_KEY)
+        here = pl.col("id").is_in(block["id"].implode())  # skips row groups
         at_once = max(1, CELLS // int(block[ROWS].sum()))
         parts = [block.drop(POSITION, RUN)]
         for start in range(0, len(metrics), at_once):
             values, finite, told = [], [], []
             for name, metric in metrics[start : start + at_once]:
                 value, good = pl.col(METRIC + name), pl.col(f"finite {name}")
-                values.append(pl.col(metric.parts[number][0]).cast(metric.dtype).alias(METRIC + name))
+                values.append(pl.col(metric.parts[file].name).cast(metric.dtype).alias(METRIC + name))
                 finite.append(pl.when(value.is_finite()).then(value + 0).alias(f"finite {name}"))
                 statistics = {  # the best is finite, the first of equal ones
                     "min": good.min(),
@@ -1008,7 +951,7 @@ def statistics_by_run(plan: HistoryPlan, number: int, runs: pl.DataFrame) -> Ite
                     statistics["at"] = value.slice(0, at.fill_null(-1) + 1).drop_nulls().last()
                 told += [each.alias(f"{HISTORY}{statistic}_{name}") for statistic, each in statistics.items()]
             rows = history.filter(here).select(*columns, *values).collect(engine="streaming")
-            keys = rows.select(RUN_KEY).join(numbers, RUN_KEY, "left", nulls_equal=True, maintain_order="left")
+            keys = rows.select(RUN_KEY).join(block, RUN_KEY, "left", nulls_equal=True, maintain_order="left")
             rows = rows.drop(RUN_KEY).with_columns(keys[RUN]).drop_nulls(RUN)
             if not rows.select(in_order.fill_null(True).all()).item():  # another tool's, or of overlapping exports
                 rows = rows.sort(RUN, STEP, maintain_order=True).unique(maintain_order=True)
@@ -1028,8 +971,10 @@ def reading_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...
     return (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, *more)
 
 
-def first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:200] or type(error).__name__
+def reason_of(error: BaseException) -> str:
+    """The first line of an error's text; of one about a regular expression the line below a picture of that."""
+    flaw = re.search(r"^error: (.*)$", str(error), re.MULTILINE)
+    return flaw[1] if flaw else str(error).partition("\n")[0][:200] or type(error).__name__
 
 
 def rows_in_order(files: Files, columns: Columns, chosen: pl.DataFrame, new: Sequence[str]) -> pl.LazyFrame:
@@ -1040,8 +985,6 @@ def rows_in_order(files: Files, columns: Columns, chosen: pl.DataFrame, new: Seq
     by_file = placed.partition_by(FILE, maintain_order=True)
     if len(placed[FILE].rle()) == len(by_file) and all(rows[ROW].is_sorted() for rows in by_file):
         return pl.concat(placed_rows(files, own, rows) for rows in by_file)  # as exports are: one after the other
-    from polars.io.plugins import register_io_source
-
     at_once = max(1, CELLS // len(columns))
 
     def batches(names: list[str] | None, *_: object) -> Iterator[pl.DataFrame]:
@@ -1051,15 +994,14 @@ def rows_in_order(files: Files, columns: Columns, chosen: pl.DataFrame, new: Seq
             block = pl.concat(pl.collect_all(placed_rows(files, own, rows) for rows in parts)).sort(POSITION)
             yield block.select(names or block.columns)
 
-    return register_io_source(batches, schema=placed_rows(files, own, placed).collect_schema())
+    return pl.io.plugins.register_io_source(batches, schema=placed_rows(files, own, placed).collect_schema())
 
 
 def placed_rows(files: Files, columns: Columns, placed: pl.DataFrame) -> pl.LazyFrame:
     """The rows of the one file of `placed`, in its order, beside `placed`; without those whose id is another now."""
-    number = placed[FILE][0]
+    file = files[placed[FILE][0]].file
     first, last = placed.select(pl.col(ROW).min(), pl.col(ROW).max().alias("last")).row(0)
-    stored = scan_file(files[number].file).slice(first, last - first + 1)
-    stored = stored.select(values_in(number, files[number], columns))
+    stored = scan_file(file).slice(first, last - first + 1).select(values_in(file, columns))
     every = pl.int_range(first, last + 1, dtype=pl.UInt32, eager=True).alias(ROW).to_frame()
     beside = every.join(placed, ROW, "left", maintain_order="left").drop(FILE, ROW)
     chosen = pl.col(POSITION).is_not_null() & pl.col(RUN).eq_missing(pl.col("id"))
@@ -1073,7 +1015,7 @@ def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition
         pl.PartitionBy(place, key=list(partition_by)) if partition_by else place,
         compression="zstd",
         compression_level=1,  # on columns as these no larger than 3, the default, and faster
-        row_group_size=ROW_GROUP_ROWS,
+        row_group_size=100_000,  # large enough to scan fast, small enough to skip most of a big file
         data_page_size=32 * 1024,  # a reader that wants single runs then skips most of a column
         metadata=dict(metadata),
         mkdir=bool(partition_by),
@@ -1115,7 +1057,7 @@ def published(output: str) -> Iterator[str]:  # noqa: C901 - one sequence
         new.replace(target)
     except OSError as error:
         # polars' own errors end in the hidden name, which users do not know.
-        reason = error.strerror or first_line(error).partition(" (os error")[0]
+        reason = error.strerror or reason_of(error).partition(" (os error")[0]
         hint = "free disk space, check your credentials, or use another -o"
         raise ScriptError(f"{output} was not written: {reason}; {hint}", NOTHING_USABLE) from error
     finally:
@@ -1132,11 +1074,10 @@ def check_output(output: str) -> None:
         if any(file.suffix != ".parquet" or "=" not in file.parent.name for file in files):
             raise ScriptError(f"-o {output} holds other files, which would be lost; choose another name", WRONG_USAGE)
     elif output.startswith(CLOUD) or place.is_file():
-        columns: list[str] = []
-        with suppress(*reading_errors()):  # what is no parquet file
-            columns = scan_file(output).collect_schema().names()
-        if kind_of(columns) != "foreign" and "source_file" not in columns:
-            raise ScriptError(f"-o {output} holds an export, which would be lost; choose another name", WRONG_USAGE)
+        with suppress(*reading_errors()):  # what is no parquet file is no export
+            columns = scan_file(output).collect_schema()
+            if kind_of(columns) != "foreign" and "source_file" not in columns:
+                raise ScriptError(f"-o {output} holds an export, which would be lost; choose another name", WRONG_USAGE)
 
 
 # --- report ---------------------------------------------------------------------------------------------------
@@ -1317,19 +1258,16 @@ def import_libraries() -> None:
     import polars as pl
 
 
-def aggregate(options: argparse.Namespace) -> int:  # noqa: C901
+def aggregate(options: argparse.Namespace) -> int:
     """From inputs to one file and its report; the exit code says whether every input went in."""
     import_libraries()
-    for regex in options.filter:
-        if flaw := flaw_of(regex):
-            raise ScriptError(f"--filter {regex} is not a regular expression: {flaw}", WRONG_USAGE)
     rules = () if options.no_enrich else read_rules(options.rules) if options.rules else RULES
     if options.explain is not None:
         show(explain(options.explain, rules, as_json=options.json))
         return OK
     check_output(options.output)
     report: Report = {key: [] for key in REPORT}
-    files = read_inputs(options, report)
+    files = [*read_inputs(options, report)]
     try:
         try:
             merge(files, rules, options, report)
@@ -1337,13 +1275,12 @@ def aggregate(options: argparse.Namespace) -> int:  # noqa: C901
             sound = []
             for file in files:
                 try:
-                    for _ in scan_file(file.file).collect_batches():
-                        pass
+                    scan_file(file.file).sink_batches(lambda _: None)
                     sound.append(file)
                 except reading_errors() as error:
-                    skip(report, file.file, "damaged", f"it cannot be read: {first_line(error)}")
+                    skip(report, file.file, "damaged", f"it cannot be read: {reason_of(error)}")
             if len(sound) == len(files):
-                what = f"{options.output} was not written, or an input changed meanwhile: {first_line(failure)}"
+                what = f"{options.output} was not written, or an input changed meanwhile: {reason_of(failure)}"
                 advice = "run it again; if that does not help, free disk space or use another -o"
                 raise ScriptError(f"{what}; {advice}", NOTHING_USABLE) from failure
             report |= {key: [] for key in REPORT if key != "skipped"}
@@ -1364,12 +1301,12 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
     """Write the runs of `files` to the output; the report has what was done."""
     if not files:
         raise ScriptError(f"no runs in {some(options.inputs)}; export_runs.py writes runs files", NOTHING_USABLE)
-    histories = histories_beside(files, report) if options.history else []
+    histories = [*histories_beside(files, report)] if options.history else []
     derived = derived_dtypes(rules)
     columns, metrics = one_schema(files, histories, set(derived), report)
-    metadata, goals = merged_metadata(files, columns, histories, metrics, report)
+    metadata, facts = merged_metadata(files, columns, metrics, report)
     report["conflicts"].sort(key=lambda row: (row["column"], row["kind"], row["found"]))
-    plan = history_plan(options, histories, metrics, columns, goals, report) if options.history else HistoryPlan()
+    plan = history_plan(options, histories, metrics, facts, report)
     stored = {column.name: column.dtype for column in columns}
     # The contract's columns, derived ones, others that the files brought along, config, metrics, histories', JSON.
     *contract, config_json, summary_json = contract_dtypes()
@@ -1388,12 +1325,11 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
         raise ScriptError(f"the runs files in {some(options.inputs)} have no rows", NOTHING_USABLE)
     found = rows if options.keep == "all" else latest(rows)
     chosen = with_derived(filtered_runs(found, options, report), rules, stored)
-    needs_histories = any(name in plan.dtypes for name in asked)  # else --where comes first: less is read
-    if condition is not None and not needs_histories:
-        chosen = where(chosen, f"--where {options.where}", condition, derived, report)
+    if condition is not None and plan.dtypes.keys().isdisjoint(asked):  # before the histories: less is read
+        chosen, condition = where(chosen, f"--where {options.where}", condition, derived, report), None
     if options.history:
         chosen = with_histories(chosen, plan, report)
-    if condition is not None and needs_histories:
+    if condition is not None:
         chosen = where(chosen, f"--where {options.where}", condition, derived, report)
 
     with published(options.output) as place:

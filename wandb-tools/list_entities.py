@@ -365,7 +365,10 @@ def for_people(projects: Sequence[Row], max_rows: int | None) -> str:
         if out.width - sum(widths.values()) < min(longest, NAME_WIDTH):
             del columns[heading], widths[heading]
     room = max(out.width - sum(widths.values()), 1)
-    short = [without_middle(name, room) for name in names]
+    short = []
+    for name in names:  # the middle is left out: most names of one kind differ in their ends
+        head, tail = cells.set_cell_size(name, room // 3), cells.set_cell_size(name[::-1], room - 1 - room // 3)
+        short.append(f"{head}…{tail[::-1]}" if cells.cell_len(name) > room else name)
     names = [name if short.count(cut) > 1 else cut for name, cut in zip(names, short, strict=True)]  # each is unique
     headings = [table.Column("project", overflow="fold")]
     headings += [table.Column(heading, justify="right", no_wrap=True) for heading in columns]
@@ -377,18 +380,6 @@ def for_people(projects: Sequence[Row], max_rows: int | None) -> str:
         if left_out := len(projects) - len(shown):
             out.print(f"{counted(left_out, 'more project')}: use --max-rows 0 or --json for all", style="dim")
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
-
-
-def without_middle(name: str, width: int) -> str:
-    """The name in at most `width` cells of a terminal. Its end stays: there, names of one kind differ most often.
-
-    >>> without_middle("sweep-of-the-learning-rate-1", 12)
-    'swee…-rate-1'
-    """
-    from rich.cells import cell_len, set_cell_size
-
-    head, tail = set_cell_size(name, width // 3), set_cell_size(name[::-1], width - 1 - width // 3)[::-1]
-    return name if cell_len(name) <= width else f"{head}…{tail}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -432,9 +423,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     flag = which.add_mutually_exclusive_group().add_argument
     flag("-e", "--entity", **several, metavar="NAME", help="entity (default: all that you can see)")
     flag("--discover", action="store_true", help="all entities that you can see (the default)")
-    which.add_argument(
-        "-p", "--project", **several, metavar="GLOB", help="project or glob, case ignored (default: all)"
-    )
+    flag = which.add_argument
+    flag("-p", "--project", **several, metavar="GLOB", help="project or glob, case ignored (default: all)")
     flag = parser.add_argument_group("what is shown").add_argument
     flag("--sort", choices=("active", "created", "name", "runs"), default="active", help="default: %(default)s")
     flag("--max-rows", type=not_negative, metavar="N", help="show at most N projects (0: all)")
