@@ -1134,7 +1134,7 @@ def test_history_metrics_are_chosen_by_glob(flags, column, value):
     chosen = {name.rpartition("_")[2] for name in frame.columns if name.startswith("history_max_")}
     assert chosen == {column.rpartition("_")[2]}
     _, err = run("x", "--history", "--history-metrics", "los", code=2)
-    assert "no history has such a metric; did you mean loss" in err
+    assert "no history has it; did you mean loss" in err
 
 
 @pytest.mark.parametrize(("at", "acc"), [("loss", 2.0), ("loss:max", 3.0), ("acc", 3.0), ("metric_acc:min", 2.0)])

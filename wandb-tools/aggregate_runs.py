@@ -302,13 +302,11 @@ def read_header(file: str) -> ParquetFile:
 
 def kind_of(columns: Iterable[str]) -> str:
     """What a parquet file holds, by its columns."""
-    names = set(columns)
+    names, kinds = set(columns), {"row": "table", "line": "console", "_step": "history"}
     ours = {"run_id", "entity", "project"} <= names
-    if ours and names & {"row", "line"}:  # a table may have any other column
-        return "table" if "row" in names else "console"
-    if {"id", "name", "state"} <= names:
+    if {"id", "name", "state"} <= names and not (ours and names & {"row", "line"}):  # a table may have any column
         return "runs"
-    return "foreign" if not ours else "history" if "_step" in names else "system"
+    return next((kind for column, kind in kinds.items() if column in names), "system") if ours else "foreign"
 
 
 def check_columns(file: ParquetFile) -> None:
@@ -581,8 +579,6 @@ def values_in(file: str, columns: Columns) -> Iterator[pl.Expr]:
 
 def latest(rows: pl.DataFrame) -> pl.DataFrame:
     """One row per run: the newest export; between an offline and a server row the one with more history."""
-    if rows.n_unique(RUN_KEY) == len(rows):
-        return rows
     newest_first = rows.sort("exported_at", FILE, ROW, descending=[True, False, False], nulls_last=True)
     newest = newest_first.unique([*RUN_KEY, OFFLINE], keep="first", maintain_order=True)
     fullest_first = newest.sort("history_rows", descending=True, nulls_last=True, maintain_order=True)
@@ -593,7 +589,7 @@ def latest(rows: pl.DataFrame) -> pl.DataFrame:
 def filtered_runs(runs: pl.DataFrame, options: argparse.Namespace, report: Report) -> pl.DataFrame:
     """The runs that pass --project, --state and --filter; the report has what each did."""
     if options.project:
-        projects = runs["project"].drop_nulls().unique().to_list()
+        projects = runs["project"].drop_nulls().unique()
         hits = [name for name in projects if any(matches(name, pattern) for pattern in options.project)]
         runs = passing(runs, f"--project {','.join(options.project)}", pl.col("project").is_in(hits), report, "project")
     if options.state and "all" not in options.state:
@@ -646,6 +642,7 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: 
     operators = re.findall(r"(?i)[^\w\s,'().]+|\b(and|or|not|is|like|ilike|between|when)\b", unquoted)
     if len(operators) > MOST_OPERATORS:
         raise ScriptError(f"--where has over {MOST_OPERATORS} operators; name IN ('a', 'b') takes a list", WRONG_USAGE)
+    hint = """write 'text', a time as DATE '2026-01-31', W&B names ("optim.lr") and SQL words ("group") in " quotes"""
     try:
         keeps = pl.sql_expr(predicate)
         # W&B's and flattened names: the columns are put in their places.
@@ -656,11 +653,9 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: 
         for column in keeps.meta.root_names():
             if column not in dtypes:
                 near = did_you_mean(column, [*dtypes, *names])
-                quotes = 'text stands in single quotes, W&B names such as "optim.lr" in double quotes'
-                raise ScriptError(f"{flag}: there is no column {column}{near}; {quotes}", WRONG_USAGE)
+                raise ScriptError(f"{flag}: there is no column {column}{near}; {hint}", WRONG_USAGE)
         pl.DataFrame(schema=dict(dtypes)).filter(keeps)
     except pl.exceptions.PolarsError as error:
-        hint = "write text as 'a', a time as DATE '2026-01-31', and a column named like an SQL word as \"group\""
         raise ScriptError(f"{flag} is not an SQL condition: {reason_of(error)}; {hint}", WRONG_USAGE) from error
     return keeps
 
@@ -783,9 +778,8 @@ def text_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
 def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
     """The answer to --explain: for each derived column the value and the first rule on names that matches."""
     run, dtype = pl.DataFrame({"name": [name]}), pl.String()
-    on_names = [rule for rule in rules if rule.source == "name"]
-    matching = [rule for rule in on_names if run.select(text_by(rule, dtype)).item() is not None]
-    first = {rule.column: (rule.pattern, rule.origin) for rule in reversed(matching)}
+    texts = [(rule, run.select(text_by(rule, dtype)).item()) for rule in rules if rule.source == "name"]
+    first = {rule.column: (rule.pattern, rule.origin) for rule, text in reversed(texts) if text is not None}
     found, lines = [], []
     for column, value in with_derived(run, rules, {"name": dtype}).drop("name").row(0, named=True).items():
         pattern, origin = first.get(column, (None, None))
@@ -856,8 +850,7 @@ def history_plan(
     def called(flag: str, pattern: str) -> list[Column]:
         found = [metric for name, metric in known.items() if matches(name, pattern)]
         if not found:
-            near = did_you_mean(pattern, known)
-            raise ScriptError(f"{flag} {pattern}: no history has such a metric{near}", WRONG_USAGE)
+            raise ScriptError(f"{flag} {pattern}: no history has it{did_you_mean(pattern, known)}", WRONG_USAGE)
         return [known[pattern]] if pattern in known else found
 
     best, lower = None, False
@@ -903,12 +896,11 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
         except reading_errors() as error:  # a footer can be sound where the rows are not
             skip(report, file, "damaged", f"it cannot be read: {reason_of(error)}")
     found = pl.concat(frames, how="diagonal_relaxed")  # integers may meet floats
-    # Of files that hold the same run, the one with the most rows of it counts.
+    # Of files that hold the same run, the one with the most rows of it counts; what it lacks was logged 0 times.
     found = found.sort(ROWS, descending=True, maintain_order=True).unique(key, keep="first", maintain_order=True)
-    # A metric that the file of a run's rows lacks was logged 0 times, as if another run of the file had it.
     found = found.with_columns(pl.col(f"^{HISTORY}n_.*$").fill_null(0))
-    read = runs.drop(plan.dtypes, strict=False).join(found, key, nulls_equal=True)
     others = runs.join(found, key, "anti", nulls_equal=True)  # perhaps with values of an earlier result
+    read = runs.drop(plan.dtypes, strict=False).join(found, key, nulls_equal=True)
     return pl.concat([read, others], how="diagonal_relaxed")
 
 
@@ -928,7 +920,6 @@ def statistics_by_run(plan: HistoryPlan, file: str, runs: pl.DataFrame) -> Itera
     run, step = pl.col(RUN), pl.col(STEP)
     in_order = (run > run.shift()) | ((run == run.shift()) & (step > step.shift()))
     for block in runs.partition_by(POSITION, maintain_order=True):  # some runs and metrics at a time: memory is bounded
-        here = pl.col("id").is_in(block["id"].implode())  # skips row groups
         at_once = max(1, CELLS // int(block[ROWS].sum()))
         parts = [block.drop(POSITION, RUN)]
         for start in range(0, len(metrics), at_once):
@@ -950,7 +941,8 @@ def statistics_by_run(plan: HistoryPlan, file: str, runs: pl.DataFrame) -> Itera
                 if at is not None:
                     statistics["at"] = value.slice(0, at.fill_null(-1) + 1).drop_nulls().last()
                 told += [each.alias(f"{HISTORY}{statistic}_{name}") for statistic, each in statistics.items()]
-            rows = history.filter(here).select(*columns, *values).collect(engine="streaming")
+            here = history.filter(pl.col("id").is_in(block["id"].implode()))  # skips row groups
+            rows = here.select(*columns, *values).collect(engine="streaming")
             keys = rows.select(RUN_KEY).join(block, RUN_KEY, "left", nulls_equal=True, maintain_order="left")
             rows = rows.drop(RUN_KEY).with_columns(keys[RUN]).drop_nulls(RUN)
             if not rows.select(in_order.fill_null(True).all()).item():  # another tool's, or of overlapping exports
@@ -1182,7 +1174,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--state", "-s", **lower, metavar="STATE", help="finished, crashed, ... (default: all)")
     add("--filter", "-f", action="append", default=[], metavar="REGEX", help="regex for the name (case ignored)")
     add("--project", "-p", **listed, metavar="GLOB", help="project or glob, case ignored (default: all)")
-    add("--where", metavar="SQL", help="condition on the result's columns")
+    add("--where", metavar="SQL", help="condition on columns, W&B names in double quotes")
     add("--keep", choices=("latest", "all"), default="latest", help="exports to keep of each run (default: latest)")
     add = parser.add_argument_group("which columns").add_argument
     add("--no-enrich", action="store_true", help="add no derived columns")
