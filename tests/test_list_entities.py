@@ -399,7 +399,11 @@ def test_all_questions_wait_for_a_busy_server_and_say_so(server, as_call):
     for number in range(100):
         server.add_project("team", f"p{number:02}")
     server.fault("status", match={"field": "runCount"}, times=1, status=503, headers={"Retry-After": "2"})
-    done = as_call(server, "--json", "--workers", "2")
+    server.configure(latency_s=0.1)  # so that few questions are answered while the refusal is on its way
+    try:
+        done = as_call(server, "--json", "--workers", "2")
+    finally:
+        server.configure(latency_s=0)
     assert done.code == 0
     assert done.err.splitlines()[1:] == ["the server is busy (HTTP 503): waiting 2 s"]
     asked = sorted(each["received_s"] for each in server.requests(operation="Counts"))
