@@ -3999,7 +3999,10 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def import_libraries() -> None:
-    """Import slow libraries: after the command line is checked, before threads use them."""
+    """Import slow libraries: after the command line is checked, before threads use them.
+
+    In a thread of its own where the server is asked meanwhile: Ctrl-C during its import makes polars panic.
+    """
     global version, orjson, pl, cs, DAMAGED
     from importlib.metadata import version
 
@@ -4036,9 +4039,9 @@ def export(options: Options) -> int:
             own |= {*PAGE_HOSTS} if FORGE in own else set()
             for host in sorted({place.host for place in options.places} - own - {""}):
                 say(f"URLs on {host} are looked up on {address}; for another server set WANDB_BASE_URL")
-            asking = ThreadPoolExecutor(1).submit(find_projects, server)
-            import_libraries()  # while the server is asked
-            projects, failed = asking.result()
+            importing = ThreadPoolExecutor(1).submit(import_libraries)  # while the server is asked
+            projects, failed = find_projects(server)
+            importing.result()
         folder: Any = working_folder(options.output, say)
         if options.dry_run:
             folder = tempfile.TemporaryDirectory(prefix="wandb-tools-")
