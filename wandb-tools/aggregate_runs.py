@@ -579,6 +579,8 @@ def values_in(file: str, columns: Columns) -> Iterator[pl.Expr]:
 
 def latest(rows: pl.DataFrame) -> pl.DataFrame:
     """One row per run: the newest export; between an offline and a server row the one with more history."""
+    if rows.n_unique(RUN_KEY) == len(rows):
+        return rows
     newest_first = rows.sort("exported_at", FILE, ROW, descending=[True, False, False], nulls_last=True)
     newest = newest_first.unique([*RUN_KEY, OFFLINE], keep="first", maintain_order=True)
     fullest_first = newest.sort("history_rows", descending=True, nulls_last=True, maintain_order=True)
@@ -1061,11 +1063,10 @@ def published(output: str) -> Iterator[str]:  # noqa: C901 - one sequence
 def check_output(output: str) -> None:
     """Raise where the output holds anything but an earlier result; only those tell their rows' source_file."""
     place = Path(output)
-    if place.is_dir():
-        files = [file for file in place.rglob("*") if file.is_file()]
-        if any(file.suffix != ".parquet" or "=" not in file.parent.name for file in files):
-            raise ScriptError(f"-o {output} holds other files, which would be lost; choose another name", WRONG_USAGE)
-    elif output.startswith(CLOUD) or place.is_file():
+    below = (file for file in place.rglob("*") if file.is_file())
+    if any(file.suffix != ".parquet" or "=" not in file.parent.name for file in below):
+        raise ScriptError(f"-o {output} holds other files, which would be lost; choose another name", WRONG_USAGE)
+    if output.startswith(CLOUD) or place.is_file():
         with suppress(*reading_errors()):  # what is no parquet file is no export
             columns = scan_file(output).collect_schema()
             if kind_of(columns) != "foreign" and "source_file" not in columns:
@@ -1351,8 +1352,7 @@ def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files
     if ROWS not in runs.columns:  # no --history
         return
     at, last = f"{HISTORY}at_", f"{HISTORY}last_"
-    late = [name for name in plan.metrics if plan.best and runs[at + name].count() < runs[last + name].count()]
-    if plan.best and late:
+    if plan.best and (late := [name for name in plan.metrics if runs[at + name].count() < runs[last + name].count()]):
         why = f"they were logged only after the best step, or {plan.best.name} was not logged"
         report["notes"].append({"note": f"{at}* is null in some runs for {some(late)}: {why}"})
     without = runs.filter(pl.col(ROWS).is_null())
