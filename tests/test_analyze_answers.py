@@ -76,7 +76,8 @@ def test_a_merged_file_that_is_older_than_the_histories_is_warned_of(tmp_path, e
     write_export(tmp_path / "export", "history", export_id="one")
     unified = rewrite(file, source_file=pl.lit(str(file))).rename(tmp_path / "unified.parquet")
     source = {"file": str(file), "entity": "team", "project": "demo", "export_id": export_id}
-    with_metadata(unified, source=json.dumps({"sources": [source, 7]}))
+    odd = [7, {**source, "file": 1, "export_id": ["x"]}, {**source, "file": "a\0b/c", "export_id": {}}]
+    with_metadata(unified, source=json.dumps({"sources": [source, *odd]}))
     err = answered(unified, "--curves", "loss").err
     assert ("come from different exports; run aggregate_runs.py again" in err) == warned
 

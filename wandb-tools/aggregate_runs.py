@@ -263,8 +263,8 @@ def files_at_url(url: str) -> list[str]:
 
 
 def folder_of(file: str) -> str:
-    """The folder of a file on disk or in object storage."""
-    return os.path.dirname(file) or "."  # noqa: PTH120 - a Path loses one of the slashes in s3://
+    """The folder of a file on disk or in object storage; without NUL, which metadata may hold but no path."""
+    return os.path.dirname(file.replace("\0", "")) or "."  # noqa: PTH120 - a Path loses a slash of s3://
 
 
 def skip(report: Report, file: str, kind: str, reason: str, *, failure: bool = True) -> None:
@@ -1363,8 +1363,8 @@ def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files
     ids: dict[tuple[str, str, str], tuple[set[str], set[str]]] = {}  # of the runs, of the histories
     for which, group in enumerate((files, plan.files)):
         for source in (source for file in group for source in file.sources if "export_id" in source):
-            place = (folder_of(source["file"]), str(source.get("entity")), str(source.get("project")))
-            ids.setdefault(place, (set(), set()))[which].add(source["export_id"])
+            place = (folder_of(str(source["file"])), str(source.get("entity")), str(source.get("project")))
+            ids.setdefault(place, (set(), set()))[which].add(str(source["export_id"]))
     for (folder, entity, project), (of_runs, of_histories) in ids.items():
         if of_runs and of_histories and of_runs.isdisjoint(of_histories):  # one was killed while it published
             mixed = f"runs and history of {entity}/{project} in {folder} come from different exports"

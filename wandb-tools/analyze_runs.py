@@ -1669,10 +1669,11 @@ def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
         if not isinstance(exports, list):  # the file of one export
             exports, how = [{**own.source, "file": own.files[0]}], ", because one was killed: export again"
         for export in (each for each in exports if isinstance(each, dict)):
-            place = Path(str(export.get("file"))).parent.resolve()
+            place = Path(str(export.get("file")).replace("\0", "")).parent.resolve()
             whose = str(export.get("entity")), str(export.get("project"))
-            ids = {export.get("export_id"), part.source["export_id"]} - {None}
-            if (place, whose) == (folder.resolve(), part.project) and len(ids) > 1:
+            own_id, other_id = export.get("export_id"), part.source["export_id"]
+            is_mixed = None not in (own_id, other_id) and own_id != other_id
+            if (place, whose) == (folder.resolve(), part.project) and is_mixed:
                 mixed = f"runs and {part.view} of {path_text(part.project)} in {folder}"
                 say_once(f"{mixed} come from different exports{how}")
 
