@@ -461,6 +461,6 @@ def test_odd_facts_about_the_exports_of_an_earlier_result_are_no_error():
     file = write_runs(Path("x"), [Run("a")])
     write_history(Path("x/team_demo_history.parquet"), [("a", 0, {"loss": 1.0})])
     pairs = {f"wandb_tools.{key}": json.dumps(value) for key, value in metadata(file).items()}
-    sources = [{"file": 1, "export_id": ["x"]}, {"file": "a\0b/c", "export_id": {}, "entity": 2}, 7]
+    sources = [{"file": 1, "export_id": ["x"]}, {"file": "a\0b/c", "export_id": {}, "entity": "\ud800"}, 7]
     pl.read_parquet(file).write_parquet(file, metadata=pairs | {"wandb_tools.source": json.dumps({"sources": sources})})
     assert aggregated("x", "--history")["id"].to_list() == ["a"]

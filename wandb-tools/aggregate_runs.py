@@ -1157,9 +1157,9 @@ def printable(text: str) -> str:
 
 
 def to_json(document: object) -> str:
-    """`document` as JSON: it holds no NaN, and no character that a terminal may obey."""
+    """`document` as JSON: it holds no NaN, no character that a terminal may obey, and no half of a surrogate pair."""
     text = json.dumps(document, ensure_ascii=False, allow_nan=False)
-    return re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", text)
+    return re.sub("[\x7f-\x9f\ud800-\udfff]", lambda c: f"\\u{ord(c[0]):04x}", text)
 
 
 # --- command line ---------------------------------------------------------------------------------------------
