@@ -258,3 +258,9 @@ def test_best_per_says_how_many_runs_of_the_chosen_setting_diverged(tmp_path):
     ]
     err = answered(write_runs(tmp_path, runs), "--best-per", "arch", "--top", 1).err
     assert "lr 0.1 (mean 0.1 of 1 run, 2 more with NaN or infinity)" in err
+
+
+def test_steps_as_large_as_integers_may_be_are_no_error(tmp_path):
+    file = write_runs(tmp_path, [Run(n, summary={"loss": 1.0}) for n in "abc"])
+    rewrite(file, last_step=pl.lit(2**63 - 1, dtype=pl.Int64))
+    assert document(file, "--health")["health"] == []

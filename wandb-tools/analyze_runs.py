@@ -2011,7 +2011,7 @@ def problems_of_runs(
     is_broken, is_over = state.is_in(["crashed", "failed"]), ~state.is_in(["running", "pending", "preempting"])
     where = pl.coalesce(pl.format("at step {}", step), pl.lit("before the first step"))
     where += pl.coalesce(pl.format(": {}", "line"), pl.lit(""))
-    early = pl.format("at step {} of {} (its peers' median)", step, usual.cast(pl.Int64))
+    early = pl.format("at step {} of {} (its peers' median)", step, usual.cast(pl.Int64, strict=False))
     found = [(is_alone & ~logs_any, pl.lit("no metric"), pl.lit("in summary and history"))]
     for column in metrics:
         detail = pl.lit(f"{runs.label(column)} in the summary")
