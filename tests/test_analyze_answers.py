@@ -67,7 +67,9 @@ def test_a_folder_of_source_file_that_is_not_here_is_named(tmp_path):
     assert "non-finite" in answered(unified, "--health", cwd=tmp_path).out
     (tmp_path / "elsewhere").mkdir()
     answer = answered(unified, "--health", cwd=tmp_path / "elsewhere")
-    assert "not read from export, where source_file says that they are: no such folder here; start in" in answer.err
+    assert "not read from export, where source_file says that they are: no such folder here; start where" in answer.err
+    rewrite(unified, source_file=pl.lit("s3://bucket/export/team_demo_runs.parquet"))
+    assert "not read from s3://bucket/export, where" in answered(unified, "--health", cwd=tmp_path).err
 
 
 @pytest.mark.parametrize(("export_id", "warned"), [("one", False), ("two", True)])
