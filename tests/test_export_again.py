@@ -160,6 +160,8 @@ def test_only_projects_that_have_another_entity_are_said_to(tmp_path, export_log
     done = export_logs()
     advice = "other runs of this project belong to team: use -e team to put them together"
     assert f"1 run of demo without an entity; {advice}\n" in done.err
+    add_log(tmp_path, "d", entity="crew")
+    assert "other runs of this project belong to crew, team: use -e crew" in export_logs().err
 
 
 def lines(number: int) -> list[str]:

@@ -1330,9 +1330,9 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
     if restored := Counter(each["from"] for project in projects for each in project.summary_restored):
         counts = f"{restored['file']:,} from files/wandb-summary.json, {restored['history']:,} from the history"
         say(f"summaries missing in the logs were restored: {counts}")
-    owners = {run.project: run.entity for run, *_ in found if run.entity != NO_ENTITY}
-    nameless = {one.name: one.runs.height for one in projects if one.entity == NO_ENTITY and one.name in owners}
-    known = sorted({owners[name] for name in nameless})
+    owned = {(run.project, run.entity) for run, *_ in found if run.entity != NO_ENTITY}
+    nameless = {one.name: one.runs.height for one in projects if one.entity == NO_ENTITY and one.name in dict(owned)}
+    known = sorted({entity for name, entity in owned if name in nameless})
     if known and not options.selection.entity:
         runs = f"{counted(sum(nameless.values()), 'run')} of {first_of(sorted(nameless))} without an entity"
         say(f"{runs}; other runs of this project belong to {first_of(known)}: use -e {known[0]} to put them together")
