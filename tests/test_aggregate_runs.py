@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import errno
 import json
 import math
@@ -1319,3 +1320,7 @@ def test_a_pattern_with_capitals_matches_names_in_any_case():
 
 def test_far_names_are_no_suggestion():
     assert aggregate_runs.did_you_mean("zzzz", ["abc"]) == ""
+
+
+def test_doctests():
+    assert doctest.testmod(aggregate_runs).failed == 0

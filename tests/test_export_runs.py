@@ -1518,6 +1518,15 @@ def test_an_interruption_whose_tidying_up_fails_is_one_all_the_same(monkeypatch,
     assert capsys.readouterr().err == "interrupted\n"
 
 
+def test_downloads_that_are_given_up_take_no_space(tmp_path):
+    files = [tmp_path / name for name in ("whole", "cut", "already gone")]
+    for file in files[:2]:
+        file.write_bytes(b"PAR1")
+    run = export_runs.History(downloads=files)
+    run.drop_frames()
+    assert (run.frames, run.downloads, [*tmp_path.iterdir()]) == ([], [], [])
+
+
 def test_doctests():
     import doctest
 
