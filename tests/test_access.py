@@ -380,3 +380,18 @@ def test_a_wait_without_end_is_not_waited_for(server, ask, after):
     waits = re.findall(r"(\d+)(?:\.\d+)? (s|seconds|min|minutes)\b", line)
     assert waits, line
     assert 100 <= sum(int(number) * (1 if unit[0] == "s" else 60) for number, unit in waits) <= 900
+
+
+def test_ctrl_c_cannot_meet_an_import(server, call_export, monkeypatch, tmp_path):
+    """Python gives interrupts to the main thread. During its import polars panics at one, and then nothing ends."""
+    import export_runs
+
+    threads = []
+    import_libraries = export_runs.import_libraries
+    monkeypatch.setattr(
+        export_runs, "import_libraries", lambda: (threads.append(threading.current_thread()), import_libraries())
+    )
+    server.add_run("team", "demo", "abc", summary={"loss": 1.0})
+    assert call_export("team/demo", env=server.environment(tmp_path / "sdk")).code == 0
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
