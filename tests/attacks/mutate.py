@@ -68,28 +68,29 @@ OTHERS = """
 NAMES = "column_name settled_names path_hash"
 WORDS = "goal_by_name words"
 FUNCTIONS = {
-    "list_entities": "page_url with_counts utc matches for_people without_middle counted printable comma_list "
+    "list_entities": "page_url with_counts utc matches for_people counted printable comma_list "
     "positive not_negative did_you_mean stated_error status_error",
-    "export_runs": f"{NAMES} log_records regular path_of put from_json as_number time_at logged_dtypes "
+    "export_runs": f"{NAMES} log_records regular last_of_each path_of put from_json time_at logged_dtypes "
     "widest_dtypes cast_logged as_shown json_numbers column_key names_match matches runs_asked_for offline_state "
     "runtime_s place_of filters_of iso is_glob chunks split unwrapped may_be_rounded parsed_object definitions_in "
     "time_of is_private is_wanted flatten numeric_leaves tables_in settled_series valid_json storable leaf_columns "
-    "counted printable jsonable comma_list mongo_filter moment positive not_negative did_you_mean",
+    "first_of counted printable jsonable comma_list utc_of mongo_filter moment positive not_negative did_you_mean",
     "aggregate_runs": f"{NAMES} {WORDS} kind_of one_schema parts_by_identity prefix_of names_of plain common_dtype "
-    "disputed dtypes_of_values numbers_in cast_column merged_metadata latest filtered_runs passing where "
-    "where_condition matches flaw_of flaw_of_table derived_dtypes with_derived text_by statistics_by_run "
+    "disagree dtypes_of_values numbers_in cast_column merged_metadata latest filtered_runs passing where "
+    "where_condition matches flaw_of_table derived_dtypes with_derived text_by statistics_by_run "
     "rows_in_order counted some folded printable did_you_mean comma_list",
     "analyze_runs": f"{WORDS} group_statistics statistics_of finite bootstrap t_quantile t_test_p welch_p "
-    "incomplete_beta association permuted importance varied with_ranges comparable difference independent "
-    "is_noise select_runs in_states find_column find_metric chosen_metrics kind keys_where known_times missing_casts "
-    "curve_points with_divergence usual_range scaled float_format cell_text exact_text short_names shortened counted "
-    "some_of printable jsonable did_you_mean comma_list positive not_negative",
+    "incomplete_beta association permuted importance varied with_ranges comparable difference "
+    "independent is_noise select_runs in_states find_column known_column labels find_metric "
+    "chosen_metrics kind keys_where known_times missing_casts curve_points with_divergence scaled "
+    "float_format cell_text exact_text short_names shortened counted some_of printable jsonable "
+    "did_you_mean comma_list whole_from",
 }
 TESTS = {
-    "list_entities": "list_entities list_faults",
-    "export_runs": "export_rows export_runs export_online old_sdks fuzz json",
+    "list_entities": "list_entities list_faults access",
+    "export_runs": "export_rows export_runs export_online export_again places old_sdks fuzz json",
     "aggregate_runs": "aggregate_runs aggregate_more odd_files read_only other_engines",
-    "analyze_runs": "analyze_runs analyze_more analyze_faults odd_files read_only other_engines",
+    "analyze_runs": "analyze_runs analyze_more analyze_answers analyze_faults odd_files read_only other_engines",
 }
 EXPLAINED = {  # (function, a part of the line with the mistake): why no test need notice it
     ("jsonable", "if value > 1 else"): "only infinite numbers get there",
@@ -373,9 +374,8 @@ def is_explained(mutant: Mutant) -> bool:
     return any(mutant.function == function and part in mutant.changed for function, part in EXPLAINED)
 
 
-def attack(script: str, functions: set[str], work: Path, minutes: float, options: argparse.Namespace) -> int:
+def attack(script: str, all_mutants: list[Mutant], work: Path, minutes: float, options: argparse.Namespace) -> int:
     """Print the outcome for one script; how many survivors are not explained."""
-    all_mutants = mutants_of(script, functions)
     mutants = random.Random(options.seed).sample(all_mutants, min(options.sample, len(all_mutants)))
     folders = queue.SimpleQueue[Path]()
     for number in range(AT_ONCE):
@@ -425,10 +425,11 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="print the killed ones too")
     options = parser.parse_args()
     scripts, survivors = options.script or [*FUNCTIONS], 0
+    chosen = {script: set((options.functions or FUNCTIONS[script]).replace(",", " ").split()) for script in scripts}
+    mutants = {script: mutants_of(script, functions) for script, functions in chosen.items()}
     with tempfile.TemporaryDirectory(prefix="mutate", ignore_cleanup_errors=True) as work:
         for script in scripts:
-            functions = set((options.functions or FUNCTIONS[script]).replace(",", " ").split())
-            survivors += attack(script, functions, Path(work), options.minutes / len(scripts), options)
+            survivors += attack(script, mutants[script], Path(work), options.minutes / len(scripts), options)
     return 1 if survivors else 0
 
 
