@@ -759,7 +759,7 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
         stamp = (noted.timestamp.seconds, noted.timestamp.nanos)
         log.last_stamp = max(stamp, log.last_stamp)
         if kind != "stats" and rows.options.console:
-            rows.add_output(noted.line, time_at(*stamp), "stdout" if noted.output_type == noted.STDOUT else "stderr")
+            rows.add_output(noted.line, stamp, "stdout" if noted.output_type == noted.STDOUT else "stderr")
         elif kind == "stats" and rows.options.system_metrics and (time_ := time_at(*stamp)):
             stats: dict[str, Any] = {"_step": log.records, "_timestamp": time_.timestamp()}
             if log.started_at is not None:
@@ -1057,16 +1057,20 @@ class LogRows:
         if len(self.stats) >= STATS_HELD:
             self.flush()
 
-    def add_output(self, text: str, time_: datetime | None, stream: str | None) -> None:
-        """Add output of the program. A line has the number and the time of its beginning."""
-        for piece in re.findall(r"[^\n]*\n|[^\n]+", text):
-            line = self.open_lines.get(stream)
+    def add_output(self, text: str, stamp: tuple[int, int] | None, stream: str | None) -> None:
+        """Add output of the program. A line has the number and the time (see `time_at`) of its beginning."""
+        pieces = text.split("\n")
+        for number, piece in enumerate(pieces, 1):
+            is_ended, line = number < len(pieces), self.open_lines.get(stream)
             if line is None:
+                if not (piece or is_ended):
+                    break
+                time_ = time_at(*stamp) if stamp else None
                 line = self.open_lines[stream] = [len(self.logs) - 1, self.log_lines, time_, stream, []]
                 self.lines.append(line)
                 self.log_lines += 1
-            line[-1].append(piece.removesuffix("\n"))
-            if piece.endswith("\n"):
+            line[-1].append(piece)
+            if is_ended:
                 del self.open_lines[stream]
             elif len(line[-1]) == PIECES_HELD:  # a progress bar, which is one line for hours
                 before, end, last = "".join(line[-1]).rpartition("\r")

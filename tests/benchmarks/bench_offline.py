@@ -8,7 +8,7 @@ The third figure is the same log exported with --console and --system-metrics be
 every fifth row, a progress bar, and system metrics every tenth of a second.
 
 The least: frame the records, let protobuf parse each, touch the key and `float(value_json)` of each history item. Both
-run as processes of their own, in turn, several times. Demanded: at most twice that time, and under 300 MB resident
+run as processes of their own, in turn, several times. Demanded: at most 1.3 times that time, and under 250 MB resident
 (of the process that uses most; workers count one by one); console and system metrics add at most 30 %.
 """
 
