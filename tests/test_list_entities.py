@@ -343,7 +343,7 @@ def test_passing_faults_lose_nothing(server, as_call, faults):
     ("action", "match", "parameters", "expected"),
     [
         ("error", {"field": "runCount"}, {"message": "too many runs"}, "too many runs"),
-        ("null", {"field": "project"}, {}, "the server lists this project, but cannot find it"),
+        ("null", {"field": "project"}, {}, "the server lists this project, but cannot find it\n"),
         ("status", {}, {"status": 500}, "simulated failure (HTTP 500)"),
         ("status", {}, {"status": 403, "message": "permission denied"}, "permission denied (HTTP 403)"),
         ("truncate", {}, {}, "the answer is incomplete, or not JSON"),

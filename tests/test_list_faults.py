@@ -5,15 +5,23 @@ What concerns keys, addresses and secrets is in test_access.py and test_secrets.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
+import list_entities
 import pytest
+import requests
+import urllib3
 from conftest import LIMIT_S
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from wandb_server import Server
 
 SCRIPT = "list_entities.py"
@@ -56,3 +64,55 @@ def test_a_project_that_stands_twice_in_a_page_is_listed_once(server, run_script
     assert done.code == 0, done.err
     assert sorted(row["project"] for row in json.loads(done.out)["projects"]) == ["bad", "good"]
     assert "2 projects" in done.err
+
+
+class Failing(BaseHTTPRequestHandler):
+    """Answers with the status that stands in the path, and states two errors, compressed."""
+
+    def do_GET(self) -> None:
+        body = gzip.compress(json.dumps({"errors": [{"message": "the  first"}, {"message": "the second"}]}).encode())
+        self.send_response(int(self.path[1:]))
+        self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture(scope="module")
+def failing() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+REPEATED = {408: 0, 429: 1, 500: 0, 501: 0, 503: 1}  # how many seconds later all questions go on
+
+
+@pytest.mark.parametrize("status", [*REPEATED, 400, 404, 407, 409, 428, 430, 499])
+def test_a_failed_answer_says_why_and_whether_to_ask_again(failing, monkeypatch, status):
+    monkeypatch.setattr(list_entities, "requests", requests, raising=False)  # imported late
+    monkeypatch.setattr(list_entities, "urllib3", urllib3, raising=False)
+    with requests.get(f"{failing}/{status}", stream=True, timeout=LIMIT_S) as answer:
+        error = list_entities.status_error(answer)
+    assert (str(error), error.status) == (f"the first (HTTP {status})", status)
+    assert (error.retries > 0, error.pause_s) == (status in REPEATED, REPEATED.get(status, 0))
+
+
+def test_the_three_nearest_names_are_suggested():
+    assert list_entities.did_you_mean("loss", ["loss1", "loss2", "loss3", "acc"]).count("loss") == 3
+
+
+def test_a_table_starts_at_the_left(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    row = {"entity": "team", "project": "demo", "url": "http://127.0.0.1/x", "created_at": None, "last_active": None}
+    row |= dict.fromkeys(("runs", *list_entities.COUNTED_STATES), 123_456)
+    heading, rule, line = list_entities.for_people([row], None).splitlines()
+    assert heading.startswith("project ")
+    assert line.startswith("team/demo ")
+    assert len(line) <= len(rule) <= 40

@@ -105,6 +105,10 @@ EXPLAINED = {  # (function, a part of the line with the mistake): why no test ne
     ): "how many rows are read at a time: memory alone",
     ("status_error", "retries= -1"): "none, as with 0",
     ("status_error", "read1(1 << 19"): "a bound on memory: no error is as long",
+    ("status_error", "read1(1 << 21"): "the same",
+    ("for_people", "sum(widths.values()), 0)"): "a terminal that is narrower than its numbers",
+    ("for_people", "sum(widths.values()), 2)"): "the same",
+    ("for_people", "emoji=True)"): "names are Text, which is shown as it is",
     ("t_quantile", "low, high = 1.0,"): "all are above 1.9: it is found from there, too",
     ("where_condition", "what = 'it holds"): "the words of a message",
 }
