@@ -1661,3 +1661,25 @@ def test_what_may_be_rounded(value, wanted):
 def test_private_is_what_the_first_key_says():
     assert export_runs.is_private(("_x", "a"))
     assert not export_runs.is_private(("a", "_x"))
+
+
+@pytest.mark.parametrize(("text", "hours"), [("1h", 1), ("24h", 24), ("7d", 7 * 24), ("2w", 14 * 24)])
+def test_an_age_is_so_long_ago(text, hours):
+    before = datetime.now(UTC)
+    found = export_runs.moment(text)
+    assert before <= found + timedelta(hours=hours) <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize(
+    ("summary", "seconds"),
+    [
+        ({"_wandb": {"runtime": 7}, "_runtime": 9.5}, 7.0),
+        ({"_wandb": {}, "_runtime": 9.5}, 9.5),
+        ({"_wandb": [7], "_runtime": -1}, -1.0),
+        ({"_wandb": {"runtime": "7"}, "_runtime": 2**63 - 1}, float(2**63 - 1)),
+        ({"_wandb": {"runtime": 2**63}, "_runtime": "x"}, None),
+        ({}, None),
+    ],
+)
+def test_run_time_is_the_first_number_of_two_places(summary, seconds):
+    assert export_runs.runtime_s(summary) == seconds
