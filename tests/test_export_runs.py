@@ -1683,3 +1683,25 @@ def test_an_age_is_so_long_ago(text, hours):
 )
 def test_run_time_is_the_first_number_of_two_places(summary, seconds):
     assert export_runs.runtime_s(summary) == seconds
+
+
+def test_definitions_name_their_step_metric_by_its_place():
+    records = [{"1": "epoch"}, {"1": "loss", "5": 1, "7": [1], "8": 1}, {"2": "val/*", "5": 2}, {"1": "acc", "5": 9}]
+    found = export_runs.definitions_in({"_wandb": {"m": records}})
+    assert found == [
+        ("epoch", None, None, None),
+        ("loss", "minimize", "min", "epoch"),
+        ("val/*", None, None, "loss"),
+    ]  # what refers to nothing, and what comes after it, is left out
+
+
+def test_a_list_of_names_is_cut():
+    assert export_runs.first_of(["a", "b"]) == "a, b"
+    assert export_runs.first_of(list("abcdefg")) == "a, b, c, d, e and 2 more"
+
+
+def test_all_spellings_of_non_finite_numbers_beside_one_number():
+    export_runs.import_libraries()
+    series = export_runs.settled_series("x", [1, "NaN", "Infinity", "-Infinity", None])
+    assert series.dtype == pl.Float64
+    assert [*map(str, series)] == ["1.0", "nan", "inf", "-inf", "None"]

@@ -111,6 +111,7 @@ EXPLAINED = {  # (function, a part of the line with the mistake): why no test ne
     ("for_people", "emoji=True)"): "names are Text, which is shown as it is",
     ("flatten", "cast('ScalarX'"): "for the type checker alone",
     ("path_hash", "usedforsecurity=True"): "the same hash, where it is allowed",
+    ("runs_asked_for", "['name another folderX']"): "the words of a message",
     ("t_quantile", "low, high = 1.0,"): "all are above 1.9: it is found from there, too",
     ("where_condition", "what = 'it holds"): "the words of a message",
 }
