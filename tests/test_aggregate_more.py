@@ -68,6 +68,15 @@ def test_a_metric_that_a_file_of_histories_lacks_was_logged_no_times():
     assert frame["history_last_acc"].to_list() == [1.0, *[None] * 5]
 
 
+def test_histories_belong_to_runs_whose_entity_is_null():
+    write_runs(Path("x"), [Run("a"), Run("b")])
+    write_history(Path("x/team_demo_history.parquet"), [("a", 0, {"acc": 1.0}), ("b", 0, {"acc": 2.0})])
+    for file in Path("x").glob("*.parquet"):
+        frame = pl.read_parquet(file).with_columns(entity=pl.lit(None, pl.String))
+        frame.write_parquet(file, metadata=pl.read_parquet_metadata(file))
+    assert aggregated("x", "--history").select("entity", "history_last_acc").rows() == [(None, 1.0), (None, 2.0)]
+
+
 @pytest.mark.parametrize(
     ("condition", "kept"),
     [
@@ -87,6 +96,12 @@ def test_where_takes_the_names_of_wandb(condition, kept):
     ]
     write_runs(Path("x"), runs)
     assert aggregated("x", "--where", condition)["id"].to_list() == [kept]
+
+
+def test_a_predicate_that_keeps_nothing_is_named_alone():
+    write_runs(Path("x"), [Run("a"), Run("b")])
+    _, err = run("x", "--where", "name = 'c'", code=1)
+    assert err == "error: no run left: --where name = 'c' kept none of 2 runs\n"
 
 
 def test_where_says_how_a_name_with_dots_is_written():

@@ -983,6 +983,8 @@ def test_rules_read_tags_and_there_may_be_none():
     Path("r.toml").write_text('[[rule]]\ncolumn = "opt"\nsource = "tags"\npattern = "(adam|sgd)"\n')
     write_runs(Path("x"), [Run("a", tags=["new", "SGD"]), Run("b")])
     assert aggregated("x", "--rules", "r.toml")["opt"].to_list() == ["SGD", None]
+    Path("r.toml").write_text('[[rule]]\ncolumn = "all"\nsource = "tags"\npattern = "^(.*)$"\n')  # with commas
+    assert aggregated("x", "--rules", "r.toml")["all"].to_list() == ["new,SGD", ""]
     Path("r.toml").write_text("replace = true")
     assert run("--rules", "r.toml", "--explain", "a")[0] == "no rules: --rules has replace = true and no [[rule]]\n"
     assert aggregated("x", "--rules", "r.toml").width == 37 - len(DERIVED)

@@ -692,6 +692,12 @@ def test_shortened_fits_and_keeps_what_is_short(text: str, width: int) -> None:
         assert "…" in short
 
 
+def test_the_middle_of_a_text_goes() -> None:
+    assert analyze_runs.shortened("0123456789abc", 10) == "0123…89abc"
+    assert analyze_runs.shortened("0123456789abc", 9) == "0123…9abc"
+    assert analyze_runs.words("val/2/topK_10") == ["val", "2", "top", "k", "10"]
+
+
 @given(st.lists(st.floats(), min_size=1))
 def test_any_column_of_floats_can_be_spelt(values: list[float]) -> None:
     texts = analyze_runs.cells_of(pl.Series(values, dtype=pl.Float64))

@@ -1695,6 +1695,10 @@ def test_definitions_name_their_step_metric_by_its_place():
     ]  # what refers to nothing, and what comes after it, is left out
 
 
+def test_the_three_nearest_names_are_suggested():
+    assert export_runs.did_you_mean("loss", ["loss1", "loss2", "loss3", "loss4"]).count("loss") == 3
+
+
 def test_a_list_of_names_is_cut():
     assert export_runs.first_of(["a", "b"]) == "a, b"
     assert export_runs.first_of(list("abcdefg")) == "a, b, c, d, e and 2 more"

@@ -105,7 +105,7 @@ def test_a_failed_answer_says_why_and_whether_to_ask_again(failing, monkeypatch,
 
 
 def test_the_three_nearest_names_are_suggested():
-    assert list_entities.did_you_mean("loss", ["loss1", "loss2", "loss3", "acc"]).count("loss") == 3
+    assert list_entities.did_you_mean("loss", ["loss1", "loss2", "loss3", "loss4"]).count("loss") == 3
 
 
 def test_a_table_starts_at_the_left(monkeypatch):
