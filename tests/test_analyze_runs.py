@@ -911,3 +911,19 @@ def test_the_sign_of_an_association(tmp_path: Path) -> None:
     lines = answered(write_runs(tmp_path, runs), "--importance", "-m", "test/mse").out.splitlines()
     signs = {words[0]: sign for line in lines if (words := line.split()) for sign in "+-" if sign in words}
     assert (signs["up"], signs["down"]) == ("+", "-")
+
+
+def test_a_named_metric_needs_no_remark(runs_file: Path) -> None:
+    assert ask(runs_file, "--state", "all", "--top", 1, "-m", "test/mse").err == ""
+
+
+def test_columns_of_our_own_are_not_suggested(runs_file: Path) -> None:
+    answer = ask(runs_file, "--group-by", "config_json")
+    assert (answer.code, "_config_json" in answer.err) == (2, False)
+
+
+def test_curves_are_clamped_to_their_picture() -> None:
+    rows = pl.DataFrame({"value": [1.0, 2.0, 4.0], "ci_low": [0.5, 1.0, 2.0], "ci_high": [2.0, 4.0, 1e9]})
+    for is_live in (True, False):  # in a live one the user zooms out
+        _, scale, _ = analyze_runs.scaled(rows, "curves", log=False, is_live=is_live)
+        assert scale == {"zero": False, "domain": (1.0, 4.0), "nice": True, "clamp": not is_live}

@@ -115,6 +115,13 @@ EXPLAINED = {  # (function, a part of the line with the mistake): why no test ne
     ("flaw_of_table", "pl.Series(['X'])"): "a pattern has the same groups for any text",
     ("rows_in_order", "at_once = max( 2"): "how many rows are read at a time: memory alone",
     ("runs_asked_for", "['name another folderX']"): "the words of a message",
+    ("incomplete_beta", "range(1, 9999)"): "the fraction has converged long before",
+    ("incomplete_beta", "abs(c * d + 1) < 1e-15"): "the same value, after more rounds",
+    ("incomplete_beta", "rest <= -1"): "at 0 the other side of the symmetry gives the same",
+    ("keys_where", "', X'.join"): "the words of a message",
+    ("importance", ".row( -1)"): "there is one row",
+    ("difference", "strict=False"): "both are as long as there are runs",
+    ("t_quantile", "low, high = 0.0, 99.0"): "no quantile is above 13",
     ("t_quantile", "low, high = 1.0,"): "all are above 1.9: it is found from there, too",
     ("where_condition", "what = 'it holds"): "the words of a message",
 }
