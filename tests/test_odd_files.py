@@ -155,6 +155,14 @@ def test_sql_values_that_few_tools_hold(query, row, capsys):
     assert json.loads(capsys.readouterr().out)["sql"] == [row]
 
 
+def test_sql_reads_times_of_a_day(capsys):
+    file = write_runs(Path("x"), [Run("a")])
+    pl.read_parquet(file).with_columns(at=pl.time(1, 2, 3)).write_parquet(file)
+    for query in ("SELECT at FROM runs", "SELECT [at] AS at FROM runs"):
+        assert analyze_runs.main([str(file), "--sql", query, "--json"]) == 0
+        assert "01:02:03" in str(json.loads(capsys.readouterr().out)["sql"][0]["at"])
+
+
 @given(places=st.lists(st.tuples(st.integers(4, 2_000), st.integers(0, 255)), min_size=1, max_size=4))
 @settings(max_examples=25)
 def test_damage_is_told_alike_by_every_question(places):

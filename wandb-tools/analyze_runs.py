@@ -153,9 +153,9 @@ CURVE_POINTS, PICTURE_POINTS, MOST_CURVES, MOST_CURVE_ROWS = 13, 200, 8, 200_000
 DIVERGED = 1000  # a value this many times the lowest before it, where lower is better
 SPIKE_WINDOW = 51  # a value and the fifty before or after it; --health's other limits stand in the manual and there
 # Types of DuckDB's that JSON or polars lack, and what they become.
-DUCKDB_TYPES = {r"DECIMAL\([\d, ]+\)|BIGNUM": "DOUBLE", r"U?HUGEINT": "BIGINT"}
+DUCKDB_TYPES = {r"ENUM\(('([^']|'')*'(, )?)*\)": "VARCHAR", r"DECIMAL\([\d, ]+\)|BIGNUM": "DOUBLE"}
 DUCKDB_TYPES |= {r"TIMESTAMP\w*( WITH TIME ZONE)?": "TIMESTAMPTZ", r".*\b(UNION\(|VARIANT|GEOMETRY).*": "VARCHAR"}
-DUCKDB_TYPES |= {r"ENUM\(('([^']|'')*'(, )?)*\)|\b(INTERVAL|UUID|BLOB|BIT|DATE|TIME( WITH TIME ZONE)?)\b": "VARCHAR"}
+DUCKDB_TYPES |= {r"\b(INTERVAL|UUID|BLOB|BIT|DATE|TIME(_NS| WITH TIME ZONE)?)\b": "VARCHAR", r"U?HUGEINT": "BIGINT"}
 
 FILE_FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
 FILE_FORMATS |= {".png": "png", ".svg": "svg", ".html": "html"}
