@@ -55,6 +55,7 @@ def test_a_filter_without_a_value_is_no_filter(call_script, flag):
     done = call_script(SCRIPT, flag, "", env={"WANDB_BASE_URL": "http://127.0.0.1:1"})
     assert (done.code, done.out) == (2, "")
     assert flag in done.err
+    assert "needs a value; see --help" in done.err
     assert done.err.count("\n") == 1
 
 
@@ -104,15 +105,20 @@ def test_a_failed_answer_says_why_and_whether_to_ask_again(failing, monkeypatch,
     assert (error.retries > 0, error.pause_s) == (status in REPEATED, REPEATED.get(status, 0))
 
 
+def test_an_answer_that_states_no_error():
+    assert [list_entities.stated_error(body) for body in (b"", b"{}", b"[]", b'{"errors": []}')] == [""] * 4
+
+
 def test_the_three_nearest_names_are_suggested():
     assert list_entities.did_you_mean("loss", ["loss1", "loss2", "loss3", "loss4"]).count("loss") == 3
 
 
-def test_a_table_starts_at_the_left(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
-    row = {"entity": "team", "project": "demo", "url": "http://127.0.0.1/x", "created_at": None, "last_active": None}
-    row |= dict.fromkeys(("runs", *list_entities.COUNTED_STATES), 123_456)
+@pytest.mark.parametrize("width", [40, 60])
+def test_a_table_starts_at_the_left_and_has_a_line_a_project(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    row = {"entity": "team", "project": "a", "url": "http://127.0.0.1/x", "last_active": "2026-01-01"}
+    row |= dict.fromkeys(("runs", *list_entities.COUNTED_STATES), 123_456) | {"created_at": "2026-01-01T00:00:00Z"}
     heading, rule, line = list_entities.for_people([row], None).splitlines()
     assert heading.startswith("project ")
-    assert line.startswith("team/demo ")
-    assert len(line) <= len(rule) <= 40
+    assert line.startswith("team/a ")
+    assert len(line) <= len(rule) <= width

@@ -157,10 +157,10 @@ def test_sql_values_that_few_tools_hold(query, row, capsys):
 
 def test_sql_reads_times_of_a_day(capsys):
     file = write_runs(Path("x"), [Run("a")])
-    pl.read_parquet(file).with_columns(at=pl.time(1, 2, 3)).write_parquet(file)
-    for query in ("SELECT at FROM runs", "SELECT [at] AS at FROM runs"):
+    pl.read_parquet(file).with_columns(hour=pl.time(1, 2, 3)).write_parquet(file)
+    for query in ("SELECT hour FROM runs", "SELECT [hour] AS hour FROM runs"):
         assert analyze_runs.main([str(file), "--sql", query, "--json"]) == 0
-        assert "01:02:03" in str(json.loads(capsys.readouterr().out)["sql"][0]["at"])
+        assert "01:02:03" in str(json.loads(capsys.readouterr().out)["sql"][0]["hour"])
 
 
 @given(places=st.lists(st.tuples(st.integers(4, 2_000), st.integers(0, 255)), min_size=1, max_size=4))

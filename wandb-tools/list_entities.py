@@ -360,7 +360,7 @@ def for_people(projects: Sequence[Row], max_rows: int | None) -> str:
     values = {heading: ["" if row[key] is None else row[key] for row in shown] for heading, key in COLUMNS.items()}
     columns = {heading: [printable(str(v)[:10]) for v in column] for heading, column in values.items()}  # a time's day
     widths = {heading: 1 + max(map(len, (heading, *column))) for heading, column in columns.items()}
-    longest = max(map(cells.cell_len, names))
+    longest = max(map(cells.cell_len, ("project", *names)))
     for heading in LEAST_NEEDED:
         if out.width - sum(widths.values()) < min(longest, NAME_WIDTH):
             del columns[heading], widths[heading]
@@ -372,7 +372,7 @@ def for_people(projects: Sequence[Row], max_rows: int | None) -> str:
     names = [name if short.count(cut) > 1 else cut for name, cut in zip(names, short, strict=True)]  # each is unique
     headings = [table.Column("project", overflow="fold")]
     headings += [table.Column(heading, justify="right", no_wrap=True) for heading in columns]
-    grid = table.Table(*headings, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    grid = table.Table(*headings, box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for row, name, *cells_ in zip(shown, names, *columns.values(), strict=True):
         grid.add_row(text.Text(name, style=style.Style(link=row["url"])), *cells_)
     with out.capture() as captured:

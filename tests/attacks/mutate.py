@@ -108,6 +108,8 @@ EXPLAINED = {  # (function, a part of the line with the mistake): why no test ne
     ("status_error", "read1(1 << 21"): "the same",
     ("for_people", "sum(widths.values()), 0)"): "a terminal that is narrower than its numbers",
     ("for_people", "sum(widths.values()), 2)"): "the same",
+    ("status_error", "b'X' if"): "this states no error either",
+    ("with_counts", "projects[ -1]["): "there is one project by then",
     ("for_people", "emoji=True)"): "names are Text, which is shown as it is",
     ("flatten", "cast('ScalarX'"): "for the type checker alone",
     ("path_hash", "usedforsecurity=True"): "the same hash, where it is allowed",
