@@ -110,6 +110,8 @@ EXPLAINED = {  # (function, a part of the line with the mistake): why no test ne
     ("for_people", "sum(widths.values()), 2)"): "the same",
     ("status_error", "b'X' if"): "this states no error either",
     ("with_counts", "projects[ -1]["): "there is one project by then",
+    ("for_people", "no_wrap=False)"): "only in terminals of 20 columns",
+    ("regular", "'it is not a regular fileX'"): "the words of a message",
     ("for_people", "emoji=True)"): "names are Text, which is shown as it is",
     ("flatten", "cast('ScalarX'"): "for the type checker alone",
     ("path_hash", "usedforsecurity=True"): "the same hash, where it is allowed",
