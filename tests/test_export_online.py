@@ -178,6 +178,11 @@ def test_histories_of_every_shape(server, export, project, tmp_path):
     expected["struct"] = [(0, values | {("val.acc",): 9}), (1, values)]
     expected["dotted"] = [(0, values), (1, values)]
 
+    patterns = {"*": 1.5, "^.*$": {"*": 2.5, "^a$": 3.5}, "loss": 0.5}  # for polars
+    add("patterns", rows=[{"_step": 0, **patterns}], live=[{"_step": 1, **patterns}], summary=patterns)
+    values = {("*",): 1.5, ("^.*$", "*"): 2.5, ("^.*$", "^a$"): 3.5, ("loss",): 0.5}
+    expected["patterns"] = [(0, values), (1, values)]
+
     odd = {
         "yes": True, "text": "word", "mixed": 1, "nan": math.nan, "inf": -math.inf, "list": [1, 2],
         "image": {"_type": "image-file", "width": 3}, "none": None, "_private": 1, "exact": 2**53 - 1,

@@ -2760,7 +2760,8 @@ def export_rows(  # noqa: C901 - each kind of column in turn
         if height > most_rows:
             raise RequestError(f"an export has {height:,} rows, far more than the server counts", retries=1)
         schema = rows.collect_schema()
-        leaves: list[tuple[KeyPath, pl.Expr, Any]] = [((name,), pl.col(name), dtype) for name, dtype in schema.items()]
+        # By selectors and numbers, as polars takes `*` and `^…$` for patterns.
+        leaves: list[tuple[KeyPath, pl.Expr, Any]] = [((name,), cs.by_name(name), t) for name, t in schema.items()]
         columns: dict[KeyPath, pl.Expr] = {
             ("_step",): pl.col("_step").cast(pl.Int64),
             ("_runtime",): pl.lit(None, dtype=pl.Float64),
@@ -2772,7 +2773,8 @@ def export_rows(  # noqa: C901 - each kind of column in turn
             path = by_name.get(path[0], path) if len(path) == 1 else path  # noqa: PLW2901
             top = path[0].partition(".")[0]
             if isinstance(dtype, pl.Struct) and not any(f.name == "_type" for f in dtype.fields):
-                leaves += [((*path, f.name), column.struct.field(f.name), f.dtype) for f in dtype.fields]
+                fields_ = column.struct.rename_fields([str(number) for number in range(len(dtype.fields))]).struct
+                leaves += [((*path, f.name), fields_.field(str(n)), f.dtype) for n, f in enumerate(dtype.fields)]
             elif is_private(path):
                 skipped.add(path)
             elif path == ("_step",):
