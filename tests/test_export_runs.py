@@ -1701,7 +1701,7 @@ def test_the_three_nearest_names_are_suggested():
 
 def test_a_list_of_names_is_cut():
     assert export_runs.first_of(["a", "b"]) == "a, b"
-    assert export_runs.first_of(list("abcdefg")) == "a, b, c, d, e and 2 more"
+    assert export_runs.first_of(list("abcdef")) == "a, b, c, d, e and 1 more"
 
 
 def test_all_spellings_of_non_finite_numbers_beside_one_number():
@@ -1709,3 +1709,31 @@ def test_all_spellings_of_non_finite_numbers_beside_one_number():
     series = export_runs.settled_series("x", [1, "NaN", "Infinity", "-Infinity", None])
     assert series.dtype == pl.Float64
     assert [*map(str, series)] == ["1.0", "nan", "inf", "-inf", "None"]
+
+
+def test_windows_are_split_only_where_their_times_are_known():
+    window = export_runs.Window(START, None, "cursor", 7)
+    later = START + timedelta(days=1)
+    for first, last, runs in ((None, later, 2_000), (START, None, 2_000), (START, START, 2_000), (START, later, 10)):
+        assert export_runs.split(window, first, last, runs) == [window]
+    parts = export_runs.split(window, START, later, 2_000)
+    assert [part.start for part in parts] == [START + n * timedelta(days=0.2) for n in range(5)]
+    assert [part.end for part in parts] == [*(part.start for part in parts[1:]), None]
+
+
+@pytest.mark.parametrize("erase", ["\x1b[K", "\x1b[0K", "\x1b[2K"])
+def test_what_a_terminal_erases_is_gone(erase):
+    assert export_runs.as_shown(f"Downloading\r{erase}done") == "done"
+
+
+def test_numbers_become_text_as_in_json():
+    export_runs.import_libraries()
+    values = pl.DataFrame({'["a"]': [1.5, math.inf, -math.inf, math.nan, None]})
+    texts = values.select(export_runs.cast_logged(("a",), "Float64", "String")).to_series().to_list()
+    assert texts == ["1.5", "Infinity", "-Infinity", "NaN", None]
+
+
+@pytest.mark.parametrize("glob", ["a.b/c", "a_b_c", "METRIC_a_*", "A.B/*"])
+def test_a_metric_matches_by_each_of_its_names(glob):
+    assert export_runs.names_match(("a", "b/c"), ["x", glob])
+    assert not export_runs.names_match(("b", "c"), ["x", glob])
