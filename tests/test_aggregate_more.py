@@ -307,6 +307,14 @@ def test_a_column_without_values_disagrees_with_nothing(dtypes, value, met):
     assert report("x")["conflicts"] == []
 
 
+def test_texts_of_numbers_beside_booleans_are_a_metric():
+    for folder, value in (("x/1", "0.5"), ("x/2", True)):
+        file = write_runs(Path(folder), [Run(folder[-1])])
+        pl.read_parquet(file).with_columns(metric_x=pl.lit(value)).write_parquet(file)
+    frame = aggregated("x")
+    assert (frame["metric_x"].dtype, frame["metric_x"].to_list()) == (pl.Float64, [0.5, 1.0])
+
+
 def test_integers_beside_floats_are_no_conflict():
     write_runs(Path("x/1"), [Run("a", config={"lr": 1}, summary={"m": 2.5})])
     write_runs(Path("x/2"), [Run("b", config={"lr": 0.5}, summary={"m": 2})])

@@ -635,8 +635,9 @@ def test_smoothing_is_wandbs(tmp_path_factory, values, weight):
 
 def test_nan_does_not_spread_by_smoothing(tmp_path):
     file = write_runs(tmp_path, [Run("a")])
-    write_history(tmp_path, steps("a", [1.0, math.nan, 1.0]))
-    assert [row["value"] for row in document(file, "--curves", "loss", "--smooth", 0.5)["curves"]] == [1, "NaN", 1]
+    write_history(tmp_path, steps("a", [1.0, math.nan, 4.0]))
+    rows = document(file, "--curves", "loss", "--smooth", 0.5)["curves"]
+    assert [row["value"] for row in rows] == [1, "NaN", 3]  # (0.5 * 1 + 4) / 1.5: a gap has no weight
     assert ask(file, "--curves", "loss", "--smooth", 1).code == 2
 
 
@@ -1286,3 +1287,11 @@ def test_programs_get_all_and_are_not_told_what_people_do_not_see(tmp_path, outp
 def test_rows_that_max_rows_cuts_are_counted_for_programs_too(tmp_path, output):
     file = write_runs(tmp_path, [Run(f"r{n}", config={"k": n}, summary={"test/mse": 1.0}) for n in range(5)])
     assert "groups: 3 more rows: use --max-rows 0 for all" in answered(file, "-g", "k", "--max-rows", 2, *output).err
+
+
+def test_varying_lists_the_most_frequent_value_first(tmp_path):
+    file = write_runs(tmp_path, [Run(f"r{n}", config={"k": 8 if n else 2}, summary={"loss": n}) for n in range(3)])
+    answer = answered(file, "--varying")
+    assert answer.out.startswith("1 config column of 3 runs vary\n")
+    assert "8 (2), 2 (1)" in answer.out
+    assert [(row["value"], row["runs"]) for row in document(file, "--varying")["varying"]] == [(8, 2), (2, 1)]
