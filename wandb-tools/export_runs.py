@@ -3231,43 +3231,47 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
 
 def scan_parts(table: Table) -> pl.LazyFrame:
     """The rows of all parts, sorted by run and order. Columns as in Part, with the table's dtypes."""
-    wanted: dict[Path, Counter[str]] = {}  # the rows of each run, by file
-    part_of: dict[Path, Part] = {}
-    odd: dict[Path, frozenset[KeyPath]] = {}  # by file: columns that a scan cannot cast by itself
+    parts: defaultdict[Path, dict[str, Part]] = defaultdict(dict)  # by file, the part of each run
     for run_id, history in sorted(table.histories.items()):
         for part in history.parts:
-            wanted.setdefault(part.file, Counter())[run_id] += part.rows
-            part_of[part.file] = part
-            odd[part.file] = odd.get(part.file, frozenset()) | {
-                path
-                for path in part.dtypes
-                if (part.stored[path], table.dtypes[path]) != ("Int64", "Float64")
-                and part.stored[path] != table.dtypes[path]
-            }
+            parts[part.file][run_id] = part
+    one_of = {file: next(iter(of_runs.values())) for file, of_runs in parts.items()}  # all state the same of their file
+    odd = {  # by file: columns that a scan cannot cast by itself
+        file: frozenset(
+            path
+            for part in of_runs.values()
+            for path in part.dtypes
+            if (part.stored[path], table.dtypes[path]) != ("Int64", "Float64")
+            and part.stored[path] != table.dtypes[path]
+        )
+        for file, of_runs in parts.items()
+    }
 
     def scan(files: Sequence[Path]) -> pl.LazyFrame:
         """The rows of files with the same `odd` columns."""
-        stored = {path: part_of[files[0]].stored[path] for path in (odd[files[0]] if files else ())}
+        stored = {path: one_of[file].stored[path] for file in files[:1] for path in odd[file]}
         logged = {column_key(path): getattr(pl, stored.get(path, dtype)) for path, dtype in table.dtypes.items()}
         rows = scan_files(files, {"run_id": pl.String, "order": pl.Int64, **table.columns, **logged})
         return rows.with_columns(cast_logged(path, dtype, table.dtypes[path]) for path, dtype in stored.items())
 
-    groups: list[list[Path]] = []  # files whose ranges of run ids overlap are together
-    reached = ""
-    for file, ids in wanted.items():
-        if groups and min(ids) < reached:
+    groups: list[list[Path]] = []  # files whose ranges of rows overlap are together
+    reached = ("", 0)  # run id, and order
+    for file, of_runs in parts.items():
+        ends = [(run_id, order) for run_id, part in of_runs.items() for order in (part.first, part.last)]
+        if groups and min(ends) < reached:
             groups[-1].append(file)
         else:
             groups.append([file])
-        reached = max(reached, *ids)
+        reached = max(reached, *ends)
     scans: list[pl.LazyFrame] = []
-    is_plain = {file: not more and wanted[file].total() == part_of[file].file_rows for file, *more in groups}
+    rows_of = {file: sum(part.rows for part in of_runs.values()) for file, of_runs in parts.items()}
+    is_plain = {file: not more and rows_of[file] == one_of[file].file_rows for file, *more in groups}
     for (is_whole, _), alike in itertools.groupby(groups, lambda files: (is_plain[files[0]], odd[files[0]])):
         if is_whole:  # one scan of many files is far cheaper than many scans
             scans.append(scan([files[0] for files in alike]))
             continue
         for files in alike:  # other runs share the files
-            rows = pl.concat([scan([file]).filter(pl.col("run_id").is_in(list(wanted[file]))) for file in files])
+            rows = pl.concat([scan([file]).filter(pl.col("run_id").is_in(list(parts[file]))) for file in files])
             scans.append(rows if len(files) == 1 else rows.sort("run_id", "order"))
     return pl.concat(scans) if scans else scan([])
 
