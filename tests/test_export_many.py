@@ -165,6 +165,15 @@ def test_the_later_log_of_a_run_may_be_read_first(tmp_path, export):
     assert history.equals(history.sort("run_id", "_step"))
 
 
+def test_private_keys_of_small_logs(tmp_path, export):
+    """Each project lists those of its own runs, though other logs with the same keys were read before."""
+    for number in range(9):
+        write_log(tmp_path / "logs", f"r{number}", rows=[{"_own": "1"}], entity="team", project=f"p{int(number == 7)}")
+    assert export("--offline", "logs", "-o", "out", "--include-history", "--workers", 1).code == 0
+    found = [exported(tmp_path / "out", f"team_p{number}").metadata["skipped_history_keys"] for number in range(2)]
+    assert found == [["_own"], ["_own"]]
+
+
 def test_some_keys_of_small_logs(tmp_path, run_script):
     """What is not wanted of a shared file is in none of the runs."""
     truth = write_small_logs(tmp_path / "logs", 40)

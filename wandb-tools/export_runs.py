@@ -62,6 +62,7 @@ from __future__ import annotations
 
 import argparse
 import configparser
+import copyreg
 import difflib
 import errno
 import fnmatch
@@ -753,7 +754,7 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
     elif kind == "exit":
         log.exit_code = record.exit.exit_code
         if log.started_at is not None:
-            log.note_time(log.started_at + timedelta(seconds=record.exit.runtime))
+            log.note_time(time_at(log.started_at.timestamp() + record.exit.runtime))
     elif kind in ("stats", "output", "output_raw"):
         noted = getattr(record, kind)
         stamp = (noted.timestamp.seconds, noted.timestamp.nanos)
@@ -1085,6 +1086,7 @@ class LogRows:
             self.take_longer_output(self.logs[-1])
         self.open_lines.clear()
         self.log_lines = 0
+        self.by_keys.clear()  # the next log notes its own private keys
 
     def take_longer_output(self, log: Log) -> None:
         """Replace the log's lines by those of output.log if these are more: a crash may cut off the log's end."""
@@ -1311,9 +1313,9 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
     for names, of_run in sorted(by_run.items()):
         try:
             found.append(combined(*names, of_run, options, work, say))
+            passed["log", "that is a copy"] += len(of_run) - len(found[-1][-1])
         except RecursionError:
             failed.append(Failure(names[-1], "run", "its config or summary is nested too deeply"))
-    passed["log", "that is a copy"] = sum(map(len, by_run.values())) - sum(len(each) for *_, each in found)
     if said := [f"{counted(n, noun)} {kind}" for (noun, kind), n in sorted(passed.items()) if n]:
         say(f"skipped: {', '.join(said)}")
 
@@ -1449,6 +1451,7 @@ def prepare_process() -> None:
 
     import_libraries()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    copyreg.pickle(ScriptError, lambda error: (ScriptError, (str(error), error.exit_code)))  # for its parent
 
     def end_with_parent() -> None:
         cast("Any", parent_process()).join()
