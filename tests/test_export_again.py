@@ -195,6 +195,25 @@ def test_a_place_among_the_filters_that_leave_nothing(empty_server, export):
     assert "error: no run left: PLACE, --state matches none of 2 runs; " in done.err
 
 
+def test_a_thousand_runs_of_a_project_may_be_named(empty_server, export, demo):
+    add_runs(empty_server, **{f"r{number}": "g" for number in range(9)})
+    done = export(*(f"team/demo/r{number}" for number in range(1_000)), "team/demo/r1")
+    assert done.code == 3
+    assert demo().runs.height == 9
+    assert len(demo().metadata["failed"]) == 991  # there are no such runs
+    assert len([request for request in empty_server.requests(kind="graphql") if "runCount" in request["fields"]]) < 9
+
+
+def test_runs_and_globs_of_one_project(empty_server, export, demo):
+    add_runs(empty_server, one="g", two="h", three="i")
+    assert export("team/d*/one", "team/demo/groups/h").code == 0
+    assert sorted(demo().runs["id"]) == ["one", "two"]
+    assert demo().metadata["filters"] == {"run": ["one"], "group": ["h"]}
+    assert export("team/demo/one", "team/d*", "team/de*").code == 0
+    assert sorted(demo().runs["id"]) == ["one", "three", "two"]
+    assert demo().metadata["filters"] == {}
+
+
 def test_the_home_folder(tmp_path, call_export):
     add_log(tmp_path, "abc")
     arguments = ("--offline", tmp_path / "logs", "--output=~/out")

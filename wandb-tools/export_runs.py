@@ -1685,7 +1685,7 @@ def api_key(file: Path | None, base_url: str) -> str:
     """The API key for the server: the first found in `file`, WANDB_API_KEY, netrc and the SDK's settings."""
     where, how = f"for {base_url}", "run `wandb login`, set WANDB_API_KEY or use --api-key-file"
     if file:
-        key, where = file.read_text("utf-8", errors="replace"), f"in {file}"
+        key, where = file.read_text("utf-8-sig", errors="replace"), f"in {file}"
     elif os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         raise ScriptError(f"WANDB_IDENTITY_TOKEN_FILE is not supported: unset it, and {how}", NOTHING_USABLE)
     else:
@@ -1704,6 +1704,7 @@ SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0  # of all threads, if the server 
 LEAST_BYTES_S = 10_000  # a slower answer is given up once the timeout is over
 ANSWER_BYTES = 100_000_000  # of an answer at most, uncompressed; the largest pages of runs have 15 MB
 MOST_PAGES = 500  # of 200 projects: a longer list is taken for endless
+LIMIT_S = 1e6  # for any question: a socket takes no more than 2**31 ms
 SIGN_IN_LIMIT_S = 6  # for the first question: an unreachable server is reported within 10 s
 
 
@@ -1722,7 +1723,7 @@ class Client:
     """Sends requests to one server from many threads, with an API key or without any credentials."""
 
     def __init__(self, url: str, key: str | None, *, timeout_s: float, retries: int, threads: int, say: Say) -> None:
-        self.base_url, self.timeout_s, self.retries, self.say = url, timeout_s, retries, say
+        self.base_url, self.timeout_s, self.retries, self.say = url, min(timeout_s, LIMIT_S), retries, say
         self.resume_at = 0.0  # by time.monotonic(): no request starts earlier
         self.failures, self.most_failures = 0, 2 * threads  # circuit breaker: consecutive failures, and their limit
         self.session = requests.Session()
@@ -1927,8 +1928,8 @@ def place_of(text: str) -> Place:
     return Place(entity, project, host=host)
 
 
-def filters_of(place: Place, selection: Selection) -> dict[str, object]:
-    """The selection as W&B's filters, which the server evaluates; empty if all runs are selected."""
+def filters_of(places: Sequence[Place], selection: Selection) -> dict[str, object]:
+    """The selection in a project's places as W&B's filters, which the server evaluates; empty if all are selected."""
     conditions = [
         ("createdAt", "$gte", iso(selection.since)),
         ("createdAt", "$lt", iso(selection.until)),
@@ -1936,10 +1937,11 @@ def filters_of(place: Place, selection: Selection) -> dict[str, object]:
         ("tags", "$in", selection.tag),
         ("group", "$in", selection.group),
         ("sweep", "$in", selection.sweep),
-        (place.key, "$eq", place.value),
     ]
     asked: list[Mapping[str, object]] = [{key: {operator: value}} for key, operator, value in conditions if value]
     asked += [selection.where] if selection.where else []
+    if all(place.key for place in places):
+        asked.append({"$or": [{place.key: {"$eq": place.value}} for place in places]})
     return {"$and": asked} if asked else {}
 
 
@@ -1947,7 +1949,7 @@ def iso(time_: datetime | None) -> str | None:
     return time_.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z") if time_ else None
 
 
-def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
+def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:  # noqa: C901 - one sequence
     """The selected projects, each once, and failures. ScriptError if there is no project."""
     selection, (own, entities) = server.options.selection, sign_in(server.api)
     pairs = itertools.product(selection.entity or [own], selection.project or ["*"])
@@ -1957,17 +1959,19 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
     found: dict[tuple[str, str], Project] = {}
     failed: list[Failure] = []
     lacking: list[tuple[Place, list[str]]] = []
-    outcomes = side_by_side(partial(projects_at, server), places, server.workers)
-    for place, (projects, names, failures) in zip(places, outcomes, strict=True):
+    named: defaultdict[tuple[str, str], list[Place]] = defaultdict(list)  # the places of each project or glob
+    for place in places:
+        named[place.entity, place.project].append(place)
+    outcomes = side_by_side(partial(projects_at, server), [*named.values()], server.workers)
+    for some, (projects, names, failures) in zip(named.values(), outcomes, strict=True):
         failed += failures
         if not projects and not failures:
-            lacking.append((place, names))
+            lacking.append((some[0], names))
         for project in projects:
             known = found.setdefault((project.entity, project.name), project)
-            if known is not project:  # several places in one project: the runs that any of them selects
-                filters = {"$or": [known.filters, project.filters]} if known.filters and project.filters else {}
-                places_ = [*known.places, *project.places]
-                found[project.entity, project.name] = Project(project.entity, project.name, filters, places_)
+            if known is not project:  # several globs match it: the runs that any of the places selects
+                known.places += project.places
+                known.filters, known.windows = filters_of(known.places, selection), []
     if failed and not found:
         raise ScriptError(f"{failed[0].run}: {failed[0].error}; nothing could be exported", NOTHING_USABLE)
     for (entity, pattern, *_), names in lacking:
@@ -1983,12 +1987,13 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
     return [found[key] for key in sorted(found)], list(dict.fromkeys(failed))
 
 
-def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str], list[Failure]]:
-    """The projects of a place; the names of all projects of its entity, if these were listed; and failures."""
+def projects_at(server: Server, places: list[Place]) -> tuple[list[Project], list[str], list[Failure]]:
+    """The projects of places with the same project or glob; all names of the entity's projects, if listed; failures."""
     question = """query Projects($entity: String, $after: String) {
         models(entityName: $entity, first: 200, after: $after) {
             edges { node { name } } pageInfo { endCursor hasNextPage } } }"""
-    project = Project(place.entity, place.project, filters_of(place, server.options.selection), [place])
+    place = places[0]
+    project = Project(place.entity, place.project, filters_of(places, server.options.selection), places)
     failing, what = project.path, ""
     names: list[str] = []
     variables = {"entity": place.entity, "after": None}
@@ -2010,7 +2015,7 @@ def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str],
     except RequestError as error:
         return [], names, [Failure(failing, "project", f"{what}{error}", error.attempts)]
     chosen = [name for name in names if name == place.project] or [n for n in names if matches(n, place.project)]
-    return [Project(place.entity, name, project.filters, [place]) for name in chosen], names, []
+    return [Project(place.entity, name, project.filters, [*places]) for name in chosen], names, []
 
 
 def side_by_side(work: Callable[[Subject], Found], subjects: Sequence[Subject], at_once: int) -> list[Found]:
