@@ -433,6 +433,7 @@ class Earlier:
     marks: Mapping[str, tuple[str, ...]]  # by run id: see History
     skipped: Sequence[str]  # see Table
     export_id: str | None  # None where a file of an older version, or of a killed export, has to be written anew
+    key: str  # see Table
 
 
 @dataclass
@@ -2333,12 +2334,13 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
         tables.append(new_table("console", is_sample=options.console_lines is not None))
         tables[-1].extent = (f"last {options.console_lines}",) if options.console_lines else ()
     if options.tables:
+        names = {table.key: table.name for table in project.tables.values() if table.key}  # of the earlier export
         keys = {key for page in project.pages for of_run in page.tables.values() for key in of_run}
-        taken: set[str] = set()
-        for key in sorted(keys):
-            name = logged_table_name(project, key, taken, options.output)
-            taken.add(name.lower())  # some file systems ignore case
-            tables.append(new_table(name, key=key))
+        taken = {name.lower() for name in names.values()}  # some file systems ignore case
+        for key in sorted(keys - names.keys()):
+            names[key] = logged_table_name(project, key, taken, options.output)
+            taken.add(names[key].lower())
+        tables += [new_table(name, key=key) for key, name in names.items()]
     return {} if options.dry_run else {table.name: table for table in tables}
 
 
@@ -2365,7 +2367,7 @@ def changed_runs(project: Project, table: Table) -> list[History]:
         run = History(id=run_id, listed=rows, last_step=last_step, file=files.get(run_id) or "")
         whole = (run.file,) if table.key is not None else (str(rows), iso(active_at) or "")
         run.mark = (*whole, *table.extent)
-        if known.get(run_id) not in (whole, run.mark) and (run.file or table.key is None):
+        if known.get(run_id) not in (whole, run.mark) and (run.file or table.key is None or run_id in known):
             changed.append(run)
     return changed
 
@@ -2398,7 +2400,7 @@ def fetch_table(server: Server, project: Project, table: Table, folder: Path) ->
     for run in changed_runs(project, table):
         if facts := stored.get(stored_key(source, run)):
             fetched[run.id] = replace(run, **facts)
-        elif table.name == "history" and run.listed == 0:
+        elif run.listed == 0 if table.name == "history" else table.key is not None and not run.file:
             fetched[run.id] = run
         else:
             missing.append(run)
@@ -3318,6 +3320,7 @@ def find_earlier(project: Project, output: Path) -> None:
                 marks={run_id: tuple(mark) for run_id, mark in histories.get("runs", {}).items()},
                 skipped=histories.get("skipped", ()),
                 export_id=metadata.get(EXPORT_ID_KEY),
+                key=metadata.get(TABLE_KEY, ""),
             )
         except (Exception, pl.exceptions.PanicException) as error:  # damaged, or made by something else
             raise unreadable(file, error) from error
@@ -3332,7 +3335,7 @@ def find_earlier(project: Project, output: Path) -> None:
         if name == "runs":
             project.earlier = current
         else:
-            project.tables.setdefault(name, new_table(name)).earlier = current
+            project.tables.setdefault(name, new_table(name, key=earlier.key)).earlier = current
 
 
 def unreadable(file: Path, error: BaseException) -> ScriptError:
