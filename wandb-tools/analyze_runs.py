@@ -5,6 +5,7 @@
 #   "duckdb>=1.4,<3",
 #   "polars>=2.1,<3",
 #   "tabulate[widechars]>=0.10,<0.11",
+#   "tzdata>=2025.2,<2100",
 #   "vl-convert-python>=1.8,<2",
 # ]
 # ///
