@@ -88,6 +88,15 @@ def test_runs_that_are_removed_are_counted(empty_server, export, demo):
     assert "not asked for" not in done.err
 
 
+def test_a_run_whose_config_is_odd_does_not_keep_others_from_being_removed(empty_server, export, demo):
+    add_runs(empty_server, one="g", gone="g")
+    empty_server.add_run("team", "demo", "odd", config="no JSON")
+    assert export("team/demo").code == 3
+    empty_server.delete_run("team", "demo", "gone")
+    assert export("team/demo", "--prune").code == 3
+    assert set(demo().runs["id"]) == {"one", "odd"}
+
+
 def test_keys_that_were_left_out_stay_listed(empty_server, export, demo):
     add_runs(empty_server, one="g", two="h")
     for flags in (["--include-history"], ["--include-history"], [], ["--include-history", "--group", "g"]):

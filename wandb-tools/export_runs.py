@@ -2142,7 +2142,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
     project.failed += failed
     project.selected = max(project.selected, got) - len(inactive)
     project.filtered += len(inactive)
-    if not (project.filters or failed or active_since):
+    if not (project.filters or active_since or any(failure.what == "runs" for failure in failed)):
         project.all_ids = set(project.runs["id"])
 
 
@@ -3616,10 +3616,12 @@ def verify(folder: Path, options: Options, say: Say) -> int:
             problems = {}
         problems = problems or {export.name: "is damaged, so the files of its project cannot be checked"}
         rows += [about | {"file": name, "error": problem} for name, problem in problems.items()]
-    stems = tuple(export.name.removesuffix("metadata.json") for export in exports)
+    named = tuple(
+        str(row["file"]).removesuffix("metadata.json") for row in rows
+    )  # files, and stems of damaged metadata
     for file in sorted(folder.glob("*.parquet")):  # whose metadata may be gone
         with suppress(OSError, *DAMAGED):
-            if not file.name.startswith(stems) and EXPORT_ID_KEY in pl.read_parquet_metadata(file):
+            if not file.name.startswith(named) and EXPORT_ID_KEY in pl.read_parquet_metadata(file):
                 error = "is not listed in any metadata file, so it cannot be checked"
                 rows.append({"entity": None, "project": None, "file": file.name, "error": error})
     damaged = [row for row in rows if row["error"]]
