@@ -745,10 +745,13 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
     elif kind == "metric":
         metric = record.metric
         pattern = metric.name or metric.glob_name
-        known = log.definitions.get(pattern, MetricDefinition(pattern, None, None, None))  # later ones add to it
-        kinds = ",".join(kind for kind in SUMMARY_KINDS if getattr(metric.summary, kind))
+        known = MetricDefinition(pattern, None, None, None)
+        if not metric._control.overwrite:  # noqa: SLF001 - a field; else later ones add to it
+            known = log.definitions.get(pattern, known)
+        had = (known.summary or "").split(",")
+        kinds = ",".join(kind for kind in SUMMARY_KINDS if kind in had or getattr(metric.summary, kind))
         goal, step_metric = GOALS.get(metric.goal, known.goal), metric.step_metric or known.step_metric
-        log.definitions[pattern] = MetricDefinition(pattern, goal, kinds or known.summary, step_metric)
+        log.definitions[pattern] = MetricDefinition(pattern, goal, kinds or None, step_metric)
     elif kind == "environment":  # several of one process add to each other
         from google.protobuf.json_format import MessageToDict
 
