@@ -191,7 +191,6 @@ KeyPath: TypeAlias = tuple[str, ...]
 Scalar: TypeAlias = bool | int | float | str | None
 Say: TypeAlias = Callable[[str], None]
 Names: TypeAlias = Mapping[KeyPath, str]  # of columns, by their paths
-Parse: TypeAlias = Callable[[bytes], Any]
 Subject = TypeVar("Subject")
 Found = TypeVar("Found")
 
@@ -1505,9 +1504,8 @@ def combined(
     logs = sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.records, log.file))
     logs = [*{log.started_at or log.file: log for log in logs}.values()]
     record = {name: value for log in logs for name, value in log.run.items() if value}
-    given = {key: value for log in logs for key, value in log.config.items() if key not in NOT_CONFIG}
+    config = {key: value for log in logs for key, value in log.config.items() if key not in NOT_CONFIG}
     definitions = {pattern: definition for log in logs for pattern, definition in log.definitions.items()}
-    config: Any = jsonable(given)
     names = sorted({name for log in logs for name in log.parts})
     rows = {name: joined_parts(run_id, name, logs, work, say) for name in names}
     parts = rows.get("history", ())
@@ -1748,12 +1746,12 @@ class Client:
         """The `data` of the answer to a GraphQL question. RequestError if all attempts fail."""
         return self.retry(lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
 
-    def ask_once(self, question: str, variables: Mapping[str, Any], timeout_s: float, parse: Parse = json.loads) -> Any:
+    def ask_once(self, question: str, variables: Mapping[str, Any], timeout_s: float) -> Any:
         """The same in one attempt. An error that the server states is worth one repeat."""
         content, url = {"query": question, "variables": variables}, f"{self.base_url}/graphql"
         body = b"".join(self.pieces("POST", url, timeout_s, json=content, allow_redirects=False))
         try:
-            answer = parse(body)
+            answer = parsed(body)[1]
         except (ValueError, RecursionError) as error:
             raise RequestError("the answer is incomplete, or not JSON") from error
         if not isinstance(answer, dict) or answer.get("errors") or not answer.get("data"):
@@ -1882,10 +1880,10 @@ class Server:
         self.questions = threading.BoundedSemaphore(self.workers)
         self.conversions = threading.BoundedSemaphore(os.cpu_count() or 1)  # at once: bounds memory
 
-    def ask(self, question: str, variables: Mapping[str, object], parse: Parse = json.loads) -> Any:
+    def ask(self, question: str, variables: Mapping[str, object]) -> Any:
         """The answer's data. RequestError if all attempts fail."""
         with self.questions:
-            return self.api.retry(lambda timeout_s: self.api.ask_once(question, variables, timeout_s, parse))
+            return self.api.ask(question, variables)
 
     def ask_for_less(self, ask: Callable[[int, float], Any], size: int) -> tuple[Any, int]:
         """What `ask(size, timeout_s)` returns, and its size: a quarter of the one before after each failure."""
@@ -2158,7 +2156,7 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
     question = RUNS % ("" if server.options.dry_run else "config summaryMetrics")
 
     def ask(size: int, timeout_s: float) -> Any:
-        return server.api.ask_once(question, {**variables, "first": size}, timeout_s, parsed_answer)["project"]
+        return server.api.ask_once(question, {**variables, "first": size}, timeout_s)["project"]
 
     answer, size = server.ask_for_less(ask, project.page_runs)
     project.page_runs = min(size * 4, PAGE_RUNS)
@@ -2239,11 +2237,6 @@ def unwrapped(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without W&B's wrappers, `{"value": ..., "desc": ...}`, removed once. Not all values have one."""
     wrappers = ({"value"}, {"value", "desc"})
     return {k: v["value"] if isinstance(v, dict) and v.keys() in wrappers else v for k, v in config.items()}
-
-
-def parsed_answer(body: bytes) -> Any:
-    """The value of a server's JSON; non-finite numbers, which it may contain, become text."""
-    return parsed(body)[1]
 
 
 def parsed(text: bytes | str) -> tuple[bool, Any]:
@@ -2459,7 +2452,7 @@ def ask_for_runs(source: RowSource, runs: Sequence[History], more: str = "") -> 
     body = " ".join(f"{name}: run(name: ${name}) {{ {asked} }}" for name, asked in zip(names, fields_, strict=True))
     variables = {name: run.id for name, run in zip(names, runs, strict=True)}
     question = IN_PROJECT % ("Rows", head, body)
-    answer = source.server.ask(question, {**source.project.place, **variables}, parsed_answer)["project"] or {}
+    answer = source.server.ask(question, {**source.project.place, **variables})["project"] or {}
     return {run.id: answer.get(name) for name, run in zip(names, runs, strict=True)}
 
 
@@ -4043,7 +4036,7 @@ def import_libraries() -> None:
 
 def export(options: Options) -> int:
     """From the source to the files: the summary of this script."""
-    global requests, urllib3
+    global orjson, requests, urllib3
     gc.disable()  # there are no cycles among the many small objects, and looking for some took a tenth of the time
     say: Say = (lambda _: None) if options.quiet else tell
     if options.verify:
@@ -4055,6 +4048,7 @@ def export(options: Options) -> int:
         else:
             address = base_url()
             key = api_key(options.api_key_file, address)
+            import orjson  # reads the first answers, while import_libraries() imports polars
             import requests
             import urllib3
 
