@@ -257,6 +257,9 @@ class Recorder:
     def ends(self) -> None:
         self.finish(self.start("failed"), exit_code=3)
         self.finish(self.start("found-dead"), exit_code=254)
+        run = self.start("preempted")
+        run.mark_preempting()
+        self.finish(run, exit_code=1)
         run = self.start("in-sweep", settings={"sweep_id": "sweep1"})
         run.log({"a": 1})
         self.finish(run)

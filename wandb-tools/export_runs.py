@@ -615,6 +615,7 @@ class Log:
     newest_at: datetime | None = None
     last_stamp: tuple[int, int] = (0, 0)  # of output and system metrics: seconds since 1970, and nanoseconds
     exit_code: int | None = None
+    is_preempting: bool = False  # the program said that it would be stopped
     config: dict[str, object] = field(default_factory=dict)
     summary: list[tuple[KeyPath, object]] = field(default_factory=list)  # each path's last change, in order of time
     summary_from: str = ""  # "log"; without a summary there, "file" or "history"
@@ -755,6 +756,8 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
         from google.protobuf.json_format import MessageToDict
 
         log.machines.setdefault(record.environment.writer_id, {}).update(MessageToDict(record.environment))
+    elif kind == "preempting":
+        log.is_preempting = True
     elif kind == "exit":
         log.exit_code = record.exit.exit_code
         if log.started_at is not None:
@@ -1523,7 +1526,8 @@ def combined(
     run = Run(
         id=run_id,
         name=record.get("name", run_id),
-        state=logs[-1].run.get("state") or offline_state(logs[-1].exit_code, heartbeat_at),
+        state=logs[-1].run.get("state")
+        or offline_state(logs[-1].exit_code, heartbeat_at, is_preempting=logs[-1].is_preempting),
         entity=entity,
         project=project,
         created_at=logs[0].started_at or min(times, default=None),  # damage may have taken the start
@@ -1546,12 +1550,16 @@ def combined(
     return run, histories, logs
 
 
-def offline_state(exit_code: int | None, heartbeat_at: datetime | None) -> str:
+def offline_state(exit_code: int | None, heartbeat_at: datetime | None, *, is_preempting: bool = False) -> str:
     """The state by the exit code; without one, by the newest time inside the log."""
-    if exit_code is None:
-        is_fresh = heartbeat_at is not None and abs(now() - heartbeat_at) < FRESH  # a clock may be wrong in both ways
-        return "running" if is_fresh else "crashed"
-    return {0: "finished", 254: "crashed"}.get(exit_code, "failed")  # 254: the SDK found it dead
+    if exit_code == 0:
+        return "finished"
+    is_fresh = heartbeat_at is not None and abs(now() - heartbeat_at) < FRESH  # a clock may be wrong in both ways
+    if exit_code is None and is_fresh:
+        return "preempting" if is_preempting else "running"
+    if is_preempting:
+        return "preempted"
+    return "crashed" if exit_code in (None, 254) else "failed"  # 254: the SDK found it dead
 
 
 def runtime_s(summary: Mapping[str, Any]) -> float | None:
