@@ -92,7 +92,6 @@ import uuid
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -388,7 +387,7 @@ class Table:
     is_sample: bool = False  # it has some rows of a run only, and never replaces more
     fetched: dict[str, History] | None = None  # by run id; None: not part of this export
     earlier: Earlier | None = None
-    staying: AbstractSet[str] = frozenset()  # ids of runs whose rows in the earlier file stay
+    staying: set[str] = field(default_factory=set)  # ids of runs whose rows in the earlier file stay
     outdated: list[str] = field(default_factory=list)  # of these, runs that have newer rows, but were asked for fewer
     dtypes: Mapping[KeyPath, str] = field(default_factory=dict)  # of the logged values of all rows
     names: Names = field(default_factory=dict)  # of these columns
@@ -1370,7 +1369,7 @@ def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work:
     project.torn = sorted([*project.torn, *cut_off])
     project.pages = [write_page([run for run, *_ in some], work) for some in chunks(own, PAGE_RUNS)]
     project.runs = keys_of(project.pages)
-    project.tables = tables_asked(project, options)
+    project.tables = {} if options.dry_run else tables_asked(project, options)
     for table in project.tables.values():
         if table.key is not None:
             logged_tables(project, table, {run.id: logs for run, _, logs in own}, work)
@@ -2346,7 +2345,7 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
             names[key] = logged_table_name(project, key, taken, options.output)
             taken.add(names[key].lower())
         tables += [new_table(name, key=key) for key, name in names.items()]
-    return {} if options.dry_run else {table.name: table for table in tables}
+    return {table.name: table for table in tables}
 
 
 def logged_table_name(project: Project, key: str, taken: Collection[str], output: Path) -> str:
@@ -2850,15 +2849,13 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
     if not project.windows and not plan(server, project):
         raise RequestError(f"there is no project {project.path}", retries=0)
     list_runs(server, project, work)
-    tables, earlier = tables_asked(project, options), project.tables
-    if options.dry_run and options.include_history:
-        history = new_table("history", *options.history_keys)
-        history.earlier = earlier["history"].earlier if "history" in earlier else None
-        project.planned_rows = sum(run.listed for run in changed_runs(project, history))
-    project.tables = earlier | tables
-    for name, table in tables.items():
-        table.earlier = earlier[name].earlier if name in earlier else None
-        fetch_table(server, project, table, work.parent / HISTORIES / project.stem / name)
+    for name, table in tables_asked(project, options).items():
+        table.earlier = project.tables[name].earlier if name in project.tables else None
+        project.tables[name] = table
+        if not options.dry_run:
+            fetch_table(server, project, table, work.parent / HISTORIES / project.stem / name)
+        elif name == "history":
+            project.planned_rows = sum(run.listed for run in changed_runs(project, table))
     goals: dict[str, set[str]] = {}  # of each metric that a sweep optimises
     sweeps = [] if options.dry_run else project.runs["sweep"].drop_nulls().unique().sort().to_list()
     for names in chunks(sweeps, RUNS_A_QUESTION):
@@ -3383,7 +3380,7 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
         if table.earlier
         and table.earlier.export_id
         and not table.fetched
-        and (table.staying, table.names) == (table.earlier.rows.keys(), table.earlier.columns)
+        and (table.staying, table.names) == ({*table.earlier.rows}, table.earlier.columns)
         and table.earlier.facts == facts
     }
     export_id = next(iter(current.values()), uuid.uuid4().hex)
