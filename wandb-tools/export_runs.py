@@ -190,6 +190,7 @@ KeyPath: TypeAlias = tuple[str, ...]
 Scalar: TypeAlias = bool | int | float | str | None
 Say: TypeAlias = Callable[[str], None]
 Names: TypeAlias = Mapping[KeyPath, str]  # of columns, by their paths
+Facts: TypeAlias = Mapping[str, str | None]  # of a metric: goal, summary and step_metric
 Subject = TypeVar("Subject")
 Found = TypeVar("Found")
 
@@ -427,7 +428,7 @@ class Earlier:
     rows: Mapping[str, int]  # by run id: its rows in the file; of the runs file: its history's rows
     columns: Names  # of the columns with logged values
     dtypes: Mapping[KeyPath, str]  # of the same
-    facts: Mapping[str, Mapping[str, str | None]]  # by column: goal, summary and step metric
+    facts: Mapping[str, Facts]  # by column
     made_of: tuple[str, ...]  # see Table
     marks: Mapping[str, tuple[str, ...]]  # by run id: see History
     skipped: Sequence[str]  # see Table
@@ -3140,33 +3141,27 @@ def scan_files(files: Sequence[Path], schema: Mapping[str, Any]) -> pl.LazyFrame
 
 
 def metric_facts(
-    definitions: Collection[MetricDefinition],
-    names: Names,
-    earlier: Mapping[KeyPath, Mapping[str, str | None]],
-    sweep_goals: Mapping[str, str],
-) -> dict[str, dict[str, str | None]]:
+    definitions: Collection[MetricDefinition], names: Names, earlier: Mapping[KeyPath, Facts], goals: Mapping[str, str]
+) -> dict[str, Facts]:
     """Goal, summary and step metric by column, where a sweep, `define_metric` or the `earlier` export states it."""
     implied = {"min": "minimize", "max": "maximize"}
-    facts: dict[str, dict[str, str | None]] = {}
+    facts: dict[str, Facts] = {}
     for path, name in ((path[1:], name) for path, name in names.items() if path[0] == METRIC):
         found: list[MetricDefinition] = []
         # define_metric reaches top-level keys and the values it derives from them.
         if len(path) == 1 or (len(path) == 2 and path[1] in SUMMARY_KINDS):
             found = [d for d in definitions if d.pattern == path[0]]
             found = found or [d for d in definitions if d.pattern[-1:] == "*" and path[0].startswith(d.pattern[:-1])]
-        stated: defaultdict[str, set[str | None]] = defaultdict(set)
+        stated = [earlier.get(path, {})]
         for definition in found:
-            goals = {implied[kind] for kind in (definition.summary or "").split(",") if kind in implied}
-            stated["goal"].add(definition.goal or (goals.pop() if len(goals) == 1 else None))
-            stated["summary"].add(definition.summary)
-            stated["step_metric"].add(definition.step_metric)
-        for key, value in earlier.get(path, {}).items():
-            stated[key].add(value)
+            meant = {implied[kind] for kind in (definition.summary or "").split(",") if kind in implied}
+            goal = definition.goal or (meant.pop() if len(meant) == 1 else None)
+            stated.append({**definition._asdict(), "goal": goal})
         fact: dict[str, str | None] = {}
         for key in ("goal", "summary", "step_metric"):
-            values = stated[key] - {None}
+            values = {each.get(key) for each in stated} - {None}
             fact[key] = values.pop() if len(values) == 1 else None  # runs may differ
-        fact["goal"] = sweep_goals.get(".".join(path), fact["goal"])
+        fact["goal"] = goals.get(".".join(path), fact["goal"])
         if any(fact.values()):
             facts[name] = fact
     return facts
@@ -3369,7 +3364,7 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     paths |= {(METRIC, definition.pattern) for definition in definitions if not definition.pattern.endswith("*")}
     names = settle_tables(project, runs["id"], paths, prune=options.prune)
     tables = sorted(project.tables.values(), key=lambda table: table.name)
-    known: dict[KeyPath, Mapping[str, str | None]] = {}
+    known: dict[KeyPath, Facts] = {}
     for each in (*(table.earlier for table in tables if table.prefix == METRIC), earlier):
         if each is not None and stays:
             known |= {path: each.facts[name] for path, name in each.columns.items() if name in each.facts}
