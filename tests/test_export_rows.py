@@ -709,6 +709,15 @@ def tables_by_key(out: Path) -> dict[str, list[tuple[str, int]]]:
     }
 
 
+def test_one_column_of_many_types(server, export, out):
+    """Each run's rows have a file of their own, with another dtype, until they meet in one column of text."""
+    values = {"a": True, "b": 1, "c": 0.5, "d": "text", "e": 2, "f": False, "g": None}
+    for run_id, value in values.items():
+        add_table(server, run_id, "cells", ["c"], [[value]])
+    assert export("--tables").code == 0
+    assert table_of(out, "table_cells")["c"].to_list() == ["true", "1", "0.5", "text", "2", "false", None]
+
+
 @pytest.mark.parametrize("others", [[], ["other"]])
 def test_a_run_that_was_created_anew_without_its_table(server, export, out, others):
     for run_id in ("again", *others):

@@ -3242,10 +3242,9 @@ def scan_parts(table: Table) -> pl.LazyFrame:
     for run_id, history in sorted(table.histories.items()):
         for part in history.parts:
             parts[part.file][run_id] = part
-    one_of = {file: next(iter(of_runs.values())) for file, of_runs in parts.items()}  # all state the same of their file
-    odd = {  # by file: columns that a scan cannot cast by itself
+    odd = {  # by file: columns that a scan cannot cast by itself, with the file's dtypes
         file: frozenset(
-            path
+            (path, part.stored[path])
             for part in of_runs.values()
             for path in part.dtypes
             if (part.stored[path], table.dtypes[path]) != ("Int64", "Float64")
@@ -3256,7 +3255,7 @@ def scan_parts(table: Table) -> pl.LazyFrame:
 
     def scan(files: Sequence[Path]) -> pl.LazyFrame:
         """The rows of files with the same `odd` columns."""
-        stored = {path: one_of[file].stored[path] for file in files[:1] for path in odd[file]}
+        stored = dict(odd[files[0]]) if files else {}
         logged = {column_key(path): getattr(pl, stored.get(path, dtype)) for path, dtype in table.dtypes.items()}
         rows = scan_files(files, {"run_id": pl.String, "order": pl.Int64, **table.columns, **logged})
         return rows.with_columns(cast_logged(path, dtype, table.dtypes[path]) for path, dtype in stored.items())
@@ -3272,7 +3271,8 @@ def scan_parts(table: Table) -> pl.LazyFrame:
         reached = max(reached, *ends)
     scans: list[pl.LazyFrame] = []
     rows_of = {file: sum(part.rows for part in of_runs.values()) for file, of_runs in parts.items()}
-    is_plain = {file: not more and rows_of[file] == one_of[file].file_rows for file, *more in groups}
+    held = {file: part.file_rows for file, of_runs in parts.items() for part in of_runs.values()}
+    is_plain = {file: not more and rows_of[file] == held[file] for file, *more in groups}
     for (is_whole, _), alike in itertools.groupby(groups, lambda files: (is_plain[files[0]], odd[files[0]])):
         if is_whole:  # one scan of many files is far cheaper than many scans
             scans.append(scan([files[0] for files in alike]))
