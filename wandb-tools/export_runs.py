@@ -190,7 +190,7 @@ KeyPath: TypeAlias = tuple[str, ...]
 Scalar: TypeAlias = bool | int | float | str | None
 Say: TypeAlias = Callable[[str], None]
 Names: TypeAlias = Mapping[KeyPath, str]  # of columns, by their paths
-Settings: TypeAlias = Mapping[str, str | None]  # of a metric: goal, summary and step_metric
+Stated: TypeAlias = Mapping[str, str | None]  # of a metric: its goal, summary and step_metric
 Subject = TypeVar("Subject")
 Found = TypeVar("Found")
 
@@ -428,7 +428,7 @@ class Earlier:
     rows: Mapping[str, int]  # by run id: its rows in the file; of the runs file: its history's rows
     columns: Names  # of the columns with logged values
     dtypes: Mapping[KeyPath, str]  # of the same
-    facts: Mapping[str, Settings]  # by column
+    facts: Mapping[str, Stated]  # by column
     made_of: tuple[str, ...]  # see Table
     marks: Mapping[str, tuple[str, ...]]  # by run id: see History
     skipped: Sequence[str]  # see Table
@@ -3141,14 +3141,11 @@ def scan_files(files: Sequence[Path], schema: Mapping[str, Any]) -> pl.LazyFrame
 
 
 def metric_facts(
-    definitions: Collection[MetricDefinition],
-    names: Names,
-    earlier: Mapping[KeyPath, Settings],
-    goals: Mapping[str, str],
-) -> dict[str, Settings]:
+    definitions: Collection[MetricDefinition], names: Names, earlier: Mapping[KeyPath, Stated], goals: Mapping[str, str]
+) -> dict[str, Stated]:
     """Goal, summary and step metric by column, where a sweep, `define_metric` or the `earlier` export states it."""
     implied = {"min": "minimize", "max": "maximize"}
-    facts: dict[str, Settings] = {}
+    facts: dict[str, Stated] = {}
     for path, name in ((path[1:], name) for path, name in names.items() if path[0] == METRIC):
         found: list[MetricDefinition] = []
         # define_metric reaches top-level keys and the values it derives from them.
@@ -3367,7 +3364,7 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     paths |= {(METRIC, definition.pattern) for definition in definitions if not definition.pattern.endswith("*")}
     names = settle_tables(project, runs["id"], paths, prune=options.prune)
     tables = sorted(project.tables.values(), key=lambda table: table.name)
-    known: dict[KeyPath, Settings] = {}
+    known: dict[KeyPath, Stated] = {}
     for each in (*(table.earlier for table in tables if table.prefix == METRIC), earlier):
         if each is not None and stays:
             known |= {path: each.facts[name] for path, name in each.columns.items() if name in each.facts}
