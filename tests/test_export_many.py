@@ -165,6 +165,17 @@ def test_the_later_log_of_a_run_may_be_read_first(tmp_path, export):
     assert history.equals(history.sort("run_id", "_step"))
 
 
+def test_projects_of_small_logs(tmp_path, export):
+    """A run shares a file with one of another project: the dtypes of that one's metrics do not count."""
+    logged = [("q", {"a": "1"}), ("p", {"loss": '"NaN"', "a": "0.5"}), *[("q", {"loss": str(n)}) for n in range(8)]]
+    for number, (project, row) in enumerate(logged):
+        write_log(tmp_path / "logs", f"r{number}", rows=[row], entity="team", project=project)
+    assert export("--offline", "logs", "-o", "out", "--include-history", "--workers", 1).code == 0
+    history = pl.read_parquet(tmp_path / "out/team_q_history.parquet")
+    assert history["metric_loss"].to_list() == [None, *range(8)]
+    assert history.schema["metric_loss"] == history.schema["metric_a"] == pl.Int64
+
+
 def test_private_keys_of_small_logs(tmp_path, export):
     """Each project lists those of its own runs, though other logs with the same keys were read before."""
     for number in range(9):

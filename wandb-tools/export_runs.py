@@ -3242,22 +3242,22 @@ def scan_parts(table: Table) -> pl.LazyFrame:
     for run_id, history in sorted(table.histories.items()):
         for part in history.parts:
             parts[part.file][run_id] = part
+    one_of = {file: next(iter(of_runs.values())) for file, of_runs in parts.items()}  # all state the same of their file
     odd = {  # by file: columns that a scan cannot cast by itself, with the file's dtypes
         file: frozenset(
-            (path, part.stored[path])
-            for part in of_runs.values()
-            for path in part.dtypes
-            if (part.stored[path], table.dtypes[path]) != ("Int64", "Float64")
-            and part.stored[path] != table.dtypes[path]
+            (path, dtype)
+            for path, dtype in part.stored.items()
+            if dtype != (wanted := table.dtypes.get(path, dtype)) and (dtype, wanted) != ("Int64", "Float64")
         )
-        for file, of_runs in parts.items()
+        for file, part in one_of.items()
     }
 
-    def scan(files: Sequence[Path]) -> pl.LazyFrame:
-        """The rows of files with the same `odd` columns."""
+    def scan(files: Sequence[Path], run_ids: Collection[str] = ()) -> pl.LazyFrame:
+        """The rows of files with the same `odd` columns; only of some runs, if other runs' values do not fit."""
         stored = dict(odd[files[0]]) if files else {}
         logged = {column_key(path): getattr(pl, stored.get(path, dtype)) for path, dtype in table.dtypes.items()}
         rows = scan_files(files, {"run_id": pl.String, "order": pl.Int64, **table.columns, **logged})
+        rows = rows.filter(pl.col("run_id").is_in(list(run_ids))) if run_ids else rows
         return rows.with_columns(cast_logged(path, dtype, table.dtypes[path]) for path, dtype in stored.items())
 
     groups: list[list[Path]] = []  # files whose ranges of rows overlap are together
@@ -3271,14 +3271,13 @@ def scan_parts(table: Table) -> pl.LazyFrame:
         reached = max(reached, *ends)
     scans: list[pl.LazyFrame] = []
     rows_of = {file: sum(part.rows for part in of_runs.values()) for file, of_runs in parts.items()}
-    held = {file: part.file_rows for file, of_runs in parts.items() for part in of_runs.values()}
-    is_plain = {file: not more and rows_of[file] == held[file] for file, *more in groups}
+    is_plain = {file: not more and rows_of[file] == one_of[file].file_rows for file, *more in groups}
     for (is_whole, _), alike in itertools.groupby(groups, lambda files: (is_plain[files[0]], odd[files[0]])):
         if is_whole:  # one scan of many files is far cheaper than many scans
             scans.append(scan([files[0] for files in alike]))
             continue
         for files in alike:  # other runs share the files
-            rows = pl.concat([scan([file]).filter(pl.col("run_id").is_in(list(parts[file]))) for file in files])
+            rows = pl.concat([scan([file], parts[file]) for file in files])
             scans.append(rows if len(files) == 1 else rows.sort("run_id", "order"))
     return pl.concat(scans) if scans else scan([])
 
