@@ -68,6 +68,7 @@ def write_log(
     run_id: str,
     *,
     rows: list[dict] = (),
+    first_step: int = 0,
     started_at: datetime = START,
     exit_code: int | None = 0,
     runtime_s: int = 60,
@@ -83,7 +84,7 @@ def write_log(
     for key, value in (config or {}).items():
         first.run.config.update.add(key=key, value_json=value)
     records = [first]
-    for step, row in enumerate(rows):
+    for step, row in enumerate(rows, first_step):
         history = proto.HistoryRecord(step=proto.HistoryStep(num=step))
         clocks = {"_step": str(step), "_timestamp": str((started_at + timedelta(seconds=step)).timestamp())}
         for key, value in {**row, **clocks}.items():

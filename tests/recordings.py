@@ -100,7 +100,10 @@ DEFINITIONS = {  # what define_metric says: its arguments, and the value that th
     "d/copy": ({"summary": "copy"}, 3),
     "d/none": ({"summary": "none"}, None),
     "d/plain": ({}, 3),
+    "d/added": ({"summary": "max"}, {"min": 1, "max": 5}),  # to what DEFINED_BEFORE says
+    "d/anew": ({"summary": "max", "overwrite": True}, {"max": 5}),
 }
+DEFINED_BEFORE = {name: {"summary": "min", "step_metric": "epoch"} for name in ("d/added", "d/anew")}
 DEFINED_FACTS = {  # what the files' metadata say of the columns
     "d/min": ("minimize", "min", None),
     "d/max": ("maximize", "max", "epoch"),
@@ -110,6 +113,8 @@ DEFINED_FACTS = {  # what the files' metadata say of the columns
     "d/both": (None, "min,max", None),
     "d/copy": (None, "copy", None),
     "d/none": (None, "none", None),
+    "d/added": (None, "min,max", "epoch"),
+    "d/anew": ("maximize", "max", None),
     "glob/a": ("minimize", "min", "epoch"),
 }
 
@@ -227,7 +232,7 @@ class Recorder:
 
     def defined(self) -> None:
         run = self.start("defined")
-        for name, (arguments, _) in DEFINITIONS.items():
+        for name, arguments in [*DEFINED_BEFORE.items(), *((name, given) for name, (given, _) in DEFINITIONS.items())]:
             run.define_metric(name, **arguments)
         run.define_metric("glob/*", summary="min", step_metric="epoch")
         run.define_metric("never logged", summary="max")
@@ -252,6 +257,9 @@ class Recorder:
     def ends(self) -> None:
         self.finish(self.start("failed"), exit_code=3)
         self.finish(self.start("found-dead"), exit_code=254)
+        run = self.start("preempted")
+        run.mark_preempting()
+        self.finish(run, exit_code=1)
         run = self.start("in-sweep", settings={"sweep_id": "sweep1"})
         run.log({"a": 1})
         self.finish(run)

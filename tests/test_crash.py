@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from conftest import LIMIT_S, Done
 from crashes import EXPORT, Ended, change, command, content, differences, export_ids, fill, run, snapshot
+from log_files import write_log
 from wandb_server import Server
 
 if TYPE_CHECKING:
@@ -244,6 +245,14 @@ def test_a_full_disk_is_named_and_costs_nothing(prepared, out, writer):
     assert "written" in said
     assert "use another -o" in said
     assert snapshot(out) == old
+
+
+def test_a_full_disk_is_named_by_the_processes_that_read_logs(out, clean_environment):
+    for number in range(2):
+        write_log(out / "logs", f"r{number}", rows=[{"loss": "1"}] * 9, filler_bytes=9_000_000)
+    flags = ("--include-history", "--workers", 2)
+    export = command("export_runs.py", "--offline", out / "logs", "-o", out, *flags, env=clean_environment, cwd=out)
+    assert "work was not written: " in failing(export, no_room)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="root obeys permissions by Linux's capabilities alone")

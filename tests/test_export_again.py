@@ -88,6 +88,15 @@ def test_runs_that_are_removed_are_counted(empty_server, export, demo):
     assert "not asked for" not in done.err
 
 
+def test_a_run_whose_config_is_odd_does_not_keep_others_from_being_removed(empty_server, export, demo):
+    add_runs(empty_server, one="g", gone="g")
+    empty_server.add_run("team", "demo", "odd", config="no JSON")
+    assert export("team/demo").code == 3
+    empty_server.delete_run("team", "demo", "gone")
+    assert export("team/demo", "--prune").code == 3
+    assert set(demo().runs["id"]) == {"one", "odd"}
+
+
 def test_keys_that_were_left_out_stay_listed(empty_server, export, demo):
     add_runs(empty_server, one="g", two="h")
     for flags in (["--include-history"], ["--include-history"], [], ["--include-history", "--group", "g"]):
@@ -193,6 +202,25 @@ def test_a_place_among_the_filters_that_leave_nothing(empty_server, export):
     done = export("team/demo/nope", "--state", "finished")
     assert (done.code, done.out) == (1, "")
     assert "error: no run left: PLACE, --state matches none of 2 runs; " in done.err
+
+
+def test_a_thousand_runs_of_a_project_may_be_named(empty_server, export, demo):
+    add_runs(empty_server, **{f"r{number}": "g" for number in range(9)})
+    done = export(*(f"team/demo/r{number}" for number in range(1_000)), "team/demo/r1")
+    assert done.code == 3
+    assert demo().runs.height == 9
+    assert len(demo().metadata["failed"]) == 991  # there are no such runs
+    assert len([request for request in empty_server.requests(kind="graphql") if "runCount" in request["fields"]]) < 9
+
+
+def test_runs_and_globs_of_one_project(empty_server, export, demo):
+    add_runs(empty_server, one="g", two="h", three="i")
+    assert export("team/d*/one", "team/demo/groups/h").code == 0
+    assert sorted(demo().runs["id"]) == ["one", "two"]
+    assert demo().metadata["filters"] == {"run": ["one"], "group": ["h"]}
+    assert export("team/demo/one", "team/d*", "team/de*").code == 0
+    assert sorted(demo().runs["id"]) == ["one", "three", "two"]
+    assert demo().metadata["filters"] == {}
 
 
 def test_the_home_folder(tmp_path, call_export):

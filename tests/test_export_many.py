@@ -152,6 +152,39 @@ def test_small_logs_do_share_files(tmp_path):
     assert len(set(parts)) < len(files) / 2
 
 
+def test_the_later_log_of_a_run_may_be_read_first(tmp_path, export):
+    """Of a resumed online run, from two machines: the later log shares a file with other runs, the earlier does not."""
+    rows = [{"loss": "1"}] * 5
+    for number in range(9):
+        write_log(tmp_path / "logs/1", f"a{number}", rows=rows)
+    write_log(tmp_path / "logs/1", "b", rows=rows, first_step=5, started_at=START + timedelta(hours=1))
+    write_log(tmp_path / "logs/2", "b", rows=rows)
+    assert export("--offline", "logs", "-o", "out", "--include-history", "--workers", 1).code == 0
+    history = pl.read_parquet(tmp_path / "out/offline_uncategorized_history.parquet")
+    assert history.filter(run_id="b")["_step"].to_list() == list(range(10))
+    assert history.equals(history.sort("run_id", "_step"))
+
+
+def test_projects_of_small_logs(tmp_path, export):
+    """A run shares a file with one of another project: the dtypes of that one's metrics do not count."""
+    logged = [("q", {"a": "1"}), ("p", {"loss": '"NaN"', "a": "0.5"}), *[("q", {"loss": str(n)}) for n in range(8)]]
+    for number, (project, row) in enumerate(logged):
+        write_log(tmp_path / "logs", f"r{number}", rows=[row], entity="team", project=project)
+    assert export("--offline", "logs", "-o", "out", "--include-history", "--workers", 1).code == 0
+    history = pl.read_parquet(tmp_path / "out/team_q_history.parquet")
+    assert history["metric_loss"].to_list() == [None, *range(8)]
+    assert history.schema["metric_loss"] == history.schema["metric_a"] == pl.Int64
+
+
+def test_private_keys_of_small_logs(tmp_path, export):
+    """Each project lists those of its own runs, though other logs with the same keys were read before."""
+    for number in range(9):
+        write_log(tmp_path / "logs", f"r{number}", rows=[{"_own": "1"}], entity="team", project=f"p{int(number == 7)}")
+    assert export("--offline", "logs", "-o", "out", "--include-history", "--workers", 1).code == 0
+    found = [exported(tmp_path / "out", f"team_p{number}").metadata["skipped_history_keys"] for number in range(2)]
+    assert found == [["_own"], ["_own"]]
+
+
 def test_some_keys_of_small_logs(tmp_path, run_script):
     """What is not wanted of a shared file is in none of the runs."""
     truth = write_small_logs(tmp_path / "logs", 40)

@@ -525,6 +525,7 @@ def test_summaries_and_definitions(recorded, how):
 
 ALIKE = "state runtime_s last_step history_rows tags group job_type sweep notes"
 RUNS = "config config32 no-config changed rows typed steps many defined summary failed found-dead in-sweep resumed"
+RUNS += " preempted"
 
 
 @pytest.mark.parametrize("name", RUNS.split())

@@ -701,6 +701,51 @@ def test_keys_that_join_to_one_name(export_logs, tmp_path, out):
     assert {pl.read_parquet_metadata(file)["wandb_tools.table"].partition("__")[0] for file in files} == {"a.b"}
 
 
+def tables_by_key(out: Path) -> dict[str, list[tuple[str, int]]]:
+    """Run and value of each row, by the key in the file's metadata."""
+    return {
+        pl.read_parquet_metadata(file)["wandb_tools.table"]: pl.read_parquet(file)["run_id", "n"].rows()
+        for file in out.glob("*_table_*.parquet")
+    }
+
+
+def test_one_column_of_many_types(server, export, out):
+    """Each run's rows have a file of their own, with another dtype, until they meet in one column of text."""
+    values = {"a": True, "b": 1, "c": 0.5, "d": "text", "e": 2, "f": False, "g": None}
+    for run_id, value in values.items():
+        add_table(server, run_id, "cells", ["c"], [[value]])
+    assert export("--tables").code == 0
+    assert table_of(out, "table_cells")["c"].to_list() == ["true", "1", "0.5", "text", "2", "false", None]
+
+
+@pytest.mark.parametrize("others", [[], ["other"]])
+def test_a_run_that_was_created_anew_without_its_table(server, export, out, others):
+    for run_id in ("again", *others):
+        add_table(server, run_id, "cells", ["n"], [[1]])
+    assert export("--tables").code == 0
+    server.delete_run("team", "demo", "again")
+    server.add_run("team", "demo", "again", summary={"cells": 3})
+    assert export("--tables").code == 0
+    assert table_of(out, "table_cells")["run_id"].to_list() == others
+    before = (out / "team_demo_table_cells.parquet").read_bytes()
+    assert export("--tables").code == 0
+    assert (out / "team_demo_table_cells.parquet").read_bytes() == before
+
+
+def test_a_key_that_differs_by_case_takes_no_files_name(server, export, out):
+    add_table(server, "a", "cells", ["n"], [[1]])
+    assert export("--tables").code == 0
+    add_table(server, "b", "Cells", ["n"], [[2]])
+    add_table(server, "c", "cells", ["n"], [[3]])
+    for _ in range(2):
+        assert export("--tables").code == 0
+        assert tables_by_key(out) == {"cells": [("a", 1), ("c", 3)], "Cells": [("b", 2)]}
+        assert len([*out.glob("*_table_*.parquet")]) == 2
+    server.delete_run("team", "demo", "a")
+    assert export("--prune").code == 0  # which does not ask for tables
+    assert tables_by_key(out) == {"cells": [("c", 3)], "Cells": [("b", 2)]}
+
+
 def test_a_later_sample_of_system_metrics_replaces_an_earlier(server, export, out):
     server.add_run("team", "demo", "r", state="running")
     for count, beat in ((5, "2026-01-01T01:00:00Z"), (3, "2026-01-01T02:00:00Z")):

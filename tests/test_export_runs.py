@@ -361,7 +361,13 @@ def test_summary_is_the_sdks_own(recorded, run_id):
 
 @pytest.mark.parametrize(
     ("run_id", "state"),
-    [("failed", "failed"), ("found-dead", "crashed"), ("many", "finished"), ("killed", "running")],  # killed just now
+    [
+        ("failed", "failed"),
+        ("found-dead", "crashed"),
+        ("preempted", "preempted"),
+        ("many", "finished"),
+        ("killed", "running"),
+    ],  # killed just now
 )
 def test_states(recorded, run_id, state):
     project = recorded.project(run_id)
@@ -1504,6 +1510,8 @@ def test_moments(monkeypatch, text, expected):
 def test_state_of_a_log(monkeypatch, exit_code, age, state):
     monkeypatch.setattr(export_runs, "now", lambda: START)
     assert export_runs.offline_state(exit_code, START - timedelta(seconds=age)) == state
+    preempted = {"running": "preempting", "finished": "finished"}.get(state, "preempted")
+    assert export_runs.offline_state(exit_code, START - timedelta(seconds=age), is_preempting=True) == preempted
 
 
 def test_an_interruption_whose_tidying_up_fails_is_one_all_the_same(monkeypatch, tmp_path, capsys):

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 from conftest import ROOT, Done
+from export_runs import main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from log_files import write_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,8 +36,6 @@ TEXT = (ROOT / "README.md").read_bytes()
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory) -> Path:
     """Exports of two projects in one folder."""
-    from export_runs import main
-
     folder = tmp_path_factory.mktemp("archive") / "out"
     examples = str(ROOT / "examples" / "offline-runs")
     assert main(["--offline", examples, "-o", str(folder), "--include-history", "--quiet"]) == 0
@@ -259,6 +259,17 @@ def test_files_whose_metadata_has_gone_are_named(verify, copy):
     done = verify(copy, "--json")
     assert done.code == 3
     assert {file for file, error in verified(done).items() if error} == set(listed)
+
+
+def test_files_whose_metadata_has_gone_are_no_other_projects(tmp_path, verify, copy):
+    logs = tmp_path / "logs"
+    write_log(logs, "a", entity="graph-lab", project="graph-denoising_2")
+    assert main(["--offline", str(logs), "-o", str(copy), "--quiet"]) == 0
+    assert verify(copy).code == 0
+    (copy / "graph-lab_graph-denoising_2_metadata.json").unlink()
+    done = verify(copy)
+    assert done.code == 3
+    assert "graph-lab_graph-denoising_2_runs.parquet is not listed in any metadata file" in done.err
 
 
 def test_metadata_that_is_nested_deeply(verify, copy):

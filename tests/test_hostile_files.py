@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import subprocess
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import export_runs
@@ -171,6 +172,7 @@ def test_json_nested_ten_thousand_deep(tmp_path, export):
     code, said = export("-e", "team", "-p", "demo")
     assert code == 3
     assert "path: its config or summary is nested too deeply" in said
+    assert "copy" not in said
     assert "is damaged at config.yaml, line 2 of wandb-history.jsonl" in said
     rows = {row["id"]: row for row in table(tmp_path).iter_rows(named=True)}
     assert rows.keys() == {"config", "half", "summary", "row", "old"}
@@ -204,6 +206,13 @@ def test_numbers_past_all_limits_and_keys_that_repeat(tmp_path, export_here):
     assert json.loads(row["_config_json"])["big"] == 10**30
     (row,) = table(tmp_path, "history").iter_rows(named=True)
     assert {name: row[name] for name in metrics} == metrics
+
+
+def test_a_run_at_the_end_of_the_calendar(tmp_path, export_here):
+    started_at = datetime(9999, 12, 31, tzinfo=UTC)
+    write_log(tmp_path / "logs", "a", started_at=started_at, runtime_s=2**31 - 1, **PLACE)
+    assert export_here()[0] == 0
+    assert table(tmp_path)["heartbeat_at"].to_list() == [started_at]
 
 
 def test_lists_where_objects_belong(tmp_path, export_here):

@@ -111,3 +111,17 @@ def test_analyze_runs(run_script, call_script, tmp_path_factory, question):
     )
     call = call_script if question else run_script  # one of them as a process
     checked("analyze_runs", call("analyze_runs.py", file, *question, *flags, "--json"))
+
+
+def test_json_is_utf8_whatever_the_system_prefers(server, run_script, tmp_path):
+    """As on Windows, where the encoding of pipes lacks most characters."""
+    env = server.environment(tmp_path / "sdk") | {"PYTHONIOENCODING": "cp1252"}
+    server.add_run("team", "größe 日本", "a", display_name="größe 日本", config={"größe": "日本"})
+    listed = json.loads(run_script("list_entities.py", "--json", env=env).out)
+    assert "größe 日本" in [row["project"] for row in listed["projects"]]
+    exported = run_script("export_runs.py", "-e", "team", "-p", "gr*", "-o", "日本", "--json", env=env)
+    (folder,) = {Path(file).parent for file in json.loads(exported.out)["files"]}
+    merged = run_script("aggregate_runs.py", folder, "-o", "größe 日本.parquet", "--json", env=env)
+    (file,) = json.loads(merged.out)["files"]
+    shown = run_script("analyze_runs.py", file, "--sql", "SELECT name FROM runs", "--json", env=env)
+    assert json.loads(shown.out)["sql"] == [{"name": "größe 日本"}]

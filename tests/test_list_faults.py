@@ -122,3 +122,16 @@ def test_a_table_starts_at_the_left_and_has_a_line_a_project(monkeypatch, width)
     assert heading.startswith("project ")
     assert line.startswith("team/a ")
     assert len(line) <= len(rule) <= width
+
+
+def test_a_key_of_an_editor_on_windows(server, call_script, tmp_path):
+    """It begins with a byte order mark."""
+    settings = server.environment(tmp_path / "sdk")
+    (tmp_path / "key").write_text(f"\ufeff{settings.pop('WANDB_API_KEY')}\r\n", "utf-8")
+    assert call_script("list_entities.py", "--api-key-file", "key", env=settings).code == 0
+
+
+@pytest.mark.parametrize("script", ["list_entities.py", "export_runs.py"])
+def test_any_timeout(server, call_script, tmp_path, script):
+    settings = server.environment(tmp_path / "sdk")
+    assert call_script(script, "-e", "team", "--timeout", 10**12, env=settings).code == 0

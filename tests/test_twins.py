@@ -95,3 +95,10 @@ def test_inline_metadata_agrees_with_the_project(script: Path) -> None:
 def test_scripts_start_by_themselves(script: Path) -> None:
     assert script.read_text("utf-8").startswith("#!/usr/bin/env -S uv run --script\n")
     assert script.stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("script", ["export_runs", "analyze_runs"])
+def test_scripts_that_take_times_from_polars_bring_time_zones(script: str) -> None:
+    """Polars asks Python for UTC, which Windows and small containers lack. aggregate_runs leaves times in polars."""
+    dependencies = inline_metadata(ROOT / "wandb-tools" / f"{script}.py")["dependencies"]
+    assert [each for each in dependencies if each.startswith("tzdata>")]

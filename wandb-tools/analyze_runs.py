@@ -5,6 +5,7 @@
 #   "duckdb>=1.4,<3",
 #   "polars>=2.1,<3",
 #   "tabulate[widechars]>=0.10,<0.11",
+#   "tzdata>=2025.2,<2100",
 #   "vl-convert-python>=1.8,<2",
 # ]
 # ///
@@ -2900,7 +2901,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # names that the terminal's encoding lacks
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")  # UTF-8 for programs
     try:
         code = analyze(parse_args(arguments))
     except KeyboardInterrupt:

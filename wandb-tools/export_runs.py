@@ -7,6 +7,7 @@
 #   "pyyaml>=6.0.2,<7",
 #   "requests>=2.30,<3",
 #   "rich>=12,<16",
+#   "tzdata>=2025.2,<2100",
 #   "urllib3>=2.6.3,<3",
 #   "wandb>=0.31,<0.32",
 # ]
@@ -62,6 +63,7 @@ from __future__ import annotations
 
 import argparse
 import configparser
+import copyreg
 import difflib
 import errno
 import fnmatch
@@ -90,7 +92,6 @@ import uuid
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -189,7 +190,7 @@ KeyPath: TypeAlias = tuple[str, ...]
 Scalar: TypeAlias = bool | int | float | str | None
 Say: TypeAlias = Callable[[str], None]
 Names: TypeAlias = Mapping[KeyPath, str]  # of columns, by their paths
-Parse: TypeAlias = Callable[[bytes], Any]
+Stated: TypeAlias = Mapping[str, str | None]  # of a metric: its goal, summary and step_metric
 Subject = TypeVar("Subject")
 Found = TypeVar("Found")
 
@@ -387,7 +388,7 @@ class Table:
     is_sample: bool = False  # it has some rows of a run only, and never replaces more
     fetched: dict[str, History] | None = None  # by run id; None: not part of this export
     earlier: Earlier | None = None
-    staying: AbstractSet[str] = frozenset()  # ids of runs whose rows in the earlier file stay
+    staying: set[str] = field(default_factory=set)  # ids of runs whose rows in the earlier file stay
     outdated: list[str] = field(default_factory=list)  # of these, runs that have newer rows, but were asked for fewer
     dtypes: Mapping[KeyPath, str] = field(default_factory=dict)  # of the logged values of all rows
     names: Names = field(default_factory=dict)  # of these columns
@@ -427,11 +428,12 @@ class Earlier:
     rows: Mapping[str, int]  # by run id: its rows in the file; of the runs file: its history's rows
     columns: Names  # of the columns with logged values
     dtypes: Mapping[KeyPath, str]  # of the same
-    facts: Mapping[str, Mapping[str, str | None]]  # by column: goal, summary and step metric
+    facts: Mapping[str, Stated]  # by column
     made_of: tuple[str, ...]  # see Table
     marks: Mapping[str, tuple[str, ...]]  # by run id: see History
     skipped: Sequence[str]  # see Table
     export_id: str | None  # None where a file of an older version, or of a killed export, has to be written anew
+    key: str  # see Table
 
 
 @dataclass
@@ -613,6 +615,7 @@ class Log:
     newest_at: datetime | None = None
     last_stamp: tuple[int, int] = (0, 0)  # of output and system metrics: seconds since 1970, and nanoseconds
     exit_code: int | None = None
+    is_preempting: bool = False  # the program said that it would be stopped
     config: dict[str, object] = field(default_factory=dict)
     summary: list[tuple[KeyPath, object]] = field(default_factory=list)  # each path's last change, in order of time
     summary_from: str = ""  # "log"; without a summary there, "file" or "history"
@@ -742,18 +745,23 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
     elif kind == "metric":
         metric = record.metric
         pattern = metric.name or metric.glob_name
-        known = log.definitions.get(pattern, MetricDefinition(pattern, None, None, None))  # later ones add to it
-        kinds = ",".join(kind for kind in SUMMARY_KINDS if getattr(metric.summary, kind))
+        known = MetricDefinition(pattern, None, None, None)
+        if not metric._control.overwrite:  # noqa: SLF001 - a field; else later ones add to it
+            known = log.definitions.get(pattern, known)
+        had = (known.summary or "").split(",")
+        kinds = ",".join(kind for kind in SUMMARY_KINDS if kind in had or getattr(metric.summary, kind))
         goal, step_metric = GOALS.get(metric.goal, known.goal), metric.step_metric or known.step_metric
-        log.definitions[pattern] = MetricDefinition(pattern, goal, kinds or known.summary, step_metric)
+        log.definitions[pattern] = MetricDefinition(pattern, goal, kinds or None, step_metric)
     elif kind == "environment":  # several of one process add to each other
         from google.protobuf.json_format import MessageToDict
 
         log.machines.setdefault(record.environment.writer_id, {}).update(MessageToDict(record.environment))
+    elif kind == "preempting":
+        log.is_preempting = True
     elif kind == "exit":
         log.exit_code = record.exit.exit_code
         if log.started_at is not None:
-            log.note_time(log.started_at + timedelta(seconds=record.exit.runtime))
+            log.note_time(time_at(log.started_at.timestamp() + record.exit.runtime))
     elif kind in ("stats", "output", "output_raw"):
         noted = getattr(record, kind)
         stamp = (noted.timestamp.seconds, noted.timestamp.nanos)
@@ -1085,6 +1093,7 @@ class LogRows:
             self.take_longer_output(self.logs[-1])
         self.open_lines.clear()
         self.log_lines = 0
+        self.by_keys.clear()  # the next log notes its own private keys
 
     def take_longer_output(self, log: Log) -> None:
         """Replace the log's lines by those of output.log if these are more: a crash may cut off the log's end."""
@@ -1311,9 +1320,9 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
     for names, of_run in sorted(by_run.items()):
         try:
             found.append(combined(*names, of_run, options, work, say))
+            passed["log", "that is a copy"] += len(of_run) - len(found[-1][-1])
         except RecursionError:
             failed.append(Failure(names[-1], "run", "its config or summary is nested too deeply"))
-    passed["log", "that is a copy"] = sum(map(len, by_run.values())) - sum(len(each) for *_, each in found)
     if said := [f"{counted(n, noun)} {kind}" for (noun, kind), n in sorted(passed.items()) if n]:
         say(f"skipped: {', '.join(said)}")
 
@@ -1361,7 +1370,7 @@ def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work:
     project.torn = sorted([*project.torn, *cut_off])
     project.pages = [write_page([run for run, *_ in some], work) for some in chunks(own, PAGE_RUNS)]
     project.runs = keys_of(project.pages)
-    project.tables = tables_asked(project, options)
+    project.tables = {} if options.dry_run else tables_asked(project, options)
     for table in project.tables.values():
         if table.key is not None:
             logged_tables(project, table, {run.id: logs for run, _, logs in own}, work)
@@ -1449,6 +1458,7 @@ def prepare_process() -> None:
 
     import_libraries()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    copyreg.pickle(ScriptError, lambda error: (ScriptError, (str(error), error.exit_code)))  # for its parent
 
     def end_with_parent() -> None:
         cast("Any", parent_process()).join()
@@ -1497,9 +1507,8 @@ def combined(
     logs = sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.records, log.file))
     logs = [*{log.started_at or log.file: log for log in logs}.values()]
     record = {name: value for log in logs for name, value in log.run.items() if value}
-    given = {key: value for log in logs for key, value in log.config.items() if key not in NOT_CONFIG}
+    config = {key: value for log in logs for key, value in log.config.items() if key not in NOT_CONFIG}
     definitions = {pattern: definition for log in logs for pattern, definition in log.definitions.items()}
-    config: Any = jsonable(given)
     names = sorted({name for log in logs for name in log.parts})
     rows = {name: joined_parts(run_id, name, logs, work, say) for name in names}
     parts = rows.get("history", ())
@@ -1517,7 +1526,8 @@ def combined(
     run = Run(
         id=run_id,
         name=record.get("name", run_id),
-        state=logs[-1].run.get("state") or offline_state(logs[-1].exit_code, heartbeat_at),
+        state=logs[-1].run.get("state")
+        or offline_state(logs[-1].exit_code, heartbeat_at, is_preempting=logs[-1].is_preempting),
         entity=entity,
         project=project,
         created_at=logs[0].started_at or min(times, default=None),  # damage may have taken the start
@@ -1540,12 +1550,16 @@ def combined(
     return run, histories, logs
 
 
-def offline_state(exit_code: int | None, heartbeat_at: datetime | None) -> str:
+def offline_state(exit_code: int | None, heartbeat_at: datetime | None, *, is_preempting: bool = False) -> str:
     """The state by the exit code; without one, by the newest time inside the log."""
-    if exit_code is None:
-        is_fresh = heartbeat_at is not None and abs(now() - heartbeat_at) < FRESH  # a clock may be wrong in both ways
-        return "running" if is_fresh else "crashed"
-    return {0: "finished", 254: "crashed"}.get(exit_code, "failed")  # 254: the SDK found it dead
+    if exit_code == 0:
+        return "finished"
+    is_fresh = heartbeat_at is not None and abs(now() - heartbeat_at) < FRESH  # a clock may be wrong in both ways
+    if exit_code is None and is_fresh:
+        return "preempting" if is_preempting else "running"
+    if is_preempting:
+        return "preempted"
+    return "crashed" if exit_code in (None, 254) else "failed"  # 254: the SDK found it dead
 
 
 def runtime_s(summary: Mapping[str, Any]) -> float | None:
@@ -1682,7 +1696,7 @@ def api_key(file: Path | None, base_url: str) -> str:
     """The API key for the server: the first found in `file`, WANDB_API_KEY, netrc and the SDK's settings."""
     where, how = f"for {base_url}", "run `wandb login`, set WANDB_API_KEY or use --api-key-file"
     if file:
-        key, where = file.read_text("utf-8", errors="replace"), f"in {file}"
+        key, where = file.read_text("utf-8-sig", errors="replace"), f"in {file}"
     elif os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         raise ScriptError(f"WANDB_IDENTITY_TOKEN_FILE is not supported: unset it, and {how}", NOTHING_USABLE)
     else:
@@ -1701,6 +1715,7 @@ SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0  # of all threads, if the server 
 LEAST_BYTES_S = 10_000  # a slower answer is given up once the timeout is over
 ANSWER_BYTES = 100_000_000  # of an answer at most, uncompressed; the largest pages of runs have 15 MB
 MOST_PAGES = 500  # of 200 projects: a longer list is taken for endless
+LIMIT_S = 1e6  # for any question: a socket takes no more than 2**31 ms
 SIGN_IN_LIMIT_S = 6  # for the first question: an unreachable server is reported within 10 s
 
 
@@ -1719,7 +1734,7 @@ class Client:
     """Sends requests to one server from many threads, with an API key or without any credentials."""
 
     def __init__(self, url: str, key: str | None, *, timeout_s: float, retries: int, threads: int, say: Say) -> None:
-        self.base_url, self.timeout_s, self.retries, self.say = url, timeout_s, retries, say
+        self.base_url, self.timeout_s, self.retries, self.say = url, min(timeout_s, LIMIT_S), retries, say
         self.resume_at = 0.0  # by time.monotonic(): no request starts earlier
         self.failures, self.most_failures = 0, 2 * threads  # circuit breaker: consecutive failures, and their limit
         self.session = requests.Session()
@@ -1739,12 +1754,12 @@ class Client:
         """The `data` of the answer to a GraphQL question. RequestError if all attempts fail."""
         return self.retry(lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
 
-    def ask_once(self, question: str, variables: Mapping[str, Any], timeout_s: float, parse: Parse = json.loads) -> Any:
+    def ask_once(self, question: str, variables: Mapping[str, Any], timeout_s: float) -> Any:
         """The same in one attempt. An error that the server states is worth one repeat."""
         content, url = {"query": question, "variables": variables}, f"{self.base_url}/graphql"
         body = b"".join(self.pieces("POST", url, timeout_s, json=content, allow_redirects=False))
         try:
-            answer = parse(body)
+            answer = parsed(body)[1]
         except (ValueError, RecursionError) as error:
             raise RequestError("the answer is incomplete, or not JSON") from error
         if not isinstance(answer, dict) or answer.get("errors") or not answer.get("data"):
@@ -1873,10 +1888,10 @@ class Server:
         self.questions = threading.BoundedSemaphore(self.workers)
         self.conversions = threading.BoundedSemaphore(os.cpu_count() or 1)  # at once: bounds memory
 
-    def ask(self, question: str, variables: Mapping[str, object], parse: Parse = json.loads) -> Any:
+    def ask(self, question: str, variables: Mapping[str, object]) -> Any:
         """The answer's data. RequestError if all attempts fail."""
         with self.questions:
-            return self.api.retry(lambda timeout_s: self.api.ask_once(question, variables, timeout_s, parse))
+            return self.api.ask(question, variables)
 
     def ask_for_less(self, ask: Callable[[int, float], Any], size: int) -> tuple[Any, int]:
         """What `ask(size, timeout_s)` returns, and its size: a quarter of the one before after each failure."""
@@ -1924,8 +1939,8 @@ def place_of(text: str) -> Place:
     return Place(entity, project, host=host)
 
 
-def filters_of(place: Place, selection: Selection) -> dict[str, object]:
-    """The selection as W&B's filters, which the server evaluates; empty if all runs are selected."""
+def filters_of(places: Sequence[Place], selection: Selection) -> dict[str, object]:
+    """The selection in a project's places as W&B's filters, which the server evaluates; empty if all are selected."""
     conditions = [
         ("createdAt", "$gte", iso(selection.since)),
         ("createdAt", "$lt", iso(selection.until)),
@@ -1933,10 +1948,11 @@ def filters_of(place: Place, selection: Selection) -> dict[str, object]:
         ("tags", "$in", selection.tag),
         ("group", "$in", selection.group),
         ("sweep", "$in", selection.sweep),
-        (place.key, "$eq", place.value),
     ]
     asked: list[Mapping[str, object]] = [{key: {operator: value}} for key, operator, value in conditions if value]
     asked += [selection.where] if selection.where else []
+    if all(place.key for place in places):
+        asked.append({"$or": [{place.key: {"$eq": place.value}} for place in places]})
     return {"$and": asked} if asked else {}
 
 
@@ -1944,7 +1960,7 @@ def iso(time_: datetime | None) -> str | None:
     return time_.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z") if time_ else None
 
 
-def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
+def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:  # noqa: C901 - one sequence
     """The selected projects, each once, and failures. ScriptError if there is no project."""
     selection, (own, entities) = server.options.selection, sign_in(server.api)
     pairs = itertools.product(selection.entity or [own], selection.project or ["*"])
@@ -1954,17 +1970,19 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
     found: dict[tuple[str, str], Project] = {}
     failed: list[Failure] = []
     lacking: list[tuple[Place, list[str]]] = []
-    outcomes = side_by_side(partial(projects_at, server), places, server.workers)
-    for place, (projects, names, failures) in zip(places, outcomes, strict=True):
+    named: defaultdict[tuple[str, str], list[Place]] = defaultdict(list)  # the places of each project or glob
+    for place in places:
+        named[place.entity, place.project].append(place)
+    outcomes = side_by_side(partial(projects_at, server), [*named.values()], server.workers)
+    for some, (projects, names, failures) in zip(named.values(), outcomes, strict=True):
         failed += failures
         if not projects and not failures:
-            lacking.append((place, names))
+            lacking.append((some[0], names))
         for project in projects:
             known = found.setdefault((project.entity, project.name), project)
-            if known is not project:  # several places in one project: the runs that any of them selects
-                filters = {"$or": [known.filters, project.filters]} if known.filters and project.filters else {}
-                places_ = [*known.places, *project.places]
-                found[project.entity, project.name] = Project(project.entity, project.name, filters, places_)
+            if known is not project:  # several globs match it: the runs that any of the places selects
+                known.places += project.places
+                known.filters, known.windows = filters_of(known.places, selection), []
     if failed and not found:
         raise ScriptError(f"{failed[0].run}: {failed[0].error}; nothing could be exported", NOTHING_USABLE)
     for (entity, pattern, *_), names in lacking:
@@ -1980,12 +1998,13 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
     return [found[key] for key in sorted(found)], list(dict.fromkeys(failed))
 
 
-def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str], list[Failure]]:
-    """The projects of a place; the names of all projects of its entity, if these were listed; and failures."""
+def projects_at(server: Server, places: list[Place]) -> tuple[list[Project], list[str], list[Failure]]:
+    """The projects of places with the same project or glob; all names of the entity's projects, if listed; failures."""
     question = """query Projects($entity: String, $after: String) {
         models(entityName: $entity, first: 200, after: $after) {
             edges { node { name } } pageInfo { endCursor hasNextPage } } }"""
-    project = Project(place.entity, place.project, filters_of(place, server.options.selection), [place])
+    place = places[0]
+    project = Project(place.entity, place.project, filters_of(places, server.options.selection), places)
     failing, what = project.path, ""
     names: list[str] = []
     variables = {"entity": place.entity, "after": None}
@@ -2007,7 +2026,7 @@ def projects_at(server: Server, place: Place) -> tuple[list[Project], list[str],
     except RequestError as error:
         return [], names, [Failure(failing, "project", f"{what}{error}", error.attempts)]
     chosen = [name for name in names if name == place.project] or [n for n in names if matches(n, place.project)]
-    return [Project(place.entity, name, project.filters, [place]) for name in chosen], names, []
+    return [Project(place.entity, name, project.filters, [*places]) for name in chosen], names, []
 
 
 def side_by_side(work: Callable[[Subject], Found], subjects: Sequence[Subject], at_once: int) -> list[Found]:
@@ -2132,7 +2151,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
     project.failed += failed
     project.selected = max(project.selected, got) - len(inactive)
     project.filtered += len(inactive)
-    if not (project.filters or failed or active_since):
+    if not (project.filters or active_since or any(failure.what == "runs" for failure in failed)):
         project.all_ids = set(project.runs["id"])
 
 
@@ -2145,7 +2164,7 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
     question = RUNS % ("" if server.options.dry_run else "config summaryMetrics")
 
     def ask(size: int, timeout_s: float) -> Any:
-        return server.api.ask_once(question, {**variables, "first": size}, timeout_s, parsed_answer)["project"]
+        return server.api.ask_once(question, {**variables, "first": size}, timeout_s)["project"]
 
     answer, size = server.ask_for_less(ask, project.page_runs)
     project.page_runs = min(size * 4, PAGE_RUNS)
@@ -2226,11 +2245,6 @@ def unwrapped(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without W&B's wrappers, `{"value": ..., "desc": ...}`, removed once. Not all values have one."""
     wrappers = ({"value"}, {"value", "desc"})
     return {k: v["value"] if isinstance(v, dict) and v.keys() in wrappers else v for k, v in config.items()}
-
-
-def parsed_answer(body: bytes) -> Any:
-    """The value of a server's JSON; non-finite numbers, which it may contain, become text."""
-    return parsed(body)[1]
 
 
 def parsed(text: bytes | str) -> tuple[bool, Any]:
@@ -2325,13 +2339,14 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
         tables.append(new_table("console", is_sample=options.console_lines is not None))
         tables[-1].extent = (f"last {options.console_lines}",) if options.console_lines else ()
     if options.tables:
+        names = {table.key: table.name for table in project.tables.values() if table.key}  # of the earlier export
         keys = {key for page in project.pages for of_run in page.tables.values() for key in of_run}
-        taken: set[str] = set()
-        for key in sorted(keys):
-            name = logged_table_name(project, key, taken, options.output)
-            taken.add(name.lower())  # some file systems ignore case
-            tables.append(new_table(name, key=key))
-    return {} if options.dry_run else {table.name: table for table in tables}
+        taken = {name.lower() for name in names.values()}  # some file systems ignore case
+        for key in sorted(keys - names.keys()):
+            names[key] = logged_table_name(project, key, taken, options.output)
+            taken.add(names[key].lower())
+        tables += [new_table(name, key=key) for key, name in names.items()]
+    return {table.name: table for table in tables}
 
 
 def logged_table_name(project: Project, key: str, taken: Collection[str], output: Path) -> str:
@@ -2357,7 +2372,7 @@ def changed_runs(project: Project, table: Table) -> list[History]:
         run = History(id=run_id, listed=rows, last_step=last_step, file=files.get(run_id) or "")
         whole = (run.file,) if table.key is not None else (str(rows), iso(active_at) or "")
         run.mark = (*whole, *table.extent)
-        if known.get(run_id) not in (whole, run.mark) and (run.file or table.key is None):
+        if known.get(run_id) not in (whole, run.mark) and (run.file or table.key is None or run_id in known):
             changed.append(run)
     return changed
 
@@ -2390,7 +2405,7 @@ def fetch_table(server: Server, project: Project, table: Table, folder: Path) ->
     for run in changed_runs(project, table):
         if facts := stored.get(stored_key(source, run)):
             fetched[run.id] = replace(run, **facts)
-        elif table.name == "history" and run.listed == 0:
+        elif run.listed == 0 if table.name == "history" else table.key is not None and not run.file:
             fetched[run.id] = run
         else:
             missing.append(run)
@@ -2445,7 +2460,7 @@ def ask_for_runs(source: RowSource, runs: Sequence[History], more: str = "") -> 
     body = " ".join(f"{name}: run(name: ${name}) {{ {asked} }}" for name, asked in zip(names, fields_, strict=True))
     variables = {name: run.id for name, run in zip(names, runs, strict=True)}
     question = IN_PROJECT % ("Rows", head, body)
-    answer = source.server.ask(question, {**source.project.place, **variables}, parsed_answer)["project"] or {}
+    answer = source.server.ask(question, {**source.project.place, **variables})["project"] or {}
     return {run.id: answer.get(name) for name, run in zip(names, runs, strict=True)}
 
 
@@ -2837,15 +2852,13 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
     if not project.windows and not plan(server, project):
         raise RequestError(f"there is no project {project.path}", retries=0)
     list_runs(server, project, work)
-    tables, earlier = tables_asked(project, options), project.tables
-    if options.dry_run and options.include_history:
-        history = new_table("history", *options.history_keys)
-        history.earlier = earlier["history"].earlier if "history" in earlier else None
-        project.planned_rows = sum(run.listed for run in changed_runs(project, history))
-    project.tables = earlier | tables
-    for name, table in tables.items():
-        table.earlier = earlier[name].earlier if name in earlier else None
-        fetch_table(server, project, table, work.parent / HISTORIES / project.stem / name)
+    for name, table in tables_asked(project, options).items():
+        table.earlier = project.tables[name].earlier if name in project.tables else None
+        project.tables[name] = table
+        if not options.dry_run:
+            fetch_table(server, project, table, work.parent / HISTORIES / project.stem / name)
+        elif name == "history":
+            project.planned_rows = sum(run.listed for run in changed_runs(project, table))
     goals: dict[str, set[str]] = {}  # of each metric that a sweep optimises
     sweeps = [] if options.dry_run else project.runs["sweep"].drop_nulls().unique().sort().to_list()
     for names in chunks(sweeps, RUNS_A_QUESTION):
@@ -3130,33 +3143,27 @@ def scan_files(files: Sequence[Path], schema: Mapping[str, Any]) -> pl.LazyFrame
 
 
 def metric_facts(
-    definitions: Collection[MetricDefinition],
-    names: Names,
-    earlier: Mapping[KeyPath, Mapping[str, str | None]],
-    sweep_goals: Mapping[str, str],
-) -> dict[str, dict[str, str | None]]:
+    definitions: Collection[MetricDefinition], names: Names, earlier: Mapping[KeyPath, Stated], goals: Mapping[str, str]
+) -> dict[str, Stated]:
     """Goal, summary and step metric by column, where a sweep, `define_metric` or the `earlier` export states it."""
     implied = {"min": "minimize", "max": "maximize"}
-    facts: dict[str, dict[str, str | None]] = {}
+    facts: dict[str, Stated] = {}
     for path, name in ((path[1:], name) for path, name in names.items() if path[0] == METRIC):
         found: list[MetricDefinition] = []
         # define_metric reaches top-level keys and the values it derives from them.
         if len(path) == 1 or (len(path) == 2 and path[1] in SUMMARY_KINDS):
             found = [d for d in definitions if d.pattern == path[0]]
             found = found or [d for d in definitions if d.pattern[-1:] == "*" and path[0].startswith(d.pattern[:-1])]
-        stated: defaultdict[str, set[str | None]] = defaultdict(set)
+        stated = [earlier.get(path, {})]
         for definition in found:
-            goals = {implied[kind] for kind in (definition.summary or "").split(",") if kind in implied}
-            stated["goal"].add(definition.goal or (goals.pop() if len(goals) == 1 else None))
-            stated["summary"].add(definition.summary)
-            stated["step_metric"].add(definition.step_metric)
-        for key, value in earlier.get(path, {}).items():
-            stated[key].add(value)
+            meant = {implied[kind] for kind in (definition.summary or "").split(",") if kind in implied}
+            goal = definition.goal or (meant.pop() if len(meant) == 1 else None)
+            stated.append({**definition._asdict(), "goal": goal})
         fact: dict[str, str | None] = {}
         for key in ("goal", "summary", "step_metric"):
-            values = stated[key] - {None}
+            values = {each.get(key) for each in stated} - {None}
             fact[key] = values.pop() if len(values) == 1 else None  # runs may differ
-        fact["goal"] = sweep_goals.get(".".join(path), fact["goal"])
+        fact["goal"] = goals.get(".".join(path), fact["goal"])
         if any(fact.values()):
             facts[name] = fact
     return facts
@@ -3233,43 +3240,46 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
 
 def scan_parts(table: Table) -> pl.LazyFrame:
     """The rows of all parts, sorted by run and order. Columns as in Part, with the table's dtypes."""
-    wanted: dict[Path, Counter[str]] = {}  # the rows of each run, by file
-    part_of: dict[Path, Part] = {}
-    odd: dict[Path, frozenset[KeyPath]] = {}  # by file: columns that a scan cannot cast by itself
+    parts: defaultdict[Path, dict[str, Part]] = defaultdict(dict)  # by file, the part of each run
     for run_id, history in sorted(table.histories.items()):
         for part in history.parts:
-            wanted.setdefault(part.file, Counter())[run_id] += part.rows
-            part_of[part.file] = part
-            odd[part.file] = odd.get(part.file, frozenset()) | {
-                path
-                for path in part.dtypes
-                if (part.stored[path], table.dtypes[path]) != ("Int64", "Float64")
-                and part.stored[path] != table.dtypes[path]
-            }
+            parts[part.file][run_id] = part
+    one_of = {file: next(iter(of_runs.values())) for file, of_runs in parts.items()}  # all state the same of their file
+    odd = {  # by file: columns that a scan cannot cast by itself, with the file's dtypes
+        file: frozenset(
+            (path, dtype)
+            for path, dtype in part.stored.items()
+            if dtype != (wanted := table.dtypes.get(path, dtype)) and (dtype, wanted) != ("Int64", "Float64")
+        )
+        for file, part in one_of.items()
+    }
 
-    def scan(files: Sequence[Path]) -> pl.LazyFrame:
-        """The rows of files with the same `odd` columns."""
-        stored = {path: part_of[files[0]].stored[path] for path in (odd[files[0]] if files else ())}
+    def scan(files: Sequence[Path], run_ids: Collection[str] = ()) -> pl.LazyFrame:
+        """The rows of files with the same `odd` columns; only of some runs, if other runs' values do not fit."""
+        stored = dict(odd[files[0]]) if files else {}
         logged = {column_key(path): getattr(pl, stored.get(path, dtype)) for path, dtype in table.dtypes.items()}
         rows = scan_files(files, {"run_id": pl.String, "order": pl.Int64, **table.columns, **logged})
+        rows = rows.filter(pl.col("run_id").is_in(list(run_ids))) if run_ids else rows
         return rows.with_columns(cast_logged(path, dtype, table.dtypes[path]) for path, dtype in stored.items())
 
-    groups: list[list[Path]] = []  # files whose ranges of run ids overlap are together
-    reached = ""
-    for file, ids in wanted.items():
-        if groups and min(ids) < reached:
+    groups: list[list[Path]] = []  # files whose ranges of rows overlap are together
+    reached = ("", 0)  # run id, and order
+    for file, of_runs in parts.items():
+        ends = [(run_id, order) for run_id, part in of_runs.items() for order in (part.first, part.last)]
+        if groups and min(ends) < reached:
             groups[-1].append(file)
         else:
             groups.append([file])
-        reached = max(reached, *ids)
+        reached = max(reached, *ends)
     scans: list[pl.LazyFrame] = []
-    is_plain = {file: not more and wanted[file].total() == part_of[file].file_rows for file, *more in groups}
+    rows_of = {file: sum(part.rows for part in of_runs.values()) for file, of_runs in parts.items()}
+    is_plain = {file: not more and rows_of[file] == one_of[file].file_rows for file, *more in groups}
     for (is_whole, _), alike in itertools.groupby(groups, lambda files: (is_plain[files[0]], odd[files[0]])):
         if is_whole:  # one scan of many files is far cheaper than many scans
             scans.append(scan([files[0] for files in alike]))
             continue
         for files in alike:  # other runs share the files
-            rows = pl.concat([scan([file]).filter(pl.col("run_id").is_in(list(wanted[file]))) for file in files])
+            rows = pl.concat([scan([file], parts[file]) for file in files])
             scans.append(rows if len(files) == 1 else rows.sort("run_id", "order"))
     return pl.concat(scans) if scans else scan([])
 
@@ -3308,6 +3318,7 @@ def find_earlier(project: Project, output: Path) -> None:
                 marks={run_id: tuple(mark) for run_id, mark in histories.get("runs", {}).items()},
                 skipped=histories.get("skipped", ()),
                 export_id=metadata.get(EXPORT_ID_KEY),
+                key=metadata.get(TABLE_KEY, ""),
             )
         except (Exception, pl.exceptions.PanicException) as error:  # damaged, or made by something else
             raise unreadable(file, error) from error
@@ -3322,7 +3333,7 @@ def find_earlier(project: Project, output: Path) -> None:
         if name == "runs":
             project.earlier = current
         else:
-            project.tables.setdefault(name, new_table(name)).earlier = current
+            project.tables.setdefault(name, new_table(name, key=earlier.key)).earlier = current
 
 
 def unreadable(file: Path, error: BaseException) -> ScriptError:
@@ -3354,7 +3365,7 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     paths |= {(METRIC, definition.pattern) for definition in definitions if not definition.pattern.endswith("*")}
     names = settle_tables(project, runs["id"], paths, prune=options.prune)
     tables = sorted(project.tables.values(), key=lambda table: table.name)
-    known: dict[KeyPath, Mapping[str, str | None]] = {}
+    known: dict[KeyPath, Stated] = {}
     for each in (*(table.earlier for table in tables if table.prefix == METRIC), earlier):
         if each is not None and stays:
             known |= {path: each.facts[name] for path, name in each.columns.items() if name in each.facts}
@@ -3365,7 +3376,7 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
         if table.earlier
         and table.earlier.export_id
         and not table.fetched
-        and (table.staying, table.names) == (table.earlier.rows.keys(), table.earlier.columns)
+        and (table.staying, table.names) == ({*table.earlier.rows}, table.earlier.columns)
         and table.earlier.facts == facts
     }
     export_id = next(iter(current.values()), uuid.uuid4().hex)
@@ -3602,10 +3613,12 @@ def verify(folder: Path, options: Options, say: Say) -> int:
             problems = {}
         problems = problems or {export.name: "is damaged, so the files of its project cannot be checked"}
         rows += [about | {"file": name, "error": problem} for name, problem in problems.items()]
-    stems = tuple(export.name.removesuffix("metadata.json") for export in exports)
+    named = tuple(
+        str(row["file"]).removesuffix("metadata.json") for row in rows
+    )  # files, and stems of damaged metadata
     for file in sorted(folder.glob("*.parquet")):  # whose metadata may be gone
         with suppress(OSError, *DAMAGED):
-            if not file.name.startswith(stems) and EXPORT_ID_KEY in pl.read_parquet_metadata(file):
+            if not file.name.startswith(named) and EXPORT_ID_KEY in pl.read_parquet_metadata(file):
                 error = "is not listed in any metadata file, so it cannot be checked"
                 rows.append({"entity": None, "project": None, "file": file.name, "error": error})
     damaged = [row for row in rows if row["error"]]
@@ -4024,7 +4037,7 @@ def import_libraries() -> None:
 
 def export(options: Options) -> int:
     """From the source to the files: the summary of this script."""
-    global requests, urllib3
+    global orjson, requests, urllib3
     gc.disable()  # there are no cycles among the many small objects, and looking for some took a tenth of the time
     say: Say = (lambda _: None) if options.quiet else tell
     if options.verify:
@@ -4036,6 +4049,7 @@ def export(options: Options) -> int:
         else:
             address = base_url()
             key = api_key(options.api_key_file, address)
+            import orjson  # reads the first answers, while import_libraries() imports polars
             import requests
             import urllib3
 
@@ -4092,7 +4106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # names that the terminal's encoding lacks
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")  # UTF-8 for programs
     try:
         return export(parse_args(argv))
     except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - each becomes a message

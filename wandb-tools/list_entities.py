@@ -32,7 +32,6 @@ import fnmatch
 import io
 import itertools
 import json
-import math
 import netrc
 import os
 import re
@@ -124,7 +123,7 @@ def api_key(file: Path | None, base_url: str) -> str:
     """The API key for the server: the first found in `file`, WANDB_API_KEY, netrc and the SDK's settings."""
     where, how = f"for {base_url}", "run `wandb login`, set WANDB_API_KEY or use --api-key-file"
     if file:
-        key, where = file.read_text("utf-8", errors="replace"), f"in {file}"
+        key, where = file.read_text("utf-8-sig", errors="replace"), f"in {file}"
     elif os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         raise ScriptError(f"WANDB_IDENTITY_TOKEN_FILE is not supported: unset it, and {how}", NOTHING_USABLE)
     else:
@@ -142,6 +141,7 @@ SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0  # of all threads, if the server 
 LEAST_BYTES_S = 10_000  # a slower answer is given up once the timeout is over
 ANSWER_BYTES = 100_000_000  # of an answer at most, uncompressed; the largest pages of runs have 15 MB
 MOST_PAGES = 500  # of 200 projects: a longer list is taken for endless
+LIMIT_S = 1e6  # for any question: a socket takes no more than 2**31 ms
 SIGN_IN_LIMIT_S = 6  # for the first question: an unreachable server is reported within 10 s
 
 
@@ -173,7 +173,7 @@ class Client:
             self.session.verify = False
             urllib3.disable_warnings()
 
-    def ask(self, question: str, variables: Mapping[str, Any], *, limit_s: float = math.inf) -> Any:
+    def ask(self, question: str, variables: Mapping[str, Any], *, limit_s: float = LIMIT_S) -> Any:
         """The answer's `data`; RequestError if all attempts fail. If the server is busy, all threads wait."""
         number, limit_s = 0, min(limit_s, self.timeout_s)  # for all attempts together, without the waits
         while self.failures < self.most_failures:
@@ -538,7 +538,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # names that the terminal's encoding lacks
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")  # UTF-8 for programs
     try:
         return list_projects(parse_args(argv))
     except KeyboardInterrupt:

@@ -278,13 +278,14 @@ class Store:
                 case "output.log":
                     run.log_lines[offset : offset + len(lines)] = lines
         run.heartbeat_at = now()
+        is_preempting = run.state == "preempting" or body.get("preempting")
         if body.get("complete"):
-            was_preempting = run.state == "preempting" and body.get("exitcode") != 0
+            was_preempting = is_preempting and body.get("exitcode") != 0
             run.state = "preempted" if was_preempting else STATE_OF_EXIT_CODE.get(body.get("exitcode") or 0, "failed")
             if export:
                 run.history.export(self.folder, leave_live=live_tail, nested=nested)
         else:
-            run.state = "preempting" if body.get("preempting") else "running"
+            run.state = "preempting" if is_preempting else "running"
         run.project.changed()
 
 
