@@ -561,6 +561,9 @@ def test_a_select_in_where_is_refused(tmp_path):
         ({"train/loss": 1, "train/acc": 1}, "train/acc"),
         ({"test/mse": 1, "test/loss": 1}, "test/mse"),
         ({"test_loss": 1, "val_loss": 1}, "test_loss"),
+        ({"Loss/entropy": 1, "Loss/pi": 1, "Rewards/mean_episodes": 1}, "Rewards/mean_episodes"),
+        ({"train/loss": 1, "rollout/ep_rew_mean": 1}, "rollout/ep_rew_mean"),
+        ({"val/loss": 1, "train/reward": 1}, "val/loss"),
     ],
 )
 def test_the_default_metric_is_what_people_mean(tmp_path, summary, chosen):

@@ -191,7 +191,11 @@ OVERVIEW_TOP, REPORT_TOP, SUGGESTED_GROUPS = 5, 10, 12
 MOST_ROWS = {"overview": 8, "groups": 20, "pivot": 20, "sql": 20, "health": 20, "curves": 30, "grid": 10, "machine": 10}
 MOST_ROWS |= {"varying": 38, "diff": 38, "importance": 38, "schema": 38}
 PAGE_CELLS = 96  # characters across a page's text
-WHOLE = {"column", "problem"}  # heads of columns that are not shortened, so that they can be copied
+WHOLE = {
+    "column",
+    "problem",
+}  # heads of columns that are not shortened below half the width, so that they can be copied
+BROKEN = {"detail", "value (runs)"}  # heads of columns whose cells are broken into lines instead
 NARROW = 16  # characters that a shortened text keeps at least: as many as a time has
 # Characters that mean something to LaTeX, and what prints them.
 LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "[": "{[}", "]": "{]}", "~": r"\textasciitilde{}"}
@@ -211,7 +215,7 @@ LOWER_IS_BETTER = """
 HIGHER_IS_BETTER = """
     acc accuracy accuracies f1 fbeta auc auroc auprc aucpr prauc rocauc ap map ndcg mrr r2 score scores precision
     recall sensitivity specificity tpr tnr dice iou miou jaccard mcc kappa bleu rouge rougel meteor chrf cider
-    spice psnr snr sisnr sdr sisdr ssim msssim pesq stoi mos reward rewards return returns win wins winrate
+    spice psnr snr sisnr sdr sisdr ssim msssim pesq stoi mos rew reward rewards return returns win wins winrate
     success elbo likelihood loglikelihood correlation corr pearson spearman kendall pcc ccc purity nmi ari ami
     silhouette hit hits throughput fps improvement gain reduction em pass top similarity concordance cindex elo
     modularity explainedvariance
@@ -672,13 +676,14 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
     readable = [column for column in covered if column in runs.goals or goal_by_name(runs.label(column))]
     least = 0.8 * max((covered[column] for column in readable), default=0)
 
-    def rank(column: str) -> tuple[bool, bool, bool, int, bool, str]:
+    def rank(column: str) -> tuple[bool, bool, bool, bool, int, bool, str]:
         segments = [part for part in re.split(r"[^a-z0-9]+", runs.label(column).lower()) if part]
         is_cost = not {"runtime", "latency", "throughput", "fps"}.isdisjoint(segments)  # not what a project is about
         is_test = "test" in segments
         is_other = not is_test and VALIDATION.isdisjoint(segments)
         is_plain = segments[-1] in {"loss", "error", "accuracy", "acc", "score", "reward"}
-        return is_cost, not is_test, is_other, len(segments), not is_plain, runs.label(column)
+        is_reward = not {"rew", "reward", "rewards", "return", "returns"}.isdisjoint(segments)  # losses say little then
+        return is_cost, not is_test, is_other, not is_reward, len(segments), not is_plain, runs.label(column)
 
     found = sorted((column for column in readable if covered[column] >= max(least, 1)), key=rank)[:1]
     metrics = [find_metric(column, runs, options) for column in found]
@@ -924,7 +929,8 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
         lost = ["n_nonfinite"] * bool(table["n_nonfinite"].sum())
         numbers = ["mean", "std"] if stat == "mean" else [stat, "ci_low", "ci_high"]
         rest = [name for name in ("min", "median", "max") if name != stat]
-        shown = [*varying, *sizes, *numbers, *lost, "best_run", *steps, *rest]
+        first = [*sizes, *numbers, *varying] if len(varying) > 3 else [*varying, *sizes, *numbers]  # numbers always fit
+        shown = [*first, *lost, "best_run", *steps, *rest]
     heads = labels(by, runs) | {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
     heads |= {"ci_low": "95 % from", "ci_high": "to", "n_nonfinite": "NaN"}  # or infinity, as the note says
     size = f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'group')}"
@@ -1035,10 +1041,10 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
         table, settings, noise = varying_settings(runs)
         by = [column for column in settings if column not in excluded]
         apart = independent(table, by)
-        exceptions = some_of([*map(runs.label, excluded)]) or "nothing"
+        exceptions = f", except {some_of([*map(runs.label, excluded)])}" if excluded else ""
         if not by:
-            raise ScriptError(f"--group-by: no setting varies, except {exceptions}; name columns", WRONG_USAGE)
-        say(f"grouped by all settings that vary, except {exceptions}: {some_of([*map(runs.label, apart)])}")
+            raise ScriptError(f"--group-by: no setting varies{exceptions}; name columns", WRONG_USAGE)
+        say(f"grouped by all settings that vary{exceptions}: {some_of([*map(runs.label, apart)])}")
         say(*noise_note(noise, runs))
     for name in wanted:
         known = known_column(name, runs)
@@ -1148,7 +1154,9 @@ def varied(study: Study, _: Options) -> list[Result]:
     for column in settings:
         counts = table[column].value_counts(name="runs").sort("runs", column, descending=[True, False]).rows()
         rows += [{"column": column, "value": value, "runs": number} for value, number in counts]
-        texts.append((len(counts), some_of([f"{cell_text(value)} ({number})" for value, number in counts], 8)))
+        each = [f"{shortened(cell_text(value), NARROW * 2)} ({number})" for value, number in counts]
+        most = sum(end <= PAGE_CELLS for end in itertools.accumulate(len(text) + 2 for text in each))
+        texts.append((len(counts), some_of(each, most)))
     number = table.height or collected(runs.frame.select(pl.len())).item()
     seen = pl.DataFrame(texts, {"values": pl.Int64, "value (runs)": pl.String}, orient="row")
     view = [("config", pl.Series(labels(settings, runs).values(), dtype=pl.String)), *((c.name, c) for c in seen)]
@@ -1162,15 +1170,17 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
     """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
     runs, seeds = study.runs, [c for c in settings if "seed" in words(study.runs.label(c))][:1]
     few = [c for c in settings if c not in seeds and 1 < table[c].drop_nulls().n_unique() <= 12]  # more: at random
-    axes = independent(table, few)
-    complete = table.select(*axes, *seeds).drop_nulls()
+    few = [c for c in few if 2 * table[c].null_count() <= table.height]
+    complete = table.select(settings).drop_nulls([*few, *seeds])
+    axes = independent(complete, few)
     if not axes or len(axes) + len(seeds) < 2 or complete.is_empty():
         return []
     present, sizes = complete.select(axes).unique(), [complete[column].n_unique() for column in axes]
-    counts = complete.group_by(*axes, *seeds).len().sort(*axes, *seeds)
+    is_same = pl.struct(settings).n_unique() == 1  # also in the settings that are no axes
+    counts = complete.group_by(*axes, *seeds).agg(pl.len(), is_same=is_same).sort(*axes, *seeds)
     with_seed = [pl.format(" with seed {}", seed) for seed in seeds]
     problem = pl.concat_str(pl.format("{} runs", "len"), *with_seed).alias("problem")
-    odd = [counts.filter(pl.col("len") > 1).select(*axes, problem)]
+    odd = [counts.filter(pl.col("len") > 1, "is_same").select(*axes, problem)]
     for seed in seeds:
         usual = counts[seed].value_counts().filter(pl.col("count") * 2 >= present.height).select(seed)
         lacking = present.join(usual, how="cross").join(counts, on=[*axes, seed], how="anti")
@@ -1256,16 +1266,18 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     number = counted(table.height, "run")
     total, n = collected(runs.frame.select(pl.len(), pl.col(metric.column).count())).row(0)
     lost = without_value(metric.label, total, table.height, n - table.height)
+    differing = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
+    noise = [column for column in differing if is_noise(table[column], runs.label(column))]
+    varying = [column for column in differing if column not in noise]
     notes = [f"{number} with a finite value are too few to rank settings; {FEWEST_RUNS} are needed"]
     if table.height >= FEWEST_RUNS:
         notes = ["settings that vary together cannot be separated; p is not corrected for many settings"]
+        notes = notes if varying else ["no setting varies"]
         if table.height > MOST_RUNS:
             table = table.sample(MOST_RUNS, seed=SEED)
             notes.append(f"computed on {MOST_RUNS:,} runs, chosen at random with seed {SEED}")
-        varying = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
-        noise = [column for column in varying if is_noise(table[column], runs.label(column))]
         notes += noise_note(noise, runs)
-        found = [association(column, table) for column in varying if column not in noise]
+        found = [association(column, table) for column in varying]
         rows = [(metric.column, *facts) for facts in found if facts]
     dtypes: dict[str, Any] = dict.fromkeys(("metric", "column", "kind"), pl.String)
     dtypes |= {"effect": pl.Float64, "spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
@@ -1386,7 +1398,7 @@ def folded_schema(table: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(found).select(table.columns)
 
 
-def overview(study: Study) -> Result:
+def overview(study: Study, options: Options) -> Result:
     """What the input holds: its projects, their runs by state, the days between which they were made."""
     runs, state = study.any_state, pl.col("state").str.to_lowercase()
     days = pl.col("created_at").dt.strftime("%Y-%m-%d")
@@ -1395,6 +1407,11 @@ def overview(study: Study) -> Result:
     table = collected(runs.frame.group_by("entity", "project").agg(*counts, *first_last).sort("entity", "project"))
     kinds = Counter(kind(column) for column in runs.dtypes if column not in runs.empty)
     notes = [f"columns: {', '.join(f'{kinds[k]} {k}' for k in KINDS if kinds[k])}; --schema lists them"]
+    finished = int(table["finished"].sum())
+    if options.report and not options.states and 0 < finished < table["runs"].sum():
+        notes.append(
+            f"settings and metrics are those of the {counted(finished, 'finished run')}; --state all takes all"
+        )
     if not study.metrics:
         there = [study.runs.label(c) for c, n in coverage(metric_columns(study.runs), study.runs).items() if n]
         logged = sorted({part.label(c) for part in rows_beside(runs, "history") for c in part.of_kind("metric")})
@@ -1471,7 +1488,7 @@ def introduction(study: Study, options: Options) -> list[Result]:
         by = suggested_grouping(study.runs)
         study = study._replace(by=by, apart=by)
     metrics = study.metrics if options.report else study.metrics[:1]
-    results = [overview(study), *(top(study, options) if metrics else [])]
+    results = [overview(study, options), *(top(study, options) if metrics else [])]
     results += [groups(study, metric, options) for metric in metrics if study.by]
     if not options.report:
         return results if metrics else [*results, *varied(study, options)]
@@ -1933,13 +1950,13 @@ def health(study: Study, _: Options) -> list[Result]:
     where = "" if histories else " (no history files: only summaries and states were checked)"
     if not found:
         return [Result("health", f"{counted(keys.height, 'run')}: no problem found{where}", table, [])]
-    folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg("detail")
+    folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg(pl.first("detail"), more=pl.len() - 1)
     counts = ", ".join(f"{count} {problem}" for problem, count in Counter(folded["problem"]).most_common())
     labelled = pl.Series(run_labels(keys)).gather(folded[RUN_NUMBER])
-    more = pl.when(pl.col("detail").list.len() > 1).then(pl.format(" and {} more", pl.col("detail").list.len() - 1))
-    details = folded.select(pl.col("detail").list.first() + more.otherwise(pl.lit("")))["detail"]
+    details = [f"{first} and {counted(more, 'more metric')}" if more else first for _, _, first, more in folded.rows()]
     title = f"{problems[RUN_NUMBER].n_unique()} of {counted(keys.height, 'run')} have problems{where}: {counts}"
-    return [Result("health", title, table, [("run", labelled), ("problem", folded["problem"]), ("detail", details)])]
+    view = [("run", labelled), ("problem", folded["problem"]), ("detail", pl.Series(details))]
+    return [Result("health", title, table, view)]
 
 
 def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iterator[tuple[int, str, str]]:
@@ -2228,14 +2245,18 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
 def columns_of(result: Result, most: int | None) -> tuple[list[TableColumn], list[str]]:
     """What people see of a result as text, with as many rows as they want, or take by default; and its notes."""
     most = MOST_ROWS.get(result.key) if most is None else most
-    height, notes = max((len(values) for _, values in result.view), default=0), [*result.unseen, *result.notes]
+    height, notes = len(result.view[0][1]) if result.view else 0, [*result.unseen, *result.notes]
     if most and height > most:
         notes.append(f"{counted(height - most, 'more row')}: use --max-rows 0 for all")
-    null = "-" if result.key in {"top", "schema"} else "null"
+    null, is_curve = "-" if result.key in {"top", "schema"} else "null", result.key == "curves"
+    shown = [*range(min(most or height, height))]
+    if is_curve and len(shown) > 1:  # from its start to its end
+        shown = [round(i * (height - 1) / (len(shown) - 1)) for i in shown]
     columns = []
     for n, (label, values) in enumerate(result.view):
-        is_number = values.dtype.is_numeric() or result.key == "curves" or (n > 0 and result.key == "pivot")
-        columns.append(TableColumn(printable(label), cells_of(values.head(most or height), null), is_number))
+        is_number = values.dtype.is_numeric() or is_curve or (n > 0 and result.key == "pivot")
+        cells = cells_of(values.gather(shown), null, alike=result.key != "schema")
+        columns.append(TableColumn(printable(label), cells, is_number))
     return columns, notes
 
 
@@ -2258,7 +2279,7 @@ def made_table(
     rows = [*zip(*cells, strict=True)]
     align = ["right" if column.is_number else "left" for column in columns] if rows else None
     heads = [escape(column.label) for column in columns]
-    rooms = [column.room if column.label == "detail" else None for column in columns]
+    rooms = [column.room if column.label in BROKEN else None for column in columns]
     broken: dict[str, Any] = {"maxheadercolwidths": [column.room for column in columns], "maxcolwidths": rooms}
     return str(tabulate.tabulate(rows, heads, form, colalign=align, disable_numparse=True, **broken)).splitlines()
 
@@ -2271,9 +2292,10 @@ def links_of(result: Result, form: str) -> list[str]:
     return [form.replace("{url}", url) if safe.fullmatch(url) else "{name}" for url in urls]
 
 
-def cells_of(values: pl.Series, null: str = "null") -> list[str]:
-    """Values as people read them."""
+def cells_of(values: pl.Series, null: str = "null", *, alike: bool = True) -> list[str]:
+    """Values as people read them; numbers that are not `alike` are of different quantities, and do not line up."""
     spell = float_format(values.drop_nulls().to_list()) if values.dtype.is_float() else cell_text
+    spell = spell if alike or not values.dtype.is_float() else "{:.4g}".format
     return [null if value is None else spell(value) for value in values.to_list()]
 
 
@@ -2332,7 +2354,8 @@ def fitted(
         found = []
         for column, (cells, head) in zip(columns, sizes, strict=False):
             whole, broken = max(cells, head), max(cells, min(head, least))
-            found.append(broken if column.is_number else whole if column.label in WHOLE else min(whole, limit))
+            most_of_it = max(limit, width // 2) if column.label in WHOLE else limit
+            found.append(broken if column.is_number else min(whole, most_of_it))
         return found
 
     def fits(count: int, limit: int) -> bool:
@@ -2345,7 +2368,7 @@ def fitted(
         notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
     short = []
     for column, room in zip(columns[:count], widths(limit), strict=False):
-        is_whole = column.is_number or column.label == "detail"
+        is_whole = column.is_number or column.label in BROKEN
         texts = column.cells if is_whole else short_names(column.cells, room)
         label = column.label if cell_count(column.label) <= room else column.label.replace("/", "/ ")  # breaks there
         short.append(TableColumn(label, texts, column.is_number, room))
@@ -2832,8 +2855,10 @@ def analyze(options: Options) -> int:
     compares = options.report or options.best_per or not asked or not NEED_METRIC.isdisjoint(asked)
     metrics = chosen_metrics(options, runs) if compares else []
     if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
-        what = "no metric's name says whether lower or higher is better"
-        raise ScriptError(f"{what}; name one with -m and add --ascending or --descending", WRONG_USAGE)
+        if any(coverage(metric_columns(runs), runs).values()):
+            what = "no metric's name says whether lower or higher is better"
+            raise ScriptError(f"{what}; name one with -m and add --ascending or --descending", WRONG_USAGE)
+        raise ScriptError("none of these runs has a metric in its summary; use --varying or --curves", WRONG_USAGE)
     study = Study(any_state, runs, (), (), metrics)
     for metric in metrics:
         say(*remarks_on_metric(metric, study, options))
