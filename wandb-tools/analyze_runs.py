@@ -1777,7 +1777,7 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
             what = f"--best-so-far: the name {label} does not say whether lower or higher is better"
             raise ScriptError(f"{what}; {SAY_GOAL}", WRONG_USAGE)
         axis = options.x or next((part.axes[column] for part, column in logging if column in part.axes), "step")
-        points = curve_points(logging, axis, goal, keys, options)
+        points = curve_points(logging, axis, goal, keys, options, study.by)
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
         axis = axis.removeprefix("_")
@@ -1786,12 +1786,18 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
 
 
 def curve_points(
-    logging: Sequence[tuple[Runs, str]], axis: str, goal: Goal | None, keys: pl.DataFrame, options: Options
+    logging: Sequence[tuple[Runs, str]],
+    axis: str,
+    goal: Goal | None,
+    keys: pl.DataFrame,
+    options: Options,
+    by: Sequence[str],
 ) -> pl.DataFrame:
     """Each run's last value, or its best, at each point from its first to its last x.
 
-    RUN_NUMBER, BIN, x (Float64, or Datetime in UTC), VALUE, DIVERGED_AT (an x; null where a run does not diverge) and
-    the columns of `keys`. The points are every x that was logged if these are few, else some of them.
+    RUN_NUMBER, x (Float64, or Datetime in UTC), VALUE, DIVERGED_AT (an x; null where a run does not diverge) and the
+    columns of `keys`. The points are every x that was logged if these are few, else some of them, and the last x of
+    each curve: of a run, or of the runs that have the same `by`.
     """
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
     selected: list[tuple[Runs, dict[str, str]]] = []
@@ -1816,17 +1822,19 @@ def curve_points(
     if len(points) > most:
         say(f"{most} of {len(points):,} points of {axis.removeprefix('_')}: use --points for more")
         points = points.gather([round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)])
-    spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), first=pl.col("x").first(), last=pl.col("x").last())
-    whole = spans.join(points.to_frame().with_row_index(BIN), how="cross")
-    whole = whole.filter(pl.col("x").is_between("first", "last")).sort(RUN_NUMBER, "x")
+    first, last, place = "first x", "last x", pl.col("x")
+    spans = rows.group_by(RUN_NUMBER).agg(
+        pl.col(DIVERGED_AT).min(), place.first().alias(first), place.last().alias(last)
+    )
+    spans = spans.join(keys, on=RUN_NUMBER, how="left")
+    whole = spans.join(points.to_frame(), how="cross").filter(place.is_between(first, last))
+    ends = spans.with_columns(x=last).filter(place == place.max().over(by or RUN_NUMBER))
+    whole = pl.concat([whole, ends]).unique([RUN_NUMBER, "x"]).sort(RUN_NUMBER, "x")
     values = rows.select(RUN_NUMBER, "x", VALUE)
     found = whole.join_asof(values, on="x", by=RUN_NUMBER, check_sortedness=False).drop_nulls(VALUE)
-    if unseen := rows[RUN_NUMBER].n_unique() - found[RUN_NUMBER].n_unique():
-        between = f"not shown, because they end between two of the {len(points)} points"
-        say(f"{between}: {counted(unseen, 'run')}; use --points for more")
     if clock == "_timestamp":
         found = found.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
-    return found.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
+    return found
 
 
 def most_points(options: Options, runs: int) -> int:
@@ -1865,12 +1873,12 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     if study.by:
         held = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
         sound = pl.when((pl.col("x") < pl.col(DIVERGED_AT)).fill_null(value=True)).then(finite(VALUE))
-        table = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, BIN, "x"])
+        table = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, "x"])
         table = table.with_columns(value="mean")
         size = f"{counted(points[RUN_NUMBER].n_unique(), 'run')} in "
-    last = table.sort(BIN).group_by(by).agg(finite("value").last().alias(RANK))
+    last = table.sort("x").group_by(by).agg(finite("value").last().alias(RANK))
     last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
-    table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, BIN)
+    table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
     firsts = table.unique(RANK, keep="first", maintain_order=True)
     names = row_names(firsts, study.apart) if study.by else run_labels(firsts)
     spread = table["n"].n_unique() > 1
