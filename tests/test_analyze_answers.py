@@ -302,6 +302,13 @@ def test_values_of_a_setting_are_not_cut_within_a_number(tmp_path):
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_a_heading_is_broken_between_its_words(tmp_path):
+    runs = [Run(f"r{n}", config={"batch_size_of_one": n + 1}, summary={"validation_accuracy": 0.5}) for n in range(2)]
+    text = answered(write_runs(tmp_path, runs), "--top", 2, COLUMNS="40").out
+    heads = text[: text.index("────")].splitlines()[-2:]
+    assert [head.split() for head in heads] == [["name", "validation_", "batch_size_of_"], ["accuracy", "one"]]
+
+
 def test_a_long_name_leaves_room_for_what_a_schema_tells(tmp_path):
     """All columns but the names were dropped, as names are not cut."""
     runs = [Run(f"r{n}", summary={"loss": 7 + n, f"{'logger object at ' * 6}/loss": 0.5}) for n in range(2)]

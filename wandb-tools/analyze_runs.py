@@ -2378,7 +2378,10 @@ def fitted(
     for column, room in zip(columns[:count], widths(limit), strict=False):
         is_whole = column.is_number or column.label in BROKEN
         texts = column.cells if is_whole else short_names(column.cells, room)
-        label = column.label if cell_count(column.label) <= room else column.label.replace("/", "/ ")  # breaks there
+        parts = re.findall(
+            rf".{{1,{room}}}(?:(?<=[/_. ])|$)|.{{1,{room}}}", column.label
+        )  # lines end at these if they can
+        label = column.label if cell_count(column.label) <= room else "\n".join(parts)
         short.append(TableColumn(label, texts, column.is_number, room))
     return short
 
