@@ -3238,12 +3238,12 @@ def scan_parts(table: Table) -> pl.LazyFrame:
         for part in history.parts:
             wanted.setdefault(part.file, Counter())[run_id] += part.rows
             part_of[part.file] = part
-            odd[part.file] = odd.get(part.file, frozenset()) | {
+            # Runs of other projects may share the file, and have values where these runs have none.
+            odd[part.file] = frozenset(
                 path
-                for path in part.dtypes
-                if (part.stored[path], table.dtypes[path]) != ("Int64", "Float64")
-                and part.stored[path] != table.dtypes[path]
-            }
+                for path, dtype in table.dtypes.items()
+                if (stored := part.stored.get(path, dtype)) != dtype and (stored, dtype) != ("Int64", "Float64")
+            )
 
     def scan(files: Sequence[Path]) -> pl.LazyFrame:
         """The rows of files with the same `odd` columns."""
