@@ -6,7 +6,7 @@ import json
 
 import polars as pl
 import pytest
-from contract_files import Run, write_runs
+from contract_files import Run, write_rows, write_runs
 from test_analyze_faults import rewrite, steps, write_export, write_history
 from test_analyze_runs import answered, ask, document
 
@@ -372,3 +372,24 @@ def test_what_cannot_be_compared_is_said_as_it_is(tmp_path):
     answer = ask(bare, "--top", 3)
     assert answer.code == 2
     assert "error: none of these runs has a metric in its summary" in answer.err
+
+
+def test_metrics_of_runs_in_other_states_are_not_said_to_be_in_histories_alone(tmp_path):
+    """One run of a folder had finished, before it logged anything."""
+    runs = [Run("done", config={"lr": 1})] + [Run(f"r{n}", summary={"loss": n}, state="crashed") for n in range(3)]
+    file = write_runs(tmp_path, runs)
+    write_history(tmp_path, steps("r0", [2.0, 1.0]))
+    answer = answered(file)
+    assert "only runs in other states have metrics: use --state all" in answer.out
+    assert "histories" not in answer.out
+    assert ask(file, "--top", 1).err.endswith("but runs in other states have: use --state all\n")
+
+
+def test_the_last_line_of_a_failed_run_holds_a_word(tmp_path):
+    """Python's marks below a traceback's lines tell nothing."""
+    file = write_runs(tmp_path, [Run("a", state="failed", history_rows=1)])
+    text = ["    loss.backward()", "    ^^^^^^^^^^^^^^^", "----------"]
+    lines = {"line": [0, 1, 2], "time": [None] * 3, "stream": ["stderr"] * 3, "text": text}
+    write_rows(tmp_path, "console", {"run_id": ["a"] * 3, **lines})
+    detail = [row["detail"] for row in document(file, "--health")["health"] if row["problem"] == "failed"]
+    assert detail == ["at step 0: loss.backward()"]

@@ -1419,6 +1419,8 @@ def overview(study: Study, options: Options) -> Result:
         if there:
             how = "use --ascending or --descending with -m"
             note = f"no metric's name says whether lower or higher is better: {how} {some_of(there, SUGGESTED_NAMES)}"
+        elif any(coverage(metric_columns(runs), runs).values()):
+            note = "only runs in other states have metrics: use --state all"
         elif logged:
             how = "use --curves, or aggregate_runs.py --history and then --value last"
             note = f"metrics are only in the histories: {how}: {some_of(logged, SUGGESTED_NAMES)}"
@@ -2001,10 +2003,10 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
 
 
 def last_lines(runs: Runs) -> pl.DataFrame:
-    """The last line that is not empty of each crashed or failed run's stderr, else of its console: KEY and `line`."""
+    """The last line with a word of each crashed or failed run's stderr, else of its console: KEY and `line`."""
     broken = runs.frame.filter(in_states(["crashed", "failed"])).select(KEY)
     order = pl.col("line").fill_null(0) + pl.when(pl.col("stream") == "stderr").then(2**60).otherwise(0)
-    consoles = [part.frame.filter(pl.col("text").str.contains(r"\S")) for part in rows_beside(runs, "console")]
+    consoles = [part.frame.filter(pl.col("text").str.contains(r"\w")) for part in rows_beside(runs, "console")]
     if not consoles:
         return pl.DataFrame(schema=dict.fromkeys((*KEY, "line"), pl.String))
     lines = pl.concat(each.select("entity", "project", "text", id="run_id", order=order) for each in consoles)
@@ -2869,7 +2871,10 @@ def analyze(options: Options) -> int:
         if any(coverage(metric_columns(runs), runs).values()):
             what = "no metric's name says whether lower or higher is better"
             raise ScriptError(f"{what}; name one with -m and add --ascending or --descending", WRONG_USAGE)
-        raise ScriptError("none of these runs has a metric in its summary; use --varying or --curves", WRONG_USAGE)
+        what = "none of these runs has a metric in its summary"
+        if any(coverage(metric_columns(any_state), any_state).values()):
+            raise ScriptError(f"{what}, but runs in other states have: use --state all", WRONG_USAGE)
+        raise ScriptError(f"{what}; use --varying or --curves", WRONG_USAGE)
     study = Study(any_state, runs, (), (), metrics)
     for metric in metrics:
         say(*remarks_on_metric(metric, study, options))
