@@ -2041,7 +2041,8 @@ def problems_of_runs(
     where += pl.coalesce(pl.format(": {}", "line"), pl.lit(""))
     early = pl.format("at step {} of {} (its peers' median)", step, usual.cast(pl.Int64, strict=False))
     found = [(is_alone & ~logs_any, pl.lit("no metric"), pl.lit("in summary and history"))]
-    for column in metrics:
+    infinite = rows.select((is_alone & ~pl.col(column).is_finite()).any().alias(column) for column in metrics)
+    for column in (each.name for each in infinite if each[0]):
         detail = pl.lit(f"{runs.label(column)} in the summary")
         found.append((is_alone & ~pl.col(column).is_finite(), pl.lit("non-finite"), detail))
     found.append((is_broken, state, where))
