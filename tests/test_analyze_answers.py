@@ -393,3 +393,10 @@ def test_the_last_line_of_a_failed_run_holds_a_word(tmp_path):
     write_rows(tmp_path, "console", {"run_id": ["a"] * 3, **lines})
     detail = [row["detail"] for row in document(file, "--health")["health"] if row["problem"] == "failed"]
     assert detail == ["at step 0: loss.backward()"]
+
+
+def test_an_overview_names_the_tables_that_can_be_queried(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    write_rows(tmp_path, "table_my-data", {"run_id": ["a"], "row": [0], "x": [1]}, key="my-data")
+    assert 'W&B Tables, for --sql: "table_my-data"' in answered(file).out
+    assert document(file, "--sql", 'SELECT x FROM "table_my-data"')["sql"] == [{"x": 1}]

@@ -1355,12 +1355,11 @@ def schema(study: Study, options: Options) -> list[Result]:
     if not options.columns:
         from_histories, has_any, step = pl.col("kind") == "history", pl.col("coverage") > 0, "history_min_step_"
         seen = table.filter(has_any & ~from_histories)
-        views = dict.fromkeys(part.view for part in files_beside(runs))
         logged = [column.removeprefix(step) for column in listed if column.startswith(step)]
         lists = {
             "without any value": table.filter(~has_any & ~from_histories)["column"].to_list() + sorted(runs.empty),
             "from histories, for --value min, max, last, tail and at": logged,
-            "further views of --sql": [view if view.isidentifier() else sql_name(view) for view in views],
+            "further views of --sql": views_beside(runs),
         }
         notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
         seen = folded_schema(seen) if 0 < most < seen.height else seen
@@ -1424,7 +1423,8 @@ def overview(study: Study, options: Options) -> Result:
         elif logged:
             how = "use --curves, or aggregate_runs.py --history and then --value last"
             note = f"metrics are only in the histories: {how}: {some_of(logged, SUGGESTED_NAMES)}"
-        notes.append(note)
+        tables = [view for view in views_beside(runs) if view.strip('"').startswith("table_")]
+        notes += [note, *([f"W&B Tables, for --sql: {some_of(tables)}"] if tables else [])]
     states = [name for name in STATES if table[name].sum()]
     shown = [*(["entity", "project"] if table.height > 1 else []), "runs", *states, "first_created", "last_created"]
     whose = f": {path_text(table.row(0)[:2])}" if table.height == 1 else ""
@@ -1680,6 +1680,12 @@ def files_beside(runs: Runs) -> list[Runs]:
             if part.view not in {"runs", ""} and not is_foreign and not file.stem.endswith("_history_sampled"):
                 found.append(part)
     return found
+
+
+def views_beside(runs: Runs) -> list[str]:
+    """The views of --sql that these files are, as they are written there."""
+    views = dict.fromkeys(part.view for part in files_beside(runs))
+    return [view if view.isidentifier() else sql_name(view) for view in views]
 
 
 def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
@@ -2306,7 +2312,8 @@ def links_of(result: Result, form: str) -> list[str]:
 def cells_of(values: pl.Series, null: str = "null", *, alike: bool = True) -> list[str]:
     """Values as people read them; numbers that are not `alike` are of different quantities, and do not line up."""
     spell = float_format(values.drop_nulls().to_list()) if values.dtype.is_float() else cell_text
-    spell = spell if alike or not values.dtype.is_float() else "{:.4g}".format
+    if not alike and values.dtype.is_float():
+        return [null if v is None else f"{v:.{4 if v % 1 or abs(v) >= 1e7 else 7}g}" for v in values.to_list()]
     return [null if value is None else spell(value) for value in values.to_list()]
 
 
