@@ -356,9 +356,9 @@ def test_a_report_shows_curves_to_their_end_and_which_runs_it_is_about(tmp_path)
     section = text.split("loss over step")[1].split("**")[1]
     points = [line.split()[1] for line in section.splitlines() if line.startswith("| ")][1:]
     assert (points[0], points[-1], len(points)) == ("0", "999", 30)
-    assert "settings and metrics are those of the 1 finished run; --state all takes all" in text
+    assert "settings and metrics are of the 1 finished run; --state all takes all" in text
     answered(file, "--report", tmp_path / "r.md", "--state", "all")
-    assert "those of the" not in (tmp_path / "r.md").read_text()
+    assert "finished run;" not in (tmp_path / "r.md").read_text()
 
 
 def test_what_cannot_be_compared_is_said_as_it_is(tmp_path):
@@ -371,7 +371,7 @@ def test_what_cannot_be_compared_is_said_as_it_is(tmp_path):
     bare = write_runs(tmp_path / "bare", [Run("a", config={"lr": 1})])
     answer = ask(bare, "--top", 3)
     assert answer.code == 2
-    assert "error: none of these runs has a metric in its summary" in answer.err
+    assert "error: none of these runs has a metric; name another input, or use --varying" in answer.err
 
 
 def test_metrics_of_runs_in_other_states_are_not_said_to_be_in_histories_alone(tmp_path):
@@ -382,7 +382,7 @@ def test_metrics_of_runs_in_other_states_are_not_said_to_be_in_histories_alone(t
     answer = answered(file)
     assert "only runs in other states have metrics: use --state all" in answer.out
     assert "histories" not in answer.out
-    assert ask(file, "--top", 1).err.endswith("but runs in other states have: use --state all\n")
+    assert ask(file, "--top", 1).err.endswith("error: only runs in other states have metrics: use --state all\n")
 
 
 def test_the_last_line_of_a_failed_run_holds_a_word(tmp_path):

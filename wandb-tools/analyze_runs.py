@@ -191,11 +191,8 @@ OVERVIEW_TOP, REPORT_TOP, SUGGESTED_GROUPS = 5, 10, 12
 MOST_ROWS = {"overview": 8, "groups": 20, "pivot": 20, "sql": 20, "health": 20, "curves": 30, "grid": 10, "machine": 10}
 MOST_ROWS |= {"varying": 38, "diff": 38, "importance": 38, "schema": 38}
 PAGE_CELLS = 96  # characters across a page's text
-WHOLE = {
-    "column",
-    "problem",
-}  # heads of columns that are not shortened below half the width, so that they can be copied
-BROKEN = {"detail", "value (runs)"}  # heads of columns whose cells are broken into lines instead
+WHOLE = {"column", "problem"}  # heads of columns that take up to half the width, so that names can be copied
+BROKEN = {"detail", "value (runs)"}  # heads of columns whose cells are not shortened, but broken into lines
 NARROW = 16  # characters that a shortened text keeps at least: as many as a time has
 # Characters that mean something to LaTeX, and what prints them.
 LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "[": "{[}", "]": "{]}", "~": r"\textasciitilde{}"}
@@ -1408,23 +1405,10 @@ def overview(study: Study, options: Options) -> Result:
     notes = [f"columns: {', '.join(f'{kinds[k]} {k}' for k in KINDS if kinds[k])}; --schema lists them"]
     finished = int(table["finished"].sum())
     if options.report and not options.states and 0 < finished < table["runs"].sum():
-        notes.append(
-            f"settings and metrics are those of the {counted(finished, 'finished run')}; --state all takes all"
-        )
+        notes.append(f"settings and metrics are of the {counted(finished, 'finished run')}; --state all takes all")
     if not study.metrics:
-        there = [study.runs.label(c) for c, n in coverage(metric_columns(study.runs), study.runs).items() if n]
-        logged = sorted({part.label(c) for part in rows_beside(runs, "history") for c in part.of_kind("metric")})
-        note = "none of these runs has a metric; name another input, or use --varying"
-        if there:
-            how = "use --ascending or --descending with -m"
-            note = f"no metric's name says whether lower or higher is better: {how} {some_of(there, SUGGESTED_NAMES)}"
-        elif any(coverage(metric_columns(runs), runs).values()):
-            note = "only runs in other states have metrics: use --state all"
-        elif logged:
-            how = "use --curves, or aggregate_runs.py --history and then --value last"
-            note = f"metrics are only in the histories: {how}: {some_of(logged, SUGGESTED_NAMES)}"
         tables = [view for view in views_beside(runs) if view.strip('"').startswith("table_")]
-        notes += [note, *([f"W&B Tables, for --sql: {some_of(tables)}"] if tables else [])]
+        notes += [why_no_metric(study), *([f"W&B Tables, for --sql: {some_of(tables)}"] if tables else [])]
     states = [name for name in STATES if table[name].sum()]
     shown = [*(["entity", "project"] if table.height > 1 else []), "runs", *states, "first_created", "last_created"]
     whose = f": {path_text(table.row(0)[:2])}" if table.height == 1 else ""
@@ -1463,6 +1447,21 @@ def machine_use(study: Study) -> list[Result]:
 def columns_or_null(runs: Runs, dtypes: Mapping[str, Any]) -> list[pl.Expr]:
     """The columns with these names, null where the file lacks them."""
     return [pl.col(c) if c in runs.dtypes else pl.lit(None, dtype).alias(c) for c, dtype in dtypes.items()]
+
+
+def why_no_metric(study: Study) -> str:
+    """Why these runs cannot be compared without more flags, and what to do."""
+    there, elsewhere = (coverage(metric_columns(runs), runs) for runs in (study.runs, study.any_state))
+    histories = rows_beside(study.any_state, "history")
+    if names := [study.runs.label(column) for column, count in there.items() if count]:
+        how = "use --ascending or --descending with -m"
+        return f"no metric's name says whether lower or higher is better: {how} {some_of(names, SUGGESTED_NAMES)}"
+    if any(elsewhere.values()):
+        return "only runs in other states have metrics: use --state all"
+    if names := sorted({part.label(column) for part in histories for column in part.of_kind("metric")}):
+        how = "use --curves, or aggregate_runs.py --history and then --value last"
+        return f"metrics are only in the histories: {how}: {some_of(names, SUGGESTED_NAMES)}"
+    return "none of these runs has a metric; name another input, or use --varying"
 
 
 def suggested_grouping(runs: Runs) -> list[str]:
@@ -1830,13 +1829,10 @@ def curve_points(
     if len(points) > most:
         say(f"{most} of {len(points):,} points of {axis.removeprefix('_')}: use --points for more")
         points = points.gather([round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)])
-    first, last, place = "first x", "last x", pl.col("x")
-    spans = rows.group_by(RUN_NUMBER).agg(
-        pl.col(DIVERGED_AT).min(), place.first().alias(first), place.last().alias(last)
-    )
-    spans = spans.join(keys, on=RUN_NUMBER, how="left")
-    whole = spans.join(points.to_frame(), how="cross").filter(place.is_between(first, last))
-    ends = spans.with_columns(x=last).filter(place == place.max().over(by or RUN_NUMBER))
+    place, bounds = pl.col("x"), {"first x": pl.col("x").first(), "last x": pl.col("x").last()}
+    spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), **bounds).join(keys, on=RUN_NUMBER, how="left")
+    whole = spans.join(points.to_frame(), how="cross").filter(place.is_between("first x", "last x"))
+    ends = spans.with_columns(x="last x").filter(place == place.max().over(by or RUN_NUMBER))
     whole = pl.concat([whole, ends]).unique([RUN_NUMBER, "x"]).sort(RUN_NUMBER, "x")
     values = rows.select(RUN_NUMBER, "x", VALUE)
     found = whole.join_asof(values, on="x", by=RUN_NUMBER, check_sortedness=False).drop_nulls(VALUE)
@@ -2388,9 +2384,7 @@ def fitted(
     for column, room in zip(columns[:count], widths(limit), strict=False):
         is_whole = column.is_number or column.label in BROKEN
         texts = column.cells if is_whole else short_names(column.cells, room)
-        parts = re.findall(
-            rf".{{1,{room}}}(?:(?<=[/_. ])|$)|.{{1,{room}}}", column.label
-        )  # lines end at these if they can
+        parts = re.findall(rf".{{1,{room}}}(?:(?<=[/_. ])|$)|.{{1,{room}}}", column.label)  # ends of words first
         label = column.label if cell_count(column.label) <= room else "\n".join(parts)
         short.append(TableColumn(label, texts, column.is_number, room))
     return short
@@ -2876,13 +2870,7 @@ def analyze(options: Options) -> int:
     compares = options.report or options.best_per or not asked or not NEED_METRIC.isdisjoint(asked)
     metrics = chosen_metrics(options, runs) if compares else []
     if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
-        if any(coverage(metric_columns(runs), runs).values()):
-            what = "no metric's name says whether lower or higher is better"
-            raise ScriptError(f"{what}; name one with -m and add --ascending or --descending", WRONG_USAGE)
-        what = "none of these runs has a metric in its summary"
-        if any(coverage(metric_columns(any_state), any_state).values()):
-            raise ScriptError(f"{what}, but runs in other states have: use --state all", WRONG_USAGE)
-        raise ScriptError(f"{what}; use --varying or --curves", WRONG_USAGE)
+        raise ScriptError(why_no_metric(Study(any_state, runs, (), (), metrics)), WRONG_USAGE)
     study = Study(any_state, runs, (), (), metrics)
     for metric in metrics:
         say(*remarks_on_metric(metric, study, options))
