@@ -400,3 +400,10 @@ def test_an_overview_names_the_tables_that_can_be_queried(tmp_path):
     write_rows(tmp_path, "table_my-data", {"run_id": ["a"], "row": [0], "x": [1]}, key="my-data")
     assert 'W&B Tables, for --sql: "table_my-data"' in answered(file).out
     assert document(file, "--sql", 'SELECT x FROM "table_my-data"')["sql"] == [{"x": 1}]
+
+
+def test_the_suggested_grouping_is_of_runs_that_have_the_metric(tmp_path):
+    """Runs of another project have other settings, and W&B groups."""
+    runs = [Run(f"a{n}", config={"opt": "xy"[n // 4]}, summary={"loss": float(n)}) for n in range(8)]
+    runs += [Run(f"b{n}", config={"kind": "uv"[n // 2]}, summary={"x": 1}, group=f"g{n // 2}") for n in range(4)]
+    assert "loss by opt: 12 runs in 3 groups" in answered(write_runs(tmp_path, runs)).out

@@ -1486,7 +1486,8 @@ def suggested_grouping(runs: Runs) -> list[str]:
 def introduction(study: Study, options: Options) -> list[Result]:
     """What to show to someone who asks nothing: the input, the best runs, a first comparison; in a report all."""
     if not study.by:
-        by = suggested_grouping(study.runs)
+        measured = [study.runs.frame.filter(pl.col(metric.column).is_finite()) for metric in study.metrics[:1]]
+        by = suggested_grouping(replace(study.runs, frame=[*measured, study.runs.frame][0]))
         study = study._replace(by=by, apart=by)
     metrics = study.metrics if options.report else study.metrics[:1]
     results = [overview(study, options), *(top(study, options) if metrics else [])]
