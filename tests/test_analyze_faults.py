@@ -1123,7 +1123,7 @@ def test_curves_end_with_their_last_value_whatever_the_points(tmp_path):
     assert rows[0] == ["step", "short", "long", "late", "small"]
     assert [row for row in rows if row[0] in {"1", "8", "32"}] == [["1", "4"], ["8", "1"], ["32", "3"]]
     rows = document(file, "--curves", "loss", "--points", 3, "-g", "k")["curves"]
-    assert [(row["x"], row["n"], row["mean"]) for row in rows if row["config_k"] == "s"] == [(0, 2, 4.75), (8, 1, 1)]
+    assert [(row["x"], row["n"], row["mean"]) for row in rows if row["config_k"] == "s"] == [(0, 2, 4.75), (1, 2, 6)]
 
 
 def test_histories_are_joined_by_path_not_by_column(tmp_path):

@@ -1804,8 +1804,8 @@ def curve_points(
     """Each run's last value, or its best, at each point from its first to its last x.
 
     RUN_NUMBER, x (Float64, or Datetime in UTC), VALUE, DIVERGED_AT (an x; null where a run does not diverge) and the
-    columns of `keys`. The points are every x that was logged if these are few, else some of them, and the last x of
-    each curve: of a run, or of the runs that have the same `by`.
+    columns of `keys`. The points are every x that was logged if these are few, else some of them, and the end of each
+    curve: a run's last x, or the one that half of the runs with the same `by` reach.
     """
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
     selected: list[tuple[Runs, dict[str, str]]] = []
@@ -1833,7 +1833,8 @@ def curve_points(
     place, bounds = pl.col("x"), {"first x": pl.col("x").first(), "last x": pl.col("x").last()}
     spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), **bounds).join(keys, on=RUN_NUMBER, how="left")
     whole = spans.join(points.to_frame(), how="cross").filter(place.is_between("first x", "last x"))
-    ends = spans.with_columns(x="last x").filter(place == place.max().over(by or RUN_NUMBER))
+    end = pl.col("last x").quantile(0.5, "lower").over(by or RUN_NUMBER)
+    ends = spans.with_columns(x=end).filter(place.is_between("first x", "last x"))
     whole = pl.concat([whole, ends]).unique([RUN_NUMBER, "x"]).sort(RUN_NUMBER, "x")
     values = rows.select(RUN_NUMBER, "x", VALUE)
     found = whole.join_asof(values, on="x", by=RUN_NUMBER, check_sortedness=False).drop_nulls(VALUE)
