@@ -888,7 +888,7 @@ def top(study: Study, options: Options) -> list[Result]:
     total, usable, n, ties = collected(runs.frame.select(*counts, (value == last).sum().alias("ties"))).row(0)
     notes = without_value(metric.label, total, usable, n - usable)
     if hidden := ties - int((best[metric.column] == last).sum()):
-        notes.append(f"{counted(hidden, 'more run')} have the same value as the last one shown")
+        notes.append(f"{counted(hidden, 'more run')} with the same value as the last one shown")
     heads = labels(shown, runs) | dict(zip(beside, ("at step", "of values"), strict=False))
     for each in study.metrics if options.value != "summary" else ():
         heads[each.column] = each.label.removesuffix(f" ({VALUES[options.value]})") + f" ({options.value})"
@@ -1266,7 +1266,7 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     differing = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
     noise = [column for column in differing if is_noise(table[column], runs.label(column))]
     varying = [column for column in differing if column not in noise]
-    notes = [f"{number} with a finite value are too few to rank settings; {FEWEST_RUNS} are needed"]
+    notes = [f"too few to rank settings: {number} with a finite value; {FEWEST_RUNS} are needed"]
     if table.height >= FEWEST_RUNS:
         notes = ["settings that vary together cannot be separated; p is not corrected for many settings"]
         notes = notes if varying else ["no setting varies"]
