@@ -6,7 +6,7 @@ import json
 
 import polars as pl
 import pytest
-from contract_files import Run, write_runs
+from contract_files import Run, write_rows, write_runs
 from test_analyze_faults import rewrite, steps, write_export, write_history
 from test_analyze_runs import answered, ask, document
 
@@ -266,3 +266,144 @@ def test_steps_as_large_as_integers_may_be_are_no_error(tmp_path):
     file = write_runs(tmp_path, [Run(n, summary={"loss": 1.0}) for n in "abc"])
     rewrite(file, last_step=pl.lit(2**63 - 1, dtype=pl.Int64))
     assert document(file, "--health")["health"] == []
+
+
+# --- projects that nobody here designed ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wide(tmp_path):
+    """Pairs of runs that differ in their seeds; each pair but the first has another of twelve settings switched on."""
+    settings = [{f"setting_{i}": int(i == pair) for i in range(1, 13)} for pair in range(13)]
+    runs = [Run(f"r{n}", config=settings[n // 2] | {"seed": n}, summary={"loss": n + 0.5}) for n in range(26)]
+    return write_runs(tmp_path, runs)
+
+
+def test_a_group_of_many_settings_shows_its_numbers(wide):
+    """They came after the settings, of which twelve fill the width."""
+    head = answered(wide, "-g", "!seed").out.splitlines()
+    assert next(line for line in head if "setting_1 " in line).split()[:4] == ["n", "mean", "std", "setting_1"]
+    few = answered(wide, "-g", "setting_1,setting_2").out
+    assert "setting_1  setting_2   n   mean" in few
+
+
+def test_values_of_a_setting_are_not_cut_within_a_number(tmp_path):
+    """What all cells shared was dropped, and their middles: `256…`, `1e-0…875 (2)`."""
+    config = [
+        {"size": 10**n, "labels": [f"label {i} of {n}" for i in range(n * 20)], "lr": 1 / (n + 3)} for n in range(9)
+    ]
+    runs = [Run(f"r{n}", config=each, summary={"loss": 1.0}) for n, each in enumerate(config)]
+    out = answered(write_runs(tmp_path, runs), "--varying").out
+    words = " ".join(out.split())
+    assert (
+        "size 9 1 (1), 10 (1), 100 (1), 1000 (1), 10000 (1), 100000 (1), 1000000 (1), 10000000 (1) and 1 more" in words
+    )
+    assert f"lr 9 {1 / 11} (1), 0.1 (1), " in words
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_a_heading_is_broken_between_its_words(tmp_path):
+    runs = [Run(f"r{n}", config={"batch_size_of_one": n + 1}, summary={"validation_accuracy": 0.5}) for n in range(2)]
+    text = answered(write_runs(tmp_path, runs), "--top", 2, COLUMNS="40").out
+    heads = text[: text.index("────")].splitlines()[-2:]
+    assert [head.split() for head in heads] == [["name", "validation_", "batch_size_of_"], ["accuracy", "one"]]
+
+
+def test_a_long_name_leaves_room_for_what_a_schema_tells(tmp_path):
+    """All columns but the names were dropped, as names are not cut."""
+    runs = [Run(f"r{n}", summary={"loss": 7 + n, f"{'logger object at ' * 6}/loss": 0.5}) for n in range(2)]
+    lines = answered(write_runs(tmp_path, runs), "--schema").out.splitlines()
+    assert lines[1].split()[:5] == ["column", "cover", "values", "min", "max"]
+    assert max(map(len, lines)) <= 80
+
+
+def test_numbers_of_a_schema_are_spelt_each_for_itself(tmp_path):
+    """Whole numbers stood as 2.000 beside 0.707 of another column."""
+    file = write_runs(tmp_path, [Run("a", config={"epochs": 2}, summary={"loss": 0.70712})])
+    rows = [line.split() for line in answered(file, "--schema").out.splitlines()]
+    assert ["config_epochs", "1", "1", "2", "2", "Int64"] in [row[:6] for row in rows]
+    assert ["metric_loss", "1", "1", "0.7071", "0.7071", "Float64"] in [row[:6] for row in rows]
+
+
+def test_runs_of_a_random_search_do_not_repeat_each_other(tmp_path):
+    """They differ in a setting of many values, which is no axis of the grid."""
+    runs = [Run(f"{n}", config={"opt": "ab"[n % 2], "bs": n // 20, "lr": n / 7}) for n in range(40)]
+    runs += [Run(f"again {n}", config={"opt": "b", "bs": 3, "lr": 9.0}) for n in range(2)]
+    grid = document(write_runs(tmp_path, runs), "--varying")["grid"]
+    assert [row for row in grid if row["problem"] != "no run"] == [
+        {"config_bs": 3, "config_opt": "b", "problem": "2 runs"}
+    ]
+
+
+def test_a_setting_that_few_runs_have_is_no_axis_of_the_grid(tmp_path):
+    runs = [Run(f"{n}", config={"opt": "ab"[n % 2], "bs": n // 2 % 3}) for n in range(12)]
+    runs += [Run(f"x{n}", config={"opt": "a", "bs": 0, "experts": n}) for n in range(2)]
+    out = answered(write_runs(tmp_path, runs), "--varying").out
+    assert "grid of bs (3), opt (2): 6 of 6 combinations have a run" in out
+
+
+def test_health_says_of_what_there_are_more(tmp_path):
+    file = write_runs(tmp_path, [Run("a", summary=dict.fromkeys(("loss", "mse", "mae"), float("nan")))])
+    assert "loss in the summary and 2 more metrics" in " ".join(answered(file, "--health").out.split())
+
+
+def test_a_report_shows_curves_to_their_end_and_which_runs_it_is_about(tmp_path):
+    """The table of a picture's 200 points ended after the first 30."""
+    file = write_runs(tmp_path, [Run("a", summary={"loss": 1.0}), Run("b", state="crashed")])
+    write_history(tmp_path, steps("a", [float(n) for n in range(1000)]))
+    answered(file, "--report", tmp_path / "r.md")
+    text = (tmp_path / "r.md").read_text()
+    section = text.split("loss over step")[1].split("**")[1]
+    points = [line.split()[1] for line in section.splitlines() if line.startswith("| ")][1:]
+    assert (points[0], points[-1], len(points)) == ("0", "999", 30)
+    assert "settings and metrics are of the 1 finished run; --state all takes all" in text
+    answered(file, "--report", tmp_path / "r.md", "--state", "all")
+    assert "finished run;" not in (tmp_path / "r.md").read_text()
+
+
+def test_what_cannot_be_compared_is_said_as_it_is(tmp_path):
+    runs = [Run(f"r{n}", config={"lr": 1}, summary={"loss": float(n)}) for n in range(12)]
+    file = write_runs(tmp_path, runs)
+    assert "error: --group-by: no setting varies; name columns" in ask(file, "-g", "!seed").err
+    out = answered(file, "--importance").out
+    assert "no setting varies" in out
+    assert "cannot be separated" not in out
+    bare = write_runs(tmp_path / "bare", [Run("a", config={"lr": 1})])
+    answer = ask(bare, "--top", 3)
+    assert answer.code == 2
+    assert "error: none of these runs has a metric; name another input, or use --varying" in answer.err
+
+
+def test_metrics_of_runs_in_other_states_are_not_said_to_be_in_histories_alone(tmp_path):
+    """One run of a folder had finished, before it logged anything."""
+    runs = [Run("done", config={"lr": 1})] + [Run(f"r{n}", summary={"loss": n}, state="crashed") for n in range(3)]
+    file = write_runs(tmp_path, runs)
+    write_history(tmp_path, steps("r0", [2.0, 1.0]))
+    answer = answered(file)
+    assert "only runs in other states have metrics: use --state all" in answer.out
+    assert "histories" not in answer.out
+    assert ask(file, "--top", 1).err.endswith("error: only runs in other states have metrics: use --state all\n")
+
+
+def test_the_last_line_of_a_failed_run_holds_a_word(tmp_path):
+    """Python's marks below a traceback's lines tell nothing."""
+    file = write_runs(tmp_path, [Run("a", state="failed", history_rows=1)])
+    text = ["    loss.backward()", "    ^^^^^^^^^^^^^^^", "----------"]
+    lines = {"line": [0, 1, 2], "time": [None] * 3, "stream": ["stderr"] * 3, "text": text}
+    write_rows(tmp_path, "console", {"run_id": ["a"] * 3, **lines})
+    detail = [row["detail"] for row in document(file, "--health")["health"] if row["problem"] == "failed"]
+    assert detail == ["at step 0: loss.backward()"]
+
+
+def test_an_overview_names_the_tables_that_can_be_queried(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    write_rows(tmp_path, "table_my-data", {"run_id": ["a"], "row": [0], "x": [1]}, key="my-data")
+    assert 'W&B Tables, for --sql: "table_my-data"' in answered(file).out
+    assert document(file, "--sql", 'SELECT x FROM "table_my-data"')["sql"] == [{"x": 1}]
+
+
+def test_the_suggested_grouping_is_of_runs_that_have_the_metric(tmp_path):
+    """Runs of another project have other settings, and W&B groups."""
+    runs = [Run(f"a{n}", config={"opt": "xy"[n // 4]}, summary={"loss": float(n)}) for n in range(8)]
+    runs += [Run(f"b{n}", config={"kind": "uv"[n // 2]}, summary={"x": 1}, group=f"g{n // 2}") for n in range(4)]
+    assert "loss by opt: 12 runs in 3 groups" in answered(write_runs(tmp_path, runs)).out

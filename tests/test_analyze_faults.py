@@ -561,6 +561,8 @@ def test_a_select_in_where_is_refused(tmp_path):
         ({"train/loss": 1, "train/acc": 1}, "train/acc"),
         ({"test/mse": 1, "test/loss": 1}, "test/mse"),
         ({"test_loss": 1, "val_loss": 1}, "test_loss"),
+        ({"rollout/ep_rew_mean": 1}, "rollout/ep_rew_mean"),
+        ({"val/loss": 1, "train/reward": 1}, "val/loss"),
     ],
 )
 def test_the_default_metric_is_what_people_mean(tmp_path, summary, chosen):
@@ -1110,12 +1112,18 @@ def test_runs_that_do_not_log_the_axis_are_counted(tmp_path):
     assert "left out, because they did not log epoch with it: 1 run; use --x step to see them" in answer.err
 
 
-def test_runs_between_two_points_are_counted(tmp_path):
-    file = write_runs(tmp_path, [Run("long"), Run("short")])
-    write_history(tmp_path, steps("long", [1.0] * 100) + [("short", step, 2.0) for step in (30, 31, 32)])
+def test_curves_end_with_their_last_value_whatever_the_points(tmp_path):
+    """Short runs were compared by their value at the last common point, often the first step, or left out."""
+    file = write_runs(tmp_path, [Run(name, config={"k": name[0]}) for name in ("long", "short", "late", "small")])
+    late = [("late", step, 3.0) for step in (30, 31, 32)]
+    short = [("short", step, 9.0 - step) for step in range(9)] + [("small", 0, 0.5), ("small", 1, 4.0)]
+    write_history(tmp_path, steps("long", [2.0] * 100) + short + late)
     answer = answered(file, "--curves", "loss", "--points", 3)
-    assert "not shown, because they end between two of the 3 points: 1 run; use --points" in answer.err
-    assert "loss over step: 1 run" in answer.out
+    rows = [line.split() for line in answer.out.splitlines()[1:]]
+    assert rows[0] == ["step", "short", "long", "late", "small"]
+    assert [row for row in rows if row[0] in {"1", "8", "32"}] == [["1", "4"], ["8", "1"], ["32", "3"]]
+    rows = document(file, "--curves", "loss", "--points", 3, "-g", "k")["curves"]
+    assert [(row["x"], row["n"], row["mean"]) for row in rows if row["config_k"] == "s"] == [(0, 2, 4.75), (1, 2, 6)]
 
 
 def test_histories_are_joined_by_path_not_by_column(tmp_path):

@@ -319,7 +319,7 @@ def test_a_single_run_is_no_proof(tmp_path):
 def test_too_few_runs_are_not_ranked(tmp_path):
     done = answered(write_runs(tmp_path, grid_runs()[:6]), "--importance", "-m", "test/mse", "--json")
     assert json.loads(done.out)["importance"] == []
-    assert "6 runs with a finite value are too few" in done.err
+    assert "too few to rank settings: 6 runs with a finite value; 10 are needed" in done.err
 
 
 # --- curves ---------------------------------------------------------------------------------------------------

@@ -437,7 +437,7 @@ def test_all_states_bring_the_crashed_run_back(runs_file: Path) -> None:
 def test_ties_are_said_and_ordered_by_key(tmp_path: Path) -> None:
     file = write_runs(tmp_path, [Run(name, summary={"test/mse": 1.0}) for name in "dbca"])
     answer = answered(file, "--top", 3)
-    assert "1 more run have the same value as the last one shown" in answer.out
+    assert "1 more run with the same value as the last one shown" in answer.out
     assert [row["id"] for row in document(file, "--top", 3)["top"]] == ["a", "b", "c"]
 
 

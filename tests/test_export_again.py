@@ -167,10 +167,16 @@ def test_only_projects_that_have_another_entity_are_said_to(tmp_path, export_log
     add_log(tmp_path, "b", entity="")
     add_log(tmp_path, "c", entity="", project="")
     done = export_logs()
-    advice = "other runs of this project belong to team: use -e team to put them together"
+    advice = "other runs of this project belong to team: use -e team -p demo to put them together"
     assert f"1 run of demo without an entity; {advice}\n" in done.err
     add_log(tmp_path, "d", entity="crew")
     assert "other runs of this project belong to crew, team: use -e crew" in export_logs().err
+    add_log(tmp_path, "e", entity="other", project="uncategorized")  # the advice for the one would harm the other
+    err = export_logs().err
+    assert "use -e crew -p demo" in err
+    assert (
+        "1 run of uncategorized without an entity; other runs of this project belong to other: use -e other -p" in err
+    )
 
 
 def lines(number: int) -> list[str]:

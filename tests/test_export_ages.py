@@ -137,7 +137,7 @@ def test_which_summaries_were_restored(ages):
 def test_what_is_said(tmp_path, export):
     done = export("--offline", record.RUNS, "-o", tmp_path / "out")
     shown = "damaged/offline-run-20220101_000000-pointer1/run-pointer1.wandb"
-    assert "skipped: 1 log that is a copy, 3 logs without a record\n" in done.err
+    assert "skipped: 1 log copied from another, 3 logs without a record\n" in done.err
     restored = "summaries missing in the logs were restored: "
     assert f"{restored}3 from files/wandb-summary.json, 7 from the history\n" in done.err
     assert done.err.count("without an entity") == 1

@@ -142,6 +142,20 @@ def test_small_logs_share_files_and_nothing_else(tmp_path, run_script, call_scri
         assert_same_frames(frames(alone), frames(out))
 
 
+@pytest.mark.parametrize("value", ["0.5", '"NaN"', "1e300"])
+def test_a_metric_of_another_project_in_a_shared_file_is_no_obstacle(tmp_path, export, monkeypatch, value):
+    """Its numbers are no integers there; this project's runs in the file lack it, and have integers in another file."""
+    logged = [("demo", "y", "1"), ("other", "x", value), *[("demo", "x", "2")] * 6]
+    for run_id, (project, key, text) in zip("abcdefgh", logged, strict=True):
+        write_log(tmp_path / "logs", run_id, rows=[{key: text}], entity="team", project=project)
+    monkeypatch.setattr(export_runs, "TASK_LOGS", 2)
+    out = tmp_path / "out"
+    done = export("--offline", tmp_path / "logs", "-o", out, "--include-history", "--workers", 1)
+    assert (done.code, "error" in done.err) == (0, False)
+    assert exported(out, "team_demo").history["metric_x"].to_list() == [None, *[2] * 6]
+    assert repr(exported(out, "team_other").history["metric_x"][0]) == repr(float(value.strip('"')))
+
+
 def test_small_logs_do_share_files(tmp_path):
     write_small_logs(tmp_path / "logs", 40)
     files = sorted((tmp_path / "logs").rglob("*.wandb"))

@@ -1107,7 +1107,7 @@ def test_each_log_is_read_once(logs, tmp_path, export):
     (second / "copy.wandb").write_bytes((second / "run-good1.wandb").read_bytes())
     done = export("--offline", logs, "-o", tmp_path / "out", "--include-history")
     assert done.code == 0
-    copies = "skipped: 2 logs that is a copy\n"
+    copies = "skipped: 2 logs copied from another\n"
     assert done.err == f"{copies}team/demo: 2 runs (2 finished), 800 history rows\n"
     assert exported(tmp_path / "out", "team_demo").history.height == 800
 

@@ -111,7 +111,7 @@ LOWER_IS_BETTER = """
 HIGHER_IS_BETTER = """
     acc accuracy accuracies f1 fbeta auc auroc auprc aucpr prauc rocauc ap map ndcg mrr r2 score scores precision
     recall sensitivity specificity tpr tnr dice iou miou jaccard mcc kappa bleu rouge rougel meteor chrf cider
-    spice psnr snr sisnr sdr sisdr ssim msssim pesq stoi mos reward rewards return returns win wins winrate
+    spice psnr snr sisnr sdr sisdr ssim msssim pesq stoi mos rew reward rewards return returns win wins winrate
     success elbo likelihood loglikelihood correlation corr pearson spearman kendall pcc ccc purity nmi ari ami
     silhouette hit hits throughput fps improvement gain reduction em pass top similarity concordance cindex elo
     modularity explainedvariance

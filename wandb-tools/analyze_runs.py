@@ -192,7 +192,8 @@ OVERVIEW_TOP, REPORT_TOP, SUGGESTED_GROUPS = 5, 10, 12
 MOST_ROWS = {"overview": 8, "groups": 20, "pivot": 20, "sql": 20, "health": 20, "curves": 30, "grid": 10, "machine": 10}
 MOST_ROWS |= {"varying": 38, "diff": 38, "importance": 38, "schema": 38}
 PAGE_CELLS = 96  # characters across a page's text
-WHOLE = {"column", "problem"}  # heads of columns that are not shortened, so that they can be copied
+WHOLE = {"column", "problem"}  # heads of columns that take up to half the width, so that names can be copied
+BROKEN = {"detail", "value (runs)"}  # heads of columns whose cells are not shortened, but broken into lines
 NARROW = 16  # characters that a shortened text keeps at least: as many as a time has
 # Characters that mean something to LaTeX, and what prints them.
 LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "[": "{[}", "]": "{]}", "~": r"\textasciitilde{}"}
@@ -212,7 +213,7 @@ LOWER_IS_BETTER = """
 HIGHER_IS_BETTER = """
     acc accuracy accuracies f1 fbeta auc auroc auprc aucpr prauc rocauc ap map ndcg mrr r2 score scores precision
     recall sensitivity specificity tpr tnr dice iou miou jaccard mcc kappa bleu rouge rougel meteor chrf cider
-    spice psnr snr sisnr sdr sisdr ssim msssim pesq stoi mos reward rewards return returns win wins winrate
+    spice psnr snr sisnr sdr sisdr ssim msssim pesq stoi mos rew reward rewards return returns win wins winrate
     success elbo likelihood loglikelihood correlation corr pearson spearman kendall pcc ccc purity nmi ari ami
     silhouette hit hits throughput fps improvement gain reduction em pass top similarity concordance cindex elo
     modularity explainedvariance
@@ -887,7 +888,7 @@ def top(study: Study, options: Options) -> list[Result]:
     total, usable, n, ties = collected(runs.frame.select(*counts, (value == last).sum().alias("ties"))).row(0)
     notes = without_value(metric.label, total, usable, n - usable)
     if hidden := ties - int((best[metric.column] == last).sum()):
-        notes.append(f"{counted(hidden, 'more run')} have the same value as the last one shown")
+        notes.append(f"{counted(hidden, 'more run')} with the same value as the last one shown")
     heads = labels(shown, runs) | dict(zip(beside, ("at step", "of values"), strict=False))
     for each in study.metrics if options.value != "summary" else ():
         heads[each.column] = each.label.removesuffix(f" ({VALUES[options.value]})") + f" ({options.value})"
@@ -925,7 +926,8 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
         lost = ["n_nonfinite"] * bool(table["n_nonfinite"].sum())
         numbers = ["mean", "std"] if stat == "mean" else [stat, "ci_low", "ci_high"]
         rest = [name for name in ("min", "median", "max") if name != stat]
-        shown = [*varying, *sizes, *numbers, *lost, "best_run", *steps, *rest]
+        first = [*sizes, *numbers, *varying] if len(varying) > 3 else [*varying, *sizes, *numbers]  # numbers always fit
+        shown = [*first, *lost, "best_run", *steps, *rest]
     heads = labels(by, runs) | {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
     heads |= {"ci_low": "95 % from", "ci_high": "to", "n_nonfinite": "NaN"}  # or infinity, as the note says
     size = f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'group')}"
@@ -1036,10 +1038,10 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
         table, settings, noise = varying_settings(runs)
         by = [column for column in settings if column not in excluded]
         apart = independent(table, by)
-        exceptions = some_of([*map(runs.label, excluded)]) or "nothing"
+        exceptions = f", except {some_of([*map(runs.label, excluded)])}" if excluded else ""
         if not by:
-            raise ScriptError(f"--group-by: no setting varies, except {exceptions}; name columns", WRONG_USAGE)
-        say(f"grouped by all settings that vary, except {exceptions}: {some_of([*map(runs.label, apart)])}")
+            raise ScriptError(f"--group-by: no setting varies{exceptions}; name columns", WRONG_USAGE)
+        say(f"grouped by all settings that vary{exceptions}: {some_of([*map(runs.label, apart)])}")
         say(*noise_note(noise, runs))
     for name in wanted:
         known = known_column(name, runs)
@@ -1149,7 +1151,9 @@ def varied(study: Study, _: Options) -> list[Result]:
     for column in settings:
         counts = table[column].value_counts(name="runs").sort("runs", column, descending=[True, False]).rows()
         rows += [{"column": column, "value": value, "runs": number} for value, number in counts]
-        texts.append((len(counts), some_of([f"{cell_text(value)} ({number})" for value, number in counts], 8)))
+        each = [f"{shortened(cell_text(value), NARROW * 2)} ({number})" for value, number in counts]
+        most = sum(end <= PAGE_CELLS for end in itertools.accumulate(len(text) + 2 for text in each))
+        texts.append((len(counts), some_of(each, most)))
     number = table.height or collected(runs.frame.select(pl.len())).item()
     seen = pl.DataFrame(texts, {"values": pl.Int64, "value (runs)": pl.String}, orient="row")
     view = [("config", pl.Series(labels(settings, runs).values(), dtype=pl.String)), *((c.name, c) for c in seen)]
@@ -1163,15 +1167,17 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
     """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
     runs, seeds = study.runs, [c for c in settings if "seed" in words(study.runs.label(c))][:1]
     few = [c for c in settings if c not in seeds and 1 < table[c].drop_nulls().n_unique() <= 12]  # more: at random
-    axes = independent(table, few)
-    complete = table.select(*axes, *seeds).drop_nulls()
+    few = [c for c in few if 2 * table[c].null_count() <= table.height]
+    complete = table.select(settings).drop_nulls([*few, *seeds])
+    axes = independent(complete, few)
     if not axes or len(axes) + len(seeds) < 2 or complete.is_empty():
         return []
     present, sizes = complete.select(axes).unique(), [complete[column].n_unique() for column in axes]
-    counts = complete.group_by(*axes, *seeds).len().sort(*axes, *seeds)
+    is_same = pl.struct(settings).n_unique() == 1  # also in the settings that are no axes
+    counts = complete.group_by(*axes, *seeds).agg(pl.len(), is_same=is_same).sort(*axes, *seeds)
     with_seed = [pl.format(" with seed {}", seed) for seed in seeds]
     problem = pl.concat_str(pl.format("{} runs", "len"), *with_seed).alias("problem")
-    odd = [counts.filter(pl.col("len") > 1).select(*axes, problem)]
+    odd = [counts.filter(pl.col("len") > 1, "is_same").select(*axes, problem)]
     for seed in seeds:
         usual = counts[seed].value_counts().filter(pl.col("count") * 2 >= present.height).select(seed)
         lacking = present.join(usual, how="cross").join(counts, on=[*axes, seed], how="anti")
@@ -1257,16 +1263,18 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     number = counted(table.height, "run")
     total, n = collected(runs.frame.select(pl.len(), pl.col(metric.column).count())).row(0)
     lost = without_value(metric.label, total, table.height, n - table.height)
-    notes = [f"{number} with a finite value are too few to rank settings; {FEWEST_RUNS} are needed"]
+    differing = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
+    noise = [column for column in differing if is_noise(table[column], runs.label(column))]
+    varying = [column for column in differing if column not in noise]
+    notes = [f"too few to rank settings: {number} with a finite value; {FEWEST_RUNS} are needed"]
     if table.height >= FEWEST_RUNS:
         notes = ["settings that vary together cannot be separated; p is not corrected for many settings"]
+        notes = notes if varying else ["no setting varies"]
         if table.height > MOST_RUNS:
             table = table.sample(MOST_RUNS, seed=SEED)
             notes.append(f"computed on {MOST_RUNS:,} runs, chosen at random with seed {SEED}")
-        varying = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
-        noise = [column for column in varying if is_noise(table[column], runs.label(column))]
         notes += noise_note(noise, runs)
-        found = [association(column, table) for column in varying if column not in noise]
+        found = [association(column, table) for column in varying]
         rows = [(metric.column, *facts) for facts in found if facts]
     dtypes: dict[str, Any] = dict.fromkeys(("metric", "column", "kind"), pl.String)
     dtypes |= {"effect": pl.Float64, "spearman": pl.Float64, "n": pl.Int64, "distinct": pl.Int64, "p": pl.Float64}
@@ -1344,12 +1352,11 @@ def schema(study: Study, options: Options) -> list[Result]:
     if not options.columns:
         from_histories, has_any, step = pl.col("kind") == "history", pl.col("coverage") > 0, "history_min_step_"
         seen = table.filter(has_any & ~from_histories)
-        views = dict.fromkeys(part.view for part in files_beside(runs))
         logged = [column.removeprefix(step) for column in listed if column.startswith(step)]
         lists = {
             "without any value": table.filter(~has_any & ~from_histories)["column"].to_list() + sorted(runs.empty),
             "from histories, for --value min, max, last, tail and at": logged,
-            "further views of --sql": [view if view.isidentifier() else sql_name(view) for view in views],
+            "further views of --sql": views_beside(runs),
         }
         notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
         seen = folded_schema(seen) if 0 < most < seen.height else seen
@@ -1387,7 +1394,7 @@ def folded_schema(table: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(found).select(table.columns)
 
 
-def overview(study: Study) -> Result:
+def overview(study: Study, options: Options) -> Result:
     """What the input holds: its projects, their runs by state, the days between which they were made."""
     runs, state = study.any_state, pl.col("state").str.to_lowercase()
     days = pl.col("created_at").dt.strftime("%Y-%m-%d")
@@ -1396,17 +1403,12 @@ def overview(study: Study) -> Result:
     table = collected(runs.frame.group_by("entity", "project").agg(*counts, *first_last).sort("entity", "project"))
     kinds = Counter(kind(column) for column in runs.dtypes if column not in runs.empty)
     notes = [f"columns: {', '.join(f'{kinds[k]} {k}' for k in KINDS if kinds[k])}; --schema lists them"]
+    finished = int(table["finished"].sum())
+    if options.report and not options.states and 0 < finished < table["runs"].sum():
+        notes.append(f"settings and metrics are of the {counted(finished, 'finished run')}; --state all takes all")
     if not study.metrics:
-        there = [study.runs.label(c) for c, n in coverage(metric_columns(study.runs), study.runs).items() if n]
-        logged = sorted({part.label(c) for part in rows_beside(runs, "history") for c in part.of_kind("metric")})
-        note = "none of these runs has a metric; name another input, or use --varying"
-        if there:
-            how = "use --ascending or --descending with -m"
-            note = f"no metric's name says whether lower or higher is better: {how} {some_of(there, SUGGESTED_NAMES)}"
-        elif logged:
-            how = "use --curves, or aggregate_runs.py --history and then --value last"
-            note = f"metrics are only in the histories: {how}: {some_of(logged, SUGGESTED_NAMES)}"
-        notes.append(note)
+        tables = [view for view in views_beside(runs) if view.strip('"').startswith("table_")]
+        notes += [why_no_metric(study), *([f"W&B Tables, for --sql: {some_of(tables)}"] if tables else [])]
     states = [name for name in STATES if table[name].sum()]
     shown = [*(["entity", "project"] if table.height > 1 else []), "runs", *states, "first_created", "last_created"]
     whose = f": {path_text(table.row(0)[:2])}" if table.height == 1 else ""
@@ -1447,6 +1449,21 @@ def columns_or_null(runs: Runs, dtypes: Mapping[str, Any]) -> list[pl.Expr]:
     return [pl.col(c) if c in runs.dtypes else pl.lit(None, dtype).alias(c) for c, dtype in dtypes.items()]
 
 
+def why_no_metric(study: Study) -> str:
+    """Why these runs cannot be compared without more flags, and what to do."""
+    there, elsewhere = (coverage(metric_columns(runs), runs) for runs in (study.runs, study.any_state))
+    histories = rows_beside(study.any_state, "history")
+    if names := [study.runs.label(column) for column, count in there.items() if count]:
+        how = "use --ascending or --descending with -m"
+        return f"no metric's name says whether lower or higher is better: {how} {some_of(names, SUGGESTED_NAMES)}"
+    if any(elsewhere.values()):
+        return "only runs in other states have metrics: use --state all"
+    if names := sorted({part.label(column) for part in histories for column in part.of_kind("metric")}):
+        how = "use --curves, or aggregate_runs.py --history and then --value last"
+        return f"metrics are only in the histories: {how}: {some_of(names, SUGGESTED_NAMES)}"
+    return "none of these runs has a metric; name another input, or use --varying"
+
+
 def suggested_grouping(runs: Runs) -> list[str]:
     """One or two columns that split the runs into a few groups of more than one run: first those of the name."""
     named = [column for column in (*DERIVED, "group", "job_type") if column in runs.dtypes]
@@ -1469,10 +1486,11 @@ def suggested_grouping(runs: Runs) -> list[str]:
 def introduction(study: Study, options: Options) -> list[Result]:
     """What to show to someone who asks nothing: the input, the best runs, a first comparison; in a report all."""
     if not study.by:
-        by = suggested_grouping(study.runs)
+        measured = [study.runs.frame.filter(pl.col(metric.column).is_finite()) for metric in study.metrics[:1]]
+        by = suggested_grouping(replace(study.runs, frame=[*measured, study.runs.frame][0]))
         study = study._replace(by=by, apart=by)
     metrics = study.metrics if options.report else study.metrics[:1]
-    results = [overview(study), *(top(study, options) if metrics else [])]
+    results = [overview(study, options), *(top(study, options) if metrics else [])]
     results += [groups(study, metric, options) for metric in metrics if study.by]
     if not options.report:
         return results if metrics else [*results, *varied(study, options)]
@@ -1664,6 +1682,12 @@ def files_beside(runs: Runs) -> list[Runs]:
     return found
 
 
+def views_beside(runs: Runs) -> list[str]:
+    """The views of --sql that these files are, as they are written there."""
+    views = dict.fromkeys(part.view for part in files_beside(runs))
+    return [view if view.isidentifier() else sql_name(view) for view in views]
+
+
 def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
     """Warn of files that another export wrote than the runs of their project in their folder."""
     for part, own in itertools.product(parts, runs.parts):
@@ -1761,7 +1785,7 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
             what = f"--best-so-far: the name {label} does not say whether lower or higher is better"
             raise ScriptError(f"{what}; {SAY_GOAL}", WRONG_USAGE)
         axis = options.x or next((part.axes[column] for part, column in logging if column in part.axes), "step")
-        points = curve_points(logging, axis, goal, keys, options)
+        points = curve_points(logging, axis, goal, keys, options, study.by)
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
         axis = axis.removeprefix("_")
@@ -1770,12 +1794,18 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
 
 
 def curve_points(
-    logging: Sequence[tuple[Runs, str]], axis: str, goal: Goal | None, keys: pl.DataFrame, options: Options
+    logging: Sequence[tuple[Runs, str]],
+    axis: str,
+    goal: Goal | None,
+    keys: pl.DataFrame,
+    options: Options,
+    by: Sequence[str],
 ) -> pl.DataFrame:
     """Each run's last value, or its best, at each point from its first to its last x.
 
-    RUN_NUMBER, BIN, x (Float64, or Datetime in UTC), VALUE, DIVERGED_AT (an x; null where a run does not diverge) and
-    the columns of `keys`. The points are every x that was logged if these are few, else some of them.
+    RUN_NUMBER, x (Float64, or Datetime in UTC), VALUE, DIVERGED_AT (an x; null where a run does not diverge) and the
+    columns of `keys`. The points are every x that was logged if these are few, else some of them, and the end of each
+    curve: a run's last x, or the one that half of the runs with the same `by` reach.
     """
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
     selected: list[tuple[Runs, dict[str, str]]] = []
@@ -1800,17 +1830,17 @@ def curve_points(
     if len(points) > most:
         say(f"{most} of {len(points):,} points of {axis.removeprefix('_')}: use --points for more")
         points = points.gather([round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)])
-    spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), first=pl.col("x").first(), last=pl.col("x").last())
-    whole = spans.join(points.to_frame().with_row_index(BIN), how="cross")
-    whole = whole.filter(pl.col("x").is_between("first", "last")).sort(RUN_NUMBER, "x")
+    place, bounds = pl.col("x"), {"first x": pl.col("x").first(), "last x": pl.col("x").last()}
+    spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), **bounds).join(keys, on=RUN_NUMBER, how="left")
+    whole = spans.join(points.to_frame(), how="cross").filter(place.is_between("first x", "last x"))
+    end = pl.col("last x").quantile(0.5, "lower").over(by or RUN_NUMBER)
+    ends = spans.with_columns(x=end).filter(place.is_between("first x", "last x"))
+    whole = pl.concat([whole, ends]).unique([RUN_NUMBER, "x"]).sort(RUN_NUMBER, "x")
     values = rows.select(RUN_NUMBER, "x", VALUE)
     found = whole.join_asof(values, on="x", by=RUN_NUMBER, check_sortedness=False).drop_nulls(VALUE)
-    if unseen := rows[RUN_NUMBER].n_unique() - found[RUN_NUMBER].n_unique():
-        between = f"not shown, because they end between two of the {len(points)} points"
-        say(f"{between}: {counted(unseen, 'run')}; use --points for more")
     if clock == "_timestamp":
         found = found.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
-    return found.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
+    return found
 
 
 def most_points(options: Options, runs: int) -> int:
@@ -1849,12 +1879,12 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     if study.by:
         held = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
         sound = pl.when((pl.col("x") < pl.col(DIVERGED_AT)).fill_null(value=True)).then(finite(VALUE))
-        table = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, BIN, "x"])
+        table = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, "x"])
         table = table.with_columns(value="mean")
         size = f"{counted(points[RUN_NUMBER].n_unique(), 'run')} in "
-    last = table.sort(BIN).group_by(by).agg(finite("value").last().alias(RANK))
+    last = table.sort("x").group_by(by).agg(finite("value").last().alias(RANK))
     last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
-    table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, BIN)
+    table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
     firsts = table.unique(RANK, keep="first", maintain_order=True)
     names = row_names(firsts, study.apart) if study.by else run_labels(firsts)
     spread = table["n"].n_unique() > 1
@@ -1934,13 +1964,13 @@ def health(study: Study, _: Options) -> list[Result]:
     where = "" if histories else " (no history files: only summaries and states were checked)"
     if not found:
         return [Result("health", f"{counted(keys.height, 'run')}: no problem found{where}", table, [])]
-    folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg("detail")
+    folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg(pl.first("detail"), more=pl.len() - 1)
     counts = ", ".join(f"{count} {problem}" for problem, count in Counter(folded["problem"]).most_common())
     labelled = pl.Series(run_labels(keys)).gather(folded[RUN_NUMBER])
-    more = pl.when(pl.col("detail").list.len() > 1).then(pl.format(" and {} more", pl.col("detail").list.len() - 1))
-    details = folded.select(pl.col("detail").list.first() + more.otherwise(pl.lit("")))["detail"]
+    details = [f"{first} and {counted(more, 'more metric')}" if more else first for _, _, first, more in folded.rows()]
     title = f"{problems[RUN_NUMBER].n_unique()} of {counted(keys.height, 'run')} have problems{where}: {counts}"
-    return [Result("health", title, table, [("run", labelled), ("problem", folded["problem"]), ("detail", details)])]
+    view = [("run", labelled), ("problem", folded["problem"]), ("detail", pl.Series(details))]
+    return [Result("health", title, table, view)]
 
 
 def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iterator[tuple[int, str, str]]:
@@ -1977,10 +2007,10 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
 
 
 def last_lines(runs: Runs) -> pl.DataFrame:
-    """The last line that is not empty of each crashed or failed run's stderr, else of its console: KEY and `line`."""
+    """The last line with a word of each crashed or failed run's stderr, else of its console: KEY and `line`."""
     broken = runs.frame.filter(in_states(["crashed", "failed"])).select(KEY)
     order = pl.col("line").fill_null(0) + pl.when(pl.col("stream") == "stderr").then(2**60).otherwise(0)
-    consoles = [part.frame.filter(pl.col("text").str.contains(r"\S")) for part in rows_beside(runs, "console")]
+    consoles = [part.frame.filter(pl.col("text").str.contains(r"\w")) for part in rows_beside(runs, "console")]
     if not consoles:
         return pl.DataFrame(schema=dict.fromkeys((*KEY, "line"), pl.String))
     lines = pl.concat(each.select("entity", "project", "text", id="run_id", order=order) for each in consoles)
@@ -2015,7 +2045,8 @@ def problems_of_runs(
     where += pl.coalesce(pl.format(": {}", "line"), pl.lit(""))
     early = pl.format("at step {} of {} (its peers' median)", step, usual.cast(pl.Int64, strict=False))
     found = [(is_alone & ~logs_any, pl.lit("no metric"), pl.lit("in summary and history"))]
-    for column in metrics:
+    infinite = rows.select((is_alone & ~pl.col(column).is_finite()).any().alias(column) for column in metrics)
+    for column in (each.name for each in infinite if each[0]):
         detail = pl.lit(f"{runs.label(column)} in the summary")
         found.append((is_alone & ~pl.col(column).is_finite(), pl.lit("non-finite"), detail))
     found.append((is_broken, state, where))
@@ -2229,14 +2260,18 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
 def columns_of(result: Result, most: int | None) -> tuple[list[TableColumn], list[str]]:
     """What people see of a result as text, with as many rows as they want, or take by default; and its notes."""
     most = MOST_ROWS.get(result.key) if most is None else most
-    height, notes = max((len(values) for _, values in result.view), default=0), [*result.unseen, *result.notes]
+    height, notes = len(result.view[0][1]) if result.view else 0, [*result.unseen, *result.notes]
     if most and height > most:
         notes.append(f"{counted(height - most, 'more row')}: use --max-rows 0 for all")
-    null = "-" if result.key in {"top", "schema"} else "null"
+    null, is_curve = "-" if result.key in {"top", "schema"} else "null", result.key == "curves"
+    shown = [*range(min(most or height, height))]
+    if is_curve and len(shown) > 1:  # from its start to its end
+        shown = [round(i * (height - 1) / (len(shown) - 1)) for i in shown]
     columns = []
     for n, (label, values) in enumerate(result.view):
-        is_number = values.dtype.is_numeric() or result.key == "curves" or (n > 0 and result.key == "pivot")
-        columns.append(TableColumn(printable(label), cells_of(values.head(most or height), null), is_number))
+        is_number = values.dtype.is_numeric() or is_curve or (n > 0 and result.key == "pivot")
+        cells = cells_of(values.gather(shown), null, alike=result.key != "schema")
+        columns.append(TableColumn(printable(label), cells, is_number))
     return columns, notes
 
 
@@ -2259,7 +2294,7 @@ def made_table(
     rows = [*zip(*cells, strict=True)]
     align = ["right" if column.is_number else "left" for column in columns] if rows else None
     heads = [escape(column.label) for column in columns]
-    rooms = [column.room if column.label == "detail" else None for column in columns]
+    rooms = [column.room if column.label in BROKEN else None for column in columns]
     broken: dict[str, Any] = {"maxheadercolwidths": [column.room for column in columns], "maxcolwidths": rooms}
     return str(tabulate.tabulate(rows, heads, form, colalign=align, disable_numparse=True, **broken)).splitlines()
 
@@ -2272,9 +2307,11 @@ def links_of(result: Result, form: str) -> list[str]:
     return [form.replace("{url}", url) if safe.fullmatch(url) else "{name}" for url in urls]
 
 
-def cells_of(values: pl.Series, null: str = "null") -> list[str]:
-    """Values as people read them."""
+def cells_of(values: pl.Series, null: str = "null", *, alike: bool = True) -> list[str]:
+    """Values as people read them; numbers that are not `alike` are of different quantities, and do not line up."""
     spell = float_format(values.drop_nulls().to_list()) if values.dtype.is_float() else cell_text
+    if not alike and values.dtype.is_float():
+        return [null if v is None else f"{v:.{4 if v % 1 or abs(v) >= 1e7 else 7}g}" for v in values.to_list()]
     return [null if value is None else spell(value) for value in values.to_list()]
 
 
@@ -2333,7 +2370,8 @@ def fitted(
         found = []
         for column, (cells, head) in zip(columns, sizes, strict=False):
             whole, broken = max(cells, head), max(cells, min(head, least))
-            found.append(broken if column.is_number else whole if column.label in WHOLE else min(whole, limit))
+            most_of_it = max(limit, width // 2) if column.label in WHOLE else limit
+            found.append(broken if column.is_number else min(whole, most_of_it))
         return found
 
     def fits(count: int, limit: int) -> bool:
@@ -2346,9 +2384,10 @@ def fitted(
         notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
     short = []
     for column, room in zip(columns[:count], widths(limit), strict=False):
-        is_whole = column.is_number or column.label == "detail"
+        is_whole = column.is_number or column.label in BROKEN
         texts = column.cells if is_whole else short_names(column.cells, room)
-        label = column.label if cell_count(column.label) <= room else column.label.replace("/", "/ ")  # breaks there
+        parts = re.findall(rf".{{1,{room}}}(?:(?<=[/_. ])|$)|.{{1,{room}}}", column.label)  # ends of words first
+        label = column.label if cell_count(column.label) <= room else "\n".join(parts)
         short.append(TableColumn(label, texts, column.is_number, room))
     return short
 
@@ -2833,8 +2872,7 @@ def analyze(options: Options) -> int:
     compares = options.report or options.best_per or not asked or not NEED_METRIC.isdisjoint(asked)
     metrics = chosen_metrics(options, runs) if compares else []
     if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
-        what = "no metric's name says whether lower or higher is better"
-        raise ScriptError(f"{what}; name one with -m and add --ascending or --descending", WRONG_USAGE)
+        raise ScriptError(why_no_metric(Study(any_state, runs, (), (), metrics)), WRONG_USAGE)
     study = Study(any_state, runs, (), (), metrics)
     for metric in metrics:
         say(*remarks_on_metric(metric, study, options))

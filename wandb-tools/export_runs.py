@@ -1320,7 +1320,7 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
     for names, of_run in sorted(by_run.items()):
         try:
             found.append(combined(*names, of_run, options, work, say))
-            passed["log", "that is a copy"] += len(of_run) - len(found[-1][-1])
+            passed["log", "copied from another"] += len(of_run) - len(found[-1][-1])
         except RecursionError:
             failed.append(Failure(names[-1], "run", "its config or summary is nested too deeply"))
     if said := [f"{counted(n, noun)} {kind}" for (noun, kind), n in sorted(passed.items()) if n]:
@@ -1343,12 +1343,12 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
     if restored := Counter(each["from"] for project in projects for each in project.summary_restored):
         counts = f"{restored['file']:,} from files/wandb-summary.json, {restored['history']:,} from the history"
         say(f"summaries missing in the logs were restored: {counts}")
-    owned = {(run.project, run.entity) for run, *_ in found if run.entity != NO_ENTITY}
-    nameless = {one.name: one.runs.height for one in projects if one.entity == NO_ENTITY and one.name in dict(owned)}
-    known = sorted({entity for name, entity in owned if name in nameless})
-    if known and not options.selection.entity:
-        runs = f"{counted(sum(nameless.values()), 'run')} of {first_of(sorted(nameless))} without an entity"
-        say(f"{runs}; other runs of this project belong to {first_of(known)}: use -e {known[0]} to put them together")
+    for one in projects if not options.selection.entity else ():
+        known = sorted({run.entity for run, *_ in found if run.project == one.name} - {NO_ENTITY})
+        if one.entity == NO_ENTITY and known:
+            flags = f"-e {known[0]}" + f" -p {shlex.quote(one.name)}" * (len({each.name for each in projects}) > 1)
+            runs = f"{counted(one.runs.height, 'run')} of {one.name} without an entity"
+            say(f"{runs}; other runs of this project belong to {first_of(known)}: use {flags} to put them together")
     return projects
 
 

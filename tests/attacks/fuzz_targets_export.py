@@ -466,7 +466,7 @@ def command_line(data: bytes) -> None:
     for argument in (["--since", text], ["--where", text], ["--history-samples", text], ["-p", text], [text]):
         try:
             options = export_runs.parse_args(argument)
-            export_runs.filters_of(export_runs.Place("team", "demo"), options.selection)
+            export_runs.filters_of([export_runs.Place("team", "demo")], options.selection)
         except export_runs.ScriptError as error:
             if error.exit_code != export_runs.WRONG_USAGE:
                 raise
