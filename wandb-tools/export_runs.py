@@ -3613,9 +3613,8 @@ def verify(folder: Path, options: Options, say: Say) -> int:
             problems = {}
         problems = problems or {export.name: "is damaged, so the files of its project cannot be checked"}
         rows += [about | {"file": name, "error": problem} for name, problem in problems.items()]
-    named = tuple(
-        str(row["file"]).removesuffix("metadata.json") for row in rows
-    )  # files, and stems of damaged metadata
+    # Files, and the stems of damaged metadata.
+    named = tuple(str(row["file"]).removesuffix("metadata.json") for row in rows)
     for file in sorted(folder.glob("*.parquet")):  # whose metadata may be gone
         with suppress(OSError, *DAMAGED):
             if not file.name.startswith(named) and EXPORT_ID_KEY in pl.read_parquet_metadata(file):
