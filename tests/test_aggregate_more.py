@@ -12,6 +12,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import aggregate_runs
 import polars as pl
 import pytest
 from contract_files import START, Run, write_runs
@@ -459,6 +460,17 @@ def test_many_files_that_interleave_filtered_and_unsorted():
     expected = {f"r{n:03d}" for n in range(150) if n % 7 < 5 and n != 1}
     assert set(frame["id"]) == expected
     assert all(re.fullmatch(r"n_k\d", name) and int(name[-1]) == k for name, k in frame.select("name", "k").rows())
+
+
+def test_files_of_many_columns_are_written_in_blocks_with_the_same_result(monkeypatch):
+    for n in range(4):
+        runs = [Run(f"r{n}{i}", config={f"c{n}": i}, summary={f"m{n}": i / 3, "loss": i}) for i in range(5)]
+        write_runs(Path(f"x/{n}"), runs, project=f"p{n}")
+    whole = aggregated("x")
+    monkeypatch.setattr(aggregate_runs, "MOST_COLUMNS", 0)
+    monkeypatch.setattr(aggregate_runs, "CELLS", 300)
+    assert aggregated("x").equals(whole)
+    assert (whole.height, whole["metric_m3"].null_count()) == (20, 15)
 
 
 def test_not_a_number_never_stands_for_the_best():

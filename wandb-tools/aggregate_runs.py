@@ -98,6 +98,7 @@ REPORT = ("files", "summary", "filters", "derived", "histories", "notes", "confl
 DTYPES = {"string": "String", "int": "Int64", "float": "Float64", "bool": "Boolean"}  # of derived columns
 
 CELLS = 10_000_000  # values held in memory where rows have to be sorted or grouped: 80 MB of numbers
+MOST_COLUMNS = 200_000  # of all files together in one plan of polars: 1 GB
 MOST_OPERATORS = 300  # in --where: polars works through them by recursion, which 500 can crash
 SHOWN = 5  # examples in a line, and lines of one kind; --json holds all
 
@@ -765,8 +766,7 @@ def text_by(rule: Rule, dtype: pl.DataType) -> pl.Expr:
     pattern = f"(?i){rule.pattern}"
     if rule.source == "name":
         source = pl.col("name").str.to_lowercase()
-        if rule.pattern == rule.pattern.lower():  # matches the same, and is much faster
-            pattern = rule.pattern
+        pattern = rule.pattern if rule.pattern == rule.pattern.lower() else pattern  # matches the same, and faster
     elif isinstance(dtype, pl.List):  # tags: one text with commas
         source = pl.col(rule.source).list.join(",")
     else:
@@ -977,25 +977,27 @@ def rows_in_order(files: Files, columns: Columns, chosen: pl.DataFrame, new: Seq
     in_order = chosen.sort("entity", "project", "created_at", "id", "source_file", FILE, ROW)
     placed = in_order.with_row_index(POSITION).select(POSITION, FILE, ROW, pl.col("id").alias(RUN), *new)
     by_file = placed.partition_by(FILE, maintain_order=True)
-    if len(placed[FILE].rle()) == len(by_file) and all(rows[ROW].is_sorted() for rows in by_file):
-        return pl.concat(placed_rows(files, own, rows) for rows in by_file)  # as exports are: one after the other
-    at_once = max(1, CELLS // len(columns))
+    dtypes = {column.name: column.dtype for column in own} | {POSITION: pl.UInt32()}
+    empty = pl.DataFrame(schema=dtypes | dict(chosen.select(new).schema))
+    is_in_order = len(placed[FILE].rle()) == len(by_file) and all(rows[ROW].is_sorted() for rows in by_file)
+    if is_in_order and len(by_file) * empty.width <= MOST_COLUMNS:  # as exports are: one after the other
+        return pl.concat([empty.lazy(), *(placed_rows(files, own, rows) for rows in by_file)], how="diagonal")
 
     def batches(names: list[str] | None, *_: object) -> Iterator[pl.DataFrame]:
-        """Files interleave: rows are sorted in blocks that fit in memory, while polars writes."""
-        for start in range(0, len(placed), at_once):
-            parts = placed.slice(start, at_once).partition_by(FILE)
-            block = pl.concat(pl.collect_all(placed_rows(files, own, rows) for rows in parts)).sort(POSITION)
-            yield block.select(names or block.columns)
+        """Rows are sorted in blocks that fit in memory, while polars writes."""
+        for block in placed.iter_slices(max(1, CELLS // empty.width)):
+            parts = pl.collect_all(placed_rows(files, own, rows) for rows in block.partition_by(FILE))
+            yield pl.concat([empty, *parts], how="diagonal").sort(POSITION).select(names or empty.columns)
 
-    return pl.io.plugins.register_io_source(batches, schema=placed_rows(files, own, placed).collect_schema())
+    return pl.io.plugins.register_io_source(batches, schema=empty.schema)
 
 
 def placed_rows(files: Files, columns: Columns, placed: pl.DataFrame) -> pl.LazyFrame:
     """The rows of the one file of `placed`, in its order, beside `placed`; without those whose id is another now."""
     file = files[placed[FILE][0]].file
     first, last = placed.select(pl.col(ROW).min(), pl.col(ROW).max().alias("last")).row(0)
-    stored = scan_file(file).slice(first, last - first + 1).select(values_in(file, columns))
+    held = [column for column in columns if file in column.parts or column.name in ("source_file", "tags")]
+    stored = scan_file(file).slice(first, last - first + 1).select(values_in(file, held))
     every = pl.int_range(first, last + 1, dtype=pl.UInt32, eager=True).alias(ROW).to_frame()
     beside = every.join(placed, ROW, "left", maintain_order="left").drop(FILE, ROW)
     chosen = pl.col(POSITION).is_not_null() & pl.col(RUN).eq_missing(pl.col("id"))
@@ -1063,8 +1065,7 @@ def published(output: str) -> Iterator[str]:  # noqa: C901 - one sequence
 def check_output(output: str) -> None:
     """Raise where the output holds anything but an earlier result; only those tell their rows' source_file."""
     place = Path(output)
-    below = (file for file in place.rglob("*") if file.is_file())
-    if any(file.suffix != ".parquet" or "=" not in file.parent.name for file in below):
+    if any(file.suffix != ".parquet" or "=" not in file.parent.name for file in place.rglob("*") if file.is_file()):
         raise ScriptError(f"-o {output} holds other files, which would be lost; choose another name", WRONG_USAGE)
     if output.startswith(CLOUD) or place.is_file():
         with suppress(*reading_errors()):  # what is no parquet file is no export
@@ -1283,9 +1284,8 @@ def aggregate(options: argparse.Namespace) -> int:
         lines = [f"error: {row['file']} was left out: {row['reason']}" for row in failed]
         for line in folded(lines, "error: {} more inputs were left out; --json lists all"):  # even when quiet
             tell(line)
-    if not options.quiet:
-        for line in report_lines(report):
-            tell(line)
+    for line in report_lines(report) if not options.quiet else ():
+        tell(line)
     show(to_json({"version": 1} | report) if options.json else "\n".join(report["files"]))
     return PARTIAL if failed else OK
 

@@ -45,10 +45,10 @@ median or iqm compares groups by these, with bootstrap intervals (10,000 resampl
 
 Curves need history files (export_runs.py --include-history) next to the input. At each point, a run counts with its
 last value before that point, between its first and its last step; a group has the mean of its runs, and n is their
-number. The end of a run, or of half of a group's runs, is always a point. A diverged run is left out of its group from the point where it diverged: from there to its end, all its values
-are NaN, infinite or, where lower is better, more than a thousand times its lowest value before. --smooth is W&B's
-exponential moving average. --value min, max, last, tail or at compares values of the history instead of the summary
-(aggregate_runs.py --history).
+number. The end of a run, or of half of a group's runs, is always a point. A diverged run is left out of its group from
+the point where it diverged: from there to its end, all its values are NaN, infinite or, where lower is better, more
+than a thousand times its lowest value before. --smooth is W&B's exponential moving average. --value min, max, last,
+tail or at compares values of the history instead of the summary (aggregate_runs.py --history).
 
 Pictures. The value axis is logarithmic with --log, and if positive values span more than four decades. Extreme values
 are cut off, and the picture says so. -o FILE.html is interactive: zoom, values under the pointer, a click in the legend
