@@ -177,7 +177,10 @@ def test_help_has_the_manuals_every_flag():
         (["--filter", "ok", "--filter", "a(?=b)"], "look-ahead"),
         (["--output", "x.csv"], "a file's name must end in .parquet"),
         (["--output"], "expected one argument"),
-        (["--project", ""], "argument --project/-p: needs a value"),  # of a variable that is not set: no filter
+        (
+            ["--project", ""],
+            "argument --project/-p: needs a value; see --help",
+        ),  # of a variable that is not set: no filter
         (["--output", "https://host/x.parquet"], "URLs must begin with s3://, gs://, az://; download it first"),
     ],
 )
