@@ -295,6 +295,16 @@ def test_runs_whose_files_are_gone_cost_the_others_nothing(server, export, proje
     assert "not fetched" not in done.err
 
 
+def test_a_run_whose_second_attempt_fails_is_one_failure(server, export, project):
+    server.add_run("team", "demo", "one", summary={"loss": 1}, history_rows=25)
+    server.add_history("team", "demo", "one", rows=log(list(range(20)), loss=float))
+    server.fault("error", match={"field": "parquetHistory", "run": "one"}, every=2)
+    assert export("-e", "team", "--include-history", "--retries", "0").code == 3
+    (failure,) = project("demo").metadata["failed"]
+    assert failure["error"] == "only 20 of 25 rows were downloaded: simulated failure"
+    assert (failure["attempts"], project("demo").metadata["history"]["rows"]) == (2, 20)
+
+
 def test_steps_that_repeat_are_no_loss(server, export, project, tmp_path):
     """The server counts rows; a step logged twice is two of them, and is fetched once for all."""
     columns = {"_step": [0, 1, 1, 2], "loss": [0.0, 1.0, 1.5, 2.0], "huge": [2**64 - 1, 1, 2, 3]}

@@ -2430,7 +2430,9 @@ def fetch_batch(source: RowSource, fetched: dict[str, History], batch: Sequence[
     answers: dict[str, Any] = {}
     with suppress(RequestError):  # one run may cause the error: then there is a question for each
         answers = ask_for_runs(source, batch) if len(batch) > 1 else {}
-    found = [run for run in batch if fetch_rows(source, run, answers.get(run.id))]
+    failures = {run.id: fetch_rows(source, run, answers.get(run.id)) for run in batch}
+    source.project.failed += filter(None, failures.values())
+    found = [run for run in batch if failures[run.id] is None]
     with source.server.conversions:
         make_parts(source, found)
     for run in found:
@@ -2439,10 +2441,12 @@ def fetch_batch(source: RowSource, fetched: dict[str, History], batch: Sequence[
             # Retry once: a download may be damaged, or the server has just moved live rows into an export.
             again = replace(run, parts=(), skipped=set(), is_read=False)
             attempts = 2
-            if fetch_rows(source, again, None):
+            if failure := fetch_rows(source, again, None):
+                again.problem = failure.error
+            else:
                 make_parts(source, [again])
-                best = max(run, again, key=lambda each: (each.is_read, each.rows))
-                best.problem = again.problem
+            best = max(run, again, key=lambda each: (each.is_read, each.rows))
+            best.problem = again.problem
         if best.is_read:
             fetched[run.id] = best
         if best.is_short or not best.is_read:
@@ -2487,13 +2491,13 @@ def question_of(source: RowSource, run: History, runs: int = 1, after: str | Non
     return f"logLines({where}) {{ {lines} }}"
 
 
-def fetch_rows(source: RowSource, run: History, answer: Any) -> bool:
-    """Fill in the run's frames. False, with a failure added to the project, if all attempts fail."""
+def fetch_rows(source: RowSource, run: History, answer: Any) -> Failure | None:
+    """Fill in the run's frames. The failure, if all attempts fail."""
     table, tries = source.table, 0
     read = {"history": full_history, "console": console_rows}.get(table.name, sampled_rows)
     read = logged_rows if table.key is not None else read
 
-    def attempt(_timeout_s: float) -> bool:
+    def attempt(_timeout_s: float) -> None:
         nonlocal answer, tries
         tries += 1
         run.drop_frames()
@@ -2506,16 +2510,15 @@ def fetch_rows(source: RowSource, run: History, answer: Any) -> bool:
             if tries > 1 or error.status:  # signed URLs expire: ask again, for new ones
                 answer = None
             raise
-        return True
 
     try:
-        return source.server.storage.retry(attempt)
+        source.server.storage.retry(attempt)
     except (ScriptError, OSError):  # the folder cannot be written to: not a failure of this run alone
         raise
     except (Exception, *DAMAGED) as error:  # noqa: BLE001 - one run with odd data must not stop the others
         run.drop_frames()
-        source.project.failed.append(Failure.of(error, run.id, unquote(table.name)))
-        return False
+        return Failure.of(error, run.id, unquote(table.name))
+    return None
 
 
 def download(source: RowSource, url: str, file: IO[bytes], *, last: bytes, limit: int) -> None:
