@@ -3564,7 +3564,7 @@ def owner_of(file: Path) -> tuple[str, str] | None:
     """The entity and project in a file's metadata; None without."""
     with suppress(OSError, ValueError, LookupError, TypeError, *DAMAGED):
         about = json.loads(pl.read_parquet_metadata(file)[SOURCE_KEY])
-        return about["entity"], about["project"]
+        return str(about["entity"]), str(about["project"])
     return None
 
 
