@@ -393,7 +393,7 @@ def test_times_long_ago():
 
 
 def test_an_odd_owner_of_an_earlier_file_is_another_one(export, tmp_path):
-    log_files.write_log(tmp_path / "runs", "a", entity="team", project="demo")
+    write_log(tmp_path / "runs", "a", entity="team", project="demo")
     (tmp_path / "out").mkdir()
     odd = {"wandb_tools.source": '{"entity": "team", "project": ["demo"]}'}
     pl.DataFrame({"id": ["b"]}).write_parquet(tmp_path / "out/team_demo_runs.parquet", metadata=odd)
