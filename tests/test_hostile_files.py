@@ -392,11 +392,11 @@ def test_times_long_ago():
     assert export_runs.iso(START) == "2026-01-01T00:00:00.000000Z"
 
 
-def test_an_odd_owner_of_an_earlier_file_is_another_one(export, tmp_path):
+def test_an_odd_owner_of_an_earlier_file_is_another_one(call_export, tmp_path):
     write_log(tmp_path / "runs", "a", entity="team", project="demo")
     (tmp_path / "out").mkdir()
     odd = {"wandb_tools.source": '{"entity": "team", "project": ["demo"]}'}
     pl.DataFrame({"id": ["b"]}).write_parquet(tmp_path / "out/team_demo_runs.parquet", metadata=odd)
-    done = export("--offline", tmp_path / "runs", "-o", tmp_path / "out")
+    done = call_export("--offline", tmp_path / "runs", "-o", tmp_path / "out")
     assert done.code == 0, done.err
     assert "out/team_demo__" in done.out
