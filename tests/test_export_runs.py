@@ -1745,3 +1745,21 @@ def test_numbers_become_text_as_in_json():
 def test_a_metric_matches_by_each_of_its_names(glob):
     assert export_runs.names_match(("a", "b/c"), ["x", glob])
     assert not export_runs.names_match(("b", "c"), ["x", glob])
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "age_s", "is_preempting", "state"),
+    [
+        (0, 0, True, "finished"),
+        (1, 0, False, "failed"),
+        (1, 0, True, "preempted"),
+        (254, 0, False, "crashed"),
+        (None, 0, False, "running"),
+        (None, 0, True, "preempting"),
+        (None, 3_600, False, "crashed"),
+        (None, 3_600, True, "preempted"),
+    ],
+)
+def test_the_state_of_a_log(exit_code, age_s, is_preempting, state):
+    newest = export_runs.now() - timedelta(seconds=age_s)
+    assert export_runs.offline_state(exit_code, newest, is_preempting=is_preempting) == state

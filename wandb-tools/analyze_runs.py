@@ -2871,9 +2871,9 @@ def analyze(options: Options) -> int:
     say(*unused_flags(options, asked))
     compares = options.report or options.best_per or not asked or not NEED_METRIC.isdisjoint(asked)
     metrics = chosen_metrics(options, runs) if compares else []
-    if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
-        raise ScriptError(why_no_metric(Study(any_state, runs, (), (), metrics)), WRONG_USAGE)
     study = Study(any_state, runs, (), (), metrics)
+    if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
+        raise ScriptError(why_no_metric(study), WRONG_USAGE)
     for metric in metrics:
         say(*remarks_on_metric(metric, study, options))
     if options.best_per:
