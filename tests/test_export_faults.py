@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from conftest import LIMIT_S, Done, wait_until
+from conftest import LIMIT_S, Done, finished_runs, wait_until
 from log_files import HEADER, START, log_of, records_of, write_log
 
 if TYPE_CHECKING:
@@ -544,7 +544,7 @@ def test_steps_that_repeat_are_no_loss_after_an_interruption(server, export, sta
     hang = server.fault("hang", match={"kind": "download", "run": "two"})
     process = start("team/demo", "--include-history", "--workers", 1)
     server.app.faults.wait_for_hits(hang, 1, LIMIT_S)
-    wait_until(lambda: any((out / ".wandb_tools" / "histories").rglob("*.parquet")))
+    wait_until(lambda: finished_runs(out) == {"one"})
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import recordings
-from conftest import LIMIT_S, ROOT, Done, wait_until
+from conftest import LIMIT_S, ROOT, Done, finished_runs, wait_until
 from test_export_runs import Exported, exported, facts_of, paths_of, same
 from wandb_server import Server
 
@@ -1034,19 +1033,12 @@ def test_an_interrupted_export_goes_on_where_it_was(server, export, start, proje
     process = start("--include-history", "--workers", 1)
     server.app.faults.wait_for_hits(hang, 1, LIMIT_S)
 
-    def finished() -> set[str]:
-        ids: set[str] = set()
-        for noted in (tmp_path / "out" / ".wandb_tools" / "histories").rglob("*.json"):
-            with suppress(ValueError):  # not written to its end: what it notes is asked for again
-                json.loads(noted.read_text("utf-8"))
-                ids |= set(pl.read_parquet(noted.with_suffix(".parquet"), columns=["run_id"])["run_id"])
-        return ids
-
-    wait_until(lambda: len(finished()) >= n / 2)
+    out = tmp_path / "out"
+    wait_until(lambda: len(finished_runs(out)) >= n / 2)
     process.send_signal(signal.SIGINT)
     assert ended(process) == Done(130, "", "interrupted\n")
     assert snapshot(tmp_path / "out") == before
-    left = {f"r{number:02d}" for number in range(n)} - finished()
+    left = {f"r{number:02d}" for number in range(n)} - finished_runs(out)
     server.reset()
     done = export("-e", "team", "--include-history", *QUICK)
     assert done.code == 0, done.err

@@ -17,7 +17,7 @@ import export_runs
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from conftest import LIMIT_S, Done, wait_until
+from conftest import LIMIT_S, Done, finished_runs, wait_until
 from log_files import START, log_of, records_of, write_log
 from old_sdks import record
 from test_old_sdks import FOLDERS, TRUTHS, records
@@ -241,17 +241,11 @@ def test_an_interrupted_export_goes_on_with_the_consoles_that_are_left(server, s
     command = script_command(*how, env=server.environment(tmp_path / "sdk"))
     with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         server.app.faults.wait_for_hits(hang, 1, LIMIT_S)
-
-        def finished() -> set[str]:
-            notes = list((out / ".wandb_tools" / "histories").rglob("*.json"))  # written once a part is whole
-            files = [note.with_suffix(".parquet") for note in notes]
-            return {run_id for file in files for run_id in pl.read_parquet(file, columns=["run_id"])["run_id"]}
-
-        wait_until(lambda: len(finished()) >= 40)
+        wait_until(lambda: len(finished_runs(out)) >= 40)
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=LIMIT_S) == ("", "interrupted\n")
     assert process.returncode == 130
-    left = {f"r{number:02d}" for number in range(80)} - finished()
+    left = {f"r{number:02d}" for number in range(80)} - finished_runs(out)
     assert "r45" in left
     server.reset()
     assert export("--console").code == 0
