@@ -6,7 +6,6 @@ import functools
 import gc
 import importlib
 import json
-import math
 import os
 import signal
 import subprocess
@@ -159,5 +158,5 @@ def empty_server(shared_server) -> Server:
 
 
 def pytest_xdist_auto_num_workers(config) -> int:
-    """Half as many processes again as there are cores: many tests wait for a server that is slow on purpose."""
-    return math.ceil(1.5 * (os.cpu_count() or 1))
+    """Twice as many processes as there are cores: many tests wait for a server that is slow on purpose."""
+    return 2 * (os.cpu_count() or 1)
