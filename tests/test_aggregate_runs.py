@@ -904,7 +904,7 @@ values = st.none() | st.floats(width=32) | st.sampled_from([0.0, -0.0, 1.0])
     st.none() | st.randoms(),
     st.sampled_from([1, 40, 10_000_000]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30)
 def test_history_columns_are_what_plain_python_computes(histories, random, cells):
     """In order or not, of all runs at once or of some at a time."""
     with TemporaryDirectory() as folder:

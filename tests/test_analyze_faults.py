@@ -19,7 +19,7 @@ import polars as pl
 import pytest
 import scipy
 from contract_files import START, Run, write_rows, write_runs
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_analyze_runs import answered, ask, document
 
@@ -623,6 +623,7 @@ def test_long_names_are_told_apart(tmp_path):
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=20), st.sampled_from([0.0, 0.3, 0.9, 0.999]))
+@settings(max_examples=30)
 def test_smoothing_is_wandbs(tmp_path_factory, values, weight):
     folder = tmp_path_factory.mktemp("smooth")
     file = write_runs(folder, [Run("a")])

@@ -602,7 +602,7 @@ def test_a_run_that_stands_twice_in_a_page_is_one_row(server, export, out):
 
 def test_many_pages_that_cannot_be_understood_end_the_export(server, export, out):
     """None of them may keep what the next one waits for."""
-    server.add_runs("team", "demo", 20_000, keys=8)
+    server.add_runs("team", "demo", 10_000, keys=8)
     server.add_runs("team", "good", 3, keys=8)
     body = '{"data": {"project": {"runs": {"pageInfo": {"endCursor": null, "hasNextPage": false}, "edges": 7}}}}'
     server.fault("status", match={"field": "runs", "above_first": 1, "project": "demo"}, status=200, body=body)
@@ -639,7 +639,7 @@ def test_whatever_becomes_of_its_processes_the_export_ends(server, start, out, n
 
 
 def test_interrupted_among_many_pages_says_so_and_no_more(server, start, out):
-    server.add_runs("team", "demo", 12_000, keys=200)
+    server.add_runs("team", "demo", 12_000, keys=40)
     hang = server.fault("hang", match={"field": "runs", "above_first": 1}, times=1, after=9)
     process = start("team/demo", "--workers", 4, "--timeout", 60)
     server.app.faults.wait_for_hits(hang, 1, LIMIT_S)

@@ -213,13 +213,20 @@ def test_some_keys_of_small_logs(tmp_path, run_script):
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def long_logs(tmp_path_factory) -> Path:
+    """Two logs that take long enough to read for something to happen meanwhile."""
+    logs = tmp_path_factory.mktemp("logs")
+    for number in range(2):
+        write_log(logs, f"big{number}", rows=[{"loss": "1"}] * 60_000, filler_bytes=BIG_LOG_BYTES)
+    return logs
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the script's own processes there")
 @pytest.mark.parametrize("what", ["killed", "interrupted"])
-def test_processes_that_read_logs_may_end(tmp_path, script_command, what):
+def test_processes_that_read_logs_may_end(tmp_path, script_command, long_logs, what):
     """While they read their logs: killed, as where memory is short, or interrupted with the script."""
-    for number in range(2):
-        write_log(tmp_path / "logs", f"big{number}", rows=[{"loss": "1"}] * 60_000, filler_bytes=BIG_LOG_BYTES)
-    command = script_command(SCRIPT, "--offline", tmp_path / "logs", "-o", "out", "--workers", 2, "--quiet")
+    command = script_command(SCRIPT, "--offline", long_logs, "-o", "out", "--workers", 2, "--quiet")
     with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         readers: list[int] = []
 
