@@ -1288,7 +1288,7 @@ def matches(name: str, pattern: str) -> bool:
 FoundRun: TypeAlias = tuple[Run, dict[str, History], list[Log]]  # with its rows by the table's name
 
 
-def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # noqa: C901, PLR0915 - one sequence
+def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
     """The selected projects below the folder: their selected runs as pages, their rows as parts."""
     folder = cast("Path", options.offline)
     passed: Counter[tuple[str, str]] = Counter()  # what is skipped: a noun, and why
@@ -1339,7 +1339,12 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
         project.all_ids = ids if sees_all else None
         project.selected, project.filtered = len(own) + len(lost - ids), len(ids) - len(own)
         take_runs(project, own, options, work, top, say)
+    say_notes(projects, found, options, say)
+    return projects
 
+
+def say_notes(projects: Sequence[Project], found: Sequence[FoundRun], options: Options, say: Say) -> None:
+    """Print how many summaries were restored, and which projects may lack their entity."""
     if restored := Counter(each["from"] for project in projects for each in project.summary_restored):
         counts = f"{restored['file']:,} from files/wandb-summary.json, {restored['history']:,} from the history"
         say(f"summaries missing in the logs were restored: {counts}")
@@ -1349,7 +1354,6 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:  # no
             flags = f"-e {known[0]}" + f" -p {shlex.quote(one.name)}" * (len({each.name for each in projects}) > 1)
             runs = f"{counted(one.runs.height, 'run')} of {one.name} without an entity"
             say(f"{runs}; other runs of this project belong to {first_of(known)}: use {flags} to put them together")
-    return projects
 
 
 def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work: Path, top: Path, say: Say) -> None:
@@ -3347,30 +3351,15 @@ def unreadable(file: Path, error: BaseException) -> ScriptError:
 
 def write_project(project: Project, options: Options, source: Mapping[str, object], work: Path) -> None:
     """Merge a project's runs and tables with an earlier export, and write its files."""
-    earlier = project.earlier
-    before = earlier.rows if earlier else {}
-    fuller = drop_shorter(project, before)
-    if project.all_ids is not None:
-        project.gone = sorted(before.keys() - {*project.all_ids, *project.unread})
-        if earlier and source["kind"] == "offline":  # runs with a URL are on the server
-            rows = pl.scan_parquet(earlier.file, glob=False).filter(pl.col("id").is_in(project.gone))
-            project.gone = sorted(rows.filter(pl.col("url").is_null()).select("id").collect()["id"])
-    stays = before.keys() - (set(project.runs["id"]) - fuller) - set(project.gone if options.prune else ())
-    project.kept = sorted(stays - fuller)
-    kept_pages = earlier_pages(earlier, stays, work) if earlier and stays else []
-    pages = [*project.pages, *kept_pages]
-    kept_runs = keys_of(kept_pages).with_columns(pl.col("page") + len(project.pages))
-    runs = pl.concat([project.runs.filter(~pl.col("id").is_in(list(fuller))), kept_runs])
-    project.runs = runs.filter(pl.col("id").is_in(project.runs["id"].to_list()))  # as they are written
-
+    pages, runs = merge_runs(project, options, source, work)
     definitions = {definition for page in pages for definition in page.definitions}
     paths = {path for page in pages for path in page.kinds}
     paths |= {(METRIC, definition.pattern) for definition in definitions if not definition.pattern.endswith("*")}
     names = settle_tables(project, runs["id"], paths, prune=options.prune)
     tables = sorted(project.tables.values(), key=lambda table: table.name)
     known: dict[KeyPath, Stated] = {}
-    for each in (*(table.earlier for table in tables if table.prefix == METRIC), earlier):
-        if each is not None and stays:
+    for each in (*(table.earlier for table in tables if table.prefix == METRIC), project.earlier):
+        if each is not None and len(pages) > len(project.pages):
             known |= {path: each.facts[name] for path, name in each.columns.items() if name in each.facts}
     facts = metric_facts(definitions, names, known, project.goals)
     current = {  # tables whose earlier files would not change
@@ -3411,6 +3400,28 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
         text = json.dumps(jsonable(metadata_document(project, options, about)), indent=2, ensure_ascii=False) + "\n"
         unfinished(options.output / f"{project.stem}_metadata.json").write_text(storable(text), "utf-8")
     project.files = files
+
+
+def merge_runs(
+    project: Project, options: Options, source: Mapping[str, object], work: Path
+) -> tuple[list[Page], pl.DataFrame]:
+    """Pages of the project's runs and of the earlier export's runs that stay, and the keys of all these runs."""
+    earlier = project.earlier
+    before = earlier.rows if earlier else {}
+    fuller = drop_shorter(project, before)
+    if project.all_ids is not None:
+        project.gone = sorted(before.keys() - {*project.all_ids, *project.unread})
+        if earlier and source["kind"] == "offline":  # runs with a URL are on the server
+            rows = pl.scan_parquet(earlier.file, glob=False).filter(pl.col("id").is_in(project.gone))
+            project.gone = sorted(rows.filter(pl.col("url").is_null()).select("id").collect()["id"])
+    stays = before.keys() - (set(project.runs["id"]) - fuller) - set(project.gone if options.prune else ())
+    project.kept = sorted(stays - fuller)
+    kept_pages = earlier_pages(earlier, stays, work) if earlier and stays else []
+    pages = [*project.pages, *kept_pages]
+    kept_runs = keys_of(kept_pages).with_columns(pl.col("page") + len(project.pages))
+    runs = pl.concat([project.runs.filter(~pl.col("id").is_in(list(fuller))), kept_runs])
+    project.runs = runs.filter(pl.col("id").is_in(project.runs["id"].to_list()))  # as they are written
+    return pages, runs
 
 
 def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
