@@ -158,5 +158,5 @@ def empty_server(shared_server) -> Server:
 
 
 def pytest_xdist_auto_num_workers(config) -> int:
-    """Twice as many processes as there are cores: many tests wait for a server that is slow on purpose."""
-    return 2 * (os.cpu_count() or 1)
+    """Twice as many processes as there are cores, as many tests wait; a container may have fewer cores than it sees."""
+    return min(2 * (os.cpu_count() or 1), 8)
