@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import list_entities
 import pytest
+from conftest import LIMIT_S
 from list_entities import COUNTED_STATES, NOTHING_USABLE, PROJECTS_PER_QUESTION, ScriptError
 from wandb_server import Server
 
@@ -224,7 +225,7 @@ def test_a_server_that_never_answers_is_named_soon(server, script_command, tmp_p
         server.wait_for_hits()
         asked_at = time.monotonic()
         out, err = process.communicate(timeout=60)
-    assert time.monotonic() - asked_at < 9  # with the start of Python and SDK, 10 s
+    assert time.monotonic() - asked_at < 20  # and not the usual time for an answer, several times
     assert (process.returncode, out) == (1, "")
     assert err.startswith(f"error: cannot sign in to {server.url}: no answer within 6 s; check WANDB_BASE_URL, ")
 
@@ -438,7 +439,7 @@ def test_interrupted(server, script_command, tmp_path, number):
     with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         server.wait_for_hits()
         process.send_signal(number)
-        assert process.communicate(timeout=10) == ("", "interrupted\n")
+        assert process.communicate(timeout=LIMIT_S) == ("", "interrupted\n")
     assert process.returncode == 130
 
 
