@@ -198,10 +198,12 @@ class HistoryPlan(NamedTuple):
 # --- inputs ---------------------------------------------------------------------------------------------------
 def read_inputs(options: argparse.Namespace, report: Report) -> Iterator[ParquetFile]:
     """The inputs that hold runs, in order of their paths; the report has the others. No row is read yet."""
-    named = {Path(place).resolve() for place in options.inputs}  # of URLs too: one spelling for one place
-    found = {Path(file).resolve(): file for place in options.inputs for file in files_at(place, report)}
+    # realpath gives one spelling for one place, also for URLs; Path.resolve fails for links that form a loop.
+    named = {Path(os.path.realpath(place)) for place in options.inputs}
+    found = {Path(os.path.realpath(file)): file for place in options.inputs for file in files_at(place, report)}
+    output = Path(os.path.realpath(options.output))
     for key, file in sorted(found.items(), key=lambda each: Path(each[1])):
-        if key not in named and key.is_relative_to(Path(options.output).resolve()):
+        if named.isdisjoint({key, output}) and key.is_relative_to(output):
             continue  # an earlier output is an input only if it is named
         try:
             header = read_header(file)
@@ -264,8 +266,8 @@ def files_at_url(url: str) -> list[str]:
 
 
 def folder_of(file: str) -> str:
-    """The folder of a file on disk or in object storage; without NUL, which metadata may hold but no path."""
-    return os.path.dirname(file.replace("\0", "")) or "."  # noqa: PTH120 - a Path loses a slash of s3://
+    """The folder of a file on disk or in object storage."""
+    return os.path.dirname(file) or "."  # noqa: PTH120 - a Path loses a slash of s3://
 
 
 def skip(report: Report, file: str, kind: str, reason: str, *, failure: bool = True) -> None:
@@ -277,10 +279,11 @@ def skip(report: Report, file: str, kind: str, reason: str, *, failure: bool = T
 
 def read_header(file: str) -> ParquetFile:
     """The file's footer; ValueError where its metadata is not what the contract says."""
+    file.encode()  # polars needs names that are UTF-8 text: this is a ValueError for others
     dtypes = dict(scan_file(file).collect_schema())
     metadata = pl.read_parquet_metadata(file)
     texts = [metadata.get(key, "{}") for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY)]
-    documents = [json.loads(text, parse_constant=str) for text in texts]  # NaN, if a file holds it, is text
+    documents = [json.loads(text, parse_constant=str, parse_float=str) for text in texts]  # NaN and 1e999 are text
     if not all(isinstance(document, dict) for document in documents):
         raise ValueError("its metadata is not made of JSON objects")
     columns, metrics, source = documents
@@ -298,6 +301,8 @@ def read_header(file: str) -> ParquetFile:
     aggregate = isinstance(source.get("sources"), list)
     sources = source["sources"] if aggregate else [source | export]
     sources = [{"file": file, **each} for each in sources if isinstance(each, dict)]
+    for each in sources:  # NUL and halves of surrogate pairs are in no path
+        each["file"] = str(each["file"]).replace("\0", "").encode(errors="replace").decode()
     return ParquetFile(file, kind, dtypes, identities, facts, sources, aggregate)
 
 
@@ -321,11 +326,12 @@ def check_columns(file: ParquetFile) -> None:
         if wanted is None or dtype in (wanted, pl.Null):
             continue
         own, new = pl.col(column), cast_column(column, dtype, wanted)
+        own = own.fill_nan(None) if dtype.is_float() else own  # NaN is how pandas says null
         try:
             value = scan_file(file.file).select(own.filter(own.is_not_null() & new.is_null()).first()).collect().item()
         except pl.exceptions.PolarsError as error:  # no value can be cast
             raise ValueError(f"its column {column} is {dtype} instead of {wanted}") from error
-        if value is not None and value == value:  # noqa: PLR0124 - NaN is how pandas says null
+        if value is not None:
             raise ValueError(f"its column {column} holds {value!r}, which is not of the type {wanted}")
 
 
@@ -564,7 +570,7 @@ def deciding_rows(files: Files, columns: Columns, also: Iterable[str]) -> pl.Dat
         place = [pl.lit(number, dtype=pl.UInt32).alias(FILE), pl.col(ROW)]
         frames.append(scan_file(file.file).with_row_index(ROW).select(*place, *values_in(file.file, needed)))
     # Files whose runs were read from logs on disk, those that went into an aggregate included.
-    offline = {str(source["file"]) for file in files for source in file.sources if source.get("kind") == "offline"}
+    offline = {source["file"] for file in files for source in file.sources if source.get("kind") == "offline"}
     return pl.concat(frames).with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE)).collect()
 
 
@@ -825,7 +831,7 @@ def words(name: str) -> list[str]:
 # --- columns from histories -----------------------------------------------------------------------------------
 def histories_beside(files: Files, report: Report) -> Iterator[ParquetFile]:
     """The histories in the folders of the exports that `files` come from."""
-    for folder in dict.fromkeys(folder_of(str(source["file"])) for file in files for source in file.sources):
+    for folder in dict.fromkeys(folder_of(source["file"]) for file in files for source in file.sources):
         pattern = folder if folder.startswith(CLOUD) else glob.escape(folder)
         for file in sorted(files_at(f"{pattern}/*.parquet", {"skipped": []})):
             try:
@@ -894,7 +900,7 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
     for file in [header.file for header in plan.files]:
         beside = wanted.filter(pl.col(FOLDER) == folder_of(file))
         try:
-            frames += [] if beside.is_empty() else statistics_by_run(plan, file, beside)
+            frames += [] if beside.is_empty() else [*statistics_by_run(plan, file, beside)]
         except reading_errors() as error:  # a footer can be sound where the rows are not
             skip(report, file, "damaged", f"it cannot be read: {reason_of(error)}")
     found = pl.concat(frames, how="diagonal_relaxed")  # integers may meet floats
@@ -912,8 +918,8 @@ def statistics_by_run(plan: HistoryPlan, file: str, runs: pl.DataFrame) -> Itera
     metrics = [(name, metric) for name, metric in plan.metrics.items() if file in metric.parts]
     columns, at = [*map(pl.col, RUN_KEY), pl.col("_step").cast(pl.Int64).alias(STEP)], None
     if plan.best and file in plan.best.parts:
-        best = pl.col(plan.best.parts[file].name) + 0  # makes -0.0 into 0.0, which arg_max may rank differently
-        columns.append(pl.when(best.is_finite()).then(best).cast(pl.Float64).alias(BEST))
+        best = pl.col(plan.best.parts[file].name).cast(pl.Float64) + 0  # -0.0 becomes 0.0: arg_max may tell them apart
+        columns.append(pl.when(best.is_finite()).then(best).alias(BEST))
         at = pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
     lengths = history.group_by(RUN_KEY).agg(pl.len().cast(pl.Int64).alias(ROWS)).collect(engine="streaming")
     runs = runs.join(lengths, RUN_KEY, nulls_equal=True, maintain_order="left").with_row_index(RUN)
@@ -943,7 +949,7 @@ def statistics_by_run(plan: HistoryPlan, file: str, runs: pl.DataFrame) -> Itera
                 if at is not None:
                     statistics["at"] = value.slice(0, at.fill_null(-1) + 1).drop_nulls().last()
                 told += [each.alias(f"{HISTORY}{statistic}_{name}") for statistic, each in statistics.items()]
-            here = history.filter(pl.col("id").is_in(block["id"].implode()))  # skips row groups
+            here = history.filter(pl.col("id").is_in(block["id"].implode(), nulls_equal=True))  # skips row groups
             rows = here.select(*columns, *values).collect(engine="streaming")
             keys = rows.select(RUN_KEY).join(block, RUN_KEY, "left", nulls_equal=True, maintain_order="left")
             rows = rows.drop(RUN_KEY).with_columns(keys[RUN]).drop_nulls(RUN)
@@ -1022,7 +1028,7 @@ def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition
 
 
 @contextmanager
-def published(output: str) -> Iterator[str]:  # noqa: C901 - one sequence
+def published(output: str) -> Iterator[str]:
     """Where to write, in a hidden folder beside `output`; it replaces `output` once it is whole."""
     target = Path(output)
     hidden = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -1034,16 +1040,10 @@ def published(output: str) -> Iterator[str]:  # noqa: C901 - one sequence
             yield output
             return
         for rest in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):  # of a merge that was killed
-            process = rest.name.split(".")[-2]
-            if process.isdecimal() and sys.platform != "win32":  # where asking for a process would end it
-                try:
-                    os.kill(int(process), 0)
-                except ProcessLookupError:
-                    with suppress(OSError):  # killed between its two renames: the earlier result is put back
-                        (rest / old.name).rename(target)
-                    shutil.rmtree(rest, ignore_errors=True)
-                except (PermissionError, OverflowError):  # somebody else's, or no process's name
-                    pass
+            if rest == hidden or not is_running(rest.name.split(".")[-2]):  # containers give each merge the same id
+                with suppress(OSError):  # killed between its two renames: the earlier result is put back
+                    (rest / old.name).rename(target)
+                shutil.rmtree(rest, ignore_errors=True)
         hidden.mkdir(mode=0o700, parents=True)  # private until the result is complete
         yield str(new)
         if target.is_file():
@@ -1060,6 +1060,17 @@ def published(output: str) -> Iterator[str]:  # noqa: C901 - one sequence
         if old.exists() and not target.exists():
             old.rename(target)
         shutil.rmtree(hidden, ignore_errors=True)
+
+
+def is_running(process: str) -> bool:
+    """Whether a process has this id, or may have it."""
+    if process.isdecimal() and sys.platform != "win32":  # where asking for a process would end it
+        with suppress(PermissionError, OverflowError):  # somebody else's, or too large for an id
+            try:
+                os.kill(int(process), 0)
+            except ProcessLookupError:
+                return False
+    return True
 
 
 def check_output(output: str) -> None:
@@ -1345,8 +1356,9 @@ def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files
     for column in derived_dtypes(rules):
         unmatched = runs["name"].filter(runs[column].is_null())
         fit = {"column": column, "dtype": str(runs.schema[column]), "runs": len(runs) - len(unmatched)}
-        counts = runs[column].drop_nulls().value_counts().sort("count", column, descending=[True, False]).head(SHOWN)
-        fit |= {"commonest": counts[column].to_list(), "commonest_runs": counts["count"].to_list()}
+        values = runs[column].drop_nulls().alias("value")
+        counts = values.value_counts().sort("count", "value", descending=[True, False]).head(SHOWN)
+        fit |= {"commonest": counts["value"].to_list(), "commonest_runs": counts["count"].to_list()}
         names = unmatched.drop_nulls().unique().sort().head(SHOWN).to_list()
         report["derived"].append(fit | {"missing": len(unmatched), "unmatched_names": names})
     if ROWS not in runs.columns:  # no --history
@@ -1363,12 +1375,12 @@ def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files
     ids: dict[tuple[str, str, str], tuple[set[str], set[str]]] = {}  # of the runs, of the histories
     for which, group in enumerate((files, plan.files)):
         for source in (source for file in group for source in file.sources if "export_id" in source):
-            place = (folder_of(str(source["file"])), str(source.get("entity")), str(source.get("project")))
+            place = (folder_of(source["file"]), str(source.get("entity")), str(source.get("project")))
             ids.setdefault(place, (set(), set()))[which].add(str(source["export_id"]))
     for (folder, entity, project), (of_runs, of_histories) in ids.items():
         if of_runs and of_histories and of_runs.isdisjoint(of_histories):  # one was killed while it published
             mixed = f"runs and history of {entity}/{project} in {folder} come from different exports"
-            report["notes"].append({"note": f"{mixed}, because one was killed: export again"})
+            report["notes"].append({"note": f"{mixed}: export again, and merge that export"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
