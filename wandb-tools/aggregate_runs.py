@@ -38,7 +38,7 @@ HISTORIES. --history reads the history files in the folders of the exports and a
 history_min_step_X, history_max_X, history_max_step_X, history_last_X, history_tail_X (mean of the last tenth of its
 finite values), history_n_X and history_n_nonfinite_X. --at M adds history_at_X: the value of X at the step where M was
 best, or the last one before it. Write M:min or M:max if neither define_metric nor the name says which is better.
---history-metrics takes globs. Runs without a history file keep the values of an earlier result.
+--history-metrics takes globs. Runs without a history file keep an earlier result's values, perhaps of another --at.
 
 INPUTS and -o may be s3://, gs:// or az:// URLs, with the usual environment variables for credentials.
 --partition-by project writes a folder of hive partitions, whose files keep that column too.
@@ -88,8 +88,7 @@ STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "p
 CLOUD = ("s3://", "gs://", "az://")  # object storage that polars reads and writes by itself
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
-CONFIG, METRIC = "config_", "metric_"  # the prefixes of columns that stand for W&B paths
-HISTORY = "history_"  # and of those computed from histories
+CONFIG, METRIC, HISTORY = "config_", "metric_", "history_"  # prefixes of columns; the first two stand for W&B paths
 RUN_KEY = ("entity", "project", "id")  # identifies a run
 INTERNAL = "wandb_tools."  # prefix of columns that exist only while the script works
 FILE, ROW, POSITION, OFFLINE = (INTERNAL + name for name in ("file", "row", "position", "offline"))
@@ -198,8 +197,7 @@ class HistoryPlan(NamedTuple):
 # --- inputs ---------------------------------------------------------------------------------------------------
 def read_inputs(options: argparse.Namespace, report: Report) -> Iterator[ParquetFile]:
     """The inputs that hold runs, in order of their paths; the report has the others. No row is read yet."""
-    # realpath gives one spelling for one place, also for URLs; Path.resolve fails for links that form a loop.
-    named = {Path(os.path.realpath(place)) for place in options.inputs}
+    named = {Path(os.path.realpath(place)) for place in options.inputs}  # Path.resolve fails for loops of links
     found = {Path(os.path.realpath(file)): file for place in options.inputs for file in files_at(place, report)}
     output = Path(os.path.realpath(options.output))
     for key, file in sorted(found.items(), key=lambda each: Path(each[1])):
@@ -372,9 +370,8 @@ def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, dict[st
     """Every column over all files, by file."""
     known = names_of({identity for file in files for identity in file.identities.values()})
     by_name = {name: identity for identity, name in known.items()}
-    contract = contract_dtypes()
-    ours = {column.lower() for column in (*contract, *derived)}
-    parts: dict[Identity, dict[str, FileColumn]] = {("", (column,)): {} for column in contract}
+    ours = {column.lower() for column in (*contract_dtypes(), *derived)}
+    parts: dict[Identity, dict[str, FileColumn]] = {("", (column,)): {} for column in contract_dtypes()}
     for file in files:
         taken = {column.lower() for column in file.dtypes}
         for column, dtype in file.dtypes.items():
@@ -384,7 +381,7 @@ def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, dict[st
             elif prefix:  # without metadata: what columns of this name stand for in other files
                 identity = by_name.get(column) or (prefix, (column.removeprefix(prefix),))
                 identity = identity if identity not in file.identities.values() else (prefix, (column,))
-            elif column in contract or (file.aggregate and column in derived):
+            elif column in contract_dtypes() or (file.aggregate and column in derived):
                 identity = ("", (column,))
             else:  # a column of another tool: it is renamed if this script makes a column of that name
                 name = column
@@ -485,7 +482,7 @@ def common_dtype(dtypes: Iterable[pl.DataType], prefix: str) -> pl.DataType:
 
 
 def dtypes_of_values(columns: Iterable[tuple[str, dict[str, FileColumn]]]) -> dict[tuple[str, str], pl.DataType]:
-    """By file and column, where files disagree: Null without values, a number's dtype if all texts are such."""
+    """By file and column, where files disagree: Null without values, a number's dtype if all values are numbers."""
     asked: dict[str, dict[str, pl.DataType]] = {}
     for prefix, parts in columns:
         dtypes = {file: plain(part.dtype, prefix) for file, part in parts.items()}
@@ -494,25 +491,19 @@ def dtypes_of_values(columns: Iterable[tuple[str, dict[str, FileColumn]]]) -> di
                 asked.setdefault(file, {})[part.name] = dtypes[file]
     found: dict[tuple[str, str], pl.DataType] = {}
     for file, stored in asked.items():
-        query = [numbers_in(column, dtype).alias(column) for column, dtype in stored.items()]
+        query = []
+        for column in stored:
+            text = pl.col(column).cast(pl.String)
+            json_number = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$"  # `007` is none
+            number = pl.when(text.str.contains(json_number)).then(text)
+            numbers = number.cast(pl.Float64, strict=False).is_finite() | text.is_in(["NaN", "Infinity", "-Infinity"])
+            whole = number.cast(pl.Int64, strict=False).is_not_null() & (text != "-0")
+            query.append(pl.struct(all=text.count(), numbers=numbers.sum(), whole=whole.sum()).alias(column))
         for column, count in scan_file(file).select(query).collect().row(0, named=True).items():
-            number = pl.Int64() if count.get("whole") == count["all"] else pl.Float64()
-            fits = number if count.get("numbers") == count["all"] else stored[column]
+            narrowest = pl.Int64() if count["whole"] == count["all"] else pl.Float64()
+            fits = narrowest if count["numbers"] == count["all"] else stored[column]
             found[file, column] = fits if count["all"] else pl.Null()
     return found
-
-
-def numbers_in(column: str, dtype: pl.DataType) -> pl.Expr:
-    """Counts: of all values; of text also of those that are a number in JSON, and a 64-bit integer."""
-    values = pl.col(column).count()
-    if dtype != pl.String:
-        return pl.struct(all=values)
-    text = pl.col(column).cast(pl.String)  # dates and categories, too
-    number = pl.when(text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")).then(text)  # `007` is none
-    finite = number.cast(pl.Float64, strict=False).is_finite().sum()
-    others = text.is_in(["NaN", "Infinity", "-Infinity"]).sum()
-    whole = number.cast(pl.Int64, strict=False).count() - (text == "-0").sum()
-    return pl.struct(all=values, numbers=finite + others, whole=whole)
 
 
 def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
@@ -1052,8 +1043,7 @@ def published(output: str) -> Iterator[str]:
             target.rename(old)
         new.replace(target)
     except OSError as error:
-        # polars' own errors end in the hidden name, which users do not know.
-        reason = error.strerror or reason_of(error).partition(" (os error")[0]
+        reason = error.strerror or reason_of(error).partition(" (os error")[0]  # polars adds the hidden name
         hint = "free disk space, check your credentials, or use another -o"
         raise ScriptError(f"{output} was not written: {reason}; {hint}", NOTHING_USABLE) from error
     finally:
@@ -1075,14 +1065,13 @@ def is_running(process: str) -> bool:
 
 def check_output(output: str) -> None:
     """Raise where the output holds anything but an earlier result; only those tell their rows' source_file."""
-    place = Path(output)
-    if any(file.suffix != ".parquet" or "=" not in file.parent.name for file in place.rglob("*") if file.is_file()):
+    found = [file for file in Path(output).rglob("*") if file.is_file()]
+    if any(file.suffix != ".parquet" or "=" not in file.parent.name for file in found):
         raise ScriptError(f"-o {output} holds other files, which would be lost; choose another name", WRONG_USAGE)
-    if output.startswith(CLOUD) or place.is_file():
-        with suppress(*reading_errors()):  # what is no parquet file is no export
-            columns = scan_file(output).collect_schema()
-            if kind_of(columns) != "foreign" and "source_file" not in columns:
-                raise ScriptError(f"-o {output} holds an export, which would be lost; choose another name", WRONG_USAGE)
+    with suppress(*reading_errors()):  # what is no parquet file is no export
+        columns = scan_file(output).collect_schema()
+        if kind_of(columns) != "foreign" and "source_file" not in columns:
+            raise ScriptError(f"-o {output} holds an export, which would be lost; choose another name", WRONG_USAGE)
 
 
 # --- report ---------------------------------------------------------------------------------------------------
@@ -1356,9 +1345,8 @@ def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files
     for column in derived_dtypes(rules):
         unmatched = runs["name"].filter(runs[column].is_null())
         fit = {"column": column, "dtype": str(runs.schema[column]), "runs": len(runs) - len(unmatched)}
-        values = runs[column].drop_nulls().alias("value")
-        counts = values.value_counts().sort("count", "value", descending=[True, False]).head(SHOWN)
-        fit |= {"commonest": counts["value"].to_list(), "commonest_runs": counts["count"].to_list()}
+        counts = runs[column].drop_nulls().value_counts(name=ROWS).sort(ROWS, column, descending=[True, False])[:SHOWN]
+        fit |= {"commonest": counts[column].to_list(), "commonest_runs": counts[ROWS].to_list()}
         names = unmatched.drop_nulls().unique().sort().head(SHOWN).to_list()
         report["derived"].append(fit | {"missing": len(unmatched), "unmatched_names": names})
     if ROWS not in runs.columns:  # no --history
