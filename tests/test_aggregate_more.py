@@ -424,6 +424,14 @@ def test_text_of_other_dtypes_beside_numbers_is_text(dtype, text):
 
 
 # ---- filters ------------------------------------------------------------------------
+@pytest.mark.parametrize(("text", "met"), [("2", 2), (None, None)])
+def test_categories_beside_numbers_are_numbers_if_each_is_one(text, met):
+    write_runs(Path("x/1"), [Run("a", config={"v": 7})])
+    file = write_runs(Path("x/2"), [Run("b", config={"v": text})])
+    rewritten(file, pl.read_parquet(file).with_columns(pl.col("config_v").cast(pl.String).cast(pl.Categorical)))
+    assert aggregated("x")["config_v"].to_list() == [7, met]
+
+
 def test_an_empty_derived_column_does_not_hide_the_config_of_its_name():
     write_runs(Path("x"), [Run("a", config={"k": 16}), Run("b", config={"k": 8})])
     out, err = run("x", "--where", "k = 16")

@@ -508,7 +508,7 @@ def dtypes_of_values(columns: Iterable[tuple[str, dict[str, FileColumn]]]) -> di
 
 def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
     """The values of `column` in the `wanted` dtype, which holds them all: check_columns refuses other files."""
-    values = pl.col(column)
+    values = pl.col(column).cast(pl.String) if dtype in (pl.Categorical, pl.Enum) else pl.col(column)
     if dtype == wanted:
         return values
     if wanted == pl.String and dtype.is_float():  # as Python's json spells them: `1e-05`, where polars has `0.00001`
@@ -616,22 +616,22 @@ def passing(runs: pl.DataFrame, flag: str, keeps: pl.Expr, report: Report, shown
 
 def where(runs: pl.DataFrame, flag: str, condition: pl.Expr, derived: Iterable[str], report: Report) -> pl.DataFrame:
     """The runs that --where keeps. A derived column that is empty in all of them means the config's of its name."""
-    meant: dict[str, pl.Expr] = {}
+    replaced: dict[str, pl.Expr] = {}
     for name in condition.meta.root_names():
         config = CONFIG + name
         if name in derived and config in runs.columns and runs[config].count():
             note = f"--where uses the derived column {name}; write {config} to use the config's value"
             if runs[name].is_null().all():
                 note = f"{name} is null in all runs, so --where uses {config} instead"
-                meant[name] = pl.col(config)
+                replaced[name] = pl.col(config)
             report["notes"].append({"note": note})
-    kept = passing(runs.with_columns(**meant), flag, condition, report)
-    return kept.with_columns(pl.lit(None, dtype=runs.schema[name]).alias(name) for name in meant)
+    kept = passing(runs.with_columns(**replaced), flag, condition, report)
+    return kept.with_columns(pl.lit(None, dtype=runs.schema[name]).alias(name) for name in replaced)
 
 
 def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: Columns) -> pl.Expr:
     """The condition that an SQL predicate over the result's columns means; ScriptError where it means none."""
-    paths = sorted((c for c in columns if prefix_of(c.name)), key=lambda c: c.name, reverse=True)  # config goes last
+    paths = sorted((c for c in columns if prefix_of(c.name)), key=lambda c: c.name, reverse=True)  # config_ wins
     names = {c.name.removeprefix(prefix_of(c.name)): c.name for c in paths} | {".".join(c.path): c.name for c in paths}
     flag = f"--where {predicate}"
     unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "''", predicate)
@@ -875,14 +875,14 @@ def history_plan(
         name = f"{name}__{path_hash(metric.path)[:8]}" if name.lower() in clashing else name
         names[name] = metric
         value, whole = metric.dtype, pl.Int64()
-        told = {"min": value, "min_step": whole, "max": value, "max_step": whole, "last": value, "tail": pl.Float64()}
-        told |= {"n": whole, "n_nonfinite": whole} | ({"at": value} if best else {})
-        dtypes |= {f"{HISTORY}{statistic}_{name}": dtype for statistic, dtype in told.items()}
+        new = {"min": value, "min_step": whole, "max": value, "max_step": whole, "last": value, "tail": pl.Float64()}
+        new |= {"n": whole, "n_nonfinite": whole} | ({"at": value} if best else {})
+        dtypes |= {f"{HISTORY}{statistic}_{name}": dtype for statistic, dtype in new.items()}
     return HistoryPlan(files, names, best, lower, dtypes)
 
 
 def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.DataFrame:
-    """The runs with what the histories beside their exports say, else what an earlier result says; ROWS is a count."""
+    """The runs with their histories' statistics, else those of an earlier result; ROWS, null without history."""
     folders = {file: folder_of(file) for file in runs["source_file"].unique()}
     runs = runs.with_columns(pl.col("source_file").replace_strict(folders, return_dtype=pl.String).alias(FOLDER))
     key = [*RUN_KEY, FOLDER]
@@ -895,7 +895,7 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
         except reading_errors() as error:  # a footer can be sound where the rows are not
             skip(report, file, "damaged", f"it cannot be read: {reason_of(error)}")
     found = pl.concat(frames, how="diagonal_relaxed")  # integers may meet floats
-    # Of files that hold the same run, the one with the most rows of it counts; what it lacks was logged 0 times.
+    # If several files hold a run, the one with the most rows of it is used; a metric that it lacks was logged 0 times.
     found = found.sort(ROWS, descending=True, maintain_order=True).unique(key, keep="first", maintain_order=True)
     found = found.with_columns(pl.col(f"^{HISTORY}n_.*$").fill_null(0))
     others = runs.join(found, key, "anti", nulls_equal=True)  # perhaps with values of an earlier result
@@ -922,7 +922,7 @@ def statistics_by_run(plan: HistoryPlan, file: str, runs: pl.DataFrame) -> Itera
         at_once = max(1, CELLS // int(block[ROWS].sum()))
         parts = [block.drop(POSITION, RUN)]
         for start in range(0, len(metrics), at_once):
-            values, finite, told = [], [], []
+            values, finite, expressions = [], [], []
             for name, metric in metrics[start : start + at_once]:
                 value, good = pl.col(METRIC + name), pl.col(f"finite {name}")
                 values.append(pl.col(metric.parts[file].name).cast(metric.dtype).alias(METRIC + name))
@@ -939,7 +939,7 @@ def statistics_by_run(plan: HistoryPlan, file: str, runs: pl.DataFrame) -> Itera
                 }
                 if at is not None:
                     statistics["at"] = value.slice(0, at.fill_null(-1) + 1).drop_nulls().last()
-                told += [each.alias(f"{HISTORY}{statistic}_{name}") for statistic, each in statistics.items()]
+                expressions += [each.alias(f"{HISTORY}{statistic}_{name}") for statistic, each in statistics.items()]
             here = history.filter(pl.col("id").is_in(block["id"].implode(), nulls_equal=True))  # skips row groups
             rows = here.select(*columns, *values).collect(engine="streaming")
             keys = rows.select(RUN_KEY).join(block, RUN_KEY, "left", nulls_equal=True, maintain_order="left")
@@ -947,7 +947,7 @@ def statistics_by_run(plan: HistoryPlan, file: str, runs: pl.DataFrame) -> Itera
             if not rows.select(in_order.fill_null(True).all()).item():  # another tool's, or of overlapping exports
                 rows = rows.sort(RUN, STEP, maintain_order=True).unique(maintain_order=True)
             rows = rows.with_columns(run.set_sorted(), *finite)
-            parts.append(rows.group_by(RUN, maintain_order=True).agg(told).drop(RUN))
+            parts.append(rows.group_by(RUN, maintain_order=True).agg(expressions).drop(RUN))
         yield pl.concat(parts, how="horizontal")
 
 
@@ -1054,7 +1054,7 @@ def published(output: str) -> Iterator[str]:
 
 def is_running(process: str) -> bool:
     """Whether a process has this id, or may have it."""
-    if process.isdecimal() and sys.platform != "win32":  # where asking for a process would end it
+    if process.isdecimal() and sys.platform != "win32":  # on Windows, os.kill would end the process
         with suppress(PermissionError, OverflowError):  # somebody else's, or too large for an id
             try:
                 os.kill(int(process), 0)
