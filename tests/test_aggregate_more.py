@@ -257,6 +257,14 @@ def test_of_a_damaged_history_no_run_is_taken(monkeypatch):
     assert pl.read_parquet(out.strip())["history_min_loss"].to_list() == [None, None]
 
 
+def test_a_history_without_metadata_has_the_names_of_the_runs():
+    """As another tool writes it."""
+    write_runs(Path("x"), [Run("a", summary={"train/loss": 1.0})])
+    write_history(Path("x/team_demo_history.parquet"), [("a", 0, {"train_loss": 2.0})])
+    frame = aggregated("x", "--history", "--at", "train/loss")
+    assert frame.select("metric_train_loss", "history_at_train_loss").row(0) == (1.0, 2.0)
+
+
 # ---- inputs -----------------------------------------------------------------------
 def test_links_that_form_a_loop_are_named():
     Path("loop.parquet").symlink_to("loop.parquet")
