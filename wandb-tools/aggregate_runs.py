@@ -336,9 +336,9 @@ def check_columns(file: ParquetFile) -> None:
 # --- one schema: which columns are the same -------------------------------------------------------------------
 def one_schema(files: Files, histories: Files, derived: set[str], report: Report) -> tuple[Columns, Columns]:
     """The columns of all files as columns of one, whose `derived` names are taken; and the metrics of the histories."""
-    known = names_of({identity for file in (*files, *histories) for identity in file.identities.values()})
-    by_name = {name: identity for identity, name in known.items()}
-    merged, beside = parts_by_path(files, derived, by_name), parts_by_path(histories, set(), by_name)
+    identities = {identity for file in (*files, *histories) for identity in file.identities.values()}
+    known = {name: identity for identity, name in names_of(identities).items()}
+    merged, beside = column_parts(files, derived, known), column_parts(histories, set(), known)
     names = names_of({*merged, *beside})
     found = dtypes_of_values((key[0], parts) for key, parts in merged.items() if names[key] not in contract_dtypes())
     columns = []
@@ -368,10 +368,8 @@ def disagree(report: Report, column: str, kind: str, said: Mapping[str, str], be
         report["conflicts"].append({"column": column, "kind": kind, "found": found, "became": became, "files": files})
 
 
-def parts_by_path(
-    files: Files, derived: set[str], by_name: dict[str, Identity]
-) -> dict[Identity, dict[str, FileColumn]]:
-    """Every column over all files, by file; `by_name` has those of files with metadata."""
+def column_parts(files: Files, derived: set[str], known: dict[str, Identity]) -> dict[Identity, dict[str, FileColumn]]:
+    """Every column over all files, by file; `known` has those of files with metadata, by name."""
     ours = {column.lower() for column in (*contract_dtypes(), *derived)}
     parts: dict[Identity, dict[str, FileColumn]] = {("", (column,)): {} for column in contract_dtypes()}
     for file in files:
@@ -381,7 +379,7 @@ def parts_by_path(
             if column in file.identities:
                 identity = file.identities[column]
             elif prefix:  # without metadata: what columns of this name stand for in other files
-                identity = by_name.get(column) or (prefix, (column.removeprefix(prefix),))
+                identity = known.get(column) or (prefix, (column.removeprefix(prefix),))
                 identity = identity if identity not in file.identities.values() else (prefix, (column,))
             elif column in contract_dtypes() or (file.aggregate and column in derived):
                 identity = ("", (column,))
