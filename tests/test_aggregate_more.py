@@ -530,8 +530,19 @@ def test_a_folder_that_is_called_like_a_parquet_file_is_not_replaced():
     write_runs(Path("x"), [Run("a")])
     write_runs(Path("data.parquet"), [Run("b")])
     _, err = run("x", "-o", "data.parquet", code=2)
-    assert "-o data.parquet holds other files, which would be lost" in err
+    assert "-o data.parquet holds other data, which would be lost" in err
     assert len(list(Path("data.parquet").iterdir())) == 1
+
+
+@pytest.mark.parametrize("columns", [["id", "name", "state"], ["x"]])
+def test_a_partitioned_folder_that_is_no_earlier_result_is_not_replaced(columns):
+    write_runs(Path("x"), [Run("a")])
+    file = Path("data/year=2026/part.parquet")
+    file.parent.mkdir(parents=True)
+    pl.DataFrame({column: ["b"] for column in columns}).write_parquet(file)
+    _, err = run("x", "--partition-by", "project", "-o", "data", code=2)
+    assert err == "error: -o data holds other data, which would be lost; choose another name\n"
+    assert file.exists()
 
 
 # ---- rows -----------------------------------------------------------------------------

@@ -1054,24 +1054,24 @@ def published(output: str) -> Iterator[str]:
 
 def is_running(process: str) -> bool:
     """Whether a process has this id, or may have it."""
-    if process.isdecimal() and sys.platform != "win32":  # on Windows, os.kill would end the process
-        with suppress(PermissionError, OverflowError):  # somebody else's, or too large for an id
-            try:
-                os.kill(int(process), 0)
-            except ProcessLookupError:
-                return False
+    if re.fullmatch("[0-9]{1,9}", process) and sys.platform != "win32":  # on Windows, os.kill would end the process
+        try:
+            os.kill(int(process), 0)
+        except OSError as error:
+            return isinstance(error, PermissionError)  # it is somebody else's
     return True
 
 
 def check_output(output: str) -> None:
     """Raise where the output holds anything but an earlier result; only those tell their rows' source_file."""
-    found = [file for file in Path(output).rglob("*") if file.is_file()]
+    found = [file for file in Path(output).rglob("*") if file.is_file()]  # none in a file
+    refusal = ScriptError(f"-o {output} holds other data, which would be lost; choose another name", WRONG_USAGE)
     if any(file.suffix != ".parquet" or "=" not in file.parent.name for file in found):
-        raise ScriptError(f"-o {output} holds other files, which would be lost; choose another name", WRONG_USAGE)
-    with suppress(*reading_errors()):  # what is no parquet file is no export
+        raise refusal
+    with suppress(*reading_errors()):  # what is no parquet file may be overwritten
         columns = scan_file(output).collect_schema()
-        if kind_of(columns) != "foreign" and "source_file" not in columns:
-            raise ScriptError(f"-o {output} holds an export, which would be lost; choose another name", WRONG_USAGE)
+        if "source_file" not in columns and (found or kind_of(columns) != "foreign"):
+            raise refusal
 
 
 # --- report ---------------------------------------------------------------------------------------------------
