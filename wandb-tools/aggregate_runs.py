@@ -88,9 +88,9 @@ STATES = ("running", "finished", "failed", "crashed", "killed", "preempting", "p
 CLOUD = ("s3://", "gs://", "az://")  # object storage that polars reads and writes by itself
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
-CONFIG, METRIC, HISTORY = "config_", "metric_", "history_"  # prefixes of columns; the first two stand for W&B paths
+CONFIG, METRIC = "config_", "metric_"  # the prefixes of columns that stand for W&B paths
+HISTORY, INTERNAL = "history_", "wandb_tools."  # of columns from histories, and of those that are never written
 RUN_KEY = ("entity", "project", "id")  # identifies a run
-INTERNAL = "wandb_tools."  # prefix of columns that exist only while the script works
 FILE, ROW, POSITION, OFFLINE = (INTERNAL + name for name in ("file", "row", "position", "offline"))
 FOLDER, RUN, STEP, BEST, ROWS = (INTERNAL + name for name in ("folder", "run", "step", "best", "rows"))
 REPORT = ("files", "summary", "filters", "derived", "histories", "notes", "conflicts", "skipped")  # keys of --json
