@@ -119,7 +119,7 @@ EXPLAINED = {  # (function, a part of the line with the mistake): why no test ne
     ("flaw_of_table", "pl.Series(['X'])"): "a pattern has the same groups for any text",
     ("rows_in_order", "iter_slices(max( "): "how many rows are read at a time: memory alone",
     ("runs_asked_for", "['name another folderX']"): "the words of a message",
-    ("numbers_in", "strict=True).is_finite()"): "the expression lets numbers through alone",
+    ("dtypes_of_values", "strict=True).is_finite()"): "the expression lets numbers through alone",
     ("dtypes_of_values", ".row( -1,"): "there is one row",
     ("statistics_by_run", "at_once = max( 2,"): "how much is read at a time: memory alone",
     ("statistics_by_run", "CELLS * (len(metrics)"): "the same",
