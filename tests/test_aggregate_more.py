@@ -213,6 +213,7 @@ def test_runs_and_histories_of_different_exports_are_warned_of(ids, warned):
     assert ("runs and history of team/demo in x come from different exports" in err) == warned
     _, err = run("first.parquet", "--history", "-o", "second.parquet")
     assert ("runs and history of team/demo in x come from different exports" in err) == warned
+    assert "killed" not in err  # the export may simply be newer than the merge
 
 
 def test_a_metric_may_be_called_like_a_column_of_the_history():
@@ -228,7 +229,74 @@ def test_a_metric_may_be_called_like_a_column_of_the_history():
     )
 
 
+def test_histories_belong_to_runs_whose_id_is_null():
+    file = write_runs(Path("x"), [Run("a"), Run("b")])
+    rewritten(file, pl.read_parquet(file).with_columns(id=pl.Series([None, "b"])))
+    rows = [(None, 0, {"loss": 2.0}), ("b", 0, {"loss": 3.0})]
+    write_history(Path("x/team_demo_history.parquet"), rows)
+    frame = aggregated("x", "--history")
+    assert frame.select("id", "history_min_loss").rows() == [(None, 2.0), ("b", 3.0)]
+
+
+def test_the_best_value_may_be_a_decimal():
+    write_runs(Path("x"), [Run("a")])
+    file = Path("x/team_demo_history.parquet")
+    write_history(file, [("a", 0, {"loss": 1, "n": 0}), ("a", 1, {"loss": 2, "n": 1})])
+    pl.read_parquet(file).with_columns(pl.col("metric_loss").cast(pl.Decimal(9, 2))).write_parquet(file)
+    assert aggregated("x", "--history", "--at", "loss:max")["history_at_n"].to_list() == [1]
+
+
+def test_of_a_damaged_history_no_run_is_taken(monkeypatch):
+    """Also where the runs before the damage could be read: it is said that the file was left out."""
+    write_runs(Path("x"), [Run("a"), Run("b")])
+    file = Path("x/team_demo_history.parquet")
+    write_history(file, [("a", "0", {"loss": 2.0}), ("b", "none", {"loss": 3.0})])
+    monkeypatch.setattr(aggregate_runs, "CELLS", 1)  # one run at a time
+    out, err = run("x", "--history", code=3)
+    assert f"error: {file} was left out: " in err
+    assert pl.read_parquet(out.strip())["history_min_loss"].to_list() == [None, None]
+
+
+def test_a_history_without_metadata_has_the_names_of_the_runs():
+    """As another tool writes it."""
+    write_runs(Path("x"), [Run("a", summary={"train/loss": 1.0})])
+    write_history(Path("x/team_demo_history.parquet"), [("a", 0, {"train_loss": 2.0})])
+    frame = aggregated("x", "--history", "--at", "train/loss")
+    assert frame.select("metric_train_loss", "history_at_train_loss").row(0) == (1.0, 2.0)
+
+
 # ---- inputs -----------------------------------------------------------------------
+def test_links_that_form_a_loop_are_named():
+    Path("loop.parquet").symlink_to("loop.parquet")
+    _, err = run("loop.parquet", "-o", "loop.parquet", code=1)
+    assert err.startswith("error: loop.parquet was left out: it cannot be read: ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
+def test_a_file_name_that_is_not_utf_8_costs_that_file_only():
+    write_runs(Path("x"), [Run("a")])
+    write_runs(Path("y"), [Run("b")]).rename(os.fsdecode(b"x/\xff_runs.parquet"))
+    out, err = run("x", code=3)
+    assert pl.read_parquet(out.strip())["id"].to_list() == ["a"]
+    assert err.startswith("error: x/\ufffd_runs.parquet was left out: it cannot be read: ")
+
+
+def test_an_earlier_result_in_partitions_is_an_input_if_it_is_named():
+    to_parts = ["--partition-by", "project", "-o", "parts"]
+    run(write_runs(Path("x"), [Run("a")]), *to_parts)
+    run("parts", write_runs(Path("x"), [Run("b")], project="other"), *to_parts)
+    assert pl.read_parquet("parts/**/*.parquet")["id"].sort().to_list() == ["a", "b"]
+
+
+def test_not_a_number_does_not_hide_a_value_that_the_column_cannot_hold():
+    file = write_runs(Path("x"), [Run("a"), Run("b")])
+    rewritten(file, pl.read_parquet(file).with_columns(last_step=pl.Series([math.nan, 7.5])))
+    _, err = run("x", code=1)
+    assert "its column last_step holds 7.5, which is not of the type Int64" in err
+    rewritten(file, pl.read_parquet(file).with_columns(last_step=pl.Series([math.nan, 7.0])))
+    assert aggregated("x")["last_step"].to_list() == [None, 7]
+
+
 def test_the_tools_own_files_are_no_foreign_ones():
     write_runs(Path("x"), [Run("a")])
     keys = {"run_id": ["a"], "entity": ["team"], "project": ["demo"]}
@@ -341,6 +409,13 @@ def test_names_of_ours_may_be_names_of_users():
     assert frame["k"].to_list() == [3, None]
 
 
+def test_a_derived_column_may_be_called_count():
+    Path("r.toml").write_text('[[rule]]\ncolumn = "count"\npattern = "_c([0-9])"\n')
+    write_runs(Path("x"), [Run("a", "run_c3")])
+    fit = next(fit for fit in report("x", "--rules", "r.toml")["derived"] if fit["column"] == "count")
+    assert (fit["commonest"], fit["commonest_runs"]) == (["3"], [1])
+
+
 @pytest.mark.parametrize(("name", "value"), [("a_lr1e999", None), ("a_lr1e-3", 1e-3), ("a_wd1_lr9e400", None)])
 def test_a_number_that_no_float_holds_is_no_value(name, value):
     write_runs(Path("x"), [Run("a", name)])
@@ -357,6 +432,14 @@ def test_text_of_other_dtypes_beside_numbers_is_text(dtype, text):
 
 
 # ---- filters ------------------------------------------------------------------------
+@pytest.mark.parametrize(("text", "met"), [("2", 2), (None, None)])
+def test_categories_beside_numbers_are_numbers_if_each_is_one(text, met):
+    write_runs(Path("x/1"), [Run("a", config={"v": 7})])
+    file = write_runs(Path("x/2"), [Run("b", config={"v": text})])
+    rewritten(file, pl.read_parquet(file).with_columns(pl.col("config_v").cast(pl.String).cast(pl.Categorical)))
+    assert aggregated("x")["config_v"].to_list() == [7, met]
+
+
 def test_an_empty_derived_column_does_not_hide_the_config_of_its_name():
     write_runs(Path("x"), [Run("a", config={"k": 16}), Run("b", config={"k": 8})])
     out, err = run("x", "--where", "k = 16")
@@ -421,6 +504,14 @@ def test_what_a_killed_merge_left_behind_is_removed_by_the_next():
         assert not list(folder.glob(".*.partial"))
 
 
+def test_what_a_killed_merge_of_the_same_process_id_left_behind_does_not_stop_the_next():
+    """Containers give each merge the same process id."""
+    write_runs(Path("x"), [Run("a")])
+    Path(f"analysis/.unified.parquet.{os.getpid()}.partial").mkdir(parents=True)
+    run("x")
+    assert [path.name for path in Path("analysis").iterdir()] == ["unified.parquet"]
+
+
 def test_what_a_running_merge_writes_and_files_of_others_stay():
     write_runs(Path("x"), [Run("a")])
     Path("analysis").mkdir()
@@ -439,8 +530,19 @@ def test_a_folder_that_is_called_like_a_parquet_file_is_not_replaced():
     write_runs(Path("x"), [Run("a")])
     write_runs(Path("data.parquet"), [Run("b")])
     _, err = run("x", "-o", "data.parquet", code=2)
-    assert "-o data.parquet holds other files, which would be lost" in err
+    assert "-o data.parquet holds other data, which would be lost" in err
     assert len(list(Path("data.parquet").iterdir())) == 1
+
+
+@pytest.mark.parametrize("columns", [["id", "name", "state"], ["x"]])
+def test_a_partitioned_folder_that_is_no_earlier_result_is_not_replaced(columns):
+    write_runs(Path("x"), [Run("a")])
+    file = Path("data/year=2026/part.parquet")
+    file.parent.mkdir(parents=True)
+    pl.DataFrame({column: ["b"] for column in columns}).write_parquet(file)
+    _, err = run("x", "--partition-by", "project", "-o", "data", code=2)
+    assert err == "error: -o data holds other data, which would be lost; choose another name\n"
+    assert file.exists()
 
 
 # ---- rows -----------------------------------------------------------------------------
@@ -497,5 +599,7 @@ def test_odd_facts_about_the_exports_of_an_earlier_result_are_no_error():
     write_history(Path("x/team_demo_history.parquet"), [("a", 0, {"loss": 1.0})])
     pairs = {f"wandb_tools.{key}": json.dumps(value) for key, value in metadata(file).items()}
     sources = [{"file": 1, "export_id": ["x"]}, {"file": "a\0b/c", "export_id": {}, "entity": "\ud800"}, 7]
-    pl.read_parquet(file).write_parquet(file, metadata=pairs | {"wandb_tools.source": json.dumps({"sources": sources})})
+    sources += [{"file": "\ud800/c", "kind": "offline"}, {"file": "x", "n": 0.5}]
+    text = json.dumps({"sources": sources}).replace("0.5", "1e999")  # JSON for an infinity
+    pl.read_parquet(file).write_parquet(file, metadata=pairs | {"wandb_tools.source": text})
     assert aggregated("x", "--history")["id"].to_list() == ["a"]

@@ -251,7 +251,7 @@ def test_an_export_is_not_overwritten(make):
     file = make(Path("x/team_old_runs.parquet"))
     before = file.read_bytes()
     out, err = run("x", "-o", file, code=2)
-    assert (out, err) == ("", f"error: -o {file} holds an export, which would be lost; choose another name\n")
+    assert (out, err) == ("", f"error: -o {file} holds other data, which would be lost; choose another name\n")
     assert file.read_bytes() == before
 
 
@@ -1186,7 +1186,7 @@ def test_partitions_replace_an_earlier_result_alone():
     assert [path.name for path in Path("parts").iterdir()] == ["project=demo"]
     Path("parts/notes.txt").write_text("mine")
     _, err = run("x", "--partition-by", "project", "-o", "parts", code=2)
-    assert "holds other files, which would be lost" in err
+    assert "holds other data, which would be lost" in err
     _, err = run("x", "--partition-by", "projct", "-o", "more", code=2)
     assert "no such column; did you mean project" in err
 

@@ -38,7 +38,7 @@ HISTORIES. --history reads the history files in the folders of the exports and a
 history_min_step_X, history_max_X, history_max_step_X, history_last_X, history_tail_X (mean of the last tenth of its
 finite values), history_n_X and history_n_nonfinite_X. --at M adds history_at_X: the value of X at the step where M was
 best, or the last one before it. Write M:min or M:max if neither define_metric nor the name says which is better.
---history-metrics takes globs. Runs without a history file keep the values of an earlier result.
+--history-metrics takes globs. Runs without a history file keep an earlier result's values, perhaps of another --at.
 
 INPUTS and -o may be s3://, gs:// or az:// URLs, with the usual environment variables for credentials.
 --partition-by project writes a folder of hive partitions, whose files keep that column too.
@@ -89,9 +89,8 @@ CLOUD = ("s3://", "gs://", "az://")  # object storage that polars reads and writ
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of columns that stand for W&B paths
-HISTORY = "history_"  # and of those computed from histories
+HISTORY, INTERNAL = "history_", "wandb_tools."  # of columns from histories, and of those that are never written
 RUN_KEY = ("entity", "project", "id")  # identifies a run
-INTERNAL = "wandb_tools."  # prefix of columns that exist only while the script works
 FILE, ROW, POSITION, OFFLINE = (INTERNAL + name for name in ("file", "row", "position", "offline"))
 FOLDER, RUN, STEP, BEST, ROWS = (INTERNAL + name for name in ("folder", "run", "step", "best", "rows"))
 REPORT = ("files", "summary", "filters", "derived", "histories", "notes", "conflicts", "skipped")  # keys of --json
@@ -198,10 +197,11 @@ class HistoryPlan(NamedTuple):
 # --- inputs ---------------------------------------------------------------------------------------------------
 def read_inputs(options: argparse.Namespace, report: Report) -> Iterator[ParquetFile]:
     """The inputs that hold runs, in order of their paths; the report has the others. No row is read yet."""
-    named = {Path(place).resolve() for place in options.inputs}  # of URLs too: one spelling for one place
-    found = {Path(file).resolve(): file for place in options.inputs for file in files_at(place, report)}
+    named = {Path(os.path.realpath(place)) for place in options.inputs}  # Path.resolve fails for loops of links
+    found = {Path(os.path.realpath(file)): file for place in options.inputs for file in files_at(place, report)}
+    output = Path(os.path.realpath(options.output))
     for key, file in sorted(found.items(), key=lambda each: Path(each[1])):
-        if key not in named and key.is_relative_to(Path(options.output).resolve()):
+        if named.isdisjoint({key, output}) and key.is_relative_to(output):
             continue  # an earlier output is an input only if it is named
         try:
             header = read_header(file)
@@ -264,8 +264,8 @@ def files_at_url(url: str) -> list[str]:
 
 
 def folder_of(file: str) -> str:
-    """The folder of a file on disk or in object storage; without NUL, which metadata may hold but no path."""
-    return os.path.dirname(file.replace("\0", "")) or "."  # noqa: PTH120 - a Path loses a slash of s3://
+    """The folder of a file on disk or in object storage."""
+    return os.path.dirname(file) or "."  # noqa: PTH120 - a Path loses a slash of s3://
 
 
 def skip(report: Report, file: str, kind: str, reason: str, *, failure: bool = True) -> None:
@@ -277,10 +277,11 @@ def skip(report: Report, file: str, kind: str, reason: str, *, failure: bool = T
 
 def read_header(file: str) -> ParquetFile:
     """The file's footer; ValueError where its metadata is not what the contract says."""
+    file.encode()  # polars needs names that are UTF-8 text: this is a ValueError for others
     dtypes = dict(scan_file(file).collect_schema())
     metadata = pl.read_parquet_metadata(file)
     texts = [metadata.get(key, "{}") for key in (COLUMNS_KEY, METRICS_KEY, SOURCE_KEY)]
-    documents = [json.loads(text, parse_constant=str) for text in texts]  # NaN, if a file holds it, is text
+    documents = [json.loads(text, parse_constant=str, parse_float=str) for text in texts]  # NaN and 1e999 are text
     if not all(isinstance(document, dict) for document in documents):
         raise ValueError("its metadata is not made of JSON objects")
     columns, metrics, source = documents
@@ -298,6 +299,8 @@ def read_header(file: str) -> ParquetFile:
     aggregate = isinstance(source.get("sources"), list)
     sources = source["sources"] if aggregate else [source | export]
     sources = [{"file": file, **each} for each in sources if isinstance(each, dict)]
+    for each in sources:  # NUL and halves of surrogate pairs are in no path
+        each["file"] = str(each["file"]).replace("\0", "").encode(errors="replace").decode()
     return ParquetFile(file, kind, dtypes, identities, facts, sources, aggregate)
 
 
@@ -321,18 +324,21 @@ def check_columns(file: ParquetFile) -> None:
         if wanted is None or dtype in (wanted, pl.Null):
             continue
         own, new = pl.col(column), cast_column(column, dtype, wanted)
+        own = own.fill_nan(None) if dtype.is_float() else own  # NaN is how pandas says null
         try:
             value = scan_file(file.file).select(own.filter(own.is_not_null() & new.is_null()).first()).collect().item()
         except pl.exceptions.PolarsError as error:  # no value can be cast
             raise ValueError(f"its column {column} is {dtype} instead of {wanted}") from error
-        if value is not None and value == value:  # noqa: PLR0124 - NaN is how pandas says null
+        if value is not None:
             raise ValueError(f"its column {column} holds {value!r}, which is not of the type {wanted}")
 
 
 # --- one schema: which columns are the same -------------------------------------------------------------------
 def one_schema(files: Files, histories: Files, derived: set[str], report: Report) -> tuple[Columns, Columns]:
     """The columns of all files as columns of one, whose `derived` names are taken; and the metrics of the histories."""
-    merged, beside = parts_by_identity(files, derived), parts_by_identity(histories, set())
+    identities = {identity for file in (*files, *histories) for identity in file.identities.values()}
+    known = {name: identity for identity, name in names_of(identities).items()}
+    merged, beside = column_parts(files, derived, known), column_parts(histories, set(), known)
     names = names_of({*merged, *beside})
     found = dtypes_of_values((key[0], parts) for key, parts in merged.items() if names[key] not in contract_dtypes())
     columns = []
@@ -362,13 +368,10 @@ def disagree(report: Report, column: str, kind: str, said: Mapping[str, str], be
         report["conflicts"].append({"column": column, "kind": kind, "found": found, "became": became, "files": files})
 
 
-def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, dict[str, FileColumn]]:
-    """Every column over all files, by file."""
-    known = names_of({identity for file in files for identity in file.identities.values()})
-    by_name = {name: identity for identity, name in known.items()}
-    contract = contract_dtypes()
-    ours = {column.lower() for column in (*contract, *derived)}
-    parts: dict[Identity, dict[str, FileColumn]] = {("", (column,)): {} for column in contract}
+def column_parts(files: Files, derived: set[str], known: dict[str, Identity]) -> dict[Identity, dict[str, FileColumn]]:
+    """Every column over all files, by file; `known` has those of files with metadata, by name."""
+    ours = {column.lower() for column in (*contract_dtypes(), *derived)}
+    parts: dict[Identity, dict[str, FileColumn]] = {("", (column,)): {} for column in contract_dtypes()}
     for file in files:
         taken = {column.lower() for column in file.dtypes}
         for column, dtype in file.dtypes.items():
@@ -376,9 +379,9 @@ def parts_by_identity(files: Files, derived: set[str]) -> dict[Identity, dict[st
             if column in file.identities:
                 identity = file.identities[column]
             elif prefix:  # without metadata: what columns of this name stand for in other files
-                identity = by_name.get(column) or (prefix, (column.removeprefix(prefix),))
+                identity = known.get(column) or (prefix, (column.removeprefix(prefix),))
                 identity = identity if identity not in file.identities.values() else (prefix, (column,))
-            elif column in contract or (file.aggregate and column in derived):
+            elif column in contract_dtypes() or (file.aggregate and column in derived):
                 identity = ("", (column,))
             else:  # a column of another tool: it is renamed if this script makes a column of that name
                 name = column
@@ -479,7 +482,7 @@ def common_dtype(dtypes: Iterable[pl.DataType], prefix: str) -> pl.DataType:
 
 
 def dtypes_of_values(columns: Iterable[tuple[str, dict[str, FileColumn]]]) -> dict[tuple[str, str], pl.DataType]:
-    """By file and column, where files disagree: Null without values, a number's dtype if all texts are such."""
+    """By file and column, where files disagree: Null without values, a number's dtype if all values are numbers."""
     asked: dict[str, dict[str, pl.DataType]] = {}
     for prefix, parts in columns:
         dtypes = {file: plain(part.dtype, prefix) for file, part in parts.items()}
@@ -488,30 +491,24 @@ def dtypes_of_values(columns: Iterable[tuple[str, dict[str, FileColumn]]]) -> di
                 asked.setdefault(file, {})[part.name] = dtypes[file]
     found: dict[tuple[str, str], pl.DataType] = {}
     for file, stored in asked.items():
-        query = [numbers_in(column, dtype).alias(column) for column, dtype in stored.items()]
+        query = []
+        for column in stored:
+            text = pl.col(column).cast(pl.String)
+            json_number = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$"  # `007` is none
+            number = pl.when(text.str.contains(json_number)).then(text)
+            numbers = number.cast(pl.Float64, strict=False).is_finite() | text.is_in(["NaN", "Infinity", "-Infinity"])
+            whole = number.cast(pl.Int64, strict=False).is_not_null() & (text != "-0")
+            query.append(pl.struct(all=text.count(), numbers=numbers.sum(), whole=whole.sum()).alias(column))
         for column, count in scan_file(file).select(query).collect().row(0, named=True).items():
-            number = pl.Int64() if count.get("whole") == count["all"] else pl.Float64()
-            fits = number if count.get("numbers") == count["all"] else stored[column]
+            narrowest = pl.Int64() if count["whole"] == count["all"] else pl.Float64()
+            fits = narrowest if count["numbers"] == count["all"] else stored[column]
             found[file, column] = fits if count["all"] else pl.Null()
     return found
 
 
-def numbers_in(column: str, dtype: pl.DataType) -> pl.Expr:
-    """Counts: of all values; of text also of those that are a number in JSON, and a 64-bit integer."""
-    values = pl.col(column).count()
-    if dtype != pl.String:
-        return pl.struct(all=values)
-    text = pl.col(column).cast(pl.String)  # dates and categories, too
-    number = pl.when(text.str.contains(r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")).then(text)  # `007` is none
-    finite = number.cast(pl.Float64, strict=False).is_finite().sum()
-    others = text.is_in(["NaN", "Infinity", "-Infinity"]).sum()
-    whole = number.cast(pl.Int64, strict=False).count() - (text == "-0").sum()
-    return pl.struct(all=values, numbers=finite + others, whole=whole)
-
-
 def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
     """The values of `column` in the `wanted` dtype, which holds them all: check_columns refuses other files."""
-    values = pl.col(column)
+    values = pl.col(column).cast(pl.String) if dtype in (pl.Categorical, pl.Enum) else pl.col(column)
     if dtype == wanted:
         return values
     if wanted == pl.String and dtype.is_float():  # as Python's json spells them: `1e-05`, where polars has `0.00001`
@@ -564,7 +561,7 @@ def deciding_rows(files: Files, columns: Columns, also: Iterable[str]) -> pl.Dat
         place = [pl.lit(number, dtype=pl.UInt32).alias(FILE), pl.col(ROW)]
         frames.append(scan_file(file.file).with_row_index(ROW).select(*place, *values_in(file.file, needed)))
     # Files whose runs were read from logs on disk, those that went into an aggregate included.
-    offline = {str(source["file"]) for file in files for source in file.sources if source.get("kind") == "offline"}
+    offline = {source["file"] for file in files for source in file.sources if source.get("kind") == "offline"}
     return pl.concat(frames).with_columns(pl.col("source_file").is_in(sorted(offline)).alias(OFFLINE)).collect()
 
 
@@ -619,22 +616,22 @@ def passing(runs: pl.DataFrame, flag: str, keeps: pl.Expr, report: Report, shown
 
 def where(runs: pl.DataFrame, flag: str, condition: pl.Expr, derived: Iterable[str], report: Report) -> pl.DataFrame:
     """The runs that --where keeps. A derived column that is empty in all of them means the config's of its name."""
-    meant: dict[str, pl.Expr] = {}
+    replaced: dict[str, pl.Expr] = {}
     for name in condition.meta.root_names():
         config = CONFIG + name
         if name in derived and config in runs.columns and runs[config].count():
             note = f"--where uses the derived column {name}; write {config} to use the config's value"
             if runs[name].is_null().all():
                 note = f"{name} is null in all runs, so --where uses {config} instead"
-                meant[name] = pl.col(config)
+                replaced[name] = pl.col(config)
             report["notes"].append({"note": note})
-    kept = passing(runs.with_columns(**meant), flag, condition, report)
-    return kept.with_columns(pl.lit(None, dtype=runs.schema[name]).alias(name) for name in meant)
+    kept = passing(runs.with_columns(**replaced), flag, condition, report)
+    return kept.with_columns(pl.lit(None, dtype=runs.schema[name]).alias(name) for name in replaced)
 
 
 def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: Columns) -> pl.Expr:
     """The condition that an SQL predicate over the result's columns means; ScriptError where it means none."""
-    paths = sorted((c for c in columns if prefix_of(c.name)), key=lambda c: c.name, reverse=True)  # config goes last
+    paths = sorted((c for c in columns if prefix_of(c.name)), key=lambda c: c.name, reverse=True)  # config_ wins
     names = {c.name.removeprefix(prefix_of(c.name)): c.name for c in paths} | {".".join(c.path): c.name for c in paths}
     flag = f"--where {predicate}"
     unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "''", predicate)
@@ -825,7 +822,7 @@ def words(name: str) -> list[str]:
 # --- columns from histories -----------------------------------------------------------------------------------
 def histories_beside(files: Files, report: Report) -> Iterator[ParquetFile]:
     """The histories in the folders of the exports that `files` come from."""
-    for folder in dict.fromkeys(folder_of(str(source["file"])) for file in files for source in file.sources):
+    for folder in dict.fromkeys(folder_of(source["file"]) for file in files for source in file.sources):
         pattern = folder if folder.startswith(CLOUD) else glob.escape(folder)
         for file in sorted(files_at(f"{pattern}/*.parquet", {"skipped": []})):
             try:
@@ -878,14 +875,14 @@ def history_plan(
         name = f"{name}__{path_hash(metric.path)[:8]}" if name.lower() in clashing else name
         names[name] = metric
         value, whole = metric.dtype, pl.Int64()
-        told = {"min": value, "min_step": whole, "max": value, "max_step": whole, "last": value, "tail": pl.Float64()}
-        told |= {"n": whole, "n_nonfinite": whole} | ({"at": value} if best else {})
-        dtypes |= {f"{HISTORY}{statistic}_{name}": dtype for statistic, dtype in told.items()}
+        new = {"min": value, "min_step": whole, "max": value, "max_step": whole, "last": value, "tail": pl.Float64()}
+        new |= {"n": whole, "n_nonfinite": whole} | ({"at": value} if best else {})
+        dtypes |= {f"{HISTORY}{statistic}_{name}": dtype for statistic, dtype in new.items()}
     return HistoryPlan(files, names, best, lower, dtypes)
 
 
 def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.DataFrame:
-    """The runs with what the histories beside their exports say, else what an earlier result says; ROWS is a count."""
+    """The runs with their histories' statistics, else those of an earlier result; ROWS, null without history."""
     folders = {file: folder_of(file) for file in runs["source_file"].unique()}
     runs = runs.with_columns(pl.col("source_file").replace_strict(folders, return_dtype=pl.String).alias(FOLDER))
     key = [*RUN_KEY, FOLDER]
@@ -894,11 +891,11 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
     for file in [header.file for header in plan.files]:
         beside = wanted.filter(pl.col(FOLDER) == folder_of(file))
         try:
-            frames += [] if beside.is_empty() else statistics_by_run(plan, file, beside)
+            frames += [] if beside.is_empty() else [*statistics_by_run(plan, file, beside)]
         except reading_errors() as error:  # a footer can be sound where the rows are not
             skip(report, file, "damaged", f"it cannot be read: {reason_of(error)}")
     found = pl.concat(frames, how="diagonal_relaxed")  # integers may meet floats
-    # Of files that hold the same run, the one with the most rows of it counts; what it lacks was logged 0 times.
+    # If several files hold a run, the one with the most rows of it is used; a metric that it lacks was logged 0 times.
     found = found.sort(ROWS, descending=True, maintain_order=True).unique(key, keep="first", maintain_order=True)
     found = found.with_columns(pl.col(f"^{HISTORY}n_.*$").fill_null(0))
     others = runs.join(found, key, "anti", nulls_equal=True)  # perhaps with values of an earlier result
@@ -912,8 +909,8 @@ def statistics_by_run(plan: HistoryPlan, file: str, runs: pl.DataFrame) -> Itera
     metrics = [(name, metric) for name, metric in plan.metrics.items() if file in metric.parts]
     columns, at = [*map(pl.col, RUN_KEY), pl.col("_step").cast(pl.Int64).alias(STEP)], None
     if plan.best and file in plan.best.parts:
-        best = pl.col(plan.best.parts[file].name) + 0  # makes -0.0 into 0.0, which arg_max may rank differently
-        columns.append(pl.when(best.is_finite()).then(best).cast(pl.Float64).alias(BEST))
+        best = pl.col(plan.best.parts[file].name).cast(pl.Float64) + 0  # -0.0 becomes 0.0: arg_max may tell them apart
+        columns.append(pl.when(best.is_finite()).then(best).alias(BEST))
         at = pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
     lengths = history.group_by(RUN_KEY).agg(pl.len().cast(pl.Int64).alias(ROWS)).collect(engine="streaming")
     runs = runs.join(lengths, RUN_KEY, nulls_equal=True, maintain_order="left").with_row_index(RUN)
@@ -925,7 +922,7 @@ def statistics_by_run(plan: HistoryPlan, file: str, runs: pl.DataFrame) -> Itera
         at_once = max(1, CELLS // int(block[ROWS].sum()))
         parts = [block.drop(POSITION, RUN)]
         for start in range(0, len(metrics), at_once):
-            values, finite, told = [], [], []
+            values, finite, expressions = [], [], []
             for name, metric in metrics[start : start + at_once]:
                 value, good = pl.col(METRIC + name), pl.col(f"finite {name}")
                 values.append(pl.col(metric.parts[file].name).cast(metric.dtype).alias(METRIC + name))
@@ -942,15 +939,15 @@ def statistics_by_run(plan: HistoryPlan, file: str, runs: pl.DataFrame) -> Itera
                 }
                 if at is not None:
                     statistics["at"] = value.slice(0, at.fill_null(-1) + 1).drop_nulls().last()
-                told += [each.alias(f"{HISTORY}{statistic}_{name}") for statistic, each in statistics.items()]
-            here = history.filter(pl.col("id").is_in(block["id"].implode()))  # skips row groups
+                expressions += [each.alias(f"{HISTORY}{statistic}_{name}") for statistic, each in statistics.items()]
+            here = history.filter(pl.col("id").is_in(block["id"].implode(), nulls_equal=True))  # skips row groups
             rows = here.select(*columns, *values).collect(engine="streaming")
             keys = rows.select(RUN_KEY).join(block, RUN_KEY, "left", nulls_equal=True, maintain_order="left")
             rows = rows.drop(RUN_KEY).with_columns(keys[RUN]).drop_nulls(RUN)
             if not rows.select(in_order.fill_null(True).all()).item():  # another tool's, or of overlapping exports
                 rows = rows.sort(RUN, STEP, maintain_order=True).unique(maintain_order=True)
             rows = rows.with_columns(run.set_sorted(), *finite)
-            parts.append(rows.group_by(RUN, maintain_order=True).agg(told).drop(RUN))
+            parts.append(rows.group_by(RUN, maintain_order=True).agg(expressions).drop(RUN))
         yield pl.concat(parts, how="horizontal")
 
 
@@ -1022,7 +1019,7 @@ def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition
 
 
 @contextmanager
-def published(output: str) -> Iterator[str]:  # noqa: C901 - one sequence
+def published(output: str) -> Iterator[str]:
     """Where to write, in a hidden folder beside `output`; it replaces `output` once it is whole."""
     target = Path(output)
     hidden = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -1034,16 +1031,10 @@ def published(output: str) -> Iterator[str]:  # noqa: C901 - one sequence
             yield output
             return
         for rest in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):  # of a merge that was killed
-            process = rest.name.split(".")[-2]
-            if process.isdecimal() and sys.platform != "win32":  # where asking for a process would end it
-                try:
-                    os.kill(int(process), 0)
-                except ProcessLookupError:
-                    with suppress(OSError):  # killed between its two renames: the earlier result is put back
-                        (rest / old.name).rename(target)
-                    shutil.rmtree(rest, ignore_errors=True)
-                except (PermissionError, OverflowError):  # somebody else's, or no process's name
-                    pass
+            if rest == hidden or not is_running(rest.name.split(".")[-2]):  # containers give each merge the same id
+                with suppress(OSError):  # killed between its two renames: the earlier result is put back
+                    (rest / old.name).rename(target)
+                shutil.rmtree(rest, ignore_errors=True)
         hidden.mkdir(mode=0o700, parents=True)  # private until the result is complete
         yield str(new)
         if target.is_file():
@@ -1052,8 +1043,7 @@ def published(output: str) -> Iterator[str]:  # noqa: C901 - one sequence
             target.rename(old)
         new.replace(target)
     except OSError as error:
-        # polars' own errors end in the hidden name, which users do not know.
-        reason = error.strerror or reason_of(error).partition(" (os error")[0]
+        reason = error.strerror or reason_of(error).partition(" (os error")[0]  # polars adds the hidden name
         hint = "free disk space, check your credentials, or use another -o"
         raise ScriptError(f"{output} was not written: {reason}; {hint}", NOTHING_USABLE) from error
     finally:
@@ -1062,16 +1052,26 @@ def published(output: str) -> Iterator[str]:  # noqa: C901 - one sequence
         shutil.rmtree(hidden, ignore_errors=True)
 
 
+def is_running(process: str) -> bool:
+    """Whether a process has this id, or may have it."""
+    if re.fullmatch("[0-9]{1,9}", process) and sys.platform != "win32":  # on Windows, os.kill would end the process
+        try:
+            os.kill(int(process), 0)
+        except OSError as error:
+            return isinstance(error, PermissionError)  # it is somebody else's
+    return True
+
+
 def check_output(output: str) -> None:
     """Raise where the output holds anything but an earlier result; only those tell their rows' source_file."""
-    place = Path(output)
-    if any(file.suffix != ".parquet" or "=" not in file.parent.name for file in place.rglob("*") if file.is_file()):
-        raise ScriptError(f"-o {output} holds other files, which would be lost; choose another name", WRONG_USAGE)
-    if output.startswith(CLOUD) or place.is_file():
-        with suppress(*reading_errors()):  # what is no parquet file is no export
-            columns = scan_file(output).collect_schema()
-            if kind_of(columns) != "foreign" and "source_file" not in columns:
-                raise ScriptError(f"-o {output} holds an export, which would be lost; choose another name", WRONG_USAGE)
+    found = [file for file in Path(output).rglob("*") if file.is_file()]  # none in a file
+    refusal = ScriptError(f"-o {output} holds other data, which would be lost; choose another name", WRONG_USAGE)
+    if any(file.suffix != ".parquet" or "=" not in file.parent.name for file in found):
+        raise refusal
+    with suppress(*reading_errors()):  # what is no parquet file may be overwritten
+        columns = scan_file(output).collect_schema()
+        if "source_file" not in columns and (found or kind_of(columns) != "foreign"):
+            raise refusal
 
 
 # --- report ---------------------------------------------------------------------------------------------------
@@ -1345,8 +1345,8 @@ def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files
     for column in derived_dtypes(rules):
         unmatched = runs["name"].filter(runs[column].is_null())
         fit = {"column": column, "dtype": str(runs.schema[column]), "runs": len(runs) - len(unmatched)}
-        counts = runs[column].drop_nulls().value_counts().sort("count", column, descending=[True, False]).head(SHOWN)
-        fit |= {"commonest": counts[column].to_list(), "commonest_runs": counts["count"].to_list()}
+        counts = runs[column].drop_nulls().value_counts(name=ROWS).sort(ROWS, column, descending=[True, False])[:SHOWN]
+        fit |= {"commonest": counts[column].to_list(), "commonest_runs": counts[ROWS].to_list()}
         names = unmatched.drop_nulls().unique().sort().head(SHOWN).to_list()
         report["derived"].append(fit | {"missing": len(unmatched), "unmatched_names": names})
     if ROWS not in runs.columns:  # no --history
@@ -1363,12 +1363,12 @@ def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files
     ids: dict[tuple[str, str, str], tuple[set[str], set[str]]] = {}  # of the runs, of the histories
     for which, group in enumerate((files, plan.files)):
         for source in (source for file in group for source in file.sources if "export_id" in source):
-            place = (folder_of(str(source["file"])), str(source.get("entity")), str(source.get("project")))
+            place = (folder_of(source["file"]), str(source.get("entity")), str(source.get("project")))
             ids.setdefault(place, (set(), set()))[which].add(str(source["export_id"]))
     for (folder, entity, project), (of_runs, of_histories) in ids.items():
         if of_runs and of_histories and of_runs.isdisjoint(of_histories):  # one was killed while it published
             mixed = f"runs and history of {entity}/{project} in {folder} come from different exports"
-            report["notes"].append({"note": f"{mixed}, because one was killed: export again"})
+            report["notes"].append({"note": f"{mixed}: export again, and merge that export"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -75,8 +75,8 @@ FUNCTIONS = {
     "runtime_s place_of filters_of iso is_glob chunks split unwrapped may_be_rounded parsed_object definitions_in "
     "time_of is_private is_wanted flatten numeric_leaves tables_in settled_series valid_json storable leaf_columns "
     "first_of counted printable jsonable comma_list utc_of mongo_filter moment positive not_negative did_you_mean",
-    "aggregate_runs": f"{NAMES} {WORDS} kind_of one_schema parts_by_identity prefix_of names_of plain common_dtype "
-    "disagree dtypes_of_values numbers_in cast_column merged_metadata latest filtered_runs passing where "
+    "aggregate_runs": f"{NAMES} {WORDS} kind_of one_schema column_parts prefix_of names_of plain common_dtype "
+    "disagree dtypes_of_values cast_column merged_metadata latest filtered_runs passing where "
     "where_condition matches flaw_of_table derived_dtypes with_derived text_by statistics_by_run "
     "rows_in_order counted some folded printable did_you_mean comma_list",
     "analyze_runs": f"{WORDS} group_statistics statistics_of finite bootstrap t_quantile t_test_p welch_p "
@@ -119,7 +119,7 @@ EXPLAINED = {  # (function, a part of the line with the mistake): why no test ne
     ("flaw_of_table", "pl.Series(['X'])"): "a pattern has the same groups for any text",
     ("rows_in_order", "iter_slices(max( "): "how many rows are read at a time: memory alone",
     ("runs_asked_for", "['name another folderX']"): "the words of a message",
-    ("numbers_in", "strict=True).is_finite()"): "the expression lets numbers through alone",
+    ("dtypes_of_values", "strict=True).is_finite()"): "the expression lets numbers through alone",
     ("dtypes_of_values", ".row( -1,"): "there is one row",
     ("statistics_by_run", "at_once = max( 2,"): "how much is read at a time: memory alone",
     ("statistics_by_run", "CELLS * (len(metrics)"): "the same",
