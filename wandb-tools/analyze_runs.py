@@ -466,8 +466,8 @@ def view_of(file: Path, columns: Collection[str], metadata: Mapping[str, str]) -
         return ""
     if TABLE_KEY in metadata or {*ROW_COLUMNS, "row"} <= {*columns}:
         return f"table_{metadata.get(TABLE_KEY, unquote(file.stem.partition('_table_')[2]))}"
-    needed = {"runs": RUN_COLUMNS, "console": {*ROW_COLUMNS, "line", "text"}, "history": {*ROW_COLUMNS, "_step"}}
-    needed["system"] = {*ROW_COLUMNS, "_timestamp"}
+    needed = {"runs": RUN_COLUMNS, "console": {*ROW_COLUMNS, "line", "stream", "text"}}
+    needed |= {"history": {*ROW_COLUMNS, "_step"}, "system": {*ROW_COLUMNS, "_timestamp"}}
     return next((view for view in needed if needed[view] <= {*columns}), "")
 
 
@@ -1423,7 +1423,8 @@ def machine_use(study: Study) -> list[Result]:
     means = [pl.DataFrame(schema=dict.fromkeys(KEY, pl.String) | dict.fromkeys(("samples", *busy), pl.Float64))]
     for part in rows_beside(runs, "system"):
         columns = {"gpu_percent": cs.matches(r"^system_gpu_\d+_gpu$"), "cpu_percent": cs.matches("^system_cpu$")}
-        values = {name: pl.mean_horizontal(pl.lit(None, pl.Float64), column) for name, column in columns.items()}
+        numbers = {name: column & cs.numeric() for name, column in columns.items()}
+        values = {name: pl.mean_horizontal(pl.lit(None, pl.Float64), column) for name, column in numbers.items()}
         samples = part.frame.select("entity", "project", id="run_id", **values)
         means.append(collected(samples.group_by(KEY).agg(pl.len().alias("samples"), pl.col(busy).mean())))
     of_runs = pl.concat(means, how="diagonal_relaxed")
@@ -1431,11 +1432,11 @@ def machine_use(study: Study) -> list[Result]:
     rows = collected(runs.frame.select(*KEY, *facts)).join(of_runs, on=KEY, how="left", nulls_equal=True)
     if of_runs.is_empty() and rows["gpu"].null_count() == rows.height:
         return []
-    time, weighted = pl.col("runtime_s"), {}
+    time, weighted = finite("runtime_s"), {}
     for name in busy:
         known = pl.when(pl.col(name).is_finite()).then(time)
         weighted[name] = (pl.col(name) * known).sum() / pl.when(known.sum() > 0).then(known.sum())
-    hours = {"hours": time.sum() / 3600, "gpu_hours": (time * pl.col("gpu_count")).sum() / 3600}
+    hours = {"hours": time.sum() / 3600, "gpu_hours": time.sum() / 3600 * pl.first("gpu_count")}
     table = rows.group_by("gpu", "gpu_count").agg(runs=pl.len().cast(pl.Int64), **hours, **weighted)
     table = table.sort("hours", "gpu", "gpu_count", descending=[True, False, False], nulls_last=True)
     heads = ("gpu", "GPUs", "runs", "hours", "GPU hours", "GPU %", "CPU %")
@@ -1486,8 +1487,8 @@ def suggested_grouping(runs: Runs) -> list[str]:
 def introduction(study: Study, options: Options) -> list[Result]:
     """What to show to someone who asks nothing: the input, the best runs, a first comparison; in a report all."""
     if not study.by:
-        measured = [study.runs.frame.filter(pl.col(metric.column).is_finite()) for metric in study.metrics[:1]]
-        by = suggested_grouping(replace(study.runs, frame=[*measured, study.runs.frame][0]))
+        is_measured = pl.col(study.metrics[0].column).is_finite() if study.metrics else pl.lit(value=True)
+        by = suggested_grouping(replace(study.runs, frame=study.runs.frame.filter(is_measured)))
         study = study._replace(by=by, apart=by)
     metrics = study.metrics if options.report else study.metrics[:1]
     results = [overview(study, options), *(top(study, options) if metrics else [])]
@@ -1501,8 +1502,13 @@ def introduction(study: Study, options: Options) -> list[Result]:
         there = [part.label(column) for part in rows_beside(study.runs, "history") for column in part.of_kind("metric")]
         own = words(re.sub(r" \(.*", "", metric.label))
         tiers = VALIDATION, {"train", "training"}, {*own}
-        names = names or [n for tier in tiers for n in there if own[-1] in words(n) and tier & {*words(n)}][:1]
-    results += curves(study, options, names) if names else []
+        names = names or [n for tier in tiers for n in there if own and own[-1] in words(n) and tier & {*words(n)}][:1]
+    try:
+        results += curves(study, options, names) if names else []
+    except ScriptError as error:
+        if options.curves:
+            raise
+        say(f"no curves in the report: {error}")
     results += [*machine_use(study), *health(study, options), *varied(study, options)]
     return results + [importance(study, metric, options) for metric in metrics[:1] if not options.curves]
 
@@ -1511,7 +1517,7 @@ def sql(study: Study, options: Options) -> list[Result]:
     """The rows of a SELECT in DuckDB's dialect over views of the parquet files."""
     import duckdb
 
-    query, most = options.sql or "", options.max_rows
+    query, most = (options.sql or "").rstrip("; \t\r\n"), options.max_rows
     most = most if most is not None else 0 if options.for_programs else MOST_ROWS["sql"]
     with database(study.any_state, "--sql", query) as (connection, aliases):
         statements = connection.extract_statements(query)  # duckdb's own connection would read files for IMPORT
@@ -1519,7 +1525,7 @@ def sql(study: Study, options: Options) -> list[Result]:
             what = "--sql takes one SELECT; other statements are refused, because they could write"
             raise ScriptError(what, WRONG_USAGE)
         # As a subquery: elsewhere DuckDB takes WITH x AS (COPY ...), which could write over the input.
-        found = connection.sql(f"FROM (\n{statements[0].query.rstrip('; ')}\n)")
+        found = connection.sql(f"FROM (\n{statements[0].query}\n)")
         columns = []
         for name, dtype in zip(found.columns, map(str, found.types), strict=True):
             # Dtypes that JSON and polars know; times are in UTC.
@@ -1571,12 +1577,13 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
 
     views = {"runs": [*runs.parts]}
     names_others = re.search(r"history|console|system|table_", query, re.IGNORECASE)
-    for part in files_beside(runs) if names_others else []:
+    beside = files_beside(runs) if names_others else []
+    warn_of_other_exports(beside, runs)
+    for part in beside:
         if part.view not in views and part.view.lower() in map(str.lower, views):  # names in SQL are alike in any case
             say(f"left out: {part.files[0]}, because the key of another table differs only in case")
         else:
             views.setdefault(part.view, []).append(part)
-    warn_of_other_exports((part for view, parts in views.items() if view != "runs" for part in parts), runs)
     with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill, duckdb.connect() as connection:
         try:
             files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
@@ -1610,12 +1617,12 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
 def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -> dict[str, str]:
     """Create a view of files with both names of each column; W&B's names and the columns that they stand for."""
     columns = {column.lower() for part in parts for column in part.dtypes}
-    stored = {(column, path) for part in parts for column, path in part.paths.items() if column.lower() in columns}
-    stored = {(column, path) for column, path in stored if any(path)}  # a name in SQL cannot be empty
+    named = dict.fromkeys(pair for part in parts for pair in part.paths.items())  # a set, but in order
+    stored = [(c, path) for c, path in named if c.lower() in columns and any(path)]  # a name in SQL cannot be empty
     # Exports settle clashes of names each for itself: columns that mean different things, or one thing under different
     # names, go by W&B's names alone.
     of_column, of_path = Counter(column for column, _ in stored), Counter((kind(c), path) for c, path in stored)
-    unsettled = {c: path for c, path in stored if of_column[c] > 1 or of_path[kind(c), path] > 1}
+    unsettled = {c for c, path in stored if of_column[c] > 1 or of_path[kind(c), path] > 1}
     paths = {column: path for column, path in stored if column not in unsettled}
     aliases: dict[str, str] = {}
     taken = columns - {column.lower() for column in unsettled}
@@ -1632,7 +1639,9 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
     for part in parts:
         renamed = [f"{sql_name(c)} AS {sql_name('.'.join(part.paths[c]))}" for c in part.dtypes if c in unsettled]
         own = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
-        sources.append(f"SELECT {own} FROM read_parquet({sql_text(str(part.files[0].absolute()))})")  # noqa: S608 - quoted
+        file = sql_text(str(part.files[0].absolute()))
+        # By default DuckDB takes a folder called `lr=0.1` for a column, even in place of the file's.
+        sources.append(f"SELECT {own} FROM read_parquet({file}, hive_partitioning = false)")  # noqa: S608 - quoted
     for i, others in enumerate(repeated_runs(parts, name, runs) if name != "runs" else ()):
         if others.height:
             rows = ", ".join(f"({', '.join(map(sql_text, row))})" for row in others.iter_rows())
@@ -1754,7 +1763,7 @@ def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.
     numbers, frames = keys.lazy().select(RUN_NUMBER, *KEY), []
     in_order: Any = {"nulls_equal": True, "maintain_order": "left"}
     for part, columns in (each for each in parts if each[1]):
-        rows = part.frame.filter(pl.any_horizontal(pl.lit(value=False), *near))
+        rows = part.frame.filter(pl.any_horizontal(pl.col("run_id").is_null(), *near))
         values = {new: pl.col(old).cast(pl.Float64) for new, old in columns.items()}
         rows = rows.select("entity", "project", "_step", id="run_id", **values)
         rows = rows.filter(pl.any_horizontal(pl.col(list(columns)).is_not_null()))
@@ -1772,10 +1781,9 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
     keys, results = keys.with_row_index(RUN_NUMBER), []
     for name in names:
-        found = [(part, known_column(name, part, ["metric_"]) or "") for part in histories]
-        logging = [(part, column) for part, column in found if kind(column) == "metric"]
+        logging = [(part, column) for part in histories if (column := metric_called(name, part))]
         if not logging:
-            there = {part.label(c) for part in histories for c in part.of_kind("metric")}
+            there = {part.label(c) for part in histories for c in metric_columns(part)}
             hint = did_you_mean(name, there) or f"; there are {some_of(sorted(there), SUGGESTED_NAMES)}"
             raise ScriptError(f"no history has a metric {name}{hint}", WRONG_USAGE)
         label = logging[0][0].label(logging[0][1])
@@ -1784,13 +1792,20 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
         if options.best_so_far and goal is None:
             what = f"--best-so-far: the name {label} does not say whether lower or higher is better"
             raise ScriptError(f"{what}; {SAY_GOAL}", WRONG_USAGE)
-        axis = options.x or next((part.axes[column] for part, column in logging if column in part.axes), "step")
+        own = [known_column(part.axes[column], part, ["metric_"]) for part, column in logging if column in part.axes]
+        axis = options.x or next(filter(None, own), "step")
         points = curve_points(logging, axis, goal, keys, options, study.by)
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
-        axis = axis.removeprefix("_")
+        axis = logging[0][0].label(axis).removeprefix("_")
         results.append(lines_of(points, value, axis, logging[0][1], goal, study))
     return results
+
+
+def metric_called(name: str, history: Runs) -> str | None:
+    """The metric of a history that is called `name`, even if another column of it is called so, too."""
+    metrics = {column: history.dtypes[column] for column in metric_columns(history)}
+    return known_column(name, replace(history, dtypes=metrics), ["metric_"])
 
 
 def curve_points(
@@ -1810,12 +1825,13 @@ def curve_points(
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
     selected: list[tuple[Runs, dict[str, str]]] = []
     for part, column in logging:
-        x = clock if clock.startswith("_") and clock in part.dtypes else known_column(axis, part, ["metric_"])
-        selected += [(part, {VALUE: column, "x": x})] if x else []
-    if not selected:
+        x = clock if clock.startswith("_") and clock in part.dtypes else metric_called(axis, part)
+        selected.append((part, {VALUE: column} | ({"x": x} if x else {})))
+    if not any("x" in columns for _, columns in selected):
         raise ScriptError(f"--x {axis}: no history has it; choose step, runtime, time or a metric", WRONG_USAGE)
+    axis, place = logging[0][0].label(axis).removeprefix("_"), pl.col("x")
     logged = rows_of_histories(selected, keys).drop_nulls(VALUE)
-    rows = logged.filter(pl.col("x").is_finite())
+    rows = logged.filter(place.is_between(0, 2e11) if clock == "_timestamp" else place.is_finite())  # to the year 8307
     if unplaced := logged[RUN_NUMBER].n_unique() - rows[RUN_NUMBER].n_unique():
         say(f"left out, because they did not log {axis} with it: {counted(unplaced, 'run')}; use --x step to see them")
     if rows.is_empty():
@@ -1828,9 +1844,9 @@ def curve_points(
     points = rows["x"].unique().sort()
     most = most_points(options, keys.height)
     if len(points) > most:
-        say(f"{most} of {len(points):,} points of {axis.removeprefix('_')}: use --points for more")
+        say(f"{most} of {len(points):,} points of {axis}: use --points for more")
         points = points.gather([round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)])
-    place, bounds = pl.col("x"), {"first x": pl.col("x").first(), "last x": pl.col("x").last()}
+    bounds = {"first x": place.first(), "last x": place.last()}
     spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), **bounds).join(keys, on=RUN_NUMBER, how="left")
     whole = spans.join(points.to_frame(), how="cross").filter(place.is_between("first x", "last x"))
     end = pl.col("last x").quantile(0.5, "lower").over(by or RUN_NUMBER)
@@ -1875,19 +1891,21 @@ def with_divergence(rows: pl.DataFrame, goal: Goal | None, options: Options) -> 
 def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goal | None, study: Study) -> Result:
     """Curves as a result: statistics over the runs of each group; without groups each run is a line of its own."""
     by, held, notes, unseen = [*study.by] or [RUN_NUMBER], [*KEY, "name", "x", "value"], [], []
-    table, size, lost_runs = points.with_columns(n=pl.lit(1), value=VALUE), "", ""
+    table, height, size, lost_runs = points.with_columns(n=pl.lit(1), value=VALUE), "value", "", ""
     if study.by:
         held = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
         sound = pl.when((pl.col("x") < pl.col(DIVERGED_AT)).fill_null(value=True)).then(finite(VALUE))
-        table = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, "x"])
-        table = table.with_columns(value="mean")
+        table, height = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, "x"]), "mean"
         size = f"{counted(points[RUN_NUMBER].n_unique(), 'run')} in "
-    last = table.sort("x").group_by(by).agg(finite("value").last().alias(RANK))
+    last = table.sort("x").group_by(by).agg(finite(height).last().alias(RANK))
     last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
     table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
     firsts = table.unique(RANK, keep="first", maintain_order=True)
     names = row_names(firsts, study.apart) if study.by else run_labels(firsts)
     spread = table["n"].n_unique() > 1
+    bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
+    named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
+    drawn = table.select("x", "n", *bounds, value=height, name=named, rank=RANK)
     if study.by:
         number = ", their number in brackets" * spread
         notes.append(f"each value is the mean of the runs that have one there{number}; a curve ends with its last run")
@@ -1903,23 +1921,20 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
         more = f"{len(names) - MOST_CURVES} more: use --group-by, --filter or --json"
         unseen.append(f"the {MOST_CURVES} with the best last value are shown; {more}")
     # A row per x, a column per curve; empty where a curve has no value.
-    shown = table.filter(pl.col(RANK) < MOST_CURVES)
+    shown = drawn.filter(pl.col("rank") < MOST_CURVES)
     xs = shown.select(pl.col("x").unique().sort())
     if xs["x"].dtype.is_float():
         view = [(axis, pl.Series([f"{x:.10g}" for x in xs["x"]]))]
     else:
         minutes = xs["x"].dt.to_string("%Y-%m-%d %H:%M")
         view = [(axis, minutes if minutes.is_unique().all() else xs["x"].dt.to_string("%Y-%m-%d %H:%M:%S"))]
-    for name, line in zip(names, shown.partition_by(RANK, maintain_order=True), strict=False):
+    for name, line in zip(names, shown.partition_by("rank", maintain_order=True), strict=False):
         at_x = xs.join(line, on="x", how="left", maintain_order="left")
         cells = at_x.select("value", "n").iter_rows()
         texts = ["" if value is None else f"{value:.4g}" + f" ({n})" * spread for value, n in cells]
         view.append((name, pl.Series(texts)))
         if is_terminal():
             notes.append(f"{shape(at_x)}  {printable(name)}")
-    bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
-    named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
-    drawn = table.select("x", "value", "n", *bounds, name=named, rank=RANK)
     grouped = f", mean by {', '.join(labels(study.apart, study.runs).values())}" if study.by else ""
     title = f"{value} over {axis}{grouped}: {size}{counted(len(names), 'group' if study.by else 'run')}{lost_runs}"
     table = table.select(pl.lit(column).alias("metric"), *held)
@@ -1941,20 +1956,22 @@ def health(study: Study, _: Options) -> list[Result]:
     keys = collected(runs.frame.select(*KEY, "name")).sort(KEY).with_row_index(RUN_NUMBER)
     found: list[tuple[int, str, str]] = []  # run number, problem, detail
     logged: set[int] = set()
-    metrics = [{part.label(column): column for column in metric_columns(part)} for part in histories]
-    goals = {part.label(column): goal for part in histories for column, goal in part.goals.items()}
-    names = sorted({label for own in metrics for label in own})
+    # By paths, as two may have one label; as JSON, as no other column is called so.
+    metrics = [{json.dumps(part.paths.get(c, [part.label(c)])): c for c in metric_columns(part)} for part in histories]
+    paths = sorted({path for own in metrics for path in own})
     sizes = [collected(part.frame.group_by("entity", "project", id="run_id").len()) for part in histories]
     read = {number for each in sizes for number in keys.join(each, on=KEY, nulls_equal=True)[RUN_NUMBER]}
     at_once = max(1, CELLS_READ // max(1, sum(int(each["len"].sum()) for each in sizes)))
-    for start in range(0, len(names), at_once):
-        block = names[start : start + at_once]
-        held = [{label: own[label] for label in block if label in own} for own in metrics]
+    for start in range(0, len(paths), at_once):
+        block = paths[start : start + at_once]
+        held = [{path: own[path] for path in block if path in own} for own in metrics]
         rows = rows_of_histories([*zip(histories, held, strict=True)], keys)
-        for label in block:
-            values = rows.select(RUN_NUMBER, "_step", pl.col(label).alias(VALUE)).drop_nulls(VALUE)
+        for path in block:
+            values = rows.select(RUN_NUMBER, "_step", pl.col(path).alias(VALUE)).drop_nulls(VALUE)
             logged |= {*values[RUN_NUMBER].unique()}
-            found += metric_problems(values, label, goals.get(label) or goal_by_name(label))
+            goals = [part.goals.get(own.get(path, "")) for part, own in zip(histories, metrics, strict=True)]
+            label = ".".join(json.loads(path))
+            found += metric_problems(values, label, next(filter(None, goals), None) or goal_by_name(label))
     found += problems_of_runs(runs, keys, logged, read, last_lines(runs))
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
     most = pl.len().over(RUN_NUMBER)
@@ -1967,7 +1984,8 @@ def health(study: Study, _: Options) -> list[Result]:
     folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg(pl.first("detail"), more=pl.len() - 1)
     counts = ", ".join(f"{count} {problem}" for problem, count in Counter(folded["problem"]).most_common())
     labelled = pl.Series(run_labels(keys)).gather(folded[RUN_NUMBER])
-    details = [f"{first} and {counted(more, 'more metric')}" if more else first for _, _, first, more in folded.rows()]
+    details = [first + f" and {counted(more, 'more metric')}" * bool(more) for _, _, first, more in folded.rows()]
+    details = [shortened(text, 2 * PAGE_CELLS) for text in details]  # a line of a console may be long
     title = f"{problems[RUN_NUMBER].n_unique()} of {counted(keys.height, 'run')} have problems{where}: {counts}"
     view = [("run", labelled), ("problem", folded["problem"]), ("detail", pl.Series(details))]
     return [Result("health", title, table, view)]
@@ -1995,7 +2013,7 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     where = value.arg_min() if goal == "minimize" else value.arg_max()
     best, last = value.get(where).alias("best"), value.last().alias("last")
     share, span = ((where + 1) / pl.len()).alias("share"), (value.max() - value.min()).alias("span")
-    is_validation = not VALIDATION.isdisjoint(re.split(r"[^a-z0-9]+", label.lower()))
+    is_validation = not VALIDATION.isdisjoint(words(label))
     of_runs = finite_values.group_by(RUN_NUMBER, maintain_order=True)
     facts = of_runs.agg(best, step.get(where), last, share, span)
     for number, top_, at, end, early, width in facts.iter_rows():
@@ -2475,7 +2493,7 @@ def csv_text(table: pl.DataFrame) -> str:
     Control characters are replaced, and text that would be a formula begins with an apostrophe: -1e-3 is a number.
     """
     nested = [column for column, dtype in table.schema.items() if dtype.is_nested()]
-    flat = table.with_columns(pl.Series(name, map(json_text, table[name].to_list())) for name in nested)
+    flat = table.with_columns(pl.Series(name, map(exact_text, table[name].to_list())) for name in nested)
     clean = pl.col(pl.String).str.replace_all(r"[\p{Cc}--\t\r\n]", "\N{REPLACEMENT CHARACTER}")
     formula = clean.str.contains(r"^[=+\-@\t\r]") & ~clean.str.contains(r"^-\d+(\.\d+)?([eE][+-]?\d+)?$")
     safe = pl.when(formula).then("'" + clean).otherwise(clean).name.keep()
