@@ -1327,7 +1327,9 @@ def permuted(ranks: tuple[float, ...]) -> pl.DataFrame:
 
 def schema(study: Study, options: Options) -> list[Result]:
     """Every column, or --columns, with dtype, coverage, range and an example; in each kind, what varies first."""
-    runs, rows, bounds = study.any_state, [], {}
+    runs, rows = study.any_state, list[dict[str, Any]]()
+    dtypes: dict[str, Any] = dict.fromkeys(("column", "kind", "dtype", "path"), pl.String)
+    dtypes |= {"coverage": pl.Float64, "distinct": pl.Int64, "min": pl.Float64, "max": pl.Float64, "example": pl.String}
     listed = [find_column(name, runs) for name in options.columns]
     listed = listed or [column for column in runs.dtypes if column[:1] != "_" and column not in runs.empty]
     height = max(1, collected(runs.frame.select(pl.len())).item())
@@ -1339,26 +1341,23 @@ def schema(study: Study, options: Options) -> list[Result]:
             numbers = numbers.filter(numbers.is_finite())
             dtype = re.sub(r"\w+='?(\w+)'?", r"\1", str(column.dtype)).replace("(", "[").replace(")", "]")
             path = runs.label(column.name) if column.name in runs.paths else None
-            bounds[column.name] = {"min": numbers.min(), "max": numbers.max()}
-            facts = len(values) / height, values.n_unique(), *bounds[column.name].values()
             example = [*map(exact_text, values.head(1).to_list()), None][0]
-            rows.append((column.name, kind(column.name), dtype, path, *facts, example))
-    dtypes: dict[str, Any] = dict.fromkeys(("column", "kind", "dtype", "path"), pl.String)
-    dtypes |= {"coverage": pl.Float64, "distinct": pl.Int64, "min": pl.Float64, "max": pl.Float64, "example": pl.String}
-    of_kind, is_constant = pl.col("kind").cast(pl.Enum(KINDS)), pl.col("distinct") < 2
-    table = pl.DataFrame(rows, dtypes, orient="row").sort(of_kind, is_constant, maintain_order=True)
+            facts = column.name, kind(column.name), dtype, path, len(values) / height, values.n_unique()
+            rows.append(dict(zip(dtypes, (*facts, numbers.min(), numbers.max(), example), strict=True)))
+    rows.sort(key=lambda row: (KINDS.index(row["kind"]), row["distinct"] < 2))
+    seen = pl.DataFrame(rows, dtypes)
     most = 0 if options.output else MOST_ROWS["schema"] if options.max_rows is None else options.max_rows
-    seen, notes, unseen = table, [], []
+    notes, unseen = [], []
     if not options.columns:
         from_histories, has_any, step = pl.col("kind") == "history", pl.col("coverage") > 0, "history_min_step_"
-        seen = table.filter(has_any & ~from_histories)
         logged = [column.removeprefix(step) for column in listed if column.startswith(step)]
         lists = {
-            "without any value": table.filter(~has_any & ~from_histories)["column"].to_list() + sorted(runs.empty),
+            "without any value": seen.filter(~has_any & ~from_histories)["column"].to_list() + sorted(runs.empty),
             "from histories, for --value min, max, last, tail and at": logged,
             "further views of --sql": views_beside(runs),
         }
         notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
+        seen = seen.filter(has_any & ~from_histories)
         seen = folded_schema(seen) if 0 < most < seen.height else seen
     if 0 < most < seen.height:
         unseen = [f"{counted(seen.height - most, 'more row')}: use --max-rows 0 for all"]
@@ -1366,32 +1365,33 @@ def schema(study: Study, options: Options) -> list[Result]:
         seen = seen.with_row_index(RANK).sort(turn, RANK).head(most).sort(RANK)
     heads = {"cover": "coverage", "values": "distinct"}  # others are headed by their names
     seen = seen.with_columns(pl.col("dtype").str.replace(r"^Datetime.*", "Datetime"), pl.col("coverage").round(4))
-    title = f"{counted(table.height, 'column')}; coverage is the share of runs with a value"
-    exact = [row | bounds[row["column"]] for row in table.to_dicts()]  # integers stay what they are
-    texts = {name: pl.Series([exact_text(row[name]) for row in exact], dtype=pl.String) for name in ("min", "max")}
     view = [(h, seen[heads.get(h, h)]) for h in ("column", "cover", "values", "min", "max", "dtype", "example")]
-    return [Result("schema", title, table.with_columns(**texts), view, notes, exact, unseen=unseen)]
+    title = f"{counted(len(rows), 'column')}; coverage is the share of runs with a value"
+    texts = [row | {name: exact_text(row[name]) for name in ("min", "max")} for row in rows]  # integers stay exact
+    table = pl.DataFrame(texts, dtypes | {"min": pl.String, "max": pl.String})
+    return [Result("schema", title, table, view, notes, rows, unseen=unseen)]
 
 
 def folded_schema(table: pl.DataFrame) -> pl.DataFrame:
     """The rows of a schema, each family in one: names that differ in numbers, and of metrics in their middle."""
     is_deep = (pl.col("kind") == "metric") & (pl.col("path").str.count_matches("[/.]") > 1)
     short = pl.when(is_deep).then(pl.col("path").str.replace("([/.]).*([/.])", "${1}…${2}")).otherwise("column")
-    rows = table.with_columns(short=short, family=short.str.replace_all(r"\d+", "#"))
+    families: dict[tuple[str, ...], list[int]] = {}  # by kind and what stands between the numbers
+    names = table.select("kind", short.alias("name"))
+    for place, (which, name) in enumerate(names.iter_rows()):
+        families.setdefault((which, *re.split("[0-9]+", name)), []).append(place)
     found = []
-    for members in rows.partition_by("kind", "family", maintain_order=True):
-        if members.height < 3:
-            found.append(members)
-            continue
-        names = members["short"]
-        ranges = zip(*(map(int, re.findall(r"\d+", name)) for name in names), strict=True)
-        texts = [f"{min(each)}…{max(each)}" if len({*each}) > 1 else str(each[0]) for each in ranges]
-        parts = re.split(r"\d+", names[0])
-        name = "".join(itertools.chain(*itertools.zip_longest(parts, texts, fillvalue="")))
-        facts = [pl.lit(name).alias("column"), pl.lit(f"{members.height:,} columns").alias("example")]
-        facts += [pl.col("min").min(), pl.col("coverage", "distinct", "max").max()]
-        found.append(members.with_columns(facts).head(1))
-    return pl.concat(found).select(table.columns)
+    for (_, *parts), places in families.items():
+        members = table[places]
+        if len(places) > 2:
+            ranges = zip(*(map(int, re.findall("[0-9]+", name)) for name in names["name"][places]), strict=True)
+            texts = [f"{min(each)}…{max(each)}" if len({*each}) > 1 else str(each[0]) for each in ranges]
+            name = "".join(itertools.chain(*itertools.zip_longest(parts, texts, fillvalue="")))
+            facts = [pl.lit(name).alias("column"), pl.lit(f"{members.height:,} columns").alias("example")]
+            facts += [pl.col("min").min(), pl.col("coverage", "distinct", "max").max()]
+            members = members.with_columns(facts).head(1)
+        found.append(members)
+    return pl.concat(found)
 
 
 def overview(study: Study, options: Options) -> Result:
@@ -1436,7 +1436,7 @@ def machine_use(study: Study) -> list[Result]:
     for name in busy:
         known = pl.when(pl.col(name).is_finite()).then(time)
         weighted[name] = (pl.col(name) * known).sum() / pl.when(known.sum() > 0).then(known.sum())
-    hours = {"hours": time.sum() / 3600, "gpu_hours": time.sum() / 3600 * pl.first("gpu_count")}
+    hours = {"hours": time.sum() / 3600, "gpu_hours": (time * pl.col("gpu_count")).sum() / 3600}
     table = rows.group_by("gpu", "gpu_count").agg(runs=pl.len().cast(pl.Int64), **hours, **weighted)
     table = table.sort("hours", "gpu", "gpu_count", descending=[True, False, False], nulls_last=True)
     heads = ("gpu", "GPUs", "runs", "hours", "GPU hours", "GPU %", "CPU %")
@@ -1459,7 +1459,7 @@ def why_no_metric(study: Study) -> str:
         return f"no metric's name says whether lower or higher is better: {how} {some_of(names, SUGGESTED_NAMES)}"
     if any(elsewhere.values()):
         return "only runs in other states have metrics: use --state all"
-    if names := sorted({part.label(column) for part in histories for column in part.of_kind("metric")}):
+    if names := sorted({part.label(column) for part in histories for column in metric_columns(part)}):
         how = "use --curves, or aggregate_runs.py --history and then --value last"
         return f"metrics are only in the histories: {how}: {some_of(names, SUGGESTED_NAMES)}"
     return "none of these runs has a metric; name another input, or use --varying"
@@ -1499,7 +1499,7 @@ def introduction(study: Study, options: Options) -> list[Result]:
     for metric in metrics[:1]:
         results += [pivot(study, metric, options)] if options.pivot or len(study.apart) == 2 else []
         # Curves of this metric's validation, else of its training, else of itself.
-        there = [part.label(column) for part in rows_beside(study.runs, "history") for column in part.of_kind("metric")]
+        there = [part.label(column) for part in rows_beside(study.runs, "history") for column in metric_columns(part)]
         own = words(re.sub(r" \(.*", "", metric.label))
         tiers = VALIDATION, {"train", "training"}, {*own}
         names = names or [n for tier in tiers for n in there if own and own[-1] in words(n) and tier & {*words(n)}][:1]
@@ -1784,7 +1784,7 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
         logging = [(part, column) for part in histories if (column := metric_called(name, part))]
         if not logging:
             there = {part.label(c) for part in histories for c in metric_columns(part)}
-            hint = did_you_mean(name, there) or f"; there are {some_of(sorted(there), SUGGESTED_NAMES)}"
+            hint = did_you_mean(name, there) or f"; there are {some_of(sorted(there), SUGGESTED_NAMES) or 'none'}"
             raise ScriptError(f"no history has a metric {name}{hint}", WRONG_USAGE)
         label = logging[0][0].label(logging[0][1])
         stored = [part.goals[column] for part, column in logging if column in part.goals]
