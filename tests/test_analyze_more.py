@@ -546,6 +546,25 @@ def test_a_line_far_outside_of_the_picture_costs_no_memory(tmp_path):
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_groups_that_are_not_drawn_are_counted(tmp_path):
+    file = write_runs(tmp_path, [Run(f"r{n:02}", config={"k": n}, summary={"loss": n}) for n in range(45)])
+    answered(file, "-g", "k", "-o", tmp_path / "x.svg")
+    assert "the best 40 of 45 are drawn" in (tmp_path / "x.svg").read_text()
+
+
+@pytest.mark.parametrize(("number", "noted"), [(14, False), (20, True)])
+def test_columns_that_a_page_leaves_out_are_named(tmp_path, number, noted):
+    file = write_runs(tmp_path, [Run("a")])
+    query = f"SELECT {', '.join(f'{n}::VARCHAR AS column_number_{n:02}' for n in range(number))}"
+    out = answered(file, "--sql", query, "--format", "markdown").out
+    assert ("would be too wide: column_number_14, column_number_15, column_number_16 and 3 more;" in out) == noted
+
+
+def test_dashes_and_quotes_are_those_of_the_name_in_latex(tmp_path):
+    file = write_runs(tmp_path, [Run("a", "a---b--c-d ``x''", summary={"loss": -1.5})])
+    assert "a-{}-{}-b-{}-c-d `{}`x'{}' & -1.5" in re.sub(" +", " ", answered(file, "-t", 1, "--format", "latex").out)
+
+
 def test_a_single_point_is_drawn(tmp_path):
     file = write_runs(tmp_path, [Run("a"), Run("b")])
     write_history(tmp_path, [("a", 0, 0, 1.0), ("b", 0, 0, 2.0)])

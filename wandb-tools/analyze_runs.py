@@ -936,8 +936,7 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     best = table.select(pl.col(BEST_RUN[new]).alias(new) for new in BEST_RUN)
     names = [name if n else None for name, n in zip(run_labels(best), table["n"], strict=True)]
     seen = table.with_columns(pl.Series("best_run", names, dtype=pl.String))
-    drawn = table.head(MOST_DRAWN)
-    bars = drawn.select("ci_low", "ci_high", "n", pl.Series("name", row_names(drawn, apart)), value=stat)
+    bars = table.select("ci_low", "ci_high", "n", pl.Series("name", row_names(table, apart)), value=stat)
     view = [(heads.get(column, column), seen[column]) for column in shown]
     notes = remarks_on_groups(table, apart, metric, stat)
     chart = f"{metric.label}: {stat} and 95 % interval", "", bars
@@ -2226,8 +2225,8 @@ def page_text(results: Sequence[Result], form: str, most: int | None) -> str:
     for result in results:
         columns, notes = columns_of(result, most)
         if form == "markdown":
-            shown = columns[: max(14, result.kept)]  # a page scrolls sideways, but not for ever
-            table = made_table(shown, "pipe", markdown)
+            count = len(fitted(columns, 14 * (NARROW + 2), notes, result))  # a page scrolls sideways, but not for ever
+            table = made_table(columns[:count], "pipe", markdown)
             lines += [f"**{markdown(result.title)}**", "", *table, "", *(f"- {markdown(note)}" for note in notes), ""]
         else:
             rules = iter((r"\toprule", r"\midrule", r"\bottomrule"))
@@ -2449,7 +2448,8 @@ def markdown(text: str) -> str:
 def latex(text: str) -> str:
     """`text` as LaTeX that prints it literally."""
     # U+024F is the last character that LaTeX prints from UTF-8 without a further package.
-    return "".join(LATEX.get(c, c if ord(c) <= 0x24F else f"{{[}}U+{ord(c):04X}{{]}}") for c in printable(text))
+    cells = (LATEX.get(c, c if ord(c) <= 0x24F else f"{{[}}U+{ord(c):04X}{{]}}") for c in printable(text))
+    return re.sub(r"([-'`])(?=\1)", r"\1{}", "".join(cells))  # two of these would print as one other
 
 
 def latex_cell(text: str) -> str:
