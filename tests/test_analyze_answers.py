@@ -119,6 +119,8 @@ def test_a_report_holds_what_else_was_asked(grouped, tmp_path):
     more = ["--sql", "SELECT 41 + 1 AS answer", "--diff", "r0", "r1", "--schema", "--importance", "--curves", "loss"]
     answered(grouped, "--report", tmp_path / "r.md", "--state", "all", *more[2:])
     answered(grouped, "--report", tmp_path / "sql.md", *more[:2])
+    answered(grouped, "--report", tmp_path / "curves.md", "--state", "all", "--curves", "loss")
+    assert "Settings associated with test/mse" in (tmp_path / "curves.md").read_text()
     text = (tmp_path / "r.md").read_text()
     assert "differ between r0, r1" in text
     assert "coverage is the share of runs with a value" in text

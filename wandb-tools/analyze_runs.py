@@ -1418,23 +1418,21 @@ def overview(study: Study, options: Options) -> Result:
 
 def machine_use(study: Study) -> list[Result]:
     """Run time by GPU, of runs in all states, and how busy the machines were where system metrics tell it."""
-    runs, busy = study.any_state, ("gpu_percent", "cpu_percent")
-    means = [pl.DataFrame(schema=dict.fromkeys(KEY, pl.String) | dict.fromkeys(("samples", *busy), pl.Float64))]
+    runs, busy = study.any_state, {"gpu_percent": r"^system_gpu_\d+_gpu$", "cpu_percent": "^system_cpu$"}
+    means = [pl.DataFrame(schema=dict.fromkeys(KEY, pl.String) | dict.fromkeys(busy, pl.Float64))]
     for part in rows_beside(runs, "system"):
-        columns = {"gpu_percent": cs.matches(r"^system_gpu_\d+_gpu$"), "cpu_percent": cs.matches("^system_cpu$")}
-        numbers = {name: column & cs.numeric() for name, column in columns.items()}
+        numbers = {name: cs.matches(pattern) & cs.numeric() for name, pattern in busy.items()}
         values = {name: pl.mean_horizontal(pl.lit(None, pl.Float64), column) for name, column in numbers.items()}
         samples = part.frame.select("entity", "project", id="run_id", **values)
-        means.append(collected(samples.group_by(KEY).agg(pl.len().alias("samples"), pl.col(busy).mean())))
-    of_runs = pl.concat(means, how="diagonal_relaxed")
+        means.append(collected(samples.group_by(KEY).agg(pl.col([*busy]).mean())))
+    of_runs = pl.concat(means)
     facts = columns_or_null(runs, {"gpu": pl.String, "gpu_count": pl.Int64, "runtime_s": pl.Float64})
     rows = collected(runs.frame.select(*KEY, *facts)).join(of_runs, on=KEY, how="left", nulls_equal=True)
     if of_runs.is_empty() and rows["gpu"].null_count() == rows.height:
         return []
-    time, weighted = finite("runtime_s"), {}
-    for name in busy:
-        known = pl.when(pl.col(name).is_finite()).then(time)
-        weighted[name] = (pl.col(name) * known).sum() / pl.when(known.sum() > 0).then(known.sum())
+    time = finite("runtime_s")
+    known = {name: pl.when(pl.col(name).is_finite()).then(time) for name in busy}  # run time with samples
+    weighted = {name: ((pl.col(name) * t).sum() / t.sum()).fill_nan(None) for name, t in known.items()}
     hours = {"hours": time.sum() / 3600, "gpu_hours": (time * pl.col("gpu_count")).sum() / 3600}
     table = rows.group_by("gpu", "gpu_count").agg(runs=pl.len().cast(pl.Int64), **hours, **weighted)
     table = table.sort("hours", "gpu", "gpu_count", descending=[True, False, False], nulls_last=True)
@@ -1452,12 +1450,12 @@ def columns_or_null(runs: Runs, dtypes: Mapping[str, Any]) -> list[pl.Expr]:
 def why_no_metric(study: Study) -> str:
     """Why these runs cannot be compared without more flags, and what to do."""
     there, elsewhere = (coverage(metric_columns(runs), runs) for runs in (study.runs, study.any_state))
-    histories = rows_beside(study.any_state, "history")
     if names := [study.runs.label(column) for column, count in there.items() if count]:
         how = "use --ascending or --descending with -m"
         return f"no metric's name says whether lower or higher is better: {how} {some_of(names, SUGGESTED_NAMES)}"
     if any(elsewhere.values()):
         return "only runs in other states have metrics: use --state all"
+    histories = rows_beside(study.any_state, "history")
     if names := sorted({part.label(column) for part in histories for column in metric_columns(part)}):
         how = "use --curves, or aggregate_runs.py --history and then --value last"
         return f"metrics are only in the histories: {how}: {some_of(names, SUGGESTED_NAMES)}"
@@ -1509,7 +1507,7 @@ def introduction(study: Study, options: Options) -> list[Result]:
             raise
         say(f"no curves in the report: {error}")
     results += [*machine_use(study), *health(study, options), *varied(study, options)]
-    return results + [importance(study, metric, options) for metric in metrics[:1] if not options.curves]
+    return results + [importance(study, metric, options) for metric in metrics[:1]]
 
 
 def sql(study: Study, options: Options) -> list[Result]:
