@@ -940,6 +940,22 @@ def test_a_missing_list_is_empty_in_csv(asked):
     assert answered(asked, "--sql", "SELECT NULL::INTEGER[] AS a, 1 AS b", "--format", "csv").out == "a,b\n,1\n"
 
 
+def test_a_file_holds_all_rows_whatever_a_table_shows(asked, tmp_path):
+    answered(asked, "--sql", "FROM range(50)", "--max-rows", 2, "-o", tmp_path / "x.csv")
+    assert len((tmp_path / "x.csv").read_text().splitlines()) == 51
+
+
+@pytest.mark.parametrize("view", ["history", "console"])
+def test_rows_of_an_export_are_not_overwritten(tmp_path, view):
+    write_export(tmp_path, "runs")
+    file = write_export(tmp_path, view)
+    before = file.read_bytes()
+    answer = ask(tmp_path, "--schema", "-o", file)
+    assert (answer.code, answer.out) == (2, "")
+    assert f"is a file of {view}, which would be lost; choose another name" in answer.err
+    assert file.read_bytes() == before
+
+
 def test_sql_takes_its_conditions_in_the_query(asked):
     assert ask(asked, "--sql", "SELECT 1", "--state", "failed").code == 2
     runs = pl.read_parquet(asked)

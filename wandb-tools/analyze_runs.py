@@ -232,6 +232,7 @@ PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvari
 
 KeyPath: TypeAlias = tuple[str, ...]
 Goal: TypeAlias = Literal["minimize", "maximize"]
+Problem: TypeAlias = tuple[int, str, str]  # of --health: the run's number, the kind of problem, a detail
 
 
 class ScriptError(Exception):
@@ -1514,8 +1515,8 @@ def sql(study: Study, options: Options) -> list[Result]:
     """The rows of a SELECT in DuckDB's dialect over views of the parquet files."""
     import duckdb
 
-    query, most = (options.sql or "").rstrip("; \t\r\n"), options.max_rows
-    most = most if most is not None else 0 if options.for_programs else MOST_ROWS["sql"]
+    query, usual = (options.sql or "").rstrip("; \t\r\n"), 0 if options.for_programs else MOST_ROWS["sql"]
+    most = 0 if options.output else usual if options.max_rows is None else options.max_rows
     with database(study.any_state, "--sql", query) as (connection, aliases):
         statements = connection.extract_statements(query)  # duckdb's own connection would read files for IMPORT
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
@@ -1791,7 +1792,7 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
             raise ScriptError(f"{what}; {SAY_GOAL}", WRONG_USAGE)
         own = [known_column(part.axes[column], part, ["metric_"]) for part, column in logging if column in part.axes]
         axis = options.x or next(filter(None, own), "step")
-        points = curve_points(logging, axis, goal, keys, options, study.by)
+        points = curve_points(logging, axis, goal, keys, study, options)
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
         axis = logging[0][0].label(axis).removeprefix("_")
@@ -1806,18 +1807,13 @@ def metric_called(name: str, history: Runs) -> str | None:
 
 
 def curve_points(
-    logging: Sequence[tuple[Runs, str]],
-    axis: str,
-    goal: Goal | None,
-    keys: pl.DataFrame,
-    options: Options,
-    by: Sequence[str],
+    logging: list[tuple[Runs, str]], axis: str, goal: Goal | None, keys: pl.DataFrame, study: Study, options: Options
 ) -> pl.DataFrame:
     """Each run's last value, or its best, at each point from its first to its last x.
 
     RUN_NUMBER, x (Float64, or Datetime in UTC), VALUE, DIVERGED_AT (an x; null where a run does not diverge) and the
     columns of `keys`. The points are every x that was logged if these are few, else some of them, and the end of each
-    curve: a run's last x, or the one that half of the runs with the same `by` reach.
+    curve: a run's last x, or the one that half of the runs of its group reach.
     """
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
     selected: list[tuple[Runs, dict[str, str]]] = []
@@ -1846,7 +1842,7 @@ def curve_points(
     bounds = {"first x": place.first(), "last x": place.last()}
     spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), **bounds).join(keys, on=RUN_NUMBER, how="left")
     whole = spans.join(points.to_frame(), how="cross").filter(place.is_between("first x", "last x"))
-    end = pl.col("last x").quantile(0.5, "lower").over(by or RUN_NUMBER)
+    end = pl.col("last x").quantile(0.5, "lower").over(study.by or RUN_NUMBER)
     ends = spans.with_columns(x=end).filter(place.is_between("first x", "last x"))
     whole = pl.concat([whole, ends]).unique([RUN_NUMBER, "x"]).sort(RUN_NUMBER, "x")
     values = rows.select(RUN_NUMBER, "x", VALUE)
@@ -1951,8 +1947,7 @@ def health(study: Study, _: Options) -> list[Result]:
     """A row for each problem of each run, of the kinds that the manual defines; the runs with most problems first."""
     runs, histories = study.any_state, rows_beside(study.any_state, "history")
     keys = collected(runs.frame.select(*KEY, "name")).sort(KEY).with_row_index(RUN_NUMBER)
-    found: list[tuple[int, str, str]] = []  # run number, problem, detail
-    logged: set[int] = set()
+    found, logged = list[Problem](), set[int]()
     # By paths, as two may have one label; as JSON, as no other column is called so.
     metrics = [{json.dumps(part.paths.get(c, [part.label(c)])): c for c in metric_columns(part)} for part in histories]
     paths = sorted({path for own in metrics for path in own})
@@ -1969,7 +1964,7 @@ def health(study: Study, _: Options) -> list[Result]:
             goals = [part.goals.get(own.get(path, "")) for part, own in zip(histories, metrics, strict=True)]
             label = ".".join(json.loads(path))
             found += metric_problems(values, label, next(filter(None, goals), None) or goal_by_name(label))
-    found += problems_of_runs(runs, keys, logged, read, last_lines(runs))
+    found += problems_of_runs(runs, keys, logged, read)
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
     most = pl.len().over(RUN_NUMBER)
     problems = problems.sort(most, RUN_NUMBER, descending=[True, False], maintain_order=True)
@@ -1988,7 +1983,7 @@ def health(study: Study, _: Options) -> list[Result]:
     return [Result("health", title, table, view)]
 
 
-def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iterator[tuple[int, str, str]]:
+def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iterator[Problem]:
     """The problems of one metric: `values` are RUN_NUMBER, `_step` and VALUE, without nulls, by step."""
     is_finite, value, step = pl.col(VALUE).is_finite(), pl.col(VALUE), pl.col("_step")
     bad = values.filter(~is_finite).group_by(RUN_NUMBER, maintain_order=True).agg(step.first(), pl.len())
@@ -2035,9 +2030,7 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     return collected(found.select(*KEY, line=pl.col("text").str.strip_chars()))
 
 
-def problems_of_runs(
-    runs: Runs, keys: pl.DataFrame, logged: set[int], read: set[int], lines: pl.DataFrame
-) -> Iterator[tuple[int, str, str]]:
+def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int], read: set[int]) -> Iterator[Problem]:
     """Runs without a metric, with NaN or infinity in a summary without history, crashed, failed, or ended early.
 
     `read` are the numbers of the runs that have rows in a history, `logged` those of them that have a number there.
@@ -2047,7 +2040,7 @@ def problems_of_runs(
     facts = columns_or_null(runs, {"state": pl.String, "group": pl.String, **numbers})
     rows = collected(runs.frame.select(*KEY, *facts, *metrics), "in-memory")
     in_order: Any = {"nulls_equal": True, "maintain_order": "left"}
-    rows = keys.join(rows, on=KEY, how="left", **in_order).join(lines, on=KEY, how="left", **in_order)
+    rows = keys.join(rows, on=KEY, how="left", **in_order).join(last_lines(runs), on=KEY, how="left", **in_order)
     has_peers = pl.col("group").is_not_null() & (step.count().over("entity", "project", "group") >= 3)
     has_more = step.count().over("entity", "project") >= 3
     of_peers, of_all = step.median().over("entity", "project", "group"), step.median().over("entity", "project")
@@ -2198,7 +2191,7 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
     bold, dim = ("\x1b[1m{}\x1b[0m", "\x1b[2m{}\x1b[0m") if colours else ("{}", "{}")
     lines: list[str] = []
     for result in results:
-        columns, notes = columns_of(result, most)
+        columns, notes = columns_of(result, most, printable)
         columns = fitted(columns, width, notes, result)
         links = links_of(result, "\x1b]8;;{url}\x1b\\{name}\x1b]8;;\x1b\\") if colours else []
         for n, column in enumerate(columns):
@@ -2209,7 +2202,7 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
         lines += [""] if lines else []
         lines += map(bold.format, textwrap.wrap(printable(result.title), width, break_on_hyphens=False))
         if columns and columns[0].cells:
-            table = made_table(columns, "simple", str, links=links)
+            table = made_table(columns, "simple", links)
             rule = next(n for n, line in enumerate(table) if not line.strip(" -"))
             lines += [*map(bold.format, table[:rule]), "─" * len(table[rule]), *table[rule + 1 :]]
         for note in notes:
@@ -2221,15 +2214,14 @@ def page_text(results: Sequence[Result], form: str, most: int | None) -> str:
     """Tables in full length for Markdown, or for LaTeX with booktabs."""
     lines = ["% needs \\usepackage{booktabs}"] if form == "latex" else []
     for result in results:
-        columns, notes = columns_of(result, most)
+        columns, notes = columns_of(result, most, markdown if form == "markdown" else latex)
         if form == "markdown":
             count = len(fitted(columns, 14 * (NARROW + 2), notes, result))  # a page scrolls sideways, but not for ever
-            table = made_table(columns[:count], "pipe", markdown)
+            table = made_table(columns[:count], "pipe")
             lines += [f"**{markdown(result.title)}**", "", *table, "", *(f"- {markdown(note)}" for note in notes), ""]
         else:
             rules = iter((r"\toprule", r"\midrule", r"\bottomrule"))
-            table = made_table(columns, "latex_raw", latex, latex_cell if result.key == "pivot" else latex)
-            table = [next(rules) if line == r"\hline" else line for line in table]
+            table = [next(rules) if line == r"\hline" else line for line in made_table(columns, "latex_raw")]
             lines += [f"% {printable(result.title)}", *table, *(f"% {printable(note)}" for note in notes)]
     return "\n".join(lines) + "\n"
 
@@ -2244,7 +2236,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     lines: list[str] = []
     charts: list[str] = []
     for result in results:
-        columns, notes = columns_of(result, most)
+        columns, notes = columns_of(result, most, html_text)
         count = len(fitted(columns, PAGE_CELLS, notes, result, 36))  # longer cells are broken into lines
         name, _, about = re.sub("[:;] ", "\n", result.title, count=1).partition("\n")
         heading = "h1" if result is results[0] else "h2"
@@ -2255,7 +2247,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
             lines.append(place if form == "html" else vl_convert.vegalite_to_svg(chart))
             charts.append(chart)
         links = links_of(result, "<a href='{url}'>{name}</a>")
-        table = made_table(columns[:count], "unsafehtml", html_text, links=links)
+        table = made_table(columns[:count], "unsafehtml", links)
         lines += ["<div class='wide'>", *table, "</div>"]
         lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
     policy = POLICY
@@ -2272,7 +2264,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     return "\n".join(["<!doctype html>", f"<html lang='en'><head>{head}</head><body>", *lines, "</body></html>"]) + "\n"
 
 
-def columns_of(result: Result, most: int | None) -> tuple[list[TableColumn], list[str]]:
+def columns_of(result: Result, most: int | None, escape: Callable[[str], str]) -> tuple[list[TableColumn], list[str]]:
     """What people see of a result as text, with as many rows as they want, or take by default; and its notes."""
     most = MOST_ROWS.get(result.key) if most is None else most
     height, notes = len(result.view[0][1]) if result.view else 0, [*result.unseen, *result.notes]
@@ -2284,31 +2276,26 @@ def columns_of(result: Result, most: int | None) -> tuple[list[TableColumn], lis
         shown = [round(i * (height - 1) / (len(shown) - 1)) for i in shown]
     columns = []
     for n, (label, values) in enumerate(result.view):
-        is_number = values.dtype.is_numeric() or is_curve or (n > 0 and result.key == "pivot")
+        is_mean = n > 0 and result.key == "pivot"
+        is_number = values.dtype.is_numeric() or is_curve or is_mean
         cells = cells_of(values.gather(shown), null, alike=result.key != "schema")
-        columns.append(TableColumn(printable(label), cells, is_number))
+        cells = [*map(latex_cell if is_mean and escape is latex else escape, cells)]
+        columns.append(TableColumn(escape(label), cells, is_number))
     return columns, notes
 
 
-def made_table(
-    columns: Sequence[TableColumn],
-    form: Any,
-    escape: Callable[[str], str],
-    escape_more: Callable[[str], str] | None = None,
-    links: Sequence[str] = (),
-) -> list[str]:
-    """The lines of a table by tabulate, cells escaped: the first column's by `escape`, and put into `links`."""
+def made_table(columns: Sequence[TableColumn], form: Any, links: Sequence[str] = ()) -> list[str]:
+    """The lines of a table by tabulate, the first column's cells put into `links`."""
     import tabulate
 
     if not columns:
         return []
     tabulate.MIN_PADDING = 0  # heads take no more room than they need
-    first, *rest = columns
-    cells = [[*map(escape, first.cells)], *([*map(escape_more or escape, column.cells)] for column in rest)]
+    cells = [column.cells for column in columns]
     cells[0] = [link.replace("{name}", name) for link, name in zip(links, cells[0], strict=False)] or cells[0]
     rows = [*zip(*cells, strict=True)]
     align = ["right" if column.is_number else "left" for column in columns] if rows else None
-    heads = [escape(column.label) for column in columns]
+    heads = [column.label for column in columns]
     rooms = [column.room if column.label in BROKEN else None for column in columns]
     broken: dict[str, Any] = {"maxheadercolwidths": [column.room for column in columns], "maxcolwidths": rooms}
     return str(tabulate.tabulate(rows, heads, form, colalign=align, disable_numparse=True, **broken)).splitlines()
@@ -2876,11 +2863,11 @@ def analyze(options: Options) -> int:
         say(f"left out: {counted(more, 'more file')} that cannot be read")
     is_quiet = options.quiet
     everything = join_inputs(parts)
-    output, is_runs = options.output or options.report, False
+    output, view = options.output, ""
     with suppress(ScriptError):  # raised if it is no parquet file
-        is_runs = output is not None and output.is_file() and open_file(output).view == "runs"
-    if is_runs:
-        raise ScriptError(f"-o {output} is a file of runs, which would be lost; choose another name", WRONG_USAGE)
+        view = open_file(output).view if output and output.is_file() else ""
+    if view:
+        raise ScriptError(f"-o {output} is a file of {view}, which would be lost; choose another name", WRONG_USAGE)
     say(*remarks)
     any_state, runs = select_runs(options, everything)
     asked = asked_questions(options)
