@@ -68,6 +68,10 @@ def test_a_folder_of_source_file_that_is_not_here_is_named(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     answer = answered(unified, "--health", cwd=tmp_path / "elsewhere")
     assert "not read from export, where source_file says that they are: no such folder here; start where" in answer.err
+    rewrite(unified, source_file=pl.lit("a\0b/team_demo_runs.parquet"))
+    for name in ("one", "two"):  # in two files, so that the one beside the source counts
+        write_rows(tmp_path, name, {"run_id": ["a"], "line": [0], "stream": ["stderr"], "text": ["x"]})
+    assert "not read from a�b, where" in answered(unified, "--health", cwd=tmp_path).err
     rewrite(unified, source_file=pl.lit("s3://bucket/export/team_demo_runs.parquet"))
     assert "not read from s3://bucket/export, where" in answered(unified, "--health", cwd=tmp_path).err
 

@@ -546,6 +546,15 @@ def test_a_line_far_outside_of_the_picture_costs_no_memory(tmp_path):
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(("last", "clips"), [(0.8, False), (1e9, True)])
+@pytest.mark.parametrize("question", [["--top", 9], ["-g", "k"]])
+def test_points_at_the_edges_are_whole(tmp_path, question, last, clips):
+    values = [0.0, 0.1, 0.2, 0.3, last]
+    file = write_runs(tmp_path, [Run(f"r{n}", config={"k": n}, summary={"acc": x}) for n, x in enumerate(values)])
+    answered(file, *question, "-o", tmp_path / "x.html")
+    assert ('"clip": true' in (tmp_path / "x.html").read_text().splitlines()[-2]) == clips
+
+
 def test_groups_that_are_not_drawn_are_counted(tmp_path):
     file = write_runs(tmp_path, [Run(f"r{n:02}", config={"k": n}, summary={"loss": n}) for n in range(45)])
     answered(file, "-g", "k", "-o", tmp_path / "x.svg")

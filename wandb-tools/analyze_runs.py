@@ -1740,7 +1740,8 @@ def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataF
     table, is_home = pl.concat(sizes), pl.col(BIN) < 0  # no file's, unless a source_file tells it
     if view != "history" and "source_file" in runs.dtypes:
         sources = collected(runs.frame.select("entity", "project", "source_file", run_id="id")).unique(names)
-        home = {source: str(Path(source).parent.resolve()) for source in sources["source_file"].drop_nulls().unique()}
+        names_of_files = sources["source_file"].drop_nulls().unique()
+        home = {name: str(Path(name.replace("\0", "")).parent.resolve()) for name in names_of_files}
         table = table.join(sources, on=names, how="left", nulls_equal=True)
         is_home = (pl.col("source_file").replace(home) == pl.col("folder")).fill_null(value=False)
     ranked = table.sort(*names, is_home, "len", BIN, descending=[*[False] * 3, True, True, False])
@@ -2586,10 +2587,11 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
         mark = {"type": "point", "filled": True, "size": 70, "opacity": 1}
         span = {"type": "rule", "strokeWidth": 2, "color": "#4c78a8"}  # the points' blue
     encoding = {**other, axis: value, "tooltip": tips}
-    layers: list[dict[str, Any]] = [{"mark": {**mark, "clip": True}, "encoding": encoding}]
+    clip = {"clip": "domain" in value["scale"]}  # else all lies inside, and points at the edges are whole
+    layers: list[dict[str, Any]] = [{"mark": mark | clip, "encoding": encoding}]
     if "ci_low" in rows.columns:  # first, so that it lies below the values
         ends = {axis: {**value, "field": "ci_low"}, f"{axis}2": {"field": "ci_high"}}
-        layers.insert(0, {"mark": {**span, "clip": True}, "encoding": {**other, **ends}})
+        layers.insert(0, {"mark": span | clip, "encoding": {**other, **ends}})
     if is_live and key == "curves":
         click = {"type": "point", "fields": ["rank"], "toggle": "true"}
         zoom = {"name": "zoom", "bind": "scales", "select": "interval"}
