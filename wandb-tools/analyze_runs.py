@@ -1472,8 +1472,7 @@ def suggested_grouping(runs: Runs) -> list[str]:
     counts = collected(numbers, "in-memory").row(0, named=True)
     most = min(SUGGESTED_GROUPS, counts[RUN_NUMBER] // 2)
     table = collected(runs.frame.select(column for column in columns if 1 < counts[column] <= most))
-    settings = [column.name for column in table if column.drop_nulls().n_unique() > 1]
-    settings = [column for column in settings if not is_noise(table[column], runs.label(column))]
+    settings = [c.name for c in table if c.drop_nulls().n_unique() > 1 and not is_noise(c, runs.label(c.name))]
     chosen: list[str] = []
     for column in sorted(settings, key=lambda column: (column not in named, table[column].dtype != pl.String)):
         size = table.select(chosen).n_unique() if chosen else 1
@@ -1885,22 +1884,12 @@ def with_divergence(rows: pl.DataFrame, goal: Goal | None, options: Options) -> 
 def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goal | None, study: Study) -> Result:
     """Curves as a result: statistics over the runs of each group; without groups each run is a line of its own."""
     by, held, notes, unseen = [*study.by] or [RUN_NUMBER], [*KEY, "name", "x", "value"], [], []
-    table, height, size, lost_runs = points.with_columns(n=pl.lit(1), value=VALUE), "value", "", ""
+    table, height, size, lost_runs, spread = points.with_columns(n=pl.lit(1), value=VALUE), "value", "", "", False
     if study.by:
         held = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
         sound = pl.when((pl.col("x") < pl.col(DIVERGED_AT)).fill_null(value=True)).then(finite(VALUE))
         table, height = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, "x"]), "mean"
-        size = f"{counted(points[RUN_NUMBER].n_unique(), 'run')} in "
-    last = table.sort("x").group_by(by).agg(finite(height).last().alias(RANK))
-    last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
-    table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
-    firsts = table.unique(RANK, keep="first", maintain_order=True)
-    names = row_names(firsts, study.apart) if study.by else run_labels(firsts)
-    spread = table["n"].n_unique() > 1
-    bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
-    named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
-    drawn = table.select("x", "n", *bounds, value=height, name=named, rank=RANK)
-    if study.by:
+        size, spread = f"{counted(points[RUN_NUMBER].n_unique(), 'run')} in ", table["n"].n_unique() > 1
         number = ", their number in brackets" * spread
         notes.append(f"each value is the mean of the runs that have one there{number}; a curve ends with its last run")
         lost = points.unique(RUN_NUMBER).filter(pl.col(DIVERGED_AT).is_not_null())
@@ -1911,6 +1900,14 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
             notes.append(f"diverged runs are left out from that point on: {of_groups}")
             bad = f"NaN, infinite or over {DIVERGED:,} times their lowest value before"
             notes.append(f"a run has diverged if all its values to the end are {bad}")
+    last = table.sort("x").group_by(by).agg(finite(height).last().alias(RANK))
+    last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
+    table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
+    firsts = table.unique(RANK, keep="first", maintain_order=True)
+    names = row_names(firsts, study.apart) if study.by else run_labels(firsts)
+    bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
+    named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
+    drawn = table.select("x", "n", *bounds, value=height, name=named, rank=RANK)
     if len(names) > MOST_CURVES:
         more = f"{len(names) - MOST_CURVES} more: use --group-by, --filter or --json"
         unseen.append(f"the {MOST_CURVES} with the best last value are shown; {more}")
