@@ -403,6 +403,13 @@ def test_curves_per_run_on_another_axis(tmp_path):
     assert (done.code, "did you mean loss" in done.err) == (2, True)
 
 
+def test_curves_follow_an_axis_that_goes_back(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    write_history(tmp_path, [("a", 0, 2.0, 5.0), ("a", 1, 1.0, 7.0), ("a", 2, 3.0, 4.0), ("a", 3, 1.0, 6.0)])
+    rows = document(file, "--curves", "loss", "--x", "epoch")["curves"]
+    assert [(row["x"], row["value"]) for row in rows] == [(1.0, 6.0), (2.0, 5.0), (3.0, 4.0)]
+
+
 def test_the_step_metric_of_define_metric_is_the_axis(tmp_path):
     file = write_runs(tmp_path, [Run("a")])
     history = write_history(tmp_path, [("a", s, s / 2, s / 10) for s in range(6)])

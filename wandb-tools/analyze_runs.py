@@ -1937,7 +1937,7 @@ def shape(line: pl.DataFrame) -> str:
     height, blocks = finite("value"), dict(enumerate("▁▂▃▄▅▆▇█"))
     reach = height.max() - height.min()
     level = (height - height.min()) / pl.when(reach > 0).then(reach).otherwise(1.0) * 7
-    block = level.round().cast(pl.Int64).replace_strict(blocks, default="x", return_dtype=pl.String)
+    block = level.round().cast(pl.Int64, strict=False).replace_strict(blocks, default="x", return_dtype=pl.String)
     return str(line.select(pl.when(pl.col("n").is_null()).then(pl.lit(" ")).otherwise(block).str.join()).item())
 
 
@@ -2480,9 +2480,9 @@ def csv_text(table: pl.DataFrame) -> str:
     clean = pl.col(pl.String).str.replace_all(r"[\p{Cc}--\t\r\n]", "\N{REPLACEMENT CHARACTER}")
     formula = clean.str.contains(r"^[=+\-@\t\r]") & ~clean.str.contains(r"^-\d+(\.\d+)?([eE][+-]?\d+)?$")
     safe = pl.when(formula).then("'" + clean).otherwise(clean).name.keep()
-    heads = pl.DataFrame({"head": table.columns}, {"head": pl.String}).select(safe)["head"]
-    harmless = flat.with_columns(safe).rename(dict(zip(table.columns, heads, strict=True)))
-    return harmless.write_csv(datetime_format="%Y-%m-%dT%H:%M:%S%.fZ")
+    heads = pl.DataFrame([table.columns], orient="row")  # as a row: what is replaced may make two heads equal
+    times = "%Y-%m-%dT%H:%M:%S%.fZ"
+    return "".join(f.with_columns(safe).write_csv(include_header=False, datetime_format=times) for f in (heads, flat))
 
 
 def chart_json(result: Result, form: str, *, log: bool) -> str:
