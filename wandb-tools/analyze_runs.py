@@ -1573,8 +1573,7 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
     import duckdb
 
     views = {"runs": [*runs.parts]}
-    names_others = re.search(r"history|console|system|table_", query, re.IGNORECASE)
-    beside = files_beside(runs) if names_others else []
+    beside = files_beside(runs) if re.search("history|console|system|table_", query, re.IGNORECASE) else []
     warn_of_other_exports(beside, runs)
     for part in beside:
         if part.view not in views and part.view.lower() in map(str.lower, views):  # names in SQL are alike in any case
@@ -1703,11 +1702,10 @@ def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
         for export in (each for each in exports if isinstance(each, dict)):
             place = Path(str(export.get("file")).replace("\0", "")).parent.resolve()
             whose = str(export.get("entity")), str(export.get("project"))
-            own_id, other_id = export.get("export_id"), part.source["export_id"]
-            is_mixed = None not in (own_id, other_id) and own_id != other_id
-            if (place, whose) == (folder.resolve(), part.project) and is_mixed:
-                mixed = f"runs and {part.view} of {path_text(part.project)} in {folder}"
-                say_once(f"{mixed} come from different exports{how}")
+            ids = export.get("export_id"), part.source["export_id"]
+            if (place, whose) == (folder.resolve(), part.project) and None not in ids and ids[0] != ids[1]:
+                which = f"runs and {part.view} of {path_text(part.project)} in {folder}"
+                say_once(f"{which} come from different exports{how}")
 
 
 def rows_beside(runs: Runs, view: str) -> list[Runs]:
@@ -1739,8 +1737,8 @@ def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataF
     table, is_home = pl.concat(sizes), pl.col(BIN) < 0  # no file's, unless a source_file tells it
     if view != "history" and "source_file" in runs.dtypes:
         sources = collected(runs.frame.select("entity", "project", "source_file", run_id="id")).unique(names)
-        names_of_files = sources["source_file"].drop_nulls().unique()
-        home = {name: str(Path(name.replace("\0", "")).parent.resolve()) for name in names_of_files}
+        files = sources["source_file"].drop_nulls().unique()
+        home = {file: str(Path(file.replace("\0", "")).parent.resolve()) for file in files}
         table = table.join(sources, on=names, how="left", nulls_equal=True)
         is_home = (pl.col("source_file").replace(home) == pl.col("folder")).fill_null(value=False)
     ranked = table.sort(*names, is_home, "len", BIN, descending=[*[False] * 3, True, True, False])
@@ -1757,15 +1755,16 @@ def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.
     ids = keys["id"].drop_nulls().unique().sort().to_list()
     size = math.ceil(len(ids) / 16) or 1
     ranges = [ids[start : start + size] for start in range(0, len(ids), size)]
-    near = [pl.col("run_id").is_between(pl.lit(each[0]), pl.lit(each[-1])) for each in ranges]
+    near = [pl.col("run_id").is_null() if keys["id"].has_nulls() else pl.lit(value=False)]
+    near += [pl.col("run_id").is_between(pl.lit(each[0]), pl.lit(each[-1])) for each in ranges]
     numbers, frames = keys.lazy().select(RUN_NUMBER, *KEY), []
-    in_order: Any = {"nulls_equal": True, "maintain_order": "left"}
     for part, columns in (each for each in parts if each[1]):
-        rows = part.frame.filter(pl.any_horizontal(pl.col("run_id").is_null(), *near))
+        rows = part.frame.filter(pl.any_horizontal(near))
         values = {new: pl.col(old).cast(pl.Float64) for new, old in columns.items()}
         rows = rows.select("entity", "project", "_step", id="run_id", **values)
         rows = rows.filter(pl.any_horizontal(pl.col(list(columns)).is_not_null()))
-        frames.append(collected(rows.join(numbers, on=KEY, how="inner", **in_order).drop(KEY)))
+        rows = rows.join(numbers, on=KEY, how="inner", nulls_equal=True, maintain_order="left")
+        frames.append(collected(rows.drop(KEY)))
     return pl.concat(frames, how="diagonal")
 
 
@@ -2034,9 +2033,8 @@ def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int], read: set
     `read` are the numbers of the runs that have rows in a history, `logged` those of them that have a number there.
     """
     metrics, step, state = metric_columns(runs), pl.col("last_step"), pl.col("state").str.to_lowercase()
-    numbers = {"last_step": pl.Int64, "history_rows": pl.Int64}
-    facts = columns_or_null(runs, {"state": pl.String, "group": pl.String, **numbers})
-    rows = collected(runs.frame.select(*KEY, *facts, *metrics), "in-memory")
+    facts = columns_or_null(runs, {"group": pl.String, "last_step": pl.Int64, "history_rows": pl.Int64})
+    rows = collected(runs.frame.select(*KEY, "state", *facts, *metrics), "in-memory")
     in_order: Any = {"nulls_equal": True, "maintain_order": "left"}
     rows = keys.join(rows, on=KEY, how="left", **in_order).join(last_lines(runs), on=KEY, how="left", **in_order)
     has_peers = pl.col("group").is_not_null() & (step.count().over("entity", "project", "group") >= 3)
@@ -2231,8 +2229,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     """
     import vl_convert
 
-    lines: list[str] = []
-    charts: list[str] = []
+    lines, charts = list[str](), list[str]()
     for result in results:
         columns, notes = columns_of(result, most, html_text)
         count = len(fitted(columns, PAGE_CELLS, notes, result, 36))  # longer cells are broken into lines
@@ -2475,8 +2472,7 @@ def csv_text(table: pl.DataFrame) -> str:
 
     Control characters are replaced, and text that would be a formula begins with an apostrophe: -1e-3 is a number.
     """
-    nested = [column for column, dtype in table.schema.items() if dtype.is_nested()]
-    flat = table.with_columns(pl.Series(name, map(exact_text, table[name].to_list())) for name in nested)
+    flat = table.with_columns(pl.Series(c.name, map(exact_text, c.to_list())) for c in table if c.dtype.is_nested())
     clean = pl.col(pl.String).str.replace_all(r"[\p{Cc}--\t\r\n]", "\N{REPLACEMENT CHARACTER}")
     formula = clean.str.contains(r"^[=+\-@\t\r]") & ~clean.str.contains(r"^-\d+(\.\d+)?([eE][+-]?\d+)?$")
     safe = pl.when(formula).then("'" + clean).otherwise(clean).name.keep()
