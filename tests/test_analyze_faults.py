@@ -932,6 +932,14 @@ def test_the_columns_of_a_query_always_have_one_order(tmp_path):
     assert len(texts) == 1
 
 
+def test_what_a_query_names_is_never_left_out(tmp_path):
+    file = write_runs(tmp_path, [Run("a", config={"lr": 0.01})])
+    query = "SELECT config_lr, log10(config_lr) AS lr FROM runs"
+    assert document(file, "--sql", query)["sql"] == [{"config_lr": 0.01, "lr": -2.0}]
+    assert document(file, "--sql", "SELECT LR AS Lr, config_lr FROM runs")["sql"] == [{"Lr": 0.01, "config_lr": 0.01}]
+    assert "lr" not in document(file, "--sql", "SELECT * FROM runs")["sql"][0]
+
+
 def test_a_query_may_end_with_a_line_break(asked):
     assert document(asked, "--sql", "SELECT 1 AS one;\r\n;\n")["sql"] == [{"one": 1}]
 

@@ -1529,7 +1529,8 @@ def sql(study: Study, options: Options) -> list[Result]:
             for pattern, plain in DUCKDB_TYPES.items():
                 dtype = re.sub(pattern, plain, dtype)  # noqa: PLW2901
             # SELECT * gives both names of a column: one is enough, unless the query writes the other.
-            if aliases.get(name) not in found.columns or f'"{name}"' in query:
+            is_written = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", query, re.IGNORECASE)
+            if is_written or aliases.get(name) not in found.columns:
                 cell = sql_name(name) if dtype == '"NULL"' else f"CAST({sql_name(name)} AS {dtype})"
                 columns.append(f"{cell} AS {sql_name(name)}")
         table = pl.DataFrame(found.project(", ".join(columns)).limit(most + 1 if most else sys.maxsize))
@@ -1704,8 +1705,9 @@ def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
             whose = str(export.get("entity")), str(export.get("project"))
             ids = export.get("export_id"), part.source["export_id"]
             if (place, whose) == (folder.resolve(), part.project) and None not in ids and ids[0] != ids[1]:
-                which = f"runs and {part.view} of {path_text(part.project)} in {folder}"
-                say_once(f"{which} come from different exports{how}")
+                say_once(
+                    f"runs and {part.view} of {path_text(part.project)} in {folder} come from different exports{how}"
+                )
 
 
 def rows_beside(runs: Runs, view: str) -> list[Runs]:
