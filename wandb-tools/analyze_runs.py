@@ -467,8 +467,8 @@ def view_of(file: Path, columns: Collection[str], metadata: Mapping[str, str]) -
         return ""
     if TABLE_KEY in metadata or {*ROW_COLUMNS, "row"} <= {*columns}:
         return f"table_{metadata.get(TABLE_KEY, unquote(file.stem.partition('_table_')[2]))}"
-    needed = {"runs": RUN_COLUMNS, "console": {*ROW_COLUMNS, "line", "stream", "text"}}
-    needed |= {"history": {*ROW_COLUMNS, "_step"}, "system": {*ROW_COLUMNS, "_timestamp"}}
+    needed = {"runs": RUN_COLUMNS, "console": {*ROW_COLUMNS, "line", "text"}, "history": {*ROW_COLUMNS, "_step"}}
+    needed["system"] = {*ROW_COLUMNS, "_timestamp"}
     return next((view for view in needed if needed[view] <= {*columns}), "")
 
 
@@ -1705,9 +1705,8 @@ def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
             whose = str(export.get("entity")), str(export.get("project"))
             ids = export.get("export_id"), part.source["export_id"]
             if (place, whose) == (folder.resolve(), part.project) and None not in ids and ids[0] != ids[1]:
-                say_once(
-                    f"runs and {part.view} of {path_text(part.project)} in {folder} come from different exports{how}"
-                )
+                which = f"runs and {part.view} of {path_text(part.project)} in {folder}"
+                say_once(f"{which} come from different exports{how}")
 
 
 def rows_beside(runs: Runs, view: str) -> list[Runs]:
@@ -1885,11 +1884,11 @@ def with_divergence(rows: pl.DataFrame, goal: Goal | None, options: Options) -> 
 def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goal | None, study: Study) -> Result:
     """Curves as a result: statistics over the runs of each group; without groups each run is a line of its own."""
     by, held, notes, unseen = [*study.by] or [RUN_NUMBER], [*KEY, "name", "x", "value"], [], []
-    table, height, size, lost_runs, spread = points.with_columns(n=pl.lit(1), value=VALUE), "value", "", "", False
+    table, y, size, lost_runs, spread = points.with_columns(n=pl.lit(1), value=VALUE), "value", "", "", False
     if study.by:
         held = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
         sound = pl.when((pl.col("x") < pl.col(DIVERGED_AT)).fill_null(value=True)).then(finite(VALUE))
-        table, height = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, "x"]), "mean"
+        table, y = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, "x"]), "mean"
         size, spread = f"{counted(points[RUN_NUMBER].n_unique(), 'run')} in ", table["n"].n_unique() > 1
         number = ", their number in brackets" * spread
         notes.append(f"each value is the mean of the runs that have one there{number}; a curve ends with its last run")
@@ -1901,14 +1900,14 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
             notes.append(f"diverged runs are left out from that point on: {of_groups}")
             bad = f"NaN, infinite or over {DIVERGED:,} times their lowest value before"
             notes.append(f"a run has diverged if all its values to the end are {bad}")
-    last = table.sort("x").group_by(by).agg(finite(height).last().alias(RANK))
+    last = table.sort("x").group_by(by).agg(finite(y).last().alias(RANK))
     last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
     table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
     firsts = table.unique(RANK, keep="first", maintain_order=True)
     names = row_names(firsts, study.apart) if study.by else run_labels(firsts)
     bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
     named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
-    drawn = table.select("x", "n", *bounds, value=height, name=named, rank=RANK)
+    drawn = table.select("x", "n", *bounds, value=y, name=named, rank=RANK)
     if len(names) > MOST_CURVES:
         more = f"{len(names) - MOST_CURVES} more: use --group-by, --filter or --json"
         unseen.append(f"the {MOST_CURVES} with the best last value are shown; {more}")
@@ -2019,11 +2018,11 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     """The last line with a word of each crashed or failed run's stderr, else of its console: KEY and `line`."""
     broken = runs.frame.filter(in_states(["crashed", "failed"])).select(KEY)
     order = pl.col("line").fill_null(0) + pl.when(pl.col("stream") == "stderr").then(2**60).otherwise(0)
-    consoles = [part.frame.filter(pl.col("text").str.contains(r"\w")) for part in rows_beside(runs, "console")]
+    consoles = [p.frame.with_columns(columns_or_null(p, {"stream": pl.String})) for p in rows_beside(runs, "console")]
     if not consoles:
         return pl.DataFrame(schema=dict.fromkeys((*KEY, "line"), pl.String))
     lines = pl.concat(each.select("entity", "project", "text", id="run_id", order=order) for each in consoles)
-    lines = lines.join(broken, on=KEY, how="semi", nulls_equal=True)
+    lines = lines.filter(pl.col("text").str.contains(r"\w")).join(broken, on=KEY, how="semi", nulls_equal=True)
     last = collected(lines.group_by(KEY).agg(pl.col("order").max())).lazy()  # first without texts: these may be many
     found = lines.join(last, on=[*KEY, "order"], how="semi", nulls_equal=True).unique(KEY, keep="first")
     return collected(found.select(*KEY, line=pl.col("text").str.strip_chars()))
