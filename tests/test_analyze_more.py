@@ -576,6 +576,15 @@ def test_columns_that_a_page_leaves_out_are_named(tmp_path, number, noted):
     assert ("would be too wide: column_number_14, column_number_15, column_number_16 and 3 more;" in out) == noted
 
 
+def test_columns_that_are_left_out_are_named_as_they_are(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    query = f"""SELECT {", ".join(f"{n}::VARCHAR AS '<column>|number_{n:02}'" for n in range(20))}"""
+    out = answered(file, "--sql", query, "--format", "markdown").out
+    assert r"would be too wide: \<column>\|number_14" in out
+    answered(file, "--sql", query, "-o", tmp_path / "x.html")
+    assert "would be too wide: &lt;column&gt;|number_0" in (tmp_path / "x.html").read_text()
+
+
 def test_dashes_and_quotes_are_those_of_the_name_in_latex(tmp_path):
     file = write_runs(tmp_path, [Run("a", "a---b--c-d ``x''", summary={"loss": -1.5})])
     assert "a-{}-{}-b-{}-c-d `{}`x'{}' & -1.5" in re.sub(" +", " ", answered(file, "-t", 1, "--format", "latex").out)

@@ -2377,7 +2377,7 @@ def fitted(
 
     count = max(kept, next((n for n in range(most, 0, -1) if fits(n, least if n > 2 else 1)), 1))
     limit = next((limit for limit in range(width, least if kept else 0, -1) if fits(count, limit)), least)
-    if dropped := [column.label for column in columns[count:]]:
+    if dropped := [label for label, _ in result.view[count:]]:
         choice = "--columns, " if result.key in FLAGS_FOR["columns"] else ""
         notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
     short = []
