@@ -68,6 +68,10 @@ def test_a_folder_of_source_file_that_is_not_here_is_named(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     answer = answered(unified, "--health", cwd=tmp_path / "elsewhere")
     assert "not read from export, where source_file says that they are: no such folder here; start where" in answer.err
+    rewrite(unified, source_file=pl.lit("a\0b/team_demo_runs.parquet"))
+    for name in ("one", "two"):  # in two files, so that the one beside the source counts
+        write_rows(tmp_path, name, {"run_id": ["a"], "line": [0], "stream": ["stderr"], "text": ["x"]})
+    assert "not read from a�b, where" in answered(unified, "--health", cwd=tmp_path).err
     rewrite(unified, source_file=pl.lit("s3://bucket/export/team_demo_runs.parquet"))
     assert "not read from s3://bucket/export, where" in answered(unified, "--health", cwd=tmp_path).err
 
@@ -119,6 +123,8 @@ def test_a_report_holds_what_else_was_asked(grouped, tmp_path):
     more = ["--sql", "SELECT 41 + 1 AS answer", "--diff", "r0", "r1", "--schema", "--importance", "--curves", "loss"]
     answered(grouped, "--report", tmp_path / "r.md", "--state", "all", *more[2:])
     answered(grouped, "--report", tmp_path / "sql.md", *more[:2])
+    answered(grouped, "--report", tmp_path / "curves.md", "--state", "all", "--curves", "loss")
+    assert "Settings associated with test/mse" in (tmp_path / "curves.md").read_text()
     text = (tmp_path / "r.md").read_text()
     assert "differ between r0, r1" in text
     assert "coverage is the share of runs with a value" in text

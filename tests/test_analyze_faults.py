@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from test_analyze_runs import answered, ask, document
 
 MSE = "metric_test_mse"
+ROW_NAMES = {"run_id", "_step", "_timestamp"}
 analyze_runs.import_libraries()
 
 
@@ -105,6 +106,17 @@ def test_the_goal_of_a_metric_without_a_column_of_its_own_counts(tmp_path, name)
 
 
 # --- less than everything -------------------------------------------------------------------------------------
+
+
+def write_metrics(folder: Path, columns: dict, project: str = "demo", **metrics: dict) -> Path:
+    """A history with metrics of any W&B names; `metrics` is what define_metric says about their columns."""
+    paths = {f"metric_{re.sub('[^A-Za-z0-9_]', '_', name)}": [name] for name in columns if name not in ROW_NAMES}
+    frame = pl.DataFrame(columns).rename({path[0]: column for column, path in paths.items()})
+    file = folder / f"team_{project}_history.parquet"
+    metadata = {"wandb_tools.columns": json.dumps(paths), "wandb_tools.metrics": json.dumps(metrics)}
+    frame = frame.with_columns(entity=pl.lit("team"), project=pl.lit(project))
+    frame.write_parquet(file, metadata=metadata)
+    return file
 
 
 def test_json_holds_the_curves_of_all_runs_and_says_whose(tmp_path):
@@ -611,6 +623,21 @@ def test_a_wide_schema_is_folded(tmp_path):
     assert len(document(file, "--schema")["schema"]) == len(pl.read_parquet_schema(file)) - 2
 
 
+def test_a_name_with_the_sign_for_numbers_is_no_number(tmp_path):
+    names = [f"a/x/loss{end}" for end in ("#", "1", "2", "3")] + [f"z{n}" for n in range(60)]
+    file = write_runs(tmp_path, [Run("a", summary=dict.fromkeys(names, 1.0))])
+    out = answered(file, "--schema").out
+    assert "a/…/loss1…3" in out
+    assert "metric_a_x_loss_ " in out
+
+
+@pytest.mark.parametrize("question", [[], ["--report", "r.md"]])
+def test_a_metric_without_letters_may_have_a_goal(tmp_path, question):
+    file = write_runs(tmp_path, [Run("a", summary={"%": 1.0})], metrics={"metric__": {"goal": "minimize"}})
+    write_metrics(tmp_path, {"run_id": ["a"], "_step": [0], "%": [1.0]})
+    answered(file, "-m", "%", *question, cwd=tmp_path)
+
+
 def test_long_names_are_told_apart(tmp_path):
     long = "a_very_long_prefix_that_all_of_the_runs_have_in_common_without_any_use_to_the_reader"
     runs = [Run(f"r{n}", f"{long}_{v}_suffix_of_all", summary={"test/mse": n}) for n, v in enumerate(["left", "right"])]
@@ -705,6 +732,50 @@ def test_a_run_that_logged_only_text_has_no_metric(tmp_path):
     assert problems(file) == {}
     write_history(tmp_path, [("text", 0, None), ("text", 1, None), ("number", 0, None), ("number", 1, 1.0)])
     assert problems(file) == {"text": {"no metric"}}  # the history of the third one is not there
+
+
+def test_metrics_may_be_called_like_columns_of_ours(tmp_path):
+    names = ["id", "entity", "project", "_step", "run number", "a value", "*", "^x$", "[]"]
+    file = write_runs(tmp_path, [Run("a", history_rows=1)])
+    history = write_metrics(tmp_path, {"run_id": ["a"], "_step": [0]})
+    paths = {f"metric_{n}": [name] for n, name in enumerate(names)} | {"metric_nested": ["x", "y"], "metric_y": ["x.y"]}
+    values = {column: pl.lit(math.nan) for column in paths}
+    metadata = {"wandb_tools.columns": json.dumps(paths)}
+    pl.read_parquet(history).with_columns(**values).write_parquet(history, metadata=metadata)
+    details = sorted(row["detail"] for row in document(file, "--health")["health"])
+    assert details == sorted(f"{name} from step 0 on, 1 value" for name in [*names, "x.y", "x.y"])
+    for name in ("id", "entity", "_step"):
+        assert document(file, "--curves", name)["curves"][0]["metric"] == f"metric_{names.index(name)}"
+
+
+def test_a_validation_metric_may_be_written_in_one_word(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    write_metrics(tmp_path, {"run_id": ["a"] * 4, "_step": [0, 1, 2, 3], "valLoss": [9.0, 1.0, 5.0, 6.0]})
+    assert [row["problem"] for row in document(file, "--health")["health"]] == ["past its best"]
+
+
+@pytest.mark.parametrize("question", [["--health"], ["--report", "r.md"], ["--curves", "loss"]])
+def test_files_with_other_columns_than_ours_are_no_bug(tmp_path, question):
+    file = write_runs(tmp_path, [Run("a", state="crashed", summary={"loss": 1.0})])
+    write_metrics(tmp_path, {"run_id": ["a"], "_step": [0], "loss": ["text"]})
+    write_rows(tmp_path, "console", {"run_id": ["a"], "line": [0], "text": ["Killed"]})
+    write_rows(tmp_path, "system", {"run_id": ["a"], "_timestamp": [0.0], "system_cpu": ["text"]})
+    rewrite(file, gpu=pl.lit("A100"), gpu_count=1, runtime_s=math.nan)
+    answer = ask(file, *question, cwd=tmp_path)
+    assert answer.code == (2 if "--curves" in question else 0)
+    assert "NaN" not in answer.out
+    assert "there are none" in answer.err or "--curves" not in question
+
+
+@pytest.mark.parametrize("more", [[], ["--curves", "loss"]])
+def test_a_report_is_written_without_curves(tmp_path, more):
+    runs = [Run("a", summary={"loss": 1.0}), Run("b", summary={"loss": 2.0}, state="crashed")]
+    file = write_runs(tmp_path, runs)
+    write_history(tmp_path, steps("b", [1.0]))
+    answer = ask(file, "--report", tmp_path / "r.md", *more)
+    assert answer.code == len(more) // 2
+    assert "the histories of these runs have no loss; choose other runs" in answer.err
+    assert (tmp_path / "r.md").exists() != bool(more)
 
 
 def test_spikes_are_found_at_both_ends_and_in_short_runs(tmp_path):
@@ -843,6 +914,55 @@ def test_sql_is_bounded_for_people_and_whole_for_programs(asked, tmp_path):
     assert len(document(asked, "--sql", query)["sql"]) == 1000
     answered(asked, "--sql", query, "-o", tmp_path / "x.parquet")
     assert pl.read_parquet(tmp_path / "x.parquet")["i"].sum() == 499_500
+
+
+@pytest.mark.parametrize("folder", ["entity=other", "config_k=9", "new=1", "a[1]"])
+def test_a_folder_is_no_column(tmp_path, folder):
+    file = write_runs(tmp_path / folder, [Run("a", config={"k": 1}), Run("b", config={"k": 2})])
+    rows = document(file, "--sql", "SELECT * FROM runs")["sql"]
+    assert [(row["entity"], row["config_k"]) for row in rows] == [("team", 1), ("team", 2)]
+    assert "new" not in rows[0]
+    assert "--where k = 1: 1 of 2 runs kept" in answered(file, "--where", "k = 1", "--schema").err
+
+
+def test_the_columns_of_a_query_always_have_one_order(tmp_path):
+    file = write_runs(tmp_path, [Run("a", config={"o": dict.fromkeys("abcdefgh", 1)})])
+    command = [sys.executable, analyze_runs.__file__, str(file), "--sql", "SELECT COLUMNS('o[.]') FROM runs", "--json"]
+    seeds = [os.environ | {"PYTHONHASHSEED": str(seed)} for seed in (0, 1)]
+    texts = {subprocess.run(command, env=seed, capture_output=True, text=True, check=True).stdout for seed in seeds}
+    assert len(texts) == 1
+
+
+def test_what_a_query_names_is_never_left_out(tmp_path):
+    file = write_runs(tmp_path, [Run("a", config={"lr": 0.01})])
+    query = "SELECT config_lr, log10(config_lr) AS lr FROM runs"
+    assert document(file, "--sql", query)["sql"] == [{"config_lr": 0.01, "lr": -2.0}]
+    assert document(file, "--sql", "SELECT LR AS Lr, config_lr FROM runs")["sql"] == [{"Lr": 0.01, "config_lr": 0.01}]
+    assert "lr" not in document(file, "--sql", "SELECT * FROM runs")["sql"][0]
+
+
+def test_a_query_may_end_with_a_line_break(asked):
+    assert document(asked, "--sql", "SELECT 1 AS one;\r\n;\n")["sql"] == [{"one": 1}]
+
+
+def test_a_missing_list_is_empty_in_csv(asked):
+    assert answered(asked, "--sql", "SELECT NULL::INTEGER[] AS a, 1 AS b", "--format", "csv").out == "a,b\n,1\n"
+
+
+def test_a_file_holds_all_rows_whatever_a_table_shows(asked, tmp_path):
+    answered(asked, "--sql", "FROM range(50)", "--max-rows", 2, "-o", tmp_path / "x.csv")
+    assert len((tmp_path / "x.csv").read_text().splitlines()) == 51
+
+
+@pytest.mark.parametrize("view", ["history", "console"])
+def test_rows_of_an_export_are_not_overwritten(tmp_path, view):
+    write_export(tmp_path, "runs")
+    file = write_export(tmp_path, view)
+    before = file.read_bytes()
+    answer = ask(tmp_path, "--schema", "-o", file)
+    assert (answer.code, answer.out) == (2, "")
+    assert f"is a file of {view}, which would be lost; choose another name" in answer.err
+    assert file.read_bytes() == before
 
 
 def test_sql_takes_its_conditions_in_the_query(asked):
@@ -994,6 +1114,7 @@ def test_a_long_last_line_is_cut_for_people_alone(tmp_path):
     )
     out = answered(file, "--health").out
     assert max(map(len, out.splitlines())) <= 80
+    assert len(out) < 500
     assert "at step 8: Va" in out
     assert document(file, "--health")["health"][0]["detail"].endswith(line)
 
@@ -1111,6 +1232,50 @@ def test_runs_that_do_not_log_the_axis_are_counted(tmp_path):
     pl.read_parquet(history).with_columns(epoch).write_parquet(history)
     answer = answered(file, "--curves", "loss", "--x", "epoch")
     assert "left out, because they did not log epoch with it: 1 run; use --x step to see them" in answer.err
+
+
+def test_runs_of_an_export_without_the_axis_are_counted(tmp_path):
+    for project in ("one", "two"):
+        write_runs(tmp_path, [Run(project)], project=project)
+        rows = {"run_id": [project], "_step": [0], "loss": [1.0]}
+        write_metrics(tmp_path, rows | ({"epoch": [0.5]} if project == "one" else {}), project)
+    answer = answered(tmp_path, "--curves", "loss", "--x", "epoch")
+    assert "left out, because they did not log epoch with it: 1 run; use --x step to see them" in answer.err
+
+
+def test_times_that_are_none_are_left_out(tmp_path):
+    file = write_runs(tmp_path, [Run("a"), Run("b")])
+    times = [1.7e9, 1.7e12, 1e300, -1e300, 1.7e12]
+    write_metrics(tmp_path, {"run_id": [*"aaaab"], "_step": [*range(5)], "loss": [1.0] * 5, "_timestamp": times})
+    rows = document(file, "--curves", "loss", "--x", "time")["curves"]
+    assert [(row["id"], row["x"]) for row in rows] == [("a", "2023-11-14T22:13:20Z")]
+    assert "did not log time with it: 1 run" in answered(file, "--curves", "loss", "--x", "time").err
+
+
+@pytest.mark.parametrize("name", ["step", "time", "runtime", "epoch"])
+def test_a_step_metric_may_be_called_like_a_clock(tmp_path, name):
+    file = write_runs(tmp_path, [Run("a")])
+    rows = {"run_id": ["a", "a"], "_step": [0, 1], "loss": [2.0, 1.0], "_timestamp": [5.0, 6.0]}
+    write_metrics(tmp_path, rows | {name: [10.0, 20.0]}, metric_loss={"step_metric": name})
+    assert [row["x"] for row in document(file, "--curves", "loss")["curves"]] == [10.0, 20.0]
+    assert answered(file, "--curves", "loss").out.startswith(f"loss over {name}: 1 run\n")
+    write_metrics(tmp_path, rows, metric_loss={"step_metric": name})  # --history-keys left it out
+    assert [row["x"] for row in document(file, "--curves", "loss")["curves"]] == [0.0, 1.0]
+
+
+def test_groups_of_curves_by_a_column_called_value(tmp_path):
+    file = write_runs(tmp_path, [Run("a"), Run("b")])
+    rewrite(file, value=pl.Series([7, 8]))
+    write_history(tmp_path, steps("a", [1.0, 0.5]) + steps("b", [3.0, 2.5]))
+    rows = document(file, "--curves", "loss", "-g", "value")["curves"]
+    assert [(row["value"], row["x"], row["mean"]) for row in rows] == [(7, 0, 1), (7, 1, 0.5), (8, 0, 3), (8, 1, 2.5)]
+    assert answered(file, "--curves", "loss", "-g", "value").out.splitlines()[1].split() == ["step", "7", "8"]
+
+
+def test_the_history_of_a_run_without_an_id_is_read(tmp_path):
+    file = rewrite(write_runs(tmp_path, [Run("a")]), id=pl.lit(None, pl.String))
+    rewrite(write_history(tmp_path, steps("a", [1.0, 2.0])), run_id=pl.lit(None, pl.String))
+    assert [row["value"] for row in document(file, "--curves", "loss")["curves"]] == [1.0, 2.0]
 
 
 def test_curves_end_with_their_last_value_whatever_the_points(tmp_path):

@@ -403,6 +403,13 @@ def test_curves_per_run_on_another_axis(tmp_path):
     assert (done.code, "did you mean loss" in done.err) == (2, True)
 
 
+def test_curves_follow_an_axis_that_goes_back(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    write_history(tmp_path, [("a", 0, 2.0, 5.0), ("a", 1, 1.0, 7.0), ("a", 2, 3.0, 4.0), ("a", 3, 1.0, 6.0)])
+    rows = document(file, "--curves", "loss", "--x", "epoch")["curves"]
+    assert [(row["x"], row["value"]) for row in rows] == [(1.0, 6.0), (2.0, 5.0), (3.0, 4.0)]
+
+
 def test_the_step_metric_of_define_metric_is_the_axis(tmp_path):
     file = write_runs(tmp_path, [Run("a")])
     history = write_history(tmp_path, [("a", s, s / 2, s / 10) for s in range(6)])
@@ -544,6 +551,43 @@ def test_a_line_far_outside_of_the_picture_costs_no_memory(tmp_path):
     write_history(tmp_path, [(run, s, s, value) for run, value in values.items() for s in range(40)])
     answered(file, "--curves", "loss", "-o", tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("last", "clips"), [(0.8, False), (1e9, True)])
+@pytest.mark.parametrize("question", [["--top", 9], ["-g", "k"]])
+def test_points_at_the_edges_are_whole(tmp_path, question, last, clips):
+    values = [0.0, 0.1, 0.2, 0.3, last]
+    file = write_runs(tmp_path, [Run(f"r{n}", config={"k": n}, summary={"acc": x}) for n, x in enumerate(values)])
+    answered(file, *question, "-o", tmp_path / "x.html")
+    assert ('"clip": true' in (tmp_path / "x.html").read_text().splitlines()[-2]) == clips
+
+
+def test_groups_that_are_not_drawn_are_counted(tmp_path):
+    file = write_runs(tmp_path, [Run(f"r{n:02}", config={"k": n}, summary={"loss": n}) for n in range(45)])
+    answered(file, "-g", "k", "-o", tmp_path / "x.svg")
+    assert "the best 40 of 45 are drawn" in (tmp_path / "x.svg").read_text()
+
+
+@pytest.mark.parametrize(("number", "noted"), [(14, False), (20, True)])
+def test_columns_that_a_page_leaves_out_are_named(tmp_path, number, noted):
+    file = write_runs(tmp_path, [Run("a")])
+    query = f"SELECT {', '.join(f'{n}::VARCHAR AS column_number_{n:02}' for n in range(number))}"
+    out = answered(file, "--sql", query, "--format", "markdown").out
+    assert ("would be too wide: column_number_14, column_number_15, column_number_16 and 3 more;" in out) == noted
+
+
+def test_columns_that_are_left_out_are_named_as_they_are(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    query = f"""SELECT {", ".join(f"{n}::VARCHAR AS '<column>|number_{n:02}'" for n in range(20))}"""
+    out = answered(file, "--sql", query, "--format", "markdown").out
+    assert r"would be too wide: \<column>\|number_14" in out
+    answered(file, "--sql", query, "-o", tmp_path / "x.html")
+    assert "would be too wide: &lt;column&gt;|number_0" in (tmp_path / "x.html").read_text()
+
+
+def test_dashes_and_quotes_are_those_of_the_name_in_latex(tmp_path):
+    file = write_runs(tmp_path, [Run("a", "a---b--c-d ``x''", summary={"loss": -1.5})])
+    assert "a-{}-{}-b-{}-c-d `{}`x'{}' & -1.5" in re.sub(" +", " ", answered(file, "-t", 1, "--format", "latex").out)
 
 
 def test_a_single_point_is_drawn(tmp_path):

@@ -717,6 +717,11 @@ def test_no_cell_is_a_formula(text: str) -> None:
         assert math.isfinite(float(cell))  # a number
 
 
+def test_heads_that_look_alike_in_csv_are_no_error() -> None:
+    frame = pl.DataFrame({"=a": [1], "'=a": [2], "a\x01": [3], "a\x02": [4], "b,c": [None], "": [""]})
+    assert analyze_runs.csv_text(frame) == '\'=a,\'=a,a\ufffd,a\ufffd,"b,c",""\n1,2,3,4,,""\n'
+
+
 def test_csv_is_exact_and_numbers_stay_numbers(tmp_path: Path) -> None:
     runs = [Run("a", name="-1e-3", config={"g": "-x"}, summary={"test/acc": -1 / 3}), Run("b", config={"g": "=x"})]
     rows = list(csv.DictReader(io.StringIO(answered(write_runs(tmp_path, runs), "-g", "g", "--format", "csv").out)))

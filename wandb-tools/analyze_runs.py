@@ -232,6 +232,7 @@ PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvari
 
 KeyPath: TypeAlias = tuple[str, ...]
 Goal: TypeAlias = Literal["minimize", "maximize"]
+Problem: TypeAlias = tuple[int, str, str]  # of --health: the run's number, the kind of problem, a detail
 
 
 class ScriptError(Exception):
@@ -936,8 +937,7 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     best = table.select(pl.col(BEST_RUN[new]).alias(new) for new in BEST_RUN)
     names = [name if n else None for name, n in zip(run_labels(best), table["n"], strict=True)]
     seen = table.with_columns(pl.Series("best_run", names, dtype=pl.String))
-    drawn = table.head(MOST_DRAWN)
-    bars = drawn.select("ci_low", "ci_high", "n", pl.Series("name", row_names(drawn, apart)), value=stat)
+    bars = table.select("ci_low", "ci_high", "n", pl.Series("name", row_names(table, apart)), value=stat)
     view = [(heads.get(column, column), seen[column]) for column in shown]
     notes = remarks_on_groups(table, apart, metric, stat)
     chart = f"{metric.label}: {stat} and 95 % interval", "", bars
@@ -1327,7 +1327,9 @@ def permuted(ranks: tuple[float, ...]) -> pl.DataFrame:
 
 def schema(study: Study, options: Options) -> list[Result]:
     """Every column, or --columns, with dtype, coverage, range and an example; in each kind, what varies first."""
-    runs, rows, bounds = study.any_state, [], {}
+    runs, rows = study.any_state, list[dict[str, Any]]()
+    dtypes: dict[str, Any] = dict.fromkeys(("column", "kind", "dtype", "path"), pl.String)
+    dtypes |= {"coverage": pl.Float64, "distinct": pl.Int64, "min": pl.Float64, "max": pl.Float64, "example": pl.String}
     listed = [find_column(name, runs) for name in options.columns]
     listed = listed or [column for column in runs.dtypes if column[:1] != "_" and column not in runs.empty]
     height = max(1, collected(runs.frame.select(pl.len())).item())
@@ -1339,26 +1341,23 @@ def schema(study: Study, options: Options) -> list[Result]:
             numbers = numbers.filter(numbers.is_finite())
             dtype = re.sub(r"\w+='?(\w+)'?", r"\1", str(column.dtype)).replace("(", "[").replace(")", "]")
             path = runs.label(column.name) if column.name in runs.paths else None
-            bounds[column.name] = {"min": numbers.min(), "max": numbers.max()}
-            facts = len(values) / height, values.n_unique(), *bounds[column.name].values()
             example = [*map(exact_text, values.head(1).to_list()), None][0]
-            rows.append((column.name, kind(column.name), dtype, path, *facts, example))
-    dtypes: dict[str, Any] = dict.fromkeys(("column", "kind", "dtype", "path"), pl.String)
-    dtypes |= {"coverage": pl.Float64, "distinct": pl.Int64, "min": pl.Float64, "max": pl.Float64, "example": pl.String}
-    of_kind, is_constant = pl.col("kind").cast(pl.Enum(KINDS)), pl.col("distinct") < 2
-    table = pl.DataFrame(rows, dtypes, orient="row").sort(of_kind, is_constant, maintain_order=True)
+            facts = column.name, kind(column.name), dtype, path, len(values) / height, values.n_unique()
+            rows.append(dict(zip(dtypes, (*facts, numbers.min(), numbers.max(), example), strict=True)))
+    rows.sort(key=lambda row: (KINDS.index(row["kind"]), row["distinct"] < 2))
+    seen = pl.DataFrame(rows, dtypes)
     most = 0 if options.output else MOST_ROWS["schema"] if options.max_rows is None else options.max_rows
-    seen, notes, unseen = table, [], []
+    notes, unseen = [], []
     if not options.columns:
         from_histories, has_any, step = pl.col("kind") == "history", pl.col("coverage") > 0, "history_min_step_"
-        seen = table.filter(has_any & ~from_histories)
         logged = [column.removeprefix(step) for column in listed if column.startswith(step)]
         lists = {
-            "without any value": table.filter(~has_any & ~from_histories)["column"].to_list() + sorted(runs.empty),
+            "without any value": seen.filter(~has_any & ~from_histories)["column"].to_list() + sorted(runs.empty),
             "from histories, for --value min, max, last, tail and at": logged,
             "further views of --sql": views_beside(runs),
         }
         notes = [f"{what}: {some_of(names)}" for what, names in lists.items() if names]
+        seen = seen.filter(has_any & ~from_histories)
         seen = folded_schema(seen) if 0 < most < seen.height else seen
     if 0 < most < seen.height:
         unseen = [f"{counted(seen.height - most, 'more row')}: use --max-rows 0 for all"]
@@ -1366,32 +1365,33 @@ def schema(study: Study, options: Options) -> list[Result]:
         seen = seen.with_row_index(RANK).sort(turn, RANK).head(most).sort(RANK)
     heads = {"cover": "coverage", "values": "distinct"}  # others are headed by their names
     seen = seen.with_columns(pl.col("dtype").str.replace(r"^Datetime.*", "Datetime"), pl.col("coverage").round(4))
-    title = f"{counted(table.height, 'column')}; coverage is the share of runs with a value"
-    exact = [row | bounds[row["column"]] for row in table.to_dicts()]  # integers stay what they are
-    texts = {name: pl.Series([exact_text(row[name]) for row in exact], dtype=pl.String) for name in ("min", "max")}
     view = [(h, seen[heads.get(h, h)]) for h in ("column", "cover", "values", "min", "max", "dtype", "example")]
-    return [Result("schema", title, table.with_columns(**texts), view, notes, exact, unseen=unseen)]
+    title = f"{counted(len(rows), 'column')}; coverage is the share of runs with a value"
+    texts = [row | {name: exact_text(row[name]) for name in ("min", "max")} for row in rows]  # integers stay exact
+    table = pl.DataFrame(texts, dtypes | {"min": pl.String, "max": pl.String})
+    return [Result("schema", title, table, view, notes, rows, unseen=unseen)]
 
 
 def folded_schema(table: pl.DataFrame) -> pl.DataFrame:
     """The rows of a schema, each family in one: names that differ in numbers, and of metrics in their middle."""
     is_deep = (pl.col("kind") == "metric") & (pl.col("path").str.count_matches("[/.]") > 1)
     short = pl.when(is_deep).then(pl.col("path").str.replace("([/.]).*([/.])", "${1}…${2}")).otherwise("column")
-    rows = table.with_columns(short=short, family=short.str.replace_all(r"\d+", "#"))
+    families: dict[tuple[str, ...], list[int]] = {}  # by kind and what stands between the numbers
+    names = table.select("kind", short.alias("name"))
+    for place, (which, name) in enumerate(names.iter_rows()):
+        families.setdefault((which, *re.split("[0-9]+", name)), []).append(place)
     found = []
-    for members in rows.partition_by("kind", "family", maintain_order=True):
-        if members.height < 3:
-            found.append(members)
-            continue
-        names = members["short"]
-        ranges = zip(*(map(int, re.findall(r"\d+", name)) for name in names), strict=True)
-        texts = [f"{min(each)}…{max(each)}" if len({*each}) > 1 else str(each[0]) for each in ranges]
-        parts = re.split(r"\d+", names[0])
-        name = "".join(itertools.chain(*itertools.zip_longest(parts, texts, fillvalue="")))
-        facts = [pl.lit(name).alias("column"), pl.lit(f"{members.height:,} columns").alias("example")]
-        facts += [pl.col("min").min(), pl.col("coverage", "distinct", "max").max()]
-        found.append(members.with_columns(facts).head(1))
-    return pl.concat(found).select(table.columns)
+    for (_, *parts), places in families.items():
+        members = table[places]
+        if len(places) > 2:
+            ranges = zip(*(map(int, re.findall("[0-9]+", name)) for name in names["name"][places]), strict=True)
+            texts = [f"{min(each)}…{max(each)}" if len({*each}) > 1 else str(each[0]) for each in ranges]
+            name = "".join(itertools.chain(*itertools.zip_longest(parts, texts, fillvalue="")))
+            facts = [pl.lit(name).alias("column"), pl.lit(f"{members.height:,} columns").alias("example")]
+            facts += [pl.col("min").min(), pl.col("coverage", "distinct", "max").max()]
+            members = members.with_columns(facts).head(1)
+        found.append(members)
+    return pl.concat(found)
 
 
 def overview(study: Study, options: Options) -> Result:
@@ -1419,22 +1419,21 @@ def overview(study: Study, options: Options) -> Result:
 
 def machine_use(study: Study) -> list[Result]:
     """Run time by GPU, of runs in all states, and how busy the machines were where system metrics tell it."""
-    runs, busy = study.any_state, ("gpu_percent", "cpu_percent")
-    means = [pl.DataFrame(schema=dict.fromkeys(KEY, pl.String) | dict.fromkeys(("samples", *busy), pl.Float64))]
+    runs, busy = study.any_state, {"gpu_percent": r"^system_gpu_\d+_gpu$", "cpu_percent": "^system_cpu$"}
+    means = [pl.DataFrame(schema=dict.fromkeys(KEY, pl.String) | dict.fromkeys(busy, pl.Float64))]
     for part in rows_beside(runs, "system"):
-        columns = {"gpu_percent": cs.matches(r"^system_gpu_\d+_gpu$"), "cpu_percent": cs.matches("^system_cpu$")}
-        values = {name: pl.mean_horizontal(pl.lit(None, pl.Float64), column) for name, column in columns.items()}
+        numbers = {name: cs.matches(pattern) & cs.numeric() for name, pattern in busy.items()}
+        values = {name: pl.mean_horizontal(pl.lit(None, pl.Float64), column) for name, column in numbers.items()}
         samples = part.frame.select("entity", "project", id="run_id", **values)
-        means.append(collected(samples.group_by(KEY).agg(pl.len().alias("samples"), pl.col(busy).mean())))
-    of_runs = pl.concat(means, how="diagonal_relaxed")
+        means.append(collected(samples.group_by(KEY).agg(pl.col([*busy]).mean())))
+    of_runs = pl.concat(means)
     facts = columns_or_null(runs, {"gpu": pl.String, "gpu_count": pl.Int64, "runtime_s": pl.Float64})
     rows = collected(runs.frame.select(*KEY, *facts)).join(of_runs, on=KEY, how="left", nulls_equal=True)
     if of_runs.is_empty() and rows["gpu"].null_count() == rows.height:
         return []
-    time, weighted = pl.col("runtime_s"), {}
-    for name in busy:
-        known = pl.when(pl.col(name).is_finite()).then(time)
-        weighted[name] = (pl.col(name) * known).sum() / pl.when(known.sum() > 0).then(known.sum())
+    time = finite("runtime_s")
+    known = {name: pl.when(pl.col(name).is_finite()).then(time) for name in busy}  # run time with samples
+    weighted = {name: ((pl.col(name) * t).sum() / t.sum()).fill_nan(None) for name, t in known.items()}
     hours = {"hours": time.sum() / 3600, "gpu_hours": (time * pl.col("gpu_count")).sum() / 3600}
     table = rows.group_by("gpu", "gpu_count").agg(runs=pl.len().cast(pl.Int64), **hours, **weighted)
     table = table.sort("hours", "gpu", "gpu_count", descending=[True, False, False], nulls_last=True)
@@ -1452,13 +1451,13 @@ def columns_or_null(runs: Runs, dtypes: Mapping[str, Any]) -> list[pl.Expr]:
 def why_no_metric(study: Study) -> str:
     """Why these runs cannot be compared without more flags, and what to do."""
     there, elsewhere = (coverage(metric_columns(runs), runs) for runs in (study.runs, study.any_state))
-    histories = rows_beside(study.any_state, "history")
     if names := [study.runs.label(column) for column, count in there.items() if count]:
         how = "use --ascending or --descending with -m"
         return f"no metric's name says whether lower or higher is better: {how} {some_of(names, SUGGESTED_NAMES)}"
     if any(elsewhere.values()):
         return "only runs in other states have metrics: use --state all"
-    if names := sorted({part.label(column) for part in histories for column in part.of_kind("metric")}):
+    histories = rows_beside(study.any_state, "history")
+    if names := sorted({part.label(column) for part in histories for column in metric_columns(part)}):
         how = "use --curves, or aggregate_runs.py --history and then --value last"
         return f"metrics are only in the histories: {how}: {some_of(names, SUGGESTED_NAMES)}"
     return "none of these runs has a metric; name another input, or use --varying"
@@ -1473,8 +1472,7 @@ def suggested_grouping(runs: Runs) -> list[str]:
     counts = collected(numbers, "in-memory").row(0, named=True)
     most = min(SUGGESTED_GROUPS, counts[RUN_NUMBER] // 2)
     table = collected(runs.frame.select(column for column in columns if 1 < counts[column] <= most))
-    settings = [column.name for column in table if column.drop_nulls().n_unique() > 1]
-    settings = [column for column in settings if not is_noise(table[column], runs.label(column))]
+    settings = [c.name for c in table if c.drop_nulls().n_unique() > 1 and not is_noise(c, runs.label(c.name))]
     chosen: list[str] = []
     for column in sorted(settings, key=lambda column: (column not in named, table[column].dtype != pl.String)):
         size = table.select(chosen).n_unique() if chosen else 1
@@ -1486,8 +1484,8 @@ def suggested_grouping(runs: Runs) -> list[str]:
 def introduction(study: Study, options: Options) -> list[Result]:
     """What to show to someone who asks nothing: the input, the best runs, a first comparison; in a report all."""
     if not study.by:
-        measured = [study.runs.frame.filter(pl.col(metric.column).is_finite()) for metric in study.metrics[:1]]
-        by = suggested_grouping(replace(study.runs, frame=[*measured, study.runs.frame][0]))
+        is_measured = pl.col(study.metrics[0].column).is_finite() if study.metrics else pl.lit(value=True)
+        by = suggested_grouping(replace(study.runs, frame=study.runs.frame.filter(is_measured)))
         study = study._replace(by=by, apart=by)
     metrics = study.metrics if options.report else study.metrics[:1]
     results = [overview(study, options), *(top(study, options) if metrics else [])]
@@ -1498,35 +1496,41 @@ def introduction(study: Study, options: Options) -> list[Result]:
     for metric in metrics[:1]:
         results += [pivot(study, metric, options)] if options.pivot or len(study.apart) == 2 else []
         # Curves of this metric's validation, else of its training, else of itself.
-        there = [part.label(column) for part in rows_beside(study.runs, "history") for column in part.of_kind("metric")]
+        there = [part.label(column) for part in rows_beside(study.runs, "history") for column in metric_columns(part)]
         own = words(re.sub(r" \(.*", "", metric.label))
         tiers = VALIDATION, {"train", "training"}, {*own}
-        names = names or [n for tier in tiers for n in there if own[-1] in words(n) and tier & {*words(n)}][:1]
-    results += curves(study, options, names) if names else []
+        names = names or [n for tier in tiers for n in there if own and own[-1] in words(n) and tier & {*words(n)}][:1]
+    try:
+        results += curves(study, options, names) if names else []
+    except ScriptError as error:
+        if options.curves:
+            raise
+        say(f"no curves in the report: {error}")
     results += [*machine_use(study), *health(study, options), *varied(study, options)]
-    return results + [importance(study, metric, options) for metric in metrics[:1] if not options.curves]
+    return results + [importance(study, metric, options) for metric in metrics[:1]]
 
 
 def sql(study: Study, options: Options) -> list[Result]:
     """The rows of a SELECT in DuckDB's dialect over views of the parquet files."""
     import duckdb
 
-    query, most = options.sql or "", options.max_rows
-    most = most if most is not None else 0 if options.for_programs else MOST_ROWS["sql"]
+    query, usual = (options.sql or "").rstrip("; \t\r\n"), 0 if options.for_programs else MOST_ROWS["sql"]
+    most = 0 if options.output else usual if options.max_rows is None else options.max_rows
     with database(study.any_state, "--sql", query) as (connection, aliases):
         statements = connection.extract_statements(query)  # duckdb's own connection would read files for IMPORT
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
             what = "--sql takes one SELECT; other statements are refused, because they could write"
             raise ScriptError(what, WRONG_USAGE)
         # As a subquery: elsewhere DuckDB takes WITH x AS (COPY ...), which could write over the input.
-        found = connection.sql(f"FROM (\n{statements[0].query.rstrip('; ')}\n)")
+        found = connection.sql(f"FROM (\n{statements[0].query}\n)")
         columns = []
         for name, dtype in zip(found.columns, map(str, found.types), strict=True):
             # Dtypes that JSON and polars know; times are in UTC.
             for pattern, plain in DUCKDB_TYPES.items():
                 dtype = re.sub(pattern, plain, dtype)  # noqa: PLW2901
             # SELECT * gives both names of a column: one is enough, unless the query writes the other.
-            if aliases.get(name) not in found.columns or f'"{name}"' in query:
+            is_written = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", query, re.IGNORECASE)
+            if is_written or aliases.get(name) not in found.columns:
                 cell = sql_name(name) if dtype == '"NULL"' else f"CAST({sql_name(name)} AS {dtype})"
                 columns.append(f"{cell} AS {sql_name(name)}")
         table = pl.DataFrame(found.project(", ".join(columns)).limit(most + 1 if most else sys.maxsize))
@@ -1570,13 +1574,13 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
     import duckdb
 
     views = {"runs": [*runs.parts]}
-    names_others = re.search(r"history|console|system|table_", query, re.IGNORECASE)
-    for part in files_beside(runs) if names_others else []:
+    beside = files_beside(runs) if re.search("history|console|system|table_", query, re.IGNORECASE) else []
+    warn_of_other_exports(beside, runs)
+    for part in beside:
         if part.view not in views and part.view.lower() in map(str.lower, views):  # names in SQL are alike in any case
             say(f"left out: {part.files[0]}, because the key of another table differs only in case")
         else:
             views.setdefault(part.view, []).append(part)
-    warn_of_other_exports((part for view, parts in views.items() if view != "runs" for part in parts), runs)
     with tempfile.TemporaryDirectory(prefix="wandb-tools-") as spill, duckdb.connect() as connection:
         try:
             files = [sql_text(str(part.files[0].absolute())) for parts in views.values() for part in parts]
@@ -1610,12 +1614,12 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
 def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -> dict[str, str]:
     """Create a view of files with both names of each column; W&B's names and the columns that they stand for."""
     columns = {column.lower() for part in parts for column in part.dtypes}
-    stored = {(column, path) for part in parts for column, path in part.paths.items() if column.lower() in columns}
-    stored = {(column, path) for column, path in stored if any(path)}  # a name in SQL cannot be empty
+    named = dict.fromkeys(pair for part in parts for pair in part.paths.items())  # a set, but in order
+    stored = [(c, path) for c, path in named if c.lower() in columns and any(path)]  # a name in SQL cannot be empty
     # Exports settle clashes of names each for itself: columns that mean different things, or one thing under different
     # names, go by W&B's names alone.
     of_column, of_path = Counter(column for column, _ in stored), Counter((kind(c), path) for c, path in stored)
-    unsettled = {c: path for c, path in stored if of_column[c] > 1 or of_path[kind(c), path] > 1}
+    unsettled = {c for c, path in stored if of_column[c] > 1 or of_path[kind(c), path] > 1}
     paths = {column: path for column, path in stored if column not in unsettled}
     aliases: dict[str, str] = {}
     taken = columns - {column.lower() for column in unsettled}
@@ -1632,7 +1636,9 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
     for part in parts:
         renamed = [f"{sql_name(c)} AS {sql_name('.'.join(part.paths[c]))}" for c in part.dtypes if c in unsettled]
         own = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
-        sources.append(f"SELECT {own} FROM read_parquet({sql_text(str(part.files[0].absolute()))})")  # noqa: S608 - quoted
+        file = sql_text(str(part.files[0].absolute()))
+        # By default DuckDB takes a folder called `lr=0.1` for a column, even in place of the file's.
+        sources.append(f"SELECT {own} FROM read_parquet({file}, hive_partitioning = false)")  # noqa: S608 - quoted
     for i, others in enumerate(repeated_runs(parts, name, runs) if name != "runs" else ()):
         if others.height:
             rows = ", ".join(f"({', '.join(map(sql_text, row))})" for row in others.iter_rows())
@@ -1697,11 +1703,10 @@ def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
         for export in (each for each in exports if isinstance(each, dict)):
             place = Path(str(export.get("file")).replace("\0", "")).parent.resolve()
             whose = str(export.get("entity")), str(export.get("project"))
-            own_id, other_id = export.get("export_id"), part.source["export_id"]
-            is_mixed = None not in (own_id, other_id) and own_id != other_id
-            if (place, whose) == (folder.resolve(), part.project) and is_mixed:
-                mixed = f"runs and {part.view} of {path_text(part.project)} in {folder}"
-                say_once(f"{mixed} come from different exports{how}")
+            ids = export.get("export_id"), part.source["export_id"]
+            if (place, whose) == (folder.resolve(), part.project) and None not in ids and ids[0] != ids[1]:
+                which = f"runs and {part.view} of {path_text(part.project)} in {folder}"
+                say_once(f"{which} come from different exports{how}")
 
 
 def rows_beside(runs: Runs, view: str) -> list[Runs]:
@@ -1733,7 +1738,8 @@ def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataF
     table, is_home = pl.concat(sizes), pl.col(BIN) < 0  # no file's, unless a source_file tells it
     if view != "history" and "source_file" in runs.dtypes:
         sources = collected(runs.frame.select("entity", "project", "source_file", run_id="id")).unique(names)
-        home = {source: str(Path(source).parent.resolve()) for source in sources["source_file"].drop_nulls().unique()}
+        files = sources["source_file"].drop_nulls().unique()
+        home = {file: str(Path(file.replace("\0", "")).parent.resolve()) for file in files}
         table = table.join(sources, on=names, how="left", nulls_equal=True)
         is_home = (pl.col("source_file").replace(home) == pl.col("folder")).fill_null(value=False)
     ranked = table.sort(*names, is_home, "len", BIN, descending=[*[False] * 3, True, True, False])
@@ -1750,15 +1756,16 @@ def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.
     ids = keys["id"].drop_nulls().unique().sort().to_list()
     size = math.ceil(len(ids) / 16) or 1
     ranges = [ids[start : start + size] for start in range(0, len(ids), size)]
-    near = [pl.col("run_id").is_between(pl.lit(each[0]), pl.lit(each[-1])) for each in ranges]
+    near = [pl.col("run_id").is_null() if keys["id"].has_nulls() else pl.lit(value=False)]
+    near += [pl.col("run_id").is_between(pl.lit(each[0]), pl.lit(each[-1])) for each in ranges]
     numbers, frames = keys.lazy().select(RUN_NUMBER, *KEY), []
-    in_order: Any = {"nulls_equal": True, "maintain_order": "left"}
     for part, columns in (each for each in parts if each[1]):
-        rows = part.frame.filter(pl.any_horizontal(pl.lit(value=False), *near))
+        rows = part.frame.filter(pl.any_horizontal(near))
         values = {new: pl.col(old).cast(pl.Float64) for new, old in columns.items()}
         rows = rows.select("entity", "project", "_step", id="run_id", **values)
         rows = rows.filter(pl.any_horizontal(pl.col(list(columns)).is_not_null()))
-        frames.append(collected(rows.join(numbers, on=KEY, how="inner", **in_order).drop(KEY)))
+        rows = rows.join(numbers, on=KEY, how="inner", nulls_equal=True, maintain_order="left")
+        frames.append(collected(rows.drop(KEY)))
     return pl.concat(frames, how="diagonal")
 
 
@@ -1772,11 +1779,10 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
     keys, results = keys.with_row_index(RUN_NUMBER), []
     for name in names:
-        found = [(part, known_column(name, part, ["metric_"]) or "") for part in histories]
-        logging = [(part, column) for part, column in found if kind(column) == "metric"]
+        logging = [(part, column) for part in histories if (column := metric_called(name, part))]
         if not logging:
-            there = {part.label(c) for part in histories for c in part.of_kind("metric")}
-            hint = did_you_mean(name, there) or f"; there are {some_of(sorted(there), SUGGESTED_NAMES)}"
+            there = {part.label(c) for part in histories for c in metric_columns(part)}
+            hint = did_you_mean(name, there) or f"; there are {some_of(sorted(there), SUGGESTED_NAMES) or 'none'}"
             raise ScriptError(f"no history has a metric {name}{hint}", WRONG_USAGE)
         label = logging[0][0].label(logging[0][1])
         stored = [part.goals[column] for part, column in logging if column in part.goals]
@@ -1784,38 +1790,41 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
         if options.best_so_far and goal is None:
             what = f"--best-so-far: the name {label} does not say whether lower or higher is better"
             raise ScriptError(f"{what}; {SAY_GOAL}", WRONG_USAGE)
-        axis = options.x or next((part.axes[column] for part, column in logging if column in part.axes), "step")
-        points = curve_points(logging, axis, goal, keys, options, study.by)
+        own = [known_column(part.axes[column], part, ["metric_"]) for part, column in logging if column in part.axes]
+        axis = options.x or next(filter(None, own), "step")
+        points = curve_points(logging, axis, goal, keys, study, options)
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
-        axis = axis.removeprefix("_")
+        axis = logging[0][0].label(axis).removeprefix("_")
         results.append(lines_of(points, value, axis, logging[0][1], goal, study))
     return results
 
 
+def metric_called(name: str, history: Runs) -> str | None:
+    """The metric of a history that is called `name`, even if another column of it is called so, too."""
+    metrics = {column: history.dtypes[column] for column in metric_columns(history)}
+    return known_column(name, replace(history, dtypes=metrics), ["metric_"])
+
+
 def curve_points(
-    logging: Sequence[tuple[Runs, str]],
-    axis: str,
-    goal: Goal | None,
-    keys: pl.DataFrame,
-    options: Options,
-    by: Sequence[str],
+    logging: list[tuple[Runs, str]], axis: str, goal: Goal | None, keys: pl.DataFrame, study: Study, options: Options
 ) -> pl.DataFrame:
     """Each run's last value, or its best, at each point from its first to its last x.
 
     RUN_NUMBER, x (Float64, or Datetime in UTC), VALUE, DIVERGED_AT (an x; null where a run does not diverge) and the
     columns of `keys`. The points are every x that was logged if these are few, else some of them, and the end of each
-    curve: a run's last x, or the one that half of the runs with the same `by` reach.
+    curve: a run's last x, or the one that half of the runs of its group reach.
     """
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
     selected: list[tuple[Runs, dict[str, str]]] = []
     for part, column in logging:
-        x = clock if clock.startswith("_") and clock in part.dtypes else known_column(axis, part, ["metric_"])
-        selected += [(part, {VALUE: column, "x": x})] if x else []
-    if not selected:
+        x = clock if clock.startswith("_") and clock in part.dtypes else metric_called(axis, part)
+        selected.append((part, {VALUE: column} | ({"x": x} if x else {})))
+    if not any("x" in columns for _, columns in selected):
         raise ScriptError(f"--x {axis}: no history has it; choose step, runtime, time or a metric", WRONG_USAGE)
+    axis, place = logging[0][0].label(axis).removeprefix("_"), pl.col("x")
     logged = rows_of_histories(selected, keys).drop_nulls(VALUE)
-    rows = logged.filter(pl.col("x").is_finite())
+    rows = logged.filter(place.is_between(0, 2e11) if clock == "_timestamp" else place.is_finite())  # to the year 8307
     if unplaced := logged[RUN_NUMBER].n_unique() - rows[RUN_NUMBER].n_unique():
         say(f"left out, because they did not log {axis} with it: {counted(unplaced, 'run')}; use --x step to see them")
     if rows.is_empty():
@@ -1828,12 +1837,12 @@ def curve_points(
     points = rows["x"].unique().sort()
     most = most_points(options, keys.height)
     if len(points) > most:
-        say(f"{most} of {len(points):,} points of {axis.removeprefix('_')}: use --points for more")
+        say(f"{most} of {len(points):,} points of {axis}: use --points for more")
         points = points.gather([round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)])
-    place, bounds = pl.col("x"), {"first x": pl.col("x").first(), "last x": pl.col("x").last()}
+    bounds = {"first x": place.first(), "last x": place.last()}
     spans = rows.group_by(RUN_NUMBER).agg(pl.col(DIVERGED_AT).min(), **bounds).join(keys, on=RUN_NUMBER, how="left")
     whole = spans.join(points.to_frame(), how="cross").filter(place.is_between("first x", "last x"))
-    end = pl.col("last x").quantile(0.5, "lower").over(by or RUN_NUMBER)
+    end = pl.col("last x").quantile(0.5, "lower").over(study.by or RUN_NUMBER)
     ends = spans.with_columns(x=end).filter(place.is_between("first x", "last x"))
     whole = pl.concat([whole, ends]).unique([RUN_NUMBER, "x"]).sort(RUN_NUMBER, "x")
     values = rows.select(RUN_NUMBER, "x", VALUE)
@@ -1875,20 +1884,12 @@ def with_divergence(rows: pl.DataFrame, goal: Goal | None, options: Options) -> 
 def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goal | None, study: Study) -> Result:
     """Curves as a result: statistics over the runs of each group; without groups each run is a line of its own."""
     by, held, notes, unseen = [*study.by] or [RUN_NUMBER], [*KEY, "name", "x", "value"], [], []
-    table, size, lost_runs = points.with_columns(n=pl.lit(1), value=VALUE), "", ""
+    table, y, size, lost_runs, spread = points.with_columns(n=pl.lit(1), value=VALUE), "value", "", "", False
     if study.by:
         held = [*by, "x", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high"]
         sound = pl.when((pl.col("x") < pl.col(DIVERGED_AT)).fill_null(value=True)).then(finite(VALUE))
-        table = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, "x"])
-        table = table.with_columns(value="mean")
-        size = f"{counted(points[RUN_NUMBER].n_unique(), 'run')} in "
-    last = table.sort("x").group_by(by).agg(finite("value").last().alias(RANK))
-    last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
-    table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
-    firsts = table.unique(RANK, keep="first", maintain_order=True)
-    names = row_names(firsts, study.apart) if study.by else run_labels(firsts)
-    spread = table["n"].n_unique() > 1
-    if study.by:
+        table, y = statistics_of(points.with_columns(sound.alias(FINITE)), [*by, "x"]), "mean"
+        size, spread = f"{counted(points[RUN_NUMBER].n_unique(), 'run')} in ", table["n"].n_unique() > 1
         number = ", their number in brackets" * spread
         notes.append(f"each value is the mean of the runs that have one there{number}; a curve ends with its last run")
         lost = points.unique(RUN_NUMBER).filter(pl.col(DIVERGED_AT).is_not_null())
@@ -1899,27 +1900,32 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
             notes.append(f"diverged runs are left out from that point on: {of_groups}")
             bad = f"NaN, infinite or over {DIVERGED:,} times their lowest value before"
             notes.append(f"a run has diverged if all its values to the end are {bad}")
+    last = table.sort("x").group_by(by).agg(finite(y).last().alias(RANK))
+    last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
+    table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
+    firsts = table.unique(RANK, keep="first", maintain_order=True)
+    names = row_names(firsts, study.apart) if study.by else run_labels(firsts)
+    bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
+    named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
+    drawn = table.select("x", "n", *bounds, value=y, name=named, rank=RANK)
     if len(names) > MOST_CURVES:
         more = f"{len(names) - MOST_CURVES} more: use --group-by, --filter or --json"
         unseen.append(f"the {MOST_CURVES} with the best last value are shown; {more}")
     # A row per x, a column per curve; empty where a curve has no value.
-    shown = table.filter(pl.col(RANK) < MOST_CURVES)
+    shown = drawn.filter(pl.col("rank") < MOST_CURVES)
     xs = shown.select(pl.col("x").unique().sort())
     if xs["x"].dtype.is_float():
         view = [(axis, pl.Series([f"{x:.10g}" for x in xs["x"]]))]
     else:
         minutes = xs["x"].dt.to_string("%Y-%m-%d %H:%M")
         view = [(axis, minutes if minutes.is_unique().all() else xs["x"].dt.to_string("%Y-%m-%d %H:%M:%S"))]
-    for name, line in zip(names, shown.partition_by(RANK, maintain_order=True), strict=False):
+    for name, line in zip(names, shown.partition_by("rank", maintain_order=True), strict=False):
         at_x = xs.join(line, on="x", how="left", maintain_order="left")
         cells = at_x.select("value", "n").iter_rows()
         texts = ["" if value is None else f"{value:.4g}" + f" ({n})" * spread for value, n in cells]
         view.append((name, pl.Series(texts)))
         if is_terminal():
             notes.append(f"{shape(at_x)}  {printable(name)}")
-    bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
-    named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
-    drawn = table.select("x", "value", "n", *bounds, name=named, rank=RANK)
     grouped = f", mean by {', '.join(labels(study.apart, study.runs).values())}" if study.by else ""
     title = f"{value} over {axis}{grouped}: {size}{counted(len(names), 'group' if study.by else 'run')}{lost_runs}"
     table = table.select(pl.lit(column).alias("metric"), *held)
@@ -1931,7 +1937,7 @@ def shape(line: pl.DataFrame) -> str:
     height, blocks = finite("value"), dict(enumerate("▁▂▃▄▅▆▇█"))
     reach = height.max() - height.min()
     level = (height - height.min()) / pl.when(reach > 0).then(reach).otherwise(1.0) * 7
-    block = level.round().cast(pl.Int64).replace_strict(blocks, default="x", return_dtype=pl.String)
+    block = level.round().cast(pl.Int64, strict=False).replace_strict(blocks, default="x", return_dtype=pl.String)
     return str(line.select(pl.when(pl.col("n").is_null()).then(pl.lit(" ")).otherwise(block).str.join()).item())
 
 
@@ -1939,23 +1945,24 @@ def health(study: Study, _: Options) -> list[Result]:
     """A row for each problem of each run, of the kinds that the manual defines; the runs with most problems first."""
     runs, histories = study.any_state, rows_beside(study.any_state, "history")
     keys = collected(runs.frame.select(*KEY, "name")).sort(KEY).with_row_index(RUN_NUMBER)
-    found: list[tuple[int, str, str]] = []  # run number, problem, detail
-    logged: set[int] = set()
-    metrics = [{part.label(column): column for column in metric_columns(part)} for part in histories]
-    goals = {part.label(column): goal for part in histories for column, goal in part.goals.items()}
-    names = sorted({label for own in metrics for label in own})
+    found, logged = list[Problem](), set[int]()
+    # By paths, as two may have one label; as JSON, as no other column is called so.
+    metrics = [{json.dumps(part.paths.get(c, [part.label(c)])): c for c in metric_columns(part)} for part in histories]
+    paths = sorted({path for own in metrics for path in own})
     sizes = [collected(part.frame.group_by("entity", "project", id="run_id").len()) for part in histories]
     read = {number for each in sizes for number in keys.join(each, on=KEY, nulls_equal=True)[RUN_NUMBER]}
     at_once = max(1, CELLS_READ // max(1, sum(int(each["len"].sum()) for each in sizes)))
-    for start in range(0, len(names), at_once):
-        block = names[start : start + at_once]
-        held = [{label: own[label] for label in block if label in own} for own in metrics]
+    for start in range(0, len(paths), at_once):
+        block = paths[start : start + at_once]
+        held = [{path: own[path] for path in block if path in own} for own in metrics]
         rows = rows_of_histories([*zip(histories, held, strict=True)], keys)
-        for label in block:
-            values = rows.select(RUN_NUMBER, "_step", pl.col(label).alias(VALUE)).drop_nulls(VALUE)
+        for path in block:
+            values = rows.select(RUN_NUMBER, "_step", pl.col(path).alias(VALUE)).drop_nulls(VALUE)
             logged |= {*values[RUN_NUMBER].unique()}
-            found += metric_problems(values, label, goals.get(label) or goal_by_name(label))
-    found += problems_of_runs(runs, keys, logged, read, last_lines(runs))
+            goals = [part.goals.get(own.get(path, "")) for part, own in zip(histories, metrics, strict=True)]
+            label = ".".join(json.loads(path))
+            found += metric_problems(values, label, next(filter(None, goals), None) or goal_by_name(label))
+    found += problems_of_runs(runs, keys, logged, read)
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
     most = pl.len().over(RUN_NUMBER)
     problems = problems.sort(most, RUN_NUMBER, descending=[True, False], maintain_order=True)
@@ -1967,13 +1974,14 @@ def health(study: Study, _: Options) -> list[Result]:
     folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg(pl.first("detail"), more=pl.len() - 1)
     counts = ", ".join(f"{count} {problem}" for problem, count in Counter(folded["problem"]).most_common())
     labelled = pl.Series(run_labels(keys)).gather(folded[RUN_NUMBER])
-    details = [f"{first} and {counted(more, 'more metric')}" if more else first for _, _, first, more in folded.rows()]
+    details = [first + f" and {counted(more, 'more metric')}" * bool(more) for _, _, first, more in folded.rows()]
+    details = [shortened(text, 2 * PAGE_CELLS) for text in details]  # a line of a console may be long
     title = f"{problems[RUN_NUMBER].n_unique()} of {counted(keys.height, 'run')} have problems{where}: {counts}"
     view = [("run", labelled), ("problem", folded["problem"]), ("detail", pl.Series(details))]
     return [Result("health", title, table, view)]
 
 
-def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iterator[tuple[int, str, str]]:
+def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iterator[Problem]:
     """The problems of one metric: `values` are RUN_NUMBER, `_step` and VALUE, without nulls, by step."""
     is_finite, value, step = pl.col(VALUE).is_finite(), pl.col(VALUE), pl.col("_step")
     bad = values.filter(~is_finite).group_by(RUN_NUMBER, maintain_order=True).agg(step.first(), pl.len())
@@ -1995,7 +2003,7 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     where = value.arg_min() if goal == "minimize" else value.arg_max()
     best, last = value.get(where).alias("best"), value.last().alias("last")
     share, span = ((where + 1) / pl.len()).alias("share"), (value.max() - value.min()).alias("span")
-    is_validation = not VALIDATION.isdisjoint(re.split(r"[^a-z0-9]+", label.lower()))
+    is_validation = not VALIDATION.isdisjoint(words(label))
     of_runs = finite_values.group_by(RUN_NUMBER, maintain_order=True)
     facts = of_runs.agg(best, step.get(where), last, share, span)
     for number, top_, at, end, early, width in facts.iter_rows():
@@ -2010,29 +2018,26 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     """The last line with a word of each crashed or failed run's stderr, else of its console: KEY and `line`."""
     broken = runs.frame.filter(in_states(["crashed", "failed"])).select(KEY)
     order = pl.col("line").fill_null(0) + pl.when(pl.col("stream") == "stderr").then(2**60).otherwise(0)
-    consoles = [part.frame.filter(pl.col("text").str.contains(r"\w")) for part in rows_beside(runs, "console")]
+    consoles = [p.frame.with_columns(columns_or_null(p, {"stream": pl.String})) for p in rows_beside(runs, "console")]
     if not consoles:
         return pl.DataFrame(schema=dict.fromkeys((*KEY, "line"), pl.String))
     lines = pl.concat(each.select("entity", "project", "text", id="run_id", order=order) for each in consoles)
-    lines = lines.join(broken, on=KEY, how="semi", nulls_equal=True)
+    lines = lines.filter(pl.col("text").str.contains(r"\w")).join(broken, on=KEY, how="semi", nulls_equal=True)
     last = collected(lines.group_by(KEY).agg(pl.col("order").max())).lazy()  # first without texts: these may be many
     found = lines.join(last, on=[*KEY, "order"], how="semi", nulls_equal=True).unique(KEY, keep="first")
     return collected(found.select(*KEY, line=pl.col("text").str.strip_chars()))
 
 
-def problems_of_runs(
-    runs: Runs, keys: pl.DataFrame, logged: set[int], read: set[int], lines: pl.DataFrame
-) -> Iterator[tuple[int, str, str]]:
+def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int], read: set[int]) -> Iterator[Problem]:
     """Runs without a metric, with NaN or infinity in a summary without history, crashed, failed, or ended early.
 
     `read` are the numbers of the runs that have rows in a history, `logged` those of them that have a number there.
     """
     metrics, step, state = metric_columns(runs), pl.col("last_step"), pl.col("state").str.to_lowercase()
-    numbers = {"last_step": pl.Int64, "history_rows": pl.Int64}
-    facts = columns_or_null(runs, {"state": pl.String, "group": pl.String, **numbers})
-    rows = collected(runs.frame.select(*KEY, *facts, *metrics), "in-memory")
+    facts = columns_or_null(runs, {"group": pl.String, "last_step": pl.Int64, "history_rows": pl.Int64})
+    rows = collected(runs.frame.select(*KEY, "state", *facts, *metrics), "in-memory")
     in_order: Any = {"nulls_equal": True, "maintain_order": "left"}
-    rows = keys.join(rows, on=KEY, how="left", **in_order).join(lines, on=KEY, how="left", **in_order)
+    rows = keys.join(rows, on=KEY, how="left", **in_order).join(last_lines(runs), on=KEY, how="left", **in_order)
     has_peers = pl.col("group").is_not_null() & (step.count().over("entity", "project", "group") >= 3)
     has_more = step.count().over("entity", "project") >= 3
     of_peers, of_all = step.median().over("entity", "project", "group"), step.median().over("entity", "project")
@@ -2183,7 +2188,7 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
     bold, dim = ("\x1b[1m{}\x1b[0m", "\x1b[2m{}\x1b[0m") if colours else ("{}", "{}")
     lines: list[str] = []
     for result in results:
-        columns, notes = columns_of(result, most)
+        columns, notes = columns_of(result, most, printable)
         columns = fitted(columns, width, notes, result)
         links = links_of(result, "\x1b]8;;{url}\x1b\\{name}\x1b]8;;\x1b\\") if colours else []
         for n, column in enumerate(columns):
@@ -2194,7 +2199,7 @@ def table_text(results: Sequence[Result], most: int | None, *, width: int, colou
         lines += [""] if lines else []
         lines += map(bold.format, textwrap.wrap(printable(result.title), width, break_on_hyphens=False))
         if columns and columns[0].cells:
-            table = made_table(columns, "simple", str, links=links)
+            table = made_table(columns, "simple", links)
             rule = next(n for n, line in enumerate(table) if not line.strip(" -"))
             lines += [*map(bold.format, table[:rule]), "─" * len(table[rule]), *table[rule + 1 :]]
         for note in notes:
@@ -2206,15 +2211,14 @@ def page_text(results: Sequence[Result], form: str, most: int | None) -> str:
     """Tables in full length for Markdown, or for LaTeX with booktabs."""
     lines = ["% needs \\usepackage{booktabs}"] if form == "latex" else []
     for result in results:
-        columns, notes = columns_of(result, most)
+        columns, notes = columns_of(result, most, markdown if form == "markdown" else latex)
         if form == "markdown":
-            shown = columns[: max(14, result.kept)]  # a page scrolls sideways, but not for ever
-            table = made_table(shown, "pipe", markdown)
+            count = len(fitted(columns, 14 * (NARROW + 2), notes, result))  # a page scrolls sideways, but not for ever
+            table = made_table(columns[:count], "pipe")
             lines += [f"**{markdown(result.title)}**", "", *table, "", *(f"- {markdown(note)}" for note in notes), ""]
         else:
             rules = iter((r"\toprule", r"\midrule", r"\bottomrule"))
-            table = made_table(columns, "latex_raw", latex, latex_cell if result.key == "pivot" else latex)
-            table = [next(rules) if line == r"\hline" else line for line in table]
+            table = [next(rules) if line == r"\hline" else line for line in made_table(columns, "latex_raw")]
             lines += [f"% {printable(result.title)}", *table, *(f"% {printable(note)}" for note in notes)]
     return "\n".join(lines) + "\n"
 
@@ -2226,10 +2230,9 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     """
     import vl_convert
 
-    lines: list[str] = []
-    charts: list[str] = []
+    lines, charts = list[str](), list[str]()
     for result in results:
-        columns, notes = columns_of(result, most)
+        columns, notes = columns_of(result, most, html_text)
         count = len(fitted(columns, PAGE_CELLS, notes, result, 36))  # longer cells are broken into lines
         name, _, about = re.sub("[:;] ", "\n", result.title, count=1).partition("\n")
         heading = "h1" if result is results[0] else "h2"
@@ -2240,7 +2243,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
             lines.append(place if form == "html" else vl_convert.vegalite_to_svg(chart))
             charts.append(chart)
         links = links_of(result, "<a href='{url}'>{name}</a>")
-        table = made_table(columns[:count], "unsafehtml", html_text, links=links)
+        table = made_table(columns[:count], "unsafehtml", links)
         lines += ["<div class='wide'>", *table, "</div>"]
         lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
     policy = POLICY
@@ -2257,7 +2260,7 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     return "\n".join(["<!doctype html>", f"<html lang='en'><head>{head}</head><body>", *lines, "</body></html>"]) + "\n"
 
 
-def columns_of(result: Result, most: int | None) -> tuple[list[TableColumn], list[str]]:
+def columns_of(result: Result, most: int | None, escape: Callable[[str], str]) -> tuple[list[TableColumn], list[str]]:
     """What people see of a result as text, with as many rows as they want, or take by default; and its notes."""
     most = MOST_ROWS.get(result.key) if most is None else most
     height, notes = len(result.view[0][1]) if result.view else 0, [*result.unseen, *result.notes]
@@ -2269,31 +2272,26 @@ def columns_of(result: Result, most: int | None) -> tuple[list[TableColumn], lis
         shown = [round(i * (height - 1) / (len(shown) - 1)) for i in shown]
     columns = []
     for n, (label, values) in enumerate(result.view):
-        is_number = values.dtype.is_numeric() or is_curve or (n > 0 and result.key == "pivot")
+        is_mean = n > 0 and result.key == "pivot"
+        is_number = values.dtype.is_numeric() or is_curve or is_mean
         cells = cells_of(values.gather(shown), null, alike=result.key != "schema")
-        columns.append(TableColumn(printable(label), cells, is_number))
+        cells = [*map(latex_cell if is_mean and escape is latex else escape, cells)]
+        columns.append(TableColumn(escape(label), cells, is_number))
     return columns, notes
 
 
-def made_table(
-    columns: Sequence[TableColumn],
-    form: Any,
-    escape: Callable[[str], str],
-    escape_more: Callable[[str], str] | None = None,
-    links: Sequence[str] = (),
-) -> list[str]:
-    """The lines of a table by tabulate, cells escaped: the first column's by `escape`, and put into `links`."""
+def made_table(columns: Sequence[TableColumn], form: Any, links: Sequence[str] = ()) -> list[str]:
+    """The lines of a table by tabulate, the first column's cells put into `links`."""
     import tabulate
 
     if not columns:
         return []
     tabulate.MIN_PADDING = 0  # heads take no more room than they need
-    first, *rest = columns
-    cells = [[*map(escape, first.cells)], *([*map(escape_more or escape, column.cells)] for column in rest)]
+    cells = [column.cells for column in columns]
     cells[0] = [link.replace("{name}", name) for link, name in zip(links, cells[0], strict=False)] or cells[0]
     rows = [*zip(*cells, strict=True)]
     align = ["right" if column.is_number else "left" for column in columns] if rows else None
-    heads = [escape(column.label) for column in columns]
+    heads = [column.label for column in columns]
     rooms = [column.room if column.label in BROKEN else None for column in columns]
     broken: dict[str, Any] = {"maxheadercolwidths": [column.room for column in columns], "maxcolwidths": rooms}
     return str(tabulate.tabulate(rows, heads, form, colalign=align, disable_numparse=True, **broken)).splitlines()
@@ -2379,7 +2377,7 @@ def fitted(
 
     count = max(kept, next((n for n in range(most, 0, -1) if fits(n, least if n > 2 else 1)), 1))
     limit = next((limit for limit in range(width, least if kept else 0, -1) if fits(count, limit)), least)
-    if dropped := [column.label for column in columns[count:]]:
+    if dropped := [label for label, _ in result.view[count:]]:
         choice = "--columns, " if result.key in FLAGS_FOR["columns"] else ""
         notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
     short = []
@@ -2431,7 +2429,8 @@ def markdown(text: str) -> str:
 def latex(text: str) -> str:
     """`text` as LaTeX that prints it literally."""
     # U+024F is the last character that LaTeX prints from UTF-8 without a further package.
-    return "".join(LATEX.get(c, c if ord(c) <= 0x24F else f"{{[}}U+{ord(c):04X}{{]}}") for c in printable(text))
+    cells = (LATEX.get(c, c if ord(c) <= 0x24F else f"{{[}}U+{ord(c):04X}{{]}}") for c in printable(text))
+    return re.sub(r"([-'`])(?=\1)", r"\1{}", "".join(cells))  # two of these would print as one other
 
 
 def latex_cell(text: str) -> str:
@@ -2474,14 +2473,13 @@ def csv_text(table: pl.DataFrame) -> str:
 
     Control characters are replaced, and text that would be a formula begins with an apostrophe: -1e-3 is a number.
     """
-    nested = [column for column, dtype in table.schema.items() if dtype.is_nested()]
-    flat = table.with_columns(pl.Series(name, map(json_text, table[name].to_list())) for name in nested)
+    flat = table.with_columns(pl.Series(c.name, map(exact_text, c.to_list())) for c in table if c.dtype.is_nested())
     clean = pl.col(pl.String).str.replace_all(r"[\p{Cc}--\t\r\n]", "\N{REPLACEMENT CHARACTER}")
     formula = clean.str.contains(r"^[=+\-@\t\r]") & ~clean.str.contains(r"^-\d+(\.\d+)?([eE][+-]?\d+)?$")
     safe = pl.when(formula).then("'" + clean).otherwise(clean).name.keep()
-    heads = pl.DataFrame({"head": table.columns}, {"head": pl.String}).select(safe)["head"]
-    harmless = flat.with_columns(safe).rename(dict(zip(table.columns, heads, strict=True)))
-    return harmless.write_csv(datetime_format="%Y-%m-%dT%H:%M:%S%.fZ")
+    heads = pl.DataFrame([table.columns], orient="row")  # as a row: what is replaced may make two heads equal
+    times = "%Y-%m-%dT%H:%M:%S%.fZ"
+    return "".join(f.with_columns(safe).write_csv(include_header=False, datetime_format=times) for f in (heads, flat))
 
 
 def chart_json(result: Result, form: str, *, log: bool) -> str:
@@ -2583,10 +2581,11 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
         mark = {"type": "point", "filled": True, "size": 70, "opacity": 1}
         span = {"type": "rule", "strokeWidth": 2, "color": "#4c78a8"}  # the points' blue
     encoding = {**other, axis: value, "tooltip": tips}
-    layers: list[dict[str, Any]] = [{"mark": {**mark, "clip": True}, "encoding": encoding}]
+    clip = {"clip": "domain" in value["scale"]}  # else all lies inside, and points at the edges are whole
+    layers: list[dict[str, Any]] = [{"mark": mark | clip, "encoding": encoding}]
     if "ci_low" in rows.columns:  # first, so that it lies below the values
         ends = {axis: {**value, "field": "ci_low"}, f"{axis}2": {"field": "ci_high"}}
-        layers.insert(0, {"mark": {**span, "clip": True}, "encoding": {**other, **ends}})
+        layers.insert(0, {"mark": span | clip, "encoding": {**other, **ends}})
     if is_live and key == "curves":
         click = {"type": "point", "fields": ["rank"], "toggle": "true"}
         zoom = {"name": "zoom", "bind": "scales", "select": "interval"}
@@ -2860,11 +2859,11 @@ def analyze(options: Options) -> int:
         say(f"left out: {counted(more, 'more file')} that cannot be read")
     is_quiet = options.quiet
     everything = join_inputs(parts)
-    output, is_runs = options.output or options.report, False
+    output, view = options.output, ""
     with suppress(ScriptError):  # raised if it is no parquet file
-        is_runs = output is not None and output.is_file() and open_file(output).view == "runs"
-    if is_runs:
-        raise ScriptError(f"-o {output} is a file of runs, which would be lost; choose another name", WRONG_USAGE)
+        view = open_file(output).view if output and output.is_file() else ""
+    if view:
+        raise ScriptError(f"-o {output} is a file of {view}, which would be lost; choose another name", WRONG_USAGE)
     say(*remarks)
     any_state, runs = select_runs(options, everything)
     asked = asked_questions(options)
