@@ -144,8 +144,8 @@ CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
 CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
 FEWEST_RUNS, MOST_RUNS = 10, 5_000  # of --importance: fewer are refused, of more a random sample is used
 MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # of --importance: numbers with more values form ranges with at least so many runs
-STATISTICS: tuple[str, ...] = ("runs", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high")
-STATISTICS += ("min", "median", "max", "best_run", "best_run_id")
+STATISTICS: tuple[str, ...] = ("runs", "n", "n_nonfinite", "iqm", "mean", "std", "sem", "ci_low", "ci_high")
+STATISTICS += ("min", "median", "max", "best_run", "best_run_id", "best_step")  # iqm: of --stat; best_step: of --value
 # Columns of our own have a blank in their names, which no column of the contract's files has.
 FINITE, VALUE, RUN_NUMBER, BIN, RANK = "finite value", "a value", "run number", "bin number", "its rank"
 DIVERGED_AT = "x from which a run has diverged"
@@ -519,30 +519,30 @@ def missing_casts(dtypes: Mapping[str, pl.DataType], view: str) -> dict[str, pl.
 def join_inputs(parts: Sequence[Runs]) -> Runs:
     """The runs of several files as one: integers beside floats are floats, columns without a value fit all."""
 
-    def clash(column: str, parts: Sequence[Runs]) -> dict[str, Runs]:
+    def clash(column: str, parts: Iterable[Runs]) -> dict[str, Runs]:
         """The dtypes of a column, else its paths, if files differ in these; each with a file. Numbers are one dtype."""
         dtypes = {"a number" if p.dtypes[column].is_numeric() else str(p.dtypes[column]): p for p in parts}
         paths = {json.dumps(p.paths[column]): p for p in parts if column in p.paths}
         return next((found for found in (dtypes, paths) if len(found) > 1), {})
 
-    dtypes: dict[str, pl.DataType] = {}
+    frames, paths = [part.frame for part in parts], dict[str, KeyPath]()
     for column in dict.fromkeys(column for part in parts for column in part.dtypes):
-        holders = [part for part in parts if column in part.dtypes]
-        if clash(column, holders):
-            holders = [part for part in holders if coverage([column], part)[column]] or holders[:1]
-        if clashing := clash(column, holders):
+        holders = {n: part for n, part in enumerate(parts) if column in part.dtypes}
+        if clash(column, holders.values()):
+            for n in [n for n, part in holders.items() if not coverage([column], part)[column]]:
+                frames[n] = frames[n].with_columns(pl.lit(None).alias(column))
+                del holders[n]
+        if clashing := clash(column, holders.values()):
             facts = ", ".join(f"{what} in {part.files[0]}" for what, part in clashing.items())
             raise ScriptError(f"{column} is {facts}; merge these files with aggregate_runs.py", WRONG_USAGE)
-        found = [part.dtypes[column] for part in holders]
-        dtypes[column] = next((dtype for dtype in found if dtype.is_float()), found[0])
-    casts: list[Any] = [{c: dtypes[c] for c, dtype in part.dtypes.items() if dtype != dtypes[c]} for part in parts]
-    frame = pl.concat([part.frame.cast(to) for part, to in zip(parts, casts, strict=True)], how="diagonal")
+        paths |= [(column, part.paths[column]) for part in holders.values() if column in part.paths]
+    frame = pl.concat(frames, how="diagonal_relaxed")
     goals = {(column, goal) for part in parts for column, goal in part.goals.items()}
     times = Counter(column for column, _ in goals)
     runs = Runs(
         frame=frame,
-        dtypes=dtypes,
-        paths={column: path for part in parts for column, path in part.paths.items()},
+        dtypes=frame.collect_schema(),
+        paths=paths,
         goals={column: goal for column, goal in goals if times[column] == 1},  # where files disagree, none counts
         files=tuple(file for part in parts for file in part.files),
         parts=tuple(parts),
@@ -675,11 +675,11 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
     least = 0.8 * max((covered[column] for column in readable), default=0)
 
     def rank(column: str) -> tuple[bool, bool, bool, int, bool, str]:
-        segments = [part for part in re.split(r"[^a-z0-9]+", runs.label(column).lower()) if part]
+        segments = re.findall(r"[^\W_]+", runs.label(column).lower())  # none in a name such as "%"
         is_cost = not {"runtime", "latency", "throughput", "fps"}.isdisjoint(segments)  # not what a project is about
         is_test = "test" in segments
         is_other = not is_test and VALIDATION.isdisjoint(segments)
-        is_plain = segments[-1] in {"loss", "error", "accuracy", "acc", "score", "reward"}
+        is_plain = not {"loss", "error", "accuracy", "acc", "score", "reward"}.isdisjoint(segments[-1:])
         return is_cost, not is_test, is_other, len(segments), not is_plain, runs.label(column)
 
     found = sorted((column for column in readable if covered[column] >= max(least, 1)), key=rank)[:1]
@@ -832,16 +832,14 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[st
         remarks += [f"{of_them} have {metric.label} (use --state all to include them)"] if held else []
     number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
     if options.value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
-        few = (column.is_not_null() & (pl.col(number) < 10)).sum().alias("few")
-        missed = (column.is_null() & (pl.col(number) > 0)).sum().alias("missed")
-        n_few, n_missed, n_bad = collected(runs.frame.select(few, missed, (pl.col(nonfinite) > 0).sum())).row(0)
-        if n_few:
-            remarks.append(f"{counted(n_few, 'run')} logged fewer than 10 values of {metric.label}")
-        if n_missed and options.value == "at":
-            why = "it was logged only after the best step; --value last takes the last one"
-            remarks.append(f"{counted(n_missed, 'run')} without a value: {why}")
-        if n_bad:
-            remarks.append(f"{counted(n_bad, 'run')} reached NaN or infinity; only their finite values count")
+        late = "without a value: it was logged only after the best step; --value last takes the last one"
+        facts = {
+            f"logged fewer than 10 values of {metric.label}": column.is_not_null() & (pl.col(number) < 10),
+            late: column.is_null() & (pl.col(number) > 0),
+            "reached NaN or infinity; only their finite values count": pl.col(nonfinite) > 0,
+        }
+        counts = collected(runs.frame.select(is_so.sum().alias(fact) for fact, is_so in facts.items()))
+        remarks += [f"{counted(count, 'run')} {fact}" for fact, count in counts.row(0, named=True).items() if count]
     return remarks
 
 
@@ -884,9 +882,9 @@ def top(study: Study, options: Options) -> list[Result]:
             settings.setdefault(tuple(cells_of(table[column])), column)
         shown = ["name", *named, *(c for c in ("entity", "project") if distinct[c] > 1), *settings.values()]
     last = best[metric.column][-1]
-    counts = [pl.len(), value.is_finite().sum().alias("finite"), value.count().alias("n")]
-    total, usable, n, ties = collected(runs.frame.select(*counts, (value == last).sum().alias("ties"))).row(0)
-    notes = without_value(metric.label, total, usable, n - usable)
+    counts = {"n": value.is_finite().sum(), "nonfinite": (~value.is_finite()).sum(), "ties": (value == last).sum()}
+    total, n, nonfinite, ties = collected(runs.frame.select(pl.len(), **counts)).row(0)
+    notes = without_value(metric.label, total, n, nonfinite)
     if hidden := ties - int((best[metric.column] == last).sum()):
         notes.append(f"{counted(hidden, 'more run')} with the same value as the last one shown")
     heads = labels(shown, runs) | dict(zip(beside, ("at step", "of values"), strict=False))
@@ -915,8 +913,8 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     table = table.sort(stat, *by, descending=metric.descending(by), nulls_last=True)
     constant = [column for column in apart if table.height > 1 and table[column].n_unique() == 1]
     varying = [column for column in apart if column not in constant]
-    held = [*STATISTICS[:3], *(["iqm"] if stat == "iqm" else []), *STATISTICS[3:], *steps]
-    asked = [name if name in held else find_column(name, runs) for name in options.columns]
+    held = [name for name in STATISTICS if name in table.columns]
+    asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
     shown = [column for column in asked if column in {*by, *held}]
     if len(shown) < len(asked) and options.group_by and not (options.top or options.schema):
         say_once(f"--columns {','.join(options.columns)}: a table of groups has only {', '.join([*by, *held])}")
@@ -1029,11 +1027,10 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
     excluded, by, apart = [], [], []
     wanted = [name for name in names if name[0] != "!"]
     for name in (name[1:] for name in names if name[0] == "!"):
-        known = known_column(name, runs)
-        if known is None and name == "seed":  # what everybody tries first
+        if name == "seed" and known_column(name, runs) is None:  # what everybody tries first
             excluded += [c for c in runs.of_kind("config") if "seed" in words(runs.label(c))]
         else:
-            excluded.append(known or find_column(name, runs))
+            excluded.append(find_column(name, runs))
     if len(wanted) < len(names):
         table, settings, noise = varying_settings(runs)
         by = [column for column in settings if column not in excluded]
@@ -1045,13 +1042,13 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
         say(*noise_note(noise, runs))
     for name in wanted:
         known = known_column(name, runs)
-        column, _, ranges = name.rpartition(":")
-        if known is None and ranges.isdecimal() and 0 < int(ranges[:5]) < 1000:
-            runs, known = with_ranges(find_column(column, runs), int(ranges), runs)
+        ranges = re.fullmatch(r"(.+):([1-9]\d{0,2})", name)
+        if known is None and ranges:
+            runs, known = with_ranges(find_column(ranges[1], runs), int(ranges[2]), runs)
         by.append(known or find_column(name, runs))
         apart.append(by[-1])
         say_rival(name, runs)
-    if clashing := {*by} & {*STATISTICS, "iqm", "best_step", "metric", "x"}:
+    if clashing := {*by} & {*STATISTICS, "metric", "x"}:
         raise ScriptError(f"--group-by {min(clashing)}: the result has a column with this name", WRONG_USAGE)
     return runs, list(dict.fromkeys(by)), list(dict.fromkeys(apart))
 
@@ -1091,13 +1088,15 @@ def noise_note(noise: Sequence[str], runs: Runs) -> list[str]:
 
 def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     """Few of the columns that still distinguish all combinations: without `data.nodes` if `data.name` determines it."""
-    combinations = table.select(columns).unique()
-    chosen = list(columns)
-    if combinations.height <= 10_000:
-        for column in sorted(columns, key=lambda column: combinations[column].n_unique()):
-            rest = [other for other in chosen if other != column]
-            if rest and combinations.select(rest).n_unique() == combinations.height:
-                chosen = rest
+    combinations, chosen = table.select(columns).unique(), list(columns)
+    # A row's hash is the sum of its cells' hashes, so that those of a column can be taken away again.
+    cells = combinations.select(pl.col(column).hash(seed) for seed, column in enumerate(columns))
+    hashes: Any = sum(cells.iter_columns())
+    for column in sorted(columns, key=lambda column: combinations[column].n_unique()):
+        rest = hashes - cells[column]
+        if len(chosen) > 1 and rest.n_unique() == combinations.height:
+            hashes = rest
+            chosen.remove(column)
     return chosen
 
 
@@ -1128,9 +1127,10 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
     if not settings:
         raise ScriptError("--best-per: only the seed varies: there is nothing to choose", WRONG_USAGE)
     keys = [*per, *settings]
-    means = group_statistics(runs, keys, metric).drop_nulls("mean")
-    best = means.sort("mean", *keys, descending=metric.descending(keys)).unique(per, keep="first", maintain_order=True)
-    for row in best.head(MOST_SAID).iter_rows(named=True):
+    means = group_statistics(runs, keys, metric)
+    means = means.sort("mean", *keys, descending=metric.descending(keys), nulls_last=True)
+    best = means.unique(per, keep="first", maintain_order=True)
+    for row in best.drop_nulls("mean").head(MOST_SAID).iter_rows(named=True):
         chosen = some_of([f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None])
         group = "/".join(cell_text(row[column]) for column in per)
         lost = f", {row['n_nonfinite']} more with NaN or infinity" if row["n_nonfinite"] else ""
@@ -1181,12 +1181,11 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
     for seed in seeds:
         usual = counts[seed].value_counts().filter(pl.col("count") * 2 >= present.height).select(seed)
         lacking = present.join(usual, how="cross").join(counts, on=[*axes, seed], how="anti")
-        lists = lacking.group_by(axes).agg(pl.col(seed).cast(pl.String).sort().str.join(", "))
+        lists = lacking.group_by(axes).agg(pl.col(seed).sort().cast(pl.String).str.join(", "))
         odd.append(lists.select(*axes, pl.format("lacks seed {}", seed).alias("problem")).sort(axes))
     if math.prod(sizes) <= 2 * present.height:  # else it was no grid, and the holes are not worth a list
-        whole = complete.select(axes[0]).unique()
-        for column in axes[1:]:
-            whole = whole.join(complete.select(column).unique(), how="cross")
+        every = itertools.product(*(complete[column].unique() for column in axes))
+        whole = pl.DataFrame([*every], present.schema, orient="row")
         tried = study.any_state.frame.select(axes).unique().with_columns(problem=pl.lit("only runs in other states"))
         holes = whole.join(present, on=axes, how="anti").join(collected(tried), on=axes, how="left")
         odd.append(holes.with_columns(pl.col("problem").fill_null("no run")).sort(axes))
@@ -1201,9 +1200,9 @@ def difference(study: Study, options: Options) -> list[Result]:
     runs = study.any_state
     every = collected(runs.frame.select(*KEY, "name"))
     keys = []
-    for name in options.diff:  # entity/project/id, id or name
-        called = (pl.concat_str(KEY, separator="/") == name, pl.col("id") == name, pl.col("name") == name)
-        hits = next((hits for each in called if (hits := every.filter(each).select(KEY).sort(KEY).rows())), [])
+    ways = pl.concat_str(pl.col(KEY).fill_null("null"), separator="/"), pl.col("id"), pl.col("name")
+    for name in options.diff:
+        hits = next((hits for way in ways if (hits := every.filter(way == name).select(KEY).sort(KEY).rows())), [])
         if len(hits) > 1:
             some = some_of([*map(path_text, hits)], SUGGESTED_NAMES)
             raise ScriptError(f"{len(hits)} runs are called {name}; choose one: {some}", WRONG_USAGE)
@@ -1228,8 +1227,8 @@ def difference(study: Study, options: Options) -> list[Result]:
         if len({*map(comparable, values)}) > 1:
             found.append({"column": column, "kind": kind(column), **dict(zip(heads, values, strict=True))})
             cells.append(cells_of(chosen[column]))
-    counts, of_all = Counter(row["kind"] for row in found), {which: len(runs.of_kind(which)) for which in KINDS}
-    sizes = [f"{counts[which]} of {counted(of_all[which], f'{which} column')}" for which in ("config", "metric")]
+    counts = Counter(row["kind"] for row in found)
+    sizes = [f"{counts[k]} of {counted(len(runs.of_kind(k)), f'{k} column')}" for k in ("config", "metric")]
     texts = [{name: exact_text(value) for name, value in row.items()} for row in found]
     names = labels([row["column"] for row in found], runs).values()
     view = [("column", pl.Series(names, dtype=pl.String))]
@@ -1241,11 +1240,9 @@ def difference(study: Study, options: Options) -> list[Result]:
 
 def comparable(value: object) -> object:
     """A form of a value in which equal meanings are equal: "1e-3" equals 0.001, and NaN equals NaN."""
-    if isinstance(value, str):
-        for number in (int, float):
-            with suppress(ValueError):
-                value = number(value)
-                break
+    if isinstance(value, str) and re.fullmatch(r"[-+.\deE]+", value):  # Python would also read 1_0 as a number
+        with suppress(ValueError):
+            value = float(value) if re.search("[.eE]", value) else int(value)
     is_nan = isinstance(value, float) and math.isnan(value)
     return repr(value) if is_nan or isinstance(value, list) else value
 
@@ -2323,7 +2320,7 @@ def float_format(values: Sequence[float]) -> Callable[[float], str]:
     usable = {value for value in values if math.isfinite(value)}
     sizes = [math.floor(math.log10(abs(value))) for value in usable if value]
     if not sizes or all(float(f"{value:.4g}") == value for value in usable):
-        return cell_text
+        return "{:g}".format
     lines_up = max(sizes) - min(sizes) <= 2 and -5 < min(sizes) < 7  # else too far apart, too small or too large
     forms = []
     for digits in range(4, 10):
