@@ -580,7 +580,7 @@ def known_column(name: str, runs: Runs, prefixes: Sequence[str] = NAMED) -> str 
 
 def find_column(name: str, runs: Runs, what: str = "column", among: Sequence[str] = ()) -> str:
     """The column that a user names; ScriptError with the nearest names where there is none."""
-    if found := known_column(name, runs, NAMED if what == "column" else ["metric_"]):
+    if found := known_column(name, runs):
         return found
     columns = among or [column for column in runs.dtypes if column[:1] != "_"]
     hint = did_you_mean(name, columns if name.startswith(NAMED) else map(runs.label, columns))
@@ -625,13 +625,10 @@ def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
 
 def run_labels(runs: pl.DataFrame) -> list[str]:
     """A label for each run: its name, with the id where names repeat, or with the path where ids repeat too."""
-    ids, names = Counter(runs["id"]), Counter(runs["name"])
-    texts = []
-    for *key, name in runs.select(*KEY, "name").iter_rows():
-        path = str(key[2]) if ids[key[2]] == 1 else path_text(key)
-        text = path if name is None else printable(name)
-        texts.append(text if names[name] == 1 or name is None else f"{text} ({path})")
-    return texts
+    path = pl.when(pl.col("id").is_unique()).then("id").otherwise(pl.concat_str(KEY, separator="/"))
+    label = pl.when(pl.col("name").is_unique()).then("name").otherwise(pl.format("{} ({})", "name", path))
+    keyed = runs.with_columns(pl.col(KEY).fill_null("null"))
+    return keyed.select(pl.coalesce(label, path)).to_series().to_list()
 
 
 def say(*messages: str) -> None:
@@ -1060,12 +1057,13 @@ def say_rival(name: str, runs: Runs) -> None:
         say_once(f"{name} means the column with this name; write {rival} for the setting")
 
 
-def varying_settings(runs: Runs) -> tuple[pl.DataFrame, list[str], list[str]]:
-    """The config columns of more than one value, a missing one included; which are settings, and which are noise."""
+def varying_settings(runs: Runs, *more: pl.Expr) -> tuple[pl.DataFrame, list[str], list[str]]:
+    """The config columns of more than one value, null included, and `more`; which are settings, and which are noise."""
     varies = collected(runs.frame.select(pl.col(runs.of_kind("config")).n_unique() > 1), "in-memory")
-    table = collected(runs.frame.select(column.name for column in varies if column[0]))
-    noise = [column for column in table.columns if is_noise(table[column], runs.label(column))]
-    return table, [column for column in table.columns if column not in noise], noise
+    columns = [column.name for column in varies if column[0]]
+    table = collected(runs.frame.select(*columns, *more))
+    noise = [column for column in columns if is_noise(table[column], runs.label(column))]
+    return table, [column for column in columns if column not in noise], noise
 
 
 def is_noise(values: pl.Series, path: str) -> bool:
@@ -1254,15 +1252,12 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     ranges of a number that has many; `p` is the share of random permutations with as large an effect, `spearman`
     tells the sign.
     """
-    runs, columns, rows = study.runs, study.runs.of_kind("config"), []
-    usable = runs.frame.filter(pl.col(metric.column).is_finite())
-    table = collected(usable.select(*columns, pl.col(metric.column).alias(VALUE)))
+    runs, value, rows = study.runs, pl.col(metric.column), []
+    usable = replace(runs, frame=runs.frame.filter(value.is_finite()))
+    table, varying, noise = varying_settings(usable, value.alias(VALUE))
     number = counted(table.height, "run")
-    total, n = collected(runs.frame.select(pl.len(), pl.col(metric.column).count())).row(0)
+    total, n = collected(runs.frame.select(pl.len(), value.count())).row(0)
     lost = without_value(metric.label, total, table.height, n - table.height)
-    differing = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
-    noise = [column for column in differing if is_noise(table[column], runs.label(column))]
-    varying = [column for column in differing if column not in noise]
     notes = [f"too few to rank settings: {number} with a finite value; {FEWEST_RUNS} are needed"]
     if table.height >= FEWEST_RUNS:
         notes = ["settings that vary together cannot be separated; p is not corrected for many settings"]
