@@ -1296,12 +1296,16 @@ def association(column: str, table: pl.DataFrame) -> tuple[Any, ...] | None:
     ranks = pl.DataFrame({"level": level, "rank": pairs["y"].rank() - (n + 1) / 2})
     # The part of the ranks' variance that the levels account for; H = (n - 1) * share, ties corrected.
     share = ranks.select(pl.col("rank").mean().over("level").var() / pl.col("rank").var()).fill_nan(0.0).item()
-    within = n - ranks["level"].n_unique()
+    levels = ranks.group_by("level", maintain_order=True).len()
+    within = n - levels.height
     effect = max(0.0, ((n - 1) * share - (n - 1 - within)) / within)
-    squares = permuted(tuple(ranks["rank"].sort())).group_by(ranks["level"]).agg(pl.all().sum() ** 2 / pl.len())
+    # As if the runs were sorted by level: then the sum of a level is a difference of cumulative sums.
+    sums, between = permuted(tuple(ranks["rank"].sort())), pl.Series([0.0])
+    reached: Any = [0, *(sums[:, end - 1] for end in levels["len"].cum_sum())]
+    for size, (low, high) in zip(levels["len"], itertools.pairwise(reached), strict=True):
+        between += (high - low) ** 2 / size
     least = (share - 1e-9) * (ranks["rank"] ** 2).sum()
-    larger = sum(between >= least for between in squares.select(pl.exclude("level").sum()).row(0))
-    p = (larger + 1) / (PERMUTATIONS + 1)
+    p = ((between >= least).sum() + 1) / (PERMUTATIONS + 1)
     correlation = pl.corr(pl.col("x").rank(), pl.col("y").rank()).fill_nan(None)
     spearman = pairs.select(correlation).item() if is_number else None
     return column, "number" if is_number else "category", effect, spearman, n, distinct, p
@@ -1309,9 +1313,9 @@ def association(column: str, table: pl.DataFrame) -> tuple[Any, ...] | None:
 
 @lru_cache(maxsize=1)  # most settings are set in the same runs, and share it
 def permuted(ranks: tuple[float, ...]) -> pl.DataFrame:
-    """Ranks in random orders, a column each."""
-    series = pl.Series(ranks)
-    return pl.DataFrame([series.shuffle(seed).alias(str(seed)) for seed in range(SEED, SEED + PERMUTATIONS)])
+    """The cumulative sums of ranks in random orders: a row per order, a column per position."""
+    orders = (pl.col("rank").shuffle(seed).cum_sum().alias(str(seed)) for seed in range(SEED, SEED + PERMUTATIONS))
+    return pl.DataFrame({"rank": ranks}).select(orders).transpose()
 
 
 # --- questions: what there is, SQL ----------------------------------------------------------------------------
