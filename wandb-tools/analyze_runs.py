@@ -305,7 +305,7 @@ class Runs:
         return str(self.source.get("entity")), str(self.source.get("project"))
 
     def label(self, column: str) -> str:
-        """A column's W&B name; the column's own where the file holds no W&B names, as one of another tool."""
+        """A column's W&B name; the column's own name in files without W&B names, such as those of other tools."""
         own = column if self.view == "runs" else column.removeprefix("metric_")
         return ".".join(self.paths.get(column, (own,)))
 
@@ -619,8 +619,8 @@ def coverage(columns: Sequence[str], runs: Runs) -> dict[str, int]:
 def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
     """The W&B names of columns; their own names where another column, shown or not, has the same one."""
     names = {column: runs.label(column) for column in columns}
-    spoken = Counter([*names.values(), *(runs.dtypes.keys() - names.keys() - runs.empty)])
-    return {column: name if spoken[name] == 1 else column for column, name in names.items()}
+    uses = Counter([*names.values(), *(runs.dtypes.keys() - names.keys() - runs.empty)])
+    return {column: name if uses[name] == 1 else column for column, name in names.items()}
 
 
 def run_labels(runs: pl.DataFrame) -> list[str]:
@@ -928,7 +928,7 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     size = f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'group')}"
     facts = [size, *(f"{heads[column]} is always {cell_text(table[column][0])}" for column in constant)]
     title = f"{metric.label} by {', '.join(heads[c] for c in varying)}: {'; '.join(facts)}; {metric.direction}"
-    best = table.select(pl.col(BEST_RUN[new]).alias(new) for new in BEST_RUN)
+    best = table.select(**BEST_RUN)
     names = [name if n else None for name, n in zip(run_labels(best), table["n"], strict=True)]
     seen = table.with_columns(pl.Series("best_run", names, dtype=pl.String))
     drawn = table.head(MOST_DRAWN)
@@ -1306,8 +1306,7 @@ def association(column: str, table: pl.DataFrame) -> tuple[Any, ...] | None:
         between += (high - low) ** 2 / size
     least = (share - 1e-9) * (ranks["rank"] ** 2).sum()
     p = ((between >= least).sum() + 1) / (PERMUTATIONS + 1)
-    correlation = pl.corr(pl.col("x").rank(), pl.col("y").rank()).fill_nan(None)
-    spearman = pairs.select(correlation).item() if is_number else None
+    spearman = pairs.select(pl.corr("x", "y", method="spearman").fill_nan(None)).item() if is_number else None
     return column, "number" if is_number else "category", effect, spearman, n, distinct, p
 
 
