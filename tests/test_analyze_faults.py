@@ -1405,3 +1405,12 @@ def test_settings_that_follow_from_others_are_found_among_many_combinations():
     table = pl.DataFrame({"a": [0.0, -0.0, 1.0, 1.0], "b": [0, 0, 1, 1], "c": [None, None, 2, 3]})
     assert analyze_runs.independent(table, ["a", "b", "c"]) == ["c"]
     assert analyze_runs.independent(table, []) == []
+
+
+@pytest.mark.parametrize("column", ["history_rows", "runtime_s"])
+def test_numbers_of_rows_and_run_times_are_not_compared_by_a_test(tmp_path, column):
+    runs = [Run(f"r{n}", config={"k": n % 2}, history_rows=n) for n in range(6)]
+    file = rewrite(write_runs(tmp_path, runs), runtime_s=pl.Series([60.0 * n for n in range(6)]))
+    out = answered(file, "-m", column, "--ascending", "-g", "k").out
+    assert "2 groups" in out
+    assert "Welch" not in out

@@ -964,7 +964,7 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     alone = [name for name, n in zip(names, best["n"], strict=True) if n == 1]
     if table.height == 1:
         return [*remarks, "there is only one group: nothing to compare"]
-    if best.height < 2 or not metric.column.startswith(("metric_", "history_")):
+    if best.height < 2 or kind(metric.column) not in {"metric", "history"}:
         return remarks
     if alone:
         remarks.append(f"the best two cannot be compared: only one value in {' and '.join(alone)}")
