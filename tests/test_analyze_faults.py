@@ -1414,3 +1414,17 @@ def test_numbers_of_rows_and_run_times_are_not_compared_by_a_test(tmp_path, colu
     out = answered(file, "-m", column, "--ascending", "-g", "k").out
     assert "2 groups" in out
     assert "Welch" not in out
+
+
+def test_the_default_metric_may_be_in_the_histories_only(tmp_path):
+    file = write_runs(tmp_path, [Run(each) for each in "ab"])
+    metrics = {"history_last_val_loss": pl.Series([2.0, 1.0]), "history_last_train_loss": pl.Series([1.0, 2.0])}
+    answer = answered(rewrite(file, **metrics), "--value", "last", "--top", 1, "--json")
+    assert [row["id"] for row in json.loads(answer.out)["top"]] == ["b"]
+    assert "val_loss (last of its history) (use --metric to choose another)" in answer.err
+
+
+def test_a_default_metric_without_columns_of_its_history_says_how_to_get_them(tmp_path):
+    file = write_runs(tmp_path, [Run(each, summary={"test/mse": 1.0}) for each in "ab"])
+    answer = ask(file, "--value", "last", "--top", 1)
+    assert (answer.code, "aggregate_runs.py --history adds such columns" in answer.err) == (2, True)

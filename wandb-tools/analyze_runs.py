@@ -664,23 +664,25 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
     """The metrics that the user names, else the default one: a test metric of most runs, else one of validation."""
     if options.metrics:
         return [find_metric(name, runs, options) for name in options.metrics]
-    columns = metric_columns(runs)
-    if "metric_test_mse" in columns and coverage(["metric_test_mse"], runs)["metric_test_mse"]:
-        columns = ["metric_test_mse"]
-    covered = coverage(columns, runs)
-    readable = [column for column in covered if column in runs.goals or goal_by_name(runs.label(column))]
+    prefix = "metric_" if options.value == "summary" else f"history_{options.value}_"
+    columns = metric_columns(runs, prefix) or metric_columns(runs)  # find_metric tells what the histories lack
+    names = {column: re.sub(f"^{prefix}", "metric_", column) for column in columns}
+    first = [column for column in names if names[column] == "metric_test_mse"]
+    covered = coverage(first if any(coverage(first, runs).values()) else [*names], runs)
+    readable = [c for c in covered if names[c] in runs.goals or goal_by_name(runs.label(names[c]))]
     least = 0.8 * max((covered[column] for column in readable), default=0)
 
     def rank(column: str) -> tuple[bool, bool, bool, int, bool, str]:
-        segments = re.findall(r"[^\W_]+", runs.label(column).lower())  # none in a name such as "%"
+        label = runs.label(names[column])
+        segments = re.findall(r"[^\W_]+", label.lower())  # none in a name such as "%"
         is_cost = not {"runtime", "latency", "throughput", "fps"}.isdisjoint(segments)  # not what a project is about
         is_test = "test" in segments
         is_other = not is_test and VALIDATION.isdisjoint(segments)
         is_plain = not {"loss", "error", "accuracy", "acc", "score", "reward"}.isdisjoint(segments[-1:])
-        return is_cost, not is_test, is_other, len(segments), not is_plain, runs.label(column)
+        return is_cost, not is_test, is_other, len(segments), not is_plain, label
 
     found = sorted((column for column in readable if covered[column] >= max(least, 1)), key=rank)[:1]
-    metrics = [find_metric(column, runs, options) for column in found]
+    metrics = [find_metric(names[column], runs, options) for column in found]
     return [each._replace(remark=f"metric: {each.label} (use --metric to choose another)") for each in metrics]
 
 
@@ -724,9 +726,9 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     raise ScriptError(f"the name {label} does not say whether lower or higher is better; {SAY_GOAL}", WRONG_USAGE)
 
 
-def metric_columns(runs: Runs) -> list[str]:
-    """The metrics that the runs have."""
-    return [column for column in runs.of_kind("metric") if runs.dtypes[column].is_numeric()]
+def metric_columns(runs: Runs, prefix: str = "metric_") -> list[str]:
+    """The metrics that the runs have, or the columns of their histories with another prefix."""
+    return [column for column, dtype in runs.dtypes.items() if column.startswith(prefix) and dtype.is_numeric()]
 
 
 def goal_by_name(name: str) -> Goal | None:
