@@ -930,9 +930,8 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     size = f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'group')}"
     facts = [size, *(f"{heads[column]} is always {cell_text(table[column][0])}" for column in constant)]
     title = f"{metric.label} by {', '.join(heads[c] for c in varying)}: {'; '.join(facts)}; {metric.direction}"
-    best = table.select(**BEST_RUN)
-    names = [name if n else None for name, n in zip(run_labels(best), table["n"], strict=True)]
-    seen = table.with_columns(pl.Series("best_run", names, dtype=pl.String))
+    names = pl.Series(run_labels(table.select(**BEST_RUN)), dtype=pl.String)
+    seen = table.with_columns(best_run=pl.when(pl.col("n") > 0).then(names))
     drawn = table.head(MOST_DRAWN)
     bars = drawn.select("ci_low", "ci_high", "n", pl.Series("name", row_names(drawn, apart)), value=stat)
     view = [(heads.get(column, column), seen[column]) for column in shown]
