@@ -1469,3 +1469,128 @@ def test_varying_lists_the_most_frequent_value_first(tmp_path):
     assert answer.out.startswith("1 config column of 3 runs vary\n")
     assert "8 (2), 2 (1)" in answer.out
     assert [(row["value"], row["runs"]) for row in document(file, "--varying")["varying"]] == [(8, 2), (2, 1)]
+
+
+# --- what a reading line by line found ------------------------------------------------------------------------
+
+
+def two_projects(folder: Path, one: pl.Series, other: pl.Series, **paths: list[str]) -> Path:
+    """Two exports with two runs each, and `config_x` as given; `paths` are W&B's names of it by project."""
+    for project, values in (("p1", one), ("p2", other)):
+        runs = [Run(f"{project}{n}", config={"x": n}, summary={"test/mse": 1.0}) for n in range(2)]
+        file = write_runs(folder, runs, project=project)
+        columns = {"wandb_tools.columns": json.dumps({"config_x": paths.get(project, ["x"])})}
+        metadata = {**pl.read_parquet_metadata(file), **columns}
+        metadata = {key: value for key, value in metadata.items() if key.startswith("wandb_tools")}
+        pl.read_parquet(file).with_columns(config_x=values).write_parquet(file, metadata=metadata)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (pl.Series([1, 2], dtype=pl.Int8), pl.Series([1000, 3])),
+        (pl.Series([1, 2]), pl.Series([2**63 + 2048, 3], dtype=pl.UInt64)),
+        (pl.Series([1, 2], dtype=pl.Float32), pl.Series([2**24 + 1, 3])),
+    ],
+)
+def test_numbers_of_several_files_fit_one_dtype(tmp_path, one, other):
+    rows = document(two_projects(tmp_path, one, other), "--varying")["varying"]
+    assert {row["value"] for row in rows} == {*one, *other}
+
+
+@pytest.mark.parametrize("empty", ["p1", "p2"])
+def test_a_column_without_values_does_not_rename_that_of_another_file(tmp_path, empty):
+    values, nothing = pl.Series([1, 2]), pl.Series([None, None], dtype=pl.String)
+    paths = {empty: ["wrong"], "p1" if empty == "p2" else "p2": ["a/b"]}
+    series = [nothing, values] if empty == "p1" else [values, nothing]
+    folder = two_projects(tmp_path, *series, **paths)
+    assert "a/b          3  null (2), 1 (1), 2 (1)" in answered(folder, "--varying").out
+
+
+@pytest.mark.parametrize("path", ["损失", "%"])
+def test_the_default_metric_may_have_a_name_without_latin_letters(tmp_path, path):
+    runs = [Run(f"r{n}", summary={path: float(n)}) for n in range(2)]
+    facts = {f"metric_{'_' * len(path)}": {"goal": "minimize"}}
+    assert f"metric: {path} (use --metric" in answered(write_runs(tmp_path, runs, metrics=facts)).err
+
+
+def test_columns_of_every_table_of_groups_may_be_named_beside_top(tmp_path):
+    file = write_runs(tmp_path, [Run(f"r{n}", config={"k": n % 2}, summary={"test/mse": n}) for n in range(6)])
+    answer = answered(file, "--top", 1, "-g", "k", "--stat", "iqm", "--columns", "k,iqm")
+    heads = [line.split() for line in answer.out.splitlines() if line.startswith("k")]
+    assert heads == [["k"], ["k", "iqm"]]
+    err = answered(file, "-g", "k", "--columns", "best_step").err  # only --value min and max have one
+    assert "--columns best_step: a table of groups has only config_k, runs" in err
+
+
+def test_a_pivot_of_round_means_has_short_deviations(tmp_path):
+    runs = [Run(f"r{n}", config={"a": n // 2, "b": 1}, summary={"test/mse": float(n * n)}) for n in range(4)]
+    out = answered(write_runs(tmp_path, runs), "--pivot", "a,b").out
+    assert [line.split()[1] for line in out.splitlines()[3:5]] == ["0.5±0.707107", "6.5±3.53553"]
+
+
+def test_missing_seeds_are_in_the_order_of_numbers(tmp_path):
+    runs = [
+        Run(f"r{k}{seed}", config={"k": k, "seed": seed}, summary={"test/mse": 1.0})
+        for k in range(3)
+        for seed in (2, 10, 1)
+        if k < 2 or seed == 1
+    ]
+    assert [row["problem"] for row in document(write_runs(tmp_path, runs), "--varying")["grid"]] == ["lacks seed 2, 10"]
+
+
+def test_a_diff_takes_no_text_for_a_number_that_json_would_not(tmp_path):
+    texts = {"underlined": ("1_0", "10"), "blank": (" 1", "1"), "name": ("nan", "NaN"), "number": ("1e-3", "0.001")}
+    texts["long"] = ("12345678901234567890", "12345678901234567891")
+    runs = [Run("ab"[n], config={key: pair[n] for key, pair in texts.items()}) for n in range(2)]
+    rows = document(write_runs(tmp_path, runs), "--diff", "a", "b")["diff"]
+    assert {row["column"] for row in rows} - {"name"} == {f"config_{key}" for key in texts if key != "number"}
+
+
+def test_a_diff_takes_the_name_that_it_suggests_for_a_run_without_an_entity(tmp_path):
+    file = write_runs(tmp_path, [Run("a", "same"), Run("b", "same")])
+    file = rewrite(file, entity=pl.lit(None, pl.String))
+    assert "null/demo/a" in ask(file, "--diff", "same", "b").err
+    assert answered(file, "--diff", "null/demo/a", "null/demo/b").code == 0
+
+
+def test_best_per_keeps_groups_without_a_finite_value(tmp_path):
+    runs = [
+        Run(f"r{arch}{lr}", config={"arch": arch, "lr": lr}, summary={"test/mse": lr if arch == "good" else math.nan})
+        for arch in ("good", "diverged")
+        for lr in (0.1, 0.2)
+    ]
+    rows = document(write_runs(tmp_path, runs), "--best-per", "arch", "-g", "arch")["groups"]
+    assert [(row["config_arch"], row["runs"], row["n"]) for row in rows] == [("good", 1, 1), ("diverged", 1, 0)]
+
+
+def test_settings_that_follow_from_others_are_found_among_many_combinations():
+    many = pl.DataFrame({"a": range(10_001)}).with_columns(b=pl.col("a").cast(pl.String), c=pl.col("a") // 2)
+    assert analyze_runs.independent(many, ["a", "b", "c"]) == ["b"]
+    table = pl.DataFrame({"a": [0.0, -0.0, 1.0, 1.0], "b": [0, 0, 1, 1], "c": [None, None, 2, 3]})
+    assert analyze_runs.independent(table, ["a", "b", "c"]) == ["c"]
+    assert analyze_runs.independent(table, []) == []
+
+
+@pytest.mark.parametrize("column", ["history_rows", "runtime_s"])
+def test_numbers_of_rows_and_run_times_are_not_compared_by_a_test(tmp_path, column):
+    runs = [Run(f"r{n}", config={"k": n % 2}, history_rows=n) for n in range(6)]
+    file = rewrite(write_runs(tmp_path, runs), runtime_s=pl.Series([60.0 * n for n in range(6)]))
+    out = answered(file, "-m", column, "--ascending", "-g", "k").out
+    assert "2 groups" in out
+    assert "Welch" not in out
+
+
+def test_the_default_metric_may_be_in_the_histories_only(tmp_path):
+    file = write_runs(tmp_path, [Run(each) for each in "ab"])
+    metrics = {"history_last_val_loss": pl.Series([2.0, 1.0]), "history_last_train_loss": pl.Series([1.0, 2.0])}
+    answer = answered(rewrite(file, **metrics), "--value", "last", "--top", 1, "--json")
+    assert [row["id"] for row in json.loads(answer.out)["top"]] == ["b"]
+    assert "val_loss (last of its history) (use --metric to choose another)" in answer.err
+
+
+def test_a_default_metric_without_columns_of_its_history_says_how_to_get_them(tmp_path):
+    file = write_runs(tmp_path, [Run(each, summary={"test/mse": 1.0}) for each in "ab"])
+    answer = ask(file, "--value", "last", "--top", 1)
+    assert (answer.code, "aggregate_runs.py --history adds such columns" in answer.err) == (2, True)

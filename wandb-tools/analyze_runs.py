@@ -144,8 +144,8 @@ CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
 CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
 FEWEST_RUNS, MOST_RUNS = 10, 5_000  # of --importance: fewer are refused, of more a random sample is used
 MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # of --importance: numbers with more values form ranges with at least so many runs
-STATISTICS: tuple[str, ...] = ("runs", "n", "n_nonfinite", "mean", "std", "sem", "ci_low", "ci_high")
-STATISTICS += ("min", "median", "max", "best_run", "best_run_id")
+STATISTICS: tuple[str, ...] = ("runs", "n", "n_nonfinite", "iqm", "mean", "std", "sem", "ci_low", "ci_high")
+STATISTICS += ("min", "median", "max", "best_run", "best_run_id", "best_step")  # iqm: of --stat; best_step: of --value
 # Columns of our own have a blank in their names, which no column of the contract's files has.
 FINITE, VALUE, RUN_NUMBER, BIN, RANK = "finite value", "a value", "run number", "bin number", "its rank"
 DIVERGED_AT = "x from which a run has diverged"
@@ -306,7 +306,7 @@ class Runs:
         return str(self.source.get("entity")), str(self.source.get("project"))
 
     def label(self, column: str) -> str:
-        """A column's W&B name; the column's own where the file holds no W&B names, as one of another tool."""
+        """A column's W&B name; the column's own name in files without W&B names, such as those of other tools."""
         own = column if self.view == "runs" else column.removeprefix("metric_")
         return ".".join(self.paths.get(column, (own,)))
 
@@ -520,30 +520,30 @@ def missing_casts(dtypes: Mapping[str, pl.DataType], view: str) -> dict[str, pl.
 def join_inputs(parts: Sequence[Runs]) -> Runs:
     """The runs of several files as one: integers beside floats are floats, columns without a value fit all."""
 
-    def clash(column: str, parts: Sequence[Runs]) -> dict[str, Runs]:
+    def clash(column: str, parts: Iterable[Runs]) -> dict[str, Runs]:
         """The dtypes of a column, else its paths, if files differ in these; each with a file. Numbers are one dtype."""
         dtypes = {"a number" if p.dtypes[column].is_numeric() else str(p.dtypes[column]): p for p in parts}
         paths = {json.dumps(p.paths[column]): p for p in parts if column in p.paths}
         return next((found for found in (dtypes, paths) if len(found) > 1), {})
 
-    dtypes: dict[str, pl.DataType] = {}
+    frames, paths = [part.frame for part in parts], dict[str, KeyPath]()
     for column in dict.fromkeys(column for part in parts for column in part.dtypes):
-        holders = [part for part in parts if column in part.dtypes]
-        if clash(column, holders):
-            holders = [part for part in holders if coverage([column], part)[column]] or holders[:1]
-        if clashing := clash(column, holders):
+        holders = {n: part for n, part in enumerate(parts) if column in part.dtypes}
+        if clash(column, holders.values()):
+            for n in [n for n, part in holders.items() if not coverage([column], part)[column]]:
+                frames[n] = frames[n].with_columns(pl.lit(None).alias(column))
+                del holders[n]
+        if clashing := clash(column, holders.values()):
             facts = ", ".join(f"{what} in {part.files[0]}" for what, part in clashing.items())
             raise ScriptError(f"{column} is {facts}; merge these files with aggregate_runs.py", WRONG_USAGE)
-        found = [part.dtypes[column] for part in holders]
-        dtypes[column] = next((dtype for dtype in found if dtype.is_float()), found[0])
-    casts: list[Any] = [{c: dtypes[c] for c, dtype in part.dtypes.items() if dtype != dtypes[c]} for part in parts]
-    frame = pl.concat([part.frame.cast(to) for part, to in zip(parts, casts, strict=True)], how="diagonal")
+        paths |= [(column, part.paths[column]) for part in holders.values() if column in part.paths]
+    frame = pl.concat(frames, how="diagonal_relaxed")
     goals = {(column, goal) for part in parts for column, goal in part.goals.items()}
     times = Counter(column for column, _ in goals)
     runs = Runs(
         frame=frame,
-        dtypes=dtypes,
-        paths={column: path for part in parts for column, path in part.paths.items()},
+        dtypes=frame.collect_schema(),
+        paths=paths,
         goals={column: goal for column, goal in goals if times[column] == 1},  # where files disagree, none counts
         files=tuple(file for part in parts for file in part.files),
         parts=tuple(parts),
@@ -581,7 +581,7 @@ def known_column(name: str, runs: Runs, prefixes: Sequence[str] = NAMED) -> str 
 
 def find_column(name: str, runs: Runs, what: str = "column", among: Sequence[str] = ()) -> str:
     """The column that a user names; ScriptError with the nearest names where there is none."""
-    if found := known_column(name, runs, NAMED if what == "column" else ["metric_"]):
+    if found := known_column(name, runs):
         return found
     columns = among or [column for column in runs.dtypes if column[:1] != "_"]
     hint = did_you_mean(name, columns if name.startswith(NAMED) else map(runs.label, columns))
@@ -620,19 +620,16 @@ def coverage(columns: Sequence[str], runs: Runs) -> dict[str, int]:
 def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
     """The W&B names of columns; their own names where another column, shown or not, has the same one."""
     names = {column: runs.label(column) for column in columns}
-    spoken = Counter([*names.values(), *(runs.dtypes.keys() - names.keys() - runs.empty)])
-    return {column: name if spoken[name] == 1 else column for column, name in names.items()}
+    uses = Counter([*names.values(), *(runs.dtypes.keys() - names.keys() - runs.empty)])
+    return {column: name if uses[name] == 1 else column for column, name in names.items()}
 
 
 def run_labels(runs: pl.DataFrame) -> list[str]:
     """A label for each run: its name, with the id where names repeat, or with the path where ids repeat too."""
-    ids, names = Counter(runs["id"]), Counter(runs["name"])
-    texts = []
-    for *key, name in runs.select(*KEY, "name").iter_rows():
-        path = str(key[2]) if ids[key[2]] == 1 else path_text(key)
-        text = path if name is None else printable(name)
-        texts.append(text if names[name] == 1 or name is None else f"{text} ({path})")
-    return texts
+    path = pl.when(pl.col("id").is_unique()).then("id").otherwise(pl.concat_str(KEY, separator="/"))
+    label = pl.when(pl.col("name").is_unique()).then("name").otherwise(pl.format("{} ({})", "name", path))
+    keyed = runs.with_columns(pl.col(KEY).fill_null("null"))
+    return keyed.select(pl.coalesce(label, path)).to_series().to_list()
 
 
 def say(*messages: str) -> None:
@@ -668,23 +665,25 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
     """The metrics that the user names, else the default one: a test metric of most runs, else one of validation."""
     if options.metrics:
         return [find_metric(name, runs, options) for name in options.metrics]
-    columns = metric_columns(runs)
-    if "metric_test_mse" in columns and coverage(["metric_test_mse"], runs)["metric_test_mse"]:
-        columns = ["metric_test_mse"]
-    covered = coverage(columns, runs)
-    readable = [column for column in covered if column in runs.goals or goal_by_name(runs.label(column))]
+    prefix = "metric_" if options.value == "summary" else f"history_{options.value}_"
+    columns = metric_columns(runs, prefix) or metric_columns(runs)  # find_metric tells what the histories lack
+    names = {column: re.sub(f"^{prefix}", "metric_", column) for column in columns}
+    first = [column for column in names if names[column] == "metric_test_mse"]
+    covered = coverage(first if any(coverage(first, runs).values()) else [*names], runs)
+    readable = [c for c in covered if names[c] in runs.goals or goal_by_name(runs.label(names[c]))]
     least = 0.8 * max((covered[column] for column in readable), default=0)
 
     def rank(column: str) -> tuple[bool, bool, bool, int, bool, str]:
-        segments = [part for part in re.split(r"[^a-z0-9]+", runs.label(column).lower()) if part]
+        label = runs.label(names[column])
+        segments = re.findall(r"[^\W_]+", label.lower())  # none in a name such as "%"
         is_cost = not {"runtime", "latency", "throughput", "fps"}.isdisjoint(segments)  # not what a project is about
         is_test = "test" in segments
         is_other = not is_test and VALIDATION.isdisjoint(segments)
-        is_plain = segments[-1] in {"loss", "error", "accuracy", "acc", "score", "reward"}
-        return is_cost, not is_test, is_other, len(segments), not is_plain, runs.label(column)
+        is_plain = not {"loss", "error", "accuracy", "acc", "score", "reward"}.isdisjoint(segments[-1:])
+        return is_cost, not is_test, is_other, len(segments), not is_plain, label
 
     found = sorted((column for column in readable if covered[column] >= max(least, 1)), key=rank)[:1]
-    metrics = [find_metric(column, runs, options) for column in found]
+    metrics = [find_metric(names[column], runs, options) for column in found]
     return [each._replace(remark=f"metric: {each.label} (use --metric to choose another)") for each in metrics]
 
 
@@ -728,9 +727,9 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     raise ScriptError(f"the name {label} does not say whether lower or higher is better; {SAY_GOAL}", WRONG_USAGE)
 
 
-def metric_columns(runs: Runs) -> list[str]:
-    """The metrics that the runs have."""
-    return [column for column in runs.of_kind("metric") if runs.dtypes[column].is_numeric()]
+def metric_columns(runs: Runs, prefix: str = "metric_") -> list[str]:
+    """The metrics that the runs have, or the columns of their histories with another prefix."""
+    return [column for column, dtype in runs.dtypes.items() if column.startswith(prefix) and dtype.is_numeric()]
 
 
 def goal_by_name(name: str) -> Goal | None:
@@ -833,16 +832,14 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[st
         remarks += [f"{of_them} have {metric.label} (use --state all to include them)"] if held else []
     number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
     if options.value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
-        few = (column.is_not_null() & (pl.col(number) < 10)).sum().alias("few")
-        missed = (column.is_null() & (pl.col(number) > 0)).sum().alias("missed")
-        n_few, n_missed, n_bad = collected(runs.frame.select(few, missed, (pl.col(nonfinite) > 0).sum())).row(0)
-        if n_few:
-            remarks.append(f"{counted(n_few, 'run')} logged fewer than 10 values of {metric.label}")
-        if n_missed and options.value == "at":
-            why = "it was logged only after the best step; --value last takes the last one"
-            remarks.append(f"{counted(n_missed, 'run')} without a value: {why}")
-        if n_bad:
-            remarks.append(f"{counted(n_bad, 'run')} reached NaN or infinity; only their finite values count")
+        late = "without a value: it was logged only after the best step; --value last takes the last one"
+        facts = {
+            f"logged fewer than 10 values of {metric.label}": column.is_not_null() & (pl.col(number) < 10),
+            late: column.is_null() & (pl.col(number) > 0),
+            "reached NaN or infinity; only their finite values count": pl.col(nonfinite) > 0,
+        }
+        counts = collected(runs.frame.select(is_so.sum().alias(fact) for fact, is_so in facts.items()))
+        remarks += [f"{counted(count, 'run')} {fact}" for fact, count in counts.row(0, named=True).items() if count]
     return remarks
 
 
@@ -885,9 +882,9 @@ def top(study: Study, options: Options) -> list[Result]:
             settings.setdefault(tuple(cells_of(table[column])), column)
         shown = ["name", *named, *(c for c in ("entity", "project") if distinct[c] > 1), *settings.values()]
     last = best[metric.column][-1]
-    counts = [pl.len(), value.is_finite().sum().alias("finite"), value.count().alias("n")]
-    total, usable, n, ties = collected(runs.frame.select(*counts, (value == last).sum().alias("ties"))).row(0)
-    notes = without_value(metric.label, total, usable, n - usable)
+    counts = {"n": value.is_finite().sum(), "nonfinite": (~value.is_finite()).sum(), "ties": (value == last).sum()}
+    total, n, nonfinite, ties = collected(runs.frame.select(pl.len(), **counts)).row(0)
+    notes = without_value(metric.label, total, n, nonfinite)
     if hidden := ties - int((best[metric.column] == last).sum()):
         notes.append(f"{counted(hidden, 'more run')} with the same value as the last one shown")
     heads = labels(shown, runs) | dict(zip(beside, ("at step", "of values"), strict=False))
@@ -916,8 +913,8 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     table = table.sort(stat, *by, descending=metric.descending(by), nulls_last=True)
     constant = [column for column in apart if table.height > 1 and table[column].n_unique() == 1]
     varying = [column for column in apart if column not in constant]
-    held = [*STATISTICS[:3], *(["iqm"] if stat == "iqm" else []), *STATISTICS[3:], *steps]
-    asked = [name if name in held else find_column(name, runs) for name in options.columns]
+    held = [name for name in STATISTICS if name in table.columns]
+    asked = [name if name in STATISTICS else find_column(name, runs) for name in options.columns]
     shown = [column for column in asked if column in {*by, *held}]
     if len(shown) < len(asked) and options.group_by and not (options.top or options.schema):
         say_once(f"--columns {','.join(options.columns)}: a table of groups has only {', '.join([*by, *held])}")
@@ -934,9 +931,8 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     size = f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'group')}"
     facts = [size, *(f"{heads[column]} is always {cell_text(table[column][0])}" for column in constant)]
     title = f"{metric.label} by {', '.join(heads[c] for c in varying)}: {'; '.join(facts)}; {metric.direction}"
-    best = table.select(pl.col(BEST_RUN[new]).alias(new) for new in BEST_RUN)
-    names = [name if n else None for name, n in zip(run_labels(best), table["n"], strict=True)]
-    seen = table.with_columns(pl.Series("best_run", names, dtype=pl.String))
+    names = pl.Series(run_labels(table.select(**BEST_RUN)), dtype=pl.String)
+    seen = table.with_columns(best_run=pl.when(pl.col("n") > 0).then(names))
     bars = table.select("ci_low", "ci_high", "n", pl.Series("name", row_names(table, apart)), value=stat)
     view = [(heads.get(column, column), seen[column]) for column in shown]
     notes = remarks_on_groups(table, apart, metric, stat)
@@ -969,7 +965,7 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     alone = [name for name, n in zip(names, best["n"], strict=True) if n == 1]
     if table.height == 1:
         return [*remarks, "there is only one group: nothing to compare"]
-    if best.height < 2 or not metric.column.startswith(("metric_", "history_")):
+    if best.height < 2 or kind(metric.column) not in {"metric", "history"}:
         return remarks
     if alone:
         remarks.append(f"the best two cannot be compared: only one value in {' and '.join(alone)}")
@@ -1029,11 +1025,10 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
     excluded, by, apart = [], [], []
     wanted = [name for name in names if name[0] != "!"]
     for name in (name[1:] for name in names if name[0] == "!"):
-        known = known_column(name, runs)
-        if known is None and name == "seed":  # what everybody tries first
+        if name == "seed" and known_column(name, runs) is None:  # what everybody tries first
             excluded += [c for c in runs.of_kind("config") if "seed" in words(runs.label(c))]
         else:
-            excluded.append(known or find_column(name, runs))
+            excluded.append(find_column(name, runs))
     if len(wanted) < len(names):
         table, settings, noise = varying_settings(runs)
         by = [column for column in settings if column not in excluded]
@@ -1045,13 +1040,13 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
         say(*noise_note(noise, runs))
     for name in wanted:
         known = known_column(name, runs)
-        column, _, ranges = name.rpartition(":")
-        if known is None and ranges.isdecimal() and 0 < int(ranges[:5]) < 1000:
-            runs, known = with_ranges(find_column(column, runs), int(ranges), runs)
+        ranges = re.fullmatch(r"(.+):([1-9]\d{0,2})", name)
+        if known is None and ranges:
+            runs, known = with_ranges(find_column(ranges[1], runs), int(ranges[2]), runs)
         by.append(known or find_column(name, runs))
         apart.append(by[-1])
         say_rival(name, runs)
-    if clashing := {*by} & {*STATISTICS, "iqm", "best_step", "metric", "x"}:
+    if clashing := {*by} & {*STATISTICS, "metric", "x"}:
         raise ScriptError(f"--group-by {min(clashing)}: the result has a column with this name", WRONG_USAGE)
     return runs, list(dict.fromkeys(by)), list(dict.fromkeys(apart))
 
@@ -1063,12 +1058,13 @@ def say_rival(name: str, runs: Runs) -> None:
         say_once(f"{name} means the column with this name; write {rival} for the setting")
 
 
-def varying_settings(runs: Runs) -> tuple[pl.DataFrame, list[str], list[str]]:
-    """The config columns of more than one value, a missing one included; which are settings, and which are noise."""
+def varying_settings(runs: Runs, *more: pl.Expr) -> tuple[pl.DataFrame, list[str], list[str]]:
+    """The config columns of more than one value, null included, and `more`; which are settings, and which are noise."""
     varies = collected(runs.frame.select(pl.col(runs.of_kind("config")).n_unique() > 1), "in-memory")
-    table = collected(runs.frame.select(column.name for column in varies if column[0]))
-    noise = [column for column in table.columns if is_noise(table[column], runs.label(column))]
-    return table, [column for column in table.columns if column not in noise], noise
+    columns = [column.name for column in varies if column[0]]
+    table = collected(runs.frame.select(*columns, *more))
+    noise = [column for column in columns if is_noise(table[column], runs.label(column))]
+    return table, [column for column in columns if column not in noise], noise
 
 
 def is_noise(values: pl.Series, path: str) -> bool:
@@ -1091,13 +1087,15 @@ def noise_note(noise: Sequence[str], runs: Runs) -> list[str]:
 
 def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     """Few of the columns that still distinguish all combinations: without `data.nodes` if `data.name` determines it."""
-    combinations = table.select(columns).unique()
-    chosen = list(columns)
-    if combinations.height <= 10_000:
-        for column in sorted(columns, key=lambda column: combinations[column].n_unique()):
-            rest = [other for other in chosen if other != column]
-            if rest and combinations.select(rest).n_unique() == combinations.height:
-                chosen = rest
+    combinations, chosen = table.select(columns).unique(), list(columns)
+    # A row's hash is the sum of its cells' hashes, so that those of a column can be taken away again.
+    cells = combinations.select(pl.col(column).hash(seed) for seed, column in enumerate(columns))
+    hashes: Any = sum(cells.iter_columns())
+    for column in sorted(columns, key=lambda column: combinations[column].n_unique()):
+        rest = hashes - cells[column]
+        if len(chosen) > 1 and rest.n_unique() == combinations.height:
+            hashes = rest
+            chosen.remove(column)
     return chosen
 
 
@@ -1128,9 +1126,10 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
     if not settings:
         raise ScriptError("--best-per: only the seed varies: there is nothing to choose", WRONG_USAGE)
     keys = [*per, *settings]
-    means = group_statistics(runs, keys, metric).drop_nulls("mean")
-    best = means.sort("mean", *keys, descending=metric.descending(keys)).unique(per, keep="first", maintain_order=True)
-    for row in best.head(MOST_SAID).iter_rows(named=True):
+    means = group_statistics(runs, keys, metric)
+    means = means.sort("mean", *keys, descending=metric.descending(keys), nulls_last=True)
+    best = means.unique(per, keep="first", maintain_order=True)
+    for row in best.drop_nulls("mean").head(MOST_SAID).iter_rows(named=True):
         chosen = some_of([f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None])
         group = "/".join(cell_text(row[column]) for column in per)
         lost = f", {row['n_nonfinite']} more with NaN or infinity" if row["n_nonfinite"] else ""
@@ -1181,12 +1180,11 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
     for seed in seeds:
         usual = counts[seed].value_counts().filter(pl.col("count") * 2 >= present.height).select(seed)
         lacking = present.join(usual, how="cross").join(counts, on=[*axes, seed], how="anti")
-        lists = lacking.group_by(axes).agg(pl.col(seed).cast(pl.String).sort().str.join(", "))
+        lists = lacking.group_by(axes).agg(pl.col(seed).sort().cast(pl.String).str.join(", "))
         odd.append(lists.select(*axes, pl.format("lacks seed {}", seed).alias("problem")).sort(axes))
     if math.prod(sizes) <= 2 * present.height:  # else it was no grid, and the holes are not worth a list
-        whole = complete.select(axes[0]).unique()
-        for column in axes[1:]:
-            whole = whole.join(complete.select(column).unique(), how="cross")
+        every = itertools.product(*(complete[column].unique() for column in axes))
+        whole = pl.DataFrame([*every], present.schema, orient="row")
         tried = study.any_state.frame.select(axes).unique().with_columns(problem=pl.lit("only runs in other states"))
         holes = whole.join(present, on=axes, how="anti").join(collected(tried), on=axes, how="left")
         odd.append(holes.with_columns(pl.col("problem").fill_null("no run")).sort(axes))
@@ -1201,9 +1199,9 @@ def difference(study: Study, options: Options) -> list[Result]:
     runs = study.any_state
     every = collected(runs.frame.select(*KEY, "name"))
     keys = []
-    for name in options.diff:  # entity/project/id, id or name
-        called = (pl.concat_str(KEY, separator="/") == name, pl.col("id") == name, pl.col("name") == name)
-        hits = next((hits for each in called if (hits := every.filter(each).select(KEY).sort(KEY).rows())), [])
+    ways = pl.concat_str(pl.col(KEY).fill_null("null"), separator="/"), pl.col("id"), pl.col("name")
+    for name in options.diff:
+        hits = next((hits for way in ways if (hits := every.filter(way == name).select(KEY).sort(KEY).rows())), [])
         if len(hits) > 1:
             some = some_of([*map(path_text, hits)], SUGGESTED_NAMES)
             raise ScriptError(f"{len(hits)} runs are called {name}; choose one: {some}", WRONG_USAGE)
@@ -1228,8 +1226,8 @@ def difference(study: Study, options: Options) -> list[Result]:
         if len({*map(comparable, values)}) > 1:
             found.append({"column": column, "kind": kind(column), **dict(zip(heads, values, strict=True))})
             cells.append(cells_of(chosen[column]))
-    counts, of_all = Counter(row["kind"] for row in found), {which: len(runs.of_kind(which)) for which in KINDS}
-    sizes = [f"{counts[which]} of {counted(of_all[which], f'{which} column')}" for which in ("config", "metric")]
+    counts = Counter(row["kind"] for row in found)
+    sizes = [f"{counts[k]} of {counted(len(runs.of_kind(k)), f'{k} column')}" for k in ("config", "metric")]
     texts = [{name: exact_text(value) for name, value in row.items()} for row in found]
     names = labels([row["column"] for row in found], runs).values()
     view = [("column", pl.Series(names, dtype=pl.String))]
@@ -1241,11 +1239,9 @@ def difference(study: Study, options: Options) -> list[Result]:
 
 def comparable(value: object) -> object:
     """A form of a value in which equal meanings are equal: "1e-3" equals 0.001, and NaN equals NaN."""
-    if isinstance(value, str):
-        for number in (int, float):
-            with suppress(ValueError):
-                value = number(value)
-                break
+    if isinstance(value, str) and re.fullmatch(r"[-+.\deE]+", value):  # Python would also read 1_0 as a number
+        with suppress(ValueError):
+            value = float(value) if re.search("[.eE]", value) else int(value)
     is_nan = isinstance(value, float) and math.isnan(value)
     return repr(value) if is_nan or isinstance(value, list) else value
 
@@ -1257,15 +1253,12 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     ranges of a number that has many; `p` is the share of random permutations with as large an effect, `spearman`
     tells the sign.
     """
-    runs, columns, rows = study.runs, study.runs.of_kind("config"), []
-    usable = runs.frame.filter(pl.col(metric.column).is_finite())
-    table = collected(usable.select(*columns, pl.col(metric.column).alias(VALUE)))
+    runs, value, rows = study.runs, pl.col(metric.column), []
+    usable = replace(runs, frame=runs.frame.filter(value.is_finite()))
+    table, varying, noise = varying_settings(usable, value.alias(VALUE))
     number = counted(table.height, "run")
-    total, n = collected(runs.frame.select(pl.len(), pl.col(metric.column).count())).row(0)
+    total, n = collected(runs.frame.select(pl.len(), value.count())).row(0)
     lost = without_value(metric.label, total, table.height, n - table.height)
-    differing = [column for column in columns if table[column].drop_nulls().n_unique() > 1]
-    noise = [column for column in differing if is_noise(table[column], runs.label(column))]
-    varying = [column for column in differing if column not in noise]
     notes = [f"too few to rank settings: {number} with a finite value; {FEWEST_RUNS} are needed"]
     if table.height >= FEWEST_RUNS:
         notes = ["settings that vary together cannot be separated; p is not corrected for many settings"]
@@ -1304,22 +1297,25 @@ def association(column: str, table: pl.DataFrame) -> tuple[Any, ...] | None:
     ranks = pl.DataFrame({"level": level, "rank": pairs["y"].rank() - (n + 1) / 2})
     # The part of the ranks' variance that the levels account for; H = (n - 1) * share, ties corrected.
     share = ranks.select(pl.col("rank").mean().over("level").var() / pl.col("rank").var()).fill_nan(0.0).item()
-    within = n - ranks["level"].n_unique()
+    levels = ranks.group_by("level", maintain_order=True).len()
+    within = n - levels.height
     effect = max(0.0, ((n - 1) * share - (n - 1 - within)) / within)
-    squares = permuted(tuple(ranks["rank"].sort())).group_by(ranks["level"]).agg(pl.all().sum() ** 2 / pl.len())
+    # As if the runs were sorted by level: then the sum of a level is a difference of cumulative sums.
+    sums, between = permuted(tuple(ranks["rank"].sort())), pl.Series([0.0])
+    reached: Any = [0, *(sums[:, end - 1] for end in levels["len"].cum_sum())]
+    for size, (low, high) in zip(levels["len"], itertools.pairwise(reached), strict=True):
+        between += (high - low) ** 2 / size
     least = (share - 1e-9) * (ranks["rank"] ** 2).sum()
-    larger = sum(between >= least for between in squares.select(pl.exclude("level").sum()).row(0))
-    p = (larger + 1) / (PERMUTATIONS + 1)
-    correlation = pl.corr(pl.col("x").rank(), pl.col("y").rank()).fill_nan(None)
-    spearman = pairs.select(correlation).item() if is_number else None
+    p = ((between >= least).sum() + 1) / (PERMUTATIONS + 1)
+    spearman = pairs.select(pl.corr("x", "y", method="spearman").fill_nan(None)).item() if is_number else None
     return column, "number" if is_number else "category", effect, spearman, n, distinct, p
 
 
 @lru_cache(maxsize=1)  # most settings are set in the same runs, and share it
 def permuted(ranks: tuple[float, ...]) -> pl.DataFrame:
-    """Ranks in random orders, a column each."""
-    series = pl.Series(ranks)
-    return pl.DataFrame([series.shuffle(seed).alias(str(seed)) for seed in range(SEED, SEED + PERMUTATIONS)])
+    """The cumulative sums of ranks in random orders: a row per order, a column per position."""
+    orders = (pl.col("rank").shuffle(seed).cum_sum().alias(str(seed)) for seed in range(SEED, SEED + PERMUTATIONS))
+    return pl.DataFrame({"rank": ranks}).select(orders).transpose()
 
 
 # --- questions: what there is, SQL ----------------------------------------------------------------------------
@@ -2321,7 +2317,7 @@ def float_format(values: Sequence[float]) -> Callable[[float], str]:
     usable = {value for value in values if math.isfinite(value)}
     sizes = [math.floor(math.log10(abs(value))) for value in usable if value]
     if not sizes or all(float(f"{value:.4g}") == value for value in usable):
-        return cell_text
+        return "{:g}".format
     lines_up = max(sizes) - min(sizes) <= 2 and -5 < min(sizes) < 7  # else too far apart, too small or too large
     forms = []
     for digits in range(4, 10):
