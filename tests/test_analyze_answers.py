@@ -413,3 +413,10 @@ def test_the_suggested_grouping_is_of_runs_that_have_the_metric(tmp_path):
     runs = [Run(f"a{n}", config={"opt": "xy"[n // 4]}, summary={"loss": float(n)}) for n in range(8)]
     runs += [Run(f"b{n}", config={"kind": "uv"[n // 2]}, summary={"x": 1}, group=f"g{n // 2}") for n in range(4)]
     assert "loss by opt: 12 runs in 3 groups" in answered(write_runs(tmp_path, runs)).out
+
+
+def test_a_flag_of_another_script_is_not_suggested_for_itself(tmp_path):
+    """The manual's examples name it."""
+    done = ask(write_runs(tmp_path, [Run("a")]), "--include-history")
+    assert done.code == 2
+    assert "did you mean --include-history" not in done.err

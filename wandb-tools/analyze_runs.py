@@ -2827,8 +2827,8 @@ class Parser(argparse.ArgumentParser):
         """The parsed command line; an unknown argument is a ScriptError."""
         parsed, unknown = self.parse_known_args(argv)
         if unknown:
-            flags = re.findall(r"--[a-z][a-z-]+", self.format_help())
             name = unknown[0].partition("=")[0]  # what follows may be a key
+            flags = {*re.findall(r"--[a-z][a-z-]+", self.format_help())} - {name}  # examples may have other scripts'
             raise ScriptError(f"unknown argument {name}{did_you_mean(name, flags)}; --help lists all", WRONG_USAGE)
         return parsed
 
