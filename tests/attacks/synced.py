@@ -1,0 +1,422 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#   "graphql-core>=3.3.2,<3.4",
+#   "numpy>=2.1,<3",
+#   "orjson>=3.11,<4",
+#   "polars>=2.1,<3",
+#   "pyarrow>=26,<27",
+#   "pyyaml>=6.0.2,<7",
+#   "requests>=2.30,<3",
+#   "rich>=12,<16",
+#   "urllib3>=2.6.3,<3",
+#   "wandb>=0.31,<0.32",
+# ]
+# ///
+"""Compares an offline export with an export of the same runs from a server, after `wandb sync`. Run by hand:
+
+  uv run tests/attacks/synced.py                     200 random programs of the real SDK: about ten minutes
+  uv run tests/attacks/synced.py --first 1000 --runs 50
+  uv run tests/attacks/synced.py --show 1007         what program 1007 does
+
+Each program is made from its number: a config, logged rows, summary, definitions, tables, output and so on. Prints each
+column and row that differs; exit code 1 if there are any. What differs by design is left out, see `as_sent`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "wandb-tools")]
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import polars as pl
+
+ENTITY, PROJECT = "team", "synced"
+A_PROCESS = 25  # programs
+KEYS = ("a", "b", "c", "a.b", "a/b", "loss", "val/acc", "x-y", "é", "_p", "A", "value", "desc")
+# Of each run; `state` and the last two only where no column is wrong.
+COLUMNS = "name state runtime_s last_step history_rows tags group job_type sweep notes commit host os python command gpu"
+
+
+# --- programs ------------------------------------------------------------------------------------------------
+
+
+class Program:
+    """A list of calls, made from a number: (name, arguments)."""
+
+    def __init__(self, number: int) -> None:
+        self.random = random.Random(number)
+        self.id = f"run{number}"
+        self.logs = [self.log(part) for part in range(self.random.choice((1, 1, 1, 2, 3)))]
+
+    def log(self, part: int) -> list[tuple[str, Any]]:
+        some = self.random
+        init: dict[str, Any] = {}
+        if some.random() < 0.8:
+            init["config"] = self.tree(4)
+        for name in ("name", "notes", "group", "job_type"):
+            if some.random() < 0.3:
+                init[name] = f"{name} {some.choice('xyz')}{part}"
+        if some.random() < 0.3:
+            init["tags"] = some.sample(("one", "two", "drei, vier"), some.randint(1, 3))
+        flags = {name: some.random() < 0.25 for name in ("console", "stats", "meta")}
+        kinds = "log log log log config config summary summary define label table media".split()
+        kinds += ["print", "print"] if flags["console"] else []
+        kinds += ["sleep"] if flags["stats"] else []
+        calls = [getattr(self, f"call_{some.choice(kinds)}")() for _ in range(some.randint(0, 14))]
+        if some.random() < 0.1:
+            calls.append(("mark_preempting", ()))
+        code = some.choice((0, 0, 0, 0, 1, 3, 254, 255))
+        return [("init", (init, flags)), *calls, ("finish", (code,))]
+
+    def tree(self, size: int, *, depth: int = 0) -> dict[str, Any]:
+        keys = self.random.sample(KEYS, self.random.randint(0 if depth else 1, size))
+        return {key: self.value(depth) for key in keys}
+
+    def value(self, depth: int = 0) -> Any:
+        import numpy as np
+
+        some = self.random
+        if depth < 3 and some.random() < 0.3:
+            return self.tree(3, depth=depth + 1)
+        return some.choice(
+            (
+                *(some.randint(-5, 5), some.randint(-5, 5), some.random(), round(some.random(), 2), 1.0, -0.0, 3.0),
+                *(True, False, None, "", "text", "NaN", "1e5", [], [1, 2.5, None, "x"], [{"a": 1}, {}], (1, 2)),
+                *(2**53 + 1, 2**62 + 1, 2**63, 10**400, 1e300, 1e-320, math.nan, math.inf, -math.inf),
+                *(np.float32(0.1), np.int64(7), np.bool_(True), np.float64("nan"), np.arange(3), "🚀", "\ud800"),
+            )
+        )
+
+    def call_log(self) -> tuple[str, Any]:
+        how: dict[str, Any] = {}
+        if self.random.random() < 0.25:
+            how["step"] = self.random.choice((0, 1, 3, 5, 10, 100, 10**9))
+        if self.random.random() < 0.25:
+            how["commit"] = self.random.random() < 0.3
+        return "log", (self.tree(4), how)
+
+    def call_config(self) -> tuple[str, Any]:
+        which = self.random.choice(("update", "update", "update_allowed", "update_allowed", "set", "nested", "defaults"))
+        return f"config_{which}", (self.tree(3),)
+
+    def call_summary(self) -> tuple[str, Any]:
+        which = self.random.choice(("set", "set", "update", "nested", "delete", "delete_nested"))
+        return f"summary_{which}", (self.tree(2), self.random.choice(KEYS), self.random.choice(KEYS))
+
+    def call_define(self) -> tuple[str, Any]:
+        some = self.random
+        name = some.choice((*KEYS, "*", "a*", "a.*", "val/*", "a.x"))
+        how: dict[str, Any] = {}
+        if some.random() < 0.8:
+            how["summary"] = some.choice(("min", "max", "mean", "last", "none", "copy", "first", "min,max", "best"))
+        if some.random() < 0.3:
+            how["goal"] = some.choice(("minimize", "maximize"))
+        if some.random() < 0.3:
+            how["step_metric"] = some.choice(("epoch", "a", "c"))
+        for flag in ("hidden", "step_sync", "overwrite"):
+            if some.random() < 0.15:
+                how[flag] = some.random() < 0.5
+        return "define", (name, how)
+
+    def call_label(self) -> tuple[str, Any]:
+        name = self.random.choice(("name", "notes", "tags", "tags", "group"))
+        value: Any = self.random.choice(("new", "newer", "ein é", ""))
+        return "label", (name, [value, "one"] if name == "tags" and value else [] if name == "tags" else value)
+
+    def call_table(self) -> tuple[str, Any]:
+        some = self.random
+        rows = [[some.choice((1, 2.5, None, True, "text")), some.random()] for _ in range(some.randint(0, 3))]
+        return "table", (some.choice(("t", "a", "tables/x")), rows, some.choice((None, None, "MUTABLE", "INCREMENTAL")))
+
+    def call_media(self) -> tuple[str, Any]:
+        return "media", (self.random.choice(KEYS), self.random.choice(("histogram", "html", "htmls", "plot")))
+
+    def call_print(self) -> tuple[str, Any]:
+        some = self.random
+        pieces = ("line", "\n", "\n", "\r", "50%", "100% done", " ", "\x1b[31mred\x1b[0m", "\x1b[2K", "\x1b[K", "\x1b[A", "é🚀", "\t", "\n\n")
+        text = "".join(some.choice(pieces) for _ in range(some.randint(1, 8)))
+        return "print", (text, some.choice(("stdout", "stdout", "stderr")))
+
+    def call_sleep(self) -> tuple[str, Any]:
+        return "sleep", (0.25,)
+
+
+class Player:
+    """Makes the calls of programs with the real SDK, offline."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.refused = 0  # calls that the SDK refused
+
+    def play(self, program: Program) -> None:
+        for number, calls in enumerate(program.logs):
+            self.tables: dict[str, Any] = {}
+            for name, arguments in calls:
+                try:
+                    if name == "init":
+                        self.init(program.id, *arguments, resume="allow" if len(program.logs) > 1 else None)
+                    else:
+                        getattr(self, name)(*arguments)
+                except Exception as error:  # noqa: BLE001 - the SDK refuses much, in many ways
+                    self.refused += 1
+                    with (self.folder / "refused.txt").open("a", encoding="utf-8", errors="replace") as opened:
+                        opened.write(f"{program.id} {number} {name}: {error!r}\n"[:300])
+
+    def init(self, run_id: str, given: dict[str, Any], flags: dict[str, bool], resume: str | None) -> None:
+        import wandb
+
+        settings = wandb.Settings(
+            mode="offline",
+            console="wrap" if flags["console"] else "off",
+            silent=True,
+            x_disable_meta=not flags["meta"],
+            x_disable_machine_info=not flags["meta"],
+            x_disable_stats=not flags["stats"],
+            x_stats_sampling_interval=0.1,
+            x_save_requirements=False,
+            disable_git=True,
+        )
+        self.run = wandb.init(
+            dir=self.folder, id=run_id, entity=ENTITY, project=PROJECT, resume=resume, settings=settings, **given
+        )
+
+    def finish(self, code: int) -> None:
+        self.run.finish(exit_code=code)
+
+    def log(self, row: dict[str, Any], how: dict[str, Any]) -> None:
+        self.run.log(row, **how)
+
+    def mark_preempting(self) -> None:
+        self.run.mark_preempting()
+
+    def config_update(self, tree: dict[str, Any]) -> None:
+        self.run.config.update(tree)
+
+    def config_update_allowed(self, tree: dict[str, Any]) -> None:
+        self.run.config.update(tree, allow_val_change=True)
+
+    def config_set(self, tree: dict[str, Any]) -> None:
+        for key, value in tree.items():
+            self.run.config[key] = value
+
+    def config_nested(self, tree: dict[str, Any]) -> None:
+        for key in tree:
+            self.run.config[key].update(tree)
+
+    def config_defaults(self, tree: dict[str, Any]) -> None:
+        self.run.config.setdefaults(tree)
+
+    def summary_set(self, tree: dict[str, Any], *_: str) -> None:
+        for key, value in tree.items():
+            self.run.summary[key] = value
+
+    def summary_update(self, tree: dict[str, Any], *_: str) -> None:
+        self.run.summary.update(tree)
+
+    def summary_nested(self, tree: dict[str, Any], key: str, _: str) -> None:
+        for inner, value in tree.items():
+            self.run.summary[key][inner] = value
+
+    def summary_delete(self, _: Any, key: str, __: str) -> None:
+        del self.run.summary[key]
+
+    def summary_delete_nested(self, _: Any, key: str, inner: str) -> None:
+        del self.run.summary[key][inner]
+
+    def define(self, name: str, how: dict[str, Any]) -> None:
+        self.run.define_metric(name, **how)
+
+    def label(self, name: str, value: Any) -> None:
+        setattr(self.run, name, value)
+
+    def table(self, key: str, rows: list[list[Any]], mode: str | None) -> None:
+        import wandb
+
+        how = {"log_mode": mode} if mode else {}
+        table = self.tables.setdefault(key, wandb.Table(columns=["m", "n"], allow_mixed_types=True, **how))
+        if mode is None:
+            table = wandb.Table(columns=["m", "n"], allow_mixed_types=True)
+        for row in rows:
+            table.add_data(*row)
+        self.run.log({key: table, "beside": len(rows)})
+
+    def media(self, key: str, kind: str) -> None:
+        import wandb
+
+        made: dict[str, Callable[[], Any]] = {
+            "histogram": lambda: wandb.Histogram([1, 2, 3]),
+            "html": lambda: wandb.Html("<p>x</p>"),
+            "htmls": lambda: [wandb.Html("<p>x</p>"), wandb.Html("<p>y</p>")],
+            "plot": lambda: wandb.plot.line(wandb.Table(columns=["x", "y"], data=[[1, 2]]), "x", "y"),
+        }
+        self.run.log({key: made[kind](), "n": 1})
+
+    def print(self, text: str, stream: str) -> None:
+        getattr(sys, stream).write(text)
+
+    def sleep(self, duration_s: float) -> None:
+        import time
+
+        time.sleep(duration_s)
+
+
+# --- comparing -----------------------------------------------------------------------------------------------
+
+
+def as_sent(tree: Any) -> Any:
+    """A config or summary as the SDK sends it: no empty dicts, numbers beyond 64 bits as doubles."""
+    if isinstance(tree, dict):
+        inner = {key: as_sent(value) for key, value in tree.items()}
+        return {key: value for key, value in inner.items() if value != {}}
+    if isinstance(tree, list):
+        return [as_sent(each) for each in tree]
+    if isinstance(tree, int) and not isinstance(tree, bool):
+        return float(tree) if abs(tree) < 10**308 else "Infinity"
+    if tree == 0 and isinstance(tree, float):
+        return 0.0  # not -0.0
+    return "\ufffd" if tree == "\ud800" else tree
+
+
+def differences(run_id: str, here: Path, there: Path) -> Iterator[str]:
+    """What the two exports hold that differs of a run."""
+    import polars as pl
+
+    stem = f"{ENTITY}_{PROJECT}_"
+
+    def rows(folder: Path, name: str) -> pl.DataFrame | None:
+        file = folder / f"{stem}{name}.parquet"
+        return pl.read_parquet(file, glob=False) if file.exists() else None
+
+    runs = [rows(folder, "runs").filter(id=run_id) for folder in (here, there)]
+    if [frame.height for frame in runs] != [1, 1]:
+        yield f"runs: {[frame.height for frame in runs]}"
+        return
+    ours, theirs = (frame.row(0, named=True) for frame in runs)
+    for column in COLUMNS.split():
+        if ours[column] != theirs[column] and (column, ours[column]) != ("name", run_id):  # the server names it
+            yield f"{column}: offline {ours[column]!r}, online {theirs[column]!r}"
+    for column in ("_config_json", "_summary_json"):
+        pair = [as_sent(json.loads(row[column])) for row in (ours, theirs)]
+        for key in sorted(pair[0].keys() | pair[1].keys()):
+            values = [json.dumps(tree.get(key, "<none>"), sort_keys=True) for tree in pair]
+            if values[0] != values[1]:
+                yield f"{column} {key}: offline {values[0]}, online {values[1]}"
+    for file in sorted({path.name for folder in (here, there) for path in folder.glob(f"{stem}*.parquet")}):
+        name = file.removeprefix(stem).removesuffix(".parquet")
+        if name == "runs":
+            continue
+        frames = [rows(folder, name) for folder in (here, there)]
+        pair = [[] if frame is None else rows_of(frame.filter(run_id=run_id), name) for frame in frames]
+        if len(pair[0]) != len(pair[1]):
+            yield f"{name}: {len(pair[0])} rows offline, {len(pair[1])} online: {short(pair[0])} | {short(pair[1])}"
+            continue
+        for one, other in zip(*pair, strict=True):
+            keys = [key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key)]
+            for key in keys:
+                yield f"{name} {key}: offline {one.get(key)!r}, online {other.get(key)!r} in {short(one)}"
+
+
+def rows_of(frame: pl.DataFrame, name: str) -> list[dict[str, str]]:
+    """The rows without nulls, their values as text; without times of output, which are those of the sync."""
+    rows = frame.drop({"run_id", "entity", "project"} | ({"time"} if name == "console" else set())).to_dicts()
+    return [{key: spelt(value) for key, value in row.items() if value is not None} for row in rows]
+
+
+def spelt(value: Any) -> str:
+    """The value as text, the same for an int, a float, a Boolean and a text of the same meaning."""
+    if value in ("true", "false", True, False):
+        return "1.0" if value in ("true", True) else "0.0"
+    try:
+        return str(float(value) + 0.0)
+    except (ValueError, TypeError):
+        return str(value)
+
+
+def short(value: object) -> str:
+    return repr(value)[:400]
+
+
+# --- the whole -----------------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first program")
+    parser.add_argument("--show", type=int, help="print a program")
+    parser.add_argument("--keep", type=Path, help="a folder for logs and exports")
+    parser.add_argument("--play", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    numbers = range(options.first, options.first + options.runs)
+    if options.show is not None:
+        for calls in Program(options.show).logs:
+            print(*calls, sep="\n", end="\n\n")
+        return 0
+    if options.play:
+        player = Player(options.play)
+        for number in numbers:
+            player.play(Program(number))
+        print(player.refused, file=sys.__stdout__)
+        return 0
+    with tempfile.TemporaryDirectory() as temporary:
+        found = compare(numbers, options.keep or Path(temporary))
+    print(f"{len(numbers):,} programs, {len({line.split(':')[0] for line in found})} of them differ, {len(found)} differences")
+    return 1 if found else 0
+
+
+def compare(numbers: range, folder: Path) -> list[str]:
+    from wandb_server import Server
+
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    with Server(export_on_finish=False) as server:  # exports would hold all numbers of a key as doubles, or as text
+        server.add_entity(ENTITY)
+        env = kept | server.environment(folder / "sdk") | {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+
+        def run(*command: object) -> str:
+            done = subprocess.run([sys.executable, *map(str, command)], env=env, capture_output=True, check=False)
+            text = done.stderr.decode(errors="replace")
+            if done.returncode:
+                print(f"{command[:6]} ended with {done.returncode}: {text[-3000:]}")
+            (folder / "stderr.txt").open("a", encoding="utf-8").write(text)
+            return done.stdout.decode(errors="replace")
+
+        logs = folder / "logs"
+        logs.mkdir(exist_ok=True)
+        for start in numbers[::A_PROCESS]:
+            count = min(A_PROCESS, numbers.stop - start)
+            run(__file__, "--play", logs, "--first", start, "--runs", count)
+        for start in numbers[::A_PROCESS]:  # all logs of a run at once: they are synced in their order
+            some = range(start, min(start + A_PROCESS, numbers.stop))
+            run("-m", "wandb", "sync", *(log.parent for n in some for log in logs.glob(f"wandb/*/run-run{n}.wandb")))
+        script, what = ROOT / "wandb-tools/export_runs.py", ("--include-history", "--console", "--tables", "--system-metrics")
+        run(script, "--offline", logs, "-o", folder / "offline", *what)
+        run(script, f"{ENTITY}/{PROJECT}", "-o", folder / "online", *what)
+    found = []
+    for number in numbers:
+        for line in differences(f"run{number}", folder / "offline", folder / "online"):
+            found.append(f"{number}: {line}")
+            print(found[-1], flush=True)
+    metadata = [json.loads((folder / each / f"{ENTITY}_{PROJECT}_metadata.json").read_text()) for each in ("offline", "online")]
+    for key in ("runs", "history", "skipped_history_keys", "failed", "status"):
+        if metadata[0][key] != metadata[1][key]:
+            print(f"metadata {key}: offline {short(metadata[0][key])}, online {short(metadata[1][key])}")
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
