@@ -699,7 +699,8 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
         except DecodeError as error:
             log.damage.append(f"the summary: {error}")
             continue
-        value = from_json(item.value_json) if item.value_json else GONE
+        value = from_json(item.value_json) if item.value_json else None
+        value = GONE if value is None else value  # W&B leaves out a null, but not inside of a dict that was set whole
         if isinstance(value, dict) and not item.nested_key:
             value = WholeDict(value)
         log.summary.append((path_of(item), value))
@@ -732,14 +733,17 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
         log.config = config | log.config
         log.started_at = log.started_at or time_at(run.start_time.seconds, run.start_time.nanos)
         log.note_time(log.started_at)
-        log.run = {name: getattr(run, theirs) for name, theirs in RECORD_FIELDS.items()}
-        log.run |= {"tags": [*run.tags], "commit": run.git.commit, "offline": run.telemetry.feature.offline}
-        log.run |= {"resumed": run.resume or run.resumed, "project": run.project if run.project != NO_PROJECT else ""}
+        given = {name: getattr(run, theirs) for name, theirs in RECORD_FIELDS.items()}
+        given |= {"tags": [*run.tags], "commit": run.git.commit, "offline": run.telemetry.feature.offline}
+        given |= {"resumed": run.resume or run.resumed, "project": run.project if run.project != NO_PROJECT else ""}
+        log.run |= {name: value for name, value in given.items() if value}  # W&B does not clear what is set once
         if run.branch_point.run and run.branch_point.run == run.run_id:
             log.run["rewound_to"] = run.branch_point.value
     elif kind == "config":
+        changes: dict[str, object] = {}
         for item in record.config.update:
-            put(log.config, path_of(item), from_json(item.value_json))
+            put(changes, path_of(item), from_json(item.value_json))
+        merge(log.config, changes)
         for item in record.config.remove:
             put(log.config, path_of(item), GONE)
     elif kind == "metric":
@@ -800,6 +804,21 @@ def put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
     tree[path[-1]] = value
     if value is GONE:
         del tree[path[-1]]
+
+
+def merge(config: dict[str, Any], changes: Mapping[str, object]) -> None:
+    """Change a config as W&B does: a dict adds to a dict, at any depth; an empty one replaces nothing.
+
+    >>> config = {"model": {"k": 16, "arch": "mlp"}}
+    >>> merge(config, {"model": {"k": 8}})
+    >>> config
+    {'model': {'k': 8, 'arch': 'mlp'}}
+    """
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(config.get(key), dict):
+            merge(config[key], value)
+        elif value != {} or key not in config:
+            config[key] = value
 
 
 def from_json(text: str) -> object:
@@ -1514,10 +1533,12 @@ def combined(
     parts = rows.get("history", ())
     if options.console_lines and (lines := sum(part.rows for part in rows.get("console", ()))) > options.console_lines:
         rows["console"] = [rewritten(run_id, rows["console"], work, first=lines - options.console_lines)]
-    summary: dict[str, Any] = {}  # as W&B would have it after `wandb sync`
+    summary: dict[str, Any] = {}  # as after `wandb sync`, but with what only earlier logs have, which W&B forgets
     for log in [log for log in logs if log.summary_from == "log"] or logs:
+        of_log: dict[str, Any] = {}
         for path, value in log.summary:
-            put(summary, path, value)
+            put(of_log, path, value)
+        summary |= of_log
     if len(logs) > 1 and parts and "_step" in summary:
         summary["_step"] = parts[-1].last
     summary = dict(sorted(summary.items()))  # the log's order is random
@@ -1589,24 +1610,22 @@ def machine(writers: Iterable[object], commit: str | None = None) -> dict[str, A
 def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path, say: Say) -> Sequence[Part]:
     """The parts of a run in the order of their rows, each step once.
 
-    The steps of a resumed offline log follow the last one before it, as `wandb sync` would place them, and so do lines.
-    A rewound run loses the rows after the step to which it went back. Any other step that comes again replaces the
-    earlier row.
+    The steps of a resumed offline log follow the last one before it, as `wandb sync` places them: only a step that is
+    not higher than the one before is raised. So are lines. A rewound run loses the rows after the step to which it went
+    back. Any other step that comes again replaces the earlier row.
     """
     parts: list[Part] = []
     for log in logs:
-        new = log.parts.get(table, [])
         back_to = log.run.get("rewound_to")
-        # The steps of a resumed online run continue in its next log; those of an offline run start at 0 again.
+        # The steps of a resumed online run continue in its next log; those of an offline run may start at 0 again.
         is_offline = log.run.get("offline") or log.file.parent.name.startswith("offline-run-")
-        if table != "history" or (log.run.get("resumed") and is_offline and back_to is None):
-            if parts and new:
-                shift = max(part.last for part in parts) + 1
-                new = [rewritten(run_id, [part], work, shift=shift) for part in new]
-        elif back_to is not None:
+        is_raised = table != "history" or (log.run.get("resumed") and is_offline and back_to is None)
+        if back_to is not None and table == "history":
             parts = [part for part in parts if part.first <= back_to]
             parts = [p if p.last <= back_to else rewritten(run_id, [p], work, last=int(back_to)) for p in parts]
-        parts += new
+        for part in log.parts.get(table, []):
+            start = max((earlier.last + 1 for earlier in parts), default=part.first) if is_raised else part.first
+            parts.append(part if part.first >= start else rewritten(run_id, [part], work, start=start))
     if all(one.last < other.first for one, other in itertools.pairwise(parts)):
         return parts
     unique = rewritten(run_id, parts, work)
@@ -1616,16 +1635,17 @@ def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path, say: 
 
 
 def rewritten(
-    run_id: str, parts: Sequence[Part], work: Path, *, first: float = -math.inf, last: float = math.inf, shift: int = 0
+    run_id: str, parts: Sequence[Part], work: Path, *, first: float = -math.inf, last: float = math.inf, start: int = 0
 ) -> Part:
-    """A run's rows from `first` to `last`, with shifted order, as one part."""
+    """A run's rows from `first` to `last` as one part; the order of the first row is `start` or more."""
     dtypes = widest_dtypes(part.dtypes for part in parts)
     order = pl.col("order")
     frames = []
     for part in parts:
         rows = pl.scan_parquet(part.file, glob=False).filter(pl.col("run_id") == run_id, order.is_between(first, last))
         logged = [cast_logged(path, part.stored[path], dtypes[path]) for path in part.dtypes]
-        frames.append(rows.select(~cs.starts_with("["), *logged, frame=pl.lit(0)).with_columns(order + shift))
+        raised = pl.max_horizontal(order, start + pl.int_range(pl.len())) if start else order
+        frames.append(rows.select(~cs.starts_with("["), *logged, frame=pl.lit(0)).with_columns(raised.alias("order")))
     return write_part(pl.concat(frames, how="diagonal"), work, {run_id: dtypes})[run_id]
 
 

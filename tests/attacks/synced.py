@@ -306,11 +306,17 @@ def differences(run_id: str, here: Path, there: Path) -> Iterator[str]:
         yield f"runs: {[frame.height for frame in runs]}"
         return
     ours, theirs = (frame.row(0, named=True) for frame in runs)
+    # Of a resumed run W&B forgets what the last log's summary and notes on the machine do not have.
+    is_resumed = len(Program(int(run_id.removeprefix("run"))).logs) > 1
     for column in COLUMNS.split():
-        if ours[column] != theirs[column] and (column, ours[column]) != ("name", run_id):  # the server names it
+        if (column, ours[column]) == ("name", run_id) or (is_resumed and theirs[column] is None):  # or the server's name
+            continue
+        if ours[column] != theirs[column]:
             yield f"{column}: offline {ours[column]!r}, online {theirs[column]!r}"
     for column in ("_config_json", "_summary_json"):
         pair = [as_sent(json.loads(row[column])) for row in (ours, theirs)]
+        if is_resumed and column == "_summary_json":
+            pair[0] = {key: value for key, value in pair[0].items() if key in pair[1]}
         for key in sorted(pair[0].keys() | pair[1].keys()):
             values = [json.dumps(tree.get(key, "<none>"), sort_keys=True) for tree in pair]
             if values[0] != values[1]:
@@ -321,6 +327,8 @@ def differences(run_id: str, here: Path, there: Path) -> Iterator[str]:
             continue
         frames = [rows(folder, name) for folder in (here, there)]
         pair = [[] if frame is None else rows_of(frame.filter(run_id=run_id), name) for frame in frames]
+        if is_resumed and name.startswith("table_") and not pair[1]:
+            continue
         if len(pair[0]) != len(pair[1]):
             yield f"{name}: {len(pair[0])} rows offline, {len(pair[1])} online: {short(pair[0])} | {short(pair[1])}"
             continue
@@ -341,7 +349,7 @@ def spelt(value: Any) -> str:
     if value in ("true", "false", True, False):
         return "1.0" if value in ("true", True) else "0.0"
     try:
-        return str(float(value) + 0.0)
+        return f"{float(value) + 0.0:.15g}"  # the server's text has more digits of a time than a log's
     except (ValueError, TypeError):
         return str(value)
 
