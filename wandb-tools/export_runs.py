@@ -807,7 +807,7 @@ def put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
 
 
 def merge(config: dict[str, Any], changes: Mapping[str, object]) -> None:
-    """Change a config as W&B does: a dict adds to a dict, at any depth; an empty one replaces nothing.
+    """Change a config as W&B does: a dict adds to a dict, at any depth.
 
     >>> config = {"model": {"k": 16, "arch": "mlp"}}
     >>> merge(config, {"model": {"k": 8}})
@@ -817,7 +817,7 @@ def merge(config: dict[str, Any], changes: Mapping[str, object]) -> None:
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(config.get(key), dict):
             merge(config[key], value)
-        elif value != {} or key not in config:
+        else:
             config[key] = value
 
 
@@ -941,6 +941,17 @@ def json_object(log: Log, file: Path) -> dict[str, Any]:
 
 OBJECT_END = ord("}")
 DROPPED: list[bytes | None] = []  # in place of a column that is not exported
+SCREEN_LINES = 32  # of output that the cursor can reach, as in the SDK
+CURSOR_UP, CURSOR_DOWN = "\x1b[A", "\x1b[B"
+CURSOR_MOVE = re.compile(r"(\n|\x1b\[[AB])")
+
+
+@dataclass
+class Screen:
+    """The last lines of a stream of output, as on a terminal: a progress bar of several lines moves its cursor."""
+
+    lines: list[list[Any]] = field(default_factory=list)  # see LogRows.lines
+    at: int = 0  # the cursor's line, the first one is 0; it may be below the last one
 
 
 class LogRows:
@@ -955,7 +966,7 @@ class LogRows:
         self.folder, self.options = folder, options
         self.logs: list[Log] = []  # the last one is being read
         self.lines: list[list[Any]] = []  # of output: log number, line number, time, stream, pieces of text
-        self.open_lines: dict[str | None, list[Any]] = {}  # by stream: its line that has no end yet
+        self.screens: dict[str | None, Screen] = {}  # by stream
         self.log_lines = 0  # of the log being read
         self.stats: list[tuple[int, Mapping[str, Any]]] = []  # log number, and a row of system metrics
         self.start_part()
@@ -1015,7 +1026,7 @@ class LogRows:
         if path in CLOCKS:
             return True
         if path[0].startswith("_"):
-            self.logs[-1].skipped.add(path)
+            self.logs[-1].skipped.add(path[:1])
         # Without --include-history only the steps are read, to count the rows.
         keys = () if path[-1] == "_type" else self.options.history_keys
         return self.options.include_history and is_wanted(path, keys)
@@ -1027,7 +1038,10 @@ class LogRows:
         stats = rows_of_json([row for _, row in self.stats], (), set()).with_columns(owners)
         self.write("system", stats.sort("log", "_timestamp", maintain_order=True).with_columns(stats["order"]))
         self.stats = []
-        not_ended = {id(line) for line in self.open_lines.values()}
+        for screen in self.screens.values():  # lines above the cursor are written, and no longer changed
+            ended_lines = screen.lines[: screen.at]
+            screen.lines, screen.at = screen.lines[len(ended_lines) :], screen.at - len(ended_lines)
+        not_ended = {id(line) for screen in self.screens.values() for line in screen.lines}
         end = next((at for at, line in enumerate(self.lines) if id(line) in not_ended), len(self.lines))
         if not_ended and end < LINES_HELD // 2:
             # A long unfinished line, such as a progress bar, is moved behind the others.
@@ -1085,32 +1099,36 @@ class LogRows:
             self.flush()
 
     def add_output(self, text: str, stamp: tuple[int, int] | None, stream: str | None) -> None:
-        """Add output of the program. A line has the number and the time (see `time_at`) of its beginning."""
-        pieces = text.split("\n")
-        for number, piece in enumerate(pieces, 1):
-            is_ended, line = number < len(pieces), self.open_lines.get(stream)
-            if line is None:
-                if not (piece or is_ended):
-                    break
-                time_ = time_at(*stamp) if stamp else None
-                line = self.open_lines[stream] = [len(self.logs) - 1, self.log_lines, time_, stream, []]
-                self.lines.append(line)
-                self.log_lines += 1
-            line[-1].append(piece)
-            if is_ended:
-                del self.open_lines[stream]
-            elif len(line[-1]) == PIECES_HELD:  # a progress bar, which is one line for hours
-                before, end, last = "".join(line[-1]).rpartition("\r")
-                line[-1] = [as_shown(before) + end + last]
+        """Add output of the program. A line has the number and the time (see `time_at`) of its first character."""
+        screen = self.screens.setdefault(stream, Screen())
+        for piece in CURSOR_MOVE.split(text):
+            if piece == CURSOR_UP:
+                screen.at = max(screen.at - 1, 0)
+            elif piece in ("\n", CURSOR_DOWN):
+                screen.at += 1
+                if screen.at == SCREEN_LINES:
+                    screen.at -= 1
+                    del screen.lines[:1]
+            elif piece.strip("\r") or screen.at < len(screen.lines):
+                while len(screen.lines) <= screen.at:  # also empty lines above
+                    time_ = time_at(*stamp) if stamp else None
+                    screen.lines.append([len(self.logs) - 1, self.log_lines, time_, stream, []])
+                    self.log_lines += 1
+                    self.lines.append(screen.lines[-1])
+                line = screen.lines[screen.at]
+                line[-1].append(piece)
+                if len(line[-1]) == PIECES_HELD:  # a progress bar, which is one line for hours
+                    before, end, last = "".join(line[-1]).rpartition("\r")
+                    line[-1] = [as_shown(before) + end + last]
         if len(self.lines) >= LINES_HELD:
             self.flush()
 
     def end_log(self) -> None:
         """Finish the log that is being read."""
-        self.open_lines.clear()
+        self.screens.clear()
         if self.options.console:
             self.take_longer_output(self.logs[-1])
-        self.open_lines.clear()
+        self.screens.clear()
         self.log_lines = 0
         self.by_keys.clear()  # the next log notes its own private keys
 
@@ -2814,7 +2832,7 @@ def export_rows(  # noqa: C901 - each kind of column in turn
                 fields_ = column.struct.rename_fields([str(number) for number in range(len(dtype.fields))]).struct
                 leaves += [((*path, f.name), fields_.field(str(n)), f.dtype) for n, f in enumerate(dtype.fields)]
             elif is_private(path):
-                skipped.add(path)
+                skipped.add(path[:1])
             elif path == ("_step",):
                 continue
             elif path in CLOCKS:
@@ -2842,11 +2860,10 @@ def rows_of_json(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], skipped
     """The clocks and numbers of rows as they were logged; keys of other things are added to `skipped`."""
     logged: list[list[tuple[KeyPath, Any]]] = []
     for number, row in enumerate(rows):
-        numbers = numeric_leaves(row)
+        others = [(key,) for key in row if is_private((key,))]
+        numbers = numeric_leaves(row, others=others)
         clocks = [(("_step",), row.get("_step", number)), *((path, row.get(path[0])) for path in (*CLOCKS,)[1:])]
         logged.append([*clocks, *(leaf for leaf in numbers if is_wanted(leaf[0], keys))])
-        numeric = {path[0] for path, _ in numbers}
-        others = {(key,) for key, value in row.items() if value is not None and key not in numeric}
         skipped |= {path for path in others if is_private(path) or is_wanted(path, keys)}
     clocks_dtypes: dict[str, Any] = {"order": pl.Int64, "_runtime": pl.Float64, "_timestamp": pl.Float64}
     series = {name: pl.Series(name, [], dtype=dtype) for name, dtype in clocks_dtypes.items()}
@@ -2964,8 +2981,12 @@ def flatten(tree: Mapping[str, object], above: KeyPath = ()) -> list[tuple[KeyPa
     return leaves
 
 
-def numeric_leaves(summary: Mapping[str, object], above: KeyPath = ()) -> list[tuple[KeyPath, int | float]]:
+def numeric_leaves(
+    summary: Mapping[str, object], above: KeyPath = (), *, others: list[KeyPath] | None = None
+) -> list[tuple[KeyPath, int | float]]:
     """The summary's numbers by path: Booleans as 0 and 1, non-finite ones too; not W&B's own keys, nor media.
+
+    The paths of texts, lists and media are added to `others`.
 
     >>> numeric_leaves({"loss": "NaN", "val": {"acc": 1}, "_step": 9, "h": {"_type": "histogram", "n": 3}})
     [(('loss',), nan), (('val', 'acc'), 1)]
@@ -2981,6 +3002,8 @@ def numeric_leaves(summary: Mapping[str, object], above: KeyPath = ()) -> list[t
             leaves.append((path, NON_FINITE[value]))
         elif isinstance(value, dict) and not isinstance(value.get("_type"), str):
             inner += [((*path, key), below) for key, below in value.items()]
+        elif others is not None and value is not None:
+            others.append(path)
     return leaves
 
 

@@ -44,11 +44,14 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-ENTITY, PROJECT = "team", "synced"
+ENTITY = "team"  # each run has a project of its own, so that columns and metadata are comparable, too
 A_PROCESS = 25  # programs
+CLOCKS = ("_runtime", "_timestamp")  # the same to 10 us
 KEYS = ("a", "b", "c", "a.b", "a/b", "loss", "val/acc", "x-y", "é", "_p", "A", "value", "desc")
 # Of each run; `state` and the last two only where no column is wrong.
-COLUMNS = "name state runtime_s last_step history_rows tags group job_type sweep notes commit host os python command gpu"
+COLUMNS = (
+    "name state runtime_s last_step history_rows tags group job_type sweep notes commit host os python command gpu"
+)
 
 
 # --- programs ------------------------------------------------------------------------------------------------
@@ -110,7 +113,9 @@ class Program:
         return "log", (self.tree(4), how)
 
     def call_config(self) -> tuple[str, Any]:
-        which = self.random.choice(("update", "update", "update_allowed", "update_allowed", "set", "nested", "defaults"))
+        which = self.random.choice(
+            ("update", "update", "update_allowed", "update_allowed", "set", "nested", "defaults")
+        )
         return f"config_{which}", (self.tree(3),)
 
     def call_summary(self) -> tuple[str, Any]:
@@ -147,7 +152,7 @@ class Program:
 
     def call_print(self) -> tuple[str, Any]:
         some = self.random
-        pieces = ("line", "\n", "\n", "\r", "50%", "100% done", " ", "\x1b[31mred\x1b[0m", "\x1b[2K", "\x1b[K", "\x1b[A", "é🚀", "\t", "\n\n")
+        pieces = ["line", "50%", "100% done", " ", "é🚀", "\t", "\n", "\n", "\n", "\n\n", "\r", "\x1b[A\r", "\x1b[B\r"]
         text = "".join(some.choice(pieces) for _ in range(some.randint(1, 8)))
         return "print", (text, some.choice(("stdout", "stdout", "stderr")))
 
@@ -191,7 +196,7 @@ class Player:
             disable_git=True,
         )
         self.run = wandb.init(
-            dir=self.folder, id=run_id, entity=ENTITY, project=PROJECT, resume=resume, settings=settings, **given
+            dir=self.folder, id=run_id, entity=ENTITY, project=run_id, resume=resume, settings=settings, **given
         )
 
     def finish(self, code: int) -> None:
@@ -291,15 +296,27 @@ def as_sent(tree: Any) -> Any:
     return "\ufffd" if tree == "\ud800" else tree
 
 
+def drop_where_empty(ours: Any, theirs: Any) -> None:
+    """Drop what the server holds where the user set an empty dict, of which W&B takes no note."""
+    for key in ours.keys() & theirs.keys() if isinstance(ours, dict) and isinstance(theirs, dict) else ():
+        if ours[key] == {}:
+            del theirs[key]
+        else:
+            drop_where_empty(ours[key], theirs[key])
+
+
 def differences(run_id: str, here: Path, there: Path) -> Iterator[str]:
     """What the two exports hold that differs of a run."""
     import polars as pl
 
-    stem = f"{ENTITY}_{PROJECT}_"
+    stem = f"{ENTITY}_{run_id}_"
 
     def rows(folder: Path, name: str) -> pl.DataFrame | None:
+        """The rows of a file; its columns are named by their paths."""
         file = folder / f"{stem}{name}.parquet"
-        return pl.read_parquet(file, glob=False) if file.exists() else None
+        if not file.exists():
+            return None
+        return pl.read_parquet(file, glob=False).rename({c: path for c, (_, path, _) in facts_of(file).items()})
 
     runs = [rows(folder, "runs").filter(id=run_id) for folder in (here, there)]
     if [frame.height for frame in runs] != [1, 1]:
@@ -309,7 +326,9 @@ def differences(run_id: str, here: Path, there: Path) -> Iterator[str]:
     # Of a resumed run W&B forgets what the last log's summary and notes on the machine do not have.
     is_resumed = len(Program(int(run_id.removeprefix("run"))).logs) > 1
     for column in COLUMNS.split():
-        if (column, ours[column]) == ("name", run_id) or (is_resumed and theirs[column] is None):  # or the server's name
+        if (column, ours[column]) == ("name", run_id) or (
+            is_resumed and theirs[column] is None
+        ):  # or the server's name
             continue
         if ours[column] != theirs[column]:
             yield f"{column}: offline {ours[column]!r}, online {theirs[column]!r}"
@@ -317,12 +336,28 @@ def differences(run_id: str, here: Path, there: Path) -> Iterator[str]:
         pair = [as_sent(json.loads(row[column])) for row in (ours, theirs)]
         if is_resumed and column == "_summary_json":
             pair[0] = {key: value for key, value in pair[0].items() if key in pair[1]}
+        drop_where_empty(json.loads(ours[column]), pair[1])
         for key in sorted(pair[0].keys() | pair[1].keys()):
             values = [json.dumps(tree.get(key, "<none>"), sort_keys=True) for tree in pair]
             if values[0] != values[1]:
                 yield f"{column} {key}: offline {values[0]}, online {values[1]}"
+    metadata = [json.loads((folder / f"{stem}metadata.json").read_text("utf-8")) for folder in (here, there)]
+    for each in metadata:
+        each["skipped_history_keys"] = [key for key in each["skipped_history_keys"] if key != "_p"]  # may be null
+    for key in ("runs", "history", "skipped_history_keys", "failed", "status"):
+        if metadata[0][key] != metadata[1][key]:
+            yield f"metadata {key}: offline {short(metadata[0][key])}, online {short(metadata[1][key])}"
     for file in sorted({path.name for folder in (here, there) for path in folder.glob(f"{stem}*.parquet")}):
         name = file.removeprefix(stem).removesuffix(".parquet")
+        pair = [
+            {path: about for about in facts_of(folder / file).values() for path in about[1:2]}
+            for folder in (here, there)
+        ]
+        for path in sorted({*pair[0], *pair[1]}):
+            if path.startswith("config") or (is_resumed and (path not in pair[1] or pair[1][path][2] is None)):
+                continue
+            if pair[0].get(path) != pair[1].get(path):
+                yield f"{name} {path}: offline {pair[0].get(path)}, online {pair[1].get(path)}"
         if name == "runs":
             continue
         frames = [rows(folder, name) for folder in (here, there)]
@@ -335,7 +370,31 @@ def differences(run_id: str, here: Path, there: Path) -> Iterator[str]:
         for one, other in zip(*pair, strict=True):
             keys = [key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key)]
             for key in keys:
+                if key in CLOCKS and math.isclose(float(one[key]), float(other[key]), rel_tol=0, abs_tol=1e-5):
+                    continue
                 yield f"{name} {key}: offline {one.get(key)!r}, online {other.get(key)!r} in {short(one)}"
+
+
+def facts_of(file: Path) -> dict[str, tuple[str, str, Any]]:
+    """Of each column its dtype, with ints as floats, its path and its definition."""
+    import polars as pl
+
+    if not file.exists():
+        return {}
+    told = pl.read_parquet_metadata(file)
+    paths, metrics = (json.loads(told.get(f"wandb_tools.{key}", "{}")) for key in ("columns", "metrics"))
+    dtypes = {column: str(dtype).replace("Int", "Float") for column, dtype in pl.read_parquet_schema(file).items()}
+    prefixes = {column: column[: len("config_")] for column in paths if "_runs." in file.name}
+    return {
+        column: (dtype, f"{prefixes.get(column, '')}{paths.get(column, column)}", definition(metrics.get(column)))
+        for column, dtype in dtypes.items()
+    }
+
+
+def definition(stated: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The settings of `define_metric`, but for `copy`, which the SDK does not send."""
+    stated = {key: value for key, value in (stated or {}).items() if value not in (None, "copy")}
+    return stated or None
 
 
 def rows_of(frame: pl.DataFrame, name: str) -> list[dict[str, str]]:
@@ -349,7 +408,7 @@ def spelt(value: Any) -> str:
     if value in ("true", "false", True, False):
         return "1.0" if value in ("true", True) else "0.0"
     try:
-        return f"{float(value) + 0.0:.15g}"  # the server's text has more digits of a time than a log's
+        return f"{float(value) + 0.0:.15g}"
     except (ValueError, TypeError):
         return str(value)
 
@@ -382,7 +441,9 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         found = compare(numbers, options.keep or Path(temporary))
-    print(f"{len(numbers):,} programs, {len({line.split(':')[0] for line in found})} of them differ, {len(found)} differences")
+    print(
+        f"{len(numbers):,} programs, {len({line.split(':')[0] for line in found})} of them differ, {len(found)} differences"
+    )
     return 1 if found else 0
 
 
@@ -411,18 +472,17 @@ def compare(numbers: range, folder: Path) -> list[str]:
         for start in numbers[::A_PROCESS]:  # all logs of a run at once: they are synced in their order
             some = range(start, min(start + A_PROCESS, numbers.stop))
             run("-m", "wandb", "sync", *(log.parent for n in some for log in logs.glob(f"wandb/*/run-run{n}.wandb")))
-        script, what = ROOT / "wandb-tools/export_runs.py", ("--include-history", "--console", "--tables", "--system-metrics")
+        script, what = (
+            ROOT / "wandb-tools/export_runs.py",
+            ("--include-history", "--console", "--tables", "--system-metrics"),
+        )
         run(script, "--offline", logs, "-o", folder / "offline", *what)
-        run(script, f"{ENTITY}/{PROJECT}", "-o", folder / "online", *what)
+        run(script, "-e", ENTITY, "-o", folder / "online", *what)
     found = []
     for number in numbers:
         for line in differences(f"run{number}", folder / "offline", folder / "online"):
             found.append(f"{number}: {line}")
             print(found[-1], flush=True)
-    metadata = [json.loads((folder / each / f"{ENTITY}_{PROJECT}_metadata.json").read_text()) for each in ("offline", "online")]
-    for key in ("runs", "history", "skipped_history_keys", "failed", "status"):
-        if metadata[0][key] != metadata[1][key]:
-            print(f"metadata {key}: offline {short(metadata[0][key])}, online {short(metadata[1][key])}")
     return found
 
 
