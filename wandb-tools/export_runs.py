@@ -721,7 +721,7 @@ def last_of_each(items: Sequence[bytes]) -> list[bytes]:
     return [items[number] for number in sorted(last.values())]
 
 
-def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, PLR0912 - each kind in turn
+def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, PLR0912, PLR0915 - each kind in turn
     """Store in `log` and `rows` what a record other than history and summary holds for an export."""
     kind = record.WhichOneof("record_type")
     if kind == "run":
@@ -1109,6 +1109,8 @@ class LogRows:
                 if screen.at == SCREEN_LINES:
                     screen.at -= 1
                     del screen.lines[:1]
+                if piece == "\n" and screen.at < len(screen.lines):
+                    screen.lines[screen.at][-1].append("\r")
             elif piece.strip("\r") or screen.at < len(screen.lines):
                 while len(screen.lines) <= screen.at:  # also empty lines above
                     time_ = time_at(*stamp) if stamp else None
@@ -2860,7 +2862,7 @@ def rows_of_json(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], skipped
     """The clocks and numbers of rows as they were logged; keys of other things are added to `skipped`."""
     logged: list[list[tuple[KeyPath, Any]]] = []
     for number, row in enumerate(rows):
-        others = [(key,) for key in row if is_private((key,))]
+        others: list[KeyPath] = [(key,) for key in row if is_private((key,))]
         numbers = numeric_leaves(row, others=others)
         clocks = [(("_step",), row.get("_step", number)), *((path, row.get(path[0])) for path in (*CLOCKS,)[1:])]
         logged.append([*clocks, *(leaf for leaf in numbers if is_wanted(leaf[0], keys))])
