@@ -617,6 +617,7 @@ class Log:
     exit_code: int | None = None
     is_preempting: bool = False  # the program said that it would be stopped
     config: dict[str, object] = field(default_factory=dict)
+    config_at_start: Collection[str] = ()  # the keys of the config that the run began with
     summary: list[tuple[KeyPath, object]] = field(default_factory=list)  # each path's last change, in order of time
     summary_from: str = ""  # "log"; without a summary there, "file" or "history"
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)  # each process's notes on its machine
@@ -730,6 +731,7 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
         config: dict[str, object] = {}
         for item in run.config.update:
             put(config, path_of(item), from_json(item.value_json))
+        log.config_at_start = log.config_at_start if log.run else [*config]
         log.config = config | log.config
         log.started_at = log.started_at or time_at(run.start_time.seconds, run.start_time.nanos)
         log.note_time(log.started_at)
@@ -865,6 +867,7 @@ def read_folder(log: Log, rows: LogRows) -> None:
     log.newest_at = time_of(texts.get("heartbeatAt")) or log.started_at
     try:
         log.config = unwrapped(yaml_object(regular(place / "config.yaml").read_bytes()))
+        log.config_at_start = [*log.config]
     except FileNotFoundError:
         pass
     except (OSError, ValueError, RecursionError):
@@ -1546,7 +1549,10 @@ def combined(
     logs = sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.records, log.file))
     logs = [*{log.started_at or log.file: log for log in logs}.values()]
     record = {name: value for log in logs for name, value in log.run.items() if value}
-    config = {key: value for log in logs for key, value in log.config.items() if key not in NOT_CONFIG}
+    config: dict[str, Any] = {}
+    for log in logs:
+        config = {key: value for key, value in config.items() if key not in log.config_at_start}
+        merge(config, {key: value for key, value in log.config.items() if key not in NOT_CONFIG})
     definitions = {pattern: definition for log in logs for pattern, definition in log.definitions.items()}
     names = sorted({name for log in logs for name in log.parts})
     rows = {name: joined_parts(run_id, name, logs, work, say) for name in names}

@@ -159,11 +159,12 @@ class Program:
     def call_sleep(self) -> tuple[str, Any]:
         return "sleep", (0.25,)
 
-    def depends_on_time(self, key: str) -> bool:
+    def depends_on_time(self, path: str) -> bool:
         """Whether a summary key becomes nested after it was something else, or deleted.
 
         The SDK joins changes that are made in some seconds, and then loses what was between two nested values.
         """
+        key = next((key for key in KEYS if path == key or path.startswith(f"metric_['{key}', ")), path)
         was_other = False
         for name, arguments in self.logs[-1]:
             tree = {arguments[0]: {}} if name in ("table", "media") else arguments[0] if arguments else None
@@ -376,7 +377,7 @@ def differences(run_id: str, here: Path, there: Path) -> Iterator[str]:
             for folder in (here, there)
         ]
         for path in sorted({*pair[0], *pair[1]}):
-            if path.startswith("config") or is_resumed:
+            if path.startswith("config") or is_resumed or program.depends_on_time(path):
                 continue
             if pair[0].get(path) != pair[1].get(path):
                 yield f"{name} {path}: offline {pair[0].get(path)}, online {pair[1].get(path)}"
