@@ -758,6 +758,8 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
         kinds = ",".join(kind for kind in SUMMARY_KINDS if kind in had or getattr(metric.summary, kind))
         goal, step_metric = GOALS.get(metric.goal, known.goal), metric.step_metric or known.step_metric
         log.definitions[pattern] = MetricDefinition(pattern, goal, kinds or None, step_metric)
+        if step_metric:  # it is a metric of its own, to which no pattern applies
+            log.definitions.setdefault(step_metric, MetricDefinition(step_metric, None, None, None))
     elif kind == "environment":  # several of one process add to each other
         from google.protobuf.json_format import MessageToDict
 
@@ -1565,7 +1567,7 @@ def combined(
         for path, value in log.summary:
             put(of_log, path, value)
         summary |= of_log
-    if len(logs) > 1 and parts and "_step" in summary:
+    if parts and "_step" in summary:  # a cut log's summary may be ahead of its rows
         summary["_step"] = parts[-1].last
     summary = dict(sorted(summary.items()))  # the log's order is random
     times = [log.newest_at for log in logs if log.newest_at is not None]
