@@ -223,8 +223,8 @@ def test_no_config(recorded):
 def test_config_and_labels_changed_during_the_run(recorded):
     project = recorded.project("changed")
     config = functools.reduce(dict.__or__, recordings.CHANGES, recordings.CHANGED_CONFIG) | {"after": 2**62 + 1}
-    assert same(json.loads(project.run["_config_json"]), config)
     assert same(recorded.seen["changed"]["config"], config)
+    assert same(json.loads(project.run["_config_json"]), config | recordings.MERGED)
     labels = {"name": project.run["name"], "notes": project.run["notes"], "tags": tuple(project.run["tags"])}
     assert labels == recordings.NEW_LABELS
     assert (project.run["group"], project.run["job_type"]) == (recordings.GROUP, recordings.JOB_TYPE)
@@ -413,6 +413,18 @@ def test_resumed_steps_go_on(recorded):
     assert (project.run["history_rows"], project.run["last_step"]) == (5, 4)
     assert json.loads(project.run["_summary_json"])["_step"] == 4
     assert json.loads(project.run["_config_json"]) == {"shared": 2, "only0": True, "only1": True, "only2": True}
+
+
+def test_a_resumed_run_that_names_its_steps(recorded):
+    """Its steps stay as they are, as far as W&B leaves them; nothing that was set once is emptied."""
+    project = recorded.project("continued")
+    run, logged = project.run, [step for steps in recordings.CONTINUED for step in steps]
+    assert numbers(project.rows()) == list(zip(recordings.CONTINUED_STEPS, logged, strict=True))
+    assert json.loads(run["_config_json"]) == recordings.CONTINUED_CONFIG
+    assert (run["name"], run["notes"], run["tags"]) == recordings.CONTINUED_LABELS
+    summary = json.loads(run["_summary_json"])
+    assert {key: value for key, value in summary.items() if key[0] != "_"} == recordings.CONTINUED_SUMMARY
+    assert summary["_step"] == recordings.CONTINUED_STEPS[-1] == run["last_step"]
 
 
 def test_steps_logged_again_without_resume(recorded):
