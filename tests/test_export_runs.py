@@ -1715,6 +1715,37 @@ def test_definitions_name_their_step_metric_by_its_place():
     ]  # what refers to nothing, and what comes after it, is left out
 
 
+def test_a_step_metric_is_no_metric_of_its_own_pattern(tmp_path, export):
+    proto = export_runs.wandb_proto()
+    file = write_log(tmp_path / "logs", "r", rows=[{"epoch": "1", "loss": "2"}])
+    metric = proto.MetricRecord(glob_name="*", step_metric="epoch", summary=proto.MetricSummary(min=True))
+    payloads = [record.payload for record in records_of(file.read_bytes())]
+    file.write_bytes(log_of([payloads[0], proto.Record(metric=metric).SerializeToString(), *payloads[1:]]))
+    assert export("--offline", tmp_path / "logs", "-o", tmp_path / "out", "--include-history").code == 0
+    facts = facts_of(exported(tmp_path / "out", "offline_uncategorized").history_file)
+    assert facts == {"metric_loss": {"goal": "minimize", "summary": "min", "step_metric": "epoch"}}
+
+
+def test_a_summary_that_is_ahead_of_a_cut_history(tmp_path, export):
+    write_log(tmp_path / "logs", "r", rows=[{"a": "1"}, {"a": "2"}], summary={"a": "3", "_step": "2"}, exit_code=None)
+    assert export("--offline", tmp_path / "logs", "-o", tmp_path / "out").code == 0
+    run = exported(tmp_path / "out", "offline_uncategorized").run
+    assert (json.loads(run["_summary_json"]), run["last_step"]) == ({"a": 3, "_step": 1}, 1)
+
+
+def test_keys_of_a_row_that_are_no_numbers():
+    """Those inside of a dict, but not those of a media object, nor of a private key."""
+    export_runs.import_libraries()
+    row = {
+        "a": {"n": 1, "text": "x", "list": [1], "null": None},
+        "h": {"_type": "histogram", "bins": []},
+        "_p": {"x": 1},
+    }
+    skipped: set = set()
+    assert export_runs.rows_of_json([row], (), skipped).columns[3:] == ['["a", "n"]']
+    assert skipped == {("a", "text"), ("a", "list"), ("h",), ("_p",)}
+
+
 def test_the_three_nearest_names_are_suggested():
     assert export_runs.did_you_mean("loss", ["loss1", "loss2", "loss3", "loss4"]).count("loss") == 3
 
