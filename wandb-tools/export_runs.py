@@ -686,7 +686,7 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
                         changes += glance.summary.other
                     else:
                         apply_record(log, proto.Record.FromString(payload), rows)
-                except DecodeError as error:
+                except (DecodeError, RecursionError) as error:
                     for column in rows.columns.values():  # remove what was added of this row
                         del column[len(rows.owners) :]
                     log.damage.append(f"record {log.records}: {error}")
@@ -811,13 +811,7 @@ def put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
 
 
 def merge(config: dict[str, Any], changes: Mapping[str, object]) -> None:
-    """Change a config as W&B does: a dict adds to a dict, at any depth.
-
-    >>> config = {"model": {"k": 16, "arch": "mlp"}}
-    >>> merge(config, {"model": {"k": 8}})
-    >>> config
-    {'model': {'k': 8, 'arch': 'mlp'}}
-    """
+    """Change a config as W&B does: a dict adds to a dict, at any depth; anything else replaces what was there."""
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(config.get(key), dict):
             merge(config[key], value)
@@ -947,16 +941,10 @@ def json_object(log: Log, file: Path) -> dict[str, Any]:
 OBJECT_END = ord("}")
 DROPPED: list[bytes | None] = []  # in place of a column that is not exported
 SCREEN_LINES = 32  # of output that the cursor can reach, as in the SDK
-CURSOR_UP, CURSOR_DOWN = "\x1b[A", "\x1b[B"
 CURSOR_MOVE = re.compile(r"(\n|\x1b\[[AB])")
 
 
-@dataclass
-class Screen:
-    """The last lines of a stream of output, as on a terminal: a progress bar of several lines moves its cursor."""
-
-    lines: list[list[Any]] = field(default_factory=list)  # see LogRows.lines
-    at: int = 0  # the cursor's line, the first one is 0; it may be below the last one
+OutputLine: TypeAlias = tuple[int, datetime | None, str | None, list[str]]  # log number, time, stream, pieces of text
 
 
 class LogRows:
@@ -970,8 +958,10 @@ class LogRows:
         self.proto = wandb_proto()
         self.folder, self.options = folder, options
         self.logs: list[Log] = []  # the last one is being read
-        self.lines: list[list[Any]] = []  # of output: log number, line number, time, stream, pieces of text
-        self.screens: dict[str | None, Screen] = {}  # by stream
+        self.lines: list[OutputLine] = []  # of output
+        # By stream, as on a terminal: the last lines, and in which one the cursor is, which may be below the last.
+        self.screens: defaultdict[str | None, list[OutputLine]] = defaultdict(list)
+        self.cursors: Counter[str | None] = Counter()
         self.log_lines = 0  # of the log being read
         self.stats: list[tuple[int, Mapping[str, Any]]] = []  # log number, and a row of system metrics
         self.start_part()
@@ -1037,28 +1027,25 @@ class LogRows:
         return self.options.include_history and is_wanted(path, keys)
 
     def flush(self) -> None:
-        """Write all rows so far, except for unfinished lines of output and those after them."""
+        """Write all rows so far, except for unfinished lines of output, such as a progress bar: these come later."""
         self.write_history()
         owners = pl.Series("log", [number for number, _ in self.stats], dtype=pl.Int64)
         stats = rows_of_json([row for _, row in self.stats], (), set()).with_columns(owners)
         self.write("system", stats.sort("log", "_timestamp", maintain_order=True).with_columns(stats["order"]))
         self.stats = []
-        for screen in self.screens.values():  # lines above the cursor are written, and no longer changed
-            ended_lines = screen.lines[: screen.at]
-            screen.lines, screen.at = screen.lines[len(ended_lines) :], screen.at - len(ended_lines)
-        not_ended = {id(line) for screen in self.screens.values() for line in screen.lines}
-        end = next((at for at, line in enumerate(self.lines) if id(line) in not_ended), len(self.lines))
-        if not_ended and end < LINES_HELD // 2:
-            # A long unfinished line, such as a progress bar, is moved behind the others.
-            numbers = [line[1] for line in self.lines]
-            self.lines.sort(key=lambda line: id(line) in not_ended)
-            for line, number in zip(self.lines, numbers, strict=True):
-                line[1] = number
-            end = len(self.lines) - len(not_ended)
-        ended = [(*line, as_shown("".join(pieces))) for *line, pieces in self.lines[:end]]
-        schema: dict[str, Any] = {"log": pl.Int64, "order": pl.Int64, **new_table("console").columns}
-        self.write("console", pl.DataFrame(ended, schema=schema, orient="row"))
-        self.lines = self.lines[end:]
+        for stream, screen in self.screens.items():  # lines above the cursor are written, and no longer changed
+            ended = min(self.cursors[stream], len(screen))
+            del screen[:ended]
+            self.cursors[stream] -= ended
+        is_open = {id(line) for screen in self.screens.values() for line in screen}
+        lines = [(*line[:-1], as_shown("".join(line[-1]))) for line in self.lines if id(line) not in is_open]
+        self.lines = [line for line in self.lines if id(line) in is_open]
+        schema: dict[str, Any] = {"log": pl.Int64, **new_table("console").columns}
+        written = {
+            number: sum(part.rows for part in log.parts.get("console", ())) for number, log in enumerate(self.logs)
+        }
+        order = pl.int_range(pl.len()).over("log") + pl.col("log").replace_strict(written, return_dtype=pl.Int64)
+        self.write("console", pl.DataFrame(lines, schema=schema, orient="row").with_columns(order.alias("order")))
 
     def write_history(self) -> None:
         """Write the numbers of the history rows; other keys are added to `skipped` of their log."""
@@ -1105,37 +1092,37 @@ class LogRows:
 
     def add_output(self, text: str, stamp: tuple[int, int] | None, stream: str | None) -> None:
         """Add output of the program. A line has the number and the time (see `time_at`) of its first character."""
-        screen = self.screens.setdefault(stream, Screen())
+        screen, at = self.screens[stream], self.cursors[stream]
         for piece in CURSOR_MOVE.split(text):
-            if piece == CURSOR_UP:
-                screen.at = max(screen.at - 1, 0)
-            elif piece in ("\n", CURSOR_DOWN):
-                screen.at += 1
-                if screen.at == SCREEN_LINES:
-                    screen.at -= 1
-                    del screen.lines[:1]
-                if piece == "\n" and screen.at < len(screen.lines):
-                    screen.lines[screen.at][-1].append("\r")
-            elif piece.strip("\r") or screen.at < len(screen.lines):
-                while len(screen.lines) <= screen.at:  # also empty lines above
-                    time_ = time_at(*stamp) if stamp else None
-                    screen.lines.append([len(self.logs) - 1, self.log_lines, time_, stream, []])
+            if piece == "\x1b[A":  # up
+                at = max(at - 1, 0)
+            elif piece in ("\n", "\x1b[B"):  # down
+                at += 1
+                if at == SCREEN_LINES:
+                    at -= 1
+                    del screen[:1]
+                if piece == "\n" and at < len(screen):
+                    screen[at][-1].append("\r")
+            elif piece.strip("\r") or (piece and at < len(screen)):
+                while len(screen) <= at:  # also empty lines above
+                    screen.append((len(self.logs) - 1, time_at(*stamp) if stamp else None, stream, []))
+                    self.lines.append(screen[-1])
                     self.log_lines += 1
-                    self.lines.append(screen.lines[-1])
-                line = screen.lines[screen.at]
-                line[-1].append(piece)
-                if len(line[-1]) == PIECES_HELD:  # a progress bar, which is one line for hours
-                    before, end, last = "".join(line[-1]).rpartition("\r")
-                    line[-1] = [as_shown(before) + end + last]
+                pieces = screen[at][-1]
+                pieces.append(piece)
+                if len(pieces) == PIECES_HELD:  # a progress bar, which is one line for hours
+                    before, end, last = "".join(pieces).rpartition("\r")
+                    pieces[:] = [as_shown(before) + end + last]
+        self.cursors[stream] = at
         if len(self.lines) >= LINES_HELD:
             self.flush()
 
     def end_log(self) -> None:
         """Finish the log that is being read."""
-        self.screens.clear()
         if self.options.console:
             self.take_longer_output(self.logs[-1])
         self.screens.clear()
+        self.cursors.clear()
         self.log_lines = 0
         self.by_keys.clear()  # the next log notes its own private keys
 
