@@ -37,12 +37,13 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "wandb-tools")]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import polars as pl
 
@@ -350,7 +351,7 @@ def as_sent(tree: Any) -> Any:
 def drop_where_empty(ours: Any, theirs: Any) -> None:
     """Drop what the server holds where the user set an empty dict, of which W&B takes no note."""
     for key in ours.keys() & theirs.keys() if isinstance(ours, dict) and isinstance(theirs, dict) else ():
-        if ours[key] == {}:
+        if as_sent(ours[key]) == {}:
             del theirs[key]
         else:
             drop_where_empty(ours[key], theirs[key])
@@ -364,13 +365,13 @@ def differences(run_id: str, here: Path, there: Path) -> Iterator[str]:
 
     def rows(folder: Path, name: str) -> pl.DataFrame | None:
         """The rows of a file; its columns are named by their paths."""
-        file = folder / f"{stem}{name}.parquet"
+        file = folder / name
         if not file.exists():
             return None
         return pl.read_parquet(file, glob=False).rename({c: path for c, (_, path, _) in facts_of(file).items()})
 
     program = Program(int(run_id.removeprefix("run")))
-    runs = [rows(folder, "runs") for folder in (here, there)]
+    runs = [rows(folder, f"{stem}runs.parquet") for folder in (here, there)]
     if program.cut_at is not None and None in [frame if frame is None else True for frame in runs]:
         return  # not enough is left
     runs = [frame.filter(id=run_id) for frame in runs]
@@ -389,12 +390,12 @@ def differences(run_id: str, here: Path, there: Path) -> Iterator[str]:
             yield f"{column}: offline {ours[column]!r}, online {theirs[column]!r}"
     for column in ("_config_json", "_summary_json"):
         pair = [as_sent(json.loads(row[column])) for row in (ours, theirs)]
-        if is_resumed and column == "_summary_json":
+        if (is_resumed or program.cut_at) and column == "_summary_json":
             pair[0] = {key: value for key, value in pair[0].items() if key in pair[1]}
         if column == "_summary_json":
             pair = [{key: value for key, value in tree.items() if not program.depends_on_time(key)} for tree in pair]
         drop_where_empty(json.loads(ours[column]), pair[1])
-        for key in sorted(pair[0].keys() | pair[1].keys()):
+        for key in sorted((pair[0].keys() | pair[1].keys()) - {""}):  # the SDK sends no change of the key ""
             values = [json.dumps(tree.get(key, "<none>"), sort_keys=True) for tree in pair]
             if values[0] != values[1]:
                 yield f"{column} {key}: offline {values[0]}, online {values[1]}"
@@ -406,7 +407,9 @@ def differences(run_id: str, here: Path, there: Path) -> Iterator[str]:
         if metadata[0][key] != metadata[1][key]:
             yield f"metadata {key}: offline {short(metadata[0][key])}, online {short(metadata[1][key])}"
     for file in sorted({path.name for folder in (here, there) for path in folder.glob(f"{stem}*.parquet")}):
-        name = file.removeprefix(stem).removesuffix(".parquet")
+        name = unquote(file.removeprefix(stem).removesuffix(".parquet"))
+        if name.startswith("table_") and program.depends_on_time(name.removeprefix("table_")):
+            continue
         pair = [
             {path: about for about in facts_of(folder / file).values() for path in about[1:2]}
             for folder in (here, there)
@@ -418,7 +421,7 @@ def differences(run_id: str, here: Path, there: Path) -> Iterator[str]:
                 yield f"{name} {path}: offline {pair[0].get(path)}, online {pair[1].get(path)}"
         if name == "runs":
             continue
-        frames = [rows(folder, name) for folder in (here, there)]
+        frames = [rows(folder, file) for folder in (here, there)]
         pair = [[] if frame is None else rows_of(frame.filter(run_id=run_id), name) for frame in frames]
         if (is_resumed and name.startswith("table_") and not pair[1]) or (name == "console" and program.cut_at):
             continue  # of a log that was cut off, output.log has more
@@ -517,8 +520,12 @@ def compare(numbers: range, folder: Path) -> list[str]:
             text = done.stderr.decode(errors="replace")
             if done.returncode not in (0, 3):
                 print(f"{command[:6]} ended with {done.returncode}: {text[-3000:]}")
-            (folder / "stderr.txt").open("a", encoding="utf-8").write(text)
+            with (folder / "stderr.txt").open("a", encoding="utf-8") as opened:
+                opened.write(text)
             return done.stdout.decode(errors="replace")
+
+        def sync(some: Iterable[int]) -> None:
+            run("-m", "wandb", "sync", *(log.parent for n in some for log in logs.glob(f"wandb/*/run-run{n}.wandb")))
 
         logs = folder / "logs"
         logs.mkdir(exist_ok=True)
@@ -526,10 +533,12 @@ def compare(numbers: range, folder: Path) -> list[str]:
             count = min(A_PROCESS, numbers.stop - start)
             run(__file__, "--play", logs, "--first", start, "--runs", count)
         # All logs of a run at once: they are synced in their order. One that is cut off may fail, and all with it.
-        cut = [number for number in numbers if Program(number).cut_at is not None]
-        whole = [number for number in numbers if number not in cut]
-        for some in [[number] for number in cut] + [whole[n : n + A_PROCESS] for n in range(0, len(whole), A_PROCESS)]:
-            run("-m", "wandb", "sync", *(log.parent for n in some for log in logs.glob(f"wandb/*/run-run{n}.wandb")))
+        for start in numbers[::A_PROCESS]:
+            some = range(start, min(start + A_PROCESS, numbers.stop))
+            sync(some)
+            for number in some:
+                if not server.store.entities[ENTITY].get(f"run{number}"):
+                    sync([number])
         script, what = (
             ROOT / "wandb-tools/export_runs.py",
             ("--include-history", "--console", "--tables", "--system-metrics"),
