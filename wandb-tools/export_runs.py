@@ -1554,8 +1554,8 @@ def combined(
         for path, value in log.summary:
             put(of_log, path, value)
         summary |= of_log
-    if parts and "_step" in summary:  # a cut log's summary may be ahead of its rows
-        summary["_step"] = parts[-1].last
+    if parts and "_step" in summary and (len(logs) > 1 or logs[0].summary_from != "file"):
+        summary["_step"] = parts[-1].last  # where a log is cut off, its summary may be ahead of its rows
     summary = dict(sorted(summary.items()))  # the log's order is random
     times = [log.newest_at for log in logs if log.newest_at is not None]
     heartbeat_at = max(times, default=None)
