@@ -745,7 +745,7 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
         changes: dict[str, object] = {}
         for item in record.config.update:
             put(changes, path_of(item), from_json(item.value_json))
-        merge(log.config, changes)
+        merge_config(log.config, changes)
         for item in record.config.remove:
             put(log.config, path_of(item), GONE)
     elif kind == "metric":
@@ -810,11 +810,11 @@ def put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
         del tree[path[-1]]
 
 
-def merge(config: dict[str, Any], changes: Mapping[str, object]) -> None:
+def merge_config(config: dict[str, Any], changes: Mapping[str, object]) -> None:
     """Change a config as W&B does: a dict adds to a dict, at any depth; anything else replaces what was there."""
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(config.get(key), dict):
-            merge(config[key], value)
+            merge_config(config[key], value)
         else:
             config[key] = value
 
@@ -1541,7 +1541,7 @@ def combined(
     config: dict[str, Any] = {}
     for log in logs:
         config = {key: value for key, value in config.items() if key not in log.config_at_start}
-        merge(config, {key: value for key, value in log.config.items() if key not in NOT_CONFIG})
+        merge_config(config, {key: value for key, value in log.config.items() if key not in NOT_CONFIG})
     definitions = {pattern: definition for log in logs for pattern, definition in log.definitions.items()}
     names = sorted({name for log in logs for name in log.parts})
     rows = {name: joined_parts(run_id, name, logs, work, say) for name in names}
