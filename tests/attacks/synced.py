@@ -196,9 +196,9 @@ class Program:
             tree = {arguments[0]: {}} if name in ("table", "media") else arguments[0] if arguments else None
             if name == "summary_delete" and arguments[1] == key:
                 was_other = True
-            elif name == "summary_nested" and arguments[1] == key:
-                return was_other
-            elif name in ("log", "table", "media") and key in tree and isinstance(tree[key], dict):
+            elif (name == "summary_nested" and arguments[1] == key) or (
+                name in ("log", "table", "media") and isinstance(tree.get(key), dict)
+            ):
                 if was_other:
                     return True
             elif name in ("log", "summary_set", "summary_update") and key in tree:
