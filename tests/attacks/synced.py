@@ -15,7 +15,7 @@
 # ///
 """Compares an offline export with an export of the same runs from a server, after `wandb sync`. Run by hand:
 
-  uv run tests/attacks/synced.py                     200 random programs of the real SDK: about ten minutes
+  uv run tests/attacks/synced.py                     200 random programs of the real SDK: two to five minutes
   uv run tests/attacks/synced.py --first 1000 --runs 50
   uv run tests/attacks/synced.py --show 1007         what program 1007 does
 
