@@ -55,6 +55,8 @@ FLOAT32_CONFIG = {"tenth": TENTH, "in a tuple": [TENTH, None]}  # recorded as nu
 
 CHANGED_CONFIG = {"lr": 0.1, "seed": 3, "model": {"k": 16, "arch": "mlp"}, "steps": 10}
 CHANGES = [{"lr": "1e-3", "seed": "three"}, {"model": {"k": 8}}, {"late": {"er": [1]}}, {"seed": None}]
+# What W&B makes of it: a dict adds to a dict. The SDK shows its script the newer dict alone.
+MERGED = {"model": {"k": 8, "arch": "mlp"}}
 LABELS = {"name": "first name", "notes": "first\nnotes", "tags": ("one", "two")}
 NEW_LABELS = {"name": "[red]name[/red] 🚀 a/b", "notes": "new notes", "tags": ("two", "drei, vier")}
 GROUP, JOB_TYPE = "group é", "evaluation"
@@ -141,6 +143,12 @@ SUMMARY_NUMBERS = {
 }
 
 RESUMED = [[1, 2, 3], [], [4, 5]]  # values of "a" by log; the steps go on: 0 to 4
+# Steps by log, where the program names them, and what W&B makes of these: only those that are too low are raised.
+CONTINUED = [[0, 10], [5, 11, 30], [2, 100]]
+CONTINUED_STEPS = [0, 10, 11, 12, 30, 31, 100]
+CONTINUED_CONFIG = {"at_start": {"log2": True}, "later": {"log0": True, "log1": True, "log2": True}}
+CONTINUED_LABELS = ("log 2", "some notes", ["log 1"])
+CONTINUED_SUMMARY = {"a": 100, "nested": {"log2": 1}}
 REPEATED = [[1, 2, 3, 4], [10, 20]]  # without resume: the steps come again
 REWOUND = ([0, 1, 2, 3, 4, 5], 2, [30, 40])  # back to step 2, then on
 FORKED_STEP = 3
@@ -266,6 +274,7 @@ class Recorder:
 
     def several_logs(self) -> None:
         self.resumed()
+        self.continued()
         for values in REPEATED:
             run = self.start("repeated")
             for value in values:
@@ -277,6 +286,20 @@ class Recorder:
             run = self.start("resumed", resume="allow", config={"shared": number, f"only{number}": True})
             for value in values:
                 run.log({"a": value})
+            self.finish(run)
+
+    def continued(self) -> None:
+        """Config, labels, steps and summary of each log, some of which are emptied."""
+        for number, steps in enumerate(CONTINUED):
+            log = f"log{number}"
+            labels = {"name": f"log {number}", "notes": "" if number else "some notes"}
+            tags = [f"log {number}"] if number < 2 else None
+            run = self.start("continued", resume="allow", config={"at_start": {log: True}}, tags=tags, **labels)
+            run.config.update({"later": {log: True}}, allow_val_change=True)
+            for step in steps:
+                run.log({"a": step, "nested": {log: 1}}, step=step)
+            run.summary["null"] = None
+            run.name, run.notes, run.tags = "", "", ()
             self.finish(run)
 
     def places(self) -> None:
@@ -330,6 +353,7 @@ def record_for_server(folder: Path) -> None:
     recorder.summaries()
     recorder.ends()
     recorder.resumed()
+    recorder.continued()
     (folder / "seen.json").write_text(json.dumps(recorder.seen))
 
 

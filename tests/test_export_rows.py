@@ -588,6 +588,26 @@ def test_writes_become_lines(export_logs, tmp_path, out):
     assert lines_of(out, "r", "line", "time", "stream", "text") == expected[-3:]
 
 
+def test_bars_of_several_lines_move_the_cursor(export_logs, tmp_path, out):
+    """As nested bars of tqdm: they are as many lines as on a terminal. Empty lines count once something follows."""
+    file = write_log(tmp_path / "logs", "r", entity="team", project="demo")
+    writes = [("stdout", "before\n\n\n"), ("stderr", "epochs   0%")]
+    for percent in range(10, 101, 10):
+        writes += [("stderr", f"\n\rbatches {percent:3}%"), ("stderr", f"\x1b[A\repochs {percent:3}%")]
+    writes += [
+        ("stderr", "\n"),
+        ("stderr", "gone\x1b[B\r\n\n"),
+        ("stderr", "\x1b[A" * 50 + "\rEpochs"),
+        ("stdout", "after\n\n"),
+    ]
+    add_records(file, raw_output(*writes))
+    assert export_logs("--console").code == 0
+    assert lines_of(out, "r", "line", "stream", "text") == [
+        (0, "stdout", "before"), (1, "stderr", "Epochs 100%"), (2, "stderr", "gonehes 100%"), (3, "stdout", ""),
+        (4, "stdout", ""), (5, "stdout", "after"),
+    ]  # fmt: skip
+
+
 def test_logs_of_one_run_are_one_console(export_logs, tmp_path, out):
     for number in range(3):
         started_at = START + timedelta(days=number)

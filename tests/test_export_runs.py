@@ -223,8 +223,8 @@ def test_no_config(recorded):
 def test_config_and_labels_changed_during_the_run(recorded):
     project = recorded.project("changed")
     config = functools.reduce(dict.__or__, recordings.CHANGES, recordings.CHANGED_CONFIG) | {"after": 2**62 + 1}
-    assert same(json.loads(project.run["_config_json"]), config)
     assert same(recorded.seen["changed"]["config"], config)
+    assert same(json.loads(project.run["_config_json"]), config | recordings.MERGED)
     labels = {"name": project.run["name"], "notes": project.run["notes"], "tags": tuple(project.run["tags"])}
     assert labels == recordings.NEW_LABELS
     assert (project.run["group"], project.run["job_type"]) == (recordings.GROUP, recordings.JOB_TYPE)
@@ -415,6 +415,18 @@ def test_resumed_steps_go_on(recorded):
     assert json.loads(project.run["_config_json"]) == {"shared": 2, "only0": True, "only1": True, "only2": True}
 
 
+def test_a_resumed_run_that_names_its_steps(recorded):
+    """Its steps stay as they are, as far as W&B leaves them; nothing that was set once is emptied."""
+    project = recorded.project("continued")
+    run, logged = project.run, [step for steps in recordings.CONTINUED for step in steps]
+    assert numbers(project.rows()) == list(zip(recordings.CONTINUED_STEPS, logged, strict=True))
+    assert json.loads(run["_config_json"]) == recordings.CONTINUED_CONFIG
+    assert (run["name"], run["notes"], run["tags"]) == recordings.CONTINUED_LABELS
+    summary = json.loads(run["_summary_json"])
+    assert {key: value for key, value in summary.items() if key[0] != "_"} == recordings.CONTINUED_SUMMARY
+    assert summary["_step"] == recordings.CONTINUED_STEPS[-1] == run["last_step"]
+
+
 def test_steps_logged_again_without_resume(recorded):
     assert numbers(recorded.project("repeated").rows()) == [(0, 10), (1, 20), (2, 3), (3, 4)]
     assert "run repeated: 2 steps are in two logs" in recorded.done.err
@@ -585,14 +597,13 @@ def test_examples_value_for_value(examples):
     for file in EXAMPLE_LOGS:
         records = [Record.FromString(placed.payload) for placed in records_of(file.read_bytes())]
         run_id = next(record.run.run_id for record in records if record.HasField("run"))
-        shift = steps.get(run_id, 0)
         config = configs.setdefault(run_id, {})
         for record in records:
             updates = [*record.run.config.update, *record.config.update]
             config |= {item.key: json.loads(item.value_json) for item in updates if item.key != "_wandb"}
             if record.HasField("history"):
                 row = {tuple(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-                step = row["_step",] + shift
+                step = max(row["_step",], steps.get(run_id, 0))  # of a resumed run, those that are too low are raised
                 steps[run_id] = step + 1
                 expected[run_id, step] = {
                     path: value
@@ -1701,6 +1712,51 @@ def test_definitions_name_their_step_metric_by_its_place():
         ("loss", "minimize", "min", "epoch"),
         ("val/*", None, None, "loss"),
     ]  # what refers to nothing, and what comes after it, is left out
+
+
+def test_configs_too_deep_to_be_merged_cost_only_their_run(tmp_path, export):
+    proto = export_runs.wandb_proto()
+    deep = proto.Record()
+    deep.config.update.add(nested_key=["a"] * 5_000, value_json="1")
+    file = write_log(tmp_path / "logs", "deep")
+    payloads = [record.payload for record in records_of(file.read_bytes())]
+    file.write_bytes(log_of([payloads[0], deep.SerializeToString(), deep.SerializeToString(), *payloads[1:]]))
+    write_log(tmp_path / "logs", "plain")
+    done = export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
+    assert done.code == 3
+    assert "error: deep: its config or summary is nested too deeply" in done.err
+    assert exported(tmp_path / "out", "offline_uncategorized").run["id"] == "plain"
+
+
+def test_a_step_metric_is_no_metric_of_its_own_pattern(tmp_path, export):
+    proto = export_runs.wandb_proto()
+    file = write_log(tmp_path / "logs", "r", rows=[{"epoch": "1", "loss": "2"}])
+    metric = proto.MetricRecord(glob_name="*", step_metric="epoch", summary=proto.MetricSummary(min=True))
+    payloads = [record.payload for record in records_of(file.read_bytes())]
+    file.write_bytes(log_of([payloads[0], proto.Record(metric=metric).SerializeToString(), *payloads[1:]]))
+    assert export("--offline", tmp_path / "logs", "-o", tmp_path / "out", "--include-history").code == 0
+    facts = facts_of(exported(tmp_path / "out", "offline_uncategorized").history_file)
+    assert facts == {"metric_loss": {"goal": "minimize", "summary": "min", "step_metric": "epoch"}}
+
+
+def test_a_summary_that_is_ahead_of_a_cut_history(tmp_path, export):
+    write_log(tmp_path / "logs", "r", rows=[{"a": "1"}, {"a": "2"}], summary={"a": "3", "_step": "2"}, exit_code=None)
+    assert export("--offline", tmp_path / "logs", "-o", tmp_path / "out").code == 0
+    run = exported(tmp_path / "out", "offline_uncategorized").run
+    assert (json.loads(run["_summary_json"]), run["last_step"]) == ({"a": 3, "_step": 1}, 1)
+
+
+def test_keys_of_a_row_that_are_no_numbers():
+    """Those inside of a dict, but not those of a media object, nor of a private key."""
+    export_runs.import_libraries()
+    row = {
+        "a": {"n": 1, "text": "x", "list": [1], "null": None},
+        "h": {"_type": "histogram", "bins": []},
+        "_p": {"x": 1},
+    }
+    skipped: set = set()
+    assert export_runs.rows_of_json([row], (), skipped).columns[3:] == ['["a", "n"]']
+    assert skipped == {("a", "text"), ("a", "list"), ("h",), ("_p",)}
 
 
 def test_the_three_nearest_names_are_suggested():

@@ -617,6 +617,7 @@ class Log:
     exit_code: int | None = None
     is_preempting: bool = False  # the program said that it would be stopped
     config: dict[str, object] = field(default_factory=dict)
+    config_at_start: Collection[str] = ()  # the keys of the config that the run began with
     summary: list[tuple[KeyPath, object]] = field(default_factory=list)  # each path's last change, in order of time
     summary_from: str = ""  # "log"; without a summary there, "file" or "history"
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)  # each process's notes on its machine
@@ -685,7 +686,7 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
                         changes += glance.summary.other
                     else:
                         apply_record(log, proto.Record.FromString(payload), rows)
-                except DecodeError as error:
+                except (DecodeError, RecursionError) as error:
                     for column in rows.columns.values():  # remove what was added of this row
                         del column[len(rows.owners) :]
                     log.damage.append(f"record {log.records}: {error}")
@@ -699,7 +700,8 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
         except DecodeError as error:
             log.damage.append(f"the summary: {error}")
             continue
-        value = from_json(item.value_json) if item.value_json else GONE
+        value = from_json(item.value_json) if item.value_json else None
+        value = GONE if value is None else value  # W&B leaves out a null, but not inside of a dict that was set whole
         if isinstance(value, dict) and not item.nested_key:
             value = WholeDict(value)
         log.summary.append((path_of(item), value))
@@ -720,7 +722,7 @@ def last_of_each(items: Sequence[bytes]) -> list[bytes]:
     return [items[number] for number in sorted(last.values())]
 
 
-def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, PLR0912 - each kind in turn
+def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, PLR0912, PLR0915 - each kind in turn
     """Store in `log` and `rows` what a record other than history and summary holds for an export."""
     kind = record.WhichOneof("record_type")
     if kind == "run":
@@ -729,17 +731,21 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
         config: dict[str, object] = {}
         for item in run.config.update:
             put(config, path_of(item), from_json(item.value_json))
+        log.config_at_start = log.config_at_start if log.run else [*config]
         log.config = config | log.config
         log.started_at = log.started_at or time_at(run.start_time.seconds, run.start_time.nanos)
         log.note_time(log.started_at)
-        log.run = {name: getattr(run, theirs) for name, theirs in RECORD_FIELDS.items()}
-        log.run |= {"tags": [*run.tags], "commit": run.git.commit, "offline": run.telemetry.feature.offline}
-        log.run |= {"resumed": run.resume or run.resumed, "project": run.project if run.project != NO_PROJECT else ""}
+        given = {name: getattr(run, theirs) for name, theirs in RECORD_FIELDS.items()}
+        given |= {"tags": [*run.tags], "commit": run.git.commit, "offline": run.telemetry.feature.offline}
+        given |= {"resumed": run.resume or run.resumed, "project": run.project if run.project != NO_PROJECT else ""}
+        log.run |= {name: value for name, value in given.items() if value}  # W&B does not clear what is set once
         if run.branch_point.run and run.branch_point.run == run.run_id:
             log.run["rewound_to"] = run.branch_point.value
     elif kind == "config":
+        changes: dict[str, object] = {}
         for item in record.config.update:
-            put(log.config, path_of(item), from_json(item.value_json))
+            put(changes, path_of(item), from_json(item.value_json))
+        merge_config(log.config, changes)
         for item in record.config.remove:
             put(log.config, path_of(item), GONE)
     elif kind == "metric":
@@ -752,6 +758,8 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
         kinds = ",".join(kind for kind in SUMMARY_KINDS if kind in had or getattr(metric.summary, kind))
         goal, step_metric = GOALS.get(metric.goal, known.goal), metric.step_metric or known.step_metric
         log.definitions[pattern] = MetricDefinition(pattern, goal, kinds or None, step_metric)
+        if step_metric:  # it is a metric of its own, to which no pattern applies
+            log.definitions.setdefault(step_metric, MetricDefinition(step_metric, None, None, None))
     elif kind == "environment":  # several of one process add to each other
         from google.protobuf.json_format import MessageToDict
 
@@ -802,6 +810,15 @@ def put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
         del tree[path[-1]]
 
 
+def merge_config(config: dict[str, Any], changes: Mapping[str, object]) -> None:
+    """Change a config as W&B does: a dict adds to a dict, at any depth; anything else replaces what was there."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(config.get(key), dict):
+            merge_config(config[key], value)
+        else:
+            config[key] = value
+
+
 def from_json(text: str) -> object:
     """The value of W&B's JSON, non-finite numbers as text. Invalid or too deeply nested JSON is returned as it is."""
     try:
@@ -846,6 +863,7 @@ def read_folder(log: Log, rows: LogRows) -> None:
     log.newest_at = time_of(texts.get("heartbeatAt")) or log.started_at
     try:
         log.config = unwrapped(yaml_object(regular(place / "config.yaml").read_bytes()))
+        log.config_at_start = [*log.config]
     except FileNotFoundError:
         pass
     except (OSError, ValueError, RecursionError):
@@ -922,6 +940,11 @@ def json_object(log: Log, file: Path) -> dict[str, Any]:
 
 OBJECT_END = ord("}")
 DROPPED: list[bytes | None] = []  # in place of a column that is not exported
+SCREEN_LINES = 32  # of output that the cursor can reach, as in the SDK
+CURSOR_MOVE = re.compile(r"(\n|\x1b\[[AB])")
+
+
+OutputLine: TypeAlias = tuple[int, datetime | None, str | None, list[str]]  # log number, time, stream, pieces of text
 
 
 class LogRows:
@@ -935,8 +958,10 @@ class LogRows:
         self.proto = wandb_proto()
         self.folder, self.options = folder, options
         self.logs: list[Log] = []  # the last one is being read
-        self.lines: list[list[Any]] = []  # of output: log number, line number, time, stream, pieces of text
-        self.open_lines: dict[str | None, list[Any]] = {}  # by stream: its line that has no end yet
+        self.lines: list[OutputLine] = []  # of output
+        # By stream, as on a terminal: the last lines, and in which one the cursor is, which may be below the last.
+        self.screens: defaultdict[str | None, list[OutputLine]] = defaultdict(list)
+        self.cursors: Counter[str | None] = Counter()
         self.log_lines = 0  # of the log being read
         self.stats: list[tuple[int, Mapping[str, Any]]] = []  # log number, and a row of system metrics
         self.start_part()
@@ -996,31 +1021,31 @@ class LogRows:
         if path in CLOCKS:
             return True
         if path[0].startswith("_"):
-            self.logs[-1].skipped.add(path)
+            self.logs[-1].skipped.add(path[:1])
         # Without --include-history only the steps are read, to count the rows.
         keys = () if path[-1] == "_type" else self.options.history_keys
         return self.options.include_history and is_wanted(path, keys)
 
     def flush(self) -> None:
-        """Write all rows so far, except for unfinished lines of output and those after them."""
+        """Write all rows so far, except for unfinished lines of output, such as a progress bar: these come later."""
         self.write_history()
         owners = pl.Series("log", [number for number, _ in self.stats], dtype=pl.Int64)
         stats = rows_of_json([row for _, row in self.stats], (), set()).with_columns(owners)
         self.write("system", stats.sort("log", "_timestamp", maintain_order=True).with_columns(stats["order"]))
         self.stats = []
-        not_ended = {id(line) for line in self.open_lines.values()}
-        end = next((at for at, line in enumerate(self.lines) if id(line) in not_ended), len(self.lines))
-        if not_ended and end < LINES_HELD // 2:
-            # A long unfinished line, such as a progress bar, is moved behind the others.
-            numbers = [line[1] for line in self.lines]
-            self.lines.sort(key=lambda line: id(line) in not_ended)
-            for line, number in zip(self.lines, numbers, strict=True):
-                line[1] = number
-            end = len(self.lines) - len(not_ended)
-        ended = [(*line, as_shown("".join(pieces))) for *line, pieces in self.lines[:end]]
-        schema: dict[str, Any] = {"log": pl.Int64, "order": pl.Int64, **new_table("console").columns}
-        self.write("console", pl.DataFrame(ended, schema=schema, orient="row"))
-        self.lines = self.lines[end:]
+        for stream, screen in self.screens.items():  # lines above the cursor are written, and no longer changed
+            ended = min(self.cursors[stream], len(screen))
+            del screen[:ended]
+            self.cursors[stream] -= ended
+        is_open = {id(line) for screen in self.screens.values() for line in screen}
+        lines = [(*line[:-1], as_shown("".join(line[-1]))) for line in self.lines if id(line) not in is_open]
+        self.lines = [line for line in self.lines if id(line) in is_open]
+        schema: dict[str, Any] = {"log": pl.Int64, **new_table("console").columns}
+        written = {
+            number: sum(part.rows for part in log.parts.get("console", ())) for number, log in enumerate(self.logs)
+        }
+        order = pl.int_range(pl.len()).over("log") + pl.col("log").replace_strict(written, return_dtype=pl.Int64)
+        self.write("console", pl.DataFrame(lines, schema=schema, orient="row").with_columns(order.alias("order")))
 
     def write_history(self) -> None:
         """Write the numbers of the history rows; other keys are added to `skipped` of their log."""
@@ -1066,32 +1091,38 @@ class LogRows:
             self.flush()
 
     def add_output(self, text: str, stamp: tuple[int, int] | None, stream: str | None) -> None:
-        """Add output of the program. A line has the number and the time (see `time_at`) of its beginning."""
-        pieces = text.split("\n")
-        for number, piece in enumerate(pieces, 1):
-            is_ended, line = number < len(pieces), self.open_lines.get(stream)
-            if line is None:
-                if not (piece or is_ended):
-                    break
-                time_ = time_at(*stamp) if stamp else None
-                line = self.open_lines[stream] = [len(self.logs) - 1, self.log_lines, time_, stream, []]
-                self.lines.append(line)
-                self.log_lines += 1
-            line[-1].append(piece)
-            if is_ended:
-                del self.open_lines[stream]
-            elif len(line[-1]) == PIECES_HELD:  # a progress bar, which is one line for hours
-                before, end, last = "".join(line[-1]).rpartition("\r")
-                line[-1] = [as_shown(before) + end + last]
+        """Add output of the program. A line has the number and the time (see `time_at`) of its first character."""
+        screen, at = self.screens[stream], self.cursors[stream]
+        for piece in CURSOR_MOVE.split(text):
+            if piece == "\x1b[A":  # up
+                at = max(at - 1, 0)
+            elif piece in ("\n", "\x1b[B"):  # down
+                at += 1
+                if at == SCREEN_LINES:
+                    at -= 1
+                    del screen[:1]
+                if piece == "\n" and at < len(screen):
+                    screen[at][-1].append("\r")
+            elif piece.strip("\r") or (piece and at < len(screen)):
+                while len(screen) <= at:  # also empty lines above
+                    screen.append((len(self.logs) - 1, time_at(*stamp) if stamp else None, stream, []))
+                    self.lines.append(screen[-1])
+                    self.log_lines += 1
+                pieces = screen[at][-1]
+                pieces.append(piece)
+                if len(pieces) == PIECES_HELD:  # a progress bar, which is one line for hours
+                    before, end, last = "".join(pieces).rpartition("\r")
+                    pieces[:] = [as_shown(before) + end + last]
+        self.cursors[stream] = at
         if len(self.lines) >= LINES_HELD:
             self.flush()
 
     def end_log(self) -> None:
         """Finish the log that is being read."""
-        self.open_lines.clear()
         if self.options.console:
             self.take_longer_output(self.logs[-1])
-        self.open_lines.clear()
+        self.screens.clear()
+        self.cursors.clear()
         self.log_lines = 0
         self.by_keys.clear()  # the next log notes its own private keys
 
@@ -1511,19 +1542,24 @@ def combined(
     logs = sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.records, log.file))
     logs = [*{log.started_at or log.file: log for log in logs}.values()]
     record = {name: value for log in logs for name, value in log.run.items() if value}
-    config = {key: value for log in logs for key, value in log.config.items() if key not in NOT_CONFIG}
+    config: dict[str, Any] = {}
+    for log in logs:
+        config = {key: value for key, value in config.items() if key not in log.config_at_start}
+        merge_config(config, {key: value for key, value in log.config.items() if key not in NOT_CONFIG})
     definitions = {pattern: definition for log in logs for pattern, definition in log.definitions.items()}
     names = sorted({name for log in logs for name in log.parts})
     rows = {name: joined_parts(run_id, name, logs, work, say) for name in names}
     parts = rows.get("history", ())
     if options.console_lines and (lines := sum(part.rows for part in rows.get("console", ()))) > options.console_lines:
         rows["console"] = [rewritten(run_id, rows["console"], work, first=lines - options.console_lines)]
-    summary: dict[str, Any] = {}  # as W&B would have it after `wandb sync`
+    summary: dict[str, Any] = {}  # as after `wandb sync`, but with what only earlier logs have, which W&B forgets
     for log in [log for log in logs if log.summary_from == "log"] or logs:
+        of_log: dict[str, Any] = {}
         for path, value in log.summary:
-            put(summary, path, value)
-    if len(logs) > 1 and parts and "_step" in summary:
-        summary["_step"] = parts[-1].last
+            put(of_log, path, value)
+        summary |= of_log
+    if parts and "_step" in summary and (len(logs) > 1 or logs[0].summary_from != "file"):
+        summary["_step"] = parts[-1].last  # where a log is cut off, its summary may be ahead of its rows
     summary = dict(sorted(summary.items()))  # the log's order is random
     times = [log.newest_at for log in logs if log.newest_at is not None]
     heartbeat_at = max(times, default=None)
@@ -1593,24 +1629,22 @@ def machine(writers: Iterable[object], commit: str | None = None) -> dict[str, A
 def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path, say: Say) -> Sequence[Part]:
     """The parts of a run in the order of their rows, each step once.
 
-    The steps of a resumed offline log follow the last one before it, as `wandb sync` would place them, and so do lines.
-    A rewound run loses the rows after the step to which it went back. Any other step that comes again replaces the
-    earlier row.
+    The steps of a resumed offline log follow the last one before it, as `wandb sync` places them: only a step that is
+    not higher than the one before is raised. So are lines. A rewound run loses the rows after the step to which it went
+    back. Any other step that comes again replaces the earlier row.
     """
     parts: list[Part] = []
     for log in logs:
-        new = log.parts.get(table, [])
         back_to = log.run.get("rewound_to")
-        # The steps of a resumed online run continue in its next log; those of an offline run start at 0 again.
+        # The steps of a resumed online run continue in its next log; those of an offline run may start at 0 again.
         is_offline = log.run.get("offline") or log.file.parent.name.startswith("offline-run-")
-        if table != "history" or (log.run.get("resumed") and is_offline and back_to is None):
-            if parts and new:
-                shift = max(part.last for part in parts) + 1
-                new = [rewritten(run_id, [part], work, shift=shift) for part in new]
-        elif back_to is not None:
+        is_raised = table != "history" or (log.run.get("resumed") and is_offline and back_to is None)
+        if back_to is not None and table == "history":
             parts = [part for part in parts if part.first <= back_to]
             parts = [p if p.last <= back_to else rewritten(run_id, [p], work, last=int(back_to)) for p in parts]
-        parts += new
+        for part in log.parts.get(table, []):
+            start = max((earlier.last + 1 for earlier in parts), default=part.first) if is_raised else part.first
+            parts.append(part if part.first >= start else rewritten(run_id, [part], work, start=start))
     if all(one.last < other.first for one, other in itertools.pairwise(parts)):
         return parts
     unique = rewritten(run_id, parts, work)
@@ -1620,16 +1654,17 @@ def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path, say: 
 
 
 def rewritten(
-    run_id: str, parts: Sequence[Part], work: Path, *, first: float = -math.inf, last: float = math.inf, shift: int = 0
+    run_id: str, parts: Sequence[Part], work: Path, *, first: float = -math.inf, last: float = math.inf, start: int = 0
 ) -> Part:
-    """A run's rows from `first` to `last`, with shifted order, as one part."""
+    """A run's rows from `first` to `last` as one part; the order of the first row is `start` or more."""
     dtypes = widest_dtypes(part.dtypes for part in parts)
     order = pl.col("order")
     frames = []
     for part in parts:
         rows = pl.scan_parquet(part.file, glob=False).filter(pl.col("run_id") == run_id, order.is_between(first, last))
         logged = [cast_logged(path, part.stored[path], dtypes[path]) for path in part.dtypes]
-        frames.append(rows.select(~cs.starts_with("["), *logged, frame=pl.lit(0)).with_columns(order + shift))
+        raised = pl.max_horizontal(order, start + pl.int_range(pl.len())) if start else order
+        frames.append(rows.select(~cs.starts_with("["), *logged, frame=pl.lit(0)).with_columns(raised.alias("order")))
     return write_part(pl.concat(frames, how="diagonal"), work, {run_id: dtypes})[run_id]
 
 
@@ -2798,7 +2833,7 @@ def export_rows(  # noqa: C901 - each kind of column in turn
                 fields_ = column.struct.rename_fields([str(number) for number in range(len(dtype.fields))]).struct
                 leaves += [((*path, f.name), fields_.field(str(n)), f.dtype) for n, f in enumerate(dtype.fields)]
             elif is_private(path):
-                skipped.add(path)
+                skipped.add(path[:1])
             elif path == ("_step",):
                 continue
             elif path in CLOCKS:
@@ -2826,11 +2861,10 @@ def rows_of_json(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], skipped
     """The clocks and numbers of rows as they were logged; keys of other things are added to `skipped`."""
     logged: list[list[tuple[KeyPath, Any]]] = []
     for number, row in enumerate(rows):
-        numbers = numeric_leaves(row)
+        others: list[KeyPath] = [(key,) for key in row if is_private((key,))]
+        numbers = numeric_leaves(row, others=others)
         clocks = [(("_step",), row.get("_step", number)), *((path, row.get(path[0])) for path in (*CLOCKS,)[1:])]
         logged.append([*clocks, *(leaf for leaf in numbers if is_wanted(leaf[0], keys))])
-        numeric = {path[0] for path, _ in numbers}
-        others = {(key,) for key, value in row.items() if value is not None and key not in numeric}
         skipped |= {path for path in others if is_private(path) or is_wanted(path, keys)}
     clocks_dtypes: dict[str, Any] = {"order": pl.Int64, "_runtime": pl.Float64, "_timestamp": pl.Float64}
     series = {name: pl.Series(name, [], dtype=dtype) for name, dtype in clocks_dtypes.items()}
@@ -2948,8 +2982,12 @@ def flatten(tree: Mapping[str, object], above: KeyPath = ()) -> list[tuple[KeyPa
     return leaves
 
 
-def numeric_leaves(summary: Mapping[str, object], above: KeyPath = ()) -> list[tuple[KeyPath, int | float]]:
+def numeric_leaves(
+    summary: Mapping[str, object], above: KeyPath = (), *, others: list[KeyPath] | None = None
+) -> list[tuple[KeyPath, int | float]]:
     """The summary's numbers by path: Booleans as 0 and 1, non-finite ones too; not W&B's own keys, nor media.
+
+    The paths of texts, lists and media are added to `others`.
 
     >>> numeric_leaves({"loss": "NaN", "val": {"acc": 1}, "_step": 9, "h": {"_type": "histogram", "n": 3}})
     [(('loss',), nan), (('val', 'acc'), 1)]
@@ -2965,6 +3003,8 @@ def numeric_leaves(summary: Mapping[str, object], above: KeyPath = ()) -> list[t
             leaves.append((path, NON_FINITE[value]))
         elif isinstance(value, dict) and not isinstance(value.get("_type"), str):
             inner += [((*path, key), below) for key, below in value.items()]
+        elif others is not None and value is not None:
+            others.append(path)
     return leaves
 
 
