@@ -774,7 +774,7 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
         noted = getattr(record, kind)
         stamp = (noted.timestamp.seconds, noted.timestamp.nanos)
         log.last_stamp = max(stamp, log.last_stamp)
-        if kind != "stats" and rows.options.console:
+        if kind != "stats" and rows.options.console and noted.line:  # every other text of a progress bar is empty
             rows.add_output(noted.line, stamp, "stdout" if noted.output_type == noted.STDOUT else "stderr")
         elif kind == "stats" and rows.options.system_metrics and (time_ := time_at(*stamp)):
             stats: dict[str, Any] = {"_step": log.records, "_timestamp": time_.timestamp()}
