@@ -722,15 +722,13 @@ def last_of_each(items: Sequence[bytes]) -> list[bytes]:
     return [items[number] for number in sorted(last.values())]
 
 
-def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, PLR0912, PLR0915 - each kind in turn
+def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, PLR0912 - each kind in turn
     """Store in `log` and `rows` what a record other than history and summary holds for an export."""
     kind = record.WhichOneof("record_type")
     if kind == "run":
         # It is repeated as a whole when name, notes or tags change, but then its config has large ints as floats.
         run = record.run
-        config: dict[str, object] = {}
-        for item in run.config.update:
-            put(config, path_of(item), from_json(item.value_json))
+        config = tree_of(run.config.update)
         log.config_at_start = log.config_at_start if log.run else [*config]
         log.config = config | log.config
         log.started_at = log.started_at or time_at(run.start_time.seconds, run.start_time.nanos)
@@ -742,24 +740,11 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
         if run.branch_point.run and run.branch_point.run == run.run_id:
             log.run["rewound_to"] = run.branch_point.value
     elif kind == "config":
-        changes: dict[str, object] = {}
-        for item in record.config.update:
-            put(changes, path_of(item), from_json(item.value_json))
-        merge_config(log.config, changes)
+        merge_config(log.config, tree_of(record.config.update))
         for item in record.config.remove:
             put(log.config, path_of(item), GONE)
     elif kind == "metric":
-        metric = record.metric
-        pattern = metric.name or metric.glob_name
-        known = MetricDefinition(pattern, None, None, None)
-        if not metric._control.overwrite:  # noqa: SLF001 - a field; else later ones add to it
-            known = log.definitions.get(pattern, known)
-        had = (known.summary or "").split(",")
-        kinds = ",".join(kind for kind in SUMMARY_KINDS if kind in had or getattr(metric.summary, kind))
-        goal, step_metric = GOALS.get(metric.goal, known.goal), metric.step_metric or known.step_metric
-        log.definitions[pattern] = MetricDefinition(pattern, goal, kinds or None, step_metric)
-        if step_metric:  # it is a metric of its own, to which no pattern applies
-            log.definitions.setdefault(step_metric, MetricDefinition(step_metric, None, None, None))
+        add_definition(log.definitions, record.metric)
     elif kind == "environment":  # several of one process add to each other
         from google.protobuf.json_format import MessageToDict
 
@@ -786,6 +771,20 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
             rows.add_stats(stats)
 
 
+def add_definition(definitions: dict[str, MetricDefinition], metric: Any) -> None:
+    """Add what a call of `define_metric` sets to what earlier calls set."""
+    pattern = metric.name or metric.glob_name
+    known = MetricDefinition(pattern, None, None, None)
+    if not metric._control.overwrite:  # noqa: SLF001 - a field; else later ones add to it
+        known = definitions.get(pattern, known)
+    had = (known.summary or "").split(",")
+    kinds = ",".join(kind for kind in SUMMARY_KINDS if kind in had or getattr(metric.summary, kind))
+    goal, step_metric = GOALS.get(metric.goal, known.goal), metric.step_metric or known.step_metric
+    definitions[pattern] = MetricDefinition(pattern, goal, kinds or None, step_metric)
+    if step_metric:  # it is a metric of its own, to which no pattern applies
+        definitions.setdefault(step_metric, MetricDefinition(step_metric, None, None, None))
+
+
 def regular(file: Path) -> Path:
     """The path itself. OSError for a pipe or a device, which may never end."""
     if file.exists() and not file.is_file():
@@ -795,6 +794,14 @@ def regular(file: Path) -> Path:
 
 def path_of(item: Any) -> KeyPath:
     return tuple(item.nested_key) or (item.key,)
+
+
+def tree_of(items: Iterable[Any]) -> dict[str, Any]:
+    """The values of a config record, nested by their paths."""
+    tree: dict[str, Any] = {}
+    for item in items:
+        put(tree, path_of(item), from_json(item.value_json))
+    return tree
 
 
 def put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
