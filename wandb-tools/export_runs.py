@@ -1098,7 +1098,7 @@ class LogRows:
             self.flush()
 
     def add_output(self, text: str, stamp: tuple[int, int] | None, stream: str | None) -> None:
-        """Add output of the program. A line has the number and the time (see `time_at`) of its first character."""
+        """Add output of the program. A line has the time (see `time_at`) of its first character."""
         screen, at = self.screens[stream], self.cursors[stream]
         for piece in CURSOR_MOVE.split(text):
             if piece == "\x1b[A":  # up
