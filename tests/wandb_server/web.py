@@ -455,7 +455,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_method(self) -> None:
         url = urlsplit(self.path)
-        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        length = int(self.headers["Content-Length"] or 0)
+        if len(body := self.rfile.read(length)) < length:
+            raise ConnectionAbortedError("the client was killed while it asked")
         request = self.classified(unquote(url.path), len(body))
         if self.headers["Content-Encoding"] == "gzip":
             body = gzip.decompress(body)
