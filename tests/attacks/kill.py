@@ -139,7 +139,7 @@ def problems_left(
     new = snapshot(folder)
     if is_graceful:
         # Before main() Python itself says what it likes.
-        early = not ended.operations and "in main" not in ended.err and "error: " not in ended.err
+        early = not ended.operations and "in main" not in ended.err and "\nerror: " not in f"\n{ended.err}"
         if ended.code not in (0, 130) and not early:
             yield f"ended with {ended.code}: {ended.err}"
         if "Traceback" in ended.err and not early:
