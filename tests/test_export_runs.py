@@ -1346,6 +1346,24 @@ def test_names_by_the_contract(paths, shuffler):
     assert all(re.fullmatch(r"[A-Za-z0-9_]*", name) for name in names.values())
 
 
+def test_a_key_that_looks_like_a_settled_name_keeps_it():
+    nested = ("a", "b")
+    taken = export_runs.settled_names([nested, ("a_b",)])[nested]
+    names = export_runs.settled_names([nested, ("a_b",), (taken,)])
+    assert names[taken,] == taken
+    assert names[nested].startswith(f"{taken}")
+    assert len({*names.values()}) == 3
+
+
+def test_the_text_inf_of_a_table_stays():
+    texts = pl.DataFrame({export_runs.column_key(("a",)): ["inf", "-inf", None]})
+    assert texts.select(export_runs.cast_logged(("a",), "String", "String")).to_series().to_list() == [
+        "inf",
+        "-inf",
+        None,
+    ]
+
+
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.sampled_from([*NON_FINITE])
 )
