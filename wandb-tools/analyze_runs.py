@@ -836,7 +836,7 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[st
         facts = {
             f"logged fewer than 10 values of {metric.label}": column.is_not_null() & (pl.col(number) < 10),
             late: column.is_null() & (pl.col(number) > 0),
-            "reached NaN or infinity; only their finite values count": pl.col(nonfinite) > 0,
+            "reached NaN or infinity; only their finite values count": column.is_finite() & (pl.col(nonfinite) > 0),
         }
         counts = collected(runs.frame.select(is_so.sum().alias(fact) for fact, is_so in facts.items()))
         remarks += [f"{counted(count, 'run')} {fact}" for fact, count in counts.row(0, named=True).items() if count]
@@ -876,11 +876,12 @@ def top(study: Study, options: Options) -> list[Result]:
         # Paths and the like come last.
         distinct = {c: table[c].n_unique() for c in (*others, "entity", "project")}
         common = [c for c in others if distinct[c] > 1 and 2 * table[c].null_count() <= table.height]
-        common.sort(key=lambda c: (not NOISE.isdisjoint(words(c)), kind(c) == "config", distinct[c] == table.height))
+        size, nulls = table.height, {c: table[c].null_count() for c in common}
+        common.sort(key=lambda c: (not NOISE.isdisjoint(words(c)), kind(c) == "config", distinct[c] == size, nulls[c]))
         settings: dict[tuple[str, ...], str] = {}
         for column in common:
             settings.setdefault(tuple(cells_of(table[column])), column)
-        shown = ["name", *named, *(c for c in ("entity", "project") if distinct[c] > 1), *settings.values()]
+        shown = ["name", *named, *settings.values(), *(c for c in ("entity", "project") if distinct[c] > 1)]
     last = best[metric.column][-1]
     counts = {"n": value.is_finite().sum(), "nonfinite": (~value.is_finite()).sum(), "ties": (value == last).sum()}
     total, n, nonfinite, ties = collected(runs.frame.select(pl.len(), **counts)).row(0)
@@ -943,7 +944,7 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
 
 def row_names(table: pl.DataFrame, by: Sequence[str]) -> list[str]:
     """The values of some columns in a line each."""
-    return ["/".join(map(cell_text, row)) for row in table.select(by).iter_rows()]
+    return ["/".join(row) for row in zip(*(cells_of(table[column]) for column in by), strict=True)]
 
 
 def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat: str) -> list[str]:
@@ -994,7 +995,7 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
         (mean == best.over(by[0])).fill_null(value=False).alias("best_in_row"),
         (mean == best.over(by[1])).fill_null(value=False).alias("best_in_column"),
     )
-    down, across = (cells[name].unique().sort(nulls_last=True).to_list() for name in ("rows", "columns"))
+    down, across = (cells_of(cells[name].unique().sort(nulls_last=True)) for name in ("rows", "columns"))
     cells_in_order = cells.with_columns(row=pl.col("rows").rle_id()).sort("columns", nulls_last=True)
     filled = cells_in_order.with_columns(column=pl.col("columns").rle_id()).filter(pl.col("n") > 0)
     spell, texts = float_format(filled["mean"].to_list()), dict[tuple[int, int], str]()
@@ -1005,9 +1006,9 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     note = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
     if holes := len(across) * len(down) - filled.height:
         note += f"; {counted(holes, 'cell')} without a value"
-    view = [(rows, pl.Series(map(cell_text, down), dtype=pl.String))]
+    view = [(rows, pl.Series(down, dtype=pl.String))]
     for column, head in enumerate(across):
-        view.append((cell_text(head), pl.Series([texts.get((row, column), "") for row in range(len(down))])))
+        view.append((head, pl.Series([texts.get((row, column), "") for row in range(len(down))])))
     size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
     title = f"{metric.label} by {rows} and {columns}: {size}; {metric.direction}"
     names = {"row name": row_names(filled, ["rows"]), "column name": row_names(filled, ["columns"])}
@@ -1430,7 +1431,7 @@ def machine_use(study: Study) -> list[Result]:
     time = finite("runtime_s")
     known = {name: pl.when(pl.col(name).is_finite()).then(time) for name in busy}  # run time with samples
     weighted = {name: ((pl.col(name) * t).sum() / t.sum()).fill_nan(None) for name, t in known.items()}
-    hours = {"hours": time.sum() / 3600, "gpu_hours": (time * pl.col("gpu_count")).sum() / 3600}
+    hours = {"hours": time.sum() / 3600, "gpu_hours": time.sum() / 3600 * pl.col("gpu_count").first()}
     table = rows.group_by("gpu", "gpu_count").agg(runs=pl.len().cast(pl.Int64), **hours, **weighted)
     table = table.sort("hours", "gpu", "gpu_count", descending=[True, False, False], nulls_last=True)
     heads = ("gpu", "GPUs", "runs", "hours", "GPU hours", "GPU %", "CPU %")
@@ -2011,17 +2012,24 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
 
 
 def last_lines(runs: Runs) -> pl.DataFrame:
-    """The last line with a word of each crashed or failed run's stderr, else of its console: KEY and `line`."""
-    broken = runs.frame.filter(in_states(["crashed", "failed"])).select(KEY)
+    """The last error of a failed run's console; else the last line with a word, of stderr if it has one: KEY, `line`.
+
+    After an error there may be more lines, such as a progress bar that closes. A run that crashed was killed: an error
+    in its console did not end it.
+    """
+    broken = runs.frame.filter(in_states(["crashed", "failed"])).select(*KEY, is_failed=in_states(["failed"]))
+    is_error = pl.col("text").str.contains(r"^(\[\w+\]: )?[\w.]+(Error|Exception|Interrupt)(:|$)")
     order = pl.col("line").fill_null(0) + pl.when(pl.col("stream") == "stderr").then(2**60).otherwise(0)
+    order += pl.when(is_error & pl.col("is_failed")).then(2**61).otherwise(0)
     consoles = [p.frame.with_columns(columns_or_null(p, {"stream": pl.String})) for p in rows_beside(runs, "console")]
     if not consoles:
         return pl.DataFrame(schema=dict.fromkeys((*KEY, "line"), pl.String))
-    lines = pl.concat(each.select("entity", "project", "text", id="run_id", order=order) for each in consoles)
-    lines = lines.filter(pl.col("text").str.contains(r"\w")).join(broken, on=KEY, how="semi", nulls_equal=True)
+    lines = pl.concat(each.select("entity", "project", "text", "line", "stream", id="run_id") for each in consoles)
+    lines = lines.filter(pl.col("text").str.contains(r"\w")).join(broken, on=KEY, how="inner", nulls_equal=True)
+    lines = lines.select(*KEY, "text", order=order)
     last = collected(lines.group_by(KEY).agg(pl.col("order").max())).lazy()  # first without texts: these may be many
     found = lines.join(last, on=[*KEY, "order"], how="semi", nulls_equal=True).unique(KEY, keep="first")
-    return collected(found.select(*KEY, line=pl.col("text").str.strip_chars()))
+    return collected(found.select(*KEY, line=pl.col("text").str.replace_all(r"\s+", " ").str.strip_chars()))
 
 
 def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int], read: set[int]) -> Iterator[Problem]:
@@ -2394,14 +2402,21 @@ def short_names(names: Sequence[str], width: int) -> list[str]:
         rest = [name.removeprefix(first) for name in names]
         last = re.sub("^[^_/. ,=-]*", "", shared([name[::-1] for name in rest])[::-1])
         names = [f"{'…' * bool(first)}{name.removesuffix(last)}{'…' * bool(last)}" for name in rest]
-    return [shortened(name, width) for name in names]
+    alike: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        alike.setdefault(shortened(name, width), []).append(name)
+    short, number = dict[str, str](), len({*names})
+    for text, group in alike.items():  # those that look alike now share more words than all do
+        short |= zip(group, short_names(group, width) if 1 < len(group) < number else [text] * len(group), strict=True)
+    return [short[name] for name in names]
 
 
 def shortened(text: str, width: int) -> str:
-    """`text` within `width` terminal cells: its middle goes, as names differ at their ends."""
+    """`text` within `width` terminal cells: its middle goes, as names differ at their ends. An id stays whole."""
     if cell_count(text) <= width:
         return text
-    head, tail = text[: (width - 1) // 2], text[-(width // 2) :] if width > 1 else ""
+    back = max(width // 2, min(width - 2, len("".join(re.findall(r"\(\w+\)$", text)))))
+    head, tail = text[: width - 1 - back], text[-back:] if width > 1 else ""
     while cell_count(f"{head}…{tail}") > max(width, 1):  # wide characters take two cells
         head, tail = (head[:-1], tail) if len(head) > len(tail) else (head, tail[1:])
     return f"{head}…{tail}"
@@ -2544,7 +2559,7 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
         remarks.append("extreme values are cut off")
     if domain[0] < domain[1] and (key == "curves" or len(near) < len(drawn)):  # bands may leave the picture
         # Clamped, as the renderer stores also what lies far outside; zooming needs the true places.
-        scale |= {"domain": domain, "nice": True, "clamp": not is_live}
+        scale |= {"domain": domain, "nice": not log, "clamp": not is_live}
         scale |= {"padding": 8} if key in {"top", "groups"} else {}  # points at the edges are whole
     return rows, scale, remarks
 
@@ -2586,9 +2601,9 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
         click = {"type": "point", "fields": ["rank"], "toggle": "true"}
         zoom = {"name": "zoom", "bind": "scales", "select": "interval"}
         layers[-1]["params"] = [zoom, {"name": "hidden", "bind": "legend", "select": click}]
-        for layer in layers:
-            hidden, opacity = {"param": "hidden", "empty": False, "value": 0}, layer["mark"].get("opacity", 1)
-            layer["encoding"]["opacity"] = {"condition": hidden, "value": opacity}
+        opacity = {"condition": {"param": "hidden", "empty": False, "value": 0}, "value": 1}
+        for layer in layers:  # not `opacity`, which is that of points and bands
+            layer["encoding"] |= {"fillOpacity": opacity, "strokeOpacity": opacity}
     return layers
 
 
