@@ -68,8 +68,7 @@ Health shows each problem of each run:
                  runs below 51 values, nor the first or last value
   stopped early  the last step is below half the median of its W&B group (three runs or more), else of its project
   no metric      no number is in the summary or in the history
-  crashed        the state of the run is crashed
-  failed         the state of the run is failed
+  crashed, failed: the state of the run; with the error, or else the last line, of its console if that was exported
 
 Importance is association, not cause: effect is eta squared of the Kruskal-Wallis test over the values of a setting (or
 over ranges, for numbers with many values); sign is + if the metric grows with the setting; p is a permutation p-value.
@@ -393,7 +392,12 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], list[s
     others = tuple(part.files[0] for part in parts if part.view not in {"runs", ""})
     foreign = [str(part.files[0]) for part in parts if not part.view]
     whose = sorted({part.project for part in parts if part.view and "project" in part.source})
-    beside = [] if runs else runs_beside(others, whose)
+    beside: list[Runs] = []  # histories and the like alone: the runs files of their projects in their folders
+    folders = {} if runs else {other.parent for other in others}
+    for file in sorted(file for folder in folders for file in folder.glob("*.parquet") if file.name[0] != "."):
+        with suppress(ScriptError):
+            part = open_file(file)
+            beside += [part] if part.view == "runs" and part.project in whose else []
     runs = runs or beside
     if not runs:
         looked_at = ", ".join(map(str, places or (UNIFIED_FILE, EXPORT_FOLDER)))
@@ -412,16 +416,6 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], list[s
         if len(exports) < len(runs):
             remarks.append(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
     return [newest], remarks, damaged
-
-
-def runs_beside(others: Iterable[Path], projects: Collection[tuple[str, str]]) -> list[Runs]:
-    """The runs files of these projects in the folders of histories, consoles and the like."""
-    found = []
-    for file in sorted({file for other in others for file in other.parent.glob("*.parquet") if file.name[0] != "."}):
-        with suppress(ScriptError):
-            part = open_file(file)
-            found += [part] if part.view == "runs" and part.project in projects else []
-    return found
 
 
 def open_file(file: Path) -> Runs:
@@ -1827,12 +1821,13 @@ def curve_points(
     if rows.is_empty():
         label = logging[0][0].label(logging[0][1])
         raise ScriptError(f"the histories of these runs have no {label}; choose other runs", NOTHING_USABLE)
-    in_order = (pl.col("x") >= pl.col("x").shift()) | (pl.col(RUN_NUMBER) != pl.col(RUN_NUMBER).shift())
-    if not rows.select(in_order.fill_null(value=True).all()).item():
-        rows = rows.sort(RUN_NUMBER, "x", "_step")
-    rows = with_divergence(rows, goal, options)
+    rows = with_divergence(rows.sort(RUN_NUMBER, "x", "_step"), goal, options)
     points = rows["x"].unique().sort()
-    most = most_points(options, keys.height)
+    form = FILE_FORMATS[options.output.suffix.lower()] if options.output else options.format
+    most = options.points or PICTURE_POINTS
+    if not (options.points or options.report or form in {"png", "svg", "html"}):  # all for programs, within bounds
+        holds_all = "json" in {form, options.format} or form in {"csv", "parquet"}
+        most = max(CURVE_POINTS, MOST_CURVE_ROWS // keys.height if holds_all else 0)
     if len(points) > most:
         say(f"{most} of {len(points):,} points of {axis}: use --points for more")
         points = points.gather([round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)])
@@ -1847,15 +1842,6 @@ def curve_points(
     if clock == "_timestamp":
         found = found.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
     return found
-
-
-def most_points(options: Options, runs: int) -> int:
-    """How many points curves have at most: those of so many runs; for programs all, unless that is too many rows."""
-    form = FILE_FORMATS[options.output.suffix.lower()] if options.output else options.format
-    if options.points or options.report or form in {"png", "svg", "html"}:
-        return options.points or PICTURE_POINTS
-    holds_all = "json" in {form, options.format} or form in {"csv", "parquet"}
-    return max(CURVE_POINTS, MOST_CURVE_ROWS // runs if holds_all else 0)
 
 
 def with_divergence(rows: pl.DataFrame, goal: Goal | None, options: Options) -> pl.DataFrame:
@@ -2014,8 +2000,7 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
 def last_lines(runs: Runs) -> pl.DataFrame:
     """The last error of a failed run's console; else the last line with a word, of stderr if it has one: KEY, `line`.
 
-    After an error there may be more lines, such as a progress bar that closes. A run that crashed was killed: an error
-    in its console did not end it.
+    More lines may follow an error, such as a progress bar that closes. An error did not end a run that crashed.
     """
     broken = runs.frame.filter(in_states(["crashed", "failed"])).select(*KEY, is_failed=in_states(["failed"]))
     is_error = pl.col("text").str.contains(r"^(\[\w+\]: )?[\w.]+(Error|Exception|Interrupt)(:|$)")
