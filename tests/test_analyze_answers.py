@@ -529,3 +529,31 @@ def test_a_last_value_of_nan_is_not_said_to_be_left_out_of_itself(tmp_path):
     file = rewrite(runs, history_last_loss=pl.Series([float("nan"), 2.0]), **counts)
     err = ask(file, "--top", 2, "-m", "loss", "--value", "last").err
     assert "1 run reached NaN or infinity; only their finite values count" in err
+
+
+def test_runs_between_two_points_of_a_curve_are_counted(tmp_path):
+    """A title told of 17 of 23 runs, and nothing of the others."""
+    file = write_runs(tmp_path, [Run(n, config={"g": 1}) for n in "abc"])
+    write_history(tmp_path, [("b", 1, 1.0), *((run, step, 2.0) for run in "ac" for step in range(0, 200, 2))])
+    err = ask(file, "--curves", "loss", "-g", "g").err
+    assert "not shown, because they begin and end between two of these points: 1 run\n" in err
+    assert "between" not in ask(file, "--curves", "loss", "-g", "g", "--points", 101).err
+
+
+def test_an_axis_of_fractions_has_the_digits_of_a_table(tmp_path):
+    """Run times had ten digits; whole numbers keep all of theirs."""
+    file = write_runs(tmp_path, [Run("a")])
+    history = write_history(tmp_path, [("a", 1_234_567 + n, float(n)) for n in range(3)])
+    rewrite(history, _runtime=pl.Series([2.204588413, 20.07492947, 38.9276561]))
+    for axis, texts in {"runtime": ["2.20", "20.07", "38.93"], "step": ["1234567", "1234568", "1234569"]}.items():
+        lines = answered(file, "--curves", "loss", "--x", axis).out.splitlines()
+        assert [line.split()[0] for line in lines[-3:]] == texts
+
+
+def test_a_best_setting_of_missing_values_is_said_to_be_null(tmp_path):
+    """`best of null:  (mean 3 of 2 runs)`."""
+    runs = [Run(f"a{n}", config={"m": "x", "lr": n}, summary={"loss": 1.0 + n}) for n in range(2)]
+    runs += [Run(f"b{n}", summary={"loss": 3.0}) for n in range(2)]
+    err = ask(write_runs(tmp_path, runs), "--best-per", "m", "-g", "m").err
+    assert "best of x: lr 0 (mean 1 of 1 run)" in err
+    assert "best of null: null (mean 3 of 2 runs)" in err

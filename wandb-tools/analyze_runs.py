@@ -1125,7 +1125,7 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
     means = means.sort("mean", *keys, descending=metric.descending(keys), nulls_last=True)
     best = means.unique(per, keep="first", maintain_order=True)
     for row in best.drop_nulls("mean").head(MOST_SAID).iter_rows(named=True):
-        chosen = some_of([f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None])
+        chosen = some_of([f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None]) or "null"
         group = "/".join(cell_text(row[column]) for column in per)
         lost = f", {row['n_nonfinite']} more with NaN or infinity" if row["n_nonfinite"] else ""
         say(f"best of {group}: {chosen} (mean {row['mean']:.4g} of {counted(row['n'], 'run')}{lost})")
@@ -1839,6 +1839,8 @@ def curve_points(
     whole = pl.concat([whole, ends]).unique([RUN_NUMBER, "x"]).sort(RUN_NUMBER, "x")
     values = rows.select(RUN_NUMBER, "x", VALUE)
     found = whole.join_asof(values, on="x", by=RUN_NUMBER, check_sortedness=False).drop_nulls(VALUE)
+    if hidden := spans.height - found[RUN_NUMBER].n_unique():
+        say(f"not shown, because they begin and end between two of these points: {counted(hidden, 'run')}")
     if clock == "_timestamp":
         found = found.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
     return found
@@ -1898,7 +1900,8 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     shown = drawn.filter(pl.col("rank") < MOST_CURVES)
     xs = shown.select(pl.col("x").unique().sort())
     if xs["x"].dtype.is_float():
-        view = [(axis, pl.Series([f"{x:.10g}" for x in xs["x"]]))]
+        spell = "{:.10g}".format if (xs["x"] % 1 == 0).all() else float_format(xs["x"].to_list())
+        view = [(axis, pl.Series([*map(spell, xs["x"])]))]
     else:
         minutes = xs["x"].dt.to_string("%Y-%m-%d %H:%M")
         view = [(axis, minutes if minutes.is_unique().all() else xs["x"].dt.to_string("%Y-%m-%d %H:%M:%S"))]
@@ -2239,8 +2242,9 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     if form == "html" and charts:
         policy += SCRIPTS
         specs = ", ".join(charts).replace("<", "\\u003c")  # no name can end the script
-        options = {"actions": False, "renderer": "svg"}
-        start = f"[{specs}].forEach((chart, i) => vegaEmbed(`#chart${{i}}`, chart, {json.dumps(options)}))"
+        start = (
+            f"[{specs}].forEach((chart, i) => vegaEmbed(`#chart${{i}}`, chart, {{actions: false, renderer: 'svg'}}))"
+        )
         library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed")
         lines += [f"<script>{library}</script>", f"<script>{start}</script>"]
     head = f"<meta charset='utf-8'><meta http-equiv='Content-Security-Policy' content=\"{policy}\">"
@@ -2288,10 +2292,9 @@ def made_table(columns: Sequence[TableColumn], form: Any, links: Sequence[str] =
 
 def links_of(result: Result, form: str) -> list[str]:
     """For each row a link to W&B's page of its run, if it can be followed without harm: a URL is data, too."""
-    has_urls = result.key == "top" and "url" in result.table.columns
-    urls = [url or "" for url in result.table["url"]] if has_urls else []
+    urls = result.table["url"] if result.key == "top" and "url" in result.table.columns else ()
     safe = re.compile(r"https?://[\w./?=%:+@~#-]+")
-    return [form.replace("{url}", url) if safe.fullmatch(url) else "{name}" for url in urls]
+    return [form.replace("{url}", url) if safe.fullmatch(url or "") else "{name}" for url in urls]
 
 
 def cells_of(values: pl.Series, null: str = "null", *, alike: bool = True) -> list[str]:
@@ -2347,8 +2350,7 @@ def fitted(
 
     Headings of numbers are broken into lines first, then texts are cut to one limit that is at least `least`.
     """
-    kept = result.kept
-    most = max(kept, min(len(columns), width // 3 + 1))  # each takes a character and two blanks at least
+    most = max(result.kept, min(len(columns), width // 3 + 1))  # each takes a character and two blanks at least
     sizes = [(max(map(cell_count, c.cells), default=0), cell_count(c.label)) for c in columns[:most]]
     if len(columns) == most and sum(map(max, sizes)) + 2 * (most - 1) <= width:
         least = width
@@ -2364,8 +2366,8 @@ def fitted(
     def fits(count: int, limit: int) -> bool:
         return sum(widths(limit)[:count]) + 2 * (count - 1) <= width
 
-    count = max(kept, next((n for n in range(most, 0, -1) if fits(n, least if n > 2 else 1)), 1))
-    limit = next((limit for limit in range(width, least if kept else 0, -1) if fits(count, limit)), least)
+    count = max(result.kept, next((n for n in range(most, 0, -1) if fits(n, least if n > 2 else 1)), 1))
+    limit = next((limit for limit in range(width, least if result.kept else 0, -1) if fits(count, limit)), least)
     if dropped := [label for label, _ in result.view[count:]]:
         choice = "--columns, " if result.key in FLAGS_FOR["columns"] else ""
         notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
