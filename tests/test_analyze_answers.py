@@ -431,9 +431,13 @@ def test_names_that_differ_in_their_middle_are_not_cut_to_one(tmp_path):
     bands = [f"conv_3_bands_0_1_2_3_{middle}_8_9_10_11_full" for middle in ("4_5", "6", "7_4_2")]
     names = [*bands, "linear_with_all_of_the_colours_there_are"]
     found = [*map(str, analyze_runs.short_names(names, 24))]
-    assert found[:3] == ["…4_5…", "…6…", "…7_4_2…"]
+    assert found[:3] == ["conv_3_band…4_5…", "conv_3_band…6…", "conv_3_band…7_4_2…"]
     assert max(map(len, found)) <= 24
     assert analyze_runs.short_names(names * 2, 24) == found * 2  # equal names stay equal
+    wide = [f"模型模型模型模型_{middle}_的一個很長的名字" for middle in ("ab", "cd", "ef")]
+    found = analyze_runs.short_names([*wide, "something else of some length"], 15)
+    assert len({*found}) == 4
+    assert max(map(analyze_runs.cell_count, found)) <= 15
     runs = [Run(f"r{n}", name, state="failed") for n, name in enumerate(names)]
     lines = answered(write_runs(tmp_path, runs), "--health").out.splitlines()
     assert len({line.split()[0] for line in lines if " failed " in line}) == 4

@@ -671,10 +671,9 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
         label = runs.label(names[column])
         segments = re.findall(r"[^\W_]+", label.lower())  # none in a name such as "%"
         is_cost = not {"runtime", "latency", "throughput", "fps"}.isdisjoint(segments)  # not what a project is about
-        is_test = "test" in segments
-        is_other = not is_test and VALIDATION.isdisjoint(segments)
+        is_other = {"test", *VALIDATION}.isdisjoint(segments)
         is_plain = not {"loss", "error", "accuracy", "acc", "score", "reward"}.isdisjoint(segments[-1:])
-        return is_cost, not is_test, is_other, len(segments), not is_plain, label
+        return is_cost, "test" not in segments, is_other, len(segments), not is_plain, label
 
     found = sorted((column for column in readable if covered[column] >= max(least, 1)), key=rank)[:1]
     metrics = [find_metric(names[column], runs, options) for column in found]
@@ -1008,8 +1007,7 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     names = {"row name": row_names(filled, ["rows"]), "column name": row_names(filled, ["columns"])}
     names["name"] = [f"{spell(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
     drawn = filled.select("row", "column", value="mean").hstack(pl.DataFrame(names, dict.fromkeys(names, pl.String)))
-    chart = "mean", "", drawn
-    return Result("pivot", title, cells, view, [note, *lost], chart=chart)
+    return Result("pivot", title, cells, view, [note, *lost], chart=("mean", "", drawn))
 
 
 # --- questions: settings --------------------------------------------------------------------------------------
@@ -1510,8 +1508,7 @@ def sql(study: Study, options: Options) -> list[Result]:
     with database(study.any_state, "--sql", query) as (connection, aliases):
         statements = connection.extract_statements(query)  # duckdb's own connection would read files for IMPORT
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
-            what = "--sql takes one SELECT; other statements are refused, because they could write"
-            raise ScriptError(what, WRONG_USAGE)
+            raise ScriptError("--sql takes one SELECT; others are refused, because they could write", WRONG_USAGE)
         # As a subquery: elsewhere DuckDB takes WITH x AS (COPY ...), which could write over the input.
         found = connection.sql(f"FROM (\n{statements[0].query}\n)")
         columns = []
@@ -2001,11 +1998,9 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
 
 
 def last_lines(runs: Runs) -> pl.DataFrame:
-    """The last error of a failed run's console; else the last line with a word, of stderr if it has one: KEY, `line`.
-
-    More lines may follow an error, such as a progress bar that closes. An error did not end a run that crashed.
-    """
+    """The last error of a failed run's console, else the last line with a word, of stderr if possible: KEY, `line`."""
     broken = runs.frame.filter(in_states(["crashed", "failed"])).select(*KEY, is_failed=in_states(["failed"]))
+    # More lines may follow an error, such as a progress bar that closes. A run that crashed was not ended by one.
     is_error = pl.col("text").str.contains(r"^(\[\w+\]: )?[\w.]+(Error|Exception|Interrupt)(:|$)")
     order = pl.col("line").fill_null(0) + pl.when(pl.col("stream") == "stderr").then(2**60).otherwise(0)
     order += pl.when(is_error & pl.col("is_failed")).then(2**61).otherwise(0)
@@ -2393,8 +2388,12 @@ def short_names(names: Sequence[str], width: int) -> list[str]:
     for name in dict.fromkeys(names):
         alike.setdefault(shortened(name, width), []).append(name)
     short, number = dict[str, str](), len({*names})
-    for text, group in alike.items():  # those that look alike now share more words than all do
-        short |= zip(group, short_names(group, width) if 1 < len(group) < number else [text] * len(group), strict=True)
+    for text, group in alike.items():
+        start, apart = text.partition("…")[0], [text] * len(group)
+        if 1 < len(group) < number:  # those that look alike share more words: their start, then what differs
+            apart = short_names(group, width)
+            apart = [start[: width - cell_count(each)] * (each[:1] == "…") + each for each in apart]
+        short |= zip(group, (shortened(each, width) for each in apart), strict=True)
     return [short[name] for name in names]
 
 
@@ -2653,8 +2652,9 @@ def content(  # noqa: C901 - a list of formats
 ) -> bytes:
     """The results in any of the formats; those of one question where it holds no more. JSON names what is `written`."""
     if form == "table":
-        width = shutil.get_terminal_size((80, 24)).columns
-        return table_text(results, most, width=width, colours=is_terminal()).encode()
+        return table_text(
+            results, most, width=shutil.get_terminal_size((80, 24)).columns, colours=is_terminal()
+        ).encode()
     if form == "json":
         rows: dict[str, Any] = {"version": 1}
         for result in results:
