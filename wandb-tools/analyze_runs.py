@@ -2652,9 +2652,8 @@ def content(  # noqa: C901 - a list of formats
 ) -> bytes:
     """The results in any of the formats; those of one question where it holds no more. JSON names what is `written`."""
     if form == "table":
-        return table_text(
-            results, most, width=shutil.get_terminal_size((80, 24)).columns, colours=is_terminal()
-        ).encode()
+        width = shutil.get_terminal_size((80, 24)).columns
+        return table_text(results, most, width=width, colours=is_terminal()).encode()
     if form == "json":
         rows: dict[str, Any] = {"version": 1}
         for result in results:
@@ -2797,8 +2796,7 @@ def add_flags(parser: Parser) -> None:
     add("-o", "--output", type=Path, metavar="FILE", help=f"write to FILE{', '.join(FILE_FORMATS)}")
     add("--columns", **many, metavar="A,B", help="show these columns")
     add("--max-rows", type=whole_from(0), metavar="N", help="show at most N rows of each table (0: all)")
-    formats = ("table", "json", "csv", "markdown", "latex")
-    add("--format", choices=formats, default="table", help="format of stdout (default: table)")
+    add("--format", choices=("table", "json", "csv", "markdown", "latex"), default="table", help="format of stdout")
     add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     add("--quiet", **flag, help="print only errors on stderr")
     add("--debug", **flag, help="show the traceback of an error")
