@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import analyze_runs
 import polars as pl
@@ -458,7 +459,7 @@ def test_the_best_runs_show_their_settings_before_their_project(tmp_path):
     head = answered(tmp_path, "--top", 2).out.splitlines()[1].split()
     assert head[:5] == ["name", "test/mse", "batch_size", "dropout", "a_setting_of_few"]
     wide = answered(tmp_path, "--top", 2, COLUMNS="160").out.splitlines()[1].split()
-    assert wide[5:] == ["entity", "project"]
+    assert wide[5:] == ["project", "entity"]  # of one entity are many projects
 
 
 def test_heads_of_curves_and_pivots_are_as_short_as_the_numbers_of_a_table(tmp_path):
@@ -561,3 +562,12 @@ def test_a_best_setting_of_missing_values_is_said_to_be_null(tmp_path):
     err = ask(write_runs(tmp_path, runs), "--best-per", "m", "-g", "m").err
     assert "best of x: lr 0 (mean 1 of 1 run)" in err
     assert "best of null: null (mean 3 of 2 runs)" in err
+
+
+def test_a_heading_of_a_report_is_not_broken_within_brackets(tmp_path):
+    """`<h2>1 of 1 run have problems (no history files</h2>`."""
+    file = write_runs(tmp_path, [Run("a", state="failed", summary={"loss": 1.0})])
+    answered(file, "--report", tmp_path / "r.html", "-m", "loss")
+    headings = re.findall("<h2>(.*?)</h2>", (tmp_path / "r.html").read_text("utf-8"))
+    assert [each for each in headings if each.count("(") != each.count(")")] == []
+    assert any(each.startswith("1 of 1 run have problems (no history files, so only") for each in headings)

@@ -874,7 +874,7 @@ def top(study: Study, options: Options) -> list[Result]:
         settings: dict[tuple[str, ...], str] = {}
         for column in common:
             settings.setdefault(tuple(cells_of(table[column])), column)
-        shown = ["name", *named, *settings.values(), *(c for c in ("entity", "project") if distinct[c] > 1)]
+        shown = ["name", *named, *settings.values(), *(c for c in ("project", "entity") if distinct[c] > 1)]
     last = best[metric.column][-1]
     counts = {"n": value.is_finite().sum(), "nonfinite": (~value.is_finite()).sum(), "ties": (value == last).sum()}
     total, n, nonfinite, ties = collected(runs.frame.select(pl.len(), **counts)).row(0)
@@ -1951,7 +1951,7 @@ def health(study: Study, _: Options) -> list[Result]:
     problems = problems.sort(most, RUN_NUMBER, descending=[True, False], maintain_order=True)
     table = problems.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
     table = table.select("entity", "project", pl.col("id").alias("run"), "name", "problem", "detail")
-    where = "" if histories else " (no history files: only summaries and states were checked)"
+    where = "" if histories else " (no history files, so only summaries and states were checked)"
     if not found:
         return [Result("health", f"{counted(keys.height, 'run')}: no problem found{where}", table, [])]
     folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg(pl.first("detail"), more=pl.len() - 1)
