@@ -571,3 +571,12 @@ def test_a_heading_of_a_report_is_not_broken_within_brackets(tmp_path):
     headings = re.findall("<h2>(.*?)</h2>", (tmp_path / "r.html").read_text("utf-8"))
     assert [each for each in headings if each.count("(") != each.count(")")] == []
     assert any(each.startswith("1 of 1 run have problems (no history files, so only") for each in headings)
+
+
+def test_runs_of_one_name_are_named_so_that_they_can_be_copied(tmp_path):
+    """`an-institute-of-s…p_project/0h28gopz` is no run."""
+    entity, project = "an-institute-of-some-length", "a-project-of-some-length"
+    runs = [Run(f"id{n}", "same") for n in range(6)]
+    err = ask(write_runs(tmp_path, runs, entity=entity, project=project), "--diff", "same", "id1").err
+    paths = [f"{entity}/{project}/id{n}" for n in range(5)]
+    assert err == f"error: 6 runs are called same; choose one: {', '.join(paths)} …\n"

@@ -1196,7 +1196,7 @@ def difference(study: Study, options: Options) -> list[Result]:
     for name in options.diff:
         hits = next((hits for way in ways if (hits := every.filter(way == name).select(KEY).sort(KEY).rows())), [])
         if len(hits) > 1:
-            some = some_of([*map(path_text, hits)], SUGGESTED_NAMES)
+            some = ", ".join(map(path_text, hits[:SUGGESTED_NAMES])) + " …" * (len(hits) > SUGGESTED_NAMES)  # to copy
             raise ScriptError(f"{len(hits)} runs are called {name}; choose one: {some}", WRONG_USAGE)
         if not hits:
             near = did_you_mean(name, [*every["name"].drop_nulls(), *every["id"].drop_nulls()])
