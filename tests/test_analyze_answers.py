@@ -489,6 +489,7 @@ def console(folder, run, texts, stream="stderr"):
         ("failed", ["[rank0]: KeyError: 'x'", "ranks stopped"], "[rank0]: KeyError: 'x'"),
         ("failed", ["an Error occurred", "Error rate: 0.5", "last   word "], "last word"),
         ("crashed", ["RuntimeError: skipped", "epoch 7"], "epoch 7"),  # it went on after that error
+        ("crashed", ["34/63 - loss: 0.5" + "\b" * 9], "34/63 - loss: 0.5"),  # Keras moves back to its bar's start
     ],
 )
 def test_health_names_the_error_of_a_failed_run(tmp_path, state, texts, cause):
