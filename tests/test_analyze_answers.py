@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 
+import analyze_runs
 import polars as pl
 import pytest
 from contract_files import Run, write_rows, write_runs
@@ -420,3 +422,162 @@ def test_a_flag_of_another_script_is_not_suggested_for_itself(tmp_path):
     done = ask(write_runs(tmp_path, [Run("a")]), "--include-history")
     assert done.code == 2
     assert "did you mean --include-history" not in done.err
+
+
+# --- found in projects of strangers -----------------------------------------------------------------------------
+
+
+def test_names_that_differ_in_their_middle_are_not_cut_to_one(tmp_path):
+    """Beside other names, three runs had the label `conv_3_bands_0_…_9_10_11_full`."""
+    bands = [f"conv_3_bands_0_1_2_3_{middle}_8_9_10_11_full" for middle in ("4_5", "6", "7_4_2")]
+    names = [*bands, "linear_with_all_of_the_colours_there_are"]
+    found = [*map(str, analyze_runs.short_names(names, 24))]
+    assert found[:3] == ["conv_3_band…4_5…", "conv_3_band…6…", "conv_3_band…7_4_2…"]
+    assert max(map(len, found)) <= 24
+    assert analyze_runs.short_names(names * 2, 24) == found * 2  # equal names stay equal
+    wide = [f"模型模型模型模型_{middle}_的一個很長的名字" for middle in ("ab", "cd", "ef")]
+    found = analyze_runs.short_names([*wide, "something else of some length"], 15)
+    assert len({*found}) == 4
+    assert max(map(analyze_runs.cell_count, found)) <= 15
+    runs = [Run(f"r{n}", name, state="failed") for n, name in enumerate(names)]
+    lines = answered(write_runs(tmp_path, runs), "--health").out.splitlines()
+    assert len({line.split()[0] for line in lines if " failed " in line}) == 4
+
+
+def test_an_id_beside_a_name_is_not_cut(tmp_path):
+    """It is what --diff and --where take: `small-m…z7yhc9j)` was of no use."""
+    assert analyze_runs.shortened("small-model-of-mine (6z7yhc9j)", 16) == "small…(6z7yhc9j)"
+    assert analyze_runs.shortened("small-model-of-mine (6z7yhc9j)", 9) == "s…7yhc9j)"
+
+
+def test_the_best_runs_show_their_settings_before_their_project(tmp_path):
+    """At 80 columns entity and project had the room, and the settings were not shown; then those that few runs have."""
+    for n, project in enumerate(("a-project-of-some-length", "another-project-of-mine")):
+        config = {"a_setting_of_few": 1} if n else {}
+        run = Run(f"r{n}", f"name of run {n}", {**config, "dropout": n / 2, "batch_size": n}, {"test/mse": float(n)})
+        write_runs(tmp_path, [run], entity=f"the-entity-of-team-{n}", project=project)
+    head = answered(tmp_path, "--top", 2).out.splitlines()[1].split()
+    assert head[:5] == ["name", "test/mse", "batch_size", "dropout", "a_setting_of_few"]
+    wide = answered(tmp_path, "--top", 2, COLUMNS="160").out.splitlines()[1].split()
+    assert wide[5:] == ["project", "entity"]  # of one entity are many projects
+
+
+def test_heads_of_curves_and_pivots_are_as_short_as_the_numbers_of_a_table(tmp_path):
+    """A random search has rates of 17 digits, which were broken into three lines each."""
+    rates = [0.0001107484700770214, 8.786782930184295e-05, 0.0001823476851513542]
+    runs = [Run(f"r{n}", config={"lr": lr, "k": n % 2}, summary={"loss": 1.0 + n}) for n, lr in enumerate(rates)]
+    file = write_runs(tmp_path, runs)
+    write_history(tmp_path, [row for n in range(3) for row in steps(f"r{n}", [2.0, 1.0 + n])])
+    texts = ["0.0001107", "8.787e-05", "0.0001823"]
+    assert answered(file, "--curves", "loss", "-g", "lr").out.splitlines()[1].split() == ["step", *texts]
+    assert answered(file, "--pivot", "k,lr").out.splitlines()[1].split() == ["k", texts[1], texts[0], texts[2]]
+    assert "only one value in 0.0001107 and 8.787e-05" in " ".join(answered(file, "-g", "lr").out.split())
+
+
+def console(folder, run, texts, stream="stderr"):
+    """Lines of output of one run."""
+    lines = {"line": [*range(len(texts))], "time": [None] * len(texts), "stream": [stream] * len(texts)}
+    write_rows(folder, "console", {"run_id": [run] * len(texts), **lines, "text": texts})
+
+
+@pytest.mark.parametrize(
+    ("state", "texts", "cause"),
+    [
+        ("failed", ["RuntimeError: nan", "  3%|█         | 99/3000  [02:49<1:22]"], "RuntimeError: nan"),
+        ("failed", ["a.b.OutOfMemoryError: CUDA", "For debugging consider"], "a.b.OutOfMemoryError: CUDA"),
+        ("failed", ["ValueError: first", "KeyboardInterrupt", "Aborted!"], "KeyboardInterrupt"),
+        ("failed", ["[rank0]: KeyError: 'x'", "ranks stopped"], "[rank0]: KeyError: 'x'"),
+        ("failed", ["an Error occurred", "Error rate: 0.5", "last   word "], "last word"),
+        ("crashed", ["RuntimeError: skipped", "epoch 7"], "epoch 7"),  # it went on after that error
+        ("crashed", ["34/63 - loss: 0.5" + "\b" * 9], "34/63 - loss: 0.5"),  # Keras moves back to its bar's start
+    ],
+)
+def test_health_names_the_error_of_a_failed_run(tmp_path, state, texts, cause):
+    """Where more lines followed, such as a progress bar that closes, it named these."""
+    file = write_runs(tmp_path, [Run("a", state=state, history_rows=1)])
+    console(tmp_path, "a", texts)
+    detail = [row["detail"] for row in document(file, "--health")["health"] if row["problem"] == state]
+    assert detail == [f"at step 0: {cause}"]
+
+
+def test_an_error_counts_though_it_is_not_on_stderr(tmp_path):
+    file = write_runs(tmp_path, [Run("a", state="failed", history_rows=1)])
+    streams = {"stream": ["stdout", "stderr"], "text": ["IndexError: 3", "100%"]}
+    write_rows(tmp_path, "console", {"run_id": ["a"] * 2, "line": [0, 1], "time": [None] * 2, **streams})
+    assert "IndexError: 3" in answered(file, "--health").out
+
+
+def test_a_logarithmic_axis_has_no_empty_decades():
+    """Curves between 0.5 and 1.5 lay in a fifth of an axis from 0.1 to 10."""
+    rows = pl.DataFrame({"value": [0.5, 1.0, 1.5]})
+    assert analyze_runs.scaled(rows, "curves", log=True, is_live=False)[1]["nice"] is False
+
+
+def test_points_of_long_curves_stay_invisible_in_a_live_chart(tmp_path):
+    """What hides a curve set the opacity of its points, too: each had a dot, of which 200 cover a curve."""
+    file = write_runs(tmp_path, [Run(n, config={"g": 1}) for n in "ab"])
+    write_history(tmp_path, [row for n in "ab" for row in steps(n, [float(i) for i in range(40)])])
+    answered(file, "--curves", "loss", "-g", "g", "-o", tmp_path / "c.html")
+    text = (tmp_path / "c.html").read_text("utf-8")
+    (chart,) = json.loads(text.rpartition("<script>")[2].partition(".forEach((chart")[0])
+    band, line = chart["layer"]
+    assert line["mark"]["point"] == "transparent"
+    for layer in (band, line):
+        assert "opacity" not in layer["encoding"]
+        assert layer["encoding"]["fillOpacity"] == layer["encoding"]["strokeOpacity"]
+        assert layer["encoding"]["strokeOpacity"]["condition"]["param"] == "hidden"
+
+
+def test_a_last_value_of_nan_is_not_said_to_be_left_out_of_itself(tmp_path):
+    """`only their finite values count` stood above `no run has a finite loss`."""
+    runs = write_runs(tmp_path, [Run("a", summary={"loss": 1.0}), Run("b", summary={"loss": 1.0})])
+    counts = {"history_n_loss": pl.Series([20, 20]), "history_n_nonfinite_loss": pl.Series([5, 5])}
+    file = rewrite(runs, history_last_loss=pl.Series([float("nan"), 2.0]), **counts)
+    err = ask(file, "--top", 2, "-m", "loss", "--value", "last").err
+    assert "1 run reached NaN or infinity; only their finite values count" in err
+
+
+def test_runs_between_two_points_of_a_curve_are_counted(tmp_path):
+    """A title told of 17 of 23 runs, and nothing of the others."""
+    file = write_runs(tmp_path, [Run(n, config={"g": 1}) for n in "abc"])
+    write_history(tmp_path, [("b", 1, 1.0), *((run, step, 2.0) for run in "ac" for step in range(0, 200, 2))])
+    err = ask(file, "--curves", "loss", "-g", "g").err
+    assert "not shown, because they begin and end between two of these points: 1 run\n" in err
+    assert "between" not in ask(file, "--curves", "loss", "-g", "g", "--points", 101).err
+
+
+def test_an_axis_of_fractions_has_the_digits_of_a_table(tmp_path):
+    """Run times had ten digits; whole numbers keep all of theirs."""
+    file = write_runs(tmp_path, [Run("a")])
+    history = write_history(tmp_path, [("a", 1_234_567 + n, float(n)) for n in range(3)])
+    rewrite(history, _runtime=pl.Series([2.204588413, 20.07492947, 38.9276561]))
+    for axis, texts in {"runtime": ["2.20", "20.07", "38.93"], "step": ["1234567", "1234568", "1234569"]}.items():
+        lines = answered(file, "--curves", "loss", "--x", axis).out.splitlines()
+        assert [line.split()[0] for line in lines[-3:]] == texts
+
+
+def test_a_best_setting_of_missing_values_is_said_to_be_null(tmp_path):
+    """`best of null:  (mean 3 of 2 runs)`."""
+    runs = [Run(f"a{n}", config={"m": "x", "lr": n}, summary={"loss": 1.0 + n}) for n in range(2)]
+    runs += [Run(f"b{n}", summary={"loss": 3.0}) for n in range(2)]
+    err = ask(write_runs(tmp_path, runs), "--best-per", "m", "-g", "m").err
+    assert "best of x: lr 0 (mean 1 of 1 run)" in err
+    assert "best of null: null (mean 3 of 2 runs)" in err
+
+
+def test_a_heading_of_a_report_is_not_broken_within_brackets(tmp_path):
+    """`<h2>1 of 1 run have problems (no history files</h2>`."""
+    file = write_runs(tmp_path, [Run("a", state="failed", summary={"loss": 1.0})])
+    answered(file, "--report", tmp_path / "r.html", "-m", "loss")
+    headings = re.findall("<h2>(.*?)</h2>", (tmp_path / "r.html").read_text("utf-8"))
+    assert [each for each in headings if each.count("(") != each.count(")")] == []
+    assert any(each.startswith("1 of 1 run have problems (no history files, so only") for each in headings)
+
+
+def test_runs_of_one_name_are_named_so_that_they_can_be_copied(tmp_path):
+    """`an-institute-of-s…p_project/0h28gopz` is no run."""
+    entity, project = "an-institute-of-some-length", "a-project-of-some-length"
+    runs = [Run(f"id{n}", "same") for n in range(6)]
+    err = ask(write_runs(tmp_path, runs, entity=entity, project=project), "--diff", "same", "id1").err
+    paths = [f"{entity}/{project}/id{n}" for n in range(5)]
+    assert err == f"error: 6 runs are called same; choose one: {', '.join(paths)} …\n"

@@ -1159,7 +1159,7 @@ def test_the_report_tells_of_machine_use_and_problems(tmp_path):
     assert [(row["gpu"], row["gpu_count"], row["runs"], row["hours"], row["gpu_hours"]) for row in rows] == [
         ("A100", 2, 2, 3.0, 6.0),
         ("T4", 1, 1, 0.5, 0.5),
-        (None, None, 1, pytest.approx(1 / 60), 0.0),
+        (None, None, 1, pytest.approx(1 / 60), None),  # unknown, which is not none
     ]
     assert rows[0]["gpu_percent"] == pytest.approx((70 * 1 + 30 * 2) / 3)  # weighted by run time
     assert rows[0]["cpu_percent"] == pytest.approx((15 * 1 + 30 * 2) / 3)

@@ -68,8 +68,7 @@ Health shows each problem of each run:
                  runs below 51 values, nor the first or last value
   stopped early  the last step is below half the median of its W&B group (three runs or more), else of its project
   no metric      no number is in the summary or in the history
-  crashed        the state of the run is crashed
-  failed         the state of the run is failed
+  crashed, failed: the state of the run; with the error, or else the last line, of its console if that was exported
 
 Importance is association, not cause: effect is eta squared of the Kruskal-Wallis test over the values of a setting (or
 over ranges, for numbers with many values); sign is + if the metric grows with the setting; p is a permutation p-value.
@@ -393,7 +392,12 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], list[s
     others = tuple(part.files[0] for part in parts if part.view not in {"runs", ""})
     foreign = [str(part.files[0]) for part in parts if not part.view]
     whose = sorted({part.project for part in parts if part.view and "project" in part.source})
-    beside = [] if runs else runs_beside(others, whose)
+    beside: list[Runs] = []  # histories and the like alone: the runs files of their projects in their folders
+    folders = {} if runs else {other.parent for other in others}
+    for file in sorted(file for folder in folders for file in folder.glob("*.parquet") if file.name[0] != "."):
+        with suppress(ScriptError):
+            part = open_file(file)
+            beside += [part] if part.view == "runs" and part.project in whose else []
     runs = runs or beside
     if not runs:
         looked_at = ", ".join(map(str, places or (UNIFIED_FILE, EXPORT_FOLDER)))
@@ -412,16 +416,6 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], list[s
         if len(exports) < len(runs):
             remarks.append(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
     return [newest], remarks, damaged
-
-
-def runs_beside(others: Iterable[Path], projects: Collection[tuple[str, str]]) -> list[Runs]:
-    """The runs files of these projects in the folders of histories, consoles and the like."""
-    found = []
-    for file in sorted({file for other in others for file in other.parent.glob("*.parquet") if file.name[0] != "."}):
-        with suppress(ScriptError):
-            part = open_file(file)
-            found += [part] if part.view == "runs" and part.project in projects else []
-    return found
 
 
 def open_file(file: Path) -> Runs:
@@ -677,10 +671,9 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
         label = runs.label(names[column])
         segments = re.findall(r"[^\W_]+", label.lower())  # none in a name such as "%"
         is_cost = not {"runtime", "latency", "throughput", "fps"}.isdisjoint(segments)  # not what a project is about
-        is_test = "test" in segments
-        is_other = not is_test and VALIDATION.isdisjoint(segments)
+        is_other = {"test", *VALIDATION}.isdisjoint(segments)
         is_plain = not {"loss", "error", "accuracy", "acc", "score", "reward"}.isdisjoint(segments[-1:])
-        return is_cost, not is_test, is_other, len(segments), not is_plain, label
+        return is_cost, "test" not in segments, is_other, len(segments), not is_plain, label
 
     found = sorted((column for column in readable if covered[column] >= max(least, 1)), key=rank)[:1]
     metrics = [find_metric(names[column], runs, options) for column in found]
@@ -836,7 +829,7 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[st
         facts = {
             f"logged fewer than 10 values of {metric.label}": column.is_not_null() & (pl.col(number) < 10),
             late: column.is_null() & (pl.col(number) > 0),
-            "reached NaN or infinity; only their finite values count": pl.col(nonfinite) > 0,
+            "reached NaN or infinity; only their finite values count": column.is_finite() & (pl.col(nonfinite) > 0),
         }
         counts = collected(runs.frame.select(is_so.sum().alias(fact) for fact, is_so in facts.items()))
         remarks += [f"{counted(count, 'run')} {fact}" for fact, count in counts.row(0, named=True).items() if count]
@@ -876,11 +869,12 @@ def top(study: Study, options: Options) -> list[Result]:
         # Paths and the like come last.
         distinct = {c: table[c].n_unique() for c in (*others, "entity", "project")}
         common = [c for c in others if distinct[c] > 1 and 2 * table[c].null_count() <= table.height]
-        common.sort(key=lambda c: (not NOISE.isdisjoint(words(c)), kind(c) == "config", distinct[c] == table.height))
+        size, nulls = table.height, {c: table[c].null_count() for c in common}
+        common.sort(key=lambda c: (not NOISE.isdisjoint(words(c)), kind(c) == "config", distinct[c] == size, nulls[c]))
         settings: dict[tuple[str, ...], str] = {}
         for column in common:
             settings.setdefault(tuple(cells_of(table[column])), column)
-        shown = ["name", *named, *(c for c in ("entity", "project") if distinct[c] > 1), *settings.values()]
+        shown = ["name", *named, *settings.values(), *(c for c in ("project", "entity") if distinct[c] > 1)]
     last = best[metric.column][-1]
     counts = {"n": value.is_finite().sum(), "nonfinite": (~value.is_finite()).sum(), "ties": (value == last).sum()}
     total, n, nonfinite, ties = collected(runs.frame.select(pl.len(), **counts)).row(0)
@@ -943,7 +937,7 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
 
 def row_names(table: pl.DataFrame, by: Sequence[str]) -> list[str]:
     """The values of some columns in a line each."""
-    return ["/".join(map(cell_text, row)) for row in table.select(by).iter_rows()]
+    return ["/".join(row) for row in zip(*(cells_of(table[column]) for column in by), strict=True)]
 
 
 def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat: str) -> list[str]:
@@ -994,7 +988,7 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
         (mean == best.over(by[0])).fill_null(value=False).alias("best_in_row"),
         (mean == best.over(by[1])).fill_null(value=False).alias("best_in_column"),
     )
-    down, across = (cells[name].unique().sort(nulls_last=True).to_list() for name in ("rows", "columns"))
+    down, across = (cells_of(cells[name].unique().sort(nulls_last=True)) for name in ("rows", "columns"))
     cells_in_order = cells.with_columns(row=pl.col("rows").rle_id()).sort("columns", nulls_last=True)
     filled = cells_in_order.with_columns(column=pl.col("columns").rle_id()).filter(pl.col("n") > 0)
     spell, texts = float_format(filled["mean"].to_list()), dict[tuple[int, int], str]()
@@ -1005,16 +999,15 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     note = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
     if holes := len(across) * len(down) - filled.height:
         note += f"; {counted(holes, 'cell')} without a value"
-    view = [(rows, pl.Series(map(cell_text, down), dtype=pl.String))]
+    view = [(rows, pl.Series(down, dtype=pl.String))]
     for column, head in enumerate(across):
-        view.append((cell_text(head), pl.Series([texts.get((row, column), "") for row in range(len(down))])))
+        view.append((head, pl.Series([texts.get((row, column), "") for row in range(len(down))])))
     size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
     title = f"{metric.label} by {rows} and {columns}: {size}; {metric.direction}"
     names = {"row name": row_names(filled, ["rows"]), "column name": row_names(filled, ["columns"])}
     names["name"] = [f"{spell(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
     drawn = filled.select("row", "column", value="mean").hstack(pl.DataFrame(names, dict.fromkeys(names, pl.String)))
-    chart = "mean", "", drawn
-    return Result("pivot", title, cells, view, [note, *lost], chart=chart)
+    return Result("pivot", title, cells, view, [note, *lost], chart=("mean", "", drawn))
 
 
 # --- questions: settings --------------------------------------------------------------------------------------
@@ -1130,7 +1123,7 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
     means = means.sort("mean", *keys, descending=metric.descending(keys), nulls_last=True)
     best = means.unique(per, keep="first", maintain_order=True)
     for row in best.drop_nulls("mean").head(MOST_SAID).iter_rows(named=True):
-        chosen = some_of([f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None])
+        chosen = some_of([f"{runs.label(c)} {cell_text(row[c])}" for c in settings if row[c] is not None]) or "null"
         group = "/".join(cell_text(row[column]) for column in per)
         lost = f", {row['n_nonfinite']} more with NaN or infinity" if row["n_nonfinite"] else ""
         say(f"best of {group}: {chosen} (mean {row['mean']:.4g} of {counted(row['n'], 'run')}{lost})")
@@ -1203,7 +1196,7 @@ def difference(study: Study, options: Options) -> list[Result]:
     for name in options.diff:
         hits = next((hits for way in ways if (hits := every.filter(way == name).select(KEY).sort(KEY).rows())), [])
         if len(hits) > 1:
-            some = some_of([*map(path_text, hits)], SUGGESTED_NAMES)
+            some = ", ".join(map(path_text, hits[:SUGGESTED_NAMES])) + " …" * (len(hits) > SUGGESTED_NAMES)  # to copy
             raise ScriptError(f"{len(hits)} runs are called {name}; choose one: {some}", WRONG_USAGE)
         if not hits:
             near = did_you_mean(name, [*every["name"].drop_nulls(), *every["id"].drop_nulls()])
@@ -1430,7 +1423,7 @@ def machine_use(study: Study) -> list[Result]:
     time = finite("runtime_s")
     known = {name: pl.when(pl.col(name).is_finite()).then(time) for name in busy}  # run time with samples
     weighted = {name: ((pl.col(name) * t).sum() / t.sum()).fill_nan(None) for name, t in known.items()}
-    hours = {"hours": time.sum() / 3600, "gpu_hours": (time * pl.col("gpu_count")).sum() / 3600}
+    hours = {"hours": time.sum() / 3600, "gpu_hours": time.sum() / 3600 * pl.col("gpu_count").first()}
     table = rows.group_by("gpu", "gpu_count").agg(runs=pl.len().cast(pl.Int64), **hours, **weighted)
     table = table.sort("hours", "gpu", "gpu_count", descending=[True, False, False], nulls_last=True)
     heads = ("gpu", "GPUs", "runs", "hours", "GPU hours", "GPU %", "CPU %")
@@ -1515,8 +1508,7 @@ def sql(study: Study, options: Options) -> list[Result]:
     with database(study.any_state, "--sql", query) as (connection, aliases):
         statements = connection.extract_statements(query)  # duckdb's own connection would read files for IMPORT
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
-            what = "--sql takes one SELECT; other statements are refused, because they could write"
-            raise ScriptError(what, WRONG_USAGE)
+            raise ScriptError("--sql takes one SELECT; others are refused, because they could write", WRONG_USAGE)
         # As a subquery: elsewhere DuckDB takes WITH x AS (COPY ...), which could write over the input.
         found = connection.sql(f"FROM (\n{statements[0].query}\n)")
         columns = []
@@ -1826,12 +1818,13 @@ def curve_points(
     if rows.is_empty():
         label = logging[0][0].label(logging[0][1])
         raise ScriptError(f"the histories of these runs have no {label}; choose other runs", NOTHING_USABLE)
-    in_order = (pl.col("x") >= pl.col("x").shift()) | (pl.col(RUN_NUMBER) != pl.col(RUN_NUMBER).shift())
-    if not rows.select(in_order.fill_null(value=True).all()).item():
-        rows = rows.sort(RUN_NUMBER, "x", "_step")
-    rows = with_divergence(rows, goal, options)
+    rows = with_divergence(rows.sort(RUN_NUMBER, "x", "_step"), goal, options)
     points = rows["x"].unique().sort()
-    most = most_points(options, keys.height)
+    form = FILE_FORMATS[options.output.suffix.lower()] if options.output else options.format
+    most = options.points or PICTURE_POINTS
+    if not (options.points or options.report or form in {"png", "svg", "html"}):  # all for programs, within bounds
+        holds_all = "json" in {form, options.format} or form in {"csv", "parquet"}
+        most = max(CURVE_POINTS, MOST_CURVE_ROWS // keys.height if holds_all else 0)
     if len(points) > most:
         say(f"{most} of {len(points):,} points of {axis}: use --points for more")
         points = points.gather([round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)])
@@ -1843,18 +1836,11 @@ def curve_points(
     whole = pl.concat([whole, ends]).unique([RUN_NUMBER, "x"]).sort(RUN_NUMBER, "x")
     values = rows.select(RUN_NUMBER, "x", VALUE)
     found = whole.join_asof(values, on="x", by=RUN_NUMBER, check_sortedness=False).drop_nulls(VALUE)
+    if hidden := spans.height - found[RUN_NUMBER].n_unique():
+        say(f"not shown, because they begin and end between two of these points: {counted(hidden, 'run')}")
     if clock == "_timestamp":
         found = found.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
     return found
-
-
-def most_points(options: Options, runs: int) -> int:
-    """How many points curves have at most: those of so many runs; for programs all, unless that is too many rows."""
-    form = FILE_FORMATS[options.output.suffix.lower()] if options.output else options.format
-    if options.points or options.report or form in {"png", "svg", "html"}:
-        return options.points or PICTURE_POINTS
-    holds_all = "json" in {form, options.format} or form in {"csv", "parquet"}
-    return max(CURVE_POINTS, MOST_CURVE_ROWS // runs if holds_all else 0)
 
 
 def with_divergence(rows: pl.DataFrame, goal: Goal | None, options: Options) -> pl.DataFrame:
@@ -1911,7 +1897,8 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     shown = drawn.filter(pl.col("rank") < MOST_CURVES)
     xs = shown.select(pl.col("x").unique().sort())
     if xs["x"].dtype.is_float():
-        view = [(axis, pl.Series([f"{x:.10g}" for x in xs["x"]]))]
+        spell = "{:.10g}".format if (xs["x"] % 1 == 0).all() else float_format(xs["x"].to_list())
+        view = [(axis, pl.Series([*map(spell, xs["x"])]))]
     else:
         minutes = xs["x"].dt.to_string("%Y-%m-%d %H:%M")
         view = [(axis, minutes if minutes.is_unique().all() else xs["x"].dt.to_string("%Y-%m-%d %H:%M:%S"))]
@@ -1964,7 +1951,7 @@ def health(study: Study, _: Options) -> list[Result]:
     problems = problems.sort(most, RUN_NUMBER, descending=[True, False], maintain_order=True)
     table = problems.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
     table = table.select("entity", "project", pl.col("id").alias("run"), "name", "problem", "detail")
-    where = "" if histories else " (no history files: only summaries and states were checked)"
+    where = "" if histories else " (no history files, so only summaries and states were checked)"
     if not found:
         return [Result("health", f"{counted(keys.height, 'run')}: no problem found{where}", table, [])]
     folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg(pl.first("detail"), more=pl.len() - 1)
@@ -2011,17 +1998,21 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
 
 
 def last_lines(runs: Runs) -> pl.DataFrame:
-    """The last line with a word of each crashed or failed run's stderr, else of its console: KEY and `line`."""
-    broken = runs.frame.filter(in_states(["crashed", "failed"])).select(KEY)
+    """The last error of a failed run's console, else the last line with a word, of stderr if possible: KEY, `line`."""
+    broken = runs.frame.filter(in_states(["crashed", "failed"])).select(*KEY, is_failed=in_states(["failed"]))
+    # More lines may follow an error, such as a progress bar that closes. A run that crashed was not ended by one.
+    is_error = pl.col("text").str.contains(r"^(\[\w+\]: )?[\w.]+(Error|Exception|Interrupt)(:|$)")
     order = pl.col("line").fill_null(0) + pl.when(pl.col("stream") == "stderr").then(2**60).otherwise(0)
+    order += pl.when(is_error & pl.col("is_failed")).then(2**61).otherwise(0)
     consoles = [p.frame.with_columns(columns_or_null(p, {"stream": pl.String})) for p in rows_beside(runs, "console")]
     if not consoles:
         return pl.DataFrame(schema=dict.fromkeys((*KEY, "line"), pl.String))
-    lines = pl.concat(each.select("entity", "project", "text", id="run_id", order=order) for each in consoles)
-    lines = lines.filter(pl.col("text").str.contains(r"\w")).join(broken, on=KEY, how="semi", nulls_equal=True)
+    lines = pl.concat(each.select("entity", "project", "text", "line", "stream", id="run_id") for each in consoles)
+    lines = lines.filter(pl.col("text").str.contains(r"\w")).join(broken, on=KEY, how="inner", nulls_equal=True)
+    lines = lines.select(*KEY, "text", order=order)
     last = collected(lines.group_by(KEY).agg(pl.col("order").max())).lazy()  # first without texts: these may be many
     found = lines.join(last, on=[*KEY, "order"], how="semi", nulls_equal=True).unique(KEY, keep="first")
-    return collected(found.select(*KEY, line=pl.col("text").str.strip_chars()))
+    return collected(found.select(*KEY, line=pl.col("text").str.replace_all(r"[\s\p{Cc}]+", " ").str.strip_chars()))
 
 
 def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int], read: set[int]) -> Iterator[Problem]:
@@ -2246,8 +2237,9 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     if form == "html" and charts:
         policy += SCRIPTS
         specs = ", ".join(charts).replace("<", "\\u003c")  # no name can end the script
-        options = {"actions": False, "renderer": "svg"}
-        start = f"[{specs}].forEach((chart, i) => vegaEmbed(`#chart${{i}}`, chart, {json.dumps(options)}))"
+        start = (
+            f"[{specs}].forEach((chart, i) => vegaEmbed(`#chart${{i}}`, chart, {{actions: false, renderer: 'svg'}}))"
+        )
         library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed")
         lines += [f"<script>{library}</script>", f"<script>{start}</script>"]
     head = f"<meta charset='utf-8'><meta http-equiv='Content-Security-Policy' content=\"{policy}\">"
@@ -2295,10 +2287,9 @@ def made_table(columns: Sequence[TableColumn], form: Any, links: Sequence[str] =
 
 def links_of(result: Result, form: str) -> list[str]:
     """For each row a link to W&B's page of its run, if it can be followed without harm: a URL is data, too."""
-    has_urls = result.key == "top" and "url" in result.table.columns
-    urls = [url or "" for url in result.table["url"]] if has_urls else []
+    urls = result.table["url"] if result.key == "top" and "url" in result.table.columns else ()
     safe = re.compile(r"https?://[\w./?=%:+@~#-]+")
-    return [form.replace("{url}", url) if safe.fullmatch(url) else "{name}" for url in urls]
+    return [form.replace("{url}", url) if safe.fullmatch(url or "") else "{name}" for url in urls]
 
 
 def cells_of(values: pl.Series, null: str = "null", *, alike: bool = True) -> list[str]:
@@ -2354,8 +2345,7 @@ def fitted(
 
     Headings of numbers are broken into lines first, then texts are cut to one limit that is at least `least`.
     """
-    kept = result.kept
-    most = max(kept, min(len(columns), width // 3 + 1))  # each takes a character and two blanks at least
+    most = max(result.kept, min(len(columns), width // 3 + 1))  # each takes a character and two blanks at least
     sizes = [(max(map(cell_count, c.cells), default=0), cell_count(c.label)) for c in columns[:most]]
     if len(columns) == most and sum(map(max, sizes)) + 2 * (most - 1) <= width:
         least = width
@@ -2371,8 +2361,8 @@ def fitted(
     def fits(count: int, limit: int) -> bool:
         return sum(widths(limit)[:count]) + 2 * (count - 1) <= width
 
-    count = max(kept, next((n for n in range(most, 0, -1) if fits(n, least if n > 2 else 1)), 1))
-    limit = next((limit for limit in range(width, least if kept else 0, -1) if fits(count, limit)), least)
+    count = max(result.kept, next((n for n in range(most, 0, -1) if fits(n, least if n > 2 else 1)), 1))
+    limit = next((limit for limit in range(width, least if result.kept else 0, -1) if fits(count, limit)), least)
     if dropped := [label for label, _ in result.view[count:]]:
         choice = "--columns, " if result.key in FLAGS_FOR["columns"] else ""
         notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
@@ -2394,14 +2384,25 @@ def short_names(names: Sequence[str], width: int) -> list[str]:
         rest = [name.removeprefix(first) for name in names]
         last = re.sub("^[^_/. ,=-]*", "", shared([name[::-1] for name in rest])[::-1])
         names = [f"{'…' * bool(first)}{name.removesuffix(last)}{'…' * bool(last)}" for name in rest]
-    return [shortened(name, width) for name in names]
+    alike: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        alike.setdefault(shortened(name, width), []).append(name)
+    short, number = dict[str, str](), len({*names})
+    for text, group in alike.items():
+        start, apart = text.partition("…")[0], [text] * len(group)
+        if 1 < len(group) < number:  # those that look alike share more words: their start, then what differs
+            apart = short_names(group, width)
+            apart = [start[: width - cell_count(each)] * (each[:1] == "…") + each for each in apart]
+        short |= zip(group, (shortened(each, width) for each in apart), strict=True)
+    return [short[name] for name in names]
 
 
 def shortened(text: str, width: int) -> str:
-    """`text` within `width` terminal cells: its middle goes, as names differ at their ends."""
+    """`text` within `width` terminal cells: its middle goes, as names differ at their ends. An id stays whole."""
     if cell_count(text) <= width:
         return text
-    head, tail = text[: (width - 1) // 2], text[-(width // 2) :] if width > 1 else ""
+    back = max(width // 2, min(width - 2, len("".join(re.findall(r"\(\w+\)$", text)))))
+    head, tail = text[: width - 1 - back], text[-back:] if width > 1 else ""
     while cell_count(f"{head}…{tail}") > max(width, 1):  # wide characters take two cells
         head, tail = (head[:-1], tail) if len(head) > len(tail) else (head, tail[1:])
     return f"{head}…{tail}"
@@ -2544,7 +2545,7 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
         remarks.append("extreme values are cut off")
     if domain[0] < domain[1] and (key == "curves" or len(near) < len(drawn)):  # bands may leave the picture
         # Clamped, as the renderer stores also what lies far outside; zooming needs the true places.
-        scale |= {"domain": domain, "nice": True, "clamp": not is_live}
+        scale |= {"domain": domain, "nice": not log, "clamp": not is_live}
         scale |= {"padding": 8} if key in {"top", "groups"} else {}  # points at the edges are whole
     return rows, scale, remarks
 
@@ -2586,9 +2587,9 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
         click = {"type": "point", "fields": ["rank"], "toggle": "true"}
         zoom = {"name": "zoom", "bind": "scales", "select": "interval"}
         layers[-1]["params"] = [zoom, {"name": "hidden", "bind": "legend", "select": click}]
-        for layer in layers:
-            hidden, opacity = {"param": "hidden", "empty": False, "value": 0}, layer["mark"].get("opacity", 1)
-            layer["encoding"]["opacity"] = {"condition": hidden, "value": opacity}
+        opacity = {"condition": {"param": "hidden", "empty": False, "value": 0}, "value": 1}
+        for layer in layers:  # not `opacity`, which is that of points and bands
+            layer["encoding"] |= {"fillOpacity": opacity, "strokeOpacity": opacity}
     return layers
 
 
@@ -2795,8 +2796,7 @@ def add_flags(parser: Parser) -> None:
     add("-o", "--output", type=Path, metavar="FILE", help=f"write to FILE{', '.join(FILE_FORMATS)}")
     add("--columns", **many, metavar="A,B", help="show these columns")
     add("--max-rows", type=whole_from(0), metavar="N", help="show at most N rows of each table (0: all)")
-    formats = ("table", "json", "csv", "markdown", "latex")
-    add("--format", choices=formats, default="table", help="format of stdout (default: table)")
+    add("--format", choices=("table", "json", "csv", "markdown", "latex"), default="table", help="format of stdout")
     add("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     add("--quiet", **flag, help="print only errors on stderr")
     add("--debug", **flag, help="show the traceback of an error")
