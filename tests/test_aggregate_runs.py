@@ -993,6 +993,13 @@ def test_rules_read_tags_and_there_may_be_none():
     assert aggregated("x", "--rules", "r.toml").width == 37 - len(DERIVED)
 
 
+def test_a_row_of_an_unknown_time_is_older_than_any_other():
+    known = export("x/2", [Run("a", summary={"loss": 2})])
+    unknown = export("x/1", [Run("a", summary={"loss": 1})])
+    rewritten(unknown, pl.read_parquet(unknown).with_columns(exported_at=pl.lit(None, pl.Datetime("us", "UTC"))))
+    assert aggregated("x").select("source_file", "metric_loss").rows() == [(str(known), 2)]
+
+
 def test_keep_all_keeps_each_export_of_a_run():
     export("x/1", [Run("a")], days=1)
     export("x/2", [Run("a")], days=2)
