@@ -621,7 +621,7 @@ def test_logs_of_one_run_are_one_console(export_logs, tmp_path, out):
 
 def test_a_bar_that_stays_open_holds_nothing_back(tmp_path, monkeypatch):
     """Lines are written while a progress bar goes on; the bar comes after the lines that were written before it."""
-    monkeypatch.setattr(export_runs, "ROWS_HELD", 10)
+    monkeypatch.setattr(export_runs, "LINES_HELD", 10)
     export_runs.import_libraries()
     writes = [("stderr", "  0%")]
     for number in range(35):

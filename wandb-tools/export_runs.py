@@ -169,12 +169,11 @@ ROW_GROUP_ROWS = 100_000
 ROW_GROUP_BYTES = 16_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
 PART_ITEMS = 300_000  # logged values of a log in memory before they are written to a part file: about 25 MB
-EXACT_FLOAT = 2**53  # whole numbers up to this are exact as Float64
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
-ROWS_HELD, STATS_HELD = 50_000, 5_000  # the same for lines of output or rows of several logs, and for system metrics
+LINES_HELD = 50_000  # the same for lines of output
 PIECES_HELD = 1_000  # of one line of output, such as a progress bar
 BATCH_ROWS = 20_000  # of histories that are fetched by one question and share a part file
-BATCH_CELLS = 1_000_000  # fetched rows x columns that are converted in memory: 8 MB a thread
+BATCH_CELLS = 1_000_000  # rows x columns of several runs in memory: 8 MB a thread
 TASK_LOGS = 100  # logs per task of a process
 MANY_BYTES = 16_000_000  # of logs: less is read faster than a second process starts
 
@@ -613,7 +612,6 @@ class Log:
     run: dict[str, Any] = field(default_factory=dict)  # the last run record's plain fields
     started_at: datetime | None = None
     newest_at: datetime | None = None
-    last_stamp: tuple[int, int] = (0, 0)  # of output and system metrics: seconds since 1970, and nanoseconds
     exit_code: int | None = None
     is_preempting: bool = False  # the program said that it would be stopped
     config: dict[str, object] = field(default_factory=dict)
@@ -682,12 +680,10 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901 - one sequence
                     else:
                         apply_record(log, proto.Record.FromString(payload), rows)
                 except (DecodeError, RecursionError) as error:
-                    for column in rows.columns.values():  # remove what was added of this row
-                        del column[rows.count :]
+                    rows.columns["history"].drop_row()
                     log.damage.append(f"record {log.records}: {error}")
     except OSError as error:
         log.error = f"cannot be read: {error.strerror or error}"
-    log.note_time(time_at(*log.last_stamp))
     log.summary_from = "log" if changes else "history" if logged else ""
     for encoded in (changes or logged).values():
         try:
@@ -754,18 +750,18 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
             log.note_time(time_at(log.started_at.timestamp() + record.exit.runtime))
     elif kind in ("stats", "output", "output_raw"):
         noted = getattr(record, kind)
-        stamp = (noted.timestamp.seconds, noted.timestamp.nanos)
-        log.last_stamp = max(stamp, log.last_stamp)
+        time_ = time_at(noted.timestamp.seconds, noted.timestamp.nanos)
+        log.note_time(time_)
         if kind != "stats" and rows.options.console and noted.line:  # every other text of a progress bar is empty
-            rows.add_output(noted.line, stamp, "stdout" if noted.output_type == noted.STDOUT else "stderr")
-        elif kind == "stats" and rows.options.system_metrics and (time_ := time_at(*stamp)):
+            rows.add_output(noted.line, time_, "stdout" if noted.output_type == noted.STDOUT else "stderr")
+        elif kind == "stats" and rows.options.system_metrics and time_:
             stats: dict[str, Any] = {"_step": log.records, "_timestamp": time_.timestamp()}
             if log.started_at is not None:
                 stats["_runtime"] = (time_ - log.started_at).total_seconds()
             for item in noted.item:
                 for path, value in flatten({item.key: from_json(item.value_json)}):
                     stats["system." + ".".join(path)] = value
-            rows.add_stats(stats)
+            rows.add("system", stats)
 
 
 def add_definition(definitions: dict[str, MetricDefinition], metric: Any) -> None:
@@ -874,11 +870,11 @@ def read_folder(log: Log, rows: LogRows) -> None:
         log.damage.append("config.yaml")
     last_values: dict[str, object] = {}
     for row in json_lines(log, log.file):
-        rows.add(row)
+        rows.add("history", {storable(key): value for key, value in row.items()})
         last_values |= row
         log.records += 1
     for row in json_lines(log, place / "wandb-events.jsonl") if rows.options.system_metrics else ():
-        rows.add_stats(row)
+        rows.add("system", row)
     log.take_summary(last_values, "history")
     log.take_summary(json_object(log, place / "wandb-summary.json"), "log")
 
@@ -952,9 +948,9 @@ class LogRows:
     def __init__(self, folder: Path, options: Options) -> None:
         self.proto = wandb_proto()
         self.folder, self.options = folder, options
-        # By run id: logs that have ended, and their rows. Those with the same key (see `hold`) will share a file.
-        self.held: defaultdict[tuple[str, str], dict[str, tuple[Log, pl.DataFrame]]] = defaultdict(dict)
-        self.held_rows, self.held_columns = 0, set[str]()
+        # Rows of logs that have ended, by table and schema, then by run id: those of the same schema share a file.
+        self.held: defaultdict[tuple[str, Any], dict[str, tuple[Log, pl.DataFrame]]] = defaultdict(dict)
+        self.held_cells = 0
 
     def start(self, log: Log) -> None:
         """From now on, rows are those of this log."""
@@ -967,37 +963,52 @@ class LogRows:
         self.start_part()
 
     def start_part(self) -> None:
-        self.count = self.items = 0  # rows of history, and the values in them
-        self.columns: dict[KeyPath, list[Any]] = {clock: [] for clock in CLOCKS}  # of history; see `resize`
-        self.by_keys: dict[bytes, list[Any]] = {}  # the same by the bytes of an item before its value
-        self.stats: list[Mapping[str, Any]] = []  # rows of system metrics
+        self.columns = {"history": Columns(), "system": Columns()}
+        self.by_keys: dict[bytes, list[Any]] = {}  # lists of the history by the bytes of an item before its value
+
+    def add(self, table: str, row: Mapping[str, Any]) -> None:
+        """Add a row as it was logged."""
+        self.columns[table].add(row)
+        self.end_row(table)
+
+    def end_row(self, table: str) -> None:
+        columns = self.columns[table]
+        columns.rows += 1
+        if columns.values >= PART_ITEMS or columns.rows * len(columns.lists) >= PART_CELLS:
+            self.flush()
 
     def add_history(self, row: Any) -> None:
         """Add a row; `row` is the history of a `glance_class`. Short numbers of known metrics are read quickly."""
-        count, by_keys, loads = self.count, self.by_keys, orjson.loads
+        columns, by_keys, loads = self.columns["history"], self.by_keys, orjson.loads
+        count = columns.rows
         others: list[bytes] = []
         for item in row.item:
             keys, _, value = item.rpartition(VALUE_TAG)
-            column = by_keys.get(keys)
+            numbers = by_keys.get(keys)
             try:
                 number = loads(value[1:])
             except ValueError:
                 number = NON_FINITE.get(value[1:].decode(errors="replace"))
-            if column is None or type(number) not in NUMBERS or value[0] != len(value) - 1:
+            if numbers is None or type(number) not in NUMBERS or value[0] != len(value) - 1:
                 others.append(item)
                 continue
-            if len(column) != count:
-                resize(column, count)
-            column.append(number)
-        steps = self.columns[("_step",)]
+            if len(numbers) != count:
+                resize(numbers, count)
+            numbers.append(number)
+        if any(b"_type" in item for item in others):  # numbers inside of a media object are no metrics
+            columns.drop_row()
+            others = row.item
         if others:
             self.add_items(others)
+        steps = columns.lists[("_step",)]
         if len(steps) == count:
             steps.append(self.proto.HistoryStep.FromString(b"".join(row.other)).num)
-        self.end_row(len(row.item))
+        columns.values += len(row.item)
+        self.end_row("history")
 
     def add_items(self, items: Sequence[bytes]) -> None:
         """Add items of a row: of new metrics, and values that are no short numbers."""
+        columns = self.columns["history"]
         parsed = [self.proto.HistoryItem.FromString(item) for item in items]
         tree: dict[str, Any] = {}
         for item in parsed:
@@ -1005,44 +1016,15 @@ class LogRows:
             text = item.value_json or item.json
             value = from_json(text) if text else None if kind == "none" else getattr(item, kind)
             put(tree, path, value)
-            if (
-                len(path) > 1 and path[-1] == "_type" and isinstance(value, str)
-            ):  # what is in a media object is no metric
-                for other, column in self.columns.items():
-                    if other[: len(path) - 1] == path[:-1]:
-                        del column[self.count :]
-        self.add_leaves(row_leaves(tree, self.log.skipped))
+        columns.add(tree)
         for item, content in zip(parsed, items, strict=True):
             # Items of one metric begin with the same bytes. If these are nothing but its keys, they are parsed once.
             keys = self.proto.HistoryItem(key=item.key, nested_key=item.nested_key).SerializeToString()
-            if content.startswith(keys + VALUE_TAG) and path_of(item) in self.columns:
-                self.by_keys[keys] = self.columns[path_of(item)]
+            if content.startswith(keys + VALUE_TAG) and path_of(item) in columns.lists:
+                self.by_keys[keys] = columns.lists[path_of(item)]
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Add a row of history as it was logged."""
-        self.add_leaves(row_leaves(row, self.log.skipped))
-        self.end_row(len(row))
-
-    def add_leaves(self, leaves: Mapping[KeyPath, Any]) -> None:
-        for path, value in leaves.items():
-            column = self.columns.setdefault(path, [])
-            resize(column, self.count)
-            column.append(value)
-
-    def end_row(self, items: int) -> None:
-        self.count += 1
-        self.items += items
-        if self.items >= PART_ITEMS or self.count * len(self.columns) >= PART_CELLS:
-            self.flush()
-
-    def add_stats(self, row: Mapping[str, Any]) -> None:
-        """Add a row of system metrics."""
-        self.stats.append(row)
-        if len(self.stats) >= STATS_HELD:
-            self.flush()
-
-    def add_output(self, text: str, stamp: tuple[int, int] | None, stream: str | None) -> None:
-        """Add output of the program. A line has the time (see `time_at`) of its first character."""
+    def add_output(self, text: str, time_: datetime | None, stream: str | None) -> None:
+        """Add output of the program. A line has the time of its first character."""
         screen, at = self.screens[stream], self.cursors[stream]
         for piece in CURSOR_MOVE.split(text):
             if piece == "\x1b[A":  # up
@@ -1056,7 +1038,7 @@ class LogRows:
                     screen[at][-1].append("\r")
             elif piece.strip("\r") or (piece and at < len(screen)):
                 while len(screen) <= at:  # also empty lines above
-                    screen.append((time_at(*stamp) if stamp else None, stream, []))
+                    screen.append((time_, stream, []))
                     self.lines.append(screen[-1])
                 pieces = screen[at][-1]
                 pieces.append(piece)
@@ -1064,7 +1046,7 @@ class LogRows:
                     before, end, last = "".join(pieces).rpartition("\r")
                     pieces[:] = [as_shown(before) + end + last]
         self.cursors[stream] = at
-        if len(self.lines) >= ROWS_HELD:
+        if len(self.lines) >= LINES_HELD:
             self.flush()
 
     def flush(self) -> None:
@@ -1078,8 +1060,6 @@ class LogRows:
             self.take_longer_output()
         self.screens.clear()
         self.hold_rows()
-        keys = self.options.history_keys
-        self.log.skipped = {path for path in self.log.skipped if is_private(path) or is_wanted(path, keys)}
 
     def take_longer_output(self) -> None:
         """Replace the log's lines by those of output.log if these are more: a crash may cut off the log's end."""
@@ -1099,13 +1079,14 @@ class LogRows:
 
     def hold_rows(self) -> None:
         """Hold the rows so far, except for unfinished lines of output, such as a progress bar: these come later."""
-        if self.count:
-            history = frame_of(self.columns, self.count, self.options.history_keys)
-            self.log.note_time(time_at(cast("float | None", history["_timestamp"].max())))
-            self.hold("history", history if self.options.include_history else history[:, : len(CLOCKS)])
-        if self.stats:
-            stats = rows_of_json(self.stats, (), set())
-            self.hold("system", stats.sort("_timestamp", maintain_order=True).with_columns(stats["order"]))
+        history, system = self.columns.values()
+        if history.rows:
+            rows = history.frame(self.options.history_keys, self.log.skipped)
+            self.log.note_time(time_at(cast("float | None", rows["_timestamp"].max())))
+            self.hold("history", rows if self.options.include_history else rows[:, : len(CLOCKS)])
+        if system.rows:
+            rows = system.frame((), set())
+            self.hold("system", rows.sort("_timestamp", maintain_order=True).with_columns(rows["order"]))
         for stream, screen in self.screens.items():  # lines above the cursor are written, and no longer changed
             ended = min(self.cursors[stream], len(screen))
             del screen[:ended]
@@ -1121,34 +1102,67 @@ class LogRows:
 
     def hold(self, table: str, rows: pl.DataFrame) -> None:
         """Hold rows of the log until there are enough for a file."""
-        run_id, whole = self.log.run_id, cs.starts_with("[") & cs.integer()
-        # A Float64 column, shared with other runs, would round these.
-        is_inexact = rows.select(pl.any_horizontal(pl.lit(value=False), whole.abs().max() > EXACT_FLOAT)).item()
-        key = (table, run_id if is_inexact else "")
-        height, columns = self.held_rows + rows.height, self.held_columns | {*rows.columns}
-        if height > ROWS_HELD or height * len(columns) > PART_CELLS or run_id in self.held[key]:
+        run_id, key = self.log.run_id, (table, frozenset(rows.schema.items()))
+        cells = rows.height * rows.width
+        if self.held_cells + cells > BATCH_CELLS or run_id in self.held[key]:
             self.write()
         self.held[key][run_id] = self.log, rows
-        self.held_rows += rows.height
-        self.held_columns.update(rows.columns)
+        self.held_cells += cells
 
     def write(self) -> None:
         """Write the held rows to files, and add the parts to their logs."""
         for (table, _), held in self.held.items():
-            ids = sorted(held)
-            frames = [held[run_id][1].with_columns(run_id=pl.lit(run_id), frame=pl.lit(0)) for run_id in ids]
-            dtypes = {run_id: logged_dtypes(held[run_id][1].schema) for run_id in ids}
-            parts = write_part(pl.concat(frames, how="diagonal_relaxed").lazy(), self.folder, dtypes)
+            frames = [rows.with_columns(run_id=pl.lit(run_id), frame=pl.lit(0)) for run_id, (_, rows) in held.items()]
+            rows = pl.concat(frames, how="diagonal").sort("run_id", maintain_order=True)
+            parts = write_part(rows.lazy(), self.folder, dict.fromkeys(held, logged_dtypes(rows.schema)))
             for run_id, (log, _) in held.items():
                 log.parts[table].append(parts[run_id])
         self.held.clear()
-        self.held_rows, self.held_columns = 0, set()
+        self.held_cells = 0
 
 
-def resize(column: list[Any], rows: int) -> None:
-    """Let a column end before row number `rows`: the rows that lack the key are None."""
-    del column[rows:]  # the key twice in one row: the later value replaces the earlier
-    column.extend([None] * (rows - len(column)))
+class Columns:
+    """The clocks and numbers of rows: for each path a list of values, which ends with the last row that has it."""
+
+    def __init__(self) -> None:
+        self.lists: dict[KeyPath, list[Any]] = {clock: [] for clock in CLOCKS}
+        self.others: set[KeyPath] = set()  # of values that are no numbers
+        self.rows = self.values = 0  # how many
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add to the last row what was logged."""
+        others: list[KeyPath] = [(key,) for key in row if is_private((key,))]
+        leaves = [*((path, row[path[0]]) for path in CLOCKS if path[0] in row), *numeric_leaves(row, others=others)]
+        for path, value in leaves:
+            values = self.lists.setdefault(path, [])
+            resize(values, self.rows)
+            values.append(value)
+        self.values += len(leaves)
+        self.others.update(others)
+
+    def drop_row(self) -> None:
+        """Remove what was added to the last row."""
+        for values in self.lists.values():
+            del values[self.rows :]
+
+    def frame(self, keys: Sequence[str], skipped: set[KeyPath]) -> pl.DataFrame:
+        """The columns asked for, named as in Part; keys of other things than numbers are added to `skipped`."""
+        series = []
+        for path, values in self.lists.items():
+            resize(values, self.rows)
+            if path in CLOCKS:
+                dtype = pl.Int64 if path == ("_step",) else pl.Float64
+                series.append(settled_series(CLOCKS[path], values).cast(dtype, strict=False))
+            elif is_wanted(path, keys):
+                series.append(settled_series(column_key(path), values))
+        skipped |= {path for path in self.others if is_private(path) or is_wanted(path, keys)}
+        return pl.DataFrame(series)
+
+
+def resize(values: list[Any], rows: int) -> None:
+    """Let a list end before row number `rows`: rows that lack a value have None."""
+    del values[rows:]  # a key twice in one row: the later value replaces the earlier
+    values.extend([None] * (rows - len(values)))
 
 
 def write_part(rows: pl.LazyFrame, folder: Path, dtypes: Mapping[str, Mapping[KeyPath, str]]) -> dict[str, Part]:
@@ -2808,33 +2822,13 @@ def export_rows(  # noqa: C901 - each kind of column in turn
     return rows.select(column.alias(CLOCKS.get(path) or column_key(path)) for path, column in columns.items())
 
 
-def rows_of_json(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], skipped: set[KeyPath]) -> pl.DataFrame:
+def rows_of_json(rows: Iterable[Mapping[str, Any]], keys: Sequence[str], skipped: set[KeyPath]) -> pl.DataFrame:
     """The clocks and numbers of rows as they were logged; keys of other things are added to `skipped`."""
-    others: set[KeyPath] = set()
-    leaves = [row_leaves({"_step": number, **row}, others).items() for number, row in enumerate(rows)]
-    skipped |= {path for path in others if is_private(path) or is_wanted(path, keys)}
-    return frame_of(leaf_columns(leaves), len(rows), keys)
-
-
-def row_leaves(row: Mapping[str, Any], others: set[KeyPath]) -> dict[KeyPath, Any]:
-    """The clocks and numbers of a row as it was logged; the paths of other things are added to `others`."""
-    paths: list[KeyPath] = [(key,) for key in row if is_private((key,))]
-    numbers = numeric_leaves(row, others=paths)
-    others.update(paths)
-    return {path: row[path[0]] for path in CLOCKS if path[0] in row} | dict(numbers)
-
-
-def frame_of(columns: Mapping[KeyPath, list[Any]], rows: int, keys: Sequence[str]) -> pl.DataFrame:
-    """The clocks of rows, and of their other numbers those that are asked for. Columns as in Part."""
-    series = []
-    for path, values in {**{clock: [] for clock in CLOCKS}, **columns}.items():
-        resize(values, rows)
-        if path in CLOCKS:
-            dtype = pl.Int64 if path == ("_step",) else pl.Float64
-            series.append(settled_series(CLOCKS[path], values).cast(dtype, strict=False))
-        elif is_wanted(path, keys):
-            series.append(settled_series(column_key(path), values))
-    return pl.DataFrame(series)
+    columns = Columns()
+    for number, row in enumerate(rows):
+        columns.add({"_step": number, **row})
+        columns.rows += 1
+    return columns.frame(keys, skipped)
 
 
 def is_private(path: KeyPath) -> bool:
