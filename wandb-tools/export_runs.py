@@ -169,6 +169,7 @@ ROW_GROUP_ROWS = 100_000
 ROW_GROUP_BYTES = 16_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
 PART_ITEMS = 300_000  # logged values of a log in memory before they are written to a part file: about 25 MB
+EXACT_FLOAT = 2**53  # whole numbers up to this are exact as Float64
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
 LINES_HELD = 50_000  # the same for lines of output
 PIECES_HELD = 1_000  # of one line of output, such as a progress bar
@@ -948,9 +949,9 @@ class LogRows:
     def __init__(self, folder: Path, options: Options) -> None:
         self.proto = wandb_proto()
         self.folder, self.options = folder, options
-        # Rows of logs that have ended, by table and schema, then by run id: those of the same schema share a file.
-        self.held: defaultdict[tuple[str, Any], dict[str, tuple[Log, pl.DataFrame]]] = defaultdict(dict)
-        self.held_cells = 0
+        # Rows of logs that have ended, by table (see `hold`) and run id: those of a table will share a file.
+        self.held: defaultdict[tuple[str, str], dict[str, tuple[Log, pl.DataFrame]]] = defaultdict(dict)
+        self.held_rows, self.held_columns = 0, set[str]()
 
     def start(self, log: Log) -> None:
         """From now on, rows are those of this log."""
@@ -1102,23 +1103,28 @@ class LogRows:
 
     def hold(self, table: str, rows: pl.DataFrame) -> None:
         """Hold rows of the log until there are enough for a file."""
-        run_id, key = self.log.run_id, (table, frozenset(rows.schema.items()))
-        cells = rows.height * rows.width
-        if self.held_cells + cells > BATCH_CELLS or run_id in self.held[key]:
+        run_id, whole = self.log.run_id, cs.starts_with("[") & cs.integer()
+        # A Float64 column, shared with other runs, would round these.
+        is_inexact = rows.select(pl.any_horizontal(pl.lit(value=False), whole.abs().max() > EXACT_FLOAT)).item()
+        key = (table, run_id if is_inexact else "")
+        cells = (self.held_rows + rows.height) * len(self.held_columns | {*rows.columns})
+        if cells > BATCH_CELLS or run_id in self.held[key]:
             self.write()
         self.held[key][run_id] = self.log, rows
-        self.held_cells += cells
+        self.held_rows += rows.height
+        self.held_columns |= {*rows.columns}
 
     def write(self) -> None:
         """Write the held rows to files, and add the parts to their logs."""
         for (table, _), held in self.held.items():
             frames = [rows.with_columns(run_id=pl.lit(run_id), frame=pl.lit(0)) for run_id, (_, rows) in held.items()]
-            rows = pl.concat(frames, how="diagonal").sort("run_id", maintain_order=True)
-            parts = write_part(rows.lazy(), self.folder, dict.fromkeys(held, logged_dtypes(rows.schema)))
+            rows = pl.concat(frames, how="diagonal_relaxed").sort("run_id", maintain_order=True)
+            dtypes = {run_id: logged_dtypes(own.schema) for run_id, (_, own) in held.items()}
+            parts = write_part(rows.lazy(), self.folder, dtypes)
             for run_id, (log, _) in held.items():
                 log.parts[table].append(parts[run_id])
         self.held.clear()
-        self.held_cells = 0
+        self.held_rows, self.held_columns = 0, set()
 
 
 class Columns:
