@@ -314,6 +314,25 @@ def test_replaced_summary_items_leave_memory(changes):
     assert [(each.nested_key[1], each.value_json) for each in found] == expected
 
 
+def test_a_damaged_row_leaves_no_values(tmp_path):
+    """Those before the damage are removed, also where no other row has the metric."""
+    proto, glance = export_runs.wandb_proto(), export_runs.glance_class()
+    names = [("_timestamp", "lost", "both"), ("_timestamp", "both"), ("_timestamp", "later")]
+    records = [proto.Record(run=proto.RunRecord(run_id="a")).SerializeToString()]
+    for step, keys in enumerate(names):
+        items = [proto.HistoryItem(nested_key=[key], value_json=str(step)).SerializeToString() for key in keys]
+        number = b"\xff" if step == 0 else proto.HistoryStep(num=step).SerializeToString()
+        records.append(glance(history={"item": items, "other": [number]}).SerializeToString())
+    file = tmp_path / "run-a.wandb"
+    file.write_bytes(log_of(records))
+    log = read_alone(file, tmp_path)
+    assert [damage.partition(":")[0] for damage in log.damage] == ["record 2"]
+    both, later = (export_runs.column_key((name,)) for name in ("both", "later"))
+    expected = [{"order": 1, "_timestamp": 1.0, both: 1}, {"order": 2, "_timestamp": 2.0, later: 2}]
+    assert rows_of(log) == expected
+    assert [part.dtypes for part in log.parts["history"]] == [{("both",): "Int64", ("later",): "Int64"}]
+
+
 def test_summaries_of_define_metric(recorded):
     project = recorded.project("defined")
     summary = json.loads(project.run["_summary_json"])

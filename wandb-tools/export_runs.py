@@ -1159,7 +1159,7 @@ class Columns:
             if path in CLOCKS:
                 dtype = pl.Int64 if path == ("_step",) else pl.Float64
                 series.append(settled_series(CLOCKS[path], values).cast(dtype, strict=False))
-            elif is_wanted(path, keys):
+            elif is_wanted(path, keys) and any(value is not None for value in values):  # else of a damaged row
                 series.append(settled_series(column_key(path), values))
         skipped |= {path for path in self.others if is_private(path) or is_wanted(path, keys)}
         return pl.DataFrame(series)
