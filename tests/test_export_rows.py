@@ -656,7 +656,7 @@ def test_a_file_with_more_lines_than_the_log(export_logs, tmp_path, out):
 def test_dtypes_of_system_metrics_are_those_of_the_project(export_logs, tmp_path, out):
     """Logs of other projects, read at the same time, have no part in them."""
     proto = export_runs.wandb_proto()
-    for run_id, project, value in (("a", "demo", "1"), ("b", "other", "0.5")):
+    for run_id, project, value in [(f"r{n}", *(("demo", "1"), ("other", "0.5"))[n % 2]) for n in range(10)]:
         stats = proto.StatsRecord(item=[proto.StatsItem(key="cpu", value_json=value)])
         stats.timestamp.FromDatetime(START)
         file = write_log(tmp_path / "logs", run_id, entity="team", project=project)
