@@ -555,7 +555,7 @@ def log_records(opened: IO[bytes], log: Log) -> Iterator[bytes]:  # noqa: C901 -
 
 # --- records to a log -----------------------------------------------------------------------------------------
 
-NUMBERS = frozenset((int, float))
+NUMBER_TYPES = frozenset((int, float))
 VALUE_TAG = b"\x82\x01"  # the protobuf tag of `value_json` (field 16, length-delimited), which comes last in an item
 GONE = ...  # in place of a value that was removed
 RECORD_FIELDS = {"id": "run_id", "name": "display_name", "group": "run_group", "sweep": "sweep_id"}  # of a run record
@@ -966,7 +966,7 @@ class LogRows:
         self.start_part()
 
     def start_part(self) -> None:
-        self.columns = {"history": Columns(), "system": Columns()}
+        self.columns = {"history": NumberColumns(), "system": NumberColumns()}
         self.by_keys: dict[bytes, list[Any]] = {}  # lists of the history by the bytes of an item before its value
 
     def add(self, table: str, row: Mapping[str, Any]) -> None:
@@ -992,7 +992,7 @@ class LogRows:
                 number = loads(value[1:])
             except ValueError:
                 number = NON_FINITE.get(value[1:].decode(errors="replace"))
-            if numbers is None or type(number) not in NUMBERS or value[0] != len(value) - 1:
+            if numbers is None or type(number) not in NUMBER_TYPES or value[0] != len(value) - 1:
                 others.append(item)
                 continue
             if len(numbers) != count:
@@ -1011,8 +1011,16 @@ class LogRows:
 
     def add_items(self, items: Sequence[bytes]) -> None:
         """Add items of a row: of new metrics, and values that are no short numbers."""
+        from google.protobuf.message import DecodeError
+
         columns = self.columns["history"]
-        parsed = [self.proto.HistoryItem.FromString(item) for item in items]
+        parsed = []
+        for item in items:
+            try:
+                parsed.append(self.proto.HistoryItem.FromString(item))
+            except DecodeError:  # a value that is no UTF-8, but not one of damaged keys, costs only itself
+                parsed.append(self.proto.HistoryItem.FromString(item.rpartition(VALUE_TAG)[0] or item))
+                parsed[-1].value_json = '""'
         tree: dict[str, Any] = {}
         for item in parsed:
             path, kind = path_of(item), item.WhichOneof("value") or "none"  # it may have typed fields instead of JSON
@@ -1129,7 +1137,7 @@ class LogRows:
         self.held_rows, self.held_columns = 0, set()
 
 
-class Columns:
+class NumberColumns:
     """The clocks and numbers of rows: for each path a list of values, which ends with the last row that has it."""
 
     def __init__(self) -> None:
@@ -2832,7 +2840,7 @@ def export_rows(  # noqa: C901 - each kind of column in turn
 
 def rows_of_json(rows: Iterable[Mapping[str, Any]], keys: Sequence[str], skipped: set[KeyPath]) -> pl.DataFrame:
     """The clocks and numbers of rows as they were logged; keys of other things are added to `skipped`."""
-    columns = Columns()
+    columns = NumberColumns()
     for number, row in enumerate(rows):
         columns.add({"_step": number, **row})
         columns.rows += 1
