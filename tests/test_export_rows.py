@@ -653,6 +653,19 @@ def test_a_file_with_more_lines_than_the_log(export_logs, tmp_path, out):
         assert lines_of(out, run_id, "stream", "text") == [("stdout", "a"), ("stdout", "b")]
 
 
+def test_dtypes_of_system_metrics_are_those_of_the_project(export_logs, tmp_path, out):
+    """Logs of other projects, read at the same time, have no part in them."""
+    proto = export_runs.wandb_proto()
+    for run_id, project, value in [(f"r{n}", *(("demo", "1"), ("other", "0.5"))[n % 2]) for n in range(10)]:
+        stats = proto.StatsRecord(item=[proto.StatsItem(key="cpu", value_json=value)])
+        stats.timestamp.FromDatetime(START)
+        file = write_log(tmp_path / "logs", run_id, entity="team", project=project)
+        add_records(file, [proto.Record(stats=stats)])
+    assert export_logs("--system-metrics", "--workers", 1).code == 0
+    dtypes = [table_of(out, "system", stem).schema["system_cpu"] for stem in ("team_demo", "team_other")]
+    assert dtypes == [pl.Int64, pl.Float64]
+
+
 def add_logged_table(folder: Path, run_id: str, content: str | None, entry: dict[str, Any] | None = None) -> None:
     entry = entry or entry_of("cells")
     summary = {"cells": json.dumps(entry)}

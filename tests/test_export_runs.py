@@ -301,14 +301,36 @@ def test_parts_are_one_history(recorded, tmp_path, monkeypatch):
     assert rows_of(whole) == rows_of(in_parts) == rows_of(in_cells)
 
 
-def test_replaced_summary_items_leave_memory(recorded, tmp_path, monkeypatch):
-    """How soon they do makes no difference; of SDKs that wrote no summary, it is the history's last values."""
-    files = sorted([*recorded.logs.rglob("*.wandb"), *(Path(__file__).parent / "old_sdks").rglob("*.wandb")])
-    late = [read_alone(file, tmp_path) for file in files]
-    monkeypatch.setattr(export_runs, "SUMMARY_BYTES", 0)
-    soon = [read_alone(file, tmp_path) for file in files]
-    assert [(log.summary, log.summary_from) for log in soon] == [(log.summary, log.summary_from) for log in late]
-    assert {log.summary_from for log in soon} >= {"log", "history"}
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["", "1", "[2, 3]"]))))
+def test_replaced_summary_items_leave_memory(changes):
+    """Only the last change of each path is held, removals too; they are in the order of time."""
+    item = export_runs.wandb_proto().SummaryItem
+    items = [item(nested_key=["x", key], value_json=value).SerializeToString() for key, value in changes]
+    last: dict[bytes, bytes] = {}
+    for number in range(len(items)):
+        export_runs.keep_last(last, items[number : number + 1])
+    expected = [change for number, change in enumerate(changes) if change[0] not in dict(changes[number + 1 :])]
+    found = [item.FromString(content) for content in last.values()]
+    assert [(each.nested_key[1], each.value_json) for each in found] == expected
+
+
+def test_a_damaged_row_leaves_no_values(tmp_path):
+    """Those before the damage are removed, also where no other row has the metric."""
+    proto, glance = export_runs.wandb_proto(), export_runs.glance_class()
+    names = [("_timestamp", "lost", "both"), ("_timestamp", "both"), ("_timestamp", "later")]
+    records = [proto.Record(run=proto.RunRecord(run_id="a")).SerializeToString()]
+    for step, keys in enumerate(names):
+        items = [proto.HistoryItem(nested_key=[key], value_json=str(step)).SerializeToString() for key in keys]
+        number = b"\xff" if step == 0 else proto.HistoryStep(num=step).SerializeToString()
+        records.append(glance(history={"item": items, "other": [number]}).SerializeToString())
+    file = tmp_path / "run-a.wandb"
+    file.write_bytes(log_of(records))
+    log = read_alone(file, tmp_path)
+    assert [damage.partition(":")[0] for damage in log.damage] == ["record 2"]
+    both, later = (export_runs.column_key((name,)) for name in ("both", "later"))
+    expected = [{"order": 1, "_timestamp": 1.0, both: 1}, {"order": 2, "_timestamp": 2.0, later: 2}]
+    assert rows_of(log) == expected
+    assert [part.dtypes for part in log.parts["history"]] == [{("both",): "Int64", ("later",): "Int64"}]
 
 
 def test_summaries_of_define_metric(recorded):
@@ -1491,12 +1513,22 @@ def test_numbers_in_json(texts):
     values = [json.loads(text) for text in texts]
     values = [NON_FINITE.get(value, value) if isinstance(value, str) else value for value in values]
     values = [int(v) if isinstance(v, bool) else v if isinstance(v, int | float) else None for v in values]
-    frame = pl.DataFrame({"a": [*texts, None]}, schema={"a": pl.String})
-    integers, floats = (numbers["a"] for numbers in export_runs.json_numbers(frame))
-    assert (integers.dtype, floats.dtype) == (pl.Int64, pl.Float64)
-    is_whole = [isinstance(value, int) and -(2**63) <= value < 2**63 for value in values]
-    assert integers.to_list() == [v if whole else None for v, whole in zip(values, is_whole, strict=True)] + [None]
-    assert same(floats.to_list(), [None if value is None else number(value) for value in values] + [None])
+    item, row_class = export_runs.wandb_proto().HistoryItem, export_runs.glance_class()
+    rows = export_runs.LogRows(Path(), WITH_HISTORY)
+    rows.start(export_runs.Log(Path()))
+    for text in texts:
+        content = item(nested_key=["a"], value_json=text).SerializeToString()
+        rows.add_history(row_class(history={"item": [content]}).history)
+    frame = rows.columns["history"].frame((), set())
+    assert frame.height == len(texts)
+    if any(value is not None for value in values):
+        numbers = frame[export_runs.column_key(("a",))]
+        is_whole = all(value is None or (isinstance(value, int) and -(2**63) <= value < 2**63) for value in values)
+        assert numbers.dtype == (pl.Int64 if is_whole else pl.Float64)
+        expected = values if is_whole else [None if value is None else number(value) for value in values]
+        assert same(numbers.to_list(), expected)
+    else:
+        assert frame.width == 3
 
 
 @given(TREES)

@@ -168,14 +168,13 @@ HISTORIES = "histories"  # the folder with the finished histories of an interrup
 ROW_GROUP_ROWS = 100_000
 ROW_GROUP_BYTES = 16_000_000  # of configs and summaries, which may be long
 ROW_GROUP_CELLS = 10_000_000  # where there are many metrics, row groups are shorter: 80 MB at most
-SUMMARY_BYTES = 2_000_000  # of a log's records, after which replaced summary items are removed from memory
-PART_ITEMS = 300_000  # logged values in memory before they are written to a part file: about 40 MB
+PART_ITEMS = 300_000  # logged values of a log in memory before they are written to a part file: about 25 MB
 EXACT_FLOAT = 2**53  # whole numbers up to this are exact as Float64
 PART_CELLS = 6_000_000  # the same bound for rows x columns, where metrics are sparse: 50 MB
-LINES_HELD, STATS_HELD = 50_000, 5_000  # the same for lines of output and rows of system metrics
+LINES_HELD = 50_000  # the same for lines of output
 PIECES_HELD = 1_000  # of one line of output, such as a progress bar
 BATCH_ROWS = 20_000  # of histories that are fetched by one question and share a part file
-BATCH_CELLS = 1_000_000  # fetched rows x columns that are converted in memory: 8 MB a thread
+BATCH_CELLS = 1_000_000  # rows x columns of several runs in memory: 8 MB a thread
 TASK_LOGS = 100  # logs per task of a process
 MANY_BYTES = 16_000_000  # of logs: less is read faster than a second process starts
 
@@ -556,6 +555,7 @@ def log_records(opened: IO[bytes], log: Log) -> Iterator[bytes]:  # noqa: C901 -
 
 # --- records to a log -----------------------------------------------------------------------------------------
 
+NUMBER_TYPES = frozenset((int, float))
 VALUE_TAG = b"\x82\x01"  # the protobuf tag of `value_json` (field 16, length-delimited), which comes last in an item
 GONE = ...  # in place of a value that was removed
 RECORD_FIELDS = {"id": "run_id", "name": "display_name", "group": "run_group", "sweep": "sweep_id"}  # of a run record
@@ -650,51 +650,45 @@ def read_logs(files: Sequence[Path], folder: Path, options: Options) -> list[Log
     if options.dry_run:
         options = replace(options, include_history=False, system_metrics=False, console=False)
     rows = LogRows(folder, options)
-    for file in files:
-        rows.logs.append(Log(file))
-        read = read_folder if file.name == OLD_HISTORY else read_log
-        read(rows.logs[-1], rows)
-        rows.end_log()
-    rows.flush()
-    return rows.logs
+    logs = [Log(file) for file in files]
+    for log in logs:
+        rows.start(log)
+        read = read_folder if log.file.name == OLD_HISTORY else read_log
+        read(log, rows)
+        rows.end()
+    rows.write()
+    return logs
 
 
-def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequence
+def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901 - one sequence
     """Fill in the contents of the log's file; its history, output and system metrics go to `rows`."""
     from google.protobuf.message import DecodeError
 
     proto, glance_type = wandb_proto(), glance_class()
-    changes: list[bytes] = []  # items of summary records, without earlier ones that are replaced
-    logged: list[bytes] = []  # those of the history: its summary if there is no other
-    held_bytes, most_bytes = 0, SUMMARY_BYTES
+    changes: dict[bytes, bytes] = {}  # items of summary records: see `keep_last`
+    logged: dict[bytes, bytes] = {}  # those of the history: its summary if there is no other
     try:
         with regular(log.file).open("rb", buffering=32 * BLOCK_BYTES) as opened:
             for payload in log_records(opened, log):
                 log.records += 1
-                held_bytes += len(payload)
-                if held_bytes > most_bytes:
-                    changes, logged = last_of_each(changes), last_of_each(logged)
-                    held_bytes = sum(map(len, changes + logged))
-                    most_bytes = SUMMARY_BYTES + 2 * held_bytes
                 try:
                     glance = glance_type.FromString(payload)
                     if glance.HasField("history"):
-                        rows.add(glance.history)
-                        logged += () if changes else glance.history.item
+                        rows.add_history(glance.history)
+                        keep_last(logged, () if changes else glance.history.item)
                     elif glance.HasField("summary"):
-                        changes += glance.summary.item
-                        changes += glance.summary.other
+                        keep_last(changes, glance.summary.item)
+                        keep_last(changes, glance.summary.other)
                     else:
                         apply_record(log, proto.Record.FromString(payload), rows)
                 except (DecodeError, RecursionError) as error:
-                    for column in rows.columns.values():  # remove what was added of this row
-                        del column[len(rows.owners) :]
+                    rows.columns["history"].drop_row()
                     log.damage.append(f"record {log.records}: {error}")
     except OSError as error:
         log.error = f"cannot be read: {error.strerror or error}"
     log.note_time(time_at(*log.last_stamp))
     log.summary_from = "log" if changes else "history" if logged else ""
-    for encoded in last_of_each(changes or logged):
+    for encoded in (changes or logged).values():
         try:
             item = proto.SummaryItem.FromString(encoded)
         except DecodeError as error:
@@ -712,14 +706,16 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901, PLR0912 - one sequ
         log.machines["file"] = json_object(log, files / "wandb-metadata.json")
 
 
-def last_of_each(items: Sequence[bytes]) -> list[bytes]:
-    """The last item of each path, in their order.
+def keep_last(last: dict[bytes, bytes], items: Iterable[bytes]) -> None:
+    """Add items to `last`, which has the last item of each path, in their order.
 
     The bytes before the value identify the path, and whether the user set the value as a whole (`key`, not
     `nested_key`).
     """
-    last = {item.rpartition(VALUE_TAG)[0] or item: number for number, item in enumerate(items)}
-    return [items[number] for number in sorted(last.values())]
+    for item in items:
+        start = item.rpartition(VALUE_TAG)[0] or item
+        last.pop(start, None)
+        last[start] = item
 
 
 def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, PLR0912 - each kind in turn
@@ -768,7 +764,7 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
             for item in noted.item:
                 for path, value in flatten({item.key: from_json(item.value_json)}):
                     stats["system." + ".".join(path)] = value
-            rows.add_stats(stats)
+            rows.add("system", stats)
 
 
 def add_definition(definitions: dict[str, MetricDefinition], metric: Any) -> None:
@@ -875,15 +871,13 @@ def read_folder(log: Log, rows: LogRows) -> None:
         pass
     except (OSError, ValueError, RecursionError):
         log.damage.append("config.yaml")
-    proto, glance_type = wandb_proto(), glance_class()
     last_values: dict[str, object] = {}
-    for row in json_lines(log, log.file):  # which become history records of a log
-        items = [proto.HistoryItem(key=storable(key), value_json=json.dumps(value)) for key, value in row.items()]
-        rows.add(glance_type(history={"item": [item.SerializeToString() for item in items]}).history)
+    for row in json_lines(log, log.file):
+        rows.add("history", {storable(key): value for key, value in row.items()})
         last_values |= row
         log.records += 1
     for row in json_lines(log, place / "wandb-events.jsonl") if rows.options.system_metrics else ():
-        rows.add_stats(row)
+        rows.add("system", row)
     log.take_summary(last_values, "history")
     log.take_summary(json_object(log, place / "wandb-summary.json"), "log")
 
@@ -945,157 +939,100 @@ def json_object(log: Log, file: Path) -> dict[str, Any]:
 
 # --- rows of logs to parts ------------------------------------------------------------------------------------
 
-OBJECT_END = ord("}")
-DROPPED: list[bytes | None] = []  # in place of a column that is not exported
 SCREEN_LINES = 32  # of output that the cursor can reach, as in the SDK
 CURSOR_MOVE = re.compile(r"(\n|\x1b\[[AB])")
 
-
-OutputLine: TypeAlias = tuple[int, datetime | None, str | None, list[str]]  # log number, time, stream, pieces of text
+OutputLine: TypeAlias = tuple[datetime | None, str | None, list[str]]  # time, stream, pieces of text
 
 
 class LogRows:
-    """Collects the rows of logs, and writes them to part files whenever there are enough.
-
-    A column of history is a list of the values' JSON, each after one byte (its length); None if a row lacks the key. It
-    may be shorter than the number of rows until the part is written.
-    """
+    """Collects the rows of logs, one log after the other, and writes them to part files that runs share."""
 
     def __init__(self, folder: Path, options: Options) -> None:
         self.proto = wandb_proto()
         self.folder, self.options = folder, options
-        self.logs: list[Log] = []  # the last one is being read
+        # Rows of logs that have ended, by table (see `hold`) and run id: those of a table will share a file.
+        self.held: defaultdict[tuple[str, str], dict[str, tuple[Log, pl.DataFrame]]] = defaultdict(dict)
+        self.held_rows, self.held_columns = 0, set[str]()
+
+    def start(self, log: Log) -> None:
+        """From now on, rows are those of this log."""
+        self.log = log
         self.lines: list[OutputLine] = []  # of output
+        self.lines_written = 0
         # By stream, as on a terminal: the last lines, and in which one the cursor is, which may be below the last.
         self.screens: defaultdict[str | None, list[OutputLine]] = defaultdict(list)
         self.cursors: Counter[str | None] = Counter()
-        self.log_lines = 0  # of the log being read
-        self.stats: list[tuple[int, Mapping[str, Any]]] = []  # log number, and a row of system metrics
         self.start_part()
 
     def start_part(self) -> None:
-        self.owners: list[int] = []  # of each row: the number of its log
-        self.items = 0
-        self.columns: dict[KeyPath, list[bytes | None]] = {clock: [] for clock in CLOCKS}
-        self.by_keys: dict[bytes, list[bytes | None]] = {}  # the columns by the bytes of an item before its value
+        self.columns = {"history": NumberColumns(), "system": NumberColumns()}
+        self.by_keys: dict[bytes, list[Any]] = {}  # lists of the history by the bytes of an item before its value
 
-    def add(self, row: Any) -> None:
-        """Add one row; `row` is the history of a `glance_class`."""
-        rows, by_keys, steps = len(self.owners), self.by_keys, self.columns[("_step",)]
+    def add(self, table: str, row: Mapping[str, Any]) -> None:
+        """Add a row as it was logged."""
+        self.columns[table].add(row)
+        self.end_row(table)
+
+    def end_row(self, table: str) -> None:
+        columns = self.columns[table]
+        columns.rows += 1
+        if columns.values >= PART_ITEMS or columns.rows * len(columns.lists) >= PART_CELLS:
+            self.flush()
+
+    def add_history(self, row: Any) -> None:
+        """Add a row; `row` is the history of a `glance_class`. Short numbers of known metrics are read quickly."""
+        columns, by_keys, loads = self.columns["history"], self.by_keys, orjson.loads
+        count = columns.rows
+        others: list[bytes] = []
         for item in row.item:
             keys, _, value = item.rpartition(VALUE_TAG)
-            column = by_keys.get(keys)
-            if column is None or not value or value[0] != len(value) - 1 or value[-1] == OBJECT_END:
-                column, value = self.parsed(item, keys)
-            if column is DROPPED:
+            numbers = by_keys.get(keys)
+            try:
+                number = loads(value[1:])
+            except ValueError:
+                number = NON_FINITE.get(value[1:].decode(errors="replace"))
+            if numbers is None or type(number) not in NUMBER_TYPES or value[0] != len(value) - 1:
+                others.append(item)
                 continue
-            if len(column) != rows:
-                resize(column, rows)
-            column.append(value)
-        if len(steps) == rows:
-            steps.append(b"\0%d" % self.proto.HistoryStep.FromString(b"".join(row.other)).num)
-        self.owners.append(len(self.logs) - 1)
-        self.items += len(row.item)
-        if self.items >= PART_ITEMS or len(self.owners) * len(self.columns) >= PART_CELLS:
-            self.flush()
+            if len(numbers) != count:
+                resize(numbers, count)
+            numbers.append(number)
+        if any(b"_type" in item for item in others):  # numbers inside of a media object are no metrics
+            columns.drop_row()
+            others = row.item
+        if others:
+            self.add_items(others)
+        steps = columns.lists[("_step",)]
+        if len(steps) == count:
+            steps.append(self.proto.HistoryStep.FromString(b"".join(row.other)).num)
+        columns.values += len(row.item)
+        self.end_row("history")
 
-    def parsed(self, item: bytes, keys: bytes) -> tuple[list[bytes | None], bytes]:
-        """Column and value of an item whose keys are new, or whose value is an object or not shorter than 128 bytes."""
-        parsed = self.proto.HistoryItem.FromString(item)
-        path, text = path_of(parsed), parsed.value_json
-        if text[:1] == "{":  # SDKs before 0.17 wrote nested metrics as one object; media objects are no metrics
-            tree = {} if text.startswith(('{"_type":"', '{"_type": "')) else from_json(text)
-            numbers = numeric_leaves({path[-1]: tree}, path[:-1])
-            for leaf, number in numbers:
-                if self.is_wanted(leaf):
-                    column = self.columns.setdefault(leaf, [])
-                    resize(column, len(self.owners))
-                    column.append(b"\0" + json.dumps(number).encode())
-            if numbers:
-                return DROPPED, b""
-        column = self.columns.setdefault(path, []) if self.is_wanted(path) else DROPPED
-        # Items of one metric begin with the same bytes. If these are nothing but its keys, they are parsed only once.
-        if self.proto.HistoryItem(key=parsed.key, nested_key=parsed.nested_key).SerializeToString() == keys:
-            self.by_keys[keys] = column
-        if not text:  # written in typed fields, a setting of the SDK
-            kind = parsed.WhichOneof("value") or "none"
-            text = parsed.json if kind == "json" else json.dumps(getattr(parsed, kind) if kind != "none" else None)
-        if len(text) > 100 and text[0] in '"[{':  # no number: its keys are listed, its text is not used
-            text = '"…"'
-        return column, b"\0" + text.encode()
+    def add_items(self, items: Sequence[bytes]) -> None:
+        """Add items of a row: of new metrics, and values that are no short numbers."""
+        from google.protobuf.message import DecodeError
 
-    def is_wanted(self, path: KeyPath) -> bool:
-        if path in CLOCKS:
-            return True
-        if path[0].startswith("_"):
-            self.logs[-1].skipped.add(path[:1])
-        # Without --include-history only the steps are read, to count the rows.
-        keys = () if path[-1] == "_type" else self.options.history_keys
-        return self.options.include_history and is_wanted(path, keys)
-
-    def flush(self) -> None:
-        """Write all rows so far, except for unfinished lines of output, such as a progress bar: these come later."""
-        self.write_history()
-        owners = pl.Series("log", [number for number, _ in self.stats], dtype=pl.Int64)
-        stats = rows_of_json([row for _, row in self.stats], (), set()).with_columns(owners)
-        self.write("system", stats.sort("log", "_timestamp", maintain_order=True).with_columns(stats["order"]))
-        self.stats = []
-        for stream, screen in self.screens.items():  # lines above the cursor are written, and no longer changed
-            ended = min(self.cursors[stream], len(screen))
-            del screen[:ended]
-            self.cursors[stream] -= ended
-        is_open = {id(line) for screen in self.screens.values() for line in screen}
-        lines = [(*line[:-1], as_shown("".join(line[-1]))) for line in self.lines if id(line) not in is_open]
-        self.lines = [line for line in self.lines if id(line) in is_open]
-        schema: dict[str, Any] = {"log": pl.Int64, **new_table("console").columns}
-        written = {
-            number: sum(part.rows for part in log.parts.get("console", ())) for number, log in enumerate(self.logs)
-        }
-        order = pl.int_range(pl.len()).over("log") + pl.col("log").replace_strict(written, return_dtype=pl.Int64)
-        self.write("console", pl.DataFrame(lines, schema=schema, orient="row").with_columns(order.alias("order")))
-
-    def write_history(self) -> None:
-        """Write the numbers of the history rows; other keys are added to `skipped` of their log."""
-        owners = pl.Series("log", self.owners)
-        paths = {CLOCKS.get(path) or column_key(path): path for path in sorted(self.columns)}
-        for column in self.columns.values():
-            resize(column, len(owners))
-        columns = {name: self.columns[path] for name, path in paths.items()}
-        binary, as_text = dict.fromkeys(columns, pl.Binary), pl.all().cast(pl.String).str.slice(1).replace("null", None)
-        try:
-            texts = pl.DataFrame(columns, schema=binary).select(as_text)
-        except pl.exceptions.ComputeError:  # a value that is no UTF-8, so no JSON
-            valid = {name: [v and v.decode(errors="replace").encode() for v in vs] for name, vs in columns.items()}
-            texts = pl.DataFrame(valid, schema=binary).select(as_text)
-
-        # Values inside of a media object, whose `_type` is a text, are no metrics.
-        quote_mark = '^(")'
-        media = {path[:-1]: name for name, path in paths.items() if len(path) > 1 and path[-1] == "_type"}
-        outside = []
-        for name, path in paths.items():
-            above = [media[path[:depth]] for depth in range(1, len(path)) if path[:depth] in media]
-            if above:
-                is_outside = pl.all_horizontal(pl.col(above).str.extract(quote_mark).is_null())
-                outside.append(pl.when(is_outside).then(pl.col(name)))
-        typed = counts_by(texts.select(owners, pl.col([*media.values()]).str.extract(quote_mark)))
-        texts = texts.with_columns(outside)
-        integers, floats = json_numbers(texts)
-        rows = floats.with_columns(owners, integers["order"])
-        numbers = counts_by(rows)
-        for number, counts in counts_by(texts.with_columns(owners)).items():
-            skipped = {paths[name] for name, count in counts.items() if count > numbers[number][name]}
-            skipped |= {path for path, name in media.items() if typed[number][name] and self.is_wanted(path)}
-            self.logs[number].skipped |= skipped
-        for number, newest_s in rows.group_by("log").agg(pl.max("_timestamp")).iter_rows():
-            self.logs[number].note_time(time_at(newest_s))
-        self.write("history", rows, integers.with_columns(owners))
-        self.start_part()
-
-    def add_stats(self, row: Mapping[str, Any]) -> None:
-        """Add a row of system metrics."""
-        self.stats.append((len(self.logs) - 1, row))
-        if len(self.stats) >= STATS_HELD:
-            self.flush()
+        columns = self.columns["history"]
+        parsed = []
+        for item in items:
+            try:
+                parsed.append(self.proto.HistoryItem.FromString(item))
+            except DecodeError:  # a value that is no UTF-8, but not one of damaged keys, costs only itself
+                parsed.append(self.proto.HistoryItem.FromString(item.rpartition(VALUE_TAG)[0] or item))
+                parsed[-1].value_json = '""'
+        tree: dict[str, Any] = {}
+        for item in parsed:
+            path, kind = path_of(item), item.WhichOneof("value") or "none"  # it may have typed fields instead of JSON
+            text = item.value_json or item.json
+            value = from_json(text) if text else None if kind == "none" else getattr(item, kind)
+            put(tree, path, value)
+        columns.add(tree)
+        for item, content in zip(parsed, items, strict=True):
+            # Items of one metric begin with the same bytes. If these are nothing but its keys, they are parsed once.
+            keys = self.proto.HistoryItem(key=item.key, nested_key=item.nested_key).SerializeToString()
+            if content.startswith(keys + VALUE_TAG) and path_of(item) in columns.lists:
+                self.by_keys[keys] = columns.lists[path_of(item)]
 
     def add_output(self, text: str, stamp: tuple[int, int] | None, stream: str | None) -> None:
         """Add output of the program. A line has the time (see `time_at`) of its first character."""
@@ -1112,9 +1049,8 @@ class LogRows:
                     screen[at][-1].append("\r")
             elif piece.strip("\r") or (piece and at < len(screen)):
                 while len(screen) <= at:  # also empty lines above
-                    screen.append((len(self.logs) - 1, time_at(*stamp) if stamp else None, stream, []))
+                    screen.append((time_at(*stamp) if stamp else None, stream, []))
                     self.lines.append(screen[-1])
-                    self.log_lines += 1
                 pieces = screen[at][-1]
                 pieces.append(piece)
                 if len(pieces) == PIECES_HELD:  # a progress bar, which is one line for hours
@@ -1124,78 +1060,125 @@ class LogRows:
         if len(self.lines) >= LINES_HELD:
             self.flush()
 
-    def end_log(self) -> None:
-        """Finish the log that is being read."""
-        if self.options.console:
-            self.take_longer_output(self.logs[-1])
-        self.screens.clear()
-        self.cursors.clear()
-        self.log_lines = 0
-        self.by_keys.clear()  # the next log notes its own private keys
+    def flush(self) -> None:
+        """Write the rows so far of a long log."""
+        self.hold_rows()
+        self.write()
 
-    def take_longer_output(self, log: Log) -> None:
+    def end(self) -> None:
+        """Finish the log."""
+        if self.options.console:
+            self.take_longer_output()
+        self.screens.clear()
+        self.hold_rows()
+
+    def take_longer_output(self) -> None:
         """Replace the log's lines by those of output.log if these are more: a crash may cut off the log's end."""
+        log = self.log
         file = log.file.parent / ("output.log" if log.file.name == OLD_HISTORY else "files/output.log")
         with suppress(OSError), regular(file).open(encoding="utf-8", errors="replace", newline="\n") as opened:
             if opened.read(len(LFS_POINTER)) == LFS_POINTER.decode():
                 log.damage.append(f"{file.name}: {NOT_PULLED}")
                 return
             opened.seek(0)
-            if sum(not line.isspace() for line in opened) > self.log_lines:
-                held = self.log_lines - sum(part.rows for part in log.parts.pop("console", ()))
-                del self.lines[len(self.lines) - held :]
-                self.log_lines = 0
+            if sum(not line.isspace() for line in opened) > self.lines_written + len(self.lines):
+                log.parts.pop("console", None)
+                self.lines, self.lines_written = [], 0
                 opened.seek(0)
                 for line in opened:
                     self.add_output(line, None, None)
 
-    def write(self, table: str, rows: pl.DataFrame, integers: pl.DataFrame | None = None) -> None:
-        """Write rows to part files, and add these to their logs; the column `log` has the log's number.
+    def hold_rows(self) -> None:
+        """Hold the rows so far, except for unfinished lines of output, such as a progress bar: these come later."""
+        history, system = self.columns.values()
+        if history.rows:
+            rows = history.frame(self.options.history_keys, self.log.skipped)
+            self.log.note_time(time_at(cast("float | None", rows["_timestamp"].max())))
+            self.hold("history", rows if self.options.include_history else rows[:, : len(CLOCKS)])
+        if system.rows:
+            rows = system.frame((), set())
+            self.hold("system", rows.sort("_timestamp", maintain_order=True).with_columns(rows["order"]))
+        for stream, screen in self.screens.items():  # lines above the cursor are written, and no longer changed
+            ended = min(self.cursors[stream], len(screen))
+            del screen[:ended]
+            self.cursors[stream] -= ended
+        is_open = {id(line) for screen in self.screens.values() for line in screen}
+        lines = [(*line[:-1], as_shown("".join(line[-1]))) for line in self.lines if id(line) not in is_open]
+        if lines:
+            shown = pl.DataFrame(lines, schema=dict(new_table("console").columns), orient="row")
+            self.hold("console", shown.with_columns(order=pl.int_range(pl.len()) + self.lines_written))
+        self.lines = [line for line in self.lines if id(line) in is_open]
+        self.lines_written += len(lines)
+        self.start_part()
 
-        `integers` has the same rows as Int64: used for a column if all values of the logs that share a file are whole.
-        """
-        if not rows.height:
-            return
-        whole = rows if integers is None else integers
-        stored, stored_whole = logged_dtypes(rows.schema), logged_dtypes(whole.schema)
-        columns = [(column_key(path), path) for path in stored]
-        is_inexact = pl.any_horizontal(pl.lit(value=False), (cs.starts_with("[") & cs.integer()).abs() > EXACT_FLOAT)
-        alone = set(whole.filter(is_inexact)["log"])  # a Float64 column shared with other logs would round them
-        dtypes: dict[int, dict[KeyPath, str]] = {}
-        groups: defaultdict[object, list[int]] = defaultdict(list)  # logs that share a file, each of a different run
-        seen: Counter[str] = Counter()
-        whole_counts = counts_by(whole)
-        for number, counts in counts_by(rows).items():
-            dtypes[number] = {}
-            for name, path in columns:
-                if counts[name]:
-                    is_whole = whole_counts[number][name] == counts[name]
-                    dtypes[number][path] = stored_whole[path] if is_whole else stored[path]
-            run_id = self.logs[number].run_id
-            groups[number if number in alone else "together", seen[run_id]].append(number)
-            seen[run_id] += 1
-        for numbers in groups.values():
-            ids = {number: self.logs[number].run_id for number in numbers}
-            logged = widest_dtypes(dtypes[number] for number in numbers)
-            values = [(whole if dtype == "Int64" else rows)[column_key(path)] for path, dtype in logged.items()]
-            some = rows.select(~cs.starts_with("[")).with_columns(values).filter(pl.col("log").is_in(numbers))
-            its_run = pl.col("log").replace_strict(ids, return_dtype=pl.String).alias("run_id")
-            some = some.select(its_run, pl.exclude("log"), frame=pl.lit(0)).sort("run_id", maintain_order=True)
-            parts = write_part(some.lazy(), self.folder, {ids[number]: dtypes[number] for number in numbers})
-            for number in numbers:
-                self.logs[number].parts[table].append(parts[ids[number]])
+    def hold(self, table: str, rows: pl.DataFrame) -> None:
+        """Hold rows of the log until there are enough for a file."""
+        run_id, whole = self.log.run_id, cs.starts_with("[") & cs.integer()
+        # A Float64 column, shared with other runs, would round these.
+        is_inexact = rows.select(pl.any_horizontal(pl.lit(value=False), whole.abs().max() > EXACT_FLOAT)).item()
+        key = (table, run_id if is_inexact else "")
+        cells = (self.held_rows + rows.height) * len(self.held_columns | {*rows.columns})
+        if cells > BATCH_CELLS or run_id in self.held[key]:
+            self.write()
+        self.held[key][run_id] = self.log, rows
+        self.held_rows += rows.height
+        self.held_columns |= {*rows.columns}
+
+    def write(self) -> None:
+        """Write the held rows to files, and add the parts to their logs."""
+        for (table, _), held in self.held.items():
+            frames = [rows.with_columns(run_id=pl.lit(run_id), frame=pl.lit(0)) for run_id, (_, rows) in held.items()]
+            rows = pl.concat(frames, how="diagonal_relaxed").sort("run_id", maintain_order=True)
+            dtypes = {run_id: logged_dtypes(own.schema) for run_id, (_, own) in held.items()}
+            parts = write_part(rows.lazy(), self.folder, dtypes)
+            for run_id, (log, _) in held.items():
+                log.parts[table].append(parts[run_id])
+        self.held.clear()
+        self.held_rows, self.held_columns = 0, set()
 
 
-def resize(column: list[bytes | None], rows: int) -> None:
-    """Let a column end before row number `rows`: the rows that lack the key are None."""
-    del column[rows:]  # the key twice in one row: the later value replaces the earlier
-    column.extend([None] * (rows - len(column)))
+class NumberColumns:
+    """The clocks and numbers of rows: for each path a list of values, which ends with the last row that has it."""
+
+    def __init__(self) -> None:
+        self.lists: dict[KeyPath, list[Any]] = {clock: [] for clock in CLOCKS}
+        self.others: set[KeyPath] = set()  # of values that are no numbers
+        self.rows = self.values = 0  # how many
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add to the last row what was logged."""
+        others: list[KeyPath] = [(key,) for key in row if is_private((key,))]
+        leaves = [*((path, row[path[0]]) for path in CLOCKS if path[0] in row), *numeric_leaves(row, others=others)]
+        for path, value in leaves:
+            values = self.lists.setdefault(path, [])
+            resize(values, self.rows)
+            values.append(value)
+        self.values += len(leaves)
+        self.others.update(others)
+
+    def drop_row(self) -> None:
+        """Remove what was added to the last row."""
+        for values in self.lists.values():
+            del values[self.rows :]
+
+    def frame(self, keys: Sequence[str], skipped: set[KeyPath]) -> pl.DataFrame:
+        """The columns asked for, named as in Part; keys of other things than numbers are added to `skipped`."""
+        series = []
+        for path, values in self.lists.items():
+            resize(values, self.rows)
+            if path in CLOCKS:
+                dtype = pl.Int64 if path == ("_step",) else pl.Float64
+                series.append(settled_series(CLOCKS[path], values).cast(dtype, strict=False))
+            elif is_wanted(path, keys) and any(value is not None for value in values):  # else of a damaged row
+                series.append(settled_series(column_key(path), values))
+        skipped |= {path for path in self.others if is_private(path) or is_wanted(path, keys)}
+        return pl.DataFrame(series)
 
 
-def counts_by(rows: pl.DataFrame) -> dict[int, dict[str, int]]:
-    """By log number: how many values, without nulls, each column has."""
-    counts = rows.group_by("log", maintain_order=True).agg(pl.all().count())
-    return {row.pop("log"): row for row in counts.iter_rows(named=True)}
+def resize(values: list[Any], rows: int) -> None:
+    """Let a list end before row number `rows`: rows that lack a value have None."""
+    del values[rows:]  # a key twice in one row: the later value replaces the earlier
+    values.extend([None] * (rows - len(values)))
 
 
 def write_part(rows: pl.LazyFrame, folder: Path, dtypes: Mapping[str, Mapping[KeyPath, str]]) -> dict[str, Part]:
@@ -1275,15 +1258,6 @@ def as_shown(text: str) -> str:
         if erased or "\x1b[K" in after or "\x1b[0K" in after:  # these erase what was behind the cursor
             break
     return storable(shown.rstrip(" "))
-
-
-def json_numbers(texts: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The numbers in JSON texts as Int64 and as Float64; null where a text is none.
-
-    Booleans are 0 and 1; the texts "NaN", "Infinity" and "-Infinity" are numbers.
-    """
-    spelt = texts.select(pl.all().replace({"true": "1", "false": "0"} | {f'"{name}"': name for name in NON_FINITE}))
-    return spelt.select(pl.all().cast(pl.Int64, strict=False)), spelt.select(pl.all().cast(pl.Float64, strict=False))
 
 
 def write_intermediate(frame: pl.DataFrame | pl.LazyFrame, file: Path) -> None:
@@ -2864,22 +2838,13 @@ def export_rows(  # noqa: C901 - each kind of column in turn
     return rows.select(column.alias(CLOCKS.get(path) or column_key(path)) for path, column in columns.items())
 
 
-def rows_of_json(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], skipped: set[KeyPath]) -> pl.DataFrame:
+def rows_of_json(rows: Iterable[Mapping[str, Any]], keys: Sequence[str], skipped: set[KeyPath]) -> pl.DataFrame:
     """The clocks and numbers of rows as they were logged; keys of other things are added to `skipped`."""
-    logged: list[list[tuple[KeyPath, Any]]] = []
+    columns = NumberColumns()
     for number, row in enumerate(rows):
-        others: list[KeyPath] = [(key,) for key in row if is_private((key,))]
-        numbers = numeric_leaves(row, others=others)
-        clocks = [(("_step",), row.get("_step", number)), *((path, row.get(path[0])) for path in (*CLOCKS,)[1:])]
-        logged.append([*clocks, *(leaf for leaf in numbers if is_wanted(leaf[0], keys))])
-        skipped |= {path for path in others if is_private(path) or is_wanted(path, keys)}
-    clocks_dtypes: dict[str, Any] = {"order": pl.Int64, "_runtime": pl.Float64, "_timestamp": pl.Float64}
-    series = {name: pl.Series(name, [], dtype=dtype) for name, dtype in clocks_dtypes.items()}
-    for path, values in leaf_columns(logged).items():
-        name = CLOCKS.get(path) or column_key(path)
-        made = settled_series(name, values)
-        series[name] = made.cast(clocks_dtypes.get(name, made.dtype), strict=False)
-    return pl.DataFrame(list(series.values()))
+        columns.add({"_step": number, **row})
+        columns.rows += 1
+    return columns.frame(keys, skipped)
 
 
 def is_private(path: KeyPath) -> bool:
@@ -3038,8 +3003,9 @@ def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
     The texts of NON_FINITE beside numbers are numbers; other mixtures are text, numbers and Booleans as JSON.
     """
     kinds = set(map(type, values)) - {type(None)}
-    for kind, dtype in ((bool, pl.Boolean), (float, pl.Float64), (int, pl.Int64), (str, pl.String)):
-        if kinds == {kind}:
+    numbers_ = (({float}, pl.Float64), ({int, float}, pl.Float64), ({int}, pl.Int64))
+    for these, dtype in (({bool}, pl.Boolean), *numbers_, ({str}, pl.String)):
+        if kinds == these:
             with suppress(TypeError, OverflowError, UnicodeEncodeError):  # of whole numbers past 64 bits, or surrogates
                 return pl.Series(name, values, dtype=dtype)
     texts = {value for value in values if isinstance(value, str)}

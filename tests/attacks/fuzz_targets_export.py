@@ -503,12 +503,13 @@ def console_text(data: bytes) -> None:
     with folder() as place:
         options = export_runs.parse_args(["--offline", ".", "--console"])
         rows = export_runs.LogRows(place, options)
-        rows.logs.append(export_runs.Log(place / "run-a.wandb"))
+        log = export_runs.Log(place / "run-a.wandb")
+        rows.start(log)
         for piece in text.split("|"):
             rows.add_output(piece, None, "stdout")
-        rows.end_log()
-        rows.flush()
-        frames = [pl.read_parquet(part.file) for part in rows.logs[0].parts.get("console", ())]
+        rows.end()
+        rows.write()
+        frames = [pl.read_parquet(part.file) for part in log.parts.get("console", ())]
         ours = frames[0]["text"].to_list() if frames else []
         whole = text.replace("|", "").rstrip("\r\n")  # empty lines count once something follows
         lines = whole.split("\n")
