@@ -61,7 +61,7 @@ def test_downloads(columns):
     targets.downloaded_history(json.dumps(columns).encode())
 
 
-@given(st.text("ab \r\n|\x1b[31m", max_size=40))
+@given(st.text("ab \r\n\b|\x1b[31m", max_size=40))
 @settings(max_examples=60)
 def test_output_is_what_a_terminal_shows(text):
     targets.console_text(text.encode())

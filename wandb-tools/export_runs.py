@@ -1047,7 +1047,7 @@ class LogRows:
                     del screen[:1]
                 if piece == "\n" and at < len(screen):
                     screen[at][-1].append("\r")
-            elif piece.strip("\r") or (piece and at < len(screen)):
+            elif piece.strip("\r\b") or (piece and at < len(screen)):
                 while len(screen) <= at:  # also empty lines above
                     screen.append((time_at(*stamp) if stamp else None, stream, []))
                     self.lines.append(screen[-1])
@@ -1237,7 +1237,8 @@ def cast_logged(path: KeyPath, dtype: str, wanted: str, name: str | None = None)
     return column
 
 
-ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\^_])")
+ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\^_])|\x07")
+CONTROL = re.compile("[\x07\b\r\x1b]")
 
 
 def as_shown(text: str) -> str:
@@ -1245,19 +1246,29 @@ def as_shown(text: str) -> str:
 
     >>> as_shown("  0%\r 50%\r100% done\r"), as_shown("long long\rsho"), as_shown("\x1b[31mred\x1b[0m ")
     ('100% done', 'shog long', 'red')
-    >>> as_shown("Downloading\x1b[2K\rdone"), as_shown("Downloading\rdone\x1b[K")
-    ('done', 'done')
+    >>> as_shown("Downloading\x1b[2K\rdone"), as_shown("Downloading\rdone\x1b[K"), as_shown("10%\b\b\b20%\b\b\b")
+    ('done', 'done', '20%')
     """
-    if "\r" not in text and "\x1b" not in text:  # as nearly all lines
+    if not CONTROL.search(text):  # as in nearly all lines
         return storable(text.rstrip(" "))
     shown = ""
     for piece in reversed(text.split("\r")):
         before, erased, after = piece.rpartition("\x1b[2K")  # erases the line; the cursor stays where it was
-        plain = " " * len(ESCAPE.sub("", before)) + ESCAPE.sub("", after)
+        plain = with_backspaces(" " * len(ESCAPE.sub("", before)) + ESCAPE.sub("", after))
         shown += plain[len(shown) :]
         if erased or "\x1b[K" in after or "\x1b[0K" in after:  # these erase what was behind the cursor
             break
     return storable(shown.rstrip(" "))
+
+
+def with_backspaces(text: str) -> str:
+    """The text after each backspace overwrites what is there, from one character to the left."""
+    shown, at = list[str](), 0
+    for number, piece in enumerate(text.split("\b")):
+        at = max(at - (number > 0), 0)
+        shown[at : at + len(piece)] = piece
+        at += len(piece)
+    return "".join(shown)
 
 
 def write_intermediate(frame: pl.DataFrame | pl.LazyFrame, file: Path) -> None:

@@ -494,6 +494,8 @@ def console_text(data: bytes) -> None:
         for character in export_runs.ESCAPE.sub("", line):
             if character == "\r":
                 at = 0
+            elif character == "\b":
+                at = max(at - 1, 0)
             else:
                 shown[at : at + 1] = [character]
                 at += 1
@@ -511,10 +513,10 @@ def console_text(data: bytes) -> None:
         rows.write()
         frames = [pl.read_parquet(part.file) for part in log.parts.get("console", ())]
         ours = frames[0]["text"].to_list() if frames else []
-        whole = text.replace("|", "").rstrip("\r\n")  # empty lines count once something follows
+        whole = text.replace("|", "").rstrip("\r\n\b")  # empty lines count once something follows
         lines = whole.split("\n")
         moves = ("\x1b[A", "\x1b[B")  # of the cursor to other lines; it reaches the last ones alone
-        if not any(move in whole for move in moves) and not re.search(r"(\n\r*){32}", whole):
+        if not any(move in whole for move in moves) and not re.search(r"(\n[\r\b]*){32}", whole):
             assert ours == [export_runs.as_shown(line) for line in lines] * (lines != [""])
 
 
@@ -524,6 +526,7 @@ def outputs() -> list[bytes]:
         b"  0%\r 50%\r100% done\r\n",
         b"\x1b[31mred\x1b[0m \x1b]0;title\x07",
         b"a|b|c\n|d",
+        b"10%\b\b\b20%\b\b\x07\n",
         b"a\n\rb|\x1b[A\ra\n|\n\n",
     ]
 
