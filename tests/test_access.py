@@ -349,12 +349,12 @@ def test_a_host_that_needs_no_proxy(server, ask):
 WAIT_S = 2.0
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(server, ask, status):
+@pytest.mark.parametrize(("status", "header"), [(429, "Retry-After"), (503, "Retry-After"), (429, "RateLimit-Reset")])
+def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(server, ask, status, header):
     """By every question, also those of other projects; and people are told."""
     for number in range(30):
         server.add_run("team", f"p{number:02d}", "abc", summary={"loss": 1.0})
-    after = {"Retry-After": f"{WAIT_S:.0f}"}
+    after = {header: f"{WAIT_S:.0f}"}
     busy = server.fault("status", match={"kind": "graphql"}, after=3, times=1, status=status, headers=after)
     done = ask(WANDB_BASE_URL=server.url, WANDB_API_KEY=API_KEY)
     assert (done.code, busy.hits) == (0, 1), done.err

@@ -1868,6 +1868,8 @@ class Client:
 def status_error(answer: requests.Response) -> RequestError:
     """The error that an unsuccessful answer states, and whether and when to repeat the request."""
     status, after, pause_s = answer.status_code, answer.headers.get("Retry-After", ""), 0.0
+    if status == 429:
+        after = after or answer.headers.get("RateLimit-Reset", "")  # seconds, of W&B's cloud
     body = b"" if answer.is_redirect else answer.raw.read1(1 << 20, decode_content=True)  # a redirect's is closed
     message = f"{stated_error(body) or answer.reason} (HTTP {status})"
     if status not in (408, 429) and status < 500:
