@@ -2031,8 +2031,6 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:  # noq
             if known is not project:  # several globs match it: the runs that any of the places selects
                 known.places += project.places
                 known.filters, known.windows = filters_of(known.places, selection), []
-    if failed and not found:
-        raise ScriptError(f"{failed[0].run}: {failed[0].error}; nothing could be exported", NOTHING_USABLE)
     for (entity, pattern, *_), names in lacking:
         is_elsewhere = any(matches(name, pattern) for _, name in found)
         if is_elsewhere and (names or entity in entities):
@@ -2040,9 +2038,9 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:  # noq
         near = did_you_mean(pattern, names) if names else did_you_mean(entity, {*entities} - {entity})
         what = f"no project {pattern}" if names else "no projects that your API key can see"
         error = f"{entity} has {what}{near}; list_entities.py shows what there is"
-        if not found:
-            raise ScriptError(error, NOTHING_USABLE)
         failed.append(Failure(f"{entity}/{pattern}", "project", error))
+    if not found:
+        raise nothing_exported(failed)
     return [found[key] for key in sorted(found)], list(dict.fromkeys(failed))
 
 
@@ -2195,8 +2193,9 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
     for place in () if server.options.selection.flags else project.places:
         what = {"name": "run"}.get(place.key, place.key)
         if what and place.value not in set(project.runs["id" if what == "run" else what]):
-            failed.append(Failure(place.value, "place", f"there is no such {what}"))
-    project.failed += failed
+            why = f"there is no such {what}" if what == "run" else f"there is no run of this {what}"
+            failed.append(Failure(place.value, "place", why))
+    project.failed += dict.fromkeys(failed)  # two pages may share a run
     project.selected = max(project.selected, got) - len(inactive)
     project.filtered += len(inactive)
     if not (project.filters or active_since or any(failure.what == "runs" for failure in failed)):
@@ -2493,7 +2492,7 @@ def fetch_batch(source: RowSource, fetched: dict[str, History], batch: Sequence[
                 again.problem = failure.error
             else:
                 make_parts(source, [again])
-            best = max(run, again, key=lambda each: (each.is_read, each.rows))
+            best = max(again, run, key=lambda each: (each.is_read, each.rows))
             best.problem = again.problem
         if best.is_read:
             fetched[run.id] = best
@@ -2529,7 +2528,7 @@ def question_of(source: RowSource, run: History, runs: int = 1, after: str | Non
     if table.name == "system":
         return f"rows: events(samples: {SYSTEM_SAMPLES})"
     if table.key is not None:
-        return f"files(names: [{json.dumps(run.file)}]) {{ edges {{ node {{ directUrl }} }} }}"
+        return f"files(names: [{json.dumps(run.file, ensure_ascii=False)}]) {{ edges {{ node {{ directUrl }} }} }}"
     where = f"first: {min(CONSOLE_PAGE // runs, LATER_PAGE)}"
     if after:
         where += f", after: {json.dumps(after)}"
@@ -2611,7 +2610,7 @@ def sampled_rows(source: RowSource, run: History, answer: Any) -> None:
         return
     # Some SDKs sent nested dicts, others the same with dots. The rows have no steps: they are numbered by time.
     rows = [{".".join(path): value for path, value in flatten(row)} for row in rows]
-    frame = rows_of_json(rows, (), run.skipped).sort("_timestamp", maintain_order=True)
+    frame = rows_of_json(rows, (), set()).sort("_timestamp", maintain_order=True)
     run.frames = [frame.with_columns(pl.int_range(pl.len()).alias("order")).lazy()]
 
 
@@ -3805,11 +3804,11 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
     is_exported = any(project.files for project in projects)  # maybe without runs: all of them are gone
     if is_exported or (selected and (options.dry_run or not lost)):
         return
+    if lost:
+        raise nothing_exported(lost)
     message = f"no runs found in {first_of([project.path for project in projects])}: "
     message += "it is empty, or has no such run, sweep or group; check the name or the URL on W&B's page"
-    if lost:
-        message = f"{lost[0].run}: {lost[0].error}; nothing could be exported"
-    elif total and flags:
+    if total and flags:
         message = f"no run left: {flags} matches none of {total:,} runs; leave a filter out or loosen it"
     raise ScriptError(message, NOTHING_USABLE)
 
@@ -3827,6 +3826,12 @@ def report_failures(failures: Iterable[Failure]) -> int:
         if len(runs) > len(named):
             tell(f"error: {len(runs) - len(named):,} more, all listed in the metadata file: {error}")
     return PARTIAL if by_error else OK
+
+
+def nothing_exported(failures: Sequence[Failure]) -> ScriptError:
+    """The error if all that was asked for failed; it states the first failure, after the others are printed."""
+    report_failures(failures[1:])
+    return ScriptError(f"{failures[0].run}: {failures[0].error}; nothing could be exported", NOTHING_USABLE)
 
 
 def first_of(names: Sequence[str]) -> str:
