@@ -137,7 +137,7 @@ CLOCKS: dict[KeyPath, str] = {("_step",): "order", ("_runtime",): "_runtime", ("
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # by their spelling in W&B's JSON
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
-EMPTY, MIXED = "empty", "mixed"  # kinds of a page's columns: all null (not in the file); several types, as JSON
+MIXED = "mixed"  # in place of a dtype: values of several types, as JSON
 KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "group", "sweep")  # of Run, in memory
 
 WORKERS = 8  # requests at once: more gain little and burden a shared server
@@ -313,7 +313,7 @@ class Page:
 
     file: Path
     keys: pl.DataFrame  # the columns KEYS
-    kinds: Mapping[KeyPath, str]  # of the flattened columns: a dtype, EMPTY or MIXED
+    kinds: Mapping[KeyPath, str]  # of the flattened columns: a dtype or MIXED; Null: not in the file
     nested: Mapping[str, frozenset[KeyPath]]  # by run id: paths of more than one key among the summary's numbers
     tables: Mapping[str, Mapping[str, str]]  # by run id: see Run
     definitions: frozenset[MetricDefinition]
@@ -385,7 +385,6 @@ class Table:
     key: str | None = None  # of a W&B Table: the key that it was logged under
     made_of: tuple[str, ...] = ()  # the options that its rows depend on; if these differ, all are fetched again
     extent: tuple[str, ...] = ()  # which rows of a run are exported; empty: all
-    is_sample: bool = False  # it has some rows of a run only, and never replaces more
     fetched: dict[str, History] | None = None  # by run id; None: not part of this export
     earlier: Earlier | None = None
     staying: set[str] = field(default_factory=set)  # ids of runs whose rows in the earlier file stay
@@ -2067,8 +2066,7 @@ def projects_at(server: Server, places: list[Place]) -> tuple[list[Project], lis
                     break
                 variables["after"] = models["pageInfo"]["endCursor"]
             else:
-                why = "the server repeats its list of projects without end; try again later"
-                return [], names, [Failure(failing, "project", what + why)]
+                raise RequestError("the server repeats its list of projects without end; try again later")
     except RequestError as error:
         return [], names, [Failure(failing, "project", f"{what}{error}", error.attempts)]
     chosen = [name for name in names if name == place.project] or [n for n in names if matches(n, place.project)]
@@ -2239,22 +2237,19 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
     for key in texts:
         text = node.get(key) or "{}"
         try:
-            if key == "summaryMetrics":
+            if key == "config":
+                is_strict, tree = parsed_object(text, exact=re.search(r"\d{19}", text) is not None)
+                config = unwrapped(tree)
+                given = {k: v for k, v in config.items() if k not in NOT_CONFIG}
+                found = flatten(given, (CONFIG,))
+                texts[key] = orjson.dumps(given).decode() if is_strict else valid_json(given)
+                leaves += found
+            else:
                 is_strict, summary = parsed_object(text)
                 if text.count("{") + text.count("[") > DEEPEST:
                     orjson.dumps(summary)  # raises where it is nested deeper, as for a config
                 texts[key] = text if is_strict and summary else valid_json(summary)
                 leaves += numeric_leaves(summary, (METRIC,))
-                continue
-            for exact in (False, True):
-                is_strict, tree = parsed_object(text, exact=exact)
-                config = unwrapped(tree)
-                given = {k: v for k, v in config.items() if k not in NOT_CONFIG}
-                found = flatten(given, (CONFIG,))
-                if not any(map(may_be_rounded, found)):
-                    break
-            texts[key] = orjson.dumps(given).decode() if is_strict else valid_json(given)
-            leaves += found
         except (ValueError, TypeError, RecursionError) as error:
             texts[key] = valid_json(text)
             failed.append(Failure(node["name"], key, f"cannot be parsed ({error}); it is stored as text"))
@@ -2300,12 +2295,6 @@ def parsed(text: bytes | str) -> tuple[bool, Any]:
         return True, orjson.loads(text)
     except orjson.JSONDecodeError:
         return False, jsonable(json.loads(text))
-
-
-def may_be_rounded(leaf: tuple[KeyPath, Scalar]) -> bool:
-    """True for a float beyond 64-bit integers, and for a list (as JSON) that may hold one."""
-    value = leaf[1]
-    return abs(value) >= 2**63 if type(value) is float else type(value) is str and "e+" in value
 
 
 def parsed_object(text: str, *, exact: bool = False) -> tuple[bool, dict[str, Any]]:
@@ -2360,14 +2349,14 @@ CONSOLE_PAGE = 10_000  # lines of output per question, over all its runs: a serv
 LATER_PAGE = 5_000  # lines per question about one run with long output
 
 
-def new_table(name: str, *made_of: str, is_sample: bool = False, key: str = "") -> Table:
+def new_table(name: str, *made_of: str, key: str = "") -> Table:
     """A table by the end of its file's name; `key` is that of a W&B Table."""
     clocks = {"_runtime": pl.Float64, "_timestamp": pl.Float64}
     if name == "system":
-        return Table(name, None, clocks, made_of=made_of, is_sample=is_sample)
+        return Table(name, None, clocks, made_of=made_of)
     if name == "console":
         columns = {"time": pl.Datetime("us", "UTC"), "stream": pl.String, "text": pl.String}
-        return Table(name, "line", columns, made_of=made_of, is_sample=is_sample)
+        return Table(name, "line", columns, made_of=made_of)
     if name.startswith("table_"):
         return Table(name, "row", {}, key=key)
     return Table(name, "_step", clocks, METRIC, made_of=made_of)
@@ -2381,9 +2370,9 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
     if options.history_samples is not None:
         tables.append(new_table("history_sampled", *options.history_keys, f"{options.history_samples} samples"))
     if options.system_metrics:
-        tables.append(new_table("system", is_sample=options.offline is None))
+        tables.append(new_table("system"))
     if options.console:
-        tables.append(new_table("console", is_sample=options.console_lines is not None))
+        tables.append(new_table("console"))
         tables[-1].extent = (f"last {options.console_lines}",) if options.console_lines else ()
     if options.tables:
         names = {table.key: table.name for table in project.tables.values() if table.key}  # of the earlier export
@@ -3117,7 +3106,7 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
     for path, values in columns.items():
         types_found = set(map(type, values)) - {type(None)}
         series = settled_series(column_key(path), values)
-        kinds[path] = str(series.dtype) if types_found else EMPTY
+        kinds[path] = str(series.dtype) if types_found else "Null"
         is_mixed = len(types_found) > 1 or (types_found == {int} and series.dtype == pl.Float64)
         if is_mixed and path[0] == CONFIG:  # write_runs() settles the dtype for all pages
             kinds[path] = MIXED
@@ -3149,22 +3138,19 @@ def write_runs(
     runs = runs.sort("created_at", "id")
     dtypes: dict[KeyPath, Any] = {}  # of the flattened columns: each holds the values of all pages
     settled: dict[KeyPath, pl.Series] = {}  # columns whose dtypes do not fit together: the values of all pages
-    for path in sorted({path for page in pages for path in page.kinds}):
-        kinds = {page.kinds.get(path, EMPTY) for page in pages} - {EMPTY}
-        if len(kinds) < 2 and MIXED not in kinds:
-            dtypes[path] = getattr(pl, kinds.pop()) if kinds else pl.String
-        elif kinds == {"Int64", "Float64"}:
-            dtypes[path] = pl.Float64
-        else:
+    for path, dtype in sorted(widest_dtypes(page.kinds for page in pages).items()):
+        kinds = {page.kinds.get(path, "Null") for page in pages} - {"Null"}
+        if MIXED in kinds or (dtype == "String" and len(kinds) > 1):
             values: list[Scalar] = []
             for page in pages:
-                if (kind := page.kinds.get(path, EMPTY)) == EMPTY:
-                    values += [None] * page.keys.height
-                else:
+                column: Iterable[Scalar] = [None] * page.keys.height
+                if (kind := page.kinds.get(path, "Null")) != "Null":
                     column = pl.read_parquet(page.file, columns=[column_key(path)], glob=False).to_series()
-                    values += [json.loads(v) if kind == MIXED and v is not None else v for v in column]
+                values += [json.loads(v) if kind == MIXED and v is not None else v for v in column]
             settled[path] = settled_series(column_key(path), values)
             dtypes[path] = settled[path].dtype
+        else:
+            dtypes[path] = getattr(pl, dtype) if kinds else pl.String
 
     starts = [0, *itertools.accumulate(page.keys.height for page in pages)]
     order = runs["page"].rle().struct.field("value").to_list()
@@ -3483,9 +3469,10 @@ def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
         for run_id, history in [*fetched.items()]:
             # A W&B Table may have fewer rows than the one logged before. A server's sample replaces another one of its.
             is_cut = run_id in (project.cut if table.key is None else fuller)
-            is_tail = table.is_sample and not (table.name == "system" and run_id in marks)
+            is_sample = table.extent or (table.name == "system" and history.mark)  # offline, system metrics are whole
+            is_tail = is_sample and not (table.name == "system" and run_id in marks)
             if (history.is_short or is_cut or is_tail) and had.get(run_id, 0) > history.rows:
-                shorter |= set() if table.is_sample else {run_id}
+                shorter |= set() if is_sample else {run_id}
                 if table.extent and marks.get(run_id, history.mark)[:2] != history.mark[:2]:
                     table.outdated.append(run_id)
                 del fetched[run_id]

@@ -72,7 +72,7 @@ FUNCTIONS = {
     "positive not_negative did_you_mean stated_error status_error",
     "export_runs": f"{NAMES} log_records regular last_of_each path_of put from_json time_at logged_dtypes "
     "widest_dtypes cast_logged as_shown json_numbers column_key names_match matches runs_asked_for offline_state "
-    "runtime_s place_of filters_of iso is_glob chunks split unwrapped may_be_rounded parsed_object definitions_in "
+    "runtime_s place_of filters_of iso is_glob chunks split unwrapped parsed_object definitions_in "
     "time_of is_private is_wanted flatten numeric_leaves tables_in settled_series valid_json storable leaf_columns "
     "first_of counted printable jsonable comma_list utc_of mongo_filter moment positive not_negative did_you_mean",
     "aggregate_runs": f"{NAMES} {WORDS} kind_of one_schema column_parts prefix_of names_of plain common_dtype "
