@@ -2007,7 +2007,7 @@ def iso(time_: datetime | None) -> str | None:
     return time_.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z") if time_ else None
 
 
-def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:  # noqa: C901 - one sequence
+def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
     """The selected projects, each once, and failures. ScriptError if there is no project."""
     selection, (own, entities) = server.options.selection, sign_in(server.api)
     pairs = itertools.product(selection.entity or [own], selection.project or ["*"])
@@ -2066,7 +2066,8 @@ def projects_at(server: Server, places: list[Place]) -> tuple[list[Project], lis
                     break
                 variables["after"] = models["pageInfo"]["endCursor"]
             else:
-                raise RequestError("the server repeats its list of projects without end; try again later")
+                why = "the server repeats its list of projects without end; try again later"
+                return [], names, [Failure(failing, "project", what + why)]
     except RequestError as error:
         return [], names, [Failure(failing, "project", f"{what}{error}", error.attempts)]
     chosen = [name for name in names if name == place.project] or [n for n in names if matches(n, place.project)]
@@ -2353,10 +2354,10 @@ def new_table(name: str, *made_of: str, key: str = "") -> Table:
     """A table by the end of its file's name; `key` is that of a W&B Table."""
     clocks = {"_runtime": pl.Float64, "_timestamp": pl.Float64}
     if name == "system":
-        return Table(name, None, clocks, made_of=made_of)
+        return Table(name, None, clocks)
     if name == "console":
         columns = {"time": pl.Datetime("us", "UTC"), "stream": pl.String, "text": pl.String}
-        return Table(name, "line", columns, made_of=made_of)
+        return Table(name, "line", columns)
     if name.startswith("table_"):
         return Table(name, "row", {}, key=key)
     return Table(name, "_step", clocks, METRIC, made_of=made_of)
@@ -3143,7 +3144,7 @@ def write_runs(
         if MIXED in kinds or (dtype == "String" and len(kinds) > 1):
             values: list[Scalar] = []
             for page in pages:
-                column: Iterable[Scalar] = [None] * page.keys.height
+                column: Iterable[Any] = [None] * page.keys.height
                 if (kind := page.kinds.get(path, "Null")) != "Null":
                     column = pl.read_parquet(page.file, columns=[column_key(path)], glob=False).to_series()
                 values += [json.loads(v) if kind == MIXED and v is not None else v for v in column]
@@ -3720,7 +3721,7 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         history_rows = sum(counts.values()) if project.planned_rows is None else project.planned_rows
         row: dict[str, Any] = {"entity": project.entity, "project": project.name, "status": "planned"}
         row |= {"runs": project.runs.height, "filtered": project.filtered, "failed": len(project.failed)}
-        row["history_rows"] = history_rows
+        row |= {"history_rows": history_rows}
         if options.offline or not options.dry_run:
             row |= {"status": project.status, "torn": len(project.torn), "kept": len(project.kept)}
         rows.append(row)
@@ -4028,18 +4029,13 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
+def whole_number(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} or more")
     return int(text)
 
 
-def not_negative(text: str) -> int:
-    """A whole number from 0 on."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 0 or more")
-    return int(text)
+positive, not_negative = partial(whole_number, 1), partial(whole_number, 0)
 
 
 class Parser(argparse.ArgumentParser):

@@ -42,6 +42,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from urllib.parse import quote
@@ -449,18 +450,13 @@ def comma_list(text: str) -> list[str]:
     raise argparse.ArgumentTypeError("needs a value")
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
+def whole_number(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} or more")
     return int(text)
 
 
-def not_negative(text: str) -> int:
-    """A whole number from 0 on."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 0 or more")
-    return int(text)
+positive, not_negative = partial(whole_number, 1), partial(whole_number, 0)
 
 
 class Parser(argparse.ArgumentParser):
