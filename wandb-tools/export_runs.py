@@ -1782,6 +1782,7 @@ class Client:
         self.base_url, self.timeout_s, self.retries, self.say = url, min(timeout_s, LIMIT_S), retries, say
         self.resume_at = 0.0  # by time.monotonic(): no request starts earlier
         self.failures, self.most_failures = 0, 2 * threads  # circuit breaker: consecutive failures, and their limit
+        self.questions = threading.BoundedSemaphore(threads)  # at once
         self.session = requests.Session()
         self.session.trust_env = False  # else it sends the password that netrc has for a host
         self.proxies_of = cache(requests.utils.get_environ_proxies)  # takes a tenth of a small download's time
@@ -1797,7 +1798,23 @@ class Client:
 
     def ask(self, question: str, variables: Mapping[str, Any], *, limit_s: float = math.inf) -> Any:
         """The `data` of the answer to a GraphQL question. RequestError if all attempts fail."""
-        return self.retry(lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
+        with self.questions:
+            return self.retry(lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
+
+    def ask_for_less(self, ask: Callable[[int, float], Any], size: int) -> tuple[Any, int]:
+        """What `ask(size, timeout_s)` returns, and its size: a quarter of the one before after each failure."""
+
+        def attempt(timeout_s: float) -> Any:
+            nonlocal size
+            try:
+                return ask(size, timeout_s)
+            except RequestError as error:
+                size = max(size // 4, 1)
+                error.retries = 100 if error.retries else 0  # a smaller answer may succeed
+                raise
+
+        with self.questions:
+            return self.retry(attempt), size
 
     def ask_once(self, question: str, variables: Mapping[str, Any], timeout_s: float) -> Any:
         """The same in one attempt. An error that the server states is worth one repeat."""
@@ -1932,28 +1949,7 @@ class Server:
         self.downloads = DOWNLOADS_A_WORKER * self.workers
         self.api = Client(base_url, key, threads=self.workers, **limits)
         self.storage = Client("", None, threads=self.downloads, **limits)
-        self.questions = threading.BoundedSemaphore(self.workers)
         self.conversions = threading.BoundedSemaphore(os.cpu_count() or 1)  # at once: bounds memory
-
-    def ask(self, question: str, variables: Mapping[str, object]) -> Any:
-        """The answer's data. RequestError if all attempts fail."""
-        with self.questions:
-            return self.api.ask(question, variables)
-
-    def ask_for_less(self, ask: Callable[[int, float], Any], size: int) -> tuple[Any, int]:
-        """What `ask(size, timeout_s)` returns, and its size: a quarter of the one before after each failure."""
-
-        def attempt(timeout_s: float) -> Any:
-            nonlocal size
-            try:
-                return ask(size, timeout_s)
-            except RequestError as error:
-                size = max(size // 4, 1)
-                error.retries = 100 if error.retries else 0  # a smaller answer may succeed
-                raise
-
-        with self.questions:
-            return self.api.retry(attempt), size
 
 
 def place_of(text: str) -> Place:
@@ -2060,9 +2056,9 @@ def projects_at(server: Server, places: list[Place]) -> tuple[list[Project], lis
             # Only now all are listed: a team may have thousands.
             failing, what = place.entity, "its projects cannot be listed: "
             for _ in range(MOST_PAGES):
-                models = server.ask(question, variables)["models"] or {"edges": (), "pageInfo": {"hasNextPage": False}}
+                models = server.api.ask(question, variables)["models"] or {"edges": ()}
                 names += [str(edge["node"]["name"]) for edge in models["edges"]]
-                if not (models["pageInfo"]["hasNextPage"] and models["edges"]):
+                if not (models["edges"] and models["pageInfo"]["hasNextPage"]):
                     break
                 variables["after"] = models["pageInfo"]["endCursor"]
             else:
@@ -2123,7 +2119,7 @@ class Window(NamedTuple):
 
 def plan(server: Server, project: Project) -> bool:
     """Fill in the numbers of runs, and windows with about a page of runs each. False if there is no such project."""
-    answer = server.ask(PLAN, {**project.place, "filters": json.dumps(project.filters)})["project"]
+    answer = server.api.ask(PLAN, {**project.place, "filters": json.dumps(project.filters)})["project"]
     if answer is None:
         return False
     if None in answer.values():
@@ -2212,7 +2208,7 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
     def ask(size: int, timeout_s: float) -> Any:
         return server.api.ask_once(question, {**variables, "first": size}, timeout_s)["project"]
 
-    answer, size = server.ask_for_less(ask, project.page_runs)
+    answer, size = server.api.ask_for_less(ask, project.page_runs)
     project.page_runs = min(size * 4, PAGE_RUNS)
     if answer is None or answer["runs"] is None:
         raise RequestError("the project no longer exists" if answer is None else "the answer has no runs", retries=0)
@@ -2501,7 +2497,7 @@ def ask_for_runs(source: RowSource, runs: Sequence[History], more: str = "") -> 
     body = " ".join(f"{name}: run(name: ${name}) {{ {asked} }}" for name, asked in zip(names, fields_, strict=True))
     variables = {name: run.id for name, run in zip(names, runs, strict=True)}
     question = IN_PROJECT % ("Rows", head, body)
-    answer = source.server.ask(question, {**source.project.place, **variables})["project"] or {}
+    answer = source.server.api.ask(question, {**source.project.place, **variables})["project"] or {}
     return {run.id: answer.get(name) for name, run in zip(names, runs, strict=True)}
 
 
@@ -2709,7 +2705,7 @@ def live_rows(source: RowSource, run: History, answer: Any) -> tuple[list[str], 
                     variables = {"run": run.id, "min": start, "max": start + size, "samples": samples}
                     return server.api.ask_once(LIVE_ROWS, {**project.place, **variables}, timeout_s)["project"]
 
-                found, size = server.ask_for_less(ask, end - start)
+                found, size = server.api.ask_for_less(ask, end - start)
                 rows += ((found or {}).get("run") or {}).get("history") or ()
                 start += size
     except RequestError as error:
@@ -2904,8 +2900,9 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
         variables = {f"s{number}": name for number, name in enumerate(names)}
         head = "".join(f", ${key}: String!" for key in variables)
         body = " ".join(f"{key}: sweep(sweepName: ${key}) {{ config }}" for key in variables)
+        question = IN_PROJECT % ("Sweeps", head, body)
         try:
-            answer = server.ask(IN_PROJECT % ("Sweeps", head, body), {**project.place, **variables})["project"] or {}
+            answer = server.api.ask(question, {**project.place, **variables})["project"] or {}
         except RequestError as error:
             why = f"the goals of its sweeps cannot be read: {error}"
             project.failed.append(Failure(project.path, "sweeps", why, error.attempts))
