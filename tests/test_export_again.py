@@ -89,6 +89,27 @@ def test_runs_that_are_removed_are_counted(empty_server, export, demo):
     assert "not asked for" not in done.err
 
 
+def test_projects_from_which_nothing_is_removed_are_named(empty_server, export):
+    for name in ("demo", "half"):
+        empty_server.add_run("team", name, "one")
+    done = export("team/demo", "team/half/one", "--prune")
+    assert done.code == 0
+    assert "--prune removed nothing from team/half: it needs an export of all runs, without filters\n" in done.err
+
+
+def test_an_export_without_histories_leaves_those_of_an_interrupted_one(empty_server, export, tmp_path, demo):
+    add_runs(empty_server, one="g", two="h")
+    in_the_way = tmp_path / "out" / "team_demo_metadata.json"
+    in_the_way.mkdir(parents=True)
+    assert export("team/demo", "--include-history").code == 1
+    in_the_way.rmdir()
+    assert export("team/demo").code == 0
+    empty_server.reset()
+    assert export("team/demo", "--include-history").code == 0
+    assert empty_server.requests(kind="download") == []
+    assert demo().history.height == 10
+
+
 def test_a_run_whose_config_is_odd_does_not_keep_others_from_being_removed(empty_server, export, demo):
     add_runs(empty_server, one="g", gone="g")
     empty_server.add_run("team", "demo", "odd", config="no JSON")

@@ -160,7 +160,6 @@ MOST_SAMPLES = 2**31 - 1  # GraphQL's ints have 32 bits
 # An export may have twice the rows that the server counts, and these: live runs go on, steps repeat.
 SPARE_ROWS = 100_000
 EXPORT_BYTES, TABLE_BYTES = 10_000_000_000, 500_000_000  # of a download, uncompressed; tables are read whole
-TABLE_HELD_BYTES = 2_000_000  # a longer table waits in a file until it is its turn to be read
 YAML_BYTES = 1_000_000  # of a YAML text's JSON, beyond ten times its own length
 DEEPEST = 200  # nested levels that orjson surely writes: a summary with more brackets is checked
 
@@ -2554,29 +2553,30 @@ def fetch_rows(source: RowSource, run: History, answer: Any) -> Failure | None:
     return None
 
 
-def download(source: RowSource, url: str, file: IO[bytes], *, last: bytes, limit: int) -> None:
-    """Download a signed URL into `file`, at most `limit` bytes; a complete body ends with `last`.
+def download(source: RowSource, run: History, url: str, *, last: bytes, limit: int) -> Path:
+    """Download a signed URL into a file of the run, at most `limit` bytes; a complete body ends with `last`.
 
     RequestError, without the URL, if it is incomplete.
     """
     storage, end = source.server.storage, b""
+    run.downloads.append(source.folder / f"{uuid.uuid4().hex}.download")
     try:
-        for piece in storage.pieces("GET", url, storage.timeout_s, limit):
-            file.write(piece)
-            end = (end + piece)[-10:]
+        with run.downloads[-1].open("wb") as file:
+            for piece in storage.pieces("GET", url, storage.timeout_s, limit):
+                file.write(piece)
+                end = (end + piece)[-10:]
     except RequestError as error:
         error.retries = error.retries or 1  # with new URLs
         raise
     if not end.rstrip().endswith(last):
         raise RequestError("the download is incomplete")
+    return run.downloads[-1]
 
 
 def full_history(source: RowSource, run: History, answer: Any) -> None:
     """Read W&B's parquet exports, then the rows that are in no export yet."""
     for url in (answer["parquetHistory"] or {}).get("parquetUrls") or ():
-        run.downloads.append(source.folder / f"{uuid.uuid4().hex}.download")
-        with run.downloads[-1].open("wb") as file:
-            download(source, url, file, last=b"PAR1", limit=EXPORT_BYTES)
+        download(source, run, url, last=b"PAR1", limit=EXPORT_BYTES)
     rows, run.problem = live_rows(source, run, answer)
     keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
     run.counted = answer["historyLineCount"] or 0
@@ -2640,14 +2640,14 @@ def logged_rows(source: RowSource, run: History, answer: Any) -> None:
     urls = [edge["node"]["directUrl"] for edge in answer["files"]["edges"] if edge["node"]]
     if not urls:
         raise RequestError(f"its file {run.file} does not exist", status=404, retries=0)
-    with tempfile.SpooledTemporaryFile(TABLE_HELD_BYTES, dir=str(source.folder)) as file:
-        download(source, urls[0], file, last=b"}", limit=TABLE_BYTES)
-        file.seek(0)
-        try:
-            with source.server.conversions:
-                run.frames = [table_rows(file.read()).lazy()]
-        except ValueError as error:
-            raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
+    file = download(source, run, urls[0], last=b"}", limit=TABLE_BYTES)
+    try:
+        with source.server.conversions:
+            rows = table_rows(file.read_bytes())
+    except ValueError as error:
+        raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
+    run.drop_frames()  # the file is not needed any more
+    run.frames = [rows.lazy()]
 
 
 def table_rows(content: bytes) -> pl.DataFrame:
@@ -3703,8 +3703,9 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     planned = [project for project in projects if project.selected and project.pages]
     lost = [*failed, *(each for project in projects for each in project.failed if each.what == "project")]
     check_selection(projects, lost, options, say)
-    if options.prune and any(project.all_ids is None for project in written):
-        say("--prune removed nothing: it needs an export of all runs, without filters")
+    unpruned = [project.path for project in written if project.all_ids is None]
+    if options.prune and unpruned:
+        say(f"--prune removed nothing from {first_of(unpruned)}: it needs an export of all runs, without filters")
     tables = [table for project in written for table in project.tables.values()]
     metrics = {path for table in tables if table.prefix == METRIC for path in table.dtypes}
     for glob in options.history_keys if written else ():
@@ -4136,7 +4137,9 @@ def export_project(
         is_news |= project.all_ids is not None and project.earlier is not None
         if is_news and not options.dry_run:
             write_project(project, options, source, work)
-            shutil.rmtree(work.parent / HISTORIES / project.stem, ignore_errors=True)
+            for table in project.tables.values():
+                if table.fetched is not None:  # else an interrupted export may still need them
+                    shutil.rmtree(work.parent / HISTORIES / project.stem / table.name, ignore_errors=True)
     except (Exception, *DAMAGED) as error:
         reason: BaseException = error
         if isinstance(error, OSError):  # those of requests are RequestErrors: this one is about a file
