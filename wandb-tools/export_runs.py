@@ -356,6 +356,7 @@ class History:
     downloads: list[Path] = field(default_factory=list)  # files that the frames read
     is_read: bool = False  # the frames were readable, and are in `parts`
     problem: str = ""  # why rows are missing
+    attempts: int = 1  # to fetch them
 
     @property
     def rows(self) -> int:
@@ -2462,29 +2463,24 @@ def fetch_batch(source: RowSource, fetched: dict[str, History], batch: Sequence[
     answers: dict[str, Any] = {}
     with suppress(RequestError):  # one run may cause the error: then there is a question for each
         answers = ask_for_runs(source, batch) if len(batch) > 1 else {}
-    failures = {run.id: fetch_rows(source, run, answers.get(run.id)) for run in batch}
-    source.project.failed += filter(None, failures.values())
-    found = [run for run in batch if failures[run.id] is None]
+    found = [run for run in batch if fetch_rows(source, run, answers.get(run.id))]
     with source.server.conversions:
         make_parts(source, found)
-    for run in found:
-        best, attempts = run, 1
+    for run in batch:
+        best = run
         if not run.problem and (run.is_short or not run.is_read):
             # Retry once: a download may be damaged, or the server has just moved live rows into an export.
             again = replace(run, parts=(), skipped=set(), is_read=False)
-            attempts = 2
-            if failure := fetch_rows(source, again, None):
-                again.problem = failure.error
-            else:
+            if fetch_rows(source, again, None):
                 make_parts(source, [again])
             best = max(again, run, key=lambda each: (each.is_read, each.rows))
-            best.problem = again.problem
+            best.problem, best.attempts = again.problem, 2
         if best.is_read:
             fetched[run.id] = best
         if best.is_short or not best.is_read:
             had = f"only {best.rows:,} of {best.counted:,} rows were downloaded" if best.is_read else ""
             error = ": ".join(filter(None, (had, best.problem))) or "the download cannot be read; export again"
-            source.project.failed.append(Failure(run.id, unquote(source.table.name), error, attempts))
+            source.project.failed.append(Failure(run.id, unquote(source.table.name), error, best.attempts))
     source.server.meter.add(histories=len(batch), rows=sum(run.rows for run in found))
 
 
@@ -2523,8 +2519,8 @@ def question_of(source: RowSource, run: History, runs: int = 1, after: str | Non
     return f"logLines({where}) {{ {lines} }}"
 
 
-def fetch_rows(source: RowSource, run: History, answer: Any) -> Failure | None:
-    """Fill in the run's frames. The failure, if all attempts fail."""
+def fetch_rows(source: RowSource, run: History, answer: Any) -> bool:
+    """Fill in the run's frames. False, with the run's problem, if all attempts fail."""
     table, tries = source.table, 0
     read = {"history": full_history, "console": console_rows}.get(table.name, sampled_rows)
     read = logged_rows if table.key is not None else read
@@ -2549,8 +2545,9 @@ def fetch_rows(source: RowSource, run: History, answer: Any) -> Failure | None:
         raise
     except (Exception, *DAMAGED) as error:  # noqa: BLE001 - one run with odd data must not stop the others
         run.drop_frames()
-        return Failure.of(error, run.id, unquote(table.name))
-    return None
+        _, _, run.problem, run.attempts = Failure.of(error, run.id, table.name)
+        return False
+    return True
 
 
 def download(source: RowSource, run: History, url: str, *, last: bytes, limit: int) -> Path:
