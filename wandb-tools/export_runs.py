@@ -229,7 +229,7 @@ class Place(NamedTuple):
 
     entity: str
     project: str
-    key: str = ""  # of W&B's filters: name (a run's id), sweep or group
+    key: str = ""  # run, sweep or group
     value: str = ""
     host: str = ""  # of a URL
 
@@ -1956,7 +1956,7 @@ def place_of(text: str) -> Place:
     """The place that a W&B URL or an `entity/project[/run]` path names. ScriptError if it names no runs.
 
     >>> place_of("https://wandb.ai/team/demo/runs/abc/logs?nw=1")
-    Place(entity='team', project='demo', key='name', value='abc', host='wandb.ai')
+    Place(entity='team', project='demo', key='run', value='abc', host='wandb.ai')
     """
     try:
         url = urlsplit(f"https://{text}" if text.partition("/")[0] in PAGE_HOSTS else text)
@@ -1973,9 +1973,9 @@ def place_of(text: str) -> Place:
     if not project or (url.scheme and (entity in NO_ENTITIES or url.hostname in CLOUD_HOSTS)):
         raise ScriptError(f"{text} is not a project: write entity/project, entity/project/run or a URL", WRONG_USAGE)
     if page and not name and not url.scheme:
-        return Place(entity, project, "name", page)
+        return Place(entity, project, "run", page)
     if name and page in ("runs", "sweeps", "groups"):
-        return Place(entity, project, {"runs": "name", "sweeps": "sweep", "groups": "group"}[page], name, host)
+        return Place(entity, project, page.removesuffix("s"), name, host)
     if page not in ("", "runs", "table", "workspace", "overview"):
         advice = f"write {entity}/{project}, or the URL of a run, sweep or group"
         raise ScriptError(f"{text} is a page without runs ({page}); {advice}", WRONG_USAGE)
@@ -1995,7 +1995,8 @@ def filters_of(places: Sequence[Place], selection: Selection) -> dict[str, objec
     asked: list[Mapping[str, object]] = [{key: {operator: value}} for key, operator, value in conditions if value]
     asked += [selection.where] if selection.where else []
     if all(place.key for place in places):
-        asked.append({"$or": [{place.key: {"$eq": place.value}} for place in places]})
+        keys = {"run": "name", "sweep": "sweep", "group": "group"}  # of W&B's filters
+        asked.append({"$or": [{keys[place.key]: {"$eq": place.value}} for place in places]})
     return {"$and": asked} if asked else {}
 
 
@@ -2186,9 +2187,8 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
             error = f"the server counts {project.selected:,} runs, but lists {got:,}"
             failed.append(Failure(project.path, "runs", error, LISTINGS))
     for place in () if server.options.selection.flags else project.places:
-        what = {"name": "run"}.get(place.key, place.key)
-        if what and place.value not in set(project.runs["id" if what == "run" else what]):
-            why = f"there is no such {what}" if what == "run" else f"there is no run of this {what}"
+        if place.key and place.value not in set(project.runs["id" if place.key == "run" else place.key]):
+            why = "there is no such run" if place.key == "run" else f"there is no run of this {place.key}"
             failed.append(Failure(place.value, "place", why))
     project.failed += dict.fromkeys(failed)  # two pages may share a run
     project.selected = max(project.selected, got) - len(inactive)
@@ -2442,9 +2442,7 @@ def fetch_table(server: Server, project: Project, table: Table, folder: Path) ->
             fetched[run.id] = run
         else:
             missing.append(run)
-    done = [history.rows for history in fetched.values() if history.rows]
-    server.meter.add(histories_wanted=len(missing) + len(done), histories=len(done), rows=sum(done))
-
+    server.meter.add(histories_wanted=len(missing))
     missing.sort(key=lambda run: run.id)  # part files hold ranges of run ids, as the history file is sorted by these
     at_once = server.downloads if table.name == "history" or table.key is not None else 2 * server.workers
     size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / at_once)))
@@ -2486,14 +2484,19 @@ def fetch_batch(source: RowSource, fetched: dict[str, History], batch: Sequence[
 
 def ask_for_runs(source: RowSource, runs: Sequence[History], more: str = "") -> dict[str, Any]:
     """The answers to one question, by run id; None for a run that does not exist."""
-    names = [f"r{number}" for number in range(len(runs))]
-    head = "".join(f", ${name}: String!" for name in names)
-    fields_ = [more or question_of(source, run, len(runs)) for run in runs]
-    body = " ".join(f"{name}: run(name: ${name}) {{ {asked} }}" for name, asked in zip(names, fields_, strict=True))
-    variables = {name: run.id for name, run in zip(names, runs, strict=True)}
-    question = IN_PROJECT % ("Rows", head, body)
-    answer = source.server.api.ask(question, {**source.project.place, **variables})["project"] or {}
-    return {run.id: answer.get(name) for name, run in zip(names, runs, strict=True)}
+    asked = {run.id: more or question_of(source, run, len(runs)) for run in runs}
+    return ask_for_each(source.server, source.project, "Rows", "run(name", asked)
+
+
+def ask_for_each(
+    server: Server, project: Project, question: str, kind: str, asked: Mapping[str, str]
+) -> dict[str, Any]:
+    """The answers to one question about several runs or sweeps, by id, as the fields that are asked for each."""
+    ids = {f"r{number}": each for number, each in enumerate(asked)}
+    head = "".join(f", ${name}: String!" for name in ids)
+    body = " ".join(f"{name}: {kind}: ${name}) {{ {asked[each]} }}" for name, each in ids.items())
+    answer = server.api.ask(IN_PROJECT % (question, head, body), {**project.place, **ids})["project"] or {}
+    return {each: answer.get(name) for name, each in ids.items()}
 
 
 def question_of(source: RowSource, run: History, runs: int = 1, after: str | None = None) -> str:
@@ -2894,12 +2897,8 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
     goals: dict[str, set[str]] = {}  # of each metric that a sweep optimises
     sweeps = [] if options.dry_run else project.runs["sweep"].drop_nulls().unique().sort().to_list()
     for names in chunks(sweeps, RUNS_A_QUESTION):
-        variables = {f"s{number}": name for number, name in enumerate(names)}
-        head = "".join(f", ${key}: String!" for key in variables)
-        body = " ".join(f"{key}: sweep(sweepName: ${key}) {{ config }}" for key in variables)
-        question = IN_PROJECT % ("Sweeps", head, body)
         try:
-            answer = server.api.ask(question, {**project.place, **variables})["project"] or {}
+            answer = ask_for_each(server, project, "Sweeps", "sweep(sweepName", dict.fromkeys(names, "config"))
         except RequestError as error:
             why = f"the goals of its sweeps cannot be read: {error}"
             project.failed.append(Failure(project.path, "sweeps", why, error.attempts))
@@ -3331,10 +3330,9 @@ def find_earlier(project: Project, output: Path) -> None:
         if not re.fullmatch("runs|history|history_sampled|system|console|table_.*", name):
             continue
         try:
-            metadata = pl.read_parquet_metadata(file)
-            about = json.loads(metadata.get(SOURCE_KEY, "{}"))
-            if name.startswith("table_") and (about["entity"], about["project"]) != (project.entity, project.name):
+            if name.startswith("table_") and owner_of(file) not in (None, (project.entity, project.name)):
                 continue  # a file of another project, whose name begins so
+            metadata = pl.read_parquet_metadata(file)
             rows = pl.scan_parquet(file, glob=False)
             schema = rows.collect_schema()
             counts = rows.select("id", "history_rows") if name == "runs" else rows.group_by("run_id").len()
@@ -3502,8 +3500,7 @@ def metadata_document(project: Project, options: Options, about: Mapping[str, ob
     rows = {run_id: written[run_id] for run_id in project.runs["id"] if run_id in written}  # not of runs only kept
     filters: dict[str, Any] = {name: value for name, value in asdict(options.selection).items() if value}
     for place in project.places if project.filters else ():
-        what = {"name": "run"}.get(place.key, place.key)
-        filters |= {what: [*filters.get(what, ()), place.value]} if what else {}
+        filters |= {place.key: [*filters.get(place.key, ()), place.value]} if place.key else {}
     return {
         **about,
         "status": project.status,
