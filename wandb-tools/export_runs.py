@@ -2011,25 +2011,22 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
     places = server.options.places or [Place(*pair) for pair in pairs]
     if not places[0].entity:
         raise ScriptError("your API key has no default entity; name one with -e", NOTHING_USABLE)
-    found: dict[tuple[str, str], Project] = {}
-    failed: list[Failure] = []
-    lacking: list[tuple[Place, list[str]]] = []
     named: defaultdict[tuple[str, str], list[Place]] = defaultdict(list)  # the places of each project or glob
     for place in places:
         named[place.entity, place.project].append(place)
+    found: dict[tuple[str, str], Project] = {}
+    failed: list[Failure] = []
     outcomes = side_by_side(partial(projects_at, server), [*named.values()], server.workers)
-    for some, (projects, names, failures) in zip(named.values(), outcomes, strict=True):
+    for projects, _, failures in outcomes:
         failed += failures
-        if not projects and not failures:
-            lacking.append((some[0], names))
         for project in projects:
             known = found.setdefault((project.entity, project.name), project)
             if known is not project:  # several globs match it: the runs that any of the places selects
                 known.places += project.places
                 known.filters, known.windows = filters_of(known.places, selection), []
-    for (entity, pattern, *_), names in lacking:
+    for (entity, pattern), (projects, names, failures) in zip(named, outcomes, strict=True):
         is_elsewhere = any(matches(name, pattern) for _, name in found)
-        if is_elsewhere and (names or entity in entities):
+        if projects or failures or (is_elsewhere and (names or entity in entities)):
             continue  # another entity has such a project
         near = did_you_mean(pattern, names) if names else did_you_mean(entity, {*entities} - {entity})
         what = f"no project {pattern}" if names else "no projects that your API key can see"
