@@ -4128,9 +4128,12 @@ def export_project(
         is_news |= project.all_ids is not None and project.earlier is not None
         if is_news and not options.dry_run:
             write_project(project, options, source, work)
+            stored = work.parent / HISTORIES / project.stem
             for table in project.tables.values():
                 if table.fetched is not None:  # else an interrupted export may still need them
-                    shutil.rmtree(work.parent / HISTORIES / project.stem / table.name, ignore_errors=True)
+                    shutil.rmtree(stored / table.name, ignore_errors=True)
+            with suppress(OSError):  # not empty
+                stored.rmdir()
     except (Exception, *DAMAGED) as error:
         reason: BaseException = error
         if isinstance(error, OSError):  # those of requests are RequestErrors: this one is about a file
