@@ -1835,7 +1835,7 @@ class Client:
         number = 0
         while self.failures < self.most_failures:
             while (wait_s := self.resume_at - time.monotonic()) > 0:
-                time.sleep(wait_s)
+                time.sleep(min(wait_s, 1.0))  # a Ctrl-C just before a sleep takes effect only after it
             started = time.monotonic()
             try:
                 return attempt(min(self.timeout_s, limit_s))

@@ -179,7 +179,7 @@ class Client:
         number, limit_s = 0, min(limit_s, self.timeout_s)  # for all attempts together, without the waits
         while self.failures < self.most_failures:
             while (wait_s := self.resume_at - time.monotonic()) > 0:
-                time.sleep(wait_s)
+                time.sleep(min(wait_s, 1.0))  # a Ctrl-C just before a sleep takes effect only after it
             started = time.monotonic()
             try:
                 return self.ask_once(question, variables, limit_s)
