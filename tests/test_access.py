@@ -12,13 +12,19 @@ import signal
 import ssl
 import subprocess
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import export_runs
+import list_entities
 import polars as pl
 import pytest
+import requests
+import urllib3
 from wandb_server import API_KEY, Server
 
 if TYPE_CHECKING:
@@ -349,12 +355,12 @@ def test_a_host_that_needs_no_proxy(server, ask):
 WAIT_S = 2.0
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(server, ask, status):
+@pytest.mark.parametrize(("status", "header"), [(429, "Retry-After"), (503, "Retry-After"), (429, "RateLimit-Reset")])
+def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(server, ask, status, header):
     """By every question, also those of other projects; and people are told."""
     for number in range(30):
         server.add_run("team", f"p{number:02d}", "abc", summary={"loss": 1.0})
-    after = {"Retry-After": f"{WAIT_S:.0f}"}
+    after = {header: f"{WAIT_S:.0f}"}
     busy = server.fault("status", match={"kind": "graphql"}, after=3, times=1, status=status, headers=after)
     done = ask(WANDB_BASE_URL=server.url, WANDB_API_KEY=API_KEY)
     assert (done.code, busy.hits) == (0, 1), done.err
@@ -382,10 +388,25 @@ def test_a_wait_without_end_is_not_waited_for(server, ask, after):
     assert 100 <= sum(int(number) * (1 if unit[0] == "s" else 60) for number, unit in waits) <= 900
 
 
+@pytest.mark.parametrize("script", [export_runs, list_entities])
+def test_a_long_wait_can_be_interrupted_at_any_moment(monkeypatch, script):
+    """Python does not notice a Ctrl-C that comes just before a sleep until the sleep is over."""
+    monkeypatch.setattr(script, "requests", requests, raising=False)  # imported late
+    monkeypatch.setattr(script, "urllib3", urllib3, raising=False)
+    limits = {"timeout_s": 1, "retries": 0, "threads": 1, "say": print}
+    if script is list_entities:
+        limits = {"options": SimpleNamespace(timeout=1, retries=0, workers=1), "say": print}
+    client = script.Client("http://127.0.0.1:1", API_KEY, **limits)
+    client.resume_at = time.monotonic() + 300
+    waits = []
+    monkeypatch.setattr(time, "sleep", lambda wait_s: (waits.append(wait_s), setattr(client, "resume_at", 0.0)))
+    with pytest.raises(script.RequestError):
+        client.ask("query Viewer { viewer { username } }", {})
+    assert waits == [1.0]
+
+
 def test_ctrl_c_cannot_meet_an_import(server, call_export, monkeypatch, tmp_path):
     """Python gives interrupts to the main thread. During its import polars panics at one, and then nothing ends."""
-    import export_runs
-
     threads = []
     import_libraries = export_runs.import_libraries
     monkeypatch.setattr(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -86,6 +87,27 @@ def test_runs_that_are_removed_are_counted(empty_server, export, demo):
     empty_server.delete_run("team", "demo", "one")
     done = export("team/demo", "--include-history", "--prune")
     assert "not asked for" not in done.err
+
+
+def test_projects_from_which_nothing_is_removed_are_named(empty_server, export):
+    for name in ("demo", "half"):
+        empty_server.add_run("team", name, "one")
+    done = export("team/demo", "team/half/one", "--prune")
+    assert done.code == 0
+    assert "--prune removed nothing from team/half: it needs an export of all runs, without filters\n" in done.err
+
+
+def test_an_export_without_histories_leaves_those_of_an_interrupted_one(empty_server, export, tmp_path, demo):
+    add_runs(empty_server, one="g", two="h")
+    in_the_way = tmp_path / "out" / "team_demo_metadata.json"
+    in_the_way.mkdir(parents=True)
+    assert export("team/demo", "--include-history").code == 1
+    in_the_way.rmdir()
+    assert export("team/demo").code == 0
+    empty_server.reset()
+    assert export("team/demo", "--include-history").code == 0
+    assert empty_server.requests(kind="download") == []
+    assert demo().history.height == 10
 
 
 def test_a_run_whose_config_is_odd_does_not_keep_others_from_being_removed(empty_server, export, demo):
@@ -242,3 +264,54 @@ def test_any_number_of_workers(empty_server, run_script, tmp_path):
     arguments = ("team/demo", "-o", tmp_path / "out", "--include-history", "--workers", 10**12)
     done = run_script("export_runs.py", *arguments, env=empty_server.environment(tmp_path / "sdk"))
     assert done.code == 0, done.err
+
+
+def test_a_failure_of_a_run_in_two_pages_is_listed_once(empty_server, export, demo):
+    empty_server.add_runs("team", "demo", 700, keys=8)
+    for number, run in enumerate(empty_server.project("team", "demo").runs.values()):
+        empty_server.change_run("team", "demo", run.id, created_at=f"2026-01-01T00:00:{number // 100:02}Z", config="[]")
+    empty_server.configure(page_limit=150)
+    done = export("team/demo")
+    empty_server.configure(page_limit=1_000)
+    assert done.code == 3
+    assert [failure["run"] for failure in demo().metadata["failed"]] == sorted(demo().runs["id"])
+
+
+def test_a_count_that_was_ahead_is_no_loss(empty_server, export, demo):
+    add_runs(empty_server, one="g")
+    count = ["data", "project", "r0", "historyLineCount"]
+    ahead = empty_server.fault("replace", match={"operation": "Rows"}, times=1, place=count, value="7")
+    done = export("team/demo", "--include-history")
+    assert (done.code, ahead.hits) == (0, 1), done.err
+    assert demo().metadata["failed"] == []
+
+
+def test_texts_among_system_metrics_are_no_keys_of_a_history(empty_server, export, demo):
+    add_runs(empty_server, one="g")
+    empty_server.add_events("team", "demo", "one", [{"_timestamp": 1, "system.cpu": 2.5, "system.name": "text"}])
+    assert export("team/demo", "--system-metrics").code == 0
+    assert demo().metadata["skipped_history_keys"] == []
+
+
+def test_all_failures_are_named_if_nothing_is_exported(empty_server, export):
+    for name in ("one", "two"):
+        empty_server.add_run("team", name, "abc")
+        empty_server.fault("status", match={"operation": "Runs", "project": name}, status=400, message=f"bad {name}")
+    done = export("-e", "team")
+    assert (done.code, done.out) == (1, "")
+    assert "error: team/two: bad two (HTTP 400)\n" in done.err
+    assert done.err.endswith("error: team/one: bad one (HTTP 400); nothing could be exported\n")
+    done = export("-e", "team", "-p", "x,y")
+    assert (done.code, done.out) == (1, "")
+    assert [f"team has no project {name}" in done.err for name in "xy"] == [True, True]
+
+
+def test_names_of_files_reach_the_server_as_they_are(empty_server, export):
+    """Without escapes: in GraphQL, not every server takes two of them for one character outside of the first plane."""
+    import export_runs
+
+    export_runs.import_libraries()
+    table = export_runs.new_table("table_x", key="x")
+    source = export_runs.RowSource(SimpleNamespace(options=None), None, table, None, {})
+    run = export_runs.History(file="media/table/\N{GRINNING FACE}.table.json")
+    assert '(names: ["media/table/\N{GRINNING FACE}.table.json"])' in export_runs.question_of(source, run)

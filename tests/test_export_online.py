@@ -1293,8 +1293,8 @@ def test_unknown_places_are_one_line(server, export, tmp_path, arguments, said):
         (("-e", "team", "-p", "de*", "-p", "zzz*"), "error: team/zzz*: team has no project zzz*"),
         (("team/demo", "team/dmeo"), "error: team/dmeo: team has no project dmeo; did you mean demo?"),
         (("team/demo/one", "team/demo/zzz"), "error: zzz: there is no such run"),
-        (("team/demo/one", "https://wandb.ai/team/demo/sweeps/s9"), "error: s9: there is no such sweep"),
-        (("team/demo/one", "https://wandb.ai/team/demo/groups/g9"), "error: g9: there is no such group"),
+        (("team/demo/one", "https://wandb.ai/team/demo/sweeps/s9"), "error: s9: there is no run of this sweep"),
+        (("team/demo/one", "https://wandb.ai/team/demo/groups/g9"), "error: g9: there is no run of this group"),
     ],
 )
 def test_unknown_places_beside_known_ones_are_named_and_cost_nothing_else(server, export, project, arguments, said):

@@ -137,7 +137,7 @@ CLOCKS: dict[KeyPath, str] = {("_step",): "order", ("_runtime",): "_runtime", ("
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # by their spelling in W&B's JSON
 SUMMARY_KINDS = ("min", "max", "mean", "best", "last", "none", "copy", "first")  # of define_metric, by their numbers
 GOALS = {1: "minimize", 2: "maximize"}  # of the protobuf field MetricRecord.goal
-EMPTY, MIXED = "empty", "mixed"  # kinds of a page's columns: all null (not in the file); several types, as JSON
+MIXED = "mixed"  # in place of a dtype: values of several types, as JSON
 KEYS = ("id", "created_at", "heartbeat_at", "state", "last_step", "history_rows", "group", "sweep")  # of Run, in memory
 
 WORKERS = 8  # requests at once: more gain little and burden a shared server
@@ -160,7 +160,6 @@ MOST_SAMPLES = 2**31 - 1  # GraphQL's ints have 32 bits
 # An export may have twice the rows that the server counts, and these: live runs go on, steps repeat.
 SPARE_ROWS = 100_000
 EXPORT_BYTES, TABLE_BYTES = 10_000_000_000, 500_000_000  # of a download, uncompressed; tables are read whole
-TABLE_HELD_BYTES = 2_000_000  # a longer table waits in a file until it is its turn to be read
 YAML_BYTES = 1_000_000  # of a YAML text's JSON, beyond ten times its own length
 DEEPEST = 200  # nested levels that orjson surely writes: a summary with more brackets is checked
 
@@ -229,7 +228,7 @@ class Place(NamedTuple):
 
     entity: str
     project: str
-    key: str = ""  # of W&B's filters: name (a run's id), sweep or group
+    key: str = ""  # run, sweep or group
     value: str = ""
     host: str = ""  # of a URL
 
@@ -312,7 +311,7 @@ class Page:
 
     file: Path
     keys: pl.DataFrame  # the columns KEYS
-    kinds: Mapping[KeyPath, str]  # of the flattened columns: a dtype, EMPTY or MIXED
+    kinds: Mapping[KeyPath, str]  # of the flattened columns: a dtype or MIXED; Null: not in the file
     nested: Mapping[str, frozenset[KeyPath]]  # by run id: paths of more than one key among the summary's numbers
     tables: Mapping[str, Mapping[str, str]]  # by run id: see Run
     definitions: frozenset[MetricDefinition]
@@ -356,6 +355,7 @@ class History:
     downloads: list[Path] = field(default_factory=list)  # files that the frames read
     is_read: bool = False  # the frames were readable, and are in `parts`
     problem: str = ""  # why rows are missing
+    attempts: int = 1  # to fetch them
 
     @property
     def rows(self) -> int:
@@ -384,7 +384,6 @@ class Table:
     key: str | None = None  # of a W&B Table: the key that it was logged under
     made_of: tuple[str, ...] = ()  # the options that its rows depend on; if these differ, all are fetched again
     extent: tuple[str, ...] = ()  # which rows of a run are exported; empty: all
-    is_sample: bool = False  # it has some rows of a run only, and never replaces more
     fetched: dict[str, History] | None = None  # by run id; None: not part of this export
     earlier: Earlier | None = None
     staying: set[str] = field(default_factory=set)  # ids of runs whose rows in the earlier file stay
@@ -1768,6 +1767,7 @@ class Client:
         self.base_url, self.timeout_s, self.retries, self.say = url, min(timeout_s, LIMIT_S), retries, say
         self.resume_at = 0.0  # by time.monotonic(): no request starts earlier
         self.failures, self.most_failures = 0, 2 * threads  # circuit breaker: consecutive failures, and their limit
+        self.questions = threading.BoundedSemaphore(threads)  # at once
         self.session = requests.Session()
         self.session.trust_env = False  # else it sends the password that netrc has for a host
         self.proxies_of = cache(requests.utils.get_environ_proxies)  # takes a tenth of a small download's time
@@ -1783,7 +1783,23 @@ class Client:
 
     def ask(self, question: str, variables: Mapping[str, Any], *, limit_s: float = math.inf) -> Any:
         """The `data` of the answer to a GraphQL question. RequestError if all attempts fail."""
-        return self.retry(lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
+        with self.questions:
+            return self.retry(lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
+
+    def ask_for_less(self, ask: Callable[[int, float], Any], size: int) -> tuple[Any, int]:
+        """What `ask(size, timeout_s)` returns, and its size: a quarter of the one before after each failure."""
+
+        def attempt(timeout_s: float) -> Any:
+            nonlocal size
+            try:
+                return ask(size, timeout_s)
+            except RequestError as error:
+                size = max(size // 4, 1)
+                error.retries = 100 if error.retries else 0  # a smaller answer may succeed
+                raise
+
+        with self.questions:
+            return self.retry(attempt), size
 
     def ask_once(self, question: str, variables: Mapping[str, Any], timeout_s: float) -> Any:
         """The same in one attempt. An error that the server states is worth one repeat."""
@@ -1804,7 +1820,7 @@ class Client:
         number = 0
         while self.failures < self.most_failures:
             while (wait_s := self.resume_at - time.monotonic()) > 0:
-                time.sleep(wait_s)
+                time.sleep(min(wait_s, 1.0))  # a Ctrl-C just before a sleep takes effect only after it
             started = time.monotonic()
             try:
                 return attempt(min(self.timeout_s, limit_s))
@@ -1853,6 +1869,8 @@ class Client:
 def status_error(answer: requests.Response) -> RequestError:
     """The error that an unsuccessful answer states, and whether and when to repeat the request."""
     status, after, pause_s = answer.status_code, answer.headers.get("Retry-After", ""), 0.0
+    if status == 429:
+        after = after or answer.headers.get("RateLimit-Reset", "")  # seconds, of W&B's cloud
     body = b"" if answer.is_redirect else answer.raw.read1(1 << 20, decode_content=True)  # a redirect's is closed
     message = f"{stated_error(body) or answer.reason} (HTTP {status})"
     if status not in (408, 429) and status < 500:
@@ -1916,35 +1934,14 @@ class Server:
         self.downloads = DOWNLOADS_A_WORKER * self.workers
         self.api = Client(base_url, key, threads=self.workers, **limits)
         self.storage = Client("", None, threads=self.downloads, **limits)
-        self.questions = threading.BoundedSemaphore(self.workers)
         self.conversions = threading.BoundedSemaphore(os.cpu_count() or 1)  # at once: bounds memory
-
-    def ask(self, question: str, variables: Mapping[str, object]) -> Any:
-        """The answer's data. RequestError if all attempts fail."""
-        with self.questions:
-            return self.api.ask(question, variables)
-
-    def ask_for_less(self, ask: Callable[[int, float], Any], size: int) -> tuple[Any, int]:
-        """What `ask(size, timeout_s)` returns, and its size: a quarter of the one before after each failure."""
-
-        def attempt(timeout_s: float) -> Any:
-            nonlocal size
-            try:
-                return ask(size, timeout_s)
-            except RequestError as error:
-                size = max(size // 4, 1)
-                error.retries = 100 if error.retries else 0  # a smaller answer may succeed
-                raise
-
-        with self.questions:
-            return self.api.retry(attempt), size
 
 
 def place_of(text: str) -> Place:
     """The place that a W&B URL or an `entity/project[/run]` path names. ScriptError if it names no runs.
 
     >>> place_of("https://wandb.ai/team/demo/runs/abc/logs?nw=1")
-    Place(entity='team', project='demo', key='name', value='abc', host='wandb.ai')
+    Place(entity='team', project='demo', key='run', value='abc', host='wandb.ai')
     """
     try:
         url = urlsplit(f"https://{text}" if text.partition("/")[0] in PAGE_HOSTS else text)
@@ -1961,9 +1958,9 @@ def place_of(text: str) -> Place:
     if not project or (url.scheme and (entity in NO_ENTITIES or url.hostname in CLOUD_HOSTS)):
         raise ScriptError(f"{text} is not a project: write entity/project, entity/project/run or a URL", WRONG_USAGE)
     if page and not name and not url.scheme:
-        return Place(entity, project, "name", page)
+        return Place(entity, project, "run", page)
     if name and page in ("runs", "sweeps", "groups"):
-        return Place(entity, project, {"runs": "name", "sweeps": "sweep", "groups": "group"}[page], name, host)
+        return Place(entity, project, page.removesuffix("s"), name, host)
     if page not in ("", "runs", "table", "workspace", "overview"):
         advice = f"write {entity}/{project}, or the URL of a run, sweep or group"
         raise ScriptError(f"{text} is a page without runs ({page}); {advice}", WRONG_USAGE)
@@ -1983,7 +1980,8 @@ def filters_of(places: Sequence[Place], selection: Selection) -> dict[str, objec
     asked: list[Mapping[str, object]] = [{key: {operator: value}} for key, operator, value in conditions if value]
     asked += [selection.where] if selection.where else []
     if all(place.key for place in places):
-        asked.append({"$or": [{place.key: {"$eq": place.value}} for place in places]})
+        keys = {"run": "name", "sweep": "sweep", "group": "group"}  # of W&B's filters
+        asked.append({"$or": [{keys[place.key]: {"$eq": place.value}} for place in places]})
     return {"$and": asked} if asked else {}
 
 
@@ -1991,41 +1989,36 @@ def iso(time_: datetime | None) -> str | None:
     return time_.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z") if time_ else None
 
 
-def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:  # noqa: C901 - one sequence
+def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
     """The selected projects, each once, and failures. ScriptError if there is no project."""
     selection, (own, entities) = server.options.selection, sign_in(server.api)
     pairs = itertools.product(selection.entity or [own], selection.project or ["*"])
     places = server.options.places or [Place(*pair) for pair in pairs]
     if not places[0].entity:
         raise ScriptError("your API key has no default entity; name one with -e", NOTHING_USABLE)
-    found: dict[tuple[str, str], Project] = {}
-    failed: list[Failure] = []
-    lacking: list[tuple[Place, list[str]]] = []
     named: defaultdict[tuple[str, str], list[Place]] = defaultdict(list)  # the places of each project or glob
     for place in places:
         named[place.entity, place.project].append(place)
+    found: dict[tuple[str, str], Project] = {}
+    failed: list[Failure] = []
     outcomes = side_by_side(partial(projects_at, server), [*named.values()], server.workers)
-    for some, (projects, names, failures) in zip(named.values(), outcomes, strict=True):
+    for projects, _, failures in outcomes:
         failed += failures
-        if not projects and not failures:
-            lacking.append((some[0], names))
         for project in projects:
             known = found.setdefault((project.entity, project.name), project)
             if known is not project:  # several globs match it: the runs that any of the places selects
                 known.places += project.places
                 known.filters, known.windows = filters_of(known.places, selection), []
-    if failed and not found:
-        raise ScriptError(f"{failed[0].run}: {failed[0].error}; nothing could be exported", NOTHING_USABLE)
-    for (entity, pattern, *_), names in lacking:
+    for (entity, pattern), (projects, names, failures) in zip(named, outcomes, strict=True):
         is_elsewhere = any(matches(name, pattern) for _, name in found)
-        if is_elsewhere and (names or entity in entities):
+        if projects or failures or (is_elsewhere and (names or entity in entities)):
             continue  # another entity has such a project
         near = did_you_mean(pattern, names) if names else did_you_mean(entity, {*entities} - {entity})
         what = f"no project {pattern}" if names else "no projects that your API key can see"
         error = f"{entity} has {what}{near}; list_entities.py shows what there is"
-        if not found:
-            raise ScriptError(error, NOTHING_USABLE)
         failed.append(Failure(f"{entity}/{pattern}", "project", error))
+    if not found:
+        raise nothing_exported(failed)
     return [found[key] for key in sorted(found)], list(dict.fromkeys(failed))
 
 
@@ -2046,9 +2039,9 @@ def projects_at(server: Server, places: list[Place]) -> tuple[list[Project], lis
             # Only now all are listed: a team may have thousands.
             failing, what = place.entity, "its projects cannot be listed: "
             for _ in range(MOST_PAGES):
-                models = server.ask(question, variables)["models"] or {"edges": (), "pageInfo": {"hasNextPage": False}}
+                models = server.api.ask(question, variables)["models"] or {"edges": ()}
                 names += [str(edge["node"]["name"]) for edge in models["edges"]]
-                if not (models["pageInfo"]["hasNextPage"] and models["edges"]):
+                if not (models["edges"] and models["pageInfo"]["hasNextPage"]):
                     break
                 variables["after"] = models["pageInfo"]["endCursor"]
             else:
@@ -2109,7 +2102,7 @@ class Window(NamedTuple):
 
 def plan(server: Server, project: Project) -> bool:
     """Fill in the numbers of runs, and windows with about a page of runs each. False if there is no such project."""
-    answer = server.ask(PLAN, {**project.place, "filters": json.dumps(project.filters)})["project"]
+    answer = server.api.ask(PLAN, {**project.place, "filters": json.dumps(project.filters)})["project"]
     if answer is None:
         return False
     if None in answer.values():
@@ -2176,10 +2169,10 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
             error = f"the server counts {project.selected:,} runs, but lists {got:,}"
             failed.append(Failure(project.path, "runs", error, LISTINGS))
     for place in () if server.options.selection.flags else project.places:
-        what = {"name": "run"}.get(place.key, place.key)
-        if what and place.value not in set(project.runs["id" if what == "run" else what]):
-            failed.append(Failure(place.value, "place", f"there is no such {what}"))
-    project.failed += failed
+        if place.key and place.value not in set(project.runs["id" if place.key == "run" else place.key]):
+            why = "there is no such run" if place.key == "run" else f"there is no run of this {place.key}"
+            failed.append(Failure(place.value, "place", why))
+    project.failed += dict.fromkeys(failed)  # two pages may share a run
     project.selected = max(project.selected, got) - len(inactive)
     project.filtered += len(inactive)
     if not (project.filters or active_since or any(failure.what == "runs" for failure in failed)):
@@ -2197,7 +2190,7 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
     def ask(size: int, timeout_s: float) -> Any:
         return server.api.ask_once(question, {**variables, "first": size}, timeout_s)["project"]
 
-    answer, size = server.ask_for_less(ask, project.page_runs)
+    answer, size = server.api.ask_for_less(ask, project.page_runs)
     project.page_runs = min(size * 4, PAGE_RUNS)
     if answer is None or answer["runs"] is None:
         raise RequestError("the project no longer exists" if answer is None else "the answer has no runs", retries=0)
@@ -2223,22 +2216,19 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
     for key in texts:
         text = node.get(key) or "{}"
         try:
-            if key == "summaryMetrics":
+            if key == "config":
+                is_strict, tree = parsed_object(text, exact=re.search(r"\d{19}", text) is not None)
+                config = unwrapped(tree)
+                given = {k: v for k, v in config.items() if k not in NOT_CONFIG}
+                found = flatten(given, (CONFIG,))
+                texts[key] = orjson.dumps(given).decode() if is_strict else valid_json(given)
+                leaves += found
+            else:
                 is_strict, summary = parsed_object(text)
                 if text.count("{") + text.count("[") > DEEPEST:
                     orjson.dumps(summary)  # raises where it is nested deeper, as for a config
                 texts[key] = text if is_strict and summary else valid_json(summary)
                 leaves += numeric_leaves(summary, (METRIC,))
-                continue
-            for exact in (False, True):
-                is_strict, tree = parsed_object(text, exact=exact)
-                config = unwrapped(tree)
-                given = {k: v for k, v in config.items() if k not in NOT_CONFIG}
-                found = flatten(given, (CONFIG,))
-                if not any(map(may_be_rounded, found)):
-                    break
-            texts[key] = orjson.dumps(given).decode() if is_strict else valid_json(given)
-            leaves += found
         except (ValueError, TypeError, RecursionError) as error:
             texts[key] = valid_json(text)
             failed.append(Failure(node["name"], key, f"cannot be parsed ({error}); it is stored as text"))
@@ -2284,12 +2274,6 @@ def parsed(text: bytes | str) -> tuple[bool, Any]:
         return True, orjson.loads(text)
     except orjson.JSONDecodeError:
         return False, jsonable(json.loads(text))
-
-
-def may_be_rounded(leaf: tuple[KeyPath, Scalar]) -> bool:
-    """True for a float beyond 64-bit integers, and for a list (as JSON) that may hold one."""
-    value = leaf[1]
-    return abs(value) >= 2**63 if type(value) is float else type(value) is str and "e+" in value
 
 
 def parsed_object(text: str, *, exact: bool = False) -> tuple[bool, dict[str, Any]]:
@@ -2344,14 +2328,14 @@ CONSOLE_PAGE = 10_000  # lines of output per question, over all its runs: a serv
 LATER_PAGE = 5_000  # lines per question about one run with long output
 
 
-def new_table(name: str, *made_of: str, is_sample: bool = False, key: str = "") -> Table:
+def new_table(name: str, *made_of: str, key: str = "") -> Table:
     """A table by the end of its file's name; `key` is that of a W&B Table."""
     clocks = {"_runtime": pl.Float64, "_timestamp": pl.Float64}
     if name == "system":
-        return Table(name, None, clocks, made_of=made_of, is_sample=is_sample)
+        return Table(name, None, clocks)
     if name == "console":
         columns = {"time": pl.Datetime("us", "UTC"), "stream": pl.String, "text": pl.String}
-        return Table(name, "line", columns, made_of=made_of, is_sample=is_sample)
+        return Table(name, "line", columns)
     if name.startswith("table_"):
         return Table(name, "row", {}, key=key)
     return Table(name, "_step", clocks, METRIC, made_of=made_of)
@@ -2365,9 +2349,9 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
     if options.history_samples is not None:
         tables.append(new_table("history_sampled", *options.history_keys, f"{options.history_samples} samples"))
     if options.system_metrics:
-        tables.append(new_table("system", is_sample=options.offline is None))
+        tables.append(new_table("system"))
     if options.console:
-        tables.append(new_table("console", is_sample=options.console_lines is not None))
+        tables.append(new_table("console"))
         tables[-1].extent = (f"last {options.console_lines}",) if options.console_lines else ()
     if options.tables:
         names = {table.key: table.name for table in project.tables.values() if table.key}  # of the earlier export
@@ -2440,9 +2424,7 @@ def fetch_table(server: Server, project: Project, table: Table, folder: Path) ->
             fetched[run.id] = run
         else:
             missing.append(run)
-    done = [history.rows for history in fetched.values() if history.rows]
-    server.meter.add(histories_wanted=len(missing) + len(done), histories=len(done), rows=sum(done))
-
+    server.meter.add(histories_wanted=len(missing))
     missing.sort(key=lambda run: run.id)  # part files hold ranges of run ids, as the history file is sorted by these
     at_once = server.downloads if table.name == "history" or table.key is not None else 2 * server.workers
     size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / at_once)))
@@ -2461,42 +2443,42 @@ def fetch_batch(source: RowSource, fetched: dict[str, History], batch: Sequence[
     answers: dict[str, Any] = {}
     with suppress(RequestError):  # one run may cause the error: then there is a question for each
         answers = ask_for_runs(source, batch) if len(batch) > 1 else {}
-    failures = {run.id: fetch_rows(source, run, answers.get(run.id)) for run in batch}
-    source.project.failed += filter(None, failures.values())
-    found = [run for run in batch if failures[run.id] is None]
+    found = [run for run in batch if fetch_rows(source, run, answers.get(run.id))]
     with source.server.conversions:
         make_parts(source, found)
-    for run in found:
-        best, attempts = run, 1
+    for run in batch:
+        best = run
         if not run.problem and (run.is_short or not run.is_read):
             # Retry once: a download may be damaged, or the server has just moved live rows into an export.
             again = replace(run, parts=(), skipped=set(), is_read=False)
-            attempts = 2
-            if failure := fetch_rows(source, again, None):
-                again.problem = failure.error
-            else:
+            if fetch_rows(source, again, None):
                 make_parts(source, [again])
-            best = max(run, again, key=lambda each: (each.is_read, each.rows))
-            best.problem = again.problem
+            best = max(again, run, key=lambda each: (each.is_read, each.rows))
+            best.problem, best.attempts = again.problem, 2
         if best.is_read:
             fetched[run.id] = best
         if best.is_short or not best.is_read:
             had = f"only {best.rows:,} of {best.counted:,} rows were downloaded" if best.is_read else ""
             error = ": ".join(filter(None, (had, best.problem))) or "the download cannot be read; export again"
-            source.project.failed.append(Failure(run.id, unquote(source.table.name), error, attempts))
+            source.project.failed.append(Failure(run.id, unquote(source.table.name), error, best.attempts))
     source.server.meter.add(histories=len(batch), rows=sum(run.rows for run in found))
 
 
 def ask_for_runs(source: RowSource, runs: Sequence[History], more: str = "") -> dict[str, Any]:
     """The answers to one question, by run id; None for a run that does not exist."""
-    names = [f"r{number}" for number in range(len(runs))]
-    head = "".join(f", ${name}: String!" for name in names)
-    fields_ = [more or question_of(source, run, len(runs)) for run in runs]
-    body = " ".join(f"{name}: run(name: ${name}) {{ {asked} }}" for name, asked in zip(names, fields_, strict=True))
-    variables = {name: run.id for name, run in zip(names, runs, strict=True)}
-    question = IN_PROJECT % ("Rows", head, body)
-    answer = source.server.ask(question, {**source.project.place, **variables})["project"] or {}
-    return {run.id: answer.get(name) for name, run in zip(names, runs, strict=True)}
+    asked = {run.id: more or question_of(source, run, len(runs)) for run in runs}
+    return ask_for_each(source.server, source.project, "Rows", "run(name", asked)
+
+
+def ask_for_each(
+    server: Server, project: Project, question: str, kind: str, asked: Mapping[str, str]
+) -> dict[str, Any]:
+    """The answers to one question about several runs or sweeps, by id, as the fields that are asked for each."""
+    ids = {f"r{number}": each for number, each in enumerate(asked)}
+    head = "".join(f", ${name}: String!" for name in ids)
+    body = " ".join(f"{name}: {kind}: ${name}) {{ {asked[each]} }}" for name, each in ids.items())
+    answer = server.api.ask(IN_PROJECT % (question, head, body), {**project.place, **ids})["project"] or {}
+    return {each: answer.get(name) for name, each in ids.items()}
 
 
 def question_of(source: RowSource, run: History, runs: int = 1, after: str | None = None) -> str:
@@ -2512,7 +2494,7 @@ def question_of(source: RowSource, run: History, runs: int = 1, after: str | Non
     if table.name == "system":
         return f"rows: events(samples: {SYSTEM_SAMPLES})"
     if table.key is not None:
-        return f"files(names: [{json.dumps(run.file)}]) {{ edges {{ node {{ directUrl }} }} }}"
+        return f"files(names: [{json.dumps(run.file, ensure_ascii=False)}]) {{ edges {{ node {{ directUrl }} }} }}"
     where = f"first: {min(CONSOLE_PAGE // runs, LATER_PAGE)}"
     if after:
         where += f", after: {json.dumps(after)}"
@@ -2522,8 +2504,8 @@ def question_of(source: RowSource, run: History, runs: int = 1, after: str | Non
     return f"logLines({where}) {{ {lines} }}"
 
 
-def fetch_rows(source: RowSource, run: History, answer: Any) -> Failure | None:
-    """Fill in the run's frames. The failure, if all attempts fail."""
+def fetch_rows(source: RowSource, run: History, answer: Any) -> bool:
+    """Fill in the run's frames. False, with the run's problem, if all attempts fail."""
     table, tries = source.table, 0
     read = {"history": full_history, "console": console_rows}.get(table.name, sampled_rows)
     read = logged_rows if table.key is not None else read
@@ -2548,33 +2530,35 @@ def fetch_rows(source: RowSource, run: History, answer: Any) -> Failure | None:
         raise
     except (Exception, *DAMAGED) as error:  # noqa: BLE001 - one run with odd data must not stop the others
         run.drop_frames()
-        return Failure.of(error, run.id, unquote(table.name))
-    return None
+        _, _, run.problem, run.attempts = Failure.of(error, run.id, table.name)
+        return False
+    return True
 
 
-def download(source: RowSource, url: str, file: IO[bytes], *, last: bytes, limit: int) -> None:
-    """Download a signed URL into `file`, at most `limit` bytes; a complete body ends with `last`.
+def download(source: RowSource, run: History, url: str, *, last: bytes, limit: int) -> Path:
+    """Download a signed URL into a file of the run, at most `limit` bytes; a complete body ends with `last`.
 
     RequestError, without the URL, if it is incomplete.
     """
     storage, end = source.server.storage, b""
+    run.downloads.append(source.folder / f"{uuid.uuid4().hex}.download")
     try:
-        for piece in storage.pieces("GET", url, storage.timeout_s, limit):
-            file.write(piece)
-            end = (end + piece)[-10:]
+        with run.downloads[-1].open("wb") as file:
+            for piece in storage.pieces("GET", url, storage.timeout_s, limit):
+                file.write(piece)
+                end = (end + piece)[-10:]
     except RequestError as error:
         error.retries = error.retries or 1  # with new URLs
         raise
     if not end.rstrip().endswith(last):
         raise RequestError("the download is incomplete")
+    return run.downloads[-1]
 
 
 def full_history(source: RowSource, run: History, answer: Any) -> None:
     """Read W&B's parquet exports, then the rows that are in no export yet."""
     for url in (answer["parquetHistory"] or {}).get("parquetUrls") or ():
-        run.downloads.append(source.folder / f"{uuid.uuid4().hex}.download")
-        with run.downloads[-1].open("wb") as file:
-            download(source, url, file, last=b"PAR1", limit=EXPORT_BYTES)
+        download(source, run, url, last=b"PAR1", limit=EXPORT_BYTES)
     rows, run.problem = live_rows(source, run, answer)
     keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
     run.counted = answer["historyLineCount"] or 0
@@ -2594,7 +2578,7 @@ def sampled_rows(source: RowSource, run: History, answer: Any) -> None:
         return
     # Some SDKs sent nested dicts, others the same with dots. The rows have no steps: they are numbered by time.
     rows = [{".".join(path): value for path, value in flatten(row)} for row in rows]
-    frame = rows_of_json(rows, (), run.skipped).sort("_timestamp", maintain_order=True)
+    frame = rows_of_json(rows, (), set()).sort("_timestamp", maintain_order=True)
     run.frames = [frame.with_columns(pl.int_range(pl.len()).alias("order")).lazy()]
 
 
@@ -2638,14 +2622,14 @@ def logged_rows(source: RowSource, run: History, answer: Any) -> None:
     urls = [edge["node"]["directUrl"] for edge in answer["files"]["edges"] if edge["node"]]
     if not urls:
         raise RequestError(f"its file {run.file} does not exist", status=404, retries=0)
-    with tempfile.SpooledTemporaryFile(TABLE_HELD_BYTES, dir=str(source.folder)) as file:
-        download(source, urls[0], file, last=b"}", limit=TABLE_BYTES)
-        file.seek(0)
-        try:
-            with source.server.conversions:
-                run.frames = [table_rows(file.read()).lazy()]
-        except ValueError as error:
-            raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
+    file = download(source, run, urls[0], last=b"}", limit=TABLE_BYTES)
+    try:
+        with source.server.conversions:
+            rows = table_rows(file.read_bytes())
+    except ValueError as error:
+        raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
+    run.drop_frames()  # the file is not needed any more
+    run.frames = [rows.lazy()]
 
 
 def table_rows(content: bytes) -> pl.DataFrame:
@@ -2703,7 +2687,7 @@ def live_rows(source: RowSource, run: History, answer: Any) -> tuple[list[str], 
                     variables = {"run": run.id, "min": start, "max": start + size, "samples": samples}
                     return server.api.ask_once(LIVE_ROWS, {**project.place, **variables}, timeout_s)["project"]
 
-                found, size = server.ask_for_less(ask, end - start)
+                found, size = server.api.ask_for_less(ask, end - start)
                 rows += ((found or {}).get("run") or {}).get("history") or ()
                 start += size
     except RequestError as error:
@@ -2886,11 +2870,8 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
     goals: dict[str, set[str]] = {}  # of each metric that a sweep optimises
     sweeps = [] if options.dry_run else project.runs["sweep"].drop_nulls().unique().sort().to_list()
     for names in chunks(sweeps, RUNS_A_QUESTION):
-        variables = {f"s{number}": name for number, name in enumerate(names)}
-        head = "".join(f", ${key}: String!" for key in variables)
-        body = " ".join(f"{key}: sweep(sweepName: ${key}) {{ config }}" for key in variables)
         try:
-            answer = server.ask(IN_PROJECT % ("Sweeps", head, body), {**project.place, **variables})["project"] or {}
+            answer = ask_for_each(server, project, "Sweeps", "sweep(sweepName", dict.fromkeys(names, "config"))
         except RequestError as error:
             why = f"the goals of its sweeps cannot be read: {error}"
             project.failed.append(Failure(project.path, "sweeps", why, error.attempts))
@@ -3093,7 +3074,7 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
     for path, values in columns.items():
         types_found = set(map(type, values)) - {type(None)}
         series = settled_series(column_key(path), values)
-        kinds[path] = str(series.dtype) if types_found else EMPTY
+        kinds[path] = str(series.dtype) if types_found else "Null"
         is_mixed = len(types_found) > 1 or (types_found == {int} and series.dtype == pl.Float64)
         if is_mixed and path[0] == CONFIG:  # write_runs() settles the dtype for all pages
             kinds[path] = MIXED
@@ -3125,22 +3106,19 @@ def write_runs(
     runs = runs.sort("created_at", "id")
     dtypes: dict[KeyPath, Any] = {}  # of the flattened columns: each holds the values of all pages
     settled: dict[KeyPath, pl.Series] = {}  # columns whose dtypes do not fit together: the values of all pages
-    for path in sorted({path for page in pages for path in page.kinds}):
-        kinds = {page.kinds.get(path, EMPTY) for page in pages} - {EMPTY}
-        if len(kinds) < 2 and MIXED not in kinds:
-            dtypes[path] = getattr(pl, kinds.pop()) if kinds else pl.String
-        elif kinds == {"Int64", "Float64"}:
-            dtypes[path] = pl.Float64
-        else:
+    for path, dtype in sorted(widest_dtypes(page.kinds for page in pages).items()):
+        kinds = {page.kinds.get(path, "Null") for page in pages} - {"Null"}
+        if MIXED in kinds or (dtype == "String" and len(kinds) > 1):
             values: list[Scalar] = []
             for page in pages:
-                if (kind := page.kinds.get(path, EMPTY)) == EMPTY:
-                    values += [None] * page.keys.height
-                else:
+                column: Iterable[Any] = [None] * page.keys.height
+                if (kind := page.kinds.get(path, "Null")) != "Null":
                     column = pl.read_parquet(page.file, columns=[column_key(path)], glob=False).to_series()
-                    values += [json.loads(v) if kind == MIXED and v is not None else v for v in column]
+                values += [json.loads(v) if kind == MIXED and v is not None else v for v in column]
             settled[path] = settled_series(column_key(path), values)
             dtypes[path] = settled[path].dtype
+        else:
+            dtypes[path] = getattr(pl, dtype) if kinds else pl.String
 
     starts = [0, *itertools.accumulate(page.keys.height for page in pages)]
     order = runs["page"].rle().struct.field("value").to_list()
@@ -3326,10 +3304,9 @@ def find_earlier(project: Project, output: Path) -> None:
         if not re.fullmatch("runs|history|history_sampled|system|console|table_.*", name):
             continue
         try:
-            metadata = pl.read_parquet_metadata(file)
-            about = json.loads(metadata.get(SOURCE_KEY, "{}"))
-            if name.startswith("table_") and (about["entity"], about["project"]) != (project.entity, project.name):
+            if name.startswith("table_") and owner_of(file) not in (None, (project.entity, project.name)):
                 continue  # a file of another project, whose name begins so
+            metadata = pl.read_parquet_metadata(file)
             rows = pl.scan_parquet(file, glob=False)
             schema = rows.collect_schema()
             counts = rows.select("id", "history_rows") if name == "runs" else rows.group_by("run_id").len()
@@ -3459,9 +3436,10 @@ def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
         for run_id, history in [*fetched.items()]:
             # A W&B Table may have fewer rows than the one logged before. A server's sample replaces another one of its.
             is_cut = run_id in (project.cut if table.key is None else fuller)
-            is_tail = table.is_sample and not (table.name == "system" and run_id in marks)
+            is_sample = table.extent or (table.name == "system" and history.mark)  # offline, system metrics are whole
+            is_tail = is_sample and not (table.name == "system" and run_id in marks)
             if (history.is_short or is_cut or is_tail) and had.get(run_id, 0) > history.rows:
-                shorter |= set() if table.is_sample else {run_id}
+                shorter |= set() if is_sample else {run_id}
                 if table.extent and marks.get(run_id, history.mark)[:2] != history.mark[:2]:
                     table.outdated.append(run_id)
                 del fetched[run_id]
@@ -3496,8 +3474,7 @@ def metadata_document(project: Project, options: Options, about: Mapping[str, ob
     rows = {run_id: written[run_id] for run_id in project.runs["id"] if run_id in written}  # not of runs only kept
     filters: dict[str, Any] = {name: value for name, value in asdict(options.selection).items() if value}
     for place in project.places if project.filters else ():
-        what = {"name": "run"}.get(place.key, place.key)
-        filters |= {what: [*filters.get(what, ()), place.value]} if what else {}
+        filters |= {place.key: [*filters.get(place.key, ()), place.value]} if place.key else {}
     return {
         **about,
         "status": project.status,
@@ -3694,8 +3671,9 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     planned = [project for project in projects if project.selected and project.pages]
     lost = [*failed, *(each for project in projects for each in project.failed if each.what == "project")]
     check_selection(projects, lost, options, say)
-    if options.prune and any(project.all_ids is None for project in written):
-        say("--prune removed nothing: it needs an export of all runs, without filters")
+    unpruned = [project.path for project in written if project.all_ids is None]
+    if options.prune and unpruned:
+        say(f"--prune removed nothing from {first_of(unpruned)}: it needs an export of all runs, without filters")
     tables = [table for project in written for table in project.tables.values()]
     metrics = {path for table in tables if table.prefix == METRIC for path in table.dtypes}
     for glob in options.history_keys if written else ():
@@ -3709,7 +3687,7 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         history_rows = sum(counts.values()) if project.planned_rows is None else project.planned_rows
         row: dict[str, Any] = {"entity": project.entity, "project": project.name, "status": "planned"}
         row |= {"runs": project.runs.height, "filtered": project.filtered, "failed": len(project.failed)}
-        row["history_rows"] = history_rows
+        row |= {"history_rows": history_rows}
         if options.offline or not options.dry_run:
             row |= {"status": project.status, "torn": len(project.torn), "kept": len(project.kept)}
         rows.append(row)
@@ -3780,11 +3758,11 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
     is_exported = any(project.files for project in projects)  # maybe without runs: all of them are gone
     if is_exported or (selected and (options.dry_run or not lost)):
         return
+    if lost:
+        raise nothing_exported(lost)
     message = f"no runs found in {first_of([project.path for project in projects])}: "
     message += "it is empty, or has no such run, sweep or group; check the name or the URL on W&B's page"
-    if lost:
-        message = f"{lost[0].run}: {lost[0].error}; nothing could be exported"
-    elif total and flags:
+    if total and flags:
         message = f"no run left: {flags} matches none of {total:,} runs; leave a filter out or loosen it"
     raise ScriptError(message, NOTHING_USABLE)
 
@@ -3802,6 +3780,12 @@ def report_failures(failures: Iterable[Failure]) -> int:
         if len(runs) > len(named):
             tell(f"error: {len(runs) - len(named):,} more, all listed in the metadata file: {error}")
     return PARTIAL if by_error else OK
+
+
+def nothing_exported(failures: Sequence[Failure]) -> ScriptError:
+    """The error if all that was asked for failed; it states the first failure, after the others are printed."""
+    report_failures(failures[1:])
+    return ScriptError(f"{failures[0].run}: {failures[0].error}; nothing could be exported", NOTHING_USABLE)
 
 
 def first_of(names: Sequence[str]) -> str:
@@ -4011,18 +3995,13 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
+def whole_number(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} or more")
     return int(text)
 
 
-def not_negative(text: str) -> int:
-    """A whole number from 0 on."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 0 or more")
-    return int(text)
+positive, not_negative = partial(whole_number, 1), partial(whole_number, 0)
 
 
 class Parser(argparse.ArgumentParser):
@@ -4126,7 +4105,12 @@ def export_project(
         is_news |= project.all_ids is not None and project.earlier is not None
         if is_news and not options.dry_run:
             write_project(project, options, source, work)
-            shutil.rmtree(work.parent / HISTORIES / project.stem, ignore_errors=True)
+            stored = work.parent / HISTORIES / project.stem
+            for table in project.tables.values():
+                if table.fetched is not None:  # else an interrupted export may still need them
+                    shutil.rmtree(stored / table.name, ignore_errors=True)
+            with suppress(OSError):  # not empty
+                stored.rmdir()
     except (Exception, *DAMAGED) as error:
         reason: BaseException = error
         if isinstance(error, OSError):  # those of requests are RequestErrors: this one is about a file

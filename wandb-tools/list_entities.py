@@ -42,6 +42,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from urllib.parse import quote
@@ -178,7 +179,7 @@ class Client:
         number, limit_s = 0, min(limit_s, self.timeout_s)  # for all attempts together, without the waits
         while self.failures < self.most_failures:
             while (wait_s := self.resume_at - time.monotonic()) > 0:
-                time.sleep(wait_s)
+                time.sleep(min(wait_s, 1.0))  # a Ctrl-C just before a sleep takes effect only after it
             started = time.monotonic()
             try:
                 return self.ask_once(question, variables, limit_s)
@@ -230,6 +231,8 @@ class Client:
 def status_error(answer: requests.Response) -> RequestError:
     """The error that an unsuccessful answer states, and whether and when to repeat the request."""
     status, after, pause_s = answer.status_code, answer.headers.get("Retry-After", ""), 0.0
+    if status == 429:
+        after = after or answer.headers.get("RateLimit-Reset", "")  # seconds, of W&B's cloud
     body = b"" if answer.is_redirect else answer.raw.read1(1 << 20, decode_content=True)  # a redirect's is closed
     message = f"{stated_error(body) or answer.reason} (HTTP {status})"
     if status not in (408, 429) and status < 500:
@@ -447,18 +450,13 @@ def comma_list(text: str) -> list[str]:
     raise argparse.ArgumentTypeError("needs a value")
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
+def whole_number(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} or more")
     return int(text)
 
 
-def not_negative(text: str) -> int:
-    """A whole number from 0 on."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 0 or more")
-    return int(text)
+positive, not_negative = partial(whole_number, 1), partial(whole_number, 0)
 
 
 class Parser(argparse.ArgumentParser):
