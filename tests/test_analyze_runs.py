@@ -371,6 +371,13 @@ def test_a_summary_stands_for_its_metric(runs_file: Path, name: str) -> None:
     assert "val.loss.last" in flipped.err  # no maximum there: the last value
 
 
+def test_the_summary_of_a_metric_is_its_best_one_as_its_name_tells(tmp_path: Path) -> None:
+    file = write_runs(tmp_path, [Run("a", summary={"acc": {"last": 0.5, "max": 0.9, "mean": 0.4, "min": 0.1}})])
+    answer = answered(file, "--metric", "acc", "--top", 1)
+    assert "acc has only its maximum: acc.max is used" in answer.err
+    assert "0.9" in answer.out
+
+
 def test_stored_goal_beats_the_name_and_a_flag_beats_both(tmp_path: Path) -> None:
     runs = [Run("low", summary={"x/loss": 1.0}), Run("high", summary={"x/loss": 2.0})]
     file = write_runs(tmp_path, runs, metrics={"metric_x_loss": {"goal": "maximize"}})
