@@ -175,6 +175,7 @@ PIECES_HELD = 1_000  # of one line of output, such as a progress bar
 BATCH_ROWS = 20_000  # of histories that are fetched by one question and share a part file
 BATCH_CELLS = 1_000_000  # rows x columns of several runs in memory: 8 MB a thread
 TASK_LOGS = 100  # logs per task of a process
+FULL_DISK_BYTES = 1_000_000  # free at most: a file that was not written was too large
 MANY_BYTES = 16_000_000  # of logs: less is read faster than a second process starts
 
 MOST_NAMED = 10  # on stderr: runs with the same error, and projects without failures
@@ -1275,7 +1276,8 @@ def write_intermediate(frame: pl.DataFrame | pl.LazyFrame, file: Path) -> None:
     try:
         frame.lazy().sink_parquet(file, compression="lz4", statistics=False)
     except (OSError, pl.exceptions.ComputeError) as error:  # polars reports a full disk as either
-        if isinstance(error, pl.exceptions.ComputeError) and "os error" not in str(error):
+        is_full = "os error" in str(error) or shutil.disk_usage(file.parent).free < FULL_DISK_BYTES
+        if isinstance(error, pl.exceptions.ComputeError) and not is_full:
             raise  # the rows come from a damaged file
         raise not_written(file.parent, error) from error
 
