@@ -1711,6 +1711,22 @@ def test_times_have_microseconds():
     assert export_runs.time_at(1e20) is None
 
 
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (2.0**63, True),
+        (-(2.0**63), True),
+        (1.5, False),
+        ("[1e+20]", True),
+        ("text", False),
+        (2**70, False),
+        (None, False),
+    ],
+)
+def test_what_may_be_rounded(value, wanted):
+    assert export_runs.may_be_rounded((("a",), value)) is wanted
+
+
 def test_private_is_what_the_first_key_says():
     assert export_runs.is_private(("_x", "a"))
     assert not export_runs.is_private(("a", "_x"))

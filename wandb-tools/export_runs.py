@@ -2219,10 +2219,13 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
         text = node.get(key) or "{}"
         try:
             if key == "config":
-                is_strict, tree = parsed_object(text, exact=re.search(r"\d{19}", text) is not None)
-                config = unwrapped(tree)
-                given = {k: v for k, v in config.items() if k not in NOT_CONFIG}
-                found = flatten(given, (CONFIG,))
+                for exact in (False, True):  # a search for long numbers in the text would take ten times as long
+                    is_strict, tree = parsed_object(text, exact=exact)
+                    config = unwrapped(tree)
+                    given = {k: v for k, v in config.items() if k not in NOT_CONFIG}
+                    found = flatten(given, (CONFIG,))
+                    if not any(map(may_be_rounded, found)):
+                        break
                 texts[key] = orjson.dumps(given).decode() if is_strict else valid_json(given)
                 leaves += found
             else:
@@ -2276,6 +2279,12 @@ def parsed(text: bytes | str) -> tuple[bool, Any]:
         return True, orjson.loads(text)
     except orjson.JSONDecodeError:
         return False, jsonable(json.loads(text))
+
+
+def may_be_rounded(leaf: tuple[KeyPath, Scalar]) -> bool:
+    """True for a float beyond 64-bit integers, and for a list (as JSON) that may hold one."""
+    value = leaf[1]
+    return abs(value) >= 2**63 if type(value) is float else type(value) is str and "e+" in value
 
 
 def parsed_object(text: str, *, exact: bool = False) -> tuple[bool, dict[str, Any]]:
