@@ -160,6 +160,7 @@ MOST_SAMPLES = 2**31 - 1  # GraphQL's ints have 32 bits
 # An export may have twice the rows that the server counts, and these: live runs go on, steps repeat.
 SPARE_ROWS = 100_000
 EXPORT_BYTES, TABLE_BYTES = 10_000_000_000, 500_000_000  # of a download, uncompressed; tables are read whole
+TABLE_HELD_BYTES = 2_000_000  # a longer table waits in a file until it is its turn to be read
 YAML_BYTES = 1_000_000  # of a YAML text's JSON, beyond ten times its own length
 DEEPEST = 200  # nested levels that orjson surely writes: a summary with more brackets is checked
 
@@ -2546,30 +2547,29 @@ def fetch_rows(source: RowSource, run: History, answer: Any) -> bool:
     return True
 
 
-def download(source: RowSource, run: History, url: str, *, last: bytes, limit: int) -> Path:
-    """Download a signed URL into a file of the run, at most `limit` bytes; a complete body ends with `last`.
+def download(source: RowSource, url: str, file: IO[bytes], *, last: bytes, limit: int) -> None:
+    """Download a signed URL into `file`, at most `limit` bytes; a complete body ends with `last`.
 
     RequestError, without the URL, if it is incomplete.
     """
     storage, end = source.server.storage, b""
-    run.downloads.append(source.folder / f"{uuid.uuid4().hex}.download")
     try:
-        with run.downloads[-1].open("wb") as file:
-            for piece in storage.pieces("GET", url, storage.timeout_s, limit):
-                file.write(piece)
-                end = (end + piece)[-10:]
+        for piece in storage.pieces("GET", url, storage.timeout_s, limit):
+            file.write(piece)
+            end = (end + piece)[-10:]
     except RequestError as error:
         error.retries = error.retries or 1  # with new URLs
         raise
     if not end.rstrip().endswith(last):
         raise RequestError("the download is incomplete")
-    return run.downloads[-1]
 
 
 def full_history(source: RowSource, run: History, answer: Any) -> None:
     """Read W&B's parquet exports, then the rows that are in no export yet."""
     for url in (answer["parquetHistory"] or {}).get("parquetUrls") or ():
-        download(source, run, url, last=b"PAR1", limit=EXPORT_BYTES)
+        run.downloads.append(source.folder / f"{uuid.uuid4().hex}.download")
+        with run.downloads[-1].open("wb") as file:
+            download(source, url, file, last=b"PAR1", limit=EXPORT_BYTES)
     rows, run.problem = live_rows(source, run, answer)
     keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
     run.counted = answer["historyLineCount"] or 0
@@ -2633,14 +2633,14 @@ def logged_rows(source: RowSource, run: History, answer: Any) -> None:
     urls = [edge["node"]["directUrl"] for edge in answer["files"]["edges"] if edge["node"]]
     if not urls:
         raise RequestError(f"its file {run.file} does not exist", status=404, retries=0)
-    file = download(source, run, urls[0], last=b"}", limit=TABLE_BYTES)
-    try:
-        with source.server.conversions:
-            rows = table_rows(file.read_bytes())
-    except ValueError as error:
-        raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
-    run.drop_frames()  # the file is not needed any more
-    run.frames = [rows.lazy()]
+    with tempfile.SpooledTemporaryFile(TABLE_HELD_BYTES, dir=str(source.folder)) as file:
+        download(source, urls[0], file, last=b"}", limit=TABLE_BYTES)
+        file.seek(0)
+        try:
+            with source.server.conversions:
+                run.frames = [table_rows(file.read()).lazy()]
+        except ValueError as error:
+            raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
 
 
 def table_rows(content: bytes) -> pl.DataFrame:
@@ -2661,11 +2661,8 @@ def table_rows(content: bytes) -> pl.DataFrame:
     for number, (name, values) in enumerate(zip(names, columns, strict=True)):
         key = column_key((str(name),))
         key = column_key((str(name), str(number))) if key in series else key
-        kinds = set(map(type, values))
-        if not kinds.isdisjoint((dict, list)):
-            values = [valid_json(value) if type(value) in (dict, list) else value for value in values]  # noqa: PLW2901
-        is_empty = kinds <= {type(None)}  # then other runs decide its dtype
-        series[key] = pl.Series(key, values, dtype=pl.Null) if is_empty else settled_series(key, values)
+        column = settled_series(key, values)
+        series[key] = column if column.count() else pl.Series(key, values, dtype=pl.Null)  # other runs decide its dtype
     return pl.DataFrame(list(series.values()))
 
 
