@@ -1363,7 +1363,9 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
         project.unread = {log.run_id for log in logs if not log.records}
         project.all_ids = ids if sees_all else None
         project.selected, project.filtered = len(own) + len(lost - ids), len(ids) - len(own)
-        take_runs(project, own, options, work, top, say)
+        take_runs(project, own, options, work, top)
+    if cut_off := sorted({log for project in projects for log in project.torn} - {*torn}):
+        say(f"these logs end early, as after a crash; all rows before the end were read: {first_of(cut_off)}")
     say_notes(projects, found, options, say)
     return projects
 
@@ -1381,7 +1383,7 @@ def say_notes(projects: Sequence[Project], found: Sequence[FoundRun], options: O
             say(f"{runs}; other runs of this project belong to {first_of(known)}: use {flags} to put them together")
 
 
-def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work: Path, top: Path, say: Say) -> None:
+def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work: Path, top: Path) -> None:
     """Fill in the project's runs, tables and failures; logs are named by their path below `top`."""
     project.cut, cut_off = set(), []
     for run, _, logs in own:
@@ -1394,8 +1396,6 @@ def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work:
         sources = {log.summary_from for log in logs} - {""}
         if sources and "log" not in sources:
             project.summary_restored.append({"run": run.id, "from": min(sources)})
-    if cut_off:
-        say(f"these logs end early, as after a crash; all rows before the end were read: {first_of(cut_off)}")
     project.torn = sorted([*project.torn, *cut_off])
     project.pages = [write_page([run for run, *_ in some], work) for some in chunks(own, PAGE_RUNS)]
     project.runs = keys_of(project.pages)
