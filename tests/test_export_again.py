@@ -97,17 +97,19 @@ def test_projects_from_which_nothing_is_removed_are_named(empty_server, export):
     assert "--prune removed nothing from team/half: it needs an export of all runs, without filters\n" in done.err
 
 
-def test_an_export_without_histories_leaves_those_of_an_interrupted_one(empty_server, export, tmp_path, demo):
+@pytest.mark.parametrize("flags", [[], ["--include-history", "--group", "g"]])
+def test_an_export_of_less_leaves_histories_of_an_interrupted_one(flags, empty_server, export, tmp_path, demo):
     add_runs(empty_server, one="g", two="h")
     in_the_way = tmp_path / "out" / "team_demo_metadata.json"
     in_the_way.mkdir(parents=True)
     assert export("team/demo", "--include-history").code == 1
     in_the_way.rmdir()
-    assert export("team/demo").code == 0
+    assert export("team/demo", *flags).code == 0
     empty_server.reset()
     assert export("team/demo", "--include-history").code == 0
     assert empty_server.requests(kind="download") == []
     assert demo().history.height == 10
+    assert [*(tmp_path / "out" / ".wandb_tools" / "histories").iterdir()] == []
 
 
 def test_a_run_whose_config_is_odd_does_not_keep_others_from_being_removed(empty_server, export, demo):

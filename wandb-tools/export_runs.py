@@ -4115,7 +4115,10 @@ def export_project(
             write_project(project, options, source, work)
             stored = work.parent / HISTORIES / project.stem
             for table in project.tables.values():
-                if table.fetched is not None:  # else an interrupted export may still need them
+                for file in {part.file for history in table.histories.values() for part in history.parts}:
+                    file.unlink(missing_ok=True)
+                    file.with_suffix(".json").unlink(missing_ok=True)
+                if table.fetched is not None and project.all_ids is not None:  # else others wait for a later export
                     shutil.rmtree(stored / table.name, ignore_errors=True)
             with suppress(OSError):  # not empty
                 stored.rmdir()
