@@ -1661,8 +1661,9 @@ def files_beside(runs: Runs) -> list[Runs]:
     facts = columns_or_null(runs, {"source_file": pl.String})
     rows = collected(runs.frame.select("entity", "project", *facts).unique())
     sources = {os.path.dirname(source) for source in rows["source_file"].drop_nulls()}  # noqa: PTH120 - see below
-    folders = {file.parent for file in runs.files} | {*map(Path, sources)}
-    if gone := sorted(source for source in sources if not Path(source).is_dir()):  # a Path loses a slash of s3://
+    there = {source for source in sources if Path(source).is_dir()}
+    folders = {file.parent for file in runs.files} | {*map(Path, there)}
+    if gone := sorted(sources - there):  # a Path loses a slash of s3://
         which = f"histories and the like are not read from {some_of(gone)}, where source_file says that they are"
         say_once(f"{which}: no such folder here; start where aggregate_runs.py ran, or copy its inputs to this disk")
     beside = [file for folder in folders for file in folder.glob("*.parquet") if file.name[0] != "."]
