@@ -139,7 +139,8 @@ def problems_left(
     new = snapshot(folder)
     if is_graceful:
         # Before main() Python itself says what it likes.
-        early = not ended.operations and "in main" not in ended.err and "\nerror: " not in f"\n{ended.err}"
+        began = "in main" in ended.err or "\nerror: " in f"\n{ended.err}"
+        early = "init_import_site" in ended.err or (not ended.operations and not began)
         if ended.code not in (0, 130) and not early:
             yield f"ended with {ended.code}: {ended.err}"
         if "Traceback" in ended.err and not early:
