@@ -4114,7 +4114,7 @@ def export_project(
         if is_news and not options.dry_run:
             write_project(project, options, source, work)
             stored = work.parent / HISTORIES / project.stem
-            for table in project.tables.values():
+            for table in project.tables.values() if server else ():  # offline, projects share part files
                 for file in {part.file for history in table.histories.values() for part in history.parts}:
                     file.unlink(missing_ok=True)
                     file.with_suffix(".json").unlink(missing_ok=True)
