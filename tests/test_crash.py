@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from conftest import LIMIT_S, Done
+from conftest import LIMIT_S, ROOT, Done
 from crashes import EXPORT, Ended, change, command, content, differences, export_ids, fill, run, snapshot
 from log_files import write_log
 from wandb_server import Server
@@ -245,6 +245,15 @@ def test_a_full_disk_is_named_and_costs_nothing(prepared, out, writer):
     assert "written" in said
     assert "use another -o" in said
     assert snapshot(out) == old
+
+
+def test_a_disk_without_a_free_page_is_named():
+    """On a file system of its own, where polars calls it a transport error."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("no mount namespaces here")
+    attack = [sys.executable, ROOT / "tests" / "attacks" / "full_disk.py", "--only", "export", "--most", "1"]
+    done = subprocess.run(attack, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "0 findings"), done.stdout + done.stderr
 
 
 def test_a_full_disk_is_named_by_the_processes_that_read_logs(out, clean_environment):

@@ -78,15 +78,15 @@ def used_pages(folder: Path) -> int:
     return (about.f_blocks - about.f_bfree) * about.f_frsize // PAGE_BYTES
 
 
-def carry_out(name: str, how: dict[str, Any], folder: Path, earlier: Path, step: int) -> list[str]:
-    """Run the command with ever more free pages; what is wrong."""
+def carry_out(name: str, how: dict[str, Any], folder: Path, earlier: Path, step: int, most: int) -> list[str]:
+    """Run the command with ever more free pages, at most so often; what is wrong."""
     mount(folder, 100_000)
     shutil.copytree(earlier, folder, dirs_exist_ok=True)
     used, old = used_pages(folder), snapshot(folder)
     undisturbed = run(how, folder)
     assert undisturbed.code == 0, undisturbed.err
     truth, findings, successes, free, said = content(folder), [], 0, 0, set()
-    while successes < 2:
+    while successes < 2 and free < most * step:
         mount(folder, used + free)
         shutil.copytree(earlier, folder, dirs_exist_ok=True)
         ended = run(how, folder)
@@ -105,7 +105,9 @@ def carry_out(name: str, how: dict[str, Any], folder: Path, earlier: Path, step:
             print(f"  {name}, {free} free pages: {problem}", flush=True)
         findings += problems
         free += step
-    print(f"{name}: full for {free // step - 2} amounts of space; {len(findings)} findings; it said:", flush=True)
+    print(
+        f"{name}: full for {free // step - successes} amounts of space; {len(findings)} findings; it said:", flush=True
+    )
     for line in sorted(said):
         print(f"  {line}")
     return findings
@@ -116,6 +118,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form, allow_abbrev=False)
     parser.add_argument("--only", default=",".join(ATTACKS), help="some of the attacks, with commas")
     parser.add_argument("--step", type=int, default=3, help="pages of 4 KiB")
+    parser.add_argument("--most", type=int, default=1_000_000, help="amounts of space to try of each")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)  # of the mount namespace
     options = parser.parse_args()
     if unknown := set(options.only.split(",")) - set(ATTACKS):
@@ -133,11 +136,13 @@ def main() -> int:
         fill(server, RUNS)
         for written in (inputs, earlier):
             assert run(commands(written, inputs, env)["export"], written).code == 0
-        for each in set(ATTACKS) - {"export"}:
+        for each in {*options.only.split(",")} - {"export"}:
             assert run(commands(earlier, inputs, env)[each], earlier).code == 0
         change(server, RUNS)
         for each in options.only.split(","):
-            findings += carry_out(each, commands(folder, inputs, env)[each], folder, earlier, options.step)
+            findings += carry_out(
+                each, commands(folder, inputs, env)[each], folder, earlier, options.step, options.most
+            )
         subprocess.run(["umount", folder], check=True)
     print(f"{len(findings)} findings")
     return 1 if findings else 0
