@@ -88,7 +88,7 @@ def write_log(
         history = proto.HistoryRecord(step=proto.HistoryStep(num=step))
         clocks = {"_step": str(step), "_timestamp": str((started_at + timedelta(seconds=step)).timestamp())}
         for key, value in {**row, **clocks}.items():
-            history.item.add(nested_key=[key], value_json=value)
+            history.item.add(nested_key=key if isinstance(key, tuple) else [key], value_json=value)
         records.append(proto.Record(history=history))
     for key, value in (summary or {}).items():
         records.append(proto.Record(summary=proto.SummaryRecord()))

@@ -1055,6 +1055,16 @@ def test_history_keys(tmp_path, export):
     assert "--history-keys nothing* matches no metric of these runs" in done.err
 
 
+def test_numbers_inside_of_a_media_object_are_no_metrics(tmp_path, export):
+    number, media = {("m", "n"): "1", "loss": "0.5"}, {("m", "n"): "2", ("m", "_type"): '"image-file"', "loss": "0.25"}
+    write_log(tmp_path / "logs", "a", rows=[number, media, number])
+    export("--offline", tmp_path / "logs", "-o", tmp_path / "out", "--include-history")
+    project = exported(tmp_path / "out", "offline_uncategorized")
+    both = {("m", "n"): 1, ("loss",): 0.5}
+    assert project.rows() == [(0, both), (1, {("loss",): 0.25}), (2, both)]
+    assert project.metadata["skipped_history_keys"] == ["m"]
+
+
 def test_without_history(logs, tmp_path, export):
     done = export("--offline", logs, "-o", tmp_path / "out")
     assert done.out == f"{tmp_path / 'out' / 'team_demo_runs.parquet'}\n"
