@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 
@@ -30,7 +31,9 @@ def test_fuzz(tmp_path):
     command = [sys.executable, ATTACKS / "fuzz.py", "--target", "all", "--runs", "150", "--seed", "1"]
     done = subprocess.run([*command, "--folder", tmp_path], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "all: 150 executions" in done.stdout
+    executions = re.match(r"all: (\d+) executions", done.stdout)  # libFuzzer tries some of its inputs twice
+    assert executions
+    assert int(executions[1]) >= 150
 
 
 @given(st.lists(OBJECTS, max_size=5))
