@@ -546,7 +546,7 @@ def test_statistics_equal_plain_python(rows: list[tuple[str | None, float | None
     )
     runs = analyze_runs.Runs(frame.lazy(), frame.schema)
     metric = analyze_runs.Metric("m", "m", goal, "as given")
-    study = analyze_runs.Study(runs, runs, ["g"], ["g"], [metric])
+    study = analyze_runs.Study(runs, runs, runs, ["g"], ["g"], [metric])
     table = analyze_runs.groups(study, metric, analyze_runs.parse_args([])).table
     assert table["runs"].sum() == len(rows)
     for row in table.to_dicts():

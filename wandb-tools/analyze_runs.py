@@ -25,9 +25,12 @@ Examples:
   uv run wandb-tools/analyze_runs.py --sql 'SELECT arch, corr("optim.lr", "test/mse") FROM runs GROUP BY arch'
   uv run wandb-tools/analyze_runs.py --varying --importance --health --report report.html
 
-Names. Write a metric or setting as its column (metric_test_mse), as in W&B (test/mse), or flattened (test_mse). A name
-of both means the setting, except for --metric, --curves and --x. Runs are identified by entity, project and id. Where
-two runs that are shown have one name, the id stands beside it.
+Names. Write a metric or setting as its column (metric_test_mse), as in W&B (test/mse), or flattened (test_mse). If a
+metric and a setting have the same name, it means the setting, except in --metric, --curves and --x. Runs are identified
+by entity, project and id. Where two runs that are shown have the same name, the id stands beside it.
+
+Values. The value of a run is its summary, usually the last value. --value min, max, last or tail (mean of the last
+tenth) takes one of its history (aggregate_runs.py --history); at takes the value at the best step of another metric.
 
 Runs. Only finished runs are used, or all runs if none is finished; --state changes this. --schema, --sql and --health
 use runs in all states.
@@ -63,10 +66,11 @@ Health shows each problem of each run:
   diverged       a metric that should be low ends at more than a thousand times its best (positive) value
   past its best  a validation metric ends worse than its best by more than 10 % of its range, and the best is in the
                  first two thirds of its values
-  spikes         loss values far above their neighbors: by ten median absolute deviations over the medians of the fifty
-                 values before and of the fifty after (where most values are equal, above twice these medians); not of
-                 runs below 51 values, nor the first or last value
-  stopped early  the last step is below half the median of its W&B group (three runs or more), else of its project
+  spikes         loss values far above the medians of the fifty values before and of the fifty after: by more than ten
+                 median absolute deviations (or, where most values are equal, more than twice as high). The first and
+                 the last value and runs of fewer than 51 values are not checked
+  stopped early  the last step is below half the median of the W&B group (of three runs or more), else of the project;
+                 runs that the filters leave out count in this median
   no metric      no number is in the summary or in the history
   crashed, failed: the state of the run; with the error, or else the last line, of its console if that was exported
 
@@ -334,6 +338,7 @@ class Metric(NamedTuple):
 class Study(NamedTuple):
     """What questions are asked about."""
 
+    everything: Runs  # all runs of the inputs
     any_state: Runs  # those that pass the filters
     runs: Runs  # those in the states that count
     by: Sequence[str]  # the columns to group by
@@ -1946,7 +1951,7 @@ def health(study: Study, _: Options) -> list[Result]:
             goals = [part.goals.get(own.get(path, "")) for part, own in zip(histories, metrics, strict=True)]
             label = ".".join(json.loads(path))
             found += metric_problems(values, label, next(filter(None, goals), None) or goal_by_name(label))
-    found += problems_of_runs(runs, keys, logged, read)
+    found += problems_of_runs(study, keys, logged, read)
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
     most = pl.len().over(RUN_NUMBER)
     problems = problems.sort(most, RUN_NUMBER, descending=[True, False], maintain_order=True)
@@ -1981,7 +1986,7 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
         usual = pl.when(usual == 0).then(typical.abs() / 10).otherwise(usual)  # most values are equal
         spikes = ((usual > 0) & (value - typical > 10 * usual)).over(RUN_NUMBER)
         counts = finite_values.filter(spikes).group_by(RUN_NUMBER, maintain_order=True).len()
-        yield from ((number, "spikes", f"{label}, {count}") for number, count in counts.iter_rows())
+        yield from ((number, "spikes", f"{label}, {counted(count, 'value')}") for number, count in counts.iter_rows())
     if goal is None:
         return
     where = value.arg_min() if goal == "minimize" else value.arg_max()
@@ -2016,20 +2021,23 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     return collected(found.select(*KEY, line=pl.col("text").str.replace_all(r"[\s\p{Cc}]+", " ").str.strip_chars()))
 
 
-def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int], read: set[int]) -> Iterator[Problem]:
+def problems_of_runs(study: Study, keys: pl.DataFrame, logged: set[int], read: set[int]) -> Iterator[Problem]:
     """Runs without a metric, with NaN or infinity in a summary without history, crashed, failed, or ended early.
 
     `read` are the numbers of the runs that have rows in a history, `logged` those of them that have a number there.
     """
-    metrics, step, state = metric_columns(runs), pl.col("last_step"), pl.col("state").str.to_lowercase()
-    facts = columns_or_null(runs, {"group": pl.String, "last_step": pl.Int64, "history_rows": pl.Int64})
+    runs, step, state = study.any_state, pl.col("last_step"), pl.col("state").str.to_lowercase()
+    metrics, facts = metric_columns(runs), columns_or_null(runs, {"last_step": pl.Int64, "history_rows": pl.Int64})
     rows = collected(runs.frame.select(*KEY, "state", *facts, *metrics), "in-memory")
-    in_order: Any = {"nulls_equal": True, "maintain_order": "left"}
-    rows = keys.join(rows, on=KEY, how="left", **in_order).join(last_lines(runs), on=KEY, how="left", **in_order)
-    has_peers = pl.col("group").is_not_null() & (step.count().over("entity", "project", "group") >= 3)
-    has_more = step.count().over("entity", "project") >= 3
-    of_peers, of_all = step.median().over("entity", "project", "group"), step.median().over("entity", "project")
-    usual = pl.when(has_peers).then(of_peers).when(has_more).then(of_all)
+    in_order: Any = {"on": KEY, "how": "left", "nulls_equal": True, "maintain_order": "left"}
+    rows = keys.join(rows, **in_order).join(last_lines(runs), **in_order)
+    # Peers are all runs of the inputs: those that failed alone would stop as early as each other.
+    facts = columns_or_null(study.everything, {"group": pl.String, "last_step": pl.Int64})
+    peers = collected(study.everything.frame.select(*KEY, *facts), "in-memory")
+    medians = [pl.when(step.count() >= 3).then(step.median()).over("entity", "project", *of) for of in ([], ["group"])]
+    of_group = pl.when(pl.col("group").is_not_null()).then(medians[1])
+    rows = rows.join(peers.select(*KEY, usual=pl.coalesce(of_group, medians[0])), **in_order)
+    usual = pl.col("usual")
     is_alone = ~pl.col(RUN_NUMBER).is_in([*logged])  # no history tells of it
     unread = (pl.col("history_rows").fill_null(0) > 0) & ~pl.col(RUN_NUMBER).is_in([*read])  # it may hold numbers
     logs_any = pl.any_horizontal(unread, *(pl.col(c).is_not_null() for c in metrics))
@@ -2867,7 +2875,7 @@ def analyze(options: Options) -> int:
     say(*unused_flags(options, asked))
     compares = options.report or options.best_per or not asked or not NEED_METRIC.isdisjoint(asked)
     metrics = chosen_metrics(options, runs) if compares else []
-    study = Study(any_state, runs, (), (), metrics)
+    study = Study(everything, any_state, runs, (), (), metrics)
     if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
         raise ScriptError(why_no_metric(study), WRONG_USAGE)
     for metric in metrics:
