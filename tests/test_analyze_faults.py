@@ -736,6 +736,13 @@ def test_filters_change_no_peers(tmp_path):
     assert early == {f"bad{n}": f"at step {9 + n} of 99 (its peers' median)" for n in range(3)}
 
 
+def test_the_best_of_several_projects_name_theirs(tmp_path):
+    write_runs(tmp_path, [Run(f"r{n}", summary={"loss": n}) for n in range(2)], project="a")
+    write_runs(tmp_path, [Run("r2", summary={"loss": 2})], project="b")
+    for top, title in {1: "1 run by loss, in team/a", 2: "2 runs by loss, all in team/a", 3: "3 runs by loss"}.items():
+        assert answered(tmp_path, "-t", top, "-m", "loss").out.startswith(f"Best {title}; lower is better")
+
+
 def test_a_run_that_logged_only_text_has_no_metric(tmp_path):
     file = write_runs(tmp_path, [Run(name, history_rows=2) for name in ("text", "number", "other")])
     assert problems(file) == {}

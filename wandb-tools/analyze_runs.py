@@ -882,7 +882,8 @@ def top(study: Study, options: Options) -> list[Result]:
         shown = ["name", *named, *settings.values(), *(c for c in ("project", "entity") if distinct[c] > 1)]
     last = best[metric.column][-1]
     counts = {"n": value.is_finite().sum(), "nonfinite": (~value.is_finite()).sum(), "ties": (value == last).sum()}
-    total, n, nonfinite, ties = collected(runs.frame.select(pl.len(), **counts)).row(0)
+    counts["projects"] = pl.struct("entity", "project").n_unique()
+    total, n, nonfinite, ties, projects = collected(runs.frame.select(pl.len(), **counts)).row(0)
     notes = without_value(metric.label, total, n, nonfinite)
     if hidden := ties - int((best[metric.column] == last).sum()):
         notes.append(f"{counted(hidden, 'more run')} with the same value as the last one shown")
@@ -891,7 +892,10 @@ def top(study: Study, options: Options) -> list[Result]:
         heads[each.column] = each.label.removesuffix(f" ({VALUES[options.value]})") + f" ({options.value})"
     names = pl.Series("name", run_labels(table), dtype=pl.String)
     view = [(heads[column], names if column == "name" else table[column]) for column in shown]
-    title = f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}"
+    home = table.select("entity", "project").unique()
+    is_told = projects > 1 and home.height == 1 and not asked  # else a column shows it
+    where = f", {'all ' * (best.height > 1)}in {path_text(home.row(0))}" if is_told else ""
+    title = f"Best {counted(best.height, 'run')} by {metric.label}{where}; {metric.direction}"
     chart = metric.label, "", table.select(names, value=metric.column)
     return [Result("top", title, table.select(held), view, notes, chart=chart, kept=len(view) if asked else 0)]
 
