@@ -48,14 +48,13 @@ median or iqm compares groups by these, with bootstrap intervals (10,000 resampl
 
 Curves need history files (export_runs.py --include-history) next to the input. At each point, a run counts with its
 last value before that point, between its first and its last step; a group has the mean of its runs, and n is their
-number. The end of a run, or of half of a group's runs, is always a point. A diverged run is left out of its group from
-the point where it diverged: from there to its end, all its values are NaN, infinite or, where lower is better, more
-than a thousand times its lowest value before. --smooth is W&B's exponential moving average. --value min, max, last,
-tail or at compares values of the history instead of the summary (aggregate_runs.py --history).
+number. The points include the steps where a run ends or half of a group's runs have ended. A diverged run is left out
+of its group from the point where it diverged: from there to its end, all its values are NaN, infinite or, where lower
+is better, more than a thousand times its lowest value before. --smooth is W&B's exponential moving average.
 
 Pictures. The value axis is logarithmic with --log, and if positive values span more than four decades. Extreme values
-are cut off, and the picture says so. -o FILE.html is interactive: zoom, values under the pointer, a click in the legend
-hides a curve. --report contains no script. Neither loads anything from the network.
+and wide intervals are cut off, and the picture says so. -o FILE.html is interactive: zoom, values under the pointer, a
+click in the legend hides a curve. --report contains no script. Neither loads anything from the network.
 
 SQL. --sql takes one SELECT, and --where a condition, in DuckDB's dialect. The views are runs, history, console, system
 and table_<key> of these runs, as far as they were exported; --schema names them. Columns go by their names, or by their
@@ -2556,7 +2555,15 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
     if len(near) < len(drawn):
         remarks.append("extreme values are cut off")
-    if domain[0] < domain[1] and (key == "curves" or len(near) < len(drawn)):  # bands may leave the picture
+    if key == "curves" and domain[0] < domain[1] and "ci_low" in numbers:
+        # Bands of a few runs can be very wide: they add at most an eighth of the values' range at each end.
+        low, high = domain
+        margin = (high / low) ** 0.125 if log else (high - low) / 8
+        least, most = (low / margin, high * margin) if log else (low - margin, high + margin)
+        ends = [*domain, *rows["ci_low"].drop_nulls(), *rows["ci_high"].drop_nulls()]
+        domain = max(least, min(ends)), min(most, max(ends))
+        remarks += ["wide intervals are cut off"] if domain != (min(ends), max(ends)) else []
+    if domain[0] < domain[1] and (key == "curves" or len(near) < len(drawn)):
         # Clamped, as the renderer stores also what lies far outside; zooming needs the true places.
         scale |= {"domain": domain, "nice": not log, "clamp": not is_live}
         scale |= {"padding": 8} if key in {"top", "groups"} else {}  # points at the edges are whole
