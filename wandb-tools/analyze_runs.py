@@ -188,6 +188,13 @@ NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
 MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
 MOST_TYPED = 10**9  # larger numbers of rows or points mean this
+OTHER_FILTERS = {  # flags of the other scripts, and the condition that does the same here
+    **dict.fromkeys(("-p", "--project"), "project = 'NAME'"),
+    "--since": "created_at >= '2026-01-31'",
+    "--tag": "list_contains(tags, 'NAME')",
+}
+ONE_RUN = "--sql \"SELECT _config_json, _summary_json FROM runs WHERE id = 'ID'\" --json shows one"
+OTHER_VIEWS = "export_runs.py --include-history, --console, --tables and --system-metrics make others"
 ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
 OVERVIEW_TOP, REPORT_TOP, SUGGESTED_GROUPS = 5, 10, 12
 # Rows that people see of each answer, unless they ask for another number: about 4 kB in all.
@@ -1004,7 +1011,7 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
         spread = "" if cell["std"] is None else f"±{spell(cell['std'])}"
         marks = ROW_BEST * cell["best_in_row"] + COLUMN_BEST * cell["best_in_column"]
         texts[cell["row"], cell["column"]] = f"{spell(cell['mean'])}{spread} ({cell['n']}){marks}"
-    note = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
+    note = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column (in LaTeX bold, underlined)"
     if holes := len(across) * len(down) - filled.height:
         note += f"; {counted(holes, 'cell')} without a value"
     view = [(rows, pl.Series(down, dtype=pl.String))]
@@ -1212,7 +1219,7 @@ def difference(study: Study, options: Options) -> list[Result]:
             raise ScriptError(f"no run is called {name}{near}", WRONG_USAGE)
         keys += hits if hits[0] not in keys else []
     if len(keys) < 2:
-        raise ScriptError("--diff needs at least two different runs", WRONG_USAGE)
+        raise ScriptError(f"--diff needs at least two different runs; {ONE_RUN}", WRONG_USAGE)
     facts = ("name", "state", "tags", "group", "job_type", "sweep", "notes", "commit", "command", "gpu")
     columns = [*(c for c in facts if c in runs.dtypes), *runs.of_kind("config"), *runs.of_kind("metric")]
     ids = pl.col("id").is_in([key[2] for key in keys], nulls_equal=True)
@@ -1601,9 +1608,11 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
                 raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
             quoted = 'columns called like SQL words ("group") and W&B names in double quotes'
             hint = f"; text stands in single quotes, {quoted}"
+            if reason.startswith('Binder Error: Referenced column "'):
+                hint += "; --schema lists all of runs, --sql 'DESCRIBE history' those of another view"
             if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
                 there = [*dict.fromkeys([*views, *(part.view for part in files_beside(runs))])]
-                reason, hint = missing[0], f"; there are {some_of(there)} (export_runs.py --help: how to export others)"
+                reason, hint = missing[0], f"; there are {some_of(there)} ({OTHER_VIEWS})"
             raise ScriptError(f"{flag}: {reason}{hint}", WRONG_USAGE) from error
 
 
@@ -2754,6 +2763,9 @@ def parse_args(argv: Sequence[str]) -> Options:
     add_flags(parser)
     if "".join(argv) != "".join(argv).encode(errors="replace").decode():  # bytes of another encoding
         parser.error("an argument is not UTF-8 text")
+    for flag, condition in OTHER_FILTERS.items():
+        if any(argument.partition("=")[0] == flag for argument in argv):
+            raise ScriptError(f'there is no {flag} here; write --where "{condition}"', WRONG_USAGE)
     args = parser.parse_strictly(argv)
     # An input that was named after --diff's runs is no run.
     args.inputs += [Path(name) for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
