@@ -219,8 +219,8 @@ def test_a_spike_in_a_loss_that_is_constant_or_rounded_is_found(tmp_path):
     write_history(tmp_path, [row for n, xs in spiky.items() for row in steps(n, xs)])
     rows = document(file, "--health")["health"]
     assert [(r["run"], r["problem"], r["detail"]) for r in rows] == [
-        ("constant", "spikes", "loss, 1"),
-        ("rounded", "spikes", "loss, 1"),
+        ("constant", "spikes", "loss, 1 value"),
+        ("rounded", "spikes", "loss, 1 value"),
     ]
 
 

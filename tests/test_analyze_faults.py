@@ -713,7 +713,7 @@ def test_health_names_each_kind_of_problem(tmp_path):
     rows = document(file, "--health")["health"]
     details = {(row["run"], row["problem"]): row["detail"] for row in rows}
     assert "from step 2 on, 2 values" in details["nan", "non-finite"]
-    assert details["spiky", "spikes"] == "loss, 2"
+    assert details["spiky", "spikes"] == "loss, 2 values"
     assert details["short", "stopped early"].startswith("at step 39 of 99")
     found = problems(file)
     assert found == {
@@ -725,6 +725,22 @@ def test_health_names_each_kind_of_problem(tmp_path):
     }  # fmt: skip
     out = answered(file, "--health").out
     assert out.startswith(f"{len(found)} of 11 runs have problems: ")
+
+
+def test_filters_change_no_peers(tmp_path):
+    """Runs that failed alone would be each other's peers, and stop as early as these."""
+    runs = [Run(f"ok{n}", summary={"loss": 1}, history_rows=100) for n in range(4)]
+    runs += [Run(f"bad{n}", state="failed", summary={"loss": 1}, history_rows=10 + n) for n in range(3)]
+    rows = document(write_runs(tmp_path, runs), "--health", "--where", "state = 'failed'")["health"]
+    early = {row["run"]: row["detail"] for row in rows if row["problem"] == "stopped early"}
+    assert early == {f"bad{n}": f"at step {9 + n} of 99 (its peers' median)" for n in range(3)}
+
+
+def test_the_best_of_several_projects_name_theirs(tmp_path):
+    write_runs(tmp_path, [Run(f"r{n}", summary={"loss": n}) for n in range(2)], project="a")
+    write_runs(tmp_path, [Run("r2", summary={"loss": 2})], project="b")
+    for top, title in {1: "1 run by loss, in team/a", 2: "2 runs by loss, all in team/a", 3: "3 runs by loss"}.items():
+        assert answered(tmp_path, "-t", top, "-m", "loss").out.startswith(f"Best {title}; lower is better")
 
 
 def test_a_run_that_logged_only_text_has_no_metric(tmp_path):
@@ -792,7 +808,7 @@ def test_spikes_are_found_at_both_ends_and_in_short_runs(tmp_path):
     file = write_runs(tmp_path, [Run(name, summary={"loss": 1.0}) for name in {row[0] for row in rows}])
     write_history(tmp_path, rows)
     found = {row["run"]: row["detail"] for row in document(file, "--health")["health"] if row["problem"] == "spikes"}
-    assert found == dict.fromkeys(runs, "loss, 1")
+    assert found == dict.fromkeys(runs, "loss, 1 value")
 
 
 def test_a_validation_metric_past_its_best(tmp_path):

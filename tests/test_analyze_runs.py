@@ -546,7 +546,7 @@ def test_statistics_equal_plain_python(rows: list[tuple[str | None, float | None
     )
     runs = analyze_runs.Runs(frame.lazy(), frame.schema)
     metric = analyze_runs.Metric("m", "m", goal, "as given")
-    study = analyze_runs.Study(runs, runs, ["g"], ["g"], [metric])
+    study = analyze_runs.Study(runs, runs, runs, ["g"], ["g"], [metric])
     table = analyze_runs.groups(study, metric, analyze_runs.parse_args([])).table
     assert table["runs"].sum() == len(rows)
     for row in table.to_dicts():
@@ -941,5 +941,9 @@ def test_columns_of_our_own_are_not_suggested(runs_file: Path) -> None:
 def test_curves_are_clamped_to_their_picture() -> None:
     rows = pl.DataFrame({"value": [1.0, 2.0, 4.0], "ci_low": [0.5, 1.0, 2.0], "ci_high": [2.0, 4.0, 1e9]})
     for is_live in (True, False):  # in a live one the user zooms out
-        _, scale, _ = analyze_runs.scaled(rows, "curves", log=False, is_live=is_live)
-        assert scale == {"zero": False, "domain": (1.0, 4.0), "nice": True, "clamp": not is_live}
+        _, scale, remarks = analyze_runs.scaled(rows, "curves", log=False, is_live=is_live)
+        assert scale == {"zero": False, "domain": (0.625, 4.375), "nice": True, "clamp": not is_live}
+        assert remarks == ["wide intervals are cut off"]
+    narrow = rows.with_columns(ci_low=pl.col("value") - 0.1, ci_high=pl.col("value") + 0.1)
+    _, scale, remarks = analyze_runs.scaled(narrow, "curves", log=False, is_live=False)
+    assert (scale["domain"], remarks) == ((0.9, 4.1), [])

@@ -155,7 +155,7 @@ def test_an_export_that_is_told_to_end_leaves_no_mixture(prepared, out, undistur
     shutil.copytree(prepared.earlier, out, dirs_exist_ok=True)
     old = snapshot(out)
     ended = done(prepared.export(out), out, before=before, by=by)
-    assert (ended.code, ended.err.splitlines()[-1]) == (130, "interrupted")
+    assert (ended.code, ended.err.splitlines()[-1]) == (130, "interrupted: to continue, run the same command again")
     new = snapshot(out)
     assert len({new[name] == old[name] for name in old}) == 1
     assert len(set(export_ids(out).values())) == 1

@@ -374,7 +374,7 @@ def test_interrupted_while_publishing_all_files_are_new_or_none(tmp_path, export
     before = snapshot(out)
     write_log(tmp_path / "logs", "def", entity="team", project="demo", rows=log_rows(6))
     done = interrupt_before(number, "--offline", tmp_path / "logs", "-o", out, "--include-history")
-    assert (done.code, done.err.splitlines()[-1]) == (130, "interrupted")
+    assert (done.code, done.err.splitlines()[-1]) == (130, "interrupted: to continue, run the same command again")
     assert "Traceback" not in done.err
     assert_all_or_nothing(before, out)
     assert export_logs("--include-history").code == 0
@@ -388,7 +388,7 @@ def test_interrupted_while_publishing_what_a_server_gave(server, export, tmp_pat
     add_run(server, "demo", "b")
     env = server.environment(tmp_path / "sdk")
     done = interrupt_before(2, "team/demo", "-o", out, "--include-history", *QUICK, env=env)
-    assert (done.code, done.err.splitlines()[-1]) == (130, "interrupted")
+    assert (done.code, done.err.splitlines()[-1]) == (130, "interrupted: to continue, run the same command again")
     assert "Traceback" not in done.err
     assert_all_or_nothing(before, out)
 
@@ -645,7 +645,11 @@ def test_interrupted_among_many_pages_says_so_and_no_more(server, start, out):
     server.app.faults.wait_for_hits(hang, 1, LIMIT_S)
     process.send_signal(signal.SIGINT)
     out_text, err = process.communicate(timeout=60)
-    assert (process.returncode, out_text, err.splitlines()[-1]) == (130, "", "interrupted")
+    assert (process.returncode, out_text, err.splitlines()[-1]) == (
+        130,
+        "",
+        "interrupted: to continue, run the same command again",
+    )
     assert "Traceback" not in err
     assert "exception" not in err
     assert not snapshot(out)

@@ -250,7 +250,7 @@ def test_processes_that_read_logs_may_end(tmp_path, script_command, long_logs, w
             "",
             "error: a process that read logs was killed, maybe because memory ran out; try --workers 1\n",
         ),
-        "interrupted": (130, "", "interrupted\n"),
+        "interrupted": (130, "", "interrupted: to continue, run the same command again\n"),
     }
     assert (process.returncode, out, err) == said[what]
     wait_until(lambda: not any(b"spawn_main" in command_line(reader) for reader in readers))

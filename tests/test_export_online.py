@@ -1035,7 +1035,7 @@ def test_an_interrupted_export_goes_on_where_it_was(server, export, start, proje
     out = tmp_path / "out"
     wait_until(lambda: len(finished_runs(out)) >= n / 2)
     process.send_signal(signal.SIGINT)
-    assert ended(process) == Done(130, "", "interrupted\n")
+    assert ended(process) == Done(130, "", "interrupted: to continue, run the same command again\n")
     assert snapshot(tmp_path / "out") == before
     left = {f"r{number:02d}" for number in range(n)} - finished_runs(out)
     server.reset()
@@ -1056,7 +1056,7 @@ def test_terminated_while_the_server_hangs(server, start, tmp_path, match):
     process = start()
     server.app.faults.wait_for_hits(hang, 1, LIMIT_S)
     process.send_signal(signal.SIGTERM)
-    assert ended(process) == Done(130, "", "interrupted\n")
+    assert ended(process) == Done(130, "", "interrupted: to continue, run the same command again\n")
     assert not snapshot(tmp_path / "out")
 
 

@@ -243,7 +243,7 @@ def test_an_interrupted_export_goes_on_with_the_consoles_that_are_left(server, s
         server.app.faults.wait_for_hits(hang, 1, LIMIT_S)
         wait_until(lambda: len(finished_runs(out)) >= 40)
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=LIMIT_S) == ("", "interrupted\n")
+        assert process.communicate(timeout=LIMIT_S) == ("", "interrupted: to continue, run the same command again\n")
     assert process.returncode == 130
     left = {f"r{number:02d}" for number in range(80)} - finished_runs(out)
     assert "r45" in left

@@ -1302,7 +1302,7 @@ def test_two_exports_into_one_folder(logs, tmp_path, script_command):
                 assert process.stderr.readline() == "another export is writing to out: waiting until it is done\n"
                 process.send_signal(number)
                 out, err = process.communicate(timeout=LIMIT_S)
-            assert (process.returncode, out, err) == (130, "", "interrupted\n")
+            assert (process.returncode, out, err) == (130, "", "interrupted: to continue, run the same command again\n")
         assert snapshot(tmp_path / "out") == before
         with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             process.stderr.readline()
@@ -1594,7 +1594,7 @@ def test_an_interruption_whose_tidying_up_fails_is_one_all_the_same(monkeypatch,
 
     monkeypatch.setattr(export_runs, "export", interrupted)
     assert export_runs.main(["--offline", str(tmp_path)]) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    assert capsys.readouterr().err == "interrupted: to continue, run the same command again\n"
 
 
 def test_downloads_that_are_given_up_take_no_space(tmp_path):

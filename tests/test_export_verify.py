@@ -98,6 +98,16 @@ def test_what_else_lies_there_is_no_part_of_an_export(verify, copy):
     assert (done.code, done.err) == (0, f"4 files of 2 exports in {copy}: all unchanged\n")
 
 
+def test_what_could_not_be_exported_is_said(verify, copy):
+    """The files are as they were written, but do not hold all runs."""
+    metadata = next(copy.glob("graph-lab*_metadata.json"))
+    failed = [{"run": "r", "what": "history", "error": "HTTP 502", "attempts": 3}]
+    metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"status": "partial", "failed": failed}))
+    done = verify(copy)
+    assert (done.code, done.out) == (0, "")
+    assert done.err.endswith(f": all unchanged\nnot everything was exported: see `failed` in {metadata.name}\n")
+
+
 # --- damaged --------------------------------------------------------------------------------------------------
 
 

@@ -228,5 +228,21 @@ def test_a_process_prints_the_same(folder: Path, printed: Callable[[str], str]) 
     assert started(command, folder) == printed(command)
 
 
+STANDS_FOR = {"RUN RUN": "smoke-test quick-look", "RUN": "quick-look", "'X', 'Y'": "'filter_bank', 'spectral'"}
+
+
+def commands_of_the_skill() -> list[str]:
+    """What the table of SKILL.md says to ask, with runs of the examples in place of its stand-ins."""
+    found = re.findall(r"`A( [^`]+)`", (ROOT / "SKILL.md").read_text("utf-8"))
+    for name, run in STANDS_FOR.items():
+        found = [command.replace(name, run) for command in found]
+    return [command for command in found if "…" not in command and "console" not in command]  # the logs have none
+
+
+@pytest.mark.parametrize("command", commands_of_the_skill())
+def test_a_command_of_the_skills_table_answers_in_short(command: str, printed: Callable[[str], str]) -> None:
+    assert 0 < len(printed(A + command)) <= MOST_CHARACTERS
+
+
 def test_there_are_thirty() -> None:
     assert len({question.text for question in QUESTIONS}) == 30

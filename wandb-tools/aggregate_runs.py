@@ -38,7 +38,7 @@ HISTORIES. --history reads the history files in the folders of the exports and a
 history_min_step_X, history_max_X, history_max_step_X, history_last_X, history_tail_X (mean of the last tenth of its
 finite values), history_n_X and history_n_nonfinite_X. --at M adds history_at_X: the value of X at the step where M was
 best, or the last one before it. Write M:min or M:max if neither define_metric nor the name says which is better.
---history-metrics takes globs. Runs without a history file keep an earlier result's values, perhaps of another --at.
+Runs of an earlier result whose history files are gone keep their values, perhaps those of another --at.
 
 INPUTS and -o may be s3://, gs:// or az:// URLs, with the usual environment variables for credentials.
 --partition-by project writes a folder of hive partitions, whose files keep that column too.

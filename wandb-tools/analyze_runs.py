@@ -25,9 +25,12 @@ Examples:
   uv run wandb-tools/analyze_runs.py --sql 'SELECT arch, corr("optim.lr", "test/mse") FROM runs GROUP BY arch'
   uv run wandb-tools/analyze_runs.py --varying --importance --health --report report.html
 
-Names. Write a metric or setting as its column (metric_test_mse), as in W&B (test/mse), or flattened (test_mse). A name
-of both means the setting, except for --metric, --curves and --x. Runs are identified by entity, project and id. Where
-two runs that are shown have one name, the id stands beside it.
+Names. Write a metric or setting as its column (metric_test_mse), as in W&B (test/mse), or flattened (test_mse). If a
+metric and a setting have the same name, it means the setting, except in --metric, --curves and --x. Runs are identified
+by entity, project and id. Where two runs that are shown have the same name, the id stands beside it.
+
+Values. The value of a run is its summary, usually the last value. --value min, max, last or tail (mean of the last
+tenth) takes one of its history (aggregate_runs.py --history); at takes the value at the best step of another metric.
 
 Runs. Only finished runs are used, or all runs if none is finished; --state changes this. --schema, --sql and --health
 use runs in all states.
@@ -45,14 +48,13 @@ median or iqm compares groups by these, with bootstrap intervals (10,000 resampl
 
 Curves need history files (export_runs.py --include-history) next to the input. At each point, a run counts with its
 last value before that point, between its first and its last step; a group has the mean of its runs, and n is their
-number. The end of a run, or of half of a group's runs, is always a point. A diverged run is left out of its group from
-the point where it diverged: from there to its end, all its values are NaN, infinite or, where lower is better, more
-than a thousand times its lowest value before. --smooth is W&B's exponential moving average. --value min, max, last,
-tail or at compares values of the history instead of the summary (aggregate_runs.py --history).
+number. The points include the steps where a run ends or half of a group's runs have ended. A diverged run is left out
+of its group from the point where it diverged: from there to its end, all its values are NaN, infinite or, where lower
+is better, more than a thousand times its lowest value before. --smooth is W&B's exponential moving average.
 
 Pictures. The value axis is logarithmic with --log, and if positive values span more than four decades. Extreme values
-are cut off, and the picture says so. -o FILE.html is interactive: zoom, values under the pointer, a click in the legend
-hides a curve. --report contains no script. Neither loads anything from the network.
+and wide intervals are cut off, and the picture says so. -o FILE.html is interactive: zoom, values under the pointer, a
+click in the legend hides a curve. --report contains no script. Neither loads anything from the network.
 
 SQL. --sql takes one SELECT, and --where a condition, in DuckDB's dialect. The views are runs, history, console, system
 and table_<key> of these runs, as far as they were exported; --schema names them. Columns go by their names, or by their
@@ -63,10 +65,11 @@ Health shows each problem of each run:
   diverged       a metric that should be low ends at more than a thousand times its best (positive) value
   past its best  a validation metric ends worse than its best by more than 10 % of its range, and the best is in the
                  first two thirds of its values
-  spikes         loss values far above their neighbors: by ten median absolute deviations over the medians of the fifty
-                 values before and of the fifty after (where most values are equal, above twice these medians); not of
-                 runs below 51 values, nor the first or last value
-  stopped early  the last step is below half the median of its W&B group (three runs or more), else of its project
+  spikes         loss values far above the medians of the fifty values before and of the fifty after: by more than ten
+                 median absolute deviations (or, where most values are equal, more than twice as high). The first and
+                 the last value and runs of fewer than 51 values are not checked
+  stopped early  the last step is below half the median of the W&B group (of three runs or more), else of the project;
+                 runs that the filters leave out count in this median
   no metric      no number is in the summary or in the history
   crashed, failed: the state of the run; with the error, or else the last line, of its console if that was exported
 
@@ -185,6 +188,13 @@ NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
 MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
 MOST_TYPED = 10**9  # larger numbers of rows or points mean this
+OTHER_FILTERS = {  # flags of the other scripts, and the condition that does the same here
+    **dict.fromkeys(("-p", "--project"), "project = 'NAME'"),
+    "--since": "created_at >= '2026-01-31'",
+    "--tag": "list_contains(tags, 'NAME')",
+}
+ONE_RUN = "--sql \"SELECT _config_json, _summary_json FROM runs WHERE id = 'ID'\" --json shows one"
+OTHER_VIEWS = "export_runs.py --include-history, --console, --tables and --system-metrics make others"
 ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
 OVERVIEW_TOP, REPORT_TOP, SUGGESTED_GROUPS = 5, 10, 12
 # Rows that people see of each answer, unless they ask for another number: about 4 kB in all.
@@ -334,6 +344,7 @@ class Metric(NamedTuple):
 class Study(NamedTuple):
     """What questions are asked about."""
 
+    everything: Runs  # all runs of the inputs
     any_state: Runs  # those that pass the filters
     runs: Runs  # those in the states that count
     by: Sequence[str]  # the columns to group by
@@ -877,7 +888,8 @@ def top(study: Study, options: Options) -> list[Result]:
         shown = ["name", *named, *settings.values(), *(c for c in ("project", "entity") if distinct[c] > 1)]
     last = best[metric.column][-1]
     counts = {"n": value.is_finite().sum(), "nonfinite": (~value.is_finite()).sum(), "ties": (value == last).sum()}
-    total, n, nonfinite, ties = collected(runs.frame.select(pl.len(), **counts)).row(0)
+    counts["projects"] = pl.struct("entity", "project").n_unique()
+    total, n, nonfinite, ties, projects = collected(runs.frame.select(pl.len(), **counts)).row(0)
     notes = without_value(metric.label, total, n, nonfinite)
     if hidden := ties - int((best[metric.column] == last).sum()):
         notes.append(f"{counted(hidden, 'more run')} with the same value as the last one shown")
@@ -886,7 +898,10 @@ def top(study: Study, options: Options) -> list[Result]:
         heads[each.column] = each.label.removesuffix(f" ({VALUES[options.value]})") + f" ({options.value})"
     names = pl.Series("name", run_labels(table), dtype=pl.String)
     view = [(heads[column], names if column == "name" else table[column]) for column in shown]
-    title = f"Best {counted(best.height, 'run')} by {metric.label}; {metric.direction}"
+    home = table.select("entity", "project").unique()
+    is_told = projects > 1 and home.height == 1 and not asked  # else a column shows it
+    where = f", {'all ' * (best.height > 1)}in {path_text(home.row(0))}" if is_told else ""
+    title = f"Best {counted(best.height, 'run')} by {metric.label}{where}; {metric.direction}"
     chart = metric.label, "", table.select(names, value=metric.column)
     return [Result("top", title, table.select(held), view, notes, chart=chart, kept=len(view) if asked else 0)]
 
@@ -996,7 +1011,7 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
         spread = "" if cell["std"] is None else f"±{spell(cell['std'])}"
         marks = ROW_BEST * cell["best_in_row"] + COLUMN_BEST * cell["best_in_column"]
         texts[cell["row"], cell["column"]] = f"{spell(cell['mean'])}{spread} ({cell['n']}){marks}"
-    note = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column"
+    note = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column (in LaTeX bold, underlined)"
     if holes := len(across) * len(down) - filled.height:
         note += f"; {counted(holes, 'cell')} without a value"
     view = [(rows, pl.Series(down, dtype=pl.String))]
@@ -1204,7 +1219,7 @@ def difference(study: Study, options: Options) -> list[Result]:
             raise ScriptError(f"no run is called {name}{near}", WRONG_USAGE)
         keys += hits if hits[0] not in keys else []
     if len(keys) < 2:
-        raise ScriptError("--diff needs at least two different runs", WRONG_USAGE)
+        raise ScriptError(f"--diff needs at least two different runs; {ONE_RUN}", WRONG_USAGE)
     facts = ("name", "state", "tags", "group", "job_type", "sweep", "notes", "commit", "command", "gpu")
     columns = [*(c for c in facts if c in runs.dtypes), *runs.of_kind("config"), *runs.of_kind("metric")]
     ids = pl.col("id").is_in([key[2] for key in keys], nulls_equal=True)
@@ -1593,9 +1608,11 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
                 raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
             quoted = 'columns called like SQL words ("group") and W&B names in double quotes'
             hint = f"; text stands in single quotes, {quoted}"
+            if reason.startswith('Binder Error: Referenced column "'):
+                hint += "; --schema lists all of runs, --sql 'DESCRIBE history' those of another view"
             if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
                 there = [*dict.fromkeys([*views, *(part.view for part in files_beside(runs))])]
-                reason, hint = missing[0], f"; there are {some_of(there)} (export_runs.py --help: how to export others)"
+                reason, hint = missing[0], f"; there are {some_of(there)} ({OTHER_VIEWS})"
             raise ScriptError(f"{flag}: {reason}{hint}", WRONG_USAGE) from error
 
 
@@ -1946,7 +1963,7 @@ def health(study: Study, _: Options) -> list[Result]:
             goals = [part.goals.get(own.get(path, "")) for part, own in zip(histories, metrics, strict=True)]
             label = ".".join(json.loads(path))
             found += metric_problems(values, label, next(filter(None, goals), None) or goal_by_name(label))
-    found += problems_of_runs(runs, keys, logged, read)
+    found += problems_of_runs(study, keys, logged, read)
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
     most = pl.len().over(RUN_NUMBER)
     problems = problems.sort(most, RUN_NUMBER, descending=[True, False], maintain_order=True)
@@ -1981,7 +1998,7 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
         usual = pl.when(usual == 0).then(typical.abs() / 10).otherwise(usual)  # most values are equal
         spikes = ((usual > 0) & (value - typical > 10 * usual)).over(RUN_NUMBER)
         counts = finite_values.filter(spikes).group_by(RUN_NUMBER, maintain_order=True).len()
-        yield from ((number, "spikes", f"{label}, {count}") for number, count in counts.iter_rows())
+        yield from ((number, "spikes", f"{label}, {counted(count, 'value')}") for number, count in counts.iter_rows())
     if goal is None:
         return
     where = value.arg_min() if goal == "minimize" else value.arg_max()
@@ -2016,20 +2033,23 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     return collected(found.select(*KEY, line=pl.col("text").str.replace_all(r"[\s\p{Cc}]+", " ").str.strip_chars()))
 
 
-def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int], read: set[int]) -> Iterator[Problem]:
+def problems_of_runs(study: Study, keys: pl.DataFrame, logged: set[int], read: set[int]) -> Iterator[Problem]:
     """Runs without a metric, with NaN or infinity in a summary without history, crashed, failed, or ended early.
 
     `read` are the numbers of the runs that have rows in a history, `logged` those of them that have a number there.
     """
-    metrics, step, state = metric_columns(runs), pl.col("last_step"), pl.col("state").str.to_lowercase()
-    facts = columns_or_null(runs, {"group": pl.String, "last_step": pl.Int64, "history_rows": pl.Int64})
+    runs, step, state = study.any_state, pl.col("last_step"), pl.col("state").str.to_lowercase()
+    metrics, facts = metric_columns(runs), columns_or_null(runs, {"last_step": pl.Int64, "history_rows": pl.Int64})
     rows = collected(runs.frame.select(*KEY, "state", *facts, *metrics), "in-memory")
-    in_order: Any = {"nulls_equal": True, "maintain_order": "left"}
-    rows = keys.join(rows, on=KEY, how="left", **in_order).join(last_lines(runs), on=KEY, how="left", **in_order)
-    has_peers = pl.col("group").is_not_null() & (step.count().over("entity", "project", "group") >= 3)
-    has_more = step.count().over("entity", "project") >= 3
-    of_peers, of_all = step.median().over("entity", "project", "group"), step.median().over("entity", "project")
-    usual = pl.when(has_peers).then(of_peers).when(has_more).then(of_all)
+    in_order: Any = {"on": KEY, "how": "left", "nulls_equal": True, "maintain_order": "left"}
+    rows = keys.join(rows, **in_order).join(last_lines(runs), **in_order)
+    # Peers are all runs of the inputs: those that failed alone would stop as early as each other.
+    facts = columns_or_null(study.everything, {"group": pl.String, "last_step": pl.Int64})
+    peers = collected(study.everything.frame.select(*KEY, *facts), "in-memory")
+    medians = [pl.when(step.count() >= 3).then(step.median()).over("entity", "project", *of) for of in ([], ["group"])]
+    of_group = pl.when(pl.col("group").is_not_null()).then(medians[1])
+    rows = rows.join(peers.select(*KEY, usual=pl.coalesce(of_group, medians[0])), **in_order)
+    usual = pl.col("usual")
     is_alone = ~pl.col(RUN_NUMBER).is_in([*logged])  # no history tells of it
     unread = (pl.col("history_rows").fill_null(0) > 0) & ~pl.col(RUN_NUMBER).is_in([*read])  # it may hold numbers
     logs_any = pl.any_horizontal(unread, *(pl.col(c).is_not_null() for c in metrics))
@@ -2544,7 +2564,15 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
     if len(near) < len(drawn):
         remarks.append("extreme values are cut off")
-    if domain[0] < domain[1] and (key == "curves" or len(near) < len(drawn)):  # bands may leave the picture
+    if key == "curves" and domain[0] < domain[1] and "ci_low" in numbers:
+        # Bands of a few runs can be very wide: they add at most an eighth of the values' range at each end.
+        low, high = domain
+        margin = (high / low) ** 0.125 if log else (high - low) / 8
+        least, most = (low / margin, high * margin) if log else (low - margin, high + margin)
+        ends = [*domain, *rows["ci_low"].drop_nulls(), *rows["ci_high"].drop_nulls()]
+        domain = max(least, min(ends)), min(most, max(ends))
+        remarks += ["wide intervals are cut off"] if domain != (min(ends), max(ends)) else []
+    if domain[0] < domain[1] and (key == "curves" or len(near) < len(drawn)):
         # Clamped, as the renderer stores also what lies far outside; zooming needs the true places.
         scale |= {"domain": domain, "nice": not log, "clamp": not is_live}
         scale |= {"padding": 8} if key in {"top", "groups"} else {}  # points at the edges are whole
@@ -2735,6 +2763,9 @@ def parse_args(argv: Sequence[str]) -> Options:
     add_flags(parser)
     if "".join(argv) != "".join(argv).encode(errors="replace").decode():  # bytes of another encoding
         parser.error("an argument is not UTF-8 text")
+    for flag, condition in OTHER_FILTERS.items():
+        if any(argument.partition("=")[0] == flag for argument in argv):
+            raise ScriptError(f'there is no {flag} here; write --where "{condition}"', WRONG_USAGE)
     args = parser.parse_strictly(argv)
     # An input that was named after --diff's runs is no run.
     args.inputs += [Path(name) for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
@@ -2867,7 +2898,7 @@ def analyze(options: Options) -> int:
     say(*unused_flags(options, asked))
     compares = options.report or options.best_per or not asked or not NEED_METRIC.isdisjoint(asked)
     metrics = chosen_metrics(options, runs) if compares else []
-    study = Study(any_state, runs, (), (), metrics)
+    study = Study(everything, any_state, runs, (), (), metrics)
     if not metrics and (options.best_per or not NEED_METRIC.isdisjoint(asked)):
         raise ScriptError(why_no_metric(study), WRONG_USAGE)
     for metric in metrics:

@@ -3624,7 +3624,7 @@ def verify(folder: Path, options: Options, say: Say) -> int:
     if not exports:
         raise ScriptError(f"{folder} contains no export; name the folder that you gave as -o", NOTHING_USABLE)
     import_libraries()
-    rows: list[dict[str, str | None]] = []
+    rows, partial = list[dict[str, str | None]](), list[str]()
     for export in exports:
         about: dict[str, str | None] = {"entity": None, "project": None}
         try:
@@ -3632,6 +3632,7 @@ def verify(folder: Path, options: Options, say: Say) -> int:
             about |= {name: document[name] for name in about}
             listed = {Path(facts["name"]).name: facts for facts in document["files"]}
             problems = {name: damage_of(folder / name, facts) for name, facts in listed.items()}
+            partial += [export.name] * bool(document.get("failed"))
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             problems = {}
         problems = problems or {export.name: "is damaged, so the files of its project cannot be checked"}
@@ -3648,6 +3649,8 @@ def verify(folder: Path, options: Options, say: Say) -> int:
         tell(f"error: {folder / str(row['file'])} {row['error']}; restore it from a copy, or export again")
     outcome = f"{len(damaged):,} damaged or missing" if damaged else "all unchanged"
     say(f"{counted(len(rows), 'file')} of {counted(len(exports), 'export')} in {folder}: {outcome}")
+    if partial:
+        say(f"not everything was exported: see `failed` in {first_of(partial)}")
     if options.json:
         show(json_text({"version": 1, "verified": rows}))
     return PARTIAL if damaged else OK
@@ -4143,7 +4146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return export(parse_args(argv))
     except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - each becomes a message
         if KeyboardInterrupt in (type(error), type(error.__context__)):  # or it failed to tidy up after one
-            tell("interrupted")
+            tell("interrupted: to continue, run the same command again")
             return INTERRUPTED
         if "--debug" in (sys.argv if argv is None else argv):
             traceback.print_exc()
