@@ -3624,7 +3624,8 @@ def verify(folder: Path, options: Options, say: Say) -> int:
     if not exports:
         raise ScriptError(f"{folder} contains no export; name the folder that you gave as -o", NOTHING_USABLE)
     import_libraries()
-    rows, partial = list[dict[str, str | None]](), list[str]()
+    rows: list[dict[str, str | None]] = []
+    partial: list[str] = []
     for export in exports:
         about: dict[str, str | None] = {"entity": None, "project": None}
         try:
@@ -3632,7 +3633,8 @@ def verify(folder: Path, options: Options, say: Say) -> int:
             about |= {name: document[name] for name in about}
             listed = {Path(facts["name"]).name: facts for facts in document["files"]}
             problems = {name: damage_of(folder / name, facts) for name, facts in listed.items()}
-            partial += [export.name] * bool(document.get("failed"))
+            if document.get("failed"):
+                partial.append(export.name)
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             problems = {}
         problems = problems or {export.name: "is damaged, so the files of its project cannot be checked"}
