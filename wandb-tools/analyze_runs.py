@@ -368,8 +368,8 @@ class TableColumn(NamedTuple):
 # --- inputs ---------------------------------------------------------------------------------------------------
 
 
-def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], list[str]]:  # noqa: C901 - a list of cases
-    """The runs files to read, what to say about the choice, and which files of folders are damaged.
+def read_inputs(places: Sequence[Path]) -> tuple[Runs, int]:  # noqa: C901, PLR0912 - a list of cases
+    """The runs of the inputs, and how many damaged files in folders were left out; prints what was chosen.
 
     Where no place is named: the unified file, unless an export is newer.
     """
@@ -388,34 +388,36 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], list[s
             if file in places:
                 raise
             damaged.append(f"left out: {error}")
+    more = f"left out: {counted(len(damaged) - MOST_SAID, 'more file')} that cannot be read"
+    say(*damaged[:MOST_SAID], *[more] * (len(damaged) > MOST_SAID), even_if_quiet=True)
     runs = [part for part in parts if part.view == "runs"]
-    others = tuple(part.files[0] for part in parts if part.view not in {"runs", ""})
+    others = [part for part in parts if part.view not in {"runs", ""}]
     foreign = [str(part.files[0]) for part in parts if not part.view]
-    whose = sorted({part.project for part in parts if part.view and "project" in part.source})
-    beside: list[Runs] = []  # histories and the like alone: the runs files of their projects in their folders
-    folders = {} if runs else {other.parent for other in others}
-    for file in sorted(file for folder in folders for file in folder.glob("*.parquet") if file.name[0] != "."):
-        with suppress(ScriptError):
+    whose = {other.project for other in others if "project" in other.source}
+    folders = set() if runs else {other.files[0].parent for other in others}
+    for file in sorted(file for folder in folders for file in folder.glob("[!.]*.parquet")):
+        with suppress(ScriptError):  # histories and the like alone: the runs files of their projects in their folders
             part = open_file(file)
-            beside += [part] if part.view == "runs" and part.project in whose else []
-    runs = runs or beside
+            if part.view == "runs" and part.project in whose:
+                runs.append(part)
+                say(f"reading {file}, the runs of {path_text(part.project)}")
     if not runs:
         looked_at = ", ".join(map(str, places or (UNIFIED_FILE, EXPORT_FOLDER)))
-        missing = f"; the runs file of {some_of([*map(path_text, whose)])} is missing there" if whose else ""
-        problem = f"no runs in {looked_at}{missing}; name a file of export_runs.py or aggregate_runs.py"
-        raise ScriptError("; ".join([*damaged[:MOST_SAID], problem]), NOTHING_USABLE)
+        missing = f"; the runs file of {some_of([*map(path_text, sorted(whose))])} is missing there" if whose else ""
+        hint = "name a file of export_runs.py or aggregate_runs.py"
+        raise ScriptError(f"no runs in {looked_at}{missing}; {hint}", NOTHING_USABLE)
     if places:
-        passed = f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}"
-        read = [f"reading {part.files[0]}, the runs of {path_text(part.project)}" for part in beside]
-        return [replace(part, others=others) for part in runs], [*[passed] * bool(foreign), *read], damaged
+        say(*[f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}"] * bool(foreign))
+        return replace(join_inputs(runs), others=tuple(other.files[0] for other in others)), len(damaged)
     newest = max(runs, key=lambda part: part.files[0].stat().st_mtime)
     exports = [part for part in runs if part.files[0] != UNIFIED_FILE]
-    remarks = [f"reading {newest.files[0]}"]
-    if newest.files[0] != UNIFIED_FILE:
-        remarks[-1] += f", the newest of {counted(len(exports), 'export')}"
+    if newest.files[0] == UNIFIED_FILE:
+        say(f"reading {UNIFIED_FILE}")
+    else:
+        say(f"reading {newest.files[0]}, the newest of {counted(len(exports), 'export')}")
         if len(exports) < len(runs):
-            remarks.append(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
-    return [newest], remarks, damaged
+            say(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
+    return join_inputs([newest]), len(damaged)
 
 
 def open_file(file: Path) -> Runs:
@@ -541,7 +543,6 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
         goals={column: goal for column, goal in goals if times[column] == 1},  # where files disagree, none counts
         files=tuple(file for part in parts for file in part.files),
         parts=tuple(parts),
-        others=parts[0].others,
     )
     counts = coverage(runs.of_kind("derived"), runs)
     return replace(runs, empty=frozenset(column for column, count in counts.items() if not count))
@@ -626,9 +627,9 @@ def run_labels(runs: pl.DataFrame) -> list[str]:
     return keyed.select(pl.coalesce(label, path)).to_series().to_list()
 
 
-def say(*messages: str) -> None:
+def say(*messages: str, even_if_quiet: bool = False) -> None:
     """Print messages on stderr, a line each, unless --quiet."""
-    for message in messages if not is_quiet else ():
+    for message in messages if even_if_quiet or not is_quiet else ():
         with suppress(BrokenPipeError):  # stderr was closed: the result still goes to stdout
             print(printable(message), file=sys.stderr)
 
@@ -2847,21 +2848,15 @@ def import_libraries() -> None:
 def analyze(options: Options) -> int:
     """Answer what was asked."""
     global is_quiet
-    is_quiet = False
+    is_quiet = options.quiet
     say_once.cache_clear()
     import_libraries()
-    parts, remarks, damaged = choose_inputs(options.inputs)
-    say(*damaged[:MOST_SAID])  # even with --quiet
-    if (more := len(damaged) - MOST_SAID) > 0:
-        say(f"left out: {counted(more, 'more file')} that cannot be read")
-    is_quiet = options.quiet
-    everything = join_inputs(parts)
+    everything, damaged = read_inputs(options.inputs)
     output, view = options.output, ""
     with suppress(ScriptError):  # raised if it is no parquet file
         view = open_file(output).view if output and output.is_file() else ""
     if view:
         raise ScriptError(f"-o {output} is a file of {view}, which would be lost; choose another name", WRONG_USAGE)
-    say(*remarks)
     any_state, runs = select_runs(options, everything)
     asked = asked_questions(options)
     say(*unused_flags(options, asked))
