@@ -486,6 +486,8 @@ def known_times() -> pl.Expr:
     return pl.when(cs.datetime().dt.year().is_between(1, 9999)).then(cs.datetime())
 
 
+    contract: dict[str, pl.DataType] = dict.fromkeys(texts, pl.String()) | dict.fromkeys(numbers, pl.Float64())
+    contract |= dict.fromkeys(times, pl.Datetime("us", "UTC"))
 def missing_casts(dtypes: Mapping[str, pl.DataType], view: str) -> dict[str, pl.DataType]:
     """The casts that give the contract's columns their dtypes; ValueError for a column that no question can take."""
     texts, numbers, times = ROW_COLUMNS | {"text", "stream"}, NUMBERS, set[str]()
@@ -497,19 +499,16 @@ def missing_casts(dtypes: Mapping[str, pl.DataType], view: str) -> dict[str, pl.
     for column, dtype in dtypes.items():
         if column == "*" or column.startswith("^"):
             raise ValueError(f"its column {column} has a name that means a pattern (* or ^…); rename it")
-        inner = dtype.inner if isinstance(dtype, pl.List) else dtype
-        is_plain = inner.is_integer() or inner.is_float() or inner in (pl.String, pl.Boolean, pl.Null)
-        to, fits = dtype, is_plain or isinstance(dtype, pl.Datetime)
-        if column in texts:
-            to, fits = pl.String(), not dtype.is_nested()
-        elif column in numbers and not dtype.is_numeric():
-            to, fits = pl.Float64(), dtype == pl.Null
-        elif column in times and not isinstance(dtype, pl.Datetime):
-            to, fits = pl.Datetime("us", "UTC"), dtype == pl.Null
+        to = contract.get(column, dtype)
+        if to == dtype or (to.is_numeric() and dtype.is_numeric()):
+            inner = dtype.inner if isinstance(dtype, pl.List) else dtype
+            fits = inner.is_integer() or inner.is_float() or inner in (pl.String, pl.Boolean, pl.Null)
+            fits |= isinstance(dtype, pl.Datetime)
+        else:
+            casts[column] = to
+            fits = dtype == pl.Null or (to == pl.String and not dtype.is_nested())
         if not fits:
             raise ValueError(f"its column {column} has the type {dtype}, which cannot be used")
-        if to != dtype:
-            casts[column] = to
     return casts
 
 
