@@ -783,16 +783,16 @@ def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
         keys = keys_where(options.where, everything).lazy()
         frame = frame.join(keys, on=KEY, how="semi", nulls_equal=True, maintain_order="left")
         frame = kept(f"--where {options.where}", frame)
-    any_state, states = frame, options.states
-    if not states and (options.report or not asked or asked - {"schema", "sql", "health", "diff"}):
+    if options.states and "all" not in options.states:
+        frame = kept(f"--state {','.join(options.states)}", frame.filter(in_states(options.states)))
+    any_state = replace(everything, frame=frame)
+    if not options.states and (options.report or not asked or asked - {"schema", "sql", "health", "diff"}):
         finished = collected(frame.select(in_states(["finished"]).sum())).item()
-        states = ("finished",) if 0 < finished < number else ()
         if not finished:
             say("no run is finished: runs in all states are used")
-    if states and "all" not in states:
-        frame = kept(f"--state {','.join(states)}", frame.filter(in_states(states)))
-    runs = replace(everything, frame=frame)
-    return runs if options.states or frame is any_state else replace(everything, frame=any_state), runs
+        elif finished < number:
+            frame = kept("--state finished", frame.filter(in_states(["finished"])))
+    return any_state, replace(everything, frame=frame)
 
 
 def count_runs(runs: Runs, asked: Collection[str]) -> int:
@@ -818,7 +818,7 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[st
     """What the user should know about a metric and these runs: runs in other states, and what its values rest on."""
     column, runs = pl.col(metric.column), study.runs
     remarks = [metric.remark] if metric.remark else []
-    if study.any_state is not runs:  # a crashed run often has its final value
+    if study.any_state.frame is not runs.frame:  # a crashed run often has its final value
         other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
         dropped, held = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
         of_them = f"{held} of {counted(dropped, 'run')} in other states"
