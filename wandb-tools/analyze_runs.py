@@ -368,7 +368,7 @@ class TableColumn(NamedTuple):
 # --- inputs ---------------------------------------------------------------------------------------------------
 
 
-def read_inputs(places: Sequence[Path]) -> tuple[Runs, int]:  # noqa: C901, PLR0912 - a list of cases
+def open_inputs(places: Sequence[Path]) -> tuple[Runs, int]:  # noqa: C901, PLR0912 - a list of cases
     """The runs of the inputs, and how many damaged files in folders were left out; prints what was chosen.
 
     Where no place is named: the unified file, unless an export is newer.
@@ -428,7 +428,7 @@ def open_file(file: Path) -> Runs:
     try:
         metadata = pl.read_parquet_metadata(file)
         frame = pl.scan_parquet(file, glob=False)  # a file's name is no pattern
-        paths, metrics, source = documents_of(metadata)
+        paths, goals, axes, source = documents_of(metadata)
         frame = frame.with_columns(
             (cs.date() | cs.datetime()).cast(pl.Datetime("us", "UTC")),
             cs.duration().dt.total_microseconds() / 1e6,
@@ -445,16 +445,7 @@ def open_file(file: Path) -> Runs:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise ScriptError(f"{file} cannot be read: {reason}; export it again", NOTHING_USABLE) from error
-    return Runs(
-        frame=frame,
-        dtypes=dtypes,
-        paths=paths,
-        goals={c: facts["goal"] for c, facts in metrics.items() if facts.get("goal") in ("minimize", "maximize")},
-        axes={c: facts["step_metric"] for c, facts in metrics.items() if isinstance(facts.get("step_metric"), str)},
-        files=(file,),
-        source=source,
-        view=view,
-    )
+    return Runs(frame, dtypes, paths, goals, axes, files=(file,), source=source, view=view)
 
 
 def view_of(file: Path, columns: Collection[str], metadata: Mapping[str, str]) -> str:
@@ -468,8 +459,8 @@ def view_of(file: Path, columns: Collection[str], metadata: Mapping[str, str]) -
     return next((view for view in needed if needed[view] <= {*columns}), "")
 
 
-def documents_of(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[str, Any], dict[str, Any]]:
-    """W&B's paths of columns, define_metric's facts about metrics, and the export; ValueError if they are damaged."""
+def documents_of(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[str, Goal], dict[str, str], Any]:
+    """W&B's paths of columns, their goals and axes by define_metric, and the export; ValueError if they are damaged."""
     documents = [json.loads(metadata.get(f"wandb_tools.{key}", "{}")) for key in ("columns", "metrics", "source")]
     paths, metrics, source = documents
     lists = paths.values() if all(isinstance(each, dict) for each in documents) else [None]
@@ -477,8 +468,10 @@ def documents_of(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[
         raise ValueError("its metadata is not what export_runs.py writes")
     json.dumps(paths, ensure_ascii=False).encode()  # a lone surrogate is a ValueError
     facts = {column: said for column, said in metrics.items() if isinstance(said, dict)}
+    goals = {c: said["goal"] for c, said in facts.items() if said.get("goal") in ("minimize", "maximize")}
+    axes = {c: said["step_metric"] for c, said in facts.items() if isinstance(said.get("step_metric"), str)}
     source["export_id"] = metadata.get(EXPORT_KEY)
-    return {column: tuple(path) for column, path in paths.items()}, facts, source
+    return {column: tuple(path) for column, path in paths.items()}, goals, axes, source
 
 
 def known_times() -> pl.Expr:
@@ -486,8 +479,6 @@ def known_times() -> pl.Expr:
     return pl.when(cs.datetime().dt.year().is_between(1, 9999)).then(cs.datetime())
 
 
-    contract: dict[str, pl.DataType] = dict.fromkeys(texts, pl.String()) | dict.fromkeys(numbers, pl.Float64())
-    contract |= dict.fromkeys(times, pl.Datetime("us", "UTC"))
 def missing_casts(dtypes: Mapping[str, pl.DataType], view: str) -> dict[str, pl.DataType]:
     """The casts that give the contract's columns their dtypes; ValueError for a column that no question can take."""
     texts, numbers, times = ROW_COLUMNS | {"text", "stream"}, NUMBERS, set[str]()
@@ -495,6 +486,8 @@ def missing_casts(dtypes: Mapping[str, pl.DataType], view: str) -> dict[str, pl.
         texts, times = IDENTITY - TIMES - NUMBERS - {"tags"}, TIMES
     elif view.startswith("table_"):  # a W&B Table may have any other column
         texts, numbers = ROW_COLUMNS, set()
+    contract: dict[str, pl.DataType] = dict.fromkeys(texts, pl.String()) | dict.fromkeys(numbers, pl.Float64())
+    contract |= dict.fromkeys(times, pl.Datetime("us", "UTC"))
     casts: dict[str, pl.DataType] = {}
     for column, dtype in dtypes.items():
         if column == "*" or column.startswith("^"):
@@ -535,14 +528,9 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
     frame = pl.concat(frames, how="diagonal_relaxed")
     goals = {(column, goal) for part in parts for column, goal in part.goals.items()}
     times = Counter(column for column, _ in goals)
-    runs = Runs(
-        frame=frame,
-        dtypes=frame.collect_schema(),
-        paths=paths,
-        goals={column: goal for column, goal in goals if times[column] == 1},  # where files disagree, none counts
-        files=tuple(file for part in parts for file in part.files),
-        parts=tuple(parts),
-    )
+    agreed = {column: goal for column, goal in goals if times[column] == 1}  # where files disagree, none counts
+    files = tuple(part.files[0] for part in parts)
+    runs = Runs(frame, frame.collect_schema(), paths, agreed, files=files, parts=tuple(parts))
     counts = coverage(runs.of_kind("derived"), runs)
     return replace(runs, empty=frozenset(column for column, count in counts.items() if not count))
 
@@ -2850,7 +2838,7 @@ def analyze(options: Options) -> int:
     is_quiet = options.quiet
     say_once.cache_clear()
     import_libraries()
-    everything, damaged = read_inputs(options.inputs)
+    everything, damaged = open_inputs(options.inputs)
     output, view = options.output, ""
     with suppress(ScriptError):  # raised if it is no parquet file
         view = open_file(output).view if output and output.is_file() else ""
