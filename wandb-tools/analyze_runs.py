@@ -968,14 +968,9 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     best = mean.min() if metric.goal == "minimize" else mean.max()
     cells = group_statistics(runs, by, metric).sort(by, nulls_last=True)
     lost = without_value("value", *cells.select("runs", "n", "n_nonfinite").sum().row(0))
-    cells = cells.select(
-        pl.col(by[0]).alias("rows"),
-        pl.col(by[1]).alias("columns"),
-        pl.lit(metric.column).alias("metric"),
-        *("n", "mean", "std"),
-        (mean == best.over(by[0])).fill_null(value=False).alias("best_in_row"),
-        (mean == best.over(by[1])).fill_null(value=False).alias("best_in_column"),
-    )
+    in_row, in_column = ((mean == best.over(column)).fill_null(value=False) for column in by)
+    names = pl.col(by[0]).alias("rows"), pl.col(by[1]).alias("columns"), pl.lit(metric.column).alias("metric")
+    cells = cells.select(*names, "n", "mean", "std", best_in_row=in_row, best_in_column=in_column)
     down, across = (cells_of(cells[name].unique().sort(nulls_last=True)) for name in ("rows", "columns"))
     cells_in_order = cells.with_columns(row=pl.col("rows").rle_id()).sort("columns", nulls_last=True)
     filled = cells_in_order.with_columns(column=pl.col("columns").rle_id()).filter(pl.col("n") > 0)
@@ -992,9 +987,9 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
         view.append((head, pl.Series([texts.get((row, column), "") for row in range(len(down))])))
     size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
     title = f"{metric.label} by {rows} and {columns}: {size}; {metric.direction}"
-    names = {"row name": row_names(filled, ["rows"]), "column name": row_names(filled, ["columns"])}
-    names["name"] = [f"{spell(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
-    drawn = filled.select("row", "column", value="mean").hstack(pl.DataFrame(names, dict.fromkeys(names, pl.String)))
+    shown = {"row name": cells_of(filled["rows"]), "column name": cells_of(filled["columns"])}
+    shown["name"] = [f"{spell(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
+    drawn = filled.select("row", "column", value="mean").hstack(pl.DataFrame(shown, dict.fromkeys(shown, pl.String)))
     return Result("pivot", title, cells, view, [note, *lost], chart=("mean", "", drawn))
 
 
