@@ -591,12 +591,10 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 def coverage(columns: Sequence[str], runs: Runs) -> dict[str, int]:
     """How many runs have a value of each column, those with the most first; 0 for numbers of which none is finite."""
-    if not columns:
-        return {}
-    any_finite = {c: finite(c).count() > 0 if runs.dtypes[c].is_numeric() else pl.lit(value=True) for c in columns}
-    counts = [pl.when(usable).then(pl.col(column).count()).otherwise(0) for column, usable in any_finite.items()]
-    found = collected(runs.frame.select(counts), engine="in-memory").row(0, named=True)
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    usable = {c: finite(c) if runs.dtypes[c].is_numeric() else pl.col(c) for c in columns}
+    counts = [pl.when(values.count() > 0).then(pl.col(c).count()).otherwise(0) for c, values in usable.items()]
+    found = collected(runs.frame.select(counts), "in-memory")
+    return {count.name: count.item() for count in sorted(found, key=lambda count: -count.item())}
 
 
 def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
