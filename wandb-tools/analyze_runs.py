@@ -1119,7 +1119,7 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
 def varied(study: Study, _: Options) -> list[Result]:
     """The config columns with more than one value, how many runs have each, and what the grid of them lacks."""
     runs = study.runs
-    table, settings, noise = varying_settings(runs)
+    table, settings, noise = varying_settings(runs, pl.col("id").alias(RUN_NUMBER))
     rows, texts = [], []
     for column in settings:
         counts = table[column].value_counts(name="runs").sort("runs", column, descending=[True, False]).rows()
@@ -1127,10 +1127,9 @@ def varied(study: Study, _: Options) -> list[Result]:
         each = [f"{shortened(cell_text(value), NARROW * 2)} ({number})" for value, number in counts]
         most = sum(end <= PAGE_CELLS for end in itertools.accumulate(len(text) + 2 for text in each))
         texts.append((len(counts), some_of(each, most)))
-    number = table.height or collected(runs.frame.select(pl.len())).item()
     seen = pl.DataFrame(texts, {"values": pl.Int64, "value (runs)": pl.String}, orient="row")
     view = [("config", pl.Series(labels(settings, runs).values(), dtype=pl.String)), *((c.name, c) for c in seen)]
-    title = f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary"
+    title = f"{counted(len(settings), 'config column')} of {counted(table.height, 'run')} vary"
     dtypes = {"column": pl.String, "value": pl.String, "runs": pl.Int64}
     found = pl.DataFrame([row | {"value": exact_text(row["value"])} for row in rows], dtypes)
     return [Result("varying", title, found, view, noise_note(noise, runs), rows), *grid(table, settings, study)]
