@@ -320,7 +320,6 @@ class Metric(NamedTuple):
     label: str
     goal: Goal
     direction: str  # the goal in words, and who says so
-    remark: str = ""  # what the user should know about the choice of the column
 
     def beside(self, what: str) -> str:
         """The column that aggregate_runs --history made of the same metric for `what`, such as min_step."""
@@ -663,12 +662,13 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
 
     found = sorted((column for column in readable if covered[column] >= max(least, 1)), key=rank)[:1]
     metrics = [find_metric(names[column], runs, options) for column in found]
-    return [each._replace(remark=f"metric: {each.label} (use --metric to choose another)") for each in metrics]
+    say(*(f"metric: {metric.label} (use --metric to choose another)" for metric in metrics))
+    return metrics
 
 
 def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     """The metric called `name`, or the column of its histories for --value, or the summary that fits its goal."""
-    column, remark, what = known_column(name, runs, ["metric_"]), "", ""
+    column, what = known_column(name, runs, ["metric_"]), ""
     plain_name = re.sub(r"[^A-Za-z0-9_]", "_", (column or name).removeprefix("metric_"))
     column = column or (known_column(name, runs, ["config_"]) if options.value == "summary" else None)
     if options.value != "summary":
@@ -692,7 +692,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         best = {"minimize": "min", "maximize": "max", None: "last"}[goal]
         child = next(child for child in (best, "last", "mean", *SUMMARIES) if child in columns)
         shown = column = columns[child]
-        remark = f"{name} has only its {SUMMARIES[child]}: {runs.label(column)} is used"
+        say(f"{name} has only its {SUMMARIES[child]}: {runs.label(column)} is used")
     else:
         shown = column
     label = runs.label(column) if column else name.removeprefix("metric_")
@@ -702,7 +702,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     why = "as given" if options.goal else "set by define_metric or the sweep" if stored_goal else "guessed by name"
     if goal := options.goal or stored_goal or goal_by_name(label):
         direction = f"{'lower' if goal == 'minimize' else 'higher'} is better ({why})"
-        return Metric(shown, label + what, goal, direction, remark)
+        return Metric(shown, label + what, goal, direction)
     raise ScriptError(f"the name {label} does not say whether lower or higher is better; {SAY_GOAL}", WRONG_USAGE)
 
 
@@ -802,8 +802,7 @@ def in_states(states: Sequence[str]) -> pl.Expr:
 
 def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[str]:
     """What the user should know about a metric and these runs: runs in other states, and what its values rest on."""
-    column, runs = pl.col(metric.column), study.runs
-    remarks = [metric.remark] if metric.remark else []
+    column, runs, remarks = pl.col(metric.column), study.runs, list[str]()
     if study.any_state.frame is not runs.frame:  # a crashed run often has its final value
         other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
         dropped, held = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
