@@ -1192,16 +1192,12 @@ def difference(study: Study, options: Options) -> list[Result]:
     chosen = chosen.join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
     taken = Counter([*chosen["id"], "column", "kind"])
     heads = [str(key[2]) if taken[key[2]] == 1 else path_text(key) for key in keys]
-    found, cells = [], []
-    for column in columns:
-        values = chosen[column].to_list()
-        if len({*map(comparable, values)}) > 1:
-            found.append({"column": column, "kind": kind(column), **dict(zip(heads, values, strict=True))})
-            cells.append(cells_of(chosen[column]))
-    counts = Counter(row["kind"] for row in found)
+    differing = [column for column in columns if len({*map(comparable, chosen[column].to_list())}) > 1]
+    cells, counts = [cells_of(chosen[column]) for column in differing], Counter(map(kind, differing))
+    found = [{"column": c, "kind": kind(c), **dict(zip(heads, chosen[c].to_list(), strict=True))} for c in differing]
     sizes = [f"{counts[k]} of {counted(len(runs.of_kind(k)), f'{k} column')}" for k in ("config", "metric")]
     texts = [{name: exact_text(value) for name, value in row.items()} for row in found]
-    names = labels([row["column"] for row in found], runs).values()
+    names = labels(differing, runs).values()
     view = [("column", pl.Series(names, dtype=pl.String))]
     view += [(head, pl.Series([row[n] for row in cells], dtype=pl.String)) for n, head in enumerate(heads)]
     title = f"{' and '.join(sizes)} differ between {some_of(run_labels(chosen))}"
