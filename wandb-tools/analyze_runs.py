@@ -330,7 +330,6 @@ class Metric(NamedTuple):
     label: str
     goal: Goal
     direction: str  # the goal in words, and who says so
-    remark: str = ""  # what the user should know about the choice of the column
 
     def beside(self, what: str) -> str:
         """The column that aggregate_runs --history made of the same metric for `what`, such as min_step."""
@@ -379,8 +378,8 @@ class TableColumn(NamedTuple):
 # --- inputs ---------------------------------------------------------------------------------------------------
 
 
-def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], list[str]]:  # noqa: C901 - a list of cases
-    """The runs files to read, what to say about the choice, and which files of folders are damaged.
+def open_inputs(places: Sequence[Path]) -> tuple[Runs, int]:  # noqa: C901, PLR0912 - a list of cases
+    """The runs of the inputs, and how many damaged files in folders were left out; prints what was chosen.
 
     Where no place is named: the unified file, unless an export is newer.
     """
@@ -399,34 +398,36 @@ def choose_inputs(places: Sequence[Path]) -> tuple[list[Runs], list[str], list[s
             if file in places:
                 raise
             damaged.append(f"left out: {error}")
+    more = f"left out: {counted(len(damaged) - MOST_SAID, 'more file')} that cannot be read"
+    say(*damaged[:MOST_SAID], *[more] * (len(damaged) > MOST_SAID), even_if_quiet=True)
     runs = [part for part in parts if part.view == "runs"]
-    others = tuple(part.files[0] for part in parts if part.view not in {"runs", ""})
+    others = [part for part in parts if part.view not in {"runs", ""}]
     foreign = [str(part.files[0]) for part in parts if not part.view]
-    whose = sorted({part.project for part in parts if part.view and "project" in part.source})
-    beside: list[Runs] = []  # histories and the like alone: the runs files of their projects in their folders
-    folders = {} if runs else {other.parent for other in others}
-    for file in sorted(file for folder in folders for file in folder.glob("*.parquet") if file.name[0] != "."):
-        with suppress(ScriptError):
+    whose = {other.project for other in others if "project" in other.source}
+    folders = set() if runs else {other.files[0].parent for other in others}
+    for file in sorted(file for folder in folders for file in folder.glob("[!.]*.parquet")):
+        with suppress(ScriptError):  # histories and the like alone: the runs files of their projects in their folders
             part = open_file(file)
-            beside += [part] if part.view == "runs" and part.project in whose else []
-    runs = runs or beside
+            if part.view == "runs" and part.project in whose:
+                runs.append(part)
+                say(f"reading {file}, the runs of {path_text(part.project)}")
     if not runs:
         looked_at = ", ".join(map(str, places or (UNIFIED_FILE, EXPORT_FOLDER)))
-        missing = f"; the runs file of {some_of([*map(path_text, whose)])} is missing there" if whose else ""
-        problem = f"no runs in {looked_at}{missing}; name a file of export_runs.py or aggregate_runs.py"
-        raise ScriptError("; ".join([*damaged[:MOST_SAID], problem]), NOTHING_USABLE)
+        missing = f"; the runs file of {some_of([*map(path_text, sorted(whose))])} is missing there" if whose else ""
+        hint = "name a file of export_runs.py or aggregate_runs.py"
+        raise ScriptError(f"no runs in {looked_at}{missing}; {hint}", NOTHING_USABLE)
     if places:
-        passed = f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}"
-        read = [f"reading {part.files[0]}, the runs of {path_text(part.project)}" for part in beside]
-        return [replace(part, others=others) for part in runs], [*[passed] * bool(foreign), *read], damaged
+        say(*[f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}"] * bool(foreign))
+        return replace(join_inputs(runs), others=tuple(other.files[0] for other in others)), len(damaged)
     newest = max(runs, key=lambda part: part.files[0].stat().st_mtime)
     exports = [part for part in runs if part.files[0] != UNIFIED_FILE]
-    remarks = [f"reading {newest.files[0]}"]
-    if newest.files[0] != UNIFIED_FILE:
-        remarks[-1] += f", the newest of {counted(len(exports), 'export')}"
+    if newest.files[0] == UNIFIED_FILE:
+        say(f"reading {UNIFIED_FILE}")
+    else:
+        say(f"reading {newest.files[0]}, the newest of {counted(len(exports), 'export')}")
         if len(exports) < len(runs):
-            remarks.append(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
-    return [newest], remarks, damaged
+            say(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
+    return join_inputs([newest]), len(damaged)
 
 
 def open_file(file: Path) -> Runs:
@@ -437,7 +438,7 @@ def open_file(file: Path) -> Runs:
     try:
         metadata = pl.read_parquet_metadata(file)
         frame = pl.scan_parquet(file, glob=False)  # a file's name is no pattern
-        paths, metrics, source = documents_of(metadata)
+        paths, goals, axes, source = documents_of(metadata)
         frame = frame.with_columns(
             (cs.date() | cs.datetime()).cast(pl.Datetime("us", "UTC")),
             cs.duration().dt.total_microseconds() / 1e6,
@@ -454,16 +455,7 @@ def open_file(file: Path) -> Runs:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise ScriptError(f"{file} cannot be read: {reason}; export it again", NOTHING_USABLE) from error
-    return Runs(
-        frame=frame,
-        dtypes=dtypes,
-        paths=paths,
-        goals={c: facts["goal"] for c, facts in metrics.items() if facts.get("goal") in ("minimize", "maximize")},
-        axes={c: facts["step_metric"] for c, facts in metrics.items() if isinstance(facts.get("step_metric"), str)},
-        files=(file,),
-        source=source,
-        view=view,
-    )
+    return Runs(frame, dtypes, paths, goals, axes, files=(file,), source=source, view=view)
 
 
 def view_of(file: Path, columns: Collection[str], metadata: Mapping[str, str]) -> str:
@@ -477,8 +469,8 @@ def view_of(file: Path, columns: Collection[str], metadata: Mapping[str, str]) -
     return next((view for view in needed if needed[view] <= {*columns}), "")
 
 
-def documents_of(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[str, Any], dict[str, Any]]:
-    """W&B's paths of columns, define_metric's facts about metrics, and the export; ValueError if they are damaged."""
+def documents_of(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[str, Goal], dict[str, str], Any]:
+    """W&B's paths of columns, their goals and axes by define_metric, and the export; ValueError if they are damaged."""
     documents = [json.loads(metadata.get(f"wandb_tools.{key}", "{}")) for key in ("columns", "metrics", "source")]
     paths, metrics, source = documents
     lists = paths.values() if all(isinstance(each, dict) for each in documents) else [None]
@@ -486,8 +478,10 @@ def documents_of(metadata: Mapping[str, str]) -> tuple[dict[str, KeyPath], dict[
         raise ValueError("its metadata is not what export_runs.py writes")
     json.dumps(paths, ensure_ascii=False).encode()  # a lone surrogate is a ValueError
     facts = {column: said for column, said in metrics.items() if isinstance(said, dict)}
+    goals = {c: said["goal"] for c, said in facts.items() if said.get("goal") in ("minimize", "maximize")}
+    axes = {c: said["step_metric"] for c, said in facts.items() if isinstance(said.get("step_metric"), str)}
     source["export_id"] = metadata.get(EXPORT_KEY)
-    return {column: tuple(path) for column, path in paths.items()}, facts, source
+    return {column: tuple(path) for column, path in paths.items()}, goals, axes, source
 
 
 def known_times() -> pl.Expr:
@@ -502,23 +496,22 @@ def missing_casts(dtypes: Mapping[str, pl.DataType], view: str) -> dict[str, pl.
         texts, times = IDENTITY - TIMES - NUMBERS - {"tags"}, TIMES
     elif view.startswith("table_"):  # a W&B Table may have any other column
         texts, numbers = ROW_COLUMNS, set()
+    contract: dict[str, pl.DataType] = dict.fromkeys(texts, pl.String()) | dict.fromkeys(numbers, pl.Float64())
+    contract |= dict.fromkeys(times, pl.Datetime("us", "UTC"))
     casts: dict[str, pl.DataType] = {}
     for column, dtype in dtypes.items():
         if column == "*" or column.startswith("^"):
             raise ValueError(f"its column {column} has a name that means a pattern (* or ^…); rename it")
-        inner = dtype.inner if isinstance(dtype, pl.List) else dtype
-        is_plain = inner.is_integer() or inner.is_float() or inner in (pl.String, pl.Boolean, pl.Null)
-        to, fits = dtype, is_plain or isinstance(dtype, pl.Datetime)
-        if column in texts:
-            to, fits = pl.String(), not dtype.is_nested()
-        elif column in numbers and not dtype.is_numeric():
-            to, fits = pl.Float64(), dtype == pl.Null
-        elif column in times and not isinstance(dtype, pl.Datetime):
-            to, fits = pl.Datetime("us", "UTC"), dtype == pl.Null
+        to = contract.get(column, dtype)
+        if to == dtype or (to.is_numeric() and dtype.is_numeric()):
+            inner = dtype.inner if isinstance(dtype, pl.List) else dtype
+            fits = inner.is_integer() or inner.is_float() or inner in (pl.String, pl.Boolean, pl.Null)
+            fits |= isinstance(dtype, pl.Datetime)
+        else:
+            casts[column] = to
+            fits = dtype == pl.Null or (to == pl.String and not dtype.is_nested())
         if not fits:
             raise ValueError(f"its column {column} has the type {dtype}, which cannot be used")
-        if to != dtype:
-            casts[column] = to
     return casts
 
 
@@ -545,15 +538,9 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
     frame = pl.concat(frames, how="diagonal_relaxed")
     goals = {(column, goal) for part in parts for column, goal in part.goals.items()}
     times = Counter(column for column, _ in goals)
-    runs = Runs(
-        frame=frame,
-        dtypes=frame.collect_schema(),
-        paths=paths,
-        goals={column: goal for column, goal in goals if times[column] == 1},  # where files disagree, none counts
-        files=tuple(file for part in parts for file in part.files),
-        parts=tuple(parts),
-        others=parts[0].others,
-    )
+    agreed = {column: goal for column, goal in goals if times[column] == 1}  # where files disagree, none counts
+    files = tuple(part.files[0] for part in parts)
+    runs = Runs(frame, frame.collect_schema(), paths, agreed, files=files, parts=tuple(parts))
     counts = coverage(runs.of_kind("derived"), runs)
     return replace(runs, empty=frozenset(column for column, count in counts.items() if not count))
 
@@ -614,12 +601,10 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 def coverage(columns: Sequence[str], runs: Runs) -> dict[str, int]:
     """How many runs have a value of each column, those with the most first; 0 for numbers of which none is finite."""
-    if not columns:
-        return {}
-    any_finite = {c: finite(c).count() > 0 if runs.dtypes[c].is_numeric() else pl.lit(value=True) for c in columns}
-    counts = [pl.when(usable).then(pl.col(column).count()).otherwise(0) for column, usable in any_finite.items()]
-    found = collected(runs.frame.select(counts), engine="in-memory").row(0, named=True)
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    usable = {c: finite(c) if runs.dtypes[c].is_numeric() else pl.col(c) for c in columns}
+    counts = [pl.when(values.count() > 0).then(pl.col(c).count()).otherwise(0) for c, values in usable.items()]
+    found = collected(runs.frame.select(counts), "in-memory")
+    return {count.name: count.item() for count in sorted(found, key=lambda count: -count.item())}
 
 
 def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
@@ -637,9 +622,9 @@ def run_labels(runs: pl.DataFrame) -> list[str]:
     return keyed.select(pl.coalesce(label, path)).to_series().to_list()
 
 
-def say(*messages: str) -> None:
+def say(*messages: str, even_if_quiet: bool = False) -> None:
     """Print messages on stderr, a line each, unless --quiet."""
-    for message in messages if not is_quiet else ():
+    for message in messages if even_if_quiet or not is_quiet else ():
         with suppress(BrokenPipeError):  # stderr was closed: the result still goes to stdout
             print(printable(message), file=sys.stderr)
 
@@ -688,12 +673,13 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
 
     found = sorted((column for column in readable if covered[column] >= max(least, 1)), key=rank)[:1]
     metrics = [find_metric(names[column], runs, options) for column in found]
-    return [each._replace(remark=f"metric: {each.label} (use --metric to choose another)") for each in metrics]
+    say(*(f"metric: {metric.label} (use --metric to choose another)" for metric in metrics))
+    return metrics
 
 
 def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     """The metric called `name`, or the column of its histories for --value, or the summary that fits its goal."""
-    column, remark, what = known_column(name, runs, ["metric_"]), "", ""
+    column, what = known_column(name, runs, ["metric_"]), ""
     plain_name = re.sub(r"[^A-Za-z0-9_]", "_", (column or name).removeprefix("metric_"))
     column = column or (known_column(name, runs, ["config_"]) if options.value == "summary" else None)
     if options.value != "summary":
@@ -717,7 +703,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         best = {"minimize": "min", "maximize": "max", None: "last"}[goal]
         child = next(child for child in (best, "last", "mean", *SUMMARIES) if child in columns)
         shown = column = columns[child]
-        remark = f"{name} has only its {SUMMARIES[child]}: {runs.label(column)} is used"
+        say(f"{name} has only its {SUMMARIES[child]}: {runs.label(column)} is used")
     else:
         shown = column
     label = runs.label(column) if column else name.removeprefix("metric_")
@@ -727,7 +713,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     why = "as given" if options.goal else "set by define_metric or the sweep" if stored_goal else "guessed by name"
     if goal := options.goal or stored_goal or goal_by_name(label):
         direction = f"{'lower' if goal == 'minimize' else 'higher'} is better ({why})"
-        return Metric(shown, label + what, goal, direction, remark)
+        return Metric(shown, label + what, goal, direction)
     raise ScriptError(f"the name {label} does not say whether lower or higher is better; {SAY_GOAL}", WRONG_USAGE)
 
 
@@ -794,16 +780,16 @@ def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
         keys = keys_where(options.where, everything).lazy()
         frame = frame.join(keys, on=KEY, how="semi", nulls_equal=True, maintain_order="left")
         frame = kept(f"--where {options.where}", frame)
-    any_state, states = frame, options.states
-    if not states and (options.report or not asked or asked - {"schema", "sql", "health", "diff"}):
+    if options.states and "all" not in options.states:
+        frame = kept(f"--state {','.join(options.states)}", frame.filter(in_states(options.states)))
+    any_state = replace(everything, frame=frame)
+    if not options.states and (options.report or not asked or asked - {"schema", "sql", "health", "diff"}):
         finished = collected(frame.select(in_states(["finished"]).sum())).item()
-        states = ("finished",) if 0 < finished < number else ()
         if not finished:
             say("no run is finished: runs in all states are used")
-    if states and "all" not in states:
-        frame = kept(f"--state {','.join(states)}", frame.filter(in_states(states)))
-    runs = replace(everything, frame=frame)
-    return runs if options.states or frame is any_state else replace(everything, frame=any_state), runs
+        elif finished < number:
+            frame = kept("--state finished", frame.filter(in_states(["finished"])))
+    return any_state, replace(everything, frame=frame)
 
 
 def count_runs(runs: Runs, asked: Collection[str]) -> int:
@@ -827,9 +813,8 @@ def in_states(states: Sequence[str]) -> pl.Expr:
 
 def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[str]:
     """What the user should know about a metric and these runs: runs in other states, and what its values rest on."""
-    column, runs = pl.col(metric.column), study.runs
-    remarks = [metric.remark] if metric.remark else []
-    if study.any_state is not runs:  # a crashed run often has its final value
+    column, runs, remarks = pl.col(metric.column), study.runs, list[str]()
+    if study.any_state.frame is not runs.frame:  # a crashed run often has its final value
         other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
         dropped, held = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
         of_them = f"{held} of {counted(dropped, 'run')} in other states"
@@ -995,14 +980,9 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     best = mean.min() if metric.goal == "minimize" else mean.max()
     cells = group_statistics(runs, by, metric).sort(by, nulls_last=True)
     lost = without_value("value", *cells.select("runs", "n", "n_nonfinite").sum().row(0))
-    cells = cells.select(
-        pl.col(by[0]).alias("rows"),
-        pl.col(by[1]).alias("columns"),
-        pl.lit(metric.column).alias("metric"),
-        *("n", "mean", "std"),
-        (mean == best.over(by[0])).fill_null(value=False).alias("best_in_row"),
-        (mean == best.over(by[1])).fill_null(value=False).alias("best_in_column"),
-    )
+    in_row, in_column = ((mean == best.over(column)).fill_null(value=False) for column in by)
+    names = pl.col(by[0]).alias("rows"), pl.col(by[1]).alias("columns"), pl.lit(metric.column).alias("metric")
+    cells = cells.select(*names, "n", "mean", "std", best_in_row=in_row, best_in_column=in_column)
     down, across = (cells_of(cells[name].unique().sort(nulls_last=True)) for name in ("rows", "columns"))
     cells_in_order = cells.with_columns(row=pl.col("rows").rle_id()).sort("columns", nulls_last=True)
     filled = cells_in_order.with_columns(column=pl.col("columns").rle_id()).filter(pl.col("n") > 0)
@@ -1019,9 +999,9 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
         view.append((head, pl.Series([texts.get((row, column), "") for row in range(len(down))])))
     size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
     title = f"{metric.label} by {rows} and {columns}: {size}; {metric.direction}"
-    names = {"row name": row_names(filled, ["rows"]), "column name": row_names(filled, ["columns"])}
-    names["name"] = [f"{spell(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
-    drawn = filled.select("row", "column", value="mean").hstack(pl.DataFrame(names, dict.fromkeys(names, pl.String)))
+    shown = {"row name": cells_of(filled["rows"]), "column name": cells_of(filled["columns"])}
+    shown["name"] = [f"{spell(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
+    drawn = filled.select("row", "column", value="mean").hstack(pl.DataFrame(shown, dict.fromkeys(shown, pl.String)))
     return Result("pivot", title, cells, view, [note, *lost], chart=("mean", "", drawn))
 
 
@@ -1153,7 +1133,7 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
 def varied(study: Study, _: Options) -> list[Result]:
     """The config columns with more than one value, how many runs have each, and what the grid of them lacks."""
     runs = study.runs
-    table, settings, noise = varying_settings(runs)
+    table, settings, noise = varying_settings(runs, pl.col("id").alias(RUN_NUMBER))
     rows, texts = [], []
     for column in settings:
         counts = table[column].value_counts(name="runs").sort("runs", column, descending=[True, False]).rows()
@@ -1161,10 +1141,9 @@ def varied(study: Study, _: Options) -> list[Result]:
         each = [f"{shortened(cell_text(value), NARROW * 2)} ({number})" for value, number in counts]
         most = sum(end <= PAGE_CELLS for end in itertools.accumulate(len(text) + 2 for text in each))
         texts.append((len(counts), some_of(each, most)))
-    number = table.height or collected(runs.frame.select(pl.len())).item()
     seen = pl.DataFrame(texts, {"values": pl.Int64, "value (runs)": pl.String}, orient="row")
     view = [("config", pl.Series(labels(settings, runs).values(), dtype=pl.String)), *((c.name, c) for c in seen)]
-    title = f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary"
+    title = f"{counted(len(settings), 'config column')} of {counted(table.height, 'run')} vary"
     dtypes = {"column": pl.String, "value": pl.String, "runs": pl.Int64}
     found = pl.DataFrame([row | {"value": exact_text(row["value"])} for row in rows], dtypes)
     return [Result("varying", title, found, view, noise_note(noise, runs), rows), *grid(table, settings, study)]
@@ -1228,16 +1207,12 @@ def difference(study: Study, options: Options) -> list[Result]:
     chosen = chosen.join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
     taken = Counter([*chosen["id"], "column", "kind"])
     heads = [str(key[2]) if taken[key[2]] == 1 else path_text(key) for key in keys]
-    found, cells = [], []
-    for column in columns:
-        values = chosen[column].to_list()
-        if len({*map(comparable, values)}) > 1:
-            found.append({"column": column, "kind": kind(column), **dict(zip(heads, values, strict=True))})
-            cells.append(cells_of(chosen[column]))
-    counts = Counter(row["kind"] for row in found)
+    differing = [column for column in columns if len({*map(comparable, chosen[column].to_list())}) > 1]
+    cells, counts = [cells_of(chosen[column]) for column in differing], Counter(map(kind, differing))
+    found = [{"column": c, "kind": kind(c), **dict(zip(heads, chosen[c].to_list(), strict=True))} for c in differing]
     sizes = [f"{counts[k]} of {counted(len(runs.of_kind(k)), f'{k} column')}" for k in ("config", "metric")]
     texts = [{name: exact_text(value) for name, value in row.items()} for row in found]
-    names = labels([row["column"] for row in found], runs).values()
+    names = labels(differing, runs).values()
     view = [("column", pl.Series(names, dtype=pl.String))]
     view += [(head, pl.Series([row[n] for row in cells], dtype=pl.String)) for n, head in enumerate(heads)]
     title = f"{' and '.join(sizes)} differ between {some_of(run_labels(chosen))}"
@@ -2878,21 +2853,15 @@ def import_libraries() -> None:
 def analyze(options: Options) -> int:
     """Answer what was asked."""
     global is_quiet
-    is_quiet = False
+    is_quiet = options.quiet
     say_once.cache_clear()
     import_libraries()
-    parts, remarks, damaged = choose_inputs(options.inputs)
-    say(*damaged[:MOST_SAID])  # even with --quiet
-    if (more := len(damaged) - MOST_SAID) > 0:
-        say(f"left out: {counted(more, 'more file')} that cannot be read")
-    is_quiet = options.quiet
-    everything = join_inputs(parts)
+    everything, damaged = open_inputs(options.inputs)
     output, view = options.output, ""
     with suppress(ScriptError):  # raised if it is no parquet file
         view = open_file(output).view if output and output.is_file() else ""
     if view:
         raise ScriptError(f"-o {output} is a file of {view}, which would be lost; choose another name", WRONG_USAGE)
-    say(*remarks)
     any_state, runs = select_runs(options, everything)
     asked = asked_questions(options)
     say(*unused_flags(options, asked))
