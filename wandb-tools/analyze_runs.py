@@ -74,7 +74,7 @@ Health shows each problem of each run:
   crashed, failed: the state of the run; with the error, or else the last line, of its console if that was exported
 
 Importance is association, not cause: effect is eta squared of the Kruskal-Wallis test over the values of a setting (or
-over ranges, for numbers with many values); sign is + if the metric grows with the setting; p is a permutation p-value.
+over ranges, for numbers with many values); sign is + if the metric grows with the setting; p is by the F-test of ranks.
 
 Exit codes: 0 answered; 1 nothing usable: no input, an unreadable input, or no run left (the filter is named); 2 wrong
 usage: an unknown flag, column or metric, an SQL statement other than SELECT, or inputs that do not fit together; 3 some
@@ -102,7 +102,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias, cast
 from urllib.parse import unquote
@@ -140,11 +140,11 @@ VALUES = {"summary": "summary", "min": "lowest of its history", "max": "highest 
 VALUES |= {"last": "last of its history", "tail": "mean of its history's last tenth", "at": "at the best step"}
 
 SIGNIFICANT = 0.05  # p-values from here on are noise; intervals hold the rest, 95 %
-RESAMPLES, PERMUTATIONS, SEED = 10_000, 1_000, 0  # of the bootstrap and of the permutation test
+RESAMPLES, SEED = 10_000, 0  # of the bootstrap
 FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # percentile intervals cover 77 % at n = 3: none below, rough below
 CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
 CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
-FEWEST_RUNS, MOST_RUNS = 10, 5_000  # of --importance: fewer are refused, of more a random sample is used
+FEWEST_RUNS = 10  # of --importance: fewer are refused
 MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # of --importance: numbers with more values form ranges with at least so many runs
 STATISTICS: tuple[str, ...] = ("runs", "n", "n_nonfinite", "iqm", "mean", "std", "sem", "ci_low", "ci_high")
 STATISTICS += ("min", "median", "max", "best_run", "best_run_id", "best_step")  # iqm: of --stat; best_step: of --value
@@ -1233,8 +1233,7 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     """The settings that vary, by how closely each goes with a metric's rank; the closest first.
 
     The effect is the eta squared of Kruskal and Wallis' H, (H - k + 1) / (n - k), over a setting's k values, or k
-    ranges of a number that has many; `p` is the share of random permutations with as large an effect, `spearman`
-    tells the sign.
+    ranges of a number that has many; `p` is that of the F-test of the ranks, `spearman` tells the sign.
     """
     runs, value, rows = study.runs, pl.col(metric.column), []
     usable = replace(runs, frame=runs.frame.filter(value.is_finite()))
@@ -1246,9 +1245,6 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     if table.height >= FEWEST_RUNS:
         notes = ["settings that vary together cannot be separated; p is not corrected for many settings"]
         notes = notes if varying else ["no setting varies"]
-        if table.height > MOST_RUNS:
-            table = table.sample(MOST_RUNS, seed=SEED)
-            notes.append(f"computed on {MOST_RUNS:,} runs, chosen at random with seed {SEED}")
         notes += noise_note(noise, runs)
         found = [association(column, table) for column in varying]
         rows = [(metric.column, *facts) for facts in found if facts]
@@ -1277,28 +1273,15 @@ def association(column: str, table: pl.DataFrame) -> tuple[Any, ...] | None:
     if is_number and distinct > MOST_LEVELS:
         ranges = max(3, min(MOST_LEVELS, n // RUNS_A_LEVEL))
         level = ((x.rank("average") - 0.5) * ranges / n).cast(pl.Int64)
-    ranks = pl.DataFrame({"level": level, "rank": pairs["y"].rank() - (n + 1) / 2})
+    ranks = pl.DataFrame({"level": level, "rank": pairs["y"].rank()})
     # The part of the ranks' variance that the levels account for; H = (n - 1) * share, ties corrected.
     share = ranks.select(pl.col("rank").mean().over("level").var() / pl.col("rank").var()).fill_nan(0.0).item()
-    levels = ranks.group_by("level", maintain_order=True).len()
-    within = n - levels.height
-    effect = max(0.0, ((n - 1) * share - (n - 1 - within)) / within)
-    # As if the runs were sorted by level: then the sum of a level is a difference of cumulative sums.
-    sums, between = permuted(tuple(ranks["rank"].sort())), pl.Series([0.0])
-    reached: Any = [0, *(sums[:, end - 1] for end in levels["len"].cum_sum())]
-    for size, (low, high) in zip(levels["len"], itertools.pairwise(reached), strict=True):
-        between += (high - low) ** 2 / size
-    least = (share - 1e-9) * (ranks["rank"] ** 2).sum()
-    p = ((between >= least).sum() + 1) / (PERMUTATIONS + 1)
+    between = level.n_unique() - 1  # degrees of freedom
+    within = n - 1 - between
+    effect = max(0.0, ((n - 1) * share - between) / within)
+    p = incomplete_beta(within / 2, between / 2, 1 - share, share)  # the F-test of the ranks
     spearman = pairs.select(pl.corr("x", "y", method="spearman").fill_nan(None)).item() if is_number else None
     return column, "number" if is_number else "category", effect, spearman, n, distinct, p
-
-
-@lru_cache(maxsize=1)  # most settings are set in the same runs, and share it
-def permuted(ranks: tuple[float, ...]) -> pl.DataFrame:
-    """The cumulative sums of ranks in random orders: a row per order, a column per position."""
-    orders = (pl.col("rank").shuffle(seed).cum_sum().alias(str(seed)) for seed in range(SEED, SEED + PERMUTATIONS))
-    return pl.DataFrame({"rank": ranks}).select(orders).transpose()
 
 
 # --- questions: what there is, SQL ----------------------------------------------------------------------------

@@ -80,7 +80,7 @@ FUNCTIONS = {
     "where_condition matches flaw_of_table derived_dtypes with_derived text_by statistics_by_run "
     "rows_in_order counted some folded printable did_you_mean comma_list",
     "analyze_runs": f"{WORDS} group_statistics statistics_of finite bootstrap t_quantile t_test_p welch_p "
-    "incomplete_beta association permuted importance varied with_ranges comparable difference "
+    "incomplete_beta association importance varied with_ranges comparable difference "
     "independent is_noise select_runs in_states find_column known_column labels find_metric "
     "chosen_metrics kind keys_where known_times missing_casts curve_points with_divergence scaled "
     "float_format cell_text exact_text short_names shortened counted some_of printable jsonable "
@@ -137,7 +137,6 @@ EXPLAINED = {  # (function, a part of the line with the mistake): why no test ne
     ("incomplete_beta", "rest <= -1"): "at 0 the other side of the symmetry gives the same",
     ("incomplete_beta", "abs(c * d - 2)"): "the same value, after more rounds",
     ("difference", "'columnX'"): "a heading",
-    ("permuted", "maxsize= 2"): "a bound on memory",
     ("parsed_object", "if not exact"): "the other parser first: slower, and blanks in the text",
     ("keys_where", "', X'.join"): "the words of a message",
     ("importance", ".row( -1)"): "there is one row",
