@@ -1941,7 +1941,7 @@ def health(study: Study, _: Options) -> list[Result]:
         held = [{path: own[path] for path in block if path in own} for own in metrics]
         rows = rows_of_histories([*zip(histories, held, strict=True)], keys)
         for path in block:
-            values = rows.select(RUN_NUMBER, "_step", pl.col(path).alias(VALUE)).drop_nulls(VALUE)
+            values = pl.DataFrame([rows[RUN_NUMBER], rows["_step"], rows[path].alias(VALUE)]).drop_nulls(VALUE)
             logged |= {*values[RUN_NUMBER].unique()}
             goals = [part.goals.get(own.get(path, "")) for part, own in zip(histories, metrics, strict=True)]
             label = ".".join(json.loads(path))
