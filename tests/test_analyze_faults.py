@@ -470,6 +470,17 @@ def test_diff_counts_and_puts_the_config_first(tmp_path):
     assert out.index("lr") < out.index("loss")
 
 
+def test_a_diff_shows_of_long_values_what_differs(tmp_path):
+    """They were shortened to the same `experiment-…xed_tokens_10b`."""
+    tries = "attention-gates", "untied-embeddings"
+    names = [f"experiment-20260424-{each}-fixed_tokens_10b" for each in tries]
+    runs = [Run("ab"[n], name, {"run_name": name, "note": "a"}, {"loss": 1.0}) for n, name in enumerate(names)]
+    lines = answered(write_runs(tmp_path, runs), "--diff", "a", "b").out.splitlines()
+    assert [line.split() for line in lines if line.startswith(("name ", "run_name "))] == [
+        [column, "…attention-gates…", "…untied-embeddings…"] for column in ("name", "run_name")
+    ]
+
+
 # --- inputs ---------------------------------------------------------------------------------------------------
 
 

@@ -2368,9 +2368,11 @@ def fitted(
         choice = "--columns, " if result.key in FLAGS_FOR["columns"] else ""
         notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
     short = []
-    for column, room in zip(columns[:count], widths(limit), strict=False):
+    rows = [*zip(*(column.cells for column in columns[1:]), strict=True)] if result.key == "diff" else []
+    for n, (column, room) in enumerate(zip(columns[:count], widths(limit), strict=False)):
         is_whole = column.is_number or column.label in BROKEN
         texts = column.cells if is_whole else short_names(column.cells, room)
+        texts = [short_names(row, room)[n - 1] for row in rows] if rows and n else texts  # what differs in a row
         parts = re.findall(rf".{{1,{room}}}(?:(?<=[/_. ])|$)|.{{1,{room}}}", column.label)  # ends of words first
         label = column.label if cell_count(column.label) <= room else "\n".join(parts)
         short.append(TableColumn(label, texts, column.is_number, room))
