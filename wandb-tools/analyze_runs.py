@@ -181,7 +181,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 SCRIPTS = "; script-src 'unsafe-inline' 'unsafe-eval'"  # Vega makes functions of a chart's expressions
 # Words in the names of settings that say where or when a run ran, and not what was tried.
 NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
-NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir"}
+NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir", "wandb"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
 MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
 MOST_TYPED = 10**9  # larger numbers of rows or points mean this
