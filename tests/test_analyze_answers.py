@@ -566,12 +566,12 @@ def test_a_best_setting_of_missing_values_is_said_to_be_null(tmp_path):
 
 
 def test_a_heading_of_a_report_is_not_broken_within_brackets(tmp_path):
-    """`<h2>1 of 1 run have problems (no history files</h2>`."""
+    """`<h2>Problems in 1 of 1 run (no history files</h2>`."""
     file = write_runs(tmp_path, [Run("a", state="failed", summary={"loss": 1.0})])
     answered(file, "--report", tmp_path / "r.html", "-m", "loss")
     headings = re.findall("<h2>(.*?)</h2>", (tmp_path / "r.html").read_text("utf-8"))
     assert [each for each in headings if each.count("(") != each.count(")")] == []
-    assert any(each.startswith("1 of 1 run have problems (no history files, so only") for each in headings)
+    assert any(each.startswith("Problems in 1 of 1 run (no history files, so only") for each in headings)
 
 
 def test_runs_of_one_name_are_named_so_that_they_can_be_copied(tmp_path):

@@ -736,7 +736,7 @@ def test_health_names_each_kind_of_problem(tmp_path):
         "broken": {"crashed"}, "short": {"stopped early"},
     }  # fmt: skip
     out = answered(file, "--health").out
-    assert out.startswith(f"{len(found)} of 11 runs have problems: ")
+    assert out.startswith(f"Problems in {len(found)} of 11 runs: ")
 
 
 def test_a_run_that_logged_only_text_has_no_metric(tmp_path):
@@ -1178,7 +1178,7 @@ def test_the_report_tells_of_machine_use_and_problems(tmp_path):
     assert (rows[1]["gpu_percent"], rows[1]["cpu_percent"], rows[2]["gpu_percent"]) == (None, 50.0, None)
     page = (tmp_path / "r.html").read_text("utf-8")
     assert "<h2>Machine use</h2>\n<p class='about'>3.517 hours of run time of 4 runs in all states</p>" in page
-    assert "1 of 4 runs have problems" in page
+    assert "Problems in 1 of 4 runs" in page
 
 
 def test_a_report_of_runs_without_machines_has_no_such_section(tmp_path):
@@ -1478,7 +1478,7 @@ def test_rows_that_max_rows_cuts_are_counted_for_programs_too(tmp_path, output):
 def test_varying_lists_the_most_frequent_value_first(tmp_path):
     file = write_runs(tmp_path, [Run(f"r{n}", config={"k": 8 if n else 2}, summary={"loss": n}) for n in range(3)])
     answer = answered(file, "--varying")
-    assert answer.out.startswith("1 config column of 3 runs vary\n")
+    assert answer.out.startswith("1 varying config column of 3 runs\n")
     assert "8 (2), 2 (1)" in answer.out
     assert [(row["value"], row["runs"]) for row in document(file, "--varying")["varying"]] == [(8, 2), (2, 1)]
 

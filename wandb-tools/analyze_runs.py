@@ -1149,7 +1149,7 @@ def varied(study: Study, _: Options) -> list[Result]:
     number = table.height or collected(runs.frame.select(pl.len())).item()
     seen = pl.DataFrame(texts, {"values": pl.Int64, "value (runs)": pl.String}, orient="row")
     view = [("config", pl.Series(labels(settings, runs).values(), dtype=pl.String)), *((c.name, c) for c in seen)]
-    title = f"{counted(len(settings), 'config column')} of {counted(number, 'run')} vary"
+    title = f"{counted(len(settings), 'varying config column')} of {counted(number, 'run')}"
     dtypes = {"column": pl.String, "value": pl.String, "runs": pl.Int64}
     found = pl.DataFrame([row | {"value": exact_text(row["value"])} for row in rows], dtypes)
     return [Result("varying", title, found, view, noise_note(noise, runs), rows), *grid(table, settings, study)]
@@ -1960,7 +1960,7 @@ def health(study: Study, _: Options) -> list[Result]:
     labelled = pl.Series(run_labels(keys)).gather(folded[RUN_NUMBER])
     details = [first + f" and {counted(more, 'more metric')}" * bool(more) for _, _, first, more in folded.rows()]
     details = [shortened(text, 2 * PAGE_CELLS) for text in details]  # a line of a console may be long
-    title = f"{problems[RUN_NUMBER].n_unique()} of {counted(keys.height, 'run')} have problems{where}: {counts}"
+    title = f"Problems in {problems[RUN_NUMBER].n_unique()} of {counted(keys.height, 'run')}{where}: {counts}"
     view = [("run", labelled), ("problem", folded["problem"]), ("detail", pl.Series(details))]
     return [Result("health", title, table, view)]
 
