@@ -1157,8 +1157,9 @@ def varied(study: Study, _: Options) -> list[Result]:
 
 def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Result]:
     """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
-    runs, seeds = study.runs, [c for c in settings if "seed" in words(study.runs.label(c))][:1]
-    few = [c for c in settings if c not in seeds and 1 < table[c].drop_nulls().n_unique() <= 12]  # more: at random
+    several = {c: number for c in settings if (number := table[c].drop_nulls().n_unique()) > 1}
+    runs, seeds = study.runs, [c for c in several if "seed" in words(study.runs.label(c))][:1]
+    few = [c for c, number in several.items() if c not in seeds and number <= 12]  # more: at random
     few = [c for c in few if 2 * table[c].null_count() <= table.height]
     complete = table.select(settings).drop_nulls([*few, *seeds])
     axes = independent(complete, few)
