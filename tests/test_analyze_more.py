@@ -421,6 +421,14 @@ def test_the_step_metric_of_define_metric_is_the_axis(tmp_path):
     assert [(row["x"], row["value"]) for row in rows][:3] == [(0.0, 0.0), (0.5, 0.1), (1.0, 0.2)]
     assert "loss over epoch" in answered(file, "--curves", "loss").out
     assert "loss over step" in answered(file, "--curves", "loss", "--x", "step").out
+    rows = pl.read_parquet(history)  # as of a loop of one's own beside HuggingFace's Trainer, which defines it for all
+    epoch = pl.when(pl.col("_step") % 3 == 0).then("metric_epoch").alias("metric_epoch")
+    rows.with_columns(epoch).write_parquet(history, metadata=metadata)
+    answer = answered(file, "--curves", "loss")
+    assert answer.err == "most runs logged loss without its step metric: over step; or use --x epoch\n"
+    assert "loss over step" in answer.out
+    assert len(document(file, "--curves", "loss", "--json")["curves"]) == 6
+    assert len(document(file, "--curves", "loss", "--x", "epoch", "--json")["curves"]) == 2
 
 
 def test_a_report_and_an_answer_in_one_call(file, tmp_path):

@@ -1780,8 +1780,7 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
         if options.best_so_far and goal is None:
             what = f"--best-so-far: the name {label} does not say whether lower or higher is better"
             raise ScriptError(f"{what}; {SAY_GOAL}", WRONG_USAGE)
-        own = [known_column(part.axes[column], part, ["metric_"]) for part, column in logging if column in part.axes]
-        axis = options.x or next(filter(None, own), "step")
+        axis = options.x or next(filter(None, itertools.starmap(step_metric, logging)), "step")
         points = curve_points(logging, axis, goal, keys, study, options)
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
@@ -1794,6 +1793,21 @@ def metric_called(name: str, history: Runs) -> str | None:
     """The metric of a history that is called `name`, even if another column of it is called so, too."""
     metrics = {column: history.dtypes[column] for column in metric_columns(history)}
     return known_column(name, replace(history, dtypes=metrics), ["metric_"])
+
+
+def step_metric(history: Runs, metric: str) -> str | None:
+    """The step metric that define_metric gave a metric, unless most runs logged most of its values without one."""
+    axis = known_column(history.axes[metric], history, ["metric_"]) if metric in history.axes else None
+    if axis is None:
+        return None
+    of_runs = history.frame.filter(pl.col(metric).is_not_null()).group_by("entity", "project", "run_id")
+    is_logged = of_runs.agg((2 * pl.col(axis).count() >= pl.len()).alias("is_so")).select(pl.col("is_so").mean() >= 0.5)
+    if collected(is_logged).item():
+        return axis
+    say(
+        f"most runs logged {history.label(metric)} without its step metric: over step; or use --x {history.label(axis)}"
+    )
+    return None
 
 
 def curve_points(
@@ -2777,7 +2791,11 @@ def add_flags(parser: Parser) -> None:
     add("--stat", choices=("mean", "median", "iqm"), default="mean", help="compare groups by this (default: mean)")
     add("--best-per", **many, metavar="A,B", help="use only the best setting of each value")
     add = parser.add_argument_group("curves and pictures").add_argument
-    add("--x", metavar="AXIS", help="step, runtime, time or a metric (default: its step metric, else step)")
+    add(
+        "--x",
+        metavar="AXIS",
+        help="step, runtime, time or a metric (default: the step metric if most runs have it, else step)",
+    )
     add("--best-so-far", **flag, help="the best value so far, instead of the current one")
     add("--smooth", type=float, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
     points = f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS}; JSON, csv and parquet all)"
