@@ -1439,6 +1439,7 @@ def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path
     failed = [Failure(os.path.relpath(e.filename, folder), "folder", f"cannot be read: {e.strerror}") for e in errors]
     if not found:
         why = f" ({errors[0].filename} {failed[0].error})" if failed else ""
+        why += f", only {counted(passed.total(), 'run folder')} without one" * bool(passed)
         raise ScriptError(f"no W&B run logs (*.wandb) in {folder}{why}; name another folder", NOTHING_USABLE)
     return sorted(found.values()), failed
 
