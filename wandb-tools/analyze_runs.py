@@ -2383,6 +2383,9 @@ def fitted(
         choice = "--columns, " if result.key in FLAGS_FOR["columns"] else ""
         notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
     short = []
+    if result.key == "curves":  # without the rows of curves that do not fit
+        has_any = [any(cells) for cells in zip(*(column.cells for column in columns[1:count]), strict=True)]
+        columns = [column._replace(cells=[*itertools.compress(column.cells, has_any)]) for column in columns]
     rows = [*zip(*(column.cells for column in columns[1:]), strict=True)] if result.key == "diff" else []
     for n, (column, room) in enumerate(zip(columns[:count], widths(limit), strict=False)):
         is_whole = column.is_number or column.label in BROKEN
