@@ -350,6 +350,15 @@ def test_a_setting_that_few_runs_have_is_no_axis_of_the_grid(tmp_path):
     assert "grid of bs (3), opt (2): 6 of 6 combinations have a run" in out
 
 
+def test_a_seed_that_does_not_vary_is_not_named_in_the_grid(tmp_path):
+    """As the `data_seed` of HuggingFace's Trainer, which is `None`, where some runs have no such setting."""
+    runs = [Run(f"{n}", config={"opt": "ab"[n // 2], "bs": 1, "data_seed": "None"}) for n in range(4)]
+    runs += [Run("x", config={"opt": "a", "bs": 2}), Run("y", config={"opt": "b", "bs": 2})]
+    out = answered(write_runs(tmp_path, runs), "--varying").out
+    assert out.count("2 runs ") == 2
+    assert "with seed" not in out
+
+
 def test_health_says_of_what_there_are_more(tmp_path):
     file = write_runs(tmp_path, [Run("a", summary=dict.fromkeys(("loss", "mse", "mae"), float("nan")))])
     assert "loss in the summary and 2 more metrics" in " ".join(answered(file, "--health").out.split())
@@ -566,12 +575,12 @@ def test_a_best_setting_of_missing_values_is_said_to_be_null(tmp_path):
 
 
 def test_a_heading_of_a_report_is_not_broken_within_brackets(tmp_path):
-    """`<h2>1 of 1 run have problems (no history files</h2>`."""
+    """`<h2>Problems in 1 of 1 run (no history files</h2>`."""
     file = write_runs(tmp_path, [Run("a", state="failed", summary={"loss": 1.0})])
     answered(file, "--report", tmp_path / "r.html", "-m", "loss")
     headings = re.findall("<h2>(.*?)</h2>", (tmp_path / "r.html").read_text("utf-8"))
     assert [each for each in headings if each.count("(") != each.count(")")] == []
-    assert any(each.startswith("1 of 1 run have problems (no history files, so only") for each in headings)
+    assert any(each.startswith("Problems in 1 of 1 run (no history files, so only") for each in headings)
 
 
 def test_runs_of_one_name_are_named_so_that_they_can_be_copied(tmp_path):

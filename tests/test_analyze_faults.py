@@ -470,6 +470,17 @@ def test_diff_counts_and_puts_the_config_first(tmp_path):
     assert out.index("lr") < out.index("loss")
 
 
+def test_a_diff_shows_of_long_values_what_differs(tmp_path):
+    """They were shortened to the same `experiment-…xed_tokens_10b`."""
+    tries = "attention-gates", "untied-embeddings"
+    names = [f"experiment-20260424-{each}-fixed_tokens_10b" for each in tries]
+    runs = [Run("ab"[n], name, {"run_name": name, "note": "a"}, {"loss": 1.0}) for n, name in enumerate(names)]
+    lines = answered(write_runs(tmp_path, runs), "--diff", "a", "b").out.splitlines()
+    assert [line.split() for line in lines if line.startswith(("name ", "run_name "))] == [
+        [column, "…attention-gates…", "…untied-embeddings…"] for column in ("name", "run_name")
+    ]
+
+
 # --- inputs ---------------------------------------------------------------------------------------------------
 
 
@@ -598,6 +609,7 @@ def test_the_suggested_grouping_leaves_noise_out(tmp_path):
                 "id2label": {"0": "ab"[n % 2]},
                 "when": f"2026-01-0{1 + n % 2}",
                 "root": f"/data/{n % 2}",
+                "wandb_mode": ("online", "offline")[n % 2],
                 "opt": "xy"[n // 4],
             },
             summary={"test/mse": float(n)},
@@ -724,7 +736,7 @@ def test_health_names_each_kind_of_problem(tmp_path):
         "broken": {"crashed"}, "short": {"stopped early"},
     }  # fmt: skip
     out = answered(file, "--health").out
-    assert out.startswith(f"{len(found)} of 11 runs have problems: ")
+    assert out.startswith(f"Problems in {len(found)} of 11 runs: ")
 
 
 def test_filters_change_no_peers(tmp_path):
@@ -1182,7 +1194,7 @@ def test_the_report_tells_of_machine_use_and_problems(tmp_path):
     assert (rows[1]["gpu_percent"], rows[1]["cpu_percent"], rows[2]["gpu_percent"]) == (None, 50.0, None)
     page = (tmp_path / "r.html").read_text("utf-8")
     assert "<h2>Machine use</h2>\n<p class='about'>3.517 hours of run time of 4 runs in all states</p>" in page
-    assert "1 of 4 runs have problems" in page
+    assert "Problems in 1 of 4 runs" in page
 
 
 def test_a_report_of_runs_without_machines_has_no_such_section(tmp_path):
@@ -1482,7 +1494,7 @@ def test_rows_that_max_rows_cuts_are_counted_for_programs_too(tmp_path, output):
 def test_varying_lists_the_most_frequent_value_first(tmp_path):
     file = write_runs(tmp_path, [Run(f"r{n}", config={"k": 8 if n else 2}, summary={"loss": n}) for n in range(3)])
     answer = answered(file, "--varying")
-    assert answer.out.startswith("1 config column of 3 runs vary\n")
+    assert answer.out.startswith("1 varying config column of 3 runs\n")
     assert "8 (2), 2 (1)" in answer.out
     assert [(row["value"], row["runs"]) for row in document(file, "--varying")["varying"]] == [(8, 2), (2, 1)]
 

@@ -407,6 +407,18 @@ def test_curves_per_run_on_another_axis(tmp_path):
     assert (done.code, "did you mean loss" in done.err) == (2, True)
 
 
+def test_curves_that_do_not_fit_leave_no_empty_rows(tmp_path):
+    names = [f"{letter * 30}" for letter in "abcdefgh"]
+    file = write_runs(tmp_path, [Run(name) for name in names])
+    rows = [(name, step, 1.0 + n, 0.0) for n, name in enumerate(names) for step in range(10 * n, 10 * n + 2)]
+    write_history(tmp_path, rows)
+    lines = answered(file, "--curves", "loss").out.splitlines()
+    body = lines[next(n for n, line in enumerate(lines) if line.startswith("──")) + 1 :]
+    points = [line.split() for line in body if line.strip()[:1].isdigit()]
+    assert 0 < len(points) < 16
+    assert min(map(len, points)) == 2
+
+
 def test_curves_follow_an_axis_that_goes_back(tmp_path):
     file = write_runs(tmp_path, [Run("a")])
     write_history(tmp_path, [("a", 0, 2.0, 5.0), ("a", 1, 1.0, 7.0), ("a", 2, 3.0, 4.0), ("a", 3, 1.0, 6.0)])
@@ -425,6 +437,14 @@ def test_the_step_metric_of_define_metric_is_the_axis(tmp_path):
     assert [(row["x"], row["value"]) for row in rows][:3] == [(0.0, 0.0), (0.5, 0.1), (1.0, 0.2)]
     assert "loss over epoch" in answered(file, "--curves", "loss").out
     assert "loss over step" in answered(file, "--curves", "loss", "--x", "step").out
+    rows = pl.read_parquet(history)  # as of a loop of one's own beside HuggingFace's Trainer, which defines it for all
+    epoch = pl.when(pl.col("_step") % 3 == 0).then("metric_epoch").alias("metric_epoch")
+    rows.with_columns(epoch).write_parquet(history, metadata=metadata)
+    answer = answered(file, "--curves", "loss")
+    assert answer.err == "most runs logged loss without its step metric: over step; or use --x epoch\n"
+    assert "loss over step" in answer.out
+    assert len(document(file, "--curves", "loss", "--json")["curves"]) == 6
+    assert len(document(file, "--curves", "loss", "--x", "epoch", "--json")["curves"]) == 2
 
 
 def test_a_report_and_an_answer_in_one_call(file, tmp_path):

@@ -903,6 +903,9 @@ def test_nothing_there(tmp_path, export):
     done = export("--offline", tmp_path / "empty", "-o", tmp_path / "out")
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("error: no W&B run logs (*.wandb) in")
+    (tmp_path / "ignored" / "run-20260101_000000-a" / "files").mkdir(parents=True)  # as where git ignores the logs
+    done = export("--offline", tmp_path / "ignored", "-o", tmp_path / "out")
+    assert done.err.endswith("ignored, only 1 run folder without one; name another folder\n")
     (tmp_path / "empty" / "run-dangling.wandb").symlink_to(tmp_path / "nowhere")
     done = export("--offline", tmp_path / "empty", "-o", tmp_path / "out")
     assert (done.code, done.out) == (1, "")

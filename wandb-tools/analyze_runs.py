@@ -184,7 +184,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 SCRIPTS = "; script-src 'unsafe-inline' 'unsafe-eval'"  # Vega makes functions of a chart's expressions
 # Words in the names of settings that say where or when a run ran, and not what was tried.
 NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
-NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir"}
+NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir", "wandb"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
 MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
 MOST_TYPED = 10**9  # larger numbers of rows or points mean this
@@ -1143,7 +1143,7 @@ def varied(study: Study, _: Options) -> list[Result]:
         texts.append((len(counts), some_of(each, most)))
     seen = pl.DataFrame(texts, {"values": pl.Int64, "value (runs)": pl.String}, orient="row")
     view = [("config", pl.Series(labels(settings, runs).values(), dtype=pl.String)), *((c.name, c) for c in seen)]
-    title = f"{counted(len(settings), 'config column')} of {counted(table.height, 'run')} vary"
+    title = f"{counted(len(settings), 'varying config column')} of {counted(table.height, 'run')}"
     dtypes = {"column": pl.String, "value": pl.String, "runs": pl.Int64}
     found = pl.DataFrame([row | {"value": exact_text(row["value"])} for row in rows], dtypes)
     return [Result("varying", title, found, view, noise_note(noise, runs), rows), *grid(table, settings, study)]
@@ -1151,8 +1151,9 @@ def varied(study: Study, _: Options) -> list[Result]:
 
 def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Result]:
     """Combinations of the settings that were run twice, that lack seeds which most have, or that no run has."""
-    runs, seeds = study.runs, [c for c in settings if "seed" in words(study.runs.label(c))][:1]
-    few = [c for c in settings if c not in seeds and 1 < table[c].drop_nulls().n_unique() <= 12]  # more: at random
+    several = {c: number for c in settings if (number := table[c].drop_nulls().n_unique()) > 1}
+    runs, seeds = study.runs, [c for c in several if "seed" in words(study.runs.label(c))][:1]
+    few = [c for c, number in several.items() if c not in seeds and number <= 12]  # more: at random
     few = [c for c in few if 2 * table[c].null_count() <= table.height]
     complete = table.select(settings).drop_nulls([*few, *seeds])
     axes = independent(complete, few)
@@ -1754,8 +1755,7 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
         if options.best_so_far and goal is None:
             what = f"--best-so-far: the name {label} does not say whether lower or higher is better"
             raise ScriptError(f"{what}; {SAY_GOAL}", WRONG_USAGE)
-        own = [known_column(part.axes[column], part, ["metric_"]) for part, column in logging if column in part.axes]
-        axis = options.x or next(filter(None, own), "step")
+        axis = options.x or next(filter(None, itertools.starmap(step_metric, logging)), "step")
         points = curve_points(logging, axis, goal, keys, study, options)
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
@@ -1768,6 +1768,21 @@ def metric_called(name: str, history: Runs) -> str | None:
     """The metric of a history that is called `name`, even if another column of it is called so, too."""
     metrics = {column: history.dtypes[column] for column in metric_columns(history)}
     return known_column(name, replace(history, dtypes=metrics), ["metric_"])
+
+
+def step_metric(history: Runs, metric: str) -> str | None:
+    """The step metric that define_metric gave a metric, unless most runs logged most of its values without one."""
+    axis = known_column(history.axes[metric], history, ["metric_"]) if metric in history.axes else None
+    if axis is None:
+        return None
+    of_runs = history.frame.filter(pl.col(metric).is_not_null()).group_by("entity", "project", "run_id")
+    is_logged = of_runs.agg((2 * pl.col(axis).count() >= pl.len()).alias("is_so")).select(pl.col("is_so").mean() >= 0.5)
+    if collected(is_logged).item():
+        return axis
+    say(
+        f"most runs logged {history.label(metric)} without its step metric: over step; or use --x {history.label(axis)}"
+    )
+    return None
 
 
 def curve_points(
@@ -1916,7 +1931,7 @@ def health(study: Study, _: Options) -> list[Result]:
         held = [{path: own[path] for path in block if path in own} for own in metrics]
         rows = rows_of_histories([*zip(histories, held, strict=True)], keys)
         for path in block:
-            values = rows.select(RUN_NUMBER, "_step", pl.col(path).alias(VALUE)).drop_nulls(VALUE)
+            values = pl.DataFrame([rows[RUN_NUMBER], rows["_step"], rows[path].alias(VALUE)]).drop_nulls(VALUE)
             logged |= {*values[RUN_NUMBER].unique()}
             goals = [part.goals.get(own.get(path, "")) for part, own in zip(histories, metrics, strict=True)]
             label = ".".join(json.loads(path))
@@ -1935,7 +1950,7 @@ def health(study: Study, _: Options) -> list[Result]:
     labelled = pl.Series(run_labels(keys)).gather(folded[RUN_NUMBER])
     details = [first + f" and {counted(more, 'more metric')}" * bool(more) for _, _, first, more in folded.rows()]
     details = [shortened(text, 2 * PAGE_CELLS) for text in details]  # a line of a console may be long
-    title = f"{problems[RUN_NUMBER].n_unique()} of {counted(keys.height, 'run')} have problems{where}: {counts}"
+    title = f"Problems in {problems[RUN_NUMBER].n_unique()} of {counted(keys.height, 'run')}{where}: {counts}"
     view = [("run", labelled), ("problem", folded["problem"]), ("detail", pl.Series(details))]
     return [Result("health", title, table, view)]
 
@@ -2346,9 +2361,14 @@ def fitted(
         choice = "--columns, " if result.key in FLAGS_FOR["columns"] else ""
         notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
     short = []
-    for column, room in zip(columns[:count], widths(limit), strict=False):
+    if result.key == "curves":  # without the rows of curves that do not fit
+        has_any = [any(cells) for cells in zip(*(column.cells for column in columns[1:count]), strict=True)]
+        columns = [column._replace(cells=[*itertools.compress(column.cells, has_any)]) for column in columns]
+    rows = [*zip(*(column.cells for column in columns[1:]), strict=True)] if result.key == "diff" else []
+    for n, (column, room) in enumerate(zip(columns[:count], widths(limit), strict=False)):
         is_whole = column.is_number or column.label in BROKEN
         texts = column.cells if is_whole else short_names(column.cells, room)
+        texts = [short_names(row, room)[n - 1] for row in rows] if rows and n else texts  # what differs in a row
         parts = re.findall(rf".{{1,{room}}}(?:(?<=[/_. ])|$)|.{{1,{room}}}", column.label)  # ends of words first
         label = column.label if cell_count(column.label) <= room else "\n".join(parts)
         short.append(TableColumn(label, texts, column.is_number, room))
@@ -2763,7 +2783,11 @@ def add_flags(parser: Parser) -> None:
     add("--stat", choices=("mean", "median", "iqm"), default="mean", help="compare groups by this (default: mean)")
     add("--best-per", **many, metavar="A,B", help="use only the best setting of each value")
     add = parser.add_argument_group("curves and pictures").add_argument
-    add("--x", metavar="AXIS", help="step, runtime, time or a metric (default: its step metric, else step)")
+    add(
+        "--x",
+        metavar="AXIS",
+        help="step, runtime, time or a metric (default: the step metric if most runs have it, else step)",
+    )
     add("--best-so-far", **flag, help="the best value so far, instead of the current one")
     add("--smooth", type=float, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
     points = f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS}; JSON, csv and parquet all)"

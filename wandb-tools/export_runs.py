@@ -719,7 +719,7 @@ def keep_last(last: dict[bytes, bytes], items: Iterable[bytes]) -> None:
         last[start] = item
 
 
-def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, PLR0912 - each kind in turn
+def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - each kind in turn
     """Store in `log` and `rows` what a record other than history and summary holds for an export."""
     kind = record.WhichOneof("record_type")
     if kind == "run":
@@ -757,14 +757,14 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
         stamp = (noted.timestamp.seconds, noted.timestamp.nanos)
         log.last_stamp = max(stamp, log.last_stamp)
         if kind != "stats" and rows.options.console and noted.line:  # every other text of a progress bar is empty
-            rows.add_output(noted.line, stamp, "stdout" if noted.output_type == noted.STDOUT else "stderr")
+            stream = "stdout" if noted.output_type == noted.STDOUT else "stderr"
+            # SDKs before 0.13 log each state of a progress bar as a line; W&B shows it in the place of the one before.
+            rows.add_output(noted.line, stamp, stream, replaces=kind == "output" and noted.line.startswith("\r"))
         elif kind == "stats" and rows.options.system_metrics and (time_ := time_at(*stamp)):
             stats: dict[str, Any] = {"_step": log.records, "_timestamp": time_.timestamp()}
-            if log.started_at is not None:
-                stats["_runtime"] = (time_ - log.started_at).total_seconds()
-            for item in noted.item:
-                for path, value in flatten({item.key: from_json(item.value_json)}):
-                    stats["system." + ".".join(path)] = value
+            stats["_runtime"] = (time_ - log.started_at).total_seconds() if log.started_at else None
+            leaves = flatten({item.key: from_json(item.value_json) for item in noted.item})
+            stats |= {"system." + ".".join(path): value for path, value in leaves}
             rows.add("system", stats)
 
 
@@ -1035,9 +1035,10 @@ class LogRows:
             if content.startswith(keys + VALUE_TAG) and path_of(item) in columns.lists:
                 self.by_keys[keys] = columns.lists[path_of(item)]
 
-    def add_output(self, text: str, stamp: tuple[int, int] | None, stream: str | None) -> None:
+    def add_output(self, text: str, stamp: tuple[int, int] | None, stream: str | None, *, replaces: bool) -> None:
         """Add output of the program. A line has the time (see `time_at`) of its first character."""
         screen, at = self.screens[stream], self.cursors[stream]
+        text = "\x1b[A\x1b[2K" + text if replaces and at == len(screen) else text  # at the start of a new line
         for piece in CURSOR_MOVE.split(text):
             if piece == "\x1b[A":  # up
                 at = max(at - 1, 0)
@@ -1087,7 +1088,7 @@ class LogRows:
                 self.lines, self.lines_written = [], 0
                 opened.seek(0)
                 for line in opened:
-                    self.add_output(line, None, None)
+                    self.add_output(line, None, None, replaces=False)
 
     def hold_rows(self) -> None:
         """Hold the rows so far, except for unfinished lines of output, such as a progress bar: these come later."""
@@ -1438,6 +1439,7 @@ def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path
     failed = [Failure(os.path.relpath(e.filename, folder), "folder", f"cannot be read: {e.strerror}") for e in errors]
     if not found:
         why = f" ({errors[0].filename} {failed[0].error})" if failed else ""
+        why += f", only {counted(passed.total(), 'run folder')} without one" * bool(passed)
         raise ScriptError(f"no W&B run logs (*.wandb) in {folder}{why}; name another folder", NOTHING_USABLE)
     return sorted(found.values()), failed
 
