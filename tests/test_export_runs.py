@@ -1848,6 +1848,7 @@ def test_windows_are_split_only_where_their_times_are_known():
 @pytest.mark.parametrize("erase", ["\x1b[K", "\x1b[0K", "\x1b[2K"])
 def test_what_a_terminal_erases_is_gone(erase):
     assert export_runs.as_shown(f"Downloading\r{erase}done") == "done"
+    assert export_runs.as_shown(f"ok?\b{erase}\rok") == "ok"
 
 
 def test_numbers_become_text_as_in_json():

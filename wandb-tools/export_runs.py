@@ -1238,8 +1238,8 @@ def cast_logged(path: KeyPath, dtype: str, wanted: str, name: str | None = None)
     return column
 
 
-ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\^_])|\x07")
-CONTROL = re.compile("[\x07\b\r\x1b]")
+ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])|\x07")
+CONTROL = re.compile(rf"([\r\b]|{ESCAPE.pattern})")
 
 
 def as_shown(text: str) -> str:
@@ -1250,26 +1250,22 @@ def as_shown(text: str) -> str:
     >>> as_shown("Downloading\x1b[2K\rdone"), as_shown("Downloading\rdone\x1b[K"), as_shown("10%\b\b\b20%\b\b\b")
     ('done', 'done', '20%')
     """
-    if not CONTROL.search(text):  # as in nearly all lines
+    if text.isprintable():  # nearly all lines
         return storable(text.rstrip(" "))
-    shown = ""
-    for piece in reversed(text.split("\r")):
-        before, erased, after = piece.rpartition("\x1b[2K")  # erases the line; the cursor stays where it was
-        plain = with_backspaces(" " * len(ESCAPE.sub("", before)) + ESCAPE.sub("", after))
-        shown += plain[len(shown) :]
-        if erased or "\x1b[K" in after or "\x1b[0K" in after:  # these erase what was behind the cursor
-            break
+    shown, cursor = "", 0
+    for number, piece in enumerate(CONTROL.split(text)):
+        if number % 2 == 0:  # text between two controls
+            shown = shown[:cursor] + piece + shown[cursor + len(piece) :]
+            cursor += len(piece)
+        elif piece == "\r":
+            cursor = 0
+        elif piece == "\b":
+            cursor = max(cursor - 1, 0)
+        elif piece in ("\x1b[K", "\x1b[0K"):  # erase what is behind the cursor
+            shown = shown[:cursor]
+        elif piece == "\x1b[2K":  # erases the line; the cursor stays where it was
+            shown = " " * cursor
     return storable(shown.rstrip(" "))
-
-
-def with_backspaces(text: str) -> str:
-    """The text after each backspace overwrites what is there, from one character to the left."""
-    shown, at = list[str](), 0
-    for number, piece in enumerate(text.split("\b")):
-        at = max(at - (number > 0), 0)
-        shown[at : at + len(piece)] = piece
-        at += len(piece)
-    return "".join(shown)
 
 
 def write_intermediate(frame: pl.DataFrame | pl.LazyFrame, file: Path) -> None:
