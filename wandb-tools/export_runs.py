@@ -614,7 +614,6 @@ class Log:
     run: dict[str, Any] = field(default_factory=dict)  # the last run record's plain fields
     started_at: datetime | None = None
     newest_at: datetime | None = None
-    last_stamp: tuple[int, int] = (0, 0)  # of output and system metrics: seconds since 1970, and nanoseconds
     exit_code: int | None = None
     is_preempting: bool = False  # the program said that it would be stopped
     config: dict[str, object] = field(default_factory=dict)
@@ -687,7 +686,6 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901 - one sequence
                     log.damage.append(f"record {log.records}: {error}")
     except OSError as error:
         log.error = f"cannot be read: {error.strerror or error}"
-    log.note_time(time_at(*log.last_stamp))
     log.summary_from = "log" if changes else "history" if logged else ""
     for encoded in (changes or logged).values():
         try:
@@ -753,11 +751,11 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
             log.note_time(time_at(log.started_at.timestamp() + record.exit.runtime))
     elif kind in ("stats", "output", "output_raw"):
         noted = getattr(record, kind)
-        stamp = (noted.timestamp.seconds, noted.timestamp.nanos)
-        log.last_stamp = max(stamp, log.last_stamp)
+        time_ = time_at(noted.timestamp.seconds, noted.timestamp.nanos)
+        log.note_time(time_)
         if kind != "stats" and rows.options.console and noted.line:  # every other text of a progress bar is empty
-            rows.add_output(noted.line, stamp, "stdout" if noted.output_type == noted.STDOUT else "stderr")
-        elif kind == "stats" and rows.options.system_metrics and (time_ := time_at(*stamp)):
+            rows.add_output(noted.line, time_, "stdout" if noted.output_type == noted.STDOUT else "stderr")
+        elif kind == "stats" and rows.options.system_metrics and time_:
             stats: dict[str, Any] = {"_step": log.records, "_timestamp": time_.timestamp()}
             if log.started_at is not None:
                 stats["_runtime"] = (time_ - log.started_at).total_seconds()
@@ -1037,8 +1035,8 @@ class LogRows:
             if content.startswith(keys + VALUE_TAG) and path_of(item) in columns.lists:
                 self.by_keys[keys] = columns.lists[path_of(item)]
 
-    def add_output(self, text: str, stamp: tuple[int, int] | None, stream: str | None) -> None:
-        """Add output of the program. A line has the time (see `time_at`) of its first character."""
+    def add_output(self, text: str, time_: datetime | None, stream: str | None) -> None:
+        """Add output of the program. A line has the time of its first character."""
         screen, at = self.screens[stream], self.cursors[stream]
         for piece in CURSOR_MOVE.split(text):
             if piece == "\x1b[A":  # up
@@ -1052,7 +1050,7 @@ class LogRows:
                     screen[at][-1].append("\r")
             elif piece.strip("\r\b") or (piece and at < len(screen)):
                 while len(screen) <= at:  # also empty lines above
-                    screen.append((time_at(*stamp) if stamp else None, stream, []))
+                    screen.append((time_, stream, []))
                     self.lines.append(screen[-1])
                 pieces = screen[at][-1]
                 pieces.append(piece)
