@@ -606,11 +606,11 @@ class Log:
     """The contents of one `.wandb` file, or of a run's folder of an SDK before 0.10."""
 
     file: Path
+    name: str = ""  # its path below the folder of --offline
     records: int = 0
     torn: bool = False  # ends in the middle of a record, as after a crash
     damage: list[str] = field(default_factory=list)  # unreadable places in the middle
     error: str = ""  # why it could not be read, or not to its end
-    failed: list[Failure] = field(default_factory=list)  # one each for damage and error
     run: dict[str, Any] = field(default_factory=dict)  # the last run record's plain fields
     started_at: datetime | None = None
     newest_at: datetime | None = None
@@ -629,6 +629,12 @@ class Log:
     def run_id(self) -> str:
         """The run's id; from the file's name if its record is lost."""
         return str(self.run.get("id") or storable(self.file.stem.removeprefix("run-")))
+
+    @property
+    def failed(self) -> list[Failure]:
+        damage = f"log {self.name} is damaged at {first_of(self.damage)}; the rest was read" if self.damage else ""
+        run = self.run_id if self.records else self.name
+        return [Failure(run, "log", error) for error in (self.error, damage) if error]
 
     def note_time(self, time_: datetime | None) -> None:
         if time_ is not None:
@@ -1314,29 +1320,22 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
     folder = cast("Path", options.offline)
     passed: Counter[tuple[str, str]] = Counter()  # what is skipped: a noun, and why
     files, failed = find_logs(folder, passed)
-    top = folder.parent if folder.is_file() else folder
     sees_all = not failed
     logs = read_side_by_side(files, options, work)
-    torn: list[str] = []
-    by_run: dict[tuple[str, str, str], list[Log]] = {}  # one id may occur in several projects
-    any_record = {log.run_id: log.run for log in reversed(logs) if log.run}  # for logs whose run record is damaged
     for log in logs:
-        shown = str(log.file.relative_to(top))
-        damage = f"log {shown} is damaged at {first_of(log.damage)}; the rest was read" if log.damage else ""
-        run_id = log.run_id if log.records else shown
-        log.failed = [Failure(run_id, "log", error) for error in (log.error, damage) if error]
-        if log.records:
-            record = log.run or any_record.get(log.run_id, {})
-            entity_name = record.get("entity") or stand_in(options.selection.entity, NO_ENTITY)
-            project_name = record.get("project") or stand_in(options.selection.project, NO_PROJECT)
-            by_run.setdefault((entity_name, project_name, log.run_id), []).append(log)
-            continue
-        failed += log.failed
-        if log.torn:
-            torn.append(shown)
-            passed["log", "without a record"] += 1
-        elif not log.failed:
-            passed["file", "that is not a log"] += 1
+        log.name = str(log.file.relative_to(folder.parent if folder.is_file() else folder))
+    unread = [log for log in logs if not log.records]
+    failed += [failure for log in unread for failure in log.failed]
+    torn = [log.name for log in unread if log.torn]
+    passed["log", "without a record"] = len(torn)
+    passed["file", "that is not a log"] = sum(not log.torn and not log.failed for log in unread)
+    by_run: defaultdict[tuple[str, str, str], list[Log]] = defaultdict(list)  # one id may occur in several projects
+    any_record = {log.run_id: log.run for log in reversed(logs) if log.run}  # for logs whose run record is damaged
+    for log in [log for log in logs if log.records]:
+        record = log.run or any_record.get(log.run_id, {})
+        entity = record.get("entity") or stand_in(options.selection.entity, NO_ENTITY)
+        project_name = record.get("project") or stand_in(options.selection.project, NO_PROJECT)
+        by_run[entity, project_name, log.run_id].append(log)
     found: list[FoundRun] = []
     for names, of_run in sorted(by_run.items()):
         try:
@@ -1347,19 +1346,19 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
     if said := [f"{counted(n, noun)} {kind}" for (noun, kind), n in sorted(passed.items()) if n]:
         say(f"skipped: {', '.join(said)}")
 
-    lost = {log.run_id for log in logs if log.failed and not log.records}  # their project is unknown
+    lost = {log.run_id for log in unread if log.failed}  # their project is unknown
     lost |= {failure.run for failure in failed if failure.what == "run"}
-    kept = runs_asked_for(found, failed, options, say)
-    places = sorted({(run.entity, run.project) for run, *_ in kept})
-    projects = [Project(*place, failed=[*failed], torn=[*torn]) for place in places]
+    by_project: defaultdict[tuple[str, str], list[FoundRun]] = defaultdict(list)
+    for each in runs_asked_for(found, failed, options, say):
+        by_project[each[0].entity, each[0].project].append(each)
+    projects = [Project(*place, failed=[*failed], torn=[*torn]) for place in by_project]
     settle_stems(projects, options.output)
-    for project in projects:
+    for project, own in zip(projects, by_project.values(), strict=True):
         ids = {run.id for run, *_ in found if (run.entity, run.project) == (project.entity, project.name)}
-        own = [each for each in kept if (each[0].entity, each[0].project) == (project.entity, project.name)]
-        project.unread = {log.run_id for log in logs if not log.records}
+        project.unread = {log.run_id for log in unread}
         project.all_ids = ids if sees_all else None
         project.selected, project.filtered = len(own) + len(lost - ids), len(ids) - len(own)
-        take_runs(project, own, options, work, top)
+        take_runs(project, own, options, work)
     if cut_off := sorted({log for project in projects for log in project.torn} - {*torn}):
         say(f"these logs end early, as after a crash; all rows before the end were read: {first_of(cut_off)}")
     say_notes(projects, found, options, say)
@@ -1379,20 +1378,20 @@ def say_notes(projects: Sequence[Project], found: Sequence[FoundRun], options: O
             say(f"{runs}; other runs of this project belong to {first_of(known)}: use {flags} to put them together")
 
 
-def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work: Path, top: Path) -> None:
-    """Fill in the project's runs, tables and failures; logs are named by their path below `top`."""
-    project.cut, cut_off = set(), []
+def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work: Path) -> None:
+    """Fill in the project's runs, tables and failures."""
+    project.cut = set()
     for run, _, logs in own:
         # A log may be missing. Only a run that was rewound, and whose logs are whole, may have fewer rows than before.
         is_whole = all(log.exit_code is not None and not log.torn and not log.failed for log in logs)
         if not is_whole or not any("rewound_to" in log.run for log in logs):
             project.cut.add(run.id)
         project.failed += [failure for log in logs for failure in log.failed]
-        cut_off += [str(log.file.relative_to(top)) for log in logs if log.torn]
+        project.torn += [log.name for log in logs if log.torn]
         sources = {log.summary_from for log in logs} - {""}
         if sources and "log" not in sources:
             project.summary_restored.append({"run": run.id, "from": min(sources)})
-    project.torn = sorted([*project.torn, *cut_off])
+    project.torn.sort()
     project.pages = [write_page([run for run, *_ in some], work) for some in chunks(own, PAGE_RUNS)]
     project.runs = keys_of(project.pages)
     project.tables = {} if options.dry_run else tables_asked(project, options)
