@@ -958,23 +958,19 @@ class LogRows:
     def __init__(self, folder: Path, options: Options) -> None:
         self.proto = wandb_proto()
         self.folder, self.options = folder, options
-        # Rows of logs that have ended, by table (see `hold`) and run id: those of a table will share a file.
+        # Rows that are not written yet, by table (see `hold`) and run id: those of a table will share a file.
         self.held: defaultdict[tuple[str, str], dict[str, tuple[Log, pl.DataFrame]]] = defaultdict(dict)
         self.held_rows, self.held_columns = 0, set[str]()
 
     def start(self, log: Log) -> None:
         """From now on, rows are those of this log."""
         self.log = log
+        self.columns = {"history": NumberColumns(), "system": NumberColumns()}
         self.lines: list[OutputLine] = []  # of output
         self.lines_written = 0
         # By stream, as on a terminal: the last lines, and in which one the cursor is, which may be below the last.
         self.screens: defaultdict[str | None, list[OutputLine]] = defaultdict(list)
         self.cursors: Counter[str | None] = Counter()
-        self.start_part()
-
-    def start_part(self) -> None:
-        self.columns = {"history": NumberColumns(), "system": NumberColumns()}
-        self.by_keys: dict[bytes, list[Any]] = {}  # lists of the history by the bytes of an item before its value
 
     def add(self, table: str, row: Mapping[str, Any]) -> None:
         """Add a row as it was logged."""
@@ -985,12 +981,12 @@ class LogRows:
         columns = self.columns[table]
         columns.rows += 1
         if columns.values >= PART_ITEMS or columns.rows * len(columns.lists) >= PART_CELLS:
-            self.flush()
+            self.hold_rows()
 
     def add_history(self, row: Any) -> None:
         """Add a row; `row` is the history of a `glance_class`. Short numbers of known metrics are read quickly."""
-        columns, by_keys, loads = self.columns["history"], self.by_keys, orjson.loads
-        count = columns.rows
+        columns, loads = self.columns["history"], orjson.loads
+        by_keys, count = columns.by_keys, columns.rows
         others: list[bytes] = []
         for item in row.item:
             keys, _, value = item.rpartition(VALUE_TAG)
@@ -1039,7 +1035,7 @@ class LogRows:
             # Items of one metric begin with the same bytes. If these are nothing but its keys, they are parsed once.
             keys = self.proto.HistoryItem(key=item.key, nested_key=item.nested_key).SerializeToString()
             if content.startswith(keys + VALUE_TAG) and path_of(item) in columns.lists:
-                self.by_keys[keys] = columns.lists[path_of(item)]
+                columns.by_keys[keys] = columns.lists[path_of(item)]
 
     def add_output(self, text: str, time_: datetime | None, stream: str | None) -> None:
         """Add output of the program. A line has the time of its first character."""
@@ -1065,12 +1061,7 @@ class LogRows:
                     pieces[:] = [as_shown(before) + end + last]
         self.cursors[stream] = at
         if len(self.lines) >= LINES_HELD:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the rows so far of a long log."""
-        self.hold_rows()
-        self.write()
+            self.hold_rows()
 
     def end(self) -> None:
         """Finish the log."""
@@ -1089,6 +1080,7 @@ class LogRows:
                 return
             opened.seek(0)
             if sum(not line.isspace() for line in opened) > self.lines_written + len(self.lines):
+                self.write()
                 log.parts.pop("console", None)
                 self.lines, self.lines_written = [], 0
                 opened.seek(0)
@@ -1116,10 +1108,10 @@ class LogRows:
             self.hold("console", shown.with_columns(order=pl.int_range(pl.len()) + self.lines_written))
         self.lines = [line for line in self.lines if id(line) in is_open]
         self.lines_written += len(lines)
-        self.start_part()
+        self.columns = {"history": NumberColumns(), "system": NumberColumns()}
 
     def hold(self, table: str, rows: pl.DataFrame) -> None:
-        """Hold rows of the log until there are enough for a file."""
+        """Hold rows of the log until there are enough for a file, or more of the same run."""
         run_id, whole = self.log.run_id, cs.starts_with("[") & cs.integer()
         # A Float64 column, shared with other runs, would round these.
         is_inexact = rows.select(pl.any_horizontal(pl.lit(value=False), whole.abs().max() > EXACT_FLOAT)).item()
@@ -1149,6 +1141,7 @@ class NumberColumns:
 
     def __init__(self) -> None:
         self.lists: dict[KeyPath, list[Any]] = {clock: [] for clock in CLOCKS}
+        self.by_keys: dict[bytes, list[Any]] = {}  # the same by the bytes of a history item before its value
         self.others: set[KeyPath] = set()  # of values that are no numbers
         self.rows = self.values = 0  # how many
 
