@@ -1580,9 +1580,11 @@ def test_moments(monkeypatch, text, expected):
 )
 def test_state_of_a_log(monkeypatch, exit_code, age, state):
     monkeypatch.setattr(export_runs, "now", lambda: START)
-    assert export_runs.offline_state(exit_code, START - timedelta(seconds=age)) == state
+    log, newest = export_runs.Log(Path(), exit_code=exit_code), START - timedelta(seconds=age)
+    assert export_runs.offline_state(log, newest) == state
     preempted = {"running": "preempting", "finished": "finished"}.get(state, "preempted")
-    assert export_runs.offline_state(exit_code, START - timedelta(seconds=age), is_preempting=True) == preempted
+    log.is_preempting = True
+    assert export_runs.offline_state(log, newest) == preempted
 
 
 def test_an_interruption_whose_tidying_up_fails_is_one_all_the_same(monkeypatch, tmp_path, capsys):
@@ -1879,5 +1881,5 @@ def test_a_metric_matches_by_each_of_its_names(glob):
     ],
 )
 def test_the_state_of_a_log(exit_code, age_s, is_preempting, state):
-    newest = export_runs.now() - timedelta(seconds=age_s)
-    assert export_runs.offline_state(exit_code, newest, is_preempting=is_preempting) == state
+    log = export_runs.Log(Path(), exit_code=exit_code, is_preempting=is_preempting)
+    assert export_runs.offline_state(log, export_runs.now() - timedelta(seconds=age_s)) == state

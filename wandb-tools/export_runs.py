@@ -1454,8 +1454,7 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
         each_by_each: Callable[..., Iterable[list[Log]]] = map
         if processes > 1 and size_bytes >= MANY_BYTES:
             pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=prepare_process)
-            stack.callback(pool.shutdown, cancel_futures=True)
-            each_by_each = pool.map
+            each_by_each = stack.enter_context(pool).map
         try:
             for batch in each_by_each(read, tasks):
                 logs |= {log.file: log for log in batch}
@@ -1545,8 +1544,7 @@ def combined(
     run = Run(
         id=run_id,
         name=record.get("name", run_id),
-        state=logs[-1].run.get("state")
-        or offline_state(logs[-1].exit_code, heartbeat_at, is_preempting=logs[-1].is_preempting),
+        state=offline_state(logs[-1], heartbeat_at),
         entity=entity,
         project=project,
         created_at=logs[0].started_at or min(times, default=None),  # damage may have taken the start
@@ -1561,7 +1559,7 @@ def combined(
         config_json=valid_json(config),
         summary_json=valid_json(summary),
         leaves=[*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))],
-        definitions=[definitions[pattern] for pattern in sorted(definitions)],
+        definitions=[*definitions.values()],
         tables=tables_in(summary),
     )
     skipped = {path for log in logs for path in log.skipped}
@@ -1569,16 +1567,16 @@ def combined(
     return run, histories, logs
 
 
-def offline_state(exit_code: int | None, heartbeat_at: datetime | None, *, is_preempting: bool = False) -> str:
-    """The state by the exit code; without one, by the newest time inside the log."""
-    if exit_code == 0:
-        return "finished"
+def offline_state(log: Log, heartbeat_at: datetime | None) -> str:
+    """The state that the run's last log states, else by its exit code; without one, by the newest time in the logs."""
+    if log.exit_code == 0 or "state" in log.run:
+        return str(log.run.get("state", "finished"))
     is_fresh = heartbeat_at is not None and abs(now() - heartbeat_at) < FRESH  # a clock may be wrong in both ways
-    if exit_code is None and is_fresh:
-        return "preempting" if is_preempting else "running"
-    if is_preempting:
+    if log.exit_code is None and is_fresh:
+        return "preempting" if log.is_preempting else "running"
+    if log.is_preempting:
         return "preempted"
-    return "crashed" if exit_code in (None, 254) else "failed"  # 254: the SDK found it dead
+    return "crashed" if log.exit_code in (None, 254) else "failed"  # 254: the SDK found it dead
 
 
 def runtime_s(summary: Mapping[str, Any]) -> float | None:
