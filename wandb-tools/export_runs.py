@@ -546,8 +546,7 @@ def log_records(opened: IO[bytes], log: Log) -> Iterator[bytes]:  # noqa: C901 -
         if gap == 0:  # no valid chunk in the first block: no log, or killed within the first seven bytes
             log.torn = LOG_HEADER.startswith(block)
             return
-        is_padding = len(block) == BLOCK_BYTES and not any(block[at:])
-        if at < len(block) and not is_padding and gap is None:
+        if gap is None and (any(block[at:]) or at < len(block) < BLOCK_BYTES):  # else it is padding
             gap = offset + at
         offset, at = offset + len(block), 0
     # Nothing behind the header: killed before the first record.
@@ -1397,7 +1396,7 @@ def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work:
 
 def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path], list[Failure]]:
     """Every `.wandb` file at or below `folder`, and OLD_HISTORY for every run's folder of an SDK before 0.10, each once
-    and sorted by name, though links may lead to it more than once; and the folders that cannot be read.
+    and sorted by the run's id, though links may lead to it more than once; and the folders that cannot be read.
     """
     if folder.is_file():
         return [folder], []
@@ -1427,7 +1426,7 @@ def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path
     if not found:
         why = f" ({errors[0].filename} {failed[0].error})" if failed else ""
         raise ScriptError(f"no W&B run logs (*.wandb) in {folder}{why}; name another folder", NOTHING_USABLE)
-    return sorted(found.values()), failed
+    return sorted(found.values(), key=lambda file: (file.stem, file)), failed
 
 
 def stand_in(chosen: Sequence[str], default: str) -> str:
@@ -1436,7 +1435,7 @@ def stand_in(chosen: Sequence[str], default: str) -> str:
 
 
 def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> list[Log]:
-    """The logs, in the files' order; large ones are read by several processes.
+    """The logs; large ones are read by several processes.
 
     Each process reads logs with neighbouring run ids: these share part files, and the history file is sorted by run id.
     """
@@ -1444,11 +1443,10 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
     from multiprocessing import active_children, get_context
 
     processes = min(options.workers or os.cpu_count() or 1, len(files))
-    in_order = sorted(files, key=lambda file: (file.stem, file))
-    tasks = chunks(in_order, max(1, min(TASK_LOGS, len(files) // (4 * processes))))
+    tasks = chunks(files, max(1, min(TASK_LOGS, len(files) // (4 * processes))))
     size_bytes = sum(file.stat().st_size for file in files if os.access(file, os.R_OK))
     read = partial(read_logs, folder=work, options=options)
-    logs: dict[Path, Log] = {}
+    logs: list[Log] = []
     with Meter(quiet=options.quiet) as meter, ExitStack() as stack:
         meter.add(runs_wanted=len(files))
         each_by_each: Callable[..., Iterable[list[Log]]] = map
@@ -1457,7 +1455,7 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
             each_by_each = stack.enter_context(pool).map
         try:
             for batch in each_by_each(read, tasks):
-                logs |= {log.file: log for log in batch}
+                logs += batch
                 meter.add(runs=len(batch))
         except BrokenProcessPool as error:
             message = "a process that read logs was killed, maybe because memory ran out; try --workers 1"
@@ -1465,7 +1463,7 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
         finally:
             for process in active_children() if len(logs) < len(files) else ():  # after Ctrl-C or an error
                 process.kill()
-    return [logs[file] for file in files]
+    return logs
 
 
 def prepare_process() -> None:
