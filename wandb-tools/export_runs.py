@@ -577,8 +577,7 @@ def glance_class() -> Any:
     for number, name in ((1, "item"), (2, "other")):  # `other`: a row's step, or summary items removed
         items.field.add(name=name, number=number, label=kinds.LABEL_REPEATED, type=kinds.TYPE_BYTES)
     for number, name in ((2, "history"), (3, "summary")):  # their numbers in the record
-        field_ = glance.field.add(name=name, number=number, label=kinds.LABEL_OPTIONAL, type=kinds.TYPE_MESSAGE)
-        field_.type_name = ".wandb_tools.Items"
+        glance.field.add(name=name, number=number, type=kinds.TYPE_MESSAGE, type_name=".wandb_tools.Items")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("wandb_tools.Glance"))
@@ -590,9 +589,8 @@ def wandb_proto() -> Any:
 
     An empty module in place of `wandb` saves 0.8 s, which the SDK's other imports would take.
     """
-    spec = importlib.util.find_spec("wandb")
     stand_in = types.ModuleType("wandb")
-    stand_in.__path__ = list(spec.submodule_search_locations or ()) if spec else []
+    stand_in.__path__ = cast("Any", importlib.util.find_spec("wandb")).submodule_search_locations
     sys.modules.setdefault("wandb", stand_in)
     proto = importlib.import_module("wandb.proto.wandb_internal_pb2")
     if sys.modules["wandb"] is stand_in:
