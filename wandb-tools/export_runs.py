@@ -645,7 +645,7 @@ class Log:
 
 
 class WholeDict(dict[str, object]):
-    """A dict that the user set as one summary value. A deeper path that is set later replaces all of it."""
+    """A dict that is one value of a summary. A later dict, or a deeper path that is set later, replaces all of it."""
 
 
 def read_logs(files: Sequence[Path], folder: Path, options: Options) -> list[Log]:
@@ -694,7 +694,7 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901 - one sequence
         try:
             item = proto.SummaryItem.FromString(encoded)
             value = from_json(item.value_json or "null")
-            if isinstance(value, dict) and not item.nested_key:
+            if isinstance(value, dict):
                 value = WholeDict(value)
             # W&B leaves out a null, but not inside of a dict that was set whole.
             put(log.summary, path_of(item), GONE if value is None else value)
@@ -725,7 +725,9 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
     if kind == "run":
         # It is repeated as a whole when name, notes or tags change, but then its config has large ints as floats.
         run = record.run
-        config = tree_of(run.config.update)
+        config: dict[str, Any] = {}
+        for item in run.config.update:
+            put(config, path_of(item), from_json(item.value_json))
         log.config_at_start = log.config_at_start if log.run else [*config]
         log.config = config | log.config
         log.started_at = log.started_at or time_at(run.start_time.seconds, run.start_time.nanos)
@@ -737,7 +739,8 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
         if run.branch_point.run and run.branch_point.run == run.run_id:
             log.run["rewound_to"] = run.branch_point.value
     elif kind == "config":
-        merge_config(log.config, tree_of(record.config.update))
+        for item in record.config.update:
+            put(log.config, path_of(item), from_json(item.value_json))
         for item in record.config.remove:
             put(log.config, path_of(item), GONE)
     elif kind == "metric":
@@ -796,34 +799,22 @@ def path_of(item: Any) -> KeyPath:
     return tuple(item.nested_key) or (item.key,)
 
 
-def tree_of(items: Iterable[Any]) -> dict[str, Any]:
-    """The values of a config record, nested by their paths."""
-    tree: dict[str, Any] = {}
-    for item in items:
-        put(tree, path_of(item), from_json(item.value_json))
-    return tree
-
-
 def put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
-    """Set the value at `path`, or remove it if the value is GONE. On the way, a dict replaces what is no plain dict."""
-    for key in path[:-1]:
+    """Set the value at `path`, or remove it if the value is GONE. A dict adds to a dict, unless one is a WholeDict."""
+    *above, last = path
+    for key in above:
         if type(tree.get(key)) is not dict:
             if value is GONE:
                 return
             tree[key] = {}
         tree = tree[key]
-    tree[path[-1]] = value
     if value is GONE:
-        del tree[path[-1]]
-
-
-def merge_config(config: dict[str, Any], changes: Mapping[str, object]) -> None:
-    """Change a config as W&B does: a dict adds to a dict, at any depth; anything else replaces what was there."""
-    for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(config.get(key), dict):
-            merge_config(config[key], value)
-        else:
-            config[key] = value
+        tree.pop(last, None)
+    elif type(value) is dict and type(tree.get(last)) is dict:
+        for key, inner in value.items():
+            put(tree[last], (key,), inner)
+    else:
+        tree[last] = value
 
 
 def from_json(text: str) -> object:
@@ -1522,7 +1513,9 @@ def combined(
     config: dict[str, Any] = {}
     for log in logs:
         config = {key: value for key, value in config.items() if key not in log.config_at_start}
-        merge_config(config, {key: value for key, value in log.config.items() if key not in NOT_CONFIG})
+        for key, value in log.config.items():
+            if key not in NOT_CONFIG:
+                put(config, (key,), value)
     definitions = {pattern: definition for log in logs for pattern, definition in log.definitions.items()}
     names = sorted({name for log in logs for name in log.parts})
     rows = {name: joined_parts(run_id, name, logs, work, say) for name in names}
