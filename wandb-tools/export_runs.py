@@ -1766,8 +1766,8 @@ class RequestError(Exception):
 class Client:
     """Sends requests to one server from many threads, with an API key or without any credentials."""
 
-    def __init__(self, url: str, key: str | None, *, timeout_s: float, retries: int, threads: int, say: Say) -> None:
-        self.base_url, self.timeout_s, self.retries, self.say = url, min(timeout_s, LIMIT_S), retries, say
+    def __init__(self, url: str, key: str | None, options: Options, threads: int, say: Say) -> None:
+        self.base_url, self.timeout_s, self.retries, self.say = url, min(options.timeout, LIMIT_S), options.retries, say
         self.resume_at = 0.0  # by time.monotonic(): no request starts earlier
         self.failures, self.most_failures = 0, 2 * threads  # circuit breaker: consecutive failures, and their limit
         self.questions = threading.BoundedSemaphore(threads)  # at once
@@ -1789,13 +1789,13 @@ class Client:
         with self.questions:
             return self.retry(lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
 
-    def ask_for_less(self, ask: Callable[[int, float], Any], size: int) -> tuple[Any, int]:
-        """What `ask(size, timeout_s)` returns, and its size: a quarter of the one before after each failure."""
+    def ask_for_less(self, question: str, variables: Callable[[int], Mapping[str, Any]], size: int) -> tuple[Any, int]:
+        """The same with `variables(size)`, and the size: a quarter of the one before after each failure."""
 
         def attempt(timeout_s: float) -> Any:
             nonlocal size
             try:
-                return ask(size, timeout_s)
+                return self.ask_once(question, variables(size), timeout_s)
             except RequestError as error:
                 size = max(size // 4, 1)
                 error.retries = 100 if error.retries else 0  # a smaller answer may succeed
@@ -1931,12 +1931,11 @@ class Server:
     """The server's API and its storage, with the limits for requests at once."""
 
     def __init__(self, base_url: str, key: str, options: Options, meter: Meter, say: Say) -> None:
-        limits: dict[str, Any] = {"timeout_s": options.timeout, "retries": options.retries, "say": say}
         self.options, self.meter = options, meter
         self.workers = min(options.workers or WORKERS, 1_000)  # memory for each connection is reserved at the start
         self.downloads = DOWNLOADS_A_WORKER * self.workers
-        self.api = Client(base_url, key, threads=self.workers, **limits)
-        self.storage = Client("", None, threads=self.downloads, **limits)
+        self.api = Client(base_url, key, options, self.workers, say)
+        self.storage = Client("", None, options, self.downloads, say)
         self.conversions = threading.BoundedSemaphore(os.cpu_count() or 1)  # at once: bounds memory
 
 
@@ -2189,12 +2188,8 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
         filters += [{"createdAt": {operator: iso(time_)}}] if time_ else []
     variables = {**project.place, "filters": json.dumps({"$and": filters} if filters else {}), "after": window.cursor}
     question = RUNS % ("" if server.options.dry_run else "config summaryMetrics")
-
-    def ask(size: int, timeout_s: float) -> Any:
-        return server.api.ask_once(question, {**variables, "first": size}, timeout_s)["project"]
-
-    answer, size = server.api.ask_for_less(ask, project.page_runs)
-    project.page_runs = min(size * 4, PAGE_RUNS)
+    data, size = server.api.ask_for_less(question, lambda size: {**variables, "first": size}, project.page_runs)
+    answer, project.page_runs = data["project"], min(size * 4, PAGE_RUNS)
     if answer is None or answer["runs"] is None:
         raise RequestError("the project no longer exists" if answer is None else "the answer has no runs", retries=0)
     nodes = [edge["node"] for edge in answer["runs"]["edges"]]
@@ -2570,15 +2565,20 @@ def full_history(source: RowSource, run: History, answer: Any) -> None:
         run.downloads.append(source.folder / f"{uuid.uuid4().hex}.download")
         with run.downloads[-1].open("wb") as file:
             download(source, url, file, last=b"PAR1", limit=EXPORT_BYTES)
-    rows, run.problem = live_rows(source, run, answer)
+    rows: list[object] = []
     keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
     run.counted = answer["historyLineCount"] or 0
     most_rows = 2 * run.counted + SPARE_ROWS
     run.frames = [export_rows(file, nested, keys, run.skipped, most_rows) for file in run.downloads]
     if len(run.frames) > 1:  # if they overlap, the one that begins later is the newer
         run.frames.sort(key=lambda frame: frame.select(pl.col("order").min()).collect().item() or 0)
+    try:
+        for some in live_rows(source, run, answer):
+            rows += some
+    except RequestError as error:  # what is exported is not lost
+        run.problem = str(error)
     if rows:
-        run.frames.append(rows_of_json(list(map(as_row, rows)), keys, run.skipped).lazy())
+        run.frames.append(rows_of_json(map(as_row, rows), keys, run.skipped).lazy())
 
 
 def sampled_rows(source: RowSource, run: History, answer: Any) -> None:
@@ -2666,41 +2666,33 @@ def table_rows(content: bytes) -> pl.DataFrame:
     return pl.DataFrame(list(series.values()))
 
 
-def live_rows(source: RowSource, run: History, answer: Any) -> tuple[list[str], str]:
-    """The rows that are in no export yet, as JSON, and why rows are missing, if so.
+def live_rows(source: RowSource, run: History, answer: Any) -> Iterator[Sequence[object]]:
+    """The rows that are in no export yet, as JSON.
 
     A question covers a range of steps with some thousand rows. It asks for more samples than there are rows, so that
     none is left out.
     """
-    server, project = source.server, source.project
+
+    def variables(start: int, size: int) -> Mapping[str, Any]:
+        samples = min(2 * size, MOST_SAMPLES)  # a row may be in an export and in the live tail
+        return {**source.project.place, "run": run.id, "min": start, "max": start + size, "samples": samples}
+
     live = map(as_row, (answer["parquetHistory"] or {}).get("liveData") or ())
     steps = sorted(row["_step"] for row in live if row.get("_step") is not None)
     ranges = [(some[0], some[-1] + 1) for some in chunks(steps, LIVE_ROWS_A_QUESTION)]
     counted = answer["historyLineCount"] or 0
-    rows: list[str] = []
-    try:
-        if counted > MOST_LIVE_ROWS:
-            return [], f"the server counts {counted:,} rows, too many to ask for"
-        if counted and not run.downloads and not steps:  # a server without exports: all rows are live
-            keys = (ask_for_runs(source, [run], "historyKeys")[run.id] or {}).get("historyKeys")
-            end = max(as_row(keys).get("lastStep") or 0, run.last_step or 0, counted) + 1
-            width = math.ceil(end / math.ceil(counted / LIVE_ROWS_A_QUESTION))
-            ranges = [(first, min(first + width, end)) for first in range(0, end, width)]
-        for first, end in ranges:
-            start = first
-            while start < end:
-
-                def ask(size: int, timeout_s: float, start: int = start) -> Any:
-                    samples = min(2 * size, MOST_SAMPLES)  # a row may be in an export and in the live tail
-                    variables = {"run": run.id, "min": start, "max": start + size, "samples": samples}
-                    return server.api.ask_once(LIVE_ROWS, {**project.place, **variables}, timeout_s)["project"]
-
-                found, size = server.api.ask_for_less(ask, end - start)
-                rows += ((found or {}).get("run") or {}).get("history") or ()
-                start += size
-    except RequestError as error:
-        return rows, str(error)
-    return rows, ""
+    if counted > MOST_LIVE_ROWS:
+        raise RequestError(f"the server counts {counted:,} rows, too many to ask for")
+    if counted and not run.downloads and not steps:  # a server without exports: all rows are live
+        keys = (ask_for_runs(source, [run], "historyKeys")[run.id] or {}).get("historyKeys")
+        end = max(as_row(keys).get("lastStep") or 0, run.last_step or 0, counted) + 1
+        width = math.ceil(end / math.ceil(counted / LIVE_ROWS_A_QUESTION))
+        ranges = [(first, min(first + width, end)) for first in range(0, end, width)]
+    for start, end in ranges:
+        while start < end:
+            data, size = source.server.api.ask_for_less(LIVE_ROWS, partial(variables, start), end - start)
+            yield ((data["project"] or {}).get("run") or {}).get("history") or ()
+            start += size  # noqa: PLW2901
 
 
 def as_row(live: object) -> Mapping[str, Any]:
