@@ -160,7 +160,6 @@ MOST_SAMPLES = 2**31 - 1  # GraphQL's ints have 32 bits
 # An export may have twice the rows that the server counts, and these: live runs go on, steps repeat.
 SPARE_ROWS = 100_000
 EXPORT_BYTES, TABLE_BYTES = 10_000_000_000, 500_000_000  # of a download, uncompressed; tables are read whole
-TABLE_HELD_BYTES = 2_000_000  # a longer table waits in a file until it is its turn to be read
 YAML_BYTES = 1_000_000  # of a YAML text's JSON, beyond ten times its own length
 DEEPEST = 200  # nested levels that orjson surely writes: a summary with more brackets is checked
 
@@ -2542,36 +2541,30 @@ def fetch_rows(source: RowSource, run: History, answer: Any) -> bool:
     return True
 
 
-def download(source: RowSource, url: str, file: IO[bytes], *, last: bytes, limit: int) -> None:
-    """Download a signed URL into `file`, at most `limit` bytes; a complete body ends with `last`.
-
-    RequestError, without the URL, if it is incomplete.
-    """
-    storage, end = source.server.storage, b""
+def download(source: RowSource, run: History, url: str, limit: int) -> Path:
+    """The file with what a signed URL holds, at most `limit` bytes; it is removed with the run's frames."""
+    storage = source.server.storage
+    run.downloads.append(source.folder / f"{uuid.uuid4().hex}.download")
     try:
-        for piece in storage.pieces("GET", url, storage.timeout_s, limit):
-            file.write(piece)
-            end = (end + piece)[-10:]
+        with run.downloads[-1].open("wb") as file:
+            file.writelines(storage.pieces("GET", url, storage.timeout_s, limit))
     except RequestError as error:
         error.retries = error.retries or 1  # with new URLs
         raise
-    if not end.rstrip().endswith(last):
-        raise RequestError("the download is incomplete")
+    return run.downloads[-1]
 
 
 def full_history(source: RowSource, run: History, answer: Any) -> None:
     """Read W&B's parquet exports, then the rows that are in no export yet."""
     for url in (answer["parquetHistory"] or {}).get("parquetUrls") or ():
-        run.downloads.append(source.folder / f"{uuid.uuid4().hex}.download")
-        with run.downloads[-1].open("wb") as file:
-            download(source, url, file, last=b"PAR1", limit=EXPORT_BYTES)
-    rows: list[object] = []
+        download(source, run, url, EXPORT_BYTES)
     keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
     run.counted = answer["historyLineCount"] or 0
     most_rows = 2 * run.counted + SPARE_ROWS
     run.frames = [export_rows(file, nested, keys, run.skipped, most_rows) for file in run.downloads]
     if len(run.frames) > 1:  # if they overlap, the one that begins later is the newer
         run.frames.sort(key=lambda frame: frame.select(pl.col("order").min()).collect().item() or 0)
+    rows: list[object] = []
     try:
         for some in live_rows(source, run, answer):
             rows += some
@@ -2633,14 +2626,12 @@ def logged_rows(source: RowSource, run: History, answer: Any) -> None:
     urls = [edge["node"]["directUrl"] for edge in answer["files"]["edges"] if edge["node"]]
     if not urls:
         raise RequestError(f"its file {run.file} does not exist", status=404, retries=0)
-    with tempfile.SpooledTemporaryFile(TABLE_HELD_BYTES, dir=str(source.folder)) as file:
-        download(source, urls[0], file, last=b"}", limit=TABLE_BYTES)
-        file.seek(0)
-        try:
-            with source.server.conversions:
-                run.frames = [table_rows(file.read()).lazy()]
-        except ValueError as error:
-            raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
+    file = download(source, run, urls[0], TABLE_BYTES)
+    try:
+        with source.server.conversions:
+            run.frames = [table_rows(file.read_bytes()).lazy()]
+    except ValueError as error:
+        raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
 
 
 def table_rows(content: bytes) -> pl.DataFrame:
@@ -2829,7 +2820,7 @@ def export_rows(  # noqa: C901 - each kind of column in turn
                 skipped |= {path} if values > numbers else set()
                 columns |= {path: number} if numbers else {}
     except DAMAGED as error:
-        raise RequestError("the download is incomplete or damaged", retries=1) from error
+        raise RequestError("the download is incomplete or damaged") from error
     return rows.select(column.alias(CLOCKS.get(path) or column_key(path)) for path, column in columns.items())
 
 
