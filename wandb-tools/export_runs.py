@@ -2417,56 +2417,51 @@ class RowSource(NamedTuple):
 def fetch_table(server: Server, project: Project, table: Table, folder: Path) -> None:
     """Fill in the rows of the runs that changed. After an interruption the next export uses the files in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    fetched: dict[str, History] = {}
-    table.fetched = fetched
+    table.fetched = {}
     nested = {run_id: paths for page in project.pages for run_id, paths in page.nested.items()}
     source = RowSource(server, project, table, folder, nested)
     stored = stored_histories(folder)
     missing = []
     for run in changed_runs(project, table):
         if facts := stored.get(stored_key(source, run)):
-            fetched[run.id] = replace(run, **facts)
+            table.fetched[run.id] = replace(run, **facts)
         elif run.listed == 0 if table.name == "history" else table.key is not None and not run.file:
-            fetched[run.id] = run
+            table.fetched[run.id] = run
         else:
             missing.append(run)
-    server.meter.add(histories_wanted=len(missing))
     missing.sort(key=lambda run: run.id)  # part files hold ranges of run ids, as the history file is sorted by these
     at_once = server.downloads if table.name == "history" or table.key is not None else 2 * server.workers
-    size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / at_once)))
+    batch_rows = BATCH_ROWS * len(missing) // max(1, sum(run.listed for run in missing))
+    size = min(RUNS_A_QUESTION, math.ceil(len(missing) / at_once), batch_rows)
     if table.name == "console" and server.options.console_lines:
-        size = max(1, min(size, CONSOLE_PAGE // server.options.console_lines))
-    batches: list[list[History]] = []
-    for run in missing:
-        if not batches or len(batches[-1]) == size or sum(each.listed for each in batches[-1]) >= BATCH_ROWS:
-            batches.append([])
-        batches[-1].append(run)
-    side_by_side(partial(fetch_batch, source, fetched), batches, at_once)
+        size = min(size, CONSOLE_PAGE // server.options.console_lines)
+    for tries in (1, 2):
+        server.meter.add(histories_wanted=len(missing))
+        side_by_side(partial(fetch_batch, source), chunks(missing, max(1, size)), at_once)
+        again = []
+        for run in missing:
+            best = max(run, table.fetched.get(run.id, run), key=lambda each: (each.is_read, each.rows))
+            if best.is_read:
+                table.fetched[run.id] = best
+            if best.is_read and not best.is_short:
+                continue
+            if tries == 1 and not run.problem:  # a download is damaged, or live rows were just moved into an export
+                again.append(replace(run, parts=(), skipped=set(), is_read=False))
+                continue
+            had = f"only {best.rows:,} of {best.counted:,} rows were downloaded" if best.is_read else ""
+            error = ": ".join(filter(None, (had, run.problem))) or "the download cannot be read; export again"
+            project.failed.append(Failure(run.id, unquote(table.name), error, max(tries, run.attempts)))
+        missing = again
 
 
-def fetch_batch(source: RowSource, fetched: dict[str, History], batch: Sequence[History]) -> None:
-    """Fetch the rows of some runs, with one question for all; what cannot be fetched is a failure of the project."""
+def fetch_batch(source: RowSource, batch: Sequence[History]) -> None:
+    """Fill in the rows of some runs, with one question for all, or why they cannot be fetched."""
     answers: dict[str, Any] = {}
     with suppress(RequestError):  # one run may cause the error: then there is a question for each
         answers = ask_for_runs(source, batch) if len(batch) > 1 else {}
     found = [run for run in batch if fetch_rows(source, run, answers.get(run.id))]
     with source.server.conversions:
         make_parts(source, found)
-    for run in batch:
-        best = run
-        if not run.problem and (run.is_short or not run.is_read):
-            # Retry once: a download may be damaged, or the server has just moved live rows into an export.
-            again = replace(run, parts=(), skipped=set(), is_read=False)
-            if fetch_rows(source, again, None):
-                make_parts(source, [again])
-            best = max(again, run, key=lambda each: (each.is_read, each.rows))
-            best.problem, best.attempts = again.problem, 2
-        if best.is_read:
-            fetched[run.id] = best
-        if best.is_short or not best.is_read:
-            had = f"only {best.rows:,} of {best.counted:,} rows were downloaded" if best.is_read else ""
-            error = ": ".join(filter(None, (had, best.problem))) or "the download cannot be read; export again"
-            source.project.failed.append(Failure(run.id, unquote(source.table.name), error, best.attempts))
     source.server.meter.add(histories=len(batch), rows=sum(run.rows for run in found))
 
 
