@@ -2692,28 +2692,22 @@ def as_row(live: object) -> Mapping[str, Any]:
 
 def make_parts(source: RowSource, runs: Sequence[History]) -> None:
     """Write the fetched rows of runs to one part file. Runs with unreadable downloads stay as they are."""
-    owners = [run.id for run in runs for _ in run.frames]
-    frames = [
-        frame.with_columns(run_id=pl.lit(run.id), frame=pl.lit(number))
-        for run in runs
-        for number, frame in enumerate(run.frames)
-    ]
     parts: dict[str, Part] = {}
     try:
-        logged = [logged_dtypes(frame.collect_schema()) for frame in frames]
-        dtypes = widest_dtypes(logged)
-        by_run: defaultdict[str, list[Mapping[KeyPath, str]]] = defaultdict(list)
-        for number, (run_id, have) in enumerate(zip(owners, logged, strict=True)):
-            casts = [cast_logged(path, dtype, dtypes[path]) for path, dtype in have.items() if dtype != dtypes[path]]
-            frames[number] = frames[number].with_columns(casts)
-            by_run[run_id].append(have)
+        logged = {run.id: [logged_dtypes(frame.collect_schema()) for frame in run.frames] for run in runs}
+        of_runs = {run_id: widest_dtypes(dtypes) for run_id, dtypes in logged.items()}
+        of_all = widest_dtypes(of_runs.values())
+        frames = []
+        for run in runs:
+            for number, (frame, dtypes) in enumerate(zip(run.frames, logged[run.id], strict=True)):
+                casts = [cast_logged(path, own, of_all[path]) for path, own in dtypes.items() if own != of_all[path]]
+                frames.append(frame.with_columns(*casts, run_id=pl.lit(run.id), frame=pl.lit(number)))
         if frames:
             rows = pl.concat(frames, how="diagonal")
             is_held = not any(run.downloads for run in runs)  # in memory, in many pieces
-            is_console = source.table.name == "console"
-            if is_held or (not is_console and rows.select(pl.len()).collect().item() * len(dtypes) <= BATCH_CELLS):
+            if is_held or rows.select(pl.len()).collect().item() * len(rows.collect_schema()) <= BATCH_CELLS:
                 rows = rows.collect().lazy()
-            parts = write_part(rows, source.folder, {run_id: widest_dtypes(each) for run_id, each in by_run.items()})
+            parts = write_part(rows, source.folder, of_runs)
     except DAMAGED:
         for run in runs if len(runs) > 1 else ():  # one of them, maybe: each by itself
             make_parts(source, [run])
