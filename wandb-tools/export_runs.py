@@ -2729,11 +2729,11 @@ def stored_key(source: RowSource, run: History) -> str:
 
 def store_histories(source: RowSource, runs: Sequence[History]) -> None:
     """Write the facts about histories beside their part file, for the next export after an interruption."""
-    facts: dict[str, dict[str, object]] = {}
+    facts: dict[str, object] = {}
     for run in runs:
         parts = [{**vars(part), "file": "", "stored": (), "dtypes": [*part.dtypes.items()]} for part in run.parts]
         if not run.is_short:
-            facts[stored_key(source, run)] = {"parts": parts, "skipped": [*run.skipped], "counted": run.counted}
+            facts[stored_key(source, run)] = (parts, [*run.skipped], run.counted)
     files = [part.file for run in runs for part in run.parts]
     if files:
         files[0].with_suffix(".json").write_text(json.dumps(facts), "utf-8")
@@ -2747,12 +2747,11 @@ def stored_histories(folder: Path) -> dict[str, dict[str, Any]]:
     for file in folder.glob("*.parquet"):
         try:
             about = {"file": file, "stored": logged_dtypes(pl.scan_parquet(file, glob=False).collect_schema())}
-            for key, facts in json.loads(file.with_suffix(".json").read_text("utf-8")).items():
-                for part in facts["parts"]:
+            for key, (parts, skipped, counted) in json.loads(file.with_suffix(".json").read_text("utf-8")).items():
+                for part in parts:
                     part.update(about, dtypes={tuple(path): dtype for path, dtype in part["dtypes"]})
-                parts = [Part(**part) for part in facts["parts"]]
-                skipped = {tuple(path) for path in facts["skipped"]}
-                stored[key] = {"parts": parts, "skipped": skipped, "counted": facts["counted"]}
+                parts = [Part(**part) for part in parts]  # noqa: PLW2901
+                stored[key] = {"parts": parts, "skipped": set(map(tuple, skipped)), "counted": counted}
         except (OSError, ValueError, LookupError, TypeError, *DAMAGED):
             file.unlink()  # damaged, or of another version: its runs are fetched again
     return stored
