@@ -2362,10 +2362,8 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
     if options.tables:
         names = {table.key: table.name for table in project.tables.values() if table.key}  # of the earlier export
         keys = {key for page in project.pages for of_run in page.tables.values() for key in of_run}
-        taken = {name.lower() for name in names.values()}  # some file systems ignore case
         for key in sorted(keys - names.keys()):
-            names[key] = logged_table_name(project, key, taken, options.output)
-            taken.add(names[key].lower())
+            names[key] = logged_table_name(project, key, names.values(), options.output)
         tables += [new_table(name, key=key) for key, name in names.items()]
     return {table.name: table for table in tables}
 
@@ -2374,7 +2372,8 @@ def logged_table_name(project: Project, key: str, taken: Collection[str], output
     """The end of a W&B Table's file name; with a hash if it is too long, taken, or may belong to another project."""
     name = quote(f"table_{key}".encode("utf-8", "surrogatepass"), safe="").replace("~", "%7E")
     stem = f"{project.stem}_{name}"
-    is_taken = name.lower() in taken or any(stem.lower().startswith(f"{other}_") for other in project.longer_stems)
+    is_taken = name.lower() in map(str.lower, taken)  # some file systems ignore case
+    is_taken |= any(stem.lower().startswith(f"{other}_") for other in project.longer_stems)
     owner = owner_of(output / f"{stem}.parquet")
     if len(stem) <= LONGEST_STEM and not is_taken and owner in (None, (project.entity, project.name)):
         return name
