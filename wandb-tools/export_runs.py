@@ -441,13 +441,13 @@ class Project:
 
     entity: str
     name: str
-    filters: Mapping[str, object] = field(default_factory=dict)  # W&B's filters of its runs
     places: list[Place] = field(default_factory=list)  # by which it was named
     stem: str = ""  # the beginning of its files' names
     longer_stems: Collection[str] = ()  # stems of other projects that begin with it, in lower case
     earlier: Earlier | None = None  # runs file
 
     # From its source:
+    filters: Mapping[str, object] = field(default_factory=dict)  # W&B's filters of its runs
     windows: list[Window] = field(default_factory=list)  # of creation times: its runs are listed by these
     last_created: datetime | None = None
     is_changing: bool = False  # runs were added or deleted while they were listed
@@ -2003,14 +2003,13 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
     found: dict[tuple[str, str], Project] = {}
     failed: list[Failure] = []
     outcomes = side_by_side(partial(projects_at, server), [*named.values()], server.workers)
-    for projects, _, failures in outcomes:
-        failed += failures
-        for project in projects:
-            known = found.setdefault((project.entity, project.name), project)
-            if known is not project:  # several globs match it: the runs that any of the places selects
-                known.places += project.places
-                known.filters, known.windows = filters_of(known.places, selection), []
+    for project in itertools.chain.from_iterable(projects for projects, _, _ in outcomes):
+        known = found.setdefault((project.entity, project.name), project)
+        if known is not project:  # several globs match it: the runs that any of the places selects
+            known.places += project.places
+            known.windows = []
     for (entity, pattern), (projects, names, failures) in zip(named, outcomes, strict=True):
+        failed += failures
         is_elsewhere = any(matches(name, pattern) for _, name in found)
         if projects or failures or (is_elsewhere and (names or entity in entities)):
             continue  # another entity has such a project
@@ -2029,7 +2028,7 @@ def projects_at(server: Server, places: list[Place]) -> tuple[list[Project], lis
         models(entityName: $entity, first: 200, after: $after) {
             edges { node { name } } pageInfo { endCursor hasNextPage } } }"""
     place = places[0]
-    project = Project(place.entity, place.project, filters_of(places, server.options.selection), places)
+    project = Project(place.entity, place.project, places)
     failing, what = project.path, ""
     names: list[str] = []
     variables = {"entity": place.entity, "after": None}
@@ -2047,11 +2046,11 @@ def projects_at(server: Server, places: list[Place]) -> tuple[list[Project], lis
                 variables["after"] = models["pageInfo"]["endCursor"]
             else:
                 why = "the server repeats its list of projects without end; try again later"
-                return [], names, [Failure(failing, "project", what + why)]
+                raise RequestError(why)  # noqa: TRY301
     except RequestError as error:
-        return [], names, [Failure(failing, "project", f"{what}{error}", error.attempts)]
+        return [], [], [Failure(failing, "project", f"{what}{error}", error.attempts)]
     chosen = [name for name in names if name == place.project] or [n for n in names if matches(n, place.project)]
-    return [Project(place.entity, name, project.filters, [*places]) for name in chosen], names, []
+    return [Project(place.entity, name, [*places]) for name in chosen], names, []
 
 
 def side_by_side(work: Callable[[Subject], Found], subjects: Sequence[Subject], at_once: int) -> list[Found]:
@@ -2103,6 +2102,7 @@ class Window(NamedTuple):
 
 def plan(server: Server, project: Project) -> bool:
     """Fill in the numbers of runs, and windows with about a page of runs each. False if there is no such project."""
+    project.filters = filters_of(project.places, server.options.selection)
     answer = server.api.ask(PLAN, {**project.place, "filters": json.dumps(project.filters)})["project"]
     if answer is None:
         return False
