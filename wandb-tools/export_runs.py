@@ -1808,10 +1808,10 @@ class Client:
         content, url = {"query": question, "variables": variables}, f"{self.base_url}/graphql"
         body = b"".join(self.pieces("POST", url, timeout_s, json=content, allow_redirects=False))
         try:
-            answer = parsed(body)[1]
+            _, answer = parsed_object(body)
         except (ValueError, RecursionError) as error:
             raise RequestError("the answer is incomplete, or not JSON") from error
-        if not isinstance(answer, dict) or answer.get("errors") or not answer.get("data"):
+        if answer.get("errors") or not answer.get("data"):
             raise RequestError(stated_error(body) or "the answer has no data", status=200, retries=1)
         return answer["data"]
 
@@ -2268,26 +2268,22 @@ def unwrapped(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v["value"] if isinstance(v, dict) and v.keys() in wrappers else v for k, v in config.items()}
 
 
-def parsed(text: bytes | str) -> tuple[bool, Any]:
-    """Whether a JSON text is strictly valid, and its value; non-finite numbers become text."""
-    try:
-        return True, orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return False, jsonable(json.loads(text))
-
-
 def may_be_rounded(leaf: tuple[KeyPath, Scalar]) -> bool:
     """True for a float beyond 64-bit integers, and for a list (as JSON) that may hold one."""
     value = leaf[1]
     return abs(value) >= 2**63 if type(value) is float else type(value) is str and "e+" in value
 
 
-def parsed_object(text: str, *, exact: bool = False) -> tuple[bool, dict[str, Any]]:
+def parsed_object(text: bytes | str, *, exact: bool = False) -> tuple[bool, dict[str, Any]]:
     """Whether a JSON text is strictly valid, and its object, empty for null. ValueError if it is no object.
 
     `exact`: slower, but whole numbers beyond 64 bits do not become floats. Non-finite numbers become text.
     """
-    is_strict, tree = (False, jsonable(json.loads(text))) if exact else parsed(text)
+    is_strict = not exact
+    try:
+        tree = orjson.loads(text) if is_strict else jsonable(json.loads(text))
+    except orjson.JSONDecodeError:
+        is_strict, tree = False, jsonable(json.loads(text))
     if not isinstance(tree, dict | None):
         raise ValueError("it is not a JSON object")  # noqa: TRY004 - as what the parsers raise
     return is_strict, tree or {}
