@@ -2327,7 +2327,6 @@ def utc_of(text: str | None) -> datetime | None:
 # --- tables of rows: which are exported ----------------------------------------------------------------------
 
 CONSOLE_PAGE = 10_000  # lines of output per question, over all its runs: a server returns no more
-LATER_PAGE = 5_000  # lines per question about one run with long output
 
 
 def new_table(name: str, *made_of: str, key: str = "") -> Table:
@@ -2491,7 +2490,7 @@ def question_of(source: RowSource, run: History, runs: int = 1, after: str | Non
         return f"rows: events(samples: {SYSTEM_SAMPLES})"
     if table.key is not None:
         return f"files(names: [{json.dumps(run.file, ensure_ascii=False)}]) {{ edges {{ node {{ directUrl }} }} }}"
-    where = f"first: {min(CONSOLE_PAGE // runs, LATER_PAGE)}"
+    where = f"first: {CONSOLE_PAGE // runs}"
     if after:
         where += f", after: {json.dumps(after)}"
     elif after is None and options.console_lines and options.console_lines <= CONSOLE_PAGE:
@@ -2769,11 +2768,8 @@ def export_rows(  # noqa: C901 - each kind of column in turn
         schema = rows.collect_schema()
         # By selectors and numbers, as polars takes `*` and `^…$` for patterns.
         leaves: list[tuple[KeyPath, pl.Expr, Any]] = [((name,), cs.by_name(name), t) for name, t in schema.items()]
-        columns: dict[KeyPath, pl.Expr] = {
-            ("_step",): pl.col("_step").cast(pl.Int64),
-            ("_runtime",): pl.lit(None, dtype=pl.Float64),
-            ("_timestamp",): pl.lit(None, dtype=pl.Float64),
-        }
+        columns: dict[KeyPath, pl.Expr] = dict.fromkeys(CLOCKS, pl.lit(None, dtype=pl.Float64))
+        columns[("_step",)] = pl.col("_step").cast(pl.Int64)
         by_name = {".".join(path): path for path in nested if not isinstance(schema.get(path[0]), pl.Struct)}
         media = {name.removesuffix("._type") for name in schema if name.endswith("._type")}
         for path, column, dtype in leaves:  # which grows while structs are taken apart
@@ -2784,11 +2780,9 @@ def export_rows(  # noqa: C901 - each kind of column in turn
                 leaves += [((*path, f.name), fields_.field(str(n)), f.dtype) for n, f in enumerate(dtype.fields)]
             elif is_private(path):
                 skipped.add(path[:1])
-            elif path == ("_step",):
-                continue
-            elif path in CLOCKS:
+            elif path in CLOCKS and path != ("_step",):
                 columns[path] = column.cast(pl.Float64, strict=False)
-            elif not is_wanted(path, keys):
+            elif not is_wanted(path, keys):  # nor is _step, which has its column
                 continue
             elif top in media and path[0] != top:
                 skipped.add((top,))
