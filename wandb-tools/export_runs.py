@@ -2462,17 +2462,15 @@ def fetch_batch(source: RowSource, batch: Sequence[History]) -> None:
 def ask_for_runs(source: RowSource, runs: Sequence[History], more: str = "") -> dict[str, Any]:
     """The answers to one question, by run id; None for a run that does not exist."""
     asked = {run.id: more or question_of(source, run, len(runs)) for run in runs}
-    return ask_for_each(source.server, source.project, "Rows", "run(name", asked)
+    return ask_for_each(source.server, source.project, "run(name", asked)
 
 
-def ask_for_each(
-    server: Server, project: Project, question: str, kind: str, asked: Mapping[str, str]
-) -> dict[str, Any]:
+def ask_for_each(server: Server, project: Project, kind: str, asked: Mapping[str, str]) -> dict[str, Any]:
     """The answers to one question about several runs or sweeps, by id, as the fields that are asked for each."""
     ids = {f"r{number}": each for number, each in enumerate(asked)}
     head = "".join(f", ${name}: String!" for name in ids)
     body = " ".join(f"{name}: {kind}: ${name}) {{ {asked[each]} }}" for name, each in ids.items())
-    answer = server.api.ask(IN_PROJECT % (question, head, body), {**project.place, **ids})["project"] or {}
+    answer = server.api.ask(IN_PROJECT % ("Each", head, body), {**project.place, **ids})["project"] or {}
     return {each: answer.get(name) for name, each in ids.items()}
 
 
@@ -2839,7 +2837,7 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
     sweeps = [] if options.dry_run else project.runs["sweep"].drop_nulls().unique().sort().to_list()
     for names in chunks(sweeps, RUNS_A_QUESTION):
         try:
-            answer = ask_for_each(server, project, "Sweeps", "sweep(sweepName", dict.fromkeys(names, "config"))
+            answer = ask_for_each(server, project, "sweep(sweepName", dict.fromkeys(names, "config"))
         except RequestError as error:
             why = f"the goals of its sweeps cannot be read: {error}"
             project.failed.append(Failure(project.path, "sweeps", why, error.attempts))
