@@ -3037,21 +3037,6 @@ def storable(text: str) -> str:
 # --- runs: pages of columns -----------------------------------------------------------------------------------
 
 
-def leaf_columns(rows: Iterable[Iterable[tuple[KeyPath, Scalar]]]) -> dict[KeyPath, list[Scalar]]:
-    """The leaves of rows by path: a list with the value of each row, None where it lacks the path."""
-    columns: defaultdict[KeyPath, list[Scalar]] = defaultdict(list)
-    number = -1
-    for number, leaves in enumerate(rows):
-        for path, value in leaves:
-            column = columns[path]
-            if len(column) < number:
-                column.extend([None] * (number - len(column)))
-            column.append(value)
-    for column in columns.values():
-        column.extend([None] * (number + 1 - len(column)))
-    return dict(columns)
-
-
 def identity_schema() -> dict[str, Any]:
     """The first columns of every runs file, in order, with their dtypes."""
     dtypes: dict[str, Any] = dict.fromkeys(("created_at", "heartbeat_at", "exported_at"), pl.Datetime("us", "UTC"))
@@ -3064,7 +3049,10 @@ def identity_schema() -> dict[str, Any]:
 def write_page(runs: Iterable[Run], work: Path) -> Page:
     """Write runs to a page with typed columns, sorted like the runs file. Pages do not depend on each other."""
     runs = sorted(runs, key=lambda run: (run.created_at or EPOCH, run.id))
-    columns = leaf_columns(run.leaves for run in runs)
+    columns: defaultdict[KeyPath, list[Scalar]] = defaultdict(lambda: [None] * len(runs))
+    for number, run in enumerate(runs):
+        for path, value in run.leaves:
+            columns[path][number] = value
     nested: dict[str, frozenset[KeyPath]] = {}
     if any(path[0] == METRIC and len(path) > 2 for path in columns):
         shared: dict[frozenset[KeyPath], frozenset[KeyPath]] = {}  # each set once, though thousands of runs have it
