@@ -432,8 +432,6 @@ class Earlier:
     made_of: tuple[str, ...]  # see Table
     marks: Mapping[str, tuple[str, ...]]  # by run id: see History
     skipped: Sequence[str]  # see Table
-    export_id: str | None  # None where a file of an older version, or of a killed export, has to be written anew
-    key: str  # see Table
 
 
 @dataclass
@@ -447,6 +445,7 @@ class Project:
     stem: str = ""  # the beginning of its files' names
     longer_stems: Collection[str] = ()  # stems of other projects that begin with it, in lower case
     earlier: Earlier | None = None  # runs file
+    export_id: str | None = None  # of its earlier files; None if these do not belong together, as after a kill
 
     # From its source:
     windows: list[Window] = field(default_factory=list)  # of creation times: its runs are listed by these
@@ -3230,13 +3229,12 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
         stays = stays.select(*keys, *known)
         rows = rows.merge_sorted(stays, "run_id") if any(one.parts for one in table.histories.values()) else stays
     marks = {run_id: one.mark for run_id, one in table.histories.items() if one.mark and not one.is_short}
-    made_of = table.made_of if table.fetched is not None or not earlier else earlier.made_of
-    if earlier and earlier.made_of == made_of:
+    if earlier and earlier.made_of == table.made_of:
         # Runs without rows have marks, too: otherwise every export would ask for them again.
-        asked = table.staying | (earlier.marks.keys() - earlier.rows.keys() - table.histories.keys())
-        marks |= {run_id: earlier.marks[run_id] for run_id in asked if run_id in earlier.marks}
+        others = (earlier.rows.keys() | table.histories.keys()) - table.staying
+        marks |= {run_id: mark for run_id, mark in earlier.marks.items() if run_id not in others}
     about = {} if table.key is None else {TABLE_KEY: storable(table.key)}
-    histories = {"keys": made_of, "runs": marks, "skipped": sorted(table.skipped)}
+    histories = {"keys": table.made_of, "runs": marks, "skipped": sorted(table.skipped)}
     about |= {COLUMNS_KEY: json.dumps(dict(columns)), HISTORIES_KEY: json.dumps(histories, sort_keys=True)}
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_CELLS // (len(keys) + len(columns))))
     # Level 1 of zstd makes files as small as 3, the default, in three quarters of the time.
@@ -3294,7 +3292,7 @@ def scan_parts(table: Table) -> pl.LazyFrame:
 
 def find_earlier(project: Project, output: Path) -> None:
     """Fill in the files of an earlier export. ScriptError if one is unreadable."""
-    found: dict[str, Earlier] = {}
+    export_ids = set()
     for file in sorted(output.glob(f"{project.stem}_*.parquet")):
         name = file.stem.removeprefix(f"{project.stem}_")
         if not re.fullmatch("runs|history|history_sampled|system|console|table_.*", name):
@@ -3312,7 +3310,7 @@ def find_earlier(project: Project, output: Path) -> None:
                 filled = rows.select(pl.all().count()).collect().row(0, named=True)
                 dtypes |= {path: "Null" for path, column in columns.items() if not filled[column]}
             histories = json.loads(metadata.get(HISTORIES_KEY, "{}"))
-            found[name] = Earlier(
+            earlier = Earlier(
                 file,
                 rows=dict(counts.collect().iter_rows()),
                 columns=columns,
@@ -3321,23 +3319,20 @@ def find_earlier(project: Project, output: Path) -> None:
                 made_of=tuple(histories.get("keys", ())),
                 marks={run_id: tuple(mark) for run_id, mark in histories.get("runs", {}).items()},
                 skipped=histories.get("skipped", ()),
-                export_id=metadata.get(EXPORT_ID_KEY),
-                key=metadata.get(TABLE_KEY, ""),
             )
         except (Exception, pl.exceptions.PanicException) as error:  # damaged, or made by something else
             raise unreadable(file, error) from error
+        export_ids.add(metadata.get(EXPORT_ID_KEY))
+        if name == "runs":
+            project.earlier = earlier
+        else:
+            table = new_table(name, *earlier.made_of, key=metadata.get(TABLE_KEY, ""))
+            project.tables.setdefault(name, table).earlier = earlier
     # Files with different export ids: an export was killed while it renamed them. All are written again; what each file
     # states about its own rows is still true.
-    noted = None
     with suppress(OSError, ValueError, LookupError, TypeError):
         noted = json.loads((output / f"{project.stem}_metadata.json").read_text("utf-8"))["export_id"]
-    is_whole = {each.export_id for each in found.values()} == {noted}
-    for name, earlier in found.items():
-        current = earlier if is_whole else replace(earlier, export_id=None)
-        if name == "runs":
-            project.earlier = current
-        else:
-            project.tables.setdefault(name, new_table(name, key=earlier.key)).earlier = current
+        project.export_id = noted if export_ids == {noted} else None
 
 
 def unreadable(file: Path, error: BaseException) -> ScriptError:
@@ -3360,15 +3355,15 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
             known |= {path: each.facts[name] for path, name in each.columns.items() if name in each.facts}
     facts = metric_facts(definitions, names, known, project.goals)
     current = {  # tables whose earlier files would not change
-        table.name: table.earlier.export_id
+        table.name
         for table in tables
-        if table.earlier
-        and table.earlier.export_id
+        if project.export_id
+        and table.earlier
         and not table.fetched
         and (table.staying, table.names) == ({*table.earlier.rows}, table.earlier.columns)
         and table.earlier.facts == facts
     }
-    export_id = next(iter(current.values()), uuid.uuid4().hex)
+    export_id = project.export_id if project.export_id and current else uuid.uuid4().hex
     about: dict[str, object] = {
         "entity": project.entity,
         "project": project.name,
