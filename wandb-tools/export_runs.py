@@ -454,8 +454,7 @@ class Project:
     page_runs: int = PAGE_RUNS  # runs per question; fewer for a while after one that failed
     selected: int = 0  # runs that pass the filters
     filtered: int = 0  # runs that do not
-    all_ids: Collection[str] | None = None  # of all runs in the source; None if not all were listed
-    unread: Collection[str] = ()  # ids of runs with unreadable logs: they are not gone
+    all_ids: Collection[str] | None = None  # of all runs in the source, readable or not; None if not all were listed
     cut: Collection[str] = ()  # ids of runs of which logs or their ends may be missing: an earlier export may have more
     pages: list[Page] = field(default_factory=list)
     runs: pl.DataFrame = cast("pl.DataFrame", None)  # noqa: RUF009 - KEYS of the selected runs, and their `page` and `row`
@@ -1359,8 +1358,7 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
     for project in projects:
         ids = {run.id for run, *_ in found if (run.entity, run.project) == (project.entity, project.name)}
         own = [each for each in kept if (each[0].entity, each[0].project) == (project.entity, project.name)]
-        project.unread = {log.run_id for log in logs if not log.records}
-        project.all_ids = ids if sees_all else None
+        project.all_ids = ids | {log.run_id for log in logs if not log.records} if sees_all else None
         project.selected, project.filtered = len(own) + len(lost - ids), len(ids) - len(own)
         take_runs(project, own, options, work, top)
     if cut_off := sorted({log for project in projects for log in project.torn} - {*torn}):
@@ -3098,7 +3096,6 @@ def write_runs(
     """Write the runs file: one scan over the pages, their columns cast and renamed."""
     bytes_a_row = sum(page.text_bytes for page in pages) // max(runs.height, 1)
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(bytes_a_row, 1)))
-    runs = runs.sort("created_at", "id")
     dtypes: dict[KeyPath, Any] = {}  # of the flattened columns: each holds the values of all pages
     settled: dict[KeyPath, pl.Series] = {}  # columns whose dtypes do not fit together: the values of all pages
     for path, dtype in sorted(widest_dtypes(page.kinds for page in pages).items()):
@@ -3343,7 +3340,7 @@ def unreadable(file: Path, error: BaseException) -> ScriptError:
 
 def write_project(project: Project, options: Options, source: Mapping[str, object], work: Path) -> None:
     """Merge a project's runs and tables with an earlier export, and write its files."""
-    pages, runs = merge_runs(project, options, source, work)
+    pages, runs = merge_runs(project, options, work)
     definitions = {definition for page in pages for definition in page.definitions}
     paths = {path for page in pages for path in page.kinds}
     paths |= {(METRIC, definition.pattern) for definition in definitions if not definition.pattern.endswith("*")}
@@ -3394,25 +3391,22 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     project.files = files
 
 
-def merge_runs(
-    project: Project, options: Options, source: Mapping[str, object], work: Path
-) -> tuple[list[Page], pl.DataFrame]:
-    """Pages of the project's runs and of the earlier export's runs that stay, and the keys of all these runs."""
+def merge_runs(project: Project, options: Options, work: Path) -> tuple[list[Page], pl.DataFrame]:
+    read = set(project.runs["id"])
+    """Pages of the earlier export's runs that stay and of the project's runs, and the keys of all these runs."""
     earlier = project.earlier
     before = earlier.rows if earlier else {}
     fuller = drop_shorter(project, before)
-    if project.all_ids is not None:
-        project.gone = sorted(before.keys() - {*project.all_ids, *project.unread})
-        if earlier and source["kind"] == "offline":  # runs with a URL are on the server
-            rows = pl.scan_parquet(earlier.file, glob=False).filter(pl.col("id").is_in(project.gone))
-            project.gone = sorted(rows.filter(pl.col("url").is_null()).select("id").collect()["id"])
-    stays = before.keys() - (set(project.runs["id"]) - fuller) - set(project.gone if options.prune else ())
-    project.kept = sorted(stays - fuller)
-    kept_pages = earlier_pages(earlier, stays, work) if earlier and stays else []
-    pages = [*project.pages, *kept_pages]
-    kept_runs = keys_of(kept_pages).with_columns(pl.col("page") + len(project.pages))
-    runs = pl.concat([project.runs.filter(~pl.col("id").is_in(list(fuller))), kept_runs])
-    project.runs = runs.filter(pl.col("id").is_in(project.runs["id"].to_list()))  # as they are written
+    if earlier and project.all_ids is not None:
+        gone = pl.scan_parquet(earlier.file, glob=False).filter(~pl.col("id").is_in(list(project.all_ids)))
+        if options.offline:  # runs with a URL are on the server
+            gone = gone.filter(pl.col("url").is_null())
+        project.gone = sorted(gone.select("id").collect()["id"])
+    project.kept = sorted(before.keys() - read - set(project.gone if options.prune else ()))
+    stays = {*project.kept, *fuller}
+    pages = [*(earlier_pages(earlier, stays, work) if earlier and stays else ()), *project.pages]
+    runs = keys_of(pages)  # of a run in two pages the first counts
+    project.runs = runs.filter(pl.col("id").is_in(list(read)))  # as they are written
     return pages, runs
 
 
