@@ -3034,13 +3034,14 @@ def storable(text: str) -> str:
 # --- runs: pages of columns -----------------------------------------------------------------------------------
 
 
-def identity_schema() -> dict[str, Any]:
-    """The first columns of every runs file, in order, with their dtypes."""
+def plain_schema() -> dict[str, Any]:
+    """The columns of every runs file, with their dtypes; the flattened ones come before the last two."""
     dtypes: dict[str, Any] = dict.fromkeys(("created_at", "heartbeat_at", "exported_at"), pl.Datetime("us", "UTC"))
     dtypes |= dict.fromkeys(("last_step", "history_rows", "gpu_count"), pl.Int64)
     dtypes |= {"runtime_s": pl.Float64, "tags": pl.List(pl.String)}
     names = [f.name for f in fields(Run)]
-    return {name: dtypes.get(name, pl.String) for name in names[: names.index("config_json")]}
+    names = [*names[: names.index("config_json")], "_config_json", "_summary_json"]
+    return {name: dtypes.get(name, pl.String) for name in names}
 
 
 def write_page(runs: Iterable[Run], work: Path) -> Page:
@@ -3057,11 +3058,10 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
             paths = frozenset(path[1:] for path, _ in run.leaves if path[0] == METRIC and len(path) > 2)
             nested[run.id] = shared.setdefault(paths, paths)
 
-    schema = identity_schema() | {"_config_json": pl.String, "_summary_json": pl.String}
-    data = {name: [getattr(run, name.removeprefix("_")) for run in runs] for name in schema if name != "tags"}
+    data = {name: [getattr(run, name.removeprefix("_")) for run in runs] for name in plain_schema()}
     data = {name: [storable(v) if isinstance(v, str) else v for v in values] for name, values in data.items()}
     data["tags"] = [[storable(tag) for tag in run.tags or ()] for run in runs]
-    table = pl.DataFrame(data, schema=schema)
+    table = pl.DataFrame(data, schema=plain_schema())
     kinds: dict[KeyPath, str] = {}
     flattened = []
     for path, values in columns.items():
@@ -3084,7 +3084,7 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
 
 def keys_of(pages: Sequence[Page]) -> pl.DataFrame:
     """KEYS of all pages' runs, each run once, with the numbers of its `page` and of its `row` there."""
-    schema = {"row": pl.UInt32} | {name: identity_schema()[name] for name in KEYS} | {"page": pl.Int32}
+    schema = {"row": pl.UInt32} | {name: plain_schema()[name] for name in KEYS} | {"page": pl.Int32}
     numbered = [page.keys.with_row_index("row").with_columns(page=pl.lit(number)) for number, page in enumerate(pages)]
     keys = pl.concat([pl.DataFrame(schema=schema), *numbered])
     return keys.unique("id", keep="first", maintain_order=True).sort("created_at", "id")
@@ -3126,11 +3126,11 @@ def write_runs(
             files.append(work / f"{uuid.uuid4().hex}.parquet")
             write_intermediate(pl.concat(frames, how="diagonal_relaxed").sort("created_at", "id"), files[-1])
     flat = sorted((names[path], path) for path in dtypes)
-    texts = dict.fromkeys(("_config_json", "_summary_json"), pl.String)
-    rows_ = scan_files(files, identity_schema() | {column_key(path): dtypes[path] for _, path in flat} | texts)
-    columns = [pl.col(column_key(path)).alias(name) for name, path in flat]
+    *first, config, summary = plain_schema()
+    columns = [*first, *(pl.col(column_key(path)).alias(name) for name, path in flat), config, summary]
+    rows_ = scan_files(files, plain_schema() | {column_key(path): dtype for path, dtype in dtypes.items()})
     about = {**metadata, COLUMNS_KEY: json.dumps({name: path[1:] for name, path in flat})}
-    rows_.select(*identity_schema(), *columns, *texts).sink_parquet(at, row_group_size=group_rows, metadata=about)
+    rows_.select(columns).sink_parquet(at, row_group_size=group_rows, metadata=about)
 
 
 def scan_files(files: Sequence[Path], schema: Mapping[str, Any]) -> pl.LazyFrame:
@@ -3436,16 +3436,15 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Pa
     """The runs of an earlier export, as pages made from their configs and summaries."""
     pages: list[Page] = []
     try:
-        rows = pl.scan_parquet(earlier.file, glob=False)
-        identity = [name for name in identity_schema() if name in rows.collect_schema()]
+        rows = scan_files([earlier.file], plain_schema())  # which lacks columns if an older version wrote it
         for start in range(0, len(earlier.rows), PAGE_RUNS):
             some = rows.slice(start, PAGE_RUNS).filter(pl.col("id").is_in(list(ids)))
             runs = []
-            for row in some.select(*identity, "_config_json", "_summary_json").collect().iter_rows(named=True):
+            for row in some.collect().iter_rows(named=True):
                 texts = {name: row.pop(f"_{name}") for name in ("config_json", "summary_json")}
                 config, summary = (tree if isinstance(tree, dict) else {} for tree in map(json.loads, texts.values()))
                 leaves = [*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))]
-                runs.append(Run(**cast("Any", dict.fromkeys(identity_schema()) | row | texts), leaves=leaves))
+                runs.append(Run(**cast("Any", row), **texts, leaves=leaves))
             pages += [write_page(runs, work)] if runs else []
     except (*DAMAGED, ValueError, TypeError) as error:
         raise unreadable(earlier.file, error) from error
