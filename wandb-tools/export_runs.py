@@ -3178,7 +3178,7 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
     tables = project.tables.values()
     for table in tables:
         before = table.earlier.rows.keys() if table.earlier else set()
-        table.staying = (before & set(ids) if prune or table.fetched is not None else before) - table.histories.keys()
+        table.staying = (before & set(ids) if prune else before) - table.histories.keys()
         stays = [table.earlier] if table.earlier and table.staying else []
         table.skipped = {".".join(path) for history in table.histories.values() for path in history.skipped}
         table.skipped.update(*(earlier.skipped for earlier in stays))
@@ -3207,23 +3207,21 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
     earlier = table.earlier
     columns = [(table.names[path], path) for path in table.dtypes]  # of a W&B Table in their own order
     columns = columns if table.key is not None else sorted(columns)
-    order = {"order": table.order} if table.order else {}
-    place = {"entity": pl.lit(project.entity), "project": pl.lit(project.name)}
+    keys = ["run_id", "entity", "project", *([table.order] if table.order else []), *table.columns]
     logged = [pl.col(column_key(path)).alias(name) for name, path in columns]
-    rows = scan_parts(table).with_columns(**place).rename(order)
-    keys = ["run_id", "entity", "project", *order.values(), *table.columns]
-    rows = rows.select(*keys, *logged)
+    rows = scan_parts(table).with_columns(entity=pl.lit(project.entity), project=pl.lit(project.name))
+    rows = rows.rename({"order": table.order or "order"}).select(*keys, *logged)
     if earlier and table.staying:
         stays = pl.scan_parquet(earlier.file, glob=False)
         if table.staying != earlier.rows.keys():
             stays = stays.filter(pl.col("run_id").is_in(list(table.staying)))
-        known = []
-        for name, path in columns:
-            column = pl.lit(None, getattr(pl, table.dtypes[path]))
-            if path in earlier.columns:
-                column = cast_logged(path, earlier.dtypes[path], table.dtypes[path], earlier.columns[path])
-            known.append(column.alias(name))
-        stays = stays.select(*keys, *known)
+        filled = [
+            cast_logged(path, earlier.dtypes[path], dtype, earlier.columns[path])
+            if path in earlier.dtypes
+            else pl.lit(None, getattr(pl, dtype)).alias(column_key(path))
+            for path, dtype in table.dtypes.items()
+        ]
+        stays = stays.with_columns(filled).select(*keys, *logged)
         rows = rows.merge_sorted(stays, "run_id") if any(one.parts for one in table.histories.values()) else stays
     marks = {run_id: one.mark for run_id, one in table.histories.items() if one.mark and not one.is_short}
     if earlier and earlier.made_of == table.made_of:
@@ -3244,15 +3242,25 @@ def scan_parts(table: Table) -> pl.LazyFrame:
     for run_id, history in sorted(table.histories.items()):
         for part in history.parts:
             parts[part.file][run_id] = part
-    one_of = {file: next(iter(of_runs.values())) for file, of_runs in parts.items()}  # all state the same of their file
-    odd = {  # by file: columns that a scan cannot cast by itself, with the file's dtypes
-        file: frozenset(
+    odd: dict[Path, frozenset[tuple[KeyPath, str]]] = {}  # columns that a scan cannot cast, with the file's dtypes
+    is_plain: dict[Path, bool] = {}  # all rows of the file are wanted, and come after those of the file before
+    groups: list[list[Path]] = []  # files whose ranges of rows overlap are together
+    reached = ("", 0)  # run id, and order
+    for file, of_runs in parts.items():
+        first, *_ = of_runs.values()  # all state the same of their file
+        odd[file] = frozenset(
             (path, dtype)
-            for path, dtype in part.stored.items()
+            for path, dtype in first.stored.items()
             if dtype != (wanted := table.dtypes.get(path, dtype)) and (dtype, wanted) != ("Int64", "Float64")
         )
-        for file, part in one_of.items()
-    }
+        is_plain[file] = first.file_rows == sum(part.rows for part in of_runs.values())
+        ends = [(run_id, order) for run_id, part in of_runs.items() for order in (part.first, part.last)]
+        if groups and min(ends) < reached:
+            groups[-1].append(file)
+            is_plain[groups[-1][0]] = False
+        else:
+            groups.append([file])
+        reached = max(reached, *ends)
 
     def scan(files: Sequence[Path], run_ids: Collection[str] = ()) -> pl.LazyFrame:
         """The rows of files with the same `odd` columns; only of some runs, if other runs' values do not fit."""
@@ -3262,20 +3270,9 @@ def scan_parts(table: Table) -> pl.LazyFrame:
         rows = rows.filter(pl.col("run_id").is_in(list(run_ids))) if run_ids else rows
         return rows.with_columns(cast_logged(path, dtype, table.dtypes[path]) for path, dtype in stored.items())
 
-    groups: list[list[Path]] = []  # files whose ranges of rows overlap are together
-    reached = ("", 0)  # run id, and order
-    for file, of_runs in parts.items():
-        ends = [(run_id, order) for run_id, part in of_runs.items() for order in (part.first, part.last)]
-        if groups and min(ends) < reached:
-            groups[-1].append(file)
-        else:
-            groups.append([file])
-        reached = max(reached, *ends)
     scans: list[pl.LazyFrame] = []
-    rows_of = {file: sum(part.rows for part in of_runs.values()) for file, of_runs in parts.items()}
-    is_plain = {file: not more and rows_of[file] == one_of[file].file_rows for file, *more in groups}
-    for (is_whole, _), alike in itertools.groupby(groups, lambda files: (is_plain[files[0]], odd[files[0]])):
-        if is_whole:  # one scan of many files is far cheaper than many scans
+    for (is_one_scan, _), alike in itertools.groupby(groups, lambda files: (is_plain[files[0]], odd[files[0]])):
+        if is_one_scan:  # one scan of many files is far cheaper than many scans
             scans.append(scan([files[0] for files in alike]))
             continue
         for files in alike:  # other runs share the files
@@ -3392,10 +3389,10 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
 
 
 def merge_runs(project: Project, options: Options, work: Path) -> tuple[list[Page], pl.DataFrame]:
-    read = set(project.runs["id"])
     """Pages of the earlier export's runs that stay and of the project's runs, and the keys of all these runs."""
     earlier = project.earlier
     before = earlier.rows if earlier else {}
+    read = set(project.runs["id"])
     fuller = drop_shorter(project, before)
     if earlier and project.all_ids is not None:
         gone = pl.scan_parquet(earlier.file, glob=False).filter(~pl.col("id").is_in(list(project.all_ids)))
