@@ -164,6 +164,7 @@ TABLE_HELD_BYTES = 2_000_000  # a longer table waits in a file until it is its t
 YAML_BYTES = 1_000_000  # of a YAML text's JSON, beyond ten times its own length
 DEEPEST = 200  # nested levels that orjson surely writes: a summary with more brackets is checked
 
+FILES = ("runs", "history", "history_sampled", "system", "console")  # of a project, and table_<key>
 HISTORIES = "histories"  # the folder with the finished histories of an interrupted export
 ROW_GROUP_ROWS = 100_000
 ROW_GROUP_BYTES = 16_000_000  # of configs and summaries, which may be long
@@ -3289,10 +3290,10 @@ def find_earlier(project: Project, output: Path) -> None:
     export_ids = set()
     for file in sorted(output.glob(f"{project.stem}_*.parquet")):
         name = file.stem.removeprefix(f"{project.stem}_")
-        if not re.fullmatch("runs|history|history_sampled|system|console|table_.*", name):
+        if name not in FILES and not name.startswith("table_"):
             continue
         try:
-            if name.startswith("table_") and owner_of(file) not in (None, (project.entity, project.name)):
+            if owner_of(file) not in (None, (project.entity, project.name)):
                 continue  # a file of another project, whose name begins so
             metadata = pl.read_parquet_metadata(file)
             rows = pl.scan_parquet(file, glob=False)
@@ -3525,32 +3526,22 @@ def publishing(output: Path, work: Path) -> Iterator[Callable[[Path], Path]]:
 def settle_stems(projects: list[Project], output: Path) -> None:
     """Fill in the beginning of each project's file names, for all projects before any file is written."""
     longest = LONGEST_STEM - len("_history_sampled")
-    taken: set[str] = set()  # in lower case, as some file systems ignore it
-    new: list[tuple[Project, str]] = []
+    names: list[tuple[Project, str, str]] = []  # for projects that have no files yet
     for project in projects:
         suffix = f"__{path_hash((project.entity, project.name))[:8]}"
         stem = quote(f"{project.entity}_{project.name}".encode("utf-8", "surrogatepass"), safe="").replace("~", "%7E")
         stem = re.sub(r"^\.", "%2E", stem)  # no name from W&B leaves the folder, or hides its files
         other = stem[: longest - len(suffix)] + suffix
-        mine = {(project.entity, project.name)}
-        is_free = len(stem) <= longest and not owners_of(output, stem) - mine
-        project.stem = other if owners_of(output, other) == mine or not is_free else stem
-        if owners_of(output, project.stem) == mine:  # a project that has files keeps their names
-            taken.add(project.stem.lower())
-        else:
-            new.append((project, other))
-    for project, other in new:
-        project.stem = other if project.stem.lower() in taken else project.stem
+        owners = {one: {owner_of(output / f"{one}_{name}.parquet") for name in FILES} - {None} for one in (other, stem)}
+        # A project that has files keeps their names.
+        project.stem = next((one for one in owners if owners[one] == {(project.entity, project.name)}), "")
+        names.append((project, stem if len(stem) <= longest and not owners[stem] else other, other))
+    taken = {project.stem.lower() for project in projects}  # some file systems ignore case
+    for project, stem, other in names:
+        project.stem = project.stem or (other if stem.lower() in taken else stem)
         taken.add(project.stem.lower())
     for project in projects:
         project.longer_stems = [stem for stem in taken if stem.startswith(f"{project.stem.lower()}_")]
-
-
-def owners_of(output: Path, stem: str) -> set[tuple[str, str]]:
-    """The entities and projects in the metadata of the files with this stem."""
-    names = ("runs", "history", "history_sampled", "system", "console")
-    owners = {owner_of(output / f"{stem}_{name}.parquet") for name in names}
-    return {owner for owner in owners if owner}
 
 
 def owner_of(file: Path) -> tuple[str, str] | None:
