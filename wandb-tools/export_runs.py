@@ -3174,12 +3174,10 @@ def metric_facts(
 # --- tables of rows: parts to a file --------------------------------------------------------------------------
 
 
-def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *, prune: bool) -> Names:
-    """Fill in each table's columns, and which runs' rows stay from the earlier file; returns the runs file's names."""
+def settle_columns(project: Project, paths: set[KeyPath]) -> Names:
+    """Fill in the columns of each table; returns the names of the runs file's columns, which have these `paths`."""
     tables = project.tables.values()
     for table in tables:
-        before = table.earlier.rows.keys() if table.earlier else set()
-        table.staying = (before & set(ids) if prune else before) - table.histories.keys()
         stays = [table.earlier] if table.earlier and table.staying else []
         table.skipped = {".".join(path) for history in table.histories.values() for path in history.skipped}
         table.skipped.update(*(earlier.skipped for earlier in stays))
@@ -3342,7 +3340,7 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     definitions = {definition for page in pages for definition in page.definitions}
     paths = {path for page in pages for path in page.kinds}
     paths |= {(METRIC, definition.pattern) for definition in definitions if not definition.pattern.endswith("*")}
-    names = settle_tables(project, runs["id"], paths, prune=options.prune)
+    names = settle_columns(project, paths)
     tables = sorted(project.tables.values(), key=lambda table: table.name)
     known: dict[KeyPath, Stated] = {}
     for each in (*(table.earlier for table in tables if table.prefix == METRIC), project.earlier):
@@ -3360,8 +3358,7 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     }
     export_id = project.export_id if project.export_id and current else uuid.uuid4().hex
     about: dict[str, object] = {
-        "entity": project.entity,
-        "project": project.name,
+        **project.place,
         "exported_at": jsonable(now()),
         "versions": {name: version(name) for name in ("wandb", "polars")} | {"wandb-tools": VERSION},
     }
@@ -3393,29 +3390,32 @@ def merge_runs(project: Project, options: Options, work: Path) -> tuple[list[Pag
     """Pages of the earlier export's runs that stay and of the project's runs, and the keys of all these runs."""
     earlier = project.earlier
     before = earlier.rows if earlier else {}
-    read = set(project.runs["id"])
-    fuller = drop_shorter(project, before)
     if earlier and project.all_ids is not None:
         gone = pl.scan_parquet(earlier.file, glob=False).filter(~pl.col("id").is_in(list(project.all_ids)))
         if options.offline:  # runs with a URL are on the server
             gone = gone.filter(pl.col("url").is_null())
         project.gone = sorted(gone.select("id").collect()["id"])
-    project.kept = sorted(before.keys() - read - set(project.gone if options.prune else ()))
-    stays = {*project.kept, *fuller}
+    read, removed = {*project.runs["id"]}, {*project.gone} if options.prune else set()
+    project.kept = sorted(before.keys() - read - removed)
+    stays = choose_rows(project, before, removed).union(project.kept)
     pages = [*(earlier_pages(earlier, stays, work) if earlier and stays else ()), *project.pages]
     runs = keys_of(pages)  # of a run in two pages the first counts
     project.runs = runs.filter(pl.col("id").is_in(list(read)))  # as they are written
     return pages, runs
 
 
-def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
-    """Drop fetched rows of runs of which the earlier export has more. Returns the runs whose row stays as well."""
+def choose_rows(project: Project, before: Mapping[str, int], removed: set[str]) -> set[str]:
+    """Choose between the fetched rows of runs and those of the earlier export, which may be more.
+
+    `before` are the numbers of history rows in the earlier runs file. Returns the runs whose row there stays as well.
+    """
     rows = project.runs.select("id", "history_rows").iter_rows()
     fuller = {run_id for run_id, count in rows if run_id in project.cut and before.get(run_id, 0) > count}
     shorter = set(fuller)
     for table in project.tables.values():
-        had, marks = (table.earlier.rows, table.earlier.marks) if table.earlier else ({}, {})
-        fetched = table.fetched or {}
+        if table.earlier is None:
+            continue
+        had, marks, fetched = table.earlier.rows, table.earlier.marks, table.fetched or {}
         for run_id, history in [*fetched.items()]:
             # A W&B Table may have fewer rows than the one logged before. A server's sample replaces another one of its.
             is_cut = run_id in (project.cut if table.key is None else fuller)
@@ -3426,6 +3426,7 @@ def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
                 if table.extent and marks.get(run_id, history.mark)[:2] != history.mark[:2]:
                     table.outdated.append(run_id)
                 del fetched[run_id]
+        table.staying = had.keys() - fetched.keys() - removed
     project.kept_fuller = sorted(shorter)
     return fuller
 
