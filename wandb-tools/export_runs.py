@@ -3641,7 +3641,7 @@ def damage_of(file: Path, facts: Mapping[str, Any]) -> str | None:
 def report(projects: Sequence[Project], failed: Sequence[Failure], options: Options, say: Say) -> int:  # noqa: C901, PLR0912
     """Print the paths or the JSON on stdout, and a line per project on stderr. Returns the exit code."""
     written = [project for project in projects if project.files]
-    planned = [project for project in projects if project.selected and project.pages]
+    planned = [project for project in projects if options.dry_run and project.selected and project.pages]
     lost = [*failed, *(each for project in projects for each in project.failed if each.what == "project")]
     check_selection(projects, lost, options, say)
     unpruned = [project.path for project in written if project.all_ids is None]
@@ -3655,12 +3655,11 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     if options.tables and written and all(table.key is None for table in tables):
         say("--tables: none of these runs logged a W&B Table")
     rows, files, uneventful = [], [], 0
-    for project in planned if options.dry_run else written:
+    for project in planned or written:
         counts = dict(project.runs.select("id", "history_rows").iter_rows()) | project.mismatched
         history_rows = sum(counts.values()) if project.planned_rows is None else project.planned_rows
-        row: dict[str, Any] = {"entity": project.entity, "project": project.name, "status": "planned"}
-        row |= {"runs": project.runs.height, "filtered": project.filtered, "failed": len(project.failed)}
-        row |= {"history_rows": history_rows}
+        row = {**project.place, "status": "planned", "runs": project.runs.height, "filtered": project.filtered}
+        row |= {"failed": len(project.failed), "history_rows": history_rows}
         if options.offline or not options.dry_run:
             row |= {"status": project.status, "torn": len(project.torn), "kept": len(project.kept)}
         rows.append(row)
@@ -3801,8 +3800,9 @@ class Meter:
         with self.lock:
             self.counts.update(counts)
             elapsed_s = time.monotonic() - self.started
-            if self.quiet or not (self.status or time.monotonic() - self.last_line > PLAIN_LINE_S):
+            if self.quiet or time.monotonic() - self.last_line < (0 if self.status else PLAIN_LINE_S):
                 return
+            self.last_line = time.monotonic()
             parts, left_s = [], 0.0
             for what in ("runs", "histories"):
                 done, wanted = self.counts[what], self.counts[f"{what}_wanted"]
@@ -3816,7 +3816,6 @@ class Meter:
             if self.status:
                 self.status.update(", ".join(parts))
             else:
-                self.last_line = time.monotonic()
                 tell(", ".join(parts))
 
 
