@@ -3241,43 +3241,37 @@ def scan_parts(table: Table) -> pl.LazyFrame:
     for run_id, history in sorted(table.histories.items()):
         for part in history.parts:
             parts[part.file][run_id] = part
-    odd: dict[Path, frozenset[tuple[KeyPath, str]]] = {}  # columns that a scan cannot cast, with the file's dtypes
-    is_plain: dict[Path, bool] = {}  # all rows of the file are wanted, and come after those of the file before
-    groups: list[list[Path]] = []  # files whose ranges of rows overlap are together
+    fixed = {"run_id": pl.String, "order": pl.Int64, **table.columns}
+    schema = fixed | {column_key(path): getattr(pl, dtype) for path, dtype in table.dtypes.items()}
+
+    def cast_rows(file: Path) -> pl.LazyFrame:
+        """The rows of a file that are wanted: values of other runs may not fit the table's dtypes."""
+        stored = {**table.dtypes, **next(iter(parts[file].values())).stored}
+        rows = scan_files([file], fixed | {column_key(path): getattr(pl, stored[path]) for path in table.dtypes})
+        rows = rows.filter(pl.col("run_id").is_in(list(parts[file])))
+        return rows.with_columns(cast_logged(path, stored[path], dtype) for path, dtype in table.dtypes.items())
+
+    groups: list[tuple[bool, list[Path]]] = []  # of files whose ranges overlap; True: of one that a scan can read as is
     reached = ("", 0)  # run id, and order
     for file, of_runs in parts.items():
-        first, *_ = of_runs.values()  # all state the same of their file
-        odd[file] = frozenset(
-            (path, dtype)
-            for path, dtype in first.stored.items()
-            if dtype != (wanted := table.dtypes.get(path, dtype)) and (dtype, wanted) != ("Int64", "Float64")
-        )
-        is_plain[file] = first.file_rows == sum(part.rows for part in of_runs.values())
+        part = next(iter(of_runs.values()))  # all state the same of their file
+        casts = {(dtype, table.dtypes.get(path, dtype)) for path, dtype in part.stored.items()} - {("Int64", "Float64")}
+        is_whole = part.file_rows == sum(part.rows for part in of_runs.values())
         ends = [(run_id, order) for run_id, part in of_runs.items() for order in (part.first, part.last)]
         if groups and min(ends) < reached:
-            groups[-1].append(file)
-            is_plain[groups[-1][0]] = False
+            groups[-1] = (False, [*groups[-1][1], file])
         else:
-            groups.append([file])
+            groups.append((is_whole and all(one == other for one, other in casts), [file]))
         reached = max(reached, *ends)
-
-    def scan(files: Sequence[Path], run_ids: Collection[str] = ()) -> pl.LazyFrame:
-        """The rows of files with the same `odd` columns; only of some runs, if other runs' values do not fit."""
-        stored = dict(odd[files[0]]) if files else {}
-        logged = {column_key(path): getattr(pl, stored.get(path, dtype)) for path, dtype in table.dtypes.items()}
-        rows = scan_files(files, {"run_id": pl.String, "order": pl.Int64, **table.columns, **logged})
-        rows = rows.filter(pl.col("run_id").is_in(list(run_ids))) if run_ids else rows
-        return rows.with_columns(cast_logged(path, dtype, table.dtypes[path]) for path, dtype in stored.items())
-
     scans: list[pl.LazyFrame] = []
-    for (is_one_scan, _), alike in itertools.groupby(groups, lambda files: (is_plain[files[0]], odd[files[0]])):
-        if is_one_scan:  # one scan of many files is far cheaper than many scans
-            scans.append(scan([files[0] for files in alike]))
+    for is_plain, alike in itertools.groupby(groups, lambda group: group[0]):
+        if is_plain:  # one scan of many files is far cheaper than many scans
+            scans.append(scan_files([file for _, files in alike for file in files], schema))
             continue
-        for files in alike:  # other runs share the files
-            rows = pl.concat([scan([file], parts[file]) for file in files])
+        for _, files in alike:
+            rows = pl.concat([cast_rows(file) for file in files])
             scans.append(rows if len(files) == 1 else rows.sort("run_id", "order"))
-    return pl.concat(scans) if scans else scan([])
+    return pl.concat(scans) if scans else scan_files([], schema)
 
 
 # --- one project: merged with an earlier export, and published ------------------------------------------------
