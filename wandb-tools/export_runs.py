@@ -3411,11 +3411,11 @@ def choose_rows(project: Project, before: Mapping[str, int], removed: set[str]) 
             continue
         had, marks, fetched = table.earlier.rows, table.earlier.marks, table.fetched or {}
         for run_id, history in [*fetched.items()]:
-            # A W&B Table may have fewer rows than the one logged before. A server's sample replaces another one of its.
+            # A W&B Table may have fewer rows than the one logged before.
             is_cut = run_id in (project.cut if table.key is None else fuller)
-            is_sample = table.extent or (table.name == "system" and history.mark)  # offline, system metrics are whole
-            is_tail = is_sample and not (table.name == "system" and run_id in marks)
-            if (history.is_short or is_cut or is_tail) and had.get(run_id, 0) > history.rows:
+            # Rows with a mark come from a server, whose system metrics are samples: they replace samples, not all rows.
+            is_sample = table.extent or (table.name == "system" and history.mark and run_id not in marks)
+            if (history.is_short or is_cut or is_sample) and had.get(run_id, 0) > history.rows:
                 shorter |= set() if is_sample else {run_id}
                 if table.extent and marks.get(run_id, history.mark)[:2] != history.mark[:2]:
                     table.outdated.append(run_id)
