@@ -387,7 +387,8 @@ class Table:
     key: str | None = None  # of a W&B Table: the key that it was logged under
     made_of: tuple[str, ...] = ()  # the options that its rows depend on; if these differ, all are fetched again
     extent: tuple[str, ...] = ()  # which rows of a run are exported; empty: all
-    fetched: dict[str, History] | None = None  # by run id; None: not part of this export
+    is_asked: bool = True  # part of this export; else only in an earlier one
+    fetched: dict[str, History] = field(default_factory=dict)  # by run id
     earlier: Earlier | None = None
     staying: set[str] = field(default_factory=set)  # ids of runs whose rows in the earlier file stay
     outdated: list[str] = field(default_factory=list)  # of these, runs that have newer rows, but were asked for fewer
@@ -396,13 +397,9 @@ class Table:
     skipped: set[str] = field(default_factory=set)  # keys of the file's runs whose values are no numbers
 
     @property
-    def histories(self) -> Mapping[str, History]:
-        return self.fetched or {}
-
-    @property
     def rows(self) -> dict[str, int]:
         """How many rows of each run the file gets."""
-        rows = {run_id: history.rows for run_id, history in self.histories.items() if history.rows}
+        rows = {run_id: history.rows for run_id, history in self.fetched.items() if history.rows}
         return rows | {run_id: self.earlier.rows[run_id] for run_id in self.staying if self.earlier}
 
 
@@ -489,7 +486,7 @@ class Project:
     def mismatched(self) -> dict[str, int]:
         """By run id: the rows of histories whose number differs from the source's count."""
         history = self.tables.get("history")
-        rows = history.rows if history and history.fetched is not None else None
+        rows = history.rows if history and history.is_asked else None
         counts = self.runs.select("id", "history_rows").iter_rows()
         return {run_id: rows.get(run_id, 0) for run_id, n in counts if rows is not None and rows.get(run_id, 0) != n}
 
@@ -3179,10 +3176,10 @@ def settle_columns(project: Project, paths: set[KeyPath]) -> Names:
     tables = project.tables.values()
     for table in tables:
         stays = [table.earlier] if table.earlier and table.staying else []
-        table.skipped = {".".join(path) for history in table.histories.values() for path in history.skipped}
+        table.skipped = {".".join(path) for history in table.fetched.values() for path in history.skipped}
         table.skipped.update(*(earlier.skipped for earlier in stays))
         sources = [earlier.dtypes for earlier in stays]
-        sources += [part.dtypes for _, history in sorted(table.histories.items()) for part in history.parts]
+        sources += [part.dtypes for _, history in sorted(table.fetched.items()) for part in history.parts]
         table.dtypes = {path: "String" if dtype == "Null" else dtype for path, dtype in widest_dtypes(sources).items()}
         if table.prefix == METRIC:
             paths |= {(METRIC, *path) for path in table.dtypes}
@@ -3221,11 +3218,11 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
             for path, dtype in table.dtypes.items()
         ]
         stays = stays.with_columns(filled).select(*keys, *logged)
-        rows = rows.merge_sorted(stays, "run_id") if any(one.parts for one in table.histories.values()) else stays
-    marks = {run_id: one.mark for run_id, one in table.histories.items() if one.mark and not one.is_short}
+        rows = rows.merge_sorted(stays, "run_id") if any(one.parts for one in table.fetched.values()) else stays
+    marks = {run_id: one.mark for run_id, one in table.fetched.items() if one.mark and not one.is_short}
     if earlier and earlier.made_of == table.made_of:
         # Runs without rows have marks, too: otherwise every export would ask for them again.
-        others = (earlier.rows.keys() | table.histories.keys()) - table.staying
+        others = (earlier.rows.keys() | table.fetched.keys()) - table.staying
         marks |= {run_id: mark for run_id, mark in earlier.marks.items() if run_id not in others}
     about = {} if table.key is None else {TABLE_KEY: storable(table.key)}
     histories = {"keys": table.made_of, "runs": marks, "skipped": sorted(table.skipped)}
@@ -3238,7 +3235,7 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
 def scan_parts(table: Table) -> pl.LazyFrame:
     """The rows of all parts, sorted by run and order. Columns as in Part, with the table's dtypes."""
     parts: defaultdict[Path, dict[str, Part]] = defaultdict(dict)  # by file, the part of each run
-    for run_id, history in sorted(table.histories.items()):
+    for run_id, history in sorted(table.fetched.items()):
         for part in history.parts:
             parts[part.file][run_id] = part
     fixed = {"run_id": pl.String, "order": pl.Int64, **table.columns}
@@ -3314,6 +3311,7 @@ def find_earlier(project: Project, output: Path) -> None:
             project.earlier = earlier
         else:
             table = new_table(name, *earlier.made_of, key=metadata.get(TABLE_KEY, ""))
+            table.is_asked = False
             project.tables.setdefault(name, table).earlier = earlier
     # Files with different export ids: an export was killed while it renamed them. All are written again; what each file
     # states about its own rows is still true.
@@ -3409,7 +3407,7 @@ def choose_rows(project: Project, before: Mapping[str, int], removed: set[str]) 
     for table in project.tables.values():
         if table.earlier is None:
             continue
-        had, marks, fetched = table.earlier.rows, table.earlier.marks, table.fetched or {}
+        had, marks, fetched = table.earlier.rows, table.earlier.marks, table.fetched
         for run_id, history in [*fetched.items()]:
             # A W&B Table may have fewer rows than the one logged before.
             is_cut = run_id in (project.cut if table.key is None else fuller)
@@ -3447,7 +3445,7 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Pa
 def metadata_document(project: Project, options: Options, about: Mapping[str, object]) -> dict[str, object]:
     """The content of metadata.json."""
     asked = [project.tables[name] for name in ("history", "history_sampled") if name in project.tables]
-    written = next((table.rows for table in asked if table.fetched is not None), {})
+    written = next((table.rows for table in asked if table.is_asked), {})
     rows = {run_id: written[run_id] for run_id in project.runs["id"] if run_id in written}  # not of runs only kept
     filters: dict[str, Any] = {name: value for name, value in asdict(options.selection).items() if value}
     for place in project.places if project.filters else ():
@@ -3706,7 +3704,7 @@ def changes_of(project: Project, options: Options) -> str:
             continue
         known = earlier.marks.keys() if earlier.made_of == table.made_of else set()  # these had the same metrics before
         lacking = sorted(path for path in earlier.columns if not is_wanted(path, options.history_keys))
-        if lacking and (earlier.rows.keys() & table.histories.keys()) - known:
+        if lacking and (earlier.rows.keys() & table.fetched.keys()) - known:
             some = first_of([".".join(path) for path in lacking])
             line += f"; removed from the {table.name}, because they were not asked for this time: {some}"
     return line
@@ -4073,10 +4071,10 @@ def export_project(
             write_project(project, options, source, work)
             stored = work.parent / HISTORIES / project.stem
             for table in project.tables.values() if server else ():  # offline, projects share part files
-                for file in {part.file for history in table.histories.values() for part in history.parts}:
+                for file in {part.file for history in table.fetched.values() for part in history.parts}:
                     file.unlink(missing_ok=True)
                     file.with_suffix(".json").unlink(missing_ok=True)
-                if table.fetched is not None and project.all_ids is not None:  # else others wait for a later export
+                if table.is_asked and project.all_ids is not None:  # else others wait for a later export
                     shutil.rmtree(stored / table.name, ignore_errors=True)
             with suppress(OSError):  # not empty
                 stored.rmdir()
