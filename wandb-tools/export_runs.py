@@ -3148,11 +3148,10 @@ def metric_facts(
     implied = {"min": "minimize", "max": "maximize"}
     facts: dict[str, Stated] = {}
     for path, name in ((path[1:], name) for path, name in names.items() if path[0] == METRIC):
-        found: list[MetricDefinition] = []
         # define_metric reaches top-level keys and the values it derives from them.
-        if len(path) == 1 or (len(path) == 2 and path[1] in SUMMARY_KINDS):
-            found = [d for d in definitions if d.pattern == path[0]]
-            found = found or [d for d in definitions if d.pattern[-1:] == "*" and path[0].startswith(d.pattern[:-1])]
+        reached = definitions if len(path) == 1 or (len(path) == 2 and path[1] in SUMMARY_KINDS) else ()
+        found = [d for d in reached if d.pattern == path[0]]
+        found = found or [d for d in reached if d.pattern[-1:] == "*" and path[0].startswith(d.pattern[:-1])]
         stated = [earlier.get(path, {})]
         for definition in found:
             meant = {implied[kind] for kind in (definition.summary or "").split(",") if kind in implied}
