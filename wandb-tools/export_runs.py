@@ -3360,20 +3360,22 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
         EXPORT_ID_KEY: export_id,
     }
     files = []
-    with publishing(options.output, work) as unfinished:
+    with publishing(options.output) as unfinished:
         for name in [*(table.name for table in tables), "runs"]:
-            file = options.output / f"{project.stem}_{name}.parquet"
-            at = file if name in current else unfinished(file)
+            at = (options.output if name in current else work) / f"{project.stem}_{name}.parquet"
+            if name not in current:
+                unfinished.append(at)
             if name == "runs":
                 write_runs(at, pages, runs, names, metadata, work)
-            elif at != file:
+            elif name not in current:
                 write_table(project.tables[name], at, project, metadata)
             height, width = shape_of(at)
-            listed = {"name": file.name, "bytes": at.stat().st_size, "rows": height, "columns": width}
+            listed = {"name": at.name, "bytes": at.stat().st_size, "rows": height, "columns": width}
             files.append(listed | {"sha256": sha256(at)})
         about |= {"source": source, "files": files, "export_id": export_id}
         text = json.dumps(jsonable(metadata_document(project, options, about)), indent=2, ensure_ascii=False) + "\n"
-        unfinished(options.output / f"{project.stem}_metadata.json").write_text(storable(text), "utf-8")
+        unfinished.append(work / f"{project.stem}_metadata.json")
+        unfinished[-1].write_text(storable(text), "utf-8")
     project.files = files
 
 
@@ -3492,27 +3494,24 @@ def shape_of(file: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def publishing(output: Path, work: Path) -> Iterator[Callable[[Path], Path]]:
-    """Gives a function from a file to the path where it is written first. At the end all are renamed, or none."""
-    files: dict[Path, Path] = {}
-
-    def unfinished(file: Path) -> Path:
-        return files.setdefault(file, work / file.name)
-
+def publishing(output: Path) -> Iterator[list[Path]]:
+    """Gives a list for files that are written in the working folder. At the end all move to `output`, or none."""
+    files: list[Path] = []
     try:
-        yield unfinished
-        for file, partial_file in files.items():
-            with partial_file.open("rb+") as whole:
+        yield files
+        for file in files:
+            with file.open("rb+") as whole:
                 os.fsync(whole.fileno())
-            if file.is_dir():  # then none is renamed
-                raise IsADirectoryError(None, "a folder has that name", file)
-            if file.exists():
-                partial_file.chmod(file.stat().st_mode)  # one that is private stays so
+            target = output / file.name
+            if target.is_dir():  # then none is renamed
+                raise IsADirectoryError(None, "a folder has that name", target)
+            if target.exists():
+                file.chmod(target.stat().st_mode)  # one that is private stays so
         with PUBLISHING:
-            for file, partial_file in files.items():
-                partial_file.replace(file)
+            for file in files:
+                file.replace(output / file.name)
     except (OSError, pl.exceptions.ComputeError) as error:
-        raise not_written(next(reversed(files), output), error) from error
+        raise not_written(output / files[-1].name if files else output, error) from error
 
 
 def settle_stems(projects: list[Project], output: Path) -> None:
