@@ -482,14 +482,6 @@ class Project:
     def status(self) -> str:
         return "partial" if self.failed else "complete"
 
-    @property
-    def mismatched(self) -> dict[str, int]:
-        """By run id: the rows of histories whose number differs from the source's count."""
-        history = self.tables.get("history")
-        rows = history.rows if history and history.is_asked else None
-        counts = self.runs.select("id", "history_rows").iter_rows()
-        return {run_id: rows.get(run_id, 0) for run_id, n in counts if rows is not None and rows.get(run_id, 0) != n}
-
 
 # --- log bytes to records -------------------------------------------------------------------------------------
 
@@ -3448,6 +3440,7 @@ def metadata_document(project: Project, options: Options, about: Mapping[str, ob
     asked = [project.tables[name] for name in ("history", "history_sampled") if name in project.tables]
     written = next((table.rows for table in asked if table.is_asked), {})
     rows = {run_id: written[run_id] for run_id in project.runs["id"] if run_id in written}  # not of runs only kept
+    counts = project.runs.select("id", "history_rows").iter_rows() if options.include_history else ()
     filters: dict[str, Any] = {name: value for name, value in asdict(options.selection).items() if value}
     for place in project.places if project.filters else ():
         filters |= {place.key: [*filters.get(place.key, ()), place.value]} if place.key else {}
@@ -3466,7 +3459,7 @@ def metadata_document(project: Project, options: Options, about: Mapping[str, ob
             "rows": sum(rows.values()),
             "runs": len(rows),
             "sampled": options.history_samples is not None and not options.include_history,
-            "mismatched": sorted(project.mismatched),
+            "mismatched": sorted(run_id for run_id, count in counts if rows.get(run_id, 0) != count),
         },
         "failed": [failure._asdict() for failure in sorted(project.failed)],
         "torn": project.torn,
@@ -3646,8 +3639,10 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         say("--tables: none of these runs logged a W&B Table")
     rows, files, uneventful = [], [], 0
     for project in planned or written:
-        counts = dict(project.runs.select("id", "history_rows").iter_rows()) | project.mismatched
-        history_rows = sum(counts.values()) if project.planned_rows is None else project.planned_rows
+        history_rows = sum(project.runs["history_rows"]) if project.planned_rows is None else project.planned_rows
+        if options.include_history and not options.dry_run:
+            rows_of = project.tables["history"].rows
+            history_rows = sum(rows_of.get(run_id, 0) for run_id in project.runs["id"])
         row = {**project.place, "status": "planned", "runs": project.runs.height, "filtered": project.filtered}
         row |= {"failed": len(project.failed), "history_rows": history_rows}
         if options.offline or not options.dry_run:
