@@ -1012,7 +1012,7 @@ class LogRows:
             if content.startswith(keys + VALUE_TAG) and path_of(item) in columns.lists:
                 columns.by_keys[keys] = columns.lists[path_of(item)]
 
-    def add_output(self, text: str, time_: datetime | None, stream: str | None, *, replaces: bool) -> None:
+    def add_output(self, text: str, time_: datetime | None, stream: str | None, *, replaces: bool = False) -> None:
         """Add output of the program. A line has the time of its first character."""
         screen, at = self.screens[stream], self.cursors[stream]
         text = "\x1b[A\x1b[2K" + text if replaces and at == len(screen) else text  # at the start of a new line
@@ -1061,7 +1061,7 @@ class LogRows:
                 self.lines, self.lines_written = [], 0
                 opened.seek(0)
                 for line in opened:
-                    self.add_output(line, None, None, replaces=False)
+                    self.add_output(line, None, None)
 
     def hold_rows(self) -> None:
         """Hold the rows so far, except for unfinished lines of output, such as a progress bar: these come later."""
