@@ -1602,34 +1602,31 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
     columns = {column.lower() for part in parts for column in part.dtypes}
     named = dict.fromkeys(pair for part in parts for pair in part.paths.items())  # a set, but in order
     stored = [(c, path) for c, path in named if c.lower() in columns and any(path)]  # a name in SQL cannot be empty
+    stored.sort(key=lambda pair: (pair[0].startswith("metric_"), len(pair[1]), len(pair[0])))
     # Exports settle clashes of names each for itself: columns that mean different things, or one thing under different
     # names, go by W&B's names alone.
     of_column, of_path = Counter(column for column, _ in stored), Counter((kind(c), path) for c, path in stored)
     unsettled = {c for c, path in stored if of_column[c] > 1 or of_path[kind(c), path] > 1}
-    paths = {column: path for column, path in stored if column not in unsettled}
     aliases: dict[str, str] = {}
     taken = columns - {column.lower() for column in unsettled}
-    for column in sorted(paths, key=lambda column: (column.startswith("metric_"), len(paths[column]), len(column))):
-        label = ".".join(paths[column])
-        if label.lower() not in taken:
+    for column, path in stored:
+        label = ".".join(path)
+        if column not in unsettled and label.lower() not in taken:
             aliases[label] = column
             taken.add(label.lower())
-    replaced = []
-    for column in runs.empty if name == "runs" else ():  # it gives way to the setting of its name
-        rival = known_column(column, runs, ["config_"])
-        replaced += [f"{sql_name(rival)} AS {sql_name(column)}"] if rival and rival != column else []
+    rivals = {column: known_column(column, runs, ["config_"]) for column in runs.empty if name == "runs"}
+    # An empty column gives way to the setting of its name.
+    replaced = [f"{sql_name(new)} AS {sql_name(empty)}" for empty, new in rivals.items() if new and new != empty]
     sources = []
-    for part in parts:
+    for part, others in zip(parts, repeated_runs(parts, name, runs), strict=True):
         renamed = [f"{sql_name(c)} AS {sql_name('.'.join(part.paths[c]))}" for c in part.dtypes if c in unsettled]
         own = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
         file = sql_text(str(part.files[0].absolute()))
         # By default DuckDB takes a folder called `lr=0.1` for a column, even in place of the file's.
         sources.append(f"SELECT {own} FROM read_parquet({file}, hive_partitioning = false)")  # noqa: S608 - quoted
-    for i, others in enumerate(repeated_runs(parts, name, runs) if name != "runs" else ()):
         if others.height:
-            rows = ", ".join(f"({', '.join(map(sql_text, row))})" for row in others.iter_rows())
-            key = "(entity, project, run_id)"
-            sources[i] += f" ANTI JOIN (VALUES {rows}) AS other{key} USING {key}"
+            rows, key = (f"({', '.join(map(sql_text, row))})" for row in others.iter_rows()), ", ".join(others.columns)
+            sources[-1] += f" ANTI JOIN (VALUES {', '.join(rows)}) AS other({key}) USING ({key})"
     star = f"* REPLACE ({', '.join(replaced)})" if replaced else "*"
     extra = "".join(f", {sql_name(column)} AS {sql_name(label)}" for label, column in aliases.items())
     source = f"({' UNION ALL BY NAME '.join(sources)}) AS part"
@@ -1716,7 +1713,7 @@ def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataF
     the run's source_file comes before all others: for consoles, system metrics and tables the newer export counts.
     """
     names = ["entity", "project", "run_id"]
-    if len(parts) < 2:
+    if len(parts) < 2 or view == "runs":
         return [pl.DataFrame(schema=dict.fromkeys(names, pl.String)) for _ in parts]
     sizes = []
     for number, part in enumerate(parts):
