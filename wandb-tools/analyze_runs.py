@@ -2021,10 +2021,9 @@ def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int], read: set
     rows = collected(runs.frame.select(*KEY, "state", *facts, *metrics), "in-memory")
     in_order: Any = {"nulls_equal": True, "maintain_order": "left"}
     rows = keys.join(rows, on=KEY, how="left", **in_order).join(last_lines(runs), on=KEY, how="left", **in_order)
-    has_peers = pl.col("group").is_not_null() & (step.count().over("entity", "project", "group") >= 3)
-    has_more = step.count().over("entity", "project") >= 3
-    of_peers, of_all = step.median().over("entity", "project", "group"), step.median().over("entity", "project")
-    usual = pl.when(has_peers).then(of_peers).when(has_more).then(of_all)
+    peers: tuple[list[str], ...] = (["entity", "project", "group"], ["entity", "project"])
+    of_peers, of_all = (pl.when(step.count().over(by) >= 3).then(step.median().over(by)) for by in peers)
+    usual = pl.coalesce(pl.when(pl.col("group").is_not_null()).then(of_peers), of_all)
     is_alone = ~pl.col(RUN_NUMBER).is_in([*logged])  # no history tells of it
     unread = (pl.col("history_rows").fill_null(0) > 0) & ~pl.col(RUN_NUMBER).is_in([*read])  # it may hold numbers
     logs_any = pl.any_horizontal(unread, *(pl.col(c).is_not_null() for c in metrics))
@@ -2033,10 +2032,10 @@ def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int], read: set
     where += pl.coalesce(pl.format(": {}", "line"), pl.lit(""))
     early = pl.format("at step {} of {} (its peers' median)", step, usual.cast(pl.Int64, strict=False))
     found = [(is_alone & ~logs_any, pl.lit("no metric"), pl.lit("in summary and history"))]
-    infinite = rows.select((is_alone & ~pl.col(column).is_finite()).any().alias(column) for column in metrics)
-    for column in (each.name for each in infinite if each[0]):
-        detail = pl.lit(f"{runs.label(column)} in the summary")
-        found.append((is_alone & ~pl.col(column).is_finite(), pl.lit("non-finite"), detail))
+    infinite = {column: is_alone & ~pl.col(column).is_finite() for column in metrics}
+    any_infinite = rows.select(is_so.any().alias(column) for column, is_so in infinite.items())
+    details = {each.name: pl.lit(f"{runs.label(each.name)} in the summary") for each in any_infinite if each[0]}
+    found += [(infinite[column], pl.lit("non-finite"), detail) for column, detail in details.items()]
     found.append((is_broken, state, where))
     found.append((is_over & (usual > 0) & (step < 0.5 * usual), pl.lit("stopped early"), early))
     for condition, problem, detail in found:
