@@ -2212,34 +2212,29 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     """
     import vl_convert
 
-    lines, charts = list[str](), list[str]()
-    for result in results:
+    lines, is_live = list[str](), form == "html" and any(result.chart for result in results)
+    for number, result in enumerate(results):
         columns, notes = columns_of(result, most, html_text)
         count = len(fitted(columns, PAGE_CELLS, notes, result, 36))  # longer cells are broken into lines
         name, _, about = re.sub("[:;] ", "\n", result.title, count=1).partition("\n")
-        heading = "h1" if result is results[0] else "h2"
+        heading = "h2" if number else "h1"
         lines += [f"<section><{heading}>{html_text(name)}</{heading}>", f"<p class='about'>{html_text(about)}</p>"]
-        if result.chart and result.table.height:
+        if result.chart:
             chart = chart_json(result, form, log=log)
-            place = f"<div class='chart' id='chart{len(charts)}'></div>"
-            lines.append(place if form == "html" else vl_convert.vegalite_to_svg(chart))
-            charts.append(chart)
+            spec = chart.replace("<", "\\u003c")  # no name can end the script
+            draw = f"vegaEmbed('#chart{number}', {spec}, {{actions: false, renderer: 'svg'}})"
+            live = f"<div class='chart' id='chart{number}'></div><script>{draw}</script>"
+            lines.append(live if is_live else vl_convert.vegalite_to_svg(chart))
         links = links_of(result, "<a href='{url}'>{name}</a>")
         table = made_table(columns[:count], "unsafehtml", links)
         lines += ["<div class='wide'>", *table, "</div>"]
         lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
-    policy = POLICY
-    if form == "html" and charts:
-        policy += SCRIPTS
-        specs = ", ".join(charts).replace("<", "\\u003c")  # no name can end the script
-        start = (
-            f"[{specs}].forEach((chart, i) => vegaEmbed(`#chart${{i}}`, chart, {{actions: false, renderer: 'svg'}}))"
-        )
-        library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed")
-        lines += [f"<script>{library}</script>", f"<script>{start}</script>"]
+    policy = POLICY + SCRIPTS * is_live
     head = f"<meta charset='utf-8'><meta http-equiv='Content-Security-Policy' content=\"{policy}\">"
     head += f"<meta name='viewport' content='width=device-width'><title>{html_text(results[0].title)}</title>"
     head += f"<style>{STYLE}</style>"
+    if is_live:
+        head += f"<script>{vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed')}</script>"
     return "\n".join(["<!doctype html>", f"<html lang='en'><head>{head}</head><body>", *lines, "</body></html>"]) + "\n"
 
 
@@ -2660,7 +2655,7 @@ def content(  # noqa: C901 - a list of formats
         return page_text(results, form, most).encode()
     # One question fits: the first of these that was asked.
     is_picture = form in {"png", "svg"}
-    candidates = [result for result in results if not is_picture or (result.chart and result.table.height)]
+    candidates = [result for result in results if not is_picture or result.chart]
     if not candidates:
         raise ScriptError(f"there is nothing to draw; pictures can show {', '.join(DRAWN)}", WRONG_USAGE)
     first = DRAWN if is_picture else ("groups", "top")
