@@ -2875,20 +2875,19 @@ def analyze(options: Options) -> int:
 
 
 def answers(questions: Iterable[str], study: Study, options: Options) -> list[Result]:
-    results: list[Result] = []
-    for name in questions:
-        if name in OF_METRIC:
-            results += [QUESTIONS[name](study, metric, options) for metric in study.metrics]
-        else:
-            results += QUESTIONS[name](study, options)
-    return results
+    return [result for name in questions for result in QUESTIONS[name](study, options)]
 
 
-QUESTIONS: dict[str, Callable[..., Any]] = {"schema": schema, "sql": sql, "health": health, "varying": varied}
-QUESTIONS |= {"diff": difference, "top": top, "groups": groups, "pivot": pivot, "importance": importance}
-QUESTIONS |= {"curves": lambda study, options: curves(study, options, options.curves)}
-OF_METRIC = {"groups", "pivot", "importance"}  # answered for each metric
-NEED_METRIC = {"top", *OF_METRIC}
+def of_metrics(question: Callable[[Study, Metric, Options], Result]) -> Question:
+    """A question that is answered for each metric."""
+    return lambda study, options: [question(study, metric, options) for metric in study.metrics]
+
+
+Question: TypeAlias = Callable[[Study, Options], list[Result]]
+QUESTIONS: dict[str, Question] = {"schema": schema, "sql": sql, "health": health, "varying": varied}
+QUESTIONS |= {"diff": difference, "top": top, "groups": of_metrics(groups), "pivot": of_metrics(pivot)}
+QUESTIONS |= {"importance": of_metrics(importance), "curves": lambda study, o: curves(study, o, o.curves)}
+NEED_METRIC = {"top", "groups", "pivot", "importance"}
 # What each flag is for: it has no effect on anything else.
 OF_CURVES, COMPARED = {"curves"}, {"best-per", *NEED_METRIC}
 FLAGS_FOR = {"x": OF_CURVES, "best_so_far": OF_CURVES, "smooth": OF_CURVES, "points": OF_CURVES, "stat": {"groups"}}
