@@ -1488,7 +1488,7 @@ def introduction(study: Study, options: Options) -> list[Result]:
         tiers = VALIDATION, {"train", "training"}, {*own}
         names = names or [n for tier in tiers for n in there if own and own[-1] in words(n) and tier & {*words(n)}][:1]
     try:
-        results += curves(study, options, names) if names else []
+        results += curves(study, replace(options, curves=names)) if names else []
     except ScriptError as error:
         if options.curves:
             raise
@@ -1753,7 +1753,7 @@ def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.
     return pl.concat(frames, how="diagonal")
 
 
-def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]:
+def curves(study: Study, options: Options) -> list[Result]:
     """Metrics over the steps, or another axis: per group the mean over its runs with its interval, else per run."""
     histories = rows_beside(study.runs, "history")
     if not histories:
@@ -1762,7 +1762,7 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
         raise ScriptError(f"these runs have {what}; export_runs.py --include-history writes it", NOTHING_USABLE)
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
     keys, results = keys.with_row_index(RUN_NUMBER), []
-    for name in names:
+    for name in options.curves:
         logging = [(part, column) for part in histories if (column := metric_called(name, part))]
         if not logging:
             there = {part.label(c) for part in histories for c in metric_columns(part)}
@@ -2886,7 +2886,7 @@ def of_metrics(question: Callable[[Study, Metric, Options], Result]) -> Question
 Question: TypeAlias = Callable[[Study, Options], list[Result]]
 QUESTIONS: dict[str, Question] = {"schema": schema, "sql": sql, "health": health, "varying": varied}
 QUESTIONS |= {"diff": difference, "top": top, "groups": of_metrics(groups), "pivot": of_metrics(pivot)}
-QUESTIONS |= {"importance": of_metrics(importance), "curves": lambda study, o: curves(study, o, o.curves)}
+QUESTIONS |= {"importance": of_metrics(importance), "curves": curves}
 NEED_METRIC = {"top", "groups", "pivot", "importance"}
 # What each flag is for: it has no effect on anything else.
 OF_CURVES, COMPARED = {"curves"}, {"best-per", *NEED_METRIC}
