@@ -1745,14 +1745,9 @@ def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataF
 
 def rows_of_history(history: Runs, columns: Mapping[str, str], keys: pl.DataFrame) -> pl.DataFrame:
     """The rows of the runs in `keys`, in each run's order: RUN_NUMBER, `_step`, and columns under new names."""
-    # The files are sorted by run: ranges of ids let whole row groups be skipped.
-    ids = keys["id"].drop_nulls().unique().sort().to_list()
-    size = math.ceil(len(ids) / 16) or 1
-    ranges = [ids[start : start + size] for start in range(0, len(ids), size)]
-    near = [pl.col("run_id").is_null() if keys["id"].has_nulls() else pl.lit(value=False)]
-    near += [pl.col("run_id").is_between(pl.lit(each[0]), pl.lit(each[-1])) for each in ranges]
+    of_these = pl.col("run_id").is_in(keys["id"].unique().implode(), nulls_equal=True)  # skips whole row groups
     values = {new: pl.col(old).cast(pl.Float64) for new, old in columns.items()}
-    rows = history.frame.filter(pl.any_horizontal(near)).select("entity", "project", "_step", id="run_id", **values)
+    rows = history.frame.filter(of_these).select("entity", "project", "_step", id="run_id", **values)
     rows = rows.filter(pl.any_horizontal(pl.col(list(columns)).is_not_null()))
     numbers = keys.lazy().select(RUN_NUMBER, *KEY)
     return collected(rows.join(numbers, on=KEY, how="inner", nulls_equal=True, maintain_order="left").drop(KEY))
