@@ -1918,12 +1918,11 @@ def shape(line: pl.DataFrame) -> str:
 def health(study: Study, _: Options) -> list[Result]:
     """A row for each problem of each run, of the kinds that the manual defines; the runs with most problems first."""
     runs, history = study.any_state, rows_beside(study.any_state, "history")
-    keys = collected(runs.frame.select(*KEY, "name")).sort(KEY).with_row_index(RUN_NUMBER)
-    found, logged = list[Problem](), set[int]()
-    sizes = collected(history.frame.group_by("entity", "project", id="run_id").len())
-    read = {*keys.join(sizes, on=KEY, nulls_equal=True)[RUN_NUMBER]}
+    sizes = collected(history.frame.group_by("entity", "project", id="run_id").len("rows read"))
+    keys = collected(runs.frame.select(*KEY, "name")).join(sizes, on=KEY, how="left", nulls_equal=True)
+    keys, found, logged = keys.sort(KEY).with_row_index(RUN_NUMBER), list[Problem](), set[int]()
     metrics = sorted(metric_columns(history), key=lambda column: json.dumps(history.paths[column]))
-    at_once = max(1, CELLS_READ // max(1, int(sizes["len"].sum())))  # columns: memory stays bounded
+    at_once = max(1, CELLS_READ // max(1, int(keys["rows read"].sum())))  # columns: memory stays bounded
     for start in range(0, len(metrics), at_once):
         block = metrics[start : start + at_once]
         rows = rows_of_history(history, dict(zip(block, block, strict=True)), keys)
@@ -1932,7 +1931,7 @@ def health(study: Study, _: Options) -> list[Result]:
             logged |= {*values[RUN_NUMBER].unique()}
             label = history.label(column)
             found += metric_problems(values, label, history.goals.get(column) or goal_by_name(label))
-    found += problems_of_runs(runs, keys, logged, read)
+    found += problems_of_runs(runs, keys, logged)
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
     most = pl.len().over(RUN_NUMBER)
     problems = problems.sort(most, RUN_NUMBER, descending=[True, False], maintain_order=True)
@@ -2001,10 +2000,10 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     return collected(found.select(*KEY, line=pl.col("text").str.replace_all(r"[\s\p{Cc}]+", " ").str.strip_chars()))
 
 
-def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int], read: set[int]) -> Iterator[Problem]:
+def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int]) -> Iterator[Problem]:
     """Runs without a metric, with NaN or infinity in a summary without history, crashed, failed, or ended early.
 
-    `read` are the numbers of the runs that have rows in a history, `logged` those of them that have a number there.
+    `logged` are the numbers of the runs that have a metric in a history.
     """
     metrics, step, state = metric_columns(runs), pl.col("last_step"), pl.col("state").str.to_lowercase()
     facts = columns_or_null(runs, {"group": pl.String, "last_step": pl.Int64, "history_rows": pl.Int64})
@@ -2015,7 +2014,7 @@ def problems_of_runs(runs: Runs, keys: pl.DataFrame, logged: set[int], read: set
     of_peers, of_all = (pl.when(step.count().over(by) >= 3).then(step.median().over(by)) for by in peers)
     usual = pl.coalesce(pl.when(pl.col("group").is_not_null()).then(of_peers), of_all)
     is_alone = ~pl.col(RUN_NUMBER).is_in([*logged])  # no history tells of it
-    unread = (pl.col("history_rows").fill_null(0) > 0) & ~pl.col(RUN_NUMBER).is_in([*read])  # it may hold numbers
+    unread = (pl.col("history_rows").fill_null(0) > 0) & pl.col("rows read").is_null()  # it may hold numbers
     logs_any = pl.any_horizontal(unread, *(pl.col(c).is_not_null() for c in metrics))
     is_broken, is_over = state.is_in(["crashed", "failed"]), ~state.is_in(["running", "pending", "preempting"])
     where = pl.coalesce(pl.format("at step {}", step), pl.lit("before the first step"))
