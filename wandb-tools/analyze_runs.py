@@ -1409,8 +1409,7 @@ def overview(study: Study, options: Options) -> Result:
 def machine_use(study: Study) -> list[Result]:
     """Run time by GPU, of runs in all states, and how busy the machines were where system metrics tell it."""
     runs, busy = study.any_state, {"gpu_percent": r"^system_gpu_\d+_gpu$", "cpu_percent": "^system_cpu$"}
-    numbers = {name: cs.matches(pattern) & cs.numeric() for name, pattern in busy.items()}
-    values = {name: pl.mean_horizontal(pl.lit(None, pl.Float64), columns) for name, columns in numbers.items()}
+    values = {name: pl.mean_horizontal(pl.lit(None, pl.Float64), cs.matches(pattern)) for name, pattern in busy.items()}
     samples = rows_beside(runs, "system").frame.select("entity", "project", id="run_id", **values)
     of_runs = collected(samples.group_by(KEY).agg(pl.col([*busy]).mean()))
     facts = columns_or_null(runs, {"gpu": pl.String, "gpu_count": pl.Int64, "runtime_s": pl.Float64})
