@@ -2577,9 +2577,11 @@ def logged_rows(source: RowSource, run: History, answer: Any) -> None:
     file = download(source, run, urls[0], TABLE_BYTES)
     try:
         with source.server.conversions:
-            run.frames = [table_rows(file.read_bytes()).lazy()]
+            rows = table_rows(file.read_bytes())
     except ValueError as error:
         raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
+    run.drop_frames()
+    run.frames = [rows.lazy()]
 
 
 def table_rows(content: bytes) -> pl.DataFrame:
