@@ -353,6 +353,42 @@ def test_a_summary_of_one_log_is_that_of_the_run(tmp_path, export):
     assert (project.run["metric_loss"], project.metadata["summary_restored"]) == (0.5, [])
 
 
+SDKS_CONFIG = """_wandb:
+    value:
+        cli_version: 0.24.0
+"n":
+    value: 3
+opt:
+    value:
+        lr: 1e-05
+        name: "1e-5"
+"""  # as the SDK's Go part writes it
+PYTHONS_CONFIG = "wandb_version: 1\n\nn:\n  desc: null\n  value: 3\nname:\n  desc: null\n  value: 1e-5\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "others", "config"),
+    [
+        (SDKS_CONFIG, {}, {"opt": {"lr": 1e-5, "name": "1e-5"}, "n": 4}),
+        (PYTHONS_CONFIG, {}, {"name": "1e-5", "n": 4}),
+        ("n: [", {}, {"n": 4}),
+        ("n: " + 10_000 * "[", {}, {"n": 4}),
+        (SDKS_CONFIG, {"a": "1"}, {"a": 1, "n": 4}),
+    ],
+    ids=["by Go", "by Python", "no YAML", "nested too deeply", "its log is there"],
+)
+def test_the_config_of_a_resumed_run_whose_first_log_is_elsewhere(tmp_path, export, file, others, config):
+    """The log of a resumed run has only what was set since."""
+    later = START.replace(month=2)
+    log = write_log(tmp_path / "logs", "a", rows=ROWS, started_at=later, config={"n": "4"}, resumed=True)
+    (log.parent / "files").mkdir()
+    (log.parent / "files" / "config.yaml").write_text(file)
+    if others:
+        write_log(tmp_path / "logs" / "first", "a", rows=ROWS, config=others)
+    assert export("--offline", tmp_path / "logs", "-o", tmp_path / "out").code == 0
+    assert json.loads(exported(tmp_path / "out", "offline_uncategorized").run["_config_json"]) == config
+
+
 def test_many_torn_logs_are_not_all_listed(tmp_path, export):
     for number in range(12):
         log = write_log(tmp_path / "logs", f"r{number:02}", rows=ROWS)

@@ -876,6 +876,9 @@ def yaml_object(content: bytes) -> dict[str, Any]:
         def flatten_mapping(self, node: object) -> None:
             """Leave the mapping as it is."""
 
+    if not content.startswith(b"wandb_version"):  # not by the SDK's Python, for which `1e-05` is text
+        exponent = re.compile(r"[-+]?[0-9]+e[-+]?[0-9]+$")
+        NoMergeKeys.add_implicit_resolver("tag:yaml.org,2002:float", exponent, [*"+-0123456789"])
     text, most = io.StringIO(), YAML_BYTES + 10 * len(content)
     try:
         for piece in json.JSONEncoder(skipkeys=True, default=str).iterencode(yaml.load(content, NoMergeKeys)):  # noqa: S506
@@ -1499,8 +1502,11 @@ def combined(
     logs = [*{log.started_at or log.file: log for log in logs}.values()]
     record = {name: value for log in logs for name, value in log.run.items() if value}
     config: dict[str, Any] = {}
+    if logs[0].run.get("resumed"):  # the log with the config is elsewhere, but the SDK wrote all of it beside this one
+        with suppress(OSError, ValueError, RecursionError):
+            config = unwrapped(yaml_object(regular(logs[0].file.parent / "files" / "config.yaml").read_bytes()))
     for log in logs:
-        config = {key: value for key, value in config.items() if key not in log.config_at_start}
+        config = {key: value for key, value in config.items() if key not in (*log.config_at_start, *NOT_CONFIG)}
         for key, value in log.config.items():
             if key not in NOT_CONFIG:
                 put(config, (key,), value)
