@@ -131,7 +131,6 @@ EXPLAINED = {  # (function, a part of the line with the mistake): why no test ne
     ("incomplete_beta", "<= 1e-15"): "no difference that matters",
     ("curve_points", "check_sortedness=True"): "polars would only warn",
     ("select_runs", "['X']}).select(matches)"): "a pattern is right or wrong for any text",
-    ("independent", "combinations.height < 10_000"): "a bound on time",
     ("incomplete_beta", "range(1, 9999)"): "the fraction has converged long before",
     ("incomplete_beta", "abs(c * d + 1) < 1e-15"): "the same value, after more rounds",
     ("incomplete_beta", "rest <= -1"): "at 0 the other side of the symmetry gives the same",
