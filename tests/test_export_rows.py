@@ -609,16 +609,18 @@ def test_bars_of_several_lines_move_the_cursor(export_logs, tmp_path, out):
 
 
 def test_a_bar_of_an_old_sdk_is_one_line(export_logs, tmp_path, out):
-    r"""SDKs before 0.13 log its states as lines that begin with \r, which replace the line before of their stream."""
+    r"""SDKs before 0.13 log its states as lines that begin with \r; each replaces the one before, but nothing else."""
     file = write_log(tmp_path / "logs", "r", entity="team", project="demo")
-    lines = [("stderr", "epoch 1\n"), ("stderr", "  0% of 1000\n"), ("stdout", "saved\n"), ("stderr", "\r 50%\n")]
-    lines += [("stderr", "\r100%\nepoch 2\n"), ("stderr", "open"), ("stderr", "\rdone\n")]
+    lines = [("stderr", "epoch 1\n"), ("stderr", "\r  0% of 1000\n"), ("stdout", "saved\n"), ("stderr", "\r 50%\n")]
+    lines += [("stderr", "\r100%\n"), ("stderr", "\r  0% of 10\n"), ("stderr", "\r100%\nepoch 2\n")]
+    lines += [("stderr", "\r1it\n"), ("stderr", "\r2it\n"), ("stderr", "open"), ("stderr", "\rdone\n")]
     proto = export_runs.wandb_proto()
     records = [each.output_raw.SerializeToString() for each in raw_output(*lines)]  # the same fields
     add_records(file, [proto.Record(output=proto.OutputRecord.FromString(record)) for record in records])
     assert export_logs("--console").code == 0
     assert lines_of(out, "r", "stream", "text") == [
-        ("stderr", "epoch 1"), ("stderr", "100%"), ("stdout", "saved"), ("stderr", "epoch 2"), ("stderr", "done"),
+        ("stderr", "epoch 1"), ("stderr", "100%"), ("stdout", "saved"), ("stderr", "100%"), ("stderr", "epoch 2"),
+        ("stderr", "2it"), ("stderr", "done"),
     ]  # fmt: skip
 
 

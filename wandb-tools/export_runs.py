@@ -748,8 +748,7 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
         log.note_time(time_)
         if kind != "stats" and rows.options.console and noted.line:  # every other text of a progress bar is empty
             stream = "stdout" if noted.output_type == noted.STDOUT else "stderr"
-            # SDKs before 0.13 log each state of a progress bar as a line; W&B shows it in the place of the one before.
-            rows.add_output(noted.line, time_, stream, replaces=kind == "output" and noted.line.startswith("\r"))
+            rows.add_output(noted.line, time_, stream, is_line=kind == "output")
         elif kind == "stats" and rows.options.system_metrics and time_:
             stats: dict[str, Any] = {"_step": log.records, "_timestamp": time_.timestamp()}
             stats["_runtime"] = (time_ - log.started_at).total_seconds() if log.started_at else None
@@ -930,6 +929,16 @@ CURSOR_MOVE = re.compile(r"(\n|\x1b\[[AB])")
 OutputLine: TypeAlias = tuple[datetime | None, str | None, list[str]]  # time, stream, pieces of text
 
 
+def is_next_state(before: str, text: str) -> bool:
+    r"""True if two texts are states of one progress bar: they return to the start of the line, and no percentage falls.
+
+    >>> is_next_state("\r 50%", "\r100%"), is_next_state("\r100%", "\r  0%"), is_next_state("epoch 1", "\r  0%")
+    (True, False, False)
+    """
+    percent, now_percent = ([*map(int, re.findall(r"\d{1,3}(?=%)", state)[:1])] for state in (before, text))
+    return "\r" in before and text.startswith("\r") and percent <= now_percent
+
+
 class LogRows:
     """Collects the rows of logs, one log after the other, and writes them to part files that runs share."""
 
@@ -1015,10 +1024,14 @@ class LogRows:
             if content.startswith(keys + VALUE_TAG) and path_of(item) in columns.lists:
                 columns.by_keys[keys] = columns.lists[path_of(item)]
 
-    def add_output(self, text: str, time_: datetime | None, stream: str | None, *, replaces: bool = False) -> None:
-        """Add output of the program. A line has the time of its first character."""
+    def add_output(self, text: str, time_: datetime | None, stream: str | None, *, is_line: bool = False) -> None:
+        """Add output of the program. A line has the time of its first character.
+
+        `is_line`: as SDKs before 0.13 log it, which make a line of each state of a progress bar.
+        """
         screen, at = self.screens[stream], self.cursors[stream]
-        text = "\x1b[A\x1b[2K" + text if replaces and at == len(screen) else text  # at the start of a new line
+        replaces = is_line and screen and at == len(screen) and is_next_state(screen[-1][-1][-1], text)
+        text = "\x1b[A\x1b[2K" + text if replaces else text  # first to the line before, and erase it
         for piece in CURSOR_MOVE.split(text):
             if piece == "\x1b[A":  # up
                 at = max(at - 1, 0)
