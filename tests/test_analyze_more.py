@@ -283,7 +283,9 @@ def test_a_planted_effect_comes_first(tmp_path):
     assert rows[1]["effect"] == pytest.approx((h - 1) / (120 - 2))
     assert rows[0]["p"] < 0.001
     assert all(row["effect"] < 0.1 and row["p"] > 0.01 for row in rows[2:])
-    assert "association is not cause" in answered(file, "--importance", "-m", "test/mse").out
+    out = answered(file, "--importance", "-m", "test/mse").out
+    assert "association is not cause" in out
+    assert 0 < float(out.splitlines()[3].split()[-1]) < 1e-9  # not rounded to 0
 
 
 def test_the_p_value_of_an_importance_is_that_of_the_f_test_of_ranks(tmp_path):

@@ -1254,7 +1254,7 @@ def importance(study: Study, metric: Metric, _: Options) -> Result:
     answer = pl.DataFrame(rows, dtypes, orient="row").sort("effect", "column", descending=[True, False])
     sign = pl.col("spearman").sign().replace_strict({1.0: "+", -1.0: "-"}, default="", return_dtype=pl.String)
     named = pl.Series("column", labels(answer["column"], runs).values(), dtype=pl.String)
-    rounded = pl.col("effect").round(3), sign.alias("sign"), "n", "distinct", pl.col("p").round(4)
+    rounded = pl.col("effect").round(3), sign.alias("sign"), "n", "distinct", pl.col("p").round_sig_figs(2)
     seen = answer.select(named, "kind", *rounded)
     title = f"Settings associated with {metric.label}, {number}; association is not cause"
     return Result("importance", title, answer, [(column.name, column) for column in seen], [*lost, *notes])
