@@ -694,7 +694,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         names = {f"{name}{mark}{child}": child for mark in "_." for child in SUMMARIES}
         columns = {child: found for n, child in names.items() if (found := known_column(n, runs, ["metric_"]))}
         if not columns:
-            if known_column(name, rows_beside(runs, "history"), ["metric_"]):
+            if any(known_column(name, part, ["metric_"]) for part in rows_beside(runs, "history")):
                 how = f"aggregate_runs.py --history, then -m {name} --value last (or min, max); or --curves {name}"
                 raise ScriptError(f"{name} is only in the histories: use {how}", WRONG_USAGE)
             find_column(name, runs, "metric", metric_columns(runs))
@@ -717,7 +717,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     raise ScriptError(f"the name {label} does not say whether lower or higher is better; {SAY_GOAL}", WRONG_USAGE)
 
 
-def metric_columns(runs: Runs, prefix: str | tuple[str, ...] = "metric_") -> list[str]:
+def metric_columns(runs: Runs, prefix: str = "metric_") -> list[str]:
     """The metrics that the runs have, or the columns of their histories with another prefix."""
     return [column for column, dtype in runs.dtypes.items() if column.startswith(prefix) and dtype.is_numeric()]
 
@@ -1383,9 +1383,13 @@ def overview(study: Study, options: Options) -> Result:
 def machine_use(study: Study) -> list[Result]:
     """Run time by GPU, of runs in all states, and how busy the machines were where system metrics tell it."""
     runs, busy = study.any_state, {"gpu_percent": r"^system_gpu_\d+_gpu$", "cpu_percent": "^system_cpu$"}
-    values = {name: pl.mean_horizontal(pl.lit(None, pl.Float64), cs.matches(pattern)) for name, pattern in busy.items()}
-    samples = rows_beside(runs, "system").frame.select("entity", "project", id="run_id", **values)
-    of_runs = collected(samples.group_by(KEY).agg(pl.col([*busy]).mean()))
+    means = [pl.DataFrame(schema=dict.fromkeys(KEY, pl.String) | dict.fromkeys(busy, pl.Float64))]
+    for part in rows_beside(runs, "system"):
+        numbers = {name: cs.matches(pattern) & cs.numeric() for name, pattern in busy.items()}
+        values = {name: pl.mean_horizontal(pl.lit(None, pl.Float64), column) for name, column in numbers.items()}
+        samples = part.frame.select("entity", "project", id="run_id", **values)
+        means.append(collected(samples.group_by(KEY).agg(pl.col([*busy]).mean())))
+    of_runs = pl.concat(means)
     facts = columns_or_null(runs, {"gpu": pl.String, "gpu_count": pl.Int64, "runtime_s": pl.Float64})
     rows = collected(runs.frame.select(*KEY, *facts)).join(of_runs, on=KEY, how="left", nulls_equal=True)
     if of_runs.is_empty() and rows["gpu"].null_count() == rows.height:
@@ -1415,8 +1419,8 @@ def why_no_metric(study: Study) -> str:
         return f"no metric's name says whether lower or higher is better: {how} {some_of(names, SUGGESTED_NAMES)}"
     if any(elsewhere.values()):
         return "only runs in other states have metrics: use --state all"
-    history = rows_beside(study.any_state, "history")
-    if names := sorted({history.label(column) for column in metric_columns(history)}):
+    histories = rows_beside(study.any_state, "history")
+    if names := sorted({part.label(column) for part in histories for column in metric_columns(part)}):
         how = "use --curves, or aggregate_runs.py --history and then --value last"
         return f"metrics are only in the histories: {how}: {some_of(names, SUGGESTED_NAMES)}"
     return "none of these runs has a metric; name another input, or use --varying"
@@ -1455,13 +1459,12 @@ def introduction(study: Study, options: Options) -> list[Result]:
     for metric in metrics[:1]:
         results += [pivot(study, metric, options)] if options.pivot or len(study.apart) == 2 else []
         # Curves of this metric's validation, else of its training, else of itself.
-        history = rows_beside(study.runs, "history")
-        there = [history.label(column) for column in metric_columns(history)]
+        there = [part.label(column) for part in rows_beside(study.runs, "history") for column in metric_columns(part)]
         own = words(re.sub(r" \(.*", "", metric.label))
         tiers = VALIDATION, {"train", "training"}, {*own}
         names = names or [n for tier in tiers for n in there if own and own[-1] in words(n) and tier & {*words(n)}][:1]
     try:
-        results += curves(study, replace(options, curves=names)) if names else []
+        results += curves(study, options, names) if names else []
     except ScriptError as error:
         if options.curves:
             raise
@@ -1577,31 +1580,34 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
     columns = {column.lower() for part in parts for column in part.dtypes}
     named = dict.fromkeys(pair for part in parts for pair in part.paths.items())  # a set, but in order
     stored = [(c, path) for c, path in named if c.lower() in columns and any(path)]  # a name in SQL cannot be empty
-    stored.sort(key=lambda pair: (pair[0].startswith("metric_"), len(pair[1]), len(pair[0])))
     # Exports settle clashes of names each for itself: columns that mean different things, or one thing under different
     # names, go by W&B's names alone.
     of_column, of_path = Counter(column for column, _ in stored), Counter((kind(c), path) for c, path in stored)
     unsettled = {c for c, path in stored if of_column[c] > 1 or of_path[kind(c), path] > 1}
+    paths = {column: path for column, path in stored if column not in unsettled}
     aliases: dict[str, str] = {}
     taken = columns - {column.lower() for column in unsettled}
-    for column, path in stored:
-        label = ".".join(path)
-        if column not in unsettled and label.lower() not in taken:
+    for column in sorted(paths, key=lambda column: (column.startswith("metric_"), len(paths[column]), len(column))):
+        label = ".".join(paths[column])
+        if label.lower() not in taken:
             aliases[label] = column
             taken.add(label.lower())
-    rivals = {column: known_column(column, runs, ["config_"]) for column in runs.empty if name == "runs"}
-    # An empty column gives way to the setting of its name.
-    replaced = [f"{sql_name(new)} AS {sql_name(empty)}" for empty, new in rivals.items() if new and new != empty]
+    replaced = []
+    for column in runs.empty if name == "runs" else ():  # it gives way to the setting of its name
+        rival = known_column(column, runs, ["config_"])
+        replaced += [f"{sql_name(rival)} AS {sql_name(column)}"] if rival and rival != column else []
     sources = []
-    for part, others in zip(parts, repeated_runs(parts, name, runs), strict=True):
+    for part in parts:
         renamed = [f"{sql_name(c)} AS {sql_name('.'.join(part.paths[c]))}" for c in part.dtypes if c in unsettled]
         own = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
         file = sql_text(str(part.files[0].absolute()))
         # By default DuckDB takes a folder called `lr=0.1` for a column, even in place of the file's.
         sources.append(f"SELECT {own} FROM read_parquet({file}, hive_partitioning = false)")  # noqa: S608 - quoted
+    for i, others in enumerate(repeated_runs(parts, name, runs) if name != "runs" else ()):
         if others.height:
-            rows, key = (f"({', '.join(map(sql_text, row))})" for row in others.iter_rows()), ", ".join(others.columns)
-            sources[-1] += f" ANTI JOIN (VALUES {', '.join(rows)}) AS other({key}) USING ({key})"
+            rows = ", ".join(f"({', '.join(map(sql_text, row))})" for row in others.iter_rows())
+            key = "(entity, project, run_id)"
+            sources[i] += f" ANTI JOIN (VALUES {rows}) AS other{key} USING {key}"
     star = f"* REPLACE ({', '.join(replaced)})" if replaced else "*"
     extra = "".join(f", {sql_name(column)} AS {sql_name(label)}" for label, column in aliases.items())
     source = f"({' UNION ALL BY NAME '.join(sources)}) AS part"
@@ -1668,29 +1674,17 @@ def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
                 say_once(f"{which} come from different exports{how}")
 
 
-def rows_beside(runs: Runs, view: str) -> Runs:
-    """The rows of a view beside the runs: of each run those of one file, with a column for each metric.
-
-    What files call differently goes by the name in the first one; what they mean differently gets a name of its own.
-    """
+def rows_beside(runs: Runs, view: str) -> list[Runs]:
+    """The files of a view beside the runs, each run's rows in one of them."""
     parts = [part for part in files_beside(runs) if part.view == view]
     warn_of_other_exports(parts, runs)
-    frames = [pl.LazyFrame(schema=dict.fromkeys(sorted(ROW_COLUMNS), pl.String))]
-    columns, goals, axes = dict[KeyPath, str](), dict[str, Goal](), dict[str, str]()
+    found = []
     for part, others in zip(parts, repeated_runs(parts, view, runs), strict=True):
-        frame, taken = part.frame, {*columns.values()}
+        frame = part.frame
         if others.height:
             frame = frame.join(others.lazy(), on=others.columns, how="anti", nulls_equal=True, maintain_order="left")
-        own = {part.paths.get(c, (part.label(c),)): c for c in metric_columns(part, ("metric_", "system_"))}
-        for path, column in own.items():
-            columns.setdefault(path, f"metric_{json.dumps(path)}" if column in taken else column)
-        fixed = [c for c in part.dtypes if c in ROW_COLUMNS | NUMBERS | {"text", "stream"}]
-        frames.append(frame.select(*fixed, **{columns[path]: pl.col(column) for path, column in own.items()}))
-        goals = {columns[path]: part.goals[c] for path, c in own.items() if c in part.goals} | goals
-        axes = {columns[path]: part.axes[c] for path, c in own.items() if c in part.axes} | axes
-    frame, paths = pl.concat(frames, how="diagonal_relaxed"), {column: path for path, column in columns.items()}
-    files = tuple(part.files[0] for part in parts)
-    return Runs(frame, frame.collect_schema(), paths, goals, axes, files=files, view=view)
+        found.append(replace(part, frame=frame))
+    return found
 
 
 def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataFrame]:
@@ -1700,7 +1694,7 @@ def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataF
     the run's source_file comes before all others: for consoles, system metrics and tables the newer export counts.
     """
     names = ["entity", "project", "run_id"]
-    if len(parts) < 2 or view == "runs":
+    if len(parts) < 2:
         return [pl.DataFrame(schema=dict.fromkeys(names, pl.String)) for _ in parts]
     sizes = []
     for number, part in enumerate(parts):
@@ -1718,41 +1712,55 @@ def repeated_runs(parts: Sequence[Runs], view: str, runs: Runs) -> list[pl.DataF
     return [others.filter(pl.col(BIN) == number).select(names) for number in range(len(parts))]
 
 
-def rows_of_history(history: Runs, columns: Mapping[str, str], keys: pl.DataFrame) -> pl.DataFrame:
-    """The rows of the runs in `keys`, in each run's order: RUN_NUMBER, `_step`, and columns under new names."""
-    of_these = pl.col("run_id").is_in(keys["id"].unique().implode(), nulls_equal=True)  # skips whole row groups
-    values = {new: pl.col(old).cast(pl.Float64) for new, old in columns.items()}
-    rows = history.frame.filter(of_these).select("entity", "project", "_step", id="run_id", **values)
-    rows = rows.filter(pl.any_horizontal(pl.col(list(columns)).is_not_null()))
-    numbers = keys.lazy().select(RUN_NUMBER, *KEY)
-    return collected(rows.join(numbers, on=KEY, how="inner", nulls_equal=True, maintain_order="left").drop(KEY))
+def rows_of_histories(parts: Sequence[tuple[Runs, Mapping[str, str]]], keys: pl.DataFrame) -> pl.DataFrame:
+    """The rows of the runs in `keys`, in each run's order: RUN_NUMBER, `_step`, and columns renamed by `parts`.
+
+    `parts` are files, each with its columns: their names in the result, and in the file.
+    """
+    # The files are sorted by run: ranges of ids let whole row groups be skipped.
+    ids = keys["id"].drop_nulls().unique().sort().to_list()
+    size = math.ceil(len(ids) / 16) or 1
+    ranges = [ids[start : start + size] for start in range(0, len(ids), size)]
+    near = [pl.col("run_id").is_null() if keys["id"].has_nulls() else pl.lit(value=False)]
+    near += [pl.col("run_id").is_between(pl.lit(each[0]), pl.lit(each[-1])) for each in ranges]
+    numbers, frames = keys.lazy().select(RUN_NUMBER, *KEY), []
+    for part, columns in (each for each in parts if each[1]):
+        rows = part.frame.filter(pl.any_horizontal(near))
+        values = {new: pl.col(old).cast(pl.Float64) for new, old in columns.items()}
+        rows = rows.select("entity", "project", "_step", id="run_id", **values)
+        rows = rows.filter(pl.any_horizontal(pl.col(list(columns)).is_not_null()))
+        rows = rows.join(numbers, on=KEY, how="inner", nulls_equal=True, maintain_order="left")
+        frames.append(collected(rows.drop(KEY)))
+    return pl.concat(frames, how="diagonal")
 
 
-def curves(study: Study, options: Options) -> list[Result]:
+def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]:
     """Metrics over the steps, or another axis: per group the mean over its runs with its interval, else per run."""
-    history = rows_beside(study.runs, "history")
-    if not history.files:
+    histories = rows_beside(study.runs, "history")
+    if not histories:
         sampled = [file for each in study.runs.files for file in each.parent.glob("*_history_sampled.parquet")]
         what = "only a sampled history, which is not used" if sampled else "no history file"
         raise ScriptError(f"these runs have {what}; export_runs.py --include-history writes it", NOTHING_USABLE)
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
     keys, results = keys.with_row_index(RUN_NUMBER), []
-    for name in options.curves:
-        column = metric_called(name, history)
-        if column is None:
-            there = sorted(map(history.label, metric_columns(history)))
-            hint = did_you_mean(name, there) or f"; there are {some_of(there, SUGGESTED_NAMES) or 'none'}"
+    for name in names:
+        logging = [(part, column) for part in histories if (column := metric_called(name, part))]
+        if not logging:
+            there = {part.label(c) for part in histories for c in metric_columns(part)}
+            hint = did_you_mean(name, there) or f"; there are {some_of(sorted(there), SUGGESTED_NAMES) or 'none'}"
             raise ScriptError(f"no history has a metric {name}{hint}", WRONG_USAGE)
-        label = history.label(column)
-        goal = options.goal or history.goals.get(column) or goal_by_name(label)
+        label = logging[0][0].label(logging[0][1])
+        stored = [part.goals[column] for part, column in logging if column in part.goals]
+        goal = options.goal or next(iter(stored), None) or goal_by_name(label)
         if options.best_so_far and goal is None:
             what = f"--best-so-far: the name {label} does not say whether lower or higher is better"
             raise ScriptError(f"{what}; {SAY_GOAL}", WRONG_USAGE)
-        axis = options.x or step_metric(history, column) or "step"
-        points = curve_points(history, column, axis, goal, keys, study, options)
+        axis = options.x or next(filter(None, itertools.starmap(step_metric, logging)), "step")
+        points = curve_points(logging, axis, goal, keys, study, options)
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
-        results.append(lines_of(points, value, history.label(axis).removeprefix("_"), column, goal, study))
+        axis = logging[0][0].label(axis).removeprefix("_")
+        results.append(lines_of(points, value, axis, logging[0][1], goal, study))
     return results
 
 
@@ -1778,7 +1786,7 @@ def step_metric(history: Runs, metric: str) -> str | None:
 
 
 def curve_points(
-    history: Runs, column: str, axis: str, goal: Goal | None, keys: pl.DataFrame, study: Study, options: Options
+    logging: list[tuple[Runs, str]], axis: str, goal: Goal | None, keys: pl.DataFrame, study: Study, options: Options
 ) -> pl.DataFrame:
     """Each run's last value, or its best, at each point from its first to its last x.
 
@@ -1787,16 +1795,19 @@ def curve_points(
     curve: a run's last x, or the one that half of the runs of its group reach.
     """
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
-    x = clock if clock.startswith("_") and clock in history.dtypes else metric_called(axis, history)
-    if x is None:
+    selected: list[tuple[Runs, dict[str, str]]] = []
+    for part, column in logging:
+        x = clock if clock.startswith("_") and clock in part.dtypes else metric_called(axis, part)
+        selected.append((part, {VALUE: column} | ({"x": x} if x else {})))
+    if not any("x" in columns for _, columns in selected):
         raise ScriptError(f"--x {axis}: no history has it; choose step, runtime, time or a metric", WRONG_USAGE)
-    axis, place = history.label(axis).removeprefix("_"), pl.col("x")
-    logged = rows_of_history(history, {VALUE: column, "x": x}, keys).drop_nulls(VALUE)
+    axis, place = logging[0][0].label(axis).removeprefix("_"), pl.col("x")
+    logged = rows_of_histories(selected, keys).drop_nulls(VALUE)
     rows = logged.filter(place.is_between(0, 2e11) if clock == "_timestamp" else place.is_finite())  # to the year 8307
     if unplaced := logged[RUN_NUMBER].n_unique() - rows[RUN_NUMBER].n_unique():
         say(f"left out, because they did not log {axis} with it: {counted(unplaced, 'run')}; use --x step to see them")
     if rows.is_empty():
-        label = history.label(column)
+        label = logging[0][0].label(logging[0][1])
         raise ScriptError(f"the histories of these runs have no {label}; choose other runs", NOTHING_USABLE)
     rows = with_divergence(rows.sort(RUN_NUMBER, "x", "_step"), goal, options)
     points = rows["x"].unique().sort()
@@ -1906,27 +1917,32 @@ def shape(line: pl.DataFrame) -> str:
 
 def health(study: Study, _: Options) -> list[Result]:
     """A row for each problem of each run, of the kinds that the manual defines; the runs with most problems first."""
-    runs, history = study.any_state, rows_beside(study.any_state, "history")
-    sizes = collected(history.frame.group_by("entity", "project", id="run_id").len("rows read"))
-    keys = collected(runs.frame.select(*KEY, "name")).join(sizes, on=KEY, how="left", nulls_equal=True)
-    keys, found, logged = keys.sort(KEY).with_row_index(RUN_NUMBER), list[Problem](), set[int]()
-    metrics = sorted(metric_columns(history), key=lambda column: json.dumps(history.paths[column]))
-    at_once = max(1, CELLS_READ // max(1, int(keys["rows read"].sum())))  # columns: memory stays bounded
-    for start in range(0, len(metrics), at_once):
-        block = metrics[start : start + at_once]
-        rows = rows_of_history(history, dict(zip(block, block, strict=True)), keys)
-        for column in block:
-            values = pl.DataFrame([rows[RUN_NUMBER], rows["_step"], rows[column].alias(VALUE)]).drop_nulls(VALUE)
+    runs, histories = study.any_state, rows_beside(study.any_state, "history")
+    keys = collected(runs.frame.select(*KEY, "name")).sort(KEY).with_row_index(RUN_NUMBER)
+    found, logged = list[Problem](), set[int]()
+    # By paths, as two may have one label; as JSON, as no other column is called so.
+    metrics = [{json.dumps(part.paths.get(c, [part.label(c)])): c for c in metric_columns(part)} for part in histories]
+    paths = sorted({path for own in metrics for path in own})
+    sizes = [collected(part.frame.group_by("entity", "project", id="run_id").len()) for part in histories]
+    read = {number for each in sizes for number in keys.join(each, on=KEY, nulls_equal=True)[RUN_NUMBER]}
+    at_once = max(1, CELLS_READ // max(1, sum(int(each["len"].sum()) for each in sizes)))
+    for start in range(0, len(paths), at_once):
+        block = paths[start : start + at_once]
+        held = [{path: own[path] for path in block if path in own} for own in metrics]
+        rows = rows_of_histories([*zip(histories, held, strict=True)], keys)
+        for path in block:
+            values = pl.DataFrame([rows[RUN_NUMBER], rows["_step"], rows[path].alias(VALUE)]).drop_nulls(VALUE)
             logged |= {*values[RUN_NUMBER].unique()}
-            label = history.label(column)
-            found += metric_problems(values, label, history.goals.get(column) or goal_by_name(label))
-    found += problems_of_runs(study, keys, logged)
+            goals = [part.goals.get(own.get(path, "")) for part, own in zip(histories, metrics, strict=True)]
+            label = ".".join(json.loads(path))
+            found += metric_problems(values, label, next(filter(None, goals), None) or goal_by_name(label))
+    found += problems_of_runs(study, keys, logged, read)
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
     most = pl.len().over(RUN_NUMBER)
     problems = problems.sort(most, RUN_NUMBER, descending=[True, False], maintain_order=True)
     table = problems.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
     table = table.select("entity", "project", pl.col("id").alias("run"), "name", "problem", "detail")
-    where = "" if history.files else " (no history files, so only summaries and states were checked)"
+    where = "" if histories else " (no history files, so only summaries and states were checked)"
     if not found:
         return [Result("health", f"{counted(keys.height, 'run')}: no problem found{where}", table, [])]
     folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg(pl.first("detail"), more=pl.len() - 1)
@@ -1979,9 +1995,10 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     is_error = pl.col("text").str.contains(r"^(\[\w+\]: )?[\w.]+(Error|Exception|Interrupt)(:|$)")
     order = pl.col("line").fill_null(0) + pl.when(pl.col("stream") == "stderr").then(2**60).otherwise(0)
     order += pl.when(is_error & pl.col("is_failed")).then(2**61).otherwise(0)
-    console = rows_beside(runs, "console")
-    facts = columns_or_null(console, {"text": pl.String, "line": pl.Int64, "stream": pl.String})
-    lines = console.frame.select("entity", "project", *facts, id="run_id")
+    consoles = [p.frame.with_columns(columns_or_null(p, {"stream": pl.String})) for p in rows_beside(runs, "console")]
+    if not consoles:
+        return pl.DataFrame(schema=dict.fromkeys((*KEY, "line"), pl.String))
+    lines = pl.concat(each.select("entity", "project", "text", "line", "stream", id="run_id") for each in consoles)
     lines = lines.filter(pl.col("text").str.contains(r"\w")).join(broken, on=KEY, how="inner", nulls_equal=True)
     lines = lines.select(*KEY, "text", order=order)
     last = collected(lines.group_by(KEY).agg(pl.col("order").max())).lazy()  # first without texts: these may be many
@@ -1989,10 +2006,10 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     return collected(found.select(*KEY, line=pl.col("text").str.replace_all(r"[\s\p{Cc}]+", " ").str.strip_chars()))
 
 
-def problems_of_runs(study: Study, keys: pl.DataFrame, logged: set[int]) -> Iterator[Problem]:
+def problems_of_runs(study: Study, keys: pl.DataFrame, logged: set[int], read: set[int]) -> Iterator[Problem]:
     """Runs without a metric, with NaN or infinity in a summary without history, crashed, failed, or ended early.
 
-    `logged` are the numbers of the runs that have a metric in a history.
+    `read` are the numbers of the runs that have rows in a history, `logged` those of them that have a number there.
     """
     runs, step, state = study.any_state, pl.col("last_step"), pl.col("state").str.to_lowercase()
     metrics, facts = metric_columns(runs), columns_or_null(runs, {"last_step": pl.Int64, "history_rows": pl.Int64})
@@ -2007,17 +2024,17 @@ def problems_of_runs(study: Study, keys: pl.DataFrame, logged: set[int]) -> Iter
     rows = rows.join(peers.select(*KEY, usual=pl.coalesce(of_group, medians[0])), **in_order)
     usual = pl.col("usual")
     is_alone = ~pl.col(RUN_NUMBER).is_in([*logged])  # no history tells of it
-    unread = (pl.col("history_rows").fill_null(0) > 0) & pl.col("rows read").is_null()  # it may hold numbers
+    unread = (pl.col("history_rows").fill_null(0) > 0) & ~pl.col(RUN_NUMBER).is_in([*read])  # it may hold numbers
     logs_any = pl.any_horizontal(unread, *(pl.col(c).is_not_null() for c in metrics))
     is_broken, is_over = state.is_in(["crashed", "failed"]), ~state.is_in(["running", "pending", "preempting"])
     where = pl.coalesce(pl.format("at step {}", step), pl.lit("before the first step"))
     where += pl.coalesce(pl.format(": {}", "line"), pl.lit(""))
     early = pl.format("at step {} of {} (its peers' median)", step, usual.cast(pl.Int64, strict=False))
     found = [(is_alone & ~logs_any, pl.lit("no metric"), pl.lit("in summary and history"))]
-    infinite = {column: is_alone & ~pl.col(column).is_finite() for column in metrics}
-    any_infinite = rows.select(is_so.any().alias(column) for column, is_so in infinite.items())
-    details = {each.name: pl.lit(f"{runs.label(each.name)} in the summary") for each in any_infinite if each[0]}
-    found += [(infinite[column], pl.lit("non-finite"), detail) for column, detail in details.items()]
+    infinite = rows.select((is_alone & ~pl.col(column).is_finite()).any().alias(column) for column in metrics)
+    for column in (each.name for each in infinite if each[0]):
+        detail = pl.lit(f"{runs.label(column)} in the summary")
+        found.append((is_alone & ~pl.col(column).is_finite(), pl.lit("non-finite"), detail))
     found.append((is_broken, state, where))
     found.append((is_over & (usual > 0) & (step < 0.5 * usual), pl.lit("stopped early"), early))
     for condition, problem, detail in found:
@@ -2194,29 +2211,34 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     """
     import vl_convert
 
-    lines, is_live = list[str](), form == "html" and any(result.chart for result in results)
-    for number, result in enumerate(results):
+    lines, charts = list[str](), list[str]()
+    for result in results:
         columns, notes = columns_of(result, most, html_text)
         count = len(fitted(columns, PAGE_CELLS, notes, result, 36))  # longer cells are broken into lines
         name, _, about = re.sub("[:;] ", "\n", result.title, count=1).partition("\n")
-        heading = "h2" if number else "h1"
+        heading = "h1" if result is results[0] else "h2"
         lines += [f"<section><{heading}>{html_text(name)}</{heading}>", f"<p class='about'>{html_text(about)}</p>"]
-        if result.chart:
+        if result.chart and result.table.height:
             chart = chart_json(result, form, log=log)
-            spec = chart.replace("<", "\\u003c")  # no name can end the script
-            draw = f"vegaEmbed('#chart{number}', {spec}, {{actions: false, renderer: 'svg'}})"
-            live = f"<div class='chart' id='chart{number}'></div><script>{draw}</script>"
-            lines.append(live if is_live else vl_convert.vegalite_to_svg(chart))
+            place = f"<div class='chart' id='chart{len(charts)}'></div>"
+            lines.append(place if form == "html" else vl_convert.vegalite_to_svg(chart))
+            charts.append(chart)
         links = links_of(result, "<a href='{url}'>{name}</a>")
         table = made_table(columns[:count], "unsafehtml", links)
         lines += ["<div class='wide'>", *table, "</div>"]
         lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
-    policy = POLICY + SCRIPTS * is_live
+    policy = POLICY
+    if form == "html" and charts:
+        policy += SCRIPTS
+        specs = ", ".join(charts).replace("<", "\\u003c")  # no name can end the script
+        start = (
+            f"[{specs}].forEach((chart, i) => vegaEmbed(`#chart${{i}}`, chart, {{actions: false, renderer: 'svg'}}))"
+        )
+        library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed")
+        lines += [f"<script>{library}</script>", f"<script>{start}</script>"]
     head = f"<meta charset='utf-8'><meta http-equiv='Content-Security-Policy' content=\"{policy}\">"
     head += f"<meta name='viewport' content='width=device-width'><title>{html_text(results[0].title)}</title>"
     head += f"<style>{STYLE}</style>"
-    if is_live:
-        head += f"<script>{vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed')}</script>"
     return "\n".join(["<!doctype html>", f"<html lang='en'><head>{head}</head><body>", *lines, "</body></html>"]) + "\n"
 
 
@@ -2650,7 +2672,7 @@ def content(  # noqa: C901 - a list of formats
         return page_text(results, form, most).encode()
     # One question fits: the first of these that was asked.
     is_picture = form in {"png", "svg"}
-    candidates = [result for result in results if not is_picture or result.chart]
+    candidates = [result for result in results if not is_picture or (result.chart and result.table.height)]
     if not candidates:
         raise ScriptError(f"there is nothing to draw; pictures can show {', '.join(DRAWN)}", WRONG_USAGE)
     first = DRAWN if is_picture else ("groups", "top")
@@ -2871,19 +2893,20 @@ def analyze(options: Options) -> int:
 
 
 def answers(questions: Iterable[str], study: Study, options: Options) -> list[Result]:
-    return [result for name in questions for result in QUESTIONS[name](study, options)]
+    results: list[Result] = []
+    for name in questions:
+        if name in OF_METRIC:
+            results += [QUESTIONS[name](study, metric, options) for metric in study.metrics]
+        else:
+            results += QUESTIONS[name](study, options)
+    return results
 
 
-def of_metrics(question: Callable[[Study, Metric, Options], Result]) -> Question:
-    """A question that is answered for each metric."""
-    return lambda study, options: [question(study, metric, options) for metric in study.metrics]
-
-
-Question: TypeAlias = Callable[[Study, Options], list[Result]]
-QUESTIONS: dict[str, Question] = {"schema": schema, "sql": sql, "health": health, "varying": varied}
-QUESTIONS |= {"diff": difference, "top": top, "groups": of_metrics(groups), "pivot": of_metrics(pivot)}
-QUESTIONS |= {"importance": of_metrics(importance), "curves": curves}
-NEED_METRIC = {"top", "groups", "pivot", "importance"}
+QUESTIONS: dict[str, Callable[..., Any]] = {"schema": schema, "sql": sql, "health": health, "varying": varied}
+QUESTIONS |= {"diff": difference, "top": top, "groups": groups, "pivot": pivot, "importance": importance}
+QUESTIONS |= {"curves": lambda study, options: curves(study, options, options.curves)}
+OF_METRIC = {"groups", "pivot", "importance"}  # answered for each metric
+NEED_METRIC = {"top", *OF_METRIC}
 # What each flag is for: it has no effect on anything else.
 OF_CURVES, COMPARED = {"curves"}, {"best-per", *NEED_METRIC}
 FLAGS_FOR = {"x": OF_CURVES, "best_so_far": OF_CURVES, "smooth": OF_CURVES, "points": OF_CURVES, "stat": {"groups"}}
