@@ -449,6 +449,20 @@ def test_the_step_metric_of_define_metric_is_the_axis(tmp_path):
     assert len(document(file, "--curves", "loss", "--x", "epoch", "--json")["curves"]) == 2
 
 
+def test_the_axis_depends_on_the_runs_that_count_alone(tmp_path):
+    file = write_runs(tmp_path, [Run("a"), *(Run(f"old{n}", state="crashed") for n in range(3))])
+    without = [(f"old{n}", step, None, 1.0) for n in range(3) for step in range(4)]
+    history = write_history(tmp_path, [("a", step, step / 2, step / 10) for step in range(4)] + without)
+    facts = json.dumps({"metric_loss": {"goal": None, "summary": None, "step_metric": "epoch"}})
+    paths = json.dumps({"metric_loss": ["loss"], "metric_epoch": ["epoch"]})
+    metadata = {"wandb_tools.metrics": facts, "wandb_tools.columns": paths}
+    pl.read_parquet(history).write_parquet(history, metadata=metadata)
+    assert "loss over epoch" in answered(file, "--curves", "loss").out
+    answer = answered(file, "--curves", "loss", "--state", "all")
+    assert "loss over step" in answer.out
+    assert "most runs logged loss without its step metric" in answer.err
+
+
 def test_a_report_and_an_answer_in_one_call(file, tmp_path):
     table, report = tmp_path / "t.csv", tmp_path / "r.md"
     assert answered(file, "--top", 2, "-o", table, "--report", report, "-m", "test/mse").out == f"{table}\n{report}\n"

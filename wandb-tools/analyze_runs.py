@@ -1755,7 +1755,7 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
         if options.best_so_far and goal is None:
             what = f"--best-so-far: the name {label} does not say whether lower or higher is better"
             raise ScriptError(f"{what}; {SAY_GOAL}", WRONG_USAGE)
-        axis = options.x or next(filter(None, itertools.starmap(step_metric, logging)), "step")
+        axis = options.x or step_metric(logging, keys) or "step"
         points = curve_points(logging, axis, goal, keys, study, options)
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
@@ -1770,18 +1770,20 @@ def metric_called(name: str, history: Runs) -> str | None:
     return known_column(name, replace(history, dtypes=metrics), ["metric_"])
 
 
-def step_metric(history: Runs, metric: str) -> str | None:
-    """The step metric that define_metric gave a metric, unless most runs logged most of its values without one."""
-    axis = known_column(history.axes[metric], history, ["metric_"]) if metric in history.axes else None
+def step_metric(logging: Sequence[tuple[Runs, str]], keys: pl.DataFrame) -> str | None:
+    """The step metric that define_metric gave a metric, unless most of these runs logged most values without it."""
+    defined = [known_column(part.axes[column], part, ["metric_"]) for part, column in logging if column in part.axes]
+    axis = next(filter(None, defined), None)
     if axis is None:
         return None
-    of_runs = history.frame.filter(pl.col(metric).is_not_null()).group_by("entity", "project", "run_id")
-    is_logged = of_runs.agg((2 * pl.col(axis).count() >= pl.len()).alias("is_so")).select(pl.col("is_so").mean() >= 0.5)
-    if collected(is_logged).item():
+    own = [known_column(axis, part, ["metric_"]) for part, _ in logging]
+    held = [(part, {VALUE: column} | ({"x": x} if x else {})) for (part, column), x in zip(logging, own, strict=True)]
+    rows = rows_of_histories(held, keys).drop_nulls(VALUE)
+    has_axis = rows.group_by(RUN_NUMBER).agg((2 * pl.col("x").count() >= pl.len()).alias("x"))["x"]
+    if has_axis.is_empty() or 2 * has_axis.sum() >= len(has_axis):
         return axis
-    say(
-        f"most runs logged {history.label(metric)} without its step metric: over step; or use --x {history.label(axis)}"
-    )
+    (part, column), label = logging[0], next(part.label(x) for (part, _), x in zip(logging, own, strict=True) if x)
+    say(f"most runs logged {part.label(column)} without its step metric: over step; or use --x {label}")
     return None
 
 
@@ -2361,7 +2363,7 @@ def fitted(
         choice = "--columns, " if result.key in FLAGS_FOR["columns"] else ""
         notes.append(f"not shown, because the table would be too wide: {some_of(dropped, 3)}; use {choice}--json or -o")
     short = []
-    if result.key == "curves":  # without the rows of curves that do not fit
+    if result.key == "curves" and count > 1:  # without the rows of curves that do not fit
         has_any = [any(cells) for cells in zip(*(column.cells for column in columns[1:count]), strict=True)]
         columns = [column._replace(cells=[*itertools.compress(column.cells, has_any)]) for column in columns]
     rows = [*zip(*(column.cells for column in columns[1:]), strict=True)] if result.key == "diff" else []
@@ -2742,7 +2744,7 @@ def parse_args(argv: Sequence[str]) -> Options:
     if "".join(argv) != "".join(argv).encode(errors="replace").decode():  # bytes of another encoding
         parser.error("an argument is not UTF-8 text")
     for flag, condition in OTHER_FILTERS.items():
-        if any(argument.partition("=")[0] == flag for argument in argv):
+        if any(word.partition("=")[0] == flag for word in itertools.takewhile(lambda word: word != "--", argv)):
             raise ScriptError(f'there is no {flag} here; write --where "{condition}"', WRONG_USAGE)
     args = parser.parse_strictly(argv)
     # An input that was named after --diff's runs is no run.
