@@ -21,7 +21,7 @@ import polars as pl
 import pytest
 import scipy
 import vl_convert
-from contract_files import Run, write_runs
+from contract_files import Run, write_rows, write_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_analyze_runs import answered, ask, document
@@ -447,6 +447,18 @@ def test_the_step_metric_of_define_metric_is_the_axis(tmp_path):
     assert "loss over step" in answer.out
     assert len(document(file, "--curves", "loss", "--json")["curves"]) == 6
     assert len(document(file, "--curves", "loss", "--x", "epoch", "--json")["curves"]) == 2
+
+
+@pytest.mark.parametrize("name", ["test.mse", "metric_test_mse", "test_mse"])
+def test_curves_have_the_runs_of_every_file_that_has_the_metric(tmp_path, name):
+    """Where a run's summary does not nest a metric, its path in the history is the dotted name."""
+    for project, path in {"a": ["test", "mse"], "b": ["test.mse"]}.items():
+        write_runs(tmp_path, [Run(project)], project=project)
+        columns = {"run_id": [project] * 3, "_step": [0, 1, 2], "metric_test_mse": [3.0, 2.0, 1.0]}
+        history = write_rows(tmp_path, "history", columns, project=project)
+        metadata = {"wandb_tools.columns": json.dumps({"metric_test_mse": path})}
+        pl.read_parquet(history).write_parquet(history, metadata=metadata)
+    assert {row["run_id"] for row in document(tmp_path, "--curves", name)["curves"]} == {"a", "b"}
 
 
 def test_the_axis_depends_on_the_runs_that_count_alone(tmp_path):
