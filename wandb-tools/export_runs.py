@@ -163,7 +163,6 @@ EXPORT_BYTES, TABLE_BYTES = 10_000_000_000, 500_000_000  # of a download, uncomp
 YAML_BYTES = 1_000_000  # of a YAML text's JSON, beyond ten times its own length
 DEEPEST = 200  # nested levels that orjson surely writes: a summary with more brackets is checked
 
-FILES = ("runs", "history", "history_sampled", "system", "console")  # of a project, and table_<key>
 HISTORIES = "histories"  # the folder with the finished histories of an interrupted export
 ROW_GROUP_ROWS = 100_000
 ROW_GROUP_BYTES = 16_000_000  # of configs and summaries, which may be long
@@ -386,8 +385,7 @@ class Table:
     key: str | None = None  # of a W&B Table: the key that it was logged under
     made_of: tuple[str, ...] = ()  # the options that its rows depend on; if these differ, all are fetched again
     extent: tuple[str, ...] = ()  # which rows of a run are exported; empty: all
-    is_asked: bool = True  # part of this export; else only in an earlier one
-    fetched: dict[str, History] = field(default_factory=dict)  # by run id
+    fetched: dict[str, History] | None = None  # by run id; None: not part of this export
     earlier: Earlier | None = None
     staying: set[str] = field(default_factory=set)  # ids of runs whose rows in the earlier file stay
     outdated: list[str] = field(default_factory=list)  # of these, runs that have newer rows, but were asked for fewer
@@ -396,9 +394,13 @@ class Table:
     skipped: set[str] = field(default_factory=set)  # keys of the file's runs whose values are no numbers
 
     @property
+    def histories(self) -> Mapping[str, History]:
+        return self.fetched or {}
+
+    @property
     def rows(self) -> dict[str, int]:
         """How many rows of each run the file gets."""
-        rows = {run_id: history.rows for run_id, history in self.fetched.items() if history.rows}
+        rows = {run_id: history.rows for run_id, history in self.histories.items() if history.rows}
         return rows | {run_id: self.earlier.rows[run_id] for run_id in self.staying if self.earlier}
 
 
@@ -429,6 +431,8 @@ class Earlier:
     made_of: tuple[str, ...]  # see Table
     marks: Mapping[str, tuple[str, ...]]  # by run id: see History
     skipped: Sequence[str]  # see Table
+    export_id: str | None  # None where a file of an older version, or of a killed export, has to be written anew
+    key: str  # see Table
 
 
 @dataclass
@@ -441,7 +445,6 @@ class Project:
     stem: str = ""  # the beginning of its files' names
     longer_stems: Collection[str] = ()  # stems of other projects that begin with it, in lower case
     earlier: Earlier | None = None  # runs file
-    export_id: str | None = None  # of its earlier files; None if these do not belong together, as after a kill
 
     # From its source:
     filters: Mapping[str, object] = field(default_factory=dict)  # W&B's filters of its runs
@@ -451,7 +454,8 @@ class Project:
     page_runs: int = PAGE_RUNS  # runs per question; fewer for a while after one that failed
     selected: int = 0  # runs that pass the filters
     filtered: int = 0  # runs that do not
-    all_ids: Collection[str] | None = None  # of all runs in the source, readable or not; None if not all were listed
+    all_ids: Collection[str] | None = None  # of all runs in the source; None if not all were listed
+    unread: Collection[str] = ()  # ids of runs with unreadable logs: they are not gone
     cut: Collection[str] = ()  # ids of runs of which logs or their ends may be missing: an earlier export may have more
     pages: list[Page] = field(default_factory=list)
     runs: pl.DataFrame = cast("pl.DataFrame", None)  # noqa: RUF009 - KEYS of the selected runs, and their `page` and `row`
@@ -480,6 +484,14 @@ class Project:
     @property
     def status(self) -> str:
         return "partial" if self.failed else "complete"
+
+    @property
+    def mismatched(self) -> dict[str, int]:
+        """By run id: the rows of histories whose number differs from the source's count."""
+        history = self.tables.get("history")
+        rows = history.rows if history and history.fetched is not None else None
+        counts = self.runs.select("id", "history_rows").iter_rows()
+        return {run_id: rows.get(run_id, 0) for run_id, n in counts if rows is not None and rows.get(run_id, 0) != n}
 
 
 # --- log bytes to records -------------------------------------------------------------------------------------
@@ -1340,7 +1352,8 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
     settle_stems(projects, options.output)
     for project, own in zip(projects, by_project.values(), strict=True):
         ids = {run.id for run, *_ in found if (run.entity, run.project) == (project.entity, project.name)}
-        project.all_ids = ids | {log.run_id for log in unread} if sees_all else None
+        project.unread = {log.run_id for log in unread}
+        project.all_ids = ids if sees_all else None
         project.selected, project.filtered = len(own) + len(lost - ids), len(ids) - len(own)
         take_runs(project, own, options, work)
     if cut_off := sorted({log for project in projects for log in project.torn} - {*torn}):
@@ -2977,23 +2990,34 @@ def storable(text: str) -> str:
 # --- runs: pages of columns -----------------------------------------------------------------------------------
 
 
-def plain_schema() -> dict[str, Any]:
-    """The columns of every runs file, with their dtypes; the flattened ones come before the last two."""
+def leaf_columns(rows: Iterable[Iterable[tuple[KeyPath, Scalar]]]) -> dict[KeyPath, list[Scalar]]:
+    """The leaves of rows by path: a list with the value of each row, None where it lacks the path."""
+    columns: defaultdict[KeyPath, list[Scalar]] = defaultdict(list)
+    number = -1
+    for number, leaves in enumerate(rows):
+        for path, value in leaves:
+            column = columns[path]
+            if len(column) < number:
+                column.extend([None] * (number - len(column)))
+            column.append(value)
+    for column in columns.values():
+        column.extend([None] * (number + 1 - len(column)))
+    return dict(columns)
+
+
+def identity_schema() -> dict[str, Any]:
+    """The first columns of every runs file, in order, with their dtypes."""
     dtypes: dict[str, Any] = dict.fromkeys(("created_at", "heartbeat_at", "exported_at"), pl.Datetime("us", "UTC"))
     dtypes |= dict.fromkeys(("last_step", "history_rows", "gpu_count"), pl.Int64)
     dtypes |= {"runtime_s": pl.Float64, "tags": pl.List(pl.String)}
     names = [f.name for f in fields(Run)]
-    names = [*names[: names.index("config_json")], "_config_json", "_summary_json"]
-    return {name: dtypes.get(name, pl.String) for name in names}
+    return {name: dtypes.get(name, pl.String) for name in names[: names.index("config_json")]}
 
 
 def write_page(runs: Iterable[Run], work: Path) -> Page:
     """Write runs to a page with typed columns, sorted like the runs file. Pages do not depend on each other."""
     runs = sorted(runs, key=lambda run: (run.created_at or EPOCH, run.id))
-    columns: defaultdict[KeyPath, list[Scalar]] = defaultdict(lambda: [None] * len(runs))
-    for number, run in enumerate(runs):
-        for path, value in run.leaves:
-            columns[path][number] = value
+    columns = leaf_columns(run.leaves for run in runs)
     nested: dict[str, frozenset[KeyPath]] = {}
     if any(path[0] == METRIC and len(path) > 2 for path in columns):
         shared: dict[frozenset[KeyPath], frozenset[KeyPath]] = {}  # each set once, though thousands of runs have it
@@ -3001,10 +3025,11 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
             paths = frozenset(path[1:] for path, _ in run.leaves if path[0] == METRIC and len(path) > 2)
             nested[run.id] = shared.setdefault(paths, paths)
 
-    data = {name: [getattr(run, name.removeprefix("_")) for run in runs] for name in plain_schema()}
+    schema = identity_schema() | {"_config_json": pl.String, "_summary_json": pl.String}
+    data = {name: [getattr(run, name.removeprefix("_")) for run in runs] for name in schema if name != "tags"}
     data = {name: [storable(v) if isinstance(v, str) else v for v in values] for name, values in data.items()}
     data["tags"] = [[storable(tag) for tag in run.tags or ()] for run in runs]
-    table = pl.DataFrame(data, schema=plain_schema())
+    table = pl.DataFrame(data, schema=schema)
     kinds: dict[KeyPath, str] = {}
     flattened = []
     for path, values in columns.items():
@@ -3027,7 +3052,7 @@ def write_page(runs: Iterable[Run], work: Path) -> Page:
 
 def keys_of(pages: Sequence[Page]) -> pl.DataFrame:
     """KEYS of all pages' runs, each run once, with the numbers of its `page` and of its `row` there."""
-    schema = {"row": pl.UInt32} | {name: plain_schema()[name] for name in KEYS} | {"page": pl.Int32}
+    schema = {"row": pl.UInt32} | {name: identity_schema()[name] for name in KEYS} | {"page": pl.Int32}
     numbered = [page.keys.with_row_index("row").with_columns(page=pl.lit(number)) for number, page in enumerate(pages)]
     keys = pl.concat([pl.DataFrame(schema=schema), *numbered])
     return keys.unique("id", keep="first", maintain_order=True).sort("created_at", "id")
@@ -3039,6 +3064,7 @@ def write_runs(
     """Write the runs file: one scan over the pages, their columns cast and renamed."""
     bytes_a_row = sum(page.text_bytes for page in pages) // max(runs.height, 1)
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(bytes_a_row, 1)))
+    runs = runs.sort("created_at", "id")
     dtypes: dict[KeyPath, Any] = {}  # of the flattened columns: each holds the values of all pages
     settled: dict[KeyPath, pl.Series] = {}  # columns whose dtypes do not fit together: the values of all pages
     for path, dtype in sorted(widest_dtypes(page.kinds for page in pages).items()):
@@ -3069,11 +3095,11 @@ def write_runs(
             files.append(work / f"{uuid.uuid4().hex}.parquet")
             write_intermediate(pl.concat(frames, how="diagonal_relaxed").sort("created_at", "id"), files[-1])
     flat = sorted((names[path], path) for path in dtypes)
-    *first, config, summary = plain_schema()
-    columns = [*first, *(pl.col(column_key(path)).alias(name) for name, path in flat), config, summary]
-    rows_ = scan_files(files, plain_schema() | {column_key(path): dtype for path, dtype in dtypes.items()})
+    texts = dict.fromkeys(("_config_json", "_summary_json"), pl.String)
+    rows_ = scan_files(files, identity_schema() | {column_key(path): dtypes[path] for _, path in flat} | texts)
+    columns = [pl.col(column_key(path)).alias(name) for name, path in flat]
     about = {**metadata, COLUMNS_KEY: json.dumps({name: path[1:] for name, path in flat})}
-    rows_.select(columns).sink_parquet(at, row_group_size=group_rows, metadata=about)
+    rows_.select(*identity_schema(), *columns, *texts).sink_parquet(at, row_group_size=group_rows, metadata=about)
 
 
 def scan_files(files: Sequence[Path], schema: Mapping[str, Any]) -> pl.LazyFrame:
@@ -3093,10 +3119,11 @@ def metric_facts(
     implied = {"min": "minimize", "max": "maximize"}
     facts: dict[str, Stated] = {}
     for path, name in ((path[1:], name) for path, name in names.items() if path[0] == METRIC):
+        found: list[MetricDefinition] = []
         # define_metric reaches top-level keys and the values it derives from them.
-        reached = definitions if len(path) == 1 or (len(path) == 2 and path[1] in SUMMARY_KINDS) else ()
-        found = [d for d in reached if d.pattern == path[0]]
-        found = found or [d for d in reached if d.pattern[-1:] == "*" and path[0].startswith(d.pattern[:-1])]
+        if len(path) == 1 or (len(path) == 2 and path[1] in SUMMARY_KINDS):
+            found = [d for d in definitions if d.pattern == path[0]]
+            found = found or [d for d in definitions if d.pattern[-1:] == "*" and path[0].startswith(d.pattern[:-1])]
         stated = [earlier.get(path, {})]
         for definition in found:
             meant = {implied[kind] for kind in (definition.summary or "").split(",") if kind in implied}
@@ -3115,15 +3142,17 @@ def metric_facts(
 # --- tables of rows: parts to a file --------------------------------------------------------------------------
 
 
-def settle_columns(project: Project, paths: set[KeyPath]) -> Names:
-    """Fill in the columns of each table; returns the names of the runs file's columns, which have these `paths`."""
+def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *, prune: bool) -> Names:
+    """Fill in each table's columns, and which runs' rows stay from the earlier file; returns the runs file's names."""
     tables = project.tables.values()
     for table in tables:
+        before = table.earlier.rows.keys() if table.earlier else set()
+        table.staying = (before & set(ids) if prune or table.fetched is not None else before) - table.histories.keys()
         stays = [table.earlier] if table.earlier and table.staying else []
-        table.skipped = {".".join(path) for history in table.fetched.values() for path in history.skipped}
+        table.skipped = {".".join(path) for history in table.histories.values() for path in history.skipped}
         table.skipped.update(*(earlier.skipped for earlier in stays))
         sources = [earlier.dtypes for earlier in stays]
-        sources += [part.dtypes for _, history in sorted(table.fetched.items()) for part in history.parts]
+        sources += [part.dtypes for _, history in sorted(table.histories.items()) for part in history.parts]
         table.dtypes = {path: "String" if dtype == "Null" else dtype for path, dtype in widest_dtypes(sources).items()}
         if table.prefix == METRIC:
             paths |= {(METRIC, *path) for path in table.dtypes}
@@ -3147,29 +3176,32 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
     earlier = table.earlier
     columns = [(table.names[path], path) for path in table.dtypes]  # of a W&B Table in their own order
     columns = columns if table.key is not None else sorted(columns)
-    keys = ["run_id", "entity", "project", *([table.order] if table.order else []), *table.columns]
+    order = {"order": table.order} if table.order else {}
+    place = {"entity": pl.lit(project.entity), "project": pl.lit(project.name)}
     logged = [pl.col(column_key(path)).alias(name) for name, path in columns]
-    rows = scan_parts(table).with_columns(entity=pl.lit(project.entity), project=pl.lit(project.name))
-    rows = rows.rename({"order": table.order or "order"}).select(*keys, *logged)
+    rows = scan_parts(table).with_columns(**place).rename(order)
+    keys = ["run_id", "entity", "project", *order.values(), *table.columns]
+    rows = rows.select(*keys, *logged)
     if earlier and table.staying:
         stays = pl.scan_parquet(earlier.file, glob=False)
         if table.staying != earlier.rows.keys():
             stays = stays.filter(pl.col("run_id").is_in(list(table.staying)))
-        filled = [
-            cast_logged(path, earlier.dtypes[path], dtype, earlier.columns[path])
-            if path in earlier.dtypes
-            else pl.lit(None, getattr(pl, dtype)).alias(column_key(path))
-            for path, dtype in table.dtypes.items()
-        ]
-        stays = stays.with_columns(filled).select(*keys, *logged)
-        rows = rows.merge_sorted(stays, "run_id") if any(one.parts for one in table.fetched.values()) else stays
-    marks = {run_id: one.mark for run_id, one in table.fetched.items() if one.mark and not one.is_short}
-    if earlier and earlier.made_of == table.made_of:
+        known = []
+        for name, path in columns:
+            column = pl.lit(None, getattr(pl, table.dtypes[path]))
+            if path in earlier.columns:
+                column = cast_logged(path, earlier.dtypes[path], table.dtypes[path], earlier.columns[path])
+            known.append(column.alias(name))
+        stays = stays.select(*keys, *known)
+        rows = rows.merge_sorted(stays, "run_id") if any(one.parts for one in table.histories.values()) else stays
+    marks = {run_id: one.mark for run_id, one in table.histories.items() if one.mark and not one.is_short}
+    made_of = table.made_of if table.fetched is not None or not earlier else earlier.made_of
+    if earlier and earlier.made_of == made_of:
         # Runs without rows have marks, too: otherwise every export would ask for them again.
-        others = (earlier.rows.keys() | table.fetched.keys()) - table.staying
-        marks |= {run_id: mark for run_id, mark in earlier.marks.items() if run_id not in others}
+        asked = table.staying | (earlier.marks.keys() - earlier.rows.keys() - table.histories.keys())
+        marks |= {run_id: earlier.marks[run_id] for run_id in asked if run_id in earlier.marks}
     about = {} if table.key is None else {TABLE_KEY: storable(table.key)}
-    histories = {"keys": table.made_of, "runs": marks, "skipped": sorted(table.skipped)}
+    histories = {"keys": made_of, "runs": marks, "skipped": sorted(table.skipped)}
     about |= {COLUMNS_KEY: json.dumps(dict(columns)), HISTORIES_KEY: json.dumps(histories, sort_keys=True)}
     group_rows = max(1_000, min(ROW_GROUP_ROWS, ROW_GROUP_CELLS // (len(keys) + len(columns))))
     # Level 1 of zstd makes files as small as 3, the default, in three quarters of the time.
@@ -3179,40 +3211,47 @@ def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str,
 def scan_parts(table: Table) -> pl.LazyFrame:
     """The rows of all parts, sorted by run and order. Columns as in Part, with the table's dtypes."""
     parts: defaultdict[Path, dict[str, Part]] = defaultdict(dict)  # by file, the part of each run
-    for run_id, history in sorted(table.fetched.items()):
+    for run_id, history in sorted(table.histories.items()):
         for part in history.parts:
             parts[part.file][run_id] = part
-    fixed = {"run_id": pl.String, "order": pl.Int64, **table.columns}
-    schema = fixed | {column_key(path): getattr(pl, dtype) for path, dtype in table.dtypes.items()}
+    one_of = {file: next(iter(of_runs.values())) for file, of_runs in parts.items()}  # all state the same of their file
+    odd = {  # by file: columns that a scan cannot cast by itself, with the file's dtypes
+        file: frozenset(
+            (path, dtype)
+            for path, dtype in part.stored.items()
+            if dtype != (wanted := table.dtypes.get(path, dtype)) and (dtype, wanted) != ("Int64", "Float64")
+        )
+        for file, part in one_of.items()
+    }
 
-    def cast_rows(file: Path) -> pl.LazyFrame:
-        """The rows of a file that are wanted: values of other runs may not fit the table's dtypes."""
-        stored = {**table.dtypes, **next(iter(parts[file].values())).stored}
-        rows = scan_files([file], fixed | {column_key(path): getattr(pl, stored[path]) for path in table.dtypes})
-        rows = rows.filter(pl.col("run_id").is_in(list(parts[file])))
-        return rows.with_columns(cast_logged(path, stored[path], dtype) for path, dtype in table.dtypes.items())
+    def scan(files: Sequence[Path], run_ids: Collection[str] = ()) -> pl.LazyFrame:
+        """The rows of files with the same `odd` columns; only of some runs, if other runs' values do not fit."""
+        stored = dict(odd[files[0]]) if files else {}
+        logged = {column_key(path): getattr(pl, stored.get(path, dtype)) for path, dtype in table.dtypes.items()}
+        rows = scan_files(files, {"run_id": pl.String, "order": pl.Int64, **table.columns, **logged})
+        rows = rows.filter(pl.col("run_id").is_in(list(run_ids))) if run_ids else rows
+        return rows.with_columns(cast_logged(path, dtype, table.dtypes[path]) for path, dtype in stored.items())
 
-    groups: list[tuple[bool, list[Path]]] = []  # of files whose ranges overlap; True: of one that a scan can read as is
+    groups: list[list[Path]] = []  # files whose ranges of rows overlap are together
     reached = ("", 0)  # run id, and order
     for file, of_runs in parts.items():
-        part = next(iter(of_runs.values()))  # all state the same of their file
-        casts = {(dtype, table.dtypes.get(path, dtype)) for path, dtype in part.stored.items()} - {("Int64", "Float64")}
-        is_whole = part.file_rows == sum(part.rows for part in of_runs.values())
         ends = [(run_id, order) for run_id, part in of_runs.items() for order in (part.first, part.last)]
         if groups and min(ends) < reached:
-            groups[-1] = (False, [*groups[-1][1], file])
+            groups[-1].append(file)
         else:
-            groups.append((is_whole and all(one == other for one, other in casts), [file]))
+            groups.append([file])
         reached = max(reached, *ends)
     scans: list[pl.LazyFrame] = []
-    for is_plain, alike in itertools.groupby(groups, lambda group: group[0]):
-        if is_plain:  # one scan of many files is far cheaper than many scans
-            scans.append(scan_files([file for _, files in alike for file in files], schema))
+    rows_of = {file: sum(part.rows for part in of_runs.values()) for file, of_runs in parts.items()}
+    is_plain = {file: not more and rows_of[file] == one_of[file].file_rows for file, *more in groups}
+    for (is_whole, _), alike in itertools.groupby(groups, lambda files: (is_plain[files[0]], odd[files[0]])):
+        if is_whole:  # one scan of many files is far cheaper than many scans
+            scans.append(scan([files[0] for files in alike]))
             continue
-        for _, files in alike:
-            rows = pl.concat([cast_rows(file) for file in files])
+        for files in alike:  # other runs share the files
+            rows = pl.concat([scan([file], parts[file]) for file in files])
             scans.append(rows if len(files) == 1 else rows.sort("run_id", "order"))
-    return pl.concat(scans) if scans else scan_files([], schema)
+    return pl.concat(scans) if scans else scan([])
 
 
 # --- one project: merged with an earlier export, and published ------------------------------------------------
@@ -3220,13 +3259,13 @@ def scan_parts(table: Table) -> pl.LazyFrame:
 
 def find_earlier(project: Project, output: Path) -> None:
     """Fill in the files of an earlier export. ScriptError if one is unreadable."""
-    export_ids = set()
+    found: dict[str, Earlier] = {}
     for file in sorted(output.glob(f"{project.stem}_*.parquet")):
         name = file.stem.removeprefix(f"{project.stem}_")
-        if name not in FILES and not name.startswith("table_"):
+        if not re.fullmatch("runs|history|history_sampled|system|console|table_.*", name):
             continue
         try:
-            if owner_of(file) not in (None, (project.entity, project.name)):
+            if name.startswith("table_") and owner_of(file) not in (None, (project.entity, project.name)):
                 continue  # a file of another project, whose name begins so
             metadata = pl.read_parquet_metadata(file)
             rows = pl.scan_parquet(file, glob=False)
@@ -3238,7 +3277,7 @@ def find_earlier(project: Project, output: Path) -> None:
                 filled = rows.select(pl.all().count()).collect().row(0, named=True)
                 dtypes |= {path: "Null" for path, column in columns.items() if not filled[column]}
             histories = json.loads(metadata.get(HISTORIES_KEY, "{}"))
-            earlier = Earlier(
+            found[name] = Earlier(
                 file,
                 rows=dict(counts.collect().iter_rows()),
                 columns=columns,
@@ -3247,21 +3286,23 @@ def find_earlier(project: Project, output: Path) -> None:
                 made_of=tuple(histories.get("keys", ())),
                 marks={run_id: tuple(mark) for run_id, mark in histories.get("runs", {}).items()},
                 skipped=histories.get("skipped", ()),
+                export_id=metadata.get(EXPORT_ID_KEY),
+                key=metadata.get(TABLE_KEY, ""),
             )
         except (Exception, pl.exceptions.PanicException) as error:  # damaged, or made by something else
             raise unreadable(file, error) from error
-        export_ids.add(metadata.get(EXPORT_ID_KEY))
-        if name == "runs":
-            project.earlier = earlier
-        else:
-            table = new_table(name, *earlier.made_of, key=metadata.get(TABLE_KEY, ""))
-            table.is_asked = False
-            project.tables.setdefault(name, table).earlier = earlier
     # Files with different export ids: an export was killed while it renamed them. All are written again; what each file
     # states about its own rows is still true.
+    noted = None
     with suppress(OSError, ValueError, LookupError, TypeError):
         noted = json.loads((output / f"{project.stem}_metadata.json").read_text("utf-8"))["export_id"]
-        project.export_id = noted if export_ids == {noted} else None
+    is_whole = {each.export_id for each in found.values()} == {noted}
+    for name, earlier in found.items():
+        current = earlier if is_whole else replace(earlier, export_id=None)
+        if name == "runs":
+            project.earlier = current
+        else:
+            project.tables.setdefault(name, new_table(name, key=earlier.key)).earlier = current
 
 
 def unreadable(file: Path, error: BaseException) -> ScriptError:
@@ -3272,11 +3313,11 @@ def unreadable(file: Path, error: BaseException) -> ScriptError:
 
 def write_project(project: Project, options: Options, source: Mapping[str, object], work: Path) -> None:
     """Merge a project's runs and tables with an earlier export, and write its files."""
-    pages, runs = merge_runs(project, options, work)
+    pages, runs = merge_runs(project, options, source, work)
     definitions = {definition for page in pages for definition in page.definitions}
     paths = {path for page in pages for path in page.kinds}
     paths |= {(METRIC, definition.pattern) for definition in definitions if not definition.pattern.endswith("*")}
-    names = settle_columns(project, paths)
+    names = settle_tables(project, runs["id"], paths, prune=options.prune)
     tables = sorted(project.tables.values(), key=lambda table: table.name)
     known: dict[KeyPath, Stated] = {}
     for each in (*(table.earlier for table in tables if table.prefix == METRIC), project.earlier):
@@ -3284,17 +3325,18 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
             known |= {path: each.facts[name] for path, name in each.columns.items() if name in each.facts}
     facts = metric_facts(definitions, names, known, project.goals)
     current = {  # tables whose earlier files would not change
-        table.name
+        table.name: table.earlier.export_id
         for table in tables
-        if project.export_id
-        and table.earlier
+        if table.earlier
+        and table.earlier.export_id
         and not table.fetched
         and (table.staying, table.names) == ({*table.earlier.rows}, table.earlier.columns)
         and table.earlier.facts == facts
     }
-    export_id = project.export_id if project.export_id and current else uuid.uuid4().hex
+    export_id = next(iter(current.values()), uuid.uuid4().hex)
     about: dict[str, object] = {
-        **project.place,
+        "entity": project.entity,
+        "project": project.name,
         "exported_at": jsonable(now()),
         "versions": {name: version(name) for name in ("wandb", "polars")} | {"wandb-tools": VERSION},
     }
@@ -3305,66 +3347,63 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
         EXPORT_ID_KEY: export_id,
     }
     files = []
-    with publishing(options.output) as unfinished:
+    with publishing(options.output, work) as unfinished:
         for name in [*(table.name for table in tables), "runs"]:
-            at = (options.output if name in current else work) / f"{project.stem}_{name}.parquet"
-            if name not in current:
-                unfinished.append(at)
+            file = options.output / f"{project.stem}_{name}.parquet"
+            at = file if name in current else unfinished(file)
             if name == "runs":
                 write_runs(at, pages, runs, names, metadata, work)
-            elif name not in current:
+            elif at != file:
                 write_table(project.tables[name], at, project, metadata)
             height, width = shape_of(at)
-            listed = {"name": at.name, "bytes": at.stat().st_size, "rows": height, "columns": width}
+            listed = {"name": file.name, "bytes": at.stat().st_size, "rows": height, "columns": width}
             files.append(listed | {"sha256": sha256(at)})
         about |= {"source": source, "files": files, "export_id": export_id}
         text = json.dumps(jsonable(metadata_document(project, options, about)), indent=2, ensure_ascii=False) + "\n"
-        unfinished.append(work / f"{project.stem}_metadata.json")
-        unfinished[-1].write_text(storable(text), "utf-8")
+        unfinished(options.output / f"{project.stem}_metadata.json").write_text(storable(text), "utf-8")
     project.files = files
 
 
-def merge_runs(project: Project, options: Options, work: Path) -> tuple[list[Page], pl.DataFrame]:
-    """Pages of the earlier export's runs that stay and of the project's runs, and the keys of all these runs."""
+def merge_runs(
+    project: Project, options: Options, source: Mapping[str, object], work: Path
+) -> tuple[list[Page], pl.DataFrame]:
+    """Pages of the project's runs and of the earlier export's runs that stay, and the keys of all these runs."""
     earlier = project.earlier
     before = earlier.rows if earlier else {}
-    if earlier and project.all_ids is not None:
-        gone = pl.scan_parquet(earlier.file, glob=False).filter(~pl.col("id").is_in(list(project.all_ids)))
-        if options.offline:  # runs with a URL are on the server
-            gone = gone.filter(pl.col("url").is_null())
-        project.gone = sorted(gone.select("id").collect()["id"])
-    read, removed = {*project.runs["id"]}, {*project.gone} if options.prune else set()
-    project.kept = sorted(before.keys() - read - removed)
-    stays = choose_rows(project, before, removed).union(project.kept)
-    pages = [*(earlier_pages(earlier, stays, work) if earlier and stays else ()), *project.pages]
-    runs = keys_of(pages)  # of a run in two pages the first counts
-    project.runs = runs.filter(pl.col("id").is_in(list(read)))  # as they are written
+    fuller = drop_shorter(project, before)
+    if project.all_ids is not None:
+        project.gone = sorted(before.keys() - {*project.all_ids, *project.unread})
+        if earlier and source["kind"] == "offline":  # runs with a URL are on the server
+            rows = pl.scan_parquet(earlier.file, glob=False).filter(pl.col("id").is_in(project.gone))
+            project.gone = sorted(rows.filter(pl.col("url").is_null()).select("id").collect()["id"])
+    stays = before.keys() - (set(project.runs["id"]) - fuller) - set(project.gone if options.prune else ())
+    project.kept = sorted(stays - fuller)
+    kept_pages = earlier_pages(earlier, stays, work) if earlier and stays else []
+    pages = [*project.pages, *kept_pages]
+    kept_runs = keys_of(kept_pages).with_columns(pl.col("page") + len(project.pages))
+    runs = pl.concat([project.runs.filter(~pl.col("id").is_in(list(fuller))), kept_runs])
+    project.runs = runs.filter(pl.col("id").is_in(project.runs["id"].to_list()))  # as they are written
     return pages, runs
 
 
-def choose_rows(project: Project, before: Mapping[str, int], removed: set[str]) -> set[str]:
-    """Choose between the fetched rows of runs and those of the earlier export, which may be more.
-
-    `before` are the numbers of history rows in the earlier runs file. Returns the runs whose row there stays as well.
-    """
+def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
+    """Drop fetched rows of runs of which the earlier export has more. Returns the runs whose row stays as well."""
     rows = project.runs.select("id", "history_rows").iter_rows()
     fuller = {run_id for run_id, count in rows if run_id in project.cut and before.get(run_id, 0) > count}
     shorter = set(fuller)
     for table in project.tables.values():
-        if table.earlier is None:
-            continue
-        had, marks, fetched = table.earlier.rows, table.earlier.marks, table.fetched
+        had, marks = (table.earlier.rows, table.earlier.marks) if table.earlier else ({}, {})
+        fetched = table.fetched or {}
         for run_id, history in [*fetched.items()]:
-            # A W&B Table may have fewer rows than the one logged before.
+            # A W&B Table may have fewer rows than the one logged before. A server's sample replaces another one of its.
             is_cut = run_id in (project.cut if table.key is None else fuller)
-            # Rows with a mark come from a server, whose system metrics are samples: they replace samples, not all rows.
-            is_sample = table.extent or (table.name == "system" and history.mark and run_id not in marks)
-            if (history.is_short or is_cut or is_sample) and had.get(run_id, 0) > history.rows:
+            is_sample = table.extent or (table.name == "system" and history.mark)  # offline, system metrics are whole
+            is_tail = is_sample and not (table.name == "system" and run_id in marks)
+            if (history.is_short or is_cut or is_tail) and had.get(run_id, 0) > history.rows:
                 shorter |= set() if is_sample else {run_id}
                 if table.extent and marks.get(run_id, history.mark)[:2] != history.mark[:2]:
                     table.outdated.append(run_id)
                 del fetched[run_id]
-        table.staying = had.keys() - fetched.keys() - removed
     project.kept_fuller = sorted(shorter)
     return fuller
 
@@ -3373,15 +3412,16 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Pa
     """The runs of an earlier export, as pages made from their configs and summaries."""
     pages: list[Page] = []
     try:
-        rows = scan_files([earlier.file], plain_schema())  # which lacks columns if an older version wrote it
+        rows = pl.scan_parquet(earlier.file, glob=False)
+        identity = [name for name in identity_schema() if name in rows.collect_schema()]
         for start in range(0, len(earlier.rows), PAGE_RUNS):
             some = rows.slice(start, PAGE_RUNS).filter(pl.col("id").is_in(list(ids)))
             runs = []
-            for row in some.collect().iter_rows(named=True):
+            for row in some.select(*identity, "_config_json", "_summary_json").collect().iter_rows(named=True):
                 texts = {name: row.pop(f"_{name}") for name in ("config_json", "summary_json")}
                 config, summary = (tree if isinstance(tree, dict) else {} for tree in map(json.loads, texts.values()))
                 leaves = [*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))]
-                runs.append(Run(**cast("Any", row), **texts, leaves=leaves))
+                runs.append(Run(**cast("Any", dict.fromkeys(identity_schema()) | row | texts), leaves=leaves))
             pages += [write_page(runs, work)] if runs else []
     except (*DAMAGED, ValueError, TypeError) as error:
         raise unreadable(earlier.file, error) from error
@@ -3391,9 +3431,8 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Pa
 def metadata_document(project: Project, options: Options, about: Mapping[str, object]) -> dict[str, object]:
     """The content of metadata.json."""
     asked = [project.tables[name] for name in ("history", "history_sampled") if name in project.tables]
-    written = next((table.rows for table in asked if table.is_asked), {})
+    written = next((table.rows for table in asked if table.fetched is not None), {})
     rows = {run_id: written[run_id] for run_id in project.runs["id"] if run_id in written}  # not of runs only kept
-    counts = project.runs.select("id", "history_rows").iter_rows() if options.include_history else ()
     filters: dict[str, Any] = {name: value for name, value in asdict(options.selection).items() if value}
     for place in project.places if project.filters else ():
         filters |= {place.key: [*filters.get(place.key, ()), place.value]} if place.key else {}
@@ -3412,7 +3451,7 @@ def metadata_document(project: Project, options: Options, about: Mapping[str, ob
             "rows": sum(rows.values()),
             "runs": len(rows),
             "sampled": options.history_samples is not None and not options.include_history,
-            "mismatched": sorted(run_id for run_id, count in counts if rows.get(run_id, 0) != count),
+            "mismatched": sorted(project.mismatched),
         },
         "failed": [failure._asdict() for failure in sorted(project.failed)],
         "torn": project.torn,
@@ -3440,45 +3479,58 @@ def shape_of(file: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def publishing(output: Path) -> Iterator[list[Path]]:
-    """Gives a list for files that are written in the working folder. At the end all move to `output`, or none."""
-    files: list[Path] = []
+def publishing(output: Path, work: Path) -> Iterator[Callable[[Path], Path]]:
+    """Gives a function from a file to the path where it is written first. At the end all are renamed, or none."""
+    files: dict[Path, Path] = {}
+
+    def unfinished(file: Path) -> Path:
+        return files.setdefault(file, work / file.name)
+
     try:
-        yield files
-        for file in files:
-            with file.open("rb+") as whole:
+        yield unfinished
+        for file, partial_file in files.items():
+            with partial_file.open("rb+") as whole:
                 os.fsync(whole.fileno())
-            target = output / file.name
-            if target.is_dir():  # then none is renamed
-                raise IsADirectoryError(None, "a folder has that name", target)
-            if target.exists():
-                file.chmod(target.stat().st_mode)  # one that is private stays so
+            if file.is_dir():  # then none is renamed
+                raise IsADirectoryError(None, "a folder has that name", file)
+            if file.exists():
+                partial_file.chmod(file.stat().st_mode)  # one that is private stays so
         with PUBLISHING:
-            for file in files:
-                file.replace(output / file.name)
+            for file, partial_file in files.items():
+                partial_file.replace(file)
     except (OSError, pl.exceptions.ComputeError) as error:
-        raise not_written(output / files[-1].name if files else output, error) from error
+        raise not_written(next(reversed(files), output), error) from error
 
 
 def settle_stems(projects: list[Project], output: Path) -> None:
     """Fill in the beginning of each project's file names, for all projects before any file is written."""
     longest = LONGEST_STEM - len("_history_sampled")
-    names: list[tuple[Project, str, str]] = []  # for projects that have no files yet
+    taken: set[str] = set()  # in lower case, as some file systems ignore it
+    new: list[tuple[Project, str]] = []
     for project in projects:
         suffix = f"__{path_hash((project.entity, project.name))[:8]}"
         stem = quote(f"{project.entity}_{project.name}".encode("utf-8", "surrogatepass"), safe="").replace("~", "%7E")
         stem = re.sub(r"^\.", "%2E", stem)  # no name from W&B leaves the folder, or hides its files
         other = stem[: longest - len(suffix)] + suffix
-        owners = {one: {owner_of(output / f"{one}_{name}.parquet") for name in FILES} - {None} for one in (other, stem)}
-        # A project that has files keeps their names.
-        project.stem = next((one for one in owners if owners[one] == {(project.entity, project.name)}), "")
-        names.append((project, stem if len(stem) <= longest and not owners[stem] else other, other))
-    taken = {project.stem.lower() for project in projects}  # some file systems ignore case
-    for project, stem, other in names:
-        project.stem = project.stem or (other if stem.lower() in taken else stem)
+        mine = {(project.entity, project.name)}
+        is_free = len(stem) <= longest and not owners_of(output, stem) - mine
+        project.stem = other if owners_of(output, other) == mine or not is_free else stem
+        if owners_of(output, project.stem) == mine:  # a project that has files keeps their names
+            taken.add(project.stem.lower())
+        else:
+            new.append((project, other))
+    for project, other in new:
+        project.stem = other if project.stem.lower() in taken else project.stem
         taken.add(project.stem.lower())
     for project in projects:
         project.longer_stems = [stem for stem in taken if stem.startswith(f"{project.stem.lower()}_")]
+
+
+def owners_of(output: Path, stem: str) -> set[tuple[str, str]]:
+    """The entities and projects in the metadata of the files with this stem."""
+    names = ("runs", "history", "history_sampled", "system", "console")
+    owners = {owner_of(output / f"{stem}_{name}.parquet") for name in names}
+    return {owner for owner in owners if owner}
 
 
 def owner_of(file: Path) -> tuple[str, str] | None:
@@ -3582,7 +3634,7 @@ def damage_of(file: Path, facts: Mapping[str, Any]) -> str | None:
 def report(projects: Sequence[Project], failed: Sequence[Failure], options: Options, say: Say) -> int:  # noqa: C901, PLR0912
     """Print the paths or the JSON on stdout, and a line per project on stderr. Returns the exit code."""
     written = [project for project in projects if project.files]
-    planned = [project for project in projects if options.dry_run and project.selected and project.pages]
+    planned = [project for project in projects if project.selected and project.pages]
     lost = [*failed, *(each for project in projects for each in project.failed if each.what == "project")]
     check_selection(projects, lost, options, say)
     unpruned = [project.path for project in written if project.all_ids is None]
@@ -3596,13 +3648,12 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     if options.tables and written and all(table.key is None for table in tables):
         say("--tables: none of these runs logged a W&B Table")
     rows, files, uneventful = [], [], 0
-    for project in planned or written:
-        history_rows = sum(project.runs["history_rows"]) if project.planned_rows is None else project.planned_rows
-        if options.include_history and not options.dry_run:
-            rows_of = project.tables["history"].rows
-            history_rows = sum(rows_of.get(run_id, 0) for run_id in project.runs["id"])
-        row = {**project.place, "status": "planned", "runs": project.runs.height, "filtered": project.filtered}
-        row |= {"failed": len(project.failed), "history_rows": history_rows}
+    for project in planned if options.dry_run else written:
+        counts = dict(project.runs.select("id", "history_rows").iter_rows()) | project.mismatched
+        history_rows = sum(counts.values()) if project.planned_rows is None else project.planned_rows
+        row: dict[str, Any] = {"entity": project.entity, "project": project.name, "status": "planned"}
+        row |= {"runs": project.runs.height, "filtered": project.filtered, "failed": len(project.failed)}
+        row |= {"history_rows": history_rows}
         if options.offline or not options.dry_run:
             row |= {"status": project.status, "torn": len(project.torn), "kept": len(project.kept)}
         rows.append(row)
@@ -3655,7 +3706,7 @@ def changes_of(project: Project, options: Options) -> str:
             continue
         known = earlier.marks.keys() if earlier.made_of == table.made_of else set()  # these had the same metrics before
         lacking = sorted(path for path in earlier.columns if not is_wanted(path, options.history_keys))
-        if lacking and (earlier.rows.keys() & table.fetched.keys()) - known:
+        if lacking and (earlier.rows.keys() & table.histories.keys()) - known:
             some = first_of([".".join(path) for path in lacking])
             line += f"; removed from the {table.name}, because they were not asked for this time: {some}"
     return line
@@ -3743,9 +3794,8 @@ class Meter:
         with self.lock:
             self.counts.update(counts)
             elapsed_s = time.monotonic() - self.started
-            if self.quiet or time.monotonic() - self.last_line < (0 if self.status else PLAIN_LINE_S):
+            if self.quiet or not (self.status or time.monotonic() - self.last_line > PLAIN_LINE_S):
                 return
-            self.last_line = time.monotonic()
             parts, left_s = [], 0.0
             for what in ("runs", "histories"):
                 done, wanted = self.counts[what], self.counts[f"{what}_wanted"]
@@ -3759,6 +3809,7 @@ class Meter:
             if self.status:
                 self.status.update(", ".join(parts))
             else:
+                self.last_line = time.monotonic()
                 tell(", ".join(parts))
 
 
@@ -4022,10 +4073,10 @@ def export_project(
             write_project(project, options, source, work)
             stored = work.parent / HISTORIES / project.stem
             for table in project.tables.values() if server else ():  # offline, projects share part files
-                for file in {part.file for history in table.fetched.values() for part in history.parts}:
+                for file in {part.file for history in table.histories.values() for part in history.parts}:
                     file.unlink(missing_ok=True)
                     file.with_suffix(".json").unlink(missing_ok=True)
-                if table.is_asked and project.all_ids is not None:  # else others wait for a later export
+                if table.fetched is not None and project.all_ids is not None:  # else others wait for a later export
                     shutil.rmtree(stored / table.name, ignore_errors=True)
             with suppress(OSError):  # not empty
                 stored.rmdir()

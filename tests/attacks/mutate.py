@@ -74,7 +74,7 @@ FUNCTIONS = {
     "widest_dtypes cast_logged as_shown resize column_key names_match matches runs_asked_for "
     "offline_state runtime_s place_of filters_of iso is_glob chunks split unwrapped may_be_rounded parsed_object "
     "definitions_in time_of is_private is_wanted flatten numeric_leaves tables_in settled_series valid_json storable "
-    "first_of counted printable jsonable comma_list utc_of mongo_filter moment whole_number did_you_mean",
+    "leaf_columns first_of counted printable jsonable comma_list utc_of mongo_filter moment whole_number did_you_mean",
     "aggregate_runs": f"{NAMES} {WORDS} kind_of one_schema column_parts prefix_of names_of plain common_dtype "
     "disagree dtypes_of_values cast_column merged_metadata latest filtered_runs passing where "
     "where_condition matches flaw_of_table derived_dtypes with_derived text_by statistics_by_run "
