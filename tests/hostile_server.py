@@ -442,7 +442,7 @@ CASES: dict[str, Case] = {
         same_page("Runs", "project", "runs"), ("export_runs",), (1, 3), "repeats its list of runs without end"
     ),
     "output that comes again and again": Case(
-        same_page("Each", "project", "r0", "logLines"),
+        same_page("Rows", "project", "r0", "logLines"),
         ("export_runs",),
         (3,),
         "repeats lines of its output without end",

@@ -282,7 +282,7 @@ def test_a_failure_of_a_run_in_two_pages_is_listed_once(empty_server, export, de
 def test_a_count_that_was_ahead_is_no_loss(empty_server, export, demo):
     add_runs(empty_server, one="g")
     count = ["data", "project", "r0", "historyLineCount"]
-    ahead = empty_server.fault("replace", match={"operation": "Each"}, times=1, place=count, value="7")
+    ahead = empty_server.fault("replace", match={"operation": "Rows"}, times=1, place=count, value="7")
     done = export("team/demo", "--include-history")
     assert (done.code, ahead.hits) == (0, 1), done.err
     assert demo().metadata["failed"] == []

@@ -160,6 +160,7 @@ MOST_SAMPLES = 2**31 - 1  # GraphQL's ints have 32 bits
 # An export may have twice the rows that the server counts, and these: live runs go on, steps repeat.
 SPARE_ROWS = 100_000
 EXPORT_BYTES, TABLE_BYTES = 10_000_000_000, 500_000_000  # of a download, uncompressed; tables are read whole
+TABLE_HELD_BYTES = 2_000_000  # a longer table waits in a file until it is its turn to be read
 YAML_BYTES = 1_000_000  # of a YAML text's JSON, beyond ten times its own length
 DEEPEST = 200  # nested levels that orjson surely writes: a summary with more brackets is checked
 
@@ -441,13 +442,13 @@ class Project:
 
     entity: str
     name: str
+    filters: Mapping[str, object] = field(default_factory=dict)  # W&B's filters of its runs
     places: list[Place] = field(default_factory=list)  # by which it was named
     stem: str = ""  # the beginning of its files' names
     longer_stems: Collection[str] = ()  # stems of other projects that begin with it, in lower case
     earlier: Earlier | None = None  # runs file
 
     # From its source:
-    filters: Mapping[str, object] = field(default_factory=dict)  # W&B's filters of its runs
     windows: list[Window] = field(default_factory=list)  # of creation times: its runs are listed by these
     last_created: datetime | None = None
     is_changing: bool = False  # runs were added or deleted while they were listed
@@ -1758,8 +1759,8 @@ class RequestError(Exception):
 class Client:
     """Sends requests to one server from many threads, with an API key or without any credentials."""
 
-    def __init__(self, url: str, key: str | None, options: Options, threads: int, say: Say) -> None:
-        self.base_url, self.timeout_s, self.retries, self.say = url, min(options.timeout, LIMIT_S), options.retries, say
+    def __init__(self, url: str, key: str | None, *, timeout_s: float, retries: int, threads: int, say: Say) -> None:
+        self.base_url, self.timeout_s, self.retries, self.say = url, min(timeout_s, LIMIT_S), retries, say
         self.resume_at = 0.0  # by time.monotonic(): no request starts earlier
         self.failures, self.most_failures = 0, 2 * threads  # circuit breaker: consecutive failures, and their limit
         self.questions = threading.BoundedSemaphore(threads)  # at once
@@ -1781,13 +1782,13 @@ class Client:
         with self.questions:
             return self.retry(lambda timeout_s: self.ask_once(question, variables, timeout_s), limit_s=limit_s)
 
-    def ask_for_less(self, question: str, variables: Callable[[int], Mapping[str, Any]], size: int) -> tuple[Any, int]:
-        """The same with `variables(size)`, and the size: a quarter of the one before after each failure."""
+    def ask_for_less(self, ask: Callable[[int, float], Any], size: int) -> tuple[Any, int]:
+        """What `ask(size, timeout_s)` returns, and its size: a quarter of the one before after each failure."""
 
         def attempt(timeout_s: float) -> Any:
             nonlocal size
             try:
-                return self.ask_once(question, variables(size), timeout_s)
+                return ask(size, timeout_s)
             except RequestError as error:
                 size = max(size // 4, 1)
                 error.retries = 100 if error.retries else 0  # a smaller answer may succeed
@@ -1801,10 +1802,10 @@ class Client:
         content, url = {"query": question, "variables": variables}, f"{self.base_url}/graphql"
         body = b"".join(self.pieces("POST", url, timeout_s, json=content, allow_redirects=False))
         try:
-            _, answer = parsed_object(body)
+            answer = parsed(body)[1]
         except (ValueError, RecursionError) as error:
             raise RequestError("the answer is incomplete, or not JSON") from error
-        if answer.get("errors") or not answer.get("data"):
+        if not isinstance(answer, dict) or answer.get("errors") or not answer.get("data"):
             raise RequestError(stated_error(body) or "the answer has no data", status=200, retries=1)
         return answer["data"]
 
@@ -1923,11 +1924,12 @@ class Server:
     """The server's API and its storage, with the limits for requests at once."""
 
     def __init__(self, base_url: str, key: str, options: Options, meter: Meter, say: Say) -> None:
+        limits: dict[str, Any] = {"timeout_s": options.timeout, "retries": options.retries, "say": say}
         self.options, self.meter = options, meter
         self.workers = min(options.workers or WORKERS, 1_000)  # memory for each connection is reserved at the start
         self.downloads = DOWNLOADS_A_WORKER * self.workers
-        self.api = Client(base_url, key, options, self.workers, say)
-        self.storage = Client("", None, options, self.downloads, say)
+        self.api = Client(base_url, key, threads=self.workers, **limits)
+        self.storage = Client("", None, threads=self.downloads, **limits)
         self.conversions = threading.BoundedSemaphore(os.cpu_count() or 1)  # at once: bounds memory
 
 
@@ -1996,13 +1998,14 @@ def find_projects(server: Server) -> tuple[list[Project], list[Failure]]:
     found: dict[tuple[str, str], Project] = {}
     failed: list[Failure] = []
     outcomes = side_by_side(partial(projects_at, server), [*named.values()], server.workers)
-    for project in itertools.chain.from_iterable(projects for projects, _, _ in outcomes):
-        known = found.setdefault((project.entity, project.name), project)
-        if known is not project:  # several globs match it: the runs that any of the places selects
-            known.places += project.places
-            known.windows = []
-    for (entity, pattern), (projects, names, failures) in zip(named, outcomes, strict=True):
+    for projects, _, failures in outcomes:
         failed += failures
+        for project in projects:
+            known = found.setdefault((project.entity, project.name), project)
+            if known is not project:  # several globs match it: the runs that any of the places selects
+                known.places += project.places
+                known.filters, known.windows = filters_of(known.places, selection), []
+    for (entity, pattern), (projects, names, failures) in zip(named, outcomes, strict=True):
         is_elsewhere = any(matches(name, pattern) for _, name in found)
         if projects or failures or (is_elsewhere and (names or entity in entities)):
             continue  # another entity has such a project
@@ -2021,7 +2024,7 @@ def projects_at(server: Server, places: list[Place]) -> tuple[list[Project], lis
         models(entityName: $entity, first: 200, after: $after) {
             edges { node { name } } pageInfo { endCursor hasNextPage } } }"""
     place = places[0]
-    project = Project(place.entity, place.project, places)
+    project = Project(place.entity, place.project, filters_of(places, server.options.selection), places)
     failing, what = project.path, ""
     names: list[str] = []
     variables = {"entity": place.entity, "after": None}
@@ -2039,11 +2042,11 @@ def projects_at(server: Server, places: list[Place]) -> tuple[list[Project], lis
                 variables["after"] = models["pageInfo"]["endCursor"]
             else:
                 why = "the server repeats its list of projects without end; try again later"
-                raise RequestError(why)  # noqa: TRY301
+                return [], names, [Failure(failing, "project", what + why)]
     except RequestError as error:
-        return [], [], [Failure(failing, "project", f"{what}{error}", error.attempts)]
+        return [], names, [Failure(failing, "project", f"{what}{error}", error.attempts)]
     chosen = [name for name in names if name == place.project] or [n for n in names if matches(n, place.project)]
-    return [Project(place.entity, name, [*places]) for name in chosen], names, []
+    return [Project(place.entity, name, project.filters, [*places]) for name in chosen], names, []
 
 
 def side_by_side(work: Callable[[Subject], Found], subjects: Sequence[Subject], at_once: int) -> list[Found]:
@@ -2095,7 +2098,6 @@ class Window(NamedTuple):
 
 def plan(server: Server, project: Project) -> bool:
     """Fill in the numbers of runs, and windows with about a page of runs each. False if there is no such project."""
-    project.filters = filters_of(project.places, server.options.selection)
     answer = server.api.ask(PLAN, {**project.place, "filters": json.dumps(project.filters)})["project"]
     if answer is None:
         return False
@@ -2180,8 +2182,12 @@ def fetch_page(server: Server, project: Project, window: Window) -> tuple[list[M
         filters += [{"createdAt": {operator: iso(time_)}}] if time_ else []
     variables = {**project.place, "filters": json.dumps({"$and": filters} if filters else {}), "after": window.cursor}
     question = RUNS % ("" if server.options.dry_run else "config summaryMetrics")
-    data, size = server.api.ask_for_less(question, lambda size: {**variables, "first": size}, project.page_runs)
-    answer, project.page_runs = data["project"], min(size * 4, PAGE_RUNS)
+
+    def ask(size: int, timeout_s: float) -> Any:
+        return server.api.ask_once(question, {**variables, "first": size}, timeout_s)["project"]
+
+    answer, size = server.api.ask_for_less(ask, project.page_runs)
+    project.page_runs = min(size * 4, PAGE_RUNS)
     if answer is None or answer["runs"] is None:
         raise RequestError("the project no longer exists" if answer is None else "the answer has no runs", retries=0)
     nodes = [edge["node"] for edge in answer["runs"]["edges"]]
@@ -2261,22 +2267,26 @@ def unwrapped(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v["value"] if isinstance(v, dict) and v.keys() in wrappers else v for k, v in config.items()}
 
 
+def parsed(text: bytes | str) -> tuple[bool, Any]:
+    """Whether a JSON text is strictly valid, and its value; non-finite numbers become text."""
+    try:
+        return True, orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False, jsonable(json.loads(text))
+
+
 def may_be_rounded(leaf: tuple[KeyPath, Scalar]) -> bool:
     """True for a float beyond 64-bit integers, and for a list (as JSON) that may hold one."""
     value = leaf[1]
     return abs(value) >= 2**63 if type(value) is float else type(value) is str and "e+" in value
 
 
-def parsed_object(text: bytes | str, *, exact: bool = False) -> tuple[bool, dict[str, Any]]:
+def parsed_object(text: str, *, exact: bool = False) -> tuple[bool, dict[str, Any]]:
     """Whether a JSON text is strictly valid, and its object, empty for null. ValueError if it is no object.
 
     `exact`: slower, but whole numbers beyond 64 bits do not become floats. Non-finite numbers become text.
     """
-    is_strict = not exact
-    try:
-        tree = orjson.loads(text) if is_strict else jsonable(json.loads(text))
-    except orjson.JSONDecodeError:
-        is_strict, tree = False, jsonable(json.loads(text))
+    is_strict, tree = (False, jsonable(json.loads(text))) if exact else parsed(text)
     if not isinstance(tree, dict | None):
         raise ValueError("it is not a JSON object")  # noqa: TRY004 - as what the parsers raise
     return is_strict, tree or {}
@@ -2320,6 +2330,7 @@ def utc_of(text: str | None) -> datetime | None:
 # --- tables of rows: which are exported ----------------------------------------------------------------------
 
 CONSOLE_PAGE = 10_000  # lines of output per question, over all its runs: a server returns no more
+LATER_PAGE = 5_000  # lines per question about one run with long output
 
 
 def new_table(name: str, *made_of: str, key: str = "") -> Table:
@@ -2350,8 +2361,10 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
     if options.tables:
         names = {table.key: table.name for table in project.tables.values() if table.key}  # of the earlier export
         keys = {key for page in project.pages for of_run in page.tables.values() for key in of_run}
+        taken = {name.lower() for name in names.values()}  # some file systems ignore case
         for key in sorted(keys - names.keys()):
-            names[key] = logged_table_name(project, key, names.values(), options.output)
+            names[key] = logged_table_name(project, key, taken, options.output)
+            taken.add(names[key].lower())
         tables += [new_table(name, key=key) for key, name in names.items()]
     return {table.name: table for table in tables}
 
@@ -2360,8 +2373,7 @@ def logged_table_name(project: Project, key: str, taken: Collection[str], output
     """The end of a W&B Table's file name; with a hash if it is too long, taken, or may belong to another project."""
     name = quote(f"table_{key}".encode("utf-8", "surrogatepass"), safe="").replace("~", "%7E")
     stem = f"{project.stem}_{name}"
-    is_taken = name.lower() in map(str.lower, taken)  # some file systems ignore case
-    is_taken |= any(stem.lower().startswith(f"{other}_") for other in project.longer_stems)
+    is_taken = name.lower() in taken or any(stem.lower().startswith(f"{other}_") for other in project.longer_stems)
     owner = owner_of(output / f"{stem}.parquet")
     if len(stem) <= LONGEST_STEM and not is_taken and owner in (None, (project.entity, project.name)):
         return name
@@ -2404,66 +2416,73 @@ class RowSource(NamedTuple):
 def fetch_table(server: Server, project: Project, table: Table, folder: Path) -> None:
     """Fill in the rows of the runs that changed. After an interruption the next export uses the files in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    table.fetched = {}
+    fetched: dict[str, History] = {}
+    table.fetched = fetched
     nested = {run_id: paths for page in project.pages for run_id, paths in page.nested.items()}
     source = RowSource(server, project, table, folder, nested)
     stored = stored_histories(folder)
     missing = []
     for run in changed_runs(project, table):
         if facts := stored.get(stored_key(source, run)):
-            table.fetched[run.id] = replace(run, **facts)
+            fetched[run.id] = replace(run, **facts)
         elif run.listed == 0 if table.name == "history" else table.key is not None and not run.file:
-            table.fetched[run.id] = run
+            fetched[run.id] = run
         else:
             missing.append(run)
+    server.meter.add(histories_wanted=len(missing))
     missing.sort(key=lambda run: run.id)  # part files hold ranges of run ids, as the history file is sorted by these
     at_once = server.downloads if table.name == "history" or table.key is not None else 2 * server.workers
-    batch_rows = BATCH_ROWS * len(missing) // max(1, sum(run.listed for run in missing))
-    size = min(RUNS_A_QUESTION, math.ceil(len(missing) / at_once), batch_rows)
+    size = max(1, min(RUNS_A_QUESTION, math.ceil(len(missing) / at_once)))
     if table.name == "console" and server.options.console_lines:
-        size = min(size, CONSOLE_PAGE // server.options.console_lines)
-    for tries in (1, 2):
-        server.meter.add(histories_wanted=len(missing))
-        side_by_side(partial(fetch_batch, source), chunks(missing, max(1, size)), at_once)
-        again = []
-        for run in missing:
-            best = max(run, table.fetched.get(run.id, run), key=lambda each: (each.is_read, each.rows))
-            if best.is_read:
-                table.fetched[run.id] = best
-            if best.is_read and not best.is_short:
-                continue
-            if tries == 1 and not run.problem:  # a download is damaged, or live rows were just moved into an export
-                again.append(replace(run, parts=(), skipped=set(), is_read=False))
-                continue
-            had = f"only {best.rows:,} of {best.counted:,} rows were downloaded" if best.is_read else ""
-            error = ": ".join(filter(None, (had, run.problem))) or "the download cannot be read; export again"
-            project.failed.append(Failure(run.id, unquote(table.name), error, max(tries, run.attempts)))
-        missing = again
+        size = max(1, min(size, CONSOLE_PAGE // server.options.console_lines))
+    batches: list[list[History]] = []
+    for run in missing:
+        if not batches or len(batches[-1]) == size or sum(each.listed for each in batches[-1]) >= BATCH_ROWS:
+            batches.append([])
+        batches[-1].append(run)
+    side_by_side(partial(fetch_batch, source, fetched), batches, at_once)
 
 
-def fetch_batch(source: RowSource, batch: Sequence[History]) -> None:
-    """Fill in the rows of some runs, with one question for all, or why they cannot be fetched."""
+def fetch_batch(source: RowSource, fetched: dict[str, History], batch: Sequence[History]) -> None:
+    """Fetch the rows of some runs, with one question for all; what cannot be fetched is a failure of the project."""
     answers: dict[str, Any] = {}
     with suppress(RequestError):  # one run may cause the error: then there is a question for each
         answers = ask_for_runs(source, batch) if len(batch) > 1 else {}
     found = [run for run in batch if fetch_rows(source, run, answers.get(run.id))]
     with source.server.conversions:
         make_parts(source, found)
+    for run in batch:
+        best = run
+        if not run.problem and (run.is_short or not run.is_read):
+            # Retry once: a download may be damaged, or the server has just moved live rows into an export.
+            again = replace(run, parts=(), skipped=set(), is_read=False)
+            if fetch_rows(source, again, None):
+                make_parts(source, [again])
+            best = max(again, run, key=lambda each: (each.is_read, each.rows))
+            best.problem, best.attempts = again.problem, 2
+        if best.is_read:
+            fetched[run.id] = best
+        if best.is_short or not best.is_read:
+            had = f"only {best.rows:,} of {best.counted:,} rows were downloaded" if best.is_read else ""
+            error = ": ".join(filter(None, (had, best.problem))) or "the download cannot be read; export again"
+            source.project.failed.append(Failure(run.id, unquote(source.table.name), error, best.attempts))
     source.server.meter.add(histories=len(batch), rows=sum(run.rows for run in found))
 
 
 def ask_for_runs(source: RowSource, runs: Sequence[History], more: str = "") -> dict[str, Any]:
     """The answers to one question, by run id; None for a run that does not exist."""
     asked = {run.id: more or question_of(source, run, len(runs)) for run in runs}
-    return ask_for_each(source.server, source.project, "run(name", asked)
+    return ask_for_each(source.server, source.project, "Rows", "run(name", asked)
 
 
-def ask_for_each(server: Server, project: Project, kind: str, asked: Mapping[str, str]) -> dict[str, Any]:
+def ask_for_each(
+    server: Server, project: Project, question: str, kind: str, asked: Mapping[str, str]
+) -> dict[str, Any]:
     """The answers to one question about several runs or sweeps, by id, as the fields that are asked for each."""
     ids = {f"r{number}": each for number, each in enumerate(asked)}
     head = "".join(f", ${name}: String!" for name in ids)
     body = " ".join(f"{name}: {kind}: ${name}) {{ {asked[each]} }}" for name, each in ids.items())
-    answer = server.api.ask(IN_PROJECT % ("Each", head, body), {**project.place, **ids})["project"] or {}
+    answer = server.api.ask(IN_PROJECT % (question, head, body), {**project.place, **ids})["project"] or {}
     return {each: answer.get(name) for name, each in ids.items()}
 
 
@@ -2481,7 +2500,7 @@ def question_of(source: RowSource, run: History, runs: int = 1, after: str | Non
         return f"rows: events(samples: {SYSTEM_SAMPLES})"
     if table.key is not None:
         return f"files(names: [{json.dumps(run.file, ensure_ascii=False)}]) {{ edges {{ node {{ directUrl }} }} }}"
-    where = f"first: {CONSOLE_PAGE // runs}"
+    where = f"first: {min(CONSOLE_PAGE // runs, LATER_PAGE)}"
     if after:
         where += f", after: {json.dumps(after)}"
     elif after is None and options.console_lines and options.console_lines <= CONSOLE_PAGE:
@@ -2521,37 +2540,38 @@ def fetch_rows(source: RowSource, run: History, answer: Any) -> bool:
     return True
 
 
-def download(source: RowSource, run: History, url: str, limit: int) -> Path:
-    """The file with what a signed URL holds, at most `limit` bytes; it is removed with the run's frames."""
-    storage = source.server.storage
-    run.downloads.append(source.folder / f"{uuid.uuid4().hex}.download")
+def download(source: RowSource, url: str, file: IO[bytes], *, last: bytes, limit: int) -> None:
+    """Download a signed URL into `file`, at most `limit` bytes; a complete body ends with `last`.
+
+    RequestError, without the URL, if it is incomplete.
+    """
+    storage, end = source.server.storage, b""
     try:
-        with run.downloads[-1].open("wb") as file:
-            file.writelines(storage.pieces("GET", url, storage.timeout_s, limit))
+        for piece in storage.pieces("GET", url, storage.timeout_s, limit):
+            file.write(piece)
+            end = (end + piece)[-10:]
     except RequestError as error:
         error.retries = error.retries or 1  # with new URLs
         raise
-    return run.downloads[-1]
+    if not end.rstrip().endswith(last):
+        raise RequestError("the download is incomplete")
 
 
 def full_history(source: RowSource, run: History, answer: Any) -> None:
     """Read W&B's parquet exports, then the rows that are in no export yet."""
     for url in (answer["parquetHistory"] or {}).get("parquetUrls") or ():
-        download(source, run, url, EXPORT_BYTES)
+        run.downloads.append(source.folder / f"{uuid.uuid4().hex}.download")
+        with run.downloads[-1].open("wb") as file:
+            download(source, url, file, last=b"PAR1", limit=EXPORT_BYTES)
+    rows, run.problem = live_rows(source, run, answer)
     keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
     run.counted = answer["historyLineCount"] or 0
     most_rows = 2 * run.counted + SPARE_ROWS
     run.frames = [export_rows(file, nested, keys, run.skipped, most_rows) for file in run.downloads]
     if len(run.frames) > 1:  # if they overlap, the one that begins later is the newer
         run.frames.sort(key=lambda frame: frame.select(pl.col("order").min()).collect().item() or 0)
-    rows: list[object] = []
-    try:
-        for some in live_rows(source, run, answer):
-            rows += some
-    except RequestError as error:  # what is exported is not lost
-        run.problem = str(error)
     if rows:
-        run.frames.append(rows_of_json(map(as_row, rows), keys, run.skipped).lazy())
+        run.frames.append(rows_of_json(list(map(as_row, rows)), keys, run.skipped).lazy())
 
 
 def sampled_rows(source: RowSource, run: History, answer: Any) -> None:
@@ -2606,14 +2626,14 @@ def logged_rows(source: RowSource, run: History, answer: Any) -> None:
     urls = [edge["node"]["directUrl"] for edge in answer["files"]["edges"] if edge["node"]]
     if not urls:
         raise RequestError(f"its file {run.file} does not exist", status=404, retries=0)
-    file = download(source, run, urls[0], TABLE_BYTES)
-    try:
-        with source.server.conversions:
-            rows = table_rows(file.read_bytes())
-    except ValueError as error:
-        raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
-    run.drop_frames()
-    run.frames = [rows.lazy()]
+    with tempfile.SpooledTemporaryFile(TABLE_HELD_BYTES, dir=str(source.folder)) as file:
+        download(source, urls[0], file, last=b"}", limit=TABLE_BYTES)
+        file.seek(0)
+        try:
+            with source.server.conversions:
+                run.frames = [table_rows(file.read()).lazy()]
+        except ValueError as error:
+            raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
 
 
 def table_rows(content: bytes) -> pl.DataFrame:
@@ -2639,33 +2659,41 @@ def table_rows(content: bytes) -> pl.DataFrame:
     return pl.DataFrame(list(series.values()))
 
 
-def live_rows(source: RowSource, run: History, answer: Any) -> Iterator[Sequence[object]]:
-    """The rows that are in no export yet, as JSON.
+def live_rows(source: RowSource, run: History, answer: Any) -> tuple[list[str], str]:
+    """The rows that are in no export yet, as JSON, and why rows are missing, if so.
 
     A question covers a range of steps with some thousand rows. It asks for more samples than there are rows, so that
     none is left out.
     """
-
-    def variables(start: int, size: int) -> Mapping[str, Any]:
-        samples = min(2 * size, MOST_SAMPLES)  # a row may be in an export and in the live tail
-        return {**source.project.place, "run": run.id, "min": start, "max": start + size, "samples": samples}
-
+    server, project = source.server, source.project
     live = map(as_row, (answer["parquetHistory"] or {}).get("liveData") or ())
     steps = sorted(row["_step"] for row in live if row.get("_step") is not None)
     ranges = [(some[0], some[-1] + 1) for some in chunks(steps, LIVE_ROWS_A_QUESTION)]
     counted = answer["historyLineCount"] or 0
-    if counted > MOST_LIVE_ROWS:
-        raise RequestError(f"the server counts {counted:,} rows, too many to ask for")
-    if counted and not run.downloads and not steps:  # a server without exports: all rows are live
-        keys = (ask_for_runs(source, [run], "historyKeys")[run.id] or {}).get("historyKeys")
-        end = max(as_row(keys).get("lastStep") or 0, run.last_step or 0, counted) + 1
-        width = math.ceil(end / math.ceil(counted / LIVE_ROWS_A_QUESTION))
-        ranges = [(first, min(first + width, end)) for first in range(0, end, width)]
-    for start, end in ranges:
-        while start < end:
-            data, size = source.server.api.ask_for_less(LIVE_ROWS, partial(variables, start), end - start)
-            yield ((data["project"] or {}).get("run") or {}).get("history") or ()
-            start += size  # noqa: PLW2901
+    rows: list[str] = []
+    try:
+        if counted > MOST_LIVE_ROWS:
+            return [], f"the server counts {counted:,} rows, too many to ask for"
+        if counted and not run.downloads and not steps:  # a server without exports: all rows are live
+            keys = (ask_for_runs(source, [run], "historyKeys")[run.id] or {}).get("historyKeys")
+            end = max(as_row(keys).get("lastStep") or 0, run.last_step or 0, counted) + 1
+            width = math.ceil(end / math.ceil(counted / LIVE_ROWS_A_QUESTION))
+            ranges = [(first, min(first + width, end)) for first in range(0, end, width)]
+        for first, end in ranges:
+            start = first
+            while start < end:
+
+                def ask(size: int, timeout_s: float, start: int = start) -> Any:
+                    samples = min(2 * size, MOST_SAMPLES)  # a row may be in an export and in the live tail
+                    variables = {"run": run.id, "min": start, "max": start + size, "samples": samples}
+                    return server.api.ask_once(LIVE_ROWS, {**project.place, **variables}, timeout_s)["project"]
+
+                found, size = server.api.ask_for_less(ask, end - start)
+                rows += ((found or {}).get("run") or {}).get("history") or ()
+                start += size
+    except RequestError as error:
+        return rows, str(error)
+    return rows, ""
 
 
 def as_row(live: object) -> Mapping[str, Any]:
@@ -2679,22 +2707,28 @@ def as_row(live: object) -> Mapping[str, Any]:
 
 def make_parts(source: RowSource, runs: Sequence[History]) -> None:
     """Write the fetched rows of runs to one part file. Runs with unreadable downloads stay as they are."""
+    owners = [run.id for run in runs for _ in run.frames]
+    frames = [
+        frame.with_columns(run_id=pl.lit(run.id), frame=pl.lit(number))
+        for run in runs
+        for number, frame in enumerate(run.frames)
+    ]
     parts: dict[str, Part] = {}
     try:
-        logged = {run.id: [logged_dtypes(frame.collect_schema()) for frame in run.frames] for run in runs}
-        of_runs = {run_id: widest_dtypes(dtypes) for run_id, dtypes in logged.items()}
-        of_all = widest_dtypes(of_runs.values())
-        frames = []
-        for run in runs:
-            for number, (frame, dtypes) in enumerate(zip(run.frames, logged[run.id], strict=True)):
-                casts = [cast_logged(path, own, of_all[path]) for path, own in dtypes.items() if own != of_all[path]]
-                frames.append(frame.with_columns(*casts, run_id=pl.lit(run.id), frame=pl.lit(number)))
+        logged = [logged_dtypes(frame.collect_schema()) for frame in frames]
+        dtypes = widest_dtypes(logged)
+        by_run: defaultdict[str, list[Mapping[KeyPath, str]]] = defaultdict(list)
+        for number, (run_id, have) in enumerate(zip(owners, logged, strict=True)):
+            casts = [cast_logged(path, dtype, dtypes[path]) for path, dtype in have.items() if dtype != dtypes[path]]
+            frames[number] = frames[number].with_columns(casts)
+            by_run[run_id].append(have)
         if frames:
             rows = pl.concat(frames, how="diagonal")
             is_held = not any(run.downloads for run in runs)  # in memory, in many pieces
-            if is_held or rows.select(pl.len()).collect().item() * len(rows.collect_schema()) <= BATCH_CELLS:
+            is_console = source.table.name == "console"
+            if is_held or (not is_console and rows.select(pl.len()).collect().item() * len(dtypes) <= BATCH_CELLS):
                 rows = rows.collect().lazy()
-            parts = write_part(rows, source.folder, of_runs)
+            parts = write_part(rows, source.folder, {run_id: widest_dtypes(each) for run_id, each in by_run.items()})
     except DAMAGED:
         for run in runs if len(runs) > 1 else ():  # one of them, maybe: each by itself
             make_parts(source, [run])
@@ -2716,11 +2750,11 @@ def stored_key(source: RowSource, run: History) -> str:
 
 def store_histories(source: RowSource, runs: Sequence[History]) -> None:
     """Write the facts about histories beside their part file, for the next export after an interruption."""
-    facts: dict[str, object] = {}
+    facts: dict[str, dict[str, object]] = {}
     for run in runs:
         parts = [{**vars(part), "file": "", "stored": (), "dtypes": [*part.dtypes.items()]} for part in run.parts]
         if not run.is_short:
-            facts[stored_key(source, run)] = (parts, [*run.skipped], run.counted)
+            facts[stored_key(source, run)] = {"parts": parts, "skipped": [*run.skipped], "counted": run.counted}
     files = [part.file for run in runs for part in run.parts]
     if files:
         files[0].with_suffix(".json").write_text(json.dumps(facts), "utf-8")
@@ -2734,11 +2768,12 @@ def stored_histories(folder: Path) -> dict[str, dict[str, Any]]:
     for file in folder.glob("*.parquet"):
         try:
             about = {"file": file, "stored": logged_dtypes(pl.scan_parquet(file, glob=False).collect_schema())}
-            for key, (parts, skipped, counted) in json.loads(file.with_suffix(".json").read_text("utf-8")).items():
-                for part in parts:
+            for key, facts in json.loads(file.with_suffix(".json").read_text("utf-8")).items():
+                for part in facts["parts"]:
                     part.update(about, dtypes={tuple(path): dtype for path, dtype in part["dtypes"]})
-                parts = [Part(**part) for part in parts]  # noqa: PLW2901
-                stored[key] = {"parts": parts, "skipped": set(map(tuple, skipped)), "counted": counted}
+                parts = [Part(**part) for part in facts["parts"]]
+                skipped = {tuple(path) for path in facts["skipped"]}
+                stored[key] = {"parts": parts, "skipped": skipped, "counted": facts["counted"]}
         except (OSError, ValueError, LookupError, TypeError, *DAMAGED):
             file.unlink()  # damaged, or of another version: its runs are fetched again
     return stored
@@ -2761,8 +2796,11 @@ def export_rows(  # noqa: C901 - each kind of column in turn
         schema = rows.collect_schema()
         # By selectors and numbers, as polars takes `*` and `^…$` for patterns.
         leaves: list[tuple[KeyPath, pl.Expr, Any]] = [((name,), cs.by_name(name), t) for name, t in schema.items()]
-        columns: dict[KeyPath, pl.Expr] = dict.fromkeys(CLOCKS, pl.lit(None, dtype=pl.Float64))
-        columns[("_step",)] = pl.col("_step").cast(pl.Int64)
+        columns: dict[KeyPath, pl.Expr] = {
+            ("_step",): pl.col("_step").cast(pl.Int64),
+            ("_runtime",): pl.lit(None, dtype=pl.Float64),
+            ("_timestamp",): pl.lit(None, dtype=pl.Float64),
+        }
         by_name = {".".join(path): path for path in nested if not isinstance(schema.get(path[0]), pl.Struct)}
         media = {name.removesuffix("._type") for name in schema if name.endswith("._type")}
         for path, column, dtype in leaves:  # which grows while structs are taken apart
@@ -2773,9 +2811,11 @@ def export_rows(  # noqa: C901 - each kind of column in turn
                 leaves += [((*path, f.name), fields_.field(str(n)), f.dtype) for n, f in enumerate(dtype.fields)]
             elif is_private(path):
                 skipped.add(path[:1])
-            elif path in CLOCKS and path != ("_step",):
+            elif path == ("_step",):
+                continue
+            elif path in CLOCKS:
                 columns[path] = column.cast(pl.Float64, strict=False)
-            elif not is_wanted(path, keys):  # nor is _step, which has its column
+            elif not is_wanted(path, keys):
                 continue
             elif top in media and path[0] != top:
                 skipped.add((top,))
@@ -2790,7 +2830,7 @@ def export_rows(  # noqa: C901 - each kind of column in turn
                 skipped |= {path} if values > numbers else set()
                 columns |= {path: number} if numbers else {}
     except DAMAGED as error:
-        raise RequestError("the download is incomplete or damaged") from error
+        raise RequestError("the download is incomplete or damaged", retries=1) from error
     return rows.select(column.alias(CLOCKS.get(path) or column_key(path)) for path, column in columns.items())
 
 
@@ -2832,7 +2872,7 @@ def fetch_project(server: Server, project: Project, work: Path) -> None:
     sweeps = [] if options.dry_run else project.runs["sweep"].drop_nulls().unique().sort().to_list()
     for names in chunks(sweeps, RUNS_A_QUESTION):
         try:
-            answer = ask_for_each(server, project, "sweep(sweepName", dict.fromkeys(names, "config"))
+            answer = ask_for_each(server, project, "Sweeps", "sweep(sweepName", dict.fromkeys(names, "config"))
         except RequestError as error:
             why = f"the goals of its sweeps cannot be read: {error}"
             project.failed.append(Failure(project.path, "sweeps", why, error.attempts))

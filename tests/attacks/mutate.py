@@ -136,7 +136,7 @@ EXPLAINED = {  # (function, a part of the line with the mistake): why no test ne
     ("incomplete_beta", "rest <= -1"): "at 0 the other side of the symmetry gives the same",
     ("incomplete_beta", "abs(c * d - 2)"): "the same value, after more rounds",
     ("difference", "'columnX'"): "a heading",
-    ("parsed_object", "is_strict =  exact"): "the other parser first: slower, and blanks in the text",
+    ("parsed_object", "if not exact"): "the other parser first: slower, and blanks in the text",
     ("keys_where", "', X'.join"): "the words of a message",
     ("importance", ".row( -1)"): "there is one row",
     ("difference", "strict=False"): "both are as long as there are runs",
