@@ -620,7 +620,7 @@ def test_a_bar_of_an_old_sdk_is_one_line(export_logs, tmp_path, out):
     assert export_logs("--console").code == 0
     assert lines_of(out, "r", "stream", "text") == [
         ("stderr", "epoch 1"), ("stderr", "100%"), ("stdout", "saved"), ("stderr", "100%"), ("stderr", "epoch 2"),
-        ("stderr", "2it"), ("stderr", "done"),
+        ("stderr", "1it"), ("stderr", "2it"), ("stderr", "done"),
     ]  # fmt: skip
 
 

@@ -546,7 +546,8 @@ def log_records(opened: IO[bytes], log: Log) -> Iterator[bytes]:  # noqa: C901 -
         if gap == 0:  # no valid chunk in the first block: no log, or killed within the first seven bytes
             log.torn = LOG_HEADER.startswith(block)
             return
-        if gap is None and (any(block[at:]) or at < len(block) < BLOCK_BYTES):  # else it is padding
+        is_padding = len(block) == BLOCK_BYTES and not any(block[at:])
+        if at < len(block) and not is_padding and gap is None:
             gap = offset + at
         offset, at = offset + len(block), 0
     # Nothing behind the header: killed before the first record.
@@ -577,7 +578,8 @@ def glance_class() -> Any:
     for number, name in ((1, "item"), (2, "other")):  # `other`: a row's step, or summary items removed
         items.field.add(name=name, number=number, label=kinds.LABEL_REPEATED, type=kinds.TYPE_BYTES)
     for number, name in ((2, "history"), (3, "summary")):  # their numbers in the record
-        glance.field.add(name=name, number=number, type=kinds.TYPE_MESSAGE, type_name=".wandb_tools.Items")
+        field_ = glance.field.add(name=name, number=number, label=kinds.LABEL_OPTIONAL, type=kinds.TYPE_MESSAGE)
+        field_.type_name = ".wandb_tools.Items"
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("wandb_tools.Glance"))
@@ -589,8 +591,9 @@ def wandb_proto() -> Any:
 
     An empty module in place of `wandb` saves 0.8 s, which the SDK's other imports would take.
     """
+    spec = importlib.util.find_spec("wandb")
     stand_in = types.ModuleType("wandb")
-    stand_in.__path__ = cast("Any", importlib.util.find_spec("wandb")).submodule_search_locations
+    stand_in.__path__ = list(spec.submodule_search_locations or ()) if spec else []
     sys.modules.setdefault("wandb", stand_in)
     proto = importlib.import_module("wandb.proto.wandb_internal_pb2")
     if sys.modules["wandb"] is stand_in:
@@ -603,19 +606,20 @@ class Log:
     """The contents of one `.wandb` file, or of a run's folder of an SDK before 0.10."""
 
     file: Path
-    name: str = ""  # its path below the folder of --offline
     records: int = 0
     torn: bool = False  # ends in the middle of a record, as after a crash
     damage: list[str] = field(default_factory=list)  # unreadable places in the middle
     error: str = ""  # why it could not be read, or not to its end
+    failed: list[Failure] = field(default_factory=list)  # one each for damage and error
     run: dict[str, Any] = field(default_factory=dict)  # the last run record's plain fields
     started_at: datetime | None = None
     newest_at: datetime | None = None
+    last_stamp: tuple[int, int] = (0, 0)  # of output and system metrics: seconds since 1970, and nanoseconds
     exit_code: int | None = None
     is_preempting: bool = False  # the program said that it would be stopped
     config: dict[str, object] = field(default_factory=dict)
     config_at_start: Collection[str] = ()  # the keys of the config that the run began with
-    summary: dict[str, Any] = field(default_factory=dict)
+    summary: list[tuple[KeyPath, object]] = field(default_factory=list)  # each path's last change, in order of time
     summary_from: str = ""  # "log"; without a summary there, "file" or "history"
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)  # each process's notes on its machine
     definitions: dict[str, MetricDefinition] = field(default_factory=dict)
@@ -627,12 +631,6 @@ class Log:
         """The run's id; from the file's name if its record is lost."""
         return str(self.run.get("id") or storable(self.file.stem.removeprefix("run-")))
 
-    @property
-    def failed(self) -> list[Failure]:
-        damage = f"log {self.name} is damaged at {first_of(self.damage)}; the rest was read" if self.damage else ""
-        run = self.run_id if self.records else self.name
-        return [Failure(run, "log", error) for error in (self.error, damage) if error]
-
     def note_time(self, time_: datetime | None) -> None:
         if time_ is not None:
             self.newest_at = max(time_, self.newest_at or time_)
@@ -640,12 +638,12 @@ class Log:
     def take_summary(self, summary: Mapping[str, object], source: str) -> None:
         """Use this summary, unless it holds nothing but the SDK's own notes, as some SDKs wrote."""
         if summary.keys() - {"_wandb"}:
-            self.summary = dict(summary)
+            self.summary = [((key,), value) for key, value in summary.items()]
             self.summary_from = source
 
 
 class WholeDict(dict[str, object]):
-    """A dict that is one value of a summary. A later dict, or a deeper path that is set later, replaces all of it."""
+    """A dict that the user set as one summary value. A deeper path that is set later replaces all of it."""
 
 
 def read_logs(files: Sequence[Path], folder: Path, options: Options) -> list[Log]:
@@ -689,17 +687,19 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901 - one sequence
                     log.damage.append(f"record {log.records}: {error}")
     except OSError as error:
         log.error = f"cannot be read: {error.strerror or error}"
+    log.note_time(time_at(*log.last_stamp))
     log.summary_from = "log" if changes else "history" if logged else ""
     for encoded in (changes or logged).values():
         try:
             item = proto.SummaryItem.FromString(encoded)
-            value = from_json(item.value_json or "null")
-            if isinstance(value, dict):
-                value = WholeDict(value)
-            # W&B leaves out a null, but not inside of a dict that was set whole.
-            put(log.summary, path_of(item), GONE if value is None else value)
-        except (DecodeError, RecursionError) as error:
+        except DecodeError as error:
             log.damage.append(f"the summary: {error}")
+            continue
+        value = from_json(item.value_json) if item.value_json else None
+        value = GONE if value is None else value  # W&B leaves out a null, but not inside of a dict that was set whole
+        if isinstance(value, dict) and not item.nested_key:
+            value = WholeDict(value)
+        log.summary.append((path_of(item), value))
     files = log.file.parent / "files"
     if log.records and log.summary_from != "log":
         log.take_summary(json_object(log, files / "wandb-summary.json"), "file")
@@ -719,15 +719,13 @@ def keep_last(last: dict[bytes, bytes], items: Iterable[bytes]) -> None:
         last[start] = item
 
 
-def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, PLR0912 - each kind in turn
+def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - each kind in turn
     """Store in `log` and `rows` what a record other than history and summary holds for an export."""
     kind = record.WhichOneof("record_type")
     if kind == "run":
         # It is repeated as a whole when name, notes or tags change, but then its config has large ints as floats.
         run = record.run
-        config: dict[str, Any] = {}
-        for item in run.config.update:
-            put(config, path_of(item), from_json(item.value_json))
+        config = tree_of(run.config.update)
         log.config_at_start = log.config_at_start if log.run else [*config]
         log.config = config | log.config
         log.started_at = log.started_at or time_at(run.start_time.seconds, run.start_time.nanos)
@@ -739,8 +737,7 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
         if run.branch_point.run and run.branch_point.run == run.run_id:
             log.run["rewound_to"] = run.branch_point.value
     elif kind == "config":
-        for item in record.config.update:
-            put(log.config, path_of(item), from_json(item.value_json))
+        merge_config(log.config, tree_of(record.config.update))
         for item in record.config.remove:
             put(log.config, path_of(item), GONE)
     elif kind == "metric":
@@ -757,12 +754,12 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901, P
             log.note_time(time_at(log.started_at.timestamp() + record.exit.runtime))
     elif kind in ("stats", "output", "output_raw"):
         noted = getattr(record, kind)
-        time_ = time_at(noted.timestamp.seconds, noted.timestamp.nanos)
-        log.note_time(time_)
+        stamp = (noted.timestamp.seconds, noted.timestamp.nanos)
+        log.last_stamp = max(stamp, log.last_stamp)
         if kind != "stats" and rows.options.console and noted.line:  # every other text of a progress bar is empty
             stream = "stdout" if noted.output_type == noted.STDOUT else "stderr"
-            rows.add_output(noted.line, time_, stream, is_line=kind == "output")
-        elif kind == "stats" and rows.options.system_metrics and time_:
+            rows.add_output(noted.line, stamp, stream, is_line=kind == "output")
+        elif kind == "stats" and rows.options.system_metrics and (time_ := time_at(*stamp)):
             stats: dict[str, Any] = {"_step": log.records, "_timestamp": time_.timestamp()}
             stats["_runtime"] = (time_ - log.started_at).total_seconds() if log.started_at else None
             leaves = flatten({item.key: from_json(item.value_json) for item in noted.item})
@@ -792,28 +789,37 @@ def regular(file: Path) -> Path:
 
 
 def path_of(item: Any) -> KeyPath:
-    """RecursionError for a path so deep that the tree could be written neither as JSON nor to another process."""
-    if len(item.nested_key) > DEEPEST:
-        raise RecursionError("nested too deeply")
     return tuple(item.nested_key) or (item.key,)
 
 
+def tree_of(items: Iterable[Any]) -> dict[str, Any]:
+    """The values of a config record, nested by their paths."""
+    tree: dict[str, Any] = {}
+    for item in items:
+        put(tree, path_of(item), from_json(item.value_json))
+    return tree
+
+
 def put(tree: dict[str, Any], path: KeyPath, value: object) -> None:
-    """Set the value at `path`, or remove it if the value is GONE. A dict adds to a dict, unless one is a WholeDict."""
-    *above, last = path
-    for key in above:
+    """Set the value at `path`, or remove it if the value is GONE. On the way, a dict replaces what is no plain dict."""
+    for key in path[:-1]:
         if type(tree.get(key)) is not dict:
             if value is GONE:
                 return
             tree[key] = {}
         tree = tree[key]
+    tree[path[-1]] = value
     if value is GONE:
-        tree.pop(last, None)
-    elif type(value) is dict and type(tree.get(last)) is dict:
-        for key, inner in value.items():
-            put(tree[last], (key,), inner)
-    else:
-        tree[last] = value
+        del tree[path[-1]]
+
+
+def merge_config(config: dict[str, Any], changes: Mapping[str, object]) -> None:
+    """Change a config as W&B does: a dict adds to a dict, at any depth; anything else replaces what was there."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(config.get(key), dict):
+            merge_config(config[key], value)
+        else:
+            config[key] = value
 
 
 def from_json(text: str) -> object:
@@ -943,13 +949,14 @@ OutputLine: TypeAlias = tuple[datetime | None, str | None, list[str]]  # time, s
 
 
 def is_next_state(before: str, text: str) -> bool:
-    r"""True if two texts are states of one progress bar: they return to the start of the line, and no percentage falls.
+    r"""True if two texts are states of one progress bar: they return to the line's start, and the percentage does not fall.
 
     >>> is_next_state("\r 50%", "\r100%"), is_next_state("\r100%", "\r  0%"), is_next_state("epoch 1", "\r  0%")
     (True, False, False)
     """
     percent, now_percent = ([*map(int, re.findall(r"\d{1,3}(?=%)", state)[:1])] for state in (before, text))
-    return "\r" in before and text.startswith("\r") and percent <= now_percent
+    is_bar = "\r" in before and text.startswith("\r") and bool(percent and now_percent)
+    return is_bar and percent <= now_percent
 
 
 class LogRows:
@@ -958,19 +965,23 @@ class LogRows:
     def __init__(self, folder: Path, options: Options) -> None:
         self.proto = wandb_proto()
         self.folder, self.options = folder, options
-        # Rows that are not written yet, by table (see `hold`) and run id: those of a table will share a file.
+        # Rows of logs that have ended, by table (see `hold`) and run id: those of a table will share a file.
         self.held: defaultdict[tuple[str, str], dict[str, tuple[Log, pl.DataFrame]]] = defaultdict(dict)
         self.held_rows, self.held_columns = 0, set[str]()
 
     def start(self, log: Log) -> None:
         """From now on, rows are those of this log."""
         self.log = log
-        self.columns = {"history": NumberColumns(), "system": NumberColumns()}
         self.lines: list[OutputLine] = []  # of output
         self.lines_written = 0
         # By stream, as on a terminal: the last lines, and in which one the cursor is, which may be below the last.
         self.screens: defaultdict[str | None, list[OutputLine]] = defaultdict(list)
         self.cursors: Counter[str | None] = Counter()
+        self.start_part()
+
+    def start_part(self) -> None:
+        self.columns = {"history": NumberColumns(), "system": NumberColumns()}
+        self.by_keys: dict[bytes, list[Any]] = {}  # lists of the history by the bytes of an item before its value
 
     def add(self, table: str, row: Mapping[str, Any]) -> None:
         """Add a row as it was logged."""
@@ -981,12 +992,12 @@ class LogRows:
         columns = self.columns[table]
         columns.rows += 1
         if columns.values >= PART_ITEMS or columns.rows * len(columns.lists) >= PART_CELLS:
-            self.hold_rows()
+            self.flush()
 
     def add_history(self, row: Any) -> None:
         """Add a row; `row` is the history of a `glance_class`. Short numbers of known metrics are read quickly."""
-        columns, loads = self.columns["history"], orjson.loads
-        by_keys, count = columns.by_keys, columns.rows
+        columns, by_keys, loads = self.columns["history"], self.by_keys, orjson.loads
+        count = columns.rows
         others: list[bytes] = []
         for item in row.item:
             keys, _, value = item.rpartition(VALUE_TAG)
@@ -1035,10 +1046,12 @@ class LogRows:
             # Items of one metric begin with the same bytes. If these are nothing but its keys, they are parsed once.
             keys = self.proto.HistoryItem(key=item.key, nested_key=item.nested_key).SerializeToString()
             if content.startswith(keys + VALUE_TAG) and path_of(item) in columns.lists:
-                columns.by_keys[keys] = columns.lists[path_of(item)]
+                self.by_keys[keys] = columns.lists[path_of(item)]
 
-    def add_output(self, text: str, time_: datetime | None, stream: str | None, *, is_line: bool = False) -> None:
-        """Add output of the program. A line has the time of its first character.
+    def add_output(
+        self, text: str, stamp: tuple[int, int] | None, stream: str | None, *, is_line: bool = False
+    ) -> None:
+        """Add output of the program. A line has the time (see `time_at`) of its first character.
 
         `is_line`: as SDKs before 0.13 log it, which make a line of each state of a progress bar.
         """
@@ -1057,7 +1070,7 @@ class LogRows:
                     screen[at][-1].append("\r")
             elif piece.strip("\r\b") or (piece and at < len(screen)):
                 while len(screen) <= at:  # also empty lines above
-                    screen.append((time_, stream, []))
+                    screen.append((time_at(*stamp) if stamp else None, stream, []))
                     self.lines.append(screen[-1])
                 pieces = screen[at][-1]
                 pieces.append(piece)
@@ -1066,7 +1079,12 @@ class LogRows:
                     pieces[:] = [as_shown(before) + end + last]
         self.cursors[stream] = at
         if len(self.lines) >= LINES_HELD:
-            self.hold_rows()
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows so far of a long log."""
+        self.hold_rows()
+        self.write()
 
     def end(self) -> None:
         """Finish the log."""
@@ -1085,7 +1103,6 @@ class LogRows:
                 return
             opened.seek(0)
             if sum(not line.isspace() for line in opened) > self.lines_written + len(self.lines):
-                self.write()
                 log.parts.pop("console", None)
                 self.lines, self.lines_written = [], 0
                 opened.seek(0)
@@ -1113,10 +1130,10 @@ class LogRows:
             self.hold("console", shown.with_columns(order=pl.int_range(pl.len()) + self.lines_written))
         self.lines = [line for line in self.lines if id(line) in is_open]
         self.lines_written += len(lines)
-        self.columns = {"history": NumberColumns(), "system": NumberColumns()}
+        self.start_part()
 
     def hold(self, table: str, rows: pl.DataFrame) -> None:
-        """Hold rows of the log until there are enough for a file, or more of the same run."""
+        """Hold rows of the log until there are enough for a file."""
         run_id, whole = self.log.run_id, cs.starts_with("[") & cs.integer()
         # A Float64 column, shared with other runs, would round these.
         is_inexact = rows.select(pl.any_horizontal(pl.lit(value=False), whole.abs().max() > EXACT_FLOAT)).item()
@@ -1146,7 +1163,6 @@ class NumberColumns:
 
     def __init__(self) -> None:
         self.lists: dict[KeyPath, list[Any]] = {clock: [] for clock in CLOCKS}
-        self.by_keys: dict[bytes, list[Any]] = {}  # the same by the bytes of a history item before its value
         self.others: set[KeyPath] = set()  # of values that are no numbers
         self.rows = self.values = 0  # how many
 
@@ -1242,8 +1258,8 @@ def cast_logged(path: KeyPath, dtype: str, wanted: str, name: str | None = None)
     return column
 
 
-ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])|\x07")
-CONTROL = re.compile(rf"([\r\b]|{ESCAPE.pattern})")
+ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\^_])|\x07")
+CONTROL = re.compile("[\x07\b\r\x1b]")
 
 
 def as_shown(text: str) -> str:
@@ -1254,22 +1270,26 @@ def as_shown(text: str) -> str:
     >>> as_shown("Downloading\x1b[2K\rdone"), as_shown("Downloading\rdone\x1b[K"), as_shown("10%\b\b\b20%\b\b\b")
     ('done', 'done', '20%')
     """
-    if text.isprintable():  # nearly all lines
+    if not CONTROL.search(text):  # as in nearly all lines
         return storable(text.rstrip(" "))
-    shown, cursor = "", 0
-    for number, piece in enumerate(CONTROL.split(text)):
-        if number % 2 == 0:  # text between two controls
-            shown = shown[:cursor] + piece + shown[cursor + len(piece) :]
-            cursor += len(piece)
-        elif piece == "\r":
-            cursor = 0
-        elif piece == "\b":
-            cursor = max(cursor - 1, 0)
-        elif piece in ("\x1b[K", "\x1b[0K"):  # erase what is behind the cursor
-            shown = shown[:cursor]
-        elif piece == "\x1b[2K":  # erases the line; the cursor stays where it was
-            shown = " " * cursor
+    shown = ""
+    for piece in reversed(text.split("\r")):
+        before, erased, after = piece.rpartition("\x1b[2K")  # erases the line; the cursor stays where it was
+        plain = with_backspaces(" " * len(ESCAPE.sub("", before)) + ESCAPE.sub("", after))
+        shown += plain[len(shown) :]
+        if erased or "\x1b[K" in after or "\x1b[0K" in after:  # these erase what was behind the cursor
+            break
     return storable(shown.rstrip(" "))
+
+
+def with_backspaces(text: str) -> str:
+    """The text after each backspace overwrites what is there, from one character to the left."""
+    shown, at = list[str](), 0
+    for number, piece in enumerate(text.split("\b")):
+        at = max(at - (number > 0), 0)
+        shown[at : at + len(piece)] = piece
+        at += len(piece)
+    return "".join(shown)
 
 
 def write_intermediate(frame: pl.DataFrame | pl.LazyFrame, file: Path) -> None:
@@ -1318,22 +1338,29 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
     folder = cast("Path", options.offline)
     passed: Counter[tuple[str, str]] = Counter()  # what is skipped: a noun, and why
     files, failed = find_logs(folder, passed)
+    top = folder.parent if folder.is_file() else folder
     sees_all = not failed
     logs = read_side_by_side(files, options, work)
-    for log in logs:
-        log.name = str(log.file.relative_to(folder.parent if folder.is_file() else folder))
-    unread = [log for log in logs if not log.records]
-    failed += [failure for log in unread for failure in log.failed]
-    torn = [log.name for log in unread if log.torn]
-    passed["log", "without a record"] = len(torn)
-    passed["file", "that is not a log"] = sum(not log.torn and not log.failed for log in unread)
-    by_run: defaultdict[tuple[str, str, str], list[Log]] = defaultdict(list)  # one id may occur in several projects
+    torn: list[str] = []
+    by_run: dict[tuple[str, str, str], list[Log]] = {}  # one id may occur in several projects
     any_record = {log.run_id: log.run for log in reversed(logs) if log.run}  # for logs whose run record is damaged
-    for log in [log for log in logs if log.records]:
-        record = log.run or any_record.get(log.run_id, {})
-        entity = record.get("entity") or stand_in(options.selection.entity, NO_ENTITY)
-        project_name = record.get("project") or stand_in(options.selection.project, NO_PROJECT)
-        by_run[entity, project_name, log.run_id].append(log)
+    for log in logs:
+        shown = str(log.file.relative_to(top))
+        damage = f"log {shown} is damaged at {first_of(log.damage)}; the rest was read" if log.damage else ""
+        run_id = log.run_id if log.records else shown
+        log.failed = [Failure(run_id, "log", error) for error in (log.error, damage) if error]
+        if log.records:
+            record = log.run or any_record.get(log.run_id, {})
+            entity_name = record.get("entity") or stand_in(options.selection.entity, NO_ENTITY)
+            project_name = record.get("project") or stand_in(options.selection.project, NO_PROJECT)
+            by_run.setdefault((entity_name, project_name, log.run_id), []).append(log)
+            continue
+        failed += log.failed
+        if log.torn:
+            torn.append(shown)
+            passed["log", "without a record"] += 1
+        elif not log.failed:
+            passed["file", "that is not a log"] += 1
     found: list[FoundRun] = []
     for names, of_run in sorted(by_run.items()):
         try:
@@ -1344,19 +1371,19 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
     if said := [f"{counted(n, noun)} {kind}" for (noun, kind), n in sorted(passed.items()) if n]:
         say(f"skipped: {', '.join(said)}")
 
-    lost = {log.run_id for log in unread if log.failed}  # their project is unknown
+    lost = {log.run_id for log in logs if log.failed and not log.records}  # their project is unknown
     lost |= {failure.run for failure in failed if failure.what == "run"}
-    by_project: defaultdict[tuple[str, str], list[FoundRun]] = defaultdict(list)
-    for each in runs_asked_for(found, failed, options, say):
-        by_project[each[0].entity, each[0].project].append(each)
-    projects = [Project(*place, failed=[*failed], torn=[*torn]) for place in by_project]
+    kept = runs_asked_for(found, failed, options, say)
+    places = sorted({(run.entity, run.project) for run, *_ in kept})
+    projects = [Project(*place, failed=[*failed], torn=[*torn]) for place in places]
     settle_stems(projects, options.output)
-    for project, own in zip(projects, by_project.values(), strict=True):
+    for project in projects:
         ids = {run.id for run, *_ in found if (run.entity, run.project) == (project.entity, project.name)}
-        project.unread = {log.run_id for log in unread}
+        own = [each for each in kept if (each[0].entity, each[0].project) == (project.entity, project.name)]
+        project.unread = {log.run_id for log in logs if not log.records}
         project.all_ids = ids if sees_all else None
         project.selected, project.filtered = len(own) + len(lost - ids), len(ids) - len(own)
-        take_runs(project, own, options, work)
+        take_runs(project, own, options, work, top)
     if cut_off := sorted({log for project in projects for log in project.torn} - {*torn}):
         say(f"these logs end early, as after a crash; all rows before the end were read: {first_of(cut_off)}")
     say_notes(projects, found, options, say)
@@ -1376,20 +1403,20 @@ def say_notes(projects: Sequence[Project], found: Sequence[FoundRun], options: O
             say(f"{runs}; other runs of this project belong to {first_of(known)}: use {flags} to put them together")
 
 
-def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work: Path) -> None:
-    """Fill in the project's runs, tables and failures."""
-    project.cut = set()
+def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work: Path, top: Path) -> None:
+    """Fill in the project's runs, tables and failures; logs are named by their path below `top`."""
+    project.cut, cut_off = set(), []
     for run, _, logs in own:
         # A log may be missing. Only a run that was rewound, and whose logs are whole, may have fewer rows than before.
         is_whole = all(log.exit_code is not None and not log.torn and not log.failed for log in logs)
         if not is_whole or not any("rewound_to" in log.run for log in logs):
             project.cut.add(run.id)
         project.failed += [failure for log in logs for failure in log.failed]
-        project.torn += [log.name for log in logs if log.torn]
+        cut_off += [str(log.file.relative_to(top)) for log in logs if log.torn]
         sources = {log.summary_from for log in logs} - {""}
         if sources and "log" not in sources:
             project.summary_restored.append({"run": run.id, "from": min(sources)})
-    project.torn.sort()
+    project.torn = sorted([*project.torn, *cut_off])
     project.pages = [write_page([run for run, *_ in some], work) for some in chunks(own, PAGE_RUNS)]
     project.runs = keys_of(project.pages)
     project.tables = {} if options.dry_run else tables_asked(project, options)
@@ -1402,7 +1429,7 @@ def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work:
 
 def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path], list[Failure]]:
     """Every `.wandb` file at or below `folder`, and OLD_HISTORY for every run's folder of an SDK before 0.10, each once
-    and sorted by the run's id, though links may lead to it more than once; and the folders that cannot be read.
+    and sorted by name, though links may lead to it more than once; and the folders that cannot be read.
     """
     if folder.is_file():
         return [folder], []
@@ -1433,7 +1460,7 @@ def find_logs(folder: Path, passed: Counter[tuple[str, str]]) -> tuple[list[Path
         why = f" ({errors[0].filename} {failed[0].error})" if failed else ""
         why += f", only {counted(passed.total(), 'run folder')} without one" * bool(passed)
         raise ScriptError(f"no W&B run logs (*.wandb) in {folder}{why}; name another folder", NOTHING_USABLE)
-    return sorted(found.values(), key=lambda file: (file.stem, file)), failed
+    return sorted(found.values()), failed
 
 
 def stand_in(chosen: Sequence[str], default: str) -> str:
@@ -1442,7 +1469,7 @@ def stand_in(chosen: Sequence[str], default: str) -> str:
 
 
 def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> list[Log]:
-    """The logs; large ones are read by several processes.
+    """The logs, in the files' order; large ones are read by several processes.
 
     Each process reads logs with neighbouring run ids: these share part files, and the history file is sorted by run id.
     """
@@ -1450,19 +1477,21 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
     from multiprocessing import active_children, get_context
 
     processes = min(options.workers or os.cpu_count() or 1, len(files))
-    tasks = chunks(files, max(1, min(TASK_LOGS, len(files) // (4 * processes))))
+    in_order = sorted(files, key=lambda file: (file.stem, file))
+    tasks = chunks(in_order, max(1, min(TASK_LOGS, len(files) // (4 * processes))))
     size_bytes = sum(file.stat().st_size for file in files if os.access(file, os.R_OK))
     read = partial(read_logs, folder=work, options=options)
-    logs: list[Log] = []
+    logs: dict[Path, Log] = {}
     with Meter(quiet=options.quiet) as meter, ExitStack() as stack:
         meter.add(runs_wanted=len(files))
         each_by_each: Callable[..., Iterable[list[Log]]] = map
         if processes > 1 and size_bytes >= MANY_BYTES:
             pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=prepare_process)
-            each_by_each = stack.enter_context(pool).map
+            stack.callback(pool.shutdown, cancel_futures=True)
+            each_by_each = pool.map
         try:
             for batch in each_by_each(read, tasks):
-                logs += batch
+                logs |= {log.file: log for log in batch}
                 meter.add(runs=len(batch))
         except BrokenProcessPool as error:
             message = "a process that read logs was killed, maybe because memory ran out; try --workers 1"
@@ -1470,7 +1499,7 @@ def read_side_by_side(files: Sequence[Path], options: Options, work: Path) -> li
         finally:
             for process in active_children() if len(logs) < len(files) else ():  # after Ctrl-C or an error
                 process.kill()
-    return logs
+    return [logs[file] for file in files]
 
 
 def prepare_process() -> None:
@@ -1534,9 +1563,7 @@ def combined(
             config = unwrapped(yaml_object(regular(logs[0].file.parent / "files" / "config.yaml").read_bytes()))
     for log in logs:
         config = {key: value for key, value in config.items() if key not in (*log.config_at_start, *NOT_CONFIG)}
-        for key, value in log.config.items():
-            if key not in NOT_CONFIG:
-                put(config, (key,), value)
+        merge_config(config, {key: value for key, value in log.config.items() if key not in NOT_CONFIG})
     definitions = {pattern: definition for log in logs for pattern, definition in log.definitions.items()}
     names = sorted({name for log in logs for name in log.parts})
     rows = {name: joined_parts(run_id, name, logs, work, say) for name in names}
@@ -1545,7 +1572,10 @@ def combined(
         rows["console"] = [rewritten(run_id, rows["console"], work, first=lines - options.console_lines)]
     summary: dict[str, Any] = {}  # as after `wandb sync`, but with what only earlier logs have, which W&B forgets
     for log in [log for log in logs if log.summary_from == "log"] or logs:
-        summary |= log.summary
+        of_log: dict[str, Any] = {}
+        for path, value in log.summary:
+            put(of_log, path, value)
+        summary |= of_log
     if parts and "_step" in summary and (len(logs) > 1 or logs[0].summary_from != "file"):
         summary["_step"] = parts[-1].last  # where a log is cut off, its summary may be ahead of its rows
     summary = dict(sorted(summary.items()))  # the log's order is random
@@ -1554,7 +1584,8 @@ def combined(
     run = Run(
         id=run_id,
         name=record.get("name", run_id),
-        state=offline_state(logs[-1], heartbeat_at),
+        state=logs[-1].run.get("state")
+        or offline_state(logs[-1].exit_code, heartbeat_at, is_preempting=logs[-1].is_preempting),
         entity=entity,
         project=project,
         created_at=logs[0].started_at or min(times, default=None),  # damage may have taken the start
@@ -1569,7 +1600,7 @@ def combined(
         config_json=valid_json(config),
         summary_json=valid_json(summary),
         leaves=[*flatten(config, (CONFIG,)), *numeric_leaves(summary, (METRIC,))],
-        definitions=[*definitions.values()],
+        definitions=[definitions[pattern] for pattern in sorted(definitions)],
         tables=tables_in(summary),
     )
     skipped = {path for log in logs for path in log.skipped}
@@ -1577,16 +1608,16 @@ def combined(
     return run, histories, logs
 
 
-def offline_state(log: Log, heartbeat_at: datetime | None) -> str:
-    """The state that the run's last log states, else by its exit code; without one, by the newest time in the logs."""
-    if log.exit_code == 0 or "state" in log.run:
-        return str(log.run.get("state", "finished"))
+def offline_state(exit_code: int | None, heartbeat_at: datetime | None, *, is_preempting: bool = False) -> str:
+    """The state by the exit code; without one, by the newest time inside the log."""
+    if exit_code == 0:
+        return "finished"
     is_fresh = heartbeat_at is not None and abs(now() - heartbeat_at) < FRESH  # a clock may be wrong in both ways
-    if log.exit_code is None and is_fresh:
-        return "preempting" if log.is_preempting else "running"
-    if log.is_preempting:
+    if exit_code is None and is_fresh:
+        return "preempting" if is_preempting else "running"
+    if is_preempting:
         return "preempted"
-    return "crashed" if log.exit_code in (None, 254) else "failed"  # 254: the SDK found it dead
+    return "crashed" if exit_code in (None, 254) else "failed"  # 254: the SDK found it dead
 
 
 def runtime_s(summary: Mapping[str, Any]) -> float | None:
