@@ -949,7 +949,7 @@ OutputLine: TypeAlias = tuple[datetime | None, str | None, list[str]]  # time, s
 
 
 def is_next_state(before: str, text: str) -> bool:
-    r"""True if two texts are states of one progress bar: they return to the line's start, and the percentage does not fall.
+    r"""True if two texts are states of one progress bar: they return to the line's start, and no percentage falls.
 
     >>> is_next_state("\r 50%", "\r100%"), is_next_state("\r100%", "\r  0%"), is_next_state("epoch 1", "\r  0%")
     (True, False, False)
