@@ -458,7 +458,7 @@ def test_curves_have_the_runs_of_every_file_that_has_the_metric(tmp_path, name):
         history = write_rows(tmp_path, "history", columns, project=project)
         metadata = {"wandb_tools.columns": json.dumps({"metric_test_mse": path})}
         pl.read_parquet(history).write_parquet(history, metadata=metadata)
-    assert {row["run_id"] for row in document(tmp_path, "--curves", name)["curves"]} == {"a", "b"}
+    assert {row["id"] for row in document(tmp_path, "--curves", name)["curves"]} == {"a", "b"}
 
 
 def test_the_axis_depends_on_the_runs_that_count_alone(tmp_path):
