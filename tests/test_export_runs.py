@@ -1777,13 +1777,14 @@ def test_definitions_name_their_step_metric_by_its_place():
     ]  # what refers to nothing, and what comes after it, is left out
 
 
-def test_configs_too_deep_to_be_merged_cost_only_their_run(tmp_path, export):
+def test_configs_too_deep_to_be_written_cost_only_their_run(tmp_path, export):
     proto = export_runs.wandb_proto()
     deep = proto.Record()
-    deep.config.update.add(nested_key=["a"] * 5_000, value_json="1")
+    # Half a surrogate pair, which is replaced level by level.
+    deep.config.update.add(nested_key=["a"] * 199, value_json='{"a":' * 400 + r'"\ud800"' + "}" * 400)
     file = write_log(tmp_path / "logs", "deep")
     payloads = [record.payload for record in records_of(file.read_bytes())]
-    file.write_bytes(log_of([payloads[0], deep.SerializeToString(), deep.SerializeToString(), *payloads[1:]]))
+    file.write_bytes(log_of([payloads[0], deep.SerializeToString(), *payloads[1:]]))
     write_log(tmp_path / "logs", "plain")
     done = export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
     assert done.code == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 from datetime import UTC, datetime
@@ -156,13 +157,13 @@ def as_text(value: object) -> str:
 
 
 def test_json_nested_ten_thousand_deep(tmp_path, export):
-    """A value stays text; a line of an old history costs itself; a path costs its run, which is named."""
+    """A value stays text; a line of an old history and a record with a path cost themselves, and are named."""
     logs, deep = tmp_path / "logs", nested(10_000)
     write_log(logs, "config", rows=[{"loss": "1"}], config={"lr": "1", "deep": deep}, **PLACE)
     write_log(logs, "half", config={"lr": "1", "deep": nested(600)}, **PLACE)  # which some parsers read
     write_log(logs, "summary", summary={"loss": "2", "deep": deep}, **PLACE)
     write_log(logs, "row", rows=[{"loss": "1", "deep": deep, "list": "[" * 10_000 + "]" * 10_000}], **PLACE)
-    log = write_log(logs, "path", rows=[{"loss": "1"}], **PLACE)
+    log = write_log(logs, "path", rows=[{"loss": "1"}], filler_bytes=export_runs.MANY_BYTES, **PLACE)  # processes read
     record = export_runs.wandb_proto().Record(config=export_runs.wandb_proto().ConfigRecord())
     record.config.update.add(nested_key=["a"] * 10_000, value_json="1")
     add_records(log, record)
@@ -171,11 +172,11 @@ def test_json_nested_ten_thousand_deep(tmp_path, export):
     )
     code, said = export("-e", "team", "-p", "demo")
     assert code == 3
-    assert "path: its config or summary is nested too deeply" in said
+    assert re.search(r"run-path.wandb is damaged at record \d+: nested too deeply; the rest was read", said)
     assert "copy" not in said
     assert "is damaged at config.yaml, line 2 of wandb-history.jsonl" in said
     rows = {row["id"]: row for row in table(tmp_path).iter_rows(named=True)}
-    assert rows.keys() == {"config", "half", "summary", "row", "old"}
+    assert rows.keys() == {"config", "half", "summary", "row", "old", "path"}
     assert as_text(json.loads(rows["config"]["_config_json"])["deep"]) == deep
     assert as_text(json.loads(rows["half"]["_config_json"])["deep"]) == nested(600)
     assert as_text(json.loads(rows["summary"]["_summary_json"])["deep"]) == deep

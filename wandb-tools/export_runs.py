@@ -619,7 +619,7 @@ class Log:
     is_preempting: bool = False  # the program said that it would be stopped
     config: dict[str, object] = field(default_factory=dict)
     config_at_start: Collection[str] = ()  # the keys of the config that the run began with
-    summary: list[tuple[KeyPath, object]] = field(default_factory=list)  # each path's last change, in order of time
+    summary: dict[str, Any] = field(default_factory=dict)
     summary_from: str = ""  # "log"; without a summary there, "file" or "history"
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)  # each process's notes on its machine
     definitions: dict[str, MetricDefinition] = field(default_factory=dict)
@@ -638,7 +638,7 @@ class Log:
     def take_summary(self, summary: Mapping[str, object], source: str) -> None:
         """Use this summary, unless it holds nothing but the SDK's own notes, as some SDKs wrote."""
         if summary.keys() - {"_wandb"}:
-            self.summary = [((key,), value) for key, value in summary.items()]
+            self.summary = dict(summary)
             self.summary_from = source
 
 
@@ -692,14 +692,13 @@ def read_log(log: Log, rows: LogRows) -> None:  # noqa: C901 - one sequence
     for encoded in (changes or logged).values():
         try:
             item = proto.SummaryItem.FromString(encoded)
-        except DecodeError as error:
+            value = from_json(item.value_json or "null")
+            if isinstance(value, dict) and not item.nested_key:
+                value = WholeDict(value)
+            # W&B leaves out a null, but not inside of a dict that was set whole.
+            put(log.summary, path_of(item), GONE if value is None else value)
+        except (DecodeError, RecursionError) as error:
             log.damage.append(f"the summary: {error}")
-            continue
-        value = from_json(item.value_json) if item.value_json else None
-        value = GONE if value is None else value  # W&B leaves out a null, but not inside of a dict that was set whole
-        if isinstance(value, dict) and not item.nested_key:
-            value = WholeDict(value)
-        log.summary.append((path_of(item), value))
     files = log.file.parent / "files"
     if log.records and log.summary_from != "log":
         log.take_summary(json_object(log, files / "wandb-summary.json"), "file")
@@ -789,6 +788,9 @@ def regular(file: Path) -> Path:
 
 
 def path_of(item: Any) -> KeyPath:
+    """RecursionError for a path so deep that the tree could be written neither as JSON nor to another process."""
+    if len(item.nested_key) > DEEPEST:
+        raise RecursionError("nested too deeply")
     return tuple(item.nested_key) or (item.key,)
 
 
@@ -1572,10 +1574,7 @@ def combined(
         rows["console"] = [rewritten(run_id, rows["console"], work, first=lines - options.console_lines)]
     summary: dict[str, Any] = {}  # as after `wandb sync`, but with what only earlier logs have, which W&B forgets
     for log in [log for log in logs if log.summary_from == "log"] or logs:
-        of_log: dict[str, Any] = {}
-        for path, value in log.summary:
-            put(of_log, path, value)
-        summary |= of_log
+        summary |= log.summary
     if parts and "_step" in summary and (len(logs) > 1 or logs[0].summary_from != "file"):
         summary["_step"] = parts[-1].last  # where a log is cut off, its summary may be ahead of its rows
     summary = dict(sorted(summary.items()))  # the log's order is random
