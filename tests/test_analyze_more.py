@@ -94,6 +94,7 @@ def test_where_takes_wandbs_names(file, where):
         (["--diff", "a_4_0"], 2, 'needs at least two different runs; --sql "SELECT _config_json'),
         (["--project", "demo", "-t", "1"], 2, "there is no --project here; write --where \"project = 'NAME'\""),
         (["-t", "1", "--since=7d"], 2, "there is no --since here; write --where \"created_at >= '2026-01-31'\""),
+        (["--", "-p"], 1, "-p does not exist"),
         (["--sql", "SELECT nope FROM runs"], 2, "--sql 'DESCRIBE history' those of another view"),
         (["--diff", "a_4_0", "a_4_9"], 2, "no run is called a_4_9; did you mean a_4_"),
         (["--value", "min", "--top", "3", "-m", "test/mse"], 2, "aggregate_runs.py --history adds such columns"),
