@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 import pytest
-import scipy.stats
+import scipy
 from contract_files import Run, write_runs
 
 if TYPE_CHECKING:
