@@ -608,6 +608,7 @@ class Log:
     file: Path
     records: int = 0
     torn: bool = False  # ends in the middle of a record, as after a crash
+    repeated: int = 0  # of the run's last log: steps that are in an earlier log, too
     damage: list[str] = field(default_factory=list)  # unreadable places in the middle
     error: str = ""  # why it could not be read, or not to its end
     failed: list[Failure] = field(default_factory=list)  # one each for damage and error
@@ -1356,17 +1357,16 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
             entity_name = record.get("entity") or stand_in(options.selection.entity, NO_ENTITY)
             project_name = record.get("project") or stand_in(options.selection.project, NO_PROJECT)
             by_run.setdefault((entity_name, project_name, log.run_id), []).append(log)
-            continue
-        failed += log.failed
-        if log.torn:
+        elif log.torn:
             torn.append(shown)
             passed["log", "without a record"] += 1
         elif not log.failed:
             passed["file", "that is not a log"] += 1
+        failed += [] if log.records else log.failed
     found: list[FoundRun] = []
     for names, of_run in sorted(by_run.items()):
         try:
-            found.append(combined(*names, of_run, options, work, say))
+            found.append(combined(*names, of_run, options, work))
             passed["log", "copied from another"] += len(of_run) - len(found[-1][-1])
         except RecursionError:
             failed.append(Failure(names[-1], "run", "its config or summary is nested too deeply"))
@@ -1393,7 +1393,9 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
 
 
 def say_notes(projects: Sequence[Project], found: Sequence[FoundRun], options: Options, say: Say) -> None:
-    """Print how many summaries were restored, and which projects may lack their entity."""
+    """Print which runs logged steps twice, how many summaries were restored, and which projects may lack an entity."""
+    if again := [f"{run.id} ({counted(logs[-1].repeated, 'step')})" for run, _, logs in found if logs[-1].repeated]:
+        say(f"steps that are in two logs of a run have the rows of the later log: {first_of(again)}")
     if restored := Counter(each["from"] for project in projects for each in project.summary_restored):
         counts = f"{restored['file']:,} from files/wandb-summary.json, {restored['history']:,} from the history"
         say(f"summaries missing in the logs were restored: {counts}")
@@ -1552,9 +1554,7 @@ def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options
 # --- offline source: the logs of one run ----------------------------------------------------------------------
 
 
-def combined(
-    entity: str, project: str, run_id: str, logs: Sequence[Log], options: Options, work: Path, say: Say
-) -> FoundRun:
+def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], options: Options, work: Path) -> FoundRun:
     """One run from its logs: later ones extend or override the earlier. Of copies of a log, the longest is used."""
     logs = sorted(logs, key=lambda log: (log.started_at or log.newest_at or EPOCH, log.records, log.file))
     logs = [*{log.started_at or log.file: log for log in logs}.values()]
@@ -1568,7 +1568,7 @@ def combined(
         merge_config(config, {key: value for key, value in log.config.items() if key not in NOT_CONFIG})
     definitions = {pattern: definition for log in logs for pattern, definition in log.definitions.items()}
     names = sorted({name for log in logs for name in log.parts})
-    rows = {name: joined_parts(run_id, name, logs, work, say) for name in names}
+    rows = {name: joined_parts(run_id, name, logs, work) for name in names}
     parts = rows.get("history", ())
     if options.console_lines and (lines := sum(part.rows for part in rows.get("console", ()))) > options.console_lines:
         rows["console"] = [rewritten(run_id, rows["console"], work, first=lines - options.console_lines)]
@@ -1643,7 +1643,7 @@ def machine(writers: Iterable[object], commit: str | None = None) -> dict[str, A
     return {**columns, "command": command, "gpu_count": gpu_count}
 
 
-def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path, say: Say) -> Sequence[Part]:
+def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path) -> Sequence[Part]:
     """The parts of a run in the order of their rows, each step once.
 
     The steps of a resumed offline log follow the last one before it, as `wandb sync` places them: only a step that is
@@ -1665,8 +1665,7 @@ def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path, say: 
     if all(one.last < other.first for one, other in itertools.pairwise(parts)):
         return parts
     unique = rewritten(run_id, parts, work)
-    if again := sum(part.rows for part in parts) - unique.rows:
-        say(f"run {run_id}: {again:,} steps are in two logs; the rows of the later log were taken")
+    logs[-1].repeated += sum(part.rows for part in parts) - unique.rows
     return [unique]
 
 
