@@ -317,6 +317,15 @@ def test_a_heading_is_broken_between_its_words(tmp_path):
     assert [head.split() for head in heads] == [["name", "validation_", "batch_size_of_"], ["accuracy", "one"]]
 
 
+def test_the_points_of_curves_are_those_of_the_curves_that_are_shown(tmp_path):
+    """The best runs were short, and showed their first and last step only."""
+    short = [row for n in range(10) for row in steps(f"r{n}", [5.0, 3.0, 2.0, 1.0])]
+    write_history(tmp_path, short + steps("long", [9.0] * 1000))
+    file = write_runs(tmp_path, [*(Run(f"r{n}") for n in range(10)), Run("long")])
+    lines = answered(file, "--curves", "loss").out.splitlines()
+    assert [line.split()[:2] for line in lines[3:7]] == [["0", "5"], ["1", "3"], ["2", "2"], ["3", "1"]]
+
+
 def test_a_long_name_leaves_room_for_what_a_schema_tells(tmp_path):
     """All columns but the names were dropped, as names are not cut."""
     runs = [Run(f"r{n}", summary={"loss": 7 + n, f"{'logger object at ' * 6}/loss": 0.5}) for n in range(2)]

@@ -1812,11 +1812,16 @@ def curve_points(
         label = logging[0][0].label(logging[0][1])
         raise ScriptError(f"the histories of these runs have no {label}; choose other runs", NOTHING_USABLE)
     rows = with_divergence(rows.sort(RUN_NUMBER, "x", "_step"), goal, options)
-    points = rows["x"].unique().sort()
     form = FILE_FORMATS[options.output.suffix.lower()] if options.output else options.format
+    holds_all = "json" in {form, options.format} or form in {"csv", "parquet"}
+    seen = rows
+    if not (study.by or holds_all):  # only these curves are shown
+        ends = rows.group_by(RUN_NUMBER).agg(finite(VALUE).last())
+        best = ends.sort(VALUE, RUN_NUMBER, descending=[goal == "maximize", False], nulls_last=True).head(MOST_LINES)
+        seen = rows.join(best, on=RUN_NUMBER, how="semi")
+    points = seen["x"].unique().sort()
     most = options.points or PICTURE_POINTS
     if not (options.points or options.report or form in {"png", "svg", "html"}):  # all for programs, within bounds
-        holds_all = "json" in {form, options.format} or form in {"csv", "parquet"}
         most = max(CURVE_POINTS, MOST_CURVE_ROWS // keys.height if holds_all else 0)
     if len(points) > most:
         say(f"{most} of {len(points):,} points of {axis}: use --points for more")
