@@ -317,6 +317,17 @@ def test_a_heading_is_broken_between_its_words(tmp_path):
     assert [head.split() for head in heads] == [["name", "validation_", "batch_size_of_"], ["accuracy", "one"]]
 
 
+def test_numbers_below_ten_million_are_no_powers_of_ten(tmp_path):
+    """A return was 42006 in the list of the best runs, but 4.201e+04 in its curve."""
+    write_history(tmp_path, [("a", 0, 42006.25), ("a", 1, 0.01)])
+    file = write_runs(tmp_path, [Run(x, summary={"loss": v}) for x, v in (("a", 42006.25), ("b", 0.012345))])
+    assert answered(file, "--curves", "loss").out.splitlines()[-2].split() == ["0", "42006"]
+    assert [line.split()[1] for line in answered(file, "--top", 2).out.splitlines()[-2:]] == ["0.01235", "42006"]
+    at = pl.Series([1_700_000_000.25, 1_700_000_030.5])
+    out = answered(rewrite(file, runtime_s=at), "--sql", "SELECT runtime_s FROM runs ORDER BY 1").out
+    assert out.split()[-2:] == ["1700000000", "1700000030"]
+
+
 def test_the_points_of_curves_are_those_of_the_curves_that_are_shown(tmp_path):
     """The best runs were short, and showed their first and last step only."""
     short = [row for n in range(10) for row in steps(f"r{n}", [5.0, 3.0, 2.0, 1.0])]

@@ -102,7 +102,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias, cast
 from urllib.parse import unquote
@@ -1903,7 +1903,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     for name, line in zip(names, shown.partition_by("rank", maintain_order=True), strict=False):
         at_x = xs.join(line, on="x", how="left", maintain_order="left")
         cells = at_x.select("value", "n").iter_rows()
-        texts = ["" if value is None else f"{value:.4g}" + f" ({n})" * spread for value, n in cells]
+        texts = ["" if value is None else short_number(value) + f" ({n})" * spread for value, n in cells]
         view.append((name, pl.Series(texts)))
         if is_terminal():
             notes.append(f"{shape(at_x)}  {printable(name)}")
@@ -1988,7 +1988,7 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     of_runs = finite_values.group_by(RUN_NUMBER, maintain_order=True)
     facts = of_runs.agg(best, step.get(where), last, share, span)
     for number, top_, at, end, early, width in facts.iter_rows():
-        detail = f"{label} {top_:.4g} at step {at}, ends at {end:.4g}"
+        detail = f"{label} {short_number(top_)} at step {at}, ends at {short_number(end)}"
         if goal == "minimize" and top_ > 0 and end > DIVERGED * top_:
             yield number, "diverged", detail
         if is_validation and abs(end - top_) > 0.1 * width and early <= 2 / 3:
@@ -2295,10 +2295,15 @@ def links_of(result: Result, form: str) -> list[str]:
 
 def cells_of(values: pl.Series, null: str = "null", *, alike: bool = True) -> list[str]:
     """Values as people read them; numbers that are not `alike` are of different quantities, and do not line up."""
-    spell = float_format(values.drop_nulls().to_list()) if values.dtype.is_float() else cell_text
-    if not alike and values.dtype.is_float():
-        return [null if v is None else f"{v:.{4 if v % 1 or abs(v) >= 1e7 else 7}g}" for v in values.to_list()]
+    spell: Callable[[Any], str] = cell_text
+    if values.dtype.is_float():
+        spell = float_format(values.drop_nulls().to_list()) if alike else short_number
     return [null if value is None else spell(value) for value in values.to_list()]
+
+
+def short_number(value: float, digits: int = 4) -> str:
+    """A number with so many digits, or without its fraction: 12346, not 1.235e+04."""
+    return f"{value:.0f}" if 10**digits - 0.5 <= abs(value) < 1e7 else f"{value:.{digits}g}"
 
 
 def float_format(values: Sequence[float]) -> Callable[[float], str]:
@@ -2310,13 +2315,14 @@ def float_format(values: Sequence[float]) -> Callable[[float], str]:
     sizes = [math.floor(math.log10(abs(value))) for value in usable if value]
     if not sizes or all(float(f"{value:.4g}") == value for value in usable):
         return "{:g}".format
-    lines_up = max(sizes) - min(sizes) <= 2 and -5 < min(sizes) < 7  # else too far apart, too small or too large
-    forms = []
+    is_close = max(sizes) - min(sizes) <= 2 and min(sizes) > -5
+    forms: list[Callable[[float], str]] = []
     for digits in range(4, 10):
         places = max(0, digits - 1 - max(sizes), digits - 2 - min(sizes))  # the smallest has three digits at least
-        forms.append(f"{{:.{places}f}}" if lines_up else f"{{:.{digits}g}}")
-    distinct = [form for form in forms if len(set(map(form.format, usable))) == len(usable)]
-    return [*distinct, forms[0]][0].format
+        lines_up = is_close and (min(sizes) < 7 or digits > 6)  # else too far apart, too small or too large
+        forms.append(f"{{:.{places}f}}".format if lines_up else partial(short_number, digits=digits))
+    distinct = [form for form in forms if len(set(map(form, usable))) == len(usable)]
+    return [*distinct, forms[0]][0]
 
 
 def cell_text(value: object) -> str:
