@@ -179,6 +179,13 @@ def test_empty_lists_and_single_values_are_told_apart_from_blanks_and_runs(tmp_p
     assert "the best two cannot be compared: only one value in []" in out
 
 
+def test_a_note_on_the_best_two_shortens_long_values(tmp_path):
+    nets = [f"Net({', '.join(['Linear(64, 64)'] * 9)}, out={n})" for n in range(2)]
+    runs = [Run(f"r{n}", config={"net": nets[n]}, summary={"test/mse": 1.0 + n}) for n in range(2)]
+    out = answered(write_runs(tmp_path, runs), "-g", "net").out
+    assert "the best two cannot be compared: only one value in …0) and …1)\n" in out
+
+
 def test_a_metric_that_diverged_in_some_runs_stays_the_default(tmp_path):
     """Runs hold it, if NaN; one that is never finite cannot be compared."""
     lost = float("nan")

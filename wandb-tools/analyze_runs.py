@@ -955,7 +955,8 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
         how = f"by bootstrap ({RESAMPLES:,} resamples, seed {SEED}), for {FEWEST_RESAMPLED} values or more"
         remarks.append(f"sorted by {what}; 95 % interval {how}{rough}")
     best = table.filter(pl.col("n") > 0).head(2)
-    names = row_names(best, by)
+    cells = (short_names(cells_of(best[column]), LABEL_WIDTH) for column in by)
+    names = ["/".join(row) for row in zip(*cells, strict=True)]
     alone = [name for name, n in zip(names, best["n"], strict=True) if n == 1]
     if table.height == 1:
         return [*remarks, "there is only one group: nothing to compare"]
