@@ -344,6 +344,13 @@ def test_the_points_of_curves_are_those_of_the_curves_that_are_shown(tmp_path):
     assert [line.split()[:2] for line in lines[3:7]] == [["0", "5"], ["1", "3"], ["2", "2"], ["3", "1"]]
 
 
+def test_a_run_named_by_its_id_is_labelled_by_its_path_where_ids_repeat(tmp_path):
+    file = write_runs(tmp_path, [Run(each, summary={"loss": ord(each)}) for each in "ab"])
+    rewrite(file, id=pl.lit("x"), name=pl.lit("x"), project=pl.Series(["p0", "p1"]))
+    lines = answered(file, "--top", 2).out.splitlines()
+    assert [line.split()[0] for line in lines[-2:]] == ["team/p0/x", "team/p1/x"]
+
+
 def test_a_long_name_leaves_room_for_what_a_schema_tells(tmp_path):
     """All columns but the names were dropped, as names are not cut."""
     runs = [Run(f"r{n}", summary={"loss": 7 + n, f"{'logger object at ' * 6}/loss": 0.5}) for n in range(2)]

@@ -617,7 +617,8 @@ def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
 def run_labels(runs: pl.DataFrame) -> list[str]:
     """A label for each run: its name, with the id where names repeat, or with the path where ids repeat too."""
     path = pl.when(pl.col("id").is_unique()).then("id").otherwise(pl.concat_str(KEY, separator="/"))
-    label = pl.when(pl.col("name").is_unique()).then("name").otherwise(pl.format("{} ({})", "name", path))
+    with_id = pl.when(pl.col("name") == pl.col("id")).then(path).otherwise(pl.format("{} ({})", "name", path))
+    label = pl.when(pl.col("name").is_unique()).then("name").otherwise(with_id)
     keyed = runs.with_columns(pl.col(KEY).fill_null("null"))
     return keyed.select(pl.coalesce(label, path)).to_series().to_list()
 
