@@ -141,7 +141,7 @@ def test_all_but_the_seed(file):
 def test_what_another_column_decides_is_not_grouped_by(tmp_path):
     runs = grid_runs()
     for run in runs:
-        run.config["width"] = run.config["k"] * 2
+        run.config |= {"width": run.config["k"] * 2, "data_seed": 1}
     done = answered(write_runs(tmp_path, runs), "--group-by", "!seed", "-m", "test/mse", "--json")
     assert len(json.loads(done.out)["groups"]) == 6
     assert "grouped by all settings that vary, except seed: model, width" in done.err

@@ -1023,7 +1023,8 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
         table, settings, noise = varying_settings(runs)
         by = [column for column in settings if column not in excluded]
         apart = independent(table, by)
-        exceptions = f", except {some_of([*map(runs.label, excluded)])}" if excluded else ""
+        left_out = [runs.label(column) for column in settings if column in excluded]
+        exceptions = f", except {some_of(left_out)}" if left_out else ""
         if not by:
             raise ScriptError(f"--group-by: no setting varies{exceptions}; name columns", WRONG_USAGE)
         say(f"grouped by all settings that vary{exceptions}: {some_of([*map(runs.label, apart)])}")
