@@ -351,6 +351,11 @@ def test_a_run_named_by_its_id_is_labelled_by_its_path_where_ids_repeat(tmp_path
     assert [line.split()[0] for line in lines[-2:]] == ["team/p0/x", "team/p1/x"]
 
 
+def test_a_setting_with_a_blank_name_is_called_by_its_column(tmp_path):
+    file = write_runs(tmp_path, [Run(f"r{n}", config={"": n % 2}, summary={"loss": n}) for n in range(4)])
+    assert answered(file, "--varying").out.splitlines()[3].split()[0] == "config_"
+
+
 def test_a_long_name_leaves_room_for_what_a_schema_tells(tmp_path):
     """All columns but the names were dropped, as names are not cut."""
     runs = [Run(f"r{n}", summary={"loss": 7 + n, f"{'logger object at ' * 6}/loss": 0.5}) for n in range(2)]

@@ -315,9 +315,10 @@ class Runs:
         return str(self.source.get("entity")), str(self.source.get("project"))
 
     def label(self, column: str) -> str:
-        """A column's W&B name; the column's own name in files without W&B names, such as those of other tools."""
+        """A column's W&B name; its own if that is blank, or in files without W&B names, as those of other tools."""
         own = column if self.view == "runs" else column.removeprefix("metric_")
-        return ".".join(self.paths.get(column, (own,)))
+        name = ".".join(self.paths.get(column, (own,)))
+        return name if name.strip() else column
 
     def of_kind(self, *kinds: str) -> list[str]:
         return [column for column in self.dtypes if kind(column) in kinds]
