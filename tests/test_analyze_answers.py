@@ -344,6 +344,13 @@ def test_the_points_of_curves_are_those_of_the_curves_that_are_shown(tmp_path):
     assert [line.split()[:2] for line in lines[3:7]] == [["0", "5"], ["1", "3"], ["2", "2"], ["3", "1"]]
 
 
+def test_a_metric_that_only_summaries_have_is_not_asked_for_its_lowest_value(tmp_path):
+    file = write_runs(tmp_path, [Run(each, summary={"best_loss": 1.0, "loss": 2.0}) for each in "ab"])
+    answer = ask(rewrite(file, history_min_loss=pl.Series([1.0, 2.0])), "--value", "min", "-m", "best_loss", "-t", 1)
+    said = "--value min: there is no column history_min_best_loss; of best_loss there is only the summary"
+    assert (answer.code, answer.err) == (2, f"error: {said}\n")
+
+
 def test_a_run_named_by_its_id_is_labelled_by_its_path_where_ids_repeat(tmp_path):
     file = write_runs(tmp_path, [Run(each, summary={"loss": ord(each)}) for each in "ab"])
     rewrite(file, id=pl.lit("x"), name=pl.lit("x"), project=pl.Series(["p0", "p1"]))

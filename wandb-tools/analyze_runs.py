@@ -690,7 +690,8 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         if shown not in runs.dtypes:
             there = [c.removeprefix(prefix) for c in runs.dtypes if c.startswith(prefix)]
             flag = " and --at METRIC" if options.value == "at" else ""
-            how = did_you_mean(plain_name, there) if there else f"; aggregate_runs.py --history{flag} adds such columns"
+            how = f"; of {runs.label(column)} there is only the summary" if column else did_you_mean(plain_name, there)
+            how = how if there else f"; aggregate_runs.py --history{flag} adds such columns"
             raise ScriptError(f"--value {options.value}: there is no column {shown}{how}", WRONG_USAGE)
     elif column is None:  # define_metric may keep a summary of it: the best value as the goal wants, else the last one
         names = {f"{name}{mark}{child}": child for mark in "_." for child in SUMMARIES}
