@@ -318,10 +318,10 @@ def test_values_of_a_setting_are_not_cut_within_a_number(tmp_path):
 
 
 def test_a_heading_is_broken_between_its_words(tmp_path):
-    runs = [Run(f"r{n}", config={"batch_size_of_one": n + 1}, summary={"validation_accuracy": 0.5}) for n in range(2)]
+    runs = [Run(f"r{n}", config={"batch_size-of-the-one": n + 1}, summary={"validation_accuracy": 1}) for n in range(2)]
     text = answered(write_runs(tmp_path, runs), "--top", 2, COLUMNS="40").out
     heads = text[: text.index("────")].splitlines()[-2:]
-    assert [head.split() for head in heads] == [["name", "validation_", "batch_size_of_"], ["accuracy", "one"]]
+    assert [head.split() for head in heads] == [["name", "validation_", "batch_size-of-"], ["accuracy", "the-one"]]
 
 
 def test_numbers_below_ten_million_are_no_powers_of_ten(tmp_path):

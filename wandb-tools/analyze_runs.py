@@ -2387,7 +2387,7 @@ def fitted(
         is_whole = column.is_number or column.label in BROKEN
         texts = column.cells if is_whole else short_names(column.cells, room)
         texts = [short_names(row, room)[n - 1] for row in rows] if rows and n else texts  # what differs in a row
-        parts = re.findall(rf".{{1,{room}}}(?:(?<=[/_. ])|$)|.{{1,{room}}}", column.label)  # ends of words first
+        parts = re.findall(rf".{{1,{room}}}(?:(?<=[/_. ,=-])|$)|.{{1,{room}}}", column.label)  # ends of words first
         label = column.label if cell_count(column.label) <= room else "\n".join(parts)
         short.append(TableColumn(label, texts, column.is_number, room))
     return short
