@@ -85,6 +85,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import hashlib
 import html
 import io
 import itertools
@@ -1581,15 +1582,24 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
     named = dict.fromkeys(pair for part in parts for pair in part.paths.items())  # a set, but in order
     stored = [(c, path) for c, path in named if c.lower() in columns and any(path)]  # a name in SQL cannot be empty
     # Exports settle clashes of names each for itself: columns that mean different things, or one thing under different
-    # names, go by W&B's names alone.
-    of_column, of_path = Counter(column for column, _ in stored), Counter((kind(c), path) for c, path in stored)
-    unsettled = {c for c, path in stored if of_column[c] > 1 or of_path[kind(c), path] > 1}
+    # names, go by W&B's names alone. SQL ignores case: names that differ only in case would be one column.
+    of_column, of_path = Counter(column.lower() for column, _ in stored), Counter((kind(c), path) for c, path in stored)
+    unsettled = {c for c, path in stored if of_column[c.lower()] > 1 or of_path[kind(c), path] > 1}
     paths = {column: path for column, path in stored if column not in unsettled}
+    alike = Counter((each, label.lower()) for each, label in {(kind(c), ".".join(path)) for c, path in stored})
+
+    def plain_name(column: str, path: KeyPath) -> str:
+        """W&B's name of a column, with a hash if there is another one that differs only in case."""
+        label = ".".join(path)
+        digest = hashlib.sha1(json.dumps(path, separators=(",", ":")).encode(), usedforsecurity=False).hexdigest()
+        return label if alike[kind(column), label.lower()] == 1 else f"{label}__{digest[:8]}"
+
     aliases: dict[str, str] = {}
     taken = columns - {column.lower() for column in unsettled}
+    taken |= {plain_name(column, path).lower() for column, path in stored if column in unsettled}
     for column in sorted(paths, key=lambda column: (column.startswith("metric_"), len(paths[column]), len(column))):
         label = ".".join(paths[column])
-        if label.lower() not in taken:
+        if label.lower() not in taken and plain_name(column, paths[column]) == label:
             aliases[label] = column
             taken.add(label.lower())
     replaced = []
@@ -1598,7 +1608,8 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
         replaced += [f"{sql_name(rival)} AS {sql_name(column)}"] if rival and rival != column else []
     sources = []
     for part in parts:
-        renamed = [f"{sql_name(c)} AS {sql_name('.'.join(part.paths[c]))}" for c in part.dtypes if c in unsettled]
+        mine = [c for c in part.dtypes if c in unsettled]
+        renamed = [f"{sql_name(c)} AS {sql_name(plain_name(c, part.paths[c]))}" for c in mine]
         own = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
         file = sql_text(str(part.files[0].absolute()))
         # By default DuckDB takes a folder called `lr=0.1` for a column, even in place of the file's.
