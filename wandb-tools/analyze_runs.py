@@ -690,6 +690,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
             there = [c.removeprefix(prefix) for c in runs.dtypes if c.startswith(prefix)]
             flag = " and --at METRIC" if options.value == "at" else ""
             how = did_you_mean(plain_name, there) if there else f"; aggregate_runs.py --history{flag} adds such columns"
+            how = how or f"; the histories have {some_of(there)}"
             raise ScriptError(f"--value {options.value}: there is no column {shown}{how}", WRONG_USAGE)
     elif column is None:  # define_metric may keep a summary of it: the best value as the goal wants, else the last one
         names = {f"{name}{mark}{child}": child for mark in "_." for child in SUMMARIES}
@@ -818,8 +819,8 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[st
     if study.any_state.frame is not runs.frame:  # a crashed run often has its final value
         other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
         dropped, held = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
-        of_them = f"{held} of {counted(dropped, 'run')} in other states"
-        remarks += [f"{of_them} have {metric.label} (use --state all to include them)"] if held else []
+        of_them = f"{held} of {counted(dropped, 'run')} in other states {'has' if held == 1 else 'have'}"
+        remarks += [f"{of_them} {metric.label} (use --state all to include them)"] if held else []
     number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
     if options.value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
         late = "without a value: it was logged only after the best step; --value last takes the last one"
@@ -896,7 +897,8 @@ def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
     """A note that counts the runs that are neither averaged nor best, if there are any."""
     missing = total - n - nonfinite
     parts = [f"{missing} without a value"] * (missing > 0) + [f"{nonfinite} with NaN or infinity"] * (nonfinite > 0)
-    return [f"{n} of {counted(total, 'run')} have a finite {what}; left out: {', '.join(parts)}"] if parts else []
+    finite_ones = f"{n} of {counted(total, 'run')} {'has' if n == 1 else 'have'} a finite {what}"
+    return [f"{finite_ones}; left out: {', '.join(parts)}"] if parts else []
 
 
 def groups(study: Study, metric: Metric, options: Options) -> Result:
