@@ -347,7 +347,7 @@ def test_the_points_of_curves_are_those_of_the_curves_that_are_shown(tmp_path):
 def test_a_metric_that_only_summaries_have_is_not_asked_for_its_lowest_value(tmp_path):
     file = write_runs(tmp_path, [Run(each, summary={"best_loss": 1.0, "loss": 2.0}) for each in "ab"])
     answer = ask(rewrite(file, history_min_loss=pl.Series([1.0, 2.0])), "--value", "min", "-m", "best_loss", "-t", 1)
-    said = "--value min: there is no column history_min_best_loss; of best_loss there is only the summary"
+    said = "--value min: there is no column history_min_best_loss; the histories have loss"
     assert (answer.code, answer.err) == (2, f"error: {said}\n")
 
 

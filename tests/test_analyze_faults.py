@@ -1345,6 +1345,37 @@ def test_histories_are_joined_by_path_not_by_column(tmp_path):
     }
 
 
+LOW, HIGH, HASHED = {"metric_loss": ["loss"]}, {"metric_LOSS": ["LOSS"]}, {"metric_loss__5a258448": ["loss"]}
+
+
+@pytest.mark.parametrize(
+    ("named", "columns"),
+    [
+        ([LOW, HIGH], ("loss__5a258448", "LOSS__c7f60358")),
+        ([LOW, HIGH, HIGH | HASHED], ("loss__5a258448", "LOSS__c7f60358")),
+        ([HIGH | HASHED], ("metric_loss__5a258448", "metric_LOSS")),
+    ],
+)
+def test_names_that_differ_only_in_case_stay_apart_in_sql(tmp_path, named, columns):
+    """SQL takes them for one: the values of both were one column, or one's name gave the other's values."""
+    for number, paths in enumerate(named):
+        project = f"p{number}"
+        write_runs(tmp_path, [Run("a")], project=project)
+        rows = {"run_id": ["a"], "_step": [0], "entity": ["team"], "project": [project]}
+        frame = pl.DataFrame(rows | {column: [1.0 if path == ["loss"] else 10.0] for column, path in paths.items()})
+        metadata = {"wandb_tools.columns": json.dumps(paths)}
+        frame.lazy().sink_parquet(tmp_path / f"team_{project}_history.parquet", metadata=metadata)
+    [row] = document(tmp_path, "--sql", f"SELECT sum({columns[0]}) AS low, sum({columns[1]}) AS high FROM history")[
+        "sql"
+    ]
+    assert row == {
+        "low": sum(1 for paths in named if paths != HIGH),
+        "high": sum(10 for paths in named if paths != LOW),
+    }
+    for name in ("loss", "LOSS"):
+        assert f'column "{name}" not found' in ask(tmp_path, "--sql", f"SELECT {name} FROM history").err
+
+
 # --- what an outside tester found -----------------------------------------------------------------------------
 
 

@@ -171,7 +171,7 @@ def test_filters_say_what_they_kept_and_lost(runs_file: Path) -> None:
     assert "in other states" not in err  # none of those passes the other filter
     err = answered(runs_file, "--top", 3, "-m", "test/mse").err
     assert "--state finished: 15 of 17 runs kept" in err
-    assert "1 of 2 runs in other states have test/mse" in err
+    assert "1 of 2 runs in other states has test/mse" in err
 
 
 def test_debug_shows_the_traceback(runs_file: Path) -> None:

@@ -85,6 +85,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import hashlib
 import html
 import io
 import itertools
@@ -690,7 +691,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         if shown not in runs.dtypes:
             there = [c.removeprefix(prefix) for c in runs.dtypes if c.startswith(prefix)]
             flag = " and --at METRIC" if options.value == "at" else ""
-            how = f"; of {runs.label(column)} there is only the summary" if column else did_you_mean(plain_name, there)
+            how = did_you_mean(plain_name, () if column else there) or f"; the histories have {some_of(there)}"
             how = how if there else f"; aggregate_runs.py --history{flag} adds such columns"
             raise ScriptError(f"--value {options.value}: there is no column {shown}{how}", WRONG_USAGE)
     elif column is None:  # define_metric may keep a summary of it: the best value as the goal wants, else the last one
@@ -820,8 +821,8 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[st
     if study.any_state.frame is not runs.frame:  # a crashed run often has its final value
         other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
         dropped, held = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
-        of_them = f"{held} of {counted(dropped, 'run')} in other states"
-        remarks += [f"{of_them} have {metric.label} (use --state all to include them)"] if held else []
+        of_them = f"{held} of {counted(dropped, 'run')} in other states {'has' if held == 1 else 'have'}"
+        remarks += [f"{of_them} {metric.label} (use --state all to include them)"] if held else []
     number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
     if options.value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
         late = "without a value: it was logged only after the best step; --value last takes the last one"
@@ -898,7 +899,8 @@ def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
     """A note that counts the runs that are neither averaged nor best, if there are any."""
     missing = total - n - nonfinite
     parts = [f"{missing} without a value"] * (missing > 0) + [f"{nonfinite} with NaN or infinity"] * (nonfinite > 0)
-    return [f"{n} of {counted(total, 'run')} have a finite {what}; left out: {', '.join(parts)}"] if parts else []
+    finite_ones = f"{n} of {counted(total, 'run')} {'has' if n == 1 else 'have'} a finite {what}"
+    return [f"{finite_ones}; left out: {', '.join(parts)}"] if parts else []
 
 
 def groups(study: Study, metric: Metric, options: Options) -> Result:
@@ -1586,15 +1588,24 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
     named = dict.fromkeys(pair for part in parts for pair in part.paths.items())  # a set, but in order
     stored = [(c, path) for c, path in named if c.lower() in columns and any(path)]  # a name in SQL cannot be empty
     # Exports settle clashes of names each for itself: columns that mean different things, or one thing under different
-    # names, go by W&B's names alone.
-    of_column, of_path = Counter(column for column, _ in stored), Counter((kind(c), path) for c, path in stored)
-    unsettled = {c for c, path in stored if of_column[c] > 1 or of_path[kind(c), path] > 1}
+    # names, go by W&B's names alone. SQL ignores case: names that differ only in case would be one column.
+    of_column, of_path = Counter(column.lower() for column, _ in stored), Counter((kind(c), path) for c, path in stored)
+    unsettled = {c for c, path in stored if of_column[c.lower()] > 1 or of_path[kind(c), path] > 1}
     paths = {column: path for column, path in stored if column not in unsettled}
+    alike = Counter((each, label.lower()) for each, label in {(kind(c), ".".join(path)) for c, path in stored})
+
+    def plain_name(column: str, path: KeyPath) -> str:
+        """W&B's name of a column, with a hash if there is another one that differs only in case."""
+        label = ".".join(path)
+        digest = hashlib.sha1(json.dumps(path, separators=(",", ":")).encode(), usedforsecurity=False).hexdigest()
+        return label if alike[kind(column), label.lower()] == 1 else f"{label}__{digest[:8]}"
+
     aliases: dict[str, str] = {}
     taken = columns - {column.lower() for column in unsettled}
+    taken |= {plain_name(column, path).lower() for column, path in stored if column in unsettled}
     for column in sorted(paths, key=lambda column: (column.startswith("metric_"), len(paths[column]), len(column))):
         label = ".".join(paths[column])
-        if label.lower() not in taken:
+        if label.lower() not in taken and plain_name(column, paths[column]) == label:
             aliases[label] = column
             taken.add(label.lower())
     replaced = []
@@ -1603,7 +1614,8 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
         replaced += [f"{sql_name(rival)} AS {sql_name(column)}"] if rival and rival != column else []
     sources = []
     for part in parts:
-        renamed = [f"{sql_name(c)} AS {sql_name('.'.join(part.paths[c]))}" for c in part.dtypes if c in unsettled]
+        mine = [c for c in part.dtypes if c in unsettled]
+        renamed = [f"{sql_name(c)} AS {sql_name(plain_name(c, part.paths[c]))}" for c in mine]
         own = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
         file = sql_text(str(part.files[0].absolute()))
         # By default DuckDB takes a folder called `lr=0.1` for a column, even in place of the file's.
