@@ -940,9 +940,10 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     return Result("groups", title, table, view, notes, chart=chart, kept=kept)
 
 
-def row_names(table: pl.DataFrame, by: Sequence[str]) -> list[str]:
-    """The values of some columns in a line each."""
-    return ["/".join(row) for row in zip(*(cells_of(table[column]) for column in by), strict=True)]
+def row_names(table: pl.DataFrame, by: Sequence[str], width: int = sys.maxsize) -> list[str]:
+    """The values of some columns in a line each, long ones shortened."""
+    cells = (short_names(cells_of(table[column]), width) for column in by)
+    return ["/".join(row) for row in zip(*cells, strict=True)]
 
 
 def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat: str) -> list[str]:
@@ -960,8 +961,7 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
         how = f"by bootstrap ({RESAMPLES:,} resamples, seed {SEED}), for {FEWEST_RESAMPLED} values or more"
         remarks.append(f"sorted by {what}; 95 % interval {how}{rough}")
     best = table.filter(pl.col("n") > 0).head(2)
-    cells = (short_names(cells_of(best[column]), LABEL_WIDTH) for column in by)
-    names = ["/".join(row) for row in zip(*cells, strict=True)]
+    names = row_names(best, by, LABEL_WIDTH)
     alone = [name for name, n in zip(names, best["n"], strict=True) if n == 1]
     if table.height == 1:
         return [*remarks, "there is only one group: nothing to compare"]
@@ -1831,12 +1831,10 @@ def curve_points(
     rows = with_divergence(rows.sort(RUN_NUMBER, "x", "_step"), goal, options)
     form = FILE_FORMATS[options.output.suffix.lower()] if options.output else options.format
     holds_all = "json" in {form, options.format} or form in {"csv", "parquet"}
-    seen = rows
-    if not (study.by or holds_all):  # only these curves are shown
-        ends = rows.group_by(RUN_NUMBER).agg(finite(VALUE).last())
-        best = ends.sort(VALUE, RUN_NUMBER, descending=[goal == "maximize", False], nulls_last=True).head(MOST_LINES)
-        seen = rows.join(best, on=RUN_NUMBER, how="semi")
-    points = seen["x"].unique().sort()
+    ends = rows.group_by(RUN_NUMBER).agg(finite(VALUE).last())
+    best = ends.sort(VALUE, RUN_NUMBER, descending=[goal == "maximize", False], nulls_last=True).head(MOST_LINES)
+    shown = rows if study.by or holds_all else rows.join(best, on=RUN_NUMBER, how="semi")
+    points = shown["x"].unique().sort()
     most = options.points or PICTURE_POINTS
     if not (options.points or options.report or form in {"png", "svg", "html"}):  # all for programs, within bounds
         most = max(CURVE_POINTS, MOST_CURVE_ROWS // keys.height if holds_all else 0)
