@@ -703,6 +703,7 @@ CELLS = st.sampled_from(
 @given(st.lists(st.tuples(CELLS, CELLS), max_size=5), st.sampled_from([(", ", ": "), (",", ":")]))
 def test_nan_in_a_table_is_nan_and_nothing_else(rows, separators):
     """The SDK writes it as no JSON has it; the fast parser takes it in a guise, and reads what the slow one reads."""
+    export_runs.import_libraries()
     content = json.dumps({"columns": ["a", "b"], "data": rows}, separators=separators).encode()
     found = export_runs.table_rows(content)
     with pytest.MonkeyPatch.context() as patch:
