@@ -341,6 +341,13 @@ def test_dtypes_settle_over_runs(server, export, out):
     assert table["flag_int"].to_list() == ["true", "2", None, "false"]
 
 
+def test_nan_beside_text_of_one_run(server, export, out):
+    """Spelt as if the text came from another run."""
+    add_table(server, "a", "t", ["cell"], [[math.nan], ["x"], [-math.inf], [1.5]])
+    assert export("--tables").code == 0
+    assert table_of(out, "table_t")["cell"].to_list() == ["NaN", "x", "-Infinity", "1.5"]
+
+
 def test_columns_and_keys_with_any_name(server, export, out):
     columns = ["run_id", "row", "Entity", "a/b", "a b", "n", "n", 5]
     add_table(server, "a", "cells", columns, [["x", 7, "y", 1, 2, 3, 4, 6]])

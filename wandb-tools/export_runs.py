@@ -3049,7 +3049,7 @@ def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
         # Read from text, a whole number beyond the range of floats is infinite, as in W&B.
         numbers = [value if value is None or isinstance(value, float) else float(str(value)) for value in values]
         return pl.Series(name, numbers, dtype=pl.Float64)
-    spelt = [v if v is None else storable(v) if isinstance(v, str) else valid_json(v) for v in values]
+    spelt = [v if v is None else storable(v) if isinstance(v, str) else valid_json(v) for v in map(jsonable, values)]
     return pl.Series(name, spelt, dtype=pl.String)
 
 
