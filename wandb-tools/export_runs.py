@@ -2598,8 +2598,8 @@ def full_history(source: RowSource, run: History, answer: Any) -> None:
     run.counted = answer["historyLineCount"] or 0
     most_rows = 2 * run.counted + SPARE_ROWS
     run.frames = [export_rows(file, nested, keys, run.skipped, most_rows) for file in run.downloads]
-    if len(run.frames) > 1:  # if they overlap, the one that begins later is the newer
-        run.frames.sort(key=lambda frame: frame.select(pl.col("order").min()).collect().item() or 0)
+    if len(run.frames) > 1:  # if they overlap, the one that begins later, by its steps or its times, is the newer
+        run.frames.sort(key=lambda frame: frame.select(pl.min("order", "_timestamp").fill_null(0)).collect().row(0))
     if rows:
         run.frames.append(rows_of_json(list(map(as_row, rows)), keys, run.skipped).lazy())
 
@@ -2727,7 +2727,8 @@ def live_rows(source: RowSource, run: History, answer: Any) -> tuple[list[str], 
             while start < end:
 
                 def ask(size: int, timeout_s: float, start: int = start) -> Any:
-                    samples = min(2 * size, MOST_SAMPLES)  # a row may be in an export and in the live tail
+                    # A row may be in an export and in the live tail, and a step may have many rows.
+                    samples = min(2 * max(size, LIVE_ROWS_A_QUESTION), MOST_SAMPLES)
                     variables = {"run": run.id, "min": start, "max": start + size, "samples": samples}
                     return server.api.ask_once(LIVE_ROWS, {**project.place, **variables}, timeout_s)["project"]
 
@@ -2752,7 +2753,7 @@ def make_parts(source: RowSource, runs: Sequence[History]) -> None:
     """Write the fetched rows of runs to one part file. Runs with unreadable downloads stay as they are."""
     owners = [run.id for run in runs for _ in run.frames]
     frames = [
-        frame.with_columns(run_id=pl.lit(run.id), frame=pl.lit(number))
+        frame.with_columns(run_id=pl.lit(run.id), frame=pl.lit(number >= len(run.downloads)))  # True: live rows
         for run in runs
         for number, frame in enumerate(run.frames)
     ]
