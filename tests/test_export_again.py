@@ -317,3 +317,17 @@ def test_names_of_files_reach_the_server_as_they_are(empty_server, export):
     source = export_runs.RowSource(SimpleNamespace(options=None), None, table, None, {})
     run = export_runs.History(file="media/table/\N{GRINNING FACE}.table.json")
     assert '(names: ["media/table/\N{GRINNING FACE}.table.json"])' in export_runs.question_of(source, run)
+
+
+def test_a_metric_that_no_run_has_any_more_leaves_no_column(empty_server, export, demo):
+    """Neither its name: a metric with the same name gets it back."""
+    add_runs(empty_server, one="g")
+    empty_server.add_run("team", "demo", "gone")
+    empty_server.add_history("team", "demo", "gone", rows=[{"_step": 0, "a_x": 1, "typo": 2}])
+    assert export("team/demo", "--include-history").code == 0
+    empty_server.delete_run("team", "demo", "gone")
+    assert export("team/demo", "--include-history", "--prune").code == 0
+    metrics = [
+        [column for column in each.columns if column.startswith("metric_")] for each in (demo().history, demo().runs)
+    ]
+    assert metrics == [["metric_a_x", "metric_b_y"], ["metric_a_x"]]

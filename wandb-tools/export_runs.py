@@ -3235,8 +3235,8 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
         stays = [table.earlier] if table.earlier and table.staying else []
         table.skipped = {".".join(path) for history in table.histories.values() for path in history.skipped}
         table.skipped.update(*(earlier.skipped for earlier in stays))
-        sources = [earlier.dtypes for earlier in stays]
-        sources += [part.dtypes for _, history in sorted(table.histories.items()) for part in history.parts]
+        fetched = [part.dtypes for _, history in sorted(table.histories.items()) for part in history.parts]
+        sources = [dtypes_of_rows(earlier, table, set().union(*fetched)) for earlier in stays] + fetched
         table.dtypes = {path: "String" if dtype == "Null" else dtype for path, dtype in widest_dtypes(sources).items()}
         if table.prefix == METRIC:
             paths |= {(METRIC, *path) for path in table.dtypes}
@@ -3253,6 +3253,19 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
         if table.prefix == METRIC:
             table.names = {path: names[METRIC, *path] for path in table.dtypes}
     return names
+
+
+def dtypes_of_rows(earlier: Earlier, table: Table, others: Collection[KeyPath]) -> Mapping[KeyPath, str]:
+    """The dtypes of the earlier file's columns for the rows that stay. Columns in which these have no value are Null in
+    a W&B Table, so that other runs decide their dtype; a metric that is not among the `others` either is left out.
+    """
+    if table.key is None and table.staying == earlier.rows.keys():
+        return earlier.dtypes
+    rows = pl.scan_parquet(earlier.file, glob=False).filter(pl.col("run_id").is_in(list(table.staying)))
+    columns = [earlier.columns[path] for path in earlier.dtypes if table.key is not None or path not in others]
+    counts = rows.select("run_id", *columns).count().collect(engine="streaming").row(0, named=True)
+    filled = {path: dtype for path, dtype in earlier.dtypes.items() if counts.get(earlier.columns[path], 1)}
+    return filled if table.key is None else dict.fromkeys(earlier.dtypes, "Null") | filled
 
 
 def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str, str]) -> None:
@@ -3357,9 +3370,6 @@ def find_earlier(project: Project, output: Path) -> None:
             counts = rows.select("id", "history_rows") if name == "runs" else rows.group_by("run_id").len()
             columns = {tuple(path): column for column, path in json.loads(metadata.get(COLUMNS_KEY, "{}")).items()}
             dtypes = {path: str(schema[column]) for path, column in columns.items() if column in schema}
-            if name.startswith("table_"):
-                filled = rows.select(pl.all().count()).collect().row(0, named=True)
-                dtypes |= {path: "Null" for path, column in columns.items() if not filled[column]}
             histories = json.loads(metadata.get(HISTORIES_KEY, "{}"))
             found[name] = Earlier(
                 file,
