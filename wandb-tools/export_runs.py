@@ -457,7 +457,7 @@ class Project:
     filtered: int = 0  # runs that do not
     all_ids: Collection[str] | None = None  # of all runs in the source; None if not all were listed
     unread: Collection[str] = ()  # ids of runs with unreadable logs: they are not gone
-    cut: Collection[str] = ()  # ids of runs of which logs or their ends may be missing: an earlier export may have more
+    cut: Collection[str] = ()  # ids of runs that may lack rows here: logs or their ends, or what was not synced
     pages: list[Page] = field(default_factory=list)
     runs: pl.DataFrame = cast("pl.DataFrame", None)  # noqa: RUF009 - KEYS of the selected runs, and their `page` and `row`
     tables: dict[str, Table] = field(default_factory=dict)  # by their names
@@ -3464,12 +3464,16 @@ def merge_runs(
     """Pages of the project's runs and of the earlier export's runs that stay, and the keys of all these runs."""
     earlier = project.earlier
     before = earlier.rows if earlier else {}
+    from_logs: set[str] = set()  # ids of its runs that came from logs: these may not be on the server, or not whole
+    if earlier:
+        rows = pl.scan_parquet(earlier.file, glob=False).filter(pl.col("url").is_null())
+        from_logs = {*rows.select("id").collect()["id"]}
+    is_offline = source["kind"] == "offline"
+    project.cut = project.cut if is_offline else from_logs
     fuller = drop_shorter(project, before)
     if project.all_ids is not None:
-        project.gone = sorted(before.keys() - {*project.all_ids, *project.unread})
-        if earlier and source["kind"] == "offline":  # runs with a URL are on the server
-            rows = pl.scan_parquet(earlier.file, glob=False).filter(pl.col("id").is_in(project.gone))
-            project.gone = sorted(rows.filter(pl.col("url").is_null()).select("id").collect()["id"])
+        gone = before.keys() - {*project.all_ids, *project.unread}
+        project.gone = sorted(gone & from_logs if is_offline else gone - from_logs)
     stays = before.keys() - (set(project.runs["id"]) - fuller) - set(project.gone if options.prune else ())
     project.kept = sorted(stays - fuller)
     kept_pages = earlier_pages(earlier, stays, work) if earlier and stays else []
