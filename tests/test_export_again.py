@@ -355,3 +355,14 @@ def test_runs_that_were_never_synced_are_not_gone(empty_server, tmp_path, export
     assert export("team/demo", "--prune").code == 0
     assert sorted(demo().runs["id"]) == ["log", "one"]
     assert demo().history["run_id"].unique().to_list() == ["log"]
+
+
+def test_a_row_that_is_not_written_decides_no_columns(tmp_path, export_logs, demo):
+    add_log(tmp_path, "one", rows=9, config={"seed": "1"})
+    assert export_logs().code == 0
+    add_log(tmp_path, "one", rows=2, config={"seed": '"text"', "more": "3"})
+    add_log(tmp_path, "two", config={"seed": "2"})
+    assert export_logs().code == 0
+    assert demo().metadata["kept_fuller"] == ["one"]
+    configs = demo().runs.select(column for column in demo().runs.columns if column.startswith("config_"))
+    assert configs.to_dict(as_series=False) == {"config_seed": [1, 2]}

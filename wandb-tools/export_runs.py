@@ -3476,10 +3476,14 @@ def merge_runs(
         project.gone = sorted(gone & from_logs if is_offline else gone - from_logs)
     stays = before.keys() - (set(project.runs["id"]) - fuller) - set(project.gone if options.prune else ())
     project.kept = sorted(stays - fuller)
-    kept_pages = earlier_pages(earlier, stays, work) if earlier and stays else []
-    pages = [*project.pages, *kept_pages]
-    kept_runs = keys_of(kept_pages).with_columns(pl.col("page") + len(project.pages))
-    runs = pl.concat([project.runs.filter(~pl.col("id").is_in(list(fuller))), kept_runs])
+    new_pages = []
+    for page in project.pages:  # rows that are not written decide no names and dtypes
+        ids = {*page.keys["id"]}
+        rest = [page] if fuller.isdisjoint(ids) else stored_pages(page.file, ids - fuller, work)
+        new_pages += [replace(each, definitions=page.definitions) for each in rest]
+    project.pages = new_pages
+    pages = new_pages + (stored_pages(earlier.file, stays, work) if earlier and stays else [])
+    runs = keys_of(pages)
     project.runs = runs.filter(pl.col("id").is_in(project.runs["id"].to_list()))  # as they are written
     return pages, runs
 
@@ -3506,13 +3510,13 @@ def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
     return fuller
 
 
-def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Page]:
-    """The runs of an earlier export, as pages made from their configs and summaries."""
+def stored_pages(file: Path, ids: Collection[str], work: Path) -> list[Page]:
+    """The runs with these ids of a runs file or page, as pages made from their configs and summaries."""
     pages: list[Page] = []
     try:
-        rows = pl.scan_parquet(earlier.file, glob=False)
+        rows = pl.scan_parquet(file, glob=False)
         identity = [name for name in identity_schema() if name in rows.collect_schema()]
-        for start in range(0, len(earlier.rows), PAGE_RUNS):
+        for start in range(0, shape_of(file)[0], PAGE_RUNS):
             some = rows.slice(start, PAGE_RUNS).filter(pl.col("id").is_in(list(ids)))
             runs = []
             for row in some.select(*identity, "_config_json", "_summary_json").collect().iter_rows(named=True):
@@ -3522,7 +3526,7 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Pa
                 runs.append(Run(**cast("Any", dict.fromkeys(identity_schema()) | row | texts), leaves=leaves))
             pages += [write_page(runs, work)] if runs else []
     except (*DAMAGED, ValueError, TypeError) as error:
-        raise unreadable(earlier.file, error) from error
+        raise unreadable(file, error) from error
     return pages
 
 
