@@ -2695,7 +2695,8 @@ def table_tree(content: bytes) -> Any:
     with suppress(ValueError, LookupError, TypeError, AttributeError):
         tree = orjson.loads(marked)
         rows = [row for row in tree["data"] if NAN_CELL in row]
-        if sum(row.count(NAN_CELL) for row in rows) == nans:  # else one is inside of a cell
+        is_text = NAN_CELL.encode() in content
+        if not is_text and sum(row.count(NAN_CELL) for row in rows) == nans:  # else one is inside of a cell
             for row in rows:
                 row[:] = [math.nan if cell == NAN_CELL else cell for cell in row]
             return tree
