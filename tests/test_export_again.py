@@ -317,3 +317,52 @@ def test_names_of_files_reach_the_server_as_they_are(empty_server, export):
     source = export_runs.RowSource(SimpleNamespace(options=None), None, table, None, {})
     run = export_runs.History(file="media/table/\N{GRINNING FACE}.table.json")
     assert '(names: ["media/table/\N{GRINNING FACE}.table.json"])' in export_runs.question_of(source, run)
+
+
+def test_a_metric_that_no_run_has_any_more_leaves_no_column(empty_server, export, demo):
+    """Neither its name: a metric with the same name gets it back."""
+    add_runs(empty_server, one="g")
+    empty_server.add_run("team", "demo", "gone")
+    empty_server.add_history("team", "demo", "gone", rows=[{"_step": 0, "a_x": 1, "typo": 2}])
+    assert export("team/demo", "--include-history").code == 0
+    empty_server.delete_run("team", "demo", "gone")
+    assert export("team/demo", "--include-history", "--prune").code == 0
+    metrics = [
+        [column for column in each.columns if column.startswith("metric_")] for each in (demo().history, demo().runs)
+    ]
+    assert metrics == [["metric_a_x", "metric_b_y"], ["metric_a_x"]]
+
+
+def test_a_run_that_was_synced_only_in_part(empty_server, tmp_path, export, export_logs, demo):
+    add_log(tmp_path, "one", rows=9)
+    assert export_logs("--include-history").code == 0
+    add_runs(empty_server, one="g")  # five rows
+    done = export("team/demo", "--include-history")
+    assert "1 run kept from the earlier export, which has more rows: one\n" in done.err
+    assert (demo().history.height, demo().metadata["kept_fuller"]) == (9, ["one"])
+    empty_server.add_history("team", "demo", "one", rows=[{"_step": step, "a/x": 1} for step in range(5, 10)])
+    assert export("team/demo", "--include-history").code == 0
+    assert (demo().history["metric_a_x"].count(), demo().metadata["kept_fuller"]) == (10, [])
+
+
+def test_runs_that_were_never_synced_are_not_gone(empty_server, tmp_path, export, export_logs, demo):
+    add_log(tmp_path, "log")
+    add_runs(empty_server, one="g", two="h")
+    assert export_logs("--include-history").code == export("team/demo").code == 0
+    empty_server.delete_run("team", "demo", "two")
+    assert export("team/demo").code == 0
+    assert demo().metadata["missing_on_server"] == ["two"]
+    assert export("team/demo", "--prune").code == 0
+    assert sorted(demo().runs["id"]) == ["log", "one"]
+    assert demo().history["run_id"].unique().to_list() == ["log"]
+
+
+def test_a_row_that_is_not_written_decides_no_columns(tmp_path, export_logs, demo):
+    add_log(tmp_path, "one", rows=9, config={"seed": "1"})
+    assert export_logs().code == 0
+    add_log(tmp_path, "one", rows=2, config={"seed": '"text"', "more": "3"})
+    add_log(tmp_path, "two", config={"seed": "2"})
+    assert export_logs().code == 0
+    assert demo().metadata["kept_fuller"] == ["one"]
+    configs = demo().runs.select(column for column in demo().runs.columns if column.startswith("config_"))
+    assert configs.to_dict(as_series=False) == {"config_seed": [1, 2]}

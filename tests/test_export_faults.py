@@ -536,6 +536,26 @@ def test_steps_that_repeat_are_no_loss_after_the_run_was_resumed(server, export,
     assert {run_id for request in server.requests(kind="download") for run_id in request["runs"]} == {"two"}
 
 
+def test_steps_that_repeat_in_another_of_the_servers_exports(server, export, out):
+    """They are no loss; if both exports begin at one step, the rows with later times are the newer."""
+    server.add_run("team", "demo", "one", summary={"loss": 1.0})
+    for time in range(4):
+        server.add_history("team", "demo", "one", rows=steps([0, 1, 2], _timestamp=1e9 + time, loss=time))
+    done = export("team/demo", "--include-history", *QUICK)
+    assert done.code == 0, done.err
+    assert history(out).select("_step", "metric_loss").rows() == [(0, 3), (1, 3), (2, 3)]
+    assert metadata(out)["history"]["mismatched"] == ["one"]
+
+
+def test_many_live_rows_of_one_step(server, export, out):
+    server.add_run("team", "demo", "one", summary={"loss": 1.0})
+    live = [row for loss in range(9) for row in steps([2], loss=loss)]
+    server.add_history("team", "demo", "one", rows=steps([0, 1, 2]), live=live)
+    done = export("team/demo", "--include-history", *QUICK)
+    assert done.code == 0, done.err
+    assert history(out)["metric_loss"].to_list() == [0, 1 / 3, 8]
+
+
 def test_steps_that_repeat_are_no_loss_after_an_interruption(server, export, start, out):
     """What an interrupted export has finished counts as finished, repeated steps and all."""
     server.add_run("team", "demo", "one", summary={"loss": 1.0})

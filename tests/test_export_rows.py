@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from conftest import LIMIT_S, Done, finished_runs, wait_until
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from log_files import START, log_of, records_of, write_log
 from old_sdks import record
@@ -339,6 +339,13 @@ def test_dtypes_settle_over_runs(server, export, out):
     assert table["float_text"].to_list() == ["0.5", "x", "NaN", "1.0"]
     assert table["empty_int"].to_list() == [None, None, 7, 8]
     assert table["flag_int"].to_list() == ["true", "2", None, "false"]
+
+
+def test_nan_beside_text_of_one_run(server, export, out):
+    """Spelt as if the text came from another run."""
+    add_table(server, "a", "t", ["cell"], [[math.nan], ["x"], [-math.inf], [1.5]])
+    assert export("--tables").code == 0
+    assert table_of(out, "table_t")["cell"].to_list() == ["NaN", "x", "-Infinity", "1.5"]
 
 
 def test_columns_and_keys_with_any_name(server, export, out):
@@ -700,9 +707,11 @@ CELLS = st.sampled_from(
 )  # fmt: skip
 
 
+@example([(export_runs.NAN_CELL, [math.nan])], (", ", ": "))
 @given(st.lists(st.tuples(CELLS, CELLS), max_size=5), st.sampled_from([(", ", ": "), (",", ":")]))
 def test_nan_in_a_table_is_nan_and_nothing_else(rows, separators):
     """The SDK writes it as no JSON has it; the fast parser takes it in a guise, and reads what the slow one reads."""
+    export_runs.import_libraries()
     content = json.dumps({"columns": ["a", "b"], "data": rows}, separators=separators).encode()
     found = export_runs.table_rows(content)
     with pytest.MonkeyPatch.context() as patch:

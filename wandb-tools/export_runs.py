@@ -457,7 +457,7 @@ class Project:
     filtered: int = 0  # runs that do not
     all_ids: Collection[str] | None = None  # of all runs in the source; None if not all were listed
     unread: Collection[str] = ()  # ids of runs with unreadable logs: they are not gone
-    cut: Collection[str] = ()  # ids of runs of which logs or their ends may be missing: an earlier export may have more
+    cut: Collection[str] = ()  # ids of runs that may lack rows here: logs or their ends, or what was not synced
     pages: list[Page] = field(default_factory=list)
     runs: pl.DataFrame = cast("pl.DataFrame", None)  # noqa: RUF009 - KEYS of the selected runs, and their `page` and `row`
     tables: dict[str, Table] = field(default_factory=dict)  # by their names
@@ -2597,8 +2597,8 @@ def full_history(source: RowSource, run: History, answer: Any) -> None:
     run.counted = answer["historyLineCount"] or 0
     most_rows = 2 * run.counted + SPARE_ROWS
     run.frames = [export_rows(file, nested, keys, run.skipped, most_rows) for file in run.downloads]
-    if len(run.frames) > 1:  # if they overlap, the one that begins later is the newer
-        run.frames.sort(key=lambda frame: frame.select(pl.col("order").min()).collect().item() or 0)
+    if len(run.frames) > 1:  # if they overlap, the one that begins later, by its steps or its times, is the newer
+        run.frames.sort(key=lambda frame: frame.select(pl.min("order", "_timestamp").fill_null(0)).collect().row(0))
     if rows:
         run.frames.append(rows_of_json(list(map(as_row, rows)), keys, run.skipped).lazy())
 
@@ -2694,7 +2694,8 @@ def table_tree(content: bytes) -> Any:
     with suppress(ValueError, LookupError, TypeError, AttributeError):
         tree = orjson.loads(marked)
         rows = [row for row in tree["data"] if NAN_CELL in row]
-        if sum(row.count(NAN_CELL) for row in rows) == nans:  # else one is inside of a cell
+        is_text = NAN_CELL.encode() in content
+        if not is_text and sum(row.count(NAN_CELL) for row in rows) == nans:  # else one is inside of a cell
             for row in rows:
                 row[:] = [math.nan if cell == NAN_CELL else cell for cell in row]
             return tree
@@ -2726,7 +2727,8 @@ def live_rows(source: RowSource, run: History, answer: Any) -> tuple[list[str], 
             while start < end:
 
                 def ask(size: int, timeout_s: float, start: int = start) -> Any:
-                    samples = min(2 * size, MOST_SAMPLES)  # a row may be in an export and in the live tail
+                    # A row may be in an export and in the live tail, and a step may have many rows.
+                    samples = min(2 * max(size, LIVE_ROWS_A_QUESTION), MOST_SAMPLES)
                     variables = {"run": run.id, "min": start, "max": start + size, "samples": samples}
                     return server.api.ask_once(LIVE_ROWS, {**project.place, **variables}, timeout_s)["project"]
 
@@ -2751,7 +2753,7 @@ def make_parts(source: RowSource, runs: Sequence[History]) -> None:
     """Write the fetched rows of runs to one part file. Runs with unreadable downloads stay as they are."""
     owners = [run.id for run in runs for _ in run.frames]
     frames = [
-        frame.with_columns(run_id=pl.lit(run.id), frame=pl.lit(number))
+        frame.with_columns(run_id=pl.lit(run.id), frame=pl.lit(number >= len(run.downloads)))  # True: live rows
         for run in runs
         for number, frame in enumerate(run.frames)
     ]
@@ -3048,7 +3050,7 @@ def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
         # Read from text, a whole number beyond the range of floats is infinite, as in W&B.
         numbers = [value if value is None or isinstance(value, float) else float(str(value)) for value in values]
         return pl.Series(name, numbers, dtype=pl.Float64)
-    spelt = [v if v is None else storable(v) if isinstance(v, str) else valid_json(v) for v in values]
+    spelt = [v if v is None else storable(v) if isinstance(v, str) else valid_json(v) for v in map(jsonable, values)]
     return pl.Series(name, spelt, dtype=pl.String)
 
 
@@ -3233,8 +3235,8 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
         stays = [table.earlier] if table.earlier and table.staying else []
         table.skipped = {".".join(path) for history in table.histories.values() for path in history.skipped}
         table.skipped.update(*(earlier.skipped for earlier in stays))
-        sources = [earlier.dtypes for earlier in stays]
-        sources += [part.dtypes for _, history in sorted(table.histories.items()) for part in history.parts]
+        fetched = [part.dtypes for _, history in sorted(table.histories.items()) for part in history.parts]
+        sources = [dtypes_of_rows(earlier, table, set().union(*fetched)) for earlier in stays] + fetched
         table.dtypes = {path: "String" if dtype == "Null" else dtype for path, dtype in widest_dtypes(sources).items()}
         if table.prefix == METRIC:
             paths |= {(METRIC, *path) for path in table.dtypes}
@@ -3251,6 +3253,19 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
         if table.prefix == METRIC:
             table.names = {path: names[METRIC, *path] for path in table.dtypes}
     return names
+
+
+def dtypes_of_rows(earlier: Earlier, table: Table, others: Collection[KeyPath]) -> Mapping[KeyPath, str]:
+    """The dtypes of the earlier file's columns for the rows that stay. Columns in which these have no value are Null in
+    a W&B Table, so that other runs decide their dtype; a metric that is not among the `others` either is left out.
+    """
+    if table.key is None and table.staying == earlier.rows.keys():
+        return earlier.dtypes
+    rows = pl.scan_parquet(earlier.file, glob=False).filter(pl.col("run_id").is_in(list(table.staying)))
+    columns = [earlier.columns[path] for path in earlier.dtypes if table.key is not None or path not in others]
+    counts = rows.select("run_id", *columns).count().collect(engine="streaming").row(0, named=True)
+    filled = {path: dtype for path, dtype in earlier.dtypes.items() if counts.get(earlier.columns[path], 1)}
+    return filled if table.key is None else dict.fromkeys(earlier.dtypes, "Null") | filled
 
 
 def write_table(table: Table, at: Path, project: Project, metadata: Mapping[str, str]) -> None:
@@ -3355,9 +3370,6 @@ def find_earlier(project: Project, output: Path) -> None:
             counts = rows.select("id", "history_rows") if name == "runs" else rows.group_by("run_id").len()
             columns = {tuple(path): column for column, path in json.loads(metadata.get(COLUMNS_KEY, "{}")).items()}
             dtypes = {path: str(schema[column]) for path, column in columns.items() if column in schema}
-            if name.startswith("table_"):
-                filled = rows.select(pl.all().count()).collect().row(0, named=True)
-                dtypes |= {path: "Null" for path, column in columns.items() if not filled[column]}
             histories = json.loads(metadata.get(HISTORIES_KEY, "{}"))
             found[name] = Earlier(
                 file,
@@ -3452,18 +3464,26 @@ def merge_runs(
     """Pages of the project's runs and of the earlier export's runs that stay, and the keys of all these runs."""
     earlier = project.earlier
     before = earlier.rows if earlier else {}
+    from_logs: set[str] = set()  # ids of its runs that came from logs: these may not be on the server, or not whole
+    if earlier:
+        rows = pl.scan_parquet(earlier.file, glob=False).filter(pl.col("url").is_null())
+        from_logs = {*rows.select("id").collect()["id"]}
+    is_offline = source["kind"] == "offline"
+    project.cut = project.cut if is_offline else from_logs
     fuller = drop_shorter(project, before)
     if project.all_ids is not None:
-        project.gone = sorted(before.keys() - {*project.all_ids, *project.unread})
-        if earlier and source["kind"] == "offline":  # runs with a URL are on the server
-            rows = pl.scan_parquet(earlier.file, glob=False).filter(pl.col("id").is_in(project.gone))
-            project.gone = sorted(rows.filter(pl.col("url").is_null()).select("id").collect()["id"])
+        gone = before.keys() - {*project.all_ids, *project.unread}
+        project.gone = sorted(gone & from_logs if is_offline else gone - from_logs)
     stays = before.keys() - (set(project.runs["id"]) - fuller) - set(project.gone if options.prune else ())
     project.kept = sorted(stays - fuller)
-    kept_pages = earlier_pages(earlier, stays, work) if earlier and stays else []
-    pages = [*project.pages, *kept_pages]
-    kept_runs = keys_of(kept_pages).with_columns(pl.col("page") + len(project.pages))
-    runs = pl.concat([project.runs.filter(~pl.col("id").is_in(list(fuller))), kept_runs])
+    new_pages = []
+    for page in project.pages:  # rows that are not written decide no names and dtypes
+        ids = {*page.keys["id"]}
+        rest = [page] if fuller.isdisjoint(ids) else stored_pages(page.file, ids - fuller, work)
+        new_pages += [replace(each, definitions=page.definitions) for each in rest]
+    project.pages = new_pages
+    pages = new_pages + (stored_pages(earlier.file, stays, work) if earlier and stays else [])
+    runs = keys_of(pages)
     project.runs = runs.filter(pl.col("id").is_in(project.runs["id"].to_list()))  # as they are written
     return pages, runs
 
@@ -3490,13 +3510,13 @@ def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
     return fuller
 
 
-def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Page]:
-    """The runs of an earlier export, as pages made from their configs and summaries."""
+def stored_pages(file: Path, ids: Collection[str], work: Path) -> list[Page]:
+    """The runs with these ids of a runs file or page, as pages made from their configs and summaries."""
     pages: list[Page] = []
     try:
-        rows = pl.scan_parquet(earlier.file, glob=False)
+        rows = pl.scan_parquet(file, glob=False)
         identity = [name for name in identity_schema() if name in rows.collect_schema()]
-        for start in range(0, len(earlier.rows), PAGE_RUNS):
+        for start in range(0, shape_of(file)[0], PAGE_RUNS):
             some = rows.slice(start, PAGE_RUNS).filter(pl.col("id").is_in(list(ids)))
             runs = []
             for row in some.select(*identity, "_config_json", "_summary_json").collect().iter_rows(named=True):
@@ -3506,7 +3526,7 @@ def earlier_pages(earlier: Earlier, ids: Collection[str], work: Path) -> list[Pa
                 runs.append(Run(**cast("Any", dict.fromkeys(identity_schema()) | row | texts), leaves=leaves))
             pages += [write_page(runs, work)] if runs else []
     except (*DAMAGED, ValueError, TypeError) as error:
-        raise unreadable(earlier.file, error) from error
+        raise unreadable(file, error) from error
     return pages
 
 
