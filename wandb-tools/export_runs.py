@@ -1246,8 +1246,7 @@ def widest_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str
     """
     dtypes: dict[KeyPath, str] = {}
     for path, dtype in (item for source in sources for item in source.items()):
-        both = {dtype, dtypes.get(path, dtype)}
-        both -= {"Null"} if len(both) > 1 else set()
+        both = {dtype, dtypes.get(path, dtype)} - {"Null"} or {"Null"}
         dtypes[path] = both.pop() if len(both) == 1 else "Float64" if both == {"Int64", "Float64"} else "String"
     return dtypes
 
@@ -1255,8 +1254,10 @@ def widest_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str
 def cast_logged(path: KeyPath, dtype: str, wanted: str, name: str | None = None) -> pl.Expr:
     """The column of a path in another dtype. Numbers and Booleans become text as in JSON."""
     column = pl.col(name or column_key(path)).cast(getattr(pl, wanted)).alias(column_key(path))
-    if dtype == "Float64" and wanted == "String":
-        return column.replace({"inf": "Infinity", "-inf": "-Infinity"})
+    if dtype == "Float64" and wanted == "String":  # as Python's json spells them: `1e-05`, where polars has `0.00001`
+        text = column.str.replace("inf", "Infinity", literal=True)
+        text = text.str.replace(r"^(-?)0\.0000([1-9])([0-9]*)$", "${1}${2}.${3}e-05")
+        return text.str.replace(".e-05", "e-05", literal=True).str.replace(r"e-([0-9])$", "e-0${1}")
     return column
 
 
@@ -3039,9 +3040,8 @@ def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
     The texts of NON_FINITE beside numbers are numbers; other mixtures are text, numbers and Booleans as JSON.
     """
     kinds = set(map(type, values)) - {type(None)}
-    numbers_ = (({float}, pl.Float64), ({int, float}, pl.Float64), ({int}, pl.Int64))
-    for these, dtype in (({bool}, pl.Boolean), *numbers_, ({str}, pl.String)):
-        if kinds == these:
+    for these, dtype in (({str}, pl.String), ({bool}, pl.Boolean), ({int}, pl.Int64), ({int, float}, pl.Float64)):
+        if kinds <= these:
             with suppress(TypeError, OverflowError, UnicodeEncodeError):  # of whole numbers past 64 bits, or surrogates
                 return pl.Series(name, values, dtype=dtype)
     texts = {value for value in values if isinstance(value, str)}
@@ -3049,7 +3049,7 @@ def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
         # Read from text, a whole number beyond the range of floats is infinite, as in W&B.
         numbers = [value if value is None or isinstance(value, float) else float(str(value)) for value in values]
         return pl.Series(name, numbers, dtype=pl.Float64)
-    spelt = [v if v is None else storable(v) if isinstance(v, str) else valid_json(v) for v in values]
+    spelt = [v if v is None else storable(v) if isinstance(v, str) else valid_json(v).strip('"') for v in values]
     return pl.Series(name, spelt, dtype=pl.String)
 
 
