@@ -1193,7 +1193,7 @@ def test_the_report_tells_of_machine_use_and_problems(tmp_path):
     assert rows[0]["cpu_percent"] == pytest.approx((15 * 1 + 30 * 2) / 3)
     assert (rows[1]["gpu_percent"], rows[1]["cpu_percent"], rows[2]["gpu_percent"]) == (None, 50.0, None)
     page = (tmp_path / "r.html").read_text("utf-8")
-    assert "<h2>Machine use</h2>\n<p class='about'>3.517 hours of run time of 4 runs in all states</p>" in page
+    assert "<h2>Machine use</h2>\n<p class='about'>3.52 hours of run time of 4 runs in all states</p>" in page
     assert "Problems in 1 of 4 runs" in page
 
 
@@ -1653,3 +1653,32 @@ def test_a_default_metric_without_columns_of_its_history_says_how_to_get_them(tm
     file = write_runs(tmp_path, [Run(each, summary={"test/mse": 1.0}) for each in "ab"])
     answer = ask(file, "--value", "last", "--top", 1)
     assert (answer.code, "aggregate_runs.py --history adds such columns" in answer.err) == (2, True)
+
+
+# --- numbers that look or count as others ---------------------------------------------------------------------
+
+NEIGHBOURS = {"a": 0.3, "b": 0.1 + 0.2}
+
+
+def test_groups_and_differences_of_neighbouring_numbers_do_not_look_alike(tmp_path):
+    """Two rows were called 0.3000, and a setting that differs was 0.3000 in both runs."""
+    runs = [Run(run, config={"lr": lr, "g": 1}, summary={"test/mse": 1.0}) for run, lr in NEIGHBOURS.items()]
+    file = write_runs(tmp_path, runs)
+    for flags in (["-g", "lr"], ["--pivot", "lr,g"]):
+        firsts = [line.split()[0] for line in answered(file, *flags).out.splitlines() if line.startswith("0.3")]
+        assert firsts == ["0.3", "0.30000000000000004"]
+    lines = answered(file, "--diff", "a", "b").out.splitlines()
+    assert ["lr", "0.3", "0.30000000000000004"] in [line.split() for line in lines]
+
+
+def test_neighbours_do_not_cost_the_digits_of_other_numbers():
+    values = pl.Series([0.12341, 0.12342, *NEIGHBOURS.values()])
+    assert analyze_runs.cells_of(values) == ["0.12341", "0.12342", "0.30000", "0.30000"]
+
+
+def test_steps_of_many_digits_are_shown_as_they_are(tmp_path):
+    """Counts of tokens were 1.23456789e+10 in every row."""
+    file = write_runs(tmp_path, [Run("a")])
+    write_history(tmp_path, [("a", 12_345_678_901 + n, float(n)) for n in range(3)])
+    lines = answered(file, "--curves", "loss").out.splitlines()
+    assert [line.split()[0] for line in lines[-3:]] == ["12345678901", "12345678902", "12345678903"]

@@ -931,7 +931,7 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     names = pl.Series(run_labels(table.select(**BEST_RUN)), dtype=pl.String)
     seen = table.with_columns(best_run=pl.when(pl.col("n") > 0).then(names))
     bars = table.select("ci_low", "ci_high", "n", pl.Series("name", row_names(table, apart)), value=stat)
-    view = [(heads.get(column, column), seen[column]) for column in shown]
+    view = [(heads.get(c, c), told_apart(seen[c]) if c in by else seen[c]) for c in shown]
     notes = remarks_on_groups(table, apart, metric, stat)
     chart = f"{metric.label}: {stat} and 95 % interval", "", bars
     table = table.select(*by, pl.lit(metric.column).alias("metric"), *held)
@@ -940,7 +940,7 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
 
 def row_names(table: pl.DataFrame, by: Sequence[str]) -> list[str]:
     """The values of some columns in a line each."""
-    return ["/".join(row) for row in zip(*(cells_of(table[column]) for column in by), strict=True)]
+    return ["/".join(row) for row in zip(*(cells_of(told_apart(table[column])) for column in by), strict=True)]
 
 
 def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, stat: str) -> list[str]:
@@ -986,7 +986,7 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     in_row, in_column = ((mean == best.over(column)).fill_null(value=False) for column in by)
     names = pl.col(by[0]).alias("rows"), pl.col(by[1]).alias("columns"), pl.lit(metric.column).alias("metric")
     cells = cells.select(*names, "n", "mean", "std", best_in_row=in_row, best_in_column=in_column)
-    down, across = (cells_of(cells[name].unique().sort(nulls_last=True)) for name in ("rows", "columns"))
+    down, across = (cells_of(told_apart(cells[name].unique().sort(nulls_last=True))) for name in ("rows", "columns"))
     cells_in_order = cells.with_columns(row=pl.col("rows").rle_id()).sort("columns", nulls_last=True)
     filled = cells_in_order.with_columns(column=pl.col("columns").rle_id()).filter(pl.col("n") > 0)
     spell, texts = float_format(filled["mean"].to_list()), dict[tuple[int, int], str]()
@@ -998,11 +998,10 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     if holes := len(across) * len(down) - filled.height:
         note += f"; {counted(holes, 'cell')} without a value"
     view = [(rows, pl.Series(down, dtype=pl.String))]
-    for column, head in enumerate(across):
-        view.append((head, pl.Series([texts.get((row, column), "") for row in range(len(down))])))
+    view += [(head, pl.Series([texts.get((row, n), "") for row in range(len(down))])) for n, head in enumerate(across)]
     size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
     title = f"{metric.label} by {rows} and {columns}: {size}; {metric.direction}"
-    shown = {"row name": cells_of(filled["rows"]), "column name": cells_of(filled["columns"])}
+    shown = {"row name": [down[n] for n in filled["row"]], "column name": [across[n] for n in filled["column"]]}
     shown["name"] = [f"{spell(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
     drawn = filled.select("row", "column", value="mean").hstack(pl.DataFrame(shown, dict.fromkeys(shown, pl.String)))
     return Result("pivot", title, cells, view, [note, *lost], chart=("mean", "", drawn))
@@ -1212,12 +1211,11 @@ def difference(study: Study, options: Options) -> list[Result]:
     taken = Counter([*chosen["id"], "column", "kind"])
     heads = [str(key[2]) if taken[key[2]] == 1 else path_text(key) for key in keys]
     differing = [column for column in columns if len({*map(comparable, chosen[column].to_list())}) > 1]
-    cells, counts = [cells_of(chosen[column]) for column in differing], Counter(map(kind, differing))
+    cells, counts = [cells_of(told_apart(chosen[column])) for column in differing], Counter(map(kind, differing))
     found = [{"column": c, "kind": kind(c), **dict(zip(heads, chosen[c].to_list(), strict=True))} for c in differing]
     sizes = [f"{counts[k]} of {counted(len(runs.of_kind(k)), f'{k} column')}" for k in ("config", "metric")]
     texts = [{name: exact_text(value) for name, value in row.items()} for row in found]
-    names = labels(differing, runs).values()
-    view = [("column", pl.Series(names, dtype=pl.String))]
+    view = [("column", pl.Series(labels(differing, runs).values(), dtype=pl.String))]
     view += [(head, pl.Series([row[n] for row in cells], dtype=pl.String)) for n, head in enumerate(heads)]
     title = f"{' and '.join(sizes)} differ between {some_of(run_labels(chosen))}"
     table = pl.DataFrame(texts, dict.fromkeys(["column", "kind", *heads], pl.String))
@@ -1404,7 +1402,7 @@ def machine_use(study: Study) -> list[Result]:
     table = rows.group_by("gpu", "gpu_count").agg(runs=pl.len().cast(pl.Int64), **hours, **weighted)
     table = table.sort("hours", "gpu", "gpu_count", descending=[True, False, False], nulls_last=True)
     heads = ("gpu", "GPUs", "runs", "hours", "GPU hours", "GPU %", "CPU %")
-    title = f"Machine use: {table['hours'].sum():.4g} hours of run time of {counted(rows.height, 'run')} in all states"
+    title = f"Machine use: {table['hours'].sum():,.2f} hours of run time of {counted(rows.height, 'run')} in all states"
     note = "percentages are means over the runs, weighted by run time"
     return [Result("machine", title, table, [*zip(heads, table, strict=True)], [note])]
 
@@ -1903,7 +1901,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     shown = drawn.filter(pl.col("rank") < MOST_CURVES)
     xs = shown.select(pl.col("x").unique().sort())
     if xs["x"].dtype.is_float():
-        spell = "{:.10g}".format if (xs["x"] % 1 == 0).all() else float_format(xs["x"].to_list())
+        spell = "{:.16g}".format if (xs["x"] % 1 == 0).all() else float_format(xs["x"].to_list())
         view = [(axis, pl.Series([*map(spell, xs["x"])]))]
     else:
         minutes = xs["x"].dt.to_string("%Y-%m-%d %H:%M")
@@ -1924,8 +1922,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
 def shape(line: pl.DataFrame) -> str:
     """A curve as blocks of eight heights: x where it has no finite value, blank before its start and after its end."""
     height, blocks = finite("value"), dict(enumerate("▁▂▃▄▅▆▇█"))
-    reach = height.max() - height.min()
-    level = (height - height.min()) / pl.when(reach > 0).then(reach).otherwise(1.0) * 7
+    level = ((height - height.min()) / (height.max() - height.min()) * 7).fill_nan(0.0)  # 0 / 0: all are equal
     block = level.round().cast(pl.Int64, strict=False).replace_strict(blocks, default="x", return_dtype=pl.String)
     return str(line.select(pl.when(pl.col("n").is_null()).then(pl.lit(" ")).otherwise(block).str.join()).item())
 
@@ -2309,6 +2306,12 @@ def cells_of(values: pl.Series, null: str = "null", *, alike: bool = True) -> li
     return [null if value is None else spell(value) for value in values.to_list()]
 
 
+def told_apart(values: pl.Series) -> pl.Series:
+    """The values, as exact text if people would see different numbers as the same."""
+    is_alike = values.dtype.is_float() and len({*cells_of(values)}) < values.n_unique()
+    return pl.Series([*map(cell_text, values)]) if is_alike else values
+
+
 def float_format(values: Sequence[float]) -> Callable[[float], str]:
     """How to spell the numbers of a column, their points below each other: four significant digits of the largest.
 
@@ -2319,12 +2322,9 @@ def float_format(values: Sequence[float]) -> Callable[[float], str]:
     if not sizes or all(float(f"{value:.4g}") == value for value in usable):
         return "{:g}".format
     lines_up = max(sizes) - min(sizes) <= 2 and -5 < min(sizes) < 7  # else too far apart, too small or too large
-    forms = []
-    for digits in range(4, 10):
-        places = max(0, digits - 1 - max(sizes), digits - 2 - min(sizes))  # the smallest has three digits at least
-        forms.append(f"{{:.{places}f}}" if lines_up else f"{{:.{digits}g}}")
-    distinct = [form for form in forms if len(set(map(form.format, usable))) == len(usable)]
-    return [*distinct, forms[0]][0].format
+    whole = min(max(sizes) + 1, min(sizes) + 2)  # digits before the point; the smallest has three digits at least
+    forms = [f"{{:.{max(0, digits - whole)}f}}" if lines_up else f"{{:.{digits}g}}" for digits in range(4, 10)]
+    return max(forms, key=lambda form: len({*map(form.format, usable)})).format
 
 
 def cell_text(value: object) -> str:
@@ -2383,7 +2383,7 @@ def fitted(
     for n, (column, room) in enumerate(zip(columns[:count], widths(limit), strict=False)):
         is_whole = column.is_number or column.label in BROKEN
         texts = column.cells if is_whole else short_names(column.cells, room)
-        texts = [short_names(row, room)[n - 1] for row in rows] if rows and n else texts  # what differs in a row
+        texts = [short_names(row, limit)[n - 1] for row in rows] if rows and n else texts  # what differs in a row
         parts = re.findall(rf".{{1,{room}}}(?:(?<=[/_. ])|$)|.{{1,{room}}}", column.label)  # ends of words first
         label = column.label if cell_count(column.label) <= room else "\n".join(parts)
         short.append(TableColumn(label, texts, column.is_number, room))
