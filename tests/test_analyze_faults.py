@@ -1676,6 +1676,17 @@ def test_neighbours_do_not_cost_the_digits_of_other_numbers():
     assert analyze_runs.cells_of(values) == ["0.12341", "0.12342", "0.30000", "0.30000"]
 
 
+def test_versions_that_are_equal_as_numbers_differ(tmp_path):
+    texts = {"torch": ("2.1", "2.10"), "part": ("7", "007"), "lr": ("1e-3", "0.001"), "n": ("1.0", "1")}
+    file = write_runs(
+        tmp_path, [Run(each, config={k: pair[n] for k, pair in texts.items()}) for n, each in enumerate("ab")]
+    )
+    rows = document(file, "--diff", "a", "b")["diff"]
+    assert {row["column"]: (row["a"], row["b"]) for row in rows if row["kind"] == "config"} == {
+        f"config_{name}": texts[name] for name in ("part", "torch")
+    }
+
+
 def test_steps_of_many_digits_are_shown_as_they_are(tmp_path):
     """Counts of tokens were 1.23456789e+10 in every row."""
     file = write_runs(tmp_path, [Run("a")])

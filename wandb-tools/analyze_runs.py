@@ -1223,10 +1223,9 @@ def difference(study: Study, options: Options) -> list[Result]:
 
 
 def comparable(value: object) -> object:
-    """A form of a value in which equal meanings are equal: "1e-3" equals 0.001, and NaN equals NaN."""
-    if isinstance(value, str) and re.fullmatch(r"[-+.\deE]+", value):  # Python would also read 1_0 as a number
-        with suppress(ValueError):
-            value = float(value) if re.search("[.eE]", value) else int(value)
+    """A form of a value in which equal meanings are equal: "1e-3" equals 0.001, NaN equals NaN, "1.10" is text."""
+    if isinstance(value, str) and re.fullmatch(r"-?(0|[1-9][0-9]{,99})(\.(0|[0-9]*[1-9]))?([eE][-+]?[0-9]+)?", value):
+        value = json.loads(value)
     is_nan = isinstance(value, float) and math.isnan(value)
     return repr(value) if is_nan or isinstance(value, list) else value
 
