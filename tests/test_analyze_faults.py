@@ -1687,9 +1687,28 @@ def test_versions_that_are_equal_as_numbers_differ(tmp_path):
     }
 
 
+def test_the_mean_of_equal_values_is_that_value(tmp_path):
+    """By a rounded sum it was 0.10000000000000002 of three runs, and they came after the same value of one run."""
+    runs = [Run(f"r{n}", config={"g": min(n, 3)}, summary={"test/mse": 0.1}) for n in range(6)]
+    rows = document(write_runs(tmp_path, runs), "-g", "g")["groups"]
+    assert [(row["config_g"], row["n"], row["mean"]) for row in rows] == [
+        (0, 1, 0.1),
+        (1, 1, 0.1),
+        (2, 1, 0.1),
+        (3, 3, 0.1),
+    ]
+
+
 def test_steps_of_many_digits_are_shown_as_they_are(tmp_path):
     """Counts of tokens were 1.23456789e+10 in every row."""
     file = write_runs(tmp_path, [Run("a")])
     write_history(tmp_path, [("a", 12_345_678_901 + n, float(n)) for n in range(3)])
     lines = answered(file, "--curves", "loss").out.splitlines()
     assert [line.split()[0] for line in lines[-3:]] == ["12345678901", "12345678902", "12345678903"]
+
+
+def test_the_ranks_of_whole_numbers_beyond_the_exact_floats(tmp_path):
+    """Beside a setting of floats they became floats first, all the same: the setting had no sign."""
+    runs = [Run(f"r{n}", config={"lr": n / 10}, summary={"tokens": 2**60 + n}) for n in range(12)]
+    (row,) = document(write_runs(tmp_path, runs), "--importance", "-m", "tokens", "--descending")["importance"]
+    assert row["spearman"] == pytest.approx(1)

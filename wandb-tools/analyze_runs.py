@@ -1274,14 +1274,14 @@ def association(column: str, table: pl.DataFrame) -> tuple[Any, ...] | None:
     if is_number and distinct > MOST_LEVELS:
         ranges = max(3, min(MOST_LEVELS, n // RUNS_A_LEVEL))
         level = ((x.rank("average") - 0.5) * ranges / n).cast(pl.Int64)
-    ranks = pl.DataFrame({"level": level, "rank": pairs["y"].rank()})
+    ranks = pl.DataFrame({"level": level, "x": x.rank() if is_number else x, "rank": pairs["y"].rank()})
     # The part of the ranks' variance that the levels account for; H = (n - 1) * share, ties corrected.
     share = ranks.select(pl.col("rank").mean().over("level").var() / pl.col("rank").var()).fill_nan(0.0).item()
     between = level.n_unique() - 1  # degrees of freedom
     within = n - 1 - between
     effect = max(0.0, ((n - 1) * share - between) / within)
     p = incomplete_beta(within / 2, between / 2, 1 - share, share)  # the F-test of the ranks
-    spearman = pairs.select(pl.corr("x", "y", method="spearman").fill_nan(None)).item() if is_number else None
+    spearman = ranks.select(pl.corr("x", "rank").fill_nan(None)).item() if is_number else None
     return column, "number" if is_number else "category", effect, spearman, n, distinct, p
 
 
@@ -2088,7 +2088,8 @@ def statistics_of(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     moments = {"mean": value.mean(), "std": value.std(ddof=1), "min": value.min(), "median": value.median()}
     table = rows.group_by(by).agg(**counts, **moments, max=value.max())
     quantiles = {count: t_quantile(count - 1) for count in table["n"].unique() if count > 1}
-    table = table.with_columns(sem=pl.col("std") / pl.col("n").sqrt())
+    mean = pl.when(pl.col("min") == pl.col("max")).then("max").otherwise("mean")  # sums of equal values are rounded
+    table = table.with_columns(mean=mean, sem=pl.col("std") / pl.col("n").sqrt())
     margin = pl.col("sem") * pl.col("n").replace_strict(quantiles, default=None, return_dtype=pl.Float64)
     return table.with_columns(ci_low=pl.col("mean") - margin, ci_high=pl.col("mean") + margin)
 
