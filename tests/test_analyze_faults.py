@@ -1712,3 +1712,10 @@ def test_the_ranks_of_whole_numbers_beyond_the_exact_floats(tmp_path):
     runs = [Run(f"r{n}", config={"lr": n / 10}, summary={"tokens": 2**60 + n}) for n in range(12)]
     (row,) = document(write_runs(tmp_path, runs), "--importance", "-m", "tokens", "--descending")["importance"]
     assert row["spearman"] == pytest.approx(1)
+
+
+def test_a_sum_may_pass_64_bits(tmp_path):
+    """It was refused: INT128 cannot be cast to INT64."""
+    file = write_runs(tmp_path, [Run(f"r{n}", summary={"flos": 2**62 + 1, "n": 2**53 + n}) for n in range(3)])
+    query = "SELECT sum(flos) AS flos, sum(n) AS n, list(sum(n)) OVER () AS list FROM runs"
+    assert document(file, "--sql", query)["sql"] == [{"flos": 3.0 * 2**62, "n": 3 * 2**53 + 3, "list": [3 * 2**53 + 3]}]

@@ -157,9 +157,9 @@ CURVE_POINTS, PICTURE_POINTS, MOST_CURVES, MOST_CURVE_ROWS = 13, 200, 8, 200_000
 DIVERGED = 1000  # a value this many times the lowest before it, where lower is better
 SPIKE_WINDOW = 51  # a value and the fifty before or after it; --health's other limits stand in the manual and there
 # Types of DuckDB's that JSON or polars lack, and what they become.
-DUCKDB_TYPES = {r"ENUM\(('([^']|'')*'(, )?)*\)": "VARCHAR", r"DECIMAL\([\d, ]+\)|BIGNUM": "DOUBLE"}
+DUCKDB_TYPES = {r"ENUM\(('([^']|'')*'(, )?)*\)": "VARCHAR", r"DECIMAL\([\d, ]+\)|BIGNUM|UHUGEINT": "DOUBLE"}
 DUCKDB_TYPES |= {r"TIMESTAMP\w*( WITH TIME ZONE)?": "TIMESTAMPTZ", r".*\b(UNION\(|VARIANT|GEOMETRY).*": "VARCHAR"}
-DUCKDB_TYPES |= {r"\b(INTERVAL|UUID|BLOB|BIT|DATE|TIME(_NS| WITH TIME ZONE)?)\b": "VARCHAR", r"U?HUGEINT": "BIGINT"}
+DUCKDB_TYPES |= {r"\b(INTERVAL|UUID|BLOB|BIT|DATE|TIME(_NS| WITH TIME ZONE)?)\b": "VARCHAR", r"HUGEINT(?=\W)": "BIGINT"}
 
 FILE_FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
 FILE_FORMATS |= {".png": "png", ".svg": "svg", ".html": "html"}
@@ -1496,7 +1496,9 @@ def sql(study: Study, options: Options) -> list[Result]:
                 cell = sql_name(name) if dtype == '"NULL"' else f"CAST({sql_name(name)} AS {dtype})"
                 columns.append(f"{cell} AS {sql_name(name)}")
         table = pl.DataFrame(found.project(", ".join(columns)).limit(most + 1 if most else sys.maxsize))
-        table = table.with_columns(known_times())
+        wide = table.select(cs.decimal())  # sums of whole numbers, which may pass 64 bits
+        sums = [c.cast(pl.Int64 if c.is_between(-(2**63), 2**63 - 1).all() else pl.Float64) for c in wide]
+        table = table.with_columns(known_times(), *sums)
     more = ["more rows: use --max-rows 0, --json or -o for all"] if 0 < most < table.height else []
     table = table.head(most or table.height)
     title = f"the first {table.height} rows" if more else counted(table.height, "row")
@@ -2798,11 +2800,8 @@ def add_flags(parser: Parser) -> None:
     add("--stat", choices=("mean", "median", "iqm"), default="mean", help="compare groups by this (default: mean)")
     add("--best-per", **many, metavar="A,B", help="use only the best setting of each value")
     add = parser.add_argument_group("curves and pictures").add_argument
-    add(
-        "--x",
-        metavar="AXIS",
-        help="step, runtime, time or a metric (default: the step metric if most runs have it, else step)",
-    )
+    axis = "step, runtime, time or a metric (default: the step metric if most runs have it, else step)"
+    add("--x", metavar="AXIS", help=axis)
     add("--best-so-far", **flag, help="the best value so far, instead of the current one")
     add("--smooth", type=float, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
     points = f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS}; JSON, csv and parquet all)"
