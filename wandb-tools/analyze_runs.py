@@ -2443,7 +2443,8 @@ def latex(text: str) -> str:
     """`text` as LaTeX that prints it literally."""
     # U+024F is the last character that LaTeX prints from UTF-8 without a further package.
     cells = (LATEX.get(c, c if ord(c) <= 0x24F else f"{{[}}U+{ord(c):04X}{{]}}") for c in printable(text))
-    return re.sub(r"([-'`])(?=\1)", r"\1{}", "".join(cells))  # two of these would print as one other
+    plain = re.sub(r"([-'`])(?=\1)", r"\1{}", "".join(cells))  # two of these would print as one other
+    return re.sub(r"(?<![\w.}-])-(?=\.?\d)", "$-$", plain)  # of a number: a hyphen is too short
 
 
 def latex_cell(text: str) -> str:
