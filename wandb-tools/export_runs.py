@@ -2687,14 +2687,14 @@ def table_rows(content: bytes) -> pl.DataFrame:
     return pl.DataFrame(list(series.values()))
 
 
-NAN_CELL = "~NaN~"  # stands for NaN; within a text, which its quotation mark ends, it makes the JSON invalid
+NAN_CELL = "NaN" + 20 * "0"  # stands for NaN; its quotation marks end a text around it; its digits are looked for
 
 
 def table_tree(content: bytes) -> Any:
     """The JSON of a W&B Table's file. The SDK writes NaN, which orjson, three times faster, rejects."""
     marked, nans = re.subn(rb"NaN(?=\s*[,\]])", json.dumps(NAN_CELL).encode(), content)
     with suppress(ValueError, LookupError, TypeError, AttributeError):
-        tree: Any = None if re.search(rb"\d{20}", content) else orjson.loads(marked)  # it rounds beyond 64 bits
+        tree: Any = None if re.search(rb"\d{20}", content) else orjson.loads(marked)  # it rounds such integers
         rows = [row for row in tree["data"] if NAN_CELL in row]
         if sum(row.count(NAN_CELL) for row in rows) == nans:  # else one is inside of a cell
             for row in rows:
