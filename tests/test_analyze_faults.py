@@ -1719,3 +1719,13 @@ def test_a_sum_may_pass_64_bits(tmp_path):
     file = write_runs(tmp_path, [Run(f"r{n}", summary={"flos": 2**62 + 1, "n": 2**53 + n}) for n in range(3)])
     query = "SELECT sum(flos) AS flos, sum(n) AS n, list(sum(n)) OVER () AS list FROM runs"
     assert document(file, "--sql", query)["sql"] == [{"flos": 3.0 * 2**62, "n": 3 * 2**53 + 3, "list": [3 * 2**53 + 3]}]
+
+
+def test_a_p_value_just_below_the_limit_is_not_shown_as_the_limit(tmp_path):
+    """`differ (p = 0.05)`, where p of 0.05 means noise."""
+    values = {"a": (0.0, 1.0, 2.0), "b": (2.271, 3.271, 4.271)}
+    runs = [Run(f"{g}{v}", config={"g": g}, summary={"test/mse": v}) for g, those in values.items() for v in those]
+    p = scipy.stats.ttest_ind(*values.values(), equal_var=False).pvalue
+    out = " ".join(answered(write_runs(tmp_path, runs), "-g", "g").out.split())
+    assert f"the best two, a and b, differ (p = {p:.4g}, Welch's t-test)" in out
+    assert f"{p:.2g}" == "0.05"

@@ -967,10 +967,10 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     if alone:
         remarks.append(f"the best two cannot be compared: only one value in {' and '.join(alone)}")
     elif (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
-        means, two = " of the means" * (stat != "mean"), " and ".join(names)
-        verdict = f"within noise: the best two, {two}, may differ only by chance"
-        verdict = verdict if p >= SIGNIFICANT else f"the best two, {two}, differ"
-        remarks.append(f"{verdict} (p = {p:.2g}, Welch's t-test{means})")
+        means, two = " of the means" * (stat != "mean"), f"the best two, {' and '.join(names)},"
+        verdict = f"{two} differ" if p < SIGNIFICANT else f"within noise: {two} may differ only by chance"
+        digits = 2 if abs(p - SIGNIFICANT) > 0.001 else 4  # 0.0497 would be shown as 0.05
+        remarks.append(f"{verdict} (p = {p:.{digits}g}, Welch's t-test{means})")
     return remarks
 
 
