@@ -594,6 +594,14 @@ def test_of_zeros_of_either_sign_the_first_is_the_best(values):
         assert frame.select("history_min_step_loss", "history_max_step_loss", "history_at_n").row(0) == (0, 0, 0)
 
 
+def test_whole_numbers_that_one_float_stands_for_are_compared_as_they_are():
+    """The best of times in nanoseconds was the first of the same 256 ns."""
+    write_runs(Path("x"), [Run("a")])
+    rows = [("a", step, {"ns": 1_700_000_000_000_000_000 + step, "n": step}) for step in range(3)]
+    write_history(Path("x/team_demo_history.parquet"), rows)
+    assert aggregated("x", "--history", "--at", "ns:max")["history_at_n"].to_list() == [2]
+
+
 def test_odd_facts_about_the_exports_of_an_earlier_result_are_no_error():
     file = write_runs(Path("x"), [Run("a")])
     write_history(Path("x/team_demo_history.parquet"), [("a", 0, {"loss": 1.0})])

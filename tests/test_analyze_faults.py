@@ -1193,7 +1193,7 @@ def test_the_report_tells_of_machine_use_and_problems(tmp_path):
     assert rows[0]["cpu_percent"] == pytest.approx((15 * 1 + 30 * 2) / 3)
     assert (rows[1]["gpu_percent"], rows[1]["cpu_percent"], rows[2]["gpu_percent"]) == (None, 50.0, None)
     page = (tmp_path / "r.html").read_text("utf-8")
-    assert "<h2>Machine use</h2>\n<p class='about'>3.517 hours of run time of 4 runs in all states</p>" in page
+    assert "<h2>Machine use</h2>\n<p class='about'>3.52 hours of run time of 4 runs in all states</p>" in page
     assert "Problems in 1 of 4 runs" in page
 
 
@@ -1653,3 +1653,79 @@ def test_a_default_metric_without_columns_of_its_history_says_how_to_get_them(tm
     file = write_runs(tmp_path, [Run(each, summary={"test/mse": 1.0}) for each in "ab"])
     answer = ask(file, "--value", "last", "--top", 1)
     assert (answer.code, "aggregate_runs.py --history adds such columns" in answer.err) == (2, True)
+
+
+# --- numbers that look or count as others ---------------------------------------------------------------------
+
+NEIGHBOURS = {"a": 0.3, "b": 0.1 + 0.2}
+
+
+def test_groups_and_differences_of_neighbouring_numbers_do_not_look_alike(tmp_path):
+    """Two rows were called 0.3000, and a setting that differs was 0.3000 in both runs."""
+    runs = [Run(run, config={"lr": lr, "g": 1}, summary={"test/mse": 1.0}) for run, lr in NEIGHBOURS.items()]
+    file = write_runs(tmp_path, runs)
+    for flags in (["-g", "lr"], ["--pivot", "lr,g"]):
+        firsts = [line.split()[0] for line in answered(file, *flags).out.splitlines() if line.startswith("0.3")]
+        assert firsts == ["0.3", "0.30000000000000004"]
+    lines = answered(file, "--diff", "a", "b").out.splitlines()
+    assert ["lr", "0.3", "0.30000000000000004"] in [line.split() for line in lines]
+
+
+def test_neighbours_do_not_cost_the_digits_of_other_numbers():
+    values = pl.Series([0.12341, 0.12342, *NEIGHBOURS.values()])
+    assert analyze_runs.cells_of(values) == ["0.12341", "0.12342", "0.30000", "0.30000"]
+
+
+def test_versions_that_are_equal_as_numbers_differ(tmp_path):
+    texts = {"torch": ("2.1", "2.10"), "part": ("7", "007"), "lr": ("1e-3", "0.001"), "n": ("1.0", "1")}
+    file = write_runs(
+        tmp_path, [Run(each, config={k: pair[n] for k, pair in texts.items()}) for n, each in enumerate("ab")]
+    )
+    rows = document(file, "--diff", "a", "b")["diff"]
+    assert {row["column"]: (row["a"], row["b"]) for row in rows if row["kind"] == "config"} == {
+        f"config_{name}": texts[name] for name in ("part", "torch")
+    }
+
+
+def test_the_mean_of_equal_values_is_that_value(tmp_path):
+    """By a rounded sum it was 0.10000000000000002 of three runs, and they came after the same value of one run."""
+    runs = [Run(f"r{n}", config={"g": min(n, 3)}, summary={"test/mse": 0.1}) for n in range(6)]
+    rows = document(write_runs(tmp_path, runs), "-g", "g")["groups"]
+    assert [(row["config_g"], row["n"], row["mean"]) for row in rows] == [
+        (0, 1, 0.1),
+        (1, 1, 0.1),
+        (2, 1, 0.1),
+        (3, 3, 0.1),
+    ]
+
+
+def test_steps_of_many_digits_are_shown_as_they_are(tmp_path):
+    """Counts of tokens were 1.23456789e+10 in every row."""
+    file = write_runs(tmp_path, [Run("a")])
+    write_history(tmp_path, [("a", 12_345_678_901 + n, float(n)) for n in range(3)])
+    lines = answered(file, "--curves", "loss").out.splitlines()
+    assert [line.split()[0] for line in lines[-3:]] == ["12345678901", "12345678902", "12345678903"]
+
+
+def test_the_ranks_of_whole_numbers_beyond_the_exact_floats(tmp_path):
+    """Beside a setting of floats they became floats first, all the same: the setting had no sign."""
+    runs = [Run(f"r{n}", config={"lr": n / 10}, summary={"tokens": 2**60 + n}) for n in range(12)]
+    (row,) = document(write_runs(tmp_path, runs), "--importance", "-m", "tokens", "--descending")["importance"]
+    assert row["spearman"] == pytest.approx(1)
+
+
+def test_a_sum_may_pass_64_bits(tmp_path):
+    """It was refused: INT128 cannot be cast to INT64."""
+    file = write_runs(tmp_path, [Run(f"r{n}", summary={"flos": 2**62 + 1, "n": 2**53 + n}) for n in range(3)])
+    query = "SELECT sum(flos) AS flos, sum(n) AS n, list(sum(n)) OVER () AS list FROM runs"
+    assert document(file, "--sql", query)["sql"] == [{"flos": 3.0 * 2**62, "n": 3 * 2**53 + 3, "list": [3 * 2**53 + 3]}]
+
+
+def test_a_p_value_just_below_the_limit_is_not_shown_as_the_limit(tmp_path):
+    """`differ (p = 0.05)`, where p of 0.05 means noise."""
+    values = {"a": (0.0, 1.0, 2.0), "b": (2.271, 3.271, 4.271)}
+    runs = [Run(f"{g}{v}", config={"g": g}, summary={"test/mse": v}) for g, those in values.items() for v in those]
+    p = scipy.stats.ttest_ind(*values.values(), equal_var=False).pvalue
+    out = " ".join(answered(write_runs(tmp_path, runs), "-g", "g").out.split())
+    assert f"the best two, a and b, differ (p = {p:.4g}, Welch's t-test)" in out
+    assert f"{p:.2g}" == "0.05"

@@ -640,7 +640,7 @@ def test_columns_that_are_left_out_are_named_as_they_are(tmp_path):
 
 def test_dashes_and_quotes_are_those_of_the_name_in_latex(tmp_path):
     file = write_runs(tmp_path, [Run("a", "a---b--c-d ``x''", summary={"loss": -1.5})])
-    assert "a-{}-{}-b-{}-c-d `{}`x'{}' & -1.5" in re.sub(" +", " ", answered(file, "-t", 1, "--format", "latex").out)
+    assert "a-{}-{}-b-{}-c-d `{}`x'{}' & $-$1.5" in re.sub(" +", " ", answered(file, "-t", 1, "--format", "latex").out)
 
 
 def test_a_single_point_is_drawn(tmp_path):

@@ -709,6 +709,7 @@ CELLS = st.sampled_from(
 
 @example([(export_runs.NAN_CELL, [math.nan])], (", ", ": "))
 @given(st.lists(st.tuples(CELLS, CELLS), max_size=5), st.sampled_from([(", ", ": "), (",", ":")]))
+@example([(export_runs.NAN_CELL, [math.nan])], (", ", ": "))
 def test_nan_in_a_table_is_nan_and_nothing_else(rows, separators):
     """The SDK writes it as no JSON has it; the fast parser takes it in a guise, and reads what the slow one reads."""
     export_runs.import_libraries()
@@ -719,6 +720,13 @@ def test_nan_in_a_table_is_nan_and_nothing_else(rows, separators):
         slow = export_runs.table_rows(content)
     assert found.schema == slow.schema
     assert repr_of(found) == repr_of(slow)
+
+
+def test_whole_numbers_of_any_length_in_a_table_keep_their_digits():
+    export_runs.import_libraries()
+    rows = [[10**20, [2**64 + 1]], ["x", 0.1]]
+    table = export_runs.table_rows(json.dumps({"columns": ["id", "list"], "data": rows}).encode())
+    assert table.drop("order").rows() == [(str(10**20), str([2**64 + 1])), ("x", "0.1")]
 
 
 def test_tables_of_logs(export_logs, tmp_path, out):

@@ -909,7 +909,7 @@ def statistics_by_run(plan: HistoryPlan, file: str, runs: pl.DataFrame) -> Itera
     metrics = [(name, metric) for name, metric in plan.metrics.items() if file in metric.parts]
     columns, at = [*map(pl.col, RUN_KEY), pl.col("_step").cast(pl.Int64).alias(STEP)], None
     if plan.best and file in plan.best.parts:
-        best = pl.col(plan.best.parts[file].name).cast(pl.Float64) + 0  # -0.0 becomes 0.0: arg_max may tell them apart
+        best = pl.col(plan.best.parts[file].name).cast(plan.best.dtype) + 0  # -0.0 is 0.0, also for arg_max
         columns.append(pl.when(best.is_finite()).then(best).alias(BEST))
         at = pl.col(BEST).arg_min() if plan.lower else pl.col(BEST).arg_max()
     lengths = history.group_by(RUN_KEY).agg(pl.len().cast(pl.Int64).alias(ROWS)).collect(engine="streaming")

@@ -157,9 +157,9 @@ CURVE_POINTS, PICTURE_POINTS, MOST_CURVES, MOST_CURVE_ROWS = 13, 200, 8, 200_000
 DIVERGED = 1000  # a value this many times the lowest before it, where lower is better
 SPIKE_WINDOW = 51  # a value and the fifty before or after it; --health's other limits stand in the manual and there
 # Types of DuckDB's that JSON or polars lack, and what they become.
-DUCKDB_TYPES = {r"ENUM\(('([^']|'')*'(, )?)*\)": "VARCHAR", r"DECIMAL\([\d, ]+\)|BIGNUM": "DOUBLE"}
+DUCKDB_TYPES = {r"ENUM\(('([^']|'')*'(, )?)*\)": "VARCHAR", r"DECIMAL\([\d, ]+\)|BIGNUM|UHUGEINT": "DOUBLE"}
 DUCKDB_TYPES |= {r"TIMESTAMP\w*( WITH TIME ZONE)?": "TIMESTAMPTZ", r".*\b(UNION\(|VARIANT|GEOMETRY).*": "VARCHAR"}
-DUCKDB_TYPES |= {r"\b(INTERVAL|UUID|BLOB|BIT|DATE|TIME(_NS| WITH TIME ZONE)?)\b": "VARCHAR", r"U?HUGEINT": "BIGINT"}
+DUCKDB_TYPES |= {r"\b(INTERVAL|UUID|BLOB|BIT|DATE|TIME(_NS| WITH TIME ZONE)?)\b": "VARCHAR", r"HUGEINT(?=\W)": "BIGINT"}
 
 FILE_FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
 FILE_FORMATS |= {".png": "png", ".svg": "svg", ".html": "html"}
@@ -933,7 +933,7 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     names = pl.Series(run_labels(table.select(**BEST_RUN)), dtype=pl.String)
     seen = table.with_columns(best_run=pl.when(pl.col("n") > 0).then(names))
     bars = table.select("ci_low", "ci_high", "n", pl.Series("name", row_names(table, apart)), value=stat)
-    view = [(heads.get(column, column), seen[column]) for column in shown]
+    view = [(heads.get(c, c), told_apart(seen[c]) if c in by else seen[c]) for c in shown]
     notes = remarks_on_groups(table, apart, metric, stat)
     chart = f"{metric.label}: {stat} and 95 % interval", "", bars
     table = table.select(*by, pl.lit(metric.column).alias("metric"), *held)
@@ -942,7 +942,7 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
 
 def row_names(table: pl.DataFrame, by: Sequence[str], width: int = sys.maxsize) -> list[str]:
     """The values of some columns in a line each, long ones shortened."""
-    cells = (short_names(cells_of(table[column]), width) for column in by)
+    cells = (short_names(cells_of(told_apart(table[column])), width) for column in by)
     return ["/".join(row) for row in zip(*cells, strict=True)]
 
 
@@ -970,10 +970,10 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     if alone:
         remarks.append(f"the best two cannot be compared: only one value in {' and '.join(alone)}")
     elif (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
-        means, two = " of the means" * (stat != "mean"), " and ".join(names)
-        verdict = f"within noise: the best two, {two}, may differ only by chance"
-        verdict = verdict if p >= SIGNIFICANT else f"the best two, {two}, differ"
-        remarks.append(f"{verdict} (p = {p:.2g}, Welch's t-test{means})")
+        means, two = " of the means" * (stat != "mean"), f"the best two, {' and '.join(names)},"
+        verdict = f"{two} differ" if p < SIGNIFICANT else f"within noise: {two} may differ only by chance"
+        digits = 2 if abs(p - SIGNIFICANT) > 0.001 else 4  # 0.0497 would be shown as 0.05
+        remarks.append(f"{verdict} (p = {p:.{digits}g}, Welch's t-test{means})")
     return remarks
 
 
@@ -989,7 +989,7 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     in_row, in_column = ((mean == best.over(column)).fill_null(value=False) for column in by)
     names = pl.col(by[0]).alias("rows"), pl.col(by[1]).alias("columns"), pl.lit(metric.column).alias("metric")
     cells = cells.select(*names, "n", "mean", "std", best_in_row=in_row, best_in_column=in_column)
-    down, across = (cells_of(cells[name].unique().sort(nulls_last=True)) for name in ("rows", "columns"))
+    down, across = (cells_of(told_apart(cells[name].unique().sort(nulls_last=True))) for name in ("rows", "columns"))
     cells_in_order = cells.with_columns(row=pl.col("rows").rle_id()).sort("columns", nulls_last=True)
     filled = cells_in_order.with_columns(column=pl.col("columns").rle_id()).filter(pl.col("n") > 0)
     spell, texts = float_format(filled["mean"].to_list()), dict[tuple[int, int], str]()
@@ -1001,11 +1001,10 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     if holes := len(across) * len(down) - filled.height:
         note += f"; {counted(holes, 'cell')} without a value"
     view = [(rows, pl.Series(down, dtype=pl.String))]
-    for column, head in enumerate(across):
-        view.append((head, pl.Series([texts.get((row, column), "") for row in range(len(down))])))
+    view += [(head, pl.Series([texts.get((row, n), "") for row in range(len(down))])) for n, head in enumerate(across)]
     size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
     title = f"{metric.label} by {rows} and {columns}: {size}; {metric.direction}"
-    shown = {"row name": cells_of(filled["rows"]), "column name": cells_of(filled["columns"])}
+    shown = {"row name": [down[n] for n in filled["row"]], "column name": [across[n] for n in filled["column"]]}
     shown["name"] = [f"{spell(mean)} ({n})" for mean, n in filled.select("mean", "n").iter_rows()]
     drawn = filled.select("row", "column", value="mean").hstack(pl.DataFrame(shown, dict.fromkeys(shown, pl.String)))
     return Result("pivot", title, cells, view, [note, *lost], chart=("mean", "", drawn))
@@ -1216,12 +1215,11 @@ def difference(study: Study, options: Options) -> list[Result]:
     taken = Counter([*chosen["id"], "column", "kind"])
     heads = [str(key[2]) if taken[key[2]] == 1 else path_text(key) for key in keys]
     differing = [column for column in columns if len({*map(comparable, chosen[column].to_list())}) > 1]
-    cells, counts = [cells_of(chosen[column]) for column in differing], Counter(map(kind, differing))
+    cells, counts = [cells_of(told_apart(chosen[column])) for column in differing], Counter(map(kind, differing))
     found = [{"column": c, "kind": kind(c), **dict(zip(heads, chosen[c].to_list(), strict=True))} for c in differing]
     sizes = [f"{counts[k]} of {counted(len(runs.of_kind(k)), f'{k} column')}" for k in ("config", "metric")]
     texts = [{name: exact_text(value) for name, value in row.items()} for row in found]
-    names = labels(differing, runs).values()
-    view = [("column", pl.Series(names, dtype=pl.String))]
+    view = [("column", pl.Series(labels(differing, runs).values(), dtype=pl.String))]
     view += [(head, pl.Series([row[n] for row in cells], dtype=pl.String)) for n, head in enumerate(heads)]
     title = f"{' and '.join(sizes)} differ between {some_of(run_labels(chosen))}"
     table = pl.DataFrame(texts, dict.fromkeys(["column", "kind", *heads], pl.String))
@@ -1229,10 +1227,9 @@ def difference(study: Study, options: Options) -> list[Result]:
 
 
 def comparable(value: object) -> object:
-    """A form of a value in which equal meanings are equal: "1e-3" equals 0.001, and NaN equals NaN."""
-    if isinstance(value, str) and re.fullmatch(r"[-+.\deE]+", value):  # Python would also read 1_0 as a number
-        with suppress(ValueError):
-            value = float(value) if re.search("[.eE]", value) else int(value)
+    """A form of a value in which equal meanings are equal: "1e-3" equals 0.001, NaN equals NaN, "1.10" is text."""
+    if isinstance(value, str) and re.fullmatch(r"-?(0|[1-9][0-9]{,99})(\.(0|[0-9]*[1-9]))?([eE][-+]?[0-9]+)?", value):
+        value = json.loads(value)
     is_nan = isinstance(value, float) and math.isnan(value)
     return repr(value) if is_nan or isinstance(value, list) else value
 
@@ -1281,14 +1278,14 @@ def association(column: str, table: pl.DataFrame) -> tuple[Any, ...] | None:
     if is_number and distinct > MOST_LEVELS:
         ranges = max(3, min(MOST_LEVELS, n // RUNS_A_LEVEL))
         level = ((x.rank("average") - 0.5) * ranges / n).cast(pl.Int64)
-    ranks = pl.DataFrame({"level": level, "rank": pairs["y"].rank()})
+    ranks = pl.DataFrame({"level": level, "x": x.rank() if is_number else x, "rank": pairs["y"].rank()})
     # The part of the ranks' variance that the levels account for; H = (n - 1) * share, ties corrected.
     share = ranks.select(pl.col("rank").mean().over("level").var() / pl.col("rank").var()).fill_nan(0.0).item()
     between = level.n_unique() - 1  # degrees of freedom
     within = n - 1 - between
     effect = max(0.0, ((n - 1) * share - between) / within)
     p = incomplete_beta(within / 2, between / 2, 1 - share, share)  # the F-test of the ranks
-    spearman = pairs.select(pl.corr("x", "y", method="spearman").fill_nan(None)).item() if is_number else None
+    spearman = ranks.select(pl.corr("x", "rank").fill_nan(None)).item() if is_number else None
     return column, "number" if is_number else "category", effect, spearman, n, distinct, p
 
 
@@ -1408,7 +1405,7 @@ def machine_use(study: Study) -> list[Result]:
     table = rows.group_by("gpu", "gpu_count").agg(runs=pl.len().cast(pl.Int64), **hours, **weighted)
     table = table.sort("hours", "gpu", "gpu_count", descending=[True, False, False], nulls_last=True)
     heads = ("gpu", "GPUs", "runs", "hours", "GPU hours", "GPU %", "CPU %")
-    title = f"Machine use: {table['hours'].sum():.4g} hours of run time of {counted(rows.height, 'run')} in all states"
+    title = f"Machine use: {table['hours'].sum():,.2f} hours of run time of {counted(rows.height, 'run')} in all states"
     note = "percentages are means over the runs, weighted by run time"
     return [Result("machine", title, table, [*zip(heads, table, strict=True)], [note])]
 
@@ -1503,7 +1500,9 @@ def sql(study: Study, options: Options) -> list[Result]:
                 cell = sql_name(name) if dtype == '"NULL"' else f"CAST({sql_name(name)} AS {dtype})"
                 columns.append(f"{cell} AS {sql_name(name)}")
         table = pl.DataFrame(found.project(", ".join(columns)).limit(most + 1 if most else sys.maxsize))
-        table = table.with_columns(known_times())
+        wide = table.select(cs.decimal())  # sums of whole numbers, which may pass 64 bits
+        sums = [c.cast(pl.Int64 if c.is_between(-(2**63), 2**63 - 1).all() else pl.Float64) for c in wide]
+        table = table.with_columns(known_times(), *sums)
     more = ["more rows: use --max-rows 0, --json or -o for all"] if 0 < most < table.height else []
     table = table.head(most or table.height)
     title = f"the first {table.height} rows" if more else counted(table.height, "row")
@@ -1910,7 +1909,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     shown = drawn.filter(pl.col("rank") < MOST_CURVES)
     xs = shown.select(pl.col("x").unique().sort())
     if xs["x"].dtype.is_float():
-        spell = "{:.10g}".format if (xs["x"] % 1 == 0).all() else float_format(xs["x"].to_list())
+        spell = "{:.16g}".format if (xs["x"] % 1 == 0).all() else float_format(xs["x"].to_list())
         view = [(axis, pl.Series([*map(spell, xs["x"])]))]
     else:
         minutes = xs["x"].dt.to_string("%Y-%m-%d %H:%M")
@@ -1931,8 +1930,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
 def shape(line: pl.DataFrame) -> str:
     """A curve as blocks of eight heights: x where it has no finite value, blank before its start and after its end."""
     height, blocks = finite("value"), dict(enumerate("▁▂▃▄▅▆▇█"))
-    reach = height.max() - height.min()
-    level = (height - height.min()) / pl.when(reach > 0).then(reach).otherwise(1.0) * 7
+    level = ((height - height.min()) / (height.max() - height.min()) * 7).fill_nan(0.0)  # 0 / 0: all are equal
     block = level.round().cast(pl.Int64, strict=False).replace_strict(blocks, default="x", return_dtype=pl.String)
     return str(line.select(pl.when(pl.col("n").is_null()).then(pl.lit(" ")).otherwise(block).str.join()).item())
 
@@ -2099,7 +2097,8 @@ def statistics_of(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     moments = {"mean": value.mean(), "std": value.std(ddof=1), "min": value.min(), "median": value.median()}
     table = rows.group_by(by).agg(**counts, **moments, max=value.max())
     quantiles = {count: t_quantile(count - 1) for count in table["n"].unique() if count > 1}
-    table = table.with_columns(sem=pl.col("std") / pl.col("n").sqrt())
+    mean = pl.when(pl.col("min") == pl.col("max")).then("max").otherwise("mean")  # sums of equal values are rounded
+    table = table.with_columns(mean=mean, sem=pl.col("std") / pl.col("n").sqrt())
     margin = pl.col("sem") * pl.col("n").replace_strict(quantiles, default=None, return_dtype=pl.Float64)
     return table.with_columns(ci_low=pl.col("mean") - margin, ci_high=pl.col("mean") + margin)
 
@@ -2316,6 +2315,12 @@ def cells_of(values: pl.Series, null: str = "null", *, alike: bool = True) -> li
     return [null if value is None else spell(value) for value in values.to_list()]
 
 
+def told_apart(values: pl.Series) -> pl.Series:
+    """The values, as exact text if people would see different numbers as the same."""
+    is_alike = values.dtype.is_float() and len({*cells_of(values)}) < values.n_unique()
+    return pl.Series([*map(cell_text, values)]) if is_alike else values
+
+
 def short_number(value: float, digits: int = 4) -> str:
     """A number with so many digits, or without its fraction: 12346, not 1.235e+04."""
     return f"{value:.0f}" if 10**digits - 0.5 <= abs(value) < 1e7 else f"{value:.{digits}g}"
@@ -2336,8 +2341,7 @@ def float_format(values: Sequence[float]) -> Callable[[float], str]:
         places = max(0, digits - 1 - max(sizes), digits - 2 - min(sizes))  # the smallest has three digits at least
         lines_up = is_close and (min(sizes) < 7 or digits > 6)  # else too far apart, too small or too large
         forms.append(f"{{:.{places}f}}".format if lines_up else partial(short_number, digits=digits))
-    distinct = [form for form in forms if len(set(map(form, usable))) == len(usable)]
-    return [*distinct, forms[0]][0]
+    return max(forms, key=lambda form: len({*map(form, usable)}))
 
 
 def cell_text(value: object) -> str:
@@ -2396,7 +2400,7 @@ def fitted(
     for n, (column, room) in enumerate(zip(columns[:count], widths(limit), strict=False)):
         is_whole = column.is_number or column.label in BROKEN
         texts = column.cells if is_whole else short_names(column.cells, room)
-        texts = [short_names(row, room)[n - 1] for row in rows] if rows and n else texts  # what differs in a row
+        texts = [short_names(row, limit)[n - 1] for row in rows] if rows and n else texts  # what differs in a row
         parts = re.findall(rf".{{1,{room}}}(?:(?<=[/_. ,=-])|$)|.{{1,{room}}}", column.label)  # ends of words first
         label = column.label if cell_count(column.label) <= room else "\n".join(parts)
         short.append(TableColumn(label, texts, column.is_number, room))
@@ -2454,7 +2458,8 @@ def latex(text: str) -> str:
     """`text` as LaTeX that prints it literally."""
     # U+024F is the last character that LaTeX prints from UTF-8 without a further package.
     cells = (LATEX.get(c, c if ord(c) <= 0x24F else f"{{[}}U+{ord(c):04X}{{]}}") for c in printable(text))
-    return re.sub(r"([-'`])(?=\1)", r"\1{}", "".join(cells))  # two of these would print as one other
+    plain = re.sub(r"([-'`])(?=\1)", r"\1{}", "".join(cells))  # two of these would print as one other
+    return re.sub(r"(?<![\w.}-])-(?=\.?\d)", "$-$", plain)  # of a number: a hyphen is too short
 
 
 def latex_cell(text: str) -> str:
@@ -2811,11 +2816,8 @@ def add_flags(parser: Parser) -> None:
     add("--stat", choices=("mean", "median", "iqm"), default="mean", help="compare groups by this (default: mean)")
     add("--best-per", **many, metavar="A,B", help="use only the best setting of each value")
     add = parser.add_argument_group("curves and pictures").add_argument
-    add(
-        "--x",
-        metavar="AXIS",
-        help="step, runtime, time or a metric (default: the step metric if most runs have it, else step)",
-    )
+    axis = "step, runtime, time or a metric (default: the step metric if most runs have it, else step)"
+    add("--x", metavar="AXIS", help=axis)
     add("--best-so-far", **flag, help="the best value so far, instead of the current one")
     add("--smooth", type=float, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
     points = f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS}; JSON, csv and parquet all)"

@@ -1247,8 +1247,7 @@ def widest_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str
     """
     dtypes: dict[KeyPath, str] = {}
     for path, dtype in (item for source in sources for item in source.items()):
-        both = {dtype, dtypes.get(path, dtype)}
-        both -= {"Null"} if len(both) > 1 else set()
+        both = {dtype, dtypes.get(path, dtype)} - {"Null"} or {"Null"}
         dtypes[path] = both.pop() if len(both) == 1 else "Float64" if both == {"Int64", "Float64"} else "String"
     return dtypes
 
@@ -1256,8 +1255,10 @@ def widest_dtypes(sources: Iterable[Mapping[KeyPath, str]]) -> dict[KeyPath, str
 def cast_logged(path: KeyPath, dtype: str, wanted: str, name: str | None = None) -> pl.Expr:
     """The column of a path in another dtype. Numbers and Booleans become text as in JSON."""
     column = pl.col(name or column_key(path)).cast(getattr(pl, wanted)).alias(column_key(path))
-    if dtype == "Float64" and wanted == "String":
-        return column.replace({"inf": "Infinity", "-inf": "-Infinity"})
+    if dtype == "Float64" and wanted == "String":  # as Python's json spells them: `1e-05`, where polars has `0.00001`
+        text = column.str.replace("inf", "Infinity", literal=True)
+        text = text.str.replace(r"^(-?)0\.0000([1-9])([0-9]*)$", "${1}${2}.${3}e-05")
+        return text.str.replace(".e-05", "e-05", literal=True).str.replace(r"e-([0-9])$", "e-0${1}")
     return column
 
 
@@ -2665,11 +2666,14 @@ def logged_rows(source: RowSource, run: History, answer: Any) -> None:
             raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
 
 
-def table_rows(content: bytes) -> pl.DataFrame:
-    """The rows of a W&B Table's file, with their number as `order`; ValueError if it holds none."""
+def table_rows(content: bytes, *, exact: bool = False) -> pl.DataFrame:
+    """The rows of a W&B Table's file, with their number as `order`; ValueError if it holds none.
+
+    `exact`: slower, but whole numbers beyond 64 bits within texts are not rounded.
+    """
     if content.startswith(LFS_POINTER):
         raise ValueError(NOT_PULLED)
-    table = table_tree(content)
+    table = json.loads(content) if exact else table_tree(content)
     names, rows = (table.get("columns"), table.get("data")) if isinstance(table, dict) else (None, None)
     if not (isinstance(names, list) and isinstance(rows, list)):
         raise ValueError("it is not a table")  # noqa: TRY004 - of a file, as what the parser raises
@@ -2682,7 +2686,9 @@ def table_rows(content: bytes) -> pl.DataFrame:
         key = column_key((str(name), str(number))) if key in series else key
         column = settled_series(key, values)
         series[key] = column if column.count() else pl.Series(key, values, dtype=pl.Null)  # other runs decide its dtype
-    return pl.DataFrame(list(series.values()))
+    found = pl.DataFrame(list(series.values()))
+    is_rounded = pl.any_horizontal(pl.lit(value=False), cs.string().str.contains("e+", literal=True).any())
+    return table_rows(content, exact=True) if not exact and found.select(is_rounded).item() else found
 
 
 NAN_CELL = "~NaN~"  # stands for NaN; within a text, which its quotation mark ends, it makes the JSON invalid
@@ -2694,8 +2700,8 @@ def table_tree(content: bytes) -> Any:
     with suppress(ValueError, LookupError, TypeError, AttributeError):
         tree = orjson.loads(marked)
         rows = [row for row in tree["data"] if NAN_CELL in row]
-        is_text = NAN_CELL.encode() in content
-        if not is_text and sum(row.count(NAN_CELL) for row in rows) == nans:  # else one is inside of a cell
+        # Else one is inside of a cell, or a text.
+        if sum(row.count(NAN_CELL) for row in rows) == nans and NAN_CELL.encode() not in content:
             for row in rows:
                 row[:] = [math.nan if cell == NAN_CELL else cell for cell in row]
             return tree
@@ -3040,9 +3046,8 @@ def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
     The texts of NON_FINITE beside numbers are numbers; other mixtures are text, numbers and Booleans as JSON.
     """
     kinds = set(map(type, values)) - {type(None)}
-    numbers_ = (({float}, pl.Float64), ({int, float}, pl.Float64), ({int}, pl.Int64))
-    for these, dtype in (({bool}, pl.Boolean), *numbers_, ({str}, pl.String)):
-        if kinds == these:
+    for these, dtype in (({str}, pl.String), ({bool}, pl.Boolean), ({int}, pl.Int64), ({int, float}, pl.Float64)):
+        if kinds <= these:
             with suppress(TypeError, OverflowError, UnicodeEncodeError):  # of whole numbers past 64 bits, or surrogates
                 return pl.Series(name, values, dtype=dtype)
     texts = {value for value in values if isinstance(value, str)}
@@ -3050,7 +3055,7 @@ def settled_series(name: str, values: Sequence[Scalar]) -> pl.Series:
         # Read from text, a whole number beyond the range of floats is infinite, as in W&B.
         numbers = [value if value is None or isinstance(value, float) else float(str(value)) for value in values]
         return pl.Series(name, numbers, dtype=pl.Float64)
-    spelt = [v if v is None else storable(v) if isinstance(v, str) else valid_json(v) for v in map(jsonable, values)]
+    spelt = [v if v is None else storable(v) if isinstance(v, str) else valid_json(v).strip('"') for v in values]
     return pl.Series(name, spelt, dtype=pl.String)
 
 
