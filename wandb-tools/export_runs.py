@@ -2704,7 +2704,8 @@ def table_tree(content: bytes) -> Any:
     with suppress(ValueError, LookupError, TypeError, AttributeError):
         tree = orjson.loads(marked)
         rows = [row for row in tree["data"] if NAN_CELL in row]
-        if sum(row.count(NAN_CELL) for row in rows) == nans:  # else one is inside of a cell
+        found = sum(row.count(NAN_CELL) for row in rows)
+        if found == nans and NAN_CELL.encode() not in content:  # else one is inside of a cell, or a cell is this text
             for row in rows:
                 row[:] = [math.nan if cell == NAN_CELL else cell for cell in row]
             return tree
