@@ -157,6 +157,21 @@ def test_a_rewound_run_may_have_fewer_rows(tmp_path, export_logs, demo):
     assert demo().metadata["kept_fuller"] == []
 
 
+def test_a_rewound_run_needs_the_log_before(tmp_path, export_logs, demo):
+    import export_runs
+
+    first = add_log(tmp_path, "abc", rows=20)
+    assert export_logs("--include-history").code == 0
+    shutil.rmtree(first.parent)
+    for hours in (1, 2):
+        branch = export_runs.wandb_proto().BranchPoint(run="abc", metric="_step", value=4)
+        later = START + timedelta(hours=hours)
+        add_log(tmp_path, "abc", rows=3, first_step=5, started_at=later, branch_point=branch)
+        assert export_logs("--include-history").code == 0
+        assert demo().history["_step"].to_list() == list(range(20))
+        assert (demo().runs["history_rows"].to_list(), demo().metadata["kept_fuller"]) == ([20], ["abc"])
+
+
 @pytest.mark.parametrize("flags", [[], ["--prune"]])
 def test_an_offline_export_knows_nothing_of_what_the_server_lacks(
     empty_server, tmp_path, export, export_logs, demo, flags

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import export_runs
@@ -351,6 +351,23 @@ def test_a_summary_of_one_log_is_that_of_the_run(tmp_path, export):
     export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
     project = exported(tmp_path / "out", "offline_uncategorized")
     assert (project.run["metric_loss"], project.metadata["summary_restored"]) == (0.5, [])
+
+
+def test_the_end_of_a_run_that_was_resumed_online(tmp_path, export):
+    """Its run time includes that of the logs before; the rows tell from when it counts."""
+    later = START.replace(month=2)
+    write_log(tmp_path / "logs", "a", rows=[{"_runtime": "0.5"}], runtime_s=3_600)
+    write_log(tmp_path / "logs", "a", rows=[{"_runtime": "3601.5"}], started_at=later, first_step=1, runtime_s=3_700)
+    export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
+    run = exported(tmp_path / "out", "offline_uncategorized").run
+    assert (run["created_at"], run["heartbeat_at"]) == (START, later + timedelta(seconds=99.5))
+
+
+def test_the_end_of_a_run_that_logged_times_before_its_start(tmp_path, export):
+    write_log(tmp_path / "logs", "a", rows=[{"_runtime": "0.5"}], first_step=-9, runtime_s=60)
+    export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
+    run = exported(tmp_path / "out", "offline_uncategorized").run
+    assert run["heartbeat_at"] == START + timedelta(seconds=60)
 
 
 SDKS_CONFIG = """_wandb:

@@ -168,6 +168,11 @@ def test_histories_of_every_shape(server, export, project, tmp_path):
     add("overlap", files=[early, again], live=[{"_step": 10, "a": 20}], values={"history_rows": 3})
     expected["overlap"] = [(0, {("a",): 0.5, ("early",): 1}), (1, {("a",): 1.5}), (10, {("a",): 20})]
 
+    before = write_parquet(tmp_path / "before.parquet", {"_step": [2, 3], "_timestamp": [1.0, 2.0], "a": [1, 2]})
+    after = write_parquet(tmp_path / "after.parquet", {"_step": [1, 2], "_timestamp": [8.0, 9.0], "a": [3, 4]})
+    add("rewound", files=[before, after], values={"history_rows": 3})
+    expected["rewound"] = [(1, {("a",): 3}), (2, {("a",): 4}), (3, {("a",): 2})]
+
     nested = {"val": {"acc": 0.25, "at": {"x": 3}}}
     add("struct", rows=[{"_step": 0, **nested, "val.acc": 9}], live=[{"_step": 1, **nested}], summary=nested)
     server.configure(export_nested="dotted")

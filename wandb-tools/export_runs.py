@@ -479,7 +479,7 @@ class Project:
 
     @property
     def place(self) -> dict[str, object]:
-        """The variables of every question about the project."""
+        """The project's names, as in files, the JSON and the variables of questions."""
         return {"entity": self.entity, "project": self.name}
 
     @property
@@ -617,6 +617,7 @@ class Log:
     newest_at: datetime | None = None
     last_stamp: tuple[int, int] = (0, 0)  # of output and system metrics: seconds since 1970, and nanoseconds
     exit_code: int | None = None
+    runtime_s: float = 0.0  # at its exit
     is_preempting: bool = False  # the program said that it would be stopped
     config: dict[str, object] = field(default_factory=dict)
     config_at_start: Collection[str] = ()  # the keys of the config that the run began with
@@ -749,9 +750,7 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - 
     elif kind == "preempting":
         log.is_preempting = True
     elif kind == "exit":
-        log.exit_code = record.exit.exit_code
-        if log.started_at is not None:
-            log.note_time(time_at(log.started_at.timestamp() + record.exit.runtime))
+        log.exit_code, log.runtime_s = record.exit.exit_code, record.exit.runtime
     elif kind in ("stats", "output", "output_raw"):
         noted = getattr(record, kind)
         stamp = (noted.timestamp.seconds, noted.timestamp.nanos)
@@ -975,6 +974,7 @@ class LogRows:
     def start(self, log: Log) -> None:
         """From now on, rows are those of this log."""
         self.log = log
+        self.counted_from = 0.0  # seconds since 1970: when the run time of its rows was 0
         self.lines: list[OutputLine] = []  # of output
         self.lines_written = 0
         # By stream, as on a terminal: the last lines, and in which one the cursor is, which may be below the last.
@@ -1095,6 +1095,9 @@ class LogRows:
             self.take_longer_output()
         self.screens.clear()
         self.hold_rows()
+        if self.log.started_at is not None:  # the run time of a resumed online run includes that of earlier logs
+            start = min(self.log.started_at.timestamp(), self.counted_from or math.inf)
+            self.log.note_time(time_at(start + self.log.runtime_s))
 
     def take_longer_output(self) -> None:
         """Replace the log's lines by those of output.log if these are more: a crash may cut off the log's end."""
@@ -1117,7 +1120,11 @@ class LogRows:
         history, system = self.columns.values()
         if history.rows:
             rows = history.frame(self.options.history_keys, self.log.skipped)
-            self.log.note_time(time_at(cast("float | None", rows["_timestamp"].max())))
+            stamp, begin = pl.col("_timestamp"), (self.log.started_at or EPOCH).timestamp()
+            starts = (stamp - pl.col("_runtime")).filter(stamp >= begin)  # the user may log earlier times
+            newest, start = rows.select(stamp.max(), start=starts.max()).row(0)
+            self.log.note_time(time_at(newest))
+            self.counted_from = max(self.counted_from, start or 0.0)
             self.hold("history", rows if self.options.include_history else rows[:, : len(CLOCKS)])
         if system.rows:
             rows = system.frame((), set())
@@ -1414,7 +1421,8 @@ def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work:
     for run, _, logs in own:
         # A log may be missing. Only a run that was rewound, and whose logs are whole, may have fewer rows than before.
         is_whole = all(log.exit_code is not None and not log.torn and not log.failed for log in logs)
-        if not is_whole or not any("rewound_to" in log.run for log in logs):
+        is_rewound = ["rewound_to" in log.run for log in logs]
+        if not is_whole or is_rewound[0] or not any(is_rewound):
             project.cut.add(run.id)
         project.failed += [failure for log in logs for failure in log.failed]
         cut_off += [str(log.file.relative_to(top)) for log in logs if log.torn]
@@ -2598,8 +2606,9 @@ def full_history(source: RowSource, run: History, answer: Any) -> None:
     run.counted = answer["historyLineCount"] or 0
     most_rows = 2 * run.counted + SPARE_ROWS
     run.frames = [export_rows(file, nested, keys, run.skipped, most_rows) for file in run.downloads]
-    if len(run.frames) > 1:  # if they overlap, the one that begins later, by its steps or its times, is the newer
-        run.frames.sort(key=lambda frame: frame.select(pl.min("order", "_timestamp").fill_null(0)).collect().row(0))
+    if len(run.frames) > 1:  # if they overlap, the one with the newest row counts
+        age = [pl.max("_timestamp"), pl.min("order")]
+        run.frames.sort(key=lambda frame: frame.select(age).collect().fill_null(0).row(0))
     if rows:
         run.frames.append(rows_of_json(list(map(as_row, rows)), keys, run.skipped).lazy())
 
@@ -2700,8 +2709,8 @@ def table_tree(content: bytes) -> Any:
     with suppress(ValueError, LookupError, TypeError, AttributeError):
         tree = orjson.loads(marked)
         rows = [row for row in tree["data"] if NAN_CELL in row]
-        # Else one is inside of a cell, or a text.
-        if sum(row.count(NAN_CELL) for row in rows) == nans and NAN_CELL.encode() not in content:
+        found = sum(row.count(NAN_CELL) for row in rows)
+        if found == nans and NAN_CELL.encode() not in content:  # else one is inside of a cell, or a cell is this text
             for row in rows:
                 row[:] = [math.nan if cell == NAN_CELL else cell for cell in row]
             return tree
@@ -3434,8 +3443,7 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     }
     export_id = next(iter(current.values()), uuid.uuid4().hex)
     about: dict[str, object] = {
-        "entity": project.entity,
-        "project": project.name,
+        **project.place,
         "exported_at": jsonable(now()),
         "versions": {name: version(name) for name in ("wandb", "polars")} | {"wandb-tools": VERSION},
     }
@@ -3758,9 +3766,8 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     for project in planned if options.dry_run else written:
         counts = dict(project.runs.select("id", "history_rows").iter_rows()) | project.mismatched
         history_rows = sum(counts.values()) if project.planned_rows is None else project.planned_rows
-        row: dict[str, Any] = {"entity": project.entity, "project": project.name, "status": "planned"}
-        row |= {"runs": project.runs.height, "filtered": project.filtered, "failed": len(project.failed)}
-        row |= {"history_rows": history_rows}
+        row: dict[str, Any] = {**project.place, "status": "planned", "runs": project.runs.height}
+        row |= {"filtered": project.filtered, "failed": len(project.failed), "history_rows": history_rows}
         if options.offline or not options.dry_run:
             row |= {"status": project.status, "torn": len(project.torn), "kept": len(project.kept)}
         rows.append(row)
