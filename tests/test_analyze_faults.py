@@ -105,6 +105,20 @@ def test_the_goal_of_a_metric_without_a_column_of_its_own_counts(tmp_path, name)
     assert [row["id"] for row in json.loads(answer.out)["top"]] == ["b", "a"]
 
 
+def test_a_metric_called_like_the_step_of_another(tmp_path):
+    """Beside loss, aggregate_runs gives step_loss a hash: the step of the lowest loss was shown for it."""
+    runs = write_runs(tmp_path, [Run(name, summary={"loss": 1.0, "step_loss": 5.0}) for name in "ab"])
+    file = rewrite(runs, history_min_loss=pl.Series([1.0, 1.0]), history_min_step_loss=pl.Series([3, 7]))
+    said = ask(file, "--top", 2, "-m", "step_loss", "--value", "min").err
+    assert "there is no column history_min_step_loss" in said
+    rewrite(file, history_min_step_loss__ee41e4a1=pl.Series([0.5, 0.25]))
+    for name in ("step_loss", "metric_step_loss"):
+        rows = document(file, "--top", 2, "-m", name, "--value", "min")["top"]
+        assert [(row["id"], row["history_min_step_loss__ee41e4a1"]) for row in rows] == [("b", 0.25), ("a", 0.5)]
+    said = ask(file, "--top", 2, "-m", "acc", "--value", "min").err
+    assert "the histories have loss, step_loss__ee41e4a1" in said
+
+
 # --- less than everything -------------------------------------------------------------------------------------
 
 

@@ -581,6 +581,11 @@ def find_column(name: str, runs: Runs, what: str = "column", among: Sequence[str
     raise ScriptError(f"there is no {what} {name}{hint}; --schema lists all", WRONG_USAGE)
 
 
+def path_hash(path: KeyPath) -> str:
+    """SHA-1, in hex, of the path as compact ASCII JSON."""
+    return hashlib.sha1(json.dumps(path, separators=(",", ":")).encode(), usedforsecurity=False).hexdigest()
+
+
 def kind(column: str) -> str:
     """Which part of the contract a column belongs to: see KINDS."""
     prefix = column.split("_", 1)[0]
@@ -684,10 +689,12 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     plain_name = re.sub(r"[^A-Za-z0-9_]", "_", (column or name).removeprefix("metric_"))
     column = column or (known_column(name, runs, ["config_"]) if options.value == "summary" else None)
     if options.value != "summary":
-        prefix = f"history_{options.value}_"
-        shown, what = prefix + plain_name, f" ({VALUES[options.value]})"
-        if shown not in runs.dtypes:
-            there = [c.removeprefix(prefix) for c in runs.dtypes if c.startswith(prefix)]
+        prefix, what = f"history_{options.value}_", f" ({VALUES[options.value]})"
+        there = [c.removeprefix(prefix) for c in metric_columns(runs, prefix)]
+        hashed = f"{plain_name}__{path_hash(runs.paths.get(column or '', (name,)))[:8]}"  # another has the plain name
+        plain_name = hashed if hashed in there else plain_name
+        shown = prefix + plain_name
+        if plain_name not in there:
             flag = " and --at METRIC" if options.value == "at" else ""
             how = did_you_mean(plain_name, there) if there else f"; aggregate_runs.py --history{flag} adds such columns"
             how = how or f"; the histories have {some_of(there)}"
@@ -721,7 +728,10 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
 
 def metric_columns(runs: Runs, prefix: str = "metric_") -> list[str]:
     """The metrics that the runs have, or the columns of their histories with another prefix."""
-    return [column for column, dtype in runs.dtypes.items() if column.startswith(prefix) and dtype.is_numeric()]
+    numbers = [column for column, dtype in runs.dtypes.items() if column.startswith(prefix) and dtype.is_numeric()]
+    # Beside history_min_loss, history_min_step_loss is the step of that minimum, and not of a metric step_loss.
+    steps = {column.replace(prefix, f"{prefix}step_", 1) for column in numbers if prefix != "metric_"}
+    return [column for column in numbers if column not in steps]
 
 
 def goal_by_name(name: str) -> Goal | None:
