@@ -119,6 +119,49 @@ def test_a_metric_called_like_the_step_of_another(tmp_path):
     assert "the histories have loss, step_loss__ee41e4a1" in said
 
 
+SLASH, FLAT = {"metric_train_loss": ["train/loss"]}, {"metric_train_loss": ["train_loss"]}
+BOTH = FLAT | {"metric_train_loss__d5308e80": ["train/loss"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("train/loss", {"slash": 1.0, "both": 1.0}),
+        ("metric_train_loss__d5308e80", {"slash": 1.0, "both": 1.0}),
+        ("train_loss", {"both": 7.0}),
+        ("metric_train_loss", {"both": 7.0}),
+    ],
+)
+def test_curves_are_of_one_metric_whatever_its_column_in_each_file(tmp_path, name, values):
+    """A column of a merged file was looked for in histories where another metric has its name, or it another one."""
+    for project, paths in (("slash", SLASH), ("both", BOTH)):
+        columns = {"run_id": [project], "_step": [0]}
+        columns |= {column: [1.0 if path == ["train/loss"] else 7.0] for column, path in paths.items()}
+        history = write_rows(tmp_path, "history", columns, project=project)
+        pl.read_parquet(history).write_parquet(history, metadata={"wandb_tools.columns": json.dumps(paths)})
+    parts = [pl.read_parquet(write_runs(tmp_path, [Run(project)], project=project)) for project in ("slash", "both")]
+    merged = pl.concat(parts).with_columns(pl.lit(1.0).alias(column) for column in BOTH)
+    merged.write_parquet(tmp_path / "unified.parquet", metadata={"wandb_tools.columns": json.dumps(BOTH)})
+    rows = document(tmp_path / "unified.parquet", "--curves", name)["curves"]
+    assert {row["id"]: row["value"] for row in rows} == values
+    assert {row["metric"] for row in rows} == {next(column for column, path in BOTH.items() if name in (column, *path))}
+
+
+def test_the_axis_of_curves_is_one_metric_whatever_its_column_in_each_file(tmp_path):
+    for project, paths in (("slash", SLASH), ("both", BOTH)):
+        write_runs(tmp_path, [Run(project)], project=project)
+        columns = {"run_id": [project], "_step": [0], "metric_acc": [0.5]}
+        columns |= {column: [1.0 if path == ["train/loss"] else 7.0] for column, path in paths.items()}
+        history = write_rows(tmp_path, "history", columns, project=project)
+        metadata = {"wandb_tools.columns": json.dumps(paths | {"metric_acc": ["acc"]})}
+        file = tmp_path / f"team_{'zz' if project == 'both' else 'aa'}_history.parquet"
+        pl.read_parquet(history).write_parquet(file, metadata=metadata)
+        history.unlink()
+    for name in ("train/loss", "metric_train_loss"):
+        rows = document(tmp_path, "--curves", "acc", "--x", name)["curves"]
+        assert {row["id"]: row["x"] for row in rows} == {"slash": 1.0, "both": 1.0}
+
+
 # --- less than everything -------------------------------------------------------------------------------------
 
 

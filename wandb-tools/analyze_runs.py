@@ -1767,12 +1767,17 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
     keys, results = keys.with_row_index(RUN_NUMBER), []
     for name in names:
-        logging = [(part, column) for part in histories if (column := metric_called(name, part))]
-        if not logging:
+        known = metric_called(name, study.runs)
+        wanted = study.runs.label(known) if known else name
+        called = [(part, column) for part in histories if (column := metric_called(wanted, part))]
+        if not called:
             there = {part.label(c) for part in histories for c in metric_columns(part)}
             hint = did_you_mean(name, there) or f"; there are {some_of(sorted(there), SUGGESTED_NAMES) or 'none'}"
             raise ScriptError(f"no history has a metric {name}{hint}", WRONG_USAGE)
-        label = logging[0][0].label(logging[0][1])
+        # Each export settles its names: one column may be train/loss in one file, and train_loss in another.
+        named = {part.label(column): None for part, column in called}
+        label = wanted if wanted in named else next(iter(named))
+        logging = [(part, column) for part, column in called if part.label(column) == label]
         stored = [part.goals[column] for part, column in logging if column in part.goals]
         goal = options.goal or next(iter(stored), None) or goal_by_name(label)
         if options.best_so_far and goal is None:
@@ -1783,7 +1788,7 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
         axis = logging[0][0].label(axis).removeprefix("_")
-        results.append(lines_of(points, value, axis, logging[0][1], goal, study))
+        results.append(lines_of(points, value, axis, known or logging[0][1], goal, study))
     return results
 
 
@@ -1821,9 +1826,11 @@ def curve_points(
     """
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
     selected: list[tuple[Runs, dict[str, str]]] = []
+    label = axis  # W&B's name, once a file has it: a column may be another metric in the next file
     for part, column in logging:
-        x = clock if clock.startswith("_") and clock in part.dtypes else metric_called(axis, part)
-        selected.append((part, {VALUE: column} | ({"x": x} if x else {})))
+        x = clock if clock.startswith("_") and clock in part.dtypes else metric_called(label, part)
+        label = part.label(x) if x and label == axis else label
+        selected.append((part, {VALUE: column} | ({"x": x} if x and part.label(x) == label else {})))
     if not any("x" in columns for _, columns in selected):
         raise ScriptError(f"--x {axis}: no history has it; choose step, runtime, time or a metric", WRONG_USAGE)
     axis, place = logging[0][0].label(axis).removeprefix("_"), pl.col("x")
