@@ -162,6 +162,16 @@ def test_the_axis_of_curves_is_one_metric_whatever_its_column_in_each_file(tmp_p
         assert {row["id"]: row["x"] for row in rows} == {"slash": 1.0, "both": 1.0}
 
 
+def test_a_history_in_two_exports_counts_once_in_sql_without_an_entity(tmp_path):
+    for folder, values in (("a", [3.0, 2.0]), ("b", [3.0])):
+        write_runs(tmp_path / folder, [Run("r")])
+        write_history(tmp_path / folder, steps("r", values))
+        for file in (tmp_path / folder).iterdir():
+            rewrite(file, entity=pl.lit(None, pl.String))
+    files = tmp_path / "a", tmp_path / "b" / "team_demo_history.parquet"
+    assert document(*files, "--sql", "SELECT count(*) AS n FROM history")["sql"] == [{"n": 2}]
+
+
 # --- less than everything -------------------------------------------------------------------------------------
 
 

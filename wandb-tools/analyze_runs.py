@@ -1629,8 +1629,8 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
     for i, others in enumerate(repeated_runs(parts, name, runs) if name != "runs" else ()):
         if others.height:
             rows = ", ".join(f"({', '.join(map(sql_text, row))})" for row in others.iter_rows())
-            key = "(entity, project, run_id)"
-            sources[i] += f" ANTI JOIN (VALUES {rows}) AS other{key} USING {key}"
+            sources[i] += f" AS part ANTI JOIN (VALUES {rows}) AS other({', '.join(others.columns)}) ON "
+            sources[i] += " AND ".join(f"part.{c} IS NOT DISTINCT FROM other.{c}" for c in others.columns)
     star = f"* REPLACE ({', '.join(replaced)})" if replaced else "*"
     extra = "".join(f", {sql_name(column)} AS {sql_name(label)}" for label, column in aliases.items())
     source = f"({' UNION ALL BY NAME '.join(sources)}) AS part"
@@ -1646,7 +1646,7 @@ def sql_name(name: str) -> str:
 
 
 def sql_text(text: str | None) -> str:
-    return "NULL" if text is None else "'" + text.replace("'", "''") + "'"
+    return "NULL::VARCHAR" if text is None else "'" + text.replace("'", "''") + "'"
 
 
 # --- questions: curves and health, from histories -------------------------------------------------------------
