@@ -318,7 +318,7 @@ class Runs:
     def label(self, column: str) -> str:
         """A column's W&B name; the column's own name in files without W&B names, such as those of other tools."""
         own = column if self.view == "runs" else column.removeprefix("metric_")
-        return ".".join(self.paths.get(column, (own,)))
+        return ".".join(self.paths.get(column, (own,))) or column  # a key may be empty
 
     def of_kind(self, *kinds: str) -> list[str]:
         return [column for column in self.dtypes if kind(column) in kinds]
@@ -616,7 +616,7 @@ def coverage(columns: Sequence[str], runs: Runs) -> dict[str, int]:
 def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
     """The W&B names of columns; their own names where another column, shown or not, has the same one."""
     names = {column: runs.label(column) for column in columns}
-    uses = Counter([*names.values(), *(runs.dtypes.keys() - names.keys() - runs.empty)])
+    uses = Counter([*names.values(), *STATISTICS, *(runs.dtypes.keys() - names.keys() - runs.empty)])
     return {column: name if uses[name] == 1 else column for column, name in names.items()}
 
 
