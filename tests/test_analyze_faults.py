@@ -172,6 +172,17 @@ def test_a_history_in_two_exports_counts_once_in_sql_without_an_entity(tmp_path)
     assert document(*files, "--sql", "SELECT count(*) AS n FROM history")["sql"] == [{"n": 2}]
 
 
+def test_one_metric_with_two_columns_is_refused(tmp_path):
+    """The runs of the file in which a clash of names was settled had no value of it."""
+    for project, columns in (("plain", {"metric_loss": ["loss"]}), ("clash", {"metric_loss__5a258448": ["loss"]})):
+        file = write_runs(tmp_path, [Run(project)], project=project)
+        frame = pl.read_parquet(file).with_columns(pl.lit(1.0).alias(column) for column in columns)
+        frame.write_parquet(file, metadata={"wandb_tools.columns": json.dumps(columns)})
+    answer = ask(tmp_path, "--top", 2, "-m", "loss")
+    assert answer.code == 2
+    assert "loss is metric_loss__5a258448 in one file and metric_loss in another; merge these files" in answer.err
+
+
 # --- less than everything -------------------------------------------------------------------------------------
 
 

@@ -536,6 +536,11 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
             facts = ", ".join(f"{what} in {part.files[0]}" for what, part in clashing.items())
             raise ScriptError(f"{column} is {facts}; merge these files with aggregate_runs.py", WRONG_USAGE)
         paths |= [(column, part.paths[column]) for part in holders.values() if column in part.paths]
+    columns: dict[tuple[str, KeyPath], str] = {}
+    for column, path in paths.items():
+        if (other := columns.setdefault((kind(column), path), column)) != column:
+            what = f"{'.'.join(path)} is {other} in one file and {column} in another"
+            raise ScriptError(f"{what}; merge these files with aggregate_runs.py", WRONG_USAGE)
     frame = pl.concat(frames, how="diagonal_relaxed")
     goals = {(column, goal) for part in parts for column, goal in part.goals.items()}
     times = Counter(column for column, _ in goals)
