@@ -162,6 +162,12 @@ def test_the_axis_of_curves_is_one_metric_whatever_its_column_in_each_file(tmp_p
         assert {row["id"]: row["x"] for row in rows} == {"slash": 1.0, "both": 1.0}
 
 
+def test_a_metric_may_be_called_like_a_column_of_text(tmp_path):
+    file = write_runs(tmp_path, [Run("a", summary={"state": 2.0}), Run("b", summary={"state": 1.0})])
+    rows = document(file, "--top", 2, "-m", "state", "--ascending")["top"]
+    assert [(row["id"], row["metric_state"]) for row in rows] == [("b", 1.0), ("a", 2.0)]
+
+
 def test_a_history_in_two_exports_counts_once_in_sql_without_an_entity(tmp_path):
     for folder, values in (("a", [3.0, 2.0]), ("b", [3.0])):
         write_runs(tmp_path / folder, [Run("r")])

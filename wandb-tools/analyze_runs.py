@@ -691,6 +691,8 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
 def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     """The metric called `name`, or the column of its histories for --value, or the summary that fits its goal."""
     column, what = known_column(name, runs, ["metric_"]), ""
+    if column and not runs.dtypes[column].is_numeric():  # such as stage: a metric may be called so, too
+        column = metric_called(name, runs) or column
     plain_name = re.sub(r"[^A-Za-z0-9_]", "_", (column or name).removeprefix("metric_"))
     column = column or (known_column(name, runs, ["config_"]) if options.value == "summary" else None)
     if options.value != "summary":
