@@ -168,6 +168,12 @@ def test_a_metric_may_be_called_like_a_column_of_text(tmp_path):
     assert [(row["id"], row["metric_state"]) for row in rows] == [("b", 1.0), ("a", 2.0)]
 
 
+def test_the_text_null_is_not_a_missing_value(tmp_path):
+    runs = [Run(f"r{n}", config={"arch": [None, "null"][n % 2]}, summary={"loss": n}) for n in range(4)]
+    out = answered(write_runs(tmp_path, runs), "-g", "arch", "-m", "loss").out
+    assert [line.split()[0] for line in out.splitlines()[3:5]] == ["null", '"null"']
+
+
 def test_a_history_in_two_exports_counts_once_in_sql_without_an_entity(tmp_path):
     for folder, values in (("a", [3.0, 2.0]), ("b", [3.0])):
         write_runs(tmp_path / folder, [Run("r")])

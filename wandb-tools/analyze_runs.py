@@ -2363,7 +2363,7 @@ def cell_text(value: object) -> str:
         return value.strftime("%Y-%m-%d %H:%M")
     if isinstance(value, list):
         return ", ".join(map(cell_text, value)) or "[]"
-    return printable(str(value))
+    return '"null"' if value == "null" else printable(str(value))  # a text, beside values that are missing
 
 
 def exact_text(value: object) -> str | None:
