@@ -195,6 +195,20 @@ def test_one_metric_with_two_columns_is_refused(tmp_path):
     assert "loss is metric_loss__5a258448 in one file and metric_loss in another; merge these files" in answer.err
 
 
+def test_where_tells_settings_apart_that_differ_only_in_case(tmp_path):
+    for project, name, value in (("p", "lr", 1), ("q", "LR", 2)):
+        summary = {"loss": 1.0, name: 0.5}
+        write_runs(tmp_path, [Run(project, config={name: value}, summary=summary)], project=project)
+    for condition, runs in {
+        "config_lr > 0": ["p"],
+        "config_LR > 0": ["q"],
+        '"lr" > 0': ["p"],
+        "\"LR\" > 0 AND name = 'q'": ["q"],
+    }.items():
+        rows = document(tmp_path, "--top", 2, "-m", "loss", "--where", condition)["top"]
+        assert [row["id"] for row in rows] == runs, condition
+
+
 # --- less than everything -------------------------------------------------------------------------------------
 
 
@@ -1464,6 +1478,23 @@ def test_names_that_differ_only_in_case_stay_apart_in_sql(tmp_path, named, colum
     }
     for name in ("loss", "LOSS"):
         assert f'column "{name}" not found' in ask(tmp_path, "--sql", f"SELECT {name} FROM history").err
+
+
+def test_names_without_paths_stay_apart_in_sql(tmp_path):
+    """A history that another tool rewrote: a bug was reported, or loss and LOSS were one column."""
+    files = {}
+    for project, column in (("p", "metric_loss"), ("q", "metric_LOSS"), ("r", "metric_loss")):
+        write_runs(tmp_path, [Run("a")], project=project)
+        files[project] = write_rows(
+            tmp_path, "history", {"run_id": ["a"], "_step": [0], column: [1.0]}, project=project
+        )
+    query = "SELECT project, loss__5a258448 AS low, LOSS__c7f60358 AS high FROM history ORDER BY project"
+    expected = [("p", 1.0, None), ("q", None, 1.0), ("r", 1.0, None)]
+    assert [(*row.values(),) for row in document(tmp_path, "--sql", query)["sql"]] == expected
+    for project, path in (("p", "loss"), ("q", "LOSS")):
+        metadata = {"wandb_tools.columns": json.dumps({f"metric_{path}": [path]})}
+        pl.read_parquet(files[project]).write_parquet(files[project], metadata=metadata)
+    assert [(*row.values(),) for row in document(tmp_path, "--sql", query)["sql"]] == expected
 
 
 # --- what an outside tester found -----------------------------------------------------------------------------

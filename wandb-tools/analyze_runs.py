@@ -1533,14 +1533,16 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
 
     def named(found: re.Match[str]) -> str:
         """W&B's names with dots, such as `model.k`, need no quotes here; `model_k` is understood, too."""
-        known = known_column(found[0], runs)
-        is_name = not found[1] and (known or "." in found[0])
-        return sql_name(known or found[0]) if is_name else found[0]
+        name = found[0].strip('"')
+        known = None if found[0][0] == "'" else known_column(name, runs)
+        is_name = known or ("." in name and not found[1])
+        return sql_name(in_view.get(known or "", known or name)) if is_name else found[0]
 
     for name in dict.fromkeys(re.findall(r"(?<![\w.])\w+(?![\w.])", re.sub("'[^']*'", "", predicate))):
         say_rival(name, runs)
     names = rf"({quoted})|\b[A-Za-z]\w*(?:[._]\w+)+\b(?!\s*\()"
-    with database(runs, flag, "") as (connection, _):
+    with database(runs, flag, "") as (connection, aliases):
+        in_view = {column: name for name, column in aliases.items()}
         keep = duckdb.SQLExpression(re.sub(names, named, predicate))  # a single one, and nothing after it
         found = connection.view("runs").select("entity", "project", "id", keep.alias("keep"))
         if (dtype := ", ".join(map(str, found.types[3:]))) != "BOOLEAN":
@@ -1598,8 +1600,14 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
 def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -> dict[str, str]:
     """Create a view of files with both names of each column; W&B's names and the columns that they stand for."""
     columns = {column.lower() for part in parts for column in part.dtypes}
-    named = dict.fromkeys(pair for part in parts for pair in part.paths.items())  # a set, but in order
-    stored = [(c, path) for c, path in named if c.lower() in columns and any(path)]  # a name in SQL cannot be empty
+    # A column without a path, of a file that another tool rewrote, stands for what it stands for in the other files.
+    known = {column: path for part in parts for column, path in part.paths.items()}
+    paths_of = []
+    for part in parts:
+        mine = [column for column in part.dtypes if column in known or column.startswith(NAMED)]
+        paths_of.append({c: part.paths.get(c, known.get(c, (part.label(c),))) for c in mine})
+    named = dict.fromkeys(pair for own in paths_of for pair in own.items())  # a set, but in order
+    stored = [(c, path) for c, path in named if any(path)]  # a name in SQL cannot be empty
     # Exports settle clashes of names each for itself: columns that mean different things, or one thing under different
     # names, go by W&B's names alone. SQL ignores case: names that differ only in case would be one column.
     of_column, of_path = Counter(column.lower() for column, _ in stored), Counter((kind(c), path) for c, path in stored)
@@ -1608,17 +1616,17 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
     alike = Counter((each, label.lower()) for each, label in {(kind(c), ".".join(path)) for c, path in stored})
 
     def plain_name(column: str, path: KeyPath) -> str:
-        """W&B's name of a column, with a hash if there is another one that differs only in case."""
-        label = ".".join(path)
-        digest = hashlib.sha1(json.dumps(path, separators=(",", ":")).encode(), usedforsecurity=False).hexdigest()
-        return label if alike[kind(column), label.lower()] == 1 else f"{label}__{digest[:8]}"
+        """W&B's name of a column, with a hash if there is another one that differs only in case; as merged, of runs."""
+        label, prefix = ".".join(path), f"{kind(column)}_" if name == "runs" else ""
+        is_alone = alike[kind(column), label.lower()] == 1 and not prefix
+        return label if is_alone else f"{prefix}{label}__{path_hash(path)[:8]}"
 
     aliases: dict[str, str] = {}
     taken = columns - {column.lower() for column in unsettled}
     taken |= {plain_name(column, path).lower() for column, path in stored if column in unsettled}
     for column in sorted(paths, key=lambda column: (column.startswith("metric_"), len(paths[column]), len(column))):
         label = ".".join(paths[column])
-        if label.lower() not in taken and plain_name(column, paths[column]) == label:
+        if label.lower() not in taken and alike[kind(column), label.lower()] == 1:
             aliases[label] = column
             taken.add(label.lower())
     replaced = []
@@ -1626,13 +1634,12 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
         rival = known_column(column, runs, ["config_"])
         replaced += [f"{sql_name(rival)} AS {sql_name(column)}"] if rival and rival != column else []
     sources = []
-    for part in parts:
-        mine = [c for c in part.dtypes if c in unsettled]
-        renamed = [f"{sql_name(c)} AS {sql_name(plain_name(c, part.paths[c]))}" for c in mine]
-        own = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
+    for part, own in zip(parts, paths_of, strict=True):
+        renamed = [f"{sql_name(c)} AS {sql_name(plain_name(c, path))}" for c, path in own.items() if c in unsettled]
+        every = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
         file = sql_text(str(part.files[0].absolute()))
         # By default DuckDB takes a folder called `lr=0.1` for a column, even in place of the file's.
-        sources.append(f"SELECT {own} FROM read_parquet({file}, hive_partitioning = false)")  # noqa: S608 - quoted
+        sources.append(f"SELECT {every} FROM read_parquet({file}, hive_partitioning = false)")  # noqa: S608 - quoted
     for i, others in enumerate(repeated_runs(parts, name, runs) if name != "runs" else ()):
         if others.height:
             rows = ", ".join(f"({', '.join(map(sql_text, row))})" for row in others.iter_rows())
@@ -1645,7 +1652,7 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
         same = [f"part.{c} IS NOT DISTINCT FROM runs.{c}" for c in ("entity", "project")]
         source += f" SEMI JOIN runs ON part.run_id = runs.id AND {' AND '.join(same)}"
     connection.execute(f"CREATE VIEW {sql_name(name)} AS SELECT {star}{extra} FROM {source}")  # noqa: S608 - quoted
-    return aliases
+    return aliases | {plain_name(column, path): column for column, path in stored if column in unsettled}
 
 
 def sql_name(name: str) -> str:
