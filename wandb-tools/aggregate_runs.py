@@ -705,15 +705,15 @@ def read_rules(file: str) -> tuple[Rule, ...]:
     rules: list[Rule] = []
     for number, table in enumerate(tables, 1):
         origin = f"{file}: rule {number}"
-        if flaw := flaw_of_table(table):
+        known = {rule.column: rule.dtype for rule in reversed((*rules, *RULES))}
+        if flaw := flaw_of_table(table, {rule.column for rule in rules} if replace else known.keys()):
             raise ScriptError(f"--rules {origin}: {flaw}; it is {table}", WRONG_USAGE)
-        known = [rule.dtype for rule in (*rules, *RULES) if rule.column == table["column"]]
-        rules.append(Rule(**{"dtype": known[0] if known else "string", "origin": origin, **table}))
+        rules.append(Rule(**{"dtype": known.get(table["column"], "string"), "origin": origin, **table}))
     return tuple(rules) if replace else (*rules, *RULES)
 
 
-def flaw_of_table(table: Any) -> str | None:
-    """What is wrong with a [[rule]]; None where it is a good one."""
+def flaw_of_table(table: Any, others: Iterable[str] = ()) -> str | None:
+    """What is wrong with a [[rule]] beside those for `others`; None where it is a good one."""
     if not isinstance(table, dict) or not {"column", "pattern"} <= table.keys() <= {*Rule._fields[:-1]}:
         return "it needs column and pattern, and may have source, value and dtype"
     texts = [text for key, text in table.items() if key != "value"]
@@ -721,8 +721,9 @@ def flaw_of_table(table: Any) -> str | None:
         return "all entries must be text; only value may be a number, true or false"
     column, pattern = table["column"], table["pattern"]
     taken = column.lower() in contract_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY))
+    taken |= column not in others and column.lower() in map(str.lower, others)
     if taken or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
-        return "column may have only letters, digits and _, and may not be a column that every export has"
+        return "column may have only letters, digits and _, and may not be every export's, or a rule's in other case"
     if table.get("dtype", "string") not in DTYPES:
         return f"unknown dtype {table['dtype']}; there are {', '.join(DTYPES)}"
     try:
@@ -1339,8 +1340,7 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
 
 def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files: Files, report: Report) -> None:
     """Report how the rules fit, what histories gave, and runs and histories that different exports wrote."""
-    own = [rule for rule in rules if rule.origin != "built in"]
-    if absent := [f"{rule.origin} ({rule.source})" for rule in own if rule.source not in runs.columns]:
+    if absent := [f"{r.origin} ({r.source})" for r in rules if r.origin != "built in" and r.source not in runs.columns]:
         report["notes"].append({"note": f"no input has the column that is the source of {some(absent)}"})
     for column in derived_dtypes(rules):
         unmatched = runs["name"].filter(runs[column].is_null())
