@@ -90,6 +90,7 @@ ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it un
 
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of columns that stand for W&B paths
 HISTORY, INTERNAL = "history_", "wandb_tools."  # of columns from histories, and of those that are never written
+STATISTIC = re.compile(f"{HISTORY}((min|max)(_step)?|last|tail|n(_nonfinite)?|at)_")  # then the metric's name
 RUN_KEY = ("entity", "project", "id")  # identifies a run
 FILE, ROW, POSITION, OFFLINE = (INTERNAL + name for name in ("file", "row", "position", "offline"))
 FOLDER, RUN, STEP, BEST, ROWS = (INTERNAL + name for name in ("folder", "run", "step", "best", "rows"))
@@ -336,9 +337,8 @@ def check_columns(file: ParquetFile) -> None:
 # --- one schema: which columns are the same -------------------------------------------------------------------
 def one_schema(files: Files, histories: Files, derived: set[str], report: Report) -> tuple[Columns, Columns]:
     """The columns of all files as columns of one, whose `derived` names are taken; and the metrics of the histories."""
-    identities = {identity for file in (*files, *histories) for identity in file.identities.values()}
-    known = {name: identity for identity, name in names_of(identities).items()}
-    merged, beside = column_parts(files, derived, known), column_parts(histories, set(), known)
+    settled = names_of({identity for file in (*files, *histories) for identity in file.identities.values()})
+    merged, beside = column_parts(files, derived, settled), column_parts(histories, set(), settled)
     names = names_of({*merged, *beside})
     found = dtypes_of_values((key[0], parts) for key, parts in merged.items() if names[key] not in contract_dtypes())
     columns = []
@@ -368,12 +368,13 @@ def disagree(report: Report, column: str, kind: str, said: Mapping[str, str], be
         report["conflicts"].append({"column": column, "kind": kind, "found": found, "became": became, "files": files})
 
 
-def column_parts(files: Files, derived: set[str], known: dict[str, Identity]) -> dict[Identity, dict[str, FileColumn]]:
-    """Every column over all files, by file; `known` has those of files with metadata, by name."""
-    ours = {column.lower() for column in (*contract_dtypes(), *derived)}
+def column_parts(files: Files, derived: set[str], names: dict[Identity, str]) -> dict[Identity, dict[str, FileColumn]]:
+    """Every column over all files, by file; `names` has the names of those that files with metadata have."""
+    known = {name: identity for identity, name in names.items()}
+    used = dict.fromkeys((name.lower() for name in (*contract_dtypes(), *derived, *known)), "")
     parts: dict[Identity, dict[str, FileColumn]] = {("", (column,)): {} for column in contract_dtypes()}
     for file in files:
-        taken = {column.lower() for column in file.dtypes}
+        mine = {column.lower() for column in file.dtypes}
         for column, dtype in file.dtypes.items():
             prefix = prefix_of(column)
             if column in file.identities:
@@ -383,11 +384,13 @@ def column_parts(files: Files, derived: set[str], known: dict[str, Identity]) ->
                 identity = identity if identity not in file.identities.values() else (prefix, (column,))
             elif column in contract_dtypes() or (file.aggregate and column in derived):
                 identity = ("", (column,))
-            else:  # a column of another tool: it is renamed if this script makes a column of that name
+            elif (found := STATISTIC.match(column)) and (metric := file.identities.get(METRIC + column[found.end() :])):
+                identity = ("", (found[0] + names[metric].removeprefix(METRIC),))  # it may have another name now
+            else:  # a column of another tool: renamed if there is a column of that name, or one that differs in case
                 name = column
-                while name.lower() in ours or (name != column and name.lower() in taken):
+                while used.get(name.lower(), name) != name or (name != column and name.lower() in mine):
                     name += "__own"
-                taken.add(name.lower())
+                used[name.lower()] = name
                 identity = ("", (name,))
             parts.setdefault(identity, {})[file.file] = FileColumn(column, dtype, file.facts.get(column, {}))
     return parts
@@ -637,10 +640,8 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: 
     unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "''", predicate)
     # Comments and other kinds of quotes could hide a query.
     if re.search(r"(?i)\bselect\b|\(\s*(from|with|values|table)\b|\b(read|scan)_\w+\s*\(|--|/\*|[$`]", unquoted):
-        what = "it holds a query, a comment, $ or `"
-        raise ScriptError(f"{flag} is not a condition: {what}, which could read other files", WRONG_USAGE)
-    operators = re.findall(r"(?i)[^\w\s,'().]+|\b(and|or|not|is|like|ilike|between|when)\b", unquoted)
-    if len(operators) > MOST_OPERATORS:
+        raise ScriptError(f"{flag} is not a condition: it holds a query, a comment, $ or `; leave it out", WRONG_USAGE)
+    if len(re.findall(r"(?i)[^\w\s,'().]+|\b(and|or|not|is|like|ilike|between|when)\b", unquoted)) > MOST_OPERATORS:
         raise ScriptError(f"--where has over {MOST_OPERATORS} operators; name IN ('a', 'b') takes a list", WRONG_USAGE)
     hint = """write 'text', a time as DATE '2026-01-31', W&B names ("optim.lr") and SQL words ("group") in " quotes"""
     try:
@@ -975,8 +976,7 @@ def rows_in_order(files: Files, columns: Columns, chosen: pl.DataFrame, new: Seq
     in_order = chosen.sort("entity", "project", "created_at", "id", "source_file", FILE, ROW)
     placed = in_order.with_row_index(POSITION).select(POSITION, FILE, ROW, pl.col("id").alias(RUN), *new)
     by_file = placed.partition_by(FILE, maintain_order=True)
-    dtypes = {column.name: column.dtype for column in own} | {POSITION: pl.UInt32()}
-    empty = pl.DataFrame(schema=dtypes | dict(chosen.select(new).schema))
+    empty = pl.DataFrame(schema={c.name: c.dtype for c in own} | {POSITION: pl.UInt32(), **chosen.select(new).schema})
     is_in_order = len(placed[FILE].rle()) == len(by_file) and all(rows[ROW].is_sorted() for rows in by_file)
     if is_in_order and len(by_file) * empty.width <= MOST_COLUMNS:  # as exports are: one after the other
         return pl.concat([empty.lazy(), *(placed_rows(files, own, rows) for rows in by_file)], how="diagonal")
