@@ -734,6 +734,17 @@ def test_tables_of_logs(export_logs, tmp_path, out):
     assert repr_of(table_of(out, "table_cells")) == before
 
 
+def test_a_table_that_was_exported_and_logged_again(export_logs, tmp_path, out):
+    """Two columns had one name, and nothing of the project was exported."""
+    columns = ["run_id", "row", f"row__{export_runs.path_hash(('row',))[:8]}"]
+    add_logged_table(tmp_path / "logs", "r", json.dumps({"columns": columns, "data": [["old", 1, 2]]}))
+    assert export_logs("--tables").code == 0
+    table = table_of(out, "table_cells")
+    assert table.row(0)[4:] == ("old", 1, 2)
+    assert table.columns[6] == columns[2]
+    assert table.columns[5].startswith(columns[2])
+
+
 def test_the_latest_table_of_a_run_that_goes_on(export_logs, tmp_path, out):
     """Its log has no end yet; the table that it logged last has fewer rows than the one before."""
     for number, rows in enumerate(["[1], [2], [3]", "[4]"]):

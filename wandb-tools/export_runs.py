@@ -2940,8 +2940,8 @@ def column_name(path: KeyPath) -> str:
     return re.sub(r"[^A-Za-z0-9_]", "_", "_".join(path))
 
 
-def settled_names(paths: Iterable[KeyPath]) -> dict[KeyPath, str]:
-    """A name of its own for every path, alike for the same paths in any order.
+def settled_names(paths: Iterable[KeyPath], taken: Iterable[str | None] = ()) -> dict[KeyPath, str]:
+    """A name of its own for every path, none of those `taken` (in lower case), alike for the same paths in any order.
 
     Names are compared without case, as DuckDB and Spark do. Where several paths want one name, the first one-key path
     that is exactly that name keeps it; the others get a hash of their path.
@@ -2953,8 +2953,8 @@ def settled_names(paths: Iterable[KeyPath]) -> dict[KeyPath, str]:
     for path in sorted(set(paths)):
         rivals.setdefault(column_name(path).lower(), []).append(path)
     names: dict[KeyPath, str] = {}
-    for group in rivals.values():
-        keeper = group[0] if len(group) == 1 else next((p for p in group if p == (column_name(p),)), None)
+    for name, group in rivals.items():
+        keeper = next((p for p in group if name not in taken and (len(group) == 1 or p == (column_name(p),))), None)
         for path in group:
             names[path] = column_name(path) if path == keeper else f"{column_name(path)}__{path_hash(path)[:8]}"
     wanted = Counter(name.lower() for name in names.values())
@@ -3245,10 +3245,7 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
             names[prefix, *path] = prefix + name
     for table in tables:
         own = {"run_id", "entity", "project", table.order, *table.columns}
-        table.names = {
-            path: f"{name}__{path_hash(path)[:8]}" if name.lower() in own else name
-            for path, name in settled_names(table.dtypes).items()
-        }
+        table.names = settled_names(table.dtypes, own)
         if table.prefix == METRIC:
             table.names = {path: names[METRIC, *path] for path in table.dtypes}
     return names
