@@ -3396,8 +3396,11 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     pages, runs = merge_runs(project, options, source, work)
     definitions = {definition for page in pages for definition in page.definitions}
     paths = {path for page in pages for path in page.kinds}
-    paths |= {(METRIC, definition.pattern) for definition in definitions if not definition.pattern.endswith("*")}
     names = settle_tables(project, runs["id"], paths, prune=options.prune)
+    taken = {name.removeprefix(METRIC).lower() for name in names.values()}  # by columns, which come first
+    defined = {(definition.pattern,) for definition in definitions if not definition.pattern.endswith("*")}
+    defined -= {path[1:] for path in names if path[0] == METRIC}
+    names = {**names, **{(METRIC, *path): METRIC + name for path, name in settled_names(defined, taken).items()}}
     tables = sorted(project.tables.values(), key=lambda table: table.name)
     known: dict[KeyPath, Stated] = {}
     for each in (*(table.earlier for table in tables if table.prefix == METRIC), project.earlier):
