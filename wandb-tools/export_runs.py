@@ -2695,7 +2695,7 @@ def table_tree(content: bytes) -> Any:
     with suppress(ValueError, LookupError, TypeError, AttributeError):
         tree = orjson.loads(marked)
         rows = [row for row in tree["data"] if NAN_CELL in row]
-        if sum(row.count(NAN_CELL) for row in rows) == nans:  # else one is inside of a cell
+        if sum(row.count(NAN_CELL) for row in rows) == nans and NAN_CELL.encode() not in content:  # else in a cell
             for row in rows:
                 row[:] = [math.nan if cell == NAN_CELL else cell for cell in row]
             return tree
