@@ -409,6 +409,36 @@ def test_names_of_ours_may_be_names_of_users():
     assert frame["k"].to_list() == [3, None]
 
 
+def test_columns_of_other_tools_that_differ_only_in_case_stay_apart():
+    for number, column in enumerate(["Team", "team", "Stage", "stage", "team", "Config_lr"]):
+        file = write_runs(Path(f"x/{number}"), [Run(str(number), config={"lr": number})])
+        rewritten(file, pl.read_parquet(file).with_columns(pl.lit(number).alias(column)))
+    frame = aggregated("x").sort("id")
+    assert len({name.lower() for name in frame.columns}) == len(frame.columns)
+    rows = {"Team": [0], "team__own": [1, 4], "Stage__own": [2], "stage__own__own": [3], "Config_lr__own": [5]}
+    assert {column: frame[column].drop_nulls().to_list() for column in rows} == rows
+    assert frame["config_lr"].to_list() == [*range(6)]
+
+
+@pytest.mark.parametrize("histories", [[], ["--history"]])
+def test_statistics_of_an_earlier_result_go_with_their_metric(histories):
+    """Its histories are gone, and metric_train_loss now means train_loss: that had the statistics of train/loss."""
+    for folder, name in (("old", "train/loss"), ("new", "train_loss")):
+        write_runs(Path(folder), [Run(folder, summary={name: 1.0})], project=folder)
+        file = Path(f"{folder}/team_{folder}_history.parquet")
+        write_history(file, [(folder, 0, {"train_loss": 3.0}), (folder, 1, {"train_loss": 2.0})], project=folder)
+        rewritten(file, columns={"metric_train_loss": [name]})
+    aggregated("old", "--history", "-o", "earlier.parquet")
+    Path("old/team_old_history.parquet").unlink()
+    frame = aggregated("earlier.parquet", "new", *histories).sort("id", descending=True)
+    assert frame.select("history_min_train_loss__d5308e80", "history_min_step_train_loss__d5308e80").rows() == [
+        (2.0, 1),
+        (None, None),
+    ]
+    of_new = [[None, 2.0]] if histories else []
+    assert [column.to_list() for column in frame if column.name == "history_min_train_loss"] == of_new
+
+
 def test_a_derived_column_may_be_called_count():
     Path("r.toml").write_text('[[rule]]\ncolumn = "count"\npattern = "_c([0-9])"\n')
     write_runs(Path("x"), [Run("a", "run_c3")])

@@ -1208,6 +1208,7 @@ def test_partitions_replace_an_earlier_result_alone():
             '[[rule]]\ncolumn = "config_lr"\npattern = "(a)"\n',
             "rule 1: column may have only letters, digits and _, and may not",
         ),
+        ('[[rule]]\ncolumn = "Arch"\npattern = "(a)"\n', "may not be every export's, or a rule's in other case"),
         ('[[rule]]\ncolumn = "x"\npattern = "(a)"\ndtype = "number"\n', "rule 1: unknown dtype number"),
         ("rule = 1", "it may hold only [[rule]] tables"),
         ("[[", "cannot be read as TOML"),

@@ -120,6 +120,13 @@ def test_a_setting_called_like_a_column_of_ours_is_not_headed_like_it(grouped):
     assert {"config_group", "config_state", "seed"} <= {*firsts}
 
 
+def test_a_setting_called_like_a_statistic_or_nothing_has_a_head_of_its_own(tmp_path):
+    config = {"n": 1, "mean": 2, "": 3}
+    file = write_runs(tmp_path, [Run(name, config=config, summary={"test/mse": 1.0}) for name in "ab"])
+    heads = answered(file, "-g", "n,mean,config_").out.splitlines()[0]
+    assert "config_n is always 1" in heads or heads.startswith("test/mse by config_n, config_mean, config_: ")
+
+
 def test_a_report_holds_what_else_was_asked(grouped, tmp_path):
     write_history(tmp_path, steps("r0", [3.0, 2.0]))
     more = ["--sql", "SELECT 41 + 1 AS answer", "--diff", "r0", "r1", "--schema", "--importance", "--curves", "loss"]

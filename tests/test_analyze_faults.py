@@ -105,6 +105,110 @@ def test_the_goal_of_a_metric_without_a_column_of_its_own_counts(tmp_path, name)
     assert [row["id"] for row in json.loads(answer.out)["top"]] == ["b", "a"]
 
 
+def test_a_metric_called_like_the_step_of_another(tmp_path):
+    """Beside loss, aggregate_runs gives step_loss a hash: the step of the lowest loss was shown for it."""
+    runs = write_runs(tmp_path, [Run(name, summary={"loss": 1.0, "step_loss": 5.0}) for name in "ab"])
+    file = rewrite(runs, history_min_loss=pl.Series([1.0, 1.0]), history_min_step_loss=pl.Series([3, 7]))
+    said = ask(file, "--top", 2, "-m", "step_loss", "--value", "min").err
+    assert "there is no column history_min_step_loss" in said
+    rewrite(file, history_min_step_loss__ee41e4a1=pl.Series([0.5, 0.25]))
+    for name in ("step_loss", "metric_step_loss"):
+        rows = document(file, "--top", 2, "-m", name, "--value", "min")["top"]
+        assert [(row["id"], row["history_min_step_loss__ee41e4a1"]) for row in rows] == [("b", 0.25), ("a", 0.5)]
+    said = ask(file, "--top", 2, "-m", "acc", "--value", "min").err
+    assert "the histories have loss, step_loss__ee41e4a1" in said
+
+
+SLASH, FLAT = {"metric_train_loss": ["train/loss"]}, {"metric_train_loss": ["train_loss"]}
+BOTH = FLAT | {"metric_train_loss__d5308e80": ["train/loss"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("train/loss", {"slash": 1.0, "both": 1.0}),
+        ("metric_train_loss__d5308e80", {"slash": 1.0, "both": 1.0}),
+        ("train_loss", {"both": 7.0}),
+        ("metric_train_loss", {"both": 7.0}),
+    ],
+)
+def test_curves_are_of_one_metric_whatever_its_column_in_each_file(tmp_path, name, values):
+    """A column of a merged file was looked for in histories where another metric has its name, or it another one."""
+    for project, paths in (("slash", SLASH), ("both", BOTH)):
+        columns = {"run_id": [project], "_step": [0]}
+        columns |= {column: [1.0 if path == ["train/loss"] else 7.0] for column, path in paths.items()}
+        history = write_rows(tmp_path, "history", columns, project=project)
+        pl.read_parquet(history).write_parquet(history, metadata={"wandb_tools.columns": json.dumps(paths)})
+    parts = [pl.read_parquet(write_runs(tmp_path, [Run(project)], project=project)) for project in ("slash", "both")]
+    merged = pl.concat(parts).with_columns(pl.lit(1.0).alias(column) for column in BOTH)
+    merged.write_parquet(tmp_path / "unified.parquet", metadata={"wandb_tools.columns": json.dumps(BOTH)})
+    rows = document(tmp_path / "unified.parquet", "--curves", name)["curves"]
+    assert {row["id"]: row["value"] for row in rows} == values
+    assert {row["metric"] for row in rows} == {next(column for column, path in BOTH.items() if name in (column, *path))}
+
+
+def test_the_axis_of_curves_is_one_metric_whatever_its_column_in_each_file(tmp_path):
+    for project, paths in (("slash", SLASH), ("both", BOTH)):
+        write_runs(tmp_path, [Run(project)], project=project)
+        columns = {"run_id": [project], "_step": [0], "metric_acc": [0.5]}
+        columns |= {column: [1.0 if path == ["train/loss"] else 7.0] for column, path in paths.items()}
+        history = write_rows(tmp_path, "history", columns, project=project)
+        metadata = {"wandb_tools.columns": json.dumps(paths | {"metric_acc": ["acc"]})}
+        file = tmp_path / f"team_{'zz' if project == 'both' else 'aa'}_history.parquet"
+        pl.read_parquet(history).write_parquet(file, metadata=metadata)
+        history.unlink()
+    for name in ("train/loss", "metric_train_loss"):
+        rows = document(tmp_path, "--curves", "acc", "--x", name)["curves"]
+        assert {row["id"]: row["x"] for row in rows} == {"slash": 1.0, "both": 1.0}
+
+
+def test_a_metric_may_be_called_like_a_column_of_text(tmp_path):
+    file = write_runs(tmp_path, [Run("a", summary={"state": 2.0}), Run("b", summary={"state": 1.0})])
+    rows = document(file, "--top", 2, "-m", "state", "--ascending")["top"]
+    assert [(row["id"], row["metric_state"]) for row in rows] == [("b", 1.0), ("a", 2.0)]
+
+
+def test_the_text_null_is_not_a_missing_value(tmp_path):
+    runs = [Run(f"r{n}", config={"arch": [None, "null"][n % 2]}, summary={"loss": n}) for n in range(4)]
+    out = answered(write_runs(tmp_path, runs), "-g", "arch", "-m", "loss").out
+    assert [line.split()[0] for line in out.splitlines()[3:5]] == ["null", '"null"']
+
+
+def test_a_history_in_two_exports_counts_once_in_sql_without_an_entity(tmp_path):
+    for folder, values in (("a", [3.0, 2.0]), ("b", [3.0])):
+        write_runs(tmp_path / folder, [Run("r")])
+        write_history(tmp_path / folder, steps("r", values))
+        for file in (tmp_path / folder).iterdir():
+            rewrite(file, entity=pl.lit(None, pl.String))
+    files = tmp_path / "a", tmp_path / "b" / "team_demo_history.parquet"
+    assert document(*files, "--sql", "SELECT count(*) AS n FROM history")["sql"] == [{"n": 2}]
+
+
+def test_one_metric_with_two_columns_is_refused(tmp_path):
+    """The runs of the file in which a clash of names was settled had no value of it."""
+    for project, columns in (("plain", {"metric_loss": ["loss"]}), ("clash", {"metric_loss__5a258448": ["loss"]})):
+        file = write_runs(tmp_path, [Run(project)], project=project)
+        frame = pl.read_parquet(file).with_columns(pl.lit(1.0).alias(column) for column in columns)
+        frame.write_parquet(file, metadata={"wandb_tools.columns": json.dumps(columns)})
+    answer = ask(tmp_path, "--top", 2, "-m", "loss")
+    assert answer.code == 2
+    assert "loss is metric_loss__5a258448 in one file and metric_loss in another; merge these files" in answer.err
+
+
+def test_where_tells_settings_apart_that_differ_only_in_case(tmp_path):
+    for project, name, value in (("p", "lr", 1), ("q", "LR", 2)):
+        summary = {"loss": 1.0, name: 0.5}
+        write_runs(tmp_path, [Run(project, config={name: value}, summary=summary)], project=project)
+    for condition, runs in {
+        "config_lr > 0": ["p"],
+        "config_LR > 0": ["q"],
+        '"lr" > 0': ["p"],
+        "\"LR\" > 0 AND name = 'q'": ["q"],
+    }.items():
+        rows = document(tmp_path, "--top", 2, "-m", "loss", "--where", condition)["top"]
+        assert [row["id"] for row in rows] == runs, condition
+
+
 # --- less than everything -------------------------------------------------------------------------------------
 
 
@@ -1374,6 +1478,23 @@ def test_names_that_differ_only_in_case_stay_apart_in_sql(tmp_path, named, colum
     }
     for name in ("loss", "LOSS"):
         assert f'column "{name}" not found' in ask(tmp_path, "--sql", f"SELECT {name} FROM history").err
+
+
+def test_names_without_paths_stay_apart_in_sql(tmp_path):
+    """A history that another tool rewrote: a bug was reported, or loss and LOSS were one column."""
+    files = {}
+    for project, column in (("p", "metric_loss"), ("q", "metric_LOSS"), ("r", "metric_loss")):
+        write_runs(tmp_path, [Run("a")], project=project)
+        files[project] = write_rows(
+            tmp_path, "history", {"run_id": ["a"], "_step": [0], column: [1.0]}, project=project
+        )
+    query = "SELECT project, loss__5a258448 AS low, LOSS__c7f60358 AS high FROM history ORDER BY project"
+    expected = [("p", 1.0, None), ("q", None, 1.0), ("r", 1.0, None)]
+    assert [(*row.values(),) for row in document(tmp_path, "--sql", query)["sql"]] == expected
+    for project, path in (("p", "loss"), ("q", "LOSS")):
+        metadata = {"wandb_tools.columns": json.dumps({f"metric_{path}": [path]})}
+        pl.read_parquet(files[project]).write_parquet(files[project], metadata=metadata)
+    assert [(*row.values(),) for row in document(tmp_path, "--sql", query)["sql"]] == expected
 
 
 # --- what an outside tester found -----------------------------------------------------------------------------

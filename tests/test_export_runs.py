@@ -1271,6 +1271,21 @@ def test_definitions_of_kept_runs(tmp_path, export):
     assert export_defined("two", a_b="max", m="max") == {"a/b": "minimize", "a_b": "maximize"}
 
 
+def test_a_definition_without_values_takes_no_metric_s_name(tmp_path, export):
+    """define_metric("val_loss") beside val/loss, or "val.loss" beside a nested one, does not reach it."""
+    proto, out = export_runs.wandb_proto(), tmp_path / "out"
+    for number, name in enumerate(("val_loss", "val.loss", "val_acc")):
+        file = write_log(tmp_path / "logs", f"r{number}", rows=[{("val", "loss"): "1", "val/acc": "2"}])
+        metric = proto.MetricRecord(name=name, summary=proto.MetricSummary(min=True))
+        payloads_ = [record.payload for record in records_of(file.read_bytes())]
+        file.write_bytes(log_of([*payloads_, proto.Record(metric=metric).SerializeToString()]))
+    assert export("--offline", tmp_path / "logs", "-o", out, "--include-history").code == 0
+    history = exported(out, "offline_uncategorized").history_file
+    names = {("val", "loss"): "metric_val_loss", ("val/acc",): "metric_val_acc"}
+    assert paths_of(history) == names
+    assert facts_of(history).keys().isdisjoint(names.values())
+
+
 @pytest.mark.parametrize("kind", ["runs", "history"])
 @pytest.mark.parametrize("how", ["no parquet", "cut", "a bit flipped", "a folder"])
 def test_earlier_file_that_cannot_be_read_is_not_overwritten(earlier, tmp_path, export, kind, how):

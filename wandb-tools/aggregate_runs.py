@@ -90,6 +90,7 @@ ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it un
 
 CONFIG, METRIC = "config_", "metric_"  # the prefixes of columns that stand for W&B paths
 HISTORY, INTERNAL = "history_", "wandb_tools."  # of columns from histories, and of those that are never written
+STATISTIC = re.compile(f"{HISTORY}((min|max)(_step)?|last|tail|n(_nonfinite)?|at)_")  # then the metric's name
 RUN_KEY = ("entity", "project", "id")  # identifies a run
 FILE, ROW, POSITION, OFFLINE = (INTERNAL + name for name in ("file", "row", "position", "offline"))
 FOLDER, RUN, STEP, BEST, ROWS = (INTERNAL + name for name in ("folder", "run", "step", "best", "rows"))
@@ -336,9 +337,8 @@ def check_columns(file: ParquetFile) -> None:
 # --- one schema: which columns are the same -------------------------------------------------------------------
 def one_schema(files: Files, histories: Files, derived: set[str], report: Report) -> tuple[Columns, Columns]:
     """The columns of all files as columns of one, whose `derived` names are taken; and the metrics of the histories."""
-    identities = {identity for file in (*files, *histories) for identity in file.identities.values()}
-    known = {name: identity for identity, name in names_of(identities).items()}
-    merged, beside = column_parts(files, derived, known), column_parts(histories, set(), known)
+    settled = names_of({identity for file in (*files, *histories) for identity in file.identities.values()})
+    merged, beside = column_parts(files, derived, settled), column_parts(histories, set(), settled)
     names = names_of({*merged, *beside})
     found = dtypes_of_values((key[0], parts) for key, parts in merged.items() if names[key] not in contract_dtypes())
     columns = []
@@ -368,12 +368,13 @@ def disagree(report: Report, column: str, kind: str, said: Mapping[str, str], be
         report["conflicts"].append({"column": column, "kind": kind, "found": found, "became": became, "files": files})
 
 
-def column_parts(files: Files, derived: set[str], known: dict[str, Identity]) -> dict[Identity, dict[str, FileColumn]]:
-    """Every column over all files, by file; `known` has those of files with metadata, by name."""
-    ours = {column.lower() for column in (*contract_dtypes(), *derived)}
+def column_parts(files: Files, derived: set[str], names: dict[Identity, str]) -> dict[Identity, dict[str, FileColumn]]:
+    """Every column over all files, by file; `names` has the names of those that files with metadata have."""
+    known = {name: identity for identity, name in names.items()}
+    used = dict.fromkeys((name.lower() for name in (*contract_dtypes(), *derived, *known)), "")
     parts: dict[Identity, dict[str, FileColumn]] = {("", (column,)): {} for column in contract_dtypes()}
     for file in files:
-        taken = {column.lower() for column in file.dtypes}
+        mine = {column.lower() for column in file.dtypes}
         for column, dtype in file.dtypes.items():
             prefix = prefix_of(column)
             if column in file.identities:
@@ -383,11 +384,13 @@ def column_parts(files: Files, derived: set[str], known: dict[str, Identity]) ->
                 identity = identity if identity not in file.identities.values() else (prefix, (column,))
             elif column in contract_dtypes() or (file.aggregate and column in derived):
                 identity = ("", (column,))
-            else:  # a column of another tool: it is renamed if this script makes a column of that name
+            elif (found := STATISTIC.match(column)) and (metric := file.identities.get(METRIC + column[found.end() :])):
+                identity = ("", (found[0] + names[metric].removeprefix(METRIC),))  # it may have another name now
+            else:  # a column of another tool: renamed if there is a column of that name, or one that differs in case
                 name = column
-                while name.lower() in ours or (name != column and name.lower() in taken):
+                while used.get(name.lower(), name) != name or (name != column and name.lower() in mine):
                     name += "__own"
-                taken.add(name.lower())
+                used[name.lower()] = name
                 identity = ("", (name,))
             parts.setdefault(identity, {})[file.file] = FileColumn(column, dtype, file.facts.get(column, {}))
     return parts
@@ -417,8 +420,8 @@ def column_name(path: KeyPath) -> str:
     return re.sub(r"[^A-Za-z0-9_]", "_", "_".join(path))
 
 
-def settled_names(paths: Iterable[KeyPath]) -> dict[KeyPath, str]:
-    """A name of its own for every path, alike for the same paths in any order.
+def settled_names(paths: Iterable[KeyPath], taken: Iterable[str | None] = ()) -> dict[KeyPath, str]:
+    """A name of its own for every path, none of those `taken` (in lower case), alike for the same paths in any order.
 
     Names are compared without case, as DuckDB and Spark do. Where several paths want one name, the first one-key path
     that is exactly that name keeps it; the others get a hash of their path.
@@ -430,8 +433,8 @@ def settled_names(paths: Iterable[KeyPath]) -> dict[KeyPath, str]:
     for path in sorted(set(paths)):
         rivals.setdefault(column_name(path).lower(), []).append(path)
     names: dict[KeyPath, str] = {}
-    for group in rivals.values():
-        keeper = group[0] if len(group) == 1 else next((p for p in group if p == (column_name(p),)), None)
+    for name, group in rivals.items():
+        keeper = next((p for p in group if name not in taken and (len(group) == 1 or p == (column_name(p),))), None)
         for path in group:
             names[path] = column_name(path) if path == keeper else f"{column_name(path)}__{path_hash(path)[:8]}"
     wanted = Counter(name.lower() for name in names.values())
@@ -637,10 +640,8 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: 
     unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "''", predicate)
     # Comments and other kinds of quotes could hide a query.
     if re.search(r"(?i)\bselect\b|\(\s*(from|with|values|table)\b|\b(read|scan)_\w+\s*\(|--|/\*|[$`]", unquoted):
-        what = "it holds a query, a comment, $ or `"
-        raise ScriptError(f"{flag} is not a condition: {what}, which could read other files", WRONG_USAGE)
-    operators = re.findall(r"(?i)[^\w\s,'().]+|\b(and|or|not|is|like|ilike|between|when)\b", unquoted)
-    if len(operators) > MOST_OPERATORS:
+        raise ScriptError(f"{flag} is not a condition: it holds a query, a comment, $ or `; leave it out", WRONG_USAGE)
+    if len(re.findall(r"(?i)[^\w\s,'().]+|\b(and|or|not|is|like|ilike|between|when)\b", unquoted)) > MOST_OPERATORS:
         raise ScriptError(f"--where has over {MOST_OPERATORS} operators; name IN ('a', 'b') takes a list", WRONG_USAGE)
     hint = """write 'text', a time as DATE '2026-01-31', W&B names ("optim.lr") and SQL words ("group") in " quotes"""
     try:
@@ -705,15 +706,15 @@ def read_rules(file: str) -> tuple[Rule, ...]:
     rules: list[Rule] = []
     for number, table in enumerate(tables, 1):
         origin = f"{file}: rule {number}"
-        if flaw := flaw_of_table(table):
+        known = {rule.column: rule.dtype for rule in reversed((*rules, *RULES))}
+        if flaw := flaw_of_table(table, {rule.column for rule in rules} if replace else known.keys()):
             raise ScriptError(f"--rules {origin}: {flaw}; it is {table}", WRONG_USAGE)
-        known = [rule.dtype for rule in (*rules, *RULES) if rule.column == table["column"]]
-        rules.append(Rule(**{"dtype": known[0] if known else "string", "origin": origin, **table}))
+        rules.append(Rule(**{"dtype": known.get(table["column"], "string"), "origin": origin, **table}))
     return tuple(rules) if replace else (*rules, *RULES)
 
 
-def flaw_of_table(table: Any) -> str | None:
-    """What is wrong with a [[rule]]; None where it is a good one."""
+def flaw_of_table(table: Any, others: Iterable[str] = ()) -> str | None:
+    """What is wrong with a [[rule]] beside those for `others`; None where it is a good one."""
     if not isinstance(table, dict) or not {"column", "pattern"} <= table.keys() <= {*Rule._fields[:-1]}:
         return "it needs column and pattern, and may have source, value and dtype"
     texts = [text for key, text in table.items() if key != "value"]
@@ -721,8 +722,9 @@ def flaw_of_table(table: Any) -> str | None:
         return "all entries must be text; only value may be a number, true or false"
     column, pattern = table["column"], table["pattern"]
     taken = column.lower() in contract_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY))
+    taken |= column not in others and column.lower() in map(str.lower, others)
     if taken or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
-        return "column may have only letters, digits and _, and may not be a column that every export has"
+        return "column may have only letters, digits and _, and may not be every export's, or a rule's in other case"
     if table.get("dtype", "string") not in DTYPES:
         return f"unknown dtype {table['dtype']}; there are {', '.join(DTYPES)}"
     try:
@@ -974,8 +976,7 @@ def rows_in_order(files: Files, columns: Columns, chosen: pl.DataFrame, new: Seq
     in_order = chosen.sort("entity", "project", "created_at", "id", "source_file", FILE, ROW)
     placed = in_order.with_row_index(POSITION).select(POSITION, FILE, ROW, pl.col("id").alias(RUN), *new)
     by_file = placed.partition_by(FILE, maintain_order=True)
-    dtypes = {column.name: column.dtype for column in own} | {POSITION: pl.UInt32()}
-    empty = pl.DataFrame(schema=dtypes | dict(chosen.select(new).schema))
+    empty = pl.DataFrame(schema={c.name: c.dtype for c in own} | {POSITION: pl.UInt32(), **chosen.select(new).schema})
     is_in_order = len(placed[FILE].rle()) == len(by_file) and all(rows[ROW].is_sorted() for rows in by_file)
     if is_in_order and len(by_file) * empty.width <= MOST_COLUMNS:  # as exports are: one after the other
         return pl.concat([empty.lazy(), *(placed_rows(files, own, rows) for rows in by_file)], how="diagonal")
@@ -1339,8 +1340,7 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
 
 def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files: Files, report: Report) -> None:
     """Report how the rules fit, what histories gave, and runs and histories that different exports wrote."""
-    own = [rule for rule in rules if rule.origin != "built in"]
-    if absent := [f"{rule.origin} ({rule.source})" for rule in own if rule.source not in runs.columns]:
+    if absent := [f"{r.origin} ({r.source})" for r in rules if r.origin != "built in" and r.source not in runs.columns]:
         report["notes"].append({"note": f"no input has the column that is the source of {some(absent)}"})
     for column in derived_dtypes(rules):
         unmatched = runs["name"].filter(runs[column].is_null())

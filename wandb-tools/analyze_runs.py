@@ -537,6 +537,11 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
             facts = ", ".join(f"{what} in {part.files[0]}" for what, part in clashing.items())
             raise ScriptError(f"{column} is {facts}; merge these files with aggregate_runs.py", WRONG_USAGE)
         paths |= [(column, part.paths[column]) for part in holders.values() if column in part.paths]
+    columns: dict[tuple[str, KeyPath], str] = {}
+    for column, path in paths.items():
+        if (other := columns.setdefault((kind(column), path), column)) != column:
+            what = f"{'.'.join(path)} is {other} in one file and {column} in another"
+            raise ScriptError(f"{what}; merge these files with aggregate_runs.py", WRONG_USAGE)
     frame = pl.concat(frames, how="diagonal_relaxed")
     goals = {(column, goal) for part in parts for column, goal in part.goals.items()}
     times = Counter(column for column, _ in goals)
@@ -582,6 +587,11 @@ def find_column(name: str, runs: Runs, what: str = "column", among: Sequence[str
     raise ScriptError(f"there is no {what} {name}{hint}; --schema lists all", WRONG_USAGE)
 
 
+def path_hash(path: KeyPath) -> str:
+    """SHA-1, in hex, of the path as compact ASCII JSON."""
+    return hashlib.sha1(json.dumps(path, separators=(",", ":")).encode(), usedforsecurity=False).hexdigest()
+
+
 def kind(column: str) -> str:
     """Which part of the contract a column belongs to: see KINDS."""
     prefix = column.split("_", 1)[0]
@@ -612,7 +622,7 @@ def coverage(columns: Sequence[str], runs: Runs) -> dict[str, int]:
 def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
     """The W&B names of columns; their own names where another column, shown or not, has the same one."""
     names = {column: runs.label(column) for column in columns}
-    uses = Counter([*names.values(), *(runs.dtypes.keys() - names.keys() - runs.empty)])
+    uses = Counter([*names.values(), *STATISTICS, *(runs.dtypes.keys() - names.keys() - runs.empty)])
     return {column: name if uses[name] == 1 else column for column, name in names.items()}
 
 
@@ -683,13 +693,17 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
 def find_metric(name: str, runs: Runs, options: Options) -> Metric:
     """The metric called `name`, or the column of its histories for --value, or the summary that fits its goal."""
     column, what = known_column(name, runs, ["metric_"]), ""
+    if column and not runs.dtypes[column].is_numeric():  # such as stage: a metric may be called so, too
+        column = metric_called(name, runs) or column
     plain_name = re.sub(r"[^A-Za-z0-9_]", "_", (column or name).removeprefix("metric_"))
     column = column or (known_column(name, runs, ["config_"]) if options.value == "summary" else None)
     if options.value != "summary":
-        prefix = f"history_{options.value}_"
-        shown, what = prefix + plain_name, f" ({VALUES[options.value]})"
-        if shown not in runs.dtypes:
-            there = [c.removeprefix(prefix) for c in runs.dtypes if c.startswith(prefix)]
+        prefix, what = f"history_{options.value}_", f" ({VALUES[options.value]})"
+        there = [c.removeprefix(prefix) for c in metric_columns(runs, prefix)]
+        hashed = f"{plain_name}__{path_hash(runs.paths.get(column or '', (name,)))[:8]}"  # another has the plain name
+        plain_name = hashed if hashed in there else plain_name
+        shown = prefix + plain_name
+        if plain_name not in there:
             flag = " and --at METRIC" if options.value == "at" else ""
             how = did_you_mean(plain_name, () if column else there) or f"; the histories have {some_of(there)}"
             how = how if there else f"; aggregate_runs.py --history{flag} adds such columns"
@@ -723,7 +737,10 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
 
 def metric_columns(runs: Runs, prefix: str = "metric_") -> list[str]:
     """The metrics that the runs have, or the columns of their histories with another prefix."""
-    return [column for column, dtype in runs.dtypes.items() if column.startswith(prefix) and dtype.is_numeric()]
+    numbers = [column for column, dtype in runs.dtypes.items() if column.startswith(prefix) and dtype.is_numeric()]
+    # Beside history_min_loss, history_min_step_loss is the step of that minimum, and not of a metric step_loss.
+    steps = {column.replace(prefix, f"{prefix}step_", 1) for column in numbers if prefix != "metric_"}
+    return [column for column in numbers if column not in steps]
 
 
 def goal_by_name(name: str) -> Goal | None:
@@ -1519,14 +1536,16 @@ def keys_where(predicate: str, runs: Runs) -> pl.DataFrame:
 
     def named(found: re.Match[str]) -> str:
         """W&B's names with dots, such as `model.k`, need no quotes here; `model_k` is understood, too."""
-        known = known_column(found[0], runs)
-        is_name = not found[1] and (known or "." in found[0])
-        return sql_name(known or found[0]) if is_name else found[0]
+        name = found[0].strip('"')
+        known = None if found[0][0] == "'" else known_column(name, runs)
+        is_name = known or ("." in name and not found[1])
+        return sql_name(in_view.get(known or "", known or name)) if is_name else found[0]
 
     for name in dict.fromkeys(re.findall(r"(?<![\w.])\w+(?![\w.])", re.sub("'[^']*'", "", predicate))):
         say_rival(name, runs)
     names = rf"({quoted})|\b[A-Za-z]\w*(?:[._]\w+)+\b(?!\s*\()"
-    with database(runs, flag, "") as (connection, _):
+    with database(runs, flag, "") as (connection, aliases):
+        in_view = {column: name for name, column in aliases.items()}
         keep = duckdb.SQLExpression(re.sub(names, named, predicate))  # a single one, and nothing after it
         found = connection.view("runs").select("entity", "project", "id", keep.alias("keep"))
         if (dtype := ", ".join(map(str, found.types[3:]))) != "BOOLEAN":
@@ -1584,8 +1603,14 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
 def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -> dict[str, str]:
     """Create a view of files with both names of each column; W&B's names and the columns that they stand for."""
     columns = {column.lower() for part in parts for column in part.dtypes}
-    named = dict.fromkeys(pair for part in parts for pair in part.paths.items())  # a set, but in order
-    stored = [(c, path) for c, path in named if c.lower() in columns and any(path)]  # a name in SQL cannot be empty
+    # A column without a path, of a file that another tool rewrote, stands for what it stands for in the other files.
+    known = {column: path for part in parts for column, path in part.paths.items()}
+    paths_of = []
+    for part in parts:
+        mine = [column for column in part.dtypes if column in known or column.startswith(NAMED)]
+        paths_of.append({c: part.paths.get(c, known.get(c, (part.label(c),))) for c in mine})
+    named = dict.fromkeys(pair for own in paths_of for pair in own.items())  # a set, but in order
+    stored = [(c, path) for c, path in named if any(path)]  # a name in SQL cannot be empty
     # Exports settle clashes of names each for itself: columns that mean different things, or one thing under different
     # names, go by W&B's names alone. SQL ignores case: names that differ only in case would be one column.
     of_column, of_path = Counter(column.lower() for column, _ in stored), Counter((kind(c), path) for c, path in stored)
@@ -1594,17 +1619,17 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
     alike = Counter((each, label.lower()) for each, label in {(kind(c), ".".join(path)) for c, path in stored})
 
     def plain_name(column: str, path: KeyPath) -> str:
-        """W&B's name of a column, with a hash if there is another one that differs only in case."""
-        label = ".".join(path)
-        digest = hashlib.sha1(json.dumps(path, separators=(",", ":")).encode(), usedforsecurity=False).hexdigest()
-        return label if alike[kind(column), label.lower()] == 1 else f"{label}__{digest[:8]}"
+        """W&B's name of a column, with a hash if there is another one that differs only in case; as merged, of runs."""
+        label, prefix = ".".join(path), f"{kind(column)}_" if name == "runs" else ""
+        is_alone = alike[kind(column), label.lower()] == 1 and not prefix
+        return label if is_alone else f"{prefix}{label}__{path_hash(path)[:8]}"
 
     aliases: dict[str, str] = {}
     taken = columns - {column.lower() for column in unsettled}
     taken |= {plain_name(column, path).lower() for column, path in stored if column in unsettled}
     for column in sorted(paths, key=lambda column: (column.startswith("metric_"), len(paths[column]), len(column))):
         label = ".".join(paths[column])
-        if label.lower() not in taken and plain_name(column, paths[column]) == label:
+        if label.lower() not in taken and alike[kind(column), label.lower()] == 1:
             aliases[label] = column
             taken.add(label.lower())
     replaced = []
@@ -1612,18 +1637,17 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
         rival = known_column(column, runs, ["config_"])
         replaced += [f"{sql_name(rival)} AS {sql_name(column)}"] if rival and rival != column else []
     sources = []
-    for part in parts:
-        mine = [c for c in part.dtypes if c in unsettled]
-        renamed = [f"{sql_name(c)} AS {sql_name(plain_name(c, part.paths[c]))}" for c in mine]
-        own = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
+    for part, own in zip(parts, paths_of, strict=True):
+        renamed = [f"{sql_name(c)} AS {sql_name(plain_name(c, path))}" for c, path in own.items() if c in unsettled]
+        every = f"* RENAME ({', '.join(renamed)})" if renamed else "*"
         file = sql_text(str(part.files[0].absolute()))
         # By default DuckDB takes a folder called `lr=0.1` for a column, even in place of the file's.
-        sources.append(f"SELECT {own} FROM read_parquet({file}, hive_partitioning = false)")  # noqa: S608 - quoted
+        sources.append(f"SELECT {every} FROM read_parquet({file}, hive_partitioning = false)")  # noqa: S608 - quoted
     for i, others in enumerate(repeated_runs(parts, name, runs) if name != "runs" else ()):
         if others.height:
             rows = ", ".join(f"({', '.join(map(sql_text, row))})" for row in others.iter_rows())
-            key = "(entity, project, run_id)"
-            sources[i] += f" ANTI JOIN (VALUES {rows}) AS other{key} USING {key}"
+            sources[i] += f" AS part ANTI JOIN (VALUES {rows}) AS other({', '.join(others.columns)}) ON "
+            sources[i] += " AND ".join(f"part.{c} IS NOT DISTINCT FROM other.{c}" for c in others.columns)
     star = f"* REPLACE ({', '.join(replaced)})" if replaced else "*"
     extra = "".join(f", {sql_name(column)} AS {sql_name(label)}" for label, column in aliases.items())
     source = f"({' UNION ALL BY NAME '.join(sources)}) AS part"
@@ -1631,7 +1655,7 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
         same = [f"part.{c} IS NOT DISTINCT FROM runs.{c}" for c in ("entity", "project")]
         source += f" SEMI JOIN runs ON part.run_id = runs.id AND {' AND '.join(same)}"
     connection.execute(f"CREATE VIEW {sql_name(name)} AS SELECT {star}{extra} FROM {source}")  # noqa: S608 - quoted
-    return aliases
+    return aliases | {plain_name(column, path): column for column, path in stored if column in unsettled}
 
 
 def sql_name(name: str) -> str:
@@ -1639,7 +1663,7 @@ def sql_name(name: str) -> str:
 
 
 def sql_text(text: str | None) -> str:
-    return "NULL" if text is None else "'" + text.replace("'", "''") + "'"
+    return "NULL::VARCHAR" if text is None else "'" + text.replace("'", "''") + "'"
 
 
 # --- questions: curves and health, from histories -------------------------------------------------------------
@@ -1760,12 +1784,17 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
     keys, results = keys.with_row_index(RUN_NUMBER), []
     for name in names:
-        logging = [(part, column) for part in histories if (column := metric_called(name, part))]
-        if not logging:
+        known = metric_called(name, study.runs)
+        wanted = study.runs.label(known) if known else name
+        called = [(part, column) for part in histories if (column := metric_called(wanted, part))]
+        if not called:
             there = {part.label(c) for part in histories for c in metric_columns(part)}
             hint = did_you_mean(name, there) or f"; there are {some_of(sorted(there), SUGGESTED_NAMES) or 'none'}"
             raise ScriptError(f"no history has a metric {name}{hint}", WRONG_USAGE)
-        label = logging[0][0].label(logging[0][1])
+        # Each export settles its names: one column may be train/loss in one file, and train_loss in another.
+        named = {part.label(column): None for part, column in called}
+        label = wanted if wanted in named else next(iter(named))
+        logging = [(part, column) for part, column in called if part.label(column) == label]
         stored = [part.goals[column] for part, column in logging if column in part.goals]
         goal = options.goal or next(iter(stored), None) or goal_by_name(label)
         if options.best_so_far and goal is None:
@@ -1776,7 +1805,7 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
         axis = logging[0][0].label(axis).removeprefix("_")
-        results.append(lines_of(points, value, axis, logging[0][1], goal, study))
+        results.append(lines_of(points, value, axis, known or logging[0][1], goal, study))
     return results
 
 
@@ -1814,9 +1843,11 @@ def curve_points(
     """
     clock = {"step": "_step", "runtime": "_runtime", "time": "_timestamp"}.get(axis, axis)
     selected: list[tuple[Runs, dict[str, str]]] = []
+    label = axis  # W&B's name, once a file has it: a column may be another metric in the next file
     for part, column in logging:
-        x = clock if clock.startswith("_") and clock in part.dtypes else metric_called(axis, part)
-        selected.append((part, {VALUE: column} | ({"x": x} if x else {})))
+        x = clock if clock.startswith("_") and clock in part.dtypes else metric_called(label, part)
+        label = part.label(x) if x and label == axis else label
+        selected.append((part, {VALUE: column} | ({"x": x} if x and part.label(x) == label else {})))
     if not any("x" in columns for _, columns in selected):
         raise ScriptError(f"--x {axis}: no history has it; choose step, runtime, time or a metric", WRONG_USAGE)
     axis, place = logging[0][0].label(axis).removeprefix("_"), pl.col("x")
@@ -2356,7 +2387,7 @@ def cell_text(value: object) -> str:
         return value.strftime("%Y-%m-%d %H:%M")
     if isinstance(value, list):
         return ", ".join(map(cell_text, value)) or "[]"
-    return printable(str(value))
+    return '"null"' if value == "null" else printable(str(value))  # a text, beside values that are missing
 
 
 def exact_text(value: object) -> str | None:

@@ -2709,8 +2709,7 @@ def table_tree(content: bytes) -> Any:
     with suppress(ValueError, LookupError, TypeError, AttributeError):
         tree = orjson.loads(marked)
         rows = [row for row in tree["data"] if NAN_CELL in row]
-        found = sum(row.count(NAN_CELL) for row in rows)
-        if found == nans and NAN_CELL.encode() not in content:  # else one is inside of a cell, or a cell is this text
+        if sum(row.count(NAN_CELL) for row in rows) == nans and NAN_CELL.encode() not in content:  # else in a cell
             for row in rows:
                 row[:] = [math.nan if cell == NAN_CELL else cell for cell in row]
             return tree
@@ -2956,8 +2955,8 @@ def column_name(path: KeyPath) -> str:
     return re.sub(r"[^A-Za-z0-9_]", "_", "_".join(path))
 
 
-def settled_names(paths: Iterable[KeyPath]) -> dict[KeyPath, str]:
-    """A name of its own for every path, alike for the same paths in any order.
+def settled_names(paths: Iterable[KeyPath], taken: Iterable[str | None] = ()) -> dict[KeyPath, str]:
+    """A name of its own for every path, none of those `taken` (in lower case), alike for the same paths in any order.
 
     Names are compared without case, as DuckDB and Spark do. Where several paths want one name, the first one-key path
     that is exactly that name keeps it; the others get a hash of their path.
@@ -2969,8 +2968,8 @@ def settled_names(paths: Iterable[KeyPath]) -> dict[KeyPath, str]:
     for path in sorted(set(paths)):
         rivals.setdefault(column_name(path).lower(), []).append(path)
     names: dict[KeyPath, str] = {}
-    for group in rivals.values():
-        keeper = group[0] if len(group) == 1 else next((p for p in group if p == (column_name(p),)), None)
+    for name, group in rivals.items():
+        keeper = next((p for p in group if name not in taken and (len(group) == 1 or p == (column_name(p),))), None)
         for path in group:
             names[path] = column_name(path) if path == keeper else f"{column_name(path)}__{path_hash(path)[:8]}"
     wanted = Counter(name.lower() for name in names.values())
@@ -3260,10 +3259,7 @@ def settle_tables(project: Project, ids: Collection[str], paths: set[KeyPath], *
             names[prefix, *path] = prefix + name
     for table in tables:
         own = {"run_id", "entity", "project", table.order, *table.columns}
-        table.names = {
-            path: f"{name}__{path_hash(path)[:8]}" if name.lower() in own else name
-            for path, name in settled_names(table.dtypes).items()
-        }
+        table.names = settled_names(table.dtypes, own)
         if table.prefix == METRIC:
             table.names = {path: names[METRIC, *path] for path in table.dtypes}
     return names
@@ -3424,8 +3420,11 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     pages, runs = merge_runs(project, options, source, work)
     definitions = {definition for page in pages for definition in page.definitions}
     paths = {path for page in pages for path in page.kinds}
-    paths |= {(METRIC, definition.pattern) for definition in definitions if not definition.pattern.endswith("*")}
     names = settle_tables(project, runs["id"], paths, prune=options.prune)
+    taken = {name.removeprefix(METRIC).lower() for name in names.values()}  # by columns, which come first
+    defined = {(definition.pattern,) for definition in definitions if not definition.pattern.endswith("*")}
+    defined -= {path[1:] for path in names if path[0] == METRIC}
+    names = {**names, **{(METRIC, *path): METRIC + name for path, name in settled_names(defined, taken).items()}}
     tables = sorted(project.tables.values(), key=lambda table: table.name)
     known: dict[KeyPath, Stated] = {}
     for each in (*(table.earlier for table in tables if table.prefix == METRIC), project.earlier):
