@@ -426,9 +426,10 @@ def test_the_suggested_grouping_is_of_runs_that_have_the_metric(tmp_path):
     assert "loss by opt: 12 runs in 3 groups" in answered(write_runs(tmp_path, runs)).out
 
 
-def test_a_flag_of_another_script_is_not_suggested_for_itself(tmp_path):
+@pytest.mark.parametrize("flag", ["--include-history", "--include-histories"])
+def test_a_flag_of_another_script_is_not_suggested(tmp_path, flag):
     """The manual's examples name it."""
-    done = ask(write_runs(tmp_path, [Run("a")]), "--include-history")
+    done = ask(write_runs(tmp_path, [Run("a")]), flag)
     assert done.code == 2
     assert "did you mean --include-history" not in done.err
 
