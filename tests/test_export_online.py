@@ -277,7 +277,10 @@ def test_a_dead_storage_host_is_not_asked_for_every_run(server, export, project)
     told = [line for line in done.err.splitlines() if line.startswith("error: ")]
     assert told[-2].startswith("error: r")
     assert told[-2].endswith("because the server no longer answers; run this again later")
-    assert "more, all listed in the metadata file: not requested, because the server no longer answers" in told[-1]
+    assert (
+        "more, all listed in the metadata file: history: not requested, because the server no longer answers"
+        in told[-1]
+    )
 
 
 def test_runs_whose_files_are_gone_cost_the_others_nothing(server, export, project):
@@ -326,7 +329,7 @@ def test_a_tail_that_fails_leaves_what_was_exported(server, export, project):
     server.fault("error", match={"field": "history"})
     done = export("-e", "team", "--include-history", *QUICK)
     assert done.code == 3
-    assert "error: one: only 20 of 22 rows were downloaded: " in done.err
+    assert "error: one: history: only 20 of 22 rows were downloaded: " in done.err
     assert "team/demo: 1 run (1 finished), 20 history rows, 1 failure" in done.err
     assert project("demo").history["_step"].to_list() == list(range(20))
     assert project("demo").metadata["history"]["mismatched"] == ["one"]

@@ -3818,16 +3818,18 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
 
 def report_failures(failures: Iterable[Failure]) -> int:
     """Print each failure once, also with --quiet, and return the exit code."""
-    by_error: defaultdict[tuple[str, bool], list[str]] = defaultdict(list)
+    by_error: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for failure in dict.fromkeys(failures):
-        by_error[failure.error, failure.what == "project"].append(failure.run)
-    for (error, is_project), failing in by_error.items():
-        runs = [*dict.fromkeys(failing)]  # one may fail in several tables
-        named = runs if is_project else runs[:MOST_NAMED]  # the metadata lists all of a project's
+        by_error[failure.what, failure.error].append(failure.run)
+    for (what, error), failing in by_error.items():
+        runs = [*dict.fromkeys(failing)]
+        named = runs if what == "project" else runs[:MOST_NAMED]  # the metadata lists all of a project's
+        is_said = what in ("project", "run", "log", "folder", "place", "sweeps")  # by the error itself
+        why = error if is_said else f"{what.removesuffix('Metrics')}: {error}"
         for run in named:
-            tell(f"error: {run}: {error}")
+            tell(f"error: {run}: {why}")
         if len(runs) > len(named):
-            tell(f"error: {len(runs) - len(named):,} more, all listed in the metadata file: {error}")
+            tell(f"error: {len(runs) - len(named):,} more, all listed in the metadata file: {why}")
     return PARTIAL if by_error else OK
 
 
