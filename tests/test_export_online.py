@@ -1277,11 +1277,13 @@ def test_without_a_place_the_keys_own_entity(server, export, tmp_path):
     [
         (("-e", "team", "-p", "dmeo"), "team has no project dmeo; did you mean demo?"),
         (("teem/demo",), "teem has no projects that your API key can see; did you mean team"),
-        (("team/demo/nosuchrun",), "no runs found in team/demo: it is empty, or has no such run"),
+        (("team/demo/nosuchrun",), "error: nosuchrun: there is no such run; nothing could be exported"),
+        (("team/empty",), "error: no runs in team/empty; check the name on W&B's page"),
     ],
 )
 def test_unknown_places_are_one_line(server, export, tmp_path, arguments, said):
     server.add_runs("team", "demo", 2, keys=8)
+    server.add_project("team", "empty")
     done = export(*arguments, *QUICK)
     assert done.code == 1
     assert said in done.err.splitlines()[-1]
@@ -1306,6 +1308,13 @@ def test_unknown_places_beside_known_ones_are_named_and_cost_nothing_else(server
     assert done.code == 3
     assert said in done.err
     assert ids_of(project("demo")) == ["one"]
+
+
+def test_a_project_without_runs_beside_others_is_named(server, export):
+    server.add_run("team", "demo", "one")
+    server.add_project("team", "empty")
+    done = export("team/demo", "team/empty", *QUICK)
+    assert (done.code, done.err) == (0, "nothing to export in team/empty\nteam/demo: 1 run (1 finished)\n")
 
 
 def test_the_metadata_name_the_runs_and_sweeps_that_were_asked_for(server, export, tmp_path):

@@ -3720,16 +3720,9 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     planned = [project for project in projects if project.selected and project.pages]
     lost = [*failed, *(each for project in projects for each in project.failed if each.what == "project")]
     check_selection(projects, lost, options, say)
-    unpruned = [project.path for project in written if project.all_ids is None]
-    if options.prune and unpruned:
-        say(f"--prune removed nothing from {first_of(unpruned)}: it needs an export of all runs, without filters")
-    tables = [table for project in written for table in project.tables.values()]
-    metrics = {path for table in tables if table.prefix == METRIC for path in table.dtypes}
-    for glob in options.history_keys if written else ():
-        if not any(names_match(path, [glob]) for path in metrics):
-            say(f"--history-keys {glob} matches no metric of these runs")
-    if options.tables and written and all(table.key is None for table in tables):
-        say("--tables: none of these runs logged a W&B Table")
+    if empty := [project.path for project in projects if not (project.failed or project.files or project.runs.height)]:
+        say(f"nothing to export in {first_of(empty)}")
+    say_without_effect(written, options, say)
     rows, files, uneventful = [], [], 0
     for project in planned if options.dry_run else written:
         counts = dict(project.runs.select("id", "history_rows").iter_rows()) | project.mismatched
@@ -3807,7 +3800,7 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
     is_exported = any(project.files for project in projects)  # maybe without runs: all of them are gone
     if is_exported or (selected and (options.dry_run or not lost)):
         return
-    if lost:
+    if lost := lost or [each for project in projects for each in project.failed if each.what == "place"]:
         raise nothing_exported(lost)
     message = f"no runs found in {first_of([project.path for project in projects])}: "
     message += "it is empty, or has no such run, sweep or group; check the name or the URL on W&B's page"
