@@ -231,7 +231,7 @@ def test_a_place_among_the_filters_that_leave_nothing(empty_server, export):
     add_runs(empty_server, one="g", two="h")
     done = export("team/demo/nope", "--state", "finished")
     assert (done.code, done.out) == (1, "")
-    assert "error: no run left: PLACE, --state matches none of 2 runs; " in done.err
+    assert "error: no run left: PLACE, --state kept none of 2 runs; " in done.err
 
 
 def test_a_thousand_runs_of_a_project_may_be_named(empty_server, export, demo):

@@ -1121,7 +1121,7 @@ def test_a_filter_that_leaves_nothing(server, export, tmp_path, flags):
     assert (done.code, done.out) == (1, "")
     assert done.err.splitlines() == [
         f"{flags[0]} kept 0 of 2 runs",
-        f"error: no run left: {flags[0]} matches none of 2 runs; leave a filter out or loosen it",
+        f"error: no run left: {flags[0]} kept none of 2 runs; leave a filter out or loosen it",
     ]
     assert not snapshot(tmp_path / "out")
     assert asked_for(server) == set()
@@ -1260,7 +1260,7 @@ def test_a_place_and_a_flag_are_both_meant(server, export, project):
     assert ids_of(project("swept")) == ["of-s1"]
     done = export("https://wandb.ai/team/swept/sweeps/s1", "--sweep", "s2,s3", *QUICK)
     assert done.code == 1
-    assert "--sweep matches none of 3 runs" in done.err
+    assert "--sweep kept none of 3 runs" in done.err
 
 
 def test_without_a_place_the_keys_own_entity(server, export, tmp_path):

@@ -466,7 +466,7 @@ def test_what_is_no_table_and_no_table_at_all(server, export, out):
     server.add_run("team", "demo", "a", summary=summary)
     done = export("--tables")
     assert (done.code, asked(server, "files")) == (0, [])
-    assert "--tables: none of these runs logged a W&B Table" in done.err
+    assert "these runs have no W&B Tables" in done.err
     assert not list(out.glob("*_table_*"))
 
 

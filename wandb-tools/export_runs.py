@@ -1537,11 +1537,11 @@ def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options
         before = kept
         kept = [each for each in before if not wanted or test(each[0], wanted)]
         if wanted:
-            say(f"{flag} kept {len(kept):,} of {len(before):,} runs")
+            say(f"{flag} kept {len(kept):,} of {counted(len(before), 'run')}")
         if before and not kept:
             report_failures([*failed, *(each for *_, logs in before for log in logs for each in log.failed)])
-            there = first_of(sorted({f"{run.entity}/{run.project}" for run, *_ in found}))
-            message = f"no run left: {flag} matches none of {len(before):,} runs in {there}"
+            there = first_of(sorted({f"{run.entity}/{run.project}" for run, *_ in before}))
+            message = f"no run left: {flag} kept none of {counted(len(before), 'run')} in {there}"
             raise ScriptError(f"{message}; leave this filter out or loosen it", NOTHING_USABLE)
     if not kept:
         reasons = [f"{failure.run}: {failure.error}" for failure in failed[:3]] or ["name another folder"]
@@ -3765,6 +3765,24 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     return report_failures(failures)
 
 
+def say_without_effect(written: Sequence[Project], options: Options, say: Say) -> None:
+    """Print which flags changed nothing in the files that were written."""
+    unpruned = [project.path for project in written if project.all_ids is None]
+    if options.prune and unpruned:
+        say(f"--prune removed nothing from {first_of(unpruned)}: it needs an export of all runs, without filters")
+    tables = [table for project in written for table in project.tables.values()]
+    metrics = {path for table in tables if table.prefix == METRIC for path in table.dtypes}
+    for glob in options.history_keys if written else ():
+        if not any(names_match(path, [glob]) for path in metrics):
+            say(f"--history-keys {glob} matches no metric of these runs")
+    there = {table.name.partition("_")[0] for table in tables if table.rows or table.key is not None}
+    nouns = {"table": "W&B Tables", "console": "console output", "system": "system metrics"}
+    asked = (options.tables, options.console, options.system_metrics)
+    for (name, noun), is_asked in zip(nouns.items(), asked, strict=True):
+        if is_asked and name not in there and written and not any(project.failed for project in written):
+            say(f"these runs have no {noun}")
+
+
 def changes_of(project: Project, options: Options) -> str:
     """The end of a project's line: how its files differ from the runs and metrics that were read."""
     line = f"; {counted(len(project.kept), 'run')} of an earlier export kept" if project.kept else ""
@@ -3796,16 +3814,15 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
     if flags and any(place.value for project in projects for place in project.places):
         flags = f"PLACE, {flags}"
     if flags and total and not options.offline:  # there each filter has said it
-        say(f"{flags} kept {selected:,} of {total:,} runs")
+        say(f"{flags} kept {selected:,} of {counted(total, 'run')}")
     is_exported = any(project.files for project in projects)  # maybe without runs: all of them are gone
     if is_exported or (selected and (options.dry_run or not lost)):
         return
     if lost := lost or [each for project in projects for each in project.failed if each.what == "place"]:
         raise nothing_exported(lost)
-    message = f"no runs found in {first_of([project.path for project in projects])}: "
-    message += "it is empty, or has no such run, sweep or group; check the name or the URL on W&B's page"
+    message = f"no runs in {first_of([project.path for project in projects])}; check the name on W&B's page"
     if total and flags:
-        message = f"no run left: {flags} matches none of {total:,} runs; leave a filter out or loosen it"
+        message = f"no run left: {flags} kept none of {counted(total, 'run')}; leave a filter out or loosen it"
     raise ScriptError(message, NOTHING_USABLE)
 
 
