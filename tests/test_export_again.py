@@ -174,6 +174,26 @@ def test_an_offline_export_knows_nothing_of_what_the_server_lacks(
     assert demo().history["run_id"].unique().sort().to_list() == ["one", "two"]
 
 
+def test_the_advice_of_verify_gives_the_lost_values_back(empty_server, export, call_export, tmp_path, demo):
+    """A second export alone would keep the damaged rows: what did not change is not downloaded again."""
+    empty_server.add_run("team", "demo", "one")
+    rows = [{"_step": step, "loss": step * 7919 % 1000 / 7} for step in range(2000)]
+    empty_server.add_history("team", "demo", "one", rows=rows)
+    export("team/demo", "--include-history")
+    before, file = demo().history, demo().history_file
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert (
+        "; restore it from a copy, or move it away and export again\n" in call_export("--verify", tmp_path / "out").err
+    )
+    file.rename(tmp_path / "away.parquet")
+    assert " is missing; restore it from a copy, or export again\n" in call_export("--verify", tmp_path / "out").err
+    export("team/demo", "--include-history")
+    assert call_export("--verify", tmp_path / "out").code == 0
+    assert demo().history.equals(before)
+
+
 def test_a_run_without_a_row_is_counted(tmp_path, export_logs, demo):
     add_log(tmp_path, "abc")
     add_log(tmp_path, "half")

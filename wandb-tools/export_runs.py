@@ -3684,7 +3684,8 @@ def verify(folder: Path, options: Options, say: Say) -> int:
                 rows.append({"entity": None, "project": None, "file": file.name, "error": error})
     damaged = [row for row in rows if row["error"]]
     for row in damaged:
-        tell(f"error: {folder / str(row['file'])} {row['error']}; restore it from a copy, or export again")
+        again = "export again" if row["error"] == "is missing" else "move it away and export again"
+        tell(f"error: {folder / str(row['file'])} {row['error']}; restore it from a copy, or {again}")
     outcome = f"{len(damaged):,} damaged or missing" if damaged else "all unchanged"
     say(f"{counted(len(rows), 'file')} of {counted(len(exports), 'export')} in {folder}: {outcome}")
     if partial:
@@ -3776,11 +3777,11 @@ def say_without_effect(written: Sequence[Project], options: Options, say: Say) -
         if not any(names_match(path, [glob]) for path in metrics):
             say(f"--history-keys {glob} matches no metric of these runs")
     there = {table.name.partition("_")[0] for table in tables if table.rows or table.key is not None}
+    asked = {"table": options.tables, "console": options.console, "system": options.system_metrics}
     nouns = {"table": "W&B Tables", "console": "console output", "system": "system metrics"}
-    asked = (options.tables, options.console, options.system_metrics)
-    for (name, noun), is_asked in zip(nouns.items(), asked, strict=True):
-        if is_asked and name not in there and written and not any(project.failed for project in written):
-            say(f"these runs have no {noun}")
+    missing = [nouns[name] for name, is_asked in asked.items() if is_asked and name not in there]
+    if missing and written and not any(project.failed for project in written):
+        say(f"these runs have no {', no '.join(missing)}")
 
 
 def changes_of(project: Project, options: Options) -> str:
