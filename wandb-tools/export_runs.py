@@ -3816,9 +3816,8 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
         flags = f"PLACE, {flags}"
     if flags and total and not options.offline:  # there each filter has said it
         say(f"{flags} kept {selected:,} of {counted(total, 'run')}")
-    is_exported = any(project.files for project in projects)  # maybe without runs: all of them are gone
-    if is_exported or (selected and (options.dry_run or not lost)):
-        return
+    if any(project.files for project in projects) or (selected and (options.dry_run or not lost)):
+        return  # files may be without runs: all of them are gone
     if lost := lost or [each for project in projects for each in project.failed if each.what == "place"]:
         raise nothing_exported(lost)
     message = f"no runs in {first_of([project.path for project in projects])}; check the name on W&B's page"
