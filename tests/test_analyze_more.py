@@ -119,6 +119,34 @@ def test_values_from_histories(tmp_path):
     frame.write_parquet(
         file, metadata={k: v for k, v in pl.read_parquet_metadata(file).items() if k.startswith("wandb")}
     )
+def test_one_picture_of_several_answers_is_named(file, tmp_path):
+    two = [file, "-g", "k", "-m", "test/mse", "-m", "test/acc", "-t", 1]
+    assert (
+        "svg holds one picture: groups; left out: top, test/acc by k\n" in answered(*two, "-o", tmp_path / "x.svg").err
+    )
+    assert "csv holds one table: groups; left out: top\n" in answered(*two, "--format", "csv").err
+
+
+def test_which_curves_are_shown_is_said_as_it_is(tmp_path):
+    file = write_runs(tmp_path, [Run(f"r{n}") for n in range(9)])
+    write_history(tmp_path, [(f"r{n}", 0, float(n), float(n)) for n in range(9)])
+    assert "the 8 with the lowest last value are shown; 1 more: " in answered(file, "--curves", "epoch").out
+    assert "the 8 with the best last value are shown; 1 more: " in answered(file, "--curves", "loss").out
+
+
+def test_a_single_row_of_an_answer(file):
+    assert answered(file, "--sql", "FROM runs SELECT id", "--max-rows", 1).out.startswith("the first 1 row\n")
+
+
+def test_what_best_per_advises(file):
+    more = "choose with -m VALIDATION, judge by a second -m TEST\n"
+    assert more in answered(file, "--best-per", "model", "-m", "test/mse", "-g", "model").err
+    two = answered(file, "--best-per", "model", "-m", "test/mse", "-m", "test/acc", "-g", "model").err
+    assert "its values look better than they are; judge by the others\n" in two
+    assert "and the best of" not in two
+    assert "and the best of 8 more\n" in answered(file, "--best-per", "out_dir", "-m", "test/mse", "-g", "k").err
+
+
     rows = document(file, "--top", 3, "-m", "test/mse", "--value", "min")["top"]
     assert [row["history_min_test_mse"] for row in rows] == [1.0, 2.0, 3.0]
     done = answered(file, "--top", 1, "-m", "test/mse", "--value", "at")

@@ -1898,7 +1898,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     drawn = table.select("x", "n", *bounds, value=y, name=named, rank=RANK)
     if len(names) > MOST_CURVES:
         more = f"{len(names) - MOST_CURVES} more: use --group-by, --filter or --json"
-        unseen.append(f"the {MOST_CURVES} with the best last value are shown; {more}")
+        unseen.append(f"the {MOST_CURVES} with the {'best' if goal else 'lowest'} last value are shown; {more}")
     # A row per x, a column per curve; empty where a curve has no value.
     shown = drawn.filter(pl.col("rank") < MOST_CURVES)
     xs = shown.select(pl.col("x").unique().sort())
