@@ -2693,9 +2693,9 @@ def content(  # noqa: C901 - a list of formats
     first = DRAWN if is_picture else ("groups", "top")
     key = min(candidates, key=lambda result: first.index(result.key) if result.key in first else len(first)).key
     chosen = [result for result in candidates if result.key == key][: 1 if is_picture else None]
-    if others := dict.fromkeys(result.key for result in results if not any(result is each for each in chosen)):
-        what = "picture" if is_picture else "table"
-        say(f"the file holds one {what}: {key}; left out: {', '.join(others)}")
+    others = [result for result in results if not any(result is each for each in chosen)]
+    if left_out := dict.fromkeys(each.title.partition(": ")[0] if each.key == key else each.key for each in others):
+        say(f"{form} holds one {'picture' if is_picture else 'table'}: {key}; left out: {', '.join(left_out)}")
     if form == "latex":
         return page_text(chosen, form, most).encode()
     if is_picture:
