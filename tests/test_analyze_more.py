@@ -94,13 +94,21 @@ def test_where_takes_wandbs_names(file, where):
         (["--diff", "a_4_0"], 2, 'needs at least two different runs; --sql "SELECT _config_json'),
         (["--project", "demo", "-t", "1"], 2, "there is no --project here; write --where \"project = 'NAME'\""),
         (["-t", "1", "--since=7d"], 2, "there is no --since here; write --where \"created_at >= '2026-01-31'\""),
+        (["-e", "team"], 2, "there is no -e here; write --where \"entity = 'NAME'\""),
+        (["--pivot", "!k,model,out_dir"], 2, "write two columns"),
+        (["--best-per", "k,model"], 2, "no other setting varies, seeds apart: there is nothing to choose"),
         (["--", "-p"], 1, "-p does not exist"),
         (["--sql", "SELECT nope FROM runs"], 2, "--sql 'DESCRIBE history' those of another view"),
         (["--diff", "a_4_0", "a_4_9"], 2, "no run is called a_4_9; did you mean a_4_"),
         (["--value", "min", "--top", "3", "-m", "test/mse"], 2, "aggregate_runs.py --history adds such columns"),
-        (["--value", "at", "--top", "3", "-m", "test/mse"], 2, "aggregate_runs.py --history and --at METRIC"),
+        (
+            ["--value", "at", "--top", "3", "-m", "test/mse"],
+            2,
+            "aggregate_runs.py --history --at METRIC adds such columns",
+        ),
         (["--curves", "loss"], 1, "these runs have no history file"),
-        (["--group-by", "model:3"], 2, "ranges need a column of numbers"),
+        (["--group-by", "model:3"], 2, "error: model:3: ranges need a column of numbers"),
+        (["--pivot", "model:3,k"], 2, "error: model:3: ranges need a column of numbers"),
         (["--report", "x.pdf"], 2, "must end in .html or .md"),
         (["--schema", "-o", "x.png"], 2, "there is nothing to draw"),
     ],
@@ -111,14 +119,6 @@ def test_refusals_are_one_line_that_helps(file, tmp_path, arguments, code, said)
     assert said in done.err.splitlines()[-1]
 
 
-def test_values_from_histories(tmp_path):
-    file = write_runs(tmp_path, grid_runs()[:3])
-    frame = pl.read_parquet(file).with_columns(
-        pl.Series("history_min_test_mse", [3.0, 1.0, 2.0]), pl.Series("history_at_test_mse", [1.0, 2.0, 3.0])
-    )
-    frame.write_parquet(
-        file, metadata={k: v for k, v in pl.read_parquet_metadata(file).items() if k.startswith("wandb")}
-    )
 def test_one_picture_of_several_answers_is_named(file, tmp_path):
     two = [file, "-g", "k", "-m", "test/mse", "-m", "test/acc", "-t", 1]
     assert (
@@ -147,6 +147,14 @@ def test_what_best_per_advises(file):
     assert "and the best of 8 more\n" in answered(file, "--best-per", "out_dir", "-m", "test/mse", "-g", "k").err
 
 
+def test_values_from_histories(tmp_path):
+    file = write_runs(tmp_path, grid_runs()[:3])
+    frame = pl.read_parquet(file).with_columns(
+        pl.Series("history_min_test_mse", [3.0, 1.0, 2.0]), pl.Series("history_at_test_mse", [1.0, 2.0, 3.0])
+    )
+    frame.write_parquet(
+        file, metadata={k: v for k, v in pl.read_parquet_metadata(file).items() if k.startswith("wandb")}
+    )
     rows = document(file, "--top", 3, "-m", "test/mse", "--value", "min")["top"]
     assert [row["history_min_test_mse"] for row in rows] == [1.0, 2.0, 3.0]
     done = answered(file, "--top", 1, "-m", "test/mse", "--value", "at")

@@ -189,11 +189,10 @@ NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir", "wandb"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
 MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
 MOST_TYPED = 10**9  # larger numbers of rows or points mean this
-OTHER_FILTERS = {  # flags of the other scripts, and the condition that does the same here
-    **dict.fromkeys(("-p", "--project"), "project = 'NAME'"),
-    "--since": "created_at >= '2026-01-31'",
-    "--tag": "list_contains(tags, 'NAME')",
-}
+# Flags of the other scripts, and the condition that does the same here.
+OTHER_FILTERS = dict.fromkeys(("-p", "--project"), "project = 'NAME'") | {"--sweep": "sweep = 'ID'"}
+OTHER_FILTERS |= dict.fromkeys(("-e", "--entity"), "entity = 'NAME'") | {"--tag": "list_contains(tags, 'NAME')"}
+OTHER_FILTERS |= {"--since": "created_at >= '2026-01-31'", "--until": "created_at < '2026-01-31'"}
 ONE_RUN = "--sql \"SELECT _config_json, _summary_json FROM runs WHERE id = 'ID'\" --json shows one"
 OTHER_VIEWS = "export_runs.py --include-history, --console, --tables and --system-metrics make others"
 ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
@@ -688,7 +687,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         shown, what = prefix + plain_name, f" ({VALUES[options.value]})"
         if shown not in runs.dtypes:
             there = [c.removeprefix(prefix) for c in runs.dtypes if c.startswith(prefix)]
-            flag = " and --at METRIC" if options.value == "at" else ""
+            flag = " --at METRIC" if options.value == "at" else ""
             how = did_you_mean(plain_name, there) if there else f"; aggregate_runs.py --history{flag} adds such columns"
             how = how or f"; the histories have {some_of(there)}"
             raise ScriptError(f"--value {options.value}: there is no column {shown}{how}", WRONG_USAGE)
@@ -820,7 +819,7 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[st
         other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
         dropped, held = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
         of_them = f"{held} of {counted(dropped, 'run')} in other states {'has' if held == 1 else 'have'}"
-        remarks += [f"{of_them} {metric.label} (use --state all to include them)"] if held else []
+        remarks += [f"{of_them} {metric.label} (use --state all to include such runs)"] if held else []
     number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
     if options.value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
         late = "without a value: it was logged only after the best step; --value last takes the last one"
@@ -1026,7 +1025,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
         apart = independent(table, by)
         exceptions = f", except {some_of([*map(runs.label, excluded)])}" if excluded else ""
         if not by:
-            raise ScriptError(f"--group-by: no setting varies{exceptions}; name columns", WRONG_USAGE)
+            raise ScriptError(f"{','.join(names)}: no other setting varies; name columns", WRONG_USAGE)
         say(f"grouped by all settings that vary{exceptions}: {some_of([*map(runs.label, apart)])}")
         say(*noise_note(noise, runs))
     for name in wanted:
@@ -1038,7 +1037,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
         apart.append(by[-1])
         say_rival(name, runs)
     if clashing := {*by} & {*STATISTICS, "metric", "x"}:
-        raise ScriptError(f"--group-by {min(clashing)}: the result has a column with this name", WRONG_USAGE)
+        raise ScriptError(f"{min(clashing)}: the result has another column with this name", WRONG_USAGE)
     return runs, list(dict.fromkeys(by)), list(dict.fromkeys(apart))
 
 
@@ -1094,7 +1093,7 @@ def with_ranges(column: str, ranges: int, runs: Runs) -> tuple[Runs, str]:
     """The runs with a further column: in which of `ranges` ranges of about equal size a number lies."""
     name, label = f"{column}:{ranges}", f"{runs.label(column)}:{ranges}"  # which no column of a file is called
     if not runs.dtypes[column].is_numeric():
-        raise ScriptError(f"--group-by {label}: ranges need a column of numbers", WRONG_USAGE)
+        raise ScriptError(f"{label}: ranges need a column of numbers", WRONG_USAGE)
     shares = [i / ranges for i in range(1, ranges)]
     edges = sorted({*collected(runs.frame.select(finite(column).quantile(shares, "linear"))).item()} - {None})
     texts = [f"{edge:.6g}" for edge in edges]
@@ -1115,7 +1114,7 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
     table, settings, _ = varying_settings(runs)
     settings = independent(table, [c for c in settings if c not in per and "seed" not in words(runs.label(c))])
     if not settings:
-        raise ScriptError("--best-per: only the seed varies: there is nothing to choose", WRONG_USAGE)
+        raise ScriptError("--best-per: no other setting varies, seeds apart: there is nothing to choose", WRONG_USAGE)
     keys = [*per, *settings]
     means = group_statistics(runs, keys, metric)
     means = means.sort("mean", *keys, descending=metric.descending(keys), nulls_last=True)
@@ -1125,9 +1124,10 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
         group = "/".join(cell_text(row[column]) for column in per)
         lost = f", {row['n_nonfinite']} more with NaN or infinity" if row["n_nonfinite"] else ""
         say(f"best of {group}: {chosen} (mean {row['mean']:.4g} of {counted(row['n'], 'run')}{lost})")
+    say(*[f"and the best of {best.height - MOST_SAID} more"] * (best.height > MOST_SAID))
     if singles := int((best["n"] == 1).sum()):
         say(f"{singles} of {counted(best.height, 'chosen setting')}: only one run, so a good value may be luck")
-    advice = "choose with -m VALIDATION, judge by a second -m TEST"
+    advice = "judge by the others" if options.metrics[1:] else "choose with -m VALIDATION, judge by a second -m TEST"
     say(f"settings were chosen by {metric.label}, so its values look better than they are; {advice}")
     kept = runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True)
     return replace(runs, frame=kept)
@@ -1426,7 +1426,7 @@ def why_no_metric(study: Study) -> str:
     if names := sorted({part.label(column) for part in histories for column in metric_columns(part)}):
         how = "use --curves, or aggregate_runs.py --history and then --value last"
         return f"metrics are only in the histories: {how}: {some_of(names, SUGGESTED_NAMES)}"
-    return "none of these runs has a metric; name another input, or use --varying"
+    return "none of these runs has a finite metric; name another input, or use --varying"
 
 
 def suggested_grouping(runs: Runs) -> list[str]:
@@ -1502,7 +1502,7 @@ def sql(study: Study, options: Options) -> list[Result]:
         table = table.with_columns(known_times())
     more = ["more rows: use --max-rows 0, --json or -o for all"] if 0 < most < table.height else []
     table = table.head(most or table.height)
-    title = f"the first {table.height} rows" if more else counted(table.height, "row")
+    title = ("the first " if more else "") + counted(table.height, "row")
     return [Result("sql", title, table, [(column.name, column) for column in table], more)]
 
 
@@ -1574,7 +1574,7 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
                 hint += "; --schema lists all of runs, --sql 'DESCRIBE history' those of another view"
             if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
                 there = [*dict.fromkeys([*views, *(part.view for part in files_beside(runs))])]
-                reason, hint = missing[0], f"; there are {some_of(there)} ({OTHER_VIEWS})"
+                reason, hint = missing[0], f"; the views are {some_of(there)} ({OTHER_VIEWS})"
             raise ScriptError(f"{flag}: {reason}{hint}", WRONG_USAGE) from error
 
 
@@ -1753,7 +1753,7 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
     if not histories:
         sampled = [file for each in study.runs.files for file in each.parent.glob("*_history_sampled.parquet")]
         what = "only a sampled history, which is not used" if sampled else "no history file"
-        raise ScriptError(f"these runs have {what}; export_runs.py --include-history writes it", NOTHING_USABLE)
+        raise ScriptError(f"these runs have {what}; export_runs.py --include-history writes all rows", NOTHING_USABLE)
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
     keys, results = keys.with_row_index(RUN_NUMBER), []
     for name in names:
@@ -2734,7 +2734,7 @@ def replacing(file: Path) -> Iterator[Path]:
             unfinished.replace(file)
     except OSError as error:
         reason = error.strerror or str(error).partition(" (os error")[0]  # polars would name the unfinished file
-        hint = "free disk space or use another -o"
+        hint = "free disk space or choose another place"
         raise ScriptError(f"{file} was not written: {reason}; {hint}", NOTHING_USABLE) from error
 
 
