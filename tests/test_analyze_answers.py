@@ -539,12 +539,12 @@ def test_points_of_long_curves_stay_invisible_in_a_live_chart(tmp_path):
 
 
 def test_a_last_value_of_nan_is_not_said_to_be_left_out_of_itself(tmp_path):
-    """`only their finite values count` stood above `no run has a finite loss`."""
+    """`only finite values count` stood above `no run has a finite loss`."""
     runs = write_runs(tmp_path, [Run("a", summary={"loss": 1.0}), Run("b", summary={"loss": 1.0})])
     counts = {"history_n_loss": pl.Series([20, 20]), "history_n_nonfinite_loss": pl.Series([5, 5])}
     file = rewrite(runs, history_last_loss=pl.Series([float("nan"), 2.0]), **counts)
     err = ask(file, "--top", 2, "-m", "loss", "--value", "last").err
-    assert "1 run reached NaN or infinity; only their finite values count" in err
+    assert "1 run reached NaN or infinity; only finite values count" in err
 
 
 def test_runs_between_two_points_of_a_curve_are_counted(tmp_path):

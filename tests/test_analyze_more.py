@@ -87,6 +87,7 @@ def test_where_takes_wandbs_names(file, where):
         (["--where", "config_q > 1"], 2, '"config_q" not found in FROM clause! Candidate bindings: "config_k"'),
         (["--where", "config_k >"], 2, "syntax error"),
         (["--where", "group = 'x'"], 2, "W&B names in double quotes"),
+        (["--where", "tags = 'x'"], 2, "; write list_contains(tags, 'NAME')"),
         (["--where", "config_k"], 2, "is not a condition"),
         (["--where", "true) AS keep, (2"], 2, 'syntax error at or near ")"'),
         (["--where", "config_k > 99"], 1, "--where config_k > 99: 0 of 18 runs kept"),
@@ -422,6 +423,13 @@ def test_curves_are_what_plain_python_computes(histories, best_so_far):
         if usable:
             assert found[x]["mean"] == pytest.approx(statistics.fmean(usable), abs=1e-4)
         assert found[x]["std"] == (pytest.approx(statistics.stdev(usable), abs=1e-3) if len(usable) > 1 else None)
+
+
+def test_runs_without_a_curve_are_counted(tmp_path):
+    file = write_runs(tmp_path, [Run("a"), Run("b")])
+    write_history(tmp_path, [("a", 0, 0.0, 1.0)])
+    assert "left out, because no history has loss of them: 1 run\n" in answered(file, "--curves", "loss").err
+    assert "left out" not in answered(file, "--curves", "loss", "--filter", "a").err
 
 
 def test_curves_of_unequal_length_are_not_extrapolated(tmp_path):

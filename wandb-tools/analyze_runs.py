@@ -826,7 +826,7 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[st
         facts = {
             f"logged fewer than 10 values of {metric.label}": column.is_not_null() & (pl.col(number) < 10),
             late: column.is_null() & (pl.col(number) > 0),
-            "reached NaN or infinity; only their finite values count": column.is_finite() & (pl.col(nonfinite) > 0),
+            "reached NaN or infinity; only finite values count": column.is_finite() & (pl.col(nonfinite) > 0),
         }
         counts = collected(runs.frame.select(is_so.sum().alias(fact) for fact, is_so in facts.items()))
         remarks += [f"{counted(count, 'run')} {fact}" for fact, count in counts.row(0, named=True).items() if count]
@@ -1216,8 +1216,7 @@ def difference(study: Study, options: Options) -> list[Result]:
     found = [{"column": c, "kind": kind(c), **dict(zip(heads, chosen[c].to_list(), strict=True))} for c in differing]
     sizes = [f"{counts[k]} of {counted(len(runs.of_kind(k)), f'{k} column')}" for k in ("config", "metric")]
     texts = [{name: exact_text(value) for name, value in row.items()} for row in found]
-    names = labels(differing, runs).values()
-    view = [("column", pl.Series(names, dtype=pl.String))]
+    view = [("column", pl.Series(labels(differing, runs).values(), dtype=pl.String))]
     view += [(head, pl.Series([row[n] for row in cells], dtype=pl.String)) for n, head in enumerate(heads)]
     title = f"{' and '.join(sizes)} differ between {some_of(run_labels(chosen))}"
     table = pl.DataFrame(texts, dict.fromkeys(["column", "kind", *heads], pl.String))
@@ -1568,8 +1567,8 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
             if type(error) is duckdb.Error or re.search("Failed to read file|in Parquet file", reason):
                 raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
-            quoted = 'columns called like SQL words ("group") and W&B names in double quotes'
-            hint = f"; text stands in single quotes, {quoted}"
+            hint = '; text in single quotes, columns called like SQL words ("group") and W&B names in double quotes'
+            hint = "; write list_contains(tags, 'NAME')" if "VARCHAR[]" in reason else hint
             if reason.startswith('Binder Error: Referenced column "'):
                 hint += "; --schema lists all of runs, --sql 'DESCRIBE history' those of another view"
             if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
@@ -1816,13 +1815,14 @@ def curve_points(
         selected.append((part, {VALUE: column} | ({"x": x} if x else {})))
     if not any("x" in columns for _, columns in selected):
         raise ScriptError(f"--x {axis}: no history has it; choose step, runtime, time or a metric", WRONG_USAGE)
-    axis, place = logging[0][0].label(axis).removeprefix("_"), pl.col("x")
+    axis, place, label = logging[0][0].label(axis).removeprefix("_"), pl.col("x"), logging[0][0].label(logging[0][1])
     logged = rows_of_histories(selected, keys).drop_nulls(VALUE)
+    if silent := logged[RUN_NUMBER].n_unique() and keys.height - logged[RUN_NUMBER].n_unique():
+        say(f"left out, because no history has {label} of them: {counted(silent, 'run')}")
     rows = logged.filter(place.is_between(0, 2e11) if clock == "_timestamp" else place.is_finite())  # to the year 8307
     if unplaced := logged[RUN_NUMBER].n_unique() - rows[RUN_NUMBER].n_unique():
         say(f"left out, because they did not log {axis} with it: {counted(unplaced, 'run')}; use --x step to see them")
     if rows.is_empty():
-        label = logging[0][0].label(logging[0][1])
         raise ScriptError(f"the histories of these runs have no {label}; choose other runs", NOTHING_USABLE)
     rows = with_divergence(rows.sort(RUN_NUMBER, "x", "_step"), goal, options)
     points = rows["x"].unique().sort()
