@@ -148,6 +148,13 @@ def test_what_best_per_advises(file):
     assert "and the best of 8 more\n" in answered(file, "--best-per", "out_dir", "-m", "test/mse", "-g", "k").err
 
 
+def test_steps_of_the_best_are_no_metrics_of_the_histories(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    pl.read_parquet(file).with_columns(history_min_loss=1.0, history_min_step_loss=3).write_parquet(file)
+    said = ask(file, "-t", 1, "-m", "nope", "--value", "min").err
+    assert said.endswith("there is no column history_min_nope; the histories have loss\n")
+
+
 def test_values_from_histories(tmp_path):
     file = write_runs(tmp_path, grid_runs()[:3])
     frame = pl.read_parquet(file).with_columns(

@@ -454,7 +454,7 @@ def open_file(file: Path) -> Runs:
         dtypes = frame.collect_schema()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
-        raise ScriptError(f"{file} cannot be read: {reason}; export it again", NOTHING_USABLE) from error
+        raise ScriptError(f"{file} cannot be read: {reason}; make it again", NOTHING_USABLE) from error
     return Runs(frame, dtypes, paths, goals, axes, files=(file,), source=source, view=view)
 
 
@@ -551,7 +551,7 @@ def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "
         return frame.collect(engine=engine)
     except (pl.exceptions.ComputeError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
+        raise ScriptError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE) from error
 
 
 # --- columns and metrics --------------------------------------------------------------------------------------
@@ -686,7 +686,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         prefix = f"history_{options.value}_"
         shown, what = prefix + plain_name, f" ({VALUES[options.value]})"
         if shown not in runs.dtypes:
-            there = [c.removeprefix(prefix) for c in runs.dtypes if c.startswith(prefix)]
+            there = [c.removeprefix(prefix) for c in runs.dtypes if re.match(rf"{prefix}(?!step_)", c)]
             flag = " --at METRIC" if options.value == "at" else ""
             how = did_you_mean(plain_name, there) if there else f"; aggregate_runs.py --history{flag} adds such columns"
             how = how or f"; the histories have {some_of(there)}"
@@ -1566,7 +1566,7 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
         except duckdb.Error as error:
             reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
             if type(error) is duckdb.Error or re.search("Failed to read file|in Parquet file", reason):
-                raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
+                raise ScriptError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE) from error
             hint = '; text in single quotes, columns called like SQL words ("group") and W&B names in double quotes'
             hint = "; write list_contains(tags, 'NAME')" if "VARCHAR[]" in reason else hint
             if reason.startswith('Binder Error: Referenced column "'):
@@ -2793,7 +2793,7 @@ def add_flags(parser: Parser) -> None:
     add("--health", **flag, help="runs with NaN, divergence, spikes, crashes, early stops")
     add("--schema", **flag, help="all columns, their values, and how many runs have them")
     add("--sql", metavar="QUERY", help="a SELECT on the views runs and history (DuckDB)")
-    add("--report", type=Path, metavar="FILE", help="write a page with all of this: FILE.html or FILE.md")
+    add("--report", type=Path, metavar="FILE", help="write a page with most of this: FILE.html or FILE.md")
     add = parser.add_argument_group("groups").add_argument
     add("--stat", choices=("mean", "median", "iqm"), default="mean", help="compare groups by this (default: mean)")
     add("--best-per", **many, metavar="A,B", help="use only the best setting of each value")
