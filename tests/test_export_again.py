@@ -194,6 +194,14 @@ def test_the_advice_of_verify_gives_the_lost_values_back(empty_server, export, c
     assert demo().history.equals(before)
 
 
+def test_the_metadata_are_named_where_they_are_written(tmp_path, export_logs):
+    add_log(tmp_path, "good")
+    for number in range(12):
+        add_log(tmp_path, f"bad{number}").write_text(LFS_POINTER)
+    assert "error: 2 more, all listed in the metadata file: a git-LFS pointer" in export_logs().err
+    assert "error: 2 more: a git-LFS pointer" in export_logs("--dry-run").err
+
+
 def test_a_run_without_a_row_is_counted(tmp_path, export_logs, demo):
     add_log(tmp_path, "abc")
     add_log(tmp_path, "half")
@@ -211,16 +219,14 @@ def test_only_projects_that_have_another_entity_are_said_to(tmp_path, export_log
     add_log(tmp_path, "b", entity="")
     add_log(tmp_path, "c", entity="", project="")
     done = export_logs()
-    advice = "other runs of this project belong to team: use -e team -p demo to put them together"
+    advice = "others of it belong to team: use -e team -p demo and a new -o to put them together"
     assert f"1 run of demo without an entity; {advice}\n" in done.err
     add_log(tmp_path, "d", entity="crew")
-    assert "other runs of this project belong to crew, team: use -e crew" in export_logs().err
+    assert "others of it belong to crew, team: use -e crew" in export_logs().err
     add_log(tmp_path, "e", entity="other", project="uncategorized")  # the advice for the one would harm the other
     err = export_logs().err
     assert "use -e crew -p demo" in err
-    assert (
-        "1 run of uncategorized without an entity; other runs of this project belong to other: use -e other -p" in err
-    )
+    assert "1 run of uncategorized without an entity; others of it belong to other: use -e other -p" in err
 
 
 def lines(number: int) -> list[str]:

@@ -1402,7 +1402,7 @@ def say_notes(projects: Sequence[Project], found: Sequence[FoundRun], options: O
         if one.entity == NO_ENTITY and known:
             flags = f"-e {known[0]}" + f" -p {shlex.quote(one.name)}" * (len({each.name for each in projects}) > 1)
             runs = f"{counted(one.runs.height, 'run')} of {one.name} without an entity"
-            say(f"{runs}; other runs of this project belong to {first_of(known)}: use {flags} to put them together")
+            say(f"{runs}; others of it belong to {first_of(known)}: use {flags} and a new -o to put them together")
 
 
 def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work: Path, top: Path) -> None:
@@ -1982,7 +1982,7 @@ def place_of(text: str) -> Place:
     if url.scheme and entity not in ("", *NO_ENTITIES) and project in ("", "projects") and not page:
         return Place(entity, "*", host=host)
     if not project or (url.scheme and (entity in NO_ENTITIES or url.hostname in CLOUD_HOSTS)):
-        raise ScriptError(f"{text} is not a project: write entity/project, entity/project/run or a URL", WRONG_USAGE)
+        raise ScriptError(f"{text} is not a project: write entity/project[/run], a URL, or --offline DIR", WRONG_USAGE)
     if page and not name and not url.scheme:
         return Place(entity, project, "run", page)
     if name and page in ("runs", "sweeps", "groups"):
@@ -3763,7 +3763,7 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         for failure in sorted(project.failed):
             is_named = failure.what in ("log", "folder") or failure.run == project.path
             failures.append(failure if is_named else failure._replace(run=prefix + failure.run))
-    return report_failures(failures)
+    return report_failures(failures, "" if options.dry_run else ", all listed in the metadata file")
 
 
 def say_without_effect(written: Sequence[Project], options: Options, say: Say) -> None:
@@ -3826,8 +3826,8 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
     raise ScriptError(message, NOTHING_USABLE)
 
 
-def report_failures(failures: Iterable[Failure]) -> int:
-    """Print each failure once, also with --quiet, and return the exit code."""
+def report_failures(failures: Iterable[Failure], where: str = "") -> int:
+    """Print each failure once, also with --quiet, and return the exit code. `where` tells where all are listed."""
     by_error: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for failure in dict.fromkeys(failures):
         by_error[failure.what, failure.error].append(failure.run)
@@ -3839,7 +3839,7 @@ def report_failures(failures: Iterable[Failure]) -> int:
         for run in named:
             tell(f"error: {run}: {why}")
         if len(runs) > len(named):
-            tell(f"error: {len(runs) - len(named):,} more, all listed in the metadata file: {why}")
+            tell(f"error: {len(runs) - len(named):,} more{where}: {why}")
     return PARTIAL if by_error else OK
 
 
