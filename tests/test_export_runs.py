@@ -451,7 +451,7 @@ def test_a_resumed_run_that_names_its_steps(recorded):
 
 def test_steps_logged_again_without_resume(recorded):
     assert numbers(recorded.project("repeated").rows()) == [(0, 10), (1, 20), (2, 3), (3, 4)]
-    assert "run repeated: 2 steps are in two logs" in recorded.done.err
+    assert "run repeated: two logs have rows of 2 steps; those of the later log " in recorded.done.err
 
 
 def test_rewound_run_loses_what_it_voided(recorded):

@@ -1666,7 +1666,7 @@ def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path, say: 
         return parts
     unique = rewritten(run_id, parts, work)
     if again := sum(part.rows for part in parts) - unique.rows:
-        say(f"run {run_id}: {again:,} steps are in two logs; the rows of the later log were taken")
+        say(f"run {run_id}: two logs have rows of {counted(again, 'step')}; those of the later log were taken")
     return [unique]
 
 
