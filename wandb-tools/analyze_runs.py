@@ -424,7 +424,7 @@ def open_inputs(places: Sequence[Path]) -> tuple[Runs, int]:  # noqa: C901, PLR0
     if newest.files[0] == UNIFIED_FILE:
         say(f"reading {UNIFIED_FILE}")
     else:
-        say(f"reading {newest.files[0]}, the newest of {counted(len(exports), 'export')}")
+        say(f"reading {newest.files[0]}" + f", the newest of {len(exports):,} exports" * (len(exports) > 1))
         if len(exports) < len(runs):
             say(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
     return join_inputs([newest]), len(damaged)

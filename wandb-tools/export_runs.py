@@ -2192,7 +2192,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
         if got >= project.selected and not project.is_changing:
             break
         if tries == LISTINGS and got < project.selected:
-            error = f"the server counts {project.selected:,} runs, but lists {got:,}"
+            error = f"the server counts {counted(project.selected, 'run')}, but lists {got:,}"
             failed.append(Failure(project.path, "runs", error, LISTINGS))
     for place in () if server.options.selection.flags else project.places:
         if place.key and place.value not in set(project.runs["id" if place.key == "run" else place.key]):
