@@ -186,7 +186,7 @@ def test_runs_without_history_are_told_from_exports_without_one():
     write_runs(Path("y"), [Run("c")], project="other")
     write_history(Path("x/team_demo_history.parquet"), [("a", 0, {"loss": 1.0})])
     _, err = run("x", "y", "--history")
-    assert "without history: 2 runs (1 have no history file, 1 no rows in it)" in err
+    assert "without history: 2 runs (of these 1 without a file: export_runs.py --include-" in err
 
 
 def test_a_run_id_is_text_in_every_place():
@@ -342,6 +342,9 @@ def test_many_notes_of_one_kind_are_folded():
     assert all(line.startswith("error: x/cut") for line in lines[:5])
     assert lines[5] == "error: 4 more inputs were left out; --json lists all"
     assert len(report("x", code=3)["skipped"]) == 9
+    for number in range(6, 9):
+        Path(f"x/cut{number}.parquet").unlink()
+    assert run("x", "--quiet", code=3)[1].count("error: x/cut") == 6  # a line for one more would take as much room
 
 
 def test_many_derived_columns_and_rules_without_a_source_are_folded():

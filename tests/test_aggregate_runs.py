@@ -181,7 +181,7 @@ def test_help_has_the_manuals_every_flag():
             ["--project", ""],
             "argument --project/-p: needs a value; see --help",
         ),  # of a variable that is not set: no filter
-        (["--output", "https://host/x.parquet"], "URLs must begin with s3://, gs://, az://; download it first"),
+        (["--output", "https://host/x.parquet"], "URLs must begin with s3://, gs://, az://; or name a local file"),
     ],
 )
 def test_wrong_usage(arguments, message):
@@ -831,7 +831,7 @@ def test_the_fit_of_the_rules_is_told():
     names = ["a_k1", "b_k1", "c_k2", "none", "none", "nought"]
     write_runs(Path("x"), [Run(str(n), name) for n, name in enumerate(names)])
     _, err = run("x")
-    assert "k: 3 runs, most often 1 (2), 2 (1); no match in none, nought\n" in err
+    assert "k: 3 runs, most often 1 (2), 2 (1); no match in 3 runs, e.g. none, nought\n" in err
     assert "no match in any run for stage, arch, model_type, protocol, seed_parsed, lr_parsed, " in err
     fits = {row["column"]: row for row in report("x")["derived"]}
     assert list(fits) == DERIVED
@@ -850,9 +850,9 @@ def test_names_without_a_match_are_shown():
     write_runs(Path("x"), [Run("0", "stage1_k1_s1"), Run("1", "stage2_k2"), Run("2", "odd")])
     _, err = run("x")
     assert err.splitlines()[1:-1] == [
-        "stage: 2 runs, most often stage1 (1), stage2 (1); no match in odd",
-        "k: 2 runs, most often 1 (1), 2 (1); no match in odd",
-        "seed_parsed: 1 run, most often 1 (1); no match in odd, stage2_k2",
+        "stage: 2 runs, most often stage1 (1), stage2 (1); no match in 1 run, e.g. odd",
+        "k: 2 runs, most often 1 (1), 2 (1); no match in 1 run, e.g. odd",
+        "seed_parsed: 1 run, most often 1 (1); no match in 2 runs, e.g. odd, stage2_k2",
         "no match in any run for arch, model_type, protocol, lr_parsed, wd_parsed, eps_parsed",
     ]
 
@@ -1095,7 +1095,7 @@ def test_histories_in_any_order_count_and_sampled_or_damaged_ones_do_not():
     assert err.count("error: x/other_history.parquet was left out: it cannot be read") == 1
     _, err = run("x", "x/team_demo_history.parquet", "--history", code=3)  # named, and no runs file
     assert "error: x/team_demo_history.parquet was left out: it holds no runs: it is a history file; " in err
-    assert "without history: 1 run (0 have no history file, 1 no rows in it)" in err
+    assert "without history: 1 run (of these 0 without a file: " in err
 
 
 def test_damage_in_a_history_that_its_footer_does_not_show_costs_that_history_only():

@@ -53,12 +53,12 @@ def test_histories_of_other_projects_are_not_those_of_these_runs(tmp_path):
     write_export(tmp_path, "history", project="other")
     write_export(tmp_path, "console", project="other")
     assert document(runs, "--sql", "SELECT DISTINCT project FROM history")["sql"] == [{"project": "demo"}]
-    assert "there are runs, history (" in ask(runs, "--sql", "FROM console").err
+    assert "the views are runs, history (" in ask(runs, "--sql", "FROM console").err
     both = write_export(tmp_path, "runs", project="other").parent
     assert len(document(both, "--sql", "SELECT DISTINCT project FROM history")["sql"]) == 2
     alone = write_export(tmp_path / "x", "runs", project="empty")
     write_export(tmp_path / "x", "history")
-    assert "none of these runs has a metric" in answered(alone).out
+    assert "none of these runs has a finite metric" in answered(alone).out
 
 
 def test_a_folder_of_source_file_that_is_not_here_is_named(tmp_path):
@@ -434,14 +434,14 @@ def test_a_report_shows_curves_to_their_end_and_which_runs_it_is_about(tmp_path)
 def test_what_cannot_be_compared_is_said_as_it_is(tmp_path):
     runs = [Run(f"r{n}", config={"lr": 1}, summary={"loss": float(n)}) for n in range(12)]
     file = write_runs(tmp_path, runs)
-    assert "error: --group-by: no setting varies; name columns" in ask(file, "-g", "!seed").err
+    assert "error: !seed: no other setting varies; name columns" in ask(file, "-g", "!seed").err
     out = answered(file, "--importance").out
     assert "no setting varies" in out
     assert "cannot be separated" not in out
-    bare = write_runs(tmp_path / "bare", [Run("a", config={"lr": 1})])
+    bare = write_runs(tmp_path / "bare", [Run("a", config={"lr": 1}, summary={"loss": float("nan")})])
     answer = ask(bare, "--top", 3)
     assert answer.code == 2
-    assert "error: none of these runs has a metric; name another input, or use --varying" in answer.err
+    assert "error: none of these runs has a finite metric; name another input, or use --varying" in answer.err
 
 
 def test_metrics_of_runs_in_other_states_are_not_said_to_be_in_histories_alone(tmp_path):
@@ -479,9 +479,10 @@ def test_the_suggested_grouping_is_of_runs_that_have_the_metric(tmp_path):
     assert "loss by opt: 12 runs in 3 groups" in answered(write_runs(tmp_path, runs)).out
 
 
-def test_a_flag_of_another_script_is_not_suggested_for_itself(tmp_path):
+@pytest.mark.parametrize("flag", ["--include-history", "--include-histories"])
+def test_a_flag_of_another_script_is_not_suggested(tmp_path, flag):
     """The manual's examples name it."""
-    done = ask(write_runs(tmp_path, [Run("a")]), "--include-history")
+    done = ask(write_runs(tmp_path, [Run("a")]), flag)
     assert done.code == 2
     assert "did you mean --include-history" not in done.err
 
@@ -591,12 +592,12 @@ def test_points_of_long_curves_stay_invisible_in_a_live_chart(tmp_path):
 
 
 def test_a_last_value_of_nan_is_not_said_to_be_left_out_of_itself(tmp_path):
-    """`only their finite values count` stood above `no run has a finite loss`."""
+    """`only finite values count` stood above `no run has a finite loss`."""
     runs = write_runs(tmp_path, [Run("a", summary={"loss": 1.0}), Run("b", summary={"loss": 1.0})])
     counts = {"history_n_loss": pl.Series([20, 20]), "history_n_nonfinite_loss": pl.Series([5, 5])}
     file = rewrite(runs, history_last_loss=pl.Series([float("nan"), 2.0]), **counts)
     err = ask(file, "--top", 2, "-m", "loss", "--value", "last").err
-    assert "1 run reached NaN or infinity; only their finite values count" in err
+    assert "1 run reached NaN or infinity; only finite values count" in err
 
 
 def test_runs_between_two_points_of_a_curve_are_counted(tmp_path):

@@ -87,6 +87,7 @@ def test_where_takes_wandbs_names(file, where):
         (["--where", "config_q > 1"], 2, '"config_q" not found in FROM clause! Candidate bindings: "config_k"'),
         (["--where", "config_k >"], 2, "syntax error"),
         (["--where", "group = 'x'"], 2, "W&B names in double quotes"),
+        (["--where", "tags = 'x'"], 2, "; write list_contains(tags, 'NAME')"),
         (["--where", "config_k"], 2, "is not a condition"),
         (["--where", "true) AS keep, (2"], 2, 'syntax error at or near ")"'),
         (["--where", "config_k > 99"], 1, "--where config_k > 99: 0 of 18 runs kept"),
@@ -94,13 +95,21 @@ def test_where_takes_wandbs_names(file, where):
         (["--diff", "a_4_0"], 2, 'needs at least two different runs; --sql "SELECT _config_json'),
         (["--project", "demo", "-t", "1"], 2, "there is no --project here; write --where \"project = 'NAME'\""),
         (["-t", "1", "--since=7d"], 2, "there is no --since here; write --where \"created_at >= '2026-01-31'\""),
+        (["-e", "team"], 2, "there is no -e here; write --where \"entity = 'NAME'\""),
+        (["--pivot", "!k,model,out_dir"], 2, "write two columns"),
+        (["--best-per", "k,model"], 2, "no other setting varies, seeds apart: there is nothing to choose"),
         (["--", "-p"], 1, "-p does not exist"),
         (["--sql", "SELECT nope FROM runs"], 2, "--sql 'DESCRIBE history' those of another view"),
         (["--diff", "a_4_0", "a_4_9"], 2, "no run is called a_4_9; did you mean a_4_"),
         (["--value", "min", "--top", "3", "-m", "test/mse"], 2, "aggregate_runs.py --history adds such columns"),
-        (["--value", "at", "--top", "3", "-m", "test/mse"], 2, "aggregate_runs.py --history and --at METRIC"),
+        (
+            ["--value", "at", "--top", "3", "-m", "test/mse"],
+            2,
+            "aggregate_runs.py --history --at METRIC adds such columns",
+        ),
         (["--curves", "loss"], 1, "these runs have no history file"),
-        (["--group-by", "model:3"], 2, "ranges need a column of numbers"),
+        (["--group-by", "model:3"], 2, "error: model:3: ranges need a column of numbers"),
+        (["--pivot", "model:3,k"], 2, "error: model:3: ranges need a column of numbers"),
         (["--report", "x.pdf"], 2, "must end in .html or .md"),
         (["--schema", "-o", "x.png"], 2, "there is nothing to draw"),
     ],
@@ -109,6 +118,41 @@ def test_refusals_are_one_line_that_helps(file, tmp_path, arguments, code, said)
     done = ask(file, *arguments, cwd=tmp_path)
     assert (done.code, done.out) == (code, "")
     assert said in done.err.splitlines()[-1]
+
+
+def test_one_picture_of_several_answers_is_named(file, tmp_path):
+    two = [file, "-g", "k", "-m", "test/mse", "-m", "test/acc", "-t", 1]
+    assert (
+        "svg holds one picture: groups; left out: top, test/acc by k\n" in answered(*two, "-o", tmp_path / "x.svg").err
+    )
+    assert "csv holds one table: groups; left out: top\n" in answered(*two, "--format", "csv").err
+
+
+def test_which_curves_are_shown_is_said_as_it_is(tmp_path):
+    file = write_runs(tmp_path, [Run(f"r{n}") for n in range(9)])
+    write_history(tmp_path, [(f"r{n}", 0, float(n), float(n)) for n in range(9)])
+    assert "the 8 with the lowest last value are shown; 1 more: " in answered(file, "--curves", "epoch").out
+    assert "the 8 with the best last value are shown; 1 more: " in answered(file, "--curves", "loss").out
+
+
+def test_a_single_row_of_an_answer(file):
+    assert answered(file, "--sql", "FROM runs SELECT id", "--max-rows", 1).out.startswith("the first 1 row\n")
+
+
+def test_what_best_per_advises(file):
+    more = "choose with -m VALIDATION, judge by a second -m TEST\n"
+    assert more in answered(file, "--best-per", "model", "-m", "test/mse", "-g", "model").err
+    two = answered(file, "--best-per", "model", "-m", "test/mse", "-m", "test/acc", "-g", "model").err
+    assert "its values look better than they are; judge by the others\n" in two
+    assert "and the best of" not in two
+    assert "and the best of 8 more\n" in answered(file, "--best-per", "out_dir", "-m", "test/mse", "-g", "k").err
+
+
+def test_steps_of_the_best_are_no_metrics_of_the_histories(tmp_path):
+    file = write_runs(tmp_path, [Run("a")])
+    pl.read_parquet(file).with_columns(history_min_loss=1.0, history_min_step_loss=3).write_parquet(file)
+    said = ask(file, "-t", 1, "-m", "nope", "--value", "min").err
+    assert said.endswith("there is no column history_min_nope; the histories have loss\n")
 
 
 def test_values_from_histories(tmp_path):
@@ -386,6 +430,13 @@ def test_curves_are_what_plain_python_computes(histories, best_so_far):
         if usable:
             assert found[x]["mean"] == pytest.approx(statistics.fmean(usable), abs=1e-4)
         assert found[x]["std"] == (pytest.approx(statistics.stdev(usable), abs=1e-3) if len(usable) > 1 else None)
+
+
+def test_runs_without_a_curve_are_counted(tmp_path):
+    file = write_runs(tmp_path, [Run("a"), Run("b")])
+    write_history(tmp_path, [("a", 0, 0.0, 1.0)])
+    assert "left out, because no history has loss of them: 1 run\n" in answered(file, "--curves", "loss").err
+    assert "left out" not in answered(file, "--curves", "loss", "--filter", "a").err
 
 
 def test_curves_of_unequal_length_are_not_extrapolated(tmp_path):

@@ -227,6 +227,7 @@ def test_all_states_count_where_no_run_is_finished(tmp_path: Path) -> None:
 def test_default_input_is_the_newest(tmp_path: Path) -> None:
     assert ask(cwd=tmp_path).code == 1
     old = write_runs(tmp_path / "wandb_export", [Run("a", summary={"test/mse": 1.0})], project="old")
+    assert "reading wandb_export/team_old_runs.parquet\n" in answered(cwd=tmp_path).err
     new = write_runs(tmp_path / "wandb_export", [Run("b", summary={"test/mse": 2.0})], project="new")
     os.utime(old, (1, 1))
     err = answered(cwd=tmp_path).err

@@ -189,6 +189,34 @@ def test_an_offline_export_knows_nothing_of_what_the_server_lacks(
     assert demo().history["run_id"].unique().sort().to_list() == ["one", "two"]
 
 
+def test_the_advice_of_verify_gives_the_lost_values_back(empty_server, export, call_export, tmp_path, demo):
+    """A second export alone would keep the damaged rows: what did not change is not downloaded again."""
+    empty_server.add_run("team", "demo", "one")
+    rows = [{"_step": step, "loss": step * 7919 % 1000 / 7} for step in range(2000)]
+    empty_server.add_history("team", "demo", "one", rows=rows)
+    export("team/demo", "--include-history")
+    before, file = demo().history, demo().history_file
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert (
+        "; restore it from a copy, or move it away and export again\n" in call_export("--verify", tmp_path / "out").err
+    )
+    file.rename(tmp_path / "away.parquet")
+    assert " is missing; restore it from a copy, or export again\n" in call_export("--verify", tmp_path / "out").err
+    export("team/demo", "--include-history")
+    assert call_export("--verify", tmp_path / "out").code == 0
+    assert demo().history.equals(before)
+
+
+def test_the_metadata_are_named_where_they_are_written(tmp_path, export_logs):
+    add_log(tmp_path, "good")
+    for number in range(12):
+        add_log(tmp_path, f"bad{number}").write_text(LFS_POINTER)
+    assert "error: 2 more, all listed in the metadata file: a git-LFS pointer" in export_logs().err
+    assert "error: 2 more: a git-LFS pointer" in export_logs("--dry-run").err
+
+
 def test_a_run_without_a_row_is_counted(tmp_path, export_logs, demo):
     add_log(tmp_path, "abc")
     add_log(tmp_path, "half")
@@ -206,16 +234,14 @@ def test_only_projects_that_have_another_entity_are_said_to(tmp_path, export_log
     add_log(tmp_path, "b", entity="")
     add_log(tmp_path, "c", entity="", project="")
     done = export_logs()
-    advice = "other runs of this project belong to team: use -e team -p demo to put them together"
+    advice = "others of it belong to team: use -e team -p demo and a new -o to put them together"
     assert f"1 run of demo without an entity; {advice}\n" in done.err
     add_log(tmp_path, "d", entity="crew")
-    assert "other runs of this project belong to crew, team: use -e crew" in export_logs().err
+    assert "others of it belong to crew, team: use -e crew" in export_logs().err
     add_log(tmp_path, "e", entity="other", project="uncategorized")  # the advice for the one would harm the other
     err = export_logs().err
     assert "use -e crew -p demo" in err
-    assert (
-        "1 run of uncategorized without an entity; other runs of this project belong to other: use -e other -p" in err
-    )
+    assert "1 run of uncategorized without an entity; others of it belong to other: use -e other -p" in err
 
 
 def lines(number: int) -> list[str]:
@@ -246,7 +272,7 @@ def test_a_place_among_the_filters_that_leave_nothing(empty_server, export):
     add_runs(empty_server, one="g", two="h")
     done = export("team/demo/nope", "--state", "finished")
     assert (done.code, done.out) == (1, "")
-    assert "error: no run left: PLACE, --state matches none of 2 runs; " in done.err
+    assert "error: no run left: PLACE, --state kept none of 2 runs; " in done.err
 
 
 def test_a_thousand_runs_of_a_project_may_be_named(empty_server, export, demo):

@@ -282,7 +282,10 @@ def test_a_dead_storage_host_is_not_asked_for_every_run(server, export, project)
     told = [line for line in done.err.splitlines() if line.startswith("error: ")]
     assert told[-2].startswith("error: r")
     assert told[-2].endswith("because the server no longer answers; run this again later")
-    assert "more, all listed in the metadata file: not requested, because the server no longer answers" in told[-1]
+    assert (
+        "more, all listed in the metadata file: history: not requested, because the server no longer answers"
+        in told[-1]
+    )
 
 
 def test_runs_whose_files_are_gone_cost_the_others_nothing(server, export, project):
@@ -331,7 +334,7 @@ def test_a_tail_that_fails_leaves_what_was_exported(server, export, project):
     server.fault("error", match={"field": "history"})
     done = export("-e", "team", "--include-history", *QUICK)
     assert done.code == 3
-    assert "error: one: only 20 of 22 rows were downloaded: " in done.err
+    assert "error: one: history: only 20 of 22 rows were downloaded: " in done.err
     assert "team/demo: 1 run (1 finished), 20 history rows, 1 failure" in done.err
     assert project("demo").history["_step"].to_list() == list(range(20))
     assert project("demo").metadata["history"]["mismatched"] == ["one"]
@@ -1123,7 +1126,7 @@ def test_a_filter_that_leaves_nothing(server, export, tmp_path, flags):
     assert (done.code, done.out) == (1, "")
     assert done.err.splitlines() == [
         f"{flags[0]} kept 0 of 2 runs",
-        f"error: no run left: {flags[0]} matches none of 2 runs; leave a filter out or loosen it",
+        f"error: no run left: {flags[0]} kept none of 2 runs; leave a filter out or loosen it",
     ]
     assert not snapshot(tmp_path / "out")
     assert asked_for(server) == set()
@@ -1262,7 +1265,7 @@ def test_a_place_and_a_flag_are_both_meant(server, export, project):
     assert ids_of(project("swept")) == ["of-s1"]
     done = export("https://wandb.ai/team/swept/sweeps/s1", "--sweep", "s2,s3", *QUICK)
     assert done.code == 1
-    assert "--sweep matches none of 3 runs" in done.err
+    assert "--sweep kept none of 3 runs" in done.err
 
 
 def test_without_a_place_the_keys_own_entity(server, export, tmp_path):
@@ -1279,11 +1282,13 @@ def test_without_a_place_the_keys_own_entity(server, export, tmp_path):
     [
         (("-e", "team", "-p", "dmeo"), "team has no project dmeo; did you mean demo?"),
         (("teem/demo",), "teem has no projects that your API key can see; did you mean team"),
-        (("team/demo/nosuchrun",), "no runs found in team/demo: it is empty, or has no such run"),
+        (("team/demo/nosuchrun",), "error: nosuchrun: there is no such run; nothing could be exported"),
+        (("team/empty",), "error: no runs in team/empty; check the name on W&B's page"),
     ],
 )
 def test_unknown_places_are_one_line(server, export, tmp_path, arguments, said):
     server.add_runs("team", "demo", 2, keys=8)
+    server.add_project("team", "empty")
     done = export(*arguments, *QUICK)
     assert done.code == 1
     assert said in done.err.splitlines()[-1]
@@ -1308,6 +1313,13 @@ def test_unknown_places_beside_known_ones_are_named_and_cost_nothing_else(server
     assert done.code == 3
     assert said in done.err
     assert ids_of(project("demo")) == ["one"]
+
+
+def test_a_project_without_runs_beside_others_is_named(server, export):
+    server.add_run("team", "demo", "one")
+    server.add_project("team", "empty")
+    done = export("team/demo", "team/empty", *QUICK)
+    assert (done.code, done.err) == (0, "nothing to export in team/empty\nteam/demo: 1 run (1 finished)\n")
 
 
 def test_the_metadata_name_the_runs_and_sweeps_that_were_asked_for(server, export, tmp_path):

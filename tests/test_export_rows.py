@@ -193,6 +193,15 @@ def test_a_tail_that_the_server_cuts_is_completed(server, export, out):
     assert lines_of(out, "short", "line") == [0, 1, 2, 3]
 
 
+def test_what_no_run_has_is_said(server, export):
+    server.add_run("team", "demo", "a")
+    done = export("--console", "--system-metrics")
+    assert done.err.startswith("these runs have no console output, no system metrics\n")
+    add_console(server, "b", plain(0, 10))
+    assert "no console output" not in export("--console").err
+    assert "no console output" not in export("--console").err  # from the earlier export
+
+
 def test_a_console_that_fails_costs_itself_alone(server, export, out):
     for number, run_id in enumerate(("good", "error", "middle", "null")):
         add_console(server, run_id, plain(number, 10))
@@ -203,7 +212,7 @@ def test_a_console_that_fails_costs_itself_alone(server, export, out):
     done = export("--console")
     assert done.code == 3, done.err
     assert failed(out) == [(run_id, "console") for run_id in ("error", "middle", "null")]
-    assert "error: error: no console today" in done.err
+    assert "error: error: console: no console today" in done.err
     assert set(table_of(out, "console")["run_id"]) == {"good"}
     assert table_of(out, "runs").height == 4
     server.reset()
@@ -439,8 +448,8 @@ def test_a_table_that_cannot_be_had_costs_itself_alone(server, export, out):
     assert done.code == 3, done.err
     bad = ["cut", "damaged", "gone", "missing", "no-rows", "null", "ragged", "text"]
     assert failed(out) == [(run_id, "table_cells") for run_id in bad]
-    assert f"error: missing: its file {path} does not exist" in done.err
-    assert f"error: ragged: its file {path} cannot be read: its rows do not fit its columns" in done.err
+    assert f"error: missing: table_cells: its file {path} does not exist" in done.err
+    assert f"error: ragged: table_cells: its file {path} cannot be read: its rows do not fit its columns" in done.err
     assert "signature=" not in done.err + (out / "team_demo_metadata.json").read_text()
     assert table_of(out, "table_cells").select("run_id", "n").rows() == [
         ("good", 1), ("good", 2), ("once", 1), ("once", 2),
@@ -464,7 +473,7 @@ def test_what_is_no_table_and_no_table_at_all(server, export, out):
     server.add_run("team", "demo", "a", summary=summary)
     done = export("--tables")
     assert (done.code, asked(server, "files")) == (0, [])
-    assert "--tables: none of these runs logged a W&B Table" in done.err
+    assert "these runs have no W&B Tables" in done.err
     assert not list(out.glob("*_table_*"))
 
 
@@ -740,7 +749,7 @@ def test_tables_of_logs(export_logs, tmp_path, out):
     done = export_logs("--tables")
     assert done.code == 3, done.err
     assert failed(out) == [(run_id, "table_cells") for run_id in ("damaged", "missing", "ragged")]
-    assert f"error: missing: its file {entry_of('cells')['path']} does not exist" in done.err
+    assert f"error: missing: table_cells: its file {entry_of('cells')['path']} does not exist" in done.err
     table = table_of(out, "table_cells")
     assert table.columns == ["run_id", "entity", "project", "row", "n", "score"]
     rows = [("good", 0, 1.0, math.nan), ("good", 1, 2.0, 0.5), ("other", 0, 2.5, 1.0)]

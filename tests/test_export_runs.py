@@ -978,17 +978,14 @@ def test_selection(study, tmp_path, export, flags, kept, said):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--tag", "red", "--group", "g2"], "error: no run left: --group matches none of 1 runs in "),
-        (["--since", "1h"], "error: no run left: --since matches none of 4 runs in "),
-        (["--state", "killed"], "error: no run left: --state matches none of 4 runs in "),
+        (["--tag", "red", "--group", "g2"], "error: no run left: --group kept none of 1 run in "),
+        (["--since", "1h"], "error: no run left: --since kept none of 4 runs in "),
+        (["--state", "killed"], "error: no run left: --state kept none of 4 runs in "),
         (
             ["-p", "nowhere*"],
-            "error: no run left: -p matches none of 4 runs in Team/demo-1, Team/demo-2, offline/uncategorized; ",
+            "error: no run left: -p kept none of 4 runs in Team/demo-1, Team/demo-2, offline/uncategorized; ",
         ),
-        (
-            ["-e", "nobody", "-p", "demo*"],
-            "error: no run left: -p matches none of 1 runs in Team/demo-1, Team/demo-2, nobody/uncategorized; ",
-        ),
+        (["-e", "nobody", "-p", "demo*"], "error: no run left: -p kept none of 1 run in nobody/uncategorized; "),
     ],
 )
 def test_selection_that_leaves_nothing(study, tmp_path, export, flags, said):

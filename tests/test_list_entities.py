@@ -149,7 +149,7 @@ def test_few_requests_and_no_runs(server, as_call):
     server.reset()
     done = as_call(server, "--discover", "--max-rows", "3")
     assert done.code == 0
-    assert done.out.splitlines()[-1] == "447 more projects: use --max-rows 0 or --json for all"
+    assert done.out.splitlines()[-1] == "447 more projects: use --max-rows 0 for all"
     counts = server.counts()
     assert counts["operation:Counts"] == 450 // PROJECTS_PER_QUESTION
     assert counts["operation:Projects"] == 1 + 3  # of two entities
@@ -662,7 +662,9 @@ def test_json_may_be_bounded_too(server, as_call):
     for name in ("a", "b"):
         server.add_project("team", name)
     assert len(projects(as_call(server, "--json"))) == 2
-    assert len(projects(as_call(server, "--json", "--max-rows", "1"))) == 1
+    bounded = as_call(server, "--json", "--max-rows", "1")
+    assert len(projects(bounded)) == 1
+    assert bounded.err.endswith("\n1 more project: use --max-rows 0 for all\n")
 
 
 def test_names_in_json_are_data(server, as_call):

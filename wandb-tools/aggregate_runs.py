@@ -1092,9 +1092,8 @@ def report_lines(report: Report) -> Iterator[str]:
         read = f"{counted(row['rows'], 'row')} of {counted(row['metrics'], 'metric')}"
         yield f"histories: {read} in {counted(len(row['files']), 'file')}, of {counted(row['runs_with'], 'run')}"
         if row["runs_without"]:
-            no_rows = row["runs_without"] - row["runs_without_file"]
-            why = f"{row['runs_without_file']:,} have no history file, {no_rows:,} no rows in it"
-            yield f"without history: {counted(row['runs_without'], 'run')} ({why})"
+            which = f"of these {row['runs_without_file']:,} without a file: export_runs.py --include-history writes it"
+            yield f"without history: {counted(row['runs_without'], 'run')} ({which})"
     yield from (row["note"] for row in report["notes"])
     lines = []
     for (column, kind), rows in itertools.groupby(report["conflicts"], lambda row: (row["column"], row["kind"])):
@@ -1105,7 +1104,8 @@ def report_lines(report: Report) -> Iterator[str]:
     yield from folded(lines, "files disagree on {} more columns; --json lists all")
     lines = []
     for fit in report["derived"]:
-        lacking = f"; no match in {', '.join(fit['unmatched_names'][:3])}" if fit["unmatched_names"] else ""
+        names = ", ".join(fit["unmatched_names"][:3])
+        lacking = f"; no match in {counted(fit['missing'], 'run')}, e.g. {names}" if names else ""
         if fit["runs"]:
             values = [f"{value} ({n})" for value, n in zip(fit["commonest"], fit["commonest_runs"], strict=True)]
             lines.append(f"{fit['column']}: {counted(fit['runs'], 'run')}, most often {', '.join(values)}{lacking}")
@@ -1131,7 +1131,7 @@ def some(texts: Sequence[str]) -> str:
 
 def folded(lines: Sequence[str], more: str) -> list[str]:
     """The first few lines of one kind, then `more`, which says how many there are besides."""
-    return [*lines[:SHOWN], more.format(len(lines) - SHOWN)] if len(lines) > SHOWN else [*lines]
+    return [*lines[:SHOWN], more.format(len(lines) - SHOWN)] if len(lines) > SHOWN + 1 else [*lines]
 
 
 # --- streams --------------------------------------------------------------------------------------------------
@@ -1202,7 +1202,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args.output = args.output.rstrip("/") if args.output.startswith(CLOUD) else str(Path(args.output))
     for place in (*args.inputs, args.output):
         if re.match("[a-z0-9]+:/", place) and not place.startswith(CLOUD):  # it would be taken for a folder
-            parser.error(f"{place}: URLs must begin with {', '.join(CLOUD)}; download it first")
+            parser.error(f"{place}: URLs must begin with {', '.join(CLOUD)}; or name a local file")
     if bool(args.partition_by) == args.output.endswith(".parquet"):  # folders are searched by this ending
         parser.error(f"-o {args.output}: a file's name must end in .parquet, a folder's (--partition-by) must not")
     if args.no_enrich and (args.rules or args.explain is not None):
@@ -1227,8 +1227,8 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(argv)
         if unknown:
             name = unknown[0].partition("=")[0]  # what follows may be a key
-            flags = {*re.findall(r"--[a-z][a-z-]+", self.format_help())} - {name}  # examples may have other scripts'
-            raise ScriptError(f"unknown argument {name}{did_you_mean(name, flags)}; --help lists all", WRONG_USAGE)
+            flags = did_you_mean(name, (flag for flag in self._option_string_actions if flag.startswith("--")))
+            raise ScriptError(f"unknown argument {name}{flags}; --help lists all", WRONG_USAGE)
         return parsed
 
     def error(self, message: str) -> NoReturn:

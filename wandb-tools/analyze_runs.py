@@ -189,11 +189,10 @@ NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir", "wandb"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
 MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
 MOST_TYPED = 10**9  # larger numbers of rows or points mean this
-OTHER_FILTERS = {  # flags of the other scripts, and the condition that does the same here
-    **dict.fromkeys(("-p", "--project"), "project = 'NAME'"),
-    "--since": "created_at >= '2026-01-31'",
-    "--tag": "list_contains(tags, 'NAME')",
-}
+# Flags of the other scripts, and the condition that does the same here.
+OTHER_FILTERS = dict.fromkeys(("-p", "--project"), "project = 'NAME'") | {"--sweep": "sweep = 'ID'"}
+OTHER_FILTERS |= dict.fromkeys(("-e", "--entity"), "entity = 'NAME'") | {"--tag": "list_contains(tags, 'NAME')"}
+OTHER_FILTERS |= {"--since": "created_at >= '2026-01-31'", "--until": "created_at < '2026-01-31'"}
 ONE_RUN = "--sql \"SELECT _config_json, _summary_json FROM runs WHERE id = 'ID'\" --json shows one"
 OTHER_VIEWS = "export_runs.py --include-history, --console, --tables and --system-metrics make others"
 ROW_BEST, COLUMN_BEST = "*", "°"  # marks in a pivot
@@ -426,7 +425,7 @@ def open_inputs(places: Sequence[Path]) -> tuple[Runs, int]:  # noqa: C901, PLR0
     if newest.files[0] == UNIFIED_FILE:
         say(f"reading {UNIFIED_FILE}")
     else:
-        say(f"reading {newest.files[0]}, the newest of {counted(len(exports), 'export')}")
+        say(f"reading {newest.files[0]}" + f", the newest of {len(exports):,} exports" * (len(exports) > 1))
         if len(exports) < len(runs):
             say(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
     return join_inputs([newest]), len(damaged)
@@ -456,7 +455,7 @@ def open_file(file: Path) -> Runs:
         dtypes = frame.collect_schema()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
-        raise ScriptError(f"{file} cannot be read: {reason}; export it again", NOTHING_USABLE) from error
+        raise ScriptError(f"{file} cannot be read: {reason}; make it again", NOTHING_USABLE) from error
     return Runs(frame, dtypes, paths, goals, axes, files=(file,), source=source, view=view)
 
 
@@ -558,7 +557,7 @@ def collected(frame: pl.LazyFrame, engine: Literal["streaming", "in-memory"] = "
         return frame.collect(engine=engine)
     except (pl.exceptions.ComputeError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
+        raise ScriptError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE) from error
 
 
 # --- columns and metrics --------------------------------------------------------------------------------------
@@ -704,7 +703,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         plain_name = hashed if hashed in there else plain_name
         shown = prefix + plain_name
         if plain_name not in there:
-            flag = " and --at METRIC" if options.value == "at" else ""
+            flag = " --at METRIC" if options.value == "at" else ""
             how = did_you_mean(plain_name, () if column else there) or f"; the histories have {some_of(there)}"
             how = how if there else f"; aggregate_runs.py --history{flag} adds such columns"
             raise ScriptError(f"--value {options.value}: there is no column {shown}{how}", WRONG_USAGE)
@@ -839,14 +838,14 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[st
         other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
         dropped, held = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
         of_them = f"{held} of {counted(dropped, 'run')} in other states {'has' if held == 1 else 'have'}"
-        remarks += [f"{of_them} {metric.label} (use --state all to include them)"] if held else []
+        remarks += [f"{of_them} {metric.label} (use --state all to include such runs)"] if held else []
     number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
     if options.value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
         late = "without a value: it was logged only after the best step; --value last takes the last one"
         facts = {
             f"logged fewer than 10 values of {metric.label}": column.is_not_null() & (pl.col(number) < 10),
             late: column.is_null() & (pl.col(number) > 0),
-            "reached NaN or infinity; only their finite values count": column.is_finite() & (pl.col(nonfinite) > 0),
+            "reached NaN or infinity; only finite values count": column.is_finite() & (pl.col(nonfinite) > 0),
         }
         counts = collected(runs.frame.select(is_so.sum().alias(fact) for fact, is_so in facts.items()))
         remarks += [f"{counted(count, 'run')} {fact}" for fact, count in counts.row(0, named=True).items() if count]
@@ -1046,7 +1045,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
         left_out = [runs.label(column) for column in settings if column in excluded]
         exceptions = f", except {some_of(left_out)}" if left_out else ""
         if not by:
-            raise ScriptError(f"--group-by: no setting varies{exceptions}; name columns", WRONG_USAGE)
+            raise ScriptError(f"{','.join(names)}: no other setting varies; name columns", WRONG_USAGE)
         say(f"grouped by all settings that vary{exceptions}: {some_of([*map(runs.label, apart)])}")
         say(*noise_note(noise, runs))
     for name in wanted:
@@ -1058,7 +1057,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
         apart.append(by[-1])
         say_rival(name, runs)
     if clashing := {*by} & {*STATISTICS, "metric", "x"}:
-        raise ScriptError(f"--group-by {min(clashing)}: the result has a column with this name", WRONG_USAGE)
+        raise ScriptError(f"{min(clashing)}: the result has another column with this name", WRONG_USAGE)
     return runs, list(dict.fromkeys(by)), list(dict.fromkeys(apart))
 
 
@@ -1114,7 +1113,7 @@ def with_ranges(column: str, ranges: int, runs: Runs) -> tuple[Runs, str]:
     """The runs with a further column: in which of `ranges` ranges of about equal size a number lies."""
     name, label = f"{column}:{ranges}", f"{runs.label(column)}:{ranges}"  # which no column of a file is called
     if not runs.dtypes[column].is_numeric():
-        raise ScriptError(f"--group-by {label}: ranges need a column of numbers", WRONG_USAGE)
+        raise ScriptError(f"{label}: ranges need a column of numbers", WRONG_USAGE)
     shares = [i / ranges for i in range(1, ranges)]
     edges = sorted({*collected(runs.frame.select(finite(column).quantile(shares, "linear"))).item()} - {None})
     texts = [f"{edge:.6g}" for edge in edges]
@@ -1135,7 +1134,7 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
     table, settings, _ = varying_settings(runs)
     settings = independent(table, [c for c in settings if c not in per and "seed" not in words(runs.label(c))])
     if not settings:
-        raise ScriptError("--best-per: only the seed varies: there is nothing to choose", WRONG_USAGE)
+        raise ScriptError("--best-per: no other setting varies, seeds apart: there is nothing to choose", WRONG_USAGE)
     keys = [*per, *settings]
     means = group_statistics(runs, keys, metric)
     means = means.sort("mean", *keys, descending=metric.descending(keys), nulls_last=True)
@@ -1145,9 +1144,10 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
         group = "/".join(cell_text(row[column]) for column in per)
         lost = f", {row['n_nonfinite']} more with NaN or infinity" if row["n_nonfinite"] else ""
         say(f"best of {group}: {chosen} (mean {row['mean']:.4g} of {counted(row['n'], 'run')}{lost})")
+    say(*[f"and the best of {best.height - MOST_SAID} more"] * (best.height > MOST_SAID))
     if singles := int((best["n"] == 1).sum()):
         say(f"{singles} of {counted(best.height, 'chosen setting')}: only one run, so a good value may be luck")
-    advice = "choose with -m VALIDATION, judge by a second -m TEST"
+    advice = "judge by the others" if options.metrics[1:] else "choose with -m VALIDATION, judge by a second -m TEST"
     say(f"settings were chosen by {metric.label}, so its values look better than they are; {advice}")
     kept = runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True)
     return replace(runs, frame=kept)
@@ -1444,7 +1444,7 @@ def why_no_metric(study: Study) -> str:
     if names := sorted({part.label(column) for part in histories for column in metric_columns(part)}):
         how = "use --curves, or aggregate_runs.py --history and then --value last"
         return f"metrics are only in the histories: {how}: {some_of(names, SUGGESTED_NAMES)}"
-    return "none of these runs has a metric; name another input, or use --varying"
+    return "none of these runs has a finite metric; name another input, or use --varying"
 
 
 def suggested_grouping(runs: Runs) -> list[str]:
@@ -1522,7 +1522,7 @@ def sql(study: Study, options: Options) -> list[Result]:
         table = table.with_columns(known_times(), *sums)
     more = ["more rows: use --max-rows 0, --json or -o for all"] if 0 < most < table.height else []
     table = table.head(most or table.height)
-    title = f"the first {table.height} rows" if more else counted(table.height, "row")
+    title = ("the first " if more else "") + counted(table.height, "row")
     return [Result("sql", title, table, [(column.name, column) for column in table], more)]
 
 
@@ -1589,14 +1589,14 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
         except duckdb.Error as error:
             reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
             if type(error) is duckdb.Error or re.search("Failed to read file|in Parquet file", reason):
-                raise ScriptError(f"the input is damaged: {reason}; export it again", NOTHING_USABLE) from error
-            quoted = 'columns called like SQL words ("group") and W&B names in double quotes'
-            hint = f"; text stands in single quotes, {quoted}"
+                raise ScriptError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE) from error
+            hint = '; text in single quotes, columns called like SQL words ("group") and W&B names in double quotes'
+            hint = "; write list_contains(tags, 'NAME')" if "VARCHAR[]" in reason else hint
             if reason.startswith('Binder Error: Referenced column "'):
                 hint += "; --schema lists all of runs, --sql 'DESCRIBE history' those of another view"
             if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
                 there = [*dict.fromkeys([*views, *(part.view for part in files_beside(runs))])]
-                reason, hint = missing[0], f"; there are {some_of(there)} ({OTHER_VIEWS})"
+                reason, hint = missing[0], f"; the views are {some_of(there)} ({OTHER_VIEWS})"
             raise ScriptError(f"{flag}: {reason}{hint}", WRONG_USAGE) from error
 
 
@@ -1780,7 +1780,7 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
     if not histories:
         sampled = [file for each in study.runs.files for file in each.parent.glob("*_history_sampled.parquet")]
         what = "only a sampled history, which is not used" if sampled else "no history file"
-        raise ScriptError(f"these runs have {what}; export_runs.py --include-history writes it", NOTHING_USABLE)
+        raise ScriptError(f"these runs have {what}; export_runs.py --include-history writes all rows", NOTHING_USABLE)
     keys = collected(study.runs.frame.select(dict.fromkeys((*KEY, "name", *study.by)).keys())).sort(KEY)
     keys, results = keys.with_row_index(RUN_NUMBER), []
     for name in names:
@@ -1850,13 +1850,14 @@ def curve_points(
         selected.append((part, {VALUE: column} | ({"x": x} if x and part.label(x) == label else {})))
     if not any("x" in columns for _, columns in selected):
         raise ScriptError(f"--x {axis}: no history has it; choose step, runtime, time or a metric", WRONG_USAGE)
-    axis, place = logging[0][0].label(axis).removeprefix("_"), pl.col("x")
+    axis, place, label = logging[0][0].label(axis).removeprefix("_"), pl.col("x"), logging[0][0].label(logging[0][1])
     logged = rows_of_histories(selected, keys).drop_nulls(VALUE)
+    if silent := logged[RUN_NUMBER].n_unique() and keys.height - logged[RUN_NUMBER].n_unique():
+        say(f"left out, because no history has {label} of them: {counted(silent, 'run')}")
     rows = logged.filter(place.is_between(0, 2e11) if clock == "_timestamp" else place.is_finite())  # to the year 8307
     if unplaced := logged[RUN_NUMBER].n_unique() - rows[RUN_NUMBER].n_unique():
         say(f"left out, because they did not log {axis} with it: {counted(unplaced, 'run')}; use --x step to see them")
     if rows.is_empty():
-        label = logging[0][0].label(logging[0][1])
         raise ScriptError(f"the histories of these runs have no {label}; choose other runs", NOTHING_USABLE)
     rows = with_divergence(rows.sort(RUN_NUMBER, "x", "_step"), goal, options)
     form = FILE_FORMATS[options.output.suffix.lower()] if options.output else options.format
@@ -1935,7 +1936,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     drawn = table.select("x", "n", *bounds, value=y, name=named, rank=RANK)
     if len(names) > MOST_CURVES:
         more = f"{len(names) - MOST_CURVES} more: use --group-by, --filter or --json"
-        unseen.append(f"the {MOST_CURVES} with the best last value are shown; {more}")
+        unseen.append(f"the {MOST_CURVES} with the {'best' if goal else 'lowest'} last value are shown; {more}")
     # A row per x, a column per curve; empty where a curve has no value.
     shown = drawn.filter(pl.col("rank") < MOST_CURVES)
     xs = shown.select(pl.col("x").unique().sort())
@@ -2742,9 +2743,9 @@ def content(  # noqa: C901 - a list of formats
     first = DRAWN if is_picture else ("groups", "top")
     key = min(candidates, key=lambda result: first.index(result.key) if result.key in first else len(first)).key
     chosen = [result for result in candidates if result.key == key][: 1 if is_picture else None]
-    if others := dict.fromkeys(result.key for result in results if not any(result is each for each in chosen)):
-        what = "picture" if is_picture else "table"
-        say(f"the file holds one {what}: {key}; left out: {', '.join(others)}")
+    others = [result for result in results if not any(result is each for each in chosen)]
+    if left_out := dict.fromkeys(each.title.partition(": ")[0] if each.key == key else each.key for each in others):
+        say(f"{form} holds one {'picture' if is_picture else 'table'}: {key}; left out: {', '.join(left_out)}")
     if form == "latex":
         return page_text(chosen, form, most).encode()
     if is_picture:
@@ -2783,7 +2784,7 @@ def replacing(file: Path) -> Iterator[Path]:
             unfinished.replace(file)
     except OSError as error:
         reason = error.strerror or str(error).partition(" (os error")[0]  # polars would name the unfinished file
-        hint = "free disk space or use another -o"
+        hint = "free disk space or choose another place"
         raise ScriptError(f"{file} was not written: {reason}; {hint}", NOTHING_USABLE) from error
 
 
@@ -2842,7 +2843,7 @@ def add_flags(parser: Parser) -> None:
     add("--health", **flag, help="runs with NaN, divergence, spikes, crashes, early stops")
     add("--schema", **flag, help="all columns, their values, and how many runs have them")
     add("--sql", metavar="QUERY", help="a SELECT on the views runs and history (DuckDB)")
-    add("--report", type=Path, metavar="FILE", help="write a page with all of this: FILE.html or FILE.md")
+    add("--report", type=Path, metavar="FILE", help="write a page with most of this: FILE.html or FILE.md")
     add = parser.add_argument_group("groups").add_argument
     add("--stat", choices=("mean", "median", "iqm"), default="mean", help="compare groups by this (default: mean)")
     add("--best-per", **many, metavar="A,B", help="use only the best setting of each value")
@@ -2903,8 +2904,8 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(argv)
         if unknown:
             name = unknown[0].partition("=")[0]  # what follows may be a key
-            flags = {*re.findall(r"--[a-z][a-z-]+", self.format_help())} - {name}  # examples may have other scripts'
-            raise ScriptError(f"unknown argument {name}{did_you_mean(name, flags)}; --help lists all", WRONG_USAGE)
+            flags = did_you_mean(name, (flag for flag in self._option_string_actions if flag.startswith("--")))
+            raise ScriptError(f"unknown argument {name}{flags}; --help lists all", WRONG_USAGE)
         return parsed
 
     def error(self, message: str) -> NoReturn:

@@ -1412,7 +1412,7 @@ def say_notes(projects: Sequence[Project], found: Sequence[FoundRun], options: O
         if one.entity == NO_ENTITY and known:
             flags = f"-e {known[0]}" + f" -p {shlex.quote(one.name)}" * (len({each.name for each in projects}) > 1)
             runs = f"{counted(one.runs.height, 'run')} of {one.name} without an entity"
-            say(f"{runs}; other runs of this project belong to {first_of(known)}: use {flags} to put them together")
+            say(f"{runs}; others of it belong to {first_of(known)}: use {flags} and a new -o to put them together")
 
 
 def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work: Path, top: Path) -> None:
@@ -1548,11 +1548,11 @@ def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options
         before = kept
         kept = [each for each in before if not wanted or test(each[0], wanted)]
         if wanted:
-            say(f"{flag} kept {len(kept):,} of {len(before):,} runs")
+            say(f"{flag} kept {len(kept):,} of {counted(len(before), 'run')}")
         if before and not kept:
             report_failures([*failed, *(each for *_, logs in before for log in logs for each in log.failed)])
-            there = first_of(sorted({f"{run.entity}/{run.project}" for run, *_ in found}))
-            message = f"no run left: {flag} matches none of {len(before):,} runs in {there}"
+            there = first_of(sorted({f"{run.entity}/{run.project}" for run, *_ in before}))
+            message = f"no run left: {flag} kept none of {counted(len(before), 'run')} in {there}"
             raise ScriptError(f"{message}; leave this filter out or loosen it", NOTHING_USABLE)
     if not kept:
         reasons = [f"{failure.run}: {failure.error}" for failure in failed[:3]] or ["name another folder"]
@@ -1990,7 +1990,7 @@ def place_of(text: str) -> Place:
     if url.scheme and entity not in ("", *NO_ENTITIES) and project in ("", "projects") and not page:
         return Place(entity, "*", host=host)
     if not project or (url.scheme and (entity in NO_ENTITIES or url.hostname in CLOUD_HOSTS)):
-        raise ScriptError(f"{text} is not a project: write entity/project, entity/project/run or a URL", WRONG_USAGE)
+        raise ScriptError(f"{text} is not a project: write entity/project[/run], a URL, or --offline DIR", WRONG_USAGE)
     if page and not name and not url.scheme:
         return Place(entity, project, "run", page)
     if name and page in ("runs", "sweeps", "groups"):
@@ -2200,7 +2200,7 @@ def list_runs(server: Server, project: Project, work: Path) -> None:  # noqa: C9
         if got >= project.selected and not project.is_changing:
             break
         if tries == LISTINGS and got < project.selected:
-            error = f"the server counts {project.selected:,} runs, but lists {got:,}"
+            error = f"the server counts {counted(project.selected, 'run')}, but lists {got:,}"
             failed.append(Failure(project.path, "runs", error, LISTINGS))
     for place in () if server.options.selection.flags else project.places:
         if place.key and place.value not in set(project.runs["id" if place.key == "run" else place.key]):
@@ -3715,7 +3715,8 @@ def verify(folder: Path, options: Options, say: Say) -> int:
                 rows.append({"entity": None, "project": None, "file": file.name, "error": error})
     damaged = [row for row in rows if row["error"]]
     for row in damaged:
-        tell(f"error: {folder / str(row['file'])} {row['error']}; restore it from a copy, or export again")
+        again = "export again" if row["error"] == "is missing" else "move it away and export again"
+        tell(f"error: {folder / str(row['file'])} {row['error']}; restore it from a copy, or {again}")
     outcome = f"{len(damaged):,} damaged or missing" if damaged else "all unchanged"
     say(f"{counted(len(rows), 'file')} of {counted(len(exports), 'export')} in {folder}: {outcome}")
     if partial:
@@ -3751,16 +3752,9 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
     planned = [project for project in projects if project.selected and project.pages]
     lost = [*failed, *(each for project in projects for each in project.failed if each.what == "project")]
     check_selection(projects, lost, options, say)
-    unpruned = [project.path for project in written if project.all_ids is None]
-    if options.prune and unpruned:
-        say(f"--prune removed nothing from {first_of(unpruned)}: it needs an export of all runs, without filters")
-    tables = [table for project in written for table in project.tables.values()]
-    metrics = {path for table in tables if table.prefix == METRIC for path in table.dtypes}
-    for glob in options.history_keys if written else ():
-        if not any(names_match(path, [glob]) for path in metrics):
-            say(f"--history-keys {glob} matches no metric of these runs")
-    if options.tables and written and all(table.key is None for table in tables):
-        say("--tables: none of these runs logged a W&B Table")
+    if empty := [project.path for project in projects if not (project.failed or project.files or project.runs.height)]:
+        say(f"nothing to export in {first_of(empty)}")
+    say_without_effect(written, options, say)
     rows, files, uneventful = [], [], 0
     for project in planned if options.dry_run else written:
         counts = dict(project.runs.select("id", "history_rows").iter_rows()) | project.mismatched
@@ -3799,7 +3793,25 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         for failure in sorted(project.failed):
             is_named = failure.what in ("log", "folder") or failure.run == project.path
             failures.append(failure if is_named else failure._replace(run=prefix + failure.run))
-    return report_failures(failures)
+    return report_failures(failures, "" if options.dry_run else ", all listed in the metadata file")
+
+
+def say_without_effect(written: Sequence[Project], options: Options, say: Say) -> None:
+    """Print which flags changed nothing in the files that were written."""
+    unpruned = [project.path for project in written if project.all_ids is None]
+    if options.prune and unpruned:
+        say(f"--prune removed nothing from {first_of(unpruned)}: it needs an export of all runs, without filters")
+    tables = [table for project in written for table in project.tables.values()]
+    metrics = {path for table in tables if table.prefix == METRIC for path in table.dtypes}
+    for glob in options.history_keys if written else ():
+        if not any(names_match(path, [glob]) for path in metrics):
+            say(f"--history-keys {glob} matches no metric of these runs")
+    there = {table.name.partition("_")[0] for table in tables if table.rows or table.key is not None}
+    asked = {"table": options.tables, "console": options.console, "system": options.system_metrics}
+    nouns = {"table": "W&B Tables", "console": "console output", "system": "system metrics"}
+    missing = [nouns[name] for name, is_asked in asked.items() if is_asked and name not in there]
+    if missing and written and not any(project.failed for project in written):
+        say(f"these runs have no {', no '.join(missing)}")
 
 
 def changes_of(project: Project, options: Options) -> str:
@@ -3833,31 +3845,31 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
     if flags and any(place.value for project in projects for place in project.places):
         flags = f"PLACE, {flags}"
     if flags and total and not options.offline:  # there each filter has said it
-        say(f"{flags} kept {selected:,} of {total:,} runs")
-    is_exported = any(project.files for project in projects)  # maybe without runs: all of them are gone
-    if is_exported or (selected and (options.dry_run or not lost)):
-        return
-    if lost:
+        say(f"{flags} kept {selected:,} of {counted(total, 'run')}")
+    if any(project.files for project in projects) or (selected and (options.dry_run or not lost)):
+        return  # files may be without runs: all of them are gone
+    if lost := lost or [each for project in projects for each in project.failed if each.what == "place"]:
         raise nothing_exported(lost)
-    message = f"no runs found in {first_of([project.path for project in projects])}: "
-    message += "it is empty, or has no such run, sweep or group; check the name or the URL on W&B's page"
+    message = f"no runs in {first_of([project.path for project in projects])}; check the name on W&B's page"
     if total and flags:
-        message = f"no run left: {flags} matches none of {total:,} runs; leave a filter out or loosen it"
+        message = f"no run left: {flags} kept none of {counted(total, 'run')}; leave a filter out or loosen it"
     raise ScriptError(message, NOTHING_USABLE)
 
 
-def report_failures(failures: Iterable[Failure]) -> int:
-    """Print each failure once, also with --quiet, and return the exit code."""
-    by_error: defaultdict[tuple[str, bool], list[str]] = defaultdict(list)
+def report_failures(failures: Iterable[Failure], where: str = "") -> int:
+    """Print each failure once, also with --quiet, and return the exit code. `where` tells where all are listed."""
+    by_error: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for failure in dict.fromkeys(failures):
-        by_error[failure.error, failure.what == "project"].append(failure.run)
-    for (error, is_project), failing in by_error.items():
-        runs = [*dict.fromkeys(failing)]  # one may fail in several tables
-        named = runs if is_project else runs[:MOST_NAMED]  # the metadata lists all of a project's
+        by_error[failure.what, failure.error].append(failure.run)
+    for (what, error), failing in by_error.items():
+        runs = [*dict.fromkeys(failing)]
+        named = runs if what == "project" else runs[:MOST_NAMED]  # the metadata lists all of a project's
+        is_said = what in ("project", "run", "log", "folder", "place", "sweeps")  # by the error itself
+        why = error if is_said else f"{what.removesuffix('Metrics')}: {error}"
         for run in named:
-            tell(f"error: {run}: {error}")
+            tell(f"error: {run}: {why}")
         if len(runs) > len(named):
-            tell(f"error: {len(runs) - len(named):,} more, all listed in the metadata file: {error}")
+            tell(f"error: {len(runs) - len(named):,} more{where}: {why}")
     return PARTIAL if by_error else OK
 
 
@@ -4091,8 +4103,8 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(argv)
         if unknown:
             name = unknown[0].partition("=")[0]  # what follows may be a key
-            flags = {*re.findall(r"--[a-z][a-z-]+", self.format_help())} - {name}  # examples may have other scripts'
-            raise ScriptError(f"unknown argument {name}{did_you_mean(name, flags)}; --help lists all", WRONG_USAGE)
+            flags = did_you_mean(name, (flag for flag in self._option_string_actions if flag.startswith("--")))
+            raise ScriptError(f"unknown argument {name}{flags}; --help lists all", WRONG_USAGE)
         return parsed
 
     def error(self, message: str) -> NoReturn:

@@ -381,7 +381,7 @@ def for_people(projects: Sequence[Row], max_rows: int | None) -> str:
     with out.capture() as captured:
         out.print(grid)
         if left_out := len(projects) - len(shown):
-            out.print(f"{counted(left_out, 'more project')}: use --max-rows 0 or --json for all", style="dim")
+            out.print(f"{counted(left_out, 'more project')}: use --max-rows 0 for all", style="dim")
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
@@ -467,8 +467,8 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(argv)
         if unknown:
             name = unknown[0].partition("=")[0]  # what follows may be a key
-            flags = {*re.findall(r"--[a-z][a-z-]+", self.format_help())} - {name}  # examples may have other scripts'
-            raise ScriptError(f"unknown argument {name}{did_you_mean(name, flags)}; --help lists all", WRONG_USAGE)
+            flags = did_you_mean(name, (flag for flag in self._option_string_actions if flag.startswith("--")))
+            raise ScriptError(f"unknown argument {name}{flags}; --help lists all", WRONG_USAGE)
         return parsed
 
     def error(self, message: str) -> NoReturn:
@@ -520,9 +520,11 @@ def list_projects(options: argparse.Namespace) -> int:
     projects.sort(key=lambda row: (row["entity"].lower(), row["project"].lower()))
     if column := {"runs": "runs", "created": "created_at", "active": "last_active"}.get(options.sort):
         projects.sort(key=lambda row: (row[column] is not None, row[column]), reverse=True)  # most or newest first
-    document = {"version": 1, "projects": projects[: options.max_rows or None], "failed": failed}
-    text = json.dumps(document, ensure_ascii=False)
+    shown = projects[: options.max_rows or None]
+    text = json.dumps({"version": 1, "projects": shown, "failed": failed}, ensure_ascii=False)
     text = re.sub("[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", text)  # terminals may obey these
+    if options.json and len(shown) < len(projects):
+        say(f"{counted(len(projects) - len(shown), 'more project')}: use --max-rows 0 for all")
     show(text if options.json else for_people(projects, options.max_rows))
     for error in errors:
         tell(f"error: {error}")
