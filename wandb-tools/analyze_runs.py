@@ -2904,8 +2904,8 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(argv)
         if unknown:
             name = unknown[0].partition("=")[0]  # what follows may be a key
-            flags = did_you_mean(name, (flag for flag in self._option_string_actions if flag.startswith("--")))
-            raise ScriptError(f"unknown argument {name}{flags}; --help lists all", WRONG_USAGE)
+            near = did_you_mean(name, (flag for flag in self._option_string_actions if flag.startswith("--")))
+            raise ScriptError(f"unknown argument {name}{near}; --help lists all", WRONG_USAGE)
         return parsed
 
     def error(self, message: str) -> NoReturn:
