@@ -174,6 +174,19 @@ def test_the_text_null_is_not_a_missing_value(tmp_path):
     assert [line.split()[0] for line in out.splitlines()[3:5]] == ["null", '"null"']
 
 
+def test_a_missing_value_is_not_the_text_null(tmp_path):
+    """Cells that are texts already were taken for values: --diff and --pivot showed "null" for what is missing."""
+    values = [0.3, 0.1 + 0.2, None]
+    configs = [{"lr": lr, "arch": arch} for lr, arch in zip(values, [None, "null", "x"], strict=True)]
+    file = write_runs(tmp_path, [Run(f"r{n}", config=c, summary={"loss": n}) for n, c in enumerate(configs)])
+    lines = [line.split() for line in answered(file, "--diff", "r0", "r1", "r2").out.splitlines()]
+    assert ["arch", "null", '"null"', "x"] in lines
+    assert ["lr", "0.3", "0.30000000000000004", "null"] in lines
+    for flags in (["-g", "lr"], ["--pivot", "lr,state"], ["--pivot", "arch,state"]):
+        firsts = [line.split()[0] for line in answered(file, *flags, "-m", "loss").out.splitlines()[3:6]]
+        assert firsts.count("null") == 1, flags
+
+
 def test_a_history_in_two_exports_counts_once_in_sql_without_an_entity(tmp_path):
     for folder, values in (("a", [3.0, 2.0]), ("b", [3.0])):
         write_runs(tmp_path / folder, [Run("r")])
@@ -1297,7 +1310,7 @@ def test_the_report_tells_of_machine_use_and_problems(tmp_path):
     assert rows[0]["cpu_percent"] == pytest.approx((15 * 1 + 30 * 2) / 3)
     assert (rows[1]["gpu_percent"], rows[1]["cpu_percent"], rows[2]["gpu_percent"]) == (None, 50.0, None)
     page = (tmp_path / "r.html").read_text("utf-8")
-    assert "<h2>Machine use</h2>\n<p class='about'>3.52 hours of run time of 4 runs in all states</p>" in page
+    assert "<h2>Machine use</h2>\n<p class='about'>3.517 hours of run time of 4 runs in all states</p>" in page
     assert "Problems in 1 of 4 runs" in page
 
 
@@ -1478,6 +1491,26 @@ def test_names_that_differ_only_in_case_stay_apart_in_sql(tmp_path, named, colum
     }
     for name in ("loss", "LOSS"):
         assert f'column "{name}" not found' in ask(tmp_path, "--sql", f"SELECT {name} FROM history").err
+
+
+def test_names_of_runs_work_in_sql_if_another_file_has_another_metric_without_values(tmp_path):
+    """The column of both stood only under a name with a hash, and --where may have read the empty one."""
+    for order in (("p", "q"), ("q", "p")):
+        folder = tmp_path / order[0]
+        empty = Run("empty", summary={"a": {"b": None}, "loss": 1.0})
+        write_runs(folder, [empty], project=order[0], dtypes={"metric_a_b": pl.Float64})
+        write_runs(folder, [Run("full", summary={"a_b": 2.5, "loss": 2.0})], project=order[1])
+        query = 'SELECT "a_b" AS flat, "a.b" AS nested FROM runs WHERE "a_b" IS NOT NULL'
+        assert document(folder, "--sql", query)["sql"] == [{"flat": 2.5, "nested": None}]
+        rows = document(folder, "--top", 2, "-m", "loss", "--where", "a_b > 1")["top"]
+        assert [row["id"] for row in rows] == ["full"]
+
+
+def test_curves_of_a_history_without_paths_go_by_the_names_of_the_runs(tmp_path):
+    file = write_runs(tmp_path, [Run("a", summary={"train/loss": 1.0})])
+    write_rows(tmp_path, "history", {"run_id": ["a"], "_step": [0], "metric_train_loss": [1.0]})
+    for name in ("train/loss", "train_loss", "metric_train_loss"):
+        assert len(document(file, "--curves", name)["curves"]) == 1, name
 
 
 def test_names_without_paths_stay_apart_in_sql(tmp_path):

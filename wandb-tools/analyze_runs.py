@@ -1016,7 +1016,7 @@ def pivot(study: Study, metric: Metric, options: Options) -> Result:
     note = f"mean±std (n); {ROW_BEST} best of its row, {COLUMN_BEST} best of its column (in LaTeX bold, underlined)"
     if holes := len(across) * len(down) - filled.height:
         note += f"; {counted(holes, 'cell')} without a value"
-    view = [(rows, pl.Series(down, dtype=pl.String))]
+    view = [(rows, pl.Series(down, dtype=pl.String).replace("null", None))]
     view += [(head, pl.Series([texts.get((row, n), "") for row in range(len(down))])) for n, head in enumerate(across)]
     size = f"{counted(len(down), 'row')} x {counted(len(across), 'column')}"
     title = f"{metric.label} by {rows} and {columns}: {size}; {metric.direction}"
@@ -1237,7 +1237,8 @@ def difference(study: Study, options: Options) -> list[Result]:
     sizes = [f"{counts[k]} of {counted(len(runs.of_kind(k)), f'{k} column')}" for k in ("config", "metric")]
     texts = [{name: exact_text(value) for name, value in row.items()} for row in found]
     view = [("column", pl.Series(labels(differing, runs).values(), dtype=pl.String))]
-    view += [(head, pl.Series([row[n] for row in cells], dtype=pl.String)) for n, head in enumerate(heads)]
+    shown = [pl.Series([row[n] for row in cells], dtype=pl.String).replace("null", None) for n in range(len(heads))]
+    view += zip(heads, shown, strict=True)
     title = f"{' and '.join(sizes)} differ between {some_of(run_labels(chosen))}"
     table = pl.DataFrame(texts, dict.fromkeys(["column", "kind", *heads], pl.String))
     return [Result("diff", title, table, view, rows=found, kept=len(view))]
@@ -1422,7 +1423,8 @@ def machine_use(study: Study) -> list[Result]:
     table = rows.group_by("gpu", "gpu_count").agg(runs=pl.len().cast(pl.Int64), **hours, **weighted)
     table = table.sort("hours", "gpu", "gpu_count", descending=[True, False, False], nulls_last=True)
     heads = ("gpu", "GPUs", "runs", "hours", "GPU hours", "GPU %", "CPU %")
-    title = f"Machine use: {table['hours'].sum():,.2f} hours of run time of {counted(rows.height, 'run')} in all states"
+    size = f"{short_number(sum(table['hours']))} hours of run time of {counted(rows.height, 'run')}"
+    title = f"Machine use: {size} in all states"
     note = "percentages are means over the runs, weighted by run time"
     return [Result("machine", title, table, [*zip(heads, table, strict=True)], [note])]
 
@@ -1605,21 +1607,22 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
     columns = {column.lower() for part in parts for column in part.dtypes}
     # A column without a path, of a file that another tool rewrote, stands for what it stands for in the other files.
     known = {column: path for part in parts for column, path in part.paths.items()}
-    paths_of = []
-    for part in parts:
-        mine = [column for column in part.dtypes if column in known or column.startswith(NAMED)]
-        paths_of.append({c: part.paths.get(c, known.get(c, (part.label(c),))) for c in mine})
+    paths_of = [
+        {c: part.paths.get(c, known.get(c, (part.label(c),))) for c in part.dtypes if c in known or c.startswith(NAMED)}
+        for part in parts
+    ]
     named = dict.fromkeys(pair for own in paths_of for pair in own.items())  # a set, but in order
     stored = [(c, path) for c, path in named if any(path)]  # a name in SQL cannot be empty
     # Exports settle clashes of names each for itself: columns that mean different things, or one thing under different
     # names, go by W&B's names alone. SQL ignores case: names that differ only in case would be one column.
     of_column, of_path = Counter(column.lower() for column, _ in stored), Counter((kind(c), path) for c, path in stored)
     unsettled = {c for c, path in stored if of_column[c.lower()] > 1 or of_path[kind(c), path] > 1}
-    paths = {column: path for column, path in stored if column not in unsettled}
     alike = Counter((each, label.lower()) for each, label in {(kind(c), ".".join(path)) for c, path in stored})
 
     def plain_name(column: str, path: KeyPath) -> str:
-        """W&B's name of a column, with a hash if there is another one that differs only in case; as merged, of runs."""
+        """The column, or if unsettled W&B's name, with a hash where that may not be the only one."""
+        if column not in unsettled:
+            return column
         label, prefix = ".".join(path), f"{kind(column)}_" if name == "runs" else ""
         is_alone = alike[kind(column), label.lower()] == 1 and not prefix
         return label if is_alone else f"{prefix}{label}__{path_hash(path)[:8]}"
@@ -1627,10 +1630,10 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
     aliases: dict[str, str] = {}
     taken = columns - {column.lower() for column in unsettled}
     taken |= {plain_name(column, path).lower() for column, path in stored if column in unsettled}
-    for column in sorted(paths, key=lambda column: (column.startswith("metric_"), len(paths[column]), len(column))):
-        label = ".".join(paths[column])
+    for column, path in sorted(stored, key=lambda each: (each[0].startswith("metric_"), len(each[1]), len(each[0]))):
+        label = ".".join(path)
         if label.lower() not in taken and alike[kind(column), label.lower()] == 1:
-            aliases[label] = column
+            aliases[label] = plain_name(column, path)
             taken.add(label.lower())
     replaced = []
     for column in runs.empty if name == "runs" else ():  # it gives way to the setting of its name
@@ -1655,7 +1658,7 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
         same = [f"part.{c} IS NOT DISTINCT FROM runs.{c}" for c in ("entity", "project")]
         source += f" SEMI JOIN runs ON part.run_id = runs.id AND {' AND '.join(same)}"
     connection.execute(f"CREATE VIEW {sql_name(name)} AS SELECT {star}{extra} FROM {source}")  # noqa: S608 - quoted
-    return aliases | {plain_name(column, path): column for column, path in stored if column in unsettled}
+    return aliases | {plain_name(c, p): c for c, p in stored if c in unsettled and runs.paths.get(c, p) == p}
 
 
 def sql_name(name: str) -> str:
@@ -1715,7 +1718,7 @@ def warn_of_other_exports(parts: Iterable[Runs], runs: Runs) -> None:
 
 
 def rows_beside(runs: Runs, view: str) -> list[Runs]:
-    """The files of a view beside the runs, each run's rows in one of them."""
+    """The files of a view beside the runs, each run's rows in one of them; the runs' paths where theirs are lost."""
     parts = [part for part in files_beside(runs) if part.view == view]
     warn_of_other_exports(parts, runs)
     found = []
@@ -1723,7 +1726,7 @@ def rows_beside(runs: Runs, view: str) -> list[Runs]:
         frame = part.frame
         if others.height:
             frame = frame.join(others.lazy(), on=others.columns, how="anti", nulls_equal=True, maintain_order="left")
-        found.append(replace(part, frame=frame))
+        found.append(replace(part, frame=frame, paths={**runs.paths, **part.paths}))
     return found
 
 
@@ -2350,7 +2353,7 @@ def cells_of(values: pl.Series, null: str = "null", *, alike: bool = True) -> li
 def told_apart(values: pl.Series) -> pl.Series:
     """The values, as exact text if people would see different numbers as the same."""
     is_alike = values.dtype.is_float() and len({*cells_of(values)}) < values.n_unique()
-    return pl.Series([*map(cell_text, values)]) if is_alike else values
+    return pl.Series([None if v is None else cell_text(v) for v in values]) if is_alike else values
 
 
 def short_number(value: float, digits: int = 4) -> str:
