@@ -1817,12 +1817,13 @@ NEIGHBOURS = {"a": 0.3, "b": 0.1 + 0.2}
 
 
 def test_groups_and_differences_of_neighbouring_numbers_do_not_look_alike(tmp_path):
-    """Two rows were called 0.3000, and a setting that differs was 0.3000 in both runs."""
-    runs = [Run(run, config={"lr": lr, "g": 1}, summary={"test/mse": 1.0}) for run, lr in NEIGHBOURS.items()]
+    """Two rows were called 0.3000, and a setting that differs was 0.3000 in both runs; then each value was exact."""
+    values = NEIGHBOURS | {"c": 0.1 * 6}
+    runs = [Run(run, config={"lr": lr, "g": 1}, summary={"test/mse": 1.0}) for run, lr in values.items()]
     file = write_runs(tmp_path, runs)
     for flags in (["-g", "lr"], ["--pivot", "lr,g"]):
-        firsts = [line.split()[0] for line in answered(file, *flags).out.splitlines() if line.startswith("0.3")]
-        assert firsts == ["0.3", "0.30000000000000004"]
+        firsts = [line.split()[0] for line in answered(file, *flags).out.splitlines() if line.strip()[:2] == "0."]
+        assert firsts == ["0.3", "0.30000000000000004", "0.6000"]
     lines = answered(file, "--diff", "a", "b").out.splitlines()
     assert ["lr", "0.3", "0.30000000000000004"] in [line.split() for line in lines]
 

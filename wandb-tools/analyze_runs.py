@@ -621,7 +621,7 @@ def coverage(columns: Sequence[str], runs: Runs) -> dict[str, int]:
 def labels(columns: Iterable[str], runs: Runs) -> dict[str, str]:
     """The W&B names of columns; their own names where another column, shown or not, has the same one."""
     names = {column: runs.label(column) for column in columns}
-    uses = Counter([*names.values(), *STATISTICS, *(runs.dtypes.keys() - names.keys() - runs.empty)])
+    uses = Counter([*names.values(), *(runs.dtypes.keys() - names.keys() - runs.empty)])
     return {column: name if uses[name] == 1 else column for column, name in names.items()}
 
 
@@ -941,7 +941,8 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
         rest = [name for name in ("min", "median", "max") if name != stat]
         first = [*sizes, *numbers, *varying] if len(varying) > 3 else [*varying, *sizes, *numbers]  # numbers always fit
         shown = [*first, *lost, "best_run", *steps, *rest]
-    heads = labels(by, runs) | {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
+    heads = labels([*by, *held], runs)
+    heads |= {"best_run": "best run", "best_run_id": "best run's id", "best_step": "at step"}
     heads |= {"ci_low": "95 % from", "ci_high": "to", "n_nonfinite": "NaN"}  # or infinity, as the note says
     size = f"{counted(int(table['runs'].sum()), 'run')} in {counted(table.height, 'group')}"
     facts = [size, *(f"{heads[column]} is always {cell_text(table[column][0])}" for column in constant)]
@@ -2305,13 +2306,13 @@ def columns_of(result: Result, most: int | None, escape: Callable[[str], str]) -
     if most and height > most:
         notes.append(f"{counted(height - most, 'more row')}: use --max-rows 0 for all")
     null, is_curve = "-" if result.key in {"top", "schema"} else "null", result.key == "curves"
-    shown = [*range(min(most or height, height))]
+    shown, numbers = [*range(min(most or height, height))], result.table.select(cs.numeric()).columns
     if is_curve and len(shown) > 1:  # from its start to its end
         shown = [round(i * (height - 1) / (len(shown) - 1)) for i in shown]
     columns = []
     for n, (label, values) in enumerate(result.view):
         is_mean = n > 0 and result.key == "pivot"
-        is_number = values.dtype.is_numeric() or is_curve or is_mean
+        is_number = values.dtype.is_numeric() or values.name in numbers or is_curve or is_mean
         cells = cells_of(values.gather(shown), null, alike=result.key != "schema")
         cells = [*map(latex_cell if is_mean and escape is latex else escape, cells)]
         columns.append(TableColumn(escape(label), cells, is_number))
@@ -2351,9 +2352,14 @@ def cells_of(values: pl.Series, null: str = "null", *, alike: bool = True) -> li
 
 
 def told_apart(values: pl.Series) -> pl.Series:
-    """The values, as exact text if people would see different numbers as the same."""
-    is_alike = values.dtype.is_float() and len({*cells_of(values)}) < values.n_unique()
-    return pl.Series([None if v is None else cell_text(v) for v in values]) if is_alike else values
+    """The values as texts, if people would see different numbers as the same: these are exact."""
+    cells, uses = cells_of(values), Counter(cells_of(values.unique()))
+    if not values.dtype.is_float() or uses.total() == len(uses):
+        return values
+    exact = (
+        v if v is None else cell_text(v) if uses[cell] > 1 else cell for v, cell in zip(values, cells, strict=True)
+    )
+    return pl.Series(values.name, [*exact], pl.String)
 
 
 def short_number(value: float, digits: int = 4) -> str:
