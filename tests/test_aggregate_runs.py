@@ -1095,7 +1095,7 @@ def test_histories_in_any_order_count_and_sampled_or_damaged_ones_do_not():
     assert err.count("error: x/other_history.parquet was left out: it cannot be read") == 1
     _, err = run("x", "x/team_demo_history.parquet", "--history", code=3)  # named, and no runs file
     assert "error: x/team_demo_history.parquet was left out: it holds no runs: it is a history file; " in err
-    assert "without history: 1 run (of these 0 without a file: " in err
+    assert "without history: 1 run\n" in err
 
 
 def test_damage_in_a_history_that_its_footer_does_not_show_costs_that_history_only():
