@@ -123,6 +123,7 @@ def test_a_setting_called_like_a_column_of_ours_is_not_headed_like_it(grouped):
 def test_a_setting_called_like_a_statistic_or_nothing_has_a_head_of_its_own(tmp_path):
     config = {"n": 1, "mean": 2, "": 3}
     file = write_runs(tmp_path, [Run(name, config=config, summary={"test/mse": 1.0}) for name in "ab"])
+    assert {row["column"]: row["path"] for row in document(file, "--schema")["schema"]}["config_"] == ""
     heads = answered(file, "-g", "n,mean,config_").out.splitlines()[0]
     assert "config_n is always 1" in heads or heads.startswith("test/mse by config_n, config_mean, config_: ")
 

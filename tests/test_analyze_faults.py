@@ -1847,7 +1847,9 @@ def test_versions_that_are_equal_as_numbers_differ(tmp_path):
 def test_the_mean_of_equal_values_is_that_value(tmp_path):
     """By a rounded sum it was 0.10000000000000002 of three runs, and they came after the same value of one run."""
     runs = [Run(f"r{n}", config={"g": min(n, 3)}, summary={"test/mse": 0.1}) for n in range(6)]
-    rows = document(write_runs(tmp_path, runs), "-g", "g")["groups"]
+    runs += [Run(f"z{n}", summary={"test/mse": zero}) for n, zero in enumerate((0.0, -0.0))]
+    *rows, zero = document(write_runs(tmp_path, runs), "-g", "g", "--descending")["groups"]
+    assert str(zero["mean"]) == "0.0"
     assert [(row["config_g"], row["n"], row["mean"]) for row in rows] == [
         (0, 1, 0.1),
         (1, 1, 0.1),

@@ -1326,7 +1326,7 @@ def schema(study: Study, options: Options) -> list[Result]:
             numbers = values if column.dtype.is_numeric() else values.clear().cast(pl.Float64)
             numbers = numbers.filter(numbers.is_finite())
             dtype = re.sub(r"\w+='?(\w+)'?", r"\1", str(column.dtype)).replace("(", "[").replace(")", "]")
-            path = runs.label(column.name) if column.name in runs.paths else None
+            path = ".".join(runs.paths[column.name]) if column.name in runs.paths else None
             example = [*map(exact_text, values.head(1).to_list()), None][0]
             facts = column.name, kind(column.name), dtype, path, len(values) / height, values.n_unique()
             rows.append(dict(zip(dtypes, (*facts, numbers.min(), numbers.max(), example), strict=True)))
@@ -2133,7 +2133,8 @@ def statistics_of(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     moments = {"mean": value.mean(), "std": value.std(ddof=1), "min": value.min(), "median": value.median()}
     table = rows.group_by(by).agg(**counts, **moments, max=value.max())
     quantiles = {count: t_quantile(count - 1) for count in table["n"].unique() if count > 1}
-    mean = pl.when(pl.col("min") == pl.col("max")).then("max").otherwise("mean")  # sums of equal values are rounded
+    is_one = pl.col("min") == pl.col("max"), pl.col("max") != 0  # sums of equal values are rounded; of -0.0 it is 0.0
+    mean = pl.when(*is_one).then("max").otherwise("mean")
     table = table.with_columns(mean=mean, sem=pl.col("std") / pl.col("n").sqrt())
     margin = pl.col("sem") * pl.col("n").replace_strict(quantiles, default=None, return_dtype=pl.Float64)
     return table.with_columns(ci_low=pl.col("mean") - margin, ci_high=pl.col("mean") + margin)
