@@ -100,6 +100,7 @@ def test_where_takes_wandbs_names(file, where):
         (["--best-per", "k,model"], 2, "no other setting varies, seeds apart: there is nothing to choose"),
         (["--", "-p"], 1, "-p does not exist"),
         (["--sql", "SELECT nope FROM runs"], 2, "--sql 'DESCRIBE history' those of another view"),
+        (["--sql", "SELECT r.nope FROM runs r"], 2, "--sql 'DESCRIBE history' those of another view"),
         (["--diff", "a_4_0", "a_4_9"], 2, "no run is called a_4_9; did you mean a_4_"),
         (["--value", "min", "--top", "3", "-m", "test/mse"], 2, "aggregate_runs.py --history adds such columns"),
         (

@@ -1595,7 +1595,7 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
                 raise ScriptError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE) from error
             hint = '; text in single quotes, columns called like SQL words ("group") and W&B names in double quotes'
             hint = "; write list_contains(tags, 'NAME')" if "VARCHAR[]" in reason else hint
-            if reason.startswith('Binder Error: Referenced column "'):
+            if re.match("Binder Error: (Referenced|.* does not have a) column", reason):
                 hint += "; --schema lists all of runs, --sql 'DESCRIBE history' those of another view"
             if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
                 there = [*dict.fromkeys([*views, *(part.view for part in files_beside(runs))])]
