@@ -2696,7 +2696,7 @@ def table_rows(content: bytes, *, exact: bool = False) -> pl.DataFrame:
         column = settled_series(key, values)
         series[key] = column if column.count() else pl.Series(key, values, dtype=pl.Null)  # other runs decide its dtype
     found = pl.DataFrame(list(series.values()))
-    is_rounded = pl.any_horizontal(pl.lit(value=False), cs.string().str.contains("e+", literal=True).any())
+    is_rounded = pl.any_horizontal(pl.lit(value=False), cs.string().str.contains(r"\de\+\d").any())
     return table_rows(content, exact=True) if not exact and found.select(is_rounded).item() else found
 
 
@@ -2708,7 +2708,7 @@ def table_tree(content: bytes) -> Any:
     marked, nans = re.subn(rb"NaN(?=\s*[,\]])", json.dumps(NAN_CELL).encode(), content)
     with suppress(ValueError, LookupError, TypeError, AttributeError):
         tree = orjson.loads(marked)
-        rows = [row for row in tree["data"] if NAN_CELL in row]
+        rows = [row for row in tree["data"] if NAN_CELL in row] if nans else []
         if sum(row.count(NAN_CELL) for row in rows) == nans and NAN_CELL.encode() not in content:  # else in a cell
             for row in rows:
                 row[:] = [math.nan if cell == NAN_CELL else cell for cell in row]
