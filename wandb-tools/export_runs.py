@@ -2608,7 +2608,8 @@ def full_history(source: RowSource, run: History, answer: Any) -> None:
     run.frames = [export_rows(file, nested, keys, run.skipped, most_rows) for file in run.downloads]
     if len(run.frames) > 1:  # if they overlap, the one with the newest row counts
         age = [pl.max("_timestamp"), pl.min("order")]
-        run.frames.sort(key=lambda frame: frame.select(age).collect().fill_null(0).row(0))
+        with suppress(*DAMAGED):  # make_parts() finds the damage, too
+            run.frames.sort(key=lambda frame: frame.select(age).collect().fill_null(0).row(0))
     if rows:
         run.frames.append(rows_of_json(list(map(as_row, rows)), keys, run.skipped).lazy())
 
