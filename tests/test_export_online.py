@@ -328,6 +328,19 @@ def test_steps_that_repeat_are_no_loss(server, export, project, tmp_path):
     assert asked_for(server) == set()
 
 
+def test_damage_inside_of_one_of_several_exports_is_named(server, export, project, tmp_path):
+    server.add_run("team", "demo", "one", summary={"a": 1}, history_rows=2)
+    whole = write_parquet(tmp_path / "whole.parquet", {"_step": [0], "_timestamp": [0.5], "a": [1]})
+    damaged = write_parquet(tmp_path / "damaged.parquet", {"_step": [1], "_timestamp": [1.5], "a": [2]})
+    page = pq.read_metadata(damaged).row_group(0).column(1).dictionary_page_offset
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:page] + b"damage" + content[page + len(b"damage") :])
+    server.add_history("team", "demo", "one", files=[whole, damaged])
+    assert export("-e", "team", "--include-history", *QUICK).code == 3
+    (failure,) = project("demo").metadata["failed"]
+    assert (failure["error"], failure["attempts"]) == ("the download cannot be read; export again", 2)
+
+
 def test_a_tail_that_fails_leaves_what_was_exported(server, export, project):
     server.add_run("team", "demo", "one", summary={"loss": 1})
     server.add_history("team", "demo", "one", rows=log(list(range(20)), loss=float), live=log([20, 21], loss=float))

@@ -2608,7 +2608,8 @@ def full_history(source: RowSource, run: History, answer: Any) -> None:
     run.frames = [export_rows(file, nested, keys, run.skipped, most_rows) for file in run.downloads]
     if len(run.frames) > 1:  # if they overlap, the one with the newest row counts
         age = [pl.max("_timestamp"), pl.min("order")]
-        run.frames.sort(key=lambda frame: frame.select(age).collect().fill_null(0).row(0))
+        with suppress(*DAMAGED):  # make_parts() finds the damage, too
+            run.frames.sort(key=lambda frame: frame.select(age).collect().fill_null(0).row(0))
     if rows:
         run.frames.append(rows_of_json(list(map(as_row, rows)), keys, run.skipped).lazy())
 
@@ -2696,7 +2697,7 @@ def table_rows(content: bytes, *, exact: bool = False) -> pl.DataFrame:
         column = settled_series(key, values)
         series[key] = column if column.count() else pl.Series(key, values, dtype=pl.Null)  # other runs decide its dtype
     found = pl.DataFrame(list(series.values()))
-    is_rounded = pl.any_horizontal(pl.lit(value=False), cs.string().str.contains("e+", literal=True).any())
+    is_rounded = pl.any_horizontal(pl.lit(value=False), cs.string().str.contains(r"\de\+\d").any())
     return table_rows(content, exact=True) if not exact and found.select(is_rounded).item() else found
 
 
@@ -2708,7 +2709,7 @@ def table_tree(content: bytes) -> Any:
     marked, nans = re.subn(rb"NaN(?=\s*[,\]])", json.dumps(NAN_CELL).encode(), content)
     with suppress(ValueError, LookupError, TypeError, AttributeError):
         tree = orjson.loads(marked)
-        rows = [row for row in tree["data"] if NAN_CELL in row]
+        rows = [row for row in tree["data"] if NAN_CELL in row] if nans else []
         if sum(row.count(NAN_CELL) for row in rows) == nans and NAN_CELL.encode() not in content:  # else in a cell
             for row in rows:
                 row[:] = [math.nan if cell == NAN_CELL else cell for cell in row]
