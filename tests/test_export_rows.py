@@ -18,8 +18,6 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from conftest import LIMIT_S, Done, finished_runs, wait_until
-from hypothesis import example, given
-from hypothesis import strategies as st
 from log_files import START, log_of, records_of, write_log
 from old_sdks import record
 from test_old_sdks import FOLDERS, TRUTHS, records
@@ -708,26 +706,6 @@ def add_logged_table(folder: Path, run_id: str, content: str | None, entry: dict
         place = file.parent / "files" / entry["path"]
         place.parent.mkdir(parents=True)
         place.write_text(content, encoding="utf-8")
-
-
-CELLS = st.sampled_from(
-    [math.nan, math.inf, 1, 1.5, True, None, "text", "NaN", ", NaN, ", '"NaN,', "[NaN]", "\\NaN,", export_runs.NAN_CELL,
-     [math.nan], [1, "NaN"], {"a": math.nan}, {"a": [math.nan, 2]}]
-)  # fmt: skip
-
-
-@example([(export_runs.NAN_CELL, [math.nan])], (", ", ": "))
-@given(st.lists(st.tuples(CELLS, CELLS), max_size=5), st.sampled_from([(", ", ": "), (",", ":")]))
-def test_nan_in_a_table_is_nan_and_nothing_else(rows, separators):
-    """The SDK writes it as no JSON has it; the fast parser takes it in a guise, and reads what the slow one reads."""
-    export_runs.import_libraries()
-    content = json.dumps({"columns": ["a", "b"], "data": rows}, separators=separators).encode()
-    found = export_runs.table_rows(content)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_runs.orjson, "loads", lambda _: json.loads("no JSON"))
-        slow = export_runs.table_rows(content)
-    assert found.schema == slow.schema
-    assert repr_of(found) == repr_of(slow)
 
 
 def test_whole_numbers_of_any_length_in_a_table_keep_their_digits():

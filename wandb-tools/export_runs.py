@@ -2676,14 +2676,11 @@ def logged_rows(source: RowSource, run: History, answer: Any) -> None:
             raise RequestError(f"its file {run.file} cannot be read: {error}", retries=1) from error
 
 
-def table_rows(content: bytes, *, exact: bool = False) -> pl.DataFrame:
-    """The rows of a W&B Table's file, with their number as `order`; ValueError if it holds none.
-
-    `exact`: slower, but whole numbers beyond 64 bits within texts are not rounded.
-    """
+def table_rows(content: bytes) -> pl.DataFrame:
+    """The rows of a W&B Table's file, with their number as `order`; ValueError if it holds none."""
     if content.startswith(LFS_POINTER):
         raise ValueError(NOT_PULLED)
-    table = json.loads(content) if exact else table_tree(content)
+    table = json.loads(content)  # orjson neither accepts the NaN of the SDK nor keeps whole numbers beyond 64 bits
     names, rows = (table.get("columns"), table.get("data")) if isinstance(table, dict) else (None, None)
     if not (isinstance(names, list) and isinstance(rows, list)):
         raise ValueError("it is not a table")  # noqa: TRY004 - of a file, as what the parser raises
@@ -2696,25 +2693,7 @@ def table_rows(content: bytes, *, exact: bool = False) -> pl.DataFrame:
         key = column_key((str(name), str(number))) if key in series else key
         column = settled_series(key, values)
         series[key] = column if column.count() else pl.Series(key, values, dtype=pl.Null)  # other runs decide its dtype
-    found = pl.DataFrame(list(series.values()))
-    is_rounded = pl.any_horizontal(pl.lit(value=False), cs.string().str.contains(r"\de\+\d").any())
-    return table_rows(content, exact=True) if not exact and found.select(is_rounded).item() else found
-
-
-NAN_CELL = "~NaN~"  # stands for NaN; within a text, which its quotation mark ends, it makes the JSON invalid
-
-
-def table_tree(content: bytes) -> Any:
-    """The JSON of a W&B Table's file. The SDK writes NaN, which orjson, three times faster, rejects."""
-    marked, nans = re.subn(rb"NaN(?=\s*[,\]])", json.dumps(NAN_CELL).encode(), content)
-    with suppress(ValueError, LookupError, TypeError, AttributeError):
-        tree = orjson.loads(marked)
-        rows = [row for row in tree["data"] if NAN_CELL in row] if nans else []
-        if sum(row.count(NAN_CELL) for row in rows) == nans and NAN_CELL.encode() not in content:  # else in a cell
-            for row in rows:
-                row[:] = [math.nan if cell == NAN_CELL else cell for cell in row]
-            return tree
-    return json.loads(content)
+    return pl.DataFrame(list(series.values()))
 
 
 def live_rows(source: RowSource, run: History, answer: Any) -> tuple[list[str], str]:
