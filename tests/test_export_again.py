@@ -132,11 +132,12 @@ def test_keys_that_were_left_out_stay_listed(empty_server, export, demo):
     assert demo().metadata["skipped_history_keys"] == []
 
 
-def test_a_log_that_was_moved_away_costs_its_run_nothing(tmp_path, export_logs, demo):
-    add_log(tmp_path, "abc", rows=20)
-    second = add_log(tmp_path, "abc", rows=9, started_at=START + timedelta(hours=1), resumed=True)
+@pytest.mark.parametrize("moved", [0, 1])
+def test_a_log_that_was_moved_away_costs_its_run_nothing(tmp_path, export_logs, demo, moved):
+    logs = [add_log(tmp_path, "abc", rows=20)]
+    logs.append(add_log(tmp_path, "abc", rows=9, started_at=START + timedelta(hours=1), resumed=True))
     assert export_logs("--include-history").code == 0
-    shutil.rmtree(second.parent)
+    shutil.rmtree(logs[moved].parent)
     done = export_logs("--include-history")
     assert done.code == 0
     assert demo().history["_step"].to_list() == list(range(29))
@@ -167,9 +168,21 @@ def test_a_rewound_run_needs_the_log_before(tmp_path, export_logs, demo):
         branch = export_runs.wandb_proto().BranchPoint(run="abc", metric="_step", value=4)
         later = START + timedelta(hours=hours)
         add_log(tmp_path, "abc", rows=3, first_step=5, started_at=later, branch_point=branch)
-        assert export_logs("--include-history").code == 0
+        assert export_logs("--include-history").code == 3
         assert demo().history["_step"].to_list() == list(range(20))
         assert (demo().runs["history_rows"].to_list(), demo().metadata["kept_fuller"]) == ([20], ["abc"])
+
+
+def test_new_rows_without_the_log_before_them_are_a_failure(tmp_path, export_logs, demo):
+    first = add_log(tmp_path, "abc", rows=20)
+    assert export_logs("--include-history").code == 0
+    shutil.rmtree(first.parent)
+    add_log(tmp_path, "abc", rows=30, started_at=START + timedelta(hours=1), resumed=True)
+    done = export_logs("--include-history", "--console")
+    assert done.code == 3
+    assert demo().history["_step"].to_list() == list(range(20))
+    assert (demo().runs["history_rows"].to_list(), demo().metadata["kept_fuller"]) == ([20], ["abc"])
+    assert "error: abc: its first log is no longer here, so its new rows cannot be added" in done.err
 
 
 @pytest.mark.parametrize("flags", [[], ["--prune"]])

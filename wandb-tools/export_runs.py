@@ -1421,8 +1421,7 @@ def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work:
     for run, _, logs in own:
         # A log may be missing. Only a run that was rewound, and whose logs are whole, may have fewer rows than before.
         is_whole = all(log.exit_code is not None and not log.torn and not log.failed for log in logs)
-        is_rewound = ["rewound_to" in log.run for log in logs]
-        if not is_whole or is_rewound[0] or not any(is_rewound):
+        if not (is_whole and any("rewound_to" in log.run for log in logs)):
             project.cut.add(run.id)
         project.failed += [failure for log in logs for failure in log.failed]
         cut_off += [str(log.file.relative_to(top)) for log in logs if log.torn]
@@ -3456,13 +3455,20 @@ def merge_runs(
     """Pages of the project's runs and of the earlier export's runs that stay, and the keys of all these runs."""
     earlier = project.earlier
     before = earlier.rows if earlier else {}
-    from_logs: set[str] = set()  # ids of its runs that came from logs: these may not be on the server, or not whole
+    from_logs, headless = set[str](), set[str]()
+    is_offline = source["kind"] == "offline"
     if earlier:
         rows = pl.scan_parquet(earlier.file, glob=False).filter(pl.col("url").is_null())
-        from_logs = {*rows.select("id").collect()["id"]}
-    is_offline = source["kind"] == "offline"
+        logged = rows.select("id", began="created_at", ended="heartbeat_at").collect()
+        from_logs = {*logged["id"]}  # these may not be on the server, or not whole
+        # The earlier export had a log from before the first one that is here now.
+        late = project.runs.join(logged, on="id").filter(is_offline, pl.col("created_at") > pl.col("began"))
+        headless = {*late["id"]}
+        for run_id in late.filter(pl.col("heartbeat_at") > pl.col("ended"))["id"]:
+            why = "its first log is no longer here, so its new rows cannot be added to the earlier export"
+            project.failed.append(Failure(run_id, "log", f"{why}; put that log back, or choose another folder with -o"))
     project.cut = project.cut if is_offline else from_logs
-    fuller = drop_shorter(project, before)
+    fuller = drop_shorter(project, before, headless)
     if project.all_ids is not None:
         gone = before.keys() - {*project.all_ids, *project.unread}
         project.gone = sorted(gone & from_logs if is_offline else gone - from_logs)
@@ -3480,10 +3486,13 @@ def merge_runs(
     return pages, runs
 
 
-def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
-    """Drop fetched rows of runs of which the earlier export has more. Returns the runs whose row stays as well."""
+def drop_shorter(project: Project, before: Mapping[str, int], headless: set[str]) -> set[str]:
+    """Drop fetched rows of runs of which the earlier export has more, or the beginning, which is missing here.
+
+    Returns the runs whose row stays as well.
+    """
     rows = project.runs.select("id", "history_rows").iter_rows()
-    fuller = {run_id for run_id, count in rows if run_id in project.cut and before.get(run_id, 0) > count}
+    fuller = headless | {run_id for run_id, count in rows if run_id in project.cut and before.get(run_id, 0) > count}
     shorter = set(fuller)
     for table in project.tables.values():
         had, marks = (table.earlier.rows, table.earlier.marks) if table.earlier else ({}, {})
@@ -3493,7 +3502,8 @@ def drop_shorter(project: Project, before: Mapping[str, int]) -> set[str]:
             is_cut = run_id in (project.cut if table.key is None else fuller)
             is_sample = table.extent or (table.name == "system" and history.mark)  # offline, system metrics are whole
             is_tail = is_sample and not (table.name == "system" and run_id in marks)
-            if (history.is_short or is_cut or is_tail) and had.get(run_id, 0) > history.rows:
+            is_less = (history.is_short or is_cut or is_tail) and had.get(run_id, 0) > history.rows
+            if is_less or (run_id in headless and run_id in had):
                 shorter |= set() if is_sample else {run_id}
                 if table.extent and marks.get(run_id, history.mark)[:2] != history.mark[:2]:
                     table.outdated.append(run_id)
