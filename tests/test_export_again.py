@@ -7,6 +7,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import polars as pl
 import pytest
 from log_files import START, write_log
 from test_export_runs import Exported, exported
@@ -420,3 +421,17 @@ def test_a_row_that_is_not_written_decides_no_columns(tmp_path, export_logs, dem
     assert demo().metadata["kept_fuller"] == ["one"]
     configs = demo().runs.select(column for column in demo().runs.columns if column.startswith("config_"))
     assert configs.to_dict(as_series=False) == {"config_seed": [1, 2]}
+
+
+def test_a_file_that_was_changed_after_its_export_is_a_failure(tmp_path, export_logs, demo):
+    """Else it would get a new checksum, and --verify would find nothing."""
+    add_log(tmp_path, "abc", rows=20)
+    assert export_logs("--include-history").code == 0
+    file = tmp_path / "out" / "team_demo_history.parquet"
+    pairs = {key: text for key, text in pl.read_parquet_metadata(file).items() if key.startswith("wandb_tools")}
+    pl.read_parquet(file).with_columns(pl.col("metric_loss") + 1).write_parquet(file, metadata=pairs)
+    done = export_logs()  # whose history stays
+    assert done.code == 3
+    assert f"error: team/demo: the earlier {file} was changed after its export" in done.err
+    assert demo().metadata["status"] == "partial"
+    assert export_logs("--include-history").code == 0  # its rows are read again

@@ -3376,11 +3376,15 @@ def find_earlier(project: Project, output: Path) -> None:
             raise unreadable(file, error) from error
     # Files with different export ids: an export was killed while it renamed them. All are written again; what each file
     # states about its own rows is still true.
-    noted = None
+    noted, sums = None, dict[str, str]()
     with suppress(OSError, ValueError, LookupError, TypeError):
-        noted = json.loads((output / f"{project.stem}_metadata.json").read_text("utf-8"))["export_id"]
+        document = json.loads((output / f"{project.stem}_metadata.json").read_text("utf-8"))
+        noted, sums = document["export_id"], {facts["name"]: facts["sha256"] for facts in document["files"]}
     is_whole = {each.export_id for each in found.values()} == {noted}
     for name, earlier in found.items():
+        if is_whole and noted and sums.get(earlier.file.name) != sha256(earlier.file):  # else nobody would notice
+            why = f"the earlier {earlier.file} was changed after its export, and its rows are used as they are now"
+            project.failed.append(Failure(project.path, "file", f"{why}; restore it from a copy and export again"))
         current = earlier if is_whole else replace(earlier, export_id=None)
         if name == "runs":
             project.earlier = current
@@ -3854,7 +3858,7 @@ def report_failures(failures: Iterable[Failure], where: str = "") -> int:
     for (what, error), failing in by_error.items():
         runs = [*dict.fromkeys(failing)]
         named = runs if what == "project" else runs[:MOST_NAMED]  # the metadata lists all of a project's
-        is_said = what in ("project", "run", "log", "folder", "place", "sweeps")  # by the error itself
+        is_said = what in ("project", "run", "log", "file", "folder", "place", "sweeps")  # by the error itself
         why = error if is_said else f"{what.removesuffix('Metrics')}: {error}"
         for run in named:
             tell(f"error: {run}: {why}")
