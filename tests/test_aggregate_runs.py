@@ -1212,10 +1212,12 @@ def test_partitions_replace_an_earlier_result_alone():
         ('[[rule]]\ncolumn = "x"\npattern = "(a)"\ndtype = "number"\n', "rule 1: unknown dtype number"),
         ("rule = 1", "it may hold only [[rule]] tables"),
         ("[[", "cannot be read as TOML"),
+        (None, "--rules r.toml cannot be read as TOML: No such file or directory"),
     ],
 )
 def test_a_bad_rule_is_named(rules, message):
-    Path("r.toml").write_text(rules)
+    if rules is not None:
+        Path("r.toml").write_text(rules)
     write_runs(Path("x"), [Run("a")])
     out, err = run("x", "--rules", "r.toml", code=2)
     assert (out, len(err.splitlines())) == ("", 1)

@@ -965,8 +965,8 @@ def reading_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of an error's text; of one about a regular expression the line below a picture of that."""
-    flaw = re.search(r"^error: (.*)$", str(error), re.MULTILINE)
+    """The first line of an error's text, without its number; of a regular expression the line below its picture."""
+    flaw = re.search(r"^(?:error: |\[Errno \d+\] )(.*)$", str(error), re.MULTILINE)
     return flaw[1] if flaw else str(error).partition("\n")[0][:200] or type(error).__name__
 
 

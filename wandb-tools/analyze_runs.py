@@ -583,7 +583,7 @@ def find_column(name: str, runs: Runs, what: str = "column", among: Sequence[str
         return found
     columns = among or [column for column in runs.dtypes if column[:1] != "_"]
     hint = did_you_mean(name, columns if name.startswith(NAMED) else map(runs.label, columns))
-    raise ScriptError(f"there is no {what} {name}{hint}; --schema lists all", WRONG_USAGE)
+    raise ScriptError(f"there is no {what} {name or repr(name)}{hint}; --schema lists all", WRONG_USAGE)
 
 
 def path_hash(path: KeyPath) -> str:
