@@ -752,6 +752,12 @@ def test_a_wide_schema_is_folded(tmp_path):
     assert len(document(file, "--schema")["schema"]) == len(pl.read_parquet_schema(file)) - 2
 
 
+def test_the_schema_of_some_runs_names_only_their_histories(tmp_path):
+    columns = {"history_min_step_loss": pl.Series([1, None]), "history_min_step_acc": pl.Series([None, 1])}
+    file = rewrite(write_runs(tmp_path, [Run("a"), Run("b")]), **columns)
+    assert "tail and at: loss\n" in answered(file, "--schema", "--where", "id = 'a'").out
+
+
 def test_a_name_with_the_sign_for_numbers_is_no_number(tmp_path):
     names = [f"a/x/loss{end}" for end in ("#", "1", "2", "3")] + [f"z{n}" for n in range(60)]
     file = write_runs(tmp_path, [Run("a", summary=dict.fromkeys(names, 1.0))])
