@@ -959,6 +959,13 @@ def test_a_validation_metric_past_its_best(tmp_path):
     assert problems(file) == {"over": {"past its best"}}
 
 
+@pytest.mark.parametrize("name", ["eval/runtime", "eval_runtime", "val/throughput"])
+def test_the_speed_of_a_validation_has_no_best(tmp_path, name):
+    file = write_runs(tmp_path, [Run("a", summary={name: 3.0})])
+    write_metrics(tmp_path, {"run_id": ["a"] * 4, "_step": [0, 1, 2, 3], name: [2.0, 1.0, 4.0, 3.0]})
+    assert problems(file) == {}
+
+
 def test_nothing_wrong_is_one_line(tmp_path):
     file = write_runs(tmp_path, [Run(n, summary={"loss": 1.0}) for n in "abc"])
     write_history(tmp_path, [row for n in "abc" for row in steps(n, [2.0, 1.0])])

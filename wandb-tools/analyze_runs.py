@@ -64,7 +64,7 @@ Health shows each problem of each run:
   non-finite     NaN or infinity in a metric, and its first step
   diverged       a metric that should be low ends at more than a thousand times its best (positive) value
   past its best  a validation metric ends worse than its best by more than 10 % of its range, and the best is in the
-                 first two thirds of its values
+                 first two thirds of its values; runtime, latency, throughput and fps are not checked
   spikes         loss values far above the medians of the fifty values before and of the fifty after: by more than ten
                  median absolute deviations (or, where most values are equal, more than twice as high). The first and
                  the last value and runs of fewer than 51 values are not checked
@@ -234,6 +234,7 @@ GOAL_WORDS |= dict.fromkeys(HIGHER_IS_BETTER.split(), "maximize")
 NO_METRIC = {"std", "stdev", "stddev", "var", "variance", "sem", "stderr", "time", "steps", "epochs"}  # std_loss
 WEAK = {"score", "scores", "top"}  # tell only where no other word does: fid_score, error_top5
 NEGATING = {"neg", "negative"}  # neg_mean_squared_error
+COSTS = {"runtime", "latency", "throughput", "fps"}  # have a direction, but are not what a project is about
 OPPOSITE: Mapping[Goal | None, Goal | None] = {"minimize": "maximize", "maximize": "minimize", None: None}
 PHRASES = {"cross_entropy": "crossentropy", "explained_variance": "explainedvariance", "r_squared": "r2"}
 
@@ -678,10 +679,9 @@ def chosen_metrics(options: Options, runs: Runs) -> list[Metric]:
     def rank(column: str) -> tuple[bool, bool, bool, int, bool, str]:
         label = runs.label(names[column])
         segments = re.findall(r"[^\W_]+", label.lower())  # none in a name such as "%"
-        is_cost = not {"runtime", "latency", "throughput", "fps"}.isdisjoint(segments)  # not what a project is about
         is_other = {"test", *VALIDATION}.isdisjoint(segments)
         is_plain = not {"loss", "error", "accuracy", "acc", "score", "reward"}.isdisjoint(segments[-1:])
-        return is_cost, "test" not in segments, is_other, len(segments), not is_plain, label
+        return not COSTS.isdisjoint(segments), "test" not in segments, is_other, len(segments), not is_plain, label
 
     found = sorted((column for column in readable if covered[column] >= max(least, 1)), key=rank)[:1]
     metrics = [find_metric(names[column], runs, options) for column in found]
@@ -2033,7 +2033,7 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     where = value.arg_min() if goal == "minimize" else value.arg_max()
     best, last = value.get(where).alias("best"), value.last().alias("last")
     share, span = ((where + 1) / pl.len()).alias("share"), (value.max() - value.min()).alias("span")
-    is_validation = not VALIDATION.isdisjoint(words(label))
+    is_validation = not VALIDATION.isdisjoint(words(label)) and COSTS.isdisjoint(words(label))
     of_runs = finite_values.group_by(RUN_NUMBER, maintain_order=True)
     facts = of_runs.agg(best, step.get(where), last, share, span)
     for number, top_, at, end, early, width in facts.iter_rows():
