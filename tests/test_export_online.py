@@ -956,7 +956,7 @@ def test_only_what_has_changed_is_fetched_again(server, export, project, tmp_pat
     assert export("-e", "team", "--include-history", *QUICK).code == 0
     server.reset()
     done = export("-e", "team", "--include-history", "--dry-run", *QUICK)
-    assert done.out == "team/demo: 7 runs (4 finished, 2 running, 1 failed), 0 history rows\n"
+    assert done.out == "team/demo: 7 runs (4 finished, 2 running, 1 failed), 0 history rows to download\n"
     assert asked_for(server) == set()
     assert export("-e", "team", "--include-history", *QUICK).code == 0
     assert asked_for(server) == set()
@@ -1182,7 +1182,10 @@ def test_a_dry_run_fetches_no_configs_and_no_histories(server, export, tmp_path)
     done = export(*arguments, "--tag", "old")
     assert (done.code, sorted(done.out.splitlines())) == (
         0,
-        ["team/demo: 3 runs (3 finished), 15 history rows", "team/other: 2 runs (2 finished), 10 history rows"],
+        [
+            "team/demo: 3 runs (3 finished), 15 history rows to download",
+            "team/other: 2 runs (2 finished), 10 history rows to download",
+        ],
     )
     assert asked_for(server) == set()
     assert server.counts()["bytes_sent"] < 3_000  # texts of configs and summaries alone are more

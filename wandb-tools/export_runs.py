@@ -3762,7 +3762,7 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
         if states := Counter(project.runs["state"]).most_common():
             line += f" ({', '.join(f'{count:,} {state}' for state, count in states)})"
         if options.include_history or options.offline:
-            line += f", {counted(history_rows, 'history row')}"
+            line += f", {counted(history_rows, 'history row')}" + " to download" * (project.planned_rows is not None)
         line += f", {counted(len(project.failed), 'failure')}" if project.failed else ""
         paths = [str(options.output / str(file["name"])) for file in project.files]
         if not options.json:
