@@ -1080,13 +1080,14 @@ def varying_settings(runs: Runs, *more: pl.Expr) -> tuple[pl.DataFrame, list[str
 
 def is_noise(values: pl.Series, path: str) -> bool:
     """Whether a config column merely tells where or when runs ran: paths, hosts, times, text of one run each."""
-    if not NOISE.isdisjoint(words(path)) or not NOISE_TREES.isdisjoint(re.split(r"[./]", path)):
+    is_model = path.endswith("name_or_path")  # HuggingFace's name of the model or of its folder
+    if not (is_model or NOISE.isdisjoint(words(path))) or not NOISE_TREES.isdisjoint(re.split(r"[./]", path)):
         return True
     there = values.drop_nulls()
     one_each = there.n_unique() == len(there) > 3  # fewer may differ in everything
     if values.dtype == pl.String:
         date_or_path = r"^(\d{4}-\d\d-\d\d|\d{8}[-_T]\d{4}|[~.]{0,2}/|[A-Za-z]:\\)"
-        return one_each or bool(there.str.contains(date_or_path).all())
+        return one_each or bool(not is_model and there.str.contains(date_or_path).all())
     return bool(one_each and values.dtype.is_integer() and (there > 1e9).all())  # seconds since 1970, or finer
 
 
@@ -1994,8 +1995,7 @@ def health(study: Study, _: Options) -> list[Result]:
             found += metric_problems(values, label, next(filter(None, goals), None) or goal_by_name(label))
     found += problems_of_runs(study, keys, logged, read)
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
-    most = pl.len().over(RUN_NUMBER)
-    problems = problems.sort(most, RUN_NUMBER, descending=[True, False], maintain_order=True)
+    problems = problems.sort(pl.len().over(RUN_NUMBER), RUN_NUMBER, descending=[True, False], maintain_order=True)
     table = problems.join(keys, on=RUN_NUMBER, how="left", maintain_order="left")
     table = table.select("entity", "project", pl.col("id").alias("run"), "name", "problem", "detail")
     where = "" if histories else " (no history files, so only summaries and states were checked)"
