@@ -736,12 +736,20 @@ def test_the_suggested_grouping_leaves_noise_out(tmp_path):
     assert "test/mse by opt: 8 runs in 2 groups" in answered(write_runs(tmp_path, runs)).out
 
 
-@pytest.mark.parametrize("models", [("bert-base", "roberta-base"), ("/models/bert", "/models/roberta")])
-def test_the_model_of_huggingface_is_a_setting(tmp_path, models):
-    configs = [{"model_name_or_path": models[n % 2], "output_dir": f"./out/{n}", "seed": n // 2} for n in range(8)]
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("model_name_or_path", ("bert-base", "roberta-base")),
+        ("model_name_or_path", ("/models/bert", "/models/roberta")),
+        ("drop_path", (0.1, 0.2)),
+    ],
+)
+def test_a_setting_may_be_called_like_a_place(tmp_path, name, values):
+    configs = [{name: values[n % 2], "output_dir": f"./out/{n}", "seed": n // 2} for n in range(8)]
     file = write_runs(tmp_path, [Run(f"r{n}", config=c, summary={"test/mse": 1.0 + n}) for n, c in enumerate(configs)])
     rows = document(file, "--group-by", "!seed")["groups"]
-    assert {(row["config_model_name_or_path"], row["n"]) for row in rows} == {(model, 4) for model in models}
+    assert {(row[f"config_{name}"], row["n"]) for row in rows} == {(value, 4) for value in values}
+    assert answered(file, "--top", "5").out.splitlines()[1].split()[2] == name
 
 
 # --- wide files -----------------------------------------------------------------------------------------------

@@ -184,8 +184,8 @@ td:not(:last-child) { white-space: nowrap } td { overflow-wrap: break-word; max-
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 SCRIPTS = "; script-src 'unsafe-inline' 'unsafe-eval'"  # Vega makes functions of a chart's expressions
 # Words in the names of settings that say where or when a run ran, and not what was tried.
-NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
-NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir", "wandb"}
+NOISE = {"timestamp", "datetime", "date", "pid", "uuid", "logdir", "wandb"}
+PLACES = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
 MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
 MOST_TYPED = 10**9  # larger numbers of rows or points mean this
@@ -885,8 +885,8 @@ def top(study: Study, options: Options) -> list[Result]:
         # Paths and the like come last.
         distinct = {c: table[c].n_unique() for c in (*others, "entity", "project")}
         common = [c for c in others if distinct[c] > 1 and 2 * table[c].null_count() <= table.height]
-        size, nulls = table.height, {c: table[c].null_count() for c in common}
-        common.sort(key=lambda c: (not NOISE.isdisjoint(words(c)), kind(c) == "config", distinct[c] == size, nulls[c]))
+        noise = {c: is_noise(table[c], runs.label(c)) for c in common}
+        common.sort(key=lambda c: (noise[c], kind(c) == "config", distinct[c] == table.height, table[c].null_count()))
         settings: dict[tuple[str, ...], str] = {}
         for column in common:
             settings.setdefault(tuple(cells_of(table[column])), column)
@@ -1081,7 +1081,8 @@ def varying_settings(runs: Runs, *more: pl.Expr) -> tuple[pl.DataFrame, list[str
 def is_noise(values: pl.Series, path: str) -> bool:
     """Whether a config column merely tells where or when runs ran: paths, hosts, times, text of one run each."""
     is_model = path.endswith("name_or_path")  # HuggingFace's name of the model or of its folder
-    if not (is_model or NOISE.isdisjoint(words(path))) or not NOISE_TREES.isdisjoint(re.split(r"[./]", path)):
+    is_place = not (is_model or values.dtype.is_numeric() or PLACES.isdisjoint(words(path)))  # drop_path is none
+    if is_place or not NOISE.isdisjoint(words(path)) or not NOISE_TREES.isdisjoint(re.split(r"[./]", path)):
         return True
     there = values.drop_nulls()
     one_each = there.n_unique() == len(there) > 3  # fewer may differ in everything
@@ -2034,8 +2035,7 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     best, last = value.get(where).alias("best"), value.last().alias("last")
     share, span = ((where + 1) / pl.len()).alias("share"), (value.max() - value.min()).alias("span")
     is_validation = not VALIDATION.isdisjoint(words(label)) and COSTS.isdisjoint(words(label))
-    of_runs = finite_values.group_by(RUN_NUMBER, maintain_order=True)
-    facts = of_runs.agg(best, step.get(where), last, share, span)
+    facts = finite_values.group_by(RUN_NUMBER, maintain_order=True).agg(best, step.get(where), last, share, span)
     for number, top_, at, end, early, width in facts.iter_rows():
         detail = f"{label} {short_number(top_)} at step {at}, ends at {short_number(end)}"
         if goal == "minimize" and top_ > 0 and end > DIVERGED * top_:
