@@ -44,7 +44,7 @@ def test_runs_without_identity_in_two_inputs_are_refused(tmp_path):
         rewrite(file, entity=pl.Series([None, "team"], dtype=pl.String))
     answer = ask(tmp_path)
     assert answer.code == 2
-    assert "2 runs in several rows or inputs, for example null/demo/a; merge with aggregate_runs.py" in answer.err
+    assert "2 runs in several rows or inputs, for example null/demo/a; name one input alone, or merge" in answer.err
 
 
 def test_histories_of_other_projects_are_not_those_of_these_runs(tmp_path):

@@ -814,15 +814,15 @@ def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
 
 def count_runs(runs: Runs, asked: Collection[str]) -> int:
     """How many runs there are; ScriptError if there is none, or if one has several rows and would count twice."""
-    keys = collected(runs.frame.select(KEY))
-    if keys.is_empty():
+    if (keys := collected(runs.frame.select(KEY))).is_empty():
         raise ScriptError("the input has no runs; export some, or name another file", NOTHING_USABLE)
     counts_rows = len(runs.parts) == 1 and asked and {*asked} <= {"schema", "sql"}
     # Nearly always the ids alone are unique, which takes a fifth of the time to see.
     if not counts_rows and keys["id"].n_unique() < keys.height and keys.n_unique() < keys.height:
         repeated = keys.filter(keys.is_duplicated()).unique().sort(KEY)
         what = f"{counted(repeated.height, 'run')} in several rows or inputs, for example {path_text(repeated.row(0))}"
-        raise ScriptError(f"{what}; merge with aggregate_runs.py, without --keep all", WRONG_USAGE)
+        alone = "name one input alone, or " * (len(runs.parts) > 1)  # such as a merged file beside its sources
+        raise ScriptError(f"{what}; {alone}merge with aggregate_runs.py, without --keep all", WRONG_USAGE)
     return keys.height
 
 
