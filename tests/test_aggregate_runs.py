@@ -181,6 +181,9 @@ def test_help_has_the_manuals_every_flag():
             ["--project", ""],
             "argument --project/-p: needs a value; see --help",
         ),  # of a variable that is not set: no filter
+        (["--output", ""], "a file's name must end in .parquet"),
+        (["--rules", ""], "--rules  cannot be read"),
+        (["--at", ""], "--at and --history-metrics need --history"),
         (["--output", "https://host/x.parquet"], "URLs must begin with s3://, gs://, az://; or name a local file"),
     ],
 )

@@ -456,8 +456,9 @@ def test_curves_per_run_on_another_axis(tmp_path):
     curve = {row["x"]: row["value"] for row in rows if row["id"] == "a"}
     assert curve == {0: 0.1, 1: 0.3, 2: 0.5}  # of rows with one x the last one written
     assert [row["name"] for row in rows[:1]] == ["second"]  # the lower last value first
-    done = ask(file, "--curves", "loss", "--x", "nothing")
-    assert (done.code, "no history has it" in done.err) == (2, True)
+    for none in ("nothing", ""):  # a variable that is not set does not mean the default
+        done = ask(file, "--curves", "loss", "--x", none)
+        assert (done.code, "no history has it" in done.err) == (2, True)
     done = ask(file, "--curves", "los")
     assert (done.code, "did you mean loss" in done.err) == (2, True)
 

@@ -842,7 +842,7 @@ def history_plan(
     options: argparse.Namespace, files: Files, metrics: Columns, facts: Facts, report: Report
 ) -> HistoryPlan:
     """What --history and its flags mean for these files."""
-    if (options.at or options.history_metrics) and not files:
+    if (options.at is not None or options.history_metrics) and not files:
         raise ScriptError("--history: no history files; export_runs.py --include-history writes them", NOTHING_USABLE)
     # What users may call them: by column, else by W&B's name, else by the flattened name.
     known = {metric.name.removeprefix(METRIC): metric for metric in metrics}
@@ -855,7 +855,7 @@ def history_plan(
         return [known[pattern]] if pattern in known else found
 
     best, lower = None, False
-    if options.at:
+    if options.at is not None:
         name, _, goal = options.at.rpartition(":")
         name, goal = (name, goal) if goal in {"min", "max"} else (options.at, None)
         best = called("--at", name)[0]
@@ -1191,23 +1191,23 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--json", action="store_true", help="print the report as JSON")
     add("--quiet", action="store_true", help="print only errors on stderr")
     add("--debug", action="store_true", help="show the traceback of an error")
-    typed = "".join(sys.argv[1:] if argv is None else argv)
-    if typed != typed.encode(errors="replace").decode():  # bytes of another encoding
+    if (typed := "".join(sys.argv[1:] if argv is None else argv)) != typed.encode(errors="replace").decode():
         parser.error("an argument is not UTF-8 text")
     args = parser.parse_strictly(argv)
     for state in args.state:
         if state not in (*STATES, "all"):
             parser.error(f"--state {state}: no such state{did_you_mean(state, STATES)}; there are {', '.join(STATES)}")
-    args.output = args.output or ("analysis/unified" if args.partition_by else "analysis/unified.parquet")
+    if args.output is None:
+        args.output = "analysis/unified" if args.partition_by else "analysis/unified.parquet"
     args.output = args.output.rstrip("/") if args.output.startswith(CLOUD) else str(Path(args.output))
     for place in (*args.inputs, args.output):
         if re.match("[a-z0-9]+:/", place) and not place.startswith(CLOUD):  # it would be taken for a folder
             parser.error(f"{place}: URLs must begin with {', '.join(CLOUD)}; or name a local file")
     if bool(args.partition_by) == args.output.endswith(".parquet"):  # folders are searched by this ending
         parser.error(f"-o {args.output}: a file's name must end in .parquet, a folder's (--partition-by) must not")
-    if args.no_enrich and (args.rules or args.explain is not None):
+    if args.no_enrich and not (args.rules is None and args.explain is None):
         parser.error("--rules and --explain need derived columns, which --no-enrich turns off")
-    if not args.history and (args.history_metrics or args.at):
+    if not args.history and (args.history_metrics or args.at is not None):
         parser.error("--at and --history-metrics need --history")
     return args
 
@@ -1256,7 +1256,7 @@ def import_libraries() -> None:
 def aggregate(options: argparse.Namespace) -> int:
     """From inputs to one file and its report; the exit code says whether every input went in."""
     import_libraries()
-    rules = () if options.no_enrich else read_rules(options.rules) if options.rules else RULES
+    rules = () if options.no_enrich else RULES if options.rules is None else read_rules(options.rules)
     if options.explain is not None:
         show(explain(options.explain, rules, as_json=options.json))
         return OK

@@ -1806,7 +1806,7 @@ def curves(study: Study, options: Options, names: Sequence[str]) -> list[Result]
         if options.best_so_far and goal is None:
             what = f"--best-so-far: the name {label} does not say whether lower or higher is better"
             raise ScriptError(f"{what}; {SAY_GOAL}", WRONG_USAGE)
-        axis = options.x or step_metric(logging, keys) or "step"
+        axis = (step_metric(logging, keys) or "step") if options.x is None else options.x
         points = curve_points(logging, axis, goal, keys, study, options)
         value = label + ", best so far" * options.best_so_far
         value += f", smoothed by {options.smooth}" if options.smooth else ""
