@@ -438,7 +438,7 @@ def test_a_history_without_these_runs_is_not_called_absent(tmp_path):
     write_history(tmp_path, steps("other", [1.0]))
     answer = ask(file, "--curves", "loss")
     assert answer.code == 1
-    assert "the histories of these runs have no loss" in answer.err
+    assert "no history has loss of these runs" in answer.err
 
 
 def test_a_history_elsewhere_is_an_input(tmp_path):
@@ -941,7 +941,7 @@ def test_a_report_is_written_without_curves(tmp_path, more):
     write_history(tmp_path, steps("b", [1.0]))
     answer = ask(file, "--report", tmp_path / "r.md", *more)
     assert answer.code == len(more) // 2
-    assert "the histories of these runs have no loss; choose other runs" in answer.err
+    assert "no history has loss of these runs; choose others" in answer.err
     assert (tmp_path / "r.md").exists() != bool(more)
 
 
@@ -1424,6 +1424,9 @@ def test_times_that_are_none_are_left_out(tmp_path):
     rows = document(file, "--curves", "loss", "--x", "time")["curves"]
     assert [(row["id"], row["x"]) for row in rows] == [("a", "2023-11-14T22:13:20Z")]
     assert "did not log time with it: 1 run" in answered(file, "--curves", "loss", "--x", "time").err
+    assert (
+        "no history has time of these runs" in ask(file, "--curves", "loss", "--x", "time", "--where", "id = 'b'").err
+    )
 
 
 @pytest.mark.parametrize("name", ["step", "time", "runtime", "epoch"])

@@ -1864,7 +1864,7 @@ def curve_points(
     if unplaced := logged[RUN_NUMBER].n_unique() - rows[RUN_NUMBER].n_unique():
         say(f"left out, because they did not log {axis} with it: {counted(unplaced, 'run')}; use --x step to see them")
     if rows.is_empty():
-        raise ScriptError(f"the histories of these runs have no {label}; choose other runs", NOTHING_USABLE)
+        raise ScriptError(f"no history has {axis if unplaced else label} of these runs; choose others", NOTHING_USABLE)
     rows = with_divergence(rows.sort(RUN_NUMBER, "x", "_step"), goal, options)
     form = FILE_FORMATS[options.output.suffix.lower()] if options.output else options.format
     holds_all = "json" in {form, options.format} or form in {"csv", "parquet"}
