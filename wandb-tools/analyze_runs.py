@@ -1338,7 +1338,7 @@ def schema(study: Study, options: Options) -> list[Result]:
     notes, unseen = [], []
     if not options.columns:
         from_histories, has_any, step = pl.col("kind") == "history", pl.col("coverage") > 0, "history_min_step_"
-        logged = [column.removeprefix(step) for column in seen.filter(has_any)["column"] if column.startswith(step)]
+        logged = [c.removeprefix(step) for c in sorted(seen.filter(has_any)["column"]) if c.startswith(step)]
         lists = {
             "without any value": seen.filter(~has_any & ~from_histories)["column"].to_list() + sorted(runs.empty),
             "from histories, for --value min, max, last, tail and at": logged,
