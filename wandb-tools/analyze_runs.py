@@ -399,8 +399,9 @@ def open_inputs(places: Sequence[Path]) -> tuple[Runs, int]:  # noqa: C901, PLR0
             if file in places:
                 raise
             damaged.append(f"left out: {error}")
-    more = f"left out: {counted(len(damaged) - MOST_SAID, 'more file')} that cannot be read"
-    say(*damaged[:MOST_SAID], *[more] * (len(damaged) > MOST_SAID), even_if_quiet=True)
+    say(*damaged[:MOST_SAID], even_if_quiet=True)
+    if (more := len(damaged) - MOST_SAID) > 0:
+        say(f"left out: {counted(more, 'more file')} that cannot be read", even_if_quiet=True)
     runs = [part for part in parts if part.view == "runs"]
     others = [part for part in parts if part.view not in {"runs", ""}]
     foreign = [str(part.files[0]) for part in parts if not part.view]
@@ -418,14 +419,16 @@ def open_inputs(places: Sequence[Path]) -> tuple[Runs, int]:  # noqa: C901, PLR0
         hint = "name a file of export_runs.py or aggregate_runs.py"
         raise ScriptError(f"no runs in {looked_at}{missing}; {hint}", NOTHING_USABLE)
     if places:
-        say(*[f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}"] * bool(foreign))
+        if foreign:
+            say(f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}")
         return replace(join_inputs(runs), others=tuple(other.files[0] for other in others)), len(damaged)
     newest = max(runs, key=lambda part: part.files[0].stat().st_mtime)
     exports = [part for part in runs if part.files[0] != UNIFIED_FILE]
     if newest.files[0] == UNIFIED_FILE:
         say(f"reading {UNIFIED_FILE}")
     else:
-        say(f"reading {newest.files[0]}" + f", the newest of {len(exports):,} exports" * (len(exports) > 1))
+        which = f", the newest of {len(exports):,} exports" if len(exports) > 1 else ""
+        say(f"reading {newest.files[0]}{which}")
         if len(exports) < len(runs):
             say(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
     return join_inputs([newest]), len(damaged)
@@ -913,8 +916,8 @@ def top(study: Study, options: Options) -> list[Result]:
 
 def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
     """A note that counts the runs that are neither averaged nor best, if there are any."""
-    missing = total - n - nonfinite
-    parts = [f"{missing} without a value"] * (missing > 0) + [f"{nonfinite} with NaN or infinity"] * (nonfinite > 0)
+    counts = {"without a value": total - n - nonfinite, "with NaN or infinity": nonfinite}
+    parts = [f"{count} {flaw}" for flaw, count in counts.items() if count > 0]
     finite_ones = f"{n} of {counted(total, 'run')} {'has' if n == 1 else 'have'} a finite {what}"
     return [f"{finite_ones}; left out: {', '.join(parts)}"] if parts else []
 
@@ -936,7 +939,7 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     kept = len(shown)
     if not shown:
         sizes = ["n"] if (table["runs"] == table["n"]).all() else ["runs", "n"]
-        lost = ["n_nonfinite"] * bool(table["n_nonfinite"].sum())
+        lost = ["n_nonfinite"] if table["n_nonfinite"].sum() else []
         numbers = ["mean", "std"] if stat == "mean" else [stat, "ci_low", "ci_high"]
         rest = [name for name in ("min", "median", "max") if name != stat]
         first = [*sizes, *numbers, *varying] if len(varying) > 3 else [*varying, *sizes, *numbers]  # numbers always fit
@@ -987,7 +990,7 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     if alone:
         remarks.append(f"the best two cannot be compared: only one value in {' and '.join(alone)}")
     elif (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
-        means, two = " of the means" * (stat != "mean"), f"the best two, {' and '.join(names)},"
+        means, two = "" if stat == "mean" else " of the means", f"the best two, {' and '.join(names)},"
         verdict = f"{two} differ" if p < SIGNIFICANT else f"within noise: {two} may differ only by chance"
         digits = 2 if abs(p - SIGNIFICANT) > 0.001 else 4  # 0.0497 would be shown as 0.05
         remarks.append(f"{verdict} (p = {p:.{digits}g}, Welch's t-test{means})")
@@ -1145,7 +1148,8 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
         group = "/".join(cell_text(row[column]) for column in per)
         lost = f", {row['n_nonfinite']} more with NaN or infinity" if row["n_nonfinite"] else ""
         say(f"best of {group}: {chosen} (mean {row['mean']:.4g} of {counted(row['n'], 'run')}{lost})")
-    say(*[f"and the best of {best.height - MOST_SAID} more"] * (best.height > MOST_SAID))
+    if best.height > MOST_SAID:
+        say(f"and the best of {best.height - MOST_SAID} more")
     if singles := int((best["n"] == 1).sum()):
         say(f"{singles} of {counted(best.height, 'chosen setting')}: only one run, so a good value may be luck")
     advice = "judge by the others" if options.metrics[1:] else "choose with -m VALIDATION, judge by a second -m TEST"
