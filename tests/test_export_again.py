@@ -435,3 +435,16 @@ def test_a_file_that_was_changed_after_its_export_is_a_failure(tmp_path, export_
     assert f"error: team/demo: the earlier {file} was changed after its export" in done.err
     assert demo().metadata["status"] == "partial"
     assert export_logs("--include-history").code == 0  # its rows are read again
+
+
+def test_logs_of_one_run_that_share_steps_lose_no_metric(tmp_path, export_logs, demo):
+    """As when a sweep's agent starts a run once for each part of a model: all begin at step 0."""
+    rows = [[{"a": "1"}, {"a": "2", "b": "3"}], [{"c": "4"}, {"a": '"NaN"'}]]
+    for hours, logged in enumerate(rows):
+        started_at = START + timedelta(hours=hours)
+        write_log(tmp_path / "logs", "abc", rows=logged, started_at=started_at, entity="team", project="demo")
+    done = export_logs("--include-history")
+    assert "steps that are in several logs of a run have the values of the last one: abc (2 steps)" in done.err
+    values = demo().history.select("metric_a", "metric_b", "metric_c").fill_nan(-1).rows()
+    assert values == [(1.0, None, 4), (-1.0, 3, None)]
+    assert demo().history["_timestamp"].to_list() == [(started_at + timedelta(seconds=n)).timestamp() for n in (0, 1)]
