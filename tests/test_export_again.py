@@ -84,7 +84,8 @@ def test_runs_that_are_removed_are_counted(empty_server, export, demo):
     assert export("team/demo", "--include-history").code == 0
     empty_server.delete_run("team", "demo", "two")
     done = export("team/demo", "--include-history", "--prune")
-    assert "team/demo: 1 run (1 finished), 5 history rows; 1 run removed, because no longer in the source\n" in done.err
+    said = "5 history rows (1 run unchanged); 1 run removed, because no longer in the source\n"
+    assert f"team/demo: 1 run (1 finished), {said}" in done.err
     empty_server.delete_run("team", "demo", "one")
     done = export("team/demo", "--include-history", "--prune")
     assert "not asked for" not in done.err
@@ -448,3 +449,11 @@ def test_logs_of_one_run_that_share_steps_lose_no_metric(tmp_path, export_logs, 
     values = demo().history.select("metric_a", "metric_b", "metric_c").fill_nan(-1).rows()
     assert values == [(1.0, None, 4), (-1.0, 3, None)]
     assert demo().history["_timestamp"].to_list() == [(started_at + timedelta(seconds=n)).timestamp() for n in (0, 1)]
+
+
+def test_runs_whose_history_is_as_before_are_counted(empty_server, export):
+    add_runs(empty_server, one="g", two="g")
+    assert "unchanged" not in export("team/demo", "--include-history").err
+    add_runs(empty_server, three="g")
+    done = export("team/demo", "--include-history")
+    assert "team/demo: 3 runs (3 finished), 15 history rows (2 runs unchanged)\n" in done.err

@@ -3777,6 +3777,9 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
             line += f" ({', '.join(f'{count:,} {state}' for state, count in states)})"
         if options.include_history or options.offline:
             line += f", {counted(history_rows, 'history row')}"
+        history = project.tables.get("history")
+        if same := len(history.staying & {*project.runs["id"]} if history and history.fetched is not None else ()):
+            line += f" ({counted(same, 'run')} unchanged)"
         line += f", {counted(len(project.failed), 'failure')}" if project.failed else ""
         paths = [str(options.output / str(file["name"])) for file in project.files]
         if not options.json:
