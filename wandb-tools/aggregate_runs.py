@@ -1085,15 +1085,15 @@ def report_lines(report: Report) -> Iterator[str]:
     if kinds := Counter(row["kind"] for row in report["skipped"] if not row["failure"]):
         hint = "--history reads histories, " if kinds["history"] else ""
         found = ", ".join(counted(number, f"{kind} file") for kind, number in sorted(kinds.items()))
-        yield f"not read: {found} ({hint}--json lists all)"
+        yield f"not merged: {found} ({hint}--json lists all)"
     for row in report["filters"]:
         yield f"{row['filter']}: {row['kept']:,} of {counted(row['before'], 'run')} kept"
     for row in report["histories"]:
         read = f"{counted(row['rows'], 'row')} of {counted(row['metrics'], 'metric')}"
         yield f"histories: {read} in {counted(len(row['files']), 'file')}, of {counted(row['runs_with'], 'run')}"
-        without = f"without history: {counted(row['runs_without'], 'run')}"
         no_file = f" (of these {row['runs_without_file']:,} without a file: export_runs.py --include-history writes it)"
-        yield from [without + no_file * (row["runs_without_file"] > 0)] * (row["runs_without"] > 0)
+        if without := row["runs_without"]:
+            yield f"without history: {counted(without, 'run')}{no_file if row['runs_without_file'] else ''}"
     yield from (row["note"] for row in report["notes"])
     lines = []
     for (column, kind), rows in itertools.groupby(report["conflicts"], lambda row: (row["column"], row["kind"])):

@@ -187,6 +187,7 @@ SCRIPTS = "; script-src 'unsafe-inline' 'unsafe-eval'"  # Vega makes functions o
 NOISE = {"timestamp", "datetime", "date", "pid", "uuid", "logdir", "wandb"}
 PLACES = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
+SWEEP_DEFINITION = re.compile(r"\bparameters\.[^.]+\.(values?|min|max|mu|sigma|q|distribution|probabilities)$")
 MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
 MOST_TYPED = 10**9  # larger numbers of rows or points mean this
 # Flags of the other scripts, and the condition that does the same here.
@@ -366,6 +367,7 @@ class Result:
     chart: tuple[str, str, pl.DataFrame] | None = None  # titles of the values and of x, and what is drawn: chart_json
     kept: int = 0  # how many columns of the view are shown even if they do not fit: those that were asked for by name
     unseen: Sequence[str] = ()  # what the view leaves out of the table
+    ranked: str = "best"  # what the first lines of the chart are
 
 
 class TableColumn(NamedTuple):
@@ -400,8 +402,9 @@ def open_inputs(places: Sequence[Path]) -> tuple[Runs, int]:  # noqa: C901, PLR0
             if file in places:
                 raise
             damaged.append(f"left out: {error}")
-    more = f"left out: {counted(len(damaged) - MOST_SAID, 'more file')} that cannot be read"
-    say(*damaged[:MOST_SAID], *[more] * (len(damaged) > MOST_SAID), even_if_quiet=True)
+    say(*damaged[:MOST_SAID], even_if_quiet=True)
+    if (more := len(damaged) - MOST_SAID) > 0:
+        say(f"left out: {counted(more, 'more file')} that cannot be read", even_if_quiet=True)
     runs = [part for part in parts if part.view == "runs"]
     others = [part for part in parts if part.view not in {"runs", ""}]
     foreign = [str(part.files[0]) for part in parts if not part.view]
@@ -419,14 +422,16 @@ def open_inputs(places: Sequence[Path]) -> tuple[Runs, int]:  # noqa: C901, PLR0
         hint = "name a file of export_runs.py or aggregate_runs.py"
         raise ScriptError(f"no runs in {looked_at}{missing}; {hint}", NOTHING_USABLE)
     if places:
-        say(*[f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}"] * bool(foreign))
+        if foreign:
+            say(f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}")
         return replace(join_inputs(runs), others=tuple(other.files[0] for other in others)), len(damaged)
     newest = max(runs, key=lambda part: part.files[0].stat().st_mtime)
     exports = [part for part in runs if part.files[0] != UNIFIED_FILE]
     if newest.files[0] == UNIFIED_FILE:
         say(f"reading {UNIFIED_FILE}")
     else:
-        say(f"reading {newest.files[0]}" + f", the newest of {len(exports):,} exports" * (len(exports) > 1))
+        which = f", the newest of {len(exports):,} exports" if len(exports) > 1 else ""
+        say(f"reading {newest.files[0]}{which}")
         if len(exports) < len(runs):
             say(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
     return join_inputs([newest]), len(damaged)
@@ -913,8 +918,8 @@ def top(study: Study, options: Options) -> list[Result]:
 
 def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
     """A note that counts the runs that are neither averaged nor best, if there are any."""
-    missing = total - n - nonfinite
-    parts = [f"{missing} without a value"] * (missing > 0) + [f"{nonfinite} with NaN or infinity"] * (nonfinite > 0)
+    counts = {"without a value": total - n - nonfinite, "with NaN or infinity": nonfinite}
+    parts = [f"{count} {flaw}" for flaw, count in counts.items() if count > 0]
     finite_ones = f"{n} of {counted(total, 'run')} {'has' if n == 1 else 'have'} a finite {what}"
     return [f"{finite_ones}; left out: {', '.join(parts)}"] if parts else []
 
@@ -933,10 +938,12 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     shown = [column for column in asked if column in {*by, *held}]
     if len(shown) < len(asked) and options.group_by and not (options.top or options.schema):
         say_once(f"--columns {','.join(options.columns)}: a table of groups has only {', '.join([*by, *held])}")
+    if shown and {*by}.isdisjoint(shown):  # rows need a name
+        shown = [*apart, *shown]
     kept = len(shown)
     if not shown:
         sizes = ["n"] if (table["runs"] == table["n"]).all() else ["runs", "n"]
-        lost = ["n_nonfinite"] * bool(table["n_nonfinite"].sum())
+        lost = ["n_nonfinite"] if table["n_nonfinite"].sum() else []
         numbers = ["mean", "std"] if stat == "mean" else [stat, "ci_low", "ci_high"]
         rest = [name for name in ("min", "median", "max") if name != stat]
         first = [*sizes, *numbers, *varying] if len(varying) > 3 else [*varying, *sizes, *numbers]  # numbers always fit
@@ -987,7 +994,7 @@ def remarks_on_groups(table: pl.DataFrame, by: Sequence[str], metric: Metric, st
     if alone:
         remarks.append(f"the best two cannot be compared: only one value in {' and '.join(alone)}")
     elif (p := welch_p(*best.select("mean", "std", "n").rows())) is not None:
-        means, two = " of the means" * (stat != "mean"), f"the best two, {' and '.join(names)},"
+        means, two = "" if stat == "mean" else " of the means", f"the best two, {' and '.join(names)},"
         verdict = f"{two} differ" if p < SIGNIFICANT else f"within noise: {two} may differ only by chance"
         digits = 2 if abs(p - SIGNIFICANT) > 0.001 else 4  # 0.0497 would be shown as 0.05
         remarks.append(f"{verdict} (p = {p:.{digits}g}, Welch's t-test{means})")
@@ -1084,6 +1091,8 @@ def is_noise(values: pl.Series, path: str) -> bool:
     is_place = not (is_model or values.dtype.is_numeric() or PLACES.isdisjoint(words(path)))  # drop_path is none
     if is_place or not NOISE.isdisjoint(words(path)) or not NOISE_TREES.isdisjoint(re.split(r"[./]", path)):
         return True
+    if SWEEP_DEFINITION.search(path):  # it was passed to wandb.init() as a config
+        return True
     there = values.drop_nulls()
     one_each = there.n_unique() == len(there) > 3  # fewer may differ in everything
     if values.dtype == pl.String:
@@ -1147,7 +1156,8 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
         group = "/".join(cell_text(row[column]) for column in per)
         lost = f", {row['n_nonfinite']} more with NaN or infinity" if row["n_nonfinite"] else ""
         say(f"best of {group}: {chosen} (mean {row['mean']:.4g} of {counted(row['n'], 'run')}{lost})")
-    say(*[f"and the best of {best.height - MOST_SAID} more"] * (best.height > MOST_SAID))
+    if best.height > MOST_SAID:
+        say(f"and the best of {best.height - MOST_SAID} more")
     if singles := int((best["n"] == 1).sum()):
         say(f"{singles} of {counted(best.height, 'chosen setting')}: only one run, so a good value may be luck")
     advice = "judge by the others" if options.metrics[1:] else "choose with -m VALIDATION, judge by a second -m TEST"
@@ -1940,9 +1950,12 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
     named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
     drawn = table.select("x", "n", *bounds, value=y, name=named, rank=RANK)
+    ranked = "best" if goal else "lowest"  # last values come first
     if len(names) > MOST_CURVES:
-        more = f"{len(names) - MOST_CURVES} more: use --group-by, --filter or --json"
-        unseen.append(f"the {MOST_CURVES} with the {'best' if goal else 'lowest'} last value are shown; {more}")
+        more = f"{len(names) - MOST_CURVES} more: use --group-by, --where or --json"
+        unseen.append(f"the {MOST_CURVES} with the {ranked} last value are shown; {more}")
+    if table.height == len(names):
+        notes.append("each curve has only one point")
     # A row per x, a column per curve; empty where a curve has no value.
     shown = drawn.filter(pl.col("rank") < MOST_CURVES)
     xs = shown.select(pl.col("x").unique().sort())
@@ -1962,7 +1975,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     grouped = f", mean by {', '.join(labels(study.apart, study.runs).values())}" if study.by else ""
     title = f"{value} over {axis}{grouped}: {size}{counted(len(names), 'group' if study.by else 'run')}{lost_runs}"
     table = table.select(pl.lit(column).alias("metric"), *held)
-    return Result("curves", title, table, view, notes, chart=(value, axis, drawn), unseen=unseen)
+    return Result("curves", title, table, view, notes, chart=(value, axis, drawn), unseen=unseen, ranked=ranked)
 
 
 def shape(line: pl.DataFrame) -> str:
@@ -2007,9 +2020,11 @@ def health(study: Study, _: Options) -> list[Result]:
     labelled = pl.Series(run_labels(keys)).gather(folded[RUN_NUMBER])
     details = [first + f" and {counted(more, 'more metric')}" * bool(more) for _, _, first, more in folded.rows()]
     details = [shortened(text, 2 * PAGE_CELLS) for text in details]  # a line of a console may be long
+    silent = sum(problem in {"crashed", "failed"} and ": " not in detail for _, problem, detail in found)
+    why = f"no console output of {counted(silent, 'crashed or failed run')}: export_runs.py --console exports it"
     title = f"Problems in {problems[RUN_NUMBER].n_unique()} of {counted(keys.height, 'run')}{where}: {counts}"
     view = [("run", labelled), ("problem", folded["problem"]), ("detail", pl.Series(details))]
-    return [Result("health", title, table, view)]
+    return [Result("health", title, table, view, [why] if silent else [])]
 
 
 def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iterator[Problem]:
@@ -2566,7 +2581,8 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
     number = table["rank"].n_unique()
     most = {"curves": MOST_LINES, "pivot": number}.get(result.key, MOST_DRAWN)
     rows, scale, remarks = scaled(table.filter(pl.col("rank") < most), result.key, log=log, is_live=form == "html")
-    remarks += [f"the best {most} of {number} are drawn"] if number > most else []
+    remarks += [f"the {result.ranked} {most} of {number} are drawn"] if number > most else []
+    say(*(remarks if form != "report" else ()))
     value = {"field": "value", "type": "quantitative", "title": value_title, "scale": scale}
     chart: dict[str, Any] = {"width": CHART_WIDTH, "height": 320 if is_curve else {"step": 22}}
     if result.key == "pivot":
