@@ -611,6 +611,16 @@ def test_a_damaged_file_of_a_folder_costs_only_itself(tmp_path):
     assert "passed over" not in answer.err  # a history is no foreign file
 
 
+def test_a_damaged_history_beside_the_sources_of_an_aggregate_is_named(tmp_path):
+    runs = write_runs(tmp_path / "export", [Run("a", summary={"loss": 1.0})])
+    (tmp_path / "export/team_demo_history.parquet").write_bytes(b"PAR1")
+    file = rewrite(write_runs(tmp_path, [Run("a", summary={"loss": 1.0})]), source_file=pl.lit(str(runs)))
+    for question in (["--health"], ["--schema"]):
+        answer = ask(file, *question, "--quiet")
+        assert (answer.code, answer.err.count("team_demo_history.parquet cannot be read")) == (3, 1)
+    assert ask(file, "--top", 1).code == 0  # asks for no history
+
+
 def test_integers_floats_and_empty_columns_fit_together(tmp_path):
     one = write_runs(tmp_path, [Run("a", config={"lr": 1, "x": "t"}, summary={"test/mse": 1})], project="one")
     two = write_runs(tmp_path, [Run("b", config={"lr": 0.5}, summary={"test/mse": 0.5})], project="two")

@@ -212,6 +212,7 @@ LATEX |= {"|": r"\textbar{}", "…": r"\ldots{}", "°": r"\textdegree{}", '"': r
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 is_quiet = False  # --quiet: see say()
+left_out: dict[Path, str] = {}  # damaged files, and what was said of them
 
 # Words of a metric's name that tell which way is better. The last one decides: `loss_recall` is a recall.
 LOWER_IS_BETTER = """
@@ -382,8 +383,8 @@ class TableColumn(NamedTuple):
 # --- inputs ---------------------------------------------------------------------------------------------------
 
 
-def open_inputs(places: Sequence[Path]) -> tuple[Runs, int]:  # noqa: C901, PLR0912 - a list of cases
-    """The runs of the inputs, and how many damaged files in folders were left out; prints what was chosen.
+def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list of cases
+    """The runs of the inputs; prints what was chosen and which damaged files in folders are left out.
 
     Where no place is named: the unified file, unless an export is newer.
     """
@@ -394,16 +395,16 @@ def open_inputs(places: Sequence[Path]) -> tuple[Runs, int]:  # noqa: C901, PLR0
         for file in sorted(place.rglob("*.parquet")) if place.is_dir() else [place]:
             if not any(part[0] == "." for part in file.relative_to(place).parts):  # unfinished, or not for readers
                 files.setdefault(file.resolve(), file)
-    parts, damaged = [], []
-    for file in files.values():
+    parts = []
+    for real, file in files.items():
         try:
             parts.append(open_file(file))
         except ScriptError as error:
             if file in places:
                 raise
-            damaged.append(f"left out: {error}")
-    say(*damaged[:MOST_SAID], even_if_quiet=True)
-    if (more := len(damaged) - MOST_SAID) > 0:
+            left_out[real] = f"left out: {error}"
+    say(*[*left_out.values()][:MOST_SAID], even_if_quiet=True)
+    if (more := len(left_out) - MOST_SAID) > 0:
         say(f"left out: {counted(more, 'more file')} that cannot be read", even_if_quiet=True)
     runs = [part for part in parts if part.view == "runs"]
     others = [part for part in parts if part.view not in {"runs", ""}]
@@ -424,17 +425,15 @@ def open_inputs(places: Sequence[Path]) -> tuple[Runs, int]:  # noqa: C901, PLR0
     if places:
         if foreign:
             say(f"skipped {counted(len(foreign), 'parquet file')} without runs: {some_of(foreign)}")
-        return replace(join_inputs(runs), others=tuple(other.files[0] for other in others)), len(damaged)
+        return replace(join_inputs(runs), others=tuple(other.files[0] for other in others))
     newest = max(runs, key=lambda part: part.files[0].stat().st_mtime)
     exports = [part for part in runs if part.files[0] != UNIFIED_FILE]
-    if newest.files[0] == UNIFIED_FILE:
-        say(f"reading {UNIFIED_FILE}")
-    else:
-        which = f", the newest of {len(exports):,} exports" if len(exports) > 1 else ""
-        say(f"reading {newest.files[0]}{which}")
-        if len(exports) < len(runs):
-            say(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
-    return join_inputs([newest]), len(damaged)
+    is_export = newest.files[0] != UNIFIED_FILE
+    which = f", the newest of {len(exports):,} exports" if is_export and len(exports) > 1 else ""
+    say(f"reading {newest.files[0]}{which}")
+    if is_export and len(exports) < len(runs):
+        say(f"{UNIFIED_FILE} is older and was not used: run aggregate_runs.py again")
+    return join_inputs([newest])
 
 
 def open_file(file: Path) -> Runs:
@@ -1688,10 +1687,10 @@ def sql_text(text: str | None) -> str:
 def files_beside(runs: Runs) -> list[Runs]:
     """The files of further views beside the inputs, or beside the exports that an aggregate was made of.
 
-    Damaged files, sampled histories and files of projects that have no run here are left out.
+    Sampled histories and files of projects that have no run here are left out; damaged ones are named, too.
     """
-    facts = columns_or_null(runs, {"source_file": pl.String})
-    rows = collected(runs.frame.select("entity", "project", *facts).unique())
+    source = columns_or_null(runs, {"source_file": pl.String})
+    rows = collected(runs.frame.select("entity", "project", *source).unique())
     sources = {os.path.dirname(source) for source in rows["source_file"].drop_nulls()}  # noqa: PTH120 - see below
     there = {source for source in sources if Path(source).is_dir()}
     folders = {file.parent for file in runs.files} | {*map(Path, there)}
@@ -1701,8 +1700,13 @@ def files_beside(runs: Runs) -> list[Runs]:
     beside = [file for folder in folders for file in folder.glob("*.parquet") if file.name[0] != "."]
     found, projects = [], {*rows.select("entity", "project").iter_rows()}
     for file in sorted({file.resolve(): file for file in (*runs.others, *beside)}.values()):
-        with suppress(ScriptError):
+        try:
             part = open_file(file)
+        except ScriptError as error:
+            if re.search("_(history|console|system|table_.+)$", file.stem) and file.resolve() not in left_out:
+                left_out[file.resolve()] = f"left out: {error}"
+                say(left_out[file.resolve()], even_if_quiet=True)
+        else:
             is_foreign = "project" in part.source and part.project not in projects
             if part.view not in {"runs", ""} and not is_foreign and not file.stem.endswith("_history_sampled"):
                 found.append(part)
@@ -2950,8 +2954,9 @@ def analyze(options: Options) -> int:
     global is_quiet
     is_quiet = options.quiet
     say_once.cache_clear()
+    left_out.clear()
     import_libraries()
-    everything, damaged = open_inputs(options.inputs)
+    everything = open_inputs(options.inputs)
     output, view = options.output, ""
     with suppress(ScriptError):  # raised if it is no parquet file
         view = open_file(output).view if output and output.is_file() else ""
@@ -2977,7 +2982,7 @@ def analyze(options: Options) -> int:
         results = introduction(study, options)
         missing = [name for name in asked if name not in {result.key for result in results}]
         deliver([*results, *answers(missing, study, options)], options.report, options)
-    return PARTIAL if damaged else OK
+    return PARTIAL if left_out else OK
 
 
 def answers(questions: Iterable[str], study: Study, options: Options) -> list[Result]:
