@@ -737,6 +737,8 @@ def test_the_suggested_grouping_leaves_noise_out(tmp_path):
                 "when": f"2026-01-0{1 + n % 2}",
                 "root": f"/data/{n % 2}",
                 "wandb_mode": ("online", "offline")[n % 2],
+                "device": f"cuda:{n % 2}",
+                "gpu_id": n % 2,
                 "opt": "xy"[n // 4],
             },
             summary={"test/mse": float(n)},

@@ -187,6 +187,7 @@ SCRIPTS = "; script-src 'unsafe-inline' 'unsafe-eval'"  # Vega makes functions o
 NOISE = {"timestamp", "datetime", "date", "pid", "uuid", "logdir", "wandb"}
 PLACES = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
+NOISE_TREES |= {"device", "device_id", "gpu", "gpu_id", "gpu_ids", "local_rank"}  # of seeds that ran side by side
 SWEEP_DEFINITION = re.compile(r"\bparameters\.[^.]+\.(values?|min|max|mu|sigma|q|distribution|probabilities)$")
 MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
 MOST_TYPED = 10**9  # larger numbers of rows or points mean this
@@ -1085,7 +1086,7 @@ def varying_settings(runs: Runs, *more: pl.Expr) -> tuple[pl.DataFrame, list[str
 
 
 def is_noise(values: pl.Series, path: str) -> bool:
-    """Whether a config column merely tells where or when runs ran: paths, hosts, times, text of one run each."""
+    """Whether a config column merely tells where or when runs ran: paths, devices, times, text of one run each."""
     is_model = path.endswith("name_or_path")  # HuggingFace's name of the model or of its folder
     is_place = not (is_model or values.dtype.is_numeric() or PLACES.isdisjoint(words(path)))  # drop_path is none
     if is_place or not NOISE.isdisjoint(words(path)) or not NOISE_TREES.isdisjoint(re.split(r"[./]", path)):
@@ -1102,7 +1103,7 @@ def is_noise(values: pl.Series, path: str) -> bool:
 
 def noise_note(noise: Sequence[str], runs: Runs) -> list[str]:
     """A note that names the columns that are noise, if there are any."""
-    what = "not used, because they are paths, times or the like, or differ in every run"
+    what = "not used, because they are paths, devices, times or the like, or differ in every run"
     return [f"{what}: {some_of([*map(runs.label, noise)])}"] if noise else []
 
 
