@@ -1292,6 +1292,17 @@ def test_health_shows_the_last_words_of_crashed_and_failed_runs(tmp_path):
     assert "\u202e" not in out
 
 
+def test_the_last_words_are_not_those_of_the_sdk(tmp_path):
+    file = write_runs(tmp_path, [Run(run, state="crashed", summary={"loss": 1.0}) for run in "ab"])
+    chatter = ["wandb: WARNING Saving files without folders.", "wandb: Adding directory to artifact (x)... Done. 0.1s"]
+    lines = {"a": ["Epoch 3", *chatter], "b": ["Epoch 3", "wandb: ERROR Error while calling W&B API: 409"]}
+    rows = [(run, line, None, text) for run, texts in lines.items() for line, text in enumerate(texts)]
+    schema = {"run_id": pl.String, "line": pl.Int64, "stream": pl.String, "text": pl.String}
+    write_rows(tmp_path, "console", pl.DataFrame(rows, schema, orient="row").to_dict())
+    details = [row["detail"].partition(": ")[2] for row in document(file, "--health")["health"]]
+    assert details == ["Epoch 3", lines["b"][1]]
+
+
 def test_a_long_last_line_is_cut_for_people_alone(tmp_path):
     file = write_runs(tmp_path, [Run("r0", "a name", state="crashed", summary={"loss": 1.0}, history_rows=9)])
     line = "ValueError: " + "x" * 5000 + " end"

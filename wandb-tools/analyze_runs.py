@@ -2069,14 +2069,15 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     broken = runs.frame.filter(in_states(["crashed", "failed"])).select(*KEY, is_failed=in_states(["failed"]))
     # More lines may follow an error, such as a progress bar that closes. A run that crashed was not ended by one.
     is_error = pl.col("text").str.contains(r"^(\[\w+\]: )?[\w.]+(Error|Exception|Interrupt)(:|$)")
+    is_sdk = pl.col("text").str.contains("^wandb: (WARNING|[A-Z][a-z])")  # not its errors
     order = pl.col("line").fill_null(0) + pl.when(pl.col("stream") == "stderr").then(2**60).otherwise(0)
     order += pl.when(is_error & pl.col("is_failed")).then(2**61).otherwise(0)
     consoles = [p.frame.with_columns(columns_or_null(p, {"stream": pl.String})) for p in rows_beside(runs, "console")]
     if not consoles:
         return pl.DataFrame(schema=dict.fromkeys((*KEY, "line"), pl.String))
     lines = pl.concat(each.select("entity", "project", "text", "line", "stream", id="run_id") for each in consoles)
-    lines = lines.filter(pl.col("text").str.contains(r"\w")).join(broken, on=KEY, how="inner", nulls_equal=True)
-    lines = lines.select(*KEY, "text", order=order)
+    lines = lines.filter(pl.col("text").str.contains(r"\w") & ~is_sdk)
+    lines = lines.join(broken, on=KEY, how="inner", nulls_equal=True).select(*KEY, "text", order=order)
     last = collected(lines.group_by(KEY).agg(pl.col("order").max())).lazy()  # first without texts: these may be many
     found = lines.join(last, on=[*KEY, "order"], how="semi", nulls_equal=True).unique(KEY, keep="first")
     return collected(found.select(*KEY, line=pl.col("text").str.replace_all(r"[\s\p{Cc}]+", " ").str.strip_chars()))
