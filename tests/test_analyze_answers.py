@@ -24,6 +24,15 @@ def with_metadata(file, **texts: str):
 # --- which runs and which files ---------------------------------------------------------------------------------
 
 
+def test_large_numbers_are_written_alike(tmp_path):
+    runs = [
+        Run(f"r{n}", state="finished" if n else "failed", summary={"loss": 1.0} if n > 1 else {}) for n in range(1102)
+    ]
+    answer = answered(write_runs(tmp_path, runs), "--top", 1, "-m", "loss")
+    assert "--state finished: 1,101 of 1,102 runs kept" in answer.err
+    assert "1,100 of 1,101 runs have a finite loss" in answer.out
+
+
 @pytest.mark.parametrize("question", [[], ["--top", 1], ["-g", "g"], ["--curves", "loss"], ["--diff", "a", "b"]])
 def test_several_exports_of_a_run_do_not_count_as_several_runs(tmp_path, question):
     """A file of `aggregate_runs.py --keep all`: n would be doubled, and a p-value come from copies."""

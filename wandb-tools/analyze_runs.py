@@ -786,7 +786,7 @@ def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
     def kept(flag: str, after: pl.LazyFrame) -> pl.LazyFrame:
         nonlocal number
         before, number = number, collected(after.select(pl.len())).item()
-        line = f"{flag}: {number} of {counted(before, 'run')} kept"
+        line = f"{flag}: {number:,} of {counted(before, 'run')} kept"
         if not number:
             files = some_of([*map(str, everything.files)], 2)
             raise ScriptError(f"no run left: {line} (of {files}); change or remove this filter", NOTHING_USABLE)
@@ -842,7 +842,7 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[st
     if study.any_state.frame is not runs.frame:  # a crashed run often has its final value
         other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
         dropped, held = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
-        of_them = f"{held} of {counted(dropped, 'run')} in other states {'has' if held == 1 else 'have'}"
+        of_them = f"{held:,} of {counted(dropped, 'run')} in other states {'has' if held == 1 else 'have'}"
         remarks += [f"{of_them} {metric.label} (use --state all to include such runs)"] if held else []
     number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
     if options.value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
@@ -920,7 +920,7 @@ def without_value(what: str, total: int, n: int, nonfinite: int) -> list[str]:
     """A note that counts the runs that are neither averaged nor best, if there are any."""
     counts = {"without a value": total - n - nonfinite, "with NaN or infinity": nonfinite}
     parts = [f"{count} {flaw}" for flaw, count in counts.items() if count > 0]
-    finite_ones = f"{n} of {counted(total, 'run')} {'has' if n == 1 else 'have'} a finite {what}"
+    finite_ones = f"{n:,} of {counted(total, 'run')} {'has' if n == 1 else 'have'} a finite {what}"
     return [f"{finite_ones}; left out: {', '.join(parts)}"] if parts else []
 
 
@@ -1159,7 +1159,7 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
     if best.height > MOST_SAID:
         say(f"and the best of {best.height - MOST_SAID} more")
     if singles := int((best["n"] == 1).sum()):
-        say(f"{singles} of {counted(best.height, 'chosen setting')}: only one run, so a good value may be luck")
+        say(f"{singles:,} of {counted(best.height, 'chosen setting')}: only one run, so a good value may be luck")
     advice = "judge by the others" if options.metrics[1:] else "choose with -m VALIDATION, judge by a second -m TEST"
     say(f"settings were chosen by {metric.label}, so its values look better than they are; {advice}")
     kept = runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True)
@@ -1214,7 +1214,7 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
         odd.append(holes.with_columns(pl.col("problem").fill_null("no run")).sort(axes))
     rows, heads = pl.concat(odd), labels(axes, runs)
     names = some_of([f"{heads[c]} ({size})" for c, size in zip(axes, sizes, strict=True)])
-    title = f"grid of {names}: {present.height} of {counted(math.prod(sizes), 'combination')} have a run"
+    title = f"grid of {names}: {present.height:,} of {counted(math.prod(sizes), 'combination')} have a run"
     return [Result("grid", title, rows, [(heads.get(name, name), rows[name]) for name in ("problem", *axes)])]
 
 
@@ -1247,7 +1247,7 @@ def difference(study: Study, options: Options) -> list[Result]:
     differing = [column for column in columns if len({*map(comparable, chosen[column].to_list())}) > 1]
     cells, counts = [cells_of(told_apart(chosen[column])) for column in differing], Counter(map(kind, differing))
     found = [{"column": c, "kind": kind(c), **dict(zip(heads, chosen[c].to_list(), strict=True))} for c in differing]
-    sizes = [f"{counts[k]} of {counted(len(runs.of_kind(k)), f'{k} column')}" for k in ("config", "metric")]
+    sizes = [f"{counts[k]:,} of {counted(len(runs.of_kind(k)), f'{k} column')}" for k in ("config", "metric")]
     texts = [{name: exact_text(value) for name, value in row.items()} for row in found]
     view = [("column", pl.Series(labels(differing, runs).values(), dtype=pl.String))]
     shown = [pl.Series([row[n] for row in cells], dtype=pl.String).replace("null", None) for n in range(len(heads))]
@@ -2027,7 +2027,7 @@ def health(study: Study, _: Options) -> list[Result]:
     details = [shortened(text, 2 * PAGE_CELLS) for text in details]  # a line of a console may be long
     silent = sum(problem in {"crashed", "failed"} and ": " not in detail for _, problem, detail in found)
     why = f"no console output of {counted(silent, 'crashed or failed run')}: export_runs.py --console exports it"
-    title = f"Problems in {problems[RUN_NUMBER].n_unique()} of {counted(keys.height, 'run')}{where}: {counts}"
+    title = f"Problems in {problems[RUN_NUMBER].n_unique():,} of {counted(keys.height, 'run')}{where}: {counts}"
     view = [("run", labelled), ("problem", folded["problem"]), ("detail", pl.Series(details))]
     return [Result("health", title, table, view, [why] if silent else [])]
 
