@@ -951,6 +951,24 @@ def test_where(where, ids):
 
 
 @pytest.mark.parametrize(
+    ("where", "ids"),
+    [
+        ("created_at >= '2026-01-02'", "cd"),
+        ("created_at < '2026-01-01 12:00'", "a"),
+        ("created_at BETWEEN '2026-01-01T12:00:00Z' AND '2026-01-03'", "bc"),
+        ("name <> '2026-01-02' AND created_at > DATE '2026-01-01'", "bd"),
+    ],
+)
+def test_a_time_compares_with_a_text(where, ids):
+    """As in analyze_runs.py."""
+    times = {"a": 0, "b": 12, "c": 24, "d": 72}
+    runs = [Run(run, created_at=START + timedelta(hours=hours)) for run, hours in times.items()]
+    runs[2].name = "2026-01-02"
+    write_runs(Path("x"), runs)
+    assert aggregated("x", "--where", where)["id"].sort().to_list() == [*ids]
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--where", "config_l > 1"], "there is no column config_l; did you mean config_lr or _config_json?"),
@@ -963,7 +981,7 @@ def test_where(where, ids):
         (["--where", "lrr > 1"], "there is no column lrr; did you mean lr?"),
         (["--where", "CAST(name AS INT) > 1"], "cannot be evaluated: conversion from `str` to `i32` failed"),
         (["--where", "tags = 'a'"], "cannot be evaluated: "),
-        (["--where", "created_at > '2026'"], "a time as DATE '2026-01-31'"),
+        (["--where", "created_at > '2026'"], "a time as '2026-01-31'"),
         (["--partition-by", "tags"], "no such column"),
         (["--no-enrich", "--explain", "x"], "--rules and --explain need derived columns"),
         (["--at", "loss"], "--at and --history-metrics need --history"),

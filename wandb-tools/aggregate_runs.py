@@ -604,10 +604,10 @@ def filtered_runs(runs: pl.DataFrame, options: argparse.Namespace, report: Repor
     return runs
 
 
-def passing(runs: pl.DataFrame, flag: str, keeps: pl.Expr, report: Report, shown: str = "") -> pl.DataFrame:
-    """The runs that one filter keeps; a ScriptError that shows the values of column `shown` where it keeps none."""
+def passing(runs: pl.DataFrame, flag: str, keeps: pl.Expr | str, report: Report, shown: str = "") -> pl.DataFrame:
+    """The runs that one filter, perhaps SQL, keeps; ScriptError with the values of column `shown` if it keeps none."""
     try:
-        kept = runs.filter(keeps)
+        kept = runs.sql(f"SELECT * FROM self WHERE {keeps}") if isinstance(keeps, str) else runs.filter(keeps)  # noqa: S608
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ScriptError(f"{flag} cannot be evaluated: {reason_of(error)}", WRONG_USAGE) from error
     if kept.is_empty():
@@ -617,10 +617,10 @@ def passing(runs: pl.DataFrame, flag: str, keeps: pl.Expr, report: Report, shown
     return kept
 
 
-def where(runs: pl.DataFrame, flag: str, condition: pl.Expr, derived: Iterable[str], report: Report) -> pl.DataFrame:
+def where(runs: pl.DataFrame, flag: str, condition: str, derived: Iterable[str], report: Report) -> pl.DataFrame:
     """The runs that --where keeps. A derived column that is empty in all of them means the config's of its name."""
     replaced: dict[str, pl.Expr] = {}
-    for name in condition.meta.root_names():
+    for name in pl.sql_expr(condition).meta.root_names():
         config = CONFIG + name
         if name in derived and config in runs.columns and runs[config].count():
             note = f"--where uses the derived column {name}; write {config} to use the config's value"
@@ -632,8 +632,8 @@ def where(runs: pl.DataFrame, flag: str, condition: pl.Expr, derived: Iterable[s
     return kept.with_columns(pl.lit(None, dtype=runs.schema[name]).alias(name) for name in replaced)
 
 
-def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: Columns) -> pl.Expr:
-    """The condition that an SQL predicate over the result's columns means; ScriptError where it means none."""
+def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: Columns) -> str:
+    """An SQL predicate over the result's columns, by their own names; ScriptError where it is none."""
     paths = sorted((c for c in columns if prefix_of(c.name)), key=lambda c: c.name, reverse=True)  # config_ wins
     names = {c.name.removeprefix(prefix_of(c.name)): c.name for c in paths} | {".".join(c.path): c.name for c in paths}
     flag = f"--where {predicate}"
@@ -643,22 +643,22 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: 
         raise ScriptError(f"{flag} is not a condition: it holds a query, a comment, $ or `; leave it out", WRONG_USAGE)
     if len(re.findall(r"(?i)[^\w\s,'().]+|\b(and|or|not|is|like|ilike|between|when)\b", unquoted)) > MOST_OPERATORS:
         raise ScriptError(f"--where has over {MOST_OPERATORS} operators; name IN ('a', 'b') takes a list", WRONG_USAGE)
-    hint = """write 'text', a time as DATE '2026-01-31', W&B names ("optim.lr") and SQL words ("group") in " quotes"""
+    hint = """write 'text', a time as '2026-01-31', W&B names ("optim.lr") and SQL words ("group") in " quotes"""
     try:
         keeps = pl.sql_expr(predicate)
         # W&B's and flattened names: the columns are put in their places.
         if known := [name for name in keeps.meta.root_names() if name in names and name not in dtypes]:
             name = "|".join(map(re.escape, known))
             places = rf"""('[^']*')|"({name})"|(?<![\w."])({name})(?![\w."])"""
-            keeps = pl.sql_expr(re.sub(places, lambda found: found[1] or f'"{names[found[2] or found[3]]}"', predicate))
-        for column in keeps.meta.root_names():
+            predicate = re.sub(places, lambda found: found[1] or f'"{names[found[2] or found[3]]}"', predicate)
+        for column in pl.sql_expr(predicate).meta.root_names():
             if column not in dtypes:
                 near = did_you_mean(column, [*dtypes, *names])
                 raise ScriptError(f"{flag}: there is no column {column}{near}; {hint}", WRONG_USAGE)
-        pl.DataFrame(schema=dict(dtypes)).filter(keeps)
+        pl.DataFrame(schema=dict(dtypes)).sql(f"SELECT * FROM self WHERE {predicate}")  # noqa: S608 - one condition
     except pl.exceptions.PolarsError as error:
         raise ScriptError(f"{flag} is not an SQL condition: {reason_of(error)}; {hint}", WRONG_USAGE) from error
-    return keeps
+    return predicate
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -1312,7 +1312,7 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
             raise ScriptError(f"--partition-by {name}: no such column{did_you_mean(name, order)}", WRONG_USAGE)
     dtypes = {**stored, **derived, **plan.dtypes}
     condition = None if options.where is None else where_condition(options.where, dtypes, columns)
-    asked = [] if condition is None else condition.meta.root_names()
+    asked = [] if condition is None else pl.sql_expr(condition).meta.root_names()
     also = {*(rule.source for rule in rules), *asked, *(CONFIG + name for name in asked), *plan.dtypes}
     rows = deciding_rows(files, columns, also)
     if rows.is_empty():
