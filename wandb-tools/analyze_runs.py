@@ -189,6 +189,7 @@ PLACES = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "ur
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
 NOISE_TREES |= {"device", "device_id", "gpu", "gpu_id", "gpu_ids", "local_rank"}  # of seeds that ran side by side
 SWEEP_DEFINITION = re.compile(r"\bparameters\.[^.]+\.(values?|min|max|mu|sigma|q|distribution|probabilities)$")
+NAMING = {"exp", "expname", "experiment", "run"}  # words in settings that only name the others
 MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
 MOST_TYPED = 10**9  # larger numbers of rows or points mean this
 # Flags of the other scripts, and the condition that does the same here.
@@ -1113,7 +1114,8 @@ def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     # A row's hash is the sum of its cells' hashes, so that those of a column can be taken away again.
     cells = combinations.select(pl.col(column).hash(seed) for seed, column in enumerate(columns))
     hashes: Any = sum(cells.iter_columns())
-    for column in sorted(columns, key=lambda column: combinations[column].n_unique()):
+    # Names of experiments go first: what they stand for says more.
+    for column in sorted(columns, key=lambda c: (NAMING.isdisjoint(words(c)), combinations[c].n_unique())):
         rest = hashes - cells[column]
         if len(chosen) > 1 and rest.n_unique() == combinations.height:
             hashes = rest
