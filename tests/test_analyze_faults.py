@@ -764,6 +764,15 @@ def test_a_setting_may_be_called_like_a_place(tmp_path, name, values):
     assert answered(file, "--top", "5").out.splitlines()[1].split()[2] == name
 
 
+def test_copies_of_the_seed_are_seeds(tmp_path):
+    """As for --best-per."""
+    configs = [{"lr": n % 2, "seed": n // 2, "env": {"seed": n // 2}} for n in range(6)]
+    file = write_runs(tmp_path, [Run(f"r{n}", config=c, summary={"reward": 1.0 + n}) for n, c in enumerate(configs)])
+    answer = answered(file, "--group-by", "!seed")
+    assert "reward by lr: 6 runs in 2 groups" in answer.out
+    assert "except env.seed, seed: lr" in answer.err
+
+
 def test_settings_are_shown_rather_than_what_names_them(tmp_path):
     configs = [{"algo": "ab"[n % 2], "exp_name": f"try-{n % 2}", "seed": n // 2} for n in range(6)]
     file = write_runs(tmp_path, [Run(f"r{n}", config=c, summary={"reward": 1.0 + n}) for n, c in enumerate(configs)])

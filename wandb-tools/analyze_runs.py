@@ -1043,7 +1043,7 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
     excluded, by, apart = [], [], []
     wanted = [name for name in names if name[0] != "!"]
     for name in (name[1:] for name in names if name[0] == "!"):
-        if name == "seed" and known_column(name, runs) is None:  # what everybody tries first
+        if name == "seed":  # what everybody tries first; a config may hold copies of it
             excluded += [c for c in runs.of_kind("config") if "seed" in words(runs.label(c))]
         else:
             excluded.append(find_column(name, runs))
