@@ -120,7 +120,7 @@ def test_what_was_logged_at_other_steps_counts_with_its_last_value_before():
     assert frame["history_at_acc"].to_list() == [0.2, None, None]
     assert frame["history_at_late"].to_list() == [None, None, None]
     _, err = run("x", "--history", "--at", "loss")
-    assert "they were logged only after the best step, or metric_loss was not logged" in err
+    assert "they were logged only after the best step, or loss was not logged" in err
 
 
 @pytest.mark.parametrize("of_runs", [True, False])

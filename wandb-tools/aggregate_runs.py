@@ -1353,7 +1353,7 @@ def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files
         return
     at, last = f"{HISTORY}at_", f"{HISTORY}last_"
     if plan.best and (late := [name for name in plan.metrics if runs[at + name].count() < runs[last + name].count()]):
-        why = f"they were logged only after the best step, or {plan.best.name} was not logged"
+        why = f"they were logged only after the best step, or {'.'.join(plan.best.path)} was not logged"
         report["notes"].append({"note": f"{at}* is null in some runs for {some(late)}: {why}"})
     without = runs.filter(pl.col(ROWS).is_null())
     with_file = pl.col(FOLDER).is_in([folder_of(file.file) for file in plan.files])
