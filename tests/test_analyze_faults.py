@@ -754,6 +754,8 @@ def test_the_suggested_grouping_leaves_noise_out(tmp_path):
         ("model_name_or_path", ("bert-base", "roberta-base")),
         ("model_name_or_path", ("/models/bert", "/models/roberta")),
         ("drop_path", (0.1, 0.2)),
+        ("device", ("default.qubit", "ibmq_manila")),
+        ("batch_per_device", (8, 16)),
     ],
 )
 def test_a_setting_may_be_called_like_a_place(tmp_path, name, values):

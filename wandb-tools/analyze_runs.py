@@ -187,7 +187,7 @@ SCRIPTS = "; script-src 'unsafe-inline' 'unsafe-eval'"  # Vega makes functions o
 NOISE = {"timestamp", "datetime", "date", "pid", "uuid", "logdir", "wandb"}
 PLACES = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
-NOISE_TREES |= {"device", "device_id", "gpu", "gpu_id", "gpu_ids", "local_rank"}  # of seeds that ran side by side
+NOISE_TREES |= {"device_id", "gpu", "gpu_id", "gpu_ids", "local_rank"}  # of seeds that ran side by side
 SWEEP_DEFINITION = re.compile(r"\bparameters\.[^.]+\.(values?|min|max|mu|sigma|q|distribution|probabilities)$")
 NAMING = {"exp", "expname", "experiment", "run"}  # words in settings that only name the others
 MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
@@ -1043,10 +1043,8 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
     excluded, by, apart = [], [], []
     wanted = [name for name in names if name[0] != "!"]
     for name in (name[1:] for name in names if name[0] == "!"):
-        if name == "seed":  # what everybody tries first; a config may hold copies of it
-            excluded += [c for c in runs.of_kind("config") if "seed" in words(runs.label(c))]
-        else:
-            excluded.append(find_column(name, runs))
+        seeds = [c for c in runs.of_kind("config") if "seed" in words(runs.label(c))]  # it may have copies
+        excluded += seeds if name == "seed" else [find_column(name, runs)]
     if len(wanted) < len(names):
         table, settings, noise = varying_settings(runs)
         by = [column for column in settings if column not in excluded]
@@ -1090,11 +1088,13 @@ def is_noise(values: pl.Series, path: str) -> bool:
     """Whether a config column merely tells where or when runs ran: paths, devices, times, text of one run each."""
     is_model = path.endswith("name_or_path")  # HuggingFace's name of the model or of its folder
     is_place = not (is_model or values.dtype.is_numeric() or PLACES.isdisjoint(words(path)))  # drop_path is none
-    if is_place or not NOISE.isdisjoint(words(path)) or not NOISE_TREES.isdisjoint(re.split(r"[./]", path)):
+    segments, there = re.split(r"[./]", path), values.drop_nulls()
+    if is_place or not NOISE.isdisjoint(words(path)) or not NOISE_TREES.isdisjoint(segments):
         return True
+    if segments[-1] == "device" and not values.dtype.is_nested():  # another one may be what was tried
+        return bool(there.cast(pl.String).str.contains(r"^(auto|cpu|cuda|gpu|mps|tpu|xpu)?[:,\d]*$").all())
     if SWEEP_DEFINITION.search(path):  # it was passed to wandb.init() as a config
         return True
-    there = values.drop_nulls()
     one_each = there.n_unique() == len(there) > 3  # fewer may differ in everything
     if values.dtype == pl.String:
         date_or_path = r"^(\d{4}-\d\d-\d\d|\d{8}[-_T]\d{4}|[~.]{0,2}/|[A-Za-z]:\\)"
