@@ -2716,7 +2716,8 @@ def deliver(results: Sequence[Result], file: Path | None, options: Options) -> N
             for cut in (result for result in results if result.table.height > rows):
                 say(f"{cut.key}: {counted(cut.table.height - rows, 'more row')}: use --max-rows 0 for all")
             results = [replace(r, table=r.table.head(rows), rows=r.rows and r.rows[:rows]) for r in results]
-        show(content(results, options.format, options.max_rows, options, file).decode().removesuffix("\n"))
+        written = [str(path) for path in (options.output, options.report) if path]
+        show(content(results, options.format, options.max_rows, options, written).decode().removesuffix("\n"))
     if file and options.format != "json":
         show(str(file))
 
@@ -2730,7 +2731,7 @@ def show(text: str) -> None:
 
 
 def content(  # noqa: C901 - a list of formats
-    results: Sequence[Result], form: str, most: int | None, options: Options, written: Path | None = None
+    results: Sequence[Result], form: str, most: int | None, options: Options, written: Sequence[str] = ()
 ) -> bytes:
     """The results in any of the formats; those of one question where it holds no more. JSON names what is `written`."""
     if form == "table":
@@ -2740,7 +2741,7 @@ def content(  # noqa: C901 - a list of formats
         rows: dict[str, Any] = {"version": 1}
         for result in results:
             rows.setdefault(result.key, []).extend(result.table.to_dicts() if result.rows is None else result.rows)
-        return (json_text(rows | ({"files": [str(written)]} if written else {})) + "\n").encode()
+        return (json_text(rows | ({"files": written} if written else {})) + "\n").encode()
     if form in {"html", "report"}:
         return html_page(results, form, most, log=options.log).encode()
     if form == "markdown":
