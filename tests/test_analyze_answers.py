@@ -418,6 +418,15 @@ def test_health_says_of_what_there_are_more(tmp_path):
     assert "loss in the summary and 2 more metrics" in " ".join(answered(file, "--health").out.split())
 
 
+def test_health_tells_of_a_summary_beside_a_history(tmp_path):
+    """A score that a script sets once at its end is in no history; what a history tells of is named once."""
+    nan = float("nan")
+    file = write_runs(tmp_path, [Run("a", summary={"score": nan, "loss": {"min": nan}, "acc": 1.0}, history_rows=2)])
+    write_history(tmp_path, steps("a", [1.0, nan]))
+    details = [row["detail"] for row in document(file, "--health")["health"]]
+    assert details == ["loss from step 1 on, 1 value", "score in the summary"]
+
+
 def test_a_report_shows_curves_to_their_end_and_which_runs_it_is_about(tmp_path):
     """The table of a picture's 200 points ended after the first 30."""
     file = write_runs(tmp_path, [Run("a", summary={"loss": 1.0}), Run("b", state="crashed")])

@@ -1975,7 +1975,7 @@ def health(study: Study, _: Options) -> list[Result]:
     """A row for each problem of each run, of the kinds that the manual defines; the runs with most problems first."""
     runs, histories = study.any_state, rows_beside(study.any_state, "history")
     keys = collected(runs.frame.select(*KEY, "name")).sort(KEY).with_row_index(RUN_NUMBER)
-    found, logged = list[Problem](), set[int]()
+    found, logged, non_finite = list[Problem](), set[int](), dict[str, list[int]]()
     # By paths, as two may have one label; as JSON, as no other column is called so.
     metrics = [{json.dumps(part.paths.get(c, [part.label(c)])): c for c in metric_columns(part)} for part in histories]
     paths = sorted({path for own in metrics for path in own})
@@ -1989,10 +1989,11 @@ def health(study: Study, _: Options) -> list[Result]:
         for path in block:
             values = pl.DataFrame([rows[RUN_NUMBER], rows["_step"], rows[path].alias(VALUE)]).drop_nulls(VALUE)
             logged |= {*values[RUN_NUMBER].unique()}
+            non_finite[path] = values.filter(~pl.col(VALUE).is_finite())[RUN_NUMBER].unique().to_list()
             goals = [part.goals.get(own.get(path, "")) for part, own in zip(histories, metrics, strict=True)]
             label = ".".join(json.loads(path))
             found += metric_problems(values, label, next(filter(None, goals), None) or goal_by_name(label))
-    found += problems_of_runs(study, keys, logged, read)
+    found += problems_of_runs(study, keys, logged, read, non_finite)
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
     most = pl.len().over(RUN_NUMBER)
     problems = problems.sort(most, RUN_NUMBER, descending=[True, False], maintain_order=True)
@@ -2062,10 +2063,13 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     return collected(found.select(*KEY, line=pl.col("text").str.replace_all(r"[\s\p{Cc}]+", " ").str.strip_chars()))
 
 
-def problems_of_runs(study: Study, keys: pl.DataFrame, logged: set[int], read: set[int]) -> Iterator[Problem]:
-    """Runs without a metric, with NaN or infinity in a summary without history, crashed, failed, or ended early.
+def problems_of_runs(
+    study: Study, keys: pl.DataFrame, logged: set[int], read: set[int], non_finite: dict[str, list[int]]
+) -> Iterator[Problem]:
+    """Runs without a metric, with NaN or infinity in the summary alone, crashed, failed, or ended early.
 
-    `read` are the numbers of the runs that have rows in a history, `logged` those of them that have a number there.
+    `read` are the numbers of the runs that have rows in a history, `logged` those of them that have a number there,
+    `non_finite` those that have NaN or infinity there, by the path of the metric.
     """
     runs, step, state = study.any_state, pl.col("last_step"), pl.col("state").str.to_lowercase()
     metrics, facts = metric_columns(runs), columns_or_null(runs, {"last_step": pl.Int64, "history_rows": pl.Int64})
@@ -2087,10 +2091,13 @@ def problems_of_runs(study: Study, keys: pl.DataFrame, logged: set[int], read: s
     where += pl.coalesce(pl.format(": {}", "line"), pl.lit(""))
     early = pl.format("at step {} of {} (its peers' median)", step, usual.cast(pl.Int64, strict=False))
     found = [(is_alone & ~logs_any, pl.lit("no metric"), pl.lit("in summary and history"))]
-    infinite = rows.select((is_alone & ~pl.col(column).is_finite()).any().alias(column) for column in metrics)
+    infinite = rows.select((~pl.col(column).is_finite()).any().alias(column) for column in metrics)
     for column in (each.name for each in infinite if each[0]):
-        detail = pl.lit(f"{runs.label(column)} in the summary")
-        found.append((is_alone & ~pl.col(column).is_finite(), pl.lit("non-finite"), detail))
+        path, detail = runs.paths.get(column, [runs.label(column)]), pl.lit(f"{runs.label(column)} in the summary")
+        known = [
+            number for own in (path, path[:-1]) for number in non_finite.get(json.dumps(own), [])
+        ]  # loss.min: loss
+        found.append((~pl.col(column).is_finite() & ~pl.col(RUN_NUMBER).is_in(known), pl.lit("non-finite"), detail))
     found.append((is_broken, state, where))
     found.append((is_over & (usual > 0) & (step < 0.5 * usual), pl.lit("stopped early"), early))
     for condition, problem, detail in found:
