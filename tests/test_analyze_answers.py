@@ -615,8 +615,8 @@ def test_runs_between_two_points_of_a_curve_are_counted(tmp_path):
     file = write_runs(tmp_path, [Run(n, config={"g": 1}) for n in "abc"])
     write_history(tmp_path, [("b", 1, 1.0), *((run, step, 2.0) for run in "ac" for step in range(0, 200, 2))])
     err = ask(file, "--curves", "loss", "-g", "g").err
-    assert "not shown, because they begin and end between two of these points: 1 run\n" in err
-    assert "between" not in ask(file, "--curves", "loss", "-g", "g", "--points", 101).err
+    assert "not shown, because they have no value at these points: 1 run\n" in err
+    assert "not shown" not in ask(file, "--curves", "loss", "-g", "g", "--points", 101).err
 
 
 def test_an_axis_of_fractions_has_the_digits_of_a_table(tmp_path):

@@ -841,7 +841,7 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[st
         remarks += [f"{of_them} {metric.label} (use --state all to include such runs)"] if held else []
     number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
     if options.value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
-        late = "without a value: it was logged only after the best step; --value last takes the last one"
+        late = "without a value: logged only after the best step, or no step is best; --value last takes the last one"
         facts = {
             f"logged fewer than 10 values of {metric.label}": column.is_not_null() & (pl.col(number) < 10),
             late: column.is_null() & (pl.col(number) > 0),
@@ -1885,7 +1885,7 @@ def curve_points(
     values = rows.select(RUN_NUMBER, "x", VALUE)
     found = whole.join_asof(values, on="x", by=RUN_NUMBER, check_sortedness=False).drop_nulls(VALUE)
     if hidden := spans.height - found[RUN_NUMBER].n_unique():
-        say(f"not shown, because they begin and end between two of these points: {counted(hidden, 'run')}")
+        say(f"not shown, because they have no value at these points: {counted(hidden, 'run')}")
     if clock == "_timestamp":
         found = found.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
     return found
