@@ -46,11 +46,11 @@ makes up to four ranges with about equally many runs. The best two groups are co
 means p of 0.05 or more. --best-per arch uses only the best setting of each arch, by the mean over its seeds. --stat
 median or iqm compares groups by these, with bootstrap intervals (10,000 resamples, fixed seed) for 8 values or more.
 
-Curves need history files (export_runs.py --include-history) next to the input. At each point, a run counts with its
-last value before that point, between its first and its last step; a group has the mean of its runs, and n is their
-number. The points include the steps where a run ends or half of a group's runs have ended. A diverged run is left out
-of its group from the point where it diverged: from there to its end, all its values are NaN, infinite or, where lower
-is better, more than a thousand times its lowest value before. --smooth is W&B's exponential moving average.
+Curves need history files (export_runs.py --include-history) in the folders of the exports. At each point, a run counts
+with its last value up to that point, between its first and its last step; a group has the mean of its runs, and n is
+their number. The points include the steps where a run ends or half of a group's runs have ended. A run has diverged and
+is left out of its group from the point where all its further values are NaN, infinite or, where lower is better, more
+than a thousand times its lowest (positive) value before. --smooth is W&B's exponential moving average.
 
 Pictures. The value axis is logarithmic with --log, and if positive values span more than four decades. Extreme values
 and wide intervals are cut off, and the picture says so. -o FILE.html is interactive: zoom, values under the pointer, a
