@@ -3345,7 +3345,7 @@ def scan_parts(table: Table) -> pl.LazyFrame:
 
 def find_earlier(project: Project, output: Path) -> None:
     """Fill in the files of an earlier export. ScriptError if one is unreadable."""
-    found: dict[str, Earlier] = {}
+    found, newest = dict[str, Earlier](), ""
     for file in sorted(output.glob(f"{project.stem}_*.parquet")):
         name = file.stem.removeprefix(f"{project.stem}_")
         if not re.fullmatch("runs|history|history_sampled|system|console|table_.*", name):
@@ -3360,6 +3360,7 @@ def find_earlier(project: Project, output: Path) -> None:
             columns = {tuple(path): column for column, path in json.loads(metadata.get(COLUMNS_KEY, "{}")).items()}
             dtypes = {path: str(schema[column]) for path, column in columns.items() if column in schema}
             histories = json.loads(metadata.get(HISTORIES_KEY, "{}"))
+            newest = max(newest, json.loads(metadata.get(SOURCE_KEY, "{}")).get("exported_at", ""))
             found[name] = Earlier(
                 file,
                 rows=dict(counts.collect().iter_rows()),
@@ -3374,15 +3375,16 @@ def find_earlier(project: Project, output: Path) -> None:
             )
         except (Exception, pl.exceptions.PanicException) as error:  # damaged, or made by something else
             raise unreadable(file, error) from error
-    # Files with different export ids: an export was killed while it renamed them. All are written again; what each file
-    # states about its own rows is still true.
+    # Files with different export ids, or newer than their metadata: an export was killed while it renamed them. All are
+    # written again; what each file states about its own rows is still true.
     noted, sums = None, dict[str, str]()
     with suppress(OSError, ValueError, LookupError, TypeError):
         document = json.loads((output / f"{project.stem}_metadata.json").read_text("utf-8"))
-        noted, sums = document["export_id"], {facts["name"]: facts["sha256"] for facts in document["files"]}
-    is_whole = {each.export_id for each in found.values()} == {noted}
+        sums = {facts["name"]: facts["sha256"] for facts in document["files"]}
+        noted = document["export_id"], document["exported_at"]
+    is_whole = {(each.export_id, newest) for each in found.values()} == {noted}
     for name, earlier in found.items():
-        if is_whole and noted and sums.get(earlier.file.name) != sha256(earlier.file):  # else nobody would notice
+        if is_whole and sums.get(earlier.file.name) != sha256(earlier.file):  # else nobody would notice
             why = f"the earlier {earlier.file} was changed after its export, and its rows are used as they are now"
             project.failed.append(Failure(project.path, "file", f"{why}; restore it from a copy and export again"))
         current = earlier if is_whole else replace(earlier, export_id=None)
