@@ -30,8 +30,8 @@ and, if asked for, these:
   ..._system.parquet            CPU, GPU and memory over time (--system-metrics); a server samples them
 
 A second export into the same folder updates all runs, downloads only histories that changed, and keeps runs that are
-not part of this export. A shorter history never replaces a longer one. After an interruption, the next export continues
-with what is missing.
+not part of this export. A history that is cut off, by a failed download or in a log, never replaces a longer one. After
+an interruption, the next export continues with what is missing.
 
 --json prints one object instead of the paths: version, exports (entity, project, status, runs; filtered: runs left out
 by the filters; history_rows, also without --include-history; failed: failures; torn: logs that end early; kept: runs of
