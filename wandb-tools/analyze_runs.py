@@ -278,7 +278,7 @@ class Options:
     metrics: Sequence[str]
     value: str  # which value stands for a run: see VALUES
     goal: Goal | None
-    name_pattern: str | None
+    name_patterns: Sequence[str]
     where: str | None
     states: Sequence[str]  # in lower case; empty: the default
     output: Path | None
@@ -788,8 +788,9 @@ def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
         say(line)
         return after
 
-    if options.name_pattern is not None:
-        flag, matches = f"--filter {options.name_pattern}", pl.col("name").str.contains(f"(?i){options.name_pattern}")
+    if options.name_patterns:
+        flag = " ".join(f"--filter {pattern}" for pattern in options.name_patterns)
+        matches = pl.any_horizontal(pl.col("name").str.contains(f"(?i){each}") for each in options.name_patterns)
         try:
             pl.DataFrame({"name": [""]}).select(matches)
         except pl.exceptions.ComputeError as error:
@@ -2831,7 +2832,7 @@ def parse_args(argv: Sequence[str]) -> Options:
     # An input that was named after --diff's runs is no run.
     args.inputs += [Path(name) for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
     args.diff = [name for name in args.diff if Path(name) not in args.inputs]
-    if args.sql is not None and (args.name_pattern or args.where or args.states):
+    if args.sql is not None and (args.name_patterns or args.where or args.states):
         raise ScriptError("--sql uses all runs: write the condition into its WHERE", WRONG_USAGE)
     for state in args.states:
         if state not in {*STATES, "all"}:
@@ -2882,7 +2883,8 @@ def add_flags(parser: Parser) -> None:
     goal.add_argument("--ascending", dest="goal", action="store_const", const="minimize", help="lower is better")
     goal.add_argument("--descending", dest="goal", action="store_const", const="maximize", help="higher is better")
     add = parser.add_argument_group("which runs").add_argument
-    add("-f", "--filter", dest="name_pattern", metavar="REGEX", help="runs whose name matches (case ignored)")
+    names: dict[str, Any] = {"action": "append", "default": [], "dest": "name_patterns", "metavar": "REGEX"}
+    add("-f", "--filter", **names, help="runs whose name matches, case ignored (may repeat)")
     add("--where", metavar="SQL", help="condition: \"config_lr < 0.01 AND created_at >= '2026-01-31'\"")
     lower = {**many, "type": lambda text: comma_list(text.lower()), "dest": "states", "metavar": "STATE"}
     add("-s", "--state", **lower, help="state of the runs, or all (default: finished, or all if none is)")
