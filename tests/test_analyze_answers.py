@@ -592,7 +592,7 @@ def test_points_of_long_curves_stay_invisible_in_a_live_chart(tmp_path):
     write_history(tmp_path, [row for n in "ab" for row in steps(n, [float(i) for i in range(40)])])
     answered(file, "--curves", "loss", "-g", "g", "-o", tmp_path / "c.html")
     text = (tmp_path / "c.html").read_text("utf-8")
-    (chart,) = json.loads(text.rpartition("<script>")[2].partition(".forEach((chart")[0])
+    (chart,) = json.loads(text.rpartition("<script>")[2].partition(".forEach((spec")[0])
     band, line = chart["layer"]
     assert line["mark"]["point"] == "transparent"
     for layer in (band, line):

@@ -591,7 +591,7 @@ def test_pictures(folder, question, ending):
         ET.fromstring(content.decode())
         assert not re.findall(r"(?:href|src)\s*=\s*['\"]https?:", content.decode())
     else:
-        charts = json.loads(content.decode().rpartition("<script>")[2].partition(".forEach((chart")[0])
+        charts = json.loads(content.decode().rpartition("<script>")[2].partition(".forEach((spec")[0])
         assert len(charts) == 1
         assert vl_convert.vegalite_to_svg(charts[0] | {"width": 700}).startswith("<svg")
 

@@ -630,8 +630,7 @@ def run_labels(runs: pl.DataFrame) -> list[str]:
     path = pl.when(pl.col("id").is_unique()).then("id").otherwise(pl.concat_str(KEY, separator="/"))
     with_id = pl.when(pl.col("name") == pl.col("id")).then(path).otherwise(pl.format("{} ({})", "name", path))
     label = pl.when(pl.col("name").is_unique()).then("name").otherwise(with_id)
-    keyed = runs.with_columns(pl.col(KEY).fill_null("null"))
-    return keyed.select(pl.coalesce(label, path)).to_series().to_list()
+    return runs.with_columns(pl.col(KEY).fill_null("null")).select(pl.coalesce(label, path)).to_series().to_list()
 
 
 def say(*messages: str, even_if_quiet: bool = False) -> None:
@@ -875,8 +874,7 @@ def top(study: Study, options: Options) -> list[Result]:
     others = runs.of_kind("derived", "config")
     more = asked or [c for c in (runs.dtypes if options.for_programs else others) if c[:1] != "_"]
     held = [c for c in dict.fromkeys(["name", *named, *KEY, "state", "url", *more]) if c in runs.dtypes]
-    ids = pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)
-    rows = collected(runs.frame.filter(ids).select(held))
+    rows = collected(runs.frame.filter(pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)).select(held))
     table = best.select(KEY).join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
     if asked:
         more = [column for column in named if column not in asked and options.metrics]
@@ -1151,8 +1149,7 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
         say(f"{singles} of {counted(best.height, 'chosen setting')}: only one run, so a good value may be luck")
     advice = "judge by the others" if options.metrics[1:] else "choose with -m VALIDATION, judge by a second -m TEST"
     say(f"settings were chosen by {metric.label}, so its values look better than they are; {advice}")
-    kept = runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True)
-    return replace(runs, frame=kept)
+    return replace(runs, frame=runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True))
 
 
 def varied(study: Study, _: Options) -> list[Result]:
@@ -1209,9 +1206,8 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
 
 def difference(study: Study, options: Options) -> list[Result]:
     """What differs between some runs: the config, then the metrics; numbers are equal however they were written."""
-    runs = study.any_state
+    runs, keys = study.any_state, []
     every = collected(runs.frame.select(*KEY, "name"))
-    keys = []
     ways = pl.concat_str(pl.col(KEY).fill_null("null"), separator="/"), pl.col("id"), pl.col("name")
     for name in options.diff:
         hits = next((hits for way in ways if (hits := every.filter(way == name).select(KEY).sort(KEY).rows())), [])
@@ -2036,8 +2032,7 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     best, last = value.get(where).alias("best"), value.last().alias("last")
     share, span = ((where + 1) / pl.len()).alias("share"), (value.max() - value.min()).alias("span")
     is_validation = not VALIDATION.isdisjoint(words(label))
-    of_runs = finite_values.group_by(RUN_NUMBER, maintain_order=True)
-    facts = of_runs.agg(best, step.get(where), last, share, span)
+    facts = finite_values.group_by(RUN_NUMBER, maintain_order=True).agg(best, step.get(where), last, share, span)
     for number, top_, at, end, early, width in facts.iter_rows():
         detail = f"{label} {short_number(top_)} at step {at}, ends at {short_number(end)}"
         if goal == "minimize" and top_ > 0 and end > DIVERGED * top_:
@@ -2289,17 +2284,14 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
             place = f"<div class='chart' id='chart{len(charts)}'></div>"
             lines.append(place if form == "html" else vl_convert.vegalite_to_svg(chart))
             charts.append(chart)
-        links = links_of(result, "<a href='{url}'>{name}</a>")
-        table = made_table(columns[:count], "unsafehtml", links)
+        table = made_table(columns[:count], "unsafehtml", links_of(result, "<a href='{url}'>{name}</a>"))
         lines += ["<div class='wide'>", *table, "</div>"]
         lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
     policy = POLICY
     if form == "html" and charts:
         policy += SCRIPTS
         specs = ", ".join(charts).replace("<", "\\u003c")  # no name can end the script
-        start = (
-            f"[{specs}].forEach((chart, i) => vegaEmbed(`#chart${{i}}`, chart, {{actions: false, renderer: 'svg'}}))"
-        )
+        start = f"[{specs}].forEach((spec, i) => vegaEmbed(`#chart${{i}}`, spec, {{actions: false, renderer: 'svg'}}))"
         library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed")
         lines += [f"<script>{library}</script>", f"<script>{start}</script>"]
     head = f"<meta charset='utf-8'><meta http-equiv='Content-Security-Policy' content=\"{policy}\">"
@@ -2365,10 +2357,8 @@ def told_apart(values: pl.Series) -> pl.Series:
     cells, uses = cells_of(values), Counter(cells_of(values.unique()))
     if not values.dtype.is_float() or uses.total() == len(uses):
         return values
-    exact = (
-        v if v is None else cell_text(v) if uses[cell] > 1 else cell for v, cell in zip(values, cells, strict=True)
-    )
-    return pl.Series(values.name, [*exact], pl.String)
+    exact = [cell_text(value) if uses[cell] > 1 else cell for value, cell in zip(values, cells, strict=True)]
+    return pl.Series(values.name, exact, pl.String).replace("null", None)
 
 
 def short_number(value: float, digits: int = 4) -> str:

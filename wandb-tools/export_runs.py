@@ -3404,8 +3404,7 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     """Merge a project's runs and tables with an earlier export, and write its files."""
     pages, runs = merge_runs(project, options, source, work)
     definitions = {definition for page in pages for definition in page.definitions}
-    paths = {path for page in pages for path in page.kinds}
-    names = settle_tables(project, runs["id"], paths, prune=options.prune)
+    names = settle_tables(project, runs["id"], {path for page in pages for path in page.kinds}, prune=options.prune)
     taken = {name.removeprefix(METRIC).lower() for name in names.values()}  # by columns, which come first
     defined = {(definition.pattern,) for definition in definitions if not definition.pattern.endswith("*")}
     defined -= {path[1:] for path in names if path[0] == METRIC}
@@ -4045,8 +4044,7 @@ def checked_options(parser: Parser, given: dict[str, Any]) -> Options:
     states = [state.lower() for state in given["state"]]
     for state in states:
         if state not in (*STATES, "all"):
-            known = f"{did_you_mean(state, STATES)}; there are {', '.join(STATES)}"
-            parser.error(f"--state {state}: no such state{known}")
+            parser.error(f"--state {state}: no such state{did_you_mean(state, STATES)}; there are {', '.join(STATES)}")
     given["state"] = [] if "all" in states else states
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     given["selection"] = Selection(**{each.name: given.pop(each.name) for each in fields(Selection)})
