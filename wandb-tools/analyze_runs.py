@@ -214,7 +214,7 @@ LATEX |= {"|": r"\textbar{}", "…": r"\ldots{}", "°": r"\textdegree{}", '"': r
 ZERO_WIDTH_JOINER = "\u200d"  # joins emoji; harmless, though Python calls it unprintable
 
 is_quiet = False  # --quiet: see say()
-left_out: dict[Path, str] = {}  # damaged files, and what was said of them
+damaged_files: dict[Path, str] = {}  # damaged files, and what was said of them
 
 # Words of a metric's name that tell which way is better. The last one decides: `loss_recall` is a recall.
 LOWER_IS_BETTER = """
@@ -404,9 +404,9 @@ def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list
         except ScriptError as error:
             if file in places:
                 raise
-            left_out[real] = f"left out: {error}"
-    say(*[*left_out.values()][:MOST_SAID], even_if_quiet=True)
-    if (more := len(left_out) - MOST_SAID) > 0:
+            damaged_files[real] = f"left out: {error}"
+    say(*[*damaged_files.values()][:MOST_SAID], even_if_quiet=True)
+    if (more := len(damaged_files) - MOST_SAID) > 0:
         say(f"left out: {counted(more, 'more file')} that cannot be read", even_if_quiet=True)
     runs = [part for part in parts if part.view == "runs"]
     others = [part for part in parts if part.view not in {"runs", ""}]
@@ -827,7 +827,7 @@ def count_runs(runs: Runs, asked: Collection[str]) -> int:
     if not counts_rows and keys["id"].n_unique() < keys.height and keys.n_unique() < keys.height:
         repeated = keys.filter(keys.is_duplicated()).unique().sort(KEY)
         what = f"{counted(repeated.height, 'run')} in several rows or inputs, for example {path_text(repeated.row(0))}"
-        alone = "name one input alone, or " * (len(runs.parts) > 1)  # such as a merged file beside its sources
+        alone = "name one input alone, or " if len(runs.parts) > 1 else ""  # such as a merged file beside its sources
         raise ScriptError(f"{what}; {alone}merge with aggregate_runs.py, without --keep all", WRONG_USAGE)
     return keys.height
 
@@ -1703,9 +1703,9 @@ def files_beside(runs: Runs) -> list[Runs]:
         try:
             part = open_file(file)
         except ScriptError as error:
-            if re.search("_(history|console|system|table_.+)$", file.stem) and file.resolve() not in left_out:
-                left_out[file.resolve()] = f"left out: {error}"
-                say(left_out[file.resolve()], even_if_quiet=True)
+            if re.search("_(history|console|system|table_.+)$", file.stem) and file.resolve() not in damaged_files:
+                damaged_files[file.resolve()] = f"left out: {error}"
+                say(damaged_files[file.resolve()], even_if_quiet=True)
         else:
             is_foreign = "project" in part.source and part.project not in projects
             if part.view not in {"runs", ""} and not is_foreign and not file.stem.endswith("_history_sampled"):
@@ -2959,7 +2959,7 @@ def analyze(options: Options) -> int:
     global is_quiet
     is_quiet = options.quiet
     say_once.cache_clear()
-    left_out.clear()
+    damaged_files.clear()
     import_libraries()
     everything = open_inputs(options.inputs)
     output, view = options.output, ""
@@ -2987,7 +2987,7 @@ def analyze(options: Options) -> int:
         results = introduction(study, options)
         missing = [name for name in asked if name not in {result.key for result in results}]
         deliver([*results, *answers(missing, study, options)], options.report, options)
-    return PARTIAL if left_out else OK
+    return PARTIAL if damaged_files else OK
 
 
 def answers(questions: Iterable[str], study: Study, options: Options) -> list[Result]:
