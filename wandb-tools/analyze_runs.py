@@ -2454,13 +2454,19 @@ def fitted(
 
 
 def short_names(names: Sequence[str], width: int) -> list[str]:
-    """Names within `width` terminal cells, so that what differs stays visible: the words that all share go first."""
-    if len({*names}) > 1 and max(map(cell_count, names)) > width:
+    """Names within `width` terminal cells, so that what differs stays visible: words that all share are cut first."""
+    known = {*names} - {"null", "-"}  # missing values share no words
+    if len(known) > 1 and max(map(cell_count, known)) > width:
         shared = os.path.commonprefix  # whole words of it
-        first = re.sub("[^_/. ,=-]*$", "", shared(names))
-        rest = [name.removeprefix(first) for name in names]
-        last = re.sub("^[^_/. ,=-]*", "", shared([name[::-1] for name in rest])[::-1])
-        names = [f"{'…' * bool(first)}{name.removesuffix(last)}{'…' * bool(last)}" for name in rest]
+        start = re.sub("[^_/. ,=-]*$", "", shared([*known]))
+        end = re.sub("^[^_/. ,=-]*", "", shared([name.removeprefix(start)[::-1] for name in known])[::-1])
+        middles = {name: name.removeprefix(start).removesuffix(end) for name in known}
+        room = width - max(map(cell_count, middles.values()))
+        for_start = room - bool(end)  # of under nine characters nothing can be read
+        start = shortened(start, for_start if for_start > 8 or cell_count(start) <= for_start else 1)
+        for_end = room - cell_count(start)
+        end = shortened(end, for_end if for_end > 8 or cell_count(end) <= for_end else 1)
+        names = [f"{start}{middles[name]}{end}" if name in middles else name for name in names]
     alike: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         alike.setdefault(shortened(name, width), []).append(name)
@@ -2572,6 +2578,8 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
     rows, scale, remarks = scaled(table.filter(pl.col("rank") < most), result.key, log=log, is_live=form == "html")
     remarks += [f"the best {most} of {number} are drawn"] if number > most else []
     value = {"field": "value", "type": "quantitative", "title": value_title, "scale": scale}
+    if result.key != "pivot" and rows.select(pl.col("^value|ci_.*$").abs().max() >= 1e7).row(0).count(True):
+        value["axis"] = {"format": ".6~g"}  # 6e+99, not 5.999999999999999e+99
     chart: dict[str, Any] = {"width": CHART_WIDTH, "height": 320 if is_curve else {"step": 22}}
     if result.key == "pivot":
         chart |= {"layer": heat_map(rows, value), "height": {"step": 30}}
@@ -2617,6 +2625,8 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
         domain = cast("tuple[float, float]", (near.min(), near.max()))
     log |= is_positive and domain[1] > 10_000 * domain[0]
     if log:
+        if "ci_low" in numbers and (rows["ci_low"] <= 0).any():
+            remarks.append("intervals that reach 0 or below are not drawn")
         rows = rows.with_columns(pl.when(pl.col(name) > 0).then(pl.col(name)) for name in numbers)
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
     if len(near) < len(drawn):
@@ -2649,10 +2659,13 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
     heads = {"name": "name", "x": x_title, "value": value["title"], "ci_low": "95 % from", "ci_high": "to"}
     tips: list[dict[str, Any]] = [{"field": c, "title": head} for c, head in heads.items() if c in rows.columns]
     if key == "curves":
-        x: dict[str, Any] = {"field": "x", "title": x_title, "type": "quantitative"}
+        title = {"time": "time (UTC)", "runtime": "runtime (s)"}.get(x_title, x_title)
+        x: dict[str, Any] = {"field": "x", "title": title, "type": "quantitative"}
         x["scale"] = {"nice": False, "zero": False}
         if rows["x"].dtype.is_temporal():
-            times = {"format": "%Y-%m-%d %H:%M", "tickCount": 5}
+            seconds = rows.select((pl.col("x").max() - pl.col("x").min()).dt.total_seconds()).item()
+            form = "%Y-%m-%d" + " %H:%M" * (seconds < 3e6) + ":%S" * (seconds < 600)
+            times = {"format": form, "tickCount": 5, "labelFlush": False}
             x |= {"type": "temporal", "scale": {"type": "utc"}, "axis": times}
             tips[1] |= {"timeUnit": "utcyearmonthdatehoursminutesseconds", "format": "%Y-%m-%d %H:%M:%S"}
         axis, other = "y", {"x": x, "color": {"field": "rank", "type": "nominal", "legend": named}}
