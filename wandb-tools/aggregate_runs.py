@@ -643,7 +643,7 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: 
         raise ScriptError(f"{flag} is not a condition: it holds a query, a comment, $ or `; leave it out", WRONG_USAGE)
     if len(re.findall(r"(?i)[^\w\s,'().]+|\b(and|or|not|is|like|ilike|between|when)\b", unquoted)) > MOST_OPERATORS:
         raise ScriptError(f"--where has over {MOST_OPERATORS} operators; name IN ('a', 'b') takes a list", WRONG_USAGE)
-    hint = """write 'text', a time as DATE '2026-01-31', W&B names ("optim.lr") and SQL words ("group") in " quotes"""
+    hint = """write 'text', a time as DATE '2026-01-31', W&B names ("optim.lr") and SQL words in double quotes"""
     try:
         keeps = pl.sql_expr(predicate)
         # W&B's and flattened names: the columns are put in their places.
@@ -786,7 +786,7 @@ def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
         pattern, origin = first.get(column, (None, None))
         found.append({"column": column, "value": value, "pattern": pattern, "origin": origin})
         by = f"{'no value' if value is None else value}  by {pattern}  ({origin})"
-        lines.append(f"{column:<12} {by if origin else 'no rule on names matches'}")
+        lines.append(f"{column:<12} {by if origin else 'no rule matches this name'}")
     if as_json:
         return to_json({"version": 1, "explain": found})
     return "\n".join(map(printable, lines or ["no rules: --rules has replace = true and no [[rule]]"]))
@@ -851,7 +851,7 @@ def history_plan(
     def called(flag: str, pattern: str) -> list[Column]:
         found = [metric for name, metric in known.items() if matches(name, pattern)]
         if not found:
-            raise ScriptError(f"{flag} {pattern}: no history has it{did_you_mean(pattern, known)}", WRONG_USAGE)
+            raise ScriptError(f"{flag} {pattern}: no such metric{did_you_mean(pattern, known)}", WRONG_USAGE)
         return [known[pattern]] if pattern in known else found
 
     best, lower = None, False
@@ -1089,8 +1089,8 @@ def report_lines(report: Report) -> Iterator[str]:
     for row in report["filters"]:
         yield f"{row['filter']}: {row['kept']:,} of {counted(row['before'], 'run')} kept"
     for row in report["histories"]:
-        read = f"{counted(row['rows'], 'row')} of {counted(row['metrics'], 'metric')}"
-        yield f"histories: {read} in {counted(len(row['files']), 'file')}, of {counted(row['runs_with'], 'run')}"
+        read = f"{counted(row['rows'], 'row')}, {counted(row['metrics'], 'metric')}"
+        yield f"histories: {read} and {counted(row['runs_with'], 'run')} in {counted(len(row['files']), 'file')}"
         no_file = f" (of these {row['runs_without_file']:,} without a file: export_runs.py --include-history writes it)"
         if without := row["runs_without"]:
             yield f"without history: {counted(without, 'run')}{no_file if row['runs_without_file'] else ''}"
@@ -1099,9 +1099,9 @@ def report_lines(report: Report) -> Iterator[str]:
     for (column, kind), rows in itertools.groupby(report["conflicts"], lambda row: (row["column"], row["kind"])):
         rivals = list(rows)
         found = ", ".join(f"{rival['found']} in {counted(len(rival['files']), 'file')}" for rival in rivals)
-        end = "" if kind == "name" else f"; the result has {rivals[0]['became']}"
-        lines.append(f"files disagree on the {kind} of {column}: {found}{end}")
-    yield from folded(lines, "files disagree on {} more columns; --json lists all")
+        differs = f"the {kind} of {column} is {found}; in the result it is {rivals[0]['became']}"
+        lines.append(f"{column} is called {found}" if kind == "name" else differs)
+    yield from folded(lines, "{} more columns differ between files; --json lists all")
     lines = []
     for fit in report["derived"]:
         names = ", ".join(fit["unmatched_names"][:3])
@@ -1341,7 +1341,7 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
 def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files: Files, report: Report) -> None:
     """Report how the rules fit, what histories gave, and runs and histories that different exports wrote."""
     if absent := [f"{r.origin} ({r.source})" for r in rules if r.origin != "built in" and r.source not in runs.columns]:
-        report["notes"].append({"note": f"no input has the column that is the source of {some(absent)}"})
+        report["notes"].append({"note": f"no input has the source column of {some(absent)}"})
     for column in derived_dtypes(rules):
         unmatched = runs["name"].filter(runs[column].is_null())
         fit = {"column": column, "dtype": str(runs.schema[column]), "runs": len(runs) - len(unmatched)}
