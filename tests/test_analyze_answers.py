@@ -418,7 +418,7 @@ def test_a_seed_that_does_not_vary_is_not_named_in_the_grid(tmp_path):
 
 def test_health_says_of_what_there_are_more(tmp_path):
     file = write_runs(tmp_path, [Run("a", summary=dict.fromkeys(("loss", "mse", "mae"), float("nan")))])
-    assert "loss in the summary and 2 more metrics" in " ".join(answered(file, "--health").out.split())
+    assert "loss in the summary (and 2 more metrics)" in " ".join(answered(file, "--health").out.split())
 
 
 def test_a_report_shows_curves_to_their_end_and_which_runs_it_is_about(tmp_path):

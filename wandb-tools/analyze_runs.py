@@ -525,7 +525,7 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
     def clash(column: str, parts: Iterable[Runs]) -> dict[str, Runs]:
         """The dtypes of a column, else its paths, if files differ in these; each with a file. Numbers are one dtype."""
         dtypes = {"a number" if p.dtypes[column].is_numeric() else str(p.dtypes[column]): p for p in parts}
-        paths = {json.dumps(p.paths[column]): p for p in parts if column in p.paths}
+        paths = {f"the W&B key {json.dumps(p.paths[column])}": p for p in parts if column in p.paths}
         return next((found for found in (dtypes, paths) if len(found) > 1), {})
 
     frames, paths = [part.frame for part in parts], dict[str, KeyPath]()
@@ -723,7 +723,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         best = {"minimize": "min", "maximize": "max", None: "last"}[goal]
         child = next(child for child in (best, "last", "mean", *SUMMARIES) if child in columns)
         shown = column = columns[child]
-        say(f"{name} has only its {SUMMARIES[child]}: {runs.label(column)} is used")
+        say(f"of {name} only the {SUMMARIES[child]} is stored: {runs.label(column)} is used")
     else:
         shown = column
     label = runs.label(column) if column else name.removeprefix("metric_")
@@ -811,7 +811,7 @@ def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
         if not finished:
             say("no run is finished: runs in all states are used")
         elif finished < number:
-            frame = kept("--state finished", frame.filter(in_states(["finished"])))
+            frame = kept("--state finished (the default)", frame.filter(in_states(["finished"])))
     return any_state, replace(everything, frame=frame)
 
 
@@ -837,16 +837,17 @@ def in_states(states: Sequence[str]) -> pl.Expr:
 def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[str]:
     """What the user should know about a metric and these runs: runs in other states, and what its values rest on."""
     column, runs, remarks = pl.col(metric.column), study.runs, list[str]()
+    label = metric.label.removesuffix(f" ({VALUES[options.value]})")
     if study.any_state.frame is not runs.frame:  # a crashed run often has its final value
         other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
         dropped, held = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
         of_them = f"{held} of {counted(dropped, 'run')} in other states {'has' if held == 1 else 'have'}"
-        remarks += [f"{of_them} {metric.label} (use --state all to include such runs)"] if held else []
+        remarks += [f"{of_them} {label}; --state all includes them"] if held else []
     number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
     if options.value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
         late = "without a value: it was logged only after the best step; --value last takes the last one"
         facts = {
-            f"logged fewer than 10 values of {metric.label}": column.is_not_null() & (pl.col(number) < 10),
+            f"logged fewer than 10 values of {label}": column.is_not_null() & (pl.col(number) < 10),
             late: column.is_null() & (pl.col(number) > 0),
             "reached NaN or infinity; only finite values count": column.is_finite() & (pl.col(nonfinite) > 0),
         }
@@ -1597,10 +1598,13 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
             if type(error) is duckdb.Error or re.search("Failed to read file|in Parquet file", reason):
                 raise ScriptError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE) from error
-            hint = '; text in single quotes, columns called like SQL words ("group") and W&B names in double quotes'
+            hint = '; write text in single quotes, W&B names and SQL words ("group") in double quotes'
             hint = "; write list_contains(tags, 'NAME')" if "VARCHAR[]" in reason else hint
             if re.match("Binder Error: (Referenced|.* does not have a) column", reason):
-                hint += "; --schema lists all of runs, --sql 'DESCRIBE history' those of another view"
+                hint += "; --schema lists the columns of runs, --sql 'DESCRIBE history' those of another view"
+            reason = re.sub(
+                '.* Referenced (column ".*") not found.*bindings:', r"there is no \1; similar ones:", reason
+            )
             if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
                 there = [*dict.fromkeys([*views, *(part.view for part in files_beside(runs))])]
                 reason, hint = missing[0], f"; the views are {some_of(there)} ({OTHER_VIEWS})"
@@ -2008,7 +2012,7 @@ def health(study: Study, _: Options) -> list[Result]:
     folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg(pl.first("detail"), more=pl.len() - 1)
     counts = ", ".join(f"{count} {problem}" for problem, count in Counter(folded["problem"]).most_common())
     labelled = pl.Series(run_labels(keys)).gather(folded[RUN_NUMBER])
-    details = [first + f" and {counted(more, 'more metric')}" * bool(more) for _, _, first, more in folded.rows()]
+    details = [first + f" (and {counted(more, 'more metric')})" * bool(more) for _, _, first, more in folded.rows()]
     details = [shortened(text, 2 * PAGE_CELLS) for text in details]  # a line of a console may be long
     title = f"Problems in {problems[RUN_NUMBER].n_unique()} of {counted(keys.height, 'run')}{where}: {counts}"
     view = [("run", labelled), ("problem", folded["problem"]), ("detail", pl.Series(details))]
@@ -2020,7 +2024,7 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     is_finite, value, step = pl.col(VALUE).is_finite(), pl.col(VALUE), pl.col("_step")
     bad = values.filter(~is_finite).group_by(RUN_NUMBER, maintain_order=True).agg(step.first(), pl.len())
     for number, first, count in bad.iter_rows():
-        yield number, "non-finite", f"{label} from step {first} on, {counted(count, 'value')}"
+        yield number, "non-finite", f"{label}, {counted(count, 'value')}, the first at step {first}"
     finite_values = values.filter(is_finite)
     if "loss" in words(label):
         # Above both sides, as the steep start of a curve is far above its rest. Near the ends the windows are shorter.
@@ -2089,7 +2093,7 @@ def problems_of_runs(study: Study, keys: pl.DataFrame, logged: set[int], read: s
     is_broken, is_over = state.is_in(["crashed", "failed"]), ~state.is_in(["running", "pending", "preempting"])
     where = pl.coalesce(pl.format("at step {}", step), pl.lit("before the first step"))
     where += pl.coalesce(pl.format(": {}", "line"), pl.lit(""))
-    early = pl.format("at step {} of {} (its peers' median)", step, usual.cast(pl.Int64, strict=False))
+    early = pl.format("at step {}; the median of its group or project is {}", step, usual.cast(pl.Int64, strict=False))
     found = [(is_alone & ~logs_any, pl.lit("no metric"), pl.lit("in summary and history"))]
     infinite = rows.select((is_alone & ~pl.col(column).is_finite()).any().alias(column) for column in metrics)
     for column in (each.name for each in infinite if each[0]):
@@ -2848,7 +2852,7 @@ def parse_args(argv: Sequence[str]) -> Options:
             raise ScriptError(f"--state {state}: no such state{near}", WRONG_USAGE)
     for flag, file, endings in (("output", args.output, [*FILE_FORMATS]), ("report", args.report, [".html", ".md"])):
         if file and file.suffix.lower() not in endings:
-            raise ScriptError(f"--{flag} {file}: the name must end in {' or '.join(endings)}", WRONG_USAGE)
+            raise ScriptError(f"--{flag} {file}: the name must end in one of {', '.join(endings)}", WRONG_USAGE)
     if not 0 <= (args.smooth or 0) < 1:
         raise ScriptError(f"--smooth {args.smooth:g} must be 0 or more, and below 1", WRONG_USAGE)
     return Options(**vars(args))
