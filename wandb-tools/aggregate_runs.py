@@ -38,10 +38,10 @@ HISTORIES. --history reads the history files in the folders of the exports and a
 history_min_step_X, history_max_X, history_max_step_X, history_last_X, history_tail_X (mean of the last tenth of its
 finite values), history_n_X and history_n_nonfinite_X. --at M adds history_at_X: the value of X at the step where M was
 best, or the last one before it. Write M:min or M:max if neither define_metric nor the name says which is better.
-Runs of an earlier result whose history files are gone keep their values, perhaps those of another --at.
+Runs of an earlier result keep its history_* values if their history files are gone, even if --at was another one.
 
 INPUTS and -o may be s3://, gs:// or az:// URLs, with the usual environment variables for credentials.
---partition-by project writes a folder of hive partitions, whose files keep that column too.
+--partition-by project writes a folder with subfolders project=NAME (hive partitions); their files keep the column.
 
 The path of the written file goes to stdout, messages go to stderr; --json prints the whole report as one object.
 Exit codes: 0 all done; 1 nothing usable, or no run left; 2 wrong usage; 3 some inputs were left out; 130 interrupted.
@@ -1178,7 +1178,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--filter", "-f", action="append", default=[], metavar="REGEX", help="regex for the name (case ignored)")
     add("--project", "-p", **listed, metavar="GLOB", help="project or glob, case ignored (default: all)")
     add("--where", metavar="SQL", help="condition on columns, W&B names in double quotes")
-    add("--keep", choices=("latest", "all"), default="latest", help="exports to keep of each run (default: latest)")
+    add("--keep", choices=("latest", "all"), default="latest", help="exports of a run that are kept (default: latest)")
     add = parser.add_argument_group("which columns").add_argument
     add("--no-enrich", action="store_true", help="add no derived columns")
     add("--rules", metavar="TOML", help="file with your rules for derived columns")
@@ -1186,7 +1186,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--history", action="store_true", help="add history_* columns from the history files")
     add("--history-metrics", **listed, metavar="GLOB", help="only of these metrics (default: all)")
     add("--at", metavar="METRIC", help="add each metric at the step where METRIC was best")
-    add("--partition-by", **listed, metavar="COLUMN", help="write a folder of hive partitions")
+    add("--partition-by", **listed, metavar="COLUMN", help="write a folder with subfolders COLUMN=VALUE")
     add = parser.add_argument_group("streams").add_argument
     add("--json", action="store_true", help="print the report as JSON")
     add("--quiet", action="store_true", help="print only errors on stderr")

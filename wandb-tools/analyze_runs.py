@@ -25,51 +25,50 @@ Examples:
   uv run wandb-tools/analyze_runs.py --sql 'SELECT arch, corr("optim.lr", "test/mse") FROM runs GROUP BY arch'
   uv run wandb-tools/analyze_runs.py --varying --importance --health --report report.html
 
-Names. Write a metric or setting as its column (metric_test_mse), as in W&B (test/mse), or flattened (test_mse). If a
-metric and a setting have the same name, it means the setting, except in --metric, --curves and --x. Runs are identified
-by entity, project and id. Where two runs that are shown have the same name, the id stands beside it.
+Names. Write a metric or setting as its column (metric_test_mse), as in W&B (test/mse), or flattened (test_mse). A name
+that a metric and a setting share means the setting, except in --metric, --curves and --x. Runs are identified by
+entity, project and id; where names of shown runs repeat, the id stands beside them.
 
-Values. The value of a run is its summary, usually the last value. --value min, max, last or tail (mean of the last
-tenth) takes one of its history (aggregate_runs.py --history); at takes the value at the best step of another metric.
+Values. A run is compared by the value in its summary, usually the last one. --value takes another, which
+aggregate_runs.py --history must have added: the min, max, last or tail (mean of the last tenth) of its history, or at
+(the value at the step where the metric of aggregate_runs.py --at was best).
 
 Runs. Only finished runs are used, or all runs if none is finished; --state changes this. --schema, --sql and --health
 use runs in all states.
 
 Direction. Whether lower or higher is better is taken from --ascending or --descending, else from define_metric or the
-sweep, else from the metric's name. The output says which. NaN and infinity are counted, but they are never part of a
-mean and never the best.
+sweep, else from the metric's name. The output says which. NaN and infinity are counted, but never averaged or best.
 
 Groups. `runs` is the number of runs of a group, `n` the number with a finite value; std is computed with n - 1; sem is
 the standard error of the mean; ci_low and ci_high are the 95 % interval of the mean by Student's t. A missing value
 forms a group called null. --group-by takes columns; '!seed' stands for all settings that vary, except the seed; lr:4
 makes up to four ranges with about equally many runs. The best two groups are compared by Welch's t-test; "within noise"
 means p of 0.05 or more. --best-per arch uses only the best setting of each arch, by the mean over its seeds. --stat
-median or iqm compares groups by these, with bootstrap intervals (10,000 resamples, fixed seed) for 8 values or more.
+median or iqm (mean of the middle half) compares groups by these, with bootstrap intervals for 8 values or more.
 
-Curves need history files (export_runs.py --include-history) next to the input. At each point, a run counts with its
-last value before that point, between its first and its last step; a group has the mean of its runs, and n is their
-number. The points include the steps where a run ends or half of a group's runs have ended. A diverged run is left out
-of its group from the point where it diverged: from there to its end, all its values are NaN, infinite or, where lower
-is better, more than a thousand times its lowest value before. --smooth is W&B's exponential moving average.
+Curves need history files (export_runs.py --include-history) next to the input. At each point, a run has its latest
+value, from its first step to its last; a group has the mean of its runs, and n is their number. A run has diverged
+where all its values to the end are NaN, infinite or, if lower is better, over a thousand times its lowest value before:
+from there on, its group's mean leaves it out. Points are added where a run ends, and where half of a group's runs have
+ended. --smooth is W&B's exponential moving average.
 
-Pictures. The value axis is logarithmic with --log, and if positive values span more than four decades. Extreme values
-and wide intervals are cut off, and the picture says so. -o FILE.html is interactive: zoom, values under the pointer, a
-click in the legend hides a curve. --report contains no script. Neither loads anything from the network.
+Pictures. The value axis is logarithmic with --log, or if all values are positive and the largest is over 10,000 times
+the smallest. Extreme values and wide intervals are cut off, and the picture says so. -o FILE.html is interactive: zoom,
+values under the pointer, a click in the legend hides a curve. --report has no script. Both load nothing from elsewhere.
 
-SQL. --sql takes one SELECT, and --where a condition, in DuckDB's dialect. The views are runs, history, console, system
-and table_<key> of these runs, as far as they were exported; --schema names them. Columns go by their names, or by their
-W&B names in double quotes; times are in UTC. Other files cannot be read, and nothing can be written.
+SQL. --sql takes one SELECT, and --where a condition, in DuckDB's dialect. The views are runs and, if exported, history,
+console, system and table_<key>; --schema names them. Write columns by their names, or by their W&B names in double
+quotes; times are in UTC. Other files cannot be read, and nothing can be written.
 
 Health shows each problem of each run:
   non-finite     NaN or infinity in a metric, and its first step
   diverged       a metric that should be low ends at more than a thousand times its best (positive) value
-  past its best  a validation metric ends worse than its best by more than 10 % of its range, and the best is in the
-                 first two thirds of its values
+  past its best  a validation metric is best in its first two thirds, and ends worse by more than 10 % of its range
   spikes         loss values far above the medians of the fifty values before and of the fifty after: by more than ten
                  median absolute deviations (or, where most values are equal, more than twice as high). The first and
                  the last value and runs of fewer than 51 values are not checked
-  stopped early  the last step is below half the median of the W&B group (of three runs or more), else of the project;
-                 runs that the filters leave out count in this median
+  stopped early  the last step is below half the median of the W&B group (of three runs or more), else of the project,
+                 with the runs that the filters leave out
   no metric      no number is in the summary or in the history
   crashed, failed: the state of the run; with the error, or else the last line, of its console if that was exported
 
@@ -2297,9 +2296,8 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
     if form == "html" and charts:
         policy += SCRIPTS
         specs = ", ".join(charts).replace("<", "\\u003c")  # no name can end the script
-        start = (
-            f"[{specs}].forEach((chart, i) => vegaEmbed(`#chart${{i}}`, chart, {{actions: false, renderer: 'svg'}}))"
-        )
+        settings = "{actions: false, renderer: 'svg'}"
+        start = f"[{specs}].forEach((chart, i) => vegaEmbed(`#chart${{i}}`, chart, {settings}))"
         library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed")
         lines += [f"<script>{library}</script>", f"<script>{start}</script>"]
     head = f"<meta charset='utf-8'><meta http-equiv='Content-Security-Policy' content=\"{policy}\">"
@@ -2365,10 +2363,9 @@ def told_apart(values: pl.Series) -> pl.Series:
     cells, uses = cells_of(values), Counter(cells_of(values.unique()))
     if not values.dtype.is_float() or uses.total() == len(uses):
         return values
-    exact = (
-        v if v is None else cell_text(v) if uses[cell] > 1 else cell for v, cell in zip(values, cells, strict=True)
-    )
-    return pl.Series(values.name, [*exact], pl.String)
+    pairs = zip(values, cells, strict=True)
+    exact = [v if v is None else cell_text(v) if uses[cell] > 1 else cell for v, cell in pairs]
+    return pl.Series(values.name, exact, pl.String)
 
 
 def short_number(value: float, digits: int = 4) -> str:
@@ -2466,10 +2463,9 @@ def short_names(names: Sequence[str], width: int) -> list[str]:
         end = re.sub("^[^_/. ,=-]*", "", shared([name.removeprefix(start)[::-1] for name in known])[::-1])
         middles = {name: name.removeprefix(start).removesuffix(end) for name in known}
         room = width - max(map(cell_count, middles.values()))
-        for_start = room - bool(end)  # of under nine characters nothing can be read
-        start = shortened(start, for_start if for_start > 8 or cell_count(start) <= for_start else 1)
-        for_end = room - cell_count(start)
-        end = shortened(end, for_end if for_end > 8 or cell_count(end) <= for_end else 1)
+        if cell_count(start + end) > room:
+            start = shortened(start, room - bool(end)) if room > NARROW // 2 else "…" * bool(start)
+            end = "…" * bool(end)
         names = [f"{start}{middles[name]}{end}" if name in middles else name for name in names]
     alike: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
@@ -2874,16 +2870,16 @@ def add_flags(parser: Parser) -> None:
     add("--health", **flag, help="runs with NaN, divergence, spikes, crashes, early stops")
     add("--schema", **flag, help="all columns, their values, and how many runs have them")
     add("--sql", metavar="QUERY", help="a SELECT on the views runs and history (DuckDB)")
-    add("--report", type=Path, metavar="FILE", help="write a page with most of this: FILE.html or FILE.md")
+    add("--report", type=Path, metavar="FILE", help="write a page with most of these: FILE.html or FILE.md")
     add = parser.add_argument_group("groups").add_argument
     add("--stat", choices=("mean", "median", "iqm"), default="mean", help="compare groups by this (default: mean)")
-    add("--best-per", **many, metavar="A,B", help="use only the best setting of each value")
+    add("--best-per", **many, metavar="A,B", help="use only the best setting for each value")
     add = parser.add_argument_group("curves and pictures").add_argument
     axis = "step, runtime, time or a metric (default: the step metric if most runs have it, else step)"
     add("--x", metavar="AXIS", help=axis)
     add("--best-so-far", **flag, help="the best value so far, instead of the current one")
     add("--smooth", type=float, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
-    points = f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS}; JSON, csv and parquet all)"
+    points = f"points of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS}; JSON, csv and parquet all)"
     add("--points", type=whole_from(1), metavar="N", help=points)
     add("--log", **flag, help="logarithmic value axis in pictures")
     group = parser.add_argument_group("metric")
