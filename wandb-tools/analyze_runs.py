@@ -141,14 +141,14 @@ VALUES |= {"last": "last of its history", "tail": "mean of its history's last te
 
 SIGNIFICANT = 0.05  # p-values from here on are noise; intervals hold the rest, 95 %
 RESAMPLES, SEED = 10_000, 0  # of the bootstrap
-FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # percentile intervals cover 77 % at n = 3: none below, rough below
+FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # at n = 3 these intervals cover 77 %: none below 8, rough below 20
 CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
 CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
 FEWEST_RUNS = 10  # of --importance: fewer are refused
 MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # of --importance: numbers with more values form ranges with at least so many runs
 STATISTICS: tuple[str, ...] = ("runs", "n", "n_nonfinite", "iqm", "mean", "std", "sem", "ci_low", "ci_high")
 STATISTICS += ("min", "median", "max", "best_run", "best_run_id", "best_step")  # iqm: of --stat; best_step: of --value
-# Columns of our own have a blank in their names, which no column of the contract's files has.
+# Columns that this script adds while it computes: with a blank, which no name in an exported file has.
 FINITE, VALUE, RUN_NUMBER, BIN, RANK = "finite value", "a value", "run number", "bin number", "its rank"
 DIVERGED_AT = "x from which a run has diverged"
 BEST_RUN = {"entity": "best entity", "project": "best project", "id": "best_run_id", "name": "best_run"}
@@ -345,7 +345,7 @@ class Study(NamedTuple):
 
     everything: Runs  # all runs of the inputs
     any_state: Runs  # those that pass the filters
-    runs: Runs  # those in the states that count
+    runs: Runs  # those of them in the states asked for
     by: Sequence[str]  # the columns to group by
     apart: Sequence[str]  # those of them that tell the groups apart, for people: others follow from these
     metrics: Sequence[Metric]
@@ -436,7 +436,7 @@ def open_inputs(places: Sequence[Path]) -> tuple[Runs, int]:  # noqa: C901, PLR0
 def open_file(file: Path) -> Runs:
     """What one parquet file holds; nothing but its footer is read yet.
 
-    Dtypes that the contract's files do not have, but those of others may, become similar ones that they have.
+    Dtypes that only files of other tools have become similar ones of our files.
     """
     try:
         metadata = pl.read_parquet_metadata(file)
@@ -493,19 +493,19 @@ def known_times() -> pl.Expr:
 
 
 def missing_casts(dtypes: Mapping[str, pl.DataType], view: str) -> dict[str, pl.DataType]:
-    """The casts that give the contract's columns their dtypes; ValueError for a column that no question can take."""
+    """The casts that give the fixed columns their dtypes; ValueError for a column that no question can take."""
     texts, numbers, times = ROW_COLUMNS | {"text", "stream"}, NUMBERS, set[str]()
     if view == "runs":
         texts, times = IDENTITY - TIMES - NUMBERS - {"tags"}, TIMES
     elif view.startswith("table_"):  # a W&B Table may have any other column
         texts, numbers = ROW_COLUMNS, set()
-    contract: dict[str, pl.DataType] = dict.fromkeys(texts, pl.String()) | dict.fromkeys(numbers, pl.Float64())
-    contract |= dict.fromkeys(times, pl.Datetime("us", "UTC"))
+    fixed: dict[str, pl.DataType] = dict.fromkeys(texts, pl.String()) | dict.fromkeys(numbers, pl.Float64())
+    fixed |= dict.fromkeys(times, pl.Datetime("us", "UTC"))
     casts: dict[str, pl.DataType] = {}
     for column, dtype in dtypes.items():
         if column == "*" or column.startswith("^"):
             raise ValueError(f"its column {column} has a name that means a pattern (* or ^…); rename it")
-        to = contract.get(column, dtype)
+        to = fixed.get(column, dtype)
         if to == dtype or (to.is_numeric() and dtype.is_numeric()):
             inner = dtype.inner if isinstance(dtype, pl.List) else dtype
             fits = inner.is_integer() or inner.is_float() or inner in (pl.String, pl.Boolean, pl.Null)
@@ -594,7 +594,7 @@ def path_hash(path: KeyPath) -> str:
 
 
 def kind(column: str) -> str:
-    """Which part of the contract a column belongs to: see KINDS."""
+    """Which kind of column this is: see KINDS."""
     prefix = column.split("_", 1)[0]
     if column in IDENTITY or column[:1] == "_":
         return "identity"
@@ -776,7 +776,7 @@ def words(name: str) -> list[str]:
 
 
 def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
-    """The runs that pass the filters, and those of them in the states that count; prints how many each filter kept."""
+    """The runs that pass the filters, and those of them in the states asked for; prints how many each filter kept."""
     frame, asked = everything.frame, {*asked_questions(options)}
     number = count_runs(everything, asked)
 
@@ -1102,7 +1102,7 @@ def noise_note(noise: Sequence[str], runs: Runs) -> list[str]:
 def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     """Few of the columns that still distinguish all combinations: without `data.nodes` if `data.name` determines it."""
     combinations, chosen = table.select(columns).unique(), list(columns)
-    # A row's hash is the sum of its cells' hashes, so that those of a column can be taken away again.
+    # A row's hash is the sum of its cells' hashes, so that a column's can be subtracted.
     cells = combinations.select(pl.col(column).hash(seed) for seed, column in enumerate(columns))
     hashes: Any = sum(cells.iter_columns())
     for column in sorted(columns, key=lambda column: combinations[column].n_unique()):
@@ -1613,7 +1613,7 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
 def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -> dict[str, str]:
     """Create a view of files with both names of each column; W&B's names and the columns that they stand for."""
     columns = {column.lower() for part in parts for column in part.dtypes}
-    # A column without a path, of a file that another tool rewrote, stands for what it stands for in the other files.
+    # A file that another tool rewrote has lost the W&B names of its columns: those of the other files are used.
     known = {column: path for part in parts for column, path in part.paths.items()}
     paths_of = [
         {c: part.paths.get(c, known.get(c, (part.label(c),))) for c in part.dtypes if c in known or c.startswith(NAMED)}
@@ -1621,8 +1621,8 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
     ]
     named = dict.fromkeys(pair for own in paths_of for pair in own.items())  # a set, but in order
     stored = [(c, path) for c, path in named if any(path)]  # a name in SQL cannot be empty
-    # Exports settle clashes of names each for itself: columns that mean different things, or one thing under different
-    # names, go by W&B's names alone. SQL ignores case: names that differ only in case would be one column.
+    # Each export settles its own names. Where one column has different W&B names in these files, or one W&B name has
+    # different columns, only W&B's names are used. SQL ignores case: names that differ only in case are one column.
     of_column, of_path = Counter(column.lower() for column, _ in stored), Counter((kind(c), path) for c, path in stored)
     unsettled = {c for c, path in stored if of_column[c.lower()] > 1 or of_path[kind(c), path] > 1}
     alike = Counter((each, label.lower()) for each, label in {(kind(c), ".".join(path)) for c, path in stored})
@@ -2079,7 +2079,7 @@ def problems_of_runs(study: Study, keys: pl.DataFrame, logged: set[int], read: s
     rows = collected(runs.frame.select(*KEY, "state", *facts, *metrics), "in-memory")
     in_order: Any = {"on": KEY, "how": "left", "nulls_equal": True, "maintain_order": "left"}
     rows = keys.join(rows, **in_order).join(last_lines(runs), **in_order)
-    # Peers are all runs of the inputs: those that failed alone would stop as early as each other.
+    # The median is over all runs of the inputs: after a filter for failed runs, it would be as early as they are.
     facts = columns_or_null(study.everything, {"group": pl.String, "last_step": pl.Int64})
     peers = collected(study.everything.frame.select(*KEY, *facts), "in-memory")
     medians = [pl.when(step.count() >= 3).then(step.median()).over("entity", "project", *of) for of in ([], ["group"])]
@@ -2374,9 +2374,9 @@ def short_number(value: float, digits: int = 4) -> str:
 
 
 def float_format(values: Sequence[float]) -> Callable[[float], str]:
-    """How to spell the numbers of a column, their points below each other: four significant digits of the largest.
+    """How to write the numbers of a column, aligned at the point: four significant digits of the largest.
 
-    More where fewer would make different numbers look alike; where four digits say all, each stands as it is.
+    More where fewer would make different numbers look alike; numbers of up to four digits stay as they are.
     """
     usable = {value for value in values if math.isfinite(value)}
     sizes = [math.floor(math.log10(abs(value))) for value in usable if value]

@@ -157,7 +157,7 @@ SYSTEM_SAMPLES = 1_000  # rows of system metrics a run
 MOST_WINDOWS = 10_000  # of creation times
 MOST_LIVE_ROWS = 1_000_000_000  # of one run that are in no export yet: 200,000 questions
 MOST_SAMPLES = 2**31 - 1  # GraphQL's ints have 32 bits
-# An export may have twice the rows that the server counts, and these: live runs go on, steps repeat.
+# W&B's exports may have twice the rows that the server counts, and these: live runs go on, steps repeat.
 SPARE_ROWS = 100_000
 EXPORT_BYTES, TABLE_BYTES = 10_000_000_000, 500_000_000  # of a download, uncompressed; tables are read whole
 TABLE_HELD_BYTES = 2_000_000  # a longer table waits in a file until it is its turn to be read
@@ -510,9 +510,8 @@ NOT_PULLED = "a git-LFS pointer instead of the file; run `git lfs pull` there, t
 def log_records(opened: IO[bytes], log: Log) -> Iterator[bytes]:  # noqa: C901 - one sequence
     """The payload of every readable record, in order; damage is noted in `log`.
 
-    A record counts only if its checksums hold. After damage, reading goes on at the next valid chunk: a checksum of 32
-    bits makes it no coincidence. Unreadable bytes with no valid chunk after them are a torn end. For a file that is no
-    log, nothing is noted.
+    A record counts only if its checksums hold. After damage, reading goes on at the next chunk with a right checksum.
+    Unreadable bytes with no such chunk after them are a torn end. For a file that is no log, nothing is noted.
     """
     pieces: list[bytes] | None = None  # of a record in several chunks; None: none has begun
     gap: int | None = None  # where bytes became unreadable
@@ -2935,7 +2934,7 @@ def column_name(path: KeyPath) -> str:
 
 
 def settled_names(paths: Iterable[KeyPath], taken: Iterable[str | None] = ()) -> dict[KeyPath, str]:
-    """A name of its own for every path, none of those `taken` (in lower case), alike for the same paths in any order.
+    """A unique name for every path, none of those in `taken` (in lower case), whatever the order of the paths.
 
     Names are compared without case, as DuckDB and Spark do. Where several paths want one name, the first one-key path
     that is exactly that name keeps it; the others get a hash of their path.
