@@ -435,6 +435,15 @@ def test_a_report_shows_curves_to_their_end_and_which_runs_it_is_about(tmp_path)
     assert "finished run;" not in (tmp_path / "r.md").read_text()
 
 
+def test_a_report_draws_the_metric_that_it_is_about(tmp_path):
+    """A report on val_loss drew final_val_loss, which was logged once."""
+    file = write_runs(tmp_path, [Run("a", summary={"val_loss": 1.0})])
+    history = write_history(tmp_path, steps("a", [3.0, 2.0, 1.0]))
+    rewrite(history, metric_final_val_loss=pl.Series([None, None, 1.0]), metric_val_loss=pl.Series([3.0, 2.0, 1.0]))
+    answered(file, "--report", tmp_path / "r.md", "-m", "val_loss")
+    assert "**val_loss over step: 1 run**" in (tmp_path / "r.md").read_text()
+
+
 def test_what_cannot_be_compared_is_said_as_it_is(tmp_path):
     runs = [Run(f"r{n}", config={"lr": 1}, summary={"loss": float(n)}) for n in range(12)]
     file = write_runs(tmp_path, runs)
@@ -628,6 +637,7 @@ def test_points_of_long_curves_stay_invisible_in_a_live_chart(tmp_path):
     (chart,) = json.loads(text.rpartition("<script>")[2].partition(".forEach((chart")[0])
     band, line = chart["layer"]
     assert line["mark"]["point"] == "transparent"
+    assert [tip.get("format") for tip in line["encoding"]["tooltip"]] == [None, None, ".6~g", ".6~g", ".6~g"]
     for layer in (band, line):
         assert "opacity" not in layer["encoding"]
         assert layer["encoding"]["fillOpacity"] == layer["encoding"]["strokeOpacity"]

@@ -1486,9 +1486,10 @@ def introduction(study: Study, options: Options) -> list[Result]:
     names = options.curves
     for metric in metrics[:1]:
         results += [pivot(study, metric, options)] if options.pivot or len(study.apart) == 2 else []
-        # Curves of this metric's validation, else of its training, else of itself.
+        # Curves of this metric's validation, which may be the metric, else of its training, else of itself.
         there = [part.label(column) for part in rows_beside(study.runs, "history") for column in metric_columns(part)]
-        own = words(re.sub(r" \(.*", "", metric.label))
+        label = re.sub(r" \(.*", "", metric.label)
+        own, there = words(label), sorted(there, key=lambda name: name != label)
         tiers = VALIDATION, {"train", "training"}, {*own}
         names = names or [n for tier in tiers for n in there if own and own[-1] in words(n) and tier & {*words(n)}][:1]
     try:
@@ -2658,6 +2659,8 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
     named = {"title": None, "labelExpr": f"{json.dumps(names)}[datum.value]"}  # names may repeat
     heads = {"name": "name", "x": x_title, "value": value["title"], "ci_low": "95 % from", "ci_high": "to"}
     tips: list[dict[str, Any]] = [{"field": c, "title": head} for c, head in heads.items() if c in rows.columns]
+    for tip in (tip for tip in tips if tip["field"] not in {"name", "x"}):
+        tip |= {"type": "quantitative", "format": ".6~g"}
     if key == "curves":
         title = {"time": "time (UTC)", "runtime": "runtime (s)"}.get(x_title, x_title)
         x: dict[str, Any] = {"field": "x", "title": title, "type": "quantitative"}
