@@ -120,7 +120,7 @@ def test_damaged_foreign_and_hidden_objects_cost_themselves_only(settings, store
     done = run_script("aggregate_runs.py", f"s3://{BUCKET}/more/", *flags, env=settings)
     assert done.code == 3
     assert f"error: s3://{BUCKET}/more/cut_runs.parquet was left out: it cannot be read: " in done.err
-    assert "not read: 1 foreign file (--json lists all)" in done.err
+    assert "not merged: 1 foreign file (--json lists all)" in done.err
     found = set(pl.read_parquet(tmp_path / "y.parquet")["source_file"])
     assert found == {f"s3://{BUCKET}/more/{name}" for name in names if not name.startswith(".")}
 

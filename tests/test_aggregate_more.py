@@ -309,7 +309,7 @@ def test_the_tools_own_files_are_no_foreign_ones():
     out, err = run("x")
     assert pl.read_parquet(out.strip())["id"].to_list() == ["a"]
     assert "foreign" not in err
-    assert "not read: 1 console file, 1 history file, 1 system file, 1 table file (--history" in err
+    assert "not merged: 1 console file, 1 history file, 1 system file, 1 table file (--history" in err
     kinds = {row["file"]: row["kind"] for row in report("x")["skipped"]}
     assert kinds["x/team_demo_console.parquet"] == "console"
     assert kinds["x/team_demo_table_eval.parquet"] == "table"

@@ -283,7 +283,7 @@ def test_a_directory_gives_its_runs_files_at_any_depth_and_says_what_it_passes_o
     out, err = run("x", "-o", "y.parquet")
     assert pl.read_parquet(out.strip())["id"].to_list() == ["a"]
     hint = "--history reads histories, --json lists all"
-    assert f"not read: 1 foreign file, 1 history file, 1 system file ({hint})\n" in err
+    assert f"not merged: 1 foreign file, 1 history file, 1 system file ({hint})\n" in err
     skipped = report("x", "-o", "y.parquet")["skipped"]
     assert {(row["file"], row["kind"], row["failure"]) for row in skipped} == {
         ("x/looks_like_runs.parquet", "history", False),
@@ -1091,7 +1091,7 @@ def test_histories_in_any_order_count_and_sampled_or_damaged_ones_do_not():
     assert frame["history_min_step_loss"].to_list() == [1, 0, None]  # the first of two equal ones
     assert frame["history_at_acc"].to_list() == [9.0, 2.0, None]
     assert frame["history_last_acc"].to_list() == [3.0, 1.0, None]
-    assert "not read: 1 sampled history file (--json lists all)\n" in err
+    assert "not merged: 1 sampled history file (--json lists all)\n" in err
     assert err.count("error: x/other_history.parquet was left out: it cannot be read") == 1
     _, err = run("x", "x/team_demo_history.parquet", "--history", code=3)  # named, and no runs file
     assert "error: x/team_demo_history.parquet was left out: it holds no runs: it is a history file; " in err

@@ -517,7 +517,7 @@ def test_names_that_differ_in_their_middle_are_not_cut_to_one(tmp_path):
     assert max(map(analyze_runs.cell_count, found)) <= 15
     runs = [Run(f"r{n}", name, state="failed") for n, name in enumerate(names)]
     lines = answered(write_runs(tmp_path, runs), "--health").out.splitlines()
-    assert len({line.split()[0] for line in lines if " failed " in line}) == 4
+    assert len({line.split()[0] for line in lines if " failed  " in line}) == 4
 
 
 def test_shortened_names_use_the_room_that_there_is():
@@ -697,3 +697,44 @@ def test_runs_of_one_name_are_named_so_that_they_can_be_copied(tmp_path):
     err = ask(write_runs(tmp_path, runs, entity=entity, project=project), "--diff", "same", "id1").err
     paths = [f"{entity}/{project}/id{n}" for n in range(5)]
     assert err == f"error: 6 runs are called same; choose one: {', '.join(paths)} …\n"
+
+
+def test_crashed_runs_without_console_output_are_counted(tmp_path):
+    runs = write_runs(tmp_path, [Run("a", state="failed"), Run("b", state="crashed"), Run("c")])
+    said = "no console output of 2 crashed or failed runs: export_runs.py --console exports it"
+    assert said in " ".join(answered(runs, "--health").out.split())
+    lines = {"run_id": ["a", "b"], "line": [0, 0], "stream": ["stderr"] * 2, "text": ["ValueError: x", "killed"]}
+    write_rows(tmp_path, "console", lines)
+    assert "no console output" not in answered(runs, "--health").out
+
+
+def test_a_table_of_groups_names_them_whatever_its_columns(tmp_path):
+    runs = [Run(f"r{n}", config={"lr": n // 2, "opt": f"o{n % 2}"}, summary={"acc": n / 10}) for n in range(4)]
+    out = answered(write_runs(tmp_path, runs), "--group-by", "lr,opt", "-m", "acc", "--columns", "n,mean").out
+    assert out.splitlines()[1].split() == ["lr", "opt", "n", "mean"]
+    out = answered(write_runs(tmp_path, runs), "--group-by", "lr,opt", "-m", "acc", "--columns", "opt,mean").out
+    assert out.splitlines()[1].split() == ["opt", "mean"]
+
+
+def test_the_definition_of_a_sweep_is_no_setting(tmp_path):
+    """It was passed to wandb.init() as the config, and differs from sweep to sweep."""
+    runs = []
+    for n in range(12):
+        sweep = {"parameters": {"lr": {"values": [n % 3, 4]}, "wd": {"min": n % 4}, "values": n % 2}}
+        runs.append(Run(f"r{n}", config={"lr": n % 3, **sweep}, summary={"acc": n / 10}))
+    out = answered(write_runs(tmp_path, runs), "--importance", "-m", "acc").out
+    assert {line.split()[0] for line in out.splitlines() if " number " in line} == {"lr", "parameters.values"}
+    assert "or differ in every run: parameters.lr.values, parameters.wd.min" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(("name", "which"), [("loss", "best"), ("thing", "lowest")])
+def test_which_curves_are_drawn_is_told_outside_of_the_picture_too(tmp_path, name, which):
+    file = write_runs(tmp_path, [Run(f"r{n:02d}", summary={name: float(n)}) for n in range(12)])
+    rows = {"run_id": [f"r{n // 2:02d}" for n in range(24)], "_step": [0, 1] * 12}
+    write_rows(tmp_path, "history", rows | {f"metric_{name}": [float(n) for n in range(24)]})
+    answer = answered(file, "--curves", name, "-o", tmp_path / "x.svg")
+    assert f"the {which} 10 of 12 are drawn" in answer.err
+    assert f"the {which} 10 of 12 are drawn" in (tmp_path / "x.svg").read_text()
+    assert "only one point" not in answer.err
+    write_rows(tmp_path, "history", {"run_id": ["r00", "r01"], "_step": [3, 3], f"metric_{name}": [1.0, 2.0]})
+    assert "each curve has only one point" in answered(file, "--curves", name, "-o", tmp_path / "x.svg").err

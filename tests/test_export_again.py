@@ -84,7 +84,8 @@ def test_runs_that_are_removed_are_counted(empty_server, export, demo):
     assert export("team/demo", "--include-history").code == 0
     empty_server.delete_run("team", "demo", "two")
     done = export("team/demo", "--include-history", "--prune")
-    assert "team/demo: 1 run (1 finished), 5 history rows; 1 run removed, because no longer in the source\n" in done.err
+    said = "5 history rows (1 run unchanged); 1 run removed, because no longer in the source\n"
+    assert f"team/demo: 1 run (1 finished), {said}" in done.err
     empty_server.delete_run("team", "demo", "one")
     done = export("team/demo", "--include-history", "--prune")
     assert "not asked for" not in done.err
@@ -436,3 +437,24 @@ def test_a_file_that_was_changed_after_its_export_is_a_failure(tmp_path, export_
     assert f"error: team/demo: the earlier {file} was changed after its export" in done.err
     assert demo().metadata["status"] == "partial"
     assert export_logs("--include-history").code == 0  # its rows are read again
+
+
+def test_logs_of_one_run_that_share_steps_lose_no_metric(tmp_path, export_logs, demo):
+    """As when a sweep's agent starts a run once for each part of a model: all begin at step 0."""
+    rows = [[{"a": "1"}, {"a": "2", "b": "3"}], [{"c": "4"}, {"a": '"NaN"'}]]
+    for hours, logged in enumerate(rows):
+        started_at = START + timedelta(hours=hours)
+        write_log(tmp_path / "logs", "abc", rows=logged, started_at=started_at, entity="team", project="demo")
+    done = export_logs("--include-history")
+    assert "steps that are in several logs of a run have the values of the last one: abc (2 steps)" in done.err
+    values = demo().history.select("metric_a", "metric_b", "metric_c").fill_nan(-1).rows()
+    assert values == [(1.0, None, 4), (-1.0, 3, None)]
+    assert demo().history["_timestamp"].to_list() == [(started_at + timedelta(seconds=n)).timestamp() for n in (0, 1)]
+
+
+def test_runs_whose_history_is_as_before_are_counted(empty_server, export):
+    add_runs(empty_server, one="g", two="g")
+    assert "unchanged" not in export("team/demo", "--include-history").err
+    add_runs(empty_server, three="g")
+    done = export("team/demo", "--include-history")
+    assert "team/demo: 3 runs (3 finished), 15 history rows (2 runs unchanged)\n" in done.err

@@ -451,7 +451,10 @@ def test_a_resumed_run_that_names_its_steps(recorded):
 
 def test_steps_logged_again_without_resume(recorded):
     assert numbers(recorded.project("repeated").rows()) == [(0, 10), (1, 20), (2, 3), (3, 4)]
-    assert "steps that are in two logs of a run have the rows of the later log: repeated (2 steps)" in recorded.done.err
+    assert (
+        "steps that are in several logs of a run have the values of the last one: repeated (2 steps)"
+        in recorded.done.err
+    )
 
 
 def test_rewound_run_loses_what_it_voided(recorded):

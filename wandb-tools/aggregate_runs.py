@@ -1085,7 +1085,7 @@ def report_lines(report: Report) -> Iterator[str]:
     if kinds := Counter(row["kind"] for row in report["skipped"] if not row["failure"]):
         hint = "--history reads histories, " if kinds["history"] else ""
         found = ", ".join(counted(number, f"{kind} file") for kind, number in sorted(kinds.items()))
-        yield f"not read: {found} ({hint}--json lists all)"
+        yield f"not merged: {found} ({hint}--json lists all)"
     for row in report["filters"]:
         yield f"{row['filter']}: {row['kept']:,} of {counted(row['before'], 'run')} kept"
     for row in report["histories"]:

@@ -186,6 +186,7 @@ SCRIPTS = "; script-src 'unsafe-inline' 'unsafe-eval'"  # Vega makes functions o
 NOISE = {"path", "paths", "dir", "dirs", "directory", "folder", "filename", "url", "host", "hostname", "cwd"}
 NOISE |= {"timestamp", "datetime", "date", "pid", "uuid", "logdir", "wandb"}
 NOISE_TREES = {"accelerator_config", "id2label", "label2id"}  # of HuggingFace: they vary with its version
+SWEEP_DEFINITION = re.compile(r"\bparameters\.[^.]+\.(values?|min|max|mu|sigma|q|distribution|probabilities)$")
 MOST_SAID, SUGGESTED_NAMES = 10, 5  # of a list in a line; of near names
 MOST_TYPED = 10**9  # larger numbers of rows or points mean this
 # Flags of the other scripts, and the condition that does the same here.
@@ -364,6 +365,7 @@ class Result:
     chart: tuple[str, str, pl.DataFrame] | None = None  # titles of the values and of x, and what is drawn: chart_json
     kept: int = 0  # how many columns of the view are shown even if they do not fit: those that were asked for by name
     unseen: Sequence[str] = ()  # what the view leaves out of the table
+    ranked: str = "best"  # what the first lines of the chart are
 
 
 class TableColumn(NamedTuple):
@@ -936,6 +938,8 @@ def groups(study: Study, metric: Metric, options: Options) -> Result:
     shown = [column for column in asked if column in {*by, *held}]
     if len(shown) < len(asked) and options.group_by and not (options.top or options.schema):
         say_once(f"--columns {','.join(options.columns)}: a table of groups has only {', '.join([*by, *held])}")
+    if shown and {*by}.isdisjoint(shown):  # rows need a name
+        shown = [*apart, *shown]
     kept = len(shown)
     if not shown:
         sizes = ["n"] if (table["runs"] == table["n"]).all() else ["runs", "n"]
@@ -1084,6 +1088,8 @@ def varying_settings(runs: Runs, *more: pl.Expr) -> tuple[pl.DataFrame, list[str
 def is_noise(values: pl.Series, path: str) -> bool:
     """Whether a config column merely tells where or when runs ran: paths, hosts, times, text of one run each."""
     if not NOISE.isdisjoint(words(path)) or not NOISE_TREES.isdisjoint(re.split(r"[./]", path)):
+        return True
+    if SWEEP_DEFINITION.search(path):  # it was passed to wandb.init() as a config
         return True
     there = values.drop_nulls()
     one_each = there.n_unique() == len(there) > 3  # fewer may differ in everything
@@ -1946,9 +1952,12 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     bounds = [name for name in ("ci_low", "ci_high") if name in table.columns]
     named = pl.col(RANK).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
     drawn = table.select("x", "n", *bounds, value=y, name=named, rank=RANK)
+    ranked = "best" if goal else "lowest"  # last values come first
     if len(names) > MOST_CURVES:
-        more = f"{len(names) - MOST_CURVES} more: use --group-by, --filter or --json"
-        unseen.append(f"the {MOST_CURVES} with the {'best' if goal else 'lowest'} last value are shown; {more}")
+        more = f"{len(names) - MOST_CURVES} more: use --group-by, --where or --json"
+        unseen.append(f"the {MOST_CURVES} with the {ranked} last value are shown; {more}")
+    if table.height == len(names):
+        notes.append("each curve has only one point")
     # A row per x, a column per curve; empty where a curve has no value.
     shown = drawn.filter(pl.col("rank") < MOST_CURVES)
     xs = shown.select(pl.col("x").unique().sort())
@@ -1968,7 +1977,7 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
     grouped = f", mean by {', '.join(labels(study.apart, study.runs).values())}" if study.by else ""
     title = f"{value} over {axis}{grouped}: {size}{counted(len(names), 'group' if study.by else 'run')}{lost_runs}"
     table = table.select(pl.lit(column).alias("metric"), *held)
-    return Result("curves", title, table, view, notes, chart=(value, axis, drawn), unseen=unseen)
+    return Result("curves", title, table, view, notes, chart=(value, axis, drawn), unseen=unseen, ranked=ranked)
 
 
 def shape(line: pl.DataFrame) -> str:
@@ -2014,9 +2023,11 @@ def health(study: Study, _: Options) -> list[Result]:
     labelled = pl.Series(run_labels(keys)).gather(folded[RUN_NUMBER])
     details = [first + f" (and {counted(more, 'more metric')})" * bool(more) for _, _, first, more in folded.rows()]
     details = [shortened(text, 2 * PAGE_CELLS) for text in details]  # a line of a console may be long
+    silent = sum(problem in {"crashed", "failed"} and ": " not in detail for _, problem, detail in found)
+    why = f"no console output of {counted(silent, 'crashed or failed run')}: export_runs.py --console exports it"
     title = f"Problems in {problems[RUN_NUMBER].n_unique()} of {counted(keys.height, 'run')}{where}: {counts}"
     view = [("run", labelled), ("problem", folded["problem"]), ("detail", pl.Series(details))]
-    return [Result("health", title, table, view)]
+    return [Result("health", title, table, view, [why] if silent else [])]
 
 
 def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iterator[Problem]:
@@ -2577,7 +2588,8 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
     number = table["rank"].n_unique()
     most = {"curves": MOST_LINES, "pivot": number}.get(result.key, MOST_DRAWN)
     rows, scale, remarks = scaled(table.filter(pl.col("rank") < most), result.key, log=log, is_live=form == "html")
-    remarks += [f"the best {most} of {number} are drawn"] if number > most else []
+    remarks += [f"the {result.ranked} {most} of {number} are drawn"] if number > most else []
+    say(*(remarks if form != "report" else ()))
     value = {"field": "value", "type": "quantitative", "title": value_title, "scale": scale}
     if result.key != "pivot" and rows.select(pl.col("^value|ci_.*$").abs().max() >= 1e7).row(0).count(True):
         value["axis"] = {"format": ".6~g"}  # 6e+99, not 5.999999999999999e+99

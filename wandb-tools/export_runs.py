@@ -1402,7 +1402,7 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
 def say_notes(projects: Sequence[Project], found: Sequence[FoundRun], options: Options, say: Say) -> None:
     """Print which runs logged steps twice, how many summaries were restored, and which projects may lack an entity."""
     if again := [f"{run.id} ({counted(logs[-1].repeated, 'step')})" for run, _, logs in found if logs[-1].repeated]:
-        say(f"steps that are in two logs of a run have the rows of the later log: {first_of(again)}")
+        say(f"steps that are in several logs of a run have the values of the last one: {first_of(again)}")
     if restored := Counter(each["from"] for project in projects for each in project.summary_restored):
         counts = f"{restored['file']:,} from files/wandb-summary.json, {restored['history']:,} from the history"
         say(f"summaries missing in the logs were restored: {counts}")
@@ -1655,7 +1655,8 @@ def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path) -> Se
 
     The steps of a resumed offline log follow the last one before it, as `wandb sync` places them: only a step that is
     not higher than the one before is raised. So are lines. A rewound run loses the rows after the step to which it went
-    back. Any other step that comes again replaces the earlier row.
+    back. The values of any other step that comes again replace the earlier ones; a metric that only the earlier log has
+    there stays, as when a sweep's agent starts a run several times, once for each part of a model.
     """
     parts: list[Part] = []
     for log in logs:
@@ -1679,16 +1680,29 @@ def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path) -> Se
 def rewritten(
     run_id: str, parts: Sequence[Part], work: Path, *, first: float = -math.inf, last: float = math.inf, start: int = 0
 ) -> Part:
-    """A run's rows from `first` to `last` as one part; the order of the first row is `start` or more."""
+    """A run's rows from `first` to `last` as one part; the order of the first row is `start` or more.
+
+    Of several rows with one order, the last value of each column counts.
+    """
     dtypes = widest_dtypes(part.dtypes for part in parts)
-    order = pl.col("order")
-    frames = []
+    order, reached = pl.col("order"), -math.inf
+    groups: list[list[pl.LazyFrame]] = []  # rows of parts, those together that follow each other
     for part in parts:
         rows = pl.scan_parquet(part.file, glob=False).filter(pl.col("run_id") == run_id, order.is_between(first, last))
         logged = [cast_logged(path, part.stored[path], dtypes[path]) for path in part.dtypes]
         raised = pl.max_horizontal(order, start + pl.int_range(pl.len())) if start else order
-        frames.append(rows.select(~cs.starts_with("["), *logged, frame=pl.lit(0)).with_columns(raised.alias("order")))
-    return write_part(pl.concat(frames, how="diagonal"), work, {run_id: dtypes})[run_id]
+        groups += [] if groups and part.first > reached else [[]]
+        groups[-1].append(rows.select(~cs.starts_with("["), *logged).with_columns(raised.alias("order")))
+        reached = part.last
+    rows, *others = (pl.concat(frames, how="diagonal") for frames in groups)
+    for later in others:
+        rows = rows.join(later, on=["run_id", "order"], how="full", coalesce=True, suffix=" later")
+        again = [name for name in rows.collect_schema() if name.endswith(" later")]
+        newest = [pl.coalesce(name, name.removesuffix(" later")).name.replace(" later$", "") for name in again]
+        rows = rows.with_columns(newest).drop(again).sort("order")
+    rows = rows.collect(engine="streaming").lazy() if others else rows
+    rows = rows.with_columns(frame=pl.lit(0))
+    return write_part(rows, work, {run_id: dtypes})[run_id]
 
 
 def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Log]], work: Path) -> None:
@@ -3762,6 +3776,9 @@ def report(projects: Sequence[Project], failed: Sequence[Failure], options: Opti
             line += f" ({', '.join(f'{count:,} {state}' for state, count in states)})"
         if options.include_history or options.offline:
             line += f", {counted(history_rows, 'history row')}"
+        history = project.tables.get("history")
+        if same := len(history.staying & {*project.runs["id"]} if history and history.fetched is not None else ()):
+            line += f" ({counted(same, 'run')} unchanged)"
         line += f", {counted(len(project.failed), 'failure')}" if project.failed else ""
         paths = [str(options.output / str(file["name"])) for file in project.files]
         if not options.json:
