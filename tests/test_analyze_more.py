@@ -621,7 +621,8 @@ def test_a_diverged_run_does_not_rule_the_mean_of_its_group(tmp_path, boom):
     write_history(tmp_path, rows)
     answer = answered(file, "--curves", "loss", "-g", "g")
     assert "4 runs in 2 groups, 1 diverged" in answer.out
-    assert "left out from that point on: 1 of x" in answer.out
+    assert "diverged, and left out from where all values to the end are NaN" in answer.out
+    assert ": 1 of x\n" in answer.out
     found = {row["x"]: row for row in document(file, "--curves", "loss", "-g", "g")["curves"] if row["config_g"] == "x"}
     assert [found[x]["n"] for x in (0, 2, 4, 5, 9)] == [3, 2, 3, 2, 2]
     assert [found[x]["mean"] for x in (4, 5, 9)] == pytest.approx([3.0, 4.5, 6.5])

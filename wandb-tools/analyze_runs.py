@@ -381,10 +381,7 @@ class TableColumn(NamedTuple):
 
 
 def open_inputs(places: Sequence[Path]) -> tuple[Runs, int]:  # noqa: C901, PLR0912 - a list of cases
-    """The runs of the inputs, and how many damaged files in folders were left out; prints what was chosen.
-
-    Where no place is named: the unified file, unless an export is newer.
-    """
+    """The runs of the inputs (by default of the unified file or a newer export), and how many files were left out."""
     files: dict[Path, Path] = {}  # by where they really are: a file named twice is read once
     for place in places or [place for place in (UNIFIED_FILE, EXPORT_FOLDER) if place.exists()]:
         if not place.exists():
@@ -436,10 +433,7 @@ def open_inputs(places: Sequence[Path]) -> tuple[Runs, int]:  # noqa: C901, PLR0
 
 
 def open_file(file: Path) -> Runs:
-    """What one parquet file holds; nothing but its footer is read yet.
-
-    Dtypes that only files of other tools have become similar ones of our files.
-    """
+    """What one parquet file holds, by its footer. Dtypes that only other tools write become similar ones of ours."""
     try:
         metadata = pl.read_parquet_metadata(file)
         frame = pl.scan_parquet(file, glob=False)  # a file's name is no pattern
@@ -1941,9 +1935,8 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
             lost_runs = f", {lost.height} diverged"
             counts = sorted(Counter(row_names(lost, study.apart)).items())
             of_groups = some_of([f"{count} of {name}" for name, count in counts])
-            notes.append(f"diverged runs are left out from that point on: {of_groups}")
-            bad = f"NaN, infinite or over {DIVERGED:,} times their lowest value before"
-            notes.append(f"a run has diverged if all its values to the end are {bad}")
+            bad = f"NaN, infinite or over {DIVERGED:,} times the lowest value before"
+            notes.append(f"diverged, and left out from where all values to the end are {bad}: {of_groups}")
     last = table.sort("x").group_by(by).agg(finite(y).last().alias(RANK))
     last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
     table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
@@ -2282,10 +2275,7 @@ def page_text(results: Sequence[Result], form: str, most: int | None) -> str:
 
 
 def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bool) -> str:
-    """A page that needs nothing else and loads nothing, light or dark as its reader has it.
-
-    Its charts are pictures in a `report`, which has no script, and can be zoomed and asked for values in `html`.
-    """
+    """A page that loads nothing: a `report` without scripts, whose charts are pictures, or `html` with live charts."""
     import vl_convert
 
     lines, charts = list[str](), list[str]()
@@ -2476,8 +2466,8 @@ def short_names(names: Sequence[str], width: int) -> list[str]:
         middles = {name: name.removeprefix(start).removesuffix(end) for name in known}
         room = width - max(map(cell_count, middles.values()))
         if cell_count(start + end) > room:
-            start = shortened(start, room - bool(end)) if room > NARROW // 2 else "…" * bool(start)
-            end = "…" * bool(end)
+            start = shortened(start, room - 1) if start and room > NARROW // 2 else start and "…"
+            end = end and "…"
         names = [f"{start}{middles[name]}{end}" if name in middles else name for name in names]
     alike: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
@@ -2562,10 +2552,7 @@ def jsonable(value: object) -> object:
 
 
 def csv_text(table: pl.DataFrame) -> str:
-    """A table as CSV at full precision, safe to open in a spreadsheet.
-
-    Control characters are replaced, and text that would be a formula begins with an apostrophe: -1e-3 is a number.
-    """
+    """A table as CSV at full precision. An apostrophe precedes text that a spreadsheet would take for a formula."""
     flat = table.with_columns(pl.Series(c.name, map(exact_text, c.to_list())) for c in table if c.dtype.is_nested())
     clean = pl.col(pl.String).str.replace_all(r"[\p{Cc}--\t\r\n]", "\N{REPLACEMENT CHARACTER}")
     formula = clean.str.contains(r"^[=+\-@\t\r]") & ~clean.str.contains(r"^-\d+(\.\d+)?([eE][+-]?\d+)?$")
@@ -2579,8 +2566,7 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
     """A Vega-Lite chart of a result: lines, a pivot's heat map, or a point per run or group, with their intervals.
 
     Only finite values are drawn, and on a logarithmic axis only those above 0; what is left out stands below the
-    title. In a page the text has the page's colour, light or dark, and the heading is the title. In an `html` page
-    the pointer zooms, finds values, and hides the line whose entry in the legend it clicks.
+    title. In a page the text has the page's colour, light or dark, and the heading is the title.
     """
     value_title, x_title, table = result.chart or ("", "", pl.DataFrame())
     is_curve, is_picture = result.key == "curves", form in {"png", "svg"}
@@ -2679,9 +2665,9 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
         x["scale"] = {"nice": False, "zero": False}
         if rows["x"].dtype.is_temporal():
             seconds = rows.select((pl.col("x").max() - pl.col("x").min()).dt.total_seconds()).item()
-            form = "%Y-%m-%d" + " %H:%M" * (seconds < 3e6) + ":%S" * (seconds < 600)
-            times = {"format": form, "tickCount": 5, "labelFlush": False}
-            x |= {"type": "temporal", "scale": {"type": "utc"}, "axis": times}
+            form = "%Y-%m-%d %H:%M:%S" if seconds < 600 else "%Y-%m-%d %H:%M" if seconds < 3e6 else "%Y-%m-%d"
+            x |= {"type": "temporal", "scale": {"type": "utc"}}
+            x["axis"] = {"format": form, "tickCount": 5, "labelFlush": False}
             tips[1] |= {"timeUnit": "utcyearmonthdatehoursminutesseconds", "format": "%Y-%m-%d %H:%M:%S"}
         axis, other = "y", {"x": x, "color": {"field": "rank", "type": "nominal", "legend": named}}
         point = rows["x"].n_unique() <= 30 or "transparent"  # where the pointer finds values
