@@ -938,7 +938,11 @@ def test_history_columns_are_what_plain_python_computes(histories, random, cells
 
 @pytest.mark.parametrize(
     ("where", "ids"),
-    [("config_lr > 0.1", "b"), ("k = 16 OR name = 'x'", "ac"), ('tags IS NOT NULL AND "group" IS NULL', "abc")],
+    [
+        ("config_lr > 0.1 AND name <> 'v0.5'", "b"),
+        ("k = 16 OR name = 'x'", "ac"),
+        ('tags IS NOT NULL AND "group" IS NULL', "abc"),
+    ],
 )
 def test_where(where, ids):
     write_runs(Path("x"), [Run("a", "r_k16", config={"lr": 0.1}), Run("b", config={"lr": 0.5}), Run("c", "x")])
@@ -960,6 +964,7 @@ def test_where(where, ids):
         (["--where", "lrr > 1"], "there is no column lrr; did you mean lr?"),
         (["--where", "CAST(name AS INT) > 1"], "cannot be evaluated: conversion from `str` to `i32` failed"),
         (["--where", "tags = 'a'"], "cannot be evaluated: "),
+        (["--where", "name > 0.005"], "cannot compare string with numeric type"),  # '1e-3' was more than 0.005
         (["--where", "created_at > '2026'"], "a time as DATE '2026-01-31'"),
         (["--partition-by", "tags"], "no such column"),
         (["--no-enrich", "--explain", "x"], "--rules and --explain need derived columns"),

@@ -192,7 +192,7 @@ def test_a_note_on_the_best_two_shortens_long_values(tmp_path):
     runs = [Run(f"r{n}", config={"net": nets[n]}, summary={"test/mse": 1.0 + n}) for n in range(2)]
     out = answered(write_runs(tmp_path, runs), "-g", "net").out
     assert (
-        "the best two cannot be compared: only one value in Net(Linear(64, 64), Li…), Linear(64, 64), out=0) and"
+        "the best two cannot be compared: only one value in Net(Linear(64, 64), Li…, Linear(64, 64), out=0) and"
         in out.replace("\n", " ")
     )
 
@@ -421,6 +421,15 @@ def test_health_says_of_what_there_are_more(tmp_path):
     assert "loss in the summary (and 2 more metrics)" in " ".join(answered(file, "--health").out.split())
 
 
+def test_health_tells_of_a_summary_beside_a_history(tmp_path):
+    """A score that a script sets once at its end is in no history; what a history tells of is named once."""
+    nan = float("nan")
+    file = write_runs(tmp_path, [Run("a", summary={"score": nan, "loss": {"min": nan}, "acc": 1.0}, history_rows=2)])
+    write_history(tmp_path, steps("a", [1.0, nan]))
+    details = [row["detail"] for row in document(file, "--health")["health"]]
+    assert details == ["loss, 1 value, the first at step 1", "score in the summary"]
+
+
 def test_a_report_shows_curves_to_their_end_and_which_runs_it_is_about(tmp_path):
     """The table of a picture's 200 points ended after the first 30."""
     file = write_runs(tmp_path, [Run("a", summary={"loss": 1.0}), Run("b", state="crashed")])
@@ -634,7 +643,7 @@ def test_points_of_long_curves_stay_invisible_in_a_live_chart(tmp_path):
     write_history(tmp_path, [row for n in "ab" for row in steps(n, [float(i) for i in range(40)])])
     answered(file, "--curves", "loss", "-g", "g", "-o", tmp_path / "c.html")
     text = (tmp_path / "c.html").read_text("utf-8")
-    (chart,) = json.loads(text.rpartition("<script>")[2].partition(".forEach((chart")[0])
+    (chart,) = json.loads(text.rpartition("<script>")[2].partition(".forEach((spec")[0])
     band, line = chart["layer"]
     assert line["mark"]["point"] == "transparent"
     assert [tip.get("format") for tip in line["encoding"]["tooltip"]] == [None, None, ".6~g", ".6~g", ".6~g"]
@@ -658,8 +667,8 @@ def test_runs_between_two_points_of_a_curve_are_counted(tmp_path):
     file = write_runs(tmp_path, [Run(n, config={"g": 1}) for n in "abc"])
     write_history(tmp_path, [("b", 1, 1.0), *((run, step, 2.0) for run in "ac" for step in range(0, 200, 2))])
     err = ask(file, "--curves", "loss", "-g", "g").err
-    assert "not shown, because they begin and end between two of these points: 1 run\n" in err
-    assert "between" not in ask(file, "--curves", "loss", "-g", "g", "--points", 101).err
+    assert "not shown, because they have no value at these points: 1 run\n" in err
+    assert "not shown" not in ask(file, "--curves", "loss", "-g", "g", "--points", 101).err
 
 
 def test_an_axis_of_fractions_has_the_digits_of_a_table(tmp_path):

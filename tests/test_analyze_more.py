@@ -531,6 +531,8 @@ def test_the_axis_depends_on_the_runs_that_count_alone(tmp_path):
 def test_a_report_and_an_answer_in_one_call(file, tmp_path):
     table, report = tmp_path / "t.csv", tmp_path / "r.md"
     assert answered(file, "--top", 2, "-o", table, "--report", report, "-m", "test/mse").out == f"{table}\n{report}\n"
+    answer = document(file, "--top", 2, "-o", table, "--report", report, "-m", "test/mse")
+    assert answer["files"] == [str(table), str(report)]
 
 
 def test_several_metrics_give_a_latex_table_each(file, tmp_path):
@@ -589,7 +591,7 @@ def test_pictures(folder, question, ending):
         ET.fromstring(content.decode())
         assert not re.findall(r"(?:href|src)\s*=\s*['\"]https?:", content.decode())
     else:
-        charts = json.loads(content.decode().rpartition("<script>")[2].partition(".forEach((chart")[0])
+        charts = json.loads(content.decode().rpartition("<script>")[2].partition(".forEach((spec")[0])
         assert len(charts) == 1
         assert vl_convert.vegalite_to_svg(charts[0] | {"width": 700}).startswith("<svg")
 

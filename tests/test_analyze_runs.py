@@ -168,6 +168,8 @@ def test_quiet_says_nothing(runs_file: Path) -> None:
 def test_filters_say_what_they_kept_and_lost(runs_file: Path) -> None:
     err = answered(runs_file, "--metric", "test/mse", "--filter", "LINEAR").err
     assert "--filter LINEAR: 6 of 17 runs kept" in err
+    err = answered(runs_file, "--metric", "test/mse", "--filter", "LINEAR", "-f", "^no such").err
+    assert "--filter LINEAR --filter ^no such: 6 of 17 runs kept" in err
     assert "in other states" not in err  # none of those passes the other filter
     err = answered(runs_file, "--top", 3, "-m", "test/mse").err
     assert "--state finished (the default): 15 of 17 runs kept" in err

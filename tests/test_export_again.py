@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from datetime import timedelta
 from types import SimpleNamespace
@@ -458,3 +459,16 @@ def test_runs_whose_history_is_as_before_are_counted(empty_server, export):
     add_runs(empty_server, three="g")
     done = export("team/demo", "--include-history")
     assert "team/demo: 3 runs (3 finished), 15 history rows (2 runs unchanged)\n" in done.err
+
+
+def test_an_export_killed_before_its_metadata_is_no_changed_file(tmp_path, export_logs, demo):
+    """The runs file was named as changed after its export, with exit code 3: the history had stayed, and so the id."""
+    add_log(tmp_path, "abc")
+    assert export_logs("--include-history").code == 0
+    metadata = tmp_path / "out" / "team_demo_metadata.json"
+    before = metadata.read_bytes()
+    assert export_logs().code == 0
+    metadata.write_bytes(before)  # killed before this last rename
+    assert export_logs().code == 0
+    assert demo().metadata["status"] == "complete"
+    assert demo().metadata["export_id"] != json.loads(before)["export_id"]  # all files were written anew

@@ -645,16 +645,18 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: 
         raise ScriptError(f"--where has over {MOST_OPERATORS} operators; name IN ('a', 'b') takes a list", WRONG_USAGE)
     hint = """write 'text', a time as DATE '2026-01-31', W&B names ("optim.lr") and SQL words in double quotes"""
     try:
+        # Decimals as floats, since polars compares text with the decimal 0.01 as texts: "1e-3" would be more.
+        number = r"""('[^']*'|"[^"]*")|(?<![\w.])\d*\.\d+(?![\w.])"""
+        predicate = re.sub(number, lambda found: found[1] or f"{found[0]}e0", predicate)
         keeps = pl.sql_expr(predicate)
         # W&B's and flattened names: the columns are put in their places.
         if known := [name for name in keeps.meta.root_names() if name in names and name not in dtypes]:
             name = "|".join(map(re.escape, known))
             places = rf"""('[^']*')|"({name})"|(?<![\w."])({name})(?![\w."])"""
             keeps = pl.sql_expr(re.sub(places, lambda found: found[1] or f'"{names[found[2] or found[3]]}"', predicate))
-        for column in keeps.meta.root_names():
-            if column not in dtypes:
-                near = did_you_mean(column, [*dtypes, *names])
-                raise ScriptError(f"{flag}: there is no column {column}{near}; {hint}", WRONG_USAGE)
+        if unknown := [column for column in keeps.meta.root_names() if column not in dtypes]:
+            near = did_you_mean(unknown[0], [*dtypes, *names])
+            raise ScriptError(f"{flag}: there is no column {unknown[0]}{near}; {hint}", WRONG_USAGE)
         pl.DataFrame(schema=dict(dtypes)).filter(keeps)
     except pl.exceptions.PolarsError as error:
         raise ScriptError(f"{flag} is not an SQL condition: {reason_of(error)}; {hint}", WRONG_USAGE) from error
@@ -1083,8 +1085,8 @@ def report_lines(report: Report) -> Iterator[str]:
     if summary["rows_read"] > summary["runs_found"]:
         yield f"{counted(summary['runs_found'], 'run')}, after duplicates of a run were dropped"
     if kinds := Counter(row["kind"] for row in report["skipped"] if not row["failure"]):
-        hint = "--history reads histories, " if kinds["history"] else ""
         found = ", ".join(counted(number, f"{kind} file") for kind, number in sorted(kinds.items()))
+        hint = "--history reads histories, " if kinds["history"] else ""
         yield f"not merged: {found} ({hint}--json lists all)"
     for row in report["filters"]:
         yield f"{row['filter']}: {row['kept']:,} of {counted(row['before'], 'run')} kept"
@@ -1276,8 +1278,7 @@ def aggregate(options: argparse.Namespace) -> int:
                     skip(report, file.file, "damaged", f"it cannot be read: {reason_of(error)}")
             if len(sound) == len(files):
                 what = f"{options.output} was not written, or an input changed meanwhile: {reason_of(failure)}"
-                advice = "run it again; if that does not help, free disk space or use another -o"
-                raise ScriptError(f"{what}; {advice}", NOTHING_USABLE) from failure
+                raise ScriptError(f"{what}; run it again, or use another -o", NOTHING_USABLE) from failure
             report |= {key: [] for key in REPORT if key != "skipped"}
             merge(sound, rules, options, report)
     finally:

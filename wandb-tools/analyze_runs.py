@@ -46,11 +46,11 @@ makes up to four ranges with about equally many runs. The best two groups are co
 means p of 0.05 or more. --best-per arch uses only the best setting of each arch, by the mean over its seeds. --stat
 median or iqm (mean of the middle half) compares groups by these, with bootstrap intervals for 8 values or more.
 
-Curves need history files (export_runs.py --include-history) next to the input. At each point, a run has its latest
-value, from its first step to its last; a group has the mean of its runs, and n is their number. A run has diverged
-where all its values to the end are NaN, infinite or, if lower is better, over a thousand times its lowest value before:
-from there on, its group's mean leaves it out. Points are added where a run ends, and where half of a group's runs have
-ended. --smooth is W&B's exponential moving average.
+Curves need history files (export_runs.py --include-history) in the folders of the exports. At each point, a run has
+its last value up to that point, from its first step to its last; a group has the mean of its runs, and n is their
+number. Points are added where a run ends, and where half of a group's runs have ended. A run has diverged where all its
+values to the end are NaN, infinite or, if lower is better, over a thousand times its lowest (positive) value before:
+from there on, its group's mean leaves it out. --smooth is W&B's exponential moving average.
 
 Pictures. The value axis is logarithmic with --log, or if all values are positive and the largest is over 10,000 times
 the smallest. Extreme values and wide intervals are cut off, and the picture says so. -o FILE.html is interactive: zoom,
@@ -278,7 +278,7 @@ class Options:
     metrics: Sequence[str]
     value: str  # which value stands for a run: see VALUES
     goal: Goal | None
-    name_pattern: str | None
+    name_patterns: Sequence[str]
     where: str | None
     states: Sequence[str]  # in lower case; empty: the default
     output: Path | None
@@ -628,8 +628,7 @@ def run_labels(runs: pl.DataFrame) -> list[str]:
     path = pl.when(pl.col("id").is_unique()).then("id").otherwise(pl.concat_str(KEY, separator="/"))
     with_id = pl.when(pl.col("name") == pl.col("id")).then(path).otherwise(pl.format("{} ({})", "name", path))
     label = pl.when(pl.col("name").is_unique()).then("name").otherwise(with_id)
-    keyed = runs.with_columns(pl.col(KEY).fill_null("null"))
-    return keyed.select(pl.coalesce(label, path)).to_series().to_list()
+    return runs.with_columns(pl.col(KEY).fill_null("null")).select(pl.coalesce(label, path)).to_series().to_list()
 
 
 def say(*messages: str, even_if_quiet: bool = False) -> None:
@@ -786,8 +785,9 @@ def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
         say(line)
         return after
 
-    if options.name_pattern is not None:
-        flag, matches = f"--filter {options.name_pattern}", pl.col("name").str.contains(f"(?i){options.name_pattern}")
+    if options.name_patterns:
+        flag = " ".join(f"--filter {pattern}" for pattern in options.name_patterns)
+        matches = pl.any_horizontal(pl.col("name").str.contains(f"(?i){each}") for each in options.name_patterns)
         try:
             pl.DataFrame({"name": [""]}).select(matches)
         except pl.exceptions.ComputeError as error:
@@ -840,7 +840,7 @@ def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[st
         remarks += [f"{of_them} {label}; --state all includes them"] if held else []
     number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
     if options.value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
-        late = "without a value: it was logged only after the best step; --value last takes the last one"
+        late = "without a value: logged only after the best step, or no step is best; --value last takes the last one"
         facts = {
             f"logged fewer than 10 values of {label}": column.is_not_null() & (pl.col(number) < 10),
             late: column.is_null() & (pl.col(number) > 0),
@@ -873,8 +873,7 @@ def top(study: Study, options: Options) -> list[Result]:
     others = runs.of_kind("derived", "config")
     more = asked or [c for c in (runs.dtypes if options.for_programs else others) if c[:1] != "_"]
     held = [c for c in dict.fromkeys(["name", *named, *KEY, "state", "url", *more]) if c in runs.dtypes]
-    ids = pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)
-    rows = collected(runs.frame.filter(ids).select(held))
+    rows = collected(runs.frame.filter(pl.col("id").is_in(best["id"].to_list(), nulls_equal=True)).select(held))
     table = best.select(KEY).join(rows, on=KEY, how="left", nulls_equal=True, maintain_order="left")
     if asked:
         more = [column for column in named if column not in asked and options.metrics]
@@ -1154,8 +1153,7 @@ def best_settings(runs: Runs, options: Options, metric: Metric) -> Runs:
         say(f"{singles} of {counted(best.height, 'chosen setting')}: only one run, so a good value may be luck")
     advice = "judge by the others" if options.metrics[1:] else "choose with -m VALIDATION, judge by a second -m TEST"
     say(f"settings were chosen by {metric.label}, so its values look better than they are; {advice}")
-    kept = runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True)
-    return replace(runs, frame=kept)
+    return replace(runs, frame=runs.frame.join(best.lazy().select(keys), on=keys, how="semi", nulls_equal=True))
 
 
 def varied(study: Study, _: Options) -> list[Result]:
@@ -1212,9 +1210,8 @@ def grid(table: pl.DataFrame, settings: Sequence[str], study: Study) -> list[Res
 
 def difference(study: Study, options: Options) -> list[Result]:
     """What differs between some runs: the config, then the metrics; numbers are equal however they were written."""
-    runs = study.any_state
+    runs, keys = study.any_state, []
     every = collected(runs.frame.select(*KEY, "name"))
-    keys = []
     ways = pl.concat_str(pl.col(KEY).fill_null("null"), separator="/"), pl.col("id"), pl.col("name")
     for name in options.diff:
         hits = next((hits for way in ways if (hits := every.filter(way == name).select(KEY).sort(KEY).rows())), [])
@@ -1893,7 +1890,7 @@ def curve_points(
     values = rows.select(RUN_NUMBER, "x", VALUE)
     found = whole.join_asof(values, on="x", by=RUN_NUMBER, check_sortedness=False).drop_nulls(VALUE)
     if hidden := spans.height - found[RUN_NUMBER].n_unique():
-        say(f"not shown, because they begin and end between two of these points: {counted(hidden, 'run')}")
+        say(f"not shown, because they have no value at these points: {counted(hidden, 'run')}")
     if clock == "_timestamp":
         found = found.with_columns((pl.col("x", DIVERGED_AT) * 1e6).cast(pl.Int64).cast(pl.Datetime("us", "UTC")))
     return found
@@ -1985,7 +1982,7 @@ def health(study: Study, _: Options) -> list[Result]:
     """A row for each problem of each run, of the kinds that the manual defines; the runs with most problems first."""
     runs, histories = study.any_state, rows_beside(study.any_state, "history")
     keys = collected(runs.frame.select(*KEY, "name")).sort(KEY).with_row_index(RUN_NUMBER)
-    found, logged = list[Problem](), set[int]()
+    found, logged, non_finite = list[Problem](), set[int](), dict[str, list[int]]()
     # By paths, as two may have one label; as JSON, as no other column is called so.
     metrics = [{json.dumps(part.paths.get(c, [part.label(c)])): c for c in metric_columns(part)} for part in histories]
     paths = sorted({path for own in metrics for path in own})
@@ -1999,10 +1996,11 @@ def health(study: Study, _: Options) -> list[Result]:
         for path in block:
             values = pl.DataFrame([rows[RUN_NUMBER], rows["_step"], rows[path].alias(VALUE)]).drop_nulls(VALUE)
             logged |= {*values[RUN_NUMBER].unique()}
+            non_finite[path] = values.filter(~pl.col(VALUE).is_finite())[RUN_NUMBER].unique().to_list()
             goals = [part.goals.get(own.get(path, "")) for part, own in zip(histories, metrics, strict=True)]
             label = ".".join(json.loads(path))
             found += metric_problems(values, label, next(filter(None, goals), None) or goal_by_name(label))
-    found += problems_of_runs(study, keys, logged, read)
+    found += problems_of_runs(study, keys, logged, read, non_finite)
     problems = pl.DataFrame(found, {RUN_NUMBER: pl.UInt32, "problem": pl.String, "detail": pl.String}, orient="row")
     most = pl.len().over(RUN_NUMBER)
     problems = problems.sort(most, RUN_NUMBER, descending=[True, False], maintain_order=True)
@@ -2046,8 +2044,7 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     best, last = value.get(where).alias("best"), value.last().alias("last")
     share, span = ((where + 1) / pl.len()).alias("share"), (value.max() - value.min()).alias("span")
     is_validation = not VALIDATION.isdisjoint(words(label))
-    of_runs = finite_values.group_by(RUN_NUMBER, maintain_order=True)
-    facts = of_runs.agg(best, step.get(where), last, share, span)
+    facts = finite_values.group_by(RUN_NUMBER, maintain_order=True).agg(best, step.get(where), last, share, span)
     for number, top_, at, end, early, width in facts.iter_rows():
         detail = f"{label} {short_number(top_)} at step {at}, ends at {short_number(end)}"
         if goal == "minimize" and top_ > 0 and end > DIVERGED * top_:
@@ -2074,10 +2071,13 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     return collected(found.select(*KEY, line=pl.col("text").str.replace_all(r"[\s\p{Cc}]+", " ").str.strip_chars()))
 
 
-def problems_of_runs(study: Study, keys: pl.DataFrame, logged: set[int], read: set[int]) -> Iterator[Problem]:
-    """Runs without a metric, with NaN or infinity in a summary without history, crashed, failed, or ended early.
+def problems_of_runs(
+    study: Study, keys: pl.DataFrame, logged: set[int], read: set[int], non_finite: dict[str, list[int]]
+) -> Iterator[Problem]:
+    """Runs without a metric, with NaN or infinity in the summary alone, crashed, failed, or ended early.
 
-    `read` are the numbers of the runs that have rows in a history, `logged` those of them that have a number there.
+    `read` are the numbers of the runs that have rows in a history, `logged` those of them that have a number there,
+    `non_finite` those that have NaN or infinity there, by the path of the metric.
     """
     runs, step, state = study.any_state, pl.col("last_step"), pl.col("state").str.to_lowercase()
     metrics, facts = metric_columns(runs), columns_or_null(runs, {"last_step": pl.Int64, "history_rows": pl.Int64})
@@ -2099,10 +2099,13 @@ def problems_of_runs(study: Study, keys: pl.DataFrame, logged: set[int], read: s
     where += pl.coalesce(pl.format(": {}", "line"), pl.lit(""))
     early = pl.format("at step {}; the median of its group or project is {}", step, usual.cast(pl.Int64, strict=False))
     found = [(is_alone & ~logs_any, pl.lit("no metric"), pl.lit("in summary and history"))]
-    infinite = rows.select((is_alone & ~pl.col(column).is_finite()).any().alias(column) for column in metrics)
+    infinite = rows.select((~pl.col(column).is_finite()).any().alias(column) for column in metrics)
     for column in (each.name for each in infinite if each[0]):
-        detail = pl.lit(f"{runs.label(column)} in the summary")
-        found.append((is_alone & ~pl.col(column).is_finite(), pl.lit("non-finite"), detail))
+        path, detail = runs.paths.get(column, [runs.label(column)]), pl.lit(f"{runs.label(column)} in the summary")
+        known = [
+            number for own in (path, path[:-1]) for number in non_finite.get(json.dumps(own), [])
+        ]  # loss.min: loss
+        found.append((~pl.col(column).is_finite() & ~pl.col(RUN_NUMBER).is_in(known), pl.lit("non-finite"), detail))
     found.append((is_broken, state, where))
     found.append((is_over & (usual > 0) & (step < 0.5 * usual), pl.lit("stopped early"), early))
     for condition, problem, detail in found:
@@ -2290,16 +2293,14 @@ def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bo
             place = f"<div class='chart' id='chart{len(charts)}'></div>"
             lines.append(place if form == "html" else vl_convert.vegalite_to_svg(chart))
             charts.append(chart)
-        links = links_of(result, "<a href='{url}'>{name}</a>")
-        table = made_table(columns[:count], "unsafehtml", links)
+        table = made_table(columns[:count], "unsafehtml", links_of(result, "<a href='{url}'>{name}</a>"))
         lines += ["<div class='wide'>", *table, "</div>"]
         lines += [*(f"<p class='note'>{html_text(note)}</p>" for note in notes), "</section>"]
     policy = POLICY
     if form == "html" and charts:
         policy += SCRIPTS
         specs = ", ".join(charts).replace("<", "\\u003c")  # no name can end the script
-        settings = "{actions: false, renderer: 'svg'}"
-        start = f"[{specs}].forEach((chart, i) => vegaEmbed(`#chart${{i}}`, chart, {settings}))"
+        start = f"[{specs}].forEach((spec, i) => vegaEmbed(`#chart${{i}}`, spec, {{actions: false, renderer: 'svg'}}))"
         library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed")
         lines += [f"<script>{library}</script>", f"<script>{start}</script>"]
     head = f"<meta charset='utf-8'><meta http-equiv='Content-Security-Policy' content=\"{policy}\">"
@@ -2365,9 +2366,8 @@ def told_apart(values: pl.Series) -> pl.Series:
     cells, uses = cells_of(values), Counter(cells_of(values.unique()))
     if not values.dtype.is_float() or uses.total() == len(uses):
         return values
-    pairs = zip(values, cells, strict=True)
-    exact = [v if v is None else cell_text(v) if uses[cell] > 1 else cell for v, cell in pairs]
-    return pl.Series(values.name, exact, pl.String)
+    exact = [cell_text(value) if uses[cell] > 1 else cell for value, cell in zip(values, cells, strict=True)]
+    return pl.Series(values.name, exact, pl.String).replace("null", None)
 
 
 def short_number(value: float, digits: int = 4) -> str:
@@ -2734,7 +2734,8 @@ def deliver(results: Sequence[Result], file: Path | None, options: Options) -> N
             for cut in (result for result in results if result.table.height > rows):
                 say(f"{cut.key}: {counted(cut.table.height - rows, 'more row')}: use --max-rows 0 for all")
             results = [replace(r, table=r.table.head(rows), rows=r.rows and r.rows[:rows]) for r in results]
-        show(content(results, options.format, options.max_rows, options, file).decode().removesuffix("\n"))
+        written = [str(path) for path in (options.output, options.report) if path]
+        show(content(results, options.format, options.max_rows, options, written).decode().removesuffix("\n"))
     if file and options.format != "json":
         show(str(file))
 
@@ -2748,7 +2749,7 @@ def show(text: str) -> None:
 
 
 def content(  # noqa: C901 - a list of formats
-    results: Sequence[Result], form: str, most: int | None, options: Options, written: Path | None = None
+    results: Sequence[Result], form: str, most: int | None, options: Options, written: Sequence[str] = ()
 ) -> bytes:
     """The results in any of the formats; those of one question where it holds no more. JSON names what is `written`."""
     if form == "table":
@@ -2758,7 +2759,7 @@ def content(  # noqa: C901 - a list of formats
         rows: dict[str, Any] = {"version": 1}
         for result in results:
             rows.setdefault(result.key, []).extend(result.table.to_dicts() if result.rows is None else result.rows)
-        return (json_text(rows | ({"files": [str(written)]} if written else {})) + "\n").encode()
+        return (json_text(rows | ({"files": written} if written else {})) + "\n").encode()
     if form in {"html", "report"}:
         return html_page(results, form, most, log=options.log).encode()
     if form == "markdown":
@@ -2841,7 +2842,7 @@ def parse_args(argv: Sequence[str]) -> Options:
     # An input that was named after --diff's runs is no run.
     args.inputs += [Path(name) for name in args.diff if name.endswith(".parquet") or Path(name).is_dir()]
     args.diff = [name for name in args.diff if Path(name) not in args.inputs]
-    if args.sql is not None and (args.name_pattern or args.where or args.states):
+    if args.sql is not None and (args.name_patterns or args.where or args.states):
         raise ScriptError("--sql uses all runs: write the condition into its WHERE", WRONG_USAGE)
     for state in args.states:
         if state not in {*STATES, "all"}:
@@ -2892,7 +2893,8 @@ def add_flags(parser: Parser) -> None:
     goal.add_argument("--ascending", dest="goal", action="store_const", const="minimize", help="lower is better")
     goal.add_argument("--descending", dest="goal", action="store_const", const="maximize", help="higher is better")
     add = parser.add_argument_group("which runs").add_argument
-    add("-f", "--filter", dest="name_pattern", metavar="REGEX", help="runs whose name matches (case ignored)")
+    names: dict[str, Any] = {"action": "append", "default": [], "dest": "name_patterns", "metavar": "REGEX"}
+    add("-f", "--filter", **names, help="runs whose name matches, case ignored (may repeat)")
     add("--where", metavar="SQL", help="condition: \"config_lr < 0.01 AND created_at >= '2026-01-31'\"")
     lower = {**many, "type": lambda text: comma_list(text.lower()), "dest": "states", "metavar": "STATE"}
     add("-s", "--state", **lower, help="state of the runs, or all (default: finished, or all if none is)")

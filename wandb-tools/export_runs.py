@@ -30,8 +30,8 @@ and, if asked for, these:
   ..._system.parquet            CPU, GPU and memory over time (--system-metrics); a server samples them
 
 A second export into the same folder updates all runs, downloads only histories that changed, and keeps runs that are
-not part of this export. A shorter history never replaces a longer one. After an interruption, the next export continues
-with what is missing.
+not part of this export. A history that is cut off, by a failed download or in a log, never replaces a longer one. After
+an interruption, the next export continues with what is missing.
 
 --json prints one object instead of the paths: version, exports (entity, project, status, runs; filtered: runs left out
 by the filters; history_rows, also without --include-history; failed: failures; torn: logs that end early; kept: runs of
@@ -3358,7 +3358,7 @@ def scan_parts(table: Table) -> pl.LazyFrame:
 
 def find_earlier(project: Project, output: Path) -> None:
     """Fill in the files of an earlier export. ScriptError if one is unreadable."""
-    found: dict[str, Earlier] = {}
+    found, newest = dict[str, Earlier](), ""
     for file in sorted(output.glob(f"{project.stem}_*.parquet")):
         name = file.stem.removeprefix(f"{project.stem}_")
         if not re.fullmatch("runs|history|history_sampled|system|console|table_.*", name):
@@ -3373,6 +3373,7 @@ def find_earlier(project: Project, output: Path) -> None:
             columns = {tuple(path): column for column, path in json.loads(metadata.get(COLUMNS_KEY, "{}")).items()}
             dtypes = {path: str(schema[column]) for path, column in columns.items() if column in schema}
             histories = json.loads(metadata.get(HISTORIES_KEY, "{}"))
+            newest = max(newest, json.loads(metadata.get(SOURCE_KEY, "{}")).get("exported_at", ""))
             found[name] = Earlier(
                 file,
                 rows=dict(counts.collect().iter_rows()),
@@ -3387,15 +3388,16 @@ def find_earlier(project: Project, output: Path) -> None:
             )
         except (Exception, pl.exceptions.PanicException) as error:  # damaged, or made by something else
             raise unreadable(file, error) from error
-    # Files with different export ids: an export was killed while it renamed them. All are written again; what each file
-    # states about its own rows is still true.
+    # Files with different export ids, or newer than their metadata: an export was killed while it renamed them. All are
+    # written again; what each file states about its own rows is still true.
     noted, sums = None, dict[str, str]()
     with suppress(OSError, ValueError, LookupError, TypeError):
         document = json.loads((output / f"{project.stem}_metadata.json").read_text("utf-8"))
-        noted, sums = document["export_id"], {facts["name"]: facts["sha256"] for facts in document["files"]}
-    is_whole = {each.export_id for each in found.values()} == {noted}
+        sums = {facts["name"]: facts["sha256"] for facts in document["files"]}
+        noted = document["export_id"], document["exported_at"]
+    is_whole = {(each.export_id, newest) for each in found.values()} == {noted}
     for name, earlier in found.items():
-        if is_whole and noted and sums.get(earlier.file.name) != sha256(earlier.file):  # else nobody would notice
+        if is_whole and sums.get(earlier.file.name) != sha256(earlier.file):  # else nobody would notice
             why = f"the earlier {earlier.file} was changed after its export, and its rows are used as they are now"
             project.failed.append(Failure(project.path, "file", f"{why}; restore it from a copy and export again"))
         current = earlier if is_whole else replace(earlier, export_id=None)
@@ -3415,8 +3417,7 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     """Merge a project's runs and tables with an earlier export, and write its files."""
     pages, runs = merge_runs(project, options, source, work)
     definitions = {definition for page in pages for definition in page.definitions}
-    paths = {path for page in pages for path in page.kinds}
-    names = settle_tables(project, runs["id"], paths, prune=options.prune)
+    names = settle_tables(project, runs["id"], {path for page in pages for path in page.kinds}, prune=options.prune)
     taken = {name.removeprefix(METRIC).lower() for name in names.values()}  # by columns, which come first
     defined = {(definition.pattern,) for definition in definitions if not definition.pattern.endswith("*")}
     defined -= {path[1:] for path in names if path[0] == METRIC}
@@ -4059,8 +4060,7 @@ def checked_options(parser: Parser, given: dict[str, Any]) -> Options:
     states = [state.lower() for state in given["state"]]
     for state in states:
         if state not in (*STATES, "all"):
-            known = f"{did_you_mean(state, STATES)}; there are {', '.join(STATES)}"
-            parser.error(f"--state {state}: no such state{known}")
+            parser.error(f"--state {state}: no such state{did_you_mean(state, STATES)}; there are {', '.join(STATES)}")
     given["state"] = [] if "all" in states else states
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     given["selection"] = Selection(**{each.name: given.pop(each.name) for each in fields(Selection)})
