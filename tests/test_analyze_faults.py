@@ -274,7 +274,7 @@ def test_different_values_never_look_equal(tmp_path):
 def test_states_are_compared_without_case(tmp_path):
     file = write_runs(tmp_path, [Run("a", state="Finished", summary={"test/mse": 1.0}), Run("b", state="FAILED")])
     assert len(document(file, "--top", 5)["top"]) == 1
-    assert "--state finished: 1 of 2 runs kept" in answered(file, "--top", 5).err
+    assert "--state finished (the default): 1 of 2 runs kept" in answered(file, "--top", 5).err
 
 
 def test_infinity_is_never_the_best_so_far(tmp_path):
@@ -594,7 +594,8 @@ def test_a_diff_shows_of_long_values_what_differs(tmp_path):
     runs = [Run("ab"[n], name, {"run_name": name, "note": "a"}, {"loss": 1.0}) for n, name in enumerate(names)]
     lines = answered(write_runs(tmp_path, runs), "--diff", "a", "b").out.splitlines()
     assert [line.split() for line in lines if line.startswith(("name ", "run_name "))] == [
-        [column, "…attention-gates…", "…untied-embeddings…"] for column in ("name", "run_name")
+        [column, "experim…0260424-attention-gates…", "experim…0260424-untied-embeddings…"]
+        for column in ("name", "run_name")
     ]
 
 
@@ -892,9 +893,9 @@ def test_health_names_each_kind_of_problem(tmp_path):
     write_history(tmp_path, [row for name, logged in values.items() for row in steps(name, logged)])
     rows = document(file, "--health")["health"]
     details = {(row["run"], row["problem"]): row["detail"] for row in rows}
-    assert "from step 2 on, 2 values" in details["nan", "non-finite"]
+    assert "2 values, the first at step 2" in details["nan", "non-finite"]
     assert details["spiky", "spikes"] == "loss, 2 values"
-    assert details["short", "stopped early"].startswith("at step 39 of 99")
+    assert details["short", "stopped early"].startswith("at step 39; the median of its group or project is 99")
     found = problems(file)
     assert found == {
         "nan": {"non-finite"}, "boom": {"diverged"}, "spiky": {"spikes"}, "empty": {"no metric", "stopped early"},
@@ -913,7 +914,7 @@ def test_filters_change_no_peers(tmp_path):
     runs += [Run(f"bad{n}", state="failed", summary={"loss": 1}, history_rows=10 + n) for n in range(3)]
     rows = document(write_runs(tmp_path, runs), "--health", "--where", "state = 'failed'")["health"]
     early = {row["run"]: row["detail"] for row in rows if row["problem"] == "stopped early"}
-    assert early == {f"bad{n}": f"at step {9 + n} of 99 (its peers' median)" for n in range(3)}
+    assert early == {f"bad{n}": f"at step {9 + n}; the median of its group or project is 99" for n in range(3)}
 
 
 def test_the_best_of_several_projects_name_theirs(tmp_path):
@@ -939,7 +940,7 @@ def test_metrics_may_be_called_like_columns_of_ours(tmp_path):
     metadata = {"wandb_tools.columns": json.dumps(paths)}
     pl.read_parquet(history).with_columns(**values).write_parquet(history, metadata=metadata)
     details = sorted(row["detail"] for row in document(file, "--health")["health"])
-    assert details == sorted(f"{name} from step 0 on, 1 value" for name in [*names, "x.y", "x.y"])
+    assert details == sorted(f"{name}, 1 value, the first at step 0" for name in [*names, "x.y", "x.y"])
     for name in ("id", "entity", "_step"):
         assert document(file, "--curves", name)["curves"][0]["metric"] == f"metric_{names.index(name)}"
 
@@ -1530,7 +1531,7 @@ def test_histories_are_joined_by_path_not_by_column(tmp_path):
     assert rows == [{"project": "clash", "slash": 3, "flat": 21}, {"project": "plain", "slash": 3, "flat": None}]
     problems = json.loads(ask(tmp_path, "--health", "--json").out)["health"]
     assert {row["detail"] for row in problems if row["problem"] == "non-finite"} == {
-        "train/loss from step 1 on, 2 values"
+        "train/loss, 2 values, the first at step 1"
     }
 
 
@@ -1562,7 +1563,7 @@ def test_names_that_differ_only_in_case_stay_apart_in_sql(tmp_path, named, colum
         "high": sum(10 for paths in named if paths != LOW),
     }
     for name in ("loss", "LOSS"):
-        assert f'column "{name}" not found' in ask(tmp_path, "--sql", f"SELECT {name} FROM history").err
+        assert f'no column "{name}"' in ask(tmp_path, "--sql", f"SELECT {name} FROM history").err
 
 
 def test_names_of_runs_work_in_sql_if_another_file_has_another_metric_without_values(tmp_path):
@@ -1618,7 +1619,7 @@ def test_an_empty_key_of_the_config_does_no_harm_to_sql(tmp_path):
 def test_an_error_says_that_sql_words_are_quoted(tmp_path, flag, text):
     answer = ask(write_runs(tmp_path, [Run("a", group="g")]), flag, text, "--schema")
     assert answer.code == 2
-    assert '("group") and W&B names in double quotes' in answer.err
+    assert 'SQL words ("group") in double quotes' in answer.err
 
 
 def write_export(folder: Path, view: str, project: str = "demo", export_id: str | None = None) -> Path:

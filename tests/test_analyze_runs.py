@@ -172,7 +172,7 @@ def test_filters_say_what_they_kept_and_lost(runs_file: Path) -> None:
     assert "--filter LINEAR --filter ^no such: 6 of 17 runs kept" in err
     assert "in other states" not in err  # none of those passes the other filter
     err = answered(runs_file, "--top", 3, "-m", "test/mse").err
-    assert "--state finished: 15 of 17 runs kept" in err
+    assert "--state finished (the default): 15 of 17 runs kept" in err
     assert "1 of 2 runs in other states has test/mse" in err
 
 
@@ -368,7 +368,7 @@ def test_a_column_goes_by_three_names(runs_file: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["val.loss", "val_loss", "metric_val_loss"])
 def test_a_summary_stands_for_its_metric(runs_file: Path, name: str) -> None:
     answer = answered(runs_file, "--metric", name, "--top", 1)
-    assert f"{name} has only its minimum: val.loss.min is used" in answer.err
+    assert f"of {name} only the minimum is stored: val.loss.min is used" in answer.err
     assert "lower is better (set by define_metric or the sweep)" in answer.out
     flipped = answered(runs_file, "--metric", name, "--top", 1, "--descending")
     assert "val.loss.last" in flipped.err  # no maximum there: the last value
@@ -377,7 +377,7 @@ def test_a_summary_stands_for_its_metric(runs_file: Path, name: str) -> None:
 def test_the_summary_of_a_metric_is_its_best_one_as_its_name_tells(tmp_path: Path) -> None:
     file = write_runs(tmp_path, [Run("a", summary={"acc": {"last": 0.5, "max": 0.9, "mean": 0.4, "min": 0.1}})])
     answer = answered(file, "--metric", "acc", "--top", 1)
-    assert "acc has only its maximum: acc.max is used" in answer.err
+    assert "of acc only the maximum is stored: acc.max is used" in answer.err
     assert "0.9" in answer.out
 
 

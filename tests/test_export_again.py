@@ -250,14 +250,15 @@ def test_only_projects_that_have_another_entity_are_said_to(tmp_path, export_log
     add_log(tmp_path, "b", entity="")
     add_log(tmp_path, "c", entity="", project="")
     done = export_logs()
-    advice = "others of it belong to team: use -e team -p demo and a new -o to put them together"
-    assert f"1 run of demo without an entity; {advice}\n" in done.err
+    advice = "to export them as one project, use -e team -p demo and a new -o"
+    assert f"in project demo, 1 run without an entity, others of team; {advice}\n" in done.err
     add_log(tmp_path, "d", entity="crew")
-    assert "others of it belong to crew, team: use -e crew" in export_logs().err
+    assert "others of crew, team; to export them as one project, use -e crew" in export_logs().err
     add_log(tmp_path, "e", entity="other", project="uncategorized")  # the advice for the one would harm the other
     err = export_logs().err
     assert "use -e crew -p demo" in err
-    assert "1 run of uncategorized without an entity; others of it belong to other: use -e other -p" in err
+    assert "in project uncategorized, 1 run without an entity, others of other; " in err
+    assert "use -e other -p uncategorized" in err
 
 
 def lines(number: int) -> list[str]:

@@ -141,8 +141,8 @@ def test_what_is_said(tmp_path, export):
     restored = "summaries missing in the logs were restored: "
     assert f"{restored}3 from files/wandb-summary.json, 7 from the history\n" in done.err
     assert done.err.count("without an entity") == 1
-    advice = "others of it belong to lab: use -e lab and a new -o to put them together"
-    assert f"19 runs of old-sdks without an entity; {advice}\n" in done.err
+    advice = "to export them as one project, use -e lab and a new -o"
+    assert f"in project old-sdks, 19 runs without an entity, others of lab; {advice}\n" in done.err
     error = f"error: {shown}: a git-LFS pointer instead of the file; run `git lfs pull` there"
     assert done.err.count(error) == done.err.count("pointer instead") == 1  # though no project can be told from it
     together = export("--offline", record.RUNS, "-o", tmp_path / "together", "-e", "lab")

@@ -194,7 +194,7 @@ def test_a_tail_that_the_server_cuts_is_completed(server, export, out):
 def test_what_no_run_has_is_said(server, export):
     server.add_run("team", "demo", "a")
     done = export("--console", "--system-metrics")
-    assert done.err.startswith("these runs have no console output, no system metrics\n")
+    assert done.err.startswith("these runs have no console output and no system metrics\n")
     add_console(server, "b", plain(0, 10))
     assert "no console output" not in export("--console").err
     assert "no console output" not in export("--console").err  # from the earlier export

@@ -1023,7 +1023,7 @@ def test_filters_are_in_the_metadata(study, tmp_path, export):
         (["--history-keys", "a"], "error: --history-keys needs --include-history or --history-samples"),
         (["--workers", "0"], "0 is not a whole number of 1 or more"),
         (["--workers", "many"], "many is not a whole number of 1 or more"),
-        (["somewhere"], "error: --offline uses no server: remove PLACE, "),
+        (["somewhere"], "error: --offline cannot be used with PLACE, "),
         (["-o", "latin-\udce9"], "error: the path of -o is not valid UTF-8"),
     ],
 )

@@ -38,10 +38,10 @@ HISTORIES. --history reads the history files in the folders of the exports and a
 history_min_step_X, history_max_X, history_max_step_X, history_last_X, history_tail_X (mean of the last tenth of its
 finite values), history_n_X and history_n_nonfinite_X. --at M adds history_at_X: the value of X at the step where M was
 best, or the last one before it. Write M:min or M:max if neither define_metric nor the name says which is better.
-Runs of an earlier result whose history files are gone keep their values, perhaps those of another --at.
+Runs of an earlier result keep its history_* values if their history files are gone, even if --at was another one.
 
 INPUTS and -o may be s3://, gs:// or az:// URLs, with the usual environment variables for credentials.
---partition-by project writes a folder of hive partitions, whose files keep that column too.
+--partition-by project writes a folder with subfolders project=NAME (hive partitions); their files keep the column.
 
 The path of the written file goes to stdout, messages go to stderr; --json prints the whole report as one object.
 Exit codes: 0 all done; 1 nothing usable, or no run left; 2 wrong usage; 3 some inputs were left out; 130 interrupted.
@@ -277,7 +277,7 @@ def skip(report: Report, file: str, kind: str, reason: str, *, failure: bool = T
 
 
 def read_header(file: str) -> ParquetFile:
-    """The file's footer; ValueError where its metadata is not what the contract says."""
+    """The file's footer; ValueError where its metadata is not what export_runs.py writes."""
     file.encode()  # polars needs names that are UTF-8 text: this is a ValueError for others
     dtypes = dict(scan_file(file).collect_schema())
     metadata = pl.read_parquet_metadata(file)
@@ -317,7 +317,7 @@ def kind_of(columns: Iterable[str]) -> str:
 def check_columns(file: ParquetFile) -> None:
     """Raise ValueError for a column that the result cannot hold: by its dtype, or by a value of it."""
     for column, dtype in file.dtypes.items():
-        wanted = contract_dtypes().get(column)
+        wanted = fixed_dtypes().get(column)
         if column.startswith((INTERNAL, "^")) or column == "*":  # polars takes these for patterns
             raise ValueError(f"its column {column} has a name that is reserved")
         if wanted is None and (dtype.is_nested() or dtype in (pl.Binary, pl.Object, pl.Duration)):
@@ -340,13 +340,13 @@ def one_schema(files: Files, histories: Files, derived: set[str], report: Report
     settled = names_of({identity for file in (*files, *histories) for identity in file.identities.values()})
     merged, beside = column_parts(files, derived, settled), column_parts(histories, set(), settled)
     names = names_of({*merged, *beside})
-    found = dtypes_of_values((key[0], parts) for key, parts in merged.items() if names[key] not in contract_dtypes())
+    found = dtypes_of_values((key[0], parts) for key, parts in merged.items() if names[key] not in fixed_dtypes())
     columns = []
     for (prefix, path), parts in merged.items():
         name = names[prefix, path]
         stored = {file: plain(part.dtype, prefix) for file, part in parts.items()}
         held = {file: found.get((file, part.name), stored[file]) for file, part in parts.items()}
-        dtype = contract_dtypes().get(name) or common_dtype(held.values(), prefix)
+        dtype = fixed_dtypes().get(name) or common_dtype(held.values(), prefix)
         columns.append(Column(name, path, dtype, parts))
         disputed = {file: str(own) for file, own in stored.items() if held[file] != pl.Null}  # others have no values
         if not {*disputed.values()} <= ({"Int64", "Float64"} if dtype == pl.Float64 else {str(dtype)}):
@@ -371,8 +371,8 @@ def disagree(report: Report, column: str, kind: str, said: Mapping[str, str], be
 def column_parts(files: Files, derived: set[str], names: dict[Identity, str]) -> dict[Identity, dict[str, FileColumn]]:
     """Every column over all files, by file; `names` has the names of those that files with metadata have."""
     known = {name: identity for identity, name in names.items()}
-    used = dict.fromkeys((name.lower() for name in (*contract_dtypes(), *derived, *known)), "")
-    parts: dict[Identity, dict[str, FileColumn]] = {("", (column,)): {} for column in contract_dtypes()}
+    used = dict.fromkeys((name.lower() for name in (*fixed_dtypes(), *derived, *known)), "")
+    parts: dict[Identity, dict[str, FileColumn]] = {("", (column,)): {} for column in fixed_dtypes()}
     for file in files:
         mine = {column.lower() for column in file.dtypes}
         for column, dtype in file.dtypes.items():
@@ -382,7 +382,7 @@ def column_parts(files: Files, derived: set[str], names: dict[Identity, str]) ->
             elif prefix:  # without metadata: what columns of this name stand for in other files
                 identity = known.get(column) or (prefix, (column.removeprefix(prefix),))
                 identity = identity if identity not in file.identities.values() else (prefix, (column,))
-            elif column in contract_dtypes() or (file.aggregate and column in derived):
+            elif column in fixed_dtypes() or (file.aggregate and column in derived):
                 identity = ("", (column,))
             elif (found := STATISTIC.match(column)) and (metric := file.identities.get(METRIC + column[found.end() :])):
                 identity = ("", (found[0] + names[metric].removeprefix(METRIC),))  # it may have another name now
@@ -402,7 +402,7 @@ def prefix_of(column: str) -> str:
 
 
 def names_of(identities: set[Identity]) -> dict[Identity, str]:
-    """A name of its own for every column: config and metrics settled over all paths, others as they are."""
+    """A unique name for every column: config and metrics settled over all paths, others as they are."""
     names = {(prefix, path): path[0] for prefix, path in identities}
     for prefix in (CONFIG, METRIC):
         settled = settled_names(path for each, path in identities if each == prefix)
@@ -421,7 +421,7 @@ def column_name(path: KeyPath) -> str:
 
 
 def settled_names(paths: Iterable[KeyPath], taken: Iterable[str | None] = ()) -> dict[KeyPath, str]:
-    """A name of its own for every path, none of those `taken` (in lower case), alike for the same paths in any order.
+    """A unique name for every path, none of those in `taken` (in lower case), whatever the order of the paths.
 
     Names are compared without case, as DuckDB and Spark do. Where several paths want one name, the first one-key path
     that is exactly that name keeps it; the others get a hash of their path.
@@ -451,7 +451,7 @@ def path_hash(path: KeyPath) -> str:
 
 # --- one schema: dtypes ---------------------------------------------------------------------------------------
 @cache
-def contract_dtypes() -> Mapping[str, pl.DataType]:
+def fixed_dtypes() -> Mapping[str, pl.DataType]:
     """The columns that every result has, in their order, with their dtypes."""
     names = """
         id name state entity project created_at heartbeat_at runtime_s last_step history_rows tags group job_type sweep
@@ -464,8 +464,8 @@ def contract_dtypes() -> Mapping[str, pl.DataType]:
 
 @cache
 def plain(dtype: pl.DataType, prefix: str) -> pl.DataType:
-    """The contract's dtype that holds every value of `dtype`; Booleans count as 0 and 1 among metrics."""
-    if (dtype.is_temporal() or dtype.is_nested()) and not prefix:  # of the contract, or added by another tool
+    """The dtype of our files that holds every value of `dtype`; Booleans count as 0 and 1 among metrics."""
+    if (dtype.is_temporal() or dtype.is_nested()) and not prefix:  # a fixed column, or one of another tool
         return dtype
     if dtype.is_integer() or (dtype == pl.Boolean and prefix == METRIC):
         return pl.Int64() if dtype not in (pl.UInt64, pl.Int128, pl.UInt128) else pl.Float64()  # may pass 64 bits
@@ -518,7 +518,7 @@ def cast_column(column: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr
         text = values.cast(pl.Float64).cast(pl.String).str.replace("inf", "Infinity", literal=True)
         text = text.str.replace(r"^(-?)0\.0000([1-9])([0-9]*)$", "${1}${2}.${3}e-05")
         return text.str.replace(".e-05", "e-05", literal=True).str.replace(r"e-([0-9])$", "e-0${1}")
-    if column not in contract_dtypes():
+    if column not in fixed_dtypes():
         return values.cast(wanted)
     if isinstance(wanted, pl.Datetime) and not dtype.is_temporal():  # ISO text, perhaps without a clock or a zone
         text = values.cast(pl.String).str.replace(r"^([0-9-]{10})$", "${1}T00:00:00")
@@ -643,7 +643,7 @@ def where_condition(predicate: str, dtypes: Mapping[str, pl.DataType], columns: 
         raise ScriptError(f"{flag} is not a condition: it holds a query, a comment, $ or `; leave it out", WRONG_USAGE)
     if len(re.findall(r"(?i)[^\w\s,'().]+|\b(and|or|not|is|like|ilike|between|when)\b", unquoted)) > MOST_OPERATORS:
         raise ScriptError(f"--where has over {MOST_OPERATORS} operators; name IN ('a', 'b') takes a list", WRONG_USAGE)
-    hint = """write 'text', a time as '2026-01-31', W&B names ("optim.lr") and SQL words ("group") in " quotes"""
+    hint = """write 'text', a time as '2026-01-31', W&B names ("optim.lr") and SQL words in double quotes"""
     try:
         # Decimals as floats, since polars compares text with the decimal 0.01 as texts: "1e-3" would be more.
         number = r"""('[^']*'|"[^"]*")|(?<![\w.])\d*\.\d+(?![\w.])"""
@@ -722,7 +722,7 @@ def flaw_of_table(table: Any, others: Iterable[str] = ()) -> str | None:
     if not all(isinstance(text, str) for text in texts) or not isinstance(table.get("value", ""), str | float | int):
         return "all entries must be text; only value may be a number, true or false"
     column, pattern = table["column"], table["pattern"]
-    taken = column.lower() in contract_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY))
+    taken = column.lower() in fixed_dtypes() or column.lower().startswith((CONFIG, METRIC, HISTORY))
     taken |= column not in others and column.lower() in map(str.lower, others)
     if taken or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column):
         return "column may have only letters, digits and _, and may not be every export's, or a rule's in other case"
@@ -787,7 +787,7 @@ def explain(name: str, rules: Sequence[Rule], *, as_json: bool) -> str:
         pattern, origin = first.get(column, (None, None))
         found.append({"column": column, "value": value, "pattern": pattern, "origin": origin})
         by = f"{'no value' if value is None else value}  by {pattern}  ({origin})"
-        lines.append(f"{column:<12} {by if origin else 'no rule on names matches'}")
+        lines.append(f"{column:<12} {by if origin else 'no rule matches this name'}")
     if as_json:
         return to_json({"version": 1, "explain": found})
     return "\n".join(map(printable, lines or ["no rules: --rules has replace = true and no [[rule]]"]))
@@ -852,7 +852,7 @@ def history_plan(
     def called(flag: str, pattern: str) -> list[Column]:
         found = [metric for name, metric in known.items() if matches(name, pattern)]
         if not found:
-            raise ScriptError(f"{flag} {pattern}: no history has it{did_you_mean(pattern, known)}", WRONG_USAGE)
+            raise ScriptError(f"{flag} {pattern}: no such metric{did_you_mean(pattern, known)}", WRONG_USAGE)
         return [known[pattern]] if pattern in known else found
 
     best, lower = None, False
@@ -897,7 +897,7 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
             frames += [] if beside.is_empty() else [*statistics_by_run(plan, file, beside)]
         except reading_errors() as error:  # a footer can be sound where the rows are not
             skip(report, file, "damaged", f"it cannot be read: {reason_of(error)}")
-    found = pl.concat(frames, how="diagonal_relaxed")  # integers may meet floats
+    found = pl.concat(frames, how="diagonal_relaxed")  # one file may have integers, another floats
     # If several files hold a run, the one with the most rows of it is used; a metric that it lacks was logged 0 times.
     found = found.sort(ROWS, descending=True, maintain_order=True).unique(key, keep="first", maintain_order=True)
     found = found.with_columns(pl.col(f"^{HISTORY}n_.*$").fill_null(0))
@@ -907,7 +907,7 @@ def with_histories(runs: pl.DataFrame, plan: HistoryPlan, report: Report) -> pl.
 
 
 def statistics_by_run(plan: HistoryPlan, file: str, runs: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """For each of the sorted `runs` that the file has rows of: its key, ROWS, and what they say."""
+    """Key, ROWS and statistics of each of the sorted `runs` that the file has rows of."""
     history = scan_file(file).rename({"run_id": "id"})
     metrics = [(name, metric) for name, metric in plan.metrics.items() if file in metric.parts]
     columns, at = [*map(pl.col, RUN_KEY), pl.col("_step").cast(pl.Int64).alias(STEP)], None
@@ -966,7 +966,7 @@ def reading_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of an error's text, without its number; of a regular expression the line below its picture."""
+    """The first line of an error's text, without its number; of a regular expression the line that says why."""
     flaw = re.search(r"^(?:error: |\[Errno \d+\] )(.*)$", str(error), re.MULTILINE)
     return flaw[1] if flaw else str(error).partition("\n")[0][:200] or type(error).__name__
 
@@ -1009,7 +1009,7 @@ def write(runs: pl.LazyFrame, place: str, metadata: Mapping[str, str], partition
     runs.sink_parquet(
         pl.PartitionBy(place, key=list(partition_by)) if partition_by else place,
         compression="zstd",
-        compression_level=1,  # on columns as these no larger than 3, the default, and faster
+        compression_level=1,  # files are as small as with the default, 3, and it is faster
         row_group_size=100_000,  # large enough to scan fast, small enough to skip most of a big file
         data_page_size=32 * 1024,  # a reader that wants single runs then skips most of a column
         metadata=dict(metadata),
@@ -1090,8 +1090,8 @@ def report_lines(report: Report) -> Iterator[str]:
     for row in report["filters"]:
         yield f"{row['filter']}: {row['kept']:,} of {counted(row['before'], 'run')} kept"
     for row in report["histories"]:
-        read = f"{counted(row['rows'], 'row')} of {counted(row['metrics'], 'metric')}"
-        yield f"histories: {read} in {counted(len(row['files']), 'file')}, of {counted(row['runs_with'], 'run')}"
+        read = f"{counted(row['rows'], 'row')}, {counted(row['metrics'], 'metric')}"
+        yield f"histories: {read} and {counted(row['runs_with'], 'run')} in {counted(len(row['files']), 'file')}"
         no_file = f" (of these {row['runs_without_file']:,} without a file: export_runs.py --include-history writes it)"
         if without := row["runs_without"]:
             yield f"without history: {counted(without, 'run')}{no_file if row['runs_without_file'] else ''}"
@@ -1100,9 +1100,9 @@ def report_lines(report: Report) -> Iterator[str]:
     for (column, kind), rows in itertools.groupby(report["conflicts"], lambda row: (row["column"], row["kind"])):
         rivals = list(rows)
         found = ", ".join(f"{rival['found']} in {counted(len(rival['files']), 'file')}" for rival in rivals)
-        end = "" if kind == "name" else f"; the result has {rivals[0]['became']}"
-        lines.append(f"files disagree on the {kind} of {column}: {found}{end}")
-    yield from folded(lines, "files disagree on {} more columns; --json lists all")
+        differs = f"the {kind} of {column} is {found}; in the result it is {rivals[0]['became']}"
+        lines.append(f"{column} is called {found}" if kind == "name" else differs)
+    yield from folded(lines, "{} more columns differ between files; --json lists all")
     lines = []
     for fit in report["derived"]:
         names = ", ".join(fit["unmatched_names"][:3])
@@ -1179,7 +1179,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--filter", "-f", action="append", default=[], metavar="REGEX", help="regex for the name (case ignored)")
     add("--project", "-p", **listed, metavar="GLOB", help="project or glob, case ignored (default: all)")
     add("--where", metavar="SQL", help="condition on columns, W&B names in double quotes")
-    add("--keep", choices=("latest", "all"), default="latest", help="exports to keep of each run (default: latest)")
+    add("--keep", choices=("latest", "all"), default="latest", help="exports of a run that are kept (default: latest)")
     add = parser.add_argument_group("which columns").add_argument
     add("--no-enrich", action="store_true", help="add no derived columns")
     add("--rules", metavar="TOML", help="file with your rules for derived columns")
@@ -1187,7 +1187,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--history", action="store_true", help="add history_* columns from the history files")
     add("--history-metrics", **listed, metavar="GLOB", help="only of these metrics (default: all)")
     add("--at", metavar="METRIC", help="add each metric at the step where METRIC was best")
-    add("--partition-by", **listed, metavar="COLUMN", help="write a folder of hive partitions")
+    add("--partition-by", **listed, metavar="COLUMN", help="write a folder with subfolders COLUMN=VALUE")
     add = parser.add_argument_group("streams").add_argument
     add("--json", action="store_true", help="print the report as JSON")
     add("--quiet", action="store_true", help="print only errors on stderr")
@@ -1302,11 +1302,11 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
     report["conflicts"].sort(key=lambda row: (row["column"], row["kind"], row["found"]))
     plan = history_plan(options, histories, metrics, facts, report)
     stored = {column.name: column.dtype for column in columns}
-    # The contract's columns, derived ones, others that the files brought along, config, metrics, histories', JSON.
-    *contract, config_json, summary_json = contract_dtypes()
-    rest = stored.keys() - {*contract_dtypes(), *derived, *plan.dtypes}
+    # Fixed columns, derived ones, those of other tools, config, metrics, those from histories, JSON.
+    *fixed, config_json, summary_json = fixed_dtypes()
+    rest = stored.keys() - {*fixed_dtypes(), *derived, *plan.dtypes}
     rest_in_order = sorted(rest, key=lambda name: (name.startswith(HISTORY), prefix_of(name), name))
-    order = [*contract, *derived, *rest_in_order, *plan.dtypes, config_json, summary_json]
+    order = [*fixed, *derived, *rest_in_order, *plan.dtypes, config_json, summary_json]
     for name in options.partition_by:
         if name not in order or name == "tags":  # lists name no folder
             raise ScriptError(f"--partition-by {name}: no such column{did_you_mean(name, order)}", WRONG_USAGE)
@@ -1341,7 +1341,7 @@ def merge(files: Files, rules: Sequence[Rule], options: argparse.Namespace, repo
 def describe(runs: pl.DataFrame, rules: Sequence[Rule], plan: HistoryPlan, files: Files, report: Report) -> None:
     """Report how the rules fit, what histories gave, and runs and histories that different exports wrote."""
     if absent := [f"{r.origin} ({r.source})" for r in rules if r.origin != "built in" and r.source not in runs.columns]:
-        report["notes"].append({"note": f"no input has the column that is the source of {some(absent)}"})
+        report["notes"].append({"note": f"no input has the source column of {some(absent)}"})
     for column in derived_dtypes(rules):
         unmatched = runs["name"].filter(runs[column].is_null())
         fit = {"column": column, "dtype": str(runs.schema[column]), "runs": len(runs) - len(unmatched)}

@@ -25,51 +25,51 @@ Examples:
   uv run wandb-tools/analyze_runs.py --sql 'SELECT arch, corr("optim.lr", "test/mse") FROM runs GROUP BY arch'
   uv run wandb-tools/analyze_runs.py --varying --importance --health --report report.html
 
-Names. Write a metric or setting as its column (metric_test_mse), as in W&B (test/mse), or flattened (test_mse). If a
-metric and a setting have the same name, it means the setting, except in --metric, --curves and --x. Runs are identified
-by entity, project and id. Where two runs that are shown have the same name, the id stands beside it.
+Names. Write a metric or setting as its column (metric_test_mse), as in W&B (test/mse), or flattened (test_mse). A name
+that a metric and a setting share means the setting, except in --metric, --curves and --x. Runs are identified by
+entity, project and id; where names of shown runs repeat, the id stands beside them.
 
-Values. The value of a run is its summary, usually the last value. --value min, max, last or tail (mean of the last
-tenth) takes one of its history (aggregate_runs.py --history); at takes the value at the best step of another metric.
+Values. A run is compared by the value in its summary, usually the last one. --value takes another, which
+aggregate_runs.py --history must have added: the min, max, last or tail (mean of the last tenth) of its history, or at
+(the value at the step where the metric of aggregate_runs.py --at was best).
 
 Runs. Only finished runs are used, or all runs if none is finished; --state changes this. --schema, --sql and --health
 use runs in all states.
 
 Direction. Whether lower or higher is better is taken from --ascending or --descending, else from define_metric or the
-sweep, else from the metric's name. The output says which. NaN and infinity are counted, but they are never part of a
-mean and never the best.
+sweep, else from the metric's name. The output says which. NaN and infinity are counted, but never averaged or best.
 
 Groups. `runs` is the number of runs of a group, `n` the number with a finite value; std is computed with n - 1; sem is
 the standard error of the mean; ci_low and ci_high are the 95 % interval of the mean by Student's t. A missing value
 forms a group called null. --group-by takes columns; '!seed' stands for all settings that vary, except the seed; lr:4
 makes up to four ranges with about equally many runs. The best two groups are compared by Welch's t-test; "within noise"
 means p of 0.05 or more. --best-per arch uses only the best setting of each arch, by the mean over its seeds. --stat
-median or iqm compares groups by these, with bootstrap intervals (10,000 resamples, fixed seed) for 8 values or more.
+median or iqm (mean of the middle half) compares groups by these, with bootstrap intervals for 8 values or more.
 
-Curves need history files (export_runs.py --include-history) in the folders of the exports. At each point, a run counts
-with its last value up to that point, between its first and its last step; a group has the mean of its runs, and n is
-their number. The points include the steps where a run ends or half of a group's runs have ended. A run has diverged and
-is left out of its group from the point where all its further values are NaN, infinite or, where lower is better, more
-than a thousand times its lowest (positive) value before. --smooth is W&B's exponential moving average.
+Curves need history files (export_runs.py --include-history) in the folders of the exports. At each point, a run has
+its last value up to that point, from its first step to its last; a group has the mean of its runs, and n is their
+number. Points are added where a run ends, and where half of a group's runs have ended. A run has diverged where all its
+values to the end are NaN, infinite or, if lower is better, over a thousand times its lowest (positive) value before:
+from there on, its group's mean leaves it out. --smooth is W&B's exponential moving average.
 
-Pictures. The value axis is logarithmic with --log, and if positive values span more than four decades. Extreme values
-and wide intervals are cut off, and the picture says so. -o FILE.html is interactive: zoom, values under the pointer, a
-click in the legend hides a curve. --report contains no script. Neither loads anything from the network.
+Pictures. The value axis is logarithmic with --log, or if all values are positive and the largest is over 10,000 times
+the smallest. Extreme values and wide intervals are cut off, and the picture says so. -o FILE.html is interactive: zoom,
+values under the pointer, a click in the legend hides a curve. --report has no script. Both load nothing from elsewhere.
 
-SQL. --sql takes one SELECT, and --where a condition, in DuckDB's dialect. The views are runs, history, console, system
-and table_<key> of these runs, as far as they were exported; --schema names them. Columns go by their names, or by their
-W&B names in double quotes; times are in UTC. Other files cannot be read, and nothing can be written.
+SQL. --sql takes one SELECT, and --where a condition, in DuckDB's dialect. The views are runs and, if exported, history,
+console, system and table_<key>; --schema names them. Write columns by their names, or by their W&B names in double
+quotes; times are in UTC. Other files cannot be read, and nothing can be written.
 
 Health shows each problem of each run:
   non-finite     NaN or infinity in a metric, and its first step
   diverged       a metric that should be low ends at more than a thousand times its best (positive) value
-  past its best  a validation metric ends worse than its best by more than 10 % of its range, and the best is in the
-                 first two thirds of its values; runtime, latency, throughput and fps are not checked
+  past its best  a validation metric is best in its first two thirds, and ends worse by more than 10 % of its range;
+                 runtime, latency, throughput and fps are not checked
   spikes         loss values far above the medians of the fifty values before and of the fifty after: by more than ten
                  median absolute deviations (or, where most values are equal, more than twice as high). The first and
                  the last value and runs of fewer than 51 values are not checked
-  stopped early  the last step is below half the median of the W&B group (of three runs or more), else of the project;
-                 runs that the filters leave out count in this median
+  stopped early  the last step is below half the median of the W&B group (of three runs or more), else of the project,
+                 with the runs that the filters leave out
   no metric      no number is in the summary or in the history
   crashed, failed: the state of the run; with the error, or else the last line, of its console if that was exported
 
@@ -142,14 +142,14 @@ VALUES |= {"last": "last of its history", "tail": "mean of its history's last te
 
 SIGNIFICANT = 0.05  # p-values from here on are noise; intervals hold the rest, 95 %
 RESAMPLES, SEED = 10_000, 0  # of the bootstrap
-FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # percentile intervals cover 77 % at n = 3: none below, rough below
+FEWEST_RESAMPLED, ROUGHLY_RESAMPLED = 8, 20  # at n = 3 these intervals cover 77 %: none below 8, rough below 20
 CELLS_AT_ONCE = 4_000_000  # numbers held at once while resampling: 32 MB
 CELLS_READ = 20_000_000  # values of columns held at once: 160 MB
 FEWEST_RUNS = 10  # of --importance: fewer are refused
 MOST_LEVELS, RUNS_A_LEVEL = 8, 5  # of --importance: numbers with more values form ranges with at least so many runs
 STATISTICS: tuple[str, ...] = ("runs", "n", "n_nonfinite", "iqm", "mean", "std", "sem", "ci_low", "ci_high")
 STATISTICS += ("min", "median", "max", "best_run", "best_run_id", "best_step")  # iqm: of --stat; best_step: of --value
-# Columns of our own have a blank in their names, which no column of the contract's files has.
+# Columns that this script adds while it computes: with a blank, which no name in an exported file has.
 FINITE, VALUE, RUN_NUMBER, BIN, RANK = "finite value", "a value", "run number", "bin number", "its rank"
 DIVERGED_AT = "x from which a run has diverged"
 BEST_RUN = {"entity": "best entity", "project": "best project", "id": "best_run_id", "name": "best_run"}
@@ -351,7 +351,7 @@ class Study(NamedTuple):
 
     everything: Runs  # all runs of the inputs
     any_state: Runs  # those that pass the filters
-    runs: Runs  # those in the states that count
+    runs: Runs  # those of them in the states asked for
     by: Sequence[str]  # the columns to group by
     apart: Sequence[str]  # those of them that tell the groups apart, for people: others follow from these
     metrics: Sequence[Metric]
@@ -386,10 +386,7 @@ class TableColumn(NamedTuple):
 
 
 def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list of cases
-    """The runs of the inputs; prints what was chosen and which damaged files in folders are left out.
-
-    Where no place is named: the unified file, unless an export is newer.
-    """
+    """The runs of the inputs (by default of the unified file or a newer export)."""
     files: dict[Path, Path] = {}  # by where they really are: a file named twice is read once
     for place in places or [place for place in (UNIFIED_FILE, EXPORT_FOLDER) if place.exists()]:
         if not place.exists():
@@ -439,10 +436,7 @@ def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list
 
 
 def open_file(file: Path) -> Runs:
-    """What one parquet file holds; nothing but its footer is read yet.
-
-    Dtypes that the contract's files do not have, but those of others may, become similar ones that they have.
-    """
+    """What one parquet file holds, by its footer. Dtypes that only other tools write become similar ones of ours."""
     try:
         metadata = pl.read_parquet_metadata(file)
         frame = pl.scan_parquet(file, glob=False)  # a file's name is no pattern
@@ -498,19 +492,19 @@ def known_times() -> pl.Expr:
 
 
 def missing_casts(dtypes: Mapping[str, pl.DataType], view: str) -> dict[str, pl.DataType]:
-    """The casts that give the contract's columns their dtypes; ValueError for a column that no question can take."""
+    """The casts that give the fixed columns their dtypes; ValueError for a column that no question can take."""
     texts, numbers, times = ROW_COLUMNS | {"text", "stream"}, NUMBERS, set[str]()
     if view == "runs":
         texts, times = IDENTITY - TIMES - NUMBERS - {"tags"}, TIMES
     elif view.startswith("table_"):  # a W&B Table may have any other column
         texts, numbers = ROW_COLUMNS, set()
-    contract: dict[str, pl.DataType] = dict.fromkeys(texts, pl.String()) | dict.fromkeys(numbers, pl.Float64())
-    contract |= dict.fromkeys(times, pl.Datetime("us", "UTC"))
+    fixed: dict[str, pl.DataType] = dict.fromkeys(texts, pl.String()) | dict.fromkeys(numbers, pl.Float64())
+    fixed |= dict.fromkeys(times, pl.Datetime("us", "UTC"))
     casts: dict[str, pl.DataType] = {}
     for column, dtype in dtypes.items():
         if column == "*" or column.startswith("^"):
             raise ValueError(f"its column {column} has a name that means a pattern (* or ^…); rename it")
-        to = contract.get(column, dtype)
+        to = fixed.get(column, dtype)
         if to == dtype or (to.is_numeric() and dtype.is_numeric()):
             inner = dtype.inner if isinstance(dtype, pl.List) else dtype
             fits = inner.is_integer() or inner.is_float() or inner in (pl.String, pl.Boolean, pl.Null)
@@ -529,7 +523,7 @@ def join_inputs(parts: Sequence[Runs]) -> Runs:
     def clash(column: str, parts: Iterable[Runs]) -> dict[str, Runs]:
         """The dtypes of a column, else its paths, if files differ in these; each with a file. Numbers are one dtype."""
         dtypes = {"a number" if p.dtypes[column].is_numeric() else str(p.dtypes[column]): p for p in parts}
-        paths = {json.dumps(p.paths[column]): p for p in parts if column in p.paths}
+        paths = {f"the W&B key {json.dumps(p.paths[column])}": p for p in parts if column in p.paths}
         return next((found for found in (dtypes, paths) if len(found) > 1), {})
 
     frames, paths = [part.frame for part in parts], dict[str, KeyPath]()
@@ -599,7 +593,7 @@ def path_hash(path: KeyPath) -> str:
 
 
 def kind(column: str) -> str:
-    """Which part of the contract a column belongs to: see KINDS."""
+    """Which kind of column this is: see KINDS."""
     prefix = column.split("_", 1)[0]
     if column in IDENTITY or column[:1] == "_":
         return "identity"
@@ -725,7 +719,7 @@ def find_metric(name: str, runs: Runs, options: Options) -> Metric:
         best = {"minimize": "min", "maximize": "max", None: "last"}[goal]
         child = next(child for child in (best, "last", "mean", *SUMMARIES) if child in columns)
         shown = column = columns[child]
-        say(f"{name} has only its {SUMMARIES[child]}: {runs.label(column)} is used")
+        say(f"of {name} only the {SUMMARIES[child]} is stored: {runs.label(column)} is used")
     else:
         shown = column
     label = runs.label(column) if column else name.removeprefix("metric_")
@@ -779,7 +773,7 @@ def words(name: str) -> list[str]:
 
 
 def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
-    """The runs that pass the filters, and those of them in the states that count; prints how many each filter kept."""
+    """The runs that pass the filters, and those of them in the states asked for; prints how many each filter kept."""
     frame, asked = everything.frame, {*asked_questions(options)}
     number = count_runs(everything, asked)
 
@@ -814,7 +808,7 @@ def select_runs(options: Options, everything: Runs) -> tuple[Runs, Runs]:
         if not finished:
             say("no run is finished: runs in all states are used")
         elif finished < number:
-            frame = kept("--state finished", frame.filter(in_states(["finished"])))
+            frame = kept("--state finished (the default)", frame.filter(in_states(["finished"])))
     return any_state, replace(everything, frame=frame)
 
 
@@ -840,16 +834,17 @@ def in_states(states: Sequence[str]) -> pl.Expr:
 def remarks_on_metric(metric: Metric, study: Study, options: Options) -> list[str]:
     """What the user should know about a metric and these runs: runs in other states, and what its values rest on."""
     column, runs, remarks = pl.col(metric.column), study.runs, list[str]()
+    label = metric.label.removesuffix(f" ({VALUES[options.value]})")
     if study.any_state.frame is not runs.frame:  # a crashed run often has its final value
         other = study.any_state.frame.filter(~in_states(["finished"]).fill_null(value=False))
         dropped, held = collected(other.select(pl.len(), column.is_finite().sum())).row(0)
         of_them = f"{held:,} of {counted(dropped, 'run')} in other states {'has' if held == 1 else 'have'}"
-        remarks += [f"{of_them} {metric.label} (use --state all to include such runs)"] if held else []
+        remarks += [f"{of_them} {label}; --state all includes them"] if held else []
     number, nonfinite = metric.beside("n"), metric.beside("n_nonfinite")
     if options.value != "summary" and {number, nonfinite} <= runs.dtypes.keys():
         late = "without a value: logged only after the best step, or no step is best; --value last takes the last one"
         facts = {
-            f"logged fewer than 10 values of {metric.label}": column.is_not_null() & (pl.col(number) < 10),
+            f"logged fewer than 10 values of {label}": column.is_not_null() & (pl.col(number) < 10),
             late: column.is_null() & (pl.col(number) > 0),
             "reached NaN or infinity; only finite values count": column.is_finite() & (pl.col(nonfinite) > 0),
         }
@@ -1110,7 +1105,7 @@ def noise_note(noise: Sequence[str], runs: Runs) -> list[str]:
 def independent(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     """Few of the columns that still distinguish all combinations: without `data.nodes` if `data.name` determines it."""
     combinations, chosen = table.select(columns).unique(), list(columns)
-    # A row's hash is the sum of its cells' hashes, so that those of a column can be taken away again.
+    # A row's hash is the sum of its cells' hashes, so that a column's can be subtracted.
     cells = combinations.select(pl.col(column).hash(seed) for seed, column in enumerate(columns))
     hashes: Any = sum(cells.iter_columns())
     # Names of experiments go first: what they stand for says more.
@@ -1493,9 +1488,10 @@ def introduction(study: Study, options: Options) -> list[Result]:
     names = options.curves
     for metric in metrics[:1]:
         results += [pivot(study, metric, options)] if options.pivot or len(study.apart) == 2 else []
-        # Curves of this metric's validation, else of its training, else of itself.
+        # Curves of this metric's validation, which may be the metric, else of its training, else of itself.
         there = [part.label(column) for part in rows_beside(study.runs, "history") for column in metric_columns(part)]
-        own = words(re.sub(r" \(.*", "", metric.label))
+        label = re.sub(r" \(.*", "", metric.label)
+        own, there = words(label), sorted(there, key=lambda name: name != label)
         tiers = VALIDATION, {"train", "training"}, {*own}
         names = names or [n for tier in tiers for n in there if own and own[-1] in words(n) and tier & {*words(n)}][:1]
     try:
@@ -1604,10 +1600,13 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
             reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
             if type(error) is duckdb.Error or re.search("Failed to read file|in Parquet file", reason):
                 raise ScriptError(f"the input is damaged: {reason}; make it again", NOTHING_USABLE) from error
-            hint = '; text in single quotes, columns called like SQL words ("group") and W&B names in double quotes'
+            hint = '; write text in single quotes, W&B names and SQL words ("group") in double quotes'
             hint = "; write list_contains(tags, 'NAME')" if "VARCHAR[]" in reason else hint
             if re.match("Binder Error: (Referenced|.* does not have a) column", reason):
-                hint += "; --schema lists all of runs, --sql 'DESCRIBE history' those of another view"
+                hint += "; --schema lists the columns of runs, --sql 'DESCRIBE history' those of another view"
+            reason = re.sub(
+                '.* Referenced (column ".*") not found.*bindings:', r"there is no \1; similar ones:", reason
+            )
             if missing := re.match("Catalog Error: Table with name .* does not exist", reason):
                 there = [*dict.fromkeys([*views, *(part.view for part in files_beside(runs))])]
                 reason, hint = missing[0], f"; the views are {some_of(there)} ({OTHER_VIEWS})"
@@ -1617,7 +1616,7 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
 def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -> dict[str, str]:
     """Create a view of files with both names of each column; W&B's names and the columns that they stand for."""
     columns = {column.lower() for part in parts for column in part.dtypes}
-    # A column without a path, of a file that another tool rewrote, stands for what it stands for in the other files.
+    # A file that another tool rewrote has lost the W&B names of its columns: those of the other files are used.
     known = {column: path for part in parts for column, path in part.paths.items()}
     paths_of = [
         {c: part.paths.get(c, known.get(c, (part.label(c),))) for c in part.dtypes if c in known or c.startswith(NAMED)}
@@ -1625,8 +1624,8 @@ def create_view(connection: Any, name: str, parts: Sequence[Runs], runs: Runs) -
     ]
     named = dict.fromkeys(pair for own in paths_of for pair in own.items())  # a set, but in order
     stored = [(c, path) for c, path in named if any(path)]  # a name in SQL cannot be empty
-    # Exports settle clashes of names each for itself: columns that mean different things, or one thing under different
-    # names, go by W&B's names alone. SQL ignores case: names that differ only in case would be one column.
+    # Each export settles its own names. Where one column has different W&B names in these files, or one W&B name has
+    # different columns, only W&B's names are used. SQL ignores case: names that differ only in case are one column.
     of_column, of_path = Counter(column.lower() for column, _ in stored), Counter((kind(c), path) for c, path in stored)
     unsettled = {c for c, path in stored if of_column[c.lower()] > 1 or of_path[kind(c), path] > 1}
     alike = Counter((each, label.lower()) for each, label in {(kind(c), ".".join(path)) for c, path in stored})
@@ -1943,9 +1942,8 @@ def lines_of(points: pl.DataFrame, value: str, axis: str, column: str, goal: Goa
             lost_runs = f", {lost.height} diverged"
             counts = sorted(Counter(row_names(lost, study.apart)).items())
             of_groups = some_of([f"{count} of {name}" for name, count in counts])
-            notes.append(f"diverged runs are left out from that point on: {of_groups}")
-            bad = f"NaN, infinite or over {DIVERGED:,} times their lowest value before"
-            notes.append(f"a run has diverged if all its values to the end are {bad}")
+            bad = f"NaN, infinite or over {DIVERGED:,} times the lowest value before"
+            notes.append(f"diverged, and left out from where all values to the end are {bad}: {of_groups}")
     last = table.sort("x").group_by(by).agg(finite(y).last().alias(RANK))
     last = last.sort(RANK, *by, descending=[goal == "maximize", *(False for _ in by)], nulls_last=True)
     table = table.join(last.drop(RANK).with_row_index(RANK), on=by, how="left", nulls_equal=True).sort(RANK, "x")
@@ -2023,7 +2021,7 @@ def health(study: Study, _: Options) -> list[Result]:
     folded = problems.group_by(RUN_NUMBER, "problem", maintain_order=True).agg(pl.first("detail"), more=pl.len() - 1)
     counts = ", ".join(f"{count} {problem}" for problem, count in Counter(folded["problem"]).most_common())
     labelled = pl.Series(run_labels(keys)).gather(folded[RUN_NUMBER])
-    details = [first + f" and {counted(more, 'more metric')}" * bool(more) for _, _, first, more in folded.rows()]
+    details = [first + f" (and {counted(more, 'more metric')})" * bool(more) for _, _, first, more in folded.rows()]
     details = [shortened(text, 2 * PAGE_CELLS) for text in details]  # a line of a console may be long
     silent = sum(problem in {"crashed", "failed"} and ": " not in detail for _, problem, detail in found)
     why = f"no console output of {counted(silent, 'crashed or failed run')}: export_runs.py --console exports it"
@@ -2037,7 +2035,7 @@ def metric_problems(values: pl.DataFrame, label: str, goal: Goal | None) -> Iter
     is_finite, value, step = pl.col(VALUE).is_finite(), pl.col(VALUE), pl.col("_step")
     bad = values.filter(~is_finite).group_by(RUN_NUMBER, maintain_order=True).agg(step.first(), pl.len())
     for number, first, count in bad.iter_rows():
-        yield number, "non-finite", f"{label} from step {first} on, {counted(count, 'value')}"
+        yield number, "non-finite", f"{label}, {counted(count, 'value')}, the first at step {first}"
     finite_values = values.filter(is_finite)
     if "loss" in words(label):
         # Above both sides, as the steep start of a curve is far above its rest. Near the ends the windows are shorter.
@@ -2096,7 +2094,7 @@ def problems_of_runs(
     rows = collected(runs.frame.select(*KEY, "state", *facts, *metrics), "in-memory")
     in_order: Any = {"on": KEY, "how": "left", "nulls_equal": True, "maintain_order": "left"}
     rows = keys.join(rows, **in_order).join(last_lines(runs), **in_order)
-    # Peers are all runs of the inputs: those that failed alone would stop as early as each other.
+    # The median is over all runs of the inputs: after a filter for failed runs, it would be as early as they are.
     facts = columns_or_null(study.everything, {"group": pl.String, "last_step": pl.Int64})
     peers = collected(study.everything.frame.select(*KEY, *facts), "in-memory")
     medians = [pl.when(step.count() >= 3).then(step.median()).over("entity", "project", *of) for of in ([], ["group"])]
@@ -2109,7 +2107,7 @@ def problems_of_runs(
     is_broken, is_over = state.is_in(["crashed", "failed"]), ~state.is_in(["running", "pending", "preempting"])
     where = pl.coalesce(pl.format("at step {}", step), pl.lit("before the first step"))
     where += pl.coalesce(pl.format(": {}", "line"), pl.lit(""))
-    early = pl.format("at step {} of {} (its peers' median)", step, usual.cast(pl.Int64, strict=False))
+    early = pl.format("at step {}; the median of its group or project is {}", step, usual.cast(pl.Int64, strict=False))
     found = [(is_alone & ~logs_any, pl.lit("no metric"), pl.lit("in summary and history"))]
     infinite = rows.select((~pl.col(column).is_finite()).any().alias(column) for column in metrics)
     for column in (each.name for each in infinite if each[0]):
@@ -2290,10 +2288,7 @@ def page_text(results: Sequence[Result], form: str, most: int | None) -> str:
 
 
 def html_page(results: Sequence[Result], form: str, most: int | None, *, log: bool) -> str:
-    """A page that needs nothing else and loads nothing, light or dark as its reader has it.
-
-    Its charts are pictures in a `report`, which has no script, and can be zoomed and asked for values in `html`.
-    """
+    """A page that loads nothing: a `report` without scripts, whose charts are pictures, or `html` with live charts."""
     import vl_convert
 
     lines, charts = list[str](), list[str]()
@@ -2391,9 +2386,9 @@ def short_number(value: float, digits: int = 4) -> str:
 
 
 def float_format(values: Sequence[float]) -> Callable[[float], str]:
-    """How to spell the numbers of a column, their points below each other: four significant digits of the largest.
+    """How to write the numbers of a column, aligned at the point: four significant digits of the largest.
 
-    More where fewer would make different numbers look alike; where four digits say all, each stands as it is.
+    More where fewer would make different numbers look alike; numbers of up to four digits stay as they are.
     """
     usable = {value for value in values if math.isfinite(value)}
     sizes = [math.floor(math.log10(abs(value))) for value in usable if value]
@@ -2472,13 +2467,18 @@ def fitted(
 
 
 def short_names(names: Sequence[str], width: int) -> list[str]:
-    """Names within `width` terminal cells, so that what differs stays visible: the words that all share go first."""
-    if len({*names}) > 1 and max(map(cell_count, names)) > width:
+    """Names within `width` terminal cells, so that what differs stays visible: words that all share are cut first."""
+    known = {*names} - {"null", "-"}  # missing values share no words
+    if len(known) > 1 and max(map(cell_count, known)) > width:
         shared = os.path.commonprefix  # whole words of it
-        first = re.sub("[^_/. ,=-]*$", "", shared(names))
-        rest = [name.removeprefix(first) for name in names]
-        last = re.sub("^[^_/. ,=-]*", "", shared([name[::-1] for name in rest])[::-1])
-        names = [f"{'…' * bool(first)}{name.removesuffix(last)}{'…' * bool(last)}" for name in rest]
+        start = re.sub("[^_/. ,=-]*$", "", shared([*known]))
+        end = re.sub("^[^_/. ,=-]*", "", shared([name.removeprefix(start)[::-1] for name in known])[::-1])
+        middles = {name: name.removeprefix(start).removesuffix(end) for name in known}
+        room = width - max(map(cell_count, middles.values()))
+        if cell_count(start + end) > room:
+            start = shortened(start, room - 1) if start and room > NARROW // 2 else start and "…"
+            end = end and "…"
+        names = [f"{start}{middles[name]}{end}" if name in middles else name for name in names]
     alike: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         alike.setdefault(shortened(name, width), []).append(name)
@@ -2562,10 +2562,7 @@ def jsonable(value: object) -> object:
 
 
 def csv_text(table: pl.DataFrame) -> str:
-    """A table as CSV at full precision, safe to open in a spreadsheet.
-
-    Control characters are replaced, and text that would be a formula begins with an apostrophe: -1e-3 is a number.
-    """
+    """A table as CSV at full precision. An apostrophe precedes text that a spreadsheet would take for a formula."""
     flat = table.with_columns(pl.Series(c.name, map(exact_text, c.to_list())) for c in table if c.dtype.is_nested())
     clean = pl.col(pl.String).str.replace_all(r"[\p{Cc}--\t\r\n]", "\N{REPLACEMENT CHARACTER}")
     formula = clean.str.contains(r"^[=+\-@\t\r]") & ~clean.str.contains(r"^-\d+(\.\d+)?([eE][+-]?\d+)?$")
@@ -2579,8 +2576,7 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
     """A Vega-Lite chart of a result: lines, a pivot's heat map, or a point per run or group, with their intervals.
 
     Only finite values are drawn, and on a logarithmic axis only those above 0; what is left out stands below the
-    title. In a page the text has the page's colour, light or dark, and the heading is the title. In an `html` page
-    the pointer zooms, finds values, and hides the line whose entry in the legend it clicks.
+    title. In a page the text has the page's colour, light or dark, and the heading is the title.
     """
     value_title, x_title, table = result.chart or ("", "", pl.DataFrame())
     is_curve, is_picture = result.key == "curves", form in {"png", "svg"}
@@ -2591,6 +2587,8 @@ def chart_json(result: Result, form: str, *, log: bool) -> str:
     remarks += [f"the {result.ranked} {most} of {number} are drawn"] if number > most else []
     say(*(remarks if form != "report" else ()))
     value = {"field": "value", "type": "quantitative", "title": value_title, "scale": scale}
+    if result.key != "pivot" and rows.select(pl.col("^value|ci_.*$").abs().max() >= 1e7).row(0).count(True):
+        value["axis"] = {"format": ".6~g"}  # 6e+99, not 5.999999999999999e+99
     chart: dict[str, Any] = {"width": CHART_WIDTH, "height": 320 if is_curve else {"step": 22}}
     if result.key == "pivot":
         chart |= {"layer": heat_map(rows, value), "height": {"step": 30}}
@@ -2636,6 +2634,8 @@ def scaled(rows: pl.DataFrame, key: str, *, log: bool, is_live: bool) -> tuple[p
         domain = cast("tuple[float, float]", (near.min(), near.max()))
     log |= is_positive and domain[1] > 10_000 * domain[0]
     if log:
+        if "ci_low" in numbers and (rows["ci_low"] <= 0).any():
+            remarks.append("intervals that reach 0 or below are not drawn")
         rows = rows.with_columns(pl.when(pl.col(name) > 0).then(pl.col(name)) for name in numbers)
     scale: dict[str, Any] = {"type": "log"} if log else {"zero": False}
     if len(near) < len(drawn):
@@ -2667,12 +2667,17 @@ def marks(rows: pl.DataFrame, key: str, value: dict[str, Any], x_title: str, *, 
     named = {"title": None, "labelExpr": f"{json.dumps(names)}[datum.value]"}  # names may repeat
     heads = {"name": "name", "x": x_title, "value": value["title"], "ci_low": "95 % from", "ci_high": "to"}
     tips: list[dict[str, Any]] = [{"field": c, "title": head} for c, head in heads.items() if c in rows.columns]
+    for tip in (tip for tip in tips if tip["field"] not in {"name", "x"}):
+        tip |= {"type": "quantitative", "format": ".6~g"}
     if key == "curves":
-        x: dict[str, Any] = {"field": "x", "title": x_title, "type": "quantitative"}
+        title = {"time": "time (UTC)", "runtime": "runtime (s)"}.get(x_title, x_title)
+        x: dict[str, Any] = {"field": "x", "title": title, "type": "quantitative"}
         x["scale"] = {"nice": False, "zero": False}
         if rows["x"].dtype.is_temporal():
-            times = {"format": "%Y-%m-%d %H:%M", "tickCount": 5}
-            x |= {"type": "temporal", "scale": {"type": "utc"}, "axis": times}
+            seconds = rows.select((pl.col("x").max() - pl.col("x").min()).dt.total_seconds()).item()
+            form = "%Y-%m-%d %H:%M:%S" if seconds < 600 else "%Y-%m-%d %H:%M" if seconds < 3e6 else "%Y-%m-%d"
+            x |= {"type": "temporal", "scale": {"type": "utc"}}
+            x["axis"] = {"format": form, "tickCount": 5, "labelFlush": False}
             tips[1] |= {"timeUnit": "utcyearmonthdatehoursminutesseconds", "format": "%Y-%m-%d %H:%M:%S"}
         axis, other = "y", {"x": x, "color": {"field": "rank", "type": "nominal", "legend": named}}
         point = rows["x"].n_unique() <= 30 or "transparent"  # where the pointer finds values
@@ -2855,7 +2860,7 @@ def parse_args(argv: Sequence[str]) -> Options:
             raise ScriptError(f"--state {state}: no such state{near}", WRONG_USAGE)
     for flag, file, endings in (("output", args.output, [*FILE_FORMATS]), ("report", args.report, [".html", ".md"])):
         if file and file.suffix.lower() not in endings:
-            raise ScriptError(f"--{flag} {file}: the name must end in {' or '.join(endings)}", WRONG_USAGE)
+            raise ScriptError(f"--{flag} {file}: the name must end in one of {', '.join(endings)}", WRONG_USAGE)
     if not 0 <= (args.smooth or 0) < 1:
         raise ScriptError(f"--smooth {args.smooth:g} must be 0 or more, and below 1", WRONG_USAGE)
     return Options(**vars(args))
@@ -2877,16 +2882,16 @@ def add_flags(parser: Parser) -> None:
     add("--health", **flag, help="runs with NaN, divergence, spikes, crashes, early stops")
     add("--schema", **flag, help="all columns, their values, and how many runs have them")
     add("--sql", metavar="QUERY", help="a SELECT on the views runs and history (DuckDB)")
-    add("--report", type=Path, metavar="FILE", help="write a page with most of this: FILE.html or FILE.md")
+    add("--report", type=Path, metavar="FILE", help="write a page with most of these: FILE.html or FILE.md")
     add = parser.add_argument_group("groups").add_argument
     add("--stat", choices=("mean", "median", "iqm"), default="mean", help="compare groups by this (default: mean)")
-    add("--best-per", **many, metavar="A,B", help="use only the best setting of each value")
+    add("--best-per", **many, metavar="A,B", help="use only the best setting for each value")
     add = parser.add_argument_group("curves and pictures").add_argument
     axis = "step, runtime, time or a metric (default: the step metric if most runs have it, else step)"
     add("--x", metavar="AXIS", help=axis)
     add("--best-so-far", **flag, help="the best value so far, instead of the current one")
     add("--smooth", type=float, metavar="W", help="W&B's exponential moving average, 0 <= W < 1")
-    points = f"of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS}; JSON, csv and parquet all)"
+    points = f"points of a curve (default: {CURVE_POINTS}; pictures {PICTURE_POINTS}; JSON, csv and parquet all)"
     add("--points", type=whole_from(1), metavar="N", help=points)
     add("--log", **flag, help="logarithmic value axis in pictures")
     group = parser.add_argument_group("metric")

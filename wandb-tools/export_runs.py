@@ -157,7 +157,7 @@ SYSTEM_SAMPLES = 1_000  # rows of system metrics a run
 MOST_WINDOWS = 10_000  # of creation times
 MOST_LIVE_ROWS = 1_000_000_000  # of one run that are in no export yet: 200,000 questions
 MOST_SAMPLES = 2**31 - 1  # GraphQL's ints have 32 bits
-# An export may have twice the rows that the server counts, and these: live runs go on, steps repeat.
+# W&B's exports may have twice the rows that the server counts, and these: live runs go on, steps repeat.
 SPARE_ROWS = 100_000
 EXPORT_BYTES, TABLE_BYTES = 10_000_000_000, 500_000_000  # of a download, uncompressed; tables are read whole
 TABLE_HELD_BYTES = 2_000_000  # a longer table waits in a file until it is its turn to be read
@@ -510,9 +510,8 @@ NOT_PULLED = "a git-LFS pointer instead of the file; run `git lfs pull` there, t
 def log_records(opened: IO[bytes], log: Log) -> Iterator[bytes]:  # noqa: C901 - one sequence
     """The payload of every readable record, in order; damage is noted in `log`.
 
-    A record counts only if its checksums hold. After damage, reading goes on at the next valid chunk: a checksum of 32
-    bits makes it no coincidence. Unreadable bytes with no valid chunk after them are a torn end. For a file that is no
-    log, nothing is noted.
+    A record counts only if its checksums hold. After damage, reading goes on at the next chunk with a right checksum.
+    Unreadable bytes with no such chunk after them are a torn end. For a file that is no log, nothing is noted.
     """
     pieces: list[bytes] | None = None  # of a record in several chunks; None: none has begun
     gap: int | None = None  # where bytes became unreadable
@@ -1411,8 +1410,8 @@ def say_notes(projects: Sequence[Project], found: Sequence[FoundRun], options: O
         known = sorted({run.entity for run, *_ in found if run.project == one.name} - {NO_ENTITY})
         if one.entity == NO_ENTITY and known:
             flags = f"-e {known[0]}" + f" -p {shlex.quote(one.name)}" * (len({each.name for each in projects}) > 1)
-            runs = f"{counted(one.runs.height, 'run')} of {one.name} without an entity"
-            say(f"{runs}; others of it belong to {first_of(known)}: use {flags} and a new -o to put them together")
+            runs = f"in project {one.name}, {counted(one.runs.height, 'run')} without an entity, others of"
+            say(f"{runs} {first_of(known)}; to export them as one project, use {flags} and a new -o")
 
 
 def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work: Path, top: Path) -> None:
@@ -1546,7 +1545,7 @@ def runs_asked_for(found: Sequence[FoundRun], failed: Sequence[Failure], options
     for flag, wanted, test in filters:
         before = kept
         kept = [each for each in before if not wanted or test(each[0], wanted)]
-        if wanted:
+        if wanted and kept:
             say(f"{flag} kept {len(kept):,} of {counted(len(before), 'run')}")
         if before and not kept:
             report_failures([*failed, *(each for *_, logs in before for log in logs for each in log.failed)])
@@ -2010,7 +2009,7 @@ def place_of(text: str) -> Place:
         return Place(entity, project, page.removesuffix("s"), name, host)
     if page not in ("", "runs", "table", "workspace", "overview"):
         advice = f"write {entity}/{project}, or the URL of a run, sweep or group"
-        raise ScriptError(f"{text} is a page without runs ({page}); {advice}", WRONG_USAGE)
+        raise ScriptError(f"{text} is no project, run, sweep or group; {advice}", WRONG_USAGE)
     return Place(entity, project, host=host)
 
 
@@ -2949,7 +2948,7 @@ def column_name(path: KeyPath) -> str:
 
 
 def settled_names(paths: Iterable[KeyPath], taken: Iterable[str | None] = ()) -> dict[KeyPath, str]:
-    """A name of its own for every path, none of those `taken` (in lower case), alike for the same paths in any order.
+    """A unique name for every path, none of those in `taken` (in lower case), whatever the order of the paths.
 
     Names are compared without case, as DuckDB and Spark do. Where several paths want one name, the first one-key path
     that is exactly that name keeps it; the others get a hash of their path.
@@ -3823,7 +3822,7 @@ def say_without_effect(written: Sequence[Project], options: Options, say: Say) -
     nouns = {"table": "W&B Tables", "console": "console output", "system": "system metrics"}
     missing = [nouns[name] for name, is_asked in asked.items() if is_asked and name not in there]
     if missing and written and not any(project.failed for project in written):
-        say(f"these runs have no {', no '.join(missing)}")
+        say(f"these runs have no {' and no '.join(missing)}")
 
 
 def changes_of(project: Project, options: Options) -> str:
@@ -3856,7 +3855,7 @@ def check_selection(projects: Sequence[Project], lost: Sequence[Failure], option
     flags = ", ".join(options.selection.flags)
     if flags and any(place.value for project in projects for place in project.places):
         flags = f"PLACE, {flags}"
-    if flags and total and not options.offline:  # there each filter has said it
+    if flags and selected and not options.offline:  # there each filter has said it
         say(f"{flags} kept {selected:,} of {counted(total, 'run')}")
     if any(project.files for project in projects) or (selected and (options.dry_run or not lost)):
         return  # files may be without runs: all of them are gone
@@ -4045,7 +4044,7 @@ def checked_options(parser: Parser, given: dict[str, Any]) -> Options:
     given["console"] = given["console"] or given["console_lines"] is not None
     server_only = (given["places"], given["where"], given["history_samples"], given["api_key_file"])
     if given["offline"] and any(server_only):
-        parser.error("--offline uses no server: remove PLACE, --where, --history-samples and --api-key-file")
+        parser.error("--offline cannot be used with PLACE, --where, --history-samples or --api-key-file")
     if given["places"] and (given["entity"] or given["project"]):
         parser.error("name projects either as entity/project or with -e and -p, not both")
     if given["history_keys"] and not (given["include_history"] or given["history_samples"]):
