@@ -1355,6 +1355,7 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
     torn: list[str] = []
     by_run: dict[tuple[str, str, str], list[Log]] = {}  # one id may occur in several projects
     any_record = {log.run_id: log.run for log in reversed(logs) if log.run}  # for logs whose run record is damaged
+    owners = {(log.run_id, log.run.get("project")): log.run.get("entity") for log in logs if log.run.get("entity")}
     for log in logs:
         shown = str(log.file.relative_to(top))
         damage = f"log {shown} is damaged at {first_of(log.damage)}; the rest was read" if log.damage else ""
@@ -1362,7 +1363,8 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
         log.failed = [Failure(run_id, "log", error) for error in (log.error, damage) if error]
         if log.records:
             record = log.run or any_record.get(log.run_id, {})
-            entity_name = record.get("entity") or stand_in(options.selection.entity, NO_ENTITY)
+            owner = record.get("entity") or owners.get((log.run_id, record.get("project")))  # a resumed log may know it
+            entity_name = owner or stand_in(options.selection.entity, NO_ENTITY)
             project_name = record.get("project") or stand_in(options.selection.project, NO_PROJECT)
             by_run.setdefault((entity_name, project_name, log.run_id), []).append(log)
         elif log.torn:
