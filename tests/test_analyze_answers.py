@@ -654,6 +654,8 @@ def test_crashed_runs_without_console_output_are_counted(tmp_path):
     lines = {"run_id": ["a", "b"], "line": [0, 0], "stream": ["stderr"] * 2, "text": ["ValueError: x", "killed"]}
     write_rows(tmp_path, "console", lines)
     assert "no console output" not in answered(runs, "--health").out
+    write_rows(tmp_path, "console", {name: values[:1] for name, values in lines.items()})
+    assert "no console output of 1 crashed or failed run\n" in answered(runs, "--health").out  # it was exported
 
 
 def test_a_table_of_groups_names_them_whatever_its_columns(tmp_path):

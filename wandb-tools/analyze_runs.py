@@ -2020,7 +2020,8 @@ def health(study: Study, _: Options) -> list[Result]:
     details = [first + f" and {counted(more, 'more metric')}" * bool(more) for _, _, first, more in folded.rows()]
     details = [shortened(text, 2 * PAGE_CELLS) for text in details]  # a line of a console may be long
     silent = sum(problem in {"crashed", "failed"} and ": " not in detail for _, problem, detail in found)
-    why = f"no console output of {counted(silent, 'crashed or failed run')}: export_runs.py --console exports it"
+    why = f"no console output of {counted(silent, 'crashed or failed run')}"
+    why += ": export_runs.py --console exports it" * (not rows_beside(runs, "console"))
     title = f"Problems in {problems[RUN_NUMBER].n_unique()} of {counted(keys.height, 'run')}{where}: {counts}"
     view = [("run", labelled), ("problem", folded["problem"]), ("detail", pl.Series(details))]
     return [Result("health", title, table, view, [why] if silent else [])]
