@@ -633,6 +633,13 @@ class Log:
         """The run's id; from the file's name if its record is lost."""
         return str(self.run.get("id") or storable(self.file.stem.removeprefix("run-")))
 
+    @property
+    def span_s(self) -> float:
+        """Seconds from its start to its newest record, or, if shorter, without the pauses of a notebook."""
+        start, end = self.started_at, self.newest_at
+        span_s = max(0.0, (end - start).total_seconds()) if start and end else 0.0
+        return min(span_s, self.runtime_s or span_s)
+
     def note_time(self, time_: datetime | None) -> None:
         if time_ is not None:
             self.newest_at = max(time_, self.newest_at or time_)
@@ -1599,7 +1606,7 @@ def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], option
         project=project,
         created_at=logs[0].started_at or min(times, default=None),  # damage may have taken the start
         heartbeat_at=heartbeat_at,
-        runtime_s=runtime_s(summary),
+        runtime_s=runtime_s(summary, sum(log.span_s for log in logs)),
         last_step=parts[-1].last if parts else None,
         history_rows=sum(part.rows for part in parts),
         tags=record.get("tags", ()),
@@ -1629,13 +1636,12 @@ def offline_state(exit_code: int | None, heartbeat_at: datetime | None, *, is_pr
     return "crashed" if exit_code in (None, 254) else "failed"  # 254: the SDK found it dead
 
 
-def runtime_s(summary: Mapping[str, Any]) -> float | None:
-    """Seconds of run time by the summary's `_wandb.runtime`, else its `_runtime`."""
+def runtime_s(summary: Mapping[str, Any], logs_span_s: float = 0.0) -> float | None:
+    """Seconds of run time by the summary's `_wandb.runtime`, else its `_runtime` or what its logs span, if longer."""
     wandb = summary.get("_wandb")
-    for value in (wandb.get("runtime") if isinstance(wandb, dict) else None, summary.get("_runtime")):
-        if isinstance(value, int | float) and abs(value) < 2**63:
-            return float(value)
-    return None
+    values = (wandb.get("runtime") if isinstance(wandb, dict) else None, summary.get("_runtime"))
+    whole, of_rows = (float(v) if isinstance(v, int | float) and abs(v) < 2**63 else None for v in values)
+    return whole if whole is not None else max(of_rows or 0.0, logs_span_s) or of_rows
 
 
 def machine(writers: Iterable[object], commit: str | None = None) -> dict[str, Any]:
