@@ -1574,7 +1574,7 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
     import duckdb
 
     views = {"runs": [*runs.parts]}
-    beside = files_beside(runs) if re.search("history|console|system|table_", query, re.IGNORECASE) else []
+    beside = files_beside(runs) if re.search("history|console|system|table", query, re.IGNORECASE) else []
     warn_of_other_exports(beside, runs)
     for part in beside:
         if part.view not in views and part.view.lower() in map(str.lower, views):  # names in SQL are alike in any case
