@@ -29,7 +29,7 @@ def test_large_numbers_are_written_alike(tmp_path):
         Run(f"r{n}", state="finished" if n else "failed", summary={"loss": 1.0} if n > 1 else {}) for n in range(1102)
     ]
     answer = answered(write_runs(tmp_path, runs), "--top", 1, "-m", "loss")
-    assert "--state finished: 1,101 of 1,102 runs kept" in answer.err
+    assert "--state finished (the default): 1,101 of 1,102 runs kept" in answer.err
     assert "1,100 of 1,101 runs have a finite loss" in answer.out
 
 
@@ -724,6 +724,8 @@ def test_crashed_runs_without_console_output_are_counted(tmp_path):
     lines = {"run_id": ["a", "b"], "line": [0, 0], "stream": ["stderr"] * 2, "text": ["ValueError: x", "killed"]}
     write_rows(tmp_path, "console", lines)
     assert "no console output" not in answered(runs, "--health").out
+    write_rows(tmp_path, "console", {name: values[:1] for name, values in lines.items()})
+    assert "no console output of 1 crashed or failed run\n" in answered(runs, "--health").out  # it was exported
 
 
 def test_a_table_of_groups_names_them_whatever_its_columns(tmp_path):

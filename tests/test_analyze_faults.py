@@ -1198,6 +1198,7 @@ def test_further_files_are_views(asked, tmp_path):
         assert rows == [{"text": "step 1", "guess": "cat", "system_cpu": 50.0}]
     said = " ".join(answered(asked, "--schema").out.split())
     assert 'further views of --sql: console, history, system, "table_val/samples", "table_val?samples"' in said
+    assert {"console", "history", "runs"} <= {row["name"] for row in document(asked, "--sql", "SHOW TABLES")["sql"]}
 
 
 def test_further_files_beside_the_sources_of_an_aggregate_are_views(tmp_path):

@@ -261,6 +261,15 @@ def test_only_projects_that_have_another_entity_are_said_to(tmp_path, export_log
     assert "use -e other -p uncategorized" in err
 
 
+def test_a_log_without_an_entity_belongs_to_the_run_whose_other_log_names_one(tmp_path, export_logs, demo):
+    add_log(tmp_path, "abc", rows=3, entity="")
+    add_log(tmp_path, "abc", rows=2, first_step=3, started_at=START + timedelta(hours=1))
+    add_log(tmp_path, "abc", started_at=START + timedelta(hours=2), entity="", project="elsewhere")
+    done = export_logs("--include-history")
+    assert "team/demo: 1 run (1 finished), 5 history rows\n" in done.err
+    assert "offline/elsewhere: 1 run" in done.err
+
+
 def lines(number: int) -> list[str]:
     return [f"2026-01-01T00:00:00.{number:03} line {number}" for number in range(number)]
 

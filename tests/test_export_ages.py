@@ -339,7 +339,7 @@ def test_a_summary_that_the_log_lacks(tmp_path, export, file, source, loss):
     project = exported(tmp_path / "out", "offline_uncategorized")
     assert project.metadata["summary_restored"] == [{"run": "lost", "from": source}]
     assert project.run["metric_loss"] == loss or math.isnan(project.run["metric_loss"])
-    assert project.run["runtime_s"] == (9 if source == "file" else None)
+    assert project.run["runtime_s"] == (9 if source == "file" else 2)  # the log's rows are two seconds apart
     if source == "history":
         assert json.loads(project.run["_summary_json"])["deep"] == {"x": 2, "name": "n"}
 
@@ -361,6 +361,23 @@ def test_the_end_of_a_run_that_was_resumed_online(tmp_path, export):
     export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
     run = exported(tmp_path / "out", "offline_uncategorized").run
     assert (run["created_at"], run["heartbeat_at"]) == (START, later + timedelta(seconds=99.5))
+    assert run["runtime_s"] == 3_599.5 + 99.5
+
+
+@pytest.mark.parametrize(
+    ("log", "seconds"),
+    [
+        ({"rows": [{}], "runtime_s": 3_600, "first_step": 10}, 3_600),
+        ({"rows": [{}] * 100, "exit_code": None}, 99),  # crashed
+        ({"rows": [{"_runtime": "10"}], "exit_code": None}, 10),
+        ({"runtime_s": 5, "summary": {"_wandb": '{"runtime": 4}'}}, 4),
+        ({"exit_code": None}, None),
+    ],
+)
+def test_the_run_time_of_logs_whose_summary_lacks_it(tmp_path, export, log, seconds):
+    write_log(tmp_path / "logs", "a", **log)
+    export("--offline", tmp_path / "logs", "-o", tmp_path / "out")
+    assert exported(tmp_path / "out", "offline_uncategorized").run["runtime_s"] == seconds
 
 
 def test_the_end_of_a_run_that_logged_times_before_its_start(tmp_path, export):

@@ -115,7 +115,7 @@ HIGHER_IS_BETTER = """
     spice psnr snr sisnr sdr sisdr ssim msssim pesq stoi mos rew reward rewards return returns win wins winrate
     success elbo likelihood loglikelihood correlation corr pearson spearman kendall pcc ccc purity nmi ari ami
     silhouette hit hits throughput fps improvement gain reduction em pass top similarity concordance cindex elo
-    modularity explainedvariance
+    modularity explainedvariance fitness
 """
 NO_DIRECTION = "weight weights scale scaling coef coeff coefficient lambda threshold count num"  # loss_weight
 GOAL_WORDS: dict[str, Goal | None] = dict.fromkeys(NO_DIRECTION.split())

@@ -229,7 +229,7 @@ HIGHER_IS_BETTER = """
     spice psnr snr sisnr sdr sisdr ssim msssim pesq stoi mos rew reward rewards return returns win wins winrate
     success elbo likelihood loglikelihood correlation corr pearson spearman kendall pcc ccc purity nmi ari ami
     silhouette hit hits throughput fps improvement gain reduction em pass top similarity concordance cindex elo
-    modularity explainedvariance
+    modularity explainedvariance fitness
 """
 NO_DIRECTION = "weight weights scale scaling coef coeff coefficient lambda threshold count num"  # loss_weight
 GOAL_WORDS: dict[str, Goal | None] = dict.fromkeys(NO_DIRECTION.split())
@@ -1571,7 +1571,7 @@ def database(runs: Runs, flag: str, query: str) -> Iterator[tuple[Any, dict[str,
     import duckdb
 
     views = {"runs": [*runs.parts]}
-    beside = files_beside(runs) if re.search("history|console|system|table_", query, re.IGNORECASE) else []
+    beside = files_beside(runs) if re.search("history|console|system|table", query, re.IGNORECASE) else []
     warn_of_other_exports(beside, runs)
     for part in beside:
         if part.view not in views and part.view.lower() in map(str.lower, views):  # names in SQL are alike in any case
@@ -2024,7 +2024,9 @@ def health(study: Study, _: Options) -> list[Result]:
     details = [first + f" (and {counted(more, 'more metric')})" * bool(more) for _, _, first, more in folded.rows()]
     details = [shortened(text, 2 * PAGE_CELLS) for text in details]  # a line of a console may be long
     silent = sum(problem in {"crashed", "failed"} and ": " not in detail for _, problem, detail in found)
-    why = f"no console output of {counted(silent, 'crashed or failed run')}: export_runs.py --console exports it"
+    why = f"no console output of {counted(silent, 'crashed or failed run')}"
+    if silent and not rows_beside(runs, "console"):
+        why += ": export_runs.py --console exports it"
     title = f"Problems in {problems[RUN_NUMBER].n_unique():,} of {counted(keys.height, 'run')}{where}: {counts}"
     view = [("run", labelled), ("problem", folded["problem"]), ("detail", pl.Series(details))]
     return [Result("health", title, table, view, [why] if silent else [])]

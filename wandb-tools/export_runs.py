@@ -632,6 +632,13 @@ class Log:
         """The run's id; from the file's name if its record is lost."""
         return str(self.run.get("id") or storable(self.file.stem.removeprefix("run-")))
 
+    @property
+    def span_s(self) -> float:
+        """Seconds from its start to its newest record; its exit record may tell less, without a notebook's pauses."""
+        start, end = self.started_at, self.newest_at
+        span_s = max(0.0, (end - start).total_seconds()) if start and end else 0.0
+        return min(span_s, self.runtime_s or span_s)
+
     def note_time(self, time_: datetime | None) -> None:
         if time_ is not None:
             self.newest_at = max(time_, self.newest_at or time_)
@@ -1354,6 +1361,7 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
     torn: list[str] = []
     by_run: dict[tuple[str, str, str], list[Log]] = {}  # one id may occur in several projects
     any_record = {log.run_id: log.run for log in reversed(logs) if log.run}  # for logs whose run record is damaged
+    owners = {(log.run_id, log.run.get("project")): log.run.get("entity") for log in logs if log.run.get("entity")}
     for log in logs:
         shown = str(log.file.relative_to(top))
         damage = f"log {shown} is damaged at {first_of(log.damage)}; the rest was read" if log.damage else ""
@@ -1361,7 +1369,8 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
         log.failed = [Failure(run_id, "log", error) for error in (log.error, damage) if error]
         if log.records:
             record = log.run or any_record.get(log.run_id, {})
-            entity_name = record.get("entity") or stand_in(options.selection.entity, NO_ENTITY)
+            owner = record.get("entity") or owners.get((log.run_id, record.get("project")))  # a resumed log may know it
+            entity_name = owner or stand_in(options.selection.entity, NO_ENTITY)
             project_name = record.get("project") or stand_in(options.selection.project, NO_PROJECT)
             by_run.setdefault((entity_name, project_name, log.run_id), []).append(log)
         elif log.torn:
@@ -1596,7 +1605,7 @@ def combined(entity: str, project: str, run_id: str, logs: Sequence[Log], option
         project=project,
         created_at=logs[0].started_at or min(times, default=None),  # damage may have taken the start
         heartbeat_at=heartbeat_at,
-        runtime_s=runtime_s(summary),
+        runtime_s=runtime_s(summary, sum(log.span_s for log in logs)),
         last_step=parts[-1].last if parts else None,
         history_rows=sum(part.rows for part in parts),
         tags=record.get("tags", ()),
@@ -1626,13 +1635,13 @@ def offline_state(exit_code: int | None, heartbeat_at: datetime | None, *, is_pr
     return "crashed" if exit_code in (None, 254) else "failed"  # 254: the SDK found it dead
 
 
-def runtime_s(summary: Mapping[str, Any]) -> float | None:
-    """Seconds of run time by the summary's `_wandb.runtime`, else its `_runtime`."""
+def runtime_s(summary: Mapping[str, Any], logs_span_s: float = 0.0) -> float | None:
+    """Seconds of run time by the summary's `_wandb.runtime`, else its `_runtime`, else what its logs span."""
     wandb = summary.get("_wandb")
     for value in (wandb.get("runtime") if isinstance(wandb, dict) else None, summary.get("_runtime")):
         if isinstance(value, int | float) and abs(value) < 2**63:
             return float(value)
-    return None
+    return logs_span_s or None
 
 
 def machine(writers: Iterable[object], commit: str | None = None) -> dict[str, Any]:
