@@ -758,3 +758,14 @@ def test_which_curves_are_drawn_is_told_outside_of_the_picture_too(tmp_path, nam
     assert "only one point" not in answer.err
     write_rows(tmp_path, "history", {"run_id": ["r00", "r01"], "_step": [3, 3], f"metric_{name}": [1.0, 2.0]})
     assert "each curve has only one point" in answered(file, "--curves", name, "-o", tmp_path / "x.svg").err
+
+
+def test_a_name_of_two_columns_is_said(tmp_path):
+    """A sweep sets the key "train.lr", a script the key lr inside of train."""
+    configs = [{"a": 1}, {"b": 2}, {"b": 3}]
+    file = write_runs(tmp_path, [Run(f"r{n}", config=c, summary={"acc": n / 9}) for n, c in enumerate(configs)])
+    paths = {"config_a": ["train.lr"], "config_b": ["train", "lr"], "metric_acc": ["acc"]}
+    with_metadata(file, columns=json.dumps(paths))
+    said = "train.lr means config_a; the same name in W&B has config_b\n"
+    assert said in answered(file, "--group-by", "train.lr", "-m", "acc").err
+    assert "the same name in W&B" not in answered(file, "--group-by", "config_b", "-m", "acc").err

@@ -1063,10 +1063,13 @@ def grouping(names: Sequence[str], runs: Runs) -> tuple[Runs, list[str], list[st
 
 
 def say_rival(name: str, runs: Runs) -> None:
-    """Print a note if `name` is a column and also the W&B name of a setting: the column is used."""
-    rival = known_column(name, replace(runs, empty=frozenset([name])))
-    if known_column(name, runs) == name and rival not in {None, name}:
+    """Print a note if `name` is a column and also the W&B name of a setting, or if two columns have this W&B name."""
+    known, rival = known_column(name, runs), known_column(name, replace(runs, empty=frozenset([name])))
+    if known == name and rival not in {None, name}:
         say_once(f"{name} means the column with this name; write {rival} for the setting")
+    same = [c for c in runs.paths if c in runs.dtypes and runs.label(c) == name and kind(c) == kind(known or "")]
+    if known != name and len(same) > 1:  # such as "a.b" in some runs, and b inside of a in others
+        say_once(f"{name} means {known}; the same name in W&B has {some_of([c for c in same if c != known])}")
 
 
 def varying_settings(runs: Runs, *more: pl.Expr) -> tuple[pl.DataFrame, list[str], list[str]]:
