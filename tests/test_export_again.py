@@ -188,6 +188,17 @@ def test_new_rows_without_the_log_before_them_are_a_failure(tmp_path, export_log
     assert "error: abc: its first log is no longer here, so its new rows cannot be added" in done.err
 
 
+def test_a_run_that_was_made_anew_replaces_the_earlier_one(tmp_path, export_logs, demo):
+    """The script has a fixed id, and the folder of the first attempt was deleted."""
+    first = add_log(tmp_path, "abc", rows=5)
+    assert export_logs("--include-history").code == 0
+    shutil.rmtree(first.parent)
+    add_log(tmp_path, "abc", rows=9, started_at=START + timedelta(hours=1))
+    assert export_logs("--include-history").code == 0
+    assert demo().history["_step"].to_list() == list(range(9))
+    assert (demo().runs["created_at"].to_list(), demo().metadata["kept_fuller"]) == ([START + timedelta(hours=1)], [])
+
+
 @pytest.mark.parametrize("flags", [[], ["--prune"]])
 def test_an_offline_export_knows_nothing_of_what_the_server_lacks(
     empty_server, tmp_path, export, export_logs, demo, flags

@@ -458,6 +458,7 @@ class Project:
     all_ids: Collection[str] | None = None  # of all runs in the source; None if not all were listed
     unread: Collection[str] = ()  # ids of runs with unreadable logs: they are not gone
     cut: Collection[str] = ()  # ids of runs that may lack rows here: logs or their ends, or what was not synced
+    resumed: set[str] = field(default_factory=set)  # ids of runs whose first log here continues another one
     pages: list[Page] = field(default_factory=list)
     runs: pl.DataFrame = cast("pl.DataFrame", None)  # noqa: RUF009 - KEYS of the selected runs, and their `page` and `row`
     tables: dict[str, Table] = field(default_factory=dict)  # by their names
@@ -1431,6 +1432,8 @@ def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work:
         is_whole = all(log.exit_code is not None and not log.torn and not log.failed for log in logs)
         if not (is_whole and any("rewound_to" in log.run for log in logs)):
             project.cut.add(run.id)
+        if logs[0].run.get("resumed") or "rewound_to" in logs[0].run:
+            project.resumed.add(run.id)
         project.failed += [failure for log in logs for failure in log.failed]
         cut_off += [str(log.file.relative_to(top)) for log in logs if log.torn]
         sources = {log.summary_from for log in logs} - {""}
@@ -3488,8 +3491,9 @@ def merge_runs(
         rows = pl.scan_parquet(earlier.file, glob=False).filter(pl.col("url").is_null())
         logged = rows.select("id", began="created_at", ended="heartbeat_at").collect()
         from_logs = {*logged["id"]}  # these may not be on the server, or not whole
-        # The earlier export had a log from before the first one that is here now.
-        late = project.runs.join(logged, on="id").filter(is_offline, pl.col("created_at") > pl.col("began"))
+        # The earlier export had a log from before the first one that is here now, which continues it.
+        late = project.runs.filter(pl.col("id").is_in(list(project.resumed))).join(logged, on="id")
+        late = late.filter(pl.col("created_at") > pl.col("began"))
         headless = {*late["id"]}
         for run_id in late.filter(pl.col("heartbeat_at") > pl.col("ended"))["id"]:
             why = "its first log is no longer here, so its new rows cannot be added to the earlier export"
