@@ -2083,7 +2083,7 @@ def last_lines(runs: Runs) -> pl.DataFrame:
     lines = lines.join(broken, on=KEY, how="inner", nulls_equal=True).select(*KEY, "text", order=order)
     last = collected(lines.group_by(KEY).agg(pl.col("order").max())).lazy()  # first without texts: these may be many
     found = lines.join(last, on=[*KEY, "order"], how="semi", nulls_equal=True).unique(KEY, keep="first")
-    return collected(found.select(*KEY, line=pl.col("text").str.replace_all(r"[\s\p{Cc}]+", " ").str.strip_chars()))
+    return collected(found.select(*KEY, line=pl.col("text").str.replace_all(r"[\s\p{Cc}█-▏]+", " ").str.strip_chars()))
 
 
 def problems_of_runs(
