@@ -176,6 +176,17 @@ def test_a_rewound_run_needs_the_log_before(tmp_path, export_logs, demo):
         assert (demo().runs["history_rows"].to_list(), demo().metadata["kept_fuller"]) == ([20], ["abc"])
 
 
+def test_a_rewound_log_alone_leaves_the_rows_from_the_server(empty_server, export, tmp_path, export_logs, demo):
+    import export_runs
+
+    add_runs(empty_server, one="g")
+    assert export("team/demo", "--include-history").code == 0
+    branch = export_runs.wandb_proto().BranchPoint(run="one", metric="_step", value=1)
+    add_log(tmp_path, "one", rows=1, first_step=2, branch_point=branch)
+    assert export_logs("--include-history").code == 0
+    assert (demo().history.height, demo().metadata["kept_fuller"]) == (5, ["one"])
+
+
 def test_new_rows_without_the_log_before_them_are_a_failure(tmp_path, export_logs, demo):
     first = add_log(tmp_path, "abc", rows=20)
     assert export_logs("--include-history").code == 0

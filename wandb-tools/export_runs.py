@@ -1430,9 +1430,10 @@ def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work:
     for run, _, logs in own:
         # A log may be missing. Only a run that was rewound, and whose logs are whole, may have fewer rows than before.
         is_whole = all(log.exit_code is not None and not log.torn and not log.failed for log in logs)
-        if not (is_whole and any("rewound_to" in log.run for log in logs)):
+        is_rewound = ["rewound_to" in log.run for log in logs]
+        if not (is_whole and any(is_rewound)) or is_rewound[0]:
             project.cut.add(run.id)
-        if logs[0].run.get("resumed") or "rewound_to" in logs[0].run:
+        if logs[0].run.get("resumed") or is_rewound[0]:
             project.resumed.add(run.id)
         project.failed += [failure for log in logs for failure in log.failed]
         cut_off += [str(log.file.relative_to(top)) for log in logs if log.torn]
