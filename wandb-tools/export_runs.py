@@ -1712,8 +1712,9 @@ def rewritten(
         rows = rows.join(later, on=["run_id", "order"], how="full", coalesce=True, suffix=" later")
         again = [name for name in rows.collect_schema() if name.endswith(" later")]
         newest = [pl.coalesce(name, name.removesuffix(" later")).name.replace(" later$", "") for name in again]
-        rows = rows.with_columns(newest).drop(again).sort("order")
-    rows = rows.collect(engine="streaming").lazy() if others else rows
+        rows = (
+            rows.with_columns(newest).drop(again).sort("order").collect(engine="streaming").lazy()
+        )  # hundreds may join
     rows = rows.with_columns(frame=pl.lit(0))
     return write_part(rows, work, {run_id: dtypes})[run_id]
 
