@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -174,6 +175,17 @@ def test_a_rewound_run_needs_the_log_before(tmp_path, export_logs, demo):
         assert export_logs("--include-history").code == 3
         assert demo().history["_step"].to_list() == list(range(20))
         assert (demo().runs["history_rows"].to_list(), demo().metadata["kept_fuller"]) == ([20], ["abc"])
+
+
+def test_a_rewound_log_alone_leaves_the_rows_from_the_server(empty_server, export, tmp_path, export_logs, demo):
+    import export_runs
+
+    add_runs(empty_server, one="g")
+    assert export("team/demo", "--include-history").code == 0
+    branch = export_runs.wandb_proto().BranchPoint(run="one", metric="_step", value=1)
+    add_log(tmp_path, "one", rows=1, first_step=2, branch_point=branch)
+    assert export_logs("--include-history").code == 0
+    assert (demo().history.height, demo().metadata["kept_fuller"]) == (5, ["one"])
 
 
 def test_new_rows_without_the_log_before_them_are_a_failure(tmp_path, export_logs, demo):
@@ -471,6 +483,16 @@ def test_logs_of_one_run_that_share_steps_lose_no_metric(tmp_path, export_logs, 
     values = demo().history.select("metric_a", "metric_b", "metric_c").fill_nan(-1).rows()
     assert values == [(1.0, None, 4), (-1.0, 3, None)]
     assert demo().history["_timestamp"].to_list() == [(started_at + timedelta(seconds=n)).timestamp() for n in (0, 1)]
+
+
+def test_hundreds_of_logs_of_one_run_that_share_steps(tmp_path, export_logs, demo):
+    """Each log cost as much as all before it: 300 took 16 s, now below 2."""
+    for hours in range(300):
+        add_log(tmp_path, "abc", started_at=START + timedelta(hours=hours))
+    started = time.monotonic()
+    assert export_logs("--include-history").code == 0
+    assert time.monotonic() - started < 8
+    assert demo().history["_step"].to_list() == [0, 1]
 
 
 def test_runs_whose_history_is_as_before_are_counted(empty_server, export):

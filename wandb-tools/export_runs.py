@@ -1430,9 +1430,10 @@ def take_runs(project: Project, own: Sequence[FoundRun], options: Options, work:
     for run, _, logs in own:
         # A log may be missing. Only a run that was rewound, and whose logs are whole, may have fewer rows than before.
         is_whole = all(log.exit_code is not None and not log.torn and not log.failed for log in logs)
-        if not (is_whole and any("rewound_to" in log.run for log in logs)):
+        is_rewound = ["rewound_to" in log.run for log in logs]
+        if not (is_whole and any(is_rewound)) or is_rewound[0]:
             project.cut.add(run.id)
-        if logs[0].run.get("resumed") or "rewound_to" in logs[0].run:
+        if logs[0].run.get("resumed") or is_rewound[0]:
             project.resumed.add(run.id)
         project.failed += [failure for log in logs for failure in log.failed]
         cut_off += [str(log.file.relative_to(top)) for log in logs if log.torn]
@@ -1711,8 +1712,9 @@ def rewritten(
         rows = rows.join(later, on=["run_id", "order"], how="full", coalesce=True, suffix=" later")
         again = [name for name in rows.collect_schema() if name.endswith(" later")]
         newest = [pl.coalesce(name, name.removesuffix(" later")).name.replace(" later$", "") for name in again]
-        rows = rows.with_columns(newest).drop(again).sort("order")
-    rows = rows.collect(engine="streaming").lazy() if others else rows
+        rows = (
+            rows.with_columns(newest).drop(again).sort("order").collect(engine="streaming").lazy()
+        )  # hundreds may join
     rows = rows.with_columns(frame=pl.lit(0))
     return write_part(rows, work, {run_id: dtypes})[run_id]
 
