@@ -1362,7 +1362,7 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
     torn: list[str] = []
     by_run: dict[tuple[str, str, str], list[Log]] = {}  # one id may occur in several projects
     any_record = {log.run_id: log.run for log in reversed(logs) if log.run}  # for logs whose run record is damaged
-    owners = {(log.run_id, log.run.get("project")): log.run.get("entity") for log in logs if log.run.get("entity")}
+    owners = entities_named(logs)
     for log in logs:
         shown = str(log.file.relative_to(top))
         damage = f"log {shown} is damaged at {first_of(log.damage)}; the rest was read" if log.damage else ""
@@ -1407,6 +1407,15 @@ def read_offline(options: Options, work: Path, say: Say) -> list[Project]:
         say(f"these logs end early, as after a crash; all rows before the end were read: {first_of(cut_off)}")
     say_notes(projects, found, options, say)
     return projects
+
+
+def entities_named(logs: Sequence[Log]) -> dict[tuple[str, str | None], str]:
+    """The entity of each run, by its id and project, if its logs name a single one."""
+    found: defaultdict[tuple[str, str | None], set[str]] = defaultdict(set)
+    for log in logs:
+        if entity := log.run.get("entity"):
+            found[log.run_id, log.run.get("project")].add(entity)
+    return {run: entities.pop() for run, entities in found.items() if len(entities) == 1}
 
 
 def say_notes(projects: Sequence[Project], found: Sequence[FoundRun], options: Options, say: Say) -> None:
@@ -1712,9 +1721,8 @@ def rewritten(
         rows = rows.join(later, on=["run_id", "order"], how="full", coalesce=True, suffix=" later")
         again = [name for name in rows.collect_schema() if name.endswith(" later")]
         newest = [pl.coalesce(name, name.removesuffix(" later")).name.replace(" later$", "") for name in again]
-        rows = (
-            rows.with_columns(newest).drop(again).sort("order").collect(engine="streaming").lazy()
-        )  # hundreds may join
+        merged = rows.with_columns(newest).drop(again).sort("order")
+        rows = merged.collect(engine="streaming").lazy()  # else each join would be planned with all before it
     rows = rows.with_columns(frame=pl.lit(0))
     return write_part(rows, work, {run_id: dtypes})[run_id]
 
