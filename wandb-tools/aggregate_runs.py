@@ -1277,7 +1277,7 @@ def aggregate(options: argparse.Namespace) -> int:
                     skip(report, file.file, "damaged", f"it cannot be read: {reason_of(error)}")
             if len(sound) == len(files):
                 what = f"{options.output} was not written, or an input changed meanwhile: {reason_of(failure)}"
-                raise ScriptError(f"{what}; run it again, free disk space or change -o", NOTHING_USABLE) from failure
+                raise ScriptError(f"{what}; run again, free disk space or use another -o", NOTHING_USABLE) from failure
             report |= {key: [] for key in REPORT if key != "skipped"}
             merge(sound, rules, options, report)
     finally:
