@@ -1267,7 +1267,7 @@ def aggregate(options: argparse.Namespace) -> int:
     try:
         try:
             merge(files, rules, options, report)
-        except reading_errors() as failure:  # a footer can be sound where the rows are not: read them all to find out
+        except reading_errors() as cause:  # a footer can be sound where the rows are not: read them all to find out
             sound = []
             for file in files:
                 try:
@@ -1276,8 +1276,8 @@ def aggregate(options: argparse.Namespace) -> int:
                 except reading_errors() as error:
                     skip(report, file.file, "damaged", f"it cannot be read: {reason_of(error)}")
             if len(sound) == len(files):
-                what = f"{options.output} was not written, or an input changed meanwhile: {reason_of(failure)}"
-                raise ScriptError(f"{what}; run again, free disk space or use another -o", NOTHING_USABLE) from failure
+                what = f"{options.output} was not written, or an input changed meanwhile: {reason_of(cause)}"
+                raise ScriptError(f"{what}; run it again, free disk space or use another -o", NOTHING_USABLE) from cause
             report |= {key: [] for key in REPORT if key != "skipped"}
             merge(sound, rules, options, report)
     finally:
