@@ -436,7 +436,7 @@ def open_inputs(places: Sequence[Path]) -> Runs:  # noqa: C901, PLR0912 - a list
 
 
 def open_file(file: Path) -> Runs:
-    """What one parquet file holds, by its footer. Dtypes that only other tools write become similar ones of ours."""
+    """What one parquet file holds, by its footer. Dtypes that we do not write are cast to similar ones that we do."""
     try:
         metadata = pl.read_parquet_metadata(file)
         frame = pl.scan_parquet(file, glob=False)  # a file's name is no pattern

@@ -3419,7 +3419,7 @@ def find_earlier(project: Project, output: Path) -> None:
         noted = document["export_id"], document["exported_at"]
     is_whole = {(each.export_id, newest) for each in found.values()} == {noted}
     for name, earlier in found.items():
-        if is_whole and sums.get(earlier.file.name) != sha256(earlier.file):  # else nobody would notice
+        if is_whole and sums.get(earlier.file.name) != sha256(earlier.file):  # a new checksum would hide it
             why = f"the earlier {earlier.file} was changed after its export, and its rows are used as they are now"
             project.failed.append(Failure(project.path, "file", f"{why}; restore it from a copy and export again"))
         current = earlier if is_whole else replace(earlier, export_id=None)
