@@ -62,7 +62,6 @@ import re
 import shutil
 import signal
 import sys
-import tomllib
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -697,6 +696,8 @@ RULES = (  # of one column's rules the first that matches gives the value
 
 def read_rules(file: str) -> tuple[Rule, ...]:
     """The rules of `file` before the built-in ones, or instead of them; ScriptError that names a bad rule."""
+    import tomllib  # here, because it takes 7 ms
+
     try:
         document = tomllib.loads(Path(file).read_text("utf-8"))
     except (OSError, ValueError) as error:  # not there, no UTF-8, or no TOML
@@ -871,8 +872,7 @@ def history_plan(
     chosen = [metric for pattern in options.history_metrics for metric in called("--history-metrics", pattern)]
     # Beside `loss`, `step_loss` gets a hash: both would have a min_step_loss.
     clashing = {f"{mark}{name.lower()}" for mark in ("step_", "nonfinite_") for name in known}
-    names: dict[str, Column] = {}
-    dtypes: dict[str, pl.DataType] = {}
+    names, dtypes = dict[str, Column](), dict[str, pl.DataType]()
     for metric in [metric for metric in metrics if metric in chosen] or metrics:
         name = metric.name.removeprefix(METRIC)
         name = f"{name}__{path_hash(metric.path)[:8]}" if name.lower() in clashing else name
