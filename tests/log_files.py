@@ -28,12 +28,13 @@ class Placed(NamedTuple):
     end: int
 
 
-def log_of(payloads: list[bytes]) -> bytes:
+def log_of(payloads: list[bytes], *, counted_from: int = 0) -> bytes:
+    """A log whose first block begins at the byte `counted_from`."""
     log = bytearray(HEADER)
     for payload in payloads:
         rest, first = payload, True
         while first or rest:
-            room = BLOCK - len(log) % BLOCK
+            room = BLOCK - (len(log) - counted_from) % BLOCK
             if room < 7:
                 log += bytes(room)
                 room = BLOCK

@@ -119,6 +119,14 @@ DEFINED_FACTS = {  # what the files' metadata say of the columns
     "d/anew": ("maximize", "max", None),
     "glob/a": ("minimize", "min", "epoch"),
 }
+# In a definition, a dot separates nested keys, and a backslash precedes the dots of a key: each with the metric that
+# it may mean, and whether it reaches it.
+DOTTED = {
+    "deep.x": (("deep", "x"), True),
+    "all.*": (("all", "of", "it"), True),
+    r"with\.dot": (("with.dot",), True),
+    "other.dot": (("other.dot",), False),
+}
 
 SUMMARY = {
     "set": 0.5,
@@ -248,6 +256,14 @@ class Recorder:
             run.log({"epoch": epoch, "glob/a": value} | dict.fromkeys(DEFINITIONS, value))
         self.finish(run)
 
+    def dotted(self) -> None:
+        run = self.start("dotted")
+        for name in DOTTED:
+            run.define_metric(name, summary="max")
+        for value in DEFINED:
+            run.log({"deep": {"x": value}, "all": {"of": {"it": value}}, "with.dot": value, "other.dot": value})
+        self.finish(run)
+
     def summaries(self) -> None:
         run = self.start("summary")
         run.log({"logged": {"x": 1}, "set": 9})
@@ -334,6 +350,7 @@ def record_all(folder: Path) -> None:
     recorder.rows()
     recorder.steps()
     recorder.defined()
+    recorder.dotted()
     recorder.summaries()
     recorder.ends()
     recorder.several_logs()
@@ -350,6 +367,7 @@ def record_for_server(folder: Path) -> None:
     recorder.rows()
     recorder.steps()
     recorder.defined()
+    recorder.dotted()
     recorder.summaries()
     recorder.ends()
     recorder.resumed()

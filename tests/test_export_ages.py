@@ -353,6 +353,18 @@ def test_a_summary_of_one_log_is_that_of_the_run(tmp_path, export):
     assert (project.run["metric_loss"], project.metadata["summary_restored"]) == (0.5, [])
 
 
+@pytest.mark.parametrize(("version", "values"), [("0.29.0", [1, 2, 3]), ("0.30.0", [3, 2]), ("", [3, 2])])
+def test_the_steps_of_a_log_that_may_continue_another(tmp_path, export, version, values):
+    """Before 0.30, SDKs did not tell in an offline log that it was resumed."""
+    telemetry = {"cli_version": version}
+    write_log(tmp_path / "logs", "a", rows=[{"x": "1"}, {"x": "2"}], telemetry=telemetry)
+    write_log(tmp_path / "logs", "a", rows=[{"x": "3"}], started_at=START.replace(month=2), telemetry=telemetry)
+    done = export("--offline", tmp_path / "logs", "-o", tmp_path / "out", "--include-history")
+    history = exported(tmp_path / "out", "offline_uncategorized").history
+    assert history.select("_step", "metric_x").rows() == list(enumerate(values))
+    assert ("steps that are in several logs" in done.err) == (len(values) == 2)
+
+
 def test_the_end_of_a_run_that_was_resumed_online(tmp_path, export):
     """Its run time includes that of the logs before; the rows tell from when it counts."""
     later = START.replace(month=2)

@@ -550,6 +550,9 @@ def test_summaries_and_definitions(recorded, how):
     assert {name: facts[columns[name,]] for name in expected} == {
         name: dict(zip(("goal", "summary", "step_metric"), fact, strict=True)) for name, fact in expected.items()
     }
+    project, run_id = getattr(recorded, how)("dotted")
+    facts, columns = facts_of(project.history_file), paths_of(project.history_file)
+    assert all((columns[path] in facts) == is_reached for path, is_reached in recordings.DOTTED.values())
 
 
 ALIKE = "state runtime_s last_step history_rows tags group job_type sweep notes"

@@ -460,6 +460,16 @@ def test_a_table_that_cannot_be_had_costs_itself_alone(server, export, out):
     assert table_of(out, "table_cells").height == 4 + len(bad)
 
 
+def test_a_table_that_was_logged_in_increments_is_named(server, export, out):
+    entry = {**entry_of("cells"), "_type": "incremental-table-file", "increment_num": 1}
+    server.add_run("team", "demo", "parts", summary={"cells": entry})
+    add_table(server, "whole", "cells", ["n"], [[1]])
+    done = export("--tables")
+    assert (done.code, failed(out)) == (3, [("parts", "table_cells")])
+    assert "error: parts: table_cells: it was logged in increments" in done.err
+    assert table_of(out, "table_cells").select("run_id", "n").rows() == [("whole", 1)]
+
+
 def test_what_is_no_table_and_no_table_at_all(server, export, out):
     summary = {
         "up": {**entry_of("up"), "path": "../../x"},
@@ -501,7 +511,9 @@ with wandb.init(entity="team", project="demo", id=run_id, mode=mode, dir=".", se
     table = wandb.Table(columns=["text", "n", "score", "Entity"], data=[["a", 1, 0.5, 1], ["b", None, float("nan"), 2]])
     run.log({"eval/cells": wandb.Table(columns=["old"], data=[[1]])})
     run.log({"eval/cells": table})
-    time.sleep(1)
+    time.sleep(0.5)
+    run.write_logs("written to the log alone")
+    time.sleep(0.5)
     print("the end, without a newline", end="")
 """
 PRINTED = [
@@ -510,6 +522,7 @@ PRINTED = [
     ("stdout", "100 %"),
     ("stdout", "red größe"),
     ("stdout", "ERROR in the text alone"),
+    ("stdout", "written to the log alone"),
     ("stdout", "the end, without a newline"),
 ]
 LOGGED_TABLE = [("a", 1, 0.5, 1), ("b", None, math.nan, 2)]
@@ -551,6 +564,30 @@ def test_what_the_sdk_logged_is_the_same_from_everywhere(server, export, export_
             for frame in frames:
                 assert [name.partition("__")[0] for name in frame.columns[4:]] == ["text", "n", "score", "Entity"]
                 assert [repr(row[4:]) for row in frame.rows()] == [repr(row) for row in LOGGED_TABLE]
+
+
+SHARED = """
+import sys, wandb
+writer, *values = sys.argv[1:]
+settings = wandb.Settings(mode="shared", x_label=writer, x_primary=writer == "a", console="off", x_disable_stats=True)
+with wandb.init(entity="team", project="demo", id="shared", dir=".", settings=settings) as run:
+    for value in values:
+        run.log({"loss": int(value)})
+"""
+
+
+def test_rows_that_several_processes_wrote(server, export_logs, clean_environment, tmp_path, out):
+    """In shared mode the server numbers the rows: in a log they have no step."""
+    server.add_entity("team")
+    env, logs = clean_environment | server.environment(tmp_path / "sdk"), tmp_path / "logs"
+    logs.mkdir()
+    for arguments in (["a", "5", "4", "3"], ["b", "2", "1"]):
+        subprocess.run(
+            [sys.executable, "-c", SHARED, *arguments], env=env, cwd=logs, check=True, timeout=LIMIT_S, **SILENT
+        )
+    assert export_logs("--include-history").code == 0
+    history = table_of(out, "history").select("_step", "metric_loss")
+    assert history.rows() == [(0, 5), (1, 4), (2, 3), (3, 2), (4, 1)]
 
 
 SILENT: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

@@ -361,6 +361,14 @@ def test_definitions_are_in_the_files(recorded):
     assert runs_facts[paths_of(project.runs_file)["d/max", "max"]]["goal"] == "maximize"
 
 
+def test_definitions_of_keys_with_dots(recorded):
+    project = recorded.project("dotted")
+    facts, columns = facts_of(project.history_file), paths_of(project.history_file)
+    for path, is_reached in recordings.DOTTED.values():
+        assert project.leaves("metric_")[(*path, "max") if is_reached else path] == (5 if is_reached else 3)
+        assert facts.get(columns[path], {}).get("goal") == ("maximize" if is_reached else None)
+
+
 def test_explicit_summaries(recorded):
     project = recorded.project("summary")
     summary = {key: value for key, value in json.loads(project.run["_summary_json"]).items() if key[0] != "_"}
@@ -700,6 +708,14 @@ def test_whole_log(log):
     records, found = read(log)
     assert records == payloads(records_of(log))
     assert (found.torn, found.damage) == (len(log) == len(HEADER), [])
+
+
+@given(st.lists(st.one_of(SIZES, st.integers(BLOCK - 30, BLOCK + 10)), min_size=1, max_size=8))
+def test_whole_log_of_an_old_core(sizes):
+    """The Go core of SDK 0.17.0 to 0.17.5 counted the blocks from behind the header."""
+    written = [bytes([number]) * size for number, size in enumerate(sizes, 1)]
+    records, found = read(log_of(written, counted_from=len(HEADER)))
+    assert (records, found.torn, found.damage) == (written, False, [])
 
 
 @given(genuine_logs(), st.data())
@@ -1272,9 +1288,9 @@ def test_definitions_of_kept_runs(tmp_path, export):
 
 
 def test_a_definition_without_values_takes_no_metric_s_name(tmp_path, export):
-    """define_metric("val_loss") beside val/loss, or "val.loss" beside a nested one, does not reach it."""
+    """define_metric("val_loss") beside a nested val.loss, or "val_acc" beside val/acc, does not reach it."""
     proto, out = export_runs.wandb_proto(), tmp_path / "out"
-    for number, name in enumerate(("val_loss", "val.loss", "val_acc")):
+    for number, name in enumerate(("val_loss", "val_acc")):
         file = write_log(tmp_path / "logs", f"r{number}", rows=[{("val", "loss"): "1", "val/acc": "2"}])
         metric = proto.MetricRecord(name=name, summary=proto.MetricSummary(min=True))
         payloads_ = [record.payload for record in records_of(file.read_bytes())]

@@ -517,7 +517,8 @@ def log_records(opened: IO[bytes], log: Log) -> Iterator[bytes]:  # noqa: C901 -
     pieces: list[bytes] | None = None  # of a record in several chunks; None: none has begun
     gap: int | None = None  # where bytes became unreadable
     offset, at = 0, len(LOG_HEADER)  # of the block in the file, and of the next chunk in the block
-    while block := opened.read(BLOCK_BYTES):
+    size = first_block_bytes(opened)
+    while block := opened.read(size):
         if offset == 0 and not block.startswith(LOG_HEADER):
             log.error = NOT_PULLED if block.startswith(LFS_POINTER) else ""
             gap = 0
@@ -546,12 +547,25 @@ def log_records(opened: IO[bytes], log: Log) -> Iterator[bytes]:  # noqa: C901 -
         if gap == 0:  # no valid chunk in the first block: no log, or killed within the first seven bytes
             log.torn = LOG_HEADER.startswith(block)
             return
-        is_padding = len(block) == BLOCK_BYTES and not any(block[at:])
+        is_padding = len(block) == size and not any(block[at:])
         if at < len(block) and not is_padding and gap is None:
             gap = offset + at
-        offset, at = offset + len(block), 0
+        offset, at, size = offset + len(block), 0, BLOCK_BYTES
     # Nothing behind the header: killed before the first record.
     log.torn |= pieces is not None or gap is not None or offset <= len(LOG_HEADER)
+
+
+def first_block_bytes(opened: IO[bytes]) -> int:
+    """The size of a log's first block: the SDK's Go core before 0.17.6 counted the blocks from behind the header."""
+    block, end = opened.read(BLOCK_BYTES + len(LOG_HEADER)), len(LOG_HEADER)
+    opened.seek(0)
+    while end + HEADER_BYTES <= len(block):
+        at, (crc, length, kind) = end, CHUNK_HEADER.unpack_from(block, end)
+        end = at + HEADER_BYTES + length
+        if end > BLOCK_BYTES:  # there, a whole chunk belongs to the first block, unless it is an empty record
+            is_whole = end <= len(block) and FULL <= kind <= LAST and zlib.crc32(block[at + 6 : end]) == crc
+            return len(block) if is_whole and (length or kind == FIRST) else BLOCK_BYTES
+    return BLOCK_BYTES
 
 
 # --- records to a log -----------------------------------------------------------------------------------------
@@ -740,6 +754,9 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - 
         log.note_time(log.started_at)
         given = {name: getattr(run, theirs) for name, theirs in RECORD_FIELDS.items()}
         given |= {"tags": [*run.tags], "commit": run.git.commit, "offline": run.telemetry.feature.offline}
+        # Before 0.30, SDKs do not tell in an offline log whether it continues a run.
+        continues = run.resume or run.resumed or re.match(r"0\.[0-2]?\d\.", run.telemetry.cli_version)
+        given |= {"continues": bool(continues), "shared": run.telemetry.feature.shared_mode}
         given |= {"resumed": run.resume or run.resumed, "project": run.project if run.project != NO_PROJECT else ""}
         log.run |= {name: value for name, value in given.items() if value}  # W&B does not clear what is set once
         if run.branch_point.run and run.branch_point.run == run.run_id:
@@ -758,6 +775,8 @@ def apply_record(log: Log, record: Any, rows: LogRows) -> None:  # noqa: C901 - 
         log.is_preempting = True
     elif kind == "exit":
         log.exit_code, log.runtime_s = record.exit.exit_code, record.exit.runtime
+    elif kind == "output_logger" and rows.options.console:  # by `write_logs`; the record has no time
+        rows.add_output(record.output_logger.line, log.last_stamp, "stdout")
     elif kind in ("stats", "output", "output_raw"):
         noted = getattr(record, kind)
         stamp = (noted.timestamp.seconds, noted.timestamp.nanos)
@@ -983,7 +1002,7 @@ class LogRows:
         self.log = log
         self.counted_from = 0.0  # seconds since 1970: when the run time of its rows was 0
         self.lines: list[OutputLine] = []  # of output
-        self.lines_written = 0
+        self.lines_written = self.history_rows = 0
         # By stream, as on a terminal: the last lines, and in which one the cursor is, which may be below the last.
         self.screens: defaultdict[str | None, list[OutputLine]] = defaultdict(list)
         self.cursors: Counter[str | None] = Counter()
@@ -1029,8 +1048,10 @@ class LogRows:
             self.add_items(others)
         steps = columns.lists[("_step",)]
         if len(steps) == count:
-            steps.append(self.proto.HistoryStep.FromString(b"".join(row.other)).num)
+            # In shared mode rows have no step: the server numbers them.
+            steps.append(self.proto.HistoryStep.FromString(b"".join(row.other)).num if row.other else self.history_rows)
         columns.values += len(row.item)
+        self.history_rows += 1
         self.end_row("history")
 
     def add_items(self, items: Sequence[bytes]) -> None:
@@ -1685,7 +1706,8 @@ def joined_parts(run_id: str, table: str, logs: Sequence[Log], work: Path) -> Se
         back_to = log.run.get("rewound_to")
         # The steps of a resumed online run continue in its next log; those of an offline run may start at 0 again.
         is_offline = log.run.get("offline") or log.file.parent.name.startswith("offline-run-")
-        is_raised = table != "history" or (log.run.get("resumed") and is_offline and back_to is None)
+        continues = log.run.get("continues") and is_offline and back_to is None
+        is_raised = table != "history" or log.run.get("shared") or continues
         if back_to is not None and table == "history":
             parts = [part for part in parts if part.first <= back_to]
             parts = [p if p.last <= back_to else rewritten(run_id, [p], work, last=int(back_to)) for p in parts]
@@ -2329,7 +2351,7 @@ def run_of_node(node: Mapping[str, Any], project: Project, url: str, failed: lis
         summary_json=texts["summaryMetrics"],
         leaves=leaves,
         definitions=definitions_in(config),
-        tables=tables_in(summary) if '"table-file"' in texts["summaryMetrics"] else {},
+        tables=tables_in(summary) if 'table-file"' in texts["summaryMetrics"] else {},
     )
 
 
@@ -2432,7 +2454,12 @@ def tables_asked(project: Project, options: Options) -> dict[str, Table]:
         tables[-1].extent = (f"last {options.console_lines}",) if options.console_lines else ()
     if options.tables:
         names = {table.key: table.name for table in project.tables.values() if table.key}  # of the earlier export
-        keys = {key for page in project.pages for of_run in page.tables.values() for key in of_run}
+        found = [
+            (run_id, *one) for page in project.pages for run_id, of_run in page.tables.items() for one in of_run.items()
+        ]
+        why = "it was logged in increments (log_mode), which are not exported"
+        project.failed += [Failure(run_id, f"table_{key}", why) for run_id, key, file in found if not file]
+        keys = {key for _, key, file in found if file}
         taken = {name.lower() for name in names.values()}  # some file systems ignore case
         for key in sorted(keys - names.keys()):
             names[key] = logged_table_name(project, key, taken, options.output)
@@ -3045,8 +3072,14 @@ def numeric_leaves(
     return leaves
 
 
+TABLE_TYPES = ("table-file", "incremental-table-file")
+
+
 def tables_in(summary: Mapping[str, object]) -> dict[str, str]:
-    """The file of each W&B Table that a summary names, by its key; keys of nested dicts are joined by dots."""
+    """The file of each W&B Table that a summary names, by its key; keys of nested dicts are joined by dots.
+
+    For a table that was logged in increments, each of them in a file of its own, the file is "".
+    """
     found: dict[str, str] = {}
     inner: list[tuple[KeyPath, object]] = [((key,), value) for key, value in summary.items()]
     for path, value in inner:  # which grows by what nested dicts hold
@@ -3055,9 +3088,10 @@ def tables_in(summary: Mapping[str, object]) -> dict[str, str]:
         file = value.get("path")
         if "_type" not in value:
             inner += [((*path, key), below) for key, below in value.items()]
-        elif value["_type"] == "table-file" and isinstance(file, str) and not Path(file or "/").is_absolute():
+        elif value["_type"] in TABLE_TYPES and isinstance(file, str) and not Path(file or "/").is_absolute():
             key = ".".join(path)
             if ".." not in re.split(r"[/\\]", file):
+                file = file if value["_type"] == "table-file" else ""
                 found[f"{key}__{path_hash(path)[:8]}" if key in found else key] = file
     return found
 
@@ -3230,11 +3264,11 @@ def metric_facts(
     implied = {"min": "minimize", "max": "maximize"}
     facts: dict[str, Stated] = {}
     for path, name in ((path[1:], name) for path, name in names.items() if path[0] == METRIC):
-        found: list[MetricDefinition] = []
-        # define_metric reaches top-level keys and the values it derives from them.
-        if len(path) == 1 or (len(path) == 2 and path[1] in SUMMARY_KINDS):
-            found = [d for d in definitions if d.pattern == path[0]]
-            found = found or [d for d in definitions if d.pattern[-1:] == "*" and path[0].startswith(d.pattern[:-1])]
+        # In define_metric, dots separate nested keys; those of a key are written as `\.`.
+        of = path[:-1] if len(path) > 1 and path[-1] in SUMMARY_KINDS else path
+        spelt = ".".join(key.replace(".", "\\.") for key in of)
+        found = [d for d in definitions if d.pattern == spelt]
+        found = found or [d for d in definitions if d.pattern[-1:] == "*" and spelt.startswith(d.pattern[:-1])]
         stated = [earlier.get(path, {})]
         for definition in found:
             meant = {implied[kind] for kind in (definition.summary or "").split(",") if kind in implied}
@@ -3441,7 +3475,8 @@ def write_project(project: Project, options: Options, source: Mapping[str, objec
     definitions = {definition for page in pages for definition in page.definitions}
     names = settle_tables(project, runs["id"], {path for page in pages for path in page.kinds}, prune=options.prune)
     taken = {name.removeprefix(METRIC).lower() for name in names.values()}  # by columns, which come first
-    defined = {(definition.pattern,) for definition in definitions if not definition.pattern.endswith("*")}
+    patterns = [definition.pattern for definition in definitions if not definition.pattern.endswith("*")]
+    defined = {tuple(key.replace("\\.", ".") for key in re.split(r"(?<!\\)\.", pattern)) for pattern in patterns}
     defined -= {path[1:] for path in names if path[0] == METRIC}
     names = {**names, **{(METRIC, *path): METRIC + name for path, name in settled_names(defined, taken).items()}}
     tables = sorted(project.tables.values(), key=lambda table: table.name)
