@@ -98,7 +98,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, TypeAlias, TypeVar, cast
 from urllib.parse import quote, unquote, urlsplit
 
@@ -281,7 +280,7 @@ class Run(NamedTuple):
     row: dict[str, Any]  # the columns of `run_schema` and TEXTS
     leaves: Sequence[tuple[KeyPath, Scalar]]  # config values and the summary's numbers; paths begin with CONFIG, METRIC
     definitions: Sequence[MetricDefinition] = ()
-    tables: Mapping[str, str] = MappingProxyType({})  # key of a W&B Table -> its path among the run's files
+    tables: Mapping[str, str] = {}  # key of a W&B Table -> its path among the run's files
 
 
 @dataclass(frozen=True)
@@ -330,10 +329,10 @@ class History:
     parts: Sequence[Part] = ()
     skipped: set[KeyPath] = field(default_factory=set)  # keys whose values are no numbers
     mark: tuple[str, ...] = ()  # see Wanted
+    frame: AnyFrame | None = None  # rows that are in no part yet; columns as there, but for `run_id`
 
     # Of rows from a server:
     key: str = ""  # see `stored_key`
-    frame: pl.DataFrame | None = None  # rows that are in no part yet
     counted: int = 0  # rows by the server's count; 0 without one
     found: int = 0  # rows that were fetched; of these, `parts` have the last one of each step
     problem: str = ""  # why rows are missing
@@ -1129,9 +1128,10 @@ class LogRows:
     def write(self) -> None:
         """Write the held rows to files, and add the parts to their logs."""
         for (table, _), held in self.held.items():
-            parts = write_parts({run_id: rows for run_id, (_, rows) in held.items()}, self.folder)
+            histories = {run_id: History(frame=rows) for run_id, (_, rows) in held.items()}
+            write_parts(histories, self.folder)
             for run_id, (log, _) in held.items():
-                log.parts[table].append(parts[run_id])
+                log.parts[table] += histories[run_id].parts
         self.held.clear()
         self.held_rows, self.held_columns = 0, set()
 
@@ -1180,14 +1180,10 @@ def resize(values: list[Any], rows: int) -> None:
     values.extend([None] * (rows - len(values)))
 
 
-def write_parts(
-    found: Mapping[str, AnyFrame], folder: Path, histories: Mapping[str, History] = MappingProxyType({})
-) -> dict[str, Part]:
-    """Write the rows of runs, by run id, to one file; of a run's rows with the same `order`, the last is written.
-
-    The file holds what `stored_parts` has to know of the `histories`.
-    """
-    dtypes = {run_id: logged_dtypes(found[run_id].collect_schema()) for run_id in sorted(found)}
+def write_parts(histories: Mapping[str, History], folder: Path) -> None:
+    """Move the frames of histories, by run id, to one file. Of a run's rows with the same `order`, the last counts."""
+    found = {run_id: cast("Any", histories[run_id].frame) for run_id in sorted(histories)}
+    dtypes = {run_id: logged_dtypes(frame.collect_schema()) for run_id, frame in found.items()}
     stored = widest_dtypes(dtypes.values())
     frames: list[Any] = []
     for run_id, own in dtypes.items():
@@ -1204,11 +1200,13 @@ def write_parts(
     numbers = [pl.len().alias("rows"), order.min().alias("first"), order.max().alias("last")]
     facts = rows.group_by("run_id").agg(numbers).fill_null(0).collect(engine="streaming").rows()
     file = folder / f"{uuid.uuid4().hex}.parquet"
-    parts = {run_id: Part(file, stored, len(facts), dtypes[run_id], *of_run) for run_id, *of_run in facts}
     noted = {run_id: [[*dtypes[run_id].items()], *of_run] for run_id, *of_run in facts}
-    keys = {run_id: [one.key, [*one.skipped]] for run_id, one in histories.items() if not one.is_short}
-    write_intermediate(rows, file, {PART_KEY: json.dumps([noted, keys])})
-    return parts
+    keys = {run_id: [one.key, [*one.skipped]] for run_id, one in histories.items() if one.key and not one.is_short}
+    write_intermediate(rows, file, {PART_KEY: json.dumps([noted, keys])})  # for `stored_parts`
+    for one in histories.values():
+        one.frame = None
+    for run_id, *of_run in facts:
+        histories[run_id].parts = [Part(file, stored, len(facts), dtypes[run_id], *of_run)]
 
 
 def logged_dtypes(schema: Mapping[str, pl.DataType]) -> dict[KeyPath, str]:
@@ -1257,9 +1255,7 @@ def as_shown(text: str) -> str:
     for piece in LINE_MOVE.split(text):
         if piece in ("\r", "\b"):
             at = max(at - 1, 0) if piece == "\b" else 0
-        elif piece.endswith("K") and piece.startswith(
-            "\x1b"
-        ):  # `\x1b[2K` erases the line, else what is behind the cursor
+        elif LINE_MOVE.fullmatch(piece):  # `\x1b[2K` erases the line, `\x1b[K` what is behind the cursor
             shown = [" "] * at if "2" in piece else shown[:at]
         else:
             plain = ESCAPE.sub("", piece)
@@ -1376,10 +1372,10 @@ def entities_named(logs: Sequence[Log]) -> dict[tuple[str, str | None], str]:
 
 def say_notes(projects: Sequence[Project], found: Sequence[FoundRun], options: Options, say: Say) -> None:
     """Print which runs logged steps twice, how many summaries were restored, and which projects may lack an entity."""
-    if again := [
-        f"{run.row['id']} ({counted(logs[-1].repeated, 'step')})" for run, _, logs in found if logs[-1].repeated
-    ]:
-        say(f"steps that are in several logs of a run have the values of the last one: {first_of(again)}")
+    repeated = [(run.row["id"], logs[-1].repeated) for run, _, logs in found if logs[-1].repeated]
+    if repeated:
+        again = first_of([f"{run_id} ({counted(steps, 'step')})" for run_id, steps in repeated])
+        say(f"steps that are in several logs of a run have the values of the last one: {again}")
     if restored := Counter(each["from"] for project in projects for each in project.summary_restored):
         counts = f"{restored['file']:,} from files/wandb-summary.json, {restored['history']:,} from the history"
         say(f"summaries missing in the logs were restored: {counts}")
@@ -1674,7 +1670,9 @@ def rewritten(
     merged = pl.concat(frames, how="diagonal")
     if any(one.last >= other.first for one, other in itertools.pairwise(parts)):
         merged = merged.group_by("order").agg(pl.all().last(ignore_nulls=True)).sort("order")
-    return write_parts({run_id: merged}, work)[run_id]
+    history = History(frame=merged)
+    write_parts({run_id: history}, work)
+    return history.parts[0]
 
 
 def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Log]], work: Path) -> None:
@@ -1689,7 +1687,8 @@ def logged_tables(project: Project, table: Table, logs: Mapping[str, Sequence[Lo
             why = "does not exist" if isinstance(error, FileNotFoundError) else why
             project.failed.append(Failure(run.id, unquote(table.name), f"its file {run.file[:200]} {why}"))
             continue
-        table.fetched[run.id] = History([*write_parts({run.id: rows}, work).values()], mark=run.mark)
+        table.fetched[run.id] = History(frame=rows, mark=run.mark)
+        write_parts({run.id: table.fetched[run.id]}, work)
 
 
 # --- the server: its URL and the key --------------------------------------------------------------------------
@@ -2484,12 +2483,9 @@ def fetch_batch(source: RowSource, batch: Sequence[Wanted]) -> None:
     with suppress(RequestError):  # one run may cause the error: then there is a question for each
         answers = ask_for_runs(source, batch) if len(batch) > 1 else {}
     found = {run.id: history for run in batch if (history := fetch_run(source, run, answers.get(run.id)))}
-    shared = {run_id: history for run_id, history in found.items() if history.frame is not None}
-    with source.server.conversions:
-        frames = {run_id: cast("pl.DataFrame", history.frame) for run_id, history in shared.items()}
-        parts = write_parts(frames, source.folder, shared) if shared else {}
-    for run_id, part in parts.items():
-        found[run_id].parts, found[run_id].frame = [part], None
+    if shared := {run_id: history for run_id, history in found.items() if history.frame is not None}:
+        with source.server.conversions:
+            write_parts(shared, source.folder)
     source.table.fetched |= found
     source.server.meter.add(histories=len(batch), rows=sum(history.rows for history in found.values()))
 
@@ -2538,15 +2534,13 @@ def read_answer(source: RowSource, run: Wanted, answer: Any) -> History:
     read = logged_rows if table.key is not None else read
     history, files = History(mark=run.mark, key=stored_key(source, run)), list[Path]()
     try:
-        rows = read(source, run, answer, history, files)
-        if isinstance(rows, pl.DataFrame):
-            history.frame = rows
-            return history
-        with source.server.conversions:
-            if history.found * len(rows.collect_schema()) <= SHARED_CELLS:
-                history.frame = rows.collect()
-            else:
-                history.parts = [*write_parts({run.id: rows}, source.folder, {run.id: history}).values()]
+        history.frame = read(source, run, answer, history, files)
+        if isinstance(history.frame, pl.LazyFrame):
+            with source.server.conversions:
+                if history.found * len(history.frame.collect_schema()) <= SHARED_CELLS:
+                    history.frame = history.frame.collect()
+                else:
+                    write_parts({run.id: history}, source.folder)
         return history
     finally:
         for file in files:  # they may have many GB

@@ -350,8 +350,9 @@ def downloaded_history(data: bytes) -> None:
         skipped: set = set()
         scan = pl.scan_parquet(place / "part.download", glob=False)
         rows = export_runs.export_rows(scan, [("val", "acc")], (), skipped)
-        parts = export_runs.write_parts({"a": rows}, place)
-        ours = pl.read_parquet(parts["a"].file) if parts else pl.DataFrame()
+        history = export_runs.History(frame=rows)
+        export_runs.write_parts({"a": history}, place)
+        ours = pl.read_parquet(history.parts[0].file) if history.parts else pl.DataFrame()
     for name, dtype in frame.schema.items():
         if (dtype.is_integer() or dtype.is_float() or dtype == pl.Boolean) and name[:1] != "_" and "." not in name:
             kept = ours[export_runs.column_key((name,))]
