@@ -321,6 +321,10 @@ class Wanted(NamedTuple):
     file: str  # of a W&B Table: its path among the run's files
     mark: tuple[str, ...]  # if it is the same as in the earlier export, the rows are the same
 
+    def key(self, table: Table) -> str:
+        """The rows in a part file are known by it; it changes whenever they may change."""
+        return path_hash((self.id, *self.mark, *table.made_of))
+
 
 @dataclass
 class History:
@@ -332,7 +336,7 @@ class History:
     frame: AnyFrame | None = None  # rows that are in no part yet; columns as there, but for `run_id`
 
     # Of rows from a server:
-    key: str = ""  # see `stored_key`
+    key: str = ""  # see Wanted
     counted: int = 0  # rows by the server's count; 0 without one
     found: int = 0  # rows that were fetched; of these, `parts` have the last one of each step
     problem: str = ""  # why rows are missing
@@ -2433,7 +2437,7 @@ def fetch_table(server: Server, project: Project, table: Table, work: Path) -> N
     stored = stored_parts(folder)
     missing = []
     for run in changed_runs(project, table):
-        if known := stored.get(stored_key(source, run)):
+        if known := stored.get(run.key(table)):
             table.fetched[run.id] = replace(known, mark=run.mark)
         elif run.listed == 0 if table.name == "history" else table.key is not None and not run.file:
             table.fetched[run.id] = History(mark=run.mark)
@@ -2452,15 +2456,8 @@ def fetch_table(server: Server, project: Project, table: Table, work: Path) -> N
     side_by_side(partial(fetch_batch, source), batches, at_once)
 
 
-def stored_key(source: RowSource, run: Wanted) -> str:
-    """A key that changes whenever a run's rows may change."""
-    project, table = source.project, source.table
-    place = (source.server.api.base_url, project.entity, project.name)
-    return path_hash((*place, run.id, *run.mark, *table.made_of))
-
-
 def stored_parts(folder: Path) -> dict[str, History]:
-    """The whole histories in the part files of an interrupted export, by their `stored_key`."""
+    """The whole histories in the part files of an interrupted export, by their keys."""
     found: dict[str, History] = {}
     for file in folder.glob("*.parquet"):
         try:
@@ -2532,7 +2529,7 @@ def read_answer(source: RowSource, run: Wanted, answer: Any) -> History:
     read: Callable[..., AnyFrame]
     read = {"history": full_history, "console": console_rows}.get(table.name, sampled_rows)
     read = logged_rows if table.key is not None else read
-    history, files = History(mark=run.mark, key=stored_key(source, run)), list[Path]()
+    history, files = History(mark=run.mark, key=run.key(table)), list[Path]()
     try:
         history.frame = read(source, run, answer, history, files)
         if isinstance(history.frame, pl.LazyFrame):
