@@ -2534,9 +2534,10 @@ def read_answer(source: RowSource, run: Wanted, answer: Any) -> History:
         history.frame = read(source, run, answer, history, files)
         if isinstance(history.frame, pl.LazyFrame):
             with source.server.conversions:
-                if history.found * len(history.frame.collect_schema()) <= SHARED_CELLS:
+                cells = history.found * len(history.frame.collect_schema())
+                if cells <= BATCH_CELLS:
                     history.frame = history.frame.collect()
-                else:
+                if cells > SHARED_CELLS:
                     write_parts({run.id: history}, source.folder)
         return history
     finally:
