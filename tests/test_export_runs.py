@@ -1615,6 +1615,22 @@ def test_an_interruption_whose_tidying_up_fails_is_one_all_the_same(monkeypatch,
     assert capsys.readouterr().err == "interrupted: to continue, run the same command again\n"
 
 
+def test_downloads_that_are_given_up_take_no_space(tmp_path, monkeypatch):
+    def cut(_source: object, _run: object, _answer: object, _history: object, files: list[Path]) -> None:
+        for name in ("whole", "cut"):
+            files.append(tmp_path / name)
+            files[-1].write_bytes(b"PAR1")
+        files.append(tmp_path / "already gone")
+        raise export_runs.RequestError("the download is incomplete")
+
+    export_runs.import_libraries()
+    monkeypatch.setattr(export_runs, "full_history", cut)
+    source = export_runs.RowSource(None, None, export_runs.new_table("history"), tmp_path, tmp_path, {})
+    with pytest.raises(export_runs.RequestError):
+        export_runs.read_answer(source, export_runs.Wanted("a", 1, None, "", ()), {})
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_doctests():
     import doctest
 

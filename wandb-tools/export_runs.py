@@ -942,7 +942,7 @@ class LogRows:
         self.proto = wandb_proto()
         self.folder, self.options = folder, options
         # Rows of logs that have ended, by table (see `hold`) and run id: those of a table will share a file.
-        self.held: defaultdict[tuple[str, str], dict[str, tuple[Log, pl.DataFrame]]] = defaultdict(dict)
+        self.held: defaultdict[tuple[str, str], dict[str, tuple[Log, History]]] = defaultdict(dict)
         self.held_rows, self.held_columns = 0, set[str]()
 
     def start(self, log: Log) -> None:
@@ -1125,17 +1125,16 @@ class LogRows:
         cells = (self.held_rows + rows.height) * len(self.held_columns | {*rows.columns})
         if cells > BATCH_CELLS or run_id in self.held[key]:
             self.write()
-        self.held[key][run_id] = self.log, rows
+        self.held[key][run_id] = self.log, History(frame=rows)
         self.held_rows += rows.height
         self.held_columns |= {*rows.columns}
 
     def write(self) -> None:
         """Write the held rows to files, and add the parts to their logs."""
         for (table, _), held in self.held.items():
-            histories = {run_id: History(frame=rows) for run_id, (_, rows) in held.items()}
-            write_parts(histories, self.folder)
-            for run_id, (log, _) in held.items():
-                log.parts[table] += histories[run_id].parts
+            write_parts({run_id: history for run_id, (_, history) in held.items()}, self.folder)
+            for log, history in held.values():
+                log.parts[table] += history.parts
         self.held.clear()
         self.held_rows, self.held_columns = 0, set()
 
@@ -2645,8 +2644,8 @@ def sampled_rows(source: RowSource, _run: Wanted, answer: Any, history: History,
 def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, files: list[Path]) -> AnyFrame:
     """Read the lines of a run's output. Each page but the last is stored in a file: there may be millions of lines."""
     schema: dict[str, Any] = {"order": pl.Int64, **source.table.columns}
-    limit = source.server.options.console_lines
-    is_tail = limit is not None and limit <= CONSOLE_PAGE
+    limit = source.server.options.console_lines or 0  # 0: all
+    is_tail = 0 < limit <= CONSOLE_PAGE
     count, page = 0, answer["logLines"]
     frames: list[AnyFrame] = []
     after: str | None = ""
@@ -2657,7 +2656,7 @@ def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, 
         asked, after = after, (info["endCursor"] or None) if info["hasNextPage"] and not is_tail else None
         if after is not None and (after == asked or not nodes):
             raise RequestError("the server repeats lines of its output without end; try again later", retries=0)
-        if is_tail and limit and nodes and nodes[0]["number"] and len(nodes) < limit:  # the server returned fewer
+        if is_tail and nodes and nodes[0]["number"] and len(nodes) < limit:  # the server returned fewer
             is_tail, nodes, after = False, [], ""  # read all pages instead
         columns = {
             "order": [count + at if (n := node["number"]) is None else n for at, node in enumerate(nodes)],
@@ -2674,7 +2673,7 @@ def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, 
             page = (ask_for_runs(source, [run], question_of(source, run, after=after))[run.id] or {}).get("logLines")
     history.found = count
     rows = pl.concat([frame.lazy() for frame in frames]) if len(frames) > 1 else frames[0]
-    return rows.tail(limit) if limit is not None and count > limit else rows
+    return rows.tail(limit) if 0 < limit < count else rows
 
 
 def logged_rows(source: RowSource, run: Wanted, answer: Any, _history: History, files: list[Path]) -> AnyFrame:
@@ -2766,11 +2765,8 @@ def export_rows(
     schema = rows.collect_schema()
     # By selectors and numbers, as polars takes `*` and `^…$` for patterns.
     leaves: list[tuple[KeyPath, pl.Expr, Any]] = [((name,), cs.by_name(name), t) for name, t in schema.items()]
-    columns: dict[KeyPath, pl.Expr] = {
-        ("_step",): pl.col("_step").cast(pl.Int64),
-        ("_runtime",): pl.lit(None, dtype=pl.Float64),
-        ("_timestamp",): pl.lit(None, dtype=pl.Float64),
-    }
+    columns: dict[KeyPath, pl.Expr] = dict.fromkeys(CLOCKS, pl.lit(None, dtype=pl.Float64))
+    columns[("_step",)] = pl.col("_step").cast(pl.Int64)
     by_name = {".".join(path): path for path in nested if not isinstance(schema.get(path[0]), pl.Struct)}
     media = {name.removesuffix("._type") for name in schema if name.endswith("._type")}
     for path, column, dtype in leaves:  # which grows while structs are taken apart
