@@ -2488,7 +2488,8 @@ def fetch_batch(source: RowSource, batch: Sequence[Wanted]) -> None:
 
 def fetch_run(source: RowSource, run: Wanted, answer: Any) -> History | None:
     """The rows of a run; None if there are none. What cannot be fetched is a failure of the project."""
-    tries, best = 0, cast("History | None", None)
+    tries = 0
+    best: History | None = None
 
     def attempt(_timeout_s: float) -> None:
         nonlocal answer, best, tries
