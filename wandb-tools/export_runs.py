@@ -2531,14 +2531,10 @@ def read_answer(source: RowSource, run: Wanted, answer: Any) -> History:
     read = logged_rows if table.key is not None else read
     history, files = History(mark=run.mark, key=run.key(table)), list[Path]()
     try:
-        history.frame = read(source, run, answer, history, files)
-        if isinstance(history.frame, pl.LazyFrame):
+        rows = history.frame = read(source, run, answer, history, files)
+        if isinstance(rows, pl.LazyFrame) or rows.height * rows.width > SHARED_CELLS:
             with source.server.conversions:
-                cells = history.found * len(history.frame.collect_schema())
-                if cells <= BATCH_CELLS:
-                    history.frame = history.frame.collect()
-                if cells > SHARED_CELLS:
-                    write_parts({run.id: history}, source.folder)
+                write_parts({run.id: history}, source.folder)
         return history
     finally:
         for file in files:  # they may have many GB
@@ -2612,23 +2608,28 @@ def full_history(source: RowSource, run: Wanted, answer: Any, history: History, 
     live, history.problem = live_rows(source, run, answer, are_all=not rows)
     keys, nested = source.server.options.history_keys, source.nested.get(run.id, ())
     history.counted = answer["historyLineCount"] or 0
-    history.found = sum(frame.select(pl.len()).collect().item() for frame in rows)
-    if history.found > 2 * history.counted + SPARE_ROWS:  # a small file can expand to more than fits into memory
-        why = f"its exports have {history.found:,} rows, far more than the server counts"
-        raise RequestError(why, retries=1)
-    exports = [export_rows(frame, nested, keys, history.skipped) for frame in rows]
+    most_rows = 2 * history.counted + SPARE_ROWS  # a small file can expand to more than fits into memory
+    exports = [export_rows(frame.head(most_rows + 1), nested, keys, history.skipped) for frame in rows]
     if len(exports) > 1:  # if they overlap, the one with the newest row counts
         age = [pl.max("_timestamp"), pl.min("order")]
         exports.sort(key=lambda frame: frame.select(age).collect().fill_null(0).row(0))
-    if live or not exports:
-        last = rows_of_json(list(map(as_row, live)), keys, history.skipped)
-        history.found += last.height
-        if not exports:
-            return last
-        again = [frame.select("order").filter(pl.col("order").is_in(last["order"].implode())) for frame in exports]
-        history.found -= pl.concat(again).select(pl.col("order").n_unique()).collect().item()
-        exports.append(last.lazy())
-    return pl.concat(exports, how="diagonal_relaxed")
+    if not exports:
+        last = rows_of_json(map(as_row, live), keys, history.skipped)
+        history.found = last.height
+        return last
+    exported: AnyFrame = pl.concat(exports, how="diagonal_relaxed")
+    with source.server.conversions:
+        if history.counted * len(exported.collect_schema()) <= BATCH_CELLS:
+            exported = exported.lazy().collect()
+        history.found = exported.lazy().select(pl.len()).collect().item()
+    if history.found > most_rows:
+        raise RequestError(f"its exports have over {most_rows:,} rows, far more than the server counts", retries=1)
+    if not live:
+        return exported
+    last = rows_of_json(map(as_row, live), keys, history.skipped)
+    again = exported.lazy().filter(pl.col("order").is_in(last["order"].implode())).select(pl.col("order").n_unique())
+    history.found += last.height - again.collect().item()
+    return pl.concat([exported.lazy(), last.lazy()], how="diagonal_relaxed")
 
 
 def sampled_rows(source: RowSource, _run: Wanted, answer: Any, history: History, _files: list[Path]) -> AnyFrame:
@@ -2642,7 +2643,7 @@ def sampled_rows(source: RowSource, _run: Wanted, answer: Any, history: History,
     return frame.with_columns(order=pl.int_range(pl.len()))
 
 
-def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, files: list[Path]) -> AnyFrame:
+def console_rows(source: RowSource, run: Wanted, answer: Any, _history: History, files: list[Path]) -> AnyFrame:
     """Read the lines of a run's output. Each page but the last is stored in a file: there may be millions of lines."""
     schema: dict[str, Any] = {"order": pl.Int64, **source.table.columns}
     limit = source.server.options.console_lines or 0  # 0: all
@@ -2672,7 +2673,6 @@ def console_rows(source: RowSource, run: Wanted, answer: Any, history: History, 
             write_intermediate(frames[-1], files[-1])
             frames[-1] = pl.scan_parquet(files[-1], glob=False)
             page = (ask_for_runs(source, [run], question_of(source, run, after=after))[run.id] or {}).get("logLines")
-    history.found = count
     rows = pl.concat([frame.lazy() for frame in frames]) if len(frames) > 1 else frames[0]
     return rows.tail(limit) if 0 < limit < count else rows
 
